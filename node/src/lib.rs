@@ -1,1 +1,15 @@
-//! node
+//! One machine's Skein process: proxy and agent in one.
+
+pub mod agent;
+pub mod app;
+pub mod balance;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod logging;
+pub mod mesh;
+pub mod proxy;
+pub mod snapshot;
+pub mod tasks;
+pub mod telemetry;

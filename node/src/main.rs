@@ -1,1 +1,5 @@
-fn main() {}
+//! The `skein` binary.
+
+fn main() -> std::process::ExitCode {
+    node::cli::main()
+}

@@ -1,0 +1,1 @@
+//! What the socket, loopback and operators are offered.

@@ -1,0 +1,3 @@
+//! Writes the snapshot: policy, membership, identity of this node.
+
+pub mod admin;

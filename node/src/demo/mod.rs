@@ -1,0 +1,1 @@
+//! The demonstration mesh and its sample application.

@@ -1,0 +1,1 @@
+//! Authenticated streams between nodes.

@@ -1,0 +1,1 @@
+//! Reads the snapshot: requests in and out.

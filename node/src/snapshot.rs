@@ -1,0 +1,1 @@
+//! The immutable world that a request reads.
