@@ -1,0 +1,133 @@
+//! One function per rule: sources in, complaints out.
+
+type Source = (String, String);
+
+const LONGEST_FILE: usize = 500;
+
+pub(crate) fn shape(sources: &[Source]) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (name, text) in sources {
+        let lines = text.lines().count();
+        if lines > LONGEST_FILE {
+            broken.push(format!("{name}: {lines} lines, {LONGEST_FILE} at most"));
+        }
+        if !text.starts_with("//!") {
+            broken.push(format!("{name}: the first line says what the file is (`//!`)"));
+        }
+        let stem = name.rsplit('/').next().unwrap_or("").trim_end_matches(".rs");
+        if ["utils", "util", "common", "manager", "helpers", "misc"].contains(&stem) {
+            broken.push(format!("{name}: a file is named after what it holds"));
+        }
+    }
+    broken
+}
+
+/// (where, what must not be named there, why)
+const IMPORTS: &[(&str, &str, &str)] = &[
+    ("node/src/proxy/", "crate::agent", "agent and proxy meet only in the snapshot"),
+    ("node/src/agent/", "crate::proxy", "agent and proxy meet only in the snapshot"),
+    ("node/src/balance/", "tokio", "balance is pure"),
+    ("node/src/balance/", "crate::proxy", "balance is pure"),
+    ("node/src/balance/", "crate::mesh", "balance is pure"),
+    ("node/src/mesh/", "crate::proxy", "mesh carries, it does not proxy"),
+    ("node/src/mesh/", "crate::agent", "mesh carries, it does not decide"),
+    ("certs/src/", "tokio", "certs is pure"),
+    ("policy/src/", "tokio", "policy is pure"),
+];
+
+pub(crate) fn imports(sources: &[Source]) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (name, text) in sources {
+        for (place, word, why) in IMPORTS {
+            if !name.starts_with(place) {
+                continue;
+            }
+            for (number, line) in code(text) {
+                if names(line, word) {
+                    broken.push(format!("{name}:{number}: `{word}`: {why}"));
+                }
+            }
+        }
+    }
+    broken
+}
+
+fn names(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + word.len()..].chars().next();
+        let inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        !inside(before) && !inside(after)
+    })
+}
+
+/// Lines before the tests of a file that are no comment.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+    lines.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| (number + 1, line))
+}
+
+/// (word, the only places that may name it)
+const OWNERS: &[(&str, &[&str])] = &[
+    ("chitchat::", &["membership/src/gossip"]),
+    ("tokio::spawn", &["node/src/tasks.rs"]),
+    ("SystemTime::now", &["node/src/clock.rs"]),
+    ("redb::", &["node/src/agent/store"]),
+];
+
+pub(crate) fn owners(sources: &[Source]) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (name, text) in sources.iter().filter(|(name, _)| !name.starts_with("tests/") && !name.contains("/tests/")) {
+        for (word, places) in OWNERS {
+            if places.iter().any(|place| name.starts_with(place)) {
+                continue;
+            }
+            for (number, _) in code(text).filter(|(_, line)| line.contains(word)) {
+                broken.push(format!("{name}:{number}: `{word}` belongs to {}", places.join(", ")));
+            }
+        }
+    }
+    broken
+}
+
+pub(crate) fn floor_plans(sources: &[Source]) -> Vec<String> {
+    let plans = sources.iter().filter(|(name, _)| name.ends_with("src/lib.rs"));
+    let mut broken = Vec::new();
+    for (name, text) in plans {
+        for (number, line) in code(text) {
+            if line.starts_with("fn ") || line.starts_with("impl") || line.starts_with("pub fn ") || line.starts_with("pub struct ") {
+                broken.push(format!("{name}:{number}: a lib.rs is a floor plan"));
+            }
+        }
+    }
+    broken
+}
+
+pub(crate) fn stubs(sources: &[Source]) -> Vec<String> {
+    let words = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("// TO", "DO"), concat!("// FIX", "ME")];
+    let mut broken = Vec::new();
+    for (name, text) in sources {
+        for (number, line) in text.lines().enumerate() {
+            if words.iter().any(|word| line.contains(word)) {
+                broken.push(format!("{name}:{}: unfinished: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    broken
+}
+
+pub(crate) fn rooms(sources: &[Source], architecture: &str) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (name, _) in sources.iter().filter(|(name, _)| !name.starts_with("tests/")) {
+        let Some((crate_name, rest)) = name.split_once("/src/") else { continue };
+        let room = rest.split('/').next().unwrap_or(rest);
+        let room = room.trim_end_matches(".rs");
+        if ["lib", "main", "mod", "error"].contains(&room) {
+            continue;
+        }
+        if !names(architecture, room) && !missing.iter().any(|line: &String| line.starts_with(&format!("{crate_name}/src/{room}:"))) {
+            missing.push(format!("{crate_name}/src/{room}: not in node/ARCHITECTURE.md"));
+        }
+    }
+    missing
+}
