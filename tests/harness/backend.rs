@@ -127,7 +127,8 @@ fn serve(mut stream: TcpStream, body: &str, shared: &Shared) {
         std::thread::sleep(Duration::from_millis(shared.delay_ms.load(Ordering::Relaxed)));
         let status = shared.status.load(Ordering::Relaxed);
         let shown = if head_only { "" } else { body };
-        let answer = format!("HTTP/1.1 {status} x\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{shown}", body.len());
+        let answer =
+            format!("HTTP/1.1 {status} x\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{shown}", body.len());
         if stream.write_all(answer.as_bytes()).is_err() {
             return;
         }

@@ -48,7 +48,11 @@ impl Service {
     /// `NAMESPACE/NAME` with label `version`.
     pub fn version(name: &str, version: &str) -> Self {
         let app = name.rsplit('/').next().unwrap_or(name).to_owned();
-        Self { name: name.to_owned(), labels: vec![("app".to_owned(), app), ("version".to_owned(), version.to_owned())], ..Self::default() }
+        Self {
+            name: name.to_owned(),
+            labels: vec![("app".to_owned(), app), ("version".to_owned(), version.to_owned())],
+            ..Self::default()
+        }
     }
 
     /// A client identity without ports.
@@ -106,7 +110,10 @@ impl Node {
     /// When the node does not run or has none.
     pub fn outbound(&self) -> SocketAddr {
         let ready = &self.running.as_ref().expect("the node runs").ready;
-        ready["outbound"][0]["listen"].as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no outbound in {ready}"))
+        ready["outbound"][0]["listen"]
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("no outbound in {ready}"))
     }
 
     /// Any address of the ready line: `mesh`, `admin`.
@@ -150,7 +157,8 @@ impl Cluster {
         let unique = u16::try_from(std::process::id() & 0x3ff).expect("masked") * 32 + number % 32;
         let [high, low] = unique.to_be_bytes();
         let dir = tempfile::Builder::new().prefix("skein-").tempdir().expect("a temporary directory");
-        let mut cluster = Self { skein, dir, net: [64 + (high & 0x7f), low], nodes: BTreeMap::new(), first: first.to_owned() };
+        let mut cluster =
+            Self { skein, dir, net: [64 + (high & 0x7f), low], nodes: BTreeMap::new(), first: first.to_owned() };
         cluster.prepare(first, plan);
         let mut words = vec!["init".to_owned(), TRUST_DOMAIN.to_owned(), "--name".to_owned(), first.to_owned()];
         for service in &plan.services {
@@ -201,7 +209,8 @@ impl Cluster {
         let ip = IpAddr::V4(Ipv4Addr::new(127, self.net[0], self.net[1], octet));
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(dir.join("data")).expect("the temporary directory is writable");
-        std::fs::set_permissions(dir.join("data"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("it is ours");
+        std::fs::set_permissions(dir.join("data"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .expect("it is ours");
         let mut backends = Vec::new();
         let text = configuration(name, ip, &dir, plan, &mut backends);
         std::fs::write(dir.join("skein.toml"), text).expect("the temporary directory is writable");
@@ -261,7 +270,11 @@ impl Cluster {
     /// It did not become ready.
     pub fn try_run(&mut self, name: &str) -> Result<(), String> {
         let mut command = self.command(name);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.nodes[name].dir.join("log")).map_err(|error| error.to_string())?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.nodes[name].dir.join("log"))
+            .map_err(|error| error.to_string())?;
         command.arg("run").stderr(log);
         let running = Running::start(command, PATIENCE)?;
         self.node_mut(name).running = Some(running);
@@ -299,7 +312,12 @@ impl Cluster {
 
     fn command(&self, name: &str) -> std::process::Command {
         let mut command = self.skein.command();
-        command.arg("--config").arg(self.nodes[name].config()).env("SKEIN_OPERATOR", self.operator()).env("NO_COLOR", "1").env("HOME", self.dir.path());
+        command
+            .arg("--config")
+            .arg(self.nodes[name].config())
+            .env("SKEIN_OPERATOR", self.operator())
+            .env("NO_COLOR", "1")
+            .env("HOME", self.dir.path());
         command
     }
 
@@ -351,7 +369,11 @@ impl Cluster {
         let endpoints = self.json(name, &["endpoints"]);
         let endpoints = endpoints.as_array().cloned().unwrap_or_default();
         let of = |endpoint: &&Value| {
-            let full = format!("{}/{}", endpoint["namespace"].as_str().unwrap_or(""), endpoint["service"].as_str().unwrap_or(""));
+            let full = format!(
+                "{}/{}",
+                endpoint["namespace"].as_str().unwrap_or(""),
+                endpoint["service"].as_str().unwrap_or("")
+            );
             (endpoint["service"] == service || full == service) && endpoint["health"] == "healthy"
         };
         endpoints.iter().filter(of).count()
@@ -404,9 +426,13 @@ fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, backends: &mut
         let labels: Vec<String> = service.labels.iter().map(|(key, value)| format!("{key} = \"{value}\"")).collect();
         let _ = writeln!(text, "labels = {{ {} }}", labels.join(", "));
         if !service.client {
-            let backend = Backend::start(SocketAddr::new(ip, 0), &format!("{name} {}", service.name)).expect("loopback has free ports");
+            let backend = Backend::start(SocketAddr::new(ip, 0), &format!("{name} {}", service.name))
+                .expect("loopback has free ports");
             let target = backend.address;
-            let _ = writeln!(text, "ports = [{{ name = \"http\", port = {SERVICE_PORT}, protocol = \"http\", target = \"{target}\" }}]");
+            let _ = writeln!(
+                text,
+                "ports = [{{ name = \"http\", port = {SERVICE_PORT}, protocol = \"http\", target = \"{target}\" }}]"
+            );
             if !service.check.is_empty() {
                 let _ = writeln!(text, "check = {}", service.check);
             }

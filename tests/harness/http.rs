@@ -98,7 +98,11 @@ impl Connection {
     /// The peer closed early or sent no HTTP.
     pub fn answer(&mut self, head: bool) -> Result<Answer, String> {
         let first = self.line()?;
-        let status = first.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| format!("no status line: {first}"))?;
+        let status = first
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .ok_or_else(|| format!("no status line: {first}"))?;
         let mut headers = Vec::new();
         loop {
             let line = self.line()?;
@@ -115,7 +119,8 @@ impl Connection {
         if answer.header("transfer-encoding") == Some("chunked") {
             loop {
                 let size = self.line()?;
-                let size = usize::from_str_radix(size.split(';').next().unwrap_or("").trim(), 16).map_err(|error| error.to_string())?;
+                let size = usize::from_str_radix(size.split(';').next().unwrap_or("").trim(), 16)
+                    .map_err(|error| error.to_string())?;
                 if size == 0 {
                     while !self.line()?.is_empty() {}
                     break;
@@ -136,7 +141,14 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::answer`].
-    pub fn request(&mut self, method: &str, host: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+    pub fn request(
+        &mut self,
+        method: &str,
+        host: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, String> {
         let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n");
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));

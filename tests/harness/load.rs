@@ -40,7 +40,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 impl Load {
     /// GET `path` of `host` through `via`, `rate` times a second.
     pub fn start(via: SocketAddr, host: &str, path: &str, rate: u64) -> Self {
-        let (stop, tally, next) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Tally::default())), Arc::new(AtomicU64::new(0)));
+        let (stop, tally, next) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Tally::default())), Arc::new(AtomicU64::new(0)));
         let started = now();
         let threads = (0..THREADS)
             .map(|_| {

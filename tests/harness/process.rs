@@ -69,7 +69,10 @@ impl Output {
     pub fn error(&self) -> Value {
         let found = self.err.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
         let whole = || serde_json::from_str(&self.err).ok();
-        found.filter(|value| value.get("error").is_some()).or_else(whole).unwrap_or_else(|| panic!("no error object: {self:?}"))
+        found
+            .filter(|value| value.get("error").is_some())
+            .or_else(whole)
+            .unwrap_or_else(|| panic!("no error object: {self:?}"))
     }
 
     /// Itself, if the exit code is `code`.
@@ -112,7 +115,8 @@ impl Running {
             Ok(Some(status)) => format!("ended before it was ready: {status}"),
             _ => format!("not ready within {patience:?}"),
         })?;
-        running.ready = serde_json::from_str(&line).map_err(|error| format!("first line is no JSON: {error}: {line}"))?;
+        running.ready =
+            serde_json::from_str(&line).map_err(|error| format!("first line is no JSON: {error}: {line}"))?;
         Ok(running)
     }
 

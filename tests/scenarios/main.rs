@@ -1,1 +1,48 @@
-//! Empty for now.
+//! A mesh of real processes, put through what a user does to it and what the world does to it.
+
+mod bad_input;
+mod discovery;
+mod enrolment;
+mod failover;
+mod policy;
+mod routing;
+mod transport;
+
+use harness::{
+    cluster::{Cluster, Plan, Service},
+    process::Skein,
+};
+
+/// The `skein` that cargo built for these tests.
+fn skein() -> Skein {
+    Skein::at(env!("CARGO_BIN_EXE_skein-under-test"))
+}
+
+/// A client node `web` and one node for each given version of `shop/reviews`, all running.
+fn reviews(versions: &[&str]) -> Cluster {
+    let mut plans = vec![("web".to_owned(), Plan::with([Service::client("shop/web")]))];
+    for version in versions {
+        plans.push((format!("reviews-{version}"), Plan::with([Service::version("shop/reviews", version)])));
+    }
+    let plans: Vec<(&str, Plan)> = plans.iter().map(|(name, plan)| (name.as_str(), plan.clone())).collect();
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(harness::PATIENCE);
+    cluster.wait_endpoints("shop/reviews", versions.len());
+    cluster
+}
+
+/// The DestinationRule that names a subset for each version.
+fn subsets(versions: &[&str]) -> String {
+    let mut text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: reviews\n  namespace: shop\nspec:\n  host: reviews\n  subsets:\n".to_owned();
+    for version in versions {
+        text.push_str(&format!("  - name: {version}\n    labels:\n      version: {version}\n"));
+    }
+    text
+}
+
+/// A VirtualService `reviews` in `shop` with the given `http` block, indented by two.
+fn virtual_service(http: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: reviews\n  namespace: shop\nspec:\n  hosts:\n  - reviews\n  http:\n{http}"
+    )
+}

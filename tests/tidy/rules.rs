@@ -95,7 +95,11 @@ pub(crate) fn floor_plans(sources: &[Source]) -> Vec<String> {
     let mut broken = Vec::new();
     for (name, text) in plans {
         for (number, line) in code(text) {
-            if line.starts_with("fn ") || line.starts_with("impl") || line.starts_with("pub fn ") || line.starts_with("pub struct ") {
+            if line.starts_with("fn ")
+                || line.starts_with("impl")
+                || line.starts_with("pub fn ")
+                || line.starts_with("pub struct ")
+            {
                 broken.push(format!("{name}:{number}: a lib.rs is a floor plan"));
             }
         }
@@ -104,7 +108,8 @@ pub(crate) fn floor_plans(sources: &[Source]) -> Vec<String> {
 }
 
 pub(crate) fn stubs(sources: &[Source]) -> Vec<String> {
-    let words = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("// TO", "DO"), concat!("// FIX", "ME")];
+    let words =
+        [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("// TO", "DO"), concat!("// FIX", "ME")];
     let mut broken = Vec::new();
     for (name, text) in sources {
         for (number, line) in text.lines().enumerate() {
@@ -125,7 +130,9 @@ pub(crate) fn rooms(sources: &[Source], architecture: &str) -> Vec<String> {
         if ["lib", "main", "mod", "error"].contains(&room) {
             continue;
         }
-        if !names(architecture, room) && !missing.iter().any(|line: &String| line.starts_with(&format!("{crate_name}/src/{room}:"))) {
+        if !names(architecture, room)
+            && !missing.iter().any(|line: &String| line.starts_with(&format!("{crate_name}/src/{room}:")))
+        {
             missing.push(format!("{crate_name}/src/{room}: not in node/ARCHITECTURE.md"));
         }
     }

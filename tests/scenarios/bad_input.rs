@@ -1,0 +1,149 @@
+//! Every mistake gets a clear word: what, where, what to do; and nothing is half done.
+
+use std::os::unix::fs::PermissionsExt;
+
+use harness::{
+    cluster::{Cluster, Plan, Service},
+    process::Output,
+};
+
+use crate::skein;
+
+fn mesh_of_one() -> Cluster {
+    Cluster::start(skein(), &[("first", Plan::with([Service::version("shop/reviews", "v1")]))])
+}
+
+fn refuses(cluster: &Cluster, text: &str, code: i32, words: &[&str]) {
+    let before = cluster.json("first", &["policy", "list"]);
+    let output = cluster.push("first", text, &[]);
+    assert_eq!(output.code, code, "{text}\n{output:?}");
+    let said = format!("{}{}", output.out, output.err);
+    for word in words {
+        assert!(said.contains(word), "`{word}` is not in {output:?}");
+    }
+    assert_eq!(before, cluster.json("first", &["policy", "list"]), "nothing half done");
+}
+
+fn says(output: &Output, code: i32, error: &str, words: &[&str]) {
+    assert_eq!(output.code, code, "{output:?}");
+    let found = output.error();
+    assert_eq!(found["error"]["code"], error, "{output:?}");
+    let all = found.to_string();
+    for word in words {
+        assert!(all.contains(word), "`{word}` is not in {output:?}");
+    }
+    assert!(found["error"]["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "a hint: {output:?}");
+}
+
+const HEAD: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: reviews\n  namespace: shop\nspec:\n  hosts:\n  - reviews\n";
+
+#[test]
+fn documents() {
+    let cluster = mesh_of_one();
+    refuses(&cluster, &format!("{HEAD}  htpp:\n  - route: []\n"), 2, &["htpp", "9"]);
+    refuses(
+        &cluster,
+        &format!("{HEAD}  http:\n  - route:\n    - destination: {{host: reviews}}\n      weight: heavy\n"),
+        2,
+        &["weight", "12"],
+    );
+    refuses(
+        &cluster,
+        &format!("{HEAD}  http:\n  - route:\n    - destination: {{host: reviews}}\n      weight: -1\n"),
+        2,
+        &["weight", "12"],
+    );
+    refuses(
+        &cluster,
+        &format!("{HEAD}  http:\n  - timeout: soon\n    route:\n    - destination: {{host: reviews}}\n"),
+        2,
+        &["timeout", "10"],
+    );
+    refuses(
+        &cluster,
+        &format!("{HEAD}  http:\n  - route:\n    - destination: {{host: reviews, subset: v7}}\n"),
+        2,
+        &["v7"],
+    );
+    refuses(&cluster, &format!("{HEAD}  http:\n  - route:\n    - destination: {{host: nobody}}\n"), 2, &["nobody"]);
+    refuses(&cluster, "kind: VirtualService\n  name: [\n", 2, &["2"]);
+    refuses(
+        &cluster,
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: x}\nspec: {}\n",
+        2,
+        &["EnvoyFilter"],
+    );
+    refuses(
+        &cluster,
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: x}\nspec: {selector: {a: b}, servers: []}\n",
+        2,
+        &["Gateway", "not supported"],
+    );
+}
+
+#[test]
+fn a_foreign_signature_is_refused() {
+    let ours = mesh_of_one();
+    let theirs = mesh_of_one();
+    let text = format!("{HEAD}  http:\n  - route:\n    - destination: {{host: reviews}}\n");
+    let file = ours.file("vs.yaml", &text);
+    let theirs_operator = theirs.operator().to_string_lossy().into_owned();
+    let output =
+        ours.on("first", &["policy", "push", &file.to_string_lossy(), "--operator", &theirs_operator, "-o", "json"]);
+    assert_eq!(output.code, 5, "{output:?}");
+    let code = output.error()["error"]["code"].as_str().unwrap_or_default().to_owned();
+    assert!(["bad_signature", "role_missing"].contains(&code.as_str()), "{output:?}");
+    assert!(!ours.json("first", &["policy", "list"]).to_string().contains("VirtualService"));
+}
+
+#[test]
+fn a_stale_parent_is_refused() {
+    let cluster = mesh_of_one();
+    let text = |timeout: &str| {
+        format!("{HEAD}  http:\n  - timeout: {timeout}\n    route:\n    - destination: {{host: reviews}}\n")
+    };
+    let first = cluster.push("first", &text("1s"), &[]).expect_code(0).json();
+    let parent = first["changeset"].as_str().expect("an id").to_owned();
+    cluster.push("first", &text("2s"), &[]).expect_code(0);
+    let output = cluster.push("first", &text("3s"), &["--expect-parent", &parent]);
+    says(&output, 5, "stale_parent", &[]);
+}
+
+#[test]
+fn configuration() {
+    let mut cluster = mesh_of_one();
+    let file = cluster.node("first").config();
+    let text = std::fs::read_to_string(&file).expect("written");
+    std::fs::write(&file, text.replace("[runtime]", "[runtime]\nworkrs = 2")).expect("writable");
+    let output = cluster.on("first", &["run", "-o", "json"]);
+    assert_eq!(output.code, 2, "{output:?}");
+    assert!(output.err.contains("workrs") && output.err.contains("skein.toml"), "{output:?}");
+    std::fs::write(&file, &text).expect("writable");
+
+    let output = cluster.on("first", &["run", "-o", "json"]);
+    assert_eq!(output.code, 1, "it runs already: {output:?}");
+    cluster.kill("first");
+    let ip = cluster.node("first").ip;
+    let taken = std::net::TcpListener::bind((ip, 15001)).expect("free now");
+    let output = cluster.on("first", &["run", "-o", "json"]);
+    says(&output, 1, "address_in_use", &["15001"]);
+    drop(taken);
+
+    let key = cluster.node("first").dir.join("data/ca.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("ours");
+    let output = cluster.on("first", &["run", "-o", "json"]);
+    says(&output, 1, "key_permissions", &["ca.key", "chmod"]);
+}
+
+#[test]
+fn before_joining_and_beyond_reach() {
+    let mut cluster = mesh_of_one();
+    let plan = Plan::with([Service::client("shop/web")]);
+    cluster.prepare_only("second", &plan);
+    let output = cluster.on("second", &["run", "-o", "json"]);
+    says(&output, 2, "not_joined", &["join"]);
+    let output = cluster.on("first", &["members", "--node", "127.0.0.1:1", "-o", "json", "--timeout", "2s"]);
+    says(&output, 1, "unreachable", &["127.0.0.1:1"]);
+    let output = cluster.on("first", &["no-such-command"]);
+    assert_eq!(output.code, 2, "{output:?}");
+}

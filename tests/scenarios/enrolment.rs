@@ -1,0 +1,95 @@
+//! Getting in: once, with what was granted, and with nothing kept.
+
+use harness::cluster::{Cluster, Plan, Service, TRUST_DOMAIN};
+
+use crate::skein;
+
+fn mesh_of_one() -> Cluster {
+    Cluster::start(skein(), &[("first", Plan::with([Service::client("shop/web")]))])
+}
+
+fn reviews() -> Plan {
+    Plan::with([Service::version("shop/reviews", "v1")])
+}
+
+#[test]
+fn a_token_works_once() {
+    let mut cluster = mesh_of_one();
+    let token = cluster.invite("second", &reviews(), &[]);
+    cluster.prepare_only("second", &reviews());
+    cluster.join_with("second", &token).expect_code(0);
+    cluster.prepare_only("thief", &reviews());
+    let file = cluster.path().join("thief/skein.toml");
+    let text = std::fs::read_to_string(&file).expect("written").replace("name = \"thief\"", "name = \"second\"");
+    std::fs::write(&file, text).expect("writable");
+    let refused = cluster.join_with("thief", &token);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(refused.err.contains("token"), "{refused:?}");
+    let data = cluster.path().join("second/data");
+    let kept = std::fs::read_dir(data).expect("a directory").map_while(Result::ok).any(|entry| {
+        std::fs::read(entry.path())
+            .is_ok_and(|bytes| bytes.windows(token.len()).any(|window| window == token.as_bytes()))
+    });
+    assert!(!kept, "after joining no token is kept");
+}
+
+#[test]
+fn an_expired_or_mangled_token_is_refused() {
+    let mut cluster = mesh_of_one();
+    let token = cluster.invite("second", &reviews(), &["--ttl", "1s"]);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    cluster.prepare_only("second", &reviews());
+    let expired = cluster.join_with("second", &token);
+    assert_eq!(expired.code, 5, "{expired:?}");
+    assert!(expired.err.contains("expired"), "{expired:?}");
+    let mangled = cluster.join_with("second", "skein1.AAAA");
+    assert!(mangled.code == 2 || mangled.code == 5, "{mangled:?}");
+    assert!(mangled.err.contains("token"), "{mangled:?}");
+}
+
+#[test]
+fn what_is_not_granted_cannot_be_registered() {
+    let mut cluster = mesh_of_one();
+    let token = cluster.invite("second", &reviews(), &[]);
+    let more = Plan::with([Service::version("shop/reviews", "v1"), Service::version("bank/vault", "v1")]);
+    cluster.prepare_only("second", &more);
+    cluster.join_with("second", &token).expect_code(0);
+    let error = cluster.try_run("second").expect_err("it registers what it was not granted");
+    let log = cluster.log("second");
+    assert!(log.contains("bank/vault") && log.contains("grant"), "{error}: {log}");
+    cluster.on("first", &["grant", "second", "bank/vault"]).expect_code(0);
+    cluster.run("second");
+    cluster.wait_endpoints("bank/vault", 1);
+}
+
+#[test]
+fn a_node_of_another_mesh_stays_out() {
+    let mut ours = mesh_of_one();
+    let theirs = Cluster::start(skein(), &[("first", Plan::with([Service::client("shop/web")]))]);
+    let token = theirs.invite("second", &reviews(), &[]);
+    // Same trust domain name, another root: the token names another genesis.
+    ours.prepare_only("second", &reviews());
+    ours.join_with("second", &token).expect_code(0);
+    let members = ours.json("first", &["members"]);
+    assert_eq!(
+        members.as_array().map(Vec::len),
+        Some(1),
+        "it joined the mesh of its token, {TRUST_DOMAIN} by name: {members}"
+    );
+}
+
+#[test]
+fn an_evicted_node_is_out_and_stays_out() {
+    let mut cluster = mesh_of_one();
+    cluster.join("second", &reviews());
+    cluster.run("second");
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster.on("first", &["evict", "second"]).expect_code(0);
+    harness::eventually("the evicted node's endpoint is gone", || {
+        let seen = cluster.healthy("first", "shop/reviews");
+        if seen == 0 { Ok(()) } else { Err(format!("{seen} seen")) }
+    });
+    let outbound = cluster.node("first").outbound();
+    let answer = harness::http::get(outbound, "reviews", "/").expect("an answer");
+    assert_ne!(answer.status, 200, "{answer:?}");
+}

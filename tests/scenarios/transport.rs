@@ -1,0 +1,51 @@
+//! One port, two carriers: QUIC where UDP passes, TLS over TCP where it does not.
+
+use harness::{
+    cluster::{Cluster, Plan, Service},
+    http,
+    load::Load,
+};
+
+use crate::skein;
+
+fn mesh(transports: [&str; 2]) -> Cluster {
+    let plan = |service: Service, transport: &str| Plan {
+        mesh: format!("transport = \"{transport}\""),
+        ..Plan::with([service])
+    };
+    let cluster = Cluster::start(
+        skein(),
+        &[
+            ("web", plan(Service::client("shop/web"), transports[0])),
+            ("reviews", plan(Service::version("shop/reviews", "v1"), transports[1])),
+        ],
+    );
+    cluster.wait_members(harness::PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster
+}
+
+fn works(cluster: &Cluster) {
+    let load = Load::start(cluster.node("web").outbound(), "reviews", "/", 200);
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    let tally = load.stop();
+    assert!(tally.failed == 0 && tally.requests > 50, "{tally:?}");
+    let body = vec![7_u8; 2_000_000];
+    let mut connection = http::Connection::open(cluster.node("web").outbound()).expect("the proxy listens");
+    assert_eq!(connection.request("POST", "reviews", "/", &[], &body).expect("an answer").status, 200);
+}
+
+#[test]
+fn quic_only() {
+    works(&mesh(["quic", "quic"]));
+}
+
+#[test]
+fn tcp_only() {
+    works(&mesh(["tcp", "tcp"]));
+}
+
+#[test]
+fn auto_falls_back_to_tcp_where_the_peer_has_no_udp() {
+    works(&mesh(["auto", "tcp"]));
+}
