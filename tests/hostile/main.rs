@@ -1,1 +1,28 @@
-//! Empty for now.
+//! Named cases of hostile input against real nodes. The application behind records exactly what arrived.
+//!
+//! Cases are numbered as in the project's list of attacks: A01-A24 HTTP/1 framing, A55 identity headers, A59 strangers.
+
+mod framing;
+mod headers;
+mod strangers;
+
+use harness::{
+    PATIENCE,
+    cluster::{Cluster, Plan, Service},
+    process::Skein,
+};
+
+/// Two nodes: a client and `shop/reviews`.
+fn pair() -> Cluster {
+    let skein = Skein::at(env!("CARGO_BIN_EXE_skein-under-test"));
+    let cluster = Cluster::start(
+        skein,
+        &[
+            ("web", Plan::with([Service::client("shop/web")])),
+            ("reviews", Plan::with([Service::version("shop/reviews", "v1")])),
+        ],
+    );
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster
+}
