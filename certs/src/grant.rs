@@ -1,9 +1,20 @@
 //! Which identities and services a node may have.
 
-use crate::{codec::Millis, id::{NodeId, ServiceAccount, ServiceName}, sign::{Digest, PublicKey}};
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{
+    codec::{self, CodecError, Millis},
+    id::{NameError, NodeId, ServiceAccount, ServiceName, as_text, is_name},
+    sign::{Digest, PublicKey},
+};
+
+/// Most bytes of a grant inside a certificate; a whole chain has 16 KiB.
+pub const MAX_GRANT: usize = 12 * 1024;
 
 /// `*`, `NAMESPACE/*` or `NAMESPACE/NAME`; shown so.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pattern {
     /// Everything (enrollers only).
     All,
@@ -14,7 +25,7 @@ pub enum Pattern {
 }
 
 /// The bound that a CA certificate carries in its private non-critical extension.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The node whose CA this is.
     pub node: NodeId,
@@ -31,7 +42,7 @@ pub struct Grant {
 }
 
 /// What an operator signed for a node: the content of a `NodeGrant` document. A CA counts only with one.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeGrant {
     /// The node; equals the document's name.
@@ -52,13 +63,13 @@ pub struct NodeGrant {
     /// True if the node is an enroller itself.
     #[serde(default)]
     pub enroller: bool,
-    /// True once the node left or was retired: it is no longer expected and its CA no longer counts.
+    /// True once the node left or was retired: it is no longer expected and its node CA no longer counts.
     #[serde(default)]
     pub retired: bool,
 }
 
 /// `NS/NAME[=SA]` of a grant.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantedService {
     /// The service.
@@ -67,7 +78,156 @@ pub struct GrantedService {
     pub account: ServiceAccount,
 }
 
-// API: Pattern: Display/FromStr, covers(ns,name), is_subset_of(&Pattern)
-// Grant: allows_account(&ServiceAccount), allows_service(&ServiceName), is_subset_of(&Grant) (node name equal unless parent is an enroller), to_der()/from_der (extension bytes)
-// NodeGrant: effective(&self, cert: &Grant) -> Grant (intersection), accounts() iterator
-// GrantedService: FromStr/Display "NS/NAME[=SA]"  (SA is in the service's namespace)
+impl Pattern {
+    /// True if the name falls under this pattern.
+    pub fn covers(&self, namespace: &str, name: &str) -> bool {
+        match self {
+            Pattern::All => true,
+            Pattern::Namespace(own) => own == namespace,
+            Pattern::Exact(own, exact) => own == namespace && exact == name,
+        }
+    }
+
+    /// True if whatever this covers, `other` covers too.
+    pub fn is_subset_of(&self, other: &Pattern) -> bool {
+        match (self, other) {
+            (_, Pattern::All) => true,
+            (Pattern::All, Pattern::Namespace(_) | Pattern::Exact(..)) => false,
+            (Pattern::Namespace(own), Pattern::Namespace(theirs)) => own == theirs,
+            (Pattern::Namespace(_), Pattern::Exact(..)) => false,
+            (Pattern::Exact(namespace, name), _) => other.covers(namespace, name),
+        }
+    }
+}
+
+impl Grant {
+    /// What an enroller CA carries: it may certify any grant, under its own name and epoch.
+    pub fn enroller(node: NodeId, epoch: u64) -> Grant {
+        let all = vec![Pattern::All];
+        Grant { node, epoch, accounts: all.clone(), services: all, record_key: None, enroller: true }
+    }
+
+    /// True if leafs of this account may be issued.
+    pub fn allows_account(&self, account: &ServiceAccount) -> bool {
+        self.accounts.iter().any(|pattern| pattern.covers(account.namespace(), account.account()))
+    }
+
+    /// True if this service may be registered.
+    pub fn allows_service(&self, service: &ServiceName) -> bool {
+        self.services.iter().any(|pattern| pattern.covers(service.namespace(), service.name()))
+    }
+
+    /// True if `parent` may certify this grant: nothing wider, no further enroller, and the same node unless the parent enrols.
+    pub fn is_subset_of(&self, parent: &Grant) -> bool {
+        let same_node = self.node == parent.node && self.epoch == parent.epoch;
+        let enroller = !self.enroller || (parent.enroller && same_node);
+        (parent.enroller || same_node) && enroller && self.wider_than(parent).is_none()
+    }
+
+    /// The first pattern that `parent` does not contain.
+    pub fn wider_than(&self, parent: &Grant) -> Option<&Pattern> {
+        let beyond = |own: &'_ Pattern, theirs: &[Pattern]| !theirs.iter().any(|other| own.is_subset_of(other));
+        let account = self.accounts.iter().find(|own| beyond(own, &parent.accounts));
+        account.or_else(|| self.services.iter().find(|own| beyond(own, &parent.services)))
+    }
+
+    /// The content of the certificate extension: a DER OCTET STRING around the encoded grant.
+    pub fn to_der(&self) -> Vec<u8> {
+        crate::pem::octet_string(&codec::encode(self))
+    }
+
+    /// Reads the content of the certificate extension.
+    pub fn from_der(der: &[u8]) -> Result<Grant, CodecError> {
+        let body = crate::pem::from_octet_string(der).ok_or_else(|| CodecError("no OCTET STRING".into()))?;
+        codec::decode::<Grant, MAX_GRANT>(body)
+    }
+}
+
+impl NodeGrant {
+    /// The accounts of the services, each once, in order of first mention.
+    pub fn accounts(&self) -> impl Iterator<Item = &ServiceAccount> {
+        let first = |(index, granted): &(usize, &GrantedService)| {
+            !self.services[..*index].iter().any(|earlier| earlier.account == granted.account)
+        };
+        self.services.iter().enumerate().filter(first).map(|(_, granted)| &granted.account)
+    }
+
+    /// What an enroller puts into the node CA.
+    pub fn certified(&self, record_key: PublicKey) -> Grant {
+        let exact = |namespace: &str, name: &str| Pattern::Exact(namespace.into(), name.into());
+        let mut services: Vec<Pattern> =
+            self.services.iter().map(|g| exact(g.service.namespace(), g.service.name())).collect();
+        services.sort();
+        services.dedup();
+        Grant {
+            node: self.node.clone(),
+            epoch: self.epoch,
+            accounts: self.accounts().map(|a| exact(a.namespace(), a.account())).collect(),
+            services,
+            record_key: Some(record_key),
+            enroller: false,
+        }
+    }
+
+    /// What the node may have: the intersection of what its certificate says and what operators say now.
+    pub fn effective(&self, certificate: &Grant) -> Grant {
+        let allowed = |own: &[Pattern], pattern: &Pattern| own.iter().any(|other| pattern.is_subset_of(other));
+        let mut grant = match certificate.record_key {
+            Some(key) => self.certified(key),
+            None => Grant { record_key: None, ..self.certified(PublicKey([0; 32])) },
+        };
+        grant.accounts.retain(|pattern| allowed(&certificate.accounts, pattern));
+        grant.services.retain(|pattern| allowed(&certificate.services, pattern));
+        grant.enroller = self.enroller && certificate.enroller;
+        grant
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::All => f.write_str("*"),
+            Pattern::Namespace(namespace) => write!(f, "{namespace}/*"),
+            Pattern::Exact(namespace, name) => write!(f, "{namespace}/{name}"),
+        }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Pattern, NameError> {
+        match text.split_once('/') {
+            None if text == "*" => Ok(Pattern::All),
+            Some((namespace, "*")) if is_name(namespace) => Ok(Pattern::Namespace(namespace.into())),
+            Some((namespace, name)) if is_name(namespace) && is_name(name) => {
+                Ok(Pattern::Exact(namespace.into(), name.into()))
+            }
+            _ => Err(NameError::new("pattern", text, "*, NAMESPACE/* or NAMESPACE/NAME")),
+        }
+    }
+}
+
+as_text!(Pattern);
+
+impl fmt::Display for GrantedService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.service, self.account.account())
+    }
+}
+
+impl FromStr for GrantedService {
+    type Err = NameError;
+
+    /// `NS/NAME[=SA]`; the account is of the service's namespace.
+    fn from_str(text: &str) -> Result<GrantedService, NameError> {
+        let (service, account) = match text.split_once('=') {
+            Some((service, account)) => (service.parse::<ServiceName>()?, Some(account)),
+            None => (text.parse::<ServiceName>()?, None),
+        };
+        let account = match account {
+            Some(account) => ServiceAccount::new(service.namespace(), account)?,
+            None => ServiceAccount::default_of(&service),
+        };
+        Ok(GrantedService { service, account })
+    }
+}

@@ -1,8 +1,17 @@
 //! Names: trust domains, nodes, services, accounts, and the SPIFFE identities made of them.
+//!
 //! Every name follows `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`; a trust domain is such labels joined by dots.
-//! All types: cheap to clone (`Arc<str>`), `Ord + Hash + Display + FromStr + Serialize/Deserialize` (as the displayed string, validated on read).
+//! All types are cheap to clone and travel as the text that they display, checked when read.
 
-use std::sync::Arc;
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Most characters of a name.
+pub const MAX_NAME: usize = 63;
+
+/// Most characters of a trust domain: `<63>.<63>.<trust domain>` must fit into a DNS name of 253.
+pub const MAX_TRUST_DOMAIN: usize = 125;
 
 /// The mesh's name, e.g. `prod.example`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,11 +23,17 @@ pub struct NodeId(Arc<str>);
 
 /// `NAMESPACE/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceName { namespace: Arc<str>, name: Arc<str> }
+pub struct ServiceName {
+    namespace: Arc<str>,
+    name: Arc<str>,
+}
 
 /// `NAMESPACE/ACCOUNT`; in SPIFFE form `/ns/NAMESPACE/sa/ACCOUNT`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceAccount { namespace: Arc<str>, account: Arc<str> }
+pub struct ServiceAccount {
+    namespace: Arc<str>,
+    account: Arc<str>,
+}
 
 /// Whom an identity speaks of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,15 +59,269 @@ pub struct SpiffeId {
 pub struct NameError {
     /// `node name`, `service`, `trust domain`...
     pub what: &'static str,
-    /// The text.
+    /// The text, shortened to 80 characters.
     pub given: String,
     /// The rule.
     pub rule: &'static str,
 }
 
-// API expected by the other crates (all fallible constructors return `NameError`):
-// TrustDomain::new(&str), as_str();            NodeId::new(&str), as_str()
-// ServiceName::new(ns, name), namespace(), name(), `FromStr` "NS/NAME"
-// ServiceAccount::new(ns, account), namespace(), account(), `FromStr` "NS/SA"
-// SpiffeId::service(td, account), SpiffeId::node(td, node), uri() -> String, dns_name() -> String,
-//   from_uri(&str) -> Result, from_dns_name(&TrustDomain, &str) -> Option<SpiffeId>; Display = uri
+impl TrustDomain {
+    /// Checks and takes a trust domain.
+    pub fn new(text: &str) -> Result<TrustDomain, NameError> {
+        let bad = |rule| Err(NameError::new("trust domain", text, rule));
+        if text.len() > MAX_TRUST_DOMAIN {
+            return bad("at most 125 characters");
+        }
+        if !text.split('.').all(is_name) {
+            return bad("labels of a-z, 0-9 and inner hyphens, joined by dots");
+        }
+        // A DNS name whose last label is a number would read as an address.
+        if text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+            return bad("the last label must not be a number");
+        }
+        Ok(TrustDomain(text.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl NodeId {
+    /// Checks and takes a node's name.
+    pub fn new(text: &str) -> Result<NodeId, NameError> {
+        Ok(NodeId(name("node name", text, text)?))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ServiceName {
+    /// Checks and takes both parts.
+    pub fn new(namespace: &str, service: &str) -> Result<ServiceName, NameError> {
+        Ok(ServiceName {
+            namespace: name("namespace", namespace, namespace)?,
+            name: name("service", service, service)?,
+        })
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The name within the namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl ServiceAccount {
+    /// Checks and takes both parts.
+    pub fn new(namespace: &str, account: &str) -> Result<ServiceAccount, NameError> {
+        Ok(ServiceAccount {
+            namespace: name("namespace", namespace, namespace)?,
+            account: name("account", account, account)?,
+        })
+    }
+
+    /// The account that endpoints have which name none: `default` of the namespace.
+    pub fn default_of(service: &ServiceName) -> ServiceAccount {
+        ServiceAccount { namespace: service.namespace.clone(), account: "default".into() }
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The account's name within the namespace.
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+}
+
+impl SpiffeId {
+    /// The identity of a service account.
+    pub fn service(trust_domain: TrustDomain, account: ServiceAccount) -> SpiffeId {
+        SpiffeId { trust_domain, subject: Subject::Service(account) }
+    }
+
+    /// The identity of a node.
+    pub fn node(trust_domain: TrustDomain, node: NodeId) -> SpiffeId {
+        SpiffeId { trust_domain, subject: Subject::Node(node) }
+    }
+
+    /// The form of the certificate's URI name.
+    pub fn uri(&self) -> String {
+        self.to_string()
+    }
+
+    /// The DNS image that stands beside the URI and serves as SNI.
+    pub fn dns_name(&self) -> String {
+        match &self.subject {
+            Subject::Service(a) => format!("{}.{}.{}", a.account, a.namespace, self.trust_domain),
+            Subject::Node(node) => format!("{node}._node.{}", self.trust_domain),
+        }
+    }
+
+    /// Reads `spiffe://TD/ns/NS/sa/SA` or `spiffe://TD/mesh/node/NODE`; nothing else, no other case, no escapes.
+    pub fn from_uri(uri: &str) -> Result<SpiffeId, NameError> {
+        let bad = || NameError::new("identity", uri, "spiffe://TD/ns/NS/sa/SA or spiffe://TD/mesh/node/NODE");
+        let rest = uri.strip_prefix("spiffe://").ok_or_else(bad)?;
+        let mut parts = rest.splitn(6, '/');
+        let mut next = || parts.next().ok_or_else(bad);
+        let trust_domain = TrustDomain::new(next()?)?;
+        let subject = match (next()?, next()?, next()?, next().ok()) {
+            ("ns", namespace, "sa", Some(account)) => Subject::Service(ServiceAccount::new(namespace, account)?),
+            ("mesh", "node", node, None) => Subject::Node(NodeId::new(node)?),
+            _ => return Err(bad()),
+        };
+        if next().is_ok() {
+            return Err(bad());
+        }
+        Ok(SpiffeId { trust_domain, subject })
+    }
+
+    /// The identity whose DNS image within `trust_domain` this is; `None` if it is none's.
+    pub fn from_dns_name(trust_domain: &TrustDomain, dns_name: &str) -> Option<SpiffeId> {
+        let local = dns_name.strip_suffix(trust_domain.as_str())?.strip_suffix('.')?;
+        let (first, second) = local.split_once('.')?;
+        let subject = match second {
+            "_node" => Subject::Node(NodeId::new(first).ok()?),
+            namespace => Subject::Service(ServiceAccount::new(namespace, first).ok()?),
+        };
+        Some(SpiffeId { trust_domain: trust_domain.clone(), subject })
+    }
+
+    /// The service account, if this is one's identity.
+    pub fn account(&self) -> Option<&ServiceAccount> {
+        match &self.subject {
+            Subject::Service(account) => Some(account),
+            Subject::Node(_) => None,
+        }
+    }
+}
+
+impl NameError {
+    pub(crate) fn new(what: &'static str, given: &str, rule: &'static str) -> NameError {
+        NameError { what, given: given.chars().take(80).collect(), rule }
+    }
+}
+
+/// True for `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`.
+pub fn is_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    bytes.len() <= MAX_NAME
+        && bytes.first().is_some_and(alphanumeric)
+        && bytes.last().is_some_and(alphanumeric)
+        && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
+}
+
+fn name(what: &'static str, given: &str, text: &str) -> Result<Arc<str>, NameError> {
+    if is_name(text) {
+        Ok(text.into())
+    } else {
+        Err(NameError::new(what, given, "1 to 63 of a-z, 0-9 and inner hyphens"))
+    }
+}
+
+fn pair<'a>(what: &'static str, text: &'a str) -> Result<(&'a str, &'a str), NameError> {
+    text.split_once('/').ok_or_else(|| NameError::new(what, text, "NAMESPACE/NAME"))
+}
+
+impl fmt::Display for TrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for ServiceAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.account)
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            Subject::Service(a) => write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, a.namespace, a.account),
+            Subject::Node(node) => write!(f, "spiffe://{}/mesh/node/{node}", self.trust_domain),
+        }
+    }
+}
+
+impl FromStr for TrustDomain {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<TrustDomain, NameError> {
+        TrustDomain::new(text)
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<NodeId, NameError> {
+        NodeId::new(text)
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<ServiceName, NameError> {
+        let (namespace, name) = pair("service", text)?;
+        ServiceName::new(namespace, name)
+    }
+}
+
+impl FromStr for ServiceAccount {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<ServiceAccount, NameError> {
+        let (namespace, account) = pair("account", text)?;
+        ServiceAccount::new(namespace, account)
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<SpiffeId, NameError> {
+        SpiffeId::from_uri(text)
+    }
+}
+
+/// Lets types travel as the text that they display.
+macro_rules! as_text {
+    ($($name:ty),+) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+    )+};
+}
+pub(crate) use as_text;
+
+as_text!(TrustDomain, NodeId, ServiceName, ServiceAccount, SpiffeId);

@@ -1,1 +1,16 @@
 //! Who someone is, and who signed what.
+//!
+//! Pure: no sockets, no runtime and no clock. Time comes in as [`codec::Millis`]; everything that travels goes through [`codec`].
+
+pub mod ca;
+pub mod codec;
+pub mod error;
+pub mod grant;
+pub mod id;
+pub mod join;
+mod pem;
+pub mod revoke;
+pub mod root;
+pub mod sign;
+pub mod tls;
+pub mod verify;

@@ -1,7 +1,16 @@
 //! Path verification of a peer: closure over the whole chain, both sides of TLS and QUIC use it.
 
 use std::{collections::HashMap, sync::Arc};
-use crate::{codec::Millis, grant::{Grant, NodeGrant}, id::{NodeId, SpiffeId, TrustDomain}, revoke::Revocations, sign::PublicKey};
+
+use rustls::pki_types::CertificateDer;
+
+use crate::{
+    codec::Millis,
+    grant::{Grant, NodeGrant},
+    id::{NodeId, SpiffeId, TrustDomain},
+    revoke::Revocations,
+    sign::{Digest, PublicKey},
+};
 
 /// Everything a verifier believes: derived from policy (RoleSet's bundle, NodeGrants, Revocations). Immutable; swapped whole.
 #[derive(Debug, Clone)]
@@ -14,10 +23,30 @@ pub struct Authority {
     pub grants: HashMap<NodeId, Arc<NodeGrant>>,
     /// Evictions, accounts, keys.
     pub revocations: Revocations,
+    /// First CA key seen of each node in its epoch: another key of the same epoch is refused, so that a stolen enroller cannot
+    /// re-issue a name that is taken. May be empty.
+    pub known_keys: HashMap<NodeId, KnownKey>,
+}
+
+/// The CA key that a node was first seen with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownKey {
+    /// The epoch of the sighting; a higher one takes the name over.
+    pub epoch: u64,
+    /// SHA-256 of the node CA's SubjectPublicKeyInfo.
+    pub ca_key: Digest,
+}
+
+impl Authority {
+    /// An authority that knows roots and nothing else.
+    pub fn new(trust_domain: TrustDomain, roots: Vec<Vec<u8>>) -> Authority {
+        let (grants, revocations, known_keys) = Default::default();
+        Authority { trust_domain, roots, grants, revocations, known_keys }
+    }
 }
 
 /// A peer whose whole path holds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// The leaf's identity.
     pub id: SpiffeId,
@@ -29,12 +58,61 @@ pub struct Peer {
     pub grant: Grant,
     /// The key that signs the node's records.
     pub record_key: PublicKey,
+    /// SHA-256 of the node CA's SubjectPublicKeyInfo.
+    pub ca_key: Digest,
+    /// Latest begin of a certificate of the path: the mesh's clock is at least there.
+    pub not_before: Millis,
     /// End of the first certificate of the path to end; connections are closed then.
     pub not_after: Millis,
 }
 
-// API:
-// verify(chain: &[CertificateDer<'_>] /*leaf first*/, &Authority, now: Millis) -> Result<Peer, VerifyError>
-// verify_ca(chain /*node CA first*/, &Authority, now) -> Result<NodeCaFacts{node, epoch, grant(effective), record_key, not_after}, VerifyError>
-//    for records' identity section: the same rules without a leaf
-// VerifyError: one variant per rule broken, Display says what and which certificate (never panics on hostile DER)
+/// What a node CA's path says, for records' identity section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeCaFacts {
+    /// The node.
+    pub node: NodeId,
+    /// Epoch of its grant.
+    pub epoch: u64,
+    /// Certificate and NodeGrant intersected.
+    pub grant: Grant,
+    /// The key that signs the node's records.
+    pub record_key: PublicKey,
+    /// SHA-256 of the node CA's SubjectPublicKeyInfo.
+    pub ca_key: Digest,
+    /// Begin of the node CA.
+    pub not_before: Millis,
+    /// End of the node CA.
+    pub not_after: Millis,
+}
+
+/// The rule that a chain breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// Not leaf, node CA and enroller CA.
+    #[error("a chain of {0} certificates")]
+    Length(usize),
+}
+
+/// Verifies leaf, node CA and enroller CA (in this order, no root) under `authority`.
+pub fn verify(_chain: &[CertificateDer<'_>], _authority: &Authority, _now: Millis) -> Result<Peer, VerifyError> {
+    todo!()
+}
+
+/// The same rules for node CA and enroller CA without a leaf.
+pub fn verify_ca(
+    _chain: &[CertificateDer<'_>],
+    _authority: &Authority,
+    _now: Millis,
+) -> Result<NodeCaFacts, VerifyError> {
+    todo!()
+}
+
+/// As [`verify_ca`], for renewal: the node CA may have ended, all else must have held until its end and hold now.
+pub fn verify_lapsed_ca(
+    _chain: &[CertificateDer<'_>],
+    _authority: &Authority,
+    _now: Millis,
+) -> Result<NodeCaFacts, VerifyError> {
+    todo!()
+}
