@@ -1,0 +1,1 @@
+//! The stable codes of complaints, in one table.

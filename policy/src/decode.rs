@@ -1,0 +1,1 @@
+//! A strict decoder over the node tree.

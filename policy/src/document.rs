@@ -1,0 +1,186 @@
+//! One policy object: its kind, its name and its typed content.
+
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+
+use certs::{codec::Millis, grant::NodeGrant};
+use serde::{Deserialize, Serialize};
+
+use crate::kinds::{DestinationRule, Revocation, RoleSet, VirtualService};
+
+/// Istio's root namespace: a routing document there applies mesh-wide, and the kinds that concern the whole mesh live there.
+pub const ROOT_NAMESPACE: &str = "istio-system";
+/// The namespace of a document that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// Annotation with an RFC 3339 time at which the document ends.
+pub const EXPIRES: &str = "skein.dev/expires";
+
+/// A kind of policy document; shown and parsed as Istio's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "each variant is the kind of that name, described in its file under kinds")]
+pub enum Kind {
+    VirtualService,
+    DestinationRule,
+    ServiceEntry,
+    WorkloadEntry,
+    WorkloadGroup,
+    Gateway,
+    Sidecar,
+    AuthorizationPolicy,
+    PeerAuthentication,
+    RequestAuthentication,
+    Telemetry,
+    RateLimit,
+    MeshConfig,
+    RoleSet,
+    NodeGrant,
+    Revocation,
+    /// Ends the trial of a changeset that was pushed with `confirm_by`; the document's name is that changeset's id.
+    Confirmation,
+}
+
+const KINDS: [(Kind, &str); 17] = [
+    (Kind::VirtualService, "VirtualService"),
+    (Kind::DestinationRule, "DestinationRule"),
+    (Kind::ServiceEntry, "ServiceEntry"),
+    (Kind::WorkloadEntry, "WorkloadEntry"),
+    (Kind::WorkloadGroup, "WorkloadGroup"),
+    (Kind::Gateway, "Gateway"),
+    (Kind::Sidecar, "Sidecar"),
+    (Kind::AuthorizationPolicy, "AuthorizationPolicy"),
+    (Kind::PeerAuthentication, "PeerAuthentication"),
+    (Kind::RequestAuthentication, "RequestAuthentication"),
+    (Kind::Telemetry, "Telemetry"),
+    (Kind::RateLimit, "RateLimit"),
+    (Kind::MeshConfig, "MeshConfig"),
+    (Kind::RoleSet, "RoleSet"),
+    (Kind::NodeGrant, "NodeGrant"),
+    (Kind::Revocation, "Revocation"),
+    (Kind::Confirmation, "Confirmation"),
+];
+
+impl Kind {
+    /// Every kind, in the order of the design.
+    pub fn all() -> impl Iterator<Item = Kind> {
+        KINDS.iter().map(|(kind, _)| *kind)
+    }
+
+    /// The kind's word.
+    pub fn as_str(self) -> &'static str {
+        KINDS.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
+    }
+
+    /// True if this build reads the kind.
+    pub fn is_built(self) -> bool {
+        matches!(self, Kind::VirtualService | Kind::DestinationRule) || self.is_mesh_wide()
+    }
+
+    /// True for the kinds that concern the whole mesh: their namespace is [`ROOT_NAMESPACE`] whatever the default.
+    pub fn is_mesh_wide(self) -> bool {
+        matches!(self, Kind::RoleSet | Kind::NodeGrant | Kind::Revocation | Kind::Confirmation | Kind::MeshConfig)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A word that names no kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a kind of policy document")]
+pub struct UnknownKind(pub String);
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    /// Accepts the word in any case, and its plural, as people type it on a command line.
+    fn from_str(word: &str) -> Result<Self, UnknownKind> {
+        let same = |name: &str| {
+            let plural = name.strip_suffix('y').map_or_else(|| format!("{name}s"), |stem| format!("{stem}ies"));
+            name.eq_ignore_ascii_case(word) || plural.eq_ignore_ascii_case(word)
+        };
+        KINDS.iter().find(|(_, name)| same(name)).map(|(kind, _)| *kind).ok_or_else(|| UnknownKind(word.to_owned()))
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which document: two with the same id are versions of one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DocumentId {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; [`ROOT_NAMESPACE`] for kinds that concern the whole mesh.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl DocumentId {
+    /// A document of a namespace; for a mesh-wide kind the namespace is [`ROOT_NAMESPACE`] whatever is given.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        let namespace = if kind.is_mesh_wide() { ROOT_NAMESPACE } else { namespace };
+        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// A document of a mesh-wide kind.
+    pub fn mesh_wide(kind: Kind, name: &str) -> Self {
+        Self::new(kind, ROOT_NAMESPACE, name)
+    }
+
+    /// The one RoleSet document.
+    pub fn role_set() -> Self {
+        Self::mesh_wide(Kind::RoleSet, "default")
+    }
+}
+
+impl fmt::Display for DocumentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// One policy object, read strictly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// Which document.
+    pub id: DocumentId,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `metadata.creationTimestamp`; in a folded state, else the time of the first version's changeset. Breaks ties: oldest wins.
+    pub created: Option<Millis>,
+    /// From [`EXPIRES`].
+    pub expires: Option<Millis>,
+    /// Line of the document in the file that was pushed, from 1; 0 if unknown.
+    pub line: usize,
+    /// The content.
+    pub spec: Spec,
+}
+
+/// The typed content of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Spec {
+    /// Routes.
+    VirtualService(Arc<VirtualService>),
+    /// Subsets and traffic policy of a host.
+    DestinationRule(Arc<DestinationRule>),
+    /// Trust bundle, keys and roles.
+    RoleSet(Arc<RoleSet>),
+    /// What a node may be.
+    NodeGrant(Arc<NodeGrant>),
+    /// Evictions and revocations.
+    Revocation(Arc<Revocation>),
+    /// Ends the trial of a changeset.
+    Confirmation,
+}

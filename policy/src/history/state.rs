@@ -1,0 +1,160 @@
+//! What a set of changesets folds to.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use certs::{
+    codec::Millis,
+    grant::NodeGrant,
+    id::{NodeId, TrustDomain},
+    revoke::Revocations,
+    sign::{Digest, PublicKey},
+    verify::Authority,
+};
+
+use crate::{
+    Document, DocumentId, Kind, Problem,
+    changeset::ChangesetId,
+    kinds::{RoleSet, Verb},
+};
+
+/// The policy that holds now. Immutable.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Every document that was ever pushed and counts, deleted ones included.
+    pub documents: BTreeMap<DocumentId, Arc<Live>>,
+    /// Whom the mesh trusts.
+    pub role_set: Arc<Roles>,
+    /// Id of the genesis.
+    pub genesis: Digest,
+    /// Equal on every node with the same set of changesets (at the same time, where trials and expiries are involved).
+    pub digest: Digest,
+    /// Documents with several live values, RoleSets with several children, documents that this build cannot read.
+    pub conflicts: Vec<Conflict>,
+    /// When the fold changes by itself.
+    pub changes_at: Option<Millis>,
+    pub(super) grants: HashMap<NodeId, Arc<NodeGrant>>,
+    pub(super) revocations: Revocations,
+}
+
+/// The live values of one document.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Values that nothing replaces; the winner first. Never empty.
+    pub values: Vec<LiveValue>,
+    /// The value that is in effect; `None` if the document is deleted, expired, or readable in no value.
+    pub effective: Option<LiveValue>,
+}
+
+/// One value of one document.
+#[derive(Debug, Clone)]
+pub struct LiveValue {
+    /// The changeset that set it.
+    pub changeset: ChangesetId,
+    /// The document, or why there is none.
+    pub document: Result<Arc<Document>, Absent>,
+    /// The signed body; empty for a deletion.
+    pub json: Arc<str>,
+    /// Names of the signers' keys.
+    pub authors: Vec<String>,
+    /// When it was issued.
+    pub time: Millis,
+    /// Depth along `replaces`, from 1; for display.
+    pub version: u64,
+    /// True if its signers have no role in the namespace of a host that it speaks of: it acts as `exportTo: ["."]`.
+    pub confined: bool,
+}
+
+/// Why a value is no document.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Absent {
+    /// It was deleted.
+    Deleted,
+    /// [`crate::document::EXPIRES`] passed.
+    Expired,
+    /// This build cannot read it.
+    Unreadable(Arc<[Problem]>),
+}
+
+/// The RoleSet in force.
+#[derive(Debug, Clone)]
+pub struct Roles {
+    /// From 1, the genesis's.
+    pub number: u64,
+    /// Its changeset.
+    pub changeset: ChangesetId,
+    /// Keys and roles.
+    pub set: Arc<RoleSet>,
+    /// DER of each trusted root.
+    pub bundle: Vec<Vec<u8>>,
+}
+
+/// Something that an operator should settle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conflict {
+    /// Several values of a document are live; the first is in effect.
+    Values(DocumentId, Vec<ChangesetId>),
+    /// Several children of the RoleSet in force: none counts until a child names them all.
+    RoleSets(Vec<ChangesetId>),
+    /// A live value cannot be read by this build: an ancestor is in effect instead, or nothing.
+    Unreadable(DocumentId, ChangesetId),
+}
+
+impl State {
+    /// What a verifier believes.
+    pub fn authority(&self, trust_domain: &TrustDomain) -> Authority {
+        Authority {
+            trust_domain: trust_domain.clone(),
+            roots: self.role_set.bundle.clone(),
+            grants: self.grants.clone(),
+            revocations: self.revocations.clone(),
+        }
+    }
+
+    /// The NodeGrants in effect.
+    pub fn grants(&self) -> &HashMap<NodeId, Arc<NodeGrant>> {
+        &self.grants
+    }
+
+    /// Evictions and revocations, all live ones together.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// The document in effect.
+    pub fn document(&self, id: &DocumentId) -> Option<&Arc<Document>> {
+        self.documents.get(id)?.effective.as_ref()?.document.as_ref().ok()
+    }
+
+    /// Every document in effect, with its value.
+    pub fn effective(&self) -> impl Iterator<Item = (&DocumentId, &LiveValue)> {
+        self.documents.iter().filter_map(|(id, live)| Some((id, live.effective.as_ref()?)))
+    }
+
+    /// What a change of this document must replace.
+    pub fn heads(&self, id: &DocumentId) -> Vec<ChangesetId> {
+        self.documents.get(id).map(|live| live.values.iter().map(|value| value.changeset).collect()).unwrap_or_default()
+    }
+
+    /// Every live value's changeset: what `keeps` names when a RoleSet takes a key away.
+    pub fn all_heads(&self) -> std::collections::BTreeSet<Digest> {
+        self.documents.values().flat_map(|live| live.values.iter().map(|value| value.changeset.0)).collect()
+    }
+
+    /// True if this key alone may do this now.
+    pub fn may(&self, _key: &PublicKey, _verb: Verb, _kind: Kind, _namespace: &str) -> bool {
+        todo!()
+    }
+
+    /// True if the key has this verb anywhere: the admin conversation's gate.
+    pub fn has_verb(&self, _key: &PublicKey, _verb: Verb) -> bool {
+        todo!()
+    }
+
+    /// The key's name in the RoleSet in force.
+    pub fn key_name(&self, key: &PublicKey) -> Option<&str> {
+        self.role_set.set.keys.iter().find(|own| own.key == *key).map(|own| own.name.as_str())
+    }
+}

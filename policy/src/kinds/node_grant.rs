@@ -1,0 +1,1 @@
+//! `NodeGrant`: what an operator lets a node be. The type is [`certs::grant::NodeGrant`].
