@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use certs::{codec::Millis, id::TrustDomain, sign::{Digest, PublicKey, Signed, SigningKey}};
+use certs::{
+    codec::Millis,
+    id::TrustDomain,
+    sign::{Digest, PublicKey, Signed, SigningKey},
+};
 
 mod refused;
 mod state;
@@ -149,7 +153,12 @@ impl History {
 
 /// The first changeset of a mesh: RoleSet number 1. The non-recovery keys get the role `admin`: everything, everywhere.
 /// Sign it by all the non-recovery keys.
-pub fn genesis(_trust_domain: &TrustDomain, _roots: &[Vec<u8>], _keys: &[(String, PublicKey, bool)], _now: Millis) -> Changeset {
+pub fn genesis(
+    _trust_domain: &TrustDomain,
+    _roots: &[Vec<u8>],
+    _keys: &[(String, PublicKey, bool)],
+    _now: Millis,
+) -> Changeset {
     todo!()
 }
 

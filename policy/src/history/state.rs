@@ -103,13 +103,12 @@ pub enum Conflict {
 }
 
 impl State {
-    /// What a verifier believes.
+    /// What a verifier believes; the caller adds the keys that it has seen.
     pub fn authority(&self, trust_domain: &TrustDomain) -> Authority {
         Authority {
-            trust_domain: trust_domain.clone(),
-            roots: self.role_set.bundle.clone(),
             grants: self.grants.clone(),
             revocations: self.revocations.clone(),
+            ..Authority::new(trust_domain.clone(), self.role_set.bundle.clone())
         }
     }
 

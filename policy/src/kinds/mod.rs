@@ -12,12 +12,24 @@ mod virtual_service;
 
 pub use destination_rule::{Balance, DestinationRule, SubsetRule, TrafficPolicy};
 pub use http_action::{
-    Abort, DelayFault, AbortFault, DestinationHost, DirectResponse, Fault, Redirect, RedirectPort, Rewrite, RouteDestination,
-    RouteHeaders, UriRewrite,
+    Abort, AbortFault, DelayFault, DestinationHost, DirectResponse, Fault, Redirect, RedirectPort, Rewrite,
+    RouteDestination, RouteHeaders, UriRewrite,
 };
 pub use http_match::{HttpMatch, Pattern, StringMatch};
 pub use http_route::{HttpAction, HttpRoute};
 pub use kubernetes::{KubernetesObject, KubernetesService};
+pub use node_grant::node_grant_body;
 pub use revocation::Revocation;
 pub use role_set::{Role, RoleKey, RoleSet, Verb};
 pub use virtual_service::{ExportTo, VirtualService};
+
+/// The body of a document that a program makes.
+fn body(id: &crate::DocumentId, spec: serde_json::Value) -> String {
+    serde_json::json!({
+        "apiVersion": "skein.dev/v1",
+        "kind": id.kind.as_str(),
+        "metadata": {"name": id.name, "namespace": id.namespace},
+        "spec": spec,
+    })
+    .to_string()
+}

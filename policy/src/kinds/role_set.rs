@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use certs::sign::{Digest, PublicKey};
 
-use super::super::document::Kind;
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::document::{DocumentId, Kind};
 
 /// `RoleSet`: replaces its predecessor as a whole, except that an absent bundle is inherited.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,5 +117,52 @@ impl FromStr for Verb {
 
     fn from_str(word: &str) -> Result<Self, ()> {
         Self::ALL.into_iter().find(|verb| verb.as_str() == word).ok_or(())
+    }
+}
+
+impl RoleSet {
+    /// The document that holds the RoleSet, and its body.
+    pub fn body(&self) -> (DocumentId, String) {
+        let id = DocumentId::role_set();
+        let keys: Vec<_> = self
+            .keys
+            .iter()
+            .map(
+                |key| serde_json::json!({"name": key.name, "publicKey": key.key.to_string(), "recovery": key.recovery}),
+            )
+            .collect();
+        let mut spec = serde_json::json!({
+            "keys": keys,
+            "roles": self.roles.iter().map(Role::to_json).collect::<Vec<_>>(),
+            "threshold": self.threshold,
+        });
+        if let Some(bundle) = &self.bundle {
+            spec["bundle"] = bundle.iter().map(|der| STANDARD.encode(der)).collect();
+        }
+        if let Some(keeps) = &self.keeps {
+            spec["keeps"] = keeps.iter().map(ToString::to_string).collect();
+        }
+        if !self.voids.is_empty() {
+            spec["voids"] = self.voids.iter().map(ToString::to_string).collect();
+        }
+        let body = super::body(&id, spec);
+        (id, body)
+    }
+}
+
+impl Role {
+    fn to_json(&self) -> serde_json::Value {
+        let kinds: Vec<_> = match &self.kinds {
+            None => vec!["*".to_owned()],
+            Some(kinds) => kinds.iter().map(ToString::to_string).collect(),
+        };
+        serde_json::json!({
+            "name": self.name,
+            "keys": self.keys,
+            "threshold": self.threshold,
+            "namespaces": self.namespaces,
+            "kinds": kinds,
+            "verbs": self.verbs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
     }
 }
