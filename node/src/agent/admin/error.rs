@@ -1,0 +1,154 @@
+//! What went wrong, in the one form that the admin interface and the command line share.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong and what to do: `{code, message, hint}`, on the wire as `{error: {..}}`.
+/// Codes are stable words of lower case letters and `_`; scripts may rely on them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// One of [`CODES`], or a code of a newer node.
+    pub code: Cow<'static, str>,
+    /// What happened and where.
+    pub message: String,
+    /// What to do about it; may be empty.
+    #[serde(default)]
+    pub hint: String,
+}
+
+/// The body of an answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Body {
+    /// What went wrong.
+    pub error: Error,
+}
+
+/// How a process ends; also what HTTP status an error has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Unreachable, full disk, address in use, key permissions, not found.
+    Failed,
+    /// Usage, configuration, invalid document, not joined.
+    Usage,
+    /// Warnings under `--strict`.
+    Warnings,
+    /// Not converged in time.
+    NotConverged,
+    /// Signature, role, stale parent, token, trust domain.
+    Refused,
+}
+
+impl Class {
+    /// The exit code of the process.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Warnings => 3,
+            Self::NotConverged => 4,
+            Self::Refused => 5,
+        }
+    }
+}
+
+/// Every code with its class and the HTTP status by which a node answers it.
+pub const CODES: &[(&str, Class, u16)] = &[
+    ("address_in_use", Class::Failed, 500),
+    ("failed", Class::Failed, 500),
+    ("key_permissions", Class::Failed, 500),
+    ("not_found", Class::Failed, 404),
+    ("storage_full", Class::Failed, 507),
+    ("storage_failed", Class::Failed, 500),
+    ("too_large", Class::Failed, 413),
+    ("too_many_requests", Class::Failed, 429),
+    ("unreachable", Class::Failed, 502),
+    ("ambiguous", Class::Usage, 400),
+    ("bad_config", Class::Usage, 400),
+    ("bad_request", Class::Usage, 400),
+    ("invalid_document", Class::Usage, 422),
+    ("not_joined", Class::Usage, 503),
+    ("usage", Class::Usage, 400),
+    ("warnings", Class::Warnings, 400),
+    ("not_converged", Class::NotConverged, 504),
+    ("already_exists", Class::Refused, 409),
+    ("bad_date", Class::Refused, 403),
+    ("bad_signature", Class::Refused, 403),
+    ("forbidden", Class::Refused, 403),
+    ("no_operator", Class::Refused, 403),
+    ("not_an_enroller", Class::Refused, 403),
+    ("not_granted", Class::Refused, 403),
+    ("quota", Class::Refused, 403),
+    ("refused", Class::Refused, 403),
+    ("role_missing", Class::Refused, 403),
+    ("stale_parent", Class::Refused, 409),
+    ("token_expired", Class::Refused, 403),
+    ("token_invalid", Class::Refused, 403),
+    ("token_spent", Class::Refused, 403),
+    ("unverified_node", Class::Refused, 403),
+    ("wrong_trust_domain", Class::Refused, 403),
+];
+
+impl Error {
+    /// An error with a code of [`CODES`] and no hint yet.
+    pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), hint: String::new() }
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// How a process ends that met it.
+    pub fn class(&self) -> Class {
+        self.row().map_or(Class::Failed, |row| row.1)
+    }
+
+    /// The HTTP status by which a node answers it.
+    pub fn status(&self) -> http::StatusCode {
+        self.row()
+            .and_then(|row| http::StatusCode::from_u16(row.2).ok())
+            .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn row(&self) -> Option<&'static (&'static str, Class, u16)> {
+        CODES.iter().find(|row| row.0 == self.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_have_a_valid_status() {
+        for (index, row) in CODES.iter().enumerate() {
+            assert!(!CODES[..index].iter().any(|other| other.0 == row.0), "{} twice", row.0);
+            assert!(http::StatusCode::from_u16(row.2).is_ok());
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_the_contract() {
+        let exit = |code: &'static str| Error::new(code, "").class().exit_code();
+        assert_eq!(exit("unreachable"), 1);
+        assert_eq!(exit("not_joined"), 2);
+        assert_eq!(exit("warnings"), 3);
+        assert_eq!(exit("not_converged"), 4);
+        assert_eq!(exit("stale_parent"), 5);
+        assert_eq!(exit("a_code_of_the_future"), 1);
+    }
+
+    #[test]
+    fn the_body_reads_as_documented() {
+        let body = Body { error: Error::new("not_found", "no such node").hint("see `skein members`") };
+        assert_eq!(
+            serde_json::to_string(&body).unwrap(),
+            r#"{"error":{"code":"not_found","message":"no such node","hint":"see `skein members`"}}"#
+        );
+    }
+}
