@@ -1,1 +1,296 @@
-//! The node's configuration file.
+//! The node's configuration: `skein.toml` and `services.d/*.toml` beside it.
+//!
+//! Two stages: [`raw`] is the text's shape and nothing else, [`check`] makes of it a [`Config`] that every other room may
+//! believe. Parts that are not built yet are refused by name, never ignored.
+
+mod check;
+mod error;
+pub mod paths;
+mod raw;
+mod service;
+mod write;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use certs::id::{NodeId, ServiceAccount, ServiceName, TrustDomain};
+
+pub use self::{
+    check::{read, read_text, service_from_toml},
+    error::ConfigError,
+    write::{Minimal, ensure, service_file, service_to_toml, write_atomically},
+};
+
+/// Everything that the files say, checked, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file that was read; `services.d` lies beside it.
+    pub file: PathBuf,
+    /// `[node] name`.
+    pub node: NodeId,
+    /// `[node] trust_domain`.
+    pub trust_domain: TrustDomain,
+    /// `[node] locality`, `REGION/ZONE/SUBZONE`; empty if not given.
+    pub locality: String,
+    /// Where state lives, 0700.
+    pub data_dir: PathBuf,
+    /// Data runtimes, one thread each.
+    pub workers: usize,
+    /// How long requests may go on after TERM.
+    pub drain: Duration,
+    /// Level and form of logs.
+    pub log: Log,
+    /// The one port between nodes.
+    pub mesh: Mesh,
+    /// Local administration.
+    pub admin: Admin,
+    /// The scrapers' address; none means off.
+    pub metrics: Option<SocketAddr>,
+    /// HTTP proxy ports, those of services included.
+    pub outbounds: Vec<Outbound>,
+    /// What runs beside this node.
+    pub services: Vec<Service>,
+    /// Explicit ports, one per service used.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// `[runtime] log` and `format`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A `tracing` filter, e.g. `info` or `info,node::mesh=debug`.
+    pub filter: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[mesh]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// UDP and TCP address; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// What other nodes are told; none means the address used towards the enroller.
+    pub advertise: Option<SocketAddr>,
+    /// `HOST:PORT` of nodes to try first, beside the known ones.
+    pub peers: Vec<String>,
+    /// Which carriers may be used.
+    pub transport: Transport,
+}
+
+/// `[mesh] transport`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// QUIC first, TLS over TCP raced after 200 ms.
+    #[default]
+    Auto,
+    /// QUIC only.
+    Quic,
+    /// TLS over TCP only.
+    Tcp,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// GET-only pages, metrics, health.
+    pub listen: SocketAddr,
+    /// The local socket, 0660.
+    pub socket: PathBuf,
+    /// Networks that may reach `listen` beside loopback.
+    pub allow: Vec<Cidr>,
+}
+
+/// An address block, `10.0.0.0/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    network: std::net::IpAddr,
+    prefix: u8,
+}
+
+/// `[[outbound]]`, or `outbound` of a service: an HTTP proxy port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outbound {
+    /// Where applications reach it.
+    pub listen: SocketAddr,
+    /// Who speaks here.
+    pub speaker: Speaker,
+}
+
+/// The local service that speaks through a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Speaker {
+    /// Its name.
+    pub service: ServiceName,
+    /// Its instance, where a node has two of one service.
+    pub instance: Option<String>,
+}
+
+/// `[[service]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// `NAMESPACE/NAME`.
+    pub name: ServiceName,
+    /// Tells two of one service on one node apart.
+    pub instance: Option<String>,
+    /// Whose identity it has.
+    pub account: ServiceAccount,
+    /// Labels that subsets and selectors read.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Empty for a service that only calls others.
+    pub ports: Vec<Port>,
+    /// How its health is found out; none means that it has no ports.
+    pub check: Option<Check>,
+    /// Its own HTTP proxy port.
+    pub outbound: Option<SocketAddr>,
+}
+
+/// One port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// The port's name, unique within the service.
+    pub name: String,
+    /// The service port that clients name.
+    pub number: u16,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// The local application.
+    pub target: SocketAddr,
+}
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 without TLS.
+    Http2,
+    /// gRPC: HTTP/2 with its statuses.
+    Grpc,
+}
+
+/// How a local service's health is found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is done.
+    pub probe: Probe,
+    /// Whom it asks: the first port's target.
+    pub target: SocketAddr,
+    /// What that port speaks: an HTTP check speaks the same.
+    pub protocol: Protocol,
+    /// Time between two checks.
+    pub interval: Duration,
+    /// Successes in a row that make an unhealthy service healthy.
+    pub rise: u32,
+    /// Failures in a row that make a healthy service unhealthy.
+    pub fall: u32,
+}
+
+/// What a check does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// GET of this path answers 2xx or 3xx.
+    Http(String),
+    /// `grpc.health.v1.Health/Check` of this service answers SERVING.
+    Grpc(String),
+    /// A connection is accepted.
+    Tcp,
+}
+
+/// `[[upstream]]`: a local port that leads to one service port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where the application connects.
+    pub listen: SocketAddr,
+    /// Where it leads.
+    pub service: ServiceName,
+    /// The service's port.
+    pub port: u16,
+    /// Who speaks here.
+    pub speaker: Speaker,
+}
+
+impl Protocol {
+    /// Istio's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+impl Speaker {
+    /// `NAMESPACE/NAME[/INSTANCE]`.
+    pub fn of(service: &Service) -> Self {
+        Self { service: service.name.clone(), instance: service.instance.clone() }
+    }
+}
+
+impl std::fmt::Display for Speaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.service)?;
+        self.instance.iter().try_for_each(|i| write!(f, "/{i}"))
+    }
+}
+
+impl Config {
+    /// The folder of further `[[service]]` tables.
+    pub fn services_dir(&self) -> PathBuf {
+        services_dir(&self.file)
+    }
+}
+
+/// `services.d` beside `file`.
+pub fn services_dir(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new(".")).join("services.d")
+}
+
+impl Cidr {
+    /// Parses `ADDRESS/PREFIX`; a bare address means only it.
+    ///
+    /// # Errors
+    /// Says in words what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
+        let network: std::net::IpAddr =
+            address.parse().map_err(|_| format!("`{text}` is not a network such as 10.0.0.0/8"))?;
+        let most = if network.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            "" => most,
+            digits => digits.parse().ok().filter(|p| *p <= most).ok_or(format!("`{text}`: the prefix is 0 to {most}"))?,
+        };
+        Ok(Self { network, prefix })
+    }
+
+    /// Whether `address` lies within.
+    pub fn contains(&self, address: std::net::IpAddr) -> bool {
+        use std::net::IpAddr::{V4, V6};
+        let same = |a: u128, b: u128, bits: u32| self.prefix == 0 || (a ^ b) >> (bits - u32::from(self.prefix)) == 0;
+        match (self.network, address.to_canonical()) {
+            (V4(a), V4(b)) => same(a.to_bits().into(), b.to_bits().into(), 32),
+            (V6(a), V6(b)) => same(a.to_bits(), b.to_bits(), 128),
+            (V4(_), V6(_)) | (V6(_), V4(_)) => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! The state directory: whose it is, its keys, one process at a time.
+//!
+//! `node.json` is written last and marks a directory as joined; keys alone are the traces of an attempt that may be
+//! repeated with the same keys.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use certs::id::{NodeId, TrustDomain};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::error::{Error, fail, internal};
+
+/// Most bytes of a key or certificate file.
+const FILE_BYTES: u64 = 1 << 20;
+
+/// The node CA's certificates, its issuer after it.
+pub const CA_CERTIFICATES: &str = "ca.pem";
+/// The node CA's private key.
+pub const CA_KEY: &str = "ca.key";
+/// The key that signs this node's records.
+pub const RECORD_KEY: &str = "record.key";
+/// The enroller CA's certificate, on enrollers.
+pub const ENROLLER_CERTIFICATE: &str = "enroller.pem";
+/// The enroller CA's private key, on enrollers.
+pub const ENROLLER_KEY: &str = "enroller.key";
+const NODE: &str = "node.json";
+const LOCK: &str = "lock";
+const STORE: &str = "store.redb";
+
+/// Whose state a directory holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// The node.
+    pub node: NodeId,
+    /// Its mesh.
+    pub trust_domain: TrustDomain,
+    /// The address that it told others when it joined; used where the configuration names none.
+    pub address: Option<std::net::SocketAddr>,
+}
+
+/// A locked state directory; the lock ends with the value.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Creates the directory if need be, checks its permissions and locks it.
+    ///
+    /// # Errors
+    /// `key_permissions` if others may enter, `state_in_use` if another process holds it, `storage` otherwise.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        if !path.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| cannot("create", path, &e))?;
+        }
+        let about = fs::metadata(path).map_err(|e| cannot("read", path, &e))?;
+        if !about.is_dir() {
+            return Err(fail("storage_failed", format!("{} is no directory", path.display()), "name another data_dir"));
+        }
+        private(path, &about, "0700")?;
+        let lock = path.join(LOCK);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+            .open(&lock)
+            .map_err(|e| cannot("open", &lock, &e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(fail("state_in_use",
+                format!("{} is in use by another process", path.display()),
+                "a node runs with this data_dir already; stop it first",
+            )),
+            Err(fs::TryLockError::Error(e)) => Err(cannot("lock", &lock, &e)),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The store's file.
+    pub fn store(&self) -> PathBuf {
+        self.path.join(STORE)
+    }
+
+    /// Whose state this is; none before init or join.
+    ///
+    /// # Errors
+    /// `storage` if the file is there and cannot be read.
+    pub fn owner(&self) -> Result<Option<Owner>, Error> {
+        let Some(text) = self.read(NODE)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| {
+            let path = self.path.join(NODE);
+            fail("storage_failed", format!("{} cannot be read: {e}", path.display()), "restore it from a backup")
+        })
+    }
+
+    /// Marks the directory as this node's: the last step of init and join.
+    ///
+    /// # Errors
+    /// `storage`, `storage_full`.
+    pub fn own(&self, owner: &Owner) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(owner).map_err(internal)?;
+        self.write(NODE, text.as_bytes())
+    }
+
+    /// Reads a private file; none if it is not there.
+    ///
+    /// # Errors
+    /// `key_permissions` if group or others may read it, `storage` otherwise.
+    pub fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>, Error> {
+        read_private(&self.path.join(name))
+    }
+
+    /// Reads a private file that must be there.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; `storage` if it is missing.
+    pub fn must_read(&self, name: &str) -> Result<Zeroizing<String>, Error> {
+        self.read(name)?.ok_or_else(|| {
+            let path = self.path.join(name);
+            fail("storage_failed", format!("{} is missing", path.display()), "restore it, or join again with a new token")
+        })
+    }
+
+    /// Writes a private file: whole or not at all, durable on return.
+    ///
+    /// # Errors
+    /// `storage`, `storage_full`.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        write_private(&self.path.join(name), bytes)
+    }
+}
+
+/// Reads a file that only its owner may read, without following links; none if it is not there.
+///
+/// # Errors
+/// `key_permissions` if group or others may read it, `storage` otherwise.
+pub fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, Error> {
+    let opened =
+        OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let message = format!("{} cannot be read: {e}", path.display());
+            return Err(fail("key_permissions", message, "it must belong to the user who runs skein, mode 0600"));
+        }
+        Err(e) => return Err(cannot("read", path, &e)),
+    };
+    let about = file.metadata().map_err(|e| cannot("read", path, &e))?;
+    private(path, &about, "0600")?;
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(about.len().min(FILE_BYTES)).unwrap_or(0) + 1));
+    file.take(FILE_BYTES).read_to_string(&mut text).map_err(|e| cannot("read", path, &e))?;
+    Ok(Some(text))
+}
+
+/// Writes a file that only its owner may read: whole or not at all, durable on return.
+///
+/// # Errors
+/// `storage`, `storage_full`.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let written = || -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        let _ = fs::remove_file(&temporary);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    };
+    written().map_err(|e| cannot("write", path, &e))
+}
+
+fn private(path: &Path, about: &fs::Metadata, wanted: &str) -> Result<(), Error> {
+    let mode = about.mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(fail("key_permissions",
+        format!("{} has mode {mode:04o}: others than its owner may use it", path.display()),
+        format!("chmod {} {}", &wanted[1..], path.display()),
+    ))
+}
+
+pub(super) fn cannot(what: &str, path: &Path, error: &io::Error) -> Error {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let (code, hint) = if full {
+        ("storage_full", "free some space")
+    } else {
+        ("storage_failed", "check the path, its owner and its permissions")
+    };
+    Error::new(code, format!("cannot {what} {}: {error}", path.display()), hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn private_dir() -> tempfile::TempDir {
+        tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap()
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let folder = private_dir();
+        let first = StateDir::open(&folder.path().join("state")).unwrap();
+        assert_eq!(StateDir::open(first.path()).unwrap_err().code, "state_in_use");
+        let path = first.path().to_path_buf();
+        drop(first);
+        StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn files_that_others_may_read_are_refused() {
+        let folder = private_dir();
+        let dir = StateDir::open(folder.path()).unwrap();
+        dir.write(CA_KEY, b"secret").unwrap();
+        assert_eq!(dir.must_read(CA_KEY).unwrap().as_str(), "secret");
+        fs::set_permissions(folder.path().join(CA_KEY), fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = dir.read(CA_KEY).unwrap_err();
+        assert_eq!(refused.code, "key_permissions");
+        assert!(refused.message.contains("0640") && refused.hint.contains("chmod 600"));
+        drop(dir);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(StateDir::open(folder.path()).unwrap_err().code, "key_permissions");
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let folder = private_dir();
+        let dir = StateDir::open(folder.path()).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", folder.path().join(RECORD_KEY)).unwrap();
+        assert_eq!(dir.read(RECORD_KEY).unwrap_err().code, "storage_failed");
+        assert_eq!(dir.read(CA_KEY).unwrap(), None);
+    }
+
+    #[test]
+    fn an_owner_is_kept() {
+        let folder = private_dir();
+        let dir = StateDir::open(folder.path()).unwrap();
+        assert_eq!(dir.owner().unwrap(), None);
+        let owner = Owner {
+            node: NodeId::new("web-1").unwrap(),
+            trust_domain: TrustDomain::new("prod.example").unwrap(),
+            address: None,
+        };
+        dir.own(&owner).unwrap();
+        assert_eq!(dir.owner().unwrap(), Some(owner));
+    }
+}

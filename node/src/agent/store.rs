@@ -1,0 +1,401 @@
+//! What survives a crash: changesets as they came, spent tokens, the generation, the audit chain, last-known members.
+//!
+//! Everything is durable when a call returns. All calls block on the disk: async code goes through
+//! `tokio::task::spawn_blocking`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use certs::{
+    codec::{self, Millis},
+    sign::Digest,
+};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, fail, internal};
+
+/// In order of arrival, so that references come before what refers to them.
+const CHANGESETS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("changesets");
+/// Token hash -> [`Spent`].
+const TOKENS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tokens");
+/// Position -> [`AuditEntry`].
+const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+const GENERATION: &str = "generation";
+const MEMBERS: &str = "members";
+
+/// Bytes of redb's page cache: everything that is read often lives in memory already.
+const CACHE_BYTES: usize = 1 << 20;
+/// Bytes that stay free on the disk: below it pushes are refused before the store is touched.
+const RESERVE_BYTES: u64 = 4 << 20;
+/// Most bytes of one small entry (token, audit).
+const ENTRY_BYTES: usize = 256 << 10;
+
+/// The store of one node.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Open(Database),
+    /// The disk was full; the next write tries to open it again.
+    Full,
+    /// The disk failed; nothing is written until restart.
+    Closed(String),
+}
+
+/// What became of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Spent {
+    /// Proofs that did not hold so far.
+    WrongProofs(u32),
+    /// Redeemed: the key that did, and the reply, so that a lost one can be repeated.
+    Redeemed {
+        /// SHA-256 of the joiner's public key and record key.
+        keys: Digest,
+        /// The encoded reply.
+        reply: Vec<u8>,
+    },
+    /// Burnt by wrong proofs.
+    Burnt,
+}
+
+/// One link of the audit chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Digest of the entry before; zero for the first.
+    pub previous: Digest,
+    /// When.
+    pub at: Millis,
+    /// What was judged: a changeset's id, or the digest of bytes that are none.
+    pub subject: Digest,
+    /// Who brought it: `push`, or a node's name.
+    pub from: String,
+    /// None if it was accepted, else the refusal.
+    pub refused: Option<String>,
+}
+
+/// What is to be written about one judgement; the store links it into the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// When.
+    pub at: Millis,
+    /// What was judged.
+    pub subject: Digest,
+    /// Who brought it.
+    pub from: String,
+    /// None if it was accepted.
+    pub refused: Option<String>,
+}
+
+impl Store {
+    /// Opens or creates the store.
+    ///
+    /// # Errors
+    /// `storage`, `storage_full`.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let database = open(path)?;
+        Ok(Self { path: path.to_path_buf(), inner: Mutex::new(Inner::Open(database)) })
+    }
+
+    /// All changesets in order of arrival.
+    ///
+    /// # Errors
+    /// `storage`.
+    pub fn changesets(&self) -> Result<Vec<Vec<u8>>, Error> {
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(CHANGESETS)?;
+            table.iter()?.map(|row| Ok(row?.1.value().to_vec())).collect()
+        })
+    }
+
+    /// Appends changesets and says so in the audit chain: all or nothing.
+    ///
+    /// # Errors
+    /// `storage_full`, `storage_closed`.
+    pub fn append(&self, changesets: &[&[u8]], judgements: &[Judgement]) -> Result<(), Error> {
+        let bytes: usize = changesets.iter().map(|c| c.len()).sum();
+        self.write(bytes, |write| {
+            let mut table = write.open_table(CHANGESETS)?;
+            let mut next = table.last()?.map_or(0, |(key, _)| key.value() + 1);
+            for changeset in changesets {
+                table.insert(next, *changeset)?;
+                next += 1;
+            }
+            drop(table);
+            link(write, judgements)
+        })
+    }
+
+    /// Adds refusals to the audit chain.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn judge(&self, judgements: &[Judgement]) -> Result<(), Error> {
+        self.write(0, |write| link(write, judgements))
+    }
+
+    /// The whole audit chain from `position` on.
+    ///
+    /// # Errors
+    /// `storage`.
+    pub fn audit(&self, position: u64) -> Result<Vec<AuditEntry>, Error> {
+        let rows: Vec<Vec<u8>> = self.read(|database| {
+            let table = database.begin_read()?.open_table(AUDIT)?;
+            table.range(position..)?.map(|row| Ok(row?.1.value().to_vec())).collect()
+        })?;
+        rows.iter().map(|bytes| entry(bytes)).collect()
+    }
+
+    /// What became of the token with this hash.
+    ///
+    /// # Errors
+    /// `storage`.
+    pub fn token(&self, hash: &Digest) -> Result<Option<Spent>, Error> {
+        let found = self.read(|database| {
+            let table = database.begin_read()?.open_table(TOKENS)?;
+            Ok(table.get(hash.0.as_slice())?.map(|value| value.value().to_vec()))
+        })?;
+        found.map(|bytes| entry(&bytes)).transpose()
+    }
+
+    /// Notes what became of a token, before anything is signed for it.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn set_token(&self, hash: &Digest, spent: &Spent) -> Result<(), Error> {
+        let bytes = codec::encode(spent);
+        self.write(bytes.len(), |write| {
+            write.open_table(TOKENS)?.insert(hash.0.as_slice(), bytes.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// A generation that this node never used: above the stored one, the given one and the clock, with 24 random bits
+    /// below, so that two copies of one state differ. Durable on return.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn next_generation(&self, seen: u64, now: Millis, random: u32) -> Result<u64, Error> {
+        let stored = self.meta(GENERATION)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
+        let highest = (stored.unwrap_or(0) >> 24).max(seen >> 24).max(now / 1000);
+        let generation = ((highest + 1) << 24) | u64::from(random & 0x00ff_ffff);
+        self.set_meta(GENERATION, &generation.to_be_bytes())?;
+        Ok(generation)
+    }
+
+    /// Members as last known, in membership's own encoding.
+    ///
+    /// # Errors
+    /// `storage`.
+    pub fn members(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.meta(MEMBERS)
+    }
+
+    /// Keeps members as last known.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn set_members(&self, bytes: &[u8]) -> Result<(), Error> {
+        self.set_meta(MEMBERS, bytes)
+    }
+
+    /// Why nothing can be written, if so.
+    pub fn trouble(&self) -> Option<Error> {
+        match &*self.inner.lock().expect("no code panics while it holds the store") {
+            Inner::Open(_) => None,
+            Inner::Full => Some(full(&self.path)),
+            Inner::Closed(why) => Some(closed(&self.path, why)),
+        }
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(META)?;
+            Ok(table.get(key)?.map(|value| value.value().to_vec()))
+        })
+    }
+
+    fn set_meta(&self, key: &str, bytes: &[u8]) -> Result<(), Error> {
+        self.write(bytes.len(), |write| {
+            write.open_table(META)?.insert(key, bytes)?;
+            Ok(())
+        })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, Error> {
+        match &*self.inner.lock().expect("no code panics while it holds the store") {
+            Inner::Open(database) => work(database).map_err(|e| failed(&self.path, &e)),
+            Inner::Full => Err(full(&self.path)),
+            Inner::Closed(why) => Err(closed(&self.path, why)),
+        }
+    }
+
+    fn write(&self, bytes: usize, work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), Error> {
+        let mut inner = self.inner.lock().expect("no code panics while it holds the store");
+        if free(&self.path).is_some_and(|free| free < RESERVE_BYTES + 4 * bytes as u64) {
+            return Err(full(&self.path));
+        }
+        if matches!(*inner, Inner::Full) {
+            *inner = Inner::Open(open(&self.path)?);
+        }
+        let database = match &*inner {
+            Inner::Open(database) => database,
+            Inner::Full => return Err(full(&self.path)),
+            Inner::Closed(why) => return Err(closed(&self.path, why)),
+        };
+        let done = || -> Result<(), redb::Error> {
+            let write = database.begin_write()?;
+            work(&write)?;
+            write.commit()?;
+            Ok(())
+        };
+        let Err(error) = done() else { return Ok(()) };
+        // After an I/O error redb takes nothing more. A full disk may have space again, so the file is opened anew at
+        // the next write; any other error leaves it unknown what the disk holds, and only a restart reads it again.
+        if is_full(&error) {
+            *inner = Inner::Full;
+            return Err(full(&self.path));
+        }
+        *inner = Inner::Closed(error.to_string());
+        Err(closed(&self.path, &error.to_string()))
+    }
+}
+
+fn link(write: &WriteTransaction, judgements: &[Judgement]) -> Result<(), redb::Error> {
+    let mut table = write.open_table(AUDIT)?;
+    let last = table.last()?.map(|(key, value)| (key.value() + 1, Digest::of(value.value())));
+    let (mut position, mut previous) = last.unwrap_or((0, Digest([0; 32])));
+    for judgement in judgements {
+        let Judgement { at, subject, from, refused } = judgement.clone();
+        let bytes = codec::encode(&AuditEntry { previous, at, subject, from, refused });
+        table.insert(position, bytes.as_slice())?;
+        previous = Digest::of(&bytes);
+        position += 1;
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<Database, Error> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    let opened = || -> Result<Database, redb::Error> {
+        let database = builder.create(path)?;
+        let write = database.begin_write()?;
+        write.open_table(CHANGESETS)?;
+        write.open_table(TOKENS)?;
+        write.open_table(AUDIT)?;
+        write.open_table(META)?;
+        write.commit()?;
+        Ok(database)
+    };
+    opened().map_err(|e| if is_full(&e) { full(path) } else { failed(path, &e) })
+}
+
+fn entry<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    codec::decode::<T, ENTRY_BYTES>(bytes).map_err(internal)
+}
+
+fn is_full(error: &redb::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error, redb::Error::Io(e) if matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge))
+}
+
+fn free(path: &Path) -> Option<u64> {
+    let about = nix::sys::statvfs::statvfs(path.parent()?).ok()?;
+    Some(u64::from(about.blocks_available()) * u64::from(about.fragment_size()))
+}
+
+fn full(path: &Path) -> Error {
+    fail("storage_full", format!("no space left for {}", path.display()), "free some space; traffic goes on")
+}
+
+fn closed(path: &Path, why: &str) -> Error {
+    let message = format!("{} is closed after a disk error: {why}", path.display());
+    fail("storage_failed", message, "check the disk and restart the node; traffic goes on")
+}
+
+fn failed(path: &Path, error: &redb::Error) -> Error {
+    fail("storage_failed", format!("{}: {error}", path.display()), "check the disk, or restore data_dir from a backup")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(folder: &tempfile::TempDir) -> Store {
+        Store::open(&folder.path().join("store.redb")).unwrap()
+    }
+
+    fn judgement(subject: &[u8], refused: Option<&str>) -> Judgement {
+        Judgement { at: 7, subject: Digest::of(subject), from: "push".into(), refused: refused.map(Into::into) }
+    }
+
+    #[test]
+    fn changesets_come_back_in_order_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = store(&folder);
+        first.append(&[b"one", b"two"], &[judgement(b"one", None), judgement(b"two", None)]).unwrap();
+        first.append(&[b"three"], &[judgement(b"three", None)]).unwrap();
+        drop(first);
+        assert_eq!(store(&folder).changesets().unwrap(), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
+    }
+
+    #[test]
+    fn the_audit_chain_links_every_judgement() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder);
+        store.append(&[b"one"], &[judgement(b"one", None)]).unwrap();
+        store.judge(&[judgement(b"bad", Some("bad_signature")), judgement(b"worse", Some("role_missing"))]).unwrap();
+        let chain = store.audit(0).unwrap();
+        assert_eq!(chain.len(), 3);
+        assert_eq!(chain[0].previous, Digest([0; 32]));
+        for pair in chain.windows(2) {
+            assert_eq!(pair[1].previous, Digest::of(&codec::encode(&pair[0])));
+        }
+        assert_eq!(store.audit(2).unwrap(), chain[2..]);
+    }
+
+    #[test]
+    fn a_token_stays_spent() {
+        let folder = tempfile::tempdir().unwrap();
+        let hash = Digest::of(b"secret");
+        let first = store(&folder);
+        assert_eq!(first.token(&hash).unwrap(), None);
+        first.set_token(&hash, &Spent::WrongProofs(1)).unwrap();
+        let redeemed = Spent::Redeemed { keys: Digest::of(b"key"), reply: b"chain".to_vec() };
+        first.set_token(&hash, &redeemed).unwrap();
+        drop(first);
+        assert_eq!(store(&folder).token(&hash).unwrap(), Some(redeemed));
+    }
+
+    #[test]
+    fn generations_only_grow_even_if_the_clock_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder);
+        let now = 1_700_000_000_000;
+        let first = store.next_generation(0, now, 0xffff_ffff).unwrap();
+        let second = store.next_generation(0, now - 5_000_000, 0).unwrap();
+        let third = store.next_generation(second + (9 << 24), 0, 0).unwrap();
+        assert!(first < second && second < third, "{first} {second} {third}");
+        assert!(first >> 24 > now / 1000);
+    }
+
+    #[test]
+    fn members_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder);
+        assert_eq!(store.members().unwrap(), None);
+        store.set_members(b"known").unwrap();
+        assert_eq!(store.members().unwrap().unwrap(), b"known");
+        assert_eq!(store.trouble(), None);
+    }
+}

@@ -1,0 +1,385 @@
+//! From the text's shape to a [`Config`]: names, addresses, references, defaults.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    ops::Range,
+    path::Path,
+    time::Duration,
+};
+
+use certs::id::{NodeId, TrustDomain};
+use toml::Spanned;
+
+use super::{
+    Admin, Cidr, Config, Log, LogFormat, Mesh, Outbound, Service, Speaker, Transport, Upstream,
+    error::{ConfigError, Source, whole},
+    paths, raw,
+    service::service,
+};
+
+/// Most bytes of one configuration file.
+const FILE_BYTES: u64 = 1 << 20;
+/// Most data runtimes: the steering byte tells 240 apart.
+const WORKERS: i64 = 240;
+/// Most services of one node.
+const SERVICES: usize = 200;
+
+/// Reads `file` and `services.d` beside it.
+///
+/// # Errors
+/// The first complaint, with file, line and column.
+pub fn read(file: &Path) -> Result<Config, ConfigError> {
+    let text = load(file)?;
+    let mut fragments = Vec::new();
+    let folder = super::services_dir(file);
+    match std::fs::read_dir(&folder) {
+        Ok(entries) => {
+            let mut names: Vec<_> = entries.filter_map(Result::ok).map(|e| e.path()).collect();
+            names.retain(|p| p.extension().is_some_and(|e| e == "toml"));
+            names.sort();
+            for name in names {
+                let text = load(&name)?;
+                fragments.push((name, text));
+            }
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(whole(&folder, format!("cannot be read: {e}"), "check the folder's permissions")),
+    }
+    let fragments: Vec<_> = fragments.iter().map(|(p, t)| (p.as_path(), t.as_str())).collect();
+    read_text(file, &text, &fragments)
+}
+
+fn load(file: &Path) -> Result<String, ConfigError> {
+    let size = std::fs::metadata(file).map(|m| m.len());
+    match size {
+        Ok(bytes) if bytes > FILE_BYTES => {
+            return Err(whole(file, format!("is {bytes} bytes, more than {FILE_BYTES}"), "split it into services.d"));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    std::fs::read_to_string(file).map_err(|e| {
+        let hint = if e.kind() == std::io::ErrorKind::NotFound {
+            "`skein init` or `skein join` writes it; --config names another"
+        } else {
+            "check the file's permissions"
+        };
+        whole(file, format!("cannot be read: {e}"), hint)
+    })
+}
+
+/// Checks the text of `skein.toml` and of the files in `services.d`, each with its path.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_text(file: &Path, text: &str, fragments: &[(&Path, &str)]) -> Result<Config, ConfigError> {
+    let source = Source { file, text };
+    let mut main: raw::File = parse(source)?;
+    for (table, what) in [(&main.gateway, "[gateway]"), (&main.dns, "[dns]")] {
+        if let Some(table) = table {
+            return Err(unsupported(source, table.span(), what));
+        }
+    }
+    let top = raw::Fragment {
+        outbound: std::mem::take(&mut main.outbound),
+        service: std::mem::take(&mut main.service),
+        upstream: std::mem::take(&mut main.upstream),
+    };
+    let mut parts = vec![(source, top)];
+    for &(file, text) in fragments {
+        let source = Source { file, text };
+        parts.push((source, parse(source)?));
+    }
+    let mut config = top_level(source, &main)?;
+    Listeners::default().fill(&mut config, source, &main, &parts)?;
+    Ok(config)
+}
+
+/// Parses the text of one `[[service]]` table, as `service add` gives it.
+///
+/// # Errors
+/// As [`read`].
+pub fn service_from_toml(file: &Path, text: &str) -> Result<Service, ConfigError> {
+    let source = Source { file, text };
+    let fragment: raw::Fragment = parse(source)?;
+    match fragment.service.as_slice() {
+        [one] if fragment.outbound.is_empty() && fragment.upstream.is_empty() => service(source, one),
+        _ => Err(source.whole("must hold exactly one [[service]]", "give one service at a time")),
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(source: Source<'_>) -> Result<T, ConfigError> {
+    toml::from_str(source.text).map_err(|e| {
+        let message = e.message().to_string();
+        let hint = if message.starts_with("unknown field") {
+            "unknown keys are refused; check the spelling"
+        } else {
+            "the configuration is TOML; `skein init` writes a commented one"
+        };
+        source.at(e.span().unwrap_or(0..0), message, hint)
+    })
+}
+
+/// A key whose part is not built yet.
+pub(super) fn unsupported(source: Source<'_>, span: Range<usize>, what: &str) -> ConfigError {
+    source.at(span, format!("{what} is not supported yet"), "remove it; this version has nothing that would act on it")
+}
+
+fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError> {
+    let defaults = paths::current();
+    Ok(Config {
+        file: source.file.to_path_buf(),
+        node: name(source, &raw.node.name, NodeId::new)?,
+        trust_domain: name(source, &raw.node.trust_domain, TrustDomain::new)?,
+        locality: raw.node.locality.as_ref().map_or(Ok(String::new()), |l| locality(source, l))?,
+        data_dir: raw.node.data_dir.clone().unwrap_or(defaults.data_dir),
+        workers: match &raw.runtime.workers {
+            Some(n) => number(source, n, 1..=WORKERS)?,
+            None => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS as usize),
+        },
+        drain: raw.runtime.drain.as_ref().map_or(Ok(Duration::from_secs(8)), |d| duration(source, d, Duration::ZERO))?,
+        log: log(source, &raw.runtime)?,
+        mesh: mesh(source, &raw.mesh)?,
+        admin: Admin {
+            listen: raw.admin.listen.as_ref().map_or(Ok(([127, 0, 0, 1], 15000).into()), |a| address(source, a))?,
+            socket: raw.admin.socket.clone().unwrap_or(defaults.socket),
+            allow: raw.admin.allow.iter().map(|c| cidr(source, c)).collect::<Result<_, _>>()?,
+        },
+        metrics: raw.metrics.listen.as_ref().map(|a| address(source, a)).transpose()?,
+        outbounds: Vec::new(),
+        services: Vec::new(),
+        upstreams: Vec::new(),
+    })
+}
+
+fn log(source: Source<'_>, raw: &raw::Runtime) -> Result<Log, ConfigError> {
+    let filter = raw.log.as_ref().map_or("info", |l| l.get_ref()).to_string();
+    if let Some(text) = &raw.log {
+        crate::logging::filter(text.get_ref()).map_err(|e| {
+            source.at(text.span(), format!("`{filter}` is no log filter: {e}"), "error, warn, info, debug or trace")
+        })?;
+    }
+    let format = match raw.format.as_ref().map(raw::place) {
+        None | Some(("text", _)) => LogFormat::Text,
+        Some(("json", _)) => LogFormat::Json,
+        Some((other, span)) => return Err(source.at(span, format!("unknown log format `{other}`"), "text or json")),
+    };
+    Ok(Log { filter, format })
+}
+
+fn mesh(source: Source<'_>, raw: &raw::Mesh) -> Result<Mesh, ConfigError> {
+    let advertise = raw.advertise.as_ref().map(|a| address(source, a)).transpose()?;
+    if let (Some(text), Some(at)) = (&raw.advertise, advertise)
+        && (at.ip().is_unspecified() || at.port() == 0)
+    {
+        return Err(source.at(text.span(), format!("nobody can dial {at}"), "give the address that other nodes use"));
+    }
+    let peer = |text: &Spanned<String>| {
+        let valid = text.get_ref().rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|p| p > 0)
+        });
+        let bad = || source.at(text.span(), format!("`{}` is no HOST:PORT", text.get_ref()), "e.g. 10.0.0.4:15008");
+        valid.then(|| text.get_ref().clone()).ok_or_else(bad)
+    };
+    Ok(Mesh {
+        listen: raw.listen.as_ref().map_or(Ok(([0, 0, 0, 0], 15008).into()), |a| address(source, a))?,
+        advertise,
+        peers: raw.peers.iter().map(peer).collect::<Result<_, _>>()?,
+        transport: match raw.transport.as_ref().map(raw::place) {
+            None | Some(("auto", _)) => Transport::Auto,
+            Some(("quic", _)) => Transport::Quic,
+            Some(("tcp", _)) => Transport::Tcp,
+            Some((other, span)) => {
+                return Err(source.at(span, format!("unknown transport `{other}`"), "auto, quic or tcp"));
+            }
+        },
+    })
+}
+
+/// Collects services, ports and who speaks there, and sees that no two share an address.
+#[derive(Default)]
+struct Listeners {
+    taken: HashMap<SocketAddr, String>,
+}
+
+impl Listeners {
+    fn fill(
+        &mut self,
+        config: &mut Config,
+        main: Source<'_>,
+        raw: &raw::File,
+        parts: &[(Source<'_>, raw::Fragment)],
+    ) -> Result<(), ConfigError> {
+        if let Some(text) = &raw.admin.listen {
+            self.take(main, text, config.admin.listen, "[admin] listen")?;
+        }
+        if let (Some(text), Some(at)) = (&raw.metrics.listen, config.metrics) {
+            self.take(main, text, at, "[metrics] listen")?;
+        }
+        let mut seen = BTreeSet::new();
+        for (source, part) in parts {
+            for raw in &part.service {
+                let one = service(*source, raw)?;
+                let who = Speaker::of(&one).to_string();
+                if !seen.insert(who.clone()) {
+                    let message = format!("the service {who} is there twice");
+                    return Err(source.at(raw.name.span(), message, "`instance` tells two of one service apart"));
+                }
+                if config.services.len() == SERVICES {
+                    return Err(source.at(raw.name.span(), format!("more than {SERVICES} services"), "use more nodes"));
+                }
+                config.services.push(one);
+            }
+        }
+        for (source, part) in parts {
+            self.ports(config, *source, part)?;
+        }
+        Ok(())
+    }
+
+    fn ports(&mut self, config: &mut Config, source: Source<'_>, part: &raw::Fragment) -> Result<(), ConfigError> {
+        for raw in &part.service {
+            let Some(text) = &raw.outbound else { continue };
+            let one = service(source, raw)?;
+            let listen = address(source, text)?;
+            self.take(source, text, listen, &format!("outbound of {}", one.name))?;
+            config.outbounds.push(Outbound { listen, speaker: Speaker::of(&one) });
+        }
+        for raw in &part.outbound {
+            if let Some(uids) = &raw.uids {
+                return Err(unsupported(source, uids.span(), "`uids`"));
+            }
+            let listen = address(source, &raw.http)?;
+            self.take(source, &raw.http, listen, "[[outbound]] http")?;
+            let speaker = speaker(source, raw.speaker.as_ref(), raw.http.span(), &config.services)?;
+            config.outbounds.push(Outbound { listen, speaker });
+        }
+        for raw in &part.upstream {
+            if let Some(uids) = &raw.uids {
+                return Err(unsupported(source, uids.span(), "`uids`"));
+            }
+            let listen = address(source, &raw.listen)?;
+            self.take(source, &raw.listen, listen, "[[upstream]] listen")?;
+            config.upstreams.push(Upstream {
+                listen,
+                service: name(source, &raw.service, |text| text.parse::<certs::id::ServiceName>())?,
+                port: number(source, &raw.port, 1..=65535)?,
+                speaker: speaker(source, raw.speaker.as_ref(), raw.listen.span(), &config.services)?,
+            });
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, source: Source<'_>, text: &Spanned<String>, at: SocketAddr, what: &str) -> Result<(), ConfigError> {
+        if at.port() == 0 {
+            return Ok(());
+        }
+        match self.taken.insert(at, what.to_string()) {
+            None => Ok(()),
+            Some(first) => {
+                let message = format!("{at} is taken by {first}");
+                Err(source.at(text.span(), message, "every listener needs an address of its own"))
+            }
+        }
+    }
+}
+
+fn speaker(
+    source: Source<'_>,
+    given: Option<&Spanned<String>>,
+    fallback: Range<usize>,
+    services: &[Service],
+) -> Result<Speaker, ConfigError> {
+    let Some(text) = given else {
+        return match services {
+            [one] => Ok(Speaker::of(one)),
+            [] => Err(source.at(
+                fallback,
+                "nobody speaks here: the node has no service",
+                "add a [[service]] with name and namespace; without `ports` it is a client identity",
+            )),
+            _ => Err(source.at(fallback, "`as` is missing", "name the service that speaks here; the node has several")),
+        };
+    };
+    let mut found = services.iter().map(Speaker::of).filter(|s| {
+        s.to_string() == *text.get_ref() || (s.instance.is_some() && s.service.to_string() == *text.get_ref())
+    });
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(_), Some(_)) => {
+            let message = format!("`{}` has several instances here", text.get_ref());
+            Err(source.at(text.span(), message, "write NAMESPACE/NAME/INSTANCE"))
+        }
+        (None, _) => {
+            let message = format!("`{}` is no service of this node", text.get_ref());
+            Err(source.at(text.span(), message, "`as` names a [[service]] as NAMESPACE/NAME"))
+        }
+    }
+}
+
+/// A name by its own grammar.
+pub(super) fn name<T>(
+    source: Source<'_>,
+    text: &Spanned<String>,
+    make: impl Fn(&str) -> Result<T, certs::id::NameError>,
+) -> Result<T, ConfigError> {
+    make(text.get_ref()).map_err(|e| {
+        source.at(text.span(), e.to_string(), "lower-case letters, digits and `-`, at most 63 characters a part")
+    })
+}
+
+pub(super) fn address(source: Source<'_>, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
+    let bad = |_| source.at(text.span(), format!("`{}` is no ADDRESS:PORT", text.get_ref()), "e.g. 127.0.0.1:15001");
+    text.get_ref().parse().map_err(bad)
+}
+
+pub(super) fn number<T: TryFrom<i64>>(
+    source: Source<'_>,
+    value: &Spanned<i64>,
+    range: std::ops::RangeInclusive<i64>,
+) -> Result<T, ConfigError> {
+    let refused = || {
+        let message = format!("{} is not within {} to {}", value.get_ref(), range.start(), range.end());
+        source.at(value.span(), message, "choose a number in that range")
+    };
+    if !range.contains(value.get_ref()) {
+        return Err(refused());
+    }
+    T::try_from(*value.get_ref()).map_err(|_| refused())
+}
+
+/// `500ms`, `2s`, `1m`, `1h`; at least `least`, at most an hour.
+pub(super) fn duration(source: Source<'_>, text: &Spanned<String>, least: Duration) -> Result<Duration, ConfigError> {
+    const MOST: Duration = Duration::from_secs(3600);
+    let given = text.get_ref();
+    let digits = given.find(|c: char| !c.is_ascii_digit()).unwrap_or(given.len());
+    let unit = match &given[digits..] {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let value = given[..digits].parse::<u32>().ok().zip(unit).map(|(n, ms)| Duration::from_millis(u64::from(n) * ms));
+    match value {
+        Some(value) if value >= least && value <= MOST => Ok(value),
+        Some(_) => Err(source.at(text.span(), format!("`{given}` is out of range"), format!("{least:?} to 1h"))),
+        None => Err(source.at(text.span(), format!("`{given}` is no duration"), "a number and ms, s, m or h: 500ms, 2s")),
+    }
+}
+
+fn locality(source: Source<'_>, text: &Spanned<String>) -> Result<String, ConfigError> {
+    let parts: Vec<_> = text.get_ref().split('/').collect();
+    let fine = |part: &&str| {
+        !part.is_empty() && part.len() <= 63 && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    if parts.len() <= 3 && parts.iter().all(fine) {
+        return Ok(text.get_ref().clone());
+    }
+    let message = format!("`{}` is no locality", text.get_ref());
+    Err(source.at(text.span(), message, "REGION[/ZONE[/SUBZONE]], e.g. eu/eu-1a"))
+}
+
+fn cidr(source: Source<'_>, text: &Spanned<String>) -> Result<Cidr, ConfigError> {
+    Cidr::parse(text.get_ref()).map_err(|message| source.at(text.span(), message, "e.g. 10.0.0.0/8"))
+}

@@ -1,0 +1,55 @@
+//! Where things lie: `/etc`, `/var/lib` and `/run` for root, XDG directories for everyone else.
+
+use std::path::PathBuf;
+
+/// The directories of this process's user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// `skein.toml`.
+    pub config_file: PathBuf,
+    /// State.
+    pub data_dir: PathBuf,
+    /// The local socket.
+    pub socket: PathBuf,
+}
+
+/// The paths of the user that runs this process.
+pub fn current() -> Paths {
+    of(nix::unistd::geteuid().is_root(), |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from))
+}
+
+/// The paths of a user, given the environment.
+pub fn of(root: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> Paths {
+    if root {
+        return Paths {
+            config_file: "/etc/skein/skein.toml".into(),
+            data_dir: "/var/lib/skein".into(),
+            socket: "/run/skein/agent.sock".into(),
+        };
+    }
+    let home = variable("HOME").unwrap_or_else(|| PathBuf::from("."));
+    let data_dir = variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("skein");
+    Paths {
+        config_file: variable("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("skein/skein.toml"),
+        socket: variable("XDG_RUNTIME_DIR").map_or_else(|| data_dir.join("agent.sock"), |d| d.join("skein/agent.sock")),
+        data_dir,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_have_xdg_directories() {
+        let paths = of(false, |name| match name {
+            "HOME" => Some("/home/ann".into()),
+            "XDG_RUNTIME_DIR" => Some("/run/user/7".into()),
+            _ => None,
+        });
+        assert_eq!(paths.config_file, PathBuf::from("/home/ann/.config/skein/skein.toml"));
+        assert_eq!(paths.data_dir, PathBuf::from("/home/ann/.local/state/skein"));
+        assert_eq!(paths.socket, PathBuf::from("/run/user/7/skein/agent.sock"));
+        assert_eq!(of(true, |_| None).data_dir, PathBuf::from("/var/lib/skein"));
+    }
+}

@@ -1,0 +1,148 @@
+//! The text's shape: what TOML says, before any of it is believed.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+type Text = Spanned<String>;
+
+/// `skein.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) node: Node,
+    #[serde(default)]
+    pub(super) runtime: Runtime,
+    #[serde(default)]
+    pub(super) mesh: Mesh,
+    #[serde(default)]
+    pub(super) admin: Admin,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
+    pub(super) gateway: Option<Spanned<toml::Value>>,
+    pub(super) dns: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    pub(super) outbound: Vec<Outbound>,
+    #[serde(default)]
+    pub(super) service: Vec<Service>,
+    #[serde(default)]
+    pub(super) upstream: Vec<Upstream>,
+}
+
+/// A file of `services.d`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fragment {
+    #[serde(default)]
+    pub(super) outbound: Vec<Outbound>,
+    #[serde(default)]
+    pub(super) service: Vec<Service>,
+    #[serde(default)]
+    pub(super) upstream: Vec<Upstream>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Node {
+    pub(super) name: Text,
+    pub(super) trust_domain: Text,
+    pub(super) locality: Option<Text>,
+    pub(super) data_dir: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Runtime {
+    pub(super) workers: Option<Spanned<i64>>,
+    pub(super) drain: Option<Text>,
+    pub(super) log: Option<Text>,
+    pub(super) format: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mesh {
+    pub(super) listen: Option<Text>,
+    pub(super) advertise: Option<Text>,
+    #[serde(default)]
+    pub(super) peers: Vec<Text>,
+    pub(super) transport: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    pub(super) listen: Option<Text>,
+    pub(super) socket: Option<std::path::PathBuf>,
+    #[serde(default)]
+    pub(super) allow: Vec<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outbound {
+    pub(super) http: Text,
+    #[serde(rename = "as")]
+    pub(super) speaker: Option<Text>,
+    pub(super) uids: Option<Spanned<toml::Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    pub(super) name: Text,
+    pub(super) namespace: Option<Text>,
+    pub(super) instance: Option<Text>,
+    pub(super) account: Option<Text>,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, Text>,
+    #[serde(default)]
+    pub(super) ports: Vec<Port>,
+    pub(super) check: Option<Spanned<Check>>,
+    pub(super) outbound: Option<Text>,
+    pub(super) uids: Option<Spanned<toml::Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Port {
+    pub(super) name: Option<Text>,
+    pub(super) port: Spanned<i64>,
+    pub(super) protocol: Option<Text>,
+    pub(super) target: Option<Text>,
+    pub(super) plaintext: Option<Spanned<toml::Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Check {
+    pub(super) http: Option<Text>,
+    pub(super) grpc: Option<Text>,
+    pub(super) tcp: Option<Spanned<bool>>,
+    pub(super) interval: Option<Text>,
+    pub(super) rise: Option<Spanned<i64>>,
+    pub(super) fall: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upstream {
+    pub(super) listen: Text,
+    pub(super) service: Text,
+    pub(super) port: Spanned<i64>,
+    #[serde(rename = "as")]
+    pub(super) speaker: Option<Text>,
+    pub(super) uids: Option<Spanned<toml::Value>>,
+}
+
+/// A value with its place, whatever carried it.
+pub(super) fn place(text: &Text) -> (&str, Range<usize>) {
+    (text.get_ref(), text.span())
+}

@@ -1,0 +1,167 @@
+//! `[[service]]`: what runs beside the node, its ports and its check.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use certs::id::{NodeId, ServiceAccount, ServiceName};
+use toml::Spanned;
+
+use super::{
+    Check, Port, Probe, Protocol, Service,
+    check::{address, duration, name, number, unsupported},
+    error::{ConfigError, Source},
+    raw,
+};
+
+/// Most ports of one service.
+const PORTS: usize = 32;
+/// Most labels of one service.
+const LABELS: usize = 32;
+/// Most bytes of a label's key or value.
+const LABEL_BYTES: usize = 253;
+/// Checks oftener than this would be load of their own.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+
+pub(super) fn service(source: Source<'_>, raw: &raw::Service) -> Result<Service, ConfigError> {
+    if let Some(uids) = &raw.uids {
+        return Err(unsupported(source, uids.span(), "`uids`"));
+    }
+    let namespace = raw.namespace.as_ref().map_or("default", |n| n.get_ref());
+    let service = name(source, &raw.name, |text| ServiceName::new(namespace, text))?;
+    let account = match &raw.account {
+        Some(account) => name(source, account, |text| ServiceAccount::new(namespace, text))?,
+        None => name(source, &raw.name, |_| ServiceAccount::new(namespace, "default"))?,
+    };
+    // An instance follows the same grammar as a node: both are parts of an endpoint's id.
+    let instance = raw.instance.as_ref().map(|text| name(source, text, |t| NodeId::new(t).map(|_| t.to_string())));
+    let ports = ports(source, raw)?;
+    let check = match (&raw.check, ports.first()) {
+        (None, None) => None,
+        (None, Some(port)) => Some(Check {
+            probe: Probe::Tcp,
+            target: port.target,
+            protocol: port.protocol,
+            interval: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+        }),
+        (Some(check), Some(port)) => Some(self::check(source, check, port)?),
+        (Some(check), None) => {
+            return Err(source.at(check.span(), "a service without ports has nothing to check", "remove `check`"));
+        }
+    };
+    if let (Some(outbound), true) = (&raw.outbound, raw.name.get_ref().is_empty()) {
+        return Err(source.at(outbound.span(), "a service needs a name", "give `name`"));
+    }
+    Ok(Service {
+        name: service,
+        instance: instance.transpose()?,
+        account,
+        labels: labels(source, raw)?,
+        ports,
+        check,
+        outbound: raw.outbound.as_ref().map(|text| address(source, text)).transpose()?,
+    })
+}
+
+fn labels(source: Source<'_>, raw: &raw::Service) -> Result<BTreeMap<String, String>, ConfigError> {
+    if raw.labels.len() > LABELS {
+        return Err(source.at(raw.name.span(), format!("more than {LABELS} labels"), "give fewer"));
+    }
+    for (key, value) in &raw.labels {
+        if key.is_empty() || key.len() > LABEL_BYTES || value.get_ref().len() > LABEL_BYTES {
+            let message = format!("the label `{key}` is empty or longer than {LABEL_BYTES} bytes");
+            return Err(source.at(value.span(), message, "labels are short words"));
+        }
+    }
+    Ok(raw.labels.iter().map(|(k, v)| (k.clone(), v.get_ref().clone())).collect())
+}
+
+fn ports(source: Source<'_>, raw: &raw::Service) -> Result<Vec<Port>, ConfigError> {
+    let mut ports: Vec<Port> = Vec::new();
+    for raw in &raw.ports {
+        if let Some(plaintext) = &raw.plaintext {
+            return Err(unsupported(source, plaintext.span(), "`plaintext`"));
+        }
+        let one = port(source, raw)?;
+        if ports.iter().any(|p| p.number == one.number || p.name == one.name) {
+            let message = format!("port {} `{}` is there twice", one.number, one.name);
+            return Err(source.at(raw.port.span(), message, "numbers and names are unique within a service"));
+        }
+        if ports.len() == PORTS {
+            return Err(source.at(raw.port.span(), format!("more than {PORTS} ports"), "split the service"));
+        }
+        ports.push(one);
+    }
+    Ok(ports)
+}
+
+fn port(source: Source<'_>, raw: &raw::Port) -> Result<Port, ConfigError> {
+    let number: u16 = number(source, &raw.port, 1..=65535)?;
+    let protocol = match (&raw.protocol, &raw.name) {
+        (Some(given), _) => protocol(source, given)?,
+        // As in Istio: the port's name says it, `http` or `http-web`.
+        (None, Some(given)) => {
+            let word = given.get_ref().split('-').next().unwrap_or_default();
+            known(word).ok_or_else(|| no_protocol(source, given.span()))?
+        }
+        (None, None) => return Err(no_protocol(source, raw.port.span())),
+    };
+    let label = raw.name.as_ref().map(|text| name(source, text, |t| NodeId::new(t).map(|_| t.to_string())));
+    let target = raw.target.as_ref().map_or(Ok(SocketAddr::from(([127, 0, 0, 1], number))), |t| address(source, t))?;
+    if let (Some(text), 0) = (&raw.target, target.port()) {
+        return Err(source.at(text.span(), "a target needs a port", "name the port that the application listens on"));
+    }
+    Ok(Port { name: label.transpose()?.unwrap_or_else(|| protocol.as_str().to_string()), number, protocol, target })
+}
+
+fn no_protocol(source: Source<'_>, span: std::ops::Range<usize>) -> ConfigError {
+    source.at(span, "`protocol` is missing", "http, http2 or grpc")
+}
+
+fn known(word: &str) -> Option<Protocol> {
+    match word {
+        "http" => Some(Protocol::Http),
+        "http2" => Some(Protocol::Http2),
+        "grpc" => Some(Protocol::Grpc),
+        _ => None,
+    }
+}
+
+fn protocol(source: Source<'_>, text: &Spanned<String>) -> Result<Protocol, ConfigError> {
+    let word = text.get_ref().to_ascii_lowercase();
+    let later = ["tcp", "tls", "https", "grpc-web", "mongo", "mysql", "redis", "udp"];
+    known(&word).ok_or_else(|| {
+        if later.contains(&word.as_str()) {
+            unsupported(source, text.span(), &format!("the protocol `{word}`"))
+        } else {
+            source.at(text.span(), format!("unknown protocol `{word}`"), "http, http2 or grpc")
+        }
+    })
+}
+
+fn check(source: Source<'_>, raw: &Spanned<raw::Check>, port: &Port) -> Result<Check, ConfigError> {
+    let (span, raw) = (raw.span(), raw.get_ref());
+    let probe = match (&raw.http, &raw.grpc, &raw.tcp) {
+        (Some(path), None, None) => {
+            if !path.get_ref().starts_with('/') || path.get_ref().contains(|c: char| c.is_control() || c == ' ') {
+                return Err(source.at(path.span(), format!("`{}` is no path", path.get_ref()), "e.g. /health"));
+            }
+            Probe::Http(path.get_ref().clone())
+        }
+        (None, Some(service), None) => Probe::Grpc(service.get_ref().clone()),
+        (None, None, Some(tcp)) if !tcp.get_ref() => {
+            return Err(source.at(tcp.span(), "a check cannot be switched off", "remove it; none means tcp"));
+        }
+        (None, None, _) => Probe::Tcp,
+        (_, _, _) => return Err(source.at(span, "a check is one of http, grpc and tcp", "keep one of them")),
+    };
+    let interval = raw.interval.as_ref().map_or(Ok(Duration::from_secs(2)), |i| duration(source, i, SHORTEST_INTERVAL));
+    Ok(Check {
+        probe,
+        target: port.target,
+        protocol: port.protocol,
+        interval: interval?,
+        rise: raw.rise.as_ref().map_or(Ok(2), |n| number(source, n, 1..=100))?,
+        fall: raw.fall.as_ref().map_or(Ok(3), |n| number(source, n, 1..=100))?,
+    })
+}

@@ -1,0 +1,169 @@
+//! What a configuration file may say, and what is refused where.
+
+use std::path::Path;
+
+use super::*;
+
+const NODE: &str = "[node]\nname = \"web-1\"\ntrust_domain = \"prod.example\"\n";
+
+fn parse(rest: &str) -> Result<Config, ConfigError> {
+    read_text(Path::new("skein.toml"), &format!("{NODE}{rest}"), &[])
+}
+
+fn refused(rest: &str) -> (usize, usize, String) {
+    let error = parse(rest).expect_err("refused");
+    assert!(!error.hint.is_empty());
+    (error.line, error.column, error.message)
+}
+
+#[test]
+fn only_name_and_trust_domain_have_no_default() {
+    let config = parse("").unwrap();
+    assert_eq!(config.mesh.listen, "0.0.0.0:15008".parse().unwrap());
+    assert_eq!(config.admin.listen, "127.0.0.1:15000".parse().unwrap());
+    assert_eq!(config.drain, Duration::from_secs(8));
+    assert_eq!(config.metrics, None);
+    assert!(config.workers >= 1);
+    assert!(read_text(Path::new("x"), "[node]\nname = \"a\"\n", &[]).is_err());
+}
+
+#[test]
+fn the_example_of_the_documentation_is_read() {
+    let config = parse(
+        r#"locality = "eu/eu-1a"
+[runtime]
+workers = 4
+drain = "9s"
+log = "info"
+format = "json"
+[mesh]
+listen = "0.0.0.0:15008"
+advertise = "10.0.0.5:15008"
+peers = ["10.0.0.4:15008", "web-2:15008"]
+transport = "tcp"
+[admin]
+listen = "127.0.0.1:15000"
+allow = ["10.0.0.0/8"]
+[metrics]
+listen = "127.0.0.1:15020"
+[[outbound]]
+http = "127.0.0.1:15001"
+as = "default/reviews"
+[[service]]
+name = "reviews"
+namespace = "default"
+account = "bookinfo-reviews"
+labels = { app = "reviews", version = "v1" }
+ports = [{ name = "http", port = 9080, protocol = "http", target = "127.0.0.1:9081" }]
+check = { http = "/health", interval = "2s", rise = 2, fall = 3 }
+[[upstream]]
+listen = "127.0.0.1:5432"
+service = "default/ratings"
+port = 9080
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.services[0].ports[0].target.port(), 9081);
+    assert_eq!(config.outbounds[0].speaker, config.upstreams[0].speaker);
+    assert_eq!(config.mesh.transport, Transport::Tcp);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert!(config.admin.allow[0].contains("10.9.8.7".parse().unwrap()));
+    assert!(!config.admin.allow[0].contains("11.9.8.7".parse().unwrap()));
+}
+
+#[test]
+fn unknown_keys_and_parts_not_built_are_refused_where_they_stand() {
+    assert_eq!(refused("[mesh]\nlisten_address = 1\n").0, 5);
+    assert!(refused("[mesh]\nlisten_address = 1\n").2.contains("listen_address"));
+    for (text, what) in [
+        ("[gateway]\nlisten = \"0.0.0.0\"\n", "[gateway] is not supported yet"),
+        ("[dns]\nlisten = \"127.0.0.1:53\"\n", "[dns] is not supported yet"),
+        ("[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"tcp\" }]\n", "`tcp` is not supported yet"),
+        (
+            "[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"http\", plaintext = \"10.0.0.1:1\" }]\n",
+            "`plaintext` is not supported yet",
+        ),
+        ("[[service]]\nname = \"a\"\n[[outbound]]\nhttp = \"127.0.0.1:1\"\nuids = [1]\n", "`uids` is not supported yet"),
+    ] {
+        let (line, _, message) = refused(text);
+        assert!(message.contains(what) && line >= 4, "{message} at {line}");
+    }
+}
+
+#[test]
+fn a_complaint_points_at_line_and_column() {
+    let (line, column, message) = refused("[mesh]\nlisten = \"nonsense\"\n");
+    assert_eq!((line, column), (5, 10));
+    assert!(message.contains("nonsense"));
+    assert_eq!(refused("[runtime]\nworkers = 0\n").0, 5);
+    assert_eq!(refused("[runtime]\ndrain = \"8 parsecs\"\n").0, 5);
+    assert_eq!(refused("[runtime]\nworkers = \"four\"\n").0, 5);
+    let bad = read_text(Path::new("s.toml"), "[node]\nname = \"Web_1\"\ntrust_domain = \"t\"\n", &[]).unwrap_err();
+    assert_eq!((bad.line, bad.column), (2, 8));
+}
+
+#[test]
+fn a_port_says_who_speaks_there() {
+    let two = "[[service]]\nname = \"a\"\n[[service]]\nname = \"b\"\n";
+    assert!(refused("[[outbound]]\nhttp = \"127.0.0.1:1\"\n").2.contains("no service"));
+    assert!(refused(&format!("{two}[[outbound]]\nhttp = \"127.0.0.1:1\"\n")).2.contains("`as` is missing"));
+    let named = format!("{two}[[outbound]]\nhttp = \"127.0.0.1:1\"\nas = \"default/b\"\n");
+    assert_eq!(parse(&named).unwrap().outbounds[0].speaker.to_string(), "default/b");
+    let own = "[[service]]\nname = \"a\"\noutbound = \"127.0.0.1:0\"\n";
+    assert_eq!(parse(own).unwrap().outbounds[0].speaker.to_string(), "default/a");
+}
+
+#[test]
+fn addresses_and_services_are_not_taken_twice() {
+    let twice = "[admin]\nlisten = \"127.0.0.1:9\"\n[metrics]\nlisten = \"127.0.0.1:9\"\n";
+    assert!(refused(twice).2.contains("taken by [admin] listen"));
+    let same = "[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"\n";
+    assert!(refused(same).2.contains("twice"));
+    let told_apart = "[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"\ninstance = \"two\"\n";
+    assert_eq!(parse(told_apart).unwrap().services.len(), 2);
+}
+
+#[test]
+fn services_d_adds_to_the_file() {
+    let more = "[[service]]\nname = \"b\"\nports = [{ name = \"grpc-x\", port = 7 }]\n";
+    let text = format!("{NODE}[[service]]\nname = \"a\"\n");
+    let config = read_text(Path::new("skein.toml"), &text, &[(Path::new("services.d/b.toml"), more)]).unwrap();
+    assert_eq!(config.services.len(), 2);
+    assert_eq!(config.services[1].ports[0].protocol, Protocol::Grpc);
+    assert_eq!(config.services[1].check.as_ref().unwrap().probe, Probe::Tcp);
+    let bad = read_text(Path::new("skein.toml"), &text, &[(Path::new("b.toml"), "[node]\n")]).unwrap_err();
+    assert_eq!(bad.file, Path::new("b.toml"));
+}
+
+#[test]
+fn a_service_survives_being_written() {
+    let text = "[[service]]\nname = \"a\"\ninstance = \"i\"\nlabels = { \"a.b/c\" = \"x \\\" y\" }\n\
+                ports = [{ name = \"http\", port = 80, protocol = \"http2\", target = \"127.0.0.1:81\" }]\n\
+                check = { grpc = \"x.Y\", interval = \"1500ms\" }\noutbound = \"127.0.0.1:0\"\n";
+    let service = parse(text).unwrap().services.remove(0);
+    let written = service_to_toml(&service);
+    assert_eq!(service_from_toml(Path::new("a.toml"), &written).unwrap(), service, "{written}");
+}
+
+#[test]
+fn the_first_file_is_written_and_a_foreign_one_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("etc/skein.toml");
+    let minimal = |node: &str| Minimal {
+        node: NodeId::new(node).unwrap(),
+        trust_domain: TrustDomain::new("prod.example").unwrap(),
+        advertise: None,
+    };
+    let config = ensure(&file, &minimal("web-1")).unwrap();
+    assert_eq!(config.node.as_str(), "web-1");
+    assert_eq!(ensure(&file, &minimal("web-1")).unwrap(), config);
+    assert!(ensure(&file, &minimal("web-2")).unwrap_err().message.contains("web-1"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(text in "(\\PC|\\n){0,200}") {
+        let _ = parse(&text);
+        let _ = read_text(Path::new("x"), &text, &[]);
+    }
+}

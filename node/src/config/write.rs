@@ -1,0 +1,175 @@
+//! Writing configuration: the first `skein.toml`, and the files of `service add`.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use certs::id::{NodeId, TrustDomain};
+
+use super::{
+    Config, ConfigError, Probe, Service,
+    error::whole,
+    read,
+};
+
+/// What a new `skein.toml` says beside its defaults.
+#[derive(Debug, Clone)]
+pub struct Minimal {
+    /// `[node] name`.
+    pub node: NodeId,
+    /// `[node] trust_domain`.
+    pub trust_domain: TrustDomain,
+    /// `[mesh] advertise`, where it is known already.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// Reads `file` if it is there and sees that it agrees; writes a minimal one otherwise.
+///
+/// # Errors
+/// A file that cannot be read or written, is not valid, or names another node or trust domain. Nothing is written then.
+pub fn ensure(file: &Path, minimal: &Minimal) -> Result<Config, ConfigError> {
+    if !file.exists() {
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| cannot(folder, &e))?;
+        }
+        write_atomically(file, &text(minimal)).map_err(|e| cannot(file, &e))?;
+        return read(file);
+    }
+    let config = read(file)?;
+    let disagrees = |key: &str, there: &str, wanted: &str| {
+        let message = format!("{key} is `{there}`, not `{wanted}`");
+        whole(file, message, "correct the file or name another with --config")
+    };
+    if config.node != minimal.node {
+        return Err(disagrees("[node] name", config.node.as_str(), minimal.node.as_str()));
+    }
+    if config.trust_domain != minimal.trust_domain {
+        return Err(disagrees("[node] trust_domain", config.trust_domain.as_str(), minimal.trust_domain.as_str()));
+    }
+    Ok(config)
+}
+
+fn cannot(path: &Path, error: &std::io::Error) -> ConfigError {
+    whole(path, format!("cannot be written: {error}"), "check the folder's permissions, or name another with --config")
+}
+
+fn text(minimal: &Minimal) -> String {
+    let paths = super::paths::current();
+    let advertise = minimal.advertise.map_or_else(
+        || "# advertise = \"10.0.0.5:15008\"    # default: the address used towards the enroller\n".to_string(),
+        |at| format!("advertise = \"{at}\"\n"),
+    );
+    format!(
+        r#"# Skein node. Lines that start with `#` show defaults.
+[node]
+name = "{}"
+trust_domain = "{}"
+# locality = "eu/eu-1a"
+# data_dir = "{}"
+
+[runtime]
+# workers = 4                       # default: the cgroup's CPUs
+# drain = "8s"
+# log = "info"
+# format = "text"                   # or "json"
+
+[mesh]
+# listen = "0.0.0.0:15008"
+{advertise}# peers = []                        # default: known nodes
+# transport = "auto"                # or "quic", "tcp"
+
+[admin]
+# listen = "127.0.0.1:15000"
+# socket = "{}"
+# allow = []                        # default: loopback only
+
+# Services of this machine follow here or in services.d/*.toml:
+# [[service]]
+# name = "reviews"
+# namespace = "default"
+# labels = {{ app = "reviews", version = "v1" }}
+# ports = [{{ name = "http", port = 9080, protocol = "http", target = "127.0.0.1:9080" }}]
+# check = {{ http = "/health", interval = "2s", rise = 2, fall = 3 }}
+#
+# [[outbound]]
+# http = "127.0.0.1:15001"          # HTTP proxy port for applications
+# as = "default/reviews"
+"#,
+        minimal.node,
+        minimal.trust_domain,
+        paths.data_dir.display(),
+        paths.socket.display(),
+    )
+}
+
+/// The file in `services.d` that holds a service added at run time.
+pub fn service_file(config: &Config, service: &Service) -> PathBuf {
+    let instance = service.instance.as_ref().map(|i| format!(".{i}")).unwrap_or_default();
+    config.services_dir().join(format!("{}.{}{instance}.toml", service.name.namespace(), service.name.name()))
+}
+
+/// One service as the text of a `services.d` file.
+pub fn service_to_toml(service: &Service) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_string()).to_string();
+    let mut out = String::from("[[service]]\n");
+    let mut line = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    line(format!("name = {}", quoted(service.name.name())));
+    line(format!("namespace = {}", quoted(service.name.namespace())));
+    if let Some(instance) = &service.instance {
+        line(format!("instance = {}", quoted(instance)));
+    }
+    line(format!("account = {}", quoted(service.account.account())));
+    if !service.labels.is_empty() {
+        let labels: Vec<_> = service.labels.iter().map(|(k, v)| format!("{} = {}", quoted(k), quoted(v))).collect();
+        line(format!("labels = {{ {} }}", labels.join(", ")));
+    }
+    let ports: Vec<_> = service
+        .ports
+        .iter()
+        .map(|p| {
+            let (name, protocol) = (quoted(&p.name), p.protocol.as_str());
+            format!("{{ name = {name}, port = {}, protocol = \"{protocol}\", target = \"{}\" }}", p.number, p.target)
+        })
+        .collect();
+    if !ports.is_empty() {
+        line(format!("ports = [{}]", ports.join(", ")));
+    }
+    if let Some(check) = &service.check {
+        let mut text = match &check.probe {
+            Probe::Http(path) => format!("http = {}", quoted(path)),
+            Probe::Grpc(name) => format!("grpc = {}", quoted(name)),
+            Probe::Tcp => "tcp = true".to_string(),
+        };
+        let _ = write!(text, ", interval = \"{}ms\", rise = {}, fall = {}", check.interval.as_millis(), check.rise, check.fall);
+        line(format!("check = {{ {text} }}"));
+    }
+    if let Some(outbound) = service.outbound {
+        line(format!("outbound = \"{outbound}\""));
+    }
+    out
+}
+
+/// Writes `text` so that a reader sees the old file or the new one, never half of one.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_atomically(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".new");
+    let _ = std::fs::remove_file(&temporary);
+    let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()?;
+    std::fs::rename(&temporary, file)?;
+    match file.parent() {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
