@@ -269,7 +269,9 @@ impl Cidr {
         let most = if network.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             "" => most,
-            digits => digits.parse().ok().filter(|p| *p <= most).ok_or(format!("`{text}`: the prefix is 0 to {most}"))?,
+            digits => {
+                digits.parse().ok().filter(|p| *p <= most).ok_or(format!("`{text}`: the prefix is 0 to {most}"))?
+            }
         };
         Ok(Self { network, prefix })
     }

@@ -77,7 +77,8 @@ impl StateDir {
             .map_err(|e| cannot("open", &lock, &e))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: file }),
-            Err(fs::TryLockError::WouldBlock) => Err(fail("state_in_use",
+            Err(fs::TryLockError::WouldBlock) => Err(fail(
+                "state_in_use",
                 format!("{} is in use by another process", path.display()),
                 "a node runs with this data_dir already; stop it first",
             )),
@@ -131,7 +132,11 @@ impl StateDir {
     pub fn must_read(&self, name: &str) -> Result<Zeroizing<String>, Error> {
         self.read(name)?.ok_or_else(|| {
             let path = self.path.join(name);
-            fail("storage_failed", format!("{} is missing", path.display()), "restore it, or join again with a new token")
+            fail(
+                "storage_failed",
+                format!("{} is missing", path.display()),
+                "restore it, or join again with a new token",
+            )
         })
     }
 
@@ -149,8 +154,7 @@ impl StateDir {
 /// # Errors
 /// `key_permissions` if group or others may read it, `storage` otherwise.
 pub fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, Error> {
-    let opened =
-        OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path);
+    let opened = OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path);
     let file = match opened {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -190,7 +194,8 @@ fn private(path: &Path, about: &fs::Metadata, wanted: &str) -> Result<(), Error>
     if mode & 0o077 == 0 {
         return Ok(());
     }
-    Err(fail("key_permissions",
+    Err(fail(
+        "key_permissions",
         format!("{} has mode {mode:04o}: others than its owner may use it", path.display()),
         format!("chmod {} {}", &wanted[1..], path.display()),
     ))
@@ -203,7 +208,7 @@ pub(super) fn cannot(what: &str, path: &Path, error: &io::Error) -> Error {
     } else {
         ("storage_failed", "check the path, its owner and its permissions")
     };
-    Error::new(code, format!("cannot {what} {}: {error}", path.display()), hint)
+    fail(code, format!("cannot {what} {}: {error}", path.display()), hint)
 }
 
 #[cfg(test)]

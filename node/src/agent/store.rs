@@ -125,10 +125,9 @@ impl Store {
         let bytes: usize = changesets.iter().map(|c| c.len()).sum();
         self.write(bytes, |write| {
             let mut table = write.open_table(CHANGESETS)?;
-            let mut next = table.last()?.map_or(0, |(key, _)| key.value() + 1);
-            for changeset in changesets {
-                table.insert(next, *changeset)?;
-                next += 1;
+            let next = table.last()?.map_or(0, |(key, _)| key.value() + 1);
+            for (position, changeset) in (next..).zip(changesets) {
+                table.insert(position, *changeset)?;
             }
             drop(table);
             link(write, judgements)
@@ -239,7 +238,11 @@ impl Store {
         }
     }
 
-    fn write(&self, bytes: usize, work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), Error> {
+    fn write(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), Error> {
         let mut inner = self.inner.lock().expect("no code panics while it holds the store");
         if free(&self.path).is_some_and(|free| free < RESERVE_BYTES + 4 * bytes as u64) {
             return Err(full(&self.path));
@@ -311,7 +314,7 @@ fn is_full(error: &redb::Error) -> bool {
 
 fn free(path: &Path) -> Option<u64> {
     let about = nix::sys::statvfs::statvfs(path.parent()?).ok()?;
-    Some(u64::from(about.blocks_available()) * u64::from(about.fragment_size()))
+    Some(about.blocks_available() * about.fragment_size())
 }
 
 fn full(path: &Path) -> Error {

@@ -137,7 +137,11 @@ fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError>
             Some(n) => number(source, n, 1..=WORKERS)?,
             None => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS as usize),
         },
-        drain: raw.runtime.drain.as_ref().map_or(Ok(Duration::from_secs(8)), |d| duration(source, d, Duration::ZERO))?,
+        drain: raw
+            .runtime
+            .drain
+            .as_ref()
+            .map_or(Ok(Duration::from_secs(8)), |d| duration(source, d, Duration::ZERO))?,
         log: log(source, &raw.runtime)?,
         mesh: mesh(source, &raw.mesh)?,
         admin: Admin {
@@ -270,7 +274,13 @@ impl Listeners {
         Ok(())
     }
 
-    fn take(&mut self, source: Source<'_>, text: &Spanned<String>, at: SocketAddr, what: &str) -> Result<(), ConfigError> {
+    fn take(
+        &mut self,
+        source: Source<'_>,
+        text: &Spanned<String>,
+        at: SocketAddr,
+        what: &str,
+    ) -> Result<(), ConfigError> {
         if at.port() == 0 {
             return Ok(());
         }
@@ -364,7 +374,9 @@ pub(super) fn duration(source: Source<'_>, text: &Spanned<String>, least: Durati
     match value {
         Some(value) if value >= least && value <= MOST => Ok(value),
         Some(_) => Err(source.at(text.span(), format!("`{given}` is out of range"), format!("{least:?} to 1h"))),
-        None => Err(source.at(text.span(), format!("`{given}` is no duration"), "a number and ms, s, m or h: 500ms, 2s")),
+        None => {
+            Err(source.at(text.span(), format!("`{given}` is no duration"), "a number and ms, s, m or h: 500ms, 2s"))
+        }
     }
 }
 

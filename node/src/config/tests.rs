@@ -83,7 +83,10 @@ fn unknown_keys_and_parts_not_built_are_refused_where_they_stand() {
             "[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"http\", plaintext = \"10.0.0.1:1\" }]\n",
             "`plaintext` is not supported yet",
         ),
-        ("[[service]]\nname = \"a\"\n[[outbound]]\nhttp = \"127.0.0.1:1\"\nuids = [1]\n", "`uids` is not supported yet"),
+        (
+            "[[service]]\nname = \"a\"\n[[outbound]]\nhttp = \"127.0.0.1:1\"\nuids = [1]\n",
+            "`uids` is not supported yet",
+        ),
     ] {
         let (line, _, message) = refused(text);
         assert!(message.contains(what) && line >= 4, "{message} at {line}");

@@ -10,11 +10,7 @@ use std::{
 
 use certs::id::{NodeId, TrustDomain};
 
-use super::{
-    Config, ConfigError, Probe, Service,
-    error::whole,
-    read,
-};
+use super::{Config, ConfigError, Probe, Service, error::whole, read};
 
 /// What a new `skein.toml` says beside its defaults.
 #[derive(Debug, Clone)]
@@ -147,7 +143,13 @@ pub fn service_to_toml(service: &Service) -> String {
             Probe::Grpc(name) => format!("grpc = {}", quoted(name)),
             Probe::Tcp => "tcp = true".to_string(),
         };
-        let _ = write!(text, ", interval = \"{}ms\", rise = {}, fall = {}", check.interval.as_millis(), check.rise, check.fall);
+        let _ = write!(
+            text,
+            ", interval = \"{}ms\", rise = {}, fall = {}",
+            check.interval.as_millis(),
+            check.rise,
+            check.fall
+        );
         line(format!("check = {{ {text} }}"));
     }
     if let Some(outbound) = service.outbound {
