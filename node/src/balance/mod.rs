@@ -1,1 +1,5 @@
-//! The choice of an endpoint, pure.
+//! The choice of an endpoint. Pure: no sockets, no clock, randomness comes in.
+
+mod pick;
+
+pub use pick::{Candidate, Tried, pick};

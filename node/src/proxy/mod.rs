@@ -1,1 +1,4 @@
 //! Reads the snapshot: requests in and out.
+
+pub mod failure;
+mod http;

@@ -1,0 +1,185 @@
+//! What can go wrong with a request, and how it is told: one table from cause to HTTP status, body, Envoy's response
+//! flag, whose fault it is and what the retry words may see in it.
+
+use crate::telemetry::Flags;
+use http::StatusCode;
+use policy::retry::Outcome;
+
+/// Why the proxy answered by itself, or gave an attempt up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The request breaks HTTP's rules or ours; the text says which.
+    BadRequest(&'static str),
+    /// A header block beyond 32 KiB or 100 headers.
+    HeadersTooLarge,
+    /// A URI beyond 8 KiB.
+    UriTooLong,
+    /// A method that this listener does not serve; the text says which.
+    Unsupported(&'static str),
+    /// The request's body paused for longer than its limit.
+    RequestTimeout,
+    /// No service by that name and port, or no rule of its VirtualService matches.
+    NoRoute,
+    /// The rule names a host or subset that nobody defines.
+    NoCluster,
+    /// The destination has no healthy endpoint.
+    NoHealthy,
+    /// No connection to the endpoint.
+    ConnectFailure,
+    /// A limit on connections or requests, here or at the peer.
+    Overflow,
+    /// The connection ended before the request was sent on it.
+    ResetBeforeRequest,
+    /// The connection ended before a response.
+    ConnectionTermination,
+    /// The peer reset the stream before a response.
+    RemoteReset,
+    /// The peer refused the stream before it read anything of it.
+    RefusedStream,
+    /// The response breaks HTTP's rules.
+    UpstreamProtocol,
+    /// The route's timeout.
+    RouteTimeout,
+    /// The timeout of one attempt.
+    PerTryTimeout,
+    /// An injected abort with this status.
+    Abort(StatusCode),
+    /// This node is stopping.
+    Draining,
+    /// A peer asked for a service that is not served here.
+    NotServedHere,
+}
+
+/// On whose account a failure goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller's.
+    Client,
+    /// The documents'.
+    Policy,
+    /// The destination's, or the way to it.
+    Upstream,
+    /// This node's.
+    Node,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The status for HTTP callers; gRPC callers get 200 and [`grpc_status`].
+    pub status: StatusCode,
+    /// Envoy's response flag, empty where it has none.
+    pub flags: Flags,
+    /// On whose account.
+    pub fault: Fault,
+    /// Envoy's body.
+    pub body: &'static str,
+    /// True if the connection to the caller must end with the answer.
+    pub close: bool,
+}
+
+impl Cause {
+    /// The row of this cause.
+    #[must_use]
+    pub const fn answer(self) -> Answer {
+        let (status, flags, fault, body, close) = match self {
+            Self::BadRequest(what) => (StatusCode::BAD_REQUEST, Flags::DPE, Fault::Client, what, true),
+            Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Flags::DPE, Fault::Client, "", true),
+            Self::UriTooLong => (StatusCode::URI_TOO_LONG, Flags::DPE, Fault::Client, "", true),
+            Self::Unsupported(what) => (StatusCode::NOT_IMPLEMENTED, Flags::DPE, Fault::Client, what, true),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Flags::SI, Fault::Client, "stream timeout", true),
+            Self::NoRoute => (StatusCode::NOT_FOUND, Flags::NR, Fault::Policy, "", false),
+            Self::NoCluster => (StatusCode::SERVICE_UNAVAILABLE, Flags::NC, Fault::Policy, "", false),
+            Self::NoHealthy => {
+                (StatusCode::SERVICE_UNAVAILABLE, Flags::UH, Fault::Upstream, "no healthy upstream", false)
+            }
+            Self::ConnectFailure => (StatusCode::SERVICE_UNAVAILABLE, Flags::UF, Fault::Upstream, CONNECT, false),
+            Self::Overflow => (StatusCode::SERVICE_UNAVAILABLE, Flags::UO, Fault::Node, OVERFLOW, false),
+            Self::ConnectionTermination | Self::ResetBeforeRequest => {
+                (StatusCode::SERVICE_UNAVAILABLE, Flags::UC, Fault::Upstream, TERMINATION, false)
+            }
+            Self::RemoteReset | Self::RefusedStream => {
+                (StatusCode::SERVICE_UNAVAILABLE, Flags::UR, Fault::Upstream, RESET, false)
+            }
+            Self::UpstreamProtocol => (StatusCode::BAD_GATEWAY, Flags::UPE, Fault::Upstream, PROTOCOL, false),
+            Self::RouteTimeout | Self::PerTryTimeout => {
+                (StatusCode::GATEWAY_TIMEOUT, Flags::UT, Fault::Upstream, "upstream request timeout", false)
+            }
+            Self::Abort(status) => (status, Flags::FI, Fault::Policy, "fault filter abort", false),
+            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, Flags::NONE, Fault::Node, "draining", true),
+            Self::NotServedHere => (StatusCode::NOT_FOUND, Flags::NR, Fault::Upstream, "", false),
+        };
+        Answer { status, flags, fault, body, close }
+    }
+
+    /// What the retry words may match, `None` where no retry may ever help.
+    #[must_use]
+    pub const fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::ConnectFailure => Some(Outcome::ConnectFailure),
+            Self::ResetBeforeRequest => Some(Outcome::ResetBeforeRequest),
+            Self::ConnectionTermination | Self::RemoteReset | Self::UpstreamProtocol => Some(Outcome::Reset),
+            Self::RefusedStream => Some(Outcome::RefusedStream),
+            Self::PerTryTimeout => Some(Outcome::PerTryTimeout),
+            Self::BadRequest(_)
+            | Self::HeadersTooLarge
+            | Self::UriTooLong
+            | Self::Unsupported(_)
+            | Self::RequestTimeout
+            | Self::NoRoute
+            | Self::NoCluster
+            | Self::NoHealthy
+            | Self::Overflow
+            | Self::RouteTimeout
+            | Self::Abort(_)
+            | Self::Draining
+            | Self::NotServedHere => None,
+        }
+    }
+}
+
+const CONNECT: &str =
+    "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
+const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
+const TERMINATION: &str =
+    "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: remote reset";
+const PROTOCOL: &str = "upstream connect error or disconnect/reset before headers. reset reason: protocol error";
+
+/// The gRPC status that tells of an HTTP status (gRPC's `http-grpc-status-mapping.md`).
+#[must_use]
+pub const fn grpc_status(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        200 => 0,
+        400 | 431 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envoys_statuses() {
+        let row = |cause: Cause| (cause.answer().status.as_u16(), cause.answer().flags.to_string());
+        assert_eq!(row(Cause::NoRoute), (404, "NR".to_owned()));
+        assert_eq!(row(Cause::NoCluster), (503, "NC".to_owned()));
+        assert_eq!(row(Cause::NoHealthy), (503, "UH".to_owned()));
+        assert_eq!(row(Cause::ConnectFailure), (503, "UF".to_owned()));
+        assert_eq!(row(Cause::Overflow), (503, "UO".to_owned()));
+        assert_eq!(row(Cause::ConnectionTermination), (503, "UC".to_owned()));
+        assert_eq!(row(Cause::RouteTimeout), (504, "UT".to_owned()));
+        assert_eq!(row(Cause::UpstreamProtocol), (502, "UPE".to_owned()));
+    }
+
+    #[test]
+    fn overload_is_never_retried() {
+        assert_eq!(Cause::Overflow.outcome(), None);
+        assert_eq!(Cause::RouteTimeout.outcome(), None);
+    }
+}

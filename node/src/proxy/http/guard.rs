@@ -1,0 +1,196 @@
+//! The bytes of an HTTP/1 connection on their way to hyper: framing is checked, heads have a time limit, idle
+//! connections end, and what follows an upgrade request waits for its answer.
+
+use super::strict::{Scan, Scanner, Violation};
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// Longest time from the first byte of a head to its last.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shortest silence after which a connection ends (it may last twice as long).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// No HTTP/1 parser takes these bytes, in a head, a chunk size or trailers: hyper answers 400 and closes.
+const POISON: &[u8] = b"\0\n\0\r\n\r\n";
+
+/// How the request that asked for an upgrade was answered.
+#[derive(Debug, Default)]
+struct Answer {
+    /// `Some(true)`: with 101.
+    upgraded: Option<bool>,
+    waker: Option<Waker>,
+}
+
+/// By this the service tells the guard of its connection how an upgrade request was answered.
+#[derive(Debug, Clone, Default)]
+pub(in crate::proxy) struct UpgradeAnswer(Arc<Mutex<Answer>>);
+
+impl UpgradeAnswer {
+    /// To be called once for each request with an `Upgrade` header: true if the answer is 101.
+    pub(in crate::proxy) fn set(&self, upgraded: bool) {
+        let mut answer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answer.upgraded = Some(upgraded);
+        if let Some(waker) = answer.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_take(&self, context: &Context<'_>) -> Poll<bool> {
+        let mut answer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer.upgraded.take() {
+            Some(upgraded) => Poll::Ready(upgraded),
+            None => {
+                answer.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// A connection whose HTTP/1 framing is checked before hyper reads it.
+pub(in crate::proxy) struct Guard<I> {
+    io: I,
+    scanner: Scanner,
+    /// Bytes that were read but not yet scanned: those by which the protocol was told, and those behind an upgrade.
+    unscanned: Vec<u8>,
+    poison: Option<&'static [u8]>,
+    answer: UpgradeAnswer,
+    head: Option<Pin<Box<Sleep>>>,
+    idle: Pin<Box<Sleep>>,
+    active: bool,
+}
+
+impl<I> Guard<I> {
+    /// `first` was read from the connection already.
+    pub(in crate::proxy) fn new(io: I, first: Vec<u8>, answer: UpgradeAnswer) -> Self {
+        Self {
+            io,
+            scanner: Scanner::new(),
+            unscanned: first,
+            poison: None,
+            answer,
+            head: None,
+            idle: Box::pin(sleep(IDLE_TIMEOUT)),
+            active: true,
+        }
+    }
+
+    /// Scans what was added to `buffer` since `before` and takes back what must not go on.
+    fn scan(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        match self.scanner.scan(&buffer.filled()[before..]) {
+            Scan::All => {}
+            Scan::Hold(passed) => {
+                let mut held = buffer.filled()[before + passed..].to_vec();
+                held.append(&mut self.unscanned);
+                self.unscanned = held;
+                buffer.set_filled(before + passed);
+            }
+            Scan::Refuse(passed, violation) => {
+                buffer.set_filled(before + passed);
+                self.refuse(violation);
+                self.give_poison(buffer);
+            }
+        }
+        if !self.scanner.in_head() {
+            self.head = None;
+        } else if self.head.is_none() {
+            self.head = Some(Box::pin(sleep(HEAD_TIMEOUT)));
+        }
+    }
+
+    fn refuse(&mut self, violation: Violation) {
+        tracing::debug!(violation, "refused an HTTP/1 request");
+        self.poison = Some(POISON);
+    }
+
+    /// True if there was some left to give.
+    fn give_poison(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let Some(poison) = &mut self.poison else { return false };
+        let (now, later) = poison.split_at(poison.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        *poison = later;
+        true
+    }
+
+    fn poll_timers(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        if let Some(head) = &mut self.head
+            && head.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "head takes too long"));
+        }
+        while self.idle.as_mut().poll(context).is_ready() {
+            if !std::mem::take(&mut self.active) {
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "idle"));
+            }
+            self.idle.set(sleep(IDLE_TIMEOUT));
+        }
+        Poll::Pending
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.give_poison(buffer) {
+            return Poll::Ready(Ok(()));
+        }
+        if this.scanner.is_held() {
+            let upgraded = ready!(this.answer.poll_take(context));
+            this.scanner.release(upgraded);
+        }
+        let before = buffer.filled().len();
+        if this.unscanned.is_empty() {
+            if Pin::new(&mut this.io).poll_read(context, buffer)?.is_pending() {
+                return this.poll_timers(context).map(Err);
+            }
+            this.active = true;
+        } else {
+            let length = this.unscanned.len().min(buffer.remaining());
+            buffer.put_slice(&this.unscanned[..length]);
+            this.unscanned.drain(..length);
+        }
+        this.scan(buffer, before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.active = true;
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.active = true;
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,216 @@
+//! The labels of Istio's request metrics, and what they are on a machine without Kubernetes.
+
+use super::Flags;
+use certs::id::{ServiceAccount, ServiceName, TrustDomain};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The value of a label about which nothing is known.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// Whose proxy speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reporter {
+    /// The caller's.
+    Source,
+    /// The server's.
+    Destination,
+}
+
+/// How the request came, as the destination knows it; the source reports `unknown` as Istio does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Security {
+    /// Not this reporter's to say.
+    Unknown,
+    /// Over an authenticated connection.
+    MutualTls,
+    /// In clear.
+    Plain,
+}
+
+/// One side of a request. Missing facts are `unknown`, never an empty label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Workload {
+    /// `SERVICE-VERSION`, or `SERVICE` without a version label.
+    pub workload: Arc<str>,
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The SPIFFE id.
+    pub principal: Arc<str>,
+    /// Label `app`.
+    pub app: Arc<str>,
+    /// Label `version`.
+    pub version: Arc<str>,
+    /// The mesh: its trust domain.
+    pub cluster: Arc<str>,
+    /// `service.istio.io/canonical-name`, or what stands in for it.
+    pub canonical_service: Arc<str>,
+    /// `service.istio.io/canonical-revision`, or what stands in for it.
+    pub canonical_revision: Arc<str>,
+}
+
+impl Workload {
+    /// Nothing is known.
+    #[must_use]
+    pub fn unknown() -> Self {
+        let unknown: Arc<str> = Arc::from(UNKNOWN);
+        Self {
+            workload: Arc::clone(&unknown),
+            namespace: Arc::clone(&unknown),
+            principal: Arc::clone(&unknown),
+            app: Arc::clone(&unknown),
+            version: Arc::clone(&unknown),
+            cluster: Arc::clone(&unknown),
+            canonical_service: Arc::clone(&unknown),
+            canonical_revision: unknown,
+        }
+    }
+
+    /// Only the identity is known.
+    #[must_use]
+    pub fn of_account(trust_domain: &TrustDomain, account: &ServiceAccount) -> Self {
+        Self {
+            namespace: Arc::from(account.namespace()),
+            principal: principal(trust_domain, account),
+            cluster: Arc::from(trust_domain.as_str()),
+            ..Self::unknown()
+        }
+    }
+
+    /// An endpoint of a service.
+    #[must_use]
+    pub fn of_service(
+        trust_domain: &TrustDomain,
+        service: &ServiceName,
+        account: &ServiceAccount,
+        labels: &BTreeMap<String, String>,
+    ) -> Self {
+        let label = |name: &str| labels.get(name).filter(|value| !value.is_empty()).map(String::as_str);
+        let workload = match label("version") {
+            Some(version) => format!("{}-{version}", service.name()),
+            None => service.name().to_owned(),
+        };
+        let canonical_service = label("service.istio.io/canonical-name")
+            .or_else(|| label("app.kubernetes.io/name"))
+            .or_else(|| label("app"))
+            .unwrap_or(&workload);
+        let canonical_revision = label("service.istio.io/canonical-revision")
+            .or_else(|| label("app.kubernetes.io/version"))
+            .or_else(|| label("version"))
+            .unwrap_or("latest");
+        Self {
+            namespace: Arc::from(service.namespace()),
+            principal: principal(trust_domain, account),
+            app: Arc::from(label("app").unwrap_or(UNKNOWN)),
+            version: Arc::from(label("version").unwrap_or(UNKNOWN)),
+            cluster: Arc::from(trust_domain.as_str()),
+            canonical_service: Arc::from(canonical_service),
+            canonical_revision: Arc::from(canonical_revision),
+            workload: Arc::from(workload.as_str()),
+        }
+    }
+}
+
+fn principal(trust_domain: &TrustDomain, account: &ServiceAccount) -> Arc<str> {
+    Arc::from(certs::id::SpiffeId::service(trust_domain.clone(), account.clone()).uri().as_str())
+}
+
+/// Who calls whom, as one reporter sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pair {
+    /// Whose proxy speaks.
+    pub reporter: Reporter,
+    /// The caller.
+    pub source: Arc<Workload>,
+    /// The server.
+    pub destination: Arc<Workload>,
+    /// The addressed service's FQDN, or the Host of an unknown one.
+    pub service: Arc<str>,
+    /// Its short name.
+    pub service_name: Arc<str>,
+    /// Its namespace.
+    pub service_namespace: Arc<str>,
+    /// How it came.
+    pub security: Security,
+}
+
+/// `request_protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP of any version.
+    Http,
+    /// gRPC.
+    Grpc,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Summary {
+    /// HTTP or gRPC.
+    pub protocol: Protocol,
+    /// The status, 0 when the caller went away before one.
+    pub code: u16,
+    /// `grpc-status`, where there was one.
+    pub grpc_status: Option<u8>,
+    /// What the proxy had to do with it.
+    pub flags: Flags,
+}
+
+/// A pair and a result: one series.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Labels {
+    pub(super) pair: Arc<Pair>,
+    pub(super) summary: Summary,
+}
+
+impl Labels {
+    /// Calls `each` with every label in order.
+    pub(super) fn each(&self, mut each: impl FnMut(&'static str, &str)) {
+        let pair = &*self.pair;
+        each(
+            "reporter",
+            match pair.reporter {
+                Reporter::Source => "source",
+                Reporter::Destination => "destination",
+            },
+        );
+        let source = &*pair.source;
+        each("source_workload", &source.workload);
+        each("source_workload_namespace", &source.namespace);
+        each("source_principal", &source.principal);
+        each("source_app", &source.app);
+        each("source_version", &source.version);
+        each("source_cluster", &source.cluster);
+        each("source_canonical_service", &source.canonical_service);
+        each("source_canonical_revision", &source.canonical_revision);
+        let destination = &*pair.destination;
+        each("destination_workload", &destination.workload);
+        each("destination_workload_namespace", &destination.namespace);
+        each("destination_principal", &destination.principal);
+        each("destination_app", &destination.app);
+        each("destination_version", &destination.version);
+        each("destination_cluster", &destination.cluster);
+        each("destination_service", &pair.service);
+        each("destination_service_name", &pair.service_name);
+        each("destination_service_namespace", &pair.service_namespace);
+        each("destination_canonical_service", &destination.canonical_service);
+        each("destination_canonical_revision", &destination.canonical_revision);
+        each(
+            "request_protocol",
+            match self.summary.protocol {
+                Protocol::Http => "http",
+                Protocol::Grpc => "grpc",
+            },
+        );
+        each("response_code", &self.summary.code.to_string());
+        each("grpc_response_status", &self.summary.grpc_status.map(|status| status.to_string()).unwrap_or_default());
+        each("response_flags", &self.summary.flags.to_string());
+        each(
+            "connection_security_policy",
+            match pair.security {
+                Security::Unknown => UNKNOWN,
+                Security::MutualTls => "mutual_tls",
+                Security::Plain => "none",
+            },
+        );
+    }
+}
