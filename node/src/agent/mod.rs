@@ -1,7 +1,14 @@
-//! Writes the snapshot: policy, membership, identity of this node.
+//! Writes the snapshot: policy, membership, identity of this node. [`Agent`] is what the admin interface sees of it.
 
 pub mod admin;
 pub mod checks;
 pub mod error;
+pub mod event;
+mod facade;
+pub mod init;
+pub mod join;
+pub mod receipt;
 pub mod state_dir;
 pub mod store;
+
+pub use facade::{Agent, IdentityFacts, LeafFacts, Pushed, Wait};
