@@ -1,76 +1,176 @@
 //! CAs below the root: the enroller's, which certifies node CAs, and each node's own, which issues its leafs.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use rustls::{pki_types::CertificateDer, sign::CertifiedKey};
-use zeroize::Zeroizing;
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use rcgen::{CertificateParams, DnType, Issuer, PublicKeyData, SignatureAlgorithm, SigningKey};
+use rustls::{
+    crypto::aws_lc_rs::sign::any_ecdsa_type,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    sign::CertifiedKey,
+};
+use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
+    certificate::{Certificate, is_ecdsa_sha256, leaf_life, p256_only, p256_spki, signature_holds},
     codec::Millis,
     error::Error,
     grant::Grant,
-    id::{NodeId, SpiffeId, TrustDomain},
+    id::{NodeId, SpiffeId, Subject, TrustDomain},
+    pem,
+    sign::Digest,
+    template::{self, Validity},
+    verify::{Link, MAX_CHAIN},
 };
 
+/// Bytes of a chain that stay free for the leaf.
+const LEAF_ROOM: usize = 1536;
+
+/// Most bytes of a certificate request.
+pub const MAX_REQUEST: usize = 2048;
+
 /// A P-256 key of a CA; made where it is used and never sent. Zeroized on drop (by aws-lc, which alone holds it).
-pub struct CaKey {}
+pub struct CaKey {
+    pair: EcdsaKeyPair,
+}
 
 impl CaKey {
     /// A fresh key.
     pub fn generate() -> CaKey {
-        todo!()
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING);
+        CaKey { pair: pair.expect("the system's random source works") }
     }
-    /// Reads a PKCS#8 `PRIVATE KEY`.
-    pub fn from_pem(_text: &str) -> Result<CaKey, Error> {
-        todo!()
+
+    /// Reads the first PKCS#8 `PRIVATE KEY` of a text.
+    pub fn from_pem(text: &str) -> Result<CaKey, Error> {
+        let der = pem::private_key(text)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der);
+        Ok(CaKey { pair: pair.map_err(|_| Error::Key { expected: "P-256" })? })
     }
+
     /// The key as a PKCS#8 `PRIVATE KEY`.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        todo!()
+        pem::encode("PRIVATE KEY", self.pair.to_pkcs8v1().expect("a key that exists can be written").as_ref())
     }
+
     /// The public half as a SubjectPublicKeyInfo in DER.
     pub fn spki(&self) -> Vec<u8> {
-        todo!()
+        p256_spki(self.der_bytes())
     }
+
     /// A PKCS#10 request in `node`'s name; it proves possession of the key and asks for nothing.
-    pub fn request(&self, _node: &NodeId) -> Vec<u8> {
-        todo!()
+    pub fn request(&self, node: &NodeId) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, node.as_str());
+        params.serialize_request(self).expect("a key that exists signs a well-formed request").der().to_vec()
     }
 }
 
 /// Checks a PKCS#10 request (its own signature, P-256, the subject's name, no attributes) and takes its key's SubjectPublicKeyInfo.
-pub fn requested_key(_request: &[u8], _node: &NodeId) -> Result<Vec<u8>, Error> {
-    todo!()
+pub fn requested_key(request: &[u8], node: &NodeId) -> Result<Vec<u8>, Error> {
+    let refused = |why: &str| Err(Error::Request(why.into()));
+    if request.len() > MAX_REQUEST {
+        return refused("more than 2048 bytes");
+    }
+    let Ok(([], parsed)) = X509CertificationRequest::from_der(request) else {
+        return refused("not PKCS#10");
+    };
+    let info = &parsed.certification_request_info;
+    let Some(spki) = p256_only(&info.subject_pki) else {
+        return refused("its key is not P-256");
+    };
+    if !is_ecdsa_sha256(&parsed.signature_algorithm) || !signature_holds(spki, info.raw, &parsed.signature_value.data) {
+        return refused("its signature does not hold");
+    }
+    let mut names = info.subject.iter_attributes();
+    let own_name = info.subject.iter_common_name().next().and_then(|name| name.as_str().ok()) == Some(node.as_str());
+    if !own_name || names.nth(1).is_some() {
+        return refused("its subject is not the node's name");
+    }
+    if !info.attributes().is_empty() {
+        return refused("it asks for more than a key's certification");
+    }
+    Ok(spki.to_vec())
 }
 
 /// A CA that certifies node CAs.
-pub struct Enroller {}
+#[derive(Debug)]
+pub struct Enroller {
+    trust_domain: TrustDomain,
+    chain: Vec<Vec<u8>>,
+    grant: Grant,
+    validity: Validity,
+    key: CaKey,
+}
 
 impl Enroller {
-    /// `chain` is the enroller certificate alone (the root is not part of it).
-    pub fn new(_trust_domain: &TrustDomain, _chain: Vec<Vec<u8>>, _key: CaKey) -> Result<Enroller, Error> {
-        todo!()
+    /// `chain` is the enroller certificate alone (the root is not part of it); `key` must be its own.
+    pub fn new(trust_domain: &TrustDomain, chain: Vec<Vec<u8>>, key: CaKey) -> Result<Enroller, Error> {
+        let [der] = chain.as_slice() else {
+            return Err(Error::Certificate("an enroller's chain is one certificate".into()));
+        };
+        let certificate = Certificate::parse(der, Link::Enroller)?;
+        belongs(&certificate, &key)?;
+        let (grant, validity) = (certificate.grant().clone(), certificate.validity());
+        Ok(Enroller { trust_domain: trust_domain.clone(), chain, grant, validity, key })
     }
-    /// The enroller's own certificate's chain.
+
+    /// The enroller's certificate.
     pub fn chain(&self) -> &[Vec<u8>] {
-        todo!()
+        &self.chain
     }
+
+    /// The node that enrols.
+    pub fn node(&self) -> &NodeId {
+        &self.grant.node
+    }
+
     /// Begin of the enroller's certificate.
     pub fn not_before(&self) -> Millis {
-        todo!()
+        self.validity.not_before
     }
+
     /// End of the enroller's certificate.
     pub fn not_after(&self) -> Millis {
-        todo!()
+        self.validity.not_after
     }
+
     /// Certifies a node CA for 30 days, within the enroller's own validity. Returns node CA, then enroller CA.
-    pub fn issue_node(&self, _spki: &[u8], _grant: &Grant, _now: Millis) -> Result<Vec<Vec<u8>>, Error> {
-        todo!()
+    pub fn issue_node(&self, spki: &[u8], grant: &Grant, now: Millis) -> Result<Vec<Vec<u8>>, Error> {
+        if let Some(pattern) = grant.wider_than(&self.grant) {
+            return Err(Error::WiderGrant(pattern.clone()));
+        }
+        if grant.enroller || grant.record_key.is_none() {
+            return Err(Error::Certificate("a node CA has a record key and does not enrol".into()));
+        }
+        let validity = Validity::fresh(now, Link::NodeCa.longest_life()).within(self.validity, now)?;
+        let own = CertificateDer::from(self.chain[0].as_slice());
+        let issuer = Issuer::from_ca_cert_der(&own, &self.key).map_err(Error::issue)?;
+        let params = template::node(&self.trust_domain, grant, validity);
+        let node = params.signed_by(&template::public_key(spki)?, &issuer).map_err(Error::issue)?;
+        let chain = vec![node.der().to_vec(), self.chain[0].clone()];
+        let bytes = chain.iter().map(Vec::len).sum::<usize>() + LEAF_ROOM;
+        if bytes > MAX_CHAIN {
+            return Err(Error::TooLarge { bytes, limit: MAX_CHAIN });
+        }
+        Ok(chain)
     }
 }
 
 /// A node's own CA.
-pub struct NodeCa {}
+#[derive(Debug)]
+pub struct NodeCa {
+    trust_domain: TrustDomain,
+    chain: Vec<Vec<u8>>,
+    grant: Grant,
+    validity: Validity,
+    key: CaKey,
+}
 
 /// A leaf certificate with its private key, which lives in memory only.
 #[derive(Debug, Clone)]
@@ -89,31 +189,104 @@ pub struct Leaf {
 
 impl NodeCa {
     /// `chain` is node CA, then enroller CA; `key` must be the first one's.
-    pub fn new(_trust_domain: &TrustDomain, _chain: Vec<Vec<u8>>, _key: CaKey) -> Result<NodeCa, Error> {
-        todo!()
+    pub fn new(trust_domain: &TrustDomain, chain: Vec<Vec<u8>>, key: CaKey) -> Result<NodeCa, Error> {
+        let [node, enroller] = chain.as_slice() else {
+            return Err(Error::Certificate("a node's chain is node CA, enroller CA".into()));
+        };
+        let certificate = Certificate::parse(node, Link::NodeCa)?;
+        belongs(&certificate, &key)?;
+        if !certificate.is_signed_by(&Certificate::parse(enroller, Link::Enroller)?) {
+            return Err(Error::Certificate("the enroller CA did not sign the node CA".into()));
+        }
+        let (grant, validity) = (certificate.grant().clone(), certificate.validity());
+        Ok(NodeCa { trust_domain: trust_domain.clone(), chain, grant, validity, key })
     }
+
     /// What the certificate allows; the NodeGrant may allow less.
     pub fn grant(&self) -> &Grant {
-        todo!()
+        &self.grant
     }
+
     /// Node CA, enroller CA.
     pub fn chain(&self) -> &[Vec<u8>] {
-        todo!()
+        &self.chain
     }
+
     /// Begin of the CA's validity.
     pub fn not_before(&self) -> Millis {
-        todo!()
+        self.validity.not_before
     }
+
     /// End of the CA's validity.
     pub fn not_after(&self) -> Millis {
-        todo!()
+        self.validity.not_after
     }
+
     /// The key, for renewal requests.
     pub fn key(&self) -> &CaKey {
-        todo!()
+        &self.key
     }
+
     /// Issues a leaf with a fresh key: 1 h for a service, 24 h for the node itself; backdated 5 min, within the CA's validity.
-    pub fn leaf(&self, _id: &SpiffeId, _now: Millis) -> Result<Leaf, Error> {
-        todo!()
+    pub fn leaf(&self, id: &SpiffeId, now: Millis) -> Result<Leaf, Error> {
+        let granted = match &id.subject {
+            Subject::Service(account) => self.grant.allows_account(account),
+            Subject::Node(node) => *node == self.grant.node,
+        };
+        if !granted || id.trust_domain != self.trust_domain {
+            return Err(Error::OutsideGrant(id.clone()));
+        }
+        let validity = Validity::fresh(now, leaf_life(&id.subject)).within(self.validity, now)?;
+        let own = CertificateDer::from(self.chain[0].as_slice());
+        let issuer = Issuer::from_ca_cert_der(&own, &self.key).map_err(Error::issue)?;
+        let key = CaKey::generate();
+        let certificate = template::leaf(id, validity).signed_by(&key, &issuer).map_err(Error::issue)?;
+        let mut chain = vec![certificate.der().clone()];
+        chain.extend(self.chain.iter().map(|der| CertificateDer::from(der.clone())));
+        let key = Arc::new(CertifiedKey::new(chain.clone(), key.into_rustls()));
+        let Validity { not_before, not_after } = validity;
+        Ok(Leaf { id: id.clone(), chain, key, not_before, not_after })
+    }
+}
+
+fn belongs(certificate: &Certificate<'_>, key: &CaKey) -> Result<(), Error> {
+    if certificate.spki == key.spki() {
+        Ok(())
+    } else {
+        Err(Error::Certificate(format!("{}: the key is another one's", certificate.link)))
+    }
+}
+
+impl CaKey {
+    /// The key in the hands of rustls; the copy in between is wiped.
+    fn into_rustls(self) -> Arc<dyn rustls::sign::SigningKey> {
+        let document = self.pair.to_pkcs8v1().expect("a key that exists can be written");
+        let mut der = PrivateKeyDer::Pkcs8(document.as_ref().to_vec().into());
+        let key = any_ecdsa_type(&der).expect("rustls signs with P-256");
+        der.zeroize();
+        key
+    }
+}
+
+impl PublicKeyData for CaKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.pair.public_key().as_ref()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl SigningKey for CaKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signature = self.pair.sign(&SystemRandom::new(), message);
+        signature.map(|s| s.as_ref().to_vec()).map_err(|_| rcgen::Error::RingUnspecified)
+    }
+}
+
+impl fmt::Debug for CaKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CaKey({})", Digest::of(&self.spki()))
     }
 }

@@ -1,6 +1,6 @@
 //! What may fail when keys are read and certificates are issued. Nothing has changed anywhere when one of these is returned.
 
-use crate::{codec::Millis, grant::Pattern, id::SpiffeId};
+use crate::{codec::Millis, grant::Pattern, id::SpiffeId, verify::VerifyError};
 
 /// A key, a certificate or a request that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,4 +45,17 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+}
+
+impl Error {
+    /// rcgen fails only on what we would have to have made wrong.
+    pub(crate) fn issue(error: rcgen::Error) -> Error {
+        Error::Certificate(error.to_string())
+    }
+}
+
+impl From<VerifyError> for Error {
+    fn from(error: VerifyError) -> Error {
+        Error::Certificate(error.to_string())
+    }
 }

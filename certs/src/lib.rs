@@ -3,6 +3,7 @@
 //! Pure: no sockets, no runtime and no clock. Time comes in as [`codec::Millis`]; everything that travels goes through [`codec`].
 
 pub mod ca;
+mod certificate;
 pub mod codec;
 pub mod error;
 pub mod grant;
@@ -12,5 +13,6 @@ mod pem;
 pub mod revoke;
 pub mod root;
 pub mod sign;
+mod template;
 pub mod tls;
 pub mod verify;

@@ -1,16 +1,27 @@
 //! Path verification of a peer: closure over the whole chain, both sides of TLS and QUIC use it.
+//!
+//! The path is fixed: leaf, node CA, enroller CA, root. Every rule holds at every hop; what a single certificate must look like
+//! is in `certificate.rs`, what joins them here. Common verifiers ignore an anchor's expiry and take leafs without extended key
+//! usage, with two URIs, or with IP and e-mail names; and DNS name constraints do not bound URIs. This one does not and does.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use rustls::pki_types::CertificateDer;
 
 use crate::{
+    certificate::Certificate,
     codec::Millis,
-    grant::{Grant, NodeGrant},
-    id::{NodeId, SpiffeId, TrustDomain},
+    grant::{Grant, NodeGrant, Pattern},
+    id::{NameError, NodeId, ServiceAccount, SpiffeId, Subject, TrustDomain},
     revoke::Revocations,
     sign::{Digest, PublicKey},
 };
+
+/// Most bytes of a chain, leaf included.
+pub const MAX_CHAIN: usize = 16 * 1024;
+
+/// How far clocks may differ: certificates count from so long before their begin until so long after their end.
+pub const CLOCK_TOLERANCE: Millis = 5 * 60 * 1000;
 
 /// Everything a verifier believes: derived from policy (RoleSet's bundle, NodeGrants, Revocations). Immutable; swapped whole.
 #[derive(Debug, Clone)]
@@ -35,14 +46,6 @@ pub struct KnownKey {
     pub epoch: u64,
     /// SHA-256 of the node CA's SubjectPublicKeyInfo.
     pub ca_key: Digest,
-}
-
-impl Authority {
-    /// An authority that knows roots and nothing else.
-    pub fn new(trust_domain: TrustDomain, roots: Vec<Vec<u8>>) -> Authority {
-        let (grants, revocations, known_keys) = Default::default();
-        Authority { trust_domain, roots, grants, revocations, known_keys }
-    }
 }
 
 /// A peer whose whole path holds.
@@ -85,34 +88,427 @@ pub struct NodeCaFacts {
     pub not_after: Millis,
 }
 
-/// The rule that a chain breaks.
+/// A place in the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// An endpoint's or a node's identity.
+    Leaf,
+    /// The CA of a node.
+    NodeCa,
+    /// The CA that certifies node CAs.
+    Enroller,
+    /// The anchor.
+    Root,
+}
+
+/// The rule that a chain breaks. Nothing else about the peer is to be believed then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum VerifyError {
-    /// Not leaf, node CA and enroller CA.
-    #[error("a chain of {0} certificates")]
-    Length(usize),
+    /// Not leaf, node CA, enroller CA.
+    #[error("chain of {found} certificates, expected {expected}")]
+    Length {
+        /// How many came.
+        found: usize,
+        /// How many a path has.
+        expected: usize,
+    },
+    /// More than [`MAX_CHAIN`].
+    #[error("chain of {0} bytes; the limit is 16384")]
+    TooLarge(usize),
+    /// Not a certificate of this mesh's shape.
+    #[error("{link}: {what}")]
+    Malformed {
+        /// Where.
+        link: Link,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Not ECDSA with SHA-256.
+    #[error("{link}: signed by an algorithm other than ECDSA with SHA-256")]
+    SignatureAlgorithm {
+        /// Where.
+        link: Link,
+    },
+    /// Not P-256.
+    #[error("{link}: its key is not P-256")]
+    KeyType {
+        /// Where.
+        link: Link,
+    },
+    /// It may live longer than its place in the path allows.
+    #[error("{link}: life of {hours} h; the limit is {limit} h")]
+    Life {
+        /// Where.
+        link: Link,
+        /// Its life in hours.
+        hours: u64,
+        /// The limit in hours.
+        limit: u64,
+    },
+    /// Not exactly `keyCertSign` (CA) or `digitalSignature` (leaf), critical.
+    #[error("{link}: wrong key usage")]
+    KeyUsage {
+        /// Where.
+        link: Link,
+    },
+    /// A leaf that is a CA, a CA that is none, or another path length than its place has.
+    #[error("{link}: wrong basic constraints or path length")]
+    BasicConstraints {
+        /// Where.
+        link: Link,
+    },
+    /// Not exactly server and client authentication in a leaf, or any in a CA.
+    #[error("{link}: wrong extended key usage")]
+    ExtendedKeyUsage {
+        /// Where.
+        link: Link,
+    },
+    /// An extension that is there twice, or unknown and critical.
+    #[error("{link}: extension {oid}: {why}")]
+    Extension {
+        /// Where.
+        link: Link,
+        /// Which.
+        oid: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Other alternative names than one URI and its DNS image.
+    #[error("{link}: alternative names: {what}")]
+    Names {
+        /// Where.
+        link: Link,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The URI is no identity.
+    #[error("leaf: {0}")]
+    Identity(NameError),
+    /// An identity of another mesh.
+    #[error("leaf: {0} is of another trust domain")]
+    TrustDomain(SpiffeId),
+    /// Its issuer did not sign it.
+    #[error("{link}: not signed by the next certificate of the chain")]
+    Signature {
+        /// Where.
+        link: Link,
+    },
+    /// No trusted root signed the enroller CA.
+    #[error("no root of this mesh signed the enroller CA")]
+    UntrustedRoot,
+    /// Not yet valid, beyond the clock tolerance.
+    #[error("{link}: not valid before {not_before} (Unix milliseconds); now {now}")]
+    NotYetValid {
+        /// Where.
+        link: Link,
+        /// Its begin.
+        not_before: Millis,
+        /// The clock.
+        now: Millis,
+    },
+    /// No longer valid, beyond the clock tolerance.
+    #[error("{link}: ended at {not_after} (Unix milliseconds); now {now}")]
+    Expired {
+        /// Where.
+        link: Link,
+        /// Its end.
+        not_after: Millis,
+        /// The clock.
+        now: Millis,
+    },
+    /// Valid before its issuer begins or after it ends.
+    #[error("{link}: its validity exceeds its issuer's")]
+    Nesting {
+        /// Where.
+        link: Link,
+    },
+    /// A CA without the grant extension.
+    #[error("{link}: no grant")]
+    NoGrant {
+        /// Where.
+        link: Link,
+    },
+    /// The enroller CA's grant does not let it enrol, or the node CA's does.
+    #[error("{link}: its grant is of the wrong sort")]
+    GrantSort {
+        /// Where.
+        link: Link,
+    },
+    /// A grant that its issuer may not give.
+    #[error("node CA: its grant exceeds its issuer's by {0}")]
+    WiderGrant(Pattern),
+    /// The identity is not of those that its issuing CA may give.
+    #[error("leaf: {0} is outside the grant of {1}")]
+    OutsideGrant(SpiffeId, NodeId),
+    /// No operator signed for this node.
+    #[error("no NodeGrant for {0}")]
+    NoNodeGrant(NodeId),
+    /// Another epoch than the one that owns the name.
+    #[error("{node}: epoch {certificate} in the certificate, {current} owns the name")]
+    Epoch {
+        /// Whose.
+        node: NodeId,
+        /// The certificate's.
+        certificate: u64,
+        /// The NodeGrant's.
+        current: u64,
+    },
+    /// The node left for good.
+    #[error("{0} is retired")]
+    Retired(NodeId),
+    /// The operators' NodeGrant does not make this node an enroller.
+    #[error("{0} is not an enroller")]
+    NotEnroller(NodeId),
+    /// The node is evicted.
+    #[error("{0} is evicted at epoch {1}")]
+    Evicted(NodeId, u64),
+    /// The account is revoked.
+    #[error("account {0} is revoked")]
+    RevokedAccount(ServiceAccount),
+    /// The key is revoked.
+    #[error("{link}: its key is revoked")]
+    RevokedKey {
+        /// Where.
+        link: Link,
+    },
+    /// A second key for a name that is taken.
+    #[error("{0} is known with another CA key in this epoch")]
+    OtherKey(NodeId),
+    /// A service where a node is needed, or the reverse.
+    #[error("{0} is not of the class that this conversation demands")]
+    WrongClass(SpiffeId),
+    /// Someone else than was called.
+    #[error("expected {expected}, found {found}")]
+    WrongIdentity {
+        /// Who was called.
+        expected: SpiffeId,
+        /// Who answered.
+        found: SpiffeId,
+    },
+}
+
+impl Authority {
+    /// An authority that knows roots and nothing else: no node counts yet.
+    pub fn new(trust_domain: TrustDomain, roots: Vec<Vec<u8>>) -> Authority {
+        let (grants, revocations, known_keys) = Default::default();
+        Authority { trust_domain, roots, grants, revocations, known_keys }
+    }
 }
 
 /// Verifies leaf, node CA and enroller CA (in this order, no root) under `authority`.
-pub fn verify(_chain: &[CertificateDer<'_>], _authority: &Authority, _now: Millis) -> Result<Peer, VerifyError> {
-    todo!()
+pub fn verify(chain: &[CertificateDer<'_>], authority: &Authority, now: Millis) -> Result<Peer, VerifyError> {
+    verify_leaf(chain, authority, now, Scope::Policy)
 }
 
 /// The same rules for node CA and enroller CA without a leaf.
-pub fn verify_ca(
-    _chain: &[CertificateDer<'_>],
-    _authority: &Authority,
-    _now: Millis,
-) -> Result<NodeCaFacts, VerifyError> {
-    todo!()
+pub fn verify_ca(chain: &[CertificateDer<'_>], authority: &Authority, now: Millis) -> Result<NodeCaFacts, VerifyError> {
+    let [node, enroller] = exactly(chain)?;
+    Ok(verify_path(node, enroller, authority, now, Scope::Policy)?.1)
 }
 
-/// As [`verify_ca`], for renewal: the node CA may have ended, all else must have held until its end and hold now.
+/// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, by the policy of today.
 pub fn verify_lapsed_ca(
-    _chain: &[CertificateDer<'_>],
-    _authority: &Authority,
-    _now: Millis,
+    chain: &[CertificateDer<'_>],
+    authority: &Authority,
+    now: Millis,
 ) -> Result<NodeCaFacts, VerifyError> {
-    todo!()
+    let [node, enroller] = exactly(chain)?;
+    let end = Certificate::parse(node, Link::NodeCa)?.not_after;
+    Ok(verify_path(node, enroller, authority, now.min(end), Scope::Policy)?.1)
+}
+
+/// Whether policy has a say, or the certificates alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// NodeGrants, revocations and known keys count.
+    Policy,
+    /// Roots only: for one who cannot know policy yet and believes nothing else by it.
+    Roots,
+}
+
+pub(crate) fn verify_leaf(
+    chain: &[CertificateDer<'_>],
+    authority: &Authority,
+    now: Millis,
+    scope: Scope,
+) -> Result<Peer, VerifyError> {
+    let [leaf, node, enroller] = exactly(chain)?;
+    let leaf = Certificate::parse(leaf, Link::Leaf)?;
+    let id = leaf.id().clone();
+    if id.trust_domain != authority.trust_domain {
+        return Err(VerifyError::TrustDomain(id));
+    }
+    let (ca, facts) = verify_path(node, enroller, authority, now, scope)?;
+    joins(&leaf, &ca, now)?;
+    // First what the certificate bounds, then what operators say today.
+    for grant in [ca.grant(), &facts.grant] {
+        let inside = match &id.subject {
+            Subject::Service(account) => grant.allows_account(account),
+            Subject::Node(node) => *node == grant.node,
+        };
+        if !inside {
+            return Err(VerifyError::OutsideGrant(id, facts.node));
+        }
+    }
+    if scope == Scope::Policy {
+        if let Some(account) = id.account().filter(|a| authority.revocations.account_revoked(a)) {
+            return Err(VerifyError::RevokedAccount(account.clone()));
+        }
+        not_revoked(&leaf, authority)?;
+    }
+    let NodeCaFacts { node, epoch, grant, record_key, ca_key, .. } = facts;
+    // Validity is nested, so the leaf's is the path's.
+    Ok(Peer { id, node, epoch, grant, record_key, ca_key, not_before: leaf.not_before, not_after: leaf.not_after })
+}
+
+fn exactly<'c, const N: usize>(chain: &'c [CertificateDer<'_>]) -> Result<[&'c [u8]; N], VerifyError> {
+    let bytes = chain.iter().map(|der| der.len()).sum();
+    if bytes > MAX_CHAIN {
+        return Err(VerifyError::TooLarge(bytes));
+    }
+    let chain: Vec<&[u8]> = chain.iter().map(AsRef::as_ref).collect();
+    chain.try_into().map_err(|chain: Vec<_>| VerifyError::Length { found: chain.len(), expected: N })
+}
+
+/// Node CA, enroller CA, root.
+fn verify_path<'c>(
+    node: &'c [u8],
+    enroller: &[u8],
+    authority: &Authority,
+    now: Millis,
+    scope: Scope,
+) -> Result<(Certificate<'c>, NodeCaFacts), VerifyError> {
+    let node = Certificate::parse(node, Link::NodeCa)?;
+    let enroller = Certificate::parse(enroller, Link::Enroller)?;
+    joins_root(&enroller, authority, now, scope)?;
+    joins(&node, &enroller, now)?;
+    let (own, parent) = (node.grant(), enroller.grant());
+    if !parent.enroller || parent.record_key.is_some() {
+        return Err(VerifyError::GrantSort { link: Link::Enroller });
+    }
+    if let Some(pattern) = own.wider_than(parent) {
+        return Err(VerifyError::WiderGrant(pattern.clone()));
+    }
+    let sort = VerifyError::GrantSort { link: Link::NodeCa };
+    let record_key = own.record_key.filter(|_| own.is_subset_of(parent) && !own.enroller).ok_or(sort)?;
+    let grant = match scope {
+        Scope::Roots => own.clone(),
+        Scope::Policy => {
+            enroller_counts(parent, authority)?;
+            let grant = node_counts(own, node.key(), authority)?;
+            not_revoked(&enroller, authority)?;
+            not_revoked(&node, authority)?;
+            grant
+        }
+    };
+    let facts = NodeCaFacts {
+        node: own.node.clone(),
+        epoch: own.epoch,
+        grant,
+        record_key,
+        ca_key: node.key(),
+        not_before: node.not_before,
+        not_after: node.not_after,
+    };
+    Ok((node, facts))
+}
+
+/// The enroller CA under one of the roots, all of whose own rules hold too.
+fn joins_root(enroller: &Certificate<'_>, authority: &Authority, now: Millis, scope: Scope) -> Result<(), VerifyError> {
+    let mut refusal = VerifyError::UntrustedRoot;
+    for der in &authority.roots {
+        // A root that is unusable does not spoil the others.
+        let Ok(root) = Certificate::parse(der, Link::Root) else { continue };
+        if !enroller.is_signed_by(&root) {
+            continue;
+        }
+        let holds = valid(&root, now).and_then(|()| joins(enroller, &root, now)).and_then(|()| match scope {
+            Scope::Policy => not_revoked(&root, authority),
+            Scope::Roots => Ok(()),
+        });
+        match holds {
+            Ok(()) => return Ok(()),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
+}
+
+/// What ties a certificate to its issuer, and to now.
+fn joins(child: &Certificate<'_>, issuer: &Certificate<'_>, now: Millis) -> Result<(), VerifyError> {
+    let link = child.link;
+    if !child.is_signed_by(issuer) {
+        return Err(VerifyError::Signature { link });
+    }
+    if child.not_before < issuer.not_before || child.not_after > issuer.not_after {
+        return Err(VerifyError::Nesting { link });
+    }
+    valid(child, now)
+}
+
+fn valid(certificate: &Certificate<'_>, now: Millis) -> Result<(), VerifyError> {
+    let Certificate { link, not_before, not_after, .. } = *certificate;
+    if not_before > now.saturating_add(CLOCK_TOLERANCE) {
+        return Err(VerifyError::NotYetValid { link, not_before, now });
+    }
+    if not_after.saturating_add(CLOCK_TOLERANCE) <= now {
+        return Err(VerifyError::Expired { link, not_after, now });
+    }
+    Ok(())
+}
+
+fn not_revoked(certificate: &Certificate<'_>, authority: &Authority) -> Result<(), VerifyError> {
+    if authority.revocations.key_revoked(&certificate.key()) {
+        return Err(VerifyError::RevokedKey { link: certificate.link });
+    }
+    Ok(())
+}
+
+/// An enroller CA counts while operators call its node an enroller. What it certified outlives its retirement and its
+/// replacement under a higher epoch (else one machine's end would take others down); eviction is what ends it.
+fn enroller_counts(grant: &Grant, authority: &Authority) -> Result<(), VerifyError> {
+    let node = &grant.node;
+    let signed = authority.grants.get(node).ok_or_else(|| VerifyError::NoNodeGrant(node.clone()))?;
+    if !signed.enroller {
+        return Err(VerifyError::NotEnroller(node.clone()));
+    }
+    if grant.epoch > signed.epoch {
+        return Err(VerifyError::Epoch { node: node.clone(), certificate: grant.epoch, current: signed.epoch });
+    }
+    not_evicted(grant, authority)
+}
+
+/// A node CA counts only with the NodeGrant of its very epoch. Returns what both allow.
+fn node_counts(grant: &Grant, ca_key: Digest, authority: &Authority) -> Result<Grant, VerifyError> {
+    let node = &grant.node;
+    not_evicted(grant, authority)?;
+    let signed = authority.grants.get(node).ok_or_else(|| VerifyError::NoNodeGrant(node.clone()))?;
+    if grant.epoch != signed.epoch {
+        return Err(VerifyError::Epoch { node: node.clone(), certificate: grant.epoch, current: signed.epoch });
+    }
+    if signed.retired {
+        return Err(VerifyError::Retired(node.clone()));
+    }
+    if authority.known_keys.get(node).is_some_and(|known| known.epoch == grant.epoch && known.ca_key != ca_key) {
+        return Err(VerifyError::OtherKey(node.clone()));
+    }
+    Ok(signed.effective(grant))
+}
+
+fn not_evicted(grant: &Grant, authority: &Authority) -> Result<(), VerifyError> {
+    if authority.revocations.evicted(&grant.node, grant.epoch) {
+        return Err(VerifyError::Evicted(grant.node.clone(), grant.epoch));
+    }
+    Ok(())
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Link::Leaf => "leaf",
+            Link::NodeCa => "node CA",
+            Link::Enroller => "enroller CA",
+            Link::Root => "root",
+        })
+    }
 }
