@@ -1,1 +1,273 @@
-//! The only place that spawns.
+//! The only place that spawns. Every task has a name and an owner that notices its death: a critical task that ends or
+//! panics before the node stops, stops the node; any other death is logged and told to whoever holds the task's handle.
+#![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
+
+use std::{
+    fmt, io,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+};
+
+use futures_util::FutureExt as _;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The tasks of one node, on whatever runtimes they run. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Cancelled when the node stops, for whatever reason.
+    stop: CancellationToken,
+    /// The first critical task that died.
+    failure: OnceLock<Failure>,
+    tracker: TaskTracker,
+}
+
+/// The death of a critical task, which ended the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The task's name.
+    pub task: &'static str,
+    /// How it died.
+    pub ending: Ending,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task `{}` {}", self.task, self.ending)
+    }
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It returned.
+    Finished,
+    /// It panicked with this message.
+    Panicked(String),
+    /// It was dropped before its end: aborted, or its runtime went away.
+    Dropped,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Finished => f.write_str("ended"),
+            Ending::Panicked(message) => write!(f, "panicked: {message}"),
+            Ending::Dropped => f.write_str("was dropped"),
+        }
+    }
+}
+
+/// A running task. Dropping the handle leaves the task running.
+#[derive(Debug)]
+pub struct Task {
+    ending: watch::Receiver<Option<Ending>>,
+    abort: tokio::task::AbortHandle,
+}
+
+impl Task {
+    /// Ends the task at its next await.
+    pub fn abort(&self) {
+        self.abort.abort();
+    }
+
+    /// Waits for the task's end.
+    pub async fn ended(&mut self) -> Ending {
+        match self.ending.wait_for(Option::is_some).await {
+            Ok(ending) => ending.clone().unwrap_or(Ending::Dropped),
+            Err(_) => Ending::Dropped,
+        }
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Tasks::new()
+    }
+}
+
+impl Tasks {
+    /// No tasks yet.
+    #[must_use]
+    pub fn new() -> Tasks {
+        let shared = Shared { stop: CancellationToken::new(), failure: OnceLock::new(), tracker: TaskTracker::new() };
+        Tasks { shared: Arc::new(shared) }
+    }
+
+    /// Spawns on the current runtime a task whose death the node survives; it is logged if it is a panic.
+    pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task {
+        let (told, ending) = watch::channel(None);
+        let end = Watch { tasks: self.clone(), name, critical: false, told: Some(told), ending: Ending::Dropped };
+        let task = tokio::spawn(self.shared.tracker.track_future(end.over(future)));
+        Task { ending, abort: task.abort_handle() }
+    }
+
+    /// As [`Tasks::spawn`], without a handle: for the many short tasks of the data path.
+    pub fn detach(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        let end = Watch { tasks: self.clone(), name, critical: false, told: None, ending: Ending::Dropped };
+        drop(tokio::spawn(end.over(future)));
+    }
+
+    /// Spawns on the current runtime a task that lives as long as the node: if it ends before [`Tasks::stop`], by
+    /// returning or by a panic, the node stops and [`Tasks::failure`] says why.
+    pub fn critical(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task {
+        let (told, ending) = watch::channel(None);
+        let end = Watch { tasks: self.clone(), name, critical: true, told: Some(told), ending: Ending::Dropped };
+        let task = tokio::spawn(self.shared.tracker.track_future(end.over(future)));
+        Task { ending, abort: task.abort_handle() }
+    }
+
+    /// Runs blocking work (disk, certificates by the hundred) beside the current runtime.
+    pub fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.shared.tracker.spawn_blocking(work)
+    }
+
+    /// Starts a thread of that name with a single-threaded runtime that runs `main` to its end: one data worker. It is
+    /// critical as a whole.
+    ///
+    /// # Errors
+    /// The machine gives no thread or no runtime.
+    pub fn worker<F>(
+        &self,
+        name: &'static str,
+        index: usize,
+        main: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<std::thread::JoinHandle<()>>
+    where
+        F: Future<Output = ()>,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let tasks = self.clone();
+        std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
+            let end = Watch { tasks, name, critical: true, told: None, ending: Ending::Dropped };
+            // The future is made inside the runtime, so that it may open sockets and spawn.
+            runtime.block_on(async move { end.over(main()).await });
+        })
+    }
+
+    /// Begins the node's end: from now on no task's end is a failure.
+    pub fn stop(&self) {
+        self.shared.stop.cancel();
+    }
+
+    /// Resolves when the node begins to end, by [`Tasks::stop`] or by a critical task's death.
+    pub async fn stopping(&self) {
+        self.shared.stop.cancelled().await;
+    }
+
+    /// True once the node has begun to end.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stop.is_cancelled()
+    }
+
+    /// The critical task whose death ended the node, if one did.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        self.shared.failure.get()
+    }
+
+    /// Waits until all tasks have ended, except detached ones. Call after [`Tasks::stop`].
+    pub async fn ended(&self) {
+        self.shared.tracker.close();
+        self.shared.tracker.wait().await;
+    }
+}
+
+/// Lives as long as its task and tells its end, however it comes.
+struct Watch {
+    tasks: Tasks,
+    name: &'static str,
+    critical: bool,
+    told: Option<watch::Sender<Option<Ending>>>,
+    ending: Ending,
+}
+
+impl Watch {
+    async fn over(mut self, future: impl Future<Output = ()>) {
+        self.ending = match AssertUnwindSafe(future).catch_unwind().await {
+            Ok(()) => Ending::Finished,
+            Err(payload) => Ending::Panicked(message(&*payload)),
+        };
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Ending::Panicked(message) = &self.ending {
+            tracing::error!(task = self.name, message, "a task panicked");
+        }
+        if self.critical && !self.tasks.is_stopping() {
+            let failure = Failure { task: self.name, ending: self.ending.clone() };
+            tracing::error!(%failure, "a task that the node needs died");
+            // Only the first death counts: those after it are its consequences.
+            let _ = self.tasks.shared.failure.set(failure);
+            self.tasks.stop();
+        }
+        if let Some(told) = self.told.take() {
+            told.send_replace(Some(std::mem::replace(&mut self.ending, Ending::Dropped)));
+        }
+    }
+}
+
+fn message(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_critical_task_that_ends_early_stops_the_node() {
+        let tasks = Tasks::new();
+        tasks.critical("heart", async {});
+        tasks.stopping().await;
+        assert_eq!(tasks.failure(), Some(&Failure { task: "heart", ending: Ending::Finished }));
+    }
+
+    #[tokio::test]
+    async fn a_critical_task_that_panics_stops_the_node() {
+        let tasks = Tasks::new();
+        tasks.critical("heart", async { panic!("broken") });
+        tasks.stopping().await;
+        let ending = Ending::Panicked("broken".to_owned());
+        assert_eq!(tasks.failure(), Some(&Failure { task: "heart", ending }));
+    }
+
+    #[tokio::test]
+    async fn other_deaths_are_told_to_the_handle_only() {
+        let tasks = Tasks::new();
+        let mut task = tasks.spawn("hair", async { panic!("lost") });
+        assert_eq!(task.ended().await, Ending::Panicked("lost".to_owned()));
+        let mut task = tasks.spawn("nail", std::future::pending());
+        task.abort();
+        assert_eq!(task.ended().await, Ending::Dropped);
+        assert!(!tasks.is_stopping());
+    }
+
+    #[tokio::test]
+    async fn the_end_after_stop_is_no_failure() {
+        let tasks = Tasks::new();
+        let inner = tasks.clone();
+        tasks.critical("heart", async move { inner.stopping().await });
+        tasks.stop();
+        tasks.ended().await;
+        assert_eq!(tasks.failure(), None);
+    }
+
+    #[test]
+    fn a_worker_thread_that_panics_stops_the_node() {
+        let tasks = Tasks::new();
+        let thread = tasks.worker("worker", 0, || async { panic!("out") }).unwrap();
+        thread.join().unwrap();
+        assert!(tasks.is_stopping());
+        assert_eq!(tasks.failure().map(|f| f.task), Some("worker"));
+    }
+}

@@ -1,0 +1,184 @@
+//! Why a stream to another node failed: whose fault it is, and whether a retry is safe.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use certs::id::{NodeId, SpiffeId};
+
+/// A failure between two nodes. Each variant says how far the request had come.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// This node shows no certificate of the source: not granted, or not issued yet. Nothing was sent.
+    #[error("this node has no identity {0}")]
+    NoIdentity(SpiffeId),
+    /// This node is stopping. Nothing was sent.
+    #[error("this node is stopping")]
+    Stopping,
+    /// A limit of this node was reached and its queue is full, or waiting in it took too long. Nothing was sent.
+    #[error("too many {0}")]
+    Overflow(&'static str),
+    /// No connection came about. Nothing was sent.
+    #[error("no connection to {node} at {address}: {reason}")]
+    Connect {
+        /// Where it should have led.
+        node: NodeId,
+        /// The address that was dialled.
+        address: SocketAddr,
+        /// What happened.
+        reason: Arc<str>,
+    },
+    /// Whoever answered is not who was expected. Nothing was sent.
+    #[error("the peer at {address} is {found}, not {expected}")]
+    WrongPeer {
+        /// The address that was dialled.
+        address: SocketAddr,
+        /// Identity and node that were expected.
+        expected: Arc<str>,
+        /// Identity and node that the certificate proves.
+        found: Arc<str>,
+    },
+    /// The virtual connection ended before a byte of the request was written.
+    #[error("the connection ended before the request was sent: {0}")]
+    NeverSent(Arc<str>),
+    /// The peer says that it read nothing of the request.
+    #[error("the peer refused the stream unread")]
+    Refused,
+    /// The peer or the way to it went away after something was sent and before a response came.
+    #[error("reset before the response: {0}")]
+    ResetBefore(Arc<str>),
+    /// The peer or the way to it went away within the response.
+    #[error("reset within the response: {0}")]
+    ResetAfter(Arc<str>),
+    /// What came back breaks HTTP's rules.
+    #[error("not a valid response: {0}")]
+    Protocol(Arc<str>),
+    /// The body of the request failed on our side; the peer saw a reset.
+    #[error("the request's body failed: {0}")]
+    RequestBody(Arc<str>),
+}
+
+/// On whose account a failure goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Whoever sent the request's body.
+    Caller,
+    /// This node: its limits, its identity, its end.
+    Node,
+    /// The other node or the network: what outlier detection counts.
+    Peer,
+}
+
+/// What a retry may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// The peer cannot have acted on the request: any method may be retried.
+    Safe,
+    /// The peer may have acted on the request: idempotent methods may be retried.
+    IfIdempotent,
+    /// The response has begun, or another attempt meets the same end.
+    Never,
+}
+
+impl Error {
+    /// On whose account this goes.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Error::NoIdentity(_) | Error::Stopping | Error::Overflow(_) => Fault::Node,
+            Error::RequestBody(_) => Fault::Caller,
+            Error::Connect { .. }
+            | Error::WrongPeer { .. }
+            | Error::NeverSent(_)
+            | Error::Refused
+            | Error::ResetBefore(_)
+            | Error::ResetAfter(_)
+            | Error::Protocol(_) => Fault::Peer,
+        }
+    }
+
+    /// Whether another attempt is safe.
+    #[must_use]
+    pub const fn retry(&self) -> Retry {
+        match self {
+            Error::Connect { .. } | Error::WrongPeer { .. } | Error::NeverSent(_) | Error::Refused => Retry::Safe,
+            Error::ResetBefore(_) | Error::Protocol(_) => Retry::IfIdempotent,
+            Error::NoIdentity(_)
+            | Error::Stopping
+            | Error::Overflow(_)
+            | Error::ResetAfter(_)
+            | Error::RequestBody(_) => Retry::Never,
+        }
+    }
+}
+
+/// Codes that travel in QUIC's CONNECTION_CLOSE, RESET_STREAM and STOP_SENDING, and as the status byte of TLS/TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// An orderly end.
+    Done = 0,
+    /// Nothing of the stream was read: the request may be retried elsewhere.
+    Refused = 1,
+    /// Given up in the middle.
+    Aborted = 2,
+    /// The peer is not, or no longer, who may speak here.
+    Unauthorized = 3,
+    /// The member is believed to be gone.
+    Gone = 4,
+    /// A certificate of the path has ended.
+    Expired = 5,
+    /// Bytes that break the protocol.
+    Malformed = 6,
+    /// The node is stopping.
+    Stopping = 7,
+}
+
+impl Code {
+    /// The code of a number; unknown ones mean that the peer gave up.
+    #[must_use]
+    pub fn from_number(number: u64) -> Code {
+        use Code::{Aborted, Done, Expired, Gone, Malformed, Refused, Stopping, Unauthorized};
+        let all = [Done, Refused, Aborted, Unauthorized, Gone, Expired, Malformed, Stopping];
+        all.into_iter().find(|code| u64::from(*code as u8) == number).unwrap_or(Aborted)
+    }
+
+    /// As QUIC carries it.
+    pub(crate) fn varint(self) -> quinn::VarInt {
+        quinn::VarInt::from_u32(u32::from(self as u8))
+    }
+}
+
+/// The end of a stream by a code, as the source of an [`io::Error`] of kind `ConnectionReset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("reset by {by} ({code:?})")]
+pub struct Reset {
+    /// `peer` or `this node`.
+    pub by: &'static str,
+    /// Why.
+    pub code: Code,
+}
+
+impl From<Reset> for io::Error {
+    fn from(reset: Reset) -> io::Error {
+        io::Error::new(io::ErrorKind::ConnectionReset, reset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_unread_is_safe_to_retry_and_what_was_sent_is_not() {
+        assert_eq!(Error::Refused.retry(), Retry::Safe);
+        assert_eq!(Error::NeverSent("gone".into()).retry(), Retry::Safe);
+        assert_eq!(Error::ResetBefore("gone".into()).retry(), Retry::IfIdempotent);
+        assert_eq!(Error::ResetAfter("gone".into()).retry(), Retry::Never);
+    }
+
+    #[test]
+    fn codes_survive_the_wire_and_unknown_ones_mean_aborted() {
+        assert_eq!(Code::from_number(Code::Refused.varint().into_inner()), Code::Refused);
+        assert_eq!(Code::from_number(Code::Stopping as u64), Code::Stopping);
+        assert_eq!(Code::from_number(1 << 40), Code::Aborted);
+    }
+}
