@@ -1,1 +1,332 @@
-//! The immutable world that a request reads.
+//! The immutable world that a request reads. The agent writes a new one on every change; counters live outside it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::ArcSwap;
+use certs::{
+    id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
+    verify::Authority,
+};
+use dashmap::DashMap;
+use policy::{
+    compile::Compiled,
+    history::State,
+    hosts::{Registry, ServicePort},
+};
+use tokio::sync::watch;
+
+/// One state of the world.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The mesh.
+    pub trust_domain: TrustDomain,
+    /// This node.
+    pub node: NodeId,
+    /// What the documents mean for requests.
+    pub compiled: Arc<Compiled>,
+    /// All services and their endpoints.
+    pub services: Arc<Services>,
+    /// The documents that are live.
+    pub state: Arc<State>,
+    /// Whom to believe.
+    pub authority: Arc<Authority>,
+}
+
+/// The one place that holds the newest [`Snapshot`]. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Current {
+    newest: Arc<ArcSwap<Snapshot>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Current {
+    /// Begins with a first snapshot.
+    #[must_use]
+    pub fn new(first: Snapshot) -> Current {
+        Current { newest: Arc::new(ArcSwap::from_pointee(first)), changes: watch::Sender::new(0) }
+    }
+
+    /// The newest. Load once per request and keep it until the response's head.
+    #[must_use]
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.newest.load_full()
+    }
+
+    /// Replaces it. Only the agent's fold does.
+    pub fn store(&self, next: Arc<Snapshot>) {
+        self.newest.store(next);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Tells of every change after this call, several together as one.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+/// All services of the mesh.
+#[derive(Debug, Default)]
+pub struct Services {
+    by_name: HashMap<ServiceName, Arc<Service>>,
+    by_account: HashMap<NodeId, HashMap<ServiceAccount, Vec<Arc<Endpoint>>>>,
+}
+
+/// A service: what its endpoints have in common.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// The ports that any of its endpoints has, by number.
+    pub ports: Arc<[ServicePort]>,
+    /// Sorted by id.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+/// One instance of a service on one node.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Its name in the mesh.
+    pub id: EndpointId,
+    /// The node's mesh address.
+    pub address: SocketAddr,
+    /// Whom it must prove to be.
+    pub account: ServiceAccount,
+    /// Its labels.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// `region/zone/subzone` of its node, may be empty.
+    pub locality: Arc<str>,
+    /// Relative share of traffic; 0 takes none.
+    pub weight: u32,
+    /// The ports that it serves.
+    pub ports: Arc<[ServicePort]>,
+    /// What its owner's check says.
+    pub healthy: bool,
+    /// Why it is not healthy; empty if it is.
+    pub reason: Arc<str>,
+    /// True if it is on this node.
+    pub local: bool,
+    /// Counters of this node's requests to it; they survive snapshots.
+    pub stats: Arc<EndpointStats>,
+}
+
+/// `NODE/NAMESPACE/NAME[/INSTANCE]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId {
+    /// Whose it is.
+    pub node: NodeId,
+    /// What it serves.
+    pub service: ServiceName,
+    /// Which of several on one node.
+    pub instance: Option<Arc<str>>,
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.service)?;
+        self.instance.as_ref().map_or(Ok(()), |instance| write!(f, "/{instance}"))
+    }
+}
+
+impl Services {
+    /// Groups endpoints by service.
+    #[must_use]
+    pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Services {
+        let mut sorted: BTreeMap<ServiceName, BTreeMap<EndpointId, Arc<Endpoint>>> = BTreeMap::new();
+        let mut by_account: HashMap<NodeId, HashMap<ServiceAccount, Vec<Arc<Endpoint>>>> = HashMap::new();
+        for endpoint in endpoints {
+            let endpoint = Arc::new(endpoint);
+            let accounts = by_account.entry(endpoint.id.node.clone()).or_default();
+            accounts.entry(endpoint.account.clone()).or_default().push(endpoint.clone());
+            sorted.entry(endpoint.id.service.clone()).or_default().insert(endpoint.id.clone(), endpoint);
+        }
+        let by_name = sorted.into_iter().map(|(name, endpoints)| {
+            let endpoints: Arc<[Arc<Endpoint>]> = endpoints.into_values().collect();
+            let ports: BTreeMap<u16, ServicePort> =
+                endpoints.iter().rev().flat_map(|e| e.ports.iter().cloned()).map(|port| (port.number, port)).collect();
+            (name.clone(), Arc::new(Service { name, ports: ports.into_values().collect(), endpoints }))
+        });
+        Services { by_name: by_name.collect(), by_account }
+    }
+
+    /// A service by name.
+    #[must_use]
+    pub fn get(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.by_name.get(name)
+    }
+
+    /// All services, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.by_name.values()
+    }
+
+    /// The endpoints of a node that serve as an account: what is known of a peer by what TLS proves of it.
+    #[must_use]
+    pub fn of_peer(&self, node: &NodeId, account: &ServiceAccount) -> &[Arc<Endpoint>] {
+        self.by_account.get(node).and_then(|accounts| accounts.get(account)).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Registry for Services {
+    fn ports(&self, service: &ServiceName) -> Option<Arc<[ServicePort]>> {
+        self.get(service).map(|service| service.ports.clone())
+    }
+
+    fn services(&self) -> Vec<ServiceName> {
+        self.by_name.keys().cloned().collect()
+    }
+
+    fn labels_exist(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> bool {
+        self.get(service).is_some_and(|service| service.endpoints.iter().any(|endpoint| endpoint.has_labels(labels)))
+    }
+}
+
+impl Endpoint {
+    /// True if it has all these labels.
+    #[must_use]
+    pub fn has_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+}
+
+/// Counters of one endpoint as this node sees it, shared by all workers and snapshots.
+#[derive(Debug, Default)]
+pub struct EndpointStats {
+    active: AtomicU64,
+    total: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl EndpointStats {
+    /// Counts a request as active until the guard is dropped.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.active.fetch_add(1, Relaxed);
+        self.total.fetch_add(1, Relaxed);
+        InFlight { stats: self.clone() }
+    }
+
+    /// Counts a failure on the endpoint's account.
+    pub fn failed(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn active(&self) -> u64 {
+        self.active.load(Relaxed)
+    }
+
+    /// Requests begun since the node started.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    /// Failures since the node started.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct InFlight {
+    stats: Arc<EndpointStats>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.stats.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The counters of all endpoints, keyed by endpoint: whoever builds a snapshot takes them from here.
+#[derive(Debug, Default)]
+pub struct StatsTable {
+    by_endpoint: DashMap<EndpointId, Arc<EndpointStats>>,
+}
+
+impl StatsTable {
+    /// The counters of an endpoint, begun at zero.
+    #[must_use]
+    pub fn of(&self, endpoint: &EndpointId) -> Arc<EndpointStats> {
+        if let Some(stats) = self.by_endpoint.get(endpoint) {
+            return stats.clone();
+        }
+        self.by_endpoint.entry(endpoint.clone()).or_default().clone()
+    }
+
+    /// Forgets endpoints that are gone and have no request under way.
+    pub fn retain(&self, services: &Services) {
+        self.by_endpoint.retain(|id, stats| {
+            let known = services.get(&id.service);
+            stats.active() > 0
+                || known.is_some_and(|s| s.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(id)).is_ok())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::hosts::Protocol;
+
+    fn endpoint(node: &str, version: &str, port: u16, stats: &StatsTable) -> Endpoint {
+        let id = EndpointId {
+            node: NodeId::new(node).unwrap(),
+            service: ServiceName::new("default", "reviews").unwrap(),
+            instance: None,
+        };
+        Endpoint {
+            address: "127.0.0.1:15008".parse().unwrap(),
+            account: ServiceAccount::new("default", "reviews").unwrap(),
+            labels: Arc::new(BTreeMap::from([("version".to_owned(), version.to_owned())])),
+            locality: "eu".into(),
+            weight: 1,
+            ports: Arc::new([ServicePort { name: "http".to_owned(), number: port, protocol: Protocol::Http }]),
+            healthy: true,
+            reason: "".into(),
+            local: false,
+            stats: stats.of(&id),
+            id,
+        }
+    }
+
+    #[test]
+    fn endpoints_are_sorted_and_ports_are_their_union() {
+        let stats = StatsTable::default();
+        let services = Services::new([endpoint("b", "v2", 9081, &stats), endpoint("a", "v1", 9080, &stats)]);
+        let name = ServiceName::new("default", "reviews").unwrap();
+        let service = services.get(&name).unwrap();
+        let ids: Vec<String> = service.endpoints.iter().map(|e| e.id.to_string()).collect();
+        assert_eq!(ids, ["a/default/reviews", "b/default/reviews"]);
+        let ports: Vec<u16> = service.ports.iter().map(|port| port.number).collect();
+        assert_eq!(ports, [9080, 9081]);
+        assert!(services.labels_exist(&name, &BTreeMap::from([("version".to_owned(), "v2".to_owned())])));
+        assert!(!services.labels_exist(&name, &BTreeMap::from([("version".to_owned(), "v3".to_owned())])));
+        let account = ServiceAccount::new("default", "reviews").unwrap();
+        assert_eq!(services.of_peer(&NodeId::new("a").unwrap(), &account).len(), 1);
+    }
+
+    #[test]
+    fn counters_survive_snapshots_and_end_with_their_endpoint() {
+        let stats = StatsTable::default();
+        let services = Services::new([endpoint("a", "v1", 9080, &stats)]);
+        let first = services.iter().next().unwrap().endpoints[0].clone();
+        let flight = first.stats.begin();
+        stats.retain(&Services::default());
+        assert_eq!(endpoint("a", "v1", 9080, &stats).stats.active(), 1);
+        drop(flight);
+        stats.retain(&Services::default());
+        assert_eq!(endpoint("a", "v1", 9080, &stats).stats.total(), 0);
+    }
+}
