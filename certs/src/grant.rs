@@ -41,7 +41,7 @@ pub struct Grant {
     pub enroller: bool,
 }
 
-/// What an operator signed for a node: the content of a `NodeGrant` document. A CA counts only with one.
+/// What an operator signed for a node: the content of a `NodeGrant` document, always JSON. A CA counts only with one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeGrant {
@@ -154,6 +154,10 @@ impl NodeGrant {
 
     /// What an enroller puts into the node CA.
     pub fn certified(&self, record_key: PublicKey) -> Grant {
+        self.grant(Some(record_key))
+    }
+
+    fn grant(&self, record_key: Option<PublicKey>) -> Grant {
         let exact = |namespace: &str, name: &str| Pattern::Exact(namespace.into(), name.into());
         let mut services: Vec<Pattern> =
             self.services.iter().map(|g| exact(g.service.namespace(), g.service.name())).collect();
@@ -164,7 +168,7 @@ impl NodeGrant {
             epoch: self.epoch,
             accounts: self.accounts().map(|a| exact(a.namespace(), a.account())).collect(),
             services,
-            record_key: Some(record_key),
+            record_key,
             enroller: false,
         }
     }
@@ -172,10 +176,7 @@ impl NodeGrant {
     /// What the node may have: the intersection of what its certificate says and what operators say now.
     pub fn effective(&self, certificate: &Grant) -> Grant {
         let allowed = |own: &[Pattern], pattern: &Pattern| own.iter().any(|other| pattern.is_subset_of(other));
-        let mut grant = match certificate.record_key {
-            Some(key) => self.certified(key),
-            None => Grant { record_key: None, ..self.certified(PublicKey([0; 32])) },
-        };
+        let mut grant = self.grant(certificate.record_key);
         grant.accounts.retain(|pattern| allowed(&certificate.accounts, pattern));
         grant.services.retain(|pattern| allowed(&certificate.services, pattern));
         grant.enroller = self.enroller && certificate.enroller;

@@ -6,15 +6,42 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroize;
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    hmac::{self, HMAC_SHA256},
+    rand::{SecureRandom, SystemRandom},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    codec::{CodecError, Millis},
-    grant::NodeGrant,
-    id::{NodeId, TrustDomain},
-    sign::{Digest, PublicKey},
+    ca::requested_key,
+    codec::{self, CodecError, Envelope, Millis},
+    grant::{Grant, NodeGrant},
+    id::{NodeId, SpiffeId, TrustDomain},
+    sign::{Digest, PublicKey, Signature, SigningKey},
+    verify::{Authority, Peer, VerifyError, verify, verify_lapsed_ca},
 };
+
+/// Version of the exchange.
+pub const VERSION: u8 = 1;
+
+/// Most bytes of a message that carries policy: a chain or a reply.
+pub const MAX_MESSAGE: usize = 8 << 20;
+
+/// Most bytes of the joiner's messages.
+pub const MAX_REQUEST_MESSAGE: usize = 64 << 10;
+
+/// Most bytes of a token, decoded.
+const MAX_TOKEN: usize = 4096;
+
+/// What a token begins with.
+const PREFIX: &str = "skein1.";
+
+/// What a renewing node signs.
+const RENEWAL: &str = "skein.renew/1";
 
 /// The secret of a token; zeroized on drop, hidden from `Debug`.
 #[derive(Clone, Serialize, Deserialize)]
@@ -23,8 +50,11 @@ pub struct Secret([u8; 32]);
 impl Secret {
     /// A fresh secret.
     pub fn generate() -> Secret {
-        todo!()
+        let mut bytes = [0; 32];
+        SystemRandom::new().fill(&mut bytes).expect("the system's random source works");
+        Secret(bytes)
     }
+
     /// Its SHA-256: the NodeGrant's `token_hash`.
     pub fn hash(&self) -> Digest {
         Digest::of(&self.0)
@@ -70,15 +100,38 @@ pub struct Token {
 pub struct TokenError(&'static str);
 
 impl fmt::Display for Token {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = Zeroizing::new(codec::encode(self));
+        let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes));
+        write!(f, "{PREFIX}{}", *text)
     }
 }
 
 impl FromStr for Token {
     type Err = TokenError;
-    fn from_str(_text: &str) -> Result<Token, TokenError> {
-        todo!()
+
+    fn from_str(text: &str) -> Result<Token, TokenError> {
+        let encoded = text.trim().strip_prefix(PREFIX).ok_or(TokenError("it does not begin with `skein1.`"))?;
+        if encoded.len() > MAX_TOKEN * 4 / 3 {
+            return Err(TokenError("too long"));
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(encoded).map(Zeroizing::new);
+        let bytes = bytes.map_err(|_| TokenError("not base64; was it copied whole?"))?;
+        codec::decode::<Token, MAX_TOKEN>(&bytes).map_err(|_| TokenError("damaged; was it copied whole?"))
+    }
+}
+
+impl Token {
+    /// The joiner's check of its TLS peer, under the authority that the RoleSet chain gave: only the token's enroller will do.
+    pub fn verify_enroller(
+        &self,
+        certificates: &[CertificateDer<'_>],
+        authority: &Authority,
+        now: Millis,
+    ) -> Result<Peer, VerifyError> {
+        let peer = verify(certificates, authority, now)?;
+        let expected = SpiffeId::node(self.trust_domain.clone(), self.enroller.clone());
+        if peer.id == expected { Ok(peer) } else { Err(VerifyError::WrongIdentity { expected, found: peer.id }) }
     }
 }
 
@@ -138,7 +191,7 @@ pub struct RenewRequest {
     /// PKCS#10 request of the same CA key.
     pub request: Vec<u8>,
     /// By the record key of the old certificate, over exporter and request.
-    pub signature: crate::sign::Signature,
+    pub signature: Signature,
 }
 
 /// The node's certificate, and what it needs to start.
@@ -163,55 +216,131 @@ pub struct JoinRefusal {
 impl Message {
     /// The message as an envelope's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        todo!()
+        let (kind, body) = match self {
+            Message::Hello(body) => (1, codec::encode(body)),
+            Message::Chain(body) => (2, codec::encode(body)),
+            Message::Prove(body) => (3, codec::encode(body)),
+            Message::Renew(body) => (4, codec::encode(body)),
+            Message::Reply(body) => (5, codec::encode(body)),
+            Message::Refusal(body) => (6, codec::encode(body)),
+        };
+        codec::encode(&Envelope { version: VERSION, kind, body })
     }
-    /// Reads a message.
-    pub fn decode(_bytes: &[u8]) -> Result<Message, CodecError> {
-        todo!()
+
+    /// Reads a message of at most [`MAX_MESSAGE`] bytes; those of the joiner have at most [`MAX_REQUEST_MESSAGE`].
+    pub fn decode(bytes: &[u8]) -> Result<Message, CodecError> {
+        fn small<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
+            codec::decode::<T, MAX_REQUEST_MESSAGE>(body)
+        }
+        let Envelope { kind, body, .. } = codec::decode::<Envelope, MAX_MESSAGE>(bytes)?;
+        match kind {
+            1 => small(&body).map(Message::Hello),
+            2 => codec::decode::<Chain, MAX_MESSAGE>(&body).map(Message::Chain),
+            3 => small(&body).map(Message::Prove),
+            4 => small(&body).map(Message::Renew),
+            5 => codec::decode::<JoinReply, MAX_MESSAGE>(&body).map(Message::Reply),
+            6 => small(&body).map(Message::Refusal),
+            _ => Err(CodecError(format!("join message of unknown kind {kind}"))),
+        }
     }
 }
 
 /// HMAC-SHA256 by the secret over the length-prefixed parts.
-pub fn proof(_secret: &Secret, _exporter: &[u8], _request: &[u8], _record_key: &PublicKey) -> [u8; 32] {
-    todo!()
+pub fn proof(secret: &Secret, exporter: &[u8], request: &[u8], record_key: &PublicKey) -> [u8; 32] {
+    let tag = hmac::sign(&proof_key(secret), &parts(&[b"skein-join/1", exporter, request, &record_key.0]));
+    tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
+}
+
+fn proof_key(secret: &Secret) -> hmac::Key {
+    hmac::Key::new(HMAC_SHA256, &secret.0)
+}
+
+/// Length-prefixed, so that no byte can move from one part to the next.
+fn parts(parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part);
+    }
+    bytes
+}
+
+impl JoinRefusal {
+    /// A refusal by its stable code.
+    pub fn new(code: &str, message: impl Into<String>) -> JoinRefusal {
+        JoinRefusal { code: code.into(), message: message.into() }
+    }
 }
 
 impl JoinRequest {
-    /// The request of a joiner that has verified its enroller. `exporter` is [`crate::tls::EXPORTER_JOIN`]'s of this session.
-    pub fn new(_token: &Token, _exporter: &[u8], _request: Vec<u8>, _record_key: PublicKey) -> JoinRequest {
-        todo!()
+    /// The request of a joiner that has verified its enroller. `exporter` is [`crate::tls::EXPORTER_JOIN`]'s of this session,
+    /// `request` from [`crate::ca::CaKey::request`].
+    pub fn new(token: &Token, exporter: &[u8], request: Vec<u8>, record_key: PublicKey) -> JoinRequest {
+        let proof = proof(&token.secret, exporter, &request, &record_key);
+        JoinRequest { node: token.node.clone(), request, record_key, secret: token.secret.clone(), proof }
     }
 
-    /// The enroller's check, all but "spent", which its store knows. Returns the CA key's SubjectPublicKeyInfo to certify.
+    /// The enroller's check, all but "spent", which its store knows. Returns the CA key's SubjectPublicKeyInfo to certify,
+    /// by [`NodeGrant::certified`] of the request's record key.
+    ///
+    /// Codes: `bad_request`, `not_granted`, `wrong_enroller`, `token_invalid` (counts as a try), `token_expired`, `bad_proof`.
     pub fn check(
         &self,
-        _grant: &NodeGrant,
-        _enroller: &NodeId,
-        _exporter: &[u8],
-        _now: Millis,
+        grant: &NodeGrant,
+        enroller: &NodeId,
+        exporter: &[u8],
+        now: Millis,
     ) -> Result<Vec<u8>, JoinRefusal> {
-        todo!()
+        let refuse = |code, message: String| Err(JoinRefusal::new(code, message));
+        if self.node != grant.node {
+            return refuse("bad_request", format!("the grant is of {}, not of {}", grant.node, self.node));
+        }
+        if grant.retired {
+            return refuse("not_granted", format!("{} is retired", self.node));
+        }
+        let (Some(token_hash), Some(redeemer)) = (&grant.token_hash, &grant.redeemer) else {
+            return refuse("not_granted", format!("{} has no open invite", self.node));
+        };
+        if redeemer != enroller {
+            return refuse("wrong_enroller", format!("this invite is redeemed by {redeemer}"));
+        }
+        if verify_slices_are_equal(&self.secret.hash().0, &token_hash.0).is_err() {
+            return refuse("token_invalid", format!("not the latest token of {}", self.node));
+        }
+        if grant.token_expires.is_none_or(|end| now >= end) {
+            return refuse("token_expired", format!("the token of {} has expired", self.node));
+        }
+        let proven = parts(&[b"skein-join/1", exporter, &self.request, &self.record_key.0]);
+        if hmac::verify(&proof_key(&self.secret), &proven, &self.proof).is_err() {
+            return refuse("bad_proof", "the proof belongs to another connection or another key".into());
+        }
+        requested_key(&self.request, &self.node).map_err(|e| JoinRefusal::new("bad_request", e.to_string()))
     }
 }
 
 impl RenewRequest {
-    /// The request of a node whose CA has ended.
-    pub fn new(
-        _chain: Vec<Vec<u8>>,
-        _request: Vec<u8>,
-        _record_key: &crate::sign::SigningKey,
-        _exporter: &[u8],
-    ) -> RenewRequest {
-        todo!()
+    /// The request of a node whose CA has ended. `request` is of the same CA key.
+    pub fn new(chain: Vec<Vec<u8>>, request: Vec<u8>, record_key: &SigningKey, exporter: &[u8]) -> RenewRequest {
+        let signature = record_key.sign(RENEWAL, &parts(&[exporter, &request]));
+        RenewRequest { chain, request, signature }
     }
 
     /// The enroller's check under its authority. Returns what to certify: the CA key and the grant, as policy has it now.
-    pub fn check(
-        &self,
-        _authority: &crate::verify::Authority,
-        _exporter: &[u8],
-        _now: Millis,
-    ) -> Result<(Vec<u8>, crate::grant::Grant), JoinRefusal> {
-        todo!()
+    ///
+    /// Codes: `not_granted` (the old path does not hold), `bad_proof`, `bad_request`.
+    pub fn check(&self, authority: &Authority, exporter: &[u8], now: Millis) -> Result<(Vec<u8>, Grant), JoinRefusal> {
+        let chain: Vec<CertificateDer<'_>> = self.chain.iter().map(|der| der.as_slice().into()).collect();
+        let facts =
+            verify_lapsed_ca(&chain, authority, now).map_err(|e| JoinRefusal::new("not_granted", e.to_string()))?;
+        if !facts.record_key.verify(RENEWAL, &parts(&[exporter, &self.request]), &self.signature) {
+            return Err(JoinRefusal::new("bad_proof", "not signed by the node's record key on this connection"));
+        }
+        let bad = |message: String| JoinRefusal::new("bad_request", message);
+        let spki = requested_key(&self.request, &facts.node).map_err(|e| bad(e.to_string()))?;
+        if Digest::of(&spki) != facts.ca_key {
+            return Err(bad(format!("{} is known with another CA key", facts.node)));
+        }
+        let granted = authority.grants.get(&facts.node).map(|grant| grant.certified(facts.record_key));
+        Ok((spki, granted.ok_or_else(|| JoinRefusal::new("not_granted", format!("no NodeGrant for {}", facts.node)))?))
     }
 }

@@ -7,6 +7,7 @@ mod certificate;
 pub mod codec;
 pub mod error;
 pub mod grant;
+mod handshake;
 pub mod id;
 pub mod join;
 mod pem;

@@ -7,15 +7,21 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use arc_swap::ArcSwap;
 use rustls::{
     ClientConfig, ServerConfig,
-    pki_types::{CertificateDer, ServerName},
+    client::{ResolvesClientCert, Resumption},
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
+    time_provider::TimeProvider,
+    version::TLS13,
 };
 
 use crate::{
     ca::Leaf,
     codec::Millis,
-    id::{NodeId, SpiffeId, TrustDomain},
-    verify::{Authority, Peer, VerifyError},
+    handshake::{AnyChain, PeerVerifier, SUPPORTED},
+    id::{NodeId, SpiffeId, Subject, TrustDomain},
+    verify::{Authority, Peer, Scope, VerifyError},
 };
 
 /// Label of the TLS exporter that an enrolment proof covers.
@@ -86,60 +92,187 @@ impl Leafs {
 
 /// Makes configurations; cheap to clone. Authority and leafs are looked up at each handshake, so renewals need no new configuration.
 #[derive(Debug, Clone)]
-pub struct Tls {}
+pub struct Tls {
+    authority: Arc<ArcSwap<Authority>>,
+    leafs: Arc<ArcSwap<Leafs>>,
+    own_node: SpiffeId,
+    clock: Arc<dyn Clock>,
+    provider: Arc<CryptoProvider>,
+}
 
 impl Tls {
     /// The node's TLS: `own_node` is the identity shown in peer, join and admin conversations.
     pub fn new(
-        _authority: Arc<ArcSwap<Authority>>,
-        _leafs: Arc<ArcSwap<Leafs>>,
-        _own_node: SpiffeId,
-        _clock: Arc<dyn Clock>,
+        authority: Arc<ArcSwap<Authority>>,
+        leafs: Arc<ArcSwap<Leafs>>,
+        own_node: SpiffeId,
+        clock: Arc<dyn Clock>,
     ) -> Tls {
-        todo!()
+        Tls { authority, leafs, own_node, clock, provider: provider() }
     }
 
-    /// A client that shows `own` (data: a service's leaf; peer: the node's; join and admin show none) and takes only `expect`;
-    /// `None` is any node of the mesh. Connect with [`server_name`] of the same `expect`.
-    pub fn client(
-        &self,
-        _conversation: Conversation,
-        _own: &SpiffeId,
-        _expect: Option<&SpiffeId>,
-    ) -> Arc<ClientConfig> {
-        todo!()
+    /// A client that shows `own` (data: a service's leaf; peer: the node's; join and admin show none) and takes only `expect`.
+    /// `None` takes any node of the mesh; in a data conversation, which always has an addressee, it takes nobody.
+    /// Connect with [`server_name`] of the same `expect`.
+    pub fn client(&self, conversation: Conversation, own: &SpiffeId, expect: Option<&SpiffeId>) -> Arc<ClientConfig> {
+        let verifier = PeerVerifier {
+            conversation,
+            authority: self.authority.clone(),
+            scope: Scope::Policy,
+            expect: expect.cloned(),
+            addressed: true,
+        };
+        let config = client_builder(&self.provider, &self.clock).with_custom_certificate_verifier(Arc::new(verifier));
+        let config = match conversation {
+            Conversation::Data | Conversation::Peer => {
+                config.with_client_cert_resolver(Arc::new(Shown { leafs: self.leafs.clone(), id: own.clone() }))
+            }
+            Conversation::Join | Conversation::Admin => config.with_no_client_auth(),
+        };
+        finish_client(config, conversation)
     }
 
     /// A server: data and peer demand a client certificate, join and admin ask for none. SNI picks the leaf of data.
-    pub fn server(&self, _conversation: Conversation) -> Arc<ServerConfig> {
-        todo!()
+    pub fn server(&self, conversation: Conversation) -> Arc<ServerConfig> {
+        let builder = ServerConfig::builder_with_details(self.provider.clone(), Arc::new(Time(self.clock.clone())))
+            .with_protocol_versions(&[&TLS13])
+            .expect("aws-lc-rs speaks TLS 1.3");
+        let builder = match conversation {
+            Conversation::Data | Conversation::Peer => builder.with_client_cert_verifier(Arc::new(PeerVerifier {
+                conversation,
+                authority: self.authority.clone(),
+                scope: Scope::Policy,
+                expect: None,
+                addressed: false,
+            })),
+            Conversation::Join | Conversation::Admin => builder.with_no_client_auth(),
+        };
+        let (leafs, own_node) = (self.leafs.clone(), self.own_node.clone());
+        let mut config = builder.with_cert_resolver(Arc::new(ByName { conversation, leafs, own_node }));
+        config.alpn_protocols = vec![conversation.alpn().to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Arc::new(config)
     }
 
     /// The verified peer of a finished handshake, its class checked against the conversation. Call it again with the kept
     /// certificates when the authority changes.
-    pub fn peer(&self, _conversation: Conversation, _certificates: &[CertificateDer<'_>]) -> Result<Peer, VerifyError> {
-        todo!()
+    pub fn peer(&self, conversation: Conversation, certificates: &[CertificateDer<'_>]) -> Result<Peer, VerifyError> {
+        let verifier = PeerVerifier {
+            conversation,
+            authority: self.authority.clone(),
+            scope: Scope::Policy,
+            expect: None,
+            addressed: false,
+        };
+        verifier.verify(certificates, self.clock.now())
     }
 }
 
-/// A join client before anything is known: it takes any chain, which the caller verifies under the RoleSet chain before it proves
-/// the token.
-pub fn joiner(_clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
-    todo!()
+/// A join client before anything is known: it takes any chain, which the caller verifies under the RoleSet chain
+/// ([`crate::join::Token::verify_enroller`]) before it proves the token. The server still proves the key of the chain it shows.
+pub fn joiner(clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
+    let builder = client_builder(&provider(), &clock).with_custom_certificate_verifier(Arc::new(AnyChain));
+    finish_client(builder.with_no_client_auth(), Conversation::Join)
 }
 
 /// An operator's admin client: the server must show a node identity (this node's, if `expect` names one) under the roots.
 /// NodeGrants are not consulted: the operator's machine need not know them, and its signature is bound to this connection.
 pub fn operator(
-    _trust_domain: &TrustDomain,
-    _roots: Vec<Vec<u8>>,
-    _expect: Option<&NodeId>,
-    _clock: Arc<dyn Clock>,
+    trust_domain: &TrustDomain,
+    roots: Vec<Vec<u8>>,
+    expect: Option<&NodeId>,
+    clock: Arc<dyn Clock>,
 ) -> Arc<ClientConfig> {
-    todo!()
+    let verifier = PeerVerifier {
+        conversation: Conversation::Admin,
+        authority: Arc::new(ArcSwap::from_pointee(Authority::new(trust_domain.clone(), roots))),
+        scope: Scope::Roots,
+        expect: expect.map(|node| SpiffeId::node(trust_domain.clone(), node.clone())),
+        addressed: true,
+    };
+    let builder = client_builder(&provider(), &clock).with_custom_certificate_verifier(Arc::new(verifier));
+    finish_client(builder.with_no_client_auth(), Conversation::Admin)
 }
 
 /// The SNI that asks for `expect`: its DNS image; `any._node.TD` for whatever node answers.
-pub fn server_name(_expect: Option<&SpiffeId>, _trust_domain: &TrustDomain) -> ServerName<'static> {
-    todo!()
+pub fn server_name(expect: Option<&SpiffeId>, trust_domain: &TrustDomain) -> ServerName<'static> {
+    let name = expect.map_or_else(|| any_node(trust_domain), SpiffeId::dns_name);
+    name.try_into().expect("the name grammar stays within that of DNS names")
+}
+
+fn any_node(trust_domain: &TrustDomain) -> String {
+    format!("any._node.{trust_domain}")
+}
+
+/// aws-lc-rs, with the one signature algorithm that the mesh's certificates use.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider { signature_verification_algorithms: SUPPORTED, ..aws_lc_rs::default_provider() })
+}
+
+type ClientBuilder = rustls::client::danger::DangerousClientConfigBuilder;
+
+fn client_builder(provider: &Arc<CryptoProvider>, clock: &Arc<dyn Clock>) -> ClientBuilder {
+    ClientConfig::builder_with_details(provider.clone(), Arc::new(Time(clock.clone())))
+        .with_protocol_versions(&[&TLS13])
+        .expect("aws-lc-rs speaks TLS 1.3")
+        .dangerous()
+}
+
+fn finish_client(mut config: ClientConfig, conversation: Conversation) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![conversation.alpn().to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    Arc::new(config)
+}
+
+/// Our clock as rustls wants it.
+#[derive(Debug)]
+struct Time(Arc<dyn Clock>);
+
+impl TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_millis(self.0.now())))
+    }
+}
+
+/// A client's leaf, as it is at the handshake.
+#[derive(Debug)]
+struct Shown {
+    leafs: Arc<ArcSwap<Leafs>>,
+    id: SpiffeId,
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.leafs.load().get(&self.id)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A server's leaf: by SNI in data conversations, else the node's own. Who asks for a name that is not here gets no handshake.
+#[derive(Debug)]
+struct ByName {
+    conversation: Conversation,
+    leafs: Arc<ArcSwap<Leafs>>,
+    own_node: SpiffeId,
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name()?;
+        let id = match self.conversation {
+            Conversation::Data => SpiffeId::from_dns_name(&self.own_node.trust_domain, name)
+                .filter(|id| matches!(id.subject, Subject::Service(_)))?,
+            Conversation::Peer | Conversation::Join | Conversation::Admin => {
+                let own = name == self.own_node.dns_name() || name == any_node(&self.own_node.trust_domain);
+                own.then(|| self.own_node.clone())?
+            }
+        };
+        self.leafs.load().get(&id)
+    }
 }

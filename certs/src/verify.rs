@@ -318,7 +318,7 @@ pub fn verify_lapsed_ca(
 }
 
 /// Whether policy has a say, or the certificates alone.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// NodeGrants, revocations and known keys count.
     Policy,
