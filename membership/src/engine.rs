@@ -1,0 +1,361 @@
+//! The one door to membership: `handle(event, now)` gives effects. One task owns it; nothing here waits or looks at a
+//! clock. Ages are counted in steady milliseconds, which advance with `now` but never by more than a step at once: a
+//! clock that jumps, or a process that stood still, is no peer's silence.
+
+mod event;
+mod fold;
+mod receive;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use certs::{
+    codec::Millis,
+    id::{NodeId, TrustDomain},
+    verify::Authority,
+};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
+
+pub use event::{Change, Config, Effect, Event, Lane, LinkId, Notice, Own};
+
+use crate::{
+    author::Author,
+    body::{Body, Identity, Status},
+    detector::{Detector, Order},
+    dial::Dialer,
+    fetch::{Fetch, NODES_PER_PULL},
+    ledger::{Ledger, Now, Offered, table_interval},
+    limit::Bucket,
+    links::Links,
+    message::Message,
+    record::SignedRecord,
+    rumor::{self, Rumor},
+    view::View,
+};
+
+/// Longest time between ticks, in milliseconds.
+pub const TICK_MS: u64 = 50;
+/// The most that one event may advance the steady time.
+const STEP_MS: u64 = 250;
+/// Changes of the last-known members are stored together after this time.
+const PERSIST_MS: u64 = 5_000;
+/// The same for what the gossip carrier is told.
+const FEED_MS: u64 = 200;
+/// How often round trips are copied into the View.
+const RTT_MS: u64 = 1_000;
+/// Peers that are asked what this node lacks.
+const SUMMARIES: usize = 3;
+/// New records a second that are taken of one member, and at once.
+const ORIGIN_RECORDS: (u64, u64) = (50, 300);
+
+/// See the module.
+pub struct Engine {
+    own: NodeId,
+    trust_domain: TrustDomain,
+    author: Author,
+    ledger: Ledger,
+    view: Arc<View>,
+    links: Links,
+    detector: Detector,
+    dialer: Dialer,
+    rumor: Rumor,
+    fetch: Fetch,
+    senders: BTreeMap<NodeId, receive::Sender>,
+    origins: BTreeMap<NodeId, Bucket>,
+    random: StdRng,
+    wall: Millis,
+    steady: u64,
+    table_due: u64,
+    persist_due: Option<u64>,
+    feed_due: Option<u64>,
+    rtt_due: u64,
+    refuted: u64,
+    dial_now: bool,
+    leaving: bool,
+    out: Vec<Effect>,
+}
+
+impl Engine {
+    /// Starts with what the disk knew; the first effects come with the first event. `seed` must not be guessable.
+    #[must_use]
+    pub fn new(config: Config, own: Own, authority: Arc<Authority>, seed: u64, now: Millis) -> Engine {
+        let Config { trust_domain, peers, last_known } = config;
+        let mut random = StdRng::seed_from_u64(seed);
+        let detector = Detector::new(own.node.clone(), StdRng::seed_from_u64(random.random()));
+        let (fetch, rumor, senders, origins, view, out) = Default::default();
+        let mut engine = Engine {
+            author: Author::new(trust_domain.clone(), own.node.clone(), own.record_key, own.generation),
+            ledger: Ledger::new(authority),
+            links: Links::new(own.node.clone()),
+            dialer: Dialer::new(own.node.clone(), &peers),
+            own: own.node,
+            trust_domain,
+            view,
+            detector,
+            rumor,
+            fetch,
+            senders,
+            origins,
+            random,
+            wall: now,
+            steady: 1,
+            table_due: 1 + table_interval(0),
+            persist_due: None,
+            feed_due: Some(0),
+            rtt_due: 0,
+            refuted: 0,
+            dial_now: true,
+            leaving: false,
+            out,
+        };
+        let time = engine.now();
+        engine.ledger.restore(&last_known, time);
+        let known: Vec<NodeId> = engine.ledger.nodes().cloned().collect();
+        for node in &known {
+            engine.refresh(node);
+        }
+        engine.publish(&Body::Identity(Identity { chain: own.identity }));
+        engine.publish(&Body::Status(Status::Up));
+        engine.persist_due = None;
+        engine
+    }
+
+    /// The one door.
+    pub fn handle(&mut self, event: Event, now: Millis) -> Vec<Effect> {
+        self.steady += now.saturating_sub(self.wall).min(STEP_MS);
+        self.wall = now;
+        match event {
+            Event::LinkUp { node, link, dialled } => self.link_up(&node, link, dialled),
+            Event::LinkDown { node, link } => self.link_down(&node, link),
+            Event::DialFailed { node, address } => {
+                self.dialer.failed(node.as_ref(), address, &mut self.random, self.steady);
+            }
+            Event::Message { from, link, bytes } => self.receive(&from, link, &bytes),
+            Event::DataFailure { node } => self.detector.failed(&node, self.steady),
+            Event::Tick => self.tick(),
+            Event::Publish(body) => self.publish(&body),
+            Event::Authority(authority) => self.judge_by(authority),
+            Event::Peers(peers) => self.dialer.seeds(&peers, self.steady),
+            Event::Gossip(outgoing) => self.gossip(outgoing),
+            Event::Leaving => self.leave(),
+        }
+        self.settle();
+        std::mem::take(&mut self.out)
+    }
+
+    /// When `Tick` is due.
+    #[must_use]
+    pub fn wake(&self) -> Millis {
+        let due = [self.rumor.due(), self.fetch.due()].into_iter().flatten().min();
+        let wait = due.map_or(TICK_MS, |due| due.saturating_sub(self.steady).min(TICK_MS));
+        self.wall + wait.max(1)
+    }
+
+    /// All members as this node sees them now.
+    #[must_use]
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// What is believed now.
+    #[must_use]
+    pub fn authority(&self) -> &Arc<Authority> {
+        self.ledger.authority()
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.wall, steady: self.steady }
+    }
+
+    fn link_up(&mut self, node: &NodeId, link: LinkId, dialled: Option<std::net::SocketAddr>) {
+        self.dialer.linked(node, dialled);
+        if *node == self.own {
+            self.out.push(Effect::CloseLink { node: node.clone(), link });
+            return;
+        }
+        for link in self.links.up(node, link, dialled.is_some(), self.steady) {
+            self.out.push(Effect::CloseLink { node: node.clone(), link });
+        }
+        let orders = self.detector.linked(node, self.steady);
+        self.obey(orders);
+        self.feed_soon();
+        let own: Vec<Arc<SignedRecord>> = self.author.records().cloned().collect();
+        for (peer, lane, message) in rumor::messages(node, &own) {
+            self.send(&peer, lane, &message);
+        }
+        self.summarise(node);
+        let proofs: Vec<Message> = self.ledger.proofs().map(receive::proof).collect();
+        for proof in &proofs {
+            self.send(node, Lane::Rest, proof);
+        }
+    }
+
+    fn link_down(&mut self, node: &NodeId, link: LinkId) {
+        if self.links.down(node, link) {
+            self.detector.unlinked(node, self.steady);
+            self.dialer.unlinked(node, self.steady);
+            self.dial_now = true;
+            self.feed_soon();
+        }
+    }
+
+    fn tick(&mut self) {
+        let orders = self.detector.tick(self.steady);
+        self.obey(orders);
+        self.dial_now = true;
+        if self.steady >= self.table_due {
+            let pause = table_interval(self.view.members().len());
+            self.table_due = self.steady + pause - self.random.random_range(0..=pause / 10);
+            self.own_table();
+            if self.ledger.expired(self.wall) {
+                self.judge_by(self.ledger.authority().clone());
+            }
+        }
+        if self.steady >= self.rtt_due {
+            self.rtt_due = self.steady + RTT_MS;
+            self.copy_rtts();
+        }
+        if self.feed_due.is_some_and(|due| self.steady >= due) {
+            self.feed_due = None;
+            let feed = Arc::new(self.feed());
+            self.out.push(Effect::Feed(feed));
+        }
+        if self.persist_due.is_some_and(|due| self.steady >= due) {
+            self.persist();
+        }
+    }
+
+    /// What follows from any event: whatever became due goes out.
+    fn settle(&mut self) {
+        let told = self.rumor.take(&self.own, self.links.linked(), &mut self.random, self.steady);
+        for (peer, lane, message) in told {
+            self.send(&peer, lane, &message);
+        }
+        for (peer, nodes) in self.fetch.take(self.links.linked(), &mut self.random, self.steady) {
+            for nodes in nodes.chunks(NODES_PER_PULL) {
+                let wants = nodes.iter().map(|node| (node.clone(), self.ledger.lacking(node))).collect();
+                self.send(&peer, Lane::Rest, &Message::Pull(wants));
+            }
+        }
+        if std::mem::take(&mut self.dial_now) && !self.leaving {
+            for (node, address) in self.dialer.tick(self.links.linked(), &mut self.random, self.steady) {
+                self.out.push(Effect::Dial { node, address });
+            }
+        }
+    }
+
+    fn publish(&mut self, body: &Body) {
+        match self.author.publish(body) {
+            Ok(fresh) => self.own_news(fresh),
+            Err(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
+        }
+    }
+
+    fn own_news(&mut self, fresh: Vec<Arc<SignedRecord>>) {
+        for record in fresh {
+            self.offer_own(&record);
+            self.rumor.push(record, None);
+        }
+        let own = self.own.clone();
+        self.refresh(&own);
+        self.feed_soon();
+    }
+
+    /// An unchanged table travels by repair only.
+    fn own_table(&mut self) {
+        match self.author.table() {
+            Ok(table) => self.offer_own(&table),
+            Err(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
+        }
+        self.feed_soon();
+    }
+
+    fn offer_own(&mut self, record: &Arc<SignedRecord>) {
+        let now = self.now();
+        let mut unlimited = Bucket::new(1, 1, self.steady);
+        let offered = self.ledger.offer(record, &mut unlimited, now);
+        if let Offered::Refused(error) = offered {
+            self.out.push(Effect::Notice(Notice::Refused(error)));
+        }
+    }
+
+    fn leave(&mut self) {
+        self.leaving = true;
+        self.publish(&Body::Status(Status::Left));
+        self.rumor.hasten();
+        self.persist();
+    }
+
+    fn judge_by(&mut self, authority: Arc<Authority>) {
+        let before = self.ledger.authority().clone();
+        let now = self.now();
+        let (changed, gone) = self.ledger.rejudge(authority, now);
+        let own: Vec<Arc<SignedRecord>> = self.author.records().cloned().collect();
+        for record in &own {
+            self.offer_own(record);
+        }
+        let own = self.own.clone();
+        for node in changed.iter().chain(&gone).chain([&own]) {
+            self.refresh(node);
+        }
+        let authority = self.ledger.authority().clone();
+        let strangers = self.links.linked().iter().filter(|node| !authority.grants.contains_key(*node));
+        for node in strangers.cloned().collect::<Vec<_>>() {
+            self.expel(&node);
+        }
+        if authority.grants.keys().any(|node| !before.grants.contains_key(node)) {
+            let some = self.links.linked().iter().cloned().choose_multiple(&mut self.random, SUMMARIES);
+            for peer in some {
+                self.summarise(&peer);
+            }
+        }
+        self.feed_soon();
+    }
+
+    fn obey(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Ping { to, nonce } => self.send(&to, Lane::Liveness, &Message::Ping(nonce)),
+                Order::Ask { relay, target, nonce } => {
+                    self.send(&relay, Lane::Liveness, &Message::Probe { nonce, target });
+                }
+                Order::Answer { to, target, nonce, reached } => {
+                    self.send(&to, Lane::Liveness, &Message::Probed { nonce, target, reached });
+                }
+                Order::Accuse(node) => {
+                    if let Some(latest) = self.ledger.latest(&node) {
+                        self.broadcast(Lane::Liveness, &Message::Accuse(latest));
+                    }
+                }
+                Order::Judge(node, _) => self.refresh(&node),
+            }
+        }
+    }
+
+    fn send(&mut self, to: &NodeId, lane: Lane, message: &Message) {
+        if let Some(link) = self.links.to(to) {
+            self.out.push(Effect::Send { to: to.clone(), link, lane, bytes: message.encode().into() });
+        }
+    }
+
+    fn broadcast(&mut self, lane: Lane, message: &Message) {
+        let bytes: Arc<[u8]> = message.encode().into();
+        for to in self.links.linked() {
+            if let Some(link) = self.links.to(to) {
+                self.out.push(Effect::Send { to: to.clone(), link, lane, bytes: bytes.clone() });
+            }
+        }
+    }
+
+    fn feed_soon(&mut self) {
+        self.feed_due.get_or_insert(self.steady + FEED_MS);
+    }
+
+    fn persist_soon(&mut self) {
+        self.persist_due.get_or_insert(self.steady + PERSIST_MS);
+    }
+
+    fn persist(&mut self) {
+        self.persist_due = None;
+        self.out.push(Effect::Persist(self.ledger.persist(&self.own)));
+    }
+}

@@ -1,0 +1,206 @@
+//! What nodes say and what is judged of them, folded into the View; and what changed by it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use certs::id::NodeId;
+
+use super::{Change, Effect, Engine};
+use crate::{
+    body::Status,
+    detector::Verdict,
+    gossip::{Feed, Known},
+    said::Said,
+    view::{Member, MemberState, View},
+};
+
+impl Engine {
+    /// Brings a node's member up to date with the ledger and the detector.
+    pub(super) fn refresh(&mut self, node: &NodeId) {
+        let Some(said) = self.ledger.said(node).cloned() else {
+            return self.vanish(node);
+        };
+        let before = self.view.member(node).cloned();
+        let left = said.status == Status::Left;
+        if *node != self.own {
+            self.follow(node, &said, before.as_deref());
+        }
+        let state = match self.detector.verdict(node) {
+            _ if left => MemberState::Left,
+            _ if *node == self.own => MemberState::Alive,
+            None | Some(Verdict::Suspect) => MemberState::Suspect,
+            Some(Verdict::Alive) => MemberState::Alive,
+            Some(Verdict::Dead) => MemberState::Dead,
+        };
+        let since = before.as_ref().filter(|before| before.state == state).map_or(self.wall, |before| before.since);
+        let after = member(node, &said, state, since, before.as_ref().and_then(|before| before.rtt));
+        if before.as_deref() == Some(&after) {
+            return;
+        }
+        self.report(before.as_deref(), &after);
+        Arc::make_mut(&mut self.view).members.insert(node.clone(), Arc::new(after));
+    }
+
+    /// Tells detector and dialler who runs anew, moved or left.
+    fn follow(&mut self, node: &NodeId, said: &Said, before: Option<&Member>) {
+        let gone = |state: MemberState| matches!(state, MemberState::Left | MemberState::Evicted);
+        if said.status == Status::Left {
+            if before.is_none_or(|before| !gone(before.state)) {
+                self.detector.forget(node);
+                self.dialer.forget(node);
+                self.feed_soon();
+            }
+            return;
+        }
+        let anew = before.is_none_or(|before| before.generation < said.generation || gone(before.state));
+        if anew {
+            self.detector.learned(node, self.steady);
+            if self.links.linked().contains(node) {
+                let orders = self.detector.linked(node, self.steady);
+                // Only a judgement can come of it, and the caller is about to fold that in.
+                drop(orders);
+            }
+        }
+        let addresses = said.address.as_ref().map_or(&[][..], |address| &address.addresses);
+        if anew || before.is_none_or(|before| before.addresses != addresses) {
+            self.dialer.learned(node, addresses, self.steady);
+            self.dial_now = true;
+        }
+    }
+
+    /// A node no longer counts: evicted ones are shown as such, others are forgotten.
+    fn vanish(&mut self, node: &NodeId) {
+        let Some(before) = self.view.member(node).cloned() else { return };
+        if before.state == MemberState::Evicted {
+            return;
+        }
+        self.persist_soon();
+        self.feed_soon();
+        let evicted = self.ledger.authority().revocations.nodes.get(node).is_some_and(|epoch| before.epoch <= *epoch);
+        let members = &mut Arc::make_mut(&mut self.view).members;
+        if evicted {
+            let (services, health) = (Arc::default(), Arc::default());
+            let state = MemberState::Evicted;
+            let shown = Member { state, since: self.wall, services, health, rtt: None, ..(*before).clone() };
+            members.insert(node.clone(), Arc::new(shown));
+            self.out.push(Effect::Changed(Change::Evicted(node.clone())));
+        } else {
+            members.remove(node);
+            self.out.push(Effect::Changed(Change::Gone(node.clone())));
+        }
+        if *node != self.own {
+            self.expel(node);
+        }
+    }
+
+    /// Ends everything with a node that has no rights here.
+    pub(super) fn expel(&mut self, node: &NodeId) {
+        self.detector.unlinked(node, self.steady);
+        self.detector.forget(node);
+        self.dialer.forget(node);
+        self.fetch.have(node);
+        self.origins.remove(node);
+        if self.links.drop_node(node) {
+            self.feed_soon();
+        }
+        self.out.push(Effect::Close { node: node.clone() });
+    }
+
+    fn report(&mut self, before: Option<&Member>, after: &Member) {
+        let node = || after.id.clone();
+        let mut changes = Vec::new();
+        if before.map(|before| before.state) != Some(after.state) {
+            changes.push(match after.state {
+                MemberState::Alive => Change::Alive(node()),
+                MemberState::Suspect => Change::Suspect(node()),
+                MemberState::Dead => Change::Dead(node()),
+                MemberState::Left => Change::Left(node()),
+                MemberState::Evicted => Change::Evicted(node()),
+            });
+            self.feed_soon();
+        }
+        let changed = |same: fn(&Member, &Member) -> bool| before.is_none_or(|before| !same(before, after));
+        if changed(|a, b| a.status == b.status) {
+            changes.push(Change::Status(node()));
+        }
+        if changed(|a, b| a.services == b.services) {
+            changes.push(Change::Services(node()));
+        }
+        if changed(|a, b| a.health == b.health) {
+            changes.push(Change::Health(node()));
+        }
+        if changed(|a, b| a.policy == b.policy) {
+            changes.push(Change::Policy(node()));
+        }
+        if changed(|a, b| {
+            let facts = |m: &Member| (m.generation, m.epoch, m.wire, m.started, m.record_key, m.ca_key);
+            facts(a) == facts(b)
+                && (&a.addresses, &a.locality, &a.version) == (&b.addresses, &b.locality, &b.version)
+        }) {
+            changes.push(Change::Member(node()));
+        }
+        self.out.extend(changes.into_iter().map(Effect::Changed));
+    }
+
+    /// Round trips are for people and change all the time: they are copied now and then, and no change is reported.
+    pub(super) fn copy_rtts(&mut self) {
+        let moved = |old: Option<Duration>, new: Option<Duration>| match (old, new) {
+            (Some(old), Some(new)) => old.abs_diff(new) > old / 4,
+            (old, new) => old != new,
+        };
+        let view: &View = &self.view;
+        let rtts: Vec<(NodeId, Option<Duration>)> = view
+            .members
+            .iter()
+            .map(|(node, member)| (node, member, self.detector.rtt(node).map(Duration::from_millis)))
+            .filter(|(_, member, rtt)| moved(member.rtt, *rtt))
+            .map(|(node, _, rtt)| (node.clone(), rtt))
+            .collect();
+        if rtts.is_empty() {
+            return;
+        }
+        let members = &mut Arc::make_mut(&mut self.view).members;
+        for (node, rtt) in rtts {
+            if let Some(member) = members.get_mut(&node) {
+                Arc::make_mut(member).rtt = rtt;
+            }
+        }
+    }
+
+    /// All that the gossip carrier must know.
+    pub(super) fn feed(&self) -> Feed {
+        let known = |node: &NodeId| {
+            let said = self.ledger.said(node)?;
+            let records = self.ledger.records(node)?.clone();
+            let alive = self.view.member(node).is_some_and(|member| member.usable());
+            let Said { record_key, generation, .. } = **said;
+            Some((node.clone(), Known { record_key, generation, alive, records }))
+        };
+        let members: BTreeMap<NodeId, Known> = self.ledger.nodes().filter_map(known).collect();
+        Feed { node: self.own.clone(), members, linked: self.links.linked().iter().cloned().collect() }
+    }
+}
+
+fn member(node: &NodeId, said: &Said, state: MemberState, since: u64, rtt: Option<Duration>) -> Member {
+    let address = said.address.as_ref();
+    let addresses = address.map(|address| address.addresses.clone()).unwrap_or_default();
+    Member {
+        id: node.clone(),
+        generation: said.generation,
+        epoch: said.epoch,
+        record_key: said.record_key,
+        ca_key: said.ca_key,
+        state,
+        since,
+        status: said.status,
+        address: addresses.first().copied(),
+        addresses,
+        locality: address.map(|address| address.locality.clone()).unwrap_or_default(),
+        version: address.map(|address| address.version.clone()).unwrap_or_default(),
+        wire: address.map_or((0, 0), |address| address.wire),
+        started: address.map_or(0, |address| address.started),
+        policy: said.policy.clone(),
+        services: said.services.clone(),
+        health: said.health.clone(),
+        rtt,
+    }
+}

@@ -1,0 +1,311 @@
+//! What peers say. A link's peer is verified; what it says is not.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use certs::id::NodeId;
+
+use super::{Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS};
+use crate::{
+    gossip::Outgoing,
+    ledger::{Offered, Proof},
+    limit::Bucket,
+    message::{Latest, Message},
+    record::{Section, SignedRecord},
+    rumor,
+};
+
+/// Records a second from one peer that are worth a signature check, and at once: a large mesh's whole state.
+const SENDER_RECORDS: (u64, u64) = (500, 8_192);
+/// Pulls a second that one peer is answered, and at once.
+const SENDER_PULLS: (u64, u64) = (20, 40);
+/// Payloads of the gossip carrier a second from one peer, and at once.
+const SENDER_PAYLOADS: (u64, u64) = (50, 200);
+/// Time between summaries to one peer, in milliseconds.
+const SUMMARY_MS: u64 = 1_000;
+/// Time between own refutations.
+const REFUTE_MS: u64 = 100;
+/// Time between notices about one peer.
+const NOTICE_MS: u64 = 60_000;
+/// Entries of a summary or a pull that are read.
+const ENTRIES: usize = 2_048;
+/// Bytes of records that one pull is answered.
+const PULL_BYTES: usize = 1 << 20;
+
+/// What is remembered of a peer as a sender. Bounded by the number of members.
+pub(super) struct Sender {
+    records: Bucket,
+    pulls: Bucket,
+    payloads: Bucket,
+    summary_due: u64,
+    notice_due: u64,
+}
+
+impl Sender {
+    fn new(now: u64) -> Sender {
+        let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
+        let (records, pulls, payloads) = (bucket(SENDER_RECORDS), bucket(SENDER_PULLS), bucket(SENDER_PAYLOADS));
+        Sender { records, pulls, payloads, summary_due: 0, notice_due: 0 }
+    }
+}
+
+/// A proof as it travels.
+pub(super) fn proof((one, other): &Proof) -> Message {
+    Message::Proof(one.bytes().to_vec(), other.bytes().to_vec())
+}
+
+impl Engine {
+    pub(super) fn receive(&mut self, from: &NodeId, link: LinkId, bytes: &[u8]) {
+        if !self.links.linked().contains(from) {
+            return;
+        }
+        self.links.heard(from, link, self.steady);
+        let orders = self.detector.heard(from, self.steady);
+        self.obey(orders);
+        match Message::decode(bytes) {
+            Ok(Some(message)) => self.message(from, message),
+            Ok(None) => {}
+            Err(_) => self.misbehaved(from, "sent what is no message"),
+        }
+    }
+
+    fn message(&mut self, from: &NodeId, message: Message) {
+        match message {
+            Message::Records(records) => self.records(from, &records),
+            Message::Summary(entries) => self.summary(from, entries),
+            Message::Pull(wants) => self.pulled(from, &wants),
+            Message::Ping(nonce) => self.send(from, Lane::Liveness, &Message::Ack(nonce)),
+            Message::Ack(nonce) => {
+                let orders = self.detector.acked(from, nonce, self.steady);
+                self.obey(orders);
+            }
+            Message::Probe { nonce, target } => {
+                let orders = self.detector.asked(from, &target, nonce, self.steady);
+                self.obey(orders);
+            }
+            Message::Probed { target, reached, .. } => {
+                let orders = self.detector.answered(from, &target, reached, self.steady);
+                self.obey(orders);
+            }
+            Message::Accuse(latest) => self.accused(from, &latest),
+            Message::Carrier(bytes) => {
+                let now = self.steady;
+                if self.sender(from).payloads.take(now) {
+                    self.out.push(Effect::Deliver { from: from.clone(), bytes });
+                }
+            }
+            Message::Proof(one, other) => self.proved(from, &one, &other),
+        }
+    }
+
+    fn records(&mut self, from: &NodeId, records: &[Vec<u8>]) {
+        let decoded: Result<Vec<_>, _> = records.iter().map(|bytes| SignedRecord::decode(bytes)).collect();
+        let Ok(mut records) = decoded else {
+            return self.misbehaved(from, "sent what is no record");
+        };
+        records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
+        let mut touched = BTreeSet::new();
+        for record in records {
+            let now = self.steady;
+            if self.ledger.news(&record) && self.sender(from).records.take(now) {
+                touched.insert(record.node().clone());
+                self.take_record(&Arc::new(record), Some(from));
+            }
+        }
+        self.after_records(&touched, Some(from));
+    }
+
+    fn take_record(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>) {
+        let node = record.node();
+        if *node == self.own {
+            return self.own_record(record);
+        }
+        let latest = self.ledger.latest(node).map(|latest| (latest.generation, latest.sequence));
+        let now = self.now();
+        let (rate, burst) = ORIGIN_RECORDS;
+        let budget = self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now.steady));
+        match self.ledger.offer(record, budget, now) {
+            Offered::Fresh => {
+                // What the carrier brought, the carrier spreads.
+                if from.is_some() {
+                    self.rumor.push(record.clone(), from.cloned());
+                }
+                if latest < Some(record.rank()) {
+                    let orders = self.detector.vouched(node, self.steady);
+                    self.obey(orders);
+                }
+                if record.section() != Section::TABLE {
+                    self.persist_soon();
+                }
+                self.feed_soon();
+            }
+            Offered::NoIdentity => self.fetch.want(node, from, self.steady),
+            Offered::Equivocation(proof) => self.quarantined(&proof),
+            Offered::Refused(_) => {
+                if let Some(from) = from {
+                    self.misbehaved(from, "sent a record that does not hold");
+                }
+            }
+            Offered::Unknown => {
+                self.origins.remove(node);
+            }
+            Offered::Known | Offered::Waiting | Offered::Limited => {}
+        }
+    }
+
+    /// Somebody holds a record of this very node: no news, unless a copy of this node signed it.
+    fn own_record(&mut self, record: &Arc<SignedRecord>) {
+        let later = record.generation() > self.author.generation();
+        if later && record.verify(&self.trust_domain, &self.author.key()).is_ok() {
+            self.out.push(Effect::Notice(Notice::Clone { generation: record.generation() }));
+        }
+    }
+
+    fn after_records(&mut self, touched: &BTreeSet<NodeId>, from: Option<&NodeId>) {
+        for node in touched.iter().filter(|node| **node != self.own) {
+            self.refresh(node);
+            if self.ledger.key(node).is_none() {
+                continue;
+            }
+            if self.ledger.lacking(node).is_empty() {
+                self.fetch.have(node);
+            } else {
+                self.fetch.want(node, from, self.steady);
+            }
+        }
+    }
+
+    fn quarantined(&mut self, found: &Proof) {
+        let node = found.0.node().clone();
+        self.out.push(Effect::Notice(Notice::Equivocation { node: node.clone() }));
+        self.broadcast(Lane::Liveness, &proof(found));
+        self.refresh(&node);
+        self.expel(&node);
+    }
+
+    fn proved(&mut self, from: &NodeId, one: &[u8], other: &[u8]) {
+        let (Ok(one), Ok(other)) = (SignedRecord::decode(one), SignedRecord::decode(other)) else {
+            return self.misbehaved(from, "sent a proof that is none");
+        };
+        let now = self.steady;
+        let found = (Arc::new(one), Arc::new(other));
+        if *found.0.node() != self.own && self.sender(from).records.take(now) && self.ledger.prove(&found) {
+            self.quarantined(&found);
+        }
+    }
+
+    fn summary(&mut self, from: &NodeId, entries: Vec<Latest>) {
+        let held = |engine: &Engine, node: &NodeId| {
+            engine.ledger.latest(node).map(|latest| (latest.generation, latest.sequence))
+        };
+        let mut told = BTreeSet::new();
+        for entry in entries.into_iter().take(ENTRIES) {
+            let theirs = Some((entry.generation, entry.sequence));
+            let ours = held(self, &entry.node);
+            if ours <= theirs {
+                told.insert(entry.node.clone());
+            }
+            let granted = self.ledger.authority().grants.contains_key(&entry.node);
+            if granted && entry.node != self.own && ours < theirs {
+                self.fetch.want(&entry.node, Some(from), self.steady);
+            }
+        }
+        if self.ledger.nodes().any(|node| !told.contains(node) && node != from) {
+            self.summarise(from);
+        }
+    }
+
+    /// Tells a peer what is held, so that it can ask for what it lacks.
+    pub(super) fn summarise(&mut self, to: &NodeId) {
+        let now = self.steady;
+        let sender = self.sender(to);
+        if now < sender.summary_due {
+            return;
+        }
+        sender.summary_due = now + SUMMARY_MS;
+        let entries = self.ledger.nodes().filter_map(|node| self.ledger.latest(node)).collect();
+        self.send(to, Lane::Rest, &Message::Summary(entries));
+    }
+
+    fn pulled(&mut self, from: &NodeId, wants: &[(NodeId, Vec<Section>)]) {
+        let now = self.steady;
+        if !self.sender(from).pulls.take(now) {
+            return;
+        }
+        let (mut records, mut size) = (Vec::new(), 0);
+        for (node, sections) in wants.iter().take(ENTRIES) {
+            // A table without what it lists, or the reverse, would be asked for again.
+            let asked = |section: Section| sections.is_empty() || section == Section::TABLE || sections.contains(&section);
+            let held = self.ledger.records(node).into_iter().flatten();
+            for (_, record) in held.filter(|(section, _)| asked(**section)) {
+                size += record.bytes().len();
+                if size <= PULL_BYTES {
+                    records.push(record.clone());
+                }
+            }
+        }
+        for (peer, lane, message) in rumor::messages(from, &records) {
+            self.send(&peer, lane.max(Lane::Services), &message);
+        }
+    }
+
+    fn accused(&mut self, from: &NodeId, accused: &Latest) {
+        if accused.node == self.own {
+            if self.steady >= self.refuted + REFUTE_MS {
+                self.refuted = self.steady;
+                self.refute();
+            }
+            return;
+        }
+        // A newer signature than the accuser knows clears the accused there at once.
+        let ours = self.ledger.latest(&accused.node);
+        let theirs = (accused.generation, accused.sequence);
+        if ours.is_some_and(|ours| (ours.generation, ours.sequence) > theirs)
+            && let Some(table) = self.ledger.records(&accused.node).and_then(|held| held.get(&Section::TABLE))
+        {
+            let message = Message::Records(vec![table.bytes().to_vec()]);
+            self.send(from, Lane::Liveness, &message);
+        }
+        self.detector.accused(from, &accused.node, self.steady);
+    }
+
+    fn refute(&mut self) {
+        match self.author.table() {
+            Ok(table) => {
+                self.offer_own(&table);
+                self.broadcast(Lane::Liveness, &Message::Records(vec![table.bytes().to_vec()]));
+                self.feed_soon();
+            }
+            Err(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
+        }
+    }
+
+    pub(super) fn gossip(&mut self, outgoing: Outgoing) {
+        match outgoing {
+            Outgoing::Send { to, bytes } => self.send(&to, Lane::Rest, &Message::Carrier(bytes)),
+            Outgoing::Learned(records) => {
+                let news: Vec<_> = records.iter().filter(|record| self.ledger.news(record)).collect();
+                let touched = news.iter().map(|record| record.node().clone()).collect();
+                for record in news {
+                    self.take_record(record, None);
+                }
+                self.after_records(&touched, None);
+            }
+            Outgoing::Unknown { from } => self.summarise(&from),
+            Outgoing::Hostile { from, what } => self.misbehaved(&from, what),
+        }
+    }
+
+    fn misbehaved(&mut self, node: &NodeId, what: &'static str) {
+        let now = self.steady;
+        let sender = self.sender(node);
+        if now >= sender.notice_due {
+            sender.notice_due = now + NOTICE_MS;
+            self.out.push(Effect::Notice(Notice::Misbehaved { node: node.clone(), what }));
+        }
+    }
+
+    fn sender(&mut self, node: &NodeId) -> &mut Sender {
+        let now = self.steady;
+        self.senders.entry(node.clone()).or_insert_with(|| Sender::new(now))
+    }
+}

@@ -1,0 +1,378 @@
+//! All records that are believed: per node and section the highest (generation, sequence), whoever brought it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use certs::{
+    codec::{self, Millis},
+    id::NodeId,
+    sign::PublicKey,
+    verify::{self, Authority, NodeCaFacts},
+};
+
+use crate::{
+    body::{Checked, Identity, SECTIONS, Table},
+    error::RecordError,
+    limit::Bucket,
+    message::Latest,
+    record::{Section, SignedRecord, plausible_generation},
+    said::Said,
+};
+
+/// A table speaks for this many intervals; then changes wait for the next one.
+const TABLE_INTERVALS: u64 = 3;
+/// Above this many members tables are signed more rarely.
+const MANY_MEMBERS: usize = 100;
+/// Largest persisted state in bytes.
+const PERSISTED_BYTES: usize = 16 << 20;
+
+/// How often a node signs its table, in milliseconds.
+pub(crate) fn table_interval(members: usize) -> u64 {
+    if members > MANY_MEMBERS { 60_000 } else { 10_000 }
+}
+
+/// See the module.
+pub(crate) struct Ledger {
+    authority: Arc<Authority>,
+    nodes: BTreeMap<NodeId, Node>,
+    /// Keys that signed two records under one number, with the proof. One per granted node at most.
+    quarantined: BTreeMap<NodeId, (PublicKey, Proof)>,
+}
+
+/// Two records of one number.
+pub(crate) type Proof = (Arc<SignedRecord>, Arc<SignedRecord>);
+
+struct Node {
+    facts: NodeCaFacts,
+    records: BTreeMap<Section, Arc<SignedRecord>>,
+    /// Came while the table was stale; at most one a section.
+    waiting: BTreeMap<Section, Arc<SignedRecord>>,
+    table: Table,
+    /// When the table came, by the engine's milliseconds; `None` if only the disk brought it.
+    table_came: Option<u64>,
+    said: Arc<Said>,
+}
+
+/// What became of a record.
+#[derive(Debug)]
+pub(crate) enum Offered {
+    /// New and believed.
+    Fresh,
+    /// Nothing new.
+    Known,
+    /// Believed, but changes nothing before a new table of the node comes.
+    Waiting,
+    /// No grant names the node: nothing is kept.
+    Unknown,
+    /// The node's identity must come first: nothing is kept.
+    NoIdentity,
+    /// The node contradicts itself.
+    Equivocation(Proof),
+    /// The node says more than it may: nothing is kept.
+    Limited,
+    /// Not to be believed.
+    Refused(RecordError),
+}
+
+/// The time of an offer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// By the wall clock: judges certificates and generations.
+    pub(crate) wall: Millis,
+    /// By the engine's own count: judges ages.
+    pub(crate) steady: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(authority: Arc<Authority>) -> Ledger {
+        Ledger { authority, nodes: BTreeMap::new(), quarantined: BTreeMap::new() }
+    }
+
+    pub(crate) fn authority(&self) -> &Arc<Authority> {
+        &self.authority
+    }
+
+    /// Whether a record could change anything, if it holds.
+    pub(crate) fn news(&self, record: &SignedRecord) -> bool {
+        self.nodes.get(record.node()).is_none_or(|node| match node.compare(record) {
+            Compared::Newer | Compared::Contradicts(_) => true,
+            Compared::Older => record.section() == Section::IDENTITY,
+            Compared::Same => false,
+        })
+    }
+
+    /// Takes a record in, if it may be believed and is newer than what is held. `budget` is what its node may say; a
+    /// signature that does not hold costs it nothing.
+    pub(crate) fn offer(&mut self, record: &Arc<SignedRecord>, budget: &mut Bucket, now: Now) -> Offered {
+        if !self.authority.grants.contains_key(record.node()) {
+            return Offered::Unknown;
+        }
+        if !plausible_generation(record.generation(), now.wall) {
+            return Offered::Refused(RecordError::Generation(record.node().clone()));
+        }
+        if record.section() == Section::IDENTITY {
+            return self.offer_identity(record, budget, now);
+        }
+        let Some(node) = self.nodes.get_mut(record.node()) else { return Offered::NoIdentity };
+        let offered = node.offer(record, &self.authority, budget, now);
+        if let Offered::Equivocation(proof) = &offered {
+            let key = node.facts.record_key;
+            self.quarantine(record.node().clone(), key, proof.clone());
+        }
+        offered
+    }
+
+    fn offer_identity(&mut self, record: &Arc<SignedRecord>, budget: &mut Bucket, now: Now) -> Offered {
+        let held = self.nodes.get(record.node());
+        if let Some(held) = held.and_then(|node| node.records.get(&Section::IDENTITY))
+            && held.payload() == record.payload()
+        {
+            return Offered::Known;
+        }
+        let facts = match certified(record, &self.authority, now.wall) {
+            Ok(facts) => facts,
+            Err(error) => return Offered::Refused(error),
+        };
+        if self.quarantined.get(record.node()).is_some_and(|(key, _)| *key == facts.record_key) {
+            return Offered::Refused(RecordError::Quarantined(record.node().clone()));
+        }
+        if let Err(error) = record.verify(&self.authority.trust_domain, &facts.record_key) {
+            return Offered::Refused(error);
+        }
+        if !budget.take(now.steady) {
+            return Offered::Limited;
+        }
+        let Some(node) = self.nodes.get_mut(record.node()) else {
+            self.nodes.insert(record.node().clone(), Node::new(facts, record));
+            return Offered::Fresh;
+        };
+        // The highest epoch owns the name; within one, the first key stays and the latest record counts.
+        if facts.epoch > node.facts.epoch {
+            *node = Node::new(facts, record);
+            return Offered::Fresh;
+        }
+        if facts.epoch < node.facts.epoch || facts.record_key != node.facts.record_key {
+            return Offered::Known;
+        }
+        match node.compare(record) {
+            Compared::Newer => {
+                node.facts = facts;
+                node.records.insert(Section::IDENTITY, record.clone());
+                node.fold(&self.authority);
+                Offered::Fresh
+            }
+            Compared::Older | Compared::Same => Offered::Known,
+            Compared::Contradicts(held) => {
+                let proof = (held, record.clone());
+                let key = node.facts.record_key;
+                self.quarantine(record.node().clone(), key, proof.clone());
+                Offered::Equivocation(proof)
+            }
+        }
+    }
+
+    fn quarantine(&mut self, node: NodeId, key: PublicKey, proof: Proof) {
+        self.nodes.remove(&node);
+        self.quarantined.insert(node, (key, proof));
+    }
+
+    /// Judges somebody else's proof; true if it holds and is news.
+    pub(crate) fn prove(&mut self, proof: &Proof) -> bool {
+        let (one, other) = proof;
+        let same = one.node() == other.node() && one.section() == other.section() && one.rank() == other.rank();
+        let Some(node) = self.nodes.get(one.node()) else { return false };
+        let key = node.facts.record_key;
+        let signed = |record: &SignedRecord| record.verify(&self.authority.trust_domain, &key).is_ok();
+        if !same || one.payload() == other.payload() || !signed(one) || !signed(other) {
+            return false;
+        }
+        self.quarantine(one.node().clone(), key, proof.clone());
+        true
+    }
+
+    /// All proofs held.
+    pub(crate) fn proofs(&self) -> impl Iterator<Item = &Proof> {
+        self.quarantined.values().map(|(_, proof)| proof)
+    }
+
+    /// Judges everything anew; gives the nodes whose word changed and those that no longer count.
+    pub(crate) fn rejudge(&mut self, authority: Arc<Authority>, now: Now) -> (Vec<NodeId>, Vec<NodeId>) {
+        self.authority = authority;
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        for (name, node) in &mut self.nodes {
+            let identity = node.records.get(&Section::IDENTITY).expect("a node is made with its identity");
+            match certified(identity, &self.authority, now.wall) {
+                Ok(facts) if facts.record_key == node.facts.record_key => {
+                    node.facts = facts;
+                    let before = node.said.clone();
+                    node.fold(&self.authority);
+                    if before != node.said {
+                        changed.push(name.clone());
+                    }
+                }
+                Ok(_) | Err(_) => gone.push(name.clone()),
+            }
+        }
+        for name in &gone {
+            self.nodes.remove(name);
+        }
+        let grants = &self.authority.grants;
+        self.quarantined.retain(|name, _| grants.contains_key(name));
+        (changed, gone)
+    }
+
+    /// Nodes whose certificates have ended.
+    pub(crate) fn expired(&self, now: Millis) -> bool {
+        self.nodes.values().any(|node| node.facts.not_after < now)
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.keys()
+    }
+
+    /// What a node says of itself.
+    pub(crate) fn said(&self, node: &NodeId) -> Option<&Arc<Said>> {
+        self.nodes.get(node).map(|node| &node.said)
+    }
+
+    /// The key of its records.
+    pub(crate) fn key(&self, node: &NodeId) -> Option<PublicKey> {
+        self.nodes.get(node).map(|node| node.facts.record_key)
+    }
+
+    /// Its records as held.
+    pub(crate) fn records(&self, node: &NodeId) -> Option<&BTreeMap<Section, Arc<SignedRecord>>> {
+        self.nodes.get(node).map(|node| &node.records)
+    }
+
+    /// What the table of a node lists and is not held.
+    pub(crate) fn lacking(&self, node: &NodeId) -> Vec<Section> {
+        let Some(node) = self.nodes.get(node) else { return Vec::new() };
+        let Some(table) = node.records.get(&Section::TABLE) else { return Vec::new() };
+        let rank = |section: &Section| {
+            let held = node.records.get(section).map(|record| record.rank());
+            held.max(node.waiting.get(section).map(|record| record.rank()))
+        };
+        let listed = node.table.entries.iter();
+        listed
+            .filter(|(section, sequence)| rank(section) < Some((table.generation(), **sequence)))
+            .map(|(section, _)| *section)
+            .collect()
+    }
+
+    /// The highest number held of a node.
+    pub(crate) fn latest(&self, node: &NodeId) -> Option<Latest> {
+        let (generation, sequence) = self.nodes.get(node)?.records.values().map(|record| record.rank()).max()?;
+        Some(Latest { node: node.clone(), generation, sequence })
+    }
+
+    /// Everything but one node's own records, for the disk.
+    pub(crate) fn persist(&self, own: &NodeId) -> Vec<u8> {
+        let others = self.nodes.iter().filter(|(name, _)| *name != own);
+        let records: Vec<&[u8]> =
+            others.flat_map(|(_, node)| node.records.values()).map(|record| record.bytes().as_ref()).collect();
+        codec::encode(&records)
+    }
+
+    /// Takes in what [`persist`](Self::persist) gave; what no longer counts is left out.
+    pub(crate) fn restore(&mut self, bytes: &[u8], now: Now) {
+        let records: Vec<Vec<u8>> = codec::decode::<_, PERSISTED_BYTES>(bytes).unwrap_or_default();
+        let mut records: Vec<Arc<SignedRecord>> =
+            records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok()).map(Arc::new).collect();
+        records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
+        let mut unlimited = Bucket::new(0, u64::MAX >> 16, now.steady);
+        for record in &records {
+            self.offer(record, &mut unlimited, now);
+        }
+        // The disk may be old: what it brought stands, but a change needs a table that came from somebody alive.
+        for node in self.nodes.values_mut() {
+            node.table_came = None;
+        }
+    }
+}
+
+/// The chain of an identity record, verified.
+fn certified(record: &SignedRecord, authority: &Authority, now: Millis) -> Result<NodeCaFacts, RecordError> {
+    let identity = Identity::read(record.body())?;
+    let chain: Vec<_> = identity.chain.into_iter().map(Into::into).collect();
+    let refused = |why: String| RecordError::Identity { node: record.node().clone(), why };
+    let facts = verify::verify_ca(&chain, authority, now).map_err(|error| refused(error.to_string()))?;
+    if facts.node != *record.node() {
+        return Err(refused(format!("the certificate names {}", facts.node)));
+    }
+    Ok(facts)
+}
+
+enum Compared {
+    Newer,
+    Same,
+    Older,
+    Contradicts(Arc<SignedRecord>),
+}
+
+impl Node {
+    fn new(facts: NodeCaFacts, identity: &Arc<SignedRecord>) -> Node {
+        let said = Arc::new(Said::nothing(identity.generation(), &facts));
+        let records = BTreeMap::from([(Section::IDENTITY, identity.clone())]);
+        Node { facts, records, waiting: BTreeMap::new(), table: Table::default(), table_came: None, said }
+    }
+
+    fn offer(&mut self, record: &Arc<SignedRecord>, authority: &Authority, budget: &mut Bucket, now: Now) -> Offered {
+        let compared = self.compare(record);
+        if matches!(compared, Compared::Same | Compared::Older) {
+            return Offered::Known;
+        }
+        if let Err(error) = record.verify(&authority.trust_domain, &self.facts.record_key) {
+            return Offered::Refused(error);
+        }
+        if let Compared::Contradicts(held) = compared {
+            return Offered::Equivocation((held, record.clone()));
+        }
+        if !budget.take(now.steady) {
+            return Offered::Limited;
+        }
+        let section = record.section();
+        if !self.records.contains_key(&section) && self.records.len() >= SECTIONS {
+            let error = RecordError::Invalid { field: "section", rule: "a node has at most 64" };
+            return Offered::Refused(error);
+        }
+        if section == Section::TABLE {
+            match Table::read(record.body()) {
+                Ok(table) => self.table = table,
+                Err(error) => return Offered::Refused(error),
+            }
+            self.table_came = Some(now.steady);
+            let waiting = std::mem::take(&mut self.waiting);
+            self.records.extend(waiting);
+        } else if section != Section::STATUS && !self.table_fresh(authority, now) {
+            self.waiting.insert(section, record.clone());
+            return Offered::Waiting;
+        }
+        self.records.insert(section, record.clone());
+        self.fold(authority);
+        Offered::Fresh
+    }
+
+    fn table_fresh(&self, authority: &Authority, now: Now) -> bool {
+        let oldest = TABLE_INTERVALS * table_interval(authority.grants.len());
+        self.table_came.is_some_and(|came| now.steady.saturating_sub(came) <= oldest)
+    }
+
+    /// `waiting` holds only what is newer than `records`, so it is the one to compare with.
+    fn compare(&self, record: &SignedRecord) -> Compared {
+        let held = self.waiting.get(&record.section()).or_else(|| self.records.get(&record.section()));
+        let Some(held) = held else { return Compared::Newer };
+        match record.rank().cmp(&held.rank()) {
+            std::cmp::Ordering::Greater => Compared::Newer,
+            std::cmp::Ordering::Less => Compared::Older,
+            std::cmp::Ordering::Equal if held.payload() == record.payload() => Compared::Same,
+            std::cmp::Ordering::Equal => Compared::Contradicts(held.clone()),
+        }
+    }
+
+    fn fold(&mut self, authority: &Authority) {
+        let said = Said::fold(&self.records, &self.table, &self.facts, &authority.revocations);
+        if said != *self.said {
+            self.said = Arc::new(said);
+        }
+    }
+}

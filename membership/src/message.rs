@@ -1,0 +1,122 @@
+//! What members say to each other over peer links.
+
+use certs::{
+    codec::{self, Envelope},
+    id::NodeId,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{error::RecordError, record::Section};
+
+/// Largest message in bytes, that of a link's frame.
+pub const MESSAGE_BYTES: usize = 1 << 20;
+/// Bytes of records that one message takes at most; more go as several messages, so that urgent ones slip between.
+pub const BATCH_BYTES: usize = 64 << 10;
+
+const WIRE_VERSION: u8 = 1;
+
+/// One message between two linked members.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// Records, as their owners signed them.
+    Records(Vec<Vec<u8>>),
+    /// The latest that the sender holds of each member.
+    Summary(Vec<Latest>),
+    /// Asks for records; no section means all.
+    Pull(Vec<(NodeId, Vec<Section>)>),
+    /// Asks for an `Ack`.
+    Ping(u64),
+    /// Answers a `Ping`.
+    Ack(u64),
+    /// Asks to ping a third member.
+    Probe {
+        /// Comes back in the answer.
+        nonce: u64,
+        /// Whom.
+        target: NodeId,
+    },
+    /// Answers a `Probe`.
+    Probed {
+        /// That of the probe.
+        nonce: u64,
+        /// Whom.
+        target: NodeId,
+        /// Whether it answered.
+        reached: bool,
+    },
+    /// The sender finds a member silent. Asks everyone to look, and the member to sign something newer.
+    Accuse(Latest),
+    /// A payload of the gossip carrier.
+    Carrier(Vec<u8>),
+    /// Two records that no honest node signs.
+    Proof(Vec<u8>, Vec<u8>),
+}
+
+/// The highest number of a member's records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latest {
+    /// The member.
+    pub node: NodeId,
+    /// Its run.
+    pub generation: u64,
+    /// The highest sequence of that run.
+    pub sequence: u64,
+}
+
+impl Message {
+    /// As it travels.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, body) = match self {
+            Message::Records(records) => (1, codec::encode(records)),
+            Message::Summary(entries) => (2, codec::encode(entries)),
+            Message::Pull(wants) => (3, codec::encode(wants)),
+            Message::Ping(nonce) => (4, codec::encode(nonce)),
+            Message::Ack(nonce) => (5, codec::encode(nonce)),
+            Message::Probe { nonce, target } => (6, codec::encode(&(nonce, target))),
+            Message::Probed { nonce, target, reached } => (7, codec::encode(&(nonce, target, reached))),
+            Message::Accuse(latest) => (8, codec::encode(latest)),
+            Message::Carrier(bytes) => (9, codec::encode(bytes)),
+            Message::Proof(one, other) => (10, codec::encode(&(one, other))),
+        };
+        codec::encode(&Envelope { version: WIRE_VERSION, kind, body })
+    }
+
+    /// Reads a message; `None` is a kind that this build does not know.
+    ///
+    /// # Errors
+    /// Bytes that are no message of a known version.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Message>, RecordError> {
+        let envelope: Envelope = read(bytes)?;
+        if envelope.version == 0 {
+            return Err(RecordError::Malformed("wire version 0".to_owned()));
+        }
+        let body = envelope.body.as_slice();
+        Ok(Some(match envelope.kind {
+            1 => Message::Records(read(body)?),
+            2 => Message::Summary(read(body)?),
+            3 => Message::Pull(read(body)?),
+            4 => Message::Ping(read(body)?),
+            5 => Message::Ack(read(body)?),
+            6 => {
+                let (nonce, target) = read(body)?;
+                Message::Probe { nonce, target }
+            }
+            7 => {
+                let (nonce, target, reached) = read(body)?;
+                Message::Probed { nonce, target, reached }
+            }
+            8 => Message::Accuse(read(body)?),
+            9 => Message::Carrier(read(body)?),
+            10 => {
+                let (one, other) = read(body)?;
+                Message::Proof(one, other)
+            }
+            _ => return Ok(None),
+        }))
+    }
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    codec::decode::<T, MESSAGE_BYTES>(bytes).map_err(|error| RecordError::Malformed(error.to_string()))
+}

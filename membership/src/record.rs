@@ -1,0 +1,250 @@
+//! Signed records: a fact that one node states about itself. Whoever carries one, only its signature counts.
+
+use std::{fmt, sync::Arc};
+
+use certs::{
+    codec::{self, Millis},
+    id::{NodeId, TrustDomain},
+    sign::{PublicKey, Signature, SigningKey},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::RecordError;
+
+/// Largest record, encoded, in bytes: its base64 form stays below the 8 KiB that chitchat carries well.
+pub const RECORD_BYTES: usize = 6_000;
+/// Largest body in bytes; the rest of a record is names, numbers and the signature.
+pub const BODY_BYTES: usize = 5_600;
+/// How far a generation may lie ahead of the reader's clock, in seconds: room for a clock that was wrong once, while
+/// no generation can be so high that its owner could never exceed it.
+pub const GENERATION_AHEAD_SECONDS: u64 = 366 * 86_400;
+
+const VERSION: u8 = 1;
+const KIND: &str = "skein.record/1";
+const GENERATION_RANDOM_BITS: u32 = 24;
+
+/// What a record speaks of. Sections that a reader does not know are kept and relayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Section(pub u16);
+
+impl Section {
+    /// `{section: sequence}` of all the node's sections; signed every 10 s and on change.
+    pub const TABLE: Section = Section(0);
+    /// The node's certificate chain.
+    pub const IDENTITY: Section = Section(1);
+    /// Where it listens, its locality and version.
+    pub const ADDRESS: Section = Section(2);
+    /// Up, draining or left.
+    pub const STATUS: Section = Section(3);
+    /// Digest of the changesets that it holds.
+    pub const POLICY: Section = Section(4);
+    /// First part of its services; parts follow one another.
+    pub const SERVICES: Section = Section(0x100);
+    /// First part of their health.
+    pub const HEALTH: Section = Section(0x200);
+    /// Parts that `SERVICES` and `HEALTH` may have, each.
+    pub const PARTS: u16 = 16;
+
+    /// The part `number` of a section that has parts.
+    pub(crate) fn part(self, number: u16) -> Section {
+        Section(self.0 + number)
+    }
+
+    /// The section without its part: `SERVICES` for every part of it.
+    #[must_use]
+    pub fn base(self) -> Section {
+        match self.0 & 0xff {
+            part if self.0 >= Section::SERVICES.0 && part < Section::PARTS => Section(self.0 & 0xff00),
+            _ => self,
+        }
+    }
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A record as it came: the bytes are kept and relayed, never encoded again. Believed only after [`verify`](Self::verify).
+#[derive(Clone, PartialEq, Eq)]
+pub struct SignedRecord {
+    node: NodeId,
+    generation: u64,
+    section: Section,
+    sequence: u64,
+    trust_domain: TrustDomain,
+    body: Vec<u8>,
+    payload: Vec<u8>,
+    signature: Signature,
+    bytes: Arc<[u8]>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    version: u8,
+    payload: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    trust_domain: TrustDomain,
+    node: NodeId,
+    generation: u64,
+    section: Section,
+    sequence: u64,
+    body: Vec<u8>,
+}
+
+impl SignedRecord {
+    /// Signs a fact about `node`.
+    ///
+    /// # Errors
+    /// `TooLarge` if the body does not fit.
+    pub fn sign(
+        key: &SigningKey,
+        trust_domain: &TrustDomain,
+        node: &NodeId,
+        generation: u64,
+        section: Section,
+        sequence: u64,
+        body: Vec<u8>,
+    ) -> Result<SignedRecord, RecordError> {
+        if body.len() > BODY_BYTES {
+            let what = format!("section {section} of {node}");
+            return Err(RecordError::TooLarge { what, size: body.len(), limit: BODY_BYTES });
+        }
+        let fact = Payload {
+            trust_domain: trust_domain.clone(),
+            node: node.clone(),
+            generation,
+            section,
+            sequence,
+            body: body.clone(),
+        };
+        let payload = codec::encode(&fact);
+        let signature = key.sign(KIND, &payload);
+        let bytes =
+            codec::encode(&Wire { version: VERSION, payload: payload.clone(), signature: signature.0.to_vec() });
+        let Payload { trust_domain, node, .. } = fact;
+        let bytes = bytes.into();
+        Ok(SignedRecord { node, generation, section, sequence, trust_domain, body, payload, signature, bytes })
+    }
+
+    /// Reads a record without believing it.
+    ///
+    /// # Errors
+    /// `TooLarge` or `Malformed`; also for a version that this build does not know.
+    pub fn decode(bytes: &[u8]) -> Result<SignedRecord, RecordError> {
+        if bytes.len() > RECORD_BYTES {
+            let what = "record".to_owned();
+            return Err(RecordError::TooLarge { what, size: bytes.len(), limit: RECORD_BYTES });
+        }
+        let malformed = |error: codec::CodecError| RecordError::Malformed(error.to_string());
+        let wire: Wire = codec::decode::<Wire, RECORD_BYTES>(bytes).map_err(malformed)?;
+        if wire.version != VERSION {
+            return Err(RecordError::Malformed(format!("record version {}", wire.version)));
+        }
+        let signature: [u8; 64] =
+            wire.signature.try_into().map_err(|_| RecordError::Malformed("signature length".to_owned()))?;
+        let fact: Payload = codec::decode::<Payload, RECORD_BYTES>(&wire.payload).map_err(malformed)?;
+        Ok(SignedRecord {
+            node: fact.node,
+            generation: fact.generation,
+            section: fact.section,
+            sequence: fact.sequence,
+            trust_domain: fact.trust_domain,
+            body: fact.body,
+            payload: wire.payload,
+            signature: Signature(signature),
+            bytes: bytes.into(),
+        })
+    }
+
+    /// Whether `key` signed it for this mesh.
+    ///
+    /// # Errors
+    /// `TrustDomain` or `Signature`.
+    pub fn verify(&self, trust_domain: &TrustDomain, key: &PublicKey) -> Result<(), RecordError> {
+        if self.trust_domain != *trust_domain {
+            return Err(RecordError::TrustDomain);
+        }
+        if key.verify(KIND, &self.payload, &self.signature) {
+            Ok(())
+        } else {
+            Err(RecordError::Signature { node: self.node.clone(), section: self.section })
+        }
+    }
+
+    /// The node that it speaks of.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// The run of that node which signed it.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What it speaks of.
+    #[must_use]
+    pub fn section(&self) -> Section {
+        self.section
+    }
+
+    /// Counts all records of a generation, whatever their section: one number is never used twice.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The encoded body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The signature.
+    #[must_use]
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// The whole record as it travels.
+    #[must_use]
+    pub fn bytes(&self) -> &Arc<[u8]> {
+        &self.bytes
+    }
+
+    /// The signed part: two records of one (generation, sequence) with different ones prove equivocation.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// Later in the life of the same node.
+    pub(crate) fn rank(&self) -> (u64, u64) {
+        (self.generation, self.sequence)
+    }
+}
+
+impl fmt::Debug for SignedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}#{}.{}", self.node, self.section, self.generation, self.sequence)
+    }
+}
+
+/// The generation of a starting process: above the `stored` one, above that of own records which peers hold, and not
+/// below the clock. Must be durable before use. The low 24 bits are `random`, so that two copies of one state differ.
+#[must_use]
+pub fn next_generation(stored: u64, seen: u64, now: Millis, random: u32) -> u64 {
+    let counter = (stored.max(seen) >> GENERATION_RANDOM_BITS).max(now / 1_000) + 1;
+    (counter << GENERATION_RANDOM_BITS) | u64::from(random & ((1 << GENERATION_RANDOM_BITS) - 1))
+}
+
+/// Whether a generation is one that a node with a sane clock may have.
+pub(crate) fn plausible_generation(generation: u64, now: Millis) -> bool {
+    generation >> GENERATION_RANDOM_BITS <= now / 1_000 + GENERATION_AHEAD_SECONDS
+}
