@@ -119,7 +119,10 @@ impl Dialer {
         };
         for (address, (target, led_to)) in &mut self.seeds {
             let reached = led_to.as_ref().is_some_and(|node| linked.contains(node) || *node == self.own);
-            if !reached && !known(address) && let Some(address) = target.due(&mut free, random, now) {
+            if !reached
+                && !known(address)
+                && let Some(address) = target.due(&mut free, random, now)
+            {
                 dials.push((None, address));
             }
         }

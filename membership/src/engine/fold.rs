@@ -133,8 +133,7 @@ impl Engine {
         }
         if changed(|a, b| {
             let facts = |m: &Member| (m.generation, m.epoch, m.wire, m.started, m.record_key, m.ca_key);
-            facts(a) == facts(b)
-                && (&a.addresses, &a.locality, &a.version) == (&b.addresses, &b.locality, &b.version)
+            facts(a) == facts(b) && (&a.addresses, &a.locality, &a.version) == (&b.addresses, &b.locality, &b.version)
         }) {
             changes.push(Change::Member(node()));
         }

@@ -161,7 +161,10 @@ impl Engine {
     }
 
     fn after_records(&mut self, touched: &BTreeSet<NodeId>, from: Option<&NodeId>) {
-        for node in touched.iter().filter(|node| **node != self.own) {
+        for node in touched {
+            if *node == self.own {
+                continue;
+            }
             self.refresh(node);
             if self.ledger.key(node).is_none() {
                 continue;
@@ -234,7 +237,8 @@ impl Engine {
         let (mut records, mut size) = (Vec::new(), 0);
         for (node, sections) in wants.iter().take(ENTRIES) {
             // A table without what it lists, or the reverse, would be asked for again.
-            let asked = |section: Section| sections.is_empty() || section == Section::TABLE || sections.contains(&section);
+            let asked =
+                |section: Section| sections.is_empty() || section == Section::TABLE || sections.contains(&section);
             let held = self.ledger.records(node).into_iter().flatten();
             for (_, record) in held.filter(|(section, _)| asked(**section)) {
                 size += record.bytes().len();
