@@ -3,7 +3,7 @@
 use certs::{
     ca::{CaKey, Enroller, NodeCa},
     codec::Millis,
-    grant::{Grant, GrantedService, NodeGrant, Pattern},
+    grant::{GrantedService, NodeGrant},
     id::{NodeId, TrustDomain},
     root::{Root, bundle_to_pem},
     sign::{Digest, PublicKey, SigningKey},
@@ -79,7 +79,7 @@ pub fn init(dir: &StateDir, init: &Init<'_>) -> Result<Made, Error> {
     let mut keys = vec![(name.to_string(), operator.public(), false)];
     keys.extend(init.recovery.map(|(name, key)| (name.to_string(), key, true)));
     let first = genesis(init.trust_domain, &[init.root.certificate()], &keys, init.now);
-    let changesets = [signed(&first, &[operator]), signed(&own_grant(init, first.role_set), &[operator])];
+    let changesets = [signed(&first, &[operator]), signed(&granting(init, first.role_set), &[operator])];
     let genesis = ChangesetId(decode(&changesets[0]).map_err(internal)?.id());
 
     let mut history = History::new(init.trust_domain.clone());
@@ -97,8 +97,8 @@ pub fn init(dir: &StateDir, init: &Init<'_>) -> Result<Made, Error> {
     Ok(Made { genesis, role_set: first.role_set, bundle: bundle_to_pem(&[init.root.certificate()]) })
 }
 
-fn own_grant(init: &Init<'_>, role_set: u64) -> Changeset {
-    let grant = NodeGrant {
+fn own_grant(init: &Init<'_>) -> NodeGrant {
+    NodeGrant {
         node: init.node.clone(),
         epoch: 1,
         services: init.services.to_vec(),
@@ -107,8 +107,11 @@ fn own_grant(init: &Init<'_>, role_set: u64) -> Changeset {
         token_expires: None,
         enroller: true,
         retired: false,
-    };
-    let (document, body) = node_grant_body(&grant);
+    }
+}
+
+fn granting(init: &Init<'_>, role_set: u64) -> Changeset {
+    let (document, body) = node_grant_body(&own_grant(init));
     Changeset {
         trust_domain: init.trust_domain.clone(),
         role_set,
@@ -128,15 +131,7 @@ fn write_keys(dir: &StateDir, init: &Init<'_>) -> Result<(), Error> {
     dir.write(CA_KEY, ca_key.to_pem().as_bytes())?;
     dir.write(RECORD_KEY, record_key.to_pem().as_bytes())?;
     let enroller = Enroller::new(init.trust_domain, vec![certificate], enroller_key).map_err(internal)?;
-    let exact = |namespace: &str, name: &str| Pattern::Exact(namespace.to_string(), name.to_string());
-    let grant = Grant {
-        node: init.node.clone(),
-        epoch: 1,
-        accounts: init.services.iter().map(|s| exact(s.account.namespace(), s.account.account())).collect(),
-        services: init.services.iter().map(|s| exact(s.service.namespace(), s.service.name())).collect(),
-        record_key: Some(record_key.public()),
-        enroller: false,
-    };
+    let grant = own_grant(init).certified(record_key.public());
     let chain = enroller.issue_node(&ca_key.spki(), &grant, init.now).map_err(internal)?;
     dir.write(CA_CERTIFICATES, bundle_to_pem(&chain).as_bytes())?;
     NodeCa::new(init.trust_domain, chain, ca_key).map_err(internal).map(drop)

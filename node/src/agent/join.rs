@@ -1,13 +1,39 @@
 //! The joiner's side of an enrolment: one token in, a state directory with an identity out.
 
-use std::net::SocketAddr;
-
-use certs::{
-    id::{NodeId, TrustDomain},
-    join::Token,
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
 };
 
-use super::{error::Error, state_dir::StateDir};
+use certs::{
+    ca::{CaKey, NodeCa},
+    codec::Millis,
+    id::{NodeId, SpiffeId, TrustDomain},
+    join::{Chain, Hello, JoinReply, JoinRequest, MAX_MESSAGE, Message, Token},
+    root::bundle_to_pem,
+    sign::{Digest, SigningKey},
+    tls::{self, EXPORTER_JOIN},
+    verify::{Authority, verify},
+};
+use policy::history::{History, Refused};
+
+use super::{
+    error::{Error, fail},
+    exchange::{receive, send},
+    init::check_free,
+    state_dir::{CA_CERTIFICATES, CA_KEY, Owner, RECORD_KEY, StateDir},
+    store::{Judgement, Store},
+};
+use crate::{
+    clock::Clock,
+    mesh::{conversation::connect, join::Conversed},
+};
+
+/// One step of the exchange takes at most this long; the enroller may wait for the invite to arrive.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Version of the exchange.
+const VERSION: u8 = 1;
 
 /// What a joining node brings.
 #[derive(Debug, Clone)]
@@ -27,7 +53,7 @@ pub struct Joined {
     pub node: NodeId,
     /// Its mesh.
     pub trust_domain: TrustDomain,
-    /// Where others will find it.
+    /// Where others will find it; port 0 if the port is known only when it runs.
     pub address: SocketAddr,
 }
 
@@ -37,6 +63,206 @@ pub struct Joined {
 /// # Errors
 /// `already_exists`, `unreachable`, `unverified_node`, `token_spent`, `token_expired`, `token_invalid`, storage.
 pub async fn join(dir: &StateDir, join: &Join<'_>) -> Result<Joined, Error> {
-    let _ = (dir, join);
-    todo!()
+    let (token, clock) = (join.token, Clock);
+    check_free(dir)?;
+    if clock.now() >= token.expires {
+        let hint = format!("invite it again: skein invite {}", token.node);
+        return Err(fail("token_expired", format!("the token of {} has expired", token.node), hint));
+    }
+    let keys = Keys::of(dir)?;
+    let (mut stream, remote) = reach(token).await?;
+    let hello = Message::Hello(Hello { version: VERSION });
+    let chain = match step(&mut stream, &hello, token).await? {
+        Message::Chain(chain) => chain,
+        other => return Err(unexpected(&other, token)),
+    };
+    believe(&chain, token, &stream, clock.now())?;
+    let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| unreachable(token, &e))?;
+    let request = JoinRequest::new(token, &exporter, keys.ca.request(&token.node), keys.record.public());
+    let reply = match step(&mut stream, &Message::Prove(request), token).await? {
+        Message::Reply(reply) => reply,
+        other => return Err(unexpected(&other, token)),
+    };
+    let address = join.advertise.unwrap_or_else(|| towards(remote, join.listen));
+    settle(dir, token, keys, reply, address, clock.now())?;
+    Ok(Joined { node: token.node.clone(), trust_domain: token.trust_domain.clone(), address })
+}
+
+/// The keys of this and every earlier attempt.
+struct Keys {
+    ca: CaKey,
+    record: SigningKey,
+}
+
+impl Keys {
+    fn of(dir: &StateDir) -> Result<Self, Error> {
+        let ca = match dir.read(CA_KEY)?.and_then(|pem| CaKey::from_pem(&pem).ok()) {
+            Some(key) => key,
+            None => {
+                let key = CaKey::generate();
+                dir.write(CA_KEY, key.to_pem().as_bytes())?;
+                key
+            }
+        };
+        let record = match dir.read(RECORD_KEY)?.and_then(|pem| SigningKey::from_pem(&pem).ok()) {
+            Some(key) => key,
+            None => {
+                let key = SigningKey::generate();
+                dir.write(RECORD_KEY, key.to_pem().as_bytes())?;
+                key
+            }
+        };
+        Ok(Self { ca, record })
+    }
+}
+
+async fn reach(token: &Token) -> Result<(Conversed, SocketAddr), Error> {
+    let expected = SpiffeId::node(token.trust_domain.clone(), token.enroller.clone());
+    let name = tls::server_name(Some(&expected), &token.trust_domain);
+    let mut last = String::from("the token names no address");
+    for text in &token.addresses {
+        let resolved = match tokio::net::lookup_host(text).await {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                last = format!("{text}: {error}");
+                continue;
+            }
+        };
+        for address in resolved {
+            match connect(address, tls::joiner(Arc::new(Clock)), name.clone()).await {
+                Ok(stream) => return Ok((stream, address)),
+                Err(error) => last = format!("{address}: {error}"),
+            }
+        }
+    }
+    Err(unreachable(token, &last))
+}
+
+async fn step(stream: &mut Conversed, message: &Message, token: &Token) -> Result<Message, Error> {
+    let exchanged = async {
+        send(stream, message).await?;
+        receive(stream, MAX_MESSAGE).await
+    };
+    match tokio::time::timeout(PATIENCE, exchanged).await {
+        Ok(Ok(message)) => Ok(message),
+        Ok(Err(error)) => Err(unreachable(token, &error)),
+        Err(_) => Err(unreachable(token, &format!("no answer within {PATIENCE:?}"))),
+    }
+}
+
+/// Whether the enroller is the one that the token names, under the RoleSets that the token names.
+fn believe(chain: &Chain, token: &Token, stream: &Conversed, now: Millis) -> Result<(), Error> {
+    let refused = |message: String| {
+        fail("unverified_node", message, "someone else may answer there; nothing was sent to it. Ask for a new token")
+    };
+    let authority = authority(chain, token, now).map_err(refused)?;
+    let peer = verify(stream.certificates(), &authority, now)
+        .map_err(|e| refused(format!("{} shows no valid identity: {e}", stream.remote())))?;
+    if peer.id != SpiffeId::node(token.trust_domain.clone(), token.enroller.clone()) {
+        return Err(refused(format!("{} is {}, not {}", stream.remote(), peer.id, token.enroller)));
+    }
+    Ok(())
+}
+
+fn authority(chain: &Chain, token: &Token, now: Millis) -> Result<Authority, String> {
+    let mut history = History::new(token.trust_domain.clone());
+    insert_all(&mut history, chain.role_sets.iter().chain(&chain.grants), now)
+        .map_err(|refused| format!("the policy that the enroller shows does not hold: {refused}"))?;
+    let state = history.state(now);
+    if state.genesis != token.genesis {
+        return Err(format!("the enroller shows the mesh {}, the token is of {}", state.genesis, token.genesis));
+    }
+    if state.role_set.number < token.role_set {
+        let (shown, wanted) = (state.role_set.number, token.role_set);
+        return Err(format!("the enroller shows RoleSet {shown}, the token is of {wanted}"));
+    }
+    Ok(state.authority(&token.trust_domain))
+}
+
+/// Inserts what refers to each other, in whatever order it came.
+fn insert_all<'a>(
+    history: &mut History,
+    changesets: impl Iterator<Item = &'a Vec<u8>>,
+    now: Millis,
+) -> Result<(), Refused> {
+    let mut waiting: Vec<&Vec<u8>> = changesets.collect();
+    loop {
+        let before = waiting.len();
+        let mut last = None;
+        waiting.retain(|bytes| match history.insert(bytes, now) {
+            Ok(_) => false,
+            Err(refused) => {
+                last = Some(refused);
+                true
+            }
+        });
+        match last {
+            None => return Ok(()),
+            Some(refused) if waiting.len() == before => return Err(refused),
+            Some(_) => {}
+        }
+    }
+}
+
+/// Writes what came of it; the owner last.
+fn settle(
+    dir: &StateDir,
+    token: &Token,
+    keys: Keys,
+    reply: JoinReply,
+    address: SocketAddr,
+    now: Millis,
+) -> Result<(), Error> {
+    let bad = |what: String| fail("failed", format!("the enroller's reply cannot be used: {what}"), "try again");
+    let mut history = History::new(token.trust_domain.clone());
+    insert_all(&mut history, reply.changesets.iter(), now).map_err(|refused| bad(refused.to_string()))?;
+    if history.state(now).genesis != token.genesis {
+        return Err(bad("it is of another mesh".into()));
+    }
+    let record_key = keys.record.public();
+    let pem = bundle_to_pem(&reply.chain);
+    let ca = NodeCa::new(&token.trust_domain, reply.chain, keys.ca).map_err(|e| bad(e.to_string()))?;
+    if ca.grant().node != token.node || ca.grant().record_key != Some(record_key) {
+        return Err(bad(format!("it certifies {}", ca.grant().node)));
+    }
+    dir.write(CA_CERTIFICATES, pem.as_bytes())?;
+    // Leftovers of an attempt that did not come to its end.
+    let _ = std::fs::remove_file(dir.store());
+    let from = token.enroller.to_string();
+    let judge = |bytes: &Vec<u8>| Judgement { at: now, subject: Digest::of(bytes), from: from.clone(), refused: None };
+    let judgements: Vec<_> = reply.changesets.iter().map(judge).collect();
+    let slices: Vec<&[u8]> = reply.changesets.iter().map(Vec::as_slice).collect();
+    Store::open(&dir.store())?.append(&slices, &judgements)?;
+    let owner = Owner { node: token.node.clone(), trust_domain: token.trust_domain.clone(), address: Some(address) };
+    dir.own(&owner)
+}
+
+/// The address by which this machine speaks to `remote`, with the port that the node listens on. Sends nothing.
+pub fn towards(remote: SocketAddr, listen: SocketAddr) -> SocketAddr {
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    let any: IpAddr = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+    let local = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(remote)?;
+        socket.local_addr()
+    });
+    SocketAddr::new(local.map_or_else(|_| [127, 0, 0, 1].into(), |address| address.ip()), listen.port())
+}
+
+fn unreachable(token: &Token, error: &dyn std::fmt::Display) -> Error {
+    let message = format!("the enroller {} cannot be reached: {error}", token.enroller);
+    fail("unreachable", message, "see that it runs and that its mesh port is open; then try again with the same token")
+}
+
+fn unexpected(message: &Message, token: &Token) -> Error {
+    let Message::Refusal(refusal) = message else {
+        return fail("failed", "the enroller answered out of turn", "see that both run the same version");
+    };
+    let known = super::admin::error::CODES.iter().find(|row| row.0 == refusal.code).map(|row| row.0);
+    let code = match refusal.code.as_str() {
+        "wrong_enroller" | "bad_proof" => "token_invalid",
+        _ => known.unwrap_or("refused"),
+    };
+    fail(code, refusal.message.clone(), format!("ask for a new token: skein invite {}", token.node))
 }

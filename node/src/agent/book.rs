@@ -1,0 +1,251 @@
+//! The set of changesets, in memory and on disk: nothing is seen before it is durable.
+
+use std::sync::Arc;
+
+use certs::{codec::Millis, id::TrustDomain, sign::Digest};
+use policy::{
+    changeset::{self, ChangesetId},
+    history::{Code, History, Refused, State},
+};
+use tokio::sync::RwLock;
+
+use super::{
+    error::{Error, fail, internal},
+    store::{Judgement, Store},
+};
+
+/// Refusals of peers' bytes that one minute adds to the audit chain; a peer must not fill the disk with its mistakes.
+const REFUSALS_A_MINUTE: u32 = 60;
+
+/// The changesets that this node holds.
+pub struct Book {
+    shelf: RwLock<Shelf>,
+    store: Arc<Store>,
+}
+
+struct Shelf {
+    history: History,
+    /// In order of arrival: references come before what refers to them.
+    order: Vec<ChangesetId>,
+    trust_domain: TrustDomain,
+    minute: Millis,
+    refusals: u32,
+}
+
+/// What became of changesets that a peer gave.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// Kept and durable now.
+    pub fresh: Vec<ChangesetId>,
+    /// References to fetch first.
+    pub missing: Vec<ChangesetId>,
+    /// Not kept, and why.
+    pub refused: Vec<(ChangesetId, String)>,
+}
+
+impl Book {
+    /// Reads what the store holds.
+    ///
+    /// # Errors
+    /// `storage_failed` if it cannot be read or does not hold together.
+    pub fn load(store: Arc<Store>, trust_domain: &TrustDomain, now: Millis) -> Result<Self, Error> {
+        let mut history = History::new(trust_domain.clone());
+        let (mut order, mut waiting) = (Vec::new(), store.changesets()?);
+        loop {
+            let before = waiting.len();
+            waiting.retain(|bytes| match history.insert(bytes, now) {
+                Ok(inserted) => {
+                    order.push(inserted.id);
+                    false
+                }
+                Err(refused) => {
+                    // A rule of this build that an older one did not have, or a reference that comes later.
+                    tracing::debug!(code = refused.code().as_str(), "a stored changeset is not kept: {refused}");
+                    refused.may_pass_later()
+                }
+            });
+            if waiting.is_empty() || waiting.len() == before {
+                break;
+            }
+        }
+        if order.is_empty() {
+            let hint = "restore data_dir from a backup, or join again with a new token";
+            return Err(fail("storage_failed", "the store holds no policy, not even the genesis", hint));
+        }
+        let shelf = Shelf { history, order, trust_domain: trust_domain.clone(), minute: 0, refusals: 0 };
+        Ok(Self { shelf: RwLock::new(shelf), store })
+    }
+
+    /// Looks into the set.
+    pub async fn look<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.shelf.read().await.history)
+    }
+
+    /// What the set folds to now.
+    pub async fn state(&self, now: Millis) -> Arc<State> {
+        self.shelf.read().await.history.state(now)
+    }
+
+    /// The latest changesets, newest first.
+    pub async fn latest(&self, count: usize) -> Vec<Digest> {
+        self.shelf.read().await.order.iter().rev().take(count).map(|id| id.0).collect()
+    }
+
+    /// The bytes of everything wanted and of what it refers to, in an order in which they can be inserted; none if that
+    /// is more than `limit` bytes.
+    pub async fn closure(&self, wanted: impl Fn(&changeset::Changeset) -> bool, limit: usize) -> Option<Vec<Vec<u8>>> {
+        let shelf = self.shelf.read().await;
+        let mut needed = std::collections::BTreeSet::new();
+        for id in shelf.order.iter().rev() {
+            let Some(entry) = shelf.history.get(id) else { continue };
+            if needed.contains(id) || wanted(&entry.changeset) {
+                needed.insert(*id);
+                needed.extend(entry.changeset.changes.iter().flat_map(|change| change.replaces.iter().copied()));
+            }
+        }
+        let mut out = Vec::new();
+        let mut size = 0;
+        for id in shelf.order.iter().filter(|id| needed.contains(*id)) {
+            let Some(entry) = shelf.history.get(id) else { continue };
+            size += entry.bytes.len();
+            if size > limit {
+                return None;
+            }
+            out.push(entry.bytes.to_vec());
+        }
+        Some(out)
+    }
+
+    /// Takes what an operator pushed: every rule of a direct push, then disk, then memory.
+    ///
+    /// # Errors
+    /// The refusal or the disk's; nothing is kept then.
+    pub async fn push(self: &Arc<Self>, bytes: Vec<u8>, from: &str, now: Millis) -> Result<ChangesetId, Error> {
+        let from = from.to_string();
+        self.undisturbed(move |book| book.push_now(bytes, &from, now)).await
+    }
+
+    /// Takes what a peer holds: whatever fits is kept, whoever brings it.
+    ///
+    /// # Errors
+    /// The disk's; nothing of it is kept then.
+    pub async fn learn(self: &Arc<Self>, offered: Vec<Vec<u8>>, from: &str, now: Millis) -> Result<Learned, Error> {
+        let from = from.to_string();
+        self.undisturbed(move |book| book.learn_now(offered, &from, now)).await
+    }
+
+    /// Runs to the end on a blocking thread even if the caller goes away: memory and disk never part half-way.
+    async fn undisturbed<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let book = self.clone();
+        tokio::task::spawn_blocking(move || work(&book)).await.map_err(internal)?
+    }
+
+    fn push_now(&self, bytes: Vec<u8>, from: &str, now: Millis) -> Result<ChangesetId, Error> {
+        let mut shelf = self.shelf.blocking_write();
+        self.writable()?;
+        if let Ok(signed) = changeset::decode(&bytes)
+            && shelf.history.contains(&ChangesetId(signed.id()))
+        {
+            return Ok(ChangesetId(signed.id()));
+        }
+        let checked = shelf.history.check_push(&bytes, now);
+        match checked.and_then(|()| shelf.history.insert(&bytes, now)) {
+            Ok(inserted) => {
+                self.keep(&mut shelf, &[&bytes], &[judgement(&bytes, from, now, None)], now)?;
+                shelf.order.push(inserted.id);
+                Ok(inserted.id)
+            }
+            Err(refused) => {
+                self.refuse(&mut shelf, &[judgement(&bytes, from, now, Some(&refused))], now);
+                Err(refusal(&refused))
+            }
+        }
+    }
+
+    fn learn_now(&self, offered: Vec<Vec<u8>>, from: &str, now: Millis) -> Result<Learned, Error> {
+        let mut shelf = self.shelf.blocking_write();
+        self.writable()?;
+        let mut learned = Learned::default();
+        let (mut kept, mut judgements, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        for bytes in &offered {
+            match shelf.history.insert(bytes, now) {
+                Ok(inserted) if inserted.fresh => {
+                    judgements.push(judgement(bytes, from, now, None));
+                    learned.fresh.push(inserted.id);
+                    kept.push(bytes.as_slice());
+                }
+                Ok(_) => {}
+                Err(Refused::Missing(ids)) => learned.missing.extend(ids),
+                Err(refused) => {
+                    refusals.push(judgement(bytes, from, now, Some(&refused)));
+                    if let Ok(signed) = changeset::decode(bytes) {
+                        learned.refused.push((ChangesetId(signed.id()), refused.to_string()));
+                    }
+                }
+            }
+        }
+        if !kept.is_empty() {
+            self.keep(&mut shelf, &kept, &judgements, now)?;
+            shelf.order.extend(&learned.fresh);
+        }
+        if !refusals.is_empty() {
+            self.refuse(&mut shelf, &refusals, now);
+        }
+        Ok(learned)
+    }
+
+    /// A disk that failed takes nothing until restart; a full one is asked again.
+    fn writable(&self) -> Result<(), Error> {
+        self.store.trouble().filter(|e| e.code != "storage_full").map_or(Ok(()), Err)
+    }
+
+    /// Writes what memory took already; takes it back if the disk refuses. The caller holds the shelf, so that nobody saw it.
+    fn keep(&self, shelf: &mut Shelf, bytes: &[&[u8]], judgements: &[Judgement], now: Millis) -> Result<(), Error> {
+        self.store.append(bytes, judgements).inspect_err(|_| {
+            let mut before = History::new(shelf.trust_domain.clone());
+            for entry in shelf.order.iter().filter_map(|id| shelf.history.get(id)) {
+                let _ = before.insert(&entry.bytes, now);
+            }
+            shelf.history = before;
+        })
+    }
+
+    fn refuse(&self, shelf: &mut Shelf, judgements: &[Judgement], now: Millis) {
+        if now / 60_000 != shelf.minute {
+            (shelf.minute, shelf.refusals) = (now / 60_000, 0);
+        }
+        shelf.refusals += 1;
+        if shelf.refusals > REFUSALS_A_MINUTE {
+            return;
+        }
+        if let Err(error) = self.store.judge(judgements) {
+            tracing::warn!(code = %error.code, "a refusal is not in the audit chain: {error}");
+        }
+    }
+}
+
+fn judgement(bytes: &[u8], from: &str, at: Millis, refused: Option<&Refused>) -> Judgement {
+    let subject = changeset::decode(bytes).map_or_else(|_| Digest::of(bytes), |signed| signed.id());
+    let refused = refused.map(|r| format!("{}: {r}", r.code().as_str()));
+    Judgement { at, subject, from: from.to_string(), refused }
+}
+
+/// A refusal of policy in the form that every door shows.
+pub fn refusal(refused: &Refused) -> Error {
+    let code = match refused.code() {
+        Code::Malformed => "bad_request",
+        Code::BadSignature => "bad_signature",
+        Code::WrongTrustDomain => "wrong_trust_domain",
+        Code::RoleMissing | Code::ThresholdMissing | Code::RoleSetUnknown | Code::RoleSetInvalid => "role_missing",
+        Code::InvalidDocument | Code::InvalidReference | Code::NotSupported => "invalid_document",
+        Code::StaleParent | Code::MissingReference => "stale_parent",
+        Code::ClockSkew | Code::ConfirmTooLate => "bad_date",
+        Code::QuotaExceeded => "quota",
+        Code::NotFound => "not_found",
+        Code::NotInitialised => "failed",
+    };
+    fail(code, refused.to_string(), refused.hint())
+}

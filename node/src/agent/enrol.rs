@@ -1,0 +1,256 @@
+//! The enroller's side of an enrolment. Spent is durable before anything is signed, so that a token counts once whatever
+//! crashes; the reply is kept with it, so that a lost one can be asked for again with the same keys.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use certs::{
+    codec::{self, Millis},
+    grant::NodeGrant,
+    join::{Chain, JoinRefusal, JoinReply, JoinRequest, MAX_REQUEST_MESSAGE, Message, RenewRequest},
+    sign::Digest,
+};
+use policy::{Kind, changeset::Change};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+};
+
+use super::{
+    book::Book,
+    error::internal,
+    exchange::{receive, send},
+    identity::Identity,
+    store::{Spent, Store},
+};
+use crate::clock::Clock;
+
+/// Enrolments at a time.
+const AT_ONCE: usize = 8;
+/// One enrolment takes at most this long.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Enrolments that one address may begin in a minute, and all together.
+const A_MINUTE_EACH: u32 = 30;
+const A_MINUTE_ALL: u32 = 300;
+/// Wrong proofs that burn a token.
+const WRONG_PROOFS: u32 = 5;
+/// How long an invite that was pushed elsewhere may take to arrive.
+const INVITE_PATIENCE: Duration = Duration::from_secs(3);
+/// Bytes of policy that a reply carries; the rest comes over peer links.
+const REPLY_BYTES: usize = 4 << 20;
+
+/// Redeems tokens.
+pub struct Enrolment {
+    book: Arc<Book>,
+    store: Arc<Store>,
+    identity: Arc<Identity>,
+    clock: Clock,
+    slots: Semaphore,
+    rate: Mutex<Rate>,
+    /// One redemption at a time: reading "spent" and writing it belong together.
+    redeeming: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Rate {
+    minute: Millis,
+    all: u32,
+    each: HashMap<IpAddr, u32>,
+}
+
+impl Enrolment {
+    /// An enroller's, or that of a node which refuses every joiner by name.
+    pub fn new(book: Arc<Book>, store: Arc<Store>, identity: Arc<Identity>, clock: Clock) -> Self {
+        let (slots, rate) = (Semaphore::new(AT_ONCE), Mutex::default());
+        Self { book, store, identity, clock, slots, rate, redeeming: tokio::sync::Mutex::default() }
+    }
+
+    /// Serves one joiner. `exporter` is this session's.
+    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, exporter: &[u8], remote: SocketAddr) {
+        let Ok(_slot) = self.slots.try_acquire() else {
+            let busy =
+                JoinRefusal::new("too_many_requests", "too many enrolments at a time; try again in a few seconds");
+            let _ = tokio::time::timeout(PATIENCE, send(&mut stream, &Message::Refusal(busy))).await;
+            return;
+        };
+        match tokio::time::timeout(PATIENCE, self.converse(&mut stream, exporter, remote)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%remote, "an enrolment ended early: {error}"),
+            Err(_) => tracing::debug!(%remote, "an enrolment took longer than {PATIENCE:?}"),
+        }
+    }
+
+    async fn converse<S>(&self, stream: &mut S, exporter: &[u8], remote: SocketAddr) -> std::io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let hello = receive(stream, MAX_REQUEST_MESSAGE).await?;
+        if !self.admit(remote.ip()) {
+            let refused = JoinRefusal::new("too_many_requests", "too many enrolments in this minute; try again later");
+            return send(stream, &Message::Refusal(refused)).await;
+        }
+        if !matches!(hello, Message::Hello(_)) {
+            return send(stream, &Message::Refusal(JoinRefusal::new("bad_request", "an enrolment begins with hello")))
+                .await;
+        }
+        send(stream, &Message::Chain(self.chain().await)).await?;
+        let answer = match receive(stream, MAX_REQUEST_MESSAGE).await? {
+            Message::Prove(request) => self.redeem(&request, exporter, remote).await,
+            Message::Renew(request) => self.renew(&request, exporter).await,
+            Message::Hello(_) | Message::Chain(_) | Message::Reply(_) | Message::Refusal(_) => {
+                Err(JoinRefusal::new("bad_request", "not a step of an enrolment"))
+            }
+        };
+        let answer = answer.map_or_else(Message::Refusal, Message::Reply);
+        send(stream, &answer).await?;
+        tokio::io::AsyncWriteExt::shutdown(stream).await
+    }
+
+    fn admit(&self, from: IpAddr) -> bool {
+        let minute = self.clock.now() / 60_000;
+        let mut rate = self.rate.lock().expect("no code panics while it holds the rate");
+        if rate.minute != minute {
+            *rate = Rate { minute, ..Rate::default() };
+        }
+        rate.all += 1;
+        // The table cannot outgrow the limit for all.
+        if rate.all > A_MINUTE_ALL {
+            return false;
+        }
+        let each = rate.each.entry(from).or_default();
+        *each += 1;
+        *each <= A_MINUTE_EACH
+    }
+
+    /// What makes this node believable: RoleSets, and its own NodeGrant.
+    async fn chain(&self) -> Chain {
+        let role_sets = self.book.look(|history| history.role_set_chain()).await;
+        let own = self.identity.node().as_str();
+        let concerns = |change: &Change| {
+            let document = &change.document;
+            document.kind == Kind::Revocation || (document.kind == Kind::NodeGrant && document.name == own)
+        };
+        let grants = self.book.closure(|changeset| changeset.changes.iter().any(concerns), REPLY_BYTES).await;
+        Chain { role_sets: role_sets.iter().map(|bytes| bytes.to_vec()).collect(), grants: grants.unwrap_or_default() }
+    }
+
+    async fn redeem(
+        &self,
+        request: &JoinRequest,
+        exporter: &[u8],
+        remote: SocketAddr,
+    ) -> Result<JoinReply, JoinRefusal> {
+        let _one = self.redeeming.lock().await;
+        let grant = self.invite(request).await?;
+        let Some(hash) = grant.token_hash else {
+            return Err(JoinRefusal::new("token_invalid", format!("{} was not invited by a token", grant.node)));
+        };
+        let spent = self.token(hash).await?;
+        let now = self.clock.now();
+        let wrong = match &spent {
+            Some(Spent::Burnt) => {
+                return Err(JoinRefusal::new("token_spent", "the token was burnt by wrong proofs; invite again"));
+            }
+            Some(Spent::WrongProofs(wrong)) => *wrong,
+            Some(Spent::Redeemed { .. }) | None => 0,
+        };
+        let spki = match request.check(&grant, self.identity.node(), exporter, now) {
+            Ok(spki) => spki,
+            Err(refused) if is_wrong_proof(&refused) && !matches!(spent, Some(Spent::Redeemed { .. })) => {
+                let next = if wrong + 1 >= WRONG_PROOFS { Spent::Burnt } else { Spent::WrongProofs(wrong + 1) };
+                tracing::warn!(node = %grant.node, %remote, "a wrong proof for an invite: {refused}");
+                self.set_token(hash, next).await?;
+                return Err(refused);
+            }
+            Err(refused) => return Err(refused),
+        };
+        let keys = Digest::of(&[spki.as_slice(), &request.record_key.0].concat());
+        if let Some(Spent::Redeemed { keys: first, reply }) = &spent {
+            if *first != keys {
+                tracing::warn!(node = %grant.node, %remote, "a spent token was shown with another key");
+                return Err(JoinRefusal::new(
+                    "token_spent",
+                    format!("the token of {} was redeemed already", grant.node),
+                ));
+            }
+            return self.reply(codec::decode::<_, { 1 << 20 }>(reply).map_err(failed)?).await;
+        }
+        let Some(enroller) = self.identity.enroller() else {
+            return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
+        };
+        let chain = enroller.issue_node(&spki, &grant.certified(request.record_key), now).map_err(failed)?;
+        // Signing has no effect outside before the reply is sent, and that waits for the disk.
+        self.set_token(hash, Spent::Redeemed { keys, reply: codec::encode(&chain) }).await?;
+        tracing::info!(node = %grant.node, %remote, "enrolled");
+        self.reply(chain).await
+    }
+
+    /// The live invite of a name; one that was just pushed to another node gets a moment to arrive.
+    async fn invite(&self, request: &JoinRequest) -> Result<Arc<NodeGrant>, JoinRefusal> {
+        let hash = request.secret.hash();
+        let mut found = None;
+        for _ in 0..INVITE_PATIENCE.as_millis() / 100 {
+            found = self.book.state(self.clock.now()).await.grants().get(&request.node).cloned();
+            if found.as_ref().is_some_and(|grant| grant.token_hash == Some(hash)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        match found {
+            Some(grant) if grant.retired => {
+                Err(JoinRefusal::new("not_granted", format!("{} is retired", request.node)))
+            }
+            Some(grant) => Ok(grant),
+            None => Err(JoinRefusal::new("token_invalid", format!("nobody invited {}", request.node))),
+        }
+    }
+
+    async fn reply(&self, chain: Vec<Vec<u8>>) -> Result<JoinReply, JoinRefusal> {
+        let changesets = match self.book.closure(|_| true, REPLY_BYTES).await {
+            Some(all) => all,
+            // Too much for one reply: what a node needs to know its peers; the rest comes over peer links.
+            None => {
+                let concerns = |change: &Change| change.document.kind.is_mesh_wide();
+                let some = self.book.closure(|changeset| changeset.changes.iter().any(concerns), 2 * REPLY_BYTES).await;
+                some.unwrap_or_default()
+            }
+        };
+        Ok(JoinReply { chain, changesets })
+    }
+
+    async fn renew(&self, request: &RenewRequest, exporter: &[u8]) -> Result<JoinReply, JoinRefusal> {
+        let Some(enroller) = self.identity.enroller() else {
+            return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
+        };
+        let now = self.clock.now();
+        let authority = self.book.state(now).await.authority(&self.identity.own().trust_domain);
+        let (spki, grant) = request.check(&authority, exporter, now)?;
+        let chain = enroller.issue_node(&spki, &grant, now).map_err(failed)?;
+        self.reply(chain).await
+    }
+
+    async fn token(&self, hash: Digest) -> Result<Option<Spent>, JoinRefusal> {
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.token(&hash)).await;
+        read.map_err(internal).and_then(|r| r).map_err(failed)
+    }
+
+    async fn set_token(&self, hash: Digest, spent: Spent) -> Result<(), JoinRefusal> {
+        let store = self.store.clone();
+        let written = tokio::task::spawn_blocking(move || store.set_token(&hash, &spent)).await;
+        written.map_err(internal).and_then(|r| r).map_err(|e| JoinRefusal::new(&e.code, e.message))
+    }
+}
+
+/// Both show that somebody does not hold the token.
+fn is_wrong_proof(refused: &JoinRefusal) -> bool {
+    refused.code == "token_invalid" || refused.code == "bad_proof"
+}
+
+fn failed(error: impl std::fmt::Display) -> JoinRefusal {
+    JoinRefusal::new("failed", error.to_string())
+}

@@ -1,0 +1,205 @@
+//! Who this node is: its CA, the leafs that it issues to itself, and the enroller CA where it has one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use arc_swap::ArcSwap;
+use certs::{
+    ca::{CaKey, Enroller, Leaf, NodeCa},
+    codec::Millis,
+    id::{NodeId, ServiceAccount, SpiffeId, TrustDomain},
+    root::{bundle_from_pem, bundle_to_pem},
+    sign::{Digest, SigningKey},
+    tls::Leafs,
+};
+
+use super::{
+    error::{Error, fail, internal},
+    facade::{IdentityFacts, LeafFacts},
+    state_dir::{CA_CERTIFICATES, CA_KEY, ENROLLER_CERTIFICATE, ENROLLER_KEY, Owner, RECORD_KEY, StateDir},
+};
+
+/// The node's keys and certificates.
+pub struct Identity {
+    trust_domain: TrustDomain,
+    node: NodeId,
+    record_key: Arc<SigningKey>,
+    ca: ArcSwap<NodeCa>,
+    enroller: Option<Enroller>,
+    held: Mutex<BTreeMap<SpiffeId, Held>>,
+    leafs: Arc<ArcSwap<Leafs>>,
+}
+
+struct Held {
+    leaf: Leaf,
+    renew_at: Millis,
+}
+
+/// What a refresh of leafs came to.
+#[derive(Debug)]
+pub struct Refreshed {
+    /// When the next one is due.
+    pub due: Millis,
+    /// Leafs that could not be issued, and why.
+    pub failed: Vec<(SpiffeId, String)>,
+}
+
+impl Identity {
+    /// Reads what init or join wrote.
+    ///
+    /// # Errors
+    /// `key_permissions`, `storage_failed`.
+    pub fn load(dir: &StateDir, owner: &Owner) -> Result<Self, Error> {
+        let broken = |name: &str, error: &dyn std::fmt::Display| {
+            let message = format!("{}: {error}", dir.path().join(name).display());
+            fail("storage_failed", message, "restore it from a backup, or join again with a new token")
+        };
+        let record_key = SigningKey::from_pem(&dir.must_read(RECORD_KEY)?).map_err(|e| broken(RECORD_KEY, &e))?;
+        let ca_key = CaKey::from_pem(&dir.must_read(CA_KEY)?).map_err(|e| broken(CA_KEY, &e))?;
+        let chain = bundle_from_pem(&dir.must_read(CA_CERTIFICATES)?).map_err(|e| broken(CA_CERTIFICATES, &e))?;
+        let ca = NodeCa::new(&owner.trust_domain, chain, ca_key).map_err(|e| broken(CA_CERTIFICATES, &e))?;
+        let enroller = match (dir.read(ENROLLER_KEY)?, dir.read(ENROLLER_CERTIFICATE)?) {
+            (Some(key), Some(chain)) => {
+                let key = CaKey::from_pem(&key).map_err(|e| broken(ENROLLER_KEY, &e))?;
+                let chain = bundle_from_pem(&chain).map_err(|e| broken(ENROLLER_CERTIFICATE, &e))?;
+                let enroller = Enroller::new(&owner.trust_domain, chain, key);
+                Some(enroller.map_err(|e| broken(ENROLLER_CERTIFICATE, &e))?)
+            }
+            (_, _) => None,
+        };
+        Ok(Self {
+            trust_domain: owner.trust_domain.clone(),
+            node: owner.node.clone(),
+            record_key: Arc::new(record_key),
+            ca: ArcSwap::from_pointee(ca),
+            enroller,
+            held: Mutex::default(),
+            leafs: Arc::new(ArcSwap::from_pointee(Leafs::default())),
+        })
+    }
+
+    /// The node's own identity.
+    pub fn own(&self) -> SpiffeId {
+        SpiffeId::node(self.trust_domain.clone(), self.node.clone())
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// The mesh.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The key that signs records and receipts.
+    pub fn record_key(&self) -> &Arc<SigningKey> {
+        &self.record_key
+    }
+
+    /// The leafs that TLS shows.
+    pub fn leafs(&self) -> &Arc<ArcSwap<Leafs>> {
+        &self.leafs
+    }
+
+    /// The node CA in use.
+    pub fn ca(&self) -> Arc<NodeCa> {
+        self.ca.load_full()
+    }
+
+    /// The enroller CA, on enrollers.
+    pub fn enroller(&self) -> Option<&Enroller> {
+        self.enroller.as_ref()
+    }
+
+    /// A secret of this node alone that survives restarts, for `purpose`.
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        let mut bytes = purpose.as_bytes().to_vec();
+        bytes.push(0);
+        let key = self.record_key.to_pem();
+        bytes.extend_from_slice(key.as_bytes());
+        let digest = Digest::of(&bytes);
+        zeroize::Zeroize::zeroize(&mut bytes);
+        digest.0
+    }
+
+    /// Takes a renewed node CA into use, on disk first. Leafs follow at the next refresh.
+    ///
+    /// # Errors
+    /// It is not this node's, or the disk refuses.
+    pub fn renewed(&self, dir: &StateDir, chain: Vec<Vec<u8>>) -> Result<(), Error> {
+        let key = CaKey::from_pem(&self.ca.load().key().to_pem()).map_err(internal)?;
+        let pem = bundle_to_pem(&chain);
+        let ca = NodeCa::new(&self.trust_domain, chain, key)
+            .map_err(|e| fail("failed", format!("the enroller sent no usable certificate: {e}"), ""))?;
+        if ca.grant().node != self.node || ca.grant().record_key != Some(self.record_key.public()) {
+            return Err(fail("failed", "the enroller certified somebody else", ""));
+        }
+        dir.write(CA_CERTIFICATES, pem.as_bytes())?;
+        self.ca.store(Arc::new(ca));
+        // Every leaf of the old CA is due: it may end with it, or lack what was granted since.
+        for held in self.held.lock().expect("no code panics while it holds the leafs").values_mut() {
+            held.renew_at = 0;
+        }
+        Ok(())
+    }
+
+    /// Issues the leafs that `accounts` and the node need and that are missing or past half of their life; drops others.
+    /// `jitter` in 0..1 spreads the next renewal.
+    pub fn refresh(&self, accounts: &BTreeSet<ServiceAccount>, now: Millis, jitter: f64) -> Refreshed {
+        let ca = self.ca.load();
+        let service = |account: &ServiceAccount| SpiffeId::service(self.trust_domain.clone(), account.clone());
+        let wanted: BTreeSet<SpiffeId> = accounts.iter().map(service).chain([self.own()]).collect();
+        let mut held = self.held.lock().expect("no code panics while it holds the leafs");
+        let (mut failed, mut changed) = (Vec::new(), false);
+        held.retain(|id, _| {
+            let keep = wanted.contains(id);
+            changed |= !keep;
+            keep
+        });
+        for id in wanted {
+            if held.get(&id).is_some_and(|held| held.renew_at > now) {
+                continue;
+            }
+            match ca.leaf(&id, now) {
+                Ok(leaf) => {
+                    changed = true;
+                    let half = leaf.not_after.saturating_sub(now) as f64 * (0.45 + 0.1 * jitter);
+                    held.insert(id, Held { renew_at: now + half as Millis, leaf });
+                }
+                Err(error) => failed.push((id, error.to_string())),
+            }
+        }
+        if changed {
+            let mut leafs = Leafs::default();
+            held.values().for_each(|held| leafs.insert(&held.leaf));
+            self.leafs.store(Arc::new(leafs));
+        }
+        let due = held.values().map(|held| held.renew_at).min().unwrap_or(now);
+        // What failed is tried again soon: the CA may be renewed meanwhile.
+        Refreshed { due: if failed.is_empty() { due } else { due.min(now + 30_000) }, failed }
+    }
+
+    /// Certificates for those who ask.
+    pub fn facts(&self) -> IdentityFacts {
+        let ca = self.ca.load();
+        let held = self.held.lock().expect("no code panics while it holds the leafs");
+        let leaf = |held: &Held| LeafFacts {
+            id: held.leaf.id.clone(),
+            chain: held.leaf.chain.iter().map(|der| der.to_vec()).collect(),
+            not_before: held.leaf.not_before,
+            not_after: held.leaf.not_after,
+        };
+        IdentityFacts {
+            id: self.own(),
+            ca_chain: ca.chain().to_vec(),
+            ca_not_before: ca.not_before(),
+            ca_not_after: ca.not_after(),
+            leafs: held.values().map(leaf).collect(),
+            enroller: self.enroller.is_some(),
+        }
+    }
+}
