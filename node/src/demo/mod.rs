@@ -1,5 +1,8 @@
 //! The demonstration mesh and its sample application.
 
+mod bookinfo;
+mod client;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
