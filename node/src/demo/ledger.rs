@@ -79,8 +79,8 @@ impl Ledger {
     }
 
     /// Removes what the demonstration made in its directory.
-    pub(super) fn remove_files(&self) -> std::io::Result<()> {
-        remove_parts(&self.dir)
+    pub(super) fn remove_files(dir: &Path) -> std::io::Result<()> {
+        remove_parts(dir)
     }
 
     /// Ends the processes and removes the files of a demonstration that was killed; the caller holds its lock.

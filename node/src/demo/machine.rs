@@ -103,9 +103,7 @@ impl Machine {
         put(format_args!("[[service]]\nname = {service:?}\nnamespace = \"default\"\naccount = \"bookinfo-{service}\""));
         put(format_args!("labels = {{ app = {service:?}, version = {version:?} }}"));
         let target = self.target;
-        put(format_args!(
-            "ports = [{{ name = \"http\", port = {PORT}, protocol = \"http\", target = \"{target}\" }}]"
-        ));
+        put(format_args!("ports = [{{ name = \"http\", port = {PORT}, protocol = \"http\", target = \"{target}\" }}]"));
         put(format_args!("check = {{ http = \"/health\", interval = \"1s\" }}"));
         text
     }

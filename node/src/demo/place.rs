@@ -24,16 +24,22 @@ const MAX_DIR: usize = 70;
 /// The file whose lock says that a demonstration lives here.
 const LOCK: &str = "demo.lock";
 
-/// A directory and addresses, until it is dropped.
+/// A directory and addresses, until it is dropped: then all files are gone.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub(super) dir: PathBuf,
     pub(super) machines: Vec<Machine>,
     pub(super) ledger: Ledger,
+    home: Home,
+    _claim: TcpListener,
+}
+
+/// A directory that is locked, and emptied when it is dropped.
+#[derive(Debug)]
+struct Home {
+    dir: PathBuf,
     /// Whether the directory itself was made here.
     made: bool,
     _lock: File,
-    _claim: TcpListener,
 }
 
 impl Place {
@@ -44,36 +50,54 @@ impl Place {
     /// Another demonstration lives there, it holds something else, or no address is free.
     pub(super) fn take(wanted: Option<&Path>) -> anyhow::Result<(Self, Vec<Remains>)> {
         let mut remains = Vec::new();
-        let (dir, lock, made) = match wanted {
+        let home = match wanted {
             Some(dir) => named(dir, &mut remains)?,
             None => any(&mut remains)?,
         };
-        let (machines, claim) = addresses(&dir)?;
+        let (machines, claim) = addresses(&home.dir)?;
         for part in ["nodes", "logs", "policies"] {
-            private_dir(&dir.join(part))?;
+            private_dir(&home.dir.join(part))?;
         }
-        let ledger = Ledger::begin(&dir)?;
-        Ok((Self { dir, machines, ledger, made, _lock: lock, _claim: claim }, remains))
+        let ledger = Ledger::begin(&home.dir)?;
+        Ok((Self { machines, ledger, home, _claim: claim }, remains))
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.home.dir
     }
 
     /// The operator's directory.
     pub(super) fn operator(&self) -> PathBuf {
-        self.dir.join("operator")
+        self.dir().join("operator")
     }
 
     /// The file that a process writes its log to.
     pub(super) fn log(&self, name: &str) -> PathBuf {
-        self.dir.join("logs").join(format!("{name}.log"))
+        self.dir().join("logs").join(format!("{name}.log"))
     }
 
     /// Removes everything that was made here.
+    ///
+    /// # Errors
+    /// The disk.
     pub(super) fn clean(self) -> std::io::Result<()> {
-        self.ledger.remove_files()?;
+        self.home.clean()
+    }
+}
+
+impl Home {
+    fn clean(&self) -> std::io::Result<()> {
+        Ledger::remove_files(&self.dir)?;
         remove(std::fs::remove_file(self.dir.join(LOCK)))?;
-        if self.made {
-            remove(std::fs::remove_dir(&self.dir))?;
-        }
-        Ok(())
+        if self.made { remove(std::fs::remove_dir(&self.dir)) } else { Ok(()) }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // What cannot be removed now is found by the next demonstration; `clean` has told of it where it was called.
+        let _ = self.clean();
     }
 }
 
@@ -82,7 +106,7 @@ fn remove(result: std::io::Result<()>) -> std::io::Result<()> {
     result.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-fn named(dir: &Path, remains: &mut Vec<Remains>) -> anyhow::Result<(PathBuf, File, bool)> {
+fn named(dir: &Path, remains: &mut Vec<Remains>) -> anyhow::Result<Home> {
     let dir = std::path::absolute(dir).with_context(|| format!("{} is no directory", dir.display()))?;
     if dir.to_str().is_none_or(|name| name.len() > MAX_DIR) {
         return Err(screen::usage(format!("--dir {}: the name may have {MAX_DIR} bytes of UTF-8", dir.display())));
@@ -101,11 +125,11 @@ fn named(dir: &Path, remains: &mut Vec<Remains>) -> anyhow::Result<(PathBuf, Fil
         ));
     };
     remains.extend(Ledger::clean_up(&dir)?);
-    Ok((dir, lock, made))
+    Ok(Home { dir, made, _lock: lock })
 }
 
 /// The first free directory of this user; all others that nobody holds are cleaned on the way.
-fn any(remains: &mut Vec<Remains>) -> anyhow::Result<(PathBuf, File, bool)> {
+fn any(remains: &mut Vec<Remains>) -> anyhow::Result<Home> {
     let user = nix::unistd::getuid();
     let mut taken = None;
     for number in 1..=PLACES {
@@ -117,12 +141,9 @@ fn any(remains: &mut Vec<Remains>) -> anyhow::Result<(PathBuf, File, bool)> {
         private_dir(&dir)?;
         let Some(lock) = lock(&dir)? else { continue };
         remains.extend(Ledger::clean_up(&dir)?);
-        if taken.is_none() {
-            taken = Some((dir, lock, true));
-        } else {
-            remove(std::fs::remove_file(dir.join(LOCK)))?;
-            remove(std::fs::remove_dir(&dir))?;
-        }
+        // One that is not needed is removed with its home.
+        let home = Home { dir, made: true, _lock: lock };
+        taken.get_or_insert(home);
     }
     taken.ok_or_else(|| {
         let dir = std::env::temp_dir();

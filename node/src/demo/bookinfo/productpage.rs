@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -147,8 +147,10 @@ fn via_of<T>(result: &Result<Answer<T>, Failure>) -> Option<&str> {
     result.as_ref().ok().map(|answer| answer.via.as_str())
 }
 
-fn report(path: &[String], most: u32) -> ([(http::HeaderName, HeaderValue); 1], [(&'static str, String); 1]) {
-    ([via(&path.join(", "))], [(ATTEMPTS, most.to_string())])
+/// What the answer's headers say of its making.
+fn report(path: &[String], most: u32) -> HeaderMap {
+    let (name, value) = via(&path.join(", "));
+    HeaderMap::from_iter([(name, value), (HeaderName::from_static(ATTEMPTS), HeaderValue::from(most))])
 }
 
 fn has_all_stars(reviews: &Reviews) -> bool {

@@ -1,20 +1,30 @@
 //! All six services on loopback, without a mesh: a small proxy by name stands for the nodes.
+#![expect(clippy::disallowed_methods, reason = "a test's servers end with its runtime")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::Empty;
 
 use super::*;
 use crate::demo::client::Client;
 
-/// Each request's service is in its URI; where it lives is in this map, by version of reviews.
-async fn start(reviews: App, without: &[App]) -> SocketAddr {
+/// What a test talks to, and the requests that the services sent to each other.
+struct Bookinfo {
+    page: SocketAddr,
+    seen: Arc<Mutex<Vec<HeaderMap>>>,
+}
+
+/// Starts the services with one version of reviews. Each request's service is in its URI; the proxy knows where it is.
+async fn start(reviews: App, without: &[App]) -> Bookinfo {
     let proxy = bind().await;
     let proxy_address = proxy.local_addr().expect("bound");
-    let mut addresses = std::collections::HashMap::new();
+    let mut addresses = HashMap::new();
     for app in [App::Productpage, App::Details, reviews, App::Ratings] {
         let listener = bind().await;
         if !without.contains(&app) {
@@ -22,8 +32,11 @@ async fn start(reviews: App, without: &[App]) -> SocketAddr {
             tokio::spawn(serve(app, listener, proxy_address, std::future::pending()));
         }
     }
-    let product = addresses["productpage"];
+    let page = addresses["productpage"];
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
     let forward = move |request: axum::extract::Request| async move {
+        log.lock().expect("no panic").push(request.headers().clone());
         let service = request.uri().host().expect("absolute form").to_owned();
         let Some(address) = addresses.get(service.as_str()) else {
             return (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream").into_response();
@@ -36,7 +49,7 @@ async fn start(reviews: App, without: &[App]) -> SocketAddr {
         client.send(onward, Duration::from_secs(5)).await.expect("an answer").map(axum::body::Body::from)
     };
     tokio::spawn(async move { axum::serve(proxy, Router::new().fallback(forward)).await });
-    product
+    Bookinfo { page, seen }
 }
 
 async fn bind() -> TcpListener {
@@ -59,7 +72,7 @@ async fn the_page_shows_the_version_that_answered() {
         [(reviews::Version::V1, None), (reviews::Version::V2, Some("black")), (reviews::Version::V3, Some("red"))]
     {
         let app = App::Reviews(version);
-        let address = start(app, &[]).await;
+        let Bookinfo { page: address, .. } = start(app, &[]).await;
         let page = get(address, "/productpage", &[]).await;
         assert_eq!(page.status(), StatusCode::OK, "{}", page.body());
         assert_eq!(page.body().contains("aria-label=\"5 of 5 stars\""), colour.is_some());
@@ -73,7 +86,7 @@ async fn the_page_shows_the_version_that_answered() {
 
 #[tokio::test]
 async fn answers_are_those_of_istios_bookinfo() {
-    let address = start(App::Reviews(reviews::Version::V2), &[]).await;
+    let Bookinfo { page: address, .. } = start(App::Reviews(reviews::Version::V2), &[]).await;
     let body = |path| async move {
         serde_json::from_str::<serde_json::Value>(get(address, path, &[]).await.body()).expect("JSON")
     };
@@ -92,7 +105,7 @@ async fn answers_are_those_of_istios_bookinfo() {
 async fn an_error_behind_the_page_is_shown_and_is_502() {
     let reviews = App::Reviews(reviews::Version::V3);
     for missing in [App::Details, reviews, App::Ratings] {
-        let address = start(reviews, &[missing]).await;
+        let Bookinfo { page: address, .. } = start(reviews, &[missing]).await;
         let page = get(address, "/productpage", &[]).await;
         assert_eq!(page.status(), StatusCode::BAD_GATEWAY);
         assert!(page.body().contains("no healthy upstream"), "{}", page.body());
@@ -101,8 +114,12 @@ async fn an_error_behind_the_page_is_shown_and_is_502() {
 }
 
 #[tokio::test]
-async fn signing_in_reaches_the_backends() {
-    let address = start(App::Reviews(reviews::Version::V1), &[]).await;
-    let page = get(address, "/productpage", &[("cookie", "bookinfo-user=jason")]).await;
+async fn user_and_trace_reach_every_backend() {
+    let bookinfo = start(App::Reviews(reviews::Version::V2), &[]).await;
+    let headers = [("cookie", "bookinfo-user=jason"), ("end-user", "other"), ("x-b3-traceid", "1234")];
+    let page = get(bookinfo.page, "/productpage", &headers).await;
     assert!(page.body().contains("<b>jason</b>"));
+    let seen = bookinfo.seen.lock().expect("no panic");
+    assert_eq!(seen.len(), 3, "details, reviews, ratings");
+    assert!(seen.iter().all(|headers| headers["end-user"] == "jason" && headers["x-b3-traceid"] == "1234"));
 }
