@@ -1,6 +1,135 @@
 //! The command line: one file per command.
 
+pub mod client;
+pub mod context;
+pub mod directory;
+pub mod error;
+pub mod grammar;
+mod grants;
+mod look;
+pub mod output;
+pub mod signing;
+pub mod value;
+
+mod ca;
+mod check;
+mod completions;
+mod drain;
+mod endpoints;
+mod evict;
+mod grant;
+mod identity;
+mod init;
+mod invite;
+mod join;
+mod leave;
+mod man;
+mod members;
+mod operator;
+mod policy;
+mod routes;
+mod run;
+mod service;
+mod services;
+mod status;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::FromArgMatches as _;
+
+use self::{
+    context::Context,
+    error::{Error, Result},
+    grammar::{Cli, Command},
+    output::Format,
+};
+
 /// Runs the command line of this process and gives its exit code.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let ctx = Context::new(cli.globals);
+    match dispatch(cli.command, &ctx) {
+        Ok(code) => code,
+        Err(error) => {
+            error::report(&error, ctx.output.format);
+            ExitCode::from(error.class().exit_code())
+        }
+    }
+}
+
+/// Reads the line; help and usage errors are answered here.
+fn parse(line: impl IntoIterator<Item = std::ffi::OsString>) -> std::result::Result<Cli, ExitCode> {
+    let line: Vec<_> = line.into_iter().collect();
+    let read = grammar::command().try_get_matches_from(&line).and_then(|matches| Cli::from_arg_matches(&matches));
+    read.map_err(|error| {
+        if !error.use_stderr() {
+            // Help or version; a closed standard output is the reader's choice.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        if asks_for_json(&line) {
+            let text = error.render().to_string();
+            let (message, hint) = text.split_once("\n\n").unwrap_or((&text, ""));
+            let message = message.trim_start_matches("error: ").trim();
+            error::report(&error::usage(message, hint.trim()), Format::Json);
+        } else {
+            let _ = error.print();
+        }
+        ExitCode::from(error::Class::Usage.exit_code())
+    })
+}
+
+/// Whether a line that could not be read wants its error as JSON.
+fn asks_for_json(line: &[std::ffi::OsString]) -> bool {
+    let words: Vec<_> = line.iter().filter_map(|word| word.to_str()).collect();
+    words.windows(2).any(|pair| matches!(pair, ["-o" | "--output", "json" | "yaml"]))
+        || words.iter().any(|word| matches!(*word, "-ojson" | "-oyaml" | "--output=json" | "--output=yaml" | "-o=json"))
+        || std::env::var("SKEIN_OUTPUT").is_ok_and(|value| value == "json" || value == "yaml")
+}
+
+fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
+    match command {
+        Command::Demo(args) => return crate::demo::run(args, ctx.output.format == Format::Json).map_err(other),
+        Command::Run(args) => return run::run(args, ctx),
+        Command::Init(args) => init::run(args, ctx),
+        Command::Completions(args) => completions::run(&args, ctx),
+        Command::Man(args) => man::run(&args, ctx),
+        Command::Join(args) => block_on(join::run(args, ctx)),
+        Command::Status(args) => block_on(status::run(args, ctx)),
+        Command::Members(args) => block_on(members::run(args, ctx)),
+        Command::Services(args) => block_on(services::run(args, ctx)),
+        Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
+        Command::Routes(args) => block_on(routes::run(args, ctx)),
+        Command::Wait(args) => block_on(wait::run(args, ctx)),
+        Command::Check(args) => block_on(check::run(args, ctx)),
+        Command::Policy(command) => block_on(policy::run(command, ctx)),
+        Command::Invite(args) => block_on(invite::run(args, ctx)),
+        Command::Grant(args) => block_on(grant::run(args, ctx)),
+        Command::Service(command) => block_on(service::run(command, ctx)),
+        Command::Drain(args) => block_on(drain::run(args, ctx)),
+        Command::Leave(args) => block_on(leave::run(args, ctx)),
+        Command::Evict(args) => block_on(evict::run(args, ctx)),
+        Command::Operator(command) => block_on(operator::run(command, ctx)),
+        Command::Ca(command) => block_on(ca::run(command, ctx)),
+        Command::Identity(command) => block_on(identity::run(command, ctx)),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs a command that talks to nodes, on a runtime of one thread.
+fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Error::new("failed", format!("cannot start: {error}")))?.block_on(command)
+}
+
+/// An error of a room that has no codes of its own.
+fn other(error: anyhow::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => Error::new("failed", format!("{error:#}")),
+    }
 }

@@ -384,3 +384,73 @@ pub struct Observed<T> {
     #[serde(flatten)]
     pub value: T,
 }
+
+/// `GET /v1/policy/changesets/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangesetDetail {
+    /// What the log says of it.
+    #[serde(flatten)]
+    pub entry: LogEntry,
+    /// Number of the RoleSet under which it was signed.
+    pub role_set: u64,
+    /// What it changes.
+    pub changes: Vec<Change>,
+}
+
+/// What a changeset does to one document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What it becomes; none: it is deleted.
+    pub document: Option<serde_json::Value>,
+    /// The changesets whose value it replaces.
+    pub replaces: Vec<String>,
+}
+
+/// `GET /v1/policy/changesets/{id}/revert`: what takes a changeset back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reverted {
+    /// The changeset in full.
+    pub changeset: String,
+    /// What each of its documents was before.
+    pub documents: Vec<Intent>,
+    /// What each of them replaces.
+    pub replaces: Vec<Vec<String>>,
+}
+
+/// One of `GET /v1/local/services`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalService {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Tells two of one service on this node apart.
+    pub instance: Option<String>,
+    /// Whose identity it has.
+    pub account: ServiceAccount,
+    /// Labels that subsets read.
+    pub labels: BTreeMap<String, String>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// `healthy` or `unhealthy`.
+    pub health: String,
+    /// Why, where it is not healthy.
+    pub reason: String,
+}
+
+/// `GET /v1/policy/changesets/{id}/spread`: who has a changeset, as far as the asked node has heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The changeset in full.
+    pub changeset: String,
+    /// Alive nodes that have it.
+    pub there: Vec<NodeId>,
+    /// Alive nodes that have not said so.
+    pub missing: Vec<NodeId>,
+}

@@ -1,0 +1,219 @@
+//! Talks to a node: HTTP over the local socket, or over `skein-admin/1` to any node of the mesh.
+
+mod remote;
+mod target;
+
+use std::{pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    agent::admin::{api, error::Body},
+    cli::{
+        context::Context,
+        error::{Error, Result},
+    },
+};
+
+/// The largest answer that is read, bytes.
+const ANSWER_LIMIT: usize = 256 << 20;
+/// How long one node may take to be reached, before the next one is tried.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// A byte stream to a node.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+
+/// One connection to a node.
+pub struct Client {
+    sender: http1::SendRequest<Full<Bytes>>,
+    connection: Fuse<Connection>,
+    reached: String,
+    timeout: Duration,
+}
+
+/// Connects to the node that the flags name, or to the first that answers: the local one, then those that the
+/// operator knows. The operator's knowledge of the mesh is refreshed on the way.
+///
+/// # Errors
+/// None answers (`unreachable`, with each address and why), or the one that does is not of this mesh.
+pub async fn connect(ctx: &Context) -> Result<Client> {
+    let targets = target::candidates(ctx)?;
+    let mut failures = Vec::new();
+    for target in &targets {
+        let opened = tokio::time::timeout(CONNECT_LIMIT.min(ctx.globals.timeout), target::open(target, ctx)).await;
+        match opened.unwrap_or_else(|_| Err(Error::new("unreachable", "no answer in time"))) {
+            Ok(stream) => {
+                let mut client = Client::over(stream, target.to_string(), ctx.globals.timeout).await?;
+                client.refresh(ctx).await?;
+                return Ok(client);
+            }
+            Err(error) if error.code == "unreachable" => failures.push((target, error)),
+            // A key that others can read, a node of another mesh: the next node would not mend it.
+            Err(error) => return Err(error),
+        }
+    }
+    Err(unreachable(failures.iter().map(|(target, error)| (target.to_string(), error))))
+}
+
+fn unreachable<'a>(failures: impl Iterator<Item = (String, &'a Error)>) -> Error {
+    let mut hint = String::new();
+    let tried: Vec<String> = failures
+        .map(|(target, error)| {
+            if hint.is_empty() {
+                hint.clone_from(&error.hint);
+            }
+            format!("{target}: {}", error.message)
+        })
+        .collect();
+    if tried.is_empty() {
+        return Error::new("unreachable", "no node is known")
+            .hint("start one with `skein run`, or say whom to ask with --node HOST:PORT");
+    }
+    if hint.is_empty() {
+        hint = "is the node running (`skein run`)? say whom to ask with --node HOST:PORT or unix:PATH".to_owned();
+    }
+    Error::new("unreachable", format!("no node answers ({})", tried.join("; "))).hint(hint)
+}
+
+impl Client {
+    async fn over(stream: Box<dyn Stream>, reached: String, timeout: Duration) -> Result<Self> {
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(&reached, &error))?;
+        let connection: Connection = Box::pin(connection);
+        Ok(Self { sender, connection: connection.fuse(), reached, timeout })
+    }
+
+    /// What was reached, as people write it.
+    pub fn reached(&self) -> &str {
+        &self.reached
+    }
+
+    /// `GET path`.
+    ///
+    /// # Errors
+    /// What the node answers, or that it went away.
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        self.exchange(Method::GET, path, Bytes::new()).await
+    }
+
+    /// `POST path` with a body.
+    ///
+    /// # Errors
+    /// What the node answers, or that it went away.
+    pub async fn post<T: DeserializeOwned>(&mut self, path: &str, body: impl Into<Bytes>) -> Result<T> {
+        self.exchange(Method::POST, path, body.into()).await
+    }
+
+    /// `POST path` with a JSON body.
+    ///
+    /// # Errors
+    /// What the node answers, or that it went away.
+    pub async fn post_json<B: serde::Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Error::new("failed", format!("cannot write the request: {error}")))?;
+        self.post(path, body).await
+    }
+
+    /// `GET path` whose answer is one JSON object a line, without end; `line` sees each.
+    ///
+    /// # Errors
+    /// What the node answers, that it went away, or what `line` gives.
+    pub async fn watch(&mut self, path: &str, mut line: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        let mut body = response.into_body();
+        let mut buffer = Vec::new();
+        loop {
+            let frame = drive(&mut self.connection, body.frame()).await;
+            let Some(frame) = frame else {
+                return Err(Error::new("unreachable", format!("{} ended the watch", self.reached)));
+            };
+            let frame = frame.map_err(|error| lost(&self.reached, &error))?;
+            buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]));
+            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let rest = buffer.split_off(end + 1);
+                line(&buffer[..end])?;
+                buffer = rest;
+            }
+            if buffer.len() > ANSWER_LIMIT {
+                return Err(Error::new("failed", format!("{} sends a line without end", self.reached)));
+            }
+        }
+    }
+
+    async fn exchange<T: DeserializeOwned>(&mut self, method: Method, path: &str, body: Bytes) -> Result<T> {
+        let response = self.send(method, path, body).await?;
+        let body = self.collect(response.into_body()).await?;
+        serde_json::from_slice(&body).map_err(|error| {
+            Error::new("failed", format!("{} answers what this version does not understand: {error}", self.reached))
+                .hint("use the version of skein that the node runs")
+        })
+    }
+
+    /// Sends a request and gives the answer if it is a success.
+    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
+        let request = Request::builder().method(method).uri(path).header(http::header::HOST, "skein");
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| Error::new("usage", format!("{path} cannot be asked for: {error}")))?;
+        let sent = drive(&mut self.connection, self.sender.send_request(request));
+        // The node keeps to the limit that the query names; this one only notices a node that hangs.
+        let limit = self.timeout + Duration::from_secs(5);
+        let response = tokio::time::timeout(limit, sent)
+            .await
+            .map_err(|_| Error::new("unreachable", format!("{} does not answer", self.reached)))?
+            .map_err(|error| lost(&self.reached, &error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.collect(response.into_body()).await?;
+        Err(serde_json::from_slice::<Body>(&body).map_or_else(
+            |_| Error::new("failed", format!("{} answers {status} for {path}", self.reached)),
+            |body| body.error,
+        ))
+    }
+
+    async fn collect(&mut self, body: Incoming) -> Result<Bytes> {
+        let collected = drive(&mut self.connection, Limited::new(body, ANSWER_LIMIT).collect()).await;
+        collected.map(http_body_util::Collected::to_bytes).map_err(|error| lost(&self.reached, &*error))
+    }
+
+    /// Compares the node with what the operator knows, and refreshes that.
+    async fn refresh(&mut self, ctx: &Context) -> Result<()> {
+        let Ok(directory) = ctx.operator() else { return Ok(()) };
+        let Ok(known) = directory.known() else { return Ok(()) };
+        let mesh: api::Mesh = self.get("/v1/mesh").await?;
+        if mesh.trust_domain == known.trust_domain && mesh.genesis == known.genesis {
+            directory.refresh(&known, &mesh);
+        }
+        Ok(())
+    }
+}
+
+/// Waits for `work` while the connection moves.
+async fn drive<T>(connection: &mut Fuse<Connection>, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            // How it ended is told by the work that needed it.
+            _ = &mut *connection, if !connection.is_terminated() => {}
+        }
+    }
+}
+
+fn lost(reached: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::new("unreachable", format!("the connection to {reached} was lost: {error}"))
+        .hint("the node stopped or refused; see its log")
+}

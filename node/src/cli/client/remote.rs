@@ -1,0 +1,72 @@
+//! The way to a node over the mesh port: `skein-admin/1`, the node known by its certificate, the operator by its key.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use certs::{
+    id::{NodeId, SpiffeId},
+    root::bundle_from_pem,
+    tls::{self, EXPORTER_ADMIN},
+};
+
+use super::Stream;
+use crate::{
+    agent::admin::greeting,
+    cli::{
+        context::Context,
+        error::{Error, Result},
+        signing::Operator,
+    },
+    clock::Clock,
+    mesh,
+};
+
+/// Opens `skein-admin/1` to an address; with `name` only that node will do.
+pub(super) async fn open(name: Option<&NodeId>, address: &str, ctx: &Context) -> Result<Box<dyn Stream>> {
+    let operator = Operator::load(ctx)?;
+    let roots = bundle_from_pem(&operator.directory.bundle()?).map_err(|error| {
+        Error::new("bad_config", format!("{}/bundle.pem: {error}", operator.directory.path().display()))
+            .hint("restore the file that `skein init` wrote")
+    })?;
+    let trust_domain = &operator.known.trust_domain;
+    let expected = name.map(|name| SpiffeId::node(trust_domain.clone(), name.clone()));
+    let mut failure = unreachable(format!("{address} is no address"));
+    for at in resolve(address).await? {
+        let config = tls::operator(trust_domain, roots.clone(), name, Arc::new(Clock));
+        let server = tls::server_name(expected.as_ref(), trust_domain);
+        match mesh::admin::connect(at, config, server).await {
+            Ok(stream) => return greet(stream, &operator, address).await,
+            Err(error) => failure = failed(&error, address),
+        }
+    }
+    Err(failure)
+}
+
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host(address).await;
+    found.map(Iterator::collect).map_err(|error| unreachable(format!("{address} cannot be resolved: {error}")))
+}
+
+async fn greet(mut stream: mesh::admin::Conversed, operator: &Operator, address: &str) -> Result<Box<dyn Stream>> {
+    let broken = |error: std::io::Error| unreachable(error.to_string());
+    let exporter = stream.exporter(EXPORTER_ADMIN).map_err(broken)?;
+    if greeting::prove(&mut stream, &exporter, &operator.key).await.map_err(broken)? {
+        return Ok(Box::new(stream));
+    }
+    let message = format!("{address} does not let the key {} in", operator.key.public());
+    Err(Error::new("role_missing", message)
+        .hint(format!("the key in {} must have a role: `skein operator list`", operator.directory.path().display())))
+}
+
+/// What a handshake that failed says: a node of another mesh is no reason to try the next address.
+fn failed(error: &std::io::Error, address: &str) -> Error {
+    let tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+    if tls {
+        return Error::new("unverified_node", format!("{address} does not prove to be a node of this mesh: {error}"))
+            .hint("is it the right address, and the right operator directory (--operator)?");
+    }
+    unreachable(error.to_string())
+}
+
+fn unreachable(message: String) -> Error {
+    Error::new("unreachable", message)
+}

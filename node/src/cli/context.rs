@@ -1,0 +1,84 @@
+//! What every command is given: the global flags, and the output.
+
+use std::{path::PathBuf, time::Duration};
+
+use certs::id::TrustDomain;
+
+use crate::{
+    cli::{
+        directory::Directory,
+        error::Result,
+        output::{Format, Output},
+        value,
+    },
+    config::{self, Config},
+};
+
+/// Flags that stand anywhere in the line. Each has a mirror in the environment: `SKEIN_` and its name.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// The node's configuration [default: /etc/skein/skein.toml, or the user's own]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Whom to ask: HOST:PORT of a node, a known node's name, or unix:PATH
+    #[arg(long, global = true, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Where the operator's keys lie [default: $XDG_CONFIG_HOME/skein/TRUST_DOMAIN]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub operator: Option<PathBuf>,
+    /// Namespace of documents that name none
+    #[arg(long, short, global = true, default_value = "default")]
+    pub namespace: String,
+    /// How results are printed
+    #[arg(long, short, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// How long to wait for nodes
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = value::duration)]
+    pub timeout: Duration,
+    /// Print again at every change
+    #[arg(long, global = true)]
+    pub watch: bool,
+}
+
+/// The global flags, read, and standard output.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The flags.
+    pub globals: Globals,
+    /// Where results go.
+    pub output: Output,
+}
+
+impl Context {
+    /// The context of one command.
+    pub fn new(globals: Globals) -> Self {
+        let output = Output::new(globals.output);
+        Self { globals, output }
+    }
+    /// The node's configuration file: the one of the flag, or the default one.
+    pub fn config_file(&self) -> PathBuf {
+        self.globals.config.clone().unwrap_or_else(|| config::paths::current().config_file)
+    }
+
+    /// The node's configuration.
+    ///
+    /// # Errors
+    /// `bad_config`, with file, line and column.
+    pub fn config(&self) -> Result<Config> {
+        Ok(config::read(&self.config_file())?)
+    }
+
+    /// The mesh of this machine's node, if its configuration can be read.
+    pub fn own_trust_domain(&self) -> Option<TrustDomain> {
+        self.config().ok().map(|config| config.trust_domain)
+    }
+
+    /// The operator directory of the flags.
+    ///
+    /// # Errors
+    /// None is there, or several are.
+    pub fn operator(&self) -> Result<Directory> {
+        Directory::find(self.globals.operator.as_deref(), self.own_trust_domain().as_ref())
+    }
+}

@@ -1,0 +1,367 @@
+//! The operator directory: keys, the trust bundle, and the nodes by which the mesh is reached.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use certs::{
+    id::{NodeId, TrustDomain},
+    sign::{Digest, SigningKey},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::admin::api,
+    cli::error::{Error, Result, io},
+};
+
+const OPERATOR: &str = "operator.key";
+const RECOVERY: &str = "recovery.key";
+const ROOT: &str = "root.key";
+const BUNDLE: &str = "bundle.pem";
+const MESH: &str = "mesh.toml";
+
+/// The largest key file that is read, bytes.
+const KEY_FILE_LIMIT: u64 = 64 << 10;
+
+/// An operator directory; it may not exist yet.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+/// `mesh.toml`: what the operator knows of the mesh, refreshed by every call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// The mesh.
+    pub trust_domain: TrustDomain,
+    /// Id of the first RoleSet's changeset: what every token names.
+    pub genesis: Digest,
+    /// Nodes, those seen alive last first.
+    #[serde(default, rename = "node")]
+    pub nodes: Vec<KnownNode>,
+}
+
+/// A node of `mesh.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownNode {
+    /// Its name.
+    pub name: NodeId,
+    /// `HOST:PORT`s of the mesh.
+    pub addresses: Vec<String>,
+}
+
+/// What `init` makes and this directory keeps.
+pub struct Keys<'a> {
+    /// Signs policy.
+    pub operator: &'a SigningKey,
+    /// Signs RoleSets only.
+    pub recovery: &'a SigningKey,
+    /// The root's certificate and key, PEM.
+    pub root: &'a str,
+    /// The trust bundle, PEM.
+    pub bundle: &'a str,
+}
+
+impl Directory {
+    /// The directory that a flag names, or the default one of a mesh.
+    pub fn of(explicit: Option<&Path>, trust_domain: &TrustDomain) -> Self {
+        let path = explicit.map_or_else(|| home().join(trust_domain.as_str()), Path::to_path_buf);
+        Self { path }
+    }
+
+    /// The directory that a flag names, or the default one of this machine's mesh, or the only one there is.
+    ///
+    /// # Errors
+    /// None is there, or several are.
+    pub fn find(explicit: Option<&Path>, trust_domain: Option<&TrustDomain>) -> Result<Self> {
+        let candidates = match (explicit, trust_domain) {
+            (Some(path), _) => vec![path.to_path_buf()],
+            (None, Some(name)) => vec![home().join(name.as_str())],
+            (None, None) => meshes(&home()),
+        };
+        let mut present = candidates.iter().filter(|path| path.is_dir());
+        match (present.next(), present.next()) {
+            (Some(path), None) => Ok(Self { path: path.clone() }),
+            (Some(_), Some(_)) => {
+                let names: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+                Err(Error::new("ambiguous", format!("there are several operator directories: {}", names.join(", ")))
+                    .hint("say which with --operator DIR"))
+            }
+            (None, _) => {
+                let looked = candidates.first().cloned().unwrap_or_else(home);
+                Err(Error::new("no_operator", format!("there is no operator directory at {}", looked.display()))
+                    .hint("give the one that `skein init` wrote with --operator DIR"))
+            }
+        }
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a new mesh's keys, none over another.
+    ///
+    /// # Errors
+    /// The directory holds keys already, or cannot be written.
+    pub fn store_keys(&self, keys: &Keys<'_>) -> Result<()> {
+        self.refuse_old_keys()?;
+        self.make()?;
+        self.write(OPERATOR, keys.operator.to_pem().as_bytes(), 0o600)?;
+        self.write(RECOVERY, keys.recovery.to_pem().as_bytes(), 0o600)?;
+        self.write(ROOT, keys.root.as_bytes(), 0o600)?;
+        self.write(BUNDLE, keys.bundle.as_bytes(), 0o644)
+    }
+
+    /// Removes what [`Self::store_keys`] wrote, when the mesh did not come about.
+    pub fn forget_keys(&self) {
+        for name in [OPERATOR, RECOVERY, ROOT, BUNDLE] {
+            // The error that led here is the one to report.
+            let _ = fs::remove_file(self.path.join(name));
+        }
+    }
+
+    /// Writes `mesh.toml`.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn store_known(&self, known: &Known) -> Result<()> {
+        let text =
+            toml::to_string(known).map_err(|error| Error::new("failed", format!("cannot write {MESH}: {error}")))?;
+        self.write(MESH, format!("# Written by skein, refreshed by every call.\n{text}").as_bytes(), 0o644)
+    }
+
+    /// Fails if keys lie here that a new mesh would overwrite.
+    ///
+    /// # Errors
+    /// They do.
+    pub fn refuse_old_keys(&self) -> Result<()> {
+        match [OPERATOR, RECOVERY, ROOT].iter().map(|name| self.path.join(name)).find(|path| path.exists()) {
+            None => Ok(()),
+            Some(path) => {
+                Err(Error::new("already_exists", format!("{} exists: this mesh was founded", path.display()))
+                    .hint("choose another trust domain or another --operator DIR; keys are never overwritten"))
+            }
+        }
+    }
+
+    /// The key that signs policy.
+    ///
+    /// # Errors
+    /// Missing, readable by others, or no key.
+    pub fn operator_key(&self) -> Result<SigningKey> {
+        let path = self.path.join(OPERATOR);
+        let pem = zeroize::Zeroizing::new(read_private(&path)?);
+        SigningKey::from_pem(&pem).map_err(|error| {
+            Error::new("bad_config", format!("{} is not a signing key: {error}", path.display()))
+                .hint("restore the file that `skein init` wrote")
+        })
+    }
+
+    /// The trust bundle, PEM.
+    ///
+    /// # Errors
+    /// Missing or unreadable.
+    pub fn bundle(&self) -> Result<String> {
+        let path = self.path.join(BUNDLE);
+        fs::read_to_string(&path).map_err(|error| io("read", &path, &error))
+    }
+
+    /// What is known of the mesh.
+    ///
+    /// # Errors
+    /// Missing or not as it should be.
+    pub fn known(&self) -> Result<Known> {
+        let path = self.path.join(MESH);
+        let text = fs::read_to_string(&path).map_err(|error| io("read", &path, &error))?;
+        toml::from_str(&text).map_err(|error| {
+            Error::new("bad_config", format!("{}: {}", path.display(), error.message()))
+                .hint("restore the file that `skein init` wrote")
+        })
+    }
+
+    /// Whether the root's key lies here.
+    pub fn holds_root(&self) -> bool {
+        self.path.join(ROOT).exists()
+    }
+
+    /// Keeps what a node says of the nodes there are; a directory that cannot be written stays as it is.
+    pub fn refresh(&self, known: &Known, mesh: &api::Mesh) {
+        let mut nodes = mesh.nodes.clone();
+        nodes.retain(|node| !node.addresses.is_empty());
+        nodes.sort_by_key(|node| !node.alive);
+        let fresh = nodes.into_iter().map(|node| KnownNode { name: node.name, addresses: node.addresses }).collect();
+        let fresh = Known { nodes: fresh, ..known.clone() };
+        if fresh != *known && !fresh.nodes.is_empty() {
+            // A read-only copy of the directory is a way to use it.
+            let _ = self.store_known(&fresh);
+        }
+    }
+
+    fn make(&self) -> Result<()> {
+        let above = self.path.parent().filter(|parent| !parent.exists()).map(Path::to_path_buf);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
+        made.map_err(|error| io("create", &self.path, &error))?;
+        above.iter().chain([&self.path]).for_each(|path| hand_over(path));
+        Ok(())
+    }
+
+    /// Writes a file whole or not at all.
+    fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
+        let path = self.path.join(name);
+        let draft = self.path.join(format!(".{name}.{}", std::process::id()));
+        let written = (|| {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            hand_over(&draft);
+            fs::rename(&draft, &path)
+        })();
+        written.map_err(|error| {
+            // The draft is worthless; the error that made it so is reported.
+            let _ = fs::remove_file(&draft);
+            io("write", &path, &error)
+        })
+    }
+}
+
+/// Reads a key file that nobody else may read.
+fn read_private(path: &Path) -> Result<String> {
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::new("no_operator", format!("there is no key at {}", path.display()))
+            .hint("give the directory that `skein init` wrote with --operator DIR"),
+        _ => io("read", path, &error),
+    })?;
+    let mode = metadata.permissions().mode();
+    if mode & 0o077 != 0 {
+        let message = format!("{} can be read by others (mode {:04o})", path.display(), mode & 0o7777);
+        return Err(Error::new("key_permissions", message)
+            .hint(format!("chmod 600 {}; if others had access to the machine, replace the key", path.display())));
+    }
+    if metadata.len() > KEY_FILE_LIMIT {
+        return Err(Error::new("bad_config", format!("{} is too large for a key", path.display())));
+    }
+    fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            Error::new("key_permissions", format!("cannot read {}: {error}", path.display()))
+                .hint("run it as the user who owns the key")
+        }
+        _ => io("read", path, &error),
+    })
+}
+
+/// Operator directories below `home`.
+fn meshes(home: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(home).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.join(MESH).is_file()).collect();
+    found.sort();
+    found
+}
+
+/// `$XDG_CONFIG_HOME/skein` of the invoking user, also under sudo.
+fn home() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = variable("XDG_CONFIG_HOME").or_else(|| invoker().map(|user| user.dir.join(".config")));
+    let config = config.or_else(|| variable("HOME").map(|home| home.join(".config")));
+    config.unwrap_or_else(|| PathBuf::from("/root/.config")).join("skein")
+}
+
+/// Who called sudo.
+fn invoker() -> Option<nix::unistd::User> {
+    let name = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty())?;
+    nix::unistd::geteuid().is_root().then(|| nix::unistd::User::from_name(&name).ok().flatten()).flatten()
+}
+
+/// Under sudo, gives what was written to the invoking user, if it lies in that user's home.
+fn hand_over(path: &Path) {
+    let Some(user) = invoker().filter(|user| path.starts_with(&user.dir)) else { return };
+    if fs::metadata(path).is_ok_and(|metadata| metadata.uid() != user.uid.as_raw()) {
+        // Root's file is still a valid one; the next call by the user says what is wrong.
+        let _ = nix::unistd::chown(path, Some(user.uid), Some(user.gid));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Known {
+        Known {
+            trust_domain: TrustDomain::new("test.example").unwrap(),
+            genesis: Digest([7; 32]),
+            nodes: vec![KnownNode { name: NodeId::new("a").unwrap(), addresses: vec!["127.0.0.1:15008".into()] }],
+        }
+    }
+
+    fn founded(directory: &Directory) -> SigningKey {
+        let operator = SigningKey::generate();
+        let keys = Keys { operator: &operator, recovery: &SigningKey::generate(), root: "root", bundle: "bundle" };
+        directory.store_keys(&keys).unwrap();
+        directory.store_known(&known()).unwrap();
+        operator
+    }
+
+    #[test]
+    fn keys_are_private_and_come_back() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory { path: temporary.path().join("mesh") };
+        let operator = founded(&directory);
+        assert_eq!(directory.operator_key().unwrap().public(), operator.public());
+        assert_eq!(directory.known().unwrap(), known());
+        let mode = |name: &str| fs::metadata(directory.path.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(OPERATOR), mode(RECOVERY), mode(ROOT)], [0o600; 3]);
+        assert_eq!(fs::metadata(&directory.path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn keys_are_never_overwritten() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory { path: temporary.path().to_path_buf() };
+        founded(&directory);
+        assert_eq!(directory.refuse_old_keys().unwrap_err().code, "already_exists");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory { path: temporary.path().to_path_buf() };
+        founded(&directory);
+        let path = directory.path.join(OPERATOR);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = directory.operator_key().err().unwrap();
+        assert_eq!(error.code, "key_permissions");
+        assert_eq!(error.class().exit_code(), 1);
+        assert!(error.hint.contains("chmod 600"), "{}", error.hint);
+    }
+
+    #[test]
+    fn known_nodes_follow_the_mesh_those_alive_first() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory { path: temporary.path().to_path_buf() };
+        founded(&directory);
+        let node = |name: &str, alive| api::KnownNode {
+            name: NodeId::new(name).unwrap(),
+            addresses: vec![format!("10.0.0.1:{}", name.len())],
+            enroller: false,
+            alive,
+        };
+        let mesh = api::Mesh {
+            trust_domain: known().trust_domain,
+            node: NodeId::new("a").unwrap(),
+            genesis: known().genesis,
+            role_set: 1,
+            keys: Vec::new(),
+            bundle: String::new(),
+            nodes: vec![node("dead", false), node("bb", true)],
+        };
+        directory.refresh(&known(), &mesh);
+        let names: Vec<_> = directory.known().unwrap().nodes.iter().map(|node| node.name.to_string()).collect();
+        assert_eq!(names, ["bb", "dead"]);
+    }
+}

@@ -1,0 +1,21 @@
+//! `skein drain`.
+
+use serde_json::{Value, json};
+
+use crate::cli::{client, context::Context, error::Result};
+
+/// Tells all nodes to send this node's services no new requests; those under way go on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein drain && systemctl restart app && skein drain --undo")]
+pub struct Args {
+    /// Take requests again
+    #[arg(long)]
+    undo: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+    let answer: Value = client::connect(ctx).await?.post_json("/v1/drain", &json!({"drain": !args.undo})).await?;
+    let text = if args.undo { "this node takes requests again" } else { "this node takes no new requests" };
+    ctx.output.show(&answer, || text.to_owned())
+}

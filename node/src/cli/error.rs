@@ -1,0 +1,46 @@
+//! How the command line fails: on standard error, with a code and what to do, and with the contract's exit code.
+
+use std::io::Write;
+
+pub use crate::agent::admin::error::{Body, Class, Error};
+use crate::cli::output::{Format, plain};
+
+/// What a command gives.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A wrong command line: what and how to write it.
+pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::new("usage", message).hint(hint)
+}
+
+/// An input or output error on something that has a name.
+pub fn io(what: &str, path: &std::path::Path, error: &std::io::Error) -> Error {
+    let full = error.kind() == std::io::ErrorKind::StorageFull;
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "run it as the user who owns the file, or with sudo",
+        std::io::ErrorKind::NotFound => "check the path",
+        std::io::ErrorKind::StorageFull => "make room on the disk",
+        _ => "",
+    };
+    let code = if full { "storage_full" } else { "failed" };
+    Error::new(code, format!("cannot {what} {}: {error}", path.display())).hint(hint)
+}
+
+/// Writes the error as people or programs read it.
+pub fn report(error: &Error, format: Format) {
+    let text = match format {
+        Format::Json | Format::Yaml => {
+            let body = Body { error: error.clone() };
+            serde_json::to_string(&body).unwrap_or_default()
+        }
+        Format::Table => {
+            let mut text = format!("error: {} [{}]", plain(&error.message), error.code);
+            if !error.hint.is_empty() {
+                text.push_str(&format!("\n hint: {}", plain(&error.hint)));
+            }
+            text
+        }
+    };
+    // Nothing can be said if standard error is closed.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,40 @@
+//! `skein evict`.
+
+use certs::id::NodeId;
+use policy::kinds::Revocation;
+
+use crate::cli::{
+    client,
+    context::Context,
+    error::Result,
+    grants,
+    signing::{Operator, Sending, intent},
+};
+
+/// Shuts a node out: its identities no longer count, and its connections are closed within 5 s of the eviction's
+/// arrival. A machine under this name can come back by `invite --replace` only.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein evict web-1 --message 'stolen'")]
+pub struct Args {
+    /// The node
+    #[arg(value_name = "NODE")]
+    out: NodeId,
+    #[command(flatten)]
+    sending: Sending,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+    let operator = Operator::load(ctx)?;
+    let mut client = client::connect(ctx).await?;
+    let held = grants::fetch_active(&mut client, &args.out).await?;
+    let nodes = [(args.out.clone(), held.grant.epoch)].into_iter().collect();
+    let revocation = Revocation { nodes, ..Revocation::default() };
+    let intents = vec![intent(revocation.body(args.out.as_str()))];
+    let plan = operator.plan(&mut client, &intents).await?;
+    let mut sending = args.sending;
+    if sending.message.is_empty() {
+        sending.message = format!("evict {}", args.out);
+    }
+    operator.send(&mut client, ctx, intents, &plan, &sending).await?.show(ctx, sending.wait)
+}

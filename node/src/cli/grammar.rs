@@ -1,0 +1,222 @@
+//! The grammar of the command line: commands, their groups in `--help`, mirrors of flags in the environment.
+
+use clap::{Arg, CommandFactory as _, Parser, Subcommand};
+
+use crate::{
+    cli::{
+        ca, check, completions, context::Globals, drain, endpoints, evict, grant, identity, init, invite, join, leave,
+        man, members, operator, policy, routes, run, service, services, status, wait,
+    },
+    demo,
+};
+
+/// A service mesh with nothing to keep alive.
+#[derive(Debug, Parser)]
+#[command(name = "skein", version, max_term_width = 110)]
+pub struct Cli {
+    /// Flags that stand anywhere.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands. Their order here is their order in `--help`; [`GROUPS`] says under which heading.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a demonstration mesh with Istio's Bookinfo on this machine
+    #[command(after_help = "Example: skein demo --once")]
+    Demo(demo::Args),
+    /// Found a mesh: make this machine its first node
+    Init(init::Args),
+    /// Make this machine a node of a mesh, by a token from `invite`
+    Join(join::Args),
+    /// Run the node
+    Run(run::Args),
+    /// Show how the mesh is, problems first
+    Status(status::Args),
+    /// List the nodes, or say what is known of one
+    Members(members::Args),
+    /// List the services
+    Services(services::Args),
+    /// List the endpoints of services
+    Endpoints(endpoints::Args),
+    /// List the routes that requests take
+    Routes(routes::Args),
+    /// Wait until nodes, endpoints or changesets are there
+    Wait(wait::Args),
+    /// Look for mistakes on this machine and in the mesh
+    Check(check::Args),
+    /// Check, push, read and take back policy documents
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Let a machine join: print a token for one node
+    Invite(invite::Args),
+    /// Let a node run further services
+    Grant(grant::Args),
+    /// Show the services of this node
+    #[command(subcommand)]
+    Service(service::Command),
+    /// Send no new requests to this node's services
+    Drain(drain::Args),
+    /// Retire this node and wipe its state
+    Leave(leave::Args),
+    /// Shut a node out of the mesh
+    Evict(evict::Args),
+    /// Show who may sign policy
+    #[command(subcommand)]
+    Operator(operator::Command),
+    /// The mesh's certificate authority
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// The identities of this node
+    #[command(subcommand)]
+    Identity(identity::Command),
+    /// Print a shell's completion script
+    Completions(completions::Args),
+    /// Print a manual page
+    Man(man::Args),
+}
+
+/// Headings of `--help` and the commands under them.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Start", &["demo", "init", "join", "run"]),
+    ("Look", &["status", "members", "services", "endpoints", "routes", "wait", "check"]),
+    ("Policy", &["policy"]),
+    ("Nodes", &["invite", "grant", "service", "drain", "leave", "evict"]),
+    ("Trust", &["operator", "ca", "identity"]),
+    ("Rest", &["completions", "man"]),
+];
+
+const EXAMPLES: &str = "\
+Examples:
+  skein demo                                     a mesh on this machine, to look at
+  skein init prod.example && skein run           the first node
+  skein invite web-1 --service shop/cart         a token for the second
+  skein policy push reviews.yaml --node web-1    policy, to any node
+  skein members --watch
+
+Exit codes: 0 ok, 1 failed, 2 usage, configuration, document or not joined, 3 warnings under --strict,
+  4 not converged in time, 5 refused.
+Every flag --some-flag may be given as SKEIN_SOME_FLAG; a flag counts before the environment, and that before the file.";
+
+/// The whole grammar, with what derive cannot say.
+pub fn command() -> clap::Command {
+    let command = mirrored(Cli::command());
+    let template =
+        format!("{{about}}\n\n{{usage-heading}} {{usage}}\n\n{}{{options}}\n\n{EXAMPLES}\n", grouped(&command));
+    command.help_template(template).disable_help_subcommand(true)
+}
+
+/// Gives every flag its `SKEIN_*` mirror.
+fn mirrored(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match mirror(&arg) {
+        Some(name) => arg.env(name).hide_env(true),
+        None => arg,
+    });
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, mirrored))
+}
+
+fn mirror(arg: &Arg) -> Option<String> {
+    let long = arg.get_long().filter(|long| !matches!(*long, "help" | "version"))?;
+    Some(format!("SKEIN_{}", long.to_uppercase().replace('-', "_")))
+}
+
+fn grouped(command: &clap::Command) -> String {
+    let mut text = String::new();
+    for (heading, names) in GROUPS {
+        text.push_str(&format!("{heading}:\n"));
+        for name in *names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about);
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            text.push_str(&format!("  {name:<12} {about}\n"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let matches = command().try_get_matches_from(line.split(' '))?;
+        Cli::from_arg_matches(&matches)
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_stands_in_one_group() {
+        let command = command();
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|group| group.1.iter().copied()).collect();
+        let mut present: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        grouped.sort_unstable();
+        present.sort_unstable();
+        assert_eq!(grouped, present);
+    }
+
+    #[test]
+    fn every_flag_has_its_mirror() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+                let long = arg.get_long().unwrap();
+                if !matches!(long, "help" | "version") {
+                    let env = arg.get_env().unwrap_or_else(|| panic!("--{long} has no mirror"));
+                    assert_eq!(env.to_str().unwrap(), format!("SKEIN_{}", long.to_uppercase().replace('-', "_")));
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command());
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in ["skein -o json members", "skein members -o json", "skein members web-1 --output json"] {
+            assert_eq!(parse(line).unwrap().globals.output, crate::cli::output::Format::Json, "{line}");
+        }
+        let cli = parse("skein policy push a.yaml --node 127.0.0.1:15008 -n shop --timeout 2s").unwrap();
+        assert_eq!(cli.globals.node.as_deref(), Some("127.0.0.1:15008"));
+        assert_eq!(cli.globals.namespace, "shop");
+        assert_eq!(cli.globals.timeout, std::time::Duration::from_secs(2));
+    }
+
+    #[test]
+    fn what_later_parts_bring_is_absent() {
+        for line in ["skein explain http://a", "skein top", "skein tap", "skein capture on", "skein policy plan a.yaml"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_shows_groups_and_examples() {
+        let help = command().render_help().to_string();
+        for word in ["Start:\n", "Look:\n", "Policy:\n", "Nodes:\n", "Trust:\n", "Examples:\n", "--namespace"] {
+            assert!(help.contains(word), "{word} is missing in\n{help}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            let hidden = command.is_hide_set();
+            if command.has_subcommands() && command.get_name() != "demo" {
+                command.get_subcommands().for_each(check);
+            } else if !hidden {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.starts_with("Example"), "{} has no example", command.get_name());
+            }
+        }
+        check(&command());
+    }
+}

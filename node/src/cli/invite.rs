@@ -1,0 +1,131 @@
+//! `skein invite`.
+
+use std::time::Duration;
+
+use certs::{
+    codec::Millis,
+    grant::{GrantedService, NodeGrant},
+    id::NodeId,
+    join::{Secret, Token},
+};
+use serde_json::json;
+
+use crate::{
+    agent::admin::{
+        api::{KnownNode, Member, Mesh},
+        rfc3339,
+    },
+    cli::{
+        client::{self, Client},
+        context::Context,
+        error::{Error, Result, usage},
+        grants::{self, Held},
+        output::remark,
+        signing::{Operator, Sending},
+        value,
+    },
+    clock,
+};
+
+/// The longest life of a token.
+const TTL_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Lets a machine join: prints one token, good for one node, once. Give it to `skein join -` there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein invite web-1 --service shop/cart=cart | ssh web-1 sudo skein join -")]
+pub struct Args {
+    /// The new node's name
+    #[arg(value_name = "NODE")]
+    guest: NodeId,
+    /// What it may run, each with the account that serves it [default account: default]; may be repeated
+    #[arg(long, value_name = "NS/NAME[=SA]", required_unless_present = "no_service")]
+    service: Vec<GrantedService>,
+    /// It runs no service and calls none
+    #[arg(long, conflicts_with = "service")]
+    no_service: bool,
+    /// A rebuilt machine takes the name over; what the old one holds counts no more
+    #[arg(long)]
+    replace: bool,
+    /// How long the token is good
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = value::duration)]
+    ttl: Duration,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+    if args.ttl.is_zero() || args.ttl > TTL_LIMIT {
+        return Err(usage("--ttl must be above 0 and at most 168h", "the default is 1h"));
+    }
+    let operator = Operator::load(ctx)?;
+    let mut client = client::connect(ctx).await?;
+    let mesh: Mesh = client.get("/v1/mesh").await?;
+    if mesh.genesis != operator.known.genesis {
+        let message = format!("{} is of another mesh than the operator key", client.reached());
+        return Err(Error::new("wrong_trust_domain", message).hint("give the right --operator DIR or --node"));
+    }
+    let held = grants::fetch(&mut client, &args.guest).await?;
+    if !args.replace {
+        refuse_taken(&mut client, &args.guest, held.as_ref()).await?;
+    }
+    let enroller = enroller(&mesh)?;
+    let secret = Secret::generate();
+    let expires = clock::wall() + Millis::try_from(args.ttl.as_millis()).unwrap_or(Millis::MAX);
+    let grant = NodeGrant {
+        node: args.guest.clone(),
+        epoch: held.as_ref().map_or(1, |held| held.grant.epoch + 1),
+        services: args.service,
+        token_hash: Some(secret.hash()),
+        redeemer: Some(enroller.name.clone()),
+        token_expires: Some(expires),
+        enroller: false,
+        retired: false,
+    };
+    let sending = Sending { message: format!("invite {}", args.guest), ..Sending::default() };
+    let outcome = grants::put(&operator, &mut client, ctx, (&grant, held.as_ref()), &sending).await?;
+    let at_enroller = outcome.pushed.as_ref().is_some_and(|pushed| pushed.durable.contains(&enroller.name));
+    if !at_enroller {
+        remark(&format!("note: {} has not confirmed the invite yet; the token is good once it has", enroller.name));
+    }
+    let token = Token {
+        trust_domain: mesh.trust_domain.clone(),
+        genesis: mesh.genesis,
+        role_set: mesh.role_set,
+        node: args.guest,
+        secret,
+        enroller: enroller.name.clone(),
+        addresses: enroller.addresses.clone(),
+        expires,
+    };
+    let text = token.to_string();
+    let value = json!({
+        "node": token.node,
+        "token": text,
+        "enroller": token.enroller,
+        "expires": rfc3339(expires),
+    });
+    ctx.output.show(&value, || text.clone())
+}
+
+/// A name that a living node bears is given away only by `--replace`.
+async fn refuse_taken(client: &mut Client, node: &NodeId, held: Option<&Held>) -> Result<()> {
+    let Some(held) = held else { return Ok(()) };
+    let members: Vec<Member> = client.get("/v1/members?all=true").await?;
+    let joined = members.iter().any(|member| member.name == *node);
+    // The first node has no token; a token that nobody used may be made again.
+    if !joined && held.grant.token_hash.is_some() && !held.grant.retired {
+        return Ok(());
+    }
+    let what = if held.grant.retired { "was a node and left" } else { "is a node already" };
+    Err(Error::new("already_exists", format!("{node} {what}"))
+        .hint("for a rebuilt machine add --replace; to let it run more services use `skein grant`"))
+}
+
+/// Who shall redeem the token: the asked node if it can, else one that is alive.
+fn enroller(mesh: &Mesh) -> Result<&KnownNode> {
+    let mut able = mesh.nodes.iter().filter(|node| node.enroller && node.alive && !node.addresses.is_empty());
+    let asked = able.clone().find(|node| node.name == mesh.node);
+    asked.or_else(|| able.next()).ok_or_else(|| {
+        Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node))
+            .hint("start the node that `skein init` made, or one invited as enroller")
+    })
+}

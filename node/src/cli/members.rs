@@ -1,0 +1,74 @@
+//! `skein members [NODE]`.
+
+use std::fmt::Write as _;
+
+use certs::id::NodeId;
+
+use crate::{
+    agent::admin::api::{Member, MemberDetail},
+    cli::{
+        context::Context,
+        error::Result,
+        look::{self, ago, cell, state},
+        output::{Table, plain},
+    },
+};
+
+/// Lists the nodes as one node sees them, or says who says what of one node.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein members --watch -o json")]
+pub struct Args {
+    /// Only this node, with who says what of it, on which path, since when
+    #[arg(value_name = "NODE")]
+    of: Option<NodeId>,
+    /// Also nodes that left more than 1 h ago or are dead for more than 72 h
+    #[arg(long)]
+    all: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+    match args.of {
+        Some(node) => look::show(ctx, &format!("/v1/members/{node}"), detail).await,
+        None => look::list(ctx, &format!("/v1/members?all={}", args.all), table).await,
+    }
+}
+
+fn table(members: &[Member]) -> Table {
+    let mut table = Table::new(&["NAME", "STATE", "SINCE", "ADDRESS", "RTT", "LOCALITY", "VERSION", "POLICY"]);
+    for member in members {
+        let name = if member.own { format!("{} *", member.name) } else { member.name.to_string() };
+        table.toned([
+            cell(name),
+            state(&member.state),
+            cell(ago(&member.since)),
+            cell(&member.address),
+            cell(member.rtt_ms.map(|rtt| format!("{rtt:.1}ms")).unwrap_or_default()),
+            cell(&member.locality),
+            cell(&member.version),
+            cell(member.policy.as_deref().map(look::short).unwrap_or_default()),
+        ]);
+    }
+    table
+}
+
+fn detail(detail: &MemberDetail) -> String {
+    let member = &detail.member;
+    let mut text = format!(
+        "name        {}\nstate       {} for {}\naddress     {}\nlocality    {}\nversion     {}\n",
+        member.name,
+        member.state,
+        ago(&member.since),
+        member.address,
+        plain(&member.locality),
+        plain(&member.version),
+    );
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "generation  {} (epoch {})", detail.generation, detail.epoch);
+    let _ = writeln!(text, "services    {}", detail.services.join(", "));
+    for report in &detail.reports {
+        let said = plain(&report.says);
+        let _ = writeln!(text, "{} says {said}, {}, for {}", report.by, plain(&report.path), ago(&report.since));
+    }
+    text
+}

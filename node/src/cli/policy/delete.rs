@@ -1,0 +1,49 @@
+//! `skein policy delete`.
+
+use policy::DocumentId;
+
+use crate::{
+    agent::admin::api::Intent,
+    cli::{
+        client,
+        context::Context,
+        error::{Error, Result},
+        signing::{Operator, Sending, kind},
+    },
+};
+
+/// Deletes a document; answers as `push` does.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein policy delete VirtualService reviews -n shop")]
+pub struct Args {
+    /// The kind, in any case
+    #[arg(value_name = "KIND")]
+    kind: String,
+    /// The document's name
+    #[arg(value_name = "NAME")]
+    document: String,
+    #[command(flatten)]
+    sending: Sending,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+    let id = DocumentId::new(kind(&args.kind)?, &ctx.globals.namespace, &args.document);
+    let operator = Operator::load(ctx)?;
+    let mut client = client::connect(ctx).await?;
+    // Fails with what there is to say if no such document is in effect.
+    super::get::content(&mut client, &args.kind, &id.namespace, &id.name).await?;
+    let intents = vec![Intent {
+        kind: id.kind.to_string(),
+        namespace: id.namespace.clone(),
+        name: id.name.clone(),
+        content: None,
+        file: String::new(),
+        line: 0,
+    }];
+    let plan = operator.plan(&mut client, &intents).await?;
+    if plan.live.iter().any(Vec::is_empty) {
+        return Err(Error::new("not_found", format!("there is no {id}")).hint("`skein policy list` shows all"));
+    }
+    operator.send(&mut client, ctx, intents, &plan, &args.sending).await?.show(ctx, args.sending.wait)
+}

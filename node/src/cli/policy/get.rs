@@ -1,0 +1,46 @@
+//! `skein policy get`.
+
+use crate::{
+    agent::admin::api::Content,
+    cli::{
+        client::{self, Client},
+        context::Context,
+        error::Result,
+        output::{Format, remark, yaml},
+        signing,
+    },
+};
+
+/// Prints a document as it is in effect, as YAML, or as JSON with -o json.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein policy get VirtualService reviews -n shop")]
+pub struct Args {
+    /// The kind, in any case
+    #[arg(value_name = "KIND")]
+    kind: String,
+    /// The document's name
+    #[arg(value_name = "NAME")]
+    document: String,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+    let mut client = client::connect(ctx).await?;
+    let content = content(&mut client, &args.kind, &ctx.globals.namespace, &args.document).await?;
+    if let Some(problem) = content.problem.as_ref().filter(|_| ctx.output.format == Format::Table) {
+        remark(&format!("warning: {problem}"));
+    }
+    let text = yaml(&content.document)?;
+    ctx.output.show(&content.document, || text)
+}
+
+/// Asks for a document.
+pub(super) async fn content(client: &mut Client, kind: &str, namespace: &str, name: &str) -> Result<Content> {
+    let id = policy::DocumentId::new(signing::kind(kind)?, namespace, name);
+    client.get(&format!("/v1/policy/{}/{}/{}", id.kind, segment(&id.namespace), segment(&id.name))).await
+}
+
+/// A name as a part of a path.
+pub(super) fn segment(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}

@@ -1,0 +1,53 @@
+//! `skein services`.
+
+use crate::{
+    agent::admin::api::Service,
+    cli::{
+        context::Context,
+        error::{Error, Result},
+        look::{self, cell, state},
+        output::Table,
+    },
+};
+use certs::id::ServiceName;
+
+/// Lists the services that the mesh offers.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein services default/reviews")]
+pub struct Args {
+    /// Only this service
+    #[arg(value_name = "NS/NAME")]
+    of: Option<ServiceName>,
+}
+
+/// Runs the command.
+pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+    let Some(service) = args.of else { return look::list(ctx, "/v1/services", table).await };
+    let path = format!("/v1/services?service={service}");
+    look::list(ctx, &path, table).await.map_err(|error| match &*error.code {
+        "not_found" => Error::new("not_found", format!("no node offers {service}"))
+            .hint("`skein services` lists all; is a node with it running?"),
+        _ => error,
+    })
+}
+
+fn table(services: &[Service]) -> Table {
+    let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", ""]);
+    for service in services {
+        let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
+        let word = match (service.endpoints, service.healthy) {
+            (0, _) => "",
+            (_, 0) => "unhealthy",
+            (all, healthy) if healthy < all => "degraded",
+            _ => "healthy",
+        };
+        table.toned([
+            cell(format!("{}/{}", service.namespace, service.name)),
+            cell(ports.join(",")),
+            cell(service.endpoints.to_string()),
+            cell(service.healthy.to_string()),
+            state(if service.panic { "panic" } else { word }),
+        ]);
+    }
+    table
+}

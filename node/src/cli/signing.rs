@@ -1,0 +1,275 @@
+//! From documents to a signed changeset on some node: plan, sign, send, believe the receipts, say who has it.
+
+use std::time::Duration;
+
+use certs::{codec::Millis, sign::SigningKey};
+use policy::{
+    DocumentId, Kind,
+    changeset::{Change, Changeset, ChangesetId},
+};
+use rand::RngCore as _;
+use serde_json::{Value, json};
+
+use crate::{
+    agent::admin::api::{Intent, Plan, Pushed},
+    cli::{
+        client::Client,
+        context::Context,
+        directory::{Directory, Known},
+        error::{Error, Result},
+        look,
+        value::Wait,
+    },
+    clock,
+};
+
+/// An operator's means: the key that signs and what is known of the mesh.
+pub struct Operator {
+    /// Where both lie.
+    pub directory: Directory,
+    /// Signs.
+    pub key: SigningKey,
+    /// The mesh that the key belongs to.
+    pub known: Known,
+}
+
+/// How a push is sent.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Sending {
+    /// Who must have it on disk before this returns: local, a number of nodes, or all (and in effect there)
+    /// [default: 2, or 1 when alone]
+    #[arg(long, value_name = "local|N|all")]
+    pub wait: Option<Wait>,
+    /// Why, for `policy log`
+    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    pub message: String,
+    /// Do everything except sending
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What the documents become, and which changeset says so.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The contract's fields of `policy push`.
+    pub result: Value,
+    /// What the nodes said; none after a dry run.
+    pub pushed: Option<Pushed>,
+}
+
+impl Operator {
+    /// The operator of the flags.
+    ///
+    /// # Errors
+    /// No directory, no key, or a key that others can read.
+    pub fn load(ctx: &Context) -> Result<Self> {
+        let directory = ctx.operator()?;
+        let key = directory.operator_key()?;
+        let known = directory.known()?;
+        Ok(Self { directory, key, known })
+    }
+
+    /// Asks the node what a push of these documents needs to know.
+    ///
+    /// # Errors
+    /// What the node answers; `wrong_trust_domain` if it is of another mesh than the key.
+    pub async fn plan(&self, client: &mut Client, intents: &[Intent]) -> Result<Plan> {
+        let plan: Plan = client.post_json("/v1/policy/plan", &intents).await?;
+        if plan.trust_domain != self.known.trust_domain {
+            let message = format!(
+                "{} is a node of {}, the operator key in {} belongs to {}",
+                client.reached(),
+                plan.trust_domain,
+                self.directory.path().display(),
+                self.known.trust_domain
+            );
+            return Err(Error::new("wrong_trust_domain", message).hint("give the right --operator DIR or --node"));
+        }
+        if plan.live.len() != intents.len() || plan.versions.len() != intents.len() {
+            return Err(Error::new("failed", format!("{} answers another plan than asked for", client.reached())));
+        }
+        Ok(plan)
+    }
+
+    /// Signs the documents as one changeset and sends it.
+    ///
+    /// # Errors
+    /// What the node answers. A push that is not yet where it shall be is no error here: see [`Outcome::converged`].
+    pub async fn send(
+        &self,
+        client: &mut Client,
+        ctx: &Context,
+        intents: Vec<Intent>,
+        plan: &Plan,
+        sending: &Sending,
+    ) -> Result<Outcome> {
+        let documents: Vec<_> = intents
+            .iter()
+            .zip(&plan.versions)
+            .map(|(intent, version)| {
+                json!({"kind": intent.kind, "namespace": intent.namespace, "name": intent.name, "version": version})
+            })
+            .collect();
+        let changeset = changeset(intents, plan, &sending.message)?;
+        let signed = changeset.sign(&[&self.key]);
+        let id = ChangesetId(signed.id());
+        if sending.dry_run {
+            let result = result(&id.to_string(), documents, None);
+            return Ok(Outcome { result, pushed: None });
+        }
+        let wait = sending.wait.map_or_else(|| "default".to_owned(), |wait| wait.to_string());
+        let limit = ctx.globals.timeout.as_millis();
+        let path = format!("/v1/policy?wait={wait}&timeout_ms={limit}");
+        let pushed: Pushed = client.post(&path, policy::changeset::encode(&signed)).await?;
+        if pushed.changeset != id.to_string() {
+            return Err(Error::new("unverified_node", format!("{} answers for another changeset", client.reached())));
+        }
+        Ok(Outcome { result: result(&pushed.changeset, documents, Some(&pushed)), pushed: Some(pushed) })
+    }
+}
+
+impl Outcome {
+    /// Prints what became of a push; one that is not where it shall be is printed and then fails.
+    ///
+    /// # Errors
+    /// `not_converged`.
+    pub fn show(&self, ctx: &Context, wait: Option<Wait>) -> Result<()> {
+        ctx.output.show(&self.result, || self.text())?;
+        self.converged(wait, ctx.globals.timeout)
+    }
+
+    /// Whether the push is where it shall be.
+    ///
+    /// # Errors
+    /// `not_converged`, naming the nodes that have said nothing.
+    pub fn converged(&self, wait: Option<Wait>, timeout: Duration) -> Result<()> {
+        let Some(pushed) = &self.pushed else { return Ok(()) };
+        let reached = match wait {
+            Some(Wait::Local) => !pushed.durable.is_empty(),
+            Some(Wait::Nodes(count)) => pushed.durable.len() >= count as usize,
+            Some(Wait::All) => pushed.pending.is_empty(),
+            None => pushed.durable.len() >= 2 || pushed.pending.is_empty(),
+        };
+        if reached {
+            return Ok(());
+        }
+        let pending: Vec<_> = pushed.pending.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "after {timeout:?} {} of the asked nodes have changeset {}; nothing heard from: {}",
+            pushed.durable.len(),
+            look::short(&pushed.changeset),
+            if pending.is_empty() { "-".to_owned() } else { pending.join(", ") }
+        );
+        let hint = format!("it is accepted and spreads by itself: `skein wait --changeset {}`", pushed.changeset);
+        Err(Error::new("not_converged", message).hint(hint))
+    }
+
+    fn text(&self) -> String {
+        let changeset = self.result["changeset"].as_str().unwrap_or_default();
+        let mut text = String::new();
+        for document in self.result["documents"].as_array().into_iter().flatten() {
+            let word = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
+            let (kind, namespace, name) = (word("kind"), word("namespace"), word("name"));
+            text.push_str(&format!("{kind} {namespace}/{name} version {}\n", document["version"]));
+        }
+        let Some(pushed) = &self.pushed else {
+            text.push_str(&format!("would be changeset {changeset}; nothing was sent (--dry-run)\n"));
+            return text;
+        };
+        let names = |nodes: &[certs::id::NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        text.push_str(&format!("changeset    {changeset}\n"));
+        for (word, nodes) in [
+            ("durable", &pushed.durable),
+            ("applied", &pushed.applied),
+            ("pending", &pushed.pending),
+            ("unreachable", &pushed.unreachable),
+        ] {
+            if !nodes.is_empty() {
+                text.push_str(&format!("{word:<12} {}\n", names(nodes)));
+            }
+        }
+        text.push_str(&format!("elapsed      {} ms\n", pushed.elapsed_ms));
+        text
+    }
+}
+
+fn result(changeset: &str, documents: Vec<Value>, pushed: Option<&Pushed>) -> Value {
+    let none = Vec::new();
+    let mut result = json!({
+        "changeset": changeset,
+        "documents": documents,
+        "durable": pushed.map_or(&none, |pushed| &pushed.durable),
+        "applied": pushed.map_or(&none, |pushed| &pushed.applied),
+        "pending": pushed.map_or(&none, |pushed| &pushed.pending),
+        "unreachable": pushed.map_or(&none, |pushed| &pushed.unreachable),
+        "elapsed_ms": pushed.map_or(0, |pushed| pushed.elapsed_ms),
+    });
+    if pushed.is_none() {
+        result["dry_run"] = Value::Bool(true);
+    }
+    result
+}
+
+fn changeset(intents: Vec<Intent>, plan: &Plan, message: &str) -> Result<Changeset> {
+    if message.len() > policy::changeset::MAX_MESSAGE {
+        let limit = policy::changeset::MAX_MESSAGE;
+        return Err(Error::new("usage", format!("--message is longer than {limit} bytes")).hint("say it shorter"));
+    }
+    let mut changes = Vec::with_capacity(intents.len());
+    for (intent, live) in intents.into_iter().zip(&plan.live) {
+        let replaces = live.iter().map(|id| changeset_id(id)).collect::<Result<Vec<_>>>()?;
+        changes.push(Change { document: document_id(&intent)?, content: intent.content, replaces });
+    }
+    let mut nonce = [0; 16];
+    rand::rng().fill_bytes(&mut nonce);
+    Ok(Changeset {
+        trust_domain: plan.trust_domain.clone(),
+        role_set: plan.role_set,
+        issued_at: clock::wall(),
+        message: message.to_owned(),
+        confirm_by: None,
+        nonce,
+        changes,
+    })
+}
+
+fn document_id(intent: &Intent) -> Result<DocumentId> {
+    Ok(DocumentId::new(kind(&intent.kind)?, &intent.namespace, &intent.name))
+}
+
+/// A kind as people type it.
+///
+/// # Errors
+/// There is no such kind.
+pub fn kind(word: &str) -> Result<Kind> {
+    word.parse::<Kind>().map_err(|error| {
+        let kinds: Vec<_> = Kind::all().filter(|kind| kind.is_built()).map(|kind| kind.to_string()).collect();
+        Error::new("usage", error.to_string()).hint(format!("kinds: {}", kinds.join(", ")))
+    })
+}
+
+/// A changeset's id in full.
+///
+/// # Errors
+/// It is none.
+pub fn changeset_id(text: &str) -> Result<ChangesetId> {
+    text.parse::<ChangesetId>()
+        .map_err(|error| Error::new("usage", error.to_string()).hint("`skein policy log` shows ids"))
+}
+
+/// What is to become of a document that a program makes.
+pub fn intent((document, content): (DocumentId, String)) -> Intent {
+    Intent {
+        kind: document.kind.to_string(),
+        namespace: document.namespace,
+        name: document.name,
+        content: Some(content),
+        file: String::new(),
+        line: 0,
+    }
+}
+
+/// A time as everybody writes it: RFC 3339 in UTC, with milliseconds.
+pub fn rfc3339(time: Millis) -> String {
+    crate::agent::admin::rfc3339(time)
+}

@@ -1,0 +1,63 @@
+//! `skein status`.
+
+use std::fmt::Write as _;
+
+use crate::{
+    agent::admin::api::{Health, Status},
+    cli::{context::Context, error::Result, look, output::plain},
+};
+
+/// Shows how the mesh is, problems first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein status --node web-1 -o json")]
+pub struct Args {}
+
+/// Runs the command.
+pub async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+    look::show(ctx, "/v1/status", text).await
+}
+
+/// A status for people.
+pub fn text(status: &Status) -> String {
+    let mut text = String::new();
+    for problem in &status.problems {
+        let word = match problem.severity {
+            Health::Critical => "critical",
+            Health::Degraded | Health::Ok => "warning",
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{word}: {} [{}]", plain(&problem.message), problem.code);
+        if !problem.hint.is_empty() {
+            let _ = writeln!(text, "   hint: {}", plain(&problem.hint));
+        }
+    }
+    let state = match status.state {
+        Health::Ok => "ok",
+        Health::Degraded => "degraded",
+        Health::Critical => "critical",
+    };
+    let stale: Vec<_> = status.policy.stale.iter().map(ToString::to_string).collect();
+    let stale =
+        if stale.is_empty() { "the same everywhere".to_owned() } else { format!("not at {}", stale.join(", ")) };
+    let _ = write!(
+        text,
+        "node          {} of {}\n\
+         state         {state}\n\
+         members       {} of {} seen\n\
+         policy        {} ({stale})\n\
+         certificates  node CA until {}, leaf until {}, {} enrollers\n\
+         memory        {:.1} MiB\n\
+         gossip        {} B/s\n",
+        status.node,
+        status.trust_domain,
+        status.members.seen,
+        status.members.expected,
+        look::short(&status.policy.digest),
+        status.certificates.node_ca_expires,
+        status.certificates.leaf_expires,
+        status.certificates.enrollers,
+        status.memory_bytes as f64 / f64::from(1 << 20),
+        status.gossip_bytes_per_s,
+    );
+    text
+}

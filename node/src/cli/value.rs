@@ -1,0 +1,90 @@
+//! Values of flags that clap does not read by itself.
+
+use std::{str::FromStr, time::Duration};
+
+use certs::id::ServiceName;
+
+/// `500ms`, `10s`, `5m`, `1h`, `1h 30m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = |_| "not a duration; write 500ms, 10s, 5m or 1h".to_owned();
+    let signed = jiff::SignedDuration::from_str(text).map_err(wrong)?;
+    Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// How many nodes must have a push on disk before `push` returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The asked node alone.
+    Local,
+    /// That many nodes.
+    Nodes(u32),
+    /// Every node alive in the asked node's view.
+    All,
+}
+
+impl FromStr for Wait {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "local" => Ok(Self::Local),
+            "all" => Ok(Self::All),
+            number => match number.parse() {
+                Ok(count) if count > 0 => Ok(Self::Nodes(count)),
+                Ok(_) | Err(_) => Err("not local, all or a number of nodes above 0".to_owned()),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Nodes(count) => write!(f, "{count}"),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+/// `NS/NAME=N` of `wait --endpoints`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointCount {
+    /// The service.
+    pub service: ServiceName,
+    /// How many healthy endpoints.
+    pub count: usize,
+}
+
+impl FromStr for EndpointCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (service, count) = text.split_once('=').ok_or("write NAMESPACE/NAME=N")?;
+        let service = service.parse::<ServiceName>().map_err(|error| error.to_string())?;
+        let count = count.parse().map_err(|_| format!("`{count}` is not a number of endpoints"))?;
+        Ok(Self { service, count })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert!(duration("10").is_err());
+        assert!(duration("-1s").is_err());
+    }
+
+    #[test]
+    fn wait_is_local_a_number_or_all() {
+        assert_eq!("local".parse(), Ok(Wait::Local));
+        assert_eq!("3".parse(), Ok(Wait::Nodes(3)));
+        assert_eq!("all".parse(), Ok(Wait::All));
+        assert!("0".parse::<Wait>().is_err());
+        assert!("some".parse::<Wait>().is_err());
+    }
+}
