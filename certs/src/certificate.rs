@@ -15,6 +15,7 @@ use x509_parser::{
 
 use crate::{
     codec::Millis,
+    der,
     grant::Grant,
     id::{SpiffeId, Subject},
     sign::Digest,
@@ -30,6 +31,9 @@ const KEY_CERT_SIGN: [u8; 4] = [0x03, 0x02, 0x02, 0x04];
 
 /// Key usage `digitalSignature` alone, in DER.
 const DIGITAL_SIGNATURE: [u8; 4] = [0x03, 0x02, 0x07, 0x80];
+
+/// The algorithm `ecdsa-with-SHA256`, in DER.
+const ECDSA_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 
 /// A SubjectPublicKeyInfo of P-256 up to the 65 bytes of the uncompressed point. No other form is taken, so a key has one digest.
 const P256_SPKI_PREFIX: [u8; 26] = [
@@ -82,15 +86,15 @@ impl<'a> Certificate<'a> {
     pub(crate) fn parse(der: &'a [u8], link: Link) -> Result<Certificate<'a>, VerifyError> {
         let malformed = |what| VerifyError::Malformed { link, what };
         let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| malformed("no X.509 certificate"))?;
-        if !rest.is_empty() {
-            return Err(malformed("trailing bytes"));
-        }
         let tbs = &parsed.tbs_certificate;
         if tbs.version != X509Version::V3 {
             return Err(malformed("not version 3"));
         }
         if !is_ecdsa_sha256(&tbs.signature) || !is_ecdsa_sha256(&parsed.signature_algorithm) {
             return Err(VerifyError::SignatureAlgorithm { link });
+        }
+        if !rest.is_empty() || envelope(tbs.as_ref(), &parsed.signature_value.data) != der {
+            return Err(malformed("more than one reading of what the signature does not cover"));
         }
         let spki = p256_only(&tbs.subject_pki).ok_or(VerifyError::KeyType { link })?;
         let not_before = millis(tbs.validity.not_before.timestamp()).ok_or(malformed("begin of validity"))?;
@@ -130,6 +134,12 @@ impl<'a> Certificate<'a> {
     pub(crate) fn id(&self) -> &SpiffeId {
         self.id.as_ref().expect("parse() demands an identity of every leaf")
     }
+}
+
+/// The one encoding of a certificate with these signed parts: the parser takes others too.
+fn envelope(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
+    let bits = der::element(der::BIT_STRING, &[&[0], signature].concat());
+    der::element(der::SEQUENCE, &[tbs, &ECDSA_SHA256, &bits].concat())
 }
 
 /// Unix seconds to milliseconds; `None` before 1970.

@@ -133,12 +133,12 @@ impl Grant {
 
     /// The content of the certificate extension: a DER OCTET STRING around the encoded grant.
     pub fn to_der(&self) -> Vec<u8> {
-        crate::pem::octet_string(&codec::encode(self))
+        crate::der::octet_string(&codec::encode(self))
     }
 
     /// Reads the content of the certificate extension.
     pub fn from_der(der: &[u8]) -> Result<Grant, CodecError> {
-        let body = crate::pem::from_octet_string(der).ok_or_else(|| CodecError("no OCTET STRING".into()))?;
+        let body = crate::der::from_octet_string(der).ok_or_else(|| CodecError("no OCTET STRING".into()))?;
         codec::decode::<Grant, MAX_GRANT>(body)
     }
 }
