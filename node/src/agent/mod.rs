@@ -8,12 +8,17 @@ pub mod error;
 pub mod event;
 mod exchange;
 mod facade;
+mod fold;
 pub mod identity;
 pub mod init;
 pub mod join;
+pub mod links;
+pub mod members;
 pub mod receipt;
 pub mod state_dir;
 pub mod store;
+pub mod sync;
 pub mod wire;
+pub mod world;
 
 pub use facade::{Agent, IdentityFacts, LeafFacts, Pushed, Wait};
