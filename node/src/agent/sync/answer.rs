@@ -142,7 +142,7 @@ impl Sync {
     }
 
     /// This node.
-    pub(super) fn node(&self) -> &NodeId {
+    pub fn node(&self) -> &NodeId {
         self.identity.node()
     }
 }
