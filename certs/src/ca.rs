@@ -290,3 +290,27 @@ impl fmt::Debug for CaKey {
         write!(f, "CaKey({})", Digest::of(&self.spki()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_their_pem_files() {
+        let key = CaKey::generate();
+        let read = CaKey::from_pem(&key.to_pem()).unwrap();
+        assert_eq!(read.spki(), key.spki());
+        let other_sort = crate::sign::SigningKey::generate().to_pem();
+        assert_eq!(CaKey::from_pem(&other_sort).unwrap_err(), Error::Key { expected: "P-256" });
+        let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
+        assert_eq!(CaKey::from_pem(&p384).unwrap_err(), Error::Key { expected: "P-256" });
+        assert_eq!(format!("{key:?}"), format!("CaKey({})", Digest::of(&key.spki())));
+    }
+
+    #[test]
+    fn requests_prove_the_key() {
+        let (key, node) = (CaKey::generate(), NodeId::new("web-1").unwrap());
+        assert_eq!(requested_key(&key.request(&node), &node), Ok(key.spki()));
+        assert!(requested_key(&key.request(&node), &NodeId::new("web-2").unwrap()).is_err());
+    }
+}

@@ -272,7 +272,12 @@ impl<'p, 'a> Extensions<'p, 'a> {
                 GeneralName::DNSName(text) => (&mut dns, *text),
                 GeneralName::IPAddress(_) => return Err(names("an IP address")),
                 GeneralName::RFC822Name(_) => return Err(names("an e-mail address")),
-                _ => return Err(names("a name that is neither URI nor DNS")),
+                GeneralName::OtherName(..)
+                | GeneralName::X400Address(_)
+                | GeneralName::DirectoryName(_)
+                | GeneralName::EDIPartyName(_)
+                | GeneralName::RegisteredID(_)
+                | GeneralName::Invalid(..) => return Err(names("a name that is neither URI nor DNS")),
             };
             if place.replace(text).is_some() {
                 return Err(names("more than one URI or DNS name"));

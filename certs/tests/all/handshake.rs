@@ -44,7 +44,7 @@ fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: ServerNam
 }
 
 fn refusal(outcome: Outcome) -> (&'static str, rustls::Error) {
-    outcome.err().expect("the handshake had to fail")
+    outcome.expect_err("the handshake had to fail")
 }
 
 /// The rule that our verifier names as the reason.
