@@ -26,6 +26,9 @@ use crate::{
 /// The private extension of CAs that holds their [`Grant`]. An arc below 2.25 (ITU-T X.667) needs no registration.
 pub(crate) const GRANT_OID: [u64; 3] = [2, 25, 5_817_304_912_260_933_847];
 
+/// The same as it stands in DER: an arc has other, longer encodings, which are not ours.
+const GRANT_OID_DER: [u8; 10] = [0x69, 0xd0, 0xdd, 0xcd, 0xff, 0xf0, 0xeb, 0xca, 0xd1, 0x57];
+
 /// Key usage `keyCertSign` alone, in DER.
 const KEY_CERT_SIGN: [u8; 4] = [0x03, 0x02, 0x02, 0x04];
 
@@ -185,7 +188,7 @@ impl<'p, 'a> Extensions<'p, 'a> {
             self.extended_key_usage = Some(extension);
         } else if *oid == OID_X509_EXT_SUBJECT_ALT_NAME {
             self.alternative_name = Some(extension);
-        } else if oid.iter().is_some_and(|arcs| arcs.eq(GRANT_OID)) {
+        } else if oid.as_bytes() == GRANT_OID_DER {
             self.grant = Some(extension);
         } else {
             // Foreign stacks read these; the grant says the same and more.
@@ -319,5 +322,32 @@ pub(crate) const fn leaf_life(subject: &Subject) -> Millis {
     match subject {
         Subject::Service(_) => 65 * MINUTE,
         Subject::Node(_) => Link::Leaf.longest_life(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::oid_registry::Oid;
+
+    use super::*;
+
+    #[test]
+    fn the_two_spellings_of_the_grants_number_agree() {
+        assert_eq!(Oid::from(&GRANT_OID).unwrap().as_bytes(), GRANT_OID_DER);
+    }
+
+    #[test]
+    fn keys_have_one_form() {
+        let spki = crate::ca::CaKey::generate().spki();
+        assert_eq!(p256_spki(p256_point(&spki).unwrap()), spki);
+        assert_eq!(p256_point(&spki[..90]), None);
+        assert_eq!(p256_point(&[spki.as_slice(), &[0]].concat()), None);
+        let mut compressed = spki.clone();
+        compressed[26] = 0x02;
+        assert_eq!(p256_point(&compressed), None);
+        // The right shape, off the curve: no signature holds.
+        let mut off = spki;
+        off[90] ^= 1;
+        assert!(!signature_holds(&off, b"message", &[0x30, 0x06, 2, 1, 1, 2, 1, 1]));
     }
 }
