@@ -128,7 +128,8 @@ impl Local {
     }
 
     fn start(self: &Arc<Self>, key: &str, service: &Service) -> Running {
-        let pending = |_: &Check| HealthState { healthy: false, since: self.clock.now(), reason: "not checked yet".into() };
+        let pending =
+            |_: &Check| HealthState { healthy: false, since: self.clock.now(), reason: "not checked yet".into() };
         let run = |check: &Check| {
             let (local, key, check) = (self.clone(), key.to_string(), check.clone());
             self.tasks.spawn("check", async move { local.check(key, check).await })

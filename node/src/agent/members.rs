@@ -224,7 +224,12 @@ impl Task {
                 self.tasks.stop();
             }
             Notice::Equivocation { node } => {
-                self.events.note(now, "equivocation", &node, format!("{node} signed two different truths; it is ignored"));
+                self.events.note(
+                    now,
+                    "equivocation",
+                    &node,
+                    format!("{node} signed two different truths; it is ignored"),
+                );
             }
             Notice::Refused(error) => tracing::error!("this node cannot say something of itself: {error}"),
             Notice::Misbehaved { node, what } => tracing::warn!(peer = %node, "a peer misbehaved: {what}"),

@@ -23,4 +23,4 @@ pub mod sync;
 pub mod wire;
 pub mod world;
 
-pub use facade::{Agent, IdentityFacts, LeafFacts, Pushed, Wait};
+pub use facade::{Agent, Apply, IdentityFacts, LeafFacts, Pushed, Wait, resolve};

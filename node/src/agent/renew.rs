@@ -92,9 +92,8 @@ impl Renewal {
     async fn renew(&self, state: &policy::history::State) -> Result<(), Error> {
         let identity = &self.sync.identity;
         let hint = format!("invite this node again: skein invite {} --replace", identity.node());
-        let grant = self.grant(state).ok_or_else(|| {
-            fail("not_granted", format!("{} has no grant", identity.node()), hint)
-        })?;
+        let grant =
+            self.grant(state).ok_or_else(|| fail("not_granted", format!("{} has no grant", identity.node()), hint))?;
         let now = self.sync.clock.now();
         let chain = match identity.enroller() {
             Some(own) => {
@@ -117,7 +116,8 @@ impl Renewal {
     async fn by_link(&self, state: &policy::history::State) -> Result<Vec<Vec<u8>>, Error> {
         let identity = &self.sync.identity;
         let request = certs::codec::encode(&Renew { request: identity.ca().key().request(identity.node()) });
-        let is_enroller = |node: &NodeId| state.grants().get(node).is_some_and(|grant| grant.enroller && !grant.retired);
+        let is_enroller =
+            |node: &NodeId| state.grants().get(node).is_some_and(|grant| grant.enroller && !grant.retired);
         let mut links = self.sync.links.all();
         links.retain(|link| is_enroller(&link.peer().node));
         links.shuffle(&mut rand::rng());

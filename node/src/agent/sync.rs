@@ -189,7 +189,9 @@ impl Sync {
     }
 
     async fn announced_unknown(&self, node: &NodeId) -> bool {
-        let Some(policy) = self.world.view().member(node).and_then(|member| member.policy.clone()) else { return false };
+        let Some(policy) = self.world.view().member(node).and_then(|member| member.policy.clone()) else {
+            return false;
+        };
         !self.lacking(&policy.recent).await.is_empty()
     }
 
@@ -204,7 +206,8 @@ impl Sync {
         }
         let count = self.book.look(|history| history.ids().count() as u64).await;
         // The peer lacks something; it asks us by itself.
-        if announced_all(theirs, count) && self.lacking(&theirs.recent).await.is_empty() && theirs.count < RECENT as u64 {
+        if announced_all(theirs, count) && self.lacking(&theirs.recent).await.is_empty() && theirs.count < RECENT as u64
+        {
             return Ok(());
         }
         let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;

@@ -148,11 +148,7 @@ impl Sync {
 }
 
 /// Applied if all of it that is still live is in effect.
-fn standing<'a>(
-    state: &State,
-    id: &ChangesetId,
-    documents: impl Iterator<Item = &'a policy::DocumentId>,
-) -> Standing {
+fn standing<'a>(state: &State, id: &ChangesetId, documents: impl Iterator<Item = &'a policy::DocumentId>) -> Standing {
     let (mut live, mut won) = (false, true);
     for document in documents {
         let values = state.documents.get(document).map(|live| live.values.as_slice()).unwrap_or_default();

@@ -50,9 +50,10 @@ impl Sync {
     /// `not_found`.
     pub async fn receipts(&self, id: ChangesetId, wait: Wait, patience: Duration) -> Result<Pushed, Error> {
         let begun = monotonic();
-        let own = self.own_receipt(&id.0).await.ok_or_else(|| {
-            fail("not_found", format!("no changeset {id} here"), "`skein policy log` lists them")
-        })?;
+        let own = self
+            .own_receipt(&id.0)
+            .await
+            .ok_or_else(|| fail("not_found", format!("no changeset {id} here"), "`skein policy log` lists them"))?;
         let mut pushed = Pushed { changeset: Some(id), ..Pushed::default() };
         pushed.take(own, None);
         let (links, unreachable) = self.reachable();
