@@ -168,6 +168,7 @@ pub struct NodeCa {
     trust_domain: TrustDomain,
     chain: Vec<Vec<u8>>,
     grant: Grant,
+    enroller: NodeId,
     validity: Validity,
     key: CaKey,
 }
@@ -195,16 +196,23 @@ impl NodeCa {
         };
         let certificate = Certificate::parse(node, Link::NodeCa)?;
         belongs(&certificate, &key)?;
-        if !certificate.is_signed_by(&Certificate::parse(enroller, Link::Enroller)?) {
+        let enroller = Certificate::parse(enroller, Link::Enroller)?;
+        if !certificate.is_signed_by(&enroller) {
             return Err(Error::Certificate("the enroller CA did not sign the node CA".into()));
         }
         let (grant, validity) = (certificate.grant().clone(), certificate.validity());
-        Ok(NodeCa { trust_domain: trust_domain.clone(), chain, grant, validity, key })
+        let enroller = enroller.grant().node.clone();
+        Ok(NodeCa { trust_domain: trust_domain.clone(), chain, grant, enroller, validity, key })
     }
 
     /// What the certificate allows; the NodeGrant may allow less.
     pub fn grant(&self) -> &Grant {
         &self.grant
+    }
+
+    /// The node whose enroller CA certified this one. Who verifies this node needs that one's NodeGrant too.
+    pub fn enroller(&self) -> &NodeId {
+        &self.enroller
     }
 
     /// Node CA, enroller CA.

@@ -311,7 +311,7 @@ fn our_own_cas_pass() {
         assert_eq!(leaf.not_after - leaf.not_before, life);
         assert_eq!(leaf.not_before, (NOW - 5 * MINUTE) / 1000 * 1000);
     }
-    assert_eq!(ca.not_after() - ca.not_before(), 30 * DAY);
+    assert_eq!((ca.not_after() - ca.not_before(), ca.enroller()), (30 * DAY, &node_id("a")));
     let beyond = ca.leaf(&identity("shop/web"), NOW).unwrap_err();
     assert_eq!(beyond, Error::OutsideGrant(identity("shop/web")));
     assert!(matches!(ca.leaf(&identity("a"), NOW), Err(Error::OutsideGrant(_))));
