@@ -115,7 +115,6 @@ pub struct Gossip {
 impl Gossip {
     /// Gives the handle, what it says (a bounded queue: what overflows is dropped), and the future to run: critical,
     /// it starts chitchat anew whenever that ends or panics, and returns once the handle is dropped.
-    #[must_use]
     pub fn start(config: GossipConfig) -> (Gossip, mpsc::Receiver<Outgoing>, impl Future<Output = ()> + Send + use<>) {
         let (feed, feeds) = watch::channel(None);
         let (incoming, payloads) = mpsc::channel(QUEUE);
