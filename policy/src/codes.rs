@@ -1,1 +1,71 @@
-//! The stable codes of complaints, in one table.
+//! The stable codes of complaints, in one table. A code never changes its meaning; new ones are added at the end of their group.
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $summary:literal;)*) => {
+        $(#[doc = $summary] pub const $name: &str = $code;)*
+
+        /// Every code with what it means.
+        pub const TABLE: &[(&str, &str)] = &[$(($code, $summary)),*];
+    };
+}
+
+codes! {
+    SYNTAX = "SKN0001", "The text is neither YAML nor JSON, or exceeds a limit of the reader.";
+    SHAPE = "SKN0002", "A document lacks apiVersion, kind, metadata or spec, or one of them has the wrong form.";
+    UNKNOWN_KIND = "SKN0003", "The kind is not known.";
+    KIND_NOT_SUPPORTED = "SKN0004", "The kind is not supported yet.";
+    KIND_REFUSED = "SKN0005", "The kind has no place in this mesh; the hint names what to use instead.";
+    KUBERNETES = "SKN0006", "An object of Kubernetes: facts for lint, refused by push.";
+    NAME = "SKN0007", "A name or namespace is not valid.";
+    TOO_LARGE = "SKN0008", "The document exceeds 256 KiB.";
+    ANNOTATION = "SKN0009", "An annotation has a value that it cannot have.";
+    DUPLICATE_DOCUMENT = "SKN0010", "The same document stands twice.";
+
+    UNKNOWN_FIELD = "SKN0101", "The field does not exist.";
+    NOT_SUPPORTED = "SKN0102", "The field exists in Istio and is not supported yet.";
+    WRONG_TYPE = "SKN0103", "The value has the wrong type.";
+    MISSING = "SKN0104", "A required field is missing.";
+    DURATION = "SKN0105", "The value is not a duration, or not one that is allowed here.";
+    REGEX = "SKN0106", "The value is not a regular expression, or too large a one.";
+    RANGE = "SKN0107", "The number is out of range.";
+    WORD = "SKN0108", "The word is not one of those that are allowed here.";
+    HOST = "SKN0109", "The host name is not valid.";
+    LABEL = "SKN0110", "A label is not valid.";
+    EXCLUSIVE = "SKN0111", "Fields that exclude each other are both set.";
+    HEADER = "SKN0112", "A header name, value or formatter is not valid.";
+    WEIGHT = "SKN0113", "The weights are not valid.";
+    DUPLICATE = "SKN0114", "A value stands twice where it must be unique.";
+    NO_ACTION = "SKN0115", "A rule says nothing about what happens to the request.";
+    EMPTY = "SKN0116", "The value must not be empty.";
+    RETRY_ON = "SKN0117", "A word of retryOn is not valid.";
+    EXPORT_TO = "SKN0118", "exportTo is not valid.";
+    ROLE = "SKN0119", "A key, role or threshold of a RoleSet is not valid.";
+    GRANT = "SKN0120", "A NodeGrant or Revocation is not valid.";
+
+    UNREACHABLE_RULE = "SKN0201", "No request reaches the rule.";
+    DUPLICATE_MATCH = "SKN0202", "A condition stands twice; the later one has no effect.";
+    FAULT_WITHOUT_EXPIRY = "SKN0203", "A fault is injected without an end; annotate skein.dev/expires.";
+    FAULT_WITHOUT_EFFECT = "SKN0204", "The fault has no percentage or no error: nothing happens.";
+    REDIRECT_CODE = "SKN0205", "The redirect code passes validation and the rule does nothing.";
+    LARGE_BODY = "SKN0206", "The body of a direct response exceeds 100 KiB.";
+    DEPRECATED = "SKN0207", "The field is deprecated.";
+    IGNORED = "SKN0208", "The field has no meaning in this mesh.";
+    NO_TRAFFIC = "SKN0209", "A destination among several has no weight: it gets no traffic.";
+
+    UNKNOWN_HOST = "SKN0301", "Neither the mesh nor the push defines the destination's host.";
+    UNKNOWN_SUBSET = "SKN0302", "Neither the mesh nor the push defines the destination's subset.";
+    UNKNOWN_PORT = "SKN0303", "The destination's service has no such port.";
+    PORT_REQUIRED = "SKN0304", "The destination's service has several ports and the route names none.";
+    CONFLICTING_VIRTUAL_SERVICES = "SKN0305", "Two VirtualServices claim one host; the oldest is used.";
+    SUBSET_WITHOUT_ENDPOINTS = "SKN0306", "No endpoint has the subset's labels.";
+    RULE_WITHOUT_HOST = "SKN0307", "The host of the VirtualService or DestinationRule is no service of the mesh.";
+    REPEATED_SUBSET = "SKN0308", "Another DestinationRule of the namespace defines the subset; the oldest is used.";
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn codes_are_distinct_and_ascending() {
+        assert!(super::TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+}

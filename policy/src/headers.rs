@@ -1,8 +1,12 @@
 //! Header operations of a route, with the subset of Envoy's formatters that is built.
 
-use http::{HeaderMap, HeaderName};
+use std::{borrow::Cow, fmt::Write as _};
 
-/// `HeaderOperations`: removals first, then `set`, then `add`.
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::{codes, decode::At};
+
+/// `HeaderOperations`: removals first, then `set`, then `add`, each in the order of names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HeaderOps {
     /// Overwritten or created.
@@ -17,7 +21,11 @@ pub struct HeaderOps {
 
 /// A header value, perhaps with formatters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
+pub struct Template {
+    parts: Vec<Part>,
+    /// The value itself where it has no formatters.
+    fixed: Option<HeaderValue>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -29,11 +37,19 @@ enum Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
     /// `%REQ(NAME?OTHER):MAX%`: a header of the request, or another one, cut to a length.
-    Request(String, Option<String>, Option<usize>),
+    Request(Lookup),
     /// `%RESP(NAME?OTHER):MAX%`.
-    Response(String, Option<String>, Option<usize>),
+    Response(Lookup),
     /// One of the plain words.
     Word(Word),
+}
+
+/// A header named by a formatter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    name: String,
+    other: Option<String>,
+    max: Option<usize>,
 }
 
 /// Formatters without arguments.
@@ -53,6 +69,20 @@ pub enum Word {
     RouteName,
 }
 
+const WORDS: [(&str, Word); 11] = [
+    ("DOWNSTREAM_REMOTE_ADDRESS", Word::DownstreamRemoteAddress),
+    ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Word::DownstreamRemoteAddressWithoutPort),
+    ("DOWNSTREAM_LOCAL_ADDRESS", Word::DownstreamLocalAddress),
+    ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", Word::DownstreamLocalAddressWithoutPort),
+    ("UPSTREAM_HOST", Word::UpstreamHost),
+    ("UPSTREAM_REMOTE_ADDRESS", Word::UpstreamRemoteAddress),
+    ("PROTOCOL", Word::Protocol),
+    ("START_TIME", Word::StartTime),
+    ("HOSTNAME", Word::Hostname),
+    ("RESPONSE_CODE", Word::ResponseCode),
+    ("ROUTE_NAME", Word::RouteName),
+];
+
 /// What formatters read. `None` shows as `-`, as in Envoy.
 pub trait Facts {
     /// A header of the request as it came.
@@ -63,6 +93,13 @@ pub trait Facts {
     fn word(&self, word: Word) -> Option<String>;
 }
 
+/// Which message the operations are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Request,
+    Response,
+}
+
 impl HeaderOps {
     /// True if there is nothing to do.
     pub fn is_empty(&self) -> bool {
@@ -70,14 +107,266 @@ impl HeaderOps {
     }
 
     /// Applies removals, `set` and `add`; the authority is the caller's to apply.
-    pub fn apply(&self, _headers: &mut HeaderMap, _facts: &dyn Facts) {
-        todo!()
+    pub fn apply(&self, headers: &mut HeaderMap, facts: &dyn Facts) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, template) in &self.set {
+            headers.insert(name.clone(), template.value(facts));
+        }
+        for (name, template) in &self.add {
+            headers.append(name.clone(), template.value(facts));
+        }
     }
+
+    pub(crate) fn decode(at: &At<'_>, side: Side) -> Self {
+        let mut operations = Self::default();
+        let Some(fields) = at.fields() else { return operations };
+        for (field, into_set) in [("set", true), ("add", false)] {
+            let Some(map) = fields.get(field) else { continue };
+            for (name, value) in map.entries() {
+                let Some(template) = value.text().and_then(|text| Template::parse(text, &value)) else { continue };
+                if is_authority(name) && side == Side::Request {
+                    if operations.authority.replace(template).is_some() {
+                        value.error(codes::EXCLUSIVE, "the authority is set twice");
+                    }
+                } else if let Some(name) = header_name(name, &value) {
+                    let list = if into_set { &mut operations.set } else { &mut operations.add };
+                    list.push((name, template));
+                }
+            }
+        }
+        if let Some(list) = fields.get("remove") {
+            operations.remove = list.text_list().iter().filter_map(|(name, at)| header_name(name, at)).collect();
+        }
+        fields.finish();
+        for list in [&mut operations.set, &mut operations.add] {
+            list.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
+        }
+        operations
+    }
+}
+
+fn is_authority(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host") || name == ":authority"
+}
+
+/// A name that an operation may touch: neither Host nor a pseudo header.
+fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
+    if is_authority(name) || name.starts_with(':') {
+        at.error(codes::HEADER, format!("`{name}` cannot be changed here"));
+        return None;
+    }
+    let parsed = HeaderName::from_bytes(name.as_bytes());
+    if parsed.is_err() {
+        at.error(codes::HEADER, format!("`{name}` is not a header name"));
+    }
+    parsed.ok()
 }
 
 impl Template {
     /// The value for these facts.
-    pub fn render(&self, _facts: &dyn Facts) -> String {
-        todo!()
+    pub fn render(&self, facts: &dyn Facts) -> String {
+        let mut out = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.push_str(text),
+                Part::Format(format) => out.push_str(format.show(facts).as_deref().unwrap_or("-")),
+            }
+        }
+        out
+    }
+
+    /// The same as a header's value; what no header can hold is left out.
+    pub fn value(&self, facts: &dyn Facts) -> HeaderValue {
+        if let Some(fixed) = &self.fixed {
+            return fixed.clone();
+        }
+        let mut text = self.render(facts);
+        text.retain(|letter| !letter.is_control());
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    }
+
+    fn parse(text: &str, at: &At<'_>) -> Option<Self> {
+        if text.chars().any(|letter| letter.is_control() && letter != '\t') {
+            at.error(codes::HEADER, "control characters cannot stand in a header");
+            return None;
+        }
+        let parts = match split(text) {
+            Ok(parts) => parts,
+            Err(Bad::Unbalanced) => {
+                at.error_hint(
+                    codes::HEADER,
+                    format!("header value configuration {text} is invalid"),
+                    "write a percent sign as %%",
+                );
+                return None;
+            }
+            Err(Bad::Unknown(formatter)) => {
+                at.error(codes::NOT_SUPPORTED, format!("formatter %{formatter}% is not supported yet"));
+                return None;
+            }
+        };
+        let fixed = match parts.as_slice() {
+            [] => Some(HeaderValue::from_static("")),
+            [Part::Text(text)] => HeaderValue::from_str(text).ok(),
+            _ => None,
+        };
+        Some(Self { parts, fixed })
+    }
+}
+
+/// Why a value is no template.
+enum Bad {
+    Unbalanced,
+    Unknown(String),
+}
+
+fn split(text: &str) -> Result<Vec<Part>, Bad> {
+    let mut parts = Vec::new();
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        plain.push_str(before);
+        if let Some(after) = after.strip_prefix('%') {
+            plain.push('%');
+            rest = after;
+            continue;
+        }
+        let (formatter, after) = after.split_once('%').ok_or(Bad::Unbalanced)?;
+        if !is_formatter(formatter) {
+            return Err(Bad::Unbalanced);
+        }
+        if !plain.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut plain)));
+        }
+        parts.push(Part::Format(Format::parse(formatter).ok_or_else(|| Bad::Unknown(formatter.to_owned()))?));
+        rest = after;
+    }
+    plain.push_str(rest);
+    if !plain.is_empty() {
+        parts.push(Part::Text(plain));
+    }
+    Ok(parts)
+}
+
+/// `WORD`, `WORD(...)`, `WORD(...):N`.
+fn is_formatter(text: &str) -> bool {
+    let word = text.split(['(', ':']).next().unwrap_or_default();
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_' || byte.is_ascii_digit())
+}
+
+impl Format {
+    fn parse(text: &str) -> Option<Self> {
+        if let Some((_, word)) = WORDS.iter().find(|(name, _)| *name == text) {
+            return Some(Self::Word(*word));
+        }
+        if let Some(rest) = text.strip_prefix("REQ(") {
+            return Lookup::parse(rest).map(Self::Request);
+        }
+        Lookup::parse(text.strip_prefix("RESP(")?).map(Self::Response)
+    }
+
+    fn show<'f>(&'f self, facts: &'f dyn Facts) -> Option<Cow<'f, str>> {
+        match self {
+            Self::Request(lookup) => lookup.find(|name| facts.request_header(name)).map(Cow::Borrowed),
+            Self::Response(lookup) => lookup.find(|name| facts.response_header(name)).map(Cow::Borrowed),
+            Self::Word(word) => facts.word(*word).map(Cow::Owned),
+        }
+    }
+}
+
+impl Lookup {
+    /// What follows `REQ(`.
+    fn parse(text: &str) -> Option<Self> {
+        let (names, max) = text.rsplit_once(')')?;
+        let max = match max.strip_prefix(':') {
+            Some(digits) => Some(digits.parse().ok()?),
+            None if max.is_empty() => None,
+            None => return None,
+        };
+        let (name, other) = match names.split_once('?') {
+            Some((name, other)) => (name, Some(other.to_ascii_lowercase())),
+            None => (names, None),
+        };
+        let valid = !name.is_empty() && names.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'(');
+        valid.then(|| Self { name: name.to_ascii_lowercase(), other, max })
+    }
+
+    fn find<'f>(&'f self, header: impl Fn(&'f str) -> Option<&'f str>) -> Option<&'f str> {
+        let value = header(&self.name).or_else(|| header(self.other.as_deref()?))?;
+        let cut = self.max.and_then(|max| value.char_indices().nth(max)).map_or(value.len(), |(at, _)| at);
+        Some(&value[..cut])
+    }
+}
+
+impl std::fmt::Display for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => f.write_str(&text.replace('%', "%%"))?,
+                Part::Format(Format::Word(word)) => {
+                    let name = WORDS.iter().find(|(_, own)| own == word).map_or("", |(name, _)| name);
+                    write!(f, "%{name}%")?;
+                }
+                Part::Format(Format::Request(lookup)) => write!(f, "%REQ({lookup}%")?,
+                Part::Format(Format::Response(lookup)) => write!(f, "%RESP({lookup}%")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Lookup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(other) = &self.other {
+            write!(f, "?{other}")?;
+        }
+        f.write_char(')')?;
+        if let Some(max) = self.max {
+            write!(f, ":{max}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Facts for Fixed {
+        fn request_header(&self, name: &str) -> Option<&str> {
+            (name == "x-a").then_some("abcdef")
+        }
+
+        fn response_header(&self, _: &str) -> Option<&str> {
+            None
+        }
+
+        fn word(&self, word: Word) -> Option<String> {
+            (word == Word::Protocol).then(|| "HTTP/1.1".to_owned())
+        }
+    }
+
+    fn show(text: &str) -> Option<String> {
+        let parts = split(text).ok()?;
+        Some(Template { parts, fixed: None }.render(&Fixed))
+    }
+
+    #[test]
+    fn formatters() {
+        assert_eq!(show("100%%").as_deref(), Some("100%"));
+        assert_eq!(show("a%REQ(X-A)%b").as_deref(), Some("aabcdefb"));
+        assert_eq!(show("%REQ(X-B?X-A):3%").as_deref(), Some("abc"));
+        assert_eq!(show("%REQ(X-B)%").as_deref(), Some("-"));
+        assert_eq!(show("%PROTOCOL%").as_deref(), Some("HTTP/1.1"));
+        for bad in
+            ["%START_TIME%%", "abc%123", "%", "%x", "%DYNAMIC_METADATA(com.test)%", "%REQ()%", "%REQ(a%", "%REQ(a):x%"]
+        {
+            assert_eq!(show(bad), None, "{bad}");
+        }
     }
 }

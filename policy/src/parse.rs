@@ -1,6 +1,25 @@
 //! Text -> documents, with file, line and column of every complaint. Also the strict JSON that is signed, and back.
 
-use crate::{Document, DocumentId, Problem, kinds::KubernetesObject};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    Document, DocumentId, Kind, Problem, Severity, Spec,
+    changeset::MAX_DOCUMENT,
+    codes,
+    decode::{At, Complaints, Fields, nearest, parse_time},
+    document::{EXPIRES, ROOT_NAMESPACE},
+    hosts,
+    kinds::{self, DestinationRule, KubernetesObject, Revocation, RoleSet, VirtualService},
+    tree::{self, Key, Node, Place, SyntaxError, Value},
+};
+
+/// Field of a signed body that says on which line of its file the document began.
+const SOURCE_LINE: &str = "sourceLine";
+/// Bytes of a text that is read at once.
+pub const MAX_TEXT: usize = 64 * 1024 * 1024;
 
 /// What a file holds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,24 +48,355 @@ pub struct Located {
 impl Parsed {
     /// True if no complaint is an error.
     pub fn is_valid(&self) -> bool {
-        self.problems.iter().all(|problem| problem.severity != crate::Severity::Error)
+        self.problems.iter().all(|problem| problem.severity != Severity::Error)
     }
 }
 
 /// Reads YAML or JSON: any number of documents, lists (`kind: List`) included. Strict: unknown fields are errors.
-pub fn yaml(_file: &str, _text: &str, _default_namespace: &str) -> Parsed {
-    todo!()
+pub fn yaml(file: &str, text: &str, default_namespace: &str) -> Parsed {
+    let mut parsed = Parsed::default();
+    if text.len() > MAX_TEXT {
+        let error = SyntaxError {
+            place: Place::default(),
+            message: format!("the text has {} bytes, the limit is {MAX_TEXT}", text.len()),
+        };
+        parsed.problems.push(syntax(file, &error));
+        return parsed;
+    }
+    for document in tree::read_yaml(text) {
+        match document {
+            Ok(node) => item(&mut parsed, file, &node, default_namespace),
+            Err(error) => parsed.problems.push(syntax(file, &error)),
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let repeated: Vec<Problem> = parsed
+        .documents
+        .iter()
+        .filter(|located| !seen.insert(located.document.id.clone()))
+        .map(|located| {
+            let complaints = Complaints::new(file);
+            *complaints.document.borrow_mut() = Some(located.document.id.to_string());
+            let place = Place { line: located.line, column: 1 };
+            let message =
+                format!("{} stands twice in the file; the later one replaces the earlier", located.document.id);
+            complaints.add(Severity::Warning, codes::DUPLICATE_DOCUMENT, place, String::new(), message, String::new());
+            complaints.problems.take().remove(0)
+        })
+        .collect();
+    parsed.problems.extend(repeated);
+    parsed
 }
 
 /// Reads a signed body: what a node does with a change.
 ///
 /// # Errors
 /// Every error of the document; also if it is not the document that `id` says.
-pub fn json(_id: &DocumentId, _json: &str) -> Result<Document, Vec<Problem>> {
-    todo!()
+pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
+    if json.len() > MAX_DOCUMENT {
+        return Err(vec![syntax("", &SyntaxError { place: Place::default(), message: "over 256 KiB".into() })]);
+    }
+    let mut node = tree::read_json(json).map_err(|error| vec![syntax("", &error)])?;
+    let line = match node.get(SOURCE_LINE).map(|line| &line.value) {
+        Some(Value::Integer(line)) => usize::try_from(*line).unwrap_or(1).max(1),
+        _ => 1,
+    };
+    node.shift(line - 1);
+    let complaints = Complaints::new("");
+    let document = document(&At::root(&node, &complaints), id.namespace.as_str(), true);
+    if let Some(document) = &document
+        && document.id != *id
+    {
+        At::root(&node, &complaints).error(codes::NAME, format!("the body is {}, not {id}", document.id));
+    }
+    let errors = complaints.errors();
+    match document {
+        Some(document) if errors == 0 => Ok(document),
+        _ => Err(complaints
+            .problems
+            .into_inner()
+            .into_iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .collect()),
+    }
+}
+
+/// True if a signed body is well-formed and says that it is this document. Says nothing about its content, so that what one build
+/// cannot read another may.
+pub(crate) fn is_body_of(id: &DocumentId, json: &str) -> bool {
+    let Ok(node) = tree::read_json(json) else { return false };
+    let metadata = node.get("metadata");
+    let text = |name| metadata.and_then(|metadata| metadata.get(name)).and_then(Node::text);
+    node.get("kind").and_then(Node::text) == Some(id.kind.as_str())
+        && text("name") == Some(id.name.as_str())
+        && text("namespace") == Some(id.namespace.as_str())
 }
 
 /// The compact form of a signed body: two bodies with the same meaning (but for lines) have the same one. `None` if it is not JSON.
-pub fn compact(_json: &str) -> Option<String> {
-    todo!()
+pub fn compact(json: &str) -> Option<String> {
+    let mut node = tree::read_json(json).ok()?;
+    if let Value::Map(entries) = &mut node.value {
+        entries.retain(|(key, _)| key.text != SOURCE_LINE);
+    }
+    Some(tree::write(&node, false))
+}
+
+fn syntax(file: &str, error: &SyntaxError) -> Problem {
+    let complaints = Complaints::new(file);
+    complaints.add(Severity::Error, codes::SYNTAX, error.place, String::new(), error.message.clone(), String::new());
+    complaints.problems.into_inner().remove(0)
+}
+
+/// One item of a stream: a document, a list of them, or an object of Kubernetes.
+fn item(parsed: &mut Parsed, file: &str, node: &Node, default_namespace: &str) {
+    let complaints = Complaints::new(file);
+    let kind = node.get("kind").and_then(Node::text).unwrap_or_default();
+    let api = node.get("apiVersion").and_then(Node::text).unwrap_or_default();
+    if kind.ends_with("List")
+        && let Some(Value::List(items)) = node.get("items").map(|items| &items.value)
+    {
+        for node in items {
+            item(parsed, file, node, default_namespace);
+        }
+        return;
+    }
+    if let Some(object) = kinds::kubernetes(api, kind, node, file, default_namespace) {
+        parsed.kubernetes.push(object);
+        return;
+    }
+    let at = At::root(node, &complaints);
+    let document = document(&at, default_namespace, false);
+    if let Some(document) = document.filter(|_| complaints.errors() == 0) {
+        let body = body(node, &document.id);
+        if body.len() > MAX_DOCUMENT {
+            at.error_hint(
+                codes::TOO_LARGE,
+                format!("{} has {} bytes", document.id, body.len()),
+                "the limit is 256 KiB",
+            );
+        } else {
+            let line = node.place.line;
+            parsed.documents.push(Located { document, json: body, line, file: file.to_owned() });
+        }
+    }
+    parsed.problems.append(&mut complaints.problems.borrow_mut());
+}
+
+/// The strict JSON of a document: namespace filled in, `status` left out, lines kept.
+fn body(node: &Node, id: &DocumentId) -> String {
+    let mut node = node.clone();
+    let line = node.place.line;
+    let place = node.place;
+    if let Value::Map(entries) = &mut node.value {
+        entries.retain(|(key, _)| key.text != "status");
+        let metadata =
+            entries.iter_mut().find(|(key, _)| key.text == "metadata").map(|(_, metadata)| &mut metadata.value);
+        if let Some(Value::Map(metadata)) = metadata {
+            metadata.retain(|(key, _)| key.text != "namespace");
+            let value = Value::Text(id.namespace.clone());
+            metadata.push((Key { place, text: "namespace".into() }, Node { place, value }));
+        }
+        let value = Value::Integer(i128::try_from(line).unwrap_or(1));
+        entries.insert(0, (Key { place, text: SOURCE_LINE.into() }, Node { place, value }));
+    }
+    tree::write(&node, true)
+}
+
+/// Reads a document; complaints go to the decoder's list. `signed` allows what only a signed body has.
+fn document(at: &At<'_>, default_namespace: &str, signed: bool) -> Option<Document> {
+    let fields = at.fields()?;
+    let api = fields.required("apiVersion");
+    let word = fields.required("kind")?;
+    let kind = known_kind(&word, api.as_ref().and_then(At::text).unwrap_or_default())?;
+    let metadata = fields.required("metadata");
+    fields.get("status");
+    if signed {
+        fields.get(SOURCE_LINE);
+    }
+    let metadata = metadata.as_ref().and_then(|metadata| read_metadata(metadata, kind, default_namespace))?;
+    let spec = match fields.get("spec") {
+        Some(spec) => read_spec(&spec, &metadata.id),
+        None if kind == Kind::Confirmation => Some(Spec::Confirmation),
+        None => {
+            at.error(codes::SHAPE, "`spec` is required");
+            None
+        }
+    };
+    fields.finish();
+    warn_of_fault(at, &metadata, spec.as_ref());
+    let Metadata { id, annotations, created, expires } = metadata;
+    Some(Document { id, annotations, created, expires, line: at.line(), spec: spec? })
+}
+
+fn warn_of_fault(at: &At<'_>, metadata: &Metadata, spec: Option<&Spec>) {
+    if let Some(Spec::VirtualService(service)) = spec
+        && metadata.expires.is_none()
+        && service.http.iter().any(|route| route.fault.is_some())
+    {
+        let hint = format!("annotate {EXPIRES}: \"2030-01-31T12:00:00Z\"");
+        at.warn(codes::FAULT_WITHOUT_EXPIRY, "the document injects a fault for ever", hint);
+    }
+}
+
+fn read_spec(spec: &At<'_>, id: &DocumentId) -> Option<Spec> {
+    Some(match id.kind {
+        Kind::VirtualService => Spec::VirtualService(Arc::new(VirtualService::decode(spec, &id.namespace)?)),
+        Kind::DestinationRule => Spec::DestinationRule(Arc::new(DestinationRule::decode(spec, &id.namespace)?)),
+        Kind::RoleSet => Spec::RoleSet(Arc::new(RoleSet::decode(spec)?)),
+        Kind::NodeGrant => Spec::NodeGrant(Arc::new(kinds::decode_node_grant(spec, &id.name)?)),
+        Kind::Revocation => Spec::Revocation(Arc::new(Revocation::decode(spec)?)),
+        Kind::Confirmation => Spec::Confirmation,
+        Kind::ServiceEntry
+        | Kind::WorkloadEntry
+        | Kind::WorkloadGroup
+        | Kind::Gateway
+        | Kind::Sidecar
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
+        | Kind::Telemetry
+        | Kind::RateLimit
+        | Kind::MeshConfig => return None,
+    })
+}
+
+/// Groups and the versions that are read alike.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+    ("security.istio.io", &["v1", "v1beta1"]),
+    ("telemetry.istio.io", &["v1", "v1alpha1"]),
+    ("skein.dev", &["v1"]),
+];
+
+/// Istio's kinds without a place here, and what to use instead.
+const INSTEAD: [(&str, &str); 4] = [
+    (
+        "EnvoyFilter",
+        "for limits use RateLimit (skein.dev/v1), for headers VirtualService.http.headers; there is no Envoy to patch",
+    ),
+    ("WasmPlugin", "there is no Wasm runtime: use VirtualService headers, AuthorizationPolicy or RateLimit"),
+    ("TrafficExtension", "there is no Wasm runtime: use VirtualService headers, AuthorizationPolicy or RateLimit"),
+    ("ProxyConfig", "set [runtime] in the node's skein.toml"),
+];
+
+/// The kind, if this build reads it under this version.
+fn known_kind(word: &At<'_>, api: &str) -> Option<Kind> {
+    let text = word.text()?;
+    if let Some((_, instead)) = INSTEAD.iter().find(|(name, _)| *name == text) {
+        word.error_hint(codes::KIND_REFUSED, format!("{text} is not supported"), *instead);
+        return None;
+    }
+    let Some(kind) = Kind::all().find(|kind| kind.as_str() == text) else {
+        let hint = nearest(text, Kind::all().map(Kind::as_str))
+            .map(|kind| format!("did you mean {kind}?"))
+            .unwrap_or_default();
+        word.error_hint(codes::UNKNOWN_KIND, format!("`{text}` is not a kind of policy document"), hint);
+        return None;
+    };
+    let group = group_of(kind);
+    let (found, version) = api.split_once('/').unwrap_or((api, ""));
+    let versions = GROUPS.iter().find(|(name, _)| *name == group).map_or(&[][..], |(_, versions)| versions);
+    if found != group || !versions.contains(&version) {
+        word.error_hint(
+            codes::SHAPE,
+            format!("`{api}` is not the apiVersion of {kind}"),
+            format!("write {group}/{}", versions[0]),
+        );
+        return None;
+    }
+    if !kind.is_built() {
+        word.error(codes::KIND_NOT_SUPPORTED, format!("{kind} is not supported yet"));
+        return None;
+    }
+    Some(kind)
+}
+
+fn group_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::ServiceEntry
+        | Kind::WorkloadEntry
+        | Kind::WorkloadGroup
+        | Kind::Gateway
+        | Kind::Sidecar => GROUPS[0].0,
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => GROUPS[1].0,
+        Kind::Telemetry => GROUPS[2].0,
+        Kind::RateLimit
+        | Kind::MeshConfig
+        | Kind::RoleSet
+        | Kind::NodeGrant
+        | Kind::Revocation
+        | Kind::Confirmation => GROUPS[3].0,
+    }
+}
+
+struct Metadata {
+    id: DocumentId,
+    annotations: BTreeMap<String, String>,
+    created: Option<u64>,
+    expires: Option<u64>,
+}
+
+fn read_metadata(metadata: &At<'_>, kind: Kind, default_namespace: &str) -> Option<Metadata> {
+    let fields = metadata.fields()?;
+    let name = fields.required("name");
+    let name = name
+        .as_ref()
+        .and_then(|name| checked_name(name, hosts::is_document_name, "a name is DNS labels joined by dots"));
+    let namespace = match fields.get("namespace") {
+        Some(namespace) => {
+            checked_name(&namespace, hosts::is_dns_label, "a namespace is one DNS label").map(|text| (text, true))
+        }
+        None => Some((default_namespace.to_owned(), false)),
+    };
+    if let (Some((namespace, true)), true) = (&namespace, kind.is_mesh_wide())
+        && namespace != ROOT_NAMESPACE
+    {
+        let hint = format!("leave the namespace out, or write {ROOT_NAMESPACE}");
+        metadata.error_hint(codes::NAME, format!("{kind} concerns the whole mesh"), hint);
+    }
+    if kind == Kind::RoleSet && name.as_deref().is_some_and(|name| name != DocumentId::role_set().name) {
+        metadata.error(codes::NAME, "there is one RoleSet; it is called `default`");
+    }
+    fields.get("labels").map(|labels| labels.texts());
+    let annotations = fields.get("annotations").map(|annotations| annotations.texts()).unwrap_or_default();
+    let expires = annotations.get(EXPIRES).and_then(|text| {
+        let time = parse_time(text);
+        if time.is_none() {
+            let message = format!("{EXPIRES}: `{text}` is not a time");
+            metadata.error_hint(codes::ANNOTATION, message, "write it like 2030-01-31T12:00:00Z");
+        }
+        time
+    });
+    let created = fields.get("creationTimestamp").and_then(|created| created.time());
+    foreign_metadata(&fields);
+    fields.finish();
+    let (namespace, _) = namespace?;
+    Some(Metadata { id: DocumentId::new(kind, &namespace, &name?), annotations, created, expires })
+}
+
+/// What Kubernetes writes into metadata when a document is exported from it: read and left alone.
+fn foreign_metadata(fields: &Fields<'_>) {
+    for name in [
+        "uid",
+        "resourceVersion",
+        "generation",
+        "selfLink",
+        "managedFields",
+        "ownerReferences",
+        "finalizers",
+        "generateName",
+    ] {
+        fields.get(name);
+    }
+}
+
+fn checked_name(at: &At<'_>, rule: fn(&str) -> bool, says: &str) -> Option<String> {
+    let text = at.text()?;
+    if !rule(text) {
+        at.error_hint(codes::NAME, format!("`{text}` is not valid"), says);
+        return None;
+    }
+    Some(text.to_owned())
 }

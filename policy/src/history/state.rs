@@ -137,19 +137,24 @@ impl State {
         self.documents.get(id).map(|live| live.values.iter().map(|value| value.changeset).collect()).unwrap_or_default()
     }
 
-    /// Every live value's changeset: what `keeps` names when a RoleSet takes a key away.
-    pub fn all_heads(&self) -> std::collections::BTreeSet<Digest> {
-        self.documents.values().flat_map(|live| live.values.iter().map(|value| value.changeset.0)).collect()
-    }
-
     /// True if this key alone may do this now.
-    pub fn may(&self, _key: &PublicKey, _verb: Verb, _kind: Kind, _namespace: &str) -> bool {
-        todo!()
+    pub fn may(&self, key: &PublicKey, verb: Verb, kind: Kind, namespace: &str) -> bool {
+        let set = &self.role_set.set;
+        if kind == Kind::RoleSet && verb == Verb::Roles {
+            return set.approves(&[*key]);
+        }
+        set.allows(&[*key], verb, kind, namespace)
     }
 
-    /// True if the key has this verb anywhere: the admin conversation's gate.
-    pub fn has_verb(&self, _key: &PublicKey, _verb: Verb) -> bool {
-        todo!()
+    /// True if the key has this verb anywhere, alone or with others: the admin conversation's gate. A recovery key has `view` and
+    /// `roles`.
+    pub fn has_verb(&self, key: &PublicKey, verb: Verb) -> bool {
+        let set = &self.role_set.set;
+        let Some(own) = set.keys.iter().find(|own| own.key == *key) else { return false };
+        if own.recovery {
+            return matches!(verb, Verb::View | Verb::Roles);
+        }
+        set.roles.iter().any(|role| role.keys.contains(&own.name) && role.verbs.contains(&verb))
     }
 
     /// The key's name in the RoleSet in force.

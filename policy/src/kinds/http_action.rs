@@ -2,8 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Pattern;
-use crate::headers::HeaderOps;
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::{HttpMatch, Pattern, StringMatch};
+use crate::{
+    codes,
+    decode::{At, Fields},
+    headers::{HeaderOps, Side},
+    hosts,
+};
 
 /// `Destination`: where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,5 +153,345 @@ impl Fault {
     /// The abort that a request with this random number (another one than for the delay) meets.
     pub fn abort(&self, random: u64) -> Option<Abort> {
         self.abort.filter(|abort| random % MILLION < u64::from(abort.per_million)).map(|abort| abort.abort)
+    }
+}
+
+/// Bytes of a direct response's body at most.
+const MAX_BODY: usize = 1 << 20;
+/// Bytes of a direct response's body that are worth a warning.
+const LARGE_BODY: usize = 100 * 1024;
+
+impl RouteDestination {
+    pub(super) fn decode_list(at: &At<'_>, namespace: &str) -> Vec<Self> {
+        let items = at.items();
+        if items.is_empty() {
+            at.error(codes::NO_ACTION, "a route needs at least one destination");
+        }
+        let decoded: Vec<(At<'_>, Option<u32>, Self)> =
+            items.iter().filter_map(|item| Self::decode(item, namespace)).collect();
+        let sum: u64 = decoded.iter().map(|(_, weight, _)| u64::from(weight.unwrap_or_default())).sum();
+        if decoded.len() > 1 && sum == 0 {
+            at.error_hint(codes::WEIGHT, "total destination weight = 0", "give each destination a weight");
+        } else if decoded.len() > 1 {
+            for (item, _, _) in decoded.iter().filter(|(_, weight, _)| weight.is_none()) {
+                item.warn(
+                    codes::NO_TRAFFIC,
+                    "a destination among several without weight gets no traffic",
+                    "give it a weight",
+                );
+            }
+        }
+        decoded.into_iter().map(|(_, _, destination)| destination).collect()
+    }
+
+    fn decode<'a>(at: &At<'a>, namespace: &str) -> Option<(At<'a>, Option<u32>, Self)> {
+        let fields = at.fields()?;
+        let destination = fields.required("destination").and_then(|at| DestinationHost::decode(&at, namespace));
+        let weight = fields.get("weight").and_then(|weight| weight.integer(0..=i64::from(i32::MAX)));
+        let weight = weight.and_then(|weight| u32::try_from(weight).ok());
+        let headers = fields.get("headers").map(|headers| RouteHeaders::decode(&headers)).unwrap_or_default();
+        fields.finish();
+        Some((*at, weight, Self { destination: destination?, weight: weight.unwrap_or_default(), headers }))
+    }
+}
+
+impl DestinationHost {
+    fn decode(at: &At<'_>, namespace: &str) -> Option<Self> {
+        let fields = at.fields()?;
+        let host = fields.required("host").and_then(|at| {
+            let host = at.filled_text()?;
+            if host == "*" || !hosts::is_wildcard_name(host) {
+                at.error(codes::HOST, format!("invalid destination host {host}"));
+                return None;
+            }
+            Some(hosts::expand(host, namespace))
+        });
+        let subset = fields.get("subset").and_then(|at| {
+            let subset = at.text()?;
+            if !subset.is_empty() && !hosts::is_dns_label(subset) {
+                at.error(codes::NAME, format!("`{subset}` is not a subset's name"));
+            }
+            Some(subset.to_owned()).filter(|subset| !subset.is_empty())
+        });
+        let port = fields.get("port").and_then(|at| {
+            let selector = at.fields()?;
+            let number = selector.required("number").and_then(|number| number.port());
+            selector.finish();
+            number
+        });
+        fields.finish();
+        Some(Self { host: host?, subset, port, line: at.line() })
+    }
+}
+
+impl RouteHeaders {
+    pub(super) fn decode(at: &At<'_>) -> Self {
+        let Some(fields) = at.fields() else { return Self::default() };
+        let operations =
+            |name, side| fields.get(name).map(|at| Arc::new(HeaderOps::decode(&at, side))).unwrap_or_default();
+        let decoded =
+            Self { request: operations("request", Side::Request), response: operations("response", Side::Response) };
+        fields.finish();
+        decoded
+    }
+}
+
+impl Rewrite {
+    pub(super) fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let filled = |name| fields.get(name).and_then(|at| Some(at.text()?.to_owned())).filter(|text| !text.is_empty());
+        let (uri, authority) = (filled("uri"), filled("authority"));
+        let regex = fields.get("uriRegexRewrite").map(|at| decode_regex_rewrite(&at));
+        fields.finish();
+        if uri.is_some() && regex.is_some() {
+            at.error(codes::EXCLUSIVE, "rewrite may only contain one of uri and uriRegexRewrite");
+        }
+        if uri.is_none() && regex.is_none() && authority.is_none() {
+            at.error(codes::EMPTY, "rewrite must specify uri, uriRegexRewrite or authority");
+        }
+        let uri = match regex {
+            Some(regex) => regex,
+            None => uri.map(UriRewrite::Matched),
+        };
+        Some(Self { uri, authority })
+    }
+}
+
+fn decode_regex_rewrite(at: &At<'_>) -> Option<UriRewrite> {
+    let fields = at.fields()?;
+    let pattern = fields.required("match").and_then(|at| Pattern::decode_anywhere(&at));
+    let text = fields.required("rewrite").and_then(|at| {
+        let text = at.filled_text()?;
+        let groups = pattern.as_ref().map_or(usize::MAX, Pattern::groups);
+        let converted = groups_to_braces(text, groups);
+        if converted.is_none() {
+            at.error_hint(
+                codes::REGEX,
+                "the rewrite names a group that the match lacks",
+                "groups are \\1 to \\9, \\0 is all, \\\\ is a backslash",
+            );
+        }
+        converted
+    });
+    fields.finish();
+    Some(UriRewrite::Regex(pattern?, text?))
+}
+
+/// RE2's `\1` as `${1}`; `None` for a group that does not exist, or another escape.
+fn groups_to_braces(text: &str, groups: usize) -> Option<String> {
+    let mut out = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '$' => out.push_str("$$"),
+            '\\' => match letters.next()? {
+                '\\' => out.push('\\'),
+                digit => {
+                    let group = digit.to_digit(10).filter(|group| (*group as usize) < groups)?;
+                    out.push_str(&format!("${{{group}}}"));
+                }
+            },
+            other => out.push(other),
+        }
+    }
+    Some(out)
+}
+
+impl Redirect {
+    pub(super) fn decode(at: &At<'_>, matches: &[HttpMatch]) -> Option<Self> {
+        let fields = at.fields()?;
+        let filled = |name| fields.get(name).and_then(|at| Some(at.text()?.to_owned())).filter(|text| !text.is_empty());
+        let (uri, prefix_rewrite, authority) = (filled("uri"), filled("prefixRewrite"), filled("authority"));
+        let scheme = fields.get("scheme").and_then(|at| at.word(&[("http", "http"), ("https", "https"), ("", "")]));
+        let scheme = scheme.filter(|scheme| !scheme.is_empty()).map(str::to_owned);
+        let port = decode_redirect_port(&fields);
+        let code = fields.get("redirectCode").map(|at| decode_redirect_code(&at)).unwrap_or(Some(301))?;
+        fields.finish();
+        if uri.is_some() && prefix_rewrite.is_some() {
+            at.error(codes::EXCLUSIVE, "uri and prefixRewrite exclude each other");
+        }
+        let by_prefix = |condition: &HttpMatch| matches!(condition.uri, Some(StringMatch::Prefix(_)));
+        if prefix_rewrite.is_some() && !matches.iter().all(by_prefix) {
+            at.error(codes::EXCLUSIVE, "prefixRewrite needs a uri prefix in each match");
+        }
+        let nothing = uri.is_none() && prefix_rewrite.is_none() && authority.is_none() && scheme.is_none();
+        if nothing && port == RedirectPort::Unset {
+            at.error(codes::EMPTY, "redirect must specify URI, authority, scheme, or port");
+        }
+        Some(Self { uri, prefix_rewrite, authority, port, scheme, code })
+    }
+}
+
+fn decode_redirect_port(fields: &Fields<'_>) -> RedirectPort {
+    let number = fields.get("port").and_then(|port| port.port());
+    let derived = fields.get("derivePort").and_then(|derive| {
+        derive.word(&[
+            ("FROM_PROTOCOL_DEFAULT", RedirectPort::ProtocolDefault),
+            ("FROM_REQUEST_PORT", RedirectPort::Request),
+        ])
+    });
+    if fields.has("port") && fields.has("derivePort") {
+        fields.at.error(codes::EXCLUSIVE, "port and derivePort exclude each other");
+    }
+    number.map(RedirectPort::Number).or(derived).unwrap_or_default()
+}
+
+fn decode_redirect_code(at: &At<'_>) -> Option<u16> {
+    let code = u16::try_from(at.integer(0..=399)?).ok()?;
+    match code {
+        0 => Some(301),
+        301 | 302 | 303 | 307 | 308 => Some(code),
+        300..=399 => {
+            at.warn(
+                codes::REDIRECT_CODE,
+                format!("{code} passes Istio's validation and does nothing"),
+                "use 301, 302, 303, 307 or 308",
+            );
+            Some(code)
+        }
+        _ => {
+            at.error(codes::RANGE, format!("redirect code {code} is not within 300 to 399"));
+            None
+        }
+    }
+}
+
+impl DirectResponse {
+    pub(super) fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let status = fields.required("status").and_then(|status| status.integer(200..=600));
+        let (mut body, mut text) = (Vec::new(), false);
+        if let Some(at) = fields.get("body") {
+            let own = at.fields()?;
+            if own.has("string") && own.has("bytes") {
+                at.error(codes::EXCLUSIVE, "string and bytes exclude each other");
+            }
+            if let Some(string) = own.get("string") {
+                body = string.text()?.as_bytes().to_vec();
+                text = true;
+            }
+            if let Some(bytes) = own.get("bytes") {
+                let decoded = STANDARD.decode(bytes.text()?);
+                if decoded.is_err() {
+                    bytes.error(codes::WRONG_TYPE, "not base64");
+                }
+                body = decoded.ok()?;
+            }
+            own.finish();
+            if body.len() > MAX_BODY {
+                at.error(codes::RANGE, format!("the body has {} bytes; the limit is 1 MiB", body.len()));
+            } else if body.len() > LARGE_BODY {
+                at.warn(codes::LARGE_BODY, "the body has more than 100 KiB", "let a service answer");
+            }
+        }
+        fields.finish();
+        Some(Self { status: u16::try_from(status?).ok()?, body: body.into(), text })
+    }
+}
+
+impl Fault {
+    pub(super) fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        if !fields.has("delay") && !fields.has("abort") {
+            at.error(codes::EMPTY, "HTTP fault injection must have an abort and/or a delay");
+        }
+        let delay = fields.get("delay").and_then(|delay| DelayFault::decode(&delay));
+        let abort = fields.get("abort").and_then(|abort| AbortFault::decode(&abort));
+        fields.finish();
+        Some(Self { delay, abort })
+    }
+}
+
+/// Says so where a fault can never happen.
+fn warn_idle(at: &At<'_>, per_million: u32) {
+    if per_million == 0 {
+        at.warn(
+            codes::FAULT_WITHOUT_EFFECT,
+            "an absent percentage is 0: nothing happens",
+            "set percentage: {value: 100}",
+        );
+    }
+}
+
+impl DelayFault {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let percentage = fields.get("percentage").and_then(|percentage| percentage.percent());
+        let percent = fields.get("percent").and_then(|percent| {
+            percent.warn(codes::DEPRECATED, "percent is deprecated", "write percentage: {value: ...}");
+            u32::try_from(percent.integer(0..=100)?).ok()
+        });
+        if let Some(at) = fields.get("exponentialDelay") {
+            at.error(codes::NOT_SUPPORTED, "exponentialDelay not supported yet (nor by Istio)");
+        }
+        let delay = fields.get("fixedDelay").map(|delay| delay.duration());
+        fields.finish();
+        let per_million = percentage.unwrap_or(percent.unwrap_or_default() * 10_000);
+        warn_idle(at, per_million);
+        match delay {
+            Some(delay) => Some(Self { delay: delay?, per_million }),
+            None => {
+                at.warn(codes::FAULT_WITHOUT_EFFECT, "a delay without fixedDelay does nothing", "");
+                None
+            }
+        }
+    }
+}
+
+/// gRPC statuses by number.
+const GRPC: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+impl AbortFault {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let given = ["httpStatus", "grpcStatus", "http2Error"].iter().filter(|name| fields.has(name)).count();
+        let http = fields
+            .get("httpStatus")
+            .and_then(|status| status.integer(200..=600))
+            .and_then(|status| u16::try_from(status).ok());
+        let grpc = fields.get("grpcStatus").and_then(|status| {
+            let text = status.text()?;
+            let number = GRPC.iter().position(|name| *name == text).and_then(|number| u8::try_from(number).ok());
+            if number.is_none() {
+                status.error_hint(
+                    codes::WORD,
+                    format!("`{text}` is not a gRPC status"),
+                    "write its name in capitals, e.g. UNAVAILABLE",
+                );
+            }
+            number
+        });
+        if let Some(at) = fields.get("http2Error") {
+            at.error(codes::NOT_SUPPORTED, "http2Error is not supported yet (nor by Istio)");
+        }
+        let percentage = fields.get("percentage").and_then(|percentage| percentage.percent());
+        fields.finish();
+        if given > 1 {
+            at.error(codes::EXCLUSIVE, "httpStatus, grpcStatus and http2Error exclude each other");
+        }
+        let per_million = percentage.unwrap_or_default();
+        warn_idle(at, per_million);
+        if given == 0 {
+            at.warn(codes::FAULT_WITHOUT_EFFECT, "abort without an error type does nothing", "set httpStatus");
+        }
+        Some(Self { abort: http.map(Abort::Http).or(grpc.map(Abort::Grpc))?, per_million })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::tree::{Node, Value};
+
 /// A Kubernetes object that lint recognises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KubernetesObject {
@@ -26,4 +28,64 @@ pub struct KubernetesObject {
 pub struct KubernetesService {
     /// Name, number and protocol word (by Istio's rules of port naming).
     pub ports: Vec<(String, u16, String)>,
+}
+
+/// Kinds that stand beside Istio's in people's files, by API group.
+const KINDS: [(&str, &[&str]); 4] = [
+    ("", &["Service", "Pod", "Namespace", "Secret", "ServiceAccount", "ConfigMap"]),
+    ("apps", &["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"]),
+    ("batch", &["Job"]),
+    ("networking.k8s.io", &["NetworkPolicy", "Ingress"]),
+];
+
+/// The object, if it is one of Kubernetes that lint recognises. Read leniently: its rules are not ours.
+pub(crate) fn read(
+    api: &str,
+    kind: &str,
+    node: &Node,
+    file: &str,
+    default_namespace: &str,
+) -> Option<KubernetesObject> {
+    let group = api.split_once('/').map_or("", |(group, _)| group);
+    KINDS.iter().find(|(own, kinds)| *own == group && kinds.contains(&kind))?;
+    let metadata = node.get("metadata");
+    let text = |name| metadata.and_then(|metadata| metadata.get(name)).and_then(Node::text);
+    let spec = node.get("spec");
+    let labels = match (kind, spec) {
+        ("Service", Some(spec)) => texts(spec.get("selector")),
+        ("Pod", _) => texts(metadata.and_then(|metadata| metadata.get("labels"))),
+        (_, Some(spec)) => {
+            let template = spec.get("template").and_then(|template| template.get("metadata"));
+            texts(template.and_then(|metadata| metadata.get("labels")))
+        }
+        (_, None) => BTreeMap::new(),
+    };
+    let service = spec.filter(|_| kind == "Service").map(|spec| KubernetesService { ports: ports(spec) });
+    Some(KubernetesObject {
+        kind: kind.to_owned(),
+        namespace: text("namespace").unwrap_or(default_namespace).to_owned(),
+        name: text("name").unwrap_or_default().to_owned(),
+        labels,
+        service,
+        file: file.to_owned(),
+        line: node.place.line,
+    })
+}
+
+fn texts(node: Option<&Node>) -> BTreeMap<String, String> {
+    let Some(Value::Map(entries)) = node.map(|node| &node.value) else { return BTreeMap::new() };
+    entries.iter().filter_map(|(key, value)| Some((key.text.clone(), value.text()?.to_owned()))).collect()
+}
+
+/// Istio's port naming: `appProtocol`, else the part of the name before `-`.
+fn ports(spec: &Node) -> Vec<(String, u16, String)> {
+    let Some(Value::List(ports)) = spec.get("ports").map(|ports| &ports.value) else { return Vec::new() };
+    let port = |port: &Node| {
+        let Some(Value::Integer(number)) = port.get("port").map(|number| &number.value) else { return None };
+        let name = port.get("name").and_then(Node::text).unwrap_or_default();
+        let protocol =
+            port.get("appProtocol").and_then(Node::text).or_else(|| name.split('-').next()).unwrap_or_default();
+        Some((name.to_owned(), u16::try_from(*number).ok()?, protocol.to_owned()))
+    };
+    ports.iter().filter_map(port).collect()
 }

@@ -17,7 +17,9 @@ pub use http_action::{
 };
 pub use http_match::{HttpMatch, Pattern, StringMatch};
 pub use http_route::{HttpAction, HttpRoute};
+pub(crate) use kubernetes::read as kubernetes;
 pub use kubernetes::{KubernetesObject, KubernetesService};
+pub(crate) use node_grant::decode as decode_node_grant;
 pub use node_grant::node_grant_body;
 pub use revocation::Revocation;
 pub use role_set::{Role, RoleKey, RoleSet, Verb};

@@ -6,7 +6,11 @@ use certs::sign::{Digest, PublicKey};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::document::{DocumentId, Kind};
+use crate::{
+    codes,
+    decode::{At, Fields},
+    document::{DocumentId, Kind},
+};
 
 /// `RoleSet`: replaces its predecessor as a whole, except that an absent bundle is inherited.
 #[derive(Debug, Clone, PartialEq)]
@@ -165,4 +169,209 @@ impl Role {
             "verbs": self.verbs.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
     }
+}
+
+impl RoleSet {
+    pub(crate) fn decode(spec: &At<'_>) -> Option<RoleSet> {
+        let fields = spec.fields()?;
+        let keys = decode_keys(&fields);
+        let roles: Vec<Role> = fields
+            .get("roles")
+            .map(|roles| roles.items().iter().filter_map(|role| Role::decode(role, &keys)).collect())
+            .unwrap_or_default();
+        let governors = governors(&keys, &roles).count();
+        let majority = governors / 2 + 1;
+        let threshold = fields.get("threshold").and_then(|threshold| {
+            let given = usize::try_from(threshold.integer(1..=64)?).ok()?;
+            let possible = (majority..=governors.max(1)).contains(&given);
+            if !possible {
+                let message =
+                    format!("the threshold must be {majority} to {governors}: more than half of the keys that govern");
+                threshold.error(codes::ROLE, message);
+            }
+            possible.then_some(given)
+        });
+        let bundle = fields.get("bundle").map(|bundle| {
+            if bundle.items().is_empty() {
+                bundle.error(codes::EMPTY, "a trust bundle has at least one root");
+            }
+            bundle.text_list().iter().filter_map(|(text, at)| decode_der(text, at)).collect()
+        });
+        let keeps = fields.get("keeps").map(|keeps| decode_digests(&keeps));
+        let voids = fields.get("voids").map(|voids| decode_digests(&voids)).unwrap_or_default();
+        if governors == 0 && !keys.iter().any(|key| key.recovery) {
+            spec.error(codes::ROLE, "nobody could ever change this RoleSet: it names no key");
+        }
+        fields.finish();
+        Some(RoleSet { bundle, keys, roles, threshold: threshold.unwrap_or(majority), keeps, voids })
+    }
+
+    /// The key of this name.
+    pub fn key(&self, name: &str) -> Option<&RoleKey> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// True if these signers may replace this RoleSet by another one: the threshold of the keys that govern, or a recovery key.
+    pub(crate) fn approves(&self, signers: &[PublicKey]) -> bool {
+        let recovery = self.keys.iter().any(|key| key.recovery && signers.contains(&key.key));
+        recovery
+            || governors(&self.keys, &self.roles).filter(|key| signers.contains(&key.key)).count() >= self.threshold
+    }
+
+    /// True if these signers together may do this in this namespace ([`crate::document::ROOT_NAMESPACE`] takes a role everywhere).
+    pub(crate) fn allows(&self, signers: &[PublicKey], verb: Verb, kind: Kind, namespace: &str) -> bool {
+        self.roles.iter().filter(|role| role.covers(verb, kind, namespace)).any(|role| {
+            let signed = |name: &&String| self.key(name).is_some_and(|key| !key.recovery && signers.contains(&key.key));
+            role.keys.iter().filter(signed).count() >= role.threshold
+        })
+    }
+
+    /// True if whoever was allowed something by `before` is still allowed it: nothing was taken away.
+    pub(crate) fn keeps_all_of(&self, before: &RoleSet) -> bool {
+        let key_stays = |old: &RoleKey| self.keys.contains(old);
+        let role_stays = |old: &Role| {
+            self.roles.iter().any(|new| {
+                let anywhere = new.namespaces.contains("*") || new.namespaces.is_superset(&old.namespaces);
+                let any_kind =
+                    new.kinds.as_ref().is_none_or(|new| old.kinds.as_ref().is_some_and(|old| new.is_superset(old)));
+                let keys = new.keys.is_superset(&old.keys) && new.threshold <= old.threshold;
+                anywhere && any_kind && keys && new.verbs.is_superset(&old.verbs)
+            })
+        };
+        before.keys.iter().all(key_stays) && before.roles.iter().all(role_stays)
+    }
+}
+
+/// The keys that may change the RoleSet: those with the verb `roles` everywhere, or all if no role has it; never recovery keys,
+/// which are counted apart.
+fn governors<'k>(keys: &'k [RoleKey], roles: &[Role]) -> impl Iterator<Item = &'k RoleKey> {
+    let governing: BTreeSet<String> = roles
+        .iter()
+        .filter(|role| role.verbs.contains(&Verb::Roles) && role.namespaces.contains("*"))
+        .flat_map(|role| role.keys.iter().cloned())
+        .collect();
+    keys.iter().filter(move |key| !key.recovery && (governing.is_empty() || governing.contains(&key.name)))
+}
+
+fn decode_keys(fields: &Fields<'_>) -> Vec<RoleKey> {
+    let mut keys: Vec<RoleKey> = Vec::new();
+    let Some(list) = fields.required("keys") else { return keys };
+    for item in list.items() {
+        let Some(own) = item.fields() else { continue };
+        let name = own.required("name").and_then(|name| Some(name.filled_text()?.to_owned()));
+        let key = own.required("publicKey").and_then(|at| {
+            let key = at.text()?.parse::<PublicKey>();
+            if key.is_err() {
+                at.error_hint(
+                    codes::ROLE,
+                    "not a public key",
+                    "write it as `skein operator list` shows it: ed25519:...",
+                );
+            }
+            key.ok()
+        });
+        let recovery = own.get("recovery").and_then(|recovery| recovery.boolean()).unwrap_or(false);
+        own.finish();
+        let (Some(name), Some(key)) = (name, key) else { continue };
+        if keys.iter().any(|other| other.name == name || other.key == key) {
+            item.error(codes::DUPLICATE, format!("the name or the key of `{name}` stands twice"));
+        } else {
+            keys.push(RoleKey { name, key, recovery });
+        }
+    }
+    keys
+}
+
+impl Role {
+    fn decode(at: &At<'_>, keys: &[RoleKey]) -> Option<Role> {
+        let fields = at.fields()?;
+        let name = fields.required("name").and_then(|name| Some(name.filled_text()?.to_owned()));
+        let own = fields.required("keys").map(|list| {
+            let known = |(name, at): &(&str, At<'_>)| {
+                let known = keys.iter().any(|key| key.name == *name && !key.recovery);
+                if !known {
+                    at.error(codes::ROLE, format!("`{name}` is not a key of this RoleSet, or one for recovery only"));
+                }
+                known
+            };
+            list.text_list()
+                .iter()
+                .filter(|item| known(item))
+                .map(|(name, _)| (*name).to_owned())
+                .collect::<BTreeSet<_>>()
+        });
+        let own = own.unwrap_or_default();
+        let threshold = fields.get("threshold").and_then(|threshold| threshold.integer(1..=64)).unwrap_or(1);
+        let threshold = usize::try_from(threshold).unwrap_or(usize::MAX);
+        if threshold > own.len() {
+            at.error(codes::ROLE, format!("the threshold is {threshold} and the role has {} keys", own.len()));
+        }
+        let namespaces = fields.required("namespaces").map(|list| texts(&list)).unwrap_or_default();
+        let kinds = fields.required("kinds").map(|list| decode_kinds(&list)).unwrap_or_default();
+        let verbs = fields.required("verbs").map(|list| decode_verbs(&list)).unwrap_or_default();
+        fields.finish();
+        Some(Role { name: name?, keys: own, threshold, namespaces, kinds, verbs })
+    }
+
+    /// True if the role is about this.
+    pub(crate) fn covers(&self, verb: Verb, kind: Kind, namespace: &str) -> bool {
+        self.verbs.contains(&verb)
+            && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
+            && (self.namespaces.contains("*")
+                || (namespace != crate::document::ROOT_NAMESPACE && self.namespaces.contains(namespace)))
+    }
+}
+
+fn texts(list: &At<'_>) -> BTreeSet<String> {
+    list.text_list().iter().map(|(text, _)| (*text).to_owned()).collect()
+}
+
+fn decode_kinds(list: &At<'_>) -> Option<BTreeSet<Kind>> {
+    let words = list.text_list();
+    if words.iter().any(|(word, _)| *word == "*") {
+        return None;
+    }
+    let kind = |(word, at): &(&str, At<'_>)| {
+        let kind = word.parse().ok();
+        if kind.is_none() {
+            at.error(codes::WORD, format!("`{word}` is not a kind"));
+        }
+        kind
+    };
+    Some(words.iter().filter_map(kind).collect())
+}
+
+fn decode_verbs(list: &At<'_>) -> BTreeSet<Verb> {
+    let mut verbs = BTreeSet::new();
+    for (word, at) in list.text_list() {
+        match (word, word.parse()) {
+            ("*", _) => verbs.extend(Verb::ALL),
+            (_, Ok(verb)) => {
+                verbs.insert(verb);
+            }
+            (_, Err(())) => {
+                at.error_hint(codes::WORD, format!("`{word}` is not a verb"), "view, push, invite, evict, roles or *")
+            }
+        }
+    }
+    verbs
+}
+
+fn decode_der(text: &str, at: &At<'_>) -> Option<Vec<u8>> {
+    let der = STANDARD.decode(text).ok().filter(|der| !der.is_empty() && der.len() <= 16 * 1024);
+    if der.is_none() {
+        at.error(codes::ROLE, "not a certificate (DER in base64)");
+    }
+    der
+}
+
+fn decode_digests(list: &At<'_>) -> BTreeSet<Digest> {
+    let digest = |(text, at): &(&str, At<'_>)| {
+        let digest = text.parse().ok();
+        if digest.is_none() {
+            at.error(codes::ROLE, "not a changeset id");
+        }
+        digest
+    };
+    list.text_list().iter().filter_map(digest).collect()
 }

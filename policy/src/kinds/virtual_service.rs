@@ -3,6 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::HttpRoute;
+use crate::{
+    codes,
+    decode::{At, Fields},
+    hosts,
+};
 
 /// `VirtualService`, with host names expanded.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,5 +37,100 @@ impl ExportTo {
             Self::All => true,
             Self::Namespaces(namespaces) => namespaces.contains(namespace),
         }
+    }
+}
+
+impl VirtualService {
+    pub(crate) fn decode(spec: &At<'_>, namespace: &str) -> Option<Self> {
+        let fields = spec.fields()?;
+        let hosts = decode_hosts(&fields, namespace);
+        if let Some(gateways) = fields.get("gateways") {
+            only_mesh(&gateways);
+        }
+        fields.not_supported(&["tls", "tcp"]);
+        let http = decode_routes(&fields, namespace);
+        let export_to = ExportTo::decode(&fields, namespace);
+        fields.finish();
+        Some(Self { hosts, http, export_to })
+    }
+}
+
+/// Expanded hosts; none is a delegate, which is not built.
+fn decode_hosts(fields: &Fields<'_>, namespace: &str) -> Vec<String> {
+    let list = fields.get("hosts");
+    let mut hosts: Vec<String> = Vec::new();
+    let items = list.as_ref().map(At::text_list).unwrap_or_default();
+    if items.is_empty() {
+        fields.at.error(codes::NOT_SUPPORTED, "a VirtualService without `hosts` (a delegate) is not supported yet");
+    }
+    for (host, at) in items {
+        if host == "*" {
+            at.error_hint(codes::HOST, "wildcard host * is not allowed for the mesh", "name the service");
+            continue;
+        }
+        if !hosts::is_wildcard_name(host) && host.parse::<std::net::IpAddr>().is_err() {
+            at.error(codes::HOST, format!("`{host}` is not a host name"));
+            continue;
+        }
+        let host = hosts::expand(host, namespace);
+        if let Some(other) = hosts.iter().find(|other| hosts::overlap(other, &host)) {
+            at.error(codes::DUPLICATE, format!("`{host}` overlaps `{other}`"));
+        }
+        hosts.push(host);
+    }
+    hosts
+}
+
+/// `gateways` may name the mesh only.
+pub(super) fn only_mesh(gateways: &At<'_>) {
+    for (name, at) in gateways.text_list() {
+        if name != "mesh" {
+            at.error_hint(codes::NOT_SUPPORTED, format!("gateways: `{name}` is not supported yet"), "only `mesh` is");
+        }
+    }
+}
+
+fn decode_routes(fields: &Fields<'_>, namespace: &str) -> Vec<HttpRoute> {
+    let list = fields.get("http");
+    let routes = list.as_ref().map(At::items).unwrap_or_default();
+    if routes.is_empty() && !fields.has("tls") && !fields.has("tcp") {
+        fields.at.error(codes::MISSING, "http, tls or tcp must be provided in virtual service");
+    }
+    let decoded: Vec<HttpRoute> = routes.iter().filter_map(|route| HttpRoute::decode(route, namespace)).collect();
+    super::http_route::warn_unreachable(&routes, &decoded);
+    decoded
+}
+
+impl ExportTo {
+    pub(super) fn decode(fields: &Fields<'_>, own: &str) -> Self {
+        let Some(list) = fields.get("exportTo") else { return Self::All };
+        let items = list.text_list();
+        if items.is_empty() {
+            return Self::All;
+        }
+        let mut namespaces = BTreeSet::new();
+        for (text, at) in &items {
+            let namespace = match *text {
+                "." => own,
+                "*" if items.len() > 1 => {
+                    at.error(codes::EXPORT_TO, "`*` stands alone in exportTo");
+                    continue;
+                }
+                "*" => return Self::All,
+                "~" => {
+                    at.error(codes::EXPORT_TO, "`~` is for ServiceEntry only");
+                    continue;
+                }
+                name if hosts::is_dns_label(name) => name,
+                name => {
+                    at.error(codes::EXPORT_TO, format!("`{name}` is not a namespace"));
+                    continue;
+                }
+            };
+            if !namespaces.insert(namespace.to_owned()) {
+                at.error(codes::EXPORT_TO, format!("`{text}` stands twice in exportTo"));
+            }
+        }
+        Self::Namespaces(namespaces)
     }
 }

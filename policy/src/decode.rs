@@ -1,1 +1,0 @@
-//! A strict decoder over the node tree.

@@ -1,0 +1,115 @@
+//! The fields of one object: each is asked for by name, what nobody asked for is a complaint.
+
+use std::cell::RefCell;
+
+use super::{At, Path, Step, nearest};
+use crate::{
+    codes,
+    tree::{Key, Node, Value},
+};
+
+/// The fields of one object.
+pub(crate) struct Fields<'a> {
+    pub(crate) at: &'a At<'a>,
+    entries: &'a [(Key, Node)],
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(at: &'a At<'a>, entries: &'a [(Key, Node)]) -> Self {
+        Self { at, entries, known: RefCell::default() }
+    }
+
+    /// A field by its lowerCamelCase name; snake_case is read too, null counts as absent.
+    pub(crate) fn get(&self, name: &'static str) -> Option<At<'a>> {
+        self.known.borrow_mut().push(name);
+        let mut found = self.entries.iter().filter(|(key, _)| is(&key.text, name));
+        let (_, node) = found.next()?;
+        let at = At { node, path: Path { parent: Some(&self.at.path), step: Step::Field(name) }, out: self.at.out };
+        if found.next().is_some() {
+            at.error(codes::DUPLICATE, format!("`{name}` stands twice, as lowerCamelCase and as snake_case"));
+        }
+        (node.value != Value::Null).then_some(at)
+    }
+
+    /// True if the field is there and not null.
+    pub(crate) fn has(&self, name: &'static str) -> bool {
+        self.entries.iter().any(|(key, node)| is(&key.text, name) && node.value != Value::Null)
+    }
+
+    /// A field that must be there.
+    pub(crate) fn required(&self, name: &'static str) -> Option<At<'a>> {
+        let found = self.get(name);
+        if found.is_none() {
+            self.at.error(codes::MISSING, format!("`{name}` is required"));
+        }
+        found
+    }
+
+    /// Fields that Istio has and this build does not: refused by name.
+    pub(crate) fn not_supported(&self, names: &[&'static str]) {
+        for name in names {
+            if let Some(at) = self.get(name) {
+                at.error(codes::NOT_SUPPORTED, format!("`{name}` is not supported yet"));
+            }
+        }
+    }
+
+    /// Fields that mean nothing here.
+    pub(crate) fn ignored(&self, names: &[&'static str]) {
+        for name in names {
+            if let Some(at) = self.get(name) {
+                at.warn(codes::IGNORED, format!("`{name}` has no meaning in this mesh"), "");
+            }
+        }
+    }
+
+    /// Complains about every field that was not asked for.
+    pub(crate) fn finish(self) {
+        let known = self.known.borrow();
+        for (key, _) in self.entries {
+            if known.iter().any(|name| is(&key.text, name)) {
+                continue;
+            }
+            let near = nearest(&key.text, known.iter().copied());
+            let hint = near.map(|name| format!("did you mean `{name}`?")).unwrap_or_default();
+            let path = Path { parent: Some(&self.at.path), step: Step::Field(&key.text) };
+            let message = format!("unknown field `{}`", key.text);
+            self.at.out.add(crate::Severity::Error, codes::UNKNOWN_FIELD, key.place, path.to_string(), message, hint);
+        }
+    }
+}
+
+/// True if `key` is `name` or its snake_case form.
+fn is(key: &str, name: &str) -> bool {
+    if key == name {
+        return true;
+    }
+    let mut rest = key;
+    for letter in name.chars() {
+        let next = if letter.is_ascii_uppercase() {
+            rest.strip_prefix('_').and_then(|rest| rest.strip_prefix(letter.to_ascii_lowercase()))
+        } else {
+            rest.strip_prefix(letter)
+        };
+        match next {
+            Some(next) => rest = next,
+            None => return false,
+        }
+    }
+    rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is;
+
+    #[test]
+    fn snake_case_is_the_same_field() {
+        assert!(is("perTryTimeout", "perTryTimeout"));
+        assert!(is("per_try_timeout", "perTryTimeout"));
+        assert!(!is("per_try_timeou", "perTryTimeout"));
+        assert!(!is("pertrytimeout", "perTryTimeout"));
+        assert!(!is("uri_", "uri"));
+    }
+}

@@ -1,0 +1,189 @@
+//! A strict decoder over the node tree: it walks a document, collects every complaint with its place, and goes on.
+
+mod fields;
+mod scalars;
+mod words;
+
+use std::{cell::RefCell, fmt};
+
+pub(crate) use fields::Fields;
+pub(crate) use scalars::parse_time;
+pub(crate) use words::nearest;
+
+use crate::{
+    Problem, Severity,
+    tree::{Node, Place, Value},
+};
+
+/// Complaints of one document.
+#[derive(Default)]
+pub(crate) struct Complaints {
+    pub(crate) file: String,
+    pub(crate) document: RefCell<Option<String>>,
+    pub(crate) problems: RefCell<Vec<Problem>>,
+}
+
+/// Complaints of one document at most: a hostile one cannot make thousands.
+const MAX_COMPLAINTS: usize = 100;
+
+impl Complaints {
+    pub(crate) fn new(file: &str) -> Self {
+        Self { file: file.to_owned(), ..Self::default() }
+    }
+
+    /// Records a complaint.
+    pub(crate) fn add(
+        &self,
+        severity: Severity,
+        code: &'static str,
+        place: Place,
+        field: String,
+        message: String,
+        hint: String,
+    ) {
+        let mut problems = self.problems.borrow_mut();
+        if problems.len() < MAX_COMPLAINTS {
+            problems.push(Problem {
+                code,
+                severity,
+                document: self.document.borrow().clone(),
+                file: self.file.clone(),
+                line: place.line,
+                column: place.column,
+                field,
+                message,
+                hint,
+                istio_message: None,
+            });
+        }
+    }
+
+    pub(crate) fn errors(&self) -> usize {
+        self.problems.borrow().iter().filter(|problem| problem.severity == Severity::Error).count()
+    }
+}
+
+/// A step of the way from the root to a node.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Root,
+    Field(&'a str),
+    Index(usize),
+    Entry(&'a str),
+}
+
+/// The way from the root to a node; built without allocation, shown only in complaints.
+#[derive(Clone, Copy)]
+pub(crate) struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    step: Step<'a>,
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        let at_root = self.parent.is_none_or(|parent| matches!(parent.step, Step::Root));
+        match self.step {
+            Step::Root => Ok(()),
+            Step::Field(name) if at_root => f.write_str(name),
+            Step::Field(name) => write!(f, ".{name}"),
+            Step::Index(index) => write!(f, "[{index}]"),
+            Step::Entry(key) => write!(f, "[{key}]"),
+        }
+    }
+}
+
+/// A node that is being decoded: where it is, and where complaints about it go.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub(crate) node: &'a Node,
+    path: Path<'a>,
+    pub(crate) out: &'a Complaints,
+}
+
+impl<'a> At<'a> {
+    pub(crate) fn root(node: &'a Node, out: &'a Complaints) -> Self {
+        Self { node, path: Path { parent: None, step: Step::Root }, out }
+    }
+
+    pub(crate) fn line(&self) -> usize {
+        self.node.place.line
+    }
+
+    pub(crate) fn error(&self, code: &'static str, message: impl Into<String>) {
+        self.error_hint(code, message, "");
+    }
+
+    pub(crate) fn error_hint(&self, code: &'static str, message: impl Into<String>, hint: impl Into<String>) {
+        self.add(Severity::Error, code, message.into(), hint.into());
+    }
+
+    pub(crate) fn warn(&self, code: &'static str, message: impl Into<String>, hint: impl Into<String>) {
+        self.add(Severity::Warning, code, message.into(), hint.into());
+    }
+
+    fn add(&self, severity: Severity, code: &'static str, message: String, hint: String) {
+        self.out.add(severity, code, self.node.place, self.path.to_string(), message, hint);
+    }
+
+    /// The fields of an object.
+    pub(crate) fn fields<'b>(&'b self) -> Option<Fields<'b>> {
+        match &self.node.value {
+            Value::Map(entries) => Some(Fields::new(self, entries)),
+            other => {
+                self.wrong_type("an object", other);
+                None
+            }
+        }
+    }
+
+    /// The items of a list; a null item is a complaint.
+    pub(crate) fn items<'b>(&'b self) -> Vec<At<'b>> {
+        let Value::List(items) = &self.node.value else {
+            self.wrong_type("a list", &self.node.value);
+            return Vec::new();
+        };
+        let at = |(index, node)| At {
+            node,
+            path: Path { parent: Some(&self.path), step: Step::Index(index) },
+            out: self.out,
+        };
+        let items = items.iter().enumerate().map(at);
+        items
+            .filter(|item| {
+                let null = item.node.value == Value::Null;
+                if null {
+                    item.error(crate::codes::WRONG_TYPE, "an item of a list cannot be null");
+                }
+                !null
+            })
+            .collect()
+    }
+
+    /// Key and value of a map whose keys are free.
+    pub(crate) fn entries<'b>(&'b self) -> Vec<(&'b str, At<'b>)> {
+        let Value::Map(entries) = &self.node.value else {
+            self.wrong_type("an object", &self.node.value);
+            return Vec::new();
+        };
+        let path = |key| Path { parent: Some(&self.path), step: Step::Entry(key) };
+        entries
+            .iter()
+            .map(|(key, node)| (key.text.as_str(), At { node, path: path(&key.text), out: self.out }))
+            .collect()
+    }
+
+    fn wrong_type(&self, expected: &str, found: &Value) {
+        let hint = match (expected, found) {
+            ("a string", Value::Integer(number)) => format!("put it in quotes: \"{number}\""),
+            ("a string", Value::Float(number)) => format!("put it in quotes: \"{number}\""),
+            ("a string", Value::Bool(_)) => {
+                "put it in quotes: YAML reads yes, no, on, off, true and false as booleans".to_owned()
+            }
+            _ => String::new(),
+        };
+        self.error_hint(crate::codes::WRONG_TYPE, format!("expected {expected}, found {}", found.describe()), hint);
+    }
+}

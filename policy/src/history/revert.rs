@@ -1,0 +1,44 @@
+//! Taking a changeset back: a new one that restores what its documents were before it.
+
+use super::{Code, Entry, History, Refused};
+use crate::{
+    changeset::{Change, ChangesetId},
+    document::Kind,
+};
+use certs::codec::Millis;
+
+impl History {
+    /// The changes that restore each document of a changeset to what it was before it: to push as a new changeset.
+    ///
+    /// # Errors
+    /// If the changeset is not kept, or one of its documents cannot be reverted (RoleSets and confirmations).
+    pub fn revert(&self, id: &ChangesetId, now: Millis) -> Result<Vec<Change>, Refused> {
+        let Some(entry) = self.get(id) else {
+            return Err(Refused::because(
+                Code::NotFound,
+                format!("there is no changeset {id}"),
+                "see `skein policy log`",
+            ));
+        };
+        let state = self.state(now);
+        entry
+            .changeset
+            .changes
+            .iter()
+            .map(|change| self.restore(entry, change, state.heads(&change.document)))
+            .collect()
+    }
+
+    fn restore(&self, entry: &Entry, change: &Change, replaces: Vec<ChangesetId>) -> Result<Change, Refused> {
+        let document = change.document.clone();
+        if matches!(document.kind, Kind::RoleSet | Kind::Confirmation) {
+            let message = format!("{} of {} cannot be reverted", document.kind, entry.id);
+            return Err(Refused::because(Code::NotSupported, message, "push the one that should hold"));
+        }
+        let mut before: Vec<ChangesetId> = change.replaces.clone();
+        before.sort_by_key(|id| (std::cmp::Reverse(self.kept.depth(id, &document)), *id));
+        let before = before.first().and_then(|id| self.kept.value(id, &document));
+        let content = before.and_then(|(_, change, _)| change.content.clone());
+        Ok(Change { document, content, replaces })
+    }
+}

@@ -1,0 +1,467 @@
+//! Laws of the fold, and who may sign what.
+
+use std::collections::BTreeMap;
+
+use certs::grant::NodeGrant;
+use proptest::prelude::*;
+
+use super::*;
+use crate::kinds::{self, Revocation};
+
+const NOW: Millis = 1_700_000_000_000;
+
+struct Mesh {
+    history: History,
+    operator: Arc<SigningKey>,
+    recovery: Arc<SigningKey>,
+    nonce: u8,
+}
+
+fn trust_domain() -> TrustDomain {
+    TrustDomain::new("prod.example").unwrap()
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let (operator, recovery) = (Arc::new(SigningKey::generate()), Arc::new(SigningKey::generate()));
+        let keys = [("ann".to_owned(), operator.public(), false), ("safe".to_owned(), recovery.public(), true)];
+        let first = genesis(&trust_domain(), &[vec![1, 2, 3]], &keys, NOW);
+        let mut history = History::new(trust_domain());
+        history.insert(&signed(&first, &[&operator]), NOW).unwrap();
+        Self { history, operator, recovery, nonce: 0 }
+    }
+
+    fn changeset(&mut self, changes: Vec<Change>) -> Changeset {
+        self.nonce += 1;
+        Changeset {
+            trust_domain: trust_domain(),
+            role_set: self.history.state(NOW).role_set.number,
+            issued_at: NOW + u64::from(self.nonce),
+            message: format!("push {}", self.nonce),
+            confirm_by: None,
+            nonce: [self.nonce; 16],
+            changes,
+        }
+    }
+
+    /// A change of a VirtualService that replaces what lives now.
+    fn change(&self, namespace: &str, name: &str, host: &str) -> Change {
+        let document = DocumentId::new(Kind::VirtualService, namespace, name);
+        let replaces = self.history.state(NOW).heads(&document);
+        Change { content: Some(virtual_service(&document, host)), document, replaces }
+    }
+
+    fn push(&mut self, changes: Vec<Change>) -> ChangesetId {
+        let changeset = self.changeset(changes);
+        let bytes = signed(&changeset, &[&self.operator]);
+        self.history.check_push(&bytes, NOW).unwrap();
+        self.history.insert(&bytes, NOW).unwrap().id
+    }
+
+    fn role_set(&self, edit: impl FnOnce(&mut RoleSet)) -> Change {
+        let mut set = (*self.history.state(NOW).role_set.set).clone();
+        set.bundle = None;
+        edit(&mut set);
+        let (document, content) = set.body();
+        let replaces = self.history.state(NOW).heads(&document);
+        Change { document, content: Some(content), replaces }
+    }
+
+    fn insert(&mut self, changes: Vec<Change>, keys: &[&SigningKey]) -> Result<ChangesetId, Code> {
+        let changeset = self.changeset(changes);
+        self.history
+            .insert(&signed(&changeset, keys), NOW)
+            .map(|inserted| inserted.id)
+            .map_err(|refused| refused.code())
+    }
+}
+
+fn virtual_service(id: &DocumentId, host: &str) -> String {
+    let spec = serde_json::json!({"hosts": [host], "http": [{"route": [{"destination": {"host": host}}]}]});
+    serde_json::json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": id.name, "namespace": id.namespace}, "spec": spec,
+    })
+    .to_string()
+}
+
+fn shop_role(set: &mut RoleSet, key: &SigningKey) {
+    set.keys.push(RoleKey { name: "bob".into(), key: key.public(), recovery: false });
+    set.roles.push(Role {
+        name: "shop".into(),
+        keys: BTreeSet::from(["bob".to_owned()]),
+        threshold: 1,
+        namespaces: BTreeSet::from(["shop".to_owned()]),
+        kinds: None,
+        verbs: BTreeSet::from([Verb::View, Verb::Push]),
+    });
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, Refused>) -> Code {
+    result.unwrap_err().code()
+}
+
+#[test]
+fn the_latest_version_is_live_and_stale_parents_are_refused() {
+    let mut mesh = Mesh::new();
+    let id = DocumentId::new(Kind::VirtualService, "default", "reviews");
+    let stale = mesh.change("default", "reviews", "old");
+    let first = mesh.push(vec![mesh.change("default", "reviews", "a")]);
+    let second = mesh.push(vec![mesh.change("default", "reviews", "b")]);
+    let state = mesh.history.state(NOW);
+    assert_eq!(state.heads(&id), [second]);
+    assert_eq!(state.documents[&id].effective.as_ref().unwrap().version, 2);
+    assert_eq!(state.documents[&id].effective.as_ref().unwrap().authors, ["ann"]);
+    assert_eq!(state.document(&id).unwrap().created, Some(mesh.history.get(&first).unwrap().changeset.issued_at));
+    let changeset = mesh.changeset(vec![stale]);
+    let bytes = signed(&changeset, &[&mesh.operator]);
+    assert_eq!(code(mesh.history.check_push(&bytes, NOW)), Code::StaleParent);
+    // By sync it is kept, and the deeper one stays in effect.
+    let old = mesh.history.insert(&bytes, NOW).unwrap().id;
+    let state = mesh.history.state(NOW);
+    assert_eq!(state.documents[&id].effective.as_ref().unwrap().changeset, second);
+    assert_eq!(state.conflicts, [Conflict::Values(id.clone(), vec![second, old])]);
+    let third = mesh.push(vec![mesh.change("default", "reviews", "c")]);
+    assert_eq!(mesh.history.state(NOW).heads(&id), [third]);
+    assert!(mesh.history.state(NOW).conflicts.is_empty());
+}
+
+#[test]
+fn a_deletion_stays_and_a_revert_restores() {
+    let mut mesh = Mesh::new();
+    let id = DocumentId::new(Kind::VirtualService, "default", "reviews");
+    mesh.push(vec![mesh.change("default", "reviews", "a")]);
+    let replaces = mesh.history.state(NOW).heads(&id);
+    let deletion = mesh.push(vec![Change { document: id.clone(), content: None, replaces }]);
+    assert!(mesh.history.state(NOW).document(&id).is_none());
+    assert_eq!(mesh.history.state(NOW).heads(&id), [deletion]);
+    let back = mesh.history.revert(&deletion, NOW).unwrap();
+    mesh.push(back);
+    assert!(mesh.history.state(NOW).document(&id).is_some());
+    assert_eq!(code(mesh.history.revert(&ChangesetId(Digest([9; 32])), NOW)), Code::NotFound);
+}
+
+#[test]
+fn forms_and_signatures() {
+    let mut mesh = Mesh::new();
+    let change = mesh.change("default", "a", "a");
+    let good = mesh.changeset(vec![change]);
+    let operator = mesh.operator.clone();
+    let signed_good = good.sign(&[&operator]);
+    let insert = |mesh: &mut Mesh, signed: &certs::sign::Signed| {
+        code(mesh.history.insert(&crate::changeset::encode(signed), NOW))
+    };
+    let mut flipped = signed_good.clone();
+    flipped.payload[20] ^= 1;
+    assert_eq!(insert(&mut mesh, &flipped), Code::BadSignature);
+    let mut unsigned = signed_good.clone();
+    unsigned.signatures.clear();
+    assert_eq!(insert(&mut mesh, &unsigned), Code::BadSignature);
+    let mut more = signed_good.clone();
+    more.add(&SigningKey::generate());
+    assert_eq!(insert(&mut mesh, &more), Code::BadSignature);
+    let foreign = Changeset { trust_domain: TrustDomain::new("other.example").unwrap(), ..good.clone() };
+    assert_eq!(insert(&mut mesh, &foreign.sign(&[&operator])), Code::WrongTrustDomain);
+    let future = Changeset { role_set: 7, ..good.clone() };
+    assert_eq!(insert(&mut mesh, &future.sign(&[&operator])), Code::RoleSetUnknown);
+    assert_eq!(code(mesh.history.insert(&[0; 40], NOW)), Code::Malformed);
+    let bytes = crate::changeset::encode(&signed_good);
+    for end in 0..bytes.len() {
+        assert!(mesh.history.insert(&bytes[..end], NOW).is_err());
+    }
+    assert_eq!(code(mesh.history.check_push(&bytes, NOW + 60_000)), Code::ClockSkew);
+    assert!(mesh.history.insert(&bytes, NOW).unwrap().fresh);
+    assert!(!mesh.history.insert(&bytes, NOW).unwrap().fresh);
+    let unknown = Change { replaces: vec![ChangesetId(Digest([3; 32]))], ..mesh.change("default", "b", "b") };
+    assert_eq!(mesh.insert(vec![unknown], &[&SigningKey::generate()]), Err(Code::MissingReference));
+    let other = good.sign(&[&mesh.operator]).id();
+    let foreign = Change { replaces: vec![ChangesetId(other)], ..mesh.change("default", "b", "b") };
+    assert_eq!(mesh.insert(vec![foreign], &[&operator]), Err(Code::InvalidReference));
+}
+
+#[test]
+fn roles_bound_namespaces_and_kinds() {
+    let mut mesh = Mesh::new();
+    let bob = SigningKey::generate();
+    let next = mesh.role_set(|set| shop_role(set, &bob));
+    let operator = mesh.operator.clone();
+    assert_eq!(mesh.insert(vec![next.clone()], &[&bob]), Err(Code::ThresholdMissing));
+    mesh.insert(vec![next], &[&operator]).unwrap();
+    assert_eq!(mesh.history.state(NOW).role_set.number, 2);
+    assert_eq!(mesh.history.state(NOW).role_set.bundle, [vec![1, 2, 3]]);
+    let shop = mesh.change("shop", "cart", "cart");
+    mesh.insert(vec![shop], &[&bob]).unwrap();
+    let bank = mesh.change("bank", "cart", "cart");
+    assert_eq!(mesh.insert(vec![bank.clone()], &[&bob]), Err(Code::RoleMissing));
+    let root = mesh.change("istio-system", "cart", "cart");
+    assert_eq!(mesh.insert(vec![root], &[&bob]), Err(Code::RoleMissing));
+    let grab = mesh.role_set(|set| set.roles[1].namespaces = BTreeSet::from(["*".to_owned()]));
+    assert_eq!(mesh.insert(vec![grab], &[&bob]), Err(Code::ThresholdMissing));
+    let (document, content) = Revocation::default().body("x");
+    let revoke = Change { document, content: Some(content), replaces: vec![] };
+    assert_eq!(mesh.insert(vec![revoke.clone()], &[&bob]), Err(Code::RoleMissing));
+    let recovery = mesh.recovery.clone();
+    assert_eq!(mesh.insert(vec![revoke, bank], &[&recovery]), Err(Code::RoleMissing));
+    let state = mesh.history.state(NOW);
+    assert!(state.may(&bob.public(), Verb::Push, Kind::VirtualService, "shop"));
+    assert!(!state.may(&bob.public(), Verb::Push, Kind::VirtualService, "bank"));
+    assert!(state.has_verb(&bob.public(), Verb::View) && !state.has_verb(&bob.public(), Verb::Invite));
+    assert!(state.has_verb(&recovery.public(), Verb::Roles) && !state.has_verb(&recovery.public(), Verb::Push));
+    // Another's host: kept, and confined to its own namespace.
+    let grabs = mesh.change("shop", "grab", "cart.bank.svc.cluster.local");
+    let id = mesh.insert(vec![grabs], &[&bob]).unwrap();
+    let state = mesh.history.state(NOW);
+    let live = state.effective().find(|(_, value)| value.changeset == id).unwrap();
+    assert!(live.1.confined);
+}
+
+#[test]
+fn a_removed_key_counts_only_where_the_change_keeps_it() {
+    let mut mesh = Mesh::new();
+    let bob = SigningKey::generate();
+    let next = mesh.role_set(|set| shop_role(set, &bob));
+    let operator = mesh.operator.clone();
+    mesh.insert(vec![next], &[&operator]).unwrap();
+    let (a, b) = (mesh.change("shop", "a", "a"), mesh.change("shop", "b", "b"));
+    let kept = mesh.insert(vec![a], &[&bob]).unwrap();
+    let lost = mesh.insert(vec![b], &[&bob]).unwrap();
+    let without_bob = |set: &mut RoleSet| {
+        set.keys.retain(|key| key.name != "bob");
+        set.roles.retain(|role| role.name != "shop");
+    };
+    let silent = mesh.role_set(without_bob);
+    assert_eq!(mesh.insert(vec![silent], &[&operator]), Err(Code::RoleSetInvalid));
+    let mut bare = (*mesh.history.state(NOW).role_set.set).clone();
+    without_bob(&mut bare);
+    assert_eq!(mesh.history.keeps_under(&bare, NOW), BTreeSet::from([kept.0, lost.0]));
+    let removal = mesh.role_set(|set| {
+        without_bob(set);
+        set.keeps = Some(BTreeSet::from([kept.0]));
+    });
+    // Signed before the removal arrives, dated before it, naming the RoleSet of then: kept, and it does not count.
+    let c = mesh.change("shop", "c", "c");
+    let late = mesh.changeset(vec![c]);
+    mesh.insert(vec![removal], &[&operator]).unwrap();
+    mesh.history.insert(&signed(&late, &[&bob]), NOW).unwrap();
+    let state = mesh.history.state(NOW);
+    let live: Vec<&str> =
+        state.effective().filter(|(id, _)| id.namespace == "shop").map(|(id, _)| id.name.as_str()).collect();
+    assert_eq!(live, ["a"]);
+    assert_eq!(mesh.insert(vec![mesh.change("shop", "d", "d")], &[&bob]), Err(Code::RoleMissing));
+}
+
+#[test]
+fn two_children_of_a_role_set_wait_for_one_that_names_both() {
+    let mut mesh = Mesh::new();
+    let (bob, eve) = (SigningKey::generate(), SigningKey::generate());
+    let with = |mesh: &Mesh, key: &SigningKey| mesh.role_set(|set| shop_role(set, key));
+    let (left, right) = (with(&mesh, &bob), with(&mesh, &eve));
+    let operator = mesh.operator.clone();
+    let left = mesh.insert(vec![left], &[&operator]).unwrap();
+    assert_eq!(mesh.history.state(NOW).role_set.number, 2);
+    let right = mesh.changeset(vec![right]);
+    let right = Changeset { role_set: 1, ..right };
+    let right = mesh.history.insert(&signed(&right, &[&operator]), NOW).unwrap().id;
+    let state = mesh.history.state(NOW);
+    assert_eq!(state.role_set.number, 1);
+    assert!(matches!(state.conflicts.as_slice(), [Conflict::RoleSets(rivals)] if rivals.len() == 2));
+    let merged = with(&mesh, &bob);
+    let mut heads = merged.replaces.clone();
+    heads.sort_unstable();
+    let mut both = vec![left, right];
+    both.sort_unstable();
+    assert_eq!(heads, both);
+    mesh.insert(vec![merged], &[&operator]).unwrap();
+    let state = mesh.history.state(NOW);
+    assert_eq!((state.role_set.number, state.conflicts.len()), (3, 0));
+    let mut joiner = History::new(trust_domain());
+    for bytes in mesh.history.role_set_chain() {
+        joiner.insert(&bytes, NOW).unwrap();
+    }
+    assert_eq!(joiner.state(NOW).role_set.changeset, state.role_set.changeset);
+    assert_eq!(joiner.state(NOW).genesis, state.genesis);
+}
+
+#[test]
+fn a_trial_ends_unless_it_is_confirmed() {
+    let mut mesh = Mesh::new();
+    let id = DocumentId::new(Kind::VirtualService, "default", "a");
+    let before = mesh.push(vec![mesh.change("default", "a", "x")]);
+    let change = mesh.change("default", "a", "y");
+    let until = NOW + 300_000;
+    let trial = Changeset { confirm_by: Some(until), ..mesh.changeset(vec![change]) };
+    let operator = mesh.operator.clone();
+    let trial = mesh.history.insert(&signed(&trial, &[&operator]), NOW).unwrap().id;
+    assert_eq!(mesh.history.state(NOW).heads(&id), [trial]);
+    assert_eq!(mesh.history.next_change(NOW), Some(until));
+    assert_eq!(mesh.history.state(until).heads(&id), [before]);
+    assert_eq!(mesh.history.state(NOW).heads(&id), [trial]);
+    let confirm = crate::changeset::confirmation(&trial);
+    let confirm = mesh.changeset(vec![confirm]);
+    let confirm = signed(&confirm, &[&mesh.operator]);
+    mesh.history.check_push(&confirm, NOW).unwrap();
+    mesh.history.insert(&confirm, NOW).unwrap();
+    assert_eq!(mesh.history.state(until + 1).heads(&id), [trial]);
+}
+
+#[test]
+fn expiry_ends_a_document() {
+    let mut mesh = Mesh::new();
+    let mut change = mesh.change("default", "a", "x");
+    let content = change.content.take().unwrap();
+    change.content =
+        Some(content.replace(
+            "\"metadata\":{",
+            "\"metadata\":{\"annotations\":{\"skein.dev/expires\":\"2023-11-14T23:13:20Z\"},",
+        ));
+    let id = change.document.clone();
+    mesh.push(vec![change]);
+    assert!(mesh.history.state(NOW).document(&id).is_some());
+    let end = mesh.history.next_change(NOW).unwrap();
+    assert!(mesh.history.state(end).document(&id).is_none());
+}
+
+#[test]
+fn what_this_build_cannot_read_yields_to_its_ancestor() {
+    let mut mesh = Mesh::new();
+    let id = DocumentId::new(Kind::VirtualService, "default", "a");
+    let first = mesh.push(vec![mesh.change("default", "a", "x")]);
+    let mut change = mesh.change("default", "a", "y");
+    let content = change.content.take().unwrap();
+    change.content = Some(content.replace("\"hosts\"", "\"fromTheFuture\":1,\"hosts\""));
+    let second = mesh.changeset(vec![change]);
+    let second = signed(&second, &[&mesh.operator]);
+    assert_eq!(code(mesh.history.check_push(&second, NOW)), Code::InvalidDocument);
+    let second = mesh.history.insert(&second, NOW).unwrap().id;
+    let state = mesh.history.state(NOW);
+    assert_eq!(state.heads(&id), [second]);
+    assert_eq!(state.documents[&id].effective.as_ref().unwrap().changeset, first);
+    assert_eq!(state.conflicts, [Conflict::Unreadable(id, second)]);
+}
+
+#[test]
+fn grants_and_revocations_reach_the_authority() {
+    let mut mesh = Mesh::new();
+    let grant = NodeGrant {
+        node: certs::id::NodeId::new("web-1").unwrap(),
+        epoch: 3,
+        services: vec!["default/reviews=books".parse().unwrap()],
+        token_hash: None,
+        redeemer: None,
+        token_expires: None,
+        enroller: false,
+        retired: false,
+    };
+    let (document, content) = kinds::node_grant_body(&grant);
+    let revocation = Revocation {
+        nodes: BTreeMap::from([(grant.node.clone(), 2)]),
+        accounts: BTreeSet::from(["default/old".parse().unwrap()]),
+        keys: BTreeSet::from([Digest([5; 32])]),
+    };
+    let (other, body) = revocation.body("r");
+    mesh.push(vec![
+        Change { document, content: Some(content), replaces: vec![] },
+        Change { document: other, content: Some(body), replaces: vec![] },
+    ]);
+    let authority = mesh.history.state(NOW).authority(&trust_domain());
+    assert_eq!(*authority.grants[&grant.node], grant);
+    assert!(authority.revocations.evicted(&grant.node, 2) && !authority.revocations.evicted(&grant.node, 3));
+    assert!(authority.revocations.key_revoked(&Digest([5; 32])));
+    assert_eq!(authority.roots, [vec![1, 2, 3]]);
+}
+
+#[test]
+fn digests_and_the_log() {
+    let mut mesh = Mesh::new();
+    let empty = mesh.history.digest();
+    let id = mesh.push(vec![mesh.change("default", "a", "x")]);
+    assert_ne!(mesh.history.digest(), empty);
+    assert!(mesh.history.bucket(id.0.0[0]).contains(&id));
+    assert_eq!(mesh.history.by_prefix(&id.to_string()[..8]), [id]);
+    let log = mesh.history.log();
+    assert_eq!((log[0].changeset, log[0].message.as_str(), log.len()), (id, "push 1", 2));
+    assert_eq!(mesh.history.bucket_digests()[usize::from(id.0.0[0])], digest_of(mesh.history.bucket(id.0.0[0]).iter()));
+}
+
+/// Inserts everything, retrying what waits for others, in the order of a permutation.
+fn replay(all: &[Vec<u8>], order: &[usize]) -> History {
+    let mut history = History::new(trust_domain());
+    let mut waiting: Vec<usize> = order.to_vec();
+    while !waiting.is_empty() {
+        let before = waiting.len();
+        waiting.retain(|index| match history.insert(&all[*index], NOW) {
+            Ok(_) => false,
+            Err(refused) => {
+                assert!(refused.may_pass_later(), "{refused}");
+                true
+            }
+        });
+        // A state in between must not change what comes out.
+        let _ = history.state(NOW);
+        assert!(waiting.len() < before, "no progress");
+    }
+    history
+}
+
+/// One step of a random history: which document, which values it replaces, whether it deletes, and who signs.
+fn steps() -> impl Strategy<Value = Vec<(u8, u8, bool, bool)>> {
+    proptest::collection::vec((0..3_u8, any::<u8>(), any::<bool>(), any::<bool>()), 1..14)
+}
+
+/// Builds changesets with arbitrary references, a RoleSet that adds bob in the middle and one that removes him near the end.
+fn build(steps: &[(u8, u8, bool, bool)]) -> Vec<Vec<u8>> {
+    let mut mesh = Mesh::new();
+    let bob = SigningKey::generate();
+    let operator = mesh.operator.clone();
+    let added = mesh.role_set(|set| shop_role(set, &bob));
+    mesh.insert(vec![added], &[&operator]).unwrap();
+    let mut by_document: BTreeMap<u8, Vec<ChangesetId>> = BTreeMap::new();
+    for (index, (document, pick, delete, by_bob)) in steps.iter().enumerate() {
+        if index == steps.len() / 2 {
+            let stays = mesh.history.ids().step_by(2).map(|id| id.0).collect();
+            let removed = mesh.role_set(|set| {
+                set.keys.retain(|key| key.name != "bob");
+                set.roles.retain(|role| role.name != "shop");
+                set.keeps = Some(stays);
+            });
+            mesh.insert(vec![removed], &[&operator]).unwrap();
+        }
+        let mut change = mesh.change("shop", &format!("d{document}"), &format!("h{index}"));
+        let known = by_document.entry(*document).or_default();
+        change.replaces =
+            known.iter().enumerate().filter(|(bit, _)| pick & (1 << (bit % 8)) != 0).map(|(_, id)| *id).collect();
+        change.content = change.content.filter(|_| !delete);
+        let mut changeset = mesh.changeset(vec![change]);
+        changeset.role_set = 2;
+        let key = if *by_bob { &bob } else { &operator };
+        known.push(mesh.history.insert(&signed(&changeset, &[key]), NOW).unwrap().id);
+    }
+    mesh.history.kept.entries.values().map(|item| item.entry.bytes.to_vec()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_order_of_arrival_does_not_matter(steps in steps(), seed in any::<u64>()) {
+        let all = build(&steps);
+        let forward: Vec<usize> = (0..all.len()).collect();
+        let mut shuffled = forward.clone();
+        let mut random = seed | 1;
+        for index in (1..shuffled.len()).rev() {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            shuffled.swap(index, usize::try_from(random >> 33).unwrap() % (index + 1));
+        }
+        let (a, b) = (replay(&all, &forward), replay(&all, &shuffled));
+        prop_assert_eq!(a.digest(), b.digest());
+        prop_assert_eq!(a.state(NOW).digest, b.state(NOW).digest);
+        prop_assert_eq!(&a.state(NOW).conflicts, &b.state(NOW).conflicts);
+        // Offering everything again changes nothing.
+        let digest = a.state(NOW).digest;
+        let mut a = a;
+        for bytes in &all {
+            prop_assert!(!a.insert(bytes, NOW).unwrap().fresh);
+        }
+        prop_assert_eq!(a.state(NOW).digest, digest);
+    }
+}

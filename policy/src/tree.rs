@@ -1,1 +1,0 @@
-//! Nodes with places.
