@@ -5,7 +5,6 @@
 pub mod ca;
 mod certificate;
 pub mod codec;
-mod der;
 pub mod error;
 pub mod grant;
 mod handshake;

@@ -42,8 +42,12 @@ pub enum Cause {
     RouteTimeout,
     /// The timeout of one attempt.
     PerTryTimeout,
-    /// An injected abort with this status.
-    Abort(StatusCode),
+    /// An injected abort with this HTTP status.
+    Abort(u16),
+    /// An injected abort with this gRPC status.
+    AbortGrpc(u8),
+    /// This node may not show the caller's identity.
+    NoIdentity,
     /// This node is stopping.
     Draining,
     /// A peer asked for a service that is not served here.
@@ -66,7 +70,7 @@ pub enum Fault {
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// The status for HTTP callers; gRPC callers get 200 and [`grpc_status`].
+    /// The status for HTTP callers; gRPC callers get 200 and [`Cause::grpc_status`].
     pub status: StatusCode,
     /// Envoy's response flag, empty where it has none.
     pub flags: Flags,
@@ -105,11 +109,25 @@ impl Cause {
             Self::RouteTimeout | Self::PerTryTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, Flags::UT, Fault::Upstream, "upstream request timeout", false)
             }
-            Self::Abort(status) => (status, Flags::FI, Fault::Policy, "fault filter abort", false),
+            Self::Abort(status) => (status_of(status), Flags::FI, Fault::Policy, ABORT, false),
+            Self::AbortGrpc(status) => (status_of(grpc_to_http(status)), Flags::FI, Fault::Policy, ABORT, false),
+            Self::NoIdentity => (StatusCode::SERVICE_UNAVAILABLE, Flags::UF, Fault::Node, CONNECT, false),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, Flags::NONE, Fault::Node, "draining", true),
             Self::NotServedHere => (StatusCode::NOT_FOUND, Flags::NR, Fault::Upstream, "", false),
         };
         Answer { status, flags, fault, body, close }
+    }
+
+    /// True if the endpoint, its node or the way there failed.
+    #[must_use]
+    pub fn is_endpoints_fault(self) -> bool {
+        self.answer().fault == Fault::Upstream
+    }
+
+    /// The gRPC status that tells of it.
+    #[must_use]
+    pub const fn grpc_status(self) -> u8 {
+        if let Self::AbortGrpc(status) = self { status } else { grpc_status(self.answer().status) }
     }
 
     /// What the retry words may match, `None` where no retry may ever help.
@@ -132,12 +150,15 @@ impl Cause {
             | Self::Overflow
             | Self::RouteTimeout
             | Self::Abort(_)
+            | Self::AbortGrpc(_)
+            | Self::NoIdentity
             | Self::Draining
             | Self::NotServedHere => None,
         }
     }
 }
 
+const ABORT: &str = "fault filter abort";
 const CONNECT: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
 const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
@@ -146,9 +167,15 @@ const TERMINATION: &str =
 const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: remote reset";
 const PROTOCOL: &str = "upstream connect error or disconnect/reset before headers. reset reason: protocol error";
 
+const fn status_of(number: u16) -> StatusCode {
+    match StatusCode::from_u16(number) {
+        Ok(status) => status,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 /// The gRPC status that tells of an HTTP status (gRPC's `http-grpc-status-mapping.md`).
-#[must_use]
-pub const fn grpc_status(status: StatusCode) -> u8 {
+const fn grpc_status(status: StatusCode) -> u8 {
     match status.as_u16() {
         200 => 0,
         400 | 431 => 13,
@@ -157,6 +184,24 @@ pub const fn grpc_status(status: StatusCode) -> u8 {
         404 => 12,
         429 | 502..=504 => 14,
         _ => 2,
+    }
+}
+
+/// The HTTP status that tells of a gRPC status (Envoy's `grpcToHttpStatus`).
+const fn grpc_to_http(status: u8) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
     }
 }
 

@@ -1,4 +1,26 @@
 //! Reads the snapshot: requests in and out.
+//!
+//! [`DataPlane`] is the owner's handle; each of its workers runs [`run_worker`]. A request of an application comes in at
+//! [`outbound`], one of another node at [`inbound`]; a request to an endpoint on this node goes from one to the other in
+//! process.
 
+mod cluster;
+mod connection;
+mod context;
+mod deadline;
+mod exchange;
 pub mod failure;
 mod http;
+mod inbound;
+mod listen;
+mod local;
+mod outbound;
+mod outcome;
+mod plane;
+mod reply;
+mod upgrade;
+mod worker;
+
+pub use local::Local;
+pub use plane::{ApplyError, Bound, DataPlane, Seat};
+pub use worker::run_worker;

@@ -3,7 +3,6 @@
 
 use super::labels::{Labels, Pair, Reporter, Security, Summary, UNKNOWN, Workload};
 use std::{
-    cell::RefCell,
     collections::HashMap,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -163,17 +162,18 @@ pub struct Recorder {
     family: Arc<Family>,
     worker: usize,
     pair: Arc<Pair>,
-    known: RefCell<Vec<(Summary, Arc<Series>)>>,
+    /// Only its worker's requests take the lock, so it is always free.
+    known: Mutex<Vec<(Summary, Arc<Series>)>>,
 }
 
 impl Recorder {
     pub(super) fn new(family: Arc<Family>, worker: usize, pair: Arc<Pair>) -> Self {
-        Self { worker: worker.min(family.workers.max(1) - 1), family, pair, known: RefCell::new(Vec::new()) }
+        Self { worker: worker.min(family.workers.max(1) - 1), family, pair, known: Mutex::new(Vec::new()) }
     }
 
     /// One request ended so after that time.
     pub fn record(&self, summary: Summary, duration: Duration) {
-        let mut known = self.known.borrow_mut();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let position = known.iter().position(|(seen, _)| *seen == summary).unwrap_or_else(|| {
             let series = self.family.find(&Labels { pair: Arc::clone(&self.pair), summary });
             known.push((summary, series));

@@ -60,7 +60,7 @@ impl UpgradeAnswer {
 pub(in crate::proxy) struct Guard<I> {
     io: I,
     scanner: Scanner,
-    /// Bytes that were read but not yet scanned: those by which the protocol was told, and those behind an upgrade.
+    /// Bytes behind an upgrade request, read but not yet scanned.
     unscanned: Vec<u8>,
     poison: Option<&'static [u8]>,
     answer: UpgradeAnswer,
@@ -70,12 +70,12 @@ pub(in crate::proxy) struct Guard<I> {
 }
 
 impl<I> Guard<I> {
-    /// `first` was read from the connection already.
-    pub(in crate::proxy) fn new(io: I, first: Vec<u8>, answer: UpgradeAnswer) -> Self {
+    /// Guards a connection on which nothing was read yet.
+    pub(in crate::proxy) fn new(io: I, answer: UpgradeAnswer) -> Self {
         Self {
             io,
             scanner: Scanner::new(),
-            unscanned: first,
+            unscanned: Vec::new(),
             poison: None,
             answer,
             head: None,

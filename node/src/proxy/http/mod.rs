@@ -1,4 +1,13 @@
 //! HTTP/1 and HTTP/2 at the edges of the proxy.
 
 mod guard;
+mod head;
+mod request_body;
+mod response_body;
 mod strict;
+
+pub(super) use guard::{Guard, UpgradeAnswer};
+pub(super) use head::{authority, is_grpc, strip_hop_by_hop, strip_identity, strip_own};
+pub(super) use request_body::{Completion, ReplayBudget, RequestBody, Upload};
+pub(super) use response_body::{BoxError, ResponseBody, Source};
+pub(super) use strict::HEAD_LIMIT;

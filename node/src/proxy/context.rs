@@ -1,0 +1,114 @@
+//! What the requests of one data worker share.
+
+use super::{cluster::Clusters, http::ReplayBudget, inbound::Apps, local::Local};
+use crate::{clock, mesh, snapshot::Current, tasks::Tasks, telemetry::Telemetry};
+use arc_swap::ArcSwap;
+use certs::id::NodeId;
+use http::HeaderValue;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+/// What all workers share, the control side included.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    /// The world.
+    pub(super) current: Current,
+    /// The services beside this node.
+    pub(super) local: Arc<ArcSwap<Local>>,
+    /// Where requests are counted.
+    pub(super) telemetry: Telemetry,
+    /// Owner of the tasks of connections.
+    pub(super) tasks: Tasks,
+    /// Nodes to which a data connection failed; what does not fit is dropped.
+    pub(super) failures: mpsc::Sender<NodeId>,
+    pub(super) budget: ReplayBudget,
+    pub(super) connections: Arc<AtomicUsize>,
+    pub(super) draining: watch::Sender<bool>,
+}
+
+/// One worker's.
+pub(super) struct Context {
+    pub(super) worker: usize,
+    pub(super) current: Current,
+    pub(super) local: Arc<ArcSwap<Local>>,
+    pub(super) telemetry: Telemetry,
+    pub(super) tasks: Tasks,
+    pub(super) failures: mpsc::Sender<NodeId>,
+    pub(super) budget: ReplayBudget,
+    pub(super) connections: Arc<AtomicUsize>,
+    pub(super) mesh: mesh::data::Worker,
+    pub(super) apps: Apps,
+    pub(super) clusters: Mutex<Clusters>,
+    /// Connections that are served.
+    pub(super) open: TaskTracker,
+    draining: watch::Receiver<bool>,
+    /// Only this worker's requests take the lock, so it is always free.
+    random: Mutex<SmallRng>,
+}
+
+impl Context {
+    pub(super) fn new(worker: usize, shared: &Shared, mesh: mesh::data::Worker) -> Self {
+        Self {
+            worker,
+            current: shared.current.clone(),
+            local: Arc::clone(&shared.local),
+            telemetry: shared.telemetry.clone(),
+            tasks: shared.tasks.clone(),
+            failures: shared.failures.clone(),
+            budget: shared.budget.clone(),
+            connections: Arc::clone(&shared.connections),
+            mesh,
+            apps: Apps::new(shared.tasks.clone()),
+            clusters: Mutex::default(),
+            open: TaskTracker::new(),
+            draining: shared.draining.subscribe(),
+            random: Mutex::new(SmallRng::seed_from_u64(seed(worker))),
+        }
+    }
+
+    /// A random number; not for secrets.
+    pub(super) fn random(&self) -> u64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).random()
+    }
+
+    /// A fresh `x-request-id`: a UUID of version 4, whose `4` also says "not sampled" to Envoy's readers.
+    pub(super) fn request_id(&self) -> HeaderValue {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let bits = (u128::from(self.random()) << 64) | u128::from(self.random());
+        let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+        let mut text = [b'-'; 36];
+        let mut shift = 128;
+        for (position, byte) in text.iter_mut().enumerate() {
+            if !matches!(position, 8 | 13 | 18 | 23) {
+                shift -= 4;
+                *byte = HEX[usize::try_from((bits >> shift) & 0xf).unwrap_or(0)];
+            }
+        }
+        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    /// Resolves when the node drains.
+    pub(super) async fn draining(&self) {
+        let mut draining = self.draining.clone();
+        // An error means that the control side is gone: so is the node.
+        drop(draining.wait_for(|draining| *draining).await);
+    }
+
+    /// A data connection to this node failed.
+    pub(super) fn report_failure(&self, node: &NodeId) {
+        if self.failures.try_send(node.clone()).is_err() {
+            tracing::debug!(%node, "too many failures to report");
+        }
+    }
+}
+
+/// Differs between workers and starts; which request takes which way need not be unpredictable.
+fn seed(worker: usize) -> u64 {
+    let mut seed = [0; 8];
+    if aws_lc_rs::rand::fill(&mut seed).is_err() {
+        return clock::wall() ^ (worker as u64) << 48;
+    }
+    u64::from_ne_bytes(seed)
+}

@@ -1,0 +1,251 @@
+//! What a request's head must be before anything reads it, and which headers end at this hop.
+
+use crate::proxy::failure::Cause;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Version,
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+    request::Parts,
+    uri::Authority,
+};
+
+/// Longest request target, in bytes.
+const URI_LIMIT: usize = 8 * 1024;
+/// Most header lines.
+const HEADERS_LIMIT: usize = 100;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// The one authority of a request, as sent (R4, R6; attack cases A19-A21, A28-A29, A49).
+///
+/// # Errors
+/// What the caller is answered.
+pub(in crate::proxy) fn authority(parts: &Parts) -> Result<HeaderValue, Cause> {
+    if parts.method == Method::CONNECT {
+        return Err(Cause::Unsupported("CONNECT is not supported yet"));
+    }
+    if parts.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(Cause::BadRequest("not a method"));
+    }
+    if target_length(parts) > URI_LIMIT {
+        return Err(Cause::UriTooLong);
+    }
+    if parts.headers.len() > HEADERS_LIMIT {
+        return Err(Cause::HeadersTooLarge);
+    }
+    let path = parts.uri.path();
+    if !(path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS) {
+        return Err(Cause::BadRequest("not a path"));
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Cause::BadRequest("two Host headers"));
+    }
+    match (host, parts.uri.authority()) {
+        (Some(host), None) => {
+            check_syntax(host)?;
+            Ok(host.clone())
+        }
+        (None, Some(named)) if parts.version == Version::HTTP_2 => {
+            let host = HeaderValue::from_str(named.as_str()).map_err(|_| Cause::BadRequest("not a host"))?;
+            check_syntax(&host)?;
+            Ok(host)
+        }
+        (Some(host), Some(named)) => {
+            check_syntax(host)?;
+            let host_text = host.to_str().map_err(|_| Cause::BadRequest("not a host"))?;
+            if normal(host_text) != normal(named.as_str()) {
+                return Err(Cause::BadRequest("Host differs from the request target"));
+            }
+            Ok(host.clone())
+        }
+        (None, _) => Err(Cause::BadRequest("no Host header")),
+    }
+}
+
+fn target_length(parts: &Parts) -> usize {
+    parts.uri.path_and_query().map_or(0, |path| path.as_str().len())
+        + parts.uri.authority().map_or(0, |authority| authority.as_str().len())
+}
+
+fn check_syntax(host: &HeaderValue) -> Result<(), Cause> {
+    let valid = !host.is_empty() && !host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok();
+    if valid { Ok(()) } else { Err(Cause::BadRequest("not a host")) }
+}
+
+/// Lower case, without the dot that ends a full name and without HTTP's own port.
+fn normal(authority: &str) -> String {
+    let authority = authority.strip_suffix(":80").unwrap_or(authority);
+    authority.strip_suffix('.').unwrap_or(authority).to_ascii_lowercase()
+}
+
+/// Removes what concerns one connection only, and what `Connection` names, except what others rely on (A18).
+/// `TE: trailers` stays, as gRPC demands it.
+pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .filter(|name| !is_protected(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    let trailers = headers.remove(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        // The proxy's own server answers it when the body is first asked for.
+        EXPECT,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Never taken away because `Connection` names it.
+fn is_protected(name: &HeaderName) -> bool {
+    [AUTHORIZATION, COOKIE, HOST, CONTENT_LENGTH, TE, TRAILER].contains(name) || name.as_str().starts_with("x-")
+}
+
+/// Removes what speaks of identity and way: this proxy says it, nobody else (R5, A55).
+pub(in crate::proxy) fn strip_identity(headers: &mut HeaderMap) {
+    for name in ["x-forwarded-client-cert", "x-forwarded-for", "forwarded", "x-real-ip"] {
+        headers.remove(name);
+    }
+    strip_own(headers);
+}
+
+/// Removes every `x-skein-*` header.
+pub(in crate::proxy) fn strip_own(headers: &mut HeaderMap) {
+    let own: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-skein-")).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+}
+
+/// Removes trailers that would change the meaning of a message that was already acted upon (RFC 9110 6.5.1, A12).
+pub(in crate::proxy) fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, AUTHORIZATION, COOKIE, TE, TRAILER, CONNECTION, UPGRADE] {
+        trailers.remove(name);
+    }
+    strip_identity(trailers);
+}
+
+/// True for requests whose answers carry their status as gRPC does.
+pub(in crate::proxy) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn judged(request: http::request::Builder) -> Result<String, Cause> {
+        let (parts, ()) = request.body(()).expect("a request").into_parts();
+        authority(&parts).map(|host| host.to_str().expect("ASCII").to_owned())
+    }
+
+    #[test]
+    fn a20_absolute_form_names_the_same_host() {
+        let absolute = |uri: &str, host: &str| judged(Request::get(uri).header("host", host)).is_ok();
+        assert!(absolute("http://Reviews.default:80/x", "reviews.default"));
+        assert!(absolute("http://reviews./x", "REVIEWS:80"));
+        assert!(!absolute("http://reviews/x", "ratings"));
+        assert!(!absolute("http://reviews:9080/x", "reviews"));
+    }
+
+    #[test]
+    fn a21_exactly_one_host() {
+        assert!(judged(Request::get("/").header("host", "a").header("host", "a")).is_err());
+        assert!(judged(Request::get("/").header("host", "")).is_err());
+        assert!(judged(Request::get("/")).is_err());
+        assert_eq!(judged(Request::get("/").header("host", "Reviews:9080")), Ok("Reviews:9080".to_owned()));
+    }
+
+    #[test]
+    fn a29_h2_authority_and_host() {
+        let h2 = |uri: &str| Request::get(uri).version(Version::HTTP_2);
+        assert_eq!(judged(h2("http://a/")), Ok("a".to_owned()));
+        assert!(judged(h2("http://a/").header("host", "b")).is_err());
+    }
+
+    #[test]
+    fn a49_hosts_that_are_none() {
+        for host in ["a@b", "a b", "a/b", "[::1", "a:b:c"] {
+            assert!(judged(Request::get("/").header("host", host)).is_err(), "{host:?}");
+        }
+        assert!(judged(Request::get("/").header("host", "[::1]:80")).is_ok());
+    }
+
+    #[test]
+    fn limits_and_methods() {
+        let long = format!("/{}", "a".repeat(URI_LIMIT));
+        assert_eq!(judged(Request::get(long).header("host", "a")), Err(Cause::UriTooLong));
+        assert!(matches!(judged(Request::connect("a:443")), Err(Cause::Unsupported(_))));
+        assert!(judged(Request::builder().method("get").uri("/").header("host", "a")).is_err());
+        assert!(judged(Request::builder().method("OPTIONS").uri("*").header("host", "a")).is_ok());
+        assert!(judged(Request::builder().method("GET").uri("*").header("host", "a")).is_err());
+    }
+
+    #[test]
+    fn a18_connection_names_only_what_may_go() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "Authorization, x-skein-source, foo, keep-alive"),
+            ("authorization", "secret"),
+            ("x-skein-source", "mine"),
+            ("foo", "bar"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "te", "x-skein-source"]);
+    }
+
+    #[test]
+    fn a55_identity_is_never_the_callers_to_say() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-forwarded-client-cert", "x-skein-source", "x-forwarded-for", "forwarded", "x-real-ip", "accept"]
+        {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static("127.0.0.1"));
+        }
+        strip_identity(&mut headers);
+        assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        let told = |value: &'static str| {
+            is_grpc(&HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static(value))]))
+        };
+        assert!(told("application/grpc") && told("application/grpc+proto"));
+        assert!(!told("application/grpc-web") && !told("text/html"));
+    }
+}

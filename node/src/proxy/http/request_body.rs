@@ -1,0 +1,328 @@
+//! A request's body on its way to an endpoint: streamed, never copied, and kept for a retry while it is small.
+
+use super::head::strip_trailers;
+use crate::proxy::failure::Cause;
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::time::{Sleep, sleep};
+
+/// Most bytes of one request that are kept for a retry.
+const REPLAY_LIMIT: usize = 64 * 1024;
+/// Most bytes of all requests of a node that are kept for retries.
+const NODE_LIMIT: usize = 256 * 1024 * 1024;
+/// Shortest silence of a caller within a body after which the request ends (it may last twice as long).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes that all requests of this node keep for retries.
+#[derive(Debug, Clone, Default)]
+pub(in crate::proxy) struct ReplayBudget(Arc<AtomicUsize>);
+
+impl ReplayBudget {
+    fn take(&self, bytes: usize) -> bool {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > NODE_LIMIT {
+            self.give(bytes);
+            return false;
+        }
+        true
+    }
+
+    fn give(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why a body ended before its end.
+#[derive(Debug)]
+pub(in crate::proxy) struct BodyError(pub(in crate::proxy) Cause);
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request body: {:?}", self.0)
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// The body of one request, from which each attempt gets a [`RequestBody`].
+#[derive(Debug)]
+pub(in crate::proxy) struct Upload(Option<Arc<Mutex<Source>>>);
+
+impl Upload {
+    /// `keep`: retries are possible, so the beginning is kept.
+    pub(in crate::proxy) fn new(incoming: Incoming, keep: bool, budget: &ReplayBudget) -> Self {
+        if incoming.is_end_stream() {
+            return Self(None);
+        }
+        Self(Some(Arc::new(Mutex::new(Source {
+            hint: incoming.size_hint(),
+            incoming: Some(incoming),
+            frames: Vec::new(),
+            stored: 0,
+            keep,
+            replayable: true,
+            trailers: None,
+            attempt: 0,
+            failed: None,
+            idle: None,
+            active: true,
+            waiting: None,
+            budget: budget.clone(),
+        }))))
+    }
+
+    /// The body for the next attempt, which ends the one before. `None` if what was sent is no longer at hand.
+    pub(in crate::proxy) fn attempt(&self) -> Option<RequestBody> {
+        let Some(source) = &self.0 else { return Some(RequestBody(None)) };
+        let mut locked = lock(source);
+        if !locked.replayable || locked.failed.is_some() {
+            return None;
+        }
+        locked.attempt += 1;
+        let (attempt, hint) = (locked.attempt, locked.hint);
+        Some(RequestBody(Some(Sending { source: Arc::clone(source), attempt, next: 0, ended: false, hint })))
+    }
+
+    /// True if all that was sent is still at hand.
+    pub(in crate::proxy) fn is_replayable(&self) -> bool {
+        self.0.as_ref().is_none_or(|source| {
+            let source = lock(source);
+            source.replayable && source.failed.is_none()
+        })
+    }
+
+    /// A response came: there will be no further attempt, nothing is kept any more.
+    pub(in crate::proxy) fn commit(&self) {
+        if let Some(source) = &self.0 {
+            lock(source).keep = false;
+        }
+    }
+
+    /// Tells of the end of the caller's side.
+    pub(in crate::proxy) fn completion(&self) -> Completion {
+        Completion(self.0.clone())
+    }
+}
+
+/// Tells whether a request's body was sent to its end.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Completion(Option<Arc<Mutex<Source>>>);
+
+impl Completion {
+    /// True once the caller has sent all of it.
+    pub(in crate::proxy) fn is_complete(&self) -> bool {
+        self.0.as_ref().is_none_or(|source| lock(source).incoming.is_none())
+    }
+
+    /// Ready once the caller has sent all of it. Only one task may wait.
+    pub(in crate::proxy) fn poll_complete(&self, context: &Context<'_>) -> Poll<()> {
+        let Some(source) = &self.0 else { return Poll::Ready(()) };
+        let mut source = lock(source);
+        if source.incoming.is_none() {
+            return Poll::Ready(());
+        }
+        source.waiting = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Why the caller's side of the body failed, if it did.
+    pub(in crate::proxy) fn failure(&self) -> Option<Cause> {
+        self.0.as_ref().and_then(|source| lock(source).failed)
+    }
+}
+
+fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
+    source.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct Source {
+    /// `None` once it has ended.
+    incoming: Option<Incoming>,
+    hint: SizeHint,
+    frames: Vec<Bytes>,
+    stored: usize,
+    /// Frames are added to `frames`.
+    keep: bool,
+    /// Nothing that was sent is missing in `frames`.
+    replayable: bool,
+    trailers: Option<HeaderMap>,
+    /// Number of the attempt that may read.
+    attempt: u32,
+    failed: Option<Cause>,
+    idle: Option<Pin<Box<Sleep>>>,
+    active: bool,
+    /// Waits for the end.
+    waiting: Option<Waker>,
+    budget: ReplayBudget,
+}
+
+impl Source {
+    /// The next frame from the caller.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else { return self.poll_idle(context) };
+        self.active = true;
+        match frame {
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(self.took(frame)))),
+            Some(Err(_)) => Poll::Ready(Some(Err(self.fail(Cause::BadRequest("request body broken off"))))),
+            None => {
+                self.end();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn took(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
+            self.end();
+        }
+        match frame.into_data() {
+            Ok(data) => {
+                self.store(&data);
+                Frame::data(data)
+            }
+            Err(frame) => {
+                let mut trailers = frame.into_trailers().unwrap_or_default();
+                strip_trailers(&mut trailers);
+                self.trailers = Some(trailers.clone());
+                Frame::trailers(trailers)
+            }
+        }
+    }
+
+    fn store(&mut self, data: &Bytes) {
+        let fits = self.keep && self.replayable && self.stored + data.len() <= REPLAY_LIMIT;
+        if fits && self.budget.take(data.len()) {
+            self.stored += data.len();
+            self.frames.push(data.clone());
+        } else {
+            self.replayable = false;
+            self.keep = false;
+        }
+    }
+
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(IDLE_TIMEOUT)));
+            if idle.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            if !std::mem::take(&mut self.active) {
+                return Poll::Ready(Some(Err(self.fail(Cause::RequestTimeout))));
+            }
+            self.idle = None;
+        }
+    }
+
+    fn fail(&mut self, cause: Cause) -> BodyError {
+        self.failed = Some(cause);
+        self.end();
+        BodyError(cause)
+    }
+
+    fn end(&mut self) {
+        self.incoming = None;
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.budget.give(self.stored);
+    }
+}
+
+/// What one attempt sends.
+#[derive(Debug)]
+pub(in crate::proxy) struct RequestBody(Option<Sending>);
+
+#[derive(Debug)]
+struct Sending {
+    source: Arc<Mutex<Source>>,
+    attempt: u32,
+    /// Kept frames that were sent.
+    next: usize,
+    ended: bool,
+    hint: SizeHint,
+}
+
+impl RequestBody {
+    /// A body that is sent once, without being kept.
+    pub(in crate::proxy) fn once(incoming: Incoming, budget: &ReplayBudget) -> Self {
+        Upload::new(incoming, false, budget).attempt().unwrap_or(Self(None))
+    }
+
+    /// Tells of the end of the caller's side.
+    pub(in crate::proxy) fn completion(&self) -> Completion {
+        Completion(self.0.as_ref().map(|sending| Arc::clone(&sending.source)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(sending) = &mut self.0 else { return Poll::Ready(None) };
+        let mut source = lock(&sending.source);
+        if source.attempt != sending.attempt {
+            return Poll::Ready(Some(Err(BodyError(Cause::PerTryTimeout))));
+        }
+        if let Some(data) = source.frames.get(sending.next) {
+            sending.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if source.incoming.is_none() {
+            let trailers = if sending.ended { None } else { source.trailers.clone() };
+            sending.ended = true;
+            return Poll::Ready(match source.failed {
+                Some(cause) => Some(Err(BodyError(cause))),
+                None => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            });
+        }
+        if !source.keep && !source.frames.is_empty() {
+            let stored = std::mem::take(&mut source.stored);
+            source.budget.give(stored);
+            source.frames = Vec::new();
+            source.replayable = false;
+            sending.next = 0;
+        }
+        let frame = source.poll_next(context);
+        sending.next = source.frames.len();
+        if matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.is_trailers()) {
+            sending.ended = true;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|sending| {
+            let source = lock(&sending.source);
+            source.incoming.is_none()
+                && source.failed.is_none()
+                && sending.next >= source.frames.len()
+                && (sending.ended || source.trailers.is_none())
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.hint)
+    }
+}

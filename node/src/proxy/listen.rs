@@ -1,0 +1,121 @@
+//! Local listening sockets: one per worker on each address, and the loop that accepts from them.
+
+use super::{context::Context, outbound};
+use arc_swap::ArcSwap;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Connections that wait to be accepted, per socket.
+const BACKLOG: i32 = 1024;
+/// Connections of applications that a node serves at once; further ones wait in the backlog.
+const CONNECTIONS_LIMIT: usize = 20_000;
+/// How long accepting rests when there are too many connections or no file descriptors.
+const REST: Duration = Duration::from_millis(100);
+
+/// One socket per worker on the same address; a port of 0 becomes one that is free.
+///
+/// # Errors
+/// The address is in use or not this machine's.
+pub(super) fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let first = open(address, address.port() != 0)?;
+    let bound = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(open(bound, false)?);
+    }
+    Ok((bound, sockets))
+}
+
+/// With SO_REUSEPORT a second process could quietly share the port, so the first socket makes sure to be alone.
+fn open(address: SocketAddr, alone: bool) -> io::Result<TcpListener> {
+    let socket = |reuse_port: bool| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    if alone {
+        drop(socket(false)?);
+    }
+    let socket = socket(true)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the listener is closed or the node drains.
+pub(super) async fn accept(
+    context: Arc<Context>,
+    listener: tokio::net::TcpListener,
+    speaker: Arc<ArcSwap<outbound::Speaker>>,
+    close: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = close.cancelled() => return,
+            () = context.draining() => return,
+        };
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
+            // The one that was to be accepted went away.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections of applications");
+                tokio::time::sleep(REST).await;
+                continue;
+            }
+        };
+        while context.connections.load(Ordering::Relaxed) >= CONNECTIONS_LIMIT {
+            tokio::time::sleep(REST).await;
+        }
+        let connection = outbound::serve(Arc::clone(&context), Arc::clone(&speaker), stream, remote);
+        let counted = Counted::new(&context);
+        let tracked = context.open.track_future(async move {
+            connection.await;
+            drop(counted);
+        });
+        context.tasks.detach("application connection", tracked);
+    }
+}
+
+/// One of [`CONNECTIONS_LIMIT`].
+struct Counted(Arc<std::sync::atomic::AtomicUsize>);
+
+impl Counted {
+    fn new(context: &Context) -> Self {
+        context.connections.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&context.connections))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_workers_share_one_address() {
+        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        assert_eq!(sockets.len(), 3);
+        assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == bound));
+    }
+
+    #[test]
+    fn an_address_in_use_is_told() {
+        let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        assert_eq!(bind(bound, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}

@@ -1,0 +1,325 @@
+//! Requests of applications beside this node: which service they mean, the route they take, the answer they get.
+
+mod facts;
+mod forward;
+
+use super::{
+    connection::{self, Handler},
+    context::Context,
+    exchange::Exchange,
+    failure::Cause,
+    http::{self as body, ResponseBody},
+    inbound::REQUEST_ID,
+    local::Local,
+    reply, upgrade,
+};
+use crate::{
+    clock,
+    config::Speaker as SpeakerName,
+    snapshot::Snapshot,
+    telemetry::{Flags, Pair, Reporter, Security, Workload},
+};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use certs::id::{ServiceName, SpiffeId};
+use facts::RequestFacts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::LOCATION, request::Parts};
+use hyper::body::Incoming;
+use policy::{
+    kinds::{Abort, DirectResponse, Fault, Redirect},
+    route::{self, Action, NoRoute, Routed},
+};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::net::TcpStream;
+
+/// Who speaks through a local port, and what it may name there.
+#[derive(Debug)]
+pub(super) struct Speaker {
+    /// Differs between speakers.
+    pub(super) id: u64,
+    pub(super) service: ServiceName,
+    pub(super) identity: SpiffeId,
+    pub(super) workload: Arc<Workload>,
+    source: route::Source,
+    /// `[[upstream]]`: the service and port to which the listener leads.
+    fixed: Option<(ServiceName, u16)>,
+    /// The listener's own port.
+    port: u16,
+}
+
+impl Speaker {
+    /// `None` if the configuration has no such service.
+    pub(super) fn new(
+        local: &Local,
+        snapshot: &Snapshot,
+        name: &SpeakerName,
+        fixed: Option<(ServiceName, u16)>,
+        port: u16,
+    ) -> Option<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let source = local.source(name)?;
+        let trust_domain = &snapshot.trust_domain;
+        let workload = Workload::of_service(trust_domain, &name.service, &source.account, &source.labels);
+        Some(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            service: name.service.clone(),
+            identity: SpiffeId::service(trust_domain.clone(), source.account.clone()),
+            workload: Arc::new(workload),
+            source,
+            fixed,
+            port,
+        })
+    }
+}
+
+/// Longest wait for the first bytes of a connection whose protocol is not known yet.
+const DETECT_PAUSE: Duration = Duration::from_millis(1);
+
+/// Serves one connection of an application.
+pub(super) async fn serve(
+    context: Arc<Context>,
+    speaker: Arc<ArcSwap<Speaker>>,
+    stream: TcpStream,
+    remote: SocketAddr,
+) {
+    // Small answers must not wait for acknowledgements; a socket that refuses this still works.
+    drop(stream.set_nodelay(true));
+    let is_http2 = tokio::select! {
+        detected = is_http2(&stream) => detected,
+        () = context.draining() => return,
+    };
+    let requests = Connection { context: Arc::clone(&context), speaker, remote };
+    match is_http2 {
+        Ok(true) => connection::serve_http2(&context, stream, requests).await,
+        Ok(false) => connection::serve_http1(&context, stream, requests).await,
+        Err(error) => tracing::debug!(%error, "connection ended before a request"),
+    }
+}
+
+/// HTTP/2 with prior knowledge begins with `PRI`; the bytes stay unread.
+async fn is_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut first = [0; 3];
+    for _ in 0..10_000 {
+        let length = stream.peek(&mut first).await?;
+        if length == 0 || !b"PRI".starts_with(&first[..length]) {
+            return Ok(false);
+        }
+        if length == first.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(DETECT_PAUSE).await;
+    }
+    Err(std::io::ErrorKind::TimedOut.into())
+}
+
+/// One connection of an application.
+#[derive(Clone)]
+struct Connection {
+    context: Arc<Context>,
+    /// Replaced when the configuration changes, so that kept connections follow.
+    speaker: Arc<ArcSwap<Speaker>>,
+    remote: SocketAddr,
+}
+
+impl Handler for Connection {
+    async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let is_head = request.method() == Method::HEAD;
+        let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
+        let requests = Requests { context: &self.context, speaker: self.speaker.load_full(), remote: self.remote };
+        let answered = requests.answer(request, &mut exchange).await.unwrap_or_else(|cause| {
+            tracing::debug!(service = %requests.speaker.service, ?cause, "request failed");
+            exchange.flag(cause.answer().flags);
+            Answered::Here(reply::failure(cause, exchange.is_grpc()))
+        });
+        let mut response = answered.finish(exchange, is_head);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            upgrade::join(&self.context, on_upgrade, &mut response);
+        }
+        response
+    }
+}
+
+/// A request's way through this proxy.
+struct Requests<'a> {
+    context: &'a Context,
+    speaker: Arc<Speaker>,
+    remote: SocketAddr,
+}
+
+/// A response before its body is tied to the end of the exchange.
+enum Answered {
+    /// Made here.
+    Here(Response<ResponseBody>),
+    /// An endpoint's; the route's timeout goes on until its end.
+    Endpoint(Response<body::Source>, Option<super::deadline::Deadline>),
+}
+
+impl Answered {
+    fn finish(self, mut exchange: Exchange, is_head: bool) -> Response<ResponseBody> {
+        match self {
+            Self::Here(response) => {
+                exchange.answered(response.status(), response.headers());
+                response.map(|body| if is_head { ResponseBody::full(Bytes::new()) } else { body }.with(exchange))
+            }
+            Self::Endpoint(response, deadline) => {
+                exchange.answered(response.status(), response.headers());
+                response.map(|source| ResponseBody::relay(source, exchange, deadline))
+            }
+        }
+    }
+}
+
+impl Requests<'_> {
+    async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Result<Answered, Cause> {
+        let context = self.context;
+        let (mut parts, incoming) = request.into_parts();
+        let host = body::authority(&parts)?;
+        let upgrade = upgrade::asked(&parts);
+        body::strip_hop_by_hop(&mut parts.headers);
+        body::strip_identity(&mut parts.headers);
+        parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
+        let snapshot = context.current.load();
+        let routed = self.route(&snapshot, &parts, &host).inspect_err(|_| self.unrouted(exchange))?;
+        match &routed.route.action {
+            Action::Forward(_) => {
+                if let Some(fault) = &routed.route.fault {
+                    self.inject(fault, exchange).await?;
+                }
+                let request = forward::Outgoing { parts, host, upgrade, incoming };
+                forward::forward(context, self, &snapshot, &routed, request, exchange).await
+            }
+            Action::Redirect(redirect) => {
+                let response = self.redirect(&routed, redirect, &parts, &host);
+                Ok(self.local(&routed, &parts, response, exchange))
+            }
+            Action::Direct(direct) => Ok(self.local(&routed, &parts, respond(direct), exchange)),
+        }
+    }
+
+    fn route(&self, snapshot: &Snapshot, parts: &Parts, host: &HeaderValue) -> Result<Routed, Cause> {
+        let request = self.policy_request(parts, host)?;
+        route::route(&snapshot.compiled, &*snapshot.services, &request).map_err(|no_route| {
+            tracing::debug!(%no_route, "no route");
+            match no_route {
+                NoRoute::UnknownHost { .. } | NoRoute::UnknownPort { .. } | NoRoute::NoMatch { .. } => Cause::NoRoute,
+            }
+        })
+    }
+
+    fn policy_request<'r>(&'r self, parts: &'r Parts, host: &'r HeaderValue) -> Result<route::Request<'r>, Cause> {
+        Ok(route::Request {
+            method: &parts.method,
+            uri: &parts.uri,
+            authority: host.to_str().map_err(|_| Cause::BadRequest("not a host"))?,
+            scheme: "http",
+            headers: &parts.headers,
+            source: &self.speaker.source,
+            fixed: self.speaker.fixed.clone(),
+            own_port: Some(self.speaker.port),
+        })
+    }
+
+    /// Counts a request that named no service. Its Host is not a label: callers could make up any number of them.
+    fn unrouted(&self, exchange: &mut Exchange) {
+        let pair = Pair {
+            reporter: Reporter::Source,
+            source: Arc::clone(&self.speaker.workload),
+            destination: Arc::new(Workload::unknown()),
+            service: "unknown".into(),
+            service_name: "BlackHoleCluster".into(),
+            service_namespace: "unknown".into(),
+            security: Security::Unknown,
+        };
+        exchange.between(Arc::new(self.context.telemetry.recorder(self.context.worker, Arc::new(pair))));
+    }
+
+    /// Delay first, then abort; drawn independently. Neither is retried, and the route's timeout does not see them.
+    async fn inject(&self, fault: &Fault, exchange: &mut Exchange) -> Result<(), Cause> {
+        if let Some(delay) = fault.delay(self.context.random()) {
+            exchange.flag(Flags::DI);
+            tokio::time::sleep(delay).await;
+        }
+        match fault.abort(self.context.random()) {
+            None => Ok(()),
+            Some(Abort::Http(status)) => Err(Cause::Abort(status)),
+            Some(Abort::Grpc(status)) => Err(Cause::AbortGrpc(status)),
+        }
+    }
+
+    fn redirect(
+        &self,
+        routed: &Routed,
+        redirect: &Redirect,
+        parts: &Parts,
+        host: &HeaderValue,
+    ) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::full(Bytes::new()));
+        *response.status_mut() = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+        let location = self.policy_request(parts, host).ok().map(|request| routed.location(redirect, &request));
+        if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
+            response.headers_mut().insert(LOCATION, location);
+        }
+        response
+    }
+
+    /// An answer by the route itself; the route's response operations apply to it.
+    fn local(
+        &self,
+        routed: &Routed,
+        parts: &Parts,
+        mut response: Response<ResponseBody>,
+        exchange: &mut Exchange,
+    ) -> Answered {
+        self.count_service(routed, exchange);
+        if !routed.route.response_headers.is_empty() {
+            let given = response.headers().clone();
+            let facts = RequestFacts { response: Some((response.status(), &given)), ..self.facts(routed, parts) };
+            routed.route.response_headers.apply(response.headers_mut(), &facts);
+        }
+        Answered::Here(response)
+    }
+
+    /// Counts a request that was answered without an endpoint.
+    fn count_service(&self, routed: &Routed, exchange: &mut Exchange) {
+        let pair = Pair {
+            reporter: Reporter::Source,
+            source: Arc::clone(&self.speaker.workload),
+            destination: Arc::new(Workload::unknown()),
+            service: policy::hosts::full_name(&routed.service).into(),
+            service_name: routed.service.name().into(),
+            service_namespace: routed.service.namespace().into(),
+            security: Security::Unknown,
+        };
+        exchange.between(Arc::new(self.context.telemetry.recorder(self.context.worker, Arc::new(pair))));
+    }
+
+    fn facts<'r>(&self, routed: &'r Routed, parts: &'r Parts) -> RequestFacts<'r> {
+        RequestFacts {
+            headers: &parts.headers,
+            version: parts.version,
+            remote: self.remote,
+            local_port: self.speaker.port,
+            upstream: None,
+            route: &routed.route.name,
+            response: None,
+        }
+    }
+}
+
+fn respond(direct: &DirectResponse) -> Response<ResponseBody> {
+    let status = StatusCode::from_u16(direct.status).unwrap_or(StatusCode::OK);
+    let body = Bytes::copy_from_slice(&direct.body);
+    let mut response = reply::text(status, body);
+    if !direct.text {
+        response.headers_mut().remove(http::header::CONTENT_TYPE);
+    }
+    response
+}

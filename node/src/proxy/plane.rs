@@ -1,0 +1,232 @@
+//! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
+
+use super::{context::Shared, http::ReplayBudget, listen, local::Local, outbound};
+use crate::{
+    config::{Outbound, Service, Speaker, Upstream},
+    snapshot::Current,
+    tasks::Tasks,
+    telemetry::Telemetry,
+};
+use arc_swap::ArcSwap;
+use certs::id::{NodeId, ServiceName};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Commands that wait for one worker.
+const COMMANDS: usize = 64;
+
+/// The data plane. Its workers run [`super::run_worker`], each on a runtime of its own.
+#[derive(Debug)]
+pub struct DataPlane {
+    shared: Shared,
+    workers: Vec<mpsc::Sender<Listen>>,
+    open: Mutex<HashMap<Key, Open>>,
+}
+
+/// What one worker needs; give it to [`super::run_worker`].
+#[derive(Debug)]
+pub struct Seat {
+    pub(super) index: usize,
+    pub(super) shared: Shared,
+    pub(super) commands: mpsc::Receiver<Listen>,
+}
+
+/// One worker's socket of a new listener.
+#[derive(Debug)]
+pub(super) struct Listen {
+    pub(super) socket: TcpListener,
+    pub(super) speaker: Arc<ArcSwap<outbound::Speaker>>,
+    pub(super) close: CancellationToken,
+}
+
+/// Addresses that the data plane listens on, ports filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bound {
+    /// HTTP proxy ports.
+    pub outbounds: Vec<(SocketAddr, Speaker)>,
+    /// Explicit ports.
+    pub upstreams: Vec<(SocketAddr, ServiceName, u16)>,
+}
+
+/// Why a configuration was not taken over; nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A port speaks for a service that is not configured.
+    #[error("{speaker} speaks on {address}, but there is no such service on this node")]
+    UnknownSpeaker {
+        /// As configured.
+        address: SocketAddr,
+        /// As configured.
+        speaker: Speaker,
+    },
+    /// The workers are gone.
+    #[error("the data plane has stopped")]
+    Stopped,
+}
+
+/// A listener as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    listen: SocketAddr,
+    service: ServiceName,
+    instance: Option<String>,
+    fixed: Option<(ServiceName, u16)>,
+}
+
+#[derive(Debug)]
+struct Open {
+    bound: SocketAddr,
+    speaker: Arc<ArcSwap<outbound::Speaker>>,
+    close: CancellationToken,
+}
+
+impl Key {
+    fn new(listen: SocketAddr, speaker: &Speaker, fixed: Option<(ServiceName, u16)>) -> Self {
+        Self { listen, service: speaker.service.clone(), instance: speaker.instance.clone(), fixed }
+    }
+
+    fn speaker(&self) -> Speaker {
+        Speaker { service: self.service.clone(), instance: self.instance.clone() }
+    }
+}
+
+impl DataPlane {
+    /// A data plane of so many workers, with nothing to serve yet. Failed data connections are told to `failures`.
+    #[must_use]
+    pub fn new(
+        workers: usize,
+        current: Current,
+        telemetry: Telemetry,
+        tasks: Tasks,
+        failures: mpsc::Sender<NodeId>,
+    ) -> (Self, Vec<Seat>) {
+        let shared = Shared {
+            current,
+            local: Arc::default(),
+            telemetry,
+            tasks,
+            failures,
+            budget: ReplayBudget::default(),
+            connections: Arc::default(),
+            draining: watch::Sender::new(false),
+        };
+        let (senders, seats) = (0..workers.max(1))
+            .map(|index| {
+                let (sender, commands) = mpsc::channel(COMMANDS);
+                (sender, Seat { index, shared: shared.clone(), commands })
+            })
+            .unzip();
+        (Self { shared, workers: senders, open: Mutex::default() }, seats)
+    }
+
+    /// Takes over what the configuration says: new listeners open, those that are gone close (their connections go on
+    /// until they end), services beside this node are replaced.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    pub async fn apply(
+        &self,
+        services: &[Service],
+        outbounds: &[Outbound],
+        upstreams: &[Upstream],
+    ) -> Result<Bound, ApplyError> {
+        let local = Local::new(services.iter().cloned());
+        let keys: Vec<Key> = outbounds
+            .iter()
+            .map(|outbound| Key::new(outbound.listen, &outbound.speaker, None))
+            .chain(upstreams.iter().map(|upstream| {
+                Key::new(upstream.listen, &upstream.speaker, Some((upstream.service.clone(), upstream.port)))
+            }))
+            .collect();
+        let mut open = self.open.lock().await;
+        let mut fresh = Vec::new();
+        for key in &keys {
+            let port = open.get(key).map_or(key.listen.port(), |open| open.bound.port());
+            let speaker = self.speaker(&local, key, port)?;
+            if let Some(known) = open.get(key) {
+                fresh.push((key.clone(), known.bound, Vec::new(), speaker));
+                continue;
+            }
+            let (bound, sockets) = listen::bind(key.listen, self.workers.len())
+                .map_err(|source| ApplyError::Listen { address: key.listen, source })?;
+            let speaker = if bound.port() == port { speaker } else { self.speaker(&local, key, bound.port())? };
+            fresh.push((key.clone(), bound, sockets, speaker));
+        }
+        // Nothing can fail from here on, except that the workers are gone.
+        self.shared.local.store(Arc::new(local));
+        for (key, bound, sockets, speaker) in fresh {
+            self.take_over(&mut open, key, bound, sockets, speaker).await?;
+        }
+        let wanted: HashSet<&Key> = keys.iter().collect();
+        open.retain(|key, open| {
+            let stays = wanted.contains(key);
+            if !stays {
+                open.close.cancel();
+            }
+            stays
+        });
+        let address = |key: &Key| open.get(key).map_or(key.listen, |open| open.bound);
+        let mut bound = Bound::default();
+        for key in &keys {
+            match &key.fixed {
+                None => bound.outbounds.push((address(key), key.speaker())),
+                Some((service, port)) => bound.upstreams.push((address(key), service.clone(), *port)),
+            }
+        }
+        Ok(bound)
+    }
+
+    fn speaker(&self, local: &Local, key: &Key, port: u16) -> Result<outbound::Speaker, ApplyError> {
+        let snapshot = self.shared.current.load();
+        let speaker = key.speaker();
+        outbound::Speaker::new(local, &snapshot, &speaker, key.fixed.clone(), port)
+            .ok_or(ApplyError::UnknownSpeaker { address: key.listen, speaker })
+    }
+
+    async fn take_over(
+        &self,
+        open: &mut HashMap<Key, Open>,
+        key: Key,
+        bound: SocketAddr,
+        sockets: Vec<TcpListener>,
+        speaker: outbound::Speaker,
+    ) -> Result<(), ApplyError> {
+        if let Some(known) = open.get(&key) {
+            known.speaker.store(Arc::new(speaker));
+            return Ok(());
+        }
+        let speaker = Arc::new(ArcSwap::from_pointee(speaker));
+        let close = CancellationToken::new();
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            let listen = Listen { socket, speaker: Arc::clone(&speaker), close: close.clone() };
+            worker.send(listen).await.map_err(|_| ApplyError::Stopped)?;
+        }
+        open.insert(key, Open { bound, speaker, close });
+        Ok(())
+    }
+
+    /// The services beside this node, as the data plane sees them.
+    #[must_use]
+    pub fn local(&self) -> Arc<Local> {
+        self.shared.local.load_full()
+    }
+
+    /// From now on no connection is accepted, and workers end when their requests have ended, or their time is over.
+    pub fn drain(&self) {
+        self.shared.draining.send_replace(true);
+    }
+}

@@ -1,0 +1,74 @@
+//! Answers that the proxy gives by itself.
+
+use super::{
+    failure::{Answer, Cause},
+    http::ResponseBody,
+};
+use bytes::Bytes;
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CONNECTION, CONTENT_TYPE},
+};
+
+/// The answer to a request that failed for this cause, in the form that the caller reads.
+pub(super) fn failure(cause: Cause, grpc: bool) -> Response<ResponseBody> {
+    let Answer { status, body, close, flags: _, fault: _ } = cause.answer();
+    let mut response =
+        if grpc { grpc_error(cause.grpc_status(), body) } else { text(status, Bytes::from_static(body.as_bytes())) };
+    if close {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// A text, or nothing.
+pub(super) fn text(status: StatusCode, body: Bytes) -> Response<ResponseBody> {
+    let empty = body.is_empty();
+    let mut response = Response::new(ResponseBody::full(body));
+    *response.status_mut() = status;
+    if !empty {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    response
+}
+
+/// A gRPC answer without messages: 200, the status among the headers (trailers-only).
+pub(super) fn grpc_error(status: u8, message: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(Bytes::new()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(message))
+        && !message.is_empty()
+    {
+        headers.insert("grpc-message", message);
+    }
+    response
+}
+
+/// `grpc-message`: printable ASCII without `%`, the rest percent-encoded.
+fn percent_encoded(message: &str) -> String {
+    const KEPT: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
+    percent_encoding::utf8_percent_encode(message, KEPT).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_callers_get_their_own_form() {
+        let response = failure(Cause::NoHealthy, true);
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-message"], "no healthy upstream");
+    }
+
+    #[test]
+    fn http_callers_get_envoys_body() {
+        let response = failure(Cause::NoHealthy, false);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/plain");
+        assert!(failure(Cause::BadRequest("x"), false).headers().contains_key(CONNECTION));
+    }
+}

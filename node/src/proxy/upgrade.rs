@@ -1,0 +1,78 @@
+//! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees.
+
+use super::{context::Context, failure::Cause};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
+    header::{CONNECTION, UPGRADE},
+    request::Parts,
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Silence after which a tunnel ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Buffer per direction, bytes.
+const BUFFER: usize = 16 * 1024;
+
+/// The protocol that a request asks for. Only a GET without a body may ask; `h2c` is never taken up.
+pub(super) fn asked(parts: &Parts) -> Option<HeaderValue> {
+    let protocol = parts.headers.get(UPGRADE)?;
+    let named = parts.headers.get_all(CONNECTION).iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|name| name.trim().eq_ignore_ascii_case("upgrade")))
+    });
+    let may = parts.method == Method::GET && parts.version == Version::HTTP_11 && named;
+    (may && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+}
+
+/// Says in a message that its connection changes protocol.
+pub(super) fn mark(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+/// Checks a 101 against what was asked, before hop-by-hop headers are stripped.
+///
+/// # Errors
+/// Nobody asked.
+pub(super) fn answered<B>(response: &Response<B>, asked: bool) -> Result<Option<HeaderValue>, Cause> {
+    match (response.status() == StatusCode::SWITCHING_PROTOCOLS, asked) {
+        (false, _) => Ok(None),
+        (true, true) => response.headers().get(UPGRADE).cloned().map(Some).ok_or(Cause::UpstreamProtocol),
+        (true, false) => Err(Cause::UpstreamProtocol),
+    }
+}
+
+/// Joins the caller's connection with that of a 101 response, as soon as both are free.
+pub(super) fn join<B>(context: &Context, caller: OnUpgrade, response: &mut Response<B>) {
+    let server = hyper::upgrade::on(response);
+    context.tasks.detach("upgraded connection", async move {
+        let (caller, server) = match (caller.await, server.await) {
+            (Ok(caller), Ok(server)) => (TokioIo::new(caller), TokioIo::new(server)),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::debug!(%error, "upgrade failed");
+                return;
+            }
+        };
+        let (caller_read, caller_write) = tokio::io::split(caller);
+        let (server_read, server_write) = tokio::io::split(server);
+        let ended = tokio::try_join!(copy(caller_read, server_write), copy(server_read, caller_write));
+        if let Err(error) = ended {
+            tracing::debug!(%error, "upgraded connection ended");
+        }
+    });
+}
+
+/// Copies until the end, which is passed on.
+async fn copy(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) -> std::io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = tokio::time::timeout(IDLE_TIMEOUT, from.read(&mut buffer)).await??;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..length]).await?;
+        to.flush().await?;
+    }
+}

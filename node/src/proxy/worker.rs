@@ -1,0 +1,65 @@
+//! One data worker: its listeners, the streams of other nodes, its end.
+
+use super::{context::Context, inbound, listen, plane::Seat};
+use crate::mesh;
+use std::{sync::Arc, time::Duration};
+
+/// How often idle connections to applications are looked through.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Runs one data worker until the data plane drains, then for at most `drain` until its requests have ended.
+pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
+    let Seat { index, shared, mut commands } = seat;
+    let context = Arc::new(Context::new(index, &shared, mesh.clone()));
+    // The workers' own reference must not keep `apply` from seeing that they are gone.
+    drop(shared);
+    let streams = streams(Arc::clone(&context), mesh);
+    let sweep = sweep(Arc::clone(&context));
+    let mut background = std::pin::pin!(async { tokio::join!(streams, sweep) });
+    loop {
+        tokio::select! {
+            _ = background.as_mut() => break,
+            () = context.draining() => break,
+            command = commands.recv() => match command {
+                Some(listen) => open(&context, listen),
+                None => break,
+            },
+        }
+    }
+    drop(commands);
+    context.open.close();
+    if tokio::time::timeout(drain, context.open.wait()).await.is_err() {
+        tracing::warn!(
+            worker = index,
+            connections = context.open.len(),
+            "connections were cut at the end of the drain"
+        );
+    }
+}
+
+fn open(context: &Arc<Context>, listen: super::plane::Listen) {
+    match tokio::net::TcpListener::from_std(listen.socket) {
+        Ok(socket) => {
+            let accept = listen::accept(Arc::clone(context), socket, listen.speaker, listen.close);
+            context.tasks.detach("listener", accept);
+        }
+        Err(error) => tracing::error!(%error, "a listening socket was not taken by the runtime"),
+    }
+}
+
+/// Serves streams of other nodes as long as the mesh gives any.
+async fn streams(context: Arc<Context>, mesh: mesh::data::Worker) {
+    while let Some(incoming) = mesh.accept().await {
+        let served = context.open.track_future(inbound::serve(Arc::clone(&context), incoming));
+        context.tasks.detach("stream of another node", served);
+    }
+    // The mesh is closed; applications on this node go on reaching each other.
+    std::future::pending::<()>().await;
+}
+
+async fn sweep(context: Arc<Context>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        context.apps.sweep();
+    }
+}
