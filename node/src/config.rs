@@ -18,6 +18,8 @@ use std::{
 
 use certs::id::{NodeId, ServiceAccount, ServiceName, TrustDomain};
 
+pub use crate::mesh::Transport;
+
 pub use self::{
     check::{read, read_text, service_from_toml},
     error::ConfigError,
@@ -86,18 +88,6 @@ pub struct Mesh {
     pub peers: Vec<String>,
     /// Which carriers may be used.
     pub transport: Transport,
-}
-
-/// `[mesh] transport`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Transport {
-    /// QUIC first, TLS over TCP raced after 200 ms.
-    #[default]
-    Auto,
-    /// QUIC only.
-    Quic,
-    /// TLS over TCP only.
-    Tcp,
 }
 
 /// `[admin]`.

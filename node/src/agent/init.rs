@@ -136,3 +136,54 @@ fn write_keys(dir: &StateDir, init: &Init<'_>) -> Result<(), Error> {
     dir.write(CA_CERTIFICATES, bundle_to_pem(&chain).as_bytes())?;
     NodeCa::new(init.trust_domain, chain, ca_key).map_err(internal).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+
+    use super::*;
+    use crate::{
+        agent::{book::Book, identity::Identity},
+        clock::Clock,
+    };
+
+    #[test]
+    fn a_made_node_has_policy_and_identity_that_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&folder.path().join("state")).unwrap();
+        let trust_domain = TrustDomain::new("prod.example").unwrap();
+        let node = NodeId::new("web-1").unwrap();
+        let services: Vec<GrantedService> = vec!["default/reviews=book".parse().unwrap()];
+        let now = Clock.now();
+        let (root, operator) = (Root::generate(&trust_domain, now), SigningKey::generate());
+        let wish = Init {
+            trust_domain: &trust_domain,
+            node: &node,
+            services: &services,
+            root: &root,
+            operator: ("ann", &operator),
+            recovery: Some(("recovery", SigningKey::generate().public())),
+            address: None,
+            now,
+        };
+        let made = init(&dir, &wish).unwrap();
+        assert_eq!(init(&dir, &wish).unwrap_err().code, "already_exists");
+
+        let owner = dir.owner().unwrap().unwrap();
+        let store = Arc::new(Store::open(&dir.store()).unwrap());
+        let state = Book::load(store, &trust_domain, now).unwrap().first_state(now);
+        assert_eq!((state.genesis, state.role_set.number), (made.genesis.0, made.role_set));
+        let identity = Identity::load(&dir, &owner).unwrap();
+        let accounts: BTreeSet<_> = services.iter().map(|granted| granted.account.clone()).collect();
+        let refreshed = identity.refresh(&accounts, now, 0.5);
+        assert!(refreshed.failed.is_empty() && refreshed.due > now, "{refreshed:?}");
+        let facts = identity.facts();
+        assert!(facts.enroller && facts.leafs.len() == 2);
+        let authority = state.authority(&trust_domain);
+        for leaf in &facts.leafs {
+            let chain: Vec<_> = leaf.chain.iter().map(|der| der.as_slice().into()).collect();
+            let peer = certs::verify::verify(&chain, &authority, now).unwrap();
+            assert_eq!((&peer.node, &peer.id), (&node, &leaf.id));
+        }
+    }
+}

@@ -13,6 +13,7 @@ use certs::{
     codec::{self, Millis},
     sign::Digest,
 };
+use membership::record::next_generation;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
@@ -185,8 +186,7 @@ impl Store {
     /// As [`Self::append`].
     pub fn next_generation(&self, seen: u64, now: Millis, random: u32) -> Result<u64, Error> {
         let stored = self.meta(GENERATION)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
-        let highest = (stored.unwrap_or(0) >> 24).max(seen >> 24).max(now / 1000);
-        let generation = ((highest + 1) << 24) | u64::from(random & 0x00ff_ffff);
+        let generation = next_generation(stored.unwrap_or(0), seen, now, random);
         self.set_meta(GENERATION, &generation.to_be_bytes())?;
         Ok(generation)
     }
