@@ -168,6 +168,7 @@ pub struct NodeCa {
     trust_domain: TrustDomain,
     chain: Vec<Vec<u8>>,
     grant: Grant,
+    enroller: NodeId,
     validity: Validity,
     key: CaKey,
 }
@@ -195,16 +196,23 @@ impl NodeCa {
         };
         let certificate = Certificate::parse(node, Link::NodeCa)?;
         belongs(&certificate, &key)?;
-        if !certificate.is_signed_by(&Certificate::parse(enroller, Link::Enroller)?) {
+        let enroller = Certificate::parse(enroller, Link::Enroller)?;
+        if !certificate.is_signed_by(&enroller) {
             return Err(Error::Certificate("the enroller CA did not sign the node CA".into()));
         }
         let (grant, validity) = (certificate.grant().clone(), certificate.validity());
-        Ok(NodeCa { trust_domain: trust_domain.clone(), chain, grant, validity, key })
+        let enroller = enroller.grant().node.clone();
+        Ok(NodeCa { trust_domain: trust_domain.clone(), chain, grant, enroller, validity, key })
     }
 
     /// What the certificate allows; the NodeGrant may allow less.
     pub fn grant(&self) -> &Grant {
         &self.grant
+    }
+
+    /// The node whose enroller CA certified this one. Who verifies this node needs that one's NodeGrant too.
+    pub fn enroller(&self) -> &NodeId {
+        &self.enroller
     }
 
     /// Node CA, enroller CA.
@@ -288,5 +296,29 @@ impl SigningKey for CaKey {
 impl fmt::Debug for CaKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CaKey({})", Digest::of(&self.spki()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_their_pem_files() {
+        let key = CaKey::generate();
+        let read = CaKey::from_pem(&key.to_pem()).unwrap();
+        assert_eq!(read.spki(), key.spki());
+        let other_sort = crate::sign::SigningKey::generate().to_pem();
+        assert_eq!(CaKey::from_pem(&other_sort).unwrap_err(), Error::Key { expected: "P-256" });
+        let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
+        assert_eq!(CaKey::from_pem(&p384).unwrap_err(), Error::Key { expected: "P-256" });
+        assert_eq!(format!("{key:?}"), format!("CaKey({})", Digest::of(&key.spki())));
+    }
+
+    #[test]
+    fn requests_prove_the_key() {
+        let (key, node) = (CaKey::generate(), NodeId::new("web-1").unwrap());
+        assert_eq!(requested_key(&key.request(&node), &node), Ok(key.spki()));
+        assert!(requested_key(&key.request(&node), &NodeId::new("web-2").unwrap()).is_err());
     }
 }

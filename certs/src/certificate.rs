@@ -15,6 +15,7 @@ use x509_parser::{
 
 use crate::{
     codec::Millis,
+    der,
     grant::Grant,
     id::{SpiffeId, Subject},
     sign::Digest,
@@ -25,11 +26,17 @@ use crate::{
 /// The private extension of CAs that holds their [`Grant`]. An arc below 2.25 (ITU-T X.667) needs no registration.
 pub(crate) const GRANT_OID: [u64; 3] = [2, 25, 5_817_304_912_260_933_847];
 
+/// The same as it stands in DER: an arc has other, longer encodings, which are not ours.
+const GRANT_OID_DER: [u8; 10] = [0x69, 0xd0, 0xdd, 0xcd, 0xff, 0xf0, 0xeb, 0xca, 0xd1, 0x57];
+
 /// Key usage `keyCertSign` alone, in DER.
 const KEY_CERT_SIGN: [u8; 4] = [0x03, 0x02, 0x02, 0x04];
 
 /// Key usage `digitalSignature` alone, in DER.
 const DIGITAL_SIGNATURE: [u8; 4] = [0x03, 0x02, 0x07, 0x80];
+
+/// The algorithm `ecdsa-with-SHA256`, in DER.
+const ECDSA_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 
 /// A SubjectPublicKeyInfo of P-256 up to the 65 bytes of the uncompressed point. No other form is taken, so a key has one digest.
 const P256_SPKI_PREFIX: [u8; 26] = [
@@ -82,15 +89,15 @@ impl<'a> Certificate<'a> {
     pub(crate) fn parse(der: &'a [u8], link: Link) -> Result<Certificate<'a>, VerifyError> {
         let malformed = |what| VerifyError::Malformed { link, what };
         let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| malformed("no X.509 certificate"))?;
-        if !rest.is_empty() {
-            return Err(malformed("trailing bytes"));
-        }
         let tbs = &parsed.tbs_certificate;
         if tbs.version != X509Version::V3 {
             return Err(malformed("not version 3"));
         }
         if !is_ecdsa_sha256(&tbs.signature) || !is_ecdsa_sha256(&parsed.signature_algorithm) {
             return Err(VerifyError::SignatureAlgorithm { link });
+        }
+        if !rest.is_empty() || envelope(tbs.as_ref(), &parsed.signature_value.data) != der {
+            return Err(malformed("more than one reading of what the signature does not cover"));
         }
         let spki = p256_only(&tbs.subject_pki).ok_or(VerifyError::KeyType { link })?;
         let not_before = millis(tbs.validity.not_before.timestamp()).ok_or(malformed("begin of validity"))?;
@@ -130,6 +137,12 @@ impl<'a> Certificate<'a> {
     pub(crate) fn id(&self) -> &SpiffeId {
         self.id.as_ref().expect("parse() demands an identity of every leaf")
     }
+}
+
+/// The one encoding of a certificate with these signed parts: the parser takes others too.
+fn envelope(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
+    let bits = der::element(der::BIT_STRING, &[&[0], signature].concat());
+    der::element(der::SEQUENCE, &[tbs, &ECDSA_SHA256, &bits].concat())
 }
 
 /// Unix seconds to milliseconds; `None` before 1970.
@@ -175,7 +188,7 @@ impl<'p, 'a> Extensions<'p, 'a> {
             self.extended_key_usage = Some(extension);
         } else if *oid == OID_X509_EXT_SUBJECT_ALT_NAME {
             self.alternative_name = Some(extension);
-        } else if oid.iter().is_some_and(|arcs| arcs.eq(GRANT_OID)) {
+        } else if oid.as_bytes() == GRANT_OID_DER {
             self.grant = Some(extension);
         } else {
             // Foreign stacks read these; the grant says the same and more.
@@ -262,7 +275,12 @@ impl<'p, 'a> Extensions<'p, 'a> {
                 GeneralName::DNSName(text) => (&mut dns, *text),
                 GeneralName::IPAddress(_) => return Err(names("an IP address")),
                 GeneralName::RFC822Name(_) => return Err(names("an e-mail address")),
-                _ => return Err(names("a name that is neither URI nor DNS")),
+                GeneralName::OtherName(..)
+                | GeneralName::X400Address(_)
+                | GeneralName::DirectoryName(_)
+                | GeneralName::EDIPartyName(_)
+                | GeneralName::RegisteredID(_)
+                | GeneralName::Invalid(..) => return Err(names("a name that is neither URI nor DNS")),
             };
             if place.replace(text).is_some() {
                 return Err(names("more than one URI or DNS name"));
@@ -304,5 +322,32 @@ pub(crate) const fn leaf_life(subject: &Subject) -> Millis {
     match subject {
         Subject::Service(_) => 65 * MINUTE,
         Subject::Node(_) => Link::Leaf.longest_life(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::oid_registry::Oid;
+
+    use super::*;
+
+    #[test]
+    fn the_two_spellings_of_the_grants_number_agree() {
+        assert_eq!(Oid::from(&GRANT_OID).unwrap().as_bytes(), GRANT_OID_DER);
+    }
+
+    #[test]
+    fn keys_have_one_form() {
+        let spki = crate::ca::CaKey::generate().spki();
+        assert_eq!(p256_spki(p256_point(&spki).unwrap()), spki);
+        assert_eq!(p256_point(&spki[..90]), None);
+        assert_eq!(p256_point(&[spki.as_slice(), &[0]].concat()), None);
+        let mut compressed = spki.clone();
+        compressed[26] = 0x02;
+        assert_eq!(p256_point(&compressed), None);
+        // The right shape, off the curve: no signature holds.
+        let mut off = spki;
+        off[90] ^= 1;
+        assert!(!signature_holds(&off, b"message", &[0x30, 0x06, 2, 1, 1, 2, 1, 1]));
     }
 }

@@ -47,10 +47,71 @@ fn decode_bounded<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), binco
     const MIB: usize = 1 << 20;
     let config = bincode::config::standard();
     match bytes.len() {
-        0..=KIB => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 16 * KIB }>()),
-        ..=16_384 => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 256 * KIB }>()),
-        ..=262_144 => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 4 * MIB }>()),
-        ..=4_194_304 => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 64 * MIB }>()),
+        0..1024 => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 16 * KIB }>()),
+        1024..16_384 => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 256 * KIB }>()),
+        16_384..262_144 => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 4 * MIB }>()),
+        262_144..4_194_304 => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 64 * MIB }>()),
         _ => bincode::serde::decode_from_slice(bytes, config.with_limit::<{ 512 * MIB }>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn golden_vectors() {
+        let envelope = Envelope { version: 1, kind: 300, body: vec![1, 2, 3] };
+        assert_eq!(encode(&envelope), [1, 0xfb, 0x2c, 0x01, 3, 1, 2, 3]);
+        assert_eq!(encode(&("ab", Some(7u64), 251u64)), [2, b'a', b'b', 1, 7, 0xfb, 251, 0]);
+        assert_eq!(encode(&(u64::from(u32::MAX) + 1)), [0xfd, 0, 0, 0, 0, 1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn limits_and_trailing_bytes() {
+        let bytes = encode(&vec![9u8; 100]);
+        assert_eq!(bytes.len(), 101);
+        assert!(decode::<Vec<u8>, 101>(&bytes).is_ok());
+        assert!(decode::<Vec<u8>, 100>(&bytes).is_err());
+        assert!(decode::<Vec<u8>, 200>(&[bytes.as_slice(), &[0]].concat()).is_err());
+        assert!(decode::<Vec<u8>, 200>(&bytes[..50]).is_err());
+        assert!(decode::<u64, 8>(&[]).is_err());
+    }
+
+    #[test]
+    fn a_claimed_length_allocates_nothing() {
+        // "2^60 bytes follow", as string, bytes and sequence.
+        let bytes = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0x10];
+        assert!(decode::<String, 1000>(&bytes).is_err());
+        assert!(decode::<Vec<u8>, 1000>(&bytes).is_err());
+        assert!(decode::<Vec<(u64, String)>, 1000>(&bytes).is_err());
+        assert!(decode::<std::collections::BTreeMap<u64, u64>, 1000>(&bytes).is_err());
+    }
+
+    #[test]
+    fn densely_packed_integers_fit_at_every_size() {
+        for count in [1usize, 1000, 16_000, 200_000, 1_000_000] {
+            let numbers = vec![1u64; count];
+            assert_eq!(decode::<Vec<u64>, 8_000_000>(&encode(&numbers)).unwrap(), numbers, "{count}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_encoded_is_decoded(version: u8, kind: u16, body: Vec<u8>) {
+            let envelope = Envelope { version, kind, body };
+            prop_assert_eq!(decode::<Envelope, 4096>(&encode(&envelope)), Ok(envelope));
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = decode::<Envelope, 4096>(&bytes);
+            let _ = decode::<Vec<(String, Option<Vec<u64>>)>, 4096>(&bytes);
+            let _ = decode::<crate::sign::Signed, 4096>(&bytes);
+            let _ = decode::<crate::grant::Grant, 4096>(&bytes);
+            let _ = decode::<crate::join::Token, 4096>(&bytes);
+        }
     }
 }

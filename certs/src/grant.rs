@@ -133,12 +133,12 @@ impl Grant {
 
     /// The content of the certificate extension: a DER OCTET STRING around the encoded grant.
     pub fn to_der(&self) -> Vec<u8> {
-        crate::pem::octet_string(&codec::encode(self))
+        crate::der::octet_string(&codec::encode(self))
     }
 
     /// Reads the content of the certificate extension.
     pub fn from_der(der: &[u8]) -> Result<Grant, CodecError> {
-        let body = crate::pem::from_octet_string(der).ok_or_else(|| CodecError("no OCTET STRING".into()))?;
+        let body = crate::der::from_octet_string(der).ok_or_else(|| CodecError("no OCTET STRING".into()))?;
         codec::decode::<Grant, MAX_GRANT>(body)
     }
 }
@@ -230,5 +230,143 @@ impl FromStr for GrantedService {
             None => ServiceAccount::default_of(&service),
         };
         Ok(GrantedService { service, account })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pattern() -> impl Strategy<Value = Pattern> {
+        prop_oneof![
+            Just(Pattern::All),
+            "[a-c]".prop_map(Pattern::Namespace),
+            ("[a-c]", "[a-c]").prop_map(|(namespace, name)| Pattern::Exact(namespace, name)),
+        ]
+    }
+
+    fn grant() -> impl Strategy<Value = Grant> {
+        let patterns = || prop::collection::vec(pattern(), 0..4);
+        ("[ab]", 0u64..2, patterns(), patterns(), any::<bool>(), any::<bool>()).prop_map(
+            |(node, epoch, accounts, services, enroller, key)| Grant {
+                node: NodeId::new(&node).unwrap(),
+                epoch,
+                accounts,
+                services,
+                record_key: key.then_some(PublicKey([7; 32])),
+                enroller,
+            },
+        )
+    }
+
+    fn node_grant() -> impl Strategy<Value = NodeGrant> {
+        let granted = ("[a-c]", "[a-c]", "[a-c]").prop_map(|(ns, name, account)| GrantedService {
+            service: ServiceName::new(&ns, &name).unwrap(),
+            account: ServiceAccount::new(&ns, &account).unwrap(),
+        });
+        (prop::collection::vec(granted, 0..5), any::<bool>()).prop_map(|(services, enroller)| NodeGrant {
+            node: NodeId::new("a").unwrap(),
+            epoch: 1,
+            services,
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller,
+            retired: false,
+        })
+    }
+
+    /// All (namespace, name) pairs of the small alphabet, and one beyond it.
+    fn pairs() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let names = ["a", "b", "c", "z"];
+        names.into_iter().flat_map(move |namespace| names.into_iter().map(move |name| (namespace, name)))
+    }
+
+    proptest! {
+        #[test]
+        fn a_subset_covers_no_more(a in pattern(), b in pattern()) {
+            let covers_no_more = pairs().all(|(namespace, name)| !a.covers(namespace, name) || b.covers(namespace, name));
+            prop_assert_eq!(a.is_subset_of(&b), covers_no_more);
+        }
+
+        #[test]
+        fn subset_is_an_order(a in grant(), b in grant(), c in grant()) {
+            prop_assert!(a.is_subset_of(&a));
+            // Over enrollers the name changes; below the last enroller nothing follows.
+            if a.is_subset_of(&b) && b.is_subset_of(&c) {
+                prop_assert!(a.is_subset_of(&c), "{a:?} {b:?} {c:?}");
+            }
+        }
+
+        #[test]
+        fn the_effective_grant_is_the_intersection(certificate in grant(), signed in node_grant()) {
+            let effective = signed.effective(&certificate);
+            let signed = signed.certified(PublicKey([7; 32]));
+            for (namespace, name) in pairs() {
+                let account = ServiceAccount::new(namespace, name).unwrap();
+                let both = certificate.allows_account(&account) && signed.allows_account(&account);
+                prop_assert_eq!(effective.allows_account(&account), both);
+                let service = ServiceName::new(namespace, name).unwrap();
+                let both = certificate.allows_service(&service) && signed.allows_service(&service);
+                prop_assert_eq!(effective.allows_service(&service), both);
+            }
+        }
+
+        #[test]
+        fn grants_go_there_and_back(grant in grant()) {
+            let der = grant.to_der();
+            prop_assert_eq!(Grant::from_der(&der), Ok(grant));
+            prop_assert!(Grant::from_der(&der[..der.len() - 1]).is_err());
+            prop_assert!(Grant::from_der(&[der.as_slice(), &[0]].concat()).is_err());
+        }
+
+        #[test]
+        fn patterns_go_there_and_back(pattern in pattern()) {
+            prop_assert_eq!(pattern.to_string().parse(), Ok(pattern));
+        }
+
+        #[test]
+        fn node_grants_are_json(signed in node_grant()) {
+            let json = serde_json::to_string(&signed).unwrap();
+            prop_assert_eq!(serde_json::from_str::<NodeGrant>(&json).unwrap(), signed);
+        }
+    }
+
+    #[test]
+    fn patterns_that_are_none() {
+        for bad in ["", "a", "*/*", "*/a", "a/", "/a", "a/b/c", "A/b", "a/B", "a/*b", "**"] {
+            assert!(bad.parse::<Pattern>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn services_with_and_without_account() {
+        let plain: GrantedService = "shop/web".parse().unwrap();
+        assert_eq!(plain.account.to_string(), "shop/default");
+        let named: GrantedService = "shop/web=bookinfo-web".parse().unwrap();
+        assert_eq!(named.account.to_string(), "shop/bookinfo-web");
+        assert_eq!(named.to_string().parse(), Ok(named));
+        for bad in ["shop", "shop/web=", "shop/web=a=b", "shop/web=bank/a", "=a"] {
+            assert!(bad.parse::<GrantedService>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_account_once() {
+        let services = ["shop/web=x", "shop/api=y", "shop/db=x"].map(|text| text.parse().unwrap()).to_vec();
+        let signed = NodeGrant {
+            node: NodeId::new("a").unwrap(),
+            epoch: 1,
+            services,
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller: false,
+            retired: false,
+        };
+        assert_eq!(signed.accounts().map(ServiceAccount::account).collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(signed.certified(PublicKey([0; 32])).services.len(), 3);
     }
 }

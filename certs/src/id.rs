@@ -325,3 +325,142 @@ macro_rules! as_text {
 pub(crate) use as_text;
 
 as_text!(TrustDomain, NodeId, ServiceName, ServiceAccount, SpiffeId);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec;
+
+    fn name() -> impl Strategy<Value = String> {
+        "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    }
+
+    fn trust_domain() -> impl Strategy<Value = TrustDomain> {
+        "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?(\\.[a-z]{1,6}){0,3}"
+            .prop_filter_map("a number", |t| TrustDomain::new(&t).ok())
+    }
+
+    fn spiffe_id() -> impl Strategy<Value = SpiffeId> {
+        let service = (trust_domain(), name(), name())
+            .prop_map(|(td, ns, sa)| SpiffeId::service(td, ServiceAccount::new(&ns, &sa).unwrap()));
+        let node = (trust_domain(), name()).prop_map(|(td, node)| SpiffeId::node(td, NodeId::new(&node).unwrap()));
+        prop_oneof![service, node]
+    }
+
+    #[test]
+    fn names_that_are_none() {
+        let too_long = "a".repeat(64);
+        for bad in ["", "-", "a-", "-a", "A", "a.b", "a_b", "a b", "ä", "..", "a/b", "a%2f", "a\0", too_long.as_str()]
+        {
+            assert!(NodeId::new(bad).is_err(), "{bad}");
+            assert!(ServiceName::new("shop", bad).is_err() && ServiceName::new(bad, "web").is_err(), "{bad}");
+            assert!(ServiceAccount::new("shop", bad).is_err() && ServiceAccount::new(bad, "web").is_err(), "{bad}");
+        }
+        for good in ["a", "0", "a-b", "a--b", "9a", &"a".repeat(63)] {
+            assert!(NodeId::new(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn trust_domains() {
+        for good in ["prod.example", "a", "x-1.y-2.z", "1.a"] {
+            assert!(TrustDomain::new(good).is_ok(), "{good}");
+        }
+        let too_long = ["abcdefghi"; 13].join(".");
+        for bad in
+            ["", ".", "a.", ".a", "a..b", "A.b", "a_b.c", "10.0.0.1", "prod.7", "prod.example:80", too_long.as_str()]
+        {
+            assert!(TrustDomain::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn uris_have_one_form() {
+        let id = SpiffeId::from_uri("spiffe://prod.example/ns/shop/sa/web").unwrap();
+        assert_eq!(id.dns_name(), "web.shop.prod.example");
+        let node = SpiffeId::from_uri("spiffe://prod.example/mesh/node/web-1").unwrap();
+        assert_eq!(node.dns_name(), "web-1._node.prod.example");
+        for bad in [
+            "spiffe://prod.example",
+            "spiffe://prod.example/",
+            "spiffe://prod.example/ns/shop",
+            "spiffe://prod.example/ns/shop/sa",
+            "spiffe://prod.example/ns/shop/sa/",
+            "spiffe://prod.example/ns/shop/sa/web/",
+            "spiffe://prod.example/ns/shop/sa/web/x",
+            "spiffe://prod.example//ns/shop/sa/web",
+            "spiffe://prod.example/ns/shop/sa/web?q",
+            "spiffe://prod.example/ns/shop/sa/web#f",
+            "spiffe://prod.example/ns/shop/sa/%77eb",
+            "spiffe://prod.example/ns/shop/sa/../sa/web",
+            "spiffe://prod.example/ns/Shop/sa/web",
+            "spiffe://prod.example/ns/shop/svc/web",
+            "spiffe://prod.example/mesh/node/web-1/",
+            "spiffe://prod.example/mesh/node/",
+            "spiffe://PROD.example/ns/shop/sa/web",
+            "spiffe://user@prod.example/ns/shop/sa/web",
+            "spiffe://prod.example:1/ns/shop/sa/web",
+            "SPIFFE://prod.example/ns/shop/sa/web",
+            "https://prod.example/ns/shop/sa/web",
+        ] {
+            assert!(SpiffeId::from_uri(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn dns_names_of_others() {
+        let td = TrustDomain::new("prod.example").unwrap();
+        for bad in [
+            "prod.example",
+            ".prod.example",
+            "web.prod.example",
+            "a.b.c.prod.example",
+            "web.shop.other.example",
+            "web.shopprod.example",
+            "x._mesh.prod.example",
+            "_node.prod.example",
+            "web.shop.prod.example.",
+        ] {
+            assert_eq!(SpiffeId::from_dns_name(&td, bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn identities_go_there_and_back(id in spiffe_id()) {
+            prop_assert_eq!(&SpiffeId::from_uri(&id.uri()).unwrap(), &id);
+            prop_assert_eq!(SpiffeId::from_dns_name(&id.trust_domain, &id.dns_name()), Some(id.clone()));
+            prop_assert!(id.dns_name().len() <= 253);
+            prop_assert_eq!(&codec::decode::<SpiffeId, 512>(&codec::encode(&id)).unwrap(), &id);
+            let json = serde_json::to_string(&id).unwrap();
+            prop_assert_eq!(serde_json::from_str::<SpiffeId>(&json).unwrap(), id);
+        }
+
+        #[test]
+        fn pairs_go_there_and_back(ns in name(), n in name()) {
+            let service = ServiceName::new(&ns, &n).unwrap();
+            prop_assert_eq!(&service.to_string().parse::<ServiceName>().unwrap(), &service);
+            let account = ServiceAccount::new(&ns, &n).unwrap();
+            prop_assert_eq!(&account.to_string().parse::<ServiceAccount>().unwrap(), &account);
+        }
+
+        #[test]
+        fn the_grammar_is_the_regular_expression(text in "[a-c0-1-]{0,5}|\\PC{0,4}") {
+            let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            let oracle = !text.is_empty()
+                && text.chars().all(|c| alphanumeric(c) || c == '-')
+                && !text.starts_with('-')
+                && !text.ends_with('-');
+            prop_assert_eq!(is_name(&text), oracle);
+        }
+
+        #[test]
+        fn hostile_text_is_an_error(text in "\\PC{0,80}") {
+            let _ = SpiffeId::from_uri(&text);
+            let _ = SpiffeId::from_uri(&format!("spiffe://{text}"));
+            prop_assert!(serde_json::from_str::<NodeId>(&serde_json::to_string(&text).unwrap()).is_ok() == is_name(&text));
+        }
+    }
+}

@@ -164,7 +164,8 @@ pub struct Hello {
 pub struct Chain {
     /// Changesets with the RoleSets from the genesis on, as they came.
     pub role_sets: Vec<Vec<u8>>,
-    /// Changesets with the NodeGrants (and revocations) that concern enroller and joiner.
+    /// Changesets with revocations and with the NodeGrants of this enroller and of the one that certified it
+    /// ([`crate::ca::NodeCa::enroller`]): without both its identity does not hold.
     pub grants: Vec<Vec<u8>>,
 }
 

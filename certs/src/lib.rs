@@ -5,6 +5,7 @@
 pub mod ca;
 mod certificate;
 pub mod codec;
+mod der;
 pub mod error;
 pub mod grant;
 mod handshake;

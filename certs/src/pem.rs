@@ -1,4 +1,4 @@
-//! PEM around keys and certificates, and the one piece of DER that we write ourselves.
+//! PEM around keys and certificates.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
@@ -38,33 +38,4 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<Vec<u8>>, Error> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let ders: Vec<Vec<u8>> = read.map_err(|_| bad.clone())?.into_iter().map(|c| c.as_ref().to_vec()).collect();
     if ders.is_empty() { Err(bad) } else { Ok(ders) }
-}
-
-/// A DER OCTET STRING.
-pub(crate) fn octet_string(content: &[u8]) -> Vec<u8> {
-    let length = content.len().to_be_bytes();
-    let length = &length[length.iter().take_while(|b| **b == 0).count().min(length.len() - 1)..];
-    let mut der = vec![0x04];
-    if content.len() >= 0x80 {
-        der.push(0x80 | length.len() as u8);
-    }
-    der.extend_from_slice(length);
-    der.extend_from_slice(content);
-    der
-}
-
-/// The content of a DER OCTET STRING that fills all of `der`; only the shortest form of the length is taken.
-pub(crate) fn from_octet_string(der: &[u8]) -> Option<&[u8]> {
-    let header = der.len().checked_sub(content_length(der)?)?;
-    let content = &der[header..];
-    (octet_string(content).len() == der.len() && der.starts_with(&octet_string(content)[..header])).then_some(content)
-}
-
-fn content_length(der: &[u8]) -> Option<usize> {
-    match der {
-        [0x04, short, ..] if *short < 0x80 => Some(usize::from(*short)),
-        [0x04, 0x81, length, ..] => Some(usize::from(*length)),
-        [0x04, 0x82, high, low, ..] => Some(usize::from(*high) << 8 | usize::from(*low)),
-        _ => None,
-    }
 }

@@ -49,3 +49,50 @@ impl Revocations {
         self.keys.contains(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn revocations() -> impl Strategy<Value = Revocations> {
+        let nodes = prop::collection::hash_map("[a-c]".prop_map(|n| NodeId::new(&n).unwrap()), 0u64..5, 0..4);
+        let accounts = prop::collection::hash_set("[a-c]".prop_map(|n| ServiceAccount::new("shop", &n).unwrap()), 0..3);
+        let keys = prop::collection::hash_set(any::<[u8; 1]>().prop_map(|b| Digest::of(&b)), 0..3);
+        (nodes, accounts, keys).prop_map(|(nodes, accounts, keys)| Revocations { nodes, accounts, keys })
+    }
+
+    fn merged(parts: &[&Revocations]) -> Revocations {
+        let mut all = Revocations::default();
+        parts.iter().for_each(|part| all.merge(part));
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn merging_knows_no_order(a in revocations(), b in revocations(), c in revocations()) {
+            prop_assert_eq!(merged(&[&a, &b, &c]), merged(&[&c, &a, &b, &a]));
+        }
+
+        #[test]
+        fn merging_forgets_nothing(a in revocations(), b in revocations()) {
+            let all = merged(&[&a, &b]);
+            for (node, epoch) in a.nodes.iter().chain(&b.nodes) {
+                prop_assert!(all.evicted(node, *epoch));
+            }
+            prop_assert!(a.accounts.iter().chain(&b.accounts).all(|account| all.account_revoked(account)));
+            prop_assert!(a.keys.iter().chain(&b.keys).all(|key| all.key_revoked(key)));
+        }
+    }
+
+    #[test]
+    fn an_eviction_ends_at_its_epoch() {
+        let mut revocations = Revocations::default();
+        let node = NodeId::new("web-1").unwrap();
+        revocations.evict(node.clone(), 3);
+        revocations.evict(node.clone(), 1);
+        assert!(revocations.evicted(&node, 0) && revocations.evicted(&node, 3));
+        assert!(!revocations.evicted(&node, 4));
+    }
+}

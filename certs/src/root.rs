@@ -93,3 +93,48 @@ pub fn bundle_to_pem(certificates: &[Vec<u8>]) -> String {
 pub fn bundle_from_pem(text: &str) -> Result<Vec<Vec<u8>>, Error> {
     pem::certificates(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = 1_800_000_000_000;
+
+    #[test]
+    fn a_root_survives_its_pem_file() {
+        let trust_domain = TrustDomain::new("prod.example").expect("a good name");
+        let root = Root::generate(&trust_domain, NOW);
+        let text = root.to_pem();
+        let read = Root::from_pem(&trust_domain, &text).unwrap();
+        assert_eq!((read.certificate(), read.not_after()), (root.certificate(), root.not_after()));
+        let node = NodeId::new("a").unwrap();
+        assert!(read.issue_enroller(&node, 1, &CaKey::generate().spki(), NOW).is_ok());
+        // The key of one with the certificate of the other.
+        let other = Root::generate(&trust_domain, NOW);
+        let mixed = format!("{}{}", bundle_to_pem(&[root.certificate()]), *other.key.to_pem());
+        assert!(matches!(Root::from_pem(&trust_domain, &mixed), Err(Error::Certificate(_))));
+        assert!(Root::from_pem(&trust_domain, &bundle_to_pem(&[root.certificate()])).is_err());
+        assert!(!format!("{root:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn bundles_survive_their_pem_files() {
+        let trust_domain = TrustDomain::new("prod.example").unwrap();
+        let bundle = [0, 1].map(|_| Root::generate(&trust_domain, NOW).certificate()).to_vec();
+        assert_eq!(bundle_from_pem(&bundle_to_pem(&bundle)), Ok(bundle));
+        assert_eq!(bundle_from_pem(""), Err(Error::Pem { expected: "certificate" }));
+    }
+
+    #[test]
+    fn a_root_issues_within_its_own_years() {
+        let root = Root::generate(&TrustDomain::new("prod.example").unwrap(), NOW);
+        let node = NodeId::new("a").unwrap();
+        let issue = |spki: &[u8], now| root.issue_enroller(&node, 1, spki, now);
+        let spki = CaKey::generate().spki();
+        assert!(matches!(issue(&spki, root.not_after()), Err(Error::IssuerNotValid { .. })));
+        assert!(matches!(issue(&spki, NOW - 86_400_000), Err(Error::IssuerNotValid { .. })));
+        let last = issue(&spki, root.not_after() - 1000).unwrap();
+        assert_eq!(Certificate::parse(&last, Link::Enroller).unwrap().not_after, root.not_after());
+        assert!(matches!(issue(&[], NOW), Err(Error::Key { .. })));
+    }
+}

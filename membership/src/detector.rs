@@ -148,9 +148,10 @@ impl Detector {
         self.askers.remove(node);
         if let Some(peer) = self.peers.get_mut(node) {
             peer.linked = false;
-            peer.heard = now;
             peer.pings.clear();
             if peer.verdict != Verdict::Dead && peer.check.is_none() {
+                // Leaves time to reconnect, whenever it last spoke.
+                peer.heard = peer.heard.max(now.saturating_sub(RECONNECT_MS));
                 peer.check = Some(Check::new(now, None));
             }
         }
@@ -287,7 +288,7 @@ impl Detector {
         let (mut all, mut silent) = (0_usize, 0_usize);
         for peer in self.peers.values().filter(|peer| peer.met && peer.verdict != Verdict::Dead) {
             all += 1;
-            silent += usize::from(peer.silence(now) >= DOUBT_MS || !peer.linked);
+            silent += usize::from(!peer.linked || peer.unanswered(now));
         }
         silent * 2 > all && all > 1
     }
@@ -314,6 +315,12 @@ impl Peer {
 
     fn silence(&self, now: u64) -> u64 {
         now.saturating_sub(self.heard.max(self.vouched))
+    }
+
+    /// Silent although it was asked.
+    fn unanswered(&self, now: u64) -> bool {
+        let asked = self.pings.front().is_some_and(|(_, sent)| now.saturating_sub(*sent) >= PROBE_MS);
+        asked && self.silence(now) >= DOUBT_MS
     }
 
     fn failed_lately(&self, now: u64) -> bool {

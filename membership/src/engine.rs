@@ -37,7 +37,7 @@ pub const TICK_MS: u64 = 50;
 /// The most that one event may advance the steady time.
 const STEP_MS: u64 = 250;
 /// Changes of the last-known members are stored together after this time.
-const PERSIST_MS: u64 = 5_000;
+const PERSIST_MS: u64 = 2_000;
 /// The same for what the gossip carrier is told.
 const FEED_MS: u64 = 200;
 /// How often round trips are copied into the View.

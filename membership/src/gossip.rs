@@ -1,15 +1,40 @@
 //! chitchat behind a trait: the repair path of records. It is not believed, and its liveness is not used. The only
-//! file that names it.
+//! room that names it.
+//!
+//! It sees synthetic addresses made of the members' keys, one magic seed that stands for any open link, and messages
+//! that passed [`check`]. A record's sequence is its chitchat version: the signature binds it, so nobody can lift a
+//! victim's version out of reach, and a chitchat that starts anew says the same as before.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+mod check;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use certs::{
     id::{NodeId, TrustDomain},
     sign::PublicKey,
 };
-use tokio::sync::mpsc;
+use chitchat::{
+    ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig, Serializable,
+    transport::{Socket, Transport},
+};
+use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use tokio::sync::{mpsc, watch};
 
 use crate::record::{Section, SignedRecord};
+use check::Roster;
+
+/// Payloads in and out that wait; what overflows is dropped, the next round says it again.
+const QUEUE: usize = 256;
+/// How long a silent member's state is kept in chitchat.
+const GRACE: Duration = Duration::from_secs(15 * 60);
+/// Pause before a chitchat that ended is started anew.
+const RESTART: Duration = Duration::from_secs(1);
 
 /// Everything that a carrier must know: the engine's words, replaced whole on change.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,27 +101,223 @@ pub struct GossipConfig {
     pub trust_domain: TrustDomain,
     /// Time between rounds; 1 s.
     pub interval: Duration,
+    /// Chooses among open links.
+    pub seed: u64,
 }
 
 /// The handle to a running chitchat. Dropping it ends the future.
-pub struct Gossip {}
+#[derive(Debug)]
+pub struct Gossip {
+    feed: watch::Sender<Option<Arc<Feed>>>,
+    incoming: mpsc::Sender<(NodeId, Vec<u8>)>,
+}
 
 impl Gossip {
     /// Gives the handle, what it says (a bounded queue: what overflows is dropped), and the future to run: critical,
-    /// it restarts chitchat whenever it ends or panics.
-    #[must_use]
-    pub fn start(_config: GossipConfig) -> (Gossip, mpsc::Receiver<Outgoing>, impl Future<Output = ()> + Send + use<>) {
-        let (_sender, receiver) = mpsc::channel(1);
-        (Gossip {}, receiver, async {})
+    /// it starts chitchat anew whenever that ends or panics, and returns once the handle is dropped.
+    pub fn start(config: GossipConfig) -> (Gossip, mpsc::Receiver<Outgoing>, impl Future<Output = ()> + Send + use<>) {
+        let (feed, feeds) = watch::channel(None);
+        let (incoming, payloads) = mpsc::channel(QUEUE);
+        let (outgoing, said) = mpsc::channel(QUEUE);
+        let random = StdRng::seed_from_u64(config.seed);
+        let run = Run { config, feeds, payloads, outgoing, random, beat: 1 };
+        (Gossip { feed, incoming }, said, run.supervise())
     }
 }
 
 impl Carrier for Gossip {
-    fn feed(&self, _feed: Arc<Feed>) {
-        todo!()
+    fn feed(&self, feed: Arc<Feed>) {
+        self.feed.send_replace(Some(feed));
     }
 
-    fn deliver(&self, _from: &NodeId, _bytes: &[u8]) {
-        todo!()
+    fn deliver(&self, from: &NodeId, bytes: &[u8]) {
+        if self.incoming.try_send((from.clone(), bytes.to_vec())).is_err() {
+            tracing::debug!(node = %from, "gossip queue is full, payload dropped");
+        }
+    }
+}
+
+struct Run {
+    config: GossipConfig,
+    feeds: watch::Receiver<Option<Arc<Feed>>>,
+    payloads: mpsc::Receiver<(NodeId, Vec<u8>)>,
+    outgoing: mpsc::Sender<Outgoing>,
+    random: StdRng,
+    /// Stands in for every living member's heartbeat.
+    beat: u64,
+}
+
+/// Why one chitchat ended.
+enum Ended {
+    /// The handle was dropped.
+    Closed,
+    /// It failed or panicked.
+    Failed(String),
+}
+
+impl Run {
+    async fn supervise(mut self) {
+        loop {
+            let first = self.feeds.wait_for(Option::is_some).await.ok().and_then(|feed| feed.clone());
+            let Some(feed) = first else { return };
+            match self.once(feed).await {
+                Ended::Closed => return,
+                Ended::Failed(error) => tracing::warn!(%error, "gossip ended, starting it anew"),
+            }
+            tokio::time::sleep(RESTART).await;
+        }
+    }
+
+    async fn once(&mut self, feed: Arc<Feed>) -> Ended {
+        let (to_chitchat, inbox) = mpsc::channel(QUEUE);
+        let (outbox, mut from_chitchat) = mpsc::channel(QUEUE);
+        let wire = Wire(Mutex::new(Some(Ends { inbox, outbox })));
+        let Some(chitchat) = self.chitchat_config(&feed) else {
+            return Ended::Failed("this node is not in its own feed".to_owned());
+        };
+        let handle = match chitchat::spawn_chitchat(chitchat, Vec::new(), &wire).await {
+            Ok(handle) => Running(handle),
+            Err(error) => return Ended::Failed(error.to_string()),
+        };
+        let mut roster = Roster::new(feed);
+        say(&handle.0, &roster).await;
+        let ended = handle.0.termination_watcher();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                result = &mut ended => {
+                    return Ended::Failed(result.err().map_or_else(|| "stopped".to_owned(), |error| error.to_string()));
+                }
+                changed = self.feeds.changed() => {
+                    if changed.is_err() {
+                        return Ended::Closed;
+                    }
+                    if let Some(feed) = self.feeds.borrow_and_update().clone() {
+                        roster = Roster::new(feed);
+                    }
+                    say(&handle.0, &roster).await;
+                }
+                payload = self.payloads.recv() => {
+                    let Some((from, bytes)) = payload else { return Ended::Closed };
+                    self.receive(&roster, &from, &bytes, &to_chitchat);
+                }
+                Some((to, bytes)) = from_chitchat.recv() => self.send(&roster, to, &bytes),
+            }
+        }
+    }
+
+    fn chitchat_config(&self, feed: &Feed) -> Option<ChitchatConfig> {
+        let own = feed.members.get(&feed.node)?;
+        let address = check::address(&own.record_key);
+        let failure_detector_config =
+            FailureDetectorConfig { dead_node_grace_period: GRACE, ..FailureDetectorConfig::default() };
+        Some(ChitchatConfig {
+            chitchat_id: ChitchatId::new(check::name(&own.record_key), own.generation, address),
+            cluster_id: self.config.trust_domain.to_string(),
+            gossip_interval: self.config.interval,
+            listen_addr: address,
+            seed_nodes: vec![check::ANY.to_string()],
+            failure_detector_config,
+            marked_for_deletion_grace_period: GRACE,
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+        })
+    }
+
+    fn receive(
+        &mut self,
+        roster: &Roster,
+        from: &NodeId,
+        bytes: &[u8],
+        chitchat: &mpsc::Sender<(SocketAddr, ChitchatMessage)>,
+    ) {
+        let Some(address) = roster.address_of(from) else {
+            return self.tell(Outgoing::Unknown { from: from.clone() });
+        };
+        self.beat += 1;
+        let passed = match roster.check(&self.config.trust_domain, bytes, self.beat) {
+            Ok(passed) => passed,
+            Err(what) => return self.tell(Outgoing::Hostile { from: from.clone(), what }),
+        };
+        if !passed.learned.is_empty() {
+            self.tell(Outgoing::Learned(passed.learned));
+        }
+        if passed.unknown {
+            self.tell(Outgoing::Unknown { from: from.clone() });
+        }
+        match ChitchatMessage::deserialize(&mut passed.message.as_slice()) {
+            // A full queue drops the message: the next round says it again.
+            Ok(message) => drop(chitchat.try_send((address, message))),
+            Err(error) => tracing::warn!(%error, "a checked gossip message was not readable"),
+        }
+    }
+
+    fn send(&mut self, roster: &Roster, to: SocketAddr, message: &[u8]) {
+        let peer = if to == check::ANY { roster.feed.linked.choose(&mut self.random) } else { roster.at(&to) };
+        if let Some(peer) = peer {
+            self.tell(Outgoing::Send { to: peer.clone(), bytes: wire::pack(message) });
+        }
+    }
+
+    fn tell(&self, outgoing: Outgoing) {
+        if self.outgoing.try_send(outgoing).is_err() {
+            tracing::debug!("gossip's queue to the engine is full, dropped");
+        }
+    }
+}
+
+/// Says what the feed holds of this node, in the order of its sequences, each under its own as version.
+async fn say(handle: &ChitchatHandle, roster: &Roster) {
+    let Some(own) = roster.feed.members.get(&roster.feed.node) else { return };
+    let mut records: Vec<&Arc<SignedRecord>> = own.records.values().collect();
+    records.sort_by_key(|record| record.sequence());
+    handle
+        .with_chitchat(|chitchat| {
+            let state = chitchat.self_node_state();
+            for record in &records {
+                if record.generation() == own.generation && record.sequence() > state.max_version() {
+                    state.set_max_version(record.sequence() - 1);
+                    state.set(check::key(record.section()), check::value(record));
+                }
+            }
+        })
+        .await;
+}
+
+/// Ends a chitchat together with the one who runs it.
+struct Running(ChitchatHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// chitchat's transport: it only enqueues, because a slow send would stall all of chitchat.
+struct Wire(Mutex<Option<Ends>>);
+
+struct Ends {
+    inbox: mpsc::Receiver<(SocketAddr, ChitchatMessage)>,
+    outbox: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+}
+
+#[async_trait::async_trait]
+impl Transport for Wire {
+    async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+        let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ends.map(|ends| Box::new(ends) as Box<dyn Socket>).ok_or_else(|| anyhow::anyhow!("opened twice"))
+    }
+}
+
+#[async_trait::async_trait]
+impl Socket for Ends {
+    async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        // Written here, in chitchat's task: should its writer panic, its supervisor sees it.
+        drop(self.outbox.try_send((to, message.serialize_to_vec())));
+        Ok(())
+    }
+
+    async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
+        self.inbox.recv().await.ok_or_else(|| anyhow::anyhow!("gossip was stopped"))
     }
 }

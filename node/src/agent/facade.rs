@@ -1,19 +1,40 @@
 //! What the admin interface sees of the agent: one method per thing that can be asked.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
+use arc_swap::ArcSwap;
 use certs::{
     codec::Millis,
     id::{NodeId, SpiffeId, TrustDomain},
 };
+use futures_util::future::BoxFuture;
+use membership::{body::Status, view::View};
 use policy::{
     changeset::ChangesetId,
     history::{History, State},
 };
 use tokio::sync::{broadcast, watch};
 
-use super::{error::Error, event::Event, receipt::Receipt, store::AuditEntry};
-use crate::config::{Config, Service};
+use super::{
+    error::{Error, fail, internal},
+    event::Event,
+    local::{Local, covers, not_granted},
+    receipt::Receipt,
+    store::{AuditEntry, Store},
+    sync::Sync,
+};
+use crate::{
+    clock::monotonic,
+    config::{self, Config, Service, Speaker},
+    snapshot::Snapshot,
+};
 
 /// How many nodes must have a push on disk before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,64 +102,138 @@ pub struct LeafFacts {
 /// One node's agent; clones are the same agent.
 #[derive(Clone)]
 pub struct Agent {
-    inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
+struct Inner {
+    sync: Arc<Sync>,
+    local: Arc<Local>,
+    store: Arc<Store>,
+    config: ArcSwap<Config>,
+    apply: Apply,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    started: Millis,
+    listening: AtomicBool,
+    draining: AtomicBool,
+    rate: Mutex<Rate>,
+}
+
+/// Bytes sent, as last looked at.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    at: Instant,
+    sent: u64,
+    per_second: u64,
+}
+
+/// Takes services, outbounds and upstreams of a new configuration into use, or changes nothing.
+pub type Apply = Box<dyn Fn(Arc<Config>) -> BoxFuture<'static, Result<(), Error>> + Send + std::marker::Sync>;
+
 impl Agent {
+    /// Puts an agent in front of running parts; `apply` reconfigures the data plane.
+    pub fn new(sync: Arc<Sync>, local: Arc<Local>, store: Arc<Store>, config: Config, apply: Apply) -> Self {
+        let started = sync.clock.now();
+        let rate = Mutex::new(Rate { at: monotonic(), sent: 0, per_second: 0 });
+        let (listening, draining, reloading) = Default::default();
+        let config = ArcSwap::from_pointee(config);
+        Self {
+            inner: Arc::new(Inner { sync, local, store, config, apply, reloading, started, listening, draining, rate }),
+        }
+    }
+
     /// This node's name.
     pub fn node(&self) -> &NodeId {
-        todo!()
+        self.inner.sync.identity.node()
     }
 
     /// The mesh.
     pub fn trust_domain(&self) -> &TrustDomain {
-        todo!()
+        self.inner.sync.identity.trust_domain()
     }
 
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
-        todo!()
+        self.inner.config.load_full()
     }
 
     /// When the process started.
     pub fn started(&self) -> Millis {
-        todo!()
+        self.inner.started
     }
 
     /// The clock.
     pub fn now(&self) -> Millis {
-        todo!()
+        self.inner.sync.clock.now()
+    }
+
+    /// The world as requests read it.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.inner.sync.world.current().load()
     }
 
     /// The policy that holds now.
     pub fn state(&self) -> Arc<State> {
-        todo!()
+        self.snapshot().state.clone()
     }
 
     /// Looks into the set of changesets: log, plan, revert.
     pub async fn history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
-        let _ = (look, &self.inner);
-        todo!()
+        self.inner.sync.book.look(look).await
+    }
+
+    /// Nodes as this node sees them.
+    pub fn view(&self) -> Arc<View> {
+        self.inner.sync.world.view()
+    }
+
+    /// Carrier (`quic` or `tcp`) and remote address of the link to a node, if there is one.
+    pub fn link(&self, node: &NodeId) -> Option<(&'static str, std::net::SocketAddr)> {
+        self.inner.sync.links.to(node).map(|link| (link.carrier(), link.remote()))
     }
 
     /// This node's certificates.
     pub fn identity(&self) -> IdentityFacts {
-        todo!()
+        self.inner.sync.identity.facts()
     }
 
-    /// What this node itself finds wrong (disk, certificates, clock): code, message, hint; worst first.
+    /// What this node itself finds wrong: disk, certificates, services without a grant; worst first.
     pub fn troubles(&self) -> Vec<Error> {
-        todo!()
+        let mut troubles: Vec<Error> = self.inner.sync.world.fatal().into_iter().collect();
+        troubles.extend(self.inner.store.trouble());
+        let (facts, now) = (self.identity(), self.now());
+        if facts.ca_not_after <= now {
+            let hint = "start an enroller; the node then renews by itself";
+            troubles.push(fail("certificate_expired", "the node CA has ended: no new connections", hint));
+        } else if facts.ca_not_before + (facts.ca_not_after - facts.ca_not_before) / 3 * 2 < now {
+            let hint = "start an enroller; the node then renews by itself";
+            troubles.push(fail("certificate_old", "the node CA is past two thirds of its life", hint));
+        }
+        troubles.extend(self.inner.local.not_granted());
+        troubles
     }
 
     /// Whether identity, policy and listeners are there.
     pub fn ready(&self) -> bool {
-        todo!()
+        let own_leaf = self.identity().leafs.iter().any(|leaf| leaf.not_after > self.now());
+        self.inner.listening.load(Relaxed) && own_leaf && self.inner.sync.world.fatal().is_none()
     }
 
-    /// Bytes a second sent to other nodes for membership and policy, over the last seconds.
+    /// Says that all listeners are open, or about to close.
+    pub fn set_listening(&self, open: bool) {
+        self.inner.listening.store(open, Relaxed);
+    }
+
+    /// Bytes a second sent to other nodes for membership, over the last seconds.
     pub fn gossip_rate(&self) -> u64 {
-        todo!()
+        let mut rate = self.inner.rate.lock().expect("no code panics while it holds the rate");
+        let (now, sent) = (monotonic(), self.inner.sync.links.sent());
+        let elapsed = now.duration_since(rate.at);
+        if elapsed >= Duration::from_secs(1) {
+            let per_second = (sent - rate.sent) as f64 / elapsed.as_secs_f64();
+            *rate = Rate { at: now, sent, per_second: per_second as u64 };
+        }
+        rate.per_second
     }
 
     /// Takes a signed changeset: verified, durable here, announced; answers when `wait` is met or `patience` is over.
@@ -146,8 +241,7 @@ impl Agent {
     /// # Errors
     /// The refusal; nothing was kept then.
     pub async fn push(&self, bytes: Vec<u8>, wait: Wait, patience: Duration) -> Result<Pushed, Error> {
-        let _ = (bytes, wait, patience);
-        todo!()
+        self.inner.sync.push(bytes, wait, patience).await
     }
 
     /// Asks who applies a changeset that this node holds; answers when `wait` is met or `patience` is over.
@@ -155,8 +249,7 @@ impl Agent {
     /// # Errors
     /// `not_found`.
     pub async fn receipts(&self, id: ChangesetId, wait: Wait, patience: Duration) -> Result<Pushed, Error> {
-        let _ = (id, wait, patience);
-        todo!()
+        self.inner.sync.receipts(id, wait, patience).await
     }
 
     /// The audit chain from `position` on.
@@ -164,51 +257,148 @@ impl Agent {
     /// # Errors
     /// `storage_failed`.
     pub async fn audit(&self, position: u64) -> Result<Vec<AuditEntry>, Error> {
-        let _ = position;
-        todo!()
+        let store = self.inner.store.clone();
+        tokio::task::spawn_blocking(move || store.audit(position)).await.map_err(internal)?
     }
 
     /// Local services with their health: healthy or why not.
     pub fn local_services(&self) -> Vec<(Service, bool, String)> {
-        todo!()
+        self.inner.local.list()
     }
 
-    /// Adds a service, or replaces it: `text` is one `[[service]]` table in TOML, kept in `services.d`.
+    /// Adds a service, or replaces one that was added: `text` is one `[[service]]` table in TOML, kept in `services.d`.
     ///
     /// # Errors
-    /// `bad_config`, `not_granted` naming the command that grants it.
+    /// `bad_config`, `already_exists` for one of skein.toml, `not_granted` naming the command that grants it.
     pub async fn service_add(&self, text: &str) -> Result<Service, Error> {
-        let _ = text;
-        todo!()
+        let config = self.config();
+        let service = config::service_from_toml(Path::new("service"), text)?;
+        if !self.state().grants().get(self.node()).is_some_and(|grant| covers(grant, &service)) {
+            return Err(not_granted(self.node(), &service));
+        }
+        let (file, name) = (config::service_file(&config, &service), Speaker::of(&service));
+        if !file.exists() && config.services.iter().any(|known| Speaker::of(known) == name) {
+            let hint = "change it in the file that names it, then send the process SIGHUP";
+            return Err(fail("already_exists", format!("{name} stands in the configuration"), hint));
+        }
+        let before = std::fs::read_to_string(&file).ok();
+        let written = config::services_dir(&config.file);
+        let written = std::fs::create_dir_all(written)
+            .and_then(|()| config::write_atomically(&file, &config::service_to_toml(&service)));
+        written.map_err(|e| fail("storage_failed", format!("{}: {e}", file.display()), "check the folder"))?;
+        if let Err(error) = self.reload().await {
+            // Nothing half done: the folder is as it was.
+            let _ = match before {
+                Some(text) => config::write_atomically(&file, &text),
+                None => std::fs::remove_file(&file),
+            };
+            return Err(error);
+        }
+        Ok(service)
     }
 
     /// Removes a service that `service_add` added: `NAMESPACE/NAME[/INSTANCE]`.
     ///
     /// # Errors
-    /// `not_found`; `bad_config` for one that stands in skein.toml.
+    /// `not_found`; `bad_config` for one that stands in another file.
     pub async fn service_remove(&self, name: &str) -> Result<(), Error> {
-        let _ = name;
-        todo!()
+        let config = self.config();
+        let Some(service) = config.services.iter().find(|known| Speaker::of(known).to_string() == name) else {
+            return Err(fail("not_found", format!("no service {name} here"), "`skein service list` shows them"));
+        };
+        let file = config::service_file(&config, service);
+        let Ok(text) = std::fs::read_to_string(&file) else {
+            let hint = "remove it from the file that names it, then send the process SIGHUP";
+            return Err(fail("bad_config", format!("{name} was not added by `service add`"), hint));
+        };
+        std::fs::remove_file(&file)
+            .map_err(|e| fail("storage_failed", format!("{}: {e}", file.display()), "check the folder"))?;
+        if let Err(error) = self.reload().await {
+            let _ = config::write_atomically(&file, &text);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration again and applies services, upstreams, outbounds, peers and logging.
+    ///
+    /// # Errors
+    /// `bad_config` if it is invalid or changes what needs a restart, by name: nothing has changed then.
+    pub async fn reload(&self) -> Result<(), Error> {
+        let _one = self.inner.reloading.lock().await;
+        let before = self.config();
+        let after = config::read(&before.file)?;
+        if let Some(key) = needs_restart(&before, &after) {
+            let message = format!("{key} changed: that needs a restart; nothing of the new configuration is in use");
+            return Err(fail("bad_config", message, "restart the node, or take the change back"));
+        }
+        let after = Arc::new(after);
+        (self.inner.apply)(after.clone()).await?;
+        self.inner.local.set(&after.services, &self.state()).await;
+        // Leafs for accounts that are new.
+        self.inner.sync.renew.notify_one();
+        let peers = resolve(&after.mesh.peers).await;
+        self.inner.sync.members.tell(membership::engine::Event::Peers(peers)).await;
+        crate::logging::change(&after.log);
+        self.inner.config.store(after);
+        self.inner.sync.events.note(self.now(), "reloaded", self.node(), "the configuration was applied");
+        Ok(())
     }
 
     /// Says that this node wants no new requests, or wants them again.
     pub async fn drain(&self, on: bool) {
-        let _ = on;
-        todo!()
+        self.inner.draining.store(on, Relaxed);
+        self.inner.sync.members.status(if on { Status::Draining } else { Status::Up }).await;
+    }
+
+    /// Whether `drain` is on.
+    pub fn draining(&self) -> bool {
+        self.inner.draining.load(Relaxed)
     }
 
     /// Wakes whenever policy, members or endpoints changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        todo!()
+        self.inner.sync.world.changes()
     }
 
     /// What happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        todo!()
+        self.inner.sync.events.watch()
     }
 
     /// The latest events, oldest first.
     pub fn recent_events(&self) -> Vec<Event> {
-        todo!()
+        self.inner.sync.events.recent()
     }
+}
+
+/// The first key that only a restart can change.
+fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
+    let pairs = [
+        ("[node] name", before.node == after.node),
+        ("[node] trust_domain", before.trust_domain == after.trust_domain),
+        ("[node] data_dir", before.data_dir == after.data_dir),
+        ("[node] locality", before.locality == after.locality),
+        ("[runtime] workers", before.workers == after.workers),
+        ("[runtime] drain", before.drain == after.drain),
+        ("[runtime] format", before.log.format == after.log.format),
+        ("[mesh] listen", before.mesh.listen == after.mesh.listen),
+        ("[mesh] advertise", before.mesh.advertise == after.mesh.advertise),
+        ("[mesh] transport", before.mesh.transport == after.mesh.transport),
+        ("[admin]", before.admin == after.admin),
+        ("[metrics] listen", before.metrics == after.metrics),
+    ];
+    pairs.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
+}
+
+/// Addresses of `HOST:PORT`s; names that are not known now are left out.
+pub async fn resolve(peers: &[String]) -> Vec<std::net::SocketAddr> {
+    let mut addresses = Vec::new();
+    for peer in peers {
+        match tokio::net::lookup_host(peer.as_str()).await {
+            Ok(found) => addresses.extend(found),
+            Err(error) => tracing::debug!(peer, "not resolved: {error}"),
+        }
+    }
+    addresses
 }

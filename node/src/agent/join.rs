@@ -10,7 +10,7 @@ use certs::{
     ca::{CaKey, NodeCa},
     codec::Millis,
     id::{NodeId, SpiffeId, TrustDomain},
-    join::{Chain, Hello, JoinReply, JoinRequest, MAX_MESSAGE, Message, Token},
+    join::{Chain, Hello, JoinReply, JoinRequest, MAX_MESSAGE, Message, RenewRequest, Token},
     root::bundle_to_pem,
     sign::{Digest, SigningKey},
     tls::{self, EXPORTER_JOIN},
@@ -21,6 +21,7 @@ use policy::history::{History, Refused};
 use super::{
     error::{Error, fail},
     exchange::{receive, send},
+    identity::Identity,
     init::check_free,
     state_dir::{CA_CERTIFICATES, CA_KEY, Owner, RECORD_KEY, StateDir},
     store::{Judgement, Store},
@@ -86,6 +87,44 @@ pub async fn join(dir: &StateDir, join: &Join<'_>) -> Result<Joined, Error> {
     let address = join.advertise.unwrap_or_else(|| towards(remote, join.listen));
     settle(dir, token, keys, reply, address, clock.now())?;
     Ok(Joined { node: token.node.clone(), trust_domain: token.trust_domain.clone(), address })
+}
+
+/// Renews a node CA that has ended, over the enrolment conversation: the old chain, its key and the record key prove the
+/// node.
+///
+/// # Errors
+/// `unreachable`, `unverified_node`, or the enroller's refusal.
+pub async fn renew_lapsed(
+    identity: &Identity,
+    enroller: &NodeId,
+    address: SocketAddr,
+    authority: &Authority,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let failed = |e: &dyn std::fmt::Display| fail("unreachable", format!("{enroller} at {address}: {e}"), "");
+    let expected = SpiffeId::node(identity.trust_domain().clone(), enroller.clone());
+    let name = tls::server_name(Some(&expected), identity.trust_domain());
+    let exchanged = async {
+        let mut stream = connect(address, tls::joiner(Arc::new(Clock)), name).await.map_err(|e| failed(&e))?;
+        let peer = verify(stream.certificates(), authority, Clock.now());
+        if !peer.is_ok_and(|peer| peer.id == expected) {
+            return Err(fail("unverified_node", format!("{address} is not {enroller}"), ""));
+        }
+        let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| failed(&e))?;
+        let ca = identity.ca();
+        let request = ca.key().request(identity.node());
+        let renew = RenewRequest::new(ca.chain().to_vec(), request, identity.record_key(), &exporter);
+        send(&mut stream, &Message::Hello(Hello { version: VERSION })).await.map_err(|e| failed(&e))?;
+        receive(&mut stream, MAX_MESSAGE).await.map_err(|e| failed(&e))?;
+        send(&mut stream, &Message::Renew(renew)).await.map_err(|e| failed(&e))?;
+        match receive(&mut stream, MAX_MESSAGE).await.map_err(|e| failed(&e))? {
+            Message::Reply(reply) => Ok(reply.chain),
+            Message::Refusal(refusal) => Err(fail("refused", refusal.to_string(), "")),
+            Message::Hello(_) | Message::Chain(_) | Message::Prove(_) | Message::Renew(_) => {
+                Err(fail("failed", format!("{enroller} answered out of turn"), ""))
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchanged).await.unwrap_or_else(|_| Err(failed(&"no answer")))
 }
 
 /// The keys of this and every earlier attempt.

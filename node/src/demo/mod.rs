@@ -1,7 +1,42 @@
 //! The demonstration mesh and its sample application.
 
+mod app;
+mod bookinfo;
+mod client;
+mod cluster;
+mod compose;
+mod failover;
+mod ledger;
+mod machine;
+mod operator;
+mod place;
+mod process;
+mod report;
+mod screen;
+mod show;
+mod signals;
+mod skein;
+mod stay;
+mod traffic;
+mod watch;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+pub use self::app::AppArgs;
+pub use self::operator::OperatorArgs;
+
+use self::cluster::Cluster;
+use self::ledger::Remains;
+use self::place::Place;
+use self::report::Report;
+use self::screen::{Screen, Style};
+use self::show::Show;
+use self::signals::Signals;
+
+/// `--once` is over after this long, whatever happens.
+const ONCE: Duration = Duration::from_secs(50);
 
 /// What `skein demo` takes.
 #[derive(Debug, clap::Args)]
@@ -10,7 +45,7 @@ pub struct Args {
     /// Ends by itself in under a minute; exit code 0 only if every step held.
     #[arg(long)]
     pub once: bool,
-    /// Where the demo keeps its files while it runs (default: a directory of its own under the temporary directory).
+    /// Where the demo keeps its files while it runs [default: a directory of its own under the temporary directory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Parts that containers without a shell start one by one.
@@ -29,33 +64,19 @@ pub enum Part {
     Operator(OperatorArgs),
 }
 
-/// What `skein demo app NAME -- run ...` takes.
-#[derive(Debug, clap::Args)]
-pub struct AppArgs {
-    /// The sample service: productpage, details, reviews-v1, reviews-v2, reviews-v3 or ratings.
-    pub name: String,
-    /// The node's own command line, without the program's name.
-    #[arg(last = true)]
-    pub node: Vec<String>,
-}
-
-/// What `skein demo operator --dir DIR` takes.
-#[derive(Debug, clap::Args)]
-pub struct OperatorArgs {
-    /// The directory (a shared volume) with the operator's files, in which the tokens are left.
-    #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
-}
-
-/// Runs `skein demo`; `json` is `-o json`. To be called outside any runtime: it builds its own.
+/// Runs `skein demo`; `json` is `-o json`. To be called from the main thread, outside any runtime: it builds its own,
+/// and its child processes live as long as this thread.
 ///
 /// # Errors
 /// What stopped the demo before it could give a summary; a step that did not hold is exit code 1 instead.
 pub fn run(args: Args, json: bool) -> anyhow::Result<ExitCode> {
     match args.part {
         Some(Part::App(part)) => app(part),
-        Some(Part::Operator(part)) => operator(part, json),
-        None => todo!(),
+        Some(Part::Operator(part)) => operator(&part, json),
+        None => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(demonstrate(args, json))
+        }
     }
 }
 
@@ -63,14 +84,117 @@ pub fn run(args: Args, json: bool) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// An address in use, an unknown name.
-pub fn app(_args: AppArgs) -> anyhow::Result<ExitCode> {
-    todo!()
+pub fn app(args: AppArgs) -> anyhow::Result<ExitCode> {
+    app::run(args)
 }
 
 /// Runs `skein demo operator`.
 ///
 /// # Errors
 /// A node that cannot be reached or refuses.
-pub fn operator(_args: OperatorArgs, _json: bool) -> anyhow::Result<ExitCode> {
-    todo!()
+pub fn operator(args: &OperatorArgs, json: bool) -> anyhow::Result<ExitCode> {
+    operator::run(args, json)
+}
+
+/// How the course of a demonstration ended.
+enum End {
+    /// It ran through, or failed on the way.
+    Played(anyhow::Result<()>),
+    /// A signal came.
+    Interrupted,
+}
+
+async fn demonstrate(args: Args, json: bool) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let screen = Screen::new(json);
+    let (place, remains) = Place::take(args.dir.as_deref())?;
+    remains.iter().for_each(tell);
+    screen.line(&format!(
+        " {}  a service mesh with nothing to keep alive   {}",
+        screen.paint(Style::Bold, "skein demo"),
+        screen.paint(Style::Dim, &place.dir().display().to_string())
+    ));
+    let mut cluster = Cluster::new(place)?;
+    let started = now();
+    let mut report = Report::default();
+    let mut show = Show { cluster: &mut cluster, screen: &screen, report: &mut report, complaints: Vec::new() };
+    let limit = if args.once { ONCE } else { Duration::MAX };
+    let course = async {
+        show.rise().await?;
+        // Who asks for JSON and stays wants a mesh to use, not to watch.
+        if json && !args.once { show.push("destination-rule-all.yaml", "details").await } else { show.play().await }
+    };
+    let end = tokio::select! {
+        played = tokio::time::timeout(limit, course) => End::Played(played.unwrap_or_else(|_| {
+            Err(anyhow::anyhow!("not through after {} s", limit.as_secs()))
+        })),
+        _ = signals.next() => End::Interrupted,
+    };
+    let complaints = std::mem::take(&mut show.complaints);
+    let code = match end {
+        End::Interrupted => ExitCode::FAILURE,
+        End::Played(played) => {
+            report.ok = played.is_ok() && complaints.is_empty();
+            summary(&screen, &report, &complaints, played.as_ref().err(), started.elapsed());
+            if json && args.once {
+                screen::line(&serde_json::to_string(&report)?);
+            }
+            if !args.once && played.is_ok() {
+                if json {
+                    screen::line(&cluster.handle());
+                }
+                stay::hints(&cluster, &screen);
+                stay::stay(&mut cluster, &screen, &mut signals).await;
+            }
+            if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+    };
+    cluster.end().await?;
+    screen.line(&format!("  {}", screen.paint(Style::Dim, "all processes have ended, all files are removed")));
+    Ok(code)
+}
+
+/// Says what an earlier demonstration left, and that it is gone.
+fn tell(remains: &Remains) {
+    let still = match remains.running.len() {
+        0 => "none still ran".to_owned(),
+        count => format!("{count} still ran and were killed ({})", remains.running.join(", ")),
+    };
+    screen::warn(&format!(
+        "A demo that began {} was killed and could not clean up: of its {} processes {still}; removed its files in {}.",
+        remains.since,
+        remains.processes,
+        remains.dir.display()
+    ));
+}
+
+fn summary(screen: &Screen, report: &Report, complaints: &[String], error: Option<&anyhow::Error>, took: Duration) {
+    screen.chapter("Summary", &format!("{:.1} s", took.as_secs_f64()));
+    let requests: u64 = report.steps.iter().map(|step| step.requests).sum();
+    let failed: u64 = report.steps.iter().map(|step| step.failed).sum();
+    let mut spreads: Vec<_> = report.pushes.iter().map(|push| push.to_all_ms).collect();
+    spreads.sort_unstable();
+    if let (Some(median), Some(longest)) = (spreads.get(spreads.len() / 2), spreads.last()) {
+        let rest = format!("median {median} ms, longest {longest} ms");
+        screen.line(&screen.row(true, &format!("{} pushes, each active on all nodes", spreads.len()), &rest));
+    }
+    let good = failed == 0;
+    screen.line(&screen.row(good, &format!("{requests} requests"), &screen.failed(failed)));
+    for complaint in complaints {
+        screen.line(&screen.row(false, complaint, ""));
+        if !screen.is_shown() {
+            screen::warn(&format!("error: {complaint}"));
+        }
+    }
+    if let Some(error) = error {
+        screen::warn(&format!("error: {error:#}"));
+    }
+    let verdict = if report.ok { Style::Good } else { Style::Bad };
+    let text = if report.ok { "every step held" } else { "not every step held" };
+    screen.line(&format!("  {}", screen.paint(verdict, text)));
+}
+
+#[expect(clippy::disallowed_methods, reason = "until the clock is there")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -1,0 +1,239 @@
+//! The enrolment exchange, with the attacks on it.
+
+use std::sync::Arc;
+
+use certs::{
+    ca::{CaKey, MAX_REQUEST, NodeCa, requested_key},
+    codec::Envelope,
+    error::Error,
+    grant::NodeGrant,
+    join::{Chain, Hello, JoinRefusal, JoinReply, JoinRequest, Message, RenewRequest, Secret, Token, proof},
+    sign::{Digest, SigningKey},
+    tls::{self, Conversation, server_name},
+    verify::{VerifyError, verify_ca},
+};
+use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use rustls::pki_types::CertificateDer;
+
+use crate::{
+    forge,
+    world::{DAY, HOUR, NOW, World, identity, node_grant, node_id, trust_domain},
+};
+
+const EXPORTER: &[u8] = &[7; 32];
+
+fn token() -> Token {
+    Token {
+        trust_domain: trust_domain(),
+        genesis: Digest::of(b"genesis"),
+        role_set: 4,
+        node: node_id("c"),
+        secret: Secret::generate(),
+        enroller: node_id("a"),
+        addresses: vec!["10.0.0.5:15008".into(), "[fd00::5]:15008".into()],
+        expires: NOW + HOUR,
+    }
+}
+
+fn invited(token: &Token) -> NodeGrant {
+    NodeGrant {
+        token_hash: Some(token.secret.hash()),
+        redeemer: Some(token.enroller.clone()),
+        token_expires: Some(token.expires),
+        ..node_grant("c", 1, &["shop/cart=cart"], false)
+    }
+}
+
+fn request(token: &Token, key: &CaKey) -> JoinRequest {
+    JoinRequest::new(token, EXPORTER, key.request(&node_id("c")), SigningKey::generate().public())
+}
+
+#[test]
+fn a_token_goes_there_and_back() {
+    let token = token();
+    let text = token.to_string();
+    assert!(text.starts_with("skein1.") && text.len() < 400, "{text}");
+    let read: Token = format!("  {text}\n").parse().unwrap();
+    assert_eq!(read.to_string(), text);
+    assert_eq!((read.secret.hash(), read.role_set, read.addresses), (token.secret.hash(), 4, token.addresses.clone()));
+    let shown = format!("{token:?}");
+    assert!(shown.contains("Secret(..)"), "{shown}");
+    for bad in ["", "skein1.", "skein2.AAAA", &text[..text.len() - 4], &text.replace("skein1.", "skein1.A")] {
+        assert!(bad.parse::<Token>().is_err(), "{bad}");
+    }
+    assert!(format!("skein1.{}", "A".repeat(10_000)).parse::<Token>().is_err());
+}
+
+#[test]
+fn an_invited_node_is_certified() {
+    let world = World::new();
+    let (token, key, record_key) = (token(), CaKey::generate(), SigningKey::generate());
+    let grant = invited(&token);
+    let request = JoinRequest::new(&token, EXPORTER, key.request(&node_id("c")), record_key.public());
+    let spki = request.check(&grant, &node_id("a"), EXPORTER, NOW).unwrap();
+    assert_eq!(spki, key.spki());
+    let chain = world.enroller.issue_node(&spki, &grant.certified(record_key.public()), NOW).unwrap();
+    world.edit_authority(|authority| drop(authority.grants.insert(node_id("c"), Arc::new(grant))));
+    let ca = NodeCa::new(&trust_domain(), chain, key).unwrap();
+    let ders: Vec<CertificateDer<'_>> = ca.chain().iter().map(|der| der.as_slice().into()).collect();
+    assert_eq!(verify_ca(&ders, &world.authority.load(), NOW).unwrap().record_key, record_key.public());
+    assert!(ca.leaf(&identity("shop/cart"), NOW).is_ok());
+}
+
+#[test]
+fn what_an_enroller_refuses() {
+    let (token, key) = (token(), CaKey::generate());
+    let good = invited(&token);
+    let asked = request(&token, &key);
+    let code = |request: &JoinRequest, grant: &NodeGrant, enroller: &str, exporter: &[u8], now| {
+        request.check(grant, &node_id(enroller), exporter, now).unwrap_err().code
+    };
+    assert!(asked.check(&good, &node_id("a"), EXPORTER, NOW).is_ok());
+    assert_eq!(code(&asked, &good, "b", EXPORTER, NOW), "wrong_enroller");
+    assert_eq!(code(&asked, &good, "a", EXPORTER, NOW + HOUR), "token_expired");
+    // Relayed to another TLS session.
+    assert_eq!(code(&asked, &good, "a", &[8; 32], NOW), "bad_proof");
+    // A later invite of the name.
+    let later = NodeGrant { token_hash: Some(Secret::generate().hash()), ..good.clone() };
+    assert_eq!(code(&asked, &later, "a", EXPORTER, NOW), "token_invalid");
+    let retired = NodeGrant { retired: true, ..good.clone() };
+    assert_eq!(code(&asked, &retired, "a", EXPORTER, NOW), "not_granted");
+    let first = node_grant("c", 1, &[], true);
+    assert_eq!(code(&asked, &first, "a", EXPORTER, NOW), "not_granted");
+    let other = NodeGrant { node: node_id("d"), ..good.clone() };
+    assert_eq!(code(&asked, &other, "a", EXPORTER, NOW), "bad_request");
+    let guessed = JoinRequest { secret: Secret::generate(), ..asked.clone() };
+    assert_eq!(code(&guessed, &good, "a", EXPORTER, NOW), "token_invalid");
+    // Another key in the place of the proven one.
+    let swapped = JoinRequest { request: CaKey::generate().request(&node_id("c")), ..asked.clone() };
+    assert_eq!(code(&swapped, &good, "a", EXPORTER, NOW), "bad_proof");
+    let swapped = JoinRequest { record_key: SigningKey::generate().public(), ..asked };
+    assert_eq!(code(&swapped, &good, "a", EXPORTER, NOW), "bad_proof");
+    let unreadable = JoinRequest::new(&token, EXPORTER, vec![1, 2, 3], SigningKey::generate().public());
+    assert_eq!(code(&unreadable, &good, "a", EXPORTER, NOW), "bad_request");
+}
+
+#[test]
+fn a_request_names_its_node_and_asks_for_nothing() {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let refused = |params: &CertificateParams, key: &KeyPair| {
+        let der = params.serialize_request(key).unwrap();
+        assert!(matches!(requested_key(der.der(), &node_id("c")), Err(Error::Request(_))));
+    };
+    let mut good = CertificateParams::default();
+    good.distinguished_name = rcgen::DistinguishedName::new();
+    good.distinguished_name.push(DnType::CommonName, "c");
+    assert!(requested_key(good.serialize_request(&key).unwrap().der(), &node_id("c")).is_ok());
+    let mut ca = good.clone();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    refused(&ca, &key);
+    let mut names = good.clone();
+    names.subject_alt_names = vec![SanType::DnsName("web.shop.prod.example".try_into().unwrap())];
+    refused(&names, &key);
+    let mut more = good.clone();
+    more.distinguished_name.push(DnType::OrganizationName, "x");
+    refused(&more, &key);
+    let mut other = good.clone();
+    other.distinguished_name.push(DnType::CommonName, "d");
+    refused(&other, &key);
+    refused(&good, &KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap());
+    refused(&good, &KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
+    let mut forged = good.serialize_request(&key).unwrap().der().to_vec();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    assert!(requested_key(&forged, &node_id("c")).is_err());
+    assert!(requested_key(&vec![0x30; MAX_REQUEST + 1], &node_id("c")).is_err());
+}
+
+#[test]
+fn the_proof_binds_every_part() {
+    let (secret, key) = (Secret::generate(), forge::record_key());
+    let one = proof(&secret, b"exporter", b"request", &key);
+    assert_eq!(one, proof(&secret, b"exporter", b"request", &key));
+    for other in [
+        proof(&Secret::generate(), b"exporter", b"request", &key),
+        proof(&secret, b"exporte", b"rrequest", &key),
+        proof(&secret, b"exporter", b"request", &forge::record_key()),
+    ] {
+        assert_ne!(one, other);
+    }
+}
+
+/// A man in the middle with a CA of his own sees no proof: the joiner finds him out before.
+#[test]
+fn the_joiner_knows_its_enroller() {
+    let (world, impostors, token) = (World::new(), World::new(), token());
+    let chain_shown = |by: &World, node: &str, account: &str| {
+        let client = tls::joiner(by.clock.clone());
+        let server = by.tls(node, account).server(Conversation::Join);
+        let name = server_name(Some(&identity(node)), &trust_domain());
+        let mut client = rustls::ClientConnection::new(client, name).unwrap();
+        let mut server = rustls::ServerConnection::new(server).unwrap();
+        for _ in 0..3 {
+            let mut wire = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut wire).unwrap();
+            }
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            let mut wire = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        client.peer_certificates().unwrap().iter().map(|der| der.clone().into_owned()).collect::<Vec<_>>()
+    };
+    let judge =
+        |chain: &[CertificateDer<'_>]| token.verify_enroller(chain, &world.authority.load(), NOW).map(|p| p.node);
+    assert_eq!(judge(&chain_shown(&world, "a", "shop/web")), Ok(node_id("a")));
+    let other = judge(&chain_shown(&world, "b", "shop/reviews"));
+    assert!(matches!(other, Err(VerifyError::WrongIdentity { .. })));
+    assert_eq!(judge(&chain_shown(&impostors, "a", "shop/web")), Err(VerifyError::UntrustedRoot));
+}
+
+#[test]
+fn a_mesh_that_was_off_for_a_month_renews() {
+    let world = World::new();
+    let (key, record_key) = (CaKey::generate(), SigningKey::generate());
+    let grant = world.authority.load().grants[&node_id("b")].certified(record_key.public());
+    let chain = world.enroller.issue_node(&key.spki(), &grant, NOW).unwrap();
+    let renew =
+        |key: &CaKey, by: &SigningKey| RenewRequest::new(chain.clone(), key.request(&node_id("b")), by, EXPORTER);
+    let later = NOW + 40 * DAY;
+    let authority = world.authority.load_full();
+    let (spki, granted) = renew(&key, &record_key).check(&authority, EXPORTER, later).unwrap();
+    assert_eq!((spki.clone(), granted.clone()), (key.spki(), grant));
+    assert!(world.enroller.issue_node(&spki, &granted, later).is_ok());
+    let code = |request: RenewRequest, exporter: &[u8]| request.check(&authority, exporter, later).unwrap_err().code;
+    assert_eq!(code(renew(&key, &record_key), &[8; 32]), "bad_proof");
+    assert_eq!(code(renew(&key, &SigningKey::generate()), EXPORTER), "bad_proof");
+    assert_eq!(code(renew(&CaKey::generate(), &record_key), EXPORTER), "bad_request");
+    world.edit_authority(|authority| authority.revocations.evict(node_id("b"), 1));
+    let evicted = renew(&key, &record_key).check(&world.authority.load(), EXPORTER, later);
+    assert_eq!(evicted.unwrap_err().code, "not_granted");
+}
+
+#[test]
+fn messages_go_there_and_back() {
+    let (token, key) = (token(), CaKey::generate());
+    let messages = [
+        Message::Hello(Hello { version: 1 }),
+        Message::Chain(Chain { role_sets: vec![vec![1; 3]], grants: vec![vec![2; 300_000]] }),
+        Message::Prove(request(&token, &key)),
+        Message::Renew(RenewRequest::new(vec![vec![1]], vec![2], &SigningKey::generate(), EXPORTER)),
+        Message::Reply(JoinReply { chain: vec![vec![3; 900]; 2], changesets: vec![] }),
+        Message::Refusal(JoinRefusal::new("token_spent", "used before")),
+    ];
+    for message in messages {
+        let bytes = message.encode();
+        let read = Message::decode(&bytes).unwrap();
+        assert_eq!(read.encode(), bytes);
+        assert!(Message::decode(&bytes[..bytes.len() - 1]).is_err());
+    }
+    let unknown = certs::codec::encode(&Envelope { version: 1, kind: 77, body: vec![] });
+    assert!(Message::decode(&unknown).is_err());
+    let huge = Message::Prove(JoinRequest { request: vec![0; 100_000], ..request(&token, &key) });
+    assert!(Message::decode(&huge.encode()).is_err());
+}

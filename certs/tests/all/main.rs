@@ -1,0 +1,9 @@
+//! The crate from outside: hostile chains, handshakes and the enrolment exchange.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod enrolment;
+mod forge;
+mod handshake;
+mod verifier;
+mod world;

@@ -1,0 +1,281 @@
+//! The message format of chitchat 0.11, read and written apart from it: its own reader builds types that cannot be
+//! looked into, and its own state believes what it reads.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use certs::codec;
+
+/// Bytes of a message, its delta still packed: chitchat's own limit and a little for its envelope.
+pub(super) const MESSAGE_BYTES: usize = 66_000;
+/// Bytes of an unpacked delta; chitchat budgets deltas before packing them.
+pub(super) const DELTA_BYTES: usize = 80_000;
+
+const MAGIC: u16 = 45_139;
+const BLOCK_BYTES: usize = 16_384;
+
+/// A message, as anybody may have made it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Message {
+    Syn { cluster: String, digest: Vec<Held> },
+    SynAck { digest: Vec<Held>, delta: Vec<Delta> },
+    Ack { delta: Vec<Delta> },
+    BadCluster,
+}
+
+/// Who a state belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Id {
+    pub(super) name: String,
+    pub(super) generation: u64,
+    pub(super) address: SocketAddr,
+}
+
+/// What the sender holds of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) id: Id,
+    pub(super) heartbeat: u64,
+    pub(super) collected: u64,
+    pub(super) version: u64,
+}
+
+/// News of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Delta {
+    pub(super) id: Id,
+    pub(super) collected: u64,
+    pub(super) from: u64,
+    pub(super) values: Vec<Value>,
+    /// Sets a version without a value: an honest member has no use for it.
+    pub(super) bare_version: bool,
+}
+
+/// One value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) key: String,
+    pub(super) value: String,
+    pub(super) version: u64,
+    /// 0 is set; the rest is deletion.
+    pub(super) status: u8,
+}
+
+/// Not a message.
+pub(super) type Malformed = &'static str;
+
+/// Reads one; nothing is left over.
+pub(super) fn read(bytes: &[u8]) -> Result<Message, Malformed> {
+    let mut reader = Reader(bytes);
+    if reader.u16()? != MAGIC || reader.u8()? != 0 {
+        return Err("not a chitchat message");
+    }
+    let message = match reader.u8()? {
+        0 => {
+            let digest = reader.digest()?;
+            Message::Syn { cluster: reader.text()?, digest }
+        }
+        1 => Message::SynAck { digest: reader.digest()?, delta: reader.delta()? },
+        2 => Message::Ack { delta: reader.delta()? },
+        3 => Message::BadCluster,
+        _ => return Err("unknown message type"),
+    };
+    if reader.0.is_empty() { Ok(message) } else { Err("bytes too many") }
+}
+
+/// Writes one, its delta unpacked: it goes to the state next door.
+pub(super) fn write(message: &Message) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend(MAGIC.to_le_bytes());
+    out.push(0);
+    match message {
+        Message::Syn { cluster, digest } => {
+            out.push(0);
+            write_digest(digest, &mut out);
+            write_text(cluster, &mut out);
+        }
+        Message::SynAck { digest, delta } => {
+            out.push(1);
+            write_digest(digest, &mut out);
+            write_delta(delta, &mut out);
+        }
+        Message::Ack { delta } => {
+            out.push(2);
+            write_delta(delta, &mut out);
+        }
+        Message::BadCluster => out.push(3),
+    }
+    out
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or("cut off")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        self.take(N)?.try_into().map_err(|_| "cut off")
+    }
+
+    fn u8(&mut self) -> Result<u8, Malformed> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn text(&mut self) -> Result<String, Malformed> {
+        let length = self.u16()?;
+        let text = std::str::from_utf8(self.take(usize::from(length))?).map_err(|_| "text that is not UTF-8")?;
+        Ok(text.to_owned())
+    }
+
+    fn id(&mut self) -> Result<Id, Malformed> {
+        let (name, generation) = (self.text()?, self.u64()?);
+        let ip: IpAddr = match self.u8()? {
+            4 => self.array::<4>()?.into(),
+            6 => Ipv6Addr::from(self.array::<16>()?).into(),
+            _ => return Err("unknown address family"),
+        };
+        Ok(Id { name, generation, address: SocketAddr::new(ip, self.u16()?) })
+    }
+
+    fn digest(&mut self) -> Result<Vec<Held>, Malformed> {
+        let count = self.u16()?;
+        let mut digest = Vec::new();
+        for _ in 0..count {
+            let id = self.id()?;
+            digest.push(Held { id, heartbeat: self.u64()?, collected: self.u64()?, version: self.u64()? });
+        }
+        Ok(digest)
+    }
+
+    fn delta(&mut self) -> Result<Vec<Delta>, Malformed> {
+        let mut unpacked = Vec::new();
+        loop {
+            match self.u8()? {
+                0 => break,
+                1 => {
+                    let length = self.u16()?;
+                    let packed = self.take(usize::from(length))?;
+                    let room = (DELTA_BYTES - unpacked.len()).min(usize::from(u16::MAX));
+                    unpacked.extend(zstd::bulk::decompress(packed, room).map_err(|_| "block does not unpack")?);
+                }
+                2 => {
+                    let length = self.u16()?;
+                    unpacked.extend(self.take(usize::from(length))?);
+                }
+                _ => return Err("unknown block type"),
+            }
+            if unpacked.len() > DELTA_BYTES {
+                return Err("delta is too large");
+            }
+        }
+        Reader(&unpacked).operations()
+    }
+
+    fn operations(&mut self) -> Result<Vec<Delta>, Malformed> {
+        let mut deltas: Vec<Delta> = Vec::new();
+        while !self.0.is_empty() {
+            match self.u8()? {
+                0 => {
+                    let (id, collected, from) = (self.id()?, self.u64()?, self.u64()?);
+                    deltas.push(Delta { id, collected, from, values: Vec::new(), bare_version: false });
+                }
+                1 => {
+                    let (key, value, version, status) = (self.text()?, self.text()?, self.u64()?, self.u8()?);
+                    let delta = deltas.last_mut().ok_or("value of nobody")?;
+                    delta.values.push(Value { key, value, version, status });
+                }
+                2 => {
+                    self.u64()?;
+                    deltas.last_mut().ok_or("version of nobody")?.bare_version = true;
+                }
+                _ => return Err("unknown operation"),
+            }
+        }
+        Ok(deltas)
+    }
+}
+
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    let length = u16::try_from(text.len()).expect("every text written was read with a 16-bit length");
+    out.extend(length.to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn write_id(id: &Id, out: &mut Vec<u8>) {
+    write_text(&id.name, out);
+    out.extend(id.generation.to_le_bytes());
+    match id.address.ip() {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend(ip.octets());
+        }
+    }
+    out.extend(id.address.port().to_le_bytes());
+}
+
+fn write_digest(digest: &[Held], out: &mut Vec<u8>) {
+    let count = u16::try_from(digest.len()).expect("every digest written was read with a 16-bit count");
+    out.extend(count.to_le_bytes());
+    for held in digest {
+        write_id(&held.id, out);
+        out.extend(held.heartbeat.to_le_bytes());
+        out.extend(held.collected.to_le_bytes());
+        out.extend(held.version.to_le_bytes());
+    }
+}
+
+fn write_delta(delta: &[Delta], out: &mut Vec<u8>) {
+    let mut operations = Vec::new();
+    for node in delta {
+        operations.push(0);
+        write_id(&node.id, &mut operations);
+        operations.extend(node.collected.to_le_bytes());
+        operations.extend(node.from.to_le_bytes());
+        for value in &node.values {
+            operations.push(1);
+            write_text(&value.key, &mut operations);
+            write_text(&value.value, &mut operations);
+            operations.extend(value.version.to_le_bytes());
+            operations.push(value.status);
+        }
+        if node.bare_version {
+            operations.push(2);
+            operations.extend(u64::MAX.to_le_bytes());
+        }
+    }
+    for block in operations.chunks(BLOCK_BYTES) {
+        out.push(2);
+        let length = u16::try_from(block.len()).expect("a block is 16 KiB at most");
+        out.extend(length.to_le_bytes());
+        out.extend(block);
+    }
+    out.push(0);
+}
+
+/// Packs a message for a peer.
+pub(super) fn pack(message: &[u8]) -> Vec<u8> {
+    let packed = zstd::bulk::compress(message, 1).expect("memory takes any length");
+    codec::encode(&packed)
+}
+
+/// Unpacks a peer's message, with a cap.
+pub(super) fn unpack(payload: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let packed: Vec<u8> =
+        codec::decode::<_, { 2 * MESSAGE_BYTES }>(payload).map_err(|_| "payload is no byte string")?;
+    zstd::bulk::decompress(&packed, MESSAGE_BYTES).map_err(|_| "payload does not unpack within its limit")
+}

@@ -1,0 +1,7 @@
+//! What the tests of this crate share.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod memory;
+pub(crate) mod sim;
+pub(crate) mod world;

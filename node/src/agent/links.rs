@@ -1,0 +1,81 @@
+//! The open peer links, for all who send or ask over one.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, atomic::AtomicU64, atomic::Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use certs::id::NodeId;
+use membership::engine::{Lane, LinkId};
+
+use crate::mesh::peer::{PeerLink, Urgency};
+
+/// The table of open links; clones are the same table. The members task alone writes it.
+#[derive(Debug, Clone, Default)]
+pub struct Links(Arc<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    open: Mutex<HashMap<LinkId, PeerLink>>,
+    next: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Links {
+    /// A number that no link had before.
+    pub(super) fn number(&self) -> LinkId {
+        LinkId(self.0.next.fetch_add(1, Relaxed) + 1)
+    }
+
+    pub(super) fn insert(&self, id: LinkId, link: PeerLink) {
+        self.table().insert(id, link);
+    }
+
+    pub(super) fn remove(&self, id: LinkId) -> Option<PeerLink> {
+        self.table().remove(&id)
+    }
+
+    /// Sends what fits; the rest is for repair.
+    pub(super) fn send(&self, id: LinkId, lane: Lane, bytes: &Arc<[u8]>) {
+        let link = self.table().get(&id).cloned();
+        let urgency = match lane {
+            Lane::Liveness | Lane::Policy | Lane::Health => Urgency::High,
+            Lane::Services | Lane::Rest => Urgency::Low,
+        };
+        if let Some(link) = link {
+            self.0.sent.fetch_add(bytes.len() as u64, Relaxed);
+            if let Err(error) = link.send(urgency, Bytes::copy_from_slice(bytes)) {
+                tracing::debug!(peer = %link.peer().node, "a message was dropped: {error}");
+            }
+        }
+    }
+
+    /// A link to this node.
+    pub fn to(&self, node: &NodeId) -> Option<PeerLink> {
+        self.table().values().find(|link| link.peer().node == *node).cloned()
+    }
+
+    /// One link to every linked node.
+    pub fn all(&self) -> Vec<PeerLink> {
+        let mut found: HashMap<NodeId, PeerLink> = HashMap::new();
+        for link in self.table().values() {
+            found.entry(link.peer().node.clone()).or_insert_with(|| link.clone());
+        }
+        found.into_values().collect()
+    }
+
+    /// All links to this node with their numbers.
+    pub(super) fn of(&self, node: &NodeId) -> Vec<PeerLink> {
+        self.table().values().filter(|link| link.peer().node == *node).cloned().collect()
+    }
+
+    /// Bytes of messages sent since the start.
+    pub fn sent(&self) -> u64 {
+        self.0.sent.load(Relaxed)
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, PeerLink>> {
+        self.0.open.lock().expect("no code panics while it holds the links")
+    }
+}

@@ -1,0 +1,201 @@
+//! What runs beside this node: its services, their checks, and what is told of both.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use certs::{
+    grant::NodeGrant,
+    id::{NodeId, ServiceAccount},
+};
+use membership::body::{Body, Health, HealthRecord, HealthState, PortRecord, ServiceRecord, Services};
+use policy::history::State;
+
+use super::{
+    checks::{Changed, Judge, probe},
+    error::{Error, fail},
+    event::Events,
+    members::Members,
+};
+use crate::{
+    clock::Clock,
+    config::{Check, Service, Speaker},
+    tasks::{Task, Tasks},
+};
+
+/// The local services; shared by all who add, remove and list them.
+pub struct Local {
+    node: NodeId,
+    members: Members,
+    events: Arc<Events>,
+    tasks: Tasks,
+    clock: Clock,
+    running: Mutex<BTreeMap<String, Running>>,
+    /// One publication at a time: services and health belong together.
+    publishing: tokio::sync::Mutex<()>,
+}
+
+struct Running {
+    service: Service,
+    granted: bool,
+    /// None if nothing is checked: it has no ports.
+    health: Option<HealthState>,
+    check: Option<Task>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(check) = &self.check {
+            check.abort();
+        }
+    }
+}
+
+impl Local {
+    /// No services yet.
+    pub fn new(node: NodeId, members: Members, events: Arc<Events>, tasks: Tasks) -> Arc<Self> {
+        let (running, publishing) = Default::default();
+        Arc::new(Self { node, members, events, tasks, clock: Clock, running, publishing })
+    }
+
+    /// Replaces all services; what did not change goes on undisturbed.
+    pub async fn set(self: &Arc<Self>, services: &[Service], state: &State) {
+        {
+            let mut running = self.running();
+            let mut before = std::mem::take(&mut *running);
+            for service in services {
+                let key = Speaker::of(service).to_string();
+                let same = before.remove(&key).filter(|old| old.service == *service);
+                let entry = same.unwrap_or_else(|| self.start(&key, service));
+                running.insert(key, entry);
+            }
+            // Those not taken over end here, with their checks.
+            drop(before);
+        }
+        self.regrant(state);
+        self.publish().await;
+    }
+
+    /// Judges anew which services the node's grant covers. True if that changed.
+    pub fn regrant(&self, state: &State) -> bool {
+        let grant = state.grants().get(&self.node);
+        let mut changed = false;
+        for running in self.running().values_mut() {
+            let granted = grant.is_some_and(|grant| covers(grant, &running.service));
+            changed |= running.granted != granted;
+            running.granted = granted;
+        }
+        changed
+    }
+
+    /// Tells others what this node serves and how it fares.
+    pub async fn publish(&self) {
+        let _one = self.publishing.lock().await;
+        let (mut services, mut health) = (Services::default(), Health::default());
+        for running in self.running().values().filter(|running| running.granted) {
+            services.services.push(record(&running.service));
+            if let Some(state) = &running.health {
+                let Service { name, instance, .. } = &running.service;
+                let (service, instance) = (name.clone(), instance.clone());
+                health.endpoints.push(HealthRecord { service, instance, state: state.clone() });
+            }
+        }
+        // Health first: a service without any counts as healthy.
+        self.members.publish(Body::Health(health)).await;
+        self.members.publish(Body::Services(services)).await;
+    }
+
+    /// Accounts whose leafs the node needs.
+    pub fn accounts(&self) -> BTreeSet<ServiceAccount> {
+        self.running().values().filter(|r| r.granted).map(|r| r.service.account.clone()).collect()
+    }
+
+    /// Services with their health: healthy or why not.
+    pub fn list(&self) -> Vec<(Service, bool, String)> {
+        let row = |running: &Running| match &running.health {
+            _ if !running.granted => (running.service.clone(), false, "not granted".to_string()),
+            Some(health) => (running.service.clone(), health.healthy, health.reason.clone()),
+            None => (running.service.clone(), true, String::new()),
+        };
+        self.running().values().map(row).collect()
+    }
+
+    /// Services that this node may not offer.
+    pub fn not_granted(&self) -> Vec<Error> {
+        let lacking = self.running();
+        lacking.values().filter(|running| !running.granted).map(|r| not_granted(&self.node, &r.service)).collect()
+    }
+
+    fn start(self: &Arc<Self>, key: &str, service: &Service) -> Running {
+        let pending =
+            |_: &Check| HealthState { healthy: false, since: self.clock.now(), reason: "not checked yet".into() };
+        let run = |check: &Check| {
+            let (local, key, check) = (self.clone(), key.to_string(), check.clone());
+            self.tasks.spawn("check", async move { local.check(key, check).await })
+        };
+        Running {
+            granted: false,
+            health: service.check.as_ref().map(pending),
+            check: service.check.as_ref().map(run),
+            service: service.clone(),
+        }
+    }
+
+    async fn check(self: Arc<Self>, key: String, check: Check) {
+        let mut judge = Judge::new(&check);
+        let mut due = tokio::time::interval(check.interval);
+        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            let result = probe(&check).await;
+            if let Some(changed) = judge.observe(&result, self.clock.now()) {
+                self.changed(&key, changed).await;
+            }
+        }
+    }
+
+    async fn changed(&self, key: &str, changed: Changed) {
+        let now = self.clock.now();
+        let word = if changed.healthy { "healthy" } else { "unhealthy" };
+        self.events.note(now, "health", key, format!("{key} is {word}: {}", changed.reason));
+        {
+            let mut running = self.running();
+            let Some(running) = running.get_mut(key) else { return };
+            let reason = if changed.healthy { String::new() } else { changed.reason };
+            running.health = Some(HealthState { healthy: changed.healthy, since: now, reason });
+        }
+        self.publish().await;
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Running>> {
+        self.running.lock().expect("no code panics while it holds the services")
+    }
+}
+
+/// Whether a grant lets a node register this service under its account.
+pub fn covers(grant: &NodeGrant, service: &Service) -> bool {
+    grant.services.iter().any(|granted| granted.service == service.name && granted.account == service.account)
+}
+
+/// The refusal that names the command which grants it.
+pub fn not_granted(node: &NodeId, service: &Service) -> Error {
+    let name = format!("{}={}", service.name, service.account.account());
+    fail("not_granted", format!("{node} may not register {name}"), format!("skein grant {node} {name}"))
+}
+
+fn record(service: &Service) -> ServiceRecord {
+    let port = |port: &crate::config::Port| PortRecord {
+        name: port.name.clone(),
+        number: port.number,
+        protocol: port.protocol.as_str().to_string(),
+    };
+    ServiceRecord {
+        instance: service.instance.clone(),
+        service: service.name.clone(),
+        account: service.account.clone(),
+        labels: service.labels.clone(),
+        ports: service.ports.iter().map(port).collect(),
+        weight: 1,
+    }
+}

@@ -1,0 +1,270 @@
+//! The one task that owns the membership engine: links in and out, records told and heard, judgements acted on.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use certs::id::NodeId;
+use membership::{
+    body::{Body, Status},
+    engine::{Change, Effect, Engine, Event, LinkId, Notice},
+    gossip::{Carrier, Gossip, Outgoing},
+};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::{event::Events, links::Links, store::Store, sync::Requests, world::World};
+use crate::{
+    clock::Clock,
+    mesh::{
+        Mesh,
+        peer::{PeerLink, PeerNetwork},
+    },
+    tasks::Tasks,
+};
+
+/// Events that wait for the engine; who has more to say waits too.
+pub const QUEUE: usize = 1024;
+/// Dials under way at a time.
+const DIALS: usize = 64;
+
+/// What reaches the engine's task.
+#[derive(Debug)]
+pub enum Input {
+    /// Straight to the engine.
+    Event(Event),
+    /// A link stands.
+    Linked(PeerLink, Option<SocketAddr>),
+}
+
+/// The way to the engine; clones are the same way.
+#[derive(Debug, Clone)]
+pub struct Members {
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Members {
+    /// The way and its other end, for [`Task`].
+    pub fn channel() -> (Self, mpsc::Receiver<Input>) {
+        let (inputs, received) = mpsc::channel(QUEUE);
+        (Self { inputs }, received)
+    }
+
+    /// Says something new of this node.
+    pub async fn publish(&self, body: Body) {
+        self.tell(Event::Publish(body)).await;
+    }
+
+    /// Says what this node intends.
+    pub async fn status(&self, status: Status) {
+        self.publish(Body::Status(status)).await;
+    }
+
+    /// Tells the engine anything.
+    pub async fn tell(&self, event: Event) {
+        // The engine's task is critical: without it the process ends.
+        let _ = self.inputs.send(Input::Event(event)).await;
+    }
+
+    /// A data connection failed; dropped if the engine has more to do.
+    pub fn data_failure(&self, node: NodeId) {
+        let _ = self.inputs.try_send(Input::Event(Event::DataFailure { node }));
+    }
+}
+
+/// Everything that the engine's task touches.
+pub struct Task {
+    /// The engine.
+    pub engine: Engine,
+    /// Its queue.
+    pub inputs: mpsc::Receiver<Input>,
+    /// The way back to it.
+    pub members: Members,
+    /// The repair path and what it says.
+    pub gossip: (Gossip, mpsc::Receiver<Outgoing>),
+    /// Where links come from.
+    pub network: PeerNetwork,
+    /// Whose data connections are closed.
+    pub mesh: Mesh,
+    /// Open links.
+    pub links: Links,
+    /// What the View is folded into.
+    pub world: Arc<World>,
+    /// Answers peers' requests.
+    pub requests: Requests,
+    /// Where last-known members go.
+    pub store: Arc<Store>,
+    /// Told when a peer's policy changed.
+    pub policy: Arc<Notify>,
+    /// What people may watch.
+    pub events: Arc<Events>,
+    /// Owner of the tasks of links.
+    pub tasks: Tasks,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl Task {
+    /// Runs until the process ends.
+    pub async fn run(mut self) {
+        let (persist, persisted) = watch::channel(Vec::new());
+        self.tasks.critical("members-disk", keep_members(self.store.clone(), persisted, self.tasks.clone()));
+        let dials = Arc::new(tokio::sync::Semaphore::new(DIALS));
+        self.step(Event::Tick, &persist, &dials);
+        loop {
+            let due = self.engine.wake().saturating_sub(self.clock.now());
+            tokio::select! {
+                input = self.inputs.recv() => match input {
+                    Some(Input::Event(event)) => self.step(event, &persist, &dials),
+                    Some(Input::Linked(link, dialled)) => self.linked(link, dialled, &persist, &dials),
+                    None => return,
+                },
+                link = self.network.accept() => match link {
+                    Some(link) => self.linked(link, None, &persist, &dials),
+                    None => return self.tasks.stopping().await,
+                },
+                Some(said) = self.gossip.1.recv() => self.step(Event::Gossip(said), &persist, &dials),
+                () = tokio::time::sleep(Duration::from_millis(due)) => self.step(Event::Tick, &persist, &dials),
+            }
+        }
+    }
+
+    fn linked(
+        &mut self,
+        link: PeerLink,
+        dialled: Option<SocketAddr>,
+        persist: &watch::Sender<Vec<u8>>,
+        dials: &Arc<tokio::sync::Semaphore>,
+    ) {
+        let (id, node) = (self.links.number(), link.peer().node.clone());
+        tracing::debug!(peer = %node, remote = %link.remote(), carrier = link.carrier(), "linked");
+        self.links.insert(id, link.clone());
+        self.tasks.detach("peer-link", hear(link.clone(), id, self.members.clone()));
+        self.tasks.detach("peer-requests", self.requests.clone().serve(link));
+        self.step(Event::LinkUp { node, link: id, dialled }, persist, dials);
+    }
+
+    fn step(&mut self, event: Event, persist: &watch::Sender<Vec<u8>>, dials: &Arc<tokio::sync::Semaphore>) {
+        if let Event::LinkDown { link, .. } = &event {
+            self.links.remove(*link);
+        }
+        let effects = self.engine.handle(event, self.clock.now());
+        let mut changed = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Send { link, lane, bytes, .. } => self.links.send(link, lane, &bytes),
+                Effect::Dial { node, address } => self.dial(node, address, dials.clone()),
+                Effect::CloseLink { link, .. } => {
+                    if let Some(link) = self.links.remove(link) {
+                        link.close("superfluous");
+                    }
+                }
+                Effect::Close { node } => {
+                    self.mesh.close_node(&node);
+                    self.links.of(&node).iter().for_each(|link| link.close("no longer a member"));
+                }
+                Effect::Changed(change) => changed.push(change),
+                Effect::Persist(bytes) => drop(persist.send(bytes)),
+                Effect::Deliver { from, bytes } => self.gossip.0.deliver(&from, &bytes),
+                Effect::Feed(feed) => self.gossip.0.feed(feed),
+                Effect::Notice(notice) => self.notice(notice),
+            }
+        }
+        if !changed.is_empty() {
+            self.world.view_changed(self.engine.view().clone(), &changed);
+            changed.into_iter().for_each(|change| self.act(change));
+        }
+    }
+
+    /// What a change of the View asks for beyond the snapshot, which has it already.
+    fn act(&self, change: Change) {
+        let now = self.clock.now();
+        let note = |kind, node: &NodeId, what: &str| self.events.note(now, kind, node, format!("{node} {what}"));
+        match change {
+            Change::Alive(node) => note("member_alive", &node, "is alive"),
+            Change::Suspect(node) => note("member_suspect", &node, "does not answer; it is being checked"),
+            Change::Dead(node) => {
+                self.mesh.close_node(&node);
+                note("member_dead", &node, "is dead");
+            }
+            // It finishes what it has; its own end closes the connections.
+            Change::Left(node) => note("member_left", &node, "left"),
+            Change::Evicted(node) => {
+                self.mesh.close_node(&node);
+                note("member_evicted", &node, "was evicted");
+            }
+            Change::Gone(node) => {
+                self.mesh.close_node(&node);
+                note("member_gone", &node, "is no member any more");
+            }
+            Change::Policy(_) => self.policy.notify_one(),
+            Change::Member(_) | Change::Status(_) | Change::Services(_) | Change::Health(_) => {}
+        }
+    }
+
+    fn dial(&self, node: Option<NodeId>, address: SocketAddr, dials: Arc<tokio::sync::Semaphore>) {
+        let (network, members) = (self.network.clone(), self.members.clone());
+        self.tasks.detach("dial", async move {
+            let Ok(_slot) = dials.acquire().await else { return };
+            let input = match network.dial(node.as_ref(), address).await {
+                Ok(link) => Input::Linked(link, Some(address)),
+                Err(error) => {
+                    tracing::debug!(%address, node = node.as_ref().map(NodeId::as_str), "no link: {error}");
+                    Input::Event(Event::DialFailed { node, address })
+                }
+            };
+            let _ = members.inputs.send(input).await;
+        });
+    }
+
+    fn notice(&self, notice: Notice) {
+        let now = self.clock.now();
+        match notice {
+            Notice::Clone { generation } => {
+                let message = "another process runs with this node's identity; this one stops";
+                self.events.note(now, "clone", generation, message);
+                self.world.fail("clone", message, "run one copy; invite the other machine under its own name");
+                self.tasks.stop();
+            }
+            Notice::Equivocation { node } => {
+                self.events.note(
+                    now,
+                    "equivocation",
+                    &node,
+                    format!("{node} signed two different truths; it is ignored"),
+                );
+            }
+            Notice::Refused(error) => tracing::error!("this node cannot say something of itself: {error}"),
+            Notice::Misbehaved { node, what } => tracing::warn!(peer = %node, "a peer misbehaved: {what}"),
+        }
+    }
+}
+
+/// Brings a link's messages, then its end, to the engine.
+async fn hear(link: PeerLink, id: LinkId, members: Members) {
+    let node = link.peer().node.clone();
+    while let Some(bytes) = link.recv().await {
+        members.tell(Event::Message { from: node.clone(), link: id, bytes: bytes.to_vec() }).await;
+    }
+    tracing::debug!(peer = %node, "link closed: {}", link.closed().await);
+    members.tell(Event::LinkDown { node, link: id }).await;
+}
+
+/// Writes last-known members, the newest only.
+async fn keep_members(store: Arc<Store>, mut bytes: watch::Receiver<Vec<u8>>, tasks: Tasks) {
+    loop {
+        let last = tokio::select! {
+            changed = bytes.changed() => changed.is_err(),
+            () = tasks.stopping() => true,
+        };
+        // At the end too: what the engine said last is what a lonely start finds.
+        if bytes.has_changed().unwrap_or(true) || !last {
+            let newest = bytes.borrow_and_update().clone();
+            let store = store.clone();
+            let written = tokio::task::spawn_blocking(move || store.set_members(&newest)).await;
+            if let Ok(Err(error)) = written {
+                tracing::warn!("members are not on disk: {error}");
+            }
+        }
+        if last {
+            return;
+        }
+    }
+}

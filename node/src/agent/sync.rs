@@ -1,0 +1,337 @@
+//! Policy on its way between nodes: a fresh changeset is announced by the POLICY record, fetched at once from whoever
+//! has it, verified, stored, folded; what announcements missed, bucket digests find.
+
+mod answer;
+mod push;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use certs::{codec, id::NodeId, sign::Digest};
+use membership::body::{Body, Policy, RECENT};
+use policy::changeset::ChangesetId;
+use tokio::sync::{Notify, watch};
+
+pub use answer::Requests;
+
+use super::{
+    book::Book,
+    error::Error,
+    event::Events,
+    identity::Identity,
+    links::Links,
+    members::Members,
+    wire::{self, Bucket, Buckets, Fetch, Fetched, Ids},
+    world::World,
+};
+use crate::{
+    clock::Clock,
+    mesh::{Mesh, peer::PeerLink},
+    tasks::Tasks,
+};
+
+/// Peers are compared this often while something differs or nothing is heard.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// A peer has this long for one reply.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Rounds of one comparison: references come first, each round a generation deeper.
+const ROUNDS: usize = 256;
+
+/// Replicates policy; shared by all who push, fetch and answer.
+pub struct Sync {
+    /// The set of changesets.
+    pub book: Arc<Book>,
+    /// Where folded policy goes.
+    pub world: Arc<World>,
+    /// Open links.
+    pub links: Links,
+    /// The way to announce.
+    pub members: Members,
+    /// Signs receipts.
+    pub identity: Arc<Identity>,
+    /// Whose connections are judged anew.
+    pub mesh: Mesh,
+    /// What people may watch.
+    pub events: Arc<Events>,
+    /// Told when a grant changed.
+    pub renew: Arc<Notify>,
+    /// Told when a peer's policy changed.
+    pub wake: Arc<Notify>,
+    /// Owner of comparisons.
+    pub tasks: Tasks,
+    /// The clock.
+    pub clock: Clock,
+    state: Shared,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// One fold at a time, in order.
+    applying: tokio::sync::Mutex<()>,
+    /// Counts folds: who waits for a changeset looks again.
+    applied: watch::Sender<u64>,
+    /// Peers that are being compared with.
+    busy: Mutex<BTreeSet<NodeId>>,
+    /// Changesets that are being fetched, and from whom.
+    fetching: Mutex<BTreeMap<Digest, NodeId>>,
+}
+
+/// What a [`Sync`] works with.
+pub struct Parts {
+    /// See [`Sync`].
+    pub book: Arc<Book>,
+    /// See [`Sync`].
+    pub world: Arc<World>,
+    /// See [`Sync`].
+    pub links: Links,
+    /// See [`Sync`].
+    pub members: Members,
+    /// See [`Sync`].
+    pub identity: Arc<Identity>,
+    /// See [`Sync`].
+    pub mesh: Mesh,
+    /// See [`Sync`].
+    pub events: Arc<Events>,
+    /// See [`Sync`].
+    pub tasks: Tasks,
+}
+
+impl Sync {
+    /// Nothing is under way yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { book, world, links, members, identity, mesh, events, tasks } = parts;
+        Arc::new(Self {
+            book,
+            world,
+            links,
+            members,
+            identity,
+            mesh,
+            events,
+            renew: Arc::default(),
+            wake: Arc::default(),
+            tasks,
+            clock: Clock,
+            state: Shared::default(),
+        })
+    }
+
+    /// Runs until the process ends: announces what the store held, then follows peers and the clock.
+    pub async fn run(self: Arc<Self>) {
+        self.announce().await;
+        loop {
+            let now = self.clock.now();
+            let next = self.book.look(|history| history.next_change(now)).await;
+            let by_itself = next.map_or(INTERVAL, |at| Duration::from_millis(at.saturating_sub(now) + 1).min(INTERVAL));
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(by_itself) => {}
+                () = self.tasks.stopping() => return,
+            }
+            if next.is_some_and(|at| at <= self.clock.now()) {
+                self.apply().await;
+            }
+            self.compare_all().await;
+        }
+    }
+
+    /// Folds what the book holds, swaps the world, announces.
+    pub async fn apply(&self) {
+        let _one = self.state.applying.lock().await;
+        let state = self.book.state(self.clock.now()).await;
+        if let Some(authority) = self.world.state_changed(state) {
+            self.members.tell(membership::engine::Event::Authority(authority.clone())).await;
+            let closed = self.mesh.rejudge(&authority);
+            if closed > 0 {
+                tracing::info!(closed, "connections ended whose peer no longer counts");
+            }
+            self.renew.notify_one();
+        }
+        self.announce().await;
+        self.state.applied.send_modify(|count| *count += 1);
+    }
+
+    /// Says what this node holds.
+    async fn announce(&self) {
+        let digest_and_count = self.book.look(|history| (history.digest(), history.ids().count() as u64)).await;
+        let recent = self.book.latest(RECENT).await;
+        let (digest, count) = digest_and_count;
+        self.members.publish(Body::Policy(Policy { digest, count, recent, applied: digest })).await;
+    }
+
+    /// Starts a comparison with every linked peer that holds another set.
+    async fn compare_all(self: &Arc<Self>) {
+        let own = self.book.look(|history| history.digest()).await;
+        let view = self.world.view();
+        for link in self.links.all() {
+            let node = link.peer().node.clone();
+            let differs = view.member(&node).and_then(|member| member.policy.clone()).filter(|p| p.digest != own);
+            let Some(theirs) = differs else { continue };
+            if !self.busy().insert(node.clone()) {
+                continue;
+            }
+            let sync = self.clone();
+            self.tasks.detach("policy-sync", async move {
+                let guard = Busy { sync: &sync, node: &node };
+                if let Err(error) = sync.compare(&link, &theirs).await {
+                    tracing::debug!(peer = %node, "policy could not be compared: {error}");
+                }
+                drop(guard);
+                // Something may have been announced meanwhile.
+                if sync.announced_unknown(&node).await {
+                    sync.wake.notify_one();
+                }
+            });
+        }
+    }
+
+    async fn announced_unknown(&self, node: &NodeId) -> bool {
+        let Some(policy) = self.world.view().member(node).and_then(|member| member.policy.clone()) else {
+            return false;
+        };
+        !self.lacking(&policy.recent).await.is_empty()
+    }
+
+    /// What was announced is fetched at once; without any such, bucket digests tell what is missing.
+    async fn compare(&self, link: &PeerLink, theirs: &Policy) -> Result<(), SyncError> {
+        let announced = self.lacking(&theirs.recent).await;
+        if !announced.is_empty() {
+            self.fetch(link, announced).await?;
+            if self.book.look(|history| history.digest()).await == theirs.digest {
+                return Ok(());
+            }
+        }
+        let count = self.book.look(|history| history.ids().count() as u64).await;
+        // The peer lacks something; it asks us by itself.
+        if announced_all(theirs, count) && self.lacking(&theirs.recent).await.is_empty() && theirs.count < RECENT as u64
+        {
+            return Ok(());
+        }
+        let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;
+        let own = self.book.look(|history| history.bucket_digests()).await;
+        let differing = (0..=u8::MAX).zip(own.iter().zip(&buckets.digests)).filter(|(_, (a, b))| a != b);
+        let buckets: Vec<u8> = differing.map(|(bucket, _)| bucket).collect();
+        if buckets.is_empty() {
+            return Ok(());
+        }
+        let ids: Ids = self.ask(link, wire::BUCKET, &Bucket { buckets }).await?;
+        let missing = self.lacking(&ids.ids).await;
+        if missing.is_empty() { Ok(()) } else { self.fetch(link, missing).await }
+    }
+
+    /// Which of these the book lacks.
+    pub(super) async fn lacking(&self, ids: &[Digest]) -> Vec<Digest> {
+        self.book.look(|history| ids.iter().filter(|id| !history.contains(&ChangesetId(**id))).copied().collect()).await
+    }
+
+    /// Fetches these and what they refer to; what another peer is just giving is left to it.
+    async fn fetch(&self, link: &PeerLink, ids: Vec<Digest>) -> Result<(), SyncError> {
+        let claimed = Claimed::new(self, ids, &link.peer().node);
+        let mut wanted: Vec<Digest> = claimed.ids.clone();
+        for _ in 0..ROUNDS {
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            wanted.truncate(wire::FETCH_IDS);
+            let fetched: Fetched = self.ask(link, wire::FETCH, &Fetch { ids: wanted.clone() }).await?;
+            if fetched.changesets.is_empty() {
+                return Ok(());
+            }
+            let from = link.peer().node.as_str();
+            let learned = self.book.learn(fetched.changesets, from, self.clock.now()).await?;
+            for (id, why) in &learned.refused {
+                self.events.note(self.clock.now(), "policy_refused", id, format!("{id} from {from} is refused: {why}"));
+            }
+            if !learned.fresh.is_empty() {
+                self.apply().await;
+                for id in &learned.fresh {
+                    self.events.note(self.clock.now(), "policy_applied", id, format!("{id} came from {from}"));
+                }
+            }
+            if learned.fresh.is_empty() && learned.missing.is_empty() {
+                return Ok(());
+            }
+            let refused: BTreeSet<Digest> = learned.refused.iter().map(|(id, _)| id.0).collect();
+            let references = learned.missing.into_iter().map(|id| id.0);
+            // References first, then what referred to them.
+            let next: Vec<Digest> = references.chain(claimed.ids.iter().copied()).collect();
+            let mut seen = BTreeSet::new();
+            wanted = self.lacking(&next).await;
+            wanted.retain(|id| !refused.contains(id) && seen.insert(*id));
+        }
+        Ok(())
+    }
+
+    async fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
+        &self,
+        link: &PeerLink,
+        kind: u16,
+        question: &Q,
+    ) -> Result<A, SyncError> {
+        let reply = link.request(kind, codec::encode(question).into(), PATIENCE).await?;
+        Ok(wire::reply(&reply)?)
+    }
+
+    fn busy(&self) -> std::sync::MutexGuard<'_, BTreeSet<NodeId>> {
+        self.state.busy.lock().expect("no code panics while it holds the set")
+    }
+
+    fn fetching(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, NodeId>> {
+        self.state.fetching.lock().expect("no code panics while it holds the map")
+    }
+}
+
+/// True if the peer's whole set was announced and ours is at least as large.
+fn announced_all(theirs: &Policy, own_count: u64) -> bool {
+    theirs.count == theirs.recent.len() as u64 && own_count >= theirs.count
+}
+
+struct Busy<'a> {
+    sync: &'a Sync,
+    node: &'a NodeId,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.sync.busy().remove(self.node);
+    }
+}
+
+/// Changesets that this task alone fetches, until dropped.
+struct Claimed<'a> {
+    sync: &'a Sync,
+    ids: Vec<Digest>,
+}
+
+impl<'a> Claimed<'a> {
+    fn new(sync: &'a Sync, ids: Vec<Digest>, from: &NodeId) -> Self {
+        let mut fetching = sync.fetching();
+        let free = ids.into_iter().filter(|id| !fetching.contains_key(id)).collect::<Vec<_>>();
+        fetching.extend(free.iter().map(|id| (*id, from.clone())));
+        drop(fetching);
+        Self { sync, ids: free }
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        let mut fetching = self.sync.fetching();
+        for id in &self.ids {
+            fetching.remove(id);
+        }
+    }
+}
+
+/// Why a comparison ended early; nothing is lost, the next one goes on.
+#[derive(Debug, thiserror::Error)]
+enum SyncError {
+    #[error(transparent)]
+    Link(#[from] crate::mesh::peer::LinkError),
+    #[error(transparent)]
+    Codec(#[from] certs::codec::CodecError),
+    #[error(transparent)]
+    Store(#[from] Error),
+}

@@ -1,0 +1,165 @@
+//! What peers ask over a link, and what they are told.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use certs::{ca::requested_key, codec, id::NodeId, sign::Digest, verify::Peer};
+use policy::{changeset::ChangesetId, history::State};
+use tokio::sync::Semaphore;
+
+use super::Sync;
+use crate::{
+    agent::{
+        receipt::{Receipt, Standing},
+        wire::{self, Answer, Ask, Bucket, Buckets, Fetch, Ids, Renew, Renewed},
+    },
+    mesh::peer::{Asked, PeerLink},
+};
+
+/// Requests of one peer that are answered at a time; further ones wait on its link.
+const AT_ONCE: usize = 32;
+/// Longest that a peer may wait for a receipt.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Answers peers' requests; clones are the same.
+#[derive(Clone)]
+pub struct Requests {
+    /// What it answers from.
+    pub sync: Arc<Sync>,
+}
+
+impl Requests {
+    /// Answers everything that comes over a link, until its end.
+    pub async fn serve(self, link: PeerLink) {
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        while let Some(asked) = link.asked().await {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let (requests, link) = (self.clone(), link.clone());
+            self.sync.tasks.detach("peer-request", async move {
+                // Unanswered means refused: the peer asks another.
+                if let Some(reply) = requests.answer(&link, &asked).await {
+                    asked.reply(reply);
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    async fn answer(&self, link: &PeerLink, asked: &Asked) -> Option<Bytes> {
+        match asked.kind {
+            wire::FETCH => {
+                let fetch: Fetch = wire::request(&asked.body).ok()?;
+                let fetched = self.sync.book.look(|history| {
+                    wire::fill(&fetch, |id| history.get(&ChangesetId(*id)).map(|entry| entry.bytes.as_ref()))
+                });
+                Some(codec::encode(&fetched.await).into())
+            }
+            wire::BUCKETS => {
+                let digests = self.sync.book.look(|history| history.bucket_digests().to_vec()).await;
+                Some(codec::encode(&Buckets { digests }).into())
+            }
+            wire::BUCKET => {
+                let bucket: Bucket = wire::request(&asked.body).ok()?;
+                let ids = self.sync.book.look(|history| {
+                    let ids = bucket.buckets.iter().take(256).flat_map(|first| history.bucket(*first));
+                    ids.take(wire::IDS).map(|id| id.0).collect()
+                });
+                Some(codec::encode(&Ids { ids: ids.await }).into())
+            }
+            wire::RECEIPT => {
+                let ask: Ask = wire::request(&asked.body).ok()?;
+                Some(codec::encode(&Answer { receipt: self.receipt(link, &ask).await }).into())
+            }
+            wire::RENEW => {
+                let renew: Renew = wire::request(&asked.body).ok()?;
+                Some(codec::encode(&self.renew(link.peer(), &renew).await).into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits until the changeset is here; who asks has it, so that it is fetched from there.
+    async fn receipt(&self, link: &PeerLink, ask: &Ask) -> Option<Vec<u8>> {
+        let patience = Duration::from_millis(u64::from(ask.patience_ms)).min(LONGEST_WAIT);
+        let mut applied = self.sync.state.applied.subscribe();
+        let waited = async {
+            if !self.sync.lacking(&[ask.changeset]).await.is_empty()
+                && let Err(error) = self.sync.fetch(link, vec![ask.changeset]).await
+            {
+                tracing::debug!(peer = %link.peer().node, "a changeset could not be fetched: {error}");
+            }
+            loop {
+                applied.borrow_and_update();
+                if let Some(receipt) = self.sync.own_receipt(&ask.changeset).await {
+                    return Some(receipt);
+                }
+                applied.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(patience, waited).await.ok().flatten()
+    }
+
+    /// Certifies a peer's own CA key anew, as policy allows it now.
+    async fn renew(&self, peer: &Peer, renew: &Renew) -> Renewed {
+        let refused = |code: &str, message: String| Renewed::Refused(code.into(), message);
+        let now = self.sync.clock.now();
+        let Some(enroller) = self.sync.identity.enroller() else {
+            return refused("not_an_enroller", "this node is no enroller".into());
+        };
+        let state = self.sync.book.state(now).await;
+        let Some(grant) = state.grants().get(&peer.node).filter(|g| !g.retired && g.epoch == peer.epoch) else {
+            return refused("not_granted", format!("{} has no grant of epoch {}", peer.node, peer.epoch));
+        };
+        let spki = match requested_key(&renew.request, &peer.node) {
+            Ok(spki) if Digest::of(&spki) == peer.ca_key => spki,
+            Ok(_) => return refused("bad_request", "a renewal keeps the key".into()),
+            Err(error) => return refused("bad_request", error.to_string()),
+        };
+        match enroller.issue_node(&spki, &grant.certified(peer.record_key), now) {
+            Ok(chain) => {
+                tracing::info!(node = %peer.node, "renewed a node CA");
+                Renewed::Chain(chain)
+            }
+            Err(error) => refused("failed", error.to_string()),
+        }
+    }
+}
+
+impl Sync {
+    /// This node's signed word about a changeset, if it holds it.
+    pub(super) async fn own_receipt(&self, id: &Digest) -> Option<Vec<u8>> {
+        let id = ChangesetId(*id);
+        let changes = self.book.look(|history| history.get(&id).map(|entry| entry.changeset.clone())).await?;
+        let state = self.world.current().load().state.clone();
+        let receipt = Receipt {
+            trust_domain: self.identity.trust_domain().clone(),
+            node: self.node().clone(),
+            changeset: id.0,
+            standing: standing(&state, &id, changes.changes.iter().map(|change| &change.document)),
+            at: self.clock.now(),
+        };
+        Some(receipt.sign(self.identity.record_key()))
+    }
+
+    /// This node.
+    pub fn node(&self) -> &NodeId {
+        self.identity.node()
+    }
+}
+
+/// Applied if all of it that is still live is in effect.
+fn standing<'a>(state: &State, id: &ChangesetId, documents: impl Iterator<Item = &'a policy::DocumentId>) -> Standing {
+    let (mut live, mut won) = (false, true);
+    for document in documents {
+        let values = state.documents.get(document).map(|live| live.values.as_slice()).unwrap_or_default();
+        if values.iter().any(|value| value.changeset == *id) {
+            live = true;
+            won &= values.first().is_some_and(|first| first.changeset == *id);
+        }
+    }
+    match (live, won) {
+        (false, _) => Standing::Superseded,
+        (true, false) => Standing::Conflicted,
+        (true, true) => Standing::Applied,
+    }
+}

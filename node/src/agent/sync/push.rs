@@ -1,0 +1,129 @@
+//! A push and its receipts: who has it, as each node signs.
+
+use std::{sync::Arc, time::Duration};
+
+use certs::{codec, id::NodeId, sign::Digest};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use membership::view::MemberState;
+use policy::changeset::ChangesetId;
+
+use super::Sync;
+use crate::{
+    agent::{
+        error::{Error, fail},
+        facade::{Pushed, Wait},
+        receipt::{Receipt, Standing},
+        wire::{self, Answer, Ask},
+    },
+    clock::monotonic,
+    mesh::peer::PeerLink,
+};
+
+/// A receipt may come this much later than the peer was asked to wait.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Sync {
+    /// Takes a signed changeset: verified, durable, folded, announced; answers when `wait` is met or `patience` is over.
+    ///
+    /// # Errors
+    /// The refusal; nothing was kept then.
+    pub async fn push(self: &Arc<Self>, bytes: Vec<u8>, wait: Wait, patience: Duration) -> Result<Pushed, Error> {
+        let begun = monotonic();
+        let id = self.book.push(bytes, "push", self.clock.now()).await?;
+        // Durable now: what follows happens also if the caller goes away.
+        let sync = self.clone();
+        let (told, applied) = tokio::sync::oneshot::channel();
+        self.tasks.detach("push", async move {
+            sync.apply().await;
+            sync.events.note(sync.clock.now(), "policy_applied", id, format!("{id} was pushed here"));
+            let _ = told.send(());
+        });
+        let _ = applied.await;
+        let mut pushed = self.receipts(id, wait, patience).await?;
+        pushed.elapsed = monotonic().duration_since(begun);
+        Ok(pushed)
+    }
+
+    /// Collects receipts for a changeset that is here, until `wait` is met or `patience` is over.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn receipts(&self, id: ChangesetId, wait: Wait, patience: Duration) -> Result<Pushed, Error> {
+        let begun = monotonic();
+        let own = self
+            .own_receipt(&id.0)
+            .await
+            .ok_or_else(|| fail("not_found", format!("no changeset {id} here"), "`skein policy log` lists them"))?;
+        let mut pushed = Pushed { changeset: Some(id), ..Pushed::default() };
+        pushed.take(own, None);
+        let (links, unreachable) = self.reachable();
+        pushed.unreachable = unreachable;
+        pushed.pending = links.iter().map(|link| link.peer().node.clone()).collect();
+        let wanted = match wait {
+            Wait::Local => 1,
+            Wait::Two => 2.min(1 + links.len()),
+            Wait::Nodes(count) => count,
+            Wait::All => 1 + links.len(),
+        };
+        let mut asked: FuturesUnordered<_> = links.iter().map(|link| ask(link, id.0, patience)).collect();
+        let collected = async {
+            while pushed.receipts.len() < wanted {
+                let Some((node, receipt)) = asked.next().await else { break };
+                if let Some((receipt, signed)) = receipt {
+                    pushed.pending.retain(|pending| *pending != node);
+                    pushed.receipts.push(receipt);
+                    pushed.signed.push(signed);
+                }
+            }
+        };
+        // Late ones are named as pending; they get it all the same.
+        let _ = tokio::time::timeout(patience, collected).await;
+        drop(asked);
+        pushed.complete = pushed.receipts.len() >= wanted;
+        pushed.elapsed = monotonic().duration_since(begun);
+        Ok(pushed)
+    }
+
+    /// Links to live members, and the members that nobody here reaches.
+    fn reachable(&self) -> (Vec<PeerLink>, Vec<NodeId>) {
+        let (view, state) = (self.world.view(), self.world.current().load().state.clone());
+        let (mut links, mut unreachable) = (Vec::new(), Vec::new());
+        for (node, grant) in state.grants() {
+            if node == self.node() || grant.retired {
+                continue;
+            }
+            let alive = view.member(node).map(|member| member.state);
+            match (alive, self.links.to(node)) {
+                (Some(MemberState::Left | MemberState::Evicted), _) => {}
+                (Some(MemberState::Alive | MemberState::Suspect), Some(link)) => links.push(link),
+                (Some(MemberState::Alive | MemberState::Suspect | MemberState::Dead) | None, _) => {
+                    unreachable.push(node.clone());
+                }
+            }
+        }
+        (links, unreachable)
+    }
+}
+
+impl Pushed {
+    fn take(&mut self, signed: Vec<u8>, key: Option<&certs::sign::PublicKey>) {
+        if let Some(receipt) = Receipt::verify(&signed, key) {
+            self.receipts.push(receipt);
+            self.signed.push(signed);
+        }
+    }
+}
+
+/// Asks one peer; its receipt counts only with its own signature.
+async fn ask(link: &PeerLink, id: Digest, patience: Duration) -> (NodeId, Option<(Receipt, Vec<u8>)>) {
+    let node = link.peer().node.clone();
+    let patience_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+    let question = codec::encode(&Ask { changeset: id, standing: Standing::Applied, patience_ms });
+    let answered = async {
+        let reply = link.request(wire::RECEIPT, question.into(), patience + GRACE).await.ok()?;
+        let signed = wire::reply::<Answer>(&reply).ok()?.receipt?;
+        let receipt = Receipt::verify(&signed, Some(&link.peer().record_key))?;
+        (receipt.node == node && receipt.changeset == id).then_some((receipt, signed))
+    };
+    (node.clone(), answered.await)
+}

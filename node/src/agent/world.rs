@@ -1,0 +1,153 @@
+//! The one writer of the snapshot: policy and members come in, the newest world goes out.
+
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use certs::{
+    id::{NodeId, TrustDomain},
+    verify::Authority,
+};
+use membership::{engine::Change, view::View};
+use policy::{compile::Compiled, history::State};
+use tokio::sync::watch;
+
+use super::{
+    error::{Error, fail},
+    fold::{self, Before},
+};
+use crate::snapshot::{Current, Services, Snapshot, StatsTable};
+
+/// What the snapshot is made of, and who may read it.
+pub struct World {
+    trust_domain: TrustDomain,
+    node: NodeId,
+    current: Current,
+    view: ArcSwap<View>,
+    /// Shared with TLS: whom to believe, swapped before the snapshot says so.
+    authority: Arc<ArcSwap<Authority>>,
+    stats: Arc<StatsTable>,
+    folding: Mutex<Before>,
+    changes: watch::Sender<u64>,
+    fatal: Mutex<Option<Error>>,
+}
+
+impl World {
+    /// Begins with the policy that the store holds.
+    pub fn new(trust_domain: &TrustDomain, node: &NodeId, state: Arc<State>) -> Self {
+        let authority = Arc::new(state.authority(trust_domain));
+        let first = Snapshot {
+            trust_domain: trust_domain.clone(),
+            node: node.clone(),
+            compiled: Arc::new(Compiled::build(&state, None)),
+            services: Arc::new(Services::default()),
+            state,
+            authority: authority.clone(),
+        };
+        Self {
+            trust_domain: trust_domain.clone(),
+            node: node.clone(),
+            current: Current::new(first),
+            view: ArcSwap::from_pointee(View::default()),
+            authority: Arc::new(ArcSwap::new(authority)),
+            stats: Arc::default(),
+            folding: Mutex::default(),
+            changes: watch::Sender::new(0),
+            fatal: Mutex::default(),
+        }
+    }
+
+    /// The place that requests read.
+    pub fn current(&self) -> &Current {
+        &self.current
+    }
+
+    /// Members as last seen.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Whom TLS believes.
+    pub fn authority(&self) -> &Arc<ArcSwap<Authority>> {
+        &self.authority
+    }
+
+    /// Counters of endpoints.
+    pub fn stats(&self) -> &Arc<StatsTable> {
+        &self.stats
+    }
+
+    /// Wakes on every change of policy or members, those that requests do not see included.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Takes a new View; requests get a new snapshot only if endpoints changed.
+    pub fn view_changed(&self, view: Arc<View>, changes: &[Change]) {
+        self.view.store(view.clone());
+        if changes.iter().any(concerns_requests) {
+            let mut before = self.folding.lock().expect("no code panics while it folds");
+            let services = Arc::new(fold::services(&view, &self.node, &self.stats, &mut before));
+            self.stats.retain(&services);
+            let last = self.current.load();
+            self.current.store(Arc::new(Snapshot {
+                trust_domain: last.trust_domain.clone(),
+                node: last.node.clone(),
+                compiled: last.compiled.clone(),
+                services,
+                state: last.state.clone(),
+                authority: last.authority.clone(),
+            }));
+        }
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Takes new policy. Gives the authority if it changed: then live connections are to be judged anew.
+    pub fn state_changed(&self, state: Arc<State>) -> Option<Arc<Authority>> {
+        let _one = self.folding.lock().expect("no code panics while it folds");
+        let last = self.current.load();
+        let authority = state.authority(&self.trust_domain);
+        let changed = authority.roots != last.authority.roots
+            || authority.grants != last.authority.grants
+            || authority.revocations != last.authority.revocations;
+        let authority = if changed { Arc::new(authority) } else { last.authority.clone() };
+        if changed {
+            self.authority.store(authority.clone());
+        }
+        self.current.store(Arc::new(Snapshot {
+            trust_domain: last.trust_domain.clone(),
+            node: last.node.clone(),
+            compiled: Arc::new(Compiled::build(&state, Some(&last.compiled))),
+            services: last.services.clone(),
+            state,
+            authority: authority.clone(),
+        }));
+        self.changes.send_modify(|count| *count += 1);
+        changed.then_some(authority)
+    }
+
+    /// Notes why the process must end.
+    pub fn fail(&self, code: &'static str, message: &str, hint: &str) {
+        let mut fatal = self.fatal.lock().expect("no code panics while it holds the reason");
+        fatal.get_or_insert_with(|| fail(code, message, hint));
+    }
+
+    /// Why the process must end, if so.
+    pub fn fatal(&self) -> Option<Error> {
+        self.fatal.lock().expect("no code panics while it holds the reason").clone()
+    }
+}
+
+fn concerns_requests(change: &Change) -> bool {
+    match change {
+        Change::Suspect(_) | Change::Policy(_) => false,
+        Change::Alive(_)
+        | Change::Dead(_)
+        | Change::Left(_)
+        | Change::Evicted(_)
+        | Change::Gone(_)
+        | Change::Member(_)
+        | Change::Status(_)
+        | Change::Services(_)
+        | Change::Health(_) => true,
+    }
+}
