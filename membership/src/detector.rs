@@ -17,12 +17,12 @@ const PROBE_MS: u64 = 250;
 const KEEP_ALIVE_MS: u64 = 1_000;
 /// Time between probes of a member in doubt.
 const DOUBT_PROBE_MS: u64 = 100;
-/// A silence that puts in doubt.
-const DOUBT_MS: u64 = 500;
-/// A silence that starts a check and tells the others.
-const SUSPECT_MS: u64 = 1_000;
+/// Unanswered probes over this time put in doubt.
+const DOUBT_MS: u64 = 300;
+/// Over this time they start a check, and the others are told.
+const SUSPECT_MS: u64 = 700;
 /// The same once a data connection failed as well.
-const SUSPECT_FAILED_MS: u64 = 500;
+const SUSPECT_FAILED_MS: u64 = 400;
 /// How long a data connection's failure counts.
 const FAILURE_MS: u64 = 3_000;
 /// What a check leaves a member to refute it, at least.
@@ -85,7 +85,9 @@ struct Peer {
     /// The last sign of life by others: a relay's word, or a newer signature.
     vouched: u64,
     failed: Option<u64>,
-    next_ping: u64,
+    last_ping: Option<u64>,
+    /// When the first probe since the last sign of life went out: before it, a silence means nothing.
+    asked: Option<u64>,
     pings: VecDeque<(u64, u64)>,
     rtt: Option<u64>,
     check: Option<Check>,
@@ -139,7 +141,7 @@ impl Detector {
         self.linked.insert(node.clone());
         let peer = self.peers.entry(node.clone()).or_insert_with(|| Peer::new(now, Verdict::Suspect));
         (peer.linked, peer.met) = (true, true);
-        peer.next_ping = now;
+        peer.last_ping = None;
         self.heard(node, now)
     }
 
@@ -148,6 +150,7 @@ impl Detector {
         self.askers.remove(node);
         if let Some(peer) = self.peers.get_mut(node) {
             peer.linked = false;
+            peer.asked = None;
             peer.pings.clear();
             if peer.verdict != Verdict::Dead && peer.check.is_none() {
                 // Leaves time to reconnect, whenever it last spoke.
@@ -176,7 +179,7 @@ impl Detector {
 
     fn absolve(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        peer.failed = None;
+        (peer.failed, peer.asked) = (None, None);
         if let Some(accuser) = peer.check.take().and_then(|check| check.accuser) {
             self.accusers.refuted(&accuser, now);
         }
@@ -234,7 +237,7 @@ impl Detector {
             return;
         }
         peer.check = Some(Check::new(now, Some(from.clone())));
-        peer.next_ping = now;
+        peer.last_ping = None;
     }
 
     /// A data connection failed: a reason to look at once.
@@ -243,7 +246,7 @@ impl Detector {
             && peer.failed.is_none_or(|failed| now.saturating_sub(failed) > PROBE_MS)
         {
             peer.failed = Some(now);
-            peer.next_ping = now;
+            peer.last_ping = None;
         }
     }
 
@@ -288,7 +291,7 @@ impl Detector {
         let (mut all, mut silent) = (0_usize, 0_usize);
         for peer in self.peers.values().filter(|peer| peer.met && peer.verdict != Verdict::Dead) {
             all += 1;
-            silent += usize::from(!peer.linked || peer.unanswered(now));
+            silent += usize::from(!peer.linked || peer.unanswered(now) >= DOUBT_MS);
         }
         silent * 2 > all && all > 1
     }
@@ -297,8 +300,8 @@ impl Detector {
 impl Peer {
     fn new(now: u64, verdict: Verdict) -> Peer {
         let (rtt, failed, check) = (None, None, None);
-        let (linked, met, vouched, pings) = Default::default();
-        Peer { linked, met, verdict, heard: now, vouched, failed, next_ping: now, pings, rtt, check }
+        let (linked, met, vouched, asked, last_ping, pings) = Default::default();
+        Peer { linked, met, verdict, heard: now, vouched, failed, last_ping, asked, pings, rtt, check }
     }
 
     /// How long it may be silent before it is dead.
@@ -317,10 +320,9 @@ impl Peer {
         now.saturating_sub(self.heard.max(self.vouched))
     }
 
-    /// Silent although it was asked.
-    fn unanswered(&self, now: u64) -> bool {
-        let asked = self.pings.front().is_some_and(|(_, sent)| now.saturating_sub(*sent) >= PROBE_MS);
-        asked && self.silence(now) >= DOUBT_MS
+    /// For how long it has not answered what it was asked.
+    fn unanswered(&self, now: u64) -> u64 {
+        self.asked.map_or(0, |asked| now.saturating_sub(asked))
     }
 
     fn failed_lately(&self, now: u64) -> bool {
@@ -328,7 +330,13 @@ impl Peer {
     }
 
     fn probe(&mut self, name: &NodeId, neighbour: bool, random: &mut StdRng, now: u64, orders: &mut Vec<Order>) {
-        if !self.linked || now < self.next_ping {
+        let doubted = self.check.is_some() || self.failed_lately(now) || self.unanswered(now) >= DOUBT_MS;
+        let pause = match (doubted, neighbour || self.asked.is_some()) {
+            (true, _) => DOUBT_PROBE_MS,
+            (false, true) => PROBE_MS,
+            (false, false) => KEEP_ALIVE_MS,
+        };
+        if !self.linked || self.last_ping.is_some_and(|last| now < last + pause) {
             return;
         }
         let nonce = random.random();
@@ -336,23 +344,15 @@ impl Peer {
             self.pings.pop_front();
         }
         self.pings.push_back((nonce, now));
-        let doubted = self.check.is_some() || self.failed_lately(now) || self.silence(now) >= DOUBT_MS;
-        let pause = match (doubted && self.silence(now) >= PROBE_MS / 2, neighbour) {
-            (true, _) => DOUBT_PROBE_MS,
-            (false, true) => PROBE_MS,
-            (false, false) => KEEP_ALIVE_MS,
-        };
-        self.next_ping = now + pause;
+        self.asked.get_or_insert(now);
+        self.last_ping = Some(now);
         orders.push(Order::Ping { to: name.clone(), nonce });
     }
 
-    /// A silence that was probed: without an unanswered ping nothing was asked.
     fn suspicious(&self, now: u64) -> bool {
-        if self.verdict == Verdict::Dead {
-            return false;
-        }
         let limit = if self.failed_lately(now) { SUSPECT_FAILED_MS } else { SUSPECT_MS };
-        self.silence(now) >= limit && (!self.linked || self.pings.len() >= 2)
+        let over_relays = !self.linked && self.silence(now) >= KEEP_ALIVE_MS;
+        self.verdict != Verdict::Dead && (over_relays || self.unanswered(now) >= limit)
     }
 
     fn ask(
@@ -378,10 +378,11 @@ impl Peer {
     }
 
     fn judge(&mut self, name: &NodeId, patience: u64, now: u64, orders: &mut Vec<Order>) {
-        let silence = self.silence(now);
+        let (silence, asked) = (self.silence(now), self.unanswered(now));
+        let limit = if self.failed_lately(now) { SUSPECT_FAILED_MS } else { SUSPECT_MS };
         let Some(check) = &mut self.check else { return };
         let checked = now.saturating_sub(check.since);
-        let own = silence >= SUSPECT_FAILED_MS || (!self.linked && checked >= RECONNECT_MS);
+        let own = if self.linked { asked >= SUSPECT_FAILED_MS } else { checked >= RECONNECT_MS };
         if own && !check.announced {
             check.announced = true;
             orders.push(Order::Accuse(name.clone()));
@@ -390,8 +391,8 @@ impl Peer {
                 orders.push(Order::Judge(name.clone(), Verdict::Suspect));
             }
         }
-        let unanswered = check.waiting.is_empty() || now.saturating_sub(check.asked) >= RELAY_MS - RECONNECT_MS;
-        if checked >= REFUTE_MS && silence >= patience && unanswered {
+        let asked_enough = !self.linked || asked >= limit;
+        if checked >= REFUTE_MS && silence >= patience && asked_enough {
             self.verdict = Verdict::Dead;
             self.check = None;
             orders.push(Order::Judge(name.clone(), Verdict::Dead));

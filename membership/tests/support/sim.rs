@@ -59,6 +59,8 @@ pub(crate) struct Node {
     pub(crate) up: bool,
     paused_until: Millis,
     round: Millis,
+    /// When it must tick or start a round.
+    wake: Millis,
 }
 
 enum Delivery {
@@ -115,6 +117,7 @@ impl Sim {
             up: true,
             paused_until: 0,
             round: self.now + self.random.random_range(0..ROUND_MS),
+            wake: self.now,
         };
         self.nodes.insert(citizen.node.clone(), node);
         let started = self.now;
@@ -143,6 +146,7 @@ impl Sim {
         let now = self.now;
         let Some(node) = self.nodes.get_mut(to).filter(|node| node.up) else { return };
         let effects = node.engine.handle(event, now);
+        node.wake = node.engine.wake().min(node.round);
         for effect in effects {
             self.effect(to, effect);
         }
@@ -315,9 +319,8 @@ impl Sim {
 
     fn step(&mut self) {
         let delivery = self.queue.first_key_value().map(|((at, _), _)| *at);
-        let awake = |node: &Node| node.up;
-        let due = |node: &Node| node.engine.wake().min(node.round).max(node.paused_until);
-        let wake = self.nodes.values().filter(|node| awake(node)).map(due).min();
+        let due = |node: &Node| node.wake.max(node.paused_until);
+        let wake = self.nodes.values().filter(|node| node.up).map(due).min();
         let Some(next) = [delivery, wake].into_iter().flatten().min() else {
             self.now += 1;
             return;
@@ -331,12 +334,14 @@ impl Sim {
             }
             self.deliver(delivery);
         }
-        let names: Vec<NodeId> = self.nodes.keys().cloned().collect();
-        for name in names {
+        let due: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.up && due(node) <= self.now)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in due {
             let node = &self.nodes[&name];
-            if !node.up || due(node) > self.now {
-                continue;
-            }
             if node.round <= self.now {
                 node.carrier.round();
                 self.nodes.get_mut(&name).expect("just read").round = self.now + ROUND_MS;
