@@ -36,12 +36,18 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// Milliseconds of monotonic time since the first call in this process: fits an atomic.
+/// Milliseconds of monotonic time since the first such call in this process: fits an atomic.
 #[must_use]
 pub fn uptime() -> Millis {
+    uptime_micros() / 1_000
+}
+
+/// Microseconds of monotonic time since the first such call in this process.
+#[must_use]
+pub fn uptime_micros() -> u64 {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let elapsed = monotonic().duration_since(*START.get_or_init(monotonic));
-    Millis::try_from(elapsed.as_millis()).unwrap_or(Millis::MAX)
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

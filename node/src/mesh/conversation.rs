@@ -12,51 +12,68 @@ use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsStream;
+
+use super::{accept::HANDSHAKE_TIMEOUT, tls_tcp};
 
 /// A TLS connection with what its two ends need to bind proofs to it.
 #[derive(Debug)]
-pub struct Conversed {}
+pub struct Conversed {
+    tls: Box<TlsStream<TcpStream>>,
+    remote: SocketAddr,
+}
 
 impl Conversed {
+    pub(super) fn new(tls: TlsStream<TcpStream>, remote: SocketAddr) -> Conversed {
+        Conversed { tls: Box::new(tls), remote }
+    }
+
     /// Secret of this very TLS session, equal at both ends (RFC 8446, 7.5), without context.
     ///
     /// # Errors
     /// The session is in no state to export.
-    pub fn exporter(&self, _label: &[u8]) -> io::Result<[u8; 32]> {
-        todo!()
+    pub fn exporter(&self, label: &[u8]) -> io::Result<[u8; 32]> {
+        let secret = match &*self.tls {
+            TlsStream::Client(tls) => tls.get_ref().1.export_keying_material([0; 32], label, None),
+            TlsStream::Server(tls) => tls.get_ref().1.export_keying_material([0; 32], label, None),
+        };
+        secret.map_err(io::Error::other)
     }
 
     /// The peer's certificates, leaf first; empty on the side that serves joins and administration.
     #[must_use]
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
-        todo!()
+        self.tls.get_ref().1.peer_certificates().unwrap_or_default()
     }
 
     /// The other end's address.
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
-        todo!()
+        self.remote
     }
 }
 
 impl AsyncRead for Conversed {
-    fn poll_read(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Conversed {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &[u8]) -> Poll<io::Result<usize>> {
-        todo!()
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 }
 
@@ -64,16 +81,16 @@ impl AsyncWrite for Conversed {
 ///
 /// # Errors
 /// Nobody answers, or the handshake fails.
-#[expect(clippy::unused_async, reason = "signature first")]
 pub async fn connect(
-    _address: SocketAddr,
-    _config: Arc<ClientConfig>,
-    _name: ServerName<'static>,
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
 ) -> io::Result<Conversed> {
-    todo!()
+    let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls_tcp::dial(None, address, config, name)).await??;
+    Ok(Conversed::new(tls, address))
 }
 
-/// Remote administration, the command line's side.
+/// Remote administration, the command line's side: `connect` with `certs::tls::operator`.
 pub mod admin {
     pub use super::{Conversed, connect};
 }

@@ -1,13 +1,48 @@
 //! One data worker's side of the mesh: requests and tunnels to other nodes, and from them.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use certs::{
     id::{NodeId, SpiffeId},
+    tls::Conversation,
     verify::Peer,
 };
+use futures_util::FutureExt as _;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpListener,
+    sync::{Mutex, mpsc, oneshot, watch},
+    time::timeout,
+};
 
-use super::{Mesh, WorkerSockets, error::Error, lease::Lease, preface::Preface, stream::VirtualStream};
+use super::{
+    MAX_DATA_CONNECTIONS, Mesh, Steering, Transport, WorkerSockets,
+    accept::{self, Accepted, Handover},
+    count,
+    dial::{self, CONNECT_TIMEOUT, Carrier, Dialled, Target},
+    error::{Code, Error},
+    lease::{Lease, Link},
+    live::{Handle, Kind},
+    lock,
+    pool::{Connection, Dialling, Group, Pool, Slot, Step},
+    preface::{Preface, Protocol},
+    quic,
+    steer::{CONTROL, Lane},
+    stream::{Facts, Kill, VirtualStream},
+    tls_tcp::Port,
+};
+
+/// Streams from other nodes that wait for [`Worker::accept`].
+const QUEUE: usize = 1_024;
+/// How often unused connections are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Attempts to find or make a connection for one stream, where connections end under our hands.
+const ATTEMPTS: usize = 4;
 
 /// Whom to reach, as whom, and what for.
 #[derive(Debug, Clone, Copy)]
@@ -26,13 +61,24 @@ pub struct Call<'a> {
 
 /// One data worker. Cheap to clone; everything that it starts runs on the runtime where it was started.
 #[derive(Debug, Clone)]
-pub struct Worker {}
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mesh: Mesh,
+    index: u8,
+    pool: Pool,
+    endpoint: watch::Receiver<Option<quinn::Endpoint>>,
+    incoming: Mutex<mpsc::Receiver<Incoming>>,
+}
 
 /// A stream that another node opened.
 #[derive(Debug)]
 pub struct Incoming {
     /// Who speaks, as TLS proves.
-    pub peer: Peer,
+    pub peer: Arc<Peer>,
     /// The identity that this node showed: the account that the caller asked for.
     pub local: SpiffeId,
     /// What the stream is for, as the caller says.
@@ -50,31 +96,265 @@ impl Worker {
     ///
     /// # Errors
     /// The runtime takes no more sockets.
-    pub fn start(_mesh: &Mesh, _sockets: WorkerSockets) -> io::Result<Worker> {
-        todo!()
+    pub fn start(mesh: &Mesh, sockets: WorkerSockets) -> io::Result<Worker> {
+        let index = u8::try_from(sockets.index).map_err(io::Error::other)?;
+        let (queue, incoming) = mpsc::channel(QUEUE);
+        let own = match sockets.udp {
+            Some(udp) => Some(listen_quic(mesh, udp, index, &queue)?),
+            None => None,
+        };
+        let endpoint = match (&mesh.shared.steering, own) {
+            (Steering::PerWorker, own) => watch::channel(own).1,
+            (Steering::Single(_), own) => {
+                if own.is_some() {
+                    mesh.shared.single.send_replace(own);
+                }
+                mesh.shared.single.subscribe()
+            }
+        };
+        let tasks = &mesh.shared.tasks;
+        let listener = TcpListener::from_std(sockets.tcp)?;
+        tasks.critical("mesh tcp port", ending(mesh, Port::new(mesh.clone(), queue).listen(listener)));
+        let shared =
+            Shared { mesh: mesh.clone(), index, pool: Pool::default(), endpoint, incoming: Mutex::new(incoming) };
+        let worker = Worker { shared: Arc::new(shared) };
+        let sweeper = worker.clone();
+        tasks.critical("mesh sweep", ending(mesh, async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                sweeper.shared.pool.sweep();
+            }
+        }));
+        Ok(worker)
     }
 
     /// A virtual connection that carries HTTP (`preface.protocol` is `Http1` or `Http2`), kept ones first.
     ///
     /// # Errors
     /// None could be had; nothing was sent.
-    #[expect(clippy::unused_async, reason = "signature first")]
-    pub async fn open(&self, _call: &Call<'_>) -> Result<Lease, Error> {
-        todo!()
+    pub async fn open(&self, call: &Call<'_>) -> Result<Lease, Error> {
+        let shared = &self.shared;
+        if shared.mesh.shared.tasks.is_stopping() && shared.endpoint.borrow().is_none() {
+            return Err(Error::Stopping);
+        }
+        let group = shared.pool.group(call);
+        let permit = self.counted(group.permit().await)?;
+        while let Some(mut link) = group.take(call.preface) {
+            if link.ready().await {
+                return Ok(Lease::new(link, group, permit));
+            }
+        }
+        let stream = self.prefaced(&group, call).await?;
+        let mut link = Link::new(stream, call.preface, &shared.mesh.shared.tasks).await?;
+        if !link.ready().await {
+            return Err(Error::NeverSent("the connection ended at once".into()));
+        }
+        Ok(Lease::new(link, group, permit))
     }
 
-    /// A stream of its own for bytes (`Tcp`, `Probe`), which is not kept.
+    /// A stream of its own for bytes (`Tcp`, `Probe`), which is not kept. Tunnels prefer TCP, which costs half per byte.
     ///
     /// # Errors
     /// None could be had; nothing was sent.
-    #[expect(clippy::unused_async, reason = "signature first")]
-    pub async fn tunnel(&self, _call: &Call<'_>) -> Result<VirtualStream, Error> {
-        todo!()
+    pub async fn tunnel(&self, call: &Call<'_>) -> Result<VirtualStream, Error> {
+        let bulk = call.preface.protocol == Protocol::Tcp && self.shared.mesh.shared.transport != Transport::Quic;
+        if bulk {
+            match self.over_tcp(call).await {
+                Err(Error::Connect { .. }) if self.shared.mesh.shared.transport == Transport::Auto => {}
+                result => return result,
+            }
+        }
+        let group = self.shared.pool.group(call);
+        self.prefaced(&group, call).await
     }
 
     /// The next stream that another node opened on this worker; `None` once the mesh is closed.
-    #[expect(clippy::unused_async, reason = "signature first")]
     pub async fn accept(&self) -> Option<Incoming> {
-        todo!()
+        self.shared.incoming.lock().await.recv().await
     }
+
+    fn counted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Overflow(_)) = &result {
+            count(&self.shared.mesh.shared.counters.overflows);
+        }
+        result
+    }
+
+    /// A stream whose preface was written.
+    async fn prefaced(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<VirtualStream, Error> {
+        for _ in 0..ATTEMPTS {
+            let Some((mut stream, is_fresh)) = self.stream(group, call).await? else { continue };
+            if is_fresh {
+                match stream.write_all(&call.preface.encode()).await {
+                    Ok(()) => {}
+                    // The connection ended meanwhile; another one may do.
+                    Err(_) => continue,
+                }
+            }
+            stream.facts().begin();
+            return Ok(stream);
+        }
+        Err(Error::NeverSent("connections end as soon as they are made".into()))
+    }
+
+    /// One step towards a stream: `None` means that the next step may lead to it. The flag says that it lacks its preface.
+    async fn stream(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<Option<(VirtualStream, bool)>, Error> {
+        let mesh = &self.shared.mesh;
+        let tcp_first = match mesh.shared.transport {
+            Transport::Quic => false,
+            Transport::Tcp => true,
+            Transport::Auto => mesh.is_blocked(call.address),
+        };
+        if tcp_first && !group.has_connection() {
+            return Ok(Some((self.over_tcp(call).await?, false)));
+        }
+        match group.step(|ordinal| self.dial(group, call, ordinal)) {
+            Step::Open(slot) => Ok(self.open_on(slot).await?.map(|stream| (stream, true))),
+            Step::Claim(dialled) => match dialled.carrier {
+                Carrier::Tcp(_) => Ok(Some((self.adopt(dialled, call.preface).await?, false))),
+                Carrier::Quic(_) => Ok(None),
+            },
+            Step::Wait(dialling) => dialling.await.map(|()| None),
+            Step::Full => self.counted(Err(Error::Overflow("streams"))),
+        }
+    }
+
+    /// Opens a stream on a connection; `None` if it has ended.
+    async fn open_on(&self, slot: Slot) -> Result<Option<VirtualStream>, Error> {
+        match timeout(CONNECT_TIMEOUT, slot.connection.quic.open_bi()).await {
+            Ok(Ok((send, recv))) => {
+                Ok(Some(VirtualStream::quic(send, recv, Facts::dialled(), Some(Box::new(slot)))))
+            }
+            Ok(Err(_)) => Ok(None),
+            Err(_) => self.counted(Err(Error::Overflow("streams"))),
+        }
+    }
+
+    /// Begins a dial that belongs to the group, not to the call that began it.
+    fn dial(&self, group: &Arc<Group>, call: &Call<'_>, ordinal: u8) -> Dialling {
+        let (told, result) = oneshot::channel();
+        let (worker, group, target) = (self.clone(), group.clone(), self.target(call, ordinal));
+        self.shared.mesh.shared.tasks.detach("dial", async move {
+            let result = worker.dial_for(&group, target).await;
+            // Nobody waits if everybody gave up.
+            let _ = told.send(result);
+        });
+        result.map(|result| result.unwrap_or(Err(Error::Stopping))).boxed().shared()
+    }
+
+    async fn dial_for(&self, group: &Group, target: Target) -> Result<(), Error> {
+        let result = match self.admit(&target) {
+            Ok(()) => dial::dial(&self.shared.mesh, quic::started(self.shared.endpoint.clone()).await, target).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(Dialled { carrier: Carrier::Quic(quic), peer, chain }) => {
+                let not_after = peer.not_after;
+                let guard =
+                    self.shared.mesh.shared.live.add(OUTBOUND, peer, chain, Handle::Quic(quic.clone()));
+                group.dialled(Some(Connection::new(quic, not_after, guard)), None);
+                Ok(())
+            }
+            Ok(dialled) => {
+                group.dialled(None, Some(dialled));
+                Ok(())
+            }
+            Err(error) => {
+                group.dialled(None, None);
+                self.counted(Err(error))
+            }
+        }
+    }
+
+    /// A TLS connection of its own, preface sent.
+    async fn over_tcp(&self, call: &Call<'_>) -> Result<VirtualStream, Error> {
+        let target = self.target(call, 0);
+        self.counted(self.admit(&target))?;
+        let dialled = dial::dial_tcp(&self.shared.mesh, &target).await?;
+        self.adopt(dialled, call.preface).await
+    }
+
+    async fn adopt(&self, dialled: Dialled, preface: &Preface) -> Result<VirtualStream, Error> {
+        let Carrier::Tcp(mut tls) = dialled.carrier else {
+            return Err(Error::NeverSent("not a TCP connection".into()));
+        };
+        let failed = |error: io::Error| Error::NeverSent(error.to_string().into());
+        tls.write_all(&preface.encode()).await.map_err(failed)?;
+        tls.flush().await.map_err(failed)?;
+        let handle = Handle::Tcp(Arc::<Kill>::default());
+        let live = &self.shared.mesh.shared.live;
+        let guard = live.add(OUTBOUND, dialled.peer, dialled.chain, handle.clone());
+        Ok(VirtualStream::tcp(*tls, &handle, guard, Facts::dialled(), true))
+    }
+
+    /// Room for one more connection, and an identity to show on it.
+    fn admit(&self, target: &Target) -> Result<(), Error> {
+        let shared = &self.shared.mesh.shared;
+        if !shared.tls.has_leaf(&target.own) {
+            return Err(Error::NoIdentity(target.own.clone()));
+        }
+        if shared.live.outbound() >= MAX_DATA_CONNECTIONS && !self.shared.pool.evict() {
+            return Err(Error::Overflow("data connections"));
+        }
+        Ok(())
+    }
+
+    /// Connections between two nodes begin at equal workers and go on from there; the nodes of a mesh begin at random ones.
+    fn target(&self, call: &Call<'_>, ordinal: u8) -> Target {
+        let spread = self.shared.mesh.shared.spread.wrapping_add(self.shared.index).wrapping_add(ordinal);
+        Target {
+            conversation: Conversation::Data,
+            own: call.source.clone(),
+            expect: Some(call.identity.clone()),
+            node: Some(call.node.clone()),
+            address: call.address,
+            first: spread % CONTROL,
+        }
+    }
+}
+
+const OUTBOUND: Kind = Kind { conversation: Conversation::Data, outbound: true };
+
+/// Runs until the node stops.
+async fn ending(mesh: &Mesh, work: impl Future<Output = ()>) {
+    let tasks = mesh.shared.tasks.clone();
+    tokio::select! {
+        () = work => {}
+        () = tasks.stopping() => {}
+    }
+}
+
+/// Makes this worker's endpoint and accepts on it.
+fn listen_quic(
+    mesh: &Mesh,
+    udp: std::net::UdpSocket,
+    index: u8,
+    queue: &mpsc::Sender<Incoming>,
+) -> io::Result<quinn::Endpoint> {
+    let shared = &mesh.shared;
+    let single = matches!(shared.steering, Steering::Single(_));
+    let workers = if single { 1 } else { shared.workers };
+    let server = quic::server(shared.tls.server(Conversation::Data), Conversation::Data)?;
+    let endpoint = quic::endpoint(udp, Lane::Worker { index, workers }, &shared.reset_key, server)?;
+    lock(&shared.endpoints).push(endpoint.clone());
+    let control = match single {
+        true => Some(Arc::new(quic::server(shared.tls.server(Conversation::Peer), Conversation::Peer)?)),
+        false => None,
+    };
+    let (served, queue) = (mesh.clone(), queue.clone());
+    let accepted = move |accepted: Accepted| match accepted.conversation {
+        Conversation::Data => {
+            let streams = accept::streams(served.clone(), accepted, queue.clone());
+            served.shared.tasks.detach("data connection", streams);
+        }
+        Conversation::Peer | Conversation::Join | Conversation::Admin => {
+            if let Err(refused) = served.shared.control.try_send(Handover::Quic(accepted)) {
+                drop(refused);
+                count(&served.shared.counters.handshake_failures);
+            }
+        }
+    };
+    let accepting = accept::connections(mesh.clone(), endpoint.clone(), true, control, accepted);
+    shared.tasks.critical("mesh quic port", accepting);
+    Ok(endpoint)
 }

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use certs::id::{NodeId, SpiffeId};
+use certs::id::SpiffeId;
 
 /// A failure between two nodes. Each variant says how far the request had come.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -19,8 +19,8 @@ pub enum Error {
     /// No connection came about. Nothing was sent.
     #[error("no connection to {node} at {address}: {reason}")]
     Connect {
-        /// Where it should have led.
-        node: NodeId,
+        /// The node that it should have led to.
+        node: Arc<str>,
         /// The address that was dialled.
         address: SocketAddr,
         /// What happened.

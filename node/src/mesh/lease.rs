@@ -2,15 +2,35 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use certs::codec::Millis;
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Frame, SizeHint};
+use hyper::{
+    body::{Frame, SizeHint},
+    client::conn::{http1, http2},
+    rt::Executor,
+};
+use hyper_util::rt::TokioIo;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::error::Error;
+use super::{
+    error::Error,
+    pool::Group,
+    preface::{Preface, Protocol},
+    stream::{Facts, VirtualStream},
+};
+use crate::{clock, tasks::Tasks};
+
+/// Bytes that hyper may buffer per direction of a virtual connection.
+const MAX_BUFFER: usize = 64 << 10;
+/// Longest block of response headers, bytes.
+const MAX_HEADERS: u32 = 32 << 10;
 
 /// Why a request's body failed on our side.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -18,9 +38,72 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a request to another node.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
+/// A virtual connection that speaks HTTP.
+#[derive(Debug)]
+pub(super) struct Link {
+    sender: Sender,
+    facts: Arc<Facts>,
+    pub(super) preface: Arc<Preface>,
+    pub(super) is_quic: bool,
+    /// Uptime when it was given back.
+    pub(super) since: Millis,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<Tracked>),
+    Http2(http2::SendRequest<Tracked>),
+}
+
+impl Link {
+    /// Makes a stream whose preface was sent speak HTTP.
+    pub(super) async fn new(stream: VirtualStream, preface: &Preface, tasks: &Tasks) -> Result<Link, Error> {
+        let (facts, is_quic) = (stream.facts().clone(), stream.carrier() == "quic");
+        let io = TokioIo::new(stream);
+        let failed = |error: hyper::Error| Error::NeverSent(error.to_string().into());
+        let sender = if preface.protocol == Protocol::Http2 {
+            let mut builder = http2::Builder::new(Spawner(tasks.clone()));
+            builder.max_header_list_size(MAX_HEADERS).max_send_buf_size(MAX_BUFFER);
+            let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
+            tasks.detach("virtual connection", async move { drop(connection.await) });
+            Sender::Http2(sender)
+        } else {
+            let (sender, connection) =
+                http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(io).await.map_err(failed)?;
+            tasks.detach("virtual connection", async move { drop(connection.with_upgrades().await) });
+            Sender::Http1(sender)
+        };
+        Ok(Link { sender, facts, preface: Arc::new(preface.clone()), is_quic, since: clock::uptime() })
+    }
+
+    /// False if it is known to have ended.
+    pub(super) fn is_usable(&self) -> bool {
+        let closed = match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        };
+        !closed && !self.facts.is_broken()
+    }
+
+    /// Waits until the previous request has left it altogether; false if it ended meanwhile.
+    pub(super) async fn ready(&mut self) -> bool {
+        let ready = match &mut self.sender {
+            Sender::Http1(sender) => sender.ready().await,
+            Sender::Http2(sender) => sender.ready().await,
+        };
+        ready.is_ok() && !self.facts.is_broken()
+    }
+}
+
 /// A virtual connection, ready for one request. Dropped unused, it goes back.
 #[derive(Debug)]
-pub struct Lease {}
+pub struct Lease {
+    /// Present until it goes back or is used up.
+    link: Option<Link>,
+    group: Arc<Group>,
+    used: bool,
+    _permit: OwnedSemaphorePermit,
+}
 
 /// A request that got no response.
 #[derive(Debug)]
@@ -32,35 +115,209 @@ pub struct SendError {
 }
 
 impl Lease {
+    pub(super) fn new(link: Link, group: Arc<Group>, permit: OwnedSemaphorePermit) -> Lease {
+        Lease { link: Some(link), group, used: false, _permit: permit }
+    }
+
+    /// `quic` or `tcp`.
+    #[must_use]
+    pub fn carrier(&self) -> &'static str {
+        if self.link.as_ref().is_some_and(|link| link.is_quic) { "quic" } else { "tcp" }
+    }
+
     /// Sends a request as it is (no header is added or taken) and waits for the response's head. The virtual connection
     /// goes back when the response's body has ended cleanly and the request's body was sent to its end; otherwise it is closed.
     /// For upgrades and CONNECT use `hyper::upgrade::on` with the response.
     ///
     /// # Errors
     /// No response came.
-    #[expect(clippy::unused_async, reason = "signature first")]
-    pub async fn send(self, _request: Request<Body>) -> Result<Response<LeasedBody>, SendError> {
-        todo!()
+    pub async fn send(mut self, request: Request<Body>) -> Result<Response<LeasedBody>, SendError> {
+        self.used = true;
+        let Some(link) = &mut self.link else {
+            return Err(SendError { error: Error::Stopping, request: Some(Box::new(request)) });
+        };
+        let facts = link.facts.clone();
+        facts.begin();
+        let is_connect = request.method() == http::Method::CONNECT;
+        let request = request.map(|body| Tracked::new(body, facts.clone()));
+        let result = match &mut link.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        };
+        match result {
+            Ok(response) => {
+                let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS
+                    || (is_connect && response.status().is_success());
+                let mut lease = Some(self);
+                if upgrades {
+                    // The stream is the application's from here on.
+                    lease = None;
+                }
+                Ok(response.map(|incoming| LeasedBody::new(incoming, lease)))
+            }
+            Err(mut failed) => {
+                let request = failed.take_message().map(|request| Box::new(request.map(|tracked| tracked.body)));
+                let error = failed.into_error();
+                let error = match &request {
+                    Some(_) => Error::NeverSent(text(&error)),
+                    None => unanswered(&error, &facts),
+                };
+                Err(SendError { error, request })
+            }
+        }
     }
+
+    /// The response has ended cleanly.
+    fn settle(mut self) {
+        if let Some(link) = self.link.take() {
+            if link.is_usable() && link.facts.is_sent() {
+                self.group.give_back(link);
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.take().filter(|link| !self.used && link.is_usable()) {
+            self.group.give_back(link);
+        }
+    }
+}
+
+/// Why no response came.
+fn unanswered(error: &hyper::Error, facts: &Facts) -> Error {
+    if facts.is_source_failed() {
+        Error::RequestBody(text(error))
+    } else if facts.is_refused() {
+        Error::Refused
+    } else if error.is_parse() {
+        Error::Protocol(text(error))
+    } else if !facts.is_written() {
+        Error::NeverSent(text(error))
+    } else {
+        Error::ResetBefore(text(error))
+    }
+}
+
+/// An error with its causes.
+fn text(error: &(dyn std::error::Error + 'static)) -> Arc<str> {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text.into()
 }
 
 /// The body of a response; gives the virtual connection back at its clean end.
 #[derive(Debug)]
-pub struct LeasedBody {}
+pub struct LeasedBody {
+    incoming: hyper::body::Incoming,
+    lease: Option<Lease>,
+}
+
+impl LeasedBody {
+    fn new(incoming: hyper::body::Incoming, lease: Option<Lease>) -> LeasedBody {
+        let mut body = LeasedBody { incoming, lease };
+        body.settle_at_end();
+        body
+    }
+
+    fn settle_at_end(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.settle();
+        }
+    }
+}
 
 impl http_body::Body for LeasedBody {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        todo!()
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Poll::Ready(match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            None => {
+                self.settle();
+                None
+            }
+            Some(Ok(frame)) => {
+                self.settle_at_end();
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                self.lease = None;
+                Some(Err(Error::ResetAfter(text(&error))))
+            }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        todo!()
+        self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        todo!()
+        self.incoming.size_hint()
+    }
+}
+
+/// A request's body that notes how it ended.
+#[derive(Debug)]
+struct Tracked {
+    body: Body,
+    facts: Arc<Facts>,
+}
+
+impl Tracked {
+    fn new(body: Body, facts: Arc<Facts>) -> Tracked {
+        let tracked = Tracked { body, facts };
+        tracked.note_end();
+        tracked
+    }
+
+    fn note_end(&self) {
+        if self.body.is_end_stream() || self.body.size_hint().exact() == Some(0) {
+            self.facts.request_ended(true);
+        }
+    }
+}
+
+impl http_body::Body for Tracked {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            None => self.facts.request_ended(true),
+            Some(Ok(_)) => self.note_end(),
+            Some(Err(_)) => self.facts.request_ended(false),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Lets hyper's HTTP/2 spawn its streams.
+#[derive(Debug, Clone)]
+struct Spawner(Tasks);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
+    fn execute(&self, future: F) {
+        self.0.detach("http/2 stream", future);
     }
 }

@@ -4,27 +4,62 @@
 //! accepts requests and tunnels; the control runtime starts a [`peer::PeerNetwork`], which carries gossip, sync, joins and
 //! administration. What both share is here: identity, limits, the table of live connections.
 
+mod accept;
 pub mod conversation;
 pub mod data;
+mod dial;
 pub mod error;
+mod frames;
 pub mod lease;
+mod link;
+mod live;
 pub mod peer;
+mod pool;
 pub mod preface;
+mod quic;
+mod steer;
 pub mod stream;
+mod tls_tcp;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
+use aws_lc_rs::hmac;
 use certs::{
     id::{NodeId, SpiffeId},
     tls::Tls,
     verify::Authority,
 };
+use tokio::sync::{mpsc, watch};
 
 pub use conversation::{admin, join};
 pub use error::{Error, Fault, Retry};
 pub use preface::{Preface, Protocol};
 
-use crate::tasks::Tasks;
+use crate::{clock, tasks::Tasks};
+use error::Code;
+use live::Live;
+
+/// Data connections that a node dials, all workers together.
+pub const MAX_DATA_CONNECTIONS: usize = 4_096;
+/// How long TCP is tried first at an address where UDP did not answer.
+const UDP_BLOCKED: Duration = Duration::from_secs(60);
+/// Addresses that are remembered as blocked for UDP.
+const MAX_BLOCKED: usize = 4_096;
+/// TCP handshakes that wait for the control runtime.
+const HANDOVERS: usize = 256;
+/// Time for the peers to hear of our end.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How often ends of certificates are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Which carrier to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -44,7 +79,7 @@ pub enum Transport {
 pub struct Config {
     /// UDP and TCP address; port 0 picks one that is free on both.
     pub listen: SocketAddr,
-    /// Data workers, at least 1.
+    /// Data workers, 1 to [`MAX_WORKERS`].
     pub workers: usize,
     /// Which carrier to dial.
     pub transport: Transport,
@@ -52,6 +87,9 @@ pub struct Config {
     /// are gone (QUIC's stateless reset) instead of leaving them to time out.
     pub reset_secret: [u8; 32],
 }
+
+/// Data workers of one node: first bytes of connection ids below the control endpoint's.
+pub const MAX_WORKERS: usize = steer::CONTROL as usize;
 
 /// How UDP datagrams find their worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +100,36 @@ pub enum Steering {
     Single(String),
 }
 
+/// What happened on the mesh port since the node started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// QUIC connections dialled.
+    pub dialled_quic: AtomicU64,
+    /// TLS/TCP connections dialled.
+    pub dialled_tcp: AtomicU64,
+    /// Dials that led to nobody, or to somebody else.
+    pub dial_failures: AtomicU64,
+    /// Dials where TCP answered and UDP did not.
+    pub udp_blocked: AtomicU64,
+    /// Connections accepted, both carriers.
+    pub accepted: AtomicU64,
+    /// Handshakes of others that failed or were refused.
+    pub handshake_failures: AtomicU64,
+    /// First packets whose sender had to prove its address.
+    pub retries: AtomicU64,
+    /// Streams refused unread because this node drains.
+    pub refused: AtomicU64,
+    /// Calls that found a limit reached.
+    pub overflows: AtomicU64,
+    /// Connections closed because a node was gone, a peer no longer counted, or a certificate ended.
+    pub revoked: AtomicU64,
+}
+
+/// Adds one.
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
 /// The mesh port of one node and everything that its runtimes share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Mesh {
@@ -69,66 +137,190 @@ pub struct Mesh {
 }
 
 #[derive(Debug)]
-struct Shared {}
+struct Shared {
+    address: SocketAddr,
+    own: SpiffeId,
+    tls: Tls,
+    tasks: Tasks,
+    transport: Transport,
+    workers: u8,
+    steering: Steering,
+    reset_key: Arc<hmac::Key>,
+    live: Arc<Live>,
+    counters: Counters,
+    draining: Arc<AtomicBool>,
+    /// Addresses where UDP did not answer, until when TCP goes first there.
+    blocked: Mutex<HashMap<SocketAddr, Instant>>,
+    /// All endpoints that were started, to close them.
+    endpoints: Mutex<Vec<quinn::Endpoint>>,
+    /// Without steering: the one endpoint, once worker 0 has made it.
+    single: watch::Sender<Option<quinn::Endpoint>>,
+    /// TCP handshakes and, without steering, QUIC handshakes for the control runtime.
+    control: mpsc::Sender<accept::Handover>,
+    /// Spreads the first connections of several nodes over the workers of one.
+    spread: u8,
+}
 
 /// The sockets of one data worker; give them to [`data::Worker::start`] on its runtime.
 #[derive(Debug)]
-pub struct WorkerSockets {}
+pub struct WorkerSockets {
+    /// 0-based.
+    pub index: usize,
+    udp: Option<UdpSocket>,
+    tcp: TcpListener,
+}
 
 /// The control runtime's side; give it to [`peer::PeerNetwork::start`].
 #[derive(Debug)]
-pub struct ControlSockets {}
+pub struct ControlSockets {
+    udp: Option<UdpSocket>,
+    handovers: mpsc::Receiver<accept::Handover>,
+}
 
 impl Mesh {
-    /// Opens the mesh port.
+    /// Opens the mesh port. `own` is this node's identity.
     ///
     /// # Errors
     /// The address is in use, or not one of this machine's.
     pub fn bind(
-        _config: Config,
-        _own: SpiffeId,
-        _tls: Tls,
-        _tasks: Tasks,
+        config: &Config,
+        own: SpiffeId,
+        tls: Tls,
+        tasks: Tasks,
     ) -> io::Result<(Mesh, Vec<WorkerSockets>, ControlSockets)> {
-        todo!()
+        Mesh::bind_steered(config, own, tls, tasks, steer::attach)
+    }
+
+    fn bind_steered(
+        config: &Config,
+        own: SpiffeId,
+        tls: Tls,
+        tasks: Tasks,
+        attach: steer::Attach,
+    ) -> io::Result<(Mesh, Vec<WorkerSockets>, ControlSockets)> {
+        let workers = config.workers.clamp(1, MAX_WORKERS);
+        let bound = steer::bind(config.listen, workers, attach)?;
+        let (control, handovers) = mpsc::channel(HANDOVERS);
+        let shared = Shared {
+            address: bound.address,
+            own,
+            tls,
+            tasks,
+            transport: config.transport,
+            workers: u8::try_from(workers).map_err(io::Error::other)?,
+            steering: bound.steering,
+            reset_key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &config.reset_secret)),
+            live: Arc::default(),
+            counters: Counters::default(),
+            draining: Arc::default(),
+            blocked: Mutex::default(),
+            endpoints: Mutex::default(),
+            single: watch::Sender::new(None),
+            control,
+            spread: rand::random(),
+        };
+        let sockets = bound.workers.into_iter().enumerate();
+        let sockets = sockets.map(|(index, (udp, tcp))| WorkerSockets { index, udp, tcp }).collect();
+        Ok((Mesh { shared: Arc::new(shared) }, sockets, ControlSockets { udp: bound.control, handovers }))
     }
 
     /// The bound address, with its real port.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        todo!()
+        self.shared.address
     }
 
     /// How UDP datagrams find their worker: `check` warns of [`Steering::Single`].
     #[must_use]
     pub fn steering(&self) -> &Steering {
-        todo!()
+        &self.shared.steering
+    }
+
+    /// What happened since the node started.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Data connections that this node has dialled and that are open.
+    #[must_use]
+    pub fn data_connections(&self) -> usize {
+        self.shared.live.outbound()
     }
 
     /// Closes all data connections to a node at once (it is dead, has left, or was evicted): requests in flight fail as reset.
-    pub fn close_node(&self, _node: &NodeId) {
-        todo!()
+    /// Connections from it stay: an evicted node's end by [`Mesh::rejudge`].
+    pub fn close_node(&self, node: &NodeId) {
+        self.revoked(self.shared.live.close_node(node));
     }
 
     /// Judges every live connection anew, both directions and all conversations, and closes those whose peer no longer counts.
     /// Call after the shared `Authority` was swapped. Gives the number of connections closed.
-    pub fn rejudge(&self, _authority: &Authority) -> usize {
-        todo!()
+    pub fn rejudge(&self, authority: &Authority) -> usize {
+        self.revoked(self.shared.live.rejudge(authority, clock::wall()))
     }
 
-    /// From now on streams that nobody has read are refused (safe to retry elsewhere), and new connections too.
+    fn revoked(&self, closed: usize) -> usize {
+        self.shared.counters.revoked.fetch_add(u64::try_from(closed).unwrap_or(u64::MAX), Relaxed);
+        closed
+    }
+
+    /// From now on streams that nobody has read are refused (safe to retry elsewhere), and new data connections too.
     pub fn drain(&self) {
-        todo!()
+        self.shared.draining.store(true, Relaxed);
     }
 
     /// Undoes [`Mesh::drain`].
     pub fn undrain(&self) {
-        todo!()
+        self.shared.draining.store(false, Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.draining.load(Relaxed)
     }
 
     /// Closes everything, and waits at most 1 s until the peers have been told.
-    #[expect(clippy::unused_async, reason = "signature first")]
     pub async fn close(&self) {
-        todo!()
+        let endpoints = std::mem::take(&mut *lock(&self.shared.endpoints));
+        self.shared.live.close_all(Code::Stopping);
+        for endpoint in &endpoints {
+            endpoint.close(Code::Stopping.varint(), b"");
+        }
+        let told = async {
+            for endpoint in &endpoints {
+                endpoint.wait_idle().await;
+            }
+        };
+        // Who has not heard by then times out.
+        let _ = tokio::time::timeout(FAREWELL, told).await;
     }
+
+    /// The address to send from, unless the kernel may choose.
+    fn source_ip(&self) -> Option<IpAddr> {
+        Some(self.shared.address.ip()).filter(|ip| !ip.is_unspecified())
+    }
+
+    fn is_blocked(&self, address: SocketAddr) -> bool {
+        lock(&self.shared.blocked).get(&address).is_some_and(|until| *until > clock::monotonic())
+    }
+
+    fn set_blocked(&self, address: SocketAddr, is_blocked: bool) {
+        let mut blocked = lock(&self.shared.blocked);
+        if is_blocked {
+            let now = clock::monotonic();
+            if blocked.len() >= MAX_BLOCKED {
+                blocked.retain(|_, until| *until > now);
+            }
+            if blocked.len() < MAX_BLOCKED {
+                blocked.insert(address, now + UDP_BLOCKED);
+            }
+        } else {
+            blocked.remove(&address);
+        }
+    }
+}
+
+/// Locks what is whole after every statement, so that a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

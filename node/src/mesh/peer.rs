@@ -1,175 +1,251 @@
-//! Links between nodes as nodes: messages, requests and replies, over QUIC or TLS/TCP.
+//! Links between nodes as nodes: the control runtime's side of the mesh, over QUIC or TLS/TCP.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use bytes::Bytes;
-use certs::{id::NodeId, verify::Peer};
+use certs::{
+    id::{NodeId, SpiffeId},
+    tls::Conversation,
+};
+use quinn::Endpoint;
+use rustls::ServerConfig;
+use tokio::{
+    sync::{Mutex, mpsc, watch},
+    time::{sleep, timeout},
+};
 
-use super::{ControlSockets, Mesh, conversation::Conversed, error::Error};
+pub use super::link::{Asked, LinkError, PeerLink, Urgency};
+use super::{
+    ControlSockets, EXPIRY_INTERVAL, Mesh,
+    accept::{self, Accepted, HANDSHAKE_TIMEOUT, Handover},
+    conversation::Conversed,
+    count,
+    dial::{self, Carrier, Dialled, Target},
+    error::Error,
+    link::Introduction,
+    live::{Handle, Kind},
+    lock, quic,
+    steer::{CONTROL, Lane},
+    stream::{Facts, Kill, VirtualStream},
+    tls_tcp::{self, Hello},
+};
+use crate::clock;
 
 /// Longest message on a link, bytes.
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// Longest request or reply on a link, bytes: a changeset is at most 4 MiB.
 pub const MAX_REPLY: usize = 6 << 20;
+/// Links that wait for [`PeerNetwork::accept`].
+const LINK_QUEUE: usize = 256;
+/// Joiners, and operators, that wait to be served.
+const VISITOR_QUEUE: usize = 32;
 
 /// The control runtime's side of the mesh. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct PeerNetwork {}
+pub struct PeerNetwork {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mesh: Mesh,
+    endpoint: watch::Receiver<Option<Endpoint>>,
+    links: Mutex<mpsc::Receiver<PeerLink>>,
+    joins: Mutex<mpsc::Receiver<Conversed>>,
+    admins: Mutex<mpsc::Receiver<Conversed>>,
+}
 
 impl PeerNetwork {
     /// Starts it. Call within the control runtime.
     ///
     /// # Errors
     /// The runtime takes no more sockets.
-    pub fn start(_mesh: &Mesh, _sockets: ControlSockets) -> io::Result<PeerNetwork> {
-        todo!()
+    pub fn start(mesh: &Mesh, sockets: ControlSockets) -> io::Result<PeerNetwork> {
+        let (links, link_queue) = mpsc::channel(LINK_QUEUE);
+        let (joins, join_queue) = mpsc::channel(VISITOR_QUEUE);
+        let (admins, admin_queue) = mpsc::channel(VISITOR_QUEUE);
+        let tls = &mesh.shared.tls;
+        let door = Arc::new(Door {
+            mesh: mesh.clone(),
+            links,
+            joins,
+            admins,
+            peer: tls.server(Conversation::Peer),
+            join: tls.server(Conversation::Join),
+            admin: tls.server(Conversation::Admin),
+        });
+        let endpoint = match sockets.udp {
+            Some(udp) => watch::channel(Some(door.listen(udp)?)).1,
+            None => mesh.shared.single.subscribe(),
+        };
+        let tasks = &mesh.shared.tasks;
+        tasks.critical("mesh handovers", door.handovers(sockets.handovers));
+        tasks.critical("mesh expiry", expiry(mesh.clone()));
+        let shared = Shared {
+            mesh: mesh.clone(),
+            endpoint,
+            links: Mutex::new(link_queue),
+            joins: Mutex::new(join_queue),
+            admins: Mutex::new(admin_queue),
+        };
+        Ok(PeerNetwork { shared: Arc::new(shared) })
     }
 
     /// Links to the node at an address; with `node` only that node will do.
     ///
     /// # Errors
     /// Nobody answered there, or somebody else.
-    #[expect(clippy::unused_async, reason = "signature first")]
-    pub async fn dial(&self, _node: Option<&NodeId>, _address: SocketAddr) -> Result<PeerLink, Error> {
-        todo!()
+    pub async fn dial(&self, node: Option<&NodeId>, address: SocketAddr) -> Result<PeerLink, Error> {
+        let mesh = &self.shared.mesh;
+        let own = &mesh.shared.own;
+        let target = Target {
+            conversation: Conversation::Peer,
+            own: own.clone(),
+            expect: node.map(|node| SpiffeId::node(own.trust_domain.clone(), node.clone())),
+            node: node.cloned(),
+            address,
+            first: CONTROL | rand::random::<u8>(),
+        };
+        let Dialled { carrier, peer, chain } =
+            dial::dial(mesh, quic::started(self.shared.endpoint.clone()).await, target).await?;
+        let live = &mesh.shared.live;
+        let stream = match carrier {
+            Carrier::Quic(quic) => {
+                let guard = live.add(kind(true), peer.clone(), chain, Handle::Quic(quic.clone()));
+                let (send, recv) = quic.open_bi().await.map_err(|error| Error::NeverSent(error.to_string().into()))?;
+                let facts = Facts::dialled();
+                (VirtualStream::quic(send, recv, facts, Some(Box::new(guard))), Handle::Quic(quic))
+            }
+            Carrier::Tcp(tls) => {
+                let handle = Handle::Tcp(Arc::<Kill>::default());
+                let guard = live.add(kind(true), peer.clone(), chain, handle.clone());
+                (VirtualStream::tcp(*tls, &handle, guard, Facts::dialled(), false), handle)
+            }
+        };
+        Ok(PeerLink::start(mesh, Introduction { peer, remote: address, dialled: true, stream: stream.0, handle: stream.1 }))
     }
 
     /// The next link that another node opened; `None` once the mesh is closed.
-    #[expect(clippy::unused_async, reason = "signature first")]
     pub async fn accept(&self) -> Option<PeerLink> {
-        todo!()
+        self.shared.links.lock().await.recv().await
     }
 
     /// The next joiner's connection (`skein-join/1`).
-    #[expect(clippy::unused_async, reason = "signature first")]
     pub async fn accept_join(&self) -> Option<Conversed> {
-        todo!()
+        self.shared.joins.lock().await.recv().await
     }
 
     /// The next operator's connection (`skein-admin/1`), not yet authenticated.
-    #[expect(clippy::unused_async, reason = "signature first")]
     pub async fn accept_admin(&self) -> Option<Conversed> {
-        todo!()
+        self.shared.admins.lock().await.recv().await
     }
 }
 
-/// How urgent a message is: urgent ones overtake the rest between pieces of 16 KiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
-    /// Probes, revocations, policy digests, health.
-    High,
-    /// The rest.
-    Low,
+fn kind(outbound: bool) -> Kind {
+    Kind { conversation: Conversation::Peer, outbound }
 }
 
-/// A link to one node. Cheap to clone; it closes when the last clone is dropped or [`PeerLink::close`] is called.
-#[derive(Debug, Clone)]
-pub struct PeerLink {}
-
-/// A request that the peer made on a link.
-#[derive(Debug)]
-pub struct Asked {
-    /// What it asks for.
-    pub kind: u16,
-    /// The encoded question.
-    pub body: Bytes,
+/// Who comes in, and where they go.
+struct Door {
+    mesh: Mesh,
+    links: mpsc::Sender<PeerLink>,
+    joins: mpsc::Sender<Conversed>,
+    admins: mpsc::Sender<Conversed>,
+    peer: Arc<ServerConfig>,
+    join: Arc<ServerConfig>,
+    admin: Arc<ServerConfig>,
 }
 
-/// Why a link does not take or bring something.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LinkError {
-    /// The link is closed.
-    #[error("the link is closed: {0}")]
-    Closed(String),
-    /// Its queue is full: the peer reads too slowly.
-    #[error("the link's queue is full")]
-    Full,
-    /// Longer than the limit, bytes.
-    #[error("{0} bytes are too many")]
-    TooLong(usize),
-    /// No reply in time.
-    #[error("no reply within {0:?}")]
-    Timeout(Duration),
-    /// The peer knows no such request, or gave it up.
-    #[error("the peer refused the request")]
-    Refused,
-}
-
-impl PeerLink {
-    /// Who is at the other end.
-    #[must_use]
-    pub fn peer(&self) -> &Peer {
-        todo!()
+impl Door {
+    /// Makes the control endpoint and accepts on it.
+    fn listen(self: &Arc<Self>, udp: std::net::UdpSocket) -> io::Result<Endpoint> {
+        let shared = &self.mesh.shared;
+        let server = quic::server(self.peer.clone(), Conversation::Peer)?;
+        let endpoint = quic::endpoint(udp, Lane::Control, &shared.reset_key, server)?;
+        lock(&shared.endpoints).push(endpoint.clone());
+        let door = self.clone();
+        let accepting = accept::connections(self.mesh.clone(), endpoint.clone(), false, None, move |accepted| {
+            door.mesh.shared.tasks.detach("peer link", door.clone().link_over_quic(accepted));
+        });
+        shared.tasks.critical("mesh control port", accepting);
+        Ok(endpoint)
     }
 
-    /// The other end's address.
-    #[must_use]
-    pub fn remote(&self) -> SocketAddr {
-        todo!()
+    /// Carries on what data workers received.
+    async fn handovers(self: Arc<Self>, mut handovers: mpsc::Receiver<Handover>) {
+        let tasks = self.mesh.shared.tasks.clone();
+        loop {
+            let handover = tokio::select! {
+                handover = handovers.recv() => handover,
+                () = tasks.stopping() => return,
+            };
+            match handover {
+                None => return,
+                Some(Handover::Quic(accepted)) => tasks.detach("peer link", self.clone().link_over_quic(accepted)),
+                Some(Handover::Tcp(hello)) => {
+                    let door = self.clone();
+                    tasks.detach("tls handshake", async move {
+                        if let Err(error) = door.clone().greet(hello).await {
+                            count(&door.mesh.shared.counters.handshake_failures);
+                            tracing::debug!(%error, "a handshake failed");
+                        }
+                    });
+                }
+            }
+        }
     }
 
-    /// True if this node dialled.
-    #[must_use]
-    pub fn dialled(&self) -> bool {
-        todo!()
+    async fn link_over_quic(self: Arc<Self>, mut accepted: Accepted) {
+        let guard = accepted.enlist(&self.mesh);
+        // The dialling side says hello on the one stream of the link.
+        let Ok(Ok((send, recv))) = timeout(HANDSHAKE_TIMEOUT, accepted.connection.accept_bi()).await else { return };
+        let stream = VirtualStream::quic(send, recv, Facts::accepted(), Some(Box::new(guard)));
+        let link = Introduction {
+            peer: accepted.peer,
+            remote: accept::canonical(accepted.connection.remote_address()),
+            dialled: false,
+            stream,
+            handle: Handle::Quic(accepted.connection),
+        };
+        // A full queue means that the agent is behind: the peer dials again.
+        let _ = self.links.try_send(PeerLink::start(&self.mesh, link));
     }
 
-    /// `quic` or `tcp`.
-    #[must_use]
-    pub fn carrier(&self) -> &'static str {
-        todo!()
-    }
-
-    /// Queues a message; never waits.
-    ///
-    /// # Errors
-    /// The link is closed, its queue is full, or the message is too long.
-    pub fn send(&self, _urgency: Urgency, _message: Bytes) -> Result<(), LinkError> {
-        todo!()
-    }
-
-    /// The next message; `None` once the link is closed. Cancel-safe.
-    #[expect(clippy::unused_async, reason = "signature first")]
-    pub async fn recv(&self) -> Option<Bytes> {
-        todo!()
-    }
-
-    /// Asks the peer and waits for its reply.
-    ///
-    /// # Errors
-    /// The link closed, the peer refused, or no reply came in time.
-    #[expect(clippy::unused_async, reason = "signature first")]
-    pub async fn request(&self, _kind: u16, _body: Bytes, _timeout: Duration) -> Result<Bytes, LinkError> {
-        todo!()
-    }
-
-    /// The next request of the peer; `None` once the link is closed. Cancel-safe. Dropping it unanswered refuses it.
-    #[expect(clippy::unused_async, reason = "signature first")]
-    pub async fn asked(&self) -> Option<Asked> {
-        todo!()
-    }
-
-    /// The last measured round-trip time.
-    #[must_use]
-    pub fn rtt(&self) -> Duration {
-        todo!()
-    }
-
-    /// Waits for the link's end and says why it ended.
-    #[expect(clippy::unused_async, reason = "signature first")]
-    pub async fn closed(&self) -> String {
-        todo!()
-    }
-
-    /// Closes the link; the peer is told the reason.
-    pub fn close(&self, _reason: &str) {
-        todo!()
+    async fn greet(self: Arc<Self>, hello: Hello) -> io::Result<()> {
+        let (conversation, remote) = (hello.conversation, hello.remote);
+        let full = |_| io::Error::other("too many wait to be served");
+        match conversation {
+            Conversation::Peer => {
+                let tls = hello.finish(self.peer.clone()).await?;
+                let chain = tls_tcp::certificates(&tls);
+                let peer = self.mesh.shared.tls.peer(Conversation::Peer, &chain).map_err(io::Error::other)?;
+                count(&self.mesh.shared.counters.accepted);
+                let (peer, handle) = (Arc::new(peer), Handle::Tcp(Arc::<Kill>::default()));
+                let guard = self.mesh.shared.live.add(kind(false), peer.clone(), chain, handle.clone());
+                let stream = VirtualStream::tcp(tls, &handle, guard, Facts::accepted(), false);
+                let link = Introduction { peer, remote, dialled: false, stream, handle };
+                self.links.try_send(PeerLink::start(&self.mesh, link)).map_err(io::Error::other)
+            }
+            Conversation::Join => {
+                let tls = hello.finish(self.join.clone()).await?;
+                self.joins.try_send(Conversed::new(tls, remote)).map_err(full)
+            }
+            Conversation::Admin => {
+                let tls = hello.finish(self.admin.clone()).await?;
+                self.admins.try_send(Conversed::new(tls, remote)).map_err(full)
+            }
+            Conversation::Data => Err(io::Error::other("data is not handed over")),
+        }
     }
 }
 
-impl Asked {
-    /// Answers it.
-    pub fn reply(self, _body: Bytes) {
-        todo!()
+/// Closes connections at the end of their certificates.
+async fn expiry(mesh: Mesh) {
+    let tasks = mesh.shared.tasks.clone();
+    loop {
+        tokio::select! {
+            () = sleep(EXPIRY_INTERVAL) => {}
+            () = tasks.stopping() => return,
+        }
+        mesh.revoked(mesh.shared.live.expire(clock::wall()));
     }
 }

@@ -1,33 +1,430 @@
-//! A virtual connection: one QUIC stream or one TLS/TCP connection.
+//! A virtual connection: one QUIC stream or one TLS/TCP connection, and what both its ends learn from how it ends.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures_util::task::AtomicWaker;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsStream;
 
-/// Bytes both ways between two applications. A write end that is dropped without `shutdown` is a reset for the peer.
+use super::{
+    error::{Code, Reset},
+    live::{Guard, Handle},
+};
+
+/// Bytes both ways between two applications. `shutdown` ends the write side; a stream that is dropped before is a reset for
+/// the peer, and one that nobody has read tells the peer so, which may then safely try elsewhere.
 #[derive(Debug)]
-pub struct VirtualStream {}
+pub struct VirtualStream {
+    carrier: Carrier,
+    facts: Arc<Facts>,
+    shut: bool,
+    ended: bool,
+    /// Whoever shares the connection counts this stream until it is dropped.
+    _held: Option<Held>,
+}
 
-impl AsyncRead for VirtualStream {
-    fn poll_read(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        todo!()
+/// Something that lives as long as a stream.
+pub(super) type Held = Box<dyn std::any::Any + Send + Sync>;
+
+#[derive(Debug)]
+enum Carrier {
+    Quic {
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    },
+    Tcp {
+        tls: Box<TlsStream<TcpStream>>,
+        /// True until the accepting side's status byte was read.
+        awaits_status: bool,
+        kill: Arc<Kill>,
+        _guard: Guard,
+    },
+}
+
+/// What a stream's user learns beside its bytes. Shared with the lease that sends requests over it.
+///
+/// Whether a request was refused unread is decided so: an accepting side that gives a stream up says `Refused` if it has read
+/// nothing since it last wrote; the dialling side believes it if nothing came since it began the request. What the
+/// accepting side wrote arrives before the end of the stream does, so an answer to a request that was read cannot be missed.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// True at the side that accepted the stream.
+    accepted: bool,
+    /// The peer said that it read nothing.
+    refused: AtomicBool,
+    /// Bytes were written since [`Facts::begin`].
+    written: AtomicBool,
+    /// Bytes were read since [`Facts::begin`].
+    answered: AtomicBool,
+    /// Bytes were read since the last write.
+    unanswered: AtomicBool,
+    /// The stream is good for nothing more.
+    broken: AtomicBool,
+    /// The request's body was handed over to its end.
+    sent: AtomicBool,
+    /// The request's body failed at its source.
+    source_failed: AtomicBool,
+}
+
+impl Facts {
+    pub(super) fn dialled() -> Arc<Facts> {
+        Arc::new(Facts::default())
+    }
+
+    pub(super) fn accepted() -> Arc<Facts> {
+        Arc::new(Facts { accepted: true, ..Facts::default() })
+    }
+
+    /// A new request begins.
+    pub(super) fn begin(&self) {
+        self.written.store(false, Relaxed);
+        self.answered.store(false, Relaxed);
+        self.sent.store(false, Relaxed);
+    }
+
+    /// The request's body has ended, well or not.
+    pub(super) fn request_ended(&self, well: bool) {
+        if well {
+            self.sent.store(true, Relaxed);
+        } else {
+            self.source_failed.store(true, Relaxed);
+        }
+    }
+
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent.load(Relaxed)
+    }
+
+    pub(super) fn is_source_failed(&self) -> bool {
+        self.source_failed.load(Relaxed)
+    }
+
+    pub(super) fn is_written(&self) -> bool {
+        self.written.load(Relaxed)
+    }
+
+    /// True if the peer said that it read nothing of the request.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
+    }
+
+    fn wrote(&self) {
+        self.written.store(true, Relaxed);
+        self.unanswered.store(false, Relaxed);
+    }
+
+    fn read(&self) {
+        self.answered.store(true, Relaxed);
+        self.unanswered.store(true, Relaxed);
+    }
+
+    /// The peer ended the stream with a code.
+    fn ended(&self, code: Code) {
+        self.broken.store(true, Relaxed);
+        if code == Code::Refused && !self.answered.load(Relaxed) {
+            self.refused.store(true, Relaxed);
+        }
+    }
+
+    /// True if the application neither read nor wrote a byte.
+    fn is_untouched(&self) -> bool {
+        !self.answered.load(Relaxed) && !self.written.load(Relaxed)
     }
 }
 
+/// Ends a TLS/TCP stream from outside.
+#[derive(Debug, Default)]
+pub(super) struct Kill {
+    /// A [`Code`], 0 while alive.
+    code: AtomicU8,
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+impl Kill {
+    pub(super) fn kill(&self, code: Code) {
+        // An orderly end from outside is still the end of what is under way.
+        let code = if code == Code::Done { Code::Aborted } else { code };
+        self.code.store(code as u8, Relaxed);
+        self.reader.wake();
+        self.writer.wake();
+    }
+
+    pub(super) fn killed(&self) -> Option<Code> {
+        match self.code.load(Relaxed) {
+            0 => None,
+            code => Some(Code::from_number(u64::from(code))),
+        }
+    }
+
+    fn check(&self, side: &AtomicWaker, waker: &Waker) -> io::Result<()> {
+        side.register(waker);
+        match self.killed() {
+            None => Ok(()),
+            Some(code) => Err(Reset { by: "this node", code }.into()),
+        }
+    }
+}
+
+impl VirtualStream {
+    pub(super) fn quic(send: quinn::SendStream, recv: quinn::RecvStream, facts: Arc<Facts>, held: Option<Held>) -> Self {
+        VirtualStream { carrier: Carrier::Quic { send, recv }, facts, shut: false, ended: false, _held: held }
+    }
+
+    pub(super) fn tcp(
+        tls: TlsStream<TcpStream>,
+        handle: &Handle,
+        guard: Guard,
+        facts: Arc<Facts>,
+        awaits_status: bool,
+    ) -> Self {
+        let kill = match handle {
+            Handle::Tcp(kill) => kill.clone(),
+            Handle::Quic(_) => Arc::default(),
+        };
+        let carrier = Carrier::Tcp { tls: Box::new(tls), awaits_status, kill, _guard: guard };
+        VirtualStream { carrier, facts, shut: false, ended: false, _held: None }
+    }
+
+    /// `quic` or `tcp`.
+    #[must_use]
+    pub fn carrier(&self) -> &'static str {
+        match self.carrier {
+            Carrier::Quic { .. } => "quic",
+            Carrier::Tcp { .. } => "tcp",
+        }
+    }
+
+    pub(super) fn facts(&self) -> &Arc<Facts> {
+        &self.facts
+    }
+
+    /// Gives the stream up in the middle: the peer sees a reset, never a clean end.
+    pub fn reset(mut self) {
+        self.abandon(Code::Aborted);
+    }
+
+    /// Gives an accepted stream back unread: the caller may safely try elsewhere.
+    pub fn refuse(mut self) {
+        self.abandon(Code::Refused);
+    }
+
+    fn abandon(&mut self, code: Code) {
+        if let Carrier::Quic { send, recv } = &mut self.carrier {
+            // Errors mean that the stream has ended already, which is what is wanted.
+            let _ = send.reset(code.varint());
+            let _ = recv.stop(code.varint());
+        }
+        self.shut = true;
+        self.ended = true;
+    }
+
+    /// The end may have come with a refusal of what we wrote.
+    fn note_end(&mut self) {
+        self.ended = true;
+        let Carrier::Quic { send, .. } = &self.carrier else { return };
+        if let Some(Ok(Some(code))) = futures_util::FutureExt::now_or_never(send.stopped()) {
+            self.facts.ended(Code::from_number(code.into_inner()));
+        }
+    }
+}
+
+impl Drop for VirtualStream {
+    fn drop(&mut self) {
+        // Without close_notify the peer's TLS reports a truncated stream, so that TCP needs nothing here.
+        let Carrier::Quic { send, recv } = &mut self.carrier else { return };
+        let facts = &self.facts;
+        // Errors mean that the side has ended already.
+        if !self.shut {
+            // A reset may overtake what was written, so here only an untouched stream counts as unread.
+            let code = if facts.accepted && facts.is_untouched() { Code::Refused } else { Code::Aborted };
+            let _ = send.reset(code.varint());
+            let _ = recv.stop(code.varint());
+        } else if !self.ended {
+            let unread = facts.accepted && !facts.unanswered.load(Relaxed);
+            let _ = recv.stop(if unread { Code::Refused } else { Code::Done }.varint());
+        }
+    }
+}
+
+impl AsyncRead for VirtualStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        match &mut this.carrier {
+            Carrier::Quic { recv, .. } => {
+                if let Err(error) = ready!(recv.poll_read_buf(cx, buf)) {
+                    this.ended = true;
+                    return Poll::Ready(Err(read_error(&this.facts, error)));
+                }
+            }
+            Carrier::Tcp { tls, awaits_status, kill, .. } => {
+                kill.check(&kill.reader, cx.waker())?;
+                if *awaits_status {
+                    ready!(poll_status(tls, &this.facts, cx))?;
+                    *awaits_status = false;
+                }
+                if let Err(error) = ready!(Pin::new(tls).poll_read(cx, buf)) {
+                    this.facts.broken.store(true, Relaxed);
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        if buf.filled().len() > before {
+            this.facts.read();
+        } else if buf.remaining() > 0 && !this.ended {
+            this.note_end();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Reads the accepting side's status byte.
+fn poll_status(tls: &mut TlsStream<TcpStream>, facts: &Facts, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let mut byte = [0];
+    let mut status = ReadBuf::new(&mut byte);
+    if let Err(error) = ready!(Pin::new(tls).poll_read(cx, &mut status)) {
+        // An alert instead of the status: our certificate was refused, and nothing of ours was read.
+        facts.ended(if error.kind() == io::ErrorKind::InvalidData { Code::Refused } else { Code::Aborted });
+        return Poll::Ready(Err(error));
+    }
+    Poll::Ready(match status.filled() {
+        [] => Err(io::ErrorKind::UnexpectedEof.into()),
+        [0] => Ok(()),
+        [code, ..] => Err(reset(facts, u64::from(*code))),
+    })
+}
+
+fn reset(facts: &Facts, number: u64) -> io::Error {
+    let code = Code::from_number(number);
+    facts.ended(code);
+    Reset { by: "peer", code }.into()
+}
+
+fn read_error(facts: &Facts, error: quinn::ReadError) -> io::Error {
+    match error {
+        quinn::ReadError::Reset(code) => reset(facts, code.into_inner()),
+        quinn::ReadError::ConnectionLost(error) => lost(facts, error),
+        other @ (quinn::ReadError::ClosedStream
+        | quinn::ReadError::IllegalOrderedRead
+        | quinn::ReadError::ZeroRttRejected) => io::Error::other(other),
+    }
+}
+
+/// The whole connection went away.
+fn lost(facts: &Facts, error: quinn::ConnectionError) -> io::Error {
+    facts.broken.store(true, Relaxed);
+    match error {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            Reset { by: "peer", code: Code::from_number(close.error_code.into_inner()) }.into()
+        }
+        quinn::ConnectionError::ConnectionClosed(close) if is_alert(close.error_code) => {
+            facts.ended(Code::Refused);
+            Reset { by: "peer", code: Code::Unauthorized }.into()
+        }
+        other => io::Error::new(io::ErrorKind::ConnectionReset, other),
+    }
+}
+
+/// TLS alerts (RFC 9001, 4.8) come before anything was read: a server refuses our certificate after our handshake has ended.
+fn is_alert(code: quinn::TransportErrorCode) -> bool {
+    u64::from(code) & !0xff == 0x100
+}
+
 impl AsyncWrite for VirtualStream {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, _buf: &[u8]) -> Poll<io::Result<usize>> {
-        todo!()
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = match &mut this.carrier {
+            Carrier::Quic { send, .. } => match ready!(Pin::new(&mut *send).poll_write(cx, buf)) {
+                Ok(written) => written,
+                Err(error) => return Poll::Ready(write_error(&this.facts, error, buf.len())),
+            },
+            Carrier::Tcp { tls, kill, .. } => {
+                kill.check(&kill.writer, cx.waker())?;
+                ready!(Pin::new(tls).poll_write(cx, buf))?
+            }
+        };
+        this.facts.wrote();
+        Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Carrier::Tcp { tls, kill, .. } = &mut this.carrier {
+            kill.check(&kill.writer, cx.waker())?;
+            let written = ready!(Pin::new(tls).poll_write_vectored(cx, bufs))?;
+            this.facts.wrote();
+            return Poll::Ready(Ok(written));
+        }
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+        Pin::new(this).poll_write(cx, first)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn is_write_vectored(&self) -> bool {
+        match &self.carrier {
+            Carrier::Quic { .. } => false,
+            Carrier::Tcp { tls, .. } => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().carrier {
+            Carrier::Quic { .. } => Poll::Ready(Ok(())),
+            Carrier::Tcp { tls, kill, .. } => {
+                kill.check(&kill.writer, cx.waker())?;
+                Pin::new(tls).poll_flush(cx)
+            }
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match &mut this.carrier {
+            Carrier::Quic { send, .. } => {
+                // Already finished or stopped: ended either way.
+                let _ = send.finish();
+            }
+            Carrier::Tcp { tls, kill, .. } => {
+                kill.check(&kill.writer, cx.waker())?;
+                ready!(Pin::new(tls).poll_shutdown(cx))?;
+            }
+        }
+        this.shut = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A peer that has heard enough (an early response, an end between two requests) takes no more: what is still written goes
+/// nowhere, and what it said, or its refusal, can be read. The stream serves no further request.
+fn write_error(facts: &Facts, error: quinn::WriteError, length: usize) -> io::Result<usize> {
+    match error {
+        quinn::WriteError::Stopped(code) => {
+            facts.broken.store(true, Relaxed);
+            match Code::from_number(code.into_inner()) {
+                Code::Done | Code::Refused => Ok(length),
+                code => Err(Reset { by: "peer", code }.into()),
+            }
+        }
+        quinn::WriteError::ConnectionLost(error) => Err(lost(facts, error)),
+        other @ (quinn::WriteError::ClosedStream | quinn::WriteError::ZeroRttRejected) => Err(io::Error::other(other)),
     }
 }

@@ -1,0 +1,519 @@
+//! One peer link: what its two ends say to each other, whatever carries it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use certs::{
+    codec::{self, Envelope},
+    verify::Peer,
+};
+use tokio::{
+    io::{AsyncWriteExt as _, BufReader, BufWriter, ReadHalf, WriteHalf},
+    sync::{Notify, oneshot},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Mesh,
+    error::Code,
+    frames::{self, Assembly, Kind, Outbox, Thing},
+    live::Handle,
+    lock,
+    preface::WIRE_VERSION,
+    quic::{PEER_IDLE, PEER_KEEP_ALIVE},
+    stream::VirtualStream,
+};
+use crate::clock;
+
+/// Bytes read or written at once.
+const BUFFER: usize = 32 << 10;
+/// Messages, and bytes in them, that wait for [`PeerLink::recv`]; what comes beyond is dropped, as gossip may be.
+const INBOX: (usize, usize) = (1_024, 8 << 20);
+/// Requests of the peer, and bytes in them, that wait for [`PeerLink::asked`]; what comes beyond is refused.
+const ASKED: (usize, usize) = (256, 16 << 20);
+/// Our own requests that wait for replies.
+const MAX_PENDING: usize = 256;
+/// Longest reason for a link's end, bytes.
+const MAX_REASON: usize = 256;
+/// Time for the last words on a link.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Kind of the envelope that opens a link.
+const HELLO: u16 = 2;
+
+/// How urgent a message is: urgent ones overtake the rest between pieces of 16 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Probes, revocations, policy digests, health.
+    High,
+    /// The rest.
+    Low,
+}
+
+/// A link to one node. Cheap to clone; it closes when the last clone is dropped or [`PeerLink::close`] is called.
+#[derive(Debug, Clone)]
+pub struct PeerLink {
+    owner: Arc<Owner>,
+}
+
+/// Closes the link when nobody holds it any more; the link's tasks hold only [`Shared`].
+#[derive(Debug)]
+struct Owner {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.close("no longer wanted");
+    }
+}
+
+/// What a new link is made of.
+pub(super) struct Introduction {
+    pub(super) peer: Arc<Peer>,
+    pub(super) remote: SocketAddr,
+    pub(super) dialled: bool,
+    pub(super) stream: VirtualStream,
+    pub(super) handle: Handle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    peer: Arc<Peer>,
+    remote: SocketAddr,
+    dialled: bool,
+    handle: Handle,
+    outbox: Mutex<Outbox>,
+    to_write: Notify,
+    inbox: Inbox<Bytes>,
+    asked: Inbox<(u32, Bytes)>,
+    pending: Mutex<HashMap<u32, oneshot::Sender<Option<Bytes>>>>,
+    next_request: AtomicU32,
+    /// Microseconds.
+    rtt: AtomicU64,
+    /// Uptime when the peer was last heard.
+    heard: AtomicU64,
+    greeted: AtomicBool,
+    closed: CancellationToken,
+    reason: OnceLock<String>,
+}
+
+/// A request that the peer made on a link. Dropped unanswered, it is refused.
+#[derive(Debug)]
+pub struct Asked {
+    /// What it asks for.
+    pub kind: u16,
+    /// The encoded question.
+    pub body: Bytes,
+    id: u32,
+    link: Arc<Shared>,
+    is_answered: bool,
+}
+
+/// Why a link does not take or bring something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The link is closed.
+    #[error("the link is closed: {0}")]
+    Closed(String),
+    /// Its queue is full: the peer reads too slowly.
+    #[error("the link's queue is full")]
+    Full,
+    /// Longer than the limit, bytes.
+    #[error("{0} bytes are too many")]
+    TooLong(usize),
+    /// No reply in time.
+    #[error("no reply within {0:?}")]
+    Timeout(Duration),
+    /// The peer knows no such request, or gave it up.
+    #[error("the peer refused the request")]
+    Refused,
+}
+
+impl PeerLink {
+    pub(super) fn start(mesh: &Mesh, with: Introduction) -> PeerLink {
+        let shared = Arc::new(Shared {
+            peer: with.peer,
+            remote: with.remote,
+            dialled: with.dialled,
+            handle: with.handle,
+            outbox: Mutex::default(),
+            to_write: Notify::new(),
+            inbox: Inbox::new(INBOX),
+            asked: Inbox::new(ASKED),
+            pending: Mutex::default(),
+            next_request: AtomicU32::new(0),
+            rtt: AtomicU64::new(0),
+            heard: AtomicU64::new(clock::uptime()),
+            greeted: AtomicBool::new(false),
+            closed: CancellationToken::new(),
+            reason: OnceLock::new(),
+        });
+        let hello = codec::encode(&Envelope { version: WIRE_VERSION, kind: HELLO, body: Vec::new() });
+        shared.say(Kind::Hello, hello.into());
+        let (reader, writer) = tokio::io::split(with.stream);
+        let tasks = &mesh.shared.tasks;
+        tasks.detach("link reader", shared.clone().read_all(reader));
+        tasks.detach("link writer", shared.clone().write_all(writer));
+        tasks.detach("link pulse", shared.clone().pulse());
+        PeerLink { owner: Arc::new(Owner { shared }) }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.owner.shared
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.shared().peer
+    }
+
+    /// The other end's address.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        self.shared().remote
+    }
+
+    /// True if this node dialled.
+    #[must_use]
+    pub fn dialled(&self) -> bool {
+        self.shared().dialled
+    }
+
+    /// `quic` or `tcp`.
+    #[must_use]
+    pub fn carrier(&self) -> &'static str {
+        match self.shared().handle {
+            Handle::Quic(_) => "quic",
+            Handle::Tcp(_) => "tcp",
+        }
+    }
+
+    /// Queues a message; never waits.
+    ///
+    /// # Errors
+    /// The link is closed, its queue is full, or the message is too long.
+    pub fn send(&self, urgency: Urgency, message: Bytes) -> Result<(), LinkError> {
+        let kind = match urgency {
+            Urgency::High => Kind::Urgent,
+            Urgency::Low => Kind::Message,
+        };
+        self.shared().push(Thing { kind, id: 0, bytes: message })
+    }
+
+    /// The next message; `None` once the link is closed. Cancel-safe.
+    pub async fn recv(&self) -> Option<Bytes> {
+        self.shared().inbox.next(&self.shared().closed).await
+    }
+
+    /// Asks the peer and waits for its reply.
+    ///
+    /// # Errors
+    /// The link closed, the peer refused, or no reply came in time.
+    pub async fn request(&self, kind: u16, body: Bytes, within: Duration) -> Result<Bytes, LinkError> {
+        let shared = self.shared();
+        let id = shared.next_request.fetch_add(1, Relaxed);
+        let (told, reply) = oneshot::channel();
+        {
+            let mut pending = lock(&shared.pending);
+            if pending.len() >= MAX_PENDING {
+                return Err(LinkError::Full);
+            }
+            pending.insert(id, told);
+        }
+        let _forget = Forget { shared, id };
+        let mut bytes = BytesMut::with_capacity(2 + body.len());
+        bytes.put_u16(kind);
+        bytes.put(body);
+        shared.push(Thing { kind: Kind::Request, id, bytes: bytes.freeze() })?;
+        tokio::select! {
+            reply = timeout(within, reply) => match reply {
+                Ok(Ok(Some(reply))) => Ok(reply),
+                Ok(Ok(None)) => Err(LinkError::Refused),
+                Ok(Err(_)) => Err(shared.end()),
+                Err(_) => Err(LinkError::Timeout(within)),
+            },
+            () = shared.closed.cancelled() => Err(shared.end()),
+        }
+    }
+
+    /// The next request of the peer; `None` once the link is closed. Cancel-safe.
+    pub async fn asked(&self) -> Option<Asked> {
+        let (id, mut body) = self.shared().asked.next(&self.shared().closed).await?;
+        let kind = body.get_u16();
+        Some(Asked { kind, body, id, link: self.shared().clone(), is_answered: false })
+    }
+
+    /// The last measured round-trip time; zero before the first.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        Duration::from_micros(self.shared().rtt.load(Relaxed))
+    }
+
+    /// Waits for the link's end and says why it ended.
+    pub async fn closed(&self) -> String {
+        self.shared().closed.cancelled().await;
+        self.shared().reason.get().cloned().unwrap_or_default()
+    }
+
+    /// Closes the link; the peer is told the reason (at most 256 bytes of it).
+    pub fn close(&self, reason: &str) {
+        self.shared().close(reason);
+    }
+}
+
+impl Asked {
+    /// Answers it. An answer beyond [`super::peer::MAX_REPLY`] becomes a refusal.
+    pub fn reply(mut self, body: Bytes) {
+        self.is_answered = self.link.push(Thing { kind: Kind::Reply, id: self.id, bytes: body }).is_ok();
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            // A closed link needs no answer.
+            let _ = self.link.push(Thing { kind: Kind::Refusal, id: self.id, bytes: Bytes::new() });
+        }
+    }
+}
+
+/// Forgets a request that nobody waits for any more.
+struct Forget<'a> {
+    shared: &'a Shared,
+    id: u32,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.pending).remove(&self.id);
+    }
+}
+
+impl Shared {
+    fn push(&self, thing: Thing) -> Result<(), LinkError> {
+        if self.closed.is_cancelled() {
+            return Err(self.end());
+        }
+        lock(&self.outbox).push(thing)?;
+        self.to_write.notify_one();
+        Ok(())
+    }
+
+    /// Says something that the link itself has to say; a full queue says it later or not at all.
+    fn say(&self, kind: Kind, bytes: Bytes) {
+        let _ = self.push(Thing { kind, id: 0, bytes });
+    }
+
+    fn end(&self) -> LinkError {
+        LinkError::Closed(self.reason.get().cloned().unwrap_or_default())
+    }
+
+    fn close(&self, reason: &str) {
+        let mut end = reason.len().min(MAX_REASON);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        // The first reason counts.
+        let _ = self.reason.set(reason[..end].to_owned());
+        self.closed.cancel();
+        if let Handle::Quic(quic) = &self.handle {
+            quic.close(Code::Done.varint(), &reason.as_bytes()[..end]);
+        }
+    }
+
+    async fn read_all(self: Arc<Self>, reader: ReadHalf<VirtualStream>) {
+        let mut reader = BufReader::with_capacity(BUFFER, reader);
+        let mut assembly = Assembly::default();
+        let reason = loop {
+            let thing = tokio::select! {
+                thing = assembly.read(&mut reader) => thing,
+                () = self.closed.cancelled() => return,
+            };
+            match thing.and_then(|thing| self.hear(thing)) {
+                Ok(None) => {}
+                Ok(Some(goodbye)) => break goodbye,
+                Err(error) => break self.why(&error),
+            }
+        };
+        self.close(&reason);
+    }
+
+    /// The reason that came with QUIC's end, else the error.
+    fn why(&self, error: &io::Error) -> String {
+        if let Handle::Quic(quic) = &self.handle {
+            if let Some(quinn::ConnectionError::ApplicationClosed(close)) = quic.close_reason() {
+                if !close.reason.is_empty() {
+                    return String::from_utf8_lossy(&close.reason).into_owned();
+                }
+            }
+        }
+        error.to_string()
+    }
+
+    /// Takes what the peer said; a goodbye gives its reason.
+    fn hear(self: &Arc<Self>, Thing { kind, id, bytes }: Thing) -> io::Result<Option<String>> {
+        self.heard.store(clock::uptime(), Relaxed);
+        let bad = |what: &'static str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if kind != Kind::Hello && !self.greeted.load(Relaxed) {
+            return bad("no hello");
+        }
+        match kind {
+            Kind::Hello => {
+                let hello: Envelope = codec::decode::<_, 1024>(&bytes).map_err(io::Error::other)?;
+                if hello.version.abs_diff(WIRE_VERSION) > 1 || hello.kind != HELLO {
+                    return bad("a version of the wire that this build does not speak");
+                }
+                self.greeted.store(true, Relaxed);
+                self.ping();
+            }
+            Kind::Ping => self.say(Kind::Pong, bytes),
+            Kind::Pong => {
+                let sent = <[u8; 8]>::try_from(&bytes[..]).map_or(u64::MAX, u64::from_be_bytes);
+                if let Some(elapsed) = clock::uptime_micros().checked_sub(sent) {
+                    self.rtt.store(elapsed, Relaxed);
+                }
+            }
+            Kind::Goodbye => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Kind::Urgent | Kind::Message => {
+                let length = bytes.len();
+                self.inbox.add(bytes, length);
+            }
+            Kind::Request if bytes.len() < 2 => return bad("a request without a kind"),
+            Kind::Request => {
+                let length = bytes.len();
+                if !self.asked.add((id, bytes), length) {
+                    let _ = self.push(Thing { kind: Kind::Refusal, id, bytes: Bytes::new() });
+                }
+            }
+            Kind::Reply => self.answer(id, Some(bytes)),
+            Kind::Refusal => self.answer(id, None),
+        }
+        Ok(None)
+    }
+
+    fn answer(&self, id: u32, reply: Option<Bytes>) {
+        if let Some(told) = lock(&self.pending).remove(&id) {
+            // Who asked may have given up.
+            let _ = told.send(reply);
+        }
+    }
+
+    async fn write_all(self: Arc<Self>, writer: WriteHalf<VirtualStream>) {
+        let mut writer = BufWriter::with_capacity(BUFFER, writer);
+        let result = tokio::select! {
+            result = self.write_queued(&mut writer) => result,
+            () = self.closed.cancelled() => Ok(()),
+        };
+        if let Err(error) = result {
+            // The reader may know better why.
+            tokio::task::yield_now().await;
+            self.close(&self.why(&error));
+        }
+        if let Handle::Tcp(_) = self.handle {
+            let reason = Bytes::from(self.reason.get().cloned().unwrap_or_default());
+            let farewell = self.farewell(&mut writer, reason);
+            // Who does not listen hears the end of the connection.
+            let _ = timeout(FAREWELL, farewell).await;
+        }
+    }
+
+    async fn write_queued(&self, writer: &mut BufWriter<WriteHalf<VirtualStream>>) -> io::Result<()> {
+        loop {
+            let piece = lock(&self.outbox).next();
+            match piece {
+                Some(piece) => frames::write(writer, &piece).await?,
+                None => {
+                    writer.flush().await?;
+                    self.to_write.notified().await;
+                }
+            }
+        }
+    }
+
+    async fn farewell(&self, writer: &mut BufWriter<WriteHalf<VirtualStream>>, reason: Bytes) -> io::Result<()> {
+        let mut last = Outbox::default();
+        if last.push(Thing { kind: Kind::Goodbye, id: 0, bytes: reason }).is_ok() {
+            if let Some(piece) = last.next() {
+                frames::write(writer, &piece).await?;
+            }
+        }
+        writer.flush().await?;
+        writer.shutdown().await
+    }
+
+    fn ping(&self) {
+        self.say(Kind::Ping, Bytes::copy_from_slice(&clock::uptime_micros().to_be_bytes()));
+    }
+
+    /// Measures the round trip, and on TCP ends a link whose peer has fallen silent (QUIC does that by itself).
+    async fn pulse(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(PEER_KEEP_ALIVE) => {}
+                () = self.closed.cancelled() => return,
+            }
+            self.ping();
+            let silence = clock::uptime().saturating_sub(self.heard.load(Relaxed));
+            if matches!(self.handle, Handle::Tcp(_)) && u128::from(silence) > PEER_IDLE.as_millis() {
+                self.close("timed out");
+            }
+        }
+    }
+}
+
+/// A queue bounded in things and bytes.
+#[derive(Debug)]
+struct Inbox<T> {
+    queue: Mutex<(VecDeque<(T, usize)>, usize)>,
+    limits: (usize, usize),
+    added: Notify,
+}
+
+impl<T> Inbox<T> {
+    fn new(limits: (usize, usize)) -> Inbox<T> {
+        Inbox { queue: Mutex::new((VecDeque::new(), 0)), limits, added: Notify::new() }
+    }
+
+    /// False if it is full.
+    fn add(&self, thing: T, length: usize) -> bool {
+        let mut queue = lock(&self.queue);
+        if queue.0.len() >= self.limits.0 || queue.1 + length > self.limits.1 {
+            return false;
+        }
+        queue.0.push_back((thing, length));
+        queue.1 += length;
+        self.added.notify_one();
+        true
+    }
+
+    /// What came before the end is still given out.
+    async fn next(&self, closed: &CancellationToken) -> Option<T> {
+        loop {
+            {
+                let mut queue = lock(&self.queue);
+                if let Some((thing, length)) = queue.0.pop_front() {
+                    queue.1 -= length;
+                    return Some(thing);
+                }
+            }
+            if closed.is_cancelled() {
+                return None;
+            }
+            tokio::select! {
+                () = self.added.notified() => {}
+                () = closed.cancelled() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The table of live connections to and from other nodes: what is closed when a node is gone, a peer no longer counts,
+//! or a certificate ends.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use certs::{
+    codec::Millis,
+    id::NodeId,
+    sign::Digest,
+    tls::Conversation,
+    verify::{Authority, Peer, verify},
+};
+use rustls::pki_types::CertificateDer;
+
+use super::{error::Code, stream::Kill};
+
+/// All live connections of this node, both directions.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    entries: Mutex<HashMap<u64, Entry>>,
+    next: AtomicU64,
+    /// Data connections that this node dialled.
+    outbound: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    peer: Arc<Peer>,
+    chain: Vec<CertificateDer<'static>>,
+    kind: Kind,
+    handle: Handle,
+}
+
+/// Which connections an event concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    pub(super) conversation: Conversation,
+    /// True if this node dialled.
+    pub(super) outbound: bool,
+}
+
+/// What closes a connection from outside.
+#[derive(Debug, Clone)]
+pub(super) enum Handle {
+    Quic(quinn::Connection),
+    Tcp(Arc<Kill>),
+}
+
+impl Handle {
+    pub(super) fn close(&self, code: Code) {
+        match self {
+            Handle::Quic(connection) => connection.close(code.varint(), b""),
+            Handle::Tcp(kill) => kill.kill(code),
+        }
+    }
+}
+
+/// Keeps a connection in the table.
+#[derive(Debug)]
+pub(super) struct Guard {
+    live: Arc<Live>,
+    id: u64,
+    counted: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let entry = self.live.lock().remove(&self.id);
+        if self.counted {
+            self.live.outbound.fetch_sub(1, Relaxed);
+        }
+        // Dropped outside the lock: closing may call back.
+        drop(entry);
+    }
+}
+
+impl Live {
+    pub(super) fn add(
+        self: &Arc<Self>,
+        kind: Kind,
+        peer: Arc<Peer>,
+        chain: Vec<CertificateDer<'static>>,
+        handle: Handle,
+    ) -> Guard {
+        let id = self.next.fetch_add(1, Relaxed);
+        let counted = kind.outbound && kind.conversation == Conversation::Data;
+        if counted {
+            self.outbound.fetch_add(1, Relaxed);
+        }
+        self.lock().insert(id, Entry { peer, chain, kind, handle });
+        Guard { live: self.clone(), id, counted }
+    }
+
+    /// Data connections that this node dialled.
+    pub(super) fn outbound(&self) -> usize {
+        self.outbound.load(Relaxed)
+    }
+
+    /// Closes the data connections that this node dialled to `node`.
+    pub(super) fn close_node(&self, node: &NodeId) -> usize {
+        self.close_where(Code::Gone, |entry| {
+            entry.kind == Kind { conversation: Conversation::Data, outbound: true } && &entry.peer.node == node
+        })
+    }
+
+    /// Closes what a certificate's end has reached.
+    pub(super) fn expire(&self, now: Millis) -> usize {
+        self.close_where(Code::Expired, |entry| entry.peer.not_after <= now)
+    }
+
+    /// Closes whatever no longer verifies. Nodes share few chains, so each is judged once.
+    pub(super) fn rejudge(&self, authority: &Authority, now: Millis) -> usize {
+        let mut verdicts: HashMap<Digest, bool> = HashMap::new();
+        self.close_where(Code::Unauthorized, |entry| {
+            let leaf = entry.chain.first().map_or_else(|| Digest::of(&[]), |leaf| Digest::of(leaf));
+            !*verdicts.entry(leaf).or_insert_with(|| verify(&entry.chain, authority, now).is_ok())
+        })
+    }
+
+    /// Closes everything.
+    pub(super) fn close_all(&self, code: Code) {
+        self.close_where(code, |_| true);
+    }
+
+    fn close_where(&self, code: Code, mut doomed: impl FnMut(&Entry) -> bool) -> usize {
+        let handles: Vec<Handle> =
+            self.lock().values().filter(|entry| doomed(entry)).map(|entry| entry.handle.clone()).collect();
+        for handle in &handles {
+            handle.close(code);
+        }
+        handles.len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
+        // The table is whole after every statement, so a panic elsewhere does not spoil it.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

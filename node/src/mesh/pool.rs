@@ -1,0 +1,357 @@
+//! Connections that one worker keeps to other nodes, and the virtual connections kept on them.
+//!
+//! A group is what one source identity has open to one destination identity on one node. Everything is made when it is
+//! first needed, bounded, and let go when idle.
+
+use std::{
+    borrow::Borrow,
+    collections::HashMap,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use certs::{
+    codec::Millis,
+    id::{NodeId, SpiffeId},
+};
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    data::Call,
+    dial::Dialled,
+    error::{Code, Error},
+    lease::Link,
+    live::Guard,
+    lock,
+    preface::Preface,
+    quic::{DATA_IDLE, MAX_STREAMS},
+};
+use crate::clock;
+
+/// QUIC connections per worker and group.
+const MAX_CONNECTIONS: usize = 4;
+/// Streams in use on every connection of a group, from which on another connection is dialled.
+const GROW_AT: usize = 128;
+/// Requests under way per group: what its connections carry.
+const MAX_UNDER_WAY: usize = MAX_CONNECTIONS * MAX_STREAMS as usize;
+/// Requests that wait per group.
+const MAX_WAITING: usize = 1_024;
+/// How long an unused virtual connection is kept on QUIC, milliseconds.
+const STREAM_IDLE: Millis = 10_000;
+/// How long an unused connection is kept, milliseconds: on TCP that is the virtual connection itself. Less than the silence
+/// after which the other end gives up, so that nothing is sent into a connection that is just ending.
+const CONNECTION_IDLE: Millis = DATA_IDLE.as_millis() as Millis - 5_000;
+/// New requests avoid a connection for this long before its certificates end, milliseconds.
+const RETIRE_BEFORE: Millis = 60_000;
+/// How long an unclaimed TLS connection waits for whoever dialled, milliseconds.
+const UNCLAIMED: Millis = 2_000;
+
+/// All groups of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    groups: Mutex<HashMap<Key, Arc<Group>>>,
+}
+
+/// Which group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) source: SpiffeId,
+    pub(super) node: NodeId,
+    pub(super) identity: SpiffeId,
+}
+
+/// A key's parts, so that looking one up copies nothing: the names are shared by all workers.
+trait Parts {
+    fn parts(&self) -> (&SpiffeId, &NodeId, &SpiffeId);
+}
+
+impl Parts for Key {
+    fn parts(&self) -> (&SpiffeId, &NodeId, &SpiffeId) {
+        (&self.source, &self.node, &self.identity)
+    }
+}
+
+impl Parts for Call<'_> {
+    fn parts(&self) -> (&SpiffeId, &NodeId, &SpiffeId) {
+        (self.source, self.node, self.identity)
+    }
+}
+
+impl Hash for dyn Parts + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl PartialEq for dyn Parts + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn Parts + '_ {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl<'a> Borrow<dyn Parts + 'a> for Key {
+    fn borrow(&self) -> &(dyn Parts + 'a) {
+        self
+    }
+}
+
+impl Pool {
+    /// The group of a call, made if need be.
+    pub(super) fn group(&self, call: &Call<'_>) -> Arc<Group> {
+        let mut groups = lock(&self.groups);
+        if let Some(group) = groups.get(call as &dyn Parts) {
+            return group.clone();
+        }
+        let key =
+            Key { source: call.source.clone(), node: call.node.clone(), identity: call.identity.clone() };
+        let group = Arc::new(Group::new(key.clone()));
+        groups.insert(key, group.clone());
+        group
+    }
+
+    /// Lets go what was unused for too long.
+    pub(super) fn sweep(&self) {
+        let (now, wall) = (clock::uptime(), clock::wall());
+        // A group that somebody holds is about to be used.
+        lock(&self.groups).retain(|_, group| !group.sweep(now, wall) || Arc::strong_count(group) > 1);
+    }
+
+    /// Closes the least recently used of the connections that nobody uses; false if all are in use.
+    pub(super) fn evict(&self) -> bool {
+        let groups = lock(&self.groups);
+        let oldest = groups.values().filter_map(|group| Some((group.oldest()?, group))).min_by_key(|(age, _)| *age);
+        oldest.is_some_and(|(used, group)| group.drop_used_at(used))
+    }
+}
+
+/// What one source identity has open to one destination identity on one node.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) key: Key,
+    state: Mutex<State>,
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: Vec<Arc<Connection>>,
+    idle: HashMap<Arc<Preface>, Vec<Link>>,
+    /// TLS connections that won a race and were not claimed yet, and since when.
+    unclaimed: Vec<(Dialled, Millis)>,
+    dialling: Option<Dialling>,
+    /// Connections dialled so far: spreads them over the peer's workers.
+    ordinal: u8,
+}
+
+/// A dial under way, which many may wait for.
+pub(super) type Dialling = Shared<BoxFuture<'static, Result<(), Error>>>;
+
+/// A QUIC connection of a group.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) quic: quinn::Connection,
+    streams: AtomicUsize,
+    used: AtomicU64,
+    retire_at: Millis,
+    _guard: Guard,
+}
+
+impl Connection {
+    pub(super) fn new(quic: quinn::Connection, not_after: Millis, guard: Guard) -> Arc<Connection> {
+        let (used, retire_at) = (AtomicU64::new(clock::uptime()), not_after.saturating_sub(RETIRE_BEFORE));
+        Arc::new(Connection { quic, streams: AtomicUsize::new(0), used, retire_at, _guard: guard })
+    }
+
+    fn is_open(&self) -> bool {
+        self.quic.close_reason().is_none()
+    }
+}
+
+/// One of a connection's streams, for as long as it is open.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) connection: Arc<Connection>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connection.used.store(clock::uptime(), Relaxed);
+        self.connection.streams.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What to do for a stream.
+pub(super) enum Step {
+    /// Open it on this connection.
+    Open(Slot),
+    /// Wait for this dial, then ask again.
+    Wait(Dialling),
+    /// Take this TLS connection.
+    Claim(Dialled),
+    /// Every connection is full.
+    Full,
+}
+
+impl Group {
+    fn new(key: Key) -> Group {
+        let permits = Arc::new(Semaphore::new(MAX_UNDER_WAY));
+        Group { key, state: Mutex::default(), permits, waiting: AtomicUsize::new(0) }
+    }
+
+    /// Leave to have one more request under way; waits in a bounded queue.
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow("waiting requests"))?;
+        self.permits.clone().acquire_owned().await.map_err(|_| Error::Stopping)
+    }
+
+    /// A kept virtual connection, the most recently used first.
+    pub(super) fn take(&self, preface: &Preface) -> Option<Link> {
+        let mut state = lock(&self.state);
+        let links = state.idle.get_mut(preface)?;
+        while let Some(link) = links.pop() {
+            if link.is_usable() {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    /// Keeps a virtual connection.
+    pub(super) fn give_back(&self, mut link: Link) {
+        link.since = clock::uptime();
+        let mut state = lock(&self.state);
+        match state.idle.get_mut(&link.preface) {
+            Some(links) => links.push(link),
+            None => drop(state.idle.insert(link.preface.clone(), vec![link])),
+        }
+    }
+
+    /// True if a QUIC connection is open.
+    pub(super) fn has_connection(&self) -> bool {
+        lock(&self.state).connections.iter().any(|connection| connection.is_open())
+    }
+
+    /// What to do for a stream; `dial` begins a dial with the connection's ordinal.
+    pub(super) fn step(&self, dial: impl FnOnce(u8) -> Dialling) -> Step {
+        let wall = clock::wall();
+        let mut state = lock(&self.state);
+        if let Some((dialled, _)) = state.unclaimed.pop() {
+            return Step::Claim(dialled);
+        }
+        state.connections.retain(|connection| connection.is_open());
+        let usable = state.connections.iter().filter(|c| c.retire_at > wall);
+        let best = usable.clone().min_by_key(|connection| connection.streams.load(Relaxed)).cloned();
+        let load = best.as_ref().map_or(usize::MAX, |connection| connection.streams.load(Relaxed));
+        if load >= GROW_AT && usable.count() < MAX_CONNECTIONS && state.dialling.is_none() {
+            state.dialling = Some(dial(state.ordinal));
+            state.ordinal = state.ordinal.wrapping_add(1);
+        }
+        match (best, &state.dialling) {
+            (Some(connection), _) if load < MAX_STREAMS as usize => {
+                connection.streams.fetch_add(1, Relaxed);
+                Step::Open(Slot { connection })
+            }
+            (_, Some(dialling)) => Step::Wait(dialling.clone()),
+            // All are full, some perhaps of virtual connections kept for other ports.
+            (_, None) => {
+                let oldest = state.idle.values_mut().filter(|links| !links.is_empty());
+                if let Some(links) = oldest.min_by_key(|links| links[0].since) {
+                    links.remove(0);
+                }
+                Step::Full
+            }
+        }
+    }
+
+    /// A dial has ended: `Ok(None)` where TCP was chosen and `claim` is to be claimed.
+    pub(super) fn dialled(&self, connection: Option<Arc<Connection>>, unclaimed: Option<Dialled>) {
+        let mut state = lock(&self.state);
+        state.dialling = None;
+        state.connections.extend(connection);
+        state.unclaimed.extend(unclaimed.map(|dialled| (dialled, clock::uptime())));
+    }
+
+    /// Lets go what was unused for too long; true if nothing is left.
+    fn sweep(&self, now: Millis, wall: Millis) -> bool {
+        let mut state = lock(&self.state);
+        for links in state.idle.values_mut() {
+            links.retain(|link| {
+                let kept = if link.is_quic { STREAM_IDLE } else { CONNECTION_IDLE };
+                link.is_usable() && now.saturating_sub(link.since) < kept
+            });
+        }
+        state.idle.retain(|_, links| !links.is_empty());
+        state.unclaimed.retain(|(_, since)| now.saturating_sub(*since) < UNCLAIMED);
+        state.connections.retain(|connection| {
+            let unused = connection.streams.load(Relaxed) == 0;
+            let idle = now.saturating_sub(connection.used.load(Relaxed)) >= CONNECTION_IDLE;
+            if unused && (idle || connection.retire_at <= wall) {
+                connection.quic.close(Code::Done.varint(), b"");
+            }
+            connection.is_open()
+        });
+        state.connections.is_empty() && state.idle.is_empty() && state.unclaimed.is_empty() && state.dialling.is_none()
+    }
+
+    /// When the longest unused connection was last used.
+    fn oldest(&self) -> Option<Millis> {
+        let state = lock(&self.state);
+        let unused = state.connections.iter().filter(|c| c.streams.load(Relaxed) == 0).map(|c| c.used.load(Relaxed));
+        let kept = state.idle.values().flatten().filter(|link| !link.is_quic).map(|link| link.since);
+        unused.chain(kept).min()
+    }
+
+    fn drop_used_at(&self, used: Millis) -> bool {
+        let mut state = lock(&self.state);
+        let before = state.connections.len();
+        state.connections.retain(|connection| {
+            let is_it = connection.streams.load(Relaxed) == 0 && connection.used.load(Relaxed) == used;
+            if is_it {
+                connection.quic.close(Code::Done.varint(), b"");
+            }
+            !is_it
+        });
+        let mut dropped = before != state.connections.len();
+        for links in state.idle.values_mut() {
+            let kept = links.len();
+            links.retain(|link| link.is_quic || link.since != used);
+            dropped |= kept != links.len();
+        }
+        dropped
+    }
+}
+
+/// A place in the queue.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(waiting: &'a AtomicUsize) -> Option<Waiting<'a>> {
+        if waiting.fetch_add(1, Relaxed) >= MAX_WAITING {
+            waiting.fetch_sub(1, Relaxed);
+            return None;
+        }
+        Some(Waiting(waiting))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

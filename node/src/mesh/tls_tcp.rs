@@ -1,0 +1,246 @@
+//! TLS 1.3 over TCP on the port's number: listening, with ALPN choosing the conversation, and dialling.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use certs::{id::SpiffeId, tls::Conversation};
+use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer, pki_types::ServerName, server::Accepted};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, TlsStream};
+
+use super::{
+    Mesh,
+    accept::{HANDSHAKE_TIMEOUT, Handover, PREFACE_TIMEOUT, canonical},
+    count,
+    data::Incoming,
+    error::Code,
+    live::{Handle, Kind},
+    lock,
+    preface::Preface,
+    stream::{Facts, Kill, VirtualStream},
+};
+
+/// Time for a ClientHello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+/// Handshakes under way per worker.
+const MAX_HANDSHAKES: usize = 512;
+/// Handshakes under way per worker and sender's address.
+const MAX_HANDSHAKES_PER_IP: usize = 128;
+/// Plaintext that rustls may hold per direction, bytes: tunnels want large writes.
+const BUFFER: usize = 256 << 10;
+/// Pause after `accept` failed for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A TCP connection whose ClientHello has been read.
+pub(super) struct Hello {
+    pub(super) stream: std::net::TcpStream,
+    pub(super) accepted: Accepted,
+    pub(super) conversation: Conversation,
+    pub(super) remote: SocketAddr,
+}
+
+impl std::fmt::Debug for Hello {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hello").field("conversation", &self.conversation).field("remote", &self.remote).finish()
+    }
+}
+
+impl Hello {
+    /// Ends the handshake on the current runtime.
+    pub(super) async fn finish(self, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+        let start = StartHandshake::from_parts(self.accepted, TcpStream::from_std(self.stream)?);
+        handshake(start, config).await
+    }
+}
+
+async fn handshake(start: StartHandshake<TcpStream>, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let accept = start.into_stream_with(config, |session| session.set_buffer_limit(Some(BUFFER)));
+    Ok(TlsStream::Server(timeout(HANDSHAKE_TIMEOUT, accept).await??))
+}
+
+/// One worker's share of the TCP port.
+pub(super) struct Port {
+    pub(super) mesh: Mesh,
+    pub(super) queue: mpsc::Sender<Incoming>,
+    data: Arc<ServerConfig>,
+    under_way: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Port {
+    pub(super) fn new(mesh: Mesh, queue: mpsc::Sender<Incoming>) -> Arc<Port> {
+        let data = mesh.shared.tls.server(Conversation::Data);
+        Arc::new(Port { mesh, queue, data, under_way: Mutex::default() })
+    }
+
+    /// Accepts for ever.
+    pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let (stream, remote) = match listener.accept().await {
+                Ok((stream, remote)) => (stream, canonical(remote)),
+                Err(error) => {
+                    tracing::warn!(%error, "the mesh port accepts no connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(under_way) = UnderWay::enter(&self, remote.ip()) else {
+                count(&self.mesh.shared.counters.handshake_failures);
+                continue;
+            };
+            let port = self.clone();
+            self.mesh.shared.tasks.detach("tls handshake", async move {
+                if let Err(error) = port.greet(stream, remote, under_way).await {
+                    count(&port.mesh.shared.counters.handshake_failures);
+                    tracing::debug!(%remote, %error, "a handshake failed");
+                }
+            });
+        }
+    }
+
+    /// Reads the ClientHello and sees who must carry on.
+    async fn greet(&self, stream: TcpStream, remote: SocketAddr, under_way: UnderWay) -> io::Result<()> {
+        tune(&stream);
+        let start = timeout(HELLO_TIMEOUT, LazyConfigAcceptor::new(Default::default(), stream)).await??;
+        let conversation = start.client_hello().alpn().and_then(|mut names| names.find_map(Conversation::from_alpn));
+        match conversation {
+            None => Err(io::Error::other("no conversation of ours in ALPN")),
+            Some(Conversation::Data) => self.accept_data(start, remote, under_way).await,
+            Some(conversation @ (Conversation::Peer | Conversation::Join | Conversation::Admin)) => {
+                let StartHandshake { accepted, io: stream, .. } = start;
+                let hello = Hello { stream: stream.into_std()?, accepted, conversation, remote };
+                self.mesh.shared.control.try_send(Handover::Tcp(hello)).map_err(io::Error::other)
+            }
+        }
+    }
+
+    async fn accept_data(
+        &self,
+        start: StartHandshake<TcpStream>,
+        remote: SocketAddr,
+        under_way: UnderWay,
+    ) -> io::Result<()> {
+        let shared = &self.mesh.shared;
+        let mut tls = handshake(start, self.data.clone()).await?;
+        drop(under_way);
+        let chain = certificates(&tls);
+        let peer = Arc::new(shared.tls.peer(Conversation::Data, &chain).map_err(io::Error::other)?);
+        count(&shared.counters.accepted);
+        if self.mesh.is_draining() {
+            count(&shared.counters.refused);
+            return refuse(&mut tls, Code::Refused).await;
+        }
+        let preface = match timeout(PREFACE_TIMEOUT, Preface::read(&mut tls)).await? {
+            Ok(preface) => preface,
+            Err(error) => {
+                refuse(&mut tls, Code::Malformed).await?;
+                return Err(io::Error::other(error));
+            }
+        };
+        tls.write_all(&[0]).await?;
+        tls.flush().await?;
+        let (handle, kind) = (Handle::Tcp(Arc::<Kill>::default()), Kind { conversation: Conversation::Data, outbound: false });
+        let guard = shared.live.add(kind, peer.clone(), chain, handle.clone());
+        let name = server_name(&tls);
+        let local = name.and_then(|name| SpiffeId::from_dns_name(&shared.own.trust_domain, &name));
+        let incoming = Incoming {
+            peer,
+            local: local.unwrap_or_else(|| shared.own.clone()),
+            preface,
+            local_addr: canonical(tls.get_ref().0.local_addr()?),
+            remote_addr: remote,
+            stream: VirtualStream::tcp(tls, &handle, guard, Facts::accepted(), false),
+        };
+        // The queue ends with the worker, and the connection with it.
+        let _ = self.queue.send(incoming).await;
+        Ok(())
+    }
+}
+
+/// Tells the other end, in place of the status, why its stream is not served.
+async fn refuse(tls: &mut TlsStream<TcpStream>, code: Code) -> io::Result<()> {
+    tls.write_all(&[code as u8]).await?;
+    tls.shutdown().await
+}
+
+fn server_name(tls: &TlsStream<TcpStream>) -> Option<String> {
+    match tls {
+        TlsStream::Server(tls) => tls.get_ref().1.server_name().map(str::to_owned),
+        TlsStream::Client(_) => None,
+    }
+}
+
+/// The peer's certificates, leaf first.
+pub(super) fn certificates(tls: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    chain.iter().map(|der| der.clone().into_owned()).collect()
+}
+
+/// A handshake under way, counted by the sender's address.
+struct UnderWay {
+    port: Arc<Port>,
+    ip: IpAddr,
+}
+
+impl UnderWay {
+    fn enter(port: &Arc<Port>, ip: IpAddr) -> Option<UnderWay> {
+        let mut under_way = lock(&port.under_way);
+        if under_way.values().sum::<usize>() >= MAX_HANDSHAKES {
+            return None;
+        }
+        let mine = under_way.entry(ip).or_default();
+        if *mine >= MAX_HANDSHAKES_PER_IP {
+            return None;
+        }
+        *mine += 1;
+        Some(UnderWay { port: port.clone(), ip })
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.port.under_way);
+        if let Some(mine) = under_way.get_mut(&self.ip) {
+            *mine -= 1;
+            if *mine == 0 {
+                under_way.remove(&self.ip);
+            }
+        }
+    }
+}
+
+/// Connects and ends the handshake; the caller bounds the time.
+pub(super) async fn dial(
+    source: Option<IpAddr>,
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(ip) = source.filter(|ip| ip.is_ipv4() == address.is_ipv4()) {
+        // Else the kernel would keep a local port per connection instead of per destination.
+        let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true);
+        socket.bind(SocketAddr::new(ip, 0))?;
+    }
+    let stream = socket.connect(address).await?;
+    tune(&stream);
+    let connect = TlsConnector::from(config).connect_with(name, stream, |session| {
+        session.set_buffer_limit(Some(BUFFER));
+    });
+    Ok(TlsStream::Client(connect.await?))
+}
+
+/// Requests are small and bulk is steady: no Nagle, and cubic where the machine's default is another. Neither is essential.
+fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_tcp_congestion(b"cubic");
+}
