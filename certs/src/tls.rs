@@ -156,6 +156,11 @@ impl Tls {
         Arc::new(config)
     }
 
+    /// True if this node can show `id` now.
+    pub fn has_leaf(&self, id: &SpiffeId) -> bool {
+        self.leafs.load().keys.contains_key(id)
+    }
+
     /// The verified peer of a finished handshake, its class checked against the conversation. Call it again with the kept
     /// certificates when the authority changes.
     pub fn peer(&self, conversation: Conversation, certificates: &[CertificateDer<'_>]) -> Result<Peer, VerifyError> {

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use super::{
     accept::{self, Accepted, Handover},
     count,
     dial::{self, CONNECT_TIMEOUT, Carrier, Dialled, Target},
-    error::{Code, Error},
+    error::Error,
     lease::{Lease, Link},
     live::{Handle, Kind},
     lock,
@@ -114,12 +114,12 @@ impl Worker {
         };
         let tasks = &mesh.shared.tasks;
         let listener = TcpListener::from_std(sockets.tcp)?;
-        tasks.critical("mesh tcp port", ending(mesh, Port::new(mesh.clone(), queue).listen(listener)));
+        tasks.critical("mesh tcp port", ending(mesh.clone(), Port::new(mesh.clone(), queue).listen(listener)));
         let shared =
             Shared { mesh: mesh.clone(), index, pool: Pool::default(), endpoint, incoming: Mutex::new(incoming) };
         let worker = Worker { shared: Arc::new(shared) };
         let sweeper = worker.clone();
-        tasks.critical("mesh sweep", ending(mesh, async move {
+        tasks.critical("mesh sweep", ending(mesh.clone(), async move {
             loop {
                 tokio::time::sleep(SWEEP_INTERVAL).await;
                 sweeper.shared.pool.sweep();
@@ -316,11 +316,10 @@ impl Worker {
 const OUTBOUND: Kind = Kind { conversation: Conversation::Data, outbound: true };
 
 /// Runs until the node stops.
-async fn ending(mesh: &Mesh, work: impl Future<Output = ()>) {
-    let tasks = mesh.shared.tasks.clone();
+async fn ending(mesh: Mesh, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
-        () = tasks.stopping() => {}
+        () = mesh.shared.tasks.stopping() => {}
     }
 }
 

@@ -279,7 +279,7 @@ impl Mesh {
         self.shared.draining.load(Relaxed)
     }
 
-    /// Closes everything, and waits at most 1 s until the peers have been told.
+    /// Closes everything, and waits at most 1 s until the peers have been told. Call after [`Tasks::stop`].
     pub async fn close(&self) {
         let endpoints = std::mem::take(&mut *lock(&self.shared.endpoints));
         self.shared.live.close_all(Code::Stopping);

@@ -58,10 +58,10 @@ pub(super) struct Pool {
 
 /// Which group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) source: SpiffeId,
-    pub(super) node: NodeId,
-    pub(super) identity: SpiffeId,
+struct Key {
+    source: SpiffeId,
+    node: NodeId,
+    identity: SpiffeId,
 }
 
 /// A key's parts, so that looking one up copies nothing: the names are shared by all workers.
@@ -114,9 +114,8 @@ impl Pool {
         if let Some(group) = groups.get(call as &dyn Parts) {
             return group.clone();
         }
-        let key =
-            Key { source: call.source.clone(), node: call.node.clone(), identity: call.identity.clone() };
-        let group = Arc::new(Group::new(key.clone()));
+        let key = Key { source: call.source.clone(), node: call.node.clone(), identity: call.identity.clone() };
+        let group = Arc::new(Group::new());
         groups.insert(key, group.clone());
         group
     }
@@ -139,7 +138,6 @@ impl Pool {
 /// What one source identity has open to one destination identity on one node.
 #[derive(Debug)]
 pub(super) struct Group {
-    pub(super) key: Key,
     state: Mutex<State>,
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -206,9 +204,9 @@ pub(super) enum Step {
 }
 
 impl Group {
-    fn new(key: Key) -> Group {
+    fn new() -> Group {
         let permits = Arc::new(Semaphore::new(MAX_UNDER_WAY));
-        Group { key, state: Mutex::default(), permits, waiting: AtomicUsize::new(0) }
+        Group { state: Mutex::default(), permits, waiting: AtomicUsize::new(0) }
     }
 
     /// Leave to have one more request under way; waits in a bounded queue.

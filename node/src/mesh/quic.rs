@@ -13,6 +13,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use certs::tls::Conversation;
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn::{
     AsyncUdpSocket, ClientConfig, EndpointConfig, IdleTimeout, Runtime as _, ServerConfig, TokioRuntime, TransportConfig,
     UdpPoller, VarInt,
@@ -65,7 +66,7 @@ pub(super) fn endpoint(
     let twin = socket.try_clone()?;
     let wrapped = Arc::new(Unmerged { socket: TokioRuntime.wrap_udp_socket(socket)? });
     // quinn turns merging on when it wraps the socket; both handles are the same socket to the kernel.
-    nix::sys::socket::setsockopt(&twin, UdpGro, &false)?;
+    setsockopt(&twin, sockopt::UdpGroSegment, &false)?;
     quinn::Endpoint::new_with_abstract_socket(config, Some(server), wrapped, Arc::new(TokioRuntime))
 }
 
@@ -81,15 +82,6 @@ pub(super) async fn started(mut endpoint: watch::Receiver<Option<quinn::Endpoint
         }
     }
 }
-
-nix::sockopt_impl!(
-    /// Whether the kernel merges datagrams of one 4-tuple on receipt.
-    UdpGro,
-    SetOnly,
-    nix::libc::SOL_UDP,
-    nix::libc::UDP_GRO,
-    bool
-);
 
 /// A socket on which the kernel merges no datagrams: connections of different workers share a 4-tuple, and a merged batch would
 /// go to one worker whole. Without merging the receive buffers need no room for 64 datagrams each, which saves 3 MiB a worker.
