@@ -1,1 +1,399 @@
-//! Builds and wires everything, nothing else.
+//! Builds and wires everything, nothing else: one process from its configuration to its end.
+
+mod listen;
+mod process;
+mod ready;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use certs::{
+    id::NodeId,
+    tls::{EXPORTER_JOIN, Tls},
+};
+use membership::{
+    body::{Address, Body},
+    engine::{Config as EngineConfig, Engine, Event, Own},
+    gossip::{Gossip, GossipConfig},
+};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::mpsc,
+};
+
+use self::process::{Signals, Wish};
+use crate::{
+    agent::{
+        Agent, Apply,
+        book::Book,
+        enrol::Enrolment,
+        error::{Error, fail, internal},
+        event::Events,
+        identity::Identity,
+        join::towards,
+        links::Links,
+        local::Local,
+        members::{Input, Members, Task as MembersTask},
+        renew::Renewal,
+        resolve,
+        state_dir::{Owner, StateDir},
+        store::Store,
+        sync::{Parts, Requests, Sync},
+        world::World,
+    },
+    clock::Clock,
+    config::Config,
+    mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
+    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker},
+    tasks::Tasks,
+    telemetry::Telemetry,
+};
+
+/// Threads of the control runtime.
+const CONTROL_THREADS: usize = 2;
+/// Threads for the disk.
+const BLOCKING_THREADS: usize = 8;
+/// How long others have to hear that this node leaves, before it refuses anything.
+const FAREWELL: Duration = Duration::from_millis(300);
+/// Failed data connections that wait for the engine.
+const FAILURES: usize = 256;
+/// Version of what nodes say to each other.
+const WIRE: u8 = 1;
+/// Time between two rounds of the repair path.
+const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// What keeps it from running: `not_joined`, `address_in_use`, `key_permissions`, ... or what ended it.
+pub fn run(config: Config) -> Result<(), Error> {
+    crate::logging::start(&config.log);
+    process::prepare();
+    let (dir, owner) = state(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(internal)?;
+    let result = runtime.block_on(node(config, Arc::new(dir), owner));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// The state directory of a node that has joined.
+fn state(config: &Config) -> Result<(StateDir, Owner), Error> {
+    let not_joined = || {
+        let message =
+            format!("{} is not part of a mesh yet: {} holds no identity", config.node, config.data_dir.display());
+        let hint = format!(
+            "`skein init {}` founds one; `skein join --token-file FILE` joins one, by a token of `skein invite {}`",
+            config.trust_domain, config.node
+        );
+        fail("not_joined", message, hint)
+    };
+    // Opening makes it: a node that never joined leaves no trace.
+    if !config.data_dir.exists() {
+        return Err(not_joined());
+    }
+    let dir = StateDir::open(&config.data_dir)?;
+    let owner = dir.owner()?.ok_or_else(not_joined)?;
+    if owner.node != config.node || owner.trust_domain != config.trust_domain {
+        let (is, wants) = ((&owner.node, &owner.trust_domain), (&config.node, &config.trust_domain));
+        let message =
+            format!("{} is the state of {} in {}, not of {} in {}", dir.path().display(), is.0, is.1, wants.0, wants.1);
+        return Err(fail("bad_config", message, "correct [node] in the configuration, or name another data_dir"));
+    }
+    Ok((dir, owner))
+}
+
+/// What the disk knows.
+struct Known {
+    store: Arc<Store>,
+    identity: Arc<Identity>,
+    book: Arc<Book>,
+    world: Arc<World>,
+    generation: u64,
+    members: Vec<u8>,
+}
+
+fn load(dir: &StateDir, owner: &Owner) -> Result<Known, Error> {
+    let now = Clock.now();
+    let store = Arc::new(Store::open(&dir.store())?);
+    let identity = Identity::load(dir, owner)?;
+    let mut book = Book::load(store.clone(), &owner.trust_domain, now)?;
+    let world = World::new(&owner.trust_domain, &owner.node, book.first_state(now));
+    let generation = store.next_generation(0, now, rand::random())?;
+    let members = store.members()?.unwrap_or_default();
+    let (identity, book, world) = (Arc::new(identity), Arc::new(book), Arc::new(world));
+    Ok(Known { store, identity, book, world, generation, members })
+}
+
+/// The doors of administration, open but not yet served.
+struct Doors {
+    admin: TcpListener,
+    socket: UnixListener,
+    metrics: Option<TcpListener>,
+}
+
+async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(internal)?;
+    let tasks = Tasks::new();
+    let (loading, theirs) = (dir.clone(), owner.clone());
+    let known = tokio::task::spawn_blocking(move || load(&loading, &theirs)).await.map_err(internal)??;
+    // The node's own leaf; those of services follow with them.
+    known.identity.refresh(&Default::default(), Clock.now(), rand::random());
+
+    let (mesh, workers, control) = bind(&config, &known, &tasks)?;
+    let doors = open_doors(&config).await?;
+    let network = PeerNetwork::start(&mesh, control).map_err(internal)?;
+    let telemetry = Telemetry::new(config.workers);
+    let (told, failures) = mpsc::channel(FAILURES);
+    let current = known.world.current().clone();
+    let (plane, seats) = DataPlane::new(config.workers, current, telemetry.clone(), tasks.clone(), told);
+    let plane = Arc::new(plane);
+    let threads = start_workers(&config, &mesh, seats, workers, &tasks)?;
+
+    let (members, inputs) = Members::channel();
+    let sync = synchroniser(&known, &mesh, &members, &tasks);
+    let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
+    let bound = apply(&plane, &config).await?;
+    start_membership(&config, &known, &mesh, &network, inputs, &sync, &tasks).await;
+    let agent = Agent::new(sync.clone(), local.clone(), known.store.clone(), config.clone(), applier(&plane));
+    start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
+
+    let ready = ready::line(&config, &mesh, &doors, &bound);
+    drop(doors);
+    agent.set_listening(true);
+    ready::print(&ready);
+
+    until_told(&agent, &mut signals, &tasks).await;
+    agent.set_listening(false);
+    let failure = tasks.failure().map(|failure| fail("failed", failure.to_string(), "see the log before this"));
+    tokio::select! {
+        () = farewell(&config, &members, &mesh, &plane, threads, &tasks) => {}
+        () = another(&mut signals) => tracing::warn!("a second signal: ending at once"),
+    }
+    let _ = std::fs::remove_file(&config.admin.socket);
+    known.world.fatal().or(failure).map_or(Ok(()), Err)
+}
+
+fn bind(
+    config: &Config,
+    known: &Known,
+    tasks: &Tasks,
+) -> Result<(Mesh, Vec<WorkerSockets>, mesh::ControlSockets), Error> {
+    let identity = &known.identity;
+    let authority = known.world.authority().clone();
+    let tls = Tls::new(authority, identity.leafs().clone(), identity.own(), Arc::new(Clock));
+    let settings = mesh::Config {
+        listen: config.mesh.listen,
+        workers: config.workers,
+        transport: config.mesh.transport,
+        reset_secret: identity.secret("quic stateless reset"),
+    };
+    Mesh::bind(settings, identity.own(), tls, tasks.clone())
+        .map_err(|e| listen::refused(&e, config.mesh.listen, "[mesh] listen"))
+}
+
+async fn open_doors(config: &Config) -> Result<Doors, Error> {
+    let metrics = match config.metrics {
+        Some(address) => Some(listen::tcp(address, "[metrics] listen").await?),
+        None => None,
+    };
+    let admin = listen::tcp(config.admin.listen, "[admin] listen").await?;
+    Ok(Doors { admin, metrics, socket: UnixListener::bind(&config.admin.socket).map_err(internal)? })
+}
+
+fn start_workers(
+    config: &Config,
+    mesh: &Mesh,
+    seats: Vec<Seat>,
+    sockets: Vec<WorkerSockets>,
+    tasks: &Tasks,
+) -> Result<Vec<std::thread::JoinHandle<()>>, Error> {
+    let mut threads = Vec::with_capacity(seats.len());
+    for (index, (seat, sockets)) in seats.into_iter().zip(sockets).enumerate() {
+        let (mesh, drain) = (mesh.clone(), config.drain);
+        let thread = tasks.worker("worker", index, move || async move {
+            match mesh::data::Worker::start(&mesh, sockets) {
+                Ok(worker) => run_worker(seat, worker, drain).await,
+                Err(error) => tracing::error!("a worker has no sockets: {error}"),
+            }
+        });
+        threads.push(thread.map_err(internal)?);
+    }
+    Ok(threads)
+}
+
+fn synchroniser(known: &Known, mesh: &Mesh, members: &Members, tasks: &Tasks) -> Arc<Sync> {
+    Sync::new(Parts {
+        book: known.book.clone(),
+        world: known.world.clone(),
+        links: Links::default(),
+        members: members.clone(),
+        identity: known.identity.clone(),
+        mesh: mesh.clone(),
+        events: Arc::new(Events::default()),
+        tasks: tasks.clone(),
+    })
+}
+
+async fn start_membership(
+    config: &Config,
+    known: &Known,
+    mesh: &Mesh,
+    network: &PeerNetwork,
+    inputs: mpsc::Receiver<Input>,
+    sync: &Arc<Sync>,
+    tasks: &Tasks,
+) {
+    let own = Own {
+        node: config.node.clone(),
+        record_key: known.identity.record_key().clone(),
+        generation: known.generation,
+        identity: known.identity.ca().chain().to_vec(),
+    };
+    let peers = resolve(&config.mesh.peers).await;
+    let trust_domain = config.trust_domain.clone();
+    let setup = EngineConfig { trust_domain: trust_domain.clone(), peers, last_known: known.members.clone() };
+    let authority = known.world.authority().load_full();
+    let (gossip, said, repair) =
+        Gossip::start(GossipConfig { trust_domain, interval: GOSSIP_INTERVAL, seed: rand::random() });
+    tasks.critical("gossip", repair);
+    let task = MembersTask {
+        engine: Engine::new(setup, own, authority, rand::random(), Clock.now()),
+        inputs,
+        members: sync.members.clone(),
+        gossip: (gossip, said),
+        network: network.clone(),
+        mesh: mesh.clone(),
+        links: sync.links.clone(),
+        world: known.world.clone(),
+        requests: Requests { sync: sync.clone() },
+        store: known.store.clone(),
+        policy: sync.wake.clone(),
+        events: sync.events.clone(),
+        tasks: tasks.clone(),
+        clock: Clock,
+    };
+    tasks.critical("members", task.run());
+}
+
+#[expect(clippy::too_many_arguments, reason = "the one place that knows all parts")]
+async fn start_control(
+    config: &Config,
+    owner: &Owner,
+    known: &Known,
+    mesh: &Mesh,
+    network: &PeerNetwork,
+    sync: &Arc<Sync>,
+    local: &Arc<Local>,
+    dir: Arc<StateDir>,
+    mut failures: mpsc::Receiver<NodeId>,
+    tasks: &Tasks,
+) {
+    let address = Address {
+        addresses: vec![advertised(config, owner, mesh.local_addr())],
+        locality: config.locality.clone(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        wire: (WIRE, WIRE),
+        started: Clock.now(),
+    };
+    sync.members.publish(Body::Address(address)).await;
+    let state = known.world.current().load().state.clone();
+    local.set(&config.services, &state).await;
+    tasks.critical("policy", sync.clone().run());
+    tasks.critical("renewal", Renewal { sync: sync.clone(), local: local.clone(), dir }.run());
+    let members = sync.members.clone();
+    tasks.spawn("data-failures", async move {
+        while let Some(node) = failures.recv().await {
+            members.data_failure(node);
+        }
+    });
+    let (book, store, identity) = (known.book.clone(), known.store.clone(), known.identity.clone());
+    let enrolment = Arc::new(Enrolment::new(book, store, identity, Clock));
+    let (network, spawner) = (network.clone(), tasks.clone());
+    tasks.spawn("enrolment", async move {
+        while let Some(stream) = network.accept_join().await {
+            let (enrolment, remote) = (enrolment.clone(), stream.remote());
+            let Ok(exporter) = stream.exporter(EXPORTER_JOIN) else { continue };
+            spawner.detach("joiner", async move { enrolment.serve(stream, &exporter, remote).await });
+        }
+    });
+}
+
+/// What others are told: as configured; else as it was found towards the enroller; else as a packet would leave.
+fn advertised(config: &Config, owner: &Owner, bound: SocketAddr) -> SocketAddr {
+    if let Some(address) = config.mesh.advertise {
+        return address;
+    }
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    // An address of documentation (RFC 5737): nothing is sent, it only picks the route.
+    let anywhere = SocketAddr::from(([192, 0, 2, 1], 9));
+    let found = owner.address.map_or_else(|| towards(anywhere, bound).ip(), |address| address.ip());
+    SocketAddr::new(found, bound.port())
+}
+
+async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
+    let applied = plane.apply(&config.services, &config.outbounds, &config.upstreams).await;
+    applied.map_err(|error| match error {
+        ApplyError::Listen { address, source } => listen::refused(&source, address, "[[outbound]] or [[upstream]]"),
+        ApplyError::UnknownSpeaker { .. } => fail("bad_config", error.to_string(), "`as` names a [[service]]"),
+        ApplyError::Stopped => internal(error),
+    })
+}
+
+fn applier(plane: &Arc<DataPlane>) -> Apply {
+    let plane = plane.clone();
+    Box::new(move |config| {
+        let plane = plane.clone();
+        Box::pin(async move { apply(&plane, &config).await.map(drop) })
+    })
+}
+
+/// Lives until a signal or the death of a task that the node needs.
+async fn until_told(agent: &Agent, signals: &mut Signals, tasks: &Tasks) {
+    loop {
+        let wish = tokio::select! {
+            wish = signals.next() => wish,
+            () = tasks.stopping() => return,
+        };
+        match wish {
+            Wish::Stop => return,
+            Wish::Reload => {
+                if let Err(error) = agent.reload().await {
+                    tracing::error!(code = %error.code, hint = error.hint, "not reloaded: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Says that the node leaves, finishes what is under way, tells peers that their connections end.
+async fn farewell(
+    config: &Config,
+    members: &Members,
+    mesh: &Mesh,
+    plane: &DataPlane,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    tasks: &Tasks,
+) {
+    tracing::info!("leaving: finishing requests for at most {:?}", config.drain);
+    members.tell(Event::Leaving).await;
+    tokio::time::sleep(FAREWELL).await;
+    tasks.stop();
+    mesh.drain();
+    plane.drain();
+    let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+    if tokio::time::timeout(config.drain + Duration::from_secs(1), joined).await.is_err() {
+        tracing::warn!("requests were cut: they took longer than {:?}", config.drain);
+    }
+    mesh.close().await;
+}
+
+async fn another(signals: &mut Signals) {
+    while signals.next().await != Wish::Stop {}
+}

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 ///
 /// # Errors
 /// The connection's.
-pub async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> io::Result<()> {
+pub(super) async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> io::Result<()> {
     let bytes = message.encode();
     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
     stream.write_all(&length.to_be_bytes()).await?;
@@ -21,7 +21,7 @@ pub async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> 
 ///
 /// # Errors
 /// The connection's, or `InvalidData`.
-pub async fn receive(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> io::Result<Message> {
+pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> io::Result<Message> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await?;
     let length = u32::from_be_bytes(length) as usize;

@@ -12,7 +12,7 @@ use policy::hosts::{Protocol, ServicePort};
 use crate::snapshot::{Endpoint, EndpointId, Services, StatsTable};
 
 /// Groups the endpoints of all usable members by service; those of unchanged members are taken over from `before`.
-pub fn services(view: &View, own: &NodeId, stats: &StatsTable, before: &mut Before) -> Services {
+pub(super) fn services(view: &View, own: &NodeId, stats: &StatsTable, before: &mut Before) -> Services {
     let mut kept = HashMap::with_capacity(view.members().len());
     for (node, member) in view.members() {
         let endpoints = match before.by_member.remove(node) {
@@ -27,7 +27,7 @@ pub fn services(view: &View, own: &NodeId, stats: &StatsTable, before: &mut Befo
 
 /// The endpoints of each member as last folded.
 #[derive(Debug, Default)]
-pub struct Before {
+pub(super) struct Before {
     by_member: HashMap<NodeId, (Arc<Member>, Arc<[Endpoint]>)>,
 }
 

@@ -1,0 +1,30 @@
+//! Listeners that cannot be opened, in words.
+
+use std::{io, net::SocketAddr};
+
+use tokio::net::TcpListener;
+
+use crate::agent::error::{Error, fail};
+
+/// Listens on TCP; `key` is the configuration's name of the address.
+///
+/// # Errors
+/// `address_in_use`, or what else keeps it.
+pub(super) async fn tcp(address: SocketAddr, key: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|e| refused(&e, address, key))
+}
+
+/// What keeps a listener from being opened.
+pub(super) fn refused(error: &io::Error, address: SocketAddr, key: &str) -> Error {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => fail(
+            "address_in_use",
+            format!("{key}: {address} is in use by another process"),
+            "stop that process, or choose another address in the configuration",
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            fail("failed", format!("{key}: {address} is no address of this machine"), "choose one that is")
+        }
+        _ => fail("failed", format!("{key}: cannot listen on {address}: {error}"), "check the address and permissions"),
+    }
+}

@@ -1,0 +1,43 @@
+//! The one line on standard output that says where everything listens.
+
+use std::{io::Write, net::SocketAddr};
+
+use serde_json::{Value, json};
+
+use super::Doors;
+use crate::{config::Config, mesh::Mesh, proxy::Bound};
+
+/// The ready line's object.
+pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound) -> Value {
+    let address = |bound: std::io::Result<SocketAddr>| bound.ok().map(|address| address.to_string());
+    let outbound: Vec<_> = bound
+        .outbounds
+        .iter()
+        .map(|(listen, speaker)| json!({"listen": listen.to_string(), "as": speaker.to_string()}))
+        .collect();
+    let upstream: Vec<_> = bound
+        .upstreams
+        .iter()
+        .map(|(listen, service, port)| {
+            json!({"listen": listen.to_string(), "service": service.to_string(), "port": port})
+        })
+        .collect();
+    json!({
+        "event": "ready",
+        "node": config.node,
+        "mesh": mesh.local_addr().to_string(),
+        "admin": address(doors.admin.local_addr()),
+        "socket": config.admin.socket,
+        "metrics": doors.metrics.as_ref().and_then(|metrics| address(metrics.local_addr())),
+        "dns": null,
+        "outbound": outbound,
+        "upstream": upstream,
+    })
+}
+
+/// Prints it. Nobody reading is no reason to stop.
+pub(super) fn print(line: &Value) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}
