@@ -9,7 +9,8 @@ use super::report::{Failover, Step, milliseconds};
 use super::screen::Style;
 use super::show::{ALL_THREE, Show, amiss, took};
 use super::traffic::{RATE, Tally, Traffic};
-use super::{now, watch};
+use super::watch;
+use crate::clock::monotonic;
 
 /// Who is killed.
 const VICTIM: &str = "reviews-v2";
@@ -39,7 +40,7 @@ async fn kill(show: &mut Show<'_>) -> anyhow::Result<()> {
     let course = async {
         tokio::time::sleep(BEFORE).await;
         show.cluster.kill(VICTIM);
-        let killed = now();
+        let killed = monotonic();
         let others = show.cluster.all_but(VICTIM);
         let removed = watch::until("the endpoint is out", &others, NOTICE, |watcher| async move {
             let endpoints = watcher.endpoints().await?;
@@ -72,7 +73,7 @@ async fn kill(show: &mut Show<'_>) -> anyhow::Result<()> {
 }
 
 async fn bring_back(show: &mut Show<'_>) -> anyhow::Result<()> {
-    let started = now();
+    let started = monotonic();
     show.cluster.bring_back(VICTIM).await?;
     let all = show.cluster.all();
     let back = watch::until("the endpoint is back", &all, NOTICE, |watcher| async move {

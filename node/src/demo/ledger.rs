@@ -55,7 +55,9 @@ impl Ledger {
     /// # Errors
     /// The disk.
     pub(super) fn begin(dir: &Path) -> anyhow::Result<Self> {
-        let since = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).strftime("%F %T UTC").to_string();
+        let wall = i64::try_from(crate::clock::wall()).unwrap_or(i64::MAX);
+        let since = jiff::Timestamp::from_millisecond(wall)
+            .map_or_else(|_| String::new(), |at| at.strftime("%F %T UTC").to_string());
         let ledger = Self { dir: dir.to_owned(), entries: Entries { since, boot: boot(), processes: Vec::new() } };
         ledger.write()?;
         Ok(ledger)

@@ -22,7 +22,7 @@ mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use self::app::AppArgs;
 pub use self::operator::OperatorArgs;
@@ -34,6 +34,7 @@ use self::report::Report;
 use self::screen::{Screen, Style};
 use self::show::Show;
 use self::signals::Signals;
+use crate::clock::monotonic;
 
 /// `--once` is over after this long, whatever happens.
 const ONCE: Duration = Duration::from_secs(50);
@@ -115,7 +116,7 @@ async fn demonstrate(args: Args, json: bool) -> anyhow::Result<ExitCode> {
         screen.paint(Style::Dim, &place.dir().display().to_string())
     ));
     let mut cluster = Cluster::new(place)?;
-    let started = now();
+    let started = monotonic();
     let mut report = Report::default();
     let mut show = Show { cluster: &mut cluster, screen: &screen, report: &mut report, complaints: Vec::new() };
     let limit = if args.once { ONCE } else { Duration::MAX };
@@ -179,7 +180,9 @@ fn summary(screen: &Screen, report: &Report, complaints: &[String], error: Optio
         screen.line(&screen.row(true, &format!("{} pushes, each active on all nodes", spreads.len()), &rest));
     }
     let good = failed == 0;
-    screen.line(&screen.row(good, &format!("{requests} requests"), &screen.failed(failed)));
+    if requests > 0 {
+        screen.line(&screen.row(good, &format!("{requests} requests"), &screen.failed(failed)));
+    }
     for complaint in complaints {
         screen.line(&screen.row(false, complaint, ""));
         if !screen.is_shown() {
@@ -192,9 +195,4 @@ fn summary(screen: &Screen, report: &Report, complaints: &[String], error: Optio
     let verdict = if report.ok { Style::Good } else { Style::Bad };
     let text = if report.ok { "every step held" } else { "not every step held" };
     screen.line(&format!("  {}", screen.paint(verdict, text)));
-}
-
-#[expect(clippy::disallowed_methods, reason = "until the clock is there")]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -9,11 +9,12 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
 use super::bookinfo::App;
+use super::compose;
 use super::machine::{FOUNDER, Machine};
 use super::place::private_dir;
 use super::screen::{Screen, Style};
 use super::skein::Skein;
-use super::{compose, now};
+use crate::clock::monotonic;
 
 /// What `skein demo operator --dir DIR` takes.
 #[derive(Debug, clap::Args)]
@@ -78,7 +79,7 @@ async fn work(shared: &Path, screen: &Screen) -> anyhow::Result<ExitCode> {
 /// Where the founder is, once it has founded the mesh.
 async fn founder(shared: &Path) -> anyhow::Result<String> {
     let file = compose::founder_file(shared);
-    let started = now();
+    let started = monotonic();
     while started.elapsed() < PATIENCE {
         if let Ok(address) = std::fs::read_to_string(&file) {
             return Ok(address.trim().to_owned());
@@ -90,7 +91,7 @@ async fn founder(shared: &Path) -> anyhow::Result<String> {
 
 /// The founder's members, as soon as it answers.
 async fn known(skein: &Skein, founder: &str) -> anyhow::Result<Vec<Member>> {
-    let started = now();
+    let started = monotonic();
     loop {
         match skein.json(&["members", "--node", founder]).await {
             Ok(members) => return Ok(members),
@@ -101,7 +102,7 @@ async fn known(skein: &Skein, founder: &str) -> anyhow::Result<Vec<Member>> {
 }
 
 async fn all_alive(skein: &Skein, founder: &str) -> anyhow::Result<usize> {
-    let started = now();
+    let started = monotonic();
     loop {
         let members = known(skein, founder).await?;
         let alive = members.iter().filter(|member| member.state == "alive").count();

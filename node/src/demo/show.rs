@@ -8,11 +8,11 @@ use anyhow::Context as _;
 use super::cluster::Cluster;
 use super::failover;
 use super::machine::FOUNDER;
-use super::now;
 use super::report::{Push, Report, Step, milliseconds};
 use super::screen::{Screen, Style};
 use super::traffic::{RATE, Tally, Traffic};
 use super::watch;
+use crate::clock::monotonic;
 
 /// How long nodes may take to see each other, or a push to be everywhere.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -50,12 +50,12 @@ impl Show<'_> {
         let last = last.unwrap_or(first);
         let count = self.cluster.machines().len();
         screen.chapter("Enrol", &format!("{count} machines, {first} to {last}: a sample service and a node on each"));
-        let started = now();
+        let started = monotonic();
         self.cluster.start_apps().await?;
         self.cluster.found().await?;
         let what = format!("{} founds the mesh", FOUNDER.name());
         screen.line(&screen.row(true, &what, &took(started.elapsed())));
-        let started = now();
+        let started = monotonic();
         self.cluster.enrol().await?;
         let what = format!("{} others join, each with a token of its own", count - 1);
         screen.line(&screen.row(true, &what, &took(started.elapsed())));
@@ -66,7 +66,7 @@ impl Show<'_> {
         let screen = self.screen;
         let count = self.cluster.machines().len();
         screen.chapter("Who sees whom", "no server tells them: they tell each other");
-        let started = now();
+        let started = monotonic();
         self.cluster.start_others()?;
         let all = self.cluster.all();
         let converged = watch::until("every node sees every other one", &all, SETTLE, |watcher| async move {

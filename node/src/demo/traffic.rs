@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::bookinfo::{ATTEMPTS, PORT, VIA};
 use super::client::Client;
-use super::now;
+use crate::clock::monotonic;
 
 /// Requests a second.
 pub(super) const RATE: u32 = 200;
@@ -83,7 +83,7 @@ impl Traffic<'_> {
     }
 
     async fn one(&self) -> Outcome {
-        let started = now();
+        let started = monotonic();
         let result = self.page().await;
         Outcome { took: started.elapsed(), result }
     }

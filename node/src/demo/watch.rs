@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::client::Client;
 use super::machine::Machine;
-use super::now;
+use crate::clock::monotonic;
 
 /// Between two questions to one node.
 const STEP: Duration = Duration::from_millis(5);
@@ -99,7 +99,7 @@ impl Watcher {
 /// # Errors
 /// A node does not answer, or `limit` passed first.
 pub(super) async fn agree(watchers: &[&Watcher], before: &str, limit: Duration) -> anyhow::Result<Duration> {
-    let started = now();
+    let started = monotonic();
     loop {
         let digests = try_join_all(watchers.iter().map(|watcher| watcher.policy())).await?;
         let first = digests.first().map_or("", String::as_str);
@@ -128,7 +128,7 @@ pub(super) async fn until<'a, F>(
 where
     F: Future<Output = anyhow::Result<bool>>,
 {
-    let started = now();
+    let started = monotonic();
     let one = |watcher| {
         let passes = &passes;
         async move {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -20,6 +20,7 @@ use super::page::Page;
 use super::ratings::Ratings;
 use super::reviews::{Rating, Reviews};
 use super::{App, json, session, via};
+use crate::clock::monotonic;
 use crate::demo::client::Client;
 
 /// How long it waits for a backend: long enough for a node's death to be noticed and the request to be retried.
@@ -53,7 +54,7 @@ pub(super) fn router(app: App, proxy: SocketAddr) -> Router {
 
 impl Productpage {
     async fn get<T: DeserializeOwned>(&self, service: &'static str, id: &str, incoming: &HeaderMap) -> Timed<T> {
-        let started = now();
+        let started = monotonic();
         let result = call::get(&self.client, service, &format!("/{service}/{id}"), &as_user(incoming), PATIENCE).await;
         Timed { result, took: started.elapsed() }
     }
@@ -166,9 +167,4 @@ fn products() -> serde_json::Value {
             most farcical comedies, with a major part of the humour coming from slapstick and mistaken identity, in \
             addition to puns and word play."
     }])
-}
-
-#[expect(clippy::disallowed_methods, reason = "until the clock is there")]
-fn now() -> Instant {
-    Instant::now()
 }
