@@ -16,6 +16,8 @@ pub mod parse;
 pub mod problem;
 pub mod retry;
 pub mod route;
+#[cfg(test)]
+mod testing;
 mod tree;
 pub mod validate;
 

@@ -164,6 +164,7 @@ fn item(parsed: &mut Parsed, file: &str, node: &Node, default_namespace: &str) {
         parsed.kubernetes.push(object);
         return;
     }
+    *complaints.document.borrow_mut() = label(kind, node, default_namespace);
     let at = At::root(node, &complaints);
     let document = document(&at, default_namespace, false);
     if let Some(document) = document.filter(|_| complaints.errors() == 0) {
@@ -180,6 +181,16 @@ fn item(parsed: &mut Parsed, file: &str, node: &Node, default_namespace: &str) {
         }
     }
     parsed.problems.append(&mut complaints.problems.borrow_mut());
+}
+
+/// What complaints call a document before it is read: `KIND NAMESPACE/NAME`.
+fn label(kind: &str, node: &Node, default_namespace: &str) -> Option<String> {
+    let metadata = node.get("metadata")?;
+    let namespace = match kind.parse::<Kind>() {
+        Ok(kind) if kind.is_mesh_wide() => ROOT_NAMESPACE,
+        Ok(_) | Err(_) => metadata.get("namespace").and_then(Node::text).unwrap_or(default_namespace),
+    };
+    Some(format!("{kind} {namespace}/{}", metadata.get("name").and_then(Node::text)?))
 }
 
 /// The strict JSON of a document: namespace filled in, `status` left out, lines kept.

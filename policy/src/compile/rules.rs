@@ -1,0 +1,123 @@
+//! DestinationRules as a caller sees them: lookup by namespace and host, subsets, how endpoints are chosen.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use certs::codec::Millis;
+
+use crate::{
+    changeset::ChangesetId,
+    document::{DocumentId, ROOT_NAMESPACE},
+    hosts,
+    kinds::{Balance, DestinationRule, ExportTo, SubsetRule, TrafficPolicy},
+};
+
+/// A DestinationRule in effect.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) id: DocumentId,
+    pub(super) changeset: ChangesetId,
+    pub(super) created: Millis,
+    /// The document's own, or only its namespace where it is confined.
+    pub(super) export_to: ExportTo,
+    pub(super) rule: Arc<DestinationRule>,
+}
+
+/// All DestinationRules in effect, oldest first for each host.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    exact: HashMap<String, Vec<Rule>>,
+    /// Most specific first.
+    wild: Vec<Rule>,
+}
+
+/// What a caller sees of a host: the rules that are merged, oldest first.
+pub(super) struct Seen<'r>(Vec<&'r Rule>);
+
+impl Rules {
+    pub(super) fn new(mut rules: Vec<Rule>) -> Self {
+        rules.sort_by(|a, b| (a.created, &a.id.name, &a.id.namespace).cmp(&(b.created, &b.id.name, &b.id.namespace)));
+        let mut all = Self::default();
+        for rule in rules {
+            if rule.rule.host.starts_with('*') {
+                all.wild.push(rule);
+            } else {
+                all.exact.entry(rule.rule.host.clone()).or_default().push(rule);
+            }
+        }
+        // Stable: the oldest stays first among equals.
+        all.wild.sort_by(|a, b| hosts::by_specificity(&a.rule.host, &b.rule.host));
+        all
+    }
+
+    /// Every rule for a host, whoever sees it; the most specific first.
+    pub(super) fn covering<'r>(&'r self, host: &'r str) -> impl Iterator<Item = &'r Rule> {
+        let wild = self.wild.iter().filter(move |rule| hosts::covers(&rule.rule.host, host));
+        self.exact.get(host).into_iter().flatten().chain(wild)
+    }
+
+    /// Istio's lookup: the caller's namespace, the service's, the root namespace; the first with a rule decides, and in it the most
+    /// specific host.
+    pub(super) fn seen_from<'r>(&'r self, client: &str, host: &'r str) -> Seen<'r> {
+        let service = hosts::service_of(host);
+        let own = |rule: &Rule| {
+            let private = rule.export_to == ExportTo::Namespaces(BTreeSet::from([client.to_owned()]));
+            rule.id.namespace == client && (client != ROOT_NAMESPACE || private)
+        };
+        let exported = |rule: &Rule, namespace: &str| rule.id.namespace == namespace && rule.export_to.includes(client);
+        let by = |test: &dyn Fn(&Rule) -> bool| {
+            let mut hits = self.covering(host).filter(|rule| test(rule)).peekable();
+            let first = hits.peek().map(|rule| rule.rule.host.as_str());
+            hits.filter(|rule| Some(rule.rule.host.as_str()) == first).collect::<Vec<_>>()
+        };
+        let steps: [&dyn Fn(&Rule) -> bool; 3] =
+            [&own, &|rule| service.as_ref().is_some_and(|service| exported(rule, service.namespace())), &|rule| {
+                exported(rule, ROOT_NAMESPACE)
+            }];
+        Seen(steps.into_iter().map(by).find(|hits| !hits.is_empty()).unwrap_or_default())
+    }
+
+    /// Namespaces whose callers may see something else of this host than those of any other namespace.
+    pub(super) fn special_namespaces(&self, host: &str, into: &mut BTreeSet<String>) {
+        for rule in self.covering(host) {
+            into.insert(rule.id.namespace.clone());
+            if let ExportTo::Namespaces(namespaces) = &rule.export_to {
+                into.extend(namespaces.iter().cloned());
+            }
+        }
+    }
+}
+
+impl Seen<'_> {
+    /// The first definition of a subset.
+    pub(super) fn subset(&self, name: &str) -> Option<&SubsetRule> {
+        self.0.iter().find_map(|rule| rule.rule.subset(name))
+    }
+
+    fn policy(&self) -> Option<&TrafficPolicy> {
+        self.0.iter().find_map(|rule| rule.rule.policy.as_ref())
+    }
+
+    /// How endpoints are chosen: on ports without an entry, and on those with one.
+    pub(super) fn balance(&self, subset: Option<&SubsetRule>) -> (Balance, Vec<(u16, Balance)>) {
+        let top = self.policy();
+        let own = subset.and_then(|subset| subset.policy.as_ref());
+        let any = own.and_then(|own| own.balance).or_else(|| top.and_then(|top| top.balance));
+        let numbers = |policy: Option<&TrafficPolicy>| -> BTreeSet<u16> {
+            policy.into_iter().flat_map(|policy| policy.ports.iter().map(|(port, _)| *port)).collect()
+        };
+        let (own_ports, top_ports) = (numbers(own), numbers(top));
+        let ports = own_ports.union(&top_ports).map(|port| {
+            let base = top.and_then(|top| top.balance_on(*port));
+            let balance = match own {
+                Some(own) if own_ports.contains(port) => own.balance_on(*port),
+                Some(own) => own.balance.or(base),
+                None => base,
+            };
+            (*port, balance.unwrap_or_default())
+        });
+        (any.unwrap_or_default(), ports.collect())
+    }
+}

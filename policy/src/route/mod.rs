@@ -1,0 +1,368 @@
+//! Request head -> route. Called once per request: allocates only for a service's first request under a policy.
+
+mod matching;
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+
+use certs::id::{ServiceAccount, ServiceName};
+use http::{HeaderMap, Method, Uri};
+
+use crate::{
+    compile::Compiled,
+    document::DocumentId,
+    headers::HeaderOps,
+    hosts::{self, Registry},
+    kinds::{Balance, DirectResponse, Fault, Redirect, RedirectPort, Rewrite, UriRewrite},
+    retry::Retries,
+};
+
+/// What routing reads of a request.
+pub struct Request<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Path and query; scheme and authority in it are not looked at.
+    pub uri: &'a Uri,
+    /// Host as sent, port included.
+    pub authority: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// As sent.
+    pub headers: &'a HeaderMap,
+    /// Who asks.
+    pub source: &'a Source,
+    /// Service and port fixed by configuration (`[[upstream]]`): the authority does not choose them.
+    pub fixed: Option<(ServiceName, u16)>,
+    /// The proxy's own port: an authority that bears it counts as without port.
+    pub own_port: Option<u16>,
+}
+
+/// The calling workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its identity.
+    pub account: ServiceAccount,
+}
+
+/// The route that a request takes.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    /// The service that was addressed.
+    pub service: ServiceName,
+    /// The service port that was addressed.
+    pub port: u16,
+    /// The route.
+    pub route: Arc<Route>,
+    /// How the path was matched: what a prefix rewrite replaces.
+    pub matched: UriMatched,
+}
+
+/// How a route's condition on the path held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UriMatched {
+    /// No condition: the implicit prefix `/`.
+    Nothing,
+    /// A prefix of this many bytes.
+    Prefix(usize),
+    /// The whole path.
+    Whole,
+}
+
+/// Why a request has no route.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoute {
+    /// The name means no service: 404 NR (or what the proxy does with hosts outside the mesh).
+    #[error("no service is called `{host}`")]
+    UnknownHost {
+        /// As sent, without port.
+        host: String,
+    },
+    /// The service has no such port, or several HTTP ports and the authority names none: 404 NR.
+    #[error("{service} has no HTTP port {port:?}")]
+    UnknownPort {
+        /// The service.
+        service: ServiceName,
+        /// As sent.
+        port: Option<u16>,
+    },
+    /// A VirtualService applies and none of its rules matches: 404 NR.
+    #[error("no rule of {document} matches")]
+    NoMatch {
+        /// The VirtualService.
+        document: DocumentId,
+        /// The service that was addressed.
+        service: ServiceName,
+        /// The port that was addressed.
+        port: u16,
+    },
+}
+
+/// What happens to a request, and what is done on the way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// The VirtualService that it comes from; `None` for a service's default route.
+    pub document: Option<DocumentId>,
+    /// Index of the rule in the document's `http`.
+    pub rule: usize,
+    /// Line of the rule in the pushed file, from 1.
+    pub line: Option<usize>,
+    /// For logs: Istio's route name; `default` for a default route.
+    pub name: String,
+    /// What happens.
+    pub action: Action,
+    /// Of the whole request; none if absent.
+    pub timeout: Option<Duration>,
+    /// The mesh's default where the document says nothing.
+    pub retries: Retries,
+    /// At the caller, before all else.
+    pub fault: Option<Fault>,
+    /// Before forwarding; use [`Routed::path`] for the path.
+    pub rewrite: Option<Rewrite>,
+    /// Route level; applied after the destination's.
+    pub request_headers: Arc<HeaderOps>,
+    /// Route level; applied after the destination's.
+    pub response_headers: Arc<HeaderOps>,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Forwarded to one of these; never empty.
+    Forward(Vec<Destination>),
+    /// Answered 3xx: [`Routed::location`].
+    Redirect(Redirect),
+    /// Answered here.
+    Direct(DirectResponse),
+}
+
+/// One of the places that a route forwards to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Destination {
+    /// `None`: the host cannot be a service of this mesh: 503 NC. A service that the registry does not know is also 503 NC.
+    pub service: Option<ServiceName>,
+    /// The host as expanded.
+    pub host: String,
+    /// As the document names it; see [`Destination::port`] for the one to use.
+    pub port: Option<u16>,
+    /// Which endpoints.
+    pub subset: Subset,
+    /// Name of the subset; empty for all.
+    pub subset_name: String,
+    /// Share among the route's destinations.
+    pub weight: u32,
+    /// Destination level; applied before the route's.
+    pub request_headers: Arc<HeaderOps>,
+    /// Destination level; applied before the route's.
+    pub response_headers: Arc<HeaderOps>,
+    /// How an endpoint is chosen, for ports without an entry of their own; see [`Destination::balance`].
+    pub balance: Balance,
+    /// Ports with an entry of their own.
+    pub port_balance: Vec<(u16, Balance)>,
+}
+
+/// Which endpoints of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subset {
+    /// All.
+    All,
+    /// Those with all these labels; with none of them 503 UH.
+    Labels(Arc<BTreeMap<String, String>>),
+    /// No visible DestinationRule defines this name: 503 NC.
+    Missing(String),
+}
+
+impl Route {
+    /// The destination for this random number, by weight. `None` unless the route forwards.
+    pub fn choose(&self, random: u64) -> Option<&Destination> {
+        let Action::Forward(destinations) = &self.action else { return None };
+        let total: u64 = destinations.iter().map(|one| u64::from(one.weight)).sum();
+        if destinations.len() == 1 || total == 0 {
+            return destinations.first();
+        }
+        let mut left = random % total;
+        destinations.iter().find(|one| {
+            let weight = u64::from(one.weight);
+            let here = left < weight;
+            left = left.saturating_sub(weight);
+            here
+        })
+    }
+}
+
+impl Destination {
+    /// The port to use: the document's, else the service's only one, else the one that the request arrived on.
+    pub fn port(&self, registry: &dyn Registry, arrived: u16) -> u16 {
+        let only = || match &*registry.ports(self.service.as_ref()?)? {
+            [only] => Some(only.number),
+            _ => None,
+        };
+        self.port.or_else(only).unwrap_or(arrived)
+    }
+
+    /// How an endpoint is chosen on this port.
+    pub fn balance(&self, port: u16) -> Balance {
+        self.port_balance.iter().find(|(own, _)| *own == port).map_or(self.balance, |(_, balance)| *balance)
+    }
+
+    /// Envoy's name of it: `outbound|PORT|SUBSET|HOST`.
+    pub fn cluster(&self, port: u16) -> String {
+        format!("outbound|{port}|{}|{}", self.subset_name, self.host)
+    }
+}
+
+impl Routed {
+    /// Path and query after the route's rewrite; borrowed if it changes nothing. The original belongs into
+    /// `x-envoy-original-path` where this differs.
+    pub fn path<'u>(&self, uri: &'u Uri) -> Cow<'u, str> {
+        let whole = uri.path_and_query().map_or("/", |whole| whole.as_str());
+        match self.route.rewrite.as_ref().and_then(|rewrite| rewrite.uri.as_ref()) {
+            None => Cow::Borrowed(whole),
+            Some(UriRewrite::Matched(text)) => {
+                Cow::Owned(with_query(self.replace_matched(uri.path(), text), uri.query()))
+            }
+            Some(UriRewrite::Regex(pattern, text)) => {
+                Cow::Owned(with_query(pattern.replace_all(uri.path(), text), uri.query()))
+            }
+        }
+    }
+
+    /// The path with what the condition matched replaced; without a condition the implicit prefix `/`.
+    fn replace_matched(&self, path: &str, text: &str) -> String {
+        let rest = match self.matched {
+            UriMatched::Whole => "",
+            UriMatched::Prefix(length) => path.get(length..).unwrap_or_default(),
+            UriMatched::Nothing => path.strip_prefix('/').unwrap_or(path),
+        };
+        format!("{text}{rest}")
+    }
+
+    /// The authority after the route's rewrite, if it has one (header operations may set another, see [`HeaderOps::authority`]).
+    pub fn authority(&self) -> Option<&str> {
+        self.route.rewrite.as_ref()?.authority.as_deref()
+    }
+
+    /// The Location of a redirect.
+    pub fn location(&self, redirect: &Redirect, request: &Request<'_>) -> String {
+        let scheme = redirect.scheme.as_deref().unwrap_or(request.scheme);
+        let port = match redirect.port {
+            RedirectPort::Number(port) => Some(port),
+            RedirectPort::Request => Some(self.port),
+            RedirectPort::ProtocolDefault | RedirectPort::Unset => None,
+        };
+        let port = port.filter(|port| Some(*port) != default_port(scheme));
+        let (host, given) = hosts::split_authority(request.authority);
+        let host = match &redirect.authority {
+            Some(authority) => authority.as_str(),
+            // A port that was the old scheme's default goes with the scheme.
+            None if port.is_some()
+                || (scheme != request.scheme && given.is_some() && given == default_port(request.scheme)) =>
+            {
+                host
+            }
+            None => request.authority,
+        };
+        let path = match (&redirect.uri, &redirect.prefix_rewrite) {
+            (Some(uri), _) => with_query(uri.clone(), request.uri.query()),
+            (None, Some(text)) => with_query(self.replace_matched(request.uri.path(), text), request.uri.query()),
+            (None, None) => request.uri.path_and_query().map_or("/", |whole| whole.as_str()).to_owned(),
+        };
+        match port {
+            Some(port) => format!("{scheme}://{host}:{port}{path}"),
+            None => format!("{scheme}://{host}{path}"),
+        }
+    }
+
+    /// Envoy's name of the virtual host: `HOST:PORT`.
+    pub fn virtual_host(&self) -> String {
+        format!("{}:{}", hosts::full_name(&self.service), self.port)
+    }
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+/// The request's query stays, unless the new path brings its own.
+fn with_query(path: String, query: Option<&str>) -> String {
+    match query {
+        Some(query) if !path.contains('?') => format!("{path}?{query}"),
+        Some(_) | None => path,
+    }
+}
+
+/// The service and service port that a request addresses: its authority, or what is fixed.
+///
+/// # Errors
+/// The host or the port is unknown. Only HTTP ports count.
+pub fn address(registry: &dyn Registry, request: &Request<'_>) -> Result<(ServiceName, u16), NoRoute> {
+    if let Some((service, port)) = &request.fixed {
+        return Ok((service.clone(), *port));
+    }
+    let (host, port) = hosts::split_authority(request.authority);
+    let port = port.filter(|port| Some(*port) != request.own_port);
+    let service = hosts::named(host, &request.source.namespace);
+    let found = service.and_then(|service| Some((registry.ports(&service)?, service)));
+    let Some((ports, service)) = found else {
+        return Err(NoRoute::UnknownHost { host: host.to_owned() });
+    };
+    let mut http = ports.iter().filter(|own| own.protocol.is_http() && port.is_none_or(|port| port == own.number));
+    match (http.next(), http.next()) {
+        (Some(only), None) => Ok((service, only.number)),
+        (None, _) | (Some(_), Some(_)) => Err(NoRoute::UnknownPort { service, port }),
+    }
+}
+
+/// Finds a request's route.
+///
+/// # Errors
+/// [`NoRoute`] says which 404 it is.
+pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>) -> Result<Routed, NoRoute> {
+    let (service, port) = address(registry, request)?;
+    let namespace = request.source.namespace.as_str();
+    let Some(found) = compiled.virtual_service(&service, namespace) else {
+        return Ok(plain(compiled, service, port, namespace));
+    };
+    let mut any_applies = false;
+    for (conditions, route) in found.rules(namespace) {
+        let mut held = None;
+        if conditions.is_empty() {
+            any_applies = true;
+            held = Some(UriMatched::Nothing);
+        }
+        for condition in conditions.iter().filter(|condition| matching::applies(condition, port, request.source)) {
+            any_applies = true;
+            held = held.or_else(|| matching::holds(condition, request));
+        }
+        if let Some(matched) = held.filter(|_| works(route)) {
+            return Ok(Routed { service, port, route: route.clone(), matched });
+        }
+    }
+    if any_applies {
+        return Err(NoRoute::NoMatch { document: found.id.clone(), service, port });
+    }
+    // No rule is for this caller: as if the VirtualService did not exist.
+    Ok(plain(compiled, service, port, namespace))
+}
+
+/// A redirect with another code than these passes Istio's validation and does nothing.
+fn works(route: &Route) -> bool {
+    match &route.action {
+        Action::Redirect(redirect) => matches!(redirect.code, 301 | 302 | 303 | 307 | 308),
+        Action::Forward(_) | Action::Direct(_) => true,
+    }
+}
+
+fn plain(compiled: &Compiled, service: ServiceName, port: u16, namespace: &str) -> Routed {
+    let route = compiled.default_route(&service, namespace);
+    Routed { service, port, route, matched: UriMatched::Nothing }
+}
+
+#[cfg(test)]
+mod tests;
