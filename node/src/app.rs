@@ -192,7 +192,7 @@ fn bind(
         transport: config.mesh.transport,
         reset_secret: identity.secret("quic stateless reset"),
     };
-    Mesh::bind(settings, identity.own(), tls, tasks.clone())
+    Mesh::bind(&settings, identity.own(), tls, tasks.clone())
         .map_err(|e| listen::refused(&e, config.mesh.listen, "[mesh] listen"))
 }
 
