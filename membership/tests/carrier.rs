@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Either carrier, and what it has said since it was last asked.
 enum Subject {
     Chitchat(Gossip, mpsc::Receiver<Outgoing>),
-    Memory(Memory),
+    Memory(Box<Memory>),
 }
 
 impl Subject {
@@ -38,7 +38,7 @@ impl Subject {
     fn carrier(&self) -> &dyn Carrier {
         match self {
             Subject::Chitchat(gossip, _) => gossip,
-            Subject::Memory(memory) => memory,
+            Subject::Memory(memory) => memory.as_ref(),
         }
     }
 
@@ -212,7 +212,7 @@ async fn garbage_stops_nothing(mut net: Net) {
 
 #[tokio::test]
 async fn the_in_memory_twin_keeps_the_contract() {
-    contract(|_, seed| Subject::Memory(Memory::new(seed))).await;
+    contract(|_, seed| Subject::Memory(Box::new(Memory::new(seed)))).await;
 }
 
 #[tokio::test]
