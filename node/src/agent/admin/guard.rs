@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn names_that_dns_can_point_here_are_not() {
-        for host in ["evil.example", "evil.example:15000", "localhost.evil.example", "127.0.0.1.evil.example", "", "x:"] {
+        for host in ["evil.example", "evil.example:15000", "localhost.evil.example", "127.0.0.1.evil.example", "", "x:"]
+        {
             assert!(headers(&with(&[(header::HOST, host)])).is_err(), "{host}");
         }
         assert!(headers(&HeaderMap::new()).is_err());
@@ -88,9 +89,13 @@ mod tests {
     #[test]
     fn loopback_and_allowed_networks_may_connect() {
         let allowed = [Cidr::parse("10.0.0.0/8").unwrap()];
-        for (address_, expected) in
-            [("127.0.0.9:1", true), ("[::1]:1", true), ("[::ffff:127.0.0.1]:1", true), ("10.1.2.3:1", true), ("192.0.2.1:1", false)]
-        {
+        for (address_, expected) in [
+            ("127.0.0.9:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("10.1.2.3:1", true),
+            ("192.0.2.1:1", false),
+        ] {
             assert_eq!(address(address_.parse().unwrap(), &allowed), expected, "{address_}");
         }
     }

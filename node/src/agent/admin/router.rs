@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 
 use super::{
-    Admin, Door,
+    Admin, Door, api,
     error::{Body, Error},
     guard,
     look::Look,
@@ -89,28 +89,36 @@ fn looking() -> Router<Admin> {
         .route("/v1/status", get(|admin, watch| answer(admin, watch, Look::Status)))
         .route("/v1/members", get(|admin, watch, Query(All { all })| answer(admin, watch, Look::Members { all })))
         .route("/v1/members/{node}", get(|admin, watch, Path::<NodeId>(node)| answer(admin, watch, Look::Member(node))))
-        .route("/v1/services", get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Services(of.service))))
-        .route("/v1/endpoints", get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Endpoints(of.service))))
+        .route(
+            "/v1/services",
+            get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Services(of.service))),
+        )
+        .route(
+            "/v1/endpoints",
+            get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Endpoints(of.service))),
+        )
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
         .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
         .route("/v1/policy", get(|admin, watch, Query(OfKind { kind })| answer(admin, watch, Look::Documents(kind))))
         .route("/v1/policy/log", get(|admin, watch, Query(Limit { limit })| answer(admin, watch, Look::Log(limit))))
-        .route("/v1/policy/export", get(Admin::export))
+        .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().map(Json) }))
         .route("/v1/policy/changesets/{id}", get(Admin::changeset))
         .route("/v1/policy/changesets/{id}/revert", get(Admin::revert))
         .route("/v1/policy/changesets/{id}/spread", get(Admin::spread))
-        .route("/v1/policy/{kind}/{namespace}/{name}", get(Admin::document))
+        .route("/v1/policy/{kind}/{namespace}/{name}", get(document))
 }
 
 /// What asks for a change, or carries one.
 fn changing() -> Router<Admin> {
     Router::new()
         .route("/v1/policy", post(Admin::push))
-        .route("/v1/policy/plan", post(Admin::plan))
+        .route("/v1/policy/plan", post(plan))
         .route("/v1/drain", post(Admin::drain))
-        .route("/v1/leave", post(Admin::leave))
+        .route("/v1/leave", post(|State(admin): State<Admin>| async move { admin.leave().map(Json) }))
+        .route("/v1/local/services", post(Admin::service_add))
+        .route("/v1/local/services/remove", post(Admin::service_remove))
 }
 
 async fn answer(State(admin): State<Admin>, Query(Watch { watch }): Query<Watch>, look: Look) -> Response {
@@ -141,4 +149,15 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
     ([(header::CONTENT_TYPE, format.content_type())], admin.telemetry.render(format)).into_response()
+}
+
+async fn document(
+    State(admin): State<Admin>,
+    Path((kind, namespace, name)): Path<(policy::Kind, String, String)>,
+) -> Result<Json<api::Content>, Error> {
+    admin.document(&policy::DocumentId::new(kind, &namespace, &name)).map(Json)
+}
+
+async fn plan(State(admin): State<Admin>, Json(intents): Json<Vec<api::Intent>>) -> Result<Json<api::Plan>, Error> {
+    admin.plan(&intents).map(Json)
 }

@@ -163,7 +163,9 @@ impl Admin {
         let state = self.agent.state();
         let set = &state.role_set.set;
         let names: Vec<&str> = set.keys.iter().filter(|own| own.key == *key).map(|own| own.name.as_str()).collect();
-        set.roles.iter().any(|role| role.verbs.contains(&Verb::View) && names.iter().any(|name| role.keys.contains(*name)))
+        set.roles
+            .iter()
+            .any(|role| role.verbs.contains(&Verb::View) && names.iter().any(|name| role.keys.contains(*name)))
     }
 
     /// Serves one connection in a task of its own, once there is a slot for it.
