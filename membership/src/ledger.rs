@@ -376,6 +376,3 @@ impl Node {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -17,6 +17,4 @@ pub mod message;
 pub mod record;
 mod rumor;
 mod said;
-#[cfg(test)]
-mod testing;
 pub mod view;

@@ -47,12 +47,7 @@ use self::{
 
 /// Runs the command line of this process and gives its exit code.
 pub fn main() -> ExitCode {
-    main_with(std::env::args_os())
-}
-
-/// Runs a command line whose first word is the program's name, and gives its exit code.
-pub fn main_with(line: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
-    let cli = match parse(line) {
+    let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(code) => return code,
     };

@@ -24,3 +24,6 @@ mod worker;
 pub use local::Local;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};
 pub use worker::run_worker;
+
+#[cfg(test)]
+mod tests;

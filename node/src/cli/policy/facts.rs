@@ -45,11 +45,9 @@ fn empty_state() -> Option<Arc<State>> {
     Some(history.state(0))
 }
 
-type Labels = BTreeMap<String, String>;
-
 /// Services and workloads of Kubernetes files.
 struct Facts {
-    services: BTreeMap<ServiceName, (Arc<[ServicePort]>, Labels)>,
+    services: BTreeMap<ServiceName, (Arc<[ServicePort]>, BTreeMap<String, String>)>,
     workloads: Vec<KubernetesObject>,
 }
 

@@ -1,0 +1,363 @@
+//! Several nodes' data planes in one process, with identities made by the real certificate authorities.
+
+use super::backend::Backend;
+use crate::{
+    config::{Check, Outbound, Port, Probe, Protocol, Service, Speaker, Upstream},
+    mesh::{self, Mesh, Transport, peer::PeerNetwork},
+    proxy::{DataPlane, run_worker},
+    snapshot::{Current, Endpoint, EndpointId, Services, Snapshot, StatsTable},
+    tasks::Tasks,
+    telemetry::{Format, Telemetry},
+};
+use arc_swap::ArcSwap;
+use certs::{
+    ca::{CaKey, Enroller, NodeCa},
+    codec::Millis,
+    grant::{GrantedService, NodeGrant},
+    id::{NodeId, ServiceAccount, ServiceName, SpiffeId, TrustDomain},
+    root::Root,
+    sign::SigningKey,
+    tls::{Leafs, Tls},
+    verify::Authority,
+};
+use policy::{
+    changeset::{Change, Changeset},
+    compile::Compiled,
+    history::{History, genesis, signed},
+    hosts::ServicePort,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// An endpoint that the registry knows.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) node: usize,
+    pub(super) service: &'static str,
+    pub(super) version: &'static str,
+    pub(super) target: SocketAddr,
+    pub(super) protocol: Protocol,
+    pub(super) healthy: bool,
+    pub(super) weight: u32,
+}
+
+impl Entry {
+    /// A healthy HTTP endpoint.
+    pub(super) fn new(node: usize, service: &'static str, version: &'static str, backend: &Backend) -> Self {
+        Self { node, service, version, target: backend.address, protocol: Protocol::Http, healthy: true, weight: 1 }
+    }
+}
+
+/// One node.
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) mesh: Mesh,
+    pub(super) plane: DataPlane,
+    pub(super) telemetry: Telemetry,
+    pub(super) outbound: SocketAddr,
+    pub(super) upstream: SocketAddr,
+    pub(super) failures: mpsc::Receiver<NodeId>,
+    current: Current,
+    tasks: Tasks,
+    _network: PeerNetwork,
+}
+
+/// The mesh under test. Each node has a service `web` that calls the others; port 9080 everywhere.
+pub(super) struct World {
+    pub(super) nodes: Vec<Node>,
+    runtime: tokio::runtime::Runtime,
+    trust_domain: TrustDomain,
+    authority: Arc<Authority>,
+    history: History,
+    operator: SigningKey,
+    entries: Vec<Entry>,
+    stats: StatsTable,
+    nonce: u8,
+}
+
+pub(super) const PORT: u16 = 9080;
+
+fn name(service: &str) -> ServiceName {
+    ServiceName::new("default", service).unwrap()
+}
+
+fn account(service: &str) -> ServiceAccount {
+    ServiceAccount::new("default", service).unwrap()
+}
+
+impl World {
+    /// So many nodes with these endpoints. The `[[upstream]]` of each leads to `reviews`.
+    pub(super) fn new(count: usize, entries: Vec<Entry>) -> Self {
+        Self::over(Transport::Quic, count, entries)
+    }
+
+    /// As [`World::new`] over one carrier.
+    pub(super) fn over(transport: Transport, count: usize, entries: Vec<Entry>) -> Self {
+        let now = crate::clock::wall();
+        let trust_domain = TrustDomain::new("test.example").unwrap();
+        let operator = SigningKey::generate();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut history = History::new(trust_domain.clone());
+        let (authority, authorities) = certify(&trust_domain, count, now);
+        let keys = [("ann".to_owned(), operator.public(), false)];
+        let first = genesis(&trust_domain, &authority.roots, &keys, now);
+        history.insert(&signed(&first, &[&operator]), now).unwrap();
+        let authority = Arc::new(authority);
+        let mut world = Self {
+            nodes: Vec::new(),
+            runtime,
+            trust_domain,
+            authority,
+            history,
+            operator,
+            entries,
+            stats: StatsTable::default(),
+            nonce: 0,
+        };
+        for (index, ca) in authorities.into_iter().enumerate() {
+            let node = world.start(index, &ca, transport);
+            world.nodes.push(node);
+        }
+        world.publish();
+        world
+    }
+
+    fn start(&self, index: usize, ca: &NodeCa, transport: Transport) -> Node {
+        let now = crate::clock::wall();
+        let id = NodeId::new(&format!("n{index}")).unwrap();
+        let own = SpiffeId::node(self.trust_domain.clone(), id.clone());
+        let mut leafs = Leafs::default();
+        leafs.insert(&ca.leaf(&own, now).unwrap());
+        for service in SERVICES {
+            let identity = SpiffeId::service(self.trust_domain.clone(), account(service));
+            leafs.insert(&ca.leaf(&identity, now).unwrap());
+        }
+        let tasks = Tasks::new();
+        let authority = Arc::new(ArcSwap::new(Arc::clone(&self.authority)));
+        let leafs = Arc::new(ArcSwap::from_pointee(leafs));
+        let tls = Tls::new(authority, leafs, own.clone(), Arc::new(crate::clock::Clock));
+        let config =
+            mesh::Config { listen: "127.0.0.1:0".parse().unwrap(), workers: 1, transport, reset_secret: [7; 32] };
+        let (mesh, sockets, control) = Mesh::bind(&config, own, tls, tasks.clone()).unwrap();
+        let network = {
+            let _inside = self.runtime.enter();
+            PeerNetwork::start(&mesh, control).unwrap()
+        };
+        let telemetry = Telemetry::new(1);
+        let current = Current::new(self.snapshot(&id));
+        let (failed, failures) = mpsc::channel(64);
+        let (plane, seats) = DataPlane::new(1, current.clone(), telemetry.clone(), tasks.clone(), failed);
+        for (seat, sockets) in seats.into_iter().zip(sockets) {
+            let mesh = mesh.clone();
+            let main = move || async move {
+                let worker = mesh::data::Worker::start(&mesh, sockets).unwrap();
+                run_worker(seat, worker, Duration::from_secs(2)).await;
+            };
+            tasks.worker("data", index, main).unwrap();
+        }
+        let web = Speaker { service: name("web"), instance: None };
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let outbounds = [Outbound { listen: any, speaker: web.clone() }];
+        let upstreams = [Upstream { listen: any, service: name("reviews"), port: PORT, speaker: web }];
+        let bound = self.runtime.block_on(plane.apply(&self.services(index), &outbounds, &upstreams)).unwrap();
+        let (outbound, upstream) = (bound.outbounds[0].0, bound.upstreams[0].0);
+        Node { id, mesh, plane, telemetry, outbound, upstream, failures, current, tasks, _network: network }
+    }
+
+    /// What the node's configuration lists.
+    fn services(&self, node: usize) -> Vec<Service> {
+        let web = Service {
+            name: name("web"),
+            instance: None,
+            account: account("web"),
+            labels: labels("web", "v1"),
+            ports: Vec::new(),
+            check: None,
+            outbound: None,
+        };
+        let own = self.entries.iter().filter(|entry| entry.node == node).map(|entry| Service {
+            name: name(entry.service),
+            instance: Some(entry.version.to_owned()),
+            account: account(entry.service),
+            labels: labels(entry.service, entry.version),
+            ports: vec![Port {
+                name: "http".to_owned(),
+                number: PORT,
+                protocol: entry.protocol,
+                target: entry.target,
+            }],
+            check: Some(Check {
+                probe: Probe::Tcp,
+                target: entry.target,
+                protocol: entry.protocol,
+                interval: Duration::from_secs(2),
+                rise: 1,
+                fall: 1,
+            }),
+            outbound: None,
+        });
+        std::iter::once(web).chain(own).collect()
+    }
+
+    fn snapshot(&self, node: &NodeId) -> Snapshot {
+        let now = crate::clock::wall();
+        let state = self.history.state(now);
+        Snapshot {
+            trust_domain: self.trust_domain.clone(),
+            node: node.clone(),
+            compiled: Arc::new(Compiled::build(&state, None)),
+            services: Arc::new(Services::new(self.endpoints(node))),
+            state,
+            authority: Arc::clone(&self.authority),
+        }
+    }
+
+    fn endpoints(&self, seen_by: &NodeId) -> Vec<Endpoint> {
+        let mut endpoints = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let mut endpoint = |service: &str, instance: Option<&str>, entry: Option<&Entry>| {
+                let id = EndpointId {
+                    node: node.id.clone(),
+                    service: name(service),
+                    instance: instance.map(Arc::from),
+                };
+                let protocol = entry.map_or(Protocol::Http, |entry| entry.protocol);
+                let ports = entry.map(|_| ServicePort {
+                    name: "http".to_owned(),
+                    number: PORT,
+                    protocol: match protocol {
+                        Protocol::Http => policy::hosts::Protocol::Http,
+                        Protocol::Http2 => policy::hosts::Protocol::Http2,
+                        Protocol::Grpc => policy::hosts::Protocol::Grpc,
+                    },
+                });
+                endpoints.push(Endpoint {
+                    address: node.mesh.local_addr(),
+                    account: account(service),
+                    labels: Arc::new(labels(service, entry.map_or("v1", |entry| entry.version))),
+                    locality: "".into(),
+                    weight: entry.map_or(1, |entry| entry.weight),
+                    ports: ports.into_iter().collect(),
+                    healthy: entry.is_none_or(|entry| entry.healthy),
+                    reason: "".into(),
+                    local: node.id == *seen_by,
+                    stats: self.stats.of(&id),
+                    id,
+                });
+            };
+            endpoint("web", None, None);
+            for entry in self.entries.iter().filter(|entry| entry.node == index) {
+                endpoint(entry.service, Some(entry.version), Some(entry));
+            }
+        }
+        endpoints
+    }
+
+    /// Gives every node a snapshot of what is true now.
+    pub(super) fn publish(&self) {
+        for node in &self.nodes {
+            node.current.store(Arc::new(self.snapshot(&node.id)));
+        }
+    }
+
+    /// Pushes documents to all nodes.
+    pub(super) fn push(&mut self, yaml: &str) {
+        let parsed = policy::parse::yaml("test.yaml", yaml, "default");
+        assert!(parsed.is_valid(), "{:?}", parsed.problems);
+        let now = crate::clock::wall();
+        let state = self.history.state(now);
+        let changes = parsed.documents.into_iter().map(|located| Change {
+            replaces: state.heads(&located.document.id),
+            document: located.document.id,
+            content: Some(located.json),
+        });
+        self.nonce += 1;
+        let changeset = Changeset {
+            trust_domain: self.trust_domain.clone(),
+            role_set: 1,
+            issued_at: now,
+            message: String::new(),
+            confirm_by: None,
+            nonce: [self.nonce; 16],
+            changes: changes.collect(),
+        };
+        self.history.insert(&signed(&changeset, &[&self.operator]), now).unwrap();
+        self.publish();
+    }
+
+    /// Changes what the registry says, not what nodes serve.
+    pub(super) fn register(&mut self, change: impl FnOnce(&mut Vec<Entry>)) {
+        change(&mut self.entries);
+        self.publish();
+    }
+
+    /// Ends a node as a crash would look to the others.
+    pub(super) fn kill(&self, node: usize) {
+        self.runtime.block_on(self.nodes[node].mesh.close());
+    }
+
+    /// The metrics of a node.
+    pub(super) fn metrics(&self, node: usize) -> String {
+        self.nodes[node].telemetry.render(Format::Prometheus)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            node.tasks.stop();
+            node.plane.drain();
+        }
+    }
+}
+
+/// Services whose identities every node of the test may have.
+const SERVICES: [&str; 3] = ["web", "reviews", "ratings"];
+
+fn labels(service: &str, version: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("app".to_owned(), service.to_owned()), ("version".to_owned(), version.to_owned())])
+}
+
+/// Root, one enroller, a CA for each node; and the authority that believes them.
+fn certify(trust_domain: &TrustDomain, count: usize, now: Millis) -> (Authority, Vec<NodeCa>) {
+    let root = Root::generate(trust_domain, now);
+    let mut authority = Authority::new(trust_domain.clone(), vec![root.certificate()]);
+    let mut grants = HashMap::new();
+    let enroller_id = NodeId::new("enroller").unwrap();
+    let enroller_key = CaKey::generate();
+    let certificate = root.issue_enroller(&enroller_id, 1, &enroller_key.spki(), now).unwrap();
+    let enroller = Enroller::new(trust_domain, vec![certificate], enroller_key).unwrap();
+    grants.insert(enroller_id.clone(), Arc::new(grant(enroller_id, true)));
+    let authorities = (0..count).map(|index| {
+        let node = NodeId::new(&format!("n{index}")).unwrap();
+        let grant = grant(node.clone(), false);
+        let key = CaKey::generate();
+        let certified = grant.certified(SigningKey::generate().public());
+        let chain = enroller.issue_node(&key.spki(), &certified, now).unwrap();
+        grants.insert(node, Arc::new(grant));
+        NodeCa::new(trust_domain, chain, key).unwrap()
+    });
+    let authorities = authorities.collect();
+    authority.grants = grants;
+    (authority, authorities)
+}
+
+fn grant(node: NodeId, enroller: bool) -> NodeGrant {
+    let services =
+        SERVICES.iter().map(|service| GrantedService { service: name(service), account: account(service) }).collect();
+    NodeGrant {
+        node,
+        epoch: 1,
+        services,
+        token_hash: None,
+        redeemer: None,
+        token_expires: None,
+        enroller,
+        retired: false,
+    }
+}
