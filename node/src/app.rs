@@ -9,6 +9,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use certs::{
     id::NodeId,
     tls::{EXPORTER_JOIN, Tls},
+    verify::KnownKey,
 };
 use membership::{
     body::{Address, Body},
@@ -40,7 +41,7 @@ use crate::{
         sync::{Parts, Requests, Sync},
         world::World,
     },
-    clock::Clock,
+    clock::{Clock, monotonic},
     config::Config,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
     proxy::{ApplyError, Bound, DataPlane, Seat, run_worker},
@@ -54,6 +55,8 @@ const CONTROL_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 8;
 /// How long others have to hear that this node leaves, before it refuses anything.
 const FAREWELL: Duration = Duration::from_millis(300);
+/// Two signals within this time are one.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
 /// Failed data connections that wait for the engine.
 const FAILURES: usize = 256;
 /// Version of what nodes say to each other.
@@ -122,7 +125,8 @@ fn load(dir: &StateDir, owner: &Owner) -> Result<Known, Error> {
     let store = Arc::new(Store::open(&dir.store())?);
     let identity = Identity::load(dir, owner)?;
     let mut book = Book::load(store.clone(), &owner.trust_domain, now)?;
-    let world = World::new(&owner.trust_domain, &owner.node, book.first_state(now));
+    let keys = store.ca_keys()?.into_iter().map(|(node, epoch, ca_key)| (node, KnownKey { epoch, ca_key }));
+    let world = World::new(&owner.trust_domain, &owner.node, book.first_state(now), keys.collect());
     let generation = store.next_generation(0, now, rand::random())?;
     let members = store.members()?.unwrap_or_default();
     let (identity, book, world) = (Arc::new(identity), Arc::new(book), Arc::new(world));
@@ -394,6 +398,8 @@ async fn farewell(
     mesh.close().await;
 }
 
+/// A second wish to stop; what follows the first at once is the same one, sent to process and group.
 async fn another(signals: &mut Signals) {
-    while signals.next().await != Wish::Stop {}
+    let begun = monotonic();
+    while signals.next().await != Wish::Stop || monotonic().duration_since(begun) < SAME_SIGNAL {}
 }

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use certs::{codec::Millis, id::TrustDomain, sign::Digest};
+use certs::{
+    codec::Millis,
+    id::{NodeId, TrustDomain},
+    sign::Digest,
+};
 use policy::{
     changeset::{self, ChangesetId},
     history::{Code, History, Refused, State},
@@ -139,6 +143,13 @@ impl Book {
         self.undisturbed(move |book| book.learn_now(offered, &from, now)).await
     }
 
+    /// Keeps the first CA keys of nodes beside the changesets.
+    pub async fn keep_ca_keys(self: &Arc<Self>, keys: Vec<(NodeId, u64, Digest)>) {
+        if let Err(error) = self.undisturbed(move |book| book.store.set_ca_keys(&keys)).await {
+            tracing::warn!(code = %error.code, "CA keys are not on disk: {error}");
+        }
+    }
+
     /// Runs to the end on a blocking thread even if the caller goes away: memory and disk never part half-way.
     async fn undisturbed<T: Send + 'static>(
         self: &Arc<Self>,
@@ -257,7 +268,7 @@ pub fn refusal(refused: &Refused) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use certs::{id::NodeId, sign::SigningKey};
+    use certs::sign::SigningKey;
     use policy::{
         DocumentId, Kind,
         changeset::{Change, Changeset},

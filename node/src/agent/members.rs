@@ -135,6 +135,7 @@ impl Task {
     ) {
         let (id, node) = (self.links.number(), link.peer().node.clone());
         tracing::debug!(peer = %node, remote = %link.remote(), carrier = link.carrier(), "linked");
+        self.world.saw(link.peer());
         self.links.insert(id, link.clone());
         self.tasks.detach("peer-link", hear(link.clone(), id, self.members.clone()));
         self.tasks.detach("peer-requests", self.requests.clone().serve(link));
@@ -178,6 +179,7 @@ impl Task {
         let now = self.clock.now();
         let note = |kind, node: &NodeId, what: &str| self.events.note(now, kind, node, format!("{node} {what}"));
         match change {
+            Change::Alive(node) if node == *self.requests.sync.node() => {}
             Change::Alive(node) => note("member_alive", &node, "is alive"),
             Change::Suspect(node) => note("member_suspect", &node, "does not answer; it is being checked"),
             Change::Dead(node) => {
@@ -185,6 +187,7 @@ impl Task {
                 note("member_dead", &node, "is dead");
             }
             // It finishes what it has; its own end closes the connections.
+            Change::Left(node) if node == *self.requests.sync.node() => {}
             Change::Left(node) => note("member_left", &node, "left"),
             Change::Evicted(node) => {
                 self.mesh.close_node(&node);

@@ -11,6 +11,7 @@ use std::{
 
 use certs::{
     codec::{self, Millis},
+    id::NodeId,
     sign::Digest,
 };
 use membership::record::next_generation;
@@ -29,6 +30,7 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 const GENERATION: &str = "generation";
 const MEMBERS: &str = "members";
+const CA_KEYS: &str = "ca_keys";
 
 /// Bytes of redb's page cache: everything that is read often lives in memory already.
 const CACHE_BYTES: usize = 1 << 20;
@@ -205,6 +207,22 @@ impl Store {
     /// As [`Self::append`].
     pub fn set_members(&self, bytes: &[u8]) -> Result<(), Error> {
         self.set_meta(MEMBERS, bytes)
+    }
+
+    /// First CA keys of nodes: name, epoch, digest of the key.
+    ///
+    /// # Errors
+    /// `storage_failed`.
+    pub fn ca_keys(&self) -> Result<Vec<(NodeId, u64, Digest)>, Error> {
+        self.meta(CA_KEYS)?.map_or(Ok(Vec::new()), |bytes| codec::decode::<_, { 16 << 20 }>(&bytes).map_err(internal))
+    }
+
+    /// Keeps the first CA keys of nodes.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn set_ca_keys(&self, keys: &[(NodeId, u64, Digest)]) -> Result<(), Error> {
+        self.set_meta(CA_KEYS, &codec::encode(&keys))
     }
 
     /// Why nothing can be written, if so.

@@ -131,8 +131,13 @@ impl Sync {
                 () = tokio::time::sleep(by_itself) => {}
                 () = self.tasks.stopping() => return,
             }
-            if next.is_some_and(|at| at <= self.clock.now()) {
+            let fresh_keys = self.world.new_keys();
+            if fresh_keys.is_some() || next.is_some_and(|at| at <= self.clock.now()) {
                 self.apply().await;
+            }
+            if let Some(keys) = fresh_keys {
+                let rows: Vec<_> = keys.into_iter().map(|(node, key)| (node, key.epoch, key.ca_key)).collect();
+                self.book.keep_ca_keys(rows).await;
             }
             self.compare_all().await;
         }

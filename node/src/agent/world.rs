@@ -1,11 +1,14 @@
 //! The one writer of the snapshot: policy and members come in, the newest world goes out.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use arc_swap::ArcSwap;
 use certs::{
     id::{NodeId, TrustDomain},
-    verify::Authority,
+    verify::{Authority, KnownKey, Peer},
 };
 use membership::{engine::Change, view::View};
 use policy::{compile::Compiled, history::State};
@@ -29,12 +32,20 @@ pub struct World {
     folding: Mutex<Before>,
     changes: watch::Sender<u64>,
     fatal: Mutex<Option<Error>>,
+    keys: Mutex<Keys>,
+}
+
+/// CA keys by node, as first seen in each epoch.
+#[derive(Default)]
+struct Keys {
+    known: HashMap<NodeId, KnownKey>,
+    news: bool,
 }
 
 impl World {
-    /// Begins with the policy that the store holds.
-    pub fn new(trust_domain: &TrustDomain, node: &NodeId, state: Arc<State>) -> Self {
-        let authority = Arc::new(state.authority(trust_domain));
+    /// Begins with the policy and the CA keys that the store holds.
+    pub fn new(trust_domain: &TrustDomain, node: &NodeId, state: Arc<State>, known: HashMap<NodeId, KnownKey>) -> Self {
+        let authority = Arc::new(Authority { known_keys: known.clone(), ..state.authority(trust_domain) });
         let first = Snapshot {
             trust_domain: trust_domain.clone(),
             node: node.clone(),
@@ -53,7 +64,28 @@ impl World {
             folding: Mutex::default(),
             changes: watch::Sender::new(0),
             fatal: Mutex::default(),
+            keys: Mutex::new(Keys { known, news: false }),
         }
+    }
+
+    /// Notes the CA key of a peer whose path holds: within an epoch the first one stays, and another is believed no more,
+    /// so that a stolen enroller cannot take a name that is in use.
+    pub fn saw(&self, peer: &Peer) {
+        let mut keys = self.keys();
+        if keys.known.get(&peer.node).is_none_or(|known| known.epoch < peer.epoch) {
+            keys.known.insert(peer.node.clone(), KnownKey { epoch: peer.epoch, ca_key: peer.ca_key });
+            keys.news = true;
+        }
+    }
+
+    /// The CA keys seen, if there are new ones since the last call.
+    pub fn new_keys(&self) -> Option<HashMap<NodeId, KnownKey>> {
+        let mut keys = self.keys();
+        std::mem::take(&mut keys.news).then(|| keys.known.clone())
+    }
+
+    fn keys(&self) -> std::sync::MutexGuard<'_, Keys> {
+        self.keys.lock().expect("no code panics while it holds the keys")
     }
 
     /// The place that requests read.
@@ -105,8 +137,10 @@ impl World {
     pub fn state_changed(&self, state: Arc<State>) -> Option<Arc<Authority>> {
         let _one = self.folding.lock().expect("no code panics while it folds");
         let last = self.current.load();
-        let authority = state.authority(&self.trust_domain);
-        let changed = authority.roots != last.authority.roots
+        let known_keys = self.keys().known.clone();
+        let authority = Authority { known_keys, ..state.authority(&self.trust_domain) };
+        let changed = authority.known_keys != last.authority.known_keys
+            || authority.roots != last.authority.roots
             || authority.grants != last.authority.grants
             || authority.revocations != last.authority.revocations;
         let authority = if changed { Arc::new(authority) } else { last.authority.clone() };

@@ -1,11 +1,6 @@
 //! One data worker's side of the mesh: requests and tunnels to other nodes, and from them.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::{
     id::{NodeId, SpiffeId},
@@ -119,12 +114,15 @@ impl Worker {
             Shared { mesh: mesh.clone(), index, pool: Pool::default(), endpoint, incoming: Mutex::new(incoming) };
         let worker = Worker { shared: Arc::new(shared) };
         let sweeper = worker.clone();
-        tasks.critical("mesh sweep", ending(mesh.clone(), async move {
-            loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
-                sweeper.shared.pool.sweep();
-            }
-        }));
+        tasks.critical(
+            "mesh sweep",
+            ending(mesh.clone(), async move {
+                loop {
+                    tokio::time::sleep(SWEEP_INTERVAL).await;
+                    sweeper.shared.pool.sweep();
+                }
+            }),
+        );
         Ok(worker)
     }
 
@@ -222,9 +220,7 @@ impl Worker {
     /// Opens a stream on a connection; `None` if it has ended.
     async fn open_on(&self, slot: Slot) -> Result<Option<VirtualStream>, Error> {
         match timeout(CONNECT_TIMEOUT, slot.connection.quic.open_bi()).await {
-            Ok(Ok((send, recv))) => {
-                Ok(Some(VirtualStream::quic(send, recv, Facts::dialled(), Some(Box::new(slot)))))
-            }
+            Ok(Ok((send, recv))) => Ok(Some(VirtualStream::quic(send, recv, Facts::dialled(), Some(Box::new(slot))))),
             Ok(Err(_)) => Ok(None),
             Err(_) => self.counted(Err(Error::Overflow("streams"))),
         }
@@ -250,8 +246,7 @@ impl Worker {
         match result {
             Ok(Dialled { carrier: Carrier::Quic(quic), peer, chain }) => {
                 let not_after = peer.not_after;
-                let guard =
-                    self.shared.mesh.shared.live.add(OUTBOUND, peer, chain, Handle::Quic(quic.clone()));
+                let guard = self.shared.mesh.shared.live.add(OUTBOUND, peer, chain, Handle::Quic(quic.clone()));
                 group.dialled(Some(Connection::new(quic, not_after, guard)), None);
                 Ok(())
             }

@@ -121,7 +121,10 @@ impl PeerNetwork {
                 (VirtualStream::tcp(*tls, &handle, guard, Facts::dialled(), false), handle)
             }
         };
-        Ok(PeerLink::start(mesh, Introduction { peer, remote: address, dialled: true, stream: stream.0, handle: stream.1 }))
+        Ok(PeerLink::start(
+            mesh,
+            Introduction { peer, remote: address, dialled: true, stream: stream.0, handle: stream.1 },
+        ))
     }
 
     /// The next link that another node opened; `None` once the mesh is closed.

@@ -15,8 +15,8 @@ use aws_lc_rs::hmac;
 use certs::tls::Conversation;
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn::{
-    AsyncUdpSocket, ClientConfig, EndpointConfig, IdleTimeout, Runtime as _, ServerConfig, TokioRuntime, TransportConfig,
-    UdpPoller, VarInt,
+    AsyncUdpSocket, ClientConfig, EndpointConfig, IdleTimeout, Runtime as _, ServerConfig, TokioRuntime,
+    TransportConfig, UdpPoller, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 

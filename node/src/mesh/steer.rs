@@ -59,8 +59,9 @@ pub(super) fn bind(listen: SocketAddr, workers: usize, attach: Attach) -> io::Re
     };
     let control = (steering == Steering::PerWorker).then(|| udp.pop()).flatten();
     let mut udp = udp.into_iter().map(UdpSocket::from);
-    let workers =
-        (0..workers).map(|_| Ok((udp.next(), tcp_listener(address)?))).collect::<io::Result<Vec<(_, TcpListener)>>>()?;
+    let workers = (0..workers)
+        .map(|_| Ok((udp.next(), tcp_listener(address)?)))
+        .collect::<io::Result<Vec<(_, TcpListener)>>>()?;
     Ok(Bound { address, workers, control: control.map(UdpSocket::from), steering })
 }
 
@@ -218,7 +219,8 @@ mod tests {
     fn the_kernel_delivers_by_connection_id() {
         let bound = bind("127.0.0.1:0".parse().unwrap(), 3, attach).unwrap();
         assert_eq!(bound.steering, Steering::PerWorker);
-        let sockets: Vec<&UdpSocket> = bound.workers.iter().filter_map(|w| w.0.as_ref()).chain(&bound.control).collect();
+        let sockets: Vec<&UdpSocket> =
+            bound.workers.iter().filter_map(|w| w.0.as_ref()).chain(&bound.control).collect();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         for first in [0u8, 1, 2, 7, 0xEF, 0xF0, 0xFF] {
             let expected = if first >= CONTROL { 3 } else { usize::from(first) % 3 };

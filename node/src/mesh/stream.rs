@@ -182,7 +182,12 @@ impl Kill {
 }
 
 impl VirtualStream {
-    pub(super) fn quic(send: quinn::SendStream, recv: quinn::RecvStream, facts: Arc<Facts>, held: Option<Held>) -> Self {
+    pub(super) fn quic(
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+        facts: Arc<Facts>,
+        held: Option<Held>,
+    ) -> Self {
         VirtualStream { carrier: Carrier::Quic { send, recv }, facts, shut: false, ended: false, _held: held }
     }
 

@@ -148,7 +148,8 @@ impl Port {
         };
         tls.write_all(&[0]).await?;
         tls.flush().await?;
-        let (handle, kind) = (Handle::Tcp(Arc::<Kill>::default()), Kind { conversation: Conversation::Data, outbound: false });
+        let (handle, kind) =
+            (Handle::Tcp(Arc::<Kill>::default()), Kind { conversation: Conversation::Data, outbound: false });
         let guard = shared.live.add(kind, peer.clone(), chain, handle.clone());
         let name = server_name(&tls);
         let local = name.and_then(|name| SpiffeId::from_dns_name(&shared.own.trust_domain, &name));
