@@ -132,27 +132,34 @@ async fn demonstrate(args: Args, json: bool) -> anyhow::Result<ExitCode> {
         _ = signals.next() => End::Interrupted,
     };
     let complaints = std::mem::take(&mut show.complaints);
-    let code = match end {
-        End::Interrupted => ExitCode::FAILURE,
+    let result = match end {
+        End::Interrupted => Err(anyhow::anyhow!("interrupted")),
         End::Played(played) => {
-            report.ok = played.is_ok() && complaints.is_empty();
-            summary(&screen, &report, &complaints, played.as_ref().err(), started.elapsed());
+            let through = played.is_ok();
+            let held = played.and_then(|()| verdict(&complaints));
+            report.ok = held.is_ok();
+            summary(&screen, &report, started.elapsed());
             if json && args.once {
                 screen::line(&serde_json::to_string(&report)?);
+            } else if json && through {
+                screen::line(&cluster.handle());
             }
-            if !args.once && played.is_ok() {
-                if json {
-                    screen::line(&cluster.handle());
-                }
+            if !args.once && through {
                 stay::hints(&cluster, &screen);
                 stay::stay(&mut cluster, &screen, &mut signals).await;
             }
-            if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            held
         }
     };
     cluster.end().await?;
     screen.line(&format!("  {}", screen.paint(Style::Dim, "all processes have ended, all files are removed")));
-    Ok(code)
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// An error if anything did not hold.
+fn verdict(complaints: &[String]) -> anyhow::Result<()> {
+    anyhow::ensure!(complaints.is_empty(), "not every step held: {}", complaints.join("; "));
+    Ok(())
 }
 
 /// Says what an earlier demonstration left, and that it is gone.
@@ -169,7 +176,7 @@ fn tell(remains: &Remains) {
     ));
 }
 
-fn summary(screen: &Screen, report: &Report, complaints: &[String], error: Option<&anyhow::Error>, took: Duration) {
+fn summary(screen: &Screen, report: &Report, took: Duration) {
     screen.chapter("Summary", &format!("{:.1} s", took.as_secs_f64()));
     let requests: u64 = report.steps.iter().map(|step| step.requests).sum();
     let failed: u64 = report.steps.iter().map(|step| step.failed).sum();
@@ -179,20 +186,10 @@ fn summary(screen: &Screen, report: &Report, complaints: &[String], error: Optio
         let rest = format!("median {median} ms, longest {longest} ms");
         screen.line(&screen.row(true, &format!("{} pushes, each active on all nodes", spreads.len()), &rest));
     }
-    let good = failed == 0;
     if requests > 0 {
-        screen.line(&screen.row(good, &format!("{requests} requests"), &screen.failed(failed)));
+        screen.line(&screen.row(failed == 0, &format!("{requests} requests"), &screen.failed(failed)));
     }
-    for complaint in complaints {
-        screen.line(&screen.row(false, complaint, ""));
-        if !screen.is_shown() {
-            screen::warn(&format!("error: {complaint}"));
-        }
+    if report.ok {
+        screen.line(&screen.row(true, "every step held", ""));
     }
-    if let Some(error) = error {
-        screen::warn(&format!("error: {error:#}"));
-    }
-    let verdict = if report.ok { Style::Good } else { Style::Bad };
-    let text = if report.ok { "every step held" } else { "not every step held" };
-    screen.line(&format!("  {}", screen.paint(verdict, text)));
 }

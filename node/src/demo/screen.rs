@@ -96,11 +96,6 @@ impl Screen {
         }
     }
 
-    /// Whether anybody reads these lines.
-    pub(super) fn is_shown(&self) -> bool {
-        !self.silent
-    }
-
     /// Whether lines can be rewritten.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
