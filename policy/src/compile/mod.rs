@@ -1,7 +1,7 @@
 //! Documents -> what the proxy reads, per host; what did not change is taken over from the previous one.
 
 mod routes;
-mod rules;
+pub(crate) mod rules;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -216,7 +216,7 @@ fn seen_by(export_to: &ExportTo, id: &DocumentId, value: &LiveValue) -> ExportTo
     if value.confined { ExportTo::Namespaces(BTreeSet::from([id.namespace.clone()])) } else { export_to.clone() }
 }
 
-fn destination_rule(id: &DocumentId, value: &LiveValue) -> Option<rules::Rule> {
+pub(crate) fn destination_rule(id: &DocumentId, value: &LiveValue) -> Option<rules::Rule> {
     let document = value.document.as_ref().ok()?;
     let Spec::DestinationRule(rule) = &document.spec else { return None };
     Some(rules::Rule {

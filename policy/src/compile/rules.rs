@@ -16,28 +16,28 @@ use crate::{
 
 /// A DestinationRule in effect.
 #[derive(Debug)]
-pub(super) struct Rule {
-    pub(super) id: DocumentId,
-    pub(super) changeset: ChangesetId,
-    pub(super) created: Millis,
+pub(crate) struct Rule {
+    pub(crate) id: DocumentId,
+    pub(crate) changeset: ChangesetId,
+    pub(crate) created: Millis,
     /// The document's own, or only its namespace where it is confined.
-    pub(super) export_to: ExportTo,
-    pub(super) rule: Arc<DestinationRule>,
+    pub(crate) export_to: ExportTo,
+    pub(crate) rule: Arc<DestinationRule>,
 }
 
 /// All DestinationRules in effect, oldest first for each host.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     exact: HashMap<String, Vec<Rule>>,
     /// Most specific first.
     wild: Vec<Rule>,
 }
 
 /// What a caller sees of a host: the rules that are merged, oldest first.
-pub(super) struct Seen<'r>(Vec<&'r Rule>);
+pub(crate) struct Seen<'r>(Vec<&'r Rule>);
 
 impl Rules {
-    pub(super) fn new(mut rules: Vec<Rule>) -> Self {
+    pub(crate) fn new(mut rules: Vec<Rule>) -> Self {
         rules.sort_by(|a, b| (a.created, &a.id.name, &a.id.namespace).cmp(&(b.created, &b.id.name, &b.id.namespace)));
         let mut all = Self::default();
         for rule in rules {
@@ -53,14 +53,14 @@ impl Rules {
     }
 
     /// Every rule for a host, whoever sees it; the most specific first.
-    pub(super) fn covering<'r>(&'r self, host: &'r str) -> impl Iterator<Item = &'r Rule> {
+    pub(crate) fn covering<'r>(&'r self, host: &'r str) -> impl Iterator<Item = &'r Rule> {
         let wild = self.wild.iter().filter(move |rule| hosts::covers(&rule.rule.host, host));
         self.exact.get(host).into_iter().flatten().chain(wild)
     }
 
     /// Istio's lookup: the caller's namespace, the service's, the root namespace; the first with a rule decides, and in it the most
     /// specific host.
-    pub(super) fn seen_from<'r>(&'r self, client: &str, host: &'r str) -> Seen<'r> {
+    pub(crate) fn seen_from<'r>(&'r self, client: &str, host: &'r str) -> Seen<'r> {
         let service = hosts::service_of(host);
         let own = |rule: &Rule| {
             let private = rule.export_to == ExportTo::Namespaces(BTreeSet::from([client.to_owned()]));
@@ -80,7 +80,7 @@ impl Rules {
     }
 
     /// Namespaces whose callers may see something else of this host than those of any other namespace.
-    pub(super) fn special_namespaces(&self, host: &str, into: &mut BTreeSet<String>) {
+    pub(crate) fn special_namespaces(&self, host: &str, into: &mut BTreeSet<String>) {
         for rule in self.covering(host) {
             into.insert(rule.id.namespace.clone());
             if let ExportTo::Namespaces(namespaces) = &rule.export_to {
@@ -92,7 +92,7 @@ impl Rules {
 
 impl Seen<'_> {
     /// The first definition of a subset.
-    pub(super) fn subset(&self, name: &str) -> Option<&SubsetRule> {
+    pub(crate) fn subset(&self, name: &str) -> Option<&SubsetRule> {
         self.0.iter().find_map(|rule| rule.rule.subset(name))
     }
 
@@ -101,7 +101,7 @@ impl Seen<'_> {
     }
 
     /// How endpoints are chosen: on ports without an entry, and on those with one.
-    pub(super) fn balance(&self, subset: Option<&SubsetRule>) -> (Balance, Vec<(u16, Balance)>) {
+    pub(crate) fn balance(&self, subset: Option<&SubsetRule>) -> (Balance, Vec<(u16, Balance)>) {
         let top = self.policy();
         let own = subset.and_then(|subset| subset.policy.as_ref());
         let any = own.and_then(|own| own.balance).or_else(|| top.and_then(|top| top.balance));

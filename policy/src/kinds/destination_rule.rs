@@ -33,6 +33,8 @@ pub struct SubsetRule {
     pub policy: Option<TrafficPolicy>,
     /// Line in the pushed file, from 1; 0 if unknown.
     pub line: usize,
+    /// Column, from 1; in the signed body where that was read.
+    pub column: usize,
 }
 
 /// `TrafficPolicy`; a field that is absent is not inherited from a port entry.
@@ -105,7 +107,7 @@ impl SubsetRule {
         let labels = fields.get("labels").map(|labels| labels.labels()).unwrap_or_default();
         let policy = fields.get("trafficPolicy").and_then(|policy| TrafficPolicy::decode(&policy));
         fields.finish();
-        Some(Self { name: name?, labels: Arc::new(labels), policy, line: at.line() })
+        Some(Self { name: name?, labels: Arc::new(labels), policy, line: at.line(), column: at.column() })
     }
 }
 

@@ -23,6 +23,8 @@ pub struct DestinationHost {
     pub port: Option<u16>,
     /// Line in the pushed file, from 1; 0 if unknown.
     pub line: usize,
+    /// Column, from 1; in the signed body where that was read.
+    pub column: usize,
 }
 
 /// `HTTPRouteDestination`.
@@ -220,7 +222,7 @@ impl DestinationHost {
             number
         });
         fields.finish();
-        Some(Self { host: host?, subset, port, line: at.line() })
+        Some(Self { host: host?, subset, port, line: at.line(), column: at.column() })
     }
 }
 

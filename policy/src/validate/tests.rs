@@ -1,0 +1,105 @@
+//! What lint finds between documents.
+
+use super::*;
+use crate::{
+    parse,
+    testing::{Mesh, Table, state_of},
+};
+
+const VIRTUAL_SERVICE: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - route:
+    - destination: {host: reviews, subset: v1}
+      weight: 1
+    - destination: {host: ratngs}
+      weight: 1
+    - destination: {host: ratings.default}
+      weight: 1
+    - destination: {host: multi}
+      weight: 1
+    - destination: {host: multi, port: {number: 7}}
+      weight: 1
+";
+
+const RULE: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v9, labels: {version: v9}}]}
+";
+
+fn table() -> Table {
+    Table::new(&[("default/reviews", &[9080]), ("default/ratings", &[9080]), ("default/multi", &[80, 81])])
+        .labelled("default/reviews", &[("version", "v1")])
+}
+
+fn codes_of(text: &str, state: &State) -> Vec<(&'static str, usize, String)> {
+    let parsed = parse::yaml("f.yaml", text, "default");
+    assert!(parsed.is_valid(), "{:#?}", parsed.problems);
+    between(&parsed.documents, state, &table())
+        .into_iter()
+        .map(|problem| (problem.code, problem.line, problem.hint))
+        .collect()
+}
+
+#[test]
+fn destinations() {
+    let found = codes_of(VIRTUAL_SERVICE, &state_of(""));
+    let short: Vec<(&str, usize)> = found.iter().map(|(code, line, _)| (*code, *line)).collect();
+    let expected = [
+        (codes::UNKNOWN_SUBSET, 8),
+        (codes::UNKNOWN_HOST, 10),
+        (codes::UNKNOWN_HOST, 12),
+        (codes::PORT_REQUIRED, 14),
+        (codes::UNKNOWN_PORT, 16),
+    ];
+    assert_eq!(short, expected);
+    assert_eq!(found[1].2, "did you mean `ratings.default.svc.cluster.local`?");
+    assert!(found[2].2.contains("write ratings.default.svc.cluster.local"));
+}
+
+#[test]
+fn the_push_and_the_mesh_define_subsets() {
+    let state = state_of(RULE);
+    assert!(codes_of(VIRTUAL_SERVICE, &state).iter().all(|(code, _, _)| *code != codes::UNKNOWN_SUBSET));
+    let both = format!("{VIRTUAL_SERVICE}---\n{RULE}");
+    let found = codes_of(&both, &state_of(""));
+    assert!(found.iter().all(|(code, _, _)| *code != codes::UNKNOWN_SUBSET));
+    assert!(found.iter().any(|(code, line, _)| (*code, *line) == (codes::SUBSET_WITHOUT_ENDPOINTS, 22)));
+    // A push that takes the subset away from the mesh's rule.
+    let without = format!("{VIRTUAL_SERVICE}---\n{}", RULE.replace("name: v1", "name: v2"));
+    assert!(codes_of(&without, &state).iter().any(|(code, _, _)| *code == codes::UNKNOWN_SUBSET));
+}
+
+#[test]
+fn conflicts_between_documents() {
+    let mut mesh = Mesh::new();
+    let state = mesh.push(&format!("{}---\n{RULE}", VIRTUAL_SERVICE.replace("name: reviews}", "name: older}")));
+    let found = codes_of(VIRTUAL_SERVICE, &state);
+    assert!(found.iter().any(|(code, _, _)| *code == codes::CONFLICTING_VIRTUAL_SERVICES));
+    let found = codes_of(&RULE.replace("name: reviews}", "name: newer}"), &state);
+    assert!(found.iter().any(|(code, _, _)| *code == codes::REPEATED_SUBSET));
+    let apart = VIRTUAL_SERVICE.replace("name: reviews}", "name: apart, namespace: shop}");
+    assert!(codes_of(&apart, &state).iter().all(|(code, _, _)| *code != codes::CONFLICTING_VIRTUAL_SERVICES));
+    let alien = RULE.replace("host: reviews", "host: nobody");
+    assert_eq!(codes_of(&alien, &state)[0].0, codes::RULE_WITHOUT_HOST);
+}
+
+#[test]
+fn kubernetes_objects_are_facts() {
+    let text = format!(
+        "{VIRTUAL_SERVICE}---\napiVersion: v1\nkind: Service\nmetadata: {{name: ratngs}}\nspec: {{selector: {{app: r}}, ports: [{{port: 80, name: http}}]}}\n"
+    );
+    let parsed = parse::yaml("f.yaml", &text, "default");
+    assert_eq!((parsed.documents.len(), parsed.kubernetes.len(), parsed.is_valid()), (1, 1, true));
+    let table = table();
+    let registry = WithKubernetes::new(&table, &parsed.kubernetes);
+    let found = between(&parsed.documents, &state_of(""), &registry);
+    assert_eq!(found.iter().filter(|problem| problem.code == codes::UNKNOWN_HOST).count(), 1);
+    let nothing = Table::default();
+    let found = between(&parsed.documents, &state_of(""), &nothing);
+    assert!(found.iter().all(|problem| problem.code != codes::UNKNOWN_HOST));
+}
