@@ -184,3 +184,30 @@ pub enum Spec {
     /// Ends the trial of a changeset.
     Confirmation,
 }
+
+impl Spec {
+    /// The grant, if it is one.
+    pub fn node_grant(&self) -> Option<&Arc<NodeGrant>> {
+        if let Self::NodeGrant(grant) = self { Some(grant) } else { None }
+    }
+
+    /// The revocation, if it is one.
+    pub fn revocation(&self) -> Option<&Arc<Revocation>> {
+        if let Self::Revocation(revocation) = self { Some(revocation) } else { None }
+    }
+
+    /// The VirtualService, if it is one.
+    pub fn virtual_service(&self) -> Option<&Arc<VirtualService>> {
+        if let Self::VirtualService(service) = self { Some(service) } else { None }
+    }
+
+    /// The DestinationRule, if it is one.
+    pub fn destination_rule(&self) -> Option<&Arc<DestinationRule>> {
+        if let Self::DestinationRule(rule) = self { Some(rule) } else { None }
+    }
+
+    /// The RoleSet, if it is one.
+    pub fn role_set(&self) -> Option<&Arc<RoleSet>> {
+        if let Self::RoleSet(set) = self { Some(set) } else { None }
+    }
+}

@@ -22,7 +22,9 @@ pub(crate) const NOW: u64 = 1_700_000_000_000;
 
 /// Services with their ports and the labels of their endpoints.
 #[derive(Default)]
-pub(crate) struct Table(BTreeMap<ServiceName, (Arc<[ServicePort]>, Vec<BTreeMap<String, String>>)>);
+pub(crate) struct Table(BTreeMap<ServiceName, (Arc<[ServicePort]>, Vec<Labels>)>);
+
+type Labels = BTreeMap<String, String>;
 
 impl Table {
     /// Services as `NS/NAME`, HTTP on the given ports.

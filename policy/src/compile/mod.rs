@@ -30,8 +30,11 @@ pub struct Compiled {
     rules: rules::Rules,
     /// Routes of services without a VirtualService, by the caller's namespace. Filled when first needed; as large as the services
     /// that are called times the namespaces that call from here.
-    defaults: RwLock<HashMap<ServiceName, Vec<(String, Arc<Route>)>>>,
+    defaults: RwLock<HashMap<ServiceName, ByNamespace>>,
 }
+
+/// Routes of one service by the caller's namespace.
+type ByNamespace = Vec<(String, Arc<Route>)>;
 
 /// A VirtualService with its routes resolved.
 #[derive(Debug)]
@@ -173,9 +176,8 @@ impl Compiled {
 
     /// The route of a service that no VirtualService speaks of.
     pub(crate) fn default_route(&self, service: &ServiceName, namespace: &str) -> Arc<Route> {
-        let known = |routes: &Vec<(String, Arc<Route>)>| {
-            routes.iter().find(|(own, _)| own == namespace).map(|(_, route)| route.clone())
-        };
+        let known =
+            |routes: &ByNamespace| routes.iter().find(|(own, _)| own == namespace).map(|(_, route)| route.clone());
         let cache = self.defaults.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = cache.get(service).and_then(known) {
             return route;

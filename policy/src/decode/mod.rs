@@ -134,13 +134,11 @@ impl<'a> At<'a> {
 
     /// The fields of an object.
     pub(crate) fn fields<'b>(&'b self) -> Option<Fields<'b>> {
-        match &self.node.value {
-            Value::Map(entries) => Some(Fields::new(self, entries)),
-            other => {
-                self.wrong_type("an object", other);
-                None
-            }
+        if let Value::Map(entries) = &self.node.value {
+            return Some(Fields::new(self, entries));
         }
+        self.wrong_type("an object", &self.node.value);
+        None
     }
 
     /// The items of a list; a null item is a complaint.

@@ -10,13 +10,11 @@ use crate::{codes, tree::Value};
 impl<'a> At<'a> {
     /// A string.
     pub(crate) fn text(&self) -> Option<&'a str> {
-        match &self.node.value {
-            Value::Text(text) => Some(text),
-            other => {
-                self.wrong_type("a string", other);
-                None
-            }
+        if let Value::Text(text) = &self.node.value {
+            return Some(text);
         }
+        self.wrong_type("a string", &self.node.value);
+        None
     }
 
     /// A string that is not empty.
@@ -31,13 +29,11 @@ impl<'a> At<'a> {
 
     /// A boolean.
     pub(crate) fn boolean(&self) -> Option<bool> {
-        match &self.node.value {
-            Value::Bool(value) => Some(*value),
-            other => {
-                self.wrong_type("a boolean", other);
-                None
-            }
+        if let Value::Bool(value) = &self.node.value {
+            return Some(*value);
         }
+        self.wrong_type("a boolean", &self.node.value);
+        None
     }
 
     /// A whole number within bounds. A string of digits is read too, as protobuf's JSON does.
@@ -50,7 +46,12 @@ impl<'a> At<'a> {
                 whole.into()
             }
             Value::Text(text) if text.parse::<i64>().is_ok() => text.parse().ok()?,
-            other => {
+            other @ (Value::Null
+            | Value::Bool(_)
+            | Value::Float(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_)) => {
                 self.wrong_type("a whole number", other);
                 return None;
             }
@@ -73,7 +74,7 @@ impl<'a> At<'a> {
             #[expect(clippy::cast_precision_loss, reason = "bounds that matter are far below 2^53")]
             Value::Integer(number) => Some(*number as f64),
             Value::Float(number) => Some(*number),
-            other => {
+            other @ (Value::Null | Value::Bool(_) | Value::Text(_) | Value::List(_) | Value::Map(_)) => {
                 self.wrong_type("a number", other);
                 None
             }
@@ -111,13 +112,11 @@ impl<'a> At<'a> {
 
     /// As [`At::duration`], where 0 has a meaning.
     pub(crate) fn duration_or_zero(&self) -> Option<Duration> {
-        let text = match &self.node.value {
-            Value::Integer(number) => {
-                self.error_hint(codes::DURATION, format!("`{number}` has no unit"), format!("write \"{number}s\""));
-                return None;
-            }
-            _ => self.text()?,
-        };
+        if let Value::Integer(number) = &self.node.value {
+            self.error_hint(codes::DURATION, format!("`{number}` has no unit"), format!("write \"{number}s\""));
+            return None;
+        }
+        let text = self.text()?;
         match parse_duration(text) {
             Ok(duration) => Some(duration),
             Err(reason) => {
@@ -236,7 +235,7 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
         nanos = nanos.checked_add(scaled(number, unit_nanos)?).ok_or("too long")?;
         rest = after;
     }
-    if nanos % 1_000_000 != 0 {
+    if !nanos.is_multiple_of(1_000_000) {
         return Err("only whole milliseconds are supported");
     }
     let millis = u64::try_from(nanos / 1_000_000).map_err(|_| "too long")?;

@@ -8,11 +8,10 @@ use std::{
 use certs::{
     codec::{self, Millis},
     grant::NodeGrant,
-    revoke::Revocations,
     sign::Digest,
 };
 
-use super::{Absent, Conflict, Kept, Live, LiveValue, Roles, State, Value, admit, authors, roles::Chain};
+use super::{Absent, Conflict, Kept, Live, LiveValue, State, Value, admit, authors, roles::Chain};
 use crate::{
     changeset::{Change, Changeset, ChangesetId},
     document::{Document, DocumentId, Kind, Spec},
@@ -290,17 +289,14 @@ impl<'k> Folder<'k> {
     }
 
     fn state(&self, documents: BTreeMap<DocumentId, Arc<Live>>, changes_at: Option<Millis>) -> State {
-        let role_set = self.chain.counting.last().cloned().unwrap_or_else(|| Arc::new(nobody()));
         let mut state = State {
-            documents: BTreeMap::new(),
-            role_set,
             genesis: self.chain.genesis().map_or(Digest([0; 32]), |id| id.0),
-            digest: Digest([0; 32]),
-            conflicts: Vec::new(),
             changes_at: changes_at.filter(|at| *at > self.now),
-            grants: Default::default(),
-            revocations: Revocations::default(),
+            ..State::nothing()
         };
+        if let Some(last) = self.chain.counting.last() {
+            state.role_set = last.clone();
+        }
         let mut digested: Vec<(&DocumentId, Vec<ChangesetId>, Option<ChangesetId>)> = Vec::new();
         for (id, live) in &documents {
             let heads: Vec<ChangesetId> = live.values.iter().map(|value| value.changeset).collect();
@@ -329,38 +325,20 @@ fn note_conflicts(conflicts: &mut Vec<Conflict>, id: &DocumentId, live: &Live, h
 /// Grants: the highest epoch owns the name. Revocations: all live ones add up.
 fn note_authority(state: &mut State, id: &DocumentId, live: &Live) {
     let documents = live.values.iter().filter_map(|value| value.document.as_ref().ok());
-    match id.kind {
-        Kind::NodeGrant => {
-            let effective = live.effective.iter().filter_map(|value| value.document.as_ref().ok());
-            let grants = documents.chain(effective).filter_map(|document| match &document.spec {
-                Spec::NodeGrant(grant) => Some(grant),
-                Spec::VirtualService(_)
-                | Spec::DestinationRule(_)
-                | Spec::RoleSet(_)
-                | Spec::Revocation(_)
-                | Spec::Confirmation => None,
-            });
-            // `max_by_key` keeps the last of equals: the values come winner first.
-            let deleted = live.effective.is_none();
-            let best = grants
-                .collect::<Vec<&Arc<NodeGrant>>>()
-                .into_iter()
-                .rev()
-                .max_by_key(|grant| (grant.epoch, grant.retired));
-            if let Some(grant) = best.filter(|_| !deleted) {
-                state.grants.insert(grant.node.clone(), grant.clone());
-            }
+    if id.kind == Kind::NodeGrant {
+        let Some(effective) = &live.effective else { return };
+        let all = documents.chain(&effective.document).filter_map(|document| document.spec.node_grant());
+        // Backwards, as the values come winner first and `max_by_key` keeps the last of equals.
+        let all: Vec<&Arc<NodeGrant>> = all.collect();
+        if let Some(grant) = all.into_iter().rev().max_by_key(|grant| (grant.epoch, grant.retired)) {
+            state.grants.insert(grant.node.clone(), grant.clone());
         }
-        Kind::Revocation => {
-            for document in documents {
-                if let Spec::Revocation(revocation) = &document.spec {
-                    revocation.nodes.iter().for_each(|(node, epoch)| state.revocations.evict(node.clone(), *epoch));
-                    state.revocations.accounts.extend(revocation.accounts.iter().cloned());
-                    state.revocations.keys.extend(revocation.keys.iter().copied());
-                }
-            }
+    } else if id.kind == Kind::Revocation {
+        for revocation in documents.filter_map(|document| document.spec.revocation()) {
+            revocation.nodes.iter().for_each(|(node, epoch)| state.revocations.evict(node.clone(), *epoch));
+            state.revocations.accounts.extend(revocation.accounts.iter().cloned());
+            state.revocations.keys.extend(revocation.keys.iter().copied());
         }
-        _ => {}
     }
 }
 
@@ -382,17 +360,4 @@ fn staying(kept: &Kept, set: &RoleSet) -> HashSet<ChangesetId> {
     }
     found.retain(|id| !set.voids.contains(&id.0));
     found
-}
-
-/// The RoleSet of a history without genesis: nobody may do anything.
-fn nobody() -> Roles {
-    let set = RoleSet {
-        bundle: None,
-        keys: Vec::new(),
-        roles: Vec::new(),
-        threshold: 1,
-        keeps: None,
-        voids: BTreeSet::new(),
-    };
-    Roles { number: 0, changeset: ChangesetId(Digest([0; 32])), set: Arc::new(set), bundle: Vec::new() }
 }

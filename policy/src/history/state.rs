@@ -91,6 +91,21 @@ pub struct Roles {
     pub bundle: Vec<Vec<u8>>,
 }
 
+impl Roles {
+    /// The RoleSet of a history without genesis: nobody may do anything.
+    fn nobody() -> Self {
+        let set = RoleSet {
+            bundle: None,
+            keys: Vec::new(),
+            roles: Vec::new(),
+            threshold: 1,
+            keeps: None,
+            voids: Default::default(),
+        };
+        Self { number: 0, changeset: ChangesetId(Digest([0; 32])), set: Arc::new(set), bundle: Vec::new() }
+    }
+}
+
 /// Something that an operator should settle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Conflict {
@@ -103,6 +118,20 @@ pub enum Conflict {
 }
 
 impl State {
+    /// The state of no mesh at all: no document, no RoleSet. For lint without a mesh.
+    pub fn nothing() -> State {
+        State {
+            documents: BTreeMap::new(),
+            role_set: Arc::new(Roles::nobody()),
+            genesis: Digest([0; 32]),
+            digest: Digest([0; 32]),
+            conflicts: Vec::new(),
+            changes_at: None,
+            grants: HashMap::new(),
+            revocations: Revocations::default(),
+        }
+    }
+
     /// What a verifier believes; the caller adds the keys that it has seen.
     pub fn authority(&self, trust_domain: &TrustDomain) -> Authority {
         Authority {

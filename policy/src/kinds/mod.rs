@@ -1,6 +1,7 @@
 //! One file per kind: its type, its strict decoder, and the rules within one document.
 
 mod destination_rule;
+mod fault;
 mod http_action;
 mod http_match;
 mod http_route;
@@ -11,9 +12,9 @@ mod role_set;
 mod virtual_service;
 
 pub use destination_rule::{Balance, DestinationRule, SubsetRule, TrafficPolicy};
+pub use fault::{Abort, AbortFault, DelayFault, Fault};
 pub use http_action::{
-    Abort, AbortFault, DelayFault, DestinationHost, DirectResponse, Fault, Redirect, RedirectPort, Rewrite,
-    RouteDestination, RouteHeaders, UriRewrite,
+    DestinationHost, DirectResponse, Redirect, RedirectPort, Rewrite, RouteDestination, RouteHeaders, UriRewrite,
 };
 pub use http_match::{HttpMatch, Pattern, StringMatch};
 pub use http_route::{HttpAction, HttpRoute};

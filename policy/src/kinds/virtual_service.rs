@@ -43,10 +43,8 @@ impl ExportTo {
 impl VirtualService {
     pub(crate) fn decode(spec: &At<'_>, namespace: &str) -> Option<Self> {
         let fields = spec.fields()?;
-        let hosts = decode_hosts(&fields, namespace);
-        if let Some(gateways) = fields.get("gateways") {
-            only_mesh(&gateways);
-        }
+        let for_mesh = fields.get("gateways").is_none_or(|gateways| only_mesh(&gateways));
+        let hosts = decode_hosts(&fields, namespace, for_mesh);
         fields.not_supported(&["tls", "tcp"]);
         let http = decode_routes(&fields, namespace);
         let export_to = ExportTo::decode(&fields, namespace);
@@ -55,8 +53,8 @@ impl VirtualService {
     }
 }
 
-/// Expanded hosts; none is a delegate, which is not built.
-fn decode_hosts(fields: &Fields<'_>, namespace: &str) -> Vec<String> {
+/// Expanded hosts; none is a delegate, which is not built. Gateways' hosts follow other rules: nothing is said of these.
+fn decode_hosts(fields: &Fields<'_>, namespace: &str, for_mesh: bool) -> Vec<String> {
     let list = fields.get("hosts");
     let mut hosts: Vec<String> = Vec::new();
     let items = list.as_ref().map(At::text_list).unwrap_or_default();
@@ -64,6 +62,9 @@ fn decode_hosts(fields: &Fields<'_>, namespace: &str) -> Vec<String> {
         fields.at.error(codes::NOT_SUPPORTED, "a VirtualService without `hosts` (a delegate) is not supported yet");
     }
     for (host, at) in items {
+        if !for_mesh {
+            continue;
+        }
         if host == "*" {
             at.error_hint(codes::HOST, "wildcard host * is not allowed for the mesh", "name the service");
             continue;
@@ -81,13 +82,16 @@ fn decode_hosts(fields: &Fields<'_>, namespace: &str) -> Vec<String> {
     hosts
 }
 
-/// `gateways` may name the mesh only.
-pub(super) fn only_mesh(gateways: &At<'_>) {
-    for (name, at) in gateways.text_list() {
-        if name != "mesh" {
-            at.error_hint(codes::NOT_SUPPORTED, format!("gateways: `{name}` is not supported yet"), "only `mesh` is");
-        }
-    }
+/// `gateways` may name the mesh only: complains of others, and says whether there are none.
+pub(super) fn only_mesh(gateways: &At<'_>) -> bool {
+    let names = gateways.text_list();
+    let others = names.iter().filter(|(name, _)| *name != "mesh");
+    others
+        .map(|(name, at)| {
+            at.error_hint(codes::NOT_SUPPORTED, format!("gateways: `{name}` is not supported yet"), "only `mesh` is")
+        })
+        .count()
+        == 0
 }
 
 fn decode_routes(fields: &Fields<'_>, namespace: &str) -> Vec<HttpRoute> {

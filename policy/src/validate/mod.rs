@@ -1,6 +1,5 @@
 //! Rules between documents: lint's warnings, of which push refuses some. Rules within a document are its decoder's.
 
-mod facts;
 mod world;
 
 use crate::{
@@ -13,11 +12,10 @@ use crate::{
 };
 
 pub use crate::codes::{UNKNOWN_HOST, UNKNOWN_SUBSET};
-pub use facts::WithKubernetes;
 use world::World;
 
-/// Complaints about these documents together with those that live in the mesh. All are warnings. Where the registry knows no
-/// service at all (lint without a mesh), nothing is said of hosts.
+/// Complaints about these documents together with those that live in the mesh. All are warnings. Where nothing is known of
+/// services ([`State::nothing`] and an empty registry: lint without a mesh) nothing is said of hosts.
 pub fn between(documents: &[Located], state: &State, registry: &dyn Registry) -> Vec<Problem> {
     let world = World::new(documents, state, registry);
     let mut checks: Vec<Problem> = Vec::new();

@@ -89,17 +89,10 @@ fn conflicts_between_documents() {
 }
 
 #[test]
-fn kubernetes_objects_are_facts() {
-    let text = format!(
-        "{VIRTUAL_SERVICE}---\napiVersion: v1\nkind: Service\nmetadata: {{name: ratngs}}\nspec: {{selector: {{app: r}}, ports: [{{port: 80, name: http}}]}}\n"
-    );
-    let parsed = parse::yaml("f.yaml", &text, "default");
-    assert_eq!((parsed.documents.len(), parsed.kubernetes.len(), parsed.is_valid()), (1, 1, true));
-    let table = table();
-    let registry = WithKubernetes::new(&table, &parsed.kubernetes);
-    let found = between(&parsed.documents, &state_of(""), &registry);
-    assert_eq!(found.iter().filter(|problem| problem.code == codes::UNKNOWN_HOST).count(), 1);
-    let nothing = Table::default();
-    let found = between(&parsed.documents, &state_of(""), &nothing);
-    assert!(found.iter().all(|problem| problem.code != codes::UNKNOWN_HOST));
+fn without_a_mesh_nothing_is_said_of_hosts() {
+    let parsed = parse::yaml("f.yaml", VIRTUAL_SERVICE, "default");
+    let found = between(&parsed.documents, &State::nothing(), &Table::default());
+    assert!(found.iter().all(|problem| problem.code == codes::UNKNOWN_SUBSET));
+    let found = between(&parsed.documents, &state_of(""), &Table::default());
+    assert_eq!(found.iter().filter(|problem| problem.code == codes::UNKNOWN_HOST).count(), 5);
 }

@@ -44,7 +44,7 @@ impl<'w> World<'w> {
             }
         }
         let services = registry.services();
-        let knows_services = !services.is_empty();
+        let knows_services = !services.is_empty() || state.role_set.number > 0;
         Self { registry, knows_services, services, virtual_services, destination_rules, rules: Rules::new(rules) }
     }
 
