@@ -308,3 +308,40 @@ fn text(field: &'static str, given: &str) -> Result<(), RecordError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::service;
+
+    #[test]
+    fn many_services_are_split_and_too_many_refused() {
+        let many = |count: usize| {
+            let services = (0..count).map(|index| service(&format!("s{index}"))).collect();
+            Body::Services(Services { services })
+        };
+        let parts = many(400).parts().expect("fits");
+        assert!(parts.len() > 1);
+        let read: usize = parts.iter().map(|(_, body)| Vec::<ServiceRecord>::read(body).expect("own").len()).sum();
+        assert_eq!(read, 400);
+        assert!(parts.iter().all(|(section, body)| section.base() == Section::SERVICES && body.len() <= BODY_BYTES));
+        assert!(matches!(many(5_000).parts(), Err(RecordError::TooMany { .. })));
+    }
+
+    #[test]
+    fn one_service_too_large_is_refused_by_name() {
+        let mut large = service("large");
+        large.labels = (0..100).map(|index| (format!("label{index}"), "x".repeat(200))).collect();
+        let error = Body::Services(Services { services: vec![large] }).parts().expect_err("too large");
+        assert!(error.to_string().starts_with("one entry of services takes"), "{error}");
+    }
+
+    #[test]
+    fn control_characters_and_long_texts_do_not_travel() {
+        for text in ["\u{1b}[31m".to_owned(), "x".repeat(300)] {
+            let mut evil = service("evil");
+            evil.instance = Some(text);
+            assert!(Body::Services(Services { services: vec![evil] }).parts().is_err());
+        }
+    }
+}

@@ -39,6 +39,8 @@ const UNMET_MS: u64 = 2_000;
 const ALONE_MS: u64 = 5_000;
 /// Relays that a check asks.
 const RELAYS: usize = 2;
+/// How often relays are believed between two signs of life that nobody can make up.
+const HEARSAY: u32 = 3;
 /// Time after which other relays are asked.
 const RELAY_MS: u64 = 400;
 /// How long a lost link may be a mere reconnection before others hear of it.
@@ -84,6 +86,8 @@ struct Peer {
     heard: u64,
     /// The last sign of life by others: a relay's word, or a newer signature.
     vouched: u64,
+    /// Relays believed since its last own sign of life.
+    hearsay: u32,
     failed: Option<u64>,
     last_ping: Option<u64>,
     /// When the first probe since the last sign of life went out: before it, a silence means nothing.
@@ -163,17 +167,17 @@ impl Detector {
     /// Anything that came over a link is a sign of life.
     pub(crate) fn heard(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        peer.heard = now;
+        (peer.heard, peer.hearsay) = (now, 0);
         self.absolve(node, now)
     }
 
-    /// Others know it to be alive, or it signed something newer than what was known at its accusation.
+    /// It signed something newer than what was known before.
     pub(crate) fn vouched(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
         if peer.verdict == Verdict::Dead && !peer.linked {
             return Vec::new();
         }
-        peer.vouched = now;
+        (peer.vouched, peer.hearsay) = (now, 0);
         self.absolve(node, now)
     }
 
@@ -220,24 +224,28 @@ impl Detector {
 
     /// A relay's answer.
     pub(crate) fn answered(&mut self, relay: &NodeId, target: &NodeId, reached: bool, now: u64) -> Vec<Order> {
-        let Some(check) = self.peers.get_mut(target).and_then(|peer| peer.check.as_mut()) else { return Vec::new() };
-        if !check.waiting.remove(relay) || !reached {
+        let Some(peer) = self.peers.get_mut(target) else { return Vec::new() };
+        let asked = peer.check.as_mut().is_some_and(|check| check.waiting.remove(relay));
+        if !asked || !reached || peer.hearsay >= HEARSAY {
             return Vec::new();
         }
-        self.vouched(target, now)
+        peer.hearsay += 1;
+        peer.vouched = now;
+        self.absolve(target, now)
     }
 
-    /// Somebody finds a member silent.
-    pub(crate) fn accused(&mut self, from: &NodeId, node: &NodeId, now: u64) {
+    /// Somebody finds a member silent; true if that starts a check.
+    pub(crate) fn accused(&mut self, from: &NodeId, node: &NodeId, now: u64) -> bool {
         if self.accusers.ignored(from, now) {
-            return;
+            return false;
         }
-        let Some(peer) = self.peers.get_mut(node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return false };
         if peer.verdict == Verdict::Dead || peer.check.is_some() {
-            return;
+            return false;
         }
         peer.check = Some(Check::new(now, Some(from.clone())));
         peer.last_ping = None;
+        true
     }
 
     /// A data connection failed: a reason to look at once.
@@ -300,8 +308,8 @@ impl Detector {
 impl Peer {
     fn new(now: u64, verdict: Verdict) -> Peer {
         let (rtt, failed, check) = (None, None, None);
-        let (linked, met, vouched, asked, last_ping, pings) = Default::default();
-        Peer { linked, met, verdict, heard: now, vouched, failed, last_ping, asked, pings, rtt, check }
+        let (linked, met, vouched, hearsay, asked, last_ping, pings) = Default::default();
+        Peer { linked, met, verdict, heard: now, vouched, hearsay, failed, last_ping, asked, pings, rtt, check }
     }
 
     /// How long it may be silent before it is dead.

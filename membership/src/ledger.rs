@@ -376,3 +376,6 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,4 +17,6 @@ pub mod message;
 pub mod record;
 mod rumor;
 mod said;
+#[cfg(test)]
+mod testing;
 pub mod view;

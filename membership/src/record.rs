@@ -248,3 +248,66 @@ pub fn next_generation(stored: u64, seen: u64, now: Millis, random: u32) -> u64 
 pub(crate) fn plausible_generation(generation: u64, now: Millis) -> bool {
     generation >> GENERATION_RANDOM_BITS <= now / 1_000 + GENERATION_AHEAD_SECONDS
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sign(key: &SigningKey, mesh: &str, body: Vec<u8>) -> Result<SignedRecord, RecordError> {
+        let node = NodeId::new("a").expect("valid");
+        SignedRecord::sign(key, &TrustDomain::new(mesh).expect("valid"), &node, 1, Section::POLICY, 2, body)
+    }
+
+    #[test]
+    fn only_the_key_and_the_mesh_count() {
+        let (key, other) = (SigningKey::generate(), SigningKey::generate());
+        let mesh = TrustDomain::new("one.example").expect("valid");
+        let record = sign(&key, "one.example", vec![1, 2]).expect("fits");
+        let read = SignedRecord::decode(record.bytes()).expect("own");
+        assert_eq!(read, record);
+        assert_eq!(read.verify(&mesh, &key.public()), Ok(()));
+        assert!(matches!(read.verify(&mesh, &other.public()), Err(RecordError::Signature { .. })));
+        let foreign = sign(&key, "two.example", vec![1, 2]).expect("fits");
+        assert_eq!(foreign.verify(&mesh, &key.public()), Err(RecordError::TrustDomain));
+    }
+
+    #[test]
+    fn the_largest_body_fits_and_no_larger_one() {
+        let key = SigningKey::generate();
+        let record = sign(&key, "a-rather-long-trust-domain.example", vec![0xff; BODY_BYTES]).expect("fits");
+        assert!(record.bytes().len() <= RECORD_BYTES);
+        assert!(SignedRecord::decode(record.bytes()).is_ok());
+        assert!(matches!(sign(&key, "one.example", vec![0; BODY_BYTES + 1]), Err(RecordError::TooLarge { .. })));
+        assert!(SignedRecord::decode(&vec![0; RECORD_BYTES + 1]).is_err());
+    }
+
+    #[test]
+    fn generations_rise_whatever_the_clock_says() {
+        let first = next_generation(0, 0, 1_800_000_000_000, u32::MAX);
+        assert!(next_generation(first, 0, 0, 0) > first);
+        assert!(next_generation(0, first, 0, 0) > first);
+        assert!(next_generation(0, 0, 1_800_000_001_000, 0) > first);
+        assert!(plausible_generation(first, 1_800_000_000_000));
+        assert!(!plausible_generation(u64::MAX, 1_800_000_000_000));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), flips in proptest::collection::vec((0_usize..200, any::<u8>()), 1..4)) {
+            let _ = SignedRecord::decode(&bytes);
+            let key = SigningKey::generate();
+            let record = sign(&key, "one.example", vec![7; 20]).expect("fits");
+            let mut changed = record.bytes().to_vec();
+            for (index, value) in flips {
+                let index = index % changed.len();
+                changed[index] = value;
+            }
+            if let Ok(read) = SignedRecord::decode(&changed) {
+                let holds = read.verify(&TrustDomain::new("one.example").expect("valid"), &key.public()).is_ok();
+                prop_assert_eq!(holds, read.payload() == record.payload() && read.signature() == record.signature());
+            }
+        }
+    }
+}

@@ -25,6 +25,7 @@ use self::process::{Signals, Wish};
 use crate::{
     agent::{
         Agent, Apply,
+        admin::{self, Admin},
         book::Book,
         enrol::Enrolment,
         error::{Error, fail, internal},
@@ -167,7 +168,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
 
     let ready = ready::line(&config, &mesh, &doors, &bound);
-    drop(doors);
+    serve(&config, doors, Admin::new(agent.clone(), telemetry, tasks.clone()), network, &tasks);
     agent.set_listening(true);
     ready::print(&ready);
 
@@ -206,7 +207,18 @@ async fn open_doors(config: &Config) -> Result<Doors, Error> {
         None => None,
     };
     let admin = listen::tcp(config.admin.listen, "[admin] listen").await?;
-    Ok(Doors { admin, metrics, socket: UnixListener::bind(&config.admin.socket).map_err(internal)? })
+    Ok(Doors { admin, metrics, socket: admin::bind_socket(&config.admin.socket)? })
+}
+
+/// Administration, by every door.
+fn serve(config: &Config, doors: Doors, admin: Admin, network: PeerNetwork, tasks: &Tasks) {
+    tasks.critical("admin-socket", admin.clone().serve_socket(doors.socket));
+    let allowed = config.admin.allow.clone().into();
+    tasks.critical("admin-loopback", admin.clone().serve_loopback(doors.admin, allowed));
+    if let Some(metrics) = doors.metrics {
+        tasks.critical("admin-metrics", admin.clone().serve_metrics(metrics));
+    }
+    tasks.critical("admin-operators", admin.serve_operators(network));
 }
 
 fn start_workers(

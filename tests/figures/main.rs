@@ -32,7 +32,7 @@ const AS_SKEIN: &str = "as-skein";
 fn main() -> std::process::ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == AS_SKEIN) {
-        return node::cli::main_with(std::iter::once("skein".to_owned()).chain(words.into_iter().skip(1)));
+        return node::cli::main_with(std::iter::once("skein".into()).chain(std::env::args_os().skip(2)));
     }
     let json = words.windows(2).any(|pair| pair == ["-o", "json"]);
     let program = std::env::current_exe().expect("a running program has a path");

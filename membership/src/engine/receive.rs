@@ -20,10 +20,12 @@ const SENDER_RECORDS: (u64, u64) = (500, 8_192);
 const SENDER_PULLS: (u64, u64) = (20, 40);
 /// Payloads of the gossip carrier a second from one peer, and at once.
 const SENDER_PAYLOADS: (u64, u64) = (50, 200);
+/// Accusations a second of one peer that are told to the accused, and at once.
+const SENDER_ACCUSATIONS: (u64, u64) = (2, 8);
 /// Time between summaries to one peer, in milliseconds.
 const SUMMARY_MS: u64 = 1_000;
 /// Time between own refutations.
-const REFUTE_MS: u64 = 100;
+const REFUTE_MS: u64 = 250;
 /// Time between notices about one peer.
 const NOTICE_MS: u64 = 60_000;
 /// Entries of a summary or a pull that are read.
@@ -36,6 +38,7 @@ pub(super) struct Sender {
     records: Bucket,
     pulls: Bucket,
     payloads: Bucket,
+    accusations: Bucket,
     summary_due: u64,
     notice_due: u64,
 }
@@ -44,7 +47,8 @@ impl Sender {
     fn new(now: u64) -> Sender {
         let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
         let (records, pulls, payloads) = (bucket(SENDER_RECORDS), bucket(SENDER_PULLS), bucket(SENDER_PAYLOADS));
-        Sender { records, pulls, payloads, summary_due: 0, notice_due: 0 }
+        let accusations = bucket(SENDER_ACCUSATIONS);
+        Sender { records, pulls, payloads, accusations, summary_due: 0, notice_due: 0 }
     }
 }
 
@@ -269,7 +273,13 @@ impl Engine {
             let message = Message::Records(vec![table.bytes().to_vec()]);
             self.send(from, Lane::Liveness, &message);
         }
-        self.detector.accused(from, &accused.node, self.steady);
+        // The accused may not hear the accuser: it signs its refutation for whoever tells it, also where nobody else
+        // listens to the accuser any more.
+        let now = self.steady;
+        let checked = self.detector.accused(from, &accused.node, now);
+        if self.sender(from).accusations.take(now) || checked {
+            self.send(&accused.node, Lane::Liveness, &Message::Accuse(accused.clone()));
+        }
     }
 
     fn refute(&mut self) {

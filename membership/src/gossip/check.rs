@@ -195,3 +195,181 @@ fn values(
     }
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use certs::sign::SigningKey;
+    use chitchat::{ChitchatMessage, Deserializable};
+    use proptest::prelude::*;
+
+    use super::{super::wire::Value, *};
+
+    const GENERATION: u64 = 9;
+
+    struct Scene {
+        trust_domain: TrustDomain,
+        keys: Vec<SigningKey>,
+        roster: Roster,
+    }
+
+    /// Node 0 is this one, 1 the victim, 2 the sender.
+    fn scene() -> Scene {
+        let keys: Vec<SigningKey> = (0..3).map(|_| SigningKey::generate()).collect();
+        let known = |key: &SigningKey| Known {
+            record_key: key.public(),
+            generation: GENERATION,
+            alive: true,
+            records: BTreeMap::new(),
+        };
+        let node = |index: usize| NodeId::new(&format!("n{index}")).expect("valid");
+        let members = keys.iter().enumerate().map(|(index, key)| (node(index), known(key))).collect();
+        let feed = Feed { node: node(0), members, linked: vec![node(1), node(2)] };
+        let trust_domain = TrustDomain::new("test.example").expect("valid");
+        Scene { trust_domain, keys, roster: Roster::new(Arc::new(feed)) }
+    }
+
+    impl Scene {
+        fn id(&self, of: usize) -> Id {
+            let key = self.keys[of].public();
+            Id { name: name(&key), generation: GENERATION, address: address(&key) }
+        }
+
+        fn value(&self, of: usize, signer: usize, sequence: u64) -> Value {
+            let node = NodeId::new(&format!("n{of}")).expect("valid");
+            let key = &self.keys[signer];
+            let record =
+                SignedRecord::sign(key, &self.trust_domain, &node, GENERATION, Section::POLICY, sequence, vec![1]);
+            let value = value(&record.expect("fits"));
+            Value { key: super::key(Section::POLICY), value, version: sequence, status: 0 }
+        }
+
+        fn delta(&self, of: usize, values: Vec<Value>) -> Message {
+            let delta = Delta { id: self.id(of), collected: 0, from: 0, values, bare_version: false };
+            Message::Ack { delta: vec![delta] }
+        }
+
+        fn check(&self, message: &Message) -> Result<Passed, Malformed> {
+            self.roster.check(&self.trust_domain, &wire::pack(&wire::write(message)), 50)
+        }
+    }
+
+    #[test]
+    fn an_honest_value_passes_and_chitchat_reads_it() {
+        let scene = scene();
+        let passed = scene.check(&scene.delta(1, vec![scene.value(1, 1, 4)])).expect("honest");
+        assert_eq!(passed.learned.len(), 1);
+        let message = ChitchatMessage::deserialize(&mut passed.message.as_slice()).expect("readable");
+        assert!(matches!(message, ChitchatMessage::Ack { .. }));
+    }
+
+    #[test]
+    fn what_chitchat_would_believe_is_refused() {
+        let scene = scene();
+        let good = scene.value(1, 1, 4);
+        let changed = |change: &dyn Fn(&mut Value)| {
+            let mut value = good.clone();
+            change(&mut value);
+            scene.delta(1, vec![value])
+        };
+        let mut bare = scene.delta(1, vec![good.clone()]);
+        let mut collected = bare.clone();
+        if let Message::Ack { delta } = &mut bare {
+            delta[0].bare_version = true;
+        }
+        if let Message::Ack { delta } = &mut collected {
+            delta[0].collected = u64::MAX;
+        }
+        let hostile = [
+            ("signed by another", scene.delta(1, vec![scene.value(1, 2, 4)])),
+            ("under another's name", scene.delta(1, vec![scene.value(2, 2, 4)])),
+            ("version raised", changed(&|value| value.version = u64::MAX)),
+            ("key moved", changed(&|value| value.key = "s7".to_owned())),
+            ("key not ASCII", changed(&|value| value.key = "\u{e9}".to_owned())),
+            ("deleted", changed(&|value| value.status = 1)),
+            ("deleted later", changed(&|value| value.status = 2)),
+            ("unknown status", changed(&|value| value.status = 200)),
+            ("no record", changed(&|value| value.value = "AAAA".to_owned())),
+            ("versions fall", scene.delta(1, vec![good.clone(), scene.value(1, 1, 3)])),
+            ("bare version below the last value", bare),
+            ("collection of deletions", collected),
+        ];
+        for (what, message) in hostile {
+            assert!(scene.check(&message).is_err(), "{what} passed");
+        }
+    }
+
+    #[test]
+    fn news_about_this_node_and_strangers_is_left_out() {
+        let scene = scene();
+        let mut stranger = scene.id(1);
+        stranger.name = "stranger".to_owned();
+        let mut old = scene.id(2);
+        old.generation -= 1;
+        let held = |id: Id| Held { id, heartbeat: u64::MAX, collected: 0, version: u64::MAX };
+        let digest = vec![held(scene.id(1)), held(stranger), held(old), held(scene.id(0))];
+        let own =
+            Delta { id: scene.id(0), collected: 0, from: 0, values: vec![scene.value(0, 0, 7)], bare_version: false };
+        let passed = scene.check(&Message::SynAck { digest, delta: vec![own] }).expect("no blame");
+        assert!(passed.unknown && passed.learned.is_empty());
+        let Ok(Message::SynAck { digest, delta }) = wire::read(&passed.message) else { panic!("a SynAck") };
+        assert!(delta.is_empty());
+        let heartbeats: Vec<u64> = digest.iter().map(|held| held.heartbeat).collect();
+        assert_eq!(heartbeats, [50, 50], "this node's judgement instead of the sender's");
+    }
+
+    #[test]
+    fn a_digest_of_many_fakes_costs_nothing() {
+        let scene = scene();
+        let fake = |index: u16| {
+            let id = Id { name: format!("{index}"), generation: 1, address: ANY };
+            Held { id, heartbeat: 1, collected: 0, version: 1 }
+        };
+        let digest: Vec<Held> = (0..1_000).map(fake).collect();
+        let message = Message::Syn { cluster: "test.example".to_owned(), digest };
+        let passed = scene.check(&message).expect("no blame");
+        assert!(passed.message.len() < 100);
+    }
+
+    #[test]
+    fn bombs_do_not_unpack() {
+        let scene = scene();
+        let zeros = vec![0_u8; 50 << 20];
+        let outer = wire::pack(&zeros);
+        assert!(outer.len() < 100_000);
+        assert!(scene.roster.check(&scene.trust_domain, &outer, 1).is_err());
+        // Many blocks, each small when packed and 64 KiB when not.
+        let block = zstd::bulk::compress(&zeros[..60_000], 1).expect("packs");
+        let mut bytes = vec![0x53, 0xb0, 0, 2];
+        for _ in 0..1_000 {
+            bytes.push(1);
+            bytes.extend(u16::try_from(block.len()).expect("small").to_le_bytes());
+            bytes.extend(&block);
+        }
+        bytes.push(0);
+        assert!(scene.roster.check(&scene.trust_domain, &wire::pack(&bytes), 1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), kind in 0_u8..5) {
+            let scene = scene();
+            let _ = scene.roster.check(&scene.trust_domain, &bytes, 1);
+            let _ = scene.roster.check(&scene.trust_domain, &wire::pack(&bytes), 1);
+            let mut framed = vec![0x53, 0xb0, 0, kind];
+            framed.extend(bytes);
+            if let Ok(passed) = scene.roster.check(&scene.trust_domain, &wire::pack(&framed), 1) {
+                prop_assert!(ChitchatMessage::deserialize(&mut passed.message.as_slice()).is_ok());
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(version in any::<u64>(), heartbeat in any::<u64>(), text in "\\PC{0,40}") {
+            let scene = scene();
+            let digest = vec![Held { id: scene.id(1), heartbeat, collected: version, version }];
+            let values = vec![Value { key: text.clone(), value: text, version, status: 1 }; 3];
+            let delta = vec![Delta { id: scene.id(2), collected: 1, from: version, values, bare_version: false }];
+            let message = Message::SynAck { digest, delta };
+            prop_assert_eq!(wire::read(&wire::write(&message)), Ok(message));
+        }
+    }
+}

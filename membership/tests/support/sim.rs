@@ -14,7 +14,7 @@ use certs::{
 use membership::{
     body::{Address, Body, PortRecord, ServiceRecord, Services},
     engine::{Change, Config, Effect, Engine, Event, LinkId, Notice, Own},
-    gossip::{Carrier, Outgoing},
+    gossip::Carrier,
     view::MemberState,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -232,8 +232,8 @@ impl Sim {
     }
 
     /// A link between two nodes, for hostile messages.
-    pub(crate) fn link(&self, one: &NodeId, other: &NodeId) -> LinkId {
-        *self.between(one, other).first().expect("linked")
+    pub(crate) fn link(&self, one: &NodeId, other: &NodeId) -> Option<LinkId> {
+        self.between(one, other).first().copied()
     }
 
     fn dial(&mut self, from: &NodeId, node: Option<NodeId>, address: SocketAddr) {
@@ -408,9 +408,4 @@ pub(crate) fn service(name: &str) -> ServiceRecord {
         ports: vec![PortRecord { name: "http".to_owned(), number: 80, protocol: "http".to_owned() }],
         weight: 1,
     }
-}
-
-/// What the engine gets from a carrier, to hand over by hand.
-pub(crate) fn outgoing(outgoing: Outgoing) -> Event {
-    Event::Gossip(outgoing)
 }

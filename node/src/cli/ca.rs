@@ -14,7 +14,7 @@ pub enum Command {
 }
 
 /// Runs the command.
-pub async fn run(Command::Bundle: Command, ctx: &Context) -> Result<()> {
+pub(super) async fn run(Command::Bundle: Command, ctx: &Context) -> Result<()> {
     let mesh: Mesh = client::connect(ctx).await?.get("/v1/mesh").await?;
     let value = serde_json::json!({"trust_domain": mesh.trust_domain, "bundle": mesh.bundle});
     ctx.output.show(&value, || mesh.bundle.clone())

@@ -44,7 +44,7 @@ struct Finding {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut findings = Vec::new();
     if ctx.globals.node.is_none() {
         machine(ctx, &mut findings);

@@ -12,7 +12,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut grammar::command(), "skein", &mut script);
     ctx.output.text(&String::from_utf8_lossy(&script))

@@ -31,7 +31,15 @@ pub struct Globals {
     #[arg(long, short, global = true, default_value = "default")]
     pub namespace: String,
     /// How results are printed
-    #[arg(long, short, global = true, value_enum, default_value_t)]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "table|json|yaml",
+        hide_possible_values = true
+    )]
     pub output: Format,
     /// How long to wait for nodes
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = value::duration)]

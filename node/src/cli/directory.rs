@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -12,9 +12,10 @@ use certs::{
     sign::{Digest, SigningKey},
 };
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::{
-    agent::admin::api,
+    agent::{admin::api, state_dir},
     cli::error::{Error, Result, io},
 };
 
@@ -23,9 +24,6 @@ const RECOVERY: &str = "recovery.key";
 const ROOT: &str = "root.key";
 const BUNDLE: &str = "bundle.pem";
 const MESH: &str = "mesh.toml";
-
-/// The largest key file that is read, bytes.
-const KEY_FILE_LIMIT: u64 = 64 << 10;
 
 /// An operator directory; it may not exist yet.
 #[derive(Debug, Clone)]
@@ -157,7 +155,7 @@ impl Directory {
     /// Missing, readable by others, or no key.
     pub fn operator_key(&self) -> Result<SigningKey> {
         let path = self.path.join(OPERATOR);
-        let pem = zeroize::Zeroizing::new(read_private(&path)?);
+        let pem = read_private(&path)?;
         SigningKey::from_pem(&pem).map_err(|error| {
             Error::new("bad_config", format!("{} is not a signing key: {error}", path.display()))
                 .hint("restore the file that `skein init` wrote")
@@ -232,27 +230,10 @@ impl Directory {
 }
 
 /// Reads a key file that nobody else may read.
-fn read_private(path: &Path) -> Result<String> {
-    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new("no_operator", format!("there is no key at {}", path.display()))
-            .hint("give the directory that `skein init` wrote with --operator DIR"),
-        _ => io("read", path, &error),
-    })?;
-    let mode = metadata.permissions().mode();
-    if mode & 0o077 != 0 {
-        let message = format!("{} can be read by others (mode {:04o})", path.display(), mode & 0o7777);
-        return Err(Error::new("key_permissions", message)
-            .hint(format!("chmod 600 {}; if others had access to the machine, replace the key", path.display())));
-    }
-    if metadata.len() > KEY_FILE_LIMIT {
-        return Err(Error::new("bad_config", format!("{} is too large for a key", path.display())));
-    }
-    fs::read_to_string(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            Error::new("key_permissions", format!("cannot read {}: {error}", path.display()))
-                .hint("run it as the user who owns the key")
-        }
-        _ => io("read", path, &error),
+fn read_private(path: &Path) -> Result<Zeroizing<String>> {
+    state_dir::read_private(path)?.ok_or_else(|| {
+        Error::new("no_operator", format!("there is no key at {}", path.display()))
+            .hint("give the directory that `skein init` wrote with --operator DIR")
     })
 }
 
@@ -289,6 +270,8 @@ fn hand_over(path: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn known() -> Known {

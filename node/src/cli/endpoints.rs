@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let path = args.of.map_or_else(|| "/v1/endpoints".to_owned(), |of| format!("/v1/endpoints?service={of}"));
     look::list(ctx, &path, table).await
 }

@@ -15,14 +15,13 @@ pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Error {
 
 /// An input or output error on something that has a name.
 pub fn io(what: &str, path: &std::path::Path, error: &std::io::Error) -> Error {
-    let full = error.kind() == std::io::ErrorKind::StorageFull;
-    let hint = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => "run it as the user who owns the file, or with sudo",
-        std::io::ErrorKind::NotFound => "check the path",
-        std::io::ErrorKind::StorageFull => "make room on the disk",
-        _ => "",
-    };
-    let code = if full { "storage_full" } else { "failed" };
+    const HINTS: &[(std::io::ErrorKind, &str, &str)] = &[
+        (std::io::ErrorKind::PermissionDenied, "failed", "run it as the user who owns the file, or with sudo"),
+        (std::io::ErrorKind::NotFound, "failed", "check the path"),
+        (std::io::ErrorKind::StorageFull, "storage_full", "make room on the disk"),
+    ];
+    let known = HINTS.iter().find(|row| row.0 == error.kind());
+    let (code, hint) = known.map_or(("failed", ""), |row| (row.1, row.2));
     Error::new(code, format!("cannot {what} {}: {error}", path.display())).hint(hint)
 }
 

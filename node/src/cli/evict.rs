@@ -24,7 +24,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     let held = grants::fetch_active(&mut client, &args.out).await?;
@@ -36,5 +36,5 @@ pub async fn run(args: Args, ctx: &Context) -> Result<()> {
     if sending.message.is_empty() {
         sending.message = format!("evict {}", args.out);
     }
-    operator.send(&mut client, ctx, intents, &plan, &sending).await?.show(ctx, sending.wait)
+    operator.send(&mut client, ctx, intents, &plan, &sending).await?.show(ctx)
 }

@@ -55,7 +55,7 @@ pub enum Command {
     Invite(invite::Args),
     /// Let a node run further services
     Grant(grant::Args),
-    /// Show the services of this node
+    /// Add, remove and show the services of this node
     #[command(subcommand)]
     Service(service::Command),
     /// Send no new requests to this node's services
@@ -104,8 +104,10 @@ Every flag --some-flag may be given as SKEIN_SOME_FLAG; a flag counts before the
 /// The whole grammar, with what derive cannot say.
 pub fn command() -> clap::Command {
     let command = mirrored(Cli::command());
-    let template =
-        format!("{{about}}\n\n{{usage-heading}} {{usage}}\n\n{}{{options}}\n\n{EXAMPLES}\n", grouped(&command));
+    let template = format!(
+        "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{}Global options:\n{{options}}\n\n{EXAMPLES}\n",
+        grouped(&command)
+    );
     command.help_template(template).disable_help_subcommand(true)
 }
 

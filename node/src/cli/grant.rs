@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     let held = grants::fetch_active(&mut client, &args.to).await?;
@@ -41,5 +41,5 @@ pub async fn run(args: Args, ctx: &Context) -> Result<()> {
         sending.message = format!("grant {}", args.to);
     }
     let outcome = grants::put(&operator, &mut client, ctx, (&grant, Some(&held)), &sending).await?;
-    outcome.show(ctx, sending.wait)
+    outcome.show(ctx)
 }

@@ -15,7 +15,7 @@ use crate::{
 
 /// A grant as it is in effect.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub(super) struct Held {
     /// What it says.
     pub grant: NodeGrant,
     /// The changesets whose values are live: what a change replaces.
@@ -26,7 +26,7 @@ pub struct Held {
 ///
 /// # Errors
 /// What the node answers.
-pub async fn fetch(client: &mut Client, node: &NodeId) -> Result<Option<Held>> {
+pub(super) async fn fetch(client: &mut Client, node: &NodeId) -> Result<Option<Held>> {
     let id = DocumentId::mesh_wide(Kind::NodeGrant, node.as_str());
     let content: Content = match client.get(&format!("/v1/policy/{}/{}/{}", id.kind, id.namespace, id.name)).await {
         Ok(content) => content,
@@ -45,7 +45,7 @@ pub async fn fetch(client: &mut Client, node: &NodeId) -> Result<Option<Held>> {
 ///
 /// # Errors
 /// `not_found`.
-pub async fn fetch_active(client: &mut Client, node: &NodeId) -> Result<Held> {
+pub(super) async fn fetch_active(client: &mut Client, node: &NodeId) -> Result<Held> {
     match fetch(client, node).await? {
         Some(held) if !held.grant.retired => Ok(held),
         Some(_) => Err(Error::new("not_found", format!("{node} was retired"))
@@ -59,7 +59,7 @@ pub async fn fetch_active(client: &mut Client, node: &NodeId) -> Result<Held> {
 ///
 /// # Errors
 /// What the node answers.
-pub async fn put(
+pub(super) async fn put(
     operator: &Operator,
     client: &mut Client,
     ctx: &Context,

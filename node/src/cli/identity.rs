@@ -27,7 +27,7 @@ pub enum Command {
 }
 
 /// Runs the command.
-pub async fn run(command: Command, ctx: &Context) -> Result<()> {
+pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
     match command {
         Command::List => look::list(ctx, "/v1/identities", table).await,
         Command::Show { id } => show(&id, ctx).await,

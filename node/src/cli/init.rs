@@ -37,7 +37,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
     let name = args.name.clone().map_or_else(host_name, Ok)?;
     let directory = Directory::of(ctx.globals.operator.as_deref(), &args.trust_domain);
     directory.refuse_old_keys()?;

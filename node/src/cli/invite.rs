@@ -52,7 +52,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if args.ttl.is_zero() || args.ttl > TTL_LIMIT {
         return Err(usage("--ttl must be above 0 and at most 168h", "the default is 1h"));
     }

@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let text = match (&args.token, &args.token_file) {
         (_, Some(file)) => read(file)?,
         (Some(dash), None) if dash == "-" => stdin()?,
@@ -67,7 +67,7 @@ pub async fn run(args: Args, ctx: &Context) -> Result<()> {
 ///
 /// # Errors
 /// A token that is none, is another node's, or is refused; a configuration that disagrees.
-pub async fn redeem(text: &str, ctx: &Context) -> Result<(Joined, Config)> {
+pub(super) async fn redeem(text: &str, ctx: &Context) -> Result<(Joined, Config)> {
     let token: Token = text.trim().parse().map_err(|error: certs::join::TokenError| {
         Error::new("token_invalid", error.to_string()).hint("give what `skein invite` printed, all of it")
     })?;
@@ -114,7 +114,7 @@ fn agree(config: &Config, token: &Token) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn read(file: &std::path::Path) -> Result<String> {
+pub(super) fn read(file: &std::path::Path) -> Result<String> {
     let mut text = String::new();
     let opened = std::fs::File::open(file).and_then(|opened| opened.take(TOKEN_LIMIT).read_to_string(&mut text));
     opened.map_err(|error| io("read", file, &error))?;

@@ -1,17 +1,23 @@
 //! `skein leave`.
 
+use std::{path::Path, time::Duration};
+
 use serde_json::{Value, json};
 
 use crate::{
-    agent::admin::api::Status,
+    agent::{admin::api::Status, state_dir::StateDir},
     cli::{
         client,
         context::Context,
-        error::Result,
+        error::{Error, Result, io, usage},
         grants,
         signing::{Operator, Sending},
     },
+    clock,
 };
+
+/// Time between two looks whether the node has ended.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Retires this node for good: nobody expects it any more, its process ends, its state is wiped.
 #[derive(Debug, clap::Args)]
@@ -19,16 +25,55 @@ use crate::{
 pub struct Args {}
 
 /// Runs the command.
-pub async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+    if ctx.globals.node.as_ref().is_some_and(|node| !node.starts_with("unix:")) {
+        return Err(usage(
+            "`leave` wipes the state of the machine that it runs on",
+            "run it there; from elsewhere `skein evict NODE` shuts a node out",
+        ));
+    }
+    let config = ctx.config()?;
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     let status: Status = client.get("/v1/status").await?;
+    if status.node != config.node {
+        let message = format!("{} is {}, the configuration here is of {}", client.reached(), status.node, config.node);
+        return Err(usage(message, "start this machine's node, or name its configuration with --config"));
+    }
     let held = grants::fetch_active(&mut client, &status.node).await?;
     let mut grant = held.grant.clone();
     grant.retired = true;
     let sending = Sending { message: format!("{} leaves", status.node), ..Sending::default() };
     let outcome = grants::put(&operator, &mut client, ctx, (&grant, Some(&held)), &sending).await?;
-    outcome.converged(sending.wait, ctx.globals.timeout)?;
+    outcome.converged(ctx.globals.timeout)?;
     let _: Value = client.post("/v1/leave", "").await?;
-    ctx.output.show(&json!({"node": status.node, "left": true}), || format!("{} left the mesh", status.node))
+    drop(client);
+    wipe(&config.data_dir, config.drain + ctx.globals.timeout).await?;
+    let result = json!({"node": status.node, "left": true, "wiped": config.data_dir});
+    ctx.output.show(&result, || format!("{} left the mesh; {} is wiped", status.node, config.data_dir.display()))
+}
+
+/// Empties a state directory once its node has ended.
+async fn wipe(data_dir: &Path, patience: Duration) -> Result<()> {
+    let deadline = clock::monotonic() + patience;
+    let _lock = loop {
+        match StateDir::open(data_dir) {
+            Ok(lock) => break lock,
+            Err(error) if error.code == "state_in_use" && clock::monotonic() < deadline => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => {
+                let hint = format!("end the process, then remove {}", data_dir.display());
+                return Err(Error::new(error.code, format!("retired, but not wiped: {}", error.message)).hint(hint));
+            }
+        }
+    };
+    let failed = |error: std::io::Error| io("wipe", data_dir, &error);
+    for entry in std::fs::read_dir(data_dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let folder = entry.file_type().map_err(failed)?.is_dir();
+        let removed = if folder { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
+        removed.map_err(failed)?;
+    }
+    Ok(())
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Asks `path` for a value and prints it: as it came for programs, by `text` for people.
-pub async fn show<T>(ctx: &Context, path: &str, text: impl Fn(&T) -> String) -> Result<()>
+pub(super) async fn show<T>(ctx: &Context, path: &str, text: impl Fn(&T) -> String) -> Result<()>
 where
     T: DeserializeOwned + Serialize,
 {
@@ -30,7 +30,7 @@ where
 }
 
 /// The same for a list of rows.
-pub async fn list<T>(ctx: &Context, path: &str, table: impl Fn(&[T]) -> Table) -> Result<()>
+pub(super) async fn list<T>(ctx: &Context, path: &str, table: impl Fn(&[T]) -> Table) -> Result<()>
 where
     T: DeserializeOwned + Serialize,
 {
@@ -63,14 +63,14 @@ fn strange(error: &serde_json::Error) -> Error {
 }
 
 /// A time of the past as people say it: `5s`, `3m`, `2h`, `9d`; as it came if it is no time.
-pub fn ago(time: &str) -> String {
+pub(super) fn ago(time: &str) -> String {
     let Ok(then) = time.parse::<jiff::Timestamp>() else { return time.to_owned() };
     let now = i64::try_from(clock::wall()).unwrap_or(i64::MAX);
     span(u64::try_from(now - then.as_millisecond()).unwrap_or(0))
 }
 
 /// A length of time in its greatest unit.
-pub fn span(length: Millis) -> String {
+pub(super) fn span(length: Millis) -> String {
     match length / 1000 {
         seconds @ 0..120 => format!("{seconds}s"),
         seconds @ 120..7_200 => format!("{}m", seconds / 60),
@@ -80,7 +80,7 @@ pub fn span(length: Millis) -> String {
 }
 
 /// How a state looks.
-pub fn tone(state: &str) -> Tone {
+pub(super) fn tone(state: &str) -> Tone {
     match state {
         "alive" | "healthy" | "ok" => Tone::Good,
         "suspect" | "left" | "degraded" => Tone::Doubt,
@@ -90,17 +90,17 @@ pub fn tone(state: &str) -> Tone {
 }
 
 /// A cell without a tone.
-pub fn cell(text: impl Into<String>) -> (String, Tone) {
+pub(super) fn cell(text: impl Into<String>) -> (String, Tone) {
     (text.into(), Tone::Plain)
 }
 
 /// A word of state, in its colour.
-pub fn state(word: &str) -> (String, Tone) {
+pub(super) fn state(word: &str) -> (String, Tone) {
     (word.to_owned(), tone(word))
 }
 
 /// The first characters of an id, enough to tell ids apart.
-pub fn short(id: &str) -> &str {
+pub(super) fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 

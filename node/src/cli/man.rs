@@ -16,7 +16,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     let mut command = grammar::command();
     command.build();
     for word in &args.command {

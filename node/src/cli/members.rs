@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     match args.of {
         Some(node) => look::show(ctx, &format!("/v1/members/{node}"), detail).await,
         None => look::list(ctx, &format!("/v1/members?all={}", args.all), table).await,

@@ -47,7 +47,12 @@ use self::{
 
 /// Runs the command line of this process and gives its exit code.
 pub fn main() -> ExitCode {
-    let cli = match parse(std::env::args_os()) {
+    main_with(std::env::args_os())
+}
+
+/// Runs a command line whose first word is the program's name, and gives its exit code.
+pub fn main_with(line: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let cli = match parse(line) {
         Ok(cli) => cli,
         Err(code) => return code,
     };

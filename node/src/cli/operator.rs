@@ -14,7 +14,7 @@ pub enum Command {
 }
 
 /// Runs the command.
-pub async fn run(Command::List: Command, ctx: &Context) -> Result<()> {
+pub(super) async fn run(Command::List: Command, ctx: &Context) -> Result<()> {
     let mesh: Mesh = client::connect(ctx).await?.get("/v1/mesh").await?;
     ctx.output.table(&mesh.keys, || table(&mesh.keys))
 }

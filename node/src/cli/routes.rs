@@ -11,7 +11,7 @@ use crate::{
 pub struct Args {}
 
 /// Runs the command.
-pub async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
     look::list(ctx, "/v1/routes", table).await
 }
 

@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args, ctx: &Context) -> Result<ExitCode> {
+pub(super) fn run(args: Args, ctx: &Context) -> Result<ExitCode> {
     if let Some(file) = args.token_file.filter(|_| !joined(ctx)) {
         super::block_on(join_by(&file, ctx))?;
     }

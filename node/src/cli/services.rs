@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let Some(service) = args.of else { return look::list(ctx, "/v1/services", table).await };
     let path = format!("/v1/services?service={service}");
     look::list(ctx, &path, table).await.map_err(|error| match &*error.code {

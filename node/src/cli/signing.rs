@@ -133,31 +133,22 @@ impl Outcome {
     ///
     /// # Errors
     /// `not_converged`.
-    pub fn show(&self, ctx: &Context, wait: Option<Wait>) -> Result<()> {
+    pub fn show(&self, ctx: &Context) -> Result<()> {
         ctx.output.show(&self.result, || self.text())?;
-        self.converged(wait, ctx.globals.timeout)
+        self.converged(ctx.globals.timeout)
     }
 
     /// Whether the push is where it shall be.
     ///
     /// # Errors
     /// `not_converged`, naming the nodes that have said nothing.
-    pub fn converged(&self, wait: Option<Wait>, timeout: Duration) -> Result<()> {
-        let Some(pushed) = &self.pushed else { return Ok(()) };
-        let reached = match wait {
-            Some(Wait::Local) => !pushed.durable.is_empty(),
-            Some(Wait::Nodes(count)) => pushed.durable.len() >= count as usize,
-            Some(Wait::All) => pushed.pending.is_empty(),
-            None => pushed.durable.len() >= 2 || pushed.pending.is_empty(),
-        };
-        if reached {
-            return Ok(());
-        }
+    pub fn converged(&self, timeout: Duration) -> Result<()> {
+        let Some(pushed) = self.pushed.as_ref().filter(|pushed| !pushed.complete) else { return Ok(()) };
         let pending: Vec<_> = pushed.pending.iter().map(ToString::to_string).collect();
         let message = format!(
-            "after {timeout:?} {} of the asked nodes have changeset {}; nothing heard from: {}",
-            pushed.durable.len(),
+            "after {timeout:?} changeset {} is on {} nodes; nothing heard from: {}",
             look::short(&pushed.changeset),
+            pushed.durable.len(),
             if pending.is_empty() { "-".to_owned() } else { pending.join(", ") }
         );
         let hint = format!("it is accepted and spreads by itself: `skein wait --changeset {}`", pushed.changeset);

@@ -13,12 +13,12 @@ use crate::{
 pub struct Args {}
 
 /// Runs the command.
-pub async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
     look::show(ctx, "/v1/status", text).await
 }
 
 /// A status for people.
-pub fn text(status: &Status) -> String {
+pub(super) fn text(status: &Status) -> String {
     let mut text = String::new();
     for problem in &status.problems {
         let word = match problem.severity {

@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if args.nodes.is_empty() && args.endpoints.is_empty() && args.changeset.is_empty() {
         return Err(usage("there is nothing to wait for", "give --nodes, --endpoints or --changeset"));
     }

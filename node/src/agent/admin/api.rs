@@ -309,6 +309,8 @@ pub struct Pushed {
     pub pending: Vec<NodeId>,
     /// Nodes that the asked node does not reach.
     pub unreachable: Vec<NodeId>,
+    /// Whether what was waited for came in time.
+    pub complete: bool,
     /// From arrival to this answer, milliseconds.
     pub elapsed_ms: u64,
     /// What the nodes signed, base64.
@@ -373,16 +375,6 @@ pub struct Identity {
     pub not_after: String,
     /// The certificates, leaf first, PEM.
     pub chain: String,
-}
-
-/// One line of a watch: the answer and when the node saw it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Observed<T> {
-    /// RFC 3339 with milliseconds.
-    pub observed_at: String,
-    /// The answer.
-    #[serde(flatten)]
-    pub value: T,
 }
 
 /// `GET /v1/policy/changesets/{id}`.

@@ -1,8 +1,66 @@
-//! What the socket, loopback and operators are offered.
+//! What the socket, loopback and operators are offered: one set of questions, behind doors that differ in who may come
+//! in and what may be changed.
+//!
+//! The local socket answers everybody who may open it; what changes policy or members carries an operator's signature in
+//! itself. Loopback and the scrapers' port only answer. `skein-admin/1` lets in whoever proves a key with a role.
 
 pub mod api;
 pub mod error;
 pub mod greeting;
+
+mod act;
+mod documents;
+mod guard;
+mod look;
+mod members;
+mod mesh;
+mod push;
+mod router;
+mod routes;
+mod serve;
+mod status;
+mod watch;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+pub use serve::bind_socket;
+
+use super::Agent;
+use crate::{config::Cidr, tasks::Tasks, telemetry::Telemetry};
+
+/// Watches of one node at the same time.
+const WATCHES: usize = 64;
+
+/// The admin interface of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    agent: Agent,
+    telemetry: Telemetry,
+    tasks: Tasks,
+    watches: Arc<Semaphore>,
+}
+
+/// Where a question comes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// The local socket: whoever the file system lets in.
+    Socket,
+    /// The loopback port: GET only; remote addresses beside loopback are those of `admin.allow`.
+    Loopback(Arc<[Cidr]>),
+    /// The scrapers' port: metrics and health only.
+    Metrics,
+    /// `skein-admin/1`: an operator that proved its key.
+    Operator,
+}
+
+impl Admin {
+    /// The interface of an agent.
+    pub fn new(agent: Agent, telemetry: Telemetry, tasks: Tasks) -> Self {
+        Self { agent, telemetry, tasks, watches: Arc::new(Semaphore::new(WATCHES)) }
+    }
+}
 
 /// A time as everybody writes it: RFC 3339 in UTC, with milliseconds.
 pub fn rfc3339(time: certs::codec::Millis) -> String {

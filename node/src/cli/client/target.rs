@@ -113,12 +113,10 @@ pub(super) async fn open(target: &Target, ctx: &Context) -> Result<Box<dyn Strea
 
 async fn local(path: &Path) -> Result<Box<dyn Stream>> {
     let stream = UnixStream::connect(path).await.map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => "use sudo, or join the group `skein`",
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
-                "the node is not running: start it with `skein run`"
-            }
-            _ => "",
+        let hint = if error.kind() == std::io::ErrorKind::PermissionDenied {
+            "use sudo, or join the group `skein`"
+        } else {
+            "the node is not running: start it with `skein run`"
         };
         Error::new("unreachable", error.to_string()).hint(hint)
     })?;

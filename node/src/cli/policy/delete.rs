@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let id = DocumentId::new(kind(&args.kind)?, &ctx.globals.namespace, &args.document);
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
@@ -45,5 +45,5 @@ pub async fn run(args: Args, ctx: &Context) -> Result<()> {
     if plan.live.iter().any(Vec::is_empty) {
         return Err(Error::new("not_found", format!("there is no {id}")).hint("`skein policy list` shows all"));
     }
-    operator.send(&mut client, ctx, intents, &plan, &args.sending).await?.show(ctx, args.sending.wait)
+    operator.send(&mut client, ctx, intents, &plan, &args.sending).await?.show(ctx)
 }

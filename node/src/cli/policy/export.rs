@@ -13,7 +13,7 @@ use crate::{
 pub struct Args {}
 
 /// Runs the command.
-pub async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
     let contents: Vec<Content> = client::connect(ctx).await?.get("/v1/policy/export").await?;
     let documents: Vec<Value> = contents.into_iter().map(|content| content.document).collect();
     let text = documents.iter().map(|document| Ok(format!("---\n{}", yaml(document)?))).collect::<Result<String>>()?;

@@ -45,9 +45,11 @@ fn empty_state() -> Option<Arc<State>> {
     Some(history.state(0))
 }
 
+type Labels = BTreeMap<String, String>;
+
 /// Services and workloads of Kubernetes files.
 struct Facts {
-    services: BTreeMap<ServiceName, (Arc<[ServicePort]>, BTreeMap<String, String>)>,
+    services: BTreeMap<ServiceName, (Arc<[ServicePort]>, Labels)>,
     workloads: Vec<KubernetesObject>,
 }
 

@@ -24,7 +24,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut client = client::connect(ctx).await?;
     let content = content(&mut client, &args.kind, &ctx.globals.namespace, &args.document).await?;
     if let Some(problem) = content.problem.as_ref().filter(|_| ctx.output.format == Format::Table) {

@@ -32,7 +32,7 @@ struct Entry<'a> {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     let mut sources = source::read(&args.paths, &ctx.globals.namespace)?;
     facts::judge(&mut sources);
     let entries: Vec<_> = sources.iter().map(entry).collect();

@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let path = match &args.kind {
         Some(kind) => format!("/v1/policy?kind={}", signing::kind(kind)?),
         None => "/v1/policy".to_owned(),

@@ -15,7 +15,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let path = args.limit.map_or_else(|| "/v1/policy/log".to_owned(), |limit| format!("/v1/policy/log?limit={limit}"));
     look::list(ctx, &path, table).await
 }

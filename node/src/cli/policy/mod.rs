@@ -39,7 +39,7 @@ pub enum Command {
 }
 
 /// Runs the command.
-pub async fn run(command: Command, ctx: &Context) -> Result<()> {
+pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
     match command {
         Command::Lint(args) => lint::run(&args, ctx),
         Command::Push(args) => push::run(args, ctx).await,

@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
     let sources = source::read(&paths, &ctx.globals.namespace)?;
     let intents = intents(&sources, ctx)?;
@@ -51,7 +51,7 @@ pub async fn run(args: Args, ctx: &Context) -> Result<()> {
         expect(&mut plan, &intents, parent)?;
     }
     let outcome = operator.send(&mut client, ctx, intents, &plan, &args.sending).await?;
-    outcome.show(ctx, args.sending.wait)
+    outcome.show(ctx)
 }
 
 /// What the files want, if nothing within them is wrong.

@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     let path = format!("/v1/policy/changesets/{}/revert", segment(&args.changeset));
@@ -35,5 +35,5 @@ pub async fn run(args: Args, ctx: &Context) -> Result<()> {
     if sending.message.is_empty() {
         sending.message = format!("revert {}", reverted.changeset);
     }
-    operator.send(&mut client, ctx, reverted.documents, &plan, &sending).await?.show(ctx, sending.wait)
+    operator.send(&mut client, ctx, reverted.documents, &plan, &sending).await?.show(ctx)
 }

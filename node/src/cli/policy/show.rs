@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let path = format!("/v1/policy/changesets/{}", segment(&args.changeset));
     let detail: ChangesetDetail = client::connect(ctx).await?.get(&path).await?;
     let text = text(&detail)?;

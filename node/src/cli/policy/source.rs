@@ -67,12 +67,12 @@ fn text(path: &Path) -> Result<String> {
     let file = std::fs::File::open(path).map_err(|error| io("read", path, &error))?;
     let mut text = String::new();
     let read = file.take(FILE_LIMIT + 1).read_to_string(&mut text);
-    read.map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidData => {
-            Error::new("invalid_document", format!("{} is not UTF-8 text", path.display()))
-                .hint("name a YAML or JSON file")
+    read.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::InvalidData {
+            return Error::new("invalid_document", format!("{} is not UTF-8 text", path.display()))
+                .hint("name a YAML or JSON file");
         }
-        _ => io("read", path, &error),
+        io("read", path, &error)
     })?;
     limited(&path.display().to_string(), text)
 }

@@ -1,0 +1,148 @@
+//! The laws of merging, and what a ledger takes.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    author::Author,
+    body::{Body, Services, Status},
+    testing::{Citizen, START, World, service},
+};
+
+const NOW: Now = Now { wall: START + 1_000, steady: 1 };
+
+fn take(ledger: &mut Ledger, record: &Arc<SignedRecord>) -> Offered {
+    ledger.offer(record, &mut Bucket::new(0, 1_000, 0), NOW)
+}
+
+fn author(world: &World, citizen: &Citizen, generation: u64) -> Author {
+    Author::new(world.trust_domain.clone(), citizen.node.clone(), citizen.record_key.clone(), generation)
+}
+
+/// What two nodes say over two runs each, in the order of saying.
+fn history(world: &mut World) -> Vec<Arc<SignedRecord>> {
+    let mut records = Vec::new();
+    for name in ["a", "b"] {
+        let citizen = world.citizen(name, 1);
+        for generation in [1 << 24, 2 << 24] {
+            let mut author = author(world, &citizen, generation);
+            let mut say = |body: Body| records.extend(author.publish(&body).expect("fits"));
+            say(Body::Identity(Identity { chain: citizen.chain.clone() }));
+            say(Body::Services(Services { services: vec![service(name), service("shared")] }));
+            say(Body::Status(Status::Draining));
+            say(Body::Services(Services { services: vec![service("shared")] }));
+        }
+    }
+    records
+}
+
+type Holding = (BTreeMap<NodeId, Arc<Said>>, Vec<Vec<u8>>);
+
+fn holding(ledger: &Ledger) -> Holding {
+    let said = ledger.nodes.iter().map(|(name, node)| (name.clone(), node.said.clone())).collect();
+    let records = ledger.nodes.values().flat_map(|node| node.records.values());
+    (said, records.map(|record| record.bytes().to_vec()).collect())
+}
+
+/// Offers all until nothing is new: identities may have been missing, tables too.
+fn ledger(world: &World, records: &[Arc<SignedRecord>]) -> Ledger {
+    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    for _ in 0..3 {
+        records.iter().for_each(|record| drop(take(&mut ledger, record)));
+    }
+    ledger
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn merging_is_commutative_associative_and_idempotent(seed in any::<u64>(), cut in 0_usize..100) {
+        use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+        let mut world = World::new();
+        let mut records = history(&mut world);
+        let straight = holding(&ledger(&world, &records));
+        records.shuffle(&mut StdRng::seed_from_u64(seed));
+        prop_assert_eq!(&holding(&ledger(&world, &records)), &straight);
+        // Two halves, each folded by itself and then into one another, either way round.
+        let (left, right) = records.split_at(cut.min(records.len()));
+        let held = |of: &[Arc<SignedRecord>]| -> Vec<Arc<SignedRecord>> {
+            ledger(&world, of).nodes.into_values().flat_map(|node| node.records.into_values().chain(node.waiting.into_values())).collect()
+        };
+        let (left, right) = (held(left), held(right));
+        // A half without an identity kept nothing: the other's owner would be asked again, as here.
+        let both: Vec<_> = left.iter().chain(&right).chain(&records).cloned().collect();
+        let turned: Vec<_> = right.iter().chain(&left).chain(&records).cloned().collect();
+        prop_assert_eq!(&holding(&ledger(&world, &both)), &straight);
+        prop_assert_eq!(&holding(&ledger(&world, &turned)), &straight);
+    }
+}
+
+#[test]
+fn a_stale_table_makes_changes_wait_for_the_next() {
+    let mut world = World::new();
+    let citizen = world.citizen("a", 1);
+    let mut author = author(&world, &citizen, 1 << 24);
+    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    let mut records = author.publish(&Body::Identity(Identity { chain: citizen.chain })).expect("fits");
+    records.extend(author.publish(&Body::Services(Services { services: vec![service("a")] })).expect("fits"));
+    records.iter().for_each(|record| drop(take(&mut ledger, record)));
+    assert_eq!(ledger.said(&citizen.node).expect("known").services.len(), 1);
+    let later = Now { steady: NOW.steady + 31_000, ..NOW };
+    let mut budget = Bucket::new(0, 100, 0);
+    let change = author.publish(&Body::Services(Services { services: vec![] })).expect("fits");
+    assert!(matches!(ledger.offer(&change[0], &mut budget, later), Offered::Waiting));
+    assert_eq!(ledger.said(&citizen.node).expect("known").services.len(), 1);
+    assert!(matches!(ledger.offer(&change[1], &mut budget, later), Offered::Fresh));
+    assert!(ledger.said(&citizen.node).expect("known").services.is_empty());
+    assert!(ledger.lacking(&citizen.node).is_empty());
+}
+
+#[test]
+fn a_table_tells_what_is_lacking() {
+    let mut world = World::new();
+    let citizen = world.citizen("a", 1);
+    let mut author = author(&world, &citizen, 1 << 24);
+    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    let identity = author.publish(&Body::Identity(Identity { chain: citizen.chain })).expect("fits");
+    let services = author.publish(&Body::Services(Services { services: vec![service("a")] })).expect("fits");
+    take(&mut ledger, &identity[0]);
+    take(&mut ledger, &services[1]);
+    assert_eq!(ledger.lacking(&citizen.node), [Section::SERVICES]);
+    take(&mut ledger, &services[0]);
+    assert!(ledger.lacking(&citizen.node).is_empty());
+}
+
+#[test]
+fn the_disk_brings_back_what_still_counts() {
+    let mut world = World::new();
+    let records = history(&mut world);
+    let full = ledger(&world, &records);
+    let own = NodeId::new("nobody").expect("valid");
+    let bytes = full.persist(&own);
+    let mut restored = Ledger::new(Arc::new(world.authority.clone()));
+    restored.restore(&bytes, NOW);
+    assert_eq!(holding(&restored), holding(&full));
+    world.authority.revocations.evict(NodeId::new("a").expect("valid"), 1);
+    let mut narrowed = Ledger::new(Arc::new(world.authority.clone()));
+    narrowed.restore(&bytes, NOW);
+    assert_eq!(narrowed.nodes().map(NodeId::as_str).collect::<Vec<_>>(), ["b"]);
+    narrowed.restore(&[0xff; 64], NOW);
+}
+
+#[test]
+fn the_first_key_of_an_epoch_stays_and_a_higher_epoch_takes_over() {
+    let mut world = World::new();
+    let (first, second) = (world.citizen("a", 1), world.citizen("a", 1));
+    let say = |world: &World, citizen: &Citizen| {
+        let identity = Body::Identity(Identity { chain: citizen.chain.clone() });
+        author(world, citizen, 5 << 24).publish(&identity).expect("fits")[0].clone()
+    };
+    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    assert!(matches!(take(&mut ledger, &say(&world, &first)), Offered::Fresh));
+    assert!(matches!(take(&mut ledger, &say(&world, &second)), Offered::Known));
+    assert_eq!(ledger.key(&first.node), Some(first.record_key.public()));
+    let third = world.citizen("a", 2);
+    ledger.rejudge(Arc::new(world.authority.clone()), NOW);
+    assert!(matches!(take(&mut ledger, &say(&world, &third)), Offered::Fresh));
+    assert_eq!(ledger.key(&first.node), Some(third.record_key.public()));
+}

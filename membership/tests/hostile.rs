@@ -1,0 +1,375 @@
+//! A certified member, or somebody over its link, who lies: only its own word suffers.
+
+mod support;
+
+use std::sync::Arc;
+
+use certs::{codec, id::NodeId};
+use membership::{
+    body::{Body, Identity, Services, Status},
+    engine::{Change, Event, LinkId, Notice},
+    message::{Latest, Message},
+    record::{Section, SignedRecord, next_generation},
+    view::MemberState,
+};
+use support::{
+    sim::{Sim, service},
+    world::{Citizen, World, grant},
+};
+
+struct Scene {
+    world: World,
+    sim: Sim,
+    citizens: Vec<Citizen>,
+}
+
+/// Four nodes; `n3` is the liar.
+fn scene(seed: u64) -> Scene {
+    let mut world = World::new();
+    let citizens: Vec<Citizen> = (0..4).map(|index| world.citizen(&format!("n{index}"), 1)).collect();
+    let mut sim = Sim::new(world.authority.clone(), seed);
+    sim.start(&citizens[0], &[], Vec::new());
+    let first = sim.address(&citizens[0].node);
+    citizens[1..].iter().for_each(|citizen| sim.start(citizen, &[first], Vec::new()));
+    sim.run(2_000);
+    assert!(sim.whole());
+    Scene { world, sim, citizens }
+}
+
+impl Scene {
+    fn node(&self, index: usize) -> NodeId {
+        self.citizens[index].node.clone()
+    }
+
+    /// The liar says something to everybody.
+    fn say(&mut self, message: &Message) {
+        let bytes: Arc<[u8]> = message.encode().into();
+        let liar = self.node(3);
+        for index in 0..3 {
+            let to = self.node(index);
+            if let Some(link) = self.sim.link(&liar, &to) {
+                self.sim.send(&liar, &to, link, bytes.clone());
+            }
+        }
+    }
+
+    fn sign(
+        &self,
+        signer: usize,
+        about: usize,
+        generation: u64,
+        section: Section,
+        sequence: u64,
+        body: &[u8],
+    ) -> Vec<u8> {
+        let (key, node) = (&self.citizens[signer].record_key, &self.citizens[about].node);
+        let record =
+            SignedRecord::sign(key, &self.world.trust_domain, node, generation, section, sequence, body.to_vec());
+        record.expect("fits").bytes().to_vec()
+    }
+
+    fn generation(&self, of: usize) -> u64 {
+        self.sim.nodes[&self.node(0)].engine.view().member(&self.node(of)).expect("known").generation
+    }
+
+    /// Everybody but the liar is as before: alive, with its one service, at both honest others.
+    fn unharmed(&self) {
+        for at in 0..3 {
+            for of in 0..3 {
+                let (at, of) = (self.node(at), self.node(of));
+                assert_eq!(self.sim.state(&at, &of), Some(MemberState::Alive), "{of} at {at}");
+                assert_eq!(self.sim.served(&at, &of), 1, "services of {of} at {at}");
+                assert_eq!(self.sim.changes(Change::Dead, &of), 0);
+            }
+        }
+    }
+}
+
+fn services(names: &[&str]) -> Vec<u8> {
+    let services: Vec<_> = names.iter().map(|name| service(name)).collect();
+    codec::encode(&services)
+}
+
+fn shared(records: Vec<Vec<u8>>) -> Message {
+    Message::Records(records)
+}
+
+#[test]
+fn forged_records_of_others_change_nothing() {
+    let mut scene = scene(1);
+    let generation = scene.generation(1);
+    let forged = [
+        scene.sign(3, 1, generation, Section::SERVICES, 99, &services(&[])),
+        scene.sign(3, 1, generation + 1, Section::STATUS, 99, &codec::encode(&Status::Left)),
+        scene.sign(3, 1, generation, Section::TABLE, 99, &[0]),
+        scene.sign(3, 1, u64::MAX, Section::TABLE, u64::MAX, &[0]),
+        scene.sign(
+            3,
+            1,
+            generation,
+            Section::IDENTITY,
+            99,
+            &codec::encode(&Identity { chain: scene.citizens[3].chain.clone() }),
+        ),
+    ];
+    for record in forged {
+        scene.say(&shared(vec![record]));
+        scene.sim.run(200);
+    }
+    scene.unharmed();
+    let blamed = |notice: &Notice| matches!(notice, Notice::Misbehaved { node, .. } if *node == scene.node(3));
+    assert!(scene.sim.notices.iter().any(|(_, notice)| blamed(notice)));
+}
+
+#[test]
+fn yesterdays_records_are_ignored() {
+    let mut scene = scene(2);
+    let generation = scene.generation(1);
+    // What the node itself signed earlier, in this run and in one before.
+    let replayed = vec![
+        scene.sign(1, 1, generation, Section::SERVICES, 1, &services(&[])),
+        scene.sign(1, 1, generation - (1 << 24), Section::STATUS, 900, &codec::encode(&Status::Left)),
+        scene.sign(1, 1, generation - (1 << 24), Section::SERVICES, 901, &services(&[])),
+    ];
+    scene.say(&shared(replayed));
+    scene.sim.run(1_000);
+    scene.unharmed();
+}
+
+#[test]
+fn services_and_accounts_beyond_the_grant_are_dropped() {
+    let mut scene = scene(3);
+    let liar = scene.node(3);
+    let mut stolen = service("n3");
+    stolen.account = "default/n1".parse().expect("valid");
+    let services = vec![service("n1"), stolen, service("shared")];
+    scene.sim.event(&liar, Event::Publish(Body::Services(Services { services })));
+    scene.sim.run(500);
+    scene.unharmed();
+    for at in 0..3 {
+        assert_eq!(scene.sim.served(&scene.node(at), &liar), 1, "only the shared one");
+    }
+}
+
+#[test]
+fn a_generation_far_in_the_future_is_refused() {
+    let mut scene = scene(4);
+    let ahead = next_generation(0, 0, scene.sim.now + 400 * 86_400_000, 0);
+    let record = scene.sign(3, 3, ahead, Section::STATUS, 1, &codec::encode(&Status::Left));
+    scene.say(&shared(vec![record]));
+    scene.sim.run(500);
+    assert!(scene.sim.all_see(&scene.node(3), MemberState::Alive));
+    scene.unharmed();
+}
+
+#[test]
+fn who_contradicts_itself_is_quarantined_everywhere() {
+    let mut scene = scene(5);
+    let liar = scene.node(3);
+    let generation = scene.generation(3);
+    // One half of the contradiction to each of two nodes.
+    for (index, names) in [(0, &["n3"][..]), (1, &[][..])] {
+        let record = scene.sign(3, 3, generation, Section::SERVICES, 500, &services(names));
+        let bytes: Arc<[u8]> = shared(vec![record]).encode().into();
+        let to = scene.node(index);
+        let link = scene.sim.link(&liar, &to).expect("linked");
+        scene.sim.send(&liar, &to, link, bytes);
+    }
+    let honest: Vec<NodeId> = (0..3).map(|index| scene.node(index)).collect();
+    let took = scene.sim.run_until(10_000, |sim| honest.iter().all(|at| sim.state(at, &liar).is_none()));
+    assert!(took.is_some_and(|took| took < 1_000), "{took:?}");
+    scene.sim.run(5_000);
+    scene.unharmed();
+    assert!(honest.iter().all(|at| scene.sim.state(at, &liar).is_none()), "it must not come back");
+}
+
+#[test]
+fn a_made_up_proof_convicts_nobody() {
+    let mut scene = scene(6);
+    let generation = scene.generation(1);
+    let one = scene.sign(3, 1, generation, Section::SERVICES, 500, &services(&["n1"]));
+    let other = scene.sign(3, 1, generation, Section::SERVICES, 500, &services(&[]));
+    scene.say(&Message::Proof(one, other));
+    let one = scene.sign(1, 1, generation, Section::SERVICES, 500, &services(&["n1"]));
+    let other = scene.sign(1, 1, generation, Section::SERVICES, 501, &services(&[]));
+    scene.say(&Message::Proof(one.clone(), other));
+    scene.say(&Message::Proof(one.clone(), one));
+    scene.sim.run(500);
+    scene.unharmed();
+}
+
+#[test]
+fn accusations_kill_nobody_and_are_soon_ignored() {
+    let mut scene = scene(7);
+    let generation = scene.generation(1);
+    for _ in 0..200 {
+        scene.say(&Message::Accuse(Latest { node: scene.node(1), generation, sequence: u64::MAX }));
+        scene.say(&Message::Accuse(Latest { node: scene.node(0), generation, sequence: 0 }));
+        scene.sim.run(20);
+    }
+    scene.unharmed();
+    let before = scene.sim.sent;
+    scene.sim.run(2_000);
+    let quiet = scene.sim.sent - before;
+    for _ in 0..100 {
+        scene.say(&Message::Accuse(Latest { node: scene.node(1), generation, sequence: u64::MAX }));
+        scene.sim.run(20);
+    }
+    let noisy = scene.sim.sent - before - quiet;
+    assert!(noisy < quiet * 2 + 300 + 200, "{noisy} messages against {quiet}");
+}
+
+#[test]
+fn lying_relays_do_not_keep_the_dead_alive_for_long() {
+    let mut scene = scene(8);
+    let victim = scene.node(1);
+    scene.sim.kill(&victim);
+    let honest = [scene.node(0), scene.node(2)];
+    let generation = scene.generation(1);
+    let mut took = 0;
+    while !honest.iter().all(|at| scene.sim.state(at, &victim) == Some(MemberState::Dead)) {
+        // Unasked answers, and a record that is older than the accusation.
+        scene.say(&Message::Probed { nonce: 7, target: victim.clone(), reached: true });
+        let old = scene.sign(1, 1, generation, Section::SERVICES, 1, &services(&["n1"]));
+        scene.say(&shared(vec![old]));
+        scene.sim.run(50);
+        took += 50;
+        assert!(took < 6_000);
+    }
+}
+
+#[test]
+fn a_flood_costs_others_nothing() {
+    let mut scene = scene(9);
+    let generation = scene.generation(3);
+    let mut sequence = 1_000;
+    let node = scene.node(1);
+    for round in 0..10 {
+        let flood: Vec<Vec<u8>> = (0..500)
+            .map(|_| {
+                sequence += 1;
+                scene.sign(3, 3, generation, Section::HEALTH, sequence, &[0])
+            })
+            .collect();
+        scene.say(&shared(flood));
+        if round == 5 {
+            scene.sim.serve(&node, &["n1", "shared"]);
+            let took = scene.sim.run_until(1_000, |sim| {
+                (0..3).all(|at| sim.served(&NodeId::new(&format!("n{at}")).expect("valid"), &node) == 2)
+            });
+            assert!(took.is_some_and(|took| took < 100), "{took:?}");
+        }
+        scene.sim.run(100);
+    }
+    // Each node relays of the flood what one member may say, no more.
+    assert!(scene.sim.sent < 20_000, "{}", scene.sim.sent);
+}
+
+#[test]
+fn unknown_names_cost_nothing_and_are_fetched_once_granted() {
+    let mut scene = scene(10);
+    let mut names = Vec::new();
+    for index in 0..200 {
+        let stranger = scene.world.issue(&grant(&format!("x{index}"), 1, &[], false));
+        let key = &stranger.record_key;
+        let body = codec::encode(&Identity { chain: stranger.chain.clone() });
+        let (td, generation) = (&scene.world.trust_domain, scene.generation(0));
+        let record = SignedRecord::sign(key, td, &stranger.node, generation, Section::IDENTITY, 1, body).expect("fits");
+        scene.say(&shared(vec![record.bytes().to_vec()]));
+        names.push(stranger.node);
+    }
+    scene.sim.run(1_000);
+    scene.unharmed();
+    assert_eq!(scene.sim.nodes[&scene.node(0)].engine.view().members().len(), 4);
+    // A new node: it is everybody's member only where its grant has arrived, and fetched where it arrives late.
+    let fresh = scene.world.citizen("fresh", 1);
+    let late = scene.node(2);
+    let authority = Arc::new(scene.world.authority.clone());
+    for index in 0..2 {
+        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+    }
+    scene.sim.authority = authority.clone();
+    let peers = [scene.sim.address(&scene.node(0))];
+    scene.sim.start(&fresh, &peers, Vec::new());
+    scene.sim.run(2_000);
+    assert_eq!(scene.sim.state(&scene.node(0), &fresh.node), Some(MemberState::Alive));
+    assert_eq!(scene.sim.state(&late, &fresh.node), None);
+    scene.sim.event(&late, Event::Authority(authority));
+    let took = scene.sim.run_until(3_000, |sim| sim.state(&late, &fresh.node) == Some(MemberState::Alive));
+    assert!(took.is_some_and(|took| took < 500), "{took:?}");
+}
+
+#[test]
+fn evicted_and_narrowed_nodes_lose_what_they_had() {
+    let mut scene = scene(11);
+    let (evicted, narrowed) = (scene.node(3), scene.node(2));
+    scene.world.authority.revocations.evict(evicted.clone(), 1);
+    scene.world.grant(&grant("n2", 1, &["default/shared"], false));
+    let authority = Arc::new(scene.world.authority.clone());
+    for index in 0..3 {
+        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+    }
+    scene.sim.authority = authority;
+    scene.sim.run(10);
+    for index in 0..2 {
+        assert_eq!(scene.sim.state(&scene.node(index), &evicted), Some(MemberState::Evicted));
+        assert_eq!(scene.sim.served(&scene.node(index), &evicted), 0);
+        assert_eq!(scene.sim.served(&scene.node(index), &narrowed), 0);
+    }
+    scene.sim.run(10_000);
+    assert_eq!(scene.sim.state(&scene.node(0), &evicted), Some(MemberState::Evicted));
+    // Invited anew, with a higher epoch, it is back.
+    let again = scene.world.citizen("n3", 2);
+    let authority = Arc::new(scene.world.authority.clone());
+    for index in 0..3 {
+        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+    }
+    scene.sim.authority = authority;
+    let peers = [scene.sim.address(&scene.node(0))];
+    scene.sim.start(&again, &peers, Vec::new());
+    scene.sim.run(3_000);
+    assert_eq!(scene.sim.state(&scene.node(1), &evicted), Some(MemberState::Alive));
+    assert_eq!(scene.sim.served(&scene.node(1), &evicted), 1);
+}
+
+#[test]
+fn a_copy_of_a_node_is_noticed_by_the_original() {
+    let mut scene = scene(12);
+    let generation = scene.generation(1);
+    let record = scene.sign(1, 1, generation + (5 << 24), Section::STATUS, 1, &codec::encode(&Status::Up));
+    scene.say(&shared(vec![record]));
+    scene.sim.run(100);
+    let clone = (scene.node(1), Notice::Clone { generation: generation + (5 << 24) });
+    assert!(scene.sim.notices.contains(&clone), "{:?}", scene.sim.notices);
+    // Who does not hold the key cannot stop it so.
+    let before = scene.sim.notices.len();
+    let record = scene.sign(3, 0, scene.generation(0) + (5 << 24), Section::STATUS, 1, &codec::encode(&Status::Up));
+    scene.say(&shared(vec![record]));
+    scene.sim.run(100);
+    let clones = scene.sim.notices[before..].iter().filter(|(_, notice)| matches!(notice, Notice::Clone { .. }));
+    assert_eq!(clones.count(), 0);
+}
+
+#[test]
+fn no_bytes_panic() {
+    let mut scene = scene(13);
+    let (from, to) = (scene.node(3), scene.node(0));
+    let mut bytes = Message::Ping(1).encode();
+    for round in 0..2_000_usize {
+        let index = round % bytes.len();
+        bytes[index] = bytes[index].wrapping_add(u8::try_from(round % 251).expect("small"));
+        if round % 7 == 0 {
+            bytes.push(u8::try_from(round % 256).expect("small"));
+        }
+        let event = Event::Message { from: from.clone(), link: LinkId(1), bytes: bytes.clone() };
+        scene.sim.event(&to, event);
+    }
+    for kind in 0..=12_u16 {
+        for body in [vec![], vec![0xff; 40], vec![0xfd; 9]] {
+            let envelope = codec::encode(&certs::codec::Envelope { version: 1, kind, body });
+            scene.sim.event(&to, Event::Message { from: from.clone(), link: LinkId(1), bytes: envelope });
+        }
+    }
+    scene.sim.run(500);
+    scene.unharmed();
+}

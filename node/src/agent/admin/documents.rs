@@ -1,0 +1,185 @@
+//! Policy as this node holds it: documents in effect, history, single changesets.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use policy::{
+    DocumentId, Kind,
+    changeset::ChangesetId,
+    history::{Absent, Entry, History, Live, LiveValue},
+};
+use serde_json::Value;
+
+use super::{Admin, api, error::Error, rfc3339};
+use crate::agent::book::refusal;
+
+impl Admin {
+    /// The documents in effect, or those of one kind.
+    pub(super) fn documents(&self, kind: Option<Kind>) -> Vec<api::Document> {
+        let state = self.agent.state();
+        state
+            .effective()
+            .filter(|(id, _)| kind.is_none_or(|kind| id.kind == kind))
+            .map(|(id, value)| summary(id, value))
+            .collect()
+    }
+
+    /// What was pushed, newest first.
+    pub(super) async fn log(&self, limit: Option<usize>) -> Vec<api::LogEntry> {
+        let mut log = self.agent.history(History::log).await;
+        log.truncate(limit.unwrap_or(usize::MAX));
+        log.into_iter().map(entry).collect()
+    }
+
+    /// `GET /v1/policy/{kind}/{namespace}/{name}`.
+    pub(super) fn document(&self, id: &DocumentId) -> Result<api::Content, Error> {
+        let state = self.agent.state();
+        let missing = || {
+            Error::new("not_found", format!("there is no {id}"))
+                .hint("`skein policy list` shows all; the namespace is given with -n")
+        };
+        let live = state.documents.get(id).ok_or_else(missing)?;
+        let value = live.effective.as_ref().ok_or_else(missing)?;
+        content(id, live, value)
+    }
+
+    /// `GET /v1/policy/export`: every document in effect that a user may push.
+    pub(super) fn export(&self) -> Result<Vec<api::Content>, Error> {
+        let state = self.agent.state();
+        let documents = state.documents.iter().filter(|(id, _)| !id.kind.is_mesh_wide() || id.kind == Kind::MeshConfig);
+        let contents = documents.filter_map(|(id, live)| Some(content(id, live, live.effective.as_ref()?)));
+        contents.collect()
+    }
+
+    /// `GET /v1/policy/changesets/{id}`.
+    pub(super) async fn changeset(
+        State(admin): State<Self>,
+        Path(prefix): Path<String>,
+    ) -> Result<Json<api::ChangesetDetail>, Error> {
+        let detail = admin.agent.history(|history| {
+            let id = find(history, &prefix)?;
+            let held = history.get(&id).ok_or_else(|| absent(&prefix))?;
+            let entry = history.log().into_iter().find(|entry| entry.changeset == id).ok_or_else(|| absent(&prefix))?;
+            Ok(detail(held, entry))
+        });
+        detail.await.map(Json)
+    }
+
+    /// `GET /v1/policy/changesets/{id}/revert`.
+    pub(super) async fn revert(
+        State(admin): State<Self>,
+        Path(prefix): Path<String>,
+    ) -> Result<Json<api::Reverted>, Error> {
+        let now = admin.agent.now();
+        let reverted = admin.agent.history(|history| {
+            let id = find(history, &prefix)?;
+            let changes = history.revert(&id, now).map_err(|refused| refusal(&refused))?;
+            let replaces = changes.iter().map(|change| ids(&change.replaces)).collect();
+            let documents = changes.into_iter().map(|change| api::Intent {
+                kind: change.document.kind.to_string(),
+                namespace: change.document.namespace,
+                name: change.document.name,
+                content: change.content,
+                file: String::new(),
+                line: 0,
+            });
+            Ok(api::Reverted { changeset: id.to_string(), documents: documents.collect(), replaces })
+        });
+        reverted.await.map(Json)
+    }
+
+    /// `GET /v1/policy/changesets/{id}/spread`: asks every linked node for its receipt, without waiting for more.
+    pub(super) async fn spread(
+        State(admin): State<Self>,
+        Path(prefix): Path<String>,
+    ) -> Result<Json<api::Spread>, Error> {
+        let id = admin.agent.history(|history| find(history, &prefix)).await?;
+        let patience = std::time::Duration::from_millis(500);
+        let pushed = admin.agent.receipts(id, crate::agent::Wait::All, patience).await?;
+        let there = pushed.receipts.into_iter().map(|receipt| receipt.node).collect();
+        Ok(Json(api::Spread { changeset: id.to_string(), there, missing: pushed.pending }))
+    }
+}
+
+/// A changeset by the beginning of its id.
+pub(super) fn find(history: &History, prefix: &str) -> Result<ChangesetId, Error> {
+    const SHORTEST: usize = 4;
+    if prefix.len() < SHORTEST || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Error::new("usage", format!("`{prefix}` is not the beginning of a changeset's id"))
+            .hint(format!("give at least {SHORTEST} hexadecimal digits; `skein policy log` shows ids")));
+    }
+    match history.by_prefix(&prefix.to_ascii_lowercase()).as_slice() {
+        [only] => Ok(*only),
+        [] => Err(absent(prefix)),
+        several => Err(Error::new("ambiguous", format!("{} changesets begin with {prefix}", several.len()))
+            .hint("give more of the id; `skein policy log -o json` shows it in full")),
+    }
+}
+
+fn absent(prefix: &str) -> Error {
+    Error::new("not_found", format!("no changeset {prefix} is here")).hint("`skein policy log` shows those that are")
+}
+
+fn summary(id: &DocumentId, value: &LiveValue) -> api::Document {
+    api::Document {
+        kind: id.kind.to_string(),
+        namespace: id.namespace.clone(),
+        name: id.name.clone(),
+        version: value.version,
+        changeset: value.changeset.to_string(),
+        authors: value.authors.clone(),
+        time: rfc3339(value.time),
+    }
+}
+
+fn content(id: &DocumentId, live: &Live, value: &LiveValue) -> Result<api::Content, Error> {
+    let document = json(&value.json)?;
+    let problem = match &value.document {
+        Ok(_) => None,
+        Err(Absent::Unreadable(problems)) => {
+            Some(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        }
+        Err(Absent::Deleted) => Some("it was deleted".to_owned()),
+        Err(Absent::Expired) => Some("it has expired".to_owned()),
+    };
+    let others = live.values.iter().filter(|other| other.changeset != value.changeset);
+    let conflicts = others.map(|other| other.changeset.to_string()).collect();
+    Ok(api::Content { summary: summary(id, value), document, problem, conflicts })
+}
+
+fn entry(entry: policy::history::LogEntry) -> api::LogEntry {
+    let document = |(id, deleted): &(DocumentId, bool)| if *deleted { format!("-{id}") } else { id.to_string() };
+    api::LogEntry {
+        changeset: entry.changeset.to_string(),
+        replaces: ids(&entry.replaces),
+        authors: entry.authors,
+        time: rfc3339(entry.time),
+        message: entry.message,
+        documents: entry.documents.iter().map(document).collect(),
+    }
+}
+
+fn detail(held: &Entry, log: policy::history::LogEntry) -> api::ChangesetDetail {
+    let change = |change: &policy::changeset::Change| api::Change {
+        kind: change.document.kind.to_string(),
+        namespace: change.document.namespace.clone(),
+        name: change.document.name.clone(),
+        // What this build cannot read as JSON is shown as text.
+        document: change.content.as_ref().map(|text| json(text).unwrap_or_else(|_| Value::String(text.clone()))),
+        replaces: ids(&change.replaces),
+    };
+    api::ChangesetDetail {
+        entry: entry(log),
+        role_set: held.changeset.role_set,
+        changes: held.changeset.changes.iter().map(change).collect(),
+    }
+}
+
+fn ids(ids: &[ChangesetId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}
+
+fn json(text: &str) -> Result<Value, Error> {
+    serde_json::from_str(text).map_err(|error| Error::new("failed", format!("a stored document is no JSON: {error}")))
+}

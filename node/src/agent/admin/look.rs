@@ -1,0 +1,195 @@
+//! The questions that change nothing, each answered by one function of its own file.
+
+use certs::{
+    id::{NodeId, ServiceName},
+    root::bundle_to_pem,
+};
+use policy::Kind;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Admin, api, error::Error, rfc3339};
+use crate::snapshot::{Endpoint, Snapshot};
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Look {
+    /// How the mesh is.
+    Status,
+    /// The nodes; `all`: also those that are long gone.
+    Members {
+        /// Also those that left more than 1 h ago or are dead for more than 72 h.
+        all: bool,
+    },
+    /// What is known of one node.
+    Member(NodeId),
+    /// The services, or one of them.
+    Services(Option<ServiceName>),
+    /// The endpoints, or those of one service.
+    Endpoints(Option<ServiceName>),
+    /// Where requests go.
+    Routes,
+    /// What runs beside this node.
+    LocalServices,
+    /// What this node shows in TLS.
+    Identities,
+    /// What operators need.
+    Mesh,
+    /// The documents in effect, or those of one kind.
+    Documents(Option<Kind>),
+    /// What was pushed, newest first, at most so many.
+    Log(Option<usize>),
+}
+
+impl Look {
+    /// How a watch calls the answer if it is a list.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Members { .. } => "members",
+            Self::Member(_) => "member",
+            Self::Services(_) | Self::LocalServices => "services",
+            Self::Endpoints(_) => "endpoints",
+            Self::Routes => "routes",
+            Self::Identities => "identities",
+            Self::Mesh => "mesh",
+            Self::Documents(_) => "documents",
+            Self::Log(_) => "log",
+        }
+    }
+}
+
+impl Admin {
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub(super) async fn look(&self, look: &Look) -> Result<Value, Error> {
+        match look {
+            Look::Status => value(&self.status()),
+            Look::Members { all } => value(&self.members(*all)),
+            Look::Member(node) => value(&self.member(node)?),
+            Look::Services(of) => value(&self.services(of.as_ref())?),
+            Look::Endpoints(of) => value(&self.endpoints(of.as_ref())),
+            Look::Routes => value(&super::routes::rows(&self.agent.state())),
+            Look::LocalServices => value(&self.local_services()),
+            Look::Identities => value(&self.identities()),
+            Look::Mesh => value(&self.mesh()),
+            Look::Documents(kind) => value(&self.documents(*kind)),
+            Look::Log(limit) => value(&self.log(*limit).await),
+        }
+    }
+
+    fn services(&self, of: Option<&ServiceName>) -> Result<Vec<api::Service>, Error> {
+        let snapshot = self.agent.snapshot();
+        let mut services: Vec<_> =
+            snapshot.services.iter().filter(|service| of.is_none_or(|of| service.name == *of)).cloned().collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        if let (Some(of), true) = (of, services.is_empty()) {
+            return Err(Error::new("not_found", format!("no node offers {of}")).hint("`skein services` lists all"));
+        }
+        let row = |service: &std::sync::Arc<crate::snapshot::Service>| api::Service {
+            namespace: service.name.namespace().to_owned(),
+            name: service.name.name().to_owned(),
+            ports: ports(&service.ports),
+            endpoints: service.endpoints.len(),
+            healthy: service.endpoints.iter().filter(|endpoint| endpoint.healthy).count(),
+            panic: false,
+        };
+        Ok(services.iter().map(row).collect())
+    }
+
+    fn endpoints(&self, of: Option<&ServiceName>) -> Vec<api::Endpoint> {
+        let snapshot = self.agent.snapshot();
+        let mut endpoints = endpoints(&snapshot, of);
+        endpoints
+            .sort_by(|a, b| (&a.namespace, &a.service, &a.id, a.port).cmp(&(&b.namespace, &b.service, &b.id, b.port)));
+        endpoints
+    }
+
+    fn local_services(&self) -> Vec<api::LocalService> {
+        let row = |(service, healthy, reason): (crate::config::Service, bool, String)| api::LocalService {
+            namespace: service.name.namespace().to_owned(),
+            name: service.name.name().to_owned(),
+            instance: service.instance,
+            account: service.account,
+            labels: service.labels,
+            ports: service
+                .ports
+                .iter()
+                .map(|port| api::Port {
+                    name: port.name.clone(),
+                    port: port.number,
+                    protocol: port.protocol.as_str().to_owned(),
+                })
+                .collect(),
+            health: health(healthy).to_owned(),
+            reason,
+        };
+        self.agent.local_services().into_iter().map(row).collect()
+    }
+
+    fn identities(&self) -> Vec<api::Identity> {
+        let row = |leaf: crate::agent::LeafFacts| api::Identity {
+            id: leaf.id.uri(),
+            dns_name: leaf.id.dns_name(),
+            not_before: rfc3339(leaf.not_before),
+            not_after: rfc3339(leaf.not_after),
+            chain: bundle_to_pem(&leaf.chain),
+        };
+        self.agent.identity().leafs.into_iter().map(row).collect()
+    }
+}
+
+/// One row for each port of each endpoint.
+fn endpoints(snapshot: &Snapshot, of: Option<&ServiceName>) -> Vec<api::Endpoint> {
+    let services = snapshot.services.iter().filter(|service| of.is_none_or(|of| service.name == *of));
+    services.flat_map(|service| service.endpoints.iter()).flat_map(|endpoint| rows(endpoint)).collect()
+}
+
+fn rows(endpoint: &Endpoint) -> impl Iterator<Item = api::Endpoint> {
+    endpoint.ports.iter().map(|port| api::Endpoint {
+        service: endpoint.id.service.name().to_owned(),
+        namespace: endpoint.id.service.namespace().to_owned(),
+        node: endpoint.id.node.clone(),
+        address: endpoint.address.to_string(),
+        port: port.number,
+        labels: (*endpoint.labels).clone(),
+        account: endpoint.account.clone(),
+        weight: endpoint.weight,
+        health: health(endpoint.healthy).to_owned(),
+        reason: endpoint.reason.to_string(),
+        outlier: "none".to_owned(),
+        id: endpoint.id.to_string(),
+    })
+}
+
+fn ports(ports: &[policy::hosts::ServicePort]) -> Vec<api::Port> {
+    let row = |port: &policy::hosts::ServicePort| api::Port {
+        name: port.name.clone(),
+        port: port.number,
+        protocol: protocol(port.protocol).to_owned(),
+    };
+    ports.iter().map(row).collect()
+}
+
+fn protocol(protocol: policy::hosts::Protocol) -> &'static str {
+    use policy::hosts::Protocol::{Grpc, Http, Http2, Sniffed, Tcp, Tls};
+    match protocol {
+        Http => "http",
+        Http2 => "http2",
+        Grpc => "grpc",
+        Tcp => "tcp",
+        Tls => "tls",
+        Sniffed => "",
+    }
+}
+
+fn health(healthy: bool) -> &'static str {
+    if healthy { "healthy" } else { "unhealthy" }
+}
+
+/// An answer as JSON.
+pub(super) fn value<T: Serialize>(answer: &T) -> Result<Value, Error> {
+    serde_json::to_value(answer).map_err(|error| Error::new("failed", format!("the answer cannot be written: {error}")))
+}

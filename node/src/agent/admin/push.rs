@@ -1,0 +1,136 @@
+//! Pushing: what a push must know, and the push itself.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use policy::{DocumentId, Kind, Problem, parse, parse::Located, validate};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Admin, api, error::Error, look::value};
+use crate::agent::{Pushed, Wait, receipt::Standing};
+
+/// The longest that a push waits for other nodes.
+const PATIENCE_LIMIT: Duration = Duration::from_secs(600);
+/// The wait of a push that names none.
+const PATIENCE: u64 = 10_000;
+
+/// What a push waits for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Waiting {
+    /// `default`, `local`, `all` or a number of nodes.
+    wait: Option<String>,
+    /// Milliseconds.
+    timeout_ms: Option<u64>,
+}
+
+impl Admin {
+    /// `POST /v1/policy/plan`: what a push of these documents needs to know. Changes nothing.
+    pub(super) fn plan(&self, intents: &[api::Intent]) -> Result<api::Plan, Error> {
+        if intents.len() > policy::changeset::MAX_CHANGES {
+            let limit = policy::changeset::MAX_CHANGES;
+            return Err(Error::new(
+                "quota_exceeded",
+                format!("{} documents; one changeset holds {limit}", intents.len()),
+            )
+            .hint("push them in parts"));
+        }
+        let snapshot = self.agent.snapshot();
+        let state = &snapshot.state;
+        let documents = intents.iter().map(id).collect::<Result<Vec<_>, _>>()?;
+        let version = |id: &DocumentId| {
+            let values = state.documents.get(id).map(|live| live.values.as_slice()).unwrap_or_default();
+            values.iter().map(|value| value.version).max().unwrap_or(0) + 1
+        };
+        let located = intents.iter().zip(&documents).filter_map(|(intent, id)| located(intent, id).transpose());
+        let located = located.collect::<Result<Vec<_>, _>>()?;
+        let problems = validate::between(&located, state, &*snapshot.services);
+        Ok(api::Plan {
+            trust_domain: self.agent.trust_domain().clone(),
+            role_set: state.role_set.number,
+            live: documents.iter().map(|id| state.heads(id).iter().map(ToString::to_string).collect()).collect(),
+            versions: documents.iter().map(version).collect(),
+            problems: problems.iter().map(problem).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// `POST /v1/policy`: a signed changeset. Answers once those that were asked for have it, or the time is over.
+    pub(super) async fn push(
+        State(admin): State<Self>,
+        Query(waiting): Query<Waiting>,
+        body: Bytes,
+    ) -> Result<Json<api::Pushed>, Error> {
+        let patience = Duration::from_millis(waiting.timeout_ms.unwrap_or(PATIENCE)).min(PATIENCE_LIMIT);
+        let wait = wait(waiting.wait.as_deref().unwrap_or("default"))?;
+        let pushed = admin.agent.push(body.to_vec(), wait, patience).await?;
+        Ok(Json(answer(pushed)))
+    }
+}
+
+fn wait(word: &str) -> Result<Wait, Error> {
+    match word {
+        "default" => Ok(Wait::Two),
+        "local" => Ok(Wait::Local),
+        "all" => Ok(Wait::All),
+        number => number
+            .parse()
+            .map(Wait::Nodes)
+            .map_err(|_| Error::new("bad_request", format!("wait={number}")).hint("local, all or a number of nodes")),
+    }
+}
+
+fn id(intent: &api::Intent) -> Result<DocumentId, Error> {
+    let kind = intent.kind.parse::<Kind>();
+    let kind =
+        kind.map_err(|error| Error::new("bad_request", error.to_string()).hint("see `skein policy push --help`"))?;
+    Ok(DocumentId::new(kind, &intent.namespace, &intent.name))
+}
+
+/// The document that an intent sets; none if it deletes one.
+fn located(intent: &api::Intent, id: &DocumentId) -> Result<Option<Located>, Error> {
+    let Some(json) = &intent.content else { return Ok(None) };
+    let document = parse::json(id, json).map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Error::new("invalid_document", format!("{id}: {}", lines.join("; ")))
+            .hint("this node's version of skein cannot read it; is it older than the one that pushes?")
+    })?;
+    Ok(Some(Located { document, json: json.clone(), line: intent.line, file: intent.file.clone() }))
+}
+
+/// A complaint as `policy lint` writes it, with its file.
+fn problem(problem: &Problem) -> Result<Value, Error> {
+    let mut written = value(problem)?;
+    written["file"] = Value::String(problem.file.clone());
+    Ok(written)
+}
+
+fn answer(pushed: Pushed) -> api::Pushed {
+    let applied = pushed.receipts.iter().filter(|receipt| receipt.standing == Standing::Applied);
+    api::Pushed {
+        changeset: pushed.changeset.map(|id| id.to_string()).unwrap_or_default(),
+        applied: applied.map(|receipt| receipt.node.clone()).collect(),
+        durable: pushed.receipts.iter().map(|receipt| receipt.node.clone()).collect(),
+        pending: pushed.pending,
+        unreachable: pushed.unreachable,
+        complete: pushed.complete,
+        elapsed_ms: u64::try_from(pushed.elapsed.as_millis()).unwrap_or(u64::MAX),
+        receipts: pushed.signed.iter().map(|bytes| STANDARD.encode(bytes)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_wait() {
+        assert_eq!(wait("default"), Ok(Wait::Two));
+        assert_eq!(wait("3"), Ok(Wait::Nodes(3)));
+        assert_eq!(wait("most").unwrap_err().code, "bad_request");
+    }
+}

@@ -1,0 +1,163 @@
+//! Paths, and which door offers them.
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Query, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use certs::id::{NodeId, ServiceName};
+use http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
+
+use super::{
+    Admin, Door, api,
+    error::{Body, Error},
+    guard,
+    look::Look,
+};
+use crate::telemetry::Format;
+
+/// The largest request body, bytes: a changeset and its envelope, or a plan of its documents.
+const BODY_LIMIT: usize = 6 << 20;
+
+/// Whether the answer goes on at every change.
+#[derive(Debug, Default, Deserialize)]
+struct Watch {
+    #[serde(default)]
+    watch: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct OfService {
+    service: Option<ServiceName>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct All {
+    #[serde(default)]
+    all: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct OfKind {
+    kind: Option<policy::Kind>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Limit {
+    limit: Option<usize>,
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        (self.status(), Json(Body { error: self })).into_response()
+    }
+}
+
+impl Admin {
+    /// What a door offers.
+    pub(super) fn router(&self, door: &Door) -> Router {
+        let router = match door {
+            Door::Metrics => health(),
+            Door::Loopback(_) => health().merge(looking()).layer(middleware::from_fn(guarded)),
+            Door::Socket | Door::Operator => health().merge(looking()).merge(changing()),
+        };
+        router
+            .fallback(|| async { Error::new("not_found", "there is nothing here").hint("see `skein --help`") })
+            .method_not_allowed_fallback(|| async {
+                let error = Error::new("forbidden", "this cannot be done here").hint("use the local socket or --node");
+                (StatusCode::METHOD_NOT_ALLOWED, error.into_response())
+            })
+            .layer(DefaultBodyLimit::max(BODY_LIMIT))
+            .with_state(self.clone())
+    }
+}
+
+/// For probes and scrapers.
+fn health() -> Router<Admin> {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+}
+
+/// What changes nothing.
+fn looking() -> Router<Admin> {
+    Router::new()
+        .route("/v1/status", get(|admin, watch| answer(admin, watch, Look::Status)))
+        .route("/v1/members", get(|admin, watch, Query(All { all })| answer(admin, watch, Look::Members { all })))
+        .route("/v1/members/{node}", get(|admin, watch, Path::<NodeId>(node)| answer(admin, watch, Look::Member(node))))
+        .route(
+            "/v1/services",
+            get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Services(of.service))),
+        )
+        .route(
+            "/v1/endpoints",
+            get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Endpoints(of.service))),
+        )
+        .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
+        .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))
+        .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
+        .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
+        .route("/v1/policy", get(|admin, watch, Query(OfKind { kind })| answer(admin, watch, Look::Documents(kind))))
+        .route("/v1/policy/log", get(|admin, watch, Query(Limit { limit })| answer(admin, watch, Look::Log(limit))))
+        .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().map(Json) }))
+        .route("/v1/policy/changesets/{id}", get(Admin::changeset))
+        .route("/v1/policy/changesets/{id}/revert", get(Admin::revert))
+        .route("/v1/policy/changesets/{id}/spread", get(Admin::spread))
+        .route("/v1/policy/{kind}/{namespace}/{name}", get(document))
+}
+
+/// What asks for a change, or carries one.
+fn changing() -> Router<Admin> {
+    Router::new()
+        .route("/v1/policy", post(Admin::push))
+        .route("/v1/policy/plan", post(plan))
+        .route("/v1/drain", post(Admin::drain))
+        .route("/v1/leave", post(|State(admin): State<Admin>| async move { admin.leave().map(Json) }))
+        .route("/v1/local/services", post(Admin::service_add))
+        .route("/v1/local/services/remove", post(Admin::service_remove))
+}
+
+async fn answer(State(admin): State<Admin>, Query(Watch { watch }): Query<Watch>, look: Look) -> Response {
+    if watch {
+        return admin.watch(look).await.unwrap_or_else(IntoResponse::into_response);
+    }
+    match admin.look(&look).await {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn guarded(request: Request, next: Next) -> Response {
+    match guard::headers(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    if admin.agent.ready() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "not ready: identity, policy or listeners are missing\n").into_response()
+}
+
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::accepted(accept);
+    ([(header::CONTENT_TYPE, format.content_type())], admin.telemetry.render(format)).into_response()
+}
+
+async fn document(
+    State(admin): State<Admin>,
+    Path((kind, namespace, name)): Path<(policy::Kind, String, String)>,
+) -> Result<Json<api::Content>, Error> {
+    admin.document(&policy::DocumentId::new(kind, &namespace, &name)).map(Json)
+}
+
+async fn plan(State(admin): State<Admin>, Json(intents): Json<Vec<api::Intent>>) -> Result<Json<api::Plan>, Error> {
+    admin.plan(&intents).map(Json)
+}

@@ -1,0 +1,89 @@
+//! The rules of every host, as people read them.
+
+use policy::{
+    DocumentId, Spec,
+    history::State,
+    kinds::{HttpAction, HttpMatch, HttpRoute, RouteDestination, StringMatch},
+};
+
+use super::api::Route;
+
+/// One row for each host and rule, in the order in which rules are tried.
+pub(super) fn rows(state: &State) -> Vec<Route> {
+    let mut rows = Vec::new();
+    for (id, value) in state.effective() {
+        let Ok(document) = &value.document else { continue };
+        if let Spec::VirtualService(service) = &document.spec {
+            for host in &service.hosts {
+                rows.extend(service.http.iter().enumerate().map(|(index, route)| row(host, id, index, route)));
+            }
+        }
+    }
+    rows.sort_by(|a, b| a.host.cmp(&b.host));
+    rows
+}
+
+fn row(host: &str, id: &DocumentId, index: usize, route: &HttpRoute) -> Route {
+    let matches: Vec<_> = route.matches.iter().map(conditions).collect();
+    let name = if route.name.is_empty() { format!("http[{index}]") } else { route.name.clone() };
+    let when = if matches.is_empty() { String::new() } else { format!(" if {}", matches.join(" or ")) };
+    Route {
+        host: host.to_owned(),
+        document: Some(id.to_string()),
+        rule: format!("{name}{when}"),
+        action: action(route),
+    }
+}
+
+fn action(route: &HttpRoute) -> String {
+    let action = match &route.action {
+        HttpAction::Route(destinations) => {
+            let total: u32 = destinations.iter().map(|destination| destination.weight).sum();
+            destinations.iter().map(|each| destination(each, total)).collect::<Vec<_>>().join(", ")
+        }
+        HttpAction::Redirect(redirect) => format!("redirect {}", redirect.code),
+        HttpAction::Direct(direct) => format!("answer {}", direct.status),
+    };
+    let mut extras = Vec::new();
+    extras.extend(route.timeout.map(|timeout| format!("timeout {timeout:?}")));
+    extras.extend(route.retries.as_ref().map(|retries| format!("{} attempts more", retries.attempts)));
+    extras.extend(route.fault.as_ref().map(|_| "fault".to_owned()));
+    extras.extend(route.rewrite.as_ref().map(|_| "rewrite".to_owned()));
+    if extras.is_empty() { action } else { format!("{action} ({})", extras.join(", ")) }
+}
+
+fn destination(destination: &RouteDestination, total: u32) -> String {
+    let to = &destination.destination;
+    let mut text = to.host.clone();
+    text.extend(to.port.map(|port| format!(":{port}")));
+    text.extend(to.subset.as_ref().map(|subset| format!(" {subset}")));
+    if total > 0 {
+        text.push_str(&format!(" {}%", u64::from(destination.weight) * 100 / u64::from(total)));
+    }
+    text
+}
+
+fn conditions(condition: &HttpMatch) -> String {
+    let named = |name: &str, matched: &StringMatch| match matched {
+        StringMatch::Exact(text) => format!("{name}={text}"),
+        StringMatch::Prefix(text) => format!("{name}={text}*"),
+        StringMatch::Regex(_) => format!("{name} ~ regex"),
+        StringMatch::Present => format!("{name} present"),
+    };
+    let mut parts = Vec::new();
+    for (name, matched) in [
+        ("path", &condition.uri),
+        ("scheme", &condition.scheme),
+        ("method", &condition.method),
+        ("authority", &condition.authority),
+    ] {
+        parts.extend(matched.as_ref().map(|matched| named(name, matched)));
+    }
+    parts.extend(condition.headers.iter().map(|(name, matched)| named(name, matched)));
+    parts.extend(condition.without_headers.iter().map(|(name, matched)| format!("not {}", named(name, matched))));
+    parts.extend(condition.query_params.iter().map(|(name, matched)| named(&format!("?{name}"), matched)));
+    parts.extend(condition.port.map(|port| format!("port={port}")));
+    parts.extend(condition.source_labels.iter().map(|(key, value)| format!("source {key}={value}")));
+    parts.extend(condition.source_namespace.as_ref().map(|namespace| format!("source namespace={namespace}")));
+    if parts.is_empty() { "always".to_owned() } else { parts.join(" and ") }
+}

@@ -1,0 +1,178 @@
+//! How the mesh is, as this node sees it.
+
+use certs::id::NodeId;
+use membership::view::{MemberState, View};
+use policy::history::{Conflict, State};
+
+use super::{
+    Admin,
+    api::{self, Health, Problem},
+    error::Error,
+    rfc3339,
+};
+
+/// How many names a sentence names.
+const NAMED: usize = 5;
+
+impl Admin {
+    /// The status.
+    pub(super) fn status(&self) -> api::Status {
+        let (snapshot, view) = (self.agent.snapshot(), self.agent.view());
+        let state = &snapshot.state;
+        let expected = expected(state);
+        let mut problems: Vec<_> = self.agent.troubles().into_iter().map(own).collect();
+        problems.extend(missing(&view, &expected));
+        problems.extend(state.conflicts.iter().map(conflict));
+        problems.extend(self.unhealthy());
+        let enrollers = enrollers(state, &view);
+        if enrollers == 0 {
+            problems.push(problem(
+                Health::Degraded,
+                "no_enroller",
+                "no enroller is alive: nobody can join, certificates are not renewed".to_owned(),
+                "start a node that is an enroller; `skein members` shows which are missing",
+            ));
+        }
+        problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
+        let identity = self.agent.identity();
+        let leaf_expires = identity.leafs.iter().map(|leaf| leaf.not_after).min();
+        api::Status {
+            node: self.agent.node().clone(),
+            trust_domain: self.agent.trust_domain().clone(),
+            state: problems.first().map_or(Health::Ok, |worst| worst.severity),
+            problems,
+            members: api::Seen { seen: view.seen(), expected: expected.len() },
+            policy: api::PolicyStatus { digest: state.digest.to_string(), stale: stale(&view, self.agent.node()) },
+            certificates: api::Certificates {
+                node_ca_expires: rfc3339(identity.ca_not_after),
+                leaf_expires: leaf_expires.map(rfc3339).unwrap_or_default(),
+                enrollers,
+            },
+            memory_bytes: resident(),
+            gossip_bytes_per_s: self.agent.gossip_rate(),
+        }
+    }
+
+    fn unhealthy(&self) -> Vec<Problem> {
+        let services = self.agent.local_services().into_iter().filter(|(_, healthy, _)| !healthy);
+        let tell = |(service, _, reason): (crate::config::Service, bool, String)| {
+            let message = format!("{} on this node is unhealthy: {reason}", service.name);
+            problem(Health::Degraded, "unhealthy_service", message, "is the application running, and its check right?")
+        };
+        services.map(tell).collect()
+    }
+}
+
+/// Granted and neither retired nor evicted.
+fn expected(state: &State) -> Vec<NodeId> {
+    let counts = |node: &NodeId, epoch| !state.revocations().evicted(node, epoch);
+    let grants = state.grants().values().filter(|grant| !grant.retired && counts(&grant.node, grant.epoch));
+    let mut nodes: Vec<_> = grants.map(|grant| grant.node.clone()).collect();
+    nodes.sort();
+    nodes
+}
+
+fn enrollers(state: &State, view: &View) -> usize {
+    let able = |node: &NodeId| state.grants().get(node).is_some_and(|grant| grant.enroller && !grant.retired);
+    view.members().values().filter(|member| member.usable() && able(&member.id)).count()
+}
+
+/// Nodes that should be seen and are not; one that announced its stop is no problem.
+fn missing(view: &View, expected: &[NodeId]) -> Option<Problem> {
+    let gone: Vec<_> = expected
+        .iter()
+        .filter(|node| !view.member(node).is_some_and(|member| member.usable() || member.state == MemberState::Left))
+        .collect();
+    if gone.is_empty() {
+        return None;
+    }
+    let names: Vec<_> = gone.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = if gone.len() > NAMED { ", ..." } else { "" };
+    let message = format!(
+        "you see {} of {} nodes; missing: {}{more}",
+        expected.len() - gone.len(),
+        expected.len(),
+        names.join(", ")
+    );
+    let hint = "start them; `skein evict NODE` takes one out for good";
+    Some(problem(Health::Degraded, "members_missing", message, hint))
+}
+
+/// Alive nodes that hold another set of changesets than this one.
+fn stale(view: &View, own: &NodeId) -> Vec<NodeId> {
+    let Some(digest) = view.member(own).and_then(|own| own.policy.as_ref()).map(|policy| policy.digest) else {
+        return Vec::new();
+    };
+    let differs = |member: &membership::view::Member| {
+        member.state == MemberState::Alive && member.policy.as_ref().is_none_or(|policy| policy.digest != digest)
+    };
+    view.members().values().filter(|member| differs(member)).map(|member| member.id.clone()).collect()
+}
+
+fn conflict(conflict: &Conflict) -> Problem {
+    match conflict {
+        Conflict::Values(document, changesets) => problem(
+            Health::Degraded,
+            "conflict",
+            format!("{document} has {} live values, pushed apart from each other; one is in effect", changesets.len()),
+            "push the one that shall hold",
+        ),
+        Conflict::RoleSets(changesets) => problem(
+            Health::Critical,
+            "role_set_conflict",
+            format!("{} RoleSets follow the one in force: none of them counts", changesets.len()),
+            "sign one that follows all of them",
+        ),
+        Conflict::Unreadable(document, changeset) => problem(
+            Health::Degraded,
+            "unreadable",
+            format!("this build cannot apply {document} of changeset {changeset}"),
+            "run the version of skein for which it was written",
+        ),
+    }
+}
+
+/// What the node itself finds wrong.
+fn own(error: Error) -> Problem {
+    let severity = match &*error.code {
+        "certificate_old" | "not_granted" => Health::Degraded,
+        _ => Health::Critical,
+    };
+    problem(severity, &error.code, error.message, &error.hint)
+}
+
+fn problem(severity: Health, code: &str, message: String, hint: &str) -> Problem {
+    Problem { code: code.to_owned(), message, hint: hint.to_owned(), severity }
+}
+
+/// Resident memory of this process in bytes; 0 if the kernel does not say.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    pages * page.and_then(|page| u64::try_from(page).ok()).unwrap_or(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_memory() {
+        assert!(resident() > 1 << 20);
+    }
+
+    #[test]
+    fn what_must_be_mended_at_once_is_critical() {
+        assert_eq!(own(Error::new("storage_full", "")).severity, Health::Critical);
+        assert_eq!(own(Error::new("not_granted", "")).severity, Health::Degraded);
+    }
+
+    #[test]
+    fn those_never_seen_are_missing() {
+        let nodes = [NodeId::new("a").unwrap(), NodeId::new("b").unwrap()];
+        let problem = missing(&View::default(), &nodes).unwrap();
+        assert_eq!(problem.message, "you see 0 of 2 nodes; missing: a, b");
+        assert_eq!(missing(&View::default(), &[]), None);
+    }
+}
