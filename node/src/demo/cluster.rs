@@ -233,15 +233,15 @@ impl Cluster {
         json!({"operator_dir": self.place.operator(), "nodes": nodes}).to_string()
     }
 
-    /// Ends all processes, nodes first, and removes all files.
+    /// Ends all processes, nodes first, and removes all files; gives the directory of the logs if those are kept.
     ///
     /// # Errors
     /// Files that cannot be removed.
-    pub(super) async fn end(mut self) -> anyhow::Result<()> {
+    pub(super) async fn end(mut self, keep_logs: bool) -> anyhow::Result<Option<PathBuf>> {
         process::end_all(&mut self.nodes, END).await;
         process::end_all(&mut self.apps, END).await;
         let dir = self.place.dir().display().to_string();
-        self.place.clean().with_context(|| format!("cannot remove {dir}"))
+        self.place.clean(keep_logs).with_context(|| format!("cannot remove {dir}"))
     }
 }
 

@@ -81,8 +81,8 @@ impl Ledger {
     }
 
     /// Removes what the demonstration made in its directory.
-    pub(super) fn remove_files(dir: &Path) -> std::io::Result<()> {
-        remove_parts(dir)
+    pub(super) fn remove_files(dir: &Path, but_logs: bool) -> std::io::Result<()> {
+        remove_parts(dir, but_logs)
     }
 
     /// Ends the processes and removes the files of a demonstration that was killed; the caller holds its lock.
@@ -104,7 +104,7 @@ impl Ledger {
                 running: running.into_iter().map(|entry| entry.name).collect(),
             }
         });
-        remove_parts(dir).with_context(|| format!("cannot clean {}", dir.display()))?;
+        remove_parts(dir, false).with_context(|| format!("cannot clean {}", dir.display()))?;
         Ok(remains)
     }
 }
@@ -125,8 +125,8 @@ fn end(processes: &[Entry]) {
     }
 }
 
-fn remove_parts(dir: &Path) -> std::io::Result<()> {
-    for part in PARTS {
+fn remove_parts(dir: &Path, but_logs: bool) -> std::io::Result<()> {
+    for part in PARTS.into_iter().filter(|part| !but_logs || *part != "logs") {
         let path = dir.join(part);
         if path.is_dir() {
             std::fs::remove_dir_all(&path)?;

@@ -151,8 +151,9 @@ async fn demonstrate(args: Args, json: bool) -> anyhow::Result<ExitCode> {
             held
         }
     };
-    cluster.end().await?;
-    screen.line(&format!("  {}", screen.paint(Style::Dim, "all processes have ended, all files are removed")));
+    let logs = cluster.end(result.is_err()).await?;
+    let gone = logs.map_or_else(|| "all files are removed".into(), |dir| format!("logs are in {}", dir.display()));
+    screen.line(&format!("  {}", screen.paint(Style::Dim, &format!("all processes have ended, {gone}"))));
     result.map(|()| ExitCode::SUCCESS)
 }
 

@@ -37,8 +37,11 @@ pub(super) struct Place {
 #[derive(Debug)]
 struct Home {
     dir: PathBuf,
+    /// Whether the user named it.
+    named: bool,
     /// Whether the directory itself was made here.
     made: bool,
+    keep_logs: bool,
     _lock: File,
 }
 
@@ -77,18 +80,24 @@ impl Place {
         self.dir().join("logs").join(format!("{name}.log"))
     }
 
-    /// Removes everything that was made here.
+    /// Removes everything that was made here, but leaves the logs to who named the directory and wants to know what
+    /// went wrong; the next demonstration there removes them too.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn clean(self) -> std::io::Result<()> {
-        self.home.clean()
+    pub(super) fn clean(mut self, keep_logs: bool) -> std::io::Result<Option<PathBuf>> {
+        self.home.keep_logs = keep_logs && self.home.named;
+        self.home.clean()?;
+        Ok(self.home.keep_logs.then(|| self.home.dir.join("logs")))
     }
 }
 
 impl Home {
     fn clean(&self) -> std::io::Result<()> {
-        Ledger::remove_files(&self.dir)?;
+        Ledger::remove_files(&self.dir, self.keep_logs)?;
+        if self.keep_logs {
+            return Ok(());
+        }
         remove(std::fs::remove_file(self.dir.join(LOCK)))?;
         if self.made { remove(std::fs::remove_dir(&self.dir)) } else { Ok(()) }
     }
@@ -125,7 +134,7 @@ fn named(dir: &Path, remains: &mut Vec<Remains>) -> anyhow::Result<Home> {
         ));
     };
     remains.extend(Ledger::clean_up(&dir)?);
-    Ok(Home { dir, made, _lock: lock })
+    Ok(Home { dir, named: true, made, keep_logs: false, _lock: lock })
 }
 
 /// The first free directory of this user; all others that nobody holds are cleaned on the way.
@@ -142,7 +151,7 @@ fn any(remains: &mut Vec<Remains>) -> anyhow::Result<Home> {
         let Some(lock) = lock(&dir)? else { continue };
         remains.extend(Ledger::clean_up(&dir)?);
         // One that is not needed is removed with its home.
-        let home = Home { dir, made: true, _lock: lock };
+        let home = Home { dir, named: false, made: true, keep_logs: false, _lock: lock };
         taken.get_or_insert(home);
     }
     taken.ok_or_else(|| {
@@ -220,7 +229,7 @@ mod tests {
         assert!(remains.is_empty());
         let second = Place::take(Some(&dir)).expect_err("taken");
         assert!(second.to_string().contains("another demo"), "{second:#}");
-        place.clean().expect("ours");
+        place.clean(false).expect("ours");
         assert!(!dir.exists());
     }
 
