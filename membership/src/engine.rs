@@ -6,7 +6,10 @@ mod event;
 mod fold;
 mod receive;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use certs::{
     codec::Millis,
@@ -64,9 +67,12 @@ pub struct Engine {
     random: StdRng,
     wall: Millis,
     steady: u64,
+    tick_due: u64,
     table_due: u64,
     persist_due: Option<u64>,
     feed_due: Option<u64>,
+    /// Whom a summary is still owed.
+    owed: BTreeSet<NodeId>,
     rtt_due: u64,
     refuted: u64,
     dial_now: bool,
@@ -98,9 +104,11 @@ impl Engine {
             random,
             wall: now,
             steady: 1,
+            tick_due: 1,
             table_due: 1 + table_interval(0),
             persist_due: None,
             feed_due: Some(0),
+            owed: BTreeSet::new(),
             rtt_due: 0,
             refuted: 0,
             dial_now: true,
@@ -145,9 +153,8 @@ impl Engine {
     /// When `Tick` is due.
     #[must_use]
     pub fn wake(&self) -> Millis {
-        let due = [self.rumor.due(), self.fetch.due()].into_iter().flatten().min();
-        let wait = due.map_or(TICK_MS, |due| due.saturating_sub(self.steady).min(TICK_MS));
-        self.wall + wait.max(1)
+        let due = [self.rumor.due(), self.fetch.due(), Some(self.tick_due)].into_iter().flatten().min();
+        self.wall + due.map_or(TICK_MS, |due| due.saturating_sub(self.steady)).max(1)
     }
 
     /// All members as this node sees them now.
@@ -172,6 +179,9 @@ impl Engine {
             self.out.push(Effect::CloseLink { node: node.clone(), link });
             return;
         }
+        if self.ledger.quarantined(node) {
+            return self.expel(node);
+        }
         for link in self.links.up(node, link, dialled.is_some(), self.steady) {
             self.out.push(Effect::CloseLink { node: node.clone(), link });
         }
@@ -182,8 +192,8 @@ impl Engine {
         for (peer, lane, message) in rumor::messages(node, &own) {
             self.send(&peer, lane, &message);
         }
-        self.summarise(node);
-        let proofs: Vec<Message> = self.ledger.proofs().map(receive::proof).collect();
+        self.summarise(node, true);
+        let proofs: Vec<Message> = self.ledger.proofs().flat_map(receive::proof).collect();
         for proof in &proofs {
             self.send(node, Lane::Rest, proof);
         }
@@ -199,6 +209,8 @@ impl Engine {
     }
 
     fn tick(&mut self) {
+        self.tick_due = self.steady + TICK_MS;
+        self.owed_summaries();
         let orders = self.detector.tick(self.steady);
         self.obey(orders);
         self.dial_now = true;
@@ -305,7 +317,7 @@ impl Engine {
         if authority.grants.keys().any(|node| !before.grants.contains_key(node)) {
             let some = self.links.linked().iter().cloned().choose_multiple(&mut self.random, SUMMARIES);
             for peer in some {
-                self.summarise(&peer);
+                self.summarise(&peer, true);
             }
         }
         self.feed_soon();

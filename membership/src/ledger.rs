@@ -34,8 +34,15 @@ pub(crate) fn table_interval(members: usize) -> u64 {
 pub(crate) struct Ledger {
     authority: Arc<Authority>,
     nodes: BTreeMap<NodeId, Node>,
-    /// Keys that signed two records under one number, with the proof. One per granted node at most.
-    quarantined: BTreeMap<NodeId, (PublicKey, Proof)>,
+    /// Who signed two records under one number. One per granted node at most.
+    quarantined: BTreeMap<NodeId, Quarantine>,
+}
+
+/// A node that contradicted itself: it counts for nothing until it is invited anew.
+pub(crate) struct Quarantine {
+    epoch: u64,
+    pub(crate) identity: Arc<SignedRecord>,
+    pub(crate) proof: Proof,
 }
 
 /// Two records of one number.
@@ -65,8 +72,8 @@ pub(crate) enum Offered {
     Unknown,
     /// The node's identity must come first: nothing is kept.
     NoIdentity,
-    /// The node contradicts itself.
-    Equivocation(Proof),
+    /// The node contradicts itself, and is quarantined.
+    Equivocation,
     /// The node says more than it may: nothing is kept.
     Limited,
     /// Not to be believed.
@@ -113,12 +120,13 @@ impl Ledger {
             return self.offer_identity(record, budget, now);
         }
         let Some(node) = self.nodes.get_mut(record.node()) else { return Offered::NoIdentity };
-        let offered = node.offer(record, &self.authority, budget, now);
-        if let Offered::Equivocation(proof) = &offered {
-            let key = node.facts.record_key;
-            self.quarantine(record.node().clone(), key, proof.clone());
+        match node.offer(record, &self.authority, budget, now) {
+            Ok(offered) => offered,
+            Err(proof) => {
+                self.quarantine(record.node(), proof);
+                Offered::Equivocation
+            }
         }
-        offered
     }
 
     fn offer_identity(&mut self, record: &Arc<SignedRecord>, budget: &mut Bucket, now: Now) -> Offered {
@@ -132,7 +140,7 @@ impl Ledger {
             Ok(facts) => facts,
             Err(error) => return Offered::Refused(error),
         };
-        if self.quarantined.get(record.node()).is_some_and(|(key, _)| *key == facts.record_key) {
+        if self.quarantined(record.node()) {
             return Offered::Refused(RecordError::Quarantined(record.node().clone()));
         }
         if let Err(error) = record.verify(&self.authority.trust_domain, &facts.record_key) {
@@ -162,17 +170,23 @@ impl Ledger {
             }
             Compared::Older | Compared::Same => Offered::Known,
             Compared::Contradicts(held) => {
-                let proof = (held, record.clone());
-                let key = node.facts.record_key;
-                self.quarantine(record.node().clone(), key, proof.clone());
-                Offered::Equivocation(proof)
+                self.quarantine(record.node(), (held, record.clone()));
+                Offered::Equivocation
             }
         }
     }
 
-    fn quarantine(&mut self, node: NodeId, key: PublicKey, proof: Proof) {
-        self.nodes.remove(&node);
-        self.quarantined.insert(node, (key, proof));
+    fn quarantine(&mut self, name: &NodeId, proof: Proof) {
+        if let Some(mut node) = self.nodes.remove(name) {
+            let identity = node.records.remove(&Section::IDENTITY).expect("a node is made with its identity");
+            self.quarantined.insert(name.clone(), Quarantine { epoch: node.facts.epoch, identity, proof });
+        }
+    }
+
+    /// Whether a node contradicted itself and was not invited anew.
+    pub(crate) fn quarantined(&self, node: &NodeId) -> bool {
+        let epoch = self.authority.grants.get(node).map_or(0, |grant| grant.epoch);
+        self.quarantined.get(node).is_some_and(|quarantine| epoch <= quarantine.epoch)
     }
 
     /// Judges somebody else's proof; true if it holds and is news.
@@ -185,13 +199,13 @@ impl Ledger {
         if !same || one.payload() == other.payload() || !signed(one) || !signed(other) {
             return false;
         }
-        self.quarantine(one.node().clone(), key, proof.clone());
+        self.quarantine(one.node(), proof.clone());
         true
     }
 
     /// All proofs held.
-    pub(crate) fn proofs(&self) -> impl Iterator<Item = &Proof> {
-        self.quarantined.values().map(|(_, proof)| proof)
+    pub(crate) fn proofs(&self) -> impl Iterator<Item = &Quarantine> {
+        self.quarantined.values()
     }
 
     /// Judges everything anew; gives the nodes whose word changed and those that no longer count.
@@ -216,7 +230,7 @@ impl Ledger {
             self.nodes.remove(name);
         }
         let grants = &self.authority.grants;
-        self.quarantined.retain(|name, _| grants.contains_key(name));
+        self.quarantined.retain(|name, held| grants.get(name).is_some_and(|grant| grant.epoch <= held.epoch));
         (changed, gone)
     }
 
@@ -316,40 +330,46 @@ impl Node {
         Node { facts, records, waiting: BTreeMap::new(), table: Table::default(), table_came: None, said }
     }
 
-    fn offer(&mut self, record: &Arc<SignedRecord>, authority: &Authority, budget: &mut Bucket, now: Now) -> Offered {
+    fn offer(
+        &mut self,
+        record: &Arc<SignedRecord>,
+        authority: &Authority,
+        budget: &mut Bucket,
+        now: Now,
+    ) -> Result<Offered, Proof> {
         let compared = self.compare(record);
         if matches!(compared, Compared::Same | Compared::Older) {
-            return Offered::Known;
+            return Ok(Offered::Known);
         }
         if let Err(error) = record.verify(&authority.trust_domain, &self.facts.record_key) {
-            return Offered::Refused(error);
+            return Ok(Offered::Refused(error));
         }
         if let Compared::Contradicts(held) = compared {
-            return Offered::Equivocation((held, record.clone()));
+            return Err((held, record.clone()));
         }
         if !budget.take(now.steady) {
-            return Offered::Limited;
+            return Ok(Offered::Limited);
         }
         let section = record.section();
         if !self.records.contains_key(&section) && self.records.len() >= SECTIONS {
             let error = RecordError::Invalid { field: "section", rule: "a node has at most 64" };
-            return Offered::Refused(error);
+            return Ok(Offered::Refused(error));
         }
         if section == Section::TABLE {
             match Table::read(record.body()) {
                 Ok(table) => self.table = table,
-                Err(error) => return Offered::Refused(error),
+                Err(error) => return Ok(Offered::Refused(error)),
             }
             self.table_came = Some(now.steady);
             let waiting = std::mem::take(&mut self.waiting);
             self.records.extend(waiting);
         } else if section != Section::STATUS && !self.table_fresh(authority, now) {
             self.waiting.insert(section, record.clone());
-            return Offered::Waiting;
+            return Ok(Offered::Waiting);
         }
         self.records.insert(section, record.clone());
         self.fold(authority);
-        Offered::Fresh
+        Ok(Offered::Fresh)
     }
 
     fn table_fresh(&self, authority: &Authority, now: Now) -> bool {

@@ -181,6 +181,26 @@ fn who_contradicts_itself_is_quarantined_everywhere() {
     scene.sim.run(5_000);
     scene.unharmed();
     assert!(honest.iter().all(|at| scene.sim.state(at, &liar).is_none()), "it must not come back");
+    // Who joins later is told; who is invited anew is a member again.
+    let fresh = scene.world.citizen("fresh", 1);
+    let tell = |scene: &mut Scene| {
+        let authority = Arc::new(scene.world.authority.clone());
+        for at in &honest {
+            scene.sim.event(at, Event::Authority(authority.clone()));
+        }
+        scene.sim.authority = authority;
+    };
+    tell(&mut scene);
+    let peers = [scene.sim.address(&honest[0])];
+    scene.sim.start(&fresh, &peers, Vec::new());
+    scene.sim.run(3_000);
+    assert_eq!(scene.sim.state(&honest[2], &fresh.node), Some(MemberState::Alive));
+    assert_eq!(scene.sim.state(&fresh.node, &liar), None);
+    let again = scene.world.citizen("n3", 2);
+    tell(&mut scene);
+    scene.sim.start(&again, &peers, Vec::new());
+    scene.sim.run(3_000);
+    assert!(honest.iter().all(|at| scene.sim.state(at, &liar) == Some(MemberState::Alive)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use certs::id::NodeId;
 use super::{Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS};
 use crate::{
     gossip::Outgoing,
-    ledger::{Offered, Proof},
+    ledger::{Offered, Quarantine},
     limit::Bucket,
     message::{Latest, Message},
     record::{Section, SignedRecord},
@@ -52,9 +52,11 @@ impl Sender {
     }
 }
 
-/// A proof as it travels.
-pub(super) fn proof((one, other): &Proof) -> Message {
-    Message::Proof(one.bytes().to_vec(), other.bytes().to_vec())
+/// A quarantine as it travels: the accused's identity, for who does not know it, and the proof.
+pub(super) fn proof(quarantine: &Quarantine) -> [Message; 2] {
+    let Quarantine { identity, proof: (one, other), .. } = quarantine;
+    let identity = Message::Records(vec![identity.bytes().to_vec()]);
+    [identity, Message::Proof(one.bytes().to_vec(), other.bytes().to_vec())]
 }
 
 impl Engine {
@@ -143,7 +145,7 @@ impl Engine {
                 self.feed_soon();
             }
             Offered::NoIdentity => self.fetch.want(node, from, self.steady),
-            Offered::Equivocation(proof) => self.quarantined(&proof),
+            Offered::Equivocation => self.quarantined(node),
             Offered::Refused(_) => {
                 if let Some(from) = from {
                     self.misbehaved(from, "sent a record that does not hold");
@@ -181,12 +183,15 @@ impl Engine {
         }
     }
 
-    fn quarantined(&mut self, found: &Proof) {
-        let node = found.0.node().clone();
+    fn quarantined(&mut self, node: &NodeId) {
         self.out.push(Effect::Notice(Notice::Equivocation { node: node.clone() }));
-        self.broadcast(Lane::Liveness, &proof(found));
-        self.refresh(&node);
-        self.expel(&node);
+        let messages: Vec<Message> =
+            self.ledger.proofs().filter(|quarantine| quarantine.identity.node() == node).flat_map(proof).collect();
+        for message in &messages {
+            self.broadcast(Lane::Liveness, message);
+        }
+        self.refresh(node);
+        self.expel(node);
     }
 
     fn proved(&mut self, from: &NodeId, one: &[u8], other: &[u8]) {
@@ -194,9 +199,10 @@ impl Engine {
             return self.misbehaved(from, "sent a proof that is none");
         };
         let now = self.steady;
+        let node = one.node().clone();
         let found = (Arc::new(one), Arc::new(other));
-        if *found.0.node() != self.own && self.sender(from).records.take(now) && self.ledger.prove(&found) {
-            self.quarantined(&found);
+        if node != self.own && self.sender(from).records.take(now) && self.ledger.prove(&found) {
+            self.quarantined(&node);
         }
     }
 
@@ -217,20 +223,32 @@ impl Engine {
             }
         }
         if self.ledger.nodes().any(|node| !told.contains(node) && node != from) {
-            self.summarise(from);
+            self.summarise(from, false);
         }
     }
 
-    /// Tells a peer what is held, so that it can ask for what it lacks.
-    pub(super) fn summarise(&mut self, to: &NodeId) {
+    /// Tells a peer what is held, so that it can ask for what it lacks, or tell what this node lacks. What comes too
+    /// soon after the last one is `owed`, or left out: answers to answers would never end.
+    pub(super) fn summarise(&mut self, to: &NodeId, owed: bool) {
         let now = self.steady;
         let sender = self.sender(to);
         if now < sender.summary_due {
+            if owed {
+                self.owed.insert(to.clone());
+            }
             return;
         }
         sender.summary_due = now + SUMMARY_MS;
         let entries = self.ledger.nodes().filter_map(|node| self.ledger.latest(node)).collect();
         self.send(to, Lane::Rest, &Message::Summary(entries));
+    }
+
+    pub(super) fn owed_summaries(&mut self) {
+        for peer in std::mem::take(&mut self.owed) {
+            if self.links.linked().contains(&peer) {
+                self.summarise(&peer, true);
+            }
+        }
     }
 
     fn pulled(&mut self, from: &NodeId, wants: &[(NodeId, Vec<Section>)]) {
@@ -304,7 +322,7 @@ impl Engine {
                 }
                 self.after_records(&touched, None);
             }
-            Outgoing::Unknown { from } => self.summarise(&from),
+            Outgoing::Unknown { from } => self.summarise(&from, false),
             Outgoing::Hostile { from, what } => self.misbehaved(&from, what),
         }
     }
