@@ -29,7 +29,7 @@ pub enum Command {
 /// Runs the command.
 pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
     match command {
-        Command::List => look::list(ctx, "/v1/identities", table).await,
+        Command::List => look::list_here(ctx, "/v1/identities", table).await,
         Command::Show { id } => show(&id, ctx).await,
     }
 }
@@ -43,7 +43,7 @@ fn table(identities: &[Identity]) -> Table {
 }
 
 async fn show(id: &str, ctx: &Context) -> Result<()> {
-    let identities: Vec<Identity> = client::connect(ctx).await?.get("/v1/identities").await?;
+    let identities: Vec<Identity> = client::connect_here(ctx).await?.get("/v1/identities").await?;
     let suffix = id.split_once('/').map(|(namespace, account)| format!("/ns/{namespace}/sa/{account}"));
     let named = |identity: &&Identity| {
         identity.id == id || suffix.as_ref().is_some_and(|suffix| identity.id.ends_with(suffix.as_str()))

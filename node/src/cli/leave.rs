@@ -34,7 +34,7 @@ pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
     }
     let config = ctx.config()?;
     let operator = Operator::load(ctx)?;
-    let mut client = client::connect(ctx).await?;
+    let mut client = client::connect_here(ctx).await?;
     let status: Status = client.get("/v1/status").await?;
     if status.node != config.node {
         let message = format!("{} is {}, the configuration here is of {}", client.reached(), status.node, config.node);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     cli::{
-        client,
+        client::{self, Client},
         context::Context,
         error::{Error, Result},
         output::{Format, Table, Tone},
@@ -19,14 +19,7 @@ pub(super) async fn show<T>(ctx: &Context, path: &str, text: impl Fn(&T) -> Stri
 where
     T: DeserializeOwned + Serialize,
 {
-    let mut client = client::connect(ctx).await?;
-    if !ctx.globals.watch {
-        let value: Value = client.get(path).await?;
-        return ctx.output.show(&value, || read(&value).map_or_else(|error| error.to_string(), |value| text(&value)));
-    }
-    let separator = if path.contains('?') { '&' } else { '?' };
-    let watched = format!("{path}{separator}watch=true");
-    client.watch(&watched, |line| picture(ctx, line, &text)).await
+    print(client::connect(ctx).await?, ctx, path, text).await
 }
 
 /// The same for a list of rows.
@@ -35,6 +28,28 @@ where
     T: DeserializeOwned + Serialize,
 {
     show(ctx, path, |rows: &Vec<T>| ctx.output.render(&table(rows))).await
+}
+
+/// A list that only makes sense of one node: the one of this machine, if the flags name no other.
+pub(super) async fn list_here<T>(ctx: &Context, path: &str, table: impl Fn(&[T]) -> Table) -> Result<()>
+where
+    T: DeserializeOwned + Serialize,
+{
+    let client = client::connect_here(ctx).await?;
+    print(client, ctx, path, |rows: &Vec<T>| ctx.output.render(&table(rows))).await
+}
+
+async fn print<T>(mut client: Client, ctx: &Context, path: &str, text: impl Fn(&T) -> String) -> Result<()>
+where
+    T: DeserializeOwned + Serialize,
+{
+    if !ctx.globals.watch {
+        let value: Value = client.get(path).await?;
+        return ctx.output.show(&value, || read(&value).map_or_else(|error| error.to_string(), |value| text(&value)));
+    }
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let watched = format!("{path}{separator}watch=true");
+    client.watch(&watched, |line| picture(ctx, line, &text)).await
 }
 
 /// Prints one line of a watch. A list comes as an object with `observed_at` and the list under its own name.

@@ -45,15 +45,15 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
     match command {
         Command::Add { file } => {
             let text = read(&file)?;
-            let added: Value = client::connect(ctx).await?.post("/v1/local/services", text).await?;
+            let added: Value = client::connect_here(ctx).await?.post("/v1/local/services", text).await?;
             ctx.output.show(&added, || format!("{} was added", added["service"].as_str().unwrap_or_default()))
         }
         Command::Remove { service } => {
             let body = serde_json::json!({"service": service});
-            let removed: Value = client::connect(ctx).await?.post_json("/v1/local/services/remove", &body).await?;
+            let removed: Value = client::connect_here(ctx).await?.post_json("/v1/local/services/remove", &body).await?;
             ctx.output.show(&removed, || format!("{service} was removed"))
         }
-        Command::List => look::list(ctx, "/v1/local/services", table).await,
+        Command::List => look::list_here(ctx, "/v1/local/services", table).await,
     }
 }
 

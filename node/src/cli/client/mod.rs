@@ -19,6 +19,7 @@ use crate::{
     cli::{
         context::Context,
         error::{Error, Result},
+        output::{Format, remark},
     },
 };
 
@@ -26,6 +27,10 @@ use crate::{
 const ANSWER_LIMIT: usize = 256 << 20;
 /// How long one node may take to be reached, before the next one is tried.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Content types of requests.
+const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 
 /// A byte stream to a node.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -47,13 +52,27 @@ pub struct Client {
 /// # Errors
 /// None answers (`unreachable`, with each address and why), or the one that does is not of this mesh.
 pub async fn connect(ctx: &Context) -> Result<Client> {
-    let targets = target::candidates(ctx)?;
-    let mut failures = Vec::new();
-    for target in &targets {
+    first(&target::candidates(ctx)?, ctx).await
+}
+
+/// Connects to the node that the flags name, or to the one of this machine: for commands that mean "this node".
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_here(ctx: &Context) -> Result<Client> {
+    first(&target::here(ctx)?, ctx).await
+}
+
+async fn first(targets: &[target::Target], ctx: &Context) -> Result<Client> {
+    let mut failures: Vec<(&target::Target, Error)> = Vec::new();
+    for target in targets {
         let opened = tokio::time::timeout(CONNECT_LIMIT.min(ctx.globals.timeout), target::open(target, ctx)).await;
         match opened.unwrap_or_else(|_| Err(Error::new("unreachable", "no answer in time"))) {
             Ok(stream) => {
                 let mut client = Client::over(stream, target.to_string(), ctx.globals.timeout).await?;
+                if let Some((first, error)) = failures.first().filter(|_| ctx.output.format == Format::Table) {
+                    remark(&format!("note: {first} does not answer ({}); asked {target} instead", error.message));
+                }
                 client.refresh(ctx).await?;
                 return Ok(client);
             }
@@ -103,7 +122,7 @@ impl Client {
     /// # Errors
     /// What the node answers, or that it went away.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
-        self.exchange(Method::GET, path, Bytes::new()).await
+        self.exchange(Method::GET, path, JSON, Bytes::new()).await
     }
 
     /// `POST path` with a body.
@@ -111,7 +130,7 @@ impl Client {
     /// # Errors
     /// What the node answers, or that it went away.
     pub async fn post<T: DeserializeOwned>(&mut self, path: &str, body: impl Into<Bytes>) -> Result<T> {
-        self.exchange(Method::POST, path, body.into()).await
+        self.exchange(Method::POST, path, BYTES, body.into()).await
     }
 
     /// `POST path` with a JSON body.
@@ -121,7 +140,7 @@ impl Client {
     pub async fn post_json<B: serde::Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T> {
         let body = serde_json::to_vec(body)
             .map_err(|error| Error::new("failed", format!("cannot write the request: {error}")))?;
-        self.post(path, body).await
+        self.exchange(Method::POST, path, JSON, body.into()).await
     }
 
     /// `GET path` whose answer is one JSON object a line, without end; `line` sees each.
@@ -129,7 +148,7 @@ impl Client {
     /// # Errors
     /// What the node answers, that it went away, or what `line` gives.
     pub async fn watch(&mut self, path: &str, mut line: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        let response = self.send(Method::GET, path, JSON, Bytes::new()).await?;
         let mut body = response.into_body();
         let mut buffer = Vec::new();
         loop {
@@ -150,8 +169,14 @@ impl Client {
         }
     }
 
-    async fn exchange<T: DeserializeOwned>(&mut self, method: Method, path: &str, body: Bytes) -> Result<T> {
-        let response = self.send(method, path, body).await?;
+    async fn exchange<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &'static str,
+        body: Bytes,
+    ) -> Result<T> {
+        let response = self.send(method, path, kind, body).await?;
         let body = self.collect(response.into_body()).await?;
         serde_json::from_slice(&body).map_err(|error| {
             Error::new("failed", format!("{} answers what this version does not understand: {error}", self.reached))
@@ -160,9 +185,16 @@ impl Client {
     }
 
     /// Sends a request and gives the answer if it is a success.
-    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &'static str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
         let request = Request::builder().method(method).uri(path).header(http::header::HOST, "skein");
         let request = request
+            .header(http::header::CONTENT_TYPE, kind)
             .body(Full::new(body))
             .map_err(|error| Error::new("usage", format!("{path} cannot be asked for: {error}")))?;
         let sent = drive(&mut self.connection, self.sender.send_request(request));

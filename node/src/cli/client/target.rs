@@ -54,6 +54,14 @@ pub(super) fn candidates(ctx: &Context) -> Result<Vec<Target>> {
     Ok(targets)
 }
 
+/// The node that the flags name, or the one of this machine.
+pub(super) fn here(ctx: &Context) -> Result<Vec<Target>> {
+    match &ctx.globals.node {
+        Some(text) => named(text, ctx),
+        None => Ok(sockets(ctx)?.into_iter().map(Target::Socket).collect()),
+    }
+}
+
 /// What `--node` names.
 fn named(text: &str, ctx: &Context) -> Result<Vec<Target>> {
     if let Some(path) = text.strip_prefix("unix:") {
