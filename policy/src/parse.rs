@@ -103,7 +103,7 @@ pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
     };
     node.shift(line - 1);
     let complaints = Complaints::new("");
-    let document = document(&At::root(&node, &complaints), id.namespace.as_str(), true);
+    let document = document(&At::root(&node, &complaints), id.namespace.as_str());
     if let Some(document) = &document
         && document.id != *id
     {
@@ -166,7 +166,7 @@ fn item(parsed: &mut Parsed, file: &str, node: &Node, default_namespace: &str) {
     }
     *complaints.document.borrow_mut() = label(kind, node, default_namespace);
     let at = At::root(node, &complaints);
-    let document = document(&at, default_namespace, false);
+    let document = document(&at, default_namespace);
     if let Some(document) = document.filter(|_| complaints.errors() == 0) {
         let body = body(node, &document.id);
         if body.len() > MAX_DOCUMENT {
@@ -199,7 +199,7 @@ fn body(node: &Node, id: &DocumentId) -> String {
     let line = node.place.line;
     let place = node.place;
     if let Value::Map(entries) = &mut node.value {
-        entries.retain(|(key, _)| key.text != "status");
+        entries.retain(|(key, _)| key.text != "status" && key.text != SOURCE_LINE);
         let metadata =
             entries.iter_mut().find(|(key, _)| key.text == "metadata").map(|(_, metadata)| &mut metadata.value);
         if let Some(Value::Map(metadata)) = metadata {
@@ -213,17 +213,15 @@ fn body(node: &Node, id: &DocumentId) -> String {
     tree::write(&node, true)
 }
 
-/// Reads a document; complaints go to the decoder's list. `signed` allows what only a signed body has.
-fn document(at: &At<'_>, default_namespace: &str, signed: bool) -> Option<Document> {
+/// Reads a document; complaints go to the decoder's list.
+fn document(at: &At<'_>, default_namespace: &str) -> Option<Document> {
     let fields = at.fields()?;
     let api = fields.required("apiVersion");
     let word = fields.required("kind")?;
     let kind = known_kind(&word, api.as_ref().and_then(At::text).unwrap_or_default())?;
     let metadata = fields.required("metadata");
     fields.get("status");
-    if signed {
-        fields.get(SOURCE_LINE);
-    }
+    fields.get(SOURCE_LINE);
     let metadata = metadata.as_ref().and_then(|metadata| read_metadata(metadata, kind, default_namespace))?;
     let spec = match fields.get("spec") {
         Some(spec) => read_spec(&spec, &metadata.id),
@@ -411,3 +409,6 @@ fn checked_name(at: &At<'_>, rule: fn(&str) -> bool, says: &str) -> Option<Strin
     }
     Some(text.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,6 +124,16 @@ impl<'a> At<'a> {
         self.add(Severity::Error, code, message.into(), hint.into());
     }
 
+    /// A complaint that Istio's validation words so, too.
+    pub(crate) fn error_as_istio(&self, code: &'static str, message: impl Into<String>, hint: &str) {
+        let message = message.into();
+        self.error_hint(code, message.clone(), hint);
+        let mut problems = self.out.problems.borrow_mut();
+        if let Some(last) = problems.last_mut().filter(|last| last.code == code && last.message == message) {
+            last.istio_message = Some(message);
+        }
+    }
+
     pub(crate) fn warn(&self, code: &'static str, message: impl Into<String>, hint: impl Into<String>) {
         self.add(Severity::Warning, code, message.into(), hint.into());
     }

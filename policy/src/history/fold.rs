@@ -1,7 +1,8 @@
 //! The fold: live values are those that no counting changeset replaces. Per document, so that a push costs what it touches.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -83,6 +84,8 @@ struct Folder<'k> {
     now: Millis,
     /// Per counting RoleSet that names them: the changesets that stay although it took their right away.
     stays: Vec<HashSet<ChangesetId>>,
+    /// Of changesets that were judged: one may speak of a thousand documents.
+    by_roles: RefCell<HashMap<ChangesetId, bool>>,
 }
 
 /// What became of one document.
@@ -95,7 +98,7 @@ struct Folded {
 impl<'k> Folder<'k> {
     fn new(kept: &'k Kept, chain: &'k Chain, now: Millis) -> Self {
         let stays = chain.counting.iter().map(|roles| staying(kept, &roles.set)).collect();
-        Self { kept, chain, now, stays }
+        Self { kept, chain, now, stays, by_roles: RefCell::default() }
     }
 
     fn document(&self, id: &DocumentId) -> Folded {
@@ -164,6 +167,15 @@ impl<'k> Folder<'k> {
     }
 
     fn counts_by_roles(&self, id: &ChangesetId) -> bool {
+        if let Some(known) = self.by_roles.borrow().get(id) {
+            return *known;
+        }
+        let counts = self.judge_roles(id);
+        self.by_roles.borrow_mut().insert(*id, counts);
+        counts
+    }
+
+    fn judge_roles(&self, id: &ChangesetId) -> bool {
         let Some(item) = self.kept.entries.get(id) else { return false };
         let changeset = &item.entry.changeset;
         let since = self.chain.since(changeset.role_set);

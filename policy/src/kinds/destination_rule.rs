@@ -68,7 +68,7 @@ impl DestinationRule {
         for item in list.as_ref().map(At::items).unwrap_or_default() {
             let Some(subset) = SubsetRule::decode(&item) else { continue };
             if subsets.iter().any(|other| other.name == subset.name) {
-                item.error(codes::DUPLICATE, format!("duplicate subset: {}", subset.name));
+                item.error_as_istio(codes::DUPLICATE, format!("duplicate subset: {}", subset.name), "");
             }
             subsets.push(subset);
         }
@@ -139,7 +139,7 @@ impl TrafficPolicy {
 
 fn not_empty(fields: &Fields<'_>, built: &[&'static str], not_built: &[&'static str]) {
     if !built.iter().chain(not_built).any(|name| fields.has(name)) {
-        fields.at.error(codes::EMPTY, "traffic policy must have at least one field");
+        fields.at.error_as_istio(codes::EMPTY, "traffic policy must have at least one field", "");
     }
 }
 

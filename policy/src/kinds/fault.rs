@@ -59,7 +59,7 @@ impl Fault {
     pub(super) fn decode(at: &At<'_>) -> Option<Self> {
         let fields = at.fields()?;
         if !fields.has("delay") && !fields.has("abort") {
-            at.error(codes::EMPTY, "HTTP fault injection must have an abort and/or a delay");
+            at.error_as_istio(codes::EMPTY, "HTTP fault injection must have an abort and/or a delay", "");
         }
         let delay = fields.get("delay").and_then(|delay| DelayFault::decode(&delay));
         let abort = fields.get("abort").and_then(|abort| AbortFault::decode(&abort));

@@ -122,7 +122,7 @@ impl RouteDestination {
             items.iter().filter_map(|item| Self::decode(item, namespace)).collect();
         let sum: u64 = decoded.iter().map(|(_, weight, _)| u64::from(weight.unwrap_or_default())).sum();
         if decoded.len() > 1 && sum == 0 {
-            at.error_hint(codes::WEIGHT, "total destination weight = 0", "give each destination a weight");
+            at.error_as_istio(codes::WEIGHT, "total destination weight = 0", "give each destination a weight");
         } else if decoded.len() > 1 {
             for (item, _, _) in decoded.iter().filter(|(_, weight, _)| weight.is_none()) {
                 item.warn(
@@ -267,7 +267,7 @@ impl Redirect {
         }
         let nothing = uri.is_none() && prefix_rewrite.is_none() && authority.is_none() && scheme.is_none();
         if nothing && port == RedirectPort::Unset {
-            at.error(codes::EMPTY, "redirect must specify URI, authority, scheme, or port");
+            at.error_as_istio(codes::EMPTY, "redirect must specify URI, authority, scheme, or port", "");
         }
         Some(Self { uri, prefix_rewrite, authority, port, scheme, code })
     }

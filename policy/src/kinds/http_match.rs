@@ -90,14 +90,8 @@ impl Pattern {
             return Err(format!("a regular expression has at most {MAX_REGEX} characters"));
         }
         // Alone first, so that nothing escapes the group around it.
-        regex::bytes::Regex::new(source).map_err(|error| plain(&error))?;
-        let regex = regex::bytes::RegexBuilder::new(text)
-            .case_insensitive(fold)
-            .size_limit(MAX_COMPILED)
-            .dfa_size_limit(MAX_COMPILED)
-            .build()
-            .map_err(|error| plain(&error))?;
-        Ok(Self { source: source.into(), regex })
+        build(source, fold)?;
+        Ok(Self { source: source.into(), regex: build(text, fold)? })
     }
 
     /// True if the pattern matches.
@@ -124,6 +118,15 @@ impl Pattern {
     pub(super) fn decode_anywhere(at: &At<'_>) -> Option<Self> {
         Self::anywhere(at.text()?).map_err(|error| at.error(codes::REGEX, error)).ok()
     }
+}
+
+fn build(text: &str, fold: bool) -> Result<regex::bytes::Regex, String> {
+    regex::bytes::RegexBuilder::new(text)
+        .case_insensitive(fold)
+        .size_limit(MAX_COMPILED)
+        .dfa_size_limit(MAX_COMPILED)
+        .build()
+        .map_err(|error| plain(&error))
 }
 
 /// The last line of the error: the others draw the pattern.

@@ -79,7 +79,7 @@ fn check_exclusive(at: &At<'_>, fields: &crate::decode::Fields<'_>) {
     let actions = ["route", "redirect", "directResponse", "delegate"];
     let given: Vec<&str> = actions.into_iter().filter(|name| fields.has(name)).collect();
     match given.as_slice() {
-        [] => at.error(codes::NO_ACTION, "HTTP route, redirect or direct_response is required"),
+        [] => at.error_as_istio(codes::NO_ACTION, "HTTP route, redirect or direct_response is required", ""),
         [_] => {}
         several => at.error(codes::EXCLUSIVE, format!("{} exclude each other", several.join(" and "))),
     }

@@ -66,7 +66,11 @@ fn decode_hosts(fields: &Fields<'_>, namespace: &str, for_mesh: bool) -> Vec<Str
             continue;
         }
         if host == "*" {
-            at.error_hint(codes::HOST, "wildcard host * is not allowed for the mesh", "name the service");
+            at.error_as_istio(
+                codes::HOST,
+                "wildcard host * is not allowed for virtual services bound to the mesh gateway",
+                "name the service",
+            );
             continue;
         }
         if !hosts::is_wildcard_name(host) && host.parse::<std::net::IpAddr>().is_err() {
@@ -98,10 +102,12 @@ fn decode_routes(fields: &Fields<'_>, namespace: &str) -> Vec<HttpRoute> {
     let list = fields.get("http");
     let routes = list.as_ref().map(At::items).unwrap_or_default();
     if routes.is_empty() && !fields.has("tls") && !fields.has("tcp") {
-        fields.at.error(codes::MISSING, "http, tls or tcp must be provided in virtual service");
+        fields.at.error_as_istio(codes::MISSING, "http, tcp or tls must be provided in virtual service", "");
     }
     let decoded: Vec<HttpRoute> = routes.iter().filter_map(|route| HttpRoute::decode(route, namespace)).collect();
-    super::http_route::warn_unreachable(&routes, &decoded);
+    if fields.at.out.errors() == 0 {
+        super::http_route::warn_unreachable(&routes, &decoded);
+    }
     decoded
 }
 

@@ -1,0 +1,188 @@
+//! Complaints and where they point.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn problems(text: &str) -> Vec<(&'static str, usize, usize, String, String)> {
+    let parsed = yaml("f.yaml", text, "default");
+    parsed.problems.into_iter().map(|one| (one.code, one.line, one.column, one.field, one.hint)).collect()
+}
+
+const GOOD: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: reviews
+  labels: {a: b}
+  creationTimestamp: 2020-01-01T00:00:00Z
+spec:
+  hosts: [reviews]
+  http:
+  - route:
+    - destination:
+        host: reviews
+status: {anything: goes}
+";
+
+#[test]
+fn every_complaint_points_at_its_place() {
+    let text = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: reviews
+spec:
+  hosts: [reviews]
+  http:
+  - name: a
+    tiemout: 1s
+    timeout: 5
+    match:
+    - uri: {regex: '('}
+    - headers: {x: {exact: 1}}
+    retries: {attempts: -1, retryOn: '5xx, reset'}
+    mirror: {host: reviews}
+    route:
+    - destination: {host: reviews, port: {number: 70000}}
+      weight: -1
+";
+    let found = problems(text);
+    let short: Vec<(&str, usize, usize, &str)> =
+        found.iter().map(|(code, line, column, field, _)| (*code, *line, *column, field.as_str())).collect();
+    assert_eq!(
+        short,
+        [
+            (codes::REGEX, 12, 20, "spec.http[0].match[0].uri.regex"),
+            (codes::WRONG_TYPE, 13, 28, "spec.http[0].match[1].headers[x].exact"),
+            (codes::RANGE, 17, 51, "spec.http[0].route[0].destination.port.number"),
+            (codes::RANGE, 18, 15, "spec.http[0].route[0].weight"),
+            (codes::DURATION, 10, 14, "spec.http[0].timeout"),
+            (codes::RANGE, 14, 25, "spec.http[0].retries.attempts"),
+            (codes::RETRY_ON, 14, 38, "spec.http[0].retries.retryOn"),
+            (codes::NOT_SUPPORTED, 15, 13, "spec.http[0].mirror"),
+            (codes::UNKNOWN_FIELD, 9, 5, "spec.http[0].tiemout"),
+        ]
+    );
+    assert_eq!(found.last().unwrap().4, "did you mean `timeout`?");
+    assert_eq!(found[4].4, "write \"5s\"");
+    let parsed = yaml("f.yaml", text, "default");
+    assert!(parsed.documents.is_empty());
+    assert!(parsed.problems.iter().all(|one| one.document.as_deref() == Some("VirtualService default/reviews")));
+}
+
+#[test]
+fn a_good_document_is_read_and_signed() {
+    let parsed = yaml("f.yaml", &format!("# first\n\n{GOOD}"), "shop");
+    assert!(parsed.problems.is_empty(), "{:#?}", parsed.problems);
+    let located = &parsed.documents[0];
+    assert_eq!(located.document.id, DocumentId::new(Kind::VirtualService, "shop", "reviews"));
+    assert_eq!((located.line, located.document.created), (3, Some(1_577_836_800_000)));
+    let service = located.document.spec.virtual_service().unwrap();
+    assert_eq!(service.hosts, ["reviews.shop.svc.cluster.local"]);
+    assert_eq!(service.http[0].line, 12);
+    let again = json(&located.document.id, &located.json).unwrap();
+    assert_eq!(again.spec.virtual_service().unwrap().http[0].line, 12);
+    assert!(serde_json::from_str::<serde_json::Value>(&located.json).unwrap().get("status").is_none());
+    let other = yaml("f.yaml", GOOD, "shop").documents.remove(0);
+    assert_ne!(other.json, located.json);
+    assert_eq!(compact(&other.json), compact(&located.json));
+    assert!(json(&DocumentId::new(Kind::VirtualService, "shop", "other"), &located.json).is_err());
+    assert!(json(&DocumentId::new(Kind::VirtualService, "other", "reviews"), &located.json).is_err());
+}
+
+#[test]
+fn json_lists_and_versions() {
+    let json = r#"{"apiVersion":"v1","kind":"List","items":[
+        {"apiVersion":"networking.istio.io/v1alpha3","kind":"DestinationRule","metadata":{"name":"a"},"spec":{"host":"a","traffic_policy":{"load_balancer":{"simple":"LEAST_CONN"}}}},
+        {"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{}}]}"#;
+    let parsed = yaml("f.json", json, "default");
+    assert_eq!((parsed.documents.len(), parsed.kubernetes.len()), (1, 1));
+    assert_eq!(parsed.problems.iter().map(|one| one.code).collect::<Vec<_>>(), [codes::DEPRECATED]);
+}
+
+#[test]
+fn kinds_are_refused_by_name() {
+    let document =
+        |api: &str, kind: &str| format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}\n");
+    for (api, kind, code) in [
+        ("networking.istio.io/v1alpha3", "EnvoyFilter", codes::KIND_REFUSED),
+        ("networking.istio.io/v1beta1", "ProxyConfig", codes::KIND_REFUSED),
+        ("extensions.istio.io/v1alpha1", "WasmPlugin", codes::KIND_REFUSED),
+        ("networking.istio.io/v1", "Gateway", codes::KIND_NOT_SUPPORTED),
+        ("security.istio.io/v1", "AuthorizationPolicy", codes::KIND_NOT_SUPPORTED),
+        ("skein.dev/v1", "RateLimit", codes::KIND_NOT_SUPPORTED),
+        ("networking.istio.io/v1", "VirtualServce", codes::UNKNOWN_KIND),
+        ("networking.istio.io/v2", "VirtualService", codes::SHAPE),
+        ("skein.dev/v1", "VirtualService", codes::SHAPE),
+    ] {
+        let found = problems(&document(api, kind));
+        assert_eq!((found[0].0, found[0].1, found[0].2), (code, 2, 7), "{api} {kind}");
+    }
+    assert_eq!(problems(&document("networking.istio.io/v1", "VirtualServce"))[0].4, "did you mean VirtualService?");
+    assert_eq!(problems("just text")[0].0, codes::WRONG_TYPE);
+    assert_eq!(problems("a: [")[0].0, codes::SYNTAX);
+    assert!(problems("---\n# nothing\n---\n").is_empty());
+}
+
+#[test]
+fn mesh_wide_kinds_live_in_the_root_namespace() {
+    let grant = "apiVersion: skein.dev/v1\nkind: NodeGrant\nmetadata: {name: web-1}\nspec: {node: web-1, epoch: 1, services: []}\n";
+    let parsed = yaml("f.yaml", grant, "shop");
+    assert_eq!(parsed.documents[0].document.id.to_string(), "NodeGrant istio-system/web-1");
+    let elsewhere = grant.replace("name: web-1}\nspec", "name: web-1, namespace: shop}\nspec");
+    assert_eq!(problems(&elsewhere)[0].0, codes::NAME);
+    let other = grant.replace("node: web-1", "node: web-2");
+    assert_eq!(problems(&other)[0].0, codes::GRANT);
+    let set = "apiVersion: skein.dev/v1\nkind: RoleSet\nmetadata: {name: default}\nspec: {keys: [], roles: []}\n";
+    assert_eq!(problems(set)[0].0, codes::ROLE);
+}
+
+#[test]
+fn warnings_do_not_refuse() {
+    let text = GOOD.replace("  - route:", "  - fault: {abort: {httpStatus: 500}}\n    route:") + "---\n" + GOOD;
+    let parsed = yaml("f.yaml", &text, "default");
+    assert_eq!((parsed.documents.len(), parsed.is_valid()), (2, true));
+    let codes: Vec<&str> = parsed.problems.iter().map(|one| one.code).collect();
+    assert_eq!(codes, [codes::FAULT_WITHOUT_EFFECT, codes::FAULT_WITHOUT_EXPIRY, codes::DUPLICATE_DOCUMENT]);
+    let after = GOOD.replace("status:", "  - redirect: {uri: /x}\nstatus:");
+    assert_eq!(problems(&after)[0].0, codes::UNREACHABLE_RULE);
+}
+
+#[test]
+fn sizes_are_limited() {
+    let long = GOOD.replace("labels: {a: b}", &format!("annotations: {{a: \"{}\"}}", "x".repeat(300 * 1024)));
+    assert_eq!(problems(&long)[0].0, codes::TOO_LARGE);
+    let document = yaml("f.yaml", GOOD, "default").documents.remove(0);
+    let padded = format!("{}{}", document.json, " ".repeat(300 * 1024));
+    assert!(json(&document.document.id, &padded).is_err());
+    let deep = format!("{}{}", "{\"a\":".repeat(1_000), "1");
+    assert!(json(&document.document.id, &deep).is_err());
+}
+
+#[test]
+fn a_problem_serialises_as_lint_shows_it() {
+    let parsed = yaml("f.yaml", &GOOD.replace("hosts: [reviews]", "hosts: ['*']"), "default");
+    let shown = serde_json::to_value(&parsed.problems[0]).unwrap();
+    assert_eq!(
+        (shown["severity"].as_str(), shown["line"].as_u64(), shown["code"].as_str()),
+        (Some("error"), Some(8), Some("SKN0109"))
+    );
+    assert!(shown["istio_message"].as_str().unwrap().contains("wildcard host"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "(apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: \\{name: x\\}\nspec:\n)?[ \\-\\[\\]{}:,a-z0-9*&\"'\n]{0,120}") {
+        let _ = yaml("f", &text, "default");
+    }
+
+    #[test]
+    fn no_mutation_of_a_body_panics(at in 0..500_usize, with in any::<u8>()) {
+        let document = yaml("f.yaml", GOOD, "default").documents.remove(0);
+        let mut bytes = document.json.into_bytes();
+        let place = at % bytes.len();
+        bytes[place] = with;
+        if let Ok(text) = String::from_utf8(bytes) {
+            let _ = json(&document.document.id, &text);
+        }
+    }
+}
