@@ -33,7 +33,7 @@ pub(super) const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Handover {
     /// A TCP connection whose ClientHello has been read.
-    Tcp(Hello),
+    Tcp(Box<Hello>),
     /// Without steering: a peer's QUIC connection.
     Quic(Accepted),
 }

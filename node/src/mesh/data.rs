@@ -31,6 +31,7 @@ use super::{
     stream::{Facts, Kill, VirtualStream},
     tls_tcp::Port,
 };
+use crate::clock;
 
 /// Streams from other nodes that wait for [`Worker::accept`].
 const QUEUE: usize = 1_024;
@@ -119,7 +120,7 @@ impl Worker {
             ending(mesh.clone(), async move {
                 loop {
                     tokio::time::sleep(SWEEP_INTERVAL).await;
-                    sweeper.shared.pool.sweep();
+                    sweeper.shared.pool.sweep(clock::uptime());
                 }
             }),
         );
@@ -137,12 +138,19 @@ impl Worker {
         }
         let group = shared.pool.group(call);
         let permit = self.counted(group.permit().await)?;
-        while let Some(mut link) = group.take(call.preface) {
-            if link.ready().await {
-                return Ok(Lease::new(link, group, permit));
-            }
+        if let Some(link) = group.take_ready(call.preface).await {
+            return Ok(Lease::new(link, group, permit));
         }
-        let stream = self.prefaced(&group, call).await?;
+        let stream = if self.is_tcp_only(&group, call) {
+            let _leave = self.counted(group.dial_permit().await)?;
+            // One may have come back while this call waited.
+            if let Some(link) = group.take_ready(call.preface).await {
+                return Ok(Lease::new(link, group.clone(), permit));
+            }
+            self.over_tcp(call).await?
+        } else {
+            self.prefaced(&group, call).await?
+        };
         let mut link = Link::new(stream, call.preface, &shared.mesh.shared.tasks).await?;
         if !link.ready().await {
             return Err(Error::NeverSent("the connection ended at once".into()));
@@ -156,19 +164,40 @@ impl Worker {
     /// None could be had; nothing was sent.
     pub async fn tunnel(&self, call: &Call<'_>) -> Result<VirtualStream, Error> {
         let bulk = call.preface.protocol == Protocol::Tcp && self.shared.mesh.shared.transport != Transport::Quic;
+        let group = self.shared.pool.group(call);
         if bulk {
+            let _leave = self.counted(group.dial_permit().await)?;
             match self.over_tcp(call).await {
                 Err(Error::Connect { .. }) if self.shared.mesh.shared.transport == Transport::Auto => {}
                 result => return result,
             }
         }
-        let group = self.shared.pool.group(call);
         self.prefaced(&group, call).await
     }
 
     /// The next stream that another node opened on this worker; `None` once the mesh is closed.
     pub async fn accept(&self) -> Option<Incoming> {
         self.shared.incoming.lock().await.recv().await
+    }
+
+    /// Sweeps as if this many milliseconds had passed.
+    #[cfg(test)]
+    pub(super) fn sweep_at(&self, ahead: certs::codec::Millis) {
+        self.shared.pool.sweep(clock::uptime() + ahead);
+    }
+
+    /// A tunnel on a QUIC connection of its own, the `ordinal`-th.
+    #[cfg(test)]
+    pub(super) async fn tunnel_at(&self, call: &Call<'_>, ordinal: u8) -> Result<VirtualStream, Error> {
+        let group = Arc::new(Group::default());
+        self.dial_for(&group, self.target(call, ordinal)).await?;
+        self.prefaced(&group, call).await
+    }
+
+    /// QUIC connections that are open.
+    #[cfg(test)]
+    pub(super) fn connections_open(&self) -> usize {
+        self.shared.pool.open()
     }
 
     fn counted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
@@ -195,15 +224,19 @@ impl Worker {
         Err(Error::NeverSent("connections end as soon as they are made".into()))
     }
 
-    /// One step towards a stream: `None` means that the next step may lead to it. The flag says that it lacks its preface.
-    async fn stream(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<Option<(VirtualStream, bool)>, Error> {
-        let mesh = &self.shared.mesh;
-        let tcp_first = match mesh.shared.transport {
+    /// True where UDP is off, or known to be blocked.
+    fn is_tcp_only(&self, group: &Group, call: &Call<'_>) -> bool {
+        match self.shared.mesh.shared.transport {
             Transport::Quic => false,
             Transport::Tcp => true,
-            Transport::Auto => mesh.is_blocked(call.address),
-        };
-        if tcp_first && !group.has_connection() {
+            Transport::Auto => self.shared.mesh.is_blocked(call.address) && !group.has_connection(),
+        }
+    }
+
+    /// One step towards a stream: `None` means that the next step may lead to it. The flag says that it lacks its preface.
+    async fn stream(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<Option<(VirtualStream, bool)>, Error> {
+        if self.is_tcp_only(group, call) {
+            let _leave = self.counted(group.dial_permit().await)?;
             return Ok(Some((self.over_tcp(call).await?, false)));
         }
         match group.step(|ordinal| self.dial(group, call, ordinal)) {

@@ -169,10 +169,8 @@ impl Lease {
 
     /// The response has ended cleanly.
     fn settle(mut self) {
-        if let Some(link) = self.link.take() {
-            if link.is_usable() && link.facts.is_sent() {
-                self.group.give_back(link);
-            }
+        if let Some(link) = self.link.take().filter(|link| link.is_usable() && link.facts.is_sent()) {
+            self.group.give_back(link);
         }
     }
 }

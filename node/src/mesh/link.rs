@@ -1,7 +1,7 @@
 //! One peer link: what its two ends say to each other, whatever carries it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io,
     net::SocketAddr,
     sync::{
@@ -27,6 +27,7 @@ use super::{
     Mesh,
     error::Code,
     frames::{self, Assembly, Kind, Outbox, Thing},
+    inbox::Inbox,
     live::Handle,
     lock,
     preface::WIRE_VERSION,
@@ -351,14 +352,17 @@ impl Shared {
 
     /// The reason that came with QUIC's end, else the error.
     fn why(&self, error: &io::Error) -> String {
-        if let Handle::Quic(quic) = &self.handle {
-            if let Some(quinn::ConnectionError::ApplicationClosed(close)) = quic.close_reason() {
-                if !close.reason.is_empty() {
-                    return String::from_utf8_lossy(&close.reason).into_owned();
-                }
+        let end = match &self.handle {
+            Handle::Quic(quic) => quic.close_reason(),
+            Handle::Tcp(_) => None,
+        };
+        match end {
+            Some(quinn::ConnectionError::ApplicationClosed(close)) if !close.reason.is_empty() => {
+                String::from_utf8_lossy(&close.reason).into_owned()
             }
+            Some(end) => end.to_string(),
+            None => error.to_string(),
         }
-        error.to_string()
     }
 
     /// Takes what the peer said; a goodbye gives its reason.
@@ -443,10 +447,10 @@ impl Shared {
 
     async fn farewell(&self, writer: &mut BufWriter<WriteHalf<VirtualStream>>, reason: Bytes) -> io::Result<()> {
         let mut last = Outbox::default();
-        if last.push(Thing { kind: Kind::Goodbye, id: 0, bytes: reason }).is_ok() {
-            if let Some(piece) = last.next() {
-                frames::write(writer, &piece).await?;
-            }
+        // An empty queue takes a short thing.
+        let _ = last.push(Thing { kind: Kind::Goodbye, id: 0, bytes: reason });
+        if let Some(piece) = last.next() {
+            frames::write(writer, &piece).await?;
         }
         writer.flush().await?;
         writer.shutdown().await
@@ -467,52 +471,6 @@ impl Shared {
             let silence = clock::uptime().saturating_sub(self.heard.load(Relaxed));
             if matches!(self.handle, Handle::Tcp(_)) && u128::from(silence) > PEER_IDLE.as_millis() {
                 self.close("timed out");
-            }
-        }
-    }
-}
-
-/// A queue bounded in things and bytes.
-#[derive(Debug)]
-struct Inbox<T> {
-    queue: Mutex<(VecDeque<(T, usize)>, usize)>,
-    limits: (usize, usize),
-    added: Notify,
-}
-
-impl<T> Inbox<T> {
-    fn new(limits: (usize, usize)) -> Inbox<T> {
-        Inbox { queue: Mutex::new((VecDeque::new(), 0)), limits, added: Notify::new() }
-    }
-
-    /// False if it is full.
-    fn add(&self, thing: T, length: usize) -> bool {
-        let mut queue = lock(&self.queue);
-        if queue.0.len() >= self.limits.0 || queue.1 + length > self.limits.1 {
-            return false;
-        }
-        queue.0.push_back((thing, length));
-        queue.1 += length;
-        self.added.notify_one();
-        true
-    }
-
-    /// What came before the end is still given out.
-    async fn next(&self, closed: &CancellationToken) -> Option<T> {
-        loop {
-            {
-                let mut queue = lock(&self.queue);
-                if let Some((thing, length)) = queue.0.pop_front() {
-                    queue.1 -= length;
-                    return Some(thing);
-                }
-            }
-            if closed.is_cancelled() {
-                return None;
-            }
-            tokio::select! {
-                () = self.added.notified() => {}
-                () = closed.cancelled() => {}
             }
         }
     }

@@ -5,11 +5,14 @@
 //! administration. What both share is here: identity, limits, the table of live connections.
 
 mod accept;
+#[cfg(test)]
+mod contract;
 pub mod conversation;
 pub mod data;
 mod dial;
 pub mod error;
 mod frames;
+mod inbox;
 pub mod lease;
 mod link;
 mod live;

@@ -213,7 +213,7 @@ impl Door {
         let _ = self.links.try_send(PeerLink::start(&self.mesh, link));
     }
 
-    async fn greet(self: Arc<Self>, hello: Hello) -> io::Result<()> {
+    async fn greet(self: Arc<Self>, hello: Box<Hello>) -> io::Result<()> {
         let (conversation, remote) = (hello.conversation, hello.remote);
         let full = |_| io::Error::other("too many wait to be served");
         match conversation {

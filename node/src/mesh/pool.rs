@@ -18,7 +18,7 @@ use certs::{
     id::{NodeId, SpiffeId},
 };
 use futures_util::future::{BoxFuture, Shared};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{
     data::Call,
@@ -38,6 +38,8 @@ const MAX_CONNECTIONS: usize = 4;
 const GROW_AT: usize = 128;
 /// Requests under way per group: what its connections carry.
 const MAX_UNDER_WAY: usize = MAX_CONNECTIONS * MAX_STREAMS as usize;
+/// TCP dials under way per group.
+const MAX_TCP_DIALS: usize = 32;
 /// Requests that wait per group.
 const MAX_WAITING: usize = 1_024;
 /// How long an unused virtual connection is kept on QUIC, milliseconds.
@@ -115,14 +117,21 @@ impl Pool {
             return group.clone();
         }
         let key = Key { source: call.source.clone(), node: call.node.clone(), identity: call.identity.clone() };
-        let group = Arc::new(Group::new());
+        let group = Arc::new(Group::default());
         groups.insert(key, group.clone());
         group
     }
 
+    /// QUIC connections that are open.
+    #[cfg(test)]
+    pub(super) fn open(&self) -> usize {
+        let groups = lock(&self.groups);
+        groups.values().map(|group| lock(&group.state).connections.iter().filter(|c| c.is_open()).count()).sum()
+    }
+
     /// Lets go what was unused for too long.
-    pub(super) fn sweep(&self) {
-        let (now, wall) = (clock::uptime(), clock::wall());
+    pub(super) fn sweep(&self, now: Millis) {
+        let wall = clock::wall();
         // A group that somebody holds is about to be used.
         lock(&self.groups).retain(|_, group| !group.sweep(now, wall) || Arc::strong_count(group) > 1);
     }
@@ -140,6 +149,8 @@ impl Pool {
 pub(super) struct Group {
     state: Mutex<State>,
     permits: Arc<Semaphore>,
+    /// Leave to dial by TCP: many at once would meet the other end's limit on handshakes.
+    dials: Semaphore,
     waiting: AtomicUsize,
 }
 
@@ -203,12 +214,14 @@ pub(super) enum Step {
     Full,
 }
 
-impl Group {
-    fn new() -> Group {
+impl Default for Group {
+    fn default() -> Group {
         let permits = Arc::new(Semaphore::new(MAX_UNDER_WAY));
-        Group { state: Mutex::default(), permits, waiting: AtomicUsize::new(0) }
+        Group { state: Mutex::default(), permits, dials: Semaphore::new(MAX_TCP_DIALS), waiting: AtomicUsize::new(0) }
     }
+}
 
+impl Group {
     /// Leave to have one more request under way; waits in a bounded queue.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
@@ -218,8 +231,27 @@ impl Group {
         self.permits.clone().acquire_owned().await.map_err(|_| Error::Stopping)
     }
 
+    /// Leave to dial by TCP, held until the dial has ended.
+    pub(super) async fn dial_permit(&self) -> Result<SemaphorePermit<'_>, Error> {
+        if let Ok(permit) = self.dials.try_acquire() {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow("waiting requests"))?;
+        self.dials.acquire().await.map_err(|_| Error::Stopping)
+    }
+
+    /// A kept virtual connection that takes a request now.
+    pub(super) async fn take_ready(&self, preface: &Preface) -> Option<Link> {
+        while let Some(mut link) = self.take(preface) {
+            if link.ready().await {
+                return Some(link);
+            }
+        }
+        None
+    }
+
     /// A kept virtual connection, the most recently used first.
-    pub(super) fn take(&self, preface: &Preface) -> Option<Link> {
+    fn take(&self, preface: &Preface) -> Option<Link> {
         let mut state = lock(&self.state);
         let links = state.idle.get_mut(preface)?;
         while let Some(link) = links.pop() {

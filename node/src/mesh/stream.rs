@@ -334,16 +334,14 @@ fn read_error(facts: &Facts, error: quinn::ReadError) -> io::Error {
 /// The whole connection went away.
 fn lost(facts: &Facts, error: quinn::ConnectionError) -> io::Error {
     facts.broken.store(true, Relaxed);
-    match error {
-        quinn::ConnectionError::ApplicationClosed(close) => {
-            Reset { by: "peer", code: Code::from_number(close.error_code.into_inner()) }.into()
-        }
-        quinn::ConnectionError::ConnectionClosed(close) if is_alert(close.error_code) => {
-            facts.ended(Code::Refused);
-            Reset { by: "peer", code: Code::Unauthorized }.into()
-        }
-        other => io::Error::new(io::ErrorKind::ConnectionReset, other),
+    if let quinn::ConnectionError::ApplicationClosed(close) = &error {
+        return Reset { by: "peer", code: Code::from_number(close.error_code.into_inner()) }.into();
     }
+    if matches!(&error, quinn::ConnectionError::ConnectionClosed(close) if is_alert(close.error_code)) {
+        facts.ended(Code::Refused);
+        return Reset { by: "peer", code: Code::Unauthorized }.into();
+    }
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
 /// TLS alerts (RFC 9001, 4.8) come before anything was read: a server refuses our certificate after our handshake has ended.
@@ -424,10 +422,9 @@ fn write_error(facts: &Facts, error: quinn::WriteError, length: usize) -> io::Re
     match error {
         quinn::WriteError::Stopped(code) => {
             facts.broken.store(true, Relaxed);
-            match Code::from_number(code.into_inner()) {
-                Code::Done | Code::Refused => Ok(length),
-                code => Err(Reset { by: "peer", code }.into()),
-            }
+            let code = Code::from_number(code.into_inner());
+            let is_mild = code == Code::Done || code == Code::Refused;
+            if is_mild { Ok(length) } else { Err(Reset { by: "peer", code }.into()) }
         }
         quinn::WriteError::ConnectionLost(error) => Err(lost(facts, error)),
         other @ (quinn::WriteError::ClosedStream | quinn::WriteError::ZeroRttRejected) => Err(io::Error::other(other)),

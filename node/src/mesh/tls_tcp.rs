@@ -35,7 +35,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// Handshakes under way per worker.
 const MAX_HANDSHAKES: usize = 512;
 /// Handshakes under way per worker and sender's address.
-const MAX_HANDSHAKES_PER_IP: usize = 128;
+const MAX_HANDSHAKES_PER_IP: usize = 256;
 /// Plaintext that rustls may hold per direction, bytes: tunnels want large writes.
 const BUFFER: usize = 256 << 10;
 /// Pause after `accept` failed for want of file descriptors.
@@ -118,7 +118,7 @@ impl Port {
             Some(conversation @ (Conversation::Peer | Conversation::Join | Conversation::Admin)) => {
                 let StartHandshake { accepted, io: stream, .. } = start;
                 let hello = Hello { stream: stream.into_std()?, accepted, conversation, remote };
-                self.mesh.shared.control.try_send(Handover::Tcp(hello)).map_err(io::Error::other)
+                self.mesh.shared.control.try_send(Handover::Tcp(Box::new(hello))).map_err(io::Error::other)
             }
         }
     }

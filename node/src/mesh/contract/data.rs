@@ -1,0 +1,309 @@
+//! Requests and tunnels.
+#![expect(clippy::disallowed_methods, reason = "tests wait for what they spawn, or end with it")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{sleep, timeout},
+};
+
+use super::{
+    super::{
+        Protocol, Transport,
+        error::{Error, Retry},
+        lease::{Body, BodyError},
+    },
+    Caller, Node, PATIENCE, Trust, full, node_id, over_both, until,
+};
+
+over_both! {
+    requests_are_answered_over_kept_connections
+    many_requests_at_once
+    tunnels_end_one_side_at_a_time
+    a_tunnel_given_up_is_no_clean_end
+    large_bodies_arrive_whole
+    an_unread_body_holds_its_sender_back
+    an_early_answer_costs_the_connection
+    strangers_are_refused_both_ways
+    the_right_account_on_the_wrong_node_is_refused
+    unused_connections_are_closed
+    a_gone_node_fails_what_is_in_flight
+    an_evicted_node_loses_its_connections
+    http2_carries_streams
+    a_draining_node_refuses_unread
+    an_unused_lease_goes_back
+}
+
+struct Pair {
+    trust: Trust,
+    client: Node,
+    server: Node,
+}
+
+fn pair(transport: Transport) -> Pair {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], transport);
+    let server = Node::start(&trust, "b", &["api"], transport);
+    server.echo();
+    Pair { trust, client, server }
+}
+
+async fn requests_are_answered_over_kept_connections(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    for index in 0..20 {
+        let text = format!("request {index}");
+        assert_eq!(caller.text(client.worker(), "/echo", &text).await, text);
+    }
+    assert_eq!(server.accepted.load(Relaxed), 1, "one virtual connection serves one request after the other");
+    assert_eq!(client.mesh.data_connections(), 1);
+}
+
+async fn many_requests_at_once(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Arc::new(Caller::new(&trust, &server, Protocol::Http1));
+    let requests = (0..300).map(|index| {
+        let (caller, worker) = (caller.clone(), client.worker().clone());
+        tokio::task::spawn(async move {
+            let text = format!("request {index}");
+            assert_eq!(caller.text(&worker, "/echo", &text).await, text);
+        })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        timeout(PATIENCE, request).await.unwrap().unwrap();
+    }
+    if transport == Transport::Quic {
+        assert!(client.mesh.data_connections() <= 4);
+    }
+}
+
+async fn tunnels_end_one_side_at_a_time(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Tcp);
+    let mut tunnel = client.worker().tunnel(&caller.call()).await.unwrap();
+    tunnel.write_all(b"first").await.unwrap();
+    tunnel.flush().await.unwrap();
+    let mut first = [0; 5];
+    tunnel.read_exact(&mut first).await.unwrap();
+    tunnel.write_all(b"last").await.unwrap();
+    tunnel.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    tunnel.read_to_end(&mut rest).await.unwrap();
+    assert_eq!((&first[..], &rest[..]), (&b"first"[..], &b"last"[..]));
+}
+
+async fn a_tunnel_given_up_is_no_clean_end(transport: Transport) {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], transport);
+    let server = Node::start(&trust, "b", &["api"], transport);
+    let caller = Caller::new(&trust, &server, Protocol::Tcp);
+    let mut tunnel = client.worker().tunnel(&caller.call()).await.unwrap();
+    tunnel.write_all(b"x").await.unwrap();
+    tunnel.flush().await.unwrap();
+    let mut incoming = server.worker().accept().await.unwrap();
+    assert_eq!(incoming.peer.id, trust.service("web"));
+    assert_eq!(incoming.local, trust.service("api"));
+    assert_eq!(incoming.preface, caller.preface);
+    incoming.stream.read_u8().await.unwrap();
+    incoming.stream.write_all(b"half of").await.unwrap();
+    incoming.stream.flush().await.unwrap();
+    drop(incoming.stream);
+    let mut read = Vec::new();
+    timeout(PATIENCE, tunnel.read_to_end(&mut read)).await.unwrap().unwrap_err();
+}
+
+async fn large_bodies_arrive_whole(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let text: String = (0..10 << 20).map(|index: u32| char::from(b'a' + u8::try_from(index % 23).unwrap())).collect();
+    let echoed = timeout(PATIENCE, caller.text(client.worker(), "/echo", &text)).await.unwrap();
+    assert!(echoed == text, "{} bytes of {}", echoed.len(), text.len());
+}
+
+async fn an_unread_body_holds_its_sender_back(transport: Transport) {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], transport);
+    let server = Node::start(&trust, "b", &["api"], transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let produced = Arc::new(AtomicUsize::new(0));
+    let counter = produced.clone();
+    let chunks = stream::iter((0..10 << 10).map(move |_| {
+        counter.fetch_add(1024, Relaxed);
+        Ok::<_, BodyError>(Frame::data(Bytes::from_static(&[7; 1024])))
+    }));
+    let worker = client.worker().clone();
+    let sending = tokio::task::spawn(async move {
+        caller.request(&worker, "/echo", Body::new(StreamBody::new(chunks))).await.map(|_| ())
+    });
+    let mut incoming = server.worker().accept().await.unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let unread = produced.load(Relaxed);
+    assert!(unread < 9 << 20, "{unread} bytes were taken though nobody reads");
+    let mut buffer = vec![0; 64 << 10];
+    let mut read = 0;
+    while read < 10 << 20 {
+        read += incoming.stream.read(&mut buffer).await.unwrap();
+    }
+    assert_eq!(produced.load(Relaxed), 10 << 20);
+    sending.abort();
+}
+
+async fn an_early_answer_costs_the_connection(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let endless = stream::repeat_with(|| Ok::<_, BodyError>(Frame::data(Bytes::from_static(&[7; 1024]))));
+    let result = caller.request(client.worker(), "/early", Body::new(StreamBody::new(endless))).await;
+    match result {
+        Ok(response) => assert_eq!(response.status(), 413),
+        // TCP may lose the answer when the other end closes with unread bytes.
+        Err(failed) => assert_eq!(failed.error.retry(), Retry::IfIdempotent, "{}", failed.error),
+    }
+    assert_eq!(caller.text(client.worker(), "/echo", "next").await, "next");
+    assert_eq!(server.accepted.load(Relaxed), 2);
+}
+
+async fn strangers_are_refused_both_ways(transport: Transport) {
+    let (trust, other) = (Trust::new(), Trust::new());
+    let server = Node::start(&trust, "b", &["api"], transport);
+    server.echo();
+    let stranger = Node::start(&other, "a", &["web"], transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let error = caller.request(stranger.worker(), "/echo", full("x")).await.unwrap_err().error;
+    assert_eq!(error.retry(), Retry::Safe, "{error}");
+    assert!(matches!(error, Error::WrongPeer { .. }), "the stranger sees that the server is none of his: {error}");
+
+    // A stranger that believes us gets as far as showing its certificate.
+    let believer = other.tls_under("c", &["web"], &trust.authority);
+    let believer = Node::with(&other, believer, "c", transport, 1, super::steer::attach);
+    let error = caller.request(believer.worker(), "/echo", full("x")).await.unwrap_err().error;
+    assert!(matches!(error.retry(), Retry::Safe | Retry::IfIdempotent), "{error}");
+    assert_eq!(server.accepted.load(Relaxed), 0);
+}
+
+async fn the_right_account_on_the_wrong_node_is_refused(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let other = Node::start(&trust, "c", &["api"], transport);
+    let mut caller = Caller::new(&trust, &server, Protocol::Http1);
+    caller.address = other.address();
+    let error = caller.request(client.worker(), "/echo", full("x")).await.unwrap_err().error;
+    assert!(matches!(error, Error::WrongPeer { .. }), "{error}");
+    caller.address = server.address();
+    caller.identity = trust.service("other");
+    let error = caller.request(client.worker(), "/echo", full("x")).await.unwrap_err().error;
+    assert_eq!(error.retry(), Retry::Safe, "{error}");
+    caller.source = trust.service("nobody");
+    let error = caller.request(client.worker(), "/echo", full("x")).await.unwrap_err().error;
+    assert!(matches!(error, Error::NoIdentity(_)), "{error}");
+    assert_eq!(server.accepted.load(Relaxed), 0);
+}
+
+async fn unused_connections_are_closed(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
+    client.worker().sweep_at(5_000);
+    assert_eq!(caller.text(client.worker(), "/echo", "y").await, "y");
+    assert_eq!(server.accepted.load(Relaxed), 1, "too young to be closed");
+    client.worker().sweep_at(11_000);
+    let kept = if transport == Transport::Quic { "the connection outlives its streams" } else { "kept for a minute" };
+    assert_eq!(client.mesh.data_connections(), 1, "{kept}");
+    sleep(Duration::from_millis(50)).await;
+    client.worker().sweep_at(61_000);
+    until("closed", || client.mesh.data_connections() == 0).await;
+    assert_eq!(caller.text(client.worker(), "/echo", "z").await, "z");
+    assert_eq!(server.accepted.load(Relaxed), 2);
+}
+
+async fn a_gone_node_fails_what_is_in_flight(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let mesh = client.mesh.clone();
+    let (node, other) = (server.id.clone(), node_id("other"));
+    let accepted = server.accepted.clone();
+    let closer = async {
+        until("in flight", || accepted.load(Relaxed) == 1).await;
+        mesh.close_node(&other);
+        sleep(Duration::from_millis(50)).await;
+        mesh.close_node(&node);
+    };
+    let request = timeout(PATIENCE, caller.request(client.worker(), "/never", full("x")));
+    let (result, ()) = tokio::join!(request, closer);
+    let error = result.unwrap().unwrap_err().error;
+    assert!(matches!(error, Error::ResetBefore(_)), "{error}");
+    assert_eq!(caller.text(client.worker(), "/echo", "again").await, "again");
+}
+
+async fn an_evicted_node_loses_its_connections(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let accepted = server.accepted.clone();
+    let evictor = async {
+        until("in flight", || accepted.load(Relaxed) == 1).await;
+        assert_eq!(server.mesh.rejudge(&trust.authority.load()), 0);
+        let mut authority = certs::verify::Authority::clone(&trust.authority.load());
+        authority.revocations.nodes.insert(client.id.clone(), 1);
+        trust.authority.store(Arc::new(authority));
+        assert_eq!(server.mesh.rejudge(&trust.authority.load()), 1);
+    };
+    let request = timeout(PATIENCE, caller.request(client.worker(), "/never", full("x")));
+    let (result, ()) = tokio::join!(request, evictor);
+    result.unwrap().unwrap_err();
+    let error = caller.request(client.worker(), "/echo", full("x")).await.unwrap_err().error;
+    assert_eq!(error.retry(), Retry::Safe, "{error}");
+    assert_eq!(server.accepted.load(Relaxed), 1);
+}
+
+async fn http2_carries_streams(transport: Transport) {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], transport);
+    let server = Node::start(&trust, "b", &["api"], transport);
+    let (worker, tasks) = (server.worker().clone(), server.tasks.clone());
+    server.tasks.detach("http/2", async move {
+        while let Some(incoming) = worker.accept().await {
+            assert_eq!(incoming.preface.protocol, Protocol::Http2);
+            let io = hyper_util::rt::TokioIo::new(incoming.stream);
+            let http = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+            let serving = http.serve_connection(io, hyper::service::service_fn(super::respond));
+            tasks.detach("http/2 connection", async move { drop(serving.await) });
+        }
+    });
+    let caller = Caller::new(&trust, &server, Protocol::Http2);
+    for _ in 0..3 {
+        let lease = client.worker().open(&caller.call()).await.unwrap();
+        let request = http::Request::post("http://api/echo").body(full("over h2")).unwrap();
+        let response = lease.send(request).await.unwrap();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(&bytes[..], b"over h2");
+    }
+}
+
+async fn a_draining_node_refuses_unread(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let busy = client.worker().open(&caller.call()).await.unwrap();
+    server.mesh.drain();
+    let error = caller.request(client.worker(), "/echo", full("x")).await.unwrap_err().error;
+    assert!(matches!(error, Error::Refused), "{error}");
+    drop(busy);
+    server.mesh.undrain();
+    assert_eq!(caller.text(client.worker(), "/echo", "again").await, "again");
+}
+
+async fn an_unused_lease_goes_back(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    drop(client.worker().open(&caller.call()).await.unwrap());
+    assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
+    assert_eq!(server.accepted.load(Relaxed), 1);
+}

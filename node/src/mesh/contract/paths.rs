@@ -1,0 +1,209 @@
+//! Ways between nodes: steering, blocked UDP, dead addresses, the fallback without steering.
+#![expect(clippy::disallowed_methods, reason = "tests wait for what they spawn, or end with it")]
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::{sleep, timeout},
+};
+
+use super::{
+    super::{Protocol, Steering, Transport, error::Error, steer},
+    Caller, Node, PATIENCE, Trust, full, until,
+};
+use crate::clock::monotonic;
+
+/// An address that passes TCP on and, if asked to, swallows UDP.
+pub(super) struct Relay {
+    pub(super) address: SocketAddr,
+    frozen: Arc<AtomicBool>,
+}
+
+impl Relay {
+    pub(super) async fn start(to: SocketAddr, swallows_udp: bool) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let frozen = Arc::new(AtomicBool::new(false));
+        if swallows_udp {
+            let hole = UdpSocket::bind(address).await.unwrap();
+            tokio::task::spawn(async move {
+                let mut buffer = [0; 2048];
+                while hole.recv(&mut buffer).await.is_ok() {}
+            });
+        }
+        let stop = frozen.clone();
+        tokio::task::spawn(async move {
+            while let Ok((from, _)) = listener.accept().await {
+                let to = TcpStream::connect(to).await.unwrap();
+                let ((from_read, from_write), (to_read, to_write)) = (from.into_split(), to.into_split());
+                tokio::task::spawn(pass(from_read, to_write, stop.clone()));
+                tokio::task::spawn(pass(to_read, from_write, stop.clone()));
+            }
+        });
+        Relay { address, frozen }
+    }
+
+    /// Passes nothing on from here, and closes nothing.
+    pub(super) fn freeze(&self) {
+        self.frozen.store(true, Relaxed);
+    }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    frozen: Arc<AtomicBool>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if frozen.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
+}
+
+#[tokio::test]
+async fn where_udp_is_blocked_tcp_is_raced_and_remembered() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Auto);
+    let server = Node::start(&trust, "b", &["api"], Transport::Auto);
+    server.echo();
+    let relay = Relay::start(server.address(), true).await;
+    let mut caller = Caller::new(&trust, &server, Protocol::Http1);
+    caller.address = relay.address;
+    let begun = monotonic();
+    assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
+    let first = begun.elapsed();
+    assert!(first >= Duration::from_millis(200), "QUIC had its chance: {first:?}");
+    assert_eq!(client.mesh.counters().udp_blocked.load(Relaxed), 1);
+    assert_eq!(client.mesh.counters().dialled_quic.load(Relaxed), 0);
+    // Another identity pair needs a connection of its own, which does not wait for UDP again.
+    let lease = client.worker().open(&caller.call()).await.unwrap();
+    let begun = monotonic();
+    assert_eq!(caller.text(client.worker(), "/echo", "y").await, "y");
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert_eq!(lease.carrier(), "tcp");
+    let (link, accepted) = tokio::join!(client.peers.dial(Some(&server.id), relay.address), server.peers.accept());
+    assert_eq!((link.unwrap().carrier(), accepted.unwrap().carrier()), ("tcp", "tcp"));
+}
+
+#[tokio::test]
+async fn many_calls_that_meet_blocked_udp_all_succeed() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Auto);
+    let server = Node::start(&trust, "b", &["api"], Transport::Auto);
+    server.echo();
+    let relay = Relay::start(server.address(), true).await;
+    let mut caller = Caller::new(&trust, &server, Protocol::Http1);
+    caller.address = relay.address;
+    let caller = Arc::new(caller);
+    let calls = (0..40).map(|_| {
+        let (caller, worker) = (caller.clone(), client.worker().clone());
+        tokio::task::spawn(async move { assert_eq!(caller.text(&worker, "/echo", "x").await, "x") })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        timeout(PATIENCE, call).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_listens_the_call_fails_soon() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Auto);
+    let server = Node::start(&trust, "b", &["api"], Transport::Auto);
+    let mut caller = Caller::new(&trust, &server, Protocol::Http1);
+    caller.address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let begun = monotonic();
+    let error = caller.request(client.worker(), "/", full("x")).await.unwrap_err().error;
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+/// All pairs of workers: every connection stays with the worker that accepted it, though all share one 4-tuple.
+#[tokio::test]
+async fn every_worker_reaches_every_worker() {
+    let trust = Trust::new();
+    let client = Node::with(&trust, trust.tls("a", &["web"]), "a", Transport::Quic, 3, steer::attach);
+    let server = Node::with(&trust, trust.tls("b", &["api"]), "b", Transport::Quic, 3, steer::attach);
+    assert_eq!(client.mesh.steering(), &Steering::PerWorker);
+    let caller = Caller::new(&trust, &server, Protocol::Tcp);
+    let mut reached = [0; 3];
+    for worker in &client.workers {
+        for ordinal in 0..3 {
+            let mut stream = worker.tunnel_at(&caller.call(), ordinal).await.unwrap();
+            stream.write_all(b"ping").await.unwrap();
+            let accepts = server.workers.iter().map(|worker| Box::pin(worker.accept()));
+            let (incoming, index, _) =
+                timeout(PATIENCE, futures_util::future::select_all(accepts)).await.expect("no worker was reached");
+            let mut incoming = incoming.unwrap();
+            reached[index] += 1;
+            for _ in 0..20 {
+                let mut buffer = [0; 4];
+                incoming.stream.read_exact(&mut buffer).await.unwrap();
+                incoming.stream.write_all(&buffer).await.unwrap();
+                timeout(PATIENCE, stream.read_exact(&mut buffer)).await.unwrap().unwrap();
+                stream.write_all(&buffer).await.unwrap();
+            }
+        }
+    }
+    assert_eq!(reached, [3, 3, 3], "each worker meets each worker once");
+}
+
+#[tokio::test]
+async fn without_steering_one_endpoint_serves_all() {
+    let refuse: steer::Attach = |_, _| Err(io::Error::other("sandboxed"));
+    let trust = Trust::new();
+    let client = Node::with(&trust, trust.tls("a", &["web"]), "a", Transport::Quic, 3, refuse);
+    let server = Node::with(&trust, trust.tls("b", &["api"]), "b", Transport::Quic, 3, refuse);
+    server.echo();
+    assert_eq!(server.mesh.steering(), &Steering::Single("sandboxed".to_owned()));
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    for worker in &client.workers {
+        assert_eq!(caller.text(worker, "/echo", "x").await, "x");
+    }
+    let (link, accepted) = tokio::join!(client.peers.dial(Some(&server.id), server.address()), server.peers.accept());
+    assert_eq!((link.unwrap().carrier(), accepted.unwrap().carrier()), ("quic", "quic"));
+}
+
+#[tokio::test]
+async fn auto_prefers_quic_for_requests_and_tcp_for_tunnels() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Auto);
+    let server = Node::start(&trust, "b", &["api"], Transport::Auto);
+    server.echo();
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    assert_eq!(client.worker().open(&caller.call()).await.unwrap().carrier(), "quic");
+    let caller = Caller::new(&trust, &server, Protocol::Tcp);
+    assert_eq!(client.worker().tunnel(&caller.call()).await.unwrap().carrier(), "tcp");
+}
+
+#[tokio::test]
+async fn a_restarted_node_tells_at_once_that_connections_are_gone() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Quic);
+    let server = Node::start(&trust, "b", &["api"], Transport::Quic);
+    server.echo();
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
+    server.tasks.stop();
+    server.mesh.close().await;
+    until("closed", || client.worker().connections_open() == 0).await;
+    sleep(Duration::from_millis(10)).await;
+    let error = caller.request(client.worker(), "/echo", full("x")).await.unwrap_err().error;
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
+}
