@@ -180,6 +180,8 @@ fn ids(ids: &[ChangesetId]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
 
+/// A stored body as it was written, without what only nodes read in it.
 fn json(text: &str) -> Result<Value, Error> {
-    serde_json::from_str(text).map_err(|error| Error::new("failed", format!("a stored document is no JSON: {error}")))
+    let text = policy::parse::compact(text).unwrap_or_else(|| text.to_owned());
+    serde_json::from_str(&text).map_err(|error| Error::new("failed", format!("a stored document is no JSON: {error}")))
 }

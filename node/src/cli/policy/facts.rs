@@ -3,13 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use certs::{
-    id::{ServiceName, TrustDomain},
-    sign::SigningKey,
-};
+use certs::id::ServiceName;
 use policy::{
     Registry,
-    history::{History, State, genesis, signed},
+    history::State,
     hosts::{Protocol, ServicePort},
     kinds::KubernetesObject,
     parse::Located,
@@ -20,29 +17,14 @@ use super::source::Source;
 
 /// Adds the complaints between documents, each to the file that it is about.
 pub(super) fn judge(sources: &mut [Source]) {
-    let Some(state) = empty_state() else { return };
     let facts = Facts::new(sources.iter().flat_map(|source| source.parsed.kubernetes.iter().cloned()).collect());
     let documents: Vec<Located> = sources.iter().flat_map(|source| source.parsed.documents.iter().cloned()).collect();
-    for problem in validate::between(&documents, &state, &facts) {
-        // Without a Service in any file, hosts are the mesh's business: `push` asks a node.
-        if problem.code == validate::UNKNOWN_HOST && facts.services.is_empty() {
-            continue;
-        }
+    for problem in validate::between(&documents, &State::nothing(), &facts) {
         let home = sources.iter().position(|source| source.file == problem.file).unwrap_or(0);
         if let Some(source) = sources.get_mut(home) {
             source.parsed.problems.push(problem);
         }
     }
-}
-
-/// The state of a mesh that was founded and nothing else.
-fn empty_state() -> Option<Arc<State>> {
-    let trust_domain = TrustDomain::new("lint.invalid").ok()?;
-    let key = SigningKey::generate();
-    let first = genesis(&trust_domain, &[], &[("lint".to_owned(), key.public(), false)], 0);
-    let mut history = History::new(trust_domain);
-    history.insert(&signed(&first, &[&key]), 0).ok()?;
-    Some(history.state(0))
 }
 
 type Labels = BTreeMap<String, String>;
