@@ -163,7 +163,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let sync = synchroniser(&known, &mesh, &members, &tasks);
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
-    start_membership(&config, &known, &mesh, &network, inputs, &sync, &tasks).await;
+    start_membership(&config, &owner, &known, &mesh, &network, inputs, &sync, &tasks).await;
     let agent = Agent::new(sync.clone(), local.clone(), known.store.clone(), config.clone(), applier(&plane));
     start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
 
@@ -255,8 +255,10 @@ fn synchroniser(known: &Known, mesh: &Mesh, members: &Members, tasks: &Tasks) ->
     })
 }
 
+#[expect(clippy::too_many_arguments, reason = "the one place that knows all parts")]
 async fn start_membership(
     config: &Config,
+    owner: &Owner,
     known: &Known,
     mesh: &Mesh,
     network: &PeerNetwork,
@@ -270,7 +272,8 @@ async fn start_membership(
         generation: known.generation,
         identity: known.identity.ca().chain().to_vec(),
     };
-    let peers = resolve(&config.mesh.peers).await;
+    let mut peers = resolve(&config.mesh.peers).await;
+    peers.extend(owner.enroller);
     let trust_domain = config.trust_domain.clone();
     let setup = EngineConfig { trust_domain: trust_domain.clone(), peers, last_known: known.members.clone() };
     let authority = known.world.authority().load_full();

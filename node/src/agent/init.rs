@@ -93,7 +93,8 @@ pub fn init(dir: &StateDir, init: &Init<'_>) -> Result<Made, Error> {
         .map(|bytes| Judgement { at: init.now, subject: Digest::of(bytes), from: "init".into(), refused: None })
         .collect();
     store.append(&[&changesets[0], &changesets[1]], &judgements)?;
-    dir.own(&Owner { node: init.node.clone(), trust_domain: init.trust_domain.clone(), address: init.address })?;
+    let (node, trust_domain) = (init.node.clone(), init.trust_domain.clone());
+    dir.own(&Owner { node, trust_domain, address: init.address, enroller: None })?;
     Ok(Made { genesis, role_set: first.role_set, bundle: bundle_to_pem(&[init.root.certificate()]) })
 }
 

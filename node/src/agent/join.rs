@@ -85,7 +85,7 @@ pub async fn join(dir: &StateDir, join: &Join<'_>) -> Result<Joined, Error> {
         other => return Err(unexpected(&other, token)),
     };
     let address = join.advertise.unwrap_or_else(|| towards(remote, join.listen));
-    settle(dir, token, keys, reply, address, clock.now())?;
+    settle(dir, token, keys, reply, (address, remote), clock.now())?;
     Ok(Joined { node: token.node.clone(), trust_domain: token.trust_domain.clone(), address })
 }
 
@@ -249,7 +249,7 @@ fn settle(
     token: &Token,
     keys: Keys,
     reply: JoinReply,
-    address: SocketAddr,
+    (address, enroller): (SocketAddr, SocketAddr),
     now: Millis,
 ) -> Result<(), Error> {
     let bad = |what: String| fail("failed", format!("the enroller's reply cannot be used: {what}"), "try again");
@@ -272,8 +272,8 @@ fn settle(
     let judgements: Vec<_> = reply.changesets.iter().map(judge).collect();
     let slices: Vec<&[u8]> = reply.changesets.iter().map(Vec::as_slice).collect();
     Store::open(&dir.store())?.append(&slices, &judgements)?;
-    let owner = Owner { node: token.node.clone(), trust_domain: token.trust_domain.clone(), address: Some(address) };
-    dir.own(&owner)
+    let (node, trust_domain) = (token.node.clone(), token.trust_domain.clone());
+    dir.own(&Owner { node, trust_domain, address: Some(address), enroller: Some(enroller) })
 }
 
 /// The address by which this machine speaks to `remote`, with the port that the node listens on. Sends nothing.

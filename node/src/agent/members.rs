@@ -181,7 +181,7 @@ impl Task {
         match change {
             Change::Alive(node) if node == *self.requests.sync.node() => {}
             Change::Alive(node) => note("member_alive", &node, "is alive"),
-            Change::Suspect(node) => note("member_suspect", &node, "does not answer; it is being checked"),
+            Change::Suspect(node) => note("member_suspect", &node, "is being checked"),
             Change::Dead(node) => {
                 self.mesh.close_node(&node);
                 note("member_dead", &node, "is dead");

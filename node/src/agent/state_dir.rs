@@ -43,6 +43,9 @@ pub struct Owner {
     pub trust_domain: TrustDomain,
     /// The address that it told others when it joined; used where the configuration names none.
     pub address: Option<std::net::SocketAddr>,
+    /// Where it found its enroller: the first node that it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enroller: Option<std::net::SocketAddr>,
 }
 
 /// A locked state directory; the lock ends with the value.
@@ -264,6 +267,7 @@ mod tests {
             node: NodeId::new("web-1").unwrap(),
             trust_domain: TrustDomain::new("prod.example").unwrap(),
             address: None,
+            enroller: None,
         };
         dir.own(&owner).unwrap();
         assert_eq!(dir.owner().unwrap(), Some(owner));

@@ -185,12 +185,7 @@ impl World {
             instance: Some(entry.version.to_owned()),
             account: account(entry.service),
             labels: labels(entry.service, entry.version),
-            ports: vec![Port {
-                name: "http".to_owned(),
-                number: PORT,
-                protocol: entry.protocol,
-                target: entry.target,
-            }],
+            ports: vec![Port { name: "http".to_owned(), number: PORT, protocol: entry.protocol, target: entry.target }],
             check: Some(Check {
                 probe: Probe::Tcp,
                 target: entry.target,
@@ -221,11 +216,8 @@ impl World {
         let mut endpoints = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
             let mut endpoint = |service: &str, instance: Option<&str>, entry: Option<&Entry>| {
-                let id = EndpointId {
-                    node: node.id.clone(),
-                    service: name(service),
-                    instance: instance.map(Arc::from),
-                };
+                let id =
+                    EndpointId { node: node.id.clone(), service: name(service), instance: instance.map(Arc::from) };
                 let protocol = entry.map_or(Protocol::Http, |entry| entry.protocol);
                 let ports = entry.map(|_| ServicePort {
                     name: "http".to_owned(),
