@@ -216,6 +216,29 @@ fn roles_bound_namespaces_and_kinds() {
 }
 
 #[test]
+fn a_threshold_counts_distinct_keys() {
+    let mut mesh = Mesh::new();
+    let bob = SigningKey::generate();
+    let operator = mesh.operator.clone();
+    let next = mesh.role_set(|set| {
+        shop_role(set, &bob);
+        set.roles[0].namespaces = BTreeSet::from(["default".to_owned()]);
+        set.roles[1].keys.insert("ann".to_owned());
+        set.roles[1].threshold = 2;
+        set.threshold = 2;
+        set.keeps = Some(BTreeSet::new());
+    });
+    // Nobody has `roles` everywhere any more, so all keys govern, and two of two must sign.
+    assert_eq!(mesh.insert(vec![next.clone()], &[&operator]), Err(Code::ThresholdMissing));
+    mesh.insert(vec![next], &[&operator, &bob]).unwrap();
+    let shop = mesh.change("shop", "a", "a");
+    assert_eq!(mesh.insert(vec![shop.clone()], &[&bob]), Err(Code::ThresholdMissing));
+    assert_eq!(mesh.insert(vec![shop.clone()], &[&operator]), Err(Code::ThresholdMissing));
+    mesh.insert(vec![shop], &[&operator, &bob]).unwrap();
+    assert!(!mesh.history.state(NOW).may(&bob.public(), Verb::Push, Kind::VirtualService, "shop"));
+}
+
+#[test]
 fn a_removed_key_counts_only_where_the_change_keeps_it() {
     let mut mesh = Mesh::new();
     let bob = SigningKey::generate();
