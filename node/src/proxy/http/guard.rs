@@ -3,6 +3,7 @@
 
 use super::strict::{Scan, Scanner, Violation};
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -21,6 +22,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// No HTTP/1 parser takes these bytes, in a head, a chunk size or trailers: hyper answers 400 and closes.
 const POISON: &[u8] = b"\0\n\0\r\n\r\n";
+/// More header lines than hyper takes: it answers 431 and closes.
+const TOO_MANY_LINES: usize = 101;
 
 /// How the request that asked for an upgrade was answered.
 #[derive(Debug, Default)]
@@ -62,7 +65,8 @@ pub(in crate::proxy) struct Guard<I> {
     scanner: Scanner,
     /// Bytes behind an upgrade request, read but not yet scanned.
     unscanned: Vec<u8>,
-    poison: Option<&'static [u8]>,
+    /// What hyper is given instead of what was refused.
+    poison: Option<VecDeque<u8>>,
     answer: UpgradeAnswer,
     head: Option<Pin<Box<Sleep>>>,
     idle: Pin<Box<Sleep>>,
@@ -108,16 +112,27 @@ impl<I> Guard<I> {
     }
 
     fn refuse(&mut self, violation: Violation) {
-        tracing::debug!(violation, "refused an HTTP/1 request");
-        self.poison = Some(POISON);
+        tracing::debug!(?violation, "refused an HTTP/1 request");
+        self.poison = Some(match violation {
+            Violation::Malformed(_) => POISON.iter().copied().collect(),
+            Violation::HeadTooLarge(begin) => {
+                let mut bytes = begin.to_vec();
+                for _ in 0..TOO_MANY_LINES {
+                    bytes.extend_from_slice(b"x:y\r\n");
+                }
+                bytes.extend_from_slice(b"\r\n");
+                bytes.into()
+            }
+        });
     }
 
-    /// True if there was some left to give.
+    /// True if the connection was refused: then nothing else is read from it.
     fn give_poison(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let Some(poison) = &mut self.poison else { return false };
-        let (now, later) = poison.split_at(poison.len().min(buffer.remaining()));
-        buffer.put_slice(now);
-        *poison = later;
+        let length = poison.len().min(buffer.remaining());
+        for byte in poison.drain(..length) {
+            buffer.put_slice(&[byte]);
+        }
         true
     }
 

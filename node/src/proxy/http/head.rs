@@ -120,7 +120,12 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Never taken away because `Connection` names it.
 fn is_protected(name: &HeaderName) -> bool {
-    [AUTHORIZATION, COOKIE, HOST, CONTENT_LENGTH, TE, TRAILER].contains(name) || name.as_str().starts_with("x-")
+    const FAMILIES: [&str; 4] = ["x-skein-", "x-forwarded-", "x-envoy-", "x-b3-"];
+    const TRACES: [&str; 4] = ["x-request-id", "traceparent", "tracestate", "b3"];
+    let text = name.as_str();
+    [AUTHORIZATION, COOKIE, HOST, CONTENT_LENGTH, TE, TRAILER].contains(name)
+        || TRACES.contains(&text)
+        || FAMILIES.iter().any(|family| text.starts_with(family))
 }
 
 /// Removes what speaks of identity and way: this proxy says it, nobody else (R5, A55).

@@ -9,11 +9,23 @@
 const CHUNK_LINE_LIMIT: usize = 256;
 /// Longest trailer section, in bytes.
 const TRAILERS_LIMIT: usize = 8 * 1024;
-/// Longest head, in bytes: header block and request line. hyper, whose buffer is as long, answers 431.
+/// Longest head, in bytes: request line and header block.
 pub(in crate::proxy) const HEAD_LIMIT: usize = 32 * 1024;
 
-/// What is wrong, for the log.
-pub(super) type Violation = &'static str;
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Violation {
+    /// 400, with this reason for the log.
+    Malformed(&'static str),
+    /// 431. These bytes make of what hyper was given so far the beginning of a head to which header lines can be added.
+    HeadTooLarge(&'static [u8]),
+}
+
+impl From<&'static str> for Violation {
+    fn from(reason: &'static str) -> Self {
+        Self::Malformed(reason)
+    }
+}
 
 /// Where in the stream of requests the next byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,10 +164,16 @@ impl Scanner {
     fn check_partial(&self, more: usize) -> Result<(), Violation> {
         let length = self.line.len() + more;
         match self.state {
-            // hyper's buffer is full before and it answers 431; this only bounds our own.
-            State::RequestLine | State::Headers if length > 2 * HEAD_LIMIT => Err("head too large"),
-            State::ChunkSize | State::ChunkEnd if length > CHUNK_LINE_LIMIT => Err("chunk size line too long"),
-            State::Trailers { length: before } if before + length > TRAILERS_LIMIT => Err("trailers too large"),
+            State::RequestLine | State::Headers if self.head + length > HEAD_LIMIT => {
+                Err(Violation::HeadTooLarge(match (self.state == State::Headers, self.line.is_empty()) {
+                    (true, true) => b"",
+                    (true, false) => b"\r\n",
+                    (false, true) => b"GET / HTTP/1.1\r\n",
+                    (false, false) => b" HTTP/1.1\r\n",
+                }))
+            }
+            State::ChunkSize | State::ChunkEnd if length > CHUNK_LINE_LIMIT => Err("chunk size line too long".into()),
+            State::Trailers { length: before } if before + length > TRAILERS_LIMIT => Err("trailers too large".into()),
             State::RequestLine
             | State::Headers
             | State::ChunkSize
@@ -170,7 +188,7 @@ impl Scanner {
 
     /// One whole line without its LF.
     fn end_line(&mut self, line: &[u8]) -> Result<(), Violation> {
-        let Some((b'\r', line)) = line.split_last() else { return Err("line ends without CR") };
+        let Some((b'\r', line)) = line.split_last() else { return Err("line ends without CR".into()) };
         match self.state {
             State::RequestLine => self.request_line(line),
             State::Headers => self.header_line(line),
@@ -179,11 +197,11 @@ impl Scanner {
                 self.state = State::ChunkSize;
                 Ok(())
             }
-            State::ChunkEnd => Err("chunk longer than its size"),
+            State::ChunkEnd => Err("chunk longer than its size".into()),
             State::Trailers { length } => {
                 self.state = match line {
                     [] => State::RequestLine,
-                    [b' ' | b'\t', ..] => return Err("folded trailer"),
+                    [b' ' | b'\t', ..] => return Err("folded trailer".into()),
                     _ => State::Trailers { length: length + line.len() + 2 },
                 };
                 Ok(())
@@ -196,56 +214,57 @@ impl Scanner {
         self.head += line.len() + 2;
         if line.is_empty() {
             // RFC 9112 2.2: an empty line before the request line is skipped; hyper does so too.
-            return if self.head > 8 { Err("empty lines instead of a request") } else { Ok(()) };
+            return if self.head > 8 { Err("empty lines instead of a request".into()) } else { Ok(()) };
         }
         let mut parts = line.split(|byte| *byte == b' ');
         let (Some(method), Some(target), Some(version), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err("not a request line");
+            return Err("not a request line".into());
         };
         if method.is_empty() || method.iter().any(u8::is_ascii_lowercase) {
-            return Err("not a method");
+            return Err("not a method".into());
         }
         if target.is_empty() || target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f || *byte == b'#') {
-            return Err("not a request target");
+            return Err("not a request target".into());
         }
         self.framing = Framing::default();
         match version {
             b"HTTP/1.1" => {}
             b"HTTP/1.0" => self.framing.http_1_0 = true,
-            _ => return Err("unknown HTTP version"),
+            _ => return Err("unknown HTTP version".into()),
         }
         self.state = State::Headers;
         Ok(())
     }
 
     fn header_line(&mut self, line: &[u8]) -> Result<(), Violation> {
+        self.head += line.len() + 2;
         if line.is_empty() {
             self.state = self.after_head();
             return Ok(());
         }
         if matches!(line[0], b' ' | b'\t') {
-            return Err("folded header");
+            return Err("folded header".into());
         }
-        let Some(colon) = memchr::memchr(b':', line) else { return Err("header without a colon") };
+        let Some(colon) = memchr::memchr(b':', line) else { return Err("header without a colon".into()) };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if matches!(name.last(), None | Some(b' ' | b'\t')) {
-            return Err("not a header name");
+            return Err("not a header name".into());
         }
         match name.len() {
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let length = decimal(value).ok_or("not a Content-Length")?;
                 if self.framing.length.replace(length).is_some() {
-                    return Err("two Content-Length");
+                    return Err("two Content-Length".into());
                 }
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if self.framing.http_1_0 {
-                    return Err("Transfer-Encoding in HTTP/1.0");
+                    return Err("Transfer-Encoding in HTTP/1.0".into());
                 }
                 if self.framing.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err("unknown Transfer-Encoding");
+                    return Err("unknown Transfer-Encoding".into());
                 }
                 self.framing.chunked = true;
             }
@@ -253,7 +272,7 @@ impl Scanner {
             _ => {}
         }
         if self.framing.chunked && self.framing.length.is_some() {
-            return Err("both Content-Length and Transfer-Encoding");
+            return Err("both Content-Length and Transfer-Encoding".into());
         }
         Ok(())
     }
@@ -271,9 +290,9 @@ impl Scanner {
     fn chunk_size(&mut self, line: &[u8]) -> Result<(), Violation> {
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let size = std::str::from_utf8(&line[..digits]).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
-        let (Some(size), 1..=16) = (size, digits) else { return Err("not a chunk size") };
+        let (Some(size), 1..=16) = (size, digits) else { return Err("not a chunk size".into()) };
         if !matches!(line[digits..].trim_ascii_start(), [] | [b';', ..]) {
-            return Err("not a chunk size");
+            return Err("not a chunk size".into());
         }
         self.state = if size == 0 { State::Trailers { length: 0 } } else { State::ChunkData { left: size } };
         Ok(())
@@ -300,7 +319,7 @@ mod tests {
     }
 
     fn refused(text: &str) -> bool {
-        matches!(scan(text), Scan::Refuse(..))
+        matches!(scan(text), Scan::Refuse(_, Violation::Malformed(_)))
     }
 
     fn with_headers(headers: &str) -> String {
@@ -379,6 +398,19 @@ mod tests {
         {
             assert!(refused(&format!("{line}\r\nHost: a\r\n\r\n")), "{line:?}");
         }
+    }
+
+    #[test]
+    fn a106_heads_have_a_limit_however_they_come() {
+        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(HEAD_LIMIT));
+        assert!(matches!(scan(&long), Scan::Refuse(25, Violation::HeadTooLarge(b""))));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(HEAD_LIMIT / 6));
+        assert!(matches!(scan(&many), Scan::Refuse(_, Violation::HeadTooLarge(b""))));
+        let line = format!("GET /{} HTTP/1.1\r\n", "y".repeat(HEAD_LIMIT));
+        assert!(matches!(scan(&line), Scan::Refuse(0, Violation::HeadTooLarge(b"GET / HTTP/1.1\r\n"))));
+        let mut scanner = Scanner::new();
+        assert_eq!(scanner.scan(b"GET / HTTP/1.1\r\nX: y"), Scan::All);
+        assert_eq!(scanner.scan(&[b'y'; HEAD_LIMIT]), Scan::Refuse(0, Violation::HeadTooLarge(b"\r\n")));
     }
 
     #[test]

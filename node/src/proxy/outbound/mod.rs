@@ -191,6 +191,7 @@ impl Requests<'_> {
         match &routed.route.action {
             Action::Forward(_) => {
                 if let Some(fault) = &routed.route.fault {
+                    self.count_service(&routed, exchange);
                     self.inject(fault, exchange).await?;
                 }
                 let request = forward::Outgoing { parts, host, upgrade, incoming };

@@ -6,6 +6,7 @@ use super::{
     world::{Entry, World},
 };
 use crate::mesh::Transport;
+use std::collections::BTreeMap;
 
 #[test]
 fn a_request_reaches_an_endpoint_on_another_node() {
@@ -16,4 +17,228 @@ fn a_request_reaches_an_endpoint_on_another_node() {
     let arrived = backend.last();
     assert_eq!(arrived.line(), "GET /x?y=z HTTP/1.1");
     assert_eq!(arrived.header("host"), Some("reviews:9080"));
+    assert_eq!(arrived.header("x-envoy-attempt-count"), Some("1"));
+    assert_eq!(arrived.header("x-forwarded-proto"), Some("http"));
+    assert_eq!(arrived.header("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(arrived.header("x-request-id").map(str::len), Some(36));
+    assert_eq!(
+        arrived.header("x-forwarded-client-cert"),
+        Some("By=spiffe://test.example/ns/default/sa/reviews;Subject=\"\";URI=spiffe://test.example/ns/default/sa/web")
+    );
+}
+
+#[test]
+fn a_request_reaches_an_endpoint_on_this_node_through_the_same_door() {
+    let backend = Backend::named("here");
+    let world = World::new(1, vec![Entry::new(0, "reviews", "v1", &backend)]);
+    let answer = get(world.nodes[0].outbound, "reviews", "/");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "here"));
+    assert!(
+        backend
+            .last()
+            .header("x-forwarded-client-cert")
+            .unwrap()
+            .ends_with("URI=spiffe://test.example/ns/default/sa/web")
+    );
+    let metrics = world.metrics(0);
+    assert!(metrics.contains("reporter=\"source\"") && metrics.contains("reporter=\"destination\""));
+}
+
+#[test]
+fn every_form_of_the_name_reaches_the_service() {
+    let backend = Backend::named("v1");
+    let world = World::new(1, vec![Entry::new(0, "reviews", "v1", &backend)]);
+    for host in [
+        "reviews",
+        "REVIEWS:9080",
+        "reviews.default",
+        "reviews.default.svc",
+        "reviews.default.svc.cluster.local:9080",
+        "reviews.default.mesh",
+    ] {
+        assert_eq!(get(world.nodes[0].outbound, host, "/").status, 200, "{host}");
+        assert_eq!(backend.last().header("host"), Some(host), "the Host is forwarded as sent");
+    }
+    let absolute = "GET http://reviews:9080/x HTTP/1.1\r\nHost: reviews:9080\r\n\r\n";
+    let answer = Client::connect(world.nodes[0].outbound).ask(absolute).unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(backend.last().line(), "GET /x HTTP/1.1");
+}
+
+#[test]
+fn an_explicit_port_leads_to_its_service_whatever_the_host() {
+    let backend = Backend::named("v1");
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let answer = get(world.nodes[0].upstream, "localhost:7", "/");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "v1"));
+    assert_eq!(backend.last().header("host"), Some("localhost:7"));
+}
+
+#[test]
+fn bodies_stream_both_ways_on_kept_connections() {
+    let backend =
+        Backend::scripted(|arrived| ok(&format!("{}", arrived.body.iter().map(|b| u64::from(*b)).sum::<u64>())));
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    for size in [0, 1, 5_000, 100_000, 5_000_000] {
+        client.write(format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {size}\r\n\r\n"));
+        client.write(vec![1; size]);
+        let answer = client.answer(false).unwrap();
+        assert_eq!((answer.status, answer.body), (200, size.to_string()));
+    }
+    let chunked = "POST / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\x01\x01\x01\r\n2\r\n\x01\x01\r\n0\r\n\r\n";
+    assert_eq!(client.ask(chunked).unwrap().body, "5");
+    assert_eq!(backend.arrived().iter().map(|arrived| arrived.connection).max(), Some(0), "one connection was reused");
+}
+
+#[test]
+fn large_and_chunked_responses_arrive_whole() {
+    let backend = Backend::scripted(|arrived| {
+        if arrived.line().contains("chunked") {
+            let chunk = "b".repeat(70_000);
+            let size = chunk.len();
+            return format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n{chunk}\r\n0\r\n\r\n")
+                .into();
+        }
+        ok(&"a".repeat(3_000_000))
+    });
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    for _ in 0..2 {
+        assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().body.len(), 3_000_000);
+        assert_eq!(client.ask("GET /chunked HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().body.len(), 70_000);
+    }
+}
+
+#[test]
+fn a_closed_node_is_hidden_by_retries() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let mut world = World::new(3, vec![Entry::new(1, "reviews", "v1", &one), Entry::new(2, "reviews", "v2", &two)]);
+    let both: Vec<_> = (0..20).map(|_| get(world.nodes[0].outbound, "reviews", "/").body).collect();
+    assert!(both.contains(&"one".to_owned()) && both.contains(&"two".to_owned()));
+    world.kill(1);
+    for _ in 0..20 {
+        let answer = get(world.nodes[0].outbound, "reviews", "/");
+        assert_eq!((answer.status, answer.body.as_str()), (200, "two"));
+    }
+    let failed = world.nodes[0].failures.try_recv().expect("the agent is told");
+    assert_eq!(failed, world.nodes[1].id);
+}
+
+#[test]
+fn a_dead_application_is_hidden_by_retries_even_for_posts() {
+    let (dead, live) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), Backend::named("live"));
+    let mut gone = Entry::new(1, "reviews", "v1", &live);
+    gone.target = dead.local_addr().unwrap();
+    drop(dead);
+    let world = World::new(3, vec![gone, Entry::new(2, "reviews", "v2", &live)]);
+    for _ in 0..20 {
+        let mut client = Client::connect(world.nodes[0].outbound);
+        let answer = client.ask("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (200, "live"));
+    }
+    assert!(live.arrived().iter().all(|arrived| arrived.body == b"hello"));
+    assert!(live.arrived().iter().any(|arrived| arrived.header("x-envoy-attempt-count") == Some("2")));
+}
+
+#[test]
+fn a_reset_is_retried_for_get_and_told_for_post() {
+    let backend =
+        Backend::scripted(
+            |arrived| {
+                if arrived.header("x-envoy-attempt-count") == Some("1") { Vec::new() } else { ok("second") }
+            },
+        );
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").body, "second");
+    let post = "POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 1\r\n\r\nx";
+    let answer = Client::connect(world.nodes[0].outbound).ask(post).unwrap();
+    assert_eq!(answer.status, 503);
+    assert_eq!(
+        answer.body,
+        "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
+    );
+    assert_eq!(answer.header("x-skein-outcome"), None, "what nodes tell each other stays between them");
+    assert!(world.metrics(0).contains("response_flags=\"UC\""));
+}
+
+#[test]
+fn an_unreachable_application_is_told_when_retries_are_used_up() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut gone = Entry::new(1, "reviews", "v1", &Backend::named(""));
+    gone.target = dead;
+    let world = World::new(2, vec![gone]);
+    let answer = get(world.nodes[0].outbound, "reviews", "/");
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("remote connection failure"), "{}", answer.body);
+    assert!(world.metrics(0).contains("response_flags=\"UF,URX\""));
+    assert!(world.metrics(1).contains("response_flags=\"UF\""));
+}
+
+#[test]
+fn unknown_names_and_unhealthy_endpoints_are_told_as_envoy_tells_them() {
+    let backend = Backend::named("v1");
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let answer = get(world.nodes[0].outbound, "nobody", "/");
+    assert_eq!((answer.status, answer.body.as_str()), (404, ""));
+    assert_eq!(get(world.nodes[0].outbound, "reviews:81", "/").status, 404);
+    world.register(|entries| entries[0].healthy = false);
+    let answer = get(world.nodes[0].outbound, "reviews", "/");
+    assert_eq!((answer.status, answer.body.as_str()), (503, "no healthy upstream"));
+    let metrics = world.metrics(0);
+    assert!(metrics.contains("response_flags=\"NR\"") && metrics.contains("response_flags=\"UH\""));
+    let grpc = with(world.nodes[0].outbound, "reviews", "/", "Content-Type: application/grpc\r\n");
+    assert_eq!((grpc.status, grpc.header("grpc-status")), (200, Some("14")));
+}
+
+#[test]
+fn a_service_that_moved_away_is_looked_for_elsewhere() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let mut world = World::new(3, vec![Entry::new(2, "reviews", "v2", &two)]);
+    // The registry speaks of an endpoint that node 1 does not serve.
+    world.register(|entries| entries.push(Entry::new(1, "reviews", "v1", &one)));
+    for _ in 0..10 {
+        assert_eq!(get(world.nodes[0].outbound, "reviews", "/").body, "two");
+    }
+    assert!(one.arrived().is_empty());
+}
+
+#[test]
+fn load_spreads_over_endpoints_by_weight() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let mut heavy = Entry::new(1, "reviews", "v1", &one);
+    heavy.weight = 3;
+    let world = World::new(2, vec![heavy, Entry::new(1, "reviews", "v2", &two)]);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let mut counts = BTreeMap::new();
+    for _ in 0..400 {
+        *counts.entry(client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().body).or_insert(0) += 1;
+    }
+    assert!((250..350).contains(&counts["one"]), "{counts:?}");
+}
+
+#[test]
+fn requests_travel_over_tls_on_tcp_too() {
+    let backend = Backend::named("v1");
+    let world = World::over(Transport::Tcp, 2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    for _ in 0..20 {
+        assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().body, "v1");
+    }
+}
+
+#[test]
+fn a_draining_data_plane_finishes_what_it_began() {
+    let backend = Backend::scripted(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        ok("late")
+    });
+    let world = World::new(1, vec![Entry::new(0, "reviews", "v1", &backend)]);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    client.write("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    world.nodes[0].plane.drain();
+    assert_eq!(client.answer(false).unwrap().body, "late");
+    assert!(client.is_closed());
+    assert!(std::net::TcpStream::connect(world.nodes[0].outbound).is_err());
 }

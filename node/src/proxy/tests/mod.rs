@@ -3,4 +3,7 @@
 mod backend;
 mod client;
 mod forwarding;
+mod framing;
+mod http2;
+mod routing;
 mod world;

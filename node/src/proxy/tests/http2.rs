@@ -1,0 +1,137 @@
+//! HTTP/2 with prior knowledge and gRPC, from the caller to the application.
+
+use super::{
+    backend::Backend,
+    world::{Entry, World},
+};
+use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Version};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::{body::Frame, client::conn::http2::SendRequest};
+use hyper_util::rt::TokioIo;
+use std::{convert::Infallible, net::SocketAddr};
+use tokio::net::{TcpListener, TcpStream};
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// An application that speaks HTTP/2 only: echoes the body and tells in trailers how long it was.
+async fn application(tasks: Tasks) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let spawner = tasks.clone();
+    tasks.detach("application", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async {
+                assert_eq!(request.version(), Version::HTTP_2);
+                let authority = request.uri().authority().unwrap().to_string();
+                let grpc = request.headers().get("content-type").cloned();
+                let body = request.into_body().collect().await.unwrap();
+                let sent_trailers = body.trailers().is_some_and(|trailers| trailers.contains_key("x-sent"));
+                let bytes = body.to_bytes();
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", "0".parse().unwrap());
+                trailers.insert("x-length", bytes.len().to_string().parse().unwrap());
+                trailers.insert("x-trailers", sent_trailers.to_string().parse().unwrap());
+                let frames = [Ok::<_, Infallible>(Frame::data(bytes)), Ok(Frame::trailers(trailers))];
+                let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)));
+                response.headers_mut().insert("x-authority", authority.parse().unwrap());
+                if let Some(grpc) = grpc {
+                    response.headers_mut().insert("content-type", grpc);
+                }
+                Ok::<_, Infallible>(response)
+            });
+            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+                .serve_connection(TokioIo::new(stream), service);
+            spawner.detach("application", async move { drop(served.await) });
+        }
+    });
+    address
+}
+
+type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+
+async fn connect(address: SocketAddr, tasks: &Tasks) -> SendRequest<Body> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(Spawn(tasks.clone()), TokioIo::new(stream)).await.unwrap();
+    tasks.detach("caller", async move { drop(connection.await) });
+    sender
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed()
+}
+
+#[test]
+fn grpc_keeps_its_frames_and_trailers() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let target = runtime.block_on(application(tasks.clone()));
+    let unused = Backend::named("");
+    let mut entries = vec![Entry::new(1, "reviews", "v1", &unused), Entry::new(0, "ratings", "v1", &unused)];
+    for entry in &mut entries {
+        (entry.target, entry.protocol) = (target, Protocol::Grpc);
+    }
+    let world = World::new(2, entries);
+    runtime.block_on(async {
+        let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+        for service in ["reviews", "ratings"] {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-sent", "1".parse().unwrap());
+            let frames = [Ok(Frame::data(Bytes::from("hello"))), Ok(Frame::trailers(trailers))];
+            let body = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)));
+            let request = Request::post(format!("http://{service}:9080/echo"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(body)
+                .unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.headers()["x-authority"], format!("{service}:9080").as_str());
+            let body = response.into_body().collect().await.unwrap();
+            let trailers = body.trailers().unwrap();
+            assert_eq!(
+                (&trailers["x-length"], &trailers["grpc-status"]),
+                (&"5".parse().unwrap(), &"0".parse().unwrap())
+            );
+            assert_eq!(trailers["x-trailers"], "true");
+            assert_eq!(body.to_bytes(), "hello");
+        }
+    });
+    let metrics = world.metrics(0);
+    assert!(metrics.contains("request_protocol=\"grpc\",response_code=\"200\",grpc_response_status=\"0\""));
+}
+
+#[test]
+fn http2_callers_reach_http1_applications() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let backend = Backend::named("one");
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    runtime.block_on(async {
+        let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+        let request = Request::post("http://reviews/x?y")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(full(vec![b'x'; 200_000]))
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "one");
+        let other = Request::get("http://reviews/").header("host", "ratings").body(full("")).unwrap();
+        assert_eq!(sender.send_request(other).await.unwrap().status(), 400);
+    });
+    let arrived = backend.last();
+    assert_eq!((arrived.line(), arrived.header("host")), ("POST /x?y HTTP/1.1", Some("reviews")));
+    assert_eq!((arrived.header("cookie"), arrived.body.len()), (Some("a=1; b=2"), 200_000));
+}
+
+#[test]
+fn an_http1_caller_reaches_an_http2_application() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let mut entry = Entry::new(1, "reviews", "v1", &Backend::named(""));
+    (entry.target, entry.protocol) = (runtime.block_on(application(tasks)), Protocol::Http2);
+    let world = World::new(2, vec![entry]);
+    let mut client = super::client::Client::connect(world.nodes[0].outbound);
+    let answer = client.ask("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    assert_eq!((answer.status, answer.body.as_str(), answer.header("x-authority")), (200, "hello", Some("reviews")));
+}

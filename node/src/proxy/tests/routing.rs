@@ -1,0 +1,231 @@
+//! VirtualServices and DestinationRules as callers and applications see them.
+
+use super::{
+    backend::{Arrived, Backend, ok},
+    client::{Client, get, with},
+    world::{Entry, World},
+};
+use std::time::{Duration, Instant};
+
+/// A VirtualService for `reviews` with these `http` rules, indented by two.
+fn reviews(rules: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: reviews, namespace: default}}\n\
+         spec:\n  hosts: [reviews]\n  http:\n{rules}\n"
+    )
+}
+
+const SUBSETS: &str = "---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec:
+  host: reviews
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+  - {name: v9, labels: {version: v9}}
+";
+
+fn two_versions() -> (World, Backend, Backend) {
+    let (one, two) = (Backend::named("v1"), Backend::named("v2"));
+    let world = World::new(3, vec![Entry::new(1, "reviews", "v1", &one), Entry::new(2, "reviews", "v2", &two)]);
+    (world, one, two)
+}
+
+#[test]
+fn traffic_splits_ninety_to_ten() {
+    let (mut world, _one, _two) = two_versions();
+    let split = "  - route:\n    - {destination: {host: reviews, subset: v1}, weight: 90}\n    \
+                 - {destination: {host: reviews, subset: v2}, weight: 10}\n";
+    world.push(&(reviews(split) + SUBSETS));
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let ones =
+        (0..2000).filter(|_| client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().body == "v1").count();
+    // Six standard deviations of 2000 draws at 0.9 are 80.
+    assert!((1720..1880).contains(&ones), "{ones} of 2000");
+}
+
+#[test]
+fn headers_choose_and_a_change_takes_effect_at_once() {
+    let (mut world, _one, _two) = two_versions();
+    let rules = "  - match: [{headers: {end-user: {exact: jason}}}]\n    route: [{destination: {host: reviews, subset: v2}}]\n  \
+                 - route: [{destination: {host: reviews, subset: v1}}]\n";
+    world.push(&(reviews(rules) + SUBSETS));
+    let outbound = world.nodes[0].outbound;
+    assert_eq!(with(outbound, "reviews", "/", "End-User: jason\r\n").body, "v2");
+    let mut client = Client::connect(outbound);
+    let plain = "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
+    assert_eq!(client.ask(plain).unwrap().body, "v1");
+    world.push(&reviews("  - route: [{destination: {host: reviews, subset: v2}}]\n"));
+    assert_eq!(client.ask(plain).unwrap().body, "v2", "the same connection follows");
+}
+
+#[test]
+fn what_nobody_defines_is_503_and_what_no_rule_matches_is_404() {
+    let (mut world, _one, _two) = two_versions();
+    let rules = "  - match: [{uri: {prefix: /none}}]\n    route: [{destination: {host: nobody}}]\n  \
+                 - match: [{uri: {prefix: /subset}}]\n    route: [{destination: {host: reviews, subset: v7}}]\n  \
+                 - match: [{uri: {prefix: /empty}}]\n    route: [{destination: {host: reviews, subset: v9}}]\n";
+    world.push(&(reviews(rules) + SUBSETS));
+    let ask = |path: &str| {
+        let answer = get(world.nodes[0].outbound, "reviews", path);
+        (answer.status, answer.body)
+    };
+    assert_eq!(ask("/none"), (503, String::new()));
+    assert_eq!(ask("/subset"), (503, String::new()));
+    assert_eq!(ask("/empty"), (503, "no healthy upstream".to_owned()));
+    assert_eq!(ask("/other"), (404, String::new()));
+    let metrics = world.metrics(0);
+    for flag in ["NC", "UH", "NR"] {
+        assert!(metrics.contains(&format!("response_flags=\"{flag}\"")), "{flag}");
+    }
+}
+
+#[test]
+fn header_operations_apply_to_requests_and_responses() {
+    let backend = Backend::scripted(|_| {
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Gone: 1\r\nX-Kept: a\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n"
+            .to_vec()
+    });
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let rules = "  - route:\n    - destination: {host: reviews}\n      headers: {request: {add: {x-way: destination}}}\n    \
+                 headers:\n      request: {set: {x-set: 'now %REQ(x-old)%'}, add: {x-way: route}, remove: [x-old]}\n      \
+                 response: {set: {x-new: '1'}, add: {x-kept: b}, remove: [x-gone]}\n";
+    world.push(&reviews(rules));
+    let answer = with(world.nodes[0].outbound, "reviews", "/", "X-Old: then\r\n");
+    let arrived = backend.last();
+    assert_eq!((arrived.header("x-set"), arrived.header("x-old")), (Some("now then"), None));
+    let ways: Vec<_> = arrived.head.lines().filter(|line| line.starts_with("x-way")).collect();
+    assert_eq!(ways, ["x-way: destination", "x-way: route"]);
+    assert_eq!((answer.header("x-new"), answer.header("x-gone"), answer.header("x-hop")), (Some("1"), None, None));
+    assert!(answer.head.contains("x-kept: a\r\n") && answer.head.contains("x-kept: b\r\n"), "{}", answer.head);
+    assert!(answer.header("x-envoy-upstream-service-time").is_some());
+}
+
+#[test]
+fn rewrites_keep_the_query_and_tell_the_original() {
+    let backend = Backend::named("v1");
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let rules = "  - match: [{uri: {prefix: /old}}]\n    rewrite: {uri: /new, authority: other.example}\n    \
+                 route: [{destination: {host: reviews}}]\n";
+    world.push(&reviews(rules));
+    get(world.nodes[0].outbound, "reviews", "/old/x?q=1");
+    let arrived = backend.last();
+    assert_eq!(arrived.line(), "GET /new/x?q=1 HTTP/1.1");
+    assert_eq!(arrived.header("host"), Some("other.example"));
+    assert_eq!(arrived.header("x-envoy-original-path"), Some("/old/x?q=1"));
+}
+
+#[test]
+fn redirects_and_direct_responses_answer_here() {
+    let (mut world, one, _two) = two_versions();
+    let rules = "  - match: [{uri: {exact: /away}}]\n    redirect: {uri: /there, authority: other.example, redirectCode: 302}\n  \
+                 - match: [{uri: {exact: /tea}}]\n    directResponse: {status: 418, body: {string: short and stout}}\n    \
+                 headers: {response: {set: {x-pot: '1'}}}\n  - route: [{destination: {host: reviews}}]\n";
+    world.push(&reviews(rules));
+    let outbound = world.nodes[0].outbound;
+    let away = get(outbound, "reviews", "/away");
+    assert_eq!((away.status, away.header("location")), (302, Some("http://other.example/there")));
+    let tea = get(outbound, "reviews", "/tea");
+    assert_eq!((tea.status, tea.body.as_str(), tea.header("x-pot")), (418, "short and stout", Some("1")));
+    assert_eq!(tea.header("content-type"), Some("text/plain"));
+    let mut client = Client::connect(outbound);
+    client.write("HEAD /tea HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    assert_eq!(client.answer(true).unwrap().status, 418);
+    assert_eq!(client.ask("GET /away HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 302);
+    assert!(one.arrived().is_empty());
+}
+
+#[test]
+fn faults_delay_and_abort_before_everything_else() {
+    let (mut world, one, two) = two_versions();
+    let rules = "  - match: [{uri: {exact: /abort}}]\n    timeout: 50ms\n    \
+                 fault: {abort: {httpStatus: 555, percentage: {value: 100}}}\n    route: [{destination: {host: reviews}}]\n  \
+                 - match: [{uri: {exact: /delay}}]\n    timeout: 100ms\n    \
+                 fault: {delay: {fixedDelay: 300ms, percentage: {value: 100}}}\n    route: [{destination: {host: reviews}}]\n  \
+                 - match: [{uri: {exact: /half}}]\n    \
+                 fault: {abort: {httpStatus: 500, percentage: {value: 50}}}\n    route: [{destination: {host: reviews}}]\n  \
+                 - match: [{uri: {exact: /absent}}]\n    \
+                 fault: {abort: {httpStatus: 500}}\n    route: [{destination: {host: reviews}}]\n";
+    world.push(&reviews(rules));
+    let outbound = world.nodes[0].outbound;
+    let abort = get(outbound, "reviews", "/abort");
+    assert_eq!((abort.status, abort.body.as_str()), (555, "fault filter abort"));
+    assert!(one.arrived().is_empty() && two.arrived().is_empty(), "an abort is not retried");
+    let began = Instant::now();
+    assert_eq!(get(outbound, "reviews", "/delay").status, 200, "the timeout does not see the delay");
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    let mut client = Client::connect(outbound);
+    let aborted =
+        (0..400).filter(|_| client.ask("GET /half HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status == 500).count();
+    assert!((140..260).contains(&aborted), "{aborted} of 400");
+    assert_eq!(get(outbound, "reviews", "/absent").status, 200, "no percentage is none");
+    let metrics = world.metrics(0);
+    assert!(metrics.contains("response_flags=\"FI\"") && metrics.contains("response_flags=\"DI\""));
+}
+
+fn slow(arrived: &Arrived) -> Vec<u8> {
+    let first = arrived.header("x-envoy-attempt-count") == Some("1");
+    if first || arrived.line().contains("always") {
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    ok("slow")
+}
+
+#[test]
+fn timeouts_end_requests_and_attempts() {
+    let backend = Backend::scripted(slow);
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let rules = "  - match: [{uri: {prefix: /try}}]\n    retries: {attempts: 2, perTryTimeout: 150ms, retryOn: 5xx}\n    \
+                 route: [{destination: {host: reviews}}]\n  \
+                 - timeout: 150ms\n    route: [{destination: {host: reviews}}]\n";
+    world.push(&reviews(rules));
+    let outbound = world.nodes[0].outbound;
+    let began = Instant::now();
+    let late = get(outbound, "reviews", "/always");
+    assert_eq!((late.status, late.body.as_str()), (504, "upstream request timeout"));
+    assert!(began.elapsed() < Duration::from_millis(350));
+    assert_eq!(get(outbound, "reviews", "/try").body, "slow", "the second attempt is fast");
+    assert_eq!(get(outbound, "reviews", "/try/always").status, 504);
+    let metrics = world.metrics(0);
+    assert!(metrics.contains("response_flags=\"UT\"") && metrics.contains("response_flags=\"UT,URX\""));
+}
+
+#[test]
+fn a_timeout_counts_from_the_end_of_the_request() {
+    let backend = Backend::named("v1");
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    world.push(&reviews("  - timeout: 200ms\n    route: [{destination: {host: reviews}}]\n"));
+    let mut client = Client::connect(world.nodes[0].outbound);
+    client.write("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 4\r\n\r\nab");
+    std::thread::sleep(Duration::from_millis(400));
+    client.write("cd");
+    assert_eq!(client.answer(false).unwrap().status, 200);
+}
+
+#[test]
+fn statuses_are_retried_only_where_asked() {
+    let fails_once = |arrived: &Arrived| {
+        if arrived.header("x-envoy-attempt-count") == Some("1") {
+            return b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy".to_vec();
+        }
+        ok(&String::from_utf8_lossy(&arrived.body))
+    };
+    let backend = Backend::scripted(fails_once);
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let outbound = world.nodes[0].outbound;
+    let post = |path: &str, body: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: reviews\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer = Client::connect(outbound).ask(head + body).unwrap();
+        (answer.status, answer.body)
+    };
+    assert_eq!(post("/", "x"), (503, "busy".to_owned()), "the default does not retry 503");
+    let rules = "  - match: [{uri: {prefix: /off}}]\n    retries: {attempts: 0}\n    route: [{destination: {host: reviews}}]\n  \
+                 - retries: {attempts: 2, retryOn: '503'}\n    route: [{destination: {host: reviews}}]\n";
+    world.push(&reviews(rules));
+    assert_eq!(post("/", "again"), (200, "again".to_owned()), "the body is sent again");
+    let large = "b".repeat(100_000);
+    assert_eq!(post("/", &large).0, 503, "a body beyond 64 KiB is not kept");
+    assert_eq!(post("/off", "x").0, 503);
+}
