@@ -36,5 +36,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if sending.message.is_empty() {
         sending.message = format!("evict {}", args.out);
     }
-    operator.send(&mut client, ctx, intents, &plan, &sending).await?.show(ctx)
+    let outcome = operator.send(&mut client, ctx, intents, &plan, &sending).await?;
+    // The evicted node is the one that need not agree.
+    outcome.without(&args.out).show(ctx)
 }

@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(value_name = "NODE")]
     guest: NodeId,
     /// What it may run, each with the account that serves it [default account: default]; may be repeated
-    #[arg(long, value_name = "NS/NAME[=SA]", required_unless_present = "no_service")]
+    #[arg(long, value_name = "NS/NAME[=SA]")]
     service: Vec<GrantedService>,
     /// It runs no service and calls none
     #[arg(long, conflicts_with = "service")]
@@ -55,6 +55,12 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if args.ttl.is_zero() || args.ttl > TTL_LIMIT {
         return Err(usage("--ttl must be above 0 and at most 168h", "the default is 1h"));
+    }
+    if args.service.is_empty() && !args.no_service {
+        return Err(usage(
+            format!("it is not said what {} may run", args.guest),
+            "give --service NS/NAME[=SA] for each of its services, or --no-service",
+        ));
     }
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;

@@ -45,7 +45,7 @@ pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
     grant.retired = true;
     let sending = Sending { message: format!("{} leaves", status.node), ..Sending::default() };
     let outcome = grants::put(&operator, &mut client, ctx, (&grant, Some(&held)), &sending).await?;
-    outcome.converged(ctx.globals.timeout)?;
+    outcome.converged()?;
     let _: Value = client.post("/v1/leave", "").await?;
     drop(client);
     wipe(&config.data_dir, config.drain + ctx.globals.timeout).await?;

@@ -1,8 +1,6 @@
 //! From documents to a signed changeset on some node: plan, sign, send, believe the receipts, say who has it.
 
-use std::time::Duration;
-
-use certs::{codec::Millis, sign::SigningKey};
+use certs::{id::NodeId, sign::SigningKey};
 use policy::{
     DocumentId, Kind,
     changeset::{Change, Changeset, ChangesetId},
@@ -129,24 +127,36 @@ impl Operator {
 }
 
 impl Outcome {
+    /// The same without waiting for a node.
+    #[must_use]
+    pub fn without(mut self, node: &NodeId) -> Self {
+        if let Some(pushed) = &mut self.pushed {
+            pushed.pending.retain(|pending| pending != node);
+            pushed.complete |= pushed.pending.is_empty();
+            self.result["pending"] = json!(pushed.pending);
+        }
+        self
+    }
+
     /// Prints what became of a push; one that is not where it shall be is printed and then fails.
     ///
     /// # Errors
     /// `not_converged`.
     pub fn show(&self, ctx: &Context) -> Result<()> {
         ctx.output.show(&self.result, || self.text())?;
-        self.converged(ctx.globals.timeout)
+        self.converged()
     }
 
     /// Whether the push is where it shall be.
     ///
     /// # Errors
     /// `not_converged`, naming the nodes that have said nothing.
-    pub fn converged(&self, timeout: Duration) -> Result<()> {
+    pub fn converged(&self) -> Result<()> {
         let Some(pushed) = self.pushed.as_ref().filter(|pushed| !pushed.complete) else { return Ok(()) };
         let pending: Vec<_> = pushed.pending.iter().map(ToString::to_string).collect();
         let message = format!(
-            "after {timeout:?} changeset {} is on {} nodes; nothing heard from: {}",
+            "after {} ms changeset {} is on {} nodes; nothing heard from: {}",
+            pushed.elapsed_ms,
             look::short(&pushed.changeset),
             pushed.durable.len(),
             if pending.is_empty() { "-".to_owned() } else { pending.join(", ") }
@@ -167,7 +177,7 @@ impl Outcome {
             text.push_str(&format!("would be changeset {changeset}; nothing was sent (--dry-run)\n"));
             return text;
         };
-        let names = |nodes: &[certs::id::NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         text.push_str(&format!("changeset    {changeset}\n"));
         for (word, nodes) in [
             ("durable", &pushed.durable),
@@ -228,12 +238,16 @@ fn document_id(intent: &Intent) -> Result<DocumentId> {
     Ok(DocumentId::new(kind(&intent.kind)?, &intent.namespace, &intent.name))
 }
 
+/// Short words that kubectl has for Istio's kinds.
+const SHORT: &[(&str, &str)] = &[("vs", "VirtualService"), ("dr", "DestinationRule")];
+
 /// A kind as people type it.
 ///
 /// # Errors
 /// There is no such kind.
 pub fn kind(word: &str) -> Result<Kind> {
-    word.parse::<Kind>().map_err(|error| {
+    let full = SHORT.iter().find(|(short, _)| short.eq_ignore_ascii_case(word)).map_or(word, |(_, full)| full);
+    full.parse::<Kind>().map_err(|error| {
         let kinds: Vec<_> = Kind::all().filter(|kind| kind.is_built()).map(|kind| kind.to_string()).collect();
         Error::new("usage", error.to_string()).hint(format!("kinds: {}", kinds.join(", ")))
     })
@@ -258,9 +272,4 @@ pub fn intent((document, content): (DocumentId, String)) -> Intent {
         file: String::new(),
         line: 0,
     }
-}
-
-/// A time as everybody writes it: RFC 3339 in UTC, with milliseconds.
-pub fn rfc3339(time: Millis) -> String {
-    crate::agent::admin::rfc3339(time)
 }

@@ -64,7 +64,9 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 
 /// What is still missing; keeps one connection as long as it lasts.
 async fn look(args: &Args, ctx: &Context) -> Result<Vec<String>> {
-    let mut client = client::connect(ctx).await?;
+    // Where a node belongs to this machine, it is that one's view which is waited for, also while it starts.
+    let own = ctx.globals.node.is_none() && ctx.config_file().exists();
+    let mut client = if own { client::connect_here(ctx).await? } else { client::connect(ctx).await? };
     let deadline = clock::monotonic() + ctx.globals.timeout;
     loop {
         let missing = missing(args, &mut client).await?;

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, Method, header};
 
 use super::error::Error;
 use crate::config::Cidr;
@@ -12,6 +12,17 @@ use crate::config::Cidr;
 pub(super) fn address(remote: SocketAddr, allowed: &[Cidr]) -> bool {
     let ip = remote.ip().to_canonical();
     ip.is_loopback() || allowed.iter().any(|network| network.contains(ip))
+}
+
+/// Sees that a request only asks.
+///
+/// # Errors
+/// `forbidden`.
+pub(super) fn method(method: &Method) -> Result<(), Error> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    Err(Error::new("forbidden", "this port only answers GET").hint("use the local socket, or `skein --node`"))
 }
 
 /// Sees that a request's Host is an address or `localhost`, and its Origin, if it has one, the same.
@@ -83,6 +94,14 @@ mod tests {
         assert!(headers(&with(&own)).is_ok());
         for origin in ["http://evil.example", "null", "http://127.0.0.1:9", "https://127.0.0.1:15000"] {
             assert!(headers(&with(&[own[0].clone(), (header::ORIGIN, origin)])).is_err(), "{origin}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_changed_here() {
+        assert!(method(&Method::GET).is_ok() && method(&Method::HEAD).is_ok());
+        for other in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::CONNECT] {
+            assert!(method(&other).is_err());
         }
     }
 

@@ -132,7 +132,7 @@ async fn answer(State(admin): State<Admin>, Query(Watch { watch }): Query<Watch>
 }
 
 async fn guarded(request: Request, next: Next) -> Response {
-    match guard::headers(request.headers()) {
+    match guard::method(request.method()).and_then(|()| guard::headers(request.headers())) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }

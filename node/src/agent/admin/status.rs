@@ -1,6 +1,6 @@
 //! How the mesh is, as this node sees it.
 
-use certs::id::NodeId;
+use certs::{codec::Millis, id::NodeId};
 use membership::view::{MemberState, View};
 use policy::history::{Conflict, State};
 
@@ -20,8 +20,10 @@ impl Admin {
         let (snapshot, view) = (self.agent.snapshot(), self.agent.view());
         let state = &snapshot.state;
         let expected = expected(state);
+        let open = |node: &&NodeId| !is_open_invite(state, &view, node, self.agent.now());
+        let awaited: Vec<_> = expected.iter().filter(open).cloned().collect();
         let mut problems: Vec<_> = self.agent.troubles().into_iter().map(own).collect();
-        problems.extend(missing(&view, &expected));
+        problems.extend(missing(&view, &awaited));
         problems.extend(state.conflicts.iter().map(conflict));
         problems.extend(self.unhealthy());
         let enrollers = enrollers(state, &view);
@@ -70,6 +72,12 @@ fn expected(state: &State) -> Vec<NodeId> {
     let mut nodes: Vec<_> = grants.map(|grant| grant.node.clone()).collect();
     nodes.sort();
     nodes
+}
+
+/// Invited, and still has time to join.
+fn is_open_invite(state: &State, view: &View, node: &NodeId, now: Millis) -> bool {
+    let expires = state.grants().get(node).and_then(|grant| grant.token_expires);
+    view.member(node).is_none() && expires.is_some_and(|expires| expires > now)
 }
 
 fn enrollers(state: &State, view: &View) -> usize {
