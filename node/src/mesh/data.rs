@@ -133,12 +133,16 @@ impl Worker {
     /// None could be had; nothing was sent.
     pub async fn open(&self, call: &Call<'_>) -> Result<Lease, Error> {
         let shared = &self.shared;
-        if shared.mesh.shared.tasks.is_stopping() && shared.endpoint.borrow().is_none() {
+        if shared.mesh.is_closed() {
             return Err(Error::Stopping);
         }
         let group = shared.pool.group(call);
         let permit = self.counted(group.permit().await)?;
         if let Some(link) = group.take_ready(call.preface).await {
+            if !link.is_quic && !self.is_tcp_only(&group, call) {
+                // UDP has been blocked long enough to ask again, at nobody's expense.
+                group.try_quic(|ordinal| self.dial(&group, call, ordinal));
+            }
             return Ok(Lease::new(link, group, permit));
         }
         let stream = if self.is_tcp_only(&group, call) {
@@ -163,6 +167,9 @@ impl Worker {
     /// # Errors
     /// None could be had; nothing was sent.
     pub async fn tunnel(&self, call: &Call<'_>) -> Result<VirtualStream, Error> {
+        if self.shared.mesh.is_closed() {
+            return Err(Error::Stopping);
+        }
         let bulk = call.preface.protocol == Protocol::Tcp && self.shared.mesh.shared.transport != Transport::Quic;
         let group = self.shared.pool.group(call);
         if bulk {

@@ -151,7 +151,8 @@ struct Shared {
     reset_key: Arc<hmac::Key>,
     live: Arc<Live>,
     counters: Counters,
-    draining: Arc<AtomicBool>,
+    draining: AtomicBool,
+    closed: AtomicBool,
     /// Addresses where UDP did not answer, until when TCP goes first there.
     blocked: Mutex<HashMap<SocketAddr, Instant>>,
     /// All endpoints that were started, to close them.
@@ -215,7 +216,8 @@ impl Mesh {
             reset_key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &config.reset_secret)),
             live: Arc::default(),
             counters: Counters::default(),
-            draining: Arc::default(),
+            draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             blocked: Mutex::default(),
             endpoints: Mutex::default(),
             single: watch::Sender::new(None),
@@ -284,6 +286,7 @@ impl Mesh {
 
     /// Closes everything, and waits at most 1 s until the peers have been told. Call after [`Tasks::stop`].
     pub async fn close(&self) {
+        self.shared.closed.store(true, Relaxed);
         let endpoints = std::mem::take(&mut *lock(&self.shared.endpoints));
         self.shared.live.close_all(Code::Stopping);
         for endpoint in &endpoints {
@@ -296,6 +299,10 @@ impl Mesh {
         };
         // Who has not heard by then times out.
         let _ = tokio::time::timeout(FAREWELL, told).await;
+    }
+
+    fn is_closed(&self) -> bool {
+        self.shared.closed.load(Relaxed)
     }
 
     /// The address to send from, unless the kernel may choose.

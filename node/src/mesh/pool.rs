@@ -253,13 +253,24 @@ impl Group {
     /// A kept virtual connection, the most recently used first.
     fn take(&self, preface: &Preface) -> Option<Link> {
         let mut state = lock(&self.state);
+        let over_quic = state.connections.iter().any(|connection| connection.is_open());
         let links = state.idle.get_mut(preface)?;
         while let Some(link) = links.pop() {
-            if link.is_usable() {
+            // Once UDP works again, what it replaced is let go.
+            if link.is_usable() && (link.is_quic || !over_quic) {
                 return Some(link);
             }
         }
         None
+    }
+
+    /// Begins a dial that nobody waits for, unless one is under way or not needed.
+    pub(super) fn try_quic(&self, dial: impl FnOnce(u8) -> Dialling) {
+        let mut state = lock(&self.state);
+        if state.connections.is_empty() && state.dialling.is_none() {
+            state.dialling = Some(dial(state.ordinal));
+            state.ordinal = state.ordinal.wrapping_add(1);
+        }
     }
 
     /// Keeps a virtual connection.

@@ -42,6 +42,7 @@ over_both! {
     an_evicted_node_loses_its_connections
     http2_carries_streams
     a_draining_node_refuses_unread
+    an_end_between_two_requests_is_a_refusal
     an_unused_lease_goes_back
 }
 
@@ -298,6 +299,35 @@ async fn a_draining_node_refuses_unread(transport: Transport) {
     drop(busy);
     server.mesh.undrain();
     assert_eq!(caller.text(client.worker(), "/echo", "again").await, "again");
+}
+
+async fn an_end_between_two_requests_is_a_refusal(transport: Transport) {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], transport);
+    let server = Node::start(&trust, "b", &["api"], transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
+    let worker = server.worker().clone();
+    server.tasks.detach("one request", async move {
+        let stream = worker.accept().await.unwrap().stream;
+        let http = hyper::server::conn::http1::Builder::new();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let mut serving = std::pin::pin!(http.serve_connection(io, hyper::service::service_fn(super::respond)));
+        tokio::select! {
+            _ = &mut serving => unreachable!("the connection is kept"),
+            _ = stopping => {}
+        }
+        serving.as_mut().graceful_shutdown();
+        let _ = serving.await;
+    });
+    assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
+    let lease = client.worker().open(&caller.call()).await.unwrap();
+    // The server ends the kept connection and the client, which has not heard of it, sends a request that must not be lost.
+    stop.send(()).unwrap();
+    let request = http::Request::post("/echo").header("host", "api").body(full("y")).unwrap();
+    let failed = lease.send(request).await.unwrap_err();
+    let expected = if transport == Transport::Quic { Retry::Safe } else { Retry::IfIdempotent };
+    assert_eq!(failed.error.retry(), expected, "{}", failed.error);
 }
 
 async fn an_unused_lease_goes_back(transport: Transport) {

@@ -138,11 +138,15 @@ impl Node {
     }
 
     fn with(trust: &Trust, tls: Tls, name: &str, transport: Transport, workers: usize, attach: steer::Attach) -> Node {
-        let tasks = Tasks::new();
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = Config { listen, workers, transport, reset_secret: rand::random() };
+        Node::configured(trust, tls, name, &config, attach)
+    }
+
+    fn configured(trust: &Trust, tls: Tls, name: &str, config: &Config, attach: steer::Attach) -> Node {
+        let tasks = Tasks::new();
         let (mesh, sockets, control) =
-            Mesh::bind_steered(&config, trust.node(name), tls, tasks.clone(), attach).unwrap();
+            Mesh::bind_steered(config, trust.node(name), tls, tasks.clone(), attach).unwrap();
         let workers = sockets.into_iter().map(|sockets| Worker::start(&mesh, sockets).unwrap()).collect();
         let peers = PeerNetwork::start(&mesh, control).unwrap();
         Node { id: node_id(name), mesh, workers, peers, tasks, accepted: Arc::default() }

@@ -14,11 +14,11 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::{
-    super::{Protocol, Steering, Transport, error::Error, steer},
+    super::{Config, Protocol, Steering, Transport, error::Error, steer},
     Caller, Node, PATIENCE, Trust, full, until,
 };
 use crate::clock::monotonic;
@@ -192,8 +192,41 @@ async fn auto_prefers_quic_for_requests_and_tcp_for_tunnels() {
     assert_eq!(client.worker().tunnel(&caller.call()).await.unwrap().carrier(), "tcp");
 }
 
+/// Kills a node without a farewell and starts it again on its port.
 #[tokio::test]
 async fn a_restarted_node_tells_at_once_that_connections_are_gone() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Quic);
+    let tls = trust.tls("b", &["api"]);
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let life = |listen: SocketAddr| {
+        let runtime = runtime();
+        let entered = runtime.enter();
+        let config = Config { listen, workers: 1, transport: Transport::Quic, reset_secret: [7; 32] };
+        let node = Node::configured(&trust, tls.clone(), "b", &config, steer::attach);
+        node.echo();
+        drop(entered);
+        (node, runtime)
+    };
+    let (server, runtime) = life("127.0.0.1:0".parse().unwrap());
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
+    server.tasks.stop();
+    tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
+    let address = server.address();
+    drop(server);
+    let (server, runtime) = life(address);
+    let begun = monotonic();
+    let error = caller.request(client.worker(), "/echo", full("y")).await.unwrap_err().error;
+    assert!(matches!(error, Error::ResetBefore(_)), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(caller.text(client.worker(), "/echo", "z").await, "z");
+    drop(server);
+    tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_node_takes_leave() {
     let trust = Trust::new();
     let client = Node::start(&trust, "a", &["web"], Transport::Quic);
     let server = Node::start(&trust, "b", &["api"], Transport::Quic);
@@ -203,7 +236,24 @@ async fn a_restarted_node_tells_at_once_that_connections_are_gone() {
     server.tasks.stop();
     server.mesh.close().await;
     until("closed", || client.worker().connections_open() == 0).await;
-    sleep(Duration::from_millis(10)).await;
     let error = caller.request(client.worker(), "/echo", full("x")).await.unwrap_err().error;
     assert!(matches!(error, Error::Connect { .. }), "{error}");
+    let error = server.worker().open(&caller.call()).await.unwrap_err();
+    assert!(matches!(error, Error::Stopping), "{error}");
+}
+
+#[tokio::test]
+async fn requests_go_back_to_quic_once_udp_answers() {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], Transport::Auto);
+    let server = Node::start(&trust, "b", &["api"], Transport::Auto);
+    server.echo();
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    client.mesh.set_blocked(server.address(), true);
+    assert_eq!(caller.text(client.worker(), "/echo", "x").await, "x");
+    assert_eq!(client.worker().connections_open(), 0);
+    client.mesh.set_blocked(server.address(), false);
+    assert_eq!(caller.text(client.worker(), "/echo", "y").await, "y");
+    until("back on QUIC", || client.worker().connections_open() == 1).await;
+    assert_eq!(client.worker().open(&caller.call()).await.unwrap().carrier(), "quic");
 }
