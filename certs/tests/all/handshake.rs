@@ -92,6 +92,8 @@ fn every_conversation_succeeds() {
         assert_eq!(client.alpn_protocol(), Some(conversation.alpn()));
         assert_eq!(server.alpn_protocol(), Some(conversation.alpn()));
         assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+        let suite = client.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
         assert_eq!(client.tls13_tickets_received(), 0);
         let seen = pair.a.peer(conversation, client.peer_certificates().unwrap()).unwrap();
         assert_eq!(seen.node.as_str(), "b");
