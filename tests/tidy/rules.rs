@@ -77,7 +77,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 
 pub(crate) fn owners(sources: &[Source]) -> Vec<String> {
     let mut broken = Vec::new();
-    for (name, text) in sources.iter().filter(|(name, _)| !name.starts_with("tests/") && !name.contains("/tests/")) {
+    for (name, text) in sources.iter().filter(|(name, _)| !is_test(name)) {
         for (word, places) in OWNERS {
             if places.iter().any(|place| name.starts_with(place)) {
                 continue;
@@ -88,6 +88,10 @@ pub(crate) fn owners(sources: &[Source]) -> Vec<String> {
         }
     }
     broken
+}
+
+fn is_test(name: &str) -> bool {
+    name.starts_with("tests/") || name.contains("/tests/") || name.ends_with("tests.rs") || name.ends_with("testing.rs")
 }
 
 pub(crate) fn floor_plans(sources: &[Source]) -> Vec<String> {
@@ -127,7 +131,7 @@ pub(crate) fn rooms(sources: &[Source], architecture: &str) -> Vec<String> {
         let Some((crate_name, rest)) = name.split_once("/src/") else { continue };
         let room = rest.split('/').next().unwrap_or(rest);
         let room = room.trim_end_matches(".rs");
-        if ["lib", "main", "mod", "error"].contains(&room) {
+        if ["lib", "main", "mod", "error", "testing"].contains(&room) {
             continue;
         }
         if !names(architecture, room)

@@ -5,13 +5,13 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use certs::id::NodeId;
 use membership::{
     body::{PortRecord, ServiceRecord, Status},
-    view::{Member, View},
+    view::{Member, MemberState, View},
 };
 use policy::hosts::{Protocol, ServicePort};
 
 use crate::snapshot::{Endpoint, EndpointId, Services, StatsTable};
 
-/// Groups the endpoints of all usable members by service; those of unchanged members are taken over from `before`.
+/// Groups the endpoints of all members by service; those of unchanged members are taken over from `before`.
 pub(super) fn services(view: &View, own: &NodeId, stats: &StatsTable, before: &mut Before) -> Services {
     let mut kept = HashMap::with_capacity(view.members().len());
     for (node, member) in view.members() {
@@ -36,7 +36,9 @@ fn endpoints(member: &Member, own: &NodeId, stats: &StatsTable) -> Vec<Endpoint>
     // Nobody dials a local endpoint, so that it needs no address.
     let nowhere = local.then(|| SocketAddr::from(([0, 0, 0, 0], 0)));
     let Some(address) = member.address.or(nowhere) else { return Vec::new() };
-    if !local && !member.usable() {
+    // Evicted members are forgotten; the dead and the departed keep their services' names, so that a request for one is told that
+    // nobody is there to serve it (503 UH) and not that it does not exist.
+    if !local && member.state == MemberState::Evicted {
         return Vec::new();
     }
     let locality: Arc<str> = member.locality.as_str().into();
@@ -57,10 +59,12 @@ fn endpoint(
         instance: service.instance.as_deref().map(Into::into),
     };
     let said = member.health_of(&service.service, service.instance.as_deref());
-    let (healthy, reason) = match (member.status, said) {
-        (Status::Draining | Status::Left, _) => (false, "the node is draining".into()),
-        (Status::Up, Some(health)) if !health.healthy => (false, health.reason.as_str().into()),
-        (Status::Up, _) => (true, "".into()),
+    let (healthy, reason) = match (member.state, member.status, said) {
+        (MemberState::Dead, _, _) if !local => (false, "the node does not answer".into()),
+        (MemberState::Left | MemberState::Evicted, _, _) if !local => (false, "the node has left".into()),
+        (_, Status::Draining | Status::Left, _) => (false, "the node is draining".into()),
+        (_, Status::Up, Some(health)) if !health.healthy => (false, health.reason.as_str().into()),
+        (_, Status::Up, _) => (true, "".into()),
     };
     Endpoint {
         address,
