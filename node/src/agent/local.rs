@@ -38,7 +38,8 @@ pub struct Local {
 
 struct Running {
     service: Service,
-    granted: bool,
+    /// None before it was judged.
+    granted: Option<bool>,
     /// None if nothing is checked: it has no ports.
     health: Option<HealthState>,
     check: Option<Task>,
@@ -83,8 +84,14 @@ impl Local {
         let mut changed = false;
         for running in self.running().values_mut() {
             let granted = grant.is_some_and(|grant| covers(grant, &running.service));
-            changed |= running.granted != granted;
-            running.granted = granted;
+            if running.granted != Some(granted) {
+                changed = true;
+                running.granted = Some(granted);
+                if !granted {
+                    let refused = not_granted(&self.node, &running.service);
+                    tracing::error!(hint = refused.hint, "{refused}: nobody else sees it");
+                }
+            }
         }
         changed
     }
@@ -93,7 +100,7 @@ impl Local {
     pub async fn publish(&self) {
         let _one = self.publishing.lock().await;
         let (mut services, mut health) = (Services::default(), Health::default());
-        for running in self.running().values().filter(|running| running.granted) {
+        for running in self.running().values().filter(|running| running.granted == Some(true)) {
             services.services.push(record(&running.service));
             if let Some(state) = &running.health {
                 let Service { name, instance, .. } = &running.service;
@@ -108,13 +115,13 @@ impl Local {
 
     /// Accounts whose leafs the node needs.
     pub fn accounts(&self) -> BTreeSet<ServiceAccount> {
-        self.running().values().filter(|r| r.granted).map(|r| r.service.account.clone()).collect()
+        self.running().values().filter(|r| r.granted == Some(true)).map(|r| r.service.account.clone()).collect()
     }
 
     /// Services with their health: healthy or why not.
     pub fn list(&self) -> Vec<(Service, bool, String)> {
         let row = |running: &Running| match &running.health {
-            _ if !running.granted => (running.service.clone(), false, "not granted".to_string()),
+            _ if running.granted != Some(true) => (running.service.clone(), false, "not granted".to_string()),
             Some(health) => (running.service.clone(), health.healthy, health.reason.clone()),
             None => (running.service.clone(), true, String::new()),
         };
@@ -124,7 +131,11 @@ impl Local {
     /// Services that this node may not offer.
     pub fn not_granted(&self) -> Vec<Error> {
         let lacking = self.running();
-        lacking.values().filter(|running| !running.granted).map(|r| not_granted(&self.node, &r.service)).collect()
+        lacking
+            .values()
+            .filter(|running| running.granted == Some(false))
+            .map(|r| not_granted(&self.node, &r.service))
+            .collect()
     }
 
     fn start(self: &Arc<Self>, key: &str, service: &Service) -> Running {
@@ -135,7 +146,7 @@ impl Local {
             self.tasks.spawn("check", async move { local.check(key, check).await })
         };
         Running {
-            granted: false,
+            granted: None,
             health: service.check.as_ref().map(pending),
             check: service.check.as_ref().map(run),
             service: service.clone(),

@@ -89,7 +89,8 @@ impl Sync {
         let (view, state) = (self.world.view(), self.world.current().load().state.clone());
         let (mut links, mut unreachable) = (Vec::new(), Vec::new());
         for (node, grant) in state.grants() {
-            if node == self.node() || grant.retired {
+            let evicted = state.revocations().nodes.get(node).is_some_and(|epoch| *epoch >= grant.epoch);
+            if node == self.node() || grant.retired || evicted {
                 continue;
             }
             let alive = view.member(node).map(|member| member.state);
