@@ -2,16 +2,21 @@
 
 use std::{path::Path, time::Duration};
 
+use certs::id::NodeId;
 use serde_json::{Value, json};
 
 use crate::{
-    agent::{admin::api::Status, state_dir::StateDir},
+    agent::{
+        admin::api::{Mesh, Status},
+        state_dir::StateDir,
+    },
     cli::{
-        client,
+        client::{self, Client},
         context::Context,
         error::{Error, Result, io, usage},
         grants,
         signing::{Operator, Sending},
+        value::Wait,
     },
     clock,
 };
@@ -43,14 +48,29 @@ pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
     let held = grants::fetch_active(&mut client, &status.node).await?;
     let mut grant = held.grant.clone();
     grant.retired = true;
-    let sending = Sending { message: format!("{} leaves", status.node), ..Sending::default() };
-    let outcome = grants::put(&operator, &mut client, ctx, (&grant, Some(&held)), &sending).await?;
-    outcome.converged()?;
+    let message = format!("{} leaves", status.node);
+    let sending = Sending { message, wait: Some(Wait::Local), ..Sending::default() };
+    // Others hear it first: a retired node is listened to by nobody.
+    let retired = match other(&mut client, ctx, &status.node).await? {
+        Some(mut other) => grants::put(&operator, &mut other, ctx, (&grant, Some(&held)), &sending).await?,
+        None => grants::put(&operator, &mut client, ctx, (&grant, Some(&held)), &sending).await?,
+    };
+    let _: Value = client.post("/v1/policy?wait=local", retired.signed).await?;
     let _: Value = client.post("/v1/leave", "").await?;
     drop(client);
     wipe(&config.data_dir, config.drain + ctx.globals.timeout).await?;
     let result = json!({"node": status.node, "left": true, "wiped": config.data_dir});
     ctx.output.show(&result, || format!("{} left the mesh; {} is wiped", status.node, config.data_dir.display()))
+}
+
+/// A node that goes on, if there is one.
+async fn other(client: &mut Client, ctx: &Context, own: &NodeId) -> Result<Option<Client>> {
+    let mesh: Mesh = client.get("/v1/mesh").await?;
+    let others: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != *own).collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    client::connect_to(&others, ctx).await.map(Some)
 }
 
 /// Empties a state directory once its node has ended.

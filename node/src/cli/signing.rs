@@ -53,6 +53,8 @@ pub struct Outcome {
     pub result: Value,
     /// What the nodes said; none after a dry run.
     pub pushed: Option<Pushed>,
+    /// The signed changeset, as it was sent.
+    pub signed: Vec<u8>,
 }
 
 impl Operator {
@@ -111,18 +113,20 @@ impl Operator {
         let changeset = changeset(intents, plan, &sending.message)?;
         let signed = changeset.sign(&[&self.key]);
         let id = ChangesetId(signed.id());
+        let bytes = policy::changeset::encode(&signed);
         if sending.dry_run {
             let result = result(&id.to_string(), documents, None);
-            return Ok(Outcome { result, pushed: None });
+            return Ok(Outcome { result, pushed: None, signed: bytes });
         }
         let wait = sending.wait.map_or_else(|| "default".to_owned(), |wait| wait.to_string());
         let limit = ctx.globals.timeout.as_millis();
         let path = format!("/v1/policy?wait={wait}&timeout_ms={limit}");
-        let pushed: Pushed = client.post(&path, policy::changeset::encode(&signed)).await?;
+        let pushed: Pushed = client.post(&path, bytes.clone()).await?;
         if pushed.changeset != id.to_string() {
             return Err(Error::new("unverified_node", format!("{} answers for another changeset", client.reached())));
         }
-        Ok(Outcome { result: result(&pushed.changeset, documents, Some(&pushed)), pushed: Some(pushed) })
+        let result = result(&pushed.changeset, documents, Some(&pushed));
+        Ok(Outcome { result, pushed: Some(pushed), signed: bytes })
     }
 }
 

@@ -63,6 +63,19 @@ pub async fn connect_here(ctx: &Context) -> Result<Client> {
     first(&target::here(ctx)?, ctx).await
 }
 
+/// Connects to the first of these nodes that answers, over the mesh.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to(nodes: &[api::KnownNode], ctx: &Context) -> Result<Client> {
+    let targets: Vec<_> = nodes
+        .iter()
+        .flat_map(|node| node.addresses.iter().map(|address| (node.name.clone(), address.clone())))
+        .map(|(name, address)| target::Target::Mesh { name: Some(name), address })
+        .collect();
+    first(&targets, ctx).await
+}
+
 async fn first(targets: &[target::Target], ctx: &Context) -> Result<Client> {
     let mut failures: Vec<(&target::Target, Error)> = Vec::new();
     for target in targets {
