@@ -5,7 +5,7 @@ use crate::{
     config::{Outbound, Service, Speaker, Upstream},
     snapshot::Current,
     tasks::Tasks,
-    telemetry::Telemetry,
+    telemetry::{Kind, Sample, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::{NodeId, ServiceName};
@@ -13,7 +13,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -94,6 +94,18 @@ struct Open {
     close: CancellationToken,
 }
 
+/// What the data plane tells of itself.
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers in Prometheus")]
+fn register(shared: &Shared) {
+    let gauge = |value: usize| vec![Sample { labels: Vec::new(), value: value as f64 }];
+    let connections = Arc::clone(&shared.connections);
+    let open = move || gauge(connections.load(Ordering::Relaxed));
+    shared.telemetry.collect("skein_application_connections", "Connections of local applications", Kind::Gauge, open);
+    let budget = shared.budget.clone();
+    let kept = move || gauge(budget.taken());
+    shared.telemetry.collect("skein_replay_bytes", "Bytes of request bodies kept for retries", Kind::Gauge, kept);
+}
+
 impl Key {
     fn new(listen: SocketAddr, speaker: &Speaker, fixed: Option<(ServiceName, u16)>) -> Self {
         Self { listen, service: speaker.service.clone(), instance: speaker.instance.clone(), fixed }
@@ -124,6 +136,7 @@ impl DataPlane {
             connections: Arc::default(),
             draining: watch::Sender::new(false),
         };
+        register(&shared);
         let (senders, seats) = (0..workers.max(1))
             .map(|index| {
                 let (sender, commands) = mpsc::channel(COMMANDS);

@@ -15,6 +15,9 @@ pub(super) fn failure(cause: Cause, grpc: bool) -> Response<ResponseBody> {
     let Answer { status, body, close, flags: _, fault: _ } = cause.answer();
     let mut response =
         if grpc { grpc_error(cause.grpc_status(), body) } else { text(status, Bytes::from_static(body.as_bytes())) };
+    if cause == Cause::Overflow {
+        response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+    }
     if close {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -69,6 +72,7 @@ mod tests {
         let response = failure(Cause::NoHealthy, false);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[CONTENT_TYPE], "text/plain");
+        assert_eq!(failure(Cause::Overflow, false).headers()["x-envoy-overloaded"], "true");
         assert!(failure(Cause::BadRequest("x"), false).headers().contains_key(CONNECTION));
     }
 }

@@ -8,10 +8,17 @@ use http::{
 };
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
-/// Silence after which a tunnel ends.
+/// Shortest silence, in both directions, after which a tunnel ends (it may last twice as long).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Buffer per direction, bytes.
 const BUFFER: usize = 16 * 1024;
@@ -57,7 +64,9 @@ pub(super) fn join<B>(context: &Context, caller: OnUpgrade, response: &mut Respo
         };
         let (caller_read, caller_write) = tokio::io::split(caller);
         let (server_read, server_write) = tokio::io::split(server);
-        let ended = tokio::try_join!(copy(caller_read, server_write), copy(server_read, caller_write));
+        let active = AtomicBool::new(true);
+        let ended =
+            tokio::try_join!(copy(caller_read, server_write, &active), copy(server_read, caller_write, &active));
         if let Err(error) = ended {
             tracing::debug!(%error, "upgraded connection ended");
         }
@@ -65,10 +74,19 @@ pub(super) fn join<B>(context: &Context, caller: OnUpgrade, response: &mut Respo
 }
 
 /// Copies until the end, which is passed on.
-async fn copy(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) -> std::io::Result<()> {
+async fn copy(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    active: &AtomicBool,
+) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = tokio::time::timeout(IDLE_TIMEOUT, from.read(&mut buffer)).await??;
+        let length = match timeout(IDLE_TIMEOUT, from.read(&mut buffer)).await {
+            Ok(length) => length?,
+            Err(_) if active.swap(false, Ordering::Relaxed) => continue,
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        active.store(true, Ordering::Relaxed);
         if length == 0 {
             return to.shutdown().await;
         }

@@ -29,6 +29,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(in crate::proxy) struct ReplayBudget(Arc<AtomicUsize>);
 
 impl ReplayBudget {
+    /// Bytes kept now.
+    pub(in crate::proxy) fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     fn take(&self, bytes: usize) -> bool {
         let before = self.0.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > NODE_LIMIT {

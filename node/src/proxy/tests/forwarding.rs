@@ -5,7 +5,7 @@ use super::{
     client::{Client, get, with},
     world::{Entry, World},
 };
-use crate::mesh::Transport;
+use crate::{mesh::Transport, proxy::ApplyError};
 use std::collections::BTreeMap;
 
 #[test]
@@ -241,4 +241,73 @@ fn a_draining_data_plane_finishes_what_it_began() {
     assert_eq!(client.answer(false).unwrap().body, "late");
     assert!(client.is_closed());
     assert!(std::net::TcpStream::connect(world.nodes[0].outbound).is_err());
+}
+
+#[test]
+fn a_caller_that_goes_away_is_counted_and_leaves_nothing_behind() {
+    let backend = Backend::scripted(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        ok("late")
+    });
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    client.write("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(client);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let metrics = world.metrics(0);
+    let gone = "response_code=\"0\",grpc_response_status=\"\",response_flags=\"DC\"";
+    assert!(metrics.contains(gone), "{metrics}");
+    assert!(metrics.contains("skein_application_connections 0"));
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+}
+
+#[test]
+fn both_reporters_know_both_sides() {
+    let backend = Backend::named("v1");
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    get(world.nodes[0].outbound, "reviews", "/");
+    for (node, reporter, security) in [(0, "source", "unknown"), (1, "destination", "mutual_tls")] {
+        let metrics = world.metrics(node);
+        let line =
+            metrics.lines().find(|line| line.starts_with("istio_requests_total")).expect("one series").to_owned();
+        assert_eq!(
+            line,
+            format!(
+                "istio_requests_total{{reporter=\"{reporter}\",source_workload=\"web-v1\",\
+                 source_workload_namespace=\"default\",source_principal=\"spiffe://test.example/ns/default/sa/web\",\
+                 source_app=\"web\",source_version=\"v1\",source_cluster=\"test.example\",\
+                 source_canonical_service=\"web\",source_canonical_revision=\"v1\",\
+                 destination_workload=\"reviews-v1\",destination_workload_namespace=\"default\",\
+                 destination_principal=\"spiffe://test.example/ns/default/sa/reviews\",destination_app=\"reviews\",\
+                 destination_version=\"v1\",destination_cluster=\"test.example\",\
+                 destination_service=\"reviews.default.svc.cluster.local\",destination_service_name=\"reviews\",\
+                 destination_service_namespace=\"default\",destination_canonical_service=\"reviews\",\
+                 destination_canonical_revision=\"v1\",request_protocol=\"http\",response_code=\"200\",\
+                 grpc_response_status=\"\",response_flags=\"-\",connection_security_policy=\"{security}\"}} 1"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_new_configuration_moves_listeners_and_a_bad_one_changes_nothing() {
+    let backend = Backend::named("v1");
+    let world = World::new(1, vec![Entry::new(0, "reviews", "v1", &backend)]);
+    let old = world.nodes[0].outbound;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let occupied = std::net::TcpListener::bind(taken).unwrap();
+    let any = "127.0.0.1:0".parse().unwrap();
+    assert!(matches!(world.configure(0, &[(taken, "web")]), Err(ApplyError::Listen { .. })));
+    assert!(matches!(world.configure(0, &[(any, "nobody")]), Err(ApplyError::UnknownSpeaker { .. })));
+    assert_eq!(get(old, "reviews", "/").status, 200);
+    drop(occupied);
+    let mut kept = Client::connect(old);
+    assert_eq!(kept.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 200);
+    let bound = world.configure(0, &[(taken, "web")]).unwrap();
+    assert_eq!(bound.outbounds[0].0, taken);
+    assert_eq!(get(taken, "reviews", "/").status, 200);
+    assert_eq!(kept.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 200, "open connections go on");
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(std::net::TcpStream::connect(old).is_err());
 }

@@ -5,7 +5,8 @@ use super::{
     client::{Client, get, with},
     world::{Entry, World},
 };
-use std::time::{Duration, Instant};
+use crate::clock::monotonic;
+use std::time::Duration;
 
 /// A VirtualService for `reviews` with these `http` rules, indented by two.
 fn reviews(rules: &str) -> String {
@@ -153,7 +154,7 @@ fn faults_delay_and_abort_before_everything_else() {
     let abort = get(outbound, "reviews", "/abort");
     assert_eq!((abort.status, abort.body.as_str()), (555, "fault filter abort"));
     assert!(one.arrived().is_empty() && two.arrived().is_empty(), "an abort is not retried");
-    let began = Instant::now();
+    let began = monotonic();
     assert_eq!(get(outbound, "reviews", "/delay").status, 200, "the timeout does not see the delay");
     assert!(began.elapsed() >= Duration::from_millis(300));
     let mut client = Client::connect(outbound);
@@ -182,7 +183,7 @@ fn timeouts_end_requests_and_attempts() {
                  - timeout: 150ms\n    route: [{destination: {host: reviews}}]\n";
     world.push(&reviews(rules));
     let outbound = world.nodes[0].outbound;
-    let began = Instant::now();
+    let began = monotonic();
     let late = get(outbound, "reviews", "/always");
     assert_eq!((late.status, late.body.as_str()), (504, "upstream request timeout"));
     assert!(began.elapsed() < Duration::from_millis(350));

@@ -4,7 +4,7 @@ use super::backend::Backend;
 use crate::{
     config::{Check, Outbound, Port, Probe, Protocol, Service, Speaker, Upstream},
     mesh::{self, Mesh, Transport, peer::PeerNetwork},
-    proxy::{DataPlane, run_worker},
+    proxy::{ApplyError, Bound, DataPlane, run_worker},
     snapshot::{Current, Endpoint, EndpointId, Services, Snapshot, StatsTable},
     tasks::Tasks,
     telemetry::{Format, Telemetry},
@@ -291,6 +291,15 @@ impl World {
     /// Ends a node as a crash would look to the others.
     pub(super) fn kill(&self, node: usize) {
         self.runtime.block_on(self.nodes[node].mesh.close());
+    }
+
+    /// Gives a node's data plane another configuration: these HTTP proxy ports and no explicit port.
+    pub(super) fn configure(&self, node: usize, listen: &[(SocketAddr, &str)]) -> Result<Bound, ApplyError> {
+        let outbounds: Vec<_> = listen
+            .iter()
+            .map(|(listen, who)| Outbound { listen: *listen, speaker: Speaker { service: name(who), instance: None } })
+            .collect();
+        self.runtime.block_on(self.nodes[node].plane.apply(&self.services(node), &outbounds, &[]))
     }
 
     /// The metrics of a node.
