@@ -73,17 +73,13 @@ pub async fn join(dir: &StateDir, join: &Join<'_>) -> Result<Joined, Error> {
     let keys = Keys::of(dir)?;
     let (mut stream, remote) = reach(token).await?;
     let hello = Message::Hello(Hello { version: VERSION });
-    let chain = match step(&mut stream, &hello, token).await? {
-        Message::Chain(chain) => chain,
-        other => return Err(unexpected(&other, token)),
-    };
+    let answer = step(&mut stream, &hello, token).await?;
+    let Message::Chain(chain) = answer else { return Err(unexpected(&answer, token)) };
     believe(&chain, token, &stream, clock.now())?;
     let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| unreachable(token, &e))?;
     let request = JoinRequest::new(token, &exporter, keys.ca.request(&token.node), keys.record.public());
-    let reply = match step(&mut stream, &Message::Prove(request), token).await? {
-        Message::Reply(reply) => reply,
-        other => return Err(unexpected(&other, token)),
-    };
+    let answer = step(&mut stream, &Message::Prove(request), token).await?;
+    let Message::Reply(reply) = answer else { return Err(unexpected(&answer, token)) };
     let address = join.advertise.unwrap_or_else(|| towards(remote, join.listen));
     settle(dir, token, keys, reply, (address, remote), clock.now())?;
     Ok(Joined { node: token.node.clone(), trust_domain: token.trust_domain.clone(), address })

@@ -228,7 +228,7 @@ impl Store {
     /// Why nothing can be written, if so.
     pub fn trouble(&self) -> Option<Error> {
         match &*self.inner.lock().expect("no code panics while it holds the store") {
-            Inner::Open(_) => None,
+            Inner::Open(_) => free(&self.path).is_some_and(|free| free < RESERVE_BYTES).then(|| full(&self.path)),
             Inner::Full => Some(full(&self.path)),
             Inner::Closed(why) => Some(closed(&self.path, why)),
         }

@@ -16,15 +16,16 @@ pub(super) async fn tcp(address: SocketAddr, key: &str) -> Result<TcpListener, E
 
 /// What keeps a listener from being opened.
 pub(super) fn refused(error: &io::Error, address: SocketAddr, key: &str) -> Error {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => fail(
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return fail(
             "address_in_use",
             format!("{key}: {address} is in use by another process"),
             "stop that process, or choose another address in the configuration",
-        ),
-        io::ErrorKind::AddrNotAvailable => {
-            fail("failed", format!("{key}: {address} is no address of this machine"), "choose one that is")
-        }
-        _ => fail("failed", format!("{key}: cannot listen on {address}: {error}"), "check the address and permissions"),
+        );
     }
+    if error.kind() == io::ErrorKind::AddrNotAvailable {
+        let message = format!("{key}: {address} is no address of this machine");
+        return fail("failed", message, "choose one that is");
+    }
+    fail("failed", format!("{key}: cannot listen on {address}: {error}"), "check the address and permissions")
 }
