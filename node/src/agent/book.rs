@@ -1,6 +1,6 @@
 //! The set of changesets, in memory and on disk: nothing is seen before it is durable.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use certs::{
     codec::Millis,
@@ -34,7 +34,12 @@ struct Shelf {
     trust_domain: TrustDomain,
     minute: Millis,
     refusals: u32,
+    /// Changesets that no later arrival makes acceptable: they are not fetched again in this run.
+    rejected: BTreeSet<ChangesetId>,
 }
+
+/// Rejected changesets that are remembered; beyond, they are fetched and judged again.
+const REJECTED: usize = 4096;
 
 /// What became of changesets that a peer gave.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,7 +81,14 @@ impl Book {
             let hint = "restore data_dir from a backup, or join again with a new token";
             return Err(fail("storage_failed", "the store holds no policy, not even the genesis", hint));
         }
-        let shelf = Shelf { history, order, trust_domain: trust_domain.clone(), minute: 0, refusals: 0 };
+        let shelf = Shelf {
+            history,
+            order,
+            trust_domain: trust_domain.clone(),
+            minute: 0,
+            refusals: 0,
+            rejected: BTreeSet::new(),
+        };
         Ok(Self { shelf: RwLock::new(shelf), store })
     }
 
@@ -95,6 +107,16 @@ impl Book {
         self.shelf.read().await.history.state(now)
     }
 
+    /// Which of these are not here and could be kept.
+    pub async fn lacking(&self, ids: &[Digest]) -> Vec<Digest> {
+        let shelf = self.shelf.read().await;
+        let lacks = |id: &&Digest| {
+            let id = ChangesetId(**id);
+            !shelf.history.contains(&id) && !shelf.rejected.contains(&id)
+        };
+        ids.iter().filter(lacks).copied().collect()
+    }
+
     /// The latest changesets, newest first.
     pub async fn latest(&self, count: usize) -> Vec<Digest> {
         self.shelf.read().await.order.iter().rev().take(count).map(|id| id.0).collect()
@@ -104,7 +126,7 @@ impl Book {
     /// is more than `limit` bytes.
     pub async fn closure(&self, wanted: impl Fn(&changeset::Changeset) -> bool, limit: usize) -> Option<Vec<Vec<u8>>> {
         let shelf = self.shelf.read().await;
-        let mut needed = std::collections::BTreeSet::new();
+        let mut needed = BTreeSet::new();
         for id in shelf.order.iter().rev() {
             let Some(entry) = shelf.history.get(id) else { continue };
             if needed.contains(id) || wanted(&entry.changeset) {
@@ -197,9 +219,12 @@ impl Book {
                 Err(Refused::Missing(ids)) => learned.missing.extend(ids),
                 Err(refused) => {
                     refusals.push(judgement(bytes, from, now, Some(&refused)));
-                    if let Ok(signed) = changeset::decode(bytes) {
-                        learned.refused.push((ChangesetId(signed.id()), refused.to_string()));
+                    let Ok(signed) = changeset::decode(bytes) else { continue };
+                    let id = ChangesetId(signed.id());
+                    if !refused.may_pass_later() && shelf.rejected.len() < REJECTED {
+                        shelf.rejected.insert(id);
                     }
+                    learned.refused.push((id, refused.to_string()));
                 }
             }
         }

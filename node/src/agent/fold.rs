@@ -93,3 +93,128 @@ fn port(record: &PortRecord) -> ServicePort {
     };
     ServicePort { name: record.name.clone(), number: record.number, protocol }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use certs::{
+        grant::GrantedService,
+        id::{ServiceName, TrustDomain},
+    };
+    use membership::{
+        body::{Address, Body, Health, HealthRecord, HealthState, Services as ServicesBody},
+        engine::{Config, Engine, Event, Own},
+    };
+
+    use super::*;
+    use crate::{
+        agent::{book::Book, identity::Identity, init, state_dir::StateDir, store::Store},
+        clock::Clock,
+    };
+
+    struct Node {
+        engine: Engine,
+        own: NodeId,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let dir = StateDir::open(&folder.path().join("state")).unwrap();
+            let (trust_domain, own) = (TrustDomain::new("t.example").unwrap(), NodeId::new("a").unwrap());
+            let (now, operator) = (Clock.now(), certs::sign::SigningKey::generate());
+            let services: [GrantedService; 1] = ["default/web".parse().unwrap()];
+            let wish = init::Init {
+                trust_domain: &trust_domain,
+                node: &own,
+                services: &services,
+                root: &certs::root::Root::generate(&trust_domain, now),
+                operator: ("ann", &operator),
+                recovery: None,
+                address: None,
+                now,
+            };
+            init::init(&dir, &wish).unwrap();
+            let identity = Identity::load(&dir, &dir.owner().unwrap().unwrap()).unwrap();
+            let store = Arc::new(Store::open(&dir.store()).unwrap());
+            let state = Book::load(store, &trust_domain, now).unwrap().first_state(now);
+            let who = Own {
+                node: own.clone(),
+                record_key: identity.record_key().clone(),
+                generation: membership::record::next_generation(0, 0, now, 7),
+                identity: identity.ca().chain().to_vec(),
+            };
+            let authority = Arc::new(state.authority(&trust_domain));
+            let config = Config { trust_domain, peers: Vec::new(), last_known: Vec::new() };
+            Self { engine: Engine::new(config, who, authority, 7, now), own, _folder: folder }
+        }
+
+        fn say(&mut self, body: Body) {
+            self.engine.handle(Event::Publish(body), Clock.now());
+        }
+
+        fn fold(&self, before: &mut Before) -> Services {
+            services(self.engine.view(), &self.own, &StatsTable::default(), before)
+        }
+    }
+
+    fn web() -> ServiceName {
+        ServiceName::new("default", "web").unwrap()
+    }
+
+    fn record(name: &ServiceName) -> ServiceRecord {
+        ServiceRecord {
+            instance: None,
+            service: name.clone(),
+            account: certs::id::ServiceAccount::default_of(name),
+            labels: BTreeMap::from([("version".to_string(), "v1".to_string())]),
+            ports: vec![PortRecord { name: "http".into(), number: 80, protocol: "of tomorrow".into() }],
+            weight: 1,
+        }
+    }
+
+    #[test]
+    fn granted_services_become_endpoints_with_their_owners_health() {
+        let mut node = Node::new();
+        node.say(Body::Address(Address {
+            addresses: vec!["127.0.0.1:15008".parse().unwrap()],
+            locality: "eu/eu-1".into(),
+            version: "1".into(),
+            wire: (1, 1),
+            started: 0,
+        }));
+        let foreign = ServiceName::new("bank", "vault").unwrap();
+        node.say(Body::Services(ServicesBody { services: vec![record(&web()), record(&foreign)] }));
+        let mut before = Before::default();
+        let folded = node.fold(&mut before);
+        assert!(folded.get(&foreign).is_none());
+        let endpoint = folded.get(&web()).unwrap().endpoints[0].clone();
+        assert!(endpoint.healthy && endpoint.local && endpoint.ports[0].protocol == Protocol::Sniffed);
+        assert_eq!((endpoint.address.port(), endpoint.locality.as_ref()), (15008, "eu/eu-1"));
+
+        let state = HealthState { healthy: false, since: 0, reason: "503".into() };
+        let said = HealthRecord { service: web(), instance: None, state };
+        node.say(Body::Health(Health { endpoints: vec![said] }));
+        let sick = node.fold(&mut before).get(&web()).unwrap().endpoints[0].clone();
+        assert!(!sick.healthy && sick.reason.as_ref() == "503");
+
+        node.say(Body::Health(Health::default()));
+        node.say(Body::Status(Status::Draining));
+        let draining = node.fold(&mut before).get(&web()).unwrap().endpoints[0].clone();
+        assert!(!draining.healthy && draining.reason.contains("draining"));
+    }
+
+    #[test]
+    fn endpoints_of_members_that_did_not_change_are_taken_over() {
+        let mut node = Node::new();
+        node.say(Body::Services(ServicesBody { services: vec![record(&web())] }));
+        let mut before = Before::default();
+        let labels = |services: &Services| services.get(&web()).unwrap().endpoints[0].labels.clone();
+        let first = labels(&node.fold(&mut before));
+        assert!(Arc::ptr_eq(&first, &labels(&node.fold(&mut before))));
+        node.say(Body::Services(ServicesBody { services: Vec::new() }));
+        assert!(node.fold(&mut before).get(&web()).is_none());
+    }
+}

@@ -12,7 +12,6 @@ use std::{
 
 use certs::{codec, id::NodeId, sign::Digest};
 use membership::body::{Body, Policy, RECENT};
-use policy::changeset::ChangesetId;
 use tokio::sync::{Notify, watch};
 
 pub use answer::Requests;
@@ -209,10 +208,8 @@ impl Sync {
                 return Ok(());
             }
         }
-        let count = self.book.look(|history| history.ids().count() as u64).await;
-        // The peer lacks something; it asks us by itself.
-        if announced_all(theirs, count) && self.lacking(&theirs.recent).await.is_empty() && theirs.count < RECENT as u64
-        {
+        // All that it holds was announced and is here: it is the peer who lacks something, and asks by itself.
+        if theirs.count <= theirs.recent.len() as u64 && self.lacking(&theirs.recent).await.is_empty() {
             return Ok(());
         }
         let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;
@@ -227,9 +224,9 @@ impl Sync {
         if missing.is_empty() { Ok(()) } else { self.fetch(link, missing).await }
     }
 
-    /// Which of these the book lacks.
+    /// Which of these the book lacks and would take.
     pub(super) async fn lacking(&self, ids: &[Digest]) -> Vec<Digest> {
-        self.book.look(|history| ids.iter().filter(|id| !history.contains(&ChangesetId(**id))).copied().collect()).await
+        self.book.lacking(ids).await
     }
 
     /// Fetches these and what they refer to; what another peer is just giving is left to it.
@@ -259,13 +256,12 @@ impl Sync {
             if learned.fresh.is_empty() && learned.missing.is_empty() {
                 return Ok(());
             }
-            let refused: BTreeSet<Digest> = learned.refused.iter().map(|(id, _)| id.0).collect();
             let references = learned.missing.into_iter().map(|id| id.0);
             // References first, then what referred to them.
             let next: Vec<Digest> = references.chain(claimed.ids.iter().copied()).collect();
             let mut seen = BTreeSet::new();
             wanted = self.lacking(&next).await;
-            wanted.retain(|id| !refused.contains(id) && seen.insert(*id));
+            wanted.retain(|id| seen.insert(*id));
         }
         Ok(())
     }
@@ -287,11 +283,6 @@ impl Sync {
     fn fetching(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, NodeId>> {
         self.state.fetching.lock().expect("no code panics while it holds the map")
     }
-}
-
-/// True if the peer's whole set was announced and ours is at least as large.
-fn announced_all(theirs: &Policy, own_count: u64) -> bool {
-    theirs.count == theirs.recent.len() as u64 && own_count >= theirs.count
 }
 
 struct Busy<'a> {
