@@ -27,8 +27,9 @@ use super::{
     pool::{Connection, Dialling, Group, Pool, Slot, Step},
     preface::{Preface, Protocol},
     quic,
+    secure::{Manner, OverTcp, Secure},
     steer::{CONTROL, Lane},
-    stream::{Facts, Kill, VirtualStream},
+    stream::{Facts, VirtualStream},
     tls_tcp::Port,
 };
 use crate::clock;
@@ -151,7 +152,7 @@ impl Worker {
             if let Some(link) = group.take_ready(call.preface).await {
                 return Ok(Lease::new(link, group.clone(), permit));
             }
-            self.over_tcp(call).await?
+            self.over_tcp(&group, call).await?
         } else {
             self.prefaced(&group, call).await?
         };
@@ -173,8 +174,13 @@ impl Worker {
         let bulk = call.preface.protocol == Protocol::Tcp && self.shared.mesh.shared.transport != Transport::Quic;
         let group = self.shared.pool.group(call);
         if bulk {
+            while let Some(secure) = group.claim() {
+                if let Ok(stream) = adopt(&group, secure, call.preface).await {
+                    return Ok(stream);
+                }
+            }
             let _leave = self.counted(group.dial_permit().await)?;
-            match self.over_tcp(call).await {
+            match self.over_tcp(&group, call).await {
                 Err(Error::Connect { .. }) if self.shared.mesh.shared.transport == Transport::Auto => {}
                 result => return result,
             }
@@ -244,14 +250,11 @@ impl Worker {
     async fn stream(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<Option<(VirtualStream, bool)>, Error> {
         if self.is_tcp_only(group, call) {
             let _leave = self.counted(group.dial_permit().await)?;
-            return Ok(Some((self.over_tcp(call).await?, false)));
+            return Ok(Some((self.over_tcp(group, call).await?, false)));
         }
         match group.step(|ordinal| self.dial(group, call, ordinal)) {
             Step::Open(slot) => Ok(self.open_on(slot).await?.map(|stream| (stream, true))),
-            Step::Claim(dialled) => match dialled.carrier {
-                Carrier::Tcp(_) => Ok(Some((self.adopt(dialled, call.preface).await?, false))),
-                Carrier::Quic(_) => Ok(None),
-            },
+            Step::Claim(secure) => Ok(adopt(group, secure, call.preface).await.ok().map(|stream| (stream, false))),
             Step::Wait(dialling) => dialling.await.map(|()| None),
             Step::Full => self.counted(Err(Error::Overflow("streams"))),
         }
@@ -287,39 +290,31 @@ impl Worker {
             Ok(Dialled { carrier: Carrier::Quic(quic), peer, chain }) => {
                 let not_after = peer.not_after;
                 let guard = self.shared.mesh.shared.live.add(OUTBOUND, peer, chain, Handle::Quic(quic.clone()));
-                group.dialled(Some(Connection::new(quic, not_after, guard)), None);
+                group.dialled(Some(Connection::new(quic, not_after, guard)));
                 Ok(())
             }
-            Ok(dialled) => {
-                group.dialled(None, Some(dialled));
+            Ok(Dialled { carrier: Carrier::Tcp(tls), peer, chain }) => {
+                group.unclaimed(Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain));
+                group.dialled(None);
                 Ok(())
             }
             Err(error) => {
-                group.dialled(None, None);
+                group.dialled(None);
                 self.counted(Err(error))
             }
         }
     }
 
-    /// A TLS connection of its own, preface sent.
-    async fn over_tcp(&self, call: &Call<'_>) -> Result<VirtualStream, Error> {
+    /// A stream on a TLS connection of its own, preface sent.
+    async fn over_tcp(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<VirtualStream, Error> {
         let target = self.target(call, 0);
         self.counted(self.admit(&target))?;
-        let dialled = dial::dial_tcp(&self.shared.mesh, &target).await?;
-        self.adopt(dialled, call.preface).await
-    }
-
-    async fn adopt(&self, dialled: Dialled, preface: &Preface) -> Result<VirtualStream, Error> {
-        let Carrier::Tcp(mut tls) = dialled.carrier else {
-            return Err(Error::NeverSent("not a TCP connection".into()));
-        };
-        let failed = |error: io::Error| Error::NeverSent(error.to_string().into());
-        tls.write_all(&preface.encode()).await.map_err(failed)?;
-        tls.flush().await.map_err(failed)?;
-        let handle = Handle::Tcp(Arc::<Kill>::default());
-        let live = &self.shared.mesh.shared.live;
-        let guard = live.add(OUTBOUND, dialled.peer, dialled.chain, handle.clone());
-        Ok(VirtualStream::tcp(*tls, &handle, guard, Facts::dialled(), true))
+        match dial::dial_tcp(&self.shared.mesh, &target).await? {
+            Dialled { carrier: Carrier::Tcp(tls), peer, chain } => {
+                adopt(group, Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain), call.preface).await
+            }
+            Dialled { carrier: Carrier::Quic(_), .. } => Err(Error::NeverSent("not a TCP connection".into())),
+        }
     }
 
     /// Room for one more connection, and an identity to show on it.
@@ -346,6 +341,21 @@ impl Worker {
             first: spread % CONTROL,
         }
     }
+}
+
+/// Begins a stream on a TLS connection. A tunnel gives the connection back to the group.
+async fn adopt(group: &Arc<Group>, mut secure: Secure, preface: &Preface) -> Result<VirtualStream, Error> {
+    let failed = |error: io::Error| Error::NeverSent(error.to_string().into());
+    secure.tls.write_all(&preface.encode()).await.map_err(failed)?;
+    secure.tls.flush().await.map_err(failed)?;
+    let manner = match preface.protocol {
+        Protocol::Tcp => {
+            let group = group.clone();
+            Manner::Tunnel(Box::new(move |secure| group.unclaimed(secure)))
+        }
+        Protocol::Http1 | Protocol::Http2 | Protocol::Probe => Manner::Whole,
+    };
+    Ok(VirtualStream::tcp(OverTcp::new(secure, manner, true), Facts::dialled()))
 }
 
 const OUTBOUND: Kind = Kind { conversation: Conversation::Data, outbound: true };

@@ -3,10 +3,13 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Poll},
 };
 
 use certs::{
@@ -16,9 +19,10 @@ use certs::{
     tls::Conversation,
     verify::{Authority, Peer, verify},
 };
+use futures_util::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
 
-use super::{error::Code, stream::Kill};
+use super::error::{Code, Reset};
 
 /// All live connections of this node, both directions.
 #[derive(Debug, Default)]
@@ -140,5 +144,52 @@ impl Live {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
         // The table is whole after every statement, so a panic elsewhere does not spoil it.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a TLS/TCP stream from outside.
+#[derive(Debug, Default)]
+pub(super) struct Kill {
+    /// A [`Code`], 0 while alive.
+    code: AtomicU8,
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+impl Kill {
+    pub(super) fn kill(&self, code: Code) {
+        // An orderly end from outside is still the end of what is under way.
+        let code = if code == Code::Done { Code::Aborted } else { code };
+        self.code.store(code as u8, Relaxed);
+        self.reader.wake();
+        self.writer.wake();
+    }
+
+    pub(super) fn killed(&self) -> Option<Code> {
+        match self.code.load(Relaxed) {
+            0 => None,
+            code => Some(Code::from_number(u64::from(code))),
+        }
+    }
+
+    /// Fails once it was killed; wakes the reader then.
+    pub(super) fn check_reader(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.reader.register(cx.waker());
+        self.check()
+    }
+
+    /// Fails once it was killed; wakes the writer then.
+    pub(super) fn check_writer(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.writer.register(cx.waker());
+        self.check()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.killed().map_or(Ok(()), |code| Err(Reset { by: "this node", code }.into()))
+    }
+
+    /// Waits for it as the reader.
+    pub(super) async fn awaited(&self) {
+        poll_fn(|cx| if self.check_reader(cx).is_ok() { Poll::Pending } else { Poll::Ready(()) }).await;
     }
 }

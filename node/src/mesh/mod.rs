@@ -5,6 +5,7 @@
 //! administration. What both share is here: identity, limits, the table of live connections.
 
 mod accept;
+mod chunks;
 #[cfg(test)]
 mod contract;
 pub mod conversation;
@@ -20,6 +21,7 @@ pub mod peer;
 mod pool;
 pub mod preface;
 mod quic;
+mod secure;
 mod steer;
 pub mod stream;
 mod tls_tcp;

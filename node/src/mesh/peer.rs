@@ -24,8 +24,9 @@ use super::{
     link::Introduction,
     live::{Handle, Kind},
     lock, quic,
+    secure::{Manner, OverTcp, Secure},
     steer::{CONTROL, Lane},
-    stream::{Facts, Kill, VirtualStream},
+    stream::{Facts, VirtualStream},
     tls_tcp::{self, Hello},
 };
 use crate::clock;
@@ -116,9 +117,8 @@ impl PeerNetwork {
                 (VirtualStream::quic(send, recv, facts, Some(Box::new(guard))), Handle::Quic(quic))
             }
             Carrier::Tcp(tls) => {
-                let handle = Handle::Tcp(Arc::<Kill>::default());
-                let guard = live.add(kind(true), peer.clone(), chain, handle.clone());
-                (VirtualStream::tcp(*tls, &handle, guard, Facts::dialled(), false), handle)
+                let secure = Secure::new(mesh, tls, kind(true), peer.clone(), chain);
+                over_tcp(secure, Facts::dialled())
             }
         };
         Ok(PeerLink::start(
@@ -141,6 +141,11 @@ impl PeerNetwork {
     pub async fn accept_admin(&self) -> Option<Conversed> {
         self.shared.admins.lock().await.recv().await
     }
+}
+
+fn over_tcp(secure: Secure, facts: Arc<Facts>) -> (VirtualStream, Handle) {
+    let handle = Handle::Tcp(secure.kill.clone());
+    (VirtualStream::tcp(OverTcp::new(secure, Manner::Whole, false), facts), handle)
 }
 
 fn kind(outbound: bool) -> Kind {
@@ -222,9 +227,9 @@ impl Door {
                 let chain = tls_tcp::certificates(&tls);
                 let peer = self.mesh.shared.tls.peer(Conversation::Peer, &chain).map_err(io::Error::other)?;
                 count(&self.mesh.shared.counters.accepted);
-                let (peer, handle) = (Arc::new(peer), Handle::Tcp(Arc::<Kill>::default()));
-                let guard = self.mesh.shared.live.add(kind(false), peer.clone(), chain, handle.clone());
-                let stream = VirtualStream::tcp(tls, &handle, guard, Facts::accepted(), false);
+                let peer = Arc::new(peer);
+                let secure = Secure::new(&self.mesh, Box::new(tls), kind(false), peer.clone(), chain);
+                let (stream, handle) = over_tcp(secure, Facts::accepted());
                 let link = Introduction { peer, remote, dialled: false, stream, handle };
                 self.links.try_send(PeerLink::start(&self.mesh, link)).map_err(io::Error::other)
             }

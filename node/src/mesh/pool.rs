@@ -22,13 +22,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{
     data::Call,
-    dial::Dialled,
     error::{Code, Error},
     lease::Link,
     live::Guard,
     lock,
     preface::Preface,
     quic::{DATA_IDLE, MAX_STREAMS},
+    secure::Secure,
 };
 use crate::clock;
 
@@ -49,8 +49,8 @@ const STREAM_IDLE: Millis = 10_000;
 const CONNECTION_IDLE: Millis = DATA_IDLE.as_millis() as Millis - 5_000;
 /// New requests avoid a connection for this long before its certificates end, milliseconds.
 const RETIRE_BEFORE: Millis = 60_000;
-/// How long an unclaimed TLS connection waits for whoever dialled, milliseconds.
-const UNCLAIMED: Millis = 2_000;
+/// TLS connections that nobody uses, per group.
+const MAX_UNCLAIMED: usize = 64;
 
 /// All groups of one worker.
 #[derive(Debug, Default)]
@@ -158,8 +158,8 @@ pub(super) struct Group {
 struct State {
     connections: Vec<Arc<Connection>>,
     idle: HashMap<Arc<Preface>, Vec<Link>>,
-    /// TLS connections that won a race and were not claimed yet, and since when.
-    unclaimed: Vec<(Dialled, Millis)>,
+    /// TLS connections that nobody uses, and since when: a race's winners, and what ended tunnels gave back.
+    unclaimed: Vec<(Secure, Millis)>,
     dialling: Option<Dialling>,
     /// Connections dialled so far: spreads them over the peer's workers.
     ordinal: u8,
@@ -209,7 +209,7 @@ pub(super) enum Step {
     /// Wait for this dial, then ask again.
     Wait(Dialling),
     /// Take this TLS connection.
-    Claim(Dialled),
+    Claim(Secure),
     /// Every connection is full.
     Full,
 }
@@ -292,8 +292,12 @@ impl Group {
     pub(super) fn step(&self, dial: impl FnOnce(u8) -> Dialling) -> Step {
         let wall = clock::wall();
         let mut state = lock(&self.state);
-        if let Some((dialled, _)) = state.unclaimed.pop() {
-            return Step::Claim(dialled);
+        if let Some(secure) = state.claim() {
+            return Step::Claim(secure);
+        }
+        if state.dialling.as_ref().is_some_and(|dialling| dialling.peek().is_some()) {
+            // It died without a word.
+            state.dialling = None;
         }
         state.connections.retain(|connection| connection.is_open());
         let usable = state.connections.iter().filter(|c| c.retire_at > wall);
@@ -320,12 +324,24 @@ impl Group {
         }
     }
 
-    /// A dial has ended: `Ok(None)` where TCP was chosen and `claim` is to be claimed.
-    pub(super) fn dialled(&self, connection: Option<Arc<Connection>>, unclaimed: Option<Dialled>) {
+    /// A dial has ended.
+    pub(super) fn dialled(&self, connection: Option<Arc<Connection>>) {
         let mut state = lock(&self.state);
         state.dialling = None;
         state.connections.extend(connection);
-        state.unclaimed.extend(unclaimed.map(|dialled| (dialled, clock::uptime())));
+    }
+
+    /// A TLS connection that nobody uses.
+    pub(super) fn claim(&self) -> Option<Secure> {
+        lock(&self.state).claim()
+    }
+
+    /// Keeps a TLS connection that nobody uses.
+    pub(super) fn unclaimed(&self, secure: Secure) {
+        let mut state = lock(&self.state);
+        if state.unclaimed.len() < MAX_UNCLAIMED {
+            state.unclaimed.push((secure, clock::uptime()));
+        }
     }
 
     /// Lets go what was unused for too long; true if nothing is left.
@@ -338,7 +354,7 @@ impl Group {
             });
         }
         state.idle.retain(|_, links| !links.is_empty());
-        state.unclaimed.retain(|(_, since)| now.saturating_sub(*since) < UNCLAIMED);
+        state.unclaimed.retain_mut(|(secure, since)| now.saturating_sub(*since) < CONNECTION_IDLE && secure.is_quiet());
         state.connections.retain(|connection| {
             let unused = connection.streams.load(Relaxed) == 0;
             let idle = now.saturating_sub(connection.used.load(Relaxed)) >= CONNECTION_IDLE;
@@ -355,7 +371,7 @@ impl Group {
         let state = lock(&self.state);
         let unused = state.connections.iter().filter(|c| c.streams.load(Relaxed) == 0).map(|c| c.used.load(Relaxed));
         let kept = state.idle.values().flatten().filter(|link| !link.is_quic).map(|link| link.since);
-        unused.chain(kept).min()
+        unused.chain(kept).chain(state.unclaimed.iter().map(|(_, since)| *since)).min()
     }
 
     fn drop_used_at(&self, used: Millis) -> bool {
@@ -369,12 +385,26 @@ impl Group {
             !is_it
         });
         let mut dropped = before != state.connections.len();
+        let before = state.unclaimed.len();
+        state.unclaimed.retain(|(_, since)| *since != used);
+        dropped |= before != state.unclaimed.len();
         for links in state.idle.values_mut() {
             let kept = links.len();
             links.retain(|link| link.is_quic || link.since != used);
             dropped |= kept != links.len();
         }
         dropped
+    }
+}
+
+impl State {
+    fn claim(&mut self) -> Option<Secure> {
+        while let Some((mut secure, _)) = self.unclaimed.pop() {
+            if secure.is_quiet() {
+                return Some(secure);
+            }
+        }
+        None
     }
 }
 

@@ -5,21 +5,16 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
-use futures_util::task::AtomicWaker;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
-use tokio_rustls::TlsStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     error::{Code, Reset},
-    live::{Guard, Handle},
+    secure::OverTcp,
 };
 
 /// Bytes both ways between two applications. `shutdown` ends the write side; a stream that is dropped before is a reset for
@@ -43,13 +38,9 @@ enum Carrier {
         send: quinn::SendStream,
         recv: quinn::RecvStream,
     },
-    Tcp {
-        tls: Box<TlsStream<TcpStream>>,
-        /// True until the accepting side's status byte was read.
-        awaits_status: bool,
-        kill: Arc<Kill>,
-        _guard: Guard,
-    },
+    Tcp(OverTcp),
+    /// The connection went back to serve the next tunnel.
+    Gone,
 }
 
 /// What a stream's user learns beside its bytes. Shared with the lease that sends requests over it.
@@ -134,7 +125,7 @@ impl Facts {
     }
 
     /// The peer ended the stream with a code.
-    fn ended(&self, code: Code) {
+    pub(super) fn ended(&self, code: Code) {
         self.broken.store(true, Relaxed);
         if code == Code::Refused && !self.answered.load(Relaxed) {
             self.refused.store(true, Relaxed);
@@ -144,40 +135,6 @@ impl Facts {
     /// True if the application neither read nor wrote a byte.
     fn is_untouched(&self) -> bool {
         !self.answered.load(Relaxed) && !self.written.load(Relaxed)
-    }
-}
-
-/// Ends a TLS/TCP stream from outside.
-#[derive(Debug, Default)]
-pub(super) struct Kill {
-    /// A [`Code`], 0 while alive.
-    code: AtomicU8,
-    reader: AtomicWaker,
-    writer: AtomicWaker,
-}
-
-impl Kill {
-    pub(super) fn kill(&self, code: Code) {
-        // An orderly end from outside is still the end of what is under way.
-        let code = if code == Code::Done { Code::Aborted } else { code };
-        self.code.store(code as u8, Relaxed);
-        self.reader.wake();
-        self.writer.wake();
-    }
-
-    pub(super) fn killed(&self) -> Option<Code> {
-        match self.code.load(Relaxed) {
-            0 => None,
-            code => Some(Code::from_number(u64::from(code))),
-        }
-    }
-
-    fn check(&self, side: &AtomicWaker, waker: &Waker) -> io::Result<()> {
-        side.register(waker);
-        match self.killed() {
-            None => Ok(()),
-            Some(code) => Err(Reset { by: "this node", code }.into()),
-        }
     }
 }
 
@@ -191,19 +148,8 @@ impl VirtualStream {
         VirtualStream { carrier: Carrier::Quic { send, recv }, facts, shut: false, ended: false, _held: held }
     }
 
-    pub(super) fn tcp(
-        tls: TlsStream<TcpStream>,
-        handle: &Handle,
-        guard: Guard,
-        facts: Arc<Facts>,
-        awaits_status: bool,
-    ) -> Self {
-        let kill = match handle {
-            Handle::Tcp(kill) => kill.clone(),
-            Handle::Quic(_) => Arc::default(),
-        };
-        let carrier = Carrier::Tcp { tls: Box::new(tls), awaits_status, kill, _guard: guard };
-        VirtualStream { carrier, facts, shut: false, ended: false, _held: None }
+    pub(super) fn tcp(over: OverTcp, facts: Arc<Facts>) -> Self {
+        VirtualStream { carrier: Carrier::Tcp(over), facts, shut: false, ended: false, _held: None }
     }
 
     /// `quic` or `tcp`.
@@ -211,7 +157,7 @@ impl VirtualStream {
     pub fn carrier(&self) -> &'static str {
         match self.carrier {
             Carrier::Quic { .. } => "quic",
-            Carrier::Tcp { .. } => "tcp",
+            Carrier::Tcp(_) | Carrier::Gone => "tcp",
         }
     }
 
@@ -251,8 +197,11 @@ impl VirtualStream {
 
 impl Drop for VirtualStream {
     fn drop(&mut self) {
-        // Without close_notify the peer's TLS reports a truncated stream, so that TCP needs nothing here.
-        let Carrier::Quic { send, recv } = &mut self.carrier else { return };
+        let (mut send, mut recv) = match std::mem::replace(&mut self.carrier, Carrier::Gone) {
+            Carrier::Quic { send, recv } => (send, recv),
+            Carrier::Tcp(over) => return over.leave(),
+            Carrier::Gone => return,
+        };
         let facts = &self.facts;
         // Errors mean that the side has ended already.
         if !self.shut {
@@ -278,17 +227,8 @@ impl AsyncRead for VirtualStream {
                     return Poll::Ready(Err(read_error(&this.facts, error)));
                 }
             }
-            Carrier::Tcp { tls, awaits_status, kill, .. } => {
-                kill.check(&kill.reader, cx.waker())?;
-                if *awaits_status {
-                    ready!(poll_status(tls, &this.facts, cx))?;
-                    *awaits_status = false;
-                }
-                if let Err(error) = ready!(Pin::new(tls).poll_read(cx, buf)) {
-                    this.facts.broken.store(true, Relaxed);
-                    return Poll::Ready(Err(error));
-                }
-            }
+            Carrier::Tcp(over) => ready!(over.poll_read(cx, buf, &this.facts))?,
+            Carrier::Gone => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
         if buf.filled().len() > before {
             this.facts.read();
@@ -299,23 +239,8 @@ impl AsyncRead for VirtualStream {
     }
 }
 
-/// Reads the accepting side's status byte.
-fn poll_status(tls: &mut TlsStream<TcpStream>, facts: &Facts, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    let mut byte = [0];
-    let mut status = ReadBuf::new(&mut byte);
-    if let Err(error) = ready!(Pin::new(tls).poll_read(cx, &mut status)) {
-        // An alert instead of the status: our certificate was refused, and nothing of ours was read.
-        facts.ended(if error.kind() == io::ErrorKind::InvalidData { Code::Refused } else { Code::Aborted });
-        return Poll::Ready(Err(error));
-    }
-    Poll::Ready(match status.filled() {
-        [] => Err(io::ErrorKind::UnexpectedEof.into()),
-        [0] => Ok(()),
-        [code, ..] => Err(reset(facts, u64::from(*code))),
-    })
-}
-
-fn reset(facts: &Facts, number: u64) -> io::Error {
+/// The peer ended the stream with a code.
+pub(super) fn reset(facts: &Facts, number: u64) -> io::Error {
     let code = Code::from_number(number);
     facts.ended(code);
     Reset { by: "peer", code }.into()
@@ -357,10 +282,8 @@ impl AsyncWrite for VirtualStream {
                 Ok(written) => written,
                 Err(error) => return Poll::Ready(write_error(&this.facts, error, buf.len())),
             },
-            Carrier::Tcp { tls, kill, .. } => {
-                kill.check(&kill.writer, cx.waker())?;
-                ready!(Pin::new(tls).poll_write(cx, buf))?
-            }
+            Carrier::Tcp(over) => ready!(over.poll_write(cx, buf))?,
+            Carrier::Gone => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
         this.facts.wrote();
         Poll::Ready(Ok(written))
@@ -372,9 +295,8 @@ impl AsyncWrite for VirtualStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if let Carrier::Tcp { tls, kill, .. } = &mut this.carrier {
-            kill.check(&kill.writer, cx.waker())?;
-            let written = ready!(Pin::new(tls).poll_write_vectored(cx, bufs))?;
+        if let Carrier::Tcp(over) = &mut this.carrier {
+            let written = ready!(over.poll_write_vectored(cx, bufs))?;
             this.facts.wrote();
             return Poll::Ready(Ok(written));
         }
@@ -384,18 +306,15 @@ impl AsyncWrite for VirtualStream {
 
     fn is_write_vectored(&self) -> bool {
         match &self.carrier {
-            Carrier::Quic { .. } => false,
-            Carrier::Tcp { tls, .. } => tls.is_write_vectored(),
+            Carrier::Tcp(over) => over.is_write_vectored(),
+            Carrier::Quic { .. } | Carrier::Gone => false,
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().carrier {
-            Carrier::Quic { .. } => Poll::Ready(Ok(())),
-            Carrier::Tcp { tls, kill, .. } => {
-                kill.check(&kill.writer, cx.waker())?;
-                Pin::new(tls).poll_flush(cx)
-            }
+            Carrier::Tcp(over) => over.poll_flush(cx),
+            Carrier::Quic { .. } | Carrier::Gone => Poll::Ready(Ok(())),
         }
     }
 
@@ -406,10 +325,8 @@ impl AsyncWrite for VirtualStream {
                 // Already finished or stopped: ended either way.
                 let _ = send.finish();
             }
-            Carrier::Tcp { tls, kill, .. } => {
-                kill.check(&kill.writer, cx.waker())?;
-                ready!(Pin::new(tls).poll_shutdown(cx))?;
-            }
+            Carrier::Tcp(over) => ready!(over.poll_shutdown(cx))?,
+            Carrier::Gone => {}
         }
         this.shut = true;
         Poll::Ready(Ok(()))

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use certs::{id::SpiffeId, tls::Conversation};
+use certs::{id::SpiffeId, tls::Conversation, verify::Peer};
 use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer, pki_types::ServerName, server::Accepted};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, TlsStream};
@@ -24,10 +24,12 @@ use super::{
     count,
     data::Incoming,
     error::Code,
-    live::{Handle, Kind},
+    live::Kind,
     lock,
-    preface::Preface,
-    stream::{Facts, Kill, VirtualStream},
+    preface::{Preface, PrefaceError, Protocol},
+    quic::DATA_IDLE,
+    secure::{Manner, OverTcp, Secure},
+    stream::{Facts, VirtualStream},
 };
 
 /// Time for a ClientHello.
@@ -38,6 +40,8 @@ const MAX_HANDSHAKES: usize = 512;
 const MAX_HANDSHAKES_PER_IP: usize = 256;
 /// Plaintext that rustls may hold per direction, bytes: tunnels want large writes.
 const BUFFER: usize = 256 << 10;
+/// How long an unused connection waits for its next tunnel: longer than the dialling side keeps it.
+const TUNNEL_IDLE: Duration = DATA_IDLE.saturating_add(Duration::from_secs(5));
 /// Pause after `accept` failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -130,41 +134,77 @@ impl Port {
         under_way: UnderWay,
     ) -> io::Result<()> {
         let shared = &self.mesh.shared;
-        let mut tls = handshake(start, self.data.clone()).await?;
+        let tls = handshake(start, self.data.clone()).await?;
         drop(under_way);
         let chain = certificates(&tls);
         let peer = Arc::new(shared.tls.peer(Conversation::Data, &chain).map_err(io::Error::other)?);
         count(&shared.counters.accepted);
-        if self.mesh.is_draining() {
-            count(&shared.counters.refused);
-            return refuse(&mut tls, Code::Refused).await;
+        let name = server_name(&tls).and_then(|name| SpiffeId::from_dns_name(&shared.own.trust_domain, &name));
+        let kind = Kind { conversation: Conversation::Data, outbound: false };
+        let visit = Visit {
+            local: name.unwrap_or_else(|| shared.own.clone()),
+            local_addr: canonical(tls.get_ref().0.local_addr()?),
+            remote_addr: remote,
+            peer: peer.clone(),
+        };
+        let mut secure = Secure::new(&self.mesh, Box::new(tls), kind, peer, chain);
+        let mut patience = PREFACE_TIMEOUT;
+        // One tunnel after the other; anything else has the connection to itself.
+        while let Some(next) = self.serve(&visit, secure, patience).await? {
+            secure = next;
+            patience = TUNNEL_IDLE;
         }
-        let preface = match timeout(PREFACE_TIMEOUT, Preface::read(&mut tls)).await? {
+        Ok(())
+    }
+
+    /// Hands one stream to the worker and gives the connection back if its tunnel ended well.
+    async fn serve(&self, visit: &Visit, mut secure: Secure, patience: Duration) -> io::Result<Option<Secure>> {
+        let kill = secure.kill.clone();
+        let preface = tokio::select! {
+            preface = timeout(patience, Preface::read(&mut secure.tls)) => preface?,
+            () = kill.awaited() => return Ok(None),
+        };
+        let preface = match preface {
             Ok(preface) => preface,
+            Err(PrefaceError::Stream(_)) => return Ok(None),
             Err(error) => {
-                refuse(&mut tls, Code::Malformed).await?;
+                refuse(&mut secure.tls, Code::Malformed).await?;
                 return Err(io::Error::other(error));
             }
         };
-        tls.write_all(&[0]).await?;
-        tls.flush().await?;
-        let (handle, kind) =
-            (Handle::Tcp(Arc::<Kill>::default()), Kind { conversation: Conversation::Data, outbound: false });
-        let guard = shared.live.add(kind, peer.clone(), chain, handle.clone());
-        let name = server_name(&tls);
-        let local = name.and_then(|name| SpiffeId::from_dns_name(&shared.own.trust_domain, &name));
+        if self.mesh.is_draining() {
+            count(&self.mesh.shared.counters.refused);
+            refuse(&mut secure.tls, Code::Refused).await?;
+            return Ok(None);
+        }
+        secure.tls.write_all(&[0]).await?;
+        secure.tls.flush().await?;
+        let (told, returned) = oneshot::channel();
+        let manner = match preface.protocol {
+            // The sending fails only if this task is gone, and the connection goes with it.
+            Protocol::Tcp => Manner::Tunnel(Box::new(|secure| drop(told.send(secure)))),
+            Protocol::Http1 | Protocol::Http2 | Protocol::Probe => Manner::Whole,
+        };
         let incoming = Incoming {
-            peer,
-            local: local.unwrap_or_else(|| shared.own.clone()),
+            peer: visit.peer.clone(),
+            local: visit.local.clone(),
             preface,
-            local_addr: canonical(tls.get_ref().0.local_addr()?),
-            remote_addr: remote,
-            stream: VirtualStream::tcp(tls, &handle, guard, Facts::accepted(), false),
+            stream: VirtualStream::tcp(OverTcp::new(secure, manner, false), Facts::accepted()),
+            local_addr: visit.local_addr,
+            remote_addr: visit.remote_addr,
         };
         // The queue ends with the worker, and the connection with it.
         let _ = self.queue.send(incoming).await;
-        Ok(())
+        Ok(returned.await.ok())
     }
+}
+
+/// What all streams of one data connection have in common.
+struct Visit {
+    peer: Arc<Peer>,
+    local: SpiffeId,
+    local_addr: SocketAddr,
+    remote_addr: SocketAddr,
 }
 
 /// Tells the other end, in place of the status, why its stream is not served.

@@ -1,0 +1,232 @@
+//! Chunks of a tunnel over TLS/TCP: they end a direction without ending the connection, which then serves the next tunnel.
+//!
+//! A chunk is its length (`u32`, big endian) and that many bytes; length 0 ends the direction.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Longest chunk, bytes.
+const MAX_CHUNK: usize = 64 << 10;
+const HEADER: usize = 4;
+
+/// Both directions of one tunnel.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    reader: Reader,
+    writer: Writer,
+}
+
+#[derive(Debug, Default)]
+struct Reader {
+    header: [u8; HEADER],
+    /// Bytes of the header that are there.
+    have: usize,
+    /// Bytes of the chunk that are still to come.
+    left: usize,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    /// What was taken from the caller and the connection did not take yet, from `done` on.
+    pending: Vec<u8>,
+    done: usize,
+    ending: bool,
+    ended: bool,
+}
+
+impl Chunks {
+    /// True once both directions have ended: nothing of this tunnel is on the connection any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.reader.ended && self.writer.ended
+    }
+
+    pub(super) fn poll_read(
+        &mut self,
+        io: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let reader = &mut self.reader;
+        while reader.left == 0 {
+            if reader.ended {
+                return Poll::Ready(Ok(()));
+            }
+            let mut header = ReadBuf::new(&mut reader.header[reader.have..]);
+            ready!(Pin::new(&mut *io).poll_read(cx, &mut header))?;
+            match header.filled().len() {
+                0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                more => reader.have += more,
+            }
+            if reader.have == HEADER {
+                reader.have = 0;
+                reader.left = usize::try_from(u32::from_be_bytes(reader.header)).unwrap_or(usize::MAX);
+                reader.ended = reader.left == 0;
+                if reader.left > MAX_CHUNK {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk beyond 64 KiB")));
+                }
+            }
+        }
+        let room = buf.remaining().min(reader.left);
+        let mut chunk = ReadBuf::new(buf.initialize_unfilled_to(room));
+        ready!(Pin::new(io).poll_read(cx, &mut chunk))?;
+        let length = chunk.filled().len();
+        if length == 0 && room > 0 {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        buf.advance(length);
+        reader.left -= length;
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn poll_write(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.writer.poll_drain(io, cx))?;
+        if self.writer.ending {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let chunk = &buf[..buf.len().min(MAX_CHUNK)];
+        if chunk.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let length = u32::try_from(chunk.len()).map_err(io::Error::other)?.to_be_bytes();
+        let both = [io::IoSlice::new(&length), io::IoSlice::new(chunk)];
+        let taken = ready!(Pin::new(io).poll_write_vectored(cx, &both))?;
+        // Once the length is out, so must be the chunk.
+        self.writer.pending.extend_from_slice(length.get(taken..).unwrap_or_default());
+        self.writer.pending.extend_from_slice(&chunk[taken.saturating_sub(HEADER)..]);
+        Poll::Ready(Ok(chunk.len()))
+    }
+
+    pub(super) fn poll_flush(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.writer.poll_drain(io, cx))?;
+        Pin::new(io).poll_flush(cx)
+    }
+
+    /// Ends our direction.
+    pub(super) fn poll_end(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.writer.poll_drain(io, cx))?;
+        if !self.writer.ending {
+            self.writer.ending = true;
+            self.writer.pending.extend_from_slice(&[0; HEADER]);
+        }
+        ready!(self.writer.poll_drain(io, cx))?;
+        ready!(Pin::new(io).poll_flush(cx))?;
+        self.writer.ended = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Writer {
+    fn poll_drain(&mut self, io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.done < self.pending.len() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, &self.pending[self.done..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                taken => self.done += taken,
+            }
+        }
+        self.pending.clear();
+        self.done = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn write_all(chunks: &mut Chunks, io: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let taken = poll_fn(|cx| chunks.poll_write(io, cx, bytes)).await.unwrap();
+            bytes = &bytes[taken..];
+        }
+        poll_fn(|cx| chunks.poll_end(io, cx)).await.unwrap();
+    }
+
+    async fn read_all(chunks: &mut Chunks, io: &mut (impl AsyncRead + Unpin), step: usize) -> io::Result<Vec<u8>> {
+        let (mut read, mut buffer) = (Vec::new(), vec![0; step]);
+        loop {
+            let mut buf = ReadBuf::new(&mut buffer);
+            poll_fn(|cx| chunks.poll_read(io, cx, &mut buf)).await?;
+            if buf.filled().is_empty() {
+                return Ok(read);
+            }
+            read.extend_from_slice(buf.filled());
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_and_what_follows_stays(
+            (length, seed) in (0usize..150_000, any::<u8>()),
+            pipe in 500usize..50_000,
+            step in 500usize..100_000,
+        ) {
+            let bytes: Vec<u8> = (0..length).map(|at| seed.wrapping_add(u8::try_from(at % 251).unwrap())).collect();
+            block_on(async {
+                let (mut near, mut far) = tokio::io::duplex(pipe);
+                let (mut writer, mut reader) = (Chunks::default(), Chunks::default());
+                let writing = async {
+                    write_all(&mut writer, &mut near, &bytes).await;
+                    near.write_all(b"next").await.unwrap();
+                };
+                let reading = async {
+                    let read = read_all(&mut reader, &mut far, step).await.unwrap();
+                    let mut next = [0; 4];
+                    far.read_exact(&mut next).await.unwrap();
+                    (read, next)
+                };
+                let ((), (read, next)) = tokio::join!(writing, reading);
+                assert!(read == bytes && &next == b"next");
+            });
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = block_on(read_all(&mut Chunks::default(), &mut &bytes[..], 16));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_within_a_tunnel_is_an_error() {
+        for cut in [&[][..], &[0, 0], &[0, 0, 0, 5, 1, 2]] {
+            let error = read_all(&mut Chunks::default(), &mut &cut[..], 16).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_over_when_both_directions_are() {
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let mut chunks = Chunks::default();
+        poll_fn(|cx| chunks.poll_end(&mut near, cx)).await.unwrap();
+        assert!(!chunks.is_over());
+        far.write_all(&[0; HEADER]).await.unwrap();
+        assert_eq!(read_all(&mut chunks, &mut near, 16).await.unwrap(), b"");
+        assert!(chunks.is_over());
+    }
+}
