@@ -254,3 +254,6 @@ fn is_wrong_proof(refused: &JoinRefusal) -> bool {
 fn failed(error: impl std::fmt::Display) -> JoinRefusal {
     JoinRefusal::new("failed", error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

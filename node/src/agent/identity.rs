@@ -203,3 +203,88 @@ impl Identity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use certs::root::Root;
+
+    use super::*;
+    use crate::agent::init;
+
+    fn identity(folder: &tempfile::TempDir, now: Millis) -> (StateDir, Identity) {
+        let dir = StateDir::open(&folder.path().join("state")).unwrap();
+        let (trust_domain, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new("a").unwrap());
+        let wish = init::Init {
+            trust_domain: &trust_domain,
+            node: &node,
+            services: &["default/web=web".parse().unwrap()],
+            root: &Root::generate(&trust_domain, now),
+            operator: ("ann", &SigningKey::generate()),
+            recovery: None,
+            address: None,
+            now,
+        };
+        init::init(&dir, &wish).unwrap();
+        let identity = Identity::load(&dir, &dir.owner().unwrap().unwrap()).unwrap();
+        (dir, identity)
+    }
+
+    fn web() -> BTreeSet<ServiceAccount> {
+        BTreeSet::from([ServiceAccount::new("default", "web").unwrap()])
+    }
+
+    fn ends(identity: &Identity) -> Vec<Millis> {
+        identity.facts().leafs.iter().map(|leaf| leaf.not_after).collect()
+    }
+
+    #[test]
+    fn leafs_are_renewed_at_half_of_their_life_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = 1_800_000_000_000;
+        let (_dir, identity) = identity(&folder, now);
+        let due = identity.refresh(&web(), now, 0.5).due;
+        assert!((now + 25 * 60_000..now + 35 * 60_000).contains(&due), "{}", due - now);
+        let first = ends(&identity);
+        identity.refresh(&web(), due - 1, 0.5);
+        assert_eq!(ends(&identity), first);
+        identity.refresh(&web(), due + 1, 0.5);
+        let second = ends(&identity);
+        assert!(second.iter().zip(&first).any(|(new, old)| new > old), "{first:?} {second:?}");
+        identity.refresh(&BTreeSet::new(), due + 1, 0.5);
+        assert_eq!(identity.facts().leafs.len(), 1);
+    }
+
+    #[test]
+    fn an_account_without_a_grant_gets_no_leaf() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = 1_800_000_000_000;
+        let (_dir, identity) = identity(&folder, now);
+        let accounts = BTreeSet::from([ServiceAccount::new("bank", "vault").unwrap()]);
+        let refreshed = identity.refresh(&accounts, now, 0.5);
+        assert_eq!(refreshed.failed.len(), 1);
+        assert!(refreshed.due <= now + 30_000);
+    }
+
+    #[test]
+    fn only_this_nodes_own_certificate_is_taken_at_a_renewal() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = 1_800_000_000_000;
+        let (dir, identity) = identity(&folder, now);
+        identity.refresh(&web(), now, 0.5);
+        let later = now + 15 * 86_400_000;
+        let enroller = identity.enroller().unwrap();
+        let spki = identity.ca().key().spki();
+        let renewed = enroller.issue_node(&spki, identity.ca().grant(), later).unwrap();
+        identity.renewed(&dir, renewed).unwrap();
+        assert!(identity.ca().not_after() > now + 40 * 86_400_000);
+        identity.refresh(&web(), later, 0.5);
+        assert!(ends(&identity).iter().all(|end| *end > later));
+
+        let mut foreign = identity.ca().grant().clone();
+        foreign.node = NodeId::new("b").unwrap();
+        let theirs = enroller.issue_node(&spki, &foreign, later).unwrap();
+        assert!(identity.renewed(&dir, theirs).is_err());
+        let other_key = enroller.issue_node(&CaKey::generate().spki(), identity.ca().grant(), later).unwrap();
+        assert!(identity.renewed(&dir, other_key).is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! One exchange after another over a pipe, with an exporter that both ends are given.
+
+use certs::{
+    ca::CaKey,
+    grant::GrantedService,
+    id::{NodeId, TrustDomain},
+    join::{Hello, MAX_MESSAGE, Secret, Token},
+    root::Root,
+    sign::SigningKey,
+};
+use policy::changeset::Changeset;
+
+use super::*;
+use crate::agent::{init, state_dir::StateDir};
+
+const EXPORTER: &[u8] = &[7; 32];
+
+struct Mesh {
+    trust_domain: TrustDomain,
+    operator: SigningKey,
+    genesis: Digest,
+    enrolment: Enrolment,
+    _folder: tempfile::TempDir,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&folder.path().join("state")).unwrap();
+        let (trust_domain, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new("first").unwrap());
+        let (operator, now) = (SigningKey::generate(), Clock.now());
+        let wish = init::Init {
+            trust_domain: &trust_domain,
+            node: &node,
+            services: &[],
+            root: &Root::generate(&trust_domain, now),
+            operator: ("ann", &operator),
+            recovery: None,
+            address: None,
+            now,
+        };
+        let genesis = init::init(&dir, &wish).unwrap().genesis.0;
+        let identity = Arc::new(Identity::load(&dir, &dir.owner().unwrap().unwrap()).unwrap());
+        let store = Arc::new(Store::open(&dir.store()).unwrap());
+        let book = Arc::new(Book::load(store.clone(), &trust_domain, now).unwrap());
+        let enrolment = Enrolment::new(book, store, identity, Clock);
+        Self { trust_domain, operator, genesis, enrolment, _folder: folder }
+    }
+
+    async fn invite(&self, expires: Millis) -> Token {
+        let (node, redeemer) = (NodeId::new("second").unwrap(), NodeId::new("first").unwrap());
+        let secret = Secret::generate();
+        let services: Vec<GrantedService> = vec!["default/web".parse().unwrap()];
+        let grant = NodeGrant {
+            node: node.clone(),
+            epoch: 1,
+            services,
+            token_hash: Some(secret.hash()),
+            redeemer: Some(redeemer.clone()),
+            token_expires: Some(expires),
+            enroller: false,
+            retired: false,
+        };
+        let (document, body) = policy::kinds::node_grant_body(&grant);
+        let changeset = Changeset {
+            trust_domain: self.trust_domain.clone(),
+            role_set: 1,
+            issued_at: Clock.now(),
+            message: String::new(),
+            confirm_by: None,
+            nonce: [1; 16],
+            changes: vec![Change { document, content: Some(body), replaces: Vec::new() }],
+        };
+        let bytes = policy::history::signed(&changeset, &[&self.operator]);
+        self.enrolment.book.push(bytes, "push", Clock.now()).await.unwrap();
+        let (trust_domain, genesis) = (self.trust_domain.clone(), self.genesis);
+        Token { trust_domain, genesis, role_set: 1, node, secret, enroller: redeemer, addresses: Vec::new(), expires }
+    }
+
+    /// What an enroller answers to this request.
+    async fn answer(&self, request: JoinRequest) -> Message {
+        let (mut joiner, enroller) = tokio::io::duplex(1 << 20);
+        let remote = ([127, 0, 0, 1], 1).into();
+        let served = self.enrolment.serve(enroller, EXPORTER, remote);
+        let asked = async {
+            send(&mut joiner, &Message::Hello(Hello { version: 1 })).await.unwrap();
+            assert!(matches!(receive(&mut joiner, MAX_MESSAGE).await.unwrap(), Message::Chain(_)));
+            send(&mut joiner, &Message::Prove(request)).await.unwrap();
+            receive(&mut joiner, MAX_MESSAGE).await.unwrap()
+        };
+        tokio::join!(served, asked).1
+    }
+}
+
+struct Joiner {
+    ca: CaKey,
+    record: SigningKey,
+}
+
+impl Joiner {
+    fn new() -> Self {
+        Self { ca: CaKey::generate(), record: SigningKey::generate() }
+    }
+
+    fn request(&self, token: &Token) -> JoinRequest {
+        JoinRequest::new(token, EXPORTER, self.ca.request(&token.node), self.record.public())
+    }
+}
+
+fn code(answer: &Message) -> &str {
+    match answer {
+        Message::Refusal(refusal) => &refusal.code,
+        Message::Reply(_) => "a reply",
+        Message::Hello(_) | Message::Chain(_) | Message::Prove(_) | Message::Renew(_) => "out of turn",
+    }
+}
+
+fn chain(answer: &Message) -> Vec<Vec<u8>> {
+    let Message::Reply(reply) = answer else { panic!("refused: {}", code(answer)) };
+    reply.chain.clone()
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_repeated_to_the_same_keys_only() {
+    let mesh = Mesh::new();
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let joiner = Joiner::new();
+    let first = mesh.answer(joiner.request(&token)).await;
+    assert_eq!(chain(&first).len(), 2);
+    assert_eq!(chain(&mesh.answer(joiner.request(&token)).await), chain(&first));
+    assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_spent");
+    let other_record = Joiner { record: SigningKey::generate(), ..joiner };
+    assert_eq!(code(&mesh.answer(other_record.request(&token)).await), "token_spent");
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused_and_nothing_is_spent() {
+    let mesh = Mesh::new();
+    let token = mesh.invite(Clock.now() + 1).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_expired");
+    assert_eq!(mesh.enrolment.store.token(&token.secret.hash()).unwrap(), None);
+}
+
+#[tokio::test]
+async fn five_wrong_proofs_burn_the_token() {
+    let mesh = Mesh::new();
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    for turn in 0..WRONG_PROOFS {
+        let mut wrong = Joiner::new().request(&token);
+        wrong.proof[0] ^= 1;
+        assert_eq!(code(&mesh.answer(wrong).await), "bad_proof", "try {turn}");
+    }
+    assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_spent");
+}
+
+#[tokio::test]
+async fn nobody_is_enrolled_without_an_invite() {
+    let mesh = Mesh::new();
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let stranger = Token { node: NodeId::new("third").unwrap(), ..token };
+    assert_eq!(code(&mesh.answer(Joiner::new().request(&stranger)).await), "token_invalid");
+}
+
+#[tokio::test]
+async fn one_address_gets_so_many_tries_a_minute() {
+    let mesh = Mesh::new();
+    let one: IpAddr = [127, 0, 0, 9].into();
+    let admitted = (0..=A_MINUTE_EACH).filter(|_| mesh.enrolment.admit(one)).count();
+    // A minute may have turned in between.
+    assert!(admitted >= A_MINUTE_EACH as usize);
+    assert!(mesh.enrolment.admit([127, 0, 0, 8].into()));
+}
+
+#[tokio::test]
+async fn nonsense_ends_the_connection() {
+    let mesh = Mesh::new();
+    let (mut joiner, enroller) = tokio::io::duplex(1 << 16);
+    let served = mesh.enrolment.serve(enroller, EXPORTER, ([127, 0, 0, 1], 1).into());
+    let asked = async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        joiner.write_all(&[0xff; 64]).await.unwrap();
+        joiner.read_to_end(&mut Vec::new()).await.unwrap()
+    };
+    assert_eq!(tokio::join!(served, asked).1, 0);
+}
