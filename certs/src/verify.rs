@@ -109,6 +109,17 @@ pub fn verify_ca(chain: &[CertificateDer<'_>], authority: &Authority, now: Milli
     Ok(verify_path(node, enroller, authority, now, Scope::Policy)?.1)
 }
 
+/// As [`verify_ca`], by the roots alone: for an operator's machine, which need not know NodeGrants and asks only whose key
+/// signed something.
+pub fn verify_ca_by_roots(
+    chain: &[CertificateDer<'_>],
+    authority: &Authority,
+    now: Millis,
+) -> Result<NodeCaFacts, VerifyError> {
+    let [node, enroller] = exactly(chain)?;
+    Ok(verify_path(node, enroller, authority, now, Scope::Roots)?.1)
+}
+
 /// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, by the policy of today.
 pub fn verify_lapsed_ca(
     chain: &[CertificateDer<'_>],

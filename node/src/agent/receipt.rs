@@ -4,14 +4,16 @@ use certs::{
     codec::{self, Millis},
     id::{NodeId, TrustDomain},
     sign::{Digest, PublicKey, Signature, SigningKey},
+    verify::{Authority, verify_ca_by_roots},
 };
 use policy::changeset::ChangesetId;
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 /// What the signature says that the bytes are.
 pub const KIND: &str = "skein.receipt/1";
-/// Most bytes of a receipt.
-pub const RECEIPT_BYTES: usize = 2048;
+/// Most bytes of a receipt: its certificates may carry a grant of 12 KiB.
+pub const RECEIPT_BYTES: usize = 64 << 10;
 
 /// One node's word about one changeset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,14 +49,27 @@ struct Wire {
     payload: Vec<u8>,
     key: PublicKey,
     signature: Signature,
+    /// Node CA, enroller CA: whose key it is, for those who know the roots only.
+    chain: Vec<Vec<u8>>,
 }
 
 impl Receipt {
-    /// The receipt as bytes, signed by the node's record key.
-    pub fn sign(&self, key: &SigningKey) -> Vec<u8> {
+    /// The receipt as bytes, signed by the node's record key, with the chain of its CA.
+    pub fn sign(&self, key: &SigningKey, chain: &[Vec<u8>]) -> Vec<u8> {
         let payload = codec::encode(self);
         let signature = key.sign(KIND, &payload);
-        codec::encode(&Wire { payload, key: key.public(), signature })
+        codec::encode(&Wire { payload, key: key.public(), signature, chain: chain.to_vec() })
+    }
+
+    /// Reads a receipt and believes it if a CA under one of these roots says that the key is the node's: what an
+    /// operator's machine can know.
+    pub fn prove(bytes: &[u8], trust_domain: &TrustDomain, roots: &[Vec<u8>], now: Millis) -> Option<Self> {
+        let wire: Wire = codec::decode::<Wire, RECEIPT_BYTES>(bytes).ok()?;
+        let chain: Vec<CertificateDer<'_>> = wire.chain.iter().map(|der| der.as_slice().into()).collect();
+        let authority = Authority::new(trust_domain.clone(), roots.to_vec());
+        let facts = verify_ca_by_roots(&chain, &authority, now).ok()?;
+        let receipt = Self::verify(bytes, Some(&facts.record_key))?;
+        (receipt.node == facts.node && receipt.trust_domain == *trust_domain).then_some(receipt)
     }
 
     /// Reads a receipt and believes it only under `key`, the node's record key. Without one, the receipt's own key is
@@ -76,6 +91,12 @@ impl Receipt {
 
 #[cfg(test)]
 mod tests {
+    use certs::{
+        ca::{CaKey, Enroller},
+        grant::NodeGrant,
+        root::Root,
+    };
+
     use super::*;
 
     #[test]
@@ -88,10 +109,38 @@ mod tests {
             standing: Standing::Applied,
             at: 7,
         };
-        let bytes = receipt.sign(&own);
+        let bytes = receipt.sign(&own, &[]);
         assert!(bytes.len() < RECEIPT_BYTES);
         assert_eq!(Receipt::verify(&bytes, Some(&own.public())), Some(receipt));
         assert_eq!(Receipt::verify(&bytes, Some(&other.public())), None);
         assert_eq!(Receipt::verify(&bytes[1..], None), None);
+    }
+    #[test]
+    fn roots_prove_whose_receipt_it_is() {
+        const NOW: Millis = 1_700_000_000_000;
+        let (mesh, node) = (TrustDomain::new("prod.example").unwrap(), NodeId::new("a").unwrap());
+        let (root, other) = (Root::generate(&mesh, NOW), Root::generate(&mesh, NOW));
+        let (enroller_key, ca_key, record) = (CaKey::generate(), CaKey::generate(), SigningKey::generate());
+        let certificate = root.issue_enroller(&node, 1, &enroller_key.spki(), NOW).unwrap();
+        let enroller = Enroller::new(&mesh, vec![certificate], enroller_key).unwrap();
+        let grant = NodeGrant {
+            node: node.clone(),
+            epoch: 1,
+            services: Vec::new(),
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller: true,
+            retired: false,
+        };
+        let chain = enroller.issue_node(&ca_key.spki(), &grant.certified(record.public()), NOW).unwrap();
+        let changeset = Digest::of(b"x");
+        let receipt = Receipt { trust_domain: mesh.clone(), node, changeset, standing: Standing::Durable, at: NOW };
+        let bytes = receipt.sign(&record, &chain);
+        assert_eq!(Receipt::prove(&bytes, &mesh, &[root.certificate()], NOW), Some(receipt.clone()));
+        assert_eq!(Receipt::prove(&bytes, &mesh, &[other.certificate()], NOW), None);
+        let lie = Receipt { node: NodeId::new("b").unwrap(), ..receipt };
+        assert_eq!(Receipt::prove(&lie.sign(&record, &chain), &mesh, &[root.certificate()], NOW), None);
+        assert_eq!(Receipt::prove(&lie.sign(&SigningKey::generate(), &chain), &mesh, &[root.certificate()], NOW), None);
     }
 }

@@ -1,6 +1,6 @@
 //! The grammar of the command line: commands, their groups in `--help`, mirrors of flags in the environment.
 
-use clap::{Arg, CommandFactory as _, Parser, Subcommand};
+use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::ValueSource};
 
 use crate::{
     cli::{
@@ -111,6 +111,37 @@ pub fn command() -> clap::Command {
     command.help_template(template).disable_help_subcommand(true)
 }
 
+/// The commands whose answer can go on at every change.
+const WATCHED: &[&str] = &[
+    "status",
+    "members",
+    "services",
+    "endpoints",
+    "routes",
+    "policy list",
+    "policy log",
+    "service list",
+    "identity list",
+];
+
+/// Refuses `--watch` where it would do nothing.
+///
+/// # Errors
+/// It stands in the line of another command. In the environment it is no mistake.
+pub fn refuse_vain_watch(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let (mut words, mut deepest) = (Vec::new(), matches);
+    while let Some((word, inner)) = deepest.subcommand() {
+        words.push(word);
+        deepest = inner;
+    }
+    let words = words.join(" ");
+    if deepest.value_source("watch") != Some(ValueSource::CommandLine) || WATCHED.contains(&words.as_str()) {
+        return Ok(());
+    }
+    let message = format!("--watch does nothing for `{words}`; it goes with: {}\n", WATCHED.join(", "));
+    Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message))
+}
+
 /// Gives every flag its `SKEIN_*` mirror.
 fn mirrored(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| match mirror(&arg) {
@@ -190,6 +221,16 @@ mod tests {
         assert_eq!(cli.globals.node.as_deref(), Some("127.0.0.1:15008"));
         assert_eq!(cli.globals.namespace, "shop");
         assert_eq!(cli.globals.timeout, std::time::Duration::from_secs(2));
+    }
+
+    #[test]
+    fn watch_goes_with_commands_that_look() {
+        let refused = |line: &str| {
+            let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+            refuse_vain_watch(&matches).is_err()
+        };
+        assert!(!refused("skein members --watch") && !refused("skein --watch policy list"));
+        assert!(refused("skein policy push a.yaml --watch") && refused("skein --watch run"));
     }
 
     #[test]

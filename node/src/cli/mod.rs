@@ -69,7 +69,11 @@ pub fn main_with(line: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
 /// Reads the line; help and usage errors are answered here.
 fn parse(line: impl IntoIterator<Item = std::ffi::OsString>) -> std::result::Result<Cli, ExitCode> {
     let line: Vec<_> = line.into_iter().collect();
-    let read = grammar::command().try_get_matches_from(&line).and_then(|matches| Cli::from_arg_matches(&matches));
+    let matches = grammar::command().try_get_matches_from(&line);
+    let read = matches.and_then(|matches| {
+        grammar::refuse_vain_watch(&matches)?;
+        Cli::from_arg_matches(&matches)
+    });
     read.map_err(|error| {
         if !error.use_stderr() {
             // Help or version; a closed standard output is the reader's choice.

@@ -1,6 +1,7 @@
 //! From documents to a signed changeset on some node: plan, sign, send, believe the receipts, say who has it.
 
-use certs::{id::NodeId, sign::SigningKey};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use certs::{id::NodeId, root::bundle_from_pem, sign::SigningKey};
 use policy::{
     DocumentId, Kind,
     changeset::{Change, Changeset, ChangesetId},
@@ -9,7 +10,10 @@ use rand::RngCore as _;
 use serde_json::{Value, json};
 
 use crate::{
-    agent::admin::api::{Intent, Plan, Pushed},
+    agent::{
+        admin::api::{Intent, Plan, Pushed},
+        receipt::{Receipt, Standing},
+    },
     cli::{
         client::Client,
         context::Context,
@@ -122,11 +126,46 @@ impl Operator {
         let limit = ctx.globals.timeout.as_millis();
         let path = format!("/v1/policy?wait={wait}&timeout_ms={limit}");
         let pushed: Pushed = client.post(&path, bytes.clone()).await?;
-        if pushed.changeset != id.to_string() {
-            return Err(Error::new("unverified_node", format!("{} answers for another changeset", client.reached())));
-        }
+        let pushed = self.believed(pushed, &id, client.reached())?;
         let result = result(&pushed.changeset, documents, Some(&pushed));
         Ok(Outcome { result, pushed: Some(pushed), signed: bytes })
+    }
+
+    /// What nodes signed counts, not what the asked one says of them.
+    fn believed(&self, said: Pushed, id: &ChangesetId, reached: &str) -> Result<Pushed> {
+        let roots = self.roots()?;
+        let (mut durable, mut applied) = (Vec::new(), Vec::new());
+        for receipt in said.receipts.iter().filter_map(|text| STANDARD.decode(text).ok()) {
+            let proven = Receipt::prove(&receipt, &self.known.trust_domain, &roots, clock::wall());
+            if let Some(receipt) = proven.filter(|receipt| receipt.changeset() == *id) {
+                if receipt.standing == Standing::Applied {
+                    applied.push(receipt.node.clone());
+                }
+                durable.push(receipt.node);
+            }
+        }
+        let unproven = |node: &&NodeId| !durable.contains(node);
+        let mut pending = said.pending;
+        pending.extend(said.durable.iter().filter(unproven).cloned());
+        let complete = said.complete && said.durable.iter().all(|node| durable.contains(node));
+        if durable.is_empty() {
+            let message = format!("{reached} took the changeset {id}, but no receipt of a node proves it");
+            return Err(
+                Error::new("unverified_node", message).hint("is bundle.pem that of this mesh? ask another node")
+            );
+        }
+        Ok(Pushed { changeset: id.to_string(), durable, applied, pending, complete, ..said })
+    }
+
+    /// The roots that the operator believes.
+    ///
+    /// # Errors
+    /// `bundle.pem` is missing or damaged.
+    pub fn roots(&self) -> Result<Vec<Vec<u8>>> {
+        bundle_from_pem(&self.directory.bundle()?).map_err(|error| {
+            Error::new("bad_config", format!("{}/bundle.pem: {error}", self.directory.path().display()))
+                .hint("restore the file that `skein init` wrote")
+        })
     }
 }
 

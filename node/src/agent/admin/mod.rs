@@ -23,6 +23,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use certs::sign::PublicKey;
 use tokio::sync::Semaphore;
 
 pub use serve::bind_socket;
@@ -51,8 +52,8 @@ pub enum Door {
     Loopback(Arc<[Cidr]>),
     /// The scrapers' port: metrics and health only.
     Metrics,
-    /// `skein-admin/1`: an operator that proved its key.
-    Operator,
+    /// `skein-admin/1`: an operator that proved this key.
+    Operator(PublicKey),
 }
 
 impl Admin {

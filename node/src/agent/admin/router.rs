@@ -7,8 +7,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use certs::id::{NodeId, ServiceName};
+use certs::{
+    id::{NodeId, ServiceName},
+    sign::PublicKey,
+};
 use http::{HeaderMap, StatusCode, header};
+use policy::kinds::Verb;
 use serde::Deserialize;
 
 use super::{
@@ -62,7 +66,13 @@ impl Admin {
         let router = match door {
             Door::Metrics => health(),
             Door::Loopback(_) => health().merge(looking()).layer(middleware::from_fn(guarded)),
-            Door::Socket | Door::Operator => health().merge(looking()).merge(changing()),
+            Door::Socket => health().merge(looking()).merge(pushing()).merge(acting()),
+            Door::Operator(key) => {
+                let (looks, acts) = ((self.clone(), *key, Verb::View), (self.clone(), *key, Verb::Invite));
+                let acting = acting().layer(middleware::from_fn_with_state(acts, with_role));
+                let all = health().merge(looking()).merge(pushing()).merge(acting);
+                all.layer(middleware::from_fn_with_state(looks, with_role))
+            }
         };
         router
             .fallback(|| async { Error::new("not_found", "there is nothing here").hint("see `skein --help`") })
@@ -110,11 +120,14 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy/{kind}/{namespace}/{name}", get(document))
 }
 
-/// What asks for a change, or carries one.
-fn changing() -> Router<Admin> {
+/// What carries an operator's signature in itself, and what is asked before it is signed.
+fn pushing() -> Router<Admin> {
+    Router::new().route("/v1/policy", post(Admin::push)).route("/v1/policy/plan", post(plan))
+}
+
+/// What is done to this node.
+fn acting() -> Router<Admin> {
     Router::new()
-        .route("/v1/policy", post(Admin::push))
-        .route("/v1/policy/plan", post(plan))
         .route("/v1/drain", post(Admin::drain))
         .route("/v1/leave", post(|State(admin): State<Admin>| async move { admin.leave().map(Json) }))
         .route("/v1/local/services", post(Admin::service_add))
@@ -136,6 +149,20 @@ async fn guarded(request: Request, next: Next) -> Response {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
+}
+
+/// Asks at every request, so that a role that was taken away is gone at once.
+async fn with_role(
+    State((admin, key, verb)): State<(Admin, PublicKey, Verb)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if admin.agent.state().has_verb(&key, verb) {
+        return next.run(request).await;
+    }
+    Error::new("role_missing", format!("the key {key} has no role with the verb `{verb}`"))
+        .hint("`skein operator list` shows the roles")
+        .into_response()
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use certs::{sign::PublicKey, tls::EXPORTER_ADMIN};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -84,11 +85,12 @@ impl Admin {
     /// Serves the local socket until the node stops.
     pub async fn serve_socket(self, listener: UnixListener) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let router = self.router(&Door::Socket);
         loop {
             tokio::select! {
                 () = self.tasks.stopping() => return,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => self.connection(stream, Door::Socket, &slots).await,
+                    Ok((stream, _)) => self.connection(stream, &router, &slots).await,
                     Err(error) => pause(&error).await,
                 },
             }
@@ -107,12 +109,13 @@ impl Admin {
 
     async fn serve_tcp(self, listener: TcpListener, door: Door) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let router = self.router(&door);
         loop {
             tokio::select! {
                 () = self.tasks.stopping() => return,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, remote)) if lets_in(&door, remote) => {
-                        self.connection(stream, door.clone(), &slots).await;
+                        self.connection(stream, &router, &slots).await;
                     }
                     Ok((_, remote)) => tracing::debug!(%remote, "a stranger at the admin port"),
                     Err(error) => pause(&error).await,
@@ -137,7 +140,8 @@ impl Admin {
                 match tokio::time::timeout(GREETING_LIMIT, admin.greet(stream)).await {
                     Ok(Ok(Some((stream, key)))) => {
                         tracing::info!(%remote, %key, "an operator came in");
-                        admin.converse(stream, Door::Operator).await;
+                        let router = admin.router(&Door::Operator(key));
+                        admin.converse(stream, router).await;
                     }
                     Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role asked to administer this node"),
                     Ok(Err(error)) => tracing::debug!(%remote, "an operator's connection broke: {error}"),
@@ -152,40 +156,31 @@ impl Admin {
     async fn greet(&self, mut stream: Conversed) -> io::Result<Option<(Conversed, PublicKey)>> {
         let exporter = stream.exporter(EXPORTER_ADMIN)?;
         let Some(key) = greeting::read(&mut stream, &exporter).await? else { return Ok(None) };
-        if !self.may_look(&key) {
+        if !self.agent.state().has_verb(&key, Verb::View) {
             return Ok(None);
         }
         greeting::welcome(&mut stream).await?;
         Ok(Some((stream, key)))
     }
 
-    fn may_look(&self, key: &PublicKey) -> bool {
-        let state = self.agent.state();
-        let set = &state.role_set.set;
-        let names: Vec<&str> = set.keys.iter().filter(|own| own.key == *key).map(|own| own.name.as_str()).collect();
-        set.roles
-            .iter()
-            .any(|role| role.verbs.contains(&Verb::View) && names.iter().any(|name| role.keys.contains(*name)))
-    }
-
     /// Serves one connection in a task of its own, once there is a slot for it.
-    async fn connection<S>(&self, stream: S, door: Door, slots: &Arc<Semaphore>)
+    async fn connection<S>(&self, stream: S, router: &Router, slots: &Arc<Semaphore>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let admin = self.clone();
+        let (admin, router) = (self.clone(), router.clone());
         self.tasks.detach("admin", async move {
-            admin.converse(stream, door).await;
+            admin.converse(stream, router).await;
             drop(slot);
         });
     }
 
-    async fn converse<S>(&self, stream: S, door: Door)
+    async fn converse<S>(&self, stream: S, router: Router)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.router(&door));
+        let service = TowerToHyperService::new(router);
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_LIMIT)
@@ -193,7 +188,7 @@ impl Admin {
         tokio::select! {
             () = self.tasks.stopping() => {}
             served = served => if let Err(error) = served {
-                tracing::debug!(?door, "an admin connection broke: {error}");
+                tracing::debug!("an admin connection broke: {error}");
             },
         }
     }
@@ -202,7 +197,7 @@ impl Admin {
 fn lets_in(door: &Door, remote: SocketAddr) -> bool {
     match door {
         Door::Loopback(allowed) => guard::address(remote, allowed),
-        Door::Metrics | Door::Socket | Door::Operator => true,
+        Door::Metrics | Door::Socket | Door::Operator(_) => true,
     }
 }
 

@@ -138,7 +138,7 @@ impl Sync {
             standing: standing(&state, &id, changes.changes.iter().map(|change| &change.document)),
             at: self.clock.now(),
         };
-        Some(receipt.sign(self.identity.record_key()))
+        Some(receipt.sign(self.identity.record_key(), self.identity.ca().chain()))
     }
 
     /// This node.

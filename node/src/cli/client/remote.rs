@@ -4,7 +4,6 @@ use std::{net::SocketAddr, sync::Arc};
 
 use certs::{
     id::{NodeId, SpiffeId},
-    root::bundle_from_pem,
     tls::{self, EXPORTER_ADMIN},
 };
 
@@ -23,10 +22,7 @@ use crate::{
 /// Opens `skein-admin/1` to an address; with `name` only that node will do.
 pub(super) async fn open(name: Option<&NodeId>, address: &str, ctx: &Context) -> Result<Box<dyn Stream>> {
     let operator = Operator::load(ctx)?;
-    let roots = bundle_from_pem(&operator.directory.bundle()?).map_err(|error| {
-        Error::new("bad_config", format!("{}/bundle.pem: {error}", operator.directory.path().display()))
-            .hint("restore the file that `skein init` wrote")
-    })?;
+    let roots = operator.roots()?;
     let trust_domain = &operator.known.trust_domain;
     let expected = name.map(|name| SpiffeId::node(trust_domain.clone(), name.clone()));
     let mut failure = unreachable(format!("{address} is no address"));
