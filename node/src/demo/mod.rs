@@ -190,6 +190,16 @@ fn summary(screen: &Screen, report: &Report, took: Duration) {
     if requests > 0 {
         screen.line(&screen.row(failed == 0, &format!("{requests} requests"), &screen.failed(failed)));
     }
+    let failover = &report.failover;
+    if failover.requests > 0 {
+        let rest = format!(
+            "{} retried, {}, endpoint out everywhere after {} ms",
+            failover.retried,
+            screen.failed(failover.failed),
+            failover.removed_everywhere_ms
+        );
+        screen.line(&screen.row(failover.failed == 0, "a node killed under load", &rest));
+    }
     if report.ok {
         screen.line(&screen.row(true, "every step held", ""));
     }

@@ -10,7 +10,7 @@ use crate::agent::admin::error::Error;
 /// Cells of a bar.
 const BAR: usize = 30;
 /// Columns of a line's first part, so that what follows is aligned.
-const LABEL: usize = 46;
+const LABEL: usize = 48;
 
 /// Where lines go.
 #[derive(Debug)]
