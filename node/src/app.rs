@@ -35,8 +35,8 @@ use crate::{
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
+        peers,
         renew::Renewal,
-        resolve,
         state_dir::{Owner, StateDir},
         store::Store,
         sync::{Parts, Requests, Sync},
@@ -146,8 +146,8 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let tasks = Tasks::new();
     let (loading, theirs) = (dir.clone(), owner.clone());
     let known = tokio::task::spawn_blocking(move || load(&loading, &theirs)).await.map_err(internal)??;
-    // The node's own leaf; those of services follow with them.
-    known.identity.refresh(&Default::default(), Clock.now(), rand::random());
+    // Leafs are there before anybody is told of services; those that the grant lacks are named later.
+    known.identity.refresh(&config.accounts(), Clock.now(), rand::random());
 
     let (mesh, workers, control) = bind(&config, &known, &tasks)?;
     let doors = open_doors(&config).await?;
@@ -163,9 +163,11 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let sync = synchroniser(&known, &mesh, &members, &tasks);
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
-    start_membership(&config, &owner, &known, &mesh, &network, inputs, &sync, &tasks).await;
+    start_membership(&config, &known, &mesh, &network, inputs, &sync, &tasks);
     let agent = Agent::new(sync.clone(), local.clone(), known.store.clone(), config.clone(), applier(&plane));
     start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
+
+    tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller));
 
     let ready = ready::line(&config, &mesh, &doors, &bound);
     serve(&config, doors, Admin::new(agent.clone(), telemetry, tasks.clone()), network, &tasks);
@@ -255,10 +257,8 @@ fn synchroniser(known: &Known, mesh: &Mesh, members: &Members, tasks: &Tasks) ->
     })
 }
 
-#[expect(clippy::too_many_arguments, reason = "the one place that knows all parts")]
-async fn start_membership(
+fn start_membership(
     config: &Config,
-    owner: &Owner,
     known: &Known,
     mesh: &Mesh,
     network: &PeerNetwork,
@@ -272,10 +272,9 @@ async fn start_membership(
         generation: known.generation,
         identity: known.identity.ca().chain().to_vec(),
     };
-    let mut peers = resolve(&config.mesh.peers).await;
-    peers.extend(owner.enroller);
     let trust_domain = config.trust_domain.clone();
-    let setup = EngineConfig { trust_domain: trust_domain.clone(), peers, last_known: known.members.clone() };
+    let last_known = known.members.clone();
+    let setup = EngineConfig { trust_domain: trust_domain.clone(), peers: Vec::new(), last_known };
     let authority = known.world.authority().load_full();
     let (gossip, said, repair) =
         Gossip::start(GossipConfig { trust_domain, interval: GOSSIP_INTERVAL, seed: rand::random() });

@@ -236,6 +236,11 @@ impl std::fmt::Display for Speaker {
 }
 
 impl Config {
+    /// Whose identities the services have.
+    pub fn accounts(&self) -> std::collections::BTreeSet<ServiceAccount> {
+        self.services.iter().map(|service| service.account.clone()).collect()
+    }
+
     /// The folder of further `[[service]]` tables.
     pub fn services_dir(&self) -> PathBuf {
         services_dir(&self.file)

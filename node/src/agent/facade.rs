@@ -113,6 +113,7 @@ struct Inner {
     apply: Apply,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
+    reloads: watch::Sender<u64>,
     started: Millis,
     listening: AtomicBool,
     draining: AtomicBool,
@@ -135,10 +136,22 @@ impl Agent {
     pub fn new(sync: Arc<Sync>, local: Arc<Local>, store: Arc<Store>, config: Config, apply: Apply) -> Self {
         let started = sync.clock.now();
         let rate = Mutex::new(Rate { at: monotonic(), sent: 0, per_second: 0 });
-        let (listening, draining, reloading) = Default::default();
+        let (listening, draining, reloading, reloads) = Default::default();
         let config = ArcSwap::from_pointee(config);
         Self {
-            inner: Arc::new(Inner { sync, local, store, config, apply, reloading, started, listening, draining, rate }),
+            inner: Arc::new(Inner {
+                sync,
+                local,
+                store,
+                config,
+                apply,
+                reloading,
+                reloads,
+                started,
+                listening,
+                draining,
+                rate,
+            }),
         }
     }
 
@@ -334,15 +347,20 @@ impl Agent {
         }
         let after = Arc::new(after);
         (self.inner.apply)(after.clone()).await?;
+        // Leafs for accounts that are new, before others hear of them.
+        self.inner.sync.identity.refresh(&after.accounts(), self.now(), 0.5);
         self.inner.local.set(&after.services, &self.state()).await;
-        // Leafs for accounts that are new.
         self.inner.sync.renew.notify_one();
-        let peers = resolve(&after.mesh.peers).await;
-        self.inner.sync.members.tell(membership::engine::Event::Peers(peers)).await;
         crate::logging::change(&after.log);
         self.inner.config.store(after);
+        self.inner.reloads.send_modify(|count| *count += 1);
         self.inner.sync.events.note(self.now(), "reloaded", self.node(), "the configuration was applied");
         Ok(())
+    }
+
+    /// Wakes after every reload.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.inner.reloads.subscribe()
     }
 
     /// Says that this node wants no new requests, or wants them again.
@@ -389,16 +407,4 @@ fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
         ("[metrics] listen", before.metrics == after.metrics),
     ];
     pairs.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
-}
-
-/// Addresses of `HOST:PORT`s; names that are not known now are left out.
-pub async fn resolve(peers: &[String]) -> Vec<std::net::SocketAddr> {
-    let mut addresses = Vec::new();
-    for peer in peers {
-        match tokio::net::lookup_host(peer.as_str()).await {
-            Ok(found) => addresses.extend(found),
-            Err(error) => tracing::debug!(peer, "not resolved: {error}"),
-        }
-    }
-    addresses
 }

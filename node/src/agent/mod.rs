@@ -15,6 +15,7 @@ pub mod join;
 pub mod links;
 pub mod local;
 pub mod members;
+pub mod peers;
 pub mod receipt;
 pub mod renew;
 pub mod state_dir;
@@ -23,4 +24,4 @@ pub mod sync;
 pub mod wire;
 pub mod world;
 
-pub use facade::{Agent, Apply, IdentityFacts, LeafFacts, Pushed, Wait, resolve};
+pub use facade::{Agent, Apply, IdentityFacts, LeafFacts, Pushed, Wait};
