@@ -316,3 +316,78 @@ pub fn intent((document, content): (DocumentId, String)) -> Intent {
         line: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(pending: &[&str], complete: bool) -> Pushed {
+        let nodes = |names: &[&str]| names.iter().map(|name| NodeId::new(name).unwrap()).collect();
+        Pushed {
+            changeset: "ab".repeat(32),
+            durable: nodes(&["a"]),
+            applied: nodes(&["a"]),
+            pending: nodes(pending),
+            unreachable: Vec::new(),
+            complete,
+            elapsed_ms: 7,
+            receipts: Vec::new(),
+        }
+    }
+
+    fn outcome(pushed: Pushed) -> Outcome {
+        Outcome {
+            result: result(&pushed.changeset, Vec::new(), Some(&pushed)),
+            pushed: Some(pushed),
+            signed: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_result_has_the_fields_of_the_contract() {
+        let result = result("ab", Vec::new(), Some(&pushed(&[], true)));
+        let fields: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
+        let wanted = ["changeset", "documents", "durable", "applied", "pending", "unreachable", "elapsed_ms"];
+        assert_eq!(fields, wanted);
+    }
+
+    #[test]
+    fn a_push_that_is_not_everywhere_names_who_is_missing() {
+        let error = outcome(pushed(&["b"], false)).converged().unwrap_err();
+        assert_eq!((&*error.code, error.class().exit_code()), ("not_converged", 4));
+        assert!(error.message.contains('b') && error.hint.contains("skein wait"), "{error:?}");
+        assert!(outcome(pushed(&["b"], true)).converged().is_ok());
+        assert!(outcome(pushed(&["b"], false)).without(&NodeId::new("b").unwrap()).converged().is_ok());
+    }
+
+    #[test]
+    fn kinds_have_short_words() {
+        assert_eq!(kind("vs").unwrap(), Kind::VirtualService);
+        assert_eq!(kind("destinationrules").unwrap(), Kind::DestinationRule);
+        assert_eq!(kind("Pod").unwrap_err().class().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_changeset_replaces_what_was_planned() {
+        let plan = Plan {
+            trust_domain: certs::id::TrustDomain::new("test.example").unwrap(),
+            role_set: 3,
+            live: vec![vec!["ab".repeat(32)]],
+            versions: vec![2],
+            problems: Vec::new(),
+        };
+        let intent = Intent {
+            kind: "VirtualService".into(),
+            namespace: "shop".into(),
+            name: "cart".into(),
+            content: None,
+            file: String::new(),
+            line: 0,
+        };
+        let made = changeset(vec![intent.clone()], &plan, "why").unwrap();
+        assert_eq!((made.role_set, made.message.as_str(), made.changes.len()), (3, "why", 1));
+        assert_eq!(made.changes[0].replaces, [changeset_id(&"ab".repeat(32)).unwrap()]);
+        let long = "x".repeat(policy::changeset::MAX_MESSAGE + 1);
+        assert_eq!(changeset(vec![intent], &plan, &long).unwrap_err().code, "usage");
+    }
+}

@@ -262,3 +262,62 @@ fn lost(reached: &str, error: &dyn std::fmt::Display) -> Error {
     Error::new("unreachable", format!("the connection to {reached} was lost: {error}"))
         .hint("the node stopped or refused; see its log")
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper::service::service_fn;
+
+    use super::*;
+
+    /// Asks a node that gives this answer.
+    async fn asked<T: DeserializeOwned>(status: u16, body: &'static str) -> Result<T> {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let answer = move |_| async move {
+            Ok::<_, std::convert::Infallible>(Response::builder().status(status).body(body.to_owned()).unwrap())
+        };
+        let node = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service_fn(answer));
+        let ask = async {
+            let mut client = Client::over(Box::new(near), "test".to_owned(), Duration::from_secs(5)).await?;
+            client.get("/v1/x").await
+        };
+        tokio::select! {
+            asked = ask => asked,
+            ended = node => panic!("the node ended first: {ended:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_are_read() {
+        assert_eq!(asked::<Vec<u32>>(200, "[1, 2]").await, Ok(vec![1, 2]));
+    }
+
+    #[tokio::test]
+    async fn a_nodes_error_is_passed_on() {
+        let body = r#"{"error":{"code":"stale_parent","message":"m","hint":"h"}}"#;
+        let error = asked::<Vec<u32>>(409, body).await.unwrap_err();
+        assert_eq!((&*error.code, &*error.message, &*error.hint), ("stale_parent", "m", "h"));
+        assert_eq!(error.class().exit_code(), 5);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_understood_is_a_failure() {
+        assert_eq!(asked::<Vec<u32>>(500, "oh").await.unwrap_err().code, "failed");
+        assert_eq!(asked::<Vec<u32>>(200, "{}").await.unwrap_err().code, "failed");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_goes_away_is_unreachable() {
+        let (near, far) = tokio::io::duplex(64);
+        let mut client = Client::over(Box::new(near), "test".to_owned(), Duration::from_secs(5)).await.unwrap();
+        drop(far);
+        assert_eq!(client.get::<Vec<u32>>("/v1/x").await.unwrap_err().code, "unreachable");
+    }
+
+    #[test]
+    fn all_failures_are_named() {
+        let refused = Error::new("unreachable", "refused").hint("start it");
+        let error = unreachable([("a".to_owned(), &refused), ("b".to_owned(), &refused)].into_iter());
+        assert_eq!(error.message, "no node answers (a: refused; b: refused)");
+        assert_eq!(error.hint, "start it");
+    }
+}

@@ -103,8 +103,10 @@ fn sockets(ctx: &Context) -> Result<Vec<PathBuf>> {
     let mut sockets = Vec::new();
     for paths in [own, root] {
         let configured = config::read(&paths.config_file).ok().map(|config| config.admin.socket);
+        // A node of this machine that is down is worth a word; one that nobody configured is not.
+        let expected = configured.is_some();
         let socket = configured.unwrap_or(paths.socket);
-        if !sockets.contains(&socket) && socket.exists() {
+        if !sockets.contains(&socket) && (expected || socket.exists()) {
             sockets.push(socket);
         }
     }

@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     let errors = |problem: &&Problem| problem.severity == Severity::Error;
     let problems = || sources.iter().flat_map(|source| &source.parsed.problems);
     if problems().any(|problem| errors(&problem)) {
-        return Err(source::invalid(problems().filter(errors), "correct the documents"));
+        return Err(source::invalid(problems().filter(errors), ctx.output.format, "correct the documents"));
     }
     let warnings = problems().filter(|problem| problem.severity == Severity::Warning).count();
     if args.strict && warnings > 0 {

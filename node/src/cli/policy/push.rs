@@ -67,7 +67,11 @@ fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> {
         }
     }
     if !errors.is_empty() {
-        return Err(source::invalid(errors.into_iter(), "correct the documents; nothing was pushed"));
+        return Err(source::invalid(
+            errors.into_iter(),
+            ctx.output.format,
+            "correct the documents; nothing was pushed",
+        ));
     }
     if let Some(object) = sources.iter().flat_map(|source| &source.parsed.kubernetes).next() {
         let message = format!("{}:{}: {} is Kubernetes' kind, not policy", object.file, object.line, object.kind);

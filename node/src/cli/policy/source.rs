@@ -13,7 +13,7 @@ use policy::{
 
 use crate::cli::{
     error::{Error, Result, io, usage},
-    output::plain,
+    output::{Format, plain},
 };
 
 /// The largest file that is read, bytes.
@@ -139,10 +139,14 @@ pub(super) fn snippet(problem: &Problem, text: Option<&str>) -> String {
     shown
 }
 
-/// The error of documents that are not valid, naming each place.
-pub(super) fn invalid<'a>(problems: impl Iterator<Item = &'a Problem>, hint: &str) -> Error {
+/// The error of documents that are not valid, naming each place; to people the snippets have named them.
+pub(super) fn invalid<'a>(problems: impl Iterator<Item = &'a Problem>, format: Format, hint: &str) -> Error {
     const SHOWN: usize = 20;
     let mut lines: Vec<String> = problems.map(line).collect();
+    if format == Format::Table {
+        let plural = if lines.len() == 1 { "" } else { "s" };
+        return Error::new("invalid_document", format!("{} error{plural}", lines.len())).hint(hint);
+    }
     let more = lines.len().saturating_sub(SHOWN);
     lines.truncate(SHOWN);
     if more > 0 {
