@@ -13,6 +13,7 @@ use crate::{
         error::{Error, Result},
         output::plain,
     },
+    clock,
 };
 
 /// Looks for mistakes on this machine and, as the asked node sees it, in the mesh.
@@ -23,6 +24,11 @@ pub struct Args {
     #[arg(long)]
     strict: bool,
 }
+
+/// So many enrollers survive the loss of two.
+const ENROLLERS: usize = 3;
+/// Half of a node CA's 30 days, in milliseconds.
+const NODE_CA_HALF_LIFE: i64 = 15 * 24 * 3_600_000;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -121,6 +127,7 @@ async fn mesh(ctx: &Context, findings: &mut Vec<Finding>) {
         Err(error) => return findings.push(Finding::of("node", Verdict::Error, &error)),
     };
     findings.push(Finding::fine("node", format!("{} answers", status.node)));
+    findings.extend(trust(&status));
     findings.extend(status.problems.into_iter().map(|problem| {
         let verdict = if problem.severity == Health::Critical { Verdict::Error } else { Verdict::Warning };
         Finding { check: "mesh", verdict, code: problem.code, message: problem.message, hint: problem.hint }
@@ -130,6 +137,26 @@ async fn mesh(ctx: &Context, findings: &mut Vec<Finding>) {
             .hint("keep recovery.key safe, away from this machine");
         findings.push(Finding::of("operators", Verdict::Warning, &error));
     }
+}
+
+/// What the mesh's trust hangs on.
+fn trust(status: &Status) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let enrollers = status.certificates.enrollers;
+    if enrollers < ENROLLERS {
+        let message = format!("{enrollers} of the {ENROLLERS} enrollers that a mesh should have are alive");
+        let error = Error::new("few_enrollers", message)
+            .hint("while none lives nobody joins and no node CA is renewed: keep a backup of the enroller's data_dir");
+        findings.push(Finding::of("enrollers", Verdict::Warning, &error));
+    }
+    let ends = status.certificates.node_ca_expires.parse::<jiff::Timestamp>();
+    let left = ends.map(|ends| ends.as_millisecond() - i64::try_from(clock::wall()).unwrap_or(i64::MAX));
+    if left.is_ok_and(|left| left < NODE_CA_HALF_LIFE) {
+        let message = format!("the node CA of {} is past half of its life", status.node);
+        let error = Error::new("certificate_half", message).hint("is an enroller alive? nodes renew by themselves");
+        findings.push(Finding::of("certificates", Verdict::Warning, &error));
+    }
+    findings
 }
 
 impl Finding {

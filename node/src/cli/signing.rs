@@ -197,13 +197,13 @@ impl Outcome {
     pub fn converged(&self) -> Result<()> {
         let Some(pushed) = self.pushed.as_ref().filter(|pushed| !pushed.complete) else { return Ok(()) };
         let pending: Vec<_> = pushed.pending.iter().map(ToString::to_string).collect();
-        let message = format!(
-            "after {} ms changeset {} is on {} nodes; nothing heard from: {}",
-            pushed.elapsed_ms,
-            look::short(&pushed.changeset),
-            pushed.durable.len(),
-            if pending.is_empty() { "-".to_owned() } else { pending.join(", ") }
-        );
+        let missing = match pending.as_slice() {
+            [] => "no further node is in reach".to_owned(),
+            names => format!("nothing heard from {}", names.join(", ")),
+        };
+        let id = look::short(&pushed.changeset);
+        let message =
+            format!("after {} ms changeset {id} is on {} nodes; {missing}", pushed.elapsed_ms, pushed.durable.len());
         let hint = format!("it is accepted and spreads by itself: `skein wait --changeset {}`", pushed.changeset);
         Err(Error::new("not_converged", message).hint(hint))
     }

@@ -8,7 +8,7 @@ use super::value::EndpointCount;
 use crate::{
     agent::admin::api::{Endpoint, Member, Spread},
     cli::{
-        client::{self, Client},
+        client::{self, Client, segment},
         context::Context,
         error::{Error, Result, usage},
     },
@@ -91,7 +91,7 @@ async fn missing(args: &Args, client: &mut Client) -> Result<Vec<String>> {
         missing.extend(args.endpoints.iter().filter_map(|wanted| lacking(wanted, &endpoints)));
     }
     for id in &args.changeset {
-        let spread: Result<Spread> = client.get(&format!("/v1/policy/changesets/{id}/spread")).await;
+        let spread: Result<Spread> = client.get(&format!("/v1/policy/changesets/{}/spread", segment(id))).await;
         match spread {
             Ok(spread) if spread.missing.is_empty() => {}
             Ok(spread) => {

@@ -258,6 +258,11 @@ async fn drive<T>(connection: &mut Fuse<Connection>, work: impl Future<Output = 
     }
 }
 
+/// Text as one part of a path.
+pub fn segment(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
 fn lost(reached: &str, error: &dyn std::fmt::Display) -> Error {
     Error::new("unreachable", format!("the connection to {reached} was lost: {error}"))
         .hint("the node stopped or refused; see its log")

@@ -3,7 +3,7 @@
 use crate::{
     agent::admin::api::Content,
     cli::{
-        client::{self, Client},
+        client::{self, Client, segment},
         context::Context,
         error::Result,
         output::{Format, remark, yaml},
@@ -38,9 +38,4 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 pub(super) async fn content(client: &mut Client, kind: &str, namespace: &str, name: &str) -> Result<Content> {
     let id = policy::DocumentId::new(signing::kind(kind)?, namespace, name);
     client.get(&format!("/v1/policy/{}/{}/{}", id.kind, segment(&id.namespace), segment(&id.name))).await
-}
-
-/// A name as a part of a path.
-pub(super) fn segment(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use policy::{Problem, Severity, validate};
+use policy::{
+    Problem, Severity,
+    changeset::{MAX_CHANGES, MAX_CHANGESET},
+    validate,
+};
 use serde_json::Value;
 
 use super::source::{self, Source};
@@ -81,6 +85,14 @@ fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> {
     let documents: Vec<_> = sources.iter().flat_map(|source| &source.parsed.documents).collect();
     if documents.is_empty() {
         return Err(usage("there is no document in what was named", "name a file that holds policy documents"));
+    }
+    let size: usize = documents.iter().map(|document| document.json.len()).sum();
+    if size > MAX_CHANGESET || documents.len() > MAX_CHANGES {
+        let message = format!("{} documents of {size} bytes are too many for one push", documents.len());
+        return Err(Error::new("quota_exceeded", message).hint(format!(
+            "one push holds {MAX_CHANGES} documents and {} MiB: push them in parts",
+            MAX_CHANGESET >> 20
+        )));
     }
     for (index, document) in documents.iter().enumerate() {
         if let Some(twin) = documents[..index].iter().find(|other| other.document.id == document.document.id) {

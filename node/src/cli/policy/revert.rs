@@ -1,12 +1,12 @@
 //! `skein policy revert`.
 
-use super::get::segment;
 use crate::{
-    agent::admin::api::Reverted,
+    agent::admin::api::{Intent, Reverted},
     cli::{
-        client,
+        client::{self, segment},
         context::Context,
         error::Result,
+        output::remark,
         signing::{Operator, Sending},
     },
 };
@@ -28,6 +28,12 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut client = client::connect(ctx).await?;
     let path = format!("/v1/policy/changesets/{}/revert", segment(&args.changeset));
     let reverted: Reverted = client.get(&path).await?;
+    for (document, live) in reverted.documents.iter().zip(&reverted.replaces) {
+        for later in live.iter().filter(|id| **id != reverted.changeset) {
+            let Intent { kind, namespace, name, .. } = document;
+            remark(&format!("note: {kind} {namespace}/{name} was changed since by {later}: that is taken back too"));
+        }
+    }
     let mut plan = operator.plan(&mut client, &reverted.documents).await?;
     // What the node computed the old values against is what shall be replaced.
     plan.live = reverted.replaces;

@@ -2,11 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::get::segment;
 use crate::{
     agent::admin::api::ChangesetDetail,
     cli::{
-        client,
+        client::{self, segment},
         context::Context,
         error::Result,
         output::{plain, yaml},
