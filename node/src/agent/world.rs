@@ -185,3 +185,61 @@ fn concerns_requests(change: &Change) -> bool {
         | Change::Health(_) => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use certs::{grant::Grant, id::SpiffeId, root::Root, sign::SigningKey};
+    use policy::history::{History, genesis, signed};
+
+    use super::*;
+
+    fn world() -> (World, Arc<State>) {
+        let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
+        let operator = SigningKey::generate();
+        let root = Root::generate(&trust_domain, now).certificate();
+        let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
+        let mut history = History::new(trust_domain.clone());
+        history.insert(&signed(&first, &[&operator]), now).unwrap();
+        let state = history.state(now);
+        (World::new(&trust_domain, &NodeId::new("a").unwrap(), state.clone(), HashMap::new()), state)
+    }
+
+    fn peer(epoch: u64, key: &[u8]) -> Peer {
+        let node = NodeId::new("b").unwrap();
+        Peer {
+            id: SpiffeId::node(TrustDomain::new("t.example").unwrap(), node.clone()),
+            grant: Grant::enroller(node.clone(), epoch),
+            node,
+            epoch,
+            record_key: SigningKey::generate().public(),
+            ca_key: certs::sign::Digest::of(key),
+            not_before: 0,
+            not_after: 1,
+        }
+    }
+
+    #[test]
+    fn the_first_key_of_an_epoch_stays_and_a_higher_epoch_takes_over() {
+        let (world, state) = world();
+        assert!(world.new_keys().is_none() && world.state_changed(state.clone()).is_none());
+        world.saw(&peer(1, b"first"));
+        world.saw(&peer(1, b"second"));
+        let known = |keys: &HashMap<NodeId, KnownKey>| keys[&NodeId::new("b").unwrap()];
+        let first = known(&world.new_keys().unwrap());
+        assert_eq!((first.epoch, first.ca_key), (1, certs::sign::Digest::of(b"first")));
+        let authority = world.state_changed(state.clone()).unwrap();
+        assert_eq!(known(&authority.known_keys).ca_key, first.ca_key);
+        assert!(world.new_keys().is_none() && world.state_changed(state).is_none());
+        world.saw(&peer(2, b"third"));
+        assert_eq!(known(&world.new_keys().unwrap()).epoch, 2);
+    }
+
+    #[test]
+    fn the_first_reason_to_end_stays() {
+        let (world, _) = world();
+        assert_eq!(world.fatal(), None);
+        world.fail("clone", "first", "");
+        world.fail("clone", "second", "");
+        assert_eq!(world.fatal().unwrap().message, "first");
+    }
+}
