@@ -214,8 +214,7 @@ fn any_node(trust_domain: &TrustDomain) -> String {
 /// aws-lc-rs, with the one signature algorithm that the mesh's certificates use, and AES-128 first: as strong as the
 /// mesh's P-256 keys, and cheaper than AES-256.
 fn provider() -> Arc<CryptoProvider> {
-    let mut provider =
-        CryptoProvider { signature_verification_algorithms: SUPPORTED, ..aws_lc_rs::default_provider() };
+    let mut provider = CryptoProvider { signature_verification_algorithms: SUPPORTED, ..aws_lc_rs::default_provider() };
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
 }

@@ -70,8 +70,8 @@ pub struct Sync {
 struct Shared {
     /// One fold at a time, in order.
     applying: tokio::sync::Mutex<()>,
-    /// Counts folds: who waits for a changeset looks again.
-    applied: watch::Sender<u64>,
+    /// Digest of the set of changesets that the last fold covers, once traffic follows it: who waits for one looks again.
+    applied: watch::Sender<Option<Digest>>,
     /// Peers that are being compared with.
     busy: Mutex<BTreeSet<NodeId>>,
     /// Changesets that are being fetched, and from whom.
@@ -145,6 +145,7 @@ impl Sync {
     /// Folds what the book holds, swaps the world, announces.
     pub async fn apply(&self) {
         let _one = self.state.applying.lock().await;
+        let covered = self.book.look(|history| history.digest()).await;
         let state = self.book.state(self.clock.now()).await;
         if let Some(authority) = self.world.state_changed(state) {
             self.members.tell(membership::engine::Event::Authority(authority.clone())).await;
@@ -155,7 +156,7 @@ impl Sync {
             self.renew.notify_one();
         }
         self.announce().await;
-        self.state.applied.send_modify(|count| *count += 1);
+        self.state.applied.send_replace(Some(covered));
     }
 
     /// Says what this node holds.

@@ -78,7 +78,8 @@ impl Requests {
         }
     }
 
-    /// Waits until the changeset is here; who asks has it, so that it is fetched from there.
+    /// Waits until the changeset stands as the asker wants it; who asks has it, so that it is fetched from there. When the
+    /// asker's patience is over, what stands then.
     async fn receipt(&self, link: &PeerLink, ask: &Ask) -> Option<Vec<u8>> {
         let patience = Duration::from_millis(u64::from(ask.patience_ms)).min(LONGEST_WAIT);
         let mut applied = self.sync.state.applied.subscribe();
@@ -90,13 +91,18 @@ impl Requests {
             }
             loop {
                 applied.borrow_and_update();
-                if let Some(receipt) = self.sync.own_receipt(&ask.changeset).await {
-                    return Some(receipt);
+                match self.sync.standing(&ask.changeset).await {
+                    // What is folded will not stand higher by waiting, even if another value won.
+                    Some(standing) if standing >= ask.standing || standing > Standing::Durable => return,
+                    Some(_) | None => {}
                 }
-                applied.changed().await.ok()?;
+                if applied.changed().await.is_err() {
+                    return;
+                }
             }
         };
-        tokio::time::timeout(patience, waited).await.ok().flatten()
+        let _ = tokio::time::timeout(patience, waited).await;
+        self.sync.own_receipt(&ask.changeset).await
     }
 
     /// Certifies a peer's own CA key anew, as policy allows it now.
@@ -128,17 +134,26 @@ impl Requests {
 impl Sync {
     /// This node's signed word about a changeset, if it holds it.
     pub(super) async fn own_receipt(&self, id: &Digest) -> Option<Vec<u8>> {
-        let id = ChangesetId(*id);
-        let changes = self.book.look(|history| history.get(&id).map(|entry| entry.changeset.clone())).await?;
-        let state = self.world.current().load().state.clone();
         let receipt = Receipt {
             trust_domain: self.identity.trust_domain().clone(),
             node: self.node().clone(),
-            changeset: id.0,
-            standing: standing(&state, &id, changes.changes.iter().map(|change| &change.document)),
+            changeset: *id,
+            standing: self.standing(id).await?,
             at: self.clock.now(),
         };
         Some(receipt.sign(self.identity.record_key(), self.identity.ca().chain()))
+    }
+
+    /// Where a changeset stands here; nothing if it is not here.
+    async fn standing(&self, id: &Digest) -> Option<Standing> {
+        let id = ChangesetId(*id);
+        let (changes, held) =
+            self.book.look(|history| Some((history.get(&id)?.changeset.clone(), history.digest()))).await?;
+        if *self.state.applied.borrow() != Some(held) {
+            return Some(Standing::Durable);
+        }
+        let state = self.world.current().load().state.clone();
+        Some(standing(&state, &id, changes.changes.iter().map(|change| &change.document)))
     }
 
     /// This node.
