@@ -111,6 +111,11 @@ fn roles(known: &dyn Known, chain: &Chain, entry: &Entry) -> Result<(), Refused>
                 "",
             ));
         }
+        // What is on trial holds documents that take a role, never confirmations alone: else these would take none.
+        let about = confirmed(change).and_then(|id| known.changeset(&id));
+        if about.is_some_and(|about| about.confirm_by.is_none()) {
+            return Err(Refused::because(Code::InvalidReference, "that changeset is not on trial", ""));
+        }
     }
     if chain.genesis().is_none() {
         return Err(Refused::because(
@@ -141,8 +146,10 @@ fn first_denied(known: &dyn Known, roles: &Roles, changeset: &Changeset, signers
     changeset.changes.iter().find_map(|change| {
         if let Some(about) = confirmed(change) {
             // Whoever may push it may confirm it. A confirmation cannot be on trial, so this ends after one step.
-            let about = known.changeset(&about)?;
-            return first_denied(known, roles, &without_confirmations(about), signers);
+            return match known.changeset(&about).filter(|about| about.confirm_by.is_some()) {
+                Some(about) => first_denied(known, roles, about, signers),
+                None => Some(Refused::because(Code::InvalidReference, "that changeset is not on trial", "")),
+            };
         }
         let id = &change.document;
         let verb = Verb::to_change(id.kind);
@@ -151,12 +158,6 @@ fn first_denied(known: &dyn Known, roles: &Roles, changeset: &Changeset, signers
         }
         Some(denied(&roles.set, signers, verb, id.kind, &id.namespace))
     })
-}
-
-fn without_confirmations(changeset: &Changeset) -> Changeset {
-    let mut changeset = changeset.clone();
-    changeset.changes.retain(|change| change.document.kind != Kind::Confirmation);
-    changeset
 }
 
 fn denied(set: &RoleSet, signers: &[PublicKey], verb: Verb, kind: Kind, namespace: &str) -> Refused {

@@ -306,6 +306,22 @@ fn two_children_of_a_role_set_wait_for_one_that_names_both() {
 }
 
 #[test]
+fn a_confirmation_of_a_confirmation_takes_a_role_too() {
+    let mut mesh = Mesh::new();
+    let change = mesh.change("default", "reviews", "b");
+    let trial = Changeset { confirm_by: Some(NOW + 60_000), ..mesh.changeset(vec![change]) };
+    let trial = mesh.history.insert(&signed(&trial, &[&mesh.operator]), NOW).unwrap().id;
+    let stranger = SigningKey::generate();
+    let confirm = crate::changeset::confirmation(&trial);
+    assert_eq!(mesh.insert(vec![confirm.clone()], &[&stranger]), Err(Code::RoleMissing));
+    let operator = mesh.operator.clone();
+    let confirmation = mesh.insert(vec![confirm], &[&operator]).unwrap();
+    let again = crate::changeset::confirmation(&confirmation);
+    assert_eq!(mesh.insert(vec![again.clone()], &[&stranger]), Err(Code::InvalidReference));
+    assert_eq!(mesh.insert(vec![again], &[&operator]), Err(Code::InvalidReference));
+}
+
+#[test]
 fn a_trial_ends_unless_it_is_confirmed() {
     let mut mesh = Mesh::new();
     let id = DocumentId::new(Kind::VirtualService, "default", "a");
