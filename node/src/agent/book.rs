@@ -8,6 +8,7 @@ use certs::{
     sign::Digest,
 };
 use policy::{
+    DocumentId,
     changeset::{self, ChangesetId},
     history::{Code, History, Refused, State},
 };
@@ -19,7 +20,7 @@ use super::{
 };
 
 /// Refusals of peers' bytes that one minute adds to the audit chain; a peer must not fill the disk with its mistakes.
-const REFUSALS_A_MINUTE: u32 = 60;
+const REFUSALS_A_MINUTE: usize = 60;
 
 /// The changesets that this node holds.
 pub struct Book {
@@ -33,8 +34,8 @@ struct Shelf {
     order: Vec<ChangesetId>,
     trust_domain: TrustDomain,
     minute: Millis,
-    refusals: u32,
-    /// Changesets that no later arrival makes acceptable: they are not fetched again in this run.
+    refusals: usize,
+    /// Changesets that only a new RoleSet could make acceptable: they are not fetched again before.
     rejected: BTreeSet<ChangesetId>,
 }
 
@@ -221,7 +222,9 @@ impl Book {
                     refusals.push(judgement(bytes, from, now, Some(&refused)));
                     let Ok(signed) = changeset::decode(bytes) else { continue };
                     let id = ChangesetId(signed.id());
-                    if !refused.may_pass_later() && shelf.rejected.len() < REJECTED {
+                    // An id does not cover the signatures: whoever spoils them must not spoil the changeset.
+                    let final_ = !refused.may_pass_later() && refused.code() != Code::BadSignature;
+                    if final_ && shelf.rejected.len() < REJECTED {
                         shelf.rejected.insert(id);
                     }
                     learned.refused.push((id, refused.to_string()));
@@ -231,6 +234,14 @@ impl Book {
         if !kept.is_empty() {
             self.keep(&mut shelf, &kept, &judgements, now)?;
             shelf.order.extend(&learned.fresh);
+            // Of two RoleSets of one number the other may allow what the first did not.
+            let names_role_set = |id: &ChangesetId| {
+                let entry = shelf.history.get(id);
+                entry.is_some_and(|entry| entry.changeset.change(&DocumentId::role_set()).is_some())
+            };
+            if learned.fresh.iter().any(names_role_set) {
+                shelf.rejected.clear();
+            }
         }
         if !refusals.is_empty() {
             self.refuse(&mut shelf, &refusals, now);
@@ -258,11 +269,13 @@ impl Book {
         if now / 60_000 != shelf.minute {
             (shelf.minute, shelf.refusals) = (now / 60_000, 0);
         }
-        shelf.refusals += 1;
-        if shelf.refusals > REFUSALS_A_MINUTE {
+        let room = REFUSALS_A_MINUTE - shelf.refusals;
+        let noted = &judgements[..judgements.len().min(room)];
+        shelf.refusals += noted.len();
+        if noted.is_empty() {
             return;
         }
-        if let Err(error) = self.store.judge(judgements) {
+        if let Err(error) = self.store.judge(noted) {
             tracing::warn!(code = %error.code, "a refusal is not in the audit chain: {error}");
         }
     }
@@ -377,6 +390,34 @@ mod tests {
         assert_eq!(book.push(b"nonsense".to_vec(), "push", NOW).await.unwrap_err().code, "bad_request");
         assert_eq!(book.look(|history| history.digest()).await, before);
         assert_eq!(book.store.audit(0).unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn spoilt_signatures_do_not_keep_the_changeset_out() {
+        let mesh = Mesh::new();
+        let book = mesh.book("a");
+        let good = mesh.grant("web-1", &mesh.operator, vec![]);
+        let mut spoilt = changeset::decode(&good).unwrap();
+        spoilt.signatures[0].1.0[7] ^= 1;
+        let id = spoilt.id();
+        let learned = book.learn(vec![changeset::encode(&spoilt)], "mallory", NOW).await.unwrap();
+        assert_eq!((learned.fresh.len(), learned.refused.len()), (0, 1));
+        assert_eq!(book.lacking(&[id]).await, [id]);
+        assert_eq!(book.learn(vec![good], "a", NOW).await.unwrap().fresh.len(), 1);
+        let foreign = mesh.grant("web-2", &SigningKey::generate(), vec![]);
+        let id = changeset::decode(&foreign).unwrap().id();
+        book.learn(vec![foreign], "mallory", NOW).await.unwrap();
+        assert_eq!(book.lacking(&[id]).await, []);
+    }
+
+    #[tokio::test]
+    async fn a_peers_rubbish_does_not_fill_the_audit_chain() {
+        let mesh = Mesh::new();
+        let book = mesh.book("a");
+        let before = book.store.audit(0).unwrap().len();
+        book.learn(vec![Vec::new(); 5_000], "mallory", NOW).await.unwrap();
+        book.learn(vec![Vec::new(); 5_000], "mallory", NOW).await.unwrap();
+        assert_eq!(book.store.audit(0).unwrap().len() - before, REFUSALS_A_MINUTE);
     }
 
     #[tokio::test]
