@@ -7,11 +7,12 @@ mod push;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use certs::{codec, id::NodeId, sign::Digest};
 use membership::body::{Body, Policy, RECENT};
+use policy::changeset;
 use tokio::sync::{Notify, watch};
 
 pub use answer::Requests;
@@ -27,7 +28,7 @@ use super::{
     world::World,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, monotonic},
     mesh::{Mesh, peer::PeerLink},
     tasks::Tasks,
 };
@@ -36,6 +37,10 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(2);
 /// A peer has this long for one reply.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one task's fetching keeps other peers from being asked for the same.
+const CLAIM: Duration = Duration::from_secs(1);
+/// How often such a time begins anew for a peer that gives something new.
+const RENEWALS: usize = 4;
 /// Rounds of one comparison: references come first, each round a generation deeper.
 const ROUNDS: usize = 256;
 
@@ -74,8 +79,8 @@ struct Shared {
     applied: watch::Sender<Option<Digest>>,
     /// Peers that are being compared with.
     busy: Mutex<BTreeSet<NodeId>>,
-    /// Changesets that are being fetched, and from whom.
-    fetching: Mutex<BTreeMap<Digest, NodeId>>,
+    /// Changesets that are being fetched.
+    fetching: Mutex<Claims>,
 }
 
 /// What a [`Sync`] works with.
@@ -232,7 +237,7 @@ impl Sync {
 
     /// Fetches these and what they refer to; what another peer is just giving is left to it.
     async fn fetch(&self, link: &PeerLink, ids: Vec<Digest>) -> Result<(), SyncError> {
-        let claimed = Claimed::new(self, ids, &link.peer().node);
+        let mut claimed = Claimed::new(self, ids);
         let mut wanted: Vec<Digest> = claimed.ids.clone();
         for _ in 0..ROUNDS {
             if wanted.is_empty() {
@@ -240,15 +245,17 @@ impl Sync {
             }
             wanted.truncate(wire::FETCH_IDS);
             let fetched: Fetched = self.ask(link, wire::FETCH, &Fetch { ids: wanted.clone() }).await?;
-            if fetched.changesets.is_empty() {
+            let given = asked_for(&wanted, fetched.changesets);
+            if given.is_empty() {
                 return Ok(());
             }
             let from = link.peer().node.as_str();
-            let learned = self.book.learn(fetched.changesets, from, self.clock.now()).await?;
+            let learned = self.book.learn(given, from, self.clock.now()).await?;
             for (id, why) in &learned.refused {
                 self.events.note(self.clock.now(), "policy_refused", id, format!("{id} from {from} is refused: {why}"));
             }
             if !learned.fresh.is_empty() {
+                claimed.renew();
                 self.apply().await;
                 for id in &learned.fresh {
                     self.events.note(self.clock.now(), "policy_applied", id, format!("{id} came from {from}"));
@@ -281,7 +288,7 @@ impl Sync {
         self.state.busy.lock().expect("no code panics while it holds the set")
     }
 
-    fn fetching(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, NodeId>> {
+    fn fetching(&self) -> std::sync::MutexGuard<'_, Claims> {
         self.state.fetching.lock().expect("no code panics while it holds the map")
     }
 }
@@ -297,29 +304,68 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Changesets that this task alone fetches, until dropped.
+/// Which changesets some task fetches, and since when. A claim keeps others back for [`CLAIM`] only, so that a peer which
+/// answers slowly, or with something else, cannot keep a changeset from this node.
+#[derive(Debug, Default)]
+struct Claims(BTreeMap<Digest, Instant>);
+
+impl Claims {
+    /// Claims what is free; gives that back.
+    fn take(&mut self, mut ids: Vec<Digest>, now: Instant) -> Vec<Digest> {
+        ids.retain(|id| self.0.get(id).is_none_or(|since| now.duration_since(*since) >= CLAIM));
+        self.0.extend(ids.iter().map(|id| (*id, now)));
+        ids
+    }
+
+    /// Gives up what nobody has claimed since.
+    fn release(&mut self, ids: &[Digest], since: Instant) {
+        for id in ids {
+            if self.0.get(id) == Some(&since) {
+                self.0.remove(id);
+            }
+        }
+    }
+}
+
+/// Changesets that this task fetches, until dropped.
 struct Claimed<'a> {
     sync: &'a Sync,
     ids: Vec<Digest>,
+    since: Instant,
+    renewals: usize,
 }
 
 impl<'a> Claimed<'a> {
-    fn new(sync: &'a Sync, ids: Vec<Digest>, from: &NodeId) -> Self {
-        let mut fetching = sync.fetching();
-        let free = ids.into_iter().filter(|id| !fetching.contains_key(id)).collect::<Vec<_>>();
-        fetching.extend(free.iter().map(|id| (*id, from.clone())));
-        drop(fetching);
-        Self { sync, ids: free }
+    fn new(sync: &'a Sync, ids: Vec<Digest>) -> Self {
+        let since = monotonic();
+        let ids = sync.fetching().take(ids, since);
+        Self { sync, ids, since, renewals: 0 }
+    }
+
+    /// The peer gives what it was asked for: it may go on alone for a while.
+    fn renew(&mut self) {
+        if self.renewals == RENEWALS {
+            return;
+        }
+        self.renewals += 1;
+        let mut claims = self.sync.fetching();
+        claims.release(&self.ids, self.since);
+        self.since = monotonic();
+        claims.take(self.ids.clone(), self.since);
     }
 }
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        let mut fetching = self.sync.fetching();
-        for id in &self.ids {
-            fetching.remove(id);
-        }
+        self.sync.fetching().release(&self.ids, self.since);
     }
+}
+
+/// Of what a peer gave, what it was asked for, each once: it costs no more to judge than was wanted.
+fn asked_for(wanted: &[Digest], given: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut open: BTreeSet<Digest> = wanted.iter().copied().collect();
+    let mut was_asked = |bytes: &Vec<u8>| changeset::decode(bytes).is_ok_and(|signed| open.remove(&signed.id()));
+    given.into_iter().take(wanted.len()).filter(|bytes| was_asked(bytes)).collect()
 }
 
 /// Why a comparison ended early; nothing is lost, the next one goes on.
@@ -331,4 +377,35 @@ enum SyncError {
     Codec(#[from] certs::codec::CodecError),
     #[error(transparent)]
     Store(#[from] Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_keeps_others_back_for_a_moment_only() {
+        let (id, other, now) = (Digest::of(b"1"), Digest::of(b"2"), monotonic());
+        let mut claims = Claims::default();
+        assert_eq!(claims.take(vec![id], now), [id]);
+        assert_eq!(claims.take(vec![id, other], now), [other]);
+        assert_eq!(claims.take(vec![id], now + CLAIM), [id]);
+        assert_eq!(claims.take(vec![id], now + CLAIM), []);
+        claims.release(&[id], now);
+        assert_eq!(claims.take(vec![id], now + CLAIM), []);
+        claims.release(&[id], now + CLAIM);
+        assert_eq!(claims.take(vec![id], now + CLAIM), [id]);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_not_judged() {
+        let changeset = |text: &str| {
+            let signed = certs::sign::Signed::new("x", text.as_bytes().to_vec());
+            (signed.id(), changeset::encode(&signed))
+        };
+        let ((one, first), (two, _), (_, third)) = (changeset("1"), changeset("2"), changeset("3"));
+        assert_eq!(asked_for(&[one, two], vec![first.clone(), first.clone()]), [first.clone()]);
+        assert_eq!(asked_for(&[one, two], vec![third, first.clone()]), [first.clone()]);
+        assert_eq!(asked_for(&[one], vec![Vec::new(); 1000]), Vec::<Vec<u8>>::new());
+    }
 }
