@@ -1,6 +1,7 @@
 //! A mesh of real processes, put through what a user does to it and what the world does to it.
 
 mod bad_input;
+mod demo;
 mod discovery;
 mod enrolment;
 mod failover;

@@ -196,16 +196,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Names of processes that ended by themselves, with the ends of their logs; each is told once.
-    pub(super) fn ended(&mut self) -> Vec<(String, String)> {
+    /// What processes ended by themselves, and how; each is told once.
+    pub(super) fn ended(&mut self) -> Vec<String> {
         let mut ended = Vec::new();
         for processes in [&mut self.nodes, &mut self.apps] {
             processes.retain_mut(|process| {
-                let runs = process.runs();
-                if !runs {
-                    ended.push((process.name.clone(), process.log_end()));
-                }
-                runs
+                let end = process.end();
+                ended.extend(end.iter().map(|end| format!("{} {end}", process.name)));
+                end.is_none()
             });
         }
         ended

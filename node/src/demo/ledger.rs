@@ -28,6 +28,8 @@ struct Entries {
     since: String,
     /// The machine's boot: process ids of another one say nothing.
     boot: String,
+    /// Whether the directory itself was made for it.
+    made: bool,
     processes: Vec<Entry>,
 }
 
@@ -43,6 +45,8 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Remains {
     pub(super) dir: PathBuf,
+    /// Whether the directory itself was made for it.
+    pub(super) made: bool,
     pub(super) since: String,
     pub(super) processes: usize,
     /// Those that still ran and were killed.
@@ -50,15 +54,16 @@ pub(super) struct Remains {
 }
 
 impl Ledger {
-    /// Begins the list of the demonstration in `dir`.
+    /// Begins the list of the demonstration in `dir`, which was made for it or not.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn begin(dir: &Path) -> anyhow::Result<Self> {
+    pub(super) fn begin(dir: &Path, made: bool) -> anyhow::Result<Self> {
         let wall = i64::try_from(crate::clock::wall()).unwrap_or(i64::MAX);
         let since = jiff::Timestamp::from_millisecond(wall)
             .map_or_else(|_| String::new(), |at| at.strftime("%F %T UTC").to_string());
-        let ledger = Self { dir: dir.to_owned(), entries: Entries { since, boot: boot(), processes: Vec::new() } };
+        let ledger =
+            Self { dir: dir.to_owned(), entries: Entries { since, boot: boot(), made, processes: Vec::new() } };
         ledger.write()?;
         Ok(ledger)
     }
@@ -99,6 +104,7 @@ impl Ledger {
             end(&running);
             Remains {
                 dir: dir.to_owned(),
+                made: entries.made,
                 since: entries.since.clone(),
                 processes: entries.processes.len(),
                 running: running.into_iter().map(|entry| entry.name).collect(),
@@ -161,7 +167,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let sleep = || std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
         let (mut ours, mut other) = (sleep(), sleep());
-        let mut ledger = Ledger::begin(dir.path()).expect("written");
+        let mut ledger = Ledger::begin(dir.path(), false).expect("written");
         ledger.add("ours", ours.id()).expect("written");
         ledger.add("other", other.id()).expect("written");
         ledger.entries.processes[1].start += 1;

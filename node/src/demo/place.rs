@@ -61,7 +61,7 @@ impl Place {
         for part in ["nodes", "logs", "policies"] {
             private_dir(&home.dir.join(part))?;
         }
-        let ledger = Ledger::begin(&home.dir)?;
+        let ledger = Ledger::begin(&home.dir, home.made)?;
         Ok((Self { machines, ledger, home, _claim: claim }, remains))
     }
 
@@ -133,7 +133,9 @@ fn named(dir: &Path, remains: &mut Vec<Remains>) -> anyhow::Result<Home> {
             "stop it, or name another --dir",
         ));
     };
-    remains.extend(Ledger::clean_up(&dir)?);
+    let left = Ledger::clean_up(&dir)?;
+    let made = made || left.as_ref().is_some_and(|left| left.made);
+    remains.extend(left);
     Ok(Home { dir, named: true, made, keep_logs: false, _lock: lock })
 }
 

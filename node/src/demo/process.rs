@@ -1,6 +1,7 @@
 //! Child processes that do not outlive this one, however it ends.
 
 use std::fs::OpenOptions;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -93,9 +94,13 @@ impl Process {
         self.child.wait().await
     }
 
-    /// Whether it still runs.
-    pub(super) fn runs(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// How it ended, if it did: a signal needs no log to be understood.
+    pub(super) fn end(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        Some(match status.signal() {
+            Some(signal) => format!("was killed by signal {signal}"),
+            None => format!("ended with {status}\n{}", self.log_end()),
+        })
     }
 
     /// Sends it a signal; one that has ended needs none.
@@ -106,7 +111,7 @@ impl Process {
     }
 
     /// The last lines of its log, for people.
-    pub(super) fn log_end(&self) -> String {
+    fn log_end(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let last = &lines[lines.len().saturating_sub(LOG_LINES)..];

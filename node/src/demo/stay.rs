@@ -62,9 +62,8 @@ pub(super) async fn stay(cluster: &mut Cluster, screen: &Screen, signals: &mut S
         if interrupted {
             return;
         }
-        for (name, log) in cluster.ended() {
-            screen.line(&screen.row(false, &format!("{name} has ended"), ""));
-            screen.line(&screen.paint(Style::Dim, &log));
+        for end in cluster.ended() {
+            screen.line(&screen.row(false, &end, ""));
         }
         let tally = tally.into_inner();
         let rest = format!("{}  {}", screen.split(&tally.split), screen.failed(tally.failed));
