@@ -9,6 +9,7 @@ mod chunks;
 #[cfg(test)]
 mod contract;
 pub mod conversation;
+pub mod crowd;
 pub mod data;
 mod dial;
 pub mod error;

@@ -1,10 +1,9 @@
 //! TLS 1.3 over TCP on the port's number: listening, with ALPN choosing the conversation, and dialling.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,10 +21,10 @@ use super::{
     Mesh,
     accept::{HANDSHAKE_TIMEOUT, Handover, PREFACE_TIMEOUT, canonical},
     count,
+    crowd::{Crowd, Place},
     data::Incoming,
     error::Code,
     live::Kind,
-    lock,
     preface::{Preface, PrefaceError, Protocol},
     quic::DATA_IDLE,
     secure::{Manner, OverTcp, Secure},
@@ -37,7 +36,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// Handshakes under way per worker.
 const MAX_HANDSHAKES: usize = 512;
 /// Handshakes under way per worker and sender's address.
-const MAX_HANDSHAKES_PER_IP: usize = 256;
+pub(super) const MAX_HANDSHAKES_PER_IP: usize = 256;
 /// Plaintext that rustls may hold per direction, bytes: tunnels want large writes.
 const BUFFER: usize = 256 << 10;
 /// How long an unused connection waits for its next tunnel: longer than the dialling side keeps it.
@@ -51,6 +50,8 @@ pub(super) struct Hello {
     pub(super) accepted: Accepted,
     pub(super) conversation: Conversation,
     pub(super) remote: SocketAddr,
+    /// Held until the handshake has ended, whichever runtime ends it.
+    under_way: Place,
 }
 
 impl std::fmt::Debug for Hello {
@@ -63,7 +64,9 @@ impl Hello {
     /// Ends the handshake on the current runtime.
     pub(super) async fn finish(self, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
         let start = StartHandshake::from_parts(self.accepted, TcpStream::from_std(self.stream)?);
-        handshake(start, config).await
+        let done = handshake(start, config).await;
+        drop(self.under_way);
+        done
     }
 }
 
@@ -77,13 +80,14 @@ pub(super) struct Port {
     pub(super) mesh: Mesh,
     pub(super) queue: mpsc::Sender<Incoming>,
     data: Arc<ServerConfig>,
-    under_way: Mutex<HashMap<IpAddr, usize>>,
+    under_way: Arc<Crowd>,
 }
 
 impl Port {
     pub(super) fn new(mesh: Mesh, queue: mpsc::Sender<Incoming>) -> Arc<Port> {
         let data = mesh.shared.tls.server(Conversation::Data);
-        Arc::new(Port { mesh, queue, data, under_way: Mutex::default() })
+        let under_way = Crowd::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_IP);
+        Arc::new(Port { mesh, queue, data, under_way })
     }
 
     /// Accepts for ever.
@@ -97,7 +101,7 @@ impl Port {
                     continue;
                 }
             };
-            let Some(under_way) = UnderWay::enter(&self, remote.ip()) else {
+            let Some(under_way) = self.under_way.enter(remote.ip()) else {
                 count(&self.mesh.shared.counters.handshake_failures);
                 continue;
             };
@@ -112,7 +116,7 @@ impl Port {
     }
 
     /// Reads the ClientHello and sees who must carry on.
-    async fn greet(&self, stream: TcpStream, remote: SocketAddr, under_way: UnderWay) -> io::Result<()> {
+    async fn greet(&self, stream: TcpStream, remote: SocketAddr, under_way: Place) -> io::Result<()> {
         tune(&stream);
         let start = timeout(HELLO_TIMEOUT, LazyConfigAcceptor::new(Default::default(), stream)).await??;
         let conversation = start.client_hello().alpn().and_then(|mut names| names.find_map(Conversation::from_alpn));
@@ -121,7 +125,7 @@ impl Port {
             Some(Conversation::Data) => self.accept_data(start, remote, under_way).await,
             Some(conversation @ (Conversation::Peer | Conversation::Join | Conversation::Admin)) => {
                 let StartHandshake { accepted, io: stream, .. } = start;
-                let hello = Hello { stream: stream.into_std()?, accepted, conversation, remote };
+                let hello = Hello { stream: stream.into_std()?, accepted, conversation, remote, under_way };
                 self.mesh.shared.control.try_send(Handover::Tcp(Box::new(hello))).map_err(io::Error::other)
             }
         }
@@ -131,7 +135,7 @@ impl Port {
         &self,
         start: StartHandshake<TcpStream>,
         remote: SocketAddr,
-        under_way: UnderWay,
+        under_way: Place,
     ) -> io::Result<()> {
         let shared = &self.mesh.shared;
         let tls = handshake(start, self.data.clone()).await?;
@@ -224,39 +228,6 @@ fn server_name(tls: &TlsStream<TcpStream>) -> Option<String> {
 pub(super) fn certificates(tls: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     chain.iter().map(|der| der.clone().into_owned()).collect()
-}
-
-/// A handshake under way, counted by the sender's address.
-struct UnderWay {
-    port: Arc<Port>,
-    ip: IpAddr,
-}
-
-impl UnderWay {
-    fn enter(port: &Arc<Port>, ip: IpAddr) -> Option<UnderWay> {
-        let mut under_way = lock(&port.under_way);
-        if under_way.values().sum::<usize>() >= MAX_HANDSHAKES {
-            return None;
-        }
-        let mine = under_way.entry(ip).or_default();
-        if *mine >= MAX_HANDSHAKES_PER_IP {
-            return None;
-        }
-        *mine += 1;
-        Some(UnderWay { port: port.clone(), ip })
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        let mut under_way = lock(&self.port.under_way);
-        if let Some(mine) = under_way.get_mut(&self.ip) {
-            *mine -= 1;
-            if *mine == 0 {
-                under_way.remove(&self.ip);
-            }
-        }
-    }
 }
 
 /// Connects and ends the handshake; the caller bounds the time.

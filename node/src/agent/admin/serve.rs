@@ -25,13 +25,15 @@ use tokio::{
 use super::{Admin, Door, error::Error, greeting, guard};
 use crate::{
     config::Cidr,
-    mesh::{admin::Conversed, peer::PeerNetwork},
+    mesh::{admin::Conversed, crowd::Crowd, peer::PeerNetwork},
 };
 
 /// Connections of one door at the same time; further ones wait.
 const CONNECTIONS: usize = 256;
 /// How long a request's head may take.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// Strangers that may be proving a key at a time: all, and of one address.
+const GREETINGS: (usize, usize) = (256, 16);
 /// How long an operator may take to prove its key.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed, e.g. for want of file descriptors.
@@ -126,28 +128,32 @@ impl Admin {
 
     /// Serves operators over `skein-admin/1` until the node stops.
     pub async fn serve_operators(self, network: PeerNetwork) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let (slots, greetings) = (Arc::new(Semaphore::new(CONNECTIONS)), Crowd::new(GREETINGS.0, GREETINGS.1));
         loop {
             let accepted = tokio::select! {
                 () = self.tasks.stopping() => return,
                 accepted = network.accept_admin() => accepted,
             };
             let Some(stream) = accepted else { return };
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let admin = self.clone();
+            // Whoever has not proved a key must not keep those out who can.
+            let Some(place) = greetings.enter(stream.remote().ip()) else { continue };
+            let (admin, slots) = (self.clone(), slots.clone());
             self.tasks.detach("admin-operator", async move {
                 let remote = stream.remote();
-                match tokio::time::timeout(GREETING_LIMIT, admin.greet(stream)).await {
+                let greeted = tokio::time::timeout(GREETING_LIMIT, admin.greet(stream)).await;
+                drop(place);
+                match greeted {
                     Ok(Ok(Some((stream, key)))) => {
+                        let Ok(slot) = slots.acquire_owned().await else { return };
                         tracing::info!(%remote, %key, "an operator came in");
                         let router = admin.router(&Door::Operator(key));
                         admin.converse(stream, router).await;
+                        drop(slot);
                     }
                     Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role asked to administer this node"),
                     Ok(Err(error)) => tracing::debug!(%remote, "an operator's connection broke: {error}"),
                     Err(_) => tracing::debug!(%remote, "an operator did not prove its key in time"),
                 }
-                drop(slot);
             });
         }
     }

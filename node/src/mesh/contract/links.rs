@@ -202,3 +202,29 @@ async fn joins_and_administration_share_a_secret_with_nobody_else() {
     join.read_to_end(&mut read).await.unwrap();
     assert_eq!(read, b"token");
 }
+
+/// A stranger that says hello and then nothing holds its place until the handshake ends, on whichever runtime that is.
+#[tokio::test]
+async fn handshakes_that_stall_are_counted_to_their_end() {
+    use tokio::{io::AsyncReadExt as _, net::TcpStream};
+    let trust = Trust::new();
+    let b = Node::start(&trust, "b", &[], Transport::Auto);
+    let name = tls::server_name(Some(&trust.node("b")), &trust.trust_domain);
+    let mut hello = Vec::new();
+    rustls::ClientConnection::new(tls::joiner(Arc::new(Clock)), name).unwrap().write_tls(&mut hello).unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(b.address()).await.unwrap();
+        // Whoever is one too many may be closed already.
+        let _ = stream.write_all(&hello).await;
+        stalled.push(stream);
+    }
+    let mut answered = 0;
+    for stream in &mut stalled {
+        let mut first = [0];
+        if matches!(timeout(PATIENCE, stream.read(&mut first)).await, Ok(Ok(1))) {
+            answered += 1;
+        }
+    }
+    assert!((1..=super::super::tls_tcp::MAX_HANDSHAKES_PER_IP).contains(&answered), "{answered}");
+}

@@ -1,0 +1,87 @@
+//! How many strangers are let in at a time, all together and from one address.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex},
+};
+
+use super::lock;
+
+/// Counts who is inside.
+#[derive(Debug)]
+pub struct Crowd {
+    all: usize,
+    each: usize,
+    inside: Mutex<(usize, HashMap<IpAddr, usize>)>,
+}
+
+/// One place, until dropped.
+#[derive(Debug)]
+pub struct Place {
+    crowd: Arc<Crowd>,
+    host: IpAddr,
+}
+
+impl Crowd {
+    /// At most so many at a time, and so many of one address.
+    #[must_use]
+    pub fn new(all: usize, each: usize) -> Arc<Crowd> {
+        Arc::new(Crowd { all, each, inside: Mutex::default() })
+    }
+
+    /// A place for one who comes from this address, if there is one.
+    pub fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
+        let host = host(from);
+        let mut inside = lock(&self.inside);
+        let (all, each) = &mut *inside;
+        let mine = each.get(&host).copied().unwrap_or_default();
+        if *all >= self.all || mine >= self.each {
+            return None;
+        }
+        *all += 1;
+        each.insert(host, mine + 1);
+        Some(Place { crowd: self.clone(), host })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inside = lock(&self.crowd.inside);
+        let (all, each) = &mut *inside;
+        *all -= 1;
+        if let Some(mine) = each.get_mut(&self.host) {
+            *mine -= 1;
+            if *mine == 0 {
+                each.remove(&self.host);
+            }
+        }
+    }
+}
+
+/// Whom an address stands for: an IPv6 host has its whole /64.
+#[must_use]
+pub fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_fill_it() {
+        let crowd = Crowd::new(5, 2);
+        let address = |net: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, host]);
+        let mut inside: Vec<Place> = (0..9).filter_map(|last| crowd.enter(address(1, last))).collect();
+        assert_eq!(inside.len(), 2);
+        inside.extend((2..9).filter_map(|net| crowd.enter(address(net, 1))));
+        assert_eq!(inside.len(), 5);
+        drop(inside);
+        assert!(crowd.enter([192, 0, 2, 1].into()).is_some());
+        assert_eq!(*lock(&crowd.inside), (0, HashMap::new()));
+    }
+}
