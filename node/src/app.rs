@@ -330,7 +330,7 @@ async fn start_control(
         }
     });
     let (book, store, identity) = (known.book.clone(), known.store.clone(), known.identity.clone());
-    let enrolment = Arc::new(Enrolment::new(book, store, identity, Clock));
+    let enrolment = Arc::new(Enrolment::new(book, store, identity, known.world.authority().clone(), Clock));
     let (network, spawner) = (network.clone(), tasks.clone());
     tasks.spawn("enrolment", async move {
         while let Some(stream) = network.accept_join().await {

@@ -4,21 +4,20 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use certs::{
     codec::{self, Millis},
     grant::NodeGrant,
     join::{Chain, JoinRefusal, JoinReply, JoinRequest, MAX_REQUEST_MESSAGE, Message, RenewRequest},
     sign::Digest,
+    verify::Authority,
 };
 use policy::{Kind, changeset::Change};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     book::Book,
@@ -27,10 +26,18 @@ use super::{
     identity::Identity,
     store::{Spent, Store},
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    mesh::crowd::{self, Crowd, Place},
+};
 
-/// Enrolments at a time.
-const AT_ONCE: usize = 8;
+/// Enrolments at a time: all, and of one address. Most of each is waiting for the joiner.
+const AT_ONCE: usize = 256;
+const AT_ONCE_EACH: usize = 8;
+/// A joiner's first word comes within this time.
+const HELLO_PATIENCE: Duration = Duration::from_secs(3);
+/// The same where it will be refused.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// One enrolment takes at most this long.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Enrolments that one address may begin in a minute, and all together.
@@ -49,8 +56,10 @@ pub struct Enrolment {
     store: Arc<Store>,
     identity: Arc<Identity>,
     clock: Clock,
-    slots: Semaphore,
+    inside: Arc<Crowd>,
     rate: Mutex<Rate>,
+    /// Who is to be believed in a renewal: what policy says, and whose keys this node has seen.
+    authority: Arc<ArcSwap<Authority>>,
     /// One redemption at a time: reading "spent" and writing it belong together.
     redeeming: tokio::sync::Mutex<()>,
 }
@@ -64,35 +73,45 @@ struct Rate {
 
 impl Enrolment {
     /// An enroller's, or that of a node which refuses every joiner by name.
-    pub fn new(book: Arc<Book>, store: Arc<Store>, identity: Arc<Identity>, clock: Clock) -> Self {
-        let (slots, rate) = (Semaphore::new(AT_ONCE), Mutex::default());
-        Self { book, store, identity, clock, slots, rate, redeeming: tokio::sync::Mutex::default() }
+    pub fn new(
+        book: Arc<Book>,
+        store: Arc<Store>,
+        identity: Arc<Identity>,
+        authority: Arc<ArcSwap<Authority>>,
+        clock: Clock,
+    ) -> Self {
+        let (inside, rate) = (Crowd::new(AT_ONCE, AT_ONCE_EACH), Mutex::default());
+        Self { book, store, identity, clock, inside, rate, authority, redeeming: tokio::sync::Mutex::default() }
     }
 
     /// Serves one joiner. `exporter` is this session's.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, exporter: &[u8], remote: SocketAddr) {
-        let Ok(_slot) = self.slots.try_acquire() else {
-            let busy =
-                JoinRefusal::new("too_many_requests", "too many enrolments at a time; try again in a few seconds");
-            let _ = tokio::time::timeout(PATIENCE, send(&mut stream, &Message::Refusal(busy))).await;
-            return;
+        let visit = match self.enter(remote.ip()) {
+            Ok(visit) => visit,
+            Err(when) => {
+                let busy = JoinRefusal::new("too_many_requests", format!("too many enrolments {when}"));
+                // Bytes that nobody read would reset the connection before the refusal is read.
+                let refused = async {
+                    receive(&mut stream, MAX_REQUEST_MESSAGE).await?;
+                    send(&mut stream, &Message::Refusal(busy)).await
+                };
+                let _ = tokio::time::timeout(REFUSAL_PATIENCE, refused).await;
+                return;
+            }
         };
         match tokio::time::timeout(PATIENCE, self.converse(&mut stream, exporter, remote)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%remote, "an enrolment ended early: {error}"),
             Err(_) => tracing::debug!(%remote, "an enrolment took longer than {PATIENCE:?}"),
         }
+        drop(visit);
     }
 
     async fn converse<S>(&self, stream: &mut S, exporter: &[u8], remote: SocketAddr) -> std::io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let hello = receive(stream, MAX_REQUEST_MESSAGE).await?;
-        if !self.admit(remote.ip()) {
-            let refused = JoinRefusal::new("too_many_requests", "too many enrolments in this minute; try again later");
-            return send(stream, &Message::Refusal(refused)).await;
-        }
+        let hello = tokio::time::timeout(HELLO_PATIENCE, receive(stream, MAX_REQUEST_MESSAGE)).await??;
         if !matches!(hello, Message::Hello(_)) {
             return send(stream, &Message::Refusal(JoinRefusal::new("bad_request", "an enrolment begins with hello")))
                 .await;
@@ -110,29 +129,38 @@ impl Enrolment {
         tokio::io::AsyncWriteExt::shutdown(stream).await
     }
 
-    fn admit(&self, from: IpAddr) -> bool {
-        let minute = self.clock.now() / 60_000;
-        let mut rate = self.rate.lock().expect("no code panics while it holds the rate");
+    /// Lets one more in, unless its address or all together have had their share. Who is turned away takes nothing from
+    /// the share of others.
+    fn enter(&self, from: IpAddr) -> Result<Place, &'static str> {
+        let (host, minute) = (crowd::host(from), self.clock.now() / 60_000);
+        let mut rate = self.rate();
         if rate.minute != minute {
             *rate = Rate { minute, ..Rate::default() };
         }
+        let begun = rate.each.get(&host).copied().unwrap_or_default();
+        if begun >= A_MINUTE_EACH || rate.all >= A_MINUTE_ALL {
+            return Err("in this minute; try again later");
+        }
+        let place = self.inside.enter(from).ok_or("at a time; try again in a few seconds")?;
         rate.all += 1;
         // The table cannot outgrow the limit for all.
-        if rate.all > A_MINUTE_ALL {
-            return false;
-        }
-        let each = rate.each.entry(from).or_default();
-        *each += 1;
-        *each <= A_MINUTE_EACH
+        rate.each.insert(host, begun + 1);
+        Ok(place)
     }
 
-    /// What makes this node believable: RoleSets, and its own NodeGrant.
+    fn rate(&self) -> MutexGuard<'_, Rate> {
+        self.rate.lock().expect("no code panics while it holds the rate")
+    }
+
+    /// What makes this node believable: RoleSets, its own NodeGrant, and that of the enroller which certified it.
     async fn chain(&self) -> Chain {
         let role_sets = self.book.look(|history| history.role_set_chain()).await;
-        let own = self.identity.node().as_str();
+        let ca = self.identity.ca();
+        let path = [self.identity.node().as_str(), ca.enroller().as_str()];
         let concerns = |change: &Change| {
             let document = &change.document;
-            document.kind == Kind::Revocation || (document.kind == Kind::NodeGrant && document.name == own)
+            document.kind == Kind::Revocation
+                || (document.kind == Kind::NodeGrant && path.contains(&document.name.as_str()))
         };
         let grants = self.book.closure(|changeset| changeset.changes.iter().any(concerns), REPLY_BYTES).await;
         Chain { role_sets: role_sets.iter().map(|bytes| bytes.to_vec()).collect(), grants: grants.unwrap_or_default() }
@@ -144,8 +172,9 @@ impl Enrolment {
         exporter: &[u8],
         remote: SocketAddr,
     ) -> Result<JoinReply, JoinRefusal> {
-        let _one = self.redeeming.lock().await;
+        // Strangers wait here as well, so nobody waits for them.
         let grant = self.invite(request).await?;
+        let _one = self.redeeming.lock().await;
         let Some(hash) = grant.token_hash else {
             return Err(JoinRefusal::new("token_invalid", format!("{} was not invited by a token", grant.node)));
         };
@@ -227,7 +256,10 @@ impl Enrolment {
             return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
         };
         let now = self.clock.now();
-        let authority = self.book.state(now).await.authority(&self.identity.own().trust_domain);
+        // What policy says this very moment; and a key that another enroller put beside the first one is not renewed.
+        let state = self.book.state(now).await;
+        let known_keys = self.authority.load().known_keys.clone();
+        let authority = Authority { known_keys, ..state.authority(self.identity.trust_domain()) };
         let (spki, grant) = request.check(&authority, exporter, now)?;
         let chain = enroller.issue_node(&spki, &grant, now).map_err(failed)?;
         self.reply(chain).await

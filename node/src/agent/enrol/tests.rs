@@ -5,13 +5,17 @@ use certs::{
     grant::GrantedService,
     id::{NodeId, TrustDomain},
     join::{Hello, MAX_MESSAGE, Secret, Token},
-    root::Root,
+    root::{Root, bundle_to_pem},
     sign::SigningKey,
+    verify::KnownKey,
 };
 use policy::changeset::Changeset;
 
 use super::*;
-use crate::agent::{init, state_dir::StateDir};
+use crate::agent::{
+    init,
+    state_dir::{CA_CERTIFICATES, CA_KEY, ENROLLER_CERTIFICATE, ENROLLER_KEY, Owner, RECORD_KEY, StateDir},
+};
 
 const EXPORTER: &[u8] = &[7; 32];
 
@@ -20,20 +24,22 @@ struct Mesh {
     operator: SigningKey,
     genesis: Digest,
     enrolment: Enrolment,
+    root: Root,
     _folder: tempfile::TempDir,
 }
 
 impl Mesh {
-    fn new() -> Self {
+    async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = StateDir::open(&folder.path().join("state")).unwrap();
         let (trust_domain, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new("first").unwrap());
         let (operator, now) = (SigningKey::generate(), Clock.now());
+        let root = Root::generate(&trust_domain, now);
         let wish = init::Init {
             trust_domain: &trust_domain,
             node: &node,
             services: &[],
-            root: &Root::generate(&trust_domain, now),
+            root: &root,
             operator: ("ann", &operator),
             recovery: None,
             address: None,
@@ -43,8 +49,9 @@ impl Mesh {
         let identity = Arc::new(Identity::load(&dir, &dir.owner().unwrap().unwrap()).unwrap());
         let store = Arc::new(Store::open(&dir.store()).unwrap());
         let book = Arc::new(Book::load(store.clone(), &trust_domain, now).unwrap());
-        let enrolment = Enrolment::new(book, store, identity, Clock);
-        Self { trust_domain, operator, genesis, enrolment, _folder: folder }
+        let authority = book.state(now).await.authority(&trust_domain);
+        let enrolment = Enrolment::new(book, store, identity, Arc::new(ArcSwap::from_pointee(authority)), Clock);
+        Self { trust_domain, operator, genesis, enrolment, root, _folder: folder }
     }
 
     async fn invite(&self, expires: Millis) -> Token {
@@ -122,7 +129,7 @@ fn chain(answer: &Message) -> Vec<Vec<u8>> {
 
 #[tokio::test]
 async fn a_lost_reply_is_repeated_to_the_same_keys_only() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::new().await;
     let token = mesh.invite(Clock.now() + 60_000).await;
     let joiner = Joiner::new();
     let first = mesh.answer(joiner.request(&token)).await;
@@ -135,7 +142,7 @@ async fn a_lost_reply_is_repeated_to_the_same_keys_only() {
 
 #[tokio::test]
 async fn an_expired_token_is_refused_and_nothing_is_spent() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::new().await;
     let token = mesh.invite(Clock.now() + 1).await;
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_expired");
@@ -144,7 +151,7 @@ async fn an_expired_token_is_refused_and_nothing_is_spent() {
 
 #[tokio::test]
 async fn five_wrong_proofs_burn_the_token() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::new().await;
     let token = mesh.invite(Clock.now() + 60_000).await;
     for turn in 0..WRONG_PROOFS {
         let mut wrong = Joiner::new().request(&token);
@@ -156,25 +163,100 @@ async fn five_wrong_proofs_burn_the_token() {
 
 #[tokio::test]
 async fn nobody_is_enrolled_without_an_invite() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::new().await;
     let token = mesh.invite(Clock.now() + 60_000).await;
     let stranger = Token { node: NodeId::new("third").unwrap(), ..token };
     assert_eq!(code(&mesh.answer(Joiner::new().request(&stranger)).await), "token_invalid");
 }
 
 #[tokio::test]
-async fn one_address_gets_so_many_tries_a_minute() {
-    let mesh = Mesh::new();
+async fn one_address_gets_so_many_tries_a_minute_and_takes_none_from_others() {
+    let mesh = Mesh::new().await;
     let one: IpAddr = [127, 0, 0, 9].into();
-    let admitted = (0..=A_MINUTE_EACH).filter(|_| mesh.enrolment.admit(one)).count();
+    let admitted = (0..3 * A_MINUTE_ALL).filter(|_| mesh.enrolment.enter(one).is_ok()).count();
     // A minute may have turned in between.
-    assert!(admitted >= A_MINUTE_EACH as usize);
-    assert!(mesh.enrolment.admit([127, 0, 0, 8].into()));
+    assert!((A_MINUTE_EACH as usize..=2 * A_MINUTE_EACH as usize).contains(&admitted), "{admitted}");
+    assert!(mesh.enrolment.enter([127, 0, 0, 8].into()).is_ok());
+}
+
+#[tokio::test]
+async fn one_address_holds_so_many_places() {
+    let mesh = Mesh::new().await;
+    let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
+    let visits: Vec<_> = (0..2 * AT_ONCE_EACH as u16).filter_map(|n| mesh.enrolment.enter(address(n)).ok()).collect();
+    assert_eq!(visits.len(), AT_ONCE_EACH);
+    assert!(mesh.enrolment.enter([127, 0, 0, 8].into()).is_ok());
+    drop(visits);
+    assert!(mesh.enrolment.enter(address(99)).is_ok());
+}
+
+#[tokio::test]
+async fn strangers_keep_no_guest_waiting() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let stranger = Token { node: NodeId::new("third").unwrap(), secret: Secret::generate(), ..token.clone() };
+    let refused = async {
+        tokio::join!(mesh.answer(Joiner::new().request(&stranger)), mesh.answer(Joiner::new().request(&stranger)))
+    };
+    let guest = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::timeout(INVITE_PATIENCE / 2, mesh.answer(Joiner::new().request(&token))).await
+    };
+    let (refused, answer) = tokio::join!(refused, guest);
+    assert_eq!((code(&refused.0), code(&refused.1)), ("token_invalid", "token_invalid"));
+    assert_eq!(chain(&answer.expect("strangers are no reason to wait")).len(), 2);
+}
+
+#[tokio::test]
+async fn an_enroller_that_another_one_certified_is_believed() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let (guest, enroller_key, node) = (Joiner::new(), CaKey::generate(), token.node.clone());
+    let certified = chain(&mesh.answer(guest.request(&token)).await);
+    let enroller = mesh.root.issue_enroller(&node, 1, &enroller_key.spki(), Clock.now()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(&folder.path().join("state")).unwrap();
+    dir.write(CA_KEY, guest.ca.to_pem().as_bytes()).unwrap();
+    dir.write(RECORD_KEY, guest.record.to_pem().as_bytes()).unwrap();
+    dir.write(CA_CERTIFICATES, bundle_to_pem(&certified).as_bytes()).unwrap();
+    dir.write(ENROLLER_KEY, enroller_key.to_pem().as_bytes()).unwrap();
+    dir.write(ENROLLER_CERTIFICATE, bundle_to_pem(&[enroller]).as_bytes()).unwrap();
+    let owner = Owner { node, trust_domain: mesh.trust_domain.clone(), address: None, enroller: None };
+    let identity = Arc::new(Identity::load(&dir, &owner).unwrap());
+    let Mesh { enrolment: first, trust_domain, .. } = &mesh;
+    let second =
+        Enrolment::new(first.book.clone(), first.store.clone(), identity.clone(), first.authority.clone(), Clock);
+    // What a joiner knows after the enroller has introduced itself.
+    let mut history = policy::history::History::new(trust_domain.clone());
+    let shown = second.chain().await;
+    shown.role_sets.iter().chain(&shown.grants).for_each(|bytes| drop(history.insert(bytes, Clock.now()).unwrap()));
+    let authority = history.state(Clock.now()).authority(trust_domain);
+    let ca = identity.ca();
+    let path: Vec<_> = ca.chain().iter().map(|der| der.as_slice().into()).collect();
+    assert_eq!(certs::verify::verify_ca(&path, &authority, Clock.now()).unwrap().node, token.node);
+}
+
+#[tokio::test]
+async fn a_key_beside_the_one_that_was_seen_first_is_not_renewed() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let (guest, thief) = (Joiner::new(), Joiner::new());
+    chain(&mesh.answer(guest.request(&token)).await);
+    // What a stolen enroller would make.
+    let grant = mesh.enrolment.book.state(Clock.now()).await.grants()[&token.node].clone();
+    let enroller = mesh.enrolment.identity.enroller().unwrap();
+    let stolen = enroller.issue_node(&thief.ca.spki(), &grant.certified(thief.record.public()), Clock.now()).unwrap();
+    let seen = KnownKey { epoch: 1, ca_key: Digest::of(&guest.ca.spki()) };
+    let mut authority = Authority::clone(&mesh.enrolment.authority.load());
+    authority.known_keys.insert(token.node.clone(), seen);
+    mesh.enrolment.authority.store(Arc::new(authority));
+    let request = RenewRequest::new(stolen, thief.ca.request(&token.node), &thief.record, EXPORTER);
+    assert_eq!(mesh.enrolment.renew(&request, EXPORTER).await.unwrap_err().code, "not_granted");
 }
 
 #[tokio::test]
 async fn nonsense_ends_the_connection() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::new().await;
     let (mut joiner, enroller) = tokio::io::duplex(1 << 16);
     let served = mesh.enrolment.serve(enroller, EXPORTER, ([127, 0, 0, 1], 1).into());
     let asked = async {
