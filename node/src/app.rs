@@ -56,6 +56,8 @@ const CONTROL_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 8;
 /// How long others have to hear that this node leaves, before it refuses anything.
 const FAREWELL: Duration = Duration::from_millis(300);
+/// How long data workers have to end once the mesh is closed.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 /// Two signals within this time are one.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 /// Failed data connections that wait for the engine.
@@ -405,11 +407,14 @@ async fn farewell(
     tasks.stop();
     mesh.drain();
     plane.drain();
-    let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-    if tokio::time::timeout(config.drain + Duration::from_secs(1), joined).await.is_err() {
+    if tokio::time::timeout(config.drain + Duration::from_secs(1), plane.drained()).await.is_err() {
         tracing::warn!("requests were cut: they took longer than {:?}", config.drain);
     }
+    // The workers drive connections to other nodes, so they end after these have heard.
     mesh.close().await;
+    plane.end();
+    let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+    drop(tokio::time::timeout(LAST_THREADS, joined).await);
 }
 
 /// A second wish to stop; what follows the first at once is the same one, sent to process and group.

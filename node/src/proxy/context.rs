@@ -26,6 +26,10 @@ pub(super) struct Shared {
     pub(super) budget: ReplayBudget,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) draining: watch::Sender<bool>,
+    /// Workers whose requests have ended.
+    pub(super) drained: watch::Sender<usize>,
+    /// The mesh is closed.
+    pub(super) ended: watch::Sender<bool>,
 }
 
 /// One worker's.

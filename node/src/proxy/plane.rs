@@ -135,6 +135,8 @@ impl DataPlane {
             budget: ReplayBudget::default(),
             connections: Arc::default(),
             draining: watch::Sender::new(false),
+            drained: watch::Sender::new(0),
+            ended: watch::Sender::new(false),
         };
         register(&shared);
         let (senders, seats) = (0..workers.max(1))
@@ -238,8 +240,21 @@ impl DataPlane {
         self.shared.local.load_full()
     }
 
-    /// From now on no connection is accepted, and workers end when their requests have ended, or their time is over.
+    /// From now on no connection is accepted, and requests under way have the workers' time to end. Then close the mesh
+    /// ([`DataPlane::drained`] tells when), then [`DataPlane::end`] the workers.
     pub fn drain(&self) {
         self.shared.draining.send_replace(true);
+    }
+
+    /// Waits until the requests of all workers have ended, or their time is over.
+    pub async fn drained(&self) {
+        let mut drained = self.shared.drained.subscribe();
+        // An error means that the workers are gone.
+        drop(drained.wait_for(|workers| *workers >= self.workers.len()).await);
+    }
+
+    /// Ends drained workers. They drive connections to other nodes, so the mesh must be closed before.
+    pub fn end(&self) {
+        self.shared.ended.send_replace(true);
     }
 }

@@ -7,12 +7,16 @@ use std::{sync::Arc, time::Duration};
 /// How often idle connections to applications are looked through.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// Runs one data worker until the data plane drains, then for at most `drain` until its requests have ended.
+/// How long a drained worker waits for [`super::DataPlane::end`]: its runtime drives connections to other nodes, which
+/// must hear of their end.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Runs one data worker until the data plane drains, then for at most `drain` until its requests have ended, and then
+/// until [`super::DataPlane::end`].
 pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
     let Seat { index, shared, mut commands } = seat;
     let context = Arc::new(Context::new(index, &shared, mesh.clone()));
-    // The workers' own reference must not keep `apply` from seeing that they are gone.
-    drop(shared);
+    let mut ended = shared.ended.subscribe();
     let streams = streams(Arc::clone(&context), mesh);
     let sweep = sweep(Arc::clone(&context));
     let mut background = std::pin::pin!(async { tokio::join!(streams, sweep) });
@@ -28,13 +32,22 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
     }
     drop(commands);
     context.open.close();
-    if tokio::time::timeout(drain, context.open.wait()).await.is_err() {
+    // Streams that came before the mesh drained are still served.
+    let requests = async {
+        tokio::select! {
+            _ = background => {}
+            () = context.open.wait() => {}
+        }
+    };
+    if tokio::time::timeout(drain, requests).await.is_err() {
         tracing::warn!(
             worker = index,
             connections = context.open.len(),
             "connections were cut at the end of the drain"
         );
     }
+    shared.drained.send_modify(|workers| *workers += 1);
+    drop(tokio::time::timeout(LINGER, ended.wait_for(|ended| *ended)).await);
 }
 
 fn open(context: &Arc<Context>, listen: super::plane::Listen) {

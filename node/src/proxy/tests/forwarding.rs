@@ -228,6 +228,29 @@ fn requests_travel_over_tls_on_tcp_too() {
 }
 
 #[test]
+fn a_node_that_stops_fails_no_request_although_the_registry_names_it_for_a_while() {
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let mut world = World::new(3, vec![Entry::new(1, "reviews", "v1", &one), Entry::new(2, "reviews", "v2", &two)]);
+    let outbound = world.nodes[0].outbound;
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut client = Client::connect(outbound);
+                let post = "POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 2\r\n\r\nhi";
+                (0..500).filter(|_| client.ask(post).is_none_or(|answer| answer.status != 200)).count()
+            })
+        })
+        .collect();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let took = world.stop(1);
+    world.register(|entries| entries.retain(|entry| entry.node != 1));
+    assert!(took < std::time::Duration::from_millis(1500), "{took:?}");
+    let failed: usize = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
+    assert_eq!(failed, 0, "of 2000");
+    assert!(one.arrived().len() < 1000 && two.arrived().len() > 1000);
+}
+
+#[test]
 fn a_draining_data_plane_finishes_what_it_began() {
     let backend = Backend::scripted(|_| {
         std::thread::sleep(std::time::Duration::from_millis(300));

@@ -93,7 +93,7 @@ fn account(service: &str) -> ServiceAccount {
 impl World {
     /// So many nodes with these endpoints. The `[[upstream]]` of each leads to `reviews`.
     pub(super) fn new(count: usize, entries: Vec<Entry>) -> Self {
-        Self::over(Transport::Quic, count, entries)
+        Self::over(Transport::Auto, count, entries)
     }
 
     /// As [`World::new`] over one carrier.
@@ -302,6 +302,21 @@ impl World {
         self.runtime.block_on(self.nodes[node].plane.apply(&self.services(node), &outbounds, &[]))
     }
 
+    /// Ends a node as TERM does; gives how long it took.
+    pub(super) fn stop(&self, node: usize) -> Duration {
+        let began = crate::clock::monotonic();
+        let node = &self.nodes[node];
+        node.tasks.stop();
+        node.mesh.drain();
+        node.plane.drain();
+        self.runtime.block_on(async {
+            node.plane.drained().await;
+            node.mesh.close().await;
+        });
+        node.plane.end();
+        crate::clock::monotonic().duration_since(began)
+    }
+
     /// The metrics of a node.
     pub(super) fn metrics(&self, node: usize) -> String {
         self.nodes[node].telemetry.render(Format::Prometheus)
@@ -313,6 +328,7 @@ impl Drop for World {
         for node in &self.nodes {
             node.tasks.stop();
             node.plane.drain();
+            node.plane.end();
         }
     }
 }
