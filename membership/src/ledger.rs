@@ -1,6 +1,9 @@
 //! All records that are believed: per node and section the highest (generation, sequence), whoever brought it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use certs::{
     codec::{self, Millis},
@@ -351,7 +354,9 @@ impl Node {
             return Ok(Offered::Limited);
         }
         let section = record.section();
-        if !self.records.contains_key(&section) && self.records.len() >= SECTIONS {
+        // What waits becomes records all at once, so it counts already.
+        let sections = self.records.keys().chain(self.waiting.keys()).collect::<BTreeSet<_>>();
+        if !sections.contains(&section) && sections.len() >= SECTIONS {
             let error = RecordError::Invalid { field: "section", rule: "a node has at most 64" };
             return Ok(Offered::Refused(error));
         }

@@ -146,3 +146,25 @@ fn the_first_key_of_an_epoch_stays_and_a_higher_epoch_takes_over() {
     assert!(matches!(take(&mut ledger, &say(&world, &third)), Offered::Fresh));
     assert_eq!(ledger.key(&first.node), Some(third.record_key.public()));
 }
+
+#[test]
+fn what_waits_for_a_table_is_bounded_too() {
+    let mut world = World::new();
+    let citizen = world.citizen("a", 1);
+    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    let mut author = author(&world, &citizen, 1 << 24);
+    let identity = author.publish(&Body::Identity(Identity { chain: citizen.chain.clone() })).expect("fits");
+    let identity = identity.into_iter().find(|record| record.section() == Section::IDENTITY).expect("said");
+    assert!(matches!(take(&mut ledger, &identity), Offered::Fresh));
+    for number in 0..200 {
+        let sign = |sequence| {
+            let (key, mesh, node) = (&citizen.record_key, &world.trust_domain, &citizen.node);
+            SignedRecord::sign(key, mesh, node, 1 << 24, Section(1_000 + number), sequence, vec![0; 5_000])
+        };
+        let record = Arc::new(sign(100 + u64::from(number)).expect("fits"));
+        let offered = take(&mut ledger, &record);
+        let fits = usize::from(number) + 1 < SECTIONS;
+        assert!(matches!(offered, Offered::Waiting) == fits, "{number}: {offered:?}");
+    }
+    assert_eq!(ledger.nodes[&citizen.node].waiting.len(), SECTIONS - 1);
+}
