@@ -126,7 +126,7 @@ impl Operator {
         let limit = ctx.globals.timeout.as_millis();
         let path = format!("/v1/policy?wait={wait}&timeout_ms={limit}");
         let pushed: Pushed = client.post(&path, bytes.clone()).await?;
-        let pushed = self.believed(pushed, &id, client.reached())?;
+        let pushed = self.believed(pushed, &id, client.reached())?.enough(sending.wait);
         let result = result(&pushed.changeset, documents, Some(&pushed));
         Ok(Outcome { result, pushed: Some(pushed), signed: bytes })
     }
@@ -137,7 +137,9 @@ impl Operator {
         let (mut durable, mut applied) = (Vec::new(), Vec::new());
         for receipt in said.receipts.iter().filter_map(|text| STANDARD.decode(text).ok()) {
             let proven = Receipt::prove(&receipt, &self.known.trust_domain, &roots, clock::wall());
-            if let Some(receipt) = proven.filter(|receipt| receipt.changeset() == *id) {
+            // Nobody is counted twice.
+            let proven = proven.filter(|receipt| receipt.changeset() == *id && !durable.contains(&receipt.node));
+            if let Some(receipt) = proven {
                 if receipt.standing == Standing::Applied {
                     applied.push(receipt.node.clone());
                 }
@@ -166,6 +168,21 @@ impl Operator {
             Error::new("bad_config", format!("{}/bundle.pem: {error}", self.directory.path().display()))
                 .hint("restore the file that `skein init` wrote")
         })
+    }
+}
+
+impl Pushed {
+    /// The same, complete only if it is on as many nodes as were asked for, by their own receipts.
+    fn enough(mut self, wait: Option<Wait>) -> Self {
+        let wanted = match wait {
+            Some(Wait::Local) => 1,
+            Some(Wait::Nodes(count)) => usize::try_from(count).unwrap_or(usize::MAX),
+            // A node that is alone awaits nobody.
+            None => 1 + usize::from(!self.pending.is_empty()),
+            Some(Wait::All) => self.durable.len() + self.pending.len(),
+        };
+        self.complete &= self.durable.len() >= wanted;
+        self
     }
 }
 
@@ -358,6 +375,17 @@ mod tests {
         assert!(error.message.contains('b') && error.hint.contains("skein wait"), "{error:?}");
         assert!(outcome(pushed(&["b"], true)).converged().is_ok());
         assert!(outcome(pushed(&["b"], false)).without(&NodeId::new("b").unwrap()).converged().is_ok());
+    }
+
+    #[test]
+    fn only_proven_nodes_are_enough() {
+        assert!(pushed(&[], true).enough(Some(Wait::Local)).complete);
+        assert!(pushed(&[], true).enough(Some(Wait::Nodes(1))).complete);
+        assert!(!pushed(&[], true).enough(Some(Wait::Nodes(2))).complete);
+        assert!(pushed(&[], true).enough(None).complete);
+        assert!(!pushed(&["b"], true).enough(None).complete);
+        assert!(!pushed(&["b"], true).enough(Some(Wait::All)).complete);
+        assert!(!pushed(&[], false).enough(None).complete);
     }
 
     #[test]
