@@ -122,8 +122,9 @@ impl Live {
     pub(super) fn rejudge(&self, authority: &Authority, now: Millis) -> usize {
         let mut verdicts: HashMap<Digest, bool> = HashMap::new();
         self.close_where(Code::Unauthorized, |entry| {
-            let leaf = entry.chain.first().map_or_else(|| Digest::of(&[]), |leaf| Digest::of(leaf));
-            !*verdicts.entry(leaf).or_insert_with(|| verify(&entry.chain, authority, now).is_ok())
+            // The same leaf may stand under more than one CA certificate.
+            let chain = Digest::of(&entry.chain.iter().flat_map(|der| der.iter().copied()).collect::<Vec<u8>>());
+            !*verdicts.entry(chain).or_insert_with(|| verify(&entry.chain, authority, now).is_ok())
         })
     }
 

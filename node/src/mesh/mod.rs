@@ -156,6 +156,8 @@ struct Shared {
     counters: Counters,
     draining: AtomicBool,
     closed: AtomicBool,
+    /// What changed since ends of certificates were looked for.
+    judge_again: Mutex<Option<Arc<Authority>>>,
     /// Addresses where UDP did not answer, until when TCP goes first there.
     blocked: Mutex<HashMap<SocketAddr, Instant>>,
     /// All endpoints that were started, to close them.
@@ -221,6 +223,7 @@ impl Mesh {
             counters: Counters::default(),
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            judge_again: Mutex::default(),
             blocked: Mutex::default(),
             endpoints: Mutex::default(),
             single: watch::Sender::new(None),
@@ -263,9 +266,19 @@ impl Mesh {
     }
 
     /// Judges every live connection anew, both directions and all conversations, and closes those whose peer no longer counts.
-    /// Call after the shared `Authority` was swapped. Gives the number of connections closed.
-    pub fn rejudge(&self, authority: &Authority) -> usize {
+    /// Call after the shared `Authority` was swapped. Gives the number of connections closed. Handshakes that were judged
+    /// before and come into the table after are judged again at the next look for ends of certificates.
+    pub fn rejudge(&self, authority: &Arc<Authority>) -> usize {
+        *lock(&self.shared.judge_again) = Some(authority.clone());
         self.revoked(self.shared.live.rejudge(authority, clock::wall()))
+    }
+
+    /// Closes what a certificate's end has reached, and what slipped into the table while it was judged anew.
+    fn look_again(&self) -> usize {
+        let now = clock::wall();
+        let late =
+            lock(&self.shared.judge_again).take().map_or(0, |authority| self.shared.live.rejudge(&authority, now));
+        self.revoked(late + self.shared.live.expire(now))
     }
 
     fn revoked(&self, closed: usize) -> usize {

@@ -29,7 +29,6 @@ use super::{
     stream::{Facts, VirtualStream},
     tls_tcp::{self, Hello},
 };
-use crate::clock;
 
 /// Longest message on a link, bytes.
 pub const MAX_MESSAGE: usize = 1 << 20;
@@ -254,6 +253,6 @@ async fn expiry(mesh: Mesh) {
             () = sleep(EXPIRY_INTERVAL) => {}
             () = tasks.stopping() => return,
         }
-        mesh.revoked(mesh.shared.live.expire(clock::wall()));
+        mesh.look_again();
     }
 }

@@ -163,6 +163,22 @@ async fn an_evicted_node_loses_its_links(transport: Transport) {
     drop((a, b));
 }
 
+/// Its handshake was judged just before the eviction and came into the table just after.
+#[tokio::test]
+async fn a_link_that_slips_in_beside_an_eviction_is_judged_again() {
+    let trust = Trust::new();
+    let a = Node::start(&trust, "a", &[], Transport::Auto);
+    let b = Node::start(&trust, "b", &[], Transport::Auto);
+    let mut evicted = certs::verify::Authority::clone(&trust.authority.load());
+    evicted.revocations.nodes.insert(a.id.clone(), 1);
+    assert_eq!(b.mesh.rejudge(&Arc::new(evicted)), 0);
+    let (from_a, at_b) = tokio::join!(a.peers.dial(Some(&b.id), b.address()), b.peers.accept());
+    let (from_a, at_b) = (from_a.unwrap(), at_b.unwrap());
+    assert_eq!(b.mesh.look_again(), 1);
+    timeout(PATIENCE, at_b.closed()).await.unwrap();
+    timeout(PATIENCE, from_a.closed()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_silent_tcp_peer_is_given_up() {
     let trust = Trust::new();
