@@ -22,6 +22,8 @@ use crate::{
 
 /// Events that wait for the engine; who has more to say waits too.
 pub const QUEUE: usize = 1024;
+/// Links with one node at a time: one is enough, a second may stand for a moment, old ones end by silence.
+const LINKS_EACH: usize = 8;
 /// Dials under way at a time.
 const DIALS: usize = 64;
 
@@ -134,6 +136,9 @@ impl Task {
         dials: &Arc<tokio::sync::Semaphore>,
     ) {
         let (id, node) = (self.links.number(), link.peer().node.clone());
+        if self.links.of(&node).len() >= LINKS_EACH {
+            return link.close("too many links");
+        }
         tracing::debug!(peer = %node, remote = %link.remote(), carrier = link.carrier(), "linked");
         self.world.saw(link.peer());
         self.links.insert(id, link.clone());
