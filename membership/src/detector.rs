@@ -258,6 +258,14 @@ impl Detector {
         }
     }
 
+    /// A dial failed. Of a member that was never met in this run that is as telling as a failed data connection: one started
+    /// alone does not wait for those that it knows from disk only.
+    pub(crate) fn refused(&mut self, node: &NodeId, now: u64) {
+        if self.peers.get(node).is_some_and(|peer| !peer.met) {
+            self.failed(node, now);
+        }
+    }
+
     pub(crate) fn verdict(&self, node: &NodeId) -> Option<Verdict> {
         self.peers.get(node).map(|peer| peer.verdict)
     }
@@ -314,7 +322,7 @@ impl Peer {
 
     /// How long it may be silent before it is dead.
     fn patience(&self, doubt: bool, alone: bool, now: u64) -> u64 {
-        if !self.met && self.vouched == 0 {
+        if !self.met && self.vouched == 0 && !self.failed_lately(now) {
             return if alone { ALONE_MS } else { UNMET_MS };
         }
         match (doubt, self.linked && !self.failed_lately(now)) {

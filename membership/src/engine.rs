@@ -136,6 +136,9 @@ impl Engine {
             Event::LinkDown { node, link } => self.link_down(&node, link),
             Event::DialFailed { node, address } => {
                 self.dialer.failed(node.as_ref(), address, &mut self.random, self.steady);
+                if let Some(node) = node {
+                    self.detector.refused(&node, self.steady);
+                }
             }
             Event::Message { from, link, bytes } => self.receive(&from, link, &bytes),
             Event::DataFailure { node } => self.detector.failed(&node, self.steady),

@@ -128,6 +128,22 @@ fn a_restarted_node_is_back_with_its_new_word() {
 }
 
 #[test]
+fn one_started_alone_does_not_wait_for_those_it_knows_from_disk() {
+    let (mut sim, citizens) = mesh(4, 15);
+    sim.run(3_000);
+    let lone = citizens[0].node.clone();
+    let last_known = sim.nodes[&lone].persisted.clone();
+    for citizen in &citizens {
+        sim.kill(&citizen.node);
+    }
+    sim.run(1_000);
+    sim.start(&citizens[0], &[], last_known);
+    let dead = |sim: &Sim| citizens[1..].iter().all(|of| sim.state(&lone, &of.node) == Some(MemberState::Dead));
+    let took = sim.run_until(6_000, dead);
+    assert!(took.is_some_and(|took| took < 1_500), "{took:?}");
+}
+
+#[test]
 fn a_quick_restart_replaces_the_old_run_although_its_links_still_stand() {
     let (mut sim, citizens) = mesh(4, 17);
     sim.run(3_000);
