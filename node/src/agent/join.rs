@@ -16,7 +16,7 @@ use certs::{
     tls::{self, EXPORTER_JOIN},
     verify::{Authority, verify},
 };
-use policy::history::{History, Refused};
+use policy::history::History;
 
 use super::{
     error::{Error, fail},
@@ -201,7 +201,8 @@ fn believe(chain: &Chain, token: &Token, stream: &Conversed, now: Millis) -> Res
 
 fn authority(chain: &Chain, token: &Token, now: Millis) -> Result<Authority, String> {
     let mut history = History::new(token.trust_domain.clone());
-    insert_all(&mut history, chain.role_sets.iter().chain(&chain.grants), now)
+    history
+        .insert_all(chain.role_sets.iter().chain(&chain.grants).map(Vec::as_slice), now)
         .map_err(|refused| format!("the policy that the enroller shows does not hold: {refused}"))?;
     let state = history.state(now);
     if state.genesis != token.genesis {
@@ -212,31 +213,6 @@ fn authority(chain: &Chain, token: &Token, now: Millis) -> Result<Authority, Str
         return Err(format!("the enroller shows RoleSet {shown}, the token is of {wanted}"));
     }
     Ok(state.authority(&token.trust_domain))
-}
-
-/// Inserts what refers to each other, in whatever order it came.
-fn insert_all<'a>(
-    history: &mut History,
-    changesets: impl Iterator<Item = &'a Vec<u8>>,
-    now: Millis,
-) -> Result<(), Refused> {
-    let mut waiting: Vec<&Vec<u8>> = changesets.collect();
-    loop {
-        let before = waiting.len();
-        let mut last = None;
-        waiting.retain(|bytes| match history.insert(bytes, now) {
-            Ok(_) => false,
-            Err(refused) => {
-                last = Some(refused);
-                true
-            }
-        });
-        match last {
-            None => return Ok(()),
-            Some(refused) if waiting.len() == before => return Err(refused),
-            Some(_) => {}
-        }
-    }
 }
 
 /// Writes what came of it; the owner last.
@@ -250,7 +226,7 @@ fn settle(
 ) -> Result<(), Error> {
     let bad = |what: String| fail("failed", format!("the enroller's reply cannot be used: {what}"), "try again");
     let mut history = History::new(token.trust_domain.clone());
-    insert_all(&mut history, reply.changesets.iter(), now).map_err(|refused| bad(refused.to_string()))?;
+    history.insert_all(reply.changesets.iter().map(Vec::as_slice), now).map_err(|refused| bad(refused.to_string()))?;
     if history.state(now).genesis != token.genesis {
         return Err(bad("it is of another mesh".into()));
     }

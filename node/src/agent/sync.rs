@@ -404,8 +404,8 @@ mod tests {
             (signed.id(), changeset::encode(&signed))
         };
         let ((one, first), (two, _), (_, third)) = (changeset("1"), changeset("2"), changeset("3"));
-        assert_eq!(asked_for(&[one, two], vec![first.clone(), first.clone()]), [first.clone()]);
-        assert_eq!(asked_for(&[one, two], vec![third, first.clone()]), [first.clone()]);
+        assert_eq!(asked_for(&[one, two], vec![first.clone(), first.clone()]).len(), 1);
+        assert_eq!(asked_for(&[one, two], vec![third, first]).len(), 1);
         assert_eq!(asked_for(&[one], vec![Vec::new(); 1000]), Vec::<Vec<u8>>::new());
     }
 }

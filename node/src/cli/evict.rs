@@ -27,7 +27,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let held = grants::fetch_active(&mut client, &args.out).await?;
+    let held = grants::fetch_active(&mut client, &operator, &args.out).await?;
     let nodes = [(args.out.clone(), held.grant.epoch)].into_iter().collect();
     let revocation = Revocation { nodes, ..Revocation::default() };
     let intents = vec![intent(revocation.body(args.out.as_str()))];

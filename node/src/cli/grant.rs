@@ -29,7 +29,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let held = grants::fetch_active(&mut client, &args.to).await?;
+    let held = grants::fetch_active(&mut client, &operator, &args.to).await?;
     let mut grant = held.grant.clone();
     let fresh: Vec<_> = args.services.into_iter().filter(|service| !held.grant.services.contains(service)).collect();
     if fresh.is_empty() {

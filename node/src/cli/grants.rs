@@ -4,13 +4,15 @@ use certs::{grant::NodeGrant, id::NodeId};
 use policy::{DocumentId, Kind, kinds::node_grant_body};
 
 use crate::{
-    agent::admin::api::{Content, Intent},
+    agent::admin::api::Intent,
     cli::{
         client::Client,
         context::Context,
         error::{Error, Result},
+        proof,
         signing::{Operator, Outcome, Sending, intent},
     },
+    clock,
 };
 
 /// A grant as it is in effect.
@@ -22,31 +24,23 @@ pub(super) struct Held {
     pub live: Vec<String>,
 }
 
-/// A node's grant; `None` if it never had one.
+/// A node's grant, as operators signed it; `None` if it never had one.
 ///
 /// # Errors
-/// What the node answers.
-pub(super) async fn fetch(client: &mut Client, node: &NodeId) -> Result<Option<Held>> {
+/// What the node answers; `unverified_node` if that does not hold.
+pub(super) async fn fetch(client: &mut Client, operator: &Operator, node: &NodeId) -> Result<Option<Held>> {
     let id = DocumentId::mesh_wide(Kind::NodeGrant, node.as_str());
-    let content: Content = match client.get(&format!("/v1/policy/{}/{}/{}", id.kind, id.namespace, id.name)).await {
-        Ok(content) => content,
-        Err(error) if error.code == "not_found" => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let grant = serde_json::from_value(content.document["spec"].clone()).map_err(|error| {
-        Error::new("failed", format!("the grant of {node} cannot be read: {error}"))
-            .hint("use the version of skein that the mesh runs")
-    })?;
-    let live = std::iter::once(content.summary.changeset).chain(content.conflicts).collect();
-    Ok(Some(Held { grant, live }))
+    let state = proof::of_document(client, &operator.known, &id).await?.state(clock::wall());
+    let live = state.heads(&id).iter().map(ToString::to_string).collect();
+    Ok(state.grants().get(node).map(|grant| Held { grant: NodeGrant::clone(grant), live }))
 }
 
 /// The grant of a node that must have one and must not be retired.
 ///
 /// # Errors
 /// `not_found`.
-pub(super) async fn fetch_active(client: &mut Client, node: &NodeId) -> Result<Held> {
-    match fetch(client, node).await? {
+pub(super) async fn fetch_active(client: &mut Client, operator: &Operator, node: &NodeId) -> Result<Held> {
+    match fetch(client, operator, node).await? {
         Some(held) if !held.grant.retired => Ok(held),
         Some(_) => Err(Error::new("not_found", format!("{node} was retired"))
             .hint(format!("let it in again with `skein invite {node} --replace ...`"))),

@@ -69,7 +69,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         let message = format!("{} is of another mesh than the operator key", client.reached());
         return Err(Error::new("wrong_trust_domain", message).hint("give the right --operator DIR or --node"));
     }
-    let held = grants::fetch(&mut client, &args.guest).await?;
+    let held = grants::fetch(&mut client, &operator, &args.guest).await?;
     if !args.replace {
         refuse_taken(&mut client, &args.guest, held.as_ref()).await?;
     }

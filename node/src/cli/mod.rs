@@ -27,6 +27,7 @@ mod man;
 mod members;
 mod operator;
 mod policy;
+mod proof;
 mod routes;
 mod run;
 mod service;

@@ -313,6 +313,46 @@ impl History {
         self.chain.all().iter().filter_map(|id| self.get(id)).map(|entry| entry.bytes.clone()).collect()
     }
 
+    /// What proves to somebody who knows the genesis alone how these documents stand: the RoleSets, whatever changed the
+    /// documents, what that refers to and what confirms it. For [`History::insert_all`].
+    pub fn proof<'d>(&self, documents: impl Iterator<Item = &'d DocumentId>) -> Vec<Arc<[u8]>> {
+        let changed = documents.filter_map(|id| self.kept.by_document.get(id)).flatten();
+        let mut open: Vec<ChangesetId> = self.chain.all().into_iter().chain(changed.copied()).collect();
+        let mut found = BTreeSet::new();
+        while let Some(id) = open.pop() {
+            if let Some(entry) = self.get(&id).filter(|_| found.insert(id)) {
+                open.extend(entry.changeset.references().copied());
+                open.extend(entry.changeset.changes.iter().filter_map(confirmed));
+                open.extend(self.kept.confirmations.get(&id).into_iter().flatten().copied());
+            }
+        }
+        found.iter().filter_map(|id| self.get(id)).map(|entry| entry.bytes.clone()).collect()
+    }
+
+    /// Inserts what refers to each other, in whatever order it came.
+    ///
+    /// # Errors
+    /// The last refusal, if something cannot be kept after all others either.
+    pub fn insert_all<'b>(&mut self, changesets: impl Iterator<Item = &'b [u8]>, now: Millis) -> Result<(), Refused> {
+        let mut waiting: Vec<&[u8]> = changesets.collect();
+        loop {
+            let before = waiting.len();
+            let mut last = None;
+            waiting.retain(|bytes| match self.insert(bytes, now) {
+                Ok(_) => false,
+                Err(refused) => {
+                    last = Some(refused);
+                    true
+                }
+            });
+            match last {
+                None => return Ok(()),
+                Some(refused) if waiting.len() == before => return Err(refused),
+                Some(_) => {}
+            }
+        }
+    }
+
     /// What the field `keeps` of a new RoleSet must name, so that nothing which is live now stops counting.
     pub fn keeps_under(&self, next: &RoleSet, now: Millis) -> BTreeSet<Digest> {
         let next = Roles {

@@ -504,3 +504,25 @@ proptest! {
         prop_assert_eq!(a.state(NOW).digest, digest);
     }
 }
+
+#[test]
+fn a_proof_shows_how_documents_stand_to_who_knows_the_genesis() {
+    let mut mesh = Mesh::new();
+    mesh.push(vec![mesh.change("default", "other", "x")]);
+    let change = mesh.change("default", "reviews", "a");
+    let trial = Changeset { confirm_by: Some(NOW + 60_000), ..mesh.changeset(vec![change]) };
+    let trial = mesh.history.insert(&signed(&trial, &[&mesh.operator]), NOW).unwrap().id;
+    mesh.push(vec![crate::changeset::confirmation(&trial)]);
+    let both = vec![mesh.change("default", "reviews", "b"), mesh.change("default", "other", "y")];
+    let last = mesh.push(both);
+    let id = DocumentId::new(Kind::VirtualService, "default", "reviews");
+    let mut proof = mesh.history.proof([&id].into_iter());
+    proof.reverse();
+    let mut history = History::new(trust_domain());
+    history.insert_all(proof.iter().map(|bytes| &**bytes), NOW).unwrap();
+    let later = NOW + 120_000;
+    let (shown, held) = (history.state(later), mesh.history.state(later));
+    assert_eq!((shown.genesis, shown.heads(&id)), (held.genesis, vec![last]));
+    assert_eq!(history.revert(&last, later), mesh.history.revert(&last, later));
+    assert!(History::new(trust_domain()).insert_all([&b"x"[..]].into_iter(), NOW).is_err());
+}

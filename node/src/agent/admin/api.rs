@@ -404,15 +404,12 @@ pub struct Change {
     pub replaces: Vec<String>,
 }
 
-/// `GET /v1/policy/changesets/{id}/revert`: what takes a changeset back.
+/// `GET /v1/policy/changesets/{id}/proof` and `GET /v1/policy/proof/{kind}/{namespace}/{name}`: what operators signed, so
+/// that no node's word is taken for what the next signature rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reverted {
-    /// The changeset in full.
-    pub changeset: String,
-    /// What each of its documents was before.
-    pub documents: Vec<Intent>,
-    /// What each of them replaces.
-    pub replaces: Vec<Vec<String>>,
+pub struct Proof {
+    /// Signed changesets in base64, RoleSets included, in any order.
+    pub changesets: Vec<String>,
 }
 
 /// One of `GET /v1/local/services`.

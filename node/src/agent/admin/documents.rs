@@ -4,6 +4,7 @@ use axum::{
     Json,
     extract::{Path, State},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use policy::{
     DocumentId, Kind,
     changeset::ChangesetId,
@@ -12,7 +13,6 @@ use policy::{
 use serde_json::Value;
 
 use super::{Admin, api, error::Error, rfc3339};
-use crate::agent::book::refusal;
 
 impl Admin {
     /// The documents in effect, or those of one kind.
@@ -66,27 +66,27 @@ impl Admin {
         detail.await.map(Json)
     }
 
-    /// `GET /v1/policy/changesets/{id}/revert`.
-    pub(super) async fn revert(
+    /// `GET /v1/policy/changesets/{id}/proof`: how the documents of a changeset stand, as operators signed it.
+    pub(super) async fn changeset_proof(
         State(admin): State<Self>,
         Path(prefix): Path<String>,
-    ) -> Result<Json<api::Reverted>, Error> {
-        let now = admin.agent.now();
-        let reverted = admin.agent.history(|history| {
+    ) -> Result<Json<api::Proof>, Error> {
+        let proof = admin.agent.history(|history| {
             let id = find(history, &prefix)?;
-            let changes = history.revert(&id, now).map_err(|refused| refusal(&refused))?;
-            let replaces = changes.iter().map(|change| ids(&change.replaces)).collect();
-            let documents = changes.into_iter().map(|change| api::Intent {
-                kind: change.document.kind.to_string(),
-                namespace: change.document.namespace,
-                name: change.document.name,
-                content: change.content,
-                file: String::new(),
-                line: 0,
-            });
-            Ok(api::Reverted { changeset: id.to_string(), documents: documents.collect(), replaces })
+            let held = history.get(&id).ok_or_else(|| absent(&prefix))?;
+            let documents: Vec<_> = held.changeset.changes.iter().map(|change| &change.document).collect();
+            Ok(proof(history, &documents))
         });
-        reverted.await.map(Json)
+        proof.await.map(Json)
+    }
+
+    /// `GET /v1/policy/proof/{kind}/{namespace}/{name}`: how a document stands, as operators signed it.
+    pub(super) async fn document_proof(
+        State(admin): State<Self>,
+        Path((kind, namespace, name)): Path<(Kind, String, String)>,
+    ) -> Json<api::Proof> {
+        let id = DocumentId::new(kind, &namespace, &name);
+        Json(admin.agent.history(|history| proof(history, &[&id])).await)
     }
 
     /// `GET /v1/policy/changesets/{id}/spread`: asks every linked node for its receipt, without waiting for more.
@@ -115,6 +115,11 @@ pub(super) fn find(history: &History, prefix: &str) -> Result<ChangesetId, Error
         several => Err(Error::new("ambiguous", format!("{} changesets begin with {prefix}", several.len()))
             .hint("give more of the id; `skein policy log -o json` shows it in full")),
     }
+}
+
+fn proof(history: &History, documents: &[&DocumentId]) -> api::Proof {
+    let changesets = history.proof(documents.iter().copied());
+    api::Proof { changesets: changesets.iter().map(|bytes| STANDARD.encode(bytes)).collect() }
 }
 
 fn absent(prefix: &str) -> Error {

@@ -115,7 +115,8 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy/log", get(|admin, watch, Query(Limit { limit })| answer(admin, watch, Look::Log(limit))))
         .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().map(Json) }))
         .route("/v1/policy/changesets/{id}", get(Admin::changeset))
-        .route("/v1/policy/changesets/{id}/revert", get(Admin::revert))
+        .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
+        .route("/v1/policy/proof/{kind}/{namespace}/{name}", get(Admin::document_proof))
         .route("/v1/policy/changesets/{id}/spread", get(Admin::spread))
         .route("/v1/policy/{kind}/{namespace}/{name}", get(document))
 }

@@ -229,7 +229,8 @@ async fn an_enroller_that_another_one_certified_is_believed() {
     // What a joiner knows after the enroller has introduced itself.
     let mut history = policy::history::History::new(trust_domain.clone());
     let shown = second.chain().await;
-    shown.role_sets.iter().chain(&shown.grants).for_each(|bytes| drop(history.insert(bytes, Clock.now()).unwrap()));
+    let changesets = shown.role_sets.iter().chain(&shown.grants).map(Vec::as_slice);
+    history.insert_all(changesets, Clock.now()).unwrap();
     let authority = history.state(Clock.now()).authority(trust_domain);
     let ca = identity.ca();
     let path: Vec<_> = ca.chain().iter().map(|der| der.as_slice().into()).collect();

@@ -1,14 +1,21 @@
 //! `skein policy revert`.
 
+use policy::{
+    changeset::{Change, ChangesetId},
+    history::History,
+};
+
 use crate::{
-    agent::admin::api::{Intent, Reverted},
+    agent::{admin::api::Intent, book::refusal},
     cli::{
-        client::{self, segment},
+        client,
         context::Context,
-        error::Result,
+        error::{Error, Result},
         output::remark,
+        proof,
         signing::{Operator, Sending},
     },
+    clock,
 };
 
 /// Takes a changeset back: every document of it becomes what it was before, by a new changeset.
@@ -26,20 +33,47 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let path = format!("/v1/policy/changesets/{}/revert", segment(&args.changeset));
-    let reverted: Reverted = client.get(&path).await?;
-    for (document, live) in reverted.documents.iter().zip(&reverted.replaces) {
-        for later in live.iter().filter(|id| **id != reverted.changeset) {
-            let Intent { kind, namespace, name, .. } = document;
+    // What the documents were is read from what operators signed: this signature will stand for it.
+    let history = proof::of_changeset(&mut client, &operator.known, &args.changeset).await?;
+    let (id, changes) = changes(&history, &args.changeset)?;
+    for change in &changes {
+        for later in change.replaces.iter().filter(|live| **live != id) {
+            let document = &change.document;
+            let (kind, namespace, name) = (document.kind, &document.namespace, &document.name);
             remark(&format!("note: {kind} {namespace}/{name} was changed since by {later}: that is taken back too"));
         }
     }
-    let mut plan = operator.plan(&mut client, &reverted.documents).await?;
-    // What the node computed the old values against is what shall be replaced.
-    plan.live = reverted.replaces;
+    let replaces = changes.iter().map(|change| change.replaces.iter().map(ToString::to_string).collect()).collect();
+    let documents: Vec<Intent> = changes.into_iter().map(intent).collect();
+    let mut plan = operator.plan(&mut client, &documents).await?;
+    // What the old values were computed against is what shall be replaced.
+    plan.live = replaces;
     let mut sending = args.sending;
     if sending.message.is_empty() {
-        sending.message = format!("revert {}", reverted.changeset);
+        sending.message = format!("revert {id}");
     }
-    operator.send(&mut client, ctx, reverted.documents, &plan, &sending).await?.show(ctx)
+    operator.send(&mut client, ctx, documents, &plan, &sending).await?.show(ctx)
+}
+
+/// The one changeset whose id begins so, and the changes that take it back.
+fn changes(history: &History, prefix: &str) -> Result<(ChangesetId, Vec<Change>)> {
+    match history.by_prefix(prefix).as_slice() {
+        [id] => match history.revert(id, clock::wall()) {
+            Ok(changes) => Ok((*id, changes)),
+            Err(refused) => Err(refusal(&refused)),
+        },
+        found => Err(Error::new("ambiguous", format!("{} changesets begin with {prefix}", found.len()))
+            .hint("give more of the id; `skein policy log -o json` shows it in full")),
+    }
+}
+
+fn intent(change: Change) -> Intent {
+    Intent {
+        kind: change.document.kind.to_string(),
+        namespace: change.document.namespace,
+        name: change.document.name,
+        content: change.content,
+        file: String::new(),
+        line: 0,
+    }
 }

@@ -1,0 +1,79 @@
+//! What operators signed before, by their signatures: what the next signature rests on is not a node's word.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use policy::{DocumentId, history::History};
+
+use crate::{
+    agent::admin::api::Proof,
+    cli::{
+        client::{Client, segment},
+        directory::Known,
+        error::{Error, Result},
+    },
+    clock,
+};
+
+/// How a document stands.
+///
+/// # Errors
+/// What the node answers; `unverified_node` if that does not hold.
+pub(super) async fn of_document(client: &mut Client, known: &Known, id: &DocumentId) -> Result<History> {
+    let path = format!("/v1/policy/proof/{}/{}/{}", id.kind, segment(&id.namespace), segment(&id.name));
+    let proof: Proof = client.get(&path).await?;
+    believed(known, &proof, client.reached())
+}
+
+/// How the documents of a changeset stand, by the beginning of its id.
+///
+/// # Errors
+/// As [`of_document`].
+pub(super) async fn of_changeset(client: &mut Client, known: &Known, prefix: &str) -> Result<History> {
+    let proof: Proof = client.get(&format!("/v1/policy/changesets/{}/proof", segment(prefix))).await?;
+    believed(known, &proof, client.reached())
+}
+
+fn believed(known: &Known, proof: &Proof, reached: &str) -> Result<History> {
+    let refused = |why: String| {
+        Error::new("unverified_node", format!("what {reached} shows was not signed by this mesh's operators: {why}"))
+            .hint("nothing was signed; ask another node with --node")
+    };
+    let decoded = proof.changesets.iter().map(|text| STANDARD.decode(text)).collect::<std::result::Result<Vec<_>, _>>();
+    let changesets = decoded.map_err(|error| refused(error.to_string()))?;
+    let (mut history, now) = (History::new(known.trust_domain.clone()), clock::wall());
+    history.insert_all(changesets.iter().map(Vec::as_slice), now).map_err(|error| refused(error.to_string()))?;
+    if history.state(now).genesis != known.genesis {
+        return Err(refused("it begins with another RoleSet".to_owned()));
+    }
+    Ok(history)
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::{id::TrustDomain, root::Root, sign::SigningKey};
+    use policy::{changeset::ChangesetId, history};
+
+    use super::*;
+
+    #[test]
+    fn only_what_begins_with_the_meshs_own_genesis_is_believed() {
+        let (mesh, key, now) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate(), clock::wall());
+        let root = Root::generate(&mesh, now).certificate();
+        let genesis = |key: &SigningKey| {
+            let first =
+                history::genesis(&mesh, std::slice::from_ref(&root), &[("ann".into(), key.public(), false)], now);
+            (
+                ChangesetId(first.sign(&[key]).id()),
+                Proof { changesets: vec![STANDARD.encode(history::signed(&first, &[key]))] },
+            )
+        };
+        let ((id, own), (_, foreign)) = (genesis(&key), genesis(&SigningKey::generate()));
+        let known = Known { trust_domain: mesh.clone(), genesis: id.0, nodes: Vec::new() };
+        assert!(believed(&known, &own, "x").unwrap().contains(&id));
+        for lie in [foreign, Proof { changesets: Vec::new() }, Proof { changesets: vec!["AAAA".into()] }] {
+            assert_eq!(
+                believed(&known, &lie, "x").err().map(|error| error.code.to_string()),
+                Some("unverified_node".into())
+            );
+        }
+    }
+}
