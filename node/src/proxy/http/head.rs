@@ -4,8 +4,8 @@ use crate::proxy::failure::Cause;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
     request::Parts,
     uri::Authority,
@@ -18,6 +18,11 @@ const HEADERS_LIMIT: usize = 100;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// Who called, as this proxy tells the application.
+pub(in crate::proxy) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The calling node's address.
+pub(in crate::proxy) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The one authority of a request, as sent (R4, R6; attack cases A19-A21, A28-A29, A49).
 ///
@@ -130,7 +135,7 @@ fn is_protected(name: &HeaderName) -> bool {
 
 /// Removes what speaks of identity and way: this proxy says it, nobody else (R5, A55).
 pub(in crate::proxy) fn strip_identity(headers: &mut HeaderMap) {
-    for name in ["x-forwarded-client-cert", "x-forwarded-for", "forwarded", "x-real-ip"] {
+    for name in [FORWARDED_CLIENT_CERT, FORWARDED_FOR, FORWARDED, X_REAL_IP] {
         headers.remove(name);
     }
     strip_own(headers);

@@ -7,7 +7,9 @@ mod response_body;
 mod strict;
 
 pub(super) use guard::{Guard, UpgradeAnswer};
-pub(super) use head::{authority, is_grpc, strip_hop_by_hop, strip_identity, strip_own};
+pub(super) use head::{
+    FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, strip_hop_by_hop, strip_identity, strip_own,
+};
 pub(super) use request_body::{Completion, ReplayBudget, RequestBody, Upload};
-pub(super) use response_body::{BoxError, ResponseBody, Source};
+pub(super) use response_body::{ResponseBody, Source};
 pub(super) use strict::HEAD_LIMIT;

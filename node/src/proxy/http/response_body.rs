@@ -2,7 +2,9 @@
 
 use super::head::strip_trailers;
 use crate::{
-    proxy::{deadline::Deadline, exchange::Exchange},
+    mesh::lease::LeasedBody,
+    proxy::{deadline::Deadline, exchange::Exchange, inbound::AppBody},
+    snapshot::InFlight,
     telemetry::Flags,
 };
 use bytes::Bytes;
@@ -16,7 +18,40 @@ use std::{
 /// Any error of a body's source.
 pub(in crate::proxy) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Where a relayed body comes from. Dropping it gives its connection back, or ends it.
-pub(in crate::proxy) type Source = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+pub(in crate::proxy) enum Source {
+    /// Another node.
+    Mesh(LeasedBody),
+    /// An application beside this node.
+    App(AppBody),
+    /// This node's own inbound side.
+    Here(Box<ResponseBody>),
+}
+
+impl Source {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Mesh(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::App(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Here(body) => Pin::new(&mut **body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Mesh(body) => body.is_end_stream(),
+            Self::App(body) => body.is_end_stream(),
+            Self::Here(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Mesh(body) => body.size_hint(),
+            Self::App(body) => body.size_hint(),
+            Self::Here(body) => body.size_hint(),
+        }
+    }
+}
 
 /// What the caller's connection writes.
 pub(in crate::proxy) enum ResponseBody {
@@ -32,6 +67,8 @@ pub(in crate::proxy) struct Relay {
     exchange: Exchange,
     /// When the route's timeout comes.
     deadline: Option<Deadline>,
+    /// The request counts as under way at its endpoint until here.
+    _flight: Option<InFlight>,
 }
 
 impl fmt::Debug for ResponseBody {
@@ -50,11 +87,16 @@ impl ResponseBody {
     }
 
     /// From an endpoint; `exchange` is over when the body is.
-    pub(in crate::proxy) fn relay(source: Source, mut exchange: Exchange, deadline: Option<Deadline>) -> Self {
+    pub(in crate::proxy) fn relay(
+        source: Source,
+        mut exchange: Exchange,
+        deadline: Option<Deadline>,
+        flight: Option<InFlight>,
+    ) -> Self {
         if source.is_end_stream() {
             exchange.ended();
         }
-        Self::Relay(Relay { source, exchange, deadline })
+        Self::Relay(Relay { source, exchange, deadline, _flight: flight })
     }
 
     /// Ties the end of the request to the end of a body that is at hand.
@@ -73,7 +115,7 @@ impl ResponseBody {
 
 impl Relay {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Poll::Ready(frame) = self.source.as_mut().poll_frame(context) else {
+        let Poll::Ready(frame) = self.source.poll_frame(context) else {
             if let Some(deadline) = &mut self.deadline
                 && Pin::new(deadline).poll(context).is_ready()
             {

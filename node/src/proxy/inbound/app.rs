@@ -5,7 +5,7 @@ use crate::{
     config::Protocol,
     proxy::{
         failure::Cause,
-        http::{BoxError, Completion, RequestBody},
+        http::{Completion, RequestBody},
     },
     tasks::Tasks,
 };
@@ -259,9 +259,12 @@ impl AppBody {
 
 impl Body for AppBody {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(context));
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
@@ -270,7 +273,7 @@ impl Body for AppBody {
             }
             Some(Err(error)) => {
                 self.reuse = None;
-                Some(Err(error.into()))
+                Some(Err(error))
             }
             None => {
                 self.give_back();

@@ -5,7 +5,7 @@
 
 mod app;
 
-pub(super) use app::{Apps, Spawn};
+pub(super) use app::{AppBody, Apps, Spawn};
 
 use super::{
     connection::{self, Handler},
@@ -32,8 +32,6 @@ use http::{
 use hyper::body::Incoming;
 use std::{net::IpAddr, sync::Arc};
 
-const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -162,7 +160,7 @@ pub(super) async fn answer(
     match forward(context, caller, request).await {
         Ok(response) => {
             exchange.answered(response.status(), response.headers());
-            response.map(|source| ResponseBody::relay(source, exchange, None))
+            response.map(|source| ResponseBody::relay(source, exchange, None, None))
         }
         Err(cause) => {
             tracing::debug!(service = %caller.service, ?cause, "request failed");
@@ -190,8 +188,8 @@ async fn forward(
     let asked = upgrade.is_some();
     body::strip_hop_by_hop(&mut parts.headers);
     body::strip_identity(&mut parts.headers);
-    parts.headers.insert(FORWARDED_CLIENT_CERT, caller.client_cert.clone());
-    parts.headers.insert(FORWARDED_FOR, caller.address.clone());
+    parts.headers.insert(body::FORWARDED_CLIENT_CERT, caller.client_cert.clone());
+    parts.headers.insert(body::FORWARDED_FOR, caller.address.clone());
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
     match protocol {
@@ -208,7 +206,7 @@ async fn forward(
     if let Some(upgraded) = upgraded {
         upgrade::mark(response.headers_mut(), upgraded);
     }
-    Ok(response.map(|body| -> body::Source { Box::pin(body) }))
+    Ok(response.map(body::Source::App))
 }
 
 /// A request as HTTP/1.1 carries it: path in the request line, authority in `Host`, one `Cookie` line.

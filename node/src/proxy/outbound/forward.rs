@@ -15,10 +15,9 @@ use crate::{
         inbound::{self, Caller, Peer},
         outcome, upgrade,
     },
-    snapshot::Snapshot,
+    snapshot::{InFlight, Snapshot},
     telemetry::Flags,
 };
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, request::Parts, uri::PathAndQuery};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -77,7 +76,7 @@ pub(super) async fn forward(
             () = deadline => return Err(Cause::RouteTimeout),
         },
     };
-    let Attempted { mut response, member } = response;
+    let Attempted { mut response, member, flight } = response;
     if let Some(asked) = asked {
         let given = response.headers().clone();
         let facts = RequestFacts {
@@ -88,7 +87,7 @@ pub(super) async fn forward(
         destination.response_headers.apply(response.headers_mut(), &facts);
         route.response_headers.apply(response.headers_mut(), &facts);
     }
-    Ok(Answered::Endpoint(response, deadline))
+    Ok(Answered::Endpoint(response, deadline, flight))
 }
 
 /// The request after rewrite and header operations, with its authority.
@@ -137,7 +136,11 @@ fn head(
 struct Attempted {
     response: Response<body::Source>,
     member: usize,
+    flight: InFlight,
 }
+
+/// How one attempt ended.
+type Attempt = Result<(Response<body::Source>, InFlight), Cause>;
 
 struct Attempts<'a> {
     context: &'a Context,
@@ -180,7 +183,7 @@ impl Attempts<'_> {
     }
 
     /// One attempt, within the time of one.
-    async fn attempt(&self, member: &Member, request: Request<RequestBody>) -> Result<Response<body::Source>, Cause> {
+    async fn attempt(&self, member: &Member, request: Request<RequestBody>) -> Attempt {
         let flight = member.endpoint.stats.begin();
         let sent = async {
             if member.endpoint.local { Ok(self.here(member, request).await) } else { self.there(member, request).await }
@@ -198,7 +201,7 @@ impl Attempts<'_> {
         {
             member.endpoint.stats.failed();
         }
-        Ok(result?.map(|source| -> body::Source { Box::pin(Counted { source, _flight: flight }) }))
+        Ok((result?, flight))
     }
 
     /// An endpoint on this node: in process, through the same door as any other caller's request.
@@ -211,7 +214,7 @@ impl Attempts<'_> {
             };
             Caller::new(self.context, self.snapshot, &peer, &member.endpoint.account, &member.preface)
         });
-        inbound::answer(self.context, caller, request).await.map(|body| -> body::Source { Box::pin(body) })
+        inbound::answer(self.context, caller, request).await.map(|body| body::Source::Here(Box::new(body)))
     }
 
     async fn there(&self, member: &Member, request: Request<RequestBody>) -> Result<Response<body::Source>, Cause> {
@@ -230,7 +233,7 @@ impl Attempts<'_> {
             let lease =
                 self.context.mesh.open(&call).await.map_err(|error| self.failed(member, &error, &completion))?;
             match lease.send(request).await {
-                Ok(response) => return Ok(response.map(|body| -> body::Source { Box::pin(body.map_err(Into::into)) })),
+                Ok(response) => return Ok(response.map(body::Source::Mesh)),
                 Err(mesh::lease::SendError { error, request: Some(unsent) }) if stale < STALE_LIMIT => {
                     tracing::debug!(%error, "a kept connection had ended");
                     stale += 1;
@@ -290,9 +293,9 @@ impl Attempts<'_> {
         Ok(Request::from_parts(parts, body))
     }
 
-    fn may_retry(&self, method: &Method, result: &Result<Response<body::Source>, Cause>) -> bool {
+    fn may_retry(&self, method: &Method, result: &Attempt) -> bool {
         let outcome = match result {
-            Ok(response) => answer(response),
+            Ok((response, _)) => answer(response),
             Err(cause) => match cause.outcome() {
                 Some(outcome) => outcome,
                 None => return false,
@@ -303,14 +306,8 @@ impl Attempts<'_> {
             && self.upload.is_replayable()
     }
 
-    fn passed_on(
-        &self,
-        result: Result<Response<body::Source>, Cause>,
-        began: Instant,
-        member: usize,
-        asked: bool,
-    ) -> Result<Attempted, Cause> {
-        let mut response = result?;
+    fn passed_on(&self, result: Attempt, began: Instant, member: usize, asked: bool) -> Result<Attempted, Cause> {
+        let (mut response, flight) = result?;
         self.upload.commit();
         let upgraded = upgrade::answered(&response, asked)?;
         let headers = response.headers_mut();
@@ -321,7 +318,7 @@ impl Attempts<'_> {
         }
         let time = clock::monotonic().duration_since(began).as_millis();
         headers.insert(SERVICE_TIME, HeaderValue::from(u64::try_from(time).unwrap_or(u64::MAX)));
-        Ok(Attempted { response, member })
+        Ok(Attempted { response, member, flight })
     }
 
     /// There is nothing to send any more.
@@ -339,31 +336,5 @@ fn answer(response: &Response<body::Source>) -> Outcome {
         grpc: headers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok()),
         rate_limited: has(headers, "x-envoy-ratelimited"),
         overloaded: has(headers, "x-envoy-overloaded"),
-    }
-}
-
-/// A body whose request counts as under way at the endpoint until its end.
-struct Counted {
-    source: body::Source,
-    _flight: crate::snapshot::InFlight,
-}
-
-impl hyper::body::Body for Counted {
-    type Data = Bytes;
-    type Error = body::BoxError;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, body::BoxError>>> {
-        self.source.as_mut().poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.source.is_end_stream()
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.source.size_hint()
     }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock,
     config::Speaker as SpeakerName,
-    snapshot::Snapshot,
+    snapshot::{InFlight, Snapshot},
     telemetry::{Flags, Pair, Reporter, Security, Workload},
 };
 use arc_swap::ArcSwap;
@@ -159,7 +159,7 @@ enum Answered {
     /// Made here.
     Here(Response<ResponseBody>),
     /// An endpoint's; the route's timeout goes on until its end.
-    Endpoint(Response<body::Source>, Option<super::deadline::Deadline>),
+    Endpoint(Response<body::Source>, Option<super::deadline::Deadline>, InFlight),
 }
 
 impl Answered {
@@ -169,9 +169,9 @@ impl Answered {
                 exchange.answered(response.status(), response.headers());
                 response.map(|body| if is_head { ResponseBody::full(Bytes::new()) } else { body }.with(exchange))
             }
-            Self::Endpoint(response, deadline) => {
+            Self::Endpoint(response, deadline, flight) => {
                 exchange.answered(response.status(), response.headers());
-                response.map(|source| ResponseBody::relay(source, exchange, deadline))
+                response.map(|source| ResponseBody::relay(source, exchange, deadline, Some(flight)))
             }
         }
     }
