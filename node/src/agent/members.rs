@@ -8,7 +8,7 @@ use membership::{
     engine::{Change, Effect, Engine, Event, LinkId, Notice},
     gossip::{Carrier, Gossip, Outgoing},
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{event::Events, links::Links, store::Store, sync::Requests, world::World};
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
 
 /// Events that wait for the engine; who has more to say waits too.
 pub const QUEUE: usize = 1024;
+/// Bytes of peers' messages that wait for the engine. Low: what waits delays everybody's signs of life.
+const QUEUE_BYTES: usize = 8 << 20;
 /// Links with one node at a time: one is enough, a second may stand for a moment, old ones end by silence.
 const LINKS_EACH: usize = 8;
 /// Dials under way at a time.
@@ -32,6 +34,8 @@ const DIALS: usize = 64;
 pub enum Input {
     /// Straight to the engine.
     Event(Event),
+    /// What a peer says, with its share of [`QUEUE_BYTES`].
+    Said(Event, OwnedSemaphorePermit),
     /// A link stands.
     Linked(PeerLink, Option<SocketAddr>),
 }
@@ -40,13 +44,14 @@ pub enum Input {
 #[derive(Debug, Clone)]
 pub struct Members {
     inputs: mpsc::Sender<Input>,
+    bytes: Arc<Semaphore>,
 }
 
 impl Members {
     /// The way and its other end, for [`Task`].
     pub fn channel() -> (Self, mpsc::Receiver<Input>) {
         let (inputs, received) = mpsc::channel(QUEUE);
-        (Self { inputs }, received)
+        (Self { inputs, bytes: Arc::new(Semaphore::new(QUEUE_BYTES)) }, received)
     }
 
     /// Says something new of this node.
@@ -63,6 +68,14 @@ impl Members {
     pub async fn tell(&self, event: Event) {
         // The engine's task is critical: without it the process ends.
         let _ = self.inputs.send(Input::Event(event)).await;
+    }
+
+    /// Brings a peer's message, in its turn: whoever says much waits like everybody else.
+    async fn said(&self, from: NodeId, link: LinkId, bytes: Vec<u8>) {
+        let share = u32::try_from(bytes.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        // Nobody closes it.
+        let Ok(share) = self.bytes.clone().acquire_many_owned(share).await else { return };
+        let _ = self.inputs.send(Input::Said(Event::Message { from, link, bytes }, share)).await;
     }
 
     /// A data connection failed; dropped if the engine has more to do.
@@ -108,13 +121,17 @@ impl Task {
     pub async fn run(mut self) {
         let (persist, persisted) = watch::channel(Vec::new());
         self.tasks.critical("members-disk", keep_members(self.store.clone(), persisted, self.tasks.clone()));
-        let dials = Arc::new(tokio::sync::Semaphore::new(DIALS));
+        let dials = Arc::new(Semaphore::new(DIALS));
         self.step(Event::Tick, &persist, &dials);
         loop {
             let due = self.engine.wake().saturating_sub(self.clock.now());
             tokio::select! {
                 input = self.inputs.recv() => match input {
                     Some(Input::Event(event)) => self.step(event, &persist, &dials),
+                    Some(Input::Said(event, share)) => {
+                        self.step(event, &persist, &dials);
+                        drop(share);
+                    }
                     Some(Input::Linked(link, dialled)) => self.linked(link, dialled, &persist, &dials),
                     None => return,
                 },
@@ -133,7 +150,7 @@ impl Task {
         link: PeerLink,
         dialled: Option<SocketAddr>,
         persist: &watch::Sender<Vec<u8>>,
-        dials: &Arc<tokio::sync::Semaphore>,
+        dials: &Arc<Semaphore>,
     ) {
         let (id, node) = (self.links.number(), link.peer().node.clone());
         if self.links.of(&node).len() >= LINKS_EACH {
@@ -147,7 +164,7 @@ impl Task {
         self.step(Event::LinkUp { node, link: id, dialled }, persist, dials);
     }
 
-    fn step(&mut self, event: Event, persist: &watch::Sender<Vec<u8>>, dials: &Arc<tokio::sync::Semaphore>) {
+    fn step(&mut self, event: Event, persist: &watch::Sender<Vec<u8>>, dials: &Arc<Semaphore>) {
         if let Event::LinkDown { link, .. } = &event {
             self.links.remove(*link);
         }
@@ -207,7 +224,7 @@ impl Task {
         }
     }
 
-    fn dial(&self, node: Option<NodeId>, address: SocketAddr, dials: Arc<tokio::sync::Semaphore>) {
+    fn dial(&self, node: Option<NodeId>, address: SocketAddr, dials: Arc<Semaphore>) {
         let (network, members) = (self.network.clone(), self.members.clone());
         self.tasks.detach("dial", async move {
             let Ok(_slot) = dials.acquire().await else { return };
@@ -249,7 +266,7 @@ impl Task {
 async fn hear(link: PeerLink, id: LinkId, members: Members) {
     let node = link.peer().node.clone();
     while let Some(bytes) = link.recv().await {
-        members.tell(Event::Message { from: node.clone(), link: id, bytes: bytes.to_vec() }).await;
+        members.said(node.clone(), id, bytes.to_vec()).await;
     }
     tracing::debug!(peer = %node, "link closed: {}", link.closed().await);
     members.tell(Event::LinkDown { node, link: id }).await;
@@ -274,5 +291,23 @@ async fn keep_members(store: Arc<Store>, mut bytes: watch::Receiver<Vec<u8>>, ta
         if last {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_for_the_engine_is_bounded_in_bytes() {
+        let (members, mut inputs) = Members::channel();
+        let say = || members.said(NodeId::new("loud").unwrap(), LinkId(1), vec![0; 1 << 20]);
+        for _ in 0..QUEUE_BYTES >> 20 {
+            say().await;
+        }
+        let moment = Duration::from_millis(50);
+        assert!(tokio::time::timeout(moment, say()).await.is_err());
+        drop(inputs.recv().await);
+        tokio::time::timeout(Duration::from_secs(10), say()).await.unwrap();
     }
 }
