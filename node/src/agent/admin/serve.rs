@@ -19,7 +19,7 @@ use policy::kinds::Verb;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 
 use super::{Admin, Door, error::Error, greeting, guard};
@@ -147,7 +147,12 @@ impl Admin {
                         let Ok(slot) = slots.acquire_owned().await else { return };
                         tracing::info!(%remote, %key, "an operator came in");
                         let router = admin.router(&Door::Operator(key));
-                        admin.converse(stream, router).await;
+                        let may = || admin.agent.state().has_verb(&key, Verb::View);
+                        // Who has lost the role has lost the watches under way too.
+                        tokio::select! {
+                            () = admin.converse(stream, router) => {}
+                            () = dismissed(admin.agent.changes(), may) => {}
+                        }
                         drop(slot);
                     }
                     Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role asked to administer this node"),
@@ -200,6 +205,15 @@ impl Admin {
     }
 }
 
+/// Resolves once an operator may not look any more.
+async fn dismissed(mut changes: watch::Receiver<u64>, may: impl Fn() -> bool) {
+    while may() {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 fn lets_in(door: &Door, remote: SocketAddr) -> bool {
     match door {
         Door::Loopback(allowed) => guard::address(remote, allowed),
@@ -226,6 +240,19 @@ mod tests {
         assert_eq!(bind_socket(&path).unwrap_err().code, "address_in_use");
         drop(first);
         bind_socket(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_role_that_is_taken_away_ends_what_is_under_way() {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+        let (changes, may) = (watch::Sender::new(0), AtomicBool::new(true));
+        let mut ends = std::pin::pin!(dismissed(changes.subscribe(), || may.load(Relaxed)));
+        let moment = Duration::from_millis(20);
+        changes.send_modify(|count| *count += 1);
+        assert!(tokio::time::timeout(moment, &mut ends).await.is_err());
+        may.store(false, Relaxed);
+        changes.send_modify(|count| *count += 1);
+        tokio::time::timeout(Duration::from_secs(10), ends).await.unwrap();
     }
 
     #[tokio::test]
