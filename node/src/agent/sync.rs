@@ -251,8 +251,11 @@ impl Sync {
             }
             let from = link.peer().node.as_str();
             let learned = self.book.learn(given, from, self.clock.now()).await?;
-            for (id, why) in &learned.refused {
-                self.events.note(self.clock.now(), "policy_refused", id, format!("{id} from {from} is refused: {why}"));
+            // One line, however many a peer makes up.
+            if let [(id, why), others @ ..] = learned.refused.as_slice() {
+                let more = if others.is_empty() { String::new() } else { format!("; so are {} more", others.len()) };
+                let what = format!("{id} from {from} is refused: {why}{more}");
+                self.events.note(self.clock.now(), "policy_refused", id, what);
             }
             if !learned.fresh.is_empty() {
                 claimed.renew();
