@@ -32,8 +32,6 @@ pub enum Cause {
     ResetBeforeRequest,
     /// The connection ended before a response.
     ConnectionTermination,
-    /// The peer reset the stream before a response.
-    RemoteReset,
     /// The peer refused the stream before it read anything of it.
     RefusedStream,
     /// The response breaks HTTP's rules.
@@ -102,9 +100,7 @@ impl Cause {
             Self::ConnectionTermination | Self::ResetBeforeRequest => {
                 (StatusCode::SERVICE_UNAVAILABLE, Flags::UC, Fault::Upstream, TERMINATION, false)
             }
-            Self::RemoteReset | Self::RefusedStream => {
-                (StatusCode::SERVICE_UNAVAILABLE, Flags::UR, Fault::Upstream, RESET, false)
-            }
+            Self::RefusedStream => (StatusCode::SERVICE_UNAVAILABLE, Flags::UR, Fault::Upstream, RESET, false),
             Self::UpstreamProtocol => (StatusCode::BAD_GATEWAY, Flags::UPE, Fault::Upstream, PROTOCOL, false),
             Self::RouteTimeout | Self::PerTryTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, Flags::UT, Fault::Upstream, "upstream request timeout", false)
@@ -136,7 +132,7 @@ impl Cause {
         match self {
             Self::ConnectFailure => Some(Outcome::ConnectFailure),
             Self::ResetBeforeRequest => Some(Outcome::ResetBeforeRequest),
-            Self::ConnectionTermination | Self::RemoteReset | Self::UpstreamProtocol => Some(Outcome::Reset),
+            Self::ConnectionTermination | Self::UpstreamProtocol => Some(Outcome::Reset),
             Self::RefusedStream => Some(Outcome::RefusedStream),
             Self::PerTryTimeout => Some(Outcome::PerTryTimeout),
             Self::BadRequest(_)

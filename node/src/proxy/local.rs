@@ -7,14 +7,14 @@ use std::collections::HashMap;
 
 /// The services beside this node. Replaced as a whole when the configuration changes.
 #[derive(Debug, Default)]
-pub struct Local {
+pub(super) struct Local {
     services: HashMap<ServiceName, Vec<Service>>,
 }
 
 impl Local {
     /// From the configuration.
     #[must_use]
-    pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
+    pub(super) fn new(services: impl IntoIterator<Item = Service>) -> Self {
         let mut local = Self::default();
         for service in services {
             local.services.entry(service.name.clone()).or_default().push(service);
@@ -24,7 +24,7 @@ impl Local {
 
     /// The service of that name, and instance where there are several.
     #[must_use]
-    pub fn service(&self, name: &ServiceName, instance: Option<&str>) -> Option<&Service> {
+    pub(super) fn service(&self, name: &ServiceName, instance: Option<&str>) -> Option<&Service> {
         self.services.get(name)?.iter().find(|service| service.instance.as_deref() == instance)
     }
 
@@ -42,7 +42,7 @@ impl Local {
 
     /// Who speaks through a port: what its requests are routed as.
     #[must_use]
-    pub fn source(&self, speaker: &Speaker) -> Option<Source> {
+    pub(super) fn source(&self, speaker: &Speaker) -> Option<Source> {
         let service = self.service(&speaker.service, speaker.instance.as_deref())?;
         Some(Source {
             namespace: service.name.namespace().to_owned(),

@@ -21,7 +21,6 @@ mod reply;
 mod upgrade;
 mod worker;
 
-pub use local::Local;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};
 pub use worker::run_worker;
 

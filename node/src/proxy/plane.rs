@@ -234,12 +234,6 @@ impl DataPlane {
         Ok(())
     }
 
-    /// The services beside this node, as the data plane sees them.
-    #[must_use]
-    pub fn local(&self) -> Arc<Local> {
-        self.shared.local.load_full()
-    }
-
     /// From now on no connection is accepted, and requests under way have the workers' time to end. Then close the mesh
     /// ([`DataPlane::drained`] tells when), then [`DataPlane::end`] the workers.
     pub fn drain(&self) {

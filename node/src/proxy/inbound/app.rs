@@ -221,11 +221,19 @@ impl Failed {
     fn cause(&self, request: &Completion) -> Cause {
         match self {
             Self::Connect => Cause::ConnectFailure,
-            Self::Send(_) if request.failure().is_some() => request.failure().unwrap_or(Cause::RemoteReset),
-            Self::Send(error) if error.is_canceled() => Cause::ResetBeforeRequest,
-            Self::Send(error) if error.is_parse() => Cause::UpstreamProtocol,
-            Self::Send(_) => Cause::ConnectionTermination,
+            Self::Send(error) => request.failure().unwrap_or_else(|| unanswered(error)),
         }
+    }
+}
+
+/// Why the application gave no answer.
+fn unanswered(error: &hyper::Error) -> Cause {
+    if error.is_canceled() {
+        Cause::ResetBeforeRequest
+    } else if error.is_parse() {
+        Cause::UpstreamProtocol
+    } else {
+        Cause::ConnectionTermination
     }
 }
 
