@@ -138,6 +138,11 @@ impl Accepted {
 
 /// Serves the streams of a data connection until it ends.
 pub(super) async fn streams(mesh: Mesh, mut accepted: Accepted, queue: mpsc::Sender<Incoming>) {
+    if mesh.shared.live.is_crowded_by(&accepted.peer.node) {
+        count(&mesh.shared.counters.refused);
+        accepted.connection.close(Code::Refused.varint(), b"");
+        return;
+    }
     let _guard = accepted.enlist(&mesh);
     let accepted = Arc::new(accepted);
     while let Ok((mut send, mut recv)) = accepted.connection.accept_bi().await {

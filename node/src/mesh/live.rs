@@ -22,7 +22,11 @@ use certs::{
 use futures_util::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
 
-use super::error::{Code, Reset};
+use super::{
+    MAX_DATA_CONNECTIONS,
+    error::{Code, Reset},
+    lock,
+};
 
 /// All live connections of this node, both directions.
 #[derive(Debug, Default)]
@@ -31,6 +35,8 @@ pub(super) struct Live {
     next: AtomicU64,
     /// Data connections that this node dialled.
     outbound: AtomicUsize,
+    /// Data connections that others dialled, by node.
+    inbound: Mutex<HashMap<NodeId, usize>>,
 }
 
 #[derive(Debug)]
@@ -48,6 +54,9 @@ pub(super) struct Kind {
     /// True if this node dialled.
     pub(super) outbound: bool,
 }
+
+/// A data connection that another node dialled.
+const INBOUND: Kind = Kind { conversation: Conversation::Data, outbound: false };
 
 /// What closes a connection from outside.
 #[derive(Debug, Clone)]
@@ -79,6 +88,15 @@ impl Drop for Guard {
         if self.counted {
             self.live.outbound.fetch_sub(1, Relaxed);
         }
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.kind == INBOUND) {
+            let mut inbound = lock(&self.live.inbound);
+            if let Some(open) = inbound.get_mut(&entry.peer.node) {
+                *open -= 1;
+                if *open == 0 {
+                    inbound.remove(&entry.peer.node);
+                }
+            }
+        }
         // Dropped outside the lock: closing may call back.
         drop(entry);
     }
@@ -97,8 +115,16 @@ impl Live {
         if counted {
             self.outbound.fetch_add(1, Relaxed);
         }
+        if kind == INBOUND {
+            *lock(&self.inbound).entry(peer.node.clone()).or_default() += 1;
+        }
         self.lock().insert(id, Entry { peer, chain, kind, handle });
         Guard { live: self.clone(), id, counted }
+    }
+
+    /// True if a node has as many data connections to this one as an honest node dials to all.
+    pub(super) fn is_crowded_by(&self, node: &NodeId) -> bool {
+        lock(&self.inbound).get(node).is_some_and(|open| *open >= MAX_DATA_CONNECTIONS)
     }
 
     /// Data connections that this node dialled.
@@ -192,5 +218,40 @@ impl Kill {
     /// Waits for it as the reader.
     pub(super) async fn awaited(&self) {
         poll_fn(|cx| if self.check_reader(cx).is_ok() { Poll::Pending } else { Poll::Ready(()) }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::{
+        grant::Grant,
+        id::{SpiffeId, TrustDomain},
+        sign::PublicKey,
+    };
+
+    use super::*;
+
+    #[test]
+    fn one_node_opens_so_many_data_connections_here() {
+        let (mesh, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new("a").unwrap());
+        let peer = Arc::new(Peer {
+            id: SpiffeId::node(mesh, node.clone()),
+            node: node.clone(),
+            epoch: 1,
+            grant: Grant::enroller(node.clone(), 1),
+            record_key: PublicKey([0; 32]),
+            ca_key: Digest([0; 32]),
+            not_before: 0,
+            not_after: 0,
+        });
+        let live = Arc::<Live>::default();
+        let add = |kind| live.add(kind, peer.clone(), Vec::new(), Handle::Tcp(Arc::default()));
+        let mut guards = vec![add(Kind { outbound: true, ..INBOUND })];
+        guards.extend((1..MAX_DATA_CONNECTIONS).map(|_| add(INBOUND)));
+        assert!(!live.is_crowded_by(&node));
+        guards.push(add(INBOUND));
+        assert!(live.is_crowded_by(&node) && !live.is_crowded_by(&NodeId::new("b").unwrap()));
+        drop(guards);
+        assert!(!live.is_crowded_by(&node) && lock(&live.inbound).is_empty());
     }
 }

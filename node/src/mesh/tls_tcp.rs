@@ -142,6 +142,10 @@ impl Port {
         drop(under_way);
         let chain = certificates(&tls);
         let peer = Arc::new(shared.tls.peer(Conversation::Data, &chain).map_err(io::Error::other)?);
+        if shared.live.is_crowded_by(&peer.node) {
+            count(&shared.counters.refused);
+            return Err(io::Error::other("too many connections of one node"));
+        }
         count(&shared.counters.accepted);
         let name = server_name(&tls).and_then(|name| SpiffeId::from_dns_name(&shared.own.trust_domain, &name));
         let kind = Kind { conversation: Conversation::Data, outbound: false };
