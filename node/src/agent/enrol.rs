@@ -12,11 +12,12 @@ use arc_swap::ArcSwap;
 use certs::{
     codec::{self, Millis},
     grant::NodeGrant,
+    id::NodeId,
     join::{Chain, JoinRefusal, JoinReply, JoinRequest, MAX_REQUEST_MESSAGE, Message, RenewRequest},
     sign::Digest,
     verify::Authority,
 };
-use policy::{Kind, changeset::Change};
+use policy::{DocumentId, Kind, changeset::Change};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
@@ -206,7 +207,8 @@ impl Enrolment {
                     format!("the token of {} was redeemed already", grant.node),
                 ));
             }
-            return self.reply(codec::decode::<_, { 1 << 20 }>(reply).map_err(failed)?).await;
+            let chain = codec::decode::<_, { 1 << 20 }>(reply).map_err(failed)?;
+            return Ok(self.reply(chain, &grant.node).await);
         }
         let Some(enroller) = self.identity.enroller() else {
             return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
@@ -215,7 +217,7 @@ impl Enrolment {
         // Signing has no effect outside before the reply is sent, and that waits for the disk.
         self.set_token(hash, Spent::Redeemed { keys, reply: codec::encode(&chain) }).await?;
         tracing::info!(node = %grant.node, %remote, "enrolled");
-        self.reply(chain).await
+        Ok(self.reply(chain, &grant.node).await)
     }
 
     /// The live invite of a name; one that was just pushed to another node gets a moment to arrive.
@@ -238,17 +240,25 @@ impl Enrolment {
         }
     }
 
-    async fn reply(&self, chain: Vec<Vec<u8>>) -> Result<JoinReply, JoinRefusal> {
-        let changesets = match self.book.closure(|_| true, REPLY_BYTES).await {
-            Some(all) => all,
-            // Too much for one reply: what a node needs to know its peers; the rest comes over peer links.
-            None => {
-                let concerns = |change: &Change| change.document.kind.is_mesh_wide();
-                let some = self.book.closure(|changeset| changeset.changes.iter().any(concerns), 2 * REPLY_BYTES).await;
-                some.unwrap_or_default()
-            }
-        };
-        Ok(JoinReply { chain, changesets })
+    async fn reply(&self, chain: Vec<Vec<u8>>, node: &NodeId) -> JoinReply {
+        JoinReply { chain, changesets: self.changesets(node, REPLY_BYTES).await }
+    }
+
+    /// All policy if it fits; else what a node needs to know its peers; else what it needs to know this one. The rest comes
+    /// over peer links.
+    async fn changesets(&self, node: &NodeId, limit: usize) -> Vec<Vec<u8>> {
+        if let Some(all) = self.book.closure(|_| true, limit).await {
+            return all;
+        }
+        let mesh_wide = |change: &Change| change.document.kind.is_mesh_wide();
+        if let Some(some) = self.book.closure(|changeset| changeset.changes.iter().any(mesh_wide), limit).await {
+            return some;
+        }
+        let ca = self.identity.ca();
+        let path = [self.identity.node(), ca.enroller(), node];
+        let own = path.map(|node| DocumentId::mesh_wide(Kind::NodeGrant, node.as_str()));
+        let proof = self.book.look(|history| history.proof(own.iter())).await;
+        proof.iter().map(|bytes| bytes.to_vec()).collect()
     }
 
     async fn renew(&self, request: &RenewRequest, exporter: &[u8]) -> Result<JoinReply, JoinRefusal> {
@@ -262,7 +272,7 @@ impl Enrolment {
         let authority = Authority { known_keys, ..state.authority(self.identity.trust_domain()) };
         let (spki, grant) = request.check(&authority, exporter, now)?;
         let chain = enroller.issue_node(&spki, &grant, now).map_err(failed)?;
-        self.reply(chain).await
+        Ok(self.reply(chain, &grant.node).await)
     }
 
     async fn token(&self, hash: Digest) -> Result<Option<Spent>, JoinRefusal> {

@@ -238,6 +238,18 @@ async fn an_enroller_that_another_one_certified_is_believed() {
 }
 
 #[tokio::test]
+async fn a_joiner_of_a_mesh_too_large_for_one_reply_knows_its_enroller() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let changesets = mesh.enrolment.changesets(&token.node, 0).await;
+    let mut history = policy::history::History::new(mesh.trust_domain.clone());
+    history.insert_all(changesets.iter().map(Vec::as_slice), Clock.now()).unwrap();
+    let state = history.state(Clock.now());
+    assert_eq!(state.genesis, mesh.genesis);
+    assert!([&token.node, &token.enroller].iter().all(|node| state.grants().contains_key(*node)));
+}
+
+#[tokio::test]
 async fn a_key_beside_the_one_that_was_seen_first_is_not_renewed() {
     let mesh = Mesh::new().await;
     let token = mesh.invite(Clock.now() + 60_000).await;
