@@ -95,3 +95,19 @@ fn an_evicted_node_is_out_and_stays_out() {
     let answer = harness::http::get(outbound, "reviews", "/").expect("an answer");
     assert_ne!(answer.status, 200, "{answer:?}");
 }
+
+#[test]
+fn a_node_is_called_by_name_as_soon_as_it_runs() {
+    let mut cluster = mesh_of_one();
+    // The operator's last call is the invitation, before the node was there.
+    cluster.join("second", &reviews());
+    cluster.run("second");
+    let listed = harness::eventually("the mesh tells the operator of it", || {
+        let said = cluster.on("first", &["members", "--node", "second", "-o", "json"]);
+        if said.code == 0 { Ok(said.json()) } else { Err(format!("{said:?}")) }
+    });
+    let own = listed.as_array().and_then(|all| all.iter().find(|member| member["self"] == true)).cloned();
+    assert_eq!(own.expect("it answers itself")["name"], "second", "{listed}");
+    let stranger = cluster.on("first", &["members", "--node", "third", "-o", "json"]);
+    assert_eq!(stranger.error()["error"]["code"], "not_found", "{stranger:?}");
+}

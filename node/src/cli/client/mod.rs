@@ -52,7 +52,7 @@ pub struct Client {
 /// # Errors
 /// None answers (`unreachable`, with each address and why), or the one that does is not of this mesh.
 pub async fn connect(ctx: &Context) -> Result<Client> {
-    first(&target::candidates(ctx)?, ctx).await
+    first(&found(target::candidates, ctx).await?, ctx).await
 }
 
 /// Connects to the node that the flags name, or to the one of this machine: for commands that mean "this node".
@@ -60,7 +60,25 @@ pub async fn connect(ctx: &Context) -> Result<Client> {
 /// # Errors
 /// As [`connect`].
 pub async fn connect_here(ctx: &Context) -> Result<Client> {
-    first(&target::here(ctx)?, ctx).await
+    first(&found(target::here, ctx).await?, ctx).await
+}
+
+/// Whom to ask. A node that joined after the operator's last call is known to the mesh, though not yet to the operator:
+/// then whoever answers is asked first, which refreshes what the operator knows.
+async fn found(
+    targets: impl Fn(&Context) -> Result<Vec<target::Target>>,
+    ctx: &Context,
+) -> Result<Vec<target::Target>> {
+    match targets(ctx) {
+        Err(error) if error.code == "not_found" => {
+            let asked = match target::default(ctx) {
+                Ok(others) => first(&others, ctx).await.is_ok(),
+                Err(_) => false,
+            };
+            if asked { targets(ctx) } else { Err(error) }
+        }
+        result => result,
+    }
 }
 
 /// Connects to the first of these nodes that answers, over the mesh.

@@ -40,9 +40,14 @@ impl std::fmt::Display for Target {
 
 /// Everyone to ask, in order.
 pub(super) fn candidates(ctx: &Context) -> Result<Vec<Target>> {
-    if let Some(text) = &ctx.globals.node {
-        return named(text, ctx);
+    match &ctx.globals.node {
+        Some(text) => named(text, ctx),
+        None => default(ctx),
     }
+}
+
+/// Everyone to ask where nobody is named.
+pub(super) fn default(ctx: &Context) -> Result<Vec<Target>> {
     let mut targets: Vec<_> = sockets(ctx)?.into_iter().map(Target::Socket).collect();
     if let Ok(directory) = ctx.operator() {
         let nodes = directory.known().map(|known| known.nodes).unwrap_or_default();
