@@ -311,9 +311,11 @@ fn speaker(
             _ => Err(source.at(fallback, "`as` is missing", "name the service that speaks here; the node has several")),
         };
     };
-    let mut found = services.iter().map(Speaker::of).filter(|s| {
-        s.to_string() == *text.get_ref() || (s.instance.is_some() && s.service.to_string() == *text.get_ref())
-    });
+    // One without an instance is named by what is only the beginning of the others' names.
+    if let Some(exact) = services.iter().map(Speaker::of).find(|s| s.to_string() == *text.get_ref()) {
+        return Ok(exact);
+    }
+    let mut found = services.iter().map(Speaker::of).filter(|s| s.service.to_string() == *text.get_ref());
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => {

@@ -117,6 +117,19 @@ fn a_port_says_who_speaks_there() {
 }
 
 #[test]
+fn one_without_an_instance_speaks_by_its_own_name() {
+    let services =
+        |first: &str| format!("[[service]]\nname = \"a\"\n{first}[[service]]\nname = \"a\"\ninstance = \"two\"\n");
+    let speaks = |name: &str| format!("[[outbound]]\nhttp = \"127.0.0.1:1\"\nas = \"{name}\"\n");
+    for name in ["default/a", "default/a/two"] {
+        let text = services("") + &speaks(name);
+        assert_eq!(parse(&text).unwrap().outbounds[0].speaker.to_string(), name);
+    }
+    let text = services("instance = \"one\"\n") + &speaks("default/a");
+    assert!(refused(&text).2.contains("several instances"));
+}
+
+#[test]
 fn addresses_and_services_are_not_taken_twice() {
     let twice = "[admin]\nlisten = \"127.0.0.1:9\"\n[metrics]\nlisten = \"127.0.0.1:9\"\n";
     assert!(refused(twice).2.contains("taken by [admin] listen"));
