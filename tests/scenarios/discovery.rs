@@ -87,3 +87,17 @@ fn one_alone_serves_its_own_and_a_second_is_found_from_disk() {
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
     });
 }
+
+#[test]
+fn a_drained_node_says_so_until_it_is_taken_back() {
+    let cluster = reviews(&["v1"]);
+    cluster.on("reviews-v1", &["drain"]).expect_code(0);
+    cluster.wait_endpoints("shop/reviews", 0);
+    let status = cluster.json("reviews-v1", &["status"]);
+    assert_eq!(status["state"], "degraded", "{status}");
+    assert!(status["problems"].to_string().contains("draining"), "{status}");
+    cluster.on("reviews-v1", &["drain", "--undo"]).expect_code(0);
+    cluster.wait_endpoints("shop/reviews", 1);
+    let status = cluster.json("reviews-v1", &["status"]);
+    assert!(!status["problems"].to_string().contains("draining"), "{status}");
+}

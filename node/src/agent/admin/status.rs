@@ -26,6 +26,7 @@ impl Admin {
         problems.extend(missing(&view, &awaited));
         problems.extend(state.conflicts.iter().map(conflict));
         problems.extend(self.unhealthy());
+        problems.extend(self.agent.draining().then(drained));
         let enrollers = enrollers(state, &view);
         if enrollers == 0 {
             problems.push(problem(
@@ -104,6 +105,16 @@ fn missing(view: &View, expected: &[NodeId]) -> Option<Problem> {
     );
     let hint = "start them; `skein evict NODE` takes one out for good";
     Some(problem(Health::Degraded, "members_missing", message, hint))
+}
+
+/// A drain lasts until it is taken back or the node restarts, so it must not be forgotten.
+fn drained() -> Problem {
+    problem(
+        Health::Degraded,
+        "draining",
+        "this node is drained: its services get no new requests".to_owned(),
+        "`skein drain --undo` takes requests again",
+    )
 }
 
 /// Alive nodes that hold another set of changesets than this one.
