@@ -120,7 +120,7 @@ pub struct Policy {
     pub count: u64,
     /// The latest of them, newest first, at most [`RECENT`].
     pub recent: Vec<Digest>,
-    /// The digest that its snapshot was built from.
+    /// Digest of the state that its requests follow, as its status gives it.
     pub applied: Digest,
 }
 

@@ -40,6 +40,12 @@ fn a_push_to_any_node_is_active_on_all_and_survives_every_crash() {
     assert_eq!(pushed["documents"][0]["kind"], "VirtualService", "{pushed}");
     always(&cluster, "v2");
     all_agree(&cluster);
+    let digest = cluster.json("web", &["status"])["policy"]["digest"].clone();
+    eventually("members show the digest of status", || {
+        let members = cluster.json("reviews-v1", &["members"]);
+        let all = members.as_array().is_some_and(|all| all.iter().all(|member| member["policy"] == digest));
+        if all { Ok(()) } else { Err(format!("{digest} {members}")) }
+    });
     for name in ["reviews-v1", "reviews-v2", "reviews-v3", "web"] {
         cluster.kill(name);
         cluster.run(name);

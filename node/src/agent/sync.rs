@@ -169,7 +169,8 @@ impl Sync {
         let digest_and_count = self.book.look(|history| (history.digest(), history.ids().count() as u64)).await;
         let recent = self.book.latest(RECENT).await;
         let (digest, count) = digest_and_count;
-        self.members.publish(Body::Policy(Policy { digest, count, recent, applied: digest })).await;
+        let applied = self.world.current().load().state.digest;
+        self.members.publish(Body::Policy(Policy { digest, count, recent, applied })).await;
     }
 
     /// Starts a comparison with every linked peer that holds another set.

@@ -58,7 +58,7 @@ impl Admin {
             since: rfc3339(member.since),
             own: member.id == *self.agent.node(),
             rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
-            policy: member.policy.as_ref().map(|policy| policy.digest.to_string()),
+            policy: member.policy.as_ref().map(|policy| policy.applied.to_string()),
         }
     }
 
@@ -80,7 +80,7 @@ impl Admin {
         let policy = member
             .policy
             .as_ref()
-            .map_or_else(String::new, |policy| format!(", {} changesets, digest {}", policy.count, policy.digest));
+            .map_or_else(String::new, |policy| format!(", {} changesets, digest {}", policy.count, policy.applied));
         let word = api::Report {
             by: member.id.clone(),
             says: format!("{intent}, {} services{policy}", member.services.len()),
