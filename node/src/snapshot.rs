@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -21,7 +21,7 @@ use policy::{
     history::State,
     hosts::{Registry, ServicePort},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// One state of the world.
 #[derive(Debug)]
@@ -197,12 +197,15 @@ impl Endpoint {
     }
 }
 
-/// Counters of one endpoint as this node sees it, shared by all workers and snapshots.
+/// Counters of one endpoint as this node sees it, shared by all workers and snapshots; and the news that it is out, for
+/// requests that hold an older snapshot.
 #[derive(Debug, Default)]
 pub struct EndpointStats {
     active: AtomicU64,
     total: AtomicU64,
     failures: AtomicU64,
+    out: AtomicBool,
+    news: Notify,
 }
 
 impl EndpointStats {
@@ -216,6 +219,31 @@ impl EndpointStats {
     /// Counts a failure on the endpoint's account.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Relaxed);
+    }
+
+    /// Notes whether the newest snapshot has it as unhealthy, or not at all.
+    pub fn set_out(&self, out: bool) {
+        self.out.store(out, Relaxed);
+        if out {
+            self.news.notify_waiters();
+        }
+    }
+
+    /// True if no attempt should begin there, whatever the snapshot of the request says.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.out.load(Relaxed)
+    }
+
+    /// Waits until it is out.
+    pub async fn went_out(&self) {
+        loop {
+            let news = self.news.notified();
+            if self.is_out() {
+                return;
+            }
+            news.await;
+        }
     }
 
     /// Requests under way.
@@ -269,8 +297,11 @@ impl StatsTable {
     pub fn retain(&self, services: &Services) {
         self.by_endpoint.retain(|id, stats| {
             let known = services.get(&id.service);
-            stats.active() > 0
-                || known.is_some_and(|s| s.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(id)).is_ok())
+            let stays = known.is_some_and(|s| s.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(id)).is_ok());
+            if !stays {
+                stats.set_out(true);
+            }
+            stays || stats.active() > 0
         });
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use harness::{PATIENCE, eventually_within, load::Load};
+use harness::{PATIENCE, eventually_within, http, load::Load};
+use nix::sys::signal::Signal;
 
 use crate::reviews;
 
@@ -38,6 +39,27 @@ fn a_graceful_stop_under_load_loses_nothing_and_coming_back_is_taken_up() {
     std::thread::sleep(Duration::from_secs(1));
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{tally:?}");
+}
+
+#[test]
+fn what_waits_for_a_frozen_node_is_answered_when_it_counts_as_dead() {
+    let cluster = reviews(&["v1"]);
+    let outbound = cluster.node("web").outbound();
+    for _ in 0..20 {
+        assert_eq!(http::get(outbound, "reviews", "/").expect("an answer").status, 200);
+    }
+    let frozen = cluster.node("reviews-v1").running.as_ref().expect("it runs");
+    frozen.signal(Signal::SIGSTOP);
+    let started = harness::now();
+    let waiting: Vec<_> =
+        (0..8).map(|_| std::thread::spawn(move || http::get(outbound, "reviews", "/").map(|got| got.status))).collect();
+    for answer in waiting {
+        assert_eq!(answer.join().expect("no panic"), Ok(503));
+    }
+    // Alone a retry's dialling would last 5 s.
+    assert!(started.elapsed() < Duration::from_millis(4500), "answered after {:?}", started.elapsed());
+    frozen.signal(Signal::SIGCONT);
+    cluster.wait_endpoints("shop/reviews", 1);
 }
 
 #[test]

@@ -66,6 +66,8 @@ fn endpoint(
         (_, Status::Up, Some(health)) if !health.healthy => (false, health.reason.as_str().into()),
         (_, Status::Up, _) => (true, "".into()),
     };
+    let stats = stats.of(&id);
+    stats.set_out(!healthy);
     Endpoint {
         address,
         account: service.account.clone(),
@@ -76,7 +78,7 @@ fn endpoint(
         healthy,
         reason,
         local,
-        stats: stats.of(&id),
+        stats,
         id,
     }
 }
@@ -191,14 +193,19 @@ mod tests {
         let folded = node.fold(&mut before);
         assert!(folded.get(&foreign).is_none());
         let endpoint = folded.get(&web()).unwrap().endpoints[0].clone();
-        assert!(endpoint.healthy && endpoint.local && endpoint.ports[0].protocol == Protocol::Sniffed);
+        assert!(
+            endpoint.healthy
+                && !endpoint.stats.is_out()
+                && endpoint.local
+                && endpoint.ports[0].protocol == Protocol::Sniffed
+        );
         assert_eq!((endpoint.address.port(), endpoint.locality.as_ref()), (15008, "eu/eu-1"));
 
         let state = HealthState { healthy: false, since: 0, reason: "503".into() };
         let said = HealthRecord { service: web(), instance: None, state };
         node.say(Body::Health(Health { endpoints: vec![said] }));
         let sick = node.fold(&mut before).get(&web()).unwrap().endpoints[0].clone();
-        assert!(!sick.healthy && sick.reason.as_ref() == "503");
+        assert!(!sick.healthy && sick.reason.as_ref() == "503" && sick.stats.is_out());
 
         node.say(Body::Health(Health::default()));
         node.say(Body::Status(Status::Draining));

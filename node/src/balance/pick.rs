@@ -1,7 +1,8 @@
 //! One endpoint out of many.
 //!
 //! Endpoints that an earlier attempt of the same request used are avoided as long as another one exists
-//! (Istio's `retryIgnorePreviousHosts`); without any candidate the answer is `None` (503 `UH`).
+//! (Istio's `retryIgnorePreviousHosts`), and those that went out since then always; without any candidate the answer is
+//! `None` (503 `UH`).
 
 use policy::kinds::Balance;
 
@@ -11,6 +12,8 @@ pub trait Candidate {
     fn weight(&self) -> u32;
     /// Requests that this node has under way to it.
     fn active(&self) -> u32;
+    /// True if it went out after the list of candidates was made.
+    fn is_out(&self) -> bool;
 }
 
 /// Positions of candidates that earlier attempts of one request used. Holds the last 8: more attempts than that
@@ -48,17 +51,19 @@ impl Tried {
 /// `turn` counts the choices made by this caller in this cluster (round robin), `random` is drawn per choice.
 #[must_use]
 pub fn pick<C: Candidate>(candidates: &[C], balance: Balance, tried: &Tried, turn: u64, random: u64) -> Option<usize> {
-    match candidates.len() {
-        0 => return None,
-        1 => return Some(0),
-        _ => {}
+    if candidates.is_empty() {
+        return None;
     }
-    let fresh = |position: &usize| !tried.contains(*position);
-    if tried.is_empty() || !(0..candidates.len()).any(|position| fresh(&position)) {
-        return choose(candidates, balance, &All(candidates.len()), turn, random);
+    if tried.is_empty() {
+        let position = choose(candidates, balance, &All(candidates.len()), turn, random)?;
+        if !candidates[position].is_out() {
+            return Some(position);
+        }
     }
-    let remaining = Remaining((0..candidates.len()).filter(fresh).collect());
-    choose(candidates, balance, &remaining, turn, random)
+    let there: Vec<usize> = (0..candidates.len()).filter(|position| !candidates[*position].is_out()).collect();
+    let fresh: Vec<usize> = there.iter().copied().filter(|position| !tried.contains(*position)).collect();
+    let remaining = if fresh.is_empty() { there } else { fresh };
+    if remaining.is_empty() { None } else { choose(candidates, balance, &Remaining(remaining), turn, random) }
 }
 
 /// The positions among which a choice is made: all, without a list, or those that remain.
@@ -189,6 +194,7 @@ mod tests {
     struct Host {
         weight: u32,
         active: u32,
+        out: bool,
     }
 
     impl Candidate for Host {
@@ -199,10 +205,14 @@ mod tests {
         fn active(&self) -> u32 {
             self.active
         }
+
+        fn is_out(&self) -> bool {
+            self.out
+        }
     }
 
     fn host(weight: u32, active: u32) -> Host {
-        Host { weight, active }
+        Host { weight, active, out: false }
     }
 
     /// A fixed sequence that fills 64 bits (splitmix64).
@@ -226,6 +236,23 @@ mod tests {
     fn nothing_to_choose_from_is_an_answer() {
         let none: [Host; 0] = [];
         assert_eq!(pick(&none, Balance::LeastRequest, &Tried::default(), 0, 0), None);
+    }
+
+    #[test]
+    fn what_went_out_since_is_never_chosen() {
+        let mut hosts = [host(1, 0), host(1, 9), host(1, 9)];
+        (hosts[0].out, hosts[2].out) = (true, true);
+        let mut tried = Tried::default();
+        for _ in 0..2 {
+            for draw in 0..50 {
+                assert_eq!(pick(&hosts, Balance::LeastRequest, &tried, draw, random(draw)), Some(1));
+            }
+            // One that was tried is still better than one that is out.
+            tried.add(1);
+        }
+        hosts[1].out = true;
+        assert_eq!(pick(&hosts, Balance::Random, &tried, 0, 0), None);
+        assert_eq!(pick(&hosts[..1], Balance::Random, &Tried::default(), 0, 0), None);
     }
 
     #[test]

@@ -73,6 +73,10 @@ impl Candidate for Member {
     fn active(&self) -> u32 {
         u32::try_from(self.endpoint.stats.active()).unwrap_or(u32::MAX)
     }
+
+    fn is_out(&self) -> bool {
+        self.endpoint.stats.is_out()
+    }
 }
 
 impl Cluster {

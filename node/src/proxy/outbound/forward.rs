@@ -230,8 +230,12 @@ impl Attempts<'_> {
         let mut request = request.map(|body| mesh::lease::Body::new(body.map_err(Into::into)));
         let mut stale = 0;
         loop {
-            let lease =
-                self.context.mesh.open(&call).await.map_err(|error| self.failed(member, &error, &completion))?;
+            let lease = tokio::select! {
+                biased;
+                lease = self.context.mesh.open(&call) => lease.map_err(|error| self.failed(member, &error, &completion))?,
+                // Nobody waits out the dialling of a node that is known to be dead by now.
+                () = endpoint.stats.went_out() => return Err(Cause::ConnectFailure),
+            };
             match lease.send(request).await {
                 Ok(response) => return Ok(response.map(body::Source::Mesh)),
                 Err(mesh::lease::SendError { error, request: Some(unsent) }) if stale < STALE_LIMIT => {
