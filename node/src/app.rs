@@ -181,7 +181,11 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let failure = tasks.failure().map(|failure| fail("failed", failure.to_string(), "see the log before this"));
     tokio::select! {
         () = farewell(&config, &members, &mesh, &plane, threads, &tasks) => {}
-        () = another(&mut signals) => tracing::warn!("a second signal: ending at once"),
+        () = another(&mut signals) => {
+            // What is dropped from now on is no failure.
+            tasks.stop();
+            tracing::warn!("a second signal: ending at once");
+        }
     }
     let _ = std::fs::remove_file(&config.admin.socket);
     known.world.fatal().or(failure).map_or(Ok(()), Err)

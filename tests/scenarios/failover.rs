@@ -63,6 +63,17 @@ fn what_waits_for_a_frozen_node_is_answered_when_it_counts_as_dead() {
 }
 
 #[test]
+fn a_second_signal_ends_a_node_without_an_alarm() {
+    let mut cluster = reviews(&["v1"]);
+    let node = cluster.nodes.get_mut("reviews-v1").expect("it exists").running.take().expect("it runs");
+    node.signal(Signal::SIGTERM);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(node.terminate().success());
+    let log = cluster.log("reviews-v1");
+    assert!(log.contains("a second signal") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
 fn an_application_that_stops_answering_its_check_gets_no_requests() {
     let mut cluster = reviews(&["v1", "v2"]);
     let outbound = cluster.node("web").outbound();
