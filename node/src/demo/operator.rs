@@ -53,18 +53,21 @@ async fn work(shared: &Path, screen: &Screen) -> anyhow::Result<ExitCode> {
     let members = known(&skein, &founder).await?;
     private_dir(&shared.join("tokens"))?;
     for app in App::ALL.into_iter().filter(|app| *app != FOUNDER) {
-        let token = compose::token_file(shared, app);
-        if token.exists() || members.iter().any(|member| member.name == app.name()) {
+        if members.iter().any(|member| member.name == app.name()) {
             continue;
         }
         // Where its container is does not matter: only name and service are granted.
         let machine = Machine::in_container(app, std::net::Ipv4Addr::UNSPECIFIED.into());
         let invitation = skein.invite(&machine, &founder).await?;
-        compose::write(&token, &invitation.token)?;
+        compose::write(&compose::token_file(shared, app), &invitation.token)?;
         screen.line(&screen.row(true, &format!("{} is invited", app.name()), ""));
     }
     let seen = all_alive(&skein, &founder).await?;
     screen.line(&screen.row(true, &format!("{seen} machines are one mesh"), ""));
+    for app in App::ALL {
+        // Spent; one that is not there needs no removal.
+        let _ = std::fs::remove_file(compose::token_file(shared, app));
+    }
     let documents: Vec<Listed> = skein.json(&["policy", "list", "--node", &founder]).await?;
     if !documents.iter().any(|document| document.kind == "DestinationRule") {
         let file = shared.join("destination-rule-all.yaml");
@@ -93,7 +96,7 @@ async fn founder(shared: &Path) -> anyhow::Result<String> {
 async fn known(skein: &Skein, founder: &str) -> anyhow::Result<Vec<Member>> {
     let started = monotonic();
     loop {
-        match skein.json(&["members", "--node", founder]).await {
+        match skein.json(&["members", "--all", "--node", founder]).await {
             Ok(members) => return Ok(members),
             Err(error) if started.elapsed() > PATIENCE => return Err(error).context("the founder does not answer"),
             Err(_) => tokio::time::sleep(STEP).await,
