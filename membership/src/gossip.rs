@@ -254,8 +254,10 @@ impl Run {
 
     fn send(&mut self, roster: &Roster, to: SocketAddr, message: &[u8]) {
         let peer = if to == check::ANY { roster.feed.linked.choose(&mut self.random) } else { roster.at(&to) };
-        if let Some(peer) = peer {
-            self.tell(Outgoing::Send { to: peer.clone(), bytes: wire::pack(message) });
+        let Some(peer) = peer else { return };
+        match roster.trim(message) {
+            Ok(message) => self.tell(Outgoing::Send { to: peer.clone(), bytes: wire::pack(&message) }),
+            Err(error) => tracing::warn!(error, "a gossip message of this node was not readable"),
         }
     }
 

@@ -108,6 +108,22 @@ impl Roster {
         Ok(Passed { message: wire::write(&message), learned, unknown })
     }
 
+    /// What this node's chitchat wants to send, without former members and the earlier runs of present ones. chitchat keeps
+    /// their state for [`super::GRACE`]; whoever got it would leave it out, seem to lack it, and get it again every round.
+    pub(super) fn trim(&self, message: &[u8]) -> Result<Vec<u8>, Malformed> {
+        let current = |id: &Id| self.member(id, &mut false).is_some();
+        let mut message = wire::read(message)?;
+        let (digest, delta) = match &mut message {
+            Message::Syn { digest, .. } => (Some(digest), None),
+            Message::SynAck { digest, delta } => (Some(digest), Some(delta)),
+            Message::Ack { delta } => (None, Some(delta)),
+            Message::BadCluster => (None, None),
+        };
+        digest.into_iter().for_each(|digest| digest.retain(|held| current(&held.id)));
+        delta.into_iter().for_each(|delta| delta.retain(|news| current(&news.id)));
+        Ok(wire::write(&message))
+    }
+
     /// The member of an id in its present run. Others are left out without blame: a peer may know more, or less.
     fn member(&self, id: &Id, unknown: &mut bool) -> Option<(&NodeId, &Known)> {
         let node = self.names.get(&id.name);
@@ -315,6 +331,24 @@ mod tests {
         assert!(delta.is_empty());
         let heartbeats: Vec<u64> = digest.iter().map(|held| held.heartbeat).collect();
         assert_eq!(heartbeats, [50, 50], "this node's judgement instead of the sender's");
+    }
+
+    #[test]
+    fn earlier_runs_and_former_members_are_not_sent() {
+        let scene = scene();
+        let mut stranger = scene.id(1);
+        stranger.name = "stranger".to_owned();
+        let mut old = scene.id(2);
+        old.generation -= 1;
+        let held = |id: Id| Held { id, heartbeat: 1, collected: 0, version: 1 };
+        let news = |id: Id| Delta { id, collected: 0, from: 0, values: Vec::new(), bare_version: true };
+        let message = |ids: &[Id]| Message::SynAck {
+            digest: ids.iter().cloned().map(held).collect(),
+            delta: ids.iter().cloned().map(news).collect(),
+        };
+        let whole = wire::write(&message(&[scene.id(0), stranger, scene.id(1), old]));
+        let sent = scene.roster.trim(&whole).expect("chitchat's own");
+        assert_eq!(wire::read(&sent), Ok(message(&[scene.id(0), scene.id(1)])));
     }
 
     #[test]
