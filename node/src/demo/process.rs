@@ -85,7 +85,12 @@ impl Process {
         match (read, ready) {
             (Ok(Ok(_)), Some(ready)) => Ok(ready),
             (Err(_), _) => bail!("{} was not ready within {} s\n{}", self.name, READY.as_secs(), self.log_end()),
-            (Ok(_), _) => bail!("{} did not start\n{}", self.name, self.log_end()),
+            (Ok(_), _) => {
+                // A closed output is an end, or nearly.
+                let _ = tokio::time::timeout(Duration::from_secs(1), self.child.wait()).await;
+                let end = self.end().unwrap_or_else(|| format!("said {:?}\n{}", line.trim(), self.log_end()));
+                bail!("{} did not start: it {end}", self.name)
+            }
         }
     }
 
