@@ -94,6 +94,16 @@ fn an_evicted_node_is_out_and_stays_out() {
     let outbound = cluster.node("first").outbound();
     let answer = harness::http::get(outbound, "reviews", "/").expect("an answer");
     assert_ne!(answer.status, 200, "{answer:?}");
+    harness::eventually("it is told why nobody talks to it", || {
+        let status = cluster.json("second", &["status"]);
+        let told = status["problems"].to_string().contains("refused by first") && status["members"]["seen"] == 1;
+        if told { Ok(()) } else { Err(status.to_string()) }
+    });
+    // Others hang up after the handshake: that must not count as having met them again.
+    let met = || cluster.log("second").matches("first is alive").count();
+    let before = met();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(met(), before, "{}", cluster.log("second"));
 }
 
 #[test]

@@ -223,6 +223,7 @@ impl Agent {
             troubles.push(fail("certificate_old", "the node CA is past two thirds of its life", hint));
         }
         troubles.extend(self.inner.local.not_granted());
+        troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles
     }
 
@@ -388,6 +389,16 @@ impl Agent {
     pub fn recent_events(&self) -> Vec<Event> {
         self.inner.sync.events.recent()
     }
+}
+
+/// What it means that nodes hang up on this one.
+fn refused(by: &[NodeId]) -> Option<Error> {
+    let names: Vec<&str> = by.iter().take(5).map(NodeId::as_str).collect();
+    let more = if by.len() > names.len() { ", ..." } else { "" };
+    (!by.is_empty()).then(|| {
+        let message = format!("refused by {}{more}: this node's certificate does not count there", names.join(", "));
+        fail("refused", message, "was it evicted, or its name given to another machine? join anew with a new token")
+    })
 }
 
 /// The first key that only a restart can change.

@@ -6,10 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use certs::id::NodeId;
+use certs::{codec::Millis, id::NodeId};
 use membership::engine::{Lane, LinkId};
 
 use crate::mesh::peer::{PeerLink, Urgency};
+
+/// How long a refusal counts, in milliseconds: longer than the longest pause between two dials.
+const REFUSAL: Millis = 60_000;
 
 /// The table of open links; clones are the same table. The members task alone writes it.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +21,8 @@ pub struct Links(Arc<Table>);
 #[derive(Debug, Default)]
 struct Table {
     open: Mutex<HashMap<LinkId, PeerLink>>,
+    /// When a node last refused this one.
+    refusals: Mutex<HashMap<NodeId, Millis>>,
     next: AtomicU64,
     sent: AtomicU64,
 }
@@ -29,6 +34,7 @@ impl Links {
     }
 
     pub(super) fn insert(&self, id: LinkId, link: PeerLink) {
+        self.refusals().remove(&link.peer().node);
         self.table().insert(id, link);
     }
 
@@ -70,9 +76,29 @@ impl Links {
         self.table().values().filter(|link| link.peer().node == *node).cloned().collect()
     }
 
+    /// Notes that a node refuses this one; true if that is news.
+    pub(super) fn refused(&self, node: &NodeId, now: Millis) -> bool {
+        let mut refusals = self.refusals();
+        refusals.retain(|_, at| now < *at + REFUSAL);
+        refusals.insert(node.clone(), now).is_none()
+    }
+
+    /// The nodes that lately refused this one, and have not let it in since.
+    pub fn refusers(&self, now: Millis) -> Vec<NodeId> {
+        let refusals = self.refusals();
+        let mut nodes: Vec<NodeId> =
+            refusals.iter().filter(|(_, at)| now < **at + REFUSAL).map(|(node, _)| node.clone()).collect();
+        nodes.sort();
+        nodes
+    }
+
     /// Bytes of messages sent since the start.
     pub fn sent(&self) -> u64 {
         self.0.sent.load(Relaxed)
+    }
+
+    fn refusals(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Millis>> {
+        self.0.refusals.lock().expect("no code panics while it holds the refusals")
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<LinkId, PeerLink>> {

@@ -14,7 +14,7 @@ use super::{event::Events, links::Links, store::Store, sync::Requests, world::Wo
 use crate::{
     clock::Clock,
     mesh::{
-        Mesh,
+        Error, Mesh,
         peer::{PeerLink, PeerNetwork},
     },
     tasks::Tasks,
@@ -226,11 +226,18 @@ impl Task {
 
     fn dial(&self, node: Option<NodeId>, address: SocketAddr, dials: Arc<Semaphore>) {
         let (network, members) = (self.network.clone(), self.members.clone());
+        let (links, now) = (self.links.clone(), self.clock.now());
         self.tasks.detach("dial", async move {
             let Ok(_slot) = dials.acquire().await else { return };
             let input = match network.dial(node.as_ref(), address).await {
                 Ok(link) => Input::Linked(link, Some(address)),
                 Err(error) => {
+                    // Once, until it lets this node in again: it is dialled for as long as it is a member.
+                    if let Error::Unwelcome { node, .. } = &error
+                        && links.refused(node, now)
+                    {
+                        tracing::warn!("{error}");
+                    }
                     tracing::debug!(%address, node = node.as_ref().map(NodeId::as_str), "no link: {error}");
                     Input::Event(Event::DialFailed { node, address })
                 }

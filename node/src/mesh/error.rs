@@ -36,6 +36,16 @@ pub enum Error {
         /// Identity and node that the certificate proves.
         found: Arc<str>,
     },
+    /// The node that was dialled hung up without a word: this node's certificate does not count there.
+    #[error("{node} at {address} refuses this node: {reason}")]
+    Unwelcome {
+        /// The node.
+        node: certs::id::NodeId,
+        /// The address that was dialled.
+        address: SocketAddr,
+        /// What it said.
+        reason: Arc<str>,
+    },
     /// The virtual connection ended before a byte of the request was written.
     #[error("the connection ended before the request was sent: {0}")]
     NeverSent(Arc<str>),
@@ -87,6 +97,7 @@ impl Error {
             Error::RequestBody(_) => Fault::Caller,
             Error::Connect { .. }
             | Error::WrongPeer { .. }
+            | Error::Unwelcome { .. }
             | Error::NeverSent(_)
             | Error::Refused
             | Error::ResetBefore(_)
@@ -99,7 +110,11 @@ impl Error {
     #[must_use]
     pub const fn retry(&self) -> Retry {
         match self {
-            Error::Connect { .. } | Error::WrongPeer { .. } | Error::NeverSent(_) | Error::Refused => Retry::Safe,
+            Error::Connect { .. }
+            | Error::WrongPeer { .. }
+            | Error::Unwelcome { .. }
+            | Error::NeverSent(_)
+            | Error::Refused => Retry::Safe,
             Error::ResetBefore(_) | Error::Protocol(_) => Retry::IfIdempotent,
             Error::NoIdentity(_)
             | Error::Stopping

@@ -104,6 +104,7 @@ struct Shared {
     /// Uptime when the peer was last heard.
     heard: AtomicU64,
     greeted: AtomicBool,
+    welcome: Notify,
     closed: CancellationToken,
     reason: OnceLock<String>,
 }
@@ -156,6 +157,7 @@ impl PeerLink {
             rtt: AtomicU64::new(0),
             heard: AtomicU64::new(clock::uptime()),
             greeted: AtomicBool::new(false),
+            welcome: Notify::new(),
             closed: CancellationToken::new(),
             reason: OnceLock::new(),
         });
@@ -259,6 +261,16 @@ impl PeerLink {
     #[must_use]
     pub fn rtt(&self) -> Duration {
         Duration::from_micros(self.shared().rtt.load(Relaxed))
+    }
+
+    /// Waits for the peer's first word; without it, says how the link ended. TLS 1.3 lets a dialler believe in a connection
+    /// before the other end has judged its certificate. For one waiter.
+    pub(super) async fn welcomed(&self) -> Result<(), String> {
+        tokio::select! {
+            biased;
+            () = self.shared().welcome.notified() => Ok(()),
+            reason = self.closed() => Err(reason),
+        }
     }
 
     /// Waits for the link's end and says why it ended.
@@ -379,6 +391,7 @@ impl Shared {
                     return bad("a version of the wire that this build does not speak");
                 }
                 self.greeted.store(true, Relaxed);
+                self.welcome.notify_one();
                 self.ping();
             }
             Kind::Ping => self.say(Kind::Pong, bytes),

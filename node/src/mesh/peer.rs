@@ -120,10 +120,16 @@ impl PeerNetwork {
                 over_tcp(secure, Facts::dialled())
             }
         };
-        Ok(PeerLink::start(
+        let node = peer.node.clone();
+        let link = PeerLink::start(
             mesh,
             Introduction { peer, remote: address, dialled: true, stream: stream.0, handle: stream.1 },
-        ))
+        );
+        match tokio::time::timeout(dial::CONNECT_TIMEOUT, link.welcomed()).await {
+            Ok(Ok(())) => Ok(link),
+            Ok(Err(reason)) => Err(Error::Unwelcome { node, address, reason: reason.into() }),
+            Err(_) => Err(Error::Connect { node: node.as_str().into(), address, reason: "no greeting in time".into() }),
+        }
     }
 
     /// The next link that another node opened; `None` once the mesh is closed.

@@ -262,7 +262,7 @@ impl Attempts<'_> {
                 self.context.report_failure(&member.endpoint.id.node);
                 Cause::ConnectionTermination
             }
-            mesh::Error::WrongPeer { .. } => Cause::ConnectFailure,
+            mesh::Error::WrongPeer { .. } | mesh::Error::Unwelcome { .. } => Cause::ConnectFailure,
             mesh::Error::NoIdentity(_) => Cause::NoIdentity,
             mesh::Error::Stopping => Cause::Draining,
             mesh::Error::Overflow(_) => Cause::Overflow,
