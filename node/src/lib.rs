@@ -1,5 +1,6 @@
 //! One machine's Skein process: proxy and agent in one.
 
+pub mod accounts;
 pub mod agent;
 pub mod app;
 pub mod balance;

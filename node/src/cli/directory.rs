@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
+    accounts,
     agent::{admin::api, state_dir},
     cli::error::{Error, Result, io},
 };
@@ -254,9 +255,9 @@ fn home() -> PathBuf {
 }
 
 /// Who called sudo.
-fn invoker() -> Option<nix::unistd::User> {
+fn invoker() -> Option<accounts::User> {
     let name = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty())?;
-    nix::unistd::geteuid().is_root().then(|| nix::unistd::User::from_name(&name).ok().flatten()).flatten()
+    nix::unistd::geteuid().is_root().then(|| accounts::user(&name)).flatten()
 }
 
 /// Under sudo, gives what was written to the invoking user, if it lies in that user's home.

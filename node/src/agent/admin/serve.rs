@@ -73,9 +73,9 @@ pub fn bind_socket(path: &Path) -> Result<UnixListener, Error> {
     let listener = UnixListener::bind(draft).map_err(|error| failed("open", &error))?;
     let finish = || -> io::Result<()> {
         std::fs::set_permissions(draft, std::fs::Permissions::from_mode(0o660))?;
-        if let Ok(Some(group)) = nix::unistd::Group::from_name(GROUP) {
+        if let Some(group) = crate::accounts::group(GROUP) {
             // Only root and the group's own members may give it away; others keep it for themselves.
-            let _ = nix::unistd::chown(draft, None, Some(group.gid));
+            let _ = nix::unistd::chown(draft, None, Some(group));
         }
         std::fs::rename(draft, path)
     };
