@@ -121,3 +121,30 @@ fn a_node_is_called_by_name_as_soon_as_it_runs() {
     let stranger = cluster.on("first", &["members", "--node", "third", "-o", "json"]);
     assert_eq!(stranger.error()["error"]["code"], "not_found", "{stranger:?}");
 }
+
+#[test]
+fn the_enroller_is_not_shut_out_by_accident() {
+    let mut cluster = mesh_of_one();
+    cluster.join("second", &reviews());
+    cluster.run("second");
+    cluster.wait_endpoints("shop/reviews", 1);
+    for words in [vec!["evict", "first", "-o", "json"], vec!["leave", "-o", "json"]] {
+        let refused = cluster.on("first", &words);
+        assert_eq!(refused.code, 5, "{refused:?}");
+        assert_eq!(refused.error()["error"]["code"], "enroller_needed", "{refused:?}");
+    }
+    cluster.wait_endpoints("shop/reviews", 1);
+}
+
+#[test]
+fn an_eviction_asked_of_the_evicted_reaches_the_others() {
+    let mut cluster = mesh_of_one();
+    cluster.join("second", &reviews());
+    cluster.run("second");
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster.on("second", &["evict", "second"]).expect_code(0);
+    harness::eventually("the others know", || {
+        let members = cluster.json("first", &["members"]).to_string();
+        if members.contains("evicted") { Ok(()) } else { Err(members) }
+    });
+}

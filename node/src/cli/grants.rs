@@ -4,7 +4,7 @@ use certs::{grant::NodeGrant, id::NodeId};
 use policy::{DocumentId, Kind, kinds::node_grant_body};
 
 use crate::{
-    agent::admin::api::Intent,
+    agent::admin::api::{Intent, Mesh},
     cli::{
         client::Client,
         context::Context,
@@ -65,4 +65,18 @@ pub(super) async fn put(
     // What the new grant was made of is what it replaces: a change in between makes it stale.
     plan.live = vec![held.map(|held| held.live.clone()).unwrap_or_default()];
     operator.send(client, ctx, intents, &plan, sending).await
+}
+/// Keeps an enroller whose loss would be everybody's: certificates hold only under an enroller that counts.
+///
+/// # Errors
+/// `enroller_needed`: it is one, and there are other nodes.
+pub(super) async fn refuse_enroller(client: &mut Client, grant: &NodeGrant) -> Result<()> {
+    let mesh: Mesh = client.get("/v1/mesh").await?;
+    if !grant.enroller || mesh.nodes.iter().all(|node| node.name == grant.node) {
+        return Ok(());
+    }
+    let message = format!("{} is an enroller: every node that it certified would be out with it", grant.node);
+    let hint =
+        "stop it instead, or, where losing those nodes is meant, add --force; each then needs `skein invite --replace`";
+    Err(Error::new("enroller_needed", message).hint(hint))
 }

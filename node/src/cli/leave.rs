@@ -2,16 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use certs::id::NodeId;
 use serde_json::{Value, json};
 
 use crate::{
-    agent::{
-        admin::api::{Mesh, Status},
-        state_dir::StateDir,
-    },
+    agent::{admin::api::Status, state_dir::StateDir},
     cli::{
-        client::{self, Client},
+        client,
         context::Context,
         error::{Error, Result, io, usage},
         grants,
@@ -27,10 +23,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Retires this node for good: nobody expects it any more, its process ends, its state is wiped.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein leave")]
-pub struct Args {}
+pub struct Args {
+    /// Also if other nodes were certified here: they are out with it
+    #[arg(long)]
+    force: bool,
+}
 
 /// Runs the command.
-pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(Args { force }: Args, ctx: &Context) -> Result<()> {
     if ctx.globals.node.as_ref().is_some_and(|node| !node.starts_with("unix:")) {
         return Err(usage(
             "`leave` wipes the state of the machine that it runs on",
@@ -46,12 +46,15 @@ pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
         return Err(usage(message, "start this machine's node, or name its configuration with --config"));
     }
     let held = grants::fetch_active(&mut client, &operator, &status.node).await?;
+    if !force {
+        grants::refuse_enroller(&mut client, &held.grant).await?;
+    }
     let mut grant = held.grant.clone();
     grant.retired = true;
     let message = format!("{} leaves", status.node);
     let sending = Sending { message, wait: Some(Wait::Local), ..Sending::default() };
     // Others hear it first: a retired node is listened to by nobody.
-    let retired = match other(&mut client, ctx, &status.node).await? {
+    let retired = match client::connect_elsewhere(&mut client, ctx, &status.node).await? {
         Some(mut other) => grants::put(&operator, &mut other, ctx, (&grant, Some(&held)), &sending).await?,
         None => grants::put(&operator, &mut client, ctx, (&grant, Some(&held)), &sending).await?,
     };
@@ -61,16 +64,6 @@ pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
     wipe(&config.data_dir, config.drain + ctx.globals.timeout).await?;
     let result = json!({"node": status.node, "left": true, "wiped": config.data_dir});
     ctx.output.show(&result, || format!("{} left the mesh; {} is wiped", status.node, config.data_dir.display()))
-}
-
-/// A node that goes on, if there is one.
-async fn other(client: &mut Client, ctx: &Context, own: &NodeId) -> Result<Option<Client>> {
-    let mesh: Mesh = client.get("/v1/mesh").await?;
-    let others: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != *own).collect();
-    if others.is_empty() {
-        return Ok(None);
-    }
-    client::connect_to(&others, ctx).await.map(Some)
 }
 
 /// Empties a state directory once its node has ended.

@@ -84,6 +84,7 @@ pub const CODES: &[(&str, Class, u16)] = &[
     ("invalid_reference", Class::Refused, 403),
     ("malformed", Class::Refused, 400),
     ("not_an_enroller", Class::Refused, 403),
+    ("enroller_needed", Class::Refused, 409),
     ("not_granted", Class::Refused, 403),
     ("quota_exceeded", Class::Refused, 403),
     ("refused", Class::Refused, 403),

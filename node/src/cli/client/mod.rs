@@ -6,6 +6,7 @@ mod target;
 use std::{pin::Pin, time::Duration};
 
 use bytes::Bytes;
+use certs::id::NodeId;
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -92,6 +93,19 @@ pub async fn connect_to(nodes: &[api::KnownNode], ctx: &Context) -> Result<Clien
         .map(|(name, address)| target::Target::Mesh { name: Some(name), address })
         .collect();
     first(&targets, ctx).await
+}
+
+/// Connects to another node than this one, if one lives.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_elsewhere(client: &mut Client, ctx: &Context, than: &NodeId) -> Result<Option<Client>> {
+    let mesh: api::Mesh = client.get("/v1/mesh").await?;
+    let others: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != *than).collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    connect_to(&others, ctx).await.map(Some)
 }
 
 async fn first(targets: &[target::Target], ctx: &Context) -> Result<Client> {
