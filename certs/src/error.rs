@@ -90,7 +90,7 @@ pub enum VerifyError {
         /// How many a path has.
         expected: usize,
     },
-    /// More than [`MAX_CHAIN`].
+    /// More than the limit of a chain.
     #[error("chain of {0} bytes; the limit is 16384")]
     TooLarge(usize),
     /// Not a certificate of this mesh's shape.
