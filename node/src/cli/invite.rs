@@ -132,6 +132,6 @@ fn enroller(mesh: &Mesh) -> Result<&KnownNode> {
     let asked = able.clone().find(|node| node.name == mesh.node);
     asked.or_else(|| able.next()).ok_or_else(|| {
         Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node))
-            .hint("start the node that `skein init` made, or one invited as enroller")
+            .hint("start the node that `skein init` made")
     })
 }

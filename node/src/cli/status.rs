@@ -45,7 +45,7 @@ pub(super) fn text(status: &Status) -> String {
          state         {state}\n\
          members       {} of {} seen\n\
          policy        {} ({stale})\n\
-         certificates  node CA until {}, leaf until {}, {} enrollers\n\
+         certificates  node CA until {}, leaf until {}; enrollers alive: {}\n\
          memory        {:.1} MiB\n\
          gossip        {} B/s\n",
         status.node,
