@@ -50,7 +50,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
     let mut plan = operator.plan(&mut client, &intents).await?;
-    refuse(&plan, &sources, &args.allow, ctx)?;
+    refuse(&plan, &args.allow, ctx)?;
     if let Some(parent) = &args.expect_parent {
         expect(&mut plan, &intents, parent)?;
     }
@@ -115,7 +115,7 @@ fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> {
 }
 
 /// Refuses what the node finds wrong between documents, unless its code is allowed; the rest is said.
-fn refuse(plan: &Plan, sources: &[Source], allowed: &[String], ctx: &Context) -> Result<()> {
+fn refuse(plan: &Plan, allowed: &[String], ctx: &Context) -> Result<()> {
     let word = |problem: &Value, field: &str| problem[field].as_str().unwrap_or_default().to_owned();
     let mut refused = Vec::new();
     for problem in &plan.problems {
@@ -126,7 +126,6 @@ fn refuse(plan: &Plan, sources: &[Source], allowed: &[String], ctx: &Context) ->
         if refusing && !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(&code)) {
             refused.push((code, line));
         } else if ctx.output.format == Format::Table {
-            let _ = sources;
             remark(&format!("warning: {line}"));
         }
     }
