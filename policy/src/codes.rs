@@ -13,7 +13,7 @@ codes! {
     SYNTAX = "SKN0001", "The text is neither YAML nor JSON, or exceeds a limit of the reader.";
     SHAPE = "SKN0002", "A document lacks apiVersion, kind, metadata or spec, or one of them has the wrong form.";
     UNKNOWN_KIND = "SKN0003", "The kind is not known.";
-    KIND_NOT_SUPPORTED = "SKN0004", "The kind is not supported yet.";
+    KIND_NOT_SUPPORTED = "SKN0004", "The kind is valid and not supported yet: lint warns, push refuses.";
     KIND_REFUSED = "SKN0005", "The kind has no place in this mesh; the hint names what to use instead.";
     KUBERNETES = "SKN0006", "An object of Kubernetes: facts for lint, refused by push.";
     NAME = "SKN0007", "A name or namespace is not valid.";
@@ -22,7 +22,7 @@ codes! {
     DUPLICATE_DOCUMENT = "SKN0010", "The same document stands twice.";
 
     UNKNOWN_FIELD = "SKN0101", "The field does not exist.";
-    NOT_SUPPORTED = "SKN0102", "The field exists in Istio and is not supported yet.";
+    NOT_SUPPORTED = "SKN0102", "The field is valid and not supported yet: lint warns, push refuses.";
     WRONG_TYPE = "SKN0103", "The value has the wrong type.";
     MISSING = "SKN0104", "A required field is missing.";
     DURATION = "SKN0105", "The value is not a duration, or not one that is allowed here.";
@@ -41,6 +41,7 @@ codes! {
     EXPORT_TO = "SKN0118", "exportTo is not valid.";
     ROLE = "SKN0119", "A key, role or threshold of a RoleSet is not valid.";
     GRANT = "SKN0120", "A NodeGrant or Revocation is not valid.";
+    NOT_IN_ISTIO = "SKN0121", "The field exists in Istio's API, and Istio itself refuses it.";
 
     UNREACHABLE_RULE = "SKN0201", "No request reaches the rule.";
     DUPLICATE_MATCH = "SKN0202", "A condition stands twice; the later one has no effect.";

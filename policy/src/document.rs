@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use certs::{codec::Millis, grant::NodeGrant};
 use serde::{Deserialize, Serialize};
 
-use crate::kinds::{DestinationRule, Revocation, RoleSet, VirtualService};
+use crate::kinds::{
+    AuthorizationPolicy, DestinationRule, Gateway, MeshConfig, PeerAuthentication, RateLimit, RequestAuthentication,
+    Revocation, RoleSet, ServiceEntry, Sidecar, Telemetry, VirtualService, WorkloadEntry, WorkloadGroup,
+};
 
 /// Istio's root namespace: a routing document there applies mesh-wide, and the kinds that concern the whole mesh live there.
 pub const ROOT_NAMESPACE: &str = "istio-system";
@@ -69,9 +72,10 @@ impl Kind {
         KINDS.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
     }
 
-    /// True if this build reads the kind.
+    /// True if this build applies the kind. Every kind is read and checked; one that is not applied is refused at push.
     pub fn is_built(self) -> bool {
-        matches!(self, Kind::VirtualService | Kind::DestinationRule) || self.is_mesh_wide()
+        let authority = self.is_mesh_wide() && self != Kind::MeshConfig;
+        matches!(self, Kind::VirtualService | Kind::DestinationRule) || authority
     }
 
     /// True for the kinds that concern the whole mesh: their namespace is [`ROOT_NAMESPACE`] whatever the default.
@@ -156,6 +160,8 @@ impl fmt::Display for DocumentId {
 pub struct Document {
     /// Which document.
     pub id: DocumentId,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`.
     pub annotations: BTreeMap<String, String>,
     /// `metadata.creationTimestamp`; in a folded state, else the time of the first version's changeset. Breaks ties: oldest wins.
@@ -175,6 +181,28 @@ pub enum Spec {
     VirtualService(Arc<VirtualService>),
     /// Subsets and traffic policy of a host.
     DestinationRule(Arc<DestinationRule>),
+    /// Services outside the mesh's own registry.
+    ServiceEntry(Arc<ServiceEntry>),
+    /// An endpoint of a ServiceEntry.
+    WorkloadEntry(Arc<WorkloadEntry>),
+    /// What endpoints of a kind have in common.
+    WorkloadGroup(Arc<WorkloadGroup>),
+    /// Listeners at the edge.
+    Gateway(Arc<Gateway>),
+    /// What a caller may see.
+    Sidecar(Arc<Sidecar>),
+    /// Who may do what at a workload.
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    /// Whether a workload takes plaintext.
+    PeerAuthentication(Arc<PeerAuthentication>),
+    /// Whose tokens a workload believes.
+    RequestAuthentication(Arc<RequestAuthentication>),
+    /// Metrics, logs and traces.
+    Telemetry(Arc<Telemetry>),
+    /// How many requests a workload takes.
+    RateLimit(Arc<RateLimit>),
+    /// Defaults of the whole mesh.
+    MeshConfig(Arc<MeshConfig>),
     /// Trust bundle, keys and roles.
     RoleSet(Arc<RoleSet>),
     /// What a node may be.

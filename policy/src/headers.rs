@@ -203,7 +203,7 @@ impl Template {
                 return None;
             }
             Err(Bad::Unknown(formatter)) => {
-                at.error(codes::NOT_SUPPORTED, format!("formatter %{formatter}% is not supported yet"));
+                at.unbuilt(format!("formatter %{formatter}%"));
                 return None;
             }
         };

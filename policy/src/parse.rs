@@ -1,20 +1,24 @@
 //! Text -> documents, with file, line and column of every complaint. Also the strict JSON that is signed, and back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+mod metadata;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     Document, DocumentId, Kind, Problem, Severity, Spec,
     changeset::MAX_DOCUMENT,
     codes,
-    decode::{At, Complaints, Fields, nearest, parse_time},
+    decode::{At, Complaints, nearest},
     document::{EXPIRES, ROOT_NAMESPACE},
-    hosts,
-    kinds::{self, DestinationRule, KubernetesObject, Revocation, RoleSet, VirtualService},
+    kinds::{
+        self, AuthorizationPolicy, DestinationRule, Gateway, KubernetesObject, MeshConfig, PeerAuthentication,
+        RateLimit, RequestAuthentication, Revocation, RoleSet, ServiceEntry, Sidecar, Telemetry, VirtualService,
+        WorkloadEntry, WorkloadGroup,
+    },
     tree::{self, Key, Node, Place, SyntaxError, Value},
 };
+
+pub(crate) use metadata::Metadata;
 
 /// Field of a signed body that says on which line of its file the document began.
 const SOURCE_LINE: &str = "sourceLine";
@@ -91,7 +95,7 @@ pub fn yaml(file: &str, text: &str, default_namespace: &str) -> Parsed {
 /// Reads a signed body: what a node does with a change.
 ///
 /// # Errors
-/// Every error of the document; also if it is not the document that `id` says.
+/// Every error of the document, and what this build does not apply yet; also if it is not the document that `id` says.
 pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
     if json.len() > MAX_DOCUMENT {
         return Err(vec![syntax("", &SyntaxError { place: Place::default(), message: "over 256 KiB".into() })]);
@@ -109,15 +113,10 @@ pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
     {
         At::root(&node, &complaints).error(codes::NAME, format!("the body is {}, not {id}", document.id));
     }
-    let errors = complaints.errors();
+    let refused = complaints.problems.borrow().iter().any(Problem::refuses);
     match document {
-        Some(document) if errors == 0 => Ok(document),
-        _ => Err(complaints
-            .problems
-            .into_inner()
-            .into_iter()
-            .filter(|problem| problem.severity == Severity::Error)
-            .collect()),
+        Some(document) if !refused => Ok(document),
+        _ => Err(complaints.problems.into_inner().into_iter().filter(Problem::refuses).collect()),
     }
 }
 
@@ -222,9 +221,9 @@ fn document(at: &At<'_>, default_namespace: &str) -> Option<Document> {
     let metadata = fields.required("metadata");
     fields.get("status");
     fields.get(SOURCE_LINE);
-    let metadata = metadata.as_ref().and_then(|metadata| read_metadata(metadata, kind, default_namespace))?;
+    let metadata = metadata.as_ref().and_then(|at| metadata::read(at, kind, default_namespace))?;
     let spec = match fields.get("spec") {
-        Some(spec) => read_spec(&spec, &metadata.id),
+        Some(spec) => read_spec(&spec, &metadata),
         None if kind == Kind::Confirmation => Some(Spec::Confirmation),
         None => {
             at.error(codes::SHAPE, "`spec` is required");
@@ -233,8 +232,8 @@ fn document(at: &At<'_>, default_namespace: &str) -> Option<Document> {
     };
     fields.finish();
     warn_of_fault(at, &metadata, spec.as_ref());
-    let Metadata { id, annotations, created, expires } = metadata;
-    Some(Document { id, annotations, created, expires, line: at.line(), spec: spec? })
+    let Metadata { id, labels, annotations, created, expires } = metadata;
+    Some(Document { id, labels, annotations, created, expires, line: at.line(), spec: spec? })
 }
 
 fn warn_of_fault(at: &At<'_>, metadata: &Metadata, spec: Option<&Spec>) {
@@ -247,25 +246,28 @@ fn warn_of_fault(at: &At<'_>, metadata: &Metadata, spec: Option<&Spec>) {
     }
 }
 
-fn read_spec(spec: &At<'_>, id: &DocumentId) -> Option<Spec> {
+fn read_spec(spec: &At<'_>, metadata: &Metadata) -> Option<Spec> {
+    let id = &metadata.id;
     Some(match id.kind {
         Kind::VirtualService => Spec::VirtualService(Arc::new(VirtualService::decode(spec, &id.namespace)?)),
         Kind::DestinationRule => Spec::DestinationRule(Arc::new(DestinationRule::decode(spec, &id.namespace)?)),
+        Kind::ServiceEntry => Spec::ServiceEntry(Arc::new(ServiceEntry::decode(spec, metadata)?)),
+        Kind::WorkloadEntry => Spec::WorkloadEntry(Arc::new(WorkloadEntry::decode(spec)?)),
+        Kind::WorkloadGroup => Spec::WorkloadGroup(Arc::new(WorkloadGroup::decode(spec)?)),
+        Kind::Gateway => Spec::Gateway(Arc::new(Gateway::decode(spec, metadata)?)),
+        Kind::Sidecar => Spec::Sidecar(Arc::new(Sidecar::decode(spec, metadata)?)),
+        Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(Arc::new(AuthorizationPolicy::decode(spec, metadata)?)),
+        Kind::PeerAuthentication => Spec::PeerAuthentication(Arc::new(PeerAuthentication::decode(spec, metadata)?)),
+        Kind::RequestAuthentication => {
+            Spec::RequestAuthentication(Arc::new(RequestAuthentication::decode(spec, metadata)?))
+        }
+        Kind::Telemetry => Spec::Telemetry(Arc::new(Telemetry::decode(spec, metadata)?)),
+        Kind::RateLimit => Spec::RateLimit(Arc::new(RateLimit::decode(spec, metadata)?)),
+        Kind::MeshConfig => Spec::MeshConfig(Arc::new(MeshConfig::decode(spec, metadata)?)),
         Kind::RoleSet => Spec::RoleSet(Arc::new(RoleSet::decode(spec)?)),
         Kind::NodeGrant => Spec::NodeGrant(Arc::new(kinds::decode_node_grant(spec, &id.name)?)),
         Kind::Revocation => Spec::Revocation(Arc::new(Revocation::decode(spec)?)),
         Kind::Confirmation => Spec::Confirmation,
-        Kind::ServiceEntry
-        | Kind::WorkloadEntry
-        | Kind::WorkloadGroup
-        | Kind::Gateway
-        | Kind::Sidecar
-        | Kind::AuthorizationPolicy
-        | Kind::PeerAuthentication
-        | Kind::RequestAuthentication
-        | Kind::Telemetry
-        | Kind::RateLimit
-        | Kind::MeshConfig => return None,
     })
 }
 
@@ -314,8 +316,8 @@ fn known_kind(word: &At<'_>, api: &str) -> Option<Kind> {
         return None;
     }
     if !kind.is_built() {
-        word.error(codes::KIND_NOT_SUPPORTED, format!("{kind} is not supported yet"));
-        return None;
+        let message = format!("{kind} is not supported yet");
+        word.warn(codes::KIND_NOT_SUPPORTED, message, "nodes refuse the document until it is");
     }
     Some(kind)
 }
@@ -338,76 +340,6 @@ fn group_of(kind: Kind) -> &'static str {
         | Kind::Revocation
         | Kind::Confirmation => GROUPS[3].0,
     }
-}
-
-struct Metadata {
-    id: DocumentId,
-    annotations: BTreeMap<String, String>,
-    created: Option<u64>,
-    expires: Option<u64>,
-}
-
-fn read_metadata(metadata: &At<'_>, kind: Kind, default_namespace: &str) -> Option<Metadata> {
-    let fields = metadata.fields()?;
-    let name = fields.required("name");
-    let name = name
-        .as_ref()
-        .and_then(|name| checked_name(name, hosts::is_document_name, "a name is DNS labels joined by dots"));
-    let namespace = match fields.get("namespace") {
-        Some(namespace) => {
-            checked_name(&namespace, hosts::is_dns_label, "a namespace is one DNS label").map(|text| (text, true))
-        }
-        None => Some((default_namespace.to_owned(), false)),
-    };
-    if let (Some((namespace, true)), true) = (&namespace, kind.is_mesh_wide())
-        && namespace != ROOT_NAMESPACE
-    {
-        let hint = format!("leave the namespace out, or write {ROOT_NAMESPACE}");
-        metadata.error_hint(codes::NAME, format!("{kind} concerns the whole mesh"), hint);
-    }
-    if kind == Kind::RoleSet && name.as_deref().is_some_and(|name| name != DocumentId::role_set().name) {
-        metadata.error(codes::NAME, "there is one RoleSet; it is called `default`");
-    }
-    fields.get("labels").map(|labels| labels.texts());
-    let annotations = fields.get("annotations").map(|annotations| annotations.texts()).unwrap_or_default();
-    let expires = annotations.get(EXPIRES).and_then(|text| {
-        let time = parse_time(text);
-        if time.is_none() {
-            let message = format!("{EXPIRES}: `{text}` is not a time");
-            metadata.error_hint(codes::ANNOTATION, message, "write it like 2030-01-31T12:00:00Z");
-        }
-        time
-    });
-    let created = fields.get("creationTimestamp").and_then(|created| created.time());
-    foreign_metadata(&fields);
-    fields.finish();
-    let (namespace, _) = namespace?;
-    Some(Metadata { id: DocumentId::new(kind, &namespace, &name?), annotations, created, expires })
-}
-
-/// What Kubernetes writes into metadata when a document is exported from it: read and left alone.
-fn foreign_metadata(fields: &Fields<'_>) {
-    for name in [
-        "uid",
-        "resourceVersion",
-        "generation",
-        "selfLink",
-        "managedFields",
-        "ownerReferences",
-        "finalizers",
-        "generateName",
-    ] {
-        fields.get(name);
-    }
-}
-
-fn checked_name(at: &At<'_>, rule: fn(&str) -> bool, says: &str) -> Option<String> {
-    let text = at.text()?;
-    if !rule(text) {
-        at.error_hint(codes::NAME, format!("`{text}` is not valid"), says);
-        return None;
-    }
-    Some(text.to_owned())
 }
 
 #[cfg(test)]

@@ -41,6 +41,18 @@ pub struct Problem {
     pub istio_message: Option<String>,
 }
 
+impl Problem {
+    /// True if it speaks of something that is valid and that this build does not apply yet.
+    pub fn is_unbuilt(&self) -> bool {
+        [crate::codes::NOT_SUPPORTED, crate::codes::KIND_NOT_SUPPORTED].contains(&self.code)
+    }
+
+    /// True if no node takes the document: it is not valid, or this build could not apply all of it.
+    pub fn refuses(&self) -> bool {
+        self.severity == Severity::Error || self.is_unbuilt()
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.line > 0 {

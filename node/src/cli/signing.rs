@@ -308,7 +308,7 @@ const SHORT: &[(&str, &str)] = &[("vs", "VirtualService"), ("dr", "DestinationRu
 pub fn kind(word: &str) -> Result<Kind> {
     let full = SHORT.iter().find(|(short, _)| short.eq_ignore_ascii_case(word)).map_or(word, |(_, full)| full);
     full.parse::<Kind>().map_err(|error| {
-        let kinds: Vec<_> = Kind::all().filter(|kind| kind.is_built()).map(|kind| kind.to_string()).collect();
+        let kinds: Vec<_> = Kind::all().map(|kind| kind.to_string()).collect();
         Error::new("usage", error.to_string()).hint(format!("kinds: {}", kinds.join(", ")))
     })
 }

@@ -46,11 +46,11 @@ impl<'a> Fields<'a> {
         found
     }
 
-    /// Fields that Istio has and this build does not: refused by name.
+    /// Fields that Istio has and this build does not: valid, refused at push by name.
     pub(crate) fn not_supported(&self, names: &[&'static str]) {
         for name in names {
             if let Some(at) = self.get(name) {
-                at.error(codes::NOT_SUPPORTED, format!("`{name}` is not supported yet"));
+                at.unbuilt(format!("`{name}`"));
             }
         }
     }

@@ -134,6 +134,15 @@ impl<'a> At<'a> {
         }
     }
 
+    /// Something that is valid and that this build does not apply yet: lint warns, a push is refused.
+    pub(crate) fn unbuilt(&self, what: impl std::fmt::Display) {
+        self.warn(
+            crate::codes::NOT_SUPPORTED,
+            format!("{what} is not supported yet"),
+            "nodes refuse the document until it is",
+        );
+    }
+
     pub(crate) fn warn(&self, code: &'static str, message: impl Into<String>, hint: impl Into<String>) {
         self.add(Severity::Warning, code, message.into(), hint.into());
     }

@@ -285,7 +285,21 @@ impl<'k> Folder<'k> {
         let hosts: Vec<&str> = match &document.spec {
             Spec::VirtualService(service) => service.hosts.iter().map(String::as_str).collect(),
             Spec::DestinationRule(rule) => vec![rule.host.as_str()],
-            Spec::RoleSet(_) | Spec::NodeGrant(_) | Spec::Revocation(_) | Spec::Confirmation => return false,
+            Spec::ServiceEntry(_)
+            | Spec::WorkloadEntry(_)
+            | Spec::WorkloadGroup(_)
+            | Spec::Gateway(_)
+            | Spec::Sidecar(_)
+            | Spec::AuthorizationPolicy(_)
+            | Spec::PeerAuthentication(_)
+            | Spec::RequestAuthentication(_)
+            | Spec::Telemetry(_)
+            | Spec::RateLimit(_)
+            | Spec::MeshConfig(_)
+            | Spec::RoleSet(_)
+            | Spec::NodeGrant(_)
+            | Spec::Revocation(_)
+            | Spec::Confirmation => return false,
         };
         let Some(item) = self.kept.entries.get(changeset) else { return true };
         let Some(roles) = self.chain.since(item.entry.changeset.role_set).first() else { return true };

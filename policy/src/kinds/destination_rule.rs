@@ -147,7 +147,7 @@ fn decode_balancer(at: &At<'_>) -> Option<Balance> {
     let fields = at.fields()?;
     let simple = fields.get("simple").and_then(|simple| {
         if simple.text() == Some("PASSTHROUGH") {
-            simple.error(codes::NOT_SUPPORTED, "`PASSTHROUGH` is not supported yet");
+            simple.unbuilt("`PASSTHROUGH`");
             return None;
         }
         simple.word(&[

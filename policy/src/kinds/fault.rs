@@ -88,7 +88,7 @@ impl DelayFault {
             u32::try_from(percent.integer(0..=100)?).ok()
         });
         if let Some(at) = fields.get("exponentialDelay") {
-            at.error(codes::NOT_SUPPORTED, "exponentialDelay not supported yet (nor by Istio)");
+            at.error_as_istio(codes::NOT_IN_ISTIO, "exponentialDelay not supported yet", "write fixedDelay");
         }
         let delay = fields.get("fixedDelay").map(|delay| delay.duration());
         fields.finish();
@@ -146,7 +146,11 @@ impl AbortFault {
             number
         });
         if let Some(at) = fields.get("http2Error") {
-            at.error(codes::NOT_SUPPORTED, "http2Error is not supported yet (nor by Istio)");
+            at.error_as_istio(
+                codes::NOT_IN_ISTIO,
+                "HTTP/2 abort fault injection not supported yet",
+                "write httpStatus or grpcStatus",
+            );
         }
         let percentage = fields.get("percentage").and_then(|percentage| percentage.percent());
         fields.finish();

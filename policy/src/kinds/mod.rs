@@ -1,15 +1,26 @@
 //! One file per kind: its type, its strict decoder, and the rules within one document.
 
+mod authorization_policy;
 mod destination_rule;
 mod fault;
+mod gateway;
 mod http_action;
 mod http_match;
 mod http_route;
 mod kubernetes;
+mod mesh_config;
 mod node_grant;
+mod peer_authentication;
+mod rate_limit;
+mod request_authentication;
 mod revocation;
 mod role_set;
+mod service_entry;
+mod sidecar;
+mod telemetry;
 mod virtual_service;
+mod workload_entry;
+mod workload_group;
 
 pub use destination_rule::{Balance, DestinationRule, SubsetRule, TrafficPolicy};
 pub use fault::{Abort, AbortFault, DelayFault, Fault};
@@ -25,6 +36,18 @@ pub use node_grant::node_grant_body;
 pub use revocation::Revocation;
 pub use role_set::{Role, RoleKey, RoleSet, Verb};
 pub use virtual_service::{ExportTo, VirtualService};
+
+pub use authorization_policy::AuthorizationPolicy;
+pub use gateway::Gateway;
+pub use mesh_config::MeshConfig;
+pub use peer_authentication::PeerAuthentication;
+pub use rate_limit::RateLimit;
+pub use request_authentication::RequestAuthentication;
+pub use service_entry::ServiceEntry;
+pub use sidecar::Sidecar;
+pub use telemetry::Telemetry;
+pub use workload_entry::WorkloadEntry;
+pub use workload_group::WorkloadGroup;
 
 /// The body of a document that a program makes.
 fn body(id: &crate::DocumentId, spec: serde_json::Value) -> String {

@@ -59,7 +59,7 @@ fn decode_hosts(fields: &Fields<'_>, namespace: &str, for_mesh: bool) -> Vec<Str
     let mut hosts: Vec<String> = Vec::new();
     let items = list.as_ref().map(At::text_list).unwrap_or_default();
     if items.is_empty() {
-        fields.at.error(codes::NOT_SUPPORTED, "a VirtualService without `hosts` (a delegate) is not supported yet");
+        fields.at.unbuilt("a VirtualService without `hosts` (a delegate)");
     }
     for (host, at) in items {
         if !for_mesh {
@@ -92,7 +92,7 @@ pub(super) fn only_mesh(gateways: &At<'_>) -> bool {
     let others = names.iter().filter(|(name, _)| *name != "mesh");
     others
         .map(|(name, at)| {
-            at.error_hint(codes::NOT_SUPPORTED, format!("gateways: `{name}` is not supported yet"), "only `mesh` is")
+            at.unbuilt(format!("gateways: `{name}`"));
         })
         .count()
         == 0

@@ -24,7 +24,21 @@ pub fn between(documents: &[Located], state: &State, registry: &dyn Registry) ->
         match &located.document.spec {
             Spec::VirtualService(service) => check.virtual_service(service),
             Spec::DestinationRule(rule) => check.destination_rule(rule),
-            Spec::RoleSet(_) | Spec::NodeGrant(_) | Spec::Revocation(_) | Spec::Confirmation => {}
+            Spec::ServiceEntry(_)
+            | Spec::WorkloadEntry(_)
+            | Spec::WorkloadGroup(_)
+            | Spec::Gateway(_)
+            | Spec::Sidecar(_)
+            | Spec::AuthorizationPolicy(_)
+            | Spec::PeerAuthentication(_)
+            | Spec::RequestAuthentication(_)
+            | Spec::Telemetry(_)
+            | Spec::RateLimit(_)
+            | Spec::MeshConfig(_)
+            | Spec::RoleSet(_)
+            | Spec::NodeGrant(_)
+            | Spec::Revocation(_)
+            | Spec::Confirmation => {}
         }
         checks.append(&mut check.problems);
     }

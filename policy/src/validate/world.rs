@@ -40,7 +40,21 @@ impl<'w> World<'w> {
             match spec {
                 Spec::VirtualService(service) => virtual_services.push((id, &**service)),
                 Spec::DestinationRule(rule) => destination_rules.push((id, &**rule)),
-                Spec::RoleSet(_) | Spec::NodeGrant(_) | Spec::Revocation(_) | Spec::Confirmation => {}
+                Spec::ServiceEntry(_)
+                | Spec::WorkloadEntry(_)
+                | Spec::WorkloadGroup(_)
+                | Spec::Gateway(_)
+                | Spec::Sidecar(_)
+                | Spec::AuthorizationPolicy(_)
+                | Spec::PeerAuthentication(_)
+                | Spec::RequestAuthentication(_)
+                | Spec::Telemetry(_)
+                | Spec::RateLimit(_)
+                | Spec::MeshConfig(_)
+                | Spec::RoleSet(_)
+                | Spec::NodeGrant(_)
+                | Spec::Revocation(_)
+                | Spec::Confirmation => {}
             }
         }
         let services = registry.services();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use policy::{
-    Problem, Severity,
+    Problem,
     changeset::{MAX_CHANGES, MAX_CHANGESET},
     validate,
 };
@@ -60,11 +60,8 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 
 /// What the files want, if nothing within them is wrong.
 fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> {
-    let errors: Vec<&Problem> = sources
-        .iter()
-        .flat_map(|source| &source.parsed.problems)
-        .filter(|problem| problem.severity == Severity::Error)
-        .collect();
+    let errors: Vec<&Problem> =
+        sources.iter().flat_map(|source| &source.parsed.problems).filter(|problem| problem.refuses()).collect();
     if ctx.output.format == Format::Table {
         for source in sources {
             source.parsed.problems.iter().for_each(|problem| remark(&source::snippet(problem, Some(&source.text))));
