@@ -1,8 +1,9 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
-//! `cargo run --release -p tests --bin figures -- main [-o json]`
+//! `cargo run --release -p tests --bin figures -- main|policy [-o json]`
 
 mod main_job;
+mod policy;
 
 use harness::process::Skein;
 use serde::Serialize;
@@ -39,8 +40,9 @@ fn main() -> std::process::ExitCode {
     let skein = Skein { program, prefix: vec![AS_SKEIN.to_owned()] };
     let figures = match words.first().map(String::as_str) {
         Some("main") => main_job::figures(&skein),
+        Some("policy") => policy::figures(&skein),
         other => {
-            eprintln!("figures: which? `main` is built; {} is not", other.unwrap_or("nothing"));
+            eprintln!("figures: which? `main` and `policy` are built; {} is not", other.unwrap_or("nothing"));
             return std::process::ExitCode::from(2);
         }
     };
