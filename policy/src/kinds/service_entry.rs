@@ -4,7 +4,7 @@ mod resolution;
 
 use std::collections::BTreeMap;
 
-use super::{AddressBlock, Endpoint, ExportTo, PortProtocol, endpoint::Within, label_selector};
+use super::{Endpoint, ExportTo, PortProtocol, Subnet, endpoint::Within, label_selector};
 use crate::{
     codes,
     decode::{At, Fields},
@@ -25,7 +25,7 @@ pub struct ServiceEntry {
     /// Lower case, without trailing dot, never expanded; a wildcard only as prefix.
     pub hosts: Vec<String>,
     /// By which destination addresses connections are recognised; if none, by the port alone.
-    pub addresses: Vec<AddressBlock>,
+    pub addresses: Vec<Subnet>,
     /// Names and numbers are unique.
     pub ports: Vec<ServiceEntryPort>,
     /// Inside the mesh, or outside of it.
@@ -148,18 +148,16 @@ fn decode_hosts(fields: &Fields<'_>, resolution: Resolution) -> Vec<String> {
     hosts
 }
 
-fn decode_addresses(fields: &Fields<'_>, resolution: Resolution) -> Vec<AddressBlock> {
+fn decode_addresses(fields: &Fields<'_>, resolution: Resolution) -> Vec<Subnet> {
     let Some(list) = fields.get("addresses") else { return Vec::new() };
     list.limit(MAX_ENTRIES);
-    let mut addresses = Vec::new();
-    for (text, at) in list.text_list() {
-        if text.contains('/') && !matches!(resolution, Resolution::None | Resolution::Static) {
+    if !matches!(resolution, Resolution::None | Resolution::Static) {
+        for (_, at) in list.text_list().iter().filter(|(text, _)| text.contains('/')) {
             let message = "CIDR addresses are allowed only for NONE/STATIC resolution types";
             at.error_as_istio(codes::RESOLUTION, message, "");
         }
-        addresses.extend(AddressBlock::decode(&at, text));
     }
-    addresses
+    Subnet::decode_list(&list)
 }
 
 fn decode_ports(fields: &Fields<'_>) -> Vec<ServiceEntryPort> {
