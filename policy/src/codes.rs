@@ -42,6 +42,14 @@ codes! {
     ROLE = "SKN0119", "A key, role or threshold of a RoleSet is not valid.";
     GRANT = "SKN0120", "A NodeGrant or Revocation is not valid.";
     NOT_IN_ISTIO = "SKN0121", "The field exists in Istio's API, and Istio itself refuses it.";
+    ADDRESS = "SKN0130", "The value is not an IP address, a host name, or the path of a Unix socket.";
+    PROTOCOL = "SKN0131", "The protocol of a port is not known, or does not fit the place.";
+    TOO_MANY = "SKN0132", "A list or map has more entries than are allowed.";
+    RESOLUTION = "SKN0133", "A field of a ServiceEntry does not fit its resolution.";
+    LISTENER = "SKN0134", "The port, address and capture mode of a listener do not fit each other.";
+    SERVER_TLS = "SKN0135", "The TLS settings of a server do not fit its port or each other.";
+    EGRESS = "SKN0136", "The egress listeners or the outbound policy of a Sidecar are not valid.";
+    SUBNET = "SKN0160", "The value is neither an IP address nor a CIDR block.";
 
     UNREACHABLE_RULE = "SKN0201", "No request reaches the rule.";
     DUPLICATE_MATCH = "SKN0202", "A condition stands twice; the later one has no effect.";
@@ -52,6 +60,13 @@ codes! {
     DEPRECATED = "SKN0207", "The field is deprecated.";
     IGNORED = "SKN0208", "The field has no meaning in this mesh.";
     NO_TRAFFIC = "SKN0209", "A destination among several has no weight: it gets no traffic.";
+    PORT_WITHOUT_ADDRESS = "SKN0210", "A TCP port of a service without addresses: its traffic is recognised by the port alone.";
+    SELECTS_NAMESPACE = "SKN0211", "A selector names no labels: it selects every workload of the namespace.";
+    PARTIAL_WILDCARD = "SKN0212", "A wildcard that is part of a label matches nothing in Istio.";
+    CIPHER_SUITES = "SKN0213", "A cipher suite is unknown, stands twice, or is missing for an old version of TLS.";
+    COVERED_HOST = "SKN0214", "Another entry of the list covers the host already.";
+    UNMATCHED_LABEL = "SKN0215", "No workload can have such a label: the selector selects nothing.";
+    AMBIGUOUS_HOST = "SKN0216", "Several hosts share an address and a port that does not tell them apart.";
 
     UNKNOWN_HOST = "SKN0301", "Neither the mesh nor the push defines the destination's host.";
     UNKNOWN_SUBSET = "SKN0302", "Neither the mesh nor the push defines the destination's subset.";

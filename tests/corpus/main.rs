@@ -63,7 +63,7 @@ fn every_sample_is_accepted_or_of_a_kind_without_a_place_here() {
 }
 
 /// Kinds whose verdicts are compared.
-const JUDGED: &[&str] = &["VirtualService", "DestinationRule"];
+const JUDGED: &[&str] = &["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "WorkloadGroup"];
 
 /// Cases on which we differ from Istio, and why.
 const DIFFERING: &[(&str, &str)] = &[];
@@ -118,4 +118,26 @@ fn what_is_accepted_survives_signing() {
         }
     }
     println!("{count} documents survive");
+}
+
+#[test]
+fn hosts_of_a_gateway_are_istios() {
+    let Some(root) = corpus() else { return };
+    let table = std::fs::read_to_string(root.join("tables/gateway-hosts-for-namespace.json")).unwrap();
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&table).unwrap();
+    assert!(!rows.is_empty());
+    for row in rows {
+        let server =
+            serde_json::json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": row["hosts"]});
+        let document = serde_json::json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "Gateway",
+            "metadata": {"name": "edge"},
+            "spec": {"servers": [server]},
+        });
+        let parsed = parse::yaml("table", &document.to_string(), "default");
+        let policy::Spec::Gateway(gateway) = &parsed.documents[0].document.spec else { panic!("{parsed:?}") };
+        let hosts: Vec<&str> = gateway.servers[0].hosts_for(row["namespace"].as_str().unwrap()).collect();
+        assert_eq!(serde_json::json!(hosts), row["want"], "{row}");
+    }
 }

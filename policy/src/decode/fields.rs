@@ -46,6 +46,13 @@ impl<'a> Fields<'a> {
         found
     }
 
+    /// A string and its place; an empty one counts as absent, as in protobuf.
+    pub(crate) fn filled(&self, name: &'static str) -> Option<(&'a str, At<'a>)> {
+        let at = self.get(name)?;
+        let text = at.text()?;
+        (!text.is_empty()).then_some((text, at))
+    }
+
     /// Fields that Istio has and this build does not: valid, refused at push by name.
     pub(crate) fn not_supported(&self, names: &[&'static str]) {
         for name in names {

@@ -7,7 +7,7 @@ mod words;
 use std::{cell::RefCell, fmt};
 
 pub(crate) use fields::Fields;
-pub(crate) use scalars::parse_time;
+pub(crate) use scalars::{is_label, parse_time};
 pub(crate) use words::nearest;
 
 use crate::{
@@ -181,6 +181,18 @@ impl<'a> At<'a> {
                 !null
             })
             .collect()
+    }
+
+    /// Complains of a list or map with more than `limit` entries.
+    pub(crate) fn limit(&self, limit: usize) {
+        let count = match &self.node.value {
+            Value::List(items) => items.len(),
+            Value::Map(entries) => entries.len(),
+            Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) => 0,
+        };
+        if count > limit {
+            self.error(crate::codes::TOO_MANY, format!("{count} entries, the limit is {limit}"));
+        }
     }
 
     /// Key and value of a map whose keys are free.

@@ -197,6 +197,11 @@ pub(crate) fn is_label_name(text: &str) -> bool {
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
+/// True if a workload can have the label.
+pub(crate) fn is_label(key: &str, value: &str) -> bool {
+    is_label_key(key) && (value.is_empty() || is_label_name(value))
+}
+
 fn is_label_key(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => crate::hosts::is_dns_name(prefix) && is_label_name(name),

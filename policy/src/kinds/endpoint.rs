@@ -1,0 +1,204 @@
+//! What a WorkloadEntry, an endpoint of a ServiceEntry and the template of a WorkloadGroup have in common.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{Resolution, ServiceEntryPort, bind::UnixSocket};
+use crate::{
+    codes,
+    decode::{At, Fields},
+    hosts,
+};
+
+/// Ports of an endpoint at most, as in Istio.
+const MAX_PORTS: usize = 128;
+/// Labels of an endpoint at most, as in Istio.
+const MAX_LABELS: usize = 256;
+/// Characters of `network` and `locality` at most, as in Istio.
+const MAX_PLACE: usize = 2_048;
+/// Characters of a service account at most, as in Istio.
+const MAX_SERVICE_ACCOUNT: usize = 253;
+/// The account of an endpoint that names none.
+const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+
+/// Istio's message `WorkloadEntry`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is; `None` if only its network is known, and in a template.
+    pub address: Option<EndpointAddress>,
+    /// Port name of the service, and the endpoint's own port.
+    pub ports: BTreeMap<String, u16>,
+    /// Labels, by which services and policy select it.
+    pub labels: BTreeMap<String, String>,
+    /// Endpoints of one network reach each other directly; empty by default.
+    pub network: String,
+    /// The failure domain that it is in.
+    pub locality: Locality,
+    /// Its share of the load among the endpoints, at least 1.
+    pub weight: u32,
+    /// The name of its identity, `default` if none is given.
+    pub service_account: String,
+}
+
+/// Where an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    /// An address; ports are those of the endpoint or the service.
+    Ip(IpAddr),
+    /// A DNS name, lower case, which is resolved.
+    Name(String),
+    /// A socket of the machine.
+    Unix(UnixSocket),
+}
+
+/// `region/zone/subzone`; a part that is not given is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Locality {
+    /// The widest domain.
+    pub region: String,
+    /// Within the region.
+    pub zone: String,
+    /// Within the zone.
+    pub subzone: String,
+}
+
+/// Where an endpoint stands: that decides on its address and ports.
+#[derive(Clone, Copy)]
+pub(super) enum Within<'p> {
+    /// A document of its own: which service it serves is not known.
+    WorkloadEntry,
+    /// The template of a group: an address comes with each endpoint.
+    Template,
+    /// A service with this resolution and these ports.
+    Service(Resolution, &'p [ServiceEntryPort]),
+}
+
+impl Within<'_> {
+    /// True if addresses are resolved by DNS.
+    fn is_dns(self) -> bool {
+        matches!(self, Self::Service(Resolution::Dns | Resolution::DnsRoundRobin, _))
+    }
+}
+
+impl Endpoint {
+    pub(super) fn decode(at: &At<'_>, within: Within<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let network = text_up_to(&fields, "network", MAX_PLACE);
+        let address = decode_address(&fields, within, &network);
+        let ports = decode_ports(&fields, within);
+        if let Some(EndpointAddress::Unix(_)) = &address {
+            unix_has_one_port(&fields, within);
+        }
+        let labels = fields.get("labels").map(|labels| {
+            labels.limit(MAX_LABELS);
+            labels.labels()
+        });
+        let weight = fields.get("weight").and_then(|weight| weight.integer(0..=u32::MAX.into()));
+        let account = text_up_to(&fields, "serviceAccount", MAX_SERVICE_ACCOUNT);
+        let endpoint = Self {
+            address,
+            ports,
+            labels: labels.unwrap_or_default(),
+            network,
+            locality: Locality::decode(&fields),
+            weight: weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or_default().max(1),
+            service_account: if account.is_empty() { DEFAULT_SERVICE_ACCOUNT.to_owned() } else { account },
+        };
+        fields.finish();
+        Some(endpoint)
+    }
+}
+
+fn text_up_to(fields: &Fields<'_>, name: &'static str, limit: usize) -> String {
+    let Some((text, at)) = fields.filled(name) else { return String::new() };
+    if text.len() > limit {
+        at.error(codes::TOO_MANY, format!("`{name}` has at most {limit} characters"));
+    }
+    text.to_owned()
+}
+
+fn decode_address(fields: &Fields<'_>, within: Within<'_>, network: &str) -> Option<EndpointAddress> {
+    let Some((text, at)) = fields.filled("address") else {
+        missing_address(fields.at, within, network);
+        return None;
+    };
+    if matches!(within, Within::Template) {
+        at.warn(codes::IGNORED, "each endpoint of the group brings its own address", "leave `address` out");
+    }
+    if UnixSocket::is_meant(text) && !within.is_dns() {
+        return UnixSocket::decode(&at, text).map(EndpointAddress::Unix);
+    }
+    if let Ok(address) = text.parse() {
+        return Some(EndpointAddress::Ip(address));
+    }
+    if let Within::Service(Resolution::Static, _) = within {
+        let hint = "names are resolved with `resolution: DNS` only";
+        at.error_as_istio(codes::ADDRESS, format!("endpoint address {text:?} is not a valid IP address"), hint);
+        return None;
+    }
+    if !hosts::is_dns_name(text) {
+        let message = format!("endpoint address {text:?} is not a valid FQDN or an IP address");
+        at.error_as_istio(codes::ADDRESS, message, "");
+        return None;
+    }
+    Some(EndpointAddress::Name(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()))
+}
+
+fn missing_address(at: &At<'_>, within: Within<'_>, network: &str) {
+    match within {
+        Within::Template => {}
+        Within::WorkloadEntry | Within::Service(..) if within.is_dns() || network.is_empty() => {
+            at.error_as_istio(codes::MISSING, "address is required", "an IP address, a DNS name or unix:///path");
+        }
+        Within::WorkloadEntry | Within::Service(..) => {
+            let message = format!("address is unset with network {network:?}");
+            at.warn(codes::IGNORED, message, "nodes here reach an endpoint only by its address");
+        }
+    }
+}
+
+fn decode_ports(fields: &Fields<'_>, within: Within<'_>) -> BTreeMap<String, u16> {
+    let Some(map) = fields.get("ports") else { return BTreeMap::new() };
+    map.limit(MAX_PORTS);
+    let mut ports = BTreeMap::new();
+    for (name, at) in map.entries() {
+        if !hosts::is_dns_label(name) {
+            at.error_as_istio(codes::NAME, format!("invalid port name: {name}"), "a port name is one DNS label");
+        }
+        let Some(port) = at.port() else { continue };
+        if let Within::Service(_, declared) = within
+            && !declared.iter().any(|one| one.name == name)
+        {
+            let message = format!("endpoint port {port} is not defined by the service entry");
+            at.error_as_istio(codes::UNKNOWN_PORT, message, "the key is the name of one of the service's ports");
+        }
+        ports.insert(name.to_owned(), port);
+    }
+    ports
+}
+
+/// A socket has no ports: what arrives at it is what came to the service's only one.
+fn unix_has_one_port(fields: &Fields<'_>, within: Within<'_>) {
+    if let Some(ports) = fields.get("ports").filter(|ports| !ports.entries().is_empty()) {
+        ports.error_as_istio(codes::EXCLUSIVE, "unix endpoint must not include ports", "");
+    }
+    if let Within::Service(_, ports) = within
+        && ports.len() != 1
+    {
+        fields.at.error_as_istio(codes::EXCLUSIVE, "exactly 1 service port required for unix endpoints", "");
+    }
+}
+
+impl Locality {
+    fn decode(fields: &Fields<'_>) -> Self {
+        let text = text_up_to(fields, "locality", MAX_PLACE);
+        let mut parts = text.split('/');
+        let mut part = || parts.next().unwrap_or_default().to_owned();
+        let locality = Self { region: part(), zone: part(), subzone: part() };
+        if parts.next().is_some()
+            && let Some(at) = fields.get("locality")
+        {
+            at.warn(codes::IGNORED, "a locality is region/zone/subzone; further parts have no meaning", "");
+        }
+        locality
+    }
+}
