@@ -12,6 +12,7 @@ pub mod headers;
 pub mod history;
 pub mod hosts;
 pub mod kinds;
+pub mod normalize;
 pub mod parse;
 pub mod problem;
 pub mod retry;

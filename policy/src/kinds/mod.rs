@@ -17,6 +17,7 @@ mod revocation;
 mod role_set;
 mod service_entry;
 mod sidecar;
+mod target;
 mod telemetry;
 mod virtual_service;
 mod workload_entry;
@@ -37,14 +38,20 @@ pub use revocation::Revocation;
 pub use role_set::{Role, RoleKey, RoleSet, Verb};
 pub use virtual_service::{ExportTo, VirtualService};
 
-pub use authorization_policy::AuthorizationPolicy;
+pub use authorization_policy::{
+    Action, AddressRange, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern,
+    TokenPattern, Value,
+};
 pub use gateway::Gateway;
-pub use mesh_config::MeshConfig;
-pub use peer_authentication::PeerAuthentication;
+pub use mesh_config::{
+    AccessLog, CertificateLifetimes, Limits, LogFile, MeshConfig, OutboundPolicy, OutlierSharing, PathNormalization,
+};
+pub use peer_authentication::{MutualTls, PeerAuthentication};
 pub use rate_limit::RateLimit;
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
+pub use target::Target;
 pub use telemetry::Telemetry;
 pub use workload_entry::WorkloadEntry;
 pub use workload_group::WorkloadGroup;
