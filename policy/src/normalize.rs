@@ -147,6 +147,7 @@ fn escaped(digits: &[u8]) -> Option<u8> {
 }
 
 /// Escapes of unreserved characters (RFC 3986, 2.3) decoded, the digits of the others in upper case. Once: `%252e` stays.
+/// A broken escape becomes an escaped `%`.
 pub(crate) fn escapes(text: &str) -> String {
     let mut normal = String::with_capacity(text.len());
     let mut rest = text;
@@ -163,8 +164,9 @@ pub(crate) fn escapes(text: &str) -> String {
                 }
                 rest = &after[2..];
             }
+            // A `%` that begins no escape is one itself: left alone, it could begin one with what is decoded behind it.
             None => {
-                normal.push('%');
+                normal.push_str("%25");
                 rest = after;
             }
         }

@@ -47,12 +47,14 @@ pub use mesh_config::{
     AccessLog, CertificateLifetimes, Limits, LogFile, MeshConfig, OutboundPolicy, OutlierSharing, PathNormalization,
 };
 pub use peer_authentication::{MutualTls, PeerAuthentication};
-pub use rate_limit::RateLimit;
-pub use request_authentication::RequestAuthentication;
+pub use rate_limit::{LimitKey, LimitMode, LimitRule, LimitScope, RateLimit};
+pub use request_authentication::{RequestAuthentication, TokenKeys, TokenRule};
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
 pub use target::Target;
-pub use telemetry::Telemetry;
+pub use telemetry::{
+    AccessLogging, CustomTag, Expression, Metric, MetricOverride, Metrics, Side, TagOverride, Telemetry, Tracing,
+};
 pub use workload_entry::WorkloadEntry;
 pub use workload_group::WorkloadGroup;
 

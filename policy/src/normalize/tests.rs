@@ -85,6 +85,7 @@ fn levels_are_istios() {
     assert_eq!(at(PathNormalization::None, "/a/../b//c"), "/a/../b//c");
     assert_eq!(at(PathNormalization::Base, "/a/../b//c\\d%2fe"), "/b//c/d%2Fe");
     assert_eq!(at(PathNormalization::Base, "/a//../b"), "/a/b");
+    assert_eq!(at(PathNormalization::Base, "/%%61%61/100%"), "/%25aa/100%25");
     assert_eq!(at(PathNormalization::MergeSlashes, "/a/../b//c%2fe"), "/b/c%2Fe");
     assert_eq!(at(PathNormalization::DecodeAndMergeSlashes, "/a%2f..%5cb//c"), "/b/c");
 }
