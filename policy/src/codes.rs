@@ -50,6 +50,16 @@ codes! {
     SERVER_TLS = "SKN0135", "The TLS settings of a server do not fit its port or each other.";
     EGRESS = "SKN0136", "The egress listeners or the outbound policy of a Sidecar are not valid.";
     SUBNET = "SKN0160", "The value is neither an IP address nor a CIDR block.";
+    SELECTOR = "SKN0140", "A selector or a target reference is not valid.";
+    ATTRIBUTE = "SKN0141", "The attribute is not known, or may not stand here.";
+    PATTERN = "SKN0142", "A pattern of an AuthorizationPolicy is not valid.";
+    ADDRESS = "SKN0143", "The value is not an IP address or a range of them.";
+    ACTION = "SKN0144", "The field or annotation does not go with the policy's action.";
+    TOKEN_RULE = "SKN0145", "A rule for tokens is not valid.";
+    URL = "SKN0146", "The value is not a URL, or not one that is allowed here.";
+    EXPRESSION = "SKN0147", "The value is not a CEL expression, or too large a one.";
+    PORT_LEVEL = "SKN0148", "Settings of single ports may not stand here.";
+    NEVER_VALID = "SKN0149", "The settings contradict each other.";
 
     UNREACHABLE_RULE = "SKN0201", "No request reaches the rule.";
     DUPLICATE_MATCH = "SKN0202", "A condition stands twice; the later one has no effect.";
@@ -67,6 +77,10 @@ codes! {
     COVERED_HOST = "SKN0214", "Another entry of the list covers the host already.";
     UNMATCHED_LABEL = "SKN0215", "No workload can have such a label: the selector selects nothing.";
     AMBIGUOUS_HOST = "SKN0216", "Several hosts share an address and a port that does not tell them apart.";
+    EMPTY_SELECTOR = "SKN0220", "The selector has no labels: it selects every workload.";
+    DENIES_ALL_TCP = "SKN0221", "The DENY rule has HTTP attributes only: it denies every TCP connection.";
+    WITHOUT_EFFECT = "SKN0222", "Istio's rules give the document or the value no effect.";
+    ONLY_FIRST = "SKN0223", "Several stand where only the first is used.";
 
     UNKNOWN_HOST = "SKN0301", "Neither the mesh nor the push defines the destination's host.";
     UNKNOWN_SUBSET = "SKN0302", "Neither the mesh nor the push defines the destination's subset.";

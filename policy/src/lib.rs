@@ -1,8 +1,10 @@
 //! What is allowed and where it goes. Pure: time and randomness come in as arguments, nothing here waits.
 //!
 //! Text becomes a [`document::Document`] in [`parse`]; changesets fold to a [`history::State`]; a state compiles to what the
-//! proxy reads ([`compile::Compiled`]), and [`route::route`] finds a request's route in it.
+//! proxy reads ([`compile::Compiled`]), and [`route::route`] finds a request's route in it. [`authorize::Authorizer`] says who may do
+//! what at a workload.
 
+pub mod authorize;
 pub mod changeset;
 pub mod codes;
 pub mod compile;
@@ -12,6 +14,7 @@ pub mod headers;
 pub mod history;
 pub mod hosts;
 pub mod kinds;
+pub mod normalize;
 pub mod parse;
 pub mod problem;
 pub mod retry;

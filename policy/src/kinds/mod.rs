@@ -26,6 +26,7 @@ mod server_tls;
 mod service_entry;
 mod sidecar;
 mod subnet;
+mod target;
 mod telemetry;
 mod virtual_service;
 mod workload_entry;
@@ -64,6 +65,23 @@ pub use service_entry::{Resolution, ServiceEntry, ServiceEntryPort, ServiceLocat
 pub use sidecar::Sidecar;
 pub use subnet::{NotASubnet, Subnet};
 pub use telemetry::Telemetry;
+pub use authorization_policy::{
+    Action, AddressRange, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern,
+    TokenPattern, Value,
+};
+pub use gateway::Gateway;
+pub use mesh_config::{
+    AccessLog, CertificateLifetimes, Limits, LogFile, MeshConfig, OutboundPolicy, OutlierSharing, PathNormalization,
+};
+pub use peer_authentication::{MutualTls, PeerAuthentication};
+pub use rate_limit::{LimitKey, LimitMode, LimitRule, LimitScope, RateLimit};
+pub use request_authentication::{RequestAuthentication, TokenKeys, TokenRule};
+pub use service_entry::ServiceEntry;
+pub use sidecar::Sidecar;
+pub use target::Target;
+pub use telemetry::{
+    AccessLogging, CustomTag, Expression, Metric, MetricOverride, Metrics, Side, TagOverride, Telemetry, Tracing,
+};
 pub use workload_entry::WorkloadEntry;
 pub use workload_group::WorkloadGroup;
 

@@ -1,0 +1,139 @@
+//! A condition of an AuthorizationPolicy: an attribute, the values that it may have and those that it may not.
+
+use super::{
+    Attribute,
+    pattern::{AddressRange, NamespacePattern, PathPattern, TextPattern, TokenPattern},
+};
+use crate::{codes, decode::At, hosts};
+
+/// Service accounts in one list at most, as in Istio.
+const MAX_ACCOUNTS: usize = 16;
+
+/// An attribute, the values that it may have and those that it may not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// What is looked at.
+    pub attribute: Attribute,
+    /// One of them matches; empty is no condition.
+    pub values: Vec<Value>,
+    /// None of them matches; empty is no condition.
+    pub not_values: Vec<Value>,
+}
+
+/// What an attribute is compared with; the variant follows from the attribute.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Most attributes. Hosts are in lower case.
+    Text(TextPattern),
+    /// [`Attribute::Namespace`].
+    Namespace(NamespacePattern),
+    /// [`Attribute::ServiceAccount`].
+    Account {
+        /// The document's own where none is written.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// [`Attribute::Path`].
+    Path(PathPattern),
+    /// Attributes that are addresses.
+    Addresses(AddressRange),
+    /// [`Attribute::DestinationPort`].
+    Port(u16),
+    /// [`Attribute::RequestPrincipal`].
+    Token(TokenPattern),
+}
+
+/// Reads the two lists of an attribute. `None` if both are absent or empty; `key` is what Istio calls the list.
+pub(super) fn decode(
+    attribute: &Attribute,
+    values: Option<&At<'_>>,
+    not_values: Option<&At<'_>>,
+    key: &str,
+    own_namespace: &str,
+) -> Option<Condition> {
+    let read = |list: Option<&At<'_>>, prefix: &str| {
+        let Some(list) = list else { return Vec::new() };
+        let items = list.text_list();
+        if *attribute == Attribute::ServiceAccount && items.len() > MAX_ACCOUNTS {
+            list.error(codes::PATTERN, format!("at most {MAX_ACCOUNTS} service accounts may stand in one list"));
+        }
+        let value = |(text, at): &(&str, At<'_>)| {
+            if text.is_empty() {
+                at.error_as_istio(codes::EMPTY, format!("empty value not allowed, found in {prefix}{key}"), "");
+                return None;
+            }
+            match Value::read(attribute, text, own_namespace) {
+                Ok(value) => Some(value),
+                Err((code, message)) => {
+                    at.error_as_istio(code, message, "");
+                    None
+                }
+            }
+        };
+        items.iter().filter_map(value).collect()
+    };
+    let is_condition = key.contains('.');
+    let values = read(values, "");
+    let not_values = read(not_values, if is_condition { "" } else { "Not" });
+    let condition = Condition { attribute: attribute.clone(), values, not_values };
+    (!condition.values.is_empty() || !condition.not_values.is_empty()).then_some(condition)
+}
+
+impl Value {
+    fn read(attribute: &Attribute, text: &str, own_namespace: &str) -> Result<Self, (&'static str, String)> {
+        match attribute {
+            Attribute::Principal
+            | Attribute::ServerName
+            | Attribute::Method
+            | Attribute::Header(_)
+            | Attribute::Audience
+            | Attribute::Presenter
+            | Attribute::Claim(_)
+            | Attribute::EnvoyFilter(_) => Ok(Self::Text(TextPattern::new(text))),
+            Attribute::Host => Ok(Self::Text(TextPattern::new(text).lower_case())),
+            Attribute::TrustDomain => trust_domain(text).map(Self::Text),
+            Attribute::Namespace => Ok(Self::Namespace(NamespacePattern::new(text))),
+            Attribute::ServiceAccount => account(text, own_namespace),
+            Attribute::Path => PathPattern::new(text).map(Self::Path).map_err(|error| (codes::PATTERN, error)),
+            Attribute::RequestPrincipal => Ok(Self::Token(TokenPattern::new(text))),
+            Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
+                AddressRange::new(text).map(Self::Addresses).ok_or_else(|| {
+                    let what = if text.contains('/') { "bad CIDR range" } else { "bad IP address" };
+                    (codes::ADDRESS, format!("{what} ({text})"))
+                })
+            }
+            Attribute::DestinationPort => {
+                let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+                let port = text.parse().ok().filter(|_| digits);
+                port.map(Self::Port).ok_or_else(|| (codes::RANGE, format!("bad port ({text})")))
+            }
+        }
+    }
+}
+
+fn trust_domain(text: &str) -> Result<TextPattern, (&'static str, String)> {
+    if text.contains('/') {
+        return Err((codes::PATTERN, format!("`{text}` is not a trust domain: it has a `/`")));
+    }
+    let inner = text.strip_prefix('*').or_else(|| text.strip_suffix('*')).unwrap_or(text);
+    if inner.contains('*') {
+        return Err((codes::PATTERN, format!("`{text}`: `*` may stand at one end of a trust domain only")));
+    }
+    Ok(TextPattern::new(text))
+}
+
+fn account(text: &str, own_namespace: &str) -> Result<Value, (&'static str, String)> {
+    let (namespace, name) = text.split_once('/').unwrap_or((own_namespace, text));
+    let bad = |why: &str| Err((codes::PATTERN, format!("`{text}` is not a service account: {why}")));
+    if name.contains('/') {
+        return bad("write NAMESPACE/ACCOUNT or ACCOUNT");
+    }
+    if namespace.is_empty() || name.is_empty() {
+        return bad("namespace and account must not be empty");
+    }
+    if !hosts::is_dns_label(namespace) || !hosts::is_document_name(name) {
+        return bad("it is compared as a whole, wildcards do not count");
+    }
+    Ok(Value::Account { namespace: namespace.to_owned(), name: name.to_owned() })
+}

@@ -1,0 +1,77 @@
+//! Tests of reading MeshConfig.
+
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::{Severity, Spec, parse};
+
+fn read(spec: &str) -> parse::Parsed {
+    let text = format!("apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {spec}\n");
+    parse::yaml("f", &text, "shop")
+}
+
+fn config(spec: &str) -> Arc<MeshConfig> {
+    let parsed = read(spec);
+    let document = parsed.documents.first().unwrap_or_else(|| panic!("{spec}: {:#?}", parsed.problems));
+    let Spec::MeshConfig(config) = &document.document.spec else { panic!() };
+    config.clone()
+}
+
+fn errors(spec: &str) -> Vec<&'static str> {
+    let error = |problem: &&crate::Problem| problem.severity == Severity::Error;
+    read(spec).problems.iter().filter(error).map(|problem| problem.code).collect()
+}
+
+#[test]
+fn what_is_left_out_keeps_its_default() {
+    assert_eq!(*config("{}"), MeshConfig::default());
+    let limits = config("{limits: {headers: 50}}").limits;
+    assert_eq!(limits, Limits { headers: 50, ..Limits::default() });
+}
+
+#[test]
+fn every_field_is_read() {
+    let read = config(
+        "{outboundTrafficPolicy: {mode: ALLOW_ANY}, connectTimeout: 3s, defaultHttpRetryPolicy: {attempts: 5}, \
+         retryIdempotentOnReset: false, outlierSharing: off, pathNormalization: {normalization: MERGE_SLASHES}, \
+         localityLbSetting: {enabled: false}, trustDomainAliases: [old.example], accessLogFile: /dev/stdout, \
+         accessLogEncoding: JSON, certificates: {leaf: 30m, nodeCa: 240h}, limits: {headerTimeout: 5s, connections: 100}}",
+    );
+    assert_eq!(read.outbound, Some(OutboundPolicy::AllowAny));
+    assert_eq!((read.connect_timeout, read.retries.attempts), (Duration::from_secs(3), 5));
+    assert!(!read.retry_idempotent_on_reset && !read.locality_load_balancing);
+    assert_eq!(read.outlier_sharing, OutlierSharing::Off);
+    assert_eq!(read.path_normalization, PathNormalization::MergeSlashes);
+    assert_eq!(read.trust_domain_aliases[0].as_str(), "old.example");
+    assert_eq!((read.access_log.file, read.access_log.json), (Some(LogFile::Stdout), true));
+    assert_eq!(read.certificates.leaf, Duration::from_secs(1_800));
+    assert_eq!(read.certificates.node_ca, Duration::from_secs(240 * 3_600));
+    assert_eq!((read.limits.header_timeout, read.limits.connections), (Duration::from_secs(5), 100));
+    assert_eq!(config("{outboundTrafficPolicy: {}}").outbound, Some(OutboundPolicy::RegistryOnly));
+}
+
+#[test]
+fn what_is_not_valid_says_so() {
+    for (code, spec) in [
+        (codes::RANGE, "{limits: {headers: 0}}"),
+        (codes::RANGE, "{limits: {headerTimeout: 48h}}"),
+        (codes::NEVER_VALID, "{limits: {headerBytes: 2048, uriBytes: 4096}}"),
+        (codes::RANGE, "{certificates: {leaf: 48h}}"),
+        (codes::NEVER_VALID, "{certificates: {nodeCa: 720h, enrollerCa: 240h}}"),
+        (codes::NAME, "{trustDomainAliases: [A.b]}"),
+        (codes::WORD, "{accessLogFile: /etc/passwd}"),
+        (codes::WORD, "{outlierSharing: gossip}"),
+        (codes::EXCLUSIVE, "{accessLogEncoding: JSON, accessLogFormat: '%START_TIME%'}"),
+        (codes::DURATION, "{connectTimeout: 0s}"),
+        (codes::UNKNOWN_FIELD, "{limit: {}}"),
+    ] {
+        assert_eq!(errors(spec), [code], "{spec}");
+    }
+}
+
+#[test]
+fn there_is_one_document() {
+    let text = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: other}\nspec: {}\n";
+    assert!(parse::yaml("f", text, "shop").problems.iter().any(|problem| problem.code == codes::NAME));
+    assert_eq!(read("{}").documents[0].document.id.namespace, "istio-system");
+}
