@@ -42,6 +42,14 @@ codes! {
     ROLE = "SKN0119", "A key, role or threshold of a RoleSet is not valid.";
     GRANT = "SKN0120", "A NodeGrant or Revocation is not valid.";
     NOT_IN_ISTIO = "SKN0121", "The field exists in Istio's API, and Istio itself refuses it.";
+    SUBNET = "SKN0160", "The value is neither an IP address nor a CIDR block.";
+    GATEWAY_NAME = "SKN0161", "The value is not the name of a Gateway.";
+    CLAIM_ROUTE = "SKN0162", "Claims are matched where requests enter only: the VirtualService is for callers' proxies.";
+    DELEGATE = "SKN0163", "A VirtualService without hosts has what a delegate must not have.";
+    SNI = "SKN0164", "A server name of a TLS rule is missing, not valid, or none of the hosts.";
+    LOCALITY = "SKN0165", "A locality, its weight or a failover between regions is not valid.";
+    MAGLEV = "SKN0166", "The size of a Maglev table is not valid.";
+    CLIENT_TLS = "SKN0167", "The certificates of a client's TLS settings do not fit its mode.";
 
     UNREACHABLE_RULE = "SKN0201", "No request reaches the rule.";
     DUPLICATE_MATCH = "SKN0202", "A condition stands twice; the later one has no effect.";
@@ -52,6 +60,11 @@ codes! {
     DEPRECATED = "SKN0207", "The field is deprecated.";
     IGNORED = "SKN0208", "The field has no meaning in this mesh.";
     NO_TRAFFIC = "SKN0209", "A destination among several has no weight: it gets no traffic.";
+    SNI_ADDRESS = "SKN0230", "A TLS rule matches an address where clients send names.";
+    REPEATED_HOST = "SKN0231", "Two of the hosts mean the same service.";
+    SELECTS_ALL = "SKN0232", "A selector without labels selects every workload.";
+    FAILOVER_IDLE = "SKN0233", "Failover is set without outlier detection: nothing fails over.";
+    DELEGATE_MISSING = "SKN0234", "The VirtualService that a rule delegates to does not exist, has hosts or is not exported to it.";
 
     UNKNOWN_HOST = "SKN0301", "Neither the mesh nor the push defines the destination's host.";
     UNKNOWN_SUBSET = "SKN0302", "Neither the mesh nor the push defines the destination's subset.";
