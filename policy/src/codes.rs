@@ -49,17 +49,24 @@ codes! {
     LISTENER = "SKN0134", "The port, address and capture mode of a listener do not fit each other.";
     SERVER_TLS = "SKN0135", "The TLS settings of a server do not fit its port or each other.";
     EGRESS = "SKN0136", "The egress listeners or the outbound policy of a Sidecar are not valid.";
-    SUBNET = "SKN0160", "The value is neither an IP address nor a CIDR block.";
     SELECTOR = "SKN0140", "A selector or a target reference is not valid.";
     ATTRIBUTE = "SKN0141", "The attribute is not known, or may not stand here.";
     PATTERN = "SKN0142", "A pattern of an AuthorizationPolicy is not valid.";
-    ADDRESS = "SKN0143", "The value is not an IP address or a range of them.";
+    ADDRESS_RANGE = "SKN0143", "The value is not an IP address or a range of them.";
     ACTION = "SKN0144", "The field or annotation does not go with the policy's action.";
     TOKEN_RULE = "SKN0145", "A rule for tokens is not valid.";
     URL = "SKN0146", "The value is not a URL, or not one that is allowed here.";
     EXPRESSION = "SKN0147", "The value is not a CEL expression, or too large a one.";
     PORT_LEVEL = "SKN0148", "Settings of single ports may not stand here.";
     NEVER_VALID = "SKN0149", "The settings contradict each other.";
+    SUBNET = "SKN0160", "The value is neither an IP address nor a CIDR block.";
+    GATEWAY_NAME = "SKN0161", "The value is not the name of a Gateway.";
+    CLAIM_ROUTE = "SKN0162", "Claims are matched where requests enter only: the VirtualService is for callers' proxies.";
+    DELEGATE = "SKN0163", "A VirtualService without hosts has what a delegate must not have.";
+    SNI = "SKN0164", "A server name of a TLS rule is missing, not valid, or none of the hosts.";
+    LOCALITY = "SKN0165", "A locality, its weight or a failover between regions is not valid.";
+    MAGLEV = "SKN0166", "The size of a Maglev table is not valid.";
+    CLIENT_TLS = "SKN0167", "The certificates of a client's TLS settings do not fit its mode.";
 
     UNREACHABLE_RULE = "SKN0201", "No request reaches the rule.";
     DUPLICATE_MATCH = "SKN0202", "A condition stands twice; the later one has no effect.";
@@ -81,6 +88,11 @@ codes! {
     DENIES_ALL_TCP = "SKN0221", "The DENY rule has HTTP attributes only: it denies every TCP connection.";
     WITHOUT_EFFECT = "SKN0222", "Istio's rules give the document or the value no effect.";
     ONLY_FIRST = "SKN0223", "Several stand where only the first is used.";
+    SNI_ADDRESS = "SKN0230", "A TLS rule matches an address where clients send names.";
+    REPEATED_HOST = "SKN0231", "Two of the hosts mean the same service.";
+    SELECTS_ALL = "SKN0232", "A selector without labels selects every workload.";
+    FAILOVER_IDLE = "SKN0233", "Failover is set without outlier detection: nothing fails over.";
+    DELEGATE_MISSING = "SKN0234", "The VirtualService that a rule delegates to does not exist, has hosts or is not exported to it.";
 
     UNKNOWN_HOST = "SKN0301", "Neither the mesh nor the push defines the destination's host.";
     UNKNOWN_SUBSET = "SKN0302", "Neither the mesh nor the push defines the destination's subset.";

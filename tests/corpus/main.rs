@@ -66,7 +66,10 @@ fn every_sample_is_accepted_or_of_a_kind_without_a_place_here() {
 const JUDGED: &[&str] = &["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "WorkloadGroup"];
 
 /// Cases on which we differ from Istio, and why.
-const DIFFERING: &[(&str, &str)] = &[];
+const DIFFERING: &[(&str, &str)] = &[(
+    "virtualservice/wildcarddomainforvirtualserviceboundtogateway-11-ip-address.yaml",
+    "the case is of a function for names; Istio's rule for a VirtualService lets addresses through after it",
+)];
 
 #[test]
 fn verdicts_are_istios() {

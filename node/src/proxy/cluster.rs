@@ -11,7 +11,7 @@ use crate::{
 use certs::id::SpiffeId;
 use policy::{
     hosts::Protocol,
-    kinds::Balance,
+    kinds::{Algorithm, Balance},
     route::{Destination, Route, Subset},
 };
 use std::{
@@ -134,7 +134,8 @@ impl Context {
             Protocol::Http2 | Protocol::Grpc => mesh::Protocol::Http2,
             Protocol::Tcp | Protocol::Tls => return Err(Cause::NoCluster),
         };
-        let labels = match &destination.subset {
+        let target = destination.seen_by(&speaker.source.labels);
+        let labels = match &target.subset {
             Subset::All => None,
             Subset::Labels(labels) => Some(labels),
             Subset::Missing(_) => return Err(Cause::NoCluster),
@@ -174,7 +175,11 @@ impl Context {
         Ok(Cluster {
             _route: Arc::clone(route),
             members: members.collect(),
-            balance: destination.balance(port),
+            balance: match &target.policy(port).load_balancer.algorithm {
+                Algorithm::Simple(balance) => *balance,
+                // Refused with the document until they are applied; by chance is what a hash without a key means.
+                Algorithm::Passthrough | Algorithm::ConsistentHash(_) => Balance::Random,
+            },
             turn: AtomicU64::new(self.random() >> 1),
             nobody: Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(Workload::unknown())))),
         })

@@ -1,5 +1,7 @@
 //! Documents -> what the proxy reads, per host; what did not change is taken over from the previous one.
 
+mod delegate;
+mod policies;
 mod routes;
 pub(crate) mod rules;
 
@@ -15,9 +17,13 @@ use crate::{
     document::{DocumentId, Spec},
     history::{LiveValue, State},
     hosts,
-    kinds::{ExportTo, HttpAction, HttpMatch, VirtualService},
-    route::Route,
+    kinds::{ExportTo, HttpAction, HttpMatch, HttpRoute, VirtualService},
+    route::{Action, Destination, Route, Target},
 };
+use routes::Maker;
+
+/// Services whose default routes are kept; with more the cache begins anew.
+const MAX_DEFAULTS: usize = 10_000;
 
 /// What the proxy reads. Immutable, but for a cache of default routes.
 #[derive(Debug, Default)]
@@ -28,6 +34,7 @@ pub struct Compiled {
     wild: Vec<(String, Arc<Virtual>)>,
     by_id: HashMap<DocumentId, Arc<Virtual>>,
     rules: rules::Rules,
+    policies: policies::Table,
     /// Routes of services without a VirtualService, by the caller's namespace. Filled when first needed; as large as the services
     /// that are called times the namespaces that call from here.
     defaults: RwLock<HashMap<ServiceName, ByNamespace>>,
@@ -44,7 +51,9 @@ pub(crate) struct Virtual {
     /// The document's own, or only its namespace where it is confined.
     export_to: ExportTo,
     service: Arc<VirtualService>,
-    /// The routes, one per `http` of the document, as most callers see them.
+    /// The conditions of each rule, those of delegates among them.
+    conditions: Vec<Vec<HttpMatch>>,
+    /// The routes, one for each rule, as most callers see them.
     common: Vec<Arc<Route>>,
     /// As callers of some namespaces see them: where DestinationRules differ.
     special: BTreeMap<String, Vec<Arc<Route>>>,
@@ -56,7 +65,7 @@ impl Virtual {
     /// Conditions and route of each rule, as a caller in this namespace sees them.
     pub(crate) fn rules<'v>(&'v self, namespace: &str) -> impl Iterator<Item = (&'v [HttpMatch], &'v Arc<Route>)> {
         let routes = self.special.get(namespace).unwrap_or(&self.common);
-        self.service.http.iter().map(|route| route.matches.as_slice()).zip(routes)
+        self.conditions.iter().map(Vec::as_slice).zip(routes)
     }
 
     /// Istio's order among those that a caller sees: private to the namespace, exported to it by name, public.
@@ -70,24 +79,27 @@ impl Virtual {
 }
 
 impl Compiled {
-    /// Compiles a state; routes whose documents did not change are shared with `previous`.
+    /// Compiles a state; routes whose documents did not change are shared with `previous`, and so are equal policies.
     pub fn build(state: &State, previous: Option<&Arc<Compiled>>) -> Compiled {
         let rules =
             rules::Rules::new(state.effective().filter_map(|(id, value)| destination_rule(id, value)).collect());
         let mut compiled = Compiled { rules, ..Compiled::default() };
+        let sources: BTreeMap<&DocumentId, Source<'_>> =
+            state.effective().filter_map(|(id, value)| Some((id, Source::new(id, value)?))).collect();
         let mut all: Vec<Arc<Virtual>> = Vec::new();
-        for (id, value) in state.effective() {
-            let Some(Spec::VirtualService(service)) = value.document.as_ref().ok().map(|document| &document.spec)
-            else {
-                continue;
-            };
-            let export_to = seen_by(&service.export_to, id, value);
-            let made_of = compiled.made_of(id, value, &export_to, service);
+        let applied = |source: &Source<'_>| source.service.is_for_mesh() && !source.service.is_delegate();
+        for (id, source) in sources.iter().filter(|(_, source)| applied(source)) {
+            let find = |delegate: &DocumentId| sources.get(delegate)?.rules_for(&id.namespace);
+            let found = delegate::rules(id, source.service, &find);
+            let made_of = compiled.made_of(id, source, &found, &sources);
             let before =
-                previous.and_then(|previous| previous.by_id.get(id)).filter(|before| before.made_of == made_of);
+                previous.and_then(|previous| previous.by_id.get(*id)).filter(|before| before.made_of == made_of);
             all.push(match before {
-                Some(before) => before.clone(),
-                None => Arc::new(compiled.resolve(id, value, export_to, service, made_of)),
+                Some(before) => {
+                    compiled.adopt(before);
+                    before.clone()
+                }
+                None => Arc::new(compiled.resolve(id, source, &found, made_of, previous)),
             });
         }
         all.sort_by(|a, b| (a.created, &a.id.name, &a.id.namespace).cmp(&(b.created, &b.id.name, &b.id.namespace)));
@@ -95,6 +107,9 @@ impl Compiled {
             compiled.add(virtual_service);
         }
         compiled.wild.sort_by(|a, b| hosts::by_specificity(&a.0, &b.0));
+        if let Some(previous) = previous {
+            compiled.keep_defaults(previous);
+        }
         compiled
     }
 
@@ -113,14 +128,18 @@ impl Compiled {
     fn made_of(
         &self,
         id: &DocumentId,
-        value: &LiveValue,
-        export_to: &ExportTo,
-        service: &VirtualService,
+        source: &Source<'_>,
+        rules: &[delegate::Rule],
+        sources: &BTreeMap<&DocumentId, Source<'_>>,
     ) -> Vec<(DocumentId, ChangesetId, ExportTo)> {
-        let mut parts = vec![(id.clone(), value.changeset, export_to.clone())];
-        for host in destination_hosts(service) {
+        let mut parts = vec![(id.clone(), source.value.changeset, source.export_to.clone())];
+        for delegate in source.service.http.iter().filter_map(delegate_of) {
+            let found = sources.get(&delegate).map(|found| (found.value.changeset, found.export_to.clone()));
+            parts.extend(found.map(|(changeset, export_to)| (delegate, changeset, export_to)));
+        }
+        for host in destination_hosts(rules) {
             parts.extend(
-                self.rules.covering(host).map(|rule| (rule.id.clone(), rule.changeset, rule.export_to.clone())),
+                self.rules.covering(&host).map(|rule| (rule.id.clone(), rule.changeset, rule.export_to.clone())),
             );
         }
         parts
@@ -129,30 +148,66 @@ impl Compiled {
     fn resolve(
         &self,
         id: &DocumentId,
-        value: &LiveValue,
-        export_to: ExportTo,
-        service: &Arc<VirtualService>,
+        source: &Source<'_>,
+        rules: &[delegate::Rule],
         made_of: Vec<(DocumentId, ChangesetId, ExportTo)>,
+        previous: Option<&Arc<Compiled>>,
     ) -> Virtual {
         let mut namespaces = BTreeSet::new();
-        for host in destination_hosts(service) {
-            self.rules.special_namespaces(host, &mut namespaces);
+        for host in destination_hosts(rules) {
+            self.rules.special_namespaces(&host, &mut namespaces);
         }
         let routes = |client: &str| -> Vec<Arc<Route>> {
-            let numbered = service.http.iter().enumerate();
-            numbered.map(|(rule, http)| Arc::new(routes::of_document(&self.rules, client, id, rule, http))).collect()
+            let maker = self.maker(client, previous);
+            rules.iter().filter_map(|rule| maker.route(rule).map(Arc::new)).collect()
         };
-        let visible = namespaces.into_iter().filter(|namespace| export_to.includes(namespace));
+        let visible = namespaces.into_iter().filter(|namespace| source.export_to.includes(namespace));
+        let document = source.value.document.as_ref().ok();
         Virtual {
             special: visible.map(|namespace| (namespace.clone(), routes(&namespace))).collect(),
             // No namespace has an empty name: nothing is special about this caller.
             common: routes(""),
+            conditions: rules.iter().map(|rule| rule.http.matches.clone()).collect(),
             id: id.clone(),
-            created: value.document.as_ref().ok().and_then(|document| document.created).unwrap_or(value.time),
-            service: service.clone(),
-            export_to,
+            created: document.and_then(|document| document.created).unwrap_or(source.value.time),
+            service: source.service.clone(),
+            export_to: source.export_to.clone(),
             made_of,
         }
+    }
+
+    fn maker<'m>(&'m self, client: &'m str, previous: Option<&'m Arc<Compiled>>) -> Maker<'m> {
+        Maker {
+            rules: &self.rules,
+            client,
+            policies: &self.policies,
+            previous: previous.map(|previous| &previous.policies),
+        }
+    }
+
+    /// Takes over the policies of routes that did not change.
+    fn adopt(&self, before: &Virtual) {
+        let routes = before.common.iter().chain(before.special.values().flatten());
+        for destination in routes.flat_map(|route| destinations(route)) {
+            let selected = destination.selected.iter().map(|(_, target)| target);
+            for Target { policies, .. } in selected.chain([&destination.common]) {
+                self.policies.adopt(&destination.host, &destination.subset_name, policies);
+            }
+        }
+    }
+
+    /// Makes the default routes that were in use before; those that come out the same stay the same objects.
+    fn keep_defaults(&mut self, previous: &Arc<Compiled>) {
+        let before = previous.defaults.read().unwrap_or_else(PoisonError::into_inner);
+        let mut kept: HashMap<ServiceName, ByNamespace> = HashMap::new();
+        for (service, routes) in before.iter() {
+            let again = routes.iter().map(|(namespace, route)| {
+                let made = self.maker(namespace, Some(previous)).default_route(service);
+                (namespace.clone(), if made == **route { Arc::clone(route) } else { Arc::new(made) })
+            });
+            kept.insert(service.clone(), again.collect());
+        }
+        self.defaults = RwLock::new(kept);
     }
 
     /// The VirtualService that applies to a service for callers in this namespace: the most specific host, then the oldest.
@@ -183,8 +238,11 @@ impl Compiled {
             return route;
         }
         drop(cache);
-        let route = Arc::new(routes::default_of(&self.rules, namespace, service));
+        let route = Arc::new(self.maker(namespace, None).default_route(service));
         let mut cache = self.defaults.write().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= MAX_DEFAULTS {
+            cache.clear();
+        }
         let routes = cache.entry(service.clone()).or_default();
         if let Some(route) = known(routes) {
             return route;
@@ -205,13 +263,53 @@ impl Compiled {
     }
 }
 
-/// Hosts that the routes of a document forward to, without repetition.
-fn destination_hosts(service: &VirtualService) -> BTreeSet<&str> {
-    let destinations = service.http.iter().filter_map(|route| match &route.action {
-        HttpAction::Route(destinations) => Some(destinations),
-        HttpAction::Redirect(_) | HttpAction::Direct(_) => None,
-    });
-    destinations.flatten().map(|one| one.destination.host.as_str()).collect()
+/// A VirtualService in effect.
+struct Source<'s> {
+    value: &'s LiveValue,
+    service: &'s Arc<VirtualService>,
+    /// The document's own, or only its namespace where it is confined.
+    export_to: ExportTo,
+}
+
+impl<'s> Source<'s> {
+    fn new(id: &DocumentId, value: &'s LiveValue) -> Option<Self> {
+        let Spec::VirtualService(service) = &value.document.as_ref().ok()?.spec else { return None };
+        Some(Self { value, service, export_to: seen_by(&service.export_to, id, value) })
+    }
+
+    /// What rules of this namespace find if they delegate to it: a VirtualService without hosts that they see.
+    fn rules_for(&self, namespace: &str) -> Option<Arc<VirtualService>> {
+        let found = self.service.is_delegate() && self.export_to.includes(namespace);
+        found.then(|| self.service.clone())
+    }
+}
+
+fn delegate_of(route: &HttpRoute) -> Option<DocumentId> {
+    match &route.action {
+        HttpAction::Delegate { to, .. } => Some(to.id()),
+        HttpAction::Route(_) | HttpAction::Redirect(_) | HttpAction::Direct(_) => None,
+    }
+}
+
+/// Hosts that rules forward to or mirror to, without repetition.
+fn destination_hosts(rules: &[delegate::Rule]) -> BTreeSet<String> {
+    let mut hosts = BTreeSet::new();
+    for rule in rules {
+        if let HttpAction::Route(destinations) = &rule.http.action {
+            hosts.extend(destinations.iter().map(|one| one.destination.host.clone()));
+        }
+        hosts.extend(rule.http.mirroring.effective().into_iter().map(|mirror| mirror.destination.host));
+    }
+    hosts
+}
+
+/// Every place that a route forwards or mirrors to.
+fn destinations(route: &Route) -> impl Iterator<Item = &Destination> {
+    let forward = match &route.action {
+        Action::Forward(destinations) => destinations.as_slice(),
+        Action::Redirect(_) | Action::Direct(_) => &[],
+    };
+    forward.iter().chain(route.mirrors.iter().map(|mirror| &mirror.destination))
 }
 
 fn seen_by(export_to: &ExportTo, id: &DocumentId, value: &LiveValue) -> ExportTo {
@@ -225,7 +323,11 @@ pub(crate) fn destination_rule(id: &DocumentId, value: &LiveValue) -> Option<rul
         id: id.clone(),
         changeset: value.changeset,
         created: document.created.unwrap_or(value.time),
-        export_to: seen_by(&rule.export_to, id, value),
+        export_to: match &rule.workload_selector {
+            // A rule for some callers of its namespace is for no other, as in Istio.
+            Some(_) => ExportTo::Namespaces(BTreeSet::from([id.namespace.clone()])),
+            None => seen_by(&rule.export_to, id, value),
+        },
         rule: rule.clone(),
     })
 }

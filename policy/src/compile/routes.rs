@@ -1,96 +1,120 @@
-//! One `http` rule of a document -> the route that requests read.
+//! One rule of a document -> the route that requests read.
 
 use std::sync::Arc;
 
 use certs::id::ServiceName;
 
-use super::rules::Rules;
+use super::{
+    delegate::Rule,
+    policies::Table,
+    rules::{Candidate, Rules},
+};
 use crate::{
-    document::DocumentId,
     hosts,
-    kinds::{HttpAction, HttpRoute, RouteDestination, RouteHeaders},
+    kinds::{DestinationHost, HttpAction, HttpRouteDestination, RouteHeaders},
     retry::Retries,
-    route::{Action, Destination, Route, Subset},
+    route::{Action, Destination, Mirror, Route, Subset, Target},
 };
 
-/// The route of a rule, as callers in `client` see it.
-pub(super) fn of_document(rules: &Rules, client: &str, id: &DocumentId, rule: usize, http: &HttpRoute) -> Route {
-    let action = match &http.action {
-        HttpAction::Route(destinations) => {
-            Action::Forward(destinations.iter().map(|one| destination(rules, client, one)).collect())
+/// What routes are made with, for the callers of one namespace.
+pub(super) struct Maker<'m> {
+    pub(super) rules: &'m Rules,
+    pub(super) client: &'m str,
+    pub(super) policies: &'m Table,
+    /// Of the state before, whose policies stay the same objects.
+    pub(super) previous: Option<&'m Table>,
+}
+
+impl Maker<'_> {
+    /// The route of a rule. `None` for a delegation, which has no route of its own.
+    pub(super) fn route(&self, rule: &Rule) -> Option<Route> {
+        let http = &rule.http;
+        let action = match &http.action {
+            HttpAction::Route(destinations) => {
+                Action::Forward(destinations.iter().map(|one| self.weighted(one)).collect())
+            }
+            HttpAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
+            HttpAction::Direct(direct) => Action::Direct(direct.clone()),
+            HttpAction::Delegate { .. } => return None,
+        };
+        let mirrors = http.mirroring.effective().into_iter().map(|mirror| Mirror {
+            destination: self.destination(&mirror.destination, 0, &RouteHeaders::default()),
+            per_million: mirror.per_million,
+        });
+        let headers = http.headers.clone().unwrap_or_default();
+        Some(Route {
+            document: Some(rule.document.clone()),
+            rule: rule.index,
+            line: Some(http.line).filter(|line| *line > 0),
+            name: http.name.clone(),
+            action,
+            timeout: http.deadline(),
+            retries: http.retries.clone().unwrap_or_default(),
+            fault: http.fault.clone(),
+            cors: http.cors.clone(),
+            mirrors: mirrors.collect(),
+            rewrite: http.rewrite.clone(),
+            request_headers: headers.request,
+            response_headers: headers.response,
+        })
+    }
+
+    /// The route of a service that no VirtualService speaks of.
+    pub(super) fn default_route(&self, service: &ServiceName) -> Route {
+        let headers = RouteHeaders::default();
+        let to = DestinationHost { host: hosts::full_name(service), subset: None, port: None, line: 0, column: 0 };
+        let only = self.destination(&to, 0, &headers);
+        Route {
+            document: None,
+            rule: 0,
+            line: None,
+            name: "default".to_owned(),
+            action: Action::Forward(vec![only]),
+            timeout: None,
+            retries: Retries::default(),
+            fault: None,
+            cors: None,
+            mirrors: Vec::new(),
+            rewrite: None,
+            request_headers: headers.request,
+            response_headers: headers.response,
         }
-        HttpAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
-        HttpAction::Direct(direct) => Action::Direct(direct.clone()),
-    };
-    Route {
-        document: Some(id.clone()),
-        rule,
-        line: Some(http.line).filter(|line| *line > 0),
-        name: http.name.clone(),
-        action,
-        timeout: http.timeout,
-        retries: http.retries.clone().unwrap_or_default(),
-        fault: http.fault.clone(),
-        rewrite: http.rewrite.clone(),
-        request_headers: http.headers.request.clone(),
-        response_headers: http.headers.response.clone(),
     }
-}
 
-/// The route of a service that no VirtualService speaks of.
-pub(super) fn default_of(rules: &Rules, client: &str, service: &ServiceName) -> Route {
-    let headers = RouteHeaders::default();
-    let host = hosts::full_name(service);
-    let (balance, port_balance) = rules.seen_from(client, &host).balance(None);
-    let only = Destination {
-        service: Some(service.clone()),
-        host,
-        port: None,
-        subset: Subset::All,
-        subset_name: String::new(),
-        weight: 0,
-        request_headers: headers.request.clone(),
-        response_headers: headers.response.clone(),
-        balance,
-        port_balance,
-    };
-    Route {
-        document: None,
-        rule: 0,
-        line: None,
-        name: "default".to_owned(),
-        action: Action::Forward(vec![only]),
-        timeout: None,
-        retries: Retries::default(),
-        fault: None,
-        rewrite: None,
-        request_headers: headers.request,
-        response_headers: headers.response,
+    fn weighted(&self, one: &HttpRouteDestination) -> Destination {
+        self.destination(&one.destination, one.weight, &one.headers)
     }
-}
 
-fn destination(rules: &Rules, client: &str, one: &RouteDestination) -> Destination {
-    let host = &one.destination.host;
-    let seen = rules.seen_from(client, host);
-    let named = one.destination.subset.as_deref();
-    let found = named.and_then(|name| seen.subset(name));
-    let (balance, port_balance) = seen.balance(found);
-    let subset = match (named, found) {
-        (None, _) => Subset::All,
-        (Some(name), None) => Subset::Missing(name.to_owned()),
-        (Some(_), Some(found)) if found.labels.is_empty() => Subset::All,
-        (Some(_), Some(found)) => Subset::Labels(Arc::clone(&found.labels)),
-    };
-    Destination {
-        service: hosts::service_of(host),
-        host: host.clone(),
-        port: one.destination.port,
-        subset,
-        subset_name: named.unwrap_or_default().to_owned(),
-        weight: one.weight,
-        request_headers: one.headers.request.clone(),
-        response_headers: one.headers.response.clone(),
-        balance,
-        port_balance,
+    fn destination(&self, to: &DestinationHost, weight: u32, headers: &RouteHeaders) -> Destination {
+        let seen = self.rules.seen_from(self.client, &to.host);
+        let subset = to.subset.as_deref();
+        let selected = seen.selected(self.client);
+        Destination {
+            service: hosts::service_of(&to.host),
+            host: to.host.clone(),
+            port: to.port,
+            subset_name: subset.unwrap_or_default().to_owned(),
+            weight,
+            request_headers: headers.request.clone(),
+            response_headers: headers.response.clone(),
+            common: self.target(&seen.common(), &to.host, subset),
+            selected: selected
+                .iter()
+                .map(|(selector, candidate)| ((*selector).clone(), self.target(candidate, &to.host, subset)))
+                .collect(),
+        }
+    }
+
+    fn target(&self, candidate: &Candidate<'_>, host: &str, named: Option<&str>) -> Target {
+        let found = named.and_then(|name| candidate.subset(name));
+        let subset = match (named, found) {
+            (None, _) => Subset::All,
+            (Some(name), None) => Subset::Missing(name.to_owned()),
+            (Some(_), Some(found)) if found.labels.is_empty() => Subset::All,
+            (Some(_), Some(found)) => Subset::Labels(Arc::clone(&found.labels)),
+        };
+        let own = found.and_then(|found| found.policy.as_ref());
+        let name = named.unwrap_or_default();
+        Target { subset, policies: self.policies.policies(self.previous, host, name, candidate.policy(), own) }
     }
 }

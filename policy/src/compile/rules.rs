@@ -1,7 +1,7 @@
-//! DestinationRules as a caller sees them: lookup by namespace and host, subsets, how endpoints are chosen.
+//! DestinationRules as a caller sees them: lookup by namespace and host, which are merged, and for whom.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -11,7 +11,7 @@ use crate::{
     changeset::ChangesetId,
     document::{DocumentId, ROOT_NAMESPACE},
     hosts,
-    kinds::{Balance, DestinationRule, ExportTo, SubsetRule, TrafficPolicy},
+    kinds::{DestinationRule, ExportTo, SubsetRule, TrafficPolicy},
 };
 
 /// A DestinationRule in effect.
@@ -33,8 +33,11 @@ pub(crate) struct Rules {
     wild: Vec<Rule>,
 }
 
-/// What a caller sees of a host: the rules that are merged, oldest first.
+/// What callers of a namespace see of a host, oldest first: rules without a selector, and those for some callers only.
 pub(crate) struct Seen<'r>(Vec<&'r Rule>);
+
+/// Rules that are merged into one, oldest first.
+pub(crate) struct Candidate<'r>(Vec<&'r Rule>);
 
 impl Rules {
     pub(crate) fn new(mut rules: Vec<Rule>) -> Self {
@@ -90,34 +93,40 @@ impl Rules {
     }
 }
 
-impl Seen<'_> {
+impl<'r> Seen<'r> {
+    /// True if some caller sees the subset.
+    pub(crate) fn defines(&self, subset: &str) -> bool {
+        self.0.iter().any(|rule| rule.rule.subset(subset).is_some())
+    }
+
+    /// What callers see whom no selector selects.
+    pub(crate) fn common(&self) -> Candidate<'r> {
+        Candidate(self.0.iter().filter(|rule| rule.rule.workload_selector.is_none()).copied().collect())
+    }
+
+    /// By selector, what callers of `client` with its labels see instead; the first that selects a caller counts. A selector is for
+    /// callers of its own namespace.
+    pub(crate) fn selected(&self, client: &str) -> Vec<(&'r BTreeMap<String, String>, Candidate<'r>)> {
+        let mut selected: Vec<(&'r BTreeMap<String, String>, Candidate<'r>)> = Vec::new();
+        for rule in self.0.iter().filter(|rule| rule.id.namespace == client) {
+            let Some(selector) = &rule.rule.workload_selector else { continue };
+            match selected.iter_mut().find(|(own, _)| *own == selector) {
+                Some((_, candidate)) => candidate.0.push(rule),
+                None => selected.push((selector, Candidate(vec![rule]))),
+            }
+        }
+        selected
+    }
+}
+
+impl<'r> Candidate<'r> {
     /// The first definition of a subset.
-    pub(crate) fn subset(&self, name: &str) -> Option<&SubsetRule> {
+    pub(crate) fn subset(&self, name: &str) -> Option<&'r SubsetRule> {
         self.0.iter().find_map(|rule| rule.rule.subset(name))
     }
 
-    fn policy(&self) -> Option<&TrafficPolicy> {
+    /// The top level policy of the oldest rule that has one.
+    pub(crate) fn policy(&self) -> Option<&'r TrafficPolicy> {
         self.0.iter().find_map(|rule| rule.rule.policy.as_ref())
-    }
-
-    /// How endpoints are chosen: on ports without an entry, and on those with one.
-    pub(crate) fn balance(&self, subset: Option<&SubsetRule>) -> (Balance, Vec<(u16, Balance)>) {
-        let top = self.policy();
-        let own = subset.and_then(|subset| subset.policy.as_ref());
-        let any = own.and_then(|own| own.balance).or_else(|| top.and_then(|top| top.balance));
-        let numbers = |policy: Option<&TrafficPolicy>| -> BTreeSet<u16> {
-            policy.into_iter().flat_map(|policy| policy.ports.iter().map(|(port, _)| *port)).collect()
-        };
-        let (own_ports, top_ports) = (numbers(own), numbers(top));
-        let ports = own_ports.union(&top_ports).map(|port| {
-            let base = top.and_then(|top| top.balance_on(*port));
-            let balance = match own {
-                Some(own) if own_ports.contains(port) => own.balance_on(*port),
-                Some(own) => own.balance.or(base),
-                None => base,
-            };
-            (*port, balance.unwrap_or_default())
-        });
-        (any.unwrap_or_default(), ports.collect())
     }
 }

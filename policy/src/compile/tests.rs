@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    kinds::Balance,
+    kinds::{Algorithm, Balance},
     route::{Action, Subset},
     testing::{Mesh, NOW},
 };
@@ -27,7 +27,7 @@ fn subset(compiled: &Compiled, client: &str) -> Option<String> {
     let found = compiled.virtual_service(&service("default/reviews"), client).unwrap();
     let (_, route) = found.rules(client).next().unwrap();
     let Action::Forward(destinations) = &route.action else { panic!("forwards") };
-    match &destinations[0].subset {
+    match &destinations[0].common.subset {
         Subset::Labels(labels) => labels.get("version").cloned(),
         Subset::All | Subset::Missing(_) => None,
     }
@@ -76,7 +76,7 @@ fn destination_rules_by_client_then_service_then_root() {
     assert_eq!(subset(&compiled, "elsewhere").as_deref(), Some("root"));
     let default = compiled.default_route(&service("default/ratings"), "elsewhere");
     let Action::Forward(destinations) = &default.action else { panic!("forwards") };
-    assert_eq!(destinations[0].balance(80), Balance::Random);
+    assert_eq!(destinations[0].common.policy(80).load_balancer.algorithm, Algorithm::Simple(Balance::Random));
     assert!(Arc::ptr_eq(&default, &compiled.default_route(&service("default/ratings"), "elsewhere")));
 }
 

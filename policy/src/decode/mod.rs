@@ -195,6 +195,11 @@ impl<'a> At<'a> {
         }
     }
 
+    /// True for a list without items: in Istio's language the same as none.
+    pub(crate) fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(items) if items.is_empty())
+    }
+
     /// Key and value of a map whose keys are free.
     pub(crate) fn entries<'b>(&'b self) -> Vec<(&'b str, At<'b>)> {
         let Value::Map(entries) = &self.node.value else {

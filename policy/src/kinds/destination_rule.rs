@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::ExportTo;
+use super::{ExportTo, TrafficPolicy};
 use crate::{
     codes,
     decode::{At, Fields},
@@ -14,6 +14,8 @@ use crate::{
 pub struct DestinationRule {
     /// Expanded, lower case; a wildcard only as prefix.
     pub host: String,
+    /// `workloadSelector.matchLabels`: only callers of the document's namespace with all these labels use it. `None`: all do.
+    pub workload_selector: Option<BTreeMap<String, String>>,
     /// Top level policy.
     pub policy: Option<TrafficPolicy>,
     /// Named parts of the host's endpoints.
@@ -37,31 +39,11 @@ pub struct SubsetRule {
     pub column: usize,
 }
 
-/// `TrafficPolicy`; a field that is absent is not inherited from a port entry.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct TrafficPolicy {
-    /// `loadBalancer.simple`.
-    pub balance: Option<Balance>,
-    /// `portLevelSettings`: port and its own `loadBalancer`, which replaces the one above even when absent.
-    pub ports: Vec<(u16, Option<Balance>)>,
-}
-
-/// How one endpoint is chosen among many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Balance {
-    /// Power of two choices by active requests; the default.
-    #[default]
-    LeastRequest,
-    /// In turn.
-    RoundRobin,
-    /// By chance.
-    Random,
-}
-
 impl DestinationRule {
     pub(crate) fn decode(spec: &At<'_>, namespace: &str) -> Option<Self> {
         let fields = spec.fields()?;
         let host = fields.required("host").and_then(|at| decode_host(&at, namespace));
+        let workload_selector = fields.get("workloadSelector").map(|selector| decode_selector(&selector));
         let policy = fields.get("trafficPolicy").and_then(|policy| TrafficPolicy::decode(&policy));
         let mut subsets: Vec<SubsetRule> = Vec::new();
         let list = fields.get("subsets");
@@ -73,15 +55,29 @@ impl DestinationRule {
             subsets.push(subset);
         }
         let export_to = ExportTo::decode(&fields, namespace);
-        fields.not_supported(&["workloadSelector"]);
+        if workload_selector.is_some() {
+            check_export(&fields, &export_to, namespace);
+        }
         fields.finish();
-        Some(Self { host: host?, policy, subsets, export_to })
+        Some(Self { host: host?, workload_selector, policy, subsets, export_to })
     }
 
     /// The subset of this name.
     pub fn subset(&self, name: &str) -> Option<&SubsetRule> {
         self.subsets.iter().find(|subset| subset.name == name)
     }
+}
+
+/// A rule for some callers of its namespace cannot be seen from another. (Absent, `exportTo` means the own namespace here.)
+fn check_export(fields: &Fields<'_>, export_to: &ExportTo, namespace: &str) {
+    let Some(list) = fields.get("exportTo").filter(|list| !list.is_empty_list()) else { return };
+    let message = match export_to {
+        ExportTo::Namespaces(only) if only.len() == 1 && only.contains(namespace) => return,
+        ExportTo::Namespaces(several) if several.contains(namespace) => "cannot have multiple entries in exportTo",
+        ExportTo::Namespaces(_) | ExportTo::All => "cannot have exportTo beyond current namespace",
+    };
+    let message = format!("destination rule with workload selector {message}");
+    list.error_as_istio(codes::EXPORT_TO, message, "write exportTo: [\".\"]");
 }
 
 fn decode_host(at: &At<'_>, namespace: &str) -> Option<String> {
@@ -91,6 +87,25 @@ fn decode_host(at: &At<'_>, namespace: &str) -> Option<String> {
         return None;
     }
     Some(hosts::expand(host, namespace))
+}
+
+/// `matchLabels` of a selector; without any it selects all workloads, which is worth a warning.
+fn decode_selector(at: &At<'_>) -> BTreeMap<String, String> {
+    let Some(fields) = at.fields() else { return BTreeMap::new() };
+    let labels = fields.get("matchLabels").map(|labels| {
+        for (key, value) in labels.entries() {
+            if key.contains('*') || value.node.text().is_some_and(|text| text.contains('*')) {
+                value.error_as_istio(codes::LABEL, format!("wildcard not allowed in label selector: {key}"), "");
+            }
+        }
+        labels.texts()
+    });
+    let labels = labels.unwrap_or_default();
+    fields.finish();
+    if labels.is_empty() {
+        at.warn(codes::SELECTS_ALL, "a selector without labels selects every workload", "leave it out, or name labels");
+    }
+    labels
 }
 
 impl SubsetRule {
@@ -109,73 +124,4 @@ impl SubsetRule {
         fields.finish();
         Some(Self { name: name?, labels: Arc::new(labels), policy, line: at.line(), column: at.column() })
     }
-}
-
-/// Fields of a traffic policy that this build does not apply.
-const POLICY_NOT_BUILT: [&str; 6] =
-    ["connectionPool", "outlierDetection", "tls", "tunnel", "proxyProtocol", "retryBudget"];
-/// Fields of a load balancer that this build does not apply.
-const BALANCER_NOT_BUILT: [&str; 5] =
-    ["consistentHash", "localityLbSetting", "zoneAwareLbSetting", "warmup", "warmupDurationSecs"];
-
-impl TrafficPolicy {
-    fn decode(at: &At<'_>) -> Option<Self> {
-        let fields = at.fields()?;
-        not_empty(&fields, &["loadBalancer", "portLevelSettings"], &POLICY_NOT_BUILT);
-        let balance = fields.get("loadBalancer").and_then(|balancer| decode_balancer(&balancer));
-        let list = fields.get("portLevelSettings");
-        let ports = list.as_ref().map(At::items).unwrap_or_default();
-        let ports = ports.iter().filter_map(decode_port).collect();
-        fields.not_supported(&POLICY_NOT_BUILT);
-        fields.finish();
-        Some(Self { balance, ports })
-    }
-
-    /// How an endpoint is chosen on a port: a port's entry replaces the policy's own even when it names none.
-    pub fn balance_on(&self, port: u16) -> Option<Balance> {
-        self.ports.iter().find(|(own, _)| *own == port).map_or(self.balance, |(_, balance)| *balance)
-    }
-}
-
-fn not_empty(fields: &Fields<'_>, built: &[&'static str], not_built: &[&'static str]) {
-    if !built.iter().chain(not_built).any(|name| fields.has(name)) {
-        fields.at.error_as_istio(codes::EMPTY, "traffic policy must have at least one field", "");
-    }
-}
-
-fn decode_balancer(at: &At<'_>) -> Option<Balance> {
-    let fields = at.fields()?;
-    let simple = fields.get("simple").and_then(|simple| {
-        if simple.text() == Some("PASSTHROUGH") {
-            simple.unbuilt("`PASSTHROUGH`");
-            return None;
-        }
-        simple.word(&[
-            ("UNSPECIFIED", Balance::LeastRequest),
-            ("LEAST_REQUEST", Balance::LeastRequest),
-            ("LEAST_CONN", Balance::LeastRequest),
-            ("ROUND_ROBIN", Balance::RoundRobin),
-            ("RANDOM", Balance::Random),
-        ])
-    });
-    if let Some(at) = fields.get("simple").filter(|at| at.node.text() == Some("LEAST_CONN")) {
-        at.warn(codes::DEPRECATED, "LEAST_CONN is deprecated", "write LEAST_REQUEST");
-    }
-    fields.not_supported(&BALANCER_NOT_BUILT);
-    fields.finish();
-    Some(simple.unwrap_or_default())
-}
-
-fn decode_port(at: &At<'_>) -> Option<(u16, Option<Balance>)> {
-    let fields = at.fields()?;
-    let number = fields.required("port").and_then(|port| {
-        let selector = port.fields()?;
-        let number = selector.required("number").and_then(|number| number.port());
-        selector.finish();
-        number
-    });
-    let balance = fields.get("loadBalancer").and_then(|balancer| decode_balancer(&balancer));
-    fields.not_supported(&POLICY_NOT_BUILT);
-    fields.finish();
-    Some((number?, balance))
 }

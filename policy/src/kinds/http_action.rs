@@ -4,32 +4,16 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{HttpMatch, Pattern, StringMatch};
+use super::{DestinationHost, HttpMatch, Pattern, StringMatch, destination::decode_weighted};
 use crate::{
     codes,
     decode::{At, Fields},
     headers::{HeaderOps, Side},
-    hosts,
 };
-
-/// `Destination`: where a request goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DestinationHost {
-    /// Expanded host, lower case.
-    pub host: String,
-    /// A subset of the host's DestinationRule.
-    pub subset: Option<String>,
-    /// `port.number`.
-    pub port: Option<u16>,
-    /// Line in the pushed file, from 1; 0 if unknown.
-    pub line: usize,
-    /// Column, from 1; in the signed body where that was read.
-    pub column: usize,
-}
 
 /// `HTTPRouteDestination`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RouteDestination {
+pub struct HttpRouteDestination {
     /// Where.
     pub destination: DestinationHost,
     /// Share among the route's destinations; absent is 0.
@@ -112,66 +96,12 @@ const MAX_BODY: usize = 1 << 20;
 /// Bytes of a direct response's body that are worth a warning.
 const LARGE_BODY: usize = 100 * 1024;
 
-impl RouteDestination {
+impl HttpRouteDestination {
     pub(super) fn decode_list(at: &At<'_>, namespace: &str) -> Vec<Self> {
-        let items = at.items();
-        if items.is_empty() {
-            at.error(codes::NO_ACTION, "a route needs at least one destination");
-        }
-        let decoded: Vec<(At<'_>, Option<u32>, Self)> =
-            items.iter().filter_map(|item| Self::decode(item, namespace)).collect();
-        let sum: u64 = decoded.iter().map(|(_, weight, _)| u64::from(weight.unwrap_or_default())).sum();
-        if decoded.len() > 1 && sum == 0 {
-            at.error_as_istio(codes::WEIGHT, "total destination weight = 0", "give each destination a weight");
-        } else if decoded.len() > 1 {
-            for (item, _, _) in decoded.iter().filter(|(_, weight, _)| weight.is_none()) {
-                item.warn(
-                    codes::NO_TRAFFIC,
-                    "a destination among several without weight gets no traffic",
-                    "give it a weight",
-                );
-            }
-        }
-        decoded.into_iter().map(|(_, _, destination)| destination).collect()
-    }
-
-    fn decode<'a>(at: &At<'a>, namespace: &str) -> Option<(At<'a>, Option<u32>, Self)> {
-        let fields = at.fields()?;
-        let destination = fields.required("destination").and_then(|at| DestinationHost::decode(&at, namespace));
-        let weight = fields.get("weight").and_then(|weight| weight.integer(0..=i64::from(i32::MAX)));
-        let weight = weight.and_then(|weight| u32::try_from(weight).ok());
-        let headers = fields.get("headers").map(|headers| RouteHeaders::decode(&headers)).unwrap_or_default();
-        fields.finish();
-        Some((*at, weight, Self { destination: destination?, weight: weight.unwrap_or_default(), headers }))
-    }
-}
-
-impl DestinationHost {
-    fn decode(at: &At<'_>, namespace: &str) -> Option<Self> {
-        let fields = at.fields()?;
-        let host = fields.required("host").and_then(|at| {
-            let host = at.filled_text()?;
-            if host == "*" || !hosts::is_wildcard_name(host) {
-                at.error(codes::HOST, format!("invalid destination host {host}"));
-                return None;
-            }
-            Some(hosts::expand(host, namespace))
-        });
-        let subset = fields.get("subset").and_then(|at| {
-            let subset = at.text()?;
-            if !subset.is_empty() && !hosts::is_dns_label(subset) {
-                at.error(codes::NAME, format!("`{subset}` is not a subset's name"));
-            }
-            Some(subset.to_owned()).filter(|subset| !subset.is_empty())
-        });
-        let port = fields.get("port").and_then(|at| {
-            let selector = at.fields()?;
-            let number = selector.required("number").and_then(|number| number.port());
-            selector.finish();
-            number
-        });
-        fields.finish();
-        Some(Self { host: host?, subset, port, line: at.line(), column: at.column() })
+        decode_weighted(at, namespace, |fields, destination, weight| {
+            let headers = fields.get("headers").map(|headers| RouteHeaders::decode(&headers)).unwrap_or_default();
+            Self { destination, weight, headers }
+        })
     }
 }
 

@@ -1,11 +1,18 @@
 //! `HTTPRoute`: conditions, one action, and what is done on the way.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{DirectResponse, Fault, HttpMatch, Redirect, Rewrite, RouteDestination, RouteHeaders};
-use crate::{codes, decode::At, retry::Retries};
+use super::{
+    CorsPolicy, DelegateName, DirectResponse, Fault, HttpMatch, HttpRouteDestination, Mirroring, Redirect, Rewrite,
+    RouteHeaders,
+};
+use crate::{
+    codes,
+    decode::{At, Fields},
+    retry::Retries,
+};
 
-/// `HTTPRoute`.
+/// `HTTPRoute`. What is absent here a delegate's rule takes from the rule that delegates to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpRoute {
     /// Line in the pushed file, from 1; 0 if unknown.
@@ -18,75 +25,143 @@ pub struct HttpRoute {
     pub action: HttpAction,
     /// Before forwarding.
     pub rewrite: Option<Rewrite>,
-    /// Of the whole request, retries included; absent means none.
+    /// As written: see [`HttpRoute::deadline`].
     pub timeout: Option<Duration>,
     /// Absent: the mesh's default.
     pub retries: Option<Retries>,
     /// At the caller.
     pub fault: Option<Fault>,
+    /// Copies that are sent elsewhere.
+    pub mirroring: Mirroring,
+    /// What browsers are told.
+    pub cors: Option<Arc<CorsPolicy>>,
     /// Header operations.
-    pub headers: RouteHeaders,
+    pub headers: Option<RouteHeaders>,
 }
 
 /// What happens to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HttpAction {
     /// Forwarded to one of these, by weight.
-    Route(Vec<RouteDestination>),
+    Route(Vec<HttpRouteDestination>),
     /// Answered 3xx.
     Redirect(Redirect),
     /// Answered here.
     Direct(DirectResponse),
+    /// The rules of another VirtualService stand in this one's place.
+    Delegate {
+        /// The VirtualService without hosts that has the rules.
+        to: DelegateName,
+        /// The answer of those of its rules that give none.
+        direct: Option<DirectResponse>,
+    },
 }
 
-/// Fields of Istio that this build does not apply.
-const NOT_BUILT: [&str; 6] = ["delegate", "mirror", "mirrors", "mirrorPercentage", "mirrorPercent", "corsPolicy"];
+/// Where a rule stands: what is allowed in it, and what its short names mean.
+pub(super) struct Scope<'s> {
+    /// The document's own.
+    pub(super) namespace: &'s str,
+    /// The document has no hosts: others delegate to it.
+    pub(super) delegate: bool,
+    /// The document names gateways, and not the mesh.
+    pub(super) only_gateways: bool,
+}
+
+/// Fields that this build does not apply.
+const NOT_BUILT: [&str; 3] = ["mirror", "mirrors", "corsPolicy"];
 
 impl HttpRoute {
-    pub(super) fn decode(at: &At<'_>, namespace: &str) -> Option<Self> {
+    /// How long the whole request may take, retries included; `None` is for ever.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.timeout.filter(|timeout| !timeout.is_zero())
+    }
+
+    pub(super) fn decode(at: &At<'_>, scope: &Scope<'_>) -> Option<Self> {
         let fields = at.fields()?;
         let name = fields.get("name").and_then(|name| name.text().map(str::to_owned)).unwrap_or_default();
         let list = fields.get("match");
         let items = list.as_ref().map(At::items).unwrap_or_default();
-        let matches: Vec<HttpMatch> = items.iter().filter_map(HttpMatch::decode).collect();
-        check_exclusive(at, &fields);
-        let redirect = fields.get("redirect").map(|redirect| Redirect::decode(&redirect, &matches));
-        let direct = fields.get("directResponse").map(|direct| DirectResponse::decode(&direct));
-        let route = fields.get("route").map(|route| RouteDestination::decode_list(&route, namespace));
+        let matches: Vec<HttpMatch> = items.iter().filter_map(|item| HttpMatch::decode(item, scope)).collect();
+        check_actions(&fields, &name, scope);
+        let action = decode_action(&fields, &matches, scope);
         let rewrite = fields.get("rewrite").and_then(|rewrite| Rewrite::decode(&rewrite));
-        let timeout =
-            fields.get("timeout").and_then(|timeout| timeout.duration_or_zero()).filter(|timeout| !timeout.is_zero());
+        let timeout = fields.get("timeout").and_then(|timeout| timeout.duration_or_zero());
         let retries = fields.get("retries").and_then(|retries| Retries::decode(&retries));
         let fault = fields.get("fault").and_then(|fault| Fault::decode(&fault));
-        let headers = fields.get("headers").map(|headers| RouteHeaders::decode(&headers)).unwrap_or_default();
-        if rewrite.as_ref().is_some_and(|rewrite| rewrite.authority.is_some()) && headers.request.authority.is_some() {
+        let mirroring = Mirroring::decode(&fields, scope.namespace);
+        let cors = fields.get("corsPolicy").and_then(|cors| CorsPolicy::decode(&cors)).map(Arc::new);
+        let headers = fields.get("headers").map(|headers| RouteHeaders::decode(&headers));
+        let sets_authority = headers.as_ref().is_some_and(|headers| headers.request.authority.is_some());
+        if rewrite.as_ref().is_some_and(|rewrite| rewrite.authority.is_some()) && sets_authority {
             at.error(codes::EXCLUSIVE, "the authority is set twice: by rewrite and by headers");
         }
         fields.not_supported(&NOT_BUILT);
         fields.finish();
-        let action = match (route, redirect, direct) {
-            (Some(route), _, _) => HttpAction::Route(route),
-            (None, Some(redirect), _) => HttpAction::Redirect(redirect?),
-            (None, None, Some(direct)) => HttpAction::Direct(direct?),
-            (None, None, None) => return None,
-        };
-        Some(Self { line: at.line(), name, matches, action, rewrite, timeout, retries, fault, headers })
+        Some(Self {
+            line: at.line(),
+            name,
+            matches,
+            action: action?,
+            rewrite,
+            timeout,
+            retries,
+            fault,
+            mirroring,
+            cors,
+            headers,
+        })
+    }
+}
+
+fn decode_action(fields: &Fields<'_>, matches: &[HttpMatch], scope: &Scope<'_>) -> Option<HttpAction> {
+    let redirect = fields.get("redirect").map(|redirect| Redirect::decode(&redirect, matches));
+    let direct = fields.get("directResponse").map(|direct| DirectResponse::decode(&direct));
+    let route = fields.get("route").map(|route| HttpRouteDestination::decode_list(&route, scope.namespace));
+    let route = route.filter(|route| !route.is_empty());
+    if let Some(delegate) = fields.get("delegate") {
+        let to = DelegateName::decode(&delegate, scope.namespace)?;
+        return Some(HttpAction::Delegate { to, direct: direct.flatten() });
+    }
+    match (route, redirect, direct) {
+        (Some(route), _, _) => Some(HttpAction::Route(route)),
+        (None, Some(redirect), _) => Some(HttpAction::Redirect(redirect?)),
+        (None, None, Some(direct)) => Some(HttpAction::Direct(direct?)),
+        (None, None, None) => None,
     }
 }
 
 /// One action, and what may stand beside it.
-fn check_exclusive(at: &At<'_>, fields: &crate::decode::Fields<'_>) {
-    let actions = ["route", "redirect", "directResponse", "delegate"];
-    let given: Vec<&str> = actions.into_iter().filter(|name| fields.has(name)).collect();
-    match given.as_slice() {
-        [] => at.error_as_istio(codes::NO_ACTION, "HTTP route, redirect or direct_response is required", ""),
-        [_] => {}
-        several => at.error(codes::EXCLUSIVE, format!("{} exclude each other", several.join(" and "))),
-    }
-    for action in ["redirect", "directResponse"].into_iter().filter(|action| fields.has(action)) {
-        for beside in ["fault", "rewrite"].into_iter().filter(|beside| fields.has(beside)) {
-            at.error(codes::EXCLUSIVE, format!("{action} and {beside} exclude each other"));
+fn check_actions(fields: &Fields<'_>, name: &str, scope: &Scope<'_>) {
+    let at = fields.at;
+    let has_route = fields.get("route").is_some_and(|route| !route.is_empty_list());
+    let has = |field: &'static str| if field == "route" { has_route } else { fields.has(field) };
+    let refuse = |message: String| at.error_as_istio(codes::EXCLUSIVE, message, "");
+    if fields.has("delegate") {
+        if scope.delegate {
+            refuse("delegate HTTP route cannot contain delegate".to_owned());
         }
+        for action in ["redirect", "route"].into_iter().filter(|action| has(action)) {
+            refuse(format!("root HTTP route {name} must not specify {action}"));
+        }
+        return;
+    }
+    let (action, word, beside): (_, _, &[&'static str]) = if has("redirect") {
+        ("redirect", "redirect", &["route", "fault", "rewrite", "directResponse"])
+    } else if has("directResponse") {
+        ("directResponse", "direct_response", &["route", "fault", "rewrite"])
+    } else {
+        if !has_route {
+            at.error_as_istio(codes::NO_ACTION, "HTTP route, redirect or direct_response is required", "");
+        }
+        return;
+    };
+    for other in beside.iter().filter(|other| has(other) && **other != action) {
+        let (rule, other) = match *other {
+            "directResponse" => ("HTTP route rule", "direct_response"),
+            "rewrite" => ("HTTP route rule", "rewrite"),
+            plain => ("HTTP route", plain),
+        };
+        refuse(format!("{rule} cannot contain both {other} and {word}"));
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 
-use super::{HttpMatch, target::Target, target::refuse_dry_run};
+use super::{HttpMatch, http_route::Scope, target::Target, target::refuse_dry_run};
 use crate::{
     codes,
     decode::{At, Fields},
@@ -158,7 +158,8 @@ fn decode_match(at: &At<'_>) -> Option<HttpMatch> {
         gateways.error_hint(codes::ATTRIBUTE, "`gateways` may not stand in a RateLimit", hint);
         return None;
     }
-    HttpMatch::decode(at)
+    // A match that names no gateway has no name to expand.
+    HttpMatch::decode(at, &Scope { namespace: "", delegate: false, only_gateways: false })
 }
 
 fn decode_keys(fields: &Fields<'_>) -> Vec<LimitKey> {

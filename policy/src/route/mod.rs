@@ -1,5 +1,6 @@
 //! Request head -> route. Called once per request: allocates only for a service's first request under a policy.
 
+mod destination;
 mod matching;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
@@ -12,9 +13,11 @@ use crate::{
     document::DocumentId,
     headers::HeaderOps,
     hosts::{self, Registry},
-    kinds::{Balance, DirectResponse, Fault, Redirect, RedirectPort, Rewrite, UriRewrite},
+    kinds::{CorsPolicy, DirectResponse, Fault, Redirect, RedirectPort, Rewrite, UriRewrite},
     retry::Retries,
 };
+
+pub use destination::{ClusterPolicies, ClusterPolicy, Destination, Subset, Target};
 
 /// What routing reads of a request.
 pub struct Request<'a> {
@@ -103,7 +106,7 @@ pub enum NoRoute {
 /// What happens to a request, and what is done on the way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
-    /// The VirtualService that it comes from; `None` for a service's default route.
+    /// The VirtualService in which the rule stands, a delegate perhaps; `None` for a service's default route.
     pub document: Option<DocumentId>,
     /// Index of the rule in the document's `http`.
     pub rule: usize,
@@ -119,12 +122,25 @@ pub struct Route {
     pub retries: Retries,
     /// At the caller, before all else.
     pub fault: Option<Fault>,
+    /// What browsers are told; after the fault, before all else.
+    pub cors: Option<Arc<CorsPolicy>>,
+    /// Where copies of a request go once it is forwarded; none of a retry.
+    pub mirrors: Vec<Mirror>,
     /// Before forwarding; use [`Routed::path`] for the path.
     pub rewrite: Option<Rewrite>,
     /// Route level; applied after the destination's.
     pub request_headers: Arc<HeaderOps>,
     /// Route level; applied after the destination's.
     pub response_headers: Arc<HeaderOps>,
+}
+
+/// A place to which a share of the requests is copied; nobody waits for its answers. It is no error if it does not exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    /// Where; without weight or header operations of its own.
+    pub destination: Destination,
+    /// Share, in parts of a million, above 0.
+    pub per_million: u32,
 }
 
 /// What happens to a request.
@@ -136,42 +152,6 @@ pub enum Action {
     Redirect(Redirect),
     /// Answered here.
     Direct(DirectResponse),
-}
-
-/// One of the places that a route forwards to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Destination {
-    /// `None`: the host cannot be a service of this mesh: 503 NC. A service that the registry does not know is also 503 NC.
-    pub service: Option<ServiceName>,
-    /// The host as expanded.
-    pub host: String,
-    /// As the document names it; see [`Destination::port`] for the one to use.
-    pub port: Option<u16>,
-    /// Which endpoints.
-    pub subset: Subset,
-    /// Name of the subset; empty for all.
-    pub subset_name: String,
-    /// Share among the route's destinations.
-    pub weight: u32,
-    /// Destination level; applied before the route's.
-    pub request_headers: Arc<HeaderOps>,
-    /// Destination level; applied before the route's.
-    pub response_headers: Arc<HeaderOps>,
-    /// How an endpoint is chosen, for ports without an entry of their own; see [`Destination::balance`].
-    pub balance: Balance,
-    /// Ports with an entry of their own.
-    pub port_balance: Vec<(u16, Balance)>,
-}
-
-/// Which endpoints of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subset {
-    /// All.
-    All,
-    /// Those with all these labels; with none of them 503 UH.
-    Labels(Arc<BTreeMap<String, String>>),
-    /// No visible DestinationRule defines this name: 503 NC.
-    Missing(String),
 }
 
 impl Route {
@@ -192,24 +172,10 @@ impl Route {
     }
 }
 
-impl Destination {
-    /// The port to use: the document's, else the service's only one, else the one that the request arrived on.
-    pub fn port(&self, registry: &dyn Registry, arrived: u16) -> u16 {
-        let only = || match &*registry.ports(self.service.as_ref()?)? {
-            [only] => Some(only.number),
-            _ => None,
-        };
-        self.port.or_else(only).unwrap_or(arrived)
-    }
-
-    /// How an endpoint is chosen on this port.
-    pub fn balance(&self, port: u16) -> Balance {
-        self.port_balance.iter().find(|(own, _)| *own == port).map_or(self.balance, |(_, balance)| *balance)
-    }
-
-    /// Envoy's name of it: `outbound|PORT|SUBSET|HOST`.
-    pub fn cluster(&self, port: u16) -> String {
-        format!("outbound|{port}|{}|{}", self.subset_name, self.host)
+impl Mirror {
+    /// True if a request with this random number is copied; each mirror draws one of its own.
+    pub fn takes(&self, random: u64) -> bool {
+        random % 1_000_000 < u64::from(self.per_million)
     }
 }
 

@@ -6,7 +6,10 @@ use http::HeaderValue;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{Table, state_of};
+use crate::{
+    kinds::{Algorithm, Balance},
+    testing::{Table, state_of},
+};
 
 /// A VirtualService for reviews with this `http`.
 fn virtual_service(http: &str) -> String {
@@ -238,6 +241,13 @@ fn static_conditions_drop_matches() {
     assert_eq!(world.takes(&get("/")), "404");
 }
 
+fn balance(destination: &Destination, port: u16) -> Balance {
+    match destination.common.policy(port).load_balancer.algorithm {
+        Algorithm::Simple(balance) => balance,
+        Algorithm::Passthrough | Algorithm::ConsistentHash(_) => panic!("simple"),
+    }
+}
+
 #[test]
 fn destinations_by_weight() {
     let text = virtual_service(
@@ -248,13 +258,16 @@ fn destinations_by_weight() {
     assert_eq!(names.iter().filter(|name| *name == "v1").count(), 8);
     assert_eq!(names.iter().filter(|name| *name == "v2").count(), 2);
     let first = world.destination(&get("/"), 0);
-    assert_eq!(first.subset, Subset::Labels(Arc::new(BTreeMap::from([("version".to_owned(), "v1".to_owned())]))));
     assert_eq!(
-        (first.balance(9080), first.balance(8080), first.balance(8081)),
+        first.common.subset,
+        Subset::Labels(Arc::new(BTreeMap::from([("version".to_owned(), "v1".to_owned())])))
+    );
+    assert_eq!(
+        (balance(&first, 9080), balance(&first, 8080), balance(&first, 8081)),
         (Balance::RoundRobin, Balance::Random, Balance::LeastRequest)
     );
     let second = world.destination(&get("/"), 8);
-    assert_eq!((second.balance(9080), second.balance(8081)), (Balance::Random, Balance::Random));
+    assert_eq!((balance(&second, 9080), balance(&second, 8081)), (Balance::Random, Balance::Random));
     assert_eq!(first.cluster(9080), "outbound|9080|v1|reviews.default.svc.cluster.local");
 }
 
@@ -267,8 +280,8 @@ fn subsets_and_hosts_that_do_not_exist() {
 - route: [{destination: {host: ratings, port: {number: 9090}}}]",
     ) + RULE;
     let world = World::new(&text);
-    assert_eq!(world.destination(&get("/none"), 0).subset, Subset::Missing("v9".into()));
-    assert_eq!(world.destination(&get("/all"), 0).subset, Subset::All);
+    assert_eq!(world.destination(&get("/none"), 0).common.subset, Subset::Missing("v9".into()));
+    assert_eq!(world.destination(&get("/all"), 0).common.subset, Subset::All);
     assert_eq!(world.destination(&get("/dotted"), 0).service, None);
     let ratings = world.destination(&get("/"), 0);
     assert_eq!(ratings.port(&world.table, 9080), 9090);

@@ -69,7 +69,7 @@ impl<'w> World<'w> {
 
     /// True if callers of the document's namespace, or of the service's, see the subset.
     pub(super) fn defines_subset(&self, namespace: &str, host: &str, subset: &str) -> bool {
-        let seen = |client: &str| self.rules.seen_from(client, host).subset(subset).is_some();
+        let seen = |client: &str| self.rules.seen_from(client, host).defines(subset);
         seen(namespace) || hosts::service_of(host).is_some_and(|service| seen(service.namespace()))
     }
 

@@ -3,7 +3,7 @@
 use policy::{
     DocumentId, Spec,
     history::State,
-    kinds::{HttpAction, HttpMatch, HttpRoute, RouteDestination, StringMatch},
+    kinds::{HttpAction, HttpMatch, HttpRoute, HttpRouteDestination, StringMatch},
 };
 
 use super::api::Route;
@@ -43,16 +43,17 @@ fn action(route: &HttpRoute) -> String {
         }
         HttpAction::Redirect(redirect) => format!("redirect {}", redirect.code),
         HttpAction::Direct(direct) => format!("answer {}", direct.status),
+        HttpAction::Delegate { to, .. } => format!("rules of {}/{}", to.namespace, to.name),
     };
     let mut extras = Vec::new();
-    extras.extend(route.timeout.map(|timeout| format!("timeout {timeout:?}")));
+    extras.extend(route.deadline().map(|timeout| format!("timeout {timeout:?}")));
     extras.extend(route.retries.as_ref().map(|retries| format!("{} attempts more", retries.attempts)));
     extras.extend(route.fault.as_ref().map(|_| "fault".to_owned()));
     extras.extend(route.rewrite.as_ref().map(|_| "rewrite".to_owned()));
     if extras.is_empty() { action } else { format!("{action} ({})", extras.join(", ")) }
 }
 
-fn destination(destination: &RouteDestination, total: u32) -> String {
+fn destination(destination: &HttpRouteDestination, total: u32) -> String {
     let to = &destination.destination;
     let mut text = to.host.clone();
     text.extend(to.port.map(|port| format!(":{port}")));

@@ -47,7 +47,7 @@ pub(super) struct Speaker {
     pub(super) service: ServiceName,
     pub(super) identity: SpiffeId,
     pub(super) workload: Arc<Workload>,
-    source: route::Source,
+    pub(super) source: route::Source,
     /// `[[upstream]]`: the service and port to which the listener leads.
     fixed: Option<(ServiceName, u16)>,
     /// The listener's own port.

@@ -100,7 +100,7 @@ impl Value {
             Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
                 AddressRange::new(text).map(Self::Addresses).ok_or_else(|| {
                     let what = if text.contains('/') { "bad CIDR range" } else { "bad IP address" };
-                    (codes::ADDRESS, format!("{what} ({text})"))
+                    (codes::ADDRESS_RANGE, format!("{what} ({text})"))
                 })
             }
             Attribute::DestinationPort => {

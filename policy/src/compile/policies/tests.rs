@@ -1,0 +1,1 @@
+//! How policies of hosts, subsets and ports come together.

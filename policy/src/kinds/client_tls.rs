@@ -1,0 +1,106 @@
+//! `ClientTLSSettings`: TLS of a caller's proxy towards a destination.
+
+use crate::{
+    codes,
+    decode::{At, Fields},
+};
+
+/// `ClientTLSSettings`. Its presence switches automatic mutual TLS off.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientTls {
+    /// Whether and who shows certificates.
+    pub mode: ClientTlsMode,
+    /// File with the caller's certificates, PEM.
+    pub client_certificate: Option<String>,
+    /// File with its key, PEM.
+    pub private_key: Option<String>,
+    /// File with the roots that the server is verified with, PEM; absent: the system's.
+    pub ca_certificates: Option<String>,
+    /// File with revoked certificates, PEM.
+    pub ca_crl: Option<String>,
+    /// Name of a credential in the node's own store, in place of the files.
+    pub credential_name: Option<String>,
+    /// Names of which the server must have one. None: the `sni` (not for the mesh's own identities).
+    pub subject_alt_names: Vec<String>,
+    /// Server name of the ClientHello; absent: from the Host header.
+    pub sni: Option<String>,
+    /// The server is not verified.
+    pub insecure_skip_verify: bool,
+}
+
+/// `TLSmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientTlsMode {
+    /// Plaintext.
+    #[default]
+    Disable,
+    /// The server shows a certificate.
+    Simple,
+    /// Both do: the caller one of its own.
+    Mutual,
+    /// Both do: the mesh's identities.
+    IstioMutual,
+}
+
+impl ClientTls {
+    pub(super) fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let text = |name| fields.get(name).and_then(|at| at.text()).filter(|text| !text.is_empty()).map(str::to_owned);
+        let mode = fields.get("mode").and_then(|at| {
+            at.word(&[
+                ("DISABLE", ClientTlsMode::Disable),
+                ("SIMPLE", ClientTlsMode::Simple),
+                ("MUTUAL", ClientTlsMode::Mutual),
+                ("ISTIO_MUTUAL", ClientTlsMode::IstioMutual),
+            ])
+        });
+        let names = fields
+            .get("subjectAltNames")
+            .map(|list| list.text_list().iter().map(|(text, _)| (*text).to_owned()).collect::<Vec<_>>());
+        let decoded = Self {
+            mode: mode.unwrap_or_default(),
+            client_certificate: text("clientCertificate"),
+            private_key: text("privateKey"),
+            ca_certificates: text("caCertificates"),
+            ca_crl: text("caCrl"),
+            credential_name: text("credentialName"),
+            subject_alt_names: names.unwrap_or_default(),
+            sni: text("sni"),
+            insecure_skip_verify: fields.get("insecureSkipVerify").and_then(|at| at.boolean()).unwrap_or(false),
+        };
+        decoded.check(&fields);
+        fields.finish();
+        Some(decoded)
+    }
+
+    fn check(&self, fields: &Fields<'_>) {
+        let refuse = |message: &str| fields.at.error_as_istio(codes::CLIENT_TLS, message, "");
+        let own = match self.mode {
+            ClientTlsMode::Simple | ClientTlsMode::Mutual => true,
+            ClientTlsMode::Disable | ClientTlsMode::IstioMutual => false,
+        };
+        if own && self.insecure_skip_verify {
+            let verifies = self.ca_certificates.is_some() || !self.subject_alt_names.is_empty();
+            if self.mode == ClientTlsMode::Simple && (verifies || self.credential_name.is_some()) {
+                refuse(
+                    "cannot specify CaCertificates or CredentialName or SubjectAltNames when InsecureSkipVerify is set true",
+                );
+            } else if self.mode == ClientTlsMode::Mutual && verifies {
+                refuse("cannot specify CaCertificates or SubjectAltNames when InsecureSkipVerify is set true");
+            }
+        }
+        if own && self.credential_name.is_some() {
+            let files = [&self.client_certificate, &self.private_key, &self.ca_certificates, &self.ca_crl];
+            if files.iter().any(|file| file.is_some()) {
+                refuse("cannot specify client certificates or CA certificate or CA CRL If credentialName is set");
+            }
+            return;
+        }
+        if self.mode == ClientTlsMode::Mutual && self.client_certificate.is_none() {
+            refuse("client certificate required for mutual tls");
+        }
+        if self.mode == ClientTlsMode::Mutual && self.private_key.is_none() {
+            refuse("private key required for mutual tls");
+        }
+    }
+}

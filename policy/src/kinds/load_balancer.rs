@@ -1,0 +1,162 @@
+//! `LoadBalancerSettings`: which endpoint of many.
+
+use std::time::Duration;
+
+use super::{ConsistentHash, LocalityLb, ZoneAwareLb, traffic_policy::plain_percent};
+use crate::{
+    codes,
+    decode::{At, Fields},
+};
+
+/// `LoadBalancerSettings`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LoadBalancer {
+    /// How one is chosen among those of a priority.
+    pub algorithm: Algorithm,
+    /// Replaces the mesh's own setting entirely.
+    pub locality: Option<LocalityLb>,
+    /// Never together with `locality`.
+    pub zone_aware: Option<ZoneAwareLb>,
+    /// Slow start of new endpoints; for least request and round robin.
+    pub warmup: Option<Warmup>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Algorithm {
+    /// `simple`, but for PASSTHROUGH; least request where nothing is said.
+    Simple(Balance),
+    /// `simple: PASSTHROUGH`: the address that the caller meant to reach.
+    Passthrough,
+    /// `consistentHash`: by something in the request.
+    ConsistentHash(ConsistentHash),
+}
+
+/// How one endpoint is chosen among many; all heed the endpoints' weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Balance {
+    /// Power of two choices by active requests; the default.
+    #[default]
+    LeastRequest,
+    /// In turn.
+    RoundRobin,
+    /// By chance.
+    Random,
+}
+
+/// `WarmupConfiguration`: a new endpoint's weight grows from a share of itself to the whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Warmup {
+    /// How long it grows.
+    pub duration: Duration,
+    /// The share that it starts with, in parts of a million.
+    pub min_per_million: u32,
+    /// 1 grows evenly, more grows slowly first: share = (time / duration)^(1 / aggression). Above 0.
+    pub aggression: f64,
+}
+
+/// Fields that this build does not apply; see also PASSTHROUGH.
+const NOT_BUILT: [&str; 5] =
+    ["consistentHash", "localityLbSetting", "zoneAwareLbSetting", "warmup", "warmupDurationSecs"];
+
+impl Default for Algorithm {
+    fn default() -> Self {
+        Self::Simple(Balance::default())
+    }
+}
+
+impl LoadBalancer {
+    /// The hash that decides, if one does. Retries then go to hosts that were tried before.
+    pub fn consistent_hash(&self) -> Option<&ConsistentHash> {
+        match &self.algorithm {
+            Algorithm::ConsistentHash(hash) => Some(hash),
+            Algorithm::Simple(_) | Algorithm::Passthrough => None,
+        }
+    }
+
+    /// `guarded`: outlier detection stands beside it.
+    pub(super) fn decode(at: &At<'_>, guarded: bool) -> Option<Self> {
+        let fields = at.fields()?;
+        let simple = fields.get("simple").and_then(|at| decode_simple(&at));
+        let hash = fields.get("consistentHash").map(|at| ConsistentHash::decode(&at));
+        if fields.has("simple") && hash.is_some() {
+            at.error(codes::EXCLUSIVE, "simple and consistentHash exclude each other");
+        }
+        let locality = fields.get("localityLbSetting").map(|at| LocalityLb::decode(&at, guarded));
+        let zone_aware = fields.get("zoneAwareLbSetting").map(|at| ZoneAwareLb::decode(&at, guarded));
+        if locality.is_some() && zone_aware.is_some() {
+            let message = "only one of localityLbSetting and zoneAwareLbSetting can be set";
+            at.error_as_istio(codes::EXCLUSIVE, message, "");
+        }
+        let warmup = Warmup::read(&fields);
+        fields.not_supported(&NOT_BUILT);
+        fields.finish();
+        let algorithm = match hash.flatten() {
+            Some(hash) => Algorithm::ConsistentHash(hash),
+            None => simple.unwrap_or_default(),
+        };
+        Some(Self { algorithm, locality: locality.flatten(), zone_aware: zone_aware.flatten(), warmup })
+    }
+}
+
+fn decode_simple(at: &At<'_>) -> Option<Algorithm> {
+    let balance = at.word(&[
+        ("UNSPECIFIED", Some(Balance::LeastRequest)),
+        ("LEAST_REQUEST", Some(Balance::LeastRequest)),
+        ("LEAST_CONN", Some(Balance::LeastRequest)),
+        ("ROUND_ROBIN", Some(Balance::RoundRobin)),
+        ("RANDOM", Some(Balance::Random)),
+        ("PASSTHROUGH", None),
+    ])?;
+    if at.node.text() == Some("LEAST_CONN") {
+        at.warn(codes::DEPRECATED, "LEAST_CONN is deprecated", "write LEAST_REQUEST");
+    }
+    if balance.is_none() {
+        at.unbuilt("`PASSTHROUGH`");
+    }
+    Some(balance.map_or(Algorithm::Passthrough, Algorithm::Simple))
+}
+
+impl Warmup {
+    /// The share of a new endpoint where nothing else is said: 10 %.
+    const MIN_PER_MILLION: u32 = 100_000;
+
+    fn read(fields: &Fields<'_>) -> Option<Self> {
+        let old = fields.get("warmupDurationSecs").map(|at| {
+            at.warn(codes::DEPRECATED, "warmupDurationSecs is deprecated", "write warmup: {duration: ...}");
+            at.duration()
+        });
+        let new = fields.get("warmup").map(|at| Self::decode(&at));
+        if old.is_some() && new.is_some() {
+            let message = "only one of warmupDurationSecs or warmup can be set";
+            fields.at.error_as_istio(codes::EXCLUSIVE, message, "write warmup only");
+        }
+        match (new, old) {
+            (Some(warmup), _) => warmup,
+            (None, Some(duration)) => {
+                Some(Self { duration: duration?, min_per_million: Self::MIN_PER_MILLION, aggression: 1.0 })
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let duration = fields.get("duration");
+        if duration.is_none() {
+            at.error_as_istio(codes::MISSING, "duration is required", "");
+        }
+        let duration = duration.and_then(|at| at.duration());
+        let least = fields.get("minimumPercent").map_or(Some(Self::MIN_PER_MILLION), |at| plain_percent(&at));
+        let aggression = fields.get("aggression").map_or(Some(1.0), |at| {
+            let aggression = at.number()?;
+            if aggression.is_nan() || aggression <= 0.0 {
+                at.error_as_istio(codes::RANGE, "aggression should be greater than 0", "1 grows evenly");
+                return None;
+            }
+            Some(aggression)
+        });
+        fields.finish();
+        Some(Self { duration: duration?, min_per_million: least?, aggression: aggression? })
+    }
+}

@@ -1,0 +1,83 @@
+//! `HTTPMirrorPolicy`: copies of requests whose answers nobody waits for.
+
+use super::DestinationHost;
+use crate::{
+    codes,
+    decode::{At, Fields},
+};
+
+/// `HTTPMirrorPolicy`: a share of the requests is also sent there, with `-shadow` added to the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Where.
+    pub destination: DestinationHost,
+    /// Share, in parts of a million; drawn for each request and mirror.
+    pub per_million: u32,
+}
+
+/// `mirror`, `mirrorPercentage`, `mirrorPercent` and `mirrors` as they are written: a delegate inherits them one by one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mirroring {
+    /// `mirror`.
+    pub mirror: Option<DestinationHost>,
+    /// Share of `mirror`, in parts of a million; absent is all.
+    pub per_million: Option<u32>,
+    /// `mirrors`.
+    pub mirrors: Option<Vec<Mirror>>,
+}
+
+/// All requests.
+const ALL: u32 = 1_000_000;
+
+impl Mirroring {
+    /// Where copies go; what has a share of nothing is left out.
+    pub fn effective(&self) -> Vec<Mirror> {
+        let one = self.mirror.iter().map(|destination| Mirror {
+            destination: destination.clone(),
+            per_million: self.per_million.unwrap_or(ALL),
+        });
+        let all = one.chain(self.mirrors.iter().flatten().cloned());
+        all.filter(|mirror| mirror.per_million > 0).collect()
+    }
+
+    /// What is not set here as it is there.
+    pub fn or(self, other: &Self) -> Self {
+        Self {
+            mirror: self.mirror.or_else(|| other.mirror.clone()),
+            per_million: self.per_million.or(other.per_million),
+            mirrors: self.mirrors.or_else(|| other.mirrors.clone()),
+        }
+    }
+
+    pub(super) fn decode(fields: &Fields<'_>, namespace: &str) -> Self {
+        let mirror = fields.get("mirror").and_then(|at| DestinationHost::decode(&at, namespace));
+        let percentage = fields.get("mirrorPercentage").and_then(|at| at.percent());
+        let percent = fields.get("mirrorPercent").and_then(|at| {
+            let hint = "write mirrorPercentage: {value: ...}";
+            at.warn(codes::DEPRECATED, "mirrorPercent is deprecated", hint);
+            u32::try_from(at.integer(0..=100)?).ok()
+        });
+        let mirrors = fields
+            .get("mirrors")
+            .map(|list| list.items().iter().filter_map(|item| Mirror::decode(item, namespace)).collect::<Vec<_>>());
+        let mirrors = mirrors.filter(|mirrors| !mirrors.is_empty());
+        if mirror.is_some() && mirrors.is_some() {
+            fields.at.error_as_istio(codes::EXCLUSIVE, "HTTP route cannot contain both mirror and mirrors", "");
+        }
+        Self { mirror, per_million: percentage.or(percent.map(|percent| percent * 10_000)), mirrors }
+    }
+}
+
+impl Mirror {
+    fn decode(at: &At<'_>, namespace: &str) -> Option<Self> {
+        let fields = at.fields()?;
+        let destination = fields.get("destination");
+        if destination.is_none() {
+            at.error_as_istio(codes::MISSING, "destination is required for mirrors", "");
+        }
+        let destination = destination.and_then(|at| DestinationHost::decode(&at, namespace));
+        let per_million = fields.get("percentage").map_or(Some(ALL), |at| at.percent());
+        fields.finish();
+        Some(Self { destination: destination?, per_million: per_million? })
+    }
+}
