@@ -1,5 +1,7 @@
 //! `skein policy delete`.
 
+use std::time::Duration;
+
 use policy::DocumentId;
 
 use crate::{
@@ -9,6 +11,7 @@ use crate::{
         context::Context,
         error::{Error, Result},
         signing::{Operator, Sending, kind},
+        value,
     },
 };
 
@@ -22,6 +25,9 @@ pub struct Args {
     /// The document's name
     #[arg(value_name = "NAME")]
     document: String,
+    /// Put it on trial: unless `policy confirm` follows in this time, every node takes it back by itself
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    confirm_within: Option<Duration>,
     #[command(flatten)]
     sending: Sending,
 }
@@ -45,5 +51,6 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if plan.live.iter().any(Vec::is_empty) {
         return Err(Error::new("not_found", format!("there is no {id}")).hint("`skein policy list` shows all"));
     }
-    operator.send(&mut client, ctx, intents, &plan, &args.sending).await?.show(ctx)
+    let sending = Sending { confirm_within: args.confirm_within, ..args.sending };
+    operator.send(&mut client, ctx, intents, &plan, &sending).await?.show(ctx)
 }

@@ -1,5 +1,7 @@
 //! `skein policy revert`.
 
+use std::time::Duration;
+
 use policy::{
     changeset::{Change, ChangesetId},
     history::History,
@@ -14,6 +16,7 @@ use crate::{
         output::remark,
         proof,
         signing::{Operator, Sending},
+        value,
     },
     clock,
 };
@@ -25,6 +28,9 @@ pub struct Args {
     /// Its id, or as much of it as is unique
     #[arg(value_name = "CHANGESET")]
     changeset: String,
+    /// Put it on trial: unless `policy confirm` follows in this time, every node takes it back by itself
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    confirm_within: Option<Duration>,
     #[command(flatten)]
     sending: Sending,
 }
@@ -48,7 +54,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut plan = operator.plan(&mut client, &documents).await?;
     // What the old values were computed against is what shall be replaced.
     plan.live = replaces;
-    let mut sending = args.sending;
+    let mut sending = Sending { confirm_within: args.confirm_within, ..args.sending };
     if sending.message.is_empty() {
         sending.message = format!("revert {id}");
     }
