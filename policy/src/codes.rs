@@ -102,6 +102,7 @@ codes! {
     SUBSET_WITHOUT_ENDPOINTS = "SKN0306", "No endpoint has the subset's labels.";
     RULE_WITHOUT_HOST = "SKN0307", "The host of the VirtualService or DestinationRule is no service of the mesh.";
     REPEATED_SUBSET = "SKN0308", "Another DestinationRule of the namespace defines the subset; the oldest is used.";
+    OVERRULED_POLICY = "SKN0320", "Another DestinationRule of the namespace and host sets a trafficPolicy; the oldest is used.";
 }
 
 #[cfg(test)]

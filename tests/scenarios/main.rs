@@ -5,9 +5,12 @@ mod demo;
 mod discovery;
 mod enrolment;
 mod failover;
+mod history;
 mod policy;
+mod push;
 mod routing;
 mod transport;
+mod trial;
 
 use harness::{
     cluster::{Cluster, Plan, Service},

@@ -296,8 +296,9 @@ pub fn refusal(refused: &Refused) -> Error {
         Code::RoleMissing | Code::ThresholdMissing | Code::RoleSetUnknown | Code::RoleSetInvalid => "role_missing",
         Code::InvalidDocument | Code::InvalidReference | Code::NotSupported => "invalid_document",
         Code::StaleParent | Code::MissingReference => "stale_parent",
-        Code::ClockSkew | Code::ConfirmTooLate => "bad_date",
-        Code::QuotaExceeded => "quota",
+        Code::ClockSkew => "clock_skew",
+        Code::ConfirmTooLate => "confirm_too_late",
+        Code::QuotaExceeded => "quota_exceeded",
         Code::NotFound => "not_found",
         Code::NotInitialised => "failed",
     };

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod context;
+mod difference;
 pub mod directory;
 pub mod error;
 pub mod grammar;

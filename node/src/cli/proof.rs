@@ -1,7 +1,7 @@
 //! What operators signed before, by their signatures: what the next signature rests on is not a node's word.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use policy::{DocumentId, history::History};
+use policy::{DocumentId, changeset::ChangesetId, history::History};
 
 use crate::{
     agent::admin::api::Proof,
@@ -32,6 +32,18 @@ pub(super) async fn of_changeset(client: &mut Client, known: &Known, prefix: &st
     believed(known, &proof, client.reached())
 }
 
+/// The one changeset whose id begins so.
+///
+/// # Errors
+/// `ambiguous`, also for none.
+pub(super) fn only(history: &History, prefix: &str) -> Result<ChangesetId> {
+    match history.by_prefix(prefix).as_slice() {
+        [id] => Ok(*id),
+        found => Err(Error::new("ambiguous", format!("{} changesets begin with {prefix}", found.len()))
+            .hint("give more of the id; `skein policy log -o json` shows it in full")),
+    }
+}
+
 fn believed(known: &Known, proof: &Proof, reached: &str) -> Result<History> {
     let refused = |why: String| {
         Error::new("unverified_node", format!("what {reached} shows was not signed by this mesh's operators: {why}"))
@@ -50,7 +62,7 @@ fn believed(known: &Known, proof: &Proof, reached: &str) -> Result<History> {
 #[cfg(test)]
 mod tests {
     use certs::{id::TrustDomain, root::Root, sign::SigningKey};
-    use policy::{changeset::ChangesetId, history};
+    use policy::history;
 
     use super::*;
 

@@ -1,13 +1,19 @@
 //! From documents to a signed changeset on some node: plan, sign, send, believe the receipts, say who has it.
 
+mod outcome;
+
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use certs::{id::NodeId, root::bundle_from_pem, sign::SigningKey};
+use certs::{codec::Millis, id::NodeId, root::bundle_from_pem, sign::SigningKey};
 use policy::{
     DocumentId, Kind,
     changeset::{Change, Changeset, ChangesetId},
 };
 use rand::RngCore as _;
-use serde_json::{Value, json};
+use serde_json::json;
+
+pub use outcome::Outcome;
 
 use crate::{
     agent::{
@@ -19,7 +25,6 @@ use crate::{
         context::Context,
         directory::{Directory, Known},
         error::{Error, Result},
-        look,
         value::Wait,
     },
     clock,
@@ -48,17 +53,9 @@ pub struct Sending {
     /// Do everything except sending
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// What the documents become, and which changeset says so.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The contract's fields of `policy push`.
-    pub result: Value,
-    /// What the nodes said; none after a dry run.
-    pub pushed: Option<Pushed>,
-    /// The signed changeset, as it was sent.
-    pub signed: Vec<u8>,
+    /// How long it counts without confirmation; for ever if absent. Set by the commands that offer `--confirm-within`.
+    #[arg(skip)]
+    pub confirm_within: Option<Duration>,
 }
 
 impl Operator {
@@ -114,21 +111,19 @@ impl Operator {
                 json!({"kind": intent.kind, "namespace": intent.namespace, "name": intent.name, "version": version})
             })
             .collect();
-        let changeset = changeset(intents, plan, &sending.message)?;
+        let changeset = changeset(intents, plan, sending)?;
         let signed = changeset.sign(&[&self.key]);
         let id = ChangesetId(signed.id());
         let bytes = policy::changeset::encode(&signed);
         if sending.dry_run {
-            let result = result(&id.to_string(), documents, None);
-            return Ok(Outcome { result, pushed: None, signed: bytes });
+            return Ok(Outcome::new(&id.to_string(), documents, changeset.confirm_by, None, bytes));
         }
         let wait = sending.wait.map_or_else(|| "default".to_owned(), |wait| wait.to_string());
         let limit = ctx.globals.timeout.as_millis();
         let path = format!("/v1/policy?wait={wait}&timeout_ms={limit}");
         let pushed: Pushed = client.post(&path, bytes.clone()).await?;
         let pushed = self.believed(pushed, &id, client.reached())?.enough(sending.wait);
-        let result = result(&pushed.changeset, documents, Some(&pushed));
-        Ok(Outcome { result, pushed: Some(pushed), signed: bytes })
+        Ok(Outcome::new(&id.to_string(), documents, changeset.confirm_by, Some(pushed), bytes))
     }
 
     /// What nodes signed counts, not what the asked one says of them.
@@ -186,92 +181,21 @@ impl Pushed {
     }
 }
 
-impl Outcome {
-    /// The same without waiting for a node.
-    #[must_use]
-    pub fn without(mut self, node: &NodeId) -> Self {
-        if let Some(pushed) = &mut self.pushed {
-            pushed.pending.retain(|pending| pending != node);
-            pushed.complete |= pushed.pending.is_empty();
-            self.result["pending"] = json!(pushed.pending);
-        }
-        self
-    }
+/// The longest trial: `confirm_by` is a net for mistakes, not a timer.
+const LONGEST_TRIAL: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-    /// Prints what became of a push; one that is not where it shall be is printed and then fails.
-    ///
-    /// # Errors
-    /// `not_converged`.
-    pub fn show(&self, ctx: &Context) -> Result<()> {
-        ctx.output.show(&self.result, || self.text())?;
-        self.converged()
+/// When a trial that begins now ends.
+fn confirm_by(within: Duration, now: Millis) -> Result<Millis> {
+    if within < Duration::from_secs(1) || within > LONGEST_TRIAL {
+        return Err(Error::new("usage", format!("--confirm-within {within:?} is not within 1s and 168h"))
+            .hint("give it the time that you need to look at the effect, e.g. 5m"));
     }
-
-    /// Whether the push is where it shall be.
-    ///
-    /// # Errors
-    /// `not_converged`, naming the nodes that have said nothing.
-    pub fn converged(&self) -> Result<()> {
-        let Some(pushed) = self.pushed.as_ref().filter(|pushed| !pushed.complete) else { return Ok(()) };
-        let pending: Vec<_> = pushed.pending.iter().map(ToString::to_string).collect();
-        let missing = match pending.as_slice() {
-            [] => "no further node is in reach".to_owned(),
-            names => format!("nothing heard from {}", names.join(", ")),
-        };
-        let id = look::short(&pushed.changeset);
-        let message =
-            format!("after {} ms changeset {id} is on {} nodes; {missing}", pushed.elapsed_ms, pushed.durable.len());
-        let hint = format!("it is accepted and spreads by itself: `skein wait --changeset {}`", pushed.changeset);
-        Err(Error::new("not_converged", message).hint(hint))
-    }
-
-    fn text(&self) -> String {
-        let changeset = self.result["changeset"].as_str().unwrap_or_default();
-        let mut text = String::new();
-        for document in self.result["documents"].as_array().into_iter().flatten() {
-            let word = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
-            let (kind, namespace, name) = (word("kind"), word("namespace"), word("name"));
-            text.push_str(&format!("{kind} {namespace}/{name} version {}\n", document["version"]));
-        }
-        let Some(pushed) = &self.pushed else {
-            text.push_str(&format!("would be changeset {changeset}; nothing was sent (--dry-run)\n"));
-            return text;
-        };
-        let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        text.push_str(&format!("changeset    {changeset}\n"));
-        for (word, nodes) in [
-            ("durable", &pushed.durable),
-            ("applied", &pushed.applied),
-            ("pending", &pushed.pending),
-            ("unreachable", &pushed.unreachable),
-        ] {
-            if !nodes.is_empty() {
-                text.push_str(&format!("{word:<12} {}\n", names(nodes)));
-            }
-        }
-        text.push_str(&format!("elapsed      {} ms\n", pushed.elapsed_ms));
-        text
-    }
+    Ok(now + Millis::try_from(within.as_millis()).unwrap_or(Millis::MAX / 2))
 }
 
-fn result(changeset: &str, documents: Vec<Value>, pushed: Option<&Pushed>) -> Value {
-    let none = Vec::new();
-    let mut result = json!({
-        "changeset": changeset,
-        "documents": documents,
-        "durable": pushed.map_or(&none, |pushed| &pushed.durable),
-        "applied": pushed.map_or(&none, |pushed| &pushed.applied),
-        "pending": pushed.map_or(&none, |pushed| &pushed.pending),
-        "unreachable": pushed.map_or(&none, |pushed| &pushed.unreachable),
-        "elapsed_ms": pushed.map_or(0, |pushed| pushed.elapsed_ms),
-    });
-    if pushed.is_none() {
-        result["dry_run"] = Value::Bool(true);
-    }
-    result
-}
-
-fn changeset(intents: Vec<Intent>, plan: &Plan, message: &str) -> Result<Changeset> {
+fn changeset(intents: Vec<Intent>, plan: &Plan, sending: &Sending) -> Result<Changeset> {
+    let (message, now) = (sending.message.as_str(), clock::wall());
+    let confirm_by = sending.confirm_within.map(|within| confirm_by(within, now)).transpose()?;
     if message.len() > policy::changeset::MAX_MESSAGE {
         let limit = policy::changeset::MAX_MESSAGE;
         return Err(Error::new("usage", format!("--message is longer than {limit} bytes")).hint("say it shorter"));
@@ -286,9 +210,9 @@ fn changeset(intents: Vec<Intent>, plan: &Plan, message: &str) -> Result<Changes
     Ok(Changeset {
         trust_domain: plan.trust_domain.clone(),
         role_set: plan.role_set,
-        issued_at: clock::wall(),
+        issued_at: now,
         message: message.to_owned(),
-        confirm_by: None,
+        confirm_by,
         nonce,
         changes,
     })
@@ -352,31 +276,6 @@ mod tests {
         }
     }
 
-    fn outcome(pushed: Pushed) -> Outcome {
-        Outcome {
-            result: result(&pushed.changeset, Vec::new(), Some(&pushed)),
-            pushed: Some(pushed),
-            signed: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_result_has_the_fields_of_the_contract() {
-        let result = result("ab", Vec::new(), Some(&pushed(&[], true)));
-        let fields: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = ["changeset", "documents", "durable", "applied", "pending", "unreachable", "elapsed_ms"];
-        assert_eq!(fields, wanted);
-    }
-
-    #[test]
-    fn a_push_that_is_not_everywhere_names_who_is_missing() {
-        let error = outcome(pushed(&["b"], false)).converged().unwrap_err();
-        assert_eq!((&*error.code, error.class().exit_code()), ("not_converged", 4));
-        assert!(error.message.contains('b') && error.hint.contains("skein wait"), "{error:?}");
-        assert!(outcome(pushed(&["b"], true)).converged().is_ok());
-        assert!(outcome(pushed(&["b"], false)).without(&NodeId::new("b").unwrap()).converged().is_ok());
-    }
-
     #[test]
     fn only_proven_nodes_are_enough() {
         assert!(pushed(&[], true).enough(Some(Wait::Local)).complete);
@@ -393,6 +292,10 @@ mod tests {
         assert_eq!(kind("vs").unwrap(), Kind::VirtualService);
         assert_eq!(kind("destinationrules").unwrap(), Kind::DestinationRule);
         assert_eq!(kind("Pod").unwrap_err().class().exit_code(), 2);
+    }
+
+    fn saying(message: &str) -> Sending {
+        Sending { message: message.to_owned(), ..Sending::default() }
     }
 
     #[test]
@@ -412,10 +315,17 @@ mod tests {
             file: String::new(),
             line: 0,
         };
-        let made = changeset(vec![intent.clone()], &plan, "why").unwrap();
+        let made = changeset(vec![intent.clone()], &plan, &saying("why")).unwrap();
         assert_eq!((made.role_set, made.message.as_str(), made.changes.len()), (3, "why", 1));
         assert_eq!(made.changes[0].replaces, [changeset_id(&"ab".repeat(32)).unwrap()]);
         let long = "x".repeat(policy::changeset::MAX_MESSAGE + 1);
-        assert_eq!(changeset(vec![intent], &plan, &long).unwrap_err().code, "usage");
+        assert_eq!(changeset(vec![intent.clone()], &plan, &saying(&long)).unwrap_err().code, "usage");
+        assert_eq!(made.confirm_by, None);
+        let trial = |seconds| Sending { confirm_within: Some(Duration::from_secs(seconds)), ..saying("") };
+        let made = changeset(vec![intent.clone()], &plan, &trial(300)).unwrap();
+        assert_eq!(made.confirm_by, Some(made.issued_at + 300_000));
+        for refused in [0, 8 * 24 * 3_600] {
+            assert_eq!(changeset(vec![intent.clone()], &plan, &trial(refused)).unwrap_err().code, "usage");
+        }
     }
 }

@@ -2,13 +2,40 @@
 
 use std::{str::FromStr, time::Duration};
 
-use certs::id::ServiceName;
+use certs::{codec::Millis, id::ServiceName};
+
+use crate::{agent::admin::rfc3339, cli::error::Error, clock};
 
 /// `500ms`, `10s`, `5m`, `1h`, `1h 30m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = |_| "not a duration; write 500ms, 10s, 5m or 1h".to_owned();
     let signed = jiff::SignedDuration::from_str(text).map_err(wrong)?;
     Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// A time: RFC 3339, or a duration ago.
+pub fn time(text: &str) -> Result<Millis, String> {
+    let wrong = || "not a time; write 2030-01-31T12:00:00Z, or 2h for two hours ago".to_owned();
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Millis::try_from(time.as_millisecond()).map_err(|_| wrong());
+    }
+    let ago = Millis::try_from(duration(text).map_err(|_| wrong())?.as_millis()).unwrap_or(Millis::MAX);
+    Ok(clock::wall().saturating_sub(ago))
+}
+
+/// A point in the life of a document as nodes read it: a time in RFC 3339, or a changeset.
+///
+/// # Errors
+/// `usage` if it is neither.
+pub fn moment(text: &str) -> Result<String, Error> {
+    // Hexadecimal digits first: `4d` could be days, and an id has more digits than that.
+    if text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    time(text).map(rfc3339).map_err(|error| {
+        Error::new("usage", format!("`{text}` is neither a changeset nor a time"))
+            .hint(format!("a time is {}", error.trim_start_matches("not a time; ")))
+    })
 }
 
 /// How many nodes must have a push on disk before `push` returns.
@@ -77,6 +104,17 @@ mod tests {
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert!(duration("10").is_err());
         assert!(duration("-1s").is_err());
+    }
+
+    #[test]
+    fn a_point_is_a_time_or_a_changeset() {
+        assert_eq!(time("1970-01-01T00:00:01Z"), Ok(1_000));
+        assert!(time("1h").unwrap() < clock::wall() - 3_500_000);
+        assert!(time("yesterday").is_err());
+        assert_eq!(moment("4F1C09").unwrap(), "4f1c09");
+        assert_eq!(moment("1970-01-01T00:00:01Z").unwrap(), "1970-01-01T00:00:01.000Z");
+        assert!(moment("30m").unwrap().ends_with('Z'));
+        assert_eq!(moment("xyz").unwrap_err().code, "usage");
     }
 
     #[test]

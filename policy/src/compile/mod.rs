@@ -70,11 +70,16 @@ impl Virtual {
 
     /// Istio's order among those that a caller sees: private to the namespace, exported to it by name, public.
     fn class(&self, namespace: &str) -> u8 {
-        match &self.export_to {
-            ExportTo::Namespaces(only) if only.len() == 1 && self.id.namespace == namespace => 0,
-            ExportTo::Namespaces(_) => 1,
-            ExportTo::All => 2,
-        }
+        class(&self.export_to, &self.id, namespace)
+    }
+}
+
+/// Istio's order among VirtualServices that a caller in `namespace` sees, lowest first.
+pub(crate) fn class(export_to: &ExportTo, id: &DocumentId, namespace: &str) -> u8 {
+    match export_to {
+        ExportTo::Namespaces(only) if only.len() == 1 && id.namespace == namespace => 0,
+        ExportTo::Namespaces(_) => 1,
+        ExportTo::All => 2,
     }
 }
 
@@ -312,7 +317,8 @@ fn destinations(route: &Route) -> impl Iterator<Item = &Destination> {
     forward.iter().chain(route.mirrors.iter().map(|mirror| &mirror.destination))
 }
 
-fn seen_by(export_to: &ExportTo, id: &DocumentId, value: &LiveValue) -> ExportTo {
+/// Who sees a document: whom it names, or only its namespace where its signers have no role elsewhere.
+pub(crate) fn seen_by(export_to: &ExportTo, id: &DocumentId, value: &LiveValue) -> ExportTo {
     if value.confined { ExportTo::Namespaces(BTreeSet::from([id.namespace.clone()])) } else { export_to.clone() }
 }
 

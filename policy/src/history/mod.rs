@@ -2,6 +2,7 @@
 
 mod admit;
 mod fold;
+mod past;
 mod refused;
 mod revert;
 mod roles;
@@ -18,6 +19,7 @@ use certs::{
     sign::{Digest, PublicKey, SigningKey},
 };
 
+pub use past::{Moment, Trial, Version};
 pub use refused::{Code, Refused};
 pub use state::{Absent, Conflict, Live, LiveValue, Roles, State};
 

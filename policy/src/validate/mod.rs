@@ -12,9 +12,22 @@ use crate::{
 };
 
 pub use crate::codes::{UNKNOWN_HOST, UNKNOWN_SUBSET};
-use world::World;
+use world::{Rival, World};
 
-/// Complaints about these documents together with those that live in the mesh. All are warnings. Where nothing is known of
+/// True if a push with this complaint is refused unless the code is allowed: requests would get 503, or a part of the
+/// document has no effect because another document wins.
+pub fn refuses_push(code: &str, severity: Severity) -> bool {
+    const CODES: [&str; 5] = [
+        codes::UNKNOWN_HOST,
+        codes::UNKNOWN_SUBSET,
+        codes::CONFLICTING_VIRTUAL_SERVICES,
+        codes::REPEATED_SUBSET,
+        codes::OVERRULED_POLICY,
+    ];
+    severity == Severity::Warning && CODES.contains(&code)
+}
+
+/// Complaints about these documents together with those that live in the mesh: warnings, and notes about other documents. Where nothing is known of
 /// services ([`State::nothing`] and an empty registry: lint without a mesh) nothing is said of hosts.
 pub fn between(documents: &[Located], state: &State, registry: &dyn Registry) -> Vec<Problem> {
     let world = World::new(documents, state, registry);
@@ -62,7 +75,17 @@ struct Finding<'f> {
     istio: Option<&'f str>,
 }
 
-impl Check<'_> {
+/// Two documents that say something of one thing.
+struct Overlap<'o> {
+    what: &'o str,
+    /// What both do with it.
+    verb: &'o str,
+    /// What helps, before the name of the other.
+    cure: &'o str,
+    rival: Rival<'o>,
+}
+
+impl<'w> Check<'w> {
     fn document(&self) -> &Document {
         &self.located.document
     }
@@ -85,7 +108,7 @@ impl Check<'_> {
     fn virtual_service(&mut self, service: &VirtualService) {
         for (index, host) in service.hosts.iter().enumerate() {
             self.host_of_document(host, format!("spec.hosts[{index}]"), "");
-            self.conflicts(service, host, index);
+            self.conflicts(host, index);
         }
         for (index, route) in service.http.iter().enumerate() {
             let HttpAction::Route(destinations) = &route.action else { continue };
@@ -170,17 +193,40 @@ impl Check<'_> {
         self.report(Finding { code: codes::RULE_WITHOUT_HOST, place, field, message, hint, istio });
     }
 
-    fn conflicts(&mut self, service: &VirtualService, host: &str, index: usize) {
-        let own = &self.document().id;
-        let rivals: Vec<String> = self.world.rivals(own, host, &service.export_to).map(ToString::to_string).collect();
-        if rivals.is_empty() {
-            return;
-        }
+    fn conflicts(&mut self, host: &str, index: usize) {
+        let world = self.world;
+        let (code, field) = (codes::CONFLICTING_VIRTUAL_SERVICES, format!("spec.hosts[{index}]"));
         let istio = Some("The VirtualServices associated with mesh gateway define the same host [IST0109]");
-        let message = format!("`{host}` is also claimed by {}", rivals.join(", "));
-        let hint = "the oldest is used, the others are ignored for this host".to_owned();
-        let (code, place) = (codes::CONFLICTING_VIRTUAL_SERVICES, (self.located.line, 1));
-        self.report(Finding { code, place, field: format!("spec.hosts[{index}]"), message, hint, istio });
+        let own = self.document().id.clone();
+        for rival in world.rivals(&own, host) {
+            let about = Overlap { what: &format!("`{host}`"), verb: "claims", cure: "put the rules into", rival };
+            self.overlap(about, code, (self.located.line, 1), field.clone(), istio);
+        }
+    }
+
+    /// Says which of two documents has no effect. Where it is the other one, that is no fault of this document.
+    fn overlap(
+        &mut self,
+        overlap: Overlap<'_>,
+        code: &'static str,
+        place: (usize, usize),
+        field: String,
+        istio: Option<&str>,
+    ) {
+        let Overlap { what, verb, cure, rival } = overlap;
+        let (message, hint) = if rival.wins {
+            let message =
+                format!("{} {verb} {what} too and wins: what this document says of it has no effect", rival.name);
+            (message, format!("{cure} {}, or delete that one", rival.id))
+        } else {
+            let message =
+                format!("{} {verb} {what} too: what it says of it has no effect beside this document", rival.name);
+            (message, format!("delete what has no effect in {}", rival.id))
+        };
+        self.report(Finding { code, place, field, message, hint, istio });
+        if let Some(last) = self.problems.last_mut().filter(|_| !rival.wins) {
+            last.severity = Severity::Info;
+        }
     }
 
     fn destination_rule(&mut self, rule: &DestinationRule) {
@@ -196,18 +242,32 @@ impl Check<'_> {
                 let (code, field) = (codes::SUBSET_WITHOUT_ENDPOINTS, format!("spec.subsets[{index}].labels"));
                 self.report(Finding { code, place, field, message, hint: "requests would get 503".to_owned(), istio });
             }
-            if let Some(other) = self.world.other_definition(&self.document().id, rule, &subset.name) {
-                let message = format!("{other} defines the subset `{}` too", subset.name);
-                let (code, field) = (codes::REPEATED_SUBSET, format!("spec.subsets[{index}].name"));
-                self.report(Finding {
-                    code,
-                    place,
-                    field,
-                    message,
-                    hint: "the oldest is used".to_owned(),
-                    istio: None,
-                });
-            }
+            let defines = |other: &DestinationRule| other.subset(&subset.name).is_some();
+            let (code, field) = (codes::REPEATED_SUBSET, format!("spec.subsets[{index}].name"));
+            let about = ("defines", format!("the subset `{}`", subset.name));
+            self.merged(defines, &about, code, place, field);
+        }
+        if rule.policy.is_some() {
+            let about = ("sets", format!("the trafficPolicy of `{}`", rule.host));
+            let (code, place) = (codes::OVERRULED_POLICY, (self.located.line, 1));
+            self.merged(|other| other.policy.is_some(), &about, code, place, "spec.trafficPolicy".to_owned());
+        }
+    }
+
+    /// Of DestinationRules that are merged, the oldest counts.
+    fn merged(
+        &mut self,
+        has: impl Fn(&DestinationRule) -> bool,
+        (verb, what): &(&str, String),
+        code: &'static str,
+        place: (usize, usize),
+        field: String,
+    ) {
+        let world = self.world;
+        let own = self.document().id.clone();
+        for rival in world.merged_with(&own, has) {
+            let about = Overlap { what, verb, cure: "change it in", rival };
+            self.overlap(about, code, place, field.clone(), None);
         }
     }
 }

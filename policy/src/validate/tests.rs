@@ -84,8 +84,46 @@ fn conflicts_between_documents() {
     assert!(found.iter().any(|(code, _, _)| *code == codes::REPEATED_SUBSET));
     let apart = VIRTUAL_SERVICE.replace("name: reviews}", "name: apart, namespace: shop}");
     assert!(codes_of(&apart, &state).iter().all(|(code, _, _)| *code != codes::CONFLICTING_VIRTUAL_SERVICES));
+    // An update of the older document is no mistake: the younger one has been without effect all along.
+    let mut mesh = Mesh::new();
+    let older = VIRTUAL_SERVICE.replace("name: reviews}", "name: older}");
+    mesh.push(&older);
+    let state = mesh.push(VIRTUAL_SERVICE);
+    let severities = |text: &str| {
+        let parsed = parse::yaml("f.yaml", text, "default");
+        let problems = between(&parsed.documents, &state, &table()).into_iter();
+        problems
+            .filter(|problem| problem.code == codes::CONFLICTING_VIRTUAL_SERVICES)
+            .map(|problem| (problem.severity, problem.message))
+            .collect::<Vec<_>>()
+    };
+    assert!(matches!(&severities(&older)[..], [(Severity::Info, _)]));
+    let younger = severities(VIRTUAL_SERVICE);
+    assert!(
+        matches!(&younger[..], [(Severity::Warning, text)] if text.contains("default/older (pushed by ann, changeset"))
+    );
+    // A private document wins in its own namespace, whatever its age; elsewhere the older one does.
+    let private = VIRTUAL_SERVICE.replace("spec:", "spec:\n  exportTo: [.]");
+    assert!(matches!(&severities(&private)[..], [(Severity::Info, _)]));
+    let shown = severities(&VIRTUAL_SERVICE.replace("spec:", "spec:\n  exportTo: [., shop]"));
+    assert!(matches!(&shown[..], [(Severity::Info, _)]), "named beats public: {shown:?}");
     let alien = RULE.replace("host: reviews", "host: nobody");
     assert_eq!(codes_of(&alien, &state)[0].0, codes::RULE_WITHOUT_HOST);
+}
+
+#[test]
+fn a_second_traffic_policy_for_a_host_has_no_effect() {
+    let with = |name: &str| {
+        RULE.replace("name: reviews}", name)
+            .replace("spec: {", "spec: {trafficPolicy: {loadBalancer: {simple: RANDOM}}, ")
+    };
+    let state = state_of(&with("name: older}"));
+    let parsed = parse::yaml("f.yaml", &with("name: newer}"), "default");
+    let found = between(&parsed.documents, &state, &table());
+    let overruled: Vec<_> = found.iter().filter(|problem| problem.code == codes::OVERRULED_POLICY).collect();
+    assert!(matches!(&overruled[..], [one] if refuses_push(one.code, one.severity)), "{found:#?}");
+    let parsed = parse::yaml("f.yaml", &with("name: older}"), "default");
+    assert!(between(&parsed.documents, &state, &table()).iter().all(|problem| problem.code != codes::OVERRULED_POLICY));
 }
 
 #[test]

@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use certs::id::ServiceName;
+use certs::{codec::Millis, id::ServiceName};
 
 use crate::{
-    DocumentId, Spec,
+    Document, DocumentId, Spec,
     compile::{
         self,
         rules::{Rule, Rules},
     },
-    history::State,
+    history::{LiveValue, State},
     hosts::{self, Registry, ServicePort},
     kinds::{DestinationRule, ExportTo, VirtualService},
     parse::Located,
@@ -22,9 +22,44 @@ pub(super) struct World<'w> {
     /// False where nothing is known of services: then nothing is said of hosts.
     pub(super) knows_services: bool,
     services: Vec<ServiceName>,
-    virtual_services: Vec<(&'w DocumentId, &'w VirtualService)>,
-    destination_rules: Vec<(&'w DocumentId, &'w DestinationRule)>,
+    virtual_services: Vec<Claim<'w, VirtualService>>,
+    destination_rules: Vec<Claim<'w, DestinationRule>>,
     rules: Rules,
+}
+
+/// A document that claims a host, and what decides between it and others.
+pub(super) struct Claim<'w, T> {
+    pub(super) id: &'w DocumentId,
+    content: &'w T,
+    export_to: ExportTo,
+    /// When its first version was issued; what is not pushed yet is younger than all that is.
+    created: Millis,
+    /// Who signed it, and which changeset set it; none for a document under examination.
+    living: Option<&'w LiveValue>,
+}
+
+/// Another document beside the one under examination.
+pub(super) struct Rival<'s> {
+    /// The document, and who pushed it where it lives in the mesh.
+    pub(super) name: String,
+    /// The same without the authors.
+    pub(super) id: &'s DocumentId,
+    /// True if it wins somewhere: there the document under examination has no effect.
+    pub(super) wins: bool,
+}
+
+impl<T> Claim<'_, T> {
+    /// `KIND NAMESPACE/NAME`, for one that lives with author and changeset.
+    fn name(&self) -> String {
+        let Some(value) = self.living else { return self.id.to_string() };
+        let changeset = value.changeset.to_string();
+        format!("{} (pushed by {}, changeset {})", self.id, value.authors.join(" and "), &changeset[..12])
+    }
+
+    /// Oldest first; of the same age by name.
+    fn age(&self) -> (Millis, &str, &str) {
+        (self.created, &self.id.name, &self.id.namespace)
+    }
 }
 
 impl<'w> World<'w> {
@@ -32,14 +67,19 @@ impl<'w> World<'w> {
         let examined: BTreeSet<&DocumentId> = documents.iter().map(|located| &located.document.id).collect();
         let living = || state.effective().filter(|(id, _)| !examined.contains(id));
         let mut rules: Vec<Rule> = living().filter_map(|(id, value)| compile::destination_rule(id, value)).collect();
-        rules.extend(documents.iter().filter_map(examined_rule));
-        let specs = living().filter_map(|(id, value)| Some((id, &value.document.as_ref().ok()?.spec)));
-        let own = documents.iter().map(|located| (&located.document.id, &located.document.spec));
+        rules.extend(documents.iter().filter_map(|located| examined_rule(state, located)));
+        let lives = living().filter_map(|(_, value)| Some((value.document.as_ref().ok()?, Some(value))));
+        let lives = lives.map(|(document, value)| (&**document, value));
+        let own = documents.iter().map(|located| (&located.document, None));
         let (mut virtual_services, mut destination_rules) = (Vec::new(), Vec::new());
-        for (id, spec) in specs.chain(own) {
-            match spec {
-                Spec::VirtualService(service) => virtual_services.push((id, &**service)),
-                Spec::DestinationRule(rule) => destination_rules.push((id, &**rule)),
+        for (document, value) in lives.chain(own) {
+            match &document.spec {
+                Spec::VirtualService(service) => {
+                    virtual_services.push(claim(state, document, value, &**service, &service.export_to));
+                }
+                Spec::DestinationRule(rule) => {
+                    destination_rules.push(claim(state, document, value, &**rule, &rule.export_to));
+                }
                 Spec::ServiceEntry(_)
                 | Spec::WorkloadEntry(_)
                 | Spec::WorkloadGroup(_)
@@ -86,30 +126,64 @@ impl<'w> World<'w> {
     }
 
     /// Other VirtualServices that claim the same host for some common caller.
-    pub(super) fn rivals<'s>(
-        &'s self,
-        own: &'s DocumentId,
-        host: &'s str,
-        export_to: &'s ExportTo,
-    ) -> impl Iterator<Item = &'s DocumentId> {
-        let claims = move |(id, service): &&(&DocumentId, &VirtualService)| {
-            *id != own && service.hosts.iter().any(|other| other == host) && meet(export_to, &service.export_to)
+    pub(super) fn rivals(&self, own: &DocumentId, host: &str) -> Vec<Rival<'_>> {
+        let Some(own) = self.virtual_services.iter().find(|claim| claim.id == own) else { return Vec::new() };
+        let claims = |other: &&Claim<'_, VirtualService>| {
+            other.id != own.id && other.content.hosts.iter().any(|other| other == host)
         };
-        self.virtual_services.iter().filter(claims).map(|(id, _)| *id)
+        let others = self.virtual_services.iter().filter(claims);
+        others
+            .filter_map(|other| Some(Rival { name: other.name(), id: other.id, wins: wins_somewhere(other, own)? }))
+            .collect()
     }
 
-    /// Another DestinationRule of the same namespace and host that defines the subset.
-    pub(super) fn other_definition(
-        &self,
-        own: &DocumentId,
-        rule: &DestinationRule,
-        subset: &str,
-    ) -> Option<&DocumentId> {
-        let defines = |(id, other): &&(&DocumentId, &DestinationRule)| {
-            *id != own && id.namespace == own.namespace && other.host == rule.host && other.subset(subset).is_some()
+    /// Other DestinationRules of the same namespace and host: together they are merged, the oldest first.
+    pub(super) fn merged_with(&self, own: &DocumentId, has: impl Fn(&DestinationRule) -> bool) -> Vec<Rival<'_>> {
+        let Some(own) = self.destination_rules.iter().find(|claim| claim.id == own) else { return Vec::new() };
+        let merged = |other: &&Claim<'_, DestinationRule>| {
+            other.id != own.id && other.id.namespace == own.id.namespace && other.content.host == own.content.host
         };
-        self.destination_rules.iter().find(defines).map(|(id, _)| *id)
+        let others = self.destination_rules.iter().filter(merged).filter(|other| has(other.content));
+        others.map(|other| Rival { name: other.name(), id: other.id, wins: other.age() < own.age() }).collect()
     }
+}
+
+fn claim<'w, T>(
+    state: &State,
+    document: &'w Document,
+    living: Option<&'w LiveValue>,
+    content: &'w T,
+    export_to: &ExportTo,
+) -> Claim<'w, T> {
+    let id = &document.id;
+    let export_to = match living {
+        Some(value) => compile::seen_by(export_to, id, value),
+        None => export_to.clone(),
+    };
+    Claim { id, content, export_to, created: created(state, document), living }
+}
+
+/// When the document's first version was issued; a new one is younger than all that is there.
+fn created(state: &State, document: &Document) -> Millis {
+    let before = || state.document(&document.id).and_then(|before| before.created);
+    document.created.or_else(before).unwrap_or(Millis::MAX)
+}
+
+/// Whether `other` wins against `own` for some caller that sees both; `None` if no caller does.
+fn wins_somewhere(other: &Claim<'_, VirtualService>, own: &Claim<'_, VirtualService>) -> Option<bool> {
+    if !meet(&other.export_to, &own.export_to) {
+        return None;
+    }
+    let named = [&other.export_to, &own.export_to].into_iter().filter_map(|export_to| match export_to {
+        ExportTo::Namespaces(namespaces) => Some(namespaces.iter().map(String::as_str)),
+        ExportTo::All => None,
+    });
+    // No namespace has an empty name: a caller of whom neither speaks.
+    let callers = named.flatten().chain([""]);
+    let sees = |caller: &&str| other.export_to.includes(caller) && own.export_to.includes(caller);
+    let order = |claim: &Claim<'_, VirtualService>, caller: &str| compile::class(&claim.export_to, claim.id, caller);
+    let wins = |caller: &str| (order(other, caller), other.age()) < (order(own, caller), own.age());
+    Some(callers.filter(sees).any(wins))
 }
 
 /// True if some namespace sees both.
@@ -120,13 +194,13 @@ fn meet(a: &ExportTo, b: &ExportTo) -> bool {
     }
 }
 
-fn examined_rule(located: &Located) -> Option<Rule> {
+fn examined_rule(state: &State, located: &Located) -> Option<Rule> {
     let Spec::DestinationRule(rule) = &located.document.spec else { return None };
     Some(Rule {
         id: located.document.id.clone(),
-        // Not pushed yet: no changeset, and younger than all that is.
+        // Not pushed yet: no changeset.
         changeset: crate::changeset::ChangesetId(certs::sign::Digest([0; 32])),
-        created: located.document.created.unwrap_or(u64::MAX),
+        created: created(state, &located.document),
         export_to: rule.export_to.clone(),
         rule: rule.clone(),
     })

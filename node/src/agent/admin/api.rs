@@ -1,5 +1,7 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
+mod policy;
+
 use std::collections::BTreeMap;
 
 use certs::{
@@ -8,6 +10,10 @@ use certs::{
     sign::Digest,
 };
 use serde::{Deserialize, Serialize};
+
+pub use policy::{
+    Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, Intent, LogEntry, Plan, Proof, Pushed, Spread,
+};
 
 /// How a node sees the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -213,110 +219,6 @@ pub struct Route {
     pub action: String,
 }
 
-/// One of `GET /v1/policy`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Document {
-    /// Its kind.
-    pub kind: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// How deep its history is.
-    pub version: u64,
-    /// The changeset that set it.
-    pub changeset: String,
-    /// Who signed that.
-    pub authors: Vec<String>,
-    /// When, RFC 3339.
-    pub time: String,
-}
-
-/// `GET /v1/policy/{kind}/{namespace}/{name}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Content {
-    /// What `list` says of it.
-    pub summary: Document,
-    /// The document.
-    pub document: serde_json::Value,
-    /// Why this build cannot apply it.
-    pub problem: Option<String>,
-    /// Changesets whose value lives beside this one.
-    pub conflicts: Vec<String>,
-}
-
-/// One of `GET /v1/policy/log`, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogEntry {
-    /// Its id, hexadecimal.
-    pub changeset: String,
-    /// The changesets whose values it replaced.
-    pub replaces: Vec<String>,
-    /// Who signed it.
-    pub authors: Vec<String>,
-    /// When, RFC 3339.
-    pub time: String,
-    /// Why, as the author says.
-    pub message: String,
-    /// `KIND NAMESPACE/NAME` of what it sets; what it deletes has a `-` before it.
-    pub documents: Vec<String>,
-}
-
-/// A document that someone wants to push: what a node is asked of before anything is signed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Intent {
-    /// Its kind.
-    pub kind: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// What it shall be; none deletes it.
-    pub content: Option<String>,
-    /// Where the author wrote it, for complaints.
-    #[serde(default)]
-    pub file: String,
-    /// First line there.
-    #[serde(default)]
-    pub line: usize,
-}
-
-/// `POST /v1/policy/plan`: what a push of these documents needs to know.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
-    /// The mesh.
-    pub trust_domain: TrustDomain,
-    /// Number of the RoleSet that counts now.
-    pub role_set: u64,
-    /// Live values of each document, in the order asked: changesets, hexadecimal.
-    pub live: Vec<Vec<String>>,
-    /// Depth that each document will have.
-    pub versions: Vec<u64>,
-    /// Complaints across documents, as `policy lint` writes them.
-    pub problems: Vec<serde_json::Value>,
-}
-
-/// `POST /v1/policy`: who has the push.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pushed {
-    /// Its id, hexadecimal.
-    pub changeset: String,
-    /// Nodes that have it on disk.
-    pub durable: Vec<NodeId>,
-    /// Nodes whose traffic follows it.
-    pub applied: Vec<NodeId>,
-    /// Alive nodes that have said nothing yet.
-    pub pending: Vec<NodeId>,
-    /// Nodes that the asked node does not reach.
-    pub unreachable: Vec<NodeId>,
-    /// Whether what was waited for came in time.
-    pub complete: bool,
-    /// From arrival to this answer, milliseconds.
-    pub elapsed_ms: u64,
-    /// What the nodes signed, base64.
-    pub receipts: Vec<String>,
-}
-
 /// `GET /v1/mesh`: what operators need to know of a mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mesh {
@@ -377,41 +279,6 @@ pub struct Identity {
     pub chain: String,
 }
 
-/// `GET /v1/policy/changesets/{id}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ChangesetDetail {
-    /// What the log says of it.
-    #[serde(flatten)]
-    pub entry: LogEntry,
-    /// Number of the RoleSet under which it was signed.
-    pub role_set: u64,
-    /// What it changes.
-    pub changes: Vec<Change>,
-}
-
-/// What a changeset does to one document.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Change {
-    /// Its kind.
-    pub kind: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// What it becomes; none: it is deleted.
-    pub document: Option<serde_json::Value>,
-    /// The changesets whose value it replaces.
-    pub replaces: Vec<String>,
-}
-
-/// `GET /v1/policy/changesets/{id}/proof` and `GET /v1/policy/proof/{kind}/{namespace}/{name}`: what operators signed, so
-/// that no node's word is taken for what the next signature rests on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proof {
-    /// Signed changesets in base64, RoleSets included, in any order.
-    pub changesets: Vec<String>,
-}
-
 /// One of `GET /v1/local/services`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalService {
@@ -431,15 +298,4 @@ pub struct LocalService {
     pub health: String,
     /// Why, where it is not healthy.
     pub reason: String,
-}
-
-/// `GET /v1/policy/changesets/{id}/spread`: who has a changeset, as far as the asked node has heard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spread {
-    /// The changeset in full.
-    pub changeset: String,
-    /// Alive nodes that have it.
-    pub there: Vec<NodeId>,
-    /// Alive nodes that have not said so.
-    pub missing: Vec<NodeId>,
 }

@@ -12,7 +12,7 @@ use policy::{
 };
 use serde_json::Value;
 
-use super::{Admin, api, error::Error, rfc3339};
+use super::{Admin, api, error::Error, past, rfc3339};
 
 impl Admin {
     /// The documents in effect, or those of one kind.
@@ -25,14 +25,7 @@ impl Admin {
             .collect()
     }
 
-    /// What was pushed, newest first.
-    pub(super) async fn log(&self, limit: Option<usize>) -> Vec<api::LogEntry> {
-        let mut log = self.agent.history(History::log).await;
-        log.truncate(limit.unwrap_or(usize::MAX));
-        log.into_iter().map(entry).collect()
-    }
-
-    /// `GET /v1/policy/{kind}/{namespace}/{name}`.
+    /// A document in effect.
     pub(super) fn document(&self, id: &DocumentId) -> Result<api::Content, Error> {
         let state = self.agent.state();
         let missing = || {
@@ -57,11 +50,12 @@ impl Admin {
         State(admin): State<Self>,
         Path(prefix): Path<String>,
     ) -> Result<Json<api::ChangesetDetail>, Error> {
+        let now = admin.agent.now();
         let detail = admin.agent.history(|history| {
             let id = find(history, &prefix)?;
             let held = history.get(&id).ok_or_else(|| absent(&prefix))?;
             let entry = history.log().into_iter().find(|entry| entry.changeset == id).ok_or_else(|| absent(&prefix))?;
-            Ok(detail(held, entry))
+            Ok(detail(held, past::entry(history, entry, now)))
         });
         detail.await.map(Json)
     }
@@ -153,19 +147,7 @@ fn content(id: &DocumentId, live: &Live, value: &LiveValue) -> Result<api::Conte
     Ok(api::Content { summary: summary(id, value), document, problem, conflicts })
 }
 
-fn entry(entry: policy::history::LogEntry) -> api::LogEntry {
-    let document = |(id, deleted): &(DocumentId, bool)| if *deleted { format!("-{id}") } else { id.to_string() };
-    api::LogEntry {
-        changeset: entry.changeset.to_string(),
-        replaces: ids(&entry.replaces),
-        authors: entry.authors,
-        time: rfc3339(entry.time),
-        message: entry.message,
-        documents: entry.documents.iter().map(document).collect(),
-    }
-}
-
-fn detail(held: &Entry, log: policy::history::LogEntry) -> api::ChangesetDetail {
+fn detail(held: &Entry, entry: api::LogEntry) -> api::ChangesetDetail {
     let change = |change: &policy::changeset::Change| api::Change {
         kind: change.document.kind.to_string(),
         namespace: change.document.namespace.clone(),
@@ -175,7 +157,7 @@ fn detail(held: &Entry, log: policy::history::LogEntry) -> api::ChangesetDetail 
         replaces: ids(&change.replaces),
     };
     api::ChangesetDetail {
-        entry: entry(log),
+        entry,
         role_set: held.changeset.role_set,
         changes: held.changeset.changes.iter().map(change).collect(),
     }
@@ -186,7 +168,7 @@ fn ids(ids: &[ChangesetId]) -> Vec<String> {
 }
 
 /// A stored body as it was written, without what only nodes read in it.
-fn json(text: &str) -> Result<Value, Error> {
+pub(super) fn json(text: &str) -> Result<Value, Error> {
     let text = policy::parse::compact(text).unwrap_or_else(|| text.to_owned());
     serde_json::from_str(&text).map_err(|error| Error::new("failed", format!("a stored document is no JSON: {error}")))
 }

@@ -8,7 +8,7 @@ use policy::Kind;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Admin, api, error::Error, rfc3339};
+use super::{Admin, api, error::Error, past::LogFilter, rfc3339};
 use crate::snapshot::{Endpoint, Snapshot};
 
 /// A question.
@@ -37,8 +37,8 @@ pub(super) enum Look {
     Mesh,
     /// The documents in effect, or those of one kind.
     Documents(Option<Kind>),
-    /// What was pushed, newest first, at most so many.
-    Log(Option<usize>),
+    /// What was pushed, newest first.
+    Log(LogFilter),
 }
 
 impl Look {
@@ -76,7 +76,7 @@ impl Admin {
             Look::Identities => value(&self.identities()),
             Look::Mesh => value(&self.mesh()),
             Look::Documents(kind) => value(&self.documents(*kind)),
-            Look::Log(limit) => value(&self.log(*limit).await),
+            Look::Log(filter) => value(&self.log(filter).await?),
         }
     }
 

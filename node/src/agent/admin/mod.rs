@@ -14,6 +14,7 @@ mod guard;
 mod look;
 mod members;
 mod mesh;
+mod past;
 mod push;
 mod router;
 mod routes;

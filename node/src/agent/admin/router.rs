@@ -49,11 +49,6 @@ struct OfKind {
     kind: Option<policy::Kind>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct Limit {
-    limit: Option<usize>,
-}
-
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         (self.status(), Json(Body { error: self })).into_response()
@@ -112,13 +107,14 @@ fn looking() -> Router<Admin> {
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
         .route("/v1/policy", get(|admin, watch, Query(OfKind { kind })| answer(admin, watch, Look::Documents(kind))))
-        .route("/v1/policy/log", get(|admin, watch, Query(Limit { limit })| answer(admin, watch, Look::Log(limit))))
+        .route("/v1/policy/log", get(|admin, watch, Query(filter)| answer(admin, watch, Look::Log(filter))))
         .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().map(Json) }))
+        .route("/v1/policy/conflicts", get(Admin::conflicts))
         .route("/v1/policy/changesets/{id}", get(Admin::changeset))
         .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
         .route("/v1/policy/proof/{kind}/{namespace}/{name}", get(Admin::document_proof))
         .route("/v1/policy/changesets/{id}/spread", get(Admin::spread))
-        .route("/v1/policy/{kind}/{namespace}/{name}", get(document))
+        .route("/v1/policy/{kind}/{namespace}/{name}", get(Admin::document_at))
 }
 
 /// What carries an operator's signature in itself, and what is asked before it is signed.
@@ -177,13 +173,6 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
     ([(header::CONTENT_TYPE, format.content_type())], admin.telemetry.render(format)).into_response()
-}
-
-async fn document(
-    State(admin): State<Admin>,
-    Path((kind, namespace, name)): Path<(policy::Kind, String, String)>,
-) -> Result<Json<api::Content>, Error> {
-    admin.document(&policy::DocumentId::new(kind, &namespace, &name)).map(Json)
 }
 
 async fn plan(State(admin): State<Admin>, Json(intents): Json<Vec<api::Intent>>) -> Result<Json<api::Plan>, Error> {

@@ -1,5 +1,7 @@
 //! `skein policy delete`.
 
+use std::time::Duration;
+
 use policy::DocumentId;
 
 use crate::{
@@ -7,8 +9,9 @@ use crate::{
     cli::{
         client,
         context::Context,
-        error::{Error, Result},
+        error::Result,
         signing::{Operator, Sending, kind},
+        value,
     },
 };
 
@@ -22,6 +25,9 @@ pub struct Args {
     /// The document's name
     #[arg(value_name = "NAME")]
     document: String,
+    /// Put it on trial: unless `policy confirm` follows in this time, every node takes it back by itself
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    confirm_within: Option<Duration>,
     #[command(flatten)]
     sending: Sending,
 }
@@ -31,8 +37,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let id = DocumentId::new(kind(&args.kind)?, &ctx.globals.namespace, &args.document);
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    // Fails with what there is to say if no such document is in effect.
-    super::get::content(&mut client, &args.kind, &id.namespace, &id.name).await?;
+    let found = super::get::content(&mut client, &args.kind, &id.namespace, &id.name).await;
     let intents = vec![Intent {
         kind: id.kind.to_string(),
         namespace: id.namespace.clone(),
@@ -42,8 +47,10 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         line: 0,
     }];
     let plan = operator.plan(&mut client, &intents).await?;
-    if plan.live.iter().any(Vec::is_empty) {
-        return Err(Error::new("not_found", format!("there is no {id}")).hint("`skein policy list` shows all"));
+    // Several live values can be settled by a deletion, also where one of them is a deletion that is in effect.
+    if !plan.live.iter().any(|values| values.len() > 1) {
+        found?;
     }
-    operator.send(&mut client, ctx, intents, &plan, &args.sending).await?.show(ctx)
+    let sending = Sending { confirm_within: args.confirm_within, ..args.sending };
+    operator.send(&mut client, ctx, intents, &plan, &sending).await?.show(ctx)
 }

@@ -1,6 +1,9 @@
 //! `skein policy ...`.
 
+mod confirm;
+mod conflicts;
 mod delete;
+mod diff;
 mod export;
 mod facts;
 mod get;
@@ -30,10 +33,16 @@ pub enum Command {
     Delete(delete::Args),
     /// List what was pushed, newest first
     Log(log::Args),
-    /// Show one changeset: what it set, what it replaced, who signed it
+    /// Show a changeset, or a document as it is or was
     Show(show::Args),
+    /// Show what changed: by a changeset, between two, or in a document
+    Diff(diff::Args),
     /// Take a changeset back: every document of it becomes what it was before
     Revert(revert::Args),
+    /// Keep a changeset that was pushed with --confirm-within
+    Confirm(confirm::Args),
+    /// List documents with several live values, and what settles it
+    Conflicts(conflicts::Args),
     /// Print every document in effect as YAML that `push` accepts
     Export(export::Args),
 }
@@ -48,6 +57,9 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
         Command::Delete(args) => delete::run(args, ctx).await,
         Command::Log(args) => log::run(args, ctx).await,
         Command::Show(args) => show::run(args, ctx).await,
+        Command::Diff(args) => diff::run(args, ctx).await,
+        Command::Confirm(args) => confirm::run(args, ctx).await,
+        Command::Conflicts(args) => conflicts::run(args, ctx).await,
         Command::Revert(args) => revert::run(args, ctx).await,
         Command::Export(args) => export::run(args, ctx).await,
     }

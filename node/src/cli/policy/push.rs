@@ -1,9 +1,9 @@
 //! `skein policy push`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use policy::{
-    Problem,
+    Problem, Severity,
     changeset::{MAX_CHANGES, MAX_CHANGESET},
     validate,
 };
@@ -11,20 +11,26 @@ use serde_json::Value;
 
 use super::source::{self, Source};
 use crate::{
-    agent::admin::api::{Intent, Plan},
+    agent::admin::api::{Intent, Mesh, Plan},
     cli::{
-        client,
+        client::{self, Client},
         context::Context,
         error::{Error, Result, usage},
         output::{Format, remark},
-        signing::{Operator, Sending, changeset_id},
+        signing::{Operator, Sending},
+        value,
     },
 };
+
+/// Digits of a changeset's id that tables show.
+const SHOWN: usize = 12;
 
 /// Signs documents with the operator's key and pushes them to one node, whichever is near; every node ends up with
 /// them. All files of one command are one changeset: it counts as a whole or not at all.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: skein policy push reviews.yaml --node web-1 --wait all --message 'all to v2'")]
+#[command(after_help = "Examples:
+  skein policy push reviews.yaml --node web-1 --wait all --message 'all to v2'
+  skein policy push policies/ --confirm-within 5m && curl ... && skein policy confirm CHANGESET")]
 pub struct Args {
     /// Files, folders (recursively *.yaml, *.yml, *.json) or - for standard input
     #[arg(value_name = "FILE|DIR|-", required_unless_present = "filename")]
@@ -38,6 +44,9 @@ pub struct Args {
     /// Only if this changeset set the value that each document has now
     #[arg(long, value_name = "CHANGESET")]
     expect_parent: Option<String>,
+    /// Put it on trial: unless `policy confirm` follows in this time, every node takes it back by itself
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    confirm_within: Option<Duration>,
     #[command(flatten)]
     sending: Sending,
 }
@@ -49,12 +58,14 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let intents = intents(&sources, ctx)?;
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let mut plan = operator.plan(&mut client, &intents).await?;
-    refuse(&plan, &args.allow, ctx)?;
+    let plan = operator.plan(&mut client, &intents).await?;
+    let author = if plan.problems.is_empty() { String::new() } else { own_name(&operator, &mut client).await? };
+    refuse(&plan, &args.allow, &author, ctx)?;
     if let Some(parent) = &args.expect_parent {
-        expect(&mut plan, &intents, parent)?;
+        expect(&plan, &intents, parent)?;
     }
-    let outcome = operator.send(&mut client, ctx, intents, &plan, &args.sending).await?;
+    let sending = Sending { confirm_within: args.confirm_within, ..args.sending };
+    let outcome = operator.send(&mut client, ctx, intents, &plan, &sending).await?;
     outcome.show(ctx)
 }
 
@@ -111,40 +122,114 @@ fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> {
     Ok(documents.iter().map(intent).collect())
 }
 
-/// Refuses what the node finds wrong between documents, unless its code is allowed; the rest is said.
-fn refuse(plan: &Plan, allowed: &[String], ctx: &Context) -> Result<()> {
-    let word = |problem: &Value, field: &str| problem[field].as_str().unwrap_or_default().to_owned();
-    let mut refused = Vec::new();
-    for problem in &plan.problems {
-        let (file, code) = (word(problem, "file"), word(problem, "code"));
+/// A complaint of the node between documents.
+struct Complaint {
+    code: String,
+    refuses: bool,
+    line: String,
+    hint: String,
+}
+
+impl Complaint {
+    fn read(problem: &Value) -> Self {
+        let word = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
+        let severity = if word("severity") == "info" { Severity::Info } else { Severity::Warning };
+        let (code, file, document) = (word("code"), word("file"), word("document"));
         let place = format!("{file}:{}:{}", problem["line"], problem["column"]);
-        let line = format!("{place}: {code} {}: {}", word(problem, "field"), word(problem, "message"));
-        let refusing = [validate::UNKNOWN_HOST, validate::UNKNOWN_SUBSET].contains(&code.as_str());
-        if refusing && !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(&code)) {
-            refused.push((code, line));
+        let line = format!("{place}: {code} {document} {}: {}", word("field"), word("message"));
+        Self { refuses: validate::refuses_push(&code, severity), code, line, hint: word("hint") }
+    }
+}
+
+/// Refuses what the node finds wrong between documents, unless its code is allowed; the rest is said.
+fn refuse(plan: &Plan, allowed: &[String], author: &str, ctx: &Context) -> Result<()> {
+    let mut refused = Vec::new();
+    for complaint in plan.problems.iter().map(Complaint::read) {
+        if complaint.refuses && !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(&complaint.code)) {
+            refused.push(complaint);
         } else if ctx.output.format == Format::Table {
-            remark(&format!("warning: {line}"));
+            let word = if complaint.refuses { "allowed" } else { "note" };
+            remark(&format!("{word}: {}", complaint.line));
         }
     }
-    let Some((code, _)) = refused.first() else { return Ok(()) };
-    let hint = format!(
-        "neither the mesh nor this push defines it: correct it, push what defines it too, or allow it with --allow {code}"
-    );
-    let lines: Vec<_> = refused.iter().map(|(_, line)| line.as_str()).collect();
+    let Some(first) = refused.first() else { return Ok(()) };
+    let hint = match first.code.as_str() {
+        validate::UNKNOWN_HOST | validate::UNKNOWN_SUBSET => {
+            "neither the mesh nor this push defines it: correct it, push what defines it too"
+        }
+        _ => &first.hint,
+    };
+    let hint = format!("{hint}, or allow it with --allow {}", first.code);
+    let mut lines: Vec<_> = refused.iter().map(|complaint| complaint.line.as_str()).collect();
+    let signed = format!("nothing was pushed for {author}");
+    lines.push(&signed);
     Err(Error::new("invalid_document", lines.join("\n")).hint(hint))
 }
 
-/// Replaces only what `parent` set.
-fn expect(plan: &mut Plan, intents: &[Intent], parent: &str) -> Result<()> {
-    let parent = changeset_id(parent)?.to_string();
-    for (live, intent) in plan.live.iter_mut().zip(intents) {
-        if *live != [parent.clone()] {
+/// How the mesh calls this operator; the key itself if it names no such key.
+async fn own_name(operator: &Operator, client: &mut Client) -> Result<String> {
+    let (mesh, key): (Mesh, _) = (client.get("/v1/mesh").await?, operator.key.public().to_string());
+    Ok(mesh.keys.into_iter().find(|known| known.public_key == key).map_or(key, |known| known.name))
+}
+
+/// Replaces only what `parent` set: its id, or as much of it as `policy log` shows.
+fn expect(plan: &Plan, intents: &[Intent], parent: &str) -> Result<()> {
+    if parent.len() < SHOWN || !parent.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(usage(
+            format!("`{parent}` is not a changeset's id"),
+            format!("give at least {SHOWN} hexadecimal digits; `skein policy log` shows ids"),
+        ));
+    }
+    let parent = parent.to_ascii_lowercase();
+    for (live, intent) in plan.live.iter().zip(intents) {
+        if !matches!(live.as_slice(), [only] if only.starts_with(&parent)) {
             let found =
                 if live.is_empty() { "does not exist".to_owned() } else { format!("was set by {}", live.join(", ")) };
             let message = format!("{} {}/{} {found}, not by {parent}", intent.kind, intent.namespace, intent.name);
             return Err(Error::new("stale_parent", message)
-                .hint("look at what changed (`skein policy log`), then push on top of it"));
+                .hint("look at what changed (`skein policy diff`), then push on top of it"));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::id::TrustDomain;
+
+    use super::*;
+
+    fn plan(live: &[&str]) -> Plan {
+        Plan {
+            trust_domain: TrustDomain::new("test.example").unwrap(),
+            role_set: 1,
+            live: vec![live.iter().map(|id| (*id).to_owned()).collect()],
+            versions: vec![1],
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_parent_is_the_one_live_value() {
+        let (id, other) = ("ab".repeat(32), "cd".repeat(32));
+        let intents = [Intent {
+            kind: "VirtualService".into(),
+            namespace: "shop".into(),
+            name: "cart".into(),
+            content: None,
+            file: String::new(),
+            line: 0,
+        }];
+        let code = |live: &[&str], parent: &str| {
+            expect(&plan(live), &intents, parent).err().map(|error| error.code.into_owned())
+        };
+        assert_eq!(code(&[&id], &id), None);
+        assert_eq!(code(&[&id], &id[..12].to_uppercase()), None);
+        for live in [&[][..], &[&other], &[&id, &other]] {
+            assert_eq!(code(live, &id).as_deref(), Some("stale_parent"));
+        }
+        for vague in ["", "abab", "no changeset"] {
+            assert_eq!(code(&[&id], vague).as_deref(), Some("usage"));
+        }
+    }
 }

@@ -1,19 +1,19 @@
 //! `skein policy revert`.
 
-use policy::{
-    changeset::{Change, ChangesetId},
-    history::History,
-};
+use std::time::Duration;
+
+use policy::changeset::Change;
 
 use crate::{
     agent::{admin::api::Intent, book::refusal},
     cli::{
         client,
         context::Context,
-        error::{Error, Result},
+        error::Result,
         output::remark,
         proof,
         signing::{Operator, Sending},
+        value,
     },
     clock,
 };
@@ -25,6 +25,9 @@ pub struct Args {
     /// Its id, or as much of it as is unique
     #[arg(value_name = "CHANGESET")]
     changeset: String,
+    /// Put it on trial: unless `policy confirm` follows in this time, every node takes it back by itself
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    confirm_within: Option<Duration>,
     #[command(flatten)]
     sending: Sending,
 }
@@ -35,7 +38,8 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut client = client::connect(ctx).await?;
     // What the documents were is read from what operators signed: this signature will stand for it.
     let history = proof::of_changeset(&mut client, &operator.known, &args.changeset).await?;
-    let (id, changes) = changes(&history, &args.changeset)?;
+    let id = proof::only(&history, &args.changeset)?;
+    let changes = history.revert(&id, clock::wall()).map_err(|refused| refusal(&refused))?;
     for change in &changes {
         for later in change.replaces.iter().filter(|live| **live != id) {
             let document = &change.document;
@@ -48,23 +52,11 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut plan = operator.plan(&mut client, &documents).await?;
     // What the old values were computed against is what shall be replaced.
     plan.live = replaces;
-    let mut sending = args.sending;
+    let mut sending = Sending { confirm_within: args.confirm_within, ..args.sending };
     if sending.message.is_empty() {
         sending.message = format!("revert {id}");
     }
     operator.send(&mut client, ctx, documents, &plan, &sending).await?.show(ctx)
-}
-
-/// The one changeset whose id begins so, and the changes that take it back.
-fn changes(history: &History, prefix: &str) -> Result<(ChangesetId, Vec<Change>)> {
-    match history.by_prefix(prefix).as_slice() {
-        [id] => match history.revert(id, clock::wall()) {
-            Ok(changes) => Ok((*id, changes)),
-            Err(refused) => Err(refusal(&refused)),
-        },
-        found => Err(Error::new("ambiguous", format!("{} changesets begin with {prefix}", found.len()))
-            .hint("give more of the id; `skein policy log -o json` shows it in full")),
-    }
 }
 
 fn intent(change: Change) -> Intent {

@@ -1,0 +1,168 @@
+//! What became of a push, for programs and for people.
+
+use certs::{codec::Millis, id::NodeId};
+use serde_json::{Value, json};
+
+use crate::{
+    agent::admin::{api::Pushed, rfc3339},
+    cli::{
+        context::Context,
+        error::{Error, Result},
+        look,
+    },
+};
+
+/// What the documents become, and which changeset says so.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The contract's fields of `policy push`.
+    pub result: Value,
+    /// What the nodes said; none after a dry run.
+    pub pushed: Option<Pushed>,
+    /// The signed changeset, as it was sent.
+    pub signed: Vec<u8>,
+}
+
+impl Outcome {
+    /// What a push of these documents gave; `pushed` is absent after a dry run.
+    pub(super) fn new(
+        changeset: &str,
+        documents: Vec<Value>,
+        confirm_by: Option<Millis>,
+        pushed: Option<Pushed>,
+        signed: Vec<u8>,
+    ) -> Self {
+        let mut result = result(changeset, documents, pushed.as_ref());
+        if let Some(until) = confirm_by {
+            result["confirm_by"] = Value::String(rfc3339(until));
+        }
+        Self { result, pushed, signed }
+    }
+
+    /// The same without waiting for a node.
+    #[must_use]
+    pub fn without(mut self, node: &NodeId) -> Self {
+        if let Some(pushed) = &mut self.pushed {
+            pushed.pending.retain(|pending| pending != node);
+            pushed.complete |= pushed.pending.is_empty();
+            self.result["pending"] = json!(pushed.pending);
+        }
+        self
+    }
+
+    /// Prints what became of a push; one that is not where it shall be is printed and then fails.
+    ///
+    /// # Errors
+    /// `not_converged`.
+    pub fn show(&self, ctx: &Context) -> Result<()> {
+        ctx.output.show(&self.result, || self.text())?;
+        self.converged()
+    }
+
+    /// Whether the push is where it shall be.
+    ///
+    /// # Errors
+    /// `not_converged`, naming the nodes that have said nothing.
+    pub fn converged(&self) -> Result<()> {
+        let Some(pushed) = self.pushed.as_ref().filter(|pushed| !pushed.complete) else { return Ok(()) };
+        let pending: Vec<_> = pushed.pending.iter().map(ToString::to_string).collect();
+        let missing = match pending.as_slice() {
+            [] => "no further node is in reach".to_owned(),
+            names => format!("nothing heard from {}", names.join(", ")),
+        };
+        let id = look::short(&pushed.changeset);
+        let message =
+            format!("after {} ms changeset {id} is on {} nodes; {missing}", pushed.elapsed_ms, pushed.durable.len());
+        let hint = format!("it is accepted and spreads by itself: `skein wait --changeset {}`", pushed.changeset);
+        Err(Error::new("not_converged", message).hint(hint))
+    }
+
+    fn text(&self) -> String {
+        let changeset = self.result["changeset"].as_str().unwrap_or_default();
+        let mut text = String::new();
+        for document in self.result["documents"].as_array().into_iter().flatten() {
+            let word = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
+            let (kind, namespace, name) = (word("kind"), word("namespace"), word("name"));
+            text.push_str(&format!("{kind} {namespace}/{name} version {}\n", document["version"]));
+        }
+        let Some(pushed) = &self.pushed else {
+            text.push_str(&format!("would be changeset {changeset}; nothing was sent (--dry-run)\n"));
+            return text;
+        };
+        let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        text.push_str(&format!("changeset    {changeset}\n"));
+        for (word, nodes) in [
+            ("durable", &pushed.durable),
+            ("applied", &pushed.applied),
+            ("pending", &pushed.pending),
+            ("unreachable", &pushed.unreachable),
+        ] {
+            if !nodes.is_empty() {
+                text.push_str(&format!("{word:<12} {}\n", names(nodes)));
+            }
+        }
+        text.push_str(&format!("elapsed      {} ms\n", pushed.elapsed_ms));
+        if let Some(until) = self.result["confirm_by"].as_str() {
+            let id = look::short(changeset);
+            text.push_str(&format!("on trial     until {until}; keep it with `skein policy confirm {id}`\n"));
+        }
+        text
+    }
+}
+
+fn result(changeset: &str, documents: Vec<Value>, pushed: Option<&Pushed>) -> Value {
+    let none = Vec::new();
+    let mut result = json!({
+        "changeset": changeset,
+        "documents": documents,
+        "durable": pushed.map_or(&none, |pushed| &pushed.durable),
+        "applied": pushed.map_or(&none, |pushed| &pushed.applied),
+        "pending": pushed.map_or(&none, |pushed| &pushed.pending),
+        "unreachable": pushed.map_or(&none, |pushed| &pushed.unreachable),
+        "elapsed_ms": pushed.map_or(0, |pushed| pushed.elapsed_ms),
+    });
+    if pushed.is_none() {
+        result["dry_run"] = Value::Bool(true);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(pending: &[&str], complete: bool) -> Pushed {
+        let nodes = |names: &[&str]| names.iter().map(|name| NodeId::new(name).unwrap()).collect();
+        Pushed {
+            changeset: "ab".repeat(32),
+            durable: nodes(&["a"]),
+            applied: nodes(&["a"]),
+            pending: nodes(pending),
+            unreachable: Vec::new(),
+            complete,
+            elapsed_ms: 7,
+            receipts: Vec::new(),
+        }
+    }
+
+    fn outcome(pushed: Pushed) -> Outcome {
+        Outcome::new(&pushed.changeset.clone(), Vec::new(), None, Some(pushed), Vec::new())
+    }
+
+    #[test]
+    fn a_result_has_the_fields_of_the_contract() {
+        let result = result("ab", Vec::new(), Some(&pushed(&[], true)));
+        let fields: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
+        let wanted = ["changeset", "documents", "durable", "applied", "pending", "unreachable", "elapsed_ms"];
+        assert_eq!(fields, wanted);
+    }
+
+    #[test]
+    fn a_push_that_is_not_everywhere_names_who_is_missing() {
+        let error = outcome(pushed(&["b"], false)).converged().unwrap_err();
+        assert_eq!((&*error.code, error.class().exit_code()), ("not_converged", 4));
+        assert!(error.message.contains('b') && error.hint.contains("skein wait"), "{error:?}");
+        assert!(outcome(pushed(&["b"], true)).converged().is_ok());
+        assert!(outcome(pushed(&["b"], false)).without(&NodeId::new("b").unwrap()).converged().is_ok());
+    }
+}

@@ -1,0 +1,117 @@
+//! What a push refuses, what it waits for, and what it leaves alone.
+
+use harness::{
+    cluster::{Cluster, Plan, Service},
+    process::Output,
+};
+use serde_json::Value;
+
+use crate::{reviews, skein, subsets, virtual_service};
+
+const TO_V1: &str = "  - route:\n    - destination: {host: reviews, subset: v1}\n";
+
+fn named(text: &str, name: &str) -> String {
+    text.replacen("  name: reviews\n", &format!("  name: {name}\n"), 1)
+}
+
+fn documents(cluster: &Cluster) -> Value {
+    cluster.json("web", &["policy", "list"])
+}
+
+fn refused(output: &Output, exit: i32, code: &str, words: &[&str]) {
+    assert_eq!(output.code, exit, "{output:?}");
+    let error = output.error();
+    assert_eq!(error["error"]["code"], code, "{output:?}");
+    for word in words {
+        assert!(error.to_string().contains(word), "`{word}` is not in {error}");
+    }
+}
+
+#[test]
+fn a_document_that_another_one_overrules_is_refused_unless_allowed() {
+    let cluster = reviews(&["v1"]);
+    cluster.push("web", &subsets(&["v1"]), &["--wait", "all"]).expect_code(0);
+    cluster.push("web", &virtual_service(TO_V1), &[]).expect_code(0);
+    let before = documents(&cluster);
+
+    let second = named(&virtual_service(TO_V1), "newer");
+    let output = cluster.push("reviews-v1", &second, &[]);
+    let words = ["SKN0305", "shop/newer", "shop/reviews", "pushed by", "--allow SKN0305", "spec.hosts[0]"];
+    refused(&output, 2, "invalid_document", &words);
+    let again = named(&subsets(&["v1"]), "newer");
+    refused(
+        &cluster.push("reviews-v1", &again, &[]),
+        2,
+        "invalid_document",
+        &["SKN0308", "shop/newer", "shop/reviews"],
+    );
+    assert_eq!(documents(&cluster), before, "nothing half done");
+
+    cluster.push("reviews-v1", &second, &["--allow", "SKN0305", "--wait", "all"]).expect_code(0);
+    // The older one may go on changing: it is in effect.
+    cluster.push("web", &virtual_service(TO_V1), &[]).expect_code(0);
+}
+
+#[test]
+fn a_folder_counts_as_a_whole_or_not_at_all() {
+    let cluster = reviews(&["v1"]);
+    let before = documents(&cluster);
+    let folder = cluster.path().join("folder");
+    std::fs::create_dir_all(folder.join("deeper")).expect("a directory");
+    std::fs::write(folder.join("a.yaml"), subsets(&["v1"])).expect("a file");
+    std::fs::write(folder.join("deeper/b.yaml"), virtual_service(TO_V1).replace("v1}", "v7}")).expect("a file");
+    let folder = folder.to_string_lossy().into_owned();
+    let output = cluster.on("web", &["policy", "push", &folder, "-o", "json"]);
+    refused(&output, 2, "invalid_document", &["SKN0302", "b.yaml:11"]);
+    assert_eq!(documents(&cluster), before, "nothing half done");
+    cluster.on("web", &["policy", "apply", &folder, "--allow", "SKN0302"]).expect_code(0);
+    let listed = documents(&cluster);
+    let of = |kind: &str| {
+        let found = listed.as_array().and_then(|all| all.iter().find(|document| document["kind"] == kind)).cloned();
+        found.unwrap_or_else(|| panic!("no {kind} in {listed}"))
+    };
+    assert_eq!(of("VirtualService")["changeset"], of("DestinationRule")["changeset"], "{listed}");
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_and_changes_nothing() {
+    let cluster = reviews(&["v1"]);
+    let before = documents(&cluster);
+    let output = cluster.push("web", &subsets(&["v1"]), &["--dry-run", "--message", "try"]).expect_code(0).json();
+    assert_eq!(output["dry_run"], true, "{output}");
+    assert_eq!(output["documents"][0]["version"], 1, "{output}");
+    assert_eq!(output["durable"], Value::Array(Vec::new()), "{output}");
+    refused(
+        &cluster.push("web", &virtual_service(TO_V1), &["--dry-run"]),
+        2,
+        "invalid_document",
+        &["SKN0302", "neither the mesh nor this push"],
+    );
+    assert_eq!(documents(&cluster), before);
+}
+
+#[test]
+fn a_push_waits_for_those_it_was_told_to() {
+    let mut cluster = Cluster::start(
+        skein(),
+        &[
+            ("first", Plan::with([Service::version("shop/reviews", "v1")])),
+            ("second", Plan::with([Service::client("shop/web")])),
+        ],
+    );
+    cluster.wait_members(harness::PATIENCE);
+    let names = |pushed: &Value, field: &str| pushed[field].as_array().map(Vec::len);
+    let local = cluster.push("first", &subsets(&["v1"]), &["--wait", "local"]).expect_code(0).json();
+    assert_eq!(local["durable"][0], "first", "{local}");
+    let all = cluster.push("first", &subsets(&["v1", "v2"]), &["--wait", "all"]).expect_code(0).json();
+    assert_eq!((names(&all, "durable"), names(&all, "applied")), (Some(2), Some(2)), "{all}");
+    cluster.kill("second");
+    // Two nodes cannot have it: it is printed, kept, and the exit code says that it is not where it shall be.
+    let two = cluster.push("first", &subsets(&["v2"]), &["--wait", "2", "--timeout", "1s"]);
+    refused(&two, 4, "not_converged", &["skein wait --changeset"]);
+    assert_eq!(names(&two.json(), "durable"), Some(1), "{two:?}");
+    let short = two.json()["changeset"].as_str().expect("an id").get(..12).expect("long").to_owned();
+    cluster.push("first", &subsets(&["v1"]), &["--wait", "1", "--expect-parent", &short]).expect_code(0);
+    let stale = cluster.push("first", &subsets(&["v1"]), &["--wait", "1", "--expect-parent", &short]);
+    refused(&stale, 5, "stale_parent", &["was set by"]);
+}
