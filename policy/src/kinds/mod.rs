@@ -2,6 +2,7 @@
 
 mod authorization_policy;
 mod bind;
+mod connection_pool;
 mod destination_rule;
 mod endpoint;
 mod fault;
@@ -47,6 +48,7 @@ pub use role_set::{Role, RoleKey, RoleSet, Verb};
 pub use virtual_service::{ExportTo, VirtualService};
 
 pub use bind::{Bind, UnixSocket};
+pub use connection_pool::{ConnectionPool, H2Upgrade, Http2Keepalive, HttpPool, TcpKeepalive, TcpPool};
 pub use endpoint::{Endpoint, EndpointAddress, Locality};
 pub use namespaced_host::NamespacedHost;
 pub use probe::{Probe, ProbeMethod};
@@ -61,7 +63,10 @@ pub use peer_authentication::PeerAuthentication;
 pub use rate_limit::RateLimit;
 pub use request_authentication::RequestAuthentication;
 pub use service_entry::{Resolution, ServiceEntry, ServiceEntryPort, ServiceLocation};
-pub use sidecar::Sidecar;
+pub use sidecar::{
+    CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressProxy, IngressListener, ListenerPort,
+    OutboundTrafficPolicy, Sidecar,
+};
 pub use subnet::{NotASubnet, Subnet};
 pub use telemetry::Telemetry;
 pub use workload_entry::WorkloadEntry;

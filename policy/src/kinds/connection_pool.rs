@@ -1,0 +1,226 @@
+//! `ConnectionPoolSettings`: limits of what goes to one destination at once.
+
+use std::time::Duration;
+
+use crate::{
+    codes,
+    decode::{At, Fields},
+};
+
+/// `ConnectionPoolSettings`, with every default filled in. Limits are per calling proxy and cluster (host, port and subset), all
+/// endpoints together; what overflows fails at once, is not retried and counts for no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConnectionPool {
+    /// `tcp`.
+    pub tcp: TcpPool,
+    /// `http`.
+    pub http: HttpPool,
+}
+
+/// `TCPSettings`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpPool {
+    /// `None`: no limit.
+    pub max_connections: Option<u32>,
+    /// For TCP's handshake; 10 s.
+    pub connect_timeout: Duration,
+    /// Present: probes are on.
+    pub keepalive: Option<TcpKeepalive>,
+    /// `None`: for ever.
+    pub max_connection_duration: Option<Duration>,
+    /// Of a connection of bytes; 1 h. `None` (written 0s): for ever.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// `TcpKeepalive`; what is absent is the system's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpKeepalive {
+    /// Probes without an answer before the connection is dead.
+    pub probes: Option<u32>,
+    /// Idle for this long before the first.
+    pub time: Option<Duration>,
+    /// Between probes.
+    pub interval: Option<Duration>,
+}
+
+/// `HTTPSettings`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpPool {
+    /// `http1MaxPendingRequests`: requests that wait for a connection, whatever the version. `None`: no limit.
+    pub max_pending_requests: Option<u32>,
+    /// `http2MaxRequests`: requests under way, whatever the version. `None`: no limit.
+    pub max_requests: Option<u32>,
+    /// A connection ends after so many; 1 is no keep-alive. `None`: no limit.
+    pub max_requests_per_connection: Option<u32>,
+    /// Retries under way in the cluster; `retryBudget` stands in its place. `None`: no limit.
+    pub max_retries: Option<u32>,
+    /// Of a connection without requests: this, else TCP's, else 1 h. `None`: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// Whether HTTP/1.1 is carried as HTTP/2.
+    pub h2_upgrade: H2Upgrade,
+    /// The version is the caller's.
+    pub use_client_protocol: bool,
+    /// Streams of one HTTP/2 connection. `None`: no limit.
+    pub max_concurrent_streams: Option<u32>,
+    /// Pings of HTTP/2.
+    pub http2_keepalive: Option<Http2Keepalive>,
+}
+
+/// `H2UpgradePolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum H2Upgrade {
+    /// As the mesh says.
+    #[default]
+    Default,
+    /// Never.
+    DoNotUpgrade,
+    /// Always.
+    Upgrade,
+}
+
+/// `ConnectionKeepalive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Keepalive {
+    /// Between pings.
+    pub interval: Duration,
+    /// For the answer, after which the connection is dead.
+    pub timeout: Duration,
+}
+
+/// Where nothing is said.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where nothing is said.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+impl Default for TcpPool {
+    fn default() -> Self {
+        Self {
+            max_connections: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            keepalive: None,
+            max_connection_duration: None,
+            idle_timeout: Some(IDLE_TIMEOUT),
+        }
+    }
+}
+
+impl Default for HttpPool {
+    fn default() -> Self {
+        Self {
+            max_pending_requests: None,
+            max_requests: None,
+            max_requests_per_connection: None,
+            max_retries: None,
+            idle_timeout: Some(IDLE_TIMEOUT),
+            h2_upgrade: H2Upgrade::Default,
+            use_client_protocol: false,
+            max_concurrent_streams: None,
+            http2_keepalive: None,
+        }
+    }
+}
+
+impl ConnectionPool {
+    pub(super) fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let (tcp, http) = (fields.get("tcp"), fields.get("http"));
+        if tcp.is_none() && http.is_none() {
+            at.error_as_istio(codes::EMPTY, "connection pool must have at least one field", "set tcp or http");
+        }
+        let tcp = tcp.map_or(Some(TcpPool::default()), |at| TcpPool::decode(&at));
+        let idle = tcp.as_ref().map_or(Some(IDLE_TIMEOUT), |tcp| tcp.idle_timeout);
+        let otherwise = HttpPool { idle_timeout: idle, ..HttpPool::default() };
+        let http = match http {
+            Some(at) => HttpPool::decode(&at, otherwise),
+            None => Some(otherwise),
+        };
+        fields.finish();
+        Some(Self { tcp: tcp?, http: http? })
+    }
+}
+
+/// A limit: 0 is the same as absent.
+fn limit(fields: &Fields<'_>, name: &'static str, words: &str) -> Option<u32> {
+    let at = fields.get(name)?;
+    let number = at.integer(i64::MIN..=i64::from(i32::MAX))?;
+    if number < 0 {
+        at.error_as_istio(codes::RANGE, format!("{words} must be non-negative"), "leave it out for no limit");
+    }
+    u32::try_from(number).ok().filter(|number| *number > 0)
+}
+
+impl TcpPool {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let time = |name| fields.get(name).and_then(|at| at.duration());
+        let decoded = Self {
+            max_connections: limit(&fields, "maxConnections", "max connections"),
+            connect_timeout: time("connectTimeout").unwrap_or(CONNECT_TIMEOUT),
+            keepalive: fields.get("tcpKeepalive").and_then(|at| TcpKeepalive::decode(&at)),
+            max_connection_duration: time("maxConnectionDuration"),
+            idle_timeout: match fields.get("idleTimeout") {
+                Some(at) => at.duration_or_zero().filter(|timeout| !timeout.is_zero()),
+                None => Some(IDLE_TIMEOUT),
+            },
+        };
+        fields.finish();
+        Some(decoded)
+    }
+}
+
+impl TcpKeepalive {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let time = |name| fields.get(name).and_then(|at| at.duration());
+        let probes = fields.get("probes").and_then(|at| at.integer(0..=i64::from(u32::MAX)));
+        let probes = probes.and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
+        let decoded = Self { probes, time: time("time"), interval: time("interval") };
+        fields.finish();
+        Some(decoded)
+    }
+}
+
+impl HttpPool {
+    fn decode(at: &At<'_>, otherwise: Self) -> Option<Self> {
+        let fields = at.fields()?;
+        let h2_upgrade = fields.get("h2UpgradePolicy").and_then(|at| {
+            at.word(&[
+                ("DEFAULT", H2Upgrade::Default),
+                ("DO_NOT_UPGRADE", H2Upgrade::DoNotUpgrade),
+                ("UPGRADE", H2Upgrade::Upgrade),
+            ])
+        });
+        let h2_upgrade = h2_upgrade.unwrap_or_default();
+        let use_client_protocol = fields.get("useClientProtocol").and_then(|at| at.boolean()).unwrap_or(false);
+        if h2_upgrade == H2Upgrade::Upgrade && use_client_protocol {
+            let message = "use client protocol must not be true when H2UpgradePolicy is UPGRADE";
+            at.error_as_istio(codes::EXCLUSIVE, message, "");
+        }
+        let decoded = Self {
+            max_pending_requests: limit(&fields, "http1MaxPendingRequests", "http1 max pending requests"),
+            max_requests: limit(&fields, "http2MaxRequests", "http2 max requests"),
+            max_requests_per_connection: limit(&fields, "maxRequestsPerConnection", "max requests per connection"),
+            max_retries: limit(&fields, "maxRetries", "max retries"),
+            idle_timeout: match fields.get("idleTimeout") {
+                Some(at) => at.duration(),
+                None => otherwise.idle_timeout,
+            },
+            h2_upgrade,
+            use_client_protocol,
+            max_concurrent_streams: limit(&fields, "maxConcurrentStreams", "max concurrent streams"),
+            http2_keepalive: fields.get("http2KeepAlive").and_then(|at| Http2Keepalive::decode(&at)),
+        };
+        fields.finish();
+        Some(decoded)
+    }
+}
+
+impl Http2Keepalive {
+    fn decode(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let interval = fields.required("interval").and_then(|at| at.duration());
+        let timeout = fields.required("timeout").and_then(|at| at.duration());
+        fields.finish();
+        Some(Self { interval: interval?, timeout: timeout? })
+    }
+}
