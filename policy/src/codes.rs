@@ -79,7 +79,7 @@ codes! {
     NO_TRAFFIC = "SKN0209", "A destination among several has no weight: it gets no traffic.";
     PORT_WITHOUT_ADDRESS = "SKN0210", "A TCP port of a service without addresses: its traffic is recognised by the port alone.";
     SELECTS_NAMESPACE = "SKN0211", "A selector names no labels: it selects every workload of the namespace.";
-    PARTIAL_WILDCARD = "SKN0212", "A wildcard that is part of a label matches nothing in Istio.";
+    PARTIAL_WILDCARD = "SKN0212", "A wildcard stands for a part of a label, as Istio discourages.";
     CIPHER_SUITES = "SKN0213", "A cipher suite is unknown, stands twice, or is missing for an old version of TLS.";
     COVERED_HOST = "SKN0214", "Another entry of the list covers the host already.";
     UNMATCHED_LABEL = "SKN0215", "No workload can have such a label: the selector selects nothing.";

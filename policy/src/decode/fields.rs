@@ -37,6 +37,17 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|(key, node)| is(&key.text, name) && node.value != Value::Null)
     }
 
+    /// True if the field says something: protobuf takes an empty string or list for an absent one.
+    pub(crate) fn is_set(&self, name: &'static str) -> bool {
+        let set = |value: &Value| match value {
+            Value::Null => false,
+            Value::Text(text) => !text.is_empty(),
+            Value::List(items) => !items.is_empty(),
+            Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Map(_) => true,
+        };
+        self.entries.iter().any(|(key, node)| is(&key.text, name) && set(&node.value))
+    }
+
     /// A field that must be there.
     pub(crate) fn required(&self, name: &'static str) -> Option<At<'a>> {
         let found = self.get(name);

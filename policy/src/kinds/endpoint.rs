@@ -86,7 +86,7 @@ impl Endpoint {
         let address = decode_address(&fields, within, &network);
         let ports = decode_ports(&fields, within);
         if let Some(EndpointAddress::Unix(_)) = &address {
-            unix_has_one_port(&fields, within);
+            unix_has_one_port(&fields, &ports, within);
         }
         let labels = fields.get("labels").map(|labels| {
             labels.limit(MAX_LABELS);
@@ -177,12 +177,12 @@ fn decode_ports(fields: &Fields<'_>, within: Within<'_>) -> BTreeMap<String, u16
 }
 
 /// A socket has no ports: what arrives at it is what came to the service's only one.
-fn unix_has_one_port(fields: &Fields<'_>, within: Within<'_>) {
-    if let Some(ports) = fields.get("ports").filter(|ports| !ports.entries().is_empty()) {
-        ports.error_as_istio(codes::EXCLUSIVE, "unix endpoint must not include ports", "");
+fn unix_has_one_port(fields: &Fields<'_>, ports: &BTreeMap<String, u16>, within: Within<'_>) {
+    if let Some(at) = fields.get("ports").filter(|_| !ports.is_empty()) {
+        at.error_as_istio(codes::EXCLUSIVE, "unix endpoint must not include ports", "");
     }
-    if let Within::Service(_, ports) = within
-        && ports.len() != 1
+    if let Within::Service(_, declared) = within
+        && declared.len() != 1
     {
         fields.at.error_as_istio(codes::EXCLUSIVE, "exactly 1 service port required for unix endpoints", "");
     }

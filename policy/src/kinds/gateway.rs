@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     codes,
-    decode::{At, Fields},
+    decode::{At, Fields, is_label},
     hosts,
     parse::Metadata,
 };
@@ -83,12 +83,15 @@ impl Gateway {
 
 /// A Gateway's selector, of which Istio checks nothing: what selects no workload is warned of.
 fn selector_labels(at: &At<'_>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
     for (key, value) in at.entries() {
-        if value.text().is_some_and(|text| !crate::decode::is_label(key, text)) {
-            value.warn(codes::UNMATCHED_LABEL, format!("no workload can have a label `{key}` of this value"), "");
+        let Some(text) = value.text() else { continue };
+        if !is_label(key, text) {
+            value.warn(codes::UNMATCHED_LABEL, format!("no workload can have the label `{key}: {text}`"), "");
         }
+        labels.insert(key.to_owned(), text.to_owned());
     }
-    at.texts()
+    labels
 }
 
 impl Server {

@@ -7,6 +7,7 @@ mod consistent_hash;
 mod cors;
 mod delegate;
 mod destination;
+mod connection_pool;
 mod destination_rule;
 mod endpoint;
 mod fault;
@@ -80,6 +81,14 @@ pub(crate) use node_grant::decode as decode_node_grant;
 pub use node_grant::node_grant_body;
 pub use outlier_detection::OutlierDetection;
 pub use peer_authentication::{MutualTls, PeerAuthentication};
+pub use revocation::Revocation;
+pub use role_set::{Role, RoleKey, RoleSet, Verb};
+pub use virtual_service::{ExportTo, VirtualService};
+
+pub use bind::{Bind, UnixSocket};
+pub use connection_pool::{ConnectionPool, H2Upgrade, Http2Keepalive, HttpPool, TcpKeepalive, TcpPool};
+pub use endpoint::{Endpoint, EndpointAddress, Locality};
+pub use namespaced_host::NamespacedHost;
 pub use probe::{Probe, ProbeMethod};
 pub use protocol::PortProtocol;
 pub use rate_limit::{LimitKey, LimitMode, LimitRule, LimitScope, RateLimit};
@@ -91,6 +100,10 @@ pub use server_tls::{ServerTls, ServerTlsMode, TlsVersion};
 pub use service_entry::{Resolution, ServiceEntry, ServiceEntryPort, ServiceLocation};
 pub use sidecar::Sidecar;
 pub use string_match::{Pattern, StringMatch};
+pub use sidecar::{
+    CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressProxy, IngressListener, ListenerPort,
+    OutboundTrafficPolicy, Sidecar,
+};
 pub use subnet::{NotASubnet, Subnet};
 pub use target::Target;
 pub use tcp_route::{L4Match, TcpRoute};

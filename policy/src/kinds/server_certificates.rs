@@ -32,66 +32,89 @@ pub struct CertificateFiles {
     pub ca_certificates: Option<String>,
 }
 
-/// What stands in the document, each with its place.
-struct Sources<'a> {
+/// What the document says of certificates, each with its place.
+pub(super) struct CertificateSources<'a> {
+    mode: ServerTlsMode,
     certificate: Option<(&'a str, At<'a>)>,
     private_key: Option<(&'a str, At<'a>)>,
     authorities: Option<(&'a str, At<'a>)>,
     revoked: Option<(&'a str, At<'a>)>,
     credential: Option<(&'a str, At<'a>)>,
-    credentials: Option<At<'a>>,
-    pairs: Option<At<'a>>,
+    credentials: Option<(Vec<String>, At<'a>)>,
+    pairs: Option<(Vec<CertificateFiles>, At<'a>)>,
 }
 
-/// Where a field stands that is there.
-fn place<'a>(source: Option<&(&str, At<'a>)>) -> Option<At<'a>> {
-    source.map(|(_, at)| *at)
+/// Where a source stands, if it is there.
+fn place<'a, T>(source: &Option<(T, At<'a>)>) -> Option<At<'a>> {
+    source.as_ref().map(|(_, at)| *at)
 }
 
-/// A list that holds something.
-fn list<'a>(fields: &Fields<'a>, name: &'static str) -> Option<At<'a>> {
-    fields.get(name).filter(|list| !list.items().is_empty())
+fn text(source: &Option<(&str, At<'_>)>) -> Option<String> {
+    source.as_ref().map(|(text, _)| (*text).to_owned())
 }
 
-impl ServerCertificates {
-    pub(super) fn decode(fields: &Fields<'_>, mode: ServerTlsMode, owner: TlsOwner) -> Self {
-        let sources = Sources {
+impl<'a> CertificateSources<'a> {
+    pub(super) fn read(fields: &Fields<'a>, mode: ServerTlsMode) -> Self {
+        let list = |name| fields.get(name).filter(|_| fields.is_set(name));
+        let credentials = list("credentialNames").map(|at| {
+            let names = at.text_list().iter().map(|(name, _)| (*name).to_owned()).collect();
+            (names, at)
+        });
+        let pairs = list("tlsCertificates").map(|at| {
+            let pairs = at.items().iter().filter_map(|pair| decode_pair(pair, mode)).collect();
+            (pairs, at)
+        });
+        Self {
+            mode,
             certificate: fields.filled("serverCertificate"),
             private_key: fields.filled("privateKey"),
             authorities: fields.filled("caCertificates"),
             revoked: fields.filled("caCrl"),
             credential: fields.filled("credentialName"),
-            credentials: list(fields, "credentialNames"),
-            pairs: list(fields, "tlsCertificates"),
-        };
-        if owner == TlsOwner::Sidecar {
-            sources.are_files();
-        }
-        if mode == ServerTlsMode::IstioMutual {
-            sources.are_absent();
-            return Self::None;
-        }
-        sources.are_one(fields.at);
-        match mode {
-            ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
-                sources.are_unused(fields, mode);
-                Self::None
-            }
-            ServerTlsMode::Simple
-            | ServerTlsMode::Mutual
-            | ServerTlsMode::OptionalMutual
-            | ServerTlsMode::IstioMutual => sources.read(fields, mode),
+            credentials,
+            pairs,
         }
     }
-}
 
-impl Sources<'_> {
+    /// Path of the authorities that clients' certificates must come from.
+    pub(super) fn authorities(&self) -> Option<String> {
+        text(&self.authorities).filter(|_| !self.mode.is_passthrough())
+    }
+
+    /// Path of the list of clients' certificates that no longer count; a credential holds its own.
+    pub(super) fn revoked(&self) -> Option<String> {
+        let in_credential = self.credential.is_some() || self.credentials.is_some();
+        text(&self.revoked).filter(|_| !self.mode.is_passthrough() && !in_credential)
+    }
+
+    /// What the server shows, with a complaint of whatever does not fit its mode.
+    pub(super) fn certificates(&self, at: &At<'_>, owner: TlsOwner) -> ServerCertificates {
+        if owner == TlsOwner::Sidecar {
+            self.are_files();
+        }
+        match self.mode {
+            ServerTlsMode::IstioMutual => {
+                self.are_absent();
+                ServerCertificates::None
+            }
+            ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
+                self.are_one(at);
+                self.are_unused(at);
+                ServerCertificates::None
+            }
+            ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
+                self.are_one(at);
+                self.shown(at)
+            }
+        }
+    }
+
     /// Istio knows no secrets at sidecars.
     fn are_files(&self) {
         for (name, at) in [
-            ("credentialName", place(self.credential.as_ref())),
-            ("credentialNames", self.credentials),
-            ("tls_certificates", self.pairs),
+            ("credentialName", place(&self.credential)),
+            ("credentialNames", place(&self.credentials)),
+            ("tls_certificates", place(&self.pairs)),
         ] {
             if let Some(at) = at {
                 let message = format!("sidecar: {name} is not currently supported");
@@ -103,12 +126,12 @@ impl Sources<'_> {
     /// The mesh's own identity is what the server shows.
     fn are_absent(&self) {
         for (name, at) in [
-            ("server certificate", place(self.certificate.as_ref())),
-            ("private key", place(self.private_key.as_ref())),
-            ("CA bundle", place(self.authorities.as_ref())),
-            ("tlsCertificates", self.pairs),
-            ("credentialName", place(self.credential.as_ref())),
-            ("credentialNames", self.credentials),
+            ("server certificate", place(&self.certificate)),
+            ("private key", place(&self.private_key)),
+            ("CA bundle", place(&self.authorities)),
+            ("tlsCertificates", place(&self.pairs)),
+            ("credentialName", place(&self.credential)),
+            ("credentialNames", place(&self.credentials)),
         ] {
             if let Some(at) = at {
                 let message = format!("ISTIO_MUTUAL TLS cannot have associated {name}");
@@ -127,11 +150,11 @@ impl Sources<'_> {
         }
     }
 
-    fn are_unused(&self, fields: &Fields<'_>, mode: ServerTlsMode) {
+    fn are_unused(&self, at: &At<'_>) {
         let texts = [&self.certificate, &self.private_key, &self.authorities, &self.revoked, &self.credential];
         if texts.iter().any(|text| text.is_some()) || self.credentials.is_some() || self.pairs.is_some() {
-            let message = format!("{mode} mode does not use certificates, they will be ignored");
-            fields.at.warn(codes::IGNORED, message, "write `mode: SIMPLE` to end TLS here");
+            let message = format!("{} mode does not use certificates, they will be ignored", self.mode);
+            at.warn(codes::IGNORED, message, "write `mode: SIMPLE` to end TLS here");
         }
         if let (Some((_, at)), Some(_)) = (&self.revoked, &self.credential) {
             let message = "CRL is not supported with credentialName. CRL has to be specified in the credential";
@@ -140,37 +163,32 @@ impl Sources<'_> {
     }
 
     /// What a server that ends TLS itself shows.
-    fn read(&self, fields: &Fields<'_>, mode: ServerTlsMode) -> ServerCertificates {
-        let credential = self.credential.as_ref().map(|(name, _)| (*name).to_owned());
-        let names = self.credentials.as_ref().map(At::text_list).unwrap_or_default();
-        let names: Vec<String> =
-            credential.into_iter().chain(names.iter().map(|(name, _)| (*name).to_owned())).collect();
-        if let Some(at) = &self.credentials {
+    fn shown(&self, at: &At<'_>) -> ServerCertificates {
+        let names = self.credentials.iter().flat_map(|(names, _)| names.iter().cloned());
+        let names: Vec<String> = text(&self.credential).into_iter().chain(names).collect();
+        if let Some((names, at)) = &self.credentials {
             at_most_two(at, names.len());
         }
         if !names.is_empty() {
             if let Some((_, at)) = &self.revoked {
-                let message = "`caCrl` has no meaning beside a credential, which holds its own";
-                at.warn(codes::IGNORED, message, "");
+                at.warn(codes::IGNORED, "`caCrl` has no meaning beside a credential, which holds its own", "");
             }
             return ServerCertificates::Credentials(names);
         }
-        let kind = if mode == ServerTlsMode::Simple { "SIMPLE TLS" } else { "MUTUAL TLS" };
-        if mode != ServerTlsMode::Simple && self.authorities.is_none() {
-            let message = format!("{kind} requires a client CA bundle");
-            fields.at.error_as_istio(codes::SERVER_TLS, message, "write `caCertificates`");
+        if self.mode != ServerTlsMode::Simple && self.authorities.is_none() {
+            let message = "MUTUAL TLS requires a client CA bundle";
+            at.error_as_istio(codes::SERVER_TLS, message, "write `caCertificates`");
         }
-        if let (Some((_, at)), ServerTlsMode::Simple) = (&self.revoked, mode) {
+        if let (Some((_, at)), ServerTlsMode::Simple) = (&self.revoked, self.mode) {
             let message = "CRL is not supported with SIMPLE TLS";
             at.error_as_istio(codes::SERVER_TLS, message, "clients show a certificate in MUTUAL mode only");
         }
-        let Some(pairs) = &self.pairs else {
-            let text = |source: &Option<(&str, At<'_>)>| source.as_ref().map(|(text, _)| (*text).to_owned());
+        let Some((pairs, place)) = &self.pairs else {
             let pair = (text(&self.certificate), text(&self.private_key), None);
-            return ServerCertificates::Files(complete(fields.at, kind, pair).into_iter().collect());
+            return ServerCertificates::Files(complete(at, self.mode, pair).into_iter().collect());
         };
-        at_most_two(pairs, pairs.items().len());
-        ServerCertificates::Files(pairs.items().iter().filter_map(|pair| decode_pair(pair, kind)).collect())
+        at_most_two(place, pairs.len());
+        ServerCertificates::Files(pairs.clone())
     }
 }
 
@@ -181,22 +199,32 @@ fn at_most_two(at: &At<'_>, count: usize) {
     }
 }
 
-fn decode_pair(at: &At<'_>, kind: &str) -> Option<CertificateFiles> {
+fn decode_pair(at: &At<'_>, mode: ServerTlsMode) -> Option<CertificateFiles> {
     let fields = at.fields()?;
     let text = |name| fields.filled(name).map(|(text, _)| text.to_owned());
     let pair = (text("serverCertificate"), text("privateKey"), text("caCertificates"));
     fields.finish();
-    complete(at, kind, pair)
+    complete(at, mode, pair)
 }
 
-/// Certificate, key and authorities, of which the first two must be there.
+/// Certificate, key and authorities.
 type Pair = (Option<String>, Option<String>, Option<String>);
 
-fn complete(at: &At<'_>, kind: &str, (certificate, private_key, ca_certificates): Pair) -> Option<CertificateFiles> {
+/// Certificate and key must both be there where the mode uses them.
+fn complete(
+    at: &At<'_>,
+    mode: ServerTlsMode,
+    (certificate, private_key, authorities): Pair,
+) -> Option<CertificateFiles> {
+    let kind = match mode {
+        ServerTlsMode::Simple => Some("SIMPLE TLS"),
+        ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => Some("MUTUAL TLS"),
+        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough | ServerTlsMode::IstioMutual => None,
+    };
     for (name, text) in [("server certificate", &certificate), ("private key", &private_key)] {
-        if text.is_none() {
+        if let (Some(kind), None) = (kind, text) {
             at.error_as_istio(codes::SERVER_TLS, format!("{kind} requires a {name}"), "");
         }
     }
-    Some(CertificateFiles { certificate: certificate?, private_key: private_key?, ca_certificates })
+    Some(CertificateFiles { certificate: certificate?, private_key: private_key?, ca_certificates: authorities })
 }

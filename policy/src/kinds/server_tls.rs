@@ -4,7 +4,7 @@ use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{PortProtocol, ServerCertificates};
+use super::{PortProtocol, ServerCertificates, server_certificates::CertificateSources};
 use crate::{
     codes,
     decode::{At, Fields},
@@ -126,19 +126,18 @@ impl ServerTls {
             fits_plain_port(&fields, mode, protocol);
         }
         let flag = |name| fields.get(name).and_then(|flag| flag.boolean()).unwrap_or(false);
-        let certificates = ServerCertificates::decode(&fields, mode, owner);
-        let text = |name| fields.filled(name).filter(|_| !mode.is_passthrough()).map(|(text, _)| text.to_owned());
-        let in_credential = matches!(certificates, ServerCertificates::Credentials(_));
+        let sources = CertificateSources::read(&fields, mode);
+        let ca_credential = fields.filled("caCertCredentialName").map(|(name, _)| name.to_owned());
         let min_version = version(&fields, "minProtocolVersion").unwrap_or(TlsVersion::V1_2);
         let names = fields.get("subjectAltNames");
         let names = names.as_ref().map(At::text_list).unwrap_or_default();
         let tls = Self {
             https_redirect: flag("httpsRedirect"),
             mode,
-            certificates,
-            ca_certificates: text("caCertificates"),
-            ca_crl: text("caCrl").filter(|_| !in_credential),
-            ca_credential: text("caCertCredentialName"),
+            certificates: sources.certificates(at, owner),
+            ca_certificates: sources.authorities(),
+            ca_crl: sources.revoked(),
+            ca_credential: ca_credential.filter(|_| !mode.is_passthrough()),
             subject_alt_names: names.into_iter().map(|(name, _)| name.to_owned()).collect(),
             certificate_spki: hashes(&fields, "verifyCertificateSpki", |text| STANDARD.decode(text).ok()),
             certificate_hashes: hashes(&fields, "verifyCertificateHash", hexadecimal),
@@ -163,7 +162,7 @@ fn fits_plain_port(fields: &Fields<'_>, mode: ServerTlsMode, protocol: PortProto
         return;
     }
     let files = ["caCertificates", "privateKey", "serverCertificate"];
-    if !mode.is_passthrough() || files.iter().any(|name| fields.filled(name).is_some()) {
+    if !mode.is_passthrough() || files.iter().any(|name| fields.is_set(name)) {
         let message = "server cannot have TLS settings for plain text HTTP ports";
         fields.at.error_as_istio(codes::SERVER_TLS, message, "write `protocol: HTTPS`, or httpsRedirect alone");
     }

@@ -2,7 +2,7 @@
 
 mod resolution;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Endpoint, ExportTo, PortProtocol, Subnet, endpoint::Within, label_selector};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     decode::{At, Fields},
     hosts,
     parse::Metadata,
+    tree::{Node, Value},
 };
 
 pub use resolution::Resolution;
@@ -73,7 +74,8 @@ impl ServiceEntry {
         let resolution = Resolution::decode(&fields);
         let hosts = decode_hosts(&fields, resolution);
         let addresses = decode_addresses(&fields, resolution);
-        let ports = decode_ports(&fields);
+        let by_address = !addresses.is_empty() || resolution::allots_address(resolution, metadata);
+        let ports = decode_ports(&fields, by_address);
         let endpoints = decode_endpoints(&fields, resolution, &ports);
         let selector = label_selector::decode(&fields);
         if selector.is_some() && !endpoints.is_empty() {
@@ -131,6 +133,7 @@ fn decode_hosts(fields: &Fields<'_>, resolution: Resolution) -> Vec<String> {
     if let Some(list) = &list {
         list.limit(MAX_ENTRIES);
     }
+    let has_endpoints = fields.is_set("endpoints");
     let mut hosts = Vec::new();
     for (host, at) in items {
         if host == "*" {
@@ -138,10 +141,7 @@ fn decode_hosts(fields: &Fields<'_>, resolution: Resolution) -> Vec<String> {
         } else if !hosts::is_wildcard_name(host) {
             at.error(codes::HOST, format!("`{host}` is not a host name"));
         } else {
-            if resolution != Resolution::DynamicDns && host.starts_with('*') && !host.starts_with("*.") {
-                let message = format!("partial wildcard {host:?} not allowed");
-                at.warn(codes::PARTIAL_WILDCARD, message, "write *.example.com");
-            }
+            resolution.fits_host(&at, host, has_endpoints);
             hosts.push(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase());
         }
     }
@@ -151,16 +151,20 @@ fn decode_hosts(fields: &Fields<'_>, resolution: Resolution) -> Vec<String> {
 fn decode_addresses(fields: &Fields<'_>, resolution: Resolution) -> Vec<Subnet> {
     let Some(list) = fields.get("addresses") else { return Vec::new() };
     list.limit(MAX_ENTRIES);
-    if !matches!(resolution, Resolution::None | Resolution::Static) {
-        for (_, at) in list.text_list().iter().filter(|(text, _)| text.contains('/')) {
-            let message = "CIDR addresses are allowed only for NONE/STATIC resolution types";
-            at.error_as_istio(codes::RESOLUTION, message, "");
-        }
+    let blocks = matches!(&list.node.value, Value::List(items) if items.iter().any(is_block));
+    if blocks && !matches!(resolution, Resolution::None | Resolution::Static) {
+        let message = "CIDR addresses are allowed only for NONE/STATIC resolution types";
+        list.error_as_istio(codes::RESOLUTION, message, "");
     }
     Subnet::decode_list(&list)
 }
 
-fn decode_ports(fields: &Fields<'_>) -> Vec<ServiceEntryPort> {
+fn is_block(address: &Node) -> bool {
+    address.text().is_some_and(|text| text.contains('/'))
+}
+
+/// `by_address` says that connections to the service are recognised by their address.
+fn decode_ports(fields: &Fields<'_>, by_address: bool) -> Vec<ServiceEntryPort> {
     let Some(list) = fields.get("ports") else { return Vec::new() };
     list.limit(MAX_ENTRIES);
     let mut ports: Vec<ServiceEntryPort> = Vec::new();
@@ -172,6 +176,10 @@ fn decode_ports(fields: &Fields<'_>) -> Vec<ServiceEntryPort> {
         }
         if ports.iter().any(|other| other.number == port.number) {
             at.error_as_istio(codes::DUPLICATE, format!("service entry port {} already defined", port.number), "");
+        }
+        if !by_address && port.protocol.is_none_or(|protocol| protocol == PortProtocol::Tcp) {
+            let message = format!("without `addresses` all traffic to port {} is taken for this service", port.number);
+            at.warn(codes::PORT_WITHOUT_ADDRESS, message, "give `addresses`");
         }
         ports.push(port);
     }
@@ -192,12 +200,16 @@ fn decode_endpoints(fields: &Fields<'_>, resolution: Resolution, ports: &[Servic
 /// `exportTo`, where `~` is nobody.
 fn decode_export(fields: &Fields<'_>, own: &str) -> ExportTo {
     let list = fields.get("exportTo");
-    let items = list.as_ref().map(At::text_list).unwrap_or_default();
-    let Some((_, at)) = items.iter().find(|(text, _)| *text == "~") else { return ExportTo::decode(fields, own) };
-    if items.len() > 1 {
-        at.error_as_istio(codes::EXPORT_TO, "cannot export service entry to no one (~) and someone", "");
+    let Some(Value::List(items)) = list.as_ref().map(|list| &list.node.value) else {
+        return ExportTo::decode(fields, own);
+    };
+    if !items.iter().any(|item| item.text() == Some("~")) {
+        return ExportTo::decode(fields, own);
     }
-    ExportTo::Namespaces(std::collections::BTreeSet::new())
+    if let Some(list) = list.filter(|_| items.len() > 1) {
+        list.error_as_istio(codes::EXPORT_TO, "cannot export service entry to no one (~) and someone", "");
+    }
+    ExportTo::Namespaces(BTreeSet::new())
 }
 
 #[cfg(test)]

@@ -30,10 +30,8 @@ mod tests {
     };
 
     fn entry(spec: &str) -> Arc<WorkloadEntry> {
-        match spec_of("WorkloadEntry", spec) {
-            Spec::WorkloadEntry(entry) => entry,
-            other => panic!("{other:?}"),
-        }
+        let Spec::WorkloadEntry(entry) = spec_of("WorkloadEntry", spec) else { panic!("another kind") };
+        entry
     }
 
     #[test]

@@ -59,10 +59,8 @@ mod tests {
     };
 
     fn group(spec: &str) -> Arc<WorkloadGroup> {
-        match spec_of("WorkloadGroup", spec) {
-            Spec::WorkloadGroup(group) => group,
-            other => panic!("{other:?}"),
-        }
+        let Spec::WorkloadGroup(group) = spec_of("WorkloadGroup", spec) else { panic!("another kind") };
+        group
     }
 
     fn probe(probe: &str) -> Probe {

@@ -169,7 +169,83 @@ fn a_problem_serialises_as_lint_shows_it() {
     assert!(shown["istio_message"].as_str().unwrap().contains("wildcard host"));
 }
 
+/// Documents with a token per word, so that a test may put another in its place.
+const NETWORKING: [&str; 5] = [
+    "kind: ServiceEntry
+metadata: { name: x }
+spec:
+  hosts: [ a.b , '*.c.d' ]
+  addresses: [ 10.0.0.0/8 ]
+  ports: [ { number: 80 , name: web , protocol: HTTP , targetPort: 8080 } ]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints: [ { address: 10.0.0.1 , ports: { web: 81 } , labels: { a: b } , locality: r/z , weight: 2 } ]
+  exportTo: [ '.' ]
+  subjectAltNames: [ a.b ]
+",
+    "kind: WorkloadEntry
+metadata: { name: x }
+spec: { address: 'unix:///a' , network: n1 , serviceAccount: sa , weight: 1 , labels: { a: b } }
+",
+    "kind: WorkloadGroup
+metadata: { name: x }
+spec:
+  metadata: { labels: { a: b } , annotations: { c: d } }
+  template: { ports: { web: 80 } }
+  probe: { periodSeconds: 5 , httpGet: { path: / , port: 80 , httpHeaders: [ { name: a , value: b } ] } }
+",
+    "kind: Gateway
+metadata: { name: x }
+spec:
+  selector: { a: b }
+  servers:
+  - port: { number: 443 , name: web , protocol: HTTPS }
+    bind: 10.0.0.1
+    hosts: [ ns/a.b , '*' ]
+    tls: { mode: MUTUAL , serverCertificate: c , privateKey: k , caCertificates: a , caCrl: r , cipherSuites: [ ALL ] }
+  - port: { number: 444 , name: tls , protocol: TLS }
+    hosts: [ '*' ]
+    tls: { mode: SIMPLE , tlsCertificates: [ { serverCertificate: c , privateKey: k } ] , credentialNames: [ s ] }
+",
+    "kind: Sidecar
+metadata: { name: x }
+spec:
+  workloadSelector: { labels: { a: b } }
+  ingress:
+  - port: { number: 443 , protocol: HTTPS , name: web }
+    defaultEndpoint: 127.0.0.1:80
+    captureMode: NONE
+    tls: { mode: SIMPLE , serverCertificate: c , privateKey: k }
+    connectionPool: { tcp: { maxConnections: 1 } , http: { maxRetries: 1 } }
+  egress:
+  - port: { number: 0 , protocol: HTTP }
+    bind: 'unix://@a'
+    hosts: [ './*' , ~ns/a.b ]
+  - hosts: [ '*/*' ]
+  outboundTrafficPolicy: { mode: ALLOW_ANY , egressProxy: { host: a.b , port: { number: 80 } } }
+",
+];
+
 proptest! {
+    #[test]
+    fn whatever_stands_for_a_word_is_complained_of_once(
+        text in prop::sample::select(&NETWORKING[..]),
+        place in any::<prop::sample::Index>(),
+        with in prop::sample::select(&["null", "[]", "[ null ]", "{}", "1", "-1", "true", "''", "a", "*", "~", "unix://"][..]),
+    ) {
+        let words: Vec<(usize, &str)> = text.match_indices(|letter: char| !letter.is_whitespace())
+            .filter(|(at, _)| *at == 0 || text.as_bytes()[at - 1].is_ascii_whitespace())
+            .collect();
+        let (start, _) = words[place.index(words.len())];
+        let end = text[start..].find(char::is_whitespace).map_or(text.len(), |length| start + length);
+        let changed = format!("apiVersion: networking.istio.io/v1\n{}{with}{}", &text[..start], &text[end..]);
+        let mut found = problems(&changed);
+        let count = found.len();
+        found.sort();
+        found.dedup();
+        prop_assert_eq!(found.len(), count, "{}", changed);
+    }
+
     #[test]
     fn no_text_panics(text in "(apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: \\{name: x\\}\nspec:\n)?[ \\-\\[\\]{}:,a-z0-9*&\"'\n]{0,120}") {
         let _ = yaml("f", &text, "default");

@@ -12,10 +12,8 @@ use crate::{
 };
 
 fn gateway(spec: &str) -> Arc<Gateway> {
-    match spec_of("Gateway", spec) {
-        Spec::Gateway(gateway) => gateway,
-        other => panic!("{other:?}"),
-    }
+    let Spec::Gateway(gateway) = spec_of("Gateway", spec) else { panic!("another kind") };
+    gateway
 }
 
 fn codes_of(problems: &[Problem]) -> Vec<&'static str> {

@@ -4,7 +4,6 @@ use super::{PortProtocol, ServiceEntry, ServiceLocation};
 use crate::{
     codes,
     decode::{At, Fields},
-    hosts,
     parse::Metadata,
 };
 
@@ -41,6 +40,25 @@ impl Resolution {
     pub(super) fn decode(fields: &Fields<'_>) -> Self {
         fields.get("resolution").and_then(|word| word.word(&WORDS)).unwrap_or_default()
     }
+
+    /// The rules of a host, whose form is valid.
+    pub(super) fn fits_host(self, at: &At<'_>, host: &str, has_endpoints: bool) {
+        let wildcard = host.starts_with('*');
+        match self {
+            Self::DynamicDns if !wildcard => {
+                let message = "host must be wildcarded for resolution mode DYNAMIC_DNS";
+                at.error_as_istio(codes::RESOLUTION, message, "write `resolution: DNS`");
+            }
+            Self::Dns | Self::DnsRoundRobin if wildcard && !has_endpoints => {
+                let message = format!("`{host}` cannot be resolved: hosts must be FQDN if no endpoints are provided");
+                at.error_hint(codes::RESOLUTION, message, "list endpoints, or write `resolution: DYNAMIC_DNS`");
+            }
+            Self::None | Self::Static | Self::Dns | Self::DnsRoundRobin | Self::DynamicDns => {}
+        }
+        if self != Self::DynamicDns && wildcard && !host.starts_with("*.") {
+            at.warn(codes::PARTIAL_WILDCARD, format!("partial wildcard {host:?} not allowed"), "write *.example.com");
+        }
+    }
 }
 
 /// The rules between the fields of a ServiceEntry.
@@ -52,9 +70,6 @@ pub(super) fn check(fields: &Fields<'_>, entry: &ServiceEntry, metadata: &Metada
         Resolution::DynamicDns => check_dynamic(fields, entry, metadata),
     }
     check_hosts_and_ports(fields, entry);
-    if !gets_addresses(entry, metadata) {
-        warn_of_ports(fields, entry);
-    }
 }
 
 fn check_none(fields: &Fields<'_>, entry: &ServiceEntry) {
@@ -69,14 +84,6 @@ fn check_none(fields: &Fields<'_>, entry: &ServiceEntry) {
 }
 
 fn check_dns(fields: &Fields<'_>, entry: &ServiceEntry) {
-    let list = fields.get("hosts");
-    if entry.endpoints.is_empty() {
-        let hosts = list.as_ref().map(At::text_list).unwrap_or_default();
-        for (host, at) in hosts.iter().filter(|(host, _)| host.starts_with('*') && hosts::is_wildcard_name(host)) {
-            let message = format!("`{host}` cannot be resolved: hosts must be FQDN if no endpoints are provided");
-            at.error_hint(codes::RESOLUTION, message, "list endpoints, or write `resolution: DYNAMIC_DNS`");
-        }
-    }
     if entry.resolution == Resolution::DnsRoundRobin
         && entry.endpoints.len() > 1
         && let Some(at) = fields.get("endpoints")
@@ -88,7 +95,7 @@ fn check_dns(fields: &Fields<'_>, entry: &ServiceEntry) {
     if !entry.addresses.is_empty()
         && entry.hosts.len() > 1
         && bytes
-        && let Some(at) = list
+        && let Some(at) = fields.get("hosts")
     {
         let message =
             "service entry can not have more than one host specified simultaneously with address and tcp port";
@@ -97,13 +104,6 @@ fn check_dns(fields: &Fields<'_>, entry: &ServiceEntry) {
 }
 
 fn check_dynamic(fields: &Fields<'_>, entry: &ServiceEntry, metadata: &Metadata) {
-    let hosts = fields.get("hosts");
-    for (_, at) in
-        hosts.as_ref().map(At::text_list).unwrap_or_default().iter().filter(|(host, _)| !host.starts_with('*'))
-    {
-        let message = "host must be wildcarded for resolution mode DYNAMIC_DNS";
-        at.error_as_istio(codes::RESOLUTION, message, "write `resolution: DNS`");
-    }
     for (field, empty) in [("addresses", entry.addresses.is_empty()), ("endpoints", entry.endpoints.is_empty())] {
         if let Some(at) = fields.get(field).filter(|_| !empty) {
             let message = format!("{field} cannot be set for resolution type DYNAMIC_DNS");
@@ -140,22 +140,8 @@ fn check_hosts_and_ports(fields: &Fields<'_>, entry: &ServiceEntry) {
     }
 }
 
-/// True if traffic to the service can be recognised by an address: its own, or one that the mesh allots.
-fn gets_addresses(entry: &ServiceEntry, metadata: &Metadata) -> bool {
+/// True if the mesh allots an address to a service that has none: what is sent to any address cannot have one.
+pub(super) fn allots_address(resolution: Resolution, metadata: &Metadata) -> bool {
     let declined = metadata.labels.get(ALLOT_ADDRESS).is_some_and(|word| word.eq_ignore_ascii_case("false"));
-    !entry.addresses.is_empty() || (entry.resolution != Resolution::None && !declined)
-}
-
-fn warn_of_ports(fields: &Fields<'_>, entry: &ServiceEntry) {
-    let list = fields.get("ports");
-    let items = list.as_ref().map(At::items).unwrap_or_default();
-    if items.len() != entry.ports.len() {
-        return;
-    }
-    for (port, at) in entry.ports.iter().zip(items) {
-        if port.protocol.is_none_or(|protocol| protocol == PortProtocol::Tcp) {
-            let message = format!("without `addresses` all traffic to port {} is taken for this service", port.number);
-            at.warn(codes::PORT_WITHOUT_ADDRESS, message, "give `addresses`");
-        }
-    }
+    resolution != Resolution::None && !declined
 }

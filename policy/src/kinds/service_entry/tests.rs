@@ -12,10 +12,8 @@ use crate::{
 };
 
 fn entry(spec: &str) -> Arc<ServiceEntry> {
-    match spec_of("ServiceEntry", spec) {
-        Spec::ServiceEntry(entry) => entry,
-        other => panic!("{other:?}"),
-    }
+    let Spec::ServiceEntry(entry) = spec_of("ServiceEntry", spec) else { panic!("another kind") };
+    entry
 }
 
 fn codes_of(spec: &str) -> Vec<&'static str> {
