@@ -68,3 +68,6 @@ fn body(id: &crate::DocumentId, spec: serde_json::Value) -> String {
     })
     .to_string()
 }
+
+#[cfg(test)]
+mod tests;
