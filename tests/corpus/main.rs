@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stdout, reason = "the counts are what a reader of the log wants")]
 
+mod security;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -65,6 +67,14 @@ fn every_sample_is_accepted_or_of_a_kind_without_a_place_here() {
 /// Kinds whose verdicts are compared.
 const JUDGED: &[&str] =
     &["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "WorkloadGroup", "Gateway", "Sidecar"];
+const JUDGED: &[&str] = &[
+    "VirtualService",
+    "DestinationRule",
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "RequestAuthentication",
+    "Telemetry",
+];
 
 /// Cases on which we differ from Istio, and why.
 const DIFFERING: &[(&str, &str)] = &[(

@@ -27,10 +27,9 @@ pub struct MeshConfig {
     pub outbound: Option<OutboundPolicy>,
     /// How long a connection to an endpoint may take to open. 10 s.
     pub connect_timeout: Duration,
-    /// Routes without `retries`. Istio's: 2 retries on `connect-failure,refused-stream,unavailable,cancelled`.
+    /// Routes without `retries`. Istio's: 2 retries on `connect-failure,refused-stream,unavailable,cancelled`; and, by
+    /// `retryIdempotentOnReset` (true), GET, HEAD and OPTIONS again after a reset.
     pub retries: Retries,
-    /// Routes without `retries` also try GET, HEAD and OPTIONS again after a reset. True.
-    pub retry_idempotent_on_reset: bool,
     /// Whether reports of other nodes make a node probe an endpoint. Probe.
     pub outlier_sharing: OutlierSharing,
     /// The form in which paths are matched by authorization. Strict.
@@ -113,7 +112,6 @@ impl Default for MeshConfig {
             outbound: None,
             connect_timeout: Duration::from_secs(10),
             retries: Retries::default(),
-            retry_idempotent_on_reset: true,
             outlier_sharing: OutlierSharing::default(),
             path_normalization: PathNormalization::default(),
             locality_load_balancing: true,
@@ -138,11 +136,7 @@ impl MeshConfig {
                 .get("connectTimeout")
                 .and_then(|timeout| timeout.duration())
                 .unwrap_or(default.connect_timeout),
-            retries: fields
-                .get("defaultHttpRetryPolicy")
-                .and_then(|retries| Retries::decode(&retries))
-                .unwrap_or(default.retries),
-            retry_idempotent_on_reset: boolean(&fields, "retryIdempotentOnReset", true),
+            retries: decode_retries(&fields),
             outlier_sharing: fields
                 .get("outlierSharing")
                 .and_then(|sharing| decode_sharing(&sharing))
@@ -171,6 +165,12 @@ impl MeshConfig {
 
 fn boolean(fields: &Fields<'_>, name: &'static str, default: bool) -> bool {
     fields.get(name).and_then(|at| at.boolean()).unwrap_or(default)
+}
+
+fn decode_retries(fields: &Fields<'_>) -> Retries {
+    let given = fields.get("defaultHttpRetryPolicy").and_then(|retries| Retries::decode(&retries));
+    let idempotent_reset = boolean(fields, "retryIdempotentOnReset", true);
+    Retries { idempotent_reset, ..given.unwrap_or_default() }
 }
 
 /// As in Istio, the block without a mode is REGISTRY_ONLY.

@@ -39,7 +39,7 @@ fn every_field_is_read() {
     );
     assert_eq!(read.outbound, Some(OutboundPolicy::AllowAny));
     assert_eq!((read.connect_timeout, read.retries.attempts), (Duration::from_secs(3), 5));
-    assert!(!read.retry_idempotent_on_reset && !read.locality_load_balancing);
+    assert!(!read.retries.idempotent_reset && !read.locality_load_balancing);
     assert_eq!(read.outlier_sharing, OutlierSharing::Off);
     assert_eq!(read.path_normalization, PathNormalization::MergeSlashes);
     assert_eq!(read.trust_domain_aliases[0].as_str(), "old.example");
