@@ -40,7 +40,6 @@ mod subnet;
 mod target;
 mod tcp_route;
 mod telemetry;
-mod tests;
 mod tls_route;
 mod traffic_policy;
 mod virtual_service;
@@ -110,3 +109,4 @@ fn body(id: &crate::DocumentId, spec: serde_json::Value) -> String {
 }
 
 #[cfg(test)]
+mod tests;
