@@ -2,6 +2,9 @@
 
 #![expect(clippy::print_stdout, reason = "the counts are what a reader of the log wants")]
 
+mod accepted;
+mod tables;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

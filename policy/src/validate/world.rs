@@ -12,7 +12,7 @@ use crate::{
     },
     history::State,
     hosts::{self, Registry, ServicePort},
-    kinds::{DestinationRule, ExportTo, VirtualService},
+    kinds::{DelegateName, DestinationRule, ExportTo, VirtualService},
     parse::Located,
 };
 
@@ -85,6 +85,17 @@ impl<'w> World<'w> {
         }
     }
 
+    /// Whether rules of this namespace may delegate to this VirtualService, and why not; `None` if there is none.
+    pub(super) fn delegate(&self, to: &DelegateName, namespace: &str) -> Option<Result<(), &'static str>> {
+        let (_, service) = self.virtual_services.iter().find(|(id, _)| **id == to.id())?;
+        let seen = service.export_to.includes(namespace);
+        Some(match (service.is_delegate(), seen) {
+            (true, true) => Ok(()),
+            (false, _) => Err("has hosts of its own"),
+            (true, false) => Err("is not exported here"),
+        })
+    }
+
     /// Other VirtualServices that claim the same host for some common caller.
     pub(super) fn rivals<'s>(
         &'s self,
@@ -93,7 +104,10 @@ impl<'w> World<'w> {
         export_to: &'s ExportTo,
     ) -> impl Iterator<Item = &'s DocumentId> {
         let claims = move |(id, service): &&(&DocumentId, &VirtualService)| {
-            *id != own && service.hosts.iter().any(|other| other == host) && meet(export_to, &service.export_to)
+            *id != own
+                && service.is_for_mesh()
+                && service.hosts.iter().any(|other| other == host)
+                && meet(export_to, &service.export_to)
         };
         self.virtual_services.iter().filter(claims).map(|(id, _)| *id)
     }
