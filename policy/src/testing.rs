@@ -11,7 +11,7 @@ use certs::{
 };
 
 use crate::{
-    Registry,
+    Registry, Spec,
     changeset::{Change, Changeset},
     history::{History, State, genesis, signed},
     hosts::{Protocol, ServicePort},
@@ -112,4 +112,25 @@ impl Mesh {
 /// The state of a mesh with these documents.
 pub(crate) fn state_of(text: &str) -> Arc<State> {
     Mesh::new().push(text)
+}
+
+/// Code and field of every complaint about a document of this kind with this spec.
+pub(crate) fn complaints(kind: &str, spec: &str) -> Vec<(&'static str, String)> {
+    let (_, problems) = read(kind, spec);
+    problems.into_iter().map(|problem| (problem.code, problem.field)).collect()
+}
+
+/// The content of a valid document.
+pub(crate) fn spec_of(kind: &str, spec: &str) -> Spec {
+    let (documents, problems) = read(kind, spec);
+    let document = documents.into_iter().next();
+    document.unwrap_or_else(|| panic!("{spec}: {problems:#?}")).document.spec
+}
+
+fn read(kind: &str, spec: &str) -> (Vec<parse::Located>, Vec<crate::Problem>) {
+    let text = format!(
+        "{{apiVersion: networking.istio.io/v1, kind: {kind}, metadata: {{name: d, namespace: shop}}, spec: {spec}}}"
+    );
+    let parsed = parse::yaml("test.yaml", &text, "default");
+    (parsed.documents, parsed.problems)
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::print_stdout, reason = "the counts are what a reader of the log wants")]
 
 mod security;
+mod accepted;
+mod tables;
 
 use std::{
     collections::BTreeMap,

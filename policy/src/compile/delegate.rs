@@ -186,3 +186,6 @@ fn within(root: &StringMatch, leaf: &StringMatch) -> bool {
         | (_, StringMatch::Regex(_) | StringMatch::Present) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,8 +105,12 @@ fn is(key: &str, name: &str) -> bool {
     }
     let mut rest = key;
     for letter in name.chars() {
+        let after_bar = || rest.strip_prefix('_').and_then(|rest| rest.strip_prefix(letter.to_ascii_lowercase()));
         let next = if letter.is_ascii_uppercase() {
-            rest.strip_prefix('_').and_then(|rest| rest.strip_prefix(letter.to_ascii_lowercase()))
+            after_bar()
+        } else if letter.is_ascii_digit() {
+            // `http2_max_requests`, and `consecutive_5xx_errors`.
+            rest.strip_prefix(letter).or_else(after_bar)
         } else {
             rest.strip_prefix(letter)
         };
@@ -129,5 +133,8 @@ mod tests {
         assert!(!is("per_try_timeou", "perTryTimeout"));
         assert!(!is("pertrytimeout", "perTryTimeout"));
         assert!(!is("uri_", "uri"));
+        assert!(is("consecutive_5xx_errors", "consecutive5xxErrors"));
+        assert!(is("http2_max_requests", "http2MaxRequests"));
+        assert!(!is("http_2_max__requests", "http2MaxRequests"));
     }
 }

@@ -104,3 +104,51 @@ impl ClientTls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn rule(text: &str) -> String {
+        format!("{{host: a, trafficPolicy: {{tls: {text}}}}}")
+    }
+
+    #[test]
+    fn settings() {
+        let spec = spec_of(
+            "DestinationRule",
+            &rule(
+                "{mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /r, caCrl: /l, sni: a.example, subjectAltNames: [b], credentialName: ''}",
+            ),
+        );
+        let tls = spec.destination_rule().unwrap().policy.clone().unwrap().blocks.tls.unwrap();
+        assert_eq!(
+            (tls.mode, tls.sni.as_deref(), tls.credential_name),
+            (ClientTlsMode::Mutual, Some("a.example"), None)
+        );
+        assert_eq!(tls.subject_alt_names, ["b"]);
+    }
+
+    #[test]
+    fn certificates_fit_the_mode() {
+        for (text, valid) in [
+            ("{}", true),
+            ("{mode: ISTIO_MUTUAL}", true),
+            ("{mode: SIMPLE}", true),
+            ("{mode: SIMPLE, credentialName: c}", true),
+            ("{mode: SIMPLE, credentialName: c, caCrl: /l}", false),
+            ("{mode: MUTUAL}", false),
+            ("{mode: MUTUAL, credentialName: c}", true),
+            ("{mode: MUTUAL, privateKey: /k}", false),
+            ("{mode: SIMPLE, insecureSkipVerify: true}", true),
+            ("{mode: SIMPLE, insecureSkipVerify: true, credentialName: c}", false),
+            ("{mode: MUTUAL, insecureSkipVerify: true, credentialName: c}", true),
+            ("{mode: MUTUAL, insecureSkipVerify: true, credentialName: c, subjectAltNames: [a]}", false),
+            ("{mode: SIMPLE, insecureSkipVerify: false, subjectAltNames: [a]}", true),
+        ] {
+            let found = complaints("DestinationRule", &rule(text));
+            assert_eq!(found.iter().all(|(code, _)| *code != codes::CLIENT_TLS), valid, "{text}: {found:?}");
+        }
+    }
+}

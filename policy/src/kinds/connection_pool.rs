@@ -224,3 +224,64 @@ impl Http2Keepalive {
         Some(Self { interval: interval?, timeout: timeout? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn pool(text: &str) -> ConnectionPool {
+        let spec = spec_of("DestinationRule", &format!("{{host: a, trafficPolicy: {{connectionPool: {text}}}}}"));
+        spec.destination_rule().unwrap().policy.clone().unwrap().blocks.connection_pool.unwrap()
+    }
+
+    #[test]
+    fn zero_is_no_limit_and_the_rest_is_default() {
+        let empty = pool("{tcp: {maxConnections: 0}, http: {http1MaxPendingRequests: 0, maxRequestsPerConnection: 0}}");
+        assert_eq!(empty, ConnectionPool::default());
+        let full = pool(
+            "{tcp: {maxConnections: 9, connectTimeout: 30ms, maxConnectionDuration: 1h, tcpKeepalive: {time: 7200s, probes: 3}},
+              http: {http1MaxPendingRequests: 1, http2MaxRequests: 2, maxRequestsPerConnection: 3, maxRetries: 4, maxConcurrentStreams: 5,
+                     h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 15s, timeout: 5s}}}",
+        );
+        assert_eq!((full.tcp.max_connections, full.tcp.connect_timeout), (Some(9), Duration::from_millis(30)));
+        assert_eq!(full.tcp.keepalive.map(|keepalive| (keepalive.probes, keepalive.interval)), Some((Some(3), None)));
+        let http = &full.http;
+        let limits = [http.max_pending_requests, http.max_requests, http.max_requests_per_connection, http.max_retries];
+        assert_eq!(limits, [Some(1), Some(2), Some(3), Some(4)]);
+        assert_eq!((http.max_concurrent_streams, http.h2_upgrade), (Some(5), H2Upgrade::Upgrade));
+        assert_eq!(http.http2_keepalive.map(|pings| pings.timeout), Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn http_takes_tcps_idle_timeout() {
+        let idle = |text: &str| {
+            let pool = pool(text);
+            (pool.tcp.idle_timeout, pool.http.idle_timeout)
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(idle("{tcp: {maxConnections: 1}}"), (seconds(3_600), seconds(3_600)));
+        assert_eq!(idle("{tcp: {idleTimeout: 5s}}"), (seconds(5), seconds(5)));
+        assert_eq!(idle("{tcp: {idleTimeout: 5s}, http: {idleTimeout: 7s}}"), (seconds(5), seconds(7)));
+        assert_eq!(idle("{tcp: {idleTimeout: 0s}, http: {}}"), (None, None));
+    }
+
+    #[test]
+    fn what_a_pool_cannot_be() {
+        for (text, code) in [
+            ("{}", codes::EMPTY),
+            ("{tcp: {maxConnections: -3}}", codes::RANGE),
+            ("{tcp: {maxConnections: 3000000000}}", codes::RANGE),
+            ("{tcp: {connectTimeout: 0s}}", codes::DURATION),
+            ("{tcp: {tcpKeepalive: {time: 0.1ms}}}", codes::DURATION),
+            ("{http: {idleTimeout: 0s}}", codes::DURATION),
+            ("{http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}", codes::EXCLUSIVE),
+            ("{http: {http2KeepAlive: {interval: 1s}}}", codes::MISSING),
+            ("{http: {maxRetry: 1}}", codes::UNKNOWN_FIELD),
+        ] {
+            let found =
+                complaints("DestinationRule", &format!("{{host: a, trafficPolicy: {{connectionPool: {text}}}}}"));
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+    }
+}

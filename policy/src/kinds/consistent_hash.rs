@@ -161,3 +161,67 @@ impl HashCookie {
         Some(Self { name, path, ttl, attributes })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn rule(text: &str) -> String {
+        format!("{{host: a, trafficPolicy: {{loadBalancer: {{consistentHash: {text}}}}}}}")
+    }
+
+    fn hash(text: &str) -> ConsistentHash {
+        let spec = spec_of("DestinationRule", &rule(text));
+        let policy = spec.destination_rule().unwrap().policy.clone().unwrap();
+        policy.blocks.load_balancer.unwrap().consistent_hash().unwrap().clone()
+    }
+
+    #[test]
+    fn keys() {
+        let key = |text| hash(text).key;
+        assert_eq!(key("{httpHeaderName: X-User}"), Some(HashKey::Header("x-user".into())));
+        assert_eq!(key("{httpQueryParameterName: User}"), Some(HashKey::QueryParameter("User".into())));
+        assert_eq!(key("{useSourceIp: true}"), Some(HashKey::SourceIp));
+        assert_eq!(key("{useSourceIp: false}"), None);
+        let cookie = key(
+            "{httpCookie: {name: c, path: /p, ttl: 0s, attributes: [{name: Secure}, {name: SameSite, value: Lax}]}}",
+        );
+        let Some(HashKey::Cookie(cookie)) = cookie else { panic!("a cookie") };
+        assert_eq!((cookie.path.as_str(), cookie.ttl), ("/p", Some(Duration::ZERO)));
+        assert_eq!(cookie.attributes[1], ("SameSite".to_owned(), "Lax".to_owned()));
+    }
+
+    #[test]
+    fn algorithms() {
+        let algorithm = |text| hash(text).algorithm;
+        let ring = |minimum_ring_size| HashAlgorithm::RingHash { minimum_ring_size };
+        assert_eq!(algorithm("{useSourceIp: true}"), ring(1_024));
+        assert_eq!(algorithm("{useSourceIp: true, ringHash: {}}"), ring(1_024));
+        assert_eq!(algorithm("{useSourceIp: true, ringHash: {minimumRingSize: '7'}}"), ring(7));
+        assert_eq!(algorithm("{useSourceIp: true, minimumRingSize: 42}"), ring(42));
+        assert_eq!(
+            algorithm("{useSourceIp: true, maglev: {tableSize: 251}}"),
+            HashAlgorithm::Maglev { table_size: 251 }
+        );
+    }
+
+    #[test]
+    fn what_a_hash_cannot_be() {
+        for (text, code) in [
+            ("{useSourceIp: true, httpHeaderName: x}", codes::EXCLUSIVE),
+            ("{httpHeaderName: ''}", codes::EMPTY),
+            ("{httpCookie: {}}", codes::MISSING),
+            ("{httpCookie: {name: c, attributes: [{name: a}, {name: a}]}}", codes::DUPLICATE),
+            ("{maglev: {}}", codes::MAGLEV),
+            ("{maglev: {tableSize: 250}}", codes::MAGLEV),
+            ("{maglev: {tableSize: 5000011}}", codes::MAGLEV),
+            ("{maglev: {tableSize: 251}, ringHash: {}}", codes::EXCLUSIVE),
+            ("{minimumRingSize: 5, ringHash: {}}", codes::EXCLUSIVE),
+            ("{minimumRingSize: 5}", codes::DEPRECATED),
+        ] {
+            let found = complaints("DestinationRule", &rule(text));
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+    }
+}

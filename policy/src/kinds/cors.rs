@@ -118,3 +118,63 @@ fn check_header(name: &str, at: &At<'_>) {
         at.error_as_istio(codes::HEADER, format!("header name {name} is not a valid header name"), "");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn rule(text: &str) -> String {
+        format!("{{hosts: [a], http: [{{route: [{{destination: {{host: a}}}}], corsPolicy: {text}}}]}}")
+    }
+
+    fn policy(text: &str) -> CorsPolicy {
+        let spec = spec_of("VirtualService", &rule(text));
+        CorsPolicy::clone(spec.virtual_service().unwrap().http[0].cors.as_ref().unwrap())
+    }
+
+    #[test]
+    fn origins() {
+        for (text, origin, allowed) in [
+            ("{allowOrigins: [{exact: 'https://a.example'}]}", "https://a.example", true),
+            ("{allowOrigins: [{exact: 'https://a.example'}]}", "https://a.example.evil", false),
+            ("{allowOrigins: [{prefix: 'https://a'}]}", "https://a.example", true),
+            ("{allowOrigins: [{regex: 'https://[a-z]+[.]example'}]}", "https://abc.example", true),
+            ("{allowOrigins: [{regex: 'https://[a-z]+[.]example'}]}", "https://abc.example.evil", false),
+            ("{allowOrigins: [{exact: '*'}]}", "https://anybody", true),
+            ("{allowOrigin: ['https://a.example']}", "https://a.example", true),
+            ("{allowOrigin: ['https://a.example'], allowOrigins: []}", "https://a.example", false),
+            ("{}", "https://a.example", false),
+        ] {
+            assert_eq!(policy(text).allows(origin), allowed, "{text} {origin}");
+        }
+    }
+
+    #[test]
+    fn the_rest() {
+        let whole = policy(
+            "{allowMethods: [GET, '*'], allowHeaders: [x-a], exposeHeaders: ['*'], maxAge: 24h, allowCredentials: true, unmatchedPreflights: IGNORE}",
+        );
+        assert_eq!((whole.max_age, whole.allow_credentials), (Some(Duration::from_secs(86_400)), true));
+        assert_eq!((whole.unmatched_preflights, whole.allow_methods.len()), (UnmatchedPreflights::Ignore, 2));
+        assert_eq!(policy("{}").unmatched_preflights, UnmatchedPreflights::Forward);
+    }
+
+    #[test]
+    fn what_a_policy_cannot_be() {
+        for (text, code) in [
+            ("{allowOrigins: [{}]}", codes::EMPTY),
+            ("{allowOrigins: [{exact: ''}]}", codes::EMPTY),
+            ("{allowOrigins: [{regex: '('}]}", codes::REGEX),
+            ("{allowMethods: [get]}", codes::WORD),
+            ("{allowHeaders: ['a b']}", codes::HEADER),
+            ("{exposeHeaders: ['']}", codes::HEADER),
+            ("{maxAge: 1500ms}", codes::DURATION),
+            ("{allowOrigin: [a]}", codes::DEPRECATED),
+            ("{}", codes::NOT_SUPPORTED),
+        ] {
+            let found = complaints("VirtualService", &rule(text));
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+    }
+}

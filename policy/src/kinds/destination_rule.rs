@@ -125,3 +125,46 @@ impl SubsetRule {
         Some(Self { name: name?, labels: Arc::new(labels), policy, line: at.line(), column: at.column() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    #[test]
+    fn a_selector_is_for_its_own_namespace() {
+        let rule = |more: &str| format!("{{host: a, workloadSelector: {{matchLabels: {{app: web}}}}{more}}}");
+        let spec = spec_of("DestinationRule", &rule(""));
+        let selector = spec.destination_rule().unwrap().workload_selector.clone().unwrap();
+        assert_eq!(selector.get("app").map(String::as_str), Some("web"));
+        for (export, valid) in [
+            ("", true),
+            (", exportTo: ['.']", true),
+            (", exportTo: [shop]", true),
+            (", exportTo: []", true),
+            (", exportTo: ['*']", false),
+            (", exportTo: [shop, web]", false),
+            (", exportTo: [web]", false),
+        ] {
+            let found = complaints("DestinationRule", &rule(export));
+            assert_eq!(found.is_empty(), valid, "{export}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_rule_cannot_be() {
+        for (text, code) in [
+            ("{}", codes::MISSING),
+            ("{host: 10.0.0.1}", codes::HOST),
+            ("{host: a, subsets: [{name: v1}, {name: v1}]}", codes::DUPLICATE),
+            ("{host: a, subsets: [{labels: {v: '1'}}]}", codes::MISSING),
+            ("{host: a, subsets: [{name: a.b}]}", codes::NAME),
+            ("{host: a, workloadSelector: {}}", codes::SELECTS_ALL),
+            ("{host: a, workloadSelector: {matchLabels: {app: 'web*'}}}", codes::LABEL),
+            ("{host: a, exportTo: ['~']}", codes::EXPORT_TO),
+        ] {
+            let found = complaints("DestinationRule", text);
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+    }
+}

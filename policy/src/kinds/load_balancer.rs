@@ -160,3 +160,56 @@ impl Warmup {
         Some(Self { duration: duration?, min_per_million: least?, aggression: aggression? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn balancer(text: &str) -> LoadBalancer {
+        let spec = spec_of("DestinationRule", &format!("{{host: a, trafficPolicy: {{loadBalancer: {text}}}}}"));
+        spec.destination_rule().unwrap().policy.clone().unwrap().blocks.load_balancer.unwrap()
+    }
+
+    #[test]
+    fn algorithms() {
+        for (text, algorithm) in [
+            ("{}", Algorithm::Simple(Balance::LeastRequest)),
+            ("{simple: UNSPECIFIED}", Algorithm::Simple(Balance::LeastRequest)),
+            ("{simple: LEAST_CONN}", Algorithm::Simple(Balance::LeastRequest)),
+            ("{simple: ROUND_ROBIN}", Algorithm::Simple(Balance::RoundRobin)),
+            ("{simple: PASSTHROUGH}", Algorithm::Passthrough),
+        ] {
+            assert_eq!(balancer(text).algorithm, algorithm, "{text}");
+        }
+        assert!(balancer("{consistentHash: {useSourceIp: true}}").consistent_hash().is_some());
+    }
+
+    #[test]
+    fn new_endpoints_warm_up() {
+        let whole = balancer("{warmup: {duration: 5m, minimumPercent: 2.5, aggression: 1.5}}").warmup.unwrap();
+        assert_eq!((whole.duration, whole.min_per_million), (Duration::from_secs(300), 25_000));
+        assert!(whole.aggression > 1.4);
+        for default in ["{warmup: {duration: 30s}}", "{warmupDurationSecs: 30s}"] {
+            let warmup = Warmup { duration: Duration::from_secs(30), min_per_million: 100_000, aggression: 1.0 };
+            assert_eq!(balancer(default).warmup, Some(warmup), "{default}");
+        }
+    }
+
+    #[test]
+    fn what_a_balancer_cannot_be() {
+        for (text, code) in [
+            ("{simple: RANDOM, consistentHash: {useSourceIp: true}}", codes::EXCLUSIVE),
+            ("{simple: FASTEST}", codes::WORD),
+            ("{simple: PASSTHROUGH}", codes::NOT_SUPPORTED),
+            ("{localityLbSetting: {}, zoneAwareLbSetting: {}}", codes::EXCLUSIVE),
+            ("{warmup: {duration: 1s}, warmupDurationSecs: 1s}", codes::EXCLUSIVE),
+            ("{warmup: {}}", codes::MISSING),
+            ("{warmup: {duration: 1s, minimumPercent: 100.1}}", codes::RANGE),
+            ("{warmup: {duration: 1s, aggression: 0}}", codes::RANGE),
+        ] {
+            let found = complaints("DestinationRule", &format!("{{host: a, trafficPolicy: {{loadBalancer: {text}}}}}"));
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+    }
+}

@@ -245,3 +245,97 @@ impl ZoneAwareLb {
         Some(Self { enabled, failover, failover_priority, min_cluster_size })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn rule(setting: &str, text: &str) -> String {
+        format!("{{host: a, trafficPolicy: {{outlierDetection: {{}}, loadBalancer: {{{setting}: {text}}}}}}}")
+    }
+
+    #[test]
+    fn patterns_cover_localities() {
+        for (pattern, locality, covered) in [
+            ("*", "eu/a/1", true),
+            ("*", "", true),
+            ("eu/*", "eu/a/1", true),
+            ("eu", "eu/a", true),
+            ("eu", "europe/a", false),
+            ("eu/a/*", "eu/b/1", false),
+            ("eu/a", "eu/a/1", true),
+            ("eu/a/1", "eu/a/1", true),
+            ("eu/a/1", "eu/a", false),
+        ] {
+            assert_eq!(LocalityPattern::parse(pattern).unwrap().covers(locality), covered, "{pattern} {locality}");
+        }
+        for bad in ["", "eu//1", "*/a", "e*", "eu/*/1", "eu/a/b/*x"] {
+            assert!(LocalityPattern::parse(bad).is_none(), "{bad}");
+        }
+        assert_eq!(
+            ["*", "eu/*", "eu/a"].map(|text| LocalityPattern::parse(text).unwrap().to_string()),
+            ["*", "eu/*", "eu/a"]
+        );
+    }
+
+    #[test]
+    fn settings() {
+        let spec = spec_of(
+            "DestinationRule",
+            &rule(
+                "localityLbSetting",
+                "{enabled: false, distribute: [{from: eu/a/*, to: {eu/a/*: 80, 'us/*': 20}}], failoverPriority: [version, app=x]}",
+            ),
+        );
+        let policy = spec.destination_rule().unwrap().policy.clone().unwrap();
+        let setting = policy.blocks.load_balancer.unwrap().locality.unwrap();
+        assert_eq!((setting.enabled, setting.distribute[0].to[1].1), (Some(false), 20));
+        assert_eq!(setting.failover_priority[1], PriorityLabel { key: "app".into(), value: Some("x".into()) });
+        let spec = spec_of("DestinationRule", &rule("zoneAwareLbSetting", "{failover: [{from: a, to: b}]}"));
+        let policy = spec.destination_rule().unwrap().policy.clone().unwrap();
+        assert_eq!(policy.blocks.load_balancer.unwrap().zone_aware.map(|zones| zones.min_cluster_size), Some(6));
+    }
+
+    #[test]
+    fn what_a_setting_cannot_be() {
+        let to = "to: {'*': 100}";
+        for (setting, text, code) in [
+            (
+                "localityLbSetting",
+                "{distribute: [{from: a, to: {b: 100}}], failover: [{from: a, to: b}]}".to_owned(),
+                codes::EXCLUSIVE,
+            ),
+            (
+                "localityLbSetting",
+                "{failover: [{from: a, to: b}], failoverPriority: [topology.kubernetes.io/zone]}".into(),
+                codes::EXCLUSIVE,
+            ),
+            (
+                "localityLbSetting",
+                format!("{{distribute: [{{from: 'a/*', {to}}}, {{from: a/b, {to}}}]}}"),
+                codes::LOCALITY,
+            ),
+            (
+                "localityLbSetting",
+                format!("{{distribute: [{{from: a/b/c, {to}}}, {{from: a, {to}}}]}}"),
+                codes::LOCALITY,
+            ),
+            ("localityLbSetting", "{distribute: [{from: a, to: {b: 99}}]}".into(), codes::LOCALITY),
+            ("localityLbSetting", "{distribute: [{from: a, to: {b: 101, c: -1}}]}".into(), codes::LOCALITY),
+            ("localityLbSetting", "{failover: [{from: a/b, to: c}]}".into(), codes::LOCALITY),
+            ("zoneAwareLbSetting", "{failoverPriority: [topology.istio.io/subzone]}".into(), codes::LOCALITY),
+            ("zoneAwareLbSetting", "{failover: [{from: a, to: a}]}".into(), codes::LOCALITY),
+        ] {
+            let found = complaints("DestinationRule", &rule(setting, &text));
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+        // A wide pattern that says so may stand behind a narrow one.
+        let narrow_first =
+            format!("{{distribute: [{{from: a/b/c, {to}}}, {{from: 'a/*', {to}}}, {{from: '*', {to}}}]}}");
+        let found = complaints("DestinationRule", &rule("localityLbSetting", &narrow_first));
+        assert!(found.iter().all(|(code, _)| *code == codes::NOT_SUPPORTED), "{found:?}");
+        let alone = "{host: a, trafficPolicy: {loadBalancer: {localityLbSetting: {failover: [{from: a, to: b}]}}}}";
+        assert!(complaints("DestinationRule", alone).iter().any(|(code, _)| *code == codes::FAILOVER_IDLE));
+    }
+}

@@ -81,3 +81,50 @@ impl Mirror {
         Some(Self { destination: destination?, per_million: per_million? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn rule(text: &str) -> String {
+        format!("{{hosts: [a], http: [{{route: [{{destination: {{host: a}}}}], {text}}}]}}")
+    }
+
+    #[test]
+    fn shares() {
+        let shares = |text: &str| -> Vec<(String, u32)> {
+            let spec = spec_of("VirtualService", &rule(text));
+            let mirrors = spec.virtual_service().unwrap().http[0].mirroring.effective();
+            mirrors.into_iter().map(|mirror| (mirror.destination.host, mirror.per_million)).collect()
+        };
+        let b = |share| vec![("b.shop.svc.cluster.local".to_owned(), share)];
+        assert_eq!(shares("mirror: {host: b}"), b(1_000_000));
+        assert_eq!(shares("mirror: {host: b}, mirrorPercentage: {value: 12.5}"), b(125_000));
+        assert_eq!(shares("mirror: {host: b}, mirrorPercent: 5"), b(50_000));
+        assert_eq!(shares("mirror: {host: b}, mirrorPercent: 5, mirrorPercentage: {value: 6}"), b(60_000));
+        assert_eq!(shares("mirror: {host: b}, mirrorPercentage: {value: 0}"), []);
+        assert_eq!(shares("mirrorPercentage: {value: 1}"), []);
+        assert_eq!(
+            shares("mirrors: [{destination: {host: b}}, {destination: {host: c}, percentage: {value: 0}}]"),
+            b(1_000_000)
+        );
+    }
+
+    #[test]
+    fn what_a_mirror_cannot_be() {
+        for (text, code) in [
+            ("mirror: {host: b}, mirrors: [{destination: {host: c}}]", codes::EXCLUSIVE),
+            ("mirror: {host: '*'}", codes::HOST),
+            ("mirrors: [{percentage: {value: 1}}]", codes::MISSING),
+            ("mirrors: [{destination: {host: b}, percentage: {value: 100.5}}]", codes::RANGE),
+            ("mirrorPercent: 101", codes::RANGE),
+            ("mirrorPercent: 1", codes::DEPRECATED),
+            ("mirror: {host: b}", codes::NOT_SUPPORTED),
+            ("mirrors: [{destination: {host: b}}]", codes::NOT_SUPPORTED),
+        ] {
+            let found = complaints("VirtualService", &rule(text));
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+    }
+}

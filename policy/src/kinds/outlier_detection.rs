@@ -102,3 +102,52 @@ fn decode_codes(list: &At<'_>) -> Vec<u16> {
     codes.dedup();
     codes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn detection(text: &str) -> OutlierDetection {
+        let spec = spec_of("DestinationRule", &format!("{{host: a, trafficPolicy: {{outlierDetection: {text}}}}}"));
+        spec.destination_rule().unwrap().policy.clone().unwrap().blocks.outlier_detection.unwrap()
+    }
+
+    #[test]
+    fn empty_is_all_defaults() {
+        assert_eq!(detection("{}"), OutlierDetection::default());
+        assert_eq!(detection("{maxEjectionPercent: 0, minHealthPercent: 0}"), OutlierDetection::default());
+        assert_eq!(detection("{consecutive5xxErrors: 0}").consecutive_5xx, 0);
+        let full = detection(
+            "{consecutive_5xx_errors: 7, consecutiveGatewayErrors: 2, splitExternalLocalOriginErrors: true,
+              consecutiveLocalOriginFailures: 3, interval: 5s, baseEjectionTime: 1m, maxEjectionPercent: 100, minHealthPercent: 50}",
+        );
+        assert_eq!((full.consecutive_5xx, full.consecutive_gateway, full.consecutive_local_origin), (7, 2, 3));
+        assert_eq!((full.max_ejection_percent, full.min_health_percent, full.split), (100, 50, true));
+        assert_eq!(full.base_ejection_time, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn statuses_that_are_errors() {
+        assert!(detection("{}").is_error(599) && !detection("{}").is_error(429));
+        let own = detection("{outlierDetectionHttpErrorCodes: [503, 429, 503]}");
+        assert_eq!(own.error_codes, [429, 503]);
+        assert!(own.is_error(429) && !own.is_error(500));
+    }
+
+    #[test]
+    fn what_detection_cannot_be() {
+        for (text, code) in [
+            ("{interval: 0s}", codes::DURATION),
+            ("{maxEjectionPercent: 101}", codes::RANGE),
+            ("{minHealthPercent: -1}", codes::RANGE),
+            ("{consecutiveLocalOriginFailures: 1}", codes::EXCLUSIVE),
+            ("{consecutiveErrors: 3}", codes::DEPRECATED),
+            ("{outlierDetectionHttpErrorCodes: [99]}", codes::RANGE),
+        ] {
+            let found =
+                complaints("DestinationRule", &format!("{{host: a, trafficPolicy: {{outlierDetection: {text}}}}}"));
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+    }
+}

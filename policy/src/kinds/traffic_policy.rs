@@ -235,3 +235,59 @@ pub(super) fn plain_percent(at: &At<'_>) -> Option<u32> {
     )]
     Some((percent * 10_000.0).round() as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{complaints, spec_of};
+
+    fn rule(text: &str) -> String {
+        format!("{{host: a, trafficPolicy: {text}}}")
+    }
+
+    #[test]
+    fn wrapping_and_budget() {
+        let policy =
+            |text: &str| spec_of("DestinationRule", &rule(text)).destination_rule().unwrap().policy.clone().unwrap();
+        let tunnel = policy("{tunnel: {protocol: POST, targetHost: 192.0.2.1, targetPort: 443}}").tunnel.unwrap();
+        assert_eq!((tunnel.protocol, tunnel.target_host.as_str()), (TunnelProtocol::Post, "192.0.2.1"));
+        assert_eq!(policy("{proxyProtocol: {}}").proxy_protocol, Some(ProxyProtocol::V1));
+        let budget = policy("{retryBudget: {}}").retry_budget.unwrap();
+        assert_eq!(budget, RetryBudget::default());
+        assert_eq!((budget.limit(0), budget.limit(10), budget.limit(100)), (3, 3, 20));
+        let own =
+            policy("{retryBudget: {percent: 0, minRetryConcurrency: 1, budgetInterval: 10s}}").retry_budget.unwrap();
+        assert_eq!((own.limit(u32::MAX), own.budget_interval), (1, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn what_a_policy_cannot_be() {
+        for (text, code) in [
+            ("{}", codes::EMPTY),
+            ("{tunnel: {targetHost: a, targetPort: 1}, proxyProtocol: {version: V2}}", codes::EXCLUSIVE),
+            ("{tunnel: {targetHost: a, targetPort: 0}}", codes::RANGE),
+            ("{tunnel: {targetHost: 'a b', targetPort: 1}}", codes::HOST),
+            ("{tunnel: {protocol: GET, targetHost: a, targetPort: 1}}", codes::WORD),
+            ("{proxyProtocol: {version: V3}}", codes::WORD),
+            ("{retryBudget: {percent: 101}}", codes::RANGE),
+            ("{portLevelSettings: [{tls: {mode: DISABLE}}]}", codes::MISSING),
+            ("{portLevelSettings: [{port: {number: 80}}]}", codes::EMPTY),
+            ("{portLevelSettings: [{port: {number: 80}, tunnel: {}}]}", codes::UNKNOWN_FIELD),
+        ] {
+            let found = complaints("DestinationRule", &rule(text));
+            assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_applied_is_named() {
+        let text = "{connectionPool: {tcp: {}}, outlierDetection: {}, tls: {}, retryBudget: {}, proxyProtocol: {},
+            portLevelSettings: [{port: {number: 1}, tls: {}}]}";
+        let found = complaints("DestinationRule", &rule(text));
+        let named = |field: &str| found.contains(&(codes::NOT_SUPPORTED, format!("spec.trafficPolicy.{field}")));
+        let fields =
+            ["connectionPool", "outlierDetection", "tls", "retryBudget", "proxyProtocol", "portLevelSettings[0].tls"];
+        assert!(fields.into_iter().all(named), "{found:?}");
+        assert_eq!(found.len(), 6, "{found:?}");
+    }
+}

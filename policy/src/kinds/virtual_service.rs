@@ -205,3 +205,6 @@ impl ExportTo {
         Self::Namespaces(namespaces)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use crate::{
     document::Document,
     history::State,
     hosts::{self, Registry},
-    kinds::{DestinationHost, DestinationRule, HttpAction, VirtualService},
+    kinds::{DelegateName, DestinationHost, DestinationRule, HttpAction, HttpRoute, VirtualService},
     parse::Located,
 };
 
@@ -106,16 +106,51 @@ impl<'w> Check<'w> {
     }
 
     fn virtual_service(&mut self, service: &VirtualService) {
-        for (index, host) in service.hosts.iter().enumerate() {
+        // Hosts at the edge need be no services of the mesh, and there the rules of several documents are joined.
+        let hosts = if service.is_for_mesh() { service.hosts.as_slice() } else { &[] };
+        for (index, host) in hosts.iter().enumerate() {
             self.host_of_document(host, format!("spec.hosts[{index}]"), "");
             self.conflicts(host, index);
         }
         for (index, route) in service.http.iter().enumerate() {
-            let HttpAction::Route(destinations) = &route.action else { continue };
+            self.http_route(route, &format!("spec.http[{index}]"));
+        }
+        let tls = service.tls.iter().map(|rule| &rule.route).enumerate().map(|one| ("tls", one));
+        let tcp = service.tcp.iter().map(|rule| &rule.route).enumerate().map(|one| ("tcp", one));
+        for (list, (index, destinations)) in tls.chain(tcp) {
             for (part, one) in destinations.iter().enumerate() {
-                self.destination(&one.destination, &format!("spec.http[{index}].route[{part}].destination"));
+                self.destination(&one.destination, &format!("spec.{list}[{index}].route[{part}].destination"));
             }
         }
+    }
+
+    fn http_route(&mut self, route: &HttpRoute, field: &str) {
+        match &route.action {
+            HttpAction::Route(destinations) => {
+                for (part, one) in destinations.iter().enumerate() {
+                    self.destination(&one.destination, &format!("{field}.route[{part}].destination"));
+                }
+            }
+            HttpAction::Delegate { to, .. } => self.delegate(to, format!("{field}.delegate")),
+            HttpAction::Redirect(_) | HttpAction::Direct(_) => {}
+        }
+        if let Some(mirror) = &route.mirroring.mirror {
+            self.destination(mirror, &format!("{field}.mirror"));
+        }
+        for (index, mirror) in route.mirroring.mirrors.iter().flatten().enumerate() {
+            self.destination(&mirror.destination, &format!("{field}.mirrors[{index}].destination"));
+        }
+    }
+
+    fn delegate(&mut self, to: &DelegateName, field: String) {
+        let message = match self.world.delegate(to, &self.document().id.namespace) {
+            Some(Ok(())) => return,
+            Some(Err(why)) => format!("{}/{} {why}: the rule takes no request", to.namespace, to.name),
+            None => format!("no VirtualService is called {}/{}: the rule takes no request", to.namespace, to.name),
+        };
+        let (code, place) = (codes::DELEGATE_MISSING, (to.line, to.column));
+        let hint = "push a VirtualService without hosts of that name first, or with it".to_owned();
+        self.report(Finding { code, place, field, message, hint, istio: None });
     }
 
     fn destination(&mut self, destination: &DestinationHost, field: &str) {

@@ -134,3 +134,34 @@ fn without_a_mesh_nothing_is_said_of_hosts() {
     let found = between(&parsed.documents, &state_of(""), &Table::default());
     assert_eq!(found.iter().filter(|problem| problem.code == codes::UNKNOWN_HOST).count(), 5);
 }
+
+#[test]
+fn delegates_exist_and_are_seen() {
+    let root = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: root}
+spec:
+  hosts: [reviews]
+  http:
+  - delegate: {name: part, namespace: shop}
+";
+    let part = "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: part, namespace: shop}
+spec: {http: [{route: [{destination: {host: reviews.default.svc.cluster.local}}]}]}
+";
+    let messages = |text: &str| -> Vec<String> {
+        let parsed = parse::yaml("f.yaml", text, "default");
+        assert!(parsed.is_valid(), "{:#?}", parsed.problems);
+        let found = between(&parsed.documents, &state_of(""), &table());
+        let missing = found.into_iter().filter(|problem| problem.code == codes::DELEGATE_MISSING);
+        missing.map(|problem| format!("{}: {}", problem.field, problem.message)).collect()
+    };
+    assert!(messages(&format!("{root}{part}")).is_empty());
+    assert!(messages(root)[0].starts_with("spec.http[0].delegate: no VirtualService is called shop/part"));
+    let hidden = part.replace("spec: {", "spec: {exportTo: ['.'], ");
+    assert!(messages(&format!("{root}{hidden}"))[0].contains("is not exported here"));
+    let hosts = part.replace("spec: {", "spec: {hosts: [reviews], ");
+    assert!(messages(&format!("{root}{hosts}"))[0].contains("has hosts of its own"));
+}

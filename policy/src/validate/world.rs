@@ -12,7 +12,7 @@ use crate::{
     },
     history::{LiveValue, State},
     hosts::{self, Registry, ServicePort},
-    kinds::{DestinationRule, ExportTo, VirtualService},
+    kinds::{DelegateName, DestinationRule, ExportTo, VirtualService},
     parse::Located,
 };
 
@@ -125,11 +125,25 @@ impl<'w> World<'w> {
         }
     }
 
+    /// Whether rules of this namespace may delegate to this VirtualService, and why not; `None` if there is none.
+    pub(super) fn delegate(&self, to: &DelegateName, namespace: &str) -> Option<Result<(), &'static str>> {
+        let wanted = to.id();
+        let found = self.virtual_services.iter().find(|claim| *claim.id == wanted)?;
+        let seen = found.export_to.includes(namespace);
+        Some(match (found.content.is_delegate(), seen) {
+            (true, true) => Ok(()),
+            (false, _) => Err("has hosts of its own"),
+            (true, false) => Err("is not exported here"),
+        })
+    }
+
     /// Other VirtualServices that claim the same host for some common caller.
     pub(super) fn rivals(&self, own: &DocumentId, host: &str) -> Vec<Rival<'_>> {
         let Some(own) = self.virtual_services.iter().find(|claim| claim.id == own) else { return Vec::new() };
         let claims = |other: &&Claim<'_, VirtualService>| {
-            other.id != own.id && other.content.hosts.iter().any(|other| other == host)
+            other.id != own.id
+                && other.content.is_for_mesh()
+                && other.content.hosts.iter().any(|other| other == host)
         };
         let others = self.virtual_services.iter().filter(claims);
         others
