@@ -6,6 +6,7 @@ mod discovery;
 mod enrolment;
 mod failover;
 mod history;
+mod plan;
 mod policy;
 mod push;
 mod routing;

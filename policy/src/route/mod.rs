@@ -1,6 +1,7 @@
 //! Request head -> route. Called once per request: allocates only for a service's first request under a policy.
 
 mod matching;
+pub mod survey;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -12,7 +12,8 @@ use certs::{
 use serde::{Deserialize, Serialize};
 
 pub use policy::{
-    Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, Intent, LogEntry, Plan, Proof, Pushed, Spread,
+    AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
+    LogEntry, Plan, Preview, Proof, Pushed, RouteChange, RuleChange, Spread,
 };
 
 /// How a node sees the mesh.

@@ -119,7 +119,10 @@ fn looking() -> Router<Admin> {
 
 /// What carries an operator's signature in itself, and what is asked before it is signed.
 fn pushing() -> Router<Admin> {
-    Router::new().route("/v1/policy", post(Admin::push)).route("/v1/policy/plan", post(plan))
+    Router::new()
+        .route("/v1/policy", post(Admin::push))
+        .route("/v1/policy/plan", post(plan))
+        .route("/v1/policy/preview", post(Admin::preview))
 }
 
 /// What is done to this node.
