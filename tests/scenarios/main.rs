@@ -4,6 +4,7 @@ mod bad_input;
 mod demo;
 mod discovery;
 mod enrolment;
+mod explain;
 mod failover;
 mod history;
 mod plan;

@@ -11,6 +11,7 @@ pub mod greeting;
 mod act;
 mod action;
 mod documents;
+mod explain;
 mod guard;
 mod look;
 mod members;

@@ -103,6 +103,7 @@ fn looking() -> Router<Admin> {
             get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Endpoints(of.service))),
         )
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
+        .route("/v1/explain", get(Admin::explain))
         .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
