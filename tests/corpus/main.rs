@@ -2,8 +2,8 @@
 
 #![expect(clippy::print_stdout, reason = "the counts are what a reader of the log wants")]
 
-mod security;
 mod accepted;
+mod security;
 mod tables;
 
 use std::{

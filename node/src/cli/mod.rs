@@ -18,6 +18,7 @@ mod completions;
 mod drain;
 mod endpoints;
 mod evict;
+mod explain;
 mod grant;
 mod identity;
 mod init;
@@ -115,6 +116,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Services(args) => block_on(services::run(args, ctx)),
         Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
         Command::Routes(args) => block_on(routes::run(args, ctx)),
+        Command::Explain(args) => block_on(explain::run(args, ctx)),
         Command::Wait(args) => block_on(wait::run(args, ctx)),
         Command::Check(args) => block_on(check::run(args, ctx)),
         Command::Policy(command) => block_on(policy::run(command, ctx)),

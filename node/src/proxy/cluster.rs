@@ -3,7 +3,7 @@
 
 use super::{context::Context, failure::Cause, inbound::Caller, outbound::Speaker};
 use crate::{
-    balance::{self, Candidate, Tried},
+    balance::{self, Candidate, Candidates, Tried},
     mesh::{self, Preface},
     snapshot::{Endpoint, Snapshot},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
@@ -12,7 +12,7 @@ use certs::id::SpiffeId;
 use policy::{
     hosts::Protocol,
     kinds::{Algorithm, Balance},
-    route::{Destination, Route, Subset},
+    route::{Destination, Route},
 };
 use std::{
     collections::HashMap,
@@ -126,26 +126,17 @@ impl Context {
         destination: &Destination,
         port: u16,
     ) -> Result<Cluster, Cause> {
-        let name = destination.service.as_ref().ok_or(Cause::NoCluster)?;
-        let service = snapshot.services.get(name).ok_or(Cause::NoCluster)?;
-        let known = service.ports.iter().find(|known| known.number == port).ok_or(Cause::NoCluster)?;
-        let protocol = match known.protocol {
+        let target = destination.seen_by(&speaker.source.labels);
+        let candidates = Candidates::of(&snapshot.services, destination, &target.subset, port).map_err(|why| {
+            tracing::debug!(%why, "no such destination");
+            Cause::NoCluster
+        })?;
+        let name = &candidates.service.name;
+        let protocol = match candidates.protocol {
             Protocol::Http | Protocol::Sniffed => mesh::Protocol::Http1,
             Protocol::Http2 | Protocol::Grpc => mesh::Protocol::Http2,
             Protocol::Tcp | Protocol::Tls => return Err(Cause::NoCluster),
         };
-        let target = destination.seen_by(&speaker.source.labels);
-        let labels = match &target.subset {
-            Subset::All => None,
-            Subset::Labels(labels) => Some(labels),
-            Subset::Missing(_) => return Err(Cause::NoCluster),
-        };
-        let chosen = service.endpoints.iter().filter(|endpoint| {
-            endpoint.healthy
-                && endpoint.weight > 0
-                && labels.is_none_or(|labels| endpoint.has_labels(labels))
-                && endpoint.ports.iter().any(|own| own.number == port)
-        });
         let pair = |destination: Workload| Pair {
             reporter: Reporter::Source,
             source: Arc::clone(&speaker.workload),
@@ -155,7 +146,7 @@ impl Context {
             service_namespace: name.namespace().into(),
             security: Security::Unknown,
         };
-        let members = chosen.map(|endpoint| {
+        let members = candidates.fit().map(|endpoint| {
             let workload = Workload::of_service(&snapshot.trust_domain, name, &endpoint.account, &endpoint.labels);
             Member {
                 endpoint: Arc::clone(endpoint),

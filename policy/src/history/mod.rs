@@ -7,6 +7,7 @@ mod refused;
 mod revert;
 mod roles;
 mod state;
+mod whatif;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

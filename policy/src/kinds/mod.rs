@@ -46,7 +46,10 @@ mod virtual_service;
 mod workload_entry;
 mod workload_group;
 
-pub use authorization_policy::{Action, AddressRange, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern, TokenPattern, Value};
+pub use authorization_policy::{
+    Action, AddressRange, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern,
+    TokenPattern, Value,
+};
 pub use bind::{Bind, UnixSocket};
 pub use client_tls::{ClientTls, ClientTlsMode};
 pub use connection_pool::{ConnectionPool, H2Upgrade, Http2Keepalive, HttpPool, TcpKeepalive, TcpPool};
@@ -59,15 +62,21 @@ pub use endpoint::{Endpoint, EndpointAddress, Locality};
 pub use fault::{Abort, AbortFault, DelayFault, Fault};
 pub use gateway::{Gateway, Server, ServerPort};
 pub use gateway_name::GatewayName;
-pub use http_action::{DirectResponse, HttpRouteDestination, Redirect, RedirectPort, Rewrite, RouteHeaders, UriRewrite};
+pub use http_action::{
+    DirectResponse, HttpRouteDestination, Redirect, RedirectPort, Rewrite, RouteHeaders, UriRewrite,
+};
 pub use http_match::HttpMatch;
 pub use http_route::{HttpAction, HttpRoute};
+pub(crate) use kubernetes::read as kubernetes;
 pub use kubernetes::{KubernetesObject, KubernetesService};
 pub use load_balancer::{Algorithm, Balance, LoadBalancer, Warmup};
 pub use locality::{Distribute, LocalityLb, LocalityPattern, PriorityLabel, ZoneAwareLb};
-pub use mesh_config::{AccessLog, CertificateLifetimes, Limits, LogFile, MeshConfig, OutboundPolicy, OutlierSharing, PathNormalization};
+pub use mesh_config::{
+    AccessLog, CertificateLifetimes, Limits, LogFile, MeshConfig, OutboundPolicy, OutlierSharing, PathNormalization,
+};
 pub use mirror::{Mirror, Mirroring};
 pub use namespaced_host::NamespacedHost;
+pub(crate) use node_grant::decode as decode_node_grant;
 pub use node_grant::node_grant_body;
 pub use outlier_detection::OutlierDetection;
 pub use peer_authentication::{MutualTls, PeerAuthentication};
@@ -80,19 +89,22 @@ pub use role_set::{Role, RoleKey, RoleSet, Verb};
 pub use server_certificates::{CertificateFiles, ServerCertificates};
 pub use server_tls::{ServerTls, ServerTlsMode, TlsVersion};
 pub use service_entry::{Resolution, ServiceEntry, ServiceEntryPort, ServiceLocation};
-pub use sidecar::{CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressProxy, IngressListener, ListenerPort, OutboundTrafficPolicy, Sidecar};
+pub use sidecar::{
+    CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressProxy, IngressListener, ListenerPort,
+    OutboundTrafficPolicy, Sidecar,
+};
 pub use string_match::{Pattern, StringMatch};
 pub use subnet::{NotASubnet, Subnet};
 pub use target::Target;
 pub use tcp_route::{L4Match, TcpRoute};
-pub use telemetry::{AccessLogging, CustomTag, Expression, Metric, MetricOverride, Metrics, Side, TagOverride, Telemetry, Tracing};
+pub use telemetry::{
+    AccessLogging, CustomTag, Expression, Metric, MetricOverride, Metrics, Side, TagOverride, Telemetry, Tracing,
+};
 pub use tls_route::{TlsMatch, TlsRoute};
 pub use traffic_policy::{PolicyBlocks, ProxyProtocol, RetryBudget, TrafficPolicy, Tunnel, TunnelProtocol};
 pub use virtual_service::{ExportTo, VirtualService};
 pub use workload_entry::WorkloadEntry;
 pub use workload_group::WorkloadGroup;
-pub(crate) use kubernetes::read as kubernetes;
-pub(crate) use node_grant::decode as decode_node_grant;
 
 #[cfg(test)]
 mod testing;

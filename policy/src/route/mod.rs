@@ -2,6 +2,7 @@
 
 mod destination;
 mod matching;
+pub mod survey;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -141,9 +141,7 @@ impl<'w> World<'w> {
     pub(super) fn rivals(&self, own: &DocumentId, host: &str) -> Vec<Rival<'_>> {
         let Some(own) = self.virtual_services.iter().find(|claim| claim.id == own) else { return Vec::new() };
         let claims = |other: &&Claim<'_, VirtualService>| {
-            other.id != own.id
-                && other.content.is_for_mesh()
-                && other.content.hosts.iter().any(|other| other == host)
+            other.id != own.id && other.content.is_for_mesh() && other.content.hosts.iter().any(|other| other == host)
         };
         let others = self.virtual_services.iter().filter(claims);
         others

@@ -1,5 +1,6 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
+mod explain;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,10 @@ use certs::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use explain::{Answer, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use policy::{
-    Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, Intent, LogEntry, Plan, Proof, Pushed, Spread,
+    AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
+    LogEntry, Plan, Preview, Proof, Pushed, RouteChange, RuleChange, Spread,
 };
 
 /// How a node sees the mesh.

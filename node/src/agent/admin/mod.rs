@@ -9,12 +9,15 @@ pub mod error;
 pub mod greeting;
 
 mod act;
+mod action;
 mod documents;
+mod explain;
 mod guard;
 mod look;
 mod members;
 mod mesh;
 mod past;
+mod preview;
 mod push;
 mod router;
 mod routes;

@@ -32,23 +32,14 @@ pub(super) struct Waiting {
 impl Admin {
     /// `POST /v1/policy/plan`: what a push of these documents needs to know. Changes nothing.
     pub(super) fn plan(&self, intents: &[api::Intent]) -> Result<api::Plan, Error> {
-        if intents.len() > policy::changeset::MAX_CHANGES {
-            let limit = policy::changeset::MAX_CHANGES;
-            return Err(Error::new(
-                "quota_exceeded",
-                format!("{} documents; one changeset holds {limit}", intents.len()),
-            )
-            .hint("push them in parts"));
-        }
+        within_quota(intents)?;
         let snapshot = self.agent.snapshot();
         let state = &snapshot.state;
-        let documents = intents.iter().map(id).collect::<Result<Vec<_>, _>>()?;
+        let (documents, located) = located_all(intents)?;
         let version = |id: &DocumentId| {
             let values = state.documents.get(id).map(|live| live.values.as_slice()).unwrap_or_default();
             values.iter().map(|value| value.version).max().unwrap_or(0) + 1
         };
-        let located = intents.iter().zip(&documents).filter_map(|(intent, id)| located(intent, id).transpose());
-        let located = located.collect::<Result<Vec<_>, _>>()?;
         let problems = validate::between(&located, state, &*snapshot.services);
         Ok(api::Plan {
             trust_domain: self.agent.trust_domain().clone(),
@@ -70,6 +61,24 @@ impl Admin {
         let pushed = admin.agent.push(body.to_vec(), wait, patience).await?;
         Ok(Json(answer(pushed)))
     }
+}
+
+/// As many documents as one changeset holds.
+pub(super) fn within_quota(intents: &[api::Intent]) -> Result<(), Error> {
+    let limit = policy::changeset::MAX_CHANGES;
+    if intents.len() > limit {
+        let message = format!("{} documents; one changeset holds {limit}", intents.len());
+        return Err(Error::new("quota_exceeded", message).hint("push them in parts"));
+    }
+    Ok(())
+}
+
+/// Which documents are meant, and those that are set.
+pub(super) fn located_all(intents: &[api::Intent]) -> Result<(Vec<DocumentId>, Vec<Located>), Error> {
+    let documents = intents.iter().map(id).collect::<Result<Vec<_>, _>>()?;
+    let located = intents.iter().zip(&documents).filter_map(|(intent, id)| located(intent, id).transpose());
+    let located = located.collect::<Result<Vec<_>, _>>()?;
+    Ok((documents, located))
 }
 
 fn wait(word: &str) -> Result<Wait, Error> {
@@ -103,9 +112,10 @@ fn located(intent: &api::Intent, id: &DocumentId) -> Result<Option<Located>, Err
 }
 
 /// A complaint as `policy lint` writes it, with its file.
-fn problem(problem: &Problem) -> Result<Value, Error> {
+pub(super) fn problem(problem: &Problem) -> Result<Value, Error> {
     let mut written = value(problem)?;
     written["file"] = Value::String(problem.file.clone());
+    written["refuses"] = Value::Bool(validate::refuses_push(problem.code, problem.severity));
     Ok(written)
 }
 

@@ -103,6 +103,7 @@ fn looking() -> Router<Admin> {
             get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Endpoints(of.service))),
         )
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
+        .route("/v1/explain", get(Admin::explain))
         .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
@@ -119,7 +120,10 @@ fn looking() -> Router<Admin> {
 
 /// What carries an operator's signature in itself, and what is asked before it is signed.
 fn pushing() -> Router<Admin> {
-    Router::new().route("/v1/policy", post(Admin::push)).route("/v1/policy/plan", post(plan))
+    Router::new()
+        .route("/v1/policy", post(Admin::push))
+        .route("/v1/policy/plan", post(plan))
+        .route("/v1/policy/preview", post(Admin::preview))
 }
 
 /// What is done to this node.

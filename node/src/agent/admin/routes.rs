@@ -64,7 +64,8 @@ fn destination(destination: &HttpRouteDestination, total: u32) -> String {
     text
 }
 
-fn conditions(condition: &HttpMatch) -> String {
+/// One condition of a rule.
+pub(super) fn conditions(condition: &HttpMatch) -> String {
     let named = |name: &str, matched: &StringMatch| match matched {
         StringMatch::Exact(text) => format!("{name}={text}"),
         StringMatch::Prefix(text) => format!("{name}={text}*"),

@@ -61,12 +61,14 @@ impl Difference {
         let change = match (&before, &after) {
             (None, Some(_)) => "set",
             (Some(_), None) => "deleted",
-            (Some(_), Some(_)) if old != new => "changed",
+            (Some(before), Some(after)) if before != after => "changed",
             (Some(_), Some(_)) | (None, None) => "unchanged",
         };
         let name = |exists: bool, point: &str| if exists { format!("{id} {point}") } else { "/dev/null".to_owned() };
         let names = (name(before.is_some(), names.0), name(after.is_some(), names.1));
-        let diff = difference::unified((names.0.trim(), names.1.trim()), &old, &new);
+        // Another order of fields is no change.
+        let differs = before != after;
+        let diff = if differs { difference::unified((&names.0, &names.1), &old, &new) } else { String::new() };
         let DocumentId { kind, namespace, name } = id.clone();
         Ok(Self { kind: kind.to_string(), namespace, name, change, before, after, diff })
     }

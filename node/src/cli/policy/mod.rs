@@ -10,6 +10,7 @@ mod get;
 mod lint;
 mod list;
 mod log;
+mod plan;
 mod push;
 mod revert;
 mod show;
@@ -22,6 +23,8 @@ use crate::cli::{context::Context, error::Result};
 pub enum Command {
     /// Check documents without any node
     Lint(lint::Args),
+    /// Say what a push would change, without a key
+    Plan(plan::Args),
     /// Sign documents and push them to one node, whichever is near
     #[command(alias = "apply")]
     Push(push::Args),
@@ -51,6 +54,7 @@ pub enum Command {
 pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
     match command {
         Command::Lint(args) => lint::run(&args, ctx),
+        Command::Plan(args) => plan::run(args, ctx).await,
         Command::Push(args) => push::run(args, ctx).await,
         Command::Get(args) => get::run(args, ctx).await,
         Command::List(args) => list::run(args, ctx).await,

@@ -70,7 +70,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 /// What the files want, if nothing within them is wrong.
-fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> {
+pub(super) fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> {
     let errors: Vec<&Problem> =
         sources.iter().flat_map(|source| &source.parsed.problems).filter(|problem| problem.refuses()).collect();
     if ctx.output.format == Format::Table {
@@ -225,7 +225,7 @@ mod tests {
         };
         assert_eq!(code(&[&id], &id), None);
         assert_eq!(code(&[&id], &id[..12].to_uppercase()), None);
-        for live in [&[][..], &[&other], &[&id, &other]] {
+        for live in [&[][..], &[other.as_str()], &[id.as_str(), other.as_str()]] {
             assert_eq!(code(live, &id).as_deref(), Some("stale_parent"));
         }
         for vague in ["", "abab", "no changeset"] {

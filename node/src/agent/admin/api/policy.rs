@@ -132,6 +132,73 @@ pub struct Plan {
     pub problems: Vec<serde_json::Value>,
 }
 
+/// `POST /v1/policy/preview`: what a push of these documents would change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// Each document, in the order asked.
+    pub documents: Vec<DocumentChange>,
+    /// Services some of whose routes change: `NAMESPACE/NAME`.
+    pub services: Vec<String>,
+    /// Nodes that run callers or endpoints of these services.
+    pub nodes: Vec<AffectedNode>,
+    /// What changes for which callers.
+    pub routes: Vec<RouteChange>,
+    /// Complaints across documents, as `policy lint` writes them; `refuses` where a push is refused.
+    pub problems: Vec<serde_json::Value>,
+}
+
+/// What would become of one document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DocumentChange {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `set`, `changed`, `deleted` or `unchanged`.
+    pub change: String,
+    /// The changeset that set what is in effect.
+    pub changeset: Option<String>,
+    /// What is in effect.
+    pub before: Option<serde_json::Value>,
+    /// What would be; none: it is deleted.
+    pub after: Option<serde_json::Value>,
+}
+
+/// A node that a push concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AffectedNode {
+    /// The node.
+    pub node: NodeId,
+    /// Whether callers run there.
+    pub calls: bool,
+    /// Whether endpoints run there.
+    pub serves: bool,
+}
+
+/// What changes for requests to a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteChange {
+    /// `NAMESPACE/NAME`.
+    pub service: String,
+    /// Namespaces of the callers.
+    pub from: Vec<String>,
+    /// Rule by rule.
+    pub changes: Vec<RuleChange>,
+}
+
+/// What changes under some conditions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleChange {
+    /// The conditions.
+    pub when: String,
+    /// What happens now; none if there is no such rule.
+    pub before: Option<String>,
+    /// What would happen; none if the rule goes.
+    pub after: Option<String>,
+}
+
 /// `POST /v1/policy`: who has the push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {

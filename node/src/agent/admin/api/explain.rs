@@ -1,0 +1,138 @@
+//! What is answered about one request: where it would go, and why.
+
+use std::collections::BTreeMap;
+
+use certs::id::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/explain`: what this node's proxy would do with a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The service that the request addresses, `NAMESPACE/NAME`; none if the name means none.
+    pub service: Option<String>,
+    /// The document whose rule it meets, `KIND NAMESPACE/NAME`; none for the default route.
+    pub document: Option<String>,
+    /// Name or place of the rule.
+    pub rule: Option<String>,
+    /// Line of the rule in the file that was pushed.
+    pub line: Option<usize>,
+    /// Where it goes; of several the one with the greatest weight.
+    pub destination: Option<Target>,
+    /// Envoy's name of the destination: `outbound|PORT|SUBSET|HOST`.
+    pub cluster: Option<String>,
+    /// Envoy's name of the virtual host: `HOST:PORT`.
+    pub virtual_host: Option<String>,
+    /// What is retried; none where nothing is forwarded.
+    pub retries: Option<Retries>,
+    /// Of the whole request, milliseconds; none means none.
+    pub timeout_ms: Option<u64>,
+    /// What is injected before it is forwarded.
+    pub fault: Option<Fault>,
+    /// Whether the endpoints let the caller in.
+    pub authorization: Authorization,
+    /// The endpoints of all destinations, and which may be chosen.
+    pub endpoints: Vec<Candidate>,
+    /// Every destination, with its share.
+    pub destinations: Vec<Target>,
+    /// The answer where no endpoint gives it; none if one does.
+    pub answer: Option<Answer>,
+    /// Path and query after the rewrite.
+    pub path: Option<String>,
+    /// The caller as it was taken.
+    pub from: Caller,
+    /// The node that answers.
+    pub node: NodeId,
+}
+
+/// One destination of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The host in full.
+    pub host: String,
+    /// The service port.
+    pub port: u16,
+    /// The subset; none means all endpoints.
+    pub subset: Option<String>,
+    /// Its share of requests, percent.
+    pub percent: u64,
+    /// Envoy's name of it.
+    pub cluster: String,
+}
+
+/// What is retried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retries {
+    /// Retries, not tries.
+    pub attempts: u32,
+    /// When, in the words of `retryOn`.
+    pub on: String,
+    /// Of each attempt, milliseconds; none means the route's timeout.
+    pub per_try_timeout_ms: Option<u64>,
+}
+
+/// What is injected.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Milliseconds.
+    pub delay_ms: Option<u64>,
+    /// Share of the requests that are delayed.
+    pub delay_percent: f64,
+    /// `HTTP 503` or `gRPC 14`.
+    pub abort: Option<String>,
+    /// Share of the requests that are aborted.
+    pub abort_percent: f64,
+}
+
+/// Whether a request is let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authorization {
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// The document that decides; none if none does.
+    pub document: Option<String>,
+    /// The rule of it.
+    pub rule: Option<String>,
+}
+
+/// An endpoint of a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// `NODE/NAMESPACE/NAME[/INSTANCE]`.
+    pub id: String,
+    /// The node it runs on.
+    pub node: NodeId,
+    /// Where that node is reached.
+    pub address: String,
+    /// The service port.
+    pub port: u16,
+    /// Labels that subsets read.
+    pub labels: BTreeMap<String, String>,
+    /// Its share among its like.
+    pub weight: u32,
+    /// Envoy's name of the destination for which it stands here.
+    pub cluster: String,
+    /// Whether it may be chosen.
+    pub candidate: bool,
+    /// Why it may not; empty if it may.
+    pub reason: String,
+}
+
+/// An answer that this node gives itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Envoy's response flag; empty where it has none.
+    pub flag: String,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// `NAMESPACE/ACCOUNT`.
+    pub account: String,
+    /// Labels of the workload that this node took it for.
+    pub labels: BTreeMap<String, String>,
+}

@@ -1,0 +1,252 @@
+//! What this node would do with a request, found by the same code as the proxy: routing and the choice among endpoints.
+
+mod question;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+};
+use certs::id::ServiceAccount;
+use policy::{
+    kinds::Abort,
+    route::{self, Action, Destination, NoRoute, Request, Routed, Source},
+};
+
+use question::Question;
+
+use super::{Admin, api, error::Error};
+use crate::{
+    balance::{Candidates, NoCluster},
+    snapshot::Snapshot,
+};
+
+impl Admin {
+    /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`.
+    pub(super) async fn explain(
+        State(admin): State<Self>,
+        RawQuery(query): RawQuery,
+    ) -> Result<Json<api::Explanation>, Error> {
+        let question = Question::read(query.as_deref().unwrap_or_default())?;
+        let snapshot = admin.agent.snapshot();
+        let source = match &question.from {
+            Some(account) => source(&snapshot, account),
+            None => admin.own_source()?,
+        };
+        Ok(Json(explanation(&snapshot, &question, &source)))
+    }
+
+    /// Whoever speaks at this node's first outbound port, else its first service.
+    fn own_source(&self) -> Result<Source, Error> {
+        let config = self.agent.config();
+        let speaker = config.outbounds.first().map(|outbound| &outbound.speaker);
+        let speaks = |service: &&crate::config::Service| {
+            speaker.is_none_or(|speaker| speaker.service == service.name && speaker.instance == service.instance)
+        };
+        let Some(service) = config.services.iter().find(speaks) else {
+            return Err(Error::new("usage", format!("{} has no service that could call", self.agent.node()))
+                .hint("say who calls with --from NAMESPACE/ACCOUNT"));
+        };
+        Ok(Source {
+            namespace: service.name.namespace().to_owned(),
+            labels: service.labels.clone(),
+            account: service.account.clone(),
+        })
+    }
+}
+
+/// The workload that has this identity, one on this node first; without labels where none is known.
+fn source(snapshot: &Snapshot, account: &ServiceAccount) -> Source {
+    let endpoints = snapshot.services.iter().flat_map(|service| service.endpoints.iter());
+    let of_account = endpoints.filter(|endpoint| endpoint.account == *account);
+    let found = of_account.min_by_key(|endpoint| (!endpoint.local, &endpoint.id));
+    Source {
+        namespace: account.namespace().to_owned(),
+        labels: found.map(|endpoint| (*endpoint.labels).clone()).unwrap_or_default(),
+        account: account.clone(),
+    }
+}
+
+fn explanation(snapshot: &Snapshot, question: &Question, source: &Source) -> api::Explanation {
+    let request = Request {
+        method: &question.method,
+        uri: &question.uri,
+        authority: &question.authority,
+        scheme: "http",
+        headers: &question.headers,
+        source,
+        fixed: None,
+        own_port: None,
+    };
+    let mut explained = api::Explanation {
+        service: None,
+        document: None,
+        rule: None,
+        line: None,
+        destination: None,
+        cluster: None,
+        virtual_host: None,
+        retries: None,
+        timeout_ms: None,
+        fault: None,
+        authorization: authorization(),
+        endpoints: Vec::new(),
+        destinations: Vec::new(),
+        answer: None,
+        path: None,
+        from: api::Caller { account: source.account.to_string(), labels: source.labels.clone() },
+        node: snapshot.node.clone(),
+    };
+    match route::route(&snapshot.compiled, &*snapshot.services, &request) {
+        Ok(routed) => explain_route(snapshot, &routed, &request, &mut explained),
+        Err(no_route) => {
+            explained.answer = Some(answer(404, "NR", no_route.to_string()));
+            match no_route {
+                NoRoute::UnknownHost { .. } => {}
+                NoRoute::UnknownPort { service, .. } => explained.service = Some(service.to_string()),
+                NoRoute::NoMatch { document, service, .. } => {
+                    explained.service = Some(service.to_string());
+                    explained.document = Some(document.to_string());
+                }
+            }
+        }
+    }
+    explained
+}
+
+/// The answer of the endpoints' nodes to the question who may do what. No document decides it in this build: a push of
+/// AuthorizationPolicy is refused, so every caller with an identity of the mesh is let in.
+fn authorization() -> api::Authorization {
+    api::Authorization { verdict: "allow".to_owned(), document: None, rule: None }
+}
+
+fn explain_route(snapshot: &Snapshot, routed: &Routed, request: &Request<'_>, explained: &mut api::Explanation) {
+    let route = &routed.route;
+    explained.service = Some(routed.service.to_string());
+    explained.document = route.document.as_ref().map(ToString::to_string);
+    explained.rule = Some(if route.document.is_some() && route.name.is_empty() {
+        format!("http[{}]", route.rule)
+    } else {
+        route.name.clone()
+    });
+    explained.line = route.line;
+    explained.virtual_host = Some(routed.virtual_host());
+    explained.path = Some(routed.path(request.uri).into_owned());
+    match &route.action {
+        Action::Forward(destinations) => {
+            explained.timeout_ms = route.timeout.map(millis);
+            explained.retries = Some(api::Retries {
+                attempts: route.retries.attempts,
+                on: route.retries.on.to_string(),
+                per_try_timeout_ms: route.retries.per_try_timeout.map(millis),
+            });
+            explained.fault = route.fault.as_ref().map(fault);
+            forward(snapshot, routed, &request.source.labels, destinations, explained);
+            if let Some(abort) =
+                route.fault.as_ref().and_then(|fault| fault.abort).filter(|abort| abort.per_million > 0)
+                && abort.per_million >= 1_000_000
+            {
+                let status = match abort.abort {
+                    Abort::Http(status) => status,
+                    // As a gRPC caller sees it.
+                    Abort::Grpc(_) => 200,
+                };
+                explained.answer = Some(answer(status, "FI", "the route aborts every request".to_owned()));
+            }
+        }
+        Action::Redirect(redirect) => {
+            let location = routed.location(redirect, request);
+            explained.answer = Some(answer(redirect.code, "", format!("redirected to {location}")));
+        }
+        Action::Direct(direct) => {
+            explained.answer = Some(answer(direct.status, "", "the route answers itself".to_owned()));
+        }
+    }
+}
+
+fn forward(
+    snapshot: &Snapshot,
+    routed: &Routed,
+    labels: &BTreeMap<String, String>,
+    destinations: &[Destination],
+    explained: &mut api::Explanation,
+) {
+    let total: u64 = destinations.iter().map(|one| u64::from(one.weight)).sum();
+    let percent = |index: usize, one: &Destination| match (total, index) {
+        (0, 0) => 100,
+        (0, _) => 0,
+        _ => u64::from(one.weight) * 100 / total,
+    };
+    for (index, one) in destinations.iter().enumerate() {
+        let port = one.port(&*snapshot.services, routed.port);
+        let target = api::Target {
+            host: one.host.clone(),
+            port,
+            subset: Some(one.subset_name.clone()).filter(|name| !name.is_empty()),
+            percent: if destinations.len() == 1 { 100 } else { percent(index, one) },
+            cluster: one.cluster(port),
+        };
+        let found = Candidates::of(&snapshot.services, one, &one.seen_by(labels).subset, port);
+        let out = found.as_ref().err().map(NoCluster::to_string);
+        let endpoints = found.map(|candidates| endpoints(&candidates, &target)).unwrap_or_default();
+        let nobody =
+            (!endpoints.iter().any(|endpoint| endpoint.candidate)).then(|| "no endpoint is healthy".to_owned());
+        let greatest = explained.destination.as_ref().is_none_or(|known| target.percent > known.percent);
+        if greatest {
+            explained.answer = match (out, nobody) {
+                (Some(why), _) => Some(answer(503, "NC", why)),
+                (None, Some(why)) => Some(answer(503, "UH", why)),
+                (None, None) => None,
+            };
+            explained.cluster = Some(target.cluster.clone());
+            explained.destination = Some(target.clone());
+        }
+        explained.destinations.push(target);
+        explained.endpoints.extend(endpoints);
+    }
+}
+
+fn endpoints(candidates: &Candidates<'_>, target: &api::Target) -> Vec<api::Candidate> {
+    let row = |endpoint: &std::sync::Arc<crate::snapshot::Endpoint>| {
+        let out = candidates.why_out(endpoint);
+        let reason = match out {
+            Some(out) if endpoint.reason.is_empty() || endpoint.healthy => out.to_string(),
+            Some(out) => format!("{out}: {}", endpoint.reason),
+            None => String::new(),
+        };
+        api::Candidate {
+            id: endpoint.id.to_string(),
+            node: endpoint.id.node.clone(),
+            address: endpoint.address.to_string(),
+            port: target.port,
+            labels: BTreeMap::clone(&endpoint.labels),
+            weight: endpoint.weight,
+            cluster: target.cluster.clone(),
+            candidate: out.is_none(),
+            reason,
+        }
+    };
+    candidates.service.endpoints.iter().map(row).collect()
+}
+
+fn fault(fault: &policy::kinds::Fault) -> api::Fault {
+    let percent = |per_million: u32| f64::from(per_million) / 10_000.0;
+    api::Fault {
+        delay_ms: fault.delay.map(|delay| millis(delay.delay)),
+        delay_percent: fault.delay.map_or(0.0, |delay| percent(delay.per_million)),
+        abort: fault.abort.map(|abort| match abort.abort {
+            Abort::Http(status) => format!("HTTP {status}"),
+            Abort::Grpc(status) => format!("gRPC {status}"),
+        }),
+        abort_percent: fault.abort.map_or(0.0, |abort| percent(abort.per_million)),
+    }
+}
+
+fn answer(status: u16, flag: &str, reason: String) -> api::Answer {
+    api::Answer { status, flag: flag.to_owned(), reason }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,104 @@
+//! The request that is asked about, as a query says it.
+
+use certs::id::ServiceAccount;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
+use percent_encoding::percent_decode_str;
+
+use crate::agent::admin::error::Error;
+
+/// Bytes of a URL at most.
+const MAX_URL: usize = 16 << 10;
+/// Headers of a request at most.
+const MAX_HEADERS: usize = 100;
+
+/// The request that is asked about.
+#[derive(Debug, Default)]
+pub(super) struct Question {
+    pub(super) from: Option<ServiceAccount>,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) authority: String,
+    pub(super) headers: HeaderMap,
+}
+
+impl Question {
+    pub(super) fn read(query: &str) -> Result<Self, Error> {
+        let (mut question, mut url) = (Self::default(), None);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = percent_decode_str(value).decode_utf8().map_err(|_| wrong(value, "not UTF-8"))?;
+            match name {
+                "url" => url = Some(value.into_owned()),
+                "method" => question.method = value.parse().map_err(|_| wrong(&value, "not a method"))?,
+                "from" => {
+                    let account = value.parse().map_err(|_| wrong(&value, "not NAMESPACE/ACCOUNT"))?;
+                    question.from = Some(account);
+                }
+                "header" => question.header(&value)?,
+                _ => return Err(wrong(name, "there is no such question")),
+            }
+        }
+        question.set_url(&url.ok_or_else(|| wrong("", "the URL is missing"))?)?;
+        Ok(question)
+    }
+
+    fn header(&mut self, text: &str) -> Result<(), Error> {
+        let parsed = text.split_once(':').and_then(|(name, value)| {
+            Some((name.trim().parse::<HeaderName>().ok()?, value.trim().parse::<HeaderValue>().ok()?))
+        });
+        let (name, value) = parsed.ok_or_else(|| wrong(text, "not a header; write NAME: VALUE"))?;
+        if self.headers.len() >= MAX_HEADERS {
+            return Err(wrong(text, "too many headers"));
+        }
+        self.headers.append(name, value);
+        Ok(())
+    }
+
+    fn set_url(&mut self, url: &str) -> Result<(), Error> {
+        if url.len() > MAX_URL {
+            return Err(wrong("", "the URL is too long"));
+        }
+        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let uri: Uri = full.parse().map_err(|_| wrong(url, "not a URL"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(wrong(url, "applications hand plain http to their node; write http://"));
+        }
+        let authority = uri.authority().map(|authority| authority.as_str().to_owned());
+        self.authority = authority.ok_or_else(|| wrong(url, "the URL names no host"))?;
+        // As the proxy sees it: Host says what is asked for.
+        if let Some(host) = self.headers.remove(HOST) {
+            host.to_str().map_err(|_| wrong(url, "not a host"))?.clone_into(&mut self.authority);
+        }
+        self.uri = uri;
+        Ok(())
+    }
+}
+
+fn wrong(what: &str, why: &str) -> Error {
+    let what = if what.is_empty() { String::new() } else { format!("`{what}`: ") };
+    Error::new("usage", format!("{what}{why}")).hint("see `skein explain --help`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_read_from_a_query() {
+        let question =
+            Question::read("url=reviews%3A9080%2Fa%3Fb&method=POST&from=shop%2Fweb&header=X%3A%201&header=x%3A2")
+                .unwrap();
+        assert_eq!(
+            (question.authority.as_str(), question.uri.path(), question.method),
+            ("reviews:9080", "/a", Method::POST)
+        );
+        assert_eq!(question.headers.get_all("x").iter().count(), 2);
+        assert_eq!(question.from.unwrap().to_string(), "shop/web");
+        let hosted = Question::read("url=http%3A%2F%2F127.0.0.1%2F&header=host%3Areviews").unwrap();
+        assert_eq!((hosted.authority.as_str(), hosted.headers.len()), ("reviews", 0));
+        for bad in ["", "url=https%3A%2F%2Fa", "url=%20", "url=a&method=%20", "url=a&from=x", "url=a&header=x", "who=a"]
+        {
+            assert_eq!(Question::read(bad).unwrap_err().code, "usage", "{bad}");
+        }
+    }
+}

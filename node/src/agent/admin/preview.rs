@@ -1,0 +1,291 @@
+//! What a push would change: documents, routes, and the nodes that these concern. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::{Json, extract::State as Asked};
+use certs::id::{NodeId, ServiceName};
+use policy::{
+    Document, DocumentId, Spec,
+    compile::Compiled,
+    history::State,
+    hosts,
+    kinds::{HttpAction, HttpRoute},
+    parse::Located,
+    route::survey::{self, Rule},
+    validate,
+};
+
+use super::{Admin, action, api, documents, error::Error, push, routes};
+use crate::snapshot::Snapshot;
+
+impl Admin {
+    /// `POST /v1/policy/preview`.
+    pub(super) async fn preview(
+        Asked(admin): Asked<Self>,
+        Json(intents): Json<Vec<api::Intent>>,
+    ) -> Result<Json<api::Preview>, Error> {
+        push::within_quota(&intents)?;
+        let snapshot = admin.agent.snapshot();
+        let (ids, located) = push::located_all(&intents)?;
+        let mut changes = Vec::new();
+        let mut rows = Vec::new();
+        for (intent, id) in intents.iter().zip(&ids) {
+            let row = document(&snapshot.state, intent, id)?;
+            if row.change != "unchanged" {
+                let document = located.iter().find(|located| located.document.id == *id);
+                changes.push((id.clone(), document.map(|located| located.document.clone())));
+            }
+            rows.push(row);
+        }
+        let now = admin.agent.now();
+        // Compiling a large mesh takes a while; other questions go on meanwhile.
+        let work = move || affected(&snapshot, changes, &located, now);
+        let (routes, nodes, problems) = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Error::new("failed", format!("the preview broke off: {error}")))?;
+        let services: BTreeSet<String> = routes.iter().map(|row| row.service.clone()).collect();
+        Ok(Json(api::Preview {
+            documents: rows,
+            services: services.into_iter().collect(),
+            nodes,
+            routes,
+            problems: problems.iter().map(push::problem).collect::<Result<_, _>>()?,
+        }))
+    }
+}
+
+type Affected = (Vec<api::RouteChange>, Vec<api::AffectedNode>, Vec<policy::Problem>);
+
+fn affected(
+    snapshot: &Snapshot,
+    changes: Vec<(DocumentId, Option<Document>)>,
+    located: &[Located],
+    now: certs::codec::Millis,
+) -> Affected {
+    let problems = validate::between(located, &snapshot.state, &*snapshot.services);
+    let changed: BTreeSet<DocumentId> = changes.iter().map(|(id, _)| id.clone()).collect();
+    let after = snapshot.state.with(changes, now);
+    let hosts = concerned(&changed, [&snapshot.state, &after]);
+    // Both anew: the one in use keeps a cache of what is asked of it.
+    let compiled = (Compiled::build(&snapshot.state, None), Compiled::build(&after, None));
+    let callers = callers(snapshot);
+    let (mut routes, mut nodes) = (Vec::new(), BTreeMap::<NodeId, (bool, bool)>::new());
+    let mut services: Vec<_> = snapshot.services.iter().collect();
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    for service in services {
+        let name = hosts::full_name(&service.name);
+        if service.ports.is_empty() || !hosts.iter().any(|host| hosts::covers(host, &name)) {
+            continue;
+        }
+        let found = of_service(&compiled, &service.name, callers.keys().map(String::as_str));
+        if found.is_empty() {
+            continue;
+        }
+        service.endpoints.iter().for_each(|endpoint| nodes.entry(endpoint.id.node.clone()).or_default().1 = true);
+        for node in found.iter().flat_map(|row| &row.from).filter_map(|from| callers.get(from)).flatten() {
+            nodes.entry(node.clone()).or_default().0 = true;
+        }
+        routes.extend(found);
+    }
+    let nodes = nodes.into_iter().map(|(node, (calls, serves))| api::AffectedNode { node, calls, serves });
+    (routes, nodes.collect(), problems)
+}
+
+fn document(state: &State, intent: &api::Intent, id: &DocumentId) -> Result<api::DocumentChange, Error> {
+    let live = state.documents.get(id);
+    let value = live.and_then(|live| live.effective.as_ref());
+    let before = value.map(|value| documents::json(&value.json)).transpose()?;
+    let after = intent.content.as_deref().map(documents::json).transpose()?;
+    let change = match (&before, &after) {
+        (None, Some(_)) => "set",
+        (Some(_), None) => "deleted",
+        (Some(before), Some(after)) if before != after => "changed",
+        (Some(_), Some(_)) | (None, None) => "unchanged",
+    };
+    Ok(api::DocumentChange {
+        kind: id.kind.to_string(),
+        namespace: id.namespace.clone(),
+        name: id.name.clone(),
+        change: change.to_owned(),
+        changeset: value.map(|value| value.changeset.to_string()),
+        before,
+        after,
+    })
+}
+
+/// Hosts whose routes these documents may change: their own, and those of VirtualServices that route to a host of theirs.
+fn concerned(changed: &BTreeSet<DocumentId>, states: [&State; 2]) -> BTreeSet<String> {
+    let mut hosts = BTreeSet::new();
+    for state in states {
+        for document in changed.iter().filter_map(|id| state.document(id)) {
+            if let Some(service) = document.spec.virtual_service() {
+                hosts.extend(service.hosts.iter().cloned());
+            }
+            hosts.extend(document.spec.destination_rule().map(|rule| rule.host.clone()));
+        }
+    }
+    let mut through = BTreeSet::new();
+    for state in states {
+        let documents = state.effective().filter_map(|(_, value)| value.document.as_ref().ok());
+        for service in documents.filter_map(|document| Spec::virtual_service(&document.spec)) {
+            let destinations = service.http.iter().filter_map(|route| match &route.action {
+                HttpAction::Route(destinations) => Some(destinations),
+                HttpAction::Redirect(_) | HttpAction::Direct(_) | HttpAction::Delegate { .. } => None,
+            });
+            let mut names = destinations.flatten().map(|one| &one.destination.host);
+            let delegates = |route: &HttpRoute| match &route.action {
+                HttpAction::Delegate { to, .. } => changed.contains(&to.id()),
+                HttpAction::Route(_) | HttpAction::Redirect(_) | HttpAction::Direct(_) => false,
+            };
+            if names.any(|name| hosts.iter().any(|host| hosts::covers(host, name)))
+                || service.http.iter().any(delegates)
+            {
+                through.extend(service.hosts.iter().cloned());
+            }
+        }
+    }
+    hosts.extend(through);
+    hosts
+}
+
+/// Namespaces that call, and the nodes that run something of them.
+fn callers(snapshot: &Snapshot) -> BTreeMap<String, BTreeSet<NodeId>> {
+    let mut callers: BTreeMap<String, BTreeSet<NodeId>> = BTreeMap::new();
+    for service in snapshot.services.iter() {
+        let nodes = service.endpoints.iter().map(|endpoint| endpoint.id.node.clone());
+        callers.entry(service.name.namespace().to_owned()).or_default().extend(nodes);
+    }
+    callers
+}
+
+/// What changes for a service, callers with the same changes together.
+fn of_service<'n>(
+    (before, after): &(Compiled, Compiled),
+    service: &ServiceName,
+    namespaces: impl Iterator<Item = &'n str>,
+) -> Vec<api::RouteChange> {
+    let mut rows: Vec<api::RouteChange> = Vec::new();
+    for namespace in namespaces {
+        let changes = compare(&survey::rules(before, service, namespace), &survey::rules(after, service, namespace));
+        if changes.is_empty() {
+            continue;
+        }
+        match rows.iter_mut().find(|row| row.changes == changes) {
+            Some(row) => row.from.push(namespace.to_owned()),
+            None => {
+                let (service, from) = (service.to_string(), vec![namespace.to_owned()]);
+                rows.push(api::RouteChange { service, from, changes });
+            }
+        }
+    }
+    rows
+}
+
+/// Rules with the same conditions are compared; the others came or went.
+fn compare(before: &[Rule<'_>], after: &[Rule<'_>]) -> Vec<api::RuleChange> {
+    let mut left: Vec<(String, &Rule<'_>)> = after.iter().map(|rule| (conditions(rule), rule)).collect();
+    let (mut changes, mut kept) = (Vec::new(), Vec::new());
+    for old in before {
+        let when = conditions(old);
+        let found = left.iter().position(|(other, _)| *other == when).map(|place| left.remove(place).1);
+        let was = action::action(&old.route);
+        match found {
+            None => changes.push(api::RuleChange { when, before: Some(was), after: None }),
+            Some(new) => {
+                let mut becomes = action::action(&new.route);
+                if was == becomes {
+                    let parts = action::difference(&old.route, &new.route);
+                    kept.push(when.clone());
+                    if parts.is_empty() {
+                        continue;
+                    }
+                    becomes.push_str(&format!(" (other {})", parts.join(", ")));
+                }
+                changes.push(api::RuleChange { when, before: Some(was), after: Some(becomes) });
+            }
+        }
+    }
+    let came = left.into_iter().map(|(when, rule)| (when, action::action(&rule.route)));
+    changes.extend(came.map(|(when, becomes)| api::RuleChange { when, before: None, after: Some(becomes) }));
+    let order =
+        |rules: &[Rule<'_>]| rules.iter().map(conditions).filter(|when| kept.contains(when)).collect::<Vec<_>>();
+    let (old, new) = (order(before), order(after));
+    if old != new {
+        let (before, after) = (Some(old.join("; ")), Some(new.join("; ")));
+        changes.push(api::RuleChange { when: "in this order".to_owned(), before, after });
+    }
+    changes
+}
+
+fn conditions(rule: &Rule<'_>) -> String {
+    let all: Vec<String> = rule.conditions.iter().map(routes::conditions).collect();
+    if all.is_empty() { "always".to_owned() } else { all.join(" or ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use certs::{id::TrustDomain, root::Root, sign::SigningKey};
+    use policy::{
+        history::{History, genesis, signed},
+        parse,
+    };
+
+    use super::*;
+
+    const RULE: &str = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: b, namespace: shop}\nspec: {host: b, subsets: [{name: v1, labels: {version: v1}}]}\n";
+    const ROUTES: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: shop}\nspec:\n  hosts: [a]\n  http:\n  - match: [{uri: {prefix: /x}}]\n    route: [{destination: {host: a}}]\n  - route: [{destination: {host: b, subset: v1}}]\n";
+
+    fn nothing() -> Arc<State> {
+        let (mesh, key) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate());
+        let root = Root::generate(&mesh, 1).certificate();
+        let first = genesis(&mesh, &[root], &[("ann".into(), key.public(), false)], 1);
+        let mut history = History::new(mesh);
+        history.insert(&signed(&first, &[&key]), 1).unwrap();
+        history.state(1)
+    }
+
+    fn changes(text: &str) -> Vec<(DocumentId, Option<Document>)> {
+        let parsed = parse::yaml("f", text, "default");
+        assert!(parsed.is_valid(), "{:?}", parsed.problems);
+        parsed.documents.into_iter().map(|one| (one.document.id.clone(), Some(one.document))).collect()
+    }
+
+    fn told(before: &State, after: &State) -> Vec<(String, Option<String>, Option<String>)> {
+        let compiled = (Compiled::build(before, None), Compiled::build(after, None));
+        let rows = of_service(&compiled, &ServiceName::new("shop", "a").unwrap(), ["shop", "web"].into_iter());
+        assert!(rows.len() < 2, "both callers see the same: {rows:?}");
+        let changes = rows.into_iter().flat_map(|row| row.changes);
+        changes.map(|change| (change.when, change.before, change.after)).collect()
+    }
+
+    #[test]
+    fn rules_are_compared_by_their_conditions() {
+        let empty = nothing();
+        let both = empty.with(changes(&format!("{RULE}---\n{ROUTES}")), 2);
+        let own = "a.shop.svc.cluster.local";
+        let to_b = |rest: &str| Some(format!("b.shop.svc.cluster.local v1{rest}"));
+        let found = told(&empty, &both);
+        let wanted = [
+            ("always".to_owned(), Some(own.to_owned()), to_b("")),
+            ("path=/x*".to_owned(), None, Some(own.to_owned())),
+        ];
+        assert_eq!(found, wanted);
+        // Of what the route reads nothing changes, and yet others answer.
+        let relabelled = both.with(changes(&RULE.replace("version: v1", "version: v2")), 3);
+        let found = told(&both, &relabelled);
+        assert_eq!(found, [("always".to_owned(), to_b(""), to_b(" (other endpoints or traffic policy)"))]);
+        let without = both.with(vec![(DocumentId::new(policy::Kind::DestinationRule, "shop", "b"), None)], 3);
+        assert_eq!(told(&both, &without)[0].2, to_b(" (no such subset: 503)"));
+        assert_eq!(told(&both, &both), []);
+    }
+
+    #[test]
+    fn a_rule_concerns_the_hosts_that_route_to_its_host() {
+        let both = nothing().with(changes(&format!("{RULE}---\n{ROUTES}")), 2);
+        let rule = BTreeSet::from([DocumentId::new(policy::Kind::DestinationRule, "shop", "b")]);
+        let hosts = concerned(&rule, [&both, &both]);
+        assert_eq!(Vec::from_iter(hosts), ["a.shop.svc.cluster.local", "b.shop.svc.cluster.local"]);
+    }
+}

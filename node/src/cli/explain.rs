@@ -1,0 +1,101 @@
+//! `skein explain`.
+
+use std::fmt::Write as _;
+
+use crate::{
+    agent::admin::api::Explanation,
+    cli::{
+        client::{self, segment},
+        context::Context,
+        error::Result,
+        output::{Table, Tone, plain},
+    },
+};
+
+/// Says what a node would do with a request: the rule it meets, where it goes, who may answer and who is out and why.
+/// The asked node answers from what its own proxy reads, by the same code.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  skein explain http://reviews:9080/reviews/0 -H 'end-user: jason'
+  skein explain --from shop/web -X POST http://cart.shop/items --node web-1")]
+pub struct Args {
+    /// What the application asks for
+    #[arg(value_name = "URL")]
+    url: String,
+    /// Who calls [default: the service that speaks at the node's outbound port]
+    #[arg(long, value_name = "NS/SA")]
+    from: Option<String>,
+    /// The method
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    method: String,
+    /// A header; may be repeated
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
+    let mut path = format!("/v1/explain?url={}&method={}", segment(&args.url), segment(&args.method));
+    let more = args.from.iter().map(|from| ("from", from)).chain(args.header.iter().map(|header| ("header", header)));
+    for (name, value) in more {
+        // Writing to a string does not fail.
+        let _ = write!(path, "&{name}={}", segment(value));
+    }
+    // What is asked is what one node does: that of this machine, if the flags name no other.
+    let explanation: Explanation = client::connect_here(ctx).await?.get(&path).await?;
+    ctx.output.show(&explanation, || text(&explanation, ctx))
+}
+
+fn text(explained: &Explanation, ctx: &Context) -> String {
+    let mut text = String::new();
+    let none = || "-".to_owned();
+    let mut row = |name: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:<14} {}", plain(value).replace('\n', " "));
+    };
+    row("from", &explained.from.account);
+    row("service", explained.service.as_deref().unwrap_or("-"));
+    let line = explained.line.map(|line| format!(", line {line} of its file")).unwrap_or_default();
+    let document = explained.document.as_deref().unwrap_or("default route");
+    row("document", &format!("{document}{line}"));
+    row("rule", &explained.rule.clone().unwrap_or_else(none));
+    for target in &explained.destinations {
+        row("destination", &format!("{}% to {}", target.percent, target.cluster));
+    }
+    if let Some(retries) = &explained.retries {
+        row("retries", &format!("{} on {}", retries.attempts, retries.on));
+        row("timeout", &explained.timeout_ms.map_or_else(|| "none".to_owned(), |time| format!("{time} ms")));
+    }
+    if let Some(fault) = &explained.fault {
+        let delay = fault.delay_ms.map(|time| format!("delay {time} ms for {}%", fault.delay_percent));
+        let abort = fault.abort.as_ref().map(|abort| format!("abort {abort} for {}%", fault.abort_percent));
+        row("fault", &delay.into_iter().chain(abort).collect::<Vec<_>>().join(", "));
+    }
+    let verdict = &explained.authorization;
+    let by = verdict.document.as_ref().map(|document| format!(" by {document}")).unwrap_or_default();
+    row("authorization", &format!("{}{by}", verdict.verdict));
+    if let Some(answer) = &explained.answer {
+        row("answer", format!("{} {}: {}", answer.status, answer.flag, answer.reason).trim_start());
+    }
+    if !explained.endpoints.is_empty() {
+        text.push('\n');
+        text.push_str(&ctx.output.render(&table(explained)));
+    }
+    text
+}
+
+fn table(explained: &Explanation) -> Table {
+    let mut table = Table::new(&["ENDPOINT", "ADDRESS", "CLUSTER", "STATE", "REASON"]);
+    for endpoint in &explained.endpoints {
+        let (state, tone) = if endpoint.candidate { ("candidate", Tone::Good) } else { ("out", Tone::Doubt) };
+        let cell = |text: &str| (text.to_owned(), Tone::Plain);
+        table.toned([
+            cell(&endpoint.id),
+            cell(&endpoint.address),
+            cell(&endpoint.cluster),
+            (state.to_owned(), tone),
+            cell(&endpoint.reason),
+        ]);
+    }
+    table
+}

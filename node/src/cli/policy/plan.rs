@@ -1,0 +1,168 @@
+//! `skein policy plan`.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use policy::DocumentId;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{diff::Difference, push, source};
+use crate::{
+    agent::admin::api::{AffectedNode, DocumentChange, Intent, Preview, RouteChange, RuleChange},
+    cli::{
+        client,
+        context::Context,
+        error::{Result, usage},
+        output::plain,
+        signing,
+    },
+};
+
+/// Says what a push of these files would change: documents, routes and whom they concern. Changes nothing and needs no key.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  skein policy plan policies/
+  skein policy plan reviews.yaml --delete VirtualService/old -n shop")]
+pub struct Args {
+    /// Files, folders (recursively *.yaml, *.yml, *.json) or - for standard input
+    #[arg(value_name = "FILE|DIR|-", required_unless_present_any = ["filename", "delete"])]
+    paths: Vec<PathBuf>,
+    /// The same, as other tools have it
+    #[arg(long, short = 'f', value_name = "FILE|DIR|-")]
+    filename: Vec<PathBuf>,
+    /// As if this document were deleted too; may be repeated
+    #[arg(long, value_name = "KIND/NAME")]
+    delete: Vec<String>,
+}
+
+/// The result for programs.
+#[derive(Debug, Serialize)]
+struct Plan<'p> {
+    documents: Vec<Difference>,
+    services: &'p [String],
+    nodes: &'p [AffectedNode],
+    routes: &'p [RouteChange],
+    problems: &'p [Value],
+}
+
+/// Runs the command.
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
+    let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
+    let mut intents = Vec::new();
+    if !paths.is_empty() {
+        intents = push::intents(&source::read(&paths, &ctx.globals.namespace)?, ctx)?;
+    }
+    for word in &args.delete {
+        intents.push(deletion(word, &ctx.globals.namespace)?);
+    }
+    let preview: Preview = client::connect(ctx).await?.post_json("/v1/policy/preview", &intents).await?;
+    let documents = preview.documents.iter().map(difference).collect::<Result<Vec<_>>>()?;
+    let plan = Plan {
+        documents,
+        services: &preview.services,
+        nodes: &preview.nodes,
+        routes: &preview.routes,
+        problems: &preview.problems,
+    };
+    ctx.output.show(&plan, || text(&plan))
+}
+
+fn deletion(word: &str, namespace: &str) -> Result<Intent> {
+    let wrong = || usage(format!("`{word}` is not KIND/NAME"), "write VirtualService/reviews, the namespace with -n");
+    let (kind, name) = word.split_once('/').ok_or_else(wrong)?;
+    let id = DocumentId::new(signing::kind(kind)?, namespace, name);
+    Ok(Intent {
+        kind: id.kind.to_string(),
+        namespace: id.namespace,
+        name: id.name,
+        content: None,
+        file: String::new(),
+        line: 0,
+    })
+}
+
+fn difference(change: &DocumentChange) -> Result<Difference> {
+    let id = DocumentId::new(signing::kind(&change.kind)?, &change.namespace, &change.name);
+    Difference::new(&id, ("in effect", "planned"), change.before.clone(), change.after.clone())
+}
+
+fn text(plan: &Plan<'_>) -> String {
+    let mut text: String = plan.documents.iter().map(Difference::text).collect();
+    // Writing to a string does not fail.
+    for route in plan.routes {
+        let _ = writeln!(text, "\nroutes of {}, for callers in {}", route.service, route.from.join(", "));
+        route.changes.iter().for_each(|change| text.push_str(&line(change)));
+    }
+    if !plan.nodes.is_empty() {
+        let role = |node: &AffectedNode| match (node.calls, node.serves) {
+            (true, true) => "calls and serves",
+            (false, true) => "serves",
+            (true, false) | (false, false) => "calls",
+        };
+        let nodes: Vec<_> = plan.nodes.iter().map(|node| format!("{} ({})", node.node, role(node))).collect();
+        let _ = writeln!(text, "\nnodes concerned: {}", nodes.join(", "));
+    }
+    for problem in plan.problems {
+        let word = |field: &str| problem[field].as_str().unwrap_or_default();
+        let head = if problem["refuses"] == true { "push refuses this" } else { "note" };
+        let place = format!("{}:{}", word("file"), problem["line"]);
+        let _ = writeln!(text, "\n{head}: {place}: {} {}", word("code"), plain(word("message")));
+    }
+    let count = |change: &str| plan.documents.iter().filter(|one| one.change == change).count();
+    let counts = ["set", "changed", "deleted", "unchanged"].map(|change| format!("{} {change}", count(change)));
+    let _ = writeln!(text, "\n{}; nothing was pushed", counts.join(", "));
+    text
+}
+
+fn line(change: &RuleChange) -> String {
+    let text = match (&change.before, &change.after) {
+        (Some(before), Some(after)) => format!("  ~ {}: {before}\n      -> {after}\n", change.when),
+        (None, Some(after)) => format!("  + {}: {after}\n", change.when),
+        (Some(before), None) => format!("  - {}: {before}\n", change.when),
+        (None, None) => String::new(),
+    };
+    plain(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_reads_from_documents_to_nodes() {
+        let change = DocumentChange {
+            kind: "VirtualService".into(),
+            namespace: "shop".into(),
+            name: "a".into(),
+            change: "set".into(),
+            changeset: None,
+            before: None,
+            after: Some(json!({"spec": {}})),
+        };
+        let routes = [RouteChange {
+            service: "shop/a".into(),
+            from: vec!["shop".into(), "web".into()],
+            changes: vec![RuleChange { when: "always".into(), before: Some("a".into()), after: Some("b".into()) }],
+        }];
+        let nodes = [AffectedNode { node: certs::id::NodeId::new("web-1").unwrap(), calls: true, serves: false }];
+        let problems = [json!({"refuses": true, "code": "SKN0302", "file": "f", "line": 3, "message": "m"})];
+        let plan = Plan {
+            documents: vec![difference(&change).unwrap()],
+            services: &["shop/a".to_owned()],
+            nodes: &nodes,
+            routes: &routes,
+            problems: &problems,
+        };
+        let wanted = "set VirtualService shop/a\n--- /dev/null\n+++ VirtualService shop/a planned\n@@ -0,0 +1,1 @@\n+spec: {}\n\nroutes of shop/a, for callers in shop, web\n  ~ always: a\n      -> b\n\nnodes concerned: web-1 (calls)\n\npush refuses this: f:3: SKN0302 m\n\n1 set, 0 changed, 0 deleted, 0 unchanged; nothing was pushed\n";
+        assert_eq!(text(&plan), wanted);
+    }
+
+    #[test]
+    fn a_deletion_is_named_by_kind_and_name() {
+        let intent = deletion("vs/reviews", "shop").unwrap();
+        assert_eq!((&*intent.kind, &*intent.namespace, intent.content), ("VirtualService", "shop", None));
+        assert_eq!(deletion("reviews", "shop").unwrap_err().code, "usage");
+    }
+}

@@ -1,0 +1,90 @@
+//! What a node says that it would do is what it does.
+
+use harness::{cluster::Cluster, eventually, http};
+use serde_json::{Value, json};
+
+use crate::{reviews, subsets, virtual_service};
+
+const RULES: &str = "  - name: for-jason
+    match:
+    - headers:
+        end-user: {exact: jason}
+    rewrite: {uri: /new/}
+    route:
+    - destination: {host: reviews, subset: v2}
+  - timeout: 2s
+    retries: {attempts: 3, retryOn: 5xx, perTryTimeout: 500ms}
+    fault: {delay: {fixedDelay: 1ms, percentage: {value: 50}}}
+    route:
+    - destination: {host: reviews, subset: v1}
+      weight: 90
+    - destination: {host: reviews, subset: v9}
+      weight: 10
+";
+
+fn explain(cluster: &Cluster, words: &[&str]) -> Value {
+    let all: Vec<&str> = ["explain"].into_iter().chain(words.iter().copied()).collect();
+    cluster.json("web", &all)
+}
+
+fn states(explained: &Value) -> Vec<(String, bool)> {
+    let endpoints = explained["endpoints"].as_array().expect("a list");
+    endpoints.iter().map(|one| (one["node"].as_str().unwrap_or("").to_owned(), one["candidate"] == true)).collect()
+}
+
+#[test]
+fn the_rule_the_destination_and_the_endpoints() {
+    let mut cluster = reviews(&["v1", "v2"]);
+    let both = format!("{}---\n{}", subsets(&["v1", "v2"]), virtual_service(RULES));
+    cluster.push("web", &both, &["--wait", "all", "--allow", "SKN0302"]).expect_code(0);
+
+    let jason = explain(&cluster, &["http://reviews:9080/old", "-H", "end-user: jason"]);
+    let wanted = json!({"host": "reviews.shop.svc.cluster.local", "port": 9080, "subset": "v2", "percent": 100,
+        "cluster": "outbound|9080|v2|reviews.shop.svc.cluster.local"});
+    assert_eq!(jason["destination"], wanted, "{jason}");
+    let words = ["service", "document", "rule", "virtual_host", "cluster", "path"].map(|name| jason[name].clone());
+    assert_eq!(
+        Value::Array(words.to_vec()),
+        json!([
+            "shop/reviews",
+            "VirtualService shop/reviews",
+            "for-jason",
+            "reviews.shop.svc.cluster.local:9080",
+            "outbound|9080|v2|reviews.shop.svc.cluster.local",
+            "/new/old"
+        ])
+    );
+    assert_eq!(jason["line"], json!(10 + subsets(&["v1", "v2"]).lines().count() + 1), "{jason}");
+    assert_eq!((&jason["timeout_ms"], &jason["fault"], &jason["answer"]), (&Value::Null, &Value::Null, &Value::Null));
+    assert_eq!(jason["authorization"], json!({"verdict": "allow", "document": null, "rule": null}));
+    assert_eq!(states(&jason), [("reviews-v1".to_owned(), false), ("reviews-v2".to_owned(), true)]);
+    assert_eq!(jason["endpoints"][0]["reason"], "its labels are not those of the subset", "{jason}");
+    let answer = http::get_with(cluster.node("web").outbound(), "reviews", "/old", &[("end-user", "jason")]);
+    assert_eq!(answer.expect("an answer").text(), "reviews-v2 shop/reviews");
+
+    let others = explain(&cluster, &["-X", "POST", "reviews/old", "--from", "shop/default"]);
+    assert_eq!((&others["rule"], &others["timeout_ms"]), (&json!("http[1]"), &json!(2000)), "{others}");
+    assert_eq!(others["retries"], json!({"attempts": 3, "on": "5xx", "per_try_timeout_ms": 500}));
+    assert_eq!(others["fault"]["delay_percent"], 50.0);
+    let percents: Vec<u64> =
+        others["destinations"].as_array().expect("a list").iter().filter_map(|one| one["percent"].as_u64()).collect();
+    assert_eq!((percents, &others["destination"]["subset"]), (vec![90, 10], &json!("v1")), "{others}");
+
+    let nobody = explain(&cluster, &["http://nobody/"]);
+    assert_eq!((&nobody["service"], &nobody["answer"]["status"]), (&Value::Null, &json!(404)), "{nobody}");
+    let text = cluster.on("web", &["explain", "http://reviews/"]).expect_code(0).out;
+    for word in ["VirtualService shop/reviews", "90% to outbound|9080|v1|", "50%", "3 on 5xx", "candidate", "ENDPOINT"]
+    {
+        assert!(text.contains(word), "`{word}` is not in {text}");
+    }
+    let wrong = cluster.on("web", &["explain", "https://reviews/", "-o", "json"]);
+    assert_eq!((wrong.code, &wrong.error()["error"]["code"]), (2, &json!("usage")), "{wrong:?}");
+
+    cluster.kill("reviews-v2");
+    eventually("the dead endpoint is out, with the reason", || {
+        let jason = explain(&cluster, &["http://reviews/", "-H", "end-user: jason"]);
+        let (answer, reason) = (&jason["answer"], jason["endpoints"][1]["reason"].as_str().unwrap_or_default());
+        let out = answer["flag"] == "UH" && reason.starts_with("unhealthy: ");
+        if out { Ok(()) } else { Err(jason.to_string()) }
+    });
+}
