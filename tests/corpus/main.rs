@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "the counts are what a reader of the log wants")]
 
+#[cfg(test)]
 mod security;
 
 use std::{
