@@ -208,7 +208,8 @@ impl Authorizer {
         self.enforced.is_empty() && self.tried.is_empty() && self.audit.is_empty()
     }
 
-    /// True if some rule looks at paths: then a path without a normal form is refused with 400 instead of forwarded.
+    /// True if some rule looks at paths: then a path without a normal form is refused with 400 instead of forwarded. Otherwise the
+    /// path goes on as it came, and [`PathNormalization::None`](crate::kinds::PathNormalization::None) gives the head its form.
     pub fn looks_at_paths(&self) -> bool {
         let lists =
             [&self.enforced, &self.tried].into_iter().flat_map(|policies| [&policies.refusing, &policies.allowing]);

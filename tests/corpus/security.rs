@@ -56,11 +56,9 @@ fn live(text: &str) -> Vec<Live> {
     let parsed = parse::yaml("corpus", text, "default");
     let errors: Vec<_> = parsed.problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
     assert!(errors.is_empty(), "{errors:#?}");
-    let one = |located: parse::Located| match located.document.spec {
-        Spec::AuthorizationPolicy(policy) => {
-            Some(Live { id: Arc::new(located.document.id), values: vec![Some(policy)] })
-        }
-        _ => None,
+    let one = |located: parse::Located| {
+        let Spec::AuthorizationPolicy(policy) = located.document.spec else { return None };
+        Some(Live { id: Arc::new(located.document.id), values: vec![Some(policy)] })
     };
     parsed.documents.into_iter().filter_map(one).collect()
 }

@@ -71,7 +71,7 @@ pub enum PathNormalization {
     /// Dot segments and slashes resolved; what servers read in two ways is refused. Skein's default.
     #[default]
     Strict,
-    /// As sent.
+    /// As sent; only escapes of letters that need none are undone, as at every level.
     None,
     /// Dot segments and backslashes resolved. Istio's default.
     Base,

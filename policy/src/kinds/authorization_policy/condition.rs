@@ -64,7 +64,10 @@ pub(super) fn decode(
                 return None;
             }
             match Value::read(attribute, text, own_namespace) {
-                Ok(value) => Some(value),
+                Ok(value) => {
+                    warn_of_vain(attribute, text, at);
+                    Some(value)
+                }
                 Err((code, message)) => {
                     at.error_as_istio(code, message, "");
                     None
@@ -78,6 +81,20 @@ pub(super) fn decode(
     let not_values = read(not_values, if is_condition { "" } else { "Not" });
     let condition = Condition { attribute: attribute.clone(), values, not_values };
     (!condition.values.is_empty() || !condition.not_values.is_empty()).then_some(condition)
+}
+
+/// Patterns that nothing meets. As DENY they protect nothing, which nobody would notice.
+fn warn_of_vain(attribute: &Attribute, text: &str, at: &At<'_>) {
+    if *attribute == Attribute::Principal && text.starts_with("spiffe://") {
+        at.warn(codes::WITHOUT_EFFECT, "no principal begins with `spiffe://`", "leave it out");
+    }
+    let dots = text.split('/').any(|segment| matches!(segment, "." | ".."));
+    if *attribute == Attribute::Path && (dots || text.contains("//") || text.contains('\\')) {
+        let message = format!("paths are matched in normal form: no path is `{text}` unless MeshConfig says so");
+        at.warn(codes::WITHOUT_EFFECT, message, "write it without `//`, `\\`, `.` and `..`");
+    } else if *attribute == Attribute::Path && !text.starts_with(['/', '*']) {
+        at.warn(codes::WITHOUT_EFFECT, format!("no path is `{text}`: each begins with `/`"), "");
+    }
 }
 
 impl Value {

@@ -97,3 +97,21 @@ fn a_deny_of_http_alone_is_warned_of() {
     assert!(!warned("{action: DENY, rules: [{to: [{operation: {methods: [GET], ports: ['80']}}]}]}"));
     assert!(!warned("{action: ALLOW, rules: [{to: [{operation: {methods: [GET]}}]}]}"));
 }
+
+#[test]
+fn patterns_that_nothing_meets_are_warned_of() {
+    let warned = |rule: &str| {
+        let parsed = read("", &format!("{{rules: [{rule}]}}"));
+        assert!(errors(&parsed).is_empty(), "{:#?}", parsed.problems);
+        parsed.problems.iter().any(|problem| problem.code == codes::WITHOUT_EFFECT)
+    };
+    let principal = |text: &str| format!("{{from: [{{source: {{principals: ['{text}']}}}}]}}");
+    assert!(warned(&principal("spiffe://a/ns/b/sa/c")) && !warned(&principal("a/ns/b/sa/c")));
+    let path = |text: &str| format!("{{to: [{{operation: {{notPaths: ['{text}']}}}}]}}");
+    for vain in ["//admin", "/a/../b", "/a/.", "admin", "/a\\b"] {
+        assert!(warned(&path(vain)), "{vain}");
+    }
+    for good in ["/admin", "*", "*/x", "/a*", "/.well-known/{*}", "/a.b/..."] {
+        assert!(!warned(&path(good)), "{good}");
+    }
+}
