@@ -17,7 +17,7 @@ use crate::{
     document::{DocumentId, Spec},
     history::{LiveValue, State},
     hosts,
-    kinds::{ExportTo, HttpAction, HttpMatch, HttpRoute, VirtualService},
+    kinds::{ExportTo, HttpAction, HttpMatch, HttpRoute, RouteDestination, TcpRoute, TlsRoute, VirtualService},
     route::{Action, Destination, Route, Target},
 };
 use routes::Maker;
@@ -51,21 +51,42 @@ pub(crate) struct Virtual {
     /// The document's own, or only its namespace where it is confined.
     export_to: ExportTo,
     service: Arc<VirtualService>,
-    /// The conditions of each rule, those of delegates among them.
+    /// The conditions of each rule for requests, those of delegates among them.
     conditions: Vec<Vec<HttpMatch>>,
-    /// The routes, one for each rule, as most callers see them.
-    common: Vec<Arc<Route>>,
+    /// The routes as most callers see them.
+    common: Routes,
     /// As callers of some namespaces see them: where DestinationRules differ.
-    special: BTreeMap<String, Vec<Arc<Route>>>,
+    special: BTreeMap<String, Routes>,
     /// What the routes were made of: equal means equal routes.
     made_of: Vec<(DocumentId, ChangesetId, ExportTo)>,
 }
 
+/// One route for each rule.
+#[derive(Debug)]
+struct Routes {
+    http: Vec<Arc<Route>>,
+    tls: Vec<Arc<Route>>,
+    tcp: Vec<Arc<Route>>,
+}
+
 impl Virtual {
+    fn routes(&self, namespace: &str) -> &Routes {
+        self.special.get(namespace).unwrap_or(&self.common)
+    }
+
+    /// Rule and route of each of `tls`, as a caller in this namespace sees them.
+    pub(crate) fn tls<'v>(&'v self, namespace: &str) -> impl Iterator<Item = (&'v TlsRoute, &'v Arc<Route>)> {
+        self.service.tls.iter().zip(&self.routes(namespace).tls)
+    }
+
+    /// The same of each of `tcp`.
+    pub(crate) fn tcp<'v>(&'v self, namespace: &str) -> impl Iterator<Item = (&'v TcpRoute, &'v Arc<Route>)> {
+        self.service.tcp.iter().zip(&self.routes(namespace).tcp)
+    }
+
     /// Conditions and route of each rule, as a caller in this namespace sees them.
     pub(crate) fn rules<'v>(&'v self, namespace: &str) -> impl Iterator<Item = (&'v [HttpMatch], &'v Arc<Route>)> {
-        let routes = self.special.get(namespace).unwrap_or(&self.common);
-        self.conditions.iter().map(Vec::as_slice).zip(routes)
+        self.conditions.iter().map(Vec::as_slice).zip(&self.routes(namespace).http)
     }
 
     /// Istio's order among those that a caller sees: private to the namespace, exported to it by name, public.
@@ -118,6 +139,27 @@ impl Compiled {
         compiled
     }
 
+    /// One VirtualService alone, whether or not nodes take it.
+    #[cfg(test)]
+    pub(crate) fn of_one(namespace: &str, service: &Arc<VirtualService>) -> Compiled {
+        let id = DocumentId::new(crate::Kind::VirtualService, namespace, "one");
+        let value = LiveValue {
+            changeset: ChangesetId(certs::sign::Digest([0; 32])),
+            document: Err(crate::history::Absent::Deleted),
+            json: "".into(),
+            authors: Vec::new(),
+            time: 0,
+            version: 1,
+            confined: false,
+        };
+        let source = Source { value: &value, service, export_to: service.export_to.clone() };
+        let mut compiled = Compiled::default();
+        let found = delegate::rules(&id, service, &|_| None);
+        let one = compiled.resolve(&id, &source, &found, Vec::new(), None);
+        compiled.add(Arc::new(one));
+        compiled
+    }
+
     fn add(&mut self, virtual_service: Arc<Virtual>) {
         for host in &virtual_service.service.hosts {
             if host.starts_with('*') {
@@ -142,7 +184,7 @@ impl Compiled {
             let found = sources.get(&delegate).map(|found| (found.value.changeset, found.export_to.clone()));
             parts.extend(found.map(|(changeset, export_to)| (delegate, changeset, export_to)));
         }
-        for host in destination_hosts(rules) {
+        for host in destination_hosts(source.service, rules) {
             parts.extend(
                 self.rules.covering(&host).map(|rule| (rule.id.clone(), rule.changeset, rule.export_to.clone())),
             );
@@ -159,12 +201,18 @@ impl Compiled {
         previous: Option<&Arc<Compiled>>,
     ) -> Virtual {
         let mut namespaces = BTreeSet::new();
-        for host in destination_hosts(rules) {
+        for host in destination_hosts(source.service, rules) {
             self.rules.special_namespaces(&host, &mut namespaces);
         }
-        let routes = |client: &str| -> Vec<Arc<Route>> {
+        let routes = |client: &str| {
             let maker = self.maker(client, previous);
-            rules.iter().filter_map(|rule| maker.route(rule).map(Arc::new)).collect()
+            let (tls, tcp) = (source.service.tls.iter().enumerate(), source.service.tcp.iter().enumerate());
+            let l4 = |index, line, to: &[RouteDestination]| Arc::new(maker.l4_route(id, index, line, to));
+            Routes {
+                http: rules.iter().filter_map(|rule| maker.route(rule).map(Arc::new)).collect(),
+                tls: tls.map(|(index, rule)| l4(index, rule.line, &rule.route)).collect(),
+                tcp: tcp.map(|(index, rule)| l4(index, rule.line, &rule.route)).collect(),
+            }
         };
         let visible = namespaces.into_iter().filter(|namespace| source.export_to.includes(namespace));
         let document = source.value.document.as_ref().ok();
@@ -192,7 +240,8 @@ impl Compiled {
 
     /// Takes over the policies of routes that did not change.
     fn adopt(&self, before: &Virtual) {
-        let routes = before.common.iter().chain(before.special.values().flatten());
+        let views = before.special.values().chain([&before.common]);
+        let routes = views.flat_map(|routes| routes.http.iter().chain(&routes.tls).chain(&routes.tcp));
         for destination in routes.flat_map(|route| destinations(route)) {
             let selected = destination.selected.iter().map(|(_, target)| target);
             for Target { policies, .. } in selected.chain([&destination.common]) {
@@ -297,8 +346,9 @@ fn delegate_of(route: &HttpRoute) -> Option<DocumentId> {
 }
 
 /// Hosts that rules forward to or mirror to, without repetition.
-fn destination_hosts(rules: &[delegate::Rule]) -> BTreeSet<String> {
-    let mut hosts = BTreeSet::new();
+fn destination_hosts(service: &VirtualService, rules: &[delegate::Rule]) -> BTreeSet<String> {
+    let l4 = service.tls.iter().map(|rule| &rule.route).chain(service.tcp.iter().map(|rule| &rule.route));
+    let mut hosts: BTreeSet<String> = l4.flatten().map(|one| one.destination.host.clone()).collect();
     for rule in rules {
         if let HttpAction::Route(destinations) = &rule.http.action {
             hosts.extend(destinations.iter().map(|one| one.destination.host.clone()));

@@ -10,8 +10,9 @@ use super::{
     rules::{Candidate, Rules},
 };
 use crate::{
+    document::DocumentId,
     hosts,
-    kinds::{DestinationHost, HttpAction, HttpRouteDestination, RouteHeaders},
+    kinds::{DestinationHost, HttpAction, HttpRouteDestination, RouteDestination, RouteHeaders},
     retry::Retries,
     route::{Action, Destination, Mirror, Route, Subset, Target},
 };
@@ -61,24 +62,16 @@ impl Maker<'_> {
 
     /// The route of a service that no VirtualService speaks of.
     pub(super) fn default_route(&self, service: &ServiceName) -> Route {
-        let headers = RouteHeaders::default();
         let to = DestinationHost { host: hosts::full_name(service), subset: None, port: None, line: 0, column: 0 };
-        let only = self.destination(&to, 0, &headers);
-        Route {
-            document: None,
-            rule: 0,
-            line: None,
-            name: "default".to_owned(),
-            action: Action::Forward(vec![only]),
-            timeout: None,
-            retries: Retries::default(),
-            fault: None,
-            cors: None,
-            mirrors: Vec::new(),
-            rewrite: None,
-            request_headers: headers.request,
-            response_headers: headers.response,
-        }
+        let only = self.destination(&to, 0, &RouteHeaders::default());
+        Route { name: "default".to_owned(), ..plain(vec![only]) }
+    }
+
+    /// The route of a rule for connections.
+    pub(super) fn l4_route(&self, id: &DocumentId, rule: usize, line: usize, to: &[RouteDestination]) -> Route {
+        let headers = RouteHeaders::default();
+        let to = to.iter().map(|one| self.destination(&one.destination, one.weight, &headers)).collect();
+        Route { document: Some(id.clone()), rule, line: Some(line).filter(|line| *line > 0), ..plain(to) }
     }
 
     fn weighted(&self, one: &HttpRouteDestination) -> Destination {
@@ -116,5 +109,25 @@ impl Maker<'_> {
         let own = found.and_then(|found| found.policy.as_ref());
         let name = named.unwrap_or_default();
         Target { subset, policies: self.policies.policies(self.previous, host, name, candidate.policy(), own) }
+    }
+}
+
+/// A route that forwards and does nothing on the way.
+fn plain(destinations: Vec<Destination>) -> Route {
+    let headers = RouteHeaders::default();
+    Route {
+        document: None,
+        rule: 0,
+        line: None,
+        name: String::new(),
+        action: Action::Forward(destinations),
+        timeout: None,
+        retries: Retries::default(),
+        fault: None,
+        cors: None,
+        mirrors: Vec::new(),
+        rewrite: None,
+        request_headers: headers.request,
+        response_headers: headers.response,
     }
 }

@@ -61,7 +61,8 @@ impl TlsRoute {
 }
 
 fn check_sni(name: &str, at: &At<'_>, of: &Hosts<'_>) {
-    if !hosts::is_wildcard_name(name) && !(of.only_gateways && is_sni_cluster(name)) {
+    let valid = hosts::is_wildcard_name(name) || (of.only_gateways && is_sni_cluster(name));
+    if !valid {
         if name.parse::<std::net::IpAddr>().is_ok() {
             let message = format!("using an IP address (\"{name}\") goes against the SNI spec");
             at.warn(codes::SNI_ADDRESS, message, "most clients send no address: match destinationSubnets");

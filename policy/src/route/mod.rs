@@ -1,5 +1,6 @@
 //! Request head -> route. Called once per request: allocates only for a service's first request under a policy.
 
+mod connection;
 mod destination;
 mod matching;
 pub mod survey;
@@ -18,6 +19,7 @@ use crate::{
     retry::Retries,
 };
 
+pub use connection::{Connection, route_tcp, route_tls};
 pub use destination::{ClusterPolicies, ClusterPolicy, Destination, Subset, Target};
 
 /// What routing reads of a request.
@@ -109,7 +111,7 @@ pub enum NoRoute {
 pub struct Route {
     /// The VirtualService in which the rule stands, a delegate perhaps; `None` for a service's default route.
     pub document: Option<DocumentId>,
-    /// Index of the rule in the document's `http`.
+    /// Index of the rule in the document's `http`, or for a connection in its `tls` or `tcp`.
     pub rule: usize,
     /// Line of the rule in the pushed file, from 1.
     pub line: Option<usize>,

@@ -1,0 +1,85 @@
+//! Connection -> route: rules for bytes and for TLS that is passed on unopened.
+
+use std::{cmp::Reverse, net::IpAddr, sync::Arc};
+
+use certs::id::ServiceName;
+
+use super::{Route, Source};
+use crate::{
+    compile::Compiled,
+    hosts,
+    kinds::{GatewayName, L4Match, TlsMatch},
+};
+
+/// What routing reads of a connection.
+pub struct Connection<'a> {
+    /// The service and service port that it is for.
+    pub service: &'a ServiceName,
+    /// The service port.
+    pub port: u16,
+    /// Who connects.
+    pub source: &'a Source,
+    /// The address that the caller meant to reach, where it is known.
+    pub address: Option<IpAddr>,
+}
+
+/// The route of a connection of bytes: of the first rule that holds, but that among rules for addresses the one with the longest
+/// prefix wins; else the service's default route.
+pub fn route_tcp(compiled: &Compiled, connection: &Connection<'_>) -> Arc<Route> {
+    let namespace = connection.source.namespace.as_str();
+    let default = || compiled.default_route(connection.service, namespace);
+    let Some(found) = compiled.virtual_service(connection.service, namespace) else { return default() };
+    let mut best: Option<(u8, &Arc<Route>)> = None;
+    for (rule, route) in found.tcp(namespace) {
+        let always = rule.matches.is_empty().then_some(0);
+        let held = rule.matches.iter().filter_map(|condition| holds(condition, connection)).chain(always).max();
+        let Some(length) = held else { continue };
+        if best.is_none_or(|(longest, _)| length > longest) {
+            best = Some((length, route));
+        }
+        let ends =
+            |condition: &L4Match| condition.destination_subnets.is_empty() && holds(condition, connection).is_some();
+        if rule.matches.is_empty() || rule.matches.iter().any(ends) {
+            break;
+        }
+    }
+    best.map_or_else(default, |(_, route)| route.clone())
+}
+
+/// The route of a connection of TLS that asks for this server name: of the rule with the most specific name that covers it, the
+/// first among equals; else the service's default route.
+pub fn route_tls(compiled: &Compiled, connection: &Connection<'_>, server_name: &str) -> Arc<Route> {
+    let namespace = connection.source.namespace.as_str();
+    let server_name = server_name.to_ascii_lowercase();
+    let specificity = |condition: &TlsMatch| {
+        let length = holds(&condition.connection, connection)?;
+        let names = condition.sni_hosts.iter().filter(|name| hosts::covers(name, &server_name));
+        names.map(|name| (!name.starts_with('*'), name.len(), length)).max()
+    };
+    let found = compiled.virtual_service(connection.service, namespace);
+    let rules = found.into_iter().flat_map(|found| found.tls(namespace));
+    let held = rules.filter_map(|(rule, route)| Some((rule.matches.iter().filter_map(specificity).max()?, route)));
+    // `min_by_key` keeps the first of equals.
+    let best = held.min_by_key(|(specificity, _)| Reverse(*specificity));
+    best.map_or_else(|| compiled.default_route(connection.service, namespace), |(_, route)| route.clone())
+}
+
+/// How many bits of the address counted, if every condition holds.
+fn holds(condition: &L4Match, connection: &Connection<'_>) -> Option<u8> {
+    let source = connection.source;
+    let labels = condition.source_labels.iter().all(|(key, value)| source.labels.get(key) == Some(value));
+    let namespace = condition.source_namespace.as_ref().is_none_or(|namespace| *namespace == source.namespace);
+    let port = condition.port.is_none_or(|port| port == connection.port);
+    let mesh = condition.gateways.as_ref().is_none_or(|gateways| gateways.contains(&GatewayName::Mesh));
+    if !(labels && namespace && port && mesh) {
+        return None;
+    }
+    if condition.destination_subnets.is_empty() {
+        return Some(0);
+    }
+    let address = connection.address?;
+    condition.destination_subnets.iter().filter(|subnet| subnet.contains(address)).map(|subnet| subnet.length()).max()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Which rule a connection takes.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::testing::spec_of;
+
+/// The hosts that connections go to under one VirtualService for `db`.
+struct World(Compiled);
+
+impl World {
+    fn new(rules: &str) -> Self {
+        let spec = spec_of("VirtualService", &format!("{{hosts: [db, '*.db.example'], {rules}}}"));
+        Self(Compiled::of_one("shop", spec.virtual_service().unwrap()))
+    }
+
+    fn with<T>(&self, port: u16, address: &str, app: &str, then: impl FnOnce(&Compiled, &Connection<'_>) -> T) -> T {
+        let source = Source {
+            namespace: "shop".into(),
+            labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+            account: "shop/web".parse().unwrap(),
+        };
+        let service = "shop/db".parse().unwrap();
+        then(&self.0, &Connection { service: &service, port, source: &source, address: address.parse().ok() })
+    }
+
+    fn tcp(&self, port: u16, address: &str, app: &str) -> String {
+        self.with(port, address, app, |compiled, connection| first(&route_tcp(compiled, connection)))
+    }
+
+    fn tls(&self, server_name: &str, app: &str) -> String {
+        self.with(443, "", app, |compiled, connection| first(&route_tls(compiled, connection, server_name)))
+    }
+}
+
+fn first(route: &Route) -> String {
+    let host = &route.choose(0).unwrap().host;
+    host.split('.').next().unwrap_or_default().to_owned()
+}
+
+fn to(host: &str) -> String {
+    format!("route: [{{destination: {{host: {host}}}}}]")
+}
+
+#[test]
+fn bytes_take_the_first_rule_that_holds() {
+    let world = World::new(&format!(
+        "tcp: [{{match: [{{port: 1}}, {{sourceLabels: {{app: admin}}, sourceNamespace: shop}}], {}}}, {{match: [{{sourceNamespace: other}}, {{port: 2, gateways: [edge]}}], {}}}, {{match: [{{port: 3}}], {}}}]",
+        to("a"),
+        to("b"),
+        to("c")
+    ));
+    assert_eq!(world.tcp(1, "", "web"), "a");
+    assert_eq!(world.tcp(9, "", "admin"), "a");
+    assert_eq!(world.tcp(2, "", "web"), "db");
+    assert_eq!(world.tcp(3, "", "web"), "c");
+}
+
+#[test]
+fn the_longest_prefix_wins_up_to_a_rule_without() {
+    let world = World::new(&format!(
+        "tcp: [{{match: [{{destinationSubnets: [10.0.0.0/8]}}], {}}}, {{match: [{{destinationSubnets: [10.1.0.0/16, 192.0.2.1]}}], {}}}, {{{}}}, {{match: [{{destinationSubnets: [10.1.1.1]}}], {}}}]",
+        to("wide"),
+        to("narrow"),
+        to("any"),
+        to("never")
+    ));
+    assert_eq!(world.tcp(1, "10.9.9.9", ""), "wide");
+    assert_eq!(world.tcp(1, "10.1.1.1", ""), "narrow");
+    assert_eq!(world.tcp(1, "192.0.2.1", ""), "narrow");
+    assert_eq!(world.tcp(1, "203.0.113.1", ""), "any");
+    assert_eq!(world.tcp(1, "", ""), "any");
+}
+
+#[test]
+fn tls_takes_the_most_specific_name() {
+    let names =
+        |names: &str, more: &str, host: &str| format!("{{match: [{{sniHosts: [{names}]{more}}}], {}}}", to(host));
+    let world = World::new(&format!(
+        "tls: [{}, {}, {}, {}, {}]",
+        names("'*.db.example'", "", "wide"),
+        names("'*.eu.db.example'", "", "narrow"),
+        names("A.eu.db.example", "", "exact"),
+        names("a.eu.db.example", "", "later"),
+        names("b.eu.db.example", ", sourceLabels: {app: admin}", "admin"),
+    ));
+    assert_eq!(world.tls("x.db.example", ""), "wide");
+    assert_eq!(world.tls("x.eu.db.example", ""), "narrow");
+    assert_eq!(world.tls("a.EU.db.example", ""), "exact");
+    assert_eq!(world.tls("b.eu.db.example", "admin"), "admin");
+    assert_eq!(world.tls("b.eu.db.example", "web"), "narrow");
+    assert_eq!(world.tls("elsewhere.example", ""), "db");
+}
