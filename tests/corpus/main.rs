@@ -7,22 +7,18 @@ mod accepted;
 mod security;
 mod tables;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
+use harness::corpus::Verdicts;
 use policy::{Problem, Severity, codes, parse};
 
-/// `SKEIN_CORPUS`, or `shared/istio/corpus` beside the workspace.
+/// The corpus, if it is there.
 fn corpus() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/istio/corpus");
-    let root = std::env::var_os("SKEIN_CORPUS").map_or(beside, PathBuf::from);
-    if root.is_dir() {
-        return Some(root);
+    let root = harness::corpus::root();
+    if root.is_none() {
+        println!("skipped: shared/istio/corpus is not beside the workspace (set SKEIN_CORPUS)");
     }
-    println!("skipped: {} is absent (set SKEIN_CORPUS)", root.display());
-    None
+    root
 }
 
 fn errors(parsed: &parse::Parsed) -> Vec<&Problem> {
@@ -67,49 +63,12 @@ fn every_sample_is_accepted_or_of_a_kind_without_a_place_here() {
     assert!(accepted > 20);
 }
 
-/// Kinds whose verdicts are compared.
-const JUDGED: &[&str] =
-    &["VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "WorkloadGroup", "Gateway", "Sidecar"];
-const JUDGED: &[&str] = &[
-    "VirtualService",
-    "DestinationRule",
-    "AuthorizationPolicy",
-    "PeerAuthentication",
-    "RequestAuthentication",
-    "Telemetry",
-];
-
-/// Cases on which we differ from Istio, and why.
-const DIFFERING: &[(&str, &str)] = &[(
-    "virtualservice/wildcarddomainforvirtualserviceboundtogateway-11-ip-address.yaml",
-    "the case is of a function for names; Istio's rule for a VirtualService lets addresses through after it",
-)];
-
 #[test]
 fn verdicts_are_istios() {
     let Some(root) = corpus() else { return };
-    let table = std::fs::read_to_string(root.join("validation/verdicts.tsv")).unwrap();
-    let mut judged: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    let mut wrong: Vec<String> = Vec::new();
-    for row in table.lines().skip(1) {
-        let columns: Vec<&str> = row.split('\t').collect();
-        let (file, kind, verdict, confidence) = (columns[0], columns[1], columns[2], columns[9]);
-        if !JUDGED.contains(&kind) || !matches!(confidence, "direct" | "wrapped") {
-            continue;
-        }
-        let text = std::fs::read_to_string(root.join("validation").join(file)).unwrap();
-        let parsed = parse::yaml(file, &text, "default");
-        let errors = errors(&parsed);
-        let counts = judged.entry(kind).or_default();
-        counts.1 += 1;
-        if errors.is_empty() == (verdict == "valid") {
-            counts.0 += 1;
-        } else if !DIFFERING.iter().any(|(known, _)| *known == file) {
-            wrong.push(format!("{file}: {verdict}, yet {errors:?}"));
-        }
-    }
-    println!("verdicts, agreed of all: {judged:?}");
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let verdicts = Verdicts::of(&root);
+    println!("verdicts, agreed of all: {:?}", verdicts.by_kind);
+    assert!(verdicts.wrong.is_empty(), "{}", verdicts.wrong.join("\n"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod cluster;
+pub mod corpus;
 pub mod http;
 pub mod load;
 pub mod process;
