@@ -59,7 +59,7 @@ fn the_cap_spares_and_the_count_begins_anew() {
     let mut node = Node::new(OutlierPolicy { max_ejection_percent: 50, ..eager(2) }, 3);
     assert!(matches!(node.fail(0, 0)[..], [Effect::Ejected(_)]));
     let spared = Effect::Spared { cluster: key("c"), endpoint: key("e001"), why: Why::Errors };
-    assert_eq!(node.fail(1, 0), [spared.clone()], "two of three are more than half");
+    assert_eq!(node.fail(1, 0), vec![spared.clone()], "two of three are more than half");
     assert_eq!(node.attempt(1, Outcome::Status(500), 0), []);
     assert_eq!(node.attempt(1, Outcome::Status(500), 0), [spared]);
     assert_eq!(node.out(), [0]);
