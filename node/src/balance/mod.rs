@@ -9,6 +9,7 @@ mod load;
 mod locality;
 pub mod outlier;
 mod pick;
+mod pool;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use host::Host;
 pub use load::{Active, FAILURE_MICROS, LATENCY_DECAY_MS, LONGEST_SLOWED_MS, Load, SLOWED_MS, SLOWED_SHARE, Warmup};
 pub use locality::{Client, Distribute, Failover, Locality, LocalityPolicy};
 pub use pick::{Candidate, Tried, pick};
+pub use pool::{Held, Overflow, Pool, PoolLimits, Pools, Resource, RetryLimit};
 pub use ring::{DEFAULT_MAGLEV, DEFAULT_RING, LARGEST_MAGLEV, LARGEST_RING, hash};
 
 /// Milliseconds of a clock that never goes back: [`crate::clock::uptime`].
