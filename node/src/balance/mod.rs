@@ -10,6 +10,7 @@ mod locality;
 pub mod outlier;
 mod pick;
 mod pool;
+pub mod rate;
 mod ring;
 #[cfg(test)]
 mod tests;
