@@ -27,6 +27,9 @@ pub struct Tried {
 impl Tried {
     const LIMIT: usize = 8;
 
+    /// Before the first attempt.
+    pub const NONE: Tried = Tried { positions: [0; Self::LIMIT], count: 0 };
+
     /// Remembers a position, forgetting the oldest beyond the limit.
     pub fn add(&mut self, position: usize) {
         self.positions[self.count % Self::LIMIT] = u32::try_from(position).unwrap_or(u32::MAX);

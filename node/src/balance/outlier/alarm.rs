@@ -1,0 +1,152 @@
+//! What others' reports cause here: an alert and, where this node uses the endpoint, a probe of its own. Whatever the
+//! number of reporters, there is one alert for an endpoint and one probe at a time, and while probes find nothing the
+//! pause between them doubles.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Key, Millis};
+
+/// How long thresholds are lowered after the last report.
+pub const ALERT_MS: Millis = 30_000;
+/// Endpoints that this node does not use and that are under alert all the same, in case it begins to.
+pub const MAX_ALERTS: usize = 4_096;
+/// Probes under way at once.
+pub const MAX_PROBES: usize = 32;
+/// A probe that has not ended by then is given up and counts for nothing.
+pub const PROBE_MS: Millis = 5_000;
+/// All nodes hear of a report at about the same time: each waits up to this long before it probes.
+pub const SPREAD_MS: Millis = 250;
+/// Least time between the end of a probe and the next of the same endpoint; the owner runs its check as often.
+pub const PAUSE_MS: Millis = 1_000;
+/// The most that this time grows to while reports go on and probes find the endpoint healthy.
+pub const LARGEST_PAUSE_MS: Millis = 32_000;
+/// Reporters that are remembered by name.
+const WITNESSES: usize = 16;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    alerts: BTreeMap<Key, Alert>,
+}
+
+#[derive(Debug)]
+struct Alert {
+    until: Millis,
+    witnesses: BTreeSet<Key>,
+    probe: Probe,
+    /// No probe before.
+    earliest: Millis,
+    pause: Millis,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    None,
+    At(Millis),
+    Since(Millis),
+}
+
+impl Alarm {
+    /// Another node reports failures. Until when the alert holds; `None` if there is no room for one more.
+    pub(super) fn report(
+        &mut self,
+        endpoint: &Key,
+        reporter: Key,
+        used: bool,
+        now: Millis,
+        random: u64,
+    ) -> Option<Millis> {
+        if !used && self.alerts.len() >= MAX_ALERTS && !self.alerts.contains_key(endpoint) {
+            self.expire(now);
+            if self.alerts.len() >= MAX_ALERTS {
+                return None;
+            }
+        }
+        let alert = self.alerts.entry(Arc::clone(endpoint)).or_insert_with(|| Alert {
+            until: now,
+            witnesses: BTreeSet::new(),
+            probe: Probe::None,
+            earliest: now + random % SPREAD_MS,
+            pause: PAUSE_MS,
+        });
+        alert.until = now + ALERT_MS;
+        if alert.witnesses.len() < WITNESSES {
+            alert.witnesses.insert(reporter);
+        }
+        if alert.probe == Probe::None {
+            alert.probe = Probe::At(alert.earliest.max(now));
+        }
+        Some(alert.until)
+    }
+
+    /// Until when an endpoint is under alert.
+    pub(super) fn until(&self, endpoint: &Key) -> Option<Millis> {
+        self.alerts.get(endpoint).map(|alert| alert.until)
+    }
+
+    pub(super) fn witnesses(&self, endpoint: &Key) -> impl Iterator<Item = &Key> {
+        self.alerts.get(endpoint).into_iter().flat_map(|alert| &alert.witnesses)
+    }
+
+    /// The probes that begin now, of endpoints that are in use.
+    pub(super) fn probes(&mut self, now: Millis, used: impl Fn(&Key) -> bool) -> Vec<Key> {
+        self.expire(now);
+        let running = self.running();
+        let mut begun = Vec::new();
+        for (endpoint, alert) in &mut self.alerts {
+            if running + begun.len() >= MAX_PROBES {
+                break;
+            }
+            let due = matches!(alert.probe, Probe::At(at) if at <= now);
+            if due && used(endpoint) {
+                alert.probe = Probe::Since(now);
+                begun.push(Arc::clone(endpoint));
+            }
+        }
+        begun
+    }
+
+    /// A probe ended. False if none was under way, or it had been given up.
+    pub(super) fn probed(&mut self, endpoint: &Key, healthy: bool, now: Millis, random: u64) -> bool {
+        let Some(alert) = self.alerts.get_mut(endpoint) else { return false };
+        let Probe::Since(since) = alert.probe else { return false };
+        alert.probe = Probe::None;
+        let pause = if healthy { alert.pause } else { PAUSE_MS };
+        alert.earliest = now + pause + random % (pause / 4);
+        alert.pause = if healthy { (pause * 2).min(LARGEST_PAUSE_MS) } else { PAUSE_MS };
+        now < since + PROBE_MS
+    }
+
+    /// When the next probe is to begin, or one is to be given up.
+    pub(super) fn due(&self, used: impl Fn(&Key) -> bool) -> Option<Millis> {
+        let room = self.running() < MAX_PROBES;
+        let times = self.alerts.iter().filter_map(|(endpoint, alert)| match alert.probe {
+            Probe::None => None,
+            Probe::At(at) => (room && used(endpoint)).then_some(at),
+            Probe::Since(since) => Some(since + PROBE_MS),
+        });
+        times.min()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.alerts.len()
+    }
+
+    fn running(&self) -> usize {
+        self.alerts.values().filter(|alert| matches!(alert.probe, Probe::Since(_))).count()
+    }
+
+    /// Gives up probes that take too long, and ends alerts.
+    fn expire(&mut self, now: Millis) {
+        self.alerts.retain(|_, alert| {
+            if matches!(alert.probe, Probe::Since(since) if now >= since + PROBE_MS) {
+                alert.probe = Probe::None;
+            }
+            now < alert.until || matches!(alert.probe, Probe::Since(_))
+        });
+    }
+}

@@ -1,0 +1,120 @@
+//! A bucket per key (a principal, a header's value) in a table of fixed size. A bucket that is full again tells nothing
+//! more than a new one, so its place is free at once: nothing is ever swept.
+
+use std::{
+    hash::Hasher,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use twox_hash::XxHash64;
+
+use super::gate::{Limit, Refused, admit};
+
+/// Places in which a key may lie.
+const WAYS: usize = 8;
+
+/// See the module. Shared by all workers, without a lock.
+///
+/// Where all places of a key are taken, the bucket that is nearest to full makes room: its key begins anew. Two threads
+/// that meet at a key's very first request may begin two buckets, of which the next request finds one.
+#[derive(Debug)]
+pub struct Buckets {
+    slots: Box<[Slot]>,
+    seed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// The key's hash; 0 is nobody's.
+    key: AtomicU64,
+    full_at: AtomicU64,
+}
+
+impl Buckets {
+    /// Room for so many keys that are short of full at once, 16 bytes each. `seed`: a random number, so that nobody
+    /// outside can choose keys that meet.
+    #[must_use]
+    pub fn new(keys: usize, seed: u64) -> Buckets {
+        let count = keys.max(WAYS).next_power_of_two();
+        Buckets { slots: (0..count).map(|_| Slot::default()).collect(), seed }
+    }
+
+    /// Lets in a request of the key that these parts make up, or not. Every limit is a part too: one key, one limit.
+    ///
+    /// # Errors
+    /// The key's bucket is empty.
+    pub fn admit(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<(), Refused> {
+        let now = now_micros.saturating_mul(1_000);
+        admit(&self.slot(self.hash(key), now).full_at, limit.pace(1.0), now)
+    }
+
+    fn hash(&self, key: &[&[u8]]) -> u64 {
+        let mut hasher = XxHash64::with_seed(self.seed);
+        for part in key {
+            hasher.write_usize(part.len());
+            hasher.write(part);
+        }
+        hasher.finish().max(1)
+    }
+
+    fn slot(&self, key: u64, now: u64) -> &Slot {
+        let sets = self.slots.len() / WAYS;
+        let begin = usize::try_from(key % sets as u64).unwrap_or(0) * WAYS;
+        let ways = &self.slots[begin..begin + WAYS];
+        let mut fullest = &ways[0];
+        for slot in ways {
+            if slot.key.load(Relaxed) == key {
+                return slot;
+            }
+            if slot.full_at.load(Relaxed) < fullest.full_at.load(Relaxed) {
+                fullest = slot;
+            }
+        }
+        fullest.key.store(key, Relaxed);
+        // What its last key used up is not this one's. A full bucket needs no reset.
+        if fullest.full_at.load(Relaxed) > now {
+            fullest.full_at.store(now, Relaxed);
+        }
+        fullest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Limit = Limit { requests: 1, interval: 1_000, burst: 2 };
+    const SECOND: u64 = 1_000_000;
+
+    #[test]
+    fn each_key_has_its_own_bucket() {
+        let buckets = Buckets::new(1_000, 7);
+        for key in 0..100u32 {
+            let key = key.to_le_bytes();
+            let admitted = (0..5).filter(|_| buckets.admit(&[b"r", &key], &LIMIT, SECOND).is_ok()).count();
+            assert_eq!(admitted, 2);
+        }
+        assert!(buckets.admit(&[b"r", &0u32.to_le_bytes()], &LIMIT, SECOND).is_err());
+        assert!(buckets.admit(&[b"s", &0u32.to_le_bytes()], &LIMIT, SECOND).is_ok(), "another limit");
+        assert!(buckets.admit(&[b"r\0\0", b"\0\0"], &LIMIT, SECOND).is_ok(), "parts do not run together");
+    }
+
+    #[test]
+    fn full_buckets_make_room() {
+        let buckets = Buckets::new(64, 7);
+        // A hundred times as many keys as places, one after the other: none is let in more often than it may.
+        for key in 0..6_400u64 {
+            let now = key * 4 * SECOND;
+            let admitted = (0..5).filter(|_| buckets.admit(&[&key.to_le_bytes()], &LIMIT, now).is_ok()).count();
+            assert_eq!(admitted, 2);
+        }
+        assert_eq!(buckets.slots.len(), 64);
+    }
+
+    #[test]
+    fn beyond_its_size_the_table_is_lenient_and_stays_as_it_is() {
+        let buckets = Buckets::new(8, 7);
+        let admitted = (0..1_000u64).filter(|key| buckets.admit(&[&key.to_le_bytes()], &LIMIT, SECOND).is_ok()).count();
+        assert_eq!((admitted, buckets.slots.len()), (1_000, 8));
+    }
+}
