@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stdout, reason = "the counts are what a reader of the log wants")]
 
+mod schema;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

@@ -146,7 +146,7 @@ fn not_empty(fields: &Fields<'_>, built: &[&'static str], not_built: &[&'static 
 fn decode_balancer(at: &At<'_>) -> Option<Balance> {
     let fields = at.fields()?;
     let simple = fields.get("simple").and_then(|simple| {
-        if simple.text() == Some("PASSTHROUGH") {
+        if simple.is_word("PASSTHROUGH") {
             simple.unbuilt("`PASSTHROUGH`");
             return None;
         }
@@ -158,7 +158,7 @@ fn decode_balancer(at: &At<'_>) -> Option<Balance> {
             ("RANDOM", Balance::Random),
         ])
     });
-    if let Some(at) = fields.get("simple").filter(|at| at.node.text() == Some("LEAST_CONN")) {
+    if let Some(at) = fields.get("simple").filter(|at| at.is_word("LEAST_CONN")) {
         at.warn(codes::DEPRECATED, "LEAST_CONN is deprecated", "write LEAST_REQUEST");
     }
     fields.not_supported(&BALANCER_NOT_BUILT);

@@ -274,7 +274,7 @@ fn entries(fields: &Fields<'_>, field: &'static str, null: Null) -> Vec<(String,
             at.error(codes::WRONG_TYPE, format!("header match {name} cannot be null"));
             continue;
         }
-        let decoded = if at.node.value == Value::Null {
+        let decoded = if null == Null::Present && at.is_null() {
             Some(StringMatch::Present)
         } else {
             StringMatch::decode(&at, In::Entry, false)

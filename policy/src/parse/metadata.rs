@@ -58,7 +58,7 @@ pub(super) fn read(metadata: &At<'_>, kind: Kind, default_namespace: &str) -> Op
 
 /// What Kubernetes writes into metadata when a document is exported from it: read and left alone.
 fn foreign_metadata(fields: &Fields<'_>) {
-    for name in [
+    fields.left_alone(&[
         "uid",
         "resourceVersion",
         "generation",
@@ -67,9 +67,7 @@ fn foreign_metadata(fields: &Fields<'_>) {
         "ownerReferences",
         "finalizers",
         "generateName",
-    ] {
-        fields.get(name);
-    }
+    ]);
 }
 
 fn checked_name(at: &At<'_>, rule: fn(&str) -> bool, says: &str) -> Option<String> {
