@@ -192,6 +192,10 @@ fn item(parsed: &mut Parsed, file: &str, node: &Node, default_namespace: &str) {
     *complaints.document.borrow_mut() = label(kind, node, default_namespace);
     let at = At::root(node, &complaints);
     let document = document(&at, default_namespace);
+    if let Some(document) = &document {
+        let silenced = |one: &Problem| !one.refuses() && document.ignores(one.code);
+        complaints.problems.borrow_mut().retain(|one| !silenced(one));
+    }
     if let Some(document) = document.filter(|_| complaints.errors() == 0) {
         let body = body(node, &document.id);
         if body.len() > MAX_DOCUMENT {
