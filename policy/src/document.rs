@@ -16,6 +16,9 @@ pub const ROOT_NAMESPACE: &str = "istio-system";
 pub const DEFAULT_NAMESPACE: &str = "default";
 /// Annotation with an RFC 3339 time at which the document ends.
 pub const EXPIRES: &str = "skein.dev/expires";
+/// Annotation with codes, parted by commas, whose warnings lint leaves out for the document. What is an error, what is not
+/// supported yet and what push refuses stays.
+pub const LINT_IGNORE: &str = "skein.dev/lint-ignore";
 
 /// A kind of policy document; shown and parsed as Istio's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,6 +175,19 @@ pub struct Document {
     pub line: usize,
     /// The content.
     pub spec: Spec,
+}
+
+impl Document {
+    /// True if its author wants to hear nothing of this code, by [`LINT_IGNORE`].
+    pub fn ignores(&self, code: &str) -> bool {
+        ignored_codes(&self.annotations).any(|ignored| ignored == code)
+    }
+}
+
+/// The codes of [`LINT_IGNORE`].
+pub(crate) fn ignored_codes(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
+    let text = annotations.get(LINT_IGNORE).map(String::as_str).unwrap_or_default();
+    text.split(',').map(str::trim).filter(|code| !code.is_empty())
 }
 
 /// The typed content of a document.

@@ -19,6 +19,7 @@ pub mod parse;
 pub mod problem;
 pub mod retry;
 pub mod route;
+pub mod schema;
 #[cfg(test)]
 mod testing;
 mod tree;

@@ -2,14 +2,17 @@
 
 mod metadata;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     Document, DocumentId, Kind, Problem, Severity, Spec,
     changeset::MAX_DOCUMENT,
     codes,
-    decode::{At, Complaints, nearest},
-    document::{EXPIRES, ROOT_NAMESPACE},
+    decode::{At, Complaints, Record, Recording, nearest},
+    document::{DEFAULT_NAMESPACE, EXPIRES, ROOT_NAMESPACE},
     kinds::{
         self, AuthorizationPolicy, DestinationRule, Gateway, KubernetesObject, MeshConfig, PeerAuthentication,
         RateLimit, RequestAuthentication, Revocation, RoleSet, ServiceEntry, Sidecar, Telemetry, VirtualService,
@@ -140,6 +143,29 @@ pub fn compact(json: &str) -> Option<String> {
     Some(tree::write(&node, false))
 }
 
+/// What is asked of the metadata and the spec of a kind's documents, and the versions under which the kind is read.
+pub(crate) fn asked_of(kind: Kind) -> (Record, Option<Record>, Vec<String>) {
+    let record = |decode: &dyn Fn(&At<'_>)| {
+        Recording::of(|recording| {
+            let complaints = Complaints::of_probe(recording);
+            decode(&At::probe(&complaints));
+            complaints.into_recording()
+        })
+    };
+    let metadata = record(&|at| drop(metadata::read(at, kind, DEFAULT_NAMESPACE)));
+    let of_probe = Metadata {
+        id: DocumentId::new(kind, DEFAULT_NAMESPACE, "a"),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        created: None,
+        expires: None,
+    };
+    let spec = (kind != Kind::Confirmation).then(|| record(&|at| drop(read_spec(at, &of_probe))));
+    let group = group_of(kind);
+    let versions = GROUPS.iter().filter(|(name, _)| *name == group).flat_map(|(_, versions)| *versions);
+    (metadata, spec, versions.map(|version| format!("{group}/{version}")).collect())
+}
+
 fn syntax(file: &str, error: &SyntaxError) -> Problem {
     let complaints = Complaints::new(file);
     complaints.add(Severity::Error, codes::SYNTAX, error.place, String::new(), error.message.clone(), String::new());
@@ -166,6 +192,10 @@ fn item(parsed: &mut Parsed, file: &str, node: &Node, default_namespace: &str) {
     *complaints.document.borrow_mut() = label(kind, node, default_namespace);
     let at = At::root(node, &complaints);
     let document = document(&at, default_namespace);
+    if let Some(document) = &document {
+        let silenced = |one: &Problem| !one.refuses() && document.ignores(one.code);
+        complaints.problems.borrow_mut().retain(|one| !silenced(one));
+    }
     if let Some(document) = document.filter(|_| complaints.errors() == 0) {
         let body = body(node, &document.id);
         if body.len() > MAX_DOCUMENT {

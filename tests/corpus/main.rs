@@ -4,6 +4,7 @@
 
 mod accepted;
 mod outlier;
+mod schema;
 #[cfg(test)]
 mod security;
 mod tables;

@@ -7,6 +7,7 @@ mod enrolment;
 mod explain;
 mod failover;
 mod history;
+mod lint;
 mod plan;
 mod policy;
 mod push;

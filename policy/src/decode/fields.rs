@@ -22,18 +22,28 @@ impl<'a> Fields<'a> {
 
     /// A field by its lowerCamelCase name; snake_case is read too, null counts as absent.
     pub(crate) fn get(&self, name: &'static str) -> Option<At<'a>> {
+        if let Some(recording) = &self.at.out.recording {
+            return recording.field(&self.at.path, name, false).then(|| self.at(self.at.node, name));
+        }
         self.known.borrow_mut().push(name);
         let mut found = self.entries.iter().filter(|(key, _)| is(&key.text, name));
         let (_, node) = found.next()?;
-        let at = At { node, path: Path { parent: Some(&self.at.path), step: Step::Field(name) }, out: self.at.out };
+        let at = self.at(node, name);
         if found.next().is_some() {
             at.error(codes::DUPLICATE, format!("`{name}` stands twice, as lowerCamelCase and as snake_case"));
         }
         (node.value != Value::Null).then_some(at)
     }
 
+    fn at(&self, node: &'a Node, name: &'static str) -> At<'a> {
+        At { node, path: Path { parent: Some(&self.at.path), step: Step::Field(name) }, out: self.at.out }
+    }
+
     /// True if the field is there and not null.
     pub(crate) fn has(&self, name: &'static str) -> bool {
+        if let Some(recording) = &self.at.out.recording {
+            return recording.has(&self.at.path, name);
+        }
         self.entries.iter().any(|(key, node)| is(&key.text, name) && node.value != Value::Null)
     }
 
@@ -50,6 +60,9 @@ impl<'a> Fields<'a> {
 
     /// A field that must be there.
     pub(crate) fn required(&self, name: &'static str) -> Option<At<'a>> {
+        if let Some(recording) = &self.at.out.recording {
+            recording.field(&self.at.path, name, true);
+        }
         let found = self.get(name);
         if found.is_none() {
             self.at.error(codes::MISSING, format!("`{name}` is required"));
@@ -68,6 +81,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn not_supported(&self, names: &[&'static str]) {
         for name in names {
             if let Some(at) = self.get(name) {
+                at.anything();
                 at.unbuilt(format!("`{name}`"));
             }
         }
@@ -77,9 +91,15 @@ impl<'a> Fields<'a> {
     pub(crate) fn ignored(&self, names: &[&'static str]) {
         for name in names {
             if let Some(at) = self.get(name) {
+                at.anything();
                 at.warn(codes::IGNORED, format!("`{name}` has no meaning in this mesh"), "");
             }
         }
+    }
+
+    /// Fields that are left alone, whatever they hold.
+    pub(crate) fn left_alone(&self, names: &[&'static str]) {
+        names.iter().filter_map(|name| self.get(name)).for_each(|at| at.anything());
     }
 
     /// Complains about every field that was not asked for.
@@ -91,7 +111,7 @@ impl<'a> Fields<'a> {
             }
             let near = nearest(&key.text, known.iter().copied());
             let hint = near.map(|name| format!("did you mean `{name}`?")).unwrap_or_default();
-            let path = Path { parent: Some(&self.at.path), step: Step::Field(&key.text) };
+            let path = Path { parent: Some(&self.at.path), step: Step::Unknown(&key.text) };
             let message = format!("unknown field `{}`", key.text);
             self.at.out.add(crate::Severity::Error, codes::UNKNOWN_FIELD, key.place, path.to_string(), message, hint);
         }

@@ -1,12 +1,16 @@
 //! A strict decoder over the node tree: it walks a document, collects every complaint with its place, and goes on.
 
 mod fields;
+mod recording;
 mod scalars;
 mod words;
 
 use std::{cell::RefCell, fmt};
 
 pub(crate) use fields::Fields;
+#[cfg(test)]
+pub(crate) use recording::unknown;
+pub(crate) use recording::{Asked, Record, Recording};
 pub(crate) use scalars::{is_label, parse_time};
 pub(crate) use words::nearest;
 
@@ -21,6 +25,8 @@ pub(crate) struct Complaints {
     pub(crate) file: String,
     pub(crate) document: RefCell<Option<String>>,
     pub(crate) problems: RefCell<Vec<Problem>>,
+    /// Present while a probe is decoded: what is asked is written down, and nothing is complained of.
+    recording: Option<Recording>,
 }
 
 /// Complaints of one document at most: a hostile one cannot make thousands.
@@ -29,6 +35,16 @@ const MAX_COMPLAINTS: usize = 100;
 impl Complaints {
     pub(crate) fn new(file: &str) -> Self {
         Self { file: file.to_owned(), ..Self::default() }
+    }
+
+    /// Those of a probe: none.
+    pub(crate) fn of_probe(recording: Recording) -> Self {
+        Self { recording: Some(recording), ..Self::default() }
+    }
+
+    /// What was asked of the probe.
+    pub(crate) fn into_recording(self) -> Recording {
+        self.recording.unwrap_or_default()
     }
 
     /// Records a complaint.
@@ -42,7 +58,7 @@ impl Complaints {
         hint: String,
     ) {
         let mut problems = self.problems.borrow_mut();
-        if problems.len() < MAX_COMPLAINTS {
+        if problems.len() < MAX_COMPLAINTS && self.recording.is_none() {
             problems.push(Problem {
                 code,
                 severity,
@@ -67,7 +83,10 @@ impl Complaints {
 #[derive(Clone, Copy)]
 enum Step<'a> {
     Root,
-    Field(&'a str),
+    /// A field that a decoder asked for.
+    Field(&'static str),
+    /// A field that none asked for.
+    Unknown(&'a str),
     Index(usize),
     Entry(&'a str),
 }
@@ -87,8 +106,8 @@ impl fmt::Display for Path<'_> {
         let at_root = self.parent.is_none_or(|parent| matches!(parent.step, Step::Root));
         match self.step {
             Step::Root => Ok(()),
-            Step::Field(name) if at_root => f.write_str(name),
-            Step::Field(name) => write!(f, ".{name}"),
+            Step::Field(name) | Step::Unknown(name) if at_root => f.write_str(name),
+            Step::Field(name) | Step::Unknown(name) => write!(f, ".{name}"),
             Step::Index(index) => write!(f, "[{index}]"),
             Step::Entry(key) => write!(f, "[{key}]"),
         }
@@ -106,6 +125,29 @@ pub(crate) struct At<'a> {
 impl<'a> At<'a> {
     pub(crate) fn root(node: &'a Node, out: &'a Complaints) -> Self {
         Self { node, path: Path { parent: None, step: Step::Root }, out }
+    }
+
+    /// The probe itself.
+    pub(crate) fn probe(out: &'a Complaints) -> Self {
+        Self::root(&recording::PROBE, out)
+    }
+
+    /// Writes down what is asked of a probe; false for a document.
+    fn notes(&self, asked: Asked) -> bool {
+        let Some(recording) = &self.out.recording else { return false };
+        recording.note(&self.path, asked);
+        true
+    }
+
+    /// A value of which nothing is asked: whatever stands there is valid.
+    pub(crate) fn anything(&self) {
+        self.notes(Asked::Anything);
+    }
+
+    /// True for null, where that has a meaning of its own.
+    pub(crate) fn is_null(&self) -> bool {
+        self.notes(Asked::Null);
+        self.node.value == Value::Null
     }
 
     pub(crate) fn line(&self) -> usize {
@@ -148,11 +190,17 @@ impl<'a> At<'a> {
     }
 
     fn add(&self, severity: Severity, code: &'static str, message: String, hint: String) {
+        if code == crate::codes::NOT_IN_ISTIO {
+            self.notes(Asked::Refused);
+        }
         self.out.add(severity, code, self.node.place, self.path.to_string(), message, hint);
     }
 
     /// The fields of an object.
     pub(crate) fn fields<'b>(&'b self) -> Option<Fields<'b>> {
+        if self.notes(Asked::Object) {
+            return Some(Fields::new(self, &[]));
+        }
         if let Value::Map(entries) = &self.node.value {
             return Some(Fields::new(self, entries));
         }
@@ -162,6 +210,9 @@ impl<'a> At<'a> {
 
     /// The items of a list; a null item is a complaint.
     pub(crate) fn items<'b>(&'b self) -> Vec<At<'b>> {
+        if self.notes(Asked::List) {
+            return self.inner_probe(Step::Index(0)).into_iter().collect();
+        }
         let Value::List(items) = &self.node.value else {
             self.wrong_type("a list", &self.node.value);
             return Vec::new();
@@ -202,6 +253,13 @@ impl<'a> At<'a> {
 
     /// Key and value of a map whose keys are free.
     pub(crate) fn entries<'b>(&'b self) -> Vec<(&'b str, At<'b>)> {
+        if self.notes(Asked::Map) {
+            return self
+                .inner_probe(Step::Entry(recording::TEXT))
+                .map(|at| (recording::TEXT, at))
+                .into_iter()
+                .collect();
+        }
         let Value::Map(entries) = &self.node.value else {
             self.wrong_type("an object", &self.node.value);
             return Vec::new();
@@ -211,6 +269,12 @@ impl<'a> At<'a> {
             .iter()
             .map(|(key, node)| (key.text.as_str(), At { node, path: path(&key.text), out: self.out }))
             .collect()
+    }
+
+    /// The one item or entry of a probe.
+    fn inner_probe<'b>(&'b self, step: Step<'b>) -> Option<At<'b>> {
+        let ends = self.out.recording.as_ref().is_none_or(|recording| recording.ends(&self.path));
+        (!ends).then_some(At { node: self.node, path: Path { parent: Some(&self.path), step }, out: self.out })
     }
 
     fn wrong_type(&self, expected: &str, found: &Value) {

@@ -4,12 +4,18 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use certs::codec::Millis;
 
-use super::{At, nearest};
+use super::{
+    Asked, At, nearest,
+    recording::{TEXT, number_within},
+};
 use crate::{codes, tree::Value};
 
 impl<'a> At<'a> {
     /// A string.
     pub(crate) fn text(&self) -> Option<&'a str> {
+        if self.notes(Asked::Text) {
+            return Some(TEXT);
+        }
         if let Value::Text(text) = &self.node.value {
             return Some(text);
         }
@@ -19,6 +25,7 @@ impl<'a> At<'a> {
 
     /// A string that is not empty.
     pub(crate) fn filled_text(&self) -> Option<&'a str> {
+        self.notes(Asked::FilledText);
         let text = self.text()?;
         if text.is_empty() {
             self.error(codes::EMPTY, "must not be empty");
@@ -29,6 +36,9 @@ impl<'a> At<'a> {
 
     /// A boolean.
     pub(crate) fn boolean(&self) -> Option<bool> {
+        if self.notes(Asked::Boolean) {
+            return Some(false);
+        }
         if let Value::Bool(value) = &self.node.value {
             return Some(*value);
         }
@@ -38,6 +48,9 @@ impl<'a> At<'a> {
 
     /// A whole number within bounds. A string of digits is read too, as protobuf's JSON does.
     pub(crate) fn integer(&self, bounds: RangeInclusive<i64>) -> Option<i64> {
+        if self.notes(Asked::Integer(*bounds.start(), *bounds.end())) {
+            return Some(number_within(&bounds));
+        }
         let number = match &self.node.value {
             Value::Integer(number) => *number,
             Value::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => {
@@ -70,6 +83,9 @@ impl<'a> At<'a> {
 
     /// A number.
     pub(crate) fn number(&self) -> Option<f64> {
+        if self.notes(Asked::Number(None)) {
+            return Some(1.0);
+        }
         match &self.node.value {
             #[expect(clippy::cast_precision_loss, reason = "bounds that matter are far below 2^53")]
             Value::Integer(number) => Some(*number as f64),
@@ -87,6 +103,7 @@ impl<'a> At<'a> {
         let value = fields.get("value");
         fields.finish();
         let Some(value) = value else { return Some(0) };
+        value.notes(Asked::Number(Some((0, 100))));
         let number = value.number()?;
         if number != 0.0 && !(0.0001..=100.0).contains(&number) {
             value.error(codes::RANGE, format!("{number} is not 0 or within 0.0001 to 100"));
@@ -102,6 +119,9 @@ impl<'a> At<'a> {
 
     /// A duration in Go's syntax (`1m30s`), at least 1 ms and whole milliseconds.
     pub(crate) fn duration(&self) -> Option<Duration> {
+        if self.notes(Asked::Duration(false)) {
+            return Some(Duration::from_secs(1));
+        }
         let duration = self.duration_or_zero()?;
         if duration.is_zero() {
             self.error(codes::DURATION, "the duration must be at least 1ms");
@@ -112,6 +132,9 @@ impl<'a> At<'a> {
 
     /// As [`At::duration`], where 0 has a meaning.
     pub(crate) fn duration_or_zero(&self) -> Option<Duration> {
+        if self.notes(Asked::Duration(true)) {
+            return Some(Duration::from_secs(1));
+        }
         if let Value::Integer(number) = &self.node.value {
             self.error_hint(codes::DURATION, format!("`{number}` has no unit"), format!("write \"{number}s\""));
             return None;
@@ -132,6 +155,10 @@ impl<'a> At<'a> {
 
     /// One of some words.
     pub(crate) fn word<T: Copy>(&self, words: &[(&'static str, T)]) -> Option<T> {
+        if let Some(recording) = &self.out.recording {
+            recording.note_words(&self.path, words.iter().map(|(word, _)| *word));
+            return words.first().map(|(_, value)| *value);
+        }
         let text = self.text()?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
@@ -142,6 +169,11 @@ impl<'a> At<'a> {
         };
         self.error_hint(codes::WORD, format!("`{text}` is not allowed here"), hint);
         None
+    }
+
+    /// True if it is this word, one beside those of [`At::word`].
+    pub(crate) fn is_word(&self, word: &'static str) -> bool {
+        !self.notes(Asked::Word(word)) && self.node.text() == Some(word)
     }
 
     /// A map of strings.
@@ -172,6 +204,9 @@ impl<'a> At<'a> {
 
     /// An RFC 3339 time.
     pub(crate) fn time(&self) -> Option<Millis> {
+        if self.notes(Asked::Time) {
+            return Some(0);
+        }
         let text = self.text()?;
         let time = parse_time(text);
         if time.is_none() {

@@ -154,7 +154,7 @@ impl<'s> Entries<'s> {
                 at.error_as_istio(codes::WRONG_TYPE, format!("header match {name} cannot be null"), "write {} instead");
                 continue;
             }
-            let decoded = if at.node.value == Value::Null {
+            let decoded = if null == Null::Present && at.is_null() {
                 Some(StringMatch::Present)
             } else {
                 StringMatch::decode(&at, In::Entry, false)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     DocumentId, Kind, codes,
     decode::{At, Fields, parse_time},
-    document::{EXPIRES, ROOT_NAMESPACE},
+    document::{EXPIRES, LINT_IGNORE, ROOT_NAMESPACE, ignored_codes},
     hosts,
 };
 
@@ -49,6 +49,9 @@ pub(super) fn read(metadata: &At<'_>, kind: Kind, default_namespace: &str) -> Op
         }
         time
     });
+    for code in ignored_codes(&annotations).filter(|code| codes::TABLE.iter().all(|(known, _)| known != code)) {
+        metadata.warn(codes::ANNOTATION, format!("{LINT_IGNORE}: no complaint has the code `{code}`"), "");
+    }
     let created = fields.get("creationTimestamp").and_then(|created| created.time());
     foreign_metadata(&fields);
     fields.finish();
@@ -58,7 +61,7 @@ pub(super) fn read(metadata: &At<'_>, kind: Kind, default_namespace: &str) -> Op
 
 /// What Kubernetes writes into metadata when a document is exported from it: read and left alone.
 fn foreign_metadata(fields: &Fields<'_>) {
-    for name in [
+    fields.left_alone(&[
         "uid",
         "resourceVersion",
         "generation",
@@ -67,9 +70,7 @@ fn foreign_metadata(fields: &Fields<'_>) {
         "ownerReferences",
         "finalizers",
         "generateName",
-    ] {
-        fields.get(name);
-    }
+    ]);
 }
 
 fn checked_name(at: &At<'_>, rule: fn(&str) -> bool, says: &str) -> Option<String> {

@@ -58,6 +58,13 @@ pub fn between(documents: &[Located], state: &State, registry: &dyn Registry) ->
     checks
 }
 
+/// True if the author of the document that the complaint is about wants to hear nothing of it
+/// ([`crate::document::LINT_IGNORE`]).
+pub fn is_silenced(problem: &Problem, documents: &[Located]) -> bool {
+    let about = |located: &&Located| problem.document.as_ref() == Some(&located.document.id.to_string());
+    !problem.refuses() && documents.iter().filter(about).any(|located| located.document.ignores(problem.code))
+}
+
 /// One document under examination.
 struct Check<'w> {
     world: &'w World<'w>,

@@ -127,6 +127,17 @@ fn a_second_traffic_policy_for_a_host_has_no_effect() {
 }
 
 #[test]
+fn an_author_silences_what_is_between_documents() {
+    let text =
+        VIRTUAL_SERVICE.replace("name: reviews}", "name: reviews, annotations: {skein.dev/lint-ignore: SKN0302}}");
+    let documents = parse::yaml("f.yaml", &text, "default").documents;
+    let problems = between(&documents, &state_of(""), &table());
+    let loud: Vec<_> = problems.iter().filter(|problem| !is_silenced(problem, &documents)).collect();
+    assert_eq!(loud.len() + 1, problems.len());
+    assert!(loud.iter().all(|problem| problem.code != codes::UNKNOWN_SUBSET));
+}
+
+#[test]
 fn without_a_mesh_nothing_is_said_of_hosts() {
     let parsed = parse::yaml("f.yaml", VIRTUAL_SERVICE, "default");
     let found = between(&parsed.documents, &State::nothing(), &Table::default());

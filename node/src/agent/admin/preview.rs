@@ -12,7 +12,6 @@ use policy::{
     kinds::{HttpAction, HttpRoute},
     parse::Located,
     route::survey::{self, Rule},
-    validate,
 };
 
 use super::{Admin, action, api, documents, error::Error, push, routes};
@@ -62,7 +61,7 @@ fn affected(
     located: &[Located],
     now: certs::codec::Millis,
 ) -> Affected {
-    let problems = validate::between(located, &snapshot.state, &*snapshot.services);
+    let problems = push::complaints(located, &snapshot.state, &*snapshot.services);
     let changed: BTreeSet<DocumentId> = changes.iter().map(|(id, _)| id.clone()).collect();
     let after = snapshot.state.with(changes, now);
     let hosts = concerned(&changed, [&snapshot.state, &after]);

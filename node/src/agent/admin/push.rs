@@ -8,7 +8,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use policy::{DocumentId, Kind, Problem, parse, parse::Located, validate};
+use policy::{DocumentId, Kind, Problem, Registry, parse, parse::Located, validate};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ impl Admin {
             let values = state.documents.get(id).map(|live| live.values.as_slice()).unwrap_or_default();
             values.iter().map(|value| value.version).max().unwrap_or(0) + 1
         };
-        let problems = validate::between(&located, state, &*snapshot.services);
+        let problems = complaints(&located, state, &*snapshot.services);
         Ok(api::Plan {
             trust_domain: self.agent.trust_domain().clone(),
             role_set: state.role_set.number,
@@ -79,6 +79,14 @@ pub(super) fn located_all(intents: &[api::Intent]) -> Result<(Vec<DocumentId>, V
     let located = intents.iter().zip(&documents).filter_map(|(intent, id)| located(intent, id).transpose());
     let located = located.collect::<Result<Vec<_>, _>>()?;
     Ok((documents, located))
+}
+
+/// Complaints between documents; what authors silenced is left out, unless a push is refused for it.
+pub(super) fn complaints(located: &[Located], state: &policy::history::State, registry: &dyn Registry) -> Vec<Problem> {
+    let mut problems = validate::between(located, state, registry);
+    let refuses = |problem: &Problem| validate::refuses_push(problem.code, problem.severity);
+    problems.retain(|problem| refuses(problem) || !validate::is_silenced(problem, located));
+    problems
 }
 
 fn wait(word: &str) -> Result<Wait, Error> {

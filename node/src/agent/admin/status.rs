@@ -134,13 +134,13 @@ fn conflict(conflict: &Conflict) -> Problem {
             Health::Degraded,
             "conflict",
             format!("{document} has {} live values, pushed apart from each other; one is in effect", changesets.len()),
-            "push the one that shall hold",
+            "`skein policy conflicts` shows them and the command that settles it",
         ),
         Conflict::RoleSets(changesets) => problem(
             Health::Critical,
             "role_set_conflict",
             format!("{} RoleSets follow the one in force: none of them counts", changesets.len()),
-            "sign one that follows all of them",
+            "sign one that follows all of them; `skein policy conflicts` shows them",
         ),
         Conflict::Unreadable(document, changeset) => problem(
             Health::Degraded,

@@ -15,11 +15,12 @@ use policy::{
 
 use super::source::Source;
 
-/// Adds the complaints between documents, each to the file that it is about.
+/// Adds the complaints between documents, each to the file that it is about; without those that their authors silenced.
 pub(super) fn judge(sources: &mut [Source]) {
     let facts = Facts::new(sources.iter().flat_map(|source| source.parsed.kubernetes.iter().cloned()).collect());
     let documents: Vec<Located> = sources.iter().flat_map(|source| source.parsed.documents.iter().cloned()).collect();
-    for problem in validate::between(&documents, &State::nothing(), &facts) {
+    let problems = validate::between(&documents, &State::nothing(), &facts);
+    for problem in problems.into_iter().filter(|problem| !validate::is_silenced(problem, &documents)) {
         let home = sources.iter().position(|source| source.file == problem.file).unwrap_or(0);
         if let Some(source) = sources.get_mut(home) {
             source.parsed.problems.push(problem);

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::cli::{context::Context, error::Result, output::Format};
 
-/// Checks documents without any node: each by itself, and all together.
+/// Checks documents without any node: each by itself, and all together. The annotation skein.dev/lint-ignore, e.g.
+/// "SKN0203,SKN0305", leaves these warnings out for a document; errors stay, and push refuses what it refuses.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein policy lint policies/ --strict")]
 pub struct Args {

@@ -13,6 +13,7 @@ mod log;
 mod plan;
 mod push;
 mod revert;
+mod schema;
 mod show;
 mod source;
 
@@ -46,6 +47,8 @@ pub enum Command {
     Confirm(confirm::Args),
     /// List documents with several live values, and what settles it
     Conflicts(conflicts::Args),
+    /// Print the JSON Schema of a kind
+    Schema(schema::Args),
     /// Print every document in effect as YAML that `push` accepts
     Export(export::Args),
 }
@@ -53,6 +56,7 @@ pub enum Command {
 /// Runs the command.
 pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
     match command {
+        Command::Schema(args) => schema::run(&args, ctx),
         Command::Lint(args) => lint::run(&args, ctx),
         Command::Plan(args) => plan::run(args, ctx).await,
         Command::Push(args) => push::run(args, ctx).await,

@@ -1,0 +1,58 @@
+//! Lint without a mesh: what is wrong, where, and what an author has silenced.
+
+use std::path::Path;
+
+use harness::process::Output;
+use serde_json::Value;
+
+use crate::{skein, virtual_service};
+
+fn lint(folder: &Path, more: &[&str]) -> Output {
+    let output = skein().command().args(["policy", "lint"]).arg(folder).args(more).env("HOME", folder).output();
+    let output = output.expect("skein can be started");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Output { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[test]
+fn warnings_are_shown_counted_and_silenced() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    let route = "  - fault: {abort: {httpStatus: 503, percentage: {value: 1}}}\n    route:\n    - destination: {host: reviews}\n";
+    let newer = virtual_service(route).replacen("name: reviews", "name: younger", 1);
+    write("a.yaml", &virtual_service(route));
+    write("b.yaml", &newer);
+    let shown = lint(folder.path(), &[]).expect_code(0).out;
+    for word in
+        ["warning[SKN0203]", "b.yaml", "warning[SKN0305]", "shop/reviews claims", "2 of 2 files are valid", " hint: "]
+    {
+        assert!(shown.contains(word), "`{word}` is not in {shown}");
+    }
+    let strict = lint(folder.path(), &["--strict", "-o", "json"]).expect_code(3);
+    assert_eq!(strict.error()["error"]["code"], "warnings", "{strict:?}");
+    let entries = strict.json();
+    let codes = |entry: &Value| -> Vec<String> {
+        let problems = entry["problems"].as_array().expect("a list");
+        problems.iter().map(|one| format!("{} {}", one["code"], one["severity"]).replace('"', "")).collect()
+    };
+    // The one that wins is told of the other, and that is no warning.
+    assert_eq!(codes(&entries[0]), ["SKN0203 warning", "SKN0305 info"], "{entries}");
+    assert_eq!(codes(&entries[1]), ["SKN0203 warning", "SKN0305 warning"], "{entries}");
+
+    let silent = |text: &str, codes: &str| {
+        text.replacen("metadata:\n", &format!("metadata:\n  annotations:\n    skein.dev/lint-ignore: \"{codes}\"\n"), 1)
+    };
+    write("a.yaml", &silent(&virtual_service(route), "SKN0203"));
+    write("b.yaml", &silent(&newer, "SKN0203, SKN0305"));
+    lint(folder.path(), &["--strict"]).expect_code(0);
+    write("b.yaml", &silent(&newer, "SKN0203, SKN0305, SKN0101").replace("fault", "fautl"));
+    let invalid = lint(folder.path(), &["-o", "json"]).expect_code(2);
+    assert_eq!(codes(&invalid.json()[1]), ["SKN0101 error"], "{invalid:?}");
+}
+
+#[test]
+fn a_schema_is_printed_without_a_mesh() {
+    let output = skein().command().args(["policy", "schema", "vs"]).output().expect("skein can be started");
+    let schema: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&schema["title"], &schema["additionalProperties"]), (&"VirtualService".into(), &false.into()));
+}
