@@ -49,6 +49,9 @@ impl<'a> Fields<'a> {
 
     /// True if the field says something: protobuf takes an empty string or list for an absent one.
     pub(crate) fn is_set(&self, name: &'static str) -> bool {
+        if self.at.out.recording.is_some() {
+            return self.has(name);
+        }
         let set = |value: &Value| match value {
             Value::Null => false,
             Value::Text(text) => !text.is_empty(),
@@ -77,11 +80,17 @@ impl<'a> Fields<'a> {
         (!text.is_empty()).then_some((text, at))
     }
 
+    /// A text that is not empty and its place; `Some(None)` where it is absent or empty, `None` where it is no text.
+    pub(crate) fn given(&self, name: &'static str) -> Option<Option<(&'a str, At<'a>)>> {
+        let Some(at) = self.get(name) else { return Some(None) };
+        let text = at.text()?;
+        Some((!text.is_empty()).then_some((text, at)))
+    }
+
     /// Fields that Istio has and this build does not: valid, refused at push by name.
     pub(crate) fn not_supported(&self, names: &[&'static str]) {
         for name in names {
             if let Some(at) = self.get(name) {
-                at.anything();
                 at.unbuilt(format!("`{name}`"));
             }
         }

@@ -64,15 +64,16 @@ pub(super) fn decode_port(at: &At<'_>) -> Option<u16> {
 
 impl RouteDestination {
     pub(super) fn decode_list(at: &At<'_>, namespace: &str) -> Vec<Self> {
-        decode_weighted(at, namespace, |_, destination, weight| Self { destination, weight })
+        decode_weighted(at, namespace, |_| (), |(), destination, weight| Self { destination, weight })
     }
 }
 
-/// The destinations of a rule, with what holds for their weights; `make` reads what a destination has besides.
-pub(super) fn decode_weighted<T>(
+/// The destinations of a rule, with what holds for their weights; `read` reads what a destination has besides.
+pub(super) fn decode_weighted<T, M>(
     at: &At<'_>,
     namespace: &str,
-    make: impl Fn(&Fields<'_>, DestinationHost, u32) -> T,
+    read: impl Fn(&Fields<'_>) -> M,
+    make: impl Fn(M, DestinationHost, u32) -> T,
 ) -> Vec<T> {
     let items = at.items();
     let (mut decoded, mut without_weight, mut sum) = (Vec::new(), Vec::new(), 0_u64);
@@ -89,7 +90,8 @@ pub(super) fn decode_weighted<T>(
         if weight.is_none() {
             without_weight.push(*item);
         }
-        decoded.extend(destination.map(|destination| make(&fields, destination, weight.unwrap_or_default())));
+        let more = read(&fields);
+        decoded.extend(destination.map(|destination| make(more, destination, weight.unwrap_or_default())));
         fields.finish();
     }
     if items.len() > 1 && sum == 0 {

@@ -98,10 +98,10 @@ const LARGE_BODY: usize = 100 * 1024;
 
 impl HttpRouteDestination {
     pub(super) fn decode_list(at: &At<'_>, namespace: &str) -> Vec<Self> {
-        decode_weighted(at, namespace, |fields, destination, weight| {
-            let headers = fields.get("headers").map(|headers| RouteHeaders::decode(&headers)).unwrap_or_default();
-            Self { destination, weight, headers }
-        })
+        let headers = |fields: &Fields<'_>| {
+            fields.get("headers").map(|headers| RouteHeaders::decode(&headers)).unwrap_or_default()
+        };
+        decode_weighted(at, namespace, headers, |headers, destination, weight| Self { destination, weight, headers })
     }
 }
 

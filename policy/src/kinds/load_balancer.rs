@@ -108,7 +108,7 @@ fn decode_simple(at: &At<'_>) -> Option<Algorithm> {
         ("RANDOM", Some(Balance::Random)),
         ("PASSTHROUGH", None),
     ])?;
-    if at.node.text() == Some("LEAST_CONN") {
+    if at.is_word("LEAST_CONN") {
         at.warn(codes::DEPRECATED, "LEAST_CONN is deprecated", "write LEAST_REQUEST");
     }
     if balance.is_none() {

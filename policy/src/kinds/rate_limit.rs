@@ -155,8 +155,7 @@ fn decode_match(at: &At<'_>) -> Option<HttpMatch> {
     let fields = at.fields()?;
     if let Some(gateways) = fields.get("gateways") {
         let hint = "a RateLimit acts where requests arrive; select the gateway's workload instead";
-        gateways.error_hint(codes::ATTRIBUTE, "`gateways` may not stand in a RateLimit", hint);
-        return None;
+        gateways.error_hint(codes::NOT_IN_ISTIO, "`gateways` may not stand in a RateLimit", hint);
     }
     // A match that names no gateway has no name to expand.
     HttpMatch::decode(at, &Scope { namespace: "", delegate: false, only_gateways: false })
@@ -313,7 +312,7 @@ mod tests {
             (codes::ATTRIBUTE, rule("per: [source.name]")),
             (codes::ATTRIBUTE, rule("per: ['request.headers[a b]']")),
             (codes::DUPLICATE, rule("per: [request.path, request.path]")),
-            (codes::ATTRIBUTE, rule("match: [{gateways: [mesh]}]")),
+            (codes::NOT_IN_ISTIO, rule("match: [{gateways: [mesh]}]")),
             (codes::HEADER, rule("responseHeaders: {content-length: '0'}")),
             (codes::HEADER, rule("responseHeaders: {'a b': c}")),
             (codes::UNKNOWN_FIELD, rule("limits: {}")),

@@ -102,7 +102,7 @@ impl TokenRule {
             from_headers: decode_headers(&fields),
             from_params: filled(&fields, "fromParams", "location query must be non-empty string"),
             from_cookies: filled(&fields, "fromCookies", "cookie name must be non-empty string"),
-            output_payload: fields.get("outputPayloadToHeader").and_then(|name| header(&name)),
+            output_payload: fields.get("outputPayloadToHeader").and_then(|at| header(at.filled_text()?, &at)),
             output_claims: decode_claims(&fields),
             forward_original: fields.get("forwardOriginalToken").and_then(|keep| keep.boolean()).unwrap_or(false),
             timeout: fields.get("timeout").and_then(|timeout| timeout.duration()).unwrap_or(FETCH_TIMEOUT),
@@ -178,14 +178,13 @@ fn decode_headers(fields: &Fields<'_>) -> Vec<(HeaderName, String)> {
     let items = list.as_ref().map(At::items).unwrap_or_default();
     let read = |item: &At<'_>| {
         let fields = item.fields()?;
-        let name = fields.get("name");
-        let prefix = text(&fields, "prefix");
+        let (name, prefix) = (fields.given("name"), text(&fields, "prefix"));
         fields.finish();
-        let Some(name) = name.filter(|name| name.node.text() != Some("")) else {
+        let Some((name, at)) = name? else {
             item.error_as_istio(codes::EMPTY, "location header name must be non-empty string", "");
             return None;
         };
-        Some((header(&name)?, prefix))
+        Some((header(name, &at)?, prefix))
     };
     items.iter().filter_map(read).collect()
 }
@@ -195,26 +194,24 @@ fn decode_claims(fields: &Fields<'_>) -> Vec<(HeaderName, String)> {
     let items = list.as_ref().map(At::items).unwrap_or_default();
     let read = |item: &At<'_>| {
         let fields = item.fields()?;
-        let (name, claim) = (fields.get("header"), text(&fields, "claim"));
+        let (name, claim) = (fields.given("header"), text(&fields, "claim"));
         fields.finish();
-        let name = name.filter(|name| name.node.text() != Some(""));
-        let Some(name) = name.filter(|_| !claim.is_empty()) else {
+        let Some((name, at)) = name?.filter(|_| !claim.is_empty()) else {
             let message = "outputClaimToHeaders header and claim value must be non-empty string";
             item.error_as_istio(codes::EMPTY, message, "");
             return None;
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if !name.text()?.bytes().all(plain) {
-            name.error(codes::HEADER, "the header of a claim has letters, digits, `-` and `_` only");
+        if !name.bytes().all(plain) {
+            at.error(codes::HEADER, "the header of a claim has letters, digits, `-` and `_` only");
             return None;
         }
-        Some((header(&name)?, claim))
+        Some((header(name, &at)?, claim))
     };
     items.iter().filter_map(read).collect()
 }
 
-fn header(at: &At<'_>) -> Option<HeaderName> {
-    let text = at.filled_text()?;
+fn header(text: &str, at: &At<'_>) -> Option<HeaderName> {
     let name = HeaderName::from_bytes(text.as_bytes()).ok();
     if name.is_none() {
         at.error(codes::HEADER, format!("`{text}` is not a header name"));

@@ -100,7 +100,7 @@ fn check_reference(at: &At<'_>) {
     let text = |name| fields.get(name).and_then(|at| at.text().map(str::to_owned)).unwrap_or_default();
     let (group, kind, name, namespace) = (text("group"), text("kind"), text("name"), text("namespace"));
     // Istio's API has it and does not read it.
-    fields.get("sectionName");
+    fields.get("sectionName").map(|at| at.text());
     fields.finish();
     if name.is_empty() {
         at.error_as_istio(codes::SELECTOR, "targetRef name must be set", "");

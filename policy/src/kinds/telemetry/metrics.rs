@@ -139,11 +139,10 @@ fn decode_tags(at: &At<'_>) -> BTreeMap<String, TagOverride> {
 fn decode_tag(at: &At<'_>) -> Option<TagOverride> {
     let fields = at.fields()?;
     let operation = fields.get("operation");
-    let value = fields.get("value");
+    let value = fields.given("value");
     fields.finish();
     let removes = operation.map_or(Some(false), |word| word.word(&[("UPSERT", false), ("REMOVE", true)]))?;
-    let value = value.filter(|value| value.node.text() != Some(""));
-    match (removes, value) {
+    match (removes, value?) {
         (true, None) => Some(TagOverride::Remove),
         (true, Some(_)) => {
             let message = "tagOverrides.value may only be set when operation is UPSERT";
@@ -154,6 +153,6 @@ fn decode_tag(at: &At<'_>) -> Option<TagOverride> {
             at.error_as_istio(codes::MISSING, "tagOverrides.value must be set when operation is UPSERT", "");
             None
         }
-        (false, Some(value)) => Expression::decode(&value).map(TagOverride::Upsert),
+        (false, Some((_, value))) => Expression::decode(&value).map(TagOverride::Upsert),
     }
 }
