@@ -17,27 +17,24 @@ fn validate(whole: &Value, schema: &Value, value: &Value, at: &str) -> Result<()
             "$schema" | "title" | "format" => true,
             "const" => value == wanted,
             "enum" => wanted.as_array().is_some_and(|words| words.contains(value)),
-            "type" => match wanted {
-                Value::Array(types) => types.iter().any(|one| is(one, value)),
-                one => is(one, value),
-            },
+            "type" => is(wanted, value) || list(wanted).iter().any(|one| is(one, value)),
             "minimum" => value.as_f64().is_none_or(|number| Some(number) >= wanted.as_f64()),
             "maximum" => value.as_f64().is_none_or(|number| Some(number) <= wanted.as_f64()),
-            "minLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 >= wanted.as_u64().unwrap()),
+            "minLength" => {
+                value.as_str().is_none_or(|text| text.chars().count() as u64 >= wanted.as_u64().unwrap_or(u64::MAX))
+            }
             "pattern" => {
-                let pattern = regex::Regex::new(wanted.as_str().unwrap()).unwrap();
+                let pattern = regex::Regex::new(text(wanted)).expect("a pattern is a regular expression");
                 value.as_str().is_none_or(|text| pattern.is_match(text))
             }
-            "anyOf" => wanted.as_array().unwrap().iter().any(|one| validate(whole, one, value, at).is_ok()),
-            "allOf" => wanted.as_array().unwrap().iter().all(|one| validate(whole, one, value, at).is_ok()),
-            "required" => value.as_object().is_none_or(|fields| {
-                wanted.as_array().unwrap().iter().all(|name| fields.contains_key(name.as_str().unwrap()))
-            }),
+            "anyOf" => list(wanted).iter().any(|one| validate(whole, one, value, at).is_ok()),
+            "allOf" => list(wanted).iter().all(|one| validate(whole, one, value, at).is_ok()),
+            "required" => {
+                value.as_object().is_none_or(|fields| list(wanted).iter().all(|name| fields.contains_key(text(name))))
+            }
             "items" => {
-                let items = value.as_array().into_iter().flatten().enumerate();
-                items
-                    .map(|(index, item)| validate(whole, wanted, item, &format!("{at}[{index}]")))
-                    .collect::<Result<(), _>>()?;
+                let mut items = list(value).iter().enumerate();
+                items.try_for_each(|(index, item)| validate(whole, wanted, item, &format!("{at}[{index}]")))?;
                 true
             }
             "properties" | "additionalProperties" => {
@@ -51,6 +48,14 @@ fn validate(whole: &Value, schema: &Value, value: &Value, at: &str) -> Result<()
         }
     }
     Ok(())
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 /// What a reference leads to.
@@ -75,7 +80,9 @@ fn inside(whole: &Value, rules: &Map<String, Value>, value: &Value, at: &str) ->
 }
 
 fn is(name: &Value, value: &Value) -> bool {
-    match name.as_str().unwrap() {
+    match text(name) {
+        // A list of types is not one of them.
+        "" => false,
         "object" => value.is_object(),
         "array" => value.is_array(),
         "string" => value.is_string(),
@@ -89,7 +96,7 @@ fn is(name: &Value, value: &Value) -> bool {
 }
 
 fn files(folder: PathBuf, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+    for entry in std::fs::read_dir(folder).expect("the corpus is readable").flatten().map(|entry| entry.path()) {
         if entry.is_dir() {
             files(entry, found);
         } else if entry.extension().is_some_and(|end| end == "yaml") {
@@ -139,7 +146,7 @@ fn sample(whole: &Value, schema: &Value) -> Value {
             let either = rules.get("allOf").and_then(Value::as_array).into_iter().flatten();
             let either = either.map(|one| &one["anyOf"][0]["required"][0]);
             let required = rules.get("required").and_then(Value::as_array).into_iter().flatten().chain(either);
-            let fields = required.map(|name| name.as_str().unwrap());
+            let fields = required.map(text);
             Value::Object(fields.map(|name| (name.to_owned(), sample(whole, &rules["properties"][name]))).collect())
         }
         Some("array") => json!([sample(whole, &rules["items"])]),
@@ -151,13 +158,11 @@ fn sample(whole: &Value, schema: &Value) -> Value {
     }
 }
 
+/// Sees an object's schema, and how a value for it becomes a whole document.
+type See<'s> = &'s mut dyn FnMut(&Value, &dyn Fn(Value) -> Value);
+
 /// The objects within a schema, each as the ways to it: a function of what stands there to the whole document.
-fn objects(
-    whole: &Value,
-    schema: &Value,
-    wrap: &dyn Fn(Value) -> Value,
-    see: &mut dyn FnMut(&Value, &dyn Fn(Value) -> Value),
-) {
+fn objects(whole: &Value, schema: &Value, wrap: &dyn Fn(Value) -> Value, see: See<'_>) {
     let forms = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
     for form in forms {
         objects(whole, form, wrap, see);

@@ -4,10 +4,6 @@ mod question;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::{
-    Json,
-    extract::{RawQuery, State},
-};
 use certs::id::ServiceAccount;
 use policy::{
     kinds::Abort,
@@ -24,17 +20,14 @@ use crate::{
 
 impl Admin {
     /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`.
-    pub(super) async fn explain(
-        State(admin): State<Self>,
-        RawQuery(query): RawQuery,
-    ) -> Result<Json<api::Explanation>, Error> {
-        let question = Question::read(query.as_deref().unwrap_or_default())?;
-        let snapshot = admin.agent.snapshot();
+    pub(super) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
+        let question = Question::read(query)?;
+        let snapshot = self.agent.snapshot();
         let source = match &question.from {
             Some(account) => source(&snapshot, account),
-            None => admin.own_source()?,
+            None => self.own_source()?,
         };
-        Ok(Json(explanation(&snapshot, &question, &source)))
+        Ok(explanation(&snapshot, &question, &source))
     }
 
     /// Whoever speaks at this node's first outbound port, else its first service.

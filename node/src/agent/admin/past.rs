@@ -37,15 +37,15 @@ pub(super) struct LogFilter {
 }
 
 impl Admin {
-    /// `GET /v1/policy/{kind}/{namespace}/{name}`.
+    /// `GET /v1/policy/{kind}/{namespace}/{name}`: 404 if no such document is in effect; null if none was then.
     pub(super) async fn document_at(
         State(admin): State<Self>,
         Path((kind, namespace, name)): Path<(Kind, String, String)>,
         Query(when): Query<When>,
-    ) -> Result<Json<api::Content>, Error> {
+    ) -> Result<Json<Option<api::Content>>, Error> {
         let id = DocumentId::new(kind, &namespace, &name);
         let (word, before) = match (when.at, when.before) {
-            (None, None) => return admin.document(&id).map(Json),
+            (None, None) => return admin.document(&id).map(Some).map(Json),
             (Some(at), None) => (at, false),
             (None, Some(changeset)) => (changeset, true),
             (Some(_), Some(_)) => return Err(Error::new("bad_request", "at and before exclude each other")),
@@ -55,17 +55,15 @@ impl Admin {
             Ok::<_, Error>(history.past(&id, moment))
         });
         let found = version.await?.and_then(|version| Some((version.content.clone()?, version)));
-        let Some((content, version)) = found else {
-            let then = if before { "before" } else { "at" };
-            return Err(Error::new("not_found", format!("there was no {id} {then} {word}"))
-                .hint(format!("`skein policy log --document {kind}/{name} -n {namespace}` shows its life")));
+        let content = |(content, version): (std::sync::Arc<str>, Version)| {
+            Ok::<_, Error>(api::Content {
+                summary: summary(&id, &version),
+                document: documents::json(&content)?,
+                problem: None,
+                conflicts: Vec::new(),
+            })
         };
-        Ok(Json(api::Content {
-            summary: summary(&id, &version),
-            document: documents::json(&content)?,
-            problem: None,
-            conflicts: Vec::new(),
-        }))
+        found.map(content).transpose().map(Json)
     }
 
     /// What was pushed, newest first.
