@@ -27,7 +27,7 @@ use super::{
     event::Event,
     local::{Local, covers, not_granted},
     receipt::Receipt,
-    store::{AuditEntry, Store},
+    store::{AuditEntry, AuditHead, Store},
     sync::Sync,
 };
 use crate::{
@@ -266,13 +266,15 @@ impl Agent {
         self.inner.sync.receipts(id, wait, patience).await
     }
 
-    /// The audit chain from `position` on.
+    /// The audit chain from `position` on, and its head as noted.
     ///
     /// # Errors
     /// `storage_failed`.
-    pub async fn audit(&self, position: u64) -> Result<Vec<AuditEntry>, Error> {
+    pub async fn audit(&self, position: u64) -> Result<(Vec<AuditEntry>, AuditHead), Error> {
         let store = self.inner.store.clone();
-        tokio::task::spawn_blocking(move || store.audit(position)).await.map_err(internal)?
+        // The head first: what is added in between goes beyond it.
+        let read = move || store.audit_head().and_then(|head| Ok((store.audit(position)?, head)));
+        tokio::task::spawn_blocking(read).await.map_err(internal)?
     }
 
     /// Local services with their health: healthy or why not.

@@ -20,6 +20,7 @@ use crate::{
         directory::{Directory, Known},
         error::{Error, Result},
         look,
+        policy::proposals,
         value::Wait,
     },
     clock,
@@ -122,13 +123,26 @@ impl Operator {
             let result = result(&id.to_string(), documents, None);
             return Ok(Outcome { result, pushed: None, signed: bytes });
         }
-        let wait = sending.wait.map_or_else(|| "default".to_owned(), |wait| wait.to_string());
-        let limit = ctx.globals.timeout.as_millis();
-        let path = format!("/v1/policy?wait={wait}&timeout_ms={limit}");
-        let pushed: Pushed = client.post(&path, bytes.clone()).await?;
-        let pushed = self.believed(pushed, &id, client.reached())?.enough(sending.wait);
+        let pushed: Pushed = client.post(&sending.path(ctx), bytes.clone()).await?;
+        let outcome = self.outcome(pushed, id, documents, client.reached(), sending)?;
+        Ok(Outcome { signed: bytes, ..outcome })
+    }
+
+    /// What became of something signed, by the receipts of nodes.
+    ///
+    /// # Errors
+    /// `unverified_node` if no receipt proves that any node has it.
+    pub fn outcome(
+        &self,
+        said: Pushed,
+        id: ChangesetId,
+        documents: Vec<Value>,
+        reached: &str,
+        sending: &Sending,
+    ) -> Result<Outcome> {
+        let pushed = self.believed(said, &id, reached)?.enough(sending.wait);
         let result = result(&pushed.changeset, documents, Some(&pushed));
-        Ok(Outcome { result, pushed: Some(pushed), signed: bytes })
+        Ok(Outcome { result, pushed: Some(pushed), signed: Vec::new() })
     }
 
     /// What nodes signed counts, not what the asked one says of them.
@@ -171,6 +185,14 @@ impl Operator {
     }
 }
 
+impl Sending {
+    /// Where it is posted to.
+    pub(super) fn path(&self, ctx: &Context) -> String {
+        let wait = self.wait.map_or_else(|| "default".to_owned(), |wait| wait.to_string());
+        format!("/v1/policy?wait={wait}&timeout_ms={}", ctx.globals.timeout.as_millis())
+    }
+}
+
 impl Pushed {
     /// The same, complete only if it is on as many nodes as were asked for, by their own receipts.
     fn enough(mut self, wait: Option<Wait>) -> Self {
@@ -196,6 +218,20 @@ impl Outcome {
             self.result["pending"] = json!(pushed.pending);
         }
         self
+    }
+
+    /// The same for a signature under a proposal, which is what it speaks of.
+    #[must_use]
+    pub fn approving(mut self, proposal: &ChangesetId) -> Self {
+        self.result["approval"] = self.result["changeset"].take();
+        self.result["changeset"] = json!(proposal.to_string());
+        self
+    }
+
+    /// Who must still sign before it counts, in words; `None` if it counts.
+    pub fn missing(&self) -> Option<String> {
+        let proposal = self.pushed.as_ref()?.proposal.as_ref()?;
+        Some(proposals::missing(&proposal.missing))
     }
 
     /// Prints what became of a push; one that is not where it shall be is printed and then fails.
@@ -231,7 +267,8 @@ impl Outcome {
         for document in self.result["documents"].as_array().into_iter().flatten() {
             let word = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
             let (kind, namespace, name) = (word("kind"), word("namespace"), word("name"));
-            text.push_str(&format!("{kind} {namespace}/{name} version {}\n", document["version"]));
+            let version = document["version"].as_u64().map(|version| format!(" version {version}")).unwrap_or_default();
+            text.push_str(&format!("{kind} {namespace}/{name}{version}\n"));
         }
         let Some(pushed) = &self.pushed else {
             text.push_str(&format!("would be changeset {changeset}; nothing was sent (--dry-run)\n"));
@@ -250,6 +287,11 @@ impl Outcome {
             }
         }
         text.push_str(&format!("elapsed      {} ms\n", pushed.elapsed_ms));
+        if let (Some(missing), Some(proposal)) = (self.missing(), &pushed.proposal) {
+            let id = look::short(changeset);
+            text.push_str(&format!("proposal     not in effect until it is signed by {missing}\n"));
+            text.push_str(&format!("             skein policy sign {id}   (until {})\n", proposal.until));
+        }
         text
     }
 }
@@ -265,6 +307,11 @@ fn result(changeset: &str, documents: Vec<Value>, pushed: Option<&Pushed>) -> Va
         "unreachable": pushed.map_or(&none, |pushed| &pushed.unreachable),
         "elapsed_ms": pushed.map_or(0, |pushed| pushed.elapsed_ms),
     });
+    if let Some(proposal) = pushed.and_then(|pushed| pushed.proposal.as_ref()) {
+        result["proposal"] = Value::Bool(true);
+        result["signed"] = json!(proposal.signed);
+        result["missing"] = json!(proposal.missing);
+    }
     if pushed.is_none() {
         result["dry_run"] = Value::Bool(true);
     }
@@ -349,6 +396,7 @@ mod tests {
             complete,
             elapsed_ms: 7,
             receipts: Vec::new(),
+            proposal: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
+mod history;
+
 use std::collections::BTreeMap;
 
 use certs::{
@@ -8,6 +10,8 @@ use certs::{
     sign::Digest,
 };
 use serde::{Deserialize, Serialize};
+
+pub use history::{Audit, HeardHead, Missing, Proposal};
 
 /// How a node sees the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -315,6 +319,9 @@ pub struct Pushed {
     pub elapsed_ms: u64,
     /// What the nodes signed, base64.
     pub receipts: Vec<String>,
+    /// Who must still sign, if it does not count yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
 }
 
 /// `GET /v1/mesh`: what operators need to know of a mesh.

@@ -11,6 +11,7 @@ pub mod greeting;
 mod act;
 mod documents;
 mod guard;
+mod history;
 mod look;
 mod members;
 mod mesh;

@@ -1,5 +1,6 @@
 //! `skein policy ...`.
 
+mod audit;
 mod delete;
 mod export;
 mod facts;
@@ -7,9 +8,11 @@ mod get;
 mod lint;
 mod list;
 mod log;
+pub(in crate::cli) mod proposals;
 mod push;
 mod revert;
 mod show;
+mod sign;
 mod source;
 
 use crate::cli::{context::Context, error::Result};
@@ -34,6 +37,13 @@ pub enum Command {
     Show(show::Args),
     /// Take a changeset back: every document of it becomes what it was before
     Revert(revert::Args),
+    /// List the changesets that wait for further signatures
+    Proposals(proposals::Args),
+    /// Sign a proposal too
+    Sign(sign::Args),
+    /// The chain of what a node took and refused
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Print every document in effect as YAML that `push` accepts
     Export(export::Args),
 }
@@ -49,6 +59,9 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
         Command::Log(args) => log::run(args, ctx).await,
         Command::Show(args) => show::run(args, ctx).await,
         Command::Revert(args) => revert::run(args, ctx).await,
+        Command::Proposals(args) => proposals::run(args, ctx).await,
+        Command::Sign(args) => sign::run(args, ctx).await,
+        Command::Audit(command) => audit::run(command, ctx).await,
         Command::Export(args) => export::run(args, ctx).await,
     }
 }
