@@ -132,6 +132,9 @@ impl<'k> Folder<'k> {
         }
         sort(&mut in_force);
         in_force.dedup_by_key(|value| value.changeset);
+        // A stand-in that another one replaced, directly or not, is not the nearest.
+        let replaced = self.kept.ancestors(id, in_force.iter().map(|value| &value.changeset));
+        in_force.retain(|value| !replaced.contains(&value.changeset));
         folded.live = Some(Live::new(values, in_force));
         folded
     }
@@ -169,6 +172,12 @@ impl<'k> Folder<'k> {
         let Some(item) = self.kept.entries.get(id) else { return false };
         let on_trial = item.entry.changeset.confirm_by.is_some_and(|until| !self.confirmed(id, until));
         !on_trial && self.counts_by_roles(id)
+    }
+
+    /// True if this build can tell what the changeset makes of the document.
+    pub(super) fn reads(&self, document: &DocumentId, id: &ChangesetId) -> bool {
+        let mut untold = Folded { live: None, timed: false, changes_at: None };
+        self.value(document, id, &mut untold).is_some_and(|value| value.is_readable())
     }
 
     /// True if a confirmation counts that is dated before the end of the trial.

@@ -100,6 +100,20 @@ fn a_date_of_the_past_makes_nobody_forget() {
 }
 
 #[test]
+fn what_an_unreadable_value_yields_to_stays() {
+    let mut mesh = Mesh::new();
+    let first = mesh.push(vec![mesh.change("default", "a", "x")]);
+    let second = mesh.push(vec![mesh.change("default", "a", "y")]);
+    let mut change = mesh.change("default", "a", "z");
+    change.content = change.content.map(|body| body.replace("\"hosts\"", "\"fromTheFuture\":1,\"hosts\""));
+    let operator = mesh.operator.clone();
+    mesh.insert(vec![change], &[&operator]).unwrap();
+    assert_eq!(mesh.history.forgettable(LATER), [first], "the second is in effect");
+    mesh.history.forget(&first).unwrap();
+    assert_eq!(mesh.history.state(LATER).documents[&document("a")].effective.as_ref().unwrap().changeset, second);
+}
+
+#[test]
 fn what_concerns_the_whole_mesh_travels_with_its_body() {
     let mesh = Mesh::new();
     let genesis = mesh.history.role_set_chain().remove(0);

@@ -40,6 +40,21 @@ fn every_value_that_is_to_be_obeyed_is_offered_deletions_included() {
     assert_eq!((united.united().count(), state.conflicts.len()), (0, 0));
 }
 
+/// Found by the simulation: nodes that had let the older one's body go differed from those that had not.
+#[test]
+fn what_a_stand_in_replaced_does_not_come_back() {
+    let mut mesh = Mesh::new();
+    let operator = mesh.operator.clone();
+    let old = mesh.push(vec![mesh.change("shop", "a", "x")]);
+    let new = mesh.push(vec![mesh.change("shop", "a", "y")]);
+    let mut strange = Change { replaces: vec![old, new], ..mesh.change("shop", "a", "z") };
+    let id = strange.document.clone();
+    strange.content = strange.content.map(|body| body.replace("\"hosts\"", "\"fromTheFuture\":1,\"hosts\""));
+    mesh.insert(vec![strange], &[&operator]).unwrap();
+    let in_force = mesh.history.state(NOW).documents[&id].in_force.clone();
+    assert_eq!(in_force.iter().map(|value| value.changeset).collect::<Vec<_>>(), [new]);
+}
+
 #[test]
 fn of_routes_the_deepest_wins_then_the_lowest_id_and_the_loser_is_named() {
     let mut mesh = Mesh::new();
