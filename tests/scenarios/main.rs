@@ -6,6 +6,7 @@ mod discovery;
 mod enrolment;
 mod failover;
 mod policy;
+mod proposals;
 mod routing;
 mod transport;
 

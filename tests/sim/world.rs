@@ -43,6 +43,21 @@ enum Event {
     Part,
 }
 
+impl Event {
+    /// What tells it from others, in a line.
+    fn line(&self) -> String {
+        let Event::Deliver { from, to, message } = self else { return format!("{self:?}") };
+        let what = match message {
+            Message::Offer(digest) => format!("offer {digest}"),
+            Message::Have(ids) => format!("have {} from {:?}", ids.len(), ids.first()),
+            Message::Fetch(ids) => format!("fetch {} from {:?}", ids.len(), ids.first()),
+            Message::Give(given) => format!("give {:?}", given.iter().map(Vec::len).collect::<Vec<_>>()),
+            Message::Receipt(id) => format!("receipt {id}"),
+        };
+        format!("{from} {to} {what}")
+    }
+}
+
 pub(crate) struct Plan {
     pub(crate) nodes: usize,
     pub(crate) hostile: usize,
@@ -199,9 +214,8 @@ impl World {
     }
 
     fn record(&mut self, event: &Event) {
-        let text = format!("{} {event:?}", self.now);
         let mut bytes = self.trace.0.to_vec();
-        bytes.extend(Digest::of(text.as_bytes()).0);
+        bytes.extend(format!("{} {}", self.now, event.line()).into_bytes());
         self.trace = Digest::of(&bytes);
     }
 

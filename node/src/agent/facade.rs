@@ -222,6 +222,11 @@ impl Agent {
             let hint = "start an enroller; the node then renews by itself";
             troubles.push(fail("certificate_old", "the node CA is past two thirds of its life", hint));
         }
+        troubles.extend(self.inner.sync.stale().map(|silent| {
+            let message =
+                format!("less than half of the mesh was heard for {} min: policy may be old", silent.as_secs() / 60);
+            fail("policy_stale", message, "is this node cut off? look at `skein members`")
+        }));
         troubles.extend(self.inner.local.not_granted());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles

@@ -3,6 +3,7 @@
 
 mod answer;
 mod bodies;
+mod freshness;
 mod push;
 
 use std::{
@@ -17,6 +18,7 @@ use policy::changeset;
 use tokio::sync::{Notify, watch};
 
 pub use answer::Requests;
+pub use freshness::{Freshness, SILENCE};
 
 use super::{
     book::Book,
@@ -72,7 +74,6 @@ pub struct Sync {
     state: Shared,
 }
 
-#[derive(Default)]
 struct Shared {
     /// One fold at a time, in order.
     applying: tokio::sync::Mutex<()>,
@@ -82,6 +83,15 @@ struct Shared {
     busy: Mutex<BTreeSet<NodeId>>,
     /// Changesets that are being fetched.
     fetching: Mutex<Claims>,
+    /// How long ago most of the mesh was heard.
+    freshness: Mutex<Freshness>,
+}
+
+impl Shared {
+    fn new(now: Instant) -> Self {
+        let (applying, applied, busy, fetching) = Default::default();
+        Self { applying, applied, busy, fetching, freshness: Mutex::new(Freshness::new(now)) }
+    }
 }
 
 /// What a [`Sync`] works with.
@@ -120,7 +130,7 @@ impl Sync {
             wake: Arc::default(),
             tasks,
             clock: Clock,
-            state: Shared::default(),
+            state: Shared::new(monotonic()),
         })
     }
 

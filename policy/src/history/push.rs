@@ -2,7 +2,7 @@
 
 use certs::codec::Millis;
 
-use super::{Code, History, Refused, State, admit};
+use super::{Absent, Code, History, Live, Refused, State, admit};
 use crate::{
     changeset::{self, Change, Changeset, ChangesetId, MAX_DOCUMENTS, MAX_PROPOSALS, confirmed},
     parse,
@@ -37,11 +37,7 @@ impl History {
             self.check_parent(&state, change, now)?;
             self.check_content(change)?;
         }
-        let fresh = changeset.changes.iter().filter(|change| !state.documents.contains_key(&change.document)).count();
-        if state.documents.len() + fresh > MAX_DOCUMENTS {
-            let message = format!("the mesh would have more than {MAX_DOCUMENTS} documents");
-            return Err(Refused::because(Code::QuotaExceeded, message, "delete some"));
-        }
+        check_quota(&state, changeset)?;
         if admitted.proposal { self.check_room(&admitted.entry, now) } else { Ok(()) }
     }
 
@@ -122,6 +118,21 @@ impl History {
             }
         }
     }
+}
+
+/// Documents that are deleted in all their values are none.
+fn check_quota(state: &State, changeset: &Changeset) -> Result<(), Refused> {
+    let there = |live: &Live| live.values.iter().any(|value| value.document != Err(Absent::Deleted));
+    let before = state.documents.values().filter(|live| there(live)).count();
+    let is_fresh = |change: &&Change| {
+        change.content.is_some() && !state.documents.get(&change.document).is_some_and(|live| there(live))
+    };
+    let fresh = changeset.changes.iter().filter(is_fresh).count();
+    if fresh > 0 && before + fresh > MAX_DOCUMENTS {
+        let message = format!("the mesh would have more than {MAX_DOCUMENTS} documents");
+        return Err(Refused::because(Code::QuotaExceeded, message, "delete some"));
+    }
+    Ok(())
 }
 
 fn check_dates(changeset: &Changeset, now: Millis) -> Result<(), Refused> {

@@ -154,7 +154,7 @@ fn conflict(conflict: &Conflict) -> Problem {
 /// What the node itself finds wrong.
 fn own(error: Error) -> Problem {
     let severity = match &*error.code {
-        "certificate_old" | "not_granted" => Health::Degraded,
+        "certificate_old" | "not_granted" | "policy_stale" => Health::Degraded,
         _ => Health::Critical,
     };
     problem(severity, &error.code, error.message, &error.hint)

@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use certs::sign::Digest;
+use certs::{grant::NodeGrant, id::NodeId, sign::Digest};
+use membership::view::MemberState;
 
-use super::Sync;
+use super::{Freshness, Sync};
 use crate::clock::monotonic;
 
 /// How often bodies are let go that were replaced long ago.
@@ -36,8 +37,34 @@ impl Upkeep {
 }
 
 impl Sync {
+    /// Notes how much of the mesh says what it holds.
+    fn note_freshness(&self) {
+        let (view, state) = (self.world.view(), self.world.current().load().state.clone());
+        let expected = |node: &NodeId, grant: &NodeGrant| {
+            !grant.retired && state.revocations().nodes.get(node).is_none_or(|epoch| *epoch < grant.epoch)
+        };
+        let members: Vec<&NodeId> =
+            state.grants().iter().filter(|(node, grant)| expected(node, grant)).map(|(node, _)| node).collect();
+        let speaks = |node: &&&NodeId| {
+            let member = view.member(node).filter(|member| member.state == MemberState::Alive);
+            **node == self.node() || member.is_some_and(|member| member.policy.is_some())
+        };
+        let known = members.iter().filter(speaks).count();
+        self.freshness().note(known, members.len(), monotonic());
+    }
+
+    /// For how long half of the mesh has been silent, if that is long enough to doubt this node's policy.
+    pub fn stale(&self) -> Option<Duration> {
+        self.freshness().stale(monotonic())
+    }
+
+    fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness> {
+        self.state.freshness.lock().expect("no code panics while it holds the time")
+    }
+
     /// Lets old bodies go, and asks a peer for those that should be here.
     pub(super) async fn keep_up(self: &Arc<Self>, upkeep: &mut Upkeep) {
+        self.note_freshness();
         if Upkeep::due(&mut upkeep.forgotten, FORGET) {
             match self.book.forget(self.clock.now()).await {
                 Ok(0) => {}
