@@ -241,7 +241,8 @@ impl World {
         let peer = self.random.below(self.nodes.len());
         let offer = Message::Offer(self.nodes[node].history.digest());
         self.send(node, peer, offer);
-        let wanted = self.nodes[node].wanted(self.now);
+        // Rarely, as it costs a look at everything.
+        let wanted = if self.random.percent(20) { self.nodes[node].wanted(self.now) } else { Vec::new() };
         if !wanted.is_empty() {
             self.send(node, peer, Message::Fetch(wanted));
         }

@@ -68,7 +68,7 @@ impl Book {
     pub fn load(store: Arc<Store>, trust_domain: &TrustDomain, now: Millis) -> Result<Self, Error> {
         let mut history = History::new(trust_domain.clone());
         let (mut order, mut waiting) = (Vec::new(), store.changesets()?);
-        let seen = first_seen(&store)?;
+        let seen = store.first_accepted()?;
         loop {
             let before = waiting.len();
             waiting.retain(|bytes| match history.insert(bytes, seen_at(&seen, bytes, now)) {
@@ -329,15 +329,6 @@ impl Shelf {
             self.delayed.insert(id, now + DELAY);
         }
     }
-}
-
-/// When this node took each changeset, as its audit chain says.
-fn first_seen(store: &Store) -> Result<HashMap<Digest, Millis>, Error> {
-    let mut seen = HashMap::new();
-    for entry in store.audit(0)?.into_iter().filter(|entry| entry.refused.is_none()) {
-        seen.entry(entry.subject).or_insert(entry.at);
-    }
-    Ok(seen)
 }
 
 /// What is in no audit entry counts as new: nothing is forgotten too early.

@@ -1,6 +1,7 @@
 //! What the admin interface sees of the agent: one method per thing that can be asked.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -271,15 +272,20 @@ impl Agent {
         self.inner.sync.receipts(id, wait, patience).await
     }
 
-    /// The audit chain from `position` on, and its head as noted.
+    /// At most so many entries of the audit chain from `position` on, and its head as noted.
     ///
     /// # Errors
     /// `storage_failed`.
-    pub async fn audit(&self, position: u64) -> Result<(Vec<AuditEntry>, AuditHead), Error> {
+    pub async fn audit(&self, position: u64, limit: usize) -> Result<(Vec<AuditEntry>, AuditHead), Error> {
         let store = self.inner.store.clone();
         // The head first: what is added in between goes beyond it.
-        let read = move || store.audit_head().and_then(|head| Ok((store.audit(position)?, head)));
+        let read = move || store.audit_head().and_then(|head| Ok((store.audit(position, limit)?, head)));
         tokio::task::spawn_blocking(read).await.map_err(internal)?
+    }
+
+    /// The longest audit chain that each member was heard to have.
+    pub fn audit_heads(&self) -> BTreeMap<NodeId, AuditHead> {
+        self.inner.sync.audit_heads()
     }
 
     /// Local services with their health: healthy or why not.

@@ -27,6 +27,7 @@ use super::{
     identity::Identity,
     links::Links,
     members::Members,
+    store::AuditHead,
     wire::{self, Bucket, Buckets, Fetch, Fetched, Ids},
     world::World,
 };
@@ -85,12 +86,14 @@ struct Shared {
     fetching: Mutex<Claims>,
     /// How long ago most of the mesh was heard.
     freshness: Mutex<Freshness>,
+    /// The longest audit chain that each member was heard to have.
+    audits: Mutex<BTreeMap<NodeId, AuditHead>>,
 }
 
 impl Shared {
     fn new(now: Instant) -> Self {
-        let (applying, applied, busy, fetching) = Default::default();
-        Self { applying, applied, busy, fetching, freshness: Mutex::new(Freshness::new(now)) }
+        let (applying, applied, busy, fetching, audits) = Default::default();
+        Self { applying, applied, busy, fetching, freshness: Mutex::new(Freshness::new(now)), audits }
     }
 }
 

@@ -1,4 +1,12 @@
-//! The fold: live values are those that no counting changeset replaces. Per document, so that a push costs what it touches.
+//! The fold: live values are those that no counting changeset replaces. That is all of it, and it is done document by document.
+//!
+//! Invariants, on which it rests that every node with the same set has the same state:
+//! - it reads the kept set, the chain of RoleSets and the time, and nothing else; no step depends on an order of arrival;
+//! - what a changeset is worth follows from its signers under the RoleSet that it names and every later one that counts, and from
+//!   its trial, never from what is live;
+//! - a value is replaced by what counts, also through values that do not: taking a right away never brings back what was
+//!   replaced by somebody who still has it;
+//! - where bodies are missing or this build cannot read them, ids decide what is live, and the nearest readable ancestors stand in.
 
 use std::{
     cell::RefCell,
@@ -19,70 +27,14 @@ use super::{
     roles::Chain,
 };
 use crate::{
-    changeset::{Change, Changeset, ChangesetId},
+    changeset::{Change, ChangesetId},
     document::{Document, DocumentId, Kind, Spec},
     hosts,
     kinds::{RoleSet, Verb},
     parse,
 };
 
-/// A folded state, and what has changed since.
-pub(super) struct Cached {
-    pub(super) state: Arc<State>,
-    folded_at: Millis,
-    /// True if time takes part: a trial or an expiry.
-    timed: bool,
-    dirty: BTreeSet<DocumentId>,
-    all: bool,
-}
-
-impl Cached {
-    /// Notes what a new changeset may change.
-    pub(super) fn touch(&mut self, changeset: &Changeset, all: bool) {
-        self.all |= all || changeset.changes.iter().any(|change| change.document.kind == Kind::Confirmation);
-        self.dirty.extend(changeset.changes.iter().map(|change| change.document.clone()));
-    }
-
-    fn time_moved(&self, now: Millis) -> bool {
-        self.timed && (now < self.folded_at || self.state.changes_at.is_some_and(|at| at <= now))
-    }
-}
-
-/// The state at `now`, with as little work as the cache allows.
-pub(super) fn refresh(cached: Option<Cached>, kept: &Kept, chain: &Chain, now: Millis) -> Cached {
-    let fold = |all: bool, before: Option<&State>, dirty: &BTreeSet<DocumentId>, was_timed: bool| {
-        let folder = Folder::new(kept, chain, now);
-        let mut documents = before.filter(|_| !all).map(|state| state.documents.clone()).unwrap_or_default();
-        let mut timed = was_timed && !all;
-        let mut changes_at = before.filter(|_| !all).and_then(|state| state.changes_at);
-        let work: Vec<&DocumentId> = if all { kept.by_document.keys().collect() } else { dirty.iter().collect() };
-        for id in work {
-            let folded = folder.document(id);
-            timed |= folded.timed;
-            changes_at = earliest(changes_at, folded.changes_at);
-            match folded.live {
-                Some(live) => documents.insert(id.clone(), Arc::new(live)),
-                None => documents.remove(id),
-            };
-        }
-        let state = Arc::new(folder.state(documents, changes_at));
-        Cached { state, folded_at: now, timed, dirty: BTreeSet::new(), all: false }
-    };
-    match cached {
-        Some(cached) if cached.all || cached.time_moved(now) => fold(true, None, &cached.dirty, false),
-        Some(cached) if cached.dirty.is_empty() => cached,
-        Some(cached) => fold(false, Some(&cached.state), &cached.dirty, cached.timed),
-        None => fold(true, None, &BTreeSet::new(), false),
-    }
-}
-
-fn earliest(a: Option<Millis>, b: Option<Millis>) -> Option<Millis> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, other) => one.or(other),
-    }
-}
-
+/// Folds documents as of one time.
 pub(super) struct Folder<'k> {
     kept: &'k Kept,
     chain: &'k Chain,
@@ -94,10 +46,13 @@ pub(super) struct Folder<'k> {
 }
 
 /// What became of one document.
-struct Folded {
-    live: Option<Live>,
-    timed: bool,
-    changes_at: Option<Millis>,
+#[derive(Default)]
+pub(super) struct Folded {
+    pub(super) live: Option<Live>,
+    /// True if time took part: a trial or an expiry.
+    pub(super) timed: bool,
+    /// When it changes by itself.
+    pub(super) changes_at: Option<Millis>,
 }
 
 impl<'k> Folder<'k> {
@@ -106,8 +61,8 @@ impl<'k> Folder<'k> {
         Self { kept, chain, now, stays, by_roles: RefCell::default() }
     }
 
-    fn document(&self, id: &DocumentId) -> Folded {
-        let mut folded = Folded { live: None, timed: false, changes_at: None };
+    pub(super) fn document(&self, id: &DocumentId) -> Folded {
+        let mut folded = Folded::default();
         let all = self.kept.by_document.get(id).map(Vec::as_slice).unwrap_or_default();
         if id.kind == Kind::RoleSet {
             folded.live = self.role_set(id);
@@ -141,7 +96,7 @@ impl<'k> Folder<'k> {
 
     /// The RoleSet's live values are the last that counts, or its rival children.
     fn role_set(&self, id: &DocumentId) -> Option<Live> {
-        let mut nothing = Folded { live: None, timed: false, changes_at: None };
+        let mut nothing = Folded::default();
         let last = self.chain.counting.last()?.changeset;
         let effective = self.value(id, &last, &mut nothing);
         let heads = if self.chain.rivals.is_empty() { vec![last] } else { self.chain.rivals.clone() };
@@ -176,7 +131,7 @@ impl<'k> Folder<'k> {
 
     /// True if this build can tell what the changeset makes of the document.
     pub(super) fn reads(&self, document: &DocumentId, id: &ChangesetId) -> bool {
-        let mut untold = Folded { live: None, timed: false, changes_at: None };
+        let mut untold = Folded::default();
         self.value(document, id, &mut untold).is_some_and(|value| value.is_readable())
     }
 
@@ -324,7 +279,7 @@ impl<'k> Folder<'k> {
         })
     }
 
-    fn state(&self, documents: BTreeMap<DocumentId, Arc<Live>>, changes_at: Option<Millis>) -> State {
+    pub(super) fn state(&self, documents: BTreeMap<DocumentId, Arc<Live>>, changes_at: Option<Millis>) -> State {
         let mut state = State {
             genesis: self.chain.genesis().map_or(Digest([0; 32]), |id| id.0),
             changes_at: changes_at.filter(|at| *at > self.now),
@@ -401,4 +356,12 @@ fn staying(kept: &Kept, set: &RoleSet) -> HashSet<ChangesetId> {
     }
     found.retain(|id| !set.voids.contains(&id.0));
     found
+}
+
+/// The earlier of two times that may not be.
+pub(super) fn earliest(a: Option<Millis>, b: Option<Millis>) -> Option<Millis> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
 }

@@ -1,6 +1,7 @@
 //! The set of changesets and the state that it folds to. Every node with the same set has the same state, in whatever order it came.
 
 mod admit;
+mod cache;
 mod fold;
 mod genesis;
 mod kept;
@@ -59,7 +60,7 @@ pub struct History {
     trust_domain: TrustDomain,
     kept: Kept,
     chain: roles::Chain,
-    cache: Mutex<Option<fold::Cached>>,
+    cache: Mutex<Option<cache::Cached>>,
     /// What too few keys had signed when it came.
     proposed: BTreeSet<ChangesetId>,
     /// What an operator's approval speaks of that is not here yet.
@@ -248,7 +249,7 @@ impl History {
     /// The fold at this time. Cheap when nothing changed.
     pub fn state(&self, now: Millis) -> Arc<State> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let cached = fold::refresh(cache.take(), &self.kept, &self.chain, now);
+        let cached = cache::refresh(cache.take(), &self.kept, &self.chain, now);
         let state = cached.state.clone();
         *cache = Some(cached);
         state

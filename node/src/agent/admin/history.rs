@@ -38,19 +38,14 @@ impl Admin {
         State(admin): State<Self>,
         Query(From { from }): Query<From>,
     ) -> Result<Json<api::Audit>, Error> {
-        let (mut entries, noted) = admin.agent.audit(from).await?;
-        entries.truncate(ENTRIES);
+        let (entries, noted) = admin.agent.audit(from, ENTRIES).await?;
         Ok(Json(api::Audit { node: admin.agent.node().clone(), noted, entries }))
     }
 
     /// `GET /v1/policy/audit/heads`.
     pub(super) async fn audit_heads(State(admin): State<Self>) -> Json<Vec<api::HeardHead>> {
-        let view = admin.agent.view();
-        let heads = view.members().values().filter_map(|member| {
-            let (count, digest) = member.policy.as_ref()?.audit;
-            Some(api::HeardHead { node: member.id.clone(), count, digest })
-        });
-        Json(heads.collect())
+        let heads = admin.agent.audit_heads().into_iter();
+        Json(heads.map(|(node, head)| api::HeardHead { node, count: head.count, digest: head.digest }).collect())
     }
 }
 

@@ -3,7 +3,7 @@
 //! The last entry's digest is the head. Nodes gossip theirs, so that whoever rewrites the whole chain on one disk still differs
 //! from what the others heard.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use certs::{
     codec::{self, Millis},
@@ -103,12 +103,32 @@ impl Store {
         self.write(0, |write| link(write, judgements))
     }
 
-    /// The audit chain from `position` on.
+    /// At most so many entries of the audit chain from `position` on.
     ///
     /// # Errors
     /// `storage_failed`, also if an entry cannot be read.
-    pub fn audit(&self, position: u64) -> Result<Vec<AuditEntry>, Error> {
-        self.read(|database| rows(database, position))?.iter().map(|(_, bytes)| entry(bytes)).collect()
+    pub fn audit(&self, position: u64, limit: usize) -> Result<Vec<AuditEntry>, Error> {
+        self.read(|database| rows(database, position, limit))?.iter().map(|(_, bytes)| entry(bytes)).collect()
+    }
+
+    /// When each thing was first accepted.
+    ///
+    /// # Errors
+    /// As [`Self::audit`].
+    pub fn first_accepted(&self) -> Result<HashMap<Digest, Millis>, Error> {
+        let mut first = HashMap::new();
+        self.read(|database| {
+            // One by one: refusals may be many.
+            for row in database.begin_read()?.open_table(AUDIT)?.iter()? {
+                // What cannot be read counts as new; `audit verify` names it.
+                let entry = codec::decode::<AuditEntry, ENTRY_BYTES>(row?.1.value()).ok();
+                if let Some(entry) = entry.filter(|entry| entry.refused.is_none()) {
+                    first.entry(entry.subject).or_insert(entry.at);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(first)
     }
 
     /// The head of the audit chain, as it was noted with the last entry.
@@ -132,7 +152,7 @@ impl Store {
         let read = || -> Result<_, redb::Error> {
             let database = Database::open(path)?;
             let noted = database.begin_read()?.open_table(META)?.get(HEAD)?.map(|value| value.value().to_vec());
-            Ok((rows(&database, 0)?, noted))
+            Ok((rows(&database, 0, usize::MAX)?, noted))
         };
         let (rows, noted) = read().map_err(|error| failed(path, &error))?;
         let mut entries = Vec::with_capacity(rows.len());
@@ -155,12 +175,10 @@ impl Store {
     }
 }
 
-fn rows(database: &Database, position: u64) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+fn rows(database: &Database, position: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
     let table = database.begin_read()?.open_table(AUDIT)?;
-    table
-        .range(position..)?
-        .map(|row| row.map(|(key, bytes)| (key.value(), bytes.value().to_vec())).map_err(Into::into))
-        .collect()
+    let rows = table.range(position..)?.take(limit);
+    rows.map(|row| row.map(|(key, bytes)| (key.value(), bytes.value().to_vec())).map_err(Into::into)).collect()
 }
 
 /// Adds judgements to the chain and notes its head, in the transaction of what they speak of.
@@ -195,7 +213,7 @@ mod tests {
     fn three(store: &Store) -> Vec<AuditEntry> {
         store.append(&[b"one"], &[judgement(b"one", None)]).unwrap();
         store.judge(&[judgement(b"bad", Some("bad_signature")), judgement(b"worse", Some("role_missing"))]).unwrap();
-        store.audit(0).unwrap()
+        store.audit(0, usize::MAX).unwrap()
     }
 
     #[test]
@@ -206,7 +224,7 @@ mod tests {
         assert_eq!((chain.len(), chain[0].previous), (3, Digest([0; 32])));
         let head = store.audit_head().unwrap();
         assert_eq!(AuditHead::verify(chain.iter(), &[head]), Ok(head));
-        assert_eq!(store.audit(2).unwrap(), chain[2..]);
+        assert_eq!(store.audit(2, usize::MAX).unwrap(), chain[2..]);
         drop(store);
         assert_eq!(Store::audit_at(&folder.path().join("store.redb")).unwrap(), (chain, None, head));
         assert_eq!(Store::audit_at(&folder.path().join("none")).unwrap_err().code, "not_found");

@@ -1,6 +1,7 @@
 //! Bodies that go after a time, and those that are missing: a peer may have kept one back, or a value lives again.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use certs::{grant::NodeGrant, id::NodeId, sign::Digest};
 use membership::view::MemberState;
 
 use super::{Freshness, Sync};
-use crate::clock::monotonic;
+use crate::{agent::store::AuditHead, clock::monotonic};
 
 /// How often bodies are let go that were replaced long ago.
 const FORGET: Duration = Duration::from_secs(3600);
@@ -58,6 +59,29 @@ impl Sync {
         self.freshness().stale(monotonic())
     }
 
+    /// Remembers how long each member's audit chain was: one that is written anew must still hold what was heard.
+    fn note_audits(&self) {
+        let view = self.world.view();
+        let mut audits = self.audits();
+        audits.retain(|node, _| view.member(node).is_some());
+        for member in view.members().values() {
+            let Some((count, digest)) = member.policy.as_ref().map(|policy| policy.audit) else { continue };
+            let longest = audits.entry(member.id.clone()).or_insert(AuditHead { count, digest });
+            if count > longest.count {
+                *longest = AuditHead { count, digest };
+            }
+        }
+    }
+
+    /// The longest audit chain that each member was heard to have.
+    pub fn audit_heads(&self) -> BTreeMap<NodeId, AuditHead> {
+        self.audits().clone()
+    }
+
+    fn audits(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, AuditHead>> {
+        self.state.audits.lock().expect("no code panics while it holds the map")
+    }
+
     fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness> {
         self.state.freshness.lock().expect("no code panics while it holds the time")
     }
@@ -65,6 +89,7 @@ impl Sync {
     /// Lets old bodies go, and asks a peer for those that should be here.
     pub(super) async fn keep_up(self: &Arc<Self>, upkeep: &mut Upkeep) {
         self.note_freshness();
+        self.note_audits();
         if Upkeep::due(&mut upkeep.forgotten, FORGET) {
             match self.book.forget(self.clock.now()).await {
                 Ok(0) => {}

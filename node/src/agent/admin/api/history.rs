@@ -46,7 +46,7 @@ pub struct Audit {
     pub entries: Vec<AuditEntry>,
 }
 
-/// One of `GET /v1/policy/audit/heads`: what the answering node heard last of another node's chain.
+/// One of `GET /v1/policy/audit/heads`: the longest chain that the answering node heard of another, since it started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeardHead {
     /// Whose chain.
