@@ -43,9 +43,9 @@ impl Admin {
     }
 
     /// `GET /v1/policy/audit/heads`.
-    pub(super) async fn audit_heads(State(admin): State<Self>) -> Json<Vec<api::HeardHead>> {
-        let heads = admin.agent.audit_heads().into_iter();
-        Json(heads.map(|(node, head)| api::HeardHead { node, count: head.count, digest: head.digest }).collect())
+    pub(super) fn audit_heads(&self) -> Vec<api::HeardHead> {
+        let heads = self.agent.audit_heads().into_iter();
+        heads.map(|(node, head)| api::HeardHead { node, count: head.count, digest: head.digest }).collect()
     }
 }
 

@@ -116,7 +116,7 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().map(Json) }))
         .route("/v1/policy/proposals", get(Admin::proposals))
         .route("/v1/policy/audit", get(Admin::audit))
-        .route("/v1/policy/audit/heads", get(Admin::audit_heads))
+        .route("/v1/policy/audit/heads", get(|State(admin): State<Admin>| async move { Json(admin.audit_heads()) }))
         .route("/v1/policy/changesets/{id}", get(Admin::changeset))
         .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
         .route("/v1/policy/proof/{kind}/{namespace}/{name}", get(Admin::document_proof))
