@@ -122,6 +122,8 @@ pub struct Policy {
     pub recent: Vec<Digest>,
     /// Digest of the state that its requests follow, as its status gives it.
     pub applied: Digest,
+    /// Length of its audit chain and digest of the last entry: noted by all who hear it, so that it cannot be rewritten later.
+    pub audit: (u64, Digest),
 }
 
 /// What a node intends.

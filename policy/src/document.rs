@@ -81,6 +81,12 @@ impl Kind {
         matches!(self, Kind::VirtualService | Kind::DestinationRule) || authority
     }
 
+    /// True for the kinds of which all live values of a document hold together until a push names them all: what a split mesh
+    /// forbade on one side stays forbidden on both.
+    pub fn unites(self) -> bool {
+        matches!(self, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication)
+    }
+
     /// True for the kinds that concern the whole mesh: their namespace is [`ROOT_NAMESPACE`] whatever the default.
     pub fn is_mesh_wide(self) -> bool {
         matches!(self, Kind::RoleSet | Kind::NodeGrant | Kind::Revocation | Kind::Confirmation | Kind::MeshConfig)

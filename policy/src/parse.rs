@@ -123,17 +123,6 @@ pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
     }
 }
 
-/// True if a signed body is well-formed and says that it is this document. Says nothing about its content, so that what one build
-/// cannot read another may.
-pub(crate) fn is_body_of(id: &DocumentId, json: &str) -> bool {
-    let Ok(node) = tree::read_json(json) else { return false };
-    let metadata = node.get("metadata");
-    let text = |name| metadata.and_then(|metadata| metadata.get(name)).and_then(Node::text);
-    node.get("kind").and_then(Node::text) == Some(id.kind.as_str())
-        && text("name") == Some(id.name.as_str())
-        && text("namespace") == Some(id.namespace.as_str())
-}
-
 /// The compact form of a signed body: two bodies with the same meaning (but for lines) have the same one. `None` if it is not JSON.
 pub fn compact(json: &str) -> Option<String> {
     let mut node = tree::read_json(json).ok()?;

@@ -71,7 +71,7 @@ fn policy_changeset() {
         assert!(history.insert(bytes, NOW).is_err(), "nobody signed this");
         if let Ok(signed) = changeset::decode(bytes) {
             assert_eq!(changeset::encode(&signed), bytes, "one encoding");
-            let _ = changeset::Changeset::read(&signed);
+            let _ = signed.read();
         }
     });
 }

@@ -10,6 +10,7 @@ mod history;
 mod lint;
 mod plan;
 mod policy;
+mod proposals;
 mod push;
 mod routing;
 mod transport;

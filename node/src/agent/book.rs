@@ -1,6 +1,9 @@
 //! The set of changesets, in memory and on disk: nothing is seen before it is durable.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use certs::{
     codec::Millis,
@@ -16,7 +19,7 @@ use tokio::sync::RwLock;
 
 use super::{
     error::{Error, fail, internal},
-    store::{Judgement, Store},
+    store::{AuditHead, Judgement, Store},
 };
 
 /// Refusals of peers' bytes that one minute adds to the audit chain; a peer must not fill the disk with its mistakes.
@@ -37,15 +40,19 @@ struct Shelf {
     refusals: usize,
     /// Changesets that only a new RoleSet could make acceptable: they are not fetched again before.
     rejected: BTreeSet<ChangesetId>,
+    /// Changesets over a quota of sync: until when they are not fetched again.
+    delayed: BTreeMap<ChangesetId, Millis>,
 }
 
-/// Rejected changesets that are remembered; beyond, they are fetched and judged again.
+/// Rejected and delayed changesets that are remembered; beyond, they are fetched and judged again.
 const REJECTED: usize = 4096;
+/// How long what is over a quota is left alone.
+const DELAY: Millis = 60_000;
 
 /// What became of changesets that a peer gave.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Learned {
-    /// Kept and durable now.
+    /// Kept and durable now, or complete again: a stub was here.
     pub fresh: Vec<ChangesetId>,
     /// References to fetch first.
     pub missing: Vec<ChangesetId>,
@@ -61,11 +68,12 @@ impl Book {
     pub fn load(store: Arc<Store>, trust_domain: &TrustDomain, now: Millis) -> Result<Self, Error> {
         let mut history = History::new(trust_domain.clone());
         let (mut order, mut waiting) = (Vec::new(), store.changesets()?);
+        let seen = store.first_accepted()?;
         loop {
             let before = waiting.len();
-            waiting.retain(|bytes| match history.insert(bytes, now) {
+            waiting.retain(|bytes| match history.insert(bytes, seen_at(&seen, bytes, now)) {
                 Ok(inserted) => {
-                    order.push(inserted.id);
+                    order.extend(inserted.fresh.then_some(inserted.id));
                     false
                 }
                 Err(refused) => {
@@ -89,6 +97,7 @@ impl Book {
             minute: 0,
             refusals: 0,
             rejected: BTreeSet::new(),
+            delayed: BTreeMap::new(),
         };
         Ok(Self { shelf: RwLock::new(shelf), store })
     }
@@ -108,12 +117,13 @@ impl Book {
         self.shelf.read().await.history.state(now)
     }
 
-    /// Which of these are not here and could be kept.
-    pub async fn lacking(&self, ids: &[Digest]) -> Vec<Digest> {
+    /// Which of these are not here and could be kept now.
+    pub async fn lacking(&self, ids: &[Digest], now: Millis) -> Vec<Digest> {
         let shelf = self.shelf.read().await;
         let lacks = |id: &&Digest| {
             let id = ChangesetId(**id);
-            !shelf.history.contains(&id) && !shelf.rejected.contains(&id)
+            let waits = shelf.delayed.get(&id).is_some_and(|until| now < *until);
+            !shelf.history.contains(&id) && !shelf.rejected.contains(&id) && !waits
         };
         ids.iter().filter(lacks).copied().collect()
     }
@@ -123,8 +133,8 @@ impl Book {
         self.shelf.read().await.order.iter().rev().take(count).map(|id| id.0).collect()
     }
 
-    /// The bytes of everything wanted and of what it refers to, in an order in which they can be inserted; none if that
-    /// is more than `limit` bytes.
+    /// The bytes of everything wanted, of what it refers to and of what approves it, in an order in which they can be inserted;
+    /// none if that is more than `limit` bytes.
     pub async fn closure(&self, wanted: impl Fn(&changeset::Changeset) -> bool, limit: usize) -> Option<Vec<Vec<u8>>> {
         let shelf = self.shelf.read().await;
         let mut needed = BTreeSet::new();
@@ -132,20 +142,42 @@ impl Book {
             let Some(entry) = shelf.history.get(id) else { continue };
             if needed.contains(id) || wanted(&entry.changeset) {
                 needed.insert(*id);
+                needed.extend(shelf.history.approvals(id));
                 needed.extend(entry.changeset.changes.iter().flat_map(|change| change.replaces.iter().copied()));
             }
         }
         let mut out = Vec::new();
         let mut size = 0;
-        for id in shelf.order.iter().filter(|id| needed.contains(*id)) {
-            let Some(entry) = shelf.history.get(id) else { continue };
-            size += entry.bytes.len();
+        for bytes in shelf.order.iter().filter(|id| needed.contains(*id)).filter_map(|id| shelf.history.bytes(id)) {
+            size += bytes.len();
             if size > limit {
                 return None;
             }
-            out.push(entry.bytes.to_vec());
+            out.push(bytes.to_vec());
         }
         Some(out)
+    }
+
+    /// Lets bodies go that were replaced long ago: on disk first, so that a crash in between loses nothing. Gives how many.
+    ///
+    /// # Errors
+    /// The disk's; memory is as before then.
+    pub async fn forget(self: &Arc<Self>, now: Millis) -> Result<usize, Error> {
+        self.undisturbed(move |book| {
+            let mut shelf = book.shelf.blocking_write();
+            book.writable()?;
+            let due = shelf.history.forgettable(now);
+            if due.is_empty() {
+                return Ok(0);
+            }
+            let stub = |id: &ChangesetId| {
+                let packed = changeset::decode(shelf.history.bytes(id)?).ok()?;
+                Some((id.0, changeset::encode(&packed.stub())))
+            };
+            book.store.replace(&due.iter().filter_map(stub).collect())?;
+            Ok(due.iter().filter(|id| shelf.history.forget(id).is_some()).count())
+        })
+        .await
     }
 
     /// Takes what an operator pushed: every rule of a direct push, then disk, then memory.
@@ -164,6 +196,11 @@ impl Book {
     pub async fn learn(self: &Arc<Self>, offered: Vec<Vec<u8>>, from: &str, now: Millis) -> Result<Learned, Error> {
         let from = from.to_string();
         self.undisturbed(move |book| book.learn_now(offered, &from, now)).await
+    }
+
+    /// The head of the audit chain; that of an empty one if the disk fails, which the store reports by itself.
+    pub async fn audit_head(self: &Arc<Self>) -> AuditHead {
+        self.undisturbed(|book| book.store.audit_head()).await.unwrap_or(AuditHead::NONE)
     }
 
     /// Keeps the first CA keys of nodes beside the changesets.
@@ -185,10 +222,10 @@ impl Book {
     fn push_now(&self, bytes: Vec<u8>, from: &str, now: Millis) -> Result<ChangesetId, Error> {
         let mut shelf = self.shelf.blocking_write();
         self.writable()?;
-        if let Ok(signed) = changeset::decode(&bytes)
-            && shelf.history.contains(&ChangesetId(signed.id()))
+        if let Ok(packed) = changeset::decode(&bytes)
+            && shelf.history.contains(&ChangesetId(packed.id()))
         {
-            return Ok(ChangesetId(signed.id()));
+            return Ok(ChangesetId(packed.id()));
         }
         let checked = shelf.history.check_push(&bytes, now);
         match checked.and_then(|()| shelf.history.insert(&bytes, now)) {
@@ -208,24 +245,25 @@ impl Book {
         let mut shelf = self.shelf.blocking_write();
         self.writable()?;
         let mut learned = Learned::default();
-        let (mut kept, mut judgements, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut kept, mut order, mut judgements, mut refusals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for bytes in &offered {
-            match shelf.history.insert(bytes, now) {
-                Ok(inserted) if inserted.fresh => {
+            match shelf.history.learn(bytes, now) {
+                Ok(inserted) if inserted.fresh || inserted.restored => {
                     judgements.push(judgement(bytes, from, now, None));
                     learned.fresh.push(inserted.id);
+                    order.extend(inserted.fresh.then_some(inserted.id));
                     kept.push(bytes.as_slice());
                 }
                 Ok(_) => {}
                 Err(Refused::Missing(ids)) => learned.missing.extend(ids),
                 Err(refused) => {
                     refusals.push(judgement(bytes, from, now, Some(&refused)));
-                    let Ok(signed) = changeset::decode(bytes) else { continue };
-                    let id = ChangesetId(signed.id());
-                    // An id does not cover the signatures: whoever spoils them must not spoil the changeset.
-                    let final_ = !refused.may_pass_later() && refused.code() != Code::BadSignature;
-                    if final_ && shelf.rejected.len() < REJECTED {
+                    let Ok(packed) = changeset::decode(bytes) else { continue };
+                    let id = ChangesetId(packed.id());
+                    if refused.is_final() && shelf.rejected.len() < REJECTED {
                         shelf.rejected.insert(id);
+                    } else if refused.code() == Code::QuotaExceeded {
+                        shelf.delay(id, now);
                     }
                     learned.refused.push((id, refused.to_string()));
                 }
@@ -233,10 +271,10 @@ impl Book {
         }
         if !kept.is_empty() {
             self.keep(&mut shelf, &kept, &judgements, now)?;
-            shelf.order.extend(&learned.fresh);
-            // Of two RoleSets of one number the other may allow what the first did not.
+            shelf.order.extend(&order);
+            // Of two RoleSets of one number the other may allow what the first did not; an approval may complete one.
             let names_role_set = |id: &ChangesetId| {
-                let entry = shelf.history.get(id);
+                let entry = shelf.history.get(&shelf.history.approves(id).unwrap_or(*id));
                 entry.is_some_and(|entry| entry.changeset.change(&DocumentId::role_set()).is_some())
             };
             if learned.fresh.iter().any(names_role_set) {
@@ -258,8 +296,11 @@ impl Book {
     fn keep(&self, shelf: &mut Shelf, bytes: &[&[u8]], judgements: &[Judgement], now: Millis) -> Result<(), Error> {
         self.store.append(bytes, judgements).inspect_err(|_| {
             let mut before = History::new(shelf.trust_domain.clone());
-            for entry in shelf.order.iter().filter_map(|id| shelf.history.get(id)) {
-                let _ = before.insert(&entry.bytes, now);
+            for id in &shelf.order {
+                if let Some(bytes) = shelf.history.bytes(id) {
+                    let seen = shelf.history.get(id).map_or(now, |entry| entry.seen);
+                    let _ = before.insert(bytes, seen);
+                }
             }
             shelf.history = before;
         })
@@ -281,8 +322,23 @@ impl Book {
     }
 }
 
+impl Shelf {
+    fn delay(&mut self, id: ChangesetId, now: Millis) {
+        self.delayed.retain(|_, until| now < *until);
+        if self.delayed.len() < REJECTED {
+            self.delayed.insert(id, now + DELAY);
+        }
+    }
+}
+
+/// What is in no audit entry counts as new: nothing is forgotten too early.
+fn seen_at(seen: &HashMap<Digest, Millis>, bytes: &[u8], now: Millis) -> Millis {
+    let id = changeset::decode(bytes).ok().map(|packed| packed.id());
+    id.and_then(|id| seen.get(&id).copied()).unwrap_or(now)
+}
+
 fn judgement(bytes: &[u8], from: &str, at: Millis, refused: Option<&Refused>) -> Judgement {
-    let subject = changeset::decode(bytes).map_or_else(|_| Digest::of(bytes), |signed| signed.id());
+    let subject = changeset::decode(bytes).map_or_else(|_| Digest::of(bytes), |packed| packed.id());
     let refused = refused.map(|r| format!("{}: {r}", r.code().as_str()));
     Judgement { at, subject, from: from.to_string(), refused }
 }
@@ -290,7 +346,7 @@ fn judgement(bytes: &[u8], from: &str, at: Millis, refused: Option<&Refused>) ->
 /// A refusal of policy in the form that every door shows.
 pub fn refusal(refused: &Refused) -> Error {
     let code = match refused.code() {
-        Code::Malformed => "bad_request",
+        Code::Malformed | Code::WrongBodies => "bad_request",
         Code::BadSignature => "bad_signature",
         Code::WrongTrustDomain => "wrong_trust_domain",
         Code::RoleMissing | Code::ThresholdMissing | Code::RoleSetUnknown | Code::RoleSetInvalid => "role_missing",
@@ -306,137 +362,4 @@ pub fn refusal(refused: &Refused) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use certs::sign::SigningKey;
-    use policy::{
-        DocumentId, Kind,
-        changeset::{Change, Changeset},
-        history::{genesis, signed},
-    };
-
-    use super::*;
-
-    const NOW: Millis = 1_800_000_000_000;
-
-    struct Mesh {
-        folder: tempfile::TempDir,
-        trust_domain: TrustDomain,
-        operator: SigningKey,
-        genesis: Vec<u8>,
-    }
-
-    impl Mesh {
-        fn new() -> Self {
-            let trust_domain = TrustDomain::new("prod.example").unwrap();
-            let operator = SigningKey::generate();
-            let root = certs::root::Root::generate(&trust_domain, NOW).certificate();
-            let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], NOW);
-            let genesis = signed(&first, &[&operator]);
-            Self { folder: tempfile::tempdir().unwrap(), trust_domain, operator, genesis }
-        }
-
-        fn book(&self, name: &str) -> Arc<Book> {
-            let store = Arc::new(Store::open(&self.folder.path().join(name)).unwrap());
-            if store.changesets().unwrap().is_empty() {
-                store.append(&[&self.genesis], &[]).unwrap();
-            }
-            Arc::new(Book::load(store, &self.trust_domain, NOW).unwrap())
-        }
-
-        fn grant(&self, node: &str, key: &SigningKey, replaces: Vec<ChangesetId>) -> Vec<u8> {
-            let grant = certs::grant::NodeGrant {
-                node: NodeId::new(node).unwrap(),
-                epoch: 1 + replaces.len() as u64,
-                services: Vec::new(),
-                token_hash: None,
-                redeemer: None,
-                token_expires: None,
-                enroller: false,
-                retired: false,
-            };
-            let (document, body) = policy::kinds::node_grant_body(&grant);
-            let changeset = Changeset {
-                trust_domain: self.trust_domain.clone(),
-                role_set: 1,
-                issued_at: NOW,
-                message: String::new(),
-                confirm_by: None,
-                nonce: [7; 16],
-                changes: vec![Change { document, content: Some(body), replaces }],
-            };
-            signed(&changeset, &[key])
-        }
-    }
-
-    #[tokio::test]
-    async fn what_was_pushed_is_there_after_a_restart_and_pushed_once() {
-        let mesh = Mesh::new();
-        let book = mesh.book("a");
-        let grant = mesh.grant("web-1", &mesh.operator, vec![]);
-        let id = book.push(grant.clone(), "push", NOW).await.unwrap();
-        assert_eq!(book.push(grant, "push", NOW).await.unwrap(), id);
-        assert_eq!(book.latest(16).await[0], id.0);
-        drop(book);
-        let again = mesh.book("a");
-        assert!(again.state(NOW).await.grants().contains_key(&NodeId::new("web-1").unwrap()));
-    }
-
-    #[tokio::test]
-    async fn a_refused_push_leaves_an_audit_line_and_nothing_else() {
-        let mesh = Mesh::new();
-        let book = mesh.book("a");
-        let before = book.look(|history| history.digest()).await;
-        let foreign = mesh.grant("web-1", &SigningKey::generate(), vec![]);
-        assert_eq!(book.push(foreign, "push", NOW).await.unwrap_err().code, "role_missing");
-        assert_eq!(book.push(b"nonsense".to_vec(), "push", NOW).await.unwrap_err().code, "bad_request");
-        assert_eq!(book.look(|history| history.digest()).await, before);
-        assert_eq!(book.store.audit(0).unwrap().len(), 2);
-    }
-
-    #[tokio::test]
-    async fn spoilt_signatures_do_not_keep_the_changeset_out() {
-        let mesh = Mesh::new();
-        let book = mesh.book("a");
-        let good = mesh.grant("web-1", &mesh.operator, vec![]);
-        let mut spoilt = changeset::decode(&good).unwrap();
-        spoilt.signatures[0].1.0[7] ^= 1;
-        let id = spoilt.id();
-        let learned = book.learn(vec![changeset::encode(&spoilt)], "mallory", NOW).await.unwrap();
-        assert_eq!((learned.fresh.len(), learned.refused.len()), (0, 1));
-        assert_eq!(book.lacking(&[id]).await, [id]);
-        assert_eq!(book.learn(vec![good], "a", NOW).await.unwrap().fresh.len(), 1);
-        let foreign = mesh.grant("web-2", &SigningKey::generate(), vec![]);
-        let id = changeset::decode(&foreign).unwrap().id();
-        book.learn(vec![foreign], "mallory", NOW).await.unwrap();
-        assert_eq!(book.lacking(&[id]).await, []);
-    }
-
-    #[tokio::test]
-    async fn a_peers_rubbish_does_not_fill_the_audit_chain() {
-        let mesh = Mesh::new();
-        let book = mesh.book("a");
-        let before = book.store.audit(0).unwrap().len();
-        book.learn(vec![Vec::new(); 5_000], "mallory", NOW).await.unwrap();
-        book.learn(vec![Vec::new(); 5_000], "mallory", NOW).await.unwrap();
-        assert_eq!(book.store.audit(0).unwrap().len() - before, REFUSALS_A_MINUTE);
-    }
-
-    #[tokio::test]
-    async fn what_lacks_its_references_names_them() {
-        let mesh = Mesh::new();
-        let (one, two) = (mesh.book("a"), mesh.book("b"));
-        let first = mesh.grant("web-1", &mesh.operator, vec![]);
-        let id = one.push(first.clone(), "push", NOW).await.unwrap();
-        let second = mesh.grant("web-1", &mesh.operator, vec![id]);
-        one.push(second.clone(), "push", NOW).await.unwrap();
-        let learned = two.learn(vec![second.clone()], "a", NOW).await.unwrap();
-        assert_eq!((learned.fresh.len(), learned.missing), (0, vec![id]));
-        let learned = two.learn(vec![first, second], "a", NOW).await.unwrap();
-        assert_eq!(learned.fresh.len(), 2);
-        assert_eq!(two.look(|h| h.digest()).await, one.look(|h| h.digest()).await);
-        let document = DocumentId::mesh_wide(Kind::NodeGrant, "web-1");
-        let closure = one.closure(|c| c.changes.iter().any(|change| change.document == document), 1 << 20).await;
-        assert_eq!(closure.unwrap().len(), 2);
-        assert_eq!(one.closure(|_| true, 10).await, None);
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! What the admin interface sees of the agent: one method per thing that can be asked.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -27,7 +28,7 @@ use super::{
     event::Event,
     local::{Local, covers, not_granted},
     receipt::Receipt,
-    store::{AuditEntry, Store},
+    store::{AuditEntry, AuditHead, Store},
     sync::Sync,
 };
 use crate::{
@@ -222,6 +223,11 @@ impl Agent {
             let hint = "start an enroller; the node then renews by itself";
             troubles.push(fail("certificate_old", "the node CA is past two thirds of its life", hint));
         }
+        troubles.extend(self.inner.sync.stale().map(|silent| {
+            let message =
+                format!("less than half of the mesh was heard for {} min: policy may be old", silent.as_secs() / 60);
+            fail("policy_stale", message, "is this node cut off? look at `skein members`")
+        }));
         troubles.extend(self.inner.local.not_granted());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles
@@ -266,13 +272,20 @@ impl Agent {
         self.inner.sync.receipts(id, wait, patience).await
     }
 
-    /// The audit chain from `position` on.
+    /// At most so many entries of the audit chain from `position` on, and its head as noted.
     ///
     /// # Errors
     /// `storage_failed`.
-    pub async fn audit(&self, position: u64) -> Result<Vec<AuditEntry>, Error> {
+    pub async fn audit(&self, position: u64, limit: usize) -> Result<(Vec<AuditEntry>, AuditHead), Error> {
         let store = self.inner.store.clone();
-        tokio::task::spawn_blocking(move || store.audit(position)).await.map_err(internal)?
+        // The head first: what is added in between goes beyond it.
+        let read = move || store.audit_head().and_then(|head| Ok((store.audit(position, limit)?, head)));
+        tokio::task::spawn_blocking(read).await.map_err(internal)?
+    }
+
+    /// The longest audit chain that each member was heard to have.
+    pub fn audit_heads(&self) -> BTreeMap<NodeId, AuditHead> {
+        self.inner.sync.audit_heads()
     }
 
     /// Local services with their health: healthy or why not.

@@ -36,6 +36,8 @@ pub struct Receipt {
 pub enum Standing {
     /// On disk.
     Durable,
+    /// On disk, and too few keys have signed it so far.
+    Proposed,
     /// On disk, and a later one replaces all of it.
     Superseded,
     /// On disk, and another value of one of its documents is in effect.

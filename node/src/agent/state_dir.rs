@@ -31,7 +31,8 @@ pub const ENROLLER_CERTIFICATE: &str = "enroller.pem";
 pub const ENROLLER_KEY: &str = "enroller.key";
 const NODE: &str = "node.json";
 const LOCK: &str = "lock";
-const STORE: &str = "store.redb";
+/// The store within a data directory.
+pub const STORE: &str = "store.redb";
 
 /// Whose state a directory holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,10 @@
 //! Everything is durable when a call returns. All calls block on the disk: async code goes through
 //! `tokio::task::spawn_blocking`.
 
+mod audit;
+
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Mutex,
@@ -15,8 +18,11 @@ use certs::{
     sign::Digest,
 };
 use membership::record::next_generation;
+use policy::changeset;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
+
+pub use audit::{AuditEntry, AuditHead, Broken, Judgement};
 
 use super::error::{Error, fail, internal};
 
@@ -71,34 +77,6 @@ pub enum Spent {
     Burnt,
 }
 
-/// One link of the audit chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditEntry {
-    /// Digest of the entry before; zero for the first.
-    pub previous: Digest,
-    /// When.
-    pub at: Millis,
-    /// What was judged: a changeset's id, or the digest of bytes that are none.
-    pub subject: Digest,
-    /// Who brought it: `push`, or a node's name.
-    pub from: String,
-    /// None if it was accepted, else the refusal.
-    pub refused: Option<String>,
-}
-
-/// What is to be written about one judgement; the store links it into the chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
-    /// When.
-    pub at: Millis,
-    /// What was judged.
-    pub subject: Digest,
-    /// Who brought it.
-    pub from: String,
-    /// None if it was accepted.
-    pub refused: Option<String>,
-}
-
 impl Store {
     /// Opens or creates the store.
     ///
@@ -133,28 +111,29 @@ impl Store {
                 table.insert(position, *changeset)?;
             }
             drop(table);
-            link(write, judgements)
+            audit::link(write, judgements)
         })
     }
 
-    /// Adds refusals to the audit chain.
+    /// Puts stubs in the place of changesets, by id: all or nothing.
     ///
     /// # Errors
     /// As [`Self::append`].
-    pub fn judge(&self, judgements: &[Judgement]) -> Result<(), Error> {
-        self.write(0, |write| link(write, judgements))
-    }
-
-    /// The whole audit chain from `position` on.
-    ///
-    /// # Errors
-    /// `storage`.
-    pub fn audit(&self, position: u64) -> Result<Vec<AuditEntry>, Error> {
-        let rows: Vec<Vec<u8>> = self.read(|database| {
-            let table = database.begin_read()?.open_table(AUDIT)?;
-            table.range(position..)?.map(|row| Ok(row?.1.value().to_vec())).collect()
-        })?;
-        rows.iter().map(|bytes| entry(bytes)).collect()
+    pub fn replace(&self, stubs: &BTreeMap<Digest, Vec<u8>>) -> Result<(), Error> {
+        let bytes: usize = stubs.values().map(Vec::len).sum();
+        self.write(bytes, |write| {
+            let mut table = write.open_table(CHANGESETS)?;
+            let mut places = Vec::new();
+            for row in table.iter()? {
+                let (position, bytes) = row?;
+                let id = changeset::decode(bytes.value()).ok().map(|packed| packed.id());
+                places.extend(id.and_then(|id| stubs.get(&id)).map(|stub| (position.value(), stub)));
+            }
+            for (position, stub) in places {
+                table.insert(position, stub.as_slice())?;
+            }
+            Ok(())
+        })
     }
 
     /// What became of the token with this hash.
@@ -291,20 +270,6 @@ impl Store {
     }
 }
 
-fn link(write: &WriteTransaction, judgements: &[Judgement]) -> Result<(), redb::Error> {
-    let mut table = write.open_table(AUDIT)?;
-    let last = table.last()?.map(|(key, value)| (key.value() + 1, Digest::of(value.value())));
-    let (mut position, mut previous) = last.unwrap_or((0, Digest([0; 32])));
-    for judgement in judgements {
-        let Judgement { at, subject, from, refused } = judgement.clone();
-        let bytes = codec::encode(&AuditEntry { previous, at, subject, from, refused });
-        table.insert(position, bytes.as_slice())?;
-        previous = Digest::of(&bytes);
-        position += 1;
-    }
-    Ok(())
-}
-
 fn open(path: &Path) -> Result<Database, Error> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
@@ -368,21 +333,6 @@ mod tests {
         first.append(&[b"three"], &[judgement(b"three", None)]).unwrap();
         drop(first);
         assert_eq!(store(&folder).changesets().unwrap(), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
-    }
-
-    #[test]
-    fn the_audit_chain_links_every_judgement() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(&folder);
-        store.append(&[b"one"], &[judgement(b"one", None)]).unwrap();
-        store.judge(&[judgement(b"bad", Some("bad_signature")), judgement(b"worse", Some("role_missing"))]).unwrap();
-        let chain = store.audit(0).unwrap();
-        assert_eq!(chain.len(), 3);
-        assert_eq!(chain[0].previous, Digest([0; 32]));
-        for pair in chain.windows(2) {
-            assert_eq!(pair[1].previous, Digest::of(&codec::encode(&pair[0])));
-        }
-        assert_eq!(store.audit(2).unwrap(), chain[2..]);
     }
 
     #[test]

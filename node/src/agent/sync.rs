@@ -2,6 +2,8 @@
 //! has it, verified, stored, folded; what announcements missed, bucket digests find.
 
 mod answer;
+mod bodies;
+mod freshness;
 mod push;
 
 use std::{
@@ -16,6 +18,7 @@ use policy::changeset;
 use tokio::sync::{Notify, watch};
 
 pub use answer::Requests;
+pub use freshness::{Freshness, SILENCE};
 
 use super::{
     book::Book,
@@ -24,6 +27,7 @@ use super::{
     identity::Identity,
     links::Links,
     members::Members,
+    store::AuditHead,
     wire::{self, Bucket, Buckets, Fetch, Fetched, Ids},
     world::World,
 };
@@ -71,7 +75,6 @@ pub struct Sync {
     state: Shared,
 }
 
-#[derive(Default)]
 struct Shared {
     /// One fold at a time, in order.
     applying: tokio::sync::Mutex<()>,
@@ -81,6 +84,17 @@ struct Shared {
     busy: Mutex<BTreeSet<NodeId>>,
     /// Changesets that are being fetched.
     fetching: Mutex<Claims>,
+    /// How long ago most of the mesh was heard.
+    freshness: Mutex<Freshness>,
+    /// The longest audit chain that each member was heard to have.
+    audits: Mutex<BTreeMap<NodeId, AuditHead>>,
+}
+
+impl Shared {
+    fn new(now: Instant) -> Self {
+        let (applying, applied, busy, fetching, audits) = Default::default();
+        Self { applying, applied, busy, fetching, freshness: Mutex::new(Freshness::new(now)), audits }
+    }
 }
 
 /// What a [`Sync`] works with.
@@ -119,13 +133,14 @@ impl Sync {
             wake: Arc::default(),
             tasks,
             clock: Clock,
-            state: Shared::default(),
+            state: Shared::new(monotonic()),
         })
     }
 
     /// Runs until the process ends: announces what the store held, then follows peers and the clock.
     pub async fn run(self: Arc<Self>) {
         self.announce().await;
+        let mut upkeep = bodies::Upkeep::default();
         loop {
             let now = self.clock.now();
             let next = self.book.look(|history| history.next_change(now)).await;
@@ -144,6 +159,7 @@ impl Sync {
                 self.book.keep_ca_keys(rows).await;
             }
             self.compare_all().await;
+            self.keep_up(&mut upkeep).await;
         }
     }
 
@@ -170,7 +186,9 @@ impl Sync {
         let recent = self.book.latest(RECENT).await;
         let (digest, count) = digest_and_count;
         let applied = self.world.current().load().state.digest;
-        self.members.publish(Body::Policy(Policy { digest, count, recent, applied })).await;
+        let head = self.book.audit_head().await;
+        let audit = (head.count, head.digest);
+        self.members.publish(Body::Policy(Policy { digest, count, recent, applied, audit })).await;
     }
 
     /// Starts a comparison with every linked peer that holds another set.
@@ -233,7 +251,7 @@ impl Sync {
 
     /// Which of these the book lacks and would take.
     pub(super) async fn lacking(&self, ids: &[Digest]) -> Vec<Digest> {
-        self.book.lacking(ids).await
+        self.book.lacking(ids, self.clock.now()).await
     }
 
     /// Fetches these and what they refer to; what another peer is just giving is left to it.
@@ -274,6 +292,18 @@ impl Sync {
             let mut seen = BTreeSet::new();
             wanted = self.lacking(&next).await;
             wanted.retain(|id| seen.insert(*id));
+        }
+        Ok(())
+    }
+
+    /// Asks a peer for changesets that are here without their bodies.
+    async fn fetch_bodies(&self, link: &PeerLink, mut wanted: Vec<Digest>) -> Result<(), SyncError> {
+        wanted.truncate(wire::FETCH_IDS);
+        let fetched: Fetched = self.ask(link, wire::FETCH, &Fetch { ids: wanted.clone() }).await?;
+        let given = asked_for(&wanted, fetched.changesets);
+        let learned = self.book.learn(given, link.peer().node.as_str(), self.clock.now()).await?;
+        if !learned.fresh.is_empty() {
+            self.apply().await;
         }
         Ok(())
     }
@@ -368,7 +398,7 @@ impl Drop for Claimed<'_> {
 /// Of what a peer gave, what it was asked for, each once: it costs no more to judge than was wanted.
 fn asked_for(wanted: &[Digest], given: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let mut open: BTreeSet<Digest> = wanted.iter().copied().collect();
-    let mut was_asked = |bytes: &Vec<u8>| changeset::decode(bytes).is_ok_and(|signed| open.remove(&signed.id()));
+    let mut was_asked = |bytes: &Vec<u8>| changeset::decode(bytes).is_ok_and(|packed| open.remove(&packed.id()));
     given.into_iter().take(wanted.len()).filter(|bytes| was_asked(bytes)).collect()
 }
 
@@ -405,7 +435,7 @@ mod tests {
     fn what_was_not_asked_for_is_not_judged() {
         let changeset = |text: &str| {
             let signed = certs::sign::Signed::new("x", text.as_bytes().to_vec());
-            (signed.id(), changeset::encode(&signed))
+            (signed.id(), changeset::encode(&changeset::Packed { signed, bodies: Vec::new() }))
         };
         let ((one, first), (two, _), (_, third)) = (changeset("1"), changeset("2"), changeset("3"));
         assert_eq!(asked_for(&[one, two], vec![first.clone(), first.clone()]).len(), 1);

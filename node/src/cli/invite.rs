@@ -88,6 +88,11 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     };
     let sending = Sending { message: format!("invite {}", args.guest), ..Sending::default() };
     let outcome = grants::put(&operator, &mut client, ctx, (&grant, held.as_ref()), &sending).await?;
+    if let Some(missing) = outcome.missing() {
+        remark(&format!(
+            "note: the grant is a proposal: the token is good once {missing} signed it (`skein policy sign`)"
+        ));
+    }
     let at_enroller = outcome.pushed.as_ref().is_some_and(|pushed| pushed.durable.contains(&enroller.name));
     if !at_enroller {
         remark(&format!("note: {} has not confirmed the invite yet; the token is good once it has", enroller.name));

@@ -11,7 +11,7 @@ use policy::{
     changeset::{Change, Changeset, ChangesetId},
 };
 use rand::RngCore as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use outcome::Outcome;
 
@@ -116,14 +116,27 @@ impl Operator {
         let id = ChangesetId(signed.id());
         let bytes = policy::changeset::encode(&signed);
         if sending.dry_run {
-            return Ok(Outcome::new(&id.to_string(), documents, changeset.confirm_by, None, bytes));
+            return Ok(Outcome::new(&id.to_string(), documents, None, bytes).on_trial(changeset.confirm_by));
         }
-        let wait = sending.wait.map_or_else(|| "default".to_owned(), |wait| wait.to_string());
-        let limit = ctx.globals.timeout.as_millis();
-        let path = format!("/v1/policy?wait={wait}&timeout_ms={limit}");
-        let pushed: Pushed = client.post(&path, bytes.clone()).await?;
-        let pushed = self.believed(pushed, &id, client.reached())?.enough(sending.wait);
-        Ok(Outcome::new(&id.to_string(), documents, changeset.confirm_by, Some(pushed), bytes))
+        let pushed: Pushed = client.post(&sending.path(ctx), bytes.clone()).await?;
+        let outcome = self.outcome(pushed, id, documents, client.reached(), sending)?.on_trial(changeset.confirm_by);
+        Ok(Outcome { signed: bytes, ..outcome })
+    }
+
+    /// What became of something signed, by the receipts of nodes.
+    ///
+    /// # Errors
+    /// `unverified_node` if no receipt proves that any node has it.
+    pub fn outcome(
+        &self,
+        said: Pushed,
+        id: ChangesetId,
+        documents: Vec<Value>,
+        reached: &str,
+        sending: &Sending,
+    ) -> Result<Outcome> {
+        let pushed = self.believed(said, &id, reached)?.enough(sending.wait);
+        Ok(Outcome::new(&pushed.changeset.clone(), documents, Some(pushed), Vec::new()))
     }
 
     /// What nodes signed counts, not what the asked one says of them.
@@ -163,6 +176,14 @@ impl Operator {
             Error::new("bad_config", format!("{}/bundle.pem: {error}", self.directory.path().display()))
                 .hint("restore the file that `skein init` wrote")
         })
+    }
+}
+
+impl Sending {
+    /// Where it is posted to.
+    pub(super) fn path(&self, ctx: &Context) -> String {
+        let wait = self.wait.map_or_else(|| "default".to_owned(), |wait| wait.to_string());
+        format!("/v1/policy?wait={wait}&timeout_ms={}", ctx.globals.timeout.as_millis())
     }
 }
 
@@ -273,6 +294,7 @@ mod tests {
             complete,
             elapsed_ms: 7,
             receipts: Vec::new(),
+            proposal: None,
         }
     }
 

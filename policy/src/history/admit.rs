@@ -1,23 +1,36 @@
 //! Whether a changeset is kept: its form, its signatures, its references, and the RoleSet that it names. Nothing folded.
+//!
+//! Invariant: what is kept stays kept when more arrives, and nothing here asks what is not here. So the order of arrival does not
+//! matter: every node that was offered the same keeps the same.
 
 use std::sync::Arc;
 
-use certs::{id::TrustDomain, sign::PublicKey};
+use certs::{codec::Millis, id::TrustDomain, sign::PublicKey};
 
 use super::{
     Code, Entry, Refused, Roles,
     roles::{Chain, Charter},
 };
 use crate::{
-    changeset::{self, Changeset, ChangesetId, confirmed},
+    changeset::{self, Approval, Changeset, ChangesetId, Packed, Read, Unread, confirmed},
     document::Kind,
     kinds::{RoleSet, Verb},
 };
 
-/// What an admitted changeset brings.
+/// A changeset that may be kept.
 pub(super) struct Admitted {
     pub(super) entry: Entry,
     pub(super) charter: Option<Charter>,
+    /// Too few keys have signed it so far.
+    pub(super) proposal: bool,
+}
+
+/// An approval that may be kept.
+pub(super) struct Vote {
+    pub(super) id: ChangesetId,
+    pub(super) bytes: Arc<[u8]>,
+    pub(super) about: ChangesetId,
+    pub(super) signer: PublicKey,
 }
 
 /// Looks a kept changeset up.
@@ -25,46 +38,105 @@ pub(super) trait Known {
     fn changeset(&self, id: &ChangesetId) -> Option<&Changeset>;
 }
 
-/// Judges bytes.
+/// Judges a changeset.
 pub(super) fn admit(
     trust_domain: &TrustDomain,
     known: &dyn Known,
     chain: &Chain,
-    bytes: &[u8],
+    packed: &Packed,
+    seen: Millis,
 ) -> Result<Admitted, Refused> {
-    let entry = verify(trust_domain, bytes)?;
+    let entry = verify(trust_domain, packed, seen)?;
     references(known, &entry.changeset)?;
-    let is_role_set = entry.changeset.changes.iter().any(|change| change.document.kind == Kind::RoleSet);
-    let charter = if is_role_set {
+    if !entry.whole && entry.changeset.changes.iter().any(|change| change.document.kind.is_mesh_wide()) {
+        return Err(Refused::because(Code::WrongBodies, "what concerns the whole mesh keeps its body", ""));
+    }
+    if entry.changeset.changes.iter().any(|change| change.document.kind == Kind::RoleSet) {
         untimed(&entry.changeset)?;
-        Some(chain.admit(entry.id, &entry.changeset, &entry.signers)?)
-    } else {
-        roles(known, chain, &entry)?;
-        None
+        let charter = chain.admit(entry.id, &entry.changeset, &entry.signers)?;
+        return Ok(Admitted { proposal: charter.is_none(), entry, charter });
+    }
+    let proposal = roles(known, chain, &entry)? == Standing::Proposed;
+    Ok(Admitted { entry, charter: None, proposal })
+}
+
+/// Judges an approval: its key must be one that the changeset can use.
+pub(super) fn approval(
+    trust_domain: &TrustDomain,
+    known: &dyn Known,
+    chain: &Chain,
+    packed: &Packed,
+) -> Result<Vote, Refused> {
+    let approval = Approval::read(packed).map_err(unread)?;
+    let signers = packed.signed.verify(changeset::APPROVAL).map_err(spoilt)?;
+    if signers != [approval.signer] {
+        return Err(Refused::because(Code::BadSignature, "it is not signed by exactly the key that it names", ""));
+    }
+    of_this_mesh(&approval.trust_domain, trust_domain)?;
+    let Some(changeset) = known.changeset(&approval.changeset) else {
+        return Err(Refused::Missing(vec![approval.changeset]));
     };
-    Ok(Admitted { entry, charter })
+    if !takes_part(known, chain, changeset, &approval.signer) {
+        let message = format!("the key {} has no role in what {} changes", approval.signer, approval.changeset);
+        return Err(Refused::because(Code::RoleMissing, message, "see `skein policy proposals` for who may sign"));
+    }
+    Ok(Vote {
+        id: ChangesetId(packed.id()),
+        bytes: changeset::encode(packed).into(),
+        about: approval.changeset,
+        signer: approval.signer,
+    })
+}
+
+/// True if the key's signature helps the changeset under the RoleSet that it names.
+fn takes_part(known: &dyn Known, chain: &Chain, changeset: &Changeset, key: &PublicKey) -> bool {
+    if changeset.changes.iter().any(|change| change.document.kind == Kind::RoleSet) {
+        return chain.governs(changeset, key);
+    }
+    let helps = |roles: &Arc<Roles>| changeset.changes.iter().any(|change| named(known, &roles.set, change, key));
+    chain.of_number(changeset.role_set).any(helps)
+}
+
+/// True if a role that covers the change names the key.
+fn named(known: &dyn Known, set: &RoleSet, change: &changeset::Change, key: &PublicKey) -> bool {
+    if let Some(about) = confirmed(change).and_then(|about| known.changeset(&about)) {
+        return about.changes.iter().any(|change| confirmed(change).is_none() && named(known, set, change, key));
+    }
+    let id = &change.document;
+    set.names(key, Verb::to_change(id.kind), id.kind, &id.namespace)
 }
 
 /// Form and signatures.
-fn verify(trust_domain: &TrustDomain, bytes: &[u8]) -> Result<Entry, Refused> {
-    let malformed = |error: changeset::Malformed| Refused::because(Code::Malformed, error.to_string(), "");
-    let signed = changeset::decode(bytes).map_err(malformed)?;
-    let mut signers =
-        signed.verify(changeset::KIND).map_err(|error| Refused::because(Code::BadSignature, error.to_string(), ""))?;
+fn verify(trust_domain: &TrustDomain, packed: &Packed, seen: Millis) -> Result<Entry, Refused> {
+    let Read { changeset, signers: named, whole } = packed.read().map_err(unread)?;
+    let mut signers = packed.signed.verify(changeset::KIND).map_err(spoilt)?;
     signers.sort_unstable();
-    let (changeset, named) = Changeset::read(&signed).map_err(malformed)?;
     if signers != named {
         return Err(Refused::because(Code::BadSignature, "it is not signed by exactly the keys that it names", ""));
     }
-    if changeset.trust_domain != *trust_domain {
-        let message = format!("it is for {}, this mesh is {trust_domain}", changeset.trust_domain);
-        return Err(Refused::because(
-            Code::WrongTrustDomain,
-            message,
-            "sign it with the operator directory of this mesh",
-        ));
+    of_this_mesh(&changeset.trust_domain, trust_domain)?;
+    let bytes = changeset::encode(packed).into();
+    Ok(Entry { id: ChangesetId(packed.id()), bytes, changeset: Arc::new(changeset), signers, whole, seen })
+}
+
+fn unread(error: Unread) -> Refused {
+    let code = match &error {
+        Unread::Malformed(_) => Code::Malformed,
+        Unread::Bodies(_) => Code::WrongBodies,
+    };
+    Refused::because(code, error.to_string(), "")
+}
+
+fn spoilt(error: certs::sign::SignError) -> Refused {
+    Refused::because(Code::BadSignature, error.to_string(), "")
+}
+
+fn of_this_mesh(named: &TrustDomain, own: &TrustDomain) -> Result<(), Refused> {
+    if named == own {
+        return Ok(());
     }
-    Ok(Entry { id: ChangesetId(signed.id()), bytes: bytes.into(), changeset: Arc::new(changeset), signers })
+    let message = format!("it is for {named}, this mesh is {own}");
+    Err(Refused::because(Code::WrongTrustDomain, message, "sign it with the operator directory of this mesh"))
 }
 
 /// What it replaces must be here and must speak of the same document.
@@ -97,8 +169,16 @@ fn untimed(changeset: &Changeset) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Some RoleSet of the number that it names must allow every change.
-fn roles(known: &dyn Known, chain: &Chain, entry: &Entry) -> Result<(), Refused> {
+/// What the signatures under a changeset are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Enough,
+    /// Some role lets its signers make every change, with others.
+    Proposed,
+}
+
+/// Some RoleSet of the number that it names must let its signers make every change, alone or with others.
+fn roles(known: &dyn Known, chain: &Chain, entry: &Entry) -> Result<Standing, Refused> {
     let changeset = &entry.changeset;
     for change in &changeset.changes {
         if change.document.kind.is_mesh_wide() {
@@ -124,17 +204,28 @@ fn roles(known: &dyn Known, chain: &Chain, entry: &Entry) -> Result<(), Refused>
             "the first changeset is the genesis",
         ));
     }
-    let mut denial = None;
+    let (mut proposed, mut denial) = (false, None);
     for named in chain.of_number(changeset.role_set) {
         match first_denied(known, named, changeset, &entry.signers) {
-            None => return Ok(()),
-            Some(denied) => denial = Some(denied),
+            None => return Ok(Standing::Enough),
+            Some(denied) => {
+                proposed |= proposes(known, &named.set, changeset, &entry.signers);
+                denial = Some(denied);
+            }
         }
+    }
+    if proposed {
+        return Ok(Standing::Proposed);
     }
     Err(denial.unwrap_or_else(|| {
         let message = format!("RoleSet {} is not here", changeset.role_set);
         Refused::because(Code::RoleSetUnknown, message, "push again when the node has caught up")
     }))
+}
+
+/// True if each change has a signer whose role covers it.
+fn proposes(known: &dyn Known, set: &RoleSet, changeset: &Changeset, signers: &[PublicKey]) -> bool {
+    changeset.changes.iter().all(|change| signers.iter().any(|key| named(known, set, change, key)))
 }
 
 /// True if this RoleSet lets these signers make every change.
@@ -156,21 +247,7 @@ fn first_denied(known: &dyn Known, roles: &Roles, changeset: &Changeset, signers
         if roles.set.allows(signers, verb, id.kind, &id.namespace) {
             return None;
         }
-        Some(denied(&roles.set, signers, verb, id.kind, &id.namespace))
+        let message = format!("no role lets the signers {verb} {} in {}", id.kind, id.namespace);
+        Some(Refused::because(Code::RoleMissing, message, "ask an operator with the verb `roles`"))
     })
-}
-
-fn denied(set: &RoleSet, signers: &[PublicKey], verb: Verb, kind: Kind, namespace: &str) -> Refused {
-    let some_role = set
-        .roles
-        .iter()
-        .filter(|role| role.covers(verb, kind, namespace))
-        .any(|role| role.keys.iter().filter_map(|name| set.key(name)).any(|key| signers.contains(&key.key)));
-    if some_role {
-        let message = format!("too few keys signed to {verb} {kind} in {namespace}");
-        let hint = "sign with all needed keys at once: proposals are not supported yet";
-        return Refused::because(Code::ThresholdMissing, message, hint);
-    }
-    let message = format!("no role lets the signers {verb} {kind} in {namespace}");
-    Refused::because(Code::RoleMissing, message, "ask an operator with the verb `roles`")
 }

@@ -1,4 +1,12 @@
-//! The fold: live values are those that no counting changeset replaces. Per document, so that a push costs what it touches.
+//! The fold: live values are those that no counting changeset replaces. That is all of it, and it is done document by document.
+//!
+//! Invariants, on which it rests that every node with the same set has the same state:
+//! - it reads the kept set, the chain of RoleSets and the time, and nothing else; no step depends on an order of arrival;
+//! - what a changeset is worth follows from its signers under the RoleSet that it names and every later one that counts, and from
+//!   its trial, never from what is live;
+//! - a value is replaced by what counts, also through values that do not: taking a right away never brings back what was
+//!   replaced by somebody who still has it;
+//! - where bodies are missing or this build cannot read them, ids decide what is live, and the nearest readable ancestors stand in.
 
 use std::{
     cell::RefCell,
@@ -12,73 +20,22 @@ use certs::{
     sign::Digest,
 };
 
-use super::{Absent, Conflict, Kept, Live, LiveValue, State, Value, admit, authors, roles::Chain};
+use super::{
+    Absent, Claim, Conflict, Live, LiveValue, State,
+    kept::{Kept, Value},
+    log::authors,
+    roles::Chain,
+};
 use crate::{
-    changeset::{Change, Changeset, ChangesetId},
+    changeset::{Change, ChangesetId},
     document::{Document, DocumentId, Kind, Spec},
     hosts,
     kinds::{RoleSet, Verb},
     parse,
 };
 
-/// A folded state, and what has changed since.
-pub(super) struct Cached {
-    pub(super) state: Arc<State>,
-    folded_at: Millis,
-    /// True if time takes part: a trial or an expiry.
-    timed: bool,
-    dirty: BTreeSet<DocumentId>,
-    all: bool,
-}
-
-impl Cached {
-    /// Notes what a new changeset may change.
-    pub(super) fn touch(&mut self, changeset: &Changeset, all: bool) {
-        self.all |= all || changeset.changes.iter().any(|change| change.document.kind == Kind::Confirmation);
-        self.dirty.extend(changeset.changes.iter().map(|change| change.document.clone()));
-    }
-
-    fn time_moved(&self, now: Millis) -> bool {
-        self.timed && (now < self.folded_at || self.state.changes_at.is_some_and(|at| at <= now))
-    }
-}
-
-/// The state at `now`, with as little work as the cache allows.
-pub(super) fn refresh(cached: Option<Cached>, kept: &Kept, chain: &Chain, now: Millis) -> Cached {
-    let fold = |all: bool, before: Option<&State>, dirty: &BTreeSet<DocumentId>, was_timed: bool| {
-        let folder = Folder::new(kept, chain, now);
-        let mut documents = before.filter(|_| !all).map(|state| state.documents.clone()).unwrap_or_default();
-        let mut timed = was_timed && !all;
-        let mut changes_at = before.filter(|_| !all).and_then(|state| state.changes_at);
-        let work: Vec<&DocumentId> = if all { kept.by_document.keys().collect() } else { dirty.iter().collect() };
-        for id in work {
-            let folded = folder.document(id);
-            timed |= folded.timed;
-            changes_at = earliest(changes_at, folded.changes_at);
-            match folded.live {
-                Some(live) => documents.insert(id.clone(), Arc::new(live)),
-                None => documents.remove(id),
-            };
-        }
-        let state = Arc::new(folder.state(documents, changes_at));
-        Cached { state, folded_at: now, timed, dirty: BTreeSet::new(), all: false }
-    };
-    match cached {
-        Some(cached) if cached.all || cached.time_moved(now) => fold(true, None, &cached.dirty, false),
-        Some(cached) if cached.dirty.is_empty() => cached,
-        Some(cached) => fold(false, Some(&cached.state), &cached.dirty, cached.timed),
-        None => fold(true, None, &BTreeSet::new(), false),
-    }
-}
-
-fn earliest(a: Option<Millis>, b: Option<Millis>) -> Option<Millis> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, other) => one.or(other),
-    }
-}
-
-struct Folder<'k> {
+/// Folds documents as of one time.
+pub(super) struct Folder<'k> {
     kept: &'k Kept,
     chain: &'k Chain,
     now: Millis,
@@ -89,20 +46,23 @@ struct Folder<'k> {
 }
 
 /// What became of one document.
-struct Folded {
-    live: Option<Live>,
-    timed: bool,
-    changes_at: Option<Millis>,
+#[derive(Default)]
+pub(super) struct Folded {
+    pub(super) live: Option<Live>,
+    /// True if time took part: a trial or an expiry.
+    pub(super) timed: bool,
+    /// When it changes by itself.
+    pub(super) changes_at: Option<Millis>,
 }
 
 impl<'k> Folder<'k> {
-    fn new(kept: &'k Kept, chain: &'k Chain, now: Millis) -> Self {
+    pub(super) fn new(kept: &'k Kept, chain: &'k Chain, now: Millis) -> Self {
         let stays = chain.counting.iter().map(|roles| staying(kept, &roles.set)).collect();
         Self { kept, chain, now, stays, by_roles: RefCell::default() }
     }
 
-    fn document(&self, id: &DocumentId) -> Folded {
-        let mut folded = Folded { live: None, timed: false, changes_at: None };
+    pub(super) fn document(&self, id: &DocumentId) -> Folded {
+        let mut folded = Folded::default();
         let all = self.kept.by_document.get(id).map(Vec::as_slice).unwrap_or_default();
         if id.kind == Kind::RoleSet {
             folded.live = self.role_set(id);
@@ -110,37 +70,39 @@ impl<'k> Folder<'k> {
         }
         let counting: BTreeSet<ChangesetId> =
             all.iter().copied().filter(|change| self.counts(change, &mut folded)).collect();
-        let replaced = self.ancestors(id, &counting);
+        let replaced = self.kept.ancestors(id, counting.iter());
         let heads: Vec<ChangesetId> = counting.iter().copied().filter(|change| !replaced.contains(change)).collect();
         if heads.is_empty() {
             return folded;
         }
         let mut values: Vec<LiveValue> = heads.iter().filter_map(|head| self.value(id, head, &mut folded)).collect();
         sort(&mut values);
-        let mut candidates: Vec<LiveValue> = Vec::new();
+        let mut in_force: Vec<LiveValue> = Vec::new();
         for value in &values {
-            match &value.document {
-                Err(Absent::Unreadable(_)) => {
-                    candidates.extend(self.readable_ancestors(id, value.changeset, &counting, &mut folded))
-                }
-                Ok(_) | Err(Absent::Deleted | Absent::Expired) => candidates.push(value.clone()),
+            if value.is_readable() {
+                in_force.push(value.clone());
+            } else {
+                in_force.extend(self.readable_ancestors(id, value.changeset, &counting, &mut folded));
             }
         }
-        sort(&mut candidates);
-        let effective = candidates.into_iter().next().filter(|value| value.document.is_ok());
-        folded.live = Some(Live { values, effective });
+        sort(&mut in_force);
+        in_force.dedup_by_key(|value| value.changeset);
+        // A stand-in that another one replaced, directly or not, is not the nearest.
+        let replaced = self.kept.ancestors(id, in_force.iter().map(|value| &value.changeset));
+        in_force.retain(|value| !replaced.contains(&value.changeset));
+        folded.live = Some(Live::new(values, in_force));
         folded
     }
 
     /// The RoleSet's live values are the last that counts, or its rival children.
     fn role_set(&self, id: &DocumentId) -> Option<Live> {
-        let mut nothing = Folded { live: None, timed: false, changes_at: None };
+        let mut nothing = Folded::default();
         let last = self.chain.counting.last()?.changeset;
         let effective = self.value(id, &last, &mut nothing);
         let heads = if self.chain.rivals.is_empty() { vec![last] } else { self.chain.rivals.clone() };
         let mut values: Vec<LiveValue> = heads.iter().filter_map(|head| self.value(id, head, &mut nothing)).collect();
         sort(&mut values);
-        Some(Live { values, effective })
+        Some(Live::new(values, effective.into_iter().collect()))
     }
 
     /// True if the changeset counts: by the RoleSets since the one that it names, and by the time.
@@ -150,13 +112,7 @@ impl<'k> Folder<'k> {
             return false;
         }
         let Some(until) = item.entry.changeset.confirm_by else { return true };
-        let confirmed = self.kept.confirmations.get(id).is_some_and(|confirmations| {
-            confirmations.iter().any(|by| {
-                let in_time = self.kept.entries.get(by).is_some_and(|item| item.entry.changeset.issued_at < until);
-                in_time && self.counts_by_roles(by)
-            })
-        });
-        if confirmed {
+        if self.confirmed(id, until) {
             return true;
         }
         folded.timed = true;
@@ -164,6 +120,27 @@ impl<'k> Folder<'k> {
             folded.changes_at = earliest(folded.changes_at, Some(until));
         }
         self.now < until
+    }
+
+    /// True if the changeset counts whatever the time.
+    pub(super) fn counts_for_ever(&self, id: &ChangesetId) -> bool {
+        let Some(item) = self.kept.entries.get(id) else { return false };
+        let on_trial = item.entry.changeset.confirm_by.is_some_and(|until| !self.confirmed(id, until));
+        !on_trial && self.counts_by_roles(id)
+    }
+
+    /// True if this build can tell what the changeset makes of the document.
+    pub(super) fn reads(&self, document: &DocumentId, id: &ChangesetId) -> bool {
+        let mut untold = Folded::default();
+        self.value(document, id, &mut untold).is_some_and(|value| value.is_readable())
+    }
+
+    /// True if a confirmation counts that is dated before the end of the trial.
+    fn confirmed(&self, id: &ChangesetId, until: Millis) -> bool {
+        let in_time =
+            |by: &ChangesetId| self.kept.entries.get(by).is_some_and(|item| item.entry.changeset.issued_at < until);
+        let confirmations = self.kept.confirmations.get(id).map(Vec::as_slice).unwrap_or_default();
+        confirmations.iter().any(|by| in_time(by) && self.counts_by_roles(by))
     }
 
     fn counts_by_roles(&self, id: &ChangesetId) -> bool {
@@ -177,25 +154,12 @@ impl<'k> Folder<'k> {
 
     fn judge_roles(&self, id: &ChangesetId) -> bool {
         let Some(item) = self.kept.entries.get(id) else { return false };
-        let changeset = &item.entry.changeset;
-        let since = self.chain.since(changeset.role_set);
+        let named = item.entry.changeset.role_set;
+        let since = self.chain.since(named);
         let first = self.chain.counting.len() - since.len();
         since.iter().enumerate().all(|(offset, roles)| {
-            admit::allowed(self.kept, roles, changeset, &item.entry.signers)
-                || (roles.number > changeset.role_set && self.stays[first + offset].contains(id))
+            self.kept.allowed(roles, &item.entry) || (roles.number > named && self.stays[first + offset].contains(id))
         })
-    }
-
-    /// Everything that these values replace, also through values that do not count.
-    fn ancestors(&self, id: &DocumentId, of: &BTreeSet<ChangesetId>) -> HashSet<ChangesetId> {
-        let mut found = HashSet::new();
-        let mut open: Vec<ChangesetId> = of.iter().copied().collect();
-        while let Some(next) = open.pop() {
-            let replaces =
-                self.kept.value(&next, id).map(|(_, change, _)| change.replaces.as_slice()).unwrap_or_default();
-            open.extend(replaces.iter().copied().filter(|parent| found.insert(*parent)));
-        }
-        found
     }
 
     /// The nearest ancestors of an unreadable value that count and are readable.
@@ -214,7 +178,7 @@ impl<'k> Folder<'k> {
             for parent in change.replaces.iter().filter(|parent| seen.insert(**parent)) {
                 let value = self.value(id, parent, folded).filter(|_| counting.contains(parent));
                 match value {
-                    Some(value) if !matches!(value.document, Err(Absent::Unreadable(_))) => found.push(value),
+                    Some(value) if value.is_readable() => found.push(value),
                     Some(_) | None => open.push(*parent),
                 }
             }
@@ -226,6 +190,7 @@ impl<'k> Folder<'k> {
         let (entry, change, value) = self.kept.value(changeset, id)?;
         let document = match &change.content {
             None => Err(Absent::Deleted),
+            Some(_) if change.is_gone() => Err(Absent::Forgotten),
             Some(content) => self.read(entry.changeset.issued_at, change, value, content),
         };
         let document = document.and_then(|document| match document.expires {
@@ -314,7 +279,7 @@ impl<'k> Folder<'k> {
         })
     }
 
-    fn state(&self, documents: BTreeMap<DocumentId, Arc<Live>>, changes_at: Option<Millis>) -> State {
+    pub(super) fn state(&self, documents: BTreeMap<DocumentId, Arc<Live>>, changes_at: Option<Millis>) -> State {
         let mut state = State {
             genesis: self.chain.genesis().map_or(Digest([0; 32]), |id| id.0),
             changes_at: changes_at.filter(|at| *at > self.now),
@@ -323,12 +288,12 @@ impl<'k> Folder<'k> {
         if let Some(last) = self.chain.counting.last() {
             state.role_set = last.clone();
         }
-        let mut digested: Vec<(&DocumentId, Vec<ChangesetId>, Option<ChangesetId>)> = Vec::new();
+        let mut digested: Vec<(&DocumentId, Vec<ChangesetId>, Vec<ChangesetId>)> = Vec::new();
         for (id, live) in &documents {
-            let heads: Vec<ChangesetId> = live.values.iter().map(|value| value.changeset).collect();
-            note_conflicts(&mut state.conflicts, id, live, &heads);
+            let ids = |values: &[LiveValue]| values.iter().map(|value| value.changeset).collect();
+            note_conflicts(&mut state.conflicts, id, live);
             note_authority(&mut state, id, live);
-            digested.push((id, heads, live.effective.as_ref().map(|value| value.changeset)));
+            digested.push((id, ids(&live.values), ids(&live.in_force)));
         }
         let numbers: Vec<ChangesetId> = self.chain.counting.iter().map(|roles| roles.changeset).collect();
         state.digest = Digest::of(&codec::encode(&(digested, numbers)));
@@ -337,14 +302,19 @@ impl<'k> Folder<'k> {
     }
 }
 
-fn note_conflicts(conflicts: &mut Vec<Conflict>, id: &DocumentId, live: &Live, heads: &[ChangesetId]) {
-    if heads.len() > 1 {
+fn note_conflicts(conflicts: &mut Vec<Conflict>, id: &DocumentId, live: &Live) {
+    if live.values.len() > 1 {
+        let claims = live.values.iter().map(|value| Claim {
+            changeset: value.changeset,
+            authors: value.authors.clone(),
+            in_effect: live.holds(id.kind, &value.changeset),
+        });
         conflicts.push(match id.kind == Kind::RoleSet {
-            true => Conflict::RoleSets(heads.to_vec()),
-            false => Conflict::Values(id.clone(), heads.to_vec()),
+            true => Conflict::RoleSets(live.values.iter().map(|value| value.changeset).collect()),
+            false => Conflict::Values(id.clone(), claims.collect()),
         });
     }
-    let unreadable = live.values.iter().filter(|value| matches!(value.document, Err(Absent::Unreadable(_))));
+    let unreadable = live.values.iter().filter(|value| !value.is_readable());
     conflicts.extend(unreadable.map(|value| Conflict::Unreadable(id.clone(), value.changeset)));
 }
 
@@ -386,4 +356,12 @@ fn staying(kept: &Kept, set: &RoleSet) -> HashSet<ChangesetId> {
     }
     found.retain(|id| !set.voids.contains(&id.0));
     found
+}
+
+/// The earlier of two times that may not be.
+pub(super) fn earliest(a: Option<Millis>, b: Option<Millis>) -> Option<Millis> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
 }

@@ -1,52 +1,51 @@
 //! The set of changesets and the state that it folds to. Every node with the same set has the same state, in whatever order it came.
 
 mod admit;
+mod cache;
 mod fold;
+mod genesis;
+mod kept;
+mod log;
 mod past;
+mod proposal;
+mod push;
 mod refused;
+mod retain;
 mod revert;
 mod roles;
 mod state;
 mod whatif;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use certs::{
     codec::Millis,
     id::TrustDomain,
-    sign::{Digest, PublicKey, SigningKey},
+    sign::{Digest, PublicKey},
 };
 
+pub use genesis::{genesis, signed};
+pub use kept::Entry;
+pub use log::LogEntry;
 pub use past::{Moment, Trial, Version};
+pub use proposal::{Missing, Proposal};
+pub use push::PUSH_CLOCK;
 pub use refused::{Code, Refused};
-pub use state::{Absent, Conflict, Live, LiveValue, Roles, State};
+pub use retain::RETENTION;
+pub use state::{Absent, Claim, Conflict, Live, LiveValue, Roles, State};
 
 use crate::{
-    Document, Problem,
-    changeset::{Change, Changeset, ChangesetId, MAX_DOCUMENTS, confirmed},
-    document::{DocumentId, Kind, ROOT_NAMESPACE},
-    kinds::{Role, RoleKey, RoleSet, Verb},
-    parse,
+    changeset::{self, ChangesetId, MAX_PROPOSALS, Packed, confirmed},
+    document::{DocumentId, Kind},
+    kinds::RoleSet,
 };
+use kept::Kept;
 
-/// How far a direct push's date may be from the node's clock.
-pub const PUSH_CLOCK: Millis = 30_000;
-
-/// A changeset that is kept.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// Its id.
-    pub id: ChangesetId,
-    /// As it came.
-    pub bytes: Arc<[u8]>,
-    /// What it says.
-    pub changeset: Arc<Changeset>,
-    /// Who signed it; verified.
-    pub signers: Vec<PublicKey>,
-}
+/// Approvals that are remembered until what they approve is here.
+const MAX_VOUCHED: usize = 256;
 
 /// What became of bytes that were offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,23 +54,8 @@ pub struct Inserted {
     pub id: ChangesetId,
     /// False if it was known already.
     pub fresh: bool,
-}
-
-/// An entry of `policy log`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEntry {
-    /// The changeset.
-    pub changeset: ChangesetId,
-    /// What it replaces, over all its documents.
-    pub replaces: Vec<ChangesetId>,
-    /// Names of the signers' keys; `ed25519:...` for a key that no RoleSet names any more.
-    pub authors: Vec<String>,
-    /// When it was issued.
-    pub time: Millis,
-    /// Why.
-    pub message: String,
-    /// What it changes, and whether it deletes it.
-    pub documents: Vec<(DocumentId, bool)>,
+    /// True if it was known without its bodies, and has them now.
+    pub restored: bool,
 }
 
 /// The set of changesets of one mesh.
@@ -79,161 +63,150 @@ pub struct History {
     trust_domain: TrustDomain,
     kept: Kept,
     chain: roles::Chain,
-    cache: Mutex<Option<fold::Cached>>,
-}
-
-/// The changesets themselves, with what follows from each and its ancestors alone.
-#[derive(Default)]
-struct Kept {
-    entries: BTreeMap<ChangesetId, Item>,
-    /// Who changed a document, in any order.
-    by_document: BTreeMap<DocumentId, Vec<ChangesetId>>,
-    /// Confirmation by what it confirms.
-    confirmations: HashMap<ChangesetId, Vec<ChangesetId>>,
-}
-
-struct Item {
-    entry: Entry,
-    /// Per change: its depth along `replaces`, and its body, read when first needed.
-    values: Vec<Value>,
-}
-
-struct Value {
-    depth: u64,
-    document: OnceLock<Result<Arc<Document>, Arc<[Problem]>>>,
-}
-
-impl admit::Known for Kept {
-    fn changeset(&self, id: &ChangesetId) -> Option<&Changeset> {
-        self.entries.get(id).map(|item| &*item.entry.changeset)
-    }
-}
-
-impl Kept {
-    fn add(&mut self, entry: Entry) {
-        let values = entry.changeset.changes.iter().map(|change| {
-            let depth = 1 + change.replaces.iter().map(|id| self.depth(id, &change.document)).max().unwrap_or_default();
-            Value { depth, document: OnceLock::new() }
-        });
-        let values = values.collect();
-        for change in &entry.changeset.changes {
-            self.by_document.entry(change.document.clone()).or_default().push(entry.id);
-            if let Some(about) = confirmed(change) {
-                self.confirmations.entry(about).or_default().push(entry.id);
-            }
-        }
-        self.entries.insert(entry.id, Item { entry, values });
-    }
-
-    /// A value of a document: the changeset that set it, its change, its depth and body.
-    fn value(&self, id: &ChangesetId, document: &DocumentId) -> Option<(&Entry, &Change, &Value)> {
-        let item = self.entries.get(id)?;
-        let index = item.entry.changeset.changes.iter().position(|change| change.document == *document)?;
-        Some((&item.entry, &item.entry.changeset.changes[index], &item.values[index]))
-    }
-
-    fn depth(&self, id: &ChangesetId, document: &DocumentId) -> u64 {
-        self.value(id, document).map_or(0, |(_, _, value)| value.depth)
-    }
+    cache: Mutex<Option<cache::Cached>>,
+    /// What too few keys had signed when it came.
+    proposed: BTreeSet<ChangesetId>,
+    /// What an operator's approval speaks of that is not here yet.
+    vouched: BTreeMap<ChangesetId, PublicKey>,
 }
 
 impl History {
     /// An empty history: the first changeset to insert is a genesis.
     pub fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, kept: Kept::default(), chain: roles::Chain::default(), cache: Mutex::default() }
+        Self {
+            trust_domain,
+            kept: Kept::default(),
+            chain: roles::Chain::default(),
+            cache: Mutex::default(),
+            proposed: BTreeSet::new(),
+            vouched: BTreeMap::new(),
+        }
     }
 
-    /// Keeps a changeset if its form, its signatures and the RoleSet that it names allow it. Never looks at folded state, so that
-    /// all nodes keep the same; for the same reason not at the time.
+    /// Keeps a changeset if its form, its signatures and the RoleSet that it names allow it, also where that RoleSet wants further
+    /// signatures; and an approval of a kept changeset by a key whose signature it can use. Never looks at folded state, so that all
+    /// nodes keep the same; for the same reason not at the time, which only says when it was first `seen`.
     ///
     /// # Errors
-    /// [`Refused::Missing`] names references to fetch first; all else is final, except [`Code::RoleSetUnknown`].
-    pub fn insert(&mut self, bytes: &[u8], _now: Millis) -> Result<Inserted, Refused> {
-        if let Some(id) = self.known(bytes) {
-            return Ok(Inserted { id, fresh: false });
+    /// [`Refused::Missing`] names references to fetch first; see [`Refused::is_final`].
+    pub fn insert(&mut self, bytes: &[u8], seen: Millis) -> Result<Inserted, Refused> {
+        self.take(bytes, seen, |_, _| Ok(()))
+    }
+
+    /// The same for what a peer brings: a proposal waits while its key has [`MAX_PROPOSALS`] open ones here.
+    ///
+    /// # Errors
+    /// As [`History::insert`]; [`Code::QuotaExceeded`] passes with time.
+    pub fn learn(&mut self, bytes: &[u8], now: Millis) -> Result<Inserted, Refused> {
+        self.take(bytes, now, |history, admitted| match history.crowded(&admitted.entry, now) {
+            Some(key) if admitted.proposal => {
+                let message = format!("{MAX_PROPOSALS} proposals of {key} wait here already");
+                Err(Refused::because(Code::QuotaExceeded, message, ""))
+            }
+            Some(_) | None => Ok(()),
+        })
+    }
+
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        seen: Millis,
+        room: impl FnOnce(&Self, &admit::Admitted) -> Result<(), Refused>,
+    ) -> Result<Inserted, Refused> {
+        let malformed = |error: changeset::Unread| Refused::because(Code::Malformed, error.to_string(), "");
+        let packed = changeset::decode(bytes).map_err(malformed)?;
+        let id = ChangesetId(packed.id());
+        // Spares the verification of what is here already, byte for byte.
+        if self.bytes(&id).is_some_and(|kept| **kept == *bytes) {
+            return Ok(Inserted { id, fresh: false, restored: false });
         }
-        let admit::Admitted { entry, charter } = admit::admit(&self.trust_domain, &self.kept, &self.chain, bytes)?;
-        let id = entry.id;
-        if self.contains(&id) {
-            return Ok(Inserted { id, fresh: false });
+        if packed.signed.kind == changeset::APPROVAL {
+            return self.approve(id, &packed);
         }
-        let cache = self.cache.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let all = charter.is_some() || self.chain.counting.iter().any(|roles| roles.set.keeps.is_some());
-        if let Some(cached) = cache {
-            cached.touch(&entry.changeset, all);
+        let admitted = admit::admit(&self.trust_domain, &self.kept, &self.chain, &packed, seen)?;
+        if let Some(held) = self.get(&id) {
+            let restored = admitted.entry.whole && !held.whole;
+            if restored {
+                self.replace(admitted.entry);
+            }
+            return Ok(Inserted { id, fresh: false, restored });
         }
+        room(self, &admitted)?;
+        let admit::Admitted { entry, charter, proposal } = admitted;
+        self.touch(&entry, charter.is_some());
         if let Some(charter) = charter {
             self.chain.add(charter);
         }
+        self.vouched.remove(&id);
+        if proposal {
+            self.proposed.insert(id);
+        }
         self.kept.add(entry);
-        Ok(Inserted { id, fresh: true })
+        Ok(Inserted { id, fresh: true, restored: false })
     }
 
-    /// Spares the verification of what is here already, byte for byte.
-    fn known(&self, bytes: &[u8]) -> Option<ChangesetId> {
-        let id = ChangesetId(crate::changeset::decode(bytes).ok()?.id());
-        self.get(&id).filter(|entry| *entry.bytes == *bytes).map(|entry| entry.id)
+    fn approve(&mut self, id: ChangesetId, packed: &Packed) -> Result<Inserted, Refused> {
+        let vote = match admit::approval(&self.trust_domain, &self.kept, &self.chain, packed) {
+            Ok(vote) => vote,
+            Err(refused) => {
+                self.vouch(packed, &refused);
+                return Err(refused);
+            }
+        };
+        if self.contains(&id) {
+            return Ok(Inserted { id, fresh: false, restored: false });
+        }
+        let about = vote.about;
+        self.kept.approve(vote);
+        let Some(entry) = self.get(&about).cloned() else { return Err(Refused::Missing(vec![about])) };
+        let is_role_set = entry.changeset.change(&DocumentId::role_set()).is_some();
+        if is_role_set && !self.chain.holds(&about) {
+            // It was kept, so all that it can lack is signatures.
+            if let Ok(Some(charter)) = self.chain.admit(about, &entry.changeset, &entry.signers) {
+                self.chain.add(charter);
+            }
+        }
+        self.touch(&entry, is_role_set);
+        if self.complete(&entry) {
+            self.proposed.remove(&about);
+        }
+        Ok(Inserted { id, fresh: true, restored: false })
     }
 
-    /// What only a direct push must obey, on top of what [`History::insert`] demands: dates, stale parents, quotas, readable content.
-    ///
-    /// # Errors
-    /// The rule that it breaks.
-    pub fn check_push(&self, bytes: &[u8], now: Millis) -> Result<(), Refused> {
-        let admitted = admit::admit(&self.trust_domain, &self.kept, &self.chain, bytes)?;
-        let changeset = &admitted.entry.changeset;
-        if self.contains(&admitted.entry.id) {
-            return Ok(());
-        }
-        check_dates(changeset, now)?;
-        let state = self.state(now);
-        for change in &changeset.changes {
-            self.check_parent(&state, change, now)?;
-            self.check_content(change)?;
-        }
-        let fresh = changeset.changes.iter().filter(|change| !state.documents.contains_key(&change.document)).count();
-        if state.documents.len() + fresh > MAX_DOCUMENTS {
-            let message = format!("the mesh would have more than {MAX_DOCUMENTS} documents");
-            return Err(Refused::because(Code::QuotaExceeded, message, "delete some"));
-        }
-        Ok(())
-    }
-
-    fn check_parent(&self, state: &State, change: &Change, now: Millis) -> Result<(), Refused> {
-        let unseen: Vec<_> =
-            state.heads(&change.document).into_iter().filter(|head| !change.replaces.contains(head)).collect();
-        if let [head, ..] = unseen.as_slice() {
-            let message = format!("{} was changed by {head} since", change.document);
-            let hint = "look at it with `skein policy diff`, then push again";
-            return Err(Refused::because(Code::StaleParent, message, hint));
-        }
-        let about = confirmed(change).and_then(|id| self.get(&id)).map(|entry| entry.changeset.confirm_by);
-        match about {
-            Some(None) => Err(Refused::because(Code::InvalidReference, "that changeset is not on trial", "")),
-            Some(Some(until)) if until <= now => Err(Refused::because(
-                Code::ConfirmTooLate,
-                "the trial is over: the changeset no longer counts",
-                "push it again",
-            )),
-            Some(Some(_)) | None => Ok(()),
-        }
-    }
-
-    fn check_content(&self, change: &Change) -> Result<(), Refused> {
-        let Some(content) = &change.content else { return Ok(()) };
-        match parse::json(&change.document, content) {
-            Ok(_) => Ok(()),
-            Err(problems) => {
-                let first = problems.first().map(ToString::to_string).unwrap_or_default();
-                let message = format!("{}: {first}", change.document);
-                Err(Refused::because(Code::InvalidDocument, message, "see `skein policy lint`"))
+    /// Remembers that a key of the RoleSet in force approved what is not here yet.
+    fn vouch(&mut self, packed: &Packed, refused: &Refused) {
+        let (Refused::Missing(about), [(key, _)]) = (refused, packed.signed.signatures.as_slice()) else { return };
+        let is_operator =
+            self.chain.counting.last().is_some_and(|last| last.set.keys.iter().any(|own| own.key == *key));
+        if is_operator {
+            self.vouched.extend(about.iter().map(|id| (*id, *key)));
+            while self.vouched.len() > MAX_VOUCHED {
+                self.vouched.pop_first();
             }
         }
     }
 
-    /// True if the changeset is kept.
+    /// Notes what is to be folded again.
+    fn touch(&mut self, entry: &Entry, all: bool) {
+        let all = all || self.chain.counting.iter().any(|roles| roles.set.keeps.is_some());
+        if let Some(cached) = self.cache.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            cached.touch(&entry.changeset, all);
+        }
+    }
+
+    /// True if the changeset or approval is kept, be it as a stub.
     pub fn contains(&self, id: &ChangesetId) -> bool {
-        self.kept.entries.contains_key(id)
+        self.kept.ids().contains(id)
+    }
+
+    /// A kept changeset or approval as it came, or the changeset's stub.
+    pub fn bytes(&self, id: &ChangesetId) -> Option<&Arc<[u8]>> {
+        self.kept.bytes(id)
+    }
+
+    /// The approvals of a changeset.
+    pub fn approvals(&self, id: &ChangesetId) -> &[ChangesetId] {
+        self.kept.approvals(id)
     }
 
     /// A kept changeset.
@@ -241,15 +214,15 @@ impl History {
         self.kept.entries.get(id).map(|item| &item.entry)
     }
 
-    /// All ids, ascending.
+    /// All ids, of approvals too; ascending.
     pub fn ids(&self) -> impl Iterator<Item = &ChangesetId> {
-        self.kept.entries.keys()
+        self.kept.ids().iter()
     }
 
     /// The kept changesets whose id begins so (hexadecimal).
     pub fn by_prefix(&self, prefix: &str) -> Vec<ChangesetId> {
         let prefix = prefix.to_ascii_lowercase();
-        self.ids().filter(|id| id.to_string().starts_with(&prefix)).copied().collect()
+        self.kept.entries.keys().filter(|id| id.to_string().starts_with(&prefix)).copied().collect()
     }
 
     /// Of the sorted ids.
@@ -273,13 +246,13 @@ impl History {
             bytes[0] = first;
             ChangesetId(Digest(bytes))
         };
-        self.kept.entries.range(edge(0)..=edge(u8::MAX)).map(|(id, _)| *id).collect()
+        self.kept.ids().range(edge(0)..=edge(u8::MAX)).copied().collect()
     }
 
     /// The fold at this time. Cheap when nothing changed.
     pub fn state(&self, now: Millis) -> Arc<State> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let cached = fold::refresh(cache.take(), &self.kept, &self.chain, now);
+        let cached = cache::refresh(cache.take(), &self.kept, &self.chain, now);
         let state = cached.state.clone();
         *cache = Some(cached);
         state
@@ -290,46 +263,28 @@ impl History {
         self.state(now).changes_at
     }
 
-    /// What was pushed, newest first.
-    pub fn log(&self) -> Vec<LogEntry> {
-        let mut log: Vec<LogEntry> = self.kept.entries.values().map(|item| self.log_entry(&item.entry)).collect();
-        log.sort_by(|a, b| b.time.cmp(&a.time).then_with(|| a.changeset.cmp(&b.changeset)));
-        log
-    }
-
-    fn log_entry(&self, entry: &Entry) -> LogEntry {
-        let replaces: BTreeSet<ChangesetId> = entry.changeset.references().copied().collect();
-        let documents =
-            entry.changeset.changes.iter().map(|change| (change.document.clone(), change.content.is_none()));
-        LogEntry {
-            changeset: entry.id,
-            replaces: replaces.into_iter().collect(),
-            authors: authors(&self.chain, &entry.signers),
-            time: entry.changeset.issued_at,
-            message: entry.changeset.message.clone(),
-            documents: documents.collect(),
-        }
-    }
-
-    /// The RoleSet chain from the genesis, as bytes, in an order in which a joiner can insert them.
+    /// The RoleSet chain from the genesis with its approvals, as bytes, in an order in which a joiner can insert them.
     pub fn role_set_chain(&self) -> Vec<Arc<[u8]>> {
-        self.chain.all().iter().filter_map(|id| self.get(id)).map(|entry| entry.bytes.clone()).collect()
+        let chain = self.chain.all();
+        let with_approvals = chain.iter().flat_map(|id| std::iter::once(id).chain(self.approvals(id)));
+        with_approvals.filter_map(|id| self.bytes(id)).cloned().collect()
     }
 
     /// What proves to somebody who knows the genesis alone how these documents stand: the RoleSets, whatever changed the
-    /// documents, what that refers to and what confirms it. For [`History::insert_all`].
+    /// documents, what that refers to, what approves and what confirms it. For [`History::insert_all`].
     pub fn proof<'d>(&self, documents: impl Iterator<Item = &'d DocumentId>) -> Vec<Arc<[u8]>> {
         let changed = documents.filter_map(|id| self.kept.by_document.get(id)).flatten();
         let mut open: Vec<ChangesetId> = self.chain.all().into_iter().chain(changed.copied()).collect();
         let mut found = BTreeSet::new();
         while let Some(id) = open.pop() {
             if let Some(entry) = self.get(&id).filter(|_| found.insert(id)) {
+                found.extend(self.approvals(&id).iter().copied());
                 open.extend(entry.changeset.references().copied());
                 open.extend(entry.changeset.changes.iter().filter_map(confirmed));
                 open.extend(self.kept.confirmations.get(&id).into_iter().flatten().copied());
             }
         }
-        found.iter().filter_map(|id| self.get(id)).map(|entry| entry.bytes.clone()).collect()
+        found.iter().filter_map(|id| self.bytes(id)).cloned().collect()
     }
 
     /// Inserts what refers to each other, in whatever order it came.
@@ -369,77 +324,15 @@ impl History {
             state.documents.iter().filter(|(id, _)| id.kind != Kind::RoleSet).flat_map(|(_, live)| &live.values);
         let lost = |id: &ChangesetId| {
             let entry = self.get(id);
-            entry.is_some_and(|entry| !admit::allowed(&self.kept, &next, &entry.changeset, &entry.signers))
+            entry.is_some_and(|entry| !self.kept.allowed(&next, entry))
         };
         heads.map(|value| value.changeset).filter(lost).map(|id| id.0).collect()
     }
 }
 
-fn check_dates(changeset: &Changeset, now: Millis) -> Result<(), Refused> {
-    if changeset.issued_at.abs_diff(now) > PUSH_CLOCK {
-        let message = format!("it is dated {} s off this node's clock", changeset.issued_at.abs_diff(now) / 1_000);
-        return Err(Refused::because(Code::ClockSkew, message, "set the clock of this machine or of the node"));
-    }
-    if changeset.confirm_by.is_some_and(|until| until <= now) {
-        return Err(Refused::because(Code::ConfirmTooLate, "its trial is over already", "give it more time"));
-    }
-    Ok(())
-}
-
 fn digest_of<'i>(ids: impl Iterator<Item = &'i ChangesetId>) -> Digest {
     let bytes: Vec<u8> = ids.flat_map(|id| id.0.0).collect();
     Digest::of(&bytes)
-}
-
-fn authors(chain: &roles::Chain, signers: &[PublicKey]) -> Vec<String> {
-    signers.iter().map(|key| chain.name_of(key).map_or_else(|| key.to_string(), str::to_owned)).collect()
-}
-
-/// The first changeset of a mesh: RoleSet number 1. The non-recovery keys get the role `admin`: everything, everywhere.
-/// Sign it by all the non-recovery keys.
-pub fn genesis(
-    trust_domain: &TrustDomain,
-    roots: &[Vec<u8>],
-    keys: &[(String, PublicKey, bool)],
-    now: Millis,
-) -> Changeset {
-    let operators: BTreeSet<String> =
-        keys.iter().filter(|(_, _, recovery)| !recovery).map(|(name, _, _)| name.clone()).collect();
-    let admin = Role {
-        name: "admin".into(),
-        threshold: 1,
-        namespaces: BTreeSet::from(["*".to_owned()]),
-        kinds: None,
-        verbs: Verb::ALL.into_iter().collect(),
-        keys: operators,
-    };
-    let set = RoleSet {
-        bundle: Some(roots.to_vec()),
-        threshold: admin.keys.len() / 2 + 1,
-        keys: keys
-            .iter()
-            .map(|(name, key, recovery)| RoleKey { name: name.clone(), key: *key, recovery: *recovery })
-            .collect(),
-        roles: vec![admin],
-        keeps: None,
-        voids: BTreeSet::new(),
-    };
-    let (document, content) = set.body();
-    debug_assert_eq!(document.namespace, ROOT_NAMESPACE);
-    Changeset {
-        trust_domain: trust_domain.clone(),
-        role_set: 1,
-        issued_at: now,
-        message: "genesis".into(),
-        confirm_by: None,
-        nonce: [0; 16],
-        changes: vec![Change { document, content: Some(content), replaces: Vec::new() }],
-    }
-}
-
-/// The bytes of a changeset signed by these keys.
-pub fn signed(changeset: &Changeset, keys: &[&SigningKey]) -> Vec<u8> {
-    crate::changeset::encode(&changeset.sign(keys))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use certs::codec::Millis;
 
-use super::{Entry, History, authors};
+use super::{Entry, History, log::authors};
 use crate::{
     changeset::{ChangesetId, confirmation},
     document::DocumentId,

@@ -7,6 +7,7 @@ use crate::changeset::ChangesetId;
 #[expect(missing_docs, reason = "the word says it; each refusal bears a message")]
 pub enum Code {
     Malformed,
+    WrongBodies,
     BadSignature,
     WrongTrustDomain,
     RoleMissing,
@@ -30,6 +31,7 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::WrongBodies => "wrong_bodies",
             Self::BadSignature => "bad_signature",
             Self::WrongTrustDomain => "wrong_trust_domain",
             Self::RoleMissing => "role_missing",
@@ -93,7 +95,16 @@ impl Refused {
 
     /// True if the same bytes may be kept later, when others arrived.
     pub fn may_pass_later(&self) -> bool {
-        matches!(self.code(), Code::MissingReference | Code::RoleSetUnknown | Code::NotInitialised)
+        matches!(
+            self.code(),
+            Code::MissingReference | Code::RoleSetUnknown | Code::NotInitialised | Code::QuotaExceeded
+        )
+    }
+
+    /// True if every copy of the same changeset is refused whatever arrives, a new RoleSet apart. An id does not cover signatures
+    /// and bodies: whoever spoils them must not spoil the changeset.
+    pub fn is_final(&self) -> bool {
+        !self.may_pass_later() && !matches!(self.code(), Code::BadSignature | Code::WrongBodies)
     }
 
     pub(crate) fn because(code: Code, message: impl Into<String>, hint: impl Into<String>) -> Self {

@@ -38,6 +38,11 @@ impl History {
         let mut before: Vec<ChangesetId> = change.replaces.clone();
         before.sort_by_key(|id| (std::cmp::Reverse(self.kept.depth(id, &document)), *id));
         let before = before.first().and_then(|id| self.kept.value(id, &document));
+        if let Some((entry, _, _)) = before.filter(|(_, change, _)| change.is_gone()) {
+            let message =
+                format!("what {document} was before is here no more: {} was replaced over 90 days ago", entry.id);
+            return Err(Refused::because(Code::NotFound, message, "push the document that should hold"));
+        }
         let content = before.and_then(|(_, change, _)| change.content.clone());
         Ok(Change { document, content, replaces })
     }

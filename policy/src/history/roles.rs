@@ -55,38 +55,42 @@ impl Chain {
         &self.counting[later.saturating_sub(1)..]
     }
 
-    /// Judges a RoleSet changeset by its references alone.
+    /// True if the RoleSet is here and enough keys have signed it.
+    pub(super) fn holds(&self, id: &ChangesetId) -> bool {
+        self.charters.contains_key(id)
+    }
+
+    /// Judges a RoleSet changeset by its references alone. `None`: some of its keys have signed it, and more must.
     pub(super) fn admit(
         &self,
         id: ChangesetId,
         changeset: &Changeset,
         signers: &[PublicKey],
-    ) -> Result<Charter, Refused> {
-        let invalid = |message: &str| Err(Refused::because(Code::RoleSetInvalid, message, ""));
-        let [change] = changeset.changes.as_slice() else {
-            return invalid("a RoleSet is pushed alone");
-        };
-        let Some(content) = &change.content else {
-            return invalid("a RoleSet cannot be deleted");
-        };
-        if change.document != DocumentId::role_set() {
-            return invalid("there is one RoleSet; it is called `default`");
+    ) -> Result<Option<Charter>, Refused> {
+        let set = read(changeset)?;
+        let parents = parents(changeset);
+        if !parents.is_empty() {
+            return self.admit_child(id, set, parents, signers);
         }
-        let set = match parse::json(&change.document, content).map(|document| document.spec) {
-            Ok(Spec::RoleSet(set)) => set,
-            Ok(_) => return invalid("not a RoleSet"),
-            Err(problems) => {
-                let first = problems.first().map(ToString::to_string).unwrap_or_default();
-                return Err(Refused::because(Code::InvalidDocument, first, ""));
-            }
-        };
         if !set.approves(signers) {
-            let hint = "sign it by more than half of the keys that govern it, or by a recovery key";
-            return Err(Refused::because(Code::ThresholdMissing, "the RoleSet is not signed by its own keys", hint));
+            return Err(Refused::because(
+                Code::ThresholdMissing,
+                "the first RoleSet is not signed by its own keys",
+                "",
+            ));
         }
-        let mut parents = change.replaces.clone();
-        parents.sort_unstable();
-        if parents.is_empty() { self.admit_genesis(id, set) } else { self.admit_child(id, set, parents, signers) }
+        self.admit_genesis(id, set).map(Some)
+    }
+
+    /// The RoleSets whose thresholds this RoleSet changeset must meet: its base and itself.
+    pub(super) fn sets_for(&self, changeset: &Changeset) -> Vec<Arc<RoleSet>> {
+        let base = self.base(&parents(changeset)).ok().map(|base| base.roles.set.clone());
+        base.into_iter().chain(read(changeset).ok()).collect()
+    }
+
+    /// True if the key is one of those that this RoleSet changeset needs: of its base, or of itself.
+    pub(super) fn governs(&self, changeset: &Changeset, key: &PublicKey) -> bool {
+        self.sets_for(changeset).iter().any(|set| set.governs(key))
     }
 
     fn admit_genesis(&self, id: ChangesetId, set: Arc<RoleSet>) -> Result<Charter, Refused> {
@@ -110,39 +114,45 @@ impl Chain {
         set: Arc<RoleSet>,
         parents: Vec<ChangesetId>,
         signers: &[PublicKey],
-    ) -> Result<Charter, Refused> {
-        let known: Vec<&Charter> = parents.iter().filter_map(|parent| self.charters.get(parent)).collect();
-        let base = match known.as_slice() {
-            [] => return Err(Refused::because(Code::InvalidReference, "what it replaces is no RoleSet", "")),
-            [parent] if parents.len() == 1 => Some(parent.roles.changeset),
-            [first, rest @ ..] => {
-                let same = known.len() == parents.len() && rest.iter().all(|other| other.base == first.base);
-                first.base.filter(|_| same)
-            }
-        };
-        let Some(base) = base.and_then(|base| self.charters.get(&base)) else {
-            return Err(Refused::because(
-                Code::InvalidReference,
-                "the RoleSets that it replaces are not children of one",
-                "",
-            ));
-        };
+    ) -> Result<Option<Charter>, Refused> {
+        let base = self.base(&parents)?;
         let before = &base.roles.set;
-        if !before.approves(signers) {
-            let message = format!("it is not signed by the keys of RoleSet {}", base.roles.number);
-            let hint = "sign it by more than half of the keys that govern now, or by a recovery key of now";
-            return Err(Refused::because(Code::ThresholdMissing, message, hint));
-        }
         if set.keeps.is_none() && !set.keeps_all_of(before) {
             let message = "it takes away a key or a right and does not say which changesets stay (`keeps`)";
             let hint = "`skein operator remove` names the changesets that live now";
             return Err(Refused::because(Code::RoleSetInvalid, message, hint));
         }
-        let number = 1 + known.iter().map(|parent| parent.roles.number).max().unwrap_or_default();
-        let bundle = set.bundle.clone().unwrap_or_else(|| inherited(&known));
+        if !before.approves(signers) || !set.approves(signers) {
+            if signers.iter().any(|key| before.governs(key)) {
+                return Ok(None);
+            }
+            let message = format!("no signer governs RoleSet {}", base.roles.number);
+            let hint = "sign it by more than half of the keys that govern now, or by a recovery key of now";
+            return Err(Refused::because(Code::RoleMissing, message, hint));
+        }
+        let known = || parents.iter().filter_map(|parent| self.charters.get(parent));
+        let number = 1 + known().map(|parent| parent.roles.number).max().unwrap_or_default();
+        let bundle = set.bundle.clone().unwrap_or_else(|| inherited(known()));
         let base = base.roles.changeset;
         let roles = Arc::new(Roles { number, changeset: id, set, bundle });
-        Ok(Charter { roles, parents, base: Some(base) })
+        Ok(Some(Charter { roles, parents, base: Some(base) }))
+    }
+
+    /// The RoleSet that children with these parents must satisfy beside themselves: the parent, or what rival parents stem from.
+    pub(super) fn base(&self, parents: &[ChangesetId]) -> Result<&Charter, Refused> {
+        let known: Vec<&Charter> = parents.iter().filter_map(|parent| self.charters.get(parent)).collect();
+        if known.len() != parents.len() {
+            let message = "a RoleSet that it replaces has too few signatures so far";
+            return Err(Refused::because(Code::RoleSetUnknown, message, "have that one signed first"));
+        }
+        let base = match known.as_slice() {
+            [parent] => return Ok(parent),
+            [first, rest @ ..] if rest.iter().all(|other| other.base == first.base) => first.base,
+            _ => None,
+        };
+        base.and_then(|base| self.charters.get(&base)).ok_or_else(|| {
+            Refused::because(Code::InvalidReference, "the RoleSets that it replaces are not children of one", "")
+        })
     }
 
     /// Keeps it, and works out anew which count.
@@ -177,8 +187,37 @@ impl Chain {
     }
 }
 
-fn inherited(parents: &[&Charter]) -> Vec<Vec<u8>> {
-    let mut bundle: Vec<Vec<u8>> = parents.iter().flat_map(|parent| parent.roles.bundle.iter().cloned()).collect();
+/// The RoleSet of a changeset that holds one and nothing else.
+fn read(changeset: &Changeset) -> Result<Arc<RoleSet>, Refused> {
+    let invalid = |message: &str| Err(Refused::because(Code::RoleSetInvalid, message, ""));
+    let [change] = changeset.changes.as_slice() else {
+        return invalid("a RoleSet is pushed alone");
+    };
+    let Some(content) = &change.content else {
+        return invalid("a RoleSet cannot be deleted");
+    };
+    if change.document != DocumentId::role_set() {
+        return invalid("there is one RoleSet; it is called `default`");
+    }
+    match parse::json(&change.document, content).map(|document| document.spec) {
+        Ok(Spec::RoleSet(set)) => Ok(set),
+        Ok(_) => invalid("not a RoleSet"),
+        Err(problems) => {
+            let first = problems.first().map(ToString::to_string).unwrap_or_default();
+            Err(Refused::because(Code::InvalidDocument, first, ""))
+        }
+    }
+}
+
+/// What a RoleSet changeset replaces, ascending.
+pub(super) fn parents(changeset: &Changeset) -> Vec<ChangesetId> {
+    let mut parents: Vec<ChangesetId> = changeset.references().copied().collect();
+    parents.sort_unstable();
+    parents
+}
+
+fn inherited<'c>(parents: impl Iterator<Item = &'c Charter>) -> Vec<Vec<u8>> {
+    let mut bundle: Vec<Vec<u8>> = parents.flat_map(|parent| parent.roles.bundle.iter().cloned()).collect();
     bundle.sort_unstable();
     bundle.dedup();
     bundle

@@ -44,8 +44,25 @@ pub struct State {
 pub struct Live {
     /// Values that nothing replaces; the winner first. Never empty.
     pub values: Vec<LiveValue>,
-    /// The value that is in effect; `None` if the document is deleted, expired, or readable in no value.
+    /// The same with the nearest readable ancestors in the place of values that this build cannot read; deletions included, the
+    /// winner first. Kinds that [`Kind::unites`] obey all of them.
+    pub in_force: Vec<LiveValue>,
+    /// The value that is in effect; `None` if the document is deleted, expired, or readable in no value. Where a kind unites, this
+    /// is but the one that is shown first.
     pub effective: Option<LiveValue>,
+}
+
+impl Live {
+    pub(super) fn new(values: Vec<LiveValue>, in_force: Vec<LiveValue>) -> Self {
+        let effective = in_force.first().filter(|value| value.document.is_ok()).cloned();
+        Self { values, in_force, effective }
+    }
+
+    /// True if this value of a document of the kind is obeyed: the winner alone, or each where the kind unites.
+    pub(super) fn holds(&self, kind: Kind, changeset: &ChangesetId) -> bool {
+        let obeyed = if kind.unites() { self.in_force.len() } else { 1 };
+        self.in_force.iter().take(obeyed).any(|value| value.changeset == *changeset)
+    }
 }
 
 /// One value of one document.
@@ -67,6 +84,16 @@ pub struct LiveValue {
     pub confined: bool,
 }
 
+impl LiveValue {
+    /// False if this build cannot tell what it says.
+    pub fn is_readable(&self) -> bool {
+        match &self.document {
+            Ok(_) | Err(Absent::Deleted | Absent::Expired) => true,
+            Err(Absent::Unreadable(_) | Absent::Forgotten) => false,
+        }
+    }
+}
+
 /// Why a value is no document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Absent {
@@ -76,6 +103,8 @@ pub enum Absent {
     Expired,
     /// This build cannot read it.
     Unreadable(Arc<[Problem]>),
+    /// Its body is not here: it was replaced long ago and lives again, or a peer kept it back. It is being asked for.
+    Forgotten,
 }
 
 /// The RoleSet in force.
@@ -109,12 +138,23 @@ impl Roles {
 /// Something that an operator should settle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Conflict {
-    /// Several values of a document are live; the first is in effect.
-    Values(DocumentId, Vec<ChangesetId>),
+    /// Several values of a document are live, the winner first.
+    Values(DocumentId, Vec<Claim>),
     /// Several children of the RoleSet in force: none counts until a child names them all.
     RoleSets(Vec<ChangesetId>),
-    /// A live value cannot be read by this build: an ancestor is in effect instead, or nothing.
+    /// A live value cannot be read by this build, or its body is not here: an ancestor is in effect instead, or nothing.
     Unreadable(DocumentId, ChangesetId),
+}
+
+/// One of several live values of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The changeset that set it.
+    pub changeset: ChangesetId,
+    /// Who signed that.
+    pub authors: Vec<String>,
+    /// False for a loser.
+    pub in_effect: bool,
 }
 
 impl State {
@@ -154,6 +194,15 @@ impl State {
     /// The document in effect.
     pub fn document(&self, id: &DocumentId) -> Option<&Arc<Document>> {
         self.documents.get(id)?.effective.as_ref()?.document.as_ref().ok()
+    }
+
+    /// Every document of a kind that unites, with all the values that are to be obeyed together, deletions included: of
+    /// AuthorizationPolicy ALLOW matches only if every value does, where a deletion matches nothing, and DENY if any does; of the
+    /// others the strictest holds. What is deleted or expired in all values is left out.
+    pub fn united(&self) -> impl Iterator<Item = (&DocumentId, &[LiveValue])> {
+        let kinds = self.documents.iter().filter(|(id, _)| id.kind.unites());
+        let values = kinds.map(|(id, live)| (id, live.in_force.as_slice()));
+        values.filter(|(_, values)| values.iter().any(|value| value.document.is_ok()))
     }
 
     /// Every document in effect, with its value.

@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use certs::grant::NodeGrant;
+use certs::{grant::NodeGrant, sign::SigningKey};
 
 mod arrival;
+mod proposals;
+mod retention;
+mod unions;
 
 use super::*;
-use crate::kinds::{self, Revocation};
+use crate::{
+    changeset::{Change, Changeset},
+    kinds::{self, Revocation, Role, RoleKey, Verb},
+};
 
 const NOW: Millis = 1_700_000_000_000;
 
@@ -121,7 +127,8 @@ fn the_latest_version_is_live_and_stale_parents_are_refused() {
     let old = mesh.history.insert(&bytes, NOW).unwrap().id;
     let state = mesh.history.state(NOW);
     assert_eq!(state.documents[&id].effective.as_ref().unwrap().changeset, second);
-    assert_eq!(state.conflicts, [Conflict::Values(id.clone(), vec![second, old])]);
+    let claim = |changeset, in_effect| Claim { changeset, authors: vec!["ann".into()], in_effect };
+    assert_eq!(state.conflicts, [Conflict::Values(id.clone(), vec![claim(second, true), claim(old, false)])]);
     let third = mesh.push(vec![mesh.change("default", "reviews", "c")]);
     assert_eq!(mesh.history.state(NOW).heads(&id), [third]);
     assert!(mesh.history.state(NOW).conflicts.is_empty());
@@ -149,17 +156,15 @@ fn forms_and_signatures() {
     let good = mesh.changeset(vec![change]);
     let operator = mesh.operator.clone();
     let signed_good = good.sign(&[&operator]);
-    let insert = |mesh: &mut Mesh, signed: &certs::sign::Signed| {
-        code(mesh.history.insert(&crate::changeset::encode(signed), NOW))
-    };
+    let insert = |mesh: &mut Mesh, signed: &Packed| code(mesh.history.insert(&crate::changeset::encode(signed), NOW));
     let mut flipped = signed_good.clone();
-    flipped.payload[20] ^= 1;
+    flipped.signed.payload[20] ^= 1;
     assert_eq!(insert(&mut mesh, &flipped), Code::BadSignature);
     let mut unsigned = signed_good.clone();
-    unsigned.signatures.clear();
+    unsigned.signed.signatures.clear();
     assert_eq!(insert(&mut mesh, &unsigned), Code::BadSignature);
     let mut more = signed_good.clone();
-    more.add(&SigningKey::generate());
+    more.signed.add(&SigningKey::generate());
     assert_eq!(insert(&mut mesh, &more), Code::BadSignature);
     let foreign = Changeset { trust_domain: TrustDomain::new("other.example").unwrap(), ..good.clone() };
     assert_eq!(insert(&mut mesh, &foreign.sign(&[&operator])), Code::WrongTrustDomain);
@@ -186,7 +191,7 @@ fn roles_bound_namespaces_and_kinds() {
     let bob = SigningKey::generate();
     let next = mesh.role_set(|set| shop_role(set, &bob));
     let operator = mesh.operator.clone();
-    assert_eq!(mesh.insert(vec![next.clone()], &[&bob]), Err(Code::ThresholdMissing));
+    assert_eq!(mesh.insert(vec![next.clone()], &[&bob]), Err(Code::RoleMissing));
     mesh.insert(vec![next], &[&operator]).unwrap();
     assert_eq!(mesh.history.state(NOW).role_set.number, 2);
     assert_eq!(mesh.history.state(NOW).role_set.bundle, [vec![1, 2, 3]]);
@@ -197,7 +202,7 @@ fn roles_bound_namespaces_and_kinds() {
     let root = mesh.change("istio-system", "cart", "cart");
     assert_eq!(mesh.insert(vec![root], &[&bob]), Err(Code::RoleMissing));
     let grab = mesh.role_set(|set| set.roles[1].namespaces = BTreeSet::from(["*".to_owned()]));
-    assert_eq!(mesh.insert(vec![grab], &[&bob]), Err(Code::ThresholdMissing));
+    assert_eq!(mesh.insert(vec![grab], &[&bob]), Err(Code::RoleMissing));
     let (document, content) = Revocation::default().body("x");
     let revoke = Change { document, content: Some(content), replaces: vec![] };
     assert_eq!(mesh.insert(vec![revoke.clone()], &[&bob]), Err(Code::RoleMissing));
@@ -230,12 +235,16 @@ fn a_threshold_counts_distinct_keys() {
         set.keeps = Some(BTreeSet::new());
     });
     // Nobody has `roles` everywhere any more, so all keys govern, and two of two must sign.
-    assert_eq!(mesh.insert(vec![next.clone()], &[&operator]), Err(Code::ThresholdMissing));
+    mesh.insert(vec![next.clone()], &[&operator]).unwrap();
+    assert_eq!(mesh.history.state(NOW).role_set.number, 1);
     mesh.insert(vec![next], &[&operator, &bob]).unwrap();
     let shop = mesh.change("shop", "a", "a");
-    assert_eq!(mesh.insert(vec![shop.clone()], &[&bob]), Err(Code::ThresholdMissing));
-    assert_eq!(mesh.insert(vec![shop.clone()], &[&operator]), Err(Code::ThresholdMissing));
-    mesh.insert(vec![shop], &[&operator, &bob]).unwrap();
+    for keys in [vec![&bob], vec![&*operator], vec![&bob, &bob]] {
+        mesh.insert(vec![shop.clone()], &keys).unwrap();
+        assert_eq!(mesh.history.state(NOW).heads(&shop.document), []);
+    }
+    let both = mesh.insert(vec![shop.clone()], &[&operator, &bob]).unwrap();
+    assert_eq!(mesh.history.state(NOW).heads(&shop.document), [both]);
     assert!(!mesh.history.state(NOW).may(&bob.public(), Verb::Push, Kind::VirtualService, "shop"));
 }
 

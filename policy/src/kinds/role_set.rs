@@ -218,6 +218,27 @@ impl RoleSet {
             || governors(&self.keys, &self.roles).filter(|key| signers.contains(&key.key)).count() >= self.threshold
     }
 
+    /// True if the key's signature helps to replace this RoleSet.
+    pub(crate) fn governs(&self, key: &PublicKey) -> bool {
+        self.approving().any(|own| own.key == *key) || self.keys.iter().any(|own| own.recovery && own.key == *key)
+    }
+
+    /// The keys of which [`RoleSet::threshold`] must sign; any recovery key alone does as well.
+    pub(crate) fn approving(&self) -> impl Iterator<Item = &RoleKey> {
+        governors(&self.keys, &self.roles)
+    }
+
+    /// True if a role that covers this names the key.
+    pub(crate) fn names(&self, key: &PublicKey, verb: Verb, kind: Kind, namespace: &str) -> bool {
+        let is_key = |name: &String| self.key(name).is_some_and(|own| !own.recovery && own.key == *key);
+        self.covering(verb, kind, namespace).any(|role| role.keys.iter().any(is_key))
+    }
+
+    /// The roles that let enough of their keys do this.
+    pub(crate) fn covering(&self, verb: Verb, kind: Kind, namespace: &str) -> impl Iterator<Item = &Role> {
+        self.roles.iter().filter(move |role| role.covers(verb, kind, namespace))
+    }
+
     /// True if these signers together may do this in this namespace ([`crate::document::ROOT_NAMESPACE`] takes a role everywhere).
     pub(crate) fn allows(&self, signers: &[PublicKey], verb: Verb, kind: Kind, namespace: &str) -> bool {
         self.roles.iter().filter(|role| role.covers(verb, kind, namespace)).any(|role| {

@@ -1,6 +1,7 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
 mod explain;
+mod history;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use certs::{
 use serde::{Deserialize, Serialize};
 
 pub use explain::{Answer, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
+pub use history::{Audit, HeardHead, Missing, Proposal};
 pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
     LogEntry, Plan, Preview, Proof, Pushed, RouteChange, RuleChange, Spread,

@@ -141,6 +141,7 @@ fn content(id: &DocumentId, live: &Live, value: &LiveValue) -> Result<api::Conte
         }
         Err(Absent::Deleted) => Some("it was deleted".to_owned()),
         Err(Absent::Expired) => Some("it has expired".to_owned()),
+        Err(Absent::Forgotten) => Some("its body is not here; it is being asked for".to_owned()),
     };
     let others = live.values.iter().filter(|other| other.changeset != value.changeset);
     let conflicts = others.map(|other| other.changeset.to_string()).collect();

@@ -56,6 +56,7 @@ impl Class {
 /// Every code with its class and the HTTP status by which a node answers it.
 pub const CODES: &[(&str, Class, u16)] = &[
     ("address_in_use", Class::Failed, 500),
+    ("audit_broken", Class::Failed, 500),
     ("failed", Class::Failed, 500),
     ("key_permissions", Class::Failed, 500),
     ("missing_reference", Class::Failed, 424),

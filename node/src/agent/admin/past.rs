@@ -56,7 +56,11 @@ impl Admin {
         });
         let found = version.await?.and_then(|version| Some((version.content.clone()?, version)));
         let content = |(content, version): (std::sync::Arc<str>, Version)| {
-            Ok::<_, Error>(api::Content {
+            if content.is_empty() {
+                let message = format!("the body that {} gave to {id} is no longer kept", version.changeset);
+                return Err(Error::new("not_found", message).hint("bodies go 90 days after they were replaced"));
+            }
+            Ok(api::Content {
                 summary: summary(&id, &version),
                 document: documents::json(&content)?,
                 problem: None,
@@ -88,7 +92,10 @@ impl Admin {
         let state = admin.agent.state();
         let rows = |history: &History| {
             let row = |conflict: &Conflict| match conflict {
-                Conflict::Values(id, changesets) => row(&state, history, "values", id, changesets),
+                Conflict::Values(id, claims) => {
+                    let changesets: Vec<_> = claims.iter().map(|claim| claim.changeset).collect();
+                    row(&state, history, "values", id, &changesets)
+                }
                 Conflict::RoleSets(changesets) => {
                     row(&state, history, "role_sets", &DocumentId::role_set(), changesets)
                 }
@@ -181,9 +188,10 @@ fn row(
         deleted: value.document == Err(Absent::Deleted),
         problem: match &value.document {
             Err(Absent::Unreadable(problems)) => problems.first().map(ToString::to_string),
+            Err(Absent::Forgotten) => Some("its body is not here; it is being asked for".to_owned()),
             Ok(_) | Err(Absent::Deleted | Absent::Expired) => None,
         },
-        in_effect: Some(value.changeset) == in_effect,
+        in_effect: id.kind.unites() || Some(value.changeset) == in_effect,
     };
     api::Conflict {
         conflict: what.to_owned(),

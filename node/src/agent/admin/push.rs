@@ -59,7 +59,11 @@ impl Admin {
         let patience = Duration::from_millis(waiting.timeout_ms.unwrap_or(PATIENCE)).min(PATIENCE_LIMIT);
         let wait = wait(waiting.wait.as_deref().unwrap_or("default"))?;
         let pushed = admin.agent.push(body.to_vec(), wait, patience).await?;
-        Ok(Json(answer(pushed)))
+        let proposal = match &pushed.changeset {
+            Some(id) => admin.proposed(id).await,
+            None => None,
+        };
+        Ok(Json(api::Pushed { proposal, ..answer(pushed) }))
     }
 }
 
@@ -138,6 +142,7 @@ fn answer(pushed: Pushed) -> api::Pushed {
         complete: pushed.complete,
         elapsed_ms: u64::try_from(pushed.elapsed.as_millis()).unwrap_or(u64::MAX),
         receipts: pushed.signed.iter().map(|bytes| STANDARD.encode(bytes)).collect(),
+        proposal: None,
     }
 }
 

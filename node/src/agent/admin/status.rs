@@ -2,7 +2,7 @@
 
 use certs::{codec::Millis, id::NodeId};
 use membership::view::{MemberState, View};
-use policy::history::{Conflict, State};
+use policy::history::{Claim, Conflict, State};
 
 use super::{
     Admin,
@@ -130,12 +130,23 @@ fn stale(view: &View, own: &NodeId) -> Vec<NodeId> {
 
 fn conflict(conflict: &Conflict) -> Problem {
     match conflict {
-        Conflict::Values(document, changesets) => problem(
-            Health::Degraded,
-            "conflict",
-            format!("{document} has {} live values, pushed apart from each other; one is in effect", changesets.len()),
-            "`skein policy conflicts` shows them and the command that settles it",
-        ),
+        Conflict::Values(document, claims) => {
+            let of = |claim: &Claim| format!("{} by {}", claim.changeset, claim.authors.join(", "));
+            let lost: Vec<_> = claims.iter().filter(|claim| !claim.in_effect).map(of).collect();
+            let outcome = if document.kind.unites() || lost.is_empty() {
+                "all of them hold together".to_owned()
+            } else {
+                format!("not in effect: {}", lost.join("; "))
+            };
+            let message =
+                format!("{document} has {} live values, pushed apart from each other; {outcome}", claims.len());
+            problem(
+                Health::Degraded,
+                "conflict",
+                message,
+                "`skein policy conflicts` shows them and the command that settles it",
+            )
+        }
         Conflict::RoleSets(changesets) => problem(
             Health::Critical,
             "role_set_conflict",
@@ -154,7 +165,7 @@ fn conflict(conflict: &Conflict) -> Problem {
 /// What the node itself finds wrong.
 fn own(error: Error) -> Problem {
     let severity = match &*error.code {
-        "certificate_old" | "not_granted" => Health::Degraded,
+        "certificate_old" | "not_granted" | "policy_stale" => Health::Degraded,
         _ => Health::Critical,
     };
     problem(severity, &error.code, error.message, &error.hint)

@@ -49,9 +49,10 @@ impl Requests {
         match asked.kind {
             wire::FETCH => {
                 let fetch: Fetch = wire::request(&asked.body).ok()?;
-                let fetched = self.sync.book.look(|history| {
-                    wire::fill(&fetch, |id| history.get(&ChangesetId(*id)).map(|entry| entry.bytes.as_ref()))
-                });
+                let fetched = self
+                    .sync
+                    .book
+                    .look(|history| wire::fill(&fetch, |id| history.bytes(&ChangesetId(*id)).map(AsRef::as_ref)));
                 Some(codec::encode(&fetched.await).into())
             }
             wire::BUCKETS => {
@@ -144,16 +145,26 @@ impl Sync {
         Some(receipt.sign(self.identity.record_key(), self.identity.ca().chain()))
     }
 
-    /// Where a changeset stands here; nothing if it is not here.
+    /// Where a changeset or approval stands here; nothing if it is not here, or is without the bodies that it should have.
     async fn standing(&self, id: &Digest) -> Option<Standing> {
-        let id = ChangesetId(*id);
-        let (changes, held) =
-            self.book.look(|history| Some((history.get(&id)?.changeset.clone(), history.digest()))).await?;
+        let (id, now) = (ChangesetId(*id), self.clock.now());
+        let held = self.book.look(|history| {
+            let held = history.digest();
+            let Some(entry) = history.get(&id) else { return history.contains(&id).then_some((None, false, held)) };
+            let there = entry.whole || !history.wanted(now).contains(&id);
+            there.then(|| (Some(entry.changeset.clone()), history.proposal(&id, now).is_some(), held))
+        });
+        let (changeset, proposed, held) = held.await?;
         if *self.state.applied.borrow() != Some(held) {
             return Some(Standing::Durable);
         }
+        // An approval has no documents: once folded it has done all it does.
+        let Some(changeset) = changeset else { return Some(Standing::Applied) };
+        if proposed {
+            return Some(Standing::Proposed);
+        }
         let state = self.world.current().load().state.clone();
-        Some(standing(&state, &id, changes.changes.iter().map(|change| &change.document)))
+        Some(standing(&state, &id, changeset.changes.iter().map(|change| &change.document)))
     }
 
     /// This node.

@@ -1,5 +1,6 @@
 //! `skein policy ...`.
 
+mod audit;
 mod confirm;
 mod conflicts;
 mod delete;
@@ -11,10 +12,12 @@ mod lint;
 mod list;
 mod log;
 mod plan;
+pub(in crate::cli) mod proposals;
 mod push;
 mod revert;
 mod schema;
 mod show;
+mod sign;
 mod source;
 
 use crate::cli::{context::Context, error::Result};
@@ -49,6 +52,13 @@ pub enum Command {
     Conflicts(conflicts::Args),
     /// Print the JSON Schema of a kind
     Schema(schema::Args),
+    /// List the changesets that wait for further signatures
+    Proposals(proposals::Args),
+    /// Sign a proposal too
+    Sign(sign::Args),
+    /// The chain of what a node took and refused
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Print every document in effect as YAML that `push` accepts
     Export(export::Args),
 }
@@ -69,6 +79,9 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
         Command::Confirm(args) => confirm::run(args, ctx).await,
         Command::Conflicts(args) => conflicts::run(args, ctx).await,
         Command::Revert(args) => revert::run(args, ctx).await,
+        Command::Proposals(args) => proposals::run(args, ctx).await,
+        Command::Sign(args) => sign::run(args, ctx).await,
+        Command::Audit(command) => audit::run(command, ctx).await,
         Command::Export(args) => export::run(args, ctx).await,
     }
 }

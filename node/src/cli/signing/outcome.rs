@@ -1,6 +1,7 @@
 //! What became of a push, for programs and for people.
 
 use certs::{codec::Millis, id::NodeId};
+use policy::changeset::ChangesetId;
 use serde_json::{Value, json};
 
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
         context::Context,
         error::{Error, Result},
         look,
+        policy::proposals,
     },
 };
 
@@ -25,18 +27,30 @@ pub struct Outcome {
 
 impl Outcome {
     /// What a push of these documents gave; `pushed` is absent after a dry run.
-    pub(super) fn new(
-        changeset: &str,
-        documents: Vec<Value>,
-        confirm_by: Option<Millis>,
-        pushed: Option<Pushed>,
-        signed: Vec<u8>,
-    ) -> Self {
-        let mut result = result(changeset, documents, pushed.as_ref());
+    pub(super) fn new(changeset: &str, documents: Vec<Value>, pushed: Option<Pushed>, signed: Vec<u8>) -> Self {
+        Self { result: result(changeset, documents, pushed.as_ref()), pushed, signed }
+    }
+
+    /// The same with the end of its trial, if it is on trial.
+    pub(super) fn on_trial(mut self, confirm_by: Option<Millis>) -> Self {
         if let Some(until) = confirm_by {
-            result["confirm_by"] = Value::String(rfc3339(until));
+            self.result["confirm_by"] = Value::String(rfc3339(until));
         }
-        Self { result, pushed, signed }
+        self
+    }
+
+    /// The same for a signature under a proposal, which is what it speaks of.
+    #[must_use]
+    pub fn approving(mut self, proposal: &ChangesetId) -> Self {
+        self.result["approval"] = self.result["changeset"].take();
+        self.result["changeset"] = json!(proposal.to_string());
+        self
+    }
+
+    /// Who must still sign before it counts, in words; `None` if it counts.
+    pub fn missing(&self) -> Option<String> {
+        let proposal = self.pushed.as_ref()?.proposal.as_ref()?;
+        Some(proposals::missing(&proposal.missing))
     }
 
     /// The same without waiting for a node.
@@ -83,7 +97,8 @@ impl Outcome {
         for document in self.result["documents"].as_array().into_iter().flatten() {
             let word = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
             let (kind, namespace, name) = (word("kind"), word("namespace"), word("name"));
-            text.push_str(&format!("{kind} {namespace}/{name} version {}\n", document["version"]));
+            let version = document["version"].as_u64().map(|version| format!(" version {version}")).unwrap_or_default();
+            text.push_str(&format!("{kind} {namespace}/{name}{version}\n"));
         }
         let Some(pushed) = &self.pushed else {
             text.push_str(&format!("would be changeset {changeset}; nothing was sent (--dry-run)\n"));
@@ -106,6 +121,11 @@ impl Outcome {
             let id = look::short(changeset);
             text.push_str(&format!("on trial     until {until}; keep it with `skein policy confirm {id}`\n"));
         }
+        if let (Some(missing), Some(proposal)) = (self.missing(), &pushed.proposal) {
+            let id = look::short(changeset);
+            text.push_str(&format!("proposal     not in effect until it is signed by {missing}\n"));
+            text.push_str(&format!("             skein policy sign {id}   (until {})\n", proposal.until));
+        }
         text
     }
 }
@@ -121,6 +141,11 @@ fn result(changeset: &str, documents: Vec<Value>, pushed: Option<&Pushed>) -> Va
         "unreachable": pushed.map_or(&none, |pushed| &pushed.unreachable),
         "elapsed_ms": pushed.map_or(0, |pushed| pushed.elapsed_ms),
     });
+    if let Some(proposal) = pushed.and_then(|pushed| pushed.proposal.as_ref()) {
+        result["proposal"] = Value::Bool(true);
+        result["signed"] = json!(proposal.signed);
+        result["missing"] = json!(proposal.missing);
+    }
     if pushed.is_none() {
         result["dry_run"] = Value::Bool(true);
     }
@@ -142,11 +167,12 @@ mod tests {
             complete,
             elapsed_ms: 7,
             receipts: Vec::new(),
+            proposal: None,
         }
     }
 
     fn outcome(pushed: Pushed) -> Outcome {
-        Outcome::new(&pushed.changeset.clone(), Vec::new(), None, Some(pushed), Vec::new())
+        Outcome::new(&pushed.changeset.clone(), Vec::new(), Some(pushed), Vec::new())
     }
 
     #[test]

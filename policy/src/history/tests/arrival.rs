@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::changeset::{Approval, encode};
 
 /// Inserts everything, retrying what waits for others, in the order of a permutation.
 fn replay(all: &[Vec<u8>], order: &[usize]) -> History {
@@ -26,30 +27,45 @@ fn replay(all: &[Vec<u8>], order: &[usize]) -> History {
     history
 }
 
-/// One step of a random history: which document, which values it replaces, whether it deletes, and who signs.
-fn steps() -> impl Strategy<Value = Vec<(u8, u8, bool, bool)>> {
-    proptest::collection::vec((0..3_u8, any::<u8>(), any::<bool>(), any::<bool>()), 1..14)
+/// One step of a random history: which document, which values it replaces, whether it deletes, who signs, and whether what bob
+/// alone has signed is approved.
+type Step = (u8, u8, bool, bool, bool);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec((0..5_u8, any::<u8>(), any::<bool>(), any::<bool>(), any::<bool>()), 1..14)
 }
 
-/// Builds changesets with arbitrary references, a RoleSet that adds bob in the middle and one that removes him near the end.
-fn build(steps: &[(u8, u8, bool, bool)]) -> Vec<Vec<u8>> {
+/// Builds changesets with arbitrary references, those of `bank` as proposals where bob signs, a RoleSet that adds bob in the
+/// beginning, as a proposal too, and one that removes him in the middle.
+fn build(steps: &[Step]) -> Vec<Vec<u8>> {
     let mut mesh = Mesh::new();
     let bob = SigningKey::generate();
     let operator = mesh.operator.clone();
-    let added = mesh.role_set(|set| shop_role(set, &bob));
-    mesh.insert(vec![added], &[&operator]).unwrap();
+    let added = mesh.role_set(|set| {
+        shop_role(set, &bob);
+        set.roles.push(Role { name: "bank".into(), threshold: 2, ..set.roles[1].clone() });
+        set.roles[2].namespaces = BTreeSet::from(["bank".to_owned()]);
+        set.roles[2].keys.insert("ann".into());
+        set.roles[0].keys.insert("bob".into());
+        set.threshold = 2;
+    });
+    let added = mesh.insert(vec![added], &[&operator]).unwrap();
+    mesh.history.insert(&encode(&Approval::sign(&trust_domain(), added, &bob)), NOW).unwrap();
     let mut by_document: BTreeMap<u8, Vec<ChangesetId>> = BTreeMap::new();
-    for (index, (document, pick, delete, by_bob)) in steps.iter().enumerate() {
+    for (index, (document, pick, delete, by_bob, approved)) in steps.iter().enumerate() {
         if index == steps.len() / 2 {
             let stays = mesh.history.ids().step_by(2).map(|id| id.0).collect();
             let removed = mesh.role_set(|set| {
                 set.keys.retain(|key| key.name != "bob");
-                set.roles.retain(|role| role.name != "shop");
+                set.roles.retain(|role| role.name == "admin");
+                set.roles[0].keys.remove("bob");
+                set.threshold = 1;
                 set.keeps = Some(stays);
             });
-            mesh.insert(vec![removed], &[&operator]).unwrap();
+            mesh.insert(vec![removed], &[&operator, &bob]).unwrap();
         }
-        let mut change = mesh.change("shop", &format!("d{document}"), &format!("h{index}"));
+        let mut change =
+            mesh.change(if *document < 3 { "shop" } else { "bank" }, &format!("d{document}"), &format!("h{index}"));
         let known = by_document.entry(*document).or_default();
         change.replaces =
             known.iter().enumerate().filter(|(bit, _)| pick & (1 << (bit % 8)) != 0).map(|(_, id)| *id).collect();
@@ -57,9 +73,13 @@ fn build(steps: &[(u8, u8, bool, bool)]) -> Vec<Vec<u8>> {
         let mut changeset = mesh.changeset(vec![change]);
         changeset.role_set = 2;
         let key = if *by_bob { &bob } else { &operator };
-        known.push(mesh.history.insert(&signed(&changeset, &[key]), NOW).unwrap().id);
+        let id = mesh.history.insert(&signed(&changeset, &[key]), NOW).unwrap().id;
+        known.push(id);
+        if *by_bob && *approved {
+            mesh.history.insert(&encode(&Approval::sign(&trust_domain(), id, &operator)), NOW).unwrap();
+        }
     }
-    mesh.history.kept.entries.values().map(|item| item.entry.bytes.to_vec()).collect()
+    mesh.history.ids().map(|id| mesh.history.bytes(id).unwrap().to_vec()).collect()
 }
 
 proptest! {

@@ -218,6 +218,9 @@ pub struct Pushed {
     pub elapsed_ms: u64,
     /// What the nodes signed, base64.
     pub receipts: Vec<String>,
+    /// Who must still sign, if it does not count yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<super::Proposal>,
 }
 
 /// `GET /v1/policy/changesets/{id}`.

@@ -1,0 +1,175 @@
+//! A push is durable before it is seen, refusals leave a line, and what a peer spoils stays fetchable.
+
+use certs::sign::SigningKey;
+use policy::{
+    DocumentId, Kind,
+    changeset::{Change, Changeset},
+    history::{genesis, signed},
+};
+
+use super::*;
+
+const NOW: Millis = 1_800_000_000_000;
+
+struct Mesh {
+    folder: tempfile::TempDir,
+    trust_domain: TrustDomain,
+    operator: SigningKey,
+    genesis: Vec<u8>,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let trust_domain = TrustDomain::new("prod.example").unwrap();
+        let operator = SigningKey::generate();
+        let root = certs::root::Root::generate(&trust_domain, NOW).certificate();
+        let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], NOW);
+        let genesis = signed(&first, &[&operator]);
+        Self { folder: tempfile::tempdir().unwrap(), trust_domain, operator, genesis }
+    }
+
+    fn book(&self, name: &str) -> Arc<Book> {
+        let store = Arc::new(Store::open(&self.folder.path().join(name)).unwrap());
+        if store.changesets().unwrap().is_empty() {
+            store.append(&[&self.genesis], &[]).unwrap();
+        }
+        Arc::new(Book::load(store, &self.trust_domain, NOW).unwrap())
+    }
+
+    fn grant(&self, node: &str, key: &SigningKey, replaces: Vec<ChangesetId>) -> Vec<u8> {
+        let grant = certs::grant::NodeGrant {
+            node: NodeId::new(node).unwrap(),
+            epoch: 1 + replaces.len() as u64,
+            services: Vec::new(),
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller: false,
+            retired: false,
+        };
+        let (document, body) = policy::kinds::node_grant_body(&grant);
+        let changeset = Changeset {
+            trust_domain: self.trust_domain.clone(),
+            role_set: 1,
+            issued_at: NOW,
+            message: String::new(),
+            confirm_by: None,
+            nonce: [7; 16],
+            changes: vec![Change { document, content: Some(body), replaces }],
+        };
+        signed(&changeset, &[key])
+    }
+}
+
+#[tokio::test]
+async fn what_was_pushed_is_there_after_a_restart_and_pushed_once() {
+    let mesh = Mesh::new();
+    let book = mesh.book("a");
+    let grant = mesh.grant("web-1", &mesh.operator, vec![]);
+    let id = book.push(grant.clone(), "push", NOW).await.unwrap();
+    assert_eq!(book.push(grant, "push", NOW).await.unwrap(), id);
+    assert_eq!(book.latest(16).await[0], id.0);
+    drop(book);
+    let again = mesh.book("a");
+    assert!(again.state(NOW).await.grants().contains_key(&NodeId::new("web-1").unwrap()));
+}
+
+#[tokio::test]
+async fn a_refused_push_leaves_an_audit_line_and_nothing_else() {
+    let mesh = Mesh::new();
+    let book = mesh.book("a");
+    let before = book.look(|history| history.digest()).await;
+    let foreign = mesh.grant("web-1", &SigningKey::generate(), vec![]);
+    assert_eq!(book.push(foreign, "push", NOW).await.unwrap_err().code, "role_missing");
+    assert_eq!(book.push(b"nonsense".to_vec(), "push", NOW).await.unwrap_err().code, "bad_request");
+    assert_eq!(book.look(|history| history.digest()).await, before);
+    assert_eq!(book.store.audit(0, usize::MAX).unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn spoilt_signatures_do_not_keep_the_changeset_out() {
+    let mesh = Mesh::new();
+    let book = mesh.book("a");
+    let good = mesh.grant("web-1", &mesh.operator, vec![]);
+    let mut spoilt = changeset::decode(&good).unwrap();
+    spoilt.signed.signatures[0].1.0[7] ^= 1;
+    let id = spoilt.id();
+    let learned = book.learn(vec![changeset::encode(&spoilt)], "mallory", NOW).await.unwrap();
+    assert_eq!((learned.fresh.len(), learned.refused.len()), (0, 1));
+    assert_eq!(book.lacking(&[id], NOW).await, [id]);
+    assert_eq!(book.learn(vec![good], "a", NOW).await.unwrap().fresh.len(), 1);
+    let foreign = mesh.grant("web-2", &SigningKey::generate(), vec![]);
+    let id = changeset::decode(&foreign).unwrap().id();
+    book.learn(vec![foreign], "mallory", NOW).await.unwrap();
+    assert_eq!(book.lacking(&[id], NOW).await, []);
+}
+
+#[tokio::test]
+async fn a_peers_rubbish_does_not_fill_the_audit_chain() {
+    let mesh = Mesh::new();
+    let book = mesh.book("a");
+    let before = book.store.audit(0, usize::MAX).unwrap().len();
+    book.learn(vec![Vec::new(); 5_000], "mallory", NOW).await.unwrap();
+    book.learn(vec![Vec::new(); 5_000], "mallory", NOW).await.unwrap();
+    assert_eq!(book.store.audit(0, usize::MAX).unwrap().len() - before, REFUSALS_A_MINUTE);
+}
+
+#[tokio::test]
+async fn what_lacks_its_references_names_them() {
+    let mesh = Mesh::new();
+    let (one, two) = (mesh.book("a"), mesh.book("b"));
+    let first = mesh.grant("web-1", &mesh.operator, vec![]);
+    let id = one.push(first.clone(), "push", NOW).await.unwrap();
+    let second = mesh.grant("web-1", &mesh.operator, vec![id]);
+    one.push(second.clone(), "push", NOW).await.unwrap();
+    let learned = two.learn(vec![second.clone()], "a", NOW).await.unwrap();
+    assert_eq!((learned.fresh.len(), learned.missing), (0, vec![id]));
+    let learned = two.learn(vec![first, second], "a", NOW).await.unwrap();
+    assert_eq!(learned.fresh.len(), 2);
+    assert_eq!(two.look(|h| h.digest()).await, one.look(|h| h.digest()).await);
+    let document = DocumentId::mesh_wide(Kind::NodeGrant, "web-1");
+    let closure = one.closure(|c| c.changes.iter().any(|change| change.document == document), 1 << 20).await;
+    assert_eq!(closure.unwrap().len(), 2);
+    assert_eq!(one.closure(|_| true, 10).await, None);
+}
+
+/// A route of the mesh's operator that replaces what `replaces` names.
+fn route(mesh: &Mesh, at: Millis, replaces: Vec<ChangesetId>) -> Vec<u8> {
+    let document = DocumentId::new(Kind::VirtualService, "shop", "cart");
+    let body = r#"{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"cart","namespace":"shop"},"spec":{"hosts":["cart"],"http":[{"route":[{"destination":{"host":"cart"}}]}]}}"#;
+    let changeset = Changeset {
+        trust_domain: mesh.trust_domain.clone(),
+        role_set: 1,
+        issued_at: at,
+        message: String::new(),
+        confirm_by: None,
+        nonce: [9; 16],
+        changes: vec![Change { document, content: Some(body.into()), replaces }],
+    };
+    signed(&changeset, &[&mesh.operator])
+}
+
+#[tokio::test]
+async fn old_bodies_go_from_disk_and_memory_and_come_back_when_they_are_wanted() {
+    let mesh = Mesh::new();
+    let book = mesh.book("a");
+    let old = route(&mesh, NOW, vec![]);
+    let first = book.push(old.clone(), "push", NOW).await.unwrap();
+    let second = book.push(route(&mesh, NOW + 1, vec![first]), "push", NOW + 1).await.unwrap();
+    assert_eq!(book.forget(NOW + 2).await.unwrap(), 0);
+    let later = NOW + policy::history::RETENTION + 2;
+    assert_eq!(book.forget(later).await.unwrap(), 1);
+    let before = book.state(later).await.digest;
+    assert!(book.look(|history| !history.get(&first).unwrap().whole && history.get(&second).unwrap().whole).await);
+    drop(book);
+    let again = mesh.book("a");
+    assert_eq!(again.state(later).await.digest, before);
+    let (whole, seen) =
+        again.look(|history| (history.get(&first).unwrap().whole, history.get(&second).unwrap().seen)).await;
+    assert!(!whole && seen == NOW + 1, "when it came is known after a restart: {seen}");
+    // Whoever brings the body makes it whole, on disk too, and there is one entry in the order of arrival.
+    assert_eq!(again.learn(vec![old], "b", later).await.unwrap().fresh, [first]);
+    assert_eq!(again.latest(16).await.iter().filter(|id| **id == first.0).count(), 1);
+    drop(again);
+    assert!(mesh.book("a").look(|history| history.get(&first).unwrap().whole).await);
+}

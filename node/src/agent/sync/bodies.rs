@@ -1,0 +1,119 @@
+//! Bodies that go after a time, and those that are missing: a peer may have kept one back, or a value lives again.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use certs::{grant::NodeGrant, id::NodeId, sign::Digest};
+use membership::view::MemberState;
+
+use super::{Freshness, Sync};
+use crate::{agent::store::AuditHead, clock::monotonic};
+
+/// How often bodies are let go that were replaced long ago.
+const FORGET: Duration = Duration::from_secs(3600);
+/// How often a missing body is asked for; of another peer each time.
+const ASK: Duration = Duration::from_secs(10);
+
+/// When both were last done.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    forgotten: Option<Instant>,
+    asked: Option<Instant>,
+    /// Which of the links is next.
+    turn: usize,
+}
+
+impl Upkeep {
+    fn due(last: &mut Option<Instant>, every: Duration) -> bool {
+        let now = monotonic();
+        let due = last.is_none_or(|last| now.duration_since(last) >= every);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+}
+
+impl Sync {
+    /// Notes how much of the mesh says what it holds.
+    fn note_freshness(&self) {
+        let (view, state) = (self.world.view(), self.world.current().load().state.clone());
+        let expected = |node: &NodeId, grant: &NodeGrant| {
+            !grant.retired && state.revocations().nodes.get(node).is_none_or(|epoch| *epoch < grant.epoch)
+        };
+        let members: Vec<&NodeId> =
+            state.grants().iter().filter(|(node, grant)| expected(node, grant)).map(|(node, _)| node).collect();
+        let speaks = |node: &&&NodeId| {
+            let member = view.member(node).filter(|member| member.state == MemberState::Alive);
+            **node == self.node() || member.is_some_and(|member| member.policy.is_some())
+        };
+        let known = members.iter().filter(speaks).count();
+        self.freshness().note(known, members.len(), monotonic());
+    }
+
+    /// For how long half of the mesh has been silent, if that is long enough to doubt this node's policy.
+    pub fn stale(&self) -> Option<Duration> {
+        self.freshness().stale(monotonic())
+    }
+
+    /// Remembers how long each member's audit chain was: one that is written anew must still hold what was heard.
+    fn note_audits(&self) {
+        let view = self.world.view();
+        let mut audits = self.audits();
+        audits.retain(|node, _| view.member(node).is_some());
+        for member in view.members().values() {
+            let Some((count, digest)) = member.policy.as_ref().map(|policy| policy.audit) else { continue };
+            let longest = audits.entry(member.id.clone()).or_insert(AuditHead { count, digest });
+            if count > longest.count {
+                *longest = AuditHead { count, digest };
+            }
+        }
+    }
+
+    /// The longest audit chain that each member was heard to have.
+    pub fn audit_heads(&self) -> BTreeMap<NodeId, AuditHead> {
+        self.audits().clone()
+    }
+
+    fn audits(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, AuditHead>> {
+        self.state.audits.lock().expect("no code panics while it holds the map")
+    }
+
+    fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness> {
+        self.state.freshness.lock().expect("no code panics while it holds the time")
+    }
+
+    /// Lets old bodies go, and asks a peer for those that should be here.
+    pub(super) async fn keep_up(self: &Arc<Self>, upkeep: &mut Upkeep) {
+        self.note_freshness();
+        self.note_audits();
+        if Upkeep::due(&mut upkeep.forgotten, FORGET) {
+            match self.book.forget(self.clock.now()).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "bodies of changesets that were replaced long ago are gone"),
+                Err(error) => tracing::warn!(code = %error.code, "old bodies stay: {error}"),
+            }
+        }
+        if !Upkeep::due(&mut upkeep.asked, ASK) {
+            return;
+        }
+        let now = self.clock.now();
+        let wanted: Vec<Digest> =
+            self.book.look(|history| history.wanted(now)).await.into_iter().map(|id| id.0).collect();
+        let links = self.links.all();
+        if wanted.is_empty() || links.is_empty() {
+            return;
+        }
+        upkeep.turn += 1;
+        let link = links[upkeep.turn % links.len()].clone();
+        let sync = self.clone();
+        self.tasks.detach("policy-bodies", async move {
+            if let Err(error) = sync.fetch_bodies(&link, wanted).await {
+                tracing::debug!(peer = %link.peer().node, "bodies could not be fetched: {error}");
+            }
+        });
+    }
+}

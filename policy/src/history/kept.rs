@@ -1,0 +1,153 @@
+//! What is kept: changesets and approvals, with what follows from each and its ancestors alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, OnceLock},
+};
+
+use certs::{codec::Millis, sign::PublicKey};
+
+use super::admit::{self, Known, Vote};
+use crate::{
+    Document, Problem,
+    changeset::{Change, Changeset, ChangesetId, confirmed},
+    document::DocumentId,
+};
+
+/// A changeset that is kept.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its id.
+    pub id: ChangesetId,
+    /// As it came, or its stub.
+    pub bytes: Arc<[u8]>,
+    /// What it says.
+    pub changeset: Arc<Changeset>,
+    /// Who signed it, approvals included; verified, ascending.
+    pub signers: Vec<PublicKey>,
+    /// False if its bodies are not here: see [`crate::changeset::Packed::stub`].
+    pub whole: bool,
+    /// When this node first had it.
+    pub seen: Millis,
+}
+
+/// All of it.
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) entries: BTreeMap<ChangesetId, Item>,
+    approvals: BTreeMap<ChangesetId, Vote>,
+    /// Of changesets and approvals.
+    ids: BTreeSet<ChangesetId>,
+    /// Who changed a document, in any order.
+    pub(super) by_document: BTreeMap<DocumentId, Vec<ChangesetId>>,
+    /// Confirmation by what it confirms.
+    pub(super) confirmations: HashMap<ChangesetId, Vec<ChangesetId>>,
+    /// Approval by what it approves.
+    approved: HashMap<ChangesetId, Vec<ChangesetId>>,
+}
+
+pub(super) struct Item {
+    pub(super) entry: Entry,
+    /// Per change: its depth along `replaces`, and its body, read when first needed.
+    values: Vec<Value>,
+}
+
+pub(super) struct Value {
+    pub(super) depth: u64,
+    pub(super) document: OnceLock<Result<Arc<Document>, Arc<[Problem]>>>,
+}
+
+impl Known for Kept {
+    fn changeset(&self, id: &ChangesetId) -> Option<&Changeset> {
+        self.entries.get(id).map(|item| &*item.entry.changeset)
+    }
+}
+
+impl Kept {
+    pub(super) fn add(&mut self, entry: Entry) {
+        let values = entry.changeset.changes.iter().map(|change| {
+            let depth = 1 + change.replaces.iter().map(|id| self.depth(id, &change.document)).max().unwrap_or_default();
+            Value { depth, document: OnceLock::new() }
+        });
+        let values = values.collect();
+        for change in &entry.changeset.changes {
+            self.by_document.entry(change.document.clone()).or_default().push(entry.id);
+            if let Some(about) = confirmed(change) {
+                self.confirmations.entry(about).or_default().push(entry.id);
+            }
+        }
+        self.ids.insert(entry.id);
+        self.entries.insert(entry.id, Item { entry, values });
+    }
+
+    /// From now on its key is one of the changeset's signers.
+    pub(super) fn approve(&mut self, vote: Vote) {
+        if let Some(item) = self.entries.get_mut(&vote.about)
+            && let Err(place) = item.entry.signers.binary_search(&vote.signer)
+        {
+            item.entry.signers.insert(place, vote.signer);
+        }
+        self.ids.insert(vote.id);
+        self.approved.entry(vote.about).or_default().push(vote.id);
+        self.approvals.insert(vote.id, vote);
+    }
+
+    /// Puts another copy in the place of one: with bodies for a stub, or the reverse.
+    pub(super) fn swap(&mut self, mut entry: Entry) {
+        if let Some(item) = self.entries.get_mut(&entry.id) {
+            (entry.signers, entry.seen) = (std::mem::take(&mut item.entry.signers), item.entry.seen);
+            item.values.iter_mut().for_each(|value| value.document = OnceLock::new());
+            item.entry = entry;
+        }
+    }
+
+    /// Of changesets and approvals.
+    pub(super) fn ids(&self) -> &BTreeSet<ChangesetId> {
+        &self.ids
+    }
+
+    pub(super) fn bytes(&self, id: &ChangesetId) -> Option<&Arc<[u8]>> {
+        let changeset = self.entries.get(id).map(|item| &item.entry.bytes);
+        changeset.or_else(|| self.approvals.get(id).map(|vote| &vote.bytes))
+    }
+
+    pub(super) fn approval(&self, id: &ChangesetId) -> Option<&Vote> {
+        self.approvals.get(id)
+    }
+
+    /// The ids of the approvals of a changeset.
+    pub(super) fn approvals(&self, about: &ChangesetId) -> &[ChangesetId] {
+        self.approved.get(about).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// A value of a document: the changeset that set it, its change, its depth and body.
+    pub(super) fn value(&self, id: &ChangesetId, document: &DocumentId) -> Option<(&Entry, &Change, &Value)> {
+        let item = self.entries.get(id)?;
+        let index = item.entry.changeset.changes.iter().position(|change| change.document == *document)?;
+        Some((&item.entry, &item.entry.changeset.changes[index], &item.values[index]))
+    }
+
+    pub(super) fn depth(&self, id: &ChangesetId, document: &DocumentId) -> u64 {
+        self.value(id, document).map_or(0, |(_, _, value)| value.depth)
+    }
+
+    /// Everything that these values of a document replace, also through values that do not count.
+    pub(super) fn ancestors<'i>(
+        &self,
+        document: &DocumentId,
+        of: impl Iterator<Item = &'i ChangesetId>,
+    ) -> BTreeSet<ChangesetId> {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<ChangesetId> = of.copied().collect();
+        while let Some(next) = open.pop() {
+            let replaces = self.value(&next, document).map(|(_, change, _)| change.replaces.as_slice());
+            open.extend(replaces.unwrap_or_default().iter().copied().filter(|parent| found.insert(*parent)));
+        }
+        found
+    }
+
+    /// True if the keys that signed it let it count under this RoleSet.
+    pub(super) fn allowed(&self, roles: &super::Roles, entry: &Entry) -> bool {
+        admit::allowed(self, roles, &entry.changeset, &entry.signers)
+    }
+}
