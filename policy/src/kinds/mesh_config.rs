@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use certs::id::TrustDomain;
 
-use super::target::refuse_dry_run;
+use super::{LocalityLb, target::refuse_dry_run};
 use crate::{
     codes,
     decode::{At, Fields},
@@ -206,11 +206,11 @@ fn decode_normalization(at: &At<'_>) -> Option<PathNormalization> {
 }
 
 fn decode_locality(at: &At<'_>) -> bool {
-    let Some(fields) = at.fields() else { return true };
-    let enabled = boolean(&fields, "enabled", true);
-    fields.not_supported(&["distribute", "failover", "failoverPriority"]);
-    fields.finish();
-    enabled
+    if let Some(fields) = at.fields() {
+        fields.not_supported(&["distribute", "failover", "failoverPriority"]);
+    }
+    // Without outlier detection nothing fails over; which rules have it is not known here.
+    LocalityLb::decode(at, true).and_then(|setting| setting.enabled).unwrap_or(true)
 }
 
 fn decode_aliases(list: &At<'_>) -> Vec<TrustDomain> {
