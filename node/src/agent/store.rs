@@ -4,12 +4,16 @@
 //! `tokio::task::spawn_blocking`.
 
 mod audit;
+mod disk;
 
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use certs::{
@@ -21,6 +25,8 @@ use membership::record::next_generation;
 use policy::changeset;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
+
+use disk::Disk;
 
 pub use audit::{AuditEntry, AuditHead, Broken, Judgement};
 
@@ -50,6 +56,8 @@ const ENTRY_BYTES: usize = 256 << 10;
 pub struct Store {
     path: PathBuf,
     inner: Mutex<Inner>,
+    /// True for ever once the disk did not keep what it had taken.
+    sync_failed: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -83,8 +91,9 @@ impl Store {
     /// # Errors
     /// `storage`, `storage_full`.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let database = open(path)?;
-        Ok(Self { path: path.to_path_buf(), inner: Mutex::new(Inner::Open(database)) })
+        let sync_failed = Arc::default();
+        let database = open(path, &sync_failed)?;
+        Ok(Self { path: path.to_path_buf(), inner: Mutex::new(Inner::Open(database)), sync_failed })
     }
 
     /// All changesets in order of arrival.
@@ -245,7 +254,7 @@ impl Store {
             return Err(full(&self.path));
         }
         if matches!(*inner, Inner::Full) {
-            *inner = Inner::Open(open(&self.path)?);
+            *inner = Inner::Open(open(&self.path, &self.sync_failed)?);
         }
         let database = match &*inner {
             Inner::Open(database) => database,
@@ -260,8 +269,9 @@ impl Store {
         };
         let Err(error) = done() else { return Ok(()) };
         // After an I/O error redb takes nothing more. A full disk may have space again, so the file is opened anew at
-        // the next write; any other error leaves it unknown what the disk holds, and only a restart reads it again.
-        if is_full(&error) {
+        // the next write; any other error, and any error of a sync, leaves it unknown what the disk holds, and only a
+        // restart reads it again.
+        if is_full(&error) && !self.sync_failed.load(Relaxed) {
             *inner = Inner::Full;
             return Err(full(&self.path));
         }
@@ -270,11 +280,11 @@ impl Store {
     }
 }
 
-fn open(path: &Path) -> Result<Database, Error> {
+fn open(path: &Path, sync_failed: &Arc<AtomicBool>) -> Result<Database, Error> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     let opened = || -> Result<Database, redb::Error> {
-        let database = builder.create(path)?;
+        let database = builder.create_with_backend(Disk::open(path, sync_failed)?)?;
         let write = database.begin_write()?;
         write.open_table(CHANGESETS)?;
         write.open_table(TOKENS)?;
