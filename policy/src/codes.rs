@@ -52,7 +52,6 @@ codes! {
     SELECTOR = "SKN0140", "A selector or a target reference is not valid.";
     ATTRIBUTE = "SKN0141", "The attribute is not known, or may not stand here.";
     PATTERN = "SKN0142", "A pattern of an AuthorizationPolicy is not valid.";
-    ADDRESS_RANGE = "SKN0143", "The value is not an IP address or a range of them.";
     ACTION = "SKN0144", "The field or annotation does not go with the policy's action.";
     TOKEN_RULE = "SKN0145", "A rule for tokens is not valid.";
     URL = "SKN0146", "The value is not a URL, or not one that is allowed here.";
@@ -78,19 +77,17 @@ codes! {
     IGNORED = "SKN0208", "The field has no meaning in this mesh.";
     NO_TRAFFIC = "SKN0209", "A destination among several has no weight: it gets no traffic.";
     PORT_WITHOUT_ADDRESS = "SKN0210", "A TCP port of a service without addresses: its traffic is recognised by the port alone.";
-    SELECTS_NAMESPACE = "SKN0211", "A selector names no labels: it selects every workload of the namespace.";
     PARTIAL_WILDCARD = "SKN0212", "A wildcard stands for a part of a label, as Istio discourages.";
     CIPHER_SUITES = "SKN0213", "A cipher suite is unknown, stands twice, or is missing for an old version of TLS.";
     COVERED_HOST = "SKN0214", "Another entry of the list covers the host already.";
     UNMATCHED_LABEL = "SKN0215", "No workload can have such a label: the selector selects nothing.";
     AMBIGUOUS_HOST = "SKN0216", "Several hosts share an address and a port that does not tell them apart.";
-    EMPTY_SELECTOR = "SKN0220", "The selector has no labels: it selects every workload.";
+    EMPTY_SELECTOR = "SKN0220", "The selector has no labels: it selects every workload that the namespace allows.";
     DENIES_ALL_TCP = "SKN0221", "The DENY rule has HTTP attributes only: it denies every TCP connection.";
     WITHOUT_EFFECT = "SKN0222", "Istio's rules give the document or the value no effect.";
     ONLY_FIRST = "SKN0223", "Several stand where only the first is used.";
     SNI_ADDRESS = "SKN0230", "A TLS rule matches an address where clients send names.";
     REPEATED_HOST = "SKN0231", "Two of the hosts mean the same service.";
-    SELECTS_ALL = "SKN0232", "A selector without labels selects every workload.";
     FAILOVER_IDLE = "SKN0233", "Failover is set without outlier detection: nothing fails over.";
     DELEGATE_MISSING = "SKN0234", "The VirtualService that a rule delegates to does not exist, has hosts or is not exported to it.";
 

@@ -11,8 +11,9 @@ use certs::{
 };
 
 use crate::{
-    Registry, Spec,
+    Problem, Registry, Spec,
     changeset::{Change, Changeset},
+    codes,
     history::{History, State, genesis, signed},
     hosts::{Protocol, ServicePort},
     parse,
@@ -114,23 +115,27 @@ pub(crate) fn state_of(text: &str) -> Arc<State> {
     Mesh::new().push(text)
 }
 
-/// Code and field of every complaint about a document of this kind with this spec.
+/// Complaints about a document of this kind, in the namespace `shop`, whose spec begins on line 4; but for what is said of its kind.
+pub(crate) fn found(kind: &str, spec: &str) -> Vec<Problem> {
+    let problems = read(kind, spec).problems;
+    problems.into_iter().filter(|problem| problem.code != codes::KIND_NOT_SUPPORTED).collect()
+}
+
+/// Code and field of each of them.
 pub(crate) fn complaints(kind: &str, spec: &str) -> Vec<(&'static str, String)> {
-    let (_, problems) = read(kind, spec);
-    problems.into_iter().map(|problem| (problem.code, problem.field)).collect()
+    found(kind, spec).into_iter().map(|problem| (problem.code, problem.field)).collect()
 }
 
 /// The content of a valid document.
 pub(crate) fn spec_of(kind: &str, spec: &str) -> Spec {
-    let (documents, problems) = read(kind, spec);
-    let document = documents.into_iter().next();
-    document.unwrap_or_else(|| panic!("{spec}: {problems:#?}")).document.spec
+    let mut parsed = read(kind, spec);
+    assert!(parsed.is_valid(), "{spec}: {:#?}", parsed.problems);
+    parsed.documents.remove(0).document.spec
 }
 
-fn read(kind: &str, spec: &str) -> (Vec<parse::Located>, Vec<crate::Problem>) {
+fn read(kind: &str, spec: &str) -> parse::Parsed {
     let text = format!(
-        "{{apiVersion: networking.istio.io/v1, kind: {kind}, metadata: {{name: d, namespace: shop}}, spec: {spec}}}"
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: d, namespace: shop}}\nspec: {spec}\n"
     );
-    let parsed = parse::yaml("test.yaml", &text, "default");
-    (parsed.documents, parsed.problems)
+    parse::yaml("f.yaml", &text, "default")
 }

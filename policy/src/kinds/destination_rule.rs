@@ -103,7 +103,7 @@ fn decode_selector(at: &At<'_>) -> BTreeMap<String, String> {
     let labels = labels.unwrap_or_default();
     fields.finish();
     if labels.is_empty() {
-        at.warn(codes::SELECTS_ALL, "a selector without labels selects every workload", "leave it out, or name labels");
+        at.warn(codes::EMPTY_SELECTOR, "a selector without labels selects every workload", "leave it out, or name labels");
     }
     labels
 }
@@ -159,7 +159,7 @@ mod tests {
             ("{host: a, subsets: [{name: v1}, {name: v1}]}", codes::DUPLICATE),
             ("{host: a, subsets: [{labels: {v: '1'}}]}", codes::MISSING),
             ("{host: a, subsets: [{name: a.b}]}", codes::NAME),
-            ("{host: a, workloadSelector: {}}", codes::SELECTS_ALL),
+            ("{host: a, workloadSelector: {}}", codes::EMPTY_SELECTOR),
             ("{host: a, workloadSelector: {matchLabels: {app: 'web*'}}}", codes::LABEL),
             ("{host: a, exportTo: ['~']}", codes::EXPORT_TO),
         ] {

@@ -20,7 +20,7 @@ pub(super) fn decode(fields: &Fields<'_>) -> Option<BTreeMap<String, String>> {
     selector.finish();
     if labels.is_empty() {
         at.warn(
-            codes::SELECTS_NAMESPACE,
+            codes::EMPTY_SELECTOR,
             "the selector names no labels and selects every workload of the namespace",
             "",
         );

@@ -47,7 +47,7 @@ mod workload_entry;
 mod workload_group;
 
 pub use authorization_policy::{
-    Action, AddressRange, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern,
+    Action, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern,
     TokenPattern, Value,
 };
 pub use bind::{Bind, UnixSocket};
@@ -105,9 +105,6 @@ pub use traffic_policy::{PolicyBlocks, ProxyProtocol, RetryBudget, TrafficPolicy
 pub use virtual_service::{ExportTo, VirtualService};
 pub use workload_entry::WorkloadEntry;
 pub use workload_group::WorkloadGroup;
-
-#[cfg(test)]
-mod testing;
 
 /// The body of a document that a program makes.
 fn body(id: &crate::DocumentId, spec: serde_json::Value) -> String {
