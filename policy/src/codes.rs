@@ -99,7 +99,31 @@ codes! {
     SUBSET_WITHOUT_ENDPOINTS = "SKN0306", "No endpoint has the subset's labels.";
     RULE_WITHOUT_HOST = "SKN0307", "The host of the VirtualService or DestinationRule is no service of the mesh.";
     REPEATED_SUBSET = "SKN0308", "Another DestinationRule of the namespace defines the subset; the oldest is used.";
+    UNKNOWN_GATEWAY = "SKN0309", "Neither the mesh nor the push defines a Gateway that a VirtualService names.";
+    HOST_NOT_AT_GATEWAY = "SKN0310", "A Gateway serves none of the hosts of a VirtualService, or no Gateway serves a host.";
+    STRANGE_GATEWAY = "SKN0311", "A condition names a Gateway that its VirtualService does not.";
+    TAKEN_AT_GATEWAY = "SKN0312", "An older VirtualService at the Gateway takes all requests that the rule would take.";
+    MESH_RULES_NOT_AT_GATEWAY = "SKN0313", "Callers in the mesh have rules for a destination that do not apply to a Gateway's requests.";
+    OUTSIDE_SIDECAR = "SKN0314", "The Sidecar of the namespace keeps the VirtualService's hosts from its callers.";
+    IMPORTS_NOTHING = "SKN0315", "A Sidecar imports a host that is no service of that namespace.";
+    SELECTS_NOBODY = "SKN0316", "No workload has the labels of the selector.";
+    SEVERAL_DEFAULTS = "SKN0317", "Several documents of a kind are for the whole namespace; the oldest is used.";
+    SEVERAL_FOR_WORKLOAD = "SKN0318", "Several documents of a kind select one workload; the oldest is used.";
+    CONFLICTING_GATEWAYS = "SKN0319", "Two servers at the same nodes have one port and host, or cannot share the port; the oldest is used.";
     OVERRULED_POLICY = "SKN0320", "Another DestinationRule of the namespace and host sets a trafficPolicy; the oldest is used.";
+    UNKNOWN_CREDENTIAL = "SKN0321", "No credential has this name.";
+    SHADOWED_RULE = "SKN0322", "The DestinationRule applies to nobody: another namespace's goes before it.";
+    MESH_TLS_OFF = "SKN0323", "The DestinationRule switches the mesh's own mutual TLS off.";
+    SYSTEM_ROOTS = "SKN0324", "Servers are verified with the system's roots.";
+    DENIED_BEFORE = "SKN0325", "A DENY policy of the same workloads denies all that the ALLOW rule allows.";
+    HTTP_RULE_ON_TCP = "SKN0326", "A rule looks at HTTP where its ports speak none.";
+    UNKNOWN_NAMESPACE = "SKN0327", "No namespace has this name.";
+    HOST_CLAIMED_TWICE = "SKN0328", "Two ServiceEntries make one host.";
+    HOST_OF_SERVICE = "SKN0329", "A ServiceEntry makes the host of a registered service, which goes before it.";
+    ADDRESS_CLAIMED_TWICE = "SKN0330", "Two ServiceEntries take connections to one address and port.";
+    ENDPOINT_ADDRESS = "SKN0331", "An endpoint's address is each caller's own machine, or none at all.";
+    REPEATED_ENDPOINT = "SKN0332", "An endpoint of a ServiceEntry stands twice.";
+    BEYOND_ROLE = "SKN0333", "The signer has no role where a host lives: the document counts in its own namespace only.";
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
     changeset::{Change, Changeset},
     codes,
     history::{History, State, genesis, signed},
-    hosts::{Protocol, ServicePort},
+    hosts::{Inventory, Protocol, ServicePort, Workload},
     parse,
 };
 
@@ -23,7 +23,7 @@ pub(crate) const NOW: u64 = 1_700_000_000_000;
 
 /// Services with their ports and the labels of their endpoints.
 #[derive(Default)]
-pub(crate) struct Table(BTreeMap<ServiceName, (Arc<[ServicePort]>, Vec<Labels>)>);
+pub(crate) struct Table(BTreeMap<ServiceName, (Arc<[ServicePort]>, Vec<Labels>)>, Inventory);
 
 type Labels = BTreeMap<String, String>;
 
@@ -47,6 +47,23 @@ impl Table {
         self.0.get_mut(&service.parse::<ServiceName>().unwrap()).unwrap().1.push(labels);
         self
     }
+
+    /// A workload in a namespace, with its labels and its ports.
+    pub(crate) fn workload(mut self, namespace: &str, labels: &[(&str, &str)], ports: &[(u16, Protocol)]) -> Self {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let workload = Workload { labels: Arc::new(labels), ports: ports.iter().copied().collect() };
+        let workloads = self.1.workloads.get_or_insert_default();
+        workloads.entry(namespace.to_owned()).or_default().insert(workload);
+        self.1.complete = true;
+        self
+    }
+
+    /// Every namespace, and every credential.
+    pub(crate) fn names(mut self, namespaces: &[&str], credentials: &[&str]) -> Self {
+        self.1.namespaces = Some(namespaces.iter().map(|name| (*name).to_owned()).collect());
+        self.1.credentials = Some(credentials.iter().map(|name| (*name).to_owned()).collect());
+        self
+    }
 }
 
 impl Registry for Table {
@@ -62,6 +79,10 @@ impl Registry for Table {
         let has =
             |endpoint: &BTreeMap<String, String>| labels.iter().all(|(key, value)| endpoint.get(key) == Some(value));
         self.0.get(service).is_some_and(|(_, endpoints)| endpoints.iter().any(has))
+    }
+
+    fn inventory(&self) -> Inventory {
+        self.1.clone()
     }
 }
 
@@ -134,8 +155,13 @@ pub(crate) fn spec_of(kind: &str, spec: &str) -> Spec {
 }
 
 fn read(kind: &str, spec: &str) -> parse::Parsed {
+    let group = match kind {
+        "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => "security",
+        "Telemetry" => "telemetry",
+        _ => "networking",
+    };
     let text = format!(
-        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: d, namespace: shop}}\nspec: {spec}\n"
+        "apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: d, namespace: shop}}\nspec: {spec}\n"
     );
     parse::yaml("f.yaml", &text, "default")
 }

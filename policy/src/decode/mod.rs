@@ -6,7 +6,7 @@ mod words;
 
 use std::{cell::RefCell, fmt};
 
-pub(crate) use fields::Fields;
+pub(crate) use fields::{Fields, is as is_field};
 pub(crate) use scalars::{is_label, parse_time};
 pub(crate) use words::nearest;
 

@@ -103,7 +103,11 @@ fn decode_selector(at: &At<'_>) -> BTreeMap<String, String> {
     let labels = labels.unwrap_or_default();
     fields.finish();
     if labels.is_empty() {
-        at.warn(codes::EMPTY_SELECTOR, "a selector without labels selects every workload", "leave it out, or name labels");
+        at.warn(
+            codes::EMPTY_SELECTOR,
+            "a selector without labels selects every workload",
+            "leave it out, or name labels",
+        );
     }
     labels
 }

@@ -47,8 +47,8 @@ mod workload_entry;
 mod workload_group;
 
 pub use authorization_policy::{
-    Action, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern,
-    TokenPattern, Value,
+    Action, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern, TokenPattern,
+    Value,
 };
 pub use bind::{Bind, UnixSocket};
 pub use client_tls::{ClientTls, ClientTlsMode};
@@ -68,7 +68,7 @@ pub use http_action::{
 pub use http_match::HttpMatch;
 pub use http_route::{HttpAction, HttpRoute};
 pub(crate) use kubernetes::read as kubernetes;
-pub use kubernetes::{KubernetesObject, KubernetesService};
+pub use kubernetes::{KubernetesObject, KubernetesPort, KubernetesService};
 pub use load_balancer::{Algorithm, Balance, LoadBalancer, Warmup};
 pub use locality::{Distribute, LocalityLb, LocalityPattern, PriorityLabel, ZoneAwareLb};
 pub use mesh_config::{

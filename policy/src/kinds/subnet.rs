@@ -109,7 +109,18 @@ mod tests {
             let subnet: Subnet = block.parse().unwrap();
             assert_eq!(subnet.contains(address.parse().unwrap()), inside, "{block} {address}");
         }
-        for bad in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/08", "ip1", "10.0.0/8", "::/129", "a/8", "10.0.0.0/8/8"] {
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/08",
+            "ip1",
+            "10.0.0/8",
+            "::/129",
+            "a/8",
+            "10.0.0.0/8/8",
+        ] {
             assert_eq!(bad.parse::<Subnet>(), Err(NotASubnet), "{bad}");
         }
     }

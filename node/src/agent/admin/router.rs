@@ -122,7 +122,7 @@ fn looking() -> Router<Admin> {
 fn pushing() -> Router<Admin> {
     Router::new()
         .route("/v1/policy", post(Admin::push))
-        .route("/v1/policy/plan", post(plan))
+        .route("/v1/policy/plan", post(Admin::plan))
         .route("/v1/policy/preview", post(Admin::preview))
 }
 
@@ -177,8 +177,4 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
     ([(header::CONTENT_TYPE, format.content_type())], admin.telemetry.render(format)).into_response()
-}
-
-async fn plan(State(admin): State<Admin>, Json(intents): Json<Vec<api::Intent>>) -> Result<Json<api::Plan>, Error> {
-    admin.plan(&intents).map(Json)
 }

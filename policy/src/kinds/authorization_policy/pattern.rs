@@ -87,6 +87,12 @@ impl NamespacePattern {
     }
 }
 
+impl std::fmt::Display for NamespacePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("*"))
+    }
+}
+
 /// A pattern of a path, in the normal form of [`crate::normalize`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathPattern {
