@@ -112,10 +112,6 @@ impl<'a> At<'a> {
         self.node.place.line
     }
 
-    pub(crate) fn column(&self) -> usize {
-        self.node.place.column
-    }
-
     pub(crate) fn error(&self, code: &'static str, message: impl Into<String>) {
         self.error_hint(code, message, "");
     }

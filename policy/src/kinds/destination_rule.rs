@@ -33,10 +33,6 @@ pub struct SubsetRule {
     pub labels: Arc<BTreeMap<String, String>>,
     /// Policy that applies only where a route names the subset.
     pub policy: Option<TrafficPolicy>,
-    /// Line in the pushed file, from 1; 0 if unknown.
-    pub line: usize,
-    /// Column, from 1; in the signed body where that was read.
-    pub column: usize,
 }
 
 impl DestinationRule {
@@ -126,7 +122,7 @@ impl SubsetRule {
         let labels = fields.get("labels").map(|labels| labels.labels()).unwrap_or_default();
         let policy = fields.get("trafficPolicy").and_then(|policy| TrafficPolicy::decode(&policy));
         fields.finish();
-        Some(Self { name: name?, labels: Arc::new(labels), policy, line: at.line(), column: at.column() })
+        Some(Self { name: name?, labels: Arc::new(labels), policy })
     }
 }
 

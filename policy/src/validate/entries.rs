@@ -46,9 +46,10 @@ impl<'w> Check<'w> {
         };
         let others = world.claiming(Kind::ServiceEntry, host).filter(|other| other.id() != own.id());
         let rivals = others.take(MAX_RIVALS).filter(|other| other.meets(own)).map(|other| {
-            // Callers of the own namespace take its own entry; elsewhere the oldest is used.
-            let wins = other.age() < own.age() || !own.export_to.includes(&own.id().namespace);
-            (other, wins)
+            // Callers take the entry of their own namespace; elsewhere the oldest is used.
+            let home = other.id().namespace.as_str();
+            let at_home = home != own.id().namespace && own.export_to.includes(home) && other.export_to.includes(home);
+            (other, at_home || other.age() < own.age())
         });
         self.overlaps(&about, rivals);
     }

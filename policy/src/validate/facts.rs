@@ -2,7 +2,7 @@
 //! hosts and labels without asking a node.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -22,6 +22,8 @@ pub struct Facts {
     services: BTreeMap<ServiceName, (Vec<KubernetesPort>, Labels)>,
     /// Pods, and the pods of what makes some.
     workloads: Vec<(String, Arc<Labels>)>,
+    /// Workloads by namespace, key and value of a label.
+    by_label: HashMap<(String, String, String), Vec<usize>>,
     namespaces: BTreeSet<String>,
     /// Namespaces as objects of their own: only then those that are not among them are not there.
     names_namespaces: bool,
@@ -55,6 +57,10 @@ impl Facts {
                 }
             }
             "Pod" | "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => {
+                for (key, value) in &object.labels {
+                    let label = (object.namespace.clone(), key.clone(), value.clone());
+                    self.by_label.entry(label).or_default().push(self.workloads.len());
+                }
                 self.workloads.push((object.namespace.clone(), Arc::new(object.labels)));
             }
             _ => return,
@@ -62,12 +68,15 @@ impl Facts {
         self.namespaces.insert(object.namespace);
     }
 
-    /// The ports of a workload: those of the Services that select it.
-    fn ports_of(&self, namespace: &str, labels: &Labels) -> BTreeMap<u16, Protocol> {
-        let own = self.services.iter().filter(|(name, (_, selector))| {
-            name.namespace() == namespace && !selector.is_empty() && has(labels, selector)
-        });
-        own.flat_map(|(_, (ports, _))| ports).map(|port| (port.target, protocol_of(&port.protocol))).collect()
+    /// The workloads that a Service selects.
+    fn selected(&self, service: &ServiceName, selector: &Labels) -> impl Iterator<Item = usize> {
+        // The rarest label leaves the fewest to look at. A Service without a selector selects none.
+        let of_label = |(key, value): (&String, &String)| {
+            let found = self.by_label.get(&(service.namespace().to_owned(), key.clone(), value.clone()));
+            found.map_or(&[][..], Vec::as_slice)
+        };
+        let rarest = selector.iter().map(of_label).min_by_key(|found| found.len()).unwrap_or_default();
+        rarest.iter().copied().filter(move |index| has(&self.workloads[*index].1, selector))
     }
 }
 
@@ -105,16 +114,22 @@ impl Registry for Facts {
     /// True where the files show no workload at all: then labels are not known.
     fn labels_exist(&self, service: &ServiceName, labels: &Labels) -> bool {
         let Some((_, selector)) = self.services.get(service) else { return true };
-        let selected = |(namespace, own): &&(String, Arc<Labels>)| {
-            namespace == service.namespace() && !selector.is_empty() && has(own, selector)
-        };
-        self.workloads.is_empty() || self.workloads.iter().filter(selected).any(|(_, own)| has(own, labels))
+        let mut selected = self.selected(service, selector);
+        self.workloads.is_empty() || selected.any(|index| has(&self.workloads[index].1, labels))
     }
 
     fn inventory(&self) -> Inventory {
+        let mut all: Vec<Workload> = Vec::new();
+        all.extend(
+            self.workloads.iter().map(|(_, labels)| Workload { labels: Arc::clone(labels), ..Workload::default() }),
+        );
+        for (name, (ports, selector)) in &self.services {
+            for index in self.selected(name, selector) {
+                all[index].ports.extend(ports.iter().map(|port| (port.target, protocol_of(&port.protocol))));
+            }
+        }
         let mut workloads: BTreeMap<String, BTreeSet<Workload>> = BTreeMap::new();
-        for (namespace, labels) in &self.workloads {
-            let workload = Workload { labels: Arc::clone(labels), ports: self.ports_of(namespace, labels) };
+        for ((namespace, _), workload) in self.workloads.iter().zip(all) {
             workloads.entry(namespace.clone()).or_default().insert(workload);
         }
         Inventory {

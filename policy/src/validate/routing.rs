@@ -121,7 +121,10 @@ impl Check<'_> {
             return;
         }
         let hint = self.world.hint_for_host(host);
-        let message = format!("no service is called `{host}`: the document has no effect on it");
+        let message = match host.strip_prefix('*') {
+            Some(_) => format!("`{host}` covers no service: the document has no effect"),
+            None => format!("no service is called `{host}`: the document has no effect on it"),
+        };
         let finding = Finding::warning(codes::RULE_WITHOUT_HOST, field, message).hint(hint);
         self.say(Finding { istio, ..finding });
     }

@@ -16,7 +16,7 @@ use policy::kinds::Verb;
 use serde::Deserialize;
 
 use super::{
-    Admin, Door, api,
+    Admin, Door,
     error::{Body, Error},
     guard,
     look::Look,
