@@ -1,7 +1,7 @@
 //! The immutable world that a request reads. The agent writes a new one on every change; counters live outside it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
     sync::{
@@ -19,7 +19,7 @@ use dashmap::DashMap;
 use policy::{
     compile::Compiled,
     history::State,
-    hosts::{Registry, ServicePort},
+    hosts::{Inventory, Registry, ServicePort, Workload},
 };
 use tokio::sync::{Notify, watch};
 
@@ -186,6 +186,18 @@ impl Registry for Services {
 
     fn labels_exist(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> bool {
         self.get(service).is_some_and(|service| service.endpoints.iter().any(|endpoint| endpoint.has_labels(labels)))
+    }
+
+    /// Every workload registers, so what is not among them is not there. Credentials are each node's own.
+    fn inventory(&self) -> Inventory {
+        let mut workloads: BTreeMap<String, BTreeSet<Workload>> = BTreeMap::new();
+        for endpoint in self.iter().flat_map(|service| service.endpoints.iter()) {
+            let ports = endpoint.ports.iter().map(|port| (port.number, port.protocol)).collect();
+            let alike = workloads.entry(endpoint.id.service.namespace().to_owned()).or_default();
+            alike.insert(Workload { labels: Arc::clone(&endpoint.labels), ports });
+        }
+        let namespaces = workloads.keys().cloned().collect();
+        Inventory { workloads: Some(workloads), complete: true, namespaces: Some(namespaces), credentials: None }
     }
 }
 

@@ -52,7 +52,6 @@ codes! {
     SELECTOR = "SKN0140", "A selector or a target reference is not valid.";
     ATTRIBUTE = "SKN0141", "The attribute is not known, or may not stand here.";
     PATTERN = "SKN0142", "A pattern of an AuthorizationPolicy is not valid.";
-    ADDRESS_RANGE = "SKN0143", "The value is not an IP address or a range of them.";
     ACTION = "SKN0144", "The field or annotation does not go with the policy's action.";
     TOKEN_RULE = "SKN0145", "A rule for tokens is not valid.";
     URL = "SKN0146", "The value is not a URL, or not one that is allowed here.";
@@ -78,19 +77,17 @@ codes! {
     IGNORED = "SKN0208", "The field has no meaning in this mesh.";
     NO_TRAFFIC = "SKN0209", "A destination among several has no weight: it gets no traffic.";
     PORT_WITHOUT_ADDRESS = "SKN0210", "A TCP port of a service without addresses: its traffic is recognised by the port alone.";
-    SELECTS_NAMESPACE = "SKN0211", "A selector names no labels: it selects every workload of the namespace.";
     PARTIAL_WILDCARD = "SKN0212", "A wildcard stands for a part of a label, as Istio discourages.";
     CIPHER_SUITES = "SKN0213", "A cipher suite is unknown, stands twice, or is missing for an old version of TLS.";
     COVERED_HOST = "SKN0214", "Another entry of the list covers the host already.";
     UNMATCHED_LABEL = "SKN0215", "No workload can have such a label: the selector selects nothing.";
     AMBIGUOUS_HOST = "SKN0216", "Several hosts share an address and a port that does not tell them apart.";
-    EMPTY_SELECTOR = "SKN0220", "The selector has no labels: it selects every workload.";
+    EMPTY_SELECTOR = "SKN0220", "The selector has no labels: it selects every workload that the namespace allows.";
     DENIES_ALL_TCP = "SKN0221", "The DENY rule has HTTP attributes only: it denies every TCP connection.";
     WITHOUT_EFFECT = "SKN0222", "Istio's rules give the document or the value no effect.";
     ONLY_FIRST = "SKN0223", "Several stand where only the first is used.";
     SNI_ADDRESS = "SKN0230", "A TLS rule matches an address where clients send names.";
     REPEATED_HOST = "SKN0231", "Two of the hosts mean the same service.";
-    SELECTS_ALL = "SKN0232", "A selector without labels selects every workload.";
     FAILOVER_IDLE = "SKN0233", "Failover is set without outlier detection: nothing fails over.";
     DELEGATE_MISSING = "SKN0234", "The VirtualService that a rule delegates to does not exist, has hosts or is not exported to it.";
 
@@ -102,7 +99,31 @@ codes! {
     SUBSET_WITHOUT_ENDPOINTS = "SKN0306", "No endpoint has the subset's labels.";
     RULE_WITHOUT_HOST = "SKN0307", "The host of the VirtualService or DestinationRule is no service of the mesh.";
     REPEATED_SUBSET = "SKN0308", "Another DestinationRule of the namespace defines the subset; the oldest is used.";
+    UNKNOWN_GATEWAY = "SKN0309", "Neither the mesh nor the push defines a Gateway that a VirtualService names.";
+    HOST_NOT_AT_GATEWAY = "SKN0310", "A Gateway serves none of the hosts of a VirtualService, or no Gateway serves a host.";
+    STRANGE_GATEWAY = "SKN0311", "A condition names a Gateway that its VirtualService does not.";
+    TAKEN_AT_GATEWAY = "SKN0312", "An older VirtualService at the Gateway takes all requests that the rule would take.";
+    MESH_RULES_NOT_AT_GATEWAY = "SKN0313", "Callers in the mesh have rules for a destination that do not apply to a Gateway's requests.";
+    OUTSIDE_SIDECAR = "SKN0314", "The Sidecar of the namespace keeps the VirtualService's hosts from its callers.";
+    IMPORTS_NOTHING = "SKN0315", "A Sidecar imports a host that is no service of that namespace.";
+    SELECTS_NOBODY = "SKN0316", "No workload has the labels of the selector.";
+    SEVERAL_DEFAULTS = "SKN0317", "Several documents of a kind are for the whole namespace; the oldest is used.";
+    SEVERAL_FOR_WORKLOAD = "SKN0318", "Several documents of a kind select one workload; the oldest is used.";
+    CONFLICTING_GATEWAYS = "SKN0319", "Two servers at the same nodes have one port and host, or cannot share the port; the oldest is used.";
     OVERRULED_POLICY = "SKN0320", "Another DestinationRule of the namespace and host sets a trafficPolicy; the oldest is used.";
+    UNKNOWN_CREDENTIAL = "SKN0321", "No credential has this name.";
+    SHADOWED_RULE = "SKN0322", "The DestinationRule applies to nobody: another namespace's goes before it.";
+    MESH_TLS_OFF = "SKN0323", "The DestinationRule switches the mesh's own mutual TLS off.";
+    SYSTEM_ROOTS = "SKN0324", "Servers are verified with the system's roots.";
+    DENIED_BEFORE = "SKN0325", "A DENY policy of the same workloads denies all that the ALLOW rule allows.";
+    HTTP_RULE_ON_TCP = "SKN0326", "A rule looks at HTTP where its ports speak none.";
+    UNKNOWN_NAMESPACE = "SKN0327", "No namespace has this name.";
+    HOST_CLAIMED_TWICE = "SKN0328", "Two ServiceEntries make one host.";
+    HOST_OF_SERVICE = "SKN0329", "A ServiceEntry makes the host of a registered service, which goes before it.";
+    ADDRESS_CLAIMED_TWICE = "SKN0330", "Two ServiceEntries take connections to one address and port.";
+    ENDPOINT_ADDRESS = "SKN0331", "An endpoint's address is each caller's own machine, or none at all.";
+    REPEATED_ENDPOINT = "SKN0332", "An endpoint of a ServiceEntry stands twice.";
+    BEYOND_ROLE = "SKN0333", "The signer has no role where a host lives: the document counts in its own namespace only.";
 }
 
 #[cfg(test)]

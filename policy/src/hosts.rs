@@ -1,6 +1,9 @@
 //! Host names: matching, expansion, precedence (Istio's pkg/config/host), and which service a name means.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use certs::id::ServiceName;
 
@@ -53,6 +56,32 @@ pub trait Registry {
     fn services(&self) -> Vec<ServiceName>;
     /// True if some endpoint of the service has all these labels.
     fn labels_exist(&self, service: &ServiceName, labels: &BTreeMap<String, String>) -> bool;
+    /// What is known beside services, for lint.
+    fn inventory(&self) -> Inventory {
+        Inventory::default()
+    }
+}
+
+/// What is known of a mesh beside its services. Of what is `None` nothing is known, and lint says nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// The workloads of each namespace; those that are alike are one.
+    pub workloads: Option<BTreeMap<String, BTreeSet<Workload>>>,
+    /// True if there are no other workloads. Files rarely show those that belong to a mesh's installation, such as its gateways.
+    pub complete: bool,
+    /// Every namespace.
+    pub namespaces: Option<BTreeSet<String>>,
+    /// Names of credentials (TLS certificates and keys).
+    pub credentials: Option<BTreeSet<String>>,
+}
+
+/// What policy selects.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Workload {
+    /// Its labels.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Its own ports, and what they speak.
+    pub ports: BTreeMap<u16, Protocol>,
 }
 
 /// The service that a host name (without port) means to a client in `client_namespace`: `n`, `n.ns`, `n.ns.svc`,

@@ -1,6 +1,7 @@
 //! Text -> documents, with file, line and column of every complaint. Also the strict JSON that is signed, and back.
 
 mod metadata;
+mod place;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +23,7 @@ use crate::{
 };
 
 pub(crate) use metadata::Metadata;
+pub use place::Places;
 
 /// Field of a signed body that says on which line of its file the document began.
 const SOURCE_LINE: &str = "sourceLine";
@@ -50,6 +52,8 @@ pub struct Located {
     pub line: usize,
     /// The file as the caller named it.
     pub file: String,
+    /// As it was written; none if only the signed body is known.
+    tree: Option<Arc<Node>>,
 }
 
 impl Parsed {
@@ -104,10 +108,7 @@ pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
         return Err(vec![syntax("", &SyntaxError { place: Place::default(), message: "over 256 KiB".into() })]);
     }
     let mut node = tree::read_json(json).map_err(|error| vec![syntax("", &error)])?;
-    let line = match node.get(SOURCE_LINE).map(|line| &line.value) {
-        Some(Value::Integer(line)) => usize::try_from(*line).unwrap_or(1).max(1),
-        _ => 1,
-    };
+    let line = source_line(&node);
     node.shift(line - 1);
     let complaints = Complaints::new("");
     let document = document(&At::root(&node, &complaints), id.namespace.as_str());
@@ -120,6 +121,14 @@ pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
     match document {
         Some(document) if !refused => Ok(document),
         _ => Err(complaints.problems.into_inner().into_iter().filter(Problem::refuses).collect()),
+    }
+}
+
+/// The line, from 1, on which the document of a signed body began in its file.
+fn source_line(node: &Node) -> usize {
+    match node.get(SOURCE_LINE).map(|line| &line.value) {
+        Some(Value::Integer(line)) => usize::try_from(*line).unwrap_or(1).max(1),
+        _ => 1,
     }
 }
 
@@ -195,7 +204,8 @@ fn item(parsed: &mut Parsed, file: &str, node: &Node, default_namespace: &str) {
             );
         } else {
             let line = node.place.line;
-            parsed.documents.push(Located { document, json: body, line, file: file.to_owned() });
+            let tree = Some(Arc::new(node.clone()));
+            parsed.documents.push(Located { document, json: body, line, file: file.to_owned(), tree });
         }
     }
     parsed.problems.append(&mut complaints.problems.borrow_mut());

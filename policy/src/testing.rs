@@ -11,10 +11,11 @@ use certs::{
 };
 
 use crate::{
-    Registry, Spec,
+    Problem, Registry, Spec,
     changeset::{Change, Changeset},
+    codes,
     history::{History, State, genesis, signed},
-    hosts::{Protocol, ServicePort},
+    hosts::{Inventory, Protocol, ServicePort, Workload},
     parse,
 };
 
@@ -22,7 +23,7 @@ pub(crate) const NOW: u64 = 1_700_000_000_000;
 
 /// Services with their ports and the labels of their endpoints.
 #[derive(Default)]
-pub(crate) struct Table(BTreeMap<ServiceName, (Arc<[ServicePort]>, Vec<Labels>)>);
+pub(crate) struct Table(BTreeMap<ServiceName, (Arc<[ServicePort]>, Vec<Labels>)>, Inventory);
 
 type Labels = BTreeMap<String, String>;
 
@@ -46,6 +47,23 @@ impl Table {
         self.0.get_mut(&service.parse::<ServiceName>().unwrap()).unwrap().1.push(labels);
         self
     }
+
+    /// A workload in a namespace, with its labels and its ports.
+    pub(crate) fn workload(mut self, namespace: &str, labels: &[(&str, &str)], ports: &[(u16, Protocol)]) -> Self {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let workload = Workload { labels: Arc::new(labels), ports: ports.iter().copied().collect() };
+        let workloads = self.1.workloads.get_or_insert_default();
+        workloads.entry(namespace.to_owned()).or_default().insert(workload);
+        self.1.complete = true;
+        self
+    }
+
+    /// Every namespace, and every credential.
+    pub(crate) fn names(mut self, namespaces: &[&str], credentials: &[&str]) -> Self {
+        self.1.namespaces = Some(namespaces.iter().map(|name| (*name).to_owned()).collect());
+        self.1.credentials = Some(credentials.iter().map(|name| (*name).to_owned()).collect());
+        self
+    }
 }
 
 impl Registry for Table {
@@ -61,6 +79,10 @@ impl Registry for Table {
         let has =
             |endpoint: &BTreeMap<String, String>| labels.iter().all(|(key, value)| endpoint.get(key) == Some(value));
         self.0.get(service).is_some_and(|(_, endpoints)| endpoints.iter().any(has))
+    }
+
+    fn inventory(&self) -> Inventory {
+        self.1.clone()
     }
 }
 
@@ -114,23 +136,32 @@ pub(crate) fn state_of(text: &str) -> Arc<State> {
     Mesh::new().push(text)
 }
 
-/// Code and field of every complaint about a document of this kind with this spec.
+/// Complaints about a document of this kind, in the namespace `shop`, whose spec begins on line 4; but for what is said of its kind.
+pub(crate) fn found(kind: &str, spec: &str) -> Vec<Problem> {
+    let problems = read(kind, spec).problems;
+    problems.into_iter().filter(|problem| problem.code != codes::KIND_NOT_SUPPORTED).collect()
+}
+
+/// Code and field of each of them.
 pub(crate) fn complaints(kind: &str, spec: &str) -> Vec<(&'static str, String)> {
-    let (_, problems) = read(kind, spec);
-    problems.into_iter().map(|problem| (problem.code, problem.field)).collect()
+    found(kind, spec).into_iter().map(|problem| (problem.code, problem.field)).collect()
 }
 
 /// The content of a valid document.
 pub(crate) fn spec_of(kind: &str, spec: &str) -> Spec {
-    let (documents, problems) = read(kind, spec);
-    let document = documents.into_iter().next();
-    document.unwrap_or_else(|| panic!("{spec}: {problems:#?}")).document.spec
+    let mut parsed = read(kind, spec);
+    assert!(parsed.is_valid(), "{spec}: {:#?}", parsed.problems);
+    parsed.documents.remove(0).document.spec
 }
 
-fn read(kind: &str, spec: &str) -> (Vec<parse::Located>, Vec<crate::Problem>) {
+fn read(kind: &str, spec: &str) -> parse::Parsed {
+    let group = match kind {
+        "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => "security",
+        "Telemetry" => "telemetry",
+        _ => "networking",
+    };
     let text = format!(
-        "{{apiVersion: networking.istio.io/v1, kind: {kind}, metadata: {{name: d, namespace: shop}}, spec: {spec}}}"
+        "apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: d, namespace: shop}}\nspec: {spec}\n"
     );
-    let parsed = parse::yaml("test.yaml", &text, "default");
-    (parsed.documents, parsed.problems)
+    parse::yaml("f.yaml", &text, "default")
 }

@@ -5,7 +5,7 @@ use policy::{Kind, parse};
 use crate::{corpus, errors};
 
 /// Folders of documents that Istio itself takes.
-const FOLDERS: [&str; 6] = ["samples", "reference", "config", "embedded", "scenarios", "simulation"];
+const FOLDERS: [&str; 7] = ["samples", "reference", "config", "embedded", "authz", "scenarios", "simulation"];
 /// What the index says of a file that need not be valid.
 const EXCUSES: [&str; 3] = ["may be invalid on purpose", "has no field named", "rendered from a Go template"];
 

@@ -70,12 +70,13 @@ impl Operator {
         Ok(Self { directory, key, known })
     }
 
-    /// Asks the node what a push of these documents needs to know.
+    /// Asks the node what a push of these documents by this operator needs to know.
     ///
     /// # Errors
     /// What the node answers; `wrong_trust_domain` if it is of another mesh than the key.
     pub async fn plan(&self, client: &mut Client, intents: &[Intent]) -> Result<Plan> {
-        let plan: Plan = client.post_json("/v1/policy/plan", &intents).await?;
+        let path = format!("/v1/policy/plan?signer={}", self.key.public());
+        let plan: Plan = client.post_json(&path, &intents).await?;
         if plan.trust_domain != self.known.trust_domain {
             let message = format!(
                 "{} is a node of {}, the operator key in {} belongs to {}",

@@ -62,7 +62,7 @@ impl Maker<'_> {
 
     /// The route of a service that no VirtualService speaks of.
     pub(super) fn default_route(&self, service: &ServiceName) -> Route {
-        let to = DestinationHost { host: hosts::full_name(service), subset: None, port: None, line: 0, column: 0 };
+        let to = DestinationHost { host: hosts::full_name(service), subset: None, port: None };
         let only = self.destination(&to, 0, &RouteHeaders::default());
         Route { name: "default".to_owned(), ..plain(vec![only]) }
     }

@@ -65,10 +65,8 @@ impl Rules {
     /// specific host.
     pub(crate) fn seen_from<'r>(&'r self, client: &str, host: &'r str) -> Seen<'r> {
         let service = hosts::service_of(host);
-        let own = |rule: &Rule| {
-            let private = rule.export_to == ExportTo::Namespaces(BTreeSet::from([client.to_owned()]));
-            rule.id.namespace == client && (client != ROOT_NAMESPACE || private)
-        };
+        let private = ExportTo::Namespaces(BTreeSet::from([client.to_owned()]));
+        let own = |rule: &Rule| rule.id.namespace == client && (client != ROOT_NAMESPACE || rule.export_to == private);
         let exported = |rule: &Rule, namespace: &str| rule.id.namespace == namespace && rule.export_to.includes(client);
         let by = |test: &dyn Fn(&Rule) -> bool| {
             let mut hits = self.covering(host).filter(|rule| test(rule)).peekable();

@@ -128,7 +128,7 @@ impl<'a> Fields<'a> {
 }
 
 /// True if `key` is `name` or its snake_case form.
-fn is(key: &str, name: &str) -> bool {
+pub(crate) fn is(key: &str, name: &str) -> bool {
     if key == name {
         return true;
     }

@@ -7,7 +7,7 @@ mod words;
 
 use std::{cell::RefCell, fmt};
 
-pub(crate) use fields::Fields;
+pub(crate) use fields::{Fields, is as is_field};
 #[cfg(test)]
 pub(crate) use recording::unknown;
 pub(crate) use recording::{Asked, Record, Recording};
@@ -152,10 +152,6 @@ impl<'a> At<'a> {
 
     pub(crate) fn line(&self) -> usize {
         self.node.place.line
-    }
-
-    pub(crate) fn column(&self) -> usize {
-        self.node.place.column
     }
 
     pub(crate) fn error(&self, code: &'static str, message: impl Into<String>) {

@@ -28,9 +28,8 @@ use super::{
 };
 use crate::{
     changeset::{Change, ChangesetId},
-    document::{Document, DocumentId, Kind, Spec},
-    hosts,
-    kinds::{RoleSet, Verb},
+    document::{Document, DocumentId, Kind},
+    kinds::RoleSet,
     parse,
 };
 
@@ -247,36 +246,9 @@ impl<'k> Folder<'k> {
 
     /// True if the signers have no role where a host of the document lives.
     fn confined(&self, document: &Document, changeset: &ChangesetId) -> bool {
-        let hosts: Vec<&str> = match &document.spec {
-            Spec::VirtualService(service) => service.hosts.iter().map(String::as_str).collect(),
-            Spec::DestinationRule(rule) => vec![rule.host.as_str()],
-            Spec::ServiceEntry(_)
-            | Spec::WorkloadEntry(_)
-            | Spec::WorkloadGroup(_)
-            | Spec::Gateway(_)
-            | Spec::Sidecar(_)
-            | Spec::AuthorizationPolicy(_)
-            | Spec::PeerAuthentication(_)
-            | Spec::RequestAuthentication(_)
-            | Spec::Telemetry(_)
-            | Spec::RateLimit(_)
-            | Spec::MeshConfig(_)
-            | Spec::RoleSet(_)
-            | Spec::NodeGrant(_)
-            | Spec::Revocation(_)
-            | Spec::Confirmation => return false,
-        };
         let Some(item) = self.kept.entries.get(changeset) else { return true };
         let Some(roles) = self.chain.since(item.entry.changeset.role_set).first() else { return true };
-        hosts.into_iter().any(|host| {
-            let owner = match hosts::service_of(host) {
-                Some(service) => service.namespace().to_owned(),
-                None if host.starts_with('*') => crate::document::ROOT_NAMESPACE.to_owned(),
-                None => return false,
-            };
-            owner != document.id.namespace
-                && !roles.set.allows(&item.entry.signers, Verb::Push, document.id.kind, &owner)
-        })
+        roles.set.foreign_host(document, &item.entry.signers).is_some()
     }
 
     pub(super) fn state(&self, documents: BTreeMap<DocumentId, Arc<Live>>, changes_at: Option<Millis>) -> State {

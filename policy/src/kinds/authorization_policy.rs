@@ -7,7 +7,7 @@ mod rule;
 
 pub use attribute::Attribute;
 pub use condition::{Condition, Value};
-pub use pattern::{AddressRange, NamespacePattern, PathPattern, TextPattern, TokenPattern};
+pub use pattern::{NamespacePattern, PathPattern, TextPattern, TokenPattern};
 pub use rule::Rule;
 
 use super::target::{DRY_RUN, Target};

@@ -9,10 +9,6 @@ pub struct DelegateName {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Line in the pushed file, from 1; 0 if unknown.
-    pub line: usize,
-    /// Column, from 1; in the signed body where that was read.
-    pub column: usize,
 }
 
 impl DelegateName {
@@ -27,6 +23,6 @@ impl DelegateName {
         let namespace = fields.get("namespace").and_then(|namespace| namespace.text());
         fields.finish();
         let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or(own);
-        Some(Self { namespace: namespace.to_owned(), name: name?.to_owned(), line: at.line(), column: at.column() })
+        Some(Self { namespace: namespace.to_owned(), name: name?.to_owned() })
     }
 }

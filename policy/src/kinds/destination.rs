@@ -15,10 +15,6 @@ pub struct DestinationHost {
     pub subset: Option<String>,
     /// `port.number`.
     pub port: Option<u16>,
-    /// Line in the pushed file, from 1; 0 if unknown.
-    pub line: usize,
-    /// Column, from 1; in the signed body where that was read.
-    pub column: usize,
 }
 
 /// `RouteDestination`: where connections go.
@@ -50,7 +46,7 @@ impl DestinationHost {
         });
         let port = fields.get("port").and_then(|at| decode_port(&at));
         fields.finish();
-        Some(Self { host: host?, subset, port, line: at.line(), column: at.column() })
+        Some(Self { host: host?, subset, port })
     }
 }
 

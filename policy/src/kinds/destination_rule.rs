@@ -33,10 +33,6 @@ pub struct SubsetRule {
     pub labels: Arc<BTreeMap<String, String>>,
     /// Policy that applies only where a route names the subset.
     pub policy: Option<TrafficPolicy>,
-    /// Line in the pushed file, from 1; 0 if unknown.
-    pub line: usize,
-    /// Column, from 1; in the signed body where that was read.
-    pub column: usize,
 }
 
 impl DestinationRule {
@@ -103,7 +99,11 @@ fn decode_selector(at: &At<'_>) -> BTreeMap<String, String> {
     let labels = labels.unwrap_or_default();
     fields.finish();
     if labels.is_empty() {
-        at.warn(codes::SELECTS_ALL, "a selector without labels selects every workload", "leave it out, or name labels");
+        at.warn(
+            codes::EMPTY_SELECTOR,
+            "a selector without labels selects every workload",
+            "leave it out, or name labels",
+        );
     }
     labels
 }
@@ -122,7 +122,7 @@ impl SubsetRule {
         let labels = fields.get("labels").map(|labels| labels.labels()).unwrap_or_default();
         let policy = fields.get("trafficPolicy").and_then(|policy| TrafficPolicy::decode(&policy));
         fields.finish();
-        Some(Self { name: name?, labels: Arc::new(labels), policy, line: at.line(), column: at.column() })
+        Some(Self { name: name?, labels: Arc::new(labels), policy })
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
             ("{host: a, subsets: [{name: v1}, {name: v1}]}", codes::DUPLICATE),
             ("{host: a, subsets: [{labels: {v: '1'}}]}", codes::MISSING),
             ("{host: a, subsets: [{name: a.b}]}", codes::NAME),
-            ("{host: a, workloadSelector: {}}", codes::SELECTS_ALL),
+            ("{host: a, workloadSelector: {}}", codes::EMPTY_SELECTOR),
             ("{host: a, workloadSelector: {matchLabels: {app: 'web*'}}}", codes::LABEL),
             ("{host: a, exportTo: ['~']}", codes::EXPORT_TO),
         ] {

@@ -1,5 +1,7 @@
 //! `HTTPMatchRequest`: the conditions of a route.
 
+mod cover;
+
 use std::collections::BTreeMap;
 
 use super::{GatewayName, StringMatch, http_route::Scope, string_match::In};

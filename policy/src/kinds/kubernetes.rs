@@ -26,8 +26,21 @@ pub struct KubernetesObject {
 /// What lint needs of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KubernetesService {
-    /// Name, number and protocol word (by Istio's rules of port naming).
-    pub ports: Vec<(String, u16, String)>,
+    /// Its ports.
+    pub ports: Vec<KubernetesPort>,
+}
+
+/// A port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KubernetesPort {
+    /// Its name, may be empty.
+    pub name: String,
+    /// The number that callers address.
+    pub number: u16,
+    /// The workloads' port; the same number where none or only a name is given.
+    pub target: u16,
+    /// Protocol word, by Istio's rules of port naming.
+    pub protocol: String,
 }
 
 /// Kinds that stand beside Istio's in people's files, by API group.
@@ -78,14 +91,19 @@ fn texts(node: Option<&Node>) -> BTreeMap<String, String> {
 }
 
 /// Istio's port naming: `appProtocol`, else the part of the name before `-`.
-fn ports(spec: &Node) -> Vec<(String, u16, String)> {
+fn ports(spec: &Node) -> Vec<KubernetesPort> {
     let Some(Value::List(ports)) = spec.get("ports").map(|ports| &ports.value) else { return Vec::new() };
     let port = |port: &Node| {
-        let Some(Value::Integer(number)) = port.get("port").map(|number| &number.value) else { return None };
+        let number = |name| match port.get(name).map(|number| &number.value) {
+            Some(Value::Integer(number)) => u16::try_from(*number).ok(),
+            Some(_) | None => None,
+        };
         let name = port.get("name").and_then(Node::text).unwrap_or_default();
         let protocol =
             port.get("appProtocol").and_then(Node::text).or_else(|| name.split('-').next()).unwrap_or_default();
-        Some((name.to_owned(), u16::try_from(*number).ok()?, protocol.to_owned()))
+        let (own, target) = (number("port")?, number("targetPort"));
+        let (name, protocol) = (name.to_owned(), protocol.to_owned());
+        Some(KubernetesPort { name, number: own, target: target.unwrap_or(own), protocol })
     };
     ports.iter().filter_map(port).collect()
 }

@@ -19,11 +19,7 @@ pub(super) fn decode(fields: &Fields<'_>) -> Option<BTreeMap<String, String>> {
     let labels = selector.get("labels").map(|labels| labels_of(&labels)).unwrap_or_default();
     selector.finish();
     if labels.is_empty() {
-        at.warn(
-            codes::SELECTS_NAMESPACE,
-            "the selector names no labels and selects every workload of the namespace",
-            "",
-        );
+        at.warn(codes::EMPTY_SELECTOR, "the selector names no labels and selects every workload of the namespace", "");
     }
     Some(labels)
 }

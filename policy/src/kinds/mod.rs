@@ -47,8 +47,8 @@ mod workload_entry;
 mod workload_group;
 
 pub use authorization_policy::{
-    Action, AddressRange, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern,
-    TokenPattern, Value,
+    Action, Attribute, AuthorizationPolicy, Condition, NamespacePattern, PathPattern, Rule, TextPattern, TokenPattern,
+    Value,
 };
 pub use bind::{Bind, UnixSocket};
 pub use client_tls::{ClientTls, ClientTlsMode};
@@ -68,7 +68,7 @@ pub use http_action::{
 pub use http_match::HttpMatch;
 pub use http_route::{HttpAction, HttpRoute};
 pub(crate) use kubernetes::read as kubernetes;
-pub use kubernetes::{KubernetesObject, KubernetesService};
+pub use kubernetes::{KubernetesObject, KubernetesPort, KubernetesService};
 pub use load_balancer::{Algorithm, Balance, LoadBalancer, Warmup};
 pub use locality::{Distribute, LocalityLb, LocalityPattern, PriorityLabel, ZoneAwareLb};
 pub use mesh_config::{
@@ -105,9 +105,6 @@ pub use traffic_policy::{PolicyBlocks, ProxyProtocol, RetryBudget, TrafficPolicy
 pub use virtual_service::{ExportTo, VirtualService};
 pub use workload_entry::WorkloadEntry;
 pub use workload_group::WorkloadGroup;
-
-#[cfg(test)]
-mod testing;
 
 /// The body of a document that a program makes.
 fn body(id: &crate::DocumentId, spec: serde_json::Value) -> String {

@@ -9,7 +9,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use crate::{
     codes,
     decode::{At, Fields},
-    document::{DocumentId, Kind},
+    document::{Document, DocumentId, Kind, ROOT_NAMESPACE, Spec},
+    hosts,
 };
 
 /// `RoleSet`: replaces its predecessor as a whole, except that an absent bundle is inherited.
@@ -245,6 +246,39 @@ impl RoleSet {
             let signed = |name: &&String| self.key(name).is_some_and(|key| !key.recovery && signers.contains(&key.key));
             role.keys.iter().filter(signed).count() >= role.threshold
         })
+    }
+
+    /// A host of a document that lives in a namespace where these keys may not push it, and that namespace: such a document counts in
+    /// its own namespace only.
+    pub(crate) fn foreign_host<'d>(&self, document: &'d Document, signers: &[PublicKey]) -> Option<(&'d str, String)> {
+        let hosts = match &document.spec {
+            Spec::VirtualService(service) => service.hosts.as_slice(),
+            Spec::DestinationRule(rule) => std::slice::from_ref(&rule.host),
+            Spec::ServiceEntry(_)
+            | Spec::WorkloadEntry(_)
+            | Spec::WorkloadGroup(_)
+            | Spec::Gateway(_)
+            | Spec::Sidecar(_)
+            | Spec::AuthorizationPolicy(_)
+            | Spec::PeerAuthentication(_)
+            | Spec::RequestAuthentication(_)
+            | Spec::Telemetry(_)
+            | Spec::RateLimit(_)
+            | Spec::MeshConfig(_)
+            | Spec::RoleSet(_)
+            | Spec::NodeGrant(_)
+            | Spec::Revocation(_)
+            | Spec::Confirmation => &[],
+        };
+        let owner = |host: &str| match hosts::service_of(host) {
+            Some(service) => Some(service.namespace().to_owned()),
+            None => host.starts_with('*').then(|| ROOT_NAMESPACE.to_owned()),
+        };
+        let owned = hosts.iter().filter_map(|host| Some((host.as_str(), owner(host)?)));
+        let own = &document.id;
+        let mut foreign =
+            owned.filter(|(_, owner)| *owner != own.namespace && !self.allows(signers, Verb::Push, own.kind, owner));
+        foreign.next()
     }
 
     /// True if whoever was allowed something by `before` is still allowed it: nothing was taken away.

@@ -13,19 +13,23 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// True if the address is one of the block. An IPv4 address inside IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
+    /// True if the address is one of the block. An IPv4 address inside IPv6 (`::ffff:10.0.0.1`) counts as IPv4, and a block of
+    /// IPv6 holds the IPv4 addresses whose form inside IPv6 it holds.
     pub fn contains(&self, address: IpAddr) -> bool {
+        let same = |own: u128, other: u128, width: u32| {
+            (own ^ other).checked_shr(width - u32::from(self.length)).unwrap_or(0) == 0
+        };
         match (self.address, address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let shift = 32 - u32::from(self.length);
-                (own.to_bits() ^ other.to_bits()).checked_shr(shift).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let shift = 128 - u32::from(self.length);
-                (own.to_bits() ^ other.to_bits()).checked_shr(shift).unwrap_or(0) == 0
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+            (IpAddr::V4(own), IpAddr::V4(other)) => same(own.to_bits().into(), other.to_bits().into(), 32),
+            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.to_bits(), other.to_bits(), 128),
+            (IpAddr::V6(own), IpAddr::V4(other)) => same(own.to_bits(), other.to_ipv6_mapped().to_bits(), 128),
+            (IpAddr::V4(_), IpAddr::V6(_)) => false,
         }
+    }
+
+    /// True if every address of the other block is one of this.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.length <= other.length && self.address.is_ipv4() == other.address.is_ipv4() && self.contains(other.address)
     }
 
     /// Leading bits that count: of two blocks with an address, the one with more of them is nearer to it.
@@ -68,7 +72,7 @@ impl FromStr for Subnet {
         let most = if address.is_ipv4() { 32 } else { 128 };
         let length = match length {
             None => most,
-            Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().map_err(|_| NotASubnet)?,
+            Some(text) if text == "0" || !text.starts_with(['0', '+']) => text.parse().map_err(|_| NotASubnet)?,
             Some(_) => return Err(NotASubnet),
         };
         if length > most { Err(NotASubnet) } else { Ok(Self { address, length }) }
@@ -99,12 +103,40 @@ mod tests {
             ("2001:db8::/32", "2001:db8:ffff::1", true),
             ("2001:db8::/32", "2001:db9::1", false),
             ("::/0", "2001:db8::1", true),
+            ("::ffff:192.0.2.0/120", "192.0.2.1", true),
+            ("::ffff:192.0.2.0/120", "198.51.100.1", false),
         ] {
             let subnet: Subnet = block.parse().unwrap();
             assert_eq!(subnet.contains(address.parse().unwrap()), inside, "{block} {address}");
         }
-        for bad in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "10.0.0/8", "::/129", "a/8", "10.0.0.0/8/8"] {
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/08",
+            "ip1",
+            "10.0.0/8",
+            "::/129",
+            "a/8",
+            "10.0.0.0/8/8",
+        ] {
             assert_eq!(bad.parse::<Subnet>(), Err(NotASubnet), "{bad}");
+        }
+    }
+
+    #[test]
+    fn wider_blocks_cover_narrower_ones() {
+        for (block, other, covers) in [
+            ("10.0.0.0/8", "10.1.0.0/16", true),
+            ("10.0.0.0/8", "10.0.0.0/8", true),
+            ("10.1.0.0/16", "10.0.0.0/8", false),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("::/0", "10.0.0.0/8", false),
+            ("2001:db8::/32", "2001:db8:1::/48", true),
+        ] {
+            let (block, other): (Subnet, Subnet) = (block.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(block.covers(&other), covers, "{block} {other}");
         }
     }
 }

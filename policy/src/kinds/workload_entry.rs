@@ -23,10 +23,8 @@ mod tests {
     use super::*;
     use crate::{
         Spec, codes,
-        kinds::{
-            EndpointAddress, Locality,
-            testing::{found, spec_of},
-        },
+        kinds::{EndpointAddress, Locality},
+        testing::{found, spec_of},
     };
 
     fn entry(spec: &str) -> Arc<WorkloadEntry> {

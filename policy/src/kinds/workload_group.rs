@@ -52,10 +52,8 @@ mod tests {
     use super::*;
     use crate::{
         Spec, codes,
-        kinds::{
-            ProbeMethod,
-            testing::{found, spec_of},
-        },
+        kinds::ProbeMethod,
+        testing::{found, spec_of},
     };
 
     fn group(spec: &str) -> Arc<WorkloadGroup> {

@@ -1,5 +1,10 @@
 //! What lint finds between documents.
 
+mod authorization;
+mod gateways;
+mod rules;
+mod scopes;
+
 use super::*;
 use crate::{
     parse,
@@ -34,6 +39,23 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v9, la
 fn table() -> Table {
     Table::new(&[("default/reviews", &[9080]), ("default/ratings", &[9080]), ("default/multi", &[80, 81])])
         .labelled("default/reviews", &[("version", "v1")])
+}
+
+/// What is said of documents that join an empty mesh.
+fn problems(text: &str, table: &Table) -> Vec<Problem> {
+    let parsed = parse::yaml("f.yaml", text, "default");
+    assert!(parsed.is_valid(), "{:#?}", parsed.problems);
+    between(&parsed.documents, &state_of(""), table)
+}
+
+/// Code, field and line of all of it.
+fn found(text: &str, table: &Table) -> Vec<(&'static str, String, usize)> {
+    problems(text, table).into_iter().map(|one| (one.code, one.field, one.line)).collect()
+}
+
+/// The fields of which something with this code is said.
+fn fields(text: &str, table: &Table, code: &str) -> Vec<String> {
+    found(text, table).into_iter().filter(|(found, _, _)| *found == code).map(|(_, field, _)| field).collect()
 }
 
 fn codes_of(text: &str, state: &State) -> Vec<(&'static str, usize, String)> {
@@ -175,4 +197,77 @@ spec: {http: [{route: [{destination: {host: reviews.default.svc.cluster.local}}]
     assert!(messages(&format!("{root}{hidden}"))[0].contains("is not exported here"));
     let hosts = part.replace("spec: {", "spec: {hosts: [reviews], ");
     assert!(messages(&format!("{root}{hosts}"))[0].contains("has hosts of its own"));
+}
+
+#[test]
+fn a_wider_wildcard_is_a_note() {
+    let with = |name: &str, host: &str| {
+        VIRTUAL_SERVICE.replace("name: reviews}", name).replace("hosts: [reviews]", &format!("hosts: ['{host}']"))
+    };
+    let text = format!("{}---\n{}", with("name: a}", "*.shop.example"), with("name: b}", "*.example"));
+    let about: Vec<Problem> = problems(&text, &table());
+    let about: Vec<&Problem> = about.iter().filter(|one| one.code == codes::CONFLICTING_VIRTUAL_SERVICES).collect();
+    assert!(matches!(&about[..], [a, b] if a.severity == Severity::Info && b.severity == Severity::Info), "{about:#?}");
+    assert!(
+        about[0].message.ends_with("this document applies alone")
+            && about[1].message.ends_with("that document applies alone")
+    );
+}
+
+#[test]
+fn rules_that_no_request_reaches() {
+    let with = |rules: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec: {{hosts: [reviews], http: [{rules}]}}\n"
+        )
+    };
+    let to = |condition: &str| format!("{{match: [{condition}], route: [{{destination: {{host: reviews}}}}]}}");
+    let of = |rules: &[String]| fields(&with(&rules.join(", ")), &table(), codes::UNREACHABLE_RULE);
+    let (a, ab, get) =
+        (to("{uri: {prefix: /a}}"), to("{uri: {prefix: /ab}}"), to("{uri: {prefix: /ab}, method: {exact: GET}}"));
+    assert_eq!(of(&[a.clone(), ab.clone()]), ["spec.http[1]"]);
+    assert_eq!(of(&[ab.clone(), get.clone(), a.clone()]), ["spec.http[1]"]);
+    assert!(of(&[get.clone(), ab.clone(), a.clone()]).is_empty());
+    let two = to("{uri: {exact: /abc}}, {uri: {exact: /b}}");
+    assert!(of(&[a.clone(), two.clone()]).is_empty());
+    let hidden = fields(&with(&format!("{a}, {two}")), &table(), codes::DUPLICATE_MATCH);
+    assert_eq!(hidden, ["spec.http[1].match[0]"]);
+    assert_eq!(of(&[a.clone(), to("{uri: {exact: /b}}"), two]), ["spec.http[2]"]);
+    let delegate = "{match: [{uri: {prefix: /a}}], delegate: {name: part}}".to_owned();
+    assert!(of(&[delegate, ab]).is_empty(), "what the delegate leaves goes on");
+}
+
+#[test]
+fn without_a_role_at_the_hosts_owner_a_document_is_private() {
+    let key = certs::sign::SigningKey::generate().public();
+    let text = RULE.replace("host: reviews", "host: reviews.shop.svc.cluster.local");
+    let documents = parse::yaml("f.yaml", &text, "default").documents;
+    let state = state_of("");
+    let table = Table::new(&[("shop/reviews", &[9080])]).labelled("shop/reviews", &[("version", "v1")]);
+    let beyond = |signers: Option<&[PublicKey]>| {
+        let found = between_as(&documents, &state, &table, signers);
+        found.into_iter().filter(|one| one.code == codes::BEYOND_ROLE).map(|one| one.message).collect::<Vec<_>>()
+    };
+    assert!(beyond(None).is_empty(), "who signs is not known");
+    assert!(beyond(Some(&[key]))[0].starts_with("the signer has no role in shop"));
+    let operator = state.role_set.set.keys[0].key;
+    assert!(beyond(Some(&[operator])).is_empty(), "the operator may do everything");
+}
+
+/// Work stays bounded where thousands of documents are about one host, one Gateway, one namespace. No time is asserted: it ends.
+#[test]
+fn thousands_of_documents_are_judged() {
+    let mut text = String::new();
+    for index in 0..2_500 {
+        let own = if index % 2 == 0 { "shared".to_owned() } else { format!("svc-{index}") };
+        text.push_str(&format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{index}}}\nspec: {{hosts: [{own}], gateways: [mesh, edge], http: [{{match: [{{uri: {{prefix: /{index}}}}}], route: [{{destination: {{host: {own}, subset: v1}}}}]}}]}}\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d{index}}}\nspec: {{host: {own}, subsets: [{{name: v1, labels: {{version: v{index}}}}}]}}\n"
+        ));
+    }
+    let problems = problems(&text, &table());
+    let named = |code: &str| problems.iter().filter(|one| one.code == code).count();
+    assert_eq!(named(codes::CONFLICTING_VIRTUAL_SERVICES), 1_250 * MAX_NAMED);
+    assert_eq!(named(codes::REPEATED_SUBSET), 1_250 * MAX_NAMED);
+    assert_eq!(named(codes::UNKNOWN_HOST), 2_500);
 }

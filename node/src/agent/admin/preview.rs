@@ -61,7 +61,7 @@ fn affected(
     located: &[Located],
     now: certs::codec::Millis,
 ) -> Affected {
-    let problems = push::complaints(located, &snapshot.state, &*snapshot.services);
+    let problems = push::complaints(located, &snapshot.state, &*snapshot.services, None);
     let changed: BTreeSet<DocumentId> = changes.iter().map(|(id, _)| id.clone()).collect();
     let after = snapshot.state.with(changes, now);
     let hosts = concerned(&changed, [&snapshot.state, &after]);

@@ -8,6 +8,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use certs::sign::PublicKey;
 use policy::{DocumentId, Kind, Problem, Registry, parse, parse::Located, validate};
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,18 +30,47 @@ pub(super) struct Waiting {
     timeout_ms: Option<u64>,
 }
 
+/// Who will sign what is planned.
+#[derive(Debug, Deserialize)]
+pub(super) struct Signing {
+    /// The public key; without one nothing is said of roles.
+    signer: Option<String>,
+}
+
+impl Signing {
+    fn key(&self) -> Result<Option<PublicKey>, Error> {
+        let parse = |text: &String| {
+            let wrong = |_| Error::new("bad_request", format!("signer={text}")).hint("a public key: ed25519:...");
+            text.parse().map_err(wrong)
+        };
+        self.signer.as_ref().map(parse).transpose()
+    }
+}
+
 impl Admin {
     /// `POST /v1/policy/plan`: what a push of these documents needs to know. Changes nothing.
-    pub(super) fn plan(&self, intents: &[api::Intent]) -> Result<api::Plan, Error> {
+    pub(super) async fn plan(
+        State(admin): State<Self>,
+        Query(signing): Query<Signing>,
+        Json(intents): Json<Vec<api::Intent>>,
+    ) -> Result<Json<api::Plan>, Error> {
+        let signer = signing.key()?;
+        // Lint looks at every document of the mesh; other questions go on meanwhile.
+        let plan = tokio::task::spawn_blocking(move || admin.planned(&intents, signer));
+        plan.await.map_err(|error| Error::new("failed", format!("the plan broke off: {error}")))?.map(Json)
+    }
+
+    fn planned(&self, intents: &[api::Intent], signer: Option<PublicKey>) -> Result<api::Plan, Error> {
         within_quota(intents)?;
         let snapshot = self.agent.snapshot();
         let state = &snapshot.state;
         let (documents, located) = located_all(intents)?;
+        let signers = signer.as_ref().map(std::slice::from_ref);
         let version = |id: &DocumentId| {
             let values = state.documents.get(id).map(|live| live.values.as_slice()).unwrap_or_default();
             values.iter().map(|value| value.version).max().unwrap_or(0) + 1
         };
-        let problems = complaints(&located, state, &*snapshot.services);
+        let problems = complaints(&located, state, &*snapshot.services, signers);
         Ok(api::Plan {
             trust_domain: self.agent.trust_domain().clone(),
             role_set: state.role_set.number,
@@ -86,8 +116,13 @@ pub(super) fn located_all(intents: &[api::Intent]) -> Result<(Vec<DocumentId>, V
 }
 
 /// Complaints between documents; what authors silenced is left out, unless a push is refused for it.
-pub(super) fn complaints(located: &[Located], state: &policy::history::State, registry: &dyn Registry) -> Vec<Problem> {
-    let mut problems = validate::between(located, state, registry);
+pub(super) fn complaints(
+    located: &[Located],
+    state: &policy::history::State,
+    registry: &dyn Registry,
+    signers: Option<&[PublicKey]>,
+) -> Vec<Problem> {
+    let mut problems = validate::between_as(located, state, registry, signers);
     let refuses = |problem: &Problem| validate::refuses_push(problem.code, problem.severity);
     problems.retain(|problem| refuses(problem) || !validate::is_silenced(problem, located));
     problems
@@ -120,7 +155,7 @@ fn located(intent: &api::Intent, id: &DocumentId) -> Result<Option<Located>, Err
         Error::new("invalid_document", format!("{id}: {}", lines.join("; ")))
             .hint("this node's version of skein cannot read it; is it older than the one that pushes?")
     })?;
-    Ok(Some(Located { document, json: json.clone(), line: intent.line, file: intent.file.clone() }))
+    Ok(Some(Located::of_body(document, json.clone(), intent.line, intent.file.clone())))
 }
 
 /// A complaint as `policy lint` writes it, with its file.
@@ -155,5 +190,14 @@ mod tests {
         assert_eq!(wait("default"), Ok(Wait::Two));
         assert_eq!(wait("3"), Ok(Wait::Nodes(3)));
         assert_eq!(wait("most").unwrap_err().code, "bad_request");
+    }
+
+    #[test]
+    fn a_signer_is_a_public_key() {
+        let key = certs::sign::SigningKey::generate().public();
+        let signing = |text: &str| Signing { signer: Some(text.to_owned()) }.key();
+        assert_eq!(signing(&key.to_string()), Ok(Some(key)));
+        assert_eq!(signing("ann").unwrap_err().code, "bad_request");
+        assert_eq!(Signing { signer: None }.key(), Ok(None));
     }
 }

@@ -125,7 +125,7 @@ fn looking() -> Router<Admin> {
 fn pushing() -> Router<Admin> {
     Router::new()
         .route("/v1/policy", post(Admin::push))
-        .route("/v1/policy/plan", post(plan))
+        .route("/v1/policy/plan", post(Admin::plan))
         .route("/v1/policy/preview", post(Admin::preview))
 }
 
@@ -184,8 +184,4 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
 
 async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Json<api::Explanation>, Error> {
     admin.explain(query.as_deref().unwrap_or_default()).map(Json)
-}
-
-async fn plan(State(admin): State<Admin>, Json(intents): Json<Vec<api::Intent>>) -> Result<Json<api::Plan>, Error> {
-    admin.plan(&intents).map(Json)
 }

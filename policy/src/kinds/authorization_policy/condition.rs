@@ -2,9 +2,9 @@
 
 use super::{
     Attribute,
-    pattern::{AddressRange, NamespacePattern, PathPattern, TextPattern, TokenPattern},
+    pattern::{NamespacePattern, PathPattern, TextPattern, TokenPattern},
 };
-use crate::{codes, decode::At, hosts};
+use crate::{codes, decode::At, hosts, kinds::Subnet};
 
 /// Service accounts in one list at most, as in Istio.
 const MAX_ACCOUNTS: usize = 16;
@@ -37,7 +37,7 @@ pub enum Value {
     /// [`Attribute::Path`].
     Path(PathPattern),
     /// Attributes that are addresses.
-    Addresses(AddressRange),
+    Addresses(Subnet),
     /// [`Attribute::DestinationPort`].
     Port(u16),
     /// [`Attribute::RequestPrincipal`].
@@ -115,9 +115,9 @@ impl Value {
             Attribute::Path => PathPattern::new(text).map(Self::Path).map_err(|error| (codes::PATTERN, error)),
             Attribute::RequestPrincipal => Ok(Self::Token(TokenPattern::new(text))),
             Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
-                AddressRange::new(text).map(Self::Addresses).ok_or_else(|| {
+                text.parse().map(Self::Addresses).map_err(|_| {
                     let what = if text.contains('/') { "bad CIDR range" } else { "bad IP address" };
-                    (codes::ADDRESS_RANGE, format!("{what} ({text})"))
+                    (codes::SUBNET, format!("{what} ({text})"))
                 })
             }
             Attribute::DestinationPort => {

@@ -41,7 +41,7 @@ fn what_is_not_valid_says_so() {
         (codes::EMPTY, "{rules: [{from: [{source: {}}]}]}"),
         (codes::MISSING, "{rules: [{from: [{}]}]}"),
         (codes::EMPTY, "{rules: [{to: [{operation: {methods: [GET, '']}}]}]}"),
-        (codes::ADDRESS_RANGE, "{rules: [{from: [{source: {ipBlocks: [ip1]}}]}]}"),
+        (codes::SUBNET, "{rules: [{from: [{source: {ipBlocks: [ip1]}}]}]}"),
         (codes::RANGE, "{rules: [{to: [{operation: {ports: ['70000']}}]}]}"),
         (codes::PATTERN, "{rules: [{to: [{operation: {paths: ['/{a}']}}]}]}"),
         (codes::PATTERN, "{rules: [{from: [{source: {serviceAccounts: [a/b/c]}}]}]}"),

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     Problem, Spec,
-    kinds::{
-        CertificateFiles, ServerCertificates, ServerTlsMode, TlsVersion, UnixSocket,
-        testing::{found, spec_of},
-    },
+    kinds::{CertificateFiles, ServerCertificates, ServerTlsMode, TlsVersion, UnixSocket},
+    testing::{found, spec_of},
 };
 
 fn gateway(spec: &str) -> Arc<Gateway> {

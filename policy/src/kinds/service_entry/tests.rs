@@ -5,10 +5,8 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     Spec,
-    kinds::{
-        EndpointAddress,
-        testing::{found, spec_of},
-    },
+    kinds::EndpointAddress,
+    testing::{found, spec_of},
 };
 
 fn entry(spec: &str) -> Arc<ServiceEntry> {
@@ -125,7 +123,7 @@ fn endpoints_fit_the_resolution() {
             &[codes::EXCLUSIVE],
         ),
         ("resolution: STATIC, workloadSelector: {labels: {a: 'b*'}}", &[codes::LABEL]),
-        ("resolution: STATIC, workloadSelector: {}", &[codes::SELECTS_NAMESPACE]),
+        ("resolution: STATIC, workloadSelector: {}", &[codes::EMPTY_SELECTOR]),
         ("resolution: STATIC, workloadSelector: {labels: {a: 'b c'}}", &[codes::UNMATCHED_LABEL]),
         ("resolution: DNS, endpoints: [{address: a.b}, {address: 10.0.0.1, ports: {web: 1}}]", &[]),
         ("resolution: DNS, endpoints: [{address: 'unix:///a'}]", &[codes::ADDRESS]),

@@ -5,10 +5,8 @@ use std::{sync::Arc, time::Duration};
 use super::*;
 use crate::{
     Problem,
-    kinds::{
-        Bind, NamespacedHost, ServerTlsMode, UnixSocket,
-        testing::{found, spec_of},
-    },
+    kinds::{Bind, NamespacedHost, ServerTlsMode, UnixSocket},
+    testing::{found, spec_of},
 };
 
 fn sidecar(spec: &str) -> Arc<Sidecar> {
@@ -214,7 +212,7 @@ fn a_sidecar_says_something() {
         ("{}", &[codes::EMPTY][..]),
         ("{egress: [], ingress: []}", &[codes::EMPTY]),
         ("{workloadSelector: {labels: {a: b}}}", &[codes::EMPTY]),
-        ("{workloadSelector: {}, outboundTrafficPolicy: {}}", &[codes::SELECTS_NAMESPACE]),
+        ("{workloadSelector: {}, outboundTrafficPolicy: {}}", &[codes::EMPTY_SELECTOR]),
         ("{workloadSelector: {labels: {'a*': b}}, outboundTrafficPolicy: {}}", &[codes::LABEL]),
         ("{inboundConnectionPool: {tcp: {maxConnections: 1}}}", &[]),
         ("{inboundConnectionPool: {}}", &[codes::EMPTY]),

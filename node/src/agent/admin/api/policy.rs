@@ -117,7 +117,8 @@ pub struct Intent {
     pub line: usize,
 }
 
-/// `POST /v1/policy/plan`: what a push of these documents needs to know.
+/// `POST /v1/policy/plan?signer=KEY`: what a push of these documents needs to know; with a key also what becomes of them because of
+/// its roles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The mesh.

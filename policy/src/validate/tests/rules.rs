@@ -1,0 +1,97 @@
+//! DestinationRules.
+
+use super::*;
+
+fn rule(name: &str, host: &str, policy: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{{name}}}\nspec: {{host: {host}, trafficPolicy: {{{policy}}}}}\n"
+    )
+}
+
+fn strict(namespace: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: all, namespace: {namespace}}}\nspec: {{mtls: {{mode: STRICT}}}}\n"
+    )
+}
+
+const REVIEWS: &str = "reviews.default.svc.cluster.local";
+
+#[test]
+fn a_rule_of_the_root_namespace_comes_last() {
+    let root = rule("name: root, namespace: istio-system", REVIEWS, "loadBalancer: {simple: RANDOM}");
+    let own = rule("name: own", REVIEWS, "loadBalancer: {simple: RANDOM}");
+    assert!(fields(&root, &table(), codes::SHADOWED_RULE).is_empty());
+    assert_eq!(fields(&format!("{root}{own}"), &table(), codes::SHADOWED_RULE), ["spec.host"]);
+    let private = own.replace("spec: {", "spec: {exportTo: [.], ");
+    assert!(fields(&format!("{root}{private}"), &table(), codes::SHADOWED_RULE).is_empty(), "others see the root's");
+    let elsewhere = rule("name: own, namespace: web", REVIEWS, "loadBalancer: {simple: RANDOM}");
+    assert!(fields(&format!("{root}{elsewhere}"), &table(), codes::SHADOWED_RULE).is_empty());
+}
+
+#[test]
+fn tls_of_ones_own_in_place_of_the_meshs() {
+    let plain = rule("name: a", REVIEWS, "tls: {mode: DISABLE}");
+    let severities = |text: &str| -> Vec<Severity> {
+        let problems = problems(text, &table());
+        problems.into_iter().filter(|one| one.code == codes::MESH_TLS_OFF).map(|one| one.severity).collect()
+    };
+    assert_eq!(severities(&plain), [Severity::Info]);
+    assert_eq!(severities(&format!("{plain}{}", strict("default"))), [Severity::Warning]);
+    assert_eq!(severities(&format!("{plain}{}", strict("istio-system"))), [Severity::Warning]);
+    assert_eq!(severities(&format!("{plain}{}", strict("web"))), [Severity::Info]);
+    assert!(severities(&rule("name: a", REVIEWS, "tls: {mode: ISTIO_MUTUAL}")).is_empty());
+    assert!(severities(&rule("name: a", "db.example.com", "tls: {mode: SIMPLE}")).is_empty(), "not of the mesh");
+    let port = rule("name: a", REVIEWS, "portLevelSettings: [{port: {number: 9080}, tls: {mode: DISABLE}}]");
+    assert_eq!(fields(&port, &table(), codes::MESH_TLS_OFF), ["spec.trafficPolicy.portLevelSettings[0].tls"]);
+}
+
+#[test]
+fn the_systems_roots_are_a_note() {
+    let simple = rule("name: a", "db.example.com", "tls: {mode: SIMPLE}");
+    assert_eq!(fields(&simple, &Table::default(), codes::SYSTEM_ROOTS), ["spec.trafficPolicy.tls"]);
+    for tls in ["mode: SIMPLE, caCertificates: /ca.pem", "mode: SIMPLE, insecureSkipVerify: true", "mode: DISABLE"] {
+        assert!(
+            fields(
+                &rule("name: a", "db.example.com", &format!("tls: {{{tls}}}")),
+                &Table::default(),
+                codes::SYSTEM_ROOTS
+            )
+            .is_empty(),
+            "{tls}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_for_nobody() {
+    let text = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a}
+spec: {host: reviews, workloadSelector: {matchLabels: {app: web}}}
+";
+    let web = |namespace: &str| table().workload(namespace, &[("app", "web")], &[]);
+    assert!(fields(text, &web("default"), codes::SELECTS_NOBODY).is_empty());
+    assert_eq!(fields(text, &web("other"), codes::SELECTS_NOBODY), ["spec.workloadSelector"]);
+}
+
+#[test]
+fn rules_for_different_callers_are_not_merged() {
+    let selecting = |name: &str, app: &str| {
+        let text = rule(name, REVIEWS, "loadBalancer: {simple: RANDOM}");
+        text.replace("spec: {", &format!("spec: {{workloadSelector: {{matchLabels: {{app: {app}}}}}, "))
+    };
+    let apart = format!("{}{}", selecting("name: a", "web"), selecting("name: b", "batch"));
+    assert!(fields(&apart, &table(), codes::OVERRULED_POLICY).is_empty());
+    let same = format!("{}{}", selecting("name: a", "web"), selecting("name: b", "web"));
+    assert_eq!(fields(&same, &table(), codes::OVERRULED_POLICY).len(), 2);
+}
+
+#[test]
+fn a_wildcard_covers_some_service() {
+    for (host, idle) in
+        [("'*.default.svc.cluster.local'", false), ("'*.shop.svc.cluster.local'", true), ("'*.local'", false)]
+    {
+        let text = rule("name: a", host, "loadBalancer: {simple: RANDOM}");
+        assert_eq!(!fields(&text, &table(), codes::RULE_WITHOUT_HOST).is_empty(), idle, "{host}");
+    }
+}
