@@ -75,7 +75,8 @@ impl Kind {
     /// True if this build applies the kind. Every kind is read and checked; one that is not applied is refused at push.
     pub fn is_built(self) -> bool {
         let authority = self.is_mesh_wide() && self != Kind::MeshConfig;
-        matches!(self, Kind::VirtualService | Kind::DestinationRule) || authority
+        let of_requests = matches!(self, Kind::VirtualService | Kind::DestinationRule | Kind::AuthorizationPolicy);
+        of_requests || authority
     }
 
     /// True for the kinds that concern the whole mesh: their namespace is [`ROOT_NAMESPACE`] whatever the default.
