@@ -60,6 +60,12 @@ impl Current {
         self.newest.load_full()
     }
 
+    /// The newest, for a moment: cheaper than [`Current::load`], and not to be kept over an await.
+    #[must_use]
+    pub fn read(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.newest.load()
+    }
+
     /// Replaces it. Only the agent's fold does.
     pub fn store(&self, next: Arc<Snapshot>) {
         self.newest.store(next);

@@ -1,7 +1,9 @@
 //! Named cases of hostile input against real nodes. The application behind records exactly what arrived.
 //!
-//! Cases are numbered as in the project's list of attacks: A01-A24 HTTP/1 framing, A55 identity headers, A59 strangers.
+//! Cases are numbered as in the project's list of attacks: A01-A24 HTTP/1 framing, A41-A54 authorization, A55 identity
+//! headers, A59 strangers.
 
+mod authorization;
 mod framing;
 mod headers;
 mod strangers;

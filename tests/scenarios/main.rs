@@ -1,5 +1,6 @@
 //! A mesh of real processes, put through what a user does to it and what the world does to it.
 
+mod authorization;
 mod bad_input;
 mod demo;
 mod discovery;

@@ -1,6 +1,6 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
-use super::{context::Shared, http::ReplayBudget, listen, local::Local, outbound};
+use super::{context::Shared, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
 use crate::{
     config::{Outbound, Service, Speaker, Upstream},
     snapshot::Current,
@@ -127,6 +127,7 @@ impl DataPlane {
         failures: mpsc::Sender<NodeId>,
     ) -> (Self, Vec<Seat>) {
         let shared = Shared {
+            verdicts: Verdicts::new(&telemetry),
             current,
             local: Arc::default(),
             telemetry,
