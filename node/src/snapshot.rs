@@ -23,6 +23,8 @@ use policy::{
 };
 use tokio::sync::{Notify, watch};
 
+use crate::balance::rate::Limits;
+
 /// One state of the world.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -38,6 +40,8 @@ pub struct Snapshot {
     pub state: Arc<State>,
     /// Whom to believe.
     pub authority: Arc<Authority>,
+    /// What is left of this node's rate limits; the same through all snapshots.
+    pub limits: Arc<Limits>,
 }
 
 /// The one place that holds the newest [`Snapshot`]. Cheap to clone.

@@ -74,9 +74,25 @@ impl Kind {
 
     /// True if this build applies the kind. Every kind is read and checked; one that is not applied is refused at push.
     pub fn is_built(self) -> bool {
-        let authority = self.is_mesh_wide() && self != Kind::MeshConfig;
-        let of_requests = matches!(self, Kind::VirtualService | Kind::DestinationRule | Kind::AuthorizationPolicy);
-        of_requests || authority
+        match self {
+            Kind::VirtualService
+            | Kind::DestinationRule
+            | Kind::AuthorizationPolicy
+            | Kind::PeerAuthentication
+            | Kind::RateLimit
+            | Kind::MeshConfig
+            | Kind::RoleSet
+            | Kind::NodeGrant
+            | Kind::Revocation
+            | Kind::Confirmation => true,
+            Kind::ServiceEntry
+            | Kind::WorkloadEntry
+            | Kind::WorkloadGroup
+            | Kind::Gateway
+            | Kind::Sidecar
+            | Kind::RequestAuthentication
+            | Kind::Telemetry => false,
+        }
     }
 
     /// True for the kinds that concern the whole mesh: their namespace is [`ROOT_NAMESPACE`] whatever the default.

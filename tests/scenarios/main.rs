@@ -8,6 +8,7 @@ mod enrolment;
 mod explain;
 mod failover;
 mod history;
+mod limits;
 mod plan;
 mod policy;
 mod push;

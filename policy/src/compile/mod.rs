@@ -6,7 +6,7 @@ mod routes;
 pub(crate) mod rules;
 mod workloads;
 
-pub use workloads::Workload;
+pub use workloads::{Modes, Workload, WorkloadLimit};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -120,6 +120,9 @@ impl Compiled {
             rules::Rules::new(state.effective().filter_map(|(id, value)| destination_rule(id, value)).collect());
         let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
         let mut compiled = Compiled { rules, workloads, ..Compiled::default() };
+        // What the mesh says of retries is part of every route: routes made under another word are made anew.
+        let previous_config = previous.map(|previous| previous.config().retries.clone());
+        let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));
         let sources: BTreeMap<&DocumentId, Source<'_>> =
             state.effective().filter_map(|(id, value)| Some((id, Source::new(id, value)?))).collect();
         let mut all: Vec<Arc<Virtual>> = Vec::new();
@@ -129,7 +132,7 @@ impl Compiled {
             let found = delegate::rules(id, source.service, &find);
             let made_of = compiled.made_of(id, source, &found, &sources);
             let before =
-                previous.and_then(|previous| previous.by_id.get(*id)).filter(|before| before.made_of == made_of);
+                reusable.and_then(|previous| previous.by_id.get(*id)).filter(|before| before.made_of == made_of);
             all.push(match before {
                 Some(before) => {
                     compiled.adopt(before);
@@ -243,6 +246,7 @@ impl Compiled {
         Maker {
             rules: &self.rules,
             client,
+            retries: &self.config().retries,
             policies: &self.policies,
             previous: previous.map(|previous| &previous.policies),
         }

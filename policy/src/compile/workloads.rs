@@ -1,5 +1,11 @@
-//! What documents say of a workload: who may call it. Made when a workload is first asked for; the next state takes it over as long
-//! as the documents that select it stay the same.
+//! What documents say of a workload: who may call it, how, and how often. Made when a workload is first asked for; the next state
+//! takes it over as long as the documents that select it stay the same.
+
+mod limits;
+mod mutual_tls;
+
+pub use limits::WorkloadLimit;
+pub use mutual_tls::Modes;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,6 +29,10 @@ const MAX_WORKLOADS: usize = 1_000;
 pub struct Workload {
     /// Who may call it.
     pub authorizer: Authorizer,
+    /// Whether it takes plaintext.
+    pub mutual_tls: Modes,
+    /// How often it may be called; a request must find room in each that it meets.
+    pub limits: Vec<WorkloadLimit>,
     /// What holds in the whole mesh.
     pub config: Arc<MeshConfig>,
     /// The AuthorizationPolicies that select it: the same ones mean the same authorizer.
@@ -33,9 +43,13 @@ pub struct Workload {
 #[derive(Debug, Default)]
 pub(super) struct Workloads {
     config: Arc<MeshConfig>,
-    authorization: BTreeMap<String, Vec<authorize::Live>>,
+    authorization: ByNamespace<authorize::Live>,
+    authentication: ByNamespace<mutual_tls::Document>,
+    limits: ByNamespace<limits::Document>,
     known: RwLock<HashMap<Key, Arc<Workload>>>,
 }
+
+type ByNamespace<T> = BTreeMap<String, Vec<T>>;
 
 /// All that tells one workload from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,8 +64,13 @@ impl Workloads {
     pub(super) fn new(state: &State, previous: Option<&Workloads>) -> Self {
         let mut workloads = Self { config: config(state), ..Self::default() };
         for (id, live) in &state.documents {
+            let namespace = || id.namespace.clone();
             if id.kind == Kind::AuthorizationPolicy {
-                workloads.authorization.entry(id.namespace.clone()).or_default().push(policy_values(id, live));
+                workloads.authorization.entry(namespace()).or_default().push(policy_values(id, live));
+            } else if id.kind == Kind::PeerAuthentication {
+                workloads.authentication.entry(namespace()).or_default().extend(mutual_tls::Document::new(id, live));
+            } else if id.kind == Kind::RateLimit {
+                workloads.limits.entry(namespace()).or_default().extend(limits::Document::new(id, live));
             }
         }
         if let Some(previous) = previous {
@@ -89,16 +108,22 @@ impl Workloads {
     fn make(&self, key: &Key, before: Option<&Arc<Workload>>) -> Arc<Workload> {
         let authorization: Vec<authorize::Live> =
             self.here(&self.authorization, key).filter(|live| selects(live, key)).cloned().collect();
-        if let Some(before) = before.filter(|before| self.is_same(before, &authorization)) {
+        let (namespace, labels) = (&key.namespace, &key.labels);
+        let mutual_tls = Modes::of(self.here(&self.authentication, key), namespace, labels);
+        let limits = limits::of(self.here(&self.limits, key), namespace, labels);
+        let is_same = |before: &&Arc<Workload>| {
+            before.mutual_tls == mutual_tls && before.limits == limits && self.decides_alike(before, &authorization)
+        };
+        if let Some(before) = before.filter(is_same) {
             return before.clone();
         }
         let aliases = &self.config.trust_domain_aliases;
-        let authorizer = Authorizer::new(&authorization, &key.namespace, &key.labels, &key.trust_domain, aliases);
-        Arc::new(Workload { authorizer, config: self.config.clone(), authorization })
+        let authorizer = Authorizer::new(&authorization, namespace, labels, &key.trust_domain, aliases);
+        Arc::new(Workload { authorizer, mutual_tls, limits, config: self.config.clone(), authorization })
     }
 
-    /// True if a workload that was made before would come out the same.
-    fn is_same(&self, before: &Workload, authorization: &[authorize::Live]) -> bool {
+    /// True if the authorizer of a workload that was made before would come out the same.
+    fn decides_alike(&self, before: &Workload, authorization: &[authorize::Live]) -> bool {
         let same = |(old, new): (&authorize::Live, &authorize::Live)| {
             let same_values = |(old, new): (&Value, &Value)| match (old, new) {
                 (Some(old), Some(new)) => Arc::ptr_eq(old, new),
@@ -114,7 +139,7 @@ impl Workloads {
     }
 
     /// What stands where it may select the workload: in its own namespace and in the root namespace.
-    fn here<'t, T>(&self, table: &'t BTreeMap<String, Vec<T>>, key: &Key) -> impl Iterator<Item = &'t T> {
+    fn here<'t, T>(&self, table: &'t ByNamespace<T>, key: &Key) -> impl Iterator<Item = &'t T> {
         let own = Some(key.namespace.as_str()).filter(|own| *own != ROOT_NAMESPACE);
         [Some(ROOT_NAMESPACE), own].into_iter().flatten().filter_map(|namespace| table.get(namespace)).flatten()
     }
@@ -154,75 +179,4 @@ fn selects(live: &authorize::Live, key: &Key) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        authorize::{Head, Peer},
-        compile::Compiled,
-        kinds::PathNormalization,
-        normalize,
-        testing::Mesh,
-    };
-
-    fn policy(namespace: &str, name: &str, spec: &str) -> String {
-        format!(
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n---\n"
-        )
-    }
-
-    fn of(compiled: &Compiled, namespace: &str, app: &str) -> Arc<Workload> {
-        let labels = BTreeMap::from([("app".to_owned(), app.to_owned())]);
-        compiled.workload(&TrustDomain::new("prod.example").unwrap(), namespace, &labels)
-    }
-
-    fn passes(workload: &Workload, path: &str) -> bool {
-        let identity = "spiffe://prod.example/ns/shop/sa/cart".parse().unwrap();
-        let peer = Peer {
-            identity: Some(&identity),
-            address: None,
-            original_address: None,
-            server_name: None,
-            destination: None,
-            port: 80,
-        };
-        let head = Head {
-            method: "GET",
-            scheme: "http",
-            host: &normalize::host("web", 80).unwrap(),
-            path: &normalize::path(path, PathNormalization::Strict).unwrap(),
-            query: None,
-            headers: &http::HeaderMap::new(),
-            token: None,
-        };
-        workload.authorizer.decide(&peer, &head).allowed()
-    }
-
-    #[test]
-    fn a_workload_has_the_policies_of_its_namespace_and_the_root() {
-        let mut mesh = Mesh::new();
-        mesh.push(&policy("shop", "a", "{selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {paths: [/a]}}]}]}"));
-        let state =
-            mesh.push(&policy("istio-system", "b", "{action: DENY, rules: [{to: [{operation: {paths: [/b]}}]}]}"));
-        let compiled = Compiled::build(&state, None);
-        let (web, other, elsewhere) = (of(&compiled, "shop", "web"), of(&compiled, "shop", "x"), of(&compiled, "bank", "web"));
-        assert_eq!([passes(&web, "/a"), passes(&web, "/b"), passes(&web, "/c")], [false, false, true]);
-        assert_eq!([passes(&other, "/a"), passes(&other, "/b")], [true, false]);
-        assert_eq!([passes(&elsewhere, "/a"), passes(&elsewhere, "/b")], [true, false]);
-        assert!(Arc::ptr_eq(&web, &of(&compiled, "shop", "web")), "asked twice, made once");
-    }
-
-    #[test]
-    fn what_is_not_touched_stays_the_same() {
-        let mut mesh = Mesh::new();
-        let state = mesh.push(&policy("shop", "a", "{selector: {matchLabels: {app: web}}, rules: [{}]}"));
-        let first = Arc::new(Compiled::build(&state, None));
-        let (web, other) = (of(&first, "shop", "web"), of(&first, "shop", "x"));
-        let state = mesh.push(&policy("shop", "b", "{selector: {matchLabels: {app: x}}, rules: [{}]}"));
-        let second = Arc::new(Compiled::build(&state, Some(&first)));
-        assert!(Arc::ptr_eq(&web, &of(&second, "shop", "web")));
-        assert!(!Arc::ptr_eq(&other, &of(&second, "shop", "x")) && !of(&second, "shop", "x").authorizer.is_open());
-        let state = mesh.push(&policy("shop", "a", "{selector: {matchLabels: {app: web}}}"));
-        let third = Compiled::build(&state, Some(&second));
-        assert!(passes(&web, "/") && !passes(&of(&third, "shop", "web"), "/"));
-    }
-}
+mod tests;

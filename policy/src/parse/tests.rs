@@ -109,7 +109,6 @@ fn kinds_are_refused_by_name() {
         ("extensions.istio.io/v1alpha1", "WasmPlugin", codes::KIND_REFUSED),
         ("networking.istio.io/v1", "Gateway", codes::KIND_NOT_SUPPORTED),
         ("security.istio.io/v1", "RequestAuthentication", codes::KIND_NOT_SUPPORTED),
-        ("skein.dev/v1", "RateLimit", codes::KIND_NOT_SUPPORTED),
         ("networking.istio.io/v1", "VirtualServce", codes::UNKNOWN_KIND),
         ("networking.istio.io/v2", "VirtualService", codes::SHAPE),
         ("skein.dev/v1", "VirtualService", codes::SHAPE),

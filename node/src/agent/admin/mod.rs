@@ -13,6 +13,7 @@ mod action;
 mod documents;
 mod explain;
 mod guard;
+mod limits;
 mod look;
 mod members;
 mod mesh;

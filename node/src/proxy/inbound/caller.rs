@@ -1,16 +1,24 @@
 //! Who calls which service here, and what that means for every request: looked up once per stream instead of once per request.
 
-use super::super::{context::Context, local::Local};
+use super::{
+    super::{context::Context, local::Local},
+    limits,
+};
 use crate::{
+    balance::rate::Counts,
     config::Service,
     mesh::Preface,
-    snapshot::Snapshot,
+    snapshot::{Endpoint, Snapshot},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
-use certs::id::{NodeId, ServiceAccount, ServiceName, SpiffeId, Subject};
+use certs::id::{NodeId, ServiceAccount, ServiceName, SpiffeId};
 use http::HeaderValue;
-use policy::compile::{self, Compiled};
+use policy::{
+    compile::{self, Compiled},
+    route,
+};
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -48,6 +56,8 @@ pub(super) struct Who {
     pub(super) destination: IpAddr,
     /// The server name by which the caller asked for this account.
     pub(super) server_name: String,
+    /// Its namespace and account as proven; labels as the registry knows those of the service that it says it is.
+    pub(super) source: route::Source,
 }
 
 /// What the documents said of the service when they were last looked at.
@@ -55,7 +65,14 @@ pub(super) struct Who {
 struct Seen {
     compiled: Weak<Compiled>,
     local: Weak<Local>,
-    workload: Arc<compile::Workload>,
+    rules: Rules,
+}
+
+/// What the documents say of the called service, and where its limits are counted.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) workload: Arc<compile::Workload>,
+    pub(super) counts: Vec<Arc<Counts>>,
 }
 
 impl Caller {
@@ -85,9 +102,10 @@ impl Caller {
             Some(service) => Workload::of_service(trust_domain, &service.name, account, &service.labels),
             None => Workload::of_account(trust_domain, account),
         };
+        let known = known(snapshot, peer, preface);
         let pair = Pair {
             reporter: Reporter::Destination,
-            source: Arc::new(source(snapshot, peer, preface)),
+            source: Arc::new(workload_of(snapshot, peer, known)),
             destination: Arc::new(called),
             service: policy::hosts::full_name(&preface.service).into(),
             service_name: preface.service.name().into(),
@@ -104,6 +122,7 @@ impl Caller {
             address: peer.address,
             destination,
             server_name: by.dns_name(),
+            source: source(peer, account, known),
         };
         Self {
             who: Arc::new(who),
@@ -120,7 +139,7 @@ impl Caller {
         snapshot: &Snapshot,
         local: &Arc<Local>,
         service: &Service,
-        look: impl FnOnce(&compile::Workload) -> T,
+        look: impl FnOnce(&Rules) -> T,
     ) -> T {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_current = |seen: &Seen| {
@@ -128,12 +147,14 @@ impl Caller {
                 && std::ptr::eq(seen.local.as_ptr(), Arc::as_ptr(local))
         };
         match &*seen {
-            Some(known) if is_current(known) => look(&known.workload),
+            Some(known) if is_current(known) => look(&known.rules),
             Some(_) | None => {
                 let workload = workload(snapshot, service);
-                let answer = look(&workload);
+                let counts = limits::counts(&snapshot.limits, &self.who, &workload);
+                let rules = Rules { workload, counts };
+                let answer = look(&rules);
                 let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));
-                *seen = Some(Seen { compiled, local, workload });
+                *seen = Some(Seen { compiled, local, rules });
                 answer
             }
         }
@@ -146,13 +167,28 @@ pub(super) fn workload(snapshot: &Snapshot, service: &Service) -> Arc<compile::W
 }
 
 /// The caller as the registry knows it, if it knows the claimed service there.
-fn source(snapshot: &Snapshot, peer: &Peer<'_>, preface: &Preface) -> Workload {
-    let Subject::Service(account) = &peer.identity.subject else { return Workload::unknown() };
-    let endpoints = snapshot.services.of_peer(peer.node, account);
-    let claimed = endpoints.iter().find(|endpoint| Some(&endpoint.id.service) == preface.source.as_ref());
-    match claimed {
-        Some(known) => Workload::of_service(&snapshot.trust_domain, &known.id.service, account, &known.labels),
-        None => Workload::of_account(&snapshot.trust_domain, account),
+fn known<'s>(snapshot: &'s Snapshot, peer: &Peer<'_>, preface: &Preface) -> Option<&'s Arc<Endpoint>> {
+    let endpoints = snapshot.services.of_peer(peer.node, peer.identity.account()?);
+    endpoints.iter().find(|endpoint| Some(&endpoint.id.service) == preface.source.as_ref())
+}
+
+fn workload_of(snapshot: &Snapshot, peer: &Peer<'_>, known: Option<&Arc<Endpoint>>) -> Workload {
+    match (peer.identity.account(), known) {
+        (None, _) => Workload::unknown(),
+        (Some(account), None) => Workload::of_account(&snapshot.trust_domain, account),
+        (Some(account), Some(known)) => {
+            Workload::of_service(&snapshot.trust_domain, &known.id.service, account, &known.labels)
+        }
+    }
+}
+
+/// Data streams are between services only: a peer without an account never comes here, and would be taken for the called one's.
+fn source(peer: &Peer<'_>, called: &ServiceAccount, known: Option<&Arc<Endpoint>>) -> route::Source {
+    let account = peer.identity.account().unwrap_or(called);
+    route::Source {
+        namespace: account.namespace().to_owned(),
+        labels: known.map(|known| BTreeMap::clone(&known.labels)).unwrap_or_default(),
+        account: account.clone(),
     }
 }
 

@@ -6,6 +6,7 @@
 mod admission;
 mod app;
 mod caller;
+mod limits;
 mod message;
 mod tunnel;
 
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{clock, config, mesh};
 use admission::{Arriving, Refusal};
+use caller::Rules;
 use certs::id::Subject;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -145,7 +147,13 @@ fn admitted(
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
-    caller.look(&snapshot, &local, service, |workload| arriving.admit(context, workload, parts))?;
+    caller.look(&snapshot, &local, service, |Rules { workload, counts }| {
+        arriving.admit(context, workload, parts)?;
+        if workload.limits.is_empty() {
+            return Ok(());
+        }
+        arriving.find_room(&snapshot.limits, workload, counts, parts, clock::uptime_micros())
+    })?;
     Ok(Application { target: port.target, protocol: port.protocol })
 }
 
