@@ -136,7 +136,9 @@ fn a54_what_is_deleted_elsewhere_holds_until_it_is_known() {
     assert_eq!(get(&cluster, "/admin").0, 403);
     // The endpoint's node is away while the policy goes, and comes back with what its disk knows.
     cluster.kill("reviews");
-    cluster.on("web", &["policy", "delete", "AuthorizationPolicy", "p", "-n", "shop", "--wait", "local"]).expect_code(0);
+    cluster
+        .on("web", &["policy", "delete", "AuthorizationPolicy", "p", "-n", "shop", "--wait", "local"])
+        .expect_code(0);
     cluster.kill("web");
     cluster.run("reviews");
     let explained = cluster.json("reviews", &["explain", "http://reviews.shop/admin", "--from", "shop/default"]);

@@ -31,8 +31,7 @@ fn policy(name: &str, annotations: &str, spec: &str) -> String {
     )
 }
 
-const ALLOW_WEB: &str =
-    "{selector: {matchLabels: {app: reviews}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}";
+const ALLOW_WEB: &str = "{selector: {matchLabels: {app: reviews}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}";
 
 fn status(cluster: &Cluster, from: &str, path: &str) -> u16 {
     http::get(cluster.node(from).outbound(), "reviews", path).expect("an answer").status
@@ -93,7 +92,11 @@ fn allow_and_deny_by_identity_near_and_far() {
 fn explain_says_what_the_endpoint_does() {
     let cluster = mesh();
     let both = policy("allow-web", "", ALLOW_WEB)
-        + &policy("no-admin", "", "{action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}, {to: [{operation: {paths: [/admin]}}]}]}");
+        + &policy(
+            "no-admin",
+            "",
+            "{action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}, {to: [{operation: {paths: [/admin]}}]}]}",
+        );
     cluster.push("web", &both, &["--wait", "all"]).expect_code(0);
     for node in ["web", "intruder", "reviews"] {
         let asked = |from: &str, path: &str| {
@@ -114,7 +117,10 @@ fn explain_says_what_the_endpoint_does() {
             assert_eq!(explained["answer"]["status"] == 403, verdict == "deny", "{explained}");
         }
     }
-    assert_eq!([status(&cluster, "web", "/"), status(&cluster, "web", "//admin"), status(&cluster, "intruder", "/")], [200, 403, 403]);
+    assert_eq!(
+        [status(&cluster, "web", "/"), status(&cluster, "web", "//admin"), status(&cluster, "intruder", "/")],
+        [200, 403, 403]
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod explain;
 mod failover;
 mod history;
 mod limits;
+mod mesh_config;
 mod plan;
 mod policy;
 mod push;

@@ -16,13 +16,24 @@ pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
 }
 
 fn table(limits: &[Limit]) -> Table {
-    let mut table = Table::new(&["SERVICE", "DOCUMENT", "RULE", "KEY", "SCOPE", "LIMIT", "SHARE", "ADMITTED", "REFUSED"]);
+    let mut table =
+        Table::new(&["SERVICE", "DOCUMENT", "RULE", "KEY", "SCOPE", "LIMIT", "SHARE", "ADMITTED", "REFUSED"]);
     for limit in limits {
         let pace = format!("{}/{} ms, {} at once", limit.limit, limit.interval_ms, limit.burst);
         let (share, admitted, refused) =
             (limit.share.to_string(), limit.admitted.to_string(), limit.refused.to_string());
         let key = if limit.key.is_empty() { "-" } else { &limit.key };
-        table.row([&limit.service, &limit.document, &limit.rule, key, &limit.scope, &pace, &share, &admitted, &refused]);
+        table.row([
+            &limit.service,
+            &limit.document,
+            &limit.rule,
+            key,
+            &limit.scope,
+            &pace,
+            &share,
+            &admitted,
+            &refused,
+        ]);
     }
     table
 }

@@ -1,7 +1,17 @@
 //! What the requests of one data worker share.
 
-use super::{cluster::Clusters, http::ReplayBudget, inbound::{Apps, Verdicts}, local::Local};
-use crate::{clock, mesh, snapshot::Current, tasks::Tasks, telemetry::Telemetry};
+use super::{
+    cluster::Clusters,
+    http::ReplayBudget,
+    inbound::{Apps, Verdicts},
+    local::Local,
+};
+use crate::{
+    clock, mesh,
+    snapshot::Current,
+    tasks::Tasks,
+    telemetry::{AccessLog, Telemetry},
+};
 use arc_swap::ArcSwap;
 use certs::id::NodeId;
 use http::HeaderValue;
@@ -29,6 +39,7 @@ pub(super) struct Shared {
     /// Workers whose requests have ended.
     pub(super) drained: watch::Sender<usize>,
     pub(super) verdicts: Verdicts,
+    pub(super) access_log: AccessLog,
     /// The mesh is closed.
     pub(super) ended: watch::Sender<bool>,
 }
@@ -44,6 +55,7 @@ pub(super) struct Context {
     pub(super) budget: ReplayBudget,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) verdicts: Verdicts,
+    pub(super) access_log: AccessLog,
     pub(super) mesh: mesh::data::Worker,
     pub(super) apps: Apps,
     pub(super) clusters: Mutex<Clusters>,
@@ -66,6 +78,7 @@ impl Context {
             budget: shared.budget.clone(),
             connections: Arc::clone(&shared.connections),
             verdicts: shared.verdicts.clone(),
+            access_log: shared.access_log.clone(),
             mesh,
             apps: Apps::new(shared.tasks.clone()),
             clusters: Mutex::default(),

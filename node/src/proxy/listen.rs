@@ -72,7 +72,8 @@ pub(super) async fn accept(
             }
         };
         // Further connections of applications wait in the backlog.
-        while context.connections.load(Ordering::Relaxed) >= context.current.read().compiled.config().limits.connections {
+        while context.connections.load(Ordering::Relaxed) >= context.current.read().compiled.config().limits.connections
+        {
             tokio::time::sleep(REST).await;
         }
         let connection = outbound::serve(Arc::clone(&context), Arc::clone(&speaker), stream, remote);

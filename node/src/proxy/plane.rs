@@ -5,7 +5,7 @@ use crate::{
     config::{Outbound, Service, Speaker, Upstream},
     snapshot::Current,
     tasks::Tasks,
-    telemetry::{Kind, Sample, Telemetry},
+    telemetry::{AccessLog, Kind, Sample, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::{NodeId, ServiceName};
@@ -128,6 +128,7 @@ impl DataPlane {
     ) -> (Self, Vec<Seat>) {
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
+            access_log: AccessLog::new(&telemetry, &tasks),
             current,
             local: Arc::default(),
             telemetry,

@@ -92,8 +92,7 @@ impl Workloads {
         namespace: &str,
         labels: &BTreeMap<String, String>,
     ) -> Arc<Workload> {
-        let key =
-            Key { trust_domain: trust_domain.clone(), namespace: namespace.to_owned(), labels: labels.clone() };
+        let key = Key { trust_domain: trust_domain.clone(), namespace: namespace.to_owned(), labels: labels.clone() };
         if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return known.clone();
         }

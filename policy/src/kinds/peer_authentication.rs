@@ -68,7 +68,9 @@ fn decode_mode(at: &At<'_>) -> Option<MutualTls> {
     let at = fields.get("mode");
     let mode = at.as_ref().and_then(|mode| mode.word(&MODES)).flatten();
     if let (Some(at), Some(MutualTls::Disable)) = (&at, mode) {
-        at.unbuilt("DISABLE (traffic between nodes is always mutual TLS, so that plaintext alone would shut the mesh out)");
+        at.unbuilt(
+            "DISABLE (traffic between nodes is always mutual TLS, so that plaintext alone would shut the mesh out)",
+        );
     }
     fields.finish();
     mode

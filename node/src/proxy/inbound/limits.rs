@@ -59,8 +59,7 @@ impl Arriving<'_> {
             }
             let values: Vec<Cow<'_, [u8]>> = rule.per.iter().map(|key| self.value(key, &request)).collect();
             let place = limit.id_at(&self.who.service, self.who.instance.as_deref());
-            let key: Vec<&[u8]> =
-                [place.as_slice()].into_iter().chain(values.iter().map(|value| &**value)).collect();
+            let key: Vec<&[u8]> = [place.as_slice()].into_iter().chain(values.iter().map(|value| &**value)).collect();
             let interval = u64::try_from(rule.interval.as_millis()).unwrap_or(u64::MAX);
             let pace = Limit { requests: rule.requests, interval, burst: rule.burst };
             limits.admit(counts, &key, &pace, now_micros).map_err(|refused| refusal(limit, refused))?;
@@ -94,7 +93,11 @@ fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Cow<'h, [u8]> {
     let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let first = lines.next().unwrap_or_default();
     let rest: Vec<&[u8]> = lines.collect();
-    if rest.is_empty() { Cow::Borrowed(first) } else { Cow::Owned([&[first], rest.as_slice()].concat().join(&b","[..])) }
+    if rest.is_empty() {
+        Cow::Borrowed(first)
+    } else {
+        Cow::Owned([&[first], rest.as_slice()].concat().join(&b","[..]))
+    }
 }
 
 /// The target with its path in normal form, whatever the application makes of the path: no spelling gets around a limit.

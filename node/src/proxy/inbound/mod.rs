@@ -7,6 +7,7 @@ mod admission;
 mod app;
 mod caller;
 mod limits;
+mod log;
 mod message;
 mod tunnel;
 
@@ -84,7 +85,10 @@ pub(super) async fn answer(
     let grpc = body::is_grpc(request.headers());
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
-    match forward(context, caller, request).await {
+    if let Some(logged) = log::begin(context, caller, &request) {
+        exchange.log(logged);
+    }
+    match forward(context, caller, request, &mut exchange).await {
         Ok(response) => {
             exchange.answered(response.status(), response.headers());
             response.map(|source| ResponseBody::relay(source, exchange, None, None))
@@ -92,6 +96,7 @@ pub(super) async fn answer(
         Err(Refusal { cause, details, headers }) => {
             tracing::debug!(service = %caller.who.service, ?cause, details, "request failed");
             exchange.flag(cause.answer().flags);
+            exchange.details(details);
             let mut response = reply::failure(cause, grpc);
             response.headers_mut().extend(headers);
             outcome::set(response.headers_mut(), cause);
@@ -105,6 +110,7 @@ async fn forward(
     context: &Context,
     caller: &Caller,
     request: Request<RequestBody>,
+    exchange: &mut Exchange,
 ) -> Result<Response<body::Source>, Refusal> {
     let (mut parts, request_body) = request.into_parts();
     let host = body::authority(&parts)?;
@@ -125,6 +131,7 @@ async fn forward(
         upgrade::mark(&mut parts.headers, upgrade);
     }
     let request = Request::from_parts(parts, request_body);
+    exchange.reaches(port.target);
     let mut response = context.apps.send(port.target, port.protocol, request).await?;
     let upgraded = upgrade::answered(&response, tunnel.is_some())?;
     body::strip_hop_by_hop(response.headers_mut());

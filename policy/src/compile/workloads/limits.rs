@@ -54,7 +54,8 @@ pub(super) fn of<'d>(
     namespace: &str,
     labels: &BTreeMap<String, String>,
 ) -> Vec<WorkloadLimit> {
-    let selected = documents.filter(|document| document.limit.target.selects(&document.id.namespace, namespace, labels));
+    let selected =
+        documents.filter(|document| document.limit.target.selects(&document.id.namespace, namespace, labels));
     let mut found: Vec<WorkloadLimit> = Vec::new();
     for document in selected {
         for (index, rule) in document.limit.rules.iter().enumerate() {
@@ -83,7 +84,9 @@ mod tests {
     use crate::{Kind, parse};
 
     fn document(spec: &str) -> Document {
-        let text = format!("apiVersion: skein.dev/v1\nkind: RateLimit\nmetadata: {{name: r, namespace: shop}}\nspec: {spec}\n");
+        let text = format!(
+            "apiVersion: skein.dev/v1\nkind: RateLimit\nmetadata: {{name: r, namespace: shop}}\nspec: {spec}\n"
+        );
         let parsed = parse::yaml("f", &text, "default");
         assert!(parsed.is_valid(), "{:#?}", parsed.problems);
         let Spec::RateLimit(limit) = &parsed.documents[0].document.spec else { panic!("another kind") };

@@ -45,11 +45,15 @@ fn passes(workload: &Workload, path: &str) -> bool {
 #[test]
 fn a_workload_has_the_policies_of_its_namespace_and_the_root() {
     let mut mesh = Mesh::new();
-    mesh.push(&policy("shop", "a", "{selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {paths: [/a]}}]}]}"));
-    let state =
-        mesh.push(&policy("istio-system", "b", "{action: DENY, rules: [{to: [{operation: {paths: [/b]}}]}]}"));
+    mesh.push(&policy(
+        "shop",
+        "a",
+        "{selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {paths: [/a]}}]}]}",
+    ));
+    let state = mesh.push(&policy("istio-system", "b", "{action: DENY, rules: [{to: [{operation: {paths: [/b]}}]}]}"));
     let compiled = Compiled::build(&state, None);
-    let (web, other, elsewhere) = (of(&compiled, "shop", "web"), of(&compiled, "shop", "x"), of(&compiled, "bank", "web"));
+    let (web, other, elsewhere) =
+        (of(&compiled, "shop", "web"), of(&compiled, "shop", "x"), of(&compiled, "bank", "web"));
     assert_eq!([passes(&web, "/a"), passes(&web, "/b"), passes(&web, "/c")], [false, false, true]);
     assert_eq!([passes(&other, "/a"), passes(&other, "/b")], [true, false]);
     assert_eq!([passes(&elsewhere, "/a"), passes(&elsewhere, "/b")], [true, false]);

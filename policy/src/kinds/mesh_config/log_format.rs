@@ -187,7 +187,8 @@ fn fact(operator: &str) -> Result<LogPart, Wrong> {
     }
     let unknown = || Wrong::Unknown(operator.to_owned());
     let (name, rest) = operator.split_once('(').ok_or_else(unknown)?;
-    let (arguments, length) = rest.split_once(')').ok_or_else(|| Wrong::Invalid(format!("`{operator}` lacks a `)`")))?;
+    let (arguments, length) =
+        rest.split_once(')').ok_or_else(|| Wrong::Invalid(format!("`{operator}` lacks a `)`")))?;
     let length = match length.strip_prefix(':') {
         Some(digits) => {
             let length = digits.parse().map_err(|_| Wrong::Invalid(format!("`{digits}` is not a length")))?;
