@@ -144,3 +144,19 @@ fn a_trial_is_counted_and_changes_nothing() {
     let log = cluster.log("reviews");
     assert!(log.contains("an AUDIT policy matches") && log.contains("AuthorizationPolicy shop/audit"), "{log}");
 }
+
+#[test]
+fn peer_authentication_comes_to_mutual_tls_or_is_refused() {
+    let cluster = mesh();
+    let document = |mode: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: istio-system}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+        )
+    };
+    let shown = || cluster.json("web", &["explain", "http://reviews/"])["endpoints"][0]["mutual_tls"].clone();
+    assert_eq!(shown(), "PERMISSIVE");
+    cluster.push("web", &document("STRICT"), &["--wait", "all"]).expect_code(0);
+    assert_eq!((shown(), status(&cluster, "web", "/")), (json!("STRICT"), 200));
+    let refused = cluster.push("web", &document("DISABLE"), &[]);
+    assert!(refused.code == 2 && refused.err.contains("mutual TLS"), "{refused:?}");
+}

@@ -5,10 +5,6 @@ mod question;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::{
-    Json,
-    extract::{RawQuery, State},
-};
 use certs::id::ServiceAccount;
 use policy::{
     kinds::Abort,
@@ -27,17 +23,14 @@ use crate::{
 
 impl Admin {
     /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`.
-    pub(super) async fn explain(
-        State(admin): State<Self>,
-        RawQuery(query): RawQuery,
-    ) -> Result<Json<api::Explanation>, Error> {
-        let question = Question::read(query.as_deref().unwrap_or_default())?;
-        let snapshot = admin.agent.snapshot();
+    pub(super) fn explain(&self, query: Option<&str>) -> Result<api::Explanation, Error> {
+        let question = Question::read(query.unwrap_or_default())?;
+        let snapshot = self.agent.snapshot();
         let source = match &question.from {
             Some(account) => source(&snapshot, account),
-            None => admin.own_source()?,
+            None => self.own_source()?,
         };
-        Ok(Json(explanation(&snapshot, &admin.agent.config(), &question, &source)))
+        Ok(explanation(&snapshot, &self.agent.config(), &question, &source))
     }
 
     /// Whoever speaks at this node's first outbound port, else its first service.
@@ -227,6 +220,7 @@ fn endpoints(asked: &Asked<'_>, candidates: &Candidates<'_>, target: &api::Targe
             candidate: out.is_none(),
             reason,
             authorization: asked.at(endpoint, target.port),
+            mutual_tls: asked.mutual_tls(endpoint, target.port).to_owned(),
         }
     };
     candidates.service.endpoints.iter().map(row).collect()

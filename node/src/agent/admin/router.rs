@@ -2,7 +2,7 @@
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, Request, State},
+    extract::{DefaultBodyLimit, Path, Query, RawQuery, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -104,7 +104,7 @@ fn looking() -> Router<Admin> {
         )
         .route("/v1/limits", get(|admin, watch| answer(admin, watch, Look::Limits)))
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
-        .route("/v1/explain", get(Admin::explain))
+        .route("/v1/explain", get(explain))
         .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
@@ -178,6 +178,10 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
     ([(header::CONTENT_TYPE, format.content_type())], admin.telemetry.render(format)).into_response()
+}
+
+async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Json<api::Explanation>, Error> {
+    admin.explain(query.as_deref()).map(Json)
 }
 
 async fn plan(State(admin): State<Admin>, Json(intents): Json<Vec<api::Intent>>) -> Result<Json<api::Plan>, Error> {

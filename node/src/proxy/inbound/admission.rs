@@ -19,12 +19,12 @@ pub(super) struct Refusal {
     pub(super) cause: Cause,
     /// Envoy's `response_code_details`, where they say more than the cause.
     pub(super) details: Option<String>,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Option<Box<HeaderMap>>,
 }
 
 impl From<Cause> for Refusal {
     fn from(cause: Cause) -> Self {
-        Self { cause, details: None, headers: HeaderMap::new() }
+        Self { cause, details: None, headers: None }
     }
 }
 

@@ -98,7 +98,9 @@ pub(super) async fn answer(
             exchange.flag(cause.answer().flags);
             exchange.details(details);
             let mut response = reply::failure(cause, grpc);
-            response.headers_mut().extend(headers);
+            if let Some(headers) = headers {
+                response.headers_mut().extend(*headers);
+            }
             outcome::set(response.headers_mut(), cause);
             exchange.answered(response.status(), response.headers());
             response.map(|body| body.with(exchange))

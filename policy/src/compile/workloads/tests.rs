@@ -74,3 +74,19 @@ fn what_is_not_touched_stays_the_same() {
     let third = Compiled::build(&state, Some(&second));
     assert!(passes(&web, "/") && !passes(&of(&third, "shop", "web"), "/"));
 }
+
+#[test]
+fn two_sides_of_a_partition_are_both_heard() {
+    let allow =
+        |paths: &str| policy("shop", "a", &format!("{{rules: [{{to: [{{operation: {{paths: [{paths}]}}}}]}}]}}"));
+    let mut mesh = Mesh::new();
+    let before = mesh.push(&allow("/a, /b"));
+    mesh.push(&allow("/a, /both"));
+    let state = mesh.push_apart(&allow("/b, /both"), &before);
+    assert_eq!(state.conflicts.len(), 1);
+    let web = of(&Compiled::build(&state, None), "shop", "web");
+    assert_eq!(["/a", "/b", "/both"].map(|path| passes(&web, path)), [false, false, true]);
+    // A push that names both settles it.
+    let web = of(&Compiled::build(&mesh.push(&allow("/a")), None), "shop", "web");
+    assert_eq!(["/a", "/b", "/both"].map(|path| passes(&web, path)), [true, false, false]);
+}

@@ -119,6 +119,8 @@ pub struct Candidate {
     pub reason: String,
     /// Whether it lets the caller in.
     pub authorization: Authorization,
+    /// What PeerAuthentication comes to at its port: `PERMISSIVE` or `STRICT`. Nodes call each other by mutual TLS in any case.
+    pub mutual_tls: String,
 }
 
 /// An answer that this node gives itself.

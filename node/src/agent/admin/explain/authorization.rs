@@ -1,9 +1,12 @@
 //! Whether the endpoints let a caller in, decided by the code by which they decide. Every node holds all documents and every
 //! endpoint's labels, so any node can say it of any endpoint.
 
+use std::sync::Arc;
+
 use certs::id::SpiffeId;
 use policy::{
     authorize::{Head, Peer},
+    compile::Workload,
     kinds::PathNormalization,
     normalize,
     route::{Request, Routed},
@@ -28,8 +31,7 @@ impl Asked<'_> {
     /// Whether this endpoint lets the request in, at this port of its service.
     pub(super) fn at(&self, endpoint: &Endpoint, port: u16) -> api::Authorization {
         let snapshot = self.snapshot;
-        let namespace = endpoint.id.service.namespace();
-        let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &endpoint.labels);
+        let workload = self.workload(endpoint);
         if workload.authorizer.is_open() {
             return allowed();
         }
@@ -70,6 +72,17 @@ impl Asked<'_> {
             rule: verdict.cause.as_ref().map(|cause| format!("rules[{}]", cause.rule)),
             note: Some(unknown.to_owned()),
         }
+    }
+
+    /// What PeerAuthentication comes to at this port of its service.
+    pub(super) fn mutual_tls(&self, endpoint: &Endpoint, port: u16) -> &'static str {
+        let port = self.application_port(endpoint, port).unwrap_or(port);
+        self.workload(endpoint).mutual_tls.on(port).as_str()
+    }
+
+    fn workload(&self, endpoint: &Endpoint) -> Arc<Workload> {
+        let namespace = endpoint.id.service.namespace();
+        self.snapshot.compiled.workload(&self.snapshot.trust_domain, namespace, &endpoint.labels)
     }
 
     /// Where the application listens, if it is beside this node: what policies call a port.
