@@ -23,6 +23,8 @@ use policy::{
 };
 use tokio::sync::{Notify, watch};
 
+use crate::balance::rate::Limits;
+
 /// One state of the world.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -38,6 +40,8 @@ pub struct Snapshot {
     pub state: Arc<State>,
     /// Whom to believe.
     pub authority: Arc<Authority>,
+    /// What is left of this node's rate limits; the same through all snapshots.
+    pub limits: Arc<Limits>,
 }
 
 /// The one place that holds the newest [`Snapshot`]. Cheap to clone.
@@ -58,6 +62,12 @@ impl Current {
     #[must_use]
     pub fn load(&self) -> Arc<Snapshot> {
         self.newest.load_full()
+    }
+
+    /// The newest, for a moment: cheaper than [`Current::load`], and not to be kept over an await.
+    #[must_use]
+    pub fn read(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.newest.load()
     }
 
     /// Replaces it. Only the agent's fold does.

@@ -58,6 +58,7 @@ codes! {
     EXPRESSION = "SKN0147", "The value is not a CEL expression, or too large a one.";
     PORT_LEVEL = "SKN0148", "Settings of single ports may not stand here.";
     NEVER_VALID = "SKN0149", "The settings contradict each other.";
+    LOG_FORMAT = "SKN0150", "The value is not a format string of access logs.";
     SUBNET = "SKN0160", "The value is neither an IP address nor a CIDR block.";
     GATEWAY_NAME = "SKN0161", "The value is not the name of a Gateway.";
     CLAIM_ROUTE = "SKN0162", "Claims are matched where requests enter only: the VirtualService is for callers' proxies.";

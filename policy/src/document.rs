@@ -77,8 +77,25 @@ impl Kind {
 
     /// True if this build applies the kind. Every kind is read and checked; one that is not applied is refused at push.
     pub fn is_built(self) -> bool {
-        let authority = self.is_mesh_wide() && self != Kind::MeshConfig;
-        matches!(self, Kind::VirtualService | Kind::DestinationRule) || authority
+        match self {
+            Kind::VirtualService
+            | Kind::DestinationRule
+            | Kind::AuthorizationPolicy
+            | Kind::PeerAuthentication
+            | Kind::RateLimit
+            | Kind::MeshConfig
+            | Kind::RoleSet
+            | Kind::NodeGrant
+            | Kind::Revocation
+            | Kind::Confirmation => true,
+            Kind::ServiceEntry
+            | Kind::WorkloadEntry
+            | Kind::WorkloadGroup
+            | Kind::Gateway
+            | Kind::Sidecar
+            | Kind::RequestAuthentication
+            | Kind::Telemetry => false,
+        }
     }
 
     /// True for the kinds of which all live values of a document hold together until a push names them all: what a split mesh

@@ -108,12 +108,21 @@ impl Mesh {
 
     /// Pushes every document of a text, one changeset each, a millisecond apart.
     pub(crate) fn push(&mut self, text: &str) -> Arc<State> {
+        self.put(text, None)
+    }
+
+    /// As [`Mesh::push`] by somebody who has seen `state` and nothing since: on the other side of a partition.
+    pub(crate) fn push_apart(&mut self, text: &str, state: &State) -> Arc<State> {
+        self.put(text, Some(state))
+    }
+
+    fn put(&mut self, text: &str, seen: Option<&State>) -> Arc<State> {
         let parsed = parse::yaml("test.yaml", text, "default");
         assert!(parsed.is_valid(), "{:#?}", parsed.problems);
         for located in parsed.documents {
             self.nonce += 1;
             let document = located.document.id;
-            let replaces = self.history.state(NOW).heads(&document);
+            let replaces = seen.map_or_else(|| self.history.state(NOW).heads(&document), |seen| seen.heads(&document));
             let changeset = Changeset {
                 trust_domain: TrustDomain::new("prod.example").unwrap(),
                 role_set: 1,
@@ -124,7 +133,9 @@ impl Mesh {
                 changes: vec![Change { document, content: Some(located.json), replaces }],
             };
             let bytes = signed(&changeset, &[operator()]);
-            self.history.check_push(&bytes, NOW).unwrap();
+            if seen.is_none() {
+                self.history.check_push(&bytes, NOW).unwrap();
+            }
             self.history.insert(&bytes, NOW).unwrap();
         }
         self.history.state(NOW)

@@ -269,13 +269,18 @@ impl Cluster {
     /// # Errors
     /// It did not become ready.
     pub fn try_run(&mut self, name: &str) -> Result<(), String> {
+        let log = self.nodes[name].dir.join("log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(|error| error.to_string())?;
+        self.try_run_into(name, log)
+    }
+
+    /// Starts a node whose standard error goes elsewhere than into its log.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn try_run_into(&mut self, name: &str, stderr: std::fs::File) -> Result<(), String> {
         let mut command = self.command(name);
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.nodes[name].dir.join("log"))
-            .map_err(|error| error.to_string())?;
-        command.arg("run").stderr(log);
+        command.arg("run").stderr(stderr);
         let running = Running::start(command, PATIENCE)?;
         self.node_mut(name).running = Some(running);
         Ok(())

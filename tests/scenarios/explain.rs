@@ -56,7 +56,7 @@ fn the_rule_the_destination_and_the_endpoints() {
     );
     assert_eq!(jason["line"], json!(10 + subsets(&["v1", "v2"]).lines().count() + 1), "{jason}");
     assert_eq!((&jason["timeout_ms"], &jason["fault"], &jason["answer"]), (&Value::Null, &Value::Null, &Value::Null));
-    assert_eq!(jason["authorization"], json!({"verdict": "allow", "document": null, "rule": null}));
+    assert_eq!(jason["authorization"], json!({"verdict": "allow", "document": null, "rule": null, "note": null}));
     assert_eq!(states(&jason), [("reviews-v1".to_owned(), false), ("reviews-v2".to_owned(), true)]);
     assert_eq!(jason["endpoints"][0]["reason"], "its labels are not those of the subset", "{jason}");
     let answer = http::get_with(cluster.node("web").outbound(), "reviews", "/old", &[("end-user", "jason")]);

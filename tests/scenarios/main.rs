@@ -1,5 +1,6 @@
 //! A mesh of real processes, put through what a user does to it and what the world does to it.
 
+mod authorization;
 mod bad_input;
 mod demo;
 mod discovery;
@@ -7,7 +8,9 @@ mod enrolment;
 mod explain;
 mod failover;
 mod history;
+mod limits;
 mod lint;
+mod mesh_config;
 mod plan;
 mod policy;
 mod proposals;

@@ -18,7 +18,10 @@ use super::{
     error::{Error, fail},
     fold::{self, Before},
 };
-use crate::snapshot::{Current, Services, Snapshot, StatsTable};
+use crate::{
+    balance::rate::Limits,
+    snapshot::{Current, Services, Snapshot, StatsTable},
+};
 
 /// What the snapshot is made of, and who may read it.
 pub struct World {
@@ -53,6 +56,7 @@ impl World {
             services: Arc::new(Services::default()),
             state,
             authority: authority.clone(),
+            limits: Arc::new(Limits::new(rand::random())),
         };
         Self {
             trust_domain: trust_domain.clone(),
@@ -128,6 +132,7 @@ impl World {
                 services,
                 state: last.state.clone(),
                 authority: last.authority.clone(),
+                limits: last.limits.clone(),
             }));
         }
         self.changes.send_modify(|count| *count += 1);
@@ -154,6 +159,7 @@ impl World {
             services: last.services.clone(),
             state,
             authority: authority.clone(),
+            limits: last.limits.clone(),
         }));
         self.changes.send_modify(|count| *count += 1);
         changed.then_some(authority)

@@ -72,8 +72,12 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
         row("fault", &delay.into_iter().chain(abort).collect::<Vec<_>>().join(", "));
     }
     let verdict = &explained.authorization;
-    let by = verdict.document.as_ref().map(|document| format!(" by {document}")).unwrap_or_default();
+    let rule = verdict.rule.as_ref().map(|rule| format!(" {rule}")).unwrap_or_default();
+    let by = verdict.document.as_ref().map(|document| format!(" by {document}{rule}")).unwrap_or_default();
     row("authorization", &format!("{}{by}", verdict.verdict));
+    if let Some(note) = &verdict.note {
+        row("", note);
+    }
     if let Some(answer) = &explained.answer {
         row("answer", format!("{} {}: {}", answer.status, answer.flag, answer.reason).trim_start());
     }

@@ -25,6 +25,7 @@ mod init;
 mod invite;
 mod join;
 mod leave;
+mod limits;
 mod man;
 mod members;
 mod operator;
@@ -115,6 +116,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Members(args) => block_on(members::run(args, ctx)),
         Command::Services(args) => block_on(services::run(args, ctx)),
         Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
+        Command::Limits(args) => block_on(limits::run(args, ctx)),
         Command::Routes(args) => block_on(routes::run(args, ctx)),
         Command::Explain(args) => block_on(explain::run(args, ctx)),
         Command::Wait(args) => block_on(wait::run(args, ctx)),

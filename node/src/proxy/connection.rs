@@ -14,10 +14,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, pin::pin};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// HTTP/2 streams that one connection may have open.
-const STREAMS_LIMIT: u32 = 128;
-/// Streams that a peer may reset before they were looked at; then the connection ends (rapid reset).
-const PENDING_RESETS: usize = 20;
 /// Streams that we had to reset on one connection; then it ends.
 const RESETS: usize = 100;
 
@@ -59,11 +55,12 @@ where
     H: Handler,
 {
     let service = service(handler, None);
+    let limits = context.current.read().compiled.config().limits;
     let connection = http2::Builder::new(Spawn(context.tasks.clone()))
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(HEAD_LIMIT).unwrap_or(u32::MAX))
-        .max_concurrent_streams(STREAMS_LIMIT)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_concurrent_streams(limits.streams)
+        .max_pending_accept_reset_streams(usize::try_from(limits.pending_resets).unwrap_or(usize::MAX))
         .max_local_error_reset_streams(RESETS)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);

@@ -1,7 +1,17 @@
 //! What the requests of one data worker share.
 
-use super::{cluster::Clusters, http::ReplayBudget, inbound::Apps, local::Local};
-use crate::{clock, mesh, snapshot::Current, tasks::Tasks, telemetry::Telemetry};
+use super::{
+    cluster::Clusters,
+    http::ReplayBudget,
+    inbound::{Apps, Verdicts},
+    local::Local,
+};
+use crate::{
+    clock, mesh,
+    snapshot::Current,
+    tasks::Tasks,
+    telemetry::{AccessLog, Telemetry},
+};
 use arc_swap::ArcSwap;
 use certs::id::NodeId;
 use http::HeaderValue;
@@ -28,6 +38,8 @@ pub(super) struct Shared {
     pub(super) draining: watch::Sender<bool>,
     /// Workers whose requests have ended.
     pub(super) drained: watch::Sender<usize>,
+    pub(super) verdicts: Verdicts,
+    pub(super) access_log: AccessLog,
     /// The mesh is closed.
     pub(super) ended: watch::Sender<bool>,
 }
@@ -42,6 +54,8 @@ pub(super) struct Context {
     pub(super) failures: mpsc::Sender<NodeId>,
     pub(super) budget: ReplayBudget,
     pub(super) connections: Arc<AtomicUsize>,
+    pub(super) verdicts: Verdicts,
+    pub(super) access_log: AccessLog,
     pub(super) mesh: mesh::data::Worker,
     pub(super) apps: Apps,
     pub(super) clusters: Mutex<Clusters>,
@@ -63,6 +77,8 @@ impl Context {
             failures: shared.failures.clone(),
             budget: shared.budget.clone(),
             connections: Arc::clone(&shared.connections),
+            verdicts: shared.verdicts.clone(),
+            access_log: shared.access_log.clone(),
             mesh,
             apps: Apps::new(shared.tasks.clone()),
             clusters: Mutex::default(),

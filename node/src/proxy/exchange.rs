@@ -1,8 +1,13 @@
 //! One request from its head to the end of its response: what is counted when it is over, however it ends.
 
-use crate::telemetry::{Flags, Protocol, Recorder, Summary};
+use super::http::Completion;
+use crate::{
+    clock,
+    telemetry::{AccessLog, Entry, Flags, Protocol, Recorder, Summary},
+};
 use http::{HeaderMap, StatusCode};
-use std::{sync::Arc, time::Instant};
+use policy::kinds::MeshConfig;
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one request when it is dropped. Until [`Exchange::ended`] says otherwise, the caller went away.
 #[derive(Debug)]
@@ -11,6 +16,18 @@ pub(super) struct Exchange {
     recorder: Option<Arc<Recorder>>,
     summary: Summary,
     ended: bool,
+    logged: Option<Box<Logged>>,
+}
+
+/// A request that gets a line in the access log.
+#[derive(Debug)]
+pub(super) struct Logged {
+    pub(super) log: AccessLog,
+    /// Says where and how.
+    pub(super) config: Arc<MeshConfig>,
+    pub(super) entry: Entry,
+    /// Of the request's body.
+    pub(super) body: Completion,
 }
 
 impl Exchange {
@@ -18,7 +35,7 @@ impl Exchange {
     pub(super) fn new(started: Instant, grpc: bool) -> Self {
         let protocol = if grpc { Protocol::Grpc } else { Protocol::Http };
         let summary = Summary { protocol, code: 0, grpc_status: None, flags: Flags::NONE };
-        Self { started, recorder: None, summary, ended: false }
+        Self { started, recorder: None, summary, ended: false, logged: None }
     }
 
     /// True for gRPC requests.
@@ -31,6 +48,32 @@ impl Exchange {
         self.recorder = Some(recorder);
     }
 
+    /// It gets a line in the access log.
+    pub(super) fn log(&mut self, logged: Logged) {
+        self.logged = Some(Box::new(logged));
+    }
+
+    /// It is sent to the application.
+    pub(super) fn reaches(&mut self, application: SocketAddr) {
+        if let Some(logged) = &mut self.logged {
+            logged.entry.upstream = Some(application);
+        }
+    }
+
+    /// Why the proxy answered by itself, in Envoy's words.
+    pub(super) fn details(&mut self, details: Option<String>) {
+        if let Some(logged) = &mut self.logged {
+            logged.entry.details = details;
+        }
+    }
+
+    /// Bytes of the response's body went out.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some(logged) = &mut self.logged {
+            logged.entry.sent += bytes as u64;
+        }
+    }
+
     /// The proxy had to do with the result.
     pub(super) fn flag(&mut self, flags: Flags) {
         self.summary.flags = self.summary.flags.with(flags);
@@ -39,6 +82,10 @@ impl Exchange {
     /// The response's head.
     pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.summary.code = status.as_u16();
+        if let Some(logged) = &mut self.logged {
+            logged.entry.response = headers.clone();
+            logged.entry.answered_after = Some(clock::monotonic().duration_since(self.started));
+        }
         self.trailers(headers);
     }
 
@@ -59,10 +106,18 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Some(recorder) = &self.recorder else { return };
         if !self.ended {
             self.summary.flags = self.summary.flags.with(Flags::DC);
         }
-        recorder.record(self.summary, crate::clock::monotonic().duration_since(self.started));
+        let duration = clock::monotonic().duration_since(self.started);
+        if let Some(recorder) = &self.recorder {
+            recorder.record(self.summary, duration);
+        }
+        if let Some(logged) = &mut self.logged
+            && let Some(file) = logged.config.access_log.file
+        {
+            logged.entry.received = logged.body.received();
+            logged.log.write(file, logged.entry.line(&logged.config.access_log, &self.summary, duration));
+        }
     }
 }

@@ -50,6 +50,10 @@ pub enum Cause {
     Draining,
     /// A peer asked for a service that is not served here.
     NotServedHere,
+    /// An AuthorizationPolicy refuses the request.
+    Denied,
+    /// A RateLimit has no room for the request.
+    RateLimited,
 }
 
 /// On whose account a failure goes.
@@ -110,6 +114,8 @@ impl Cause {
             Self::NoIdentity => (StatusCode::SERVICE_UNAVAILABLE, Flags::UF, Fault::Node, CONNECT, false),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, Flags::NONE, Fault::Node, "draining", true),
             Self::NotServedHere => (StatusCode::NOT_FOUND, Flags::NR, Fault::Upstream, "", false),
+            Self::Denied => (StatusCode::FORBIDDEN, Flags::NONE, Fault::Client, DENIED, false),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, Flags::RL, Fault::Client, "local_rate_limited", false),
         };
         Answer { status, flags, fault, body, close }
     }
@@ -149,12 +155,15 @@ impl Cause {
             | Self::AbortGrpc(_)
             | Self::NoIdentity
             | Self::Draining
-            | Self::NotServedHere => None,
+            | Self::NotServedHere
+            | Self::Denied
+            | Self::RateLimited => None,
         }
     }
 }
 
 const ABORT: &str = "fault filter abort";
+const DENIED: &str = "RBAC: access denied";
 const CONNECT: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
 const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
@@ -216,11 +225,15 @@ mod tests {
         assert_eq!(row(Cause::ConnectionTermination), (503, "UC".to_owned()));
         assert_eq!(row(Cause::RouteTimeout), (504, "UT".to_owned()));
         assert_eq!(row(Cause::UpstreamProtocol), (502, "UPE".to_owned()));
+        assert_eq!(row(Cause::Denied), (403, "-".to_owned()));
+        assert_eq!(row(Cause::RateLimited), (429, "RL".to_owned()));
+        assert_eq!((Cause::Denied.grpc_status(), Cause::RateLimited.grpc_status()), (7, 14));
     }
 
     #[test]
     fn overload_is_never_retried() {
         assert_eq!(Cause::Overflow.outcome(), None);
         assert_eq!(Cause::RouteTimeout.outcome(), None);
+        assert!(!Cause::Denied.is_endpoints_fault() && !Cause::RateLimited.is_endpoints_fault());
     }
 }

@@ -13,8 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections that wait to be accepted, per socket.
 const BACKLOG: i32 = 1024;
-/// Connections of applications that a node serves at once; further ones wait in the backlog.
-const CONNECTIONS_LIMIT: usize = 20_000;
 /// How long accepting rests when there are too many connections or no file descriptors.
 const REST: Duration = Duration::from_millis(100);
 
@@ -73,7 +71,9 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        while context.connections.load(Ordering::Relaxed) >= CONNECTIONS_LIMIT {
+        // Further connections of applications wait in the backlog.
+        while context.connections.load(Ordering::Relaxed) >= context.current.read().compiled.config().limits.connections
+        {
             tokio::time::sleep(REST).await;
         }
         let connection = outbound::serve(Arc::clone(&context), Arc::clone(&speaker), stream, remote);
@@ -86,7 +86,7 @@ pub(super) async fn accept(
     }
 }
 
-/// One of [`CONNECTIONS_LIMIT`].
+/// One of the connections of applications that a node serves at once (`MeshConfig.limits.connections`).
 struct Counted(Arc<std::sync::atomic::AtomicUsize>);
 
 impl Counted {

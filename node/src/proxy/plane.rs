@@ -1,11 +1,11 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
-use super::{context::Shared, http::ReplayBudget, listen, local::Local, outbound};
+use super::{context::Shared, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
 use crate::{
     config::{Outbound, Service, Speaker, Upstream},
     snapshot::Current,
     tasks::Tasks,
-    telemetry::{Kind, Sample, Telemetry},
+    telemetry::{AccessLog, Kind, Sample, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::{NodeId, ServiceName};
@@ -127,6 +127,8 @@ impl DataPlane {
         failures: mpsc::Sender<NodeId>,
     ) -> (Self, Vec<Seat>) {
         let shared = Shared {
+            verdicts: Verdicts::new(&telemetry),
+            access_log: AccessLog::new(&telemetry, &tasks),
             current,
             local: Arc::default(),
             telemetry,

@@ -1,6 +1,6 @@
 //! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees.
 
-use super::{context::Context, failure::Cause};
+use super::{context::Context, failure::Cause, inbound::Tunnel};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
     header::{CONNECTION, UPGRADE},
@@ -51,9 +51,11 @@ pub(super) fn answered<B>(response: &Response<B>, asked: bool) -> Result<Option<
     }
 }
 
-/// Joins the caller's connection with that of a 101 response, as soon as both are free.
+/// Joins the caller's connection with that of a 101 response, as soon as both are free. Where the server is beside this node, the
+/// tunnel ends when policy denies it.
 pub(super) fn join<B>(context: &Context, caller: OnUpgrade, response: &mut Response<B>) {
-    let server = hyper::upgrade::on(response);
+    let server = hyper::upgrade::on(&mut *response);
+    let tunnel = response.extensions_mut().remove::<Tunnel>();
     context.tasks.detach("upgraded connection", async move {
         let (caller, server) = match (caller.await, server.await) {
             (Ok(caller), Ok(server)) => (TokioIo::new(caller), TokioIo::new(server)),
@@ -65,10 +67,20 @@ pub(super) fn join<B>(context: &Context, caller: OnUpgrade, response: &mut Respo
         let (caller_read, caller_write) = tokio::io::split(caller);
         let (server_read, server_write) = tokio::io::split(server);
         let active = AtomicBool::new(true);
-        let ended =
-            tokio::try_join!(copy(caller_read, server_write, &active), copy(server_read, caller_write, &active));
-        if let Err(error) = ended {
-            tracing::debug!(%error, "upgraded connection ended");
+        let both = async {
+            tokio::try_join!(copy(caller_read, server_write, &active), copy(server_read, caller_write, &active))
+        };
+        let forbidden = async {
+            match &tunnel {
+                Some(tunnel) => tunnel.forbidden().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = both => if let Err(error) = ended {
+                tracing::debug!(%error, "upgraded connection ended");
+            },
+            () = forbidden => {}
         }
     });
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Envoy's response flags of one request; shown as in its access log (`UF,URX`, or `-`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Flags(u16);
+pub struct Flags(u32);
 
 impl Flags {
     /// Nothing to report.
@@ -27,22 +27,24 @@ impl Flags {
     pub const DI: Self = Self(1 << 7);
     /// Injected abort.
     pub const FI: Self = Self(1 << 8);
+    /// A rate limit had no room.
+    pub const RL: Self = Self(1 << 9);
     /// The caller went away.
-    pub const DC: Self = Self(1 << 9);
+    pub const DC: Self = Self(1 << 10);
     /// Retries used up.
-    pub const URX: Self = Self(1 << 10);
+    pub const URX: Self = Self(1 << 11);
     /// Idle for too long.
-    pub const SI: Self = Self(1 << 11);
+    pub const SI: Self = Self(1 << 12);
     /// The request breaks the protocol.
-    pub const DPE: Self = Self(1 << 12);
+    pub const DPE: Self = Self(1 << 13);
     /// The response breaks the protocol.
-    pub const UPE: Self = Self(1 << 13);
+    pub const UPE: Self = Self(1 << 14);
     /// No cluster.
-    pub const NC: Self = Self(1 << 14);
+    pub const NC: Self = Self(1 << 15);
 
     /// In the order in which Envoy prints them.
-    const NAMES: [&str; 15] =
-        ["UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "DC", "URX", "SI", "DPE", "UPE", "NC"];
+    const NAMES: [&str; 16] =
+        ["UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "DC", "URX", "SI", "DPE", "UPE", "NC"];
 
     /// Both.
     #[must_use]

@@ -1,14 +1,16 @@
-//! Metrics of requests by Istio's names and labels, and Skein's own gauges beside them.
+//! Metrics of requests by Istio's names and labels, Skein's own gauges beside them, and the access log.
 //!
 //! The data plane writes without locks into cells of its own worker; `render` sums them. A combination of labels is
 //! looked up once per pair of workloads and result and kept in a [`Recorder`].
 
+mod access_log;
 mod flags;
 mod labels;
 mod own;
 mod render;
 mod requests;
 
+pub use access_log::{AccessLog, Entry};
 pub use flags::Flags;
 pub use labels::{Pair, Protocol, Reporter, Security, Summary, Workload};
 pub use own::{Counter, Gauge, Kind, Sample};

@@ -4,20 +4,28 @@ mod delegate;
 mod policies;
 mod routes;
 pub(crate) mod rules;
+mod workloads;
+
+pub use workloads::{Modes, Workload, WorkloadLimit};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock},
 };
 
-use certs::{codec::Millis, id::ServiceName};
+use certs::{
+    codec::Millis,
+    id::{ServiceName, TrustDomain},
+};
 
 use crate::{
     changeset::ChangesetId,
     document::{DocumentId, Spec},
     history::{LiveValue, State},
     hosts,
-    kinds::{ExportTo, HttpAction, HttpMatch, HttpRoute, RouteDestination, TcpRoute, TlsRoute, VirtualService},
+    kinds::{
+        ExportTo, HttpAction, HttpMatch, HttpRoute, MeshConfig, RouteDestination, TcpRoute, TlsRoute, VirtualService,
+    },
     route::{Action, Destination, Route, Target},
 };
 use routes::Maker;
@@ -25,7 +33,7 @@ use routes::Maker;
 /// Services whose default routes are kept; with more the cache begins anew.
 const MAX_DEFAULTS: usize = 10_000;
 
-/// What the proxy reads. Immutable, but for a cache of default routes.
+/// What the proxy reads. Immutable, but for what is made when it is first needed: default routes and workloads.
 #[derive(Debug, Default)]
 pub struct Compiled {
     /// VirtualServices by the service that one of their hosts names, oldest first.
@@ -38,6 +46,7 @@ pub struct Compiled {
     /// Routes of services without a VirtualService, by the caller's namespace. Filled when first needed; as large as the services
     /// that are called times the namespaces that call from here.
     defaults: RwLock<HashMap<ServiceName, ByNamespace>>,
+    workloads: workloads::Workloads,
 }
 
 /// Routes of one service by the caller's namespace.
@@ -109,7 +118,11 @@ impl Compiled {
     pub fn build(state: &State, previous: Option<&Arc<Compiled>>) -> Compiled {
         let rules =
             rules::Rules::new(state.effective().filter_map(|(id, value)| destination_rule(id, value)).collect());
-        let mut compiled = Compiled { rules, ..Compiled::default() };
+        let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
+        let mut compiled = Compiled { rules, workloads, ..Compiled::default() };
+        // What the mesh says of retries is part of every route: routes made under another word are made anew.
+        let previous_config = previous.map(|previous| previous.config().retries.clone());
+        let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));
         let sources: BTreeMap<&DocumentId, Source<'_>> =
             state.effective().filter_map(|(id, value)| Some((id, Source::new(id, value)?))).collect();
         let mut all: Vec<Arc<Virtual>> = Vec::new();
@@ -119,7 +132,7 @@ impl Compiled {
             let found = delegate::rules(id, source.service, &find);
             let made_of = compiled.made_of(id, source, &found, &sources);
             let before =
-                previous.and_then(|previous| previous.by_id.get(*id)).filter(|before| before.made_of == made_of);
+                reusable.and_then(|previous| previous.by_id.get(*id)).filter(|before| before.made_of == made_of);
             all.push(match before {
                 Some(before) => {
                     compiled.adopt(before);
@@ -233,6 +246,7 @@ impl Compiled {
         Maker {
             rules: &self.rules,
             client,
+            retries: &self.config().retries,
             policies: &self.policies,
             previous: previous.map(|previous| &previous.policies),
         }
@@ -303,6 +317,21 @@ impl Compiled {
         }
         routes.push((namespace.to_owned(), route.clone()));
         route
+    }
+
+    /// What the documents say of a workload with these labels in `namespace`.
+    pub fn workload(
+        &self,
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Arc<Workload> {
+        self.workloads.get(trust_domain, namespace, labels)
+    }
+
+    /// The MeshConfig in effect; its defaults where there is none.
+    pub fn config(&self) -> &Arc<MeshConfig> {
+        self.workloads.config()
     }
 
     /// Host and VirtualService of every host that documents speak of, for display.

@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Maker<'m> {
     pub(super) rules: &'m Rules,
     pub(super) client: &'m str,
+    /// For routes that say nothing of it.
+    pub(super) retries: &'m Retries,
     pub(super) policies: &'m Table,
     /// Of the state before, whose policies stay the same objects.
     pub(super) previous: Option<&'m Table>,
@@ -50,7 +52,7 @@ impl Maker<'_> {
             name: http.name.clone(),
             action,
             timeout: http.deadline(),
-            retries: http.retries.clone().unwrap_or_default(),
+            retries: http.retries.clone().unwrap_or_else(|| self.retries.clone()),
             fault: http.fault.clone(),
             cors: http.cors.clone(),
             mirrors: mirrors.collect(),
@@ -64,7 +66,7 @@ impl Maker<'_> {
     pub(super) fn default_route(&self, service: &ServiceName) -> Route {
         let to = DestinationHost { host: hosts::full_name(service), subset: None, port: None };
         let only = self.destination(&to, 0, &RouteHeaders::default());
-        Route { name: "default".to_owned(), ..plain(vec![only]) }
+        Route { name: "default".to_owned(), retries: self.retries.clone(), ..plain(vec![only]) }
     }
 
     /// The route of a rule for connections.

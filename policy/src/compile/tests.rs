@@ -230,7 +230,8 @@ fn mirrors_and_cors_are_part_of_the_route() {
     let http = spec.virtual_service().unwrap().http[0].clone();
     let document = DocumentId::new(crate::Kind::VirtualService, "shop", "d");
     let (rules, policies) = (rules::Rules::default(), policies::Table::default());
-    let maker = Maker { rules: &rules, client: "shop", policies: &policies, previous: None };
+    let retries = crate::retry::Retries::default();
+    let maker = Maker { rules: &rules, client: "shop", retries: &retries, policies: &policies, previous: None };
     let route = maker.route(&delegate::Rule { document, index: 3, http }).unwrap();
     assert_eq!((route.rule, route.timeout), (3, None));
     assert!(route.cors.as_ref().is_some_and(|cors| cors.allows("x")));

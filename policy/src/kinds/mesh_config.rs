@@ -2,9 +2,11 @@
 
 mod certificates;
 mod limits;
+mod log_format;
 
 pub use certificates::CertificateLifetimes;
 pub use limits::Limits;
+pub use log_format::{HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
 
 use std::time::Duration;
 
@@ -89,7 +91,7 @@ pub struct AccessLog {
     /// JSON objects instead of text.
     pub json: bool,
     /// Envoy's format string for text; `None` is Istio's default.
-    pub format: Option<String>,
+    pub format: Option<LogFormat>,
 }
 
 /// A stream of the process: policy names no files of machines.
@@ -157,6 +159,18 @@ impl MeshConfig {
                 .unwrap_or_default(),
             limits: fields.get("limits").and_then(|limits| Limits::decode(&limits)).unwrap_or_default(),
         };
+        // Applied in this build: what is not, may only say what holds anyway.
+        for (name, is_default) in [
+            ("outboundTrafficPolicy", config.outbound == default.outbound),
+            ("connectTimeout", config.connect_timeout == default.connect_timeout),
+            ("outlierSharing", config.outlier_sharing == default.outlier_sharing),
+            ("localityLbSetting", config.locality_load_balancing == default.locality_load_balancing),
+            ("certificates", config.certificates == default.certificates),
+        ] {
+            if let Some(at) = fields.get(name).filter(|_| !is_default) {
+                at.unbuilt(format!("`{name}` other than its default"));
+            }
+        }
         fields.finish();
         refuse_dry_run(spec, metadata);
         Some(config)
@@ -240,7 +254,7 @@ impl AccessLog {
             if json && !text.is_empty() {
                 format.error(codes::EXCLUSIVE, "a format string is for TEXT; JSON has fixed keys");
             }
-            (!text.is_empty()).then(|| text.to_owned())
+            if text.is_empty() { None } else { LogFormat::decode(&format) }
         });
         Self { file, json, format }
     }

@@ -35,6 +35,13 @@ const MODES: [(&str, Option<MutualTls>); 4] = [
     ("STRICT", Some(MutualTls::Strict)),
 ];
 
+impl MutualTls {
+    /// Istio's word.
+    pub fn as_str(self) -> &'static str {
+        MODES.iter().find(|(_, mode)| *mode == Some(self)).map_or("", |(word, _)| word)
+    }
+}
+
 impl PeerAuthentication {
     pub(crate) fn decode(spec: &At<'_>, metadata: &Metadata) -> Option<Self> {
         let fields = spec.fields()?;
@@ -58,7 +65,13 @@ impl PeerAuthentication {
 
 fn decode_mode(at: &At<'_>) -> Option<MutualTls> {
     let fields = at.fields()?;
-    let mode = fields.get("mode").and_then(|mode| mode.word(&MODES)).flatten();
+    let at = fields.get("mode");
+    let mode = at.as_ref().and_then(|mode| mode.word(&MODES)).flatten();
+    if let (Some(at), Some(MutualTls::Disable)) = (&at, mode) {
+        at.unbuilt(
+            "DISABLE (traffic between nodes is always mutual TLS, so that plaintext alone would shut the mesh out)",
+        );
+    }
     fields.finish();
     mode
 }
@@ -94,8 +107,7 @@ mod tests {
     }
 
     fn codes_of(parsed: &parse::Parsed) -> Vec<&'static str> {
-        let kept = |code: &&str| ![codes::KIND_NOT_SUPPORTED].contains(code);
-        parsed.problems.iter().map(|problem| problem.code).filter(kept).collect()
+        parsed.problems.iter().map(|problem| problem.code).collect()
     }
 
     #[test]
@@ -104,7 +116,7 @@ mod tests {
             "shop",
             "{selector: {matchLabels: {app: a}}, mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}, 81: {mode: UNSET}}}",
         );
-        assert_eq!(codes_of(&parsed), [] as [&str; 0]);
+        assert_eq!(codes_of(&parsed), [codes::NOT_SUPPORTED], "DISABLE is refused at push");
         let Spec::PeerAuthentication(peer) = &parsed.documents[0].document.spec else { panic!() };
         assert_eq!(peer.mode, Some(super::MutualTls::Strict));
         assert_eq!(Vec::from_iter(&peer.ports), [(&80, &Some(super::MutualTls::Disable)), (&81, &None)]);

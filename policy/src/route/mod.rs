@@ -15,7 +15,7 @@ use crate::{
     document::DocumentId,
     headers::HeaderOps,
     hosts::{self, Registry},
-    kinds::{CorsPolicy, DirectResponse, Fault, Redirect, RedirectPort, Rewrite, UriRewrite},
+    kinds::{CorsPolicy, DirectResponse, Fault, HttpMatch, Redirect, RedirectPort, Rewrite, UriRewrite},
     retry::Retries,
 };
 
@@ -51,6 +51,15 @@ pub struct Source {
     pub labels: BTreeMap<String, String>,
     /// Its identity.
     pub account: ServiceAccount,
+}
+
+/// True if a request meets one of these conditions, or there is none. `port` is the addressed service port; the way in which the
+/// request is routed plays no part.
+pub fn meets(conditions: &[HttpMatch], request: &Request<'_>, port: u16) -> bool {
+    let met = |condition: &HttpMatch| {
+        matching::applies(condition, port, request.source) && matching::holds(condition, request).is_some()
+    };
+    conditions.is_empty() || conditions.iter().any(met)
 }
 
 /// The route that a request takes.

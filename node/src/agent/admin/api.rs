@@ -211,6 +211,33 @@ pub struct Endpoint {
     pub id: String,
 }
 
+/// One of `GET /v1/limits`: a rule of a RateLimit at a service of the answering node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// `NAMESPACE/NAME[/INSTANCE]`.
+    pub service: String,
+    /// The document.
+    pub document: String,
+    /// The rule of it.
+    pub rule: String,
+    /// What tells callers apart, separated by commas; empty if nothing does.
+    pub key: String,
+    /// `node` or `mesh`.
+    pub scope: String,
+    /// Requests in an interval.
+    pub limit: u32,
+    /// Milliseconds.
+    pub interval_ms: u64,
+    /// Requests that may come at once.
+    pub burst: u32,
+    /// What of `limit` this node lets through by itself.
+    pub share: u32,
+    /// Requests let in since the node started.
+    pub admitted: u64,
+    /// Those answered 429.
+    pub refused: u64,
+}
+
 /// One of `GET /v1/routes`: where one rule of a host sends requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {

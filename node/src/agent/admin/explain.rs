@@ -1,5 +1,6 @@
 //! What this node would do with a request, found by the same code as the proxy: routing and the choice among endpoints.
 
+mod authorization;
 mod question;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -7,14 +8,16 @@ use std::{collections::BTreeMap, time::Duration};
 use certs::id::ServiceAccount;
 use policy::{
     kinds::Abort,
-    route::{self, Action, Destination, NoRoute, Request, Routed, Source},
+    route::{self, Action, Destination, NoRoute, Request, Source},
 };
 
+use authorization::Asked;
 use question::Question;
 
 use super::{Admin, api, error::Error};
 use crate::{
     balance::{Candidates, NoCluster},
+    config::Config,
     snapshot::Snapshot,
 };
 
@@ -27,7 +30,7 @@ impl Admin {
             Some(account) => source(&snapshot, account),
             None => self.own_source()?,
         };
-        Ok(explanation(&snapshot, &question, &source))
+        Ok(explanation(&snapshot, &self.agent.config(), &question, &source))
     }
 
     /// Whoever speaks at this node's first outbound port, else its first service.
@@ -61,7 +64,7 @@ fn source(snapshot: &Snapshot, account: &ServiceAccount) -> Source {
     }
 }
 
-fn explanation(snapshot: &Snapshot, question: &Question, source: &Source) -> api::Explanation {
+fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source: &Source) -> api::Explanation {
     let request = Request {
         method: &question.method,
         uri: &question.uri,
@@ -83,7 +86,7 @@ fn explanation(snapshot: &Snapshot, question: &Question, source: &Source) -> api
         retries: None,
         timeout_ms: None,
         fault: None,
-        authorization: authorization(),
+        authorization: authorization::allowed(),
         endpoints: Vec::new(),
         destinations: Vec::new(),
         answer: None,
@@ -92,7 +95,10 @@ fn explanation(snapshot: &Snapshot, question: &Question, source: &Source) -> api
         node: snapshot.node.clone(),
     };
     match route::route(&snapshot.compiled, &*snapshot.services, &request) {
-        Ok(routed) => explain_route(snapshot, &routed, &request, &mut explained),
+        Ok(routed) => {
+            let asked = Asked { snapshot, config, request: &request, routed: &routed };
+            explain_route(&asked, &mut explained);
+        }
         Err(no_route) => {
             explained.answer = Some(answer(404, "NR", no_route.to_string()));
             match no_route {
@@ -108,13 +114,8 @@ fn explanation(snapshot: &Snapshot, question: &Question, source: &Source) -> api
     explained
 }
 
-/// The answer of the endpoints' nodes to the question who may do what. No document decides it in this build: a push of
-/// AuthorizationPolicy is refused, so every caller with an identity of the mesh is let in.
-fn authorization() -> api::Authorization {
-    api::Authorization { verdict: "allow".to_owned(), document: None, rule: None }
-}
-
-fn explain_route(snapshot: &Snapshot, routed: &Routed, request: &Request<'_>, explained: &mut api::Explanation) {
+fn explain_route(asked: &Asked<'_>, explained: &mut api::Explanation) {
+    let (request, routed) = (asked.request, asked.routed);
     let route = &routed.route;
     explained.service = Some(routed.service.to_string());
     explained.document = route.document.as_ref().map(ToString::to_string);
@@ -135,7 +136,12 @@ fn explain_route(snapshot: &Snapshot, routed: &Routed, request: &Request<'_>, ex
                 per_try_timeout_ms: route.retries.per_try_timeout.map(millis),
             });
             explained.fault = route.fault.as_ref().map(fault);
-            forward(snapshot, routed, &request.source.labels, destinations, explained);
+            forward(asked, destinations, explained);
+            explained.authorization = authorization::together(&explained.endpoints);
+            if explained.authorization.verdict == "deny" && explained.answer.is_none() {
+                let reason = "RBAC: access denied, by every endpoint that may be chosen";
+                explained.answer = Some(answer(403, "", reason.to_owned()));
+            }
             if let Some(abort) =
                 route.fault.as_ref().and_then(|fault| fault.abort).filter(|abort| abort.per_million > 0)
                 && abort.per_million >= 1_000_000
@@ -158,13 +164,8 @@ fn explain_route(snapshot: &Snapshot, routed: &Routed, request: &Request<'_>, ex
     }
 }
 
-fn forward(
-    snapshot: &Snapshot,
-    routed: &Routed,
-    labels: &BTreeMap<String, String>,
-    destinations: &[Destination],
-    explained: &mut api::Explanation,
-) {
+fn forward(asked: &Asked<'_>, destinations: &[Destination], explained: &mut api::Explanation) {
+    let (snapshot, routed, labels) = (asked.snapshot, asked.routed, &asked.request.source.labels);
     let total: u64 = destinations.iter().map(|one| u64::from(one.weight)).sum();
     let percent = |index: usize, one: &Destination| match (total, index) {
         (0, 0) => 100,
@@ -182,7 +183,7 @@ fn forward(
         };
         let found = Candidates::of(&snapshot.services, one, &one.seen_by(labels).subset, port);
         let out = found.as_ref().err().map(NoCluster::to_string);
-        let endpoints = found.map(|candidates| endpoints(&candidates, &target)).unwrap_or_default();
+        let endpoints = found.map(|candidates| endpoints(asked, &candidates, &target)).unwrap_or_default();
         let nobody =
             (!endpoints.iter().any(|endpoint| endpoint.candidate)).then(|| "no endpoint is healthy".to_owned());
         let greatest = explained.destination.as_ref().is_none_or(|known| target.percent > known.percent);
@@ -200,7 +201,7 @@ fn forward(
     }
 }
 
-fn endpoints(candidates: &Candidates<'_>, target: &api::Target) -> Vec<api::Candidate> {
+fn endpoints(asked: &Asked<'_>, candidates: &Candidates<'_>, target: &api::Target) -> Vec<api::Candidate> {
     let row = |endpoint: &std::sync::Arc<crate::snapshot::Endpoint>| {
         let out = candidates.why_out(endpoint);
         let reason = match out {
@@ -218,6 +219,8 @@ fn endpoints(candidates: &Candidates<'_>, target: &api::Target) -> Vec<api::Cand
             cluster: target.cluster.clone(),
             candidate: out.is_none(),
             reason,
+            authorization: asked.at(endpoint, target.port),
+            mutual_tls: asked.mutual_tls(endpoint, target.port).to_owned(),
         }
     };
     candidates.service.endpoints.iter().map(row).collect()

@@ -27,6 +27,8 @@ pub(super) enum Look {
     Services(Option<ServiceName>),
     /// The endpoints, or those of one service.
     Endpoints(Option<ServiceName>),
+    /// How often this node's services may be called.
+    Limits,
     /// Where requests go.
     Routes,
     /// What runs beside this node.
@@ -50,6 +52,7 @@ impl Look {
             Self::Member(_) => "member",
             Self::Services(_) | Self::LocalServices => "services",
             Self::Endpoints(_) => "endpoints",
+            Self::Limits => "limits",
             Self::Routes => "routes",
             Self::Identities => "identities",
             Self::Mesh => "mesh",
@@ -71,6 +74,7 @@ impl Admin {
             Look::Member(node) => value(&self.member(node)?),
             Look::Services(of) => value(&self.services(of.as_ref())?),
             Look::Endpoints(of) => value(&self.endpoints(of.as_ref())),
+            Look::Limits => value(&self.limits()),
             Look::Routes => value(&super::routes::rows(&self.agent.state())),
             Look::LocalServices => value(&self.local_services()),
             Look::Identities => value(&self.identities()),

@@ -14,6 +14,7 @@ mod documents;
 mod explain;
 mod guard;
 mod history;
+mod limits;
 mod look;
 mod members;
 mod mesh;

@@ -8,6 +8,7 @@ mod demand;
 mod escrow;
 mod gate;
 mod share;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -15,5 +16,6 @@ pub use bucket::Buckets;
 pub use demand::{HALF_LIFE_MS, WORTH_SAYING};
 pub use gate::{Gate, Limit, Refused};
 pub use share::{EQUAL_PART, MeshLimit, Mode, Said, WINDOW_MS};
+pub use table::{Counts, Limits, RuleId};
 
 use super::{Key, Millis};

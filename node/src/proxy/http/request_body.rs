@@ -75,6 +75,7 @@ impl Upload {
             incoming: Some(incoming),
             frames: Vec::new(),
             stored: 0,
+            received: 0,
             keep,
             replayable: true,
             trailers: None,
@@ -141,6 +142,11 @@ impl Completion {
         Poll::Pending
     }
 
+    /// Bytes that the caller has sent so far.
+    pub(in crate::proxy) fn received(&self) -> u64 {
+        self.0.as_ref().map_or(0, |source| lock(source).received)
+    }
+
     /// Why the caller's side of the body failed, if it did.
     pub(in crate::proxy) fn failure(&self) -> Option<Cause> {
         self.0.as_ref().and_then(|source| lock(source).failed)
@@ -158,6 +164,8 @@ struct Source {
     hint: SizeHint,
     frames: Vec<Bytes>,
     stored: usize,
+    /// Bytes that the caller has sent.
+    received: u64,
     /// Frames are added to `frames`.
     keep: bool,
     /// Nothing that was sent is missing in `frames`.
@@ -195,6 +203,7 @@ impl Source {
         }
         match frame.into_data() {
             Ok(data) => {
+                self.received += data.len() as u64;
                 self.store(&data);
                 Frame::data(data)
             }

@@ -146,7 +146,10 @@ impl Relay {
                 self.exchange.trailers(&trailers);
                 Frame::trailers(trailers)
             }
-            Err(frame) => frame,
+            Err(frame) => {
+                self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
+                frame
+            }
         };
         if self.source.is_end_stream() {
             self.exchange.ended();
@@ -163,6 +166,7 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Full(bytes, exchange) => {
                 if let Some(exchange) = exchange {
+                    exchange.sent(bytes.as_ref().map_or(0, Bytes::len));
                     exchange.ended();
                 }
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))

@@ -2,6 +2,7 @@
 
 use super::backend::Backend;
 use crate::{
+    balance::rate::Limits,
     config::{Check, Outbound, Port, Probe, Protocol, Service, Speaker, Upstream},
     mesh::{self, Mesh, Transport, peer::PeerNetwork},
     proxy::{ApplyError, Bound, DataPlane, run_worker},
@@ -77,6 +78,7 @@ pub(super) struct World {
     operator: SigningKey,
     entries: Vec<Entry>,
     stats: StatsTable,
+    limits: Arc<Limits>,
     nonce: u8,
 }
 
@@ -117,6 +119,7 @@ impl World {
             operator,
             entries,
             stats: StatsTable::default(),
+            limits: Arc::new(Limits::new(7)),
             nonce: 0,
         };
         for (index, ca) in authorities.into_iter().enumerate() {
@@ -209,6 +212,7 @@ impl World {
             services: Arc::new(Services::new(self.endpoints(node))),
             state,
             authority: Arc::clone(&self.authority),
+            limits: Arc::clone(&self.limits),
         }
     }
 

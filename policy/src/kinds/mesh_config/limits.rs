@@ -86,6 +86,22 @@ impl Limits {
             ),
             pending_handshakes: count(&fields, "pendingHandshakes", 1, 100_000, default.pending_handshakes),
         };
+        for (name, is_default) in [
+            ("headerBytes", limits.header_bytes == default.header_bytes),
+            ("headers", limits.headers == default.headers),
+            ("uriBytes", limits.uri_bytes == default.uri_bytes),
+            ("resets", limits.resets == default.resets),
+            ("headerTimeout", limits.header_timeout == default.header_timeout),
+            ("requestBodyIdle", limits.request_body_idle == default.request_body_idle),
+            ("streamIdle", limits.stream_idle == default.stream_idle),
+            ("tlsHandshakeTimeout", limits.tls_handshake_timeout == default.tls_handshake_timeout),
+            ("connectionsPerAddress", limits.connections_per_address == default.connections_per_address),
+            ("pendingHandshakes", limits.pending_handshakes == default.pending_handshakes),
+        ] {
+            if let Some(at) = fields.get(name).filter(|_| !is_default) {
+                at.unbuilt(format!("`{name}` other than its default"));
+            }
+        }
         fields.finish();
         if limits.uri_bytes > limits.header_bytes {
             at.error(codes::NEVER_VALID, "uriBytes exceeds headerBytes, which holds it");

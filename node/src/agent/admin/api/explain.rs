@@ -86,12 +86,14 @@ pub struct Fault {
 /// Whether a request is let in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authorization {
-    /// `allow` or `deny`.
+    /// `allow`, `deny`, or `mixed` where the endpoints differ.
     pub verdict: String,
     /// The document that decides; none if none does.
     pub document: Option<String>,
     /// The rule of it.
     pub rule: Option<String>,
+    /// What this node does not know of it, or why the request is not judged.
+    pub note: Option<String>,
 }
 
 /// An endpoint of a destination.
@@ -115,6 +117,10 @@ pub struct Candidate {
     pub candidate: bool,
     /// Why it may not; empty if it may.
     pub reason: String,
+    /// Whether it lets the caller in.
+    pub authorization: Authorization,
+    /// What PeerAuthentication comes to at its port: `PERMISSIVE` or `STRICT`. Nodes call each other by mutual TLS in any case.
+    pub mutual_tls: String,
 }
 
 /// An answer that this node gives itself.

@@ -1,0 +1,122 @@
+//! Whether the endpoints let a caller in, decided by the code by which they decide. Every node holds all documents and every
+//! endpoint's labels, so any node can say it of any endpoint.
+
+use std::sync::Arc;
+
+use certs::id::SpiffeId;
+use policy::{
+    authorize::{Head, Peer},
+    compile::Workload,
+    kinds::PathNormalization,
+    normalize,
+    route::{Request, Routed},
+};
+
+use crate::{
+    agent::admin::api,
+    config::Config,
+    snapshot::{Endpoint, Snapshot},
+};
+
+/// A request as the endpoints get it.
+pub(super) struct Asked<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    /// Knows which port of this machine an endpoint on this node has.
+    pub(super) config: &'a Config,
+    pub(super) request: &'a Request<'a>,
+    pub(super) routed: &'a Routed,
+}
+
+impl Asked<'_> {
+    /// Whether this endpoint lets the request in, at this port of its service.
+    pub(super) fn at(&self, endpoint: &Endpoint, port: u16) -> api::Authorization {
+        let snapshot = self.snapshot;
+        let workload = self.workload(endpoint);
+        if workload.authorizer.is_open() {
+            return allowed();
+        }
+        let looks = workload.authorizer.looks_at_paths();
+        let level = if looks { workload.config.path_normalization } else { PathNormalization::None };
+        let forwarded = self.routed.path(self.request.uri);
+        let (raw, query) = forwarded.split_once('?').map_or((&*forwarded, None), |(path, query)| (path, Some(query)));
+        let authority = self.routed.authority().unwrap_or(self.request.authority);
+        let (path, host) = match (normalize::path(raw, level), normalize::host(authority, HTTP_PORT)) {
+            (Ok(path), Ok(host)) => (path, host),
+            (Err(refused), _) | (_, Err(refused)) => return bad_request(&refused),
+        };
+        let head = Head {
+            method: self.request.method.as_str(),
+            scheme: "http",
+            host: &host,
+            path: &path,
+            query,
+            headers: self.request.headers,
+            token: None,
+        };
+        let own_port = self.application_port(endpoint, port);
+        let identity = SpiffeId::service(snapshot.trust_domain.clone(), self.request.source.account.clone());
+        let shown = SpiffeId::service(snapshot.trust_domain.clone(), endpoint.account.clone());
+        let peer = Peer {
+            identity: Some(&identity),
+            address: None,
+            original_address: None,
+            server_name: Some(&shown.dns_name()),
+            destination: Some(endpoint.address.ip()),
+            port: own_port.unwrap_or(port),
+        };
+        let verdict = workload.authorizer.decide(&peer, &head).verdict;
+        let unknown = if own_port.is_some() { UNKNOWN_ADDRESS } else { UNKNOWN_PORT };
+        api::Authorization {
+            verdict: if verdict.allowed { "allow" } else { "deny" }.to_owned(),
+            document: verdict.cause.as_ref().map(|cause| cause.document.to_string()),
+            rule: verdict.cause.as_ref().map(|cause| format!("rules[{}]", cause.rule)),
+            note: Some(unknown.to_owned()),
+        }
+    }
+
+    /// What PeerAuthentication comes to at this port of its service.
+    pub(super) fn mutual_tls(&self, endpoint: &Endpoint, port: u16) -> &'static str {
+        let port = self.application_port(endpoint, port).unwrap_or(port);
+        self.workload(endpoint).mutual_tls.on(port).as_str()
+    }
+
+    fn workload(&self, endpoint: &Endpoint) -> Arc<Workload> {
+        let namespace = endpoint.id.service.namespace();
+        self.snapshot.compiled.workload(&self.snapshot.trust_domain, namespace, &endpoint.labels)
+    }
+
+    /// Where the application listens, if it is beside this node: what policies call a port.
+    fn application_port(&self, endpoint: &Endpoint, port: u16) -> Option<u16> {
+        let is_it = |service: &&crate::config::Service| {
+            service.name == endpoint.id.service && service.instance.as_deref() == endpoint.id.instance.as_deref()
+        };
+        let service = self.config.services.iter().filter(|_| endpoint.local).find(is_it)?;
+        service.ports.iter().find(|known| known.number == port).map(|known| known.target.port())
+    }
+}
+
+/// What all endpoints say together.
+pub(super) fn together(endpoints: &[api::Candidate]) -> api::Authorization {
+    let candidates = endpoints.iter().filter(|endpoint| endpoint.candidate);
+    let mut verdicts = candidates.map(|endpoint| &endpoint.authorization);
+    let Some(first) = verdicts.next() else { return allowed() };
+    if verdicts.all(|verdict| verdict == first) {
+        return first.clone();
+    }
+    let note = "the endpoints differ: each says its own".to_owned();
+    api::Authorization { verdict: "mixed".to_owned(), document: None, rule: None, note: Some(note) }
+}
+
+/// No document speaks of it: every caller with an identity of the mesh is let in.
+pub(super) fn allowed() -> api::Authorization {
+    api::Authorization { verdict: "allow".to_owned(), document: None, rule: None, note: None }
+}
+
+fn bad_request(refused: &normalize::Refused) -> api::Authorization {
+    let note = Some(format!("answered 400: {refused}"));
+    api::Authorization { verdict: "deny".to_owned(), document: None, rule: None, note }
+}
+
+const HTTP_PORT: u16 = 80;
+const UNKNOWN_ADDRESS: &str = "the caller's address is not known here: rules about source.ip are taken not to match";
+const UNKNOWN_PORT: &str = "the caller's address and the application's port are known to the endpoint's node only: rules about source.ip are taken not to match, and the port to be the service's";

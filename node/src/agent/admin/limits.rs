@@ -1,0 +1,42 @@
+//! The rate limits of this node's services.
+
+use policy::{compile::WorkloadLimit, kinds::LimitScope};
+
+use super::{Admin, api};
+use crate::config::{Service, Speaker};
+
+impl Admin {
+    /// One row for each rule of each service beside this node.
+    pub(super) fn limits(&self) -> Vec<api::Limit> {
+        let snapshot = self.agent.snapshot();
+        let config = self.agent.config();
+        let of = |service: &Service| {
+            let namespace = service.name.namespace();
+            let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &service.labels);
+            let row = |limit: &WorkloadLimit| {
+                let counts = snapshot.limits.counts(&limit.id_at(&service.name, service.instance.as_deref()));
+                let keys: Vec<String> = limit.rule.per.iter().map(ToString::to_string).collect();
+                api::Limit {
+                    service: Speaker::of(service).to_string(),
+                    document: limit.document.to_string(),
+                    rule: format!("rules[{}]", limit.index),
+                    key: keys.join(","),
+                    scope: match limit.rule.scope {
+                        LimitScope::Node => "node",
+                        LimitScope::Mesh => "mesh",
+                    }
+                    .to_owned(),
+                    limit: limit.rule.requests,
+                    interval_ms: u64::try_from(limit.rule.interval.as_millis()).unwrap_or(u64::MAX),
+                    burst: limit.rule.burst,
+                    share: limit.rule.requests,
+                    admitted: counts.admitted(),
+                    refused: counts.refused(),
+                }
+            };
+            workload.limits.iter().map(row).collect::<Vec<_>>()
+        };
+        // A service without ports is not called.
+        config.services.iter().filter(|service| !service.ports.is_empty()).flat_map(of).collect()
+    }
+}

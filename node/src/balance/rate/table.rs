@@ -1,0 +1,100 @@
+//! The buckets and counts of this node's limits. They live beside the snapshot, so that a change of policy that leaves a rule alone
+//! leaves its buckets alone.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::{Buckets, Limit, Refused};
+
+/// Keys that may be short of full at once; 16 bytes each, taken when the first limit is met.
+const KEYS: usize = 65_536;
+/// Rules whose counts are kept; with more, those that nobody uses go.
+const MAX_RULES: usize = 10_000;
+
+/// See the module. Shared by all workers.
+#[derive(Debug)]
+pub struct Limits {
+    seed: u64,
+    buckets: OnceLock<Buckets>,
+    counts: Mutex<HashMap<RuleId, Arc<Counts>>>,
+}
+
+/// A rule at a workload; whoever asks chooses the bytes.
+pub type RuleId = Box<[u8]>;
+
+/// How a rule decided since the node started.
+#[derive(Debug, Default)]
+pub struct Counts {
+    admitted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Limits {
+    /// Nothing is used up yet. `seed`: a random number.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { seed, buckets: OnceLock::new(), counts: Mutex::default() }
+    }
+
+    /// Lets in a request of the key that these parts make up, or not.
+    ///
+    /// # Errors
+    /// The key's bucket is empty.
+    pub fn admit(&self, counts: &Counts, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<(), Refused> {
+        let buckets = self.buckets.get_or_init(|| Buckets::new(KEYS, self.seed));
+        let admitted = buckets.admit(key, limit, now_micros);
+        if admitted.is_ok() { &counts.admitted } else { &counts.refused }.fetch_add(1, Relaxed);
+        admitted
+    }
+
+    /// The counts of a rule, begun at zero.
+    #[must_use]
+    pub fn counts(&self, rule: &[u8]) -> Arc<Counts> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = counts.get(rule) {
+            return known.clone();
+        }
+        if counts.len() >= MAX_RULES {
+            counts.retain(|_, known| Arc::strong_count(known) > 1);
+        }
+        counts.entry(rule.into()).or_default().clone()
+    }
+}
+
+impl Counts {
+    /// Requests that were let in.
+    #[must_use]
+    pub fn admitted(&self) -> u64 {
+        self.admitted.load(Relaxed)
+    }
+
+    /// Those that were not.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_kept_by_rule_and_what_nobody_uses_makes_room() {
+        let limits = Limits::new(7);
+        let limit = Limit { requests: 1, interval: 1_000, burst: 2 };
+        let counts = limits.counts(b"a");
+        let admitted = (0..5).filter(|_| limits.admit(&counts, &[b"a"], &limit, 1).is_ok()).count();
+        assert_eq!((admitted, limits.counts(b"a").admitted(), limits.counts(b"a").refused()), (2, 2, 3));
+        for rule in 0..MAX_RULES {
+            drop(limits.counts(&rule.to_le_bytes()));
+        }
+        assert_eq!(limits.counts(b"a").refused(), 3, "somebody uses it");
+        assert!(limits.counts.lock().unwrap().len() <= MAX_RULES);
+    }
+}

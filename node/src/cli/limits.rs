@@ -1,0 +1,39 @@
+//! `skein limits`.
+
+use crate::{
+    agent::admin::api::Limit,
+    cli::{context::Context, error::Result, look, output::Table},
+};
+
+/// Lists the rate limits of this node's services, and how they decided since it started.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: skein limits")]
+pub struct Args {}
+
+/// Runs the command.
+pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+    look::list(ctx, "/v1/limits", table).await
+}
+
+fn table(limits: &[Limit]) -> Table {
+    let mut table =
+        Table::new(&["SERVICE", "DOCUMENT", "RULE", "KEY", "SCOPE", "LIMIT", "SHARE", "ADMITTED", "REFUSED"]);
+    for limit in limits {
+        let pace = format!("{}/{} ms, {} at once", limit.limit, limit.interval_ms, limit.burst);
+        let (share, admitted, refused) =
+            (limit.share.to_string(), limit.admitted.to_string(), limit.refused.to_string());
+        let key = if limit.key.is_empty() { "-" } else { &limit.key };
+        table.row([
+            &limit.service,
+            &limit.document,
+            &limit.rule,
+            key,
+            &limit.scope,
+            &pace,
+            &share,
+            &admitted,
+            &refused,
+        ]);
+    }
+    table
+}

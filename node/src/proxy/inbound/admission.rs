@@ -1,0 +1,157 @@
+//! Whether a request is let in: by the policies of the service that it calls, on the head that is forwarded.
+
+use super::{
+    super::{context::Context, failure::Cause},
+    caller::Who,
+};
+use crate::telemetry::{Counter, Telemetry};
+use http::{HeaderMap, HeaderValue, request::Parts, uri::PathAndQuery};
+use policy::{
+    authorize::{self, Decision, Head, Peer},
+    compile::Workload,
+    kinds::PathNormalization,
+    normalize,
+};
+
+/// Why a request was not forwarded, and what its answer says beside that.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) cause: Cause,
+    /// Envoy's `response_code_details`, where they say more than the cause.
+    pub(super) details: Option<String>,
+    pub(super) headers: Option<Box<HeaderMap>>,
+}
+
+impl From<Cause> for Refusal {
+    fn from(cause: Cause) -> Self {
+        Self { cause, details: None, headers: None }
+    }
+}
+
+/// How often policies refused, marked, or would have decided. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Verdicts {
+    denied: Counter,
+    audited: Counter,
+    would_allow: Counter,
+    would_deny: Counter,
+}
+
+impl Verdicts {
+    pub(in crate::proxy) fn new(telemetry: &Telemetry) -> Self {
+        const DRY_RUN: &str = "skein_authorization_dry_run_total";
+        let dry_run = |result| {
+            let help = "Requests as policies with istio.io/dry-run would have decided";
+            telemetry.counter(DRY_RUN, help, &[("result", result)])
+        };
+        Self {
+            denied: telemetry.counter("skein_authorization_denied_total", "Requests that policies refused", &[]),
+            audited: telemetry.counter("skein_authorization_audited_total", "Requests that AUDIT policies met", &[]),
+            would_allow: dry_run("allowed"),
+            would_deny: dry_run("denied"),
+        }
+    }
+}
+
+/// A request whose head is complete, on its way to the application's port.
+pub(super) struct Arriving<'a> {
+    pub(super) who: &'a Who,
+    /// The application's port.
+    pub(super) port: u16,
+    pub(super) host: &'a HeaderValue,
+}
+
+impl Arriving<'_> {
+    /// Judges the request by what the documents say of the workload. A path at which some rule looks is forwarded in the form in
+    /// which the rules saw it.
+    ///
+    /// # Errors
+    /// It is not let in.
+    pub(super) fn admit(&self, context: &Context, workload: &Workload, parts: &mut Parts) -> Result<(), Refusal> {
+        normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
+        if workload.authorizer.is_open() {
+            return Ok(());
+        }
+        let (decision, path) = self.decide(workload, parts)?;
+        self.report(context, parts, &decision);
+        if !decision.allowed() {
+            context.verdicts.denied.add(1);
+            return Err(Refusal { details: decision.details(), ..Cause::Denied.into() });
+        }
+        if let Some(path) = path {
+            parts.uri = PathAndQuery::try_from(path).map_err(|_| BAD_PATH)?.into();
+        }
+        Ok(())
+    }
+
+    /// The decision, and path and query to forward if they differ from what came.
+    ///
+    /// # Errors
+    /// Host or path have no normal form.
+    pub(super) fn decide(&self, workload: &Workload, parts: &Parts) -> Result<(Decision, Option<String>), Cause> {
+        let looks = workload.authorizer.looks_at_paths();
+        let level = if looks { workload.config.path_normalization } else { PathNormalization::None };
+        let path = normalize::path(parts.uri.path(), level).map_err(|_| BAD_PATH)?;
+        let host = self.host.to_str().ok().and_then(|host| normalize::host(host, HTTP_PORT).ok()).ok_or(BAD_HOST)?;
+        let head = Head {
+            method: parts.method.as_str(),
+            scheme: "http",
+            host: &host,
+            path: &path,
+            query: parts.uri.query(),
+            headers: &parts.headers,
+            token: None,
+        };
+        let decision = workload.authorizer.decide(&self.peer(), &head);
+        let rewritten = (looks && path.as_str() != parts.uri.path()).then(|| match parts.uri.query() {
+            Some(query) => format!("{}?{query}", path.as_str()),
+            None => path.as_str().to_owned(),
+        });
+        Ok((decision, rewritten))
+    }
+
+    fn peer(&self) -> Peer<'_> {
+        Peer {
+            identity: Some(&self.who.identity),
+            address: Some(self.who.address),
+            original_address: None,
+            server_name: Some(&self.who.server_name),
+            destination: Some(self.who.destination),
+            port: self.port,
+        }
+    }
+
+    /// What is told of a decision beside the answer.
+    fn report(&self, context: &Context, parts: &Parts, decision: &Decision) {
+        if let Some(cause) = &decision.audit {
+            context.verdicts.audited.add(1);
+            self.log("an AUDIT policy matches", cause, parts);
+        }
+        match &decision.dry_run {
+            None => {}
+            Some(verdict) if verdict.allowed => context.verdicts.would_allow.add(1),
+            Some(verdict) => {
+                context.verdicts.would_deny.add(1);
+                match &verdict.cause {
+                    Some(cause) => self.log("a policy on trial would deny", cause, parts),
+                    None => tracing::info!(
+                        source = %self.who.identity, service = %self.who.service, method = %parts.method, path = parts.uri.path(),
+                        "no ALLOW policy on trial matches: it would be denied"
+                    ),
+                }
+            }
+        }
+    }
+
+    fn log(&self, what: &str, cause: &authorize::Cause, parts: &Parts) {
+        tracing::info!(
+            policy = %cause.document, rule = cause.rule, source = %self.who.identity, service = %self.who.service,
+            method = %parts.method, path = parts.uri.path(), "{what}"
+        );
+    }
+}
+
+/// An authority with HTTP's own port is one without a port.
+const HTTP_PORT: u16 = 80;
+const BAD_PATH: Cause = Cause::BadRequest("the path has no normal form");
+const BAD_HOST: Cause = Cause::BadRequest("the host has no normal form");

@@ -1,0 +1,198 @@
+//! Who calls which service here, and what that means for every request: looked up once per stream instead of once per request.
+
+use super::{
+    super::{context::Context, local::Local},
+    limits,
+};
+use crate::{
+    balance::rate::Counts,
+    config::Service,
+    mesh::Preface,
+    snapshot::{Endpoint, Snapshot},
+    telemetry::{Pair, Recorder, Reporter, Security, Workload},
+};
+use certs::id::{NodeId, ServiceAccount, ServiceName, SpiffeId};
+use http::HeaderValue;
+use policy::{
+    compile::{self, Compiled},
+    route,
+};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+/// Who calls, as far as it is proven.
+pub(in crate::proxy) struct Peer<'a> {
+    pub(in crate::proxy) identity: &'a SpiffeId,
+    pub(in crate::proxy) node: &'a NodeId,
+    pub(in crate::proxy) address: IpAddr,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::proxy) struct Caller {
+    pub(super) who: Arc<Who>,
+    pub(super) client_cert: HeaderValue,
+    pub(super) address: HeaderValue,
+    pub(super) recorder: Arc<Recorder>,
+    /// Only its worker's requests take the lock, so it is always free.
+    seen: Mutex<Option<Seen>>,
+}
+
+/// The facts that policy looks at, and which service is called.
+#[derive(Debug)]
+pub(super) struct Who {
+    pub(super) service: ServiceName,
+    pub(super) instance: Option<String>,
+    pub(super) port: u16,
+    /// The account whose identity this node showed: only a service that has it may be reached.
+    pub(super) account: ServiceAccount,
+    /// What TLS proves of the caller.
+    pub(super) identity: SpiffeId,
+    pub(super) address: IpAddr,
+    /// Where it came in.
+    pub(super) destination: IpAddr,
+    /// The server name by which the caller asked for this account.
+    pub(super) server_name: String,
+    /// Its namespace and account as proven; labels as the registry knows those of the service that it says it is.
+    pub(super) source: route::Source,
+}
+
+/// What the documents said of the service when they were last looked at.
+#[derive(Debug)]
+struct Seen {
+    compiled: Weak<Compiled>,
+    local: Weak<Local>,
+    rules: Rules,
+}
+
+/// What the documents say of the called service, and where its limits are counted.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) workload: Arc<compile::Workload>,
+    pub(super) counts: Vec<Arc<Counts>>,
+}
+
+impl Caller {
+    /// A caller on this node. `account` is the identity that this node shows.
+    pub(in crate::proxy) fn new(
+        context: &Context,
+        snapshot: &Snapshot,
+        peer: &Peer<'_>,
+        account: &ServiceAccount,
+        preface: &Preface,
+    ) -> Self {
+        Self::at(peer.address, context, snapshot, peer, account, preface)
+    }
+
+    /// A caller whose stream came in at `destination`.
+    pub(super) fn at(
+        destination: IpAddr,
+        context: &Context,
+        snapshot: &Snapshot,
+        peer: &Peer<'_>,
+        account: &ServiceAccount,
+        preface: &Preface,
+    ) -> Self {
+        let local = context.local.load();
+        let trust_domain = &snapshot.trust_domain;
+        let called = match local.service(&preface.service, preface.instance.as_deref()) {
+            Some(service) => Workload::of_service(trust_domain, &service.name, account, &service.labels),
+            None => Workload::of_account(trust_domain, account),
+        };
+        let known = known(snapshot, peer, preface);
+        let pair = Pair {
+            reporter: Reporter::Destination,
+            source: Arc::new(workload_of(snapshot, peer, known)),
+            destination: Arc::new(called),
+            service: policy::hosts::full_name(&preface.service).into(),
+            service_name: preface.service.name().into(),
+            service_namespace: preface.service.namespace().into(),
+            security: Security::MutualTls,
+        };
+        let by = SpiffeId::service(trust_domain.clone(), account.clone());
+        let who = Who {
+            service: preface.service.clone(),
+            instance: preface.instance.clone(),
+            port: preface.port,
+            account: account.clone(),
+            identity: peer.identity.clone(),
+            address: peer.address,
+            destination,
+            server_name: by.dns_name(),
+            source: source(peer, account, known),
+        };
+        Self {
+            who: Arc::new(who),
+            client_cert: header(&format!("By={by};Subject=\"\";URI={}", peer.identity)),
+            address: header(&peer.address.to_string()),
+            recorder: Arc::new(context.telemetry.recorder(context.worker, Arc::new(pair))),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// Looks at what the documents say of the called service now; `local` and `service` are of the same configuration.
+    pub(super) fn look<T>(
+        &self,
+        snapshot: &Snapshot,
+        local: &Arc<Local>,
+        service: &Service,
+        look: impl FnOnce(&Rules) -> T,
+    ) -> T {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = |seen: &Seen| {
+            std::ptr::eq(seen.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled))
+                && std::ptr::eq(seen.local.as_ptr(), Arc::as_ptr(local))
+        };
+        match &*seen {
+            Some(known) if is_current(known) => look(&known.rules),
+            Some(_) | None => {
+                let workload = workload(snapshot, service);
+                let counts = limits::counts(&snapshot.limits, &self.who, &workload);
+                let rules = Rules { workload, counts };
+                let answer = look(&rules);
+                let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));
+                *seen = Some(Seen { compiled, local, rules });
+                answer
+            }
+        }
+    }
+}
+
+/// What the documents say of a service beside this node.
+pub(super) fn workload(snapshot: &Snapshot, service: &Service) -> Arc<compile::Workload> {
+    snapshot.compiled.workload(&snapshot.trust_domain, service.name.namespace(), &service.labels)
+}
+
+/// The caller as the registry knows it, if it knows the claimed service there.
+fn known<'s>(snapshot: &'s Snapshot, peer: &Peer<'_>, preface: &Preface) -> Option<&'s Arc<Endpoint>> {
+    let endpoints = snapshot.services.of_peer(peer.node, peer.identity.account()?);
+    endpoints.iter().find(|endpoint| Some(&endpoint.id.service) == preface.source.as_ref())
+}
+
+fn workload_of(snapshot: &Snapshot, peer: &Peer<'_>, known: Option<&Arc<Endpoint>>) -> Workload {
+    match (peer.identity.account(), known) {
+        (None, _) => Workload::unknown(),
+        (Some(account), None) => Workload::of_account(&snapshot.trust_domain, account),
+        (Some(account), Some(known)) => {
+            Workload::of_service(&snapshot.trust_domain, &known.id.service, account, &known.labels)
+        }
+    }
+}
+
+/// Data streams are between services only: a peer without an account never comes here, and would be taken for the called one's.
+fn source(peer: &Peer<'_>, called: &ServiceAccount, known: Option<&Arc<Endpoint>>) -> route::Source {
+    let account = peer.identity.account().unwrap_or(called);
+    route::Source {
+        namespace: account.namespace().to_owned(),
+        labels: known.map(|known| BTreeMap::clone(&known.labels)).unwrap_or_default(),
+        account: account.clone(),
+    }
+}
+
+fn header(text: &str) -> HeaderValue {
+    // Names, identities and addresses are ASCII.
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-"))
+}

@@ -1,0 +1,156 @@
+//! How often a service may be called: a request must find room in each rule of each RateLimit that it meets. This node keeps its
+//! limits for itself; what is counted outlives changes of policy that leave a rule alone.
+
+use super::{
+    super::failure::Cause,
+    admission::{Arriving, Refusal},
+    caller::Who,
+};
+use crate::balance::rate::{Counts, Limit, Limits, Refused};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::RETRY_AFTER, request::Parts};
+use policy::{
+    compile::{Workload, WorkloadLimit},
+    kinds::{LimitKey, LimitRule, PathNormalization},
+    normalize,
+    route::{self, Request},
+};
+use std::{borrow::Cow, sync::Arc};
+
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// The counts of a workload's limits, in their order.
+pub(super) fn counts(limits: &Limits, who: &Who, workload: &Workload) -> Vec<Arc<Counts>> {
+    let of = |limit: &WorkloadLimit| limits.counts(&limit.id_at(&who.service, who.instance.as_deref()));
+    workload.limits.iter().map(of).collect()
+}
+
+impl Arriving<'_> {
+    /// Lets the request in if every limit that it meets has room for it. One that a rule refuses has used up room of the rules
+    /// before it.
+    ///
+    /// # Errors
+    /// 429.
+    pub(super) fn find_room(
+        &self,
+        limits: &Limits,
+        workload: &Workload,
+        counts: &[Arc<Counts>],
+        parts: &Parts,
+        now_micros: u64,
+    ) -> Result<(), Refusal> {
+        let uri = normal(&parts.uri);
+        let request = Request {
+            method: &parts.method,
+            uri: &uri,
+            authority: self.host.to_str().map_err(|_| Cause::BadRequest("not a host"))?,
+            scheme: "http",
+            headers: &parts.headers,
+            source: &self.who.source,
+            fixed: None,
+            own_port: None,
+        };
+        for (limit, counts) in workload.limits.iter().zip(counts) {
+            let rule = &limit.rule;
+            if !route::meets(&rule.matches, &request, self.who.port) {
+                continue;
+            }
+            let values: Vec<Cow<'_, [u8]>> = rule.per.iter().map(|key| self.value(key, &request)).collect();
+            let place = limit.id_at(&self.who.service, self.who.instance.as_deref());
+            let key: Vec<&[u8]> = [place.as_slice()].into_iter().chain(values.iter().map(|value| &**value)).collect();
+            let interval = u64::try_from(rule.interval.as_millis()).unwrap_or(u64::MAX);
+            let pace = Limit { requests: rule.requests, interval, burst: rule.burst };
+            limits.admit(counts, &key, &pace, now_micros).map_err(|refused| refusal(limit, refused))?;
+        }
+        Ok(())
+    }
+
+    /// What tells this caller or request from others; empty where there is no such thing.
+    fn value<'v>(&'v self, key: &LimitKey, request: &Request<'v>) -> Cow<'v, [u8]> {
+        let account = self.who.identity.account();
+        let text = |text: String| Cow::Owned(text.into_bytes());
+        match key {
+            LimitKey::Principal => text(self.who.identity.uri()),
+            LimitKey::Namespace => Cow::Borrowed(account.map_or("", |account| account.namespace()).as_bytes()),
+            LimitKey::ServiceAccount => text(account.map(ToString::to_string).unwrap_or_default()),
+            LimitKey::SourceIp | LimitKey::RemoteIp => text(self.who.address.to_string()),
+            // Copied: the normal form does not outlive the look at it.
+            LimitKey::Path => text(request.uri.path().to_owned()),
+            LimitKey::Method => Cow::Borrowed(request.method.as_str().as_bytes()),
+            LimitKey::Host => {
+                let host = normalize::host(request.authority, 80).map(|host| host.to_string());
+                text(host.unwrap_or_else(|_| request.authority.to_ascii_lowercase()))
+            }
+            LimitKey::Header(name) => header(request.headers, name),
+        }
+    }
+}
+
+/// All lines of a header as one value.
+fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Cow<'h, [u8]> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = lines.next().unwrap_or_default();
+    let rest: Vec<&[u8]> = lines.collect();
+    if rest.is_empty() {
+        Cow::Borrowed(first)
+    } else {
+        Cow::Owned([&[first], rest.as_slice()].concat().join(&b","[..]))
+    }
+}
+
+/// The target with its path in normal form, whatever the application makes of the path: no spelling gets around a limit.
+fn normal(uri: &Uri) -> Cow<'_, Uri> {
+    let path = normalize::path(uri.path(), PathNormalization::Strict)
+        .or_else(|_| normalize::path(uri.path(), PathNormalization::DecodeAndMergeSlashes));
+    let Ok(path) = path else { return Cow::Borrowed(uri) };
+    if path.as_str() == uri.path() {
+        return Cow::Borrowed(uri);
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{}{query}", path.as_str()).parse().map_or(Cow::Borrowed(uri), Cow::Owned)
+}
+
+/// 429, with what the caller is told of when to come again.
+fn refusal(limit: &WorkloadLimit, refused: Refused) -> Refusal {
+    let LimitRule { requests, response_headers, .. } = &limit.rule;
+    let seconds = HeaderValue::from(refused.after.div_ceil(1_000).max(1));
+    let mut headers: HeaderMap = response_headers.iter().cloned().collect();
+    headers.insert(RETRY_AFTER, seconds.clone());
+    headers.insert(RATE_LIMITED, HeaderValue::from_static("true"));
+    headers.insert(LIMIT, HeaderValue::from(*requests));
+    headers.insert(REMAINING, HeaderValue::from(0));
+    headers.insert(RESET, seconds);
+    let details = format!("local_rate_limited[{} rules[{}]]", limit.document, limit.index);
+    Refusal { cause: Cause::RateLimited, details: Some(details), headers: Some(Box::new(headers)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_a_path_are_one() {
+        for (sent, wanted) in [
+            ("/a/b?x=%2F", "/a/b?x=%2F"),
+            ("//a/./c/../b?x", "/a/b?x"),
+            ("/%61/b", "/a/b"),
+            ("/a%2fb", "/a/b"),
+            ("/a\\b", "/a/b"),
+        ] {
+            assert_eq!(normal(&sent.parse().unwrap()).to_string(), wanted, "{sent}");
+        }
+    }
+
+    #[test]
+    fn header_lines_are_one_value() {
+        let mut headers = HeaderMap::new();
+        let name = HeaderName::from_static("x-user");
+        assert_eq!(&*header(&headers, &name), b"");
+        headers.append(&name, HeaderValue::from_static("a"));
+        assert_eq!(&*header(&headers, &name), b"a");
+        headers.append(&name, HeaderValue::from_static("b"));
+        assert_eq!(&*header(&headers, &name), b"a,b");
+    }
+}

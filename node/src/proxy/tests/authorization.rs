@@ -1,0 +1,59 @@
+//! AuthorizationPolicy at the server's side: tunnels that are open when policy changes, and what is forwarded of a path.
+
+use super::{
+    backend::{Backend, ok},
+    client::{Client, get},
+    world::{Entry, World},
+};
+
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+fn deny(path: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny}}\nspec: {{action: DENY, rules: [{{to: [{{operation: {{paths: ['{path}']}}}}]}}]}}\n"
+    )
+}
+
+/// Over the mesh and on one node.
+fn both(check: impl Fn(World, &Backend)) {
+    for nodes in [2, 1] {
+        let backend = Backend::scripted(|arrived| {
+            let answer = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            if arrived.header("upgrade").is_some() { answer.to_vec() } else { ok("v1") }
+        });
+        check(World::new(nodes, vec![Entry::new(nodes - 1, "reviews", "v1", &backend)]), &backend);
+    }
+}
+
+#[test]
+fn a_tunnel_that_policy_denies_now_is_closed() {
+    both(|mut world, _| {
+        let mut tunnel = Client::connect(world.nodes[0].outbound);
+        assert_eq!(tunnel.ask(UPGRADE).expect("an answer").status, 101);
+        world.push(&deny("/other"));
+        assert!(tunnel.rest().is_empty(), "a change that does not concern it leaves it open");
+        // The backend reads what comes as requests: that it answers shows that the tunnel is open.
+        assert_eq!(tunnel.ask("GET / HTTP/1.1\r\n\r\n").expect("the tunnel is open").body, "v1");
+        world.push(&deny("/chat"));
+        assert!(tunnel.is_closed());
+        assert_eq!(Client::connect(world.nodes[0].outbound).ask(UPGRADE).expect("an answer").status, 403);
+    });
+}
+
+#[test]
+fn a_path_is_forwarded_as_rules_saw_it_and_untouched_where_none_looks() {
+    both(|mut world, backend| {
+        let forwarded = |world: &World, path: &str| {
+            let status = get(world.nodes[0].outbound, "reviews", path).status;
+            (status, backend.last().line().to_owned())
+        };
+        let raw = "GET //a/%7eb/%2f/..?q=//x HTTP/1.1";
+        assert_eq!(forwarded(&world, "//a/%7eb/%2f/..?q=//x"), (200, raw.to_owned()), "no rule looks at paths");
+        world.push(&deny("/admin"));
+        assert_eq!(forwarded(&world, "//a/%7eb/.//c?q=//x"), (200, "GET /a/~b/c?q=//x HTTP/1.1".to_owned()));
+        let before = backend.arrived().len();
+        assert_eq!(forwarded(&world, "//a/%2f").0, 400, "it has no normal form");
+        assert_eq!(forwarded(&world, "/x/../%61dmin").0, 403);
+        assert_eq!(backend.arrived().len(), before);
+    });
+}

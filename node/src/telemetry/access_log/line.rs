@@ -1,0 +1,333 @@
+//! A line of the access log, as Envoy's format string or Istio's JSON has it. Values come from outside: nothing in them can begin a
+//! line or reach a terminal.
+
+use crate::telemetry::Summary;
+use http::{HeaderMap, HeaderValue, Method, Version};
+use policy::kinds::{AccessLog, HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
+use serde_json::{Map, Value};
+use std::{
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+/// Longest value of a line, bytes; what is longer is cut.
+const VALUE_LIMIT: usize = 8 * 1024;
+
+/// What is known of a request that arrived.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// When its head came, Unix time in milliseconds.
+    pub began: u64,
+    /// The method.
+    pub method: Method,
+    /// Path and query, as they came.
+    pub path: String,
+    /// The protocol's version.
+    pub version: Version,
+    /// The authority, as sent.
+    pub authority: String,
+    /// The headers that the application is given.
+    pub request: HeaderMap,
+    /// The response's headers; none before it came.
+    pub response: HeaderMap,
+    /// The addressed service port.
+    pub port: u16,
+    /// The application, if the request was sent there.
+    pub upstream: Option<SocketAddr>,
+    /// Where the caller came in.
+    pub local: IpAddr,
+    /// The calling node.
+    pub remote: IpAddr,
+    /// The caller's identity.
+    pub peer: String,
+    /// The server name by which it called.
+    pub server_name: String,
+    /// Envoy's details of an answer that the proxy gave.
+    pub details: Option<String>,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the response's body.
+    pub sent: u64,
+    /// From the request's head to the response's.
+    pub answered_after: Option<Duration>,
+}
+
+impl Entry {
+    /// The line, with its end.
+    #[must_use]
+    pub fn line(&self, log: &AccessLog, summary: &Summary, duration: Duration) -> String {
+        let ended = Ended { entry: self, summary, duration };
+        let mut line = if log.json {
+            ended.json()
+        } else {
+            match &log.format {
+                Some(format) => ended.text(format),
+                None => ended.text(&LogFormat::default()),
+            }
+        };
+        if !line.ends_with('\n') {
+            line.push('\n');
+        }
+        line
+    }
+}
+
+/// A request that is over.
+struct Ended<'e> {
+    entry: &'e Entry,
+    summary: &'e Summary,
+    duration: Duration,
+}
+
+impl Ended<'_> {
+    fn text(&self, format: &LogFormat) -> String {
+        let mut line = String::with_capacity(512);
+        for part in format.parts() {
+            match part {
+                LogPart::Text(text) => line.push_str(text),
+                LogPart::Fact(fact, length) => {
+                    let value = self.fact(fact);
+                    let value = value.as_deref().map_or(&b"-"[..], |value| value);
+                    let length = length.unwrap_or(VALUE_LIMIT).min(VALUE_LIMIT).min(value.len());
+                    escape(&mut line, &value[..length]);
+                }
+            }
+        }
+        line
+    }
+
+    fn fact(&self, fact: &LogFact) -> Option<Vec<u8>> {
+        match fact {
+            LogFact::Request(names) => names.iter().find_map(|name| self.request(name)),
+            LogFact::Response(names) => names.iter().find_map(|name| self.response(name)),
+            LogFact::Word(word) => self.word(*word).map(String::into_bytes),
+        }
+    }
+
+    fn request(&self, name: &HeaderOrPseudo) -> Option<Vec<u8>> {
+        match name {
+            HeaderOrPseudo::Method => Some(self.entry.method.as_str().as_bytes().to_vec()),
+            HeaderOrPseudo::Path => Some(self.entry.path.as_bytes().to_vec()),
+            HeaderOrPseudo::Authority => Some(self.entry.authority.as_bytes().to_vec()),
+            HeaderOrPseudo::Scheme => Some(b"http".to_vec()),
+            HeaderOrPseudo::Header(name) => self.entry.request.get(name).map(|value| value.as_bytes().to_vec()),
+        }
+    }
+
+    /// The server's own time stands in for the header that only a caller's proxy sets.
+    fn response(&self, name: &HeaderOrPseudo) -> Option<Vec<u8>> {
+        let HeaderOrPseudo::Header(name) = name else { return None };
+        let value = self.entry.response.get(name).map(|value| value.as_bytes().to_vec());
+        value.or_else(|| {
+            let time = self.service_time().filter(|_| name == "x-envoy-upstream-service-time")?;
+            Some(time.to_string().into_bytes())
+        })
+    }
+
+    fn service_time(&self) -> Option<u64> {
+        let time = self.entry.answered_after.filter(|_| self.entry.upstream.is_some())?;
+        Some(millis(time))
+    }
+
+    fn word(&self, word: LogWord) -> Option<String> {
+        let entry = self.entry;
+        match word {
+            LogWord::StartTime => start(entry.began),
+            LogWord::Protocol => Some(format!("{:?}", entry.version)),
+            LogWord::ResponseCode => Some(self.summary.code.to_string()),
+            LogWord::ResponseFlags => Some(self.summary.flags.to_string()),
+            LogWord::ResponseCodeDetails => self.details(),
+            // Not told apart here.
+            LogWord::ConnectionTerminationDetails
+            | LogWord::UpstreamTransportFailureReason
+            | LogWord::UpstreamLocalAddress => None,
+            LogWord::BytesReceived => Some(entry.received.to_string()),
+            LogWord::BytesSent => Some(entry.sent.to_string()),
+            LogWord::Duration => Some(millis(self.duration).to_string()),
+            LogWord::UpstreamHost => entry.upstream.map(|upstream| upstream.to_string()),
+            LogWord::UpstreamCluster => Some(format!("inbound|{}||", entry.port)),
+            LogWord::DownstreamLocalAddress => Some(entry.local.to_string()),
+            LogWord::DownstreamRemoteAddress | LogWord::DownstreamRemoteAddressWithoutPort => {
+                Some(entry.remote.to_string())
+            }
+            LogWord::DownstreamPeerUriSan => Some(entry.peer.clone()),
+            LogWord::RequestedServerName => Some(entry.server_name.clone()),
+            LogWord::RouteName => Some("default".to_owned()),
+        }
+    }
+
+    fn details(&self) -> Option<String> {
+        let answered = self.entry.upstream.is_some() && !self.entry.response.is_empty();
+        self.entry.details.clone().or_else(|| answered.then(|| "via_upstream".to_owned()))
+    }
+
+    fn json(&self) -> String {
+        let mut map = Map::new();
+        for (key, word) in WORDS {
+            let value = self.word(word);
+            let number =
+                matches!(word, LogWord::ResponseCode | LogWord::BytesReceived | LogWord::BytesSent | LogWord::Duration);
+            let value = match value {
+                Some(text) if number => text.parse::<u64>().map_or(Value::Null, Value::from),
+                Some(text) => Value::from(text),
+                None => Value::Null,
+            };
+            map.insert(key.to_owned(), value);
+        }
+        let text = |value: Option<Vec<u8>>| {
+            let cut = value.map(|mut value| {
+                value.truncate(VALUE_LIMIT);
+                value
+            });
+            cut.map_or(Value::Null, |value| Value::from(String::from_utf8_lossy(&value).into_owned()))
+        };
+        let header = |name: &str| text(self.entry.request.get(name).map(HeaderValue::as_bytes).map(<[u8]>::to_vec));
+        map.insert("upstream_service_time".to_owned(), self.service_time().map_or(Value::Null, Value::from));
+        map.insert("method".to_owned(), text(self.request(&HeaderOrPseudo::Method)));
+        map.insert("path".to_owned(), text(self.request(&HeaderOrPseudo::Path)));
+        map.insert("authority".to_owned(), text(self.request(&HeaderOrPseudo::Authority)));
+        map.insert("x_forwarded_for".to_owned(), header("x-forwarded-for"));
+        map.insert("user_agent".to_owned(), header("user-agent"));
+        map.insert("request_id".to_owned(), header("x-request-id"));
+        ascii(&Value::Object(map).to_string())
+    }
+}
+
+/// The keys of Istio's JSON, except those of headers.
+const WORDS: [(&str, LogWord); 17] = [
+    ("start_time", LogWord::StartTime),
+    ("protocol", LogWord::Protocol),
+    ("response_code", LogWord::ResponseCode),
+    ("response_flags", LogWord::ResponseFlags),
+    ("response_code_details", LogWord::ResponseCodeDetails),
+    ("connection_termination_details", LogWord::ConnectionTerminationDetails),
+    ("upstream_transport_failure_reason", LogWord::UpstreamTransportFailureReason),
+    ("bytes_received", LogWord::BytesReceived),
+    ("bytes_sent", LogWord::BytesSent),
+    ("duration", LogWord::Duration),
+    ("upstream_host", LogWord::UpstreamHost),
+    ("upstream_cluster", LogWord::UpstreamCluster),
+    ("upstream_local_address", LogWord::UpstreamLocalAddress),
+    ("downstream_local_address", LogWord::DownstreamLocalAddress),
+    ("downstream_remote_address", LogWord::DownstreamRemoteAddress),
+    ("requested_server_name", LogWord::RequestedServerName),
+    ("route_name", LogWord::RouteName),
+];
+
+fn start(began: u64) -> Option<String> {
+    let time = jiff::Timestamp::from_millisecond(i64::try_from(began).ok()?).ok()?;
+    Some(format!("{time:.3}"))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Printable ASCII as it is, but for quotes and backslashes; every other byte as `\xNN` (A110).
+fn escape(line: &mut String, value: &[u8]) {
+    for byte in value {
+        match byte {
+            b'"' | b'\\' => {
+                line.push('\\');
+                line.push(char::from(*byte));
+            }
+            b' '..=b'~' => line.push(char::from(*byte)),
+            // Writing to a string does not fail.
+            _ => {
+                let _ = write!(line, "\\x{byte:02x}");
+            }
+        }
+    }
+}
+
+/// JSON text in ASCII: the controls of the second page (U+0080 to U+009F) begin a terminal's sequences as ESC does, and JSON need
+/// not escape them.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        if matches!(character, ' '..='~') {
+            text.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Flags, Protocol};
+
+    fn entry() -> Entry {
+        let header = |name: &'static str, value: &[u8]| {
+            (http::HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())
+        };
+        Entry {
+            began: 1_700_000_000_123,
+            method: Method::GET,
+            path: "/a\"b?c=d".to_owned(),
+            version: Version::HTTP_11,
+            authority: "reviews".to_owned(),
+            request: HeaderMap::from_iter([
+                header("user-agent", b"curl\xff\x1b[31m"[..5].as_ref()),
+                header("x-forwarded-for", b"10.0.0.1"),
+                header("x-request-id", b"7"),
+            ]),
+            response: HeaderMap::from_iter([header("content-type", b"text/plain")]),
+            port: 9080,
+            upstream: Some("127.0.0.1:8080".parse().unwrap()),
+            local: "10.0.0.2".parse().unwrap(),
+            remote: "10.0.0.1".parse().unwrap(),
+            peer: "spiffe://t.example/ns/shop/sa/web".to_owned(),
+            server_name: "reviews.shop.t.example".to_owned(),
+            details: None,
+            received: 3,
+            sent: 42,
+            answered_after: Some(Duration::from_millis(5)),
+        }
+    }
+
+    fn summary(code: u16) -> Summary {
+        Summary { protocol: Protocol::Http, code, grpc_status: None, flags: Flags::NONE }
+    }
+
+    #[test]
+    fn istios_text() {
+        let line = entry().line(&AccessLog::default(), &summary(200), Duration::from_millis(7));
+        assert_eq!(
+            line,
+            "[2023-11-14T22:13:20.123Z] \"GET /a\\\"b?c=d HTTP/1.1\" 200 - via_upstream - \"-\" 3 42 7 5 \"10.0.0.1\" \
+             \"curl\\xff\" \"7\" \"reviews\" \"127.0.0.1:8080\" inbound|9080|| - 10.0.0.2 10.0.0.1 reviews.shop.t.example default\n"
+        );
+    }
+
+    #[test]
+    fn json_has_istios_keys() {
+        let log = AccessLog { json: true, ..AccessLog::default() };
+        let denied = Entry { details: Some("rbac".to_owned()), upstream: None, ..entry() };
+        let line = denied.line(&log, &summary(403), Duration::from_millis(7));
+        assert!(line.ends_with("}\n") && line.matches('\n').count() == 1, "{line}");
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&value["response_code"], &value["response_code_details"]),
+            (&Value::from(403), &Value::from("rbac"))
+        );
+        assert_eq!((&value["upstream_host"], &value["path"]), (&Value::Null, &Value::from("/a\"b?c=d")));
+        assert_eq!(value.as_object().unwrap().len(), 24);
+    }
+
+    #[test]
+    fn a110_nothing_in_a_value_begins_a_line_or_reaches_a_terminal() {
+        let mut line = String::new();
+        escape(&mut line, b"a\r\n[forged] \x1b[31m\t\xc3\xa4\"\\");
+        assert_eq!(line, "a\\x0d\\x0a[forged] \\x1b[31m\\x09\\xc3\\xa4\\\"\\\\");
+        let json = ascii(&Value::from("\u{9b}31m \u{1f600}\u{7f}").to_string());
+        assert_eq!(json, "\"\\u009b31m \\ud83d\\ude00\\u007f\"");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "\u{9b}31m \u{1f600}\u{7f}");
+    }
+}

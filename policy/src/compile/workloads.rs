@@ -1,0 +1,181 @@
+//! What documents say of a workload: who may call it, how, and how often. Made when a workload is first asked for; the next state
+//! takes it over as long as the documents that select it stay the same.
+
+mod limits;
+mod mutual_tls;
+
+pub use limits::WorkloadLimit;
+pub use mutual_tls::Modes;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use certs::id::TrustDomain;
+
+use crate::{
+    authorize::{self, Authorizer},
+    document::{DocumentId, Kind, ROOT_NAMESPACE, Spec},
+    history::{Absent, Live, State},
+    kinds::{AuthorizationPolicy, MeshConfig},
+};
+
+/// Workloads that are kept; with more the table begins anew. A node asks for its own, `explain` for those of others.
+const MAX_WORKLOADS: usize = 1_000;
+
+/// What the documents in effect say of one workload.
+#[derive(Debug)]
+pub struct Workload {
+    /// Who may call it.
+    pub authorizer: Authorizer,
+    /// Whether it takes plaintext.
+    pub mutual_tls: Modes,
+    /// How often it may be called; a request must find room in each that it meets.
+    pub limits: Vec<WorkloadLimit>,
+    /// What holds in the whole mesh.
+    pub config: Arc<MeshConfig>,
+    /// The AuthorizationPolicies that select it: the same ones mean the same authorizer.
+    authorization: Vec<authorize::Live>,
+}
+
+/// Every workload that was asked for, and the documents that may select one.
+#[derive(Debug, Default)]
+pub(super) struct Workloads {
+    config: Arc<MeshConfig>,
+    authorization: ByNamespace<authorize::Live>,
+    authentication: ByNamespace<mutual_tls::Document>,
+    limits: ByNamespace<limits::Document>,
+    known: RwLock<HashMap<Key, Arc<Workload>>>,
+}
+
+type ByNamespace<T> = BTreeMap<String, Vec<T>>;
+
+/// All that tells one workload from another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    trust_domain: TrustDomain,
+    namespace: String,
+    labels: BTreeMap<String, String>,
+}
+
+impl Workloads {
+    /// The documents of a state. Workloads that `previous` knew are made at once, so that no request waits for it.
+    pub(super) fn new(state: &State, previous: Option<&Workloads>) -> Self {
+        let mut workloads = Self { config: config(state), ..Self::default() };
+        for (id, live) in &state.documents {
+            let namespace = || id.namespace.clone();
+            if id.kind == Kind::AuthorizationPolicy {
+                workloads.authorization.entry(namespace()).or_default().push(policy_values(id, live));
+            } else if id.kind == Kind::PeerAuthentication {
+                workloads.authentication.entry(namespace()).or_default().extend(mutual_tls::Document::new(id, live));
+            } else if id.kind == Kind::RateLimit {
+                workloads.limits.entry(namespace()).or_default().extend(limits::Document::new(id, live));
+            }
+        }
+        if let Some(previous) = previous {
+            let before = previous.known.read().unwrap_or_else(PoisonError::into_inner);
+            let again = before.iter().map(|(key, known)| (key.clone(), workloads.make(key, Some(known))));
+            let again = again.collect();
+            workloads.known = RwLock::new(again);
+        }
+        workloads
+    }
+
+    pub(super) fn config(&self) -> &Arc<MeshConfig> {
+        &self.config
+    }
+
+    pub(super) fn get(
+        &self,
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Arc<Workload> {
+        let key = Key { trust_domain: trust_domain.clone(), namespace: namespace.to_owned(), labels: labels.clone() };
+        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return known.clone();
+        }
+        let made = self.make(&key, None);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_WORKLOADS {
+            known.clear();
+        }
+        known.entry(key).or_insert(made).clone()
+    }
+
+    fn make(&self, key: &Key, before: Option<&Arc<Workload>>) -> Arc<Workload> {
+        let authorization: Vec<authorize::Live> =
+            self.here(&self.authorization, key).filter(|live| selects(live, key)).cloned().collect();
+        let (namespace, labels) = (&key.namespace, &key.labels);
+        let mutual_tls = Modes::of(self.here(&self.authentication, key), namespace, labels);
+        let limits = limits::of(self.here(&self.limits, key), namespace, labels);
+        let is_same = |before: &&Arc<Workload>| {
+            before.mutual_tls == mutual_tls && before.limits == limits && self.decides_alike(before, &authorization)
+        };
+        if let Some(before) = before.filter(is_same) {
+            return before.clone();
+        }
+        let aliases = &self.config.trust_domain_aliases;
+        let authorizer = Authorizer::new(&authorization, namespace, labels, &key.trust_domain, aliases);
+        Arc::new(Workload { authorizer, mutual_tls, limits, config: self.config.clone(), authorization })
+    }
+
+    /// True if the authorizer of a workload that was made before would come out the same.
+    fn decides_alike(&self, before: &Workload, authorization: &[authorize::Live]) -> bool {
+        let same = |(old, new): (&authorize::Live, &authorize::Live)| {
+            let same_values = |(old, new): (&Value, &Value)| match (old, new) {
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                (old, new) => old.is_none() && new.is_none(),
+            };
+            old.id == new.id
+                && old.values.len() == new.values.len()
+                && old.values.iter().zip(&new.values).all(same_values)
+        };
+        *before.config == *self.config
+            && before.authorization.len() == authorization.len()
+            && before.authorization.iter().zip(authorization).all(same)
+    }
+
+    /// What stands where it may select the workload: in its own namespace and in the root namespace.
+    fn here<'t, T>(&self, table: &'t ByNamespace<T>, key: &Key) -> impl Iterator<Item = &'t T> {
+        let own = Some(key.namespace.as_str()).filter(|own| *own != ROOT_NAMESPACE);
+        [Some(ROOT_NAMESPACE), own].into_iter().flatten().filter_map(|namespace| table.get(namespace)).flatten()
+    }
+}
+
+type Value = Option<Arc<AuthorizationPolicy>>;
+
+/// The one MeshConfig; its defaults where there is none.
+fn config(state: &State) -> Arc<MeshConfig> {
+    let document = state.document(&DocumentId::mesh_wide(Kind::MeshConfig, "default"));
+    match document.map(|document| &document.spec) {
+        Some(Spec::MeshConfig(config)) => config.clone(),
+        Some(_) | None => Arc::default(),
+    }
+}
+
+/// Every live value of an AuthorizationPolicy. One that this build cannot read yields to its ancestor that is in effect, as every
+/// document does; beside other values it counts as one that permits nothing.
+fn policy_values(id: &DocumentId, live: &Live) -> authorize::Live {
+    let spec = |value: &crate::history::LiveValue| match value.document.as_ref().map(|document| &document.spec) {
+        Ok(Spec::AuthorizationPolicy(policy)) => Some(policy.clone()),
+        Ok(_) | Err(_) => None,
+    };
+    let unreadable = live.values.iter().any(|value| matches!(value.document, Err(Absent::Unreadable(_))));
+    let values: Vec<Value> = match (live.values.len(), &live.effective) {
+        (1, Some(effective)) if unreadable => vec![spec(effective)],
+        (_, Some(effective)) if unreadable => live.values.iter().chain([effective]).map(spec).collect(),
+        _ => live.values.iter().map(spec).collect(),
+    };
+    authorize::Live { id: Arc::new(id.clone()), values }
+}
+
+fn selects(live: &authorize::Live, key: &Key) -> bool {
+    let selects =
+        |policy: &Arc<AuthorizationPolicy>| policy.target.selects(&live.id.namespace, &key.namespace, &key.labels);
+    live.values.iter().flatten().any(selects)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Tests of what documents say of workloads.
+
+use super::*;
+use crate::{
+    authorize::{Head, Peer},
+    compile::Compiled,
+    kinds::PathNormalization,
+    normalize,
+    testing::Mesh,
+};
+
+fn policy(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n---\n"
+    )
+}
+
+fn of(compiled: &Compiled, namespace: &str, app: &str) -> Arc<Workload> {
+    let labels = BTreeMap::from([("app".to_owned(), app.to_owned())]);
+    compiled.workload(&TrustDomain::new("prod.example").unwrap(), namespace, &labels)
+}
+
+fn passes(workload: &Workload, path: &str) -> bool {
+    let identity = "spiffe://prod.example/ns/shop/sa/cart".parse().unwrap();
+    let peer = Peer {
+        identity: Some(&identity),
+        address: None,
+        original_address: None,
+        server_name: None,
+        destination: None,
+        port: 80,
+    };
+    let head = Head {
+        method: "GET",
+        scheme: "http",
+        host: &normalize::host("web", 80).unwrap(),
+        path: &normalize::path(path, PathNormalization::Strict).unwrap(),
+        query: None,
+        headers: &http::HeaderMap::new(),
+        token: None,
+    };
+    workload.authorizer.decide(&peer, &head).allowed()
+}
+
+#[test]
+fn a_workload_has_the_policies_of_its_namespace_and_the_root() {
+    let mut mesh = Mesh::new();
+    mesh.push(&policy(
+        "shop",
+        "a",
+        "{selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {paths: [/a]}}]}]}",
+    ));
+    let state = mesh.push(&policy("istio-system", "b", "{action: DENY, rules: [{to: [{operation: {paths: [/b]}}]}]}"));
+    let compiled = Compiled::build(&state, None);
+    let (web, other, elsewhere) =
+        (of(&compiled, "shop", "web"), of(&compiled, "shop", "x"), of(&compiled, "bank", "web"));
+    assert_eq!([passes(&web, "/a"), passes(&web, "/b"), passes(&web, "/c")], [false, false, true]);
+    assert_eq!([passes(&other, "/a"), passes(&other, "/b")], [true, false]);
+    assert_eq!([passes(&elsewhere, "/a"), passes(&elsewhere, "/b")], [true, false]);
+    assert!(Arc::ptr_eq(&web, &of(&compiled, "shop", "web")), "asked twice, made once");
+}
+
+#[test]
+fn what_is_not_touched_stays_the_same() {
+    let mut mesh = Mesh::new();
+    let state = mesh.push(&policy("shop", "a", "{selector: {matchLabels: {app: web}}, rules: [{}]}"));
+    let first = Arc::new(Compiled::build(&state, None));
+    let (web, other) = (of(&first, "shop", "web"), of(&first, "shop", "x"));
+    let state = mesh.push(&policy("shop", "b", "{selector: {matchLabels: {app: x}}, rules: [{}]}"));
+    let second = Arc::new(Compiled::build(&state, Some(&first)));
+    assert!(Arc::ptr_eq(&web, &of(&second, "shop", "web")));
+    assert!(!Arc::ptr_eq(&other, &of(&second, "shop", "x")) && !of(&second, "shop", "x").authorizer.is_open());
+    let state = mesh.push(&policy("shop", "a", "{selector: {matchLabels: {app: web}}}"));
+    let third = Compiled::build(&state, Some(&second));
+    assert!(passes(&web, "/") && !passes(&of(&third, "shop", "web"), "/"));
+}
+
+#[test]
+fn two_sides_of_a_partition_are_both_heard() {
+    let allow =
+        |paths: &str| policy("shop", "a", &format!("{{rules: [{{to: [{{operation: {{paths: [{paths}]}}}}]}}]}}"));
+    let mut mesh = Mesh::new();
+    let before = mesh.push(&allow("/a, /b"));
+    mesh.push(&allow("/a, /both"));
+    let state = mesh.push_apart(&allow("/b, /both"), &before);
+    assert_eq!(state.conflicts.len(), 1);
+    let web = of(&Compiled::build(&state, None), "shop", "web");
+    assert_eq!(["/a", "/b", "/both"].map(|path| passes(&web, path)), [false, false, true]);
+    // A push that names both settles it.
+    let web = of(&Compiled::build(&mesh.push(&allow("/a")), None), "shop", "web");
+    assert_eq!(["/a", "/b", "/both"].map(|path| passes(&web, path)), [true, false, false]);
+}
