@@ -18,7 +18,10 @@ use super::{
     error::{Error, fail},
     fold::{self, Before},
 };
-use crate::snapshot::{Current, Services, Snapshot, StatsTable};
+use crate::{
+    clock,
+    snapshot::{Current, Services, Snapshot, StatsTable},
+};
 
 /// What the snapshot is made of, and who may read it.
 pub struct World {
@@ -118,8 +121,9 @@ impl World {
         self.view.store(view.clone());
         if changes.iter().any(concerns_requests) {
             let mut before = self.folding.lock().expect("no code panics while it folds");
-            let services = Arc::new(fold::services(&view, &self.node, &self.stats, &mut before));
-            self.stats.retain(&services);
+            let now = clock::uptime();
+            let services = Arc::new(fold::services(&view, &self.node, &self.stats, now, &mut before));
+            self.stats.retain(&services, now);
             let last = self.current.load();
             self.current.store(Arc::new(Snapshot {
                 trust_domain: last.trust_domain.clone(),

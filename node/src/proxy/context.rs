@@ -1,13 +1,19 @@
 //! What the requests of one data worker share.
 
 use super::{cluster::Clusters, http::ReplayBudget, inbound::Apps, local::Local};
-use crate::{clock, mesh, snapshot::Current, tasks::Tasks, telemetry::Telemetry};
+use crate::{
+    balance::Locality,
+    clock, mesh,
+    snapshot::{Circuits, Current},
+    tasks::Tasks,
+    telemetry::Telemetry,
+};
 use arc_swap::ArcSwap;
 use certs::id::NodeId;
 use http::HeaderValue;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 /// What all workers share, the control side included.
@@ -24,6 +30,12 @@ pub(super) struct Shared {
     /// Nodes to which a data connection failed; what does not fit is dropped.
     pub(super) failures: mpsc::Sender<NodeId>,
     pub(super) budget: ReplayBudget,
+    /// What outlives snapshots of the clusters that are called.
+    pub(super) circuits: Arc<Circuits>,
+    /// Where this node is.
+    pub(super) locality: Locality,
+    /// Copies of requests that may be under way.
+    pub(super) mirrors: Arc<Semaphore>,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) draining: watch::Sender<bool>,
     /// Workers whose requests have ended.
@@ -41,6 +53,8 @@ pub(super) struct Context {
     pub(super) tasks: Tasks,
     pub(super) failures: mpsc::Sender<NodeId>,
     pub(super) budget: ReplayBudget,
+    pub(super) circuits: Arc<Circuits>,
+    pub(super) mirrors: Arc<Semaphore>,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) mesh: mesh::data::Worker,
     pub(super) apps: Apps,
@@ -62,6 +76,8 @@ impl Context {
             tasks: shared.tasks.clone(),
             failures: shared.failures.clone(),
             budget: shared.budget.clone(),
+            circuits: Arc::clone(&shared.circuits),
+            mirrors: Arc::clone(&shared.mirrors),
             connections: Arc::clone(&shared.connections),
             mesh,
             apps: Apps::new(shared.tasks.clone()),

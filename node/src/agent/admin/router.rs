@@ -102,6 +102,7 @@ fn looking() -> Router<Admin> {
             "/v1/endpoints",
             get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Endpoints(of.service))),
         )
+        .route("/v1/outliers", get(|admin, watch| answer(admin, watch, Look::Outliers)))
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
         .route("/v1/explain", get(Admin::explain))
         .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))

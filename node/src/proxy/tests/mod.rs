@@ -1,9 +1,14 @@
 //! The data planes of several nodes in one process: an application's bytes in, another application's bytes out.
 
 mod backend;
+mod balancing;
+mod breaking;
 mod client;
+mod cors;
 mod forwarding;
 mod framing;
 mod http2;
+mod mirroring;
+mod outliers;
 mod routing;
 mod world;
