@@ -5,7 +5,7 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 use crate::{
     cli::{
         ca, check, completions, context::Globals, drain, endpoints, evict, explain, grant, identity, init, invite,
-        join, leave, man, members, operator, policy, routes, run, service, services, status, wait,
+        join, leave, man, members, operator, outliers, policy, routes, run, service, services, status, wait,
     },
     demo,
 };
@@ -42,6 +42,8 @@ pub enum Command {
     Services(services::Args),
     /// List the endpoints of services
     Endpoints(endpoints::Args),
+    /// List the endpoints that are left out because they fail
+    Outliers(outliers::Args),
     /// List the routes that requests take
     Routes(routes::Args),
     /// Say where a request would go, and why
@@ -84,7 +86,7 @@ pub enum Command {
 /// Headings of `--help` and the commands under them.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["demo", "init", "join", "run"]),
-    ("Look", &["status", "members", "services", "endpoints", "routes", "explain", "wait", "check"]),
+    ("Look", &["status", "members", "services", "endpoints", "outliers", "routes", "explain", "wait", "check"]),
     ("Policy", &["policy"]),
     ("Nodes", &["invite", "grant", "service", "drain", "leave", "evict"]),
     ("Trust", &["operator", "ca", "identity"]),
@@ -119,6 +121,7 @@ const WATCHED: &[&str] = &[
     "members",
     "services",
     "endpoints",
+    "outliers",
     "routes",
     "policy list",
     "policy log",
