@@ -11,7 +11,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Flight {
     _active: InFlight,
-    _room: Option<Room>,
+    /// In a box, because few clusters have limits.
+    _room: Option<Box<Room>>,
 }
 
 /// Room of a request within the limits of its cluster.
@@ -25,7 +26,7 @@ pub(super) struct Room {
 impl Flight {
     /// With its room, where the cluster has limits.
     pub(super) fn new(active: InFlight, room: Option<Room>) -> Self {
-        Self { _active: active, _room: room }
+        Self { _active: active, _room: room.map(Box::new) }
     }
 }
 

@@ -23,6 +23,24 @@ impl Admin {
         rows.sort_by(|a, b| (&a.service, &a.endpoint, &a.caller).cmp(&(&b.service, &b.endpoint, &b.caller)));
         rows
     }
+
+    /// Takes endpoints that are ejected from those that an explained request may reach.
+    pub(super) fn leave_out(&self, explained: &mut api::Explanation) {
+        let outliers = self.outliers();
+        for endpoint in explained.endpoints.iter_mut().filter(|endpoint| endpoint.candidate) {
+            let same = |outlier: &&api::Outlier| outlier.endpoint == endpoint.id && outlier.cluster == endpoint.cluster;
+            if let Some(outlier) = outliers.iter().find(same) {
+                endpoint.candidate = false;
+                endpoint.reason = format!("ejected: {}, until {}", outlier.reason, outlier.until);
+            }
+        }
+        let Some(cluster) = &explained.cluster else { return };
+        let mut members = explained.endpoints.iter().filter(|endpoint| endpoint.cluster == *cluster).peekable();
+        if explained.answer.is_none() && members.peek().is_some() && members.all(|endpoint| !endpoint.candidate) {
+            let reason = "every endpoint is ejected".to_owned();
+            explained.answer = Some(api::Answer { status: 503, flag: "UH".to_owned(), reason });
+        }
+    }
 }
 
 /// The field whose limit was met.

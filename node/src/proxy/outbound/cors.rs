@@ -23,7 +23,7 @@ pub(super) enum Verdict<'r> {
     /// The answer is to be marked for this origin.
     Allowed(&'r CorsPolicy, HeaderValue),
     /// A preflight, and its answer.
-    Preflight(Response<ResponseBody>),
+    Preflight(Box<Response<ResponseBody>>),
 }
 
 /// Judges a request. Nothing is refused: it is the browser that heeds what it is told.
@@ -33,9 +33,9 @@ pub(super) fn judge<'r>(route: &'r Route, parts: &Parts) -> Verdict<'r> {
     let is_allowed = origin.to_str().is_ok_and(|origin| policy.allows(origin));
     let is_preflight = parts.method == Method::OPTIONS && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     match (is_allowed, is_preflight, policy.unmatched_preflights) {
-        (true, true, _) => Verdict::Preflight(preflight(policy, origin)),
+        (true, true, _) => Verdict::Preflight(Box::new(preflight(policy, origin))),
         (true, false, _) => Verdict::Allowed(policy, origin.clone()),
-        (false, true, UnmatchedPreflights::Ignore) => Verdict::Preflight(empty()),
+        (false, true, UnmatchedPreflights::Ignore) => Verdict::Preflight(Box::new(empty())),
         (false, true, UnmatchedPreflights::Forward) | (false, false, _) => Verdict::Silent,
     }
 }

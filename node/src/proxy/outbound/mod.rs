@@ -215,7 +215,7 @@ impl Requests<'_> {
         let verdict = cors::judge(&routed.route, &parts);
         if let Verdict::Preflight(response) = verdict {
             self.count_service(&routed, exchange);
-            return Ok(Answered::Here(response));
+            return Ok(Answered::Here(*response));
         }
         let request = forward::Outgoing { parts, host, upgrade, incoming };
         let answered = self.act(&snapshot, &routed, request, exchange).await;
