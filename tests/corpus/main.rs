@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the counts are what a reader of the log wants")]
 
 mod accepted;
+#[cfg(test)]
 mod outlier;
 #[cfg(test)]
 mod security;

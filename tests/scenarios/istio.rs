@@ -1,8 +1,6 @@
 //! Istio's own scenarios, from outside: the documents are pushed to a small mesh, the requests are sent, and what comes
 //! back and what arrives is what Istio says. Read in place; skips with a message where the corpus is absent.
 
-#![expect(clippy::print_stdout, reason = "which scenarios ran is what a reader of the log wants")]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,

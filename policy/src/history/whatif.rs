@@ -37,7 +37,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{parse, testing::state_of};
 
     const RULE: &str =
