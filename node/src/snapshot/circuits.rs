@@ -1,5 +1,6 @@
 //! What outlives snapshots for each cluster that a service of this node calls (its circuit): requests under way, errors
-//! in a row, who is ejected. And the tables of the choice, built once per snapshot and policy and shared by all workers.
+//! in a row, who is ejected. And the tables of the choice, built once for all workers and kept while nothing that they read
+//! has changed.
 //!
 //! As in Istio all of it belongs to one caller, which is a service beside this node, and to one host, port and subset.
 
@@ -57,7 +58,7 @@ pub struct Circuit {
     newest: Mutex<Option<Arc<Table>>>,
 }
 
-/// What a policy comes to for the endpoints of one snapshot.
+/// What a policy comes to for the members of a cluster.
 #[derive(Debug)]
 pub struct Table {
     /// The policy.
@@ -127,8 +128,8 @@ impl Circuits {
         Arc::clone(&self.by_key.entry(Key::clone(&key)).or_insert_with(begin))
     }
 
-    /// The tables for these members, which are all that the cluster has, healthy or not. The newest are given again while
-    /// they are of the same endpoints, policy and ejections.
+    /// The tables for these members, which are all that the cluster has, healthy or not. The newest are given again, to
+    /// other workers and under later snapshots, while members, policy and ejections are the same.
     #[must_use]
     pub fn table(
         &self,
@@ -295,8 +296,17 @@ impl Table {
             && Arc::ptr_eq(&self.policy, policy)
             && self.client == *client
             && self.members.len() == members.len()
-            && self.members.iter().zip(members).all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.members.iter().zip(members).all(|(a, b)| are_alike(a, b))
     }
+}
+
+/// True if a table is the same for both: of one endpoint in two snapshots, for all that the choice reads.
+fn are_alike(a: &Arc<Endpoint>, b: &Arc<Endpoint>) -> bool {
+    Arc::ptr_eq(a, b)
+        || Arc::ptr_eq(&a.stats, &b.stats)
+            && (a.weight, a.healthy) == (b.weight, b.healthy)
+            && a.locality == b.locality
+            && (Arc::ptr_eq(&a.labels, &b.labels) || a.labels == b.labels)
 }
 
 fn host(endpoint: &Endpoint) -> Host {

@@ -45,17 +45,17 @@ pub(super) struct Way<'a> {
 pub(super) type Attempt = Result<(Response<body::Source>, Flight), Cause>;
 
 impl Way<'_> {
-    /// Sends a request to a member and notes how that ended; `limit` is the time of one attempt. `sent` tells of the end of
-    /// the caller's side.
+    /// Sends a request to a member and notes how that ended. `sent` tells of the end of the caller's side; `began` is now,
+    /// microseconds of uptime; `limit` is the time of one attempt.
     pub(super) async fn attempt(
         &self,
         position: usize,
         request: Request<RequestBody>,
         sent: &Completion,
+        began: u64,
         limit: Option<Duration>,
     ) -> Attempt {
         let member = &self.cluster.members[position];
-        let began = clock::uptime_micros();
         let first = member.endpoint.stats.active() == 0;
         let active = member.endpoint.stats.begin();
         let answer = async {

@@ -173,7 +173,8 @@ impl Attempts<'_> {
             let request = way.request((&head.parts, &head.host), upgrade.clone(), position, attempt + 1, body)?;
             self.exchange.between(Arc::clone(&cluster.members[position].recorder));
             self.under_way = Some((position, began));
-            let result = way.attempt(position, request, &self.upload.completion(), retries.per_try_timeout).await;
+            let limit = retries.per_try_timeout;
+            let result = way.attempt(position, request, &self.upload.completion(), began, limit).await;
             self.under_way = None;
             if !self.may_retry(&method, &result) {
                 return self.passed_on(result, began, position, upgrade.is_some());

@@ -88,12 +88,13 @@ impl Copy {
             cluster: &self.cluster,
             grpc,
         };
-        let (tried, random, now) = (Tried::default(), self.context.random(), clock::uptime());
+        let (tried, random, began) = (Tried::default(), self.context.random(), clock::uptime_micros());
+        let now = began / 1_000;
         let position = self.cluster.pick(&Ask { tried: &tried, leave: false, hash: None, random, now })?;
         let upload = Upload::again(body, &self.context.budget);
         let body = upload.attempt().ok_or(Cause::ConnectionTermination)?;
         let request = way.request((&self.parts, &self.host), None, position, 1, body)?;
-        let (response, flight) = way.attempt(position, request, &upload.completion(), None).await?;
+        let (response, flight) = way.attempt(position, request, &upload.completion(), began, None).await?;
         // Without `between` it is not counted.
         let exchange = Exchange::new(clock::monotonic(), grpc);
         let mut answer = ResponseBody::relay(response.into_body(), exchange, None, Some(flight));

@@ -1,3 +1,5 @@
+//! Tables and ejections over time.
+
 use std::collections::BTreeMap;
 
 use certs::id::{NodeId, ServiceAccount};
@@ -80,9 +82,15 @@ fn picked(table: &Table, now: Millis) -> Vec<usize> {
 
 #[test]
 fn tables_are_shared_until_something_changes() {
-    let (mesh, policy) = (Mesh::new(), detecting());
+    let (mut mesh, policy) = (Mesh::new(), detecting());
     let first = mesh.table(&policy, 1);
     assert!(Arc::ptr_eq(&first, &mesh.table(&policy, 2)));
+    // A snapshot that does not concern the cluster.
+    mesh.members = mesh.members.iter().map(|endpoint| Arc::new(Endpoint::clone(endpoint))).collect();
+    assert!(Arc::ptr_eq(&first, &mesh.table(&policy, 3)));
+    let heavy = Endpoint { weight: 2, ..Endpoint::clone(&mesh.members[0]) };
+    mesh.members[0] = Arc::new(heavy);
+    assert!(!Arc::ptr_eq(&first, &mesh.table(&policy, 3)));
     let other = mesh.table(&Arc::new(ClusterPolicy::default()), 3);
     assert!(!Arc::ptr_eq(&first, &other) && other.outliers.is_none() && other.limits.is_none());
     let again = mesh.circuits.of("shop/web", &service(), "outbound|80||cart".to_owned());
