@@ -53,8 +53,19 @@ pub(super) fn answered<B>(response: &Response<B>, asked: bool) -> Result<Option<
 
 /// Joins the caller's connection with that of a 101 response, as soon as both are free.
 pub(super) fn join<B>(context: &Context, caller: OnUpgrade, response: &mut Response<B>) {
+    join_holding(context, caller, response, ());
+}
+
+/// As [`join`]; `held` is dropped when the tunnel has ended.
+pub(super) fn join_holding<B>(
+    context: &Context,
+    caller: OnUpgrade,
+    response: &mut Response<B>,
+    held: impl Send + 'static,
+) {
     let server = hyper::upgrade::on(response);
     context.tasks.detach("upgraded connection", async move {
+        let _held = held;
         let (caller, server) = match (caller.await, server.await) {
             (Ok(caller), Ok(server)) => (TokioIo::new(caller), TokioIo::new(server)),
             (Err(error), _) | (_, Err(error)) => {

@@ -152,9 +152,9 @@ impl Handler for Connection {
         let requests = Requests { context: &self.context, speaker: self.speaker.load_full(), remote: self.remote };
         let answered = requests.answer(request, &mut exchange).await;
         let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
-        let mut response = answered.finish(exchange, is_head);
+        let (mut response, flight) = answered.finish(exchange, is_head);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            upgrade::join(&self.context, on_upgrade, &mut response);
+            upgrade::join_holding(&self.context, on_upgrade, &mut response, flight);
         }
         response
     }
@@ -183,15 +183,20 @@ impl Answered {
         }
     }
 
-    fn finish(self, mut exchange: Exchange, is_head: bool) -> Response<ResponseBody> {
+    /// The response as it goes to the caller. A request is under way until the end of its body, or of the tunnel that it
+    /// became: then its flight is given.
+    fn finish(self, mut exchange: Exchange, is_head: bool) -> (Response<ResponseBody>, Option<Flight>) {
         match self {
             Self::Here(response) => {
                 exchange.answered(response.status(), response.headers());
-                response.map(|body| if is_head { ResponseBody::full(Bytes::new()) } else { body }.with(exchange))
+                let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
+                (response.map(|full| body(full).with(exchange)), None)
             }
             Self::Endpoint(response, deadline, flight) => {
                 exchange.answered(response.status(), response.headers());
-                response.map(|source| ResponseBody::relay(source, exchange, deadline, Some(flight)))
+                let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                let (of_body, of_tunnel) = if is_tunnel { (None, Some(flight)) } else { (Some(flight), None) };
+                (response.map(|source| ResponseBody::relay(source, exchange, deadline, of_body)), of_tunnel)
             }
         }
     }

@@ -49,6 +49,25 @@ fn every_simple_algorithm_reaches_everybody() {
 }
 
 #[test]
+fn a_new_endpoint_warms_up() {
+    let (mut world, _backends) = three();
+    let rule = "{loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 1h, minimumPercent: 10}}}";
+    // Two came with the process; one comes an hour from now, so that it stays at its least.
+    let hour = 3_600_000;
+    let now = crate::clock::uptime();
+    for (node, version, at) in [(1, "v1", 0), (2, "v2", 0), (3, "v3", now + hour)] {
+        world.arrived(node, "reviews", version, at);
+    }
+    world.push(&traffic_policy(rule));
+    let cold = tally(&world, 300, PLAIN);
+    assert!(cold["v1"] + cold["v2"] + cold["v3"] == 300 && cold["v3"] > 50, "all are cold: {cold:?}");
+    world.push(&traffic_policy(&rule.replace("1h", "1ms")));
+    let two_are_warm = tally(&world, 300, PLAIN);
+    // A tenth of its share of a hundred.
+    assert!(two_are_warm.get("v3").copied().unwrap_or(0) < 40, "{two_are_warm:?}");
+}
+
+#[test]
 fn peak_ewma_spares_who_is_slow() {
     let slow = Backend::scripted(|_: &super::backend::Arrived| {
         std::thread::sleep(std::time::Duration::from_millis(50));

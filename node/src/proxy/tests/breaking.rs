@@ -116,6 +116,22 @@ fn an_endpoint_without_a_connection_is_reached_past_the_limit() {
 }
 
 #[test]
+fn a_tunnel_is_under_way_until_it_ends() {
+    let backend = Backend::scripted(|arrived: &Arrived| match arrived.header("upgrade") {
+        Some(_) => b"HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        None => ok("plain"),
+    });
+    let world = world("{connectionPool: {http: {http2MaxRequests: 1}}}", &backend);
+    let mut tunnel = Client::connect(world.nodes[0].outbound);
+    let asked = "GET / HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(tunnel.ask(asked).unwrap().status, 101);
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 503);
+    drop(tunnel);
+    until(|| count_of(&world, Resource::Requests) == 0);
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+}
+
+#[test]
 fn connections_end_after_so_many_requests() {
     let backend = Backend::named("v1");
     for (limit, connections) in [(1, 6), (3, 2), (0, 1)] {

@@ -309,6 +309,15 @@ impl World {
         self.publish();
     }
 
+    /// Lets an endpoint begin its warm-up at this time of the process.
+    pub(super) fn arrived(&self, node: usize, service: &str, version: &str, at: Millis) {
+        let node = self.nodes[node].id.clone();
+        let id = EndpointId { node, service: name(service), instance: Some(Arc::from(version)) };
+        let stats = self.stats.of(&id, at);
+        stats.set_out(true, at);
+        stats.set_out(false, at);
+    }
+
     /// Ends a node as a crash would look to the others.
     pub(super) fn kill(&self, node: usize) {
         self.runtime.block_on(self.nodes[node].mesh.close());
