@@ -45,7 +45,8 @@ use crate::{
     clock::{Clock, monotonic},
     config::Config,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
-    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker},
+    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
+    snapshot::Circuits,
     tasks::Tasks,
     telemetry::Telemetry,
 };
@@ -157,7 +158,17 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let telemetry = Telemetry::new(config.workers);
     let (told, failures) = mpsc::channel(FAILURES);
     let current = known.world.current().clone();
-    let (plane, seats) = DataPlane::new(config.workers, current, telemetry.clone(), tasks.clone(), told);
+    let circuits = Arc::new(Circuits::default());
+    let (plane, seats) = DataPlane::new(
+        config.workers,
+        current,
+        telemetry.clone(),
+        tasks.clone(),
+        told,
+        &config.locality,
+        circuits.clone(),
+    );
+    tasks.critical("outliers", sweep_outliers(circuits.clone()));
     let plane = Arc::new(plane);
     let threads = start_workers(&config, &mesh, seats, workers, &tasks)?;
 
@@ -172,7 +183,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller));
 
     let ready = ready::line(&config, &mesh, &doors, &bound);
-    serve(&config, doors, Admin::new(agent.clone(), telemetry, tasks.clone()), network, &tasks);
+    serve(&config, doors, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits), network, &tasks);
     agent.set_listening(true);
     ready::print(&ready);
 

@@ -1,13 +1,14 @@
-//! The immutable world that a request reads. The agent writes a new one on every change; counters live outside it.
+//! The immutable world that a request reads. The agent writes a new one on every change; what changes from request to
+//! request lives outside it: counters of endpoints, and the circuits of the clusters that requests go to.
+
+mod circuits;
+mod counters;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
 };
 
 use arc_swap::ArcSwap;
@@ -15,13 +16,15 @@ use certs::{
     id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
     verify::Authority,
 };
-use dashmap::DashMap;
 use policy::{
     compile::Compiled,
     history::State,
     hosts::{Inventory, Registry, ServicePort, Workload},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
+
+pub use circuits::{Circuit, Circuits, Standing, Table};
+pub use counters::{EndpointStats, InFlight, StatsTable};
 
 use crate::balance::rate::Limits;
 
@@ -219,115 +222,6 @@ impl Endpoint {
     }
 }
 
-/// Counters of one endpoint as this node sees it, shared by all workers and snapshots; and the news that it is out, for
-/// requests that hold an older snapshot.
-#[derive(Debug, Default)]
-pub struct EndpointStats {
-    active: AtomicU64,
-    total: AtomicU64,
-    failures: AtomicU64,
-    out: AtomicBool,
-    news: Notify,
-}
-
-impl EndpointStats {
-    /// Counts a request as active until the guard is dropped.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.active.fetch_add(1, Relaxed);
-        self.total.fetch_add(1, Relaxed);
-        InFlight { stats: self.clone() }
-    }
-
-    /// Counts a failure on the endpoint's account.
-    pub fn failed(&self) {
-        self.failures.fetch_add(1, Relaxed);
-    }
-
-    /// Notes whether the newest snapshot has it as unhealthy, or not at all.
-    pub fn set_out(&self, out: bool) {
-        self.out.store(out, Relaxed);
-        if out {
-            self.news.notify_waiters();
-        }
-    }
-
-    /// True if no attempt should begin there, whatever the snapshot of the request says.
-    #[must_use]
-    pub fn is_out(&self) -> bool {
-        self.out.load(Relaxed)
-    }
-
-    /// Waits until it is out.
-    pub async fn went_out(&self) {
-        loop {
-            let news = self.news.notified();
-            if self.is_out() {
-                return;
-            }
-            news.await;
-        }
-    }
-
-    /// Requests under way.
-    #[must_use]
-    pub fn active(&self) -> u64 {
-        self.active.load(Relaxed)
-    }
-
-    /// Requests begun since the node started.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.total.load(Relaxed)
-    }
-
-    /// Failures since the node started.
-    #[must_use]
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Relaxed)
-    }
-}
-
-/// A request under way.
-#[derive(Debug)]
-pub struct InFlight {
-    stats: Arc<EndpointStats>,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.stats.active.fetch_sub(1, Relaxed);
-    }
-}
-
-/// The counters of all endpoints, keyed by endpoint: whoever builds a snapshot takes them from here.
-#[derive(Debug, Default)]
-pub struct StatsTable {
-    by_endpoint: DashMap<EndpointId, Arc<EndpointStats>>,
-}
-
-impl StatsTable {
-    /// The counters of an endpoint, begun at zero.
-    #[must_use]
-    pub fn of(&self, endpoint: &EndpointId) -> Arc<EndpointStats> {
-        if let Some(stats) = self.by_endpoint.get(endpoint) {
-            return stats.clone();
-        }
-        self.by_endpoint.entry(endpoint.clone()).or_default().clone()
-    }
-
-    /// Forgets endpoints that are gone and have no request under way.
-    pub fn retain(&self, services: &Services) {
-        self.by_endpoint.retain(|id, stats| {
-            let known = services.get(&id.service);
-            let stays = known.is_some_and(|s| s.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(id)).is_ok());
-            if !stays {
-                stats.set_out(true);
-            }
-            stays || stats.active() > 0
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,7 +243,7 @@ mod tests {
             healthy: true,
             reason: "".into(),
             local: false,
-            stats: stats.of(&id),
+            stats: stats.of(&id, 1),
             id,
         }
     }
@@ -368,18 +262,5 @@ mod tests {
         assert!(!services.labels_exist(&name, &BTreeMap::from([("version".to_owned(), "v3".to_owned())])));
         let account = ServiceAccount::new("default", "reviews").unwrap();
         assert_eq!(services.of_peer(&NodeId::new("a").unwrap(), &account).len(), 1);
-    }
-
-    #[test]
-    fn counters_survive_snapshots_and_end_with_their_endpoint() {
-        let stats = StatsTable::default();
-        let services = Services::new([endpoint("a", "v1", 9080, &stats)]);
-        let first = services.iter().next().unwrap().endpoints[0].clone();
-        let flight = first.stats.begin();
-        stats.retain(&Services::default());
-        assert_eq!(endpoint("a", "v1", 9080, &stats).stats.active(), 1);
-        drop(flight);
-        stats.retain(&Services::default());
-        assert_eq!(endpoint("a", "v1", 9080, &stats).stats.total(), 0);
     }
 }

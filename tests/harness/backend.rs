@@ -1,5 +1,6 @@
 //! Applications behind nodes: they answer with their own name and keep what arrived, byte for byte.
 
+use crate::http;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -40,6 +41,8 @@ struct Shared {
     raw: Mutex<Vec<u8>>,
     status: AtomicU16,
     delay_ms: AtomicU64,
+    calls: Mutex<Option<(SocketAddr, String)>>,
+    headers: Mutex<String>,
     stop: AtomicBool,
 }
 
@@ -86,6 +89,16 @@ impl Backend {
         self.shared.delay_ms.store(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// From now on every answer has these header lines, too, each ended by CR LF.
+    pub fn answer_with_headers(&self, lines: &str) {
+        lines.clone_into(&mut self.shared.headers.lock().expect("no panic holds it"));
+    }
+
+    /// From now on it asks `host` for the same path before it answers, through a proxy port.
+    pub fn call_on(&self, via: SocketAddr, host: &str) {
+        *self.shared.calls.lock().expect("no panic holds it") = Some((via, host.to_owned()));
+    }
+
     /// What has arrived so far.
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.shared.arrivals.lock().expect("no panic holds it").clone()
@@ -115,6 +128,7 @@ fn serve(mut stream: TcpStream, body: &str, shared: &Shared) {
     let mut buffer = Vec::new();
     while let Some(arrival) = read_request(&mut stream, &mut buffer, shared) {
         let head_only = arrival.line().starts_with("HEAD ");
+        let arrived_at = arrival.line().split(' ').nth(1).unwrap_or("/").to_owned();
         {
             let mut arrivals = shared.arrivals.lock().expect("no panic holds it");
             if arrivals.len() < KEPT {
@@ -125,10 +139,18 @@ fn serve(mut stream: TcpStream, body: &str, shared: &Shared) {
             return;
         }
         std::thread::sleep(Duration::from_millis(shared.delay_ms.load(Ordering::Relaxed)));
+        let calls = shared.calls.lock().expect("no panic holds it").clone();
+        if let Some((via, host)) = calls {
+            // The answer is of no interest, only that it took its time.
+            let _ = http::get(via, &host, arrived_at.as_str());
+        }
         let status = shared.status.load(Ordering::Relaxed);
+        let more = shared.headers.lock().expect("no panic holds it").clone();
         let shown = if head_only { "" } else { body };
-        let answer =
-            format!("HTTP/1.1 {status} x\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{shown}", body.len());
+        let answer = format!(
+            "HTTP/1.1 {status} x\r\ncontent-type: text/plain\r\n{more}content-length: {}\r\n\r\n{shown}",
+            body.len()
+        );
         if stream.write_all(answer.as_bytes()).is_err() {
             return;
         }

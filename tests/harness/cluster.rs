@@ -42,6 +42,8 @@ pub struct Service {
     pub check: String,
     /// More than one on a node is told apart by it.
     pub instance: String,
+    /// Its ports, all with the one application behind them; none means [`SERVICE_PORT`].
+    pub ports: Vec<u16>,
 }
 
 impl Service {
@@ -74,6 +76,8 @@ pub struct Plan {
     pub extra: String,
     /// Further lines of `[mesh]`.
     pub mesh: String,
+    /// Where the node is: `region/zone/subzone`.
+    pub locality: String,
 }
 
 impl Plan {
@@ -412,8 +416,9 @@ impl Cluster {
 
 fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, backends: &mut Vec<Backend>) -> String {
     let dir = dir.display();
+    let locality = if plan.locality.is_empty() { String::new() } else { format!("locality = \"{}\"\n", plan.locality) };
     let mut text = format!(
-        "[node]\nname = \"{name}\"\ntrust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = \"{dir}/data\"\n\n[runtime]\nworkers = 2\n\n[mesh]\nlisten = \"{ip}:15008\"\n{}\n\n[admin]\nlisten = \"{ip}:15000\"\nsocket = \"{dir}/agent.sock\"\n",
+        "[node]\nname = \"{name}\"\ntrust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = \"{dir}/data\"\n{locality}\n[runtime]\nworkers = 2\n\n[mesh]\nlisten = \"{ip}:15008\"\n{}\n\n[admin]\nlisten = \"{ip}:15000\"\nsocket = \"{dir}/agent.sock\"\n",
         plan.mesh
     );
     if let Some(first) = plan.services.first() {
@@ -434,10 +439,11 @@ fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, backends: &mut
             let backend = Backend::start(SocketAddr::new(ip, 0), &format!("{name} {}", service.name))
                 .expect("loopback has free ports");
             let target = backend.address;
-            let _ = writeln!(
-                text,
-                "ports = [{{ name = \"http\", port = {SERVICE_PORT}, protocol = \"http\", target = \"{target}\" }}]"
-            );
+            let ports = if service.ports.is_empty() { &[SERVICE_PORT][..] } else { &service.ports };
+            let port = |port: &u16| {
+                format!("{{ name = \"http-{port}\", port = {port}, protocol = \"http\", target = \"{target}\" }}")
+            };
+            let _ = writeln!(text, "ports = [{}]", ports.iter().map(port).collect::<Vec<_>>().join(", "));
             if !service.check.is_empty() {
                 let _ = writeln!(text, "check = {}", service.check);
             }

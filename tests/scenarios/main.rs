@@ -2,15 +2,20 @@
 
 mod authorization;
 mod bad_input;
+mod balancing;
+mod breaking;
 mod demo;
 mod discovery;
 mod enrolment;
 mod explain;
 mod failover;
 mod history;
+mod istio;
 mod limits;
 mod lint;
 mod mesh_config;
+mod mirroring;
+mod outliers;
 mod plan;
 mod policy;
 mod proposals;
@@ -55,5 +60,12 @@ fn subsets(versions: &[&str]) -> String {
 fn virtual_service(http: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: reviews\n  namespace: shop\nspec:\n  hosts:\n  - reviews\n  http:\n{http}"
+    )
+}
+
+/// The DestinationRule `reviews` in `shop` with this trafficPolicy, in YAML's flow style.
+fn traffic_policy(policy: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: reviews\n  namespace: shop\nspec:\n  host: reviews\n  trafficPolicy: {policy}\n"
     )
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use certs::id::NodeId;
+use certs::{codec::Millis, id::NodeId};
 use membership::{
     body::{PortRecord, ServiceRecord, Status},
     view::{Member, MemberState, View},
@@ -11,13 +11,14 @@ use policy::hosts::{Protocol, ServicePort};
 
 use crate::snapshot::{Endpoint, EndpointId, Services, StatsTable};
 
-/// Groups the endpoints of all members by service; those of unchanged members are taken over from `before`.
-pub(super) fn services(view: &View, own: &NodeId, stats: &StatsTable, before: &mut Before) -> Services {
+/// Groups the endpoints of all members by service; those of unchanged members are taken over from `before`. `now` is the
+/// process's uptime: when the warm-up of new endpoints begins.
+pub(super) fn services(view: &View, own: &NodeId, stats: &StatsTable, now: Millis, before: &mut Before) -> Services {
     let mut kept = HashMap::with_capacity(view.members().len());
     for (node, member) in view.members() {
         let endpoints = match before.by_member.remove(node) {
             Some((old, endpoints)) if Arc::ptr_eq(&old, member) => endpoints,
-            _ => endpoints(member, own, stats).into(),
+            _ => endpoints(member, own, stats, now).into(),
         };
         kept.insert(node.clone(), (member.clone(), endpoints));
     }
@@ -31,7 +32,7 @@ pub(super) struct Before {
     by_member: HashMap<NodeId, (Arc<Member>, Arc<[Endpoint]>)>,
 }
 
-fn endpoints(member: &Member, own: &NodeId, stats: &StatsTable) -> Vec<Endpoint> {
+fn endpoints(member: &Member, own: &NodeId, stats: &StatsTable, now: Millis) -> Vec<Endpoint> {
     let local = member.id == *own;
     // Nobody dials a local endpoint, so that it needs no address.
     let nowhere = local.then(|| SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -42,7 +43,7 @@ fn endpoints(member: &Member, own: &NodeId, stats: &StatsTable) -> Vec<Endpoint>
         return Vec::new();
     }
     let locality: Arc<str> = member.locality.as_str().into();
-    member.services.iter().map(|service| endpoint(member, service, address, local, &locality, stats)).collect()
+    member.services.iter().map(|service| endpoint(member, service, address, local, &locality, (stats, now))).collect()
 }
 
 fn endpoint(
@@ -51,7 +52,7 @@ fn endpoint(
     address: SocketAddr,
     local: bool,
     locality: &Arc<str>,
-    stats: &StatsTable,
+    (stats, now): (&StatsTable, Millis),
 ) -> Endpoint {
     let id = EndpointId {
         node: member.id.clone(),
@@ -66,8 +67,8 @@ fn endpoint(
         (_, Status::Up, Some(health)) if !health.healthy => (false, health.reason.as_str().into()),
         (_, Status::Up, _) => (true, "".into()),
     };
-    let stats = stats.of(&id);
-    stats.set_out(!healthy);
+    let stats = stats.of(&id, now);
+    stats.set_out(!healthy, now);
     Endpoint {
         address,
         account: service.account.clone(),
@@ -158,7 +159,7 @@ mod tests {
         }
 
         fn fold(&self, before: &mut Before) -> Services {
-            services(self.engine.view(), &self.own, &StatsTable::default(), before)
+            services(self.engine.view(), &self.own, &StatsTable::default(), 1, before)
         }
     }
 

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     balance::rate::Limits,
+    clock,
     snapshot::{Current, Services, Snapshot, StatsTable},
 };
 
@@ -122,8 +123,9 @@ impl World {
         self.view.store(view.clone());
         if changes.iter().any(concerns_requests) {
             let mut before = self.folding.lock().expect("no code panics while it folds");
-            let services = Arc::new(fold::services(&view, &self.node, &self.stats, &mut before));
-            self.stats.retain(&services);
+            let now = clock::uptime();
+            let services = Arc::new(fold::services(&view, &self.node, &self.stats, now, &mut before));
+            self.stats.retain(&services, now);
             let last = self.current.load();
             self.current.store(Arc::new(Snapshot {
                 trust_domain: last.trust_domain.clone(),

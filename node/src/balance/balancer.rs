@@ -6,7 +6,7 @@
 use super::{
     Algorithm, Client, Host, LocalityPolicy, Millis, Tried, Warmup,
     dice::Dice,
-    group::Group,
+    group::{Group, Manner},
     level::{Level, parts},
 };
 
@@ -80,9 +80,8 @@ impl LoadBalancer {
             let chosen: Vec<usize> =
                 level.iter().copied().filter(|position| part.panic || hosts[*position].is_healthy()).collect();
             let whole = f64::from(u32::try_from(part.percent).unwrap_or(100)) / 100.0;
-            let build = |members: &[usize], scale: &dyn Fn(&Host) -> f64| {
-                Group::new(&hosts, members, policy.algorithm, policy.warmup, seed, scale)
-            };
+            let manner = Manner { algorithm: policy.algorithm, warmup: policy.warmup, seed, panic: part.panic };
+            let build = |members: &[usize], scale: &dyn Fn(&Host) -> f64| Group::new(&hosts, members, manner, scale);
             match shares.filter(|_| !part.panic) {
                 None => groups.push((whole, build(&chosen, &|_| 1.0))),
                 Some(shares) => groups.extend(distribute(&hosts, level, &chosen, shares, policy.algorithm, build)),

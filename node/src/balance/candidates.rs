@@ -89,9 +89,10 @@ impl<'s> Candidates<'s> {
         Ok(Self { service, protocol, port, labels })
     }
 
-    /// Those that may be chosen.
-    pub fn fit(&self) -> impl Iterator<Item = &'s Arc<Endpoint>> {
-        self.service.endpoints.iter().filter(|endpoint| self.why_out(endpoint).is_none())
+    /// Those of the subset that serve the port and take traffic, healthy or not: what a balancer is built from.
+    pub fn members(&self) -> impl Iterator<Item = &'s Arc<Endpoint>> {
+        let belongs = |endpoint: &&Arc<Endpoint>| matches!(self.why_out(endpoint), None | Some(Out::Unhealthy));
+        self.service.endpoints.iter().filter(belongs)
     }
 
     /// Why an endpoint of the service gets no request; `None` if it may get one.
@@ -156,7 +157,7 @@ mod tests {
         let why: Vec<_> = candidates.service.endpoints.iter().map(|endpoint| candidates.why_out(endpoint)).collect();
         let out = [None, Some(Out::Unhealthy), Some(Out::Weightless), Some(Out::OtherSubset), Some(Out::OtherPort)];
         assert_eq!(why, out);
-        assert_eq!(candidates.fit().map(|endpoint| endpoint.id.node.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(candidates.members().map(|endpoint| endpoint.id.node.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]

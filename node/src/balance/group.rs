@@ -55,6 +55,19 @@ pub(super) struct Group {
     table: Table,
     turn: AtomicU64,
     warmup: Option<Warmup>,
+    /// Hosts that are out are chosen as well.
+    panic: bool,
+}
+
+/// What holds for the groups of one table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) algorithm: Algorithm,
+    pub(super) warmup: Option<Warmup>,
+    /// Where turns begin.
+    pub(super) seed: u64,
+    /// True if too few hosts are healthy, so that all are chosen from.
+    pub(super) panic: bool,
 }
 
 #[derive(Debug)]
@@ -70,14 +83,8 @@ enum Table {
 impl Group {
     /// `members`: positions, in the order of their hosts' names. `scale` multiplies a host's weight on rings and tables,
     /// where the shares of localities have no other place.
-    pub(super) fn new(
-        hosts: &[Host],
-        members: &[usize],
-        algorithm: Algorithm,
-        warmup: Option<Warmup>,
-        seed: u64,
-        scale: impl Fn(&Host) -> f64,
-    ) -> Group {
+    pub(super) fn new(hosts: &[Host], members: &[usize], manner: Manner, scale: impl Fn(&Host) -> f64) -> Group {
+        let Manner { algorithm, warmup, seed, panic } = manner;
         let by_name = || -> Vec<(Key, f64)> {
             let named = members.iter().map(|position| &hosts[*position]);
             named.map(|host| (Key::clone(&host.id), f64::from(host.weight.max(1)) * scale(host))).collect()
@@ -96,18 +103,23 @@ impl Group {
             table,
             turn: AtomicU64::new(seed >> 1),
             warmup,
+            panic,
         }
     }
 
     /// A host that is in and was not tried.
     pub(super) fn fresh(&self, hosts: &[Host], ask: &Ask<'_>, dice: &mut Dice) -> Option<usize> {
-        let fits = |position: usize| !hosts[position].is_out() && !ask.tried.contains(position);
+        let fits = |position: usize| self.is_in(&hosts[position]) && !ask.tried.contains(position);
         self.choose(hosts, ask, dice, fits)
     }
 
     /// A host that is in, tried or not.
     pub(super) fn any(&self, hosts: &[Host], ask: &Ask<'_>, dice: &mut Dice) -> Option<usize> {
-        self.choose(hosts, ask, dice, |position| !hosts[position].is_out())
+        self.choose(hosts, ask, dice, |position| self.is_in(&hosts[position]))
+    }
+
+    fn is_in(&self, host: &Host) -> bool {
+        self.panic || !host.is_out()
     }
 
     fn choose(&self, hosts: &[Host], ask: &Ask<'_>, dice: &mut Dice, fits: impl Fn(usize) -> bool) -> Option<usize> {

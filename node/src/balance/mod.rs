@@ -9,12 +9,13 @@ mod level;
 mod load;
 mod locality;
 pub mod outlier;
-mod pick;
+mod policies;
 mod pool;
 pub mod rate;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod tried;
 mod weights;
 
 use std::sync::Arc;
@@ -26,9 +27,9 @@ pub use group::Algorithm;
 pub use host::Host;
 pub use load::{Active, FAILURE_MICROS, LATENCY_DECAY_MS, LONGEST_SLOWED_MS, Load, SLOWED_MS, SLOWED_SHARE, Warmup};
 pub use locality::{Client, Distribute, Failover, Locality, LocalityPolicy};
-pub use pick::{Candidate, Tried, pick};
-pub use pool::{Held, Overflow, Pool, PoolLimits, Pools, Resource, RetryLimit};
+pub use pool::{Held, Overflow, Pool, PoolLimits, Resource, RetryLimit};
 pub use ring::{DEFAULT_MAGLEV, DEFAULT_RING, LARGEST_MAGLEV, LARGEST_RING, hash};
+pub use tried::Tried;
 
 /// Milliseconds of a clock that never goes back: [`crate::clock::uptime`].
 pub type Millis = u64;

@@ -10,10 +10,6 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use dashmap::DashMap;
-
-use super::Key;
-
 /// `connectionPool` and `retryBudget` of a DestinationRule. The default limits nothing: Istio's 0 is `u32::MAX` here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PoolLimits {
@@ -52,7 +48,7 @@ pub enum Resource {
     Pending,
     /// A request that has its connection, until its response has ended.
     Requests,
-    /// A retry, until its response has ended.
+    /// A retry, until the head of its response, as Envoy counts them.
     Retries,
 }
 
@@ -61,7 +57,7 @@ pub enum Resource {
 #[error("too many {0:?} under way to the cluster")]
 pub struct Overflow(pub Resource);
 
-/// One cluster's counts. See the module.
+/// One cluster's counts; they outlive snapshots. See the module.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Pool {
@@ -74,12 +70,6 @@ pub struct Pool {
 pub struct Held {
     pool: Arc<Pool>,
     resource: Resource,
-}
-
-/// The counts of all clusters, by name; they outlive snapshots.
-#[derive(Debug, Default)]
-pub struct Pools {
-    by_cluster: DashMap<Key, Arc<Pool>>,
 }
 
 impl Default for PoolLimits {
@@ -177,22 +167,6 @@ impl Drop for Held {
     }
 }
 
-impl Pools {
-    /// The counts of a cluster, begun at zero.
-    #[must_use]
-    pub fn of(&self, cluster: &Key) -> Arc<Pool> {
-        if let Some(pool) = self.by_cluster.get(cluster) {
-            return Arc::clone(&pool);
-        }
-        Arc::clone(&self.by_cluster.entry(Arc::clone(cluster)).or_default())
-    }
-
-    /// Forgets clusters that are gone and of which nobody holds the counts.
-    pub fn retain(&self, is_known: impl Fn(&Key) -> bool) {
-        self.by_cluster.retain(|cluster, pool| is_known(cluster) || Arc::strong_count(pool) > 1);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,18 +244,6 @@ mod tests {
         assert_eq!(fill(&pool).len(), 4, "a fifth of 24, rounded down");
         drop((requests, pending));
         assert_eq!(fill(&pool).len(), 3);
-    }
-
-    #[test]
-    fn counts_outlive_their_cluster_while_they_are_held() {
-        let pools = Pools::default();
-        let cluster: Key = "outbound|80||reviews.default.svc.cluster.local".into();
-        let held = pools.of(&cluster).request(&PoolLimits::default()).unwrap();
-        pools.retain(|_| false);
-        assert_eq!(pools.of(&cluster).count(Resource::Requests), 1);
-        drop(held);
-        pools.retain(|_| false);
-        assert_eq!(pools.by_cluster.len(), 0);
     }
 
     #[test]

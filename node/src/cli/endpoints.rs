@@ -27,8 +27,9 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 fn table(endpoints: &[Endpoint]) -> Table {
-    let mut table =
-        Table::new(&["SERVICE", "NODE", "ADDRESS", "PORT", "LABELS", "ACCOUNT", "WEIGHT", "HEALTH", "REASON"]);
+    let mut table = Table::new(&[
+        "SERVICE", "NODE", "ADDRESS", "PORT", "LABELS", "ACCOUNT", "WEIGHT", "HEALTH", "OUTLIER", "REASON",
+    ]);
     for endpoint in endpoints {
         let labels: Vec<_> = endpoint.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         table.toned([
@@ -40,6 +41,7 @@ fn table(endpoints: &[Endpoint]) -> Table {
             cell(endpoint.account.account()),
             cell(endpoint.weight.to_string()),
             state(&endpoint.health),
+            state(&endpoint.outlier),
             cell(&endpoint.reason),
         ]);
     }

@@ -5,7 +5,7 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 use crate::{
     cli::{
         ca, check, completions, context::Globals, drain, endpoints, evict, explain, grant, identity, init, invite,
-        join, leave, limits, man, members, operator, policy, routes, run, service, services, status, wait,
+        join, leave, limits, man, members, operator, outliers, policy, routes, run, service, services, status, wait,
     },
     demo,
 };
@@ -44,6 +44,8 @@ pub enum Command {
     Endpoints(endpoints::Args),
     /// List the rate limits of this node's services
     Limits(limits::Args),
+    /// List the endpoints that are left out because they fail
+    Outliers(outliers::Args),
     /// List the routes that requests take
     Routes(routes::Args),
     /// Say where a request would go, and why
@@ -86,7 +88,10 @@ pub enum Command {
 /// Headings of `--help` and the commands under them.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["demo", "init", "join", "run"]),
-    ("Look", &["status", "members", "services", "endpoints", "limits", "routes", "explain", "wait", "check"]),
+    (
+        "Look",
+        &["status", "members", "services", "endpoints", "outliers", "limits", "routes", "explain", "wait", "check"],
+    ),
     ("Policy", &["policy"]),
     ("Nodes", &["invite", "grant", "service", "drain", "leave", "evict"]),
     ("Trust", &["operator", "ca", "identity"]),
@@ -121,6 +126,7 @@ const WATCHED: &[&str] = &[
     "members",
     "services",
     "endpoints",
+    "outliers",
     "routes",
     "policy list",
     "policy log",

@@ -99,7 +99,7 @@ pub(super) fn tone(state: &str) -> Tone {
     match state {
         "alive" | "healthy" | "ok" => Tone::Good,
         "suspect" | "left" | "degraded" => Tone::Doubt,
-        "dead" | "evicted" | "unhealthy" | "critical" => Tone::Bad,
+        "dead" | "evicted" | "unhealthy" | "ejected" | "critical" => Tone::Bad,
         _ => Tone::Plain,
     }
 }

@@ -29,6 +29,7 @@ mod limits;
 mod man;
 mod members;
 mod operator;
+mod outliers;
 mod policy;
 mod proof;
 mod routes;
@@ -117,6 +118,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Services(args) => block_on(services::run(args, ctx)),
         Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
         Command::Limits(args) => block_on(limits::run(args, ctx)),
+        Command::Outliers(args) => block_on(outliers::run(args, ctx)),
         Command::Routes(args) => block_on(routes::run(args, ctx)),
         Command::Explain(args) => block_on(explain::run(args, ctx)),
         Command::Wait(args) => block_on(wait::run(args, ctx)),

@@ -47,6 +47,29 @@ pub(super) struct Link {
     pub(super) is_quic: bool,
     /// Uptime when it was given back.
     pub(super) since: Millis,
+    /// Uptime when it was made.
+    born: Millis,
+    /// Requests that it has carried.
+    carried: u32,
+    /// How long it is kept unused, milliseconds, where that is shorter than usual.
+    pub(super) idle: Millis,
+}
+
+/// For how long a virtual connection is used: what its last user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Requests that it carries at most.
+    pub requests: u32,
+    /// It is kept unused for at most so long, milliseconds.
+    pub idle: Millis,
+    /// From so long after it was made no further request begins on it, milliseconds.
+    pub age: Millis,
+}
+
+impl Default for Terms {
+    fn default() -> Terms {
+        Terms { requests: u32::MAX, idle: Millis::MAX, age: Millis::MAX }
+    }
 }
 
 #[derive(Debug)]
@@ -73,7 +96,9 @@ impl Link {
             tasks.detach("virtual connection", async move { drop(connection.with_upgrades().await) });
             Sender::Http1(sender)
         };
-        Ok(Link { sender, facts, preface: Arc::new(preface.clone()), is_quic, since: clock::uptime() })
+        let now = clock::uptime();
+        let preface = Arc::new(preface.clone());
+        Ok(Link { sender, facts, preface, is_quic, since: now, born: now, carried: 0, idle: Millis::MAX })
     }
 
     /// False if it is known to have ended.
@@ -83,6 +108,11 @@ impl Link {
             Sender::Http2(sender) => sender.is_closed(),
         };
         !closed && !self.facts.is_broken()
+    }
+
+    /// True if it waited for its next request for longer than its last user wanted.
+    pub(super) fn is_stale(&self) -> bool {
+        self.idle < Millis::MAX && clock::uptime().saturating_sub(self.since) >= self.idle
     }
 
     /// Waits until the previous request has left it altogether; false if it ended meanwhile.
@@ -102,6 +132,7 @@ pub struct Lease {
     link: Option<Link>,
     group: Arc<Group>,
     used: bool,
+    terms: Terms,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -116,7 +147,14 @@ pub struct SendError {
 
 impl Lease {
     pub(super) fn new(link: Link, group: Arc<Group>, permit: OwnedSemaphorePermit) -> Lease {
-        Lease { link: Some(link), group, used: false, _permit: permit }
+        Lease { link: Some(link), group, used: false, terms: Terms::default(), _permit: permit }
+    }
+
+    /// The same, used under these terms.
+    #[must_use]
+    pub fn under(mut self, terms: Terms) -> Lease {
+        self.terms = terms;
+        self
     }
 
     /// `quic` or `tcp`.
@@ -169,7 +207,12 @@ impl Lease {
 
     /// The response has ended cleanly.
     fn settle(mut self) {
-        if let Some(link) = self.link.take().filter(|link| link.is_usable() && link.facts.is_sent()) {
+        let Some(mut link) = self.link.take().filter(|link| link.is_usable() && link.facts.is_sent()) else { return };
+        link.carried = link.carried.saturating_add(1);
+        link.idle = self.terms.idle;
+        let age = || clock::uptime().saturating_sub(link.born);
+        let ended = link.carried >= self.terms.requests || self.terms.age < Millis::MAX && age() >= self.terms.age;
+        if !ended {
             self.group.give_back(link);
         }
     }

@@ -257,7 +257,7 @@ impl Group {
         let links = state.idle.get_mut(preface)?;
         while let Some(link) = links.pop() {
             // Once UDP works again, what it replaced is let go.
-            if link.is_usable() && (link.is_quic || !over_quic) {
+            if link.is_usable() && !link.is_stale() && (link.is_quic || !over_quic) {
                 return Some(link);
             }
         }
@@ -350,7 +350,7 @@ impl Group {
         for links in state.idle.values_mut() {
             links.retain(|link| {
                 let kept = if link.is_quic { STREAM_IDLE } else { CONNECTION_IDLE };
-                link.is_usable() && now.saturating_sub(link.since) < kept
+                link.is_usable() && now.saturating_sub(link.since) < kept.min(link.idle)
             });
         }
         state.idle.retain(|_, links| !links.is_empty());

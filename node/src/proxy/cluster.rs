@@ -3,23 +3,22 @@
 
 use super::{context::Context, failure::Cause, inbound::Caller, outbound::Speaker};
 use crate::{
-    balance::{self, Candidate, Candidates, Tried},
-    mesh::{self, Preface},
-    snapshot::{Endpoint, Snapshot},
+    balance::{Ask, Candidates},
+    clock,
+    mesh::{self, Preface, lease::Terms},
+    snapshot::{Circuit, Endpoint, Snapshot, Table},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
 use certs::id::SpiffeId;
 use policy::{
     hosts::Protocol,
-    kinds::{Algorithm, Balance},
-    route::{Destination, Route},
+    kinds::ConsistentHash,
+    route::{ClusterPolicy, Destination, Route},
 };
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock, PoisonError, Weak},
+    time::Duration,
 };
 
 /// Clusters kept by one worker; beyond that it begins anew.
@@ -45,10 +44,15 @@ struct Key {
 pub(super) struct Cluster {
     /// Keeps the key's address.
     _route: Arc<Route>,
-    /// Endpoints that may be chosen: healthy, of the subset, with the port.
-    pub(super) members: Vec<Member>,
-    balance: Balance,
-    turn: AtomicU64,
+    /// All endpoints of the subset with the port, healthy or not; the table knows them by their position.
+    pub(super) members: Arc<[Member]>,
+    endpoints: Arc<[Arc<Endpoint>]>,
+    /// What outlives this snapshot.
+    pub(super) circuit: Arc<Circuit>,
+    /// The policy, and the choice that it leads to.
+    pub(super) table: Arc<Table>,
+    /// How long the connections to its endpoints are used.
+    pub(super) terms: Terms,
     /// Where requests are counted that reach no endpoint.
     pub(super) nobody: Arc<Recorder>,
 }
@@ -65,28 +69,23 @@ pub(super) struct Member {
     pub(super) caller: OnceLock<Caller>,
 }
 
-impl Candidate for Member {
-    fn weight(&self) -> u32 {
-        self.endpoint.weight
-    }
-
-    fn active(&self) -> u32 {
-        u32::try_from(self.endpoint.stats.active()).unwrap_or(u32::MAX)
-    }
-
-    fn is_out(&self) -> bool {
-        self.endpoint.stats.is_out()
-    }
-}
-
 impl Cluster {
     /// The endpoint for the next attempt.
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn pick(&self, tried: &Tried, random: u64) -> Result<usize, Cause> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        balance::pick(&self.members, self.balance, tried, turn, random).ok_or(Cause::NoHealthy)
+    pub(super) fn pick(&self, ask: &Ask<'_>) -> Result<usize, Cause> {
+        self.table.balancer.pick(ask).ok_or(Cause::NoHealthy)
+    }
+
+    /// The key that a request is balanced by, where the policy names one.
+    pub(super) fn consistent_hash(&self) -> Option<&ConsistentHash> {
+        self.table.policy.load_balancer.consistent_hash()
+    }
+
+    /// How long a connection may take to open; none takes longer than the mesh's own limit.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.table.policy.connection_pool.tcp.connect_timeout
     }
 }
 
@@ -110,7 +109,10 @@ impl Context {
             clusters.snapshot = Arc::downgrade(snapshot);
             clusters.known.clear();
         }
-        if let Some(cluster) = clusters.known.get(&key) {
+        if let Some(cluster) = clusters.known.get_mut(&key) {
+            if !cluster.circuit.is_current(&cluster.table) {
+                *cluster = Arc::new(self.renewed(cluster, speaker));
+            }
             return Ok(Arc::clone(cluster));
         }
         let cluster = Arc::new(self.build(snapshot, speaker, route, destination, port)?);
@@ -146,7 +148,8 @@ impl Context {
             service_namespace: name.namespace().into(),
             security: Security::Unknown,
         };
-        let members = candidates.fit().map(|endpoint| {
+        let endpoints: Arc<[Arc<Endpoint>]> = candidates.members().cloned().collect();
+        let members = endpoints.iter().map(|endpoint| {
             let workload = Workload::of_service(&snapshot.trust_domain, name, &endpoint.account, &endpoint.labels);
             Member {
                 endpoint: Arc::clone(endpoint),
@@ -163,16 +166,54 @@ impl Context {
                 caller: OnceLock::new(),
             }
         });
+        let circuit = self.circuits.of(&speaker.name, name, destination.cluster(port));
+        let policy = target.policy(port);
+        let table = self.table(&circuit, &endpoints, policy, speaker);
         Ok(Cluster {
             _route: Arc::clone(route),
             members: members.collect(),
-            balance: match &target.policy(port).load_balancer.algorithm {
-                Algorithm::Simple(balance) => *balance,
-                // Refused with the document until they are applied; by chance is what a hash without a key means.
-                Algorithm::Passthrough | Algorithm::ConsistentHash(_) => Balance::Random,
-            },
-            turn: AtomicU64::new(self.random() >> 1),
+            endpoints,
+            circuit,
+            terms: terms(policy),
+            table,
             nobody: Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(Workload::unknown())))),
         })
+    }
+
+    /// The same cluster after an ejection or a return.
+    fn renewed(&self, cluster: &Cluster, speaker: &Speaker) -> Cluster {
+        Cluster {
+            _route: Arc::clone(&cluster._route),
+            members: Arc::clone(&cluster.members),
+            endpoints: Arc::clone(&cluster.endpoints),
+            circuit: Arc::clone(&cluster.circuit),
+            table: self.table(&cluster.circuit, &cluster.endpoints, &cluster.table.policy, speaker),
+            terms: cluster.terms,
+            nobody: Arc::clone(&cluster.nobody),
+        }
+    }
+
+    fn table(
+        &self,
+        circuit: &Circuit,
+        endpoints: &[Arc<Endpoint>],
+        policy: &Arc<ClusterPolicy>,
+        speaker: &Speaker,
+    ) -> Arc<Table> {
+        self.circuits.table(circuit, endpoints, policy, &speaker.client, clock::uptime(), self.random())
+    }
+}
+
+/// Connections that are kept for long are kept for less than that anyway.
+const LONG_IDLE: Duration = Duration::from_secs(60);
+
+fn terms(policy: &ClusterPolicy) -> Terms {
+    let (tcp, http) = (&policy.connection_pool.tcp, &policy.connection_pool.http);
+    let millis =
+        |time: Option<Duration>| time.map_or(u64::MAX, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    Terms {
+        requests: http.max_requests_per_connection.unwrap_or(u32::MAX),
+        idle: millis(http.idle_timeout.filter(|idle| *idle < LONG_IDLE)),
+        age: millis(tcp.max_connection_duration),
     }
 }

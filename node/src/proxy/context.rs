@@ -7,8 +7,9 @@ use super::{
     local::Local,
 };
 use crate::{
+    balance::Locality,
     clock, mesh,
-    snapshot::Current,
+    snapshot::{Circuits, Current},
     tasks::Tasks,
     telemetry::{AccessLog, Telemetry},
 };
@@ -17,7 +18,7 @@ use certs::id::NodeId;
 use http::HeaderValue;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 /// What all workers share, the control side included.
@@ -34,6 +35,12 @@ pub(super) struct Shared {
     /// Nodes to which a data connection failed; what does not fit is dropped.
     pub(super) failures: mpsc::Sender<NodeId>,
     pub(super) budget: ReplayBudget,
+    /// What outlives snapshots of the clusters that are called.
+    pub(super) circuits: Arc<Circuits>,
+    /// Where this node is.
+    pub(super) locality: Locality,
+    /// Copies of requests that may be under way.
+    pub(super) mirrors: Arc<Semaphore>,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) draining: watch::Sender<bool>,
     /// Workers whose requests have ended.
@@ -53,6 +60,8 @@ pub(super) struct Context {
     pub(super) tasks: Tasks,
     pub(super) failures: mpsc::Sender<NodeId>,
     pub(super) budget: ReplayBudget,
+    pub(super) circuits: Arc<Circuits>,
+    pub(super) mirrors: Arc<Semaphore>,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) verdicts: Verdicts,
     pub(super) access_log: AccessLog,
@@ -76,6 +85,8 @@ impl Context {
             tasks: shared.tasks.clone(),
             failures: shared.failures.clone(),
             budget: shared.budget.clone(),
+            circuits: Arc::clone(&shared.circuits),
+            mirrors: Arc::clone(&shared.mirrors),
             connections: Arc::clone(&shared.connections),
             verdicts: shared.verdicts.clone(),
             access_log: shared.access_log.clone(),

@@ -193,7 +193,7 @@ const fn grpc_status(status: StatusCode) -> u8 {
 }
 
 /// The HTTP status that tells of a gRPC status (Envoy's `grpcToHttpStatus`).
-const fn grpc_to_http(status: u8) -> u16 {
+pub(super) const fn grpc_to_http(status: u8) -> u16 {
     match status {
         0 => 200,
         1 => 499,

@@ -10,17 +10,20 @@ mod context;
 mod deadline;
 mod exchange;
 pub mod failure;
+mod flight;
 mod http;
 mod inbound;
 mod listen;
 mod local;
 mod outbound;
 mod outcome;
+mod outliers;
 mod plane;
 mod reply;
 mod upgrade;
 mod worker;
 
+pub use outliers::sweep_outliers;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};
 pub use worker::run_worker;
 

@@ -2,8 +2,9 @@
 
 use super::{context::Shared, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
 use crate::{
+    balance::{Locality, Resource},
     config::{Outbound, Service, Speaker, Upstream},
-    snapshot::Current,
+    snapshot::{Circuit, Circuits, Current},
     tasks::Tasks,
     telemetry::{AccessLog, Kind, Sample, Telemetry},
 };
@@ -15,7 +16,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering},
 };
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Commands that wait for one worker.
@@ -104,6 +105,46 @@ fn register(shared: &Shared) {
     let budget = shared.budget.clone();
     let kept = move || gauge(budget.taken());
     shared.telemetry.collect("skein_replay_bytes", "Bytes of request bodies kept for retries", Kind::Gauge, kept);
+    let mirrors = Arc::clone(&shared.mirrors);
+    let copies = move || gauge(outbound::COPIES - mirrors.available_permits());
+    shared.telemetry.collect("skein_mirrored_requests", "Copies of requests under way", Kind::Gauge, copies);
+    register_circuits(shared);
+}
+
+/// What outlier detection and circuit breaking tell of themselves.
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers in Prometheus")]
+fn register_circuits(shared: &Shared) {
+    let one = |labels: Vec<(&'static str, String)>, value: u64| Sample { labels, value: value as f64 };
+    let label = |name: &'static str, value: &str| (name, value.to_owned());
+    let circuits = Arc::clone(&shared.circuits);
+    let ejected = move || vec![one(Vec::new(), circuits.ejected().len() as u64)];
+    shared.telemetry.collect("skein_ejected_endpoints", "Endpoints that clusters do without", Kind::Gauge, ejected);
+    let circuits = Arc::clone(&shared.circuits);
+    let ejections = move || {
+        let (enforced, spared) = circuits.counts();
+        vec![one(vec![label("enforced", "yes")], enforced), one(vec![label("enforced", "no")], spared)]
+    };
+    let help = "Endpoints that met a limit of outlier detection";
+    shared.telemetry.collect("skein_outlier_ejections_total", help, Kind::Counter, ejections);
+    let circuits = Arc::clone(&shared.circuits);
+    let overflows = move || {
+        let resources = [
+            (Resource::Connections, "connections"),
+            (Resource::Pending, "pending"),
+            (Resource::Requests, "requests"),
+            (Resource::Retries, "retries"),
+        ];
+        let rows = |circuit: Arc<Circuit>| {
+            resources.map(|(resource, name)| {
+                let labels =
+                    vec![label("caller", &circuit.caller), label("cluster", &circuit.cluster), label("limit", name)];
+                one(labels, circuit.pool.overflows(resource))
+            })
+        };
+        circuits.all().into_iter().flat_map(rows).filter(|sample| sample.value > 0.0).collect()
+    };
+    let help = "Requests that met a limit of a connection pool";
+    shared.telemetry.collect("skein_pool_overflows_total", help, Kind::Counter, overflows);
 }
 
 impl Key {
@@ -117,7 +158,8 @@ impl Key {
 }
 
 impl DataPlane {
-    /// A data plane of so many workers, with nothing to serve yet. Failed data connections are told to `failures`.
+    /// A data plane of so many workers, with nothing to serve yet. Failed data connections are told to `failures`;
+    /// `locality` is where this node is.
     #[must_use]
     pub fn new(
         workers: usize,
@@ -125,6 +167,8 @@ impl DataPlane {
         telemetry: Telemetry,
         tasks: Tasks,
         failures: mpsc::Sender<NodeId>,
+        locality: &str,
+        circuits: Arc<Circuits>,
     ) -> (Self, Vec<Seat>) {
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
@@ -135,6 +179,9 @@ impl DataPlane {
             tasks,
             failures,
             budget: ReplayBudget::default(),
+            circuits,
+            locality: Locality::new(locality),
+            mirrors: Arc::new(Semaphore::new(outbound::COPIES)),
             connections: Arc::default(),
             draining: watch::Sender::new(false),
             drained: watch::Sender::new(0),
@@ -210,7 +257,7 @@ impl DataPlane {
     fn speaker(&self, local: &Local, key: &Key, port: u16) -> Result<outbound::Speaker, ApplyError> {
         let snapshot = self.shared.current.load();
         let speaker = key.speaker();
-        outbound::Speaker::new(local, &snapshot, &speaker, key.fixed.clone(), port)
+        outbound::Speaker::new(local, &snapshot, &self.shared.locality, &speaker, key.fixed.clone(), port)
             .ok_or(ApplyError::UnknownSpeaker { address: key.listen, speaker })
     }
 

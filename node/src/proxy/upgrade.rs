@@ -54,9 +54,20 @@ pub(super) fn answered<B>(response: &Response<B>, asked: bool) -> Result<Option<
 /// Joins the caller's connection with that of a 101 response, as soon as both are free. Where the server is beside this node, the
 /// tunnel ends when policy denies it.
 pub(super) fn join<B>(context: &Context, caller: OnUpgrade, response: &mut Response<B>) {
+    join_holding(context, caller, response, ());
+}
+
+/// As [`join`]; `held` is dropped when the tunnel has ended.
+pub(super) fn join_holding<B>(
+    context: &Context,
+    caller: OnUpgrade,
+    response: &mut Response<B>,
+    held: impl Send + 'static,
+) {
     let server = hyper::upgrade::on(&mut *response);
     let tunnel = response.extensions_mut().remove::<Tunnel>();
     context.tasks.detach("upgraded connection", async move {
+        let _held = held;
         let (caller, server) = match (caller.await, server.await) {
             (Ok(caller), Ok(server)) => (TokioIo::new(caller), TokioIo::new(server)),
             (Err(error), _) | (_, Err(error)) => {

@@ -69,8 +69,22 @@ impl ClientTls {
             insecure_skip_verify: fields.get("insecureSkipVerify").and_then(|at| at.boolean()).unwrap_or(false),
         };
         decoded.check(&fields);
+        decoded.refuse_unbuilt(&fields);
         fields.finish();
         Some(decoded)
+    }
+
+    /// Traffic to services of the mesh goes over mutual TLS with the mesh's identities, whatever a document says.
+    fn refuse_unbuilt(&self, fields: &Fields<'_>) {
+        match self.mode {
+            ClientTlsMode::IstioMutual => {
+                fields.not_supported(&["sni", "subjectAltNames", "insecureSkipVerify", "caCrl", "credentialName"]);
+            }
+            ClientTlsMode::Disable | ClientTlsMode::Simple | ClientTlsMode::Mutual => {
+                let what = "another tls mode than ISTIO_MUTUAL (between nodes there is only the mesh's own mutual TLS)";
+                fields.at.unbuilt(what);
+            }
+        }
     }
 
     fn check(&self, fields: &Fields<'_>) {

@@ -163,6 +163,7 @@ impl TcpPool {
                 None => Some(IDLE_TIMEOUT),
             },
         };
+        fields.ignored(&["tcpKeepalive"]);
         fields.finish();
         Some(decoded)
     }
@@ -192,6 +193,13 @@ impl HttpPool {
         });
         let h2_upgrade = h2_upgrade.unwrap_or_default();
         let use_client_protocol = fields.get("useClientProtocol").and_then(|at| at.boolean()).unwrap_or(false);
+        let by_port = |name, asked: bool| {
+            if let Some(at) = fields.get(name).filter(|_| asked) {
+                at.unbuilt(format!("`{name}` (an endpoint is spoken to in the protocol that its port declares)"));
+            }
+        };
+        by_port("h2UpgradePolicy", h2_upgrade == H2Upgrade::Upgrade);
+        by_port("useClientProtocol", use_client_protocol);
         if h2_upgrade == H2Upgrade::Upgrade && use_client_protocol {
             let message = "use client protocol must not be true when H2UpgradePolicy is UPGRADE";
             at.error_as_istio(codes::EXCLUSIVE, message, "");
@@ -210,6 +218,7 @@ impl HttpPool {
             max_concurrent_streams: limit(&fields, "maxConcurrentStreams", "max concurrent streams"),
             http2_keepalive: fields.get("http2KeepAlive").and_then(|at| Http2Keepalive::decode(&at)),
         };
+        fields.ignored(&["http2KeepAlive"]);
         fields.finish();
         Some(decoded)
     }

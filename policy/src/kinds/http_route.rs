@@ -67,9 +67,6 @@ pub(super) struct Scope<'s> {
     pub(super) only_gateways: bool,
 }
 
-/// Fields that this build does not apply.
-const NOT_BUILT: [&str; 3] = ["mirror", "mirrors", "corsPolicy"];
-
 impl HttpRoute {
     /// How long the whole request may take, retries included; `None` is for ever.
     pub fn deadline(&self) -> Option<Duration> {
@@ -95,7 +92,6 @@ impl HttpRoute {
         if rewrite.as_ref().is_some_and(|rewrite| rewrite.authority.is_some()) && sets_authority {
             at.error(codes::EXCLUSIVE, "the authority is set twice: by rewrite and by headers");
         }
-        fields.not_supported(&NOT_BUILT);
         fields.finish();
         Some(Self {
             line: at.line(),

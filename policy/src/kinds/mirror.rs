@@ -120,8 +120,6 @@ mod tests {
             ("mirrors: [{destination: {host: b}, percentage: {value: 100.5}}]", codes::RANGE),
             ("mirrorPercent: 101", codes::RANGE),
             ("mirrorPercent: 1", codes::DEPRECATED),
-            ("mirror: {host: b}", codes::NOT_SUPPORTED),
-            ("mirrors: [{destination: {host: b}}]", codes::NOT_SUPPORTED),
         ] {
             let found = complaints("VirtualService", &rule(text));
             assert!(found.iter().any(|(found, _)| *found == code), "{text}: {found:?}");

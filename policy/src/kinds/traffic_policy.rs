@@ -87,10 +87,8 @@ impl RetryBudget {
     }
 }
 
-/// Blocks that this build does not apply.
-const BLOCKS_NOT_BUILT: [&str; 3] = ["outlierDetection", "connectionPool", "tls"];
-/// Other fields that this build does not apply.
-const POLICY_NOT_BUILT: [&str; 3] = ["tunnel", "proxyProtocol", "retryBudget"];
+/// Fields that this build does not apply.
+const NOT_BUILT: [&str; 2] = ["tunnel", "proxyProtocol"];
 /// One of them must be there; the first four are what a port may have.
 const FIELDS: [&str; 8] = [
     "loadBalancer",
@@ -119,7 +117,7 @@ impl TrafficPolicy {
             at.error_as_istio(codes::EXCLUSIVE, "tunnel and proxyProtocol must not be set together", "");
         }
         let retry_budget = fields.get("retryBudget").map(|at| RetryBudget::decode(&at));
-        fields.not_supported(&POLICY_NOT_BUILT);
+        fields.not_supported(&NOT_BUILT);
         fields.finish();
         Some(Self {
             blocks,
@@ -154,7 +152,6 @@ fn decode_port_policy(at: &At<'_>) -> Option<(u16, PolicyBlocks)> {
 
 impl PolicyBlocks {
     fn read(fields: &Fields<'_>) -> Self {
-        fields.not_supported(&BLOCKS_NOT_BUILT);
         let outlier_detection = fields.get("outlierDetection").map(|at| OutlierDetection::decode(&at));
         let load_balancer =
             fields.get("loadBalancer").and_then(|at| LoadBalancer::decode(&at, outlier_detection.is_some()));
@@ -211,7 +208,13 @@ impl RetryBudget {
         let per_million = fields.get("percent").map_or(Some(default.per_million), |at| plain_percent(&at));
         let concurrency = fields.get("minRetryConcurrency").and_then(|at| at.integer(0..=i64::from(u32::MAX)));
         let concurrency = concurrency.and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
-        let budget_interval = fields.get("budgetInterval").and_then(|at| at.duration_or_zero());
+        let budget_interval = fields.get("budgetInterval").and_then(|at| {
+            let interval = at.duration_or_zero()?;
+            if !interval.is_zero() {
+                at.unbuilt("`budgetInterval` above 0s");
+            }
+            Some(interval)
+        });
         fields.finish();
         Some(Self {
             per_million: per_million?,
@@ -281,13 +284,12 @@ mod tests {
 
     #[test]
     fn what_is_not_applied_is_named() {
-        let text = "{connectionPool: {tcp: {}}, outlierDetection: {}, tls: {}, retryBudget: {}, proxyProtocol: {},
-            portLevelSettings: [{port: {number: 1}, tls: {}}]}";
+        let text = "{connectionPool: {tcp: {}}, outlierDetection: {}, tls: {}, retryBudget: {budgetInterval: 1s}, proxyProtocol: {},
+            portLevelSettings: [{port: {number: 1}, tls: {mode: SIMPLE}}, {port: {number: 2}, tls: {mode: ISTIO_MUTUAL}}]}";
         let found = complaints("DestinationRule", &rule(text));
         let named = |field: &str| found.contains(&(codes::NOT_SUPPORTED, format!("spec.trafficPolicy.{field}")));
-        let fields =
-            ["connectionPool", "outlierDetection", "tls", "retryBudget", "proxyProtocol", "portLevelSettings[0].tls"];
+        let fields = ["tls", "retryBudget.budgetInterval", "proxyProtocol", "portLevelSettings[0].tls"];
         assert!(fields.into_iter().all(named), "{found:?}");
-        assert_eq!(found.len(), 6, "{found:?}");
+        assert_eq!(found.len(), 4, "{found:?}");
     }
 }

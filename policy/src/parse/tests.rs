@@ -40,7 +40,7 @@ spec:
     - uri: {regex: '('}
     - headers: {x: {exact: 1}}
     retries: {attempts: -1, retryOn: '5xx, reset'}
-    mirror: {host: reviews}
+    headers: {request: {set: {x: '%FILTER_STATE(a)%'}}}
     route:
     - destination: {host: reviews, port: {number: 70000}}
       weight: -1
@@ -58,7 +58,7 @@ spec:
             (codes::DURATION, 10, 14, "spec.http[0].timeout"),
             (codes::RANGE, 14, 25, "spec.http[0].retries.attempts"),
             (codes::RETRY_ON, 14, 38, "spec.http[0].retries.retryOn"),
-            (codes::NOT_SUPPORTED, 15, 13, "spec.http[0].mirror"),
+            (codes::NOT_SUPPORTED, 15, 34, "spec.http[0].headers.request.set[x]"),
             (codes::UNKNOWN_FIELD, 9, 5, "spec.http[0].tiemout"),
         ]
     );

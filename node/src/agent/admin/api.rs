@@ -205,7 +205,7 @@ pub struct Endpoint {
     pub health: String,
     /// Why, where it is not healthy.
     pub reason: String,
-    /// What outlier detection makes of it: `none`.
+    /// What outlier detection makes of it: `none`, or `ejected` where a service of the answering node does without it.
     pub outlier: String,
     /// `NODE/NAMESPACE/NAME[/INSTANCE]`.
     pub id: String,
@@ -236,6 +236,29 @@ pub struct Limit {
     pub admitted: u64,
     /// Those answered 429.
     pub refused: u64,
+}
+
+/// One of `GET /v1/outliers`: an endpoint that a caller of the answering node does without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outlier {
+    /// `NAMESPACE/NAME`.
+    pub service: String,
+    /// `NODE/NAMESPACE/NAME[/INSTANCE]`.
+    pub endpoint: String,
+    /// `ejected`.
+    pub state: String,
+    /// The field of `outlierDetection` whose limit it met.
+    pub reason: String,
+    /// Nodes that report it, too.
+    pub witnesses: Vec<String>,
+    /// It returns at the first sweep from then on, RFC 3339.
+    pub until: String,
+    /// Who does without it: `NAMESPACE/NAME[/INSTANCE]`.
+    pub caller: String,
+    /// Envoy's name of the cluster: `outbound|PORT|SUBSET|HOST`.
+    pub cluster: String,
+    /// How often it was ejected of late.
+    pub times: u32,
 }
 
 /// One of `GET /v1/routes`: where one rule of a host sends requests.

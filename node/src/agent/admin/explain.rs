@@ -30,7 +30,9 @@ impl Admin {
             Some(account) => source(&snapshot, account),
             None => self.own_source()?,
         };
-        Ok(explanation(&snapshot, &self.agent.config(), &question, &source))
+        let mut explained = explanation(&snapshot, &self.agent.config(), &question, &source);
+        self.leave_out(&mut explained);
+        Ok(explained)
     }
 
     /// Whoever speaks at this node's first outbound port, else its first service.

@@ -1,5 +1,7 @@
 //! The questions that change nothing, each answered by one function of its own file.
 
+use std::collections::HashSet;
+
 use certs::{
     id::{NodeId, ServiceName},
     root::bundle_to_pem,
@@ -9,7 +11,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Admin, api, error::Error, past::LogFilter, rfc3339};
-use crate::snapshot::{Endpoint, Snapshot};
+use crate::{
+    balance::Key,
+    snapshot::{Endpoint, Snapshot},
+};
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub(super) enum Look {
     Endpoints(Option<ServiceName>),
     /// How often this node's services may be called.
     Limits,
+    /// Endpoints that are left out because they fail.
+    Outliers,
     /// Where requests go.
     Routes,
     /// What runs beside this node.
@@ -53,6 +60,7 @@ impl Look {
             Self::Services(_) | Self::LocalServices => "services",
             Self::Endpoints(_) => "endpoints",
             Self::Limits => "limits",
+            Self::Outliers => "outliers",
             Self::Routes => "routes",
             Self::Identities => "identities",
             Self::Mesh => "mesh",
@@ -75,6 +83,7 @@ impl Admin {
             Look::Services(of) => value(&self.services(of.as_ref())?),
             Look::Endpoints(of) => value(&self.endpoints(of.as_ref())),
             Look::Limits => value(&self.limits()),
+            Look::Outliers => value(&self.outliers()),
             Look::Routes => value(&super::routes::rows(&self.agent.state())),
             Look::LocalServices => value(&self.local_services()),
             Look::Identities => value(&self.identities()),
@@ -98,14 +107,16 @@ impl Admin {
             ports: ports(&service.ports),
             endpoints: service.endpoints.len(),
             healthy: service.endpoints.iter().filter(|endpoint| endpoint.healthy).count(),
-            panic: false,
+            panic: self.circuits.panics(&service.name),
         };
         Ok(services.iter().map(row).collect())
     }
 
     fn endpoints(&self, of: Option<&ServiceName>) -> Vec<api::Endpoint> {
         let snapshot = self.agent.snapshot();
-        let mut endpoints = endpoints(&snapshot, of);
+        let ejected: HashSet<Key> =
+            self.circuits.ejected().into_iter().map(|standing| standing.ejection.endpoint).collect();
+        let mut endpoints = endpoints(&snapshot, of, &ejected);
         endpoints
             .sort_by(|a, b| (&a.namespace, &a.service, &a.id, a.port).cmp(&(&b.namespace, &b.service, &b.id, b.port)));
         endpoints
@@ -146,13 +157,14 @@ impl Admin {
 }
 
 /// One row for each port of each endpoint.
-fn endpoints(snapshot: &Snapshot, of: Option<&ServiceName>) -> Vec<api::Endpoint> {
+fn endpoints(snapshot: &Snapshot, of: Option<&ServiceName>, ejected: &HashSet<Key>) -> Vec<api::Endpoint> {
     let services = snapshot.services.iter().filter(|service| of.is_none_or(|of| service.name == *of));
-    services.flat_map(|service| service.endpoints.iter()).flat_map(|endpoint| rows(endpoint)).collect()
+    services.flat_map(|service| service.endpoints.iter()).flat_map(|endpoint| rows(endpoint, ejected)).collect()
 }
 
-fn rows(endpoint: &Endpoint) -> impl Iterator<Item = api::Endpoint> {
-    endpoint.ports.iter().map(|port| api::Endpoint {
+fn rows<'e>(endpoint: &'e Endpoint, ejected: &HashSet<Key>) -> impl Iterator<Item = api::Endpoint> + use<'e> {
+    let outlier = if ejected.contains(endpoint.stats.key()) { "ejected" } else { "none" };
+    endpoint.ports.iter().map(move |port| api::Endpoint {
         service: endpoint.id.service.name().to_owned(),
         namespace: endpoint.id.service.namespace().to_owned(),
         node: endpoint.id.node.clone(),
@@ -163,7 +175,7 @@ fn rows(endpoint: &Endpoint) -> impl Iterator<Item = api::Endpoint> {
         weight: endpoint.weight,
         health: health(endpoint.healthy).to_owned(),
         reason: endpoint.reason.to_string(),
-        outlier: "none".to_owned(),
+        outlier: outlier.to_owned(),
         id: endpoint.id.to_string(),
     })
 }

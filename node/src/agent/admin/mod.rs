@@ -18,6 +18,7 @@ mod limits;
 mod look;
 mod members;
 mod mesh;
+mod outliers;
 mod past;
 mod preview;
 mod push;
@@ -35,7 +36,7 @@ use tokio::sync::Semaphore;
 pub use serve::bind_socket;
 
 use super::Agent;
-use crate::{config::Cidr, tasks::Tasks, telemetry::Telemetry};
+use crate::{config::Cidr, snapshot::Circuits, tasks::Tasks, telemetry::Telemetry};
 
 /// Watches of one node at the same time.
 const WATCHES: usize = 64;
@@ -46,6 +47,7 @@ pub struct Admin {
     agent: Agent,
     telemetry: Telemetry,
     tasks: Tasks,
+    circuits: Arc<Circuits>,
     watches: Arc<Semaphore>,
 }
 
@@ -63,9 +65,9 @@ pub enum Door {
 }
 
 impl Admin {
-    /// The interface of an agent.
-    pub fn new(agent: Agent, telemetry: Telemetry, tasks: Tasks) -> Self {
-        Self { agent, telemetry, tasks, watches: Arc::new(Semaphore::new(WATCHES)) }
+    /// The interface of an agent; `circuits` is what the data plane knows of the clusters that it calls.
+    pub fn new(agent: Agent, telemetry: Telemetry, tasks: Tasks, circuits: Arc<Circuits>) -> Self {
+        Self { agent, telemetry, tasks, circuits, watches: Arc::new(Semaphore::new(WATCHES)) }
     }
 }
 

@@ -103,6 +103,7 @@ fn looking() -> Router<Admin> {
             get(|admin, watch, Query(of): Query<OfService>| answer(admin, watch, Look::Endpoints(of.service))),
         )
         .route("/v1/limits", get(|admin, watch| answer(admin, watch, Look::Limits)))
+        .route("/v1/outliers", get(|admin, watch| answer(admin, watch, Look::Outliers)))
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
         .route("/v1/explain", get(explain))
         .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))

@@ -23,6 +23,8 @@ struct Watching {
     admin: Admin,
     look: Look,
     changes: Receiver<u64>,
+    /// Ejections and returns, which are no change of the world.
+    outliers: Receiver<u64>,
     told: Option<Value>,
     _slot: OwnedSemaphorePermit,
 }
@@ -40,7 +42,8 @@ impl Admin {
         self.look(&look).await?;
         let mut changes = self.agent.changes();
         changes.mark_changed();
-        let watching = Watching { admin: self.clone(), look, changes, told: None, _slot: slot };
+        let outliers = self.circuits.changes();
+        let watching = Watching { admin: self.clone(), look, changes, outliers, told: None, _slot: slot };
         let lines = futures_util::stream::unfold(watching, |mut watching| async move {
             let line = watching.next().await?;
             Some((Ok::<_, Infallible>(line), watching))
@@ -56,6 +59,7 @@ impl Watching {
             tokio::select! {
                 () = self.admin.tasks.stopping() => return None,
                 changed = self.changes.changed() => changed.ok()?,
+                changed = self.outliers.changed() => changed.ok()?,
             }
             let value = self.admin.look(&self.look).await.unwrap_or(Value::Null);
             let calm = calmed(value.clone());

@@ -157,7 +157,10 @@ fn distribute_gives_each_pattern_its_percentage() {
 #[test]
 fn panic_uses_everybody_where_outliers_are_detected() {
     let mut hosts = weighted(&[1; 4]);
-    hosts.iter_mut().take(3).for_each(|host| host.healthy = false);
+    for host in hosts.iter_mut().take(3) {
+        host.healthy = false;
+        host.load.set_out(true);
+    }
     let policy = BalancePolicy { min_health_percent: 50, ..detecting(LocalityPolicy::default()) };
     let balancer = build(&hosts, &policy);
     assert!(balancer.panics());

@@ -1,11 +1,13 @@
 //! HTTP/1 and HTTP/2 at the edges of the proxy.
 
+mod body_copy;
 mod guard;
 mod head;
 mod request_body;
 mod response_body;
 mod strict;
 
+pub(super) use body_copy::BodyCopy;
 pub(super) use guard::{Guard, UpgradeAnswer};
 pub(super) use head::{
     FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, strip_hop_by_hop, strip_identity, strip_own,

@@ -1,6 +1,9 @@
 //! A request's body on its way to an endpoint: streamed, never copied, and kept for a retry while it is small.
 
-use super::head::strip_trailers;
+use super::{
+    body_copy::{BodyCopy, Copier, Copying},
+    head::strip_trailers,
+};
 use crate::proxy::failure::Cause;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -84,8 +87,44 @@ impl Upload {
             idle: None,
             active: true,
             waiting: None,
+            copiers: Vec::new(),
             budget: budget.clone(),
         }))))
+    }
+
+    /// A body that is at hand as a copy of another.
+    pub(in crate::proxy) fn again(copy: BodyCopy, budget: &ReplayBudget) -> Self {
+        let BodyCopy { frames, trailers } = copy;
+        if frames.is_empty() && trailers.is_none() {
+            return Self(None);
+        }
+        let length: usize = frames.iter().map(Bytes::len).sum();
+        Self(Some(Arc::new(Mutex::new(Source {
+            hint: if trailers.is_none() { SizeHint::with_exact(length as u64) } else { SizeHint::default() },
+            incoming: None,
+            frames,
+            stored: 0,
+            received: 0,
+            keep: false,
+            replayable: true,
+            trailers,
+            attempt: 0,
+            failed: None,
+            idle: None,
+            active: true,
+            waiting: None,
+            copiers: Vec::new(),
+            budget: budget.clone(),
+        }))))
+    }
+
+    /// A copy of the body, made while an attempt sends it; none of more bytes than the limit. To be called before the first
+    /// attempt.
+    pub(in crate::proxy) fn copy(&self, limit: usize) -> Copying {
+        let Some(source) = &self.0 else { return Copying::empty() };
+        let (copier, copying) = Copier::new(limit);
+        lock(source).copiers.push(copier);
+        copying
     }
 
     /// The body for the next attempt, which ends the one before. `None` if what was sent is no longer at hand.
@@ -178,6 +217,7 @@ struct Source {
     active: bool,
     /// Waits for the end.
     waiting: Option<Waker>,
+    copiers: Vec<Copier>,
     budget: ReplayBudget,
 }
 
@@ -198,22 +238,25 @@ impl Source {
     }
 
     fn took(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
-            self.end();
-        }
-        match frame.into_data() {
+        let frame = match frame.into_data() {
             Ok(data) => {
                 self.received += data.len() as u64;
                 self.store(&data);
+                self.copiers.retain_mut(|copier| copier.take(&data));
                 Frame::data(data)
             }
             Err(frame) => {
                 let mut trailers = frame.into_trailers().unwrap_or_default();
                 strip_trailers(&mut trailers);
+                self.copiers.iter_mut().for_each(|copier| copier.take_trailers(&trailers));
                 self.trailers = Some(trailers.clone());
                 Frame::trailers(trailers)
             }
+        };
+        if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
+            self.end();
         }
+        frame
     }
 
     fn store(&mut self, data: &Bytes) {
@@ -248,6 +291,8 @@ impl Source {
 
     fn end(&mut self) {
         self.incoming = None;
+        let whole = self.failed.is_none();
+        self.copiers.drain(..).filter(|_| whole).for_each(Copier::end);
         if let Some(waiting) = self.waiting.take() {
             waiting.wake();
         }

@@ -3,8 +3,7 @@
 use super::head::strip_trailers;
 use crate::{
     mesh::lease::LeasedBody,
-    proxy::{deadline::Deadline, exchange::Exchange, inbound::AppBody},
-    snapshot::InFlight,
+    proxy::{deadline::Deadline, exchange::Exchange, flight::Flight, inbound::AppBody},
     telemetry::Flags,
 };
 use bytes::Bytes;
@@ -68,7 +67,7 @@ pub(in crate::proxy) struct Relay {
     /// When the route's timeout comes.
     deadline: Option<Deadline>,
     /// The request counts as under way at its endpoint until here.
-    _flight: Option<InFlight>,
+    _flight: Option<Flight>,
 }
 
 impl fmt::Debug for ResponseBody {
@@ -91,7 +90,7 @@ impl ResponseBody {
         source: Source,
         mut exchange: Exchange,
         deadline: Option<Deadline>,
-        flight: Option<InFlight>,
+        flight: Option<Flight>,
     ) -> Self {
         if source.is_end_stream() {
             exchange.ended();

@@ -1,29 +1,36 @@
 //! Requests of applications beside this node: which service they mean, the route they take, the answer they get.
 
+mod affinity;
+mod attempt;
+mod cors;
 mod facts;
 mod forward;
+mod mirror;
 
 use super::{
     connection::{self, Handler},
     context::Context,
     exchange::Exchange,
     failure::Cause,
+    flight::Flight,
     http::{self as body, ResponseBody},
     inbound::REQUEST_ID,
     local::Local,
     reply, upgrade,
 };
 use crate::{
+    balance::{Client, Locality},
     clock,
     config::Speaker as SpeakerName,
-    snapshot::{InFlight, Snapshot},
+    snapshot::Snapshot,
     telemetry::{Flags, Pair, Reporter, Security, Workload},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use certs::id::{ServiceName, SpiffeId};
+use cors::Verdict;
 use facts::RequestFacts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::LOCATION, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::LOCATION, request::Parts};
 use hyper::body::Incoming;
 use policy::{
     kinds::{Abort, DirectResponse, Fault, Redirect},
@@ -39,15 +46,21 @@ use std::{
 };
 use tokio::net::TcpStream;
 
+pub(super) use mirror::COPIES;
+
 /// Who speaks through a local port, and what it may name there.
 #[derive(Debug)]
 pub(super) struct Speaker {
     /// Differs between speakers.
     pub(super) id: u64,
+    /// `NAMESPACE/NAME[/INSTANCE]`.
+    pub(super) name: String,
     pub(super) service: ServiceName,
     pub(super) identity: SpiffeId,
     pub(super) workload: Arc<Workload>,
     pub(super) source: route::Source,
+    /// What the choice of endpoints goes by.
+    pub(super) client: Client,
     /// `[[upstream]]`: the service and port to which the listener leads.
     fixed: Option<(ServiceName, u16)>,
     /// The listener's own port.
@@ -59,6 +72,7 @@ impl Speaker {
     pub(super) fn new(
         local: &Local,
         snapshot: &Snapshot,
+        locality: &Locality,
         name: &SpeakerName,
         fixed: Option<(ServiceName, u16)>,
         port: u16,
@@ -69,9 +83,11 @@ impl Speaker {
         let workload = Workload::of_service(trust_domain, &name.service, &source.account, &source.labels);
         Some(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            name: name.to_string(),
             service: name.service.clone(),
             identity: SpiffeId::service(trust_domain.clone(), source.account.clone()),
             workload: Arc::new(workload),
+            client: Client { locality: locality.clone(), labels: Arc::new(source.labels.clone()) },
             source,
             fixed,
             port,
@@ -134,14 +150,11 @@ impl Handler for Connection {
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
         let requests = Requests { context: &self.context, speaker: self.speaker.load_full(), remote: self.remote };
-        let answered = requests.answer(request, &mut exchange).await.unwrap_or_else(|cause| {
-            tracing::debug!(service = %requests.speaker.service, ?cause, "request failed");
-            exchange.flag(cause.answer().flags);
-            Answered::Here(reply::failure(cause, exchange.is_grpc()))
-        });
-        let mut response = answered.finish(exchange, is_head);
+        let answered = requests.answer(request, &mut exchange).await;
+        let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
+        let (mut response, flight) = answered.finish(exchange, is_head);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            upgrade::join(&self.context, on_upgrade, &mut response);
+            upgrade::join_holding(&self.context, on_upgrade, &mut response, flight);
         }
         response
     }
@@ -149,7 +162,7 @@ impl Handler for Connection {
 
 /// A request's way through this proxy.
 struct Requests<'a> {
-    context: &'a Context,
+    context: &'a Arc<Context>,
     speaker: Arc<Speaker>,
     remote: SocketAddr,
 }
@@ -159,19 +172,31 @@ enum Answered {
     /// Made here.
     Here(Response<ResponseBody>),
     /// An endpoint's; the route's timeout goes on until its end.
-    Endpoint(Response<body::Source>, Option<super::deadline::Deadline>, InFlight),
+    Endpoint(Response<body::Source>, Option<super::deadline::Deadline>, Flight),
 }
 
 impl Answered {
-    fn finish(self, mut exchange: Exchange, is_head: bool) -> Response<ResponseBody> {
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Here(response) => response.headers_mut(),
+            Self::Endpoint(response, _, _) => response.headers_mut(),
+        }
+    }
+
+    /// The response as it goes to the caller. A request is under way until the end of its body, or of the tunnel that it
+    /// became: then its flight is given.
+    fn finish(self, mut exchange: Exchange, is_head: bool) -> (Response<ResponseBody>, Option<Flight>) {
         match self {
             Self::Here(response) => {
                 exchange.answered(response.status(), response.headers());
-                response.map(|body| if is_head { ResponseBody::full(Bytes::new()) } else { body }.with(exchange))
+                let body = |body| if is_head { ResponseBody::full(Bytes::new()) } else { body };
+                (response.map(|full| body(full).with(exchange)), None)
             }
             Self::Endpoint(response, deadline, flight) => {
                 exchange.answered(response.status(), response.headers());
-                response.map(|source| ResponseBody::relay(source, exchange, deadline, Some(flight)))
+                let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                let (of_body, of_tunnel) = if is_tunnel { (None, Some(flight)) } else { (Some(flight), None) };
+                (response.map(|source| ResponseBody::relay(source, exchange, deadline, of_body)), of_tunnel)
             }
         }
     }
@@ -188,21 +213,49 @@ impl Requests<'_> {
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
         let snapshot = context.current.load();
         let routed = self.route(&snapshot, &parts, &host).inspect_err(|_| self.unrouted(exchange))?;
-        match &routed.route.action {
-            Action::Forward(_) => {
-                if let Some(fault) = &routed.route.fault {
-                    self.count_service(&routed, exchange);
-                    self.inject(fault, exchange).await?;
-                }
-                let request = forward::Outgoing { parts, host, upgrade, incoming };
-                forward::forward(context, self, &snapshot, &routed, request, exchange).await
-            }
-            Action::Redirect(redirect) => {
-                let response = self.redirect(&routed, redirect, &parts, &host);
-                Ok(self.local(&routed, &parts, response, exchange))
-            }
-            Action::Direct(direct) => Ok(self.local(&routed, &parts, respond(direct), exchange)),
+        if let (Action::Forward(_), Some(fault)) = (&routed.route.action, &routed.route.fault) {
+            self.count_service(&routed, exchange);
+            self.inject(fault, exchange).await?;
         }
+        let verdict = cors::judge(&routed.route, &parts);
+        if let Verdict::Preflight(response) = verdict {
+            self.count_service(&routed, exchange);
+            return Ok(Answered::Here(*response));
+        }
+        let request = forward::Outgoing { parts, host, upgrade, incoming };
+        let answered = self.act(&snapshot, &routed, request, exchange).await;
+        match verdict {
+            Verdict::Allowed(policy, origin) => {
+                let mut answered = answered.unwrap_or_else(|cause| self.failed(cause, exchange));
+                cors::mark(policy, origin, answered.headers_mut());
+                Ok(answered)
+            }
+            Verdict::Silent | Verdict::Preflight(_) => answered,
+        }
+    }
+
+    async fn act(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        routed: &Routed,
+        request: forward::Outgoing,
+        exchange: &mut Exchange,
+    ) -> Result<Answered, Cause> {
+        match &routed.route.action {
+            Action::Forward(_) => forward::forward(self, snapshot, routed, request, exchange).await,
+            Action::Redirect(redirect) => {
+                let response = self.redirect(routed, redirect, &request.parts, &request.host);
+                Ok(self.local(routed, &request.parts, response, exchange))
+            }
+            Action::Direct(direct) => Ok(self.local(routed, &request.parts, respond(direct), exchange)),
+        }
+    }
+
+    /// The answer to a request that failed.
+    fn failed(&self, cause: Cause, exchange: &mut Exchange) -> Answered {
+        tracing::debug!(service = %self.speaker.service, ?cause, "request failed");
+        exchange.flag(cause.answer().flags);
+        Answered::Here(reply::failure(cause, exchange.is_grpc()))
     }
 
     fn route(&self, snapshot: &Snapshot, parts: &Parts, host: &HeaderValue) -> Result<Routed, Cause> {

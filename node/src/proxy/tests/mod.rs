@@ -2,9 +2,14 @@
 
 mod authorization;
 mod backend;
+mod balancing;
+mod breaking;
 mod client;
+mod cors;
 mod forwarding;
 mod framing;
 mod http2;
+mod mirroring;
+mod outliers;
 mod routing;
 mod world;

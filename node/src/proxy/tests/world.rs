@@ -6,7 +6,7 @@ use crate::{
     config::{Check, Outbound, Port, Probe, Protocol, Service, Speaker, Upstream},
     mesh::{self, Mesh, Transport, peer::PeerNetwork},
     proxy::{ApplyError, Bound, DataPlane, run_worker},
-    snapshot::{Current, Endpoint, EndpointId, Services, Snapshot, StatsTable},
+    snapshot::{Circuits, Current, Endpoint, EndpointId, Services, Snapshot, StatsTable},
     tasks::Tasks,
     telemetry::{Format, Telemetry},
 };
@@ -79,10 +79,22 @@ pub(super) struct World {
     entries: Vec<Entry>,
     stats: StatsTable,
     limits: Arc<Limits>,
+    pub(super) circuits: Vec<Arc<Circuits>>,
     nonce: u8,
 }
 
+/// A DestinationRule for `reviews` with this trafficPolicy, in YAML's flow style.
+pub(super) fn traffic_policy(policy: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: reviews, namespace: default}}\n\
+         spec:\n  host: reviews\n  trafficPolicy: {policy}\n"
+    )
+}
+
 pub(super) const PORT: u16 = 9080;
+
+/// Where each node is.
+const LOCALITIES: [&str; 4] = ["eu/a", "eu/a", "eu/b", "us/c"];
 
 fn name(service: &str) -> ServiceName {
     ServiceName::new("default", service).unwrap()
@@ -120,6 +132,7 @@ impl World {
             entries,
             stats: StatsTable::default(),
             limits: Arc::new(Limits::new(7)),
+            circuits: (0..count).map(|_| Arc::default()).collect(),
             nonce: 0,
         };
         for (index, ca) in authorities.into_iter().enumerate() {
@@ -154,7 +167,15 @@ impl World {
         let telemetry = Telemetry::new(1);
         let current = Current::new(self.snapshot(&id));
         let (failed, failures) = mpsc::channel(64);
-        let (plane, seats) = DataPlane::new(1, current.clone(), telemetry.clone(), tasks.clone(), failed);
+        let (plane, seats) = DataPlane::new(
+            1,
+            current.clone(),
+            telemetry.clone(),
+            tasks.clone(),
+            failed,
+            LOCALITIES[index],
+            Arc::clone(&self.circuits[index]),
+        );
         for (seat, sockets) in seats.into_iter().zip(sockets) {
             let mesh = mesh.clone();
             let main = move || async move {
@@ -236,13 +257,13 @@ impl World {
                     address: node.mesh.local_addr(),
                     account: account(service),
                     labels: Arc::new(labels(service, entry.map_or("v1", |entry| entry.version))),
-                    locality: "".into(),
+                    locality: LOCALITIES[index].into(),
                     weight: entry.map_or(1, |entry| entry.weight),
                     ports: ports.into_iter().collect(),
                     healthy: entry.is_none_or(|entry| entry.healthy),
                     reason: "".into(),
                     local: node.id == *seen_by,
-                    stats: self.stats.of(&id),
+                    stats: self.stats.of(&id, 1),
                     id,
                 });
             };
@@ -290,6 +311,15 @@ impl World {
     pub(super) fn register(&mut self, change: impl FnOnce(&mut Vec<Entry>)) {
         change(&mut self.entries);
         self.publish();
+    }
+
+    /// Lets an endpoint begin its warm-up at this time of the process.
+    pub(super) fn arrived(&self, node: usize, service: &str, version: &str, at: Millis) {
+        let node = self.nodes[node].id.clone();
+        let id = EndpointId { node, service: name(service), instance: Some(Arc::from(version)) };
+        let stats = self.stats.of(&id, at);
+        stats.set_out(true, at);
+        stats.set_out(false, at);
     }
 
     /// Ends a node as a crash would look to the others.

@@ -1,0 +1,354 @@
+//! One attempt: room within the cluster's limits, a connection, the endpoint's answer, and what that says of the endpoint.
+
+use super::Speaker;
+use crate::{
+    balance::{Held, Millis, PoolLimits, outlier::Outcome},
+    clock,
+    mesh::{self, data::Call},
+    proxy::{
+        cluster::{Cluster, Member},
+        context::Context,
+        failure::{self, Cause},
+        flight::{Flight, Room},
+        http::{self as body, Completion, RequestBody},
+        inbound::{self, Caller, Peer},
+        outcome, upgrade,
+    },
+    snapshot::{Endpoint, Snapshot},
+};
+use futures_util::poll;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, request::Parts};
+use http_body_util::BodyExt;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+/// Virtual connections that may turn out to be closed before one attempt counts as failed.
+const STALE_LIMIT: u32 = 3;
+
+/// From a caller to a cluster, as far as all attempts of one request share it.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) context: &'a Context,
+    pub(super) speaker: &'a Speaker,
+    pub(super) snapshot: &'a Arc<Snapshot>,
+    pub(super) cluster: &'a Cluster,
+    pub(super) grpc: bool,
+}
+
+/// How one attempt ended.
+pub(super) type Attempt = Result<(Response<body::Source>, Flight), Cause>;
+
+impl Way<'_> {
+    /// Sends a request to a member and notes how that ended. `sent` tells of the end of the caller's side; `began` is now,
+    /// microseconds of uptime; `limit` is the time of one attempt.
+    pub(super) async fn attempt(
+        &self,
+        position: usize,
+        request: Request<RequestBody>,
+        sent: &Completion,
+        began: u64,
+        limit: Option<Duration>,
+    ) -> Attempt {
+        let member = &self.cluster.members[position];
+        let first = member.endpoint.stats.active() == 0;
+        let active = member.endpoint.stats.begin();
+        let answer = async {
+            let room = self.room(member, first).await?;
+            let response = if member.endpoint.local {
+                self.here(member, request).await
+            } else {
+                self.there(member, request, sent).await?
+            };
+            Ok((response, room))
+        };
+        let result = match limit {
+            None => answer.await,
+            Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or(Err(Cause::PerTryTimeout)),
+        };
+        let result = result.and_then(|(response, room)| match outcome::get(response.headers()) {
+            Some(cause) => Err(cause),
+            None => Ok((response, room)),
+        });
+        match &result {
+            Ok((response, _)) => self.answered(position, response, began),
+            Err(cause) => self.failed(position, *cause, began),
+        }
+        let (response, room) = result?;
+        Ok((response, Flight::new(active, room)))
+    }
+
+    /// The head for one attempt.
+    ///
+    /// # Errors
+    /// The authority cannot stand in HTTP/2's target.
+    pub(super) fn request(
+        &self,
+        head: (&Parts, &HeaderValue),
+        upgrade: Option<HeaderValue>,
+        position: usize,
+        attempt: u32,
+        body: RequestBody,
+    ) -> Result<Request<RequestBody>, Cause> {
+        let (parts, host) = head;
+        let mut parts = parts.clone();
+        // Ours would tell the endpoint's connection of the caller's.
+        parts.extensions = http::Extensions::new();
+        parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+        match self.cluster.members[position].preface.protocol {
+            mesh::Protocol::Http2 => inbound::to_http2(&mut parts, host)?,
+            mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
+                inbound::to_http1(&mut parts, host.clone());
+                if let Some(upgrade) = upgrade {
+                    upgrade::mark(&mut parts.headers, upgrade);
+                }
+            }
+        }
+        Ok(Request::from_parts(parts, body))
+    }
+
+    /// An attempt failed, or was given up.
+    pub(super) fn failed(&self, position: usize, cause: Cause, began: u64) {
+        let stats = &self.cluster.members[position].endpoint.stats;
+        if cause.is_endpoints_fault() {
+            stats.failed();
+        }
+        let Some(outcome) = told(cause) else { return };
+        if self.cluster.table.times_requests {
+            let now = clock::uptime_micros();
+            stats.load().failed(now.saturating_sub(began), now / 1_000);
+        }
+        self.note(position, outcome);
+    }
+
+    fn answered<B>(&self, position: usize, response: &Response<B>, began: u64) {
+        let status = self.status(response);
+        let load = self.cluster.members[position].endpoint.stats.load();
+        if let Some(wish) = slowed(status, response) {
+            load.slow(wish, clock::uptime());
+        }
+        if self.cluster.table.times_requests {
+            let now = clock::uptime_micros();
+            load.answered(now.saturating_sub(began), now / 1_000);
+        }
+        self.note(position, Outcome::Status(status));
+    }
+
+    /// Counts for outlier detection, where the policy has it.
+    fn note(&self, position: usize, outcome: Outcome) {
+        let table = &self.cluster.table;
+        let Some(policy) = &table.outliers else { return };
+        let host = &table.balancer.hosts()[position];
+        let now = clock::uptime();
+        if let Some(why) = host.tally.as_ref().and_then(|tally| tally.note(outcome, policy, now)) {
+            self.context.circuits.tripped(&self.cluster.circuit, &host.id, why, now, self.context.random());
+        }
+    }
+
+    /// The status as outlier detection counts it: of gRPC what its status maps to, where it stands in the headers.
+    fn status<B>(&self, response: &Response<B>) -> u16 {
+        let grpc = response.headers().get("grpc-status").filter(|_| self.grpc);
+        let grpc = grpc.and_then(|status| status.to_str().ok()?.parse().ok());
+        grpc.map_or(response.status().as_u16(), failure::grpc_to_http)
+    }
+
+    /// Room within the cluster's limits, where it has any.
+    async fn room(&self, member: &Member, first: bool) -> Result<Option<Room>, Cause> {
+        let Some(limits) = &self.cluster.table.limits else { return Ok(None) };
+        let connection = match member.preface.protocol {
+            // All requests share one.
+            mesh::Protocol::Http2 => None,
+            mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
+                Some(self.connection(limits, member, first).await?)
+            }
+        };
+        let mut room = Room::new(Arc::clone(&self.cluster.circuit), connection);
+        if room.admit(limits) { Ok(Some(room)) } else { Err(Cause::Overflow) }
+    }
+
+    /// One of the connections that the cluster may have; waits for one as long as not too many wait.
+    async fn connection(&self, limits: &PoolLimits, member: &Member, first: bool) -> Result<Held, Cause> {
+        let circuit = &self.cluster.circuit;
+        if let Ok(held) = circuit.pool.connection(limits, first) {
+            return Ok(held);
+        }
+        let _pending = circuit.pool.pending(limits).map_err(|_| Cause::Overflow)?;
+        loop {
+            let freed = circuit.freed.notified();
+            if let Ok(held) = circuit.pool.connection(limits, false) {
+                return Ok(held);
+            }
+            tokio::select! {
+                () = freed => {}
+                () = lost(&member.endpoint) => return Err(Cause::ConnectFailure),
+            }
+        }
+    }
+
+    /// An endpoint on this node: in process, through the same door as any other caller's request.
+    async fn here(&self, member: &Member, request: Request<RequestBody>) -> Response<body::Source> {
+        let caller = member.caller.get_or_init(|| {
+            let peer = Peer {
+                identity: &self.speaker.identity,
+                node: &self.snapshot.node,
+                address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            };
+            Caller::new(self.context, self.snapshot, &peer, &member.endpoint.account, &member.preface)
+        });
+        inbound::answer(self.context, caller, request).await.map(|body| body::Source::Here(Box::new(body)))
+    }
+
+    async fn there(
+        &self,
+        member: &Member,
+        request: Request<RequestBody>,
+        sent: &Completion,
+    ) -> Result<Response<body::Source>, Cause> {
+        let mut request = request.map(|body| mesh::lease::Body::new(body.map_err(Into::into)));
+        let mut stale = 0;
+        loop {
+            let lease = self.lease(member, sent).await?;
+            match lease.send(request).await {
+                Ok(response) => return Ok(response.map(body::Source::Mesh)),
+                Err(mesh::lease::SendError { error, request: Some(unsent) }) if stale < STALE_LIMIT => {
+                    tracing::debug!(%error, "a kept connection had ended");
+                    stale += 1;
+                    request = *unsent;
+                }
+                Err(mesh::lease::SendError { error, request: _ }) => return Err(self.cause(member, &error, sent)),
+            }
+        }
+    }
+
+    /// A virtual connection. Who waits for one to be made counts as pending, as in Envoy.
+    async fn lease(&self, member: &Member, sent: &Completion) -> Result<mesh::lease::Lease, Cause> {
+        let endpoint = &member.endpoint;
+        let call = Call {
+            source: &self.speaker.identity,
+            node: &endpoint.id.node,
+            address: endpoint.address,
+            identity: &member.identity,
+            preface: &member.preface,
+        };
+        let mut open = pin!(self.context.mesh.open(&call));
+        let lease = match poll!(open.as_mut()) {
+            Poll::Ready(lease) => lease,
+            Poll::Pending => {
+                let pool = &self.cluster.circuit.pool;
+                let pending = self.cluster.table.limits.as_ref().map(|limits| pool.pending(limits)).transpose();
+                let _pending = pending.map_err(|_| Cause::Overflow)?;
+                tokio::select! {
+                    biased;
+                    lease = open => lease,
+                    // Nobody waits out the dialling of a node that is known to be dead by now.
+                    () = lost(endpoint) => return Err(Cause::ConnectFailure),
+                    () = tokio::time::sleep(self.cluster.connect_timeout()) => return Err(Cause::ConnectFailure),
+                }
+            }
+        };
+        let lease = lease.map_err(|error| self.cause(member, &error, sent))?;
+        Ok(lease.under(self.cluster.terms))
+    }
+
+    /// What a failure between nodes means here; the agent hears of those that speak of the node.
+    fn cause(&self, member: &Member, error: &mesh::Error, sent: &Completion) -> Cause {
+        tracing::debug!(endpoint = %member.endpoint.id, %error, "attempt failed");
+        match error {
+            mesh::Error::Connect { .. } | mesh::Error::NeverSent(_) => {
+                self.context.report_failure(&member.endpoint.id.node);
+                Cause::ConnectFailure
+            }
+            mesh::Error::ResetBefore(_) | mesh::Error::ResetAfter(_) => {
+                self.context.report_failure(&member.endpoint.id.node);
+                Cause::ConnectionTermination
+            }
+            mesh::Error::WrongPeer { .. } | mesh::Error::Unwelcome { .. } => Cause::ConnectFailure,
+            mesh::Error::NoIdentity(_) => Cause::NoIdentity,
+            mesh::Error::Stopping => Cause::Draining,
+            mesh::Error::Overflow(_) => Cause::Overflow,
+            mesh::Error::Refused => Cause::RefusedStream,
+            mesh::Error::Protocol(_) => Cause::UpstreamProtocol,
+            mesh::Error::RequestBody(_) => sent.failure().unwrap_or(Cause::BadRequest("request body broken off")),
+        }
+    }
+}
+
+/// Waits until an endpoint goes out. One that was out before is there because of a panic: it may answer all the same.
+async fn lost(endpoint: &Endpoint) {
+    if endpoint.stats.is_out() {
+        return std::future::pending().await;
+    }
+    endpoint.stats.went_out().await;
+}
+
+/// What a failure tells of the endpoint; `None` if it tells nothing: this node's own limits, or the caller's doing.
+fn told(cause: Cause) -> Option<Outcome> {
+    match cause {
+        Cause::ConnectFailure => Some(Outcome::ConnectFailure),
+        Cause::PerTryTimeout | Cause::RouteTimeout => Some(Outcome::Timeout),
+        Cause::ResetBeforeRequest | Cause::ConnectionTermination | Cause::RefusedStream | Cause::UpstreamProtocol => {
+            Some(Outcome::Reset)
+        }
+        Cause::BadRequest(_)
+        | Cause::HeadersTooLarge
+        | Cause::UriTooLong
+        | Cause::Unsupported(_)
+        | Cause::RequestTimeout
+        | Cause::NoRoute
+        | Cause::NoCluster
+        | Cause::NoHealthy
+        | Cause::Overflow
+        | Cause::Abort(_)
+        | Cause::AbortGrpc(_)
+        | Cause::NoIdentity
+        | Cause::Draining
+        | Cause::NotServedHere
+        | Cause::Denied
+        | Cause::RateLimited => None,
+    }
+}
+
+/// How long an endpoint asks to get less, `Some(None)` if it does not say: by 429, or by 503 with `Retry-After`.
+fn slowed<B>(status: u16, response: &Response<B>) -> Option<Option<Millis>> {
+    let unavailable = status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
+    if status != StatusCode::TOO_MANY_REQUESTS.as_u16() && !unavailable {
+        return None;
+    }
+    let wish = response.headers().get(RETRY_AFTER);
+    // A date is heeded as if no time were given.
+    let seconds = wish.and_then(|wish| wish.to_str().ok()?.parse::<u64>().ok());
+    (!unavailable || wish.is_some()).then(|| seconds.map(|seconds| seconds.saturating_mul(1_000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_less_says_for_how_long() {
+        let asked = |status: u16, after: Option<&'static str>| {
+            let mut response = Response::new(());
+            response.headers_mut().extend(after.map(|after| (RETRY_AFTER, HeaderValue::from_static(after))));
+            slowed(status, &response)
+        };
+        assert_eq!(asked(200, Some("1")), None);
+        assert_eq!(asked(429, None), Some(None));
+        assert_eq!(asked(429, Some("7")), Some(Some(7_000)));
+        assert_eq!(asked(503, None), None, "a failure by itself is outlier detection's");
+        assert_eq!(asked(503, Some("2")), Some(Some(2_000)));
+        assert_eq!(asked(429, Some("Fri, 31 Dec 1999 23:59:59 GMT")), Some(None));
+    }
+
+    #[test]
+    fn this_nodes_own_doing_is_no_outcome() {
+        for cause in [Cause::Overflow, Cause::Abort(500), Cause::NoIdentity, Cause::RequestTimeout, Cause::NoHealthy] {
+            assert_eq!(told(cause), None, "{cause:?}");
+        }
+        assert_eq!(told(Cause::RouteTimeout), Some(Outcome::Timeout));
+    }
+}

@@ -1,0 +1,188 @@
+//! Limits of what is under way to a cluster.
+
+use super::{
+    backend::{Arrived, Backend, ok},
+    client::{Answer, Client, get},
+    world::{Entry, World, traffic_policy},
+};
+use crate::{balance::Resource, mesh::Transport};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Condvar, Mutex, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Answers only once it is opened.
+#[derive(Default)]
+struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    fn pass(&self) {
+        let open = self.0.lock().unwrap();
+        drop(self.1.wait_timeout_while(open, Duration::from_secs(10), |open| !*open).unwrap());
+    }
+
+    fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+}
+
+fn gated() -> (Backend, Arc<Gate>) {
+    let gate = Arc::<Gate>::default();
+    let waits = Arc::clone(&gate);
+    let backend = Backend::scripted(move |_: &Arrived| {
+        waits.pass();
+        ok("late")
+    });
+    (backend, gate)
+}
+
+fn world(policy: &str, backend: &Backend) -> World {
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", backend)]);
+    world.push(&traffic_policy(policy));
+    world
+}
+
+/// Requests that wait for their answer, begun one after the other.
+fn waiting(world: &World, count: usize, resource: Resource) -> Vec<std::thread::JoinHandle<Answer>> {
+    let outbound = world.nodes[0].outbound;
+    (0..count)
+        .map(|index| {
+            let thread = std::thread::spawn(move || get(outbound, "reviews", "/"));
+            until(|| count_of(world, resource) > u32::try_from(index).unwrap());
+            thread
+        })
+        .collect()
+}
+
+fn count_of(world: &World, resource: Resource) -> u32 {
+    world.circuits[0].all().iter().map(|circuit| circuit.pool.count(resource)).sum()
+}
+
+fn until(done: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it did not happen");
+}
+
+#[test]
+fn requests_beyond_the_limit_fail_at_once_and_are_not_counted_against_anybody() {
+    let (backend, gate) = gated();
+    let policy = "{connectionPool: {http: {http2MaxRequests: 2}}, outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 100}}";
+    let world = world(policy, &backend);
+    let under_way = waiting(&world, 2, Resource::Requests);
+    let refused = get(world.nodes[0].outbound, "reviews", "/");
+    assert_eq!((refused.status, refused.header("x-envoy-overloaded")), (503, Some("true")));
+    assert!(refused.body.ends_with("overflow"), "{refused:?}");
+    gate.open();
+    assert!(under_way.into_iter().all(|thread| thread.join().unwrap().status == 200));
+    until(|| count_of(&world, Resource::Requests) == 0);
+    assert_eq!(backend.arrived().len(), 2, "what was refused was not retried");
+    assert!(world.circuits[0].ejected().is_empty());
+    let metrics = world.metrics(0);
+    assert!(metrics.contains("response_flags=\"UO\"") && metrics.contains("limit=\"requests\""), "{metrics}");
+}
+
+#[test]
+fn a_request_waits_for_a_connection_as_long_as_few_do() {
+    let (backend, gate) = gated();
+    let world = world("{connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}}", &backend);
+    let mut under_way = waiting(&world, 1, Resource::Connections);
+    until(|| backend.arrived().len() == 1);
+    under_way.extend(waiting(&world, 1, Resource::Pending));
+    let refused = get(world.nodes[0].outbound, "reviews", "/");
+    assert_eq!((refused.status, refused.header("x-envoy-overloaded")), (503, Some("true")));
+    assert_eq!(backend.arrived().len(), 1, "the second waits here, not there");
+    gate.open();
+    assert!(under_way.into_iter().all(|thread| thread.join().unwrap().status == 200));
+    assert_eq!(backend.arrived().len(), 2);
+}
+
+#[test]
+fn an_endpoint_without_a_connection_is_reached_past_the_limit() {
+    let ((one, gate), two) = (gated(), Backend::named("v2"));
+    let mut world = World::new(3, vec![Entry::new(1, "reviews", "v1", &one), Entry::new(2, "reviews", "v2", &two)]);
+    world.push(&traffic_policy("{connectionPool: {tcp: {maxConnections: 1}}, loadBalancer: {simple: ROUND_ROBIN}}"));
+    let outbound = world.nodes[0].outbound;
+    let both: Vec<_> = (0..2).map(|_| std::thread::spawn(move || get(outbound, "reviews", "/"))).collect();
+    until(|| one.arrived().len() + two.arrived().len() == 2);
+    gate.open();
+    assert!(both.into_iter().all(|thread| thread.join().unwrap().status == 200));
+}
+
+#[test]
+fn a_tunnel_is_under_way_until_it_ends() {
+    let backend = Backend::scripted(|arrived: &Arrived| match arrived.header("upgrade") {
+        Some(_) => b"HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        None => ok("plain"),
+    });
+    let world = world("{connectionPool: {http: {http2MaxRequests: 1}}}", &backend);
+    let mut tunnel = Client::connect(world.nodes[0].outbound);
+    let asked = "GET / HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(tunnel.ask(asked).unwrap().status, 101);
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 503);
+    drop(tunnel);
+    until(|| count_of(&world, Resource::Requests) == 0);
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+}
+
+#[test]
+fn connections_end_after_so_many_requests() {
+    let backend = Backend::named("v1");
+    for (limit, connections) in [(1, 6), (3, 2), (0, 1)] {
+        // Over TCP each virtual connection is one that the other node accepts.
+        let mut world = World::over(Transport::Tcp, 2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+        world.push(&traffic_policy(&format!("{{connectionPool: {{http: {{maxRequestsPerConnection: {limit}}}}}}}")));
+        let mut client = Client::connect(world.nodes[0].outbound);
+        for _ in 0..6 {
+            assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 200);
+        }
+        assert_eq!(world.nodes[1].mesh.counters().accepted.load(Relaxed), connections, "limit {limit}");
+    }
+}
+
+#[test]
+fn connections_end_when_they_are_idle_or_old() {
+    let backend = Backend::named("v1");
+    for pool in ["{http: {idleTimeout: 50ms}}", "{tcp: {idleTimeout: 50ms}}", "{tcp: {maxConnectionDuration: 50ms}}"] {
+        let mut world = World::over(Transport::Tcp, 2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+        world.push(&traffic_policy(&format!("{{connectionPool: {pool}}}")));
+        let mut client = Client::connect(world.nodes[0].outbound);
+        for _ in 0..3 {
+            assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 200);
+            std::thread::sleep(Duration::from_millis(80));
+        }
+        let accepted = world.nodes[1].mesh.counters().accepted.load(Relaxed);
+        assert!(accepted >= 2, "{pool}: {accepted}");
+    }
+}
+
+#[test]
+fn retries_have_limits_of_their_own() {
+    let fails = Backend::scripted(|_: &Arrived| b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let retries = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \
+                   http:\n  - retries: {attempts: 2, retryOn: '503', backoff: 100ms}\n    route: [{destination: {host: reviews}}]\n";
+    for policy in ["{connectionPool: {http: {maxRetries: 1}}}", "{retryBudget: {percent: 0, minRetryConcurrency: 1}}"] {
+        let mut world = world(policy, &fails);
+        world.push(retries);
+        let outbound = world.nodes[0].outbound;
+        let many: Vec<_> = (0..12).map(|_| std::thread::spawn(move || get(outbound, "reviews", "/"))).collect();
+        assert!(many.into_iter().all(|thread| thread.join().unwrap().status == 503));
+        let overflows: u64 =
+            world.circuits[0].all().iter().map(|circuit| circuit.pool.overflows(Resource::Retries)).sum();
+        assert!(overflows > 0, "{policy}");
+        let metrics = world.metrics(0);
+        let flags: BTreeSet<&str> = metrics
+            .lines()
+            .filter(|line| line.starts_with("istio_requests_total") && line.contains("reporter=\"source\""))
+            .filter_map(|line| line.split("response_flags=\"").nth(1)?.split('"').next())
+            .collect();
+        assert!(flags.contains("UO"), "{policy}: {flags:?}");
+        assert_eq!(count_of(&world, Resource::Retries), 0);
+    }
+}

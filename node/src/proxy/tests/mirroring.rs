@@ -1,0 +1,110 @@
+//! Copies of requests to mirrors.
+
+use super::{
+    backend::{Arrived, Backend, ok},
+    client::{Client, get},
+    world::{Entry, World},
+};
+use std::time::Duration;
+
+/// `v1` is called, `v2` is its mirror.
+fn mirrored(mirror: &str, more: &str, shadow: Backend) -> (World, Backend, Backend) {
+    let called = Backend::named("v1");
+    let entries = vec![Entry::new(1, "reviews", "v1", &called), Entry::new(1, "reviews", "v2", &shadow)];
+    let mut world = World::new(2, entries);
+    world.push(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: reviews}}\nspec:\n  hosts: [reviews]\n  \
+         http:\n  - route: [{{destination: {{host: reviews, subset: v1}}}}]\n    {mirror}\n{more}---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: reviews}}\nspec:\n  host: reviews\n  \
+         subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v2, labels: {{version: v2}}}}]\n"
+    ));
+    (world, called, shadow)
+}
+
+fn wait_for(backend: &Backend, count: usize) -> Vec<Arrived> {
+    for _ in 0..500 {
+        if backend.arrived().len() >= count {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    backend.arrived()
+}
+
+#[test]
+fn a_mirror_gets_the_same_request_under_a_shadows_name() {
+    let shadow = Backend::scripted(|_: &Arrived| {
+        std::thread::sleep(Duration::from_millis(300));
+        b"HTTP/1.1 500 x\r\nContent-Length: 3\r\n\r\nbad".to_vec()
+    });
+    let (world, called, shadow) = mirrored("mirror: {host: reviews, subset: v2}", "", shadow);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let began = crate::clock::monotonic();
+    let answer =
+        client.ask("POST /x?q=1 HTTP/1.1\r\nHost: reviews:9080\r\nX-Own: 1\r\nContent-Length: 4\r\n\r\nbody").unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, "v1"));
+    assert!(began.elapsed() < Duration::from_millis(290), "nobody waits for a mirror");
+    let copy = wait_for(&shadow, 1).remove(0);
+    assert_eq!((copy.line(), copy.header("host")), ("POST /x?q=1 HTTP/1.1", Some("reviews-shadow:9080")));
+    assert_eq!((copy.header("x-own"), copy.body.as_slice()), (Some("1"), &b"body"[..]));
+    assert_eq!(called.last().header("host"), Some("reviews:9080"));
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").body, "v1");
+    assert_eq!(wait_for(&shadow, 2)[1].header("host"), Some("reviews-shadow"));
+    let metrics = world.metrics(0);
+    let counted = |line: &&str| line.starts_with("istio_requests_total") && line.contains("reporter=\"source\"");
+    let total: Vec<&str> = metrics.lines().filter(counted).collect();
+    assert!(total.len() == 1 && total[0].ends_with(" 2"), "copies are not the route's requests: {total:?}");
+}
+
+#[test]
+fn shares_of_mirrors_are_drawn_one_by_one_and_missing_ones_do_not_matter() {
+    let mirrors = "mirrors: [{destination: {host: reviews, subset: v2}, percentage: {value: 50}}, {destination: {host: nobody}}, \
+                   {destination: {host: reviews, subset: v7}}]";
+    let (world, called, shadow) = mirrored(mirrors, "", Backend::named("v2"));
+    let mut client = Client::connect(world.nodes[0].outbound);
+    for _ in 0..200 {
+        assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().body, "v1");
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let copies = shadow.arrived().len();
+    // Six standard deviations of 200 draws at 0.5 are 43.
+    assert!((57..=143).contains(&copies), "{copies} of 200");
+    assert_eq!(called.arrived().len(), 200);
+}
+
+#[test]
+fn retries_and_faults_make_no_copies() {
+    let more = "    retries: {attempts: 2, retryOn: '200', backoff: 1ms}\n";
+    let (mut world, called, shadow) = mirrored("mirror: {host: reviews, subset: v2}", more, Backend::named("v2"));
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+    assert_eq!((called.arrived().len(), wait_for(&shadow, 1).len()), (3, 1));
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  http:\n  \
+         - route: [{destination: {host: reviews, subset: v1}}]\n    mirror: {host: reviews, subset: v2}\n    \
+         fault: {abort: {httpStatus: 418, percentage: {value: 100}}}\n",
+    );
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 418);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(shadow.arrived().len(), 1);
+}
+
+#[test]
+fn what_is_too_long_is_not_copied_and_passes_all_the_same() {
+    let called = Backend::scripted(|arrived: &Arrived| ok(&arrived.body.len().to_string()));
+    let shadow = Backend::named("v2");
+    let entries = vec![Entry::new(1, "reviews", "v1", &called), Entry::new(1, "ratings", "v1", &shadow)];
+    let mut world = World::new(2, entries);
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \
+         http: [{route: [{destination: {host: reviews}}], mirror: {host: ratings}}]\n",
+    );
+    let post = |length: usize| {
+        let head = format!("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: {length}\r\n\r\n");
+        let mut client = Client::connect(world.nodes[0].outbound);
+        client.ask([head.into_bytes(), vec![b'x'; length]].concat()).unwrap().body
+    };
+    assert_eq!(post(1_000_000), "1000000");
+    assert_eq!(post(200_000), "200000");
+    let copies = wait_for(&shadow, 1);
+    assert_eq!(copies.iter().map(|copy| copy.body.len()).collect::<Vec<_>>(), [200_000]);
+}

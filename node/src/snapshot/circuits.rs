@@ -1,0 +1,329 @@
+//! What outlives snapshots for each cluster that a service of this node calls (its circuit): requests under way, errors
+//! in a row, who is ejected. And the tables of the choice, built once for all workers and kept while nothing that they read
+//! has changed.
+//!
+//! As in Istio all of it belongs to one caller, which is a service beside this node, and to one host, port and subset.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use certs::{codec::Millis, id::ServiceName};
+use dashmap::DashMap;
+use policy::route::ClusterPolicy;
+use tokio::sync::{Notify, watch};
+
+use super::Endpoint;
+use crate::balance::{
+    Algorithm, BalancePolicy, Client, Host, Key, LoadBalancer, Locality, Pool, PoolLimits,
+    outlier::{Effect, Ejection, Event, OutlierPolicy, Outliers, Why},
+};
+
+/// A circuit that nobody used for this long is forgotten: longer than any ejection lasts without a base above it.
+const FORGOTTEN: Duration = Duration::from_secs(900);
+
+/// The circuits of a node.
+#[derive(Debug)]
+pub struct Circuits {
+    by_key: DashMap<Key, Arc<Circuit>>,
+    /// Held for moments only: while tables are built, at an ejection and at sweeps, never for a request.
+    outliers: Mutex<Outliers>,
+    ejections: AtomicU64,
+    spared: AtomicU64,
+    news: Notify,
+    changes: watch::Sender<u64>,
+}
+
+/// One caller's traffic to one cluster.
+#[derive(Debug)]
+pub struct Circuit {
+    key: Key,
+    /// Who calls: `NAMESPACE/NAME[/INSTANCE]`.
+    pub caller: String,
+    /// The service that is called.
+    pub service: ServiceName,
+    /// Envoy's name of the cluster: `outbound|PORT|SUBSET|HOST`.
+    pub cluster: String,
+    /// What is under way.
+    pub pool: Arc<Pool>,
+    /// Tells those who wait for a connection that one ended.
+    pub freed: Notify,
+    /// Grows with every ejection and return: tables of another epoch are built anew.
+    epoch: AtomicU64,
+    used: AtomicU64,
+    newest: Mutex<Option<Arc<Table>>>,
+}
+
+/// What a policy comes to for the members of a cluster.
+#[derive(Debug)]
+pub struct Table {
+    /// The policy.
+    pub policy: Arc<ClusterPolicy>,
+    /// The choice.
+    pub balancer: LoadBalancer,
+    /// What may be under way; `None`: anything.
+    pub limits: Option<PoolLimits>,
+    /// What counts as an error, where outliers are detected.
+    pub outliers: Option<Arc<OutlierPolicy>>,
+    /// True if the choice reads how long requests take.
+    pub times_requests: bool,
+    members: Box<[Arc<Endpoint>]>,
+    client: Client,
+    epoch: u64,
+}
+
+/// An endpoint that is out, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Who does without it.
+    pub caller: String,
+    /// Its service.
+    pub service: ServiceName,
+    /// In which cluster.
+    pub cluster: String,
+    /// The endpoint and why it is out.
+    pub ejection: Ejection,
+    /// Nodes that report it, too.
+    pub witnesses: Vec<Key>,
+}
+
+impl Default for Circuits {
+    fn default() -> Self {
+        Self {
+            by_key: DashMap::new(),
+            outliers: Mutex::default(),
+            ejections: AtomicU64::new(0),
+            spared: AtomicU64::new(0),
+            news: Notify::new(),
+            changes: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Circuits {
+    /// The circuit of a caller and a cluster, begun if need be.
+    #[must_use]
+    pub fn of(&self, caller: &str, service: &ServiceName, cluster: String) -> Arc<Circuit> {
+        let key: Key = format!("{caller} {cluster}").into();
+        if let Some(circuit) = self.by_key.get(&key) {
+            return Arc::clone(&circuit);
+        }
+        let begin = || {
+            Arc::new(Circuit {
+                key: Key::clone(&key),
+                caller: caller.to_owned(),
+                service: service.clone(),
+                cluster,
+                pool: Arc::default(),
+                freed: Notify::new(),
+                epoch: AtomicU64::new(0),
+                used: AtomicU64::new(0),
+                newest: Mutex::default(),
+            })
+        };
+        Arc::clone(&self.by_key.entry(Key::clone(&key)).or_insert_with(begin))
+    }
+
+    /// The tables for these members, which are all that the cluster has, healthy or not. The newest are given again, to
+    /// other workers and under later snapshots, while members, policy and ejections are the same.
+    #[must_use]
+    pub fn table(
+        &self,
+        circuit: &Circuit,
+        members: &[Arc<Endpoint>],
+        policy: &Arc<ClusterPolicy>,
+        client: &Client,
+        now: Millis,
+        random: u64,
+    ) -> Arc<Table> {
+        circuit.used.store(now, Relaxed);
+        let mut newest = lock(&circuit.newest);
+        // Read before the tallies are: an ejection in between leads to new tables.
+        let epoch = circuit.epoch.load(Relaxed);
+        if let Some(table) = newest.as_ref().filter(|table| table.is_for(members, policy, client, epoch)) {
+            return Arc::clone(table);
+        }
+        let outliers = policy.outlier_detection.as_ref().map(|detection| Arc::new(OutlierPolicy::from(detection)));
+        let mut hosts: Vec<Host> = members.iter().map(|endpoint| host(endpoint)).collect();
+        match &outliers {
+            Some(outliers) => {
+                let names: Vec<Key> = hosts.iter().map(|host| Key::clone(&host.id)).collect();
+                let tallies = lock(&self.outliers).set_cluster(&circuit.key, Arc::clone(outliers), &names, now);
+                for (host, tally) in hosts.iter_mut().zip(tallies) {
+                    host.tally = Some(tally);
+                }
+                self.news.notify_one();
+            }
+            None => lock(&self.outliers).remove_cluster(&circuit.key),
+        }
+        let balance = BalancePolicy::from(&**policy);
+        let limits = PoolLimits::from(&**policy);
+        let table = Arc::new(Table {
+            policy: Arc::clone(policy),
+            balancer: LoadBalancer::new(hosts, &balance, client, random),
+            limits: (limits != PoolLimits::default()).then_some(limits),
+            outliers,
+            times_requests: balance.algorithm == Algorithm::PeakEwma,
+            members: members.into(),
+            client: client.clone(),
+            epoch,
+        });
+        *newest = Some(Arc::clone(&table));
+        table
+    }
+
+    /// An endpoint met a limit of its policy: it goes out, unless too many are.
+    pub fn tripped(&self, circuit: &Circuit, endpoint: &Key, why: Why, now: Millis, random: u64) {
+        let event = Event::Tripped { cluster: Key::clone(&circuit.key), endpoint: Key::clone(endpoint), why };
+        let effects = lock(&self.outliers).handle(event, now, random);
+        self.apply(effects);
+    }
+
+    /// Lets those return whose time is over and forgets what is no longer used. Says when to come again.
+    pub fn sweep(&self, now: Millis, random: u64) -> Option<Millis> {
+        let (effects, due) = {
+            let mut outliers = lock(&self.outliers);
+            (outliers.handle(Event::Tick, now, random), outliers.due())
+        };
+        self.apply(effects);
+        let patience = Millis::try_from(FORGOTTEN.as_millis()).unwrap_or(Millis::MAX);
+        let mut gone = Vec::new();
+        self.by_key.retain(|key, circuit| {
+            let stays = Arc::strong_count(circuit) > 1 || now.saturating_sub(circuit.used.load(Relaxed)) < patience;
+            if !stays {
+                gone.push(Key::clone(key));
+            }
+            stays
+        });
+        for key in gone {
+            lock(&self.outliers).remove_cluster(&key);
+        }
+        due
+    }
+
+    /// Waits until a cluster came that may want a sweep before the others.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// Wakes whenever an endpoint goes out or returns.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// All endpoints that are out, by caller, cluster and endpoint.
+    #[must_use]
+    pub fn ejected(&self) -> Vec<Standing> {
+        let outliers = lock(&self.outliers);
+        let standing = |ejection: Ejection| {
+            let circuit = self.by_key.get(&ejection.cluster)?;
+            let witnesses = outliers.witnesses(&ejection.endpoint).cloned().collect();
+            let (caller, cluster) = (circuit.caller.clone(), circuit.cluster.clone());
+            Some(Standing { caller, service: circuit.service.clone(), cluster, ejection, witnesses })
+        };
+        outliers.ejections().filter_map(standing).collect()
+    }
+
+    /// True if so few endpoints of a service are healthy that some caller uses all.
+    #[must_use]
+    pub fn panics(&self, service: &ServiceName) -> bool {
+        let of_service = |circuit: &Circuit| {
+            circuit.service == *service && lock(&circuit.newest).as_ref().is_some_and(|table| table.balancer.panics())
+        };
+        self.by_key.iter().any(|circuit| of_service(&circuit))
+    }
+
+    /// Every circuit that is in use.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Circuit>> {
+        self.by_key.iter().map(|circuit| Arc::clone(&circuit)).collect()
+    }
+
+    /// Ejections since the node started, and those that a cap prevented.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.ejections.load(Relaxed), self.spared.load(Relaxed))
+    }
+
+    fn apply(&self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Ejected(ejection) => {
+                    let Ejection { cluster, endpoint, why, times, until: _ } = &ejection;
+                    tracing::info!(%cluster, %endpoint, ?why, times, "an endpoint is ejected");
+                    self.ejections.fetch_add(1, Relaxed);
+                    self.renew(cluster);
+                }
+                Effect::Returned { cluster, endpoint } => {
+                    tracing::info!(%cluster, %endpoint, "an ejected endpoint returns");
+                    self.renew(&cluster);
+                }
+                Effect::Spared { cluster, endpoint, why } => {
+                    tracing::debug!(%cluster, %endpoint, ?why, "an endpoint stays in: too many are ejected");
+                    self.spared.fetch_add(1, Relaxed);
+                }
+                // Only reports of other nodes ask for it, and none comes in.
+                Effect::Probe { endpoint } => tracing::debug!(%endpoint, "a probe is due"),
+            }
+        }
+    }
+
+    fn renew(&self, key: &Key) {
+        if let Some(circuit) = self.by_key.get(key) {
+            circuit.epoch.fetch_add(1, Relaxed);
+        }
+        self.changes.send_modify(|count| *count += 1);
+        self.news.notify_one();
+    }
+}
+
+impl Circuit {
+    /// False if an endpoint went out or returned since the table was built.
+    #[must_use]
+    pub fn is_current(&self, table: &Table) -> bool {
+        self.epoch.load(Relaxed) == table.epoch
+    }
+}
+
+impl Table {
+    fn is_for(&self, members: &[Arc<Endpoint>], policy: &Arc<ClusterPolicy>, client: &Client, epoch: u64) -> bool {
+        self.epoch == epoch
+            && Arc::ptr_eq(&self.policy, policy)
+            && self.client == *client
+            && self.members.len() == members.len()
+            && self.members.iter().zip(members).all(|(a, b)| are_alike(a, b))
+    }
+}
+
+/// True if a table is the same for both: of one endpoint in two snapshots, for all that the choice reads.
+fn are_alike(a: &Arc<Endpoint>, b: &Arc<Endpoint>) -> bool {
+    Arc::ptr_eq(a, b)
+        || Arc::ptr_eq(&a.stats, &b.stats)
+            && (a.weight, a.healthy) == (b.weight, b.healthy)
+            && a.locality == b.locality
+            && (Arc::ptr_eq(&a.labels, &b.labels) || a.labels == b.labels)
+}
+
+fn host(endpoint: &Endpoint) -> Host {
+    Host {
+        id: Key::clone(endpoint.stats.key()),
+        weight: endpoint.weight,
+        locality: Locality::new(&endpoint.locality),
+        labels: Arc::clone(&endpoint.labels),
+        healthy: endpoint.healthy,
+        load: Arc::clone(endpoint.stats.load()),
+        tally: None,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

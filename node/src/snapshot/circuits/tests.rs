@@ -1,0 +1,144 @@
+//! Tables and ejections over time.
+
+use std::collections::BTreeMap;
+
+use certs::id::{NodeId, ServiceAccount};
+use policy::kinds::OutlierDetection;
+
+use super::*;
+use crate::{
+    balance::{Ask, Tried, outlier::Outcome},
+    snapshot::{EndpointId, StatsTable},
+};
+
+fn service() -> ServiceName {
+    ServiceName::new("shop", "cart").unwrap()
+}
+
+fn endpoint(node: &str, stats: &StatsTable) -> Arc<Endpoint> {
+    let id = EndpointId { node: NodeId::new(node).unwrap(), service: service(), instance: None };
+    Arc::new(Endpoint {
+        address: "127.0.0.1:15008".parse().unwrap(),
+        account: ServiceAccount::new("shop", "cart").unwrap(),
+        labels: Arc::new(BTreeMap::new()),
+        locality: "".into(),
+        weight: 1,
+        ports: Arc::new([]),
+        healthy: true,
+        reason: "".into(),
+        local: false,
+        stats: stats.of(&id, 1),
+        id,
+    })
+}
+
+fn detecting() -> Arc<ClusterPolicy> {
+    let detection = OutlierDetection {
+        consecutive_5xx: 2,
+        interval: Duration::from_secs(1),
+        base_ejection_time: Duration::from_secs(5),
+        max_ejection_percent: 100,
+        ..OutlierDetection::default()
+    };
+    Arc::new(ClusterPolicy { outlier_detection: Some(detection), ..ClusterPolicy::default() })
+}
+
+struct Mesh {
+    circuits: Circuits,
+    circuit: Arc<Circuit>,
+    members: Vec<Arc<Endpoint>>,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let (circuits, stats) = (Circuits::default(), StatsTable::default());
+        let circuit = circuits.of("shop/web", &service(), "outbound|80||cart".to_owned());
+        Self { circuits, circuit, members: ["a", "b"].map(|node| endpoint(node, &stats)).to_vec() }
+    }
+
+    fn table(&self, policy: &Arc<ClusterPolicy>, now: Millis) -> Arc<Table> {
+        self.circuits.table(&self.circuit, &self.members, policy, &Client::default(), now, 7)
+    }
+
+    fn fail(&self, table: &Table, position: usize, now: Millis) {
+        let host = &table.balancer.hosts()[position];
+        let policy = table.outliers.as_ref().unwrap();
+        if let Some(why) = host.tally.as_ref().unwrap().note(Outcome::Status(500), policy, now) {
+            self.circuits.tripped(&self.circuit, &host.id, why, now, 7);
+        }
+    }
+}
+
+fn picked(table: &Table, now: Millis) -> Vec<usize> {
+    let pick = |random: u64| {
+        let random = random.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        table.balancer.pick(&Ask { tried: &Tried::NONE, leave: false, hash: None, random, now })
+    };
+    let mut all: Vec<usize> = (0..64).filter_map(pick).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[test]
+fn tables_are_shared_until_something_changes() {
+    let (mut mesh, policy) = (Mesh::new(), detecting());
+    let first = mesh.table(&policy, 1);
+    assert!(Arc::ptr_eq(&first, &mesh.table(&policy, 2)));
+    // A snapshot that does not concern the cluster.
+    mesh.members = mesh.members.iter().map(|endpoint| Arc::new(Endpoint::clone(endpoint))).collect();
+    assert!(Arc::ptr_eq(&first, &mesh.table(&policy, 3)));
+    let heavy = Endpoint { weight: 2, ..Endpoint::clone(&mesh.members[0]) };
+    mesh.members[0] = Arc::new(heavy);
+    assert!(!Arc::ptr_eq(&first, &mesh.table(&policy, 3)));
+    let other = mesh.table(&Arc::new(ClusterPolicy::default()), 3);
+    assert!(!Arc::ptr_eq(&first, &other) && other.outliers.is_none() && other.limits.is_none());
+    let again = mesh.circuits.of("shop/web", &service(), "outbound|80||cart".to_owned());
+    assert!(Arc::ptr_eq(&again, &mesh.circuit));
+    let another = mesh.circuits.of("shop/job", &service(), "outbound|80||cart".to_owned());
+    assert!(!Arc::ptr_eq(&another, &mesh.circuit), "each caller has its own");
+}
+
+#[test]
+fn an_ejection_outlives_snapshots_and_ends_at_a_sweep() {
+    let (mut mesh, policy) = (Mesh::new(), detecting());
+    let table = mesh.table(&policy, 1);
+    let mut changes = mesh.circuits.changes();
+    (0..2).for_each(|_| mesh.fail(&table, 0, 10));
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    assert_eq!(picked(&table, 11), [1], "at once, also by the old table");
+    assert!(!mesh.circuit.is_current(&table));
+    // A new snapshot has new endpoints of the same names.
+    mesh.members = mesh.members.iter().map(|endpoint| Arc::new(Endpoint::clone(endpoint))).collect();
+    let table = mesh.table(&policy, 12);
+    assert_eq!(picked(&table, 13), [1]);
+    let standing = mesh.circuits.ejected().remove(0);
+    assert_eq!((standing.caller.as_str(), &*standing.ejection.endpoint), ("shop/web", "a/shop/cart"));
+    assert_eq!((standing.ejection.until, mesh.circuits.counts()), (5_010, (1, 0)));
+    assert_eq!(mesh.circuits.sweep(5_000, 7), Some(6_000));
+    assert_eq!(mesh.circuits.ejected().len(), 1);
+    mesh.circuits.sweep(6_000, 7);
+    assert!(changes.has_changed().unwrap() && mesh.circuits.ejected().is_empty());
+    assert_eq!(picked(&mesh.table(&policy, 6_001), 6_001), [0, 1]);
+}
+
+#[test]
+fn without_the_policy_nobody_is_out() {
+    let (mesh, policy) = (Mesh::new(), detecting());
+    let table = mesh.table(&policy, 1);
+    (0..2).for_each(|_| mesh.fail(&table, 0, 10));
+    let plain = mesh.table(&Arc::new(ClusterPolicy::default()), 20);
+    assert_eq!(picked(&plain, 21), [0, 1]);
+    assert!(mesh.circuits.ejected().is_empty());
+}
+
+#[test]
+fn what_nobody_uses_is_forgotten() {
+    let Mesh { circuits, circuit, .. } = Mesh::new();
+    circuits.sweep(10_000_000, 7);
+    assert_eq!(circuits.all().len(), 1, "somebody holds it");
+    drop(circuit);
+    circuits.sweep(10_000_000, 7);
+    assert_eq!(circuits.all().len(), 0);
+}

@@ -1,0 +1,173 @@
+//! Counters of endpoints as this node sees them: they outlive snapshots, and all workers share them.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use certs::codec::Millis;
+use dashmap::DashMap;
+use tokio::sync::Notify;
+
+use super::{EndpointId, Services};
+use crate::balance::{Active, Key, Load};
+
+/// Counters of one endpoint, and the news that it is out, for requests that hold an older snapshot.
+#[derive(Debug, Default)]
+pub struct EndpointStats {
+    key: Key,
+    load: Arc<Load>,
+    total: AtomicU64,
+    failures: AtomicU64,
+    news: Notify,
+}
+
+impl EndpointStats {
+    /// The endpoint's id as text.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// What the choice of an endpoint reads.
+    #[must_use]
+    pub fn load(&self) -> &Arc<Load> {
+        &self.load
+    }
+
+    /// Counts a request as active until the guard is dropped.
+    #[must_use]
+    pub fn begin(&self) -> InFlight {
+        self.total.fetch_add(1, Relaxed);
+        InFlight { _active: self.load.begin() }
+    }
+
+    /// Counts a failure on the endpoint's account.
+    pub fn failed(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+
+    /// Notes whether the newest snapshot has it as unhealthy, or not at all. One that comes back warms up anew.
+    pub fn set_out(&self, out: bool, now: Millis) {
+        let before = self.load.is_out();
+        self.load.set_out(out);
+        if out {
+            self.news.notify_waiters();
+        } else if before {
+            self.load.arrived(now);
+        }
+    }
+
+    /// True if no attempt should begin there, whatever the snapshot of the request says.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.load.is_out()
+    }
+
+    /// Waits until it is out.
+    pub async fn went_out(&self) {
+        loop {
+            let news = self.news.notified();
+            if self.is_out() {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.load.active()
+    }
+
+    /// Requests begun since the node started.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    /// Failures since the node started.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct InFlight {
+    _active: Active,
+}
+
+/// The counters of all endpoints, keyed by endpoint: whoever builds a snapshot takes them from here.
+#[derive(Debug, Default)]
+pub struct StatsTable {
+    by_endpoint: DashMap<EndpointId, Arc<EndpointStats>>,
+}
+
+impl StatsTable {
+    /// The counters of an endpoint, begun at zero; its warm-up begins with them.
+    #[must_use]
+    pub fn of(&self, endpoint: &EndpointId, now: Millis) -> Arc<EndpointStats> {
+        if let Some(stats) = self.by_endpoint.get(endpoint) {
+            return stats.clone();
+        }
+        let begin = || {
+            let stats = EndpointStats { key: endpoint.to_string().into(), ..EndpointStats::default() };
+            stats.load.arrived(now);
+            Arc::new(stats)
+        };
+        self.by_endpoint.entry(endpoint.clone()).or_insert_with(begin).clone()
+    }
+
+    /// Forgets endpoints that are gone and have no request under way.
+    pub fn retain(&self, services: &Services, now: Millis) {
+        self.by_endpoint.retain(|id, stats| {
+            let known = services.get(&id.service);
+            let stays = known.is_some_and(|s| s.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(id)).is_ok());
+            if !stays {
+                stats.set_out(true, now);
+            }
+            stays || stats.active() > 0
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::id::{NodeId, ServiceName};
+
+    use super::*;
+    use crate::balance::Warmup;
+
+    fn id() -> EndpointId {
+        let (node, service) = (NodeId::new("a").unwrap(), ServiceName::new("default", "reviews").unwrap());
+        EndpointId { node, service, instance: None }
+    }
+
+    #[test]
+    fn counters_survive_snapshots_and_end_with_their_endpoint() {
+        let table = StatsTable::default();
+        let flight = table.of(&id(), 1).begin();
+        table.retain(&Services::default(), 1);
+        assert_eq!(table.of(&id(), 1).active(), 1);
+        drop(flight);
+        table.retain(&Services::default(), 1);
+        assert_eq!(table.of(&id(), 1).total(), 0);
+    }
+
+    #[test]
+    fn who_comes_back_warms_up_anew() {
+        let table = StatsTable::default();
+        let (stats, warmup) =
+            (table.of(&id(), 1_000), Warmup { duration: 1_000, minimum_percent: 10, aggression: 1.0 });
+        let share = |now| (stats.load().share(Some(&warmup), now) * 100.0).round();
+        assert_eq!((share(1_500), share(2_000)), (50.0, 100.0));
+        stats.set_out(false, 5_000);
+        assert_eq!(share(5_000), 100.0, "it was never gone");
+        stats.set_out(true, 6_000);
+        stats.set_out(false, 7_000);
+        assert_eq!((share(7_500), share(8_000)), (50.0, 100.0));
+    }
+}
