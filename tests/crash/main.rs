@@ -2,8 +2,6 @@
 //!
 //! Needs `strace` and the right to trace: `cargo test -p tests --test crash -- --ignored --test-threads=1`.
 
-#![expect(clippy::print_stdout, reason = "the counts are what a reader of the log wants")]
-
 mod strace;
 
 use harness::{
