@@ -103,6 +103,12 @@ fn what_is_used_up_outlives_pushes_and_is_shown() {
     assert!(cluster.on("reviews", &["limits"]).expect_code(0).out.contains("RateLimit shop/reviews"));
     assert_eq!(cluster.json("web", &["limits"]), json!([]), "its services are not limited");
 
+    let all = "{match: [{uri: {prefix: /few}}], limit: {requests: 1, interval: 1h, burst: 8}, scope: node}";
+    cluster.push("web", &limit(&format!("{all}, {FEW}")), &["--wait", "all"]).expect_code(0);
+    assert_eq!(admitted(&cluster, "web", "/few", 12), 0);
+    assert_eq!(admitted(&cluster, "reviews", "/few", 5), 3, "one caller's refusals take no room from the others");
+    assert_eq!(cluster.json("reviews", &["limits"])[0]["admitted"], json!(3), "of the rule for all callers");
+
     let wider = FEW.replace("burst: 3", "burst: 4");
     cluster.push("web", &limit(&wider), &["--wait", "all"]).expect_code(0);
     assert_eq!(admitted(&cluster, "web", "/few", 6), 4, "another limit begins anew");

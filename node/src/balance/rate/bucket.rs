@@ -48,6 +48,14 @@ impl Buckets {
         admit(&self.slot(self.hash(key), now).full_at, limit.pace(1.0), now)
     }
 
+    /// Takes back that a request of this key was let in: another limit refused it.
+    pub fn give_back(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) {
+        let slot = self.slot(self.hash(key), now_micros.saturating_mul(1_000));
+        let period = limit.pace(1.0).period;
+        // A bucket that was given away meanwhile is full or nearly so: nothing is to be given back to it.
+        let _ = slot.full_at.fetch_update(Relaxed, Relaxed, |full_at| Some(full_at.saturating_sub(period)));
+    }
+
     fn hash(&self, key: &[&[u8]]) -> u64 {
         let mut hasher = XxHash64::with_seed(self.seed);
         for part in key {
@@ -97,6 +105,18 @@ mod tests {
         assert!(buckets.admit(&[b"r", &0u32.to_le_bytes()], &LIMIT, SECOND).is_err());
         assert!(buckets.admit(&[b"s", &0u32.to_le_bytes()], &LIMIT, SECOND).is_ok(), "another limit");
         assert!(buckets.admit(&[b"r\0\0", b"\0\0"], &LIMIT, SECOND).is_ok(), "parts do not run together");
+    }
+
+    #[test]
+    fn what_is_given_back_may_be_taken_again() {
+        let buckets = Buckets::new(64, 7);
+        let admitted = || (0..5).filter(|_| buckets.admit(&[b"a"], &LIMIT, SECOND).is_ok()).count();
+        assert_eq!(admitted(), 2);
+        buckets.give_back(&[b"a"], &LIMIT, SECOND);
+        assert_eq!(admitted(), 1);
+        // More than was taken is not to be had.
+        (0..9).for_each(|_| buckets.give_back(&[b"a"], &LIMIT, SECOND));
+        assert_eq!(admitted(), 2);
     }
 
     #[test]

@@ -45,11 +45,17 @@ impl Limits {
     ///
     /// # Errors
     /// The key's bucket is empty.
-    pub fn admit(&self, counts: &Counts, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<(), Refused> {
-        let buckets = self.buckets.get_or_init(|| Buckets::new(KEYS, self.seed));
-        let admitted = buckets.admit(key, limit, now_micros);
-        if admitted.is_ok() { &counts.admitted } else { &counts.refused }.fetch_add(1, Relaxed);
-        admitted
+    pub fn admit(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<(), Refused> {
+        self.buckets().admit(key, limit, now_micros)
+    }
+
+    /// Takes back that a request of this key was let in: another limit refused it.
+    pub fn give_back(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) {
+        self.buckets().give_back(key, limit, now_micros);
+    }
+
+    fn buckets(&self) -> &Buckets {
+        self.buckets.get_or_init(|| Buckets::new(KEYS, self.seed))
     }
 
     /// The counts of a rule, begun at zero.
@@ -67,6 +73,16 @@ impl Limits {
 }
 
 impl Counts {
+    /// A request was let in, by this rule and all others.
+    pub fn admit(&self) {
+        self.admitted.fetch_add(1, Relaxed);
+    }
+
+    /// This rule let a request not in.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
     /// Requests that were let in.
     #[must_use]
     pub fn admitted(&self) -> u64 {
@@ -87,10 +103,10 @@ mod tests {
     #[test]
     fn counts_are_kept_by_rule_and_what_nobody_uses_makes_room() {
         let limits = Limits::new(7);
-        let limit = Limit { requests: 1, interval: 1_000, burst: 2 };
         let counts = limits.counts(b"a");
-        let admitted = (0..5).filter(|_| limits.admit(&counts, &[b"a"], &limit, 1).is_ok()).count();
-        assert_eq!((admitted, limits.counts(b"a").admitted(), limits.counts(b"a").refused()), (2, 2, 3));
+        counts.admit();
+        (0..3).for_each(|_| counts.refuse());
+        assert_eq!((limits.counts(b"a").admitted(), limits.counts(b"a").refused()), (1, 3));
         for rule in 0..MAX_RULES {
             drop(limits.counts(&rule.to_le_bytes()));
         }

@@ -28,8 +28,7 @@ pub(super) fn counts(limits: &Limits, who: &Who, workload: &Workload) -> Vec<Arc
 }
 
 impl Arriving<'_> {
-    /// Lets the request in if every limit that it meets has room for it. One that a rule refuses has used up room of the rules
-    /// before it.
+    /// Lets the request in if every limit that it meets has room for it; if one has not, it uses up nothing of the others.
     ///
     /// # Errors
     /// 429.
@@ -52,19 +51,35 @@ impl Arriving<'_> {
             fixed: None,
             own_port: None,
         };
+        let mut taken: Vec<(Bucket<'_>, &Counts)> = Vec::new();
         for (limit, counts) in workload.limits.iter().zip(counts) {
-            let rule = &limit.rule;
-            if !route::meets(&rule.matches, &request, self.who.port) {
+            if !route::meets(&limit.rule.matches, &request, self.who.port) {
                 continue;
             }
-            let values: Vec<Cow<'_, [u8]>> = rule.per.iter().map(|key| self.value(key, &request)).collect();
-            let place = limit.id_at(&self.who.service, self.who.instance.as_deref());
-            let key: Vec<&[u8]> = [place.as_slice()].into_iter().chain(values.iter().map(|value| &**value)).collect();
-            let interval = u64::try_from(rule.interval.as_millis()).unwrap_or(u64::MAX);
-            let pace = Limit { requests: rule.requests, interval, burst: rule.burst };
-            limits.admit(counts, &key, &pace, now_micros).map_err(|refused| refusal(limit, refused))?;
+            let bucket = self.bucket(limit, &request);
+            if let Err(refused) = limits.admit(&bucket.key(), &bucket.pace, now_micros) {
+                for (bucket, _) in &taken {
+                    limits.give_back(&bucket.key(), &bucket.pace, now_micros);
+                }
+                counts.refuse();
+                return Err(refusal(limit, refused));
+            }
+            taken.push((bucket, counts));
+        }
+        for (_, counts) in taken {
+            counts.admit();
         }
         Ok(())
+    }
+
+    fn bucket<'v>(&'v self, limit: &WorkloadLimit, request: &Request<'v>) -> Bucket<'v> {
+        let rule = &limit.rule;
+        let interval = u64::try_from(rule.interval.as_millis()).unwrap_or(u64::MAX);
+        Bucket {
+            place: limit.id_at(&self.who.service, self.who.instance.as_deref()),
+            values: rule.per.iter().map(|key| self.value(key, request)).collect(),
+            pace: Limit { requests: rule.requests, interval, burst: rule.burst },
+        }
     }
 
     /// What tells this caller or request from others; empty where there is no such thing.
@@ -85,6 +100,19 @@ impl Arriving<'_> {
             }
             LimitKey::Header(name) => header(request.headers, name),
         }
+    }
+}
+
+/// The requests that share a limit's room with this one.
+struct Bucket<'v> {
+    place: Vec<u8>,
+    values: Vec<Cow<'v, [u8]>>,
+    pace: Limit,
+}
+
+impl Bucket<'_> {
+    fn key(&self) -> Vec<&[u8]> {
+        std::iter::once(self.place.as_slice()).chain(self.values.iter().map(|value| &**value)).collect()
     }
 }
 
