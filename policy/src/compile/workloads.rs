@@ -155,20 +155,13 @@ fn config(state: &State) -> Arc<MeshConfig> {
     }
 }
 
-/// Every live value of an AuthorizationPolicy. One that this build cannot read yields to its ancestor that is in effect, as every
-/// document does; beside other values it counts as one that permits nothing.
+/// Every value of an AuthorizationPolicy that is in force; a deletion beside others is a value that permits nothing.
 fn policy_values(id: &DocumentId, live: &Live) -> authorize::Live {
-    let spec = |value: &crate::history::LiveValue| match value.document.as_ref().map(|document| &document.spec) {
+    let spec = |value: &LiveValue| match value.document.as_ref().map(|document| &document.spec) {
         Ok(Spec::AuthorizationPolicy(policy)) => Some(policy.clone()),
         Ok(_) | Err(_) => None,
     };
-    let unreadable = live.values.iter().any(|value| matches!(value.document, Err(Absent::Unreadable(_))));
-    let values: Vec<Value> = match (live.values.len(), &live.effective) {
-        (1, Some(effective)) if unreadable => vec![spec(effective)],
-        (_, Some(effective)) if unreadable => live.values.iter().chain([effective]).map(spec).collect(),
-        _ => live.values.iter().map(spec).collect(),
-    };
-    authorize::Live { id: Arc::new(id.clone()), values }
+    authorize::Live { id: Arc::new(id.clone()), values: live.in_force.iter().map(spec).collect() }
 }
 
 fn selects(live: &authorize::Live, key: &Key) -> bool {
