@@ -5,6 +5,7 @@
 mod accepted;
 #[cfg(test)]
 mod analysis;
+#[cfg(test)]
 mod outlier;
 mod schema;
 #[cfg(test)]

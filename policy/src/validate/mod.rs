@@ -3,6 +3,7 @@
 mod authorization;
 mod cover;
 mod entries;
+mod entry;
 mod facts;
 mod gateways;
 mod names;
@@ -27,8 +28,9 @@ use crate::{
 };
 
 pub use crate::codes::{UNKNOWN_HOST, UNKNOWN_SUBSET};
+use entry::Entry;
 pub use facts::Facts;
-use world::{Entry, World};
+use world::World;
 
 /// Other documents of one subject that are looked at, oldest first: work stays bounded where thousands claim the same.
 const MAX_RIVALS: usize = 64;

@@ -102,7 +102,8 @@ impl Check<'_> {
     fn joined(&mut self, service: &VirtualService, gateway: &DocumentId) {
         let world = self.world;
         let hosts: BTreeSet<&String> = service.hosts.iter().collect();
-        let older = world.attached(gateway).take_while(|other| other.id() != self.id()).take(MAX_RIVALS);
+        let Some(host) = service.hosts.first() else { return };
+        let older = world.attached(gateway, host).take_while(|other| other.id() != self.id()).take(MAX_RIVALS);
         let joined: Vec<(&Entry<'_>, &VirtualService)> = older
             .filter_map(|other| Some((other, &**other.document.spec.virtual_service()?)))
             // Only where every host of this one is taken there is the rule reached nowhere.

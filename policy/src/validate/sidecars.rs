@@ -32,11 +32,12 @@ impl<'w> World<'w> {
             };
             sidecar.egress.is_empty() || sidecar.egress.iter().flat_map(|listener| &listener.hosts).any(named)
         };
-        let mut selecting = self.of(Kind::Sidecar, namespace).take(MAX_RIVALS).filter_map(|entry| {
+        let selecting = self.of(Kind::Sidecar, namespace).filter_map(|entry| {
             let Spec::Sidecar(sidecar) = &entry.document.spec else { return None };
             sidecar.selector.is_some().then_some(sidecar)
         });
-        imports(default) || selecting.any(|sidecar| imports(sidecar))
+        // Of a namespace with very many Sidecars nothing is said.
+        imports(default) || selecting.enumerate().any(|(index, sidecar)| index >= MAX_RIVALS || imports(sidecar))
     }
 
     /// True if a service, a ServiceEntry's host or a VirtualService's host of the namespace (`None`: any) is this one.

@@ -271,3 +271,22 @@ fn thousands_of_documents_are_judged() {
     assert_eq!(named(codes::REPEATED_SUBSET), 1_250 * MAX_NAMED);
     assert_eq!(named(codes::UNKNOWN_HOST), 2_500);
 }
+
+#[test]
+fn thousands_of_policies_are_judged() {
+    let mut text = String::new();
+    for index in 0..1_000 {
+        let action = if index % 2 == 0 { "DENY" } else { "ALLOW" };
+        text.push_str(&format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: a{index}}}\nspec: {{action: {action}, selector: {{matchLabels: {{app: a{index}}}}}, rules: [{{to: [{{operation: {{paths: [/{index}]}}}}]}}]}}\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: s{index}}}\nspec: {{workloadSelector: {{labels: {{app: a{index}}}}}, egress: [{{hosts: ['./*']}}]}}\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: g{index}}}\nspec: {{selector: {{app: a0}}, servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [h{index}.example]}}]}}\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e{index}}}\nspec: {{hosts: [shared.example], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: DNS}}\n"
+        ));
+    }
+    let problems = problems(&text, &table().workload("default", &[("app", "a0")], &[]));
+    let named = |code: &str| problems.iter().filter(|one| one.code == code).count();
+    assert_eq!(named(codes::SELECTS_NOBODY), 2 * 999);
+    assert_eq!(named(codes::HOST_CLAIMED_TWICE), 1_000 * MAX_NAMED);
+    assert_eq!(named(codes::CONFLICTING_GATEWAYS), 0);
+}

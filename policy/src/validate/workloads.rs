@@ -92,9 +92,10 @@ impl<'i> Workloads<'i> {
         one: &BTreeMap<String, String>,
         other: &BTreeMap<String, String>,
     ) -> bool {
-        let both: BTreeMap<String, String> =
-            one.iter().chain(other).map(|(key, value)| (key.clone(), value.clone())).collect();
-        let contradict = one.iter().any(|(key, value)| other.get(key).is_some_and(|other| other != value));
-        !contradict && self.selected(namespace, &both).next().is_some()
+        if one.iter().any(|(key, value)| other.get(key).is_some_and(|other| other != value)) {
+            return false;
+        }
+        let has = |workload: &Workload| other.iter().all(|(key, value)| workload.labels.get(key) == Some(value));
+        self.selected(namespace, one).any(has)
     }
 }

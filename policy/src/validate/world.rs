@@ -5,9 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
 };
 
-use certs::codec::Millis;
-
-use super::{names::Names, workloads::Workloads};
+use super::{entry::Entry, names::Names, workloads::Workloads};
 use crate::{
     Document, DocumentId, Kind, Spec,
     compile::{
@@ -15,7 +13,7 @@ use crate::{
         rules::{Rule, Rules},
     },
     document::ROOT_NAMESPACE,
-    history::{LiveValue, State},
+    history::State,
     hosts::{self, Inventory, Registry},
     kinds::{DelegateName, ExportTo, GatewayName, Server, Subnet, VirtualService},
     parse::Located,
@@ -45,68 +43,13 @@ pub(super) struct World<'w> {
     speaking: HashMap<(u16, Speech), Vec<Part>>,
     /// ServiceEntries by address.
     addresses: HashMap<Subnet, Vec<usize>>,
-    /// VirtualServices by Gateway.
-    attached: HashMap<DocumentId, Vec<usize>>,
+    /// VirtualServices by Gateway and host.
+    attached: HashMap<DocumentId, HashMap<&'w str, Vec<usize>>>,
     /// Registered services.
     services: Names<()>,
     rules: Rules,
     names: OnceCell<Vec<String>>,
     hints: Cell<usize>,
-}
-
-/// A document, and what decides between it and others.
-pub(super) struct Entry<'w> {
-    pub(super) document: &'w Document,
-    /// Which callers see it, of the kinds that have such a thing.
-    pub(super) export_to: ExportTo,
-    /// When its first version was issued; what is not pushed yet is younger than all that is.
-    created: Millis,
-    /// Who signed it, and which changeset set it; none for a document under examination.
-    living: Option<&'w LiveValue>,
-}
-
-impl<'w> Entry<'w> {
-    pub(super) fn id(&self) -> &'w DocumentId {
-        &self.document.id
-    }
-
-    /// `KIND NAMESPACE/NAME`, for one that lives with author and changeset.
-    pub(super) fn name(&self) -> String {
-        let Some(value) = self.living else { return self.id().to_string() };
-        let changeset = value.changeset.to_string();
-        format!("{} (pushed by {}, changeset {})", self.id(), value.authors.join(" and "), &changeset[..12])
-    }
-
-    /// Oldest first; of the same age by name.
-    pub(super) fn age(&self) -> (Millis, &str, &str) {
-        (self.created, &self.id().name, &self.id().namespace)
-    }
-
-    /// True if some caller sees both.
-    pub(super) fn meets(&self, other: &Entry<'_>) -> bool {
-        match (&self.export_to, &other.export_to) {
-            (ExportTo::All, _) | (_, ExportTo::All) => true,
-            (ExportTo::Namespaces(a), ExportTo::Namespaces(b)) => !a.is_disjoint(b),
-        }
-    }
-
-    /// Whether this one wins against the other for some caller that sees both, as one of several that claim a host; `None` if no
-    /// caller sees both.
-    pub(super) fn wins_against(&self, other: &Entry<'_>) -> Option<bool> {
-        if !self.meets(other) {
-            return None;
-        }
-        let named = [&self.export_to, &other.export_to].into_iter().filter_map(|export_to| match export_to {
-            ExportTo::Namespaces(namespaces) => Some(namespaces.iter().map(String::as_str)),
-            ExportTo::All => None,
-        });
-        // No namespace has an empty name: a caller of whom neither speaks.
-        let callers = named.flatten().chain([""]);
-        let sees = |caller: &&str| self.export_to.includes(caller) && other.export_to.includes(caller);
-        let order = |entry: &Entry<'_>, caller: &str| compile::class(&entry.export_to, entry.id(), caller);
-        let wins = |caller: &str| (order(self, caller), self.age()) < (order(other, caller), other.age());
-        Some(callers.filter(sees).any(wins))
-    }
 }
 
 impl<'w> World<'w> {
@@ -119,20 +62,12 @@ impl<'w> World<'w> {
     ) -> Self {
         let examined: BTreeSet<&DocumentId> = documents.iter().map(|located| &located.document.id).collect();
         let living = || state.effective().filter(|(id, _)| !examined.contains(id));
-        let lives = living().filter_map(|(id, value)| {
-            let document: &Document = value.document.as_ref().ok()?;
-            let export_to = compile::seen_by(&export_to(document), id, value);
-            Some(Entry { document, export_to, created: created(state, document), living: Some(value) })
-        });
-        let own = documents.iter().map(|located| {
-            let document = &located.document;
-            let export_to = if confined(document) { alone(&document.id) } else { export_to(document) };
-            Entry { document, export_to, created: created(state, document), living: None }
-        });
+        let lives = living().filter_map(|(_, value)| Entry::living(state, value));
+        let own = documents.iter().map(|located| Entry::examined(state, &located.document, confined));
         let mut entries: Vec<Entry<'w>> = lives.chain(own).collect();
         entries.sort_by(|a, b| a.age().cmp(&b.age()));
         let mut rules: Vec<Rule> = living().filter_map(|(id, value)| compile::destination_rule(id, value)).collect();
-        rules.extend(entries.iter().filter(|entry| entry.living.is_none()).filter_map(examined_rule));
+        rules.extend(entries.iter().filter_map(Entry::examined_rule));
         let mut services = Names::new();
         let registered = registry.services();
         registered.iter().for_each(|service| services.add(&hosts::full_name(service), ()));
@@ -179,9 +114,10 @@ impl<'w> World<'w> {
                     }
                 }
             }
-            let gateways = entry.document.spec.virtual_service().map_or(&[][..], |service| &service.gateways);
-            for gateway in gateways.iter().filter_map(gateway_id).collect::<BTreeSet<_>>() {
-                self.attached.entry(gateway).or_default().push(index);
+            let Some(service) = entry.document.spec.virtual_service() else { continue };
+            for gateway in service.gateways.iter().filter_map(gateway_id).collect::<BTreeSet<_>>() {
+                let hosts = self.attached.entry(gateway).or_default();
+                service.hosts.iter().for_each(|host| hosts.entry(host).or_default().push(index));
             }
         }
     }
@@ -233,9 +169,10 @@ impl<'w> World<'w> {
         self.addresses.get(address).into_iter().flatten().map(|index| &self.entries[*index])
     }
 
-    /// VirtualServices that name this Gateway, oldest first.
-    pub(super) fn attached(&self, gateway: &DocumentId) -> impl Iterator<Item = &Entry<'w>> {
-        self.attached.get(gateway).into_iter().flatten().map(|index| &self.entries[*index])
+    /// VirtualServices that name this Gateway and host, oldest first.
+    pub(super) fn attached(&self, gateway: &DocumentId, host: &str) -> impl Iterator<Item = &Entry<'w>> {
+        let found = self.attached.get(gateway).and_then(|hosts| hosts.get(host));
+        found.into_iter().flatten().map(|index| &self.entries[*index])
     }
 
     /// The ports of the service or ServiceEntry that a full host name or a wildcard means to callers of some of these namespaces; none
@@ -356,11 +293,6 @@ pub(super) fn gateway_id(name: &GatewayName) -> Option<DocumentId> {
     }
 }
 
-/// Seen in its own namespace only.
-fn alone(id: &DocumentId) -> ExportTo {
-    ExportTo::Namespaces(BTreeSet::from([id.namespace.clone()]))
-}
-
 /// Hosts that a document speaks of in the mesh.
 fn claimed(spec: &Spec) -> &[String] {
     match spec {
@@ -383,48 +315,6 @@ fn claimed(spec: &Spec) -> &[String] {
         | Spec::Revocation(_)
         | Spec::Confirmation => &[],
     }
-}
-
-fn export_to(document: &Document) -> ExportTo {
-    match &document.spec {
-        Spec::VirtualService(service) => service.export_to.clone(),
-        // A rule for some callers of its namespace is for no other.
-        Spec::DestinationRule(rule) if rule.workload_selector.is_some() => alone(&document.id),
-        Spec::DestinationRule(rule) => rule.export_to.clone(),
-        Spec::ServiceEntry(entry) => entry.export_to.clone(),
-        Spec::WorkloadEntry(_)
-        | Spec::WorkloadGroup(_)
-        | Spec::Gateway(_)
-        | Spec::Sidecar(_)
-        | Spec::AuthorizationPolicy(_)
-        | Spec::PeerAuthentication(_)
-        | Spec::RequestAuthentication(_)
-        | Spec::Telemetry(_)
-        | Spec::RateLimit(_)
-        | Spec::MeshConfig(_)
-        | Spec::RoleSet(_)
-        | Spec::NodeGrant(_)
-        | Spec::Revocation(_)
-        | Spec::Confirmation => ExportTo::All,
-    }
-}
-
-/// When the document's first version was issued; a new one is younger than all that is there.
-fn created(state: &State, document: &Document) -> Millis {
-    let before = || state.document(&document.id).and_then(|before| before.created);
-    document.created.or_else(before).unwrap_or(Millis::MAX)
-}
-
-fn examined_rule(entry: &Entry<'_>) -> Option<Rule> {
-    let Spec::DestinationRule(rule) = &entry.document.spec else { return None };
-    Some(Rule {
-        id: entry.id().clone(),
-        // Not pushed yet: no changeset.
-        changeset: crate::changeset::ChangesetId(certs::sign::Digest([0; 32])),
-        created: entry.created,
-        export_to: entry.export_to.clone(),
-        rule: rule.clone(),
-    })
 }
 
 /// The namespaces whose callers a VirtualService is for, as far as it names them: its own, and those that it is exported to.
