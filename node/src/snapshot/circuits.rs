@@ -156,7 +156,9 @@ impl Circuits {
                 for (host, tally) in hosts.iter_mut().zip(tallies) {
                     host.tally = Some(tally);
                 }
-                self.news.notify_one();
+                if newest.as_ref().is_none_or(|before| before.outliers.as_ref() != Some(outliers)) {
+                    self.news.notify_one();
+                }
             }
             None => lock(&self.outliers).remove_cluster(&circuit.key),
         }
@@ -278,7 +280,6 @@ impl Circuits {
             circuit.epoch.fetch_add(1, Relaxed);
         }
         self.changes.send_modify(|count| *count += 1);
-        self.news.notify_one();
     }
 }
 

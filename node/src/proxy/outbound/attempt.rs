@@ -179,12 +179,14 @@ impl Way<'_> {
         }
         let _pending = circuit.pool.pending(limits).map_err(|_| Cause::Overflow)?;
         loop {
-            let freed = circuit.freed.notified();
+            let mut freed = pin!(circuit.freed.notified());
+            // From here on no connection's end is missed.
+            freed.as_mut().enable();
             if let Ok(held) = circuit.pool.connection(limits, false) {
                 return Ok(held);
             }
             tokio::select! {
-                () = freed => {}
+                () = freed.as_mut() => {}
                 () = lost(&member.endpoint) => return Err(Cause::ConnectFailure),
             }
         }

@@ -163,6 +163,22 @@ fn connections_end_when_they_are_idle_or_old() {
 }
 
 #[test]
+fn connections_take_no_longer_to_open_than_the_policy_says() {
+    // Takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = Backend::named("v1");
+    let entry = Entry { address: silent.local_addr().ok(), ..Entry::new(1, "reviews", "v1", &backend) };
+    let mut world = World::over(Transport::Tcp, 2, vec![entry]);
+    world.push(&traffic_policy("{connectionPool: {tcp: {connectTimeout: 50ms}}}"));
+    let began = crate::clock::monotonic();
+    let answer = get(world.nodes[0].outbound, "reviews", "/");
+    assert!(answer.status == 503 && answer.body.ends_with("remote connection failure"), "{answer:?}");
+    // The mesh itself would try for 5 s, three times.
+    assert!(began.elapsed() < Duration::from_secs(4));
+    assert!(world.metrics(0).contains("response_flags=\"UF,URX\""));
+}
+
+#[test]
 fn retries_have_limits_of_their_own() {
     let fails = Backend::scripted(|_: &Arrived| b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n".to_vec());
     let retries = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \

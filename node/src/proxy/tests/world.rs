@@ -45,12 +45,15 @@ pub(super) struct Entry {
     pub(super) protocol: Protocol,
     pub(super) healthy: bool,
     pub(super) weight: u32,
+    /// Where the registry says that its node is, if not where it is.
+    pub(super) address: Option<SocketAddr>,
 }
 
 impl Entry {
     /// A healthy HTTP endpoint.
     pub(super) fn new(node: usize, service: &'static str, version: &'static str, backend: &Backend) -> Self {
-        Self { node, service, version, target: backend.address, protocol: Protocol::Http, healthy: true, weight: 1 }
+        let target = backend.address;
+        Self { node, service, version, target, protocol: Protocol::Http, healthy: true, weight: 1, address: None }
     }
 }
 
@@ -254,7 +257,7 @@ impl World {
                     },
                 });
                 endpoints.push(Endpoint {
-                    address: node.mesh.local_addr(),
+                    address: entry.and_then(|entry| entry.address).unwrap_or_else(|| node.mesh.local_addr()),
                     account: account(service),
                     labels: Arc::new(labels(service, entry.map_or("v1", |entry| entry.version))),
                     locality: LOCALITIES[index].into(),
