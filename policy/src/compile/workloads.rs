@@ -17,7 +17,7 @@ use certs::id::TrustDomain;
 use crate::{
     authorize::{self, Authorizer},
     document::{DocumentId, Kind, ROOT_NAMESPACE, Spec},
-    history::{Absent, Live, State},
+    history::{Live, LiveValue, State},
     kinds::{AuthorizationPolicy, MeshConfig},
 };
 
