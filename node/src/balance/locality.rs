@@ -27,8 +27,8 @@ pub struct Client {
 /// `localityLbSetting`, a rule's own or the mesh's. The default is the mesh's default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalityPolicy {
-    /// False leaves localities out of account, except where `distribute` is set (which Istio leaves out, too: see
-    /// [`super::BalancePolicy`]'s making from a DestinationRule).
+    /// False leaves localities out of account, except where `distribute` is set. What a DestinationRule switches off sets none,
+    /// as in Istio.
     pub enabled: bool,
     /// Shares by locality; the first entry whose `from` fits the client counts. Excludes the others.
     pub distribute: Vec<Distribute>,
