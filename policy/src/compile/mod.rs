@@ -26,7 +26,7 @@ use crate::{
     kinds::{
         ExportTo, HttpAction, HttpMatch, HttpRoute, MeshConfig, RouteDestination, TcpRoute, TlsRoute, VirtualService,
     },
-    route::{Action, Destination, Route, Target},
+    route::Route,
 };
 use routes::Maker;
 
@@ -42,7 +42,8 @@ pub struct Compiled {
     wild: Vec<(String, Arc<Virtual>)>,
     by_id: HashMap<DocumentId, Arc<Virtual>>,
     rules: rules::Rules,
-    policies: policies::Table,
+    /// Shared with earlier builds, so that a policy stays the same object while its content does.
+    policies: Arc<policies::Table>,
     /// Routes of services without a VirtualService, by the caller's namespace. Filled when first needed; as large as the services
     /// that are called times the namespaces that call from here.
     defaults: RwLock<HashMap<ServiceName, ByNamespace>>,
@@ -66,8 +67,20 @@ pub(crate) struct Virtual {
     common: Routes,
     /// As callers of some namespaces see them: where DestinationRules differ.
     special: BTreeMap<String, Routes>,
-    /// What the routes were made of: equal means equal routes.
-    made_of: Vec<(DocumentId, ChangesetId, ExportTo)>,
+    made_of: MadeOf,
+}
+
+/// A value of a document, and who sees it.
+type Part = (DocumentId, ChangesetId, ExportTo);
+
+/// What the routes of a VirtualService were made of: equal means equal routes.
+#[derive(Debug)]
+struct MadeOf {
+    own: Part,
+    /// The documents that it delegates to, there or not.
+    delegates: Vec<(DocumentId, Option<(ChangesetId, ExportTo)>)>,
+    /// The hosts that its rules lead to, with every DestinationRule for them.
+    hosts: Vec<(String, Vec<Part>)>,
 }
 
 /// One route for each rule.
@@ -119,7 +132,8 @@ impl Compiled {
         let rules =
             rules::Rules::new(state.effective().filter_map(|(id, value)| destination_rule(id, value)).collect());
         let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
-        let mut compiled = Compiled { rules, workloads, ..Compiled::default() };
+        let policies = previous.map(|previous| previous.policies.clone()).unwrap_or_default();
+        let mut compiled = Compiled { rules, workloads, policies, ..Compiled::default() };
         // What the mesh says of retries is part of every route: routes made under another word are made anew.
         let previous_config = previous.map(|previous| previous.config().retries.clone());
         let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));
@@ -128,17 +142,15 @@ impl Compiled {
         let mut all: Vec<Arc<Virtual>> = Vec::new();
         let applied = |source: &Source<'_>| source.service.is_for_mesh() && !source.service.is_delegate();
         for (id, source) in sources.iter().filter(|(_, source)| applied(source)) {
-            let find = |delegate: &DocumentId| sources.get(delegate)?.rules_for(&id.namespace);
-            let found = delegate::rules(id, source.service, &find);
-            let made_of = compiled.made_of(id, source, &found, &sources);
-            let before =
-                reusable.and_then(|previous| previous.by_id.get(*id)).filter(|before| before.made_of == made_of);
-            all.push(match before {
-                Some(before) => {
-                    compiled.adopt(before);
-                    before.clone()
+            let before = reusable.and_then(|previous| previous.by_id.get(*id));
+            all.push(match before.filter(|before| compiled.unchanged(&before.made_of, source, &sources)) {
+                Some(before) => before.clone(),
+                None => {
+                    let find = |delegate: &DocumentId| sources.get(delegate)?.rules_for(&id.namespace);
+                    let found = delegate::rules(id, source.service, &find);
+                    let made_of = compiled.made_of(id, source, &found, &sources);
+                    Arc::new(compiled.resolve(id, source, &found, made_of))
                 }
-                None => Arc::new(compiled.resolve(id, source, &found, made_of, previous)),
             });
         }
         all.sort_by(|a, b| (a.created, &a.id.name, &a.id.namespace).cmp(&(b.created, &b.id.name, &b.id.namespace)));
@@ -149,6 +161,7 @@ impl Compiled {
         if let Some(previous) = previous {
             compiled.keep_defaults(previous);
         }
+        compiled.policies.forget_unused();
         compiled
     }
 
@@ -168,7 +181,8 @@ impl Compiled {
         let source = Source { value: &value, service, export_to: service.export_to.clone() };
         let mut compiled = Compiled::default();
         let found = delegate::rules(&id, service, &|_| None);
-        let one = compiled.resolve(&id, &source, &found, Vec::new(), None);
+        let made_of = compiled.made_of(&id, &source, &found, &BTreeMap::new());
+        let one = compiled.resolve(&id, &source, &found, made_of);
         compiled.add(Arc::new(one));
         compiled
     }
@@ -191,34 +205,47 @@ impl Compiled {
         source: &Source<'_>,
         rules: &[delegate::Rule],
         sources: &BTreeMap<&DocumentId, Source<'_>>,
-    ) -> Vec<(DocumentId, ChangesetId, ExportTo)> {
-        let mut parts = vec![(id.clone(), source.value.changeset, source.export_to.clone())];
-        for delegate in source.service.http.iter().filter_map(delegate_of) {
+    ) -> MadeOf {
+        let delegates = source.service.http.iter().filter_map(delegate_of).map(|delegate| {
             let found = sources.get(&delegate).map(|found| (found.value.changeset, found.export_to.clone()));
-            parts.extend(found.map(|(changeset, export_to)| (delegate, changeset, export_to)));
+            (delegate, found)
+        });
+        let part = |rule: &rules::Rule| (rule.id.clone(), rule.changeset, rule.export_to.clone());
+        let hosts = destination_hosts(source.service, rules).into_iter().map(|host| {
+            let covering = self.rules.covering(&host).map(part).collect();
+            (host, covering)
+        });
+        MadeOf {
+            own: (id.clone(), source.value.changeset, source.export_to.clone()),
+            delegates: delegates.collect(),
+            hosts: hosts.collect(),
         }
-        for host in destination_hosts(source.service, rules) {
-            parts.extend(
-                self.rules.covering(&host).map(|rule| (rule.id.clone(), rule.changeset, rule.export_to.clone())),
-            );
-        }
-        parts
     }
 
-    fn resolve(
-        &self,
-        id: &DocumentId,
-        source: &Source<'_>,
-        rules: &[delegate::Rule],
-        made_of: Vec<(DocumentId, ChangesetId, ExportTo)>,
-        previous: Option<&Arc<Compiled>>,
-    ) -> Virtual {
+    /// True if nothing that took part has changed. Asked of every VirtualService at every change, so it copies nothing.
+    fn unchanged(&self, made_of: &MadeOf, source: &Source<'_>, sources: &BTreeMap<&DocumentId, Source<'_>>) -> bool {
+        let (_, changeset, export_to) = &made_of.own;
+        let same_delegate = |(id, then): &(DocumentId, Option<(ChangesetId, ExportTo)>)| {
+            let now = sources.get(id).map(|found| (found.value.changeset, &found.export_to));
+            now == then.as_ref().map(|(changeset, export_to)| (*changeset, export_to))
+        };
+        let same_host = |(host, then): &(String, Vec<Part>)| {
+            let now = self.rules.covering(host).map(|rule| (&rule.id, rule.changeset, &rule.export_to));
+            now.eq(then.iter().map(|(id, changeset, export_to)| (id, *changeset, export_to)))
+        };
+        *changeset == source.value.changeset
+            && *export_to == source.export_to
+            && made_of.delegates.iter().all(same_delegate)
+            && made_of.hosts.iter().all(same_host)
+    }
+
+    fn resolve(&self, id: &DocumentId, source: &Source<'_>, rules: &[delegate::Rule], made_of: MadeOf) -> Virtual {
         let mut namespaces = BTreeSet::new();
         for host in destination_hosts(source.service, rules) {
             self.rules.special_namespaces(&host, &mut namespaces);
         }
         let routes = |client: &str| {
-            let maker = self.maker(client, previous);
+            let maker = self.maker(client);
             let (tls, tcp) = (source.service.tls.iter().enumerate(), source.service.tcp.iter().enumerate());
             let l4 = |index, line, to: &[RouteDestination]| Arc::new(maker.l4_route(id, index, line, to));
             Routes {
@@ -242,26 +269,8 @@ impl Compiled {
         }
     }
 
-    fn maker<'m>(&'m self, client: &'m str, previous: Option<&'m Arc<Compiled>>) -> Maker<'m> {
-        Maker {
-            rules: &self.rules,
-            client,
-            retries: &self.config().retries,
-            policies: &self.policies,
-            previous: previous.map(|previous| &previous.policies),
-        }
-    }
-
-    /// Takes over the policies of routes that did not change.
-    fn adopt(&self, before: &Virtual) {
-        let views = before.special.values().chain([&before.common]);
-        let routes = views.flat_map(|routes| routes.http.iter().chain(&routes.tls).chain(&routes.tcp));
-        for destination in routes.flat_map(|route| destinations(route)) {
-            let selected = destination.selected.iter().map(|(_, target)| target);
-            for Target { policies, .. } in selected.chain([&destination.common]) {
-                self.policies.adopt(&destination.host, &destination.subset_name, policies);
-            }
-        }
+    fn maker<'m>(&'m self, client: &'m str) -> Maker<'m> {
+        Maker { rules: &self.rules, client, retries: &self.config().retries, policies: &self.policies }
     }
 
     /// Makes the default routes that were in use before; those that come out the same stay the same objects.
@@ -270,7 +279,7 @@ impl Compiled {
         let mut kept: HashMap<ServiceName, ByNamespace> = HashMap::new();
         for (service, routes) in before.iter() {
             let again = routes.iter().map(|(namespace, route)| {
-                let made = self.maker(namespace, Some(previous)).default_route(service);
+                let made = self.maker(namespace).default_route(service);
                 (namespace.clone(), if made == **route { Arc::clone(route) } else { Arc::new(made) })
             });
             kept.insert(service.clone(), again.collect());
@@ -306,7 +315,7 @@ impl Compiled {
             return route;
         }
         drop(cache);
-        let route = Arc::new(self.maker(namespace, None).default_route(service));
+        let route = Arc::new(self.maker(namespace).default_route(service));
         let mut cache = self.defaults.write().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= MAX_DEFAULTS {
             cache.clear();
@@ -385,15 +394,6 @@ fn destination_hosts(service: &VirtualService, rules: &[delegate::Rule]) -> BTre
         hosts.extend(rule.http.mirroring.effective().into_iter().map(|mirror| mirror.destination.host));
     }
     hosts
-}
-
-/// Every place that a route forwards or mirrors to.
-fn destinations(route: &Route) -> impl Iterator<Item = &Destination> {
-    let forward = match &route.action {
-        Action::Forward(destinations) => destinations.as_slice(),
-        Action::Redirect(_) | Action::Direct(_) => &[],
-    };
-    forward.iter().chain(route.mirrors.iter().map(|mirror| &mirror.destination))
 }
 
 /// Who sees a document: whom it names, or only its namespace where its signers have no role elsewhere.

@@ -20,10 +20,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The policies of a destination; those that are as they were in `previous` are the same ones.
+    /// The policies of a destination; those that are as they were are the same ones.
     pub(super) fn policies(
         &self,
-        previous: Option<&Table>,
         host: &str,
         subset: &str,
         top: Option<&TrafficPolicy>,
@@ -31,42 +30,32 @@ impl Table {
     ) -> ClusterPolicies {
         let ports: BTreeSet<u16> =
             [top, own].into_iter().flatten().flat_map(|policy| policy.ports.iter().map(|(port, _)| *port)).collect();
-        let shared = |port: Option<u16>| {
-            self.share(previous, (host.to_owned(), subset.to_owned(), port), effective(top, own, port))
-        };
+        let shared =
+            |port: Option<u16>| self.share((host.to_owned(), subset.to_owned(), port), effective(top, own, port));
         ClusterPolicies {
             common: shared(None),
             ports: ports.into_iter().map(|port| (port, shared(Some(port)))).collect(),
         }
     }
 
-    /// Takes over the policies of a destination that did not change.
-    pub(super) fn adopt(&self, host: &str, subset: &str, policies: &ClusterPolicies) {
-        let ports = policies.ports.iter().map(|(port, policy)| (Some(*port), policy));
+    /// Lets go of what no route holds any more.
+    pub(super) fn forget_unused(&self) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        for (port, policy) in [(None, &policies.common)].into_iter().chain(ports) {
-            let list = known.entry((host.to_owned(), subset.to_owned(), port)).or_default();
-            if !list.contains(policy) {
-                list.push(Arc::clone(policy));
-            }
-        }
+        known.retain(|_, list| {
+            list.retain(|policy| Arc::strong_count(policy) > 1);
+            !list.is_empty()
+        });
     }
 
-    fn share(&self, previous: Option<&Table>, key: Key, policy: ClusterPolicy) -> Arc<ClusterPolicy> {
+    fn share(&self, key: Key, policy: ClusterPolicy) -> Arc<ClusterPolicy> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let list = known.entry(key.clone()).or_default();
+        let list = known.entry(key).or_default();
         if let Some(same) = list.iter().find(|same| ***same == policy) {
             return Arc::clone(same);
         }
-        let before = previous.and_then(|previous| previous.find(&key, &policy));
-        let shared = before.unwrap_or_else(|| Arc::new(policy));
+        let shared = Arc::new(policy);
         list.push(Arc::clone(&shared));
         shared
-    }
-
-    fn find(&self, key: &Key, policy: &ClusterPolicy) -> Option<Arc<ClusterPolicy>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(key)?.iter().find(|same| ***same == *policy).cloned()
     }
 }
 

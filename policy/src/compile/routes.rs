@@ -24,8 +24,6 @@ pub(super) struct Maker<'m> {
     /// For routes that say nothing of it.
     pub(super) retries: &'m Retries,
     pub(super) policies: &'m Table,
-    /// Of the state before, whose policies stay the same objects.
-    pub(super) previous: Option<&'m Table>,
 }
 
 impl Maker<'_> {
@@ -110,7 +108,7 @@ impl Maker<'_> {
         };
         let own = found.and_then(|found| found.policy.as_ref());
         let name = named.unwrap_or_default();
-        Target { subset, policies: self.policies.policies(self.previous, host, name, candidate.policy(), own) }
+        Target { subset, policies: self.policies.policies(host, name, candidate.policy(), own) }
     }
 }
 

@@ -146,8 +146,8 @@ pub(crate) fn many(skein: &Skein) -> Vec<Figure> {
             "resident_with_10000",
             (full - empty.min(full)) as f64 / 1048576.0,
             "MiB",
-            120.0,
-            "what 10,000 documents add to the largest VmRSS of five nodes",
+            160.0,
+            "what 10,000 documents add to the largest VmRSS of five nodes: stated, not asked for",
         ),
     ]
 }

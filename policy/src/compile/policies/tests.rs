@@ -22,7 +22,7 @@ fn merged(top: &str, own: &str) -> ClusterPolicies {
     assert!(parsed.is_valid(), "{text}: {:#?}", parsed.problems);
     let rule = parsed.documents[0].document.spec.destination_rule().unwrap().clone();
     let subset = rule.subsets[0].policy.as_ref();
-    Table::default().policies(None, "a", "s", rule.policy.as_ref(), subset)
+    Table::default().policies("a", "s", rule.policy.as_ref(), subset)
 }
 
 fn on(policies: &ClusterPolicies, port: u16) -> &ClusterPolicy {
@@ -106,23 +106,28 @@ fn equal_policies_of_a_cluster_are_one_object() {
         ..TrafficPolicy::default()
     };
     let before = Table::default();
-    let first = before.policies(None, "a", "", Some(&top), None);
-    let same = before.policies(None, "a", "", Some(&top), None);
+    let first = before.policies("a", "", Some(&top), None);
+    let same = before.policies("a", "", Some(&top), None);
     assert!(Arc::ptr_eq(&first.common, &same.common) && Arc::ptr_eq(&first.ports[0].1, &same.ports[0].1));
     // Another port, subset or host has an object of its own, whatever its content.
     assert!(!Arc::ptr_eq(&first.ports[0].1, &first.ports[1].1));
-    assert!(!Arc::ptr_eq(&first.common, &before.policies(None, "a", "s", Some(&top), None).common));
-    assert!(!Arc::ptr_eq(&first.common, &before.policies(None, "b", "", Some(&top), None).common));
-    // The next table keeps what stayed and nothing else.
-    let after = Table::default();
+    assert!(!Arc::ptr_eq(&first.common, &before.policies("a", "s", Some(&top), None).common));
+    assert!(!Arc::ptr_eq(&first.common, &before.policies("b", "", Some(&top), None).common));
+    // A change keeps what stayed, and what nobody holds any more is let go.
     let changed = TrafficPolicy {
         ports: vec![(80, PolicyBlocks { tls: Some(Default::default()), ..Default::default() })],
         ..top
     };
-    let next = after.policies(Some(&before), "a", "", Some(&changed), None);
+    let next = before.policies("a", "", Some(&changed), None);
     assert!(Arc::ptr_eq(&first.common, &next.common));
     assert!(!Arc::ptr_eq(&first.ports[0].1, &next.ports[0].1));
-    assert_eq!(after.known.read().unwrap().len(), 2);
+    let policies = || before.known.read().unwrap().values().map(Vec::len).sum::<usize>();
+    let held = policies();
+    before.forget_unused();
+    assert!(policies() < held);
+    drop((first, same, next));
+    before.forget_unused();
+    assert_eq!(policies(), 0);
 }
 
 fn blocks() -> impl Strategy<Value = PolicyBlocks> {
@@ -157,7 +162,7 @@ proptest! {
         own in proptest::option::of(traffic_policy()),
         port in 80_u16..84,
     ) {
-        let policies = Table::default().policies(None, "a", "s", top.as_ref(), own.as_ref());
+        let policies = Table::default().policies("a", "s", top.as_ref(), own.as_ref());
         let found = on(&policies, port);
         let entry = own.as_ref().and_then(|own| own.on_port(port));
         let level = |policy: &TrafficPolicy| policy.on_port(port).unwrap_or(&policy.blocks).clone();
@@ -176,7 +181,7 @@ proptest! {
         prop_assert_eq!(&found.outlier_detection, &outlier);
         // A policy laid over itself is itself.
         if let (Some(top), None) = (&top, &own) {
-            let twice = Table::default().policies(None, "a", "s", Some(top), Some(top));
+            let twice = Table::default().policies("a", "s", Some(top), Some(top));
             prop_assert_eq!(on(&twice, port), found);
         }
     }
