@@ -89,6 +89,33 @@ fn allow_and_deny_by_identity_near_and_far() {
 }
 
 #[test]
+fn callers_of_one_account_name_are_told_apart_by_namespace() {
+    let web = |name: &str| Plan::with([Service { account: "web".to_owned(), ..Service::client(name) }]);
+    let reviews = Plan::with([Service::version("shop/reviews", "v1")]);
+    let cluster =
+        Cluster::start(skein(), &[("shop", web("shop/web")), ("depot", web("depot/web")), ("reviews", reviews)]);
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    for (source, expected) in [
+        ("namespaces: [shop]", [200, 403]),
+        ("namespaces: [de*]", [403, 200]),
+        ("notNamespaces: [shop]", [403, 200]),
+        ("principals: ['*/sa/web']", [200, 200]),
+        ("notPrincipals: [cluster.local/ns/depot/sa/web]", [200, 403]),
+        // A bare name is one of the policy's own namespace.
+        ("serviceAccounts: [web]", [200, 403]),
+        ("serviceAccounts: [depot/web]", [403, 200]),
+        ("notServiceAccounts: [web, depot/web]", [403, 403]),
+    ] {
+        let spec = format!("{{rules: [{{from: [{{source: {{{source}}}}}]}}]}}");
+        cluster.push("shop", &policy("some", "", &spec), &["--wait", "all"]).expect_code(0);
+        let seen = ["shop", "depot"]
+            .map(|from| http::get(cluster.node(from).outbound(), "reviews.shop", "/").expect("an answer").status);
+        assert_eq!(seen, expected, "{source}");
+    }
+}
+
+#[test]
 fn explain_says_what_the_endpoint_does() {
     let cluster = mesh();
     let both = policy("allow-web", "", ALLOW_WEB)

@@ -1,0 +1,171 @@
+//! The small mesh in which the scenarios take place, and the clients in it and outside.
+
+use std::net::SocketAddr;
+
+use harness::{
+    backend::Backend,
+    cluster::{Cluster, Node, Plan, Service},
+    http,
+};
+
+use super::{applicability::is_outside, scenario::Asked};
+use crate::skein;
+
+/// The callers' node, and the node with everything but what is elsewhere.
+pub(super) const CALLER: &str = "caller";
+pub(super) const SERVERS: &str = "servers";
+
+/// What a scenario calls by these names: node and place among its applications.
+pub(super) const APPLICATIONS: &[(&str, &str, usize)] = &[
+    ("productpage", CALLER, 0),
+    ("reviews", SERVERS, 0),
+    ("ratings", SERVERS, 1),
+    ("b", SERVERS, 2),
+    ("c", SERVERS, 3),
+    ("d", SERVERS, 4),
+    ("v1", SERVERS, 5),
+    ("v2", SERVERS, 6),
+    ("httpbin.foo", SERVERS, 7),
+    ("httpbin.bar", SERVERS, 8),
+    ("region1.zone1", SERVERS, 9),
+    ("region1.zone2", "zone2", 0),
+    ("region2.zone3", "zone3", 0),
+    ("region3.zone4", "zone4", 0),
+];
+
+/// Who calls, by the scenarios' names: node and service. Who is not named is `a`.
+const CALLERS: &[(&str, &str, &str)] = &[
+    ("a", CALLER, "default/a"),
+    ("productpage", CALLER, "default/productpage"),
+    ("reviews", SERVERS, "default/reviews"),
+    ("sleep.foo", CALLER, "foo/sleep"),
+    ("sleep.bar", CALLER, "bar/sleep"),
+];
+
+pub(super) fn start() -> Cluster {
+    let on = |ports: &[u16], service: Service| Service { ports: ports.to_vec(), ..service };
+    let instance = |name: &str| Service { instance: name.to_owned(), ..Service::version("default/httpbin", name) };
+    let hello = || on(&[5000], Service::version("sample/helloworld", "v1"));
+    let bookinfo = |name: &str, version: &str| Service {
+        account: format!("bookinfo-{name}"),
+        ..Service::version(&format!("default/{name}"), version)
+    };
+    let servers = [
+        bookinfo("reviews", "v2"),
+        bookinfo("ratings", "v1"),
+        on(&[80, 85], Service::version("default/b", "v1")),
+        on(&[80], Service::version("default/c", "v1")),
+        on(&[80], Service::version("default/d", "v1")),
+        on(&[8000], instance("v1")),
+        on(&[8000], instance("v2")),
+        on(&[8000], Service::version("foo/httpbin", "v1")),
+        on(&[8000], Service::version("bar/httpbin", "v1")),
+        hello(),
+    ];
+    let callers = [
+        Service::client("default/a"),
+        bookinfo("productpage", "v1"),
+        Service::client("foo/sleep"),
+        Service::client("bar/sleep"),
+    ];
+    // A caller in Istio reaches the ports of `b` by their number; here each has a local port of its own.
+    let upstream = |port: u16| {
+        format!(
+            "\n[[upstream]]\nlisten = \"127.0.0.1:0\"\nservice = \"default/b\"\nport = {port}\nas = \"default/a\"\n"
+        )
+    };
+    let outbound = |service: &str| format!("\n[[outbound]]\nhttp = \"127.0.0.1:0\"\nas = \"{service}\"\n");
+    let further = callers[1..].iter().map(|service| outbound(&service.name)).collect::<String>();
+    let at = |locality: &str, plan: Plan| Plan { locality: locality.to_owned(), ..plan };
+    let caller = Plan { extra: upstream(80) + &upstream(85) + &further, ..Plan::with(callers) };
+    let plans = [
+        (CALLER, at("region1/zone1", caller)),
+        (SERVERS, at("region1/zone1", Plan::with(servers))),
+        ("zone2", at("region1/zone2", Plan::with([hello()]))),
+        ("zone3", at("region2/zone3", Plan::with([hello()]))),
+        ("zone4", at("region3/zone4", Plan::with([hello()]))),
+    ];
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(harness::PATIENCE);
+    cluster.wait_endpoints("sample/helloworld", 4);
+    // One row for each port.
+    cluster.wait_endpoints("default/b", 2);
+    cluster.wait_endpoints("default/httpbin", 2);
+    for service in ["default/productpage", "default/reviews", "foo/httpbin", "bar/httpbin"] {
+        cluster.wait_endpoints(service, 1);
+    }
+    // Reviews calls ratings through its own node's proxy port.
+    let servers = cluster.node(SERVERS);
+    servers.backends[0].call_on(servers.outbound(), "ratings");
+    cluster
+}
+
+/// An application, unless it was taken down.
+pub(super) fn application<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Backend> {
+    let (_, node, place) = place(name);
+    cluster.node(node).backends.get(*place)
+}
+
+fn place(application: &str) -> &'static (&'static str, &'static str, usize) {
+    let found = APPLICATIONS.iter().find(|(known, _, _)| *known == application);
+    found.unwrap_or_else(|| panic!("the mesh has no {application}"))
+}
+
+/// Sends one request as the scenario's client would.
+pub(super) fn ask(cluster: &Cluster, asked: &Asked) -> Result<http::Answer, String> {
+    let host = asked.host.clone().or_else(|| asked.to.clone()).unwrap_or_else(|| "b".to_owned());
+    let host = if host == "helloworld" { "helloworld.sample".to_owned() } else { host };
+    let is_b = host == "b" || host.starts_with("b:");
+    let from = asked.from.as_deref().unwrap_or("a");
+    let via = if is_outside(from) {
+        // An application is reached from outside its machine by its node's one port, or not at all.
+        cluster.node(SERVERS).address("mesh")
+    } else if is_b {
+        upstream(cluster.node(CALLER), asked.port.unwrap_or(80))
+    } else {
+        outbound(cluster, from)
+    };
+    let headers: Vec<(&str, &str)> =
+        asked.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let send = |host: &str, path: &str| {
+        let mut connection = http::Connection::open(via).expect("it listens");
+        connection.request(&asked.method, host, path, &headers, b"")
+    };
+    let mut answer = send(&host, &asked.path)?;
+    while asked.follow_redirects && (300..400).contains(&answer.status) {
+        let location = answer.header("location").ok_or("no Location")?.to_owned();
+        let rest = location.strip_prefix("http://").ok_or_else(|| location.clone())?;
+        let (host, path) = rest.split_once('/').ok_or_else(|| location.clone())?;
+        answer = send(host, &format!("/{path}"))?;
+    }
+    Ok(answer)
+}
+
+fn outbound(cluster: &Cluster, from: &str) -> SocketAddr {
+    let found = CALLERS.iter().find(|(known, _, _)| *known == from);
+    let (_, node, service) = found.unwrap_or_else(|| panic!("the mesh has no caller {from}"));
+    listener(cluster.node(node), "outbound", |row| row["as"] == *service)
+}
+
+fn upstream(caller: &Node, port: u16) -> SocketAddr {
+    listener(caller, "upstream", |row| row["port"] == port)
+}
+
+fn listener(node: &Node, kind: &str, is: impl Fn(&serde_json::Value) -> bool) -> SocketAddr {
+    let ready = &node.running.as_ref().expect("it runs").ready;
+    let all = ready[kind].as_array().cloned().unwrap_or_default();
+    let found = all.iter().find(|row| is(row)).and_then(|row| row["listen"].as_str()?.parse().ok());
+    found.unwrap_or_else(|| panic!("no such {kind} in {ready}"))
+}
+
+/// `region1.zone1 instance down`, `region1.zone2 also down`: the application goes, and everybody has heard of it.
+pub(super) fn take_down(cluster: &mut Cluster, what: &str) {
+    let name = what.split(' ').next().expect("a word");
+    let (_, node, place) = place(name);
+    let before = cluster.healthy(CALLER, "sample/helloworld");
+    let backends = &mut cluster.nodes.get_mut(*node).expect("it exists").backends;
+    // It is the last of its node, so that the places of the others stay.
+    assert_eq!(backends.len(), place + 1, "{what}");
+    drop(backends.pop());
+    cluster.wait_endpoints("sample/helloworld", before - 1);
+}
