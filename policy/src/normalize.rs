@@ -48,7 +48,7 @@ impl NormalPath<'_> {
         &self.path
     }
 
-    /// The path without the `;parameters` of its segments: what deny rules are matched against as well.
+    /// The path without the `;parameters` of its segments, as many applications read it: what rules are matched against as well.
     pub fn without_parameters(&self) -> &str {
         self.bare.as_deref().unwrap_or(&self.path)
     }

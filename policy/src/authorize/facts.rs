@@ -30,6 +30,14 @@ enum Sure {
     Surely,
 }
 
+/// A path's two readings, with the parameters of its segments and without. What permits must meet both, unless it names parameters.
+fn both(sure: Sure, with: bool, without: bool, names_parameters: bool) -> bool {
+    match sure {
+        Sure::Perhaps => with || without,
+        Sure::Surely => with && (without || names_parameters),
+    }
+}
+
 impl<'a> Facts<'a> {
     pub(super) fn new(peer: &'a Peer<'a>, head: Option<&'a Head<'a>>, trust_domains: &'a [String]) -> Self {
         Self { peer, head, trust_domains, principals: OnceCell::new(), hosts: OnceCell::new() }
@@ -81,9 +89,16 @@ impl<'a> Facts<'a> {
             Attribute::Host => self.hosts(head).iter().any(|host| present(values, host)),
             Attribute::Method => present(values, head.method),
             Attribute::Path => {
-                let path =
-                    |path: &str| values.iter().any(|value| matches!(value, Value::Path(own) if own.is_match(path)));
-                path(head.path.as_str()) || (sure == Sure::Perhaps && path(head.path.without_parameters()))
+                let (path, bare) = (head.path.as_str(), head.path.without_parameters());
+                values.iter().any(|value| match value {
+                    Value::Path(own) => both(sure, own.is_match(path), own.is_match(bare), own.has_parameters()),
+                    Value::Text(_)
+                    | Value::Namespace(_)
+                    | Value::Account { .. }
+                    | Value::Addresses(_)
+                    | Value::Port(_)
+                    | Value::Token(_) => false,
+                })
             }
             Attribute::Header(name) => self.header_meets(head, name, values, sure),
             Attribute::RequestPrincipal => head.token.is_some_and(|token| principal(values, token)),
@@ -113,8 +128,11 @@ impl<'a> Facts<'a> {
                 self.hosts(head).iter().any(|host| values.iter().any(|value| same_host(value, host)))
             }
             ":path" => {
-                present(values, &with_query(head.path.as_str()))
-                    || (sure == Sure::Perhaps && present(values, &with_query(head.path.without_parameters())))
+                let [path, bare] = [head.path.as_str(), head.path.without_parameters()].map(with_query);
+                values
+                    .iter()
+                    .filter_map(text)
+                    .any(|own| both(sure, own.is_match(&path), own.is_match(&bare), own.has_parameters()))
             }
             _ => lines_meet(head.headers.get_all(name).iter(), values, sure),
         }

@@ -60,6 +60,12 @@ pub(super) fn admit(
     Ok(Admitted { entry, charter: None, proposal })
 }
 
+/// True if it has all the signatures that it needs, wherever what it replaces is.
+pub(super) fn is_signed_enough(trust_domain: &TrustDomain, known: &dyn Known, chain: &Chain, packed: &Packed) -> bool {
+    let entry = verify(trust_domain, packed, 0);
+    entry.is_ok_and(|entry| roles(known, chain, &entry).is_ok_and(|standing| standing == Standing::Enough))
+}
+
 /// Judges an approval: its key must be one that the changeset can use.
 pub(super) fn approval(
     trust_domain: &TrustDomain,

@@ -44,8 +44,17 @@ use crate::{
 };
 use kept::Kept;
 
-/// Approvals that are remembered until what they approve is here.
+/// Changesets that are not here and for which something vouches, at most.
 const MAX_VOUCHED: usize = 256;
+
+/// Why a proposal that is not here must not be held back when it comes.
+#[derive(Debug, Clone, Copy)]
+enum Voucher {
+    /// An operator's approval of it is waiting.
+    Approval(PublicKey),
+    /// Something that has all its signatures replaces it.
+    Successor,
+}
 
 /// What became of bytes that were offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +75,8 @@ pub struct History {
     cache: Mutex<Option<cache::Cached>>,
     /// What too few keys had signed when it came.
     proposed: BTreeSet<ChangesetId>,
-    /// What an operator's approval speaks of that is not here yet.
-    vouched: BTreeMap<ChangesetId, PublicKey>,
+    /// What is not here yet and wanted by something that may count.
+    vouched: BTreeMap<ChangesetId, Voucher>,
 }
 
 impl History {
@@ -123,7 +132,8 @@ impl History {
         if packed.signed.kind == changeset::APPROVAL {
             return self.approve(id, &packed);
         }
-        let admitted = admit::admit(&self.trust_domain, &self.kept, &self.chain, &packed, seen)?;
+        let admitted = admit::admit(&self.trust_domain, &self.kept, &self.chain, &packed, seen);
+        let admitted = admitted.inspect_err(|refused| self.vouch_for_replaced(&id, &packed, refused))?;
         if let Some(held) = self.get(&id) {
             let restored = admitted.entry.whole && !held.whole;
             if restored {
@@ -179,10 +189,24 @@ impl History {
         let is_operator =
             self.chain.counting.last().is_some_and(|last| last.set.keys.iter().any(|own| own.key == *key));
         if is_operator {
-            self.vouched.extend(about.iter().map(|id| (*id, *key)));
-            while self.vouched.len() > MAX_VOUCHED {
-                self.vouched.pop_first();
-            }
+            self.expect(about, Voucher::Approval(*key));
+        }
+    }
+
+    /// The same of what is missing below a changeset that has all its signatures, or is vouched for itself.
+    fn vouch_for_replaced(&mut self, id: &ChangesetId, packed: &Packed, refused: &Refused) {
+        let Refused::Missing(about) = refused else { return };
+        if admit::is_signed_enough(&self.trust_domain, &self.kept, &self.chain, packed) {
+            self.expect(about, Voucher::Successor);
+        } else if let Some(voucher) = self.vouched.get(id).copied() {
+            self.expect(about, voucher);
+        }
+    }
+
+    fn expect(&mut self, missing: &[ChangesetId], voucher: Voucher) {
+        self.vouched.extend(missing.iter().map(|id| (*id, voucher)));
+        while self.vouched.len() > MAX_VOUCHED {
+            self.vouched.pop_first();
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use certs::{codec::Millis, sign::PublicKey};
 
-use super::{Entry, History, log::authors};
+use super::{Entry, History, Voucher, log::authors};
 use crate::{
     changeset::{ChangesetId, MAX_PROPOSALS, PROPOSAL_LIFE, confirmed},
     document::{DocumentId, Kind},
@@ -79,10 +79,13 @@ impl History {
         entry.changeset.issued_at.saturating_add(PROPOSAL_LIFE) <= now
     }
 
-    /// The signer, if any, who has as many open proposals as one key may have. What another operator approves is never held back:
-    /// else an approval could make it count on one node and not on another.
+    /// The signer, if any, who has as many open proposals as one key may have. What another operator approves is never held back,
+    /// nor what something that counts replaces: else that could count on one node and not on another.
     pub(super) fn crowded(&self, entry: &Entry, now: Millis) -> Option<PublicKey> {
-        let vouched = self.vouched.get(&entry.id).is_some_and(|key| !entry.signers.contains(key));
+        let vouched = self.vouched.get(&entry.id).is_some_and(|voucher| match voucher {
+            Voucher::Approval(key) => !entry.signers.contains(key),
+            Voucher::Successor => true,
+        });
         if vouched || self.closed(entry, now) {
             return None;
         }

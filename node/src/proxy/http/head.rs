@@ -1,6 +1,7 @@
 //! What a request's head must be before anything reads it, and which headers end at this hop.
 
 use crate::proxy::failure::Cause;
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
     header::{
@@ -146,6 +147,17 @@ pub(in crate::proxy) fn strip_own(headers: &mut HeaderMap) {
     let own: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-skein-")).cloned().collect();
     for name in own {
         headers.remove(name);
+    }
+}
+
+/// Makes one line of all `Cookie` lines: HTTP/2 may cut it (RFC 9113 8.2.3), a caller may repeat it, and applications read both as
+/// one. So it is joined before anything looks at it.
+pub(in crate::proxy) fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(lines.join(&b"; "[..])))
+    {
+        headers.insert(COOKIE, joined);
     }
 }
 

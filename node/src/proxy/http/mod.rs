@@ -10,7 +10,7 @@ mod strict;
 pub(super) use body_copy::BodyCopy;
 pub(super) use guard::{Guard, UpgradeAnswer};
 pub(super) use head::{
-    FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, strip_hop_by_hop, strip_identity, strip_own,
+    FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, join_cookies, strip_hop_by_hop, strip_identity, strip_own,
 };
 pub(super) use request_body::{Completion, ReplayBudget, RequestBody, Upload};
 pub(super) use response_body::{ResponseBody, Source};

@@ -128,16 +128,18 @@ fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Cow<'h, [u8]> {
     }
 }
 
-/// The target with its path in normal form, whatever the application makes of the path: no spelling gets around a limit.
+/// The target with its path in normal form and without `;parameters`, whatever the application makes of the path: no spelling gets
+/// around a limit.
 fn normal(uri: &Uri) -> Cow<'_, Uri> {
     let path = normalize::path(uri.path(), PathNormalization::Strict)
         .or_else(|_| normalize::path(uri.path(), PathNormalization::DecodeAndMergeSlashes));
     let Ok(path) = path else { return Cow::Borrowed(uri) };
-    if path.as_str() == uri.path() {
+    let path = path.without_parameters();
+    if path == uri.path() {
         return Cow::Borrowed(uri);
     }
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    format!("{}{query}", path.as_str()).parse().map_or(Cow::Borrowed(uri), Cow::Owned)
+    format!("{path}{query}").parse().map_or(Cow::Borrowed(uri), Cow::Owned)
 }
 
 /// 429, with what the caller is told of when to come again.
@@ -166,6 +168,8 @@ mod tests {
             ("/%61/b", "/a/b"),
             ("/a%2fb", "/a/b"),
             ("/a\\b", "/a/b"),
+            ("/a;x=1/b;y?q=;", "/a/b?q=;"),
+            ("/x/..;/a/b", "/a/b"),
         ] {
             assert_eq!(normal(&sent.parse().unwrap()).to_string(), wanted, "{sent}");
         }

@@ -119,6 +119,7 @@ async fn forward(
     let upgrade = upgrade::asked(&parts);
     body::strip_hop_by_hop(&mut parts.headers);
     body::strip_identity(&mut parts.headers);
+    body::join_cookies(&mut parts.headers);
     parts.headers.insert(body::FORWARDED_CLIENT_CERT, caller.client_cert.clone());
     parts.headers.insert(body::FORWARDED_FOR, caller.address.clone());
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));

@@ -210,6 +210,7 @@ impl Requests<'_> {
         let upgrade = upgrade::asked(&parts);
         body::strip_hop_by_hop(&mut parts.headers);
         body::strip_identity(&mut parts.headers);
+        body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
         let snapshot = context.current.load();
         let routed = self.route(&snapshot, &parts, &host).inspect_err(|_| self.unrouted(exchange))?;

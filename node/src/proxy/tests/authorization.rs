@@ -2,7 +2,7 @@
 
 use super::{
     backend::{Backend, ok},
-    client::{Client, get},
+    client::{Client, get, with},
     world::{Entry, World},
 };
 
@@ -55,5 +55,19 @@ fn a_path_is_forwarded_as_rules_saw_it_and_untouched_where_none_looks() {
         assert_eq!(forwarded(&world, "//a/%2f").0, 400, "it has no normal form");
         assert_eq!(forwarded(&world, "/x/../%61dmin").0, 403);
         assert_eq!(backend.arrived().len(), before);
+    });
+}
+
+#[test]
+fn cookies_are_judged_as_the_application_reads_them() {
+    both(|mut world, backend| {
+        world.push(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny}\nspec: {action: DENY, rules: [{when: [{key: 'request.headers[cookie]', values: ['a=1; b=2']}]}]}\n",
+        );
+        let cookies = |headers: &str| with(world.nodes[0].outbound, "reviews", "/", headers).status;
+        assert_eq!(cookies("Cookie: a=1; b=2\r\n"), 403);
+        assert_eq!(cookies("Cookie: a=1\r\nCookie: b=2\r\n"), 403, "two lines say the same");
+        assert_eq!(cookies("Cookie: b=2\r\nCookie: a=1\r\n"), 200);
+        assert_eq!(backend.last().header("cookie"), Some("b=2; a=1"), "what was judged is what is forwarded");
     });
 }

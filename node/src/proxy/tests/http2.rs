@@ -135,3 +135,19 @@ fn an_http1_caller_reaches_an_http2_application() {
     let answer = client.ask("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     assert_eq!((answer.status, answer.body.as_str(), answer.header("x-authority")), (200, "hello", Some("reviews")));
 }
+
+#[test]
+fn a_cookie_that_http2_cut_into_lines_is_routed_as_one() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let mut world = World::new(1, vec![Entry::new(0, "reviews", "v1", &one), Entry::new(0, "ratings", "v1", &two)]);
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: [reviews], http: [{match: [{headers: {cookie: {exact: 'a=1; user=ann'}}}], route: [{destination: {host: ratings}}]}, {route: [{destination: {host: reviews}}]}]}\n",
+    );
+    runtime.block_on(async {
+        let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+        let request = Request::get("http://reviews/").header("cookie", "a=1").header("cookie", "user=ann");
+        let response = sender.send_request(request.body(full("")).unwrap()).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "two");
+    });
+}

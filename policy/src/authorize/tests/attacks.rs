@@ -134,3 +134,13 @@ fn what_nobody_can_know_forbids() {
     let allow = of(&[&format!("{{rules: [{{when: [{{key: '{key}', notValues: [x]}}]}}]}}")]);
     assert!(!ask().passes(&deny) && !ask().passes(&allow));
 }
+
+#[test]
+fn a45_parameters_do_not_make_a_path_one_that_is_allowed() {
+    let allow = of(&["{rules: [{to: [{operation: {paths: ['*.css', '/public/*', '/m;v=1']}}]}]}"]);
+    let passes = |path: &'static str| ask().path(path).passes(&allow);
+    assert!(passes("/a.css") && passes("/public/x;v=1") && passes("/m;v=1"));
+    assert!(!passes("/admin;x.css") && !passes("/m;v=2"));
+    let by_header = of(&["{rules: [{when: [{key: 'request.headers[:path]', values: ['*.css']}]}]}"]);
+    assert!(ask().path("/a.css").passes(&by_header) && !ask().path("/admin;x.css").passes(&by_header));
+}

@@ -46,7 +46,7 @@ impl Modes {
     }
 }
 
-/// A PeerAuthentication with all its live values.
+/// A PeerAuthentication with all its values in force.
 #[derive(Debug)]
 pub(super) struct Document {
     id: DocumentId,
@@ -69,9 +69,9 @@ struct Found<'d> {
 }
 
 impl Document {
-    /// `None` if no value can be read.
+    /// `None` if no value is a document.
     pub(super) fn new(id: &DocumentId, live: &Live) -> Option<Self> {
-        let readable = live.values.iter().chain(&live.effective).filter_map(|value| {
+        let readable = live.in_force.iter().filter_map(|value| {
             let document = value.document.as_ref().ok()?;
             let Spec::PeerAuthentication(spec) = &document.spec else { return None };
             Some((document.created.unwrap_or(value.time), spec.clone()))

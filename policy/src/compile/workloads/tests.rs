@@ -4,7 +4,8 @@ use super::*;
 use crate::{
     authorize::{Head, Peer},
     compile::Compiled,
-    kinds::PathNormalization,
+    history::Absent,
+    kinds::{MutualTls, PathNormalization},
     normalize,
     testing::Mesh,
 };
@@ -89,4 +90,26 @@ fn two_sides_of_a_partition_are_both_heard() {
     // A push that names both settles it.
     let web = of(&Compiled::build(&mesh.push(&allow("/a")), None), "shop", "web");
     assert_eq!(["/a", "/b", "/both"].map(|path| passes(&web, path)), [true, false, false]);
+}
+
+#[test]
+fn what_stands_in_for_an_unreadable_value_keeps_plaintext_out() {
+    let mode = |mode: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: a, namespace: shop}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+        )
+    };
+    let mut mesh = Mesh::new();
+    let before = State::nothing();
+    mesh.push(&mode("STRICT"));
+    let mut state = State::clone(&mesh.push_apart(&mode("PERMISSIVE"), &before));
+    let id = DocumentId::new(Kind::PeerAuthentication, "shop", "a");
+    let mut live = Live::clone(&state.documents[&id]);
+    live.in_force.sort_by_key(|value| value.json.contains("STRICT"));
+    // As if the strict value were an ancestor of one from a newer build.
+    live.values.clone_from(&live.in_force);
+    live.values[1].document = Err(Absent::Unreadable([].into()));
+    live.effective = live.in_force.first().cloned();
+    state.documents.insert(id, Arc::new(live));
+    assert_eq!(of(&Compiled::build(&state, None), "shop", "web").mutual_tls.on(80), MutualTls::Strict);
 }

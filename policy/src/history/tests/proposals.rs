@@ -168,3 +168,31 @@ fn the_signature_of_a_removed_key_completes_nothing() {
     board.mesh.history.insert(&approval(id, &carl), NOW).unwrap();
     assert_eq!(board.live("cart"), [id]);
 }
+
+/// Else a key could have its proposals differ between nodes, and on top of one that only some have push what only those fold.
+#[test]
+fn what_counts_is_never_held_back_by_a_proposal_that_it_replaces() {
+    let mut board = Board::new();
+    let ann = board.mesh.operator.clone();
+    for index in 0..MAX_PROPOSALS {
+        board.propose(&format!("d{index}"), &ann);
+    }
+    // ann alone may change `default`, but not `shop`.
+    let changes = vec![board.mesh.change("shop", "more", "x"), board.mesh.change("default", "own", "x")];
+    let proposal = signed(&board.mesh.changeset(changes), &[&ann]);
+    let id = ChangesetId(crate::changeset::decode(&proposal).unwrap().id());
+    let on_top = |board: &mut Board, namespace: &str, name: &str| {
+        let change = Change { replaces: vec![id], ..board.mesh.change(namespace, name, "y") };
+        signed(&board.mesh.changeset(vec![change]), &[&ann])
+    };
+    let (proposed, counting) = (on_top(&mut board, "shop", "more"), on_top(&mut board, "default", "own"));
+    let history = &mut board.mesh.history;
+    assert_eq!(code(history.learn(&proposal, NOW)), Code::QuotaExceeded);
+    assert_eq!(code(history.learn(&proposed, NOW)), Code::MissingReference);
+    assert_eq!(code(history.learn(&proposal, NOW)), Code::QuotaExceeded, "another proposal on top is no reason");
+    assert_eq!(code(history.learn(&counting, NOW)), Code::MissingReference);
+    assert!(history.learn(&proposal, NOW).unwrap().fresh);
+    let counting = history.learn(&counting, NOW).unwrap().id;
+    let document = DocumentId::new(Kind::VirtualService, "default", "own");
+    assert_eq!(history.state(NOW).heads(&document), [counting]);
+}

@@ -43,6 +43,14 @@ impl TextPattern {
         self.is_match(value) && (*self != Self::Present || !value.is_empty())
     }
 
+    /// True if it names `;` itself: it was written for paths whose segments have parameters.
+    pub(crate) fn has_parameters(&self) -> bool {
+        match self {
+            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => text.contains(';'),
+            Self::Present => false,
+        }
+    }
+
     fn map(self, change: impl FnOnce(&str) -> String) -> Self {
         match self {
             Self::Exact(text) => Self::Exact(change(&text)),
@@ -144,6 +152,14 @@ impl PathPattern {
             None => (text.as_str(), None),
         };
         Ok(Self::Template { pieces: head.split("{*}").map(str::to_owned).collect(), tail })
+    }
+
+    /// As [`TextPattern::has_parameters`].
+    pub(crate) fn has_parameters(&self) -> bool {
+        match self {
+            Self::Text(pattern) => pattern.has_parameters(),
+            Self::Template { pieces, tail } => pieces.iter().chain(tail).any(|text| text.contains(';')),
+        }
     }
 
     /// True if the path (without query) matches.
