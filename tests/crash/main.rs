@@ -1,7 +1,8 @@
-//! A node is killed at every system call of a push, and its disk fails: nothing that was acknowledged is lost.
+//! A node is killed at every system call of a push and of a compaction, and its disk fails: nothing that was acknowledged is lost.
 //!
 //! Needs `strace` and the right to trace: `cargo test -p tests --test crash -- --ignored --test-threads=1`.
 
+mod compaction;
 mod strace;
 
 use harness::{
