@@ -149,11 +149,12 @@ impl World {
         }
     }
 
-    /// No partition, no loss, everybody up: until all honest nodes hold the same and lack nothing.
+    /// No partition, no loss, everybody up: until all honest nodes hold the same and lack nothing; unless `whole`, proposals that some
+    /// hold back are no difference.
     ///
     /// # Panics
     /// If that does not come about in an hour of virtual time.
-    pub(crate) fn heal(&mut self) {
+    pub(crate) fn heal(&mut self, whole: bool) {
         (self.loss, self.crashes) = (0, false);
         self.sides.fill(0);
         for node in 0..self.nodes.len() {
@@ -162,7 +163,7 @@ impl World {
             }
         }
         let limit = self.now + 3_600_000;
-        while !self.agreed() {
+        while !self.agreed(whole) {
             assert!(self.now < limit, "the mesh does not come to agree: {:?}", self.counts);
             let until = self.now + 5_000;
             while self.now < until {
@@ -179,11 +180,16 @@ impl World {
         self.now = later;
     }
 
-    fn agreed(&self) -> bool {
+    fn agreed(&self, whole: bool) -> bool {
         let mut honest = self.honest().map(|node| &self.nodes[node]);
-        let first = honest.next().expect("somebody is honest").history.digest();
-        honest.all(|node| node.history.digest() == first)
-            && self.honest().all(|node| self.nodes[node].wanted(self.now).is_empty())
+        let first = &honest.next().expect("somebody is honest").history;
+        let (digest, state) = (first.digest(), first.state(self.now).digest);
+        // Where a key has more proposals open than a node keeps, which of them it keeps depends on what came first: then what counts
+        // is one all the same.
+        let same = |history: &policy::history::History| {
+            history.digest() == digest || (!whole && history.state(self.now).digest == state)
+        };
+        honest.all(|node| same(&node.history)) && self.honest().all(|node| self.nodes[node].wanted(self.now).is_empty())
     }
 
     fn step(&mut self) {
