@@ -7,12 +7,12 @@ mod facts;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use certs::id::{SpiffeId, TrustDomain};
+use certs::id::{ServiceName, SpiffeId, TrustDomain};
 use http::HeaderMap;
 
 use crate::{
     document::{DocumentId, ROOT_NAMESPACE},
-    kinds::{Action, Attribute, AuthorizationPolicy, Condition, Rule},
+    kinds::{Action, Attribute, AuthorizationPolicy, Condition, Rule, Target},
     normalize::{NormalHost, NormalPath},
 };
 use facts::Facts;
@@ -24,6 +24,17 @@ pub struct Live {
     pub id: Arc<DocumentId>,
     /// Its values; `None` is a deletion.
     pub values: Vec<Option<Arc<AuthorizationPolicy>>>,
+    /// Whom its values may be for that this build cannot read and in whose place no older one stands. They let nobody in.
+    pub unreadable: Vec<Target>,
+}
+
+impl Live {
+    /// True if it may be for a workload with these labels in `namespace`.
+    pub fn selects(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        let own = &self.id.namespace;
+        self.values.iter().flatten().any(|value| value.target.selects(own, namespace, labels))
+            || self.unreadable.iter().any(|target| target.selects(own, namespace, labels))
+    }
 }
 
 /// Who is on the other end of a connection, and where it arrived.
@@ -52,6 +63,8 @@ pub struct Head<'a> {
     pub scheme: &'a str,
     /// The authority.
     pub host: &'a NormalHost,
+    /// The service that was called and its port, where they are known: what forbids a host means all names of its service.
+    pub called: Option<(&'a ServiceName, u16)>,
     /// The path: the one that is forwarded.
     pub path: &'a NormalPath<'a>,
     /// What follows `?`.
@@ -91,11 +104,13 @@ pub struct Verdict {
     pub cause: Option<Cause>,
 }
 
-/// A rule that matched.
+/// A rule that matched, or a policy that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// The policy.
     pub document: Arc<DocumentId>,
+    /// True if this build cannot read the policy: it refuses every request, and there is no rule to name.
+    pub unreadable: bool,
     /// Index of the rule, from 0.
     pub rule: usize,
     /// Line of the rule in the pushed file, from 1; 0 if unknown.
@@ -108,11 +123,14 @@ impl Decision {
         self.verdict.allowed
     }
 
-    /// Envoy's `response_code_details` of a refusal; `None` if the request may pass.
+    /// Envoy's `response_code_details` of a refusal; `None` if the request may pass. A policy that cannot be read is named as such.
     pub fn details(&self) -> Option<String> {
         let matched = match &self.verdict {
             Verdict { allowed: true, .. } => return None,
             Verdict { cause: None, .. } => "none".to_owned(),
+            Verdict { cause: Some(Cause { document, unreadable: true, .. }), .. } => {
+                return Some(format!("skein_unreadable_policy[ns[{}]-policy[{}]]", document.namespace, document.name));
+            }
             Verdict { cause: Some(Cause { document, rule, .. }), .. } => {
                 format!("ns[{}]-policy[{}]-rule[{rule}]", document.namespace, document.name)
             }
@@ -124,6 +142,8 @@ impl Decision {
 /// The policies of one workload, ready to decide. Made once per policy and workload; shared behind an `Arc`.
 #[derive(Debug, Clone, Default)]
 pub struct Authorizer {
+    /// A policy that may be for the workload and that nobody here can read: it refuses whatever the others say.
+    unreadable: Option<Arc<DocumentId>>,
     enforced: Policies,
     tried: Policies,
     audit: Vec<Policy>,
@@ -179,6 +199,9 @@ impl Authorizer {
         let here = |live: &&Live| live.id.namespace == namespace || live.id.namespace == ROOT_NAMESPACE;
         let mut documents: Vec<&Live> = documents.into_iter().filter(here).collect();
         documents.sort_by(|a, b| a.id.cmp(&b.id));
+        let blind =
+            |live: &&&Live| live.unreadable.iter().any(|one| one.selects(&live.id.namespace, namespace, labels));
+        authorizer.unreadable = documents.iter().find(blind).map(|live| live.id.clone());
         for action in [Action::Custom, Action::Deny, Action::Allow, Action::Audit] {
             for (live, dry_run) in documents.iter().flat_map(|live| [(live, false), (live, true)]) {
                 let chosen = |value: &&Arc<AuthorizationPolicy>| {
@@ -205,7 +228,7 @@ impl Authorizer {
 
     /// True if every request is allowed without a look.
     pub fn is_open(&self) -> bool {
-        self.enforced.is_empty() && self.tried.is_empty() && self.audit.is_empty()
+        self.unreadable.is_none() && self.enforced.is_empty() && self.tried.is_empty() && self.audit.is_empty()
     }
 
     /// True if some rule looks at paths: then a path without a normal form is refused with 400 instead of forwarded. Otherwise the
@@ -247,9 +270,14 @@ impl Authorizer {
         self.weigh(&Facts::new(peer, None, &self.trust_domains))
     }
 
+    fn refusal(&self) -> Option<Verdict> {
+        let document = self.unreadable.clone()?;
+        Some(Verdict { allowed: false, cause: Some(Cause { document, unreadable: true, rule: 0, line: 0 }) })
+    }
+
     fn weigh(&self, facts: &Facts<'_>) -> Decision {
         Decision {
-            verdict: self.enforced.decide(facts),
+            verdict: self.refusal().unwrap_or_else(|| self.enforced.decide(facts)),
             audit: first_match(&self.audit, facts),
             dry_run: (!self.tried.is_empty()).then(|| self.tried.decide(facts)),
         }
@@ -287,7 +315,7 @@ impl Policy {
 
     fn matching(&self, value: &AuthorizationPolicy, facts: &Facts<'_>, posture: Posture) -> Option<Cause> {
         let rule = value.rules.iter().position(|rule| holds(rule, facts, posture))?;
-        Some(Cause { document: self.id.clone(), rule, line: value.rules[rule].line })
+        Some(Cause { document: self.id.clone(), unreadable: false, rule, line: value.rules[rule].line })
     }
 }
 

@@ -123,6 +123,18 @@ pub fn full_name(service: &ServiceName) -> String {
     format!("{}.{}.{REGISTRY_SUFFIX}", service.name(), service.namespace())
 }
 
+/// Every name of a service, without a port: what callers of its own namespace may write, and the others.
+pub(crate) fn aliases(service: &ServiceName) -> Vec<String> {
+    let (name, long) = (service.name(), format!("{}.{}", service.name(), service.namespace()));
+    vec![
+        name.to_owned(),
+        long.clone(),
+        format!("{long}.svc"),
+        format!("{long}.{REGISTRY_SUFFIX}"),
+        format!("{long}.mesh"),
+    ]
+}
+
 /// A host of a document, lower case: a name without a dot gets the document's own namespace, all else stays.
 pub fn expand(host: &str, document_namespace: &str) -> String {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();

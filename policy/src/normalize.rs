@@ -4,7 +4,9 @@
 
 use std::{borrow::Cow, fmt, net::Ipv6Addr};
 
-use crate::kinds::PathNormalization;
+use certs::id::ServiceName;
+
+use crate::{hosts, kinds::PathNormalization};
 
 /// Why a request has no normal form: 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -219,6 +221,22 @@ impl NormalHost {
         let short = self.port.is_none().then(|| self.host.clone());
         let port = self.port.unwrap_or(self.default_port);
         short.into_iter().chain([format!("{}:{port}", self.host)])
+    }
+
+    /// All that somebody who wants to keep this host out may have written for it: every name of the service that was called, if
+    /// this is one of them, each without a port, with the one that was sent, with the service's, and with the default one.
+    pub(crate) fn readings(&self, called: Option<(&ServiceName, u16)>) -> Vec<String> {
+        let aliases = called.map(|(service, _)| hosts::aliases(service)).unwrap_or_default();
+        let names = if aliases.contains(&self.host) { aliases } else { vec![self.host.clone()] };
+        let mut ports = vec![self.port.unwrap_or(self.default_port), self.default_port];
+        ports.extend(called.map(|(_, port)| port));
+        ports.sort_unstable();
+        ports.dedup();
+        let with_ports = |name: String| {
+            let with: Vec<String> = ports.iter().map(|port| format!("{name}:{port}")).collect();
+            [name].into_iter().chain(with)
+        };
+        names.into_iter().flat_map(with_ports).collect()
     }
 }
 

@@ -21,7 +21,7 @@ fn live(text: &str) -> Vec<Live> {
     assert!(errors.is_empty(), "{errors:#?}");
     let one = |located: parse::Located| {
         let Spec::AuthorizationPolicy(policy) = located.document.spec else { return None };
-        Some(Live { id: Arc::new(located.document.id), values: vec![Some(policy)] })
+        Some(Live { id: Arc::new(located.document.id), values: vec![Some(policy)], unreadable: Vec::new() })
     };
     parsed.documents.into_iter().filter_map(one).collect()
 }
@@ -80,6 +80,7 @@ impl Request {
             host: &normalize::host(&self.host, 80).unwrap(),
             path: &normalize::path(raw, PathNormalization::Base).unwrap(),
             query,
+            called: None,
             headers: &self.headers,
             token: self.token.as_ref(),
         };

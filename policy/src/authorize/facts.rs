@@ -19,8 +19,8 @@ pub(super) struct Facts<'a> {
     trust_domains: &'a [String],
     /// The identity as a principal, once for each name of its trust domain.
     principals: OnceCell<Vec<String>>,
-    /// The authority in every form that means it.
-    hosts: OnceCell<Vec<String>>,
+    /// The authority in every form that means it, and for what forbids in every form that may be meant by it.
+    hosts: [OnceCell<Vec<String>>; 2],
 }
 
 /// How much a match must be worth.
@@ -40,7 +40,7 @@ fn both(sure: Sure, with: bool, without: bool, names_parameters: bool) -> bool {
 
 impl<'a> Facts<'a> {
     pub(super) fn new(peer: &'a Peer<'a>, head: Option<&'a Head<'a>>, trust_domains: &'a [String]) -> Self {
-        Self { peer, head, trust_domains, principals: OnceCell::new(), hosts: OnceCell::new() }
+        Self { peer, head, trust_domains, principals: OnceCell::new(), hosts: Default::default() }
     }
 
     pub(super) fn is_http(&self) -> bool {
@@ -86,7 +86,7 @@ impl<'a> Facts<'a> {
 
     fn request_meets(&self, head: &Head<'_>, attribute: &Attribute, values: &[Value], sure: Sure) -> bool {
         match attribute {
-            Attribute::Host => self.hosts(head).iter().any(|host| present(values, host)),
+            Attribute::Host => self.hosts(head, sure).iter().any(|host| present(values, host)),
             Attribute::Method => present(values, head.method),
             Attribute::Path => {
                 let (path, bare) = (head.path.as_str(), head.path.without_parameters());
@@ -125,7 +125,7 @@ impl<'a> Facts<'a> {
             ":scheme" => present(values, head.scheme),
             // Case does not count in a host, so it does not count in what it is compared with.
             ":authority" | "host" => {
-                self.hosts(head).iter().any(|host| values.iter().any(|value| same_host(value, host)))
+                self.hosts(head, sure).iter().any(|host| values.iter().any(|value| same_host(value, host)))
             }
             ":path" => {
                 let [path, bare] = [head.path.as_str(), head.path.without_parameters()].map(with_query);
@@ -157,8 +157,14 @@ impl<'a> Facts<'a> {
         })
     }
 
-    fn hosts(&self, head: &Head<'_>) -> &[String] {
-        self.hosts.get_or_init(|| head.host.spellings().collect())
+    /// Istio compares the whole authority, so that `hosts: [web]` does not mean `web:8080`. What permits does as Istio; what
+    /// forbids must not be got around by writing the port, or another of the service's names.
+    fn hosts(&self, head: &Head<'_>, sure: Sure) -> &[String] {
+        let [surely, perhaps] = &self.hosts;
+        match sure {
+            Sure::Surely => surely.get_or_init(|| head.host.spellings().collect()),
+            Sure::Perhaps => perhaps.get_or_init(|| head.host.readings(head.called)),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ fn live(text: &str) -> Vec<Live> {
     assert!(parsed.is_valid(), "{:#?}", parsed.problems);
     let one = |located: parse::Located| {
         let Spec::AuthorizationPolicy(policy) = located.document.spec else { panic!("another kind") };
-        Live { id: Arc::new(located.document.id), values: vec![Some(policy)] }
+        Live { id: Arc::new(located.document.id), values: vec![Some(policy)], unreadable: Vec::new() }
     };
     parsed.documents.into_iter().map(one).collect()
 }
@@ -50,6 +50,7 @@ struct Ask {
     token: Option<Token>,
     level: PathNormalization,
     port: u16,
+    called: Option<(ServiceName, u16)>,
 }
 
 fn ask() -> Ask {
@@ -62,6 +63,7 @@ fn ask() -> Ask {
         token: None,
         level: PathNormalization::Strict,
         port: 8080,
+        called: None,
     }
 }
 
@@ -78,6 +80,11 @@ impl Ask {
 
     fn host(mut self, host: &'static str) -> Self {
         self.host = host;
+        self
+    }
+
+    fn called(mut self, service: &str, port: u16) -> Self {
+        self.called = Some((service.parse().unwrap(), port));
         self
     }
 
@@ -129,6 +136,7 @@ impl Ask {
             host: &host,
             path: &path,
             query,
+            called: self.called.as_ref().map(|(service, port)| (service, *port)),
             headers: &self.headers,
             token: self.token.as_ref(),
         };

@@ -3,6 +3,7 @@
 
 mod limits;
 mod mutual_tls;
+mod unreadable;
 
 pub use limits::WorkloadLimit;
 pub use mutual_tls::Modes;
@@ -105,8 +106,11 @@ impl Workloads {
     }
 
     fn make(&self, key: &Key, before: Option<&Arc<Workload>>) -> Arc<Workload> {
-        let authorization: Vec<authorize::Live> =
-            self.here(&self.authorization, key).filter(|live| selects(live, key)).cloned().collect();
+        let authorization: Vec<authorize::Live> = self
+            .here(&self.authorization, key)
+            .filter(|live| live.selects(&key.namespace, &key.labels))
+            .cloned()
+            .collect();
         let (namespace, labels) = (&key.namespace, &key.labels);
         let mutual_tls = Modes::of(self.here(&self.authentication, key), namespace, labels);
         let limits = limits::of(self.here(&self.limits, key), namespace, labels);
@@ -129,6 +133,7 @@ impl Workloads {
                 (old, new) => old.is_none() && new.is_none(),
             };
             old.id == new.id
+                && old.unreadable == new.unreadable
                 && old.values.len() == new.values.len()
                 && old.values.iter().zip(&new.values).all(same_values)
         };
@@ -155,19 +160,19 @@ fn config(state: &State) -> Arc<MeshConfig> {
     }
 }
 
-/// Every value of an AuthorizationPolicy that is in force; a deletion beside others is a value that permits nothing.
+/// Every value of an AuthorizationPolicy that is in force; a deletion beside others is a value that permits nothing. What cannot be
+/// read refuses, unless it can be told that it never does.
 fn policy_values(id: &DocumentId, live: &Live) -> authorize::Live {
     let spec = |value: &LiveValue| match value.document.as_ref().map(|document| &document.spec) {
         Ok(Spec::AuthorizationPolicy(policy)) => Some(policy.clone()),
         Ok(_) | Err(_) => None,
     };
-    authorize::Live { id: Arc::new(id.clone()), values: live.in_force.iter().map(spec).collect() }
-}
-
-fn selects(live: &authorize::Live, key: &Key) -> bool {
-    let selects =
-        |policy: &Arc<AuthorizationPolicy>| policy.target.selects(&live.id.namespace, &key.namespace, &key.labels);
-    live.values.iter().flatten().any(selects)
+    let blind = live.blind.iter().filter(|value| !unreadable::never_refuses(&value.json));
+    authorize::Live {
+        id: Arc::new(id.clone()),
+        values: live.in_force.iter().map(spec).collect(),
+        unreadable: blind.map(|value| unreadable::target(&value.json)).collect(),
+    }
 }
 
 #[cfg(test)]

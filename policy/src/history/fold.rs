@@ -76,12 +76,16 @@ impl<'k> Folder<'k> {
         }
         let mut values: Vec<LiveValue> = heads.iter().filter_map(|head| self.value(id, head, &mut folded)).collect();
         sort(&mut values);
-        let mut in_force: Vec<LiveValue> = Vec::new();
+        let (mut in_force, mut blind): (Vec<LiveValue>, Vec<LiveValue>) = Default::default();
         for value in &values {
             if value.is_readable() {
                 in_force.push(value.clone());
             } else {
-                in_force.extend(self.readable_ancestors(id, value.changeset, &counting, &mut folded));
+                let ancestors = self.readable_ancestors(id, value.changeset, &counting, &mut folded);
+                if ancestors.iter().all(|ancestor| ancestor.document.is_err()) {
+                    blind.push(value.clone());
+                }
+                in_force.extend(ancestors);
             }
         }
         sort(&mut in_force);
@@ -89,7 +93,7 @@ impl<'k> Folder<'k> {
         // A stand-in that another one replaced, directly or not, is not the nearest.
         let replaced = self.kept.ancestors(id, in_force.iter().map(|value| &value.changeset));
         in_force.retain(|value| !replaced.contains(&value.changeset));
-        folded.live = Some(Live::new(values, in_force));
+        folded.live = Some(Live::new(values, in_force, blind));
         folded
     }
 
@@ -101,7 +105,7 @@ impl<'k> Folder<'k> {
         let heads = if self.chain.rivals.is_empty() { vec![last] } else { self.chain.rivals.clone() };
         let mut values: Vec<LiveValue> = heads.iter().filter_map(|head| self.value(id, head, &mut nothing)).collect();
         sort(&mut values);
-        Some(Live::new(values, effective.into_iter().collect()))
+        Some(Live::new(values, effective.into_iter().collect(), Vec::new()))
     }
 
     /// True if the changeset counts: by the RoleSets since the one that it names, and by the time.

@@ -47,15 +47,18 @@ pub struct Live {
     /// The same with the nearest readable ancestors in the place of values that this build cannot read; deletions included, the
     /// winner first. Kinds that [`Kind::unites`] obey all of them.
     pub in_force: Vec<LiveValue>,
+    /// Values that this build cannot read and in whose place no document stands: either there never was one, or it was deleted
+    /// or had expired. Nobody here can tell what they forbid.
+    pub blind: Vec<LiveValue>,
     /// The value that is in effect; `None` if the document is deleted, expired, or readable in no value. Where a kind unites, this
     /// is but the one that is shown first.
     pub effective: Option<LiveValue>,
 }
 
 impl Live {
-    pub(super) fn new(values: Vec<LiveValue>, in_force: Vec<LiveValue>) -> Self {
+    pub(super) fn new(values: Vec<LiveValue>, in_force: Vec<LiveValue>, blind: Vec<LiveValue>) -> Self {
         let effective = in_force.first().filter(|value| value.document.is_ok()).cloned();
-        Self { values, in_force, effective }
+        Self { values, in_force, blind, effective }
     }
 
     /// True if this value of a document of the kind is obeyed: the winner alone, or each where the kind unites.

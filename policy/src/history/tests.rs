@@ -385,7 +385,37 @@ fn what_this_build_cannot_read_yields_to_its_ancestor() {
     let state = mesh.history.state(NOW);
     assert_eq!(state.heads(&id), [second]);
     assert_eq!(state.documents[&id].effective.as_ref().unwrap().changeset, first);
+    assert!(state.documents[&id].blind.is_empty());
     assert_eq!(state.conflicts, [Conflict::Unreadable(id, second)]);
+}
+
+#[test]
+fn where_no_ancestor_is_a_document_it_is_known_that_nothing_can_be_read() {
+    let mut mesh = Mesh::new();
+    let id = DocumentId::new(Kind::VirtualService, "default", "a");
+    let future = |mesh: &mut Mesh| {
+        let mut change = mesh.change("default", "a", "y");
+        change.content = change.content.map(|content| content.replace("\"hosts\"", "\"fromTheFuture\":1,\"hosts\""));
+        let bytes = signed(&mesh.changeset(vec![change]), &[&mesh.operator]);
+        mesh.history.insert(&bytes, NOW).unwrap().id
+    };
+    let first = future(&mut mesh);
+    let blind = |mesh: &Mesh| {
+        let blind = &mesh.history.state(NOW).documents[&id].blind;
+        blind.iter().map(|value| value.changeset).collect::<Vec<_>>()
+    };
+    assert_eq!(blind(&mesh), [first]);
+    // A deletion is readable, and no document: what comes after it stands alone, too.
+    let heads = mesh.history.state(NOW).heads(&id);
+    mesh.push(vec![Change {
+        document: id.clone(),
+        replaces: heads,
+        content: None,
+        ..mesh.change("default", "a", "x")
+    }]);
+    assert!(blind(&mesh).is_empty());
+    let again = future(&mut mesh);
+    assert_eq!(blind(&mesh), [again]);
 }
 
 #[test]

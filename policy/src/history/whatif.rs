@@ -29,7 +29,7 @@ impl State {
                 // Who signs is not known; whoever was confined before is taken to be it again.
                 confined: value.is_some_and(|value| value.confined),
             };
-            state.documents.insert(id, Arc::new(Live::new(vec![value.clone()], vec![value])));
+            state.documents.insert(id, Arc::new(Live::new(vec![value.clone()], vec![value], Vec::new())));
         }
         state
     }

@@ -96,6 +96,7 @@ pub use sidecar::{
 };
 pub use string_match::{Pattern, StringMatch};
 pub use subnet::{NotASubnet, Subnet};
+pub(crate) use target::DRY_RUN;
 pub use target::Target;
 pub use tcp_route::{L4Match, TcpRoute};
 pub use telemetry::{

@@ -118,7 +118,7 @@ fn check_reference(at: &At<'_>) {
 }
 
 /// Istio's annotation for a trial; only AuthorizationPolicy knows it.
-pub(super) const DRY_RUN: &str = "istio.io/dry-run";
+pub(crate) const DRY_RUN: &str = "istio.io/dry-run";
 
 /// Refuses Istio's trial annotation on a kind that has no trial: it would be enforced at once.
 pub(super) fn refuse_dry_run(spec: &At<'_>, metadata: &Metadata) {

@@ -2,7 +2,10 @@
 
 use certs::{codec::Millis, id::NodeId};
 use membership::view::{MemberState, View};
-use policy::history::{Claim, Conflict, State};
+use policy::{
+    DocumentId, Kind,
+    history::{Claim, Conflict, State},
+};
 
 use super::{
     Admin,
@@ -24,7 +27,7 @@ impl Admin {
         let awaited: Vec<_> = expected.iter().filter(open).cloned().collect();
         let mut problems: Vec<_> = self.agent.troubles().into_iter().map(own).collect();
         problems.extend(missing(&view, &awaited));
-        problems.extend(state.conflicts.iter().map(conflict));
+        problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
         problems.extend(self.unhealthy());
         problems.extend(self.agent.draining().then(drained));
         let enrollers = enrollers(state, &view);
@@ -128,7 +131,7 @@ fn stale(view: &View, own: &NodeId) -> Vec<NodeId> {
     view.members().values().filter(|member| differs(member)).map(|member| member.id.clone()).collect()
 }
 
-fn conflict(conflict: &Conflict) -> Problem {
+fn conflict(state: &State, conflict: &Conflict) -> Problem {
     match conflict {
         Conflict::Values(document, claims) => {
             let of = |claim: &Claim| format!("{} by {}", claim.changeset, claim.authors.join(", "));
@@ -153,6 +156,16 @@ fn conflict(conflict: &Conflict) -> Problem {
             format!("{} RoleSets follow the one in force: none of them counts", changesets.len()),
             "sign one that follows all of them; `skein policy conflicts` shows them",
         ),
+        Conflict::Unreadable(document, changeset) if closes(state, document) => problem(
+            Health::Critical,
+            "unreadable_authorization",
+            format!(
+                "this build cannot read {document} of changeset {changeset}, and nothing older stands in its place: the \
+                 workloads that it may select refuse {}",
+                if document.kind == Kind::AuthorizationPolicy { "every request (403)" } else { "plaintext" }
+            ),
+            "run the version of skein for which it was written, or push one that this version reads",
+        ),
         Conflict::Unreadable(document, changeset) => problem(
             Health::Degraded,
             "unreadable",
@@ -160,6 +173,12 @@ fn conflict(conflict: &Conflict) -> Problem {
             "run the version of skein for which it was written",
         ),
     }
+}
+
+/// True if nothing that can be read stands in place of the document, and that closes what it may be for.
+fn closes(state: &State, document: &DocumentId) -> bool {
+    matches!(document.kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication)
+        && state.documents.get(document).is_some_and(|live| !live.blind.is_empty())
 }
 
 /// What the node itself finds wrong.

@@ -97,6 +97,7 @@ impl Arriving<'_> {
             method: parts.method.as_str(),
             scheme: "http",
             host: &host,
+            called: Some((&self.who.service, self.who.port)),
             path: &path,
             query: parts.uri.query(),
             headers: &parts.headers,

@@ -68,12 +68,45 @@ fn a49_every_spelling_of_a_host_is_decided_alike() {
         assert!(!ask().host(host).passes(&deny) && ask().host(host).passes(&allow), "{host}");
         assert!(!ask().host(host).passes(&header), "{host}");
     }
-    assert!(ask().host("bank.td:8080").passes(&deny) && !ask().host("bank.td:8080").passes(&allow));
+    assert!(!ask().host("bank.td:8080").passes(&deny) && !ask().host("bank.td:8080").passes(&allow));
     let any_port = of(&["{action: DENY, rules: [{to: [{operation: {hosts: ['bank.td:*']}}]}]}"]);
     assert!(!ask().host("bank.td").passes(&any_port) && !ask().host("bank.td:81").passes(&any_port));
     for host in ["a@bank.td", "bank.td:x", "bank..td", ""] {
         assert!(ask().host(host).decision(&deny).is_err(), "{host}");
     }
+}
+
+#[test]
+fn a49_no_name_of_a_service_and_no_port_gets_around_a_host_that_is_denied() {
+    let spellings = [
+        "reviews",
+        "reviews:9080",
+        "Reviews:80",
+        "reviews.shop",
+        "reviews.shop.:9080",
+        "reviews.shop.svc",
+        "reviews.shop.svc.cluster.local",
+        "reviews.shop.svc.cluster.local:9080",
+        "reviews.shop.mesh:1",
+    ];
+    for denied in ["reviews", "reviews:9080", "reviews.shop.svc.cluster.local", "reviews.shop:*", "*.cluster.local"] {
+        let deny = of(&[&format!("{{action: DENY, rules: [{{to: [{{operation: {{hosts: ['{denied}']}}}}]}}]}}")]);
+        let except = of(&[&format!("{{rules: [{{to: [{{operation: {{notHosts: ['{denied}']}}}}]}}]}}")]);
+        let key = "request.headers[:authority]";
+        let by_key = of(&[&format!("{{action: DENY, rules: [{{when: [{{key: '{key}', values: ['{denied}']}}]}}]}}")]);
+        for host in spellings {
+            let asked = || ask().host(host).called("shop/reviews", 9080);
+            assert!(!asked().passes(&deny) && !asked().passes(&except) && !asked().passes(&by_key), "{denied} {host}");
+        }
+        for other in ["ratings", "ratings.shop:9080", "reviews.bank", "www.example.com"] {
+            let asked = || ask().host(other).called("shop/reviews", 9080);
+            assert!(asked().passes(&deny) && asked().passes(&except), "{denied} {other}");
+        }
+    }
+    // What permits is what is written, as in Istio.
+    let allow = of(&["{rules: [{to: [{operation: {hosts: [reviews]}}]}]}"]);
+    let passes = |host: &'static str| ask().host(host).called("shop/reviews", 9080).passes(&allow);
+    assert!(passes("reviews") && !passes("reviews:9080") && !passes("reviews.shop"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn value(spec: &str) -> Option<Arc<AuthorizationPolicy>> {
 
 fn of_values(values: Vec<Option<Arc<AuthorizationPolicy>>>) -> Authorizer {
     let id = Arc::new(live(&document("d", "{}")).remove(0).id.as_ref().clone());
-    authorizer(&[Live { id, values }])
+    authorizer(&[Live { id, values, unreadable: Vec::new() }])
 }
 
 const A: &str = "{rules: [{to: [{operation: {paths: [/a, /both]}}]}]}";

@@ -7,8 +7,10 @@ use certs::codec::Millis;
 use crate::{
     document::{DocumentId, ROOT_NAMESPACE, Spec},
     history::Live,
-    kinds::{MutualTls, PeerAuthentication},
+    kinds::{MutualTls, PeerAuthentication, Target},
 };
+
+use super::unreadable;
 
 /// What a workload takes, on each of its ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +28,20 @@ impl Modes {
     }
 
     /// From the documents of the workload's namespace and of the root namespace. On each level the oldest counts; what it does not
-    /// set comes from the level above: port, workload, namespace, mesh, PERMISSIVE.
+    /// set comes from the level above: port, workload, namespace, mesh, PERMISSIVE. One that cannot be read keeps plaintext out.
     pub(super) fn of<'d>(
         documents: impl Iterator<Item = &'d Document>,
         namespace: &str,
         labels: &BTreeMap<String, String>,
     ) -> Self {
         let documents: Vec<&Document> = documents.collect();
+        let blind = |document: &&Document| {
+            document.unreadable.iter().any(|target| target.selects(&document.id.namespace, namespace, labels))
+        };
+        if documents.iter().any(blind) {
+            // All that a PeerAuthentication can forbid.
+            return Self { mode: MutualTls::Strict, ports: BTreeMap::new() };
+        }
         let level = |wanted: Level| {
             let candidates = documents.iter().filter_map(|document| document.at(wanted, namespace, labels));
             candidates.min_by(|a, b| a.age.cmp(&b.age))
@@ -52,6 +61,8 @@ pub(super) struct Document {
     id: DocumentId,
     created: Millis,
     values: Vec<Arc<PeerAuthentication>>,
+    /// Whom its values may be for that this build cannot read and in whose place no older one stands.
+    unreadable: Vec<Target>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +80,7 @@ struct Found<'d> {
 }
 
 impl Document {
-    /// `None` if no value is a document.
+    /// `None` if no value is a document, and none is unreadable.
     pub(super) fn new(id: &DocumentId, live: &Live) -> Option<Self> {
         let readable = live.in_force.iter().filter_map(|value| {
             let document = value.document.as_ref().ok()?;
@@ -77,7 +88,9 @@ impl Document {
             Some((document.created.unwrap_or(value.time), spec.clone()))
         });
         let (created, values): (Vec<Millis>, Vec<_>) = readable.unzip();
-        Some(Self { id: id.clone(), created: created.into_iter().min()?, values })
+        let unreadable: Vec<Target> = live.blind.iter().map(|value| unreadable::target(&value.json)).collect();
+        let created = created.into_iter().chain(live.blind.iter().map(|value| value.time)).min()?;
+        Some(Self { id: id.clone(), created, values, unreadable })
     }
 
     fn at(&self, wanted: Level, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Found<'_>> {
@@ -125,7 +138,7 @@ mod tests {
 
     fn document(namespace: &str, name: &str, created: Millis, specs: &[&str]) -> Document {
         let id = DocumentId::new(crate::Kind::PeerAuthentication, namespace, name);
-        Document { id, created, values: specs.iter().map(|spec| value(spec)).collect() }
+        Document { id, created, values: specs.iter().map(|spec| value(spec)).collect(), unreadable: Vec::new() }
     }
 
     fn modes(documents: &[Document]) -> Modes {

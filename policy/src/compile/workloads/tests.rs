@@ -37,6 +37,7 @@ fn passes(workload: &Workload, path: &str) -> bool {
         host: &normalize::host("web", 80).unwrap(),
         path: &normalize::path(path, PathNormalization::Strict).unwrap(),
         query: None,
+        called: None,
         headers: &http::HeaderMap::new(),
         token: None,
     };
@@ -90,6 +91,51 @@ fn two_sides_of_a_partition_are_both_heard() {
     // A push that names both settles it.
     let web = of(&Compiled::build(&mesh.push(&allow("/a")), None), "shop", "web");
     assert_eq!(["/a", "/b", "/both"].map(|path| passes(&web, path)), [true, false, false]);
+}
+
+/// A state in which this document came from a newer build, and nothing older stands in its place.
+fn from_the_future(mesh: &mut Mesh, text: &str, id: &DocumentId) -> State {
+    let mut state = State::clone(&mesh.push(text));
+    let mut live = Live::clone(&state.documents[id]);
+    live.values[0].document = Err(Absent::Unreadable([].into()));
+    (live.blind, live.in_force, live.effective) = (live.values.clone(), Vec::new(), None);
+    state.documents.insert(id.clone(), Arc::new(live));
+    state
+}
+
+#[test]
+fn a_policy_that_nobody_can_read_lets_nobody_in() {
+    let mut mesh = Mesh::new();
+    let selected = "{selector: {matchLabels: {app: web}}, rules: [{}]}";
+    let id = |namespace: &str, name: &str| DocumentId::new(Kind::AuthorizationPolicy, namespace, name);
+    let state = from_the_future(&mut mesh, &policy("shop", "a", selected), &id("shop", "a"));
+    let compiled = Arc::new(Compiled::build(&state, None));
+    let web = of(&compiled, "shop", "web");
+    assert!(!web.authorizer.is_open() && !passes(&web, "/"));
+    assert!(passes(&of(&compiled, "shop", "x"), "/") && passes(&of(&compiled, "bank", "web"), "/"));
+
+    let mut mesh = Mesh::new();
+    let state = from_the_future(&mut mesh, &policy("istio-system", "a", "{rules: [{}]}"), &id("istio-system", "a"));
+    let everywhere = Compiled::build(&state, Some(&compiled));
+    assert!(!passes(&of(&everywhere, "bank", "any"), "/"));
+    // What can be read opens again.
+    let state = mesh.push(&policy("istio-system", "a", "{rules: [{}]}"));
+    assert!(passes(&of(&Compiled::build(&state, Some(&Arc::new(everywhere))), "bank", "any"), "/"));
+
+    let mut mesh = Mesh::new();
+    let audit = policy("shop", "a", "{action: AUDIT, rules: [{}]}");
+    let state = from_the_future(&mut mesh, &audit, &id("shop", "a"));
+    assert!(passes(&of(&Compiled::build(&state, None), "shop", "web"), "/"));
+}
+
+#[test]
+fn a_peer_authentication_that_nobody_can_read_keeps_plaintext_out() {
+    let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, namespace: shop}\nspec: {mtls: {mode: PERMISSIVE}}\n";
+    let id = DocumentId::new(Kind::PeerAuthentication, "shop", "a");
+    let compiled = Compiled::build(&from_the_future(&mut Mesh::new(), text, &id), None);
+    assert_eq!(of(&compiled, "shop", "web").mutual_tls.on(80), MutualTls::Strict);
+    assert_eq!(of(&compiled, "bank", "web").mutual_tls.on(80), MutualTls::Permissive);
+    assert!(passes(&of(&compiled, "shop", "web"), "/"));
 }
 
 #[test]

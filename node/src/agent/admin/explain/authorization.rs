@@ -48,6 +48,7 @@ impl Asked<'_> {
             method: self.request.method.as_str(),
             scheme: "http",
             host: &host,
+            called: Some((&endpoint.id.service, port)),
             path: &path,
             query,
             headers: self.request.headers,
@@ -65,12 +66,17 @@ impl Asked<'_> {
             port: own_port.unwrap_or(port),
         };
         let verdict = workload.authorizer.decide(&peer, &head).verdict;
+        let unreadable = verdict.cause.as_ref().is_some_and(|cause| cause.unreadable);
         let unknown = if own_port.is_some() { UNKNOWN_ADDRESS } else { UNKNOWN_PORT };
         api::Authorization {
             verdict: if verdict.allowed { "allow" } else { "deny" }.to_owned(),
             document: verdict.cause.as_ref().map(|cause| cause.document.to_string()),
-            rule: verdict.cause.as_ref().map(|cause| format!("rules[{}]", cause.rule)),
-            note: Some(unknown.to_owned()),
+            rule: verdict
+                .cause
+                .as_ref()
+                .filter(|cause| !cause.unreadable)
+                .map(|cause| format!("rules[{}]", cause.rule)),
+            note: Some(if unreadable { UNREADABLE } else { unknown }.to_owned()),
         }
     }
 
@@ -118,5 +124,6 @@ fn bad_request(refused: &normalize::Refused) -> api::Authorization {
 }
 
 const HTTP_PORT: u16 = 80;
+const UNREADABLE: &str = "this build cannot read the document, so everything that it may be for is refused";
 const UNKNOWN_ADDRESS: &str = "the caller's address is not known here: rules about source.ip are taken not to match";
 const UNKNOWN_PORT: &str = "the caller's address and the application's port are known to the endpoint's node only: rules about source.ip are taken not to match, and the port to be the service's";
