@@ -1,5 +1,8 @@
 //! Reading certificates: only the shapes that this mesh issues, byte for byte where a field admits one encoding.
 
+mod constraints;
+mod shape;
+
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::{
     certificate::X509Certificate,
@@ -13,6 +16,7 @@ use x509_parser::{
     x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Version},
 };
 
+use self::constraints::Constraints;
 use crate::{
     codec::Millis,
     der,
@@ -82,6 +86,8 @@ pub(crate) struct Certificate<'a> {
     grant: Option<Grant>,
     /// Of a leaf.
     id: Option<SpiffeId>,
+    /// Of a CA.
+    constraints: Constraints,
 }
 
 impl<'a> Certificate<'a> {
@@ -99,6 +105,15 @@ impl<'a> Certificate<'a> {
         if !rest.is_empty() || envelope(tbs.as_ref(), &parsed.signature_value.data) != der {
             return Err(malformed("more than one reading of what the signature does not cover"));
         }
+        if !der::is_strict(der) || !shape::is_whole(tbs.as_ref()) {
+            return Err(malformed("not DER throughout, or more than a certificate's parts"));
+        }
+        if !is_serial(tbs.raw_serial()) {
+            return Err(malformed("its serial number is not positive, or longer than 20 bytes"));
+        }
+        if link != Link::Leaf && tbs.subject.as_raw() == [der::SEQUENCE, 0] {
+            return Err(malformed("a CA without a name"));
+        }
         let spki = p256_only(&tbs.subject_pki).ok_or(VerifyError::KeyType { link })?;
         let not_before = millis(tbs.validity.not_before.timestamp()).ok_or(malformed("begin of validity"))?;
         let not_after = millis(tbs.validity.not_after.timestamp()).ok_or(malformed("end of validity"))?;
@@ -109,7 +124,8 @@ impl<'a> Certificate<'a> {
         let extensions = Extensions::read(tbs.extensions(), link)?;
         let grant = extensions.grant(link)?;
         let id = extensions.identity(link)?;
-        Ok(Certificate { link, spki, not_before, not_after, grant, id, parsed })
+        let constraints = Constraints::read(extensions.name_constraints, link)?;
+        Ok(Certificate { link, spki, not_before, not_after, grant, id, constraints, parsed })
     }
 
     /// True if `issuer`'s name and key signed this certificate.
@@ -117,6 +133,15 @@ impl<'a> Certificate<'a> {
         let tbs = &self.parsed.tbs_certificate;
         tbs.issuer.as_raw() == issuer.parsed.tbs_certificate.subject.as_raw()
             && signature_holds(issuer.spki, tbs.as_ref(), &self.parsed.signature_value.data)
+    }
+
+    /// Whether this CA's name constraints let anybody below it bear `dns_name`.
+    pub(crate) fn permits(&self, dns_name: &str) -> Result<(), VerifyError> {
+        if self.constraints.permit(dns_name) {
+            Ok(())
+        } else {
+            Err(VerifyError::NameConstraints { link: self.link, name: dns_name.to_owned() })
+        }
     }
 
     pub(crate) fn validity(&self) -> Validity {
@@ -145,6 +170,11 @@ fn envelope(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
     der::element(der::SEQUENCE, &[tbs, &ECDSA_SHA256, &bits].concat())
 }
 
+/// RFC 5280, section 4.1.2.2.
+fn is_serial(content: &[u8]) -> bool {
+    content.len() <= 20 && content.first().is_some_and(|first| first & 0x80 == 0) && content.iter().any(|byte| *byte != 0)
+}
+
 /// Unix seconds to milliseconds; `None` before 1970.
 fn millis(seconds: i64) -> Option<Millis> {
     u64::try_from(seconds).ok()?.checked_mul(1000)
@@ -157,6 +187,7 @@ struct Extensions<'p, 'a> {
     key_usage: Option<&'p X509Extension<'a>>,
     extended_key_usage: Option<&'p X509Extension<'a>>,
     alternative_name: Option<&'p X509Extension<'a>>,
+    name_constraints: Option<&'p X509Extension<'a>>,
     grant: Option<&'p X509Extension<'a>>,
 }
 
@@ -169,8 +200,12 @@ impl<'p, 'a> Extensions<'p, 'a> {
             if extensions[..index].iter().any(|earlier| earlier.oid == extension.oid) {
                 return Err(refused("twice"));
             }
-            if !found.take(extension) && extension.critical {
+            let known = found.take(extension);
+            if !known && extension.critical {
                 return Err(refused("critical and unknown"));
+            }
+            if known && !der::is_strict(extension.value) {
+                return Err(refused("not DER"));
             }
         }
         found.check(link)?;
@@ -190,11 +225,12 @@ impl<'p, 'a> Extensions<'p, 'a> {
             self.alternative_name = Some(extension);
         } else if oid.as_bytes() == GRANT_OID_DER {
             self.grant = Some(extension);
+        } else if *oid == OID_X509_EXT_NAME_CONSTRAINTS {
+            self.name_constraints = Some(extension);
         } else {
-            // Foreign stacks read these; the grant says the same and more.
-            return *oid == OID_X509_EXT_NAME_CONSTRAINTS
-                || *oid == OID_X509_EXT_SUBJECT_KEY_IDENTIFIER
-                || *oid == OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER;
+            // Hints for those who build paths; ours is given. RFC 5280 forbids that they are critical.
+            return !extension.critical
+                && (*oid == OID_X509_EXT_SUBJECT_KEY_IDENTIFIER || *oid == OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER);
         }
         true
     }
@@ -252,8 +288,9 @@ impl<'p, 'a> Extensions<'p, 'a> {
             }
             (Link::NodeCa | Link::Enroller, None) => Err(VerifyError::NoGrant { link }),
             (Link::NodeCa | Link::Enroller, Some(extension)) => {
-                let grant = Grant::from_der(extension.value);
-                grant.map(Some).map_err(|_| VerifyError::Malformed { link, what: "its grant cannot be read" })
+                // One reading and one writing: an encoding that is longer than need be is another certificate's.
+                let grant = Grant::from_der(extension.value).ok().filter(|grant| grant.to_der() == extension.value);
+                grant.map(Some).ok_or(VerifyError::Malformed { link, what: "its grant cannot be read" })
             }
         }
     }

@@ -1,5 +1,9 @@
 //! The little DER that we write and compare ourselves.
 
+mod strict;
+
+pub(crate) use strict::{is_strict, parts};
+
 /// Tags of X.690.
 pub(crate) const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;

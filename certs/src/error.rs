@@ -200,6 +200,14 @@ pub enum VerifyError {
         /// Where.
         link: Link,
     },
+    /// A name that a CA's name constraints keep from those below it.
+    #[error("{link}: its name constraints do not permit {name}")]
+    NameConstraints {
+        /// Whose constraints.
+        link: Link,
+        /// The leaf's DNS name.
+        name: String,
+    },
     /// A CA without the grant extension.
     #[error("{link}: no grant")]
     NoGrant {

@@ -106,7 +106,7 @@ pub fn verify(chain: &[CertificateDer<'_>], authority: &Authority, now: Millis) 
 /// The same rules for node CA and enroller CA without a leaf.
 pub fn verify_ca(chain: &[CertificateDer<'_>], authority: &Authority, now: Millis) -> Result<NodeCaFacts, VerifyError> {
     let [node, enroller] = exactly(chain)?;
-    Ok(verify_path(node, enroller, authority, now, Scope::Policy)?.1)
+    Ok(verify_path([node, enroller], None, authority, now, Scope::Policy)?.1)
 }
 
 /// As [`verify_ca`], by the roots alone: for an operator's machine, which need not know NodeGrants and asks only whose key
@@ -117,7 +117,7 @@ pub fn verify_ca_by_roots(
     now: Millis,
 ) -> Result<NodeCaFacts, VerifyError> {
     let [node, enroller] = exactly(chain)?;
-    Ok(verify_path(node, enroller, authority, now, Scope::Roots)?.1)
+    Ok(verify_path([node, enroller], None, authority, now, Scope::Roots)?.1)
 }
 
 /// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, by the policy of today.
@@ -128,7 +128,7 @@ pub fn verify_lapsed_ca(
 ) -> Result<NodeCaFacts, VerifyError> {
     let [node, enroller] = exactly(chain)?;
     let end = Certificate::parse(node, Link::NodeCa)?.not_after;
-    Ok(verify_path(node, enroller, authority, now.min(end), Scope::Policy)?.1)
+    Ok(verify_path([node, enroller], None, authority, now.min(end), Scope::Policy)?.1)
 }
 
 /// Whether policy has a say, or the certificates alone.
@@ -152,7 +152,7 @@ pub(crate) fn verify_leaf(
     if id.trust_domain != authority.trust_domain {
         return Err(VerifyError::TrustDomain(id));
     }
-    let (ca, facts) = verify_path(node, enroller, authority, now, scope)?;
+    let (ca, facts) = verify_path([node, enroller], Some(&id.dns_name()), authority, now, scope)?;
     joins(&leaf, &ca, now)?;
     // First what the certificate bounds, then what operators say today.
     for grant in [ca.grant(), &facts.grant] {
@@ -184,18 +184,19 @@ fn exactly<'c, const N: usize>(chain: &'c [CertificateDer<'_>]) -> Result<[&'c [
     chain.try_into().map_err(|chain: Vec<_>| VerifyError::Length { found: chain.len(), expected: N })
 }
 
-/// Node CA, enroller CA, root.
+/// Node CA, enroller CA, root; `below` is the DNS name of the leaf that they must permit.
 fn verify_path<'c>(
-    node: &'c [u8],
-    enroller: &[u8],
+    [node, enroller]: [&'c [u8]; 2],
+    below: Option<&str>,
     authority: &Authority,
     now: Millis,
     scope: Scope,
 ) -> Result<(Certificate<'c>, NodeCaFacts), VerifyError> {
     let node = Certificate::parse(node, Link::NodeCa)?;
     let enroller = Certificate::parse(enroller, Link::Enroller)?;
-    joins_root(&enroller, authority, now, scope)?;
+    joins_root(&enroller, below, authority, now, scope)?;
     joins(&node, &enroller, now)?;
+    permitted(below, &[&node, &enroller])?;
     let (own, parent) = (node.grant(), enroller.grant());
     if !parent.enroller || parent.record_key.is_some() {
         return Err(VerifyError::GrantSort { link: Link::Enroller });
@@ -228,7 +229,13 @@ fn verify_path<'c>(
 }
 
 /// The enroller CA under one of the roots, all of whose own rules hold too.
-fn joins_root(enroller: &Certificate<'_>, authority: &Authority, now: Millis, scope: Scope) -> Result<(), VerifyError> {
+fn joins_root(
+    enroller: &Certificate<'_>,
+    below: Option<&str>,
+    authority: &Authority,
+    now: Millis,
+    scope: Scope,
+) -> Result<(), VerifyError> {
     let mut refusal = VerifyError::UntrustedRoot;
     for der in &authority.roots {
         // A root that is unusable does not spoil the others.
@@ -236,7 +243,8 @@ fn joins_root(enroller: &Certificate<'_>, authority: &Authority, now: Millis, sc
         if !enroller.is_signed_by(&root) {
             continue;
         }
-        let holds = valid(&root, now).and_then(|()| joins(enroller, &root, now)).and_then(|()| match scope {
+        let joined = valid(&root, now).and_then(|()| joins(enroller, &root, now));
+        let holds = joined.and_then(|()| permitted(below, &[&root])).and_then(|()| match scope {
             Scope::Policy => not_revoked(&root, authority),
             Scope::Roots => Ok(()),
         });
@@ -246,6 +254,11 @@ fn joins_root(enroller: &Certificate<'_>, authority: &Authority, now: Millis, sc
         }
     }
     Err(refusal)
+}
+
+/// Whether all of these CAs permit the name.
+fn permitted(below: Option<&str>, cas: &[&Certificate<'_>]) -> Result<(), VerifyError> {
+    below.map_or(Ok(()), |name| cas.iter().try_for_each(|ca| ca.permits(name)))
 }
 
 /// What ties a certificate to its issuer, and to now.

@@ -5,5 +5,6 @@
 mod enrolment;
 mod forge;
 mod handshake;
+mod surgery;
 mod verifier;
 mod world;

@@ -92,6 +92,8 @@ refused! {
         => VerifyError::ExtendedKeyUsage { link: Link::Leaf },
     no_key_usage: |f| f.leaf.params.key_usages.clear() => VerifyError::KeyUsage { link: Link::Leaf },
     key_agreement_too: |f| f.leaf.params.key_usages.push(KeyUsagePurpose::KeyAgreement) => VerifyError::KeyUsage { link: Link::Leaf },
+    signing_certificates_too: |f| f.leaf.params.key_usages.push(KeyUsagePurpose::KeyCertSign)
+        => VerifyError::KeyUsage { link: Link::Leaf },
     a_ca_bit: |f| f.leaf.params.path_length(0) => VerifyError::BasicConstraints { link: Link::Leaf },
     three_days: |f| f.leaf.params.lives(NOW - HOUR, NOW + 71 * HOUR) => VerifyError::Life { link: Link::Leaf, hours: 72, .. },
     a_leaf_with_a_grant: |f| f.leaf.params.grant(&node_ca_grant()) => VerifyError::Malformed { link: Link::Leaf, .. },
@@ -165,6 +167,13 @@ refused! {
     an_enroller_with_record_key: |f|
         f.enroller.params.grant(&Grant { record_key: Some(record_key()), ..Grant::enroller(node_id("a"), 1) })
         => VerifyError::GrantSort { link: Link::Enroller },
+    an_unknown_critical_extension_in_the_anchor: |f| {
+        let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+        extension.set_criticality(true);
+        f.root.params.custom_extensions = vec![extension];
+    } => VerifyError::UntrustedRoot,
+    a_root_with_a_grant: |f| f.root.params.grant(&node_ca_grant()) => VerifyError::UntrustedRoot,
+    a_root_with_a_longer_path: |f| f.root.params.path_length(3) => VerifyError::UntrustedRoot,
     a_root_without_path_length: |f| f.root.params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained) => VerifyError::UntrustedRoot,
 }
 
