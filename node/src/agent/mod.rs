@@ -16,6 +16,7 @@ pub mod join;
 pub mod links;
 pub mod local;
 pub mod members;
+pub mod outliers;
 pub mod peers;
 pub mod receipt;
 pub mod renew;
