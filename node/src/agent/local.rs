@@ -179,6 +179,15 @@ impl Local {
         result
     }
 
+    /// Runs a service as if it were granted.
+    #[cfg(test)]
+    pub(super) fn serve_for_test(self: &Arc<Self>, service: Service) {
+        let key = Speaker::of(&service).to_string();
+        let mut running = self.start(&key, &service);
+        running.granted = Some(true);
+        self.running().insert(key, running);
+    }
+
     fn start(self: &Arc<Self>, key: &str, service: &Service) -> Running {
         let pending =
             |_: &Check| HealthState { healthy: false, since: self.clock.now(), reason: "not checked yet".into() };

@@ -146,3 +146,6 @@ async fn ask(links: &Links, id: &EndpointId) -> Looked {
         Err(LinkError::Refused | LinkError::Full | LinkError::TooLong(_)) => Looked::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests;
