@@ -36,7 +36,7 @@ pub struct OutlierRecord {
     pub failures: u32,
     /// All attempts.
     pub requests: u32,
-    /// Mean time to the response's head, in microseconds; 0 if none came.
+    /// How long a failed attempt took, on average, in microseconds.
     pub latency_us: u32,
 }
 

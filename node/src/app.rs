@@ -30,11 +30,13 @@ use crate::{
         enrol::Enrolment,
         error::{Error, fail, internal},
         event::Events,
+        hearing::Hearing,
         identity::Identity,
         join::towards,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
+        outliers::Sharing,
         peers,
         renew::Renewal,
         state_dir::{Owner, StateDir},
@@ -158,7 +160,8 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let telemetry = Telemetry::new(config.workers);
     let (told, failures) = mpsc::channel(FAILURES);
     let current = known.world.current().clone();
-    let circuits = Arc::new(Circuits::default());
+    let (circuits, outlets) = Circuits::new();
+    let circuits = Arc::new(circuits);
     let (plane, seats) = DataPlane::new(
         config.workers,
         current,
@@ -173,10 +176,23 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let threads = start_workers(&config, &mesh, seats, workers, &tasks)?;
 
     let (members, inputs) = Members::channel();
+    let hearing = Hearing::default();
     let sync = synchroniser(&known, &mesh, &members, &tasks);
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
-    start_membership(&config, &known, &mesh, &network, inputs, &sync, &tasks);
+    let requests = Requests { sync: sync.clone(), local: local.clone() };
+    start_membership(&config, &known, &mesh, &network, inputs, requests, &hearing, &tasks);
+    let sharing = Sharing {
+        circuits: circuits.clone(),
+        outlets,
+        hearing,
+        members: members.clone(),
+        links: sync.links.clone(),
+        current: known.world.current().clone(),
+        local: local.clone(),
+        tasks: tasks.clone(),
+    };
+    tasks.critical("outlier-sharing", sharing.run());
     let agent = Agent::new(sync.clone(), local.clone(), known.store.clone(), config.clone(), applier(&plane));
     start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
 
@@ -274,15 +290,18 @@ fn synchroniser(known: &Known, mesh: &Mesh, members: &Members, tasks: &Tasks) ->
     })
 }
 
+#[expect(clippy::too_many_arguments, reason = "the one place that knows all parts")]
 fn start_membership(
     config: &Config,
     known: &Known,
     mesh: &Mesh,
     network: &PeerNetwork,
     inputs: mpsc::Receiver<Input>,
-    sync: &Arc<Sync>,
+    requests: Requests,
+    hearing: &Hearing,
     tasks: &Tasks,
 ) {
+    let sync = requests.sync.clone();
     let own = Own {
         node: config.node.clone(),
         record_key: known.identity.record_key().clone(),
@@ -305,9 +324,10 @@ fn start_membership(
         mesh: mesh.clone(),
         links: sync.links.clone(),
         world: known.world.clone(),
-        requests: Requests { sync: sync.clone() },
+        requests,
         store: known.store.clone(),
         policy: sync.wake.clone(),
+        hearing: hearing.clone(),
         events: sync.events.clone(),
         tasks: tasks.clone(),
         clock: Clock,

@@ -23,7 +23,7 @@ use policy::{
 };
 use tokio::sync::watch;
 
-pub use circuits::{Circuit, Circuits, Standing, Table};
+pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 
 use crate::balance::rate::Limits;

@@ -43,6 +43,7 @@ struct Shared {
     delay_ms: AtomicU64,
     calls: Mutex<Option<(SocketAddr, String)>>,
     headers: Mutex<String>,
+    odd: Mutex<Option<(String, u16)>>,
     stop: AtomicBool,
 }
 
@@ -82,6 +83,11 @@ impl Backend {
     /// From now on every answer has this status.
     pub fn answer_with(&self, status: u16) {
         self.shared.status.store(status, Ordering::Relaxed);
+    }
+
+    /// From now on answers to paths that begin so have this status, whatever the others have.
+    pub fn answer_path_with(&self, path: &str, status: u16) {
+        *self.shared.odd.lock().expect("no panic holds it") = Some((path.to_owned(), status));
     }
 
     /// From now on every answer comes so much later.
@@ -144,7 +150,9 @@ fn serve(mut stream: TcpStream, body: &str, shared: &Shared) {
             // The answer is of no interest, only that it took its time.
             let _ = http::get(via, &host, arrived_at.as_str());
         }
-        let status = shared.status.load(Ordering::Relaxed);
+        let odd = shared.odd.lock().expect("no panic holds it").clone();
+        let odd = odd.filter(|(path, _)| arrived_at.starts_with(path)).map(|(_, status)| status);
+        let status = odd.unwrap_or_else(|| shared.status.load(Ordering::Relaxed));
         let more = shared.headers.lock().expect("no panic holds it").clone();
         let shown = if head_only { "" } else { body };
         let answer = format!(

@@ -1,8 +1,11 @@
 //! An endpoint that fails is left out, is shown, and comes back.
 
-use harness::{eventually, http};
+use harness::{
+    cluster::{Cluster, Plan, Service},
+    eventually, http,
+};
 
-use crate::{reviews, traffic_policy};
+use crate::{reviews, skein, traffic_policy};
 
 #[test]
 fn who_fails_is_left_out_shown_and_taken_back() {
@@ -72,4 +75,60 @@ fn who_asks_for_less_is_no_outlier() {
     let asked = busy.arrivals().len();
     assert!(asked < 35, "a tenth of its share, not half: {asked} of 100");
     assert!(cluster.json("web", &["outliers"]).as_array().is_some_and(Vec::is_empty));
+}
+
+/// Failures among so many requests of a node, one after the other.
+fn failures(cluster: &Cluster, caller: &str, count: usize) -> usize {
+    let outbound = cluster.node(caller).outbound();
+    (0..count).filter(|_| http::get(outbound, "reviews", "/").expect("an answer").status == 500).count()
+}
+
+/// Callers that have not met an endpoint hear of it from one that has, and their owner's check tells them the rest; unless
+/// the mesh is told not to share.
+#[test]
+fn one_callers_failure_warns_the_others_unless_sharing_is_off() {
+    let callers = ["web", "job", "ads", "news"];
+    let client = |name: &&'static str| (*name, Plan::with([Service::client(&format!("shop/{name}"))]));
+    let mut plans: Vec<(&str, Plan)> = callers.iter().map(client).collect();
+    for (node, version) in [("reviews-v1", "v1"), ("reviews-v2", "v2")] {
+        // Its own checks are too rare to be what takes it out.
+        let check = "{ http = \"/health\", interval = \"600s\" }".to_owned();
+        plans.push((node, Plan::with([Service { check, ..Service::version("shop/reviews", version) }])));
+    }
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(harness::PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 2);
+    let config = |sharing: &str| {
+        let text = format!(
+            "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{outlierSharing: {sharing}}}\n"
+        );
+        cluster.push("web", &text, &["--wait", "all"]).expect_code(0);
+    };
+    let rule = traffic_policy(
+        "{outlierDetection: {interval: 200ms, baseEjectionTime: 120s, maxEjectionPercent: 100},
+          loadBalancer: {simple: ROUND_ROBIN}}",
+    );
+    cluster.push("web", &rule, &["--wait", "all"]).expect_code(0);
+    config("off");
+    let bad = &cluster.node("reviews-v2").backends[0];
+    bad.answer_with(500);
+    // By two workers, of which each may have begun a request before the other's last failure counted.
+    for caller in ["web", "job"] {
+        let lost = failures(&cluster, caller, 30);
+        assert!((5..=6).contains(&lost), "{caller} lost {lost}: each for itself");
+        assert_eq!(cluster.json(caller, &["outliers"])[0]["witnesses"], serde_json::json!([]));
+    }
+    bad.forget();
+    config("probe");
+    while failures(&cluster, "ads", 1) == 0 {}
+    eventually("the owner is asked to look", || {
+        let asked = bad.arrivals().iter().any(|arrival| arrival.line().contains("/health"));
+        if asked { Ok(()) } else { Err("nobody asked".to_owned()) }
+    });
+    // What it says is on its way back.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let lost = failures(&cluster, "news", 20);
+    assert_eq!(lost, 1, "its first one, after which it knows");
+    let rows = cluster.json("news", &["outliers"]);
+    assert_eq!((&rows[0]["state"], &rows[0]["witnesses"]), (&"ejected".into(), &serde_json::json!(["ads"])), "{rows}");
 }

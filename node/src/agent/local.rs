@@ -3,14 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use certs::{
     grant::NodeGrant,
-    id::{NodeId, ServiceAccount},
+    id::{NodeId, ServiceAccount, ServiceName},
 };
 use membership::body::{Body, Health, HealthRecord, HealthState, PortRecord, ServiceRecord, Services};
 use policy::history::State;
+use serde::{Deserialize, Serialize};
 
 use super::{
     checks::{Changed, Judge, probe},
@@ -19,10 +21,24 @@ use super::{
     members::Members,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, monotonic},
     config::{Check, Service, Speaker},
     tasks::{Task, Tasks},
 };
+
+/// An endpoint is checked this often for others, however many ask; meanwhile they hear the last result.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// What one check, made for others, says of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Looked {
+    /// The check passed.
+    Well,
+    /// The check failed.
+    Failing,
+    /// There is no such endpoint here, or nothing checks it.
+    Unknown,
+}
 
 /// The local services; shared by all who add, remove and list them.
 pub struct Local {
@@ -43,6 +59,8 @@ struct Running {
     /// None if nothing is checked: it has no ports.
     health: Option<HealthState>,
     check: Option<Task>,
+    /// The last check for others. Held while one is made: all who ask meanwhile hear its result.
+    looked: Arc<tokio::sync::Mutex<Option<(Instant, Looked)>>>,
 }
 
 impl Drop for Running {
@@ -138,6 +156,38 @@ impl Local {
             .collect()
     }
 
+    /// Checks an endpoint now, for others: by its own check, once within [`LOOK_PAUSE`] for all who ask. It changes nothing
+    /// of the health that is published.
+    pub async fn look(&self, service: &ServiceName, instance: Option<&str>) -> Looked {
+        let found = {
+            let running = self.running();
+            let mut granted = running.values().filter(|running| running.granted == Some(true));
+            let of = |running: &&Running| {
+                running.service.name == *service && running.service.instance.as_deref() == instance
+            };
+            granted.find(of).and_then(|running| Some((running.service.check.clone()?, running.looked.clone())))
+        };
+        let Some((check, looked)) = found else { return Looked::Unknown };
+        let mut looked = looked.lock().await;
+        if let Some((at, result)) = *looked
+            && monotonic().duration_since(at) < LOOK_PAUSE
+        {
+            return result;
+        }
+        let result = if probe(&check).await.is_ok() { Looked::Well } else { Looked::Failing };
+        *looked = Some((monotonic(), result));
+        result
+    }
+
+    /// Runs a service as if it were granted.
+    #[cfg(test)]
+    pub(super) fn serve_for_test(self: &Arc<Self>, service: Service) {
+        let key = Speaker::of(&service).to_string();
+        let mut running = self.start(&key, &service);
+        running.granted = Some(true);
+        self.running().insert(key, running);
+    }
+
     fn start(self: &Arc<Self>, key: &str, service: &Service) -> Running {
         let pending =
             |_: &Check| HealthState { healthy: false, since: self.clock.now(), reason: "not checked yet".into() };
@@ -149,6 +199,7 @@ impl Local {
             granted: None,
             health: service.check.as_ref().map(pending),
             check: service.check.as_ref().map(run),
+            looked: Arc::default(),
             service: service.clone(),
         }
     }

@@ -2,6 +2,7 @@
 
 use certs::{
     codec::{self, CodecError},
+    id::ServiceName,
     sign::Digest,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -18,6 +19,8 @@ pub const BUCKET: u16 = 3;
 pub const RECEIPT: u16 = 4;
 /// [`Renew`] -> [`Renewed`].
 pub const RENEW: u16 = 5;
+/// [`Look`] -> [`super::local::Looked`].
+pub const LOOK: u16 = 6;
 
 /// Most bytes of a request's body.
 pub const REQUEST_BYTES: usize = 64 << 10;
@@ -98,6 +101,15 @@ pub enum Renewed {
     Chain(Vec<Vec<u8>>),
     /// Code and message.
     Refused(String, String),
+}
+
+/// Asks an endpoint's owner to check it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// The endpoint's service.
+    pub service: ServiceName,
+    /// The endpoint's instance.
+    pub instance: Option<String>,
 }
 
 /// Reads a request's body.

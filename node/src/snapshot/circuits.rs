@@ -4,18 +4,22 @@
 //!
 //! As in Istio all of it belongs to one caller, which is a service beside this node, and to one host, port and subset.
 
+mod sharing;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+pub use sharing::Outlets;
+
 use certs::{codec::Millis, id::ServiceName};
 use dashmap::DashMap;
 use policy::route::ClusterPolicy;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::Endpoint;
 use crate::balance::{
@@ -36,6 +40,10 @@ pub struct Circuits {
     spared: AtomicU64,
     news: Notify,
     changes: watch::Sender<u64>,
+    /// Whether errors are watched for reports to other nodes.
+    shares: AtomicBool,
+    suspects: mpsc::Sender<Arc<Endpoint>>,
+    probes: mpsc::Sender<Key>,
 }
 
 /// One caller's traffic to one cluster.
@@ -92,15 +100,9 @@ pub struct Standing {
 }
 
 impl Default for Circuits {
+    /// Without other nodes.
     fn default() -> Self {
-        Self {
-            by_key: DashMap::new(),
-            outliers: Mutex::default(),
-            ejections: AtomicU64::new(0),
-            spared: AtomicU64::new(0),
-            news: Notify::new(),
-            changes: watch::Sender::new(0),
-        }
+        Self::new().0
     }
 }
 
@@ -192,6 +194,13 @@ impl Circuits {
             (outliers.handle(Event::Tick, now, random), outliers.due())
         };
         self.apply(effects);
+        self.forget_unused(now);
+        due
+    }
+
+    /// Who comes back between the two steps has tables of a cluster that the second one ends, and would be judged by nobody:
+    /// its circuit begins another epoch, so that the next request sets the cluster anew.
+    fn forget_unused(&self, now: Millis) {
         let patience = Millis::try_from(FORGOTTEN.as_millis()).unwrap_or(Millis::MAX);
         let mut gone = Vec::new();
         self.by_key.retain(|key, circuit| {
@@ -202,9 +211,15 @@ impl Circuits {
             stays
         });
         for key in gone {
-            lock(&self.outliers).remove_cluster(&key);
+            self.end(&key);
         }
-        due
+    }
+
+    fn end(&self, key: &Key) {
+        lock(&self.outliers).remove_cluster(key);
+        if self.by_key.contains_key(key) {
+            self.renew(key);
+        }
     }
 
     /// Waits until a cluster came that may want a sweep before the others.
@@ -269,8 +284,8 @@ impl Circuits {
                     tracing::debug!(%cluster, %endpoint, ?why, "an endpoint stays in: too many are ejected");
                     self.spared.fetch_add(1, Relaxed);
                 }
-                // Only reports of other nodes ask for it, and none comes in.
-                Effect::Probe { endpoint } => tracing::debug!(%endpoint, "a probe is due"),
+                // One that finds no room is given up like one that has no answer.
+                Effect::Probe { endpoint } => drop(self.probes.try_send(endpoint)),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use certs::codec::Millis;
@@ -19,6 +19,9 @@ pub struct EndpointStats {
     load: Arc<Load>,
     total: AtomicU64,
     failures: AtomicU64,
+    errors: AtomicU32,
+    error_micros: AtomicU64,
+    watched: AtomicBool,
     news: Notify,
 }
 
@@ -45,6 +48,31 @@ impl EndpointStats {
     /// Counts a failure on the endpoint's account.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an error of outlier detection, for the report to others. True if nobody watches the endpoint yet: whoever is
+    /// told so has it watched.
+    pub fn erred(&self, micros: u64) -> bool {
+        self.errors.fetch_add(1, Relaxed);
+        self.error_micros.fetch_add(micros, Relaxed);
+        !self.watched.swap(true, Relaxed)
+    }
+
+    /// Errors since they were last taken.
+    #[must_use]
+    pub fn errors(&self) -> u32 {
+        self.errors.load(Relaxed)
+    }
+
+    /// Errors since the last call and how long they took together, in microseconds.
+    pub fn take_errors(&self) -> (u32, u64) {
+        (self.errors.swap(0, Relaxed), self.error_micros.swap(0, Relaxed))
+    }
+
+    /// Nobody watches it any more: the next error asks for it again. False if there is one already.
+    pub fn unwatch(&self) -> bool {
+        self.watched.store(false, Relaxed);
+        self.errors.load(Relaxed) == 0
     }
 
     /// Notes whether the newest snapshot has it as unhealthy, or not at all. One that comes back warms up anew.

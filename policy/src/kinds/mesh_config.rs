@@ -163,7 +163,6 @@ impl MeshConfig {
         for (name, is_default) in [
             ("outboundTrafficPolicy", config.outbound == default.outbound),
             ("connectTimeout", config.connect_timeout == default.connect_timeout),
-            ("outlierSharing", config.outlier_sharing == default.outlier_sharing),
             ("localityLbSetting", config.locality_load_balancing == default.locality_load_balancing),
             ("certificates", config.certificates == default.certificates),
         ] {

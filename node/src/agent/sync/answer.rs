@@ -10,8 +10,9 @@ use tokio::sync::Semaphore;
 use super::Sync;
 use crate::{
     agent::{
+        local::Local,
         receipt::{Receipt, Standing},
-        wire::{self, Answer, Ask, Bucket, Buckets, Fetch, Ids, Renew, Renewed},
+        wire::{self, Answer, Ask, Bucket, Buckets, Fetch, Ids, Look, Renew, Renewed},
     },
     mesh::peer::{Asked, PeerLink},
 };
@@ -26,6 +27,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct Requests {
     /// What it answers from.
     pub sync: Arc<Sync>,
+    /// The endpoints that peers ask about.
+    pub local: Arc<Local>,
 }
 
 impl Requests {
@@ -74,6 +77,10 @@ impl Requests {
             wire::RENEW => {
                 let renew: Renew = wire::request(&asked.body).ok()?;
                 Some(codec::encode(&self.renew(link.peer(), &renew).await).into())
+            }
+            wire::LOOK => {
+                let look: Look = wire::request(&asked.body).ok()?;
+                Some(codec::encode(&self.local.look(&look.service, look.instance.as_deref()).await).into())
             }
             _ => None,
         }

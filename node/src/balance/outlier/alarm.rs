@@ -17,7 +17,9 @@ pub const MAX_ALERTS: usize = 4_096;
 pub const MAX_PROBES: usize = 32;
 /// A probe that has not ended by then is given up and counts for nothing.
 pub const PROBE_MS: Millis = 5_000;
-/// All nodes hear of a report at about the same time: each waits up to this long before it probes.
+/// All nodes hear of a report at about the same time: each waits up to one of these for every member before it probes,
+pub const SPREAD_EACH_MS: Millis = 1;
+/// but no longer than this.
 pub const SPREAD_MS: Millis = 250;
 /// Least time between the end of a probe and the next of the same endpoint; the owner runs its check as often.
 pub const PAUSE_MS: Millis = 1_000;
@@ -27,9 +29,16 @@ pub const LARGEST_PAUSE_MS: Millis = 32_000;
 const WITNESSES: usize = 16;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Alarm {
     alerts: BTreeMap<Key, Alert>,
+    spread: Millis,
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self { alerts: BTreeMap::new(), spread: SPREAD_MS }
+    }
 }
 
 #[derive(Debug)]
@@ -50,6 +59,17 @@ enum Probe {
 }
 
 impl Alarm {
+    /// How many nodes may hear of a report together.
+    pub(super) fn set_members(&mut self, members: usize) {
+        let members = Millis::try_from(members).unwrap_or(Millis::MAX);
+        self.spread = members.saturating_mul(SPREAD_EACH_MS).clamp(1, SPREAD_MS);
+    }
+
+    /// Ends all alerts.
+    pub(super) fn hush(&mut self) {
+        self.alerts.clear();
+    }
+
     /// Another node reports failures. Until when the alert holds; `None` if there is no room for one more.
     pub(super) fn report(
         &mut self,
@@ -69,7 +89,7 @@ impl Alarm {
             until: now,
             witnesses: BTreeSet::new(),
             probe: Probe::None,
-            earliest: now + random % SPREAD_MS,
+            earliest: now + random % self.spread,
             pause: PAUSE_MS,
         });
         alert.until = now + ALERT_MS;

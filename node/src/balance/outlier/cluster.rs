@@ -53,6 +53,10 @@ impl Cluster {
         self.seats.get(endpoint).map(|seat| &seat.tally)
     }
 
+    pub(super) fn hush(&self) {
+        self.seats.values().for_each(|seat| seat.tally.hush());
+    }
+
     pub(super) fn admit_all(self) {
         for seat in self.seats.values() {
             seat.tally.admit();

@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
 };
 
-pub use alarm::{ALERT_MS, LARGEST_PAUSE_MS, MAX_ALERTS, MAX_PROBES, PAUSE_MS, PROBE_MS, SPREAD_MS};
+pub use alarm::{ALERT_MS, LARGEST_PAUSE_MS, MAX_ALERTS, MAX_PROBES, PAUSE_MS, PROBE_MS, SPREAD_EACH_MS, SPREAD_MS};
 pub use policy::{LONGEST_EJECTION_MS, OutlierPolicy, Statuses};
 pub use tally::{ALERT_THRESHOLD, Outcome, Tally, Why};
 
@@ -177,6 +177,17 @@ impl Outliers {
             }
         }
         effects
+    }
+
+    /// Sets how many members the mesh has: the more there are, the longer probes of one report spread over time.
+    pub fn set_members(&mut self, members: usize) {
+        self.alarm.set_members(members);
+    }
+
+    /// Forgets what others reported: thresholds are the policies' own again. Who is out stays out.
+    pub fn hush(&mut self) {
+        self.alarm.hush();
+        self.clusters.values().for_each(Cluster::hush);
     }
 
     /// When [`Event::Tick`] is due next. Walks over all clusters and alerts: ask once after a batch of events.

@@ -1,6 +1,6 @@
 //! What counts as an error and how many are too many: Istio's `outlierDetection`, with its defaults filled in.
 
-use super::Millis;
+use super::{Millis, Outcome};
 
 /// No ejection lasts longer than this, unless the base itself is longer.
 pub const LONGEST_EJECTION_MS: Millis = 300_000;
@@ -47,6 +47,16 @@ impl Default for OutlierPolicy {
 }
 
 impl OutlierPolicy {
+    /// True if an attempt that ended so counts against its endpoint, whichever count it is for.
+    #[must_use]
+    pub fn is_error(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Status(status) => self.error_statuses.contains(status),
+            Outcome::Connected => false,
+            Outcome::ConnectFailure | Outcome::Timeout | Outcome::Reset => true,
+        }
+    }
+
     /// True if one more endpoint may go out when `out` of `total` already are.
     pub(super) fn may_eject(&self, out: usize, total: usize) -> bool {
         (out + 1) * 100 <= usize::from(self.max_ejection_percent) * total

@@ -95,6 +95,11 @@ impl Tally {
         self.alert_until.fetch_max(until, Relaxed);
     }
 
+    /// Ends what [`Tally::alert`] began.
+    pub(super) fn hush(&self) {
+        self.alert_until.store(0, Relaxed);
+    }
+
     pub(super) fn eject(&self) {
         self.ejected.store(true, Relaxed);
     }

@@ -123,7 +123,7 @@ impl Way<'_> {
             let now = clock::uptime_micros();
             stats.load().failed(now.saturating_sub(began), now / 1_000);
         }
-        self.note(position, outcome);
+        self.note(position, outcome, began);
     }
 
     fn answered<B>(&self, position: usize, response: &Response<B>, began: u64) {
@@ -136,15 +136,19 @@ impl Way<'_> {
             let now = clock::uptime_micros();
             load.answered(now.saturating_sub(began), now / 1_000);
         }
-        self.note(position, Outcome::Status(status));
+        self.note(position, Outcome::Status(status), began);
     }
 
     /// Counts for outlier detection, where the policy has it.
-    fn note(&self, position: usize, outcome: Outcome) {
+    fn note(&self, position: usize, outcome: Outcome, began: u64) {
         let table = &self.cluster.table;
         let Some(policy) = &table.outliers else { return };
         let host = &table.balancer.hosts()[position];
         let now = clock::uptime();
+        if policy.is_error(outcome) {
+            let endpoint = &self.cluster.members[position].endpoint;
+            self.context.circuits.erred(endpoint, clock::uptime_micros().saturating_sub(began));
+        }
         if let Some(why) = host.tally.as_ref().and_then(|tally| tally.note(outcome, policy, now)) {
             self.context.circuits.tripped(&self.cluster.circuit, &host.id, why, now, self.context.random());
         }

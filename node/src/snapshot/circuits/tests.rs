@@ -142,3 +142,47 @@ fn what_nobody_uses_is_forgotten() {
     circuits.sweep(10_000_000, 7);
     assert_eq!(circuits.all().len(), 0);
 }
+
+/// Somebody takes up a circuit after the sweep has let it go and before the sweep has ended its cluster.
+#[test]
+fn who_returns_while_it_is_forgotten_is_judged_again() {
+    let (mut mesh, policy) = (Mesh::new(), detecting());
+    let key = Key::clone(&mesh.circuit.key);
+    drop(mesh.table(&policy, 1));
+    mesh.circuits.by_key.clear();
+    mesh.circuit = mesh.circuits.of("shop/web", &service(), "outbound|80||cart".to_owned());
+    let table = mesh.table(&policy, 2);
+    mesh.circuits.end(&key);
+    assert!(!mesh.circuit.is_current(&table), "its tables are of a cluster that is no more");
+    let table = mesh.table(&policy, 3);
+    (0..2).for_each(|_| mesh.fail(&table, 0, 10));
+    assert_eq!(mesh.circuits.ejected().len(), 1);
+}
+
+#[test]
+fn without_sharing_nothing_is_told_or_heard() {
+    let (circuits, mut outlets) = Circuits::new();
+    let (stats, policy) = (StatsTable::default(), detecting());
+    let circuit = circuits.of("shop/web", &service(), "outbound|80||cart".to_owned());
+    let mesh = Mesh { circuits, circuit, members: vec![endpoint("a", &stats)] };
+    drop(mesh.table(&policy, 1));
+    let report = |now| mesh.circuits.reported(&"n9".into(), &[("a/shop/cart".into(), 3)], now, 0);
+    mesh.circuits.erred(&mesh.members[0], 1);
+    mesh.circuits.erred(&mesh.members[0], 1);
+    assert!(outlets.suspects.try_recv().is_ok() && outlets.suspects.try_recv().is_err(), "once");
+    report(10);
+    mesh.circuits.sweep(10, 0);
+    assert_eq!(outlets.probes.try_recv().as_deref(), Ok("a/shop/cart"));
+    mesh.circuits.share(false, 3);
+    mesh.circuits.probed("a/shop/cart".into(), false, 11, 0);
+    report(20);
+    mesh.members[0].stats.unwatch();
+    mesh.circuits.erred(&mesh.members[0], 1);
+    mesh.circuits.sweep(5_000, 0);
+    assert!(outlets.suspects.try_recv().is_err() && outlets.probes.try_recv().is_err());
+    mesh.circuits.share(true, 3);
+    report(6_000);
+    mesh.circuits.erred(&mesh.members[0], 1);
+    mesh.circuits.sweep(6_500, 0);
+    assert!(outlets.suspects.try_recv().is_ok() && outlets.probes.try_recv().is_ok());
+}

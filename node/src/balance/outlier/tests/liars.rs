@@ -167,3 +167,30 @@ fn nodes_do_not_probe_all_at_once() {
     let begins: BTreeSet<Millis> = (0..1_000u64).map(|node| begin(node * 7_919)).collect();
     assert!(begins.len() > 200 && *begins.last().unwrap() < SPREAD_MS);
 }
+
+#[test]
+fn few_nodes_need_not_wait_for_one_another() {
+    for (members, longest) in [(0, 1), (20, 20), (5_000, SPREAD_MS)] {
+        let mut node = Node::new(policy(), 1);
+        node.outliers.set_members(members);
+        let endpoint = Arc::clone(&node.endpoints[0]);
+        node.outliers.handle(Event::Report { endpoint, reporter: key("r"), failures: 1 }, 0, u64::MAX / 7);
+        assert!(node.outliers.due().unwrap() < longest);
+    }
+}
+
+/// Sharing is switched off while alerts hold and a probe is under way.
+#[test]
+fn silence_ends_what_reports_began() {
+    let mut node = Node::new(policy(), 2);
+    node.report(0, "r", 3, 0);
+    assert_eq!(node.outliers.handle(Event::Tick, 0, 0).len(), 1);
+    node.outliers.hush();
+    let late = Event::Probed { endpoint: Arc::clone(&node.endpoints[0]), healthy: false };
+    assert_eq!(node.outliers.handle(late, 1, 0), []);
+    for _ in 0..4 {
+        assert_eq!(node.attempt(0, Outcome::Status(500), 2), []);
+    }
+    assert_eq!(node.attempt(0, Outcome::Status(500), 2).len(), 1, "the policy's own count");
+    assert_eq!(node.outliers.witnesses(&key("e000")).count(), 0);
+}

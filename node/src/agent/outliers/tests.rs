@@ -1,0 +1,348 @@
+//! What reports of liars and of honest nodes cause at one node: its real task, circuits and checks.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed},
+};
+
+use certs::{
+    id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
+    root::Root,
+    sign::SigningKey,
+};
+use membership::statement::Statement;
+use policy::{
+    compile::Compiled,
+    history::{History, genesis, signed},
+    kinds::OutlierDetection,
+    route::ClusterPolicy,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::{
+    agent::event::Events,
+    balance::{Ask, Client, Tried, outlier::Outcome, rate::Limits},
+    config::{Check, Port, Probe, Protocol, Service},
+    snapshot::{Circuit, Endpoint, Services, Snapshot, StatsTable, Table},
+};
+
+/// The application behind the one endpoint that is beside the node: it answers its check.
+struct Application {
+    target: std::net::SocketAddr,
+    status: Arc<AtomicU16>,
+    checks: Arc<AtomicUsize>,
+}
+
+impl Application {
+    async fn start(tasks: &Tasks) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap();
+        let (status, checks) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicUsize::new(0)));
+        let (answer, count) = (status.clone(), checks.clone());
+        tasks.detach("application", async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 512]).await;
+                count.fetch_add(1, Relaxed);
+                let head = format!("HTTP/1.1 {} x\r\ncontent-length: 0\r\n\r\n", answer.load(Relaxed));
+                let _ = stream.write_all(head.as_bytes()).await;
+            }
+        });
+        Self { target, status, checks }
+    }
+}
+
+/// A node `n0` that calls `shop/cart` on itself, `n1` and `n2`, and runs the one on itself.
+struct Node {
+    circuits: Arc<Circuits>,
+    circuit: Arc<Circuit>,
+    members: Vec<Arc<Endpoint>>,
+    policy: Arc<ClusterPolicy>,
+    hearing: Hearing,
+    application: Application,
+    /// What it says, from the engine's queue.
+    said: tokio::sync::mpsc::Receiver<crate::agent::members::Input>,
+    tasks: Tasks,
+}
+
+fn service() -> ServiceName {
+    ServiceName::new("shop", "cart").unwrap()
+}
+
+fn endpoint(node: &str, stats: &StatsTable) -> Endpoint {
+    let id = EndpointId { node: NodeId::new(node).unwrap(), service: service(), instance: None };
+    Endpoint {
+        address: "127.0.0.1:15008".parse().unwrap(),
+        account: ServiceAccount::new("shop", "cart").unwrap(),
+        labels: Arc::new(BTreeMap::new()),
+        locality: "".into(),
+        weight: 1,
+        ports: Arc::new([]),
+        healthy: true,
+        reason: "".into(),
+        local: node == "n0",
+        stats: stats.of(&id, 1),
+        id,
+    }
+}
+
+fn snapshot(stats: &StatsTable) -> Snapshot {
+    let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
+    let operator = SigningKey::generate();
+    let root = Root::generate(&trust_domain, now).certificate();
+    let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
+    let mut history = History::new(trust_domain.clone());
+    history.insert(&signed(&first, &[&operator]), now).unwrap();
+    let state = history.state(now);
+    Snapshot {
+        authority: Arc::new(state.authority(&trust_domain)),
+        trust_domain,
+        node: NodeId::new("n0").unwrap(),
+        compiled: Arc::new(Compiled::build(&state, None)),
+        services: Arc::new(Services::new(["n0", "n1", "n2"].map(|node| endpoint(node, stats)))),
+        state,
+        limits: Arc::new(Limits::new(7)),
+    }
+}
+
+async fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketAddr) -> Arc<Local> {
+    let node = NodeId::new("n0").unwrap();
+    let local = Local::new(node, members.clone(), Arc::new(Events::default()), tasks.clone());
+    let port = Port { name: "http".into(), number: 80, protocol: Protocol::Http, target };
+    let check = Check {
+        probe: Probe::Http("/health".into()),
+        target,
+        protocol: Protocol::Http,
+        interval: Duration::from_secs(3_600),
+        rise: 1,
+        fall: 1,
+    };
+    local.serve_for_test(Service {
+        name: service(),
+        instance: None,
+        account: ServiceAccount::new("shop", "cart").unwrap(),
+        labels: BTreeMap::new(),
+        ports: vec![port],
+        check: Some(check),
+        outbound: None,
+    });
+    local
+}
+
+impl Node {
+    async fn new() -> Self {
+        let tasks = Tasks::new();
+        let application = Application::start(&tasks).await;
+        let (members, said) = Members::channel();
+        let (stats, hearing) = (StatsTable::default(), Hearing::default());
+        let snapshot = snapshot(&stats);
+        let endpoints = snapshot.services.get(&service()).unwrap().endpoints.to_vec();
+        let (circuits, outlets) = Circuits::new();
+        let circuits = Arc::new(circuits);
+        let circuit = circuits.of("shop/web", &service(), "outbound|80||cart".to_owned());
+        let sharing = Sharing {
+            circuits: circuits.clone(),
+            outlets,
+            hearing: hearing.clone(),
+            links: Links::default(),
+            current: Current::new(snapshot),
+            local: own_service(&tasks, &members, application.target).await,
+            members,
+            tasks: tasks.clone(),
+        };
+        tasks.detach("sharing", sharing.run());
+        let sweeping = circuits.clone();
+        tasks.detach("sweeps", async move {
+            loop {
+                sweeping.sweep(clock::uptime(), rand::random());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let detection = OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::default() };
+        let policy = ClusterPolicy { outlier_detection: Some(detection), ..ClusterPolicy::default() };
+        let policy = Arc::new(policy);
+        let node = Self { circuits, circuit, members: endpoints, policy, hearing, application, said, tasks };
+        drop(node.table());
+        node
+    }
+
+    fn table(&self) -> Arc<Table> {
+        let now = clock::uptime();
+        self.circuits.table(&self.circuit, &self.members, &self.policy, &Client::default(), now, 7)
+    }
+
+    /// One attempt at the endpoint of node `index`, as the data path makes it.
+    fn attempt(&self, index: usize, status: u16) {
+        let (table, now, member) = (self.table(), clock::uptime(), &self.members[index]);
+        let host = &table.balancer.hosts()[index];
+        let policy = table.outliers.as_ref().unwrap();
+        drop(member.stats.begin());
+        if policy.is_error(Outcome::Status(status)) {
+            self.circuits.erred(member, 10);
+        }
+        if let Some(why) = host.tally.as_ref().unwrap().note(Outcome::Status(status), policy, now) {
+            self.circuits.tripped(&self.circuit, &host.id, why, now, 7);
+        }
+    }
+
+    fn report(&self, reporter: &str, of: &str, failures: u32) {
+        let (node, service) = (NodeId::new(of).unwrap(), service());
+        let record = OutlierRecord { node, service, instance: None, failures, requests: failures, latency_us: 1 };
+        self.hearing.heard(NodeId::new(reporter).unwrap(), Statement::Outliers(vec![vec![record].into()]));
+    }
+
+    fn is_out(&self, index: usize) -> bool {
+        let key = self.members[index].stats.key();
+        self.circuits.ejected().iter().any(|standing| standing.ejection.endpoint == *key)
+    }
+
+    /// Checks that were made for others: the first is the node's own.
+    fn probes(&self) -> usize {
+        self.application.checks.load(Relaxed).saturating_sub(1)
+    }
+
+    /// Waits until the node's own first check is over.
+    async fn settled(&self) {
+        self.until("its own check", || self.application.checks.load(Relaxed) > 0).await;
+    }
+
+    async fn until(&self, what: &str, done: impl Fn() -> bool) {
+        let waited = async {
+            while !done() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waited).await.unwrap_or_else(|_| panic!("{what}: not in time"));
+    }
+
+    /// What share of choices goes to an endpoint.
+    fn share(&self, index: usize) -> usize {
+        let table = self.table();
+        let pick = |number: u64| {
+            let random = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            table.balancer.pick(&Ask { tried: &Tried::NONE, leave: false, hash: None, random, now: clock::uptime() })
+        };
+        (0..300).filter_map(pick).filter(|picked| *picked == index).count()
+    }
+
+    /// The next statement that it wants to make.
+    async fn says(&mut self) -> Vec<OutlierRecord> {
+        loop {
+            let input = tokio::time::timeout(Duration::from_secs(30), self.said.recv()).await.unwrap().unwrap();
+            if let crate::agent::members::Input::Event(membership::engine::Event::Publish(Body::Outliers(said))) = input
+            {
+                return said;
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.tasks.stop();
+    }
+}
+
+/// B1 and B5: one liar, two, and all but one report a healthy endpoint all the time. It keeps its share, no request of it
+/// fails, and its owner is asked no more often for many than for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a96_a99_liars_take_nothing_from_a_healthy_endpoint_and_probes_stay_bounded() {
+    for liars in [1, 2, 99] {
+        let node = Node::new().await;
+        node.settled().await;
+        let before = node.share(0);
+        for round in 0..60 {
+            for liar in 0..liars {
+                node.report(&format!("liar{liar}"), "n0", 1_000);
+            }
+            node.attempt(0, 200);
+            // An error now and then is no row.
+            node.attempt(0, if round % 10 == 0 { 500 } else { 200 });
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            assert!(!node.is_out(0), "{liars} liars");
+        }
+        node.until("a probe", || node.probes() > 0).await;
+        // In the first 3 s at most three, then ever fewer: pauses of 1, 2, 4 .. s.
+        assert!(node.probes() <= 3, "{} probes for {liars} liars", node.probes());
+        assert_eq!(node.share(0), before);
+    }
+}
+
+/// B2: praise counts for nothing, whoever gives it and however well the check passes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a97_praise_keeps_no_endpoint_that_answers_nothing() {
+    for liars in [1, 2, 99] {
+        let node = Node::new().await;
+        node.settled().await;
+        let mut failed = 0;
+        while !node.is_out(0) {
+            (0..liars).for_each(|liar| node.report(&format!("liar{liar}"), "n0", 0));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            node.attempt(0, 503);
+            failed += 1;
+            assert!(failed <= 5, "the policy's own count ejects it");
+        }
+        assert_eq!((failed, node.probes()), (5, 0), "praise is no reason to look");
+    }
+}
+
+/// B3: who has heard of a dead endpoint loses one request to it, if the owner's check fails, too; else two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a98_an_honest_report_among_liars_spares_requests() {
+    for (check, most) in [(503, 1), (200, 2)] {
+        let node = Node::new().await;
+        node.settled().await;
+        node.application.status.store(check, Relaxed);
+        node.report("honest", "n0", 1);
+        // Liars accuse others meanwhile, and one that is not there.
+        for liar in 0..20 {
+            node.report(&format!("liar{liar}"), "n1", 7);
+            node.report(&format!("liar{liar}x"), "nowhere", 7);
+        }
+        node.until("a probe", || node.probes() == 1).await;
+        // The answer is on its way to the count.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for _ in 0..most {
+            assert!(!node.is_out(0));
+            node.attempt(0, 500);
+        }
+        assert!(node.is_out(0), "after {most}");
+        assert!(node.circuits.ejected()[0].witnesses.contains(&Key::from("honest")));
+        // The others' owners are not linked: they say nothing, and an attempt decides.
+        node.attempt(1, 200);
+        assert!(!node.is_out(1) && !node.is_out(2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_are_told_at_once_and_only_where_they_are_watched() {
+    let mut node = Node::new().await;
+    node.attempt(1, 200);
+    node.attempt(1, 500);
+    let said = node.says().await;
+    assert_eq!((said.len(), said[0].node.as_str(), said[0].failures), (1, "n1", 1));
+    node.attempt(2, 500);
+    assert_eq!(node.says().await.len(), 2);
+}
+
+/// One check for all who ask within a second, and a word for what is not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_checks_once_for_all_who_ask() {
+    let tasks = Tasks::new();
+    let application = Application::start(&tasks).await;
+    let (members, _said) = Members::channel();
+    let local = own_service(&tasks, &members, application.target).await;
+    while application.checks.load(Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let name = service();
+    let looks = futures_util::future::join_all((0..200).map(|_| local.look(&name, None)));
+    assert_eq!(looks.await, vec![Looked::Well; 200]);
+    assert_eq!(application.checks.load(Relaxed), 2, "its own and one for all others");
+    assert_eq!(local.look(&name, Some("other")).await, Looked::Unknown);
+    assert_eq!(local.look(&ServiceName::new("shop", "other").unwrap(), None).await, Looked::Unknown);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    application.status.store(500, Relaxed);
+    assert_eq!(local.look(&name, None).await, Looked::Failing);
+    tasks.stop();
+}
