@@ -104,7 +104,7 @@ impl Arriving<'_> {
     }
 
     fn bucket<'v>(&'v self, limit: &WorkloadLimit, counted: &'v Counted, request: &Request<'v>) -> Bucket<'v> {
-        let values = limit.rule.per.iter().map(|key| self.value(key, request)).collect();
+        let values: Vec<_> = limit.rule.per.iter().map(|key| self.value(key, request)).collect();
         match &counted.mesh {
             Some(rule) => Bucket::Mesh { rule, key: number(&values) },
             None => Bucket::Node {
