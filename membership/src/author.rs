@@ -43,7 +43,7 @@ impl Author {
         self.records.values()
     }
 
-    /// Signs what changed by `body`, and the table over it; nothing if nothing did.
+    /// Signs what changed by `body`, and the table over it unless it is of the moment; nothing if nothing did.
     pub(crate) fn publish(&mut self, body: &Body) -> Result<Vec<Arc<SignedRecord>>, RecordError> {
         let mut parts = body.parts()?;
         let base = parts.first().expect("every body has a part").0.base();
@@ -60,7 +60,7 @@ impl Author {
                 fresh.push(self.sign(section, bytes)?);
             }
         }
-        if !fresh.is_empty() {
+        if !fresh.is_empty() && !base.is_of_the_moment() {
             fresh.push(self.table()?);
         }
         Ok(fresh)
@@ -68,7 +68,8 @@ impl Author {
 
     /// Signs the table anew: a sign of life that nobody else can make.
     pub(crate) fn table(&mut self) -> Result<Arc<SignedRecord>, RecordError> {
-        let sections = self.records.iter().filter(|(section, _)| **section != Section::TABLE);
+        let listed = |section: Section| section != Section::TABLE && !section.is_of_the_moment();
+        let sections = self.records.iter().filter(|(section, _)| listed(**section));
         let entries = sections.map(|(section, record)| (*section, record.sequence())).collect();
         self.sign(Section::TABLE, codec::encode(&Table { entries }))
     }

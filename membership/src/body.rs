@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     error::RecordError,
     record::{BODY_BYTES, Section},
+    statement::{DEMANDS, DemandRecord, OUTLIERS, OutlierRecord},
 };
 
 /// Longest text of a body (locality, version, label, port name, reason) in bytes.
@@ -159,10 +160,14 @@ pub enum Body {
     Policy(Policy),
     /// On drain and leave.
     Status(Status),
+    /// How requests fare: replaces all that it said of them. Of the moment.
+    Outliers(Vec<OutlierRecord>),
+    /// What is asked of it: replaces all that it said of it. Of the moment.
+    Demand(Vec<DemandRecord>),
 }
 
 impl Body {
-    /// Encodes it as one record per section, splitting services and health by size.
+    /// Encodes it as one record per section, splitting lists by size.
     ///
     /// # Errors
     /// A field that breaks its rule, an endpoint that fits into no record, or more parts than are allowed.
@@ -172,8 +177,10 @@ impl Body {
             Body::Address(body) => single(Section::ADDRESS, "address", body),
             Body::Policy(body) => single(Section::POLICY, "policy", body),
             Body::Status(body) => single(Section::STATUS, "status", body),
-            Body::Services(body) => split(Section::SERVICES, "services", &body.services, ServiceRecord::check),
-            Body::Health(body) => split(Section::HEALTH, "health", &body.endpoints, HealthRecord::check),
+            Body::Services(body) => split(Section::SERVICES, "services", &body.services, ANY, ServiceRecord::check),
+            Body::Health(body) => split(Section::HEALTH, "health", &body.endpoints, ANY, HealthRecord::check),
+            Body::Outliers(all) => split(Section::OUTLIERS, "outliers", all, OUTLIERS, OutlierRecord::check),
+            Body::Demand(all) => split(Section::DEMAND, "demand", all, DEMANDS, DemandRecord::check),
         }
     }
 }
@@ -201,11 +208,14 @@ fn single<T: Checked>(section: Section, what: &str, body: &T) -> Result<Vec<(Sec
 
 /// Bytes of a part beside its items: their count.
 const COUNT_BYTES: usize = 9;
+/// Items of a part that only their size limits.
+const ANY: usize = BODY_BYTES;
 
 fn split<T: Serialize + Clone>(
     section: Section,
     what: &'static str,
     items: &[T],
+    most: usize,
     check: impl Fn(&T) -> Result<(), RecordError>,
 ) -> Result<Vec<(Section, Vec<u8>)>, RecordError> {
     let mut parts: Vec<Vec<T>> = vec![Vec::new()];
@@ -217,7 +227,7 @@ fn split<T: Serialize + Clone>(
             let what = format!("one entry of {what}");
             return Err(RecordError::TooLarge { what, size: bytes, limit: BODY_BYTES - COUNT_BYTES });
         }
-        if size + bytes > BODY_BYTES {
+        if size + bytes > BODY_BYTES || parts.last().is_some_and(|part| part.len() >= most) {
             parts.push(Vec::new());
             size = COUNT_BYTES;
         }
@@ -296,12 +306,12 @@ impl HealthRecord {
     }
 }
 
-fn count(field: &'static str, given: usize, limit: usize) -> Result<(), RecordError> {
+pub(crate) fn count(field: &'static str, given: usize, limit: usize) -> Result<(), RecordError> {
     if given > limit { Err(RecordError::Invalid { field, rule: "too many entries" }) } else { Ok(()) }
 }
 
 /// Text of peers ends on terminals and in metrics: short, and without control characters.
-fn text(field: &'static str, given: &str) -> Result<(), RecordError> {
+pub(crate) fn text(field: &'static str, given: &str) -> Result<(), RecordError> {
     if given.len() > TEXT_BYTES {
         return Err(RecordError::Invalid { field, rule: "at most 256 bytes" });
     }

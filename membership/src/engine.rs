@@ -18,7 +18,7 @@ use certs::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 
-pub use event::{Change, Config, Effect, Event, Lane, LinkId, Notice, Own};
+pub use event::{Change, Config, Effect, Event, Lane, LinkId, Loss, Notice, Own};
 
 use crate::{
     author::Author,
@@ -30,7 +30,7 @@ use crate::{
     limit::Bucket,
     links::Links,
     message::Message,
-    record::SignedRecord,
+    record::{Section, SignedRecord},
     rumor::{self, Rumor},
     view::View,
 };
@@ -64,6 +64,8 @@ pub struct Engine {
     fetch: Fetch,
     senders: BTreeMap<NodeId, receive::Sender>,
     origins: BTreeMap<NodeId, Bucket>,
+    /// Who said something of the moment, to be told at the end of a message.
+    heard: BTreeSet<(NodeId, Section)>,
     random: StdRng,
     wall: Millis,
     steady: u64,
@@ -87,7 +89,7 @@ impl Engine {
         let Config { trust_domain, peers, last_known } = config;
         let mut random = StdRng::seed_from_u64(seed);
         let detector = Detector::new(own.node.clone(), StdRng::seed_from_u64(random.random()));
-        let (fetch, rumor, senders, origins, view, out) = Default::default();
+        let (fetch, rumor, senders, origins, heard, view, out) = Default::default();
         let mut engine = Engine {
             author: Author::new(trust_domain.clone(), own.node.clone(), own.record_key, own.generation),
             ledger: Ledger::new(authority),
@@ -101,6 +103,7 @@ impl Engine {
             fetch,
             senders,
             origins,
+            heard,
             random,
             wall: now,
             steady: 1,
@@ -266,13 +269,16 @@ impl Engine {
     }
 
     fn own_news(&mut self, fresh: Vec<Arc<SignedRecord>>) {
+        let lasts = fresh.iter().any(|record| !record.section().is_of_the_moment());
         for record in fresh {
             self.offer_own(&record);
             self.rumor.push(record, None);
         }
-        let own = self.own.clone();
-        self.refresh(&own);
-        self.feed_soon();
+        if lasts {
+            let own = self.own.clone();
+            self.refresh(&own);
+            self.feed_soon();
+        }
     }
 
     /// An unchanged table travels by repair only.

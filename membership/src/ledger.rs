@@ -19,6 +19,7 @@ use crate::{
     message::Latest,
     record::{Section, SignedRecord, plausible_generation},
     said::Said,
+    statement::{Part, Statement},
 };
 
 /// A table speaks for this many intervals; then changes wait for the next one.
@@ -56,6 +57,8 @@ struct Node {
     records: BTreeMap<Section, Arc<SignedRecord>>,
     /// Came while the table was stale; at most one a section.
     waiting: BTreeMap<Section, Arc<SignedRecord>>,
+    /// Of the moment, with what they say: no table lists them, and nothing but [`Ledger::statement`] reads them.
+    moment: BTreeMap<Section, (Arc<SignedRecord>, Part)>,
     table: Table,
     /// When the table came, by the engine's milliseconds; `None` if only the disk brought it.
     table_came: Option<u64>,
@@ -67,6 +70,8 @@ struct Node {
 pub(crate) enum Offered {
     /// New and believed.
     Fresh,
+    /// New, believed, and of the moment: nothing that lasts has changed.
+    OfTheMoment,
     /// Nothing new.
     Known,
     /// Believed, but changes nothing before a new table of the node comes.
@@ -261,6 +266,17 @@ impl Ledger {
         self.nodes.get(node).map(|node| &node.records)
     }
 
+    /// All that a node says of the moment under one heading.
+    pub(crate) fn statement(&self, node: &NodeId, base: Section) -> Option<Statement> {
+        let parts = self.nodes.get(node)?.moment.range(base..).take_while(|(section, _)| section.base() == base);
+        Statement::of(base, parts.map(|(_, (_, part))| part))
+    }
+
+    /// Its records of the moment, for who asks for everything.
+    pub(crate) fn momentary(&self, node: &NodeId) -> impl Iterator<Item = &Arc<SignedRecord>> {
+        self.nodes.get(node).into_iter().flat_map(|node| node.moment.values()).map(|(record, _)| record)
+    }
+
     /// What the table of a node lists and is not held.
     pub(crate) fn lacking(&self, node: &NodeId) -> Vec<Section> {
         let Some(node) = self.nodes.get(node) else { return Vec::new() };
@@ -272,6 +288,8 @@ impl Ledger {
         let listed = node.table.entries.iter();
         listed
             .filter(|(section, sequence)| rank(section) < Some((table.generation(), **sequence)))
+            // A table that lists what nobody repairs asks for nothing.
+            .filter(|(section, _)| !section.is_of_the_moment())
             .map(|(section, _)| *section)
             .collect()
     }
@@ -330,7 +348,8 @@ impl Node {
     fn new(facts: NodeCaFacts, identity: &Arc<SignedRecord>) -> Node {
         let said = Arc::new(Said::nothing(identity.generation(), &facts));
         let records = BTreeMap::from([(Section::IDENTITY, identity.clone())]);
-        Node { facts, records, waiting: BTreeMap::new(), table: Table::default(), table_came: None, said }
+        let (waiting, moment, table) = Default::default();
+        Node { facts, records, waiting, moment, table, table_came: None, said }
     }
 
     fn offer(
@@ -354,6 +373,15 @@ impl Node {
             return Ok(Offered::Limited);
         }
         let section = record.section();
+        if section.is_of_the_moment() {
+            return Ok(match Part::read(section, record.body()) {
+                Ok(part) => {
+                    self.moment.insert(section, (record.clone(), part));
+                    Offered::OfTheMoment
+                }
+                Err(error) => Offered::Refused(error),
+            });
+        }
         // What waits becomes records all at once, so it counts already.
         let sections = self.records.keys().chain(self.waiting.keys()).collect::<BTreeSet<_>>();
         if !sections.contains(&section) && sections.len() >= SECTIONS {
@@ -384,7 +412,16 @@ impl Node {
 
     /// `waiting` holds only what is newer than `records`, so it is the one to compare with.
     fn compare(&self, record: &SignedRecord) -> Compared {
-        let held = self.waiting.get(&record.section()).or_else(|| self.records.get(&record.section()));
+        let section = &record.section();
+        let held = if section.is_of_the_moment() {
+            // An earlier run's moment is over, even if nothing of it was heard.
+            if record.generation() < self.said.generation {
+                return Compared::Older;
+            }
+            self.moment.get(section).map(|(record, _)| record)
+        } else {
+            self.waiting.get(section).or_else(|| self.records.get(section))
+        };
         let Some(held) = held else { return Compared::Newer };
         match record.rank().cmp(&held.rank()) {
             std::cmp::Ordering::Greater => Compared::Newer,
@@ -396,6 +433,8 @@ impl Node {
 
     fn fold(&mut self, authority: &Authority) {
         let said = Said::fold(&self.records, &self.table, &self.facts, &authority.revocations);
+        let generation = said.generation;
+        self.moment.retain(|_, (record, _)| record.generation() >= generation);
         if said != *self.said {
             self.said = Arc::new(said);
         }

@@ -17,6 +17,7 @@ pub mod message;
 pub mod record;
 mod rumor;
 mod said;
+pub mod statement;
 #[cfg(test)]
 mod testing;
 pub mod view;

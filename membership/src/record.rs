@@ -42,7 +42,11 @@ impl Section {
     pub const SERVICES: Section = Section(0x100);
     /// First part of their health.
     pub const HEALTH: Section = Section(0x200);
-    /// Parts that `SERVICES` and `HEALTH` may have, each.
+    /// First part of how its requests fare: of the moment, see [`crate::statement`].
+    pub const OUTLIERS: Section = Section(0x300);
+    /// First part of what is asked of it under limits of the whole mesh: of the moment.
+    pub const DEMAND: Section = Section(0x400);
+    /// Parts that each of these may have.
     pub const PARTS: u16 = 16;
 
     /// The part `number` of a section that has parts.
@@ -57,6 +61,12 @@ impl Section {
             part if self.0 >= Section::SERVICES.0 && part < Section::PARTS => Section(self.0 & 0xff00),
             _ => self,
         }
+    }
+
+    /// Whether it speaks of the moment: then it is worthless when old, and neither listed, repaired nor stored.
+    #[must_use]
+    pub fn is_of_the_moment(self) -> bool {
+        matches!(self.base(), Section::OUTLIERS | Section::DEMAND)
     }
 }
 

@@ -113,7 +113,7 @@ fn lane(section: Section) -> Lane {
     match section.base() {
         Section::STATUS => Lane::Liveness,
         Section::POLICY => Lane::Policy,
-        Section::HEALTH => Lane::Health,
+        Section::HEALTH | Section::OUTLIERS | Section::DEMAND => Lane::Health,
         Section::SERVICES | Section::ADDRESS | Section::IDENTITY => Lane::Services,
         _ => Lane::Rest,
     }

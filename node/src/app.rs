@@ -30,6 +30,7 @@ use crate::{
         enrol::Enrolment,
         error::{Error, fail, internal},
         event::Events,
+        hearing::Hearing,
         identity::Identity,
         join::towards,
         links::Links,
@@ -173,10 +174,11 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let threads = start_workers(&config, &mesh, seats, workers, &tasks)?;
 
     let (members, inputs) = Members::channel();
+    let hearing = Hearing::default();
     let sync = synchroniser(&known, &mesh, &members, &tasks);
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
-    start_membership(&config, &known, &mesh, &network, inputs, &sync, &tasks);
+    start_membership(&config, &known, &mesh, &network, inputs, &sync, &hearing, &tasks);
     let agent = Agent::new(sync.clone(), local.clone(), known.store.clone(), config.clone(), applier(&plane));
     start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
 
@@ -274,6 +276,7 @@ fn synchroniser(known: &Known, mesh: &Mesh, members: &Members, tasks: &Tasks) ->
     })
 }
 
+#[expect(clippy::too_many_arguments, reason = "the one place that knows all parts")]
 fn start_membership(
     config: &Config,
     known: &Known,
@@ -281,6 +284,7 @@ fn start_membership(
     network: &PeerNetwork,
     inputs: mpsc::Receiver<Input>,
     sync: &Arc<Sync>,
+    hearing: &Hearing,
     tasks: &Tasks,
 ) {
     let own = Own {
@@ -308,6 +312,7 @@ fn start_membership(
         requests: Requests { sync: sync.clone() },
         store: known.store.clone(),
         policy: sync.wake.clone(),
+        hearing: hearing.clone(),
         events: sync.events.clone(),
         tasks: tasks.clone(),
         clock: Clock,

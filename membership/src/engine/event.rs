@@ -12,6 +12,7 @@ use crate::{
     body::Body,
     error::RecordError,
     gossip::{Feed, Outgoing},
+    statement::Statement,
 };
 
 /// One peer link, numbered by whoever opens and accepts them; a number is never used twice by a process.
@@ -25,7 +26,7 @@ pub enum Lane {
     Liveness,
     /// Policy digests.
     Policy,
-    /// Health of endpoints.
+    /// Health of endpoints, and what nodes say of the moment.
     Health,
     /// Endpoints and addresses.
     Services,
@@ -145,6 +146,21 @@ pub enum Effect {
     },
     /// The View changed; read [`Engine::view`](super::Engine::view).
     Changed(Change),
+    /// A member says something of the moment. The View knows nothing of it.
+    Heard {
+        /// Who says so: the signature holds, the content is its word alone.
+        node: NodeId,
+        /// All that it says now under this heading.
+        statement: Statement,
+    },
+    /// What this member said of the moment counts no more, or waits until it is heard again. [`Effect::Heard`] follows if it
+    /// comes back with something to say.
+    Lost {
+        /// Who said it.
+        node: NodeId,
+        /// Why.
+        why: Loss,
+    },
     /// Store these bytes; they replace the last ones.
     Persist(Vec<u8>),
     /// Hand to [`crate::gossip::Carrier::deliver`].
@@ -158,6 +174,21 @@ pub enum Effect {
     Feed(Arc<Feed>),
     /// Worth a line in the log, or the end of the process.
     Notice(Notice),
+}
+
+/// Why a member's statements of the moment count no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// It is dead: out of reach, perhaps alive elsewhere.
+    Dead,
+    /// It said that it stops.
+    Left,
+    /// Its rights were taken.
+    Evicted,
+    /// It is no longer known, or contradicted itself.
+    Gone,
+    /// It runs anew and has forgotten what it said.
+    Restarted,
 }
 
 /// What changed in the View.

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use certs::id::NodeId;
 
-use super::{Change, Effect, Engine};
+use super::{Change, Effect, Engine, Loss};
 use crate::{
     body::Status,
     detector::Verdict,
     gossip::{Feed, Known},
+    record::Section,
     said::Said,
     view::{Member, MemberState, View},
 };
@@ -37,7 +38,41 @@ impl Engine {
             return;
         }
         self.report(before.as_deref(), &after);
-        Arc::make_mut(&mut self.view).members.insert(node.clone(), Arc::new(after));
+        let after = Arc::new(after);
+        Arc::make_mut(&mut self.view).members.insert(node.clone(), after.clone());
+        self.follow_moment(before.as_deref(), &after);
+    }
+
+    /// Tells what a member says of the moment, all of it under this heading, as long as it is not gone.
+    pub(super) fn tell_statement(&mut self, node: &NodeId, base: Section) {
+        self.heard.remove(&(node.clone(), base));
+        let usable = self.view.member(node).is_some_and(|member| member.usable());
+        if let Some(statement) = self.ledger.statement(node, base).filter(|_| usable && *node != self.own) {
+            self.out.push(Effect::Heard { node: node.clone(), statement });
+        }
+    }
+
+    /// Statements of the moment end with their author's run or life, and count again if it was only out of reach.
+    fn follow_moment(&mut self, before: Option<&Member>, after: &Member) {
+        if after.id == self.own {
+            return;
+        }
+        let used = before.is_some_and(Member::usable);
+        let anew = before.is_some_and(|before| before.generation != after.generation);
+        let why = match after.state {
+            MemberState::Dead => Loss::Dead,
+            MemberState::Left => Loss::Left,
+            MemberState::Evicted => Loss::Evicted,
+            MemberState::Alive | MemberState::Suspect => Loss::Restarted,
+        };
+        if used && (anew || !after.usable()) {
+            self.out.push(Effect::Lost { node: after.id.clone(), why });
+        }
+        if after.usable() && (anew || !used) {
+            for base in [Section::OUTLIERS, Section::DEMAND] {
+                self.tell_statement(&after.id, base);
+            }
+        }
     }
 
     /// Tells detector and dialler who runs anew, moved or left.
@@ -75,6 +110,7 @@ impl Engine {
         }
         self.persist_soon();
         self.feed_soon();
+        let lost = |why| Effect::Lost { node: node.clone(), why };
         let evicted = self.ledger.authority().revocations.nodes.get(node).is_some_and(|epoch| before.epoch <= *epoch);
         let members = &mut Arc::make_mut(&mut self.view).members;
         if evicted {
@@ -83,9 +119,11 @@ impl Engine {
             let shown = Member { state, since: self.wall, services, health, rtt: None, ..(*before).clone() };
             members.insert(node.clone(), Arc::new(shown));
             self.out.push(Effect::Changed(Change::Evicted(node.clone())));
+            self.out.extend(before.usable().then(|| lost(Loss::Evicted)));
         } else {
             members.remove(node);
             self.out.push(Effect::Changed(Change::Gone(node.clone())));
+            self.out.extend(before.usable().then(|| lost(Loss::Gone)));
         }
         if *node != self.own {
             self.expel(node);

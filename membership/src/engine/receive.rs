@@ -113,7 +113,9 @@ impl Engine {
         for record in records {
             let now = self.steady;
             if self.ledger.news(&record) && self.sender(from).records.take(now) {
-                touched.insert(record.node().clone());
+                if !record.section().is_of_the_moment() {
+                    touched.insert(record.node().clone());
+                }
                 self.take_record(&Arc::new(record), Some(from));
             }
         }
@@ -143,6 +145,12 @@ impl Engine {
                     self.persist_soon();
                 }
                 self.feed_soon();
+            }
+            Offered::OfTheMoment => {
+                self.heard.insert((node.clone(), record.section().base()));
+                if from.is_some() {
+                    self.rumor.push(record.clone(), from.cloned());
+                }
             }
             Offered::NoIdentity => self.fetch.want(node, from, self.steady),
             Offered::Equivocation => self.quarantined(node),
@@ -180,6 +188,9 @@ impl Engine {
             } else {
                 self.fetch.want(node, from, self.steady);
             }
+        }
+        while let Some((node, base)) = self.heard.pop_first() {
+            self.tell_statement(&node, base);
         }
     }
 
@@ -262,7 +273,9 @@ impl Engine {
             let asked =
                 |section: Section| sections.is_empty() || section == Section::TABLE || sections.contains(&section);
             let held = self.ledger.records(node).into_iter().flatten();
-            for (_, record) in held.filter(|(section, _)| asked(**section)) {
+            let lasting = held.filter(|(section, _)| asked(**section)).map(|(_, record)| record);
+            let momentary = self.ledger.momentary(node).filter(|_| sections.is_empty());
+            for record in lasting.chain(momentary) {
                 size += record.bytes().len();
                 if size <= PULL_BYTES {
                     records.push(record.clone());

@@ -159,7 +159,7 @@ fn what_waits_for_a_table_is_bounded_too() {
     for number in 0..200 {
         let sign = |sequence| {
             let (key, mesh, node) = (&citizen.record_key, &world.trust_domain, &citizen.node);
-            SignedRecord::sign(key, mesh, node, 1 << 24, Section(1_000 + number), sequence, vec![0; 5_000])
+            SignedRecord::sign(key, mesh, node, 1 << 24, Section(10_000 + number), sequence, vec![0; 5_000])
         };
         let record = Arc::new(sign(100 + u64::from(number)).expect("fits"));
         let offered = take(&mut ledger, &record);

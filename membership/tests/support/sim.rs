@@ -13,8 +13,9 @@ use certs::{
 };
 use membership::{
     body::{Address, Body, PortRecord, ServiceRecord, Services},
-    engine::{Change, Config, Effect, Engine, Event, LinkId, Notice, Own},
+    engine::{Change, Config, Effect, Engine, Event, LinkId, Loss, Notice, Own},
     gossip::Carrier,
+    statement::Statement,
     view::MemberState,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -56,6 +57,11 @@ pub(crate) struct Node {
     carrier: Memory,
     address: SocketAddr,
     pub(crate) persisted: Vec<u8>,
+    /// What is heard of the moment, of whom, and whether it is demand.
+    pub(crate) heard: BTreeMap<(NodeId, bool), Statement>,
+    pub(crate) lost: Vec<(NodeId, Loss)>,
+    /// How often something of the moment was told.
+    pub(crate) told: usize,
     pub(crate) up: bool,
     paused_until: Millis,
     round: Millis,
@@ -114,6 +120,9 @@ impl Sim {
             carrier: Memory::new(self.random.random()),
             address,
             persisted: last_known,
+            heard: BTreeMap::new(),
+            lost: Vec::new(),
+            told: 0,
             up: true,
             paused_until: 0,
             round: self.now + self.random.random_range(0..ROUND_MS),
@@ -181,6 +190,15 @@ impl Sim {
                 self.drain(node);
             }
             Effect::Feed(feed) => state.carrier.feed(feed),
+            Effect::Heard { node: author, statement } => {
+                state.told += 1;
+                let is_demand = matches!(statement, Statement::Demand(_));
+                state.heard.insert((author, is_demand), statement);
+            }
+            Effect::Lost { node: author, why } => {
+                state.heard.retain(|(of, _), _| *of != author);
+                state.lost.push((author, why));
+            }
             Effect::Notice(notice) => self.notices.push((node.clone(), notice)),
         }
     }

@@ -10,7 +10,7 @@ use membership::{
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{event::Events, links::Links, store::Store, sync::Requests, world::World};
+use super::{event::Events, hearing::Hearing, links::Links, store::Store, sync::Requests, world::World};
 use crate::{
     clock::Clock,
     mesh::{
@@ -108,6 +108,8 @@ pub struct Task {
     pub store: Arc<Store>,
     /// Told when a peer's policy changed.
     pub policy: Arc<Notify>,
+    /// Where statements of the moment go.
+    pub hearing: Hearing,
     /// What people may watch.
     pub events: Arc<Events>,
     /// Owner of the tasks of links.
@@ -187,6 +189,8 @@ impl Task {
                 Effect::Persist(bytes) => drop(persist.send(bytes)),
                 Effect::Deliver { from, bytes } => self.gossip.0.deliver(&from, &bytes),
                 Effect::Feed(feed) => self.gossip.0.feed(feed),
+                Effect::Heard { node, statement } => self.hearing.heard(node, statement),
+                Effect::Lost { node, why } => self.hearing.lost(&node, why),
                 Effect::Notice(notice) => self.notice(notice),
             }
         }

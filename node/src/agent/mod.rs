@@ -9,6 +9,7 @@ pub mod event;
 mod exchange;
 mod facade;
 mod fold;
+pub mod hearing;
 pub mod identity;
 pub mod init;
 pub mod join;

@@ -1,0 +1,203 @@
+//! What a node says of the moment: how its requests to others' endpoints fare, what is asked of it. Signed and spread at
+//! once like any record, but worthless when old. So the node's table does not list it, nobody fetches, repairs or stores
+//! it, and it is no part of the View: who hears it is told by [`Effect::Heard`](crate::engine::Effect::Heard), and by
+//! [`Effect::Lost`](crate::engine::Effect::Lost) when its author is gone. A link that comes up brings the latest.
+
+use std::sync::Arc;
+
+use certs::id::{NodeId, ServiceName};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    body::{Checked, count, text},
+    error::RecordError,
+    record::Section,
+};
+
+/// Endpoints that one part of [`Section::OUTLIERS`] names.
+pub const OUTLIERS: usize = 128;
+/// Limits that one part of [`Section::DEMAND`] names.
+pub const DEMANDS: usize = 128;
+/// Nodes to which one [`DemandRecord`] has given.
+pub const GIVEN: usize = 256;
+/// The largest `demand` and gift: a sum over a thousand nodes stays far below what 64 bits hold.
+pub const LARGEST_DEMAND: u64 = 1_000_000_000_000_000;
+
+/// How the author's requests to one endpoint fared in the last seconds. Never believed, only a reason to look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutlierRecord {
+    /// Where the endpoint is. It need not be a member here.
+    pub node: NodeId,
+    /// Its service.
+    pub service: ServiceName,
+    /// Its instance.
+    pub instance: Option<String>,
+    /// Attempts that failed; none, once, says that it has recovered.
+    pub failures: u32,
+    /// All attempts.
+    pub requests: u32,
+    /// Mean time to the response's head, in microseconds; 0 if none came.
+    pub latency_us: u32,
+}
+
+/// What is asked of the author under one limit that holds for the whole mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemandRecord {
+    /// Hash of workload, rule and key.
+    pub limit: [u8; 16],
+    /// Thousandths of a request per second.
+    pub demand: u64,
+    /// What it has given to others since it began, in millionths of an equal share.
+    pub given: Vec<(NodeId, u64)>,
+}
+
+/// All that a node says of the moment under one heading; replaces all that it said under it before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// [`Section::OUTLIERS`], by parts.
+    Outliers(Vec<Arc<[OutlierRecord]>>),
+    /// [`Section::DEMAND`], by parts.
+    Demand(Vec<Arc<[DemandRecord]>>),
+}
+
+/// One part of a statement, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    Outliers(Arc<[OutlierRecord]>),
+    Demand(Arc<[DemandRecord]>),
+}
+
+impl Part {
+    /// Reads what a record of one of these sections holds.
+    pub(crate) fn read(section: Section, body: &[u8]) -> Result<Part, RecordError> {
+        match section.base() {
+            Section::OUTLIERS => Vec::read(body).map(|records| Part::Outliers(records.into())),
+            Section::DEMAND => Vec::read(body).map(|records| Part::Demand(records.into())),
+            _ => Err(RecordError::Invalid { field: "section", rule: "one that speaks of the moment" }),
+        }
+    }
+}
+
+impl Statement {
+    /// All parts of one section; `None` if there are none.
+    pub(crate) fn of<'a>(base: Section, parts: impl Iterator<Item = &'a Part>) -> Option<Statement> {
+        let (mut outliers, mut demands) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part {
+                Part::Outliers(records) => outliers.push(records.clone()),
+                Part::Demand(records) => demands.push(records.clone()),
+            }
+        }
+        match base {
+            Section::OUTLIERS if !outliers.is_empty() => Some(Statement::Outliers(outliers)),
+            Section::DEMAND if !demands.is_empty() => Some(Statement::Demand(demands)),
+            _ => None,
+        }
+    }
+}
+
+impl Checked for Vec<OutlierRecord> {
+    fn check(&self) -> Result<(), RecordError> {
+        count("outliers", self.len(), OUTLIERS)?;
+        self.iter().try_for_each(OutlierRecord::check)
+    }
+}
+
+impl Checked for Vec<DemandRecord> {
+    fn check(&self) -> Result<(), RecordError> {
+        count("demand", self.len(), DEMANDS)?;
+        self.iter().try_for_each(DemandRecord::check)
+    }
+}
+
+impl OutlierRecord {
+    pub(crate) fn check(&self) -> Result<(), RecordError> {
+        self.instance.iter().try_for_each(|instance| text("instance", instance))?;
+        if self.failures > self.requests {
+            return Err(RecordError::Invalid { field: "failures", rule: "no more than requests" });
+        }
+        Ok(())
+    }
+}
+
+impl DemandRecord {
+    pub(crate) fn check(&self) -> Result<(), RecordError> {
+        count("given", self.given.len(), GIVEN)?;
+        if self.demand > LARGEST_DEMAND || self.given.iter().any(|(_, given)| *given > LARGEST_DEMAND) {
+            return Err(RecordError::Invalid { field: "demand", rule: "at most 10^15" });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::codec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{body::Body, record::BODY_BYTES};
+
+    fn outlier(index: usize, failures: u32, requests: u32) -> OutlierRecord {
+        OutlierRecord {
+            node: NodeId::new(&format!("n{index}")).expect("valid"),
+            service: "default/reviews".parse().expect("valid"),
+            instance: None,
+            failures,
+            requests,
+            latency_us: 900,
+        }
+    }
+
+    fn demand(demand: u64, given: usize) -> DemandRecord {
+        let given = (0..given).map(|index| (NodeId::new(&format!("n{index}")).expect("valid"), 1)).collect();
+        DemandRecord { limit: [7; 16], demand, given }
+    }
+
+    #[test]
+    fn many_are_split_and_read_back() {
+        let all: Vec<OutlierRecord> = (0..500).map(|index| outlier(index, 1, 2)).collect();
+        let parts = Body::Outliers(all.clone()).parts().expect("fits");
+        assert!(parts.len() > 1 && parts.iter().all(|(section, _)| section.base() == Section::OUTLIERS));
+        let read: Vec<Part> = parts.iter().map(|(section, body)| Part::read(*section, body).expect("own")).collect();
+        let Some(Statement::Outliers(read)) = Statement::of(Section::OUTLIERS, read.iter()) else { panic!("{read:?}") };
+        assert_eq!(read.iter().flat_map(|part| part.iter().cloned()).collect::<Vec<_>>(), all);
+        let tiny: Vec<DemandRecord> = (0..DEMANDS + 1).map(|_| demand(5, 0)).collect();
+        assert_eq!(Body::Demand(tiny).parts().expect("fits").len(), 2, "no reader would take one so long");
+        let given: Vec<DemandRecord> = (0..40).map(|_| demand(5, 100)).collect();
+        let parts = Body::Demand(given).parts().expect("fits");
+        assert!(parts.iter().all(|(section, body)| section.base() == Section::DEMAND && body.len() <= BODY_BYTES));
+        assert!(Body::Outliers((0..20_000).map(|index| outlier(index, 1, 2)).collect()).parts().is_err());
+    }
+
+    #[test]
+    fn what_no_honest_node_counts_is_refused() {
+        let refused = |body: Vec<u8>, section| Part::read(section, &body).is_err();
+        assert!(refused(codec::encode(&vec![outlier(1, 2, 1)]), Section::OUTLIERS));
+        assert!(refused(codec::encode(&vec![outlier(1, u32::MAX, 0)]), Section::OUTLIERS));
+        assert!(refused(
+            codec::encode(&vec![OutlierRecord { instance: Some("\u{7}".into()), ..outlier(1, 1, 1) }]),
+            Section::OUTLIERS
+        ));
+        let tiny = |index: usize| OutlierRecord { latency_us: 0, ..outlier(index % 10, 0, 0) };
+        assert!(refused(codec::encode(&(0..=OUTLIERS).map(tiny).collect::<Vec<_>>()), Section::OUTLIERS));
+        assert!(refused(codec::encode(&vec![demand(u64::MAX, 0)]), Section::DEMAND));
+        let mut greedy = demand(1, 1);
+        greedy.given[0].1 = u64::MAX;
+        assert!(refused(codec::encode(&vec![greedy]), Section::DEMAND));
+        assert!(refused(codec::encode(&vec![demand(1, GIVEN + 1)]), Section::DEMAND));
+        assert!(refused(codec::encode(&(0..=DEMANDS).map(|_| demand(1, 0)).collect::<Vec<_>>()), Section::DEMAND));
+        assert!(!refused(codec::encode(&vec![outlier(1, u32::MAX, u32::MAX)]), Section::OUTLIERS));
+        assert!(!refused(codec::encode(&vec![demand(LARGEST_DEMAND, GIVEN)]), Section::DEMAND));
+        assert!(refused(vec![0], Section::HEALTH), "another section");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), part in 0_u16..20) {
+            for base in [Section::OUTLIERS, Section::DEMAND] {
+                let _ = Part::read(base.part(part), &bytes);
+            }
+        }
+    }
+}
