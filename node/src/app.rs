@@ -38,6 +38,7 @@ use crate::{
         members::{Input, Members, Task as MembersTask},
         peers,
         renew::Renewal,
+        shares::Shares,
         state_dir::{Owner, StateDir},
         store::Store,
         sync::{Parts, Requests, Sync},
@@ -179,6 +180,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
     start_membership(&config, &known, &mesh, &network, inputs, &sync, &hearing, &tasks);
+    tasks.critical("shares", Shares::new(known.world.clone(), members.clone(), hearing.demand.clone()).run());
     let agent = Agent::new(sync.clone(), local.clone(), known.store.clone(), config.clone(), applier(&plane));
     start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
 

@@ -19,6 +19,7 @@ pub mod members;
 pub mod peers;
 pub mod receipt;
 pub mod renew;
+pub mod shares;
 pub mod state_dir;
 pub mod store;
 pub mod sync;

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use policy::kinds::LimitRule;
+
 use super::Millis;
 
 /// `limit` of a RateLimit.
@@ -33,6 +35,13 @@ pub(super) struct Pace {
 }
 
 impl Limit {
+    /// What a rule says.
+    #[must_use]
+    pub fn of(rule: &LimitRule) -> Limit {
+        let interval = u64::try_from(rule.interval.as_millis()).unwrap_or(u64::MAX);
+        Limit { requests: rule.requests, interval, burst: rule.burst }
+    }
+
     /// Requests per second.
     pub(super) fn rate(&self) -> f64 {
         f64::from(self.requests) * 1_000.0 / interval(self.interval)

@@ -24,8 +24,10 @@ const PAUSE_EACH_MS: Millis = 10;
 /// The same for so many keys, whose statement takes one more record.
 const PAUSE_KEYS_MS: Millis = 50;
 const KEYS_A_RECORD: usize = 100;
-/// What a node says is said again after this time, for whoever missed it.
+/// What a node says is said again after this time, for whoever missed it;
 const AGAIN_MS: Millis = 2_000;
+/// that it has nothing to say, so often.
+const AGAIN_NOTHING: u8 = 2;
 
 /// A rule and service (`number`), and a key of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +70,8 @@ pub struct Shares {
     /// What was said last, and when.
     said: Statement,
     said_at: Option<Millis>,
+    /// How often it was said.
+    said_times: u8,
 }
 
 #[derive(Debug)]
@@ -89,7 +93,7 @@ impl Shares {
     /// No rules yet. `own`: this node.
     #[must_use]
     pub fn new(own: Key) -> Shares {
-        Shares { own, rules: BTreeMap::new(), heard: BTreeMap::new(), said: Statement::new(), said_at: None }
+        Shares { own, rules: BTreeMap::new(), heard: BTreeMap::new(), said: Statement::new(), said_at: None, said_times: 0 }
     }
 
     /// Whether there is nothing to do until rules come.
@@ -167,11 +171,16 @@ impl Shares {
         }
         let says = self.rules.iter().flat_map(|(number, rule)| rule.says(*number));
         let statement: Statement = says.collect();
-        let again = || !statement.is_empty() && self.said_at.is_none_or(|at| now.saturating_sub(at) >= AGAIN_MS);
-        if statement == self.said && !again() {
-            return None;
+        if statement == self.said {
+            let late = self.said_at.is_some_and(|at| now.saturating_sub(at) >= AGAIN_MS);
+            if !late || statement.is_empty() && self.said_times > AGAIN_NOTHING {
+                return None;
+            }
+        } else {
+            self.said_times = 0;
         }
         self.said_at = Some(now);
+        self.said_times = self.said_times.saturating_add(1);
         self.said.clone_from(&statement);
         Some(statement)
     }

@@ -9,6 +9,12 @@ use std::{
     },
 };
 
+use certs::id::ServiceName;
+use policy::{
+    compile::WorkloadLimit,
+    kinds::{LimitMode, LimitScope},
+};
+
 use super::{Buckets, Limit, MeshRule, Mode, Refused};
 
 /// Keys that may be short of full at once; 16 bytes each, taken when the first limit is met.
@@ -61,10 +67,22 @@ impl Limits {
         self.buckets.get_or_init(|| Buckets::new(KEYS, self.seed))
     }
 
-    /// The gates of a rule that holds for the whole mesh; `number` names it and the service everywhere. `keyed`: there is
-    /// more than one key. `nodes`: how many share it as far as is known, should it begin now.
+    /// The gates of a limit at a service where all nodes keep it together; `None` where each node keeps its own. `nodes`:
+    /// how many share it as far as is known, should it begin now.
     #[must_use]
-    pub fn mesh(&self, number: u64, limit: Limit, mode: Mode, keyed: bool, nodes: usize) -> Arc<MeshRule> {
+    pub fn mesh(&self, limit: &WorkloadLimit, service: &ServiceName, nodes: usize) -> Option<Arc<MeshRule>> {
+        let rule = &limit.rule;
+        if rule.scope == LimitScope::Node {
+            return None;
+        }
+        let mode = match rule.mode {
+            LimitMode::Split => Mode::Split,
+            LimitMode::Hard => Mode::Hard,
+        };
+        Some(self.mesh_rule(limit.number_at(service), Limit::of(rule), mode, !rule.per.is_empty(), nodes))
+    }
+
+    fn mesh_rule(&self, number: u64, limit: Limit, mode: Mode, keyed: bool, nodes: usize) -> Arc<MeshRule> {
         let mut mesh = self.mesh.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = mesh.get(&number) {
             return known.clone();

@@ -8,21 +8,18 @@ use super::{
     caller::Who,
 };
 use crate::{
-    balance::rate::{Counts, Limit, Limits, MeshRule, Mode, Refused},
+    balance::rate::{Counts, Limit, Limits, MeshRule, Refused},
     snapshot::Snapshot,
 };
-use certs::{
-    id::{NodeId, ServiceName},
-    sign::Digest,
-};
+use certs::sign::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::RETRY_AFTER, request::Parts};
 use policy::{
     compile::{Workload, WorkloadLimit},
-    kinds::{LimitKey, LimitMode, LimitRule, LimitScope, PathNormalization},
+    kinds::{LimitKey, LimitRule, PathNormalization},
     normalize,
     route::{self, Request},
 };
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
@@ -39,27 +36,14 @@ pub(super) struct Counted {
 
 /// Where a workload's limits are counted, in their order.
 pub(super) fn counted(snapshot: &Snapshot, who: &Who, workload: &Workload) -> Vec<Counted> {
+    // Until the agent counts those that share, nobody is overlooked.
+    let service = snapshot.services.get(&who.service);
+    let nodes = service.map_or(1, |service| service.nodes().len());
     let of = |limit: &WorkloadLimit| Counted {
         counts: snapshot.limits.counts(&limit.id_at(&who.service, who.instance.as_deref())),
-        mesh: mesh(snapshot, limit, &who.service),
+        mesh: snapshot.limits.mesh(limit, &who.service, nodes),
     };
     workload.limits.iter().map(of).collect()
-}
-
-/// The gates of a limit that all nodes of the service keep together.
-fn mesh(snapshot: &Snapshot, limit: &WorkloadLimit, service: &ServiceName) -> Option<Arc<MeshRule>> {
-    if limit.rule.scope == LimitScope::Node {
-        return None;
-    }
-    let mode = match limit.rule.mode {
-        LimitMode::Split => Mode::Split,
-        LimitMode::Hard => Mode::Hard,
-    };
-    // Until the agent counts those that share, nobody is overlooked.
-    let endpoints = snapshot.services.get(service).map(|service| service.endpoints.clone()).unwrap_or_default();
-    let nodes: BTreeSet<&NodeId> = endpoints.iter().map(|endpoint| &endpoint.id.node).collect();
-    let keyed = !limit.rule.per.is_empty();
-    Some(snapshot.limits.mesh(limit.number_at(service), pace(&limit.rule), mode, keyed, nodes.len()))
 }
 
 impl Arriving<'_> {
@@ -110,7 +94,7 @@ impl Arriving<'_> {
             None => Bucket::Node {
                 place: limit.id_at(&self.who.service, self.who.instance.as_deref()),
                 values,
-                pace: pace(&limit.rule),
+                pace: Limit::of(&limit.rule),
             },
         }
     }
@@ -175,11 +159,6 @@ fn number(values: &[Cow<'_, [u8]>]) -> u64 {
         bytes.extend_from_slice(value);
     }
     Digest::of(&bytes).first_u64()
-}
-
-fn pace(rule: &LimitRule) -> Limit {
-    let interval = u64::try_from(rule.interval.as_millis()).unwrap_or(u64::MAX);
-    Limit { requests: rule.requests, interval, burst: rule.burst }
 }
 
 /// All lines of a header as one value.
@@ -249,7 +228,7 @@ mod tests {
         };
         assert_eq!(number(&["a", "b"]), number(&["a", "b"]));
         let all = [number(&[]), number(&[""]), number(&["a", "b"]), number(&["ab", ""]), number(&["b", "a"])];
-        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
     }
 
     #[test]
