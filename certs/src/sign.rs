@@ -100,6 +100,13 @@ impl Digest {
         let hash = digest(&SHA256, bytes);
         Digest(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
+
+    /// The first eight bytes as a number, for tables: who can choose the bytes finds two that share it after 2^32 tries.
+    pub fn first_u64(&self) -> u64 {
+        let mut first = [0; 8];
+        first.copy_from_slice(&self.0[..8]);
+        u64::from_be_bytes(first)
+    }
 }
 
 impl SigningKey {

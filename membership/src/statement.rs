@@ -43,9 +43,10 @@ pub struct OutlierRecord {
 /// What is asked of the author under one limit that holds for the whole mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DemandRecord {
-    /// Hash of workload, rule and key.
+    /// Hash of rule and service, and of the key. All zeros: no limit, and `demand` counts the author's statements, so that one
+    /// that says the same again is signed and spread again.
     pub limit: [u8; 16],
-    /// Thousandths of a request per second.
+    /// Millionths of the limit; a reader takes no more than the whole.
     pub demand: u64,
     /// What it has given to others since it began, in millionths of an equal share.
     pub given: Vec<(NodeId, u64)>,

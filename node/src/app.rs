@@ -39,6 +39,7 @@ use crate::{
         outliers::Sharing,
         peers,
         renew::Renewal,
+        shares::Shares,
         state_dir::{Owner, StateDir},
         store::Store,
         sync::{Parts, Requests, Sync},
@@ -182,6 +183,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let bound = apply(&plane, &config).await?;
     let requests = Requests { sync: sync.clone(), local: local.clone() };
     start_membership(&config, &known, &mesh, &network, inputs, requests, &hearing, &tasks);
+    tasks.critical("shares", Shares::new(known.world.clone(), members.clone(), hearing.demand.clone()).run());
     let sharing = Sharing {
         circuits: circuits.clone(),
         outlets,

@@ -188,6 +188,14 @@ impl Services {
     }
 }
 
+impl Service {
+    /// The nodes that serve it, reachable or not.
+    #[must_use]
+    pub fn nodes(&self) -> BTreeSet<&NodeId> {
+        self.endpoints.iter().map(|endpoint| &endpoint.id.node).collect()
+    }
+}
+
 impl Registry for Services {
     fn ports(&self, service: &ServiceName) -> Option<Arc<[ServicePort]>> {
         self.get(service).map(|service| service.ports.clone())

@@ -20,6 +20,7 @@ pub mod outliers;
 pub mod peers;
 pub mod receipt;
 pub mod renew;
+pub mod shares;
 pub mod state_dir;
 pub mod store;
 pub mod sync;

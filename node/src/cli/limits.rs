@@ -21,7 +21,7 @@ fn table(limits: &[Limit]) -> Table {
     for limit in limits {
         let pace = format!("{}/{} ms, {} at once", limit.limit, limit.interval_ms, limit.burst);
         let (share, admitted, refused) =
-            (limit.share.to_string(), limit.admitted.to_string(), limit.refused.to_string());
+            (share(limit), limit.admitted.to_string(), limit.refused.to_string());
         let key = if limit.key.is_empty() { "-" } else { &limit.key };
         table.row([
             &limit.service,
@@ -36,4 +36,10 @@ fn table(limits: &[Limit]) -> Table {
         ]);
     }
     table
+}
+
+/// To two places: what a share is worth in requests.
+fn share(limit: &Limit) -> String {
+    let share = (limit.share * 100.0).round() / 100.0;
+    if limit.nodes > 1 { format!("{share} on one of {} nodes", limit.nodes) } else { share.to_string() }
 }

@@ -142,9 +142,6 @@ impl LimitRule {
         if let (Some(LimitScope::Node), Some((Some(_), mode))) = (scope, &mode) {
             mode.error_hint(codes::EXCLUSIVE, "`mode` says how nodes divide a limit of the mesh", "leave it out");
         }
-        if scope == Some(LimitScope::Mesh) {
-            fields.get("scope").as_ref().unwrap_or(at).unbuilt("scope `mesh`, the default (write `scope: node`),");
-        }
         let response_headers = fields.get("responseHeaders").map(|map| decode_headers(&map)).unwrap_or_default();
         fields.finish();
         let mode = mode.map_or(Some(LimitMode::Split), |(mode, _)| mode)?;

@@ -212,7 +212,7 @@ pub struct Endpoint {
 }
 
 /// One of `GET /v1/limits`: a rule of a RateLimit at a service of the answering node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     /// `NAMESPACE/NAME[/INSTANCE]`.
     pub service: String,
@@ -230,8 +230,14 @@ pub struct Limit {
     pub interval_ms: u64,
     /// Requests that may come at once.
     pub burst: u32,
-    /// What of `limit` this node lets through by itself.
-    pub share: u32,
+    /// What of `limit` this node lets through now; where `key` is not empty, of a key that nobody asks about.
+    pub share: f64,
+    /// Nodes that keep the limit together, this one among them; 1 where each keeps its own.
+    #[serde(default)]
+    pub nodes: usize,
+    /// Keys of a limit of the mesh that are asked about here.
+    #[serde(default)]
+    pub keys: Option<usize>,
     /// Requests let in since the node started.
     pub admitted: u64,
     /// Those answered 429.

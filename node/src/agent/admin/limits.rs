@@ -14,6 +14,8 @@ impl Admin {
             let namespace = service.name.namespace();
             let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &service.labels);
             let row = |limit: &WorkloadLimit| {
+                let nodes = snapshot.services.get(&service.name).map_or(1, |service| service.nodes().len());
+                let mesh = snapshot.limits.mesh(limit, &service.name, nodes);
                 let counts = snapshot.limits.counts(&limit.id_at(&service.name, service.instance.as_deref()));
                 let keys: Vec<String> = limit.rule.per.iter().map(ToString::to_string).collect();
                 api::Limit {
@@ -29,7 +31,9 @@ impl Admin {
                     limit: limit.rule.requests,
                     interval_ms: u64::try_from(limit.rule.interval.as_millis()).unwrap_or(u64::MAX),
                     burst: limit.rule.burst,
-                    share: limit.rule.requests,
+                    share: mesh.as_ref().map_or(1.0, |mesh| mesh.share()) * f64::from(limit.rule.requests),
+                    nodes: mesh.as_ref().map_or(1, |mesh| mesh.nodes()),
+                    keys: mesh.map(|mesh| mesh.keys()),
                     admitted: counts.admitted(),
                     refused: counts.refused(),
                 }

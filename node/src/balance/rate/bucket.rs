@@ -49,10 +49,11 @@ impl Buckets {
     }
 
     /// Takes back that a request of this key was let in: another limit refused it.
-    pub fn give_back(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) {
-        let slot = self.slot(self.hash(key), now_micros.saturating_mul(1_000));
+    pub fn give_back(&self, key: &[&[u8]], limit: &Limit) {
+        // A bucket that made room for another meanwhile was nearly full, and has nothing to be given back to.
+        let key = self.hash(key);
+        let Some(slot) = self.ways(key).iter().find(|slot| slot.key.load(Relaxed) == key) else { return };
         let period = limit.pace(1.0).period;
-        // A bucket that was given away meanwhile is full or nearly so: nothing is to be given back to it.
         let _ = slot.full_at.fetch_update(Relaxed, Relaxed, |full_at| Some(full_at.saturating_sub(period)));
     }
 
@@ -65,10 +66,15 @@ impl Buckets {
         hasher.finish().max(1)
     }
 
-    fn slot(&self, key: u64, now: u64) -> &Slot {
+    /// Where this key may lie.
+    fn ways(&self, key: u64) -> &[Slot] {
         let sets = self.slots.len() / WAYS;
         let begin = usize::try_from(key % sets as u64).unwrap_or(0) * WAYS;
-        let ways = &self.slots[begin..begin + WAYS];
+        &self.slots[begin..begin + WAYS]
+    }
+
+    fn slot(&self, key: u64, now: u64) -> &Slot {
+        let ways = self.ways(key);
         let mut fullest = &ways[0];
         for slot in ways {
             if slot.key.load(Relaxed) == key {
@@ -112,11 +118,23 @@ mod tests {
         let buckets = Buckets::new(64, 7);
         let admitted = || (0..5).filter(|_| buckets.admit(&[b"a"], &LIMIT, SECOND).is_ok()).count();
         assert_eq!(admitted(), 2);
-        buckets.give_back(&[b"a"], &LIMIT, SECOND);
+        buckets.give_back(&[b"a"], &LIMIT);
         assert_eq!(admitted(), 1);
         // More than was taken is not to be had.
-        (0..9).for_each(|_| buckets.give_back(&[b"a"], &LIMIT, SECOND));
+        (0..9).for_each(|_| buckets.give_back(&[b"a"], &LIMIT));
         assert_eq!(admitted(), 2);
+    }
+
+    #[test]
+    fn what_is_given_back_takes_nobodys_place() {
+        let buckets = Buckets::new(8, 7);
+        let admitted = |key: u8| (0..5).filter(|_| buckets.admit(&[&[key]], &LIMIT, SECOND).is_ok()).count();
+        assert_eq!((0..9).map(admitted).collect::<Vec<_>>(), [2; 9], "the last took the place of one before it");
+        let held = |key: u8| buckets.slots.iter().any(|slot| slot.key.load(Relaxed) == buckets.hash(&[&[key]]));
+        let lost = (0..9).find(|key| !held(*key)).expect("nine keys in eight places");
+        buckets.give_back(&[&[lost]], &LIMIT);
+        assert!((0..9).filter(|key| *key != lost).all(held));
+        assert_eq!((0..9).filter(|key| *key != lost).map(admitted).sum::<usize>(), 0);
     }
 
     #[test]

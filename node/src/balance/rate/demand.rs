@@ -1,4 +1,7 @@
-//! How many requests a second are asked of this node, smoothed, and whether that is news to the others.
+//! How much of a limit is asked of this node, smoothed, and whether that is news to the others.
+//!
+//! Demand is told in millionths of the limit, so that one of an hour is told as exactly as one of a second, and is the
+//! whole limit at most: what is asked beyond that moves no share.
 
 use super::Millis;
 
@@ -6,6 +9,8 @@ use super::Millis;
 pub const HALF_LIFE_MS: Millis = 240;
 /// A change by less than this part of what was said last is not worth a message.
 pub const WORTH_SAYING: f64 = 0.05;
+/// The whole limit.
+pub const WHOLE: u64 = 1_000_000;
 /// Less than this a second is nothing.
 const NOTHING: f64 = 0.1;
 
@@ -15,7 +20,7 @@ pub(super) struct Demand {
     asked: u64,
     closed: Millis,
     rate: f64,
-    said: f64,
+    said: u64,
 }
 
 impl Demand {
@@ -24,11 +29,11 @@ impl Demand {
         Demand { asked, closed: now, ..Demand::default() }
     }
 
-    /// A window has ended. True if the demand is news.
-    pub(super) fn close(&mut self, asked: u64, now: Millis) -> bool {
+    /// A window has ended.
+    pub(super) fn close(&mut self, asked: u64, now: Millis) {
         let elapsed = now.saturating_sub(self.closed);
         if elapsed == 0 {
-            return false;
+            return;
         }
         let seconds = f64::from(u32::try_from(elapsed).unwrap_or(u32::MAX)) / 1_000.0;
         let count = f64::from(u32::try_from(asked.saturating_sub(self.asked)).unwrap_or(u32::MAX));
@@ -38,16 +43,29 @@ impl Demand {
             self.rate = 0.0;
         }
         (self.asked, self.closed) = (asked, now);
-        let is_news = (self.rate - self.said).abs() > WORTH_SAYING * self.said;
+    }
+
+    /// Says what is asked, if that is news. `whole`: the limit's requests a second; less than `quiet` is not spoken of.
+    pub(super) fn say(&mut self, whole: f64, quiet: u64) -> bool {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
+        let part = ((self.rate / whole).min(1.0) * WHOLE as f64) as u64;
+        let part = if part < quiet { 0 } else { part };
+        let is_news = (part == 0) != (self.said == 0)
+            || part.abs_diff(self.said) as f64 > WORTH_SAYING * self.said as f64;
         if is_news {
-            self.said = self.rate;
+            self.said = part;
         }
         is_news
     }
 
     /// What was said last: this node's share follows from it as it does for the others, who know no better.
-    pub(super) const fn said(&self) -> f64 {
+    pub(super) const fn said(&self) -> u64 {
         self.said
+    }
+
+    /// Nothing is asked, and nothing is to be said of it.
+    pub(super) fn is_calm(&self, asked: u64) -> bool {
+        self.said == 0 && self.rate == 0.0 && self.asked == asked
     }
 }
 
@@ -59,7 +77,8 @@ mod tests {
         windows
             .filter(|window| {
                 *asked += rate / 10;
-                demand.close(*asked, (window + 1) * 100)
+                demand.close(*asked, (window + 1) * 100);
+                demand.say(10_000.0, 2_500)
             })
             .count()
     }
@@ -68,11 +87,27 @@ mod tests {
     fn a_shift_is_seen_within_two_seconds_and_calm_is_silent() {
         let (mut demand, mut asked) = (Demand::new(0, 0), 0);
         assert!(run(&mut demand, 1_000, 0..20, &mut asked) > 0);
-        assert!((demand.said() - 1_000.0).abs() < 60.0, "{}", demand.said());
+        assert!(demand.said().abs_diff(100_000) < 6_000, "{}", demand.said());
         assert_eq!(run(&mut demand, 1_000, 20..60, &mut asked), 0);
         run(&mut demand, 100, 60..80, &mut asked);
-        assert!((demand.said() - 100.0).abs() < 10.0, "{}", demand.said());
+        assert!(demand.said().abs_diff(10_000) < 1_000, "{}", demand.said());
+        assert!(!demand.is_calm(asked));
         run(&mut demand, 0, 80..140, &mut asked);
-        assert_eq!(demand.said(), 0.0);
+        assert!(demand.said() == 0 && demand.is_calm(asked));
+    }
+
+    #[test]
+    fn what_is_little_is_not_spoken_of_and_what_is_more_than_the_limit_is_the_whole() {
+        let (mut demand, mut asked) = (Demand::new(0, 0), 0);
+        assert_eq!(run(&mut demand, 20, 0..20, &mut asked), 0);
+        assert!(demand.said() == 0 && !demand.is_calm(asked));
+        run(&mut demand, 90_000, 20..60, &mut asked);
+        assert_eq!(demand.said(), WHOLE);
+        assert_eq!(run(&mut demand, 900_000, 60..90, &mut asked), 0);
+        // One an hour: the first request of an hour is the whole limit.
+        let mut slow = Demand::new(0, 0);
+        slow.close(1, 100);
+        assert!(slow.say(1.0 / 3_600.0, 8_000));
+        assert_eq!(slow.said(), WHOLE);
     }
 }

@@ -15,6 +15,8 @@ use super::Key;
 const EQUAL: f64 = 1_000_000.0;
 /// Less than this part of an equal share is not worth a gift.
 const WORTH_GIVING: f64 = EQUAL / 50.0;
+/// Nodes to whom one gives at most: what it says of a key must fit into a record.
+pub(super) const GIFTS: usize = 32;
 /// How often gifts of what others gave are followed.
 const ROUNDS: usize = 8;
 
@@ -54,8 +56,16 @@ impl Escrow {
         let nodes: BTreeSet<Key> = targets.keys().cloned().collect();
         let held = self.held(own, &nodes);
         let above = |node: &Key| held[node] - targets[node] * EQUAL * count(nodes.len());
-        let missing: Vec<(&Key, f64)> =
+        let mut missing: Vec<(&Key, f64)> =
             nodes.iter().map(|node| (node, -above(node))).filter(|(_, m)| *m > 0.0).collect();
+        missing.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        let mut room = GIFTS.saturating_sub(self.given.len());
+        missing.retain(|(node, _)| {
+            let is_known = self.given.contains_key(*node);
+            let fits = is_known || room > 0;
+            room -= usize::from(fits && !is_known);
+            fits
+        });
         let all: f64 = missing.iter().map(|(_, missing)| missing).sum();
         let surplus = above(own).min(all);
         if surplus < WORTH_GIVING {

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use policy::kinds::LimitRule;
+
 use super::Millis;
 
 /// `limit` of a RateLimit.
@@ -33,6 +35,13 @@ pub(super) struct Pace {
 }
 
 impl Limit {
+    /// What a rule says.
+    #[must_use]
+    pub fn of(rule: &LimitRule) -> Limit {
+        let interval = u64::try_from(rule.interval.as_millis()).unwrap_or(u64::MAX);
+        Limit { requests: rule.requests, interval, burst: rule.burst }
+    }
+
     /// Requests per second.
     pub(super) fn rate(&self) -> f64 {
         f64::from(self.requests) * 1_000.0 / interval(self.interval)
@@ -93,12 +102,17 @@ impl Gate {
     /// The share is used up.
     pub fn admit(&self, now_micros: u64) -> Result<(), Refused> {
         self.asked.fetch_add(1, Relaxed);
-        let pace = Pace { period: self.period.load(Relaxed), depth: self.depth.load(Relaxed) };
-        let verdict = admit(&self.full_at, pace, now_micros.saturating_mul(1_000));
+        let verdict = admit(&self.full_at, self.pace(), now_micros.saturating_mul(1_000));
         if verdict.is_err() {
             self.refused.fetch_add(1, Relaxed);
         }
         verdict
+    }
+
+    /// Takes back that a request was let in: another limit refused it. It was asked all the same.
+    pub fn give_back(&self) {
+        let period = self.period.load(Relaxed);
+        let _ = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| Some(full_at.saturating_sub(period)));
     }
 
     /// Requests since it began.
@@ -113,7 +127,52 @@ impl Gate {
         self.refused.load(Relaxed)
     }
 
-    pub(super) fn set(&self, pace: Pace) {
+    /// The part of this limit that it lets in, 1 being the whole.
+    pub(super) fn part(&self, limit: &Limit) -> f64 {
+        limit.pace(1.0).period as f64 / self.period.load(Relaxed).max(1) as f64
+    }
+
+    /// When it will be full again, in nanoseconds: the later, the more of it is used up.
+    pub(super) fn full_at(&self) -> u64 {
+        self.full_at.load(Relaxed)
+    }
+
+    /// Forgets everything and is full.
+    pub(super) fn begin(&self, pace: Pace, now: u64) {
+        self.store(pace);
+        self.full_at.store(now, Relaxed);
+        self.asked.store(0, Relaxed);
+        self.refused.store(0, Relaxed);
+    }
+
+    /// Changes the pace and keeps the requests that it has room for, as far as the new burst allows: a share that grows
+    /// comes empty. So no move of shares between nodes makes room that was not there.
+    pub(super) fn set(&self, pace: Pace, now: u64) {
+        let before = self.pace();
+        if before == pace {
+            return;
+        }
+        let refill = |full_at: u64| {
+            let room = before.depth.saturating_sub(full_at.saturating_sub(now)) as f64 / before.period as f64;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
+            let kept = (room * pace.period as f64) as u64;
+            Some(now.saturating_add(pace.depth.saturating_sub(kept)))
+        };
+        // Whoever asks between the two steps finds less room than there is, never more.
+        if pace.period < before.period {
+            let _ = self.full_at.fetch_update(Relaxed, Relaxed, refill);
+            self.store(pace);
+        } else {
+            self.store(pace);
+            let _ = self.full_at.fetch_update(Relaxed, Relaxed, refill);
+        }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { period: self.period.load(Relaxed), depth: self.depth.load(Relaxed) }
+    }
+
+    fn store(&self, pace: Pace) {
         self.period.store(pace.period, Relaxed);
         self.depth.store(pace.depth, Relaxed);
     }
@@ -170,6 +229,33 @@ mod tests {
             .collect();
         assert_eq!(threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>(), 500);
         assert_eq!((gate.asked(), gate.refused()), (4_000, 3_500));
+    }
+
+    #[test]
+    fn a_share_that_grows_comes_empty_and_one_that_shrinks_keeps_what_it_may() {
+        let limit = Limit { requests: 100, interval: 1_000, burst: 100 };
+        let gate = Gate::new(limit.pace(0.1));
+        let let_in = |now: u64| (0..200).filter(|_| gate.admit(now * 1_000).is_ok()).count();
+        gate.begin(limit.pace(0.1), 5_000 * MS);
+        gate.set(limit.pace(0.9), 5_000 * MS);
+        assert!((gate.part(&limit) - 0.9).abs() < 1e-6);
+        assert_eq!(let_in(5_000), 10, "a tenth of the burst, as before");
+        assert_eq!(let_in(5_500), 45, "half a second of nine tenths");
+        gate.set(limit.pace(0.05), 7_000 * MS);
+        assert_eq!(let_in(7_000), 5, "it was full, and is full");
+        gate.set(limit.pace(0.5), 7_000 * MS);
+        gate.set(limit.pace(0.05), 7_000 * MS);
+        assert_eq!(let_in(7_000), 0, "nothing comes of changes");
+    }
+
+    #[test]
+    fn what_is_given_back_may_be_taken_again() {
+        let gate = Gate::new(Limit { requests: 1, interval: 60_000, burst: 2 }.pace(1.0));
+        gate.begin(gate.pace(), MS);
+        assert_eq!((0..4).filter(|_| gate.admit(1_000).is_ok()).count(), 2);
+        gate.give_back();
+        assert_eq!((0..4).filter(|_| gate.admit(1_000).is_ok()).count(), 1);
+        assert_eq!((gate.asked(), gate.refused()), (8, 5));
     }
 
     proptest! {

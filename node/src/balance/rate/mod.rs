@@ -7,15 +7,19 @@ mod bucket;
 mod demand;
 mod escrow;
 mod gate;
+mod keys;
 mod share;
+mod shares;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use bucket::Buckets;
-pub use demand::{HALF_LIFE_MS, WORTH_SAYING};
+pub use demand::{HALF_LIFE_MS, WHOLE, WORTH_SAYING};
 pub use gate::{Gate, Limit, Refused};
+pub use keys::{MESH_KEYS, MeshRule};
 pub use share::{EQUAL_PART, MeshLimit, Mode, Said, WINDOW_MS};
+pub use shares::{HARD_VOICES, LimitId, Shares, Statement, VOICES, VOICES_EACH};
 pub use table::{Counts, Limits, RuleId};
 
 use super::{Key, Millis};

@@ -9,12 +9,20 @@ use std::{
     },
 };
 
-use super::{Buckets, Limit, Refused};
+use certs::id::ServiceName;
+use policy::{
+    compile::WorkloadLimit,
+    kinds::{LimitMode, LimitScope},
+};
+
+use super::{Buckets, Limit, MeshRule, Mode, Refused};
 
 /// Keys that may be short of full at once; 16 bytes each, taken when the first limit is met.
 const KEYS: usize = 65_536;
 /// Rules whose counts are kept; with more, those that nobody uses go.
 const MAX_RULES: usize = 10_000;
+/// Rules of the mesh whose gates are kept; with more, those that nobody uses go.
+const MAX_MESH_RULES: usize = 1_000;
 
 /// See the module. Shared by all workers.
 #[derive(Debug)]
@@ -22,6 +30,7 @@ pub struct Limits {
     seed: u64,
     buckets: OnceLock<Buckets>,
     counts: Mutex<HashMap<RuleId, Arc<Counts>>>,
+    mesh: Mutex<HashMap<u64, Arc<MeshRule>>>,
 }
 
 /// A rule at a workload; whoever asks chooses the bytes.
@@ -38,7 +47,7 @@ impl Limits {
     /// Nothing is used up yet. `seed`: a random number.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, buckets: OnceLock::new(), counts: Mutex::default() }
+        Self { seed, buckets: OnceLock::new(), counts: Mutex::default(), mesh: Mutex::default() }
     }
 
     /// Lets in a request of the key that these parts make up, or not.
@@ -50,12 +59,45 @@ impl Limits {
     }
 
     /// Takes back that a request of this key was let in: another limit refused it.
-    pub fn give_back(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) {
-        self.buckets().give_back(key, limit, now_micros);
+    pub fn give_back(&self, key: &[&[u8]], limit: &Limit) {
+        self.buckets().give_back(key, limit);
     }
 
     fn buckets(&self) -> &Buckets {
         self.buckets.get_or_init(|| Buckets::new(KEYS, self.seed))
+    }
+
+    /// The gates of a limit at a service where all nodes keep it together; `None` where each node keeps its own. `nodes`:
+    /// how many share it as far as is known, should it begin now.
+    #[must_use]
+    pub fn mesh(&self, limit: &WorkloadLimit, service: &ServiceName, nodes: usize) -> Option<Arc<MeshRule>> {
+        let rule = &limit.rule;
+        if rule.scope == LimitScope::Node {
+            return None;
+        }
+        let mode = match rule.mode {
+            LimitMode::Split => Mode::Split,
+            LimitMode::Hard => Mode::Hard,
+        };
+        Some(self.mesh_rule(limit.number_at(service), Limit::of(rule), mode, !rule.per.is_empty(), nodes))
+    }
+
+    fn mesh_rule(&self, number: u64, limit: Limit, mode: Mode, keyed: bool, nodes: usize) -> Arc<MeshRule> {
+        let mut mesh = self.mesh.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = mesh.get(&number) {
+            return known.clone();
+        }
+        if mesh.len() >= MAX_MESH_RULES {
+            mesh.retain(|_, known| Arc::strong_count(known) > 1);
+        }
+        let begin = || Arc::new(MeshRule::new(number, limit, mode, keyed, nodes, self.seed));
+        mesh.entry(number).or_insert_with(begin).clone()
+    }
+
+    /// Forgets the rules of the mesh that nobody uses.
+    pub fn tidy_mesh(&self) {
+        let mut mesh = self.mesh.lock().unwrap_or_else(PoisonError::into_inner);
+        mesh.retain(|_, known| Arc::strong_count(known) > 1);
     }
 
     /// The counts of a rule, begun at zero.

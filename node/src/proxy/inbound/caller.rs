@@ -5,7 +5,6 @@ use super::{
     limits,
 };
 use crate::{
-    balance::rate::Counts,
     config::Service,
     mesh::Preface,
     snapshot::{Endpoint, Snapshot},
@@ -72,7 +71,7 @@ struct Seen {
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) workload: Arc<compile::Workload>,
-    pub(super) counts: Vec<Arc<Counts>>,
+    pub(super) counted: Vec<limits::Counted>,
 }
 
 impl Caller {
@@ -150,8 +149,8 @@ impl Caller {
             Some(known) if is_current(known) => look(&known.rules),
             Some(_) | None => {
                 let workload = workload(snapshot, service);
-                let counts = limits::counts(&snapshot.limits, &self.who, &workload);
-                let rules = Rules { workload, counts };
+                let counted = limits::counted(snapshot, &self.who, &workload);
+                let rules = Rules { workload, counted };
                 let answer = look(&rules);
                 let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));
                 *seen = Some(Seen { compiled, local, rules });

@@ -1,12 +1,17 @@
-//! How often a service may be called: a request must find room in each rule of each RateLimit that it meets. This node keeps its
-//! limits for itself; what is counted outlives changes of policy that leave a rule alone.
+//! How often a service may be called: a request must find room in each rule of each RateLimit that it meets. A limit is this
+//! node's own, or its share of one that all nodes of the service keep together; what is counted outlives changes of policy that
+//! leave a rule alone.
 
 use super::{
     super::failure::Cause,
     admission::{Arriving, Refusal},
     caller::Who,
 };
-use crate::balance::rate::{Counts, Limit, Limits, Refused};
+use crate::{
+    balance::rate::{Counts, Limit, Limits, MeshRule, Refused},
+    snapshot::Snapshot,
+};
+use certs::sign::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::RETRY_AFTER, request::Parts};
 use policy::{
     compile::{Workload, WorkloadLimit},
@@ -21,9 +26,23 @@ const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
-/// The counts of a workload's limits, in their order.
-pub(super) fn counts(limits: &Limits, who: &Who, workload: &Workload) -> Vec<Arc<Counts>> {
-    let of = |limit: &WorkloadLimit| limits.counts(&limit.id_at(&who.service, who.instance.as_deref()));
+/// Where a rule is counted.
+#[derive(Debug)]
+pub(super) struct Counted {
+    counts: Arc<Counts>,
+    /// This node's share, where all nodes keep the limit together.
+    mesh: Option<Arc<MeshRule>>,
+}
+
+/// Where a workload's limits are counted, in their order.
+pub(super) fn counted(snapshot: &Snapshot, who: &Who, workload: &Workload) -> Vec<Counted> {
+    // Until the agent counts those that share, nobody is overlooked.
+    let service = snapshot.services.get(&who.service);
+    let nodes = service.map_or(1, |service| service.nodes().len());
+    let of = |limit: &WorkloadLimit| Counted {
+        counts: snapshot.limits.counts(&limit.id_at(&who.service, who.instance.as_deref())),
+        mesh: snapshot.limits.mesh(limit, &who.service, nodes),
+    };
     workload.limits.iter().map(of).collect()
 }
 
@@ -36,7 +55,7 @@ impl Arriving<'_> {
         &self,
         limits: &Limits,
         workload: &Workload,
-        counts: &[Arc<Counts>],
+        counted: &[Counted],
         parts: &Parts,
         now_micros: u64,
     ) -> Result<(), Refusal> {
@@ -52,33 +71,31 @@ impl Arriving<'_> {
             own_port: None,
         };
         let mut taken: Vec<(Bucket<'_>, &Counts)> = Vec::new();
-        for (limit, counts) in workload.limits.iter().zip(counts) {
+        for (limit, counted) in workload.limits.iter().zip(counted) {
             if !route::meets(&limit.rule.matches, &request, self.who.port) {
                 continue;
             }
-            let bucket = self.bucket(limit, &request);
-            if let Err(refused) = limits.admit(&bucket.key(), &bucket.pace, now_micros) {
-                for (bucket, _) in &taken {
-                    limits.give_back(&bucket.key(), &bucket.pace, now_micros);
-                }
-                counts.refuse();
+            let bucket = self.bucket(limit, counted, &request);
+            if let Err(refused) = bucket.admit(limits, now_micros) {
+                taken.iter().for_each(|(bucket, _)| bucket.give_back(limits));
+                counted.counts.refuse();
                 return Err(refusal(limit, refused));
             }
-            taken.push((bucket, counts));
+            taken.push((bucket, &counted.counts));
         }
-        for (_, counts) in taken {
-            counts.admit();
-        }
+        taken.iter().for_each(|(_, counts)| counts.admit());
         Ok(())
     }
 
-    fn bucket<'v>(&'v self, limit: &WorkloadLimit, request: &Request<'v>) -> Bucket<'v> {
-        let rule = &limit.rule;
-        let interval = u64::try_from(rule.interval.as_millis()).unwrap_or(u64::MAX);
-        Bucket {
-            place: limit.id_at(&self.who.service, self.who.instance.as_deref()),
-            values: rule.per.iter().map(|key| self.value(key, request)).collect(),
-            pace: Limit { requests: rule.requests, interval, burst: rule.burst },
+    fn bucket<'v>(&'v self, limit: &WorkloadLimit, counted: &'v Counted, request: &Request<'v>) -> Bucket<'v> {
+        let values: Vec<_> = limit.rule.per.iter().map(|key| self.value(key, request)).collect();
+        match &counted.mesh {
+            Some(rule) => Bucket::Mesh { rule, key: number(&values) },
+            None => Bucket::Node {
+                place: limit.id_at(&self.who.service, self.who.instance.as_deref()),
+                values,
+                pace: Limit::of(&limit.rule),
+            },
         }
     }
 
@@ -104,16 +121,44 @@ impl Arriving<'_> {
 }
 
 /// The requests that share a limit's room with this one.
-struct Bucket<'v> {
-    place: Vec<u8>,
-    values: Vec<Cow<'v, [u8]>>,
-    pace: Limit,
+enum Bucket<'v> {
+    /// On this node.
+    Node { place: Vec<u8>, values: Vec<Cow<'v, [u8]>>, pace: Limit },
+    /// In the mesh.
+    Mesh { rule: &'v MeshRule, key: u64 },
 }
 
 impl Bucket<'_> {
-    fn key(&self) -> Vec<&[u8]> {
-        std::iter::once(self.place.as_slice()).chain(self.values.iter().map(|value| &**value)).collect()
+    fn admit(&self, limits: &Limits, now_micros: u64) -> Result<(), Refused> {
+        match self {
+            Self::Node { place, values, pace } => limits.admit(&key(place, values), pace, now_micros),
+            Self::Mesh { rule, key } => rule.admit(*key, now_micros),
+        }
     }
+
+    fn give_back(&self, limits: &Limits) {
+        match self {
+            Self::Node { place, values, pace } => limits.give_back(&key(place, values), pace),
+            Self::Mesh { rule, key } => rule.give_back(*key),
+        }
+    }
+}
+
+fn key<'k>(place: &'k [u8], values: &'k [Cow<'_, [u8]>]) -> Vec<&'k [u8]> {
+    std::iter::once(place).chain(values.iter().map(|value| &**value)).collect()
+}
+
+/// The same for the same values on every node, and nobody finds values that have the number of others.
+fn number(values: &[Cow<'_, [u8]>]) -> u64 {
+    if values.is_empty() {
+        return 1;
+    }
+    let mut bytes = Vec::with_capacity(values.iter().map(|value| value.len() + 8).sum());
+    for value in values {
+        bytes.extend_from_slice(&(value.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(value);
+    }
+    Digest::of(&bytes).first_u64()
 }
 
 /// All lines of a header as one value.
@@ -173,6 +218,17 @@ mod tests {
         ] {
             assert_eq!(normal(&sent.parse().unwrap()).to_string(), wanted, "{sent}");
         }
+    }
+
+    #[test]
+    fn keys_of_the_mesh_are_told_apart() {
+        let number = |values: &[&'static str]| {
+            let values: Vec<Cow<'_, [u8]>> = values.iter().map(|value| Cow::Borrowed(value.as_bytes())).collect();
+            number(&values)
+        };
+        assert_eq!(number(&["a", "b"]), number(&["a", "b"]));
+        let all = [number(&[]), number(&[""]), number(&["a", "b"]), number(&["ab", ""]), number(&["b", "a"])];
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
     }
 
     #[test]

@@ -157,12 +157,12 @@ fn admitted(
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
-    caller.look(&snapshot, &local, service, |Rules { workload, counts }| {
+    caller.look(&snapshot, &local, service, |Rules { workload, counted }| {
         arriving.admit(context, workload, parts)?;
         if workload.limits.is_empty() {
             return Ok(());
         }
-        arriving.find_room(&snapshot.limits, workload, counts, parts, clock::uptime_micros())
+        arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())
     })?;
     Ok(Application { target: port.target, protocol: port.protocol })
 }

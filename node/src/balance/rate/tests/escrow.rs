@@ -1,7 +1,7 @@
 //! The hard limit: whatever is late, the shares together are never more than the whole.
 
 use super::*;
-use crate::balance::rate::escrow::Escrow;
+use crate::balance::rate::escrow::{Escrow, GIFTS};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -50,6 +50,17 @@ fn who_leaves_takes_its_gifts_along() {
     let rest: BTreeSet<Key> = [&a, &b].map(Arc::clone).into();
     escrow.retain(&rest);
     assert!((escrow.share(&a, &rest) - 0.25).abs() < 0.001, "what the one that left had been given comes back");
+}
+
+#[test]
+fn gifts_go_to_few_so_that_what_is_said_of_them_fits() {
+    let names: Vec<Key> = (0..100).map(|number| format!("n{number}").into()).collect();
+    let targets = names.iter().map(|name| (Arc::clone(name), if **name == *"n0" { 0.001 } else { 0.999 / 99.0 }));
+    let mut escrow = Escrow::default();
+    assert!(escrow.give(&names[0], &targets.collect()));
+    assert_eq!(escrow.given().len(), GIFTS);
+    let given: u64 = escrow.given().values().sum();
+    assert!(given > 0 && given < 1_000_000, "{given}");
 }
 
 proptest! {

@@ -133,9 +133,9 @@ fn an_unreachable_node_keeps_its_share_until_it_has_left() {
         mesh.step(&[1_000.0; 3], |from, to| from != 0 && to != 0);
     }
     assert!((mesh.sum_of_shares() - 1.0).abs() < 0.1, "{}", mesh.sum_of_shares());
-    let rest: BTreeSet<Key> = ["n01".into(), "n02".into()].into();
+    let rest: Arc<BTreeSet<Key>> = Arc::new(["n01".into(), "n02".into()].into());
     for node in &mut mesh.nodes[1..] {
-        node.set_nodes(rest.clone());
+        node.set_nodes(Arc::clone(&rest), mesh.now);
     }
     for _ in 0..1_000 {
         mesh.step(&[0.0, 1_000.0, 1_000.0], |_, _| true);
@@ -146,15 +146,15 @@ fn an_unreachable_node_keeps_its_share_until_it_has_left() {
 
 #[test]
 fn a_liar_takes_no_more_than_one_with_the_whole_demand() {
-    let nodes: BTreeSet<Key> = ["a".into(), "b".into(), "liar".into()].into();
+    let nodes = Arc::new(BTreeSet::from(["a".into(), "b".into(), "liar".into()]));
     let mut node = MeshLimit::new("a".into(), LIMIT, Mode::Split, nodes, 0);
     for window in 1..=40u64 {
         for _ in 0..100 {
             let _ = node.gate().admit(window * 100_000);
         }
-        node.heard(&"liar".into(), Said { demand: u64::MAX, ..Said::default() });
-        node.heard(&"stranger".into(), Said { demand: u64::MAX, ..Said::default() });
-        node.close_window(window * WINDOW_MS);
+        node.heard(&"liar".into(), Said { demand: u64::MAX, ..Said::default() }, window * WINDOW_MS);
+        node.heard(&"stranger".into(), Said { demand: u64::MAX, ..Said::default() }, window * WINDOW_MS);
+        node.close_window(window * WINDOW_MS, true);
     }
     assert!((node.share() - (0.1 / 3.0 + 0.45)).abs() < 0.02, "{}", node.share());
 }

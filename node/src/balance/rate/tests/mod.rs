@@ -31,8 +31,9 @@ pub(super) struct Mesh {
 impl Mesh {
     pub(super) fn new(count: usize, limit: Limit, mode: Mode) -> Mesh {
         let names: Vec<Key> = (0..count).map(|number| format!("n{number:02}").into()).collect();
-        let all: BTreeSet<Key> = names.iter().cloned().collect();
-        let nodes = names.iter().map(|name| MeshLimit::new(Arc::clone(name), limit, mode, all.clone(), 0)).collect();
+        let all: Arc<BTreeSet<Key>> = Arc::new(names.iter().cloned().collect());
+        let begin = |name: &Key| MeshLimit::new(Arc::clone(name), limit, mode, Arc::clone(&all), 0);
+        let nodes = names.iter().map(begin).collect();
         Mesh {
             nodes,
             names,
@@ -58,12 +59,12 @@ impl Mesh {
         }
         while let Some(arrival) = self.news.first_entry().filter(|arrival| arrival.key().0 <= self.now) {
             let (to, from, said) = arrival.remove();
-            self.nodes[to].heard(&self.names[from], said);
+            self.nodes[to].heard(&self.names[from], said, self.now);
         }
         for from in 0..self.nodes.len() {
             // Windows of different nodes do not begin together.
             let ends = (self.now + 37 * from as u64).is_multiple_of(WINDOW_MS);
-            if let Some(said) = ends.then(|| self.nodes[from].close_window(self.now)).flatten() {
+            if let Some(said) = ends.then(|| self.nodes[from].close_window(self.now, true)).flatten() {
                 self.messages += 1;
                 self.tell(from, &said, &reaches);
             }
