@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod cluster;
 pub mod corpus;
+pub mod frames;
 pub mod http;
 pub mod load;
 pub mod process;

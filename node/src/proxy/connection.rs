@@ -2,7 +2,7 @@
 
 use super::{
     context::Context,
-    http::{Bounds, FrameGuard, Guard, ResponseBody, UpgradeAnswer},
+    http::{Bounds, FrameGuard, Guard, ResponseBody, Side, UpgradeAnswer},
     inbound::Spawn,
 };
 use http::{Request, Response, StatusCode, header::UPGRADE};
@@ -12,7 +12,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, pin::pin};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 
 /// Streams that we had to reset on one connection; then it ends.
 const RESETS: usize = 100;
@@ -29,12 +32,14 @@ pub(super) trait Handler: Clone + Send + Sync + 'static {
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<ResponseBody>> + Send;
 }
 
-/// Serves HTTP/1 until the connection ends; when the node drains, until the request under way has ended.
-pub(super) async fn serve_http1<I, H>(context: &Context, io: I, bounds: Bounds, handler: H)
+/// Serves HTTP/1 until the connection ends; when the node drains, or policy changes the bounds of connections, until the request
+/// under way has ended.
+pub(super) async fn serve_http1<I, H>(context: &Context, io: I, side: Side, handler: H)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
+    let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
     let answer = UpgradeAnswer::default();
     let service = service(handler, Some(answer.clone()));
     let mut builder = http1::Builder::new();
@@ -46,7 +51,7 @@ where
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = context.draining() => {
+        () = closing(context, &mut rules, side, bounds) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -57,11 +62,12 @@ where
 }
 
 /// As [`serve_http1`], for HTTP/2.
-pub(super) async fn serve_http2<I, H>(context: &Context, io: I, bounds: Bounds, handler: H)
+pub(super) async fn serve_http2<I, H>(context: &Context, io: I, side: Side, handler: H)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
+    let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
     let service = service(handler, None);
     let connection = http2::Builder::new(Spawn(context.tasks.clone()))
         .timer(TokioTimer::new())
@@ -76,13 +82,30 @@ where
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = context.draining() => {
+        () = closing(context, &mut rules, side, bounds) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "HTTP/2 connection ended");
+    }
+}
+
+/// Resolves when the connection must end after what is under way.
+async fn closing(context: &Context, rules: &mut watch::Receiver<u64>, side: Side, bounds: Bounds) {
+    let others = async {
+        // An error means that no rules come any more.
+        while rules.changed().await.is_ok() {
+            if Bounds::of(side, &context.limits()) != bounds {
+                return;
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = context.draining() => {}
+        () = others => {}
     }
 }
 

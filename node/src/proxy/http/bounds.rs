@@ -1,5 +1,5 @@
 //! What one connection may ask of this node: sizes of heads, pauses, what HTTP/2 may reset. Policy says it (`MeshConfig.limits`); a
-//! connection keeps what held when it was accepted, each request asks anew.
+//! connection keeps what held when it was accepted, and ends after the requests under way when that changes.
 
 use policy::kinds::Limits;
 use std::time::Duration;
@@ -38,7 +38,24 @@ pub(in crate::proxy) struct Bounds {
     pub(in crate::proxy) window: u32,
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Side {
+    /// An application beside this node.
+    Application,
+    /// Another node.
+    Node,
+}
+
 impl Bounds {
+    /// For whoever is there.
+    pub(in crate::proxy) fn of(side: Side, limits: &Limits) -> Self {
+        match side {
+            Side::Application => Self::of_applications(limits),
+            Side::Node => Self::of_nodes(limits),
+        }
+    }
+
     /// For applications beside this node.
     pub(in crate::proxy) fn of_applications(limits: &Limits) -> Self {
         Self {

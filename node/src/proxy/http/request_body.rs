@@ -388,3 +388,18 @@ impl Body for RequestBody {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.hint)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_so_much_for_retries_and_no_more() {
+        let budget = ReplayBudget::default();
+        assert!(budget.take(NODE_LIMIT - 1) && budget.take(1));
+        assert!(!budget.take(1));
+        assert_eq!(budget.taken(), NODE_LIMIT, "what found no room takes none");
+        budget.give(10);
+        assert!(budget.take(10));
+    }
+}

@@ -76,6 +76,7 @@ pub(in crate::proxy) struct Ties {
     /// When the route's timeout comes.
     pub(in crate::proxy) deadline: Option<Deadline>,
     /// The request counts as under way at its endpoint until the body ends.
+    #[expect(dead_code, reason = "it is held")]
     pub(in crate::proxy) flight: Option<Flight>,
     /// Ends the body when policy denies the request.
     pub(in crate::proxy) watch: Option<Watch>,

@@ -22,7 +22,7 @@ use super::{
     context::Context,
     exchange::Exchange,
     failure::Cause,
-    http::{self as body, RequestBody, ResponseBody, Ties},
+    http::{self as body, RequestBody, ResponseBody, Side, Ties},
     outcome, reply, upgrade,
 };
 use crate::{clock, config, mesh};
@@ -48,10 +48,9 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
     let caller = Arc::new(Caller::at(local_addr.ip(), &context, &snapshot, &peer, account, &preface));
     drop(snapshot);
     let requests = Requests { context: Arc::clone(&context), caller };
-    let bounds = context.bounds_of_nodes();
     match preface.protocol {
-        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, bounds, requests).await,
-        mesh::Protocol::Http2 => connection::serve_http2(&context, stream, bounds, requests).await,
+        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests).await,
+        mesh::Protocol::Http2 => connection::serve_http2(&context, stream, Side::Node, requests).await,
         // Tunnels and probes are refused by closing; no caller of this version opens them.
         mesh::Protocol::Tcp | mesh::Protocol::Probe => {}
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::snapshot::{Current, Snapshot};
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Version, request::Parts};
+use http::{HeaderValue, Request, Version, request::Parts};
 use policy::compile::Compiled;
 use std::{
     pin::Pin,
@@ -41,11 +41,12 @@ struct Admitted {
 impl Standing {
     /// Of a request as it was admitted; it came by this version.
     pub(super) fn new(context: &Context, who: &Arc<Who>, parts: &Parts, host: &HeaderValue, came: Version) -> Self {
-        let mut parts = parts.clone();
-        // They hold the connection that may become a tunnel.
-        parts.extensions = http::Extensions::new();
+        // Without the extensions: they hold the connection that may become a tunnel.
+        let (mut kept, ()) = Request::new(()).into_parts();
+        (kept.method, kept.uri, kept.headers) = (parts.method.clone(), parts.uri.clone(), parts.headers.clone());
         let (current, local, who) = (context.current.clone(), Arc::clone(&context.local), Arc::clone(who));
-        let request = Admitted { current, local, who, parts, host: host.clone(), trailers: came == Version::HTTP_2 };
+        let (host, trailers) = (host.clone(), came == Version::HTTP_2);
+        let request = Admitted { current, local, who, parts: kept, host, trailers };
         Self { request: Arc::new(request), changes: context.rules.subscribe() }
     }
 

@@ -14,7 +14,7 @@ use super::{
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
-    http::{self as body, Bounds, ResponseBody, Ties},
+    http::{self as body, Bounds, ResponseBody, Side, Ties},
     inbound::REQUEST_ID,
     local::Local,
     reply, upgrade,
@@ -119,8 +119,8 @@ pub(super) async fn serve(
     };
     let requests = Connection { context: Arc::clone(&context), speaker, remote };
     match is_http2 {
-        Ok(true) => connection::serve_http2(&context, stream, bounds, requests).await,
-        Ok(false) => connection::serve_http1(&context, stream, bounds, requests).await,
+        Ok(true) => connection::serve_http2(&context, stream, Side::Application, requests).await,
+        Ok(false) => connection::serve_http1(&context, stream, Side::Application, requests).await,
         Err(error) => tracing::debug!(%error, "connection ended before a request"),
     }
 }

@@ -123,6 +123,7 @@ impl Buffered {
 
     /// True at the end of the stream, false if nothing comes for ten seconds.
     pub(super) fn ended(&mut self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         loop {
             match self.stream.read(&mut [0; 1024]) {
                 Ok(0) => return true,

@@ -27,6 +27,17 @@ fn lines(count: usize) -> String {
     format!("GET / HTTP/1.1\r\nHost: reviews\r\n{}\r\n", "X: y\r\n".repeat(count - 1))
 }
 
+/// Connections between nodes end with the bounds that they were accepted under, at their own time.
+fn until_kept_connections_are_gone(world: &World) {
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let began = crate::clock::monotonic();
+    while client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").is_none_or(|answer| answer.status != 200) {
+        assert!(crate::clock::monotonic().duration_since(began) < Duration::from_secs(10));
+        client = Client::connect(world.nodes[0].outbound);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+}
+
 #[test]
 fn as_many_headers_as_are_allowed_pass_both_nodes() {
     let backend = Backend::named("v1");
@@ -35,6 +46,7 @@ fn as_many_headers_as_are_allowed_pass_both_nodes() {
     // This node adds lines of its own, which the other one lets pass.
     assert_eq!((ask(&world, &lines(100)), ask(&world, &lines(101))), (200, 431));
     world.push(&mesh_config("{limits: {headers: 12, headerBytes: 2048, uriBytes: 300}}"));
+    until_kept_connections_are_gone(&world);
     assert_eq!((ask(&world, &lines(12)), ask(&world, &lines(13))), (200, 431));
     let target = |length: usize| format!("GET /{} HTTP/1.1\r\nHost: reviews\r\n\r\n", "a".repeat(length - 1));
     assert_eq!((ask(&world, &target(300)), ask(&world, &target(301))), (200, 414));
@@ -44,6 +56,7 @@ fn as_many_headers_as_are_allowed_pass_both_nodes() {
     };
     assert_eq!((ask(&world, &block(2_000)), ask(&world, &block(2_200))), (200, 431));
     world.push(&mesh_config("{limits: {headers: 300, headerBytes: 131072, uriBytes: 20000}}"));
+    until_kept_connections_are_gone(&world);
     assert_eq!((ask(&world, &lines(300)), ask(&world, &lines(301))), (200, 431));
     assert_eq!((ask(&world, &target(20_000)), ask(&world, &target(20_001))), (200, 414));
     assert_eq!((ask(&world, &block(130_000)), ask(&world, &block(132_000))), (200, 431));
@@ -182,6 +195,44 @@ fn handshakes_that_stall_are_ended_and_counted() {
     let failures = world.nodes[1].mesh.counters().handshake_failures.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(failures, 6, "two had their time, four had no place: one address gets half");
     assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_others_to_end() {
+    let backend = Backend::named("v1");
+    let world = limited(&backend, "connections: 16");
+    let address = world.nodes[0].outbound;
+    const GET: &str = "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
+    let mut kept: Vec<Client> = (0..16).map(|_| Client::connect(address)).collect();
+    assert!(kept.iter_mut().all(|client| client.ask(GET).expect("an answer").status == 200));
+    let mut late = Client::connect(address);
+    late.write(GET);
+    assert!(late.rest().is_empty(), "nobody has looked at it");
+    assert_eq!(kept[0].ask(GET).expect("an answer").status, 200);
+    kept.pop();
+    assert!(late.wait_for("200 OK"));
+}
+
+#[test]
+fn streams_beyond_the_limit_are_refused_and_a_change_says_goaway() {
+    let backend = Backend::named("v1");
+    let mut world = limited(&backend, "streams: 1");
+    let (runtime, tasks) = (super::http2::runtime(), crate::tasks::Tasks::new());
+    let address = world.nodes[0].outbound;
+    let mut sender = runtime.block_on(super::http2::connect(address, &tasks));
+    let request = || http::Request::get("http://reviews/").body(super::http2::full("")).unwrap();
+    // hyper heeds the limit: both are served, one after the other.
+    let both = runtime.block_on(async {
+        let (one, two) = (sender.send_request(request()), sender.clone().send_request(request()));
+        tokio::join!(one, two)
+    });
+    assert!(both.0.is_ok_and(|answer| answer.status() == 200) && both.1.is_ok_and(|answer| answer.status() == 200));
+    world.push(&mesh_config("{limits: {streams: 2}}"));
+    runtime.block_on(async {
+        while !sender.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
 }
 
 #[test]
