@@ -8,11 +8,12 @@ use std::{path::Path, sync::OnceLock};
 
 use certs::{
     grant::Grant,
-    id::{SpiffeId, TrustDomain},
+    id::{ServiceName, SpiffeId, TrustDomain},
     join::{self, Token},
     sign::SigningKey,
     verify::{self, Authority},
 };
+use node::mesh::Preface;
 use policy::{
     DocumentId, Kind, changeset,
     history::{History, genesis, signed},
@@ -110,6 +111,35 @@ fn membership_message() {
         }
         if let Ok(record) = membership::record::SignedRecord::decode(bytes) {
             assert_eq!(&**record.bytes(), bytes, "bytes are kept as they came");
+        }
+    });
+}
+
+/// The beginning of a stream between nodes.
+#[test]
+fn node_preface() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let valid = Preface {
+        service: ServiceName::new("default", "reviews").expect("a name"),
+        instance: Some("b".to_owned()),
+        port: 9080,
+        source: Some(ServiceName::new("default", "web").expect("a name")),
+        protocol: node::mesh::Protocol::Http1,
+        extensions: vec![(7, b"later".to_vec())],
+    };
+    let valid = valid.encode();
+    bolero::check!().for_each(|bytes: &[u8]| {
+        // Few bytes by chance are one, so one with some of its bits turned is read, too.
+        let mut turned = valid.clone();
+        for byte in bytes.iter().take(8) {
+            let at = usize::from(*byte) % turned.len();
+            turned[at] ^= 1 << (byte >> 5);
+        }
+        for mut bytes in [bytes, &turned] {
+            let Ok(preface) = runtime.block_on(Preface::read(&mut bytes)) else { continue };
+            let again = preface.encode();
+            let read = runtime.block_on(Preface::read(&mut &again[..])).expect("what is written can be read");
+            assert_eq!(read, preface, "it says the same when it is written again");
         }
     });
 }

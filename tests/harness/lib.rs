@@ -6,6 +6,7 @@ pub mod backend;
 pub mod clients;
 pub mod cluster;
 pub mod corpus;
+pub mod frames;
 pub mod http;
 pub mod load;
 pub mod process;

@@ -168,7 +168,10 @@ impl Sync {
         let _one = self.state.applying.lock().await;
         let covered = self.book.look(|history| history.digest()).await;
         let state = self.book.state(self.clock.now()).await;
-        if let Some(authority) = self.world.state_changed(state) {
+        let changed = self.world.state_changed(state);
+        let limits = self.world.limits();
+        self.mesh.limit_handshakes(limits.tls_handshake_timeout, limits.pending_handshakes);
+        if let Some(authority) = changed {
             self.members.tell(membership::engine::Event::Authority(authority.clone())).await;
             let closed = self.mesh.rejudge(&authority);
             if closed > 0 {

@@ -167,6 +167,11 @@ impl World {
         changed.then_some(authority)
     }
 
+    /// What policy says that a node takes.
+    pub fn limits(&self) -> policy::kinds::Limits {
+        self.current.read().compiled.config().limits
+    }
+
     /// Notes why the process must end.
     pub fn fail(&self, code: &'static str, message: &str, hint: &str) {
         let mut fatal = self.fatal.lock().expect("no code panics while it holds the reason");

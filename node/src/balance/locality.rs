@@ -22,6 +22,8 @@ pub struct Client {
     pub locality: Locality,
     /// Its labels.
     pub labels: Arc<BTreeMap<String, String>>,
+    /// Localities count only where a rule says something of them (`MeshConfig.localityLbSetting.enabled: false`).
+    pub ignores_localities: bool,
 }
 
 /// `localityLbSetting`, a rule's own or the mesh's. The default is the mesh's default.

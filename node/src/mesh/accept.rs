@@ -24,7 +24,7 @@ use super::{
 };
 use crate::clock;
 
-/// Time for a handshake.
+/// Time for what follows a handshake: the first stream of a peer link; and for our own handshakes of conversations.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a preface after its stream was opened.
 pub(super) const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,14 +58,15 @@ pub(super) async fn connections(
     control: Option<Arc<quinn::ServerConfig>>,
     accepted: impl Fn(Accepted) + Clone + Send + 'static,
 ) {
-    let gate = Arc::new(Gate::new());
+    let gate = Gate::new();
+    let handshakes = &mesh.shared.handshakes;
     while let Some(incoming) = endpoint.accept().await {
         let is_control = incoming.orig_dst_cid().first().is_some_and(|first| *first >= CONTROL);
         if refuses_in_drain && mesh.is_draining() && !(control.is_some() && is_control) {
             incoming.refuse();
             continue;
         }
-        match gate.judge(incoming.remote_address_validated(), clock::monotonic()) {
+        match gate.judge(incoming.remote_address_validated(), handshakes, clock::monotonic()) {
             Verdict::Accept => {}
             Verdict::Retry => {
                 count(&mesh.shared.counters.retries);
@@ -83,10 +84,11 @@ pub(super) async fn connections(
             Some(config) => incoming.accept_with(config),
             None => incoming.accept(),
         };
-        let (under_way, accepted, done) = (gate.enter(), accepted.clone(), mesh.clone());
+        let (under_way, accepted, done) = (handshakes.enter_quic(), accepted.clone(), mesh.clone());
+        let time = handshakes.time();
         mesh.shared.tasks.detach("quic handshake", async move {
             let result = match connecting {
-                Ok(connecting) => tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await,
+                Ok(connecting) => tokio::time::timeout(time, connecting).await,
                 Err(error) => Ok(Err(error)),
             };
             drop(under_way);

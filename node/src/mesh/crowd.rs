@@ -32,11 +32,16 @@ impl Crowd {
 
     /// A place for one who comes from this address, if there is one.
     pub fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
+        self.enter_within(from, self.all, self.each)
+    }
+
+    /// A place, if there is one within these limits instead of the crowd's own.
+    pub(super) fn enter_within(self: &Arc<Self>, from: IpAddr, most: usize, most_each: usize) -> Option<Place> {
         let host = host(from);
         let mut inside = lock(&self.inside);
         let (all, each) = &mut *inside;
         let mine = each.get(&host).copied().unwrap_or_default();
-        if *all >= self.all || mine >= self.each {
+        if *all >= most || mine >= most_each {
             return None;
         }
         *all += 1;

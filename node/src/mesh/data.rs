@@ -54,6 +54,8 @@ pub struct Call<'a> {
     pub identity: &'a SpiffeId,
     /// What the stream is for.
     pub preface: &'a Preface,
+    /// How long a connection that is dialled for it may take to open.
+    pub patience: Duration,
 }
 
 /// One data worker. Cheap to clone; everything that it starts runs on the runtime where it was started.
@@ -338,6 +340,7 @@ impl Worker {
             expect: Some(call.identity.clone()),
             node: Some(call.node.clone()),
             address: call.address,
+            patience: call.patience,
             first: spread % CONTROL,
         }
     }

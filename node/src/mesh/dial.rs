@@ -15,7 +15,7 @@ use super::{Mesh, Transport, accept, count, error::Error, quic, tls_tcp};
 
 /// Silence on UDP after which TCP is tried beside it.
 const RACE_AFTER: Duration = Duration::from_millis(200);
-/// Time for a connection, both carriers together.
+/// Time for a connection to a peer, both carriers together, and for what must follow at once.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Further time for UDP once the host has said that nobody listens on TCP: our nodes listen on both.
 const AFTER_REFUSAL: Duration = Duration::from_millis(300);
@@ -31,6 +31,8 @@ pub(super) struct Target {
     pub(super) expect: Option<SpiffeId>,
     pub(super) node: Option<NodeId>,
     pub(super) address: SocketAddr,
+    /// Time for it, both carriers together.
+    pub(super) patience: Duration,
     /// Picks the peer's endpoint by the first connection id.
     pub(super) first: u8,
 }
@@ -72,7 +74,7 @@ pub(super) async fn dial(mesh: &Mesh, endpoint: quinn::Endpoint, target: Target)
             Transport::Auto => race(mesh, endpoint, &target).await,
         }
     };
-    let result = timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(|_| Err(target.failed("no answer in time")));
+    let result = timeout(target.patience, attempt).await.unwrap_or_else(|_| Err(target.failed("no answer in time")));
     let shared = &mesh.shared;
     match &result {
         Ok(Dialled { carrier: Carrier::Quic(_), .. }) => count(&shared.counters.dialled_quic),
@@ -84,7 +86,7 @@ pub(super) async fn dial(mesh: &Mesh, endpoint: quinn::Endpoint, target: Target)
 
 /// Dials by TLS/TCP only: bulk, and where UDP is known to be blocked.
 pub(super) async fn dial_tcp(mesh: &Mesh, target: &Target) -> Result<Dialled, Error> {
-    let result = timeout(CONNECT_TIMEOUT, over_tcp(mesh, target)).await;
+    let result = timeout(target.patience, over_tcp(mesh, target)).await;
     let result = result.unwrap_or_else(|_| Err(target.failed("no answer in time")));
     count(if result.is_ok() { &mesh.shared.counters.dialled_tcp } else { &mesh.shared.counters.dial_failures });
     result.map_err(|failed| failed.error)
@@ -118,7 +120,7 @@ async fn race(mesh: &Mesh, endpoint: quinn::Endpoint, target: &Arc<Target>) -> R
     if failed.is_final {
         return Err(failed);
     }
-    let patience = if failed.refused { AFTER_REFUSAL } else { CONNECT_TIMEOUT };
+    let patience = if failed.refused { AFTER_REFUSAL } else { target.patience };
     match timeout(patience, quic).await {
         Ok(Ok(dialled)) => Ok(dialled),
         Ok(Err(_)) | Err(_) => Err(failed),

@@ -30,7 +30,7 @@ use crate::{clock, tasks::Tasks};
 /// Bytes that hyper may buffer per direction of a virtual connection.
 const MAX_BUFFER: usize = 64 << 10;
 /// Longest block of response headers, bytes.
-const MAX_HEADERS: u32 = 32 << 10;
+const MAX_HEADERS: u32 = 64 << 10;
 
 /// Why a request's body failed on our side.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;

@@ -14,6 +14,7 @@ pub mod data;
 mod dial;
 pub mod error;
 mod frames;
+mod handshakes;
 mod inbox;
 pub mod lease;
 mod link;
@@ -52,6 +53,7 @@ pub use preface::{Preface, Protocol};
 
 use crate::{clock, tasks::Tasks};
 use error::Code;
+use handshakes::Handshakes;
 use live::Live;
 
 /// Data connections that a node dials, all workers together.
@@ -154,6 +156,7 @@ struct Shared {
     reset_key: Arc<hmac::Key>,
     live: Arc<Live>,
     counters: Counters,
+    handshakes: Handshakes,
     draining: AtomicBool,
     closed: AtomicBool,
     /// What changed since ends of certificates were looked for.
@@ -221,6 +224,7 @@ impl Mesh {
             reset_key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &config.reset_secret)),
             live: Arc::default(),
             counters: Counters::default(),
+            handshakes: Handshakes::default(),
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             judge_again: Mutex::default(),
@@ -251,6 +255,11 @@ impl Mesh {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// From now on a handshake of others may take so long, and so many of one carrier may be under way.
+    pub fn limit_handshakes(&self, time: Duration, pending: usize) {
+        self.shared.handshakes.set(time, pending);
     }
 
     /// Data connections that this node has dialled and that are open.

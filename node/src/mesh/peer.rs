@@ -103,6 +103,7 @@ impl PeerNetwork {
             expect: node.map(|node| SpiffeId::node(own.trust_domain.clone(), node.clone())),
             node: node.cloned(),
             address,
+            patience: dial::CONNECT_TIMEOUT,
             first: CONTROL | rand::random::<u8>(),
         };
         let Dialled { carrier, peer, chain } =
@@ -228,7 +229,7 @@ impl Door {
         let full = |_| io::Error::other("too many wait to be served");
         match conversation {
             Conversation::Peer => {
-                let tls = hello.finish(self.peer.clone()).await?;
+                let tls = hello.finish(&self.mesh, self.peer.clone()).await?;
                 let chain = tls_tcp::certificates(&tls);
                 let peer = self.mesh.shared.tls.peer(Conversation::Peer, &chain).map_err(io::Error::other)?;
                 count(&self.mesh.shared.counters.accepted);
@@ -239,11 +240,11 @@ impl Door {
                 self.links.try_send(PeerLink::start(&self.mesh, link)).map_err(io::Error::other)
             }
             Conversation::Join => {
-                let tls = hello.finish(self.join.clone()).await?;
+                let tls = hello.finish(&self.mesh, self.join.clone()).await?;
                 self.joins.try_send(Conversed::new(tls, remote)).map_err(full)
             }
             Conversation::Admin => {
-                let tls = hello.finish(self.admin.clone()).await?;
+                let tls = hello.finish(&self.mesh, self.admin.clone()).await?;
                 self.admins.try_send(Conversed::new(tls, remote)).map_err(full)
             }
             Conversation::Data => Err(io::Error::other("data is not handed over")),

@@ -426,3 +426,25 @@ impl Drop for Waiting<'_> {
         self.0.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_requests_of_a_group_are_under_way_and_so_many_wait() {
+        let group = Group::default();
+        let mut held = Vec::new();
+        for _ in 0..MAX_UNDER_WAY {
+            held.push(group.permit().await.expect("there is room"));
+        }
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(group.permit())).collect();
+        for one in &mut waiting {
+            assert!(futures_util::poll!(one.as_mut()).is_pending());
+        }
+        assert!(matches!(group.permit().await, Err(Error::Overflow("waiting requests"))));
+        drop(held.pop());
+        assert!(waiting.remove(0).await.is_ok(), "who came first");
+        assert!(futures_util::poll!(Box::pin(group.permit())).is_pending(), "one place is free");
+    }
+}

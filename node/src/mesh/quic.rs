@@ -3,10 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -22,7 +19,10 @@ use quinn::{
 
 use tokio::sync::watch;
 
-use super::steer::{Ids, Lane, initial_id};
+use super::{
+    handshakes::Handshakes,
+    steer::{Ids, Lane, initial_id},
+};
 use crate::clock;
 
 /// Streams that a peer may have open on one data connection; quinn allocates for all of them.
@@ -41,8 +41,8 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Unread bytes per peer link: low, so that urgent messages wait for little.
 const PEER_WINDOW: u32 = 256 << 10;
-/// Handshakes under way per endpoint.
-pub(super) const MAX_HANDSHAKES: usize = 1024;
+/// First packets that wait to be judged, per endpoint.
+const MAX_UNJUDGED: usize = 1024;
 /// Handshakes from unproved addresses a second, beyond which the address must be proved.
 const MAX_UNPROVED: u32 = 500;
 /// Bytes kept for one handshake that was not accepted yet.
@@ -131,7 +131,7 @@ pub(super) fn server(tls: Arc<rustls::ServerConfig>, conversation: Conversation)
     config
         .transport_config(Arc::new(transport(conversation, MAX_STREAMS)))
         .migration(false)
-        .max_incoming(MAX_HANDSHAKES)
+        .max_incoming(MAX_UNJUDGED)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFERS);
     Ok(config)
@@ -174,7 +174,6 @@ fn transport(conversation: Conversation, streams: u32) -> TransportConfig {
 /// Admits handshakes: proof of address when many are under way or many unproved come, refusal beyond the limit.
 #[derive(Debug)]
 pub(super) struct Gate {
-    under_way: AtomicUsize,
     /// Begin of the current second, and what came unproved in it.
     unproved: Mutex<(Instant, u32)>,
 }
@@ -190,13 +189,13 @@ pub(super) enum Verdict {
 
 impl Gate {
     pub(super) fn new() -> Gate {
-        Gate { under_way: AtomicUsize::new(0), unproved: Mutex::new((clock::monotonic(), 0)) }
+        Gate { unproved: Mutex::new((clock::monotonic(), 0)) }
     }
 
     /// Judges a first packet; proved ones come from an address that has answered before.
-    pub(super) fn judge(&self, proved: bool, now: Instant) -> Verdict {
-        let under_way = self.under_way.load(Relaxed);
-        if under_way >= MAX_HANDSHAKES {
+    pub(super) fn judge(&self, proved: bool, handshakes: &Handshakes, now: Instant) -> Verdict {
+        let (under_way, limit) = (handshakes.over_quic(), handshakes.pending());
+        if under_way >= limit {
             return Verdict::Refuse;
         }
         if proved {
@@ -207,25 +206,7 @@ impl Gate {
             *unproved = (now, 0);
         }
         unproved.1 += 1;
-        if unproved.1 > MAX_UNPROVED || under_way > MAX_HANDSHAKES / 4 { Verdict::Retry } else { Verdict::Accept }
-    }
-
-    /// Counts a handshake until the guard is dropped.
-    pub(super) fn enter(self: &Arc<Self>) -> UnderWay {
-        self.under_way.fetch_add(1, Relaxed);
-        UnderWay { gate: self.clone() }
-    }
-}
-
-/// A handshake under way.
-#[derive(Debug)]
-pub(super) struct UnderWay {
-    gate: Arc<Gate>,
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.gate.under_way.fetch_sub(1, Relaxed);
+        if unproved.1 > MAX_UNPROVED || under_way > limit / 4 { Verdict::Retry } else { Verdict::Accept }
     }
 }
 
@@ -235,24 +216,28 @@ mod tests {
 
     #[test]
     fn many_unproved_senders_must_prove_their_address() {
-        let (gate, now) = (Gate::new(), clock::monotonic());
+        let (gate, handshakes, now) = (Gate::new(), Handshakes::default(), clock::monotonic());
         for _ in 0..MAX_UNPROVED {
-            assert_eq!(gate.judge(false, now), Verdict::Accept);
+            assert_eq!(gate.judge(false, &handshakes, now), Verdict::Accept);
         }
-        assert_eq!(gate.judge(false, now), Verdict::Retry);
-        assert_eq!(gate.judge(true, now), Verdict::Accept);
-        assert_eq!(gate.judge(false, now + Duration::from_secs(1)), Verdict::Accept);
+        assert_eq!(gate.judge(false, &handshakes, now), Verdict::Retry);
+        assert_eq!(gate.judge(true, &handshakes, now), Verdict::Accept);
+        assert_eq!(gate.judge(false, &handshakes, now + Duration::from_secs(1)), Verdict::Accept);
     }
 
     #[test]
     fn a_quarter_of_the_handshakes_asks_for_proof_and_all_of_them_refuse() {
-        let (gate, now) = (Arc::new(Gate::new()), clock::monotonic());
-        let mut under_way: Vec<UnderWay> = (0..=MAX_HANDSHAKES / 4).map(|_| gate.enter()).collect();
-        assert_eq!(gate.judge(false, now), Verdict::Retry);
-        assert_eq!(gate.judge(true, now), Verdict::Accept);
-        under_way.extend((under_way.len()..MAX_HANDSHAKES).map(|_| gate.enter()));
-        assert_eq!(gate.judge(true, now), Verdict::Refuse);
+        let (gate, handshakes, now) = (Gate::new(), Handshakes::default(), clock::monotonic());
+        let limit = handshakes.pending();
+        let mut under_way: Vec<_> = (0..=limit / 4).map(|_| handshakes.enter_quic()).collect();
+        assert_eq!(gate.judge(false, &handshakes, now), Verdict::Retry);
+        assert_eq!(gate.judge(true, &handshakes, now), Verdict::Accept);
+        under_way.extend((under_way.len()..limit).map(|_| handshakes.enter_quic()));
+        assert_eq!(gate.judge(true, &handshakes, now), Verdict::Refuse);
+        handshakes.set(Duration::from_secs(1), limit * 8);
+        assert_eq!(gate.judge(false, &handshakes, now), Verdict::Accept, "policy allows more");
+        handshakes.set(Duration::from_secs(1), limit);
         drop(under_way);
-        assert_eq!(gate.judge(false, now), Verdict::Accept);
+        assert_eq!(gate.judge(false, &handshakes, now), Verdict::Accept);
     }
 }

@@ -19,9 +19,9 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, TlsStream};
 
 use super::{
     Mesh,
-    accept::{HANDSHAKE_TIMEOUT, Handover, PREFACE_TIMEOUT, canonical},
+    accept::{Handover, PREFACE_TIMEOUT, canonical},
     count,
-    crowd::{Crowd, Place},
+    crowd::Place,
     data::Incoming,
     error::Code,
     live::Kind,
@@ -31,12 +31,8 @@ use super::{
     stream::{Facts, VirtualStream},
 };
 
-/// Time for a ClientHello.
+/// Time for a ClientHello; less where a whole handshake has less.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
-/// Handshakes under way per worker.
-const MAX_HANDSHAKES: usize = 512;
-/// Handshakes under way per worker and sender's address.
-pub(super) const MAX_HANDSHAKES_PER_IP: usize = 256;
 /// Plaintext that rustls may hold per direction, bytes: tunnels want large writes.
 const BUFFER: usize = 256 << 10;
 /// How long an unused connection waits for its next tunnel: longer than the dialling side keeps it.
@@ -62,17 +58,21 @@ impl std::fmt::Debug for Hello {
 
 impl Hello {
     /// Ends the handshake on the current runtime.
-    pub(super) async fn finish(self, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn finish(self, mesh: &Mesh, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
         let start = StartHandshake::from_parts(self.accepted, TcpStream::from_std(self.stream)?);
-        let done = handshake(start, config).await;
+        let done = handshake(mesh, start, config).await;
         drop(self.under_way);
         done
     }
 }
 
-async fn handshake(start: StartHandshake<TcpStream>, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(
+    mesh: &Mesh,
+    start: StartHandshake<TcpStream>,
+    config: Arc<ServerConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
     let accept = start.into_stream_with(config, |session| session.set_buffer_limit(Some(BUFFER)));
-    Ok(TlsStream::Server(timeout(HANDSHAKE_TIMEOUT, accept).await??))
+    Ok(TlsStream::Server(timeout(mesh.shared.handshakes.time(), accept).await??))
 }
 
 /// One worker's share of the TCP port.
@@ -80,14 +80,12 @@ pub(super) struct Port {
     pub(super) mesh: Mesh,
     pub(super) queue: mpsc::Sender<Incoming>,
     data: Arc<ServerConfig>,
-    under_way: Arc<Crowd>,
 }
 
 impl Port {
     pub(super) fn new(mesh: Mesh, queue: mpsc::Sender<Incoming>) -> Arc<Port> {
         let data = mesh.shared.tls.server(Conversation::Data);
-        let under_way = Crowd::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_IP);
-        Arc::new(Port { mesh, queue, data, under_way })
+        Arc::new(Port { mesh, queue, data })
     }
 
     /// Accepts for ever.
@@ -101,7 +99,7 @@ impl Port {
                     continue;
                 }
             };
-            let Some(under_way) = self.under_way.enter(remote.ip()) else {
+            let Some(under_way) = self.mesh.shared.handshakes.enter_tcp(remote.ip()) else {
                 count(&self.mesh.shared.counters.handshake_failures);
                 continue;
             };
@@ -118,7 +116,11 @@ impl Port {
     /// Reads the ClientHello and sees who must carry on.
     async fn greet(&self, stream: TcpStream, remote: SocketAddr, under_way: Place) -> io::Result<()> {
         tune(&stream);
-        let start = timeout(HELLO_TIMEOUT, LazyConfigAcceptor::new(Default::default(), stream)).await??;
+        let start = timeout(
+            HELLO_TIMEOUT.min(self.mesh.shared.handshakes.time()),
+            LazyConfigAcceptor::new(Default::default(), stream),
+        )
+        .await??;
         let conversation = start.client_hello().alpn().and_then(|mut names| names.find_map(Conversation::from_alpn));
         match conversation {
             None => Err(io::Error::other("no conversation of ours in ALPN")),
@@ -138,7 +140,7 @@ impl Port {
         under_way: Place,
     ) -> io::Result<()> {
         let shared = &self.mesh.shared;
-        let tls = handshake(start, self.data.clone()).await?;
+        let tls = handshake(&self.mesh, start, self.data.clone()).await?;
         drop(under_way);
         let chain = certificates(&tls);
         let peer = Arc::new(shared.tls.peer(Conversation::Data, &chain).map_err(io::Error::other)?);

@@ -3,7 +3,7 @@
 
 use super::{context::Context, failure::Cause, inbound::Caller, outbound::Speaker};
 use crate::{
-    balance::{Ask, Candidates},
+    balance::{Ask, Candidates, Client},
     clock,
     mesh::{self, Preface, lease::Terms},
     snapshot::{Circuit, Endpoint, Snapshot, Table},
@@ -51,8 +51,11 @@ pub(super) struct Cluster {
     pub(super) circuit: Arc<Circuit>,
     /// The policy, and the choice that it leads to.
     pub(super) table: Arc<Table>,
+    /// How long a connection to an endpoint may take to open.
+    pub(super) connect_timeout: Duration,
     /// How long the connections to its endpoints are used.
     pub(super) terms: Terms,
+    ignores_localities: bool,
     /// Where requests are counted that reach no endpoint.
     pub(super) nobody: Arc<Recorder>,
 }
@@ -81,11 +84,6 @@ impl Cluster {
     /// The key that a request is balanced by, where the policy names one.
     pub(super) fn consistent_hash(&self) -> Option<&ConsistentHash> {
         self.table.policy.load_balancer.consistent_hash()
-    }
-
-    /// How long a connection may take to open; none takes longer than the mesh's own limit.
-    pub(super) fn connect_timeout(&self) -> Duration {
-        self.table.policy.connection_pool.tcp.connect_timeout
     }
 }
 
@@ -168,12 +166,16 @@ impl Context {
         });
         let circuit = self.circuits.of(&speaker.name, name, destination.cluster(port));
         let policy = target.policy(port);
-        let table = self.table(&circuit, &endpoints, policy, speaker);
+        let config = snapshot.compiled.config();
+        let ignores_localities = !config.locality_load_balancing;
+        let table = self.table(&circuit, &endpoints, policy, speaker, ignores_localities);
         Ok(Cluster {
             _route: Arc::clone(route),
             members: members.collect(),
             endpoints,
             circuit,
+            connect_timeout: policy.connection_pool.tcp.connect_timeout.unwrap_or(config.connect_timeout),
+            ignores_localities,
             terms: terms(policy),
             table,
             nobody: Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(Workload::unknown())))),
@@ -187,7 +189,15 @@ impl Context {
             members: Arc::clone(&cluster.members),
             endpoints: Arc::clone(&cluster.endpoints),
             circuit: Arc::clone(&cluster.circuit),
-            table: self.table(&cluster.circuit, &cluster.endpoints, &cluster.table.policy, speaker),
+            table: self.table(
+                &cluster.circuit,
+                &cluster.endpoints,
+                &cluster.table.policy,
+                speaker,
+                cluster.ignores_localities,
+            ),
+            connect_timeout: cluster.connect_timeout,
+            ignores_localities: cluster.ignores_localities,
             terms: cluster.terms,
             nobody: Arc::clone(&cluster.nobody),
         }
@@ -199,8 +209,10 @@ impl Context {
         endpoints: &[Arc<Endpoint>],
         policy: &Arc<ClusterPolicy>,
         speaker: &Speaker,
+        ignores_localities: bool,
     ) -> Arc<Table> {
-        self.circuits.table(circuit, endpoints, policy, &speaker.client, clock::uptime(), self.random())
+        let client = Client { ignores_localities, ..speaker.client.clone() };
+        self.circuits.table(circuit, endpoints, policy, &client, clock::uptime(), self.random())
     }
 }
 

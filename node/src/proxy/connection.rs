@@ -2,7 +2,7 @@
 
 use super::{
     context::Context,
-    http::{Guard, HEAD_LIMIT, ResponseBody, UpgradeAnswer},
+    http::{Bounds, FrameGuard, Guard, ResponseBody, Side, UpgradeAnswer},
     inbound::Spawn,
 };
 use http::{Request, Response, StatusCode, header::UPGRADE};
@@ -12,10 +12,19 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, pin::pin};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 
 /// Streams that we had to reset on one connection; then it ends.
 const RESETS: usize = 100;
+/// Smallest buffer that hyper's HTTP/1 works with, bytes.
+const SMALLEST_BUFFER: usize = 8 * 1024;
+/// Most bytes of one HTTP/2 connection that wait to be read.
+const MAX_WINDOW: u32 = 16 * 1024 * 1024;
+/// Header lines for which hyper needs no memory of its own.
+const USUAL_LINES: usize = 100;
 
 /// Answers the requests of one connection.
 pub(super) trait Handler: Clone + Send + Sync + 'static {
@@ -23,22 +32,26 @@ pub(super) trait Handler: Clone + Send + Sync + 'static {
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<ResponseBody>> + Send;
 }
 
-/// Serves HTTP/1 until the connection ends; when the node drains, until the request under way has ended.
-pub(super) async fn serve_http1<I, H>(context: &Context, io: I, handler: H)
+/// Serves HTTP/1 until the connection ends; when the node drains, or policy changes the bounds of connections, until the request
+/// under way has ended.
+pub(super) async fn serve_http1<I, H>(context: &Context, io: I, side: Side, handler: H)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
+    let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
     let answer = UpgradeAnswer::default();
     let service = service(handler, Some(answer.clone()));
-    let connection = http1::Builder::new()
-        .max_buf_size(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(Guard::new(io, answer)), service)
-        .with_upgrades();
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(bounds.head.max(SMALLEST_BUFFER));
+    if bounds.lines != USUAL_LINES {
+        builder.max_headers(bounds.lines);
+    }
+    let connection = builder.serve_connection(TokioIo::new(Guard::new(io, answer, bounds)), service).with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = context.draining() => {
+        () = closing(context, &mut rules, side, bounds) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -49,30 +62,50 @@ where
 }
 
 /// As [`serve_http1`], for HTTP/2.
-pub(super) async fn serve_http2<I, H>(context: &Context, io: I, handler: H)
+pub(super) async fn serve_http2<I, H>(context: &Context, io: I, side: Side, handler: H)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
+    let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
     let service = service(handler, None);
-    let limits = context.current.read().compiled.config().limits;
     let connection = http2::Builder::new(Spawn(context.tasks.clone()))
         .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(HEAD_LIMIT).unwrap_or(u32::MAX))
-        .max_concurrent_streams(limits.streams)
-        .max_pending_accept_reset_streams(usize::try_from(limits.pending_resets).unwrap_or(usize::MAX))
+        .max_header_list_size(u32::try_from(bounds.head).unwrap_or(u32::MAX))
+        .max_concurrent_streams(bounds.streams)
+        .max_pending_accept_reset_streams(bounds.pending_resets)
         .max_local_error_reset_streams(RESETS)
-        .serve_connection(TokioIo::new(io), service);
+        // Together the streams get what they could get each: one that nobody reads does not stop the others.
+        .initial_stream_window_size(bounds.window)
+        .initial_connection_window_size(bounds.window.saturating_mul(bounds.streams).min(MAX_WINDOW))
+        .serve_connection(TokioIo::new(FrameGuard::new(io, bounds)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = context.draining() => {
+        () = closing(context, &mut rules, side, bounds) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "HTTP/2 connection ended");
+    }
+}
+
+/// Resolves when the connection must end after what is under way.
+async fn closing(context: &Context, rules: &mut watch::Receiver<u64>, side: Side, bounds: Bounds) {
+    let others = async {
+        // An error means that no rules come any more.
+        while rules.changed().await.is_ok() {
+            if Bounds::of(side, &context.limits()) != bounds {
+                return;
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = context.draining() => {}
+        () = others => {}
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     cluster::Clusters,
-    http::ReplayBudget,
+    http::{Bounds, ReplayBudget},
     inbound::{Apps, Verdicts},
     local::Local,
 };
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) mirrors: Arc<Semaphore>,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) draining: watch::Sender<bool>,
+    /// Counts the changes of `local`.
+    pub(super) reloads: watch::Sender<u64>,
     /// Workers whose requests have ended.
     pub(super) drained: watch::Sender<usize>,
     pub(super) verdicts: Verdicts,
@@ -70,6 +72,9 @@ pub(super) struct Context {
     pub(super) clusters: Mutex<Clusters>,
     /// Connections that are served.
     pub(super) open: TaskTracker,
+    /// Counts the changes of what requests are admitted by.
+    pub(super) rules: watch::Sender<u64>,
+    pub(super) reloads: watch::Receiver<u64>,
     draining: watch::Receiver<bool>,
     /// Only this worker's requests take the lock, so it is always free.
     random: Mutex<SmallRng>,
@@ -94,6 +99,8 @@ impl Context {
             apps: Apps::new(shared.tasks.clone()),
             clusters: Mutex::default(),
             open: TaskTracker::new(),
+            rules: watch::Sender::new(0),
+            reloads: shared.reloads.subscribe(),
             draining: shared.draining.subscribe(),
             random: Mutex::new(SmallRng::seed_from_u64(seed(worker))),
         }
@@ -118,6 +125,16 @@ impl Context {
             }
         }
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    /// What callers may ask of this node, by what holds now.
+    pub(super) fn limits(&self) -> policy::kinds::Limits {
+        self.current.read().compiled.config().limits
+    }
+
+    /// The bounds of requests and streams of other nodes, by what holds now.
+    pub(super) fn bounds_of_nodes(&self) -> Bounds {
+        Bounds::of_nodes(&self.limits())
     }
 
     /// Resolves when the node drains.

@@ -184,6 +184,7 @@ impl DataPlane {
             mirrors: Arc::new(Semaphore::new(outbound::COPIES)),
             connections: Arc::default(),
             draining: watch::Sender::new(false),
+            reloads: watch::Sender::new(0),
             drained: watch::Sender::new(0),
             ended: watch::Sender::new(false),
         };
@@ -232,6 +233,7 @@ impl DataPlane {
         }
         // Nothing can fail from here on, except that the workers are gone.
         self.shared.local.store(Arc::new(local));
+        self.shared.reloads.send_modify(|count| *count += 1);
         for (key, bound, sockets, speaker) in fresh {
             self.take_over(&mut open, key, bound, sockets, speaker).await?;
         }

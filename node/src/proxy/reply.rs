@@ -6,7 +6,7 @@ use super::{
 };
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderValue, Response, StatusCode,
     header::{CONNECTION, CONTENT_TYPE},
 };
 
@@ -39,14 +39,21 @@ pub(super) fn text(status: StatusCode, body: Bytes) -> Response<ResponseBody> {
 pub(super) fn grpc_error(status: u8, message: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::full(Bytes::new()));
     let headers = response.headers_mut();
+    headers.extend(grpc_trailers(status, message));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+    response
+}
+
+/// What ends a gRPC answer.
+pub(super) fn grpc_trailers(status: u8, message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(u16::from(status)));
     if let Ok(message) = HeaderValue::from_str(&percent_encoded(message))
         && !message.is_empty()
     {
-        headers.insert("grpc-message", message);
+        trailers.insert("grpc-message", message);
     }
-    response
+    trailers
 }
 
 /// `grpc-message`: printable ASCII without `%`, the rest percent-encoded.

@@ -1,6 +1,6 @@
 //! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees.
 
-use super::{context::Context, failure::Cause, inbound::Tunnel};
+use super::{context::Context, failure::Cause, inbound::Standing};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
     header::{CONNECTION, UPGRADE},
@@ -18,8 +18,6 @@ use tokio::{
     time::timeout,
 };
 
-/// Shortest silence, in both directions, after which a tunnel ends (it may last twice as long).
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Buffer per direction, bytes.
 const BUFFER: usize = 16 * 1024;
 
@@ -65,7 +63,9 @@ pub(super) fn join_holding<B>(
     held: impl Send + 'static,
 ) {
     let server = hyper::upgrade::on(&mut *response);
-    let tunnel = response.extensions_mut().remove::<Tunnel>();
+    let standing = response.extensions_mut().remove::<Standing>();
+    // Shortest silence, in both directions, after which the tunnel ends (it may last twice as long).
+    let idle = context.limits().stream_idle;
     context.tasks.detach("upgraded connection", async move {
         let _held = held;
         let (caller, server) = match (caller.await, server.await) {
@@ -79,11 +79,14 @@ pub(super) fn join_holding<B>(
         let (server_read, server_write) = tokio::io::split(server);
         let active = AtomicBool::new(true);
         let both = async {
-            tokio::try_join!(copy(caller_read, server_write, &active), copy(server_read, caller_write, &active))
+            tokio::try_join!(
+                copy(caller_read, server_write, &active, idle),
+                copy(server_read, caller_write, &active, idle)
+            )
         };
         let forbidden = async {
-            match &tunnel {
-                Some(tunnel) => tunnel.forbidden().await,
+            match standing {
+                Some(mut standing) => standing.forbidden().await,
                 None => std::future::pending().await,
             }
         };
@@ -101,10 +104,11 @@ async fn copy(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     active: &AtomicBool,
+    idle: Duration,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = match timeout(IDLE_TIMEOUT, from.read(&mut buffer)).await {
+        let length = match timeout(idle, from.read(&mut buffer)).await {
             Ok(length) => length?,
             Err(_) if active.swap(false, Ordering::Relaxed) => continue,
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),

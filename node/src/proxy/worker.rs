@@ -19,7 +19,8 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
     let mut ended = shared.ended.subscribe();
     let streams = streams(Arc::clone(&context), mesh);
     let sweep = sweep(Arc::clone(&context));
-    let mut background = std::pin::pin!(async { tokio::join!(streams, sweep) });
+    let watch = inbound::watch_rules(Arc::clone(&context));
+    let mut background = std::pin::pin!(async { tokio::join!(streams, sweep, watch) });
     loop {
         tokio::select! {
             _ = background.as_mut() => break,

@@ -164,7 +164,10 @@ impl Circuits {
             }
             None => lock(&self.outliers).remove_cluster(&circuit.key),
         }
-        let balance = BalancePolicy::from(&**policy);
+        let mut balance = BalancePolicy::from(&**policy);
+        if policy.load_balancer.locality.is_none() {
+            balance.locality.enabled = !client.ignores_localities;
+        }
         let limits = PoolLimits::from(&**policy);
         let table = Arc::new(Table {
             policy: Arc::clone(policy),

@@ -22,8 +22,8 @@ pub struct ConnectionPool {
 pub struct TcpPool {
     /// `None`: no limit.
     pub max_connections: Option<u32>,
-    /// For TCP's handshake; 10 s.
-    pub connect_timeout: Duration,
+    /// For a connection to open; `None`: what MeshConfig says.
+    pub connect_timeout: Option<Duration>,
     /// Present: probes are on.
     pub keepalive: Option<TcpKeepalive>,
     /// `None`: for ever.
@@ -88,15 +88,13 @@ pub struct Http2Keepalive {
 }
 
 /// Where nothing is said.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Where nothing is said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 impl Default for TcpPool {
     fn default() -> Self {
         Self {
             max_connections: None,
-            connect_timeout: CONNECT_TIMEOUT,
+            connect_timeout: None,
             keepalive: None,
             max_connection_duration: None,
             idle_timeout: Some(IDLE_TIMEOUT),
@@ -155,7 +153,7 @@ impl TcpPool {
         let time = |name| fields.get(name).and_then(|at| at.duration());
         let decoded = Self {
             max_connections: limit(&fields, "maxConnections", "max connections"),
-            connect_timeout: time("connectTimeout").unwrap_or(CONNECT_TIMEOUT),
+            connect_timeout: time("connectTimeout"),
             keepalive: fields.get("tcpKeepalive").and_then(|at| TcpKeepalive::decode(&at)),
             max_connection_duration: time("maxConnectionDuration"),
             idle_timeout: match fields.get("idleTimeout") {
@@ -253,7 +251,7 @@ mod tests {
               http: {http1MaxPendingRequests: 1, http2MaxRequests: 2, maxRequestsPerConnection: 3, maxRetries: 4, maxConcurrentStreams: 5,
                      h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 15s, timeout: 5s}}}",
         );
-        assert_eq!((full.tcp.max_connections, full.tcp.connect_timeout), (Some(9), Duration::from_millis(30)));
+        assert_eq!((full.tcp.max_connections, full.tcp.connect_timeout), (Some(9), Some(Duration::from_millis(30))));
         assert_eq!(full.tcp.keepalive.map(|keepalive| (keepalive.probes, keepalive.interval)), Some((Some(3), None)));
         let http = &full.http;
         let limits = [http.max_pending_requests, http.max_requests, http.max_requests_per_connection, http.max_retries];

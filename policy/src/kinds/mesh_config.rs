@@ -162,8 +162,6 @@ impl MeshConfig {
         // Applied in this build: what is not, may only say what holds anyway.
         for (name, is_default) in [
             ("outboundTrafficPolicy", config.outbound == default.outbound),
-            ("connectTimeout", config.connect_timeout == default.connect_timeout),
-            ("localityLbSetting", config.locality_load_balancing == default.locality_load_balancing),
             ("certificates", config.certificates == default.certificates),
         ] {
             if let Some(at) = fields.get(name).filter(|_| !is_default) {

@@ -240,6 +240,7 @@ impl Caller {
             address: self.address,
             identity: &self.identity,
             preface: &self.preface,
+            patience: Duration::from_secs(5),
         }
     }
 

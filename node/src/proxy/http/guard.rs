@@ -1,29 +1,25 @@
 //! The bytes of an HTTP/1 connection on their way to hyper: framing is checked, heads have a time limit, idle
 //! connections end, and what follows an upgrade request waits for its answer.
 
-use super::strict::{Scan, Scanner, Violation};
+use super::{
+    Bounds,
+    frame_guard::poll_idle,
+    strict::{Scan, Scanner, Violation},
+};
 use std::{
     collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
 
-/// Longest time from the first byte of a head to its last.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Shortest silence after which a connection ends (it may last twice as long).
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-
 /// No HTTP/1 parser takes these bytes, in a head, a chunk size or trailers: hyper answers 400 and closes.
 const POISON: &[u8] = b"\0\n\0\r\n\r\n";
-/// More header lines than hyper takes: it answers 431 and closes.
-const TOO_MANY_LINES: usize = 101;
 
 /// How the request that asked for an upgrade was answered.
 #[derive(Debug, Default)]
@@ -68,23 +64,26 @@ pub(in crate::proxy) struct Guard<I> {
     /// What hyper is given instead of what was refused.
     poison: Option<VecDeque<u8>>,
     answer: UpgradeAnswer,
-    head: Option<Pin<Box<Sleep>>>,
+    bounds: Bounds,
+    /// Until when the head that has begun must end, and which one it is.
+    head: Option<(u64, Pin<Box<Sleep>>)>,
     idle: Pin<Box<Sleep>>,
     active: bool,
 }
 
 impl<I> Guard<I> {
     /// Guards a connection on which nothing was read yet.
-    pub(in crate::proxy) fn new(io: I, answer: UpgradeAnswer) -> Self {
+    pub(in crate::proxy) fn new(io: I, answer: UpgradeAnswer, bounds: Bounds) -> Self {
         Self {
             io,
-            scanner: Scanner::new(),
+            scanner: Scanner::new(bounds.head),
             unscanned: Vec::new(),
             poison: None,
             answer,
             head: None,
-            idle: Box::pin(sleep(IDLE_TIMEOUT)),
+            idle: Box::pin(sleep(bounds.idle)),
             active: true,
+            bounds,
         }
     }
 
@@ -104,11 +103,11 @@ impl<I> Guard<I> {
                 self.give_poison(buffer);
             }
         }
-        if !self.scanner.in_head() {
-            self.head = None;
-        } else if self.head.is_none() {
-            self.head = Some(Box::pin(sleep(HEAD_TIMEOUT)));
-        }
+        self.head = match (self.scanner.in_head(), self.head.take()) {
+            (None, _) => None,
+            (Some(one), Some((same, timer))) if one == same => Some((one, timer)),
+            (Some(one), _) => Some((one, Box::pin(sleep(self.bounds.head_time)))),
+        };
     }
 
     fn refuse(&mut self, violation: Violation) {
@@ -117,7 +116,8 @@ impl<I> Guard<I> {
             Violation::Malformed(_) => POISON.iter().copied().collect(),
             Violation::HeadTooLarge(begin) => {
                 let mut bytes = begin.to_vec();
-                for _ in 0..TOO_MANY_LINES {
+                // One more than hyper takes: it answers 431 and closes.
+                for _ in 0..=self.bounds.lines {
                     bytes.extend_from_slice(b"x:y\r\n");
                 }
                 bytes.extend_from_slice(b"\r\n");
@@ -137,18 +137,12 @@ impl<I> Guard<I> {
     }
 
     fn poll_timers(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        if let Some(head) = &mut self.head
+        if let Some((_, head)) = &mut self.head
             && head.as_mut().poll(context).is_ready()
         {
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "head takes too long"));
         }
-        while self.idle.as_mut().poll(context).is_ready() {
-            if !std::mem::take(&mut self.active) {
-                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "idle"));
-            }
-            self.idle.set(sleep(IDLE_TIMEOUT));
-        }
-        Poll::Pending
+        poll_idle(&mut self.idle, &mut self.active, self.bounds.idle, context)
     }
 }
 
@@ -182,10 +176,21 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
     }
 }
 
+impl<I: AsyncWrite + Unpin> Guard<I> {
+    /// What was written counts as life; what cannot be written for too long ends the connection.
+    fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_pending() {
+            return poll_idle(&mut self.idle, &mut self.active, self.bounds.idle, context).map(Err);
+        }
+        self.active = true;
+        written
+    }
+}
+
 impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.active = true;
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.wrote(context, written)
     }
 
     fn poll_write_vectored(
@@ -193,8 +198,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.active = true;
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        self.wrote(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,5 +1,6 @@
 //! What a request's head must be before anything reads it, and which headers end at this hop.
 
+use super::Bounds;
 use crate::proxy::failure::Cause;
 use bytes::Bytes;
 use http::{
@@ -11,11 +12,6 @@ use http::{
     request::Parts,
     uri::Authority,
 };
-
-/// Longest request target, in bytes.
-const URI_LIMIT: usize = 8 * 1024;
-/// Most header lines.
-const HEADERS_LIMIT: usize = 100;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -29,17 +25,17 @@ pub(in crate::proxy) const FORWARDED_FOR: HeaderName = HeaderName::from_static("
 ///
 /// # Errors
 /// What the caller is answered.
-pub(in crate::proxy) fn authority(parts: &Parts) -> Result<HeaderValue, Cause> {
+pub(in crate::proxy) fn authority(parts: &Parts, bounds: &Bounds) -> Result<HeaderValue, Cause> {
     if parts.method == Method::CONNECT {
         return Err(Cause::Unsupported("CONNECT is not supported yet"));
     }
     if parts.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return Err(Cause::BadRequest("not a method"));
     }
-    if target_length(parts) > URI_LIMIT {
+    if target_length(parts) > bounds.target {
         return Err(Cause::UriTooLong);
     }
-    if parts.headers.len() > HEADERS_LIMIT {
+    if parts.headers.len() > bounds.lines {
         return Err(Cause::HeadersTooLarge);
     }
     let path = parts.uri.path();
@@ -183,10 +179,12 @@ pub(in crate::proxy) fn is_grpc(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
     use http::Request;
+    use policy::kinds::Limits;
 
     fn judged(request: http::request::Builder) -> Result<String, Cause> {
         let (parts, ()) = request.body(()).expect("a request").into_parts();
-        authority(&parts).map(|host| host.to_str().expect("ASCII").to_owned())
+        authority(&parts, &Bounds::of_applications(&Limits::default()))
+            .map(|host| host.to_str().expect("ASCII").to_owned())
     }
 
     #[test]
@@ -223,7 +221,7 @@ mod tests {
 
     #[test]
     fn limits_and_methods() {
-        let long = format!("/{}", "a".repeat(URI_LIMIT));
+        let long = format!("/{}", "a".repeat(8 * 1024));
         assert_eq!(judged(Request::get(long).header("host", "a")), Err(Cause::UriTooLong));
         assert!(matches!(judged(Request::connect("a:443")), Err(Cause::Unsupported(_))));
         assert!(judged(Request::builder().method("get").uri("/").header("host", "a")).is_err());

@@ -1,6 +1,9 @@
 //! HTTP/1 and HTTP/2 at the edges of the proxy.
 
 mod body_copy;
+mod bounds;
+mod frame_guard;
+mod frames;
 mod guard;
 mod head;
 mod request_body;
@@ -8,10 +11,11 @@ mod response_body;
 mod strict;
 
 pub(super) use body_copy::BodyCopy;
+pub(super) use bounds::{Bounds, Side};
+pub(super) use frame_guard::FrameGuard;
 pub(super) use guard::{Guard, UpgradeAnswer};
 pub(super) use head::{
     FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, join_cookies, strip_hop_by_hop, strip_identity, strip_own,
 };
 pub(super) use request_body::{Completion, ReplayBudget, RequestBody, Upload};
-pub(super) use response_body::{ResponseBody, Source};
-pub(super) use strict::HEAD_LIMIT;
+pub(super) use response_body::{ResponseBody, Source, Ties};

@@ -24,8 +24,6 @@ use tokio::time::{Sleep, sleep};
 const REPLAY_LIMIT: usize = 64 * 1024;
 /// Most bytes of all requests of a node that are kept for retries.
 const NODE_LIMIT: usize = 256 * 1024 * 1024;
-/// Shortest silence of a caller within a body after which the request ends (it may last twice as long).
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes that all requests of this node keep for retries.
 #[derive(Debug, Clone, Default)]
@@ -68,8 +66,8 @@ impl std::error::Error for BodyError {}
 pub(in crate::proxy) struct Upload(Option<Arc<Mutex<Source>>>);
 
 impl Upload {
-    /// `keep`: retries are possible, so the beginning is kept.
-    pub(in crate::proxy) fn new(incoming: Incoming, keep: bool, budget: &ReplayBudget) -> Self {
+    /// `keep`: retries are possible, so the beginning is kept. The caller may be silent for `patience`, at most for twice that.
+    pub(in crate::proxy) fn new(incoming: Incoming, keep: bool, budget: &ReplayBudget, patience: Duration) -> Self {
         if incoming.is_end_stream() {
             return Self(None);
         }
@@ -84,6 +82,7 @@ impl Upload {
             trailers: None,
             attempt: 0,
             failed: None,
+            patience,
             idle: None,
             active: true,
             waiting: None,
@@ -110,6 +109,8 @@ impl Upload {
             trailers,
             attempt: 0,
             failed: None,
+            // Nobody is waited for.
+            patience: Duration::MAX,
             idle: None,
             active: true,
             waiting: None,
@@ -213,6 +214,7 @@ struct Source {
     /// Number of the attempt that may read.
     attempt: u32,
     failed: Option<Cause>,
+    patience: Duration,
     idle: Option<Pin<Box<Sleep>>>,
     active: bool,
     /// Waits for the end.
@@ -272,7 +274,8 @@ impl Source {
 
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
-            let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(IDLE_TIMEOUT)));
+            let patience = self.patience;
+            let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(patience)));
             if idle.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
@@ -321,8 +324,8 @@ struct Sending {
 
 impl RequestBody {
     /// A body that is sent once, without being kept.
-    pub(in crate::proxy) fn once(incoming: Incoming, budget: &ReplayBudget) -> Self {
-        Upload::new(incoming, false, budget).attempt().unwrap_or(Self(None))
+    pub(in crate::proxy) fn once(incoming: Incoming, budget: &ReplayBudget, patience: Duration) -> Self {
+        Upload::new(incoming, false, budget, patience).attempt().unwrap_or(Self(None))
     }
 
     /// Tells of the end of the caller's side.
@@ -383,5 +386,20 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_so_much_for_retries_and_no_more() {
+        let budget = ReplayBudget::default();
+        assert!(budget.take(NODE_LIMIT - 1) && budget.take(1));
+        assert!(!budget.take(1));
+        assert_eq!(budget.taken(), NODE_LIMIT, "what found no room takes none");
+        budget.give(10);
+        assert!(budget.take(10));
     }
 }

@@ -1,9 +1,16 @@
 //! A response's body on its way to the caller: streamed, with what must happen at its end.
 
-use super::head::strip_trailers;
+use super::{frame_guard::poll_idle, head::strip_trailers};
 use crate::{
     mesh::lease::LeasedBody,
-    proxy::{deadline::Deadline, exchange::Exchange, flight::Flight, inbound::AppBody},
+    proxy::{
+        deadline::Deadline,
+        exchange::Exchange,
+        failure::Cause,
+        flight::Flight,
+        inbound::{AppBody, Watch},
+        reply,
+    },
     telemetry::Flags,
 };
 use bytes::Bytes;
@@ -12,7 +19,9 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
+use tokio::time::{Sleep, sleep};
 
 /// Any error of a body's source.
 pub(in crate::proxy) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -60,14 +69,29 @@ pub(in crate::proxy) enum ResponseBody {
     Relay(Relay),
 }
 
+/// What a body from an endpoint is tied to.
+pub(in crate::proxy) struct Ties {
+    /// Over when the body is.
+    pub(in crate::proxy) exchange: Exchange,
+    /// When the route's timeout comes.
+    pub(in crate::proxy) deadline: Option<Deadline>,
+    /// The request counts as under way at its endpoint until the body ends.
+    #[expect(dead_code, reason = "it is held")]
+    pub(in crate::proxy) flight: Option<Flight>,
+    /// Ends the body when policy denies the request.
+    pub(in crate::proxy) watch: Option<Watch>,
+    /// Shortest silence after which the body ends (it may last twice as long).
+    pub(in crate::proxy) idle: Duration,
+}
+
 /// A body from an endpoint.
 pub(in crate::proxy) struct Relay {
-    source: Source,
-    exchange: Exchange,
-    /// When the route's timeout comes.
-    deadline: Option<Deadline>,
-    /// The request counts as under way at its endpoint until here.
-    _flight: Option<Flight>,
+    /// `None` once it was cut short.
+    source: Option<Source>,
+    ties: Ties,
+    /// The silence that lasts, once there was any.
+    silence: Option<Pin<Box<Sleep>>>,
+    active: bool,
 }
 
 impl fmt::Debug for ResponseBody {
@@ -85,17 +109,12 @@ impl ResponseBody {
         Self::Full((!bytes.is_empty()).then_some(bytes), None)
     }
 
-    /// From an endpoint; `exchange` is over when the body is.
-    pub(in crate::proxy) fn relay(
-        source: Source,
-        mut exchange: Exchange,
-        deadline: Option<Deadline>,
-        flight: Option<Flight>,
-    ) -> Self {
+    /// From an endpoint.
+    pub(in crate::proxy) fn relay(source: Source, mut ties: Ties) -> Self {
         if source.is_end_stream() {
-            exchange.ended();
+            ties.exchange.ended();
         }
-        Self::Relay(Relay { source, exchange, deadline, _flight: flight })
+        Self::Relay(Relay { source: Some(source), ties, silence: None, active: true })
     }
 
     /// Ties the end of the request to the end of a body that is at hand.
@@ -114,44 +133,82 @@ impl ResponseBody {
 
 impl Relay {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Poll::Ready(frame) = self.source.poll_frame(context) else {
-            if let Some(deadline) = &mut self.deadline
-                && Pin::new(deadline).poll(context).is_ready()
-            {
-                self.exchange.flag(Flags::UT);
-                self.exchange.ended();
-                return Poll::Ready(Some(Err("route timeout within the response".into())));
-            }
-            return Poll::Pending;
-        };
+        let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        let polled = source.poll_frame(context);
+        if let Some(watch) = &mut self.ties.watch
+            && watch.is_over(polled.is_pending(), context)
+        {
+            return Poll::Ready(Some(self.denied()));
+        }
+        let Poll::Ready(frame) = polled else { return self.poll_timers(context) };
+        self.active = true;
+        let exchange = &mut self.ties.exchange;
         Poll::Ready(match frame {
             Some(Ok(frame)) => Some(Ok(self.passed(frame))),
             Some(Err(error)) => {
-                self.exchange.flag(Flags::UC);
-                self.exchange.ended();
+                exchange.flag(Flags::UC);
+                exchange.ended();
                 Some(Err(error))
             }
             None => {
-                self.exchange.ended();
+                exchange.ended();
                 None
             }
         })
     }
 
+    /// The route's timeout, and the longest silence.
+    fn poll_timers(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(deadline) = &mut self.ties.deadline
+            && Pin::new(deadline).poll(context).is_ready()
+        {
+            return Poll::Ready(Some(Err(self.cut(Flags::UT, "route timeout within the response"))));
+        }
+        let idle = self.ties.idle;
+        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(idle)));
+        if poll_idle(silence, &mut self.active, idle, context).is_ready() {
+            return Poll::Ready(Some(Err(self.cut(Flags::SI, "silence within the response"))));
+        }
+        Poll::Pending
+    }
+
+    fn cut(&mut self, flags: Flags, why: &'static str) -> BoxError {
+        self.source = None;
+        self.ties.exchange.flag(flags);
+        self.ties.exchange.ended();
+        why.into()
+    }
+
+    /// Policy denies the request now: gRPC is told in trailers, where the way there has any and the length is open; others see the
+    /// response break off.
+    fn denied(&mut self) -> Result<Frame<Bytes>, BoxError> {
+        let trailers = self.ties.watch.as_ref().is_some_and(|watch| watch.trailers);
+        let open = self.source.as_ref().is_some_and(|source| source.size_hint().exact().is_none());
+        if !(trailers && open && self.ties.exchange.is_grpc()) {
+            return Err(self.cut(Flags::NONE, "policy denies the request now"));
+        }
+        let trailers = reply::grpc_trailers(Cause::Denied.grpc_status(), Cause::Denied.answer().body);
+        self.source = None;
+        self.ties.exchange.trailers(&trailers);
+        self.ties.exchange.ended();
+        Ok(Frame::trailers(trailers))
+    }
+
     fn passed(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let exchange = &mut self.ties.exchange;
         let frame = match frame.into_trailers() {
             Ok(mut trailers) => {
                 strip_trailers(&mut trailers);
-                self.exchange.trailers(&trailers);
+                exchange.trailers(&trailers);
                 Frame::trailers(trailers)
             }
             Err(frame) => {
-                self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
+                exchange.sent(frame.data_ref().map_or(0, Bytes::len));
                 frame
             }
         };
-        if self.source.is_end_stream() {
-            self.exchange.ended();
+        if self.source.as_ref().is_none_or(Source::is_end_stream) {
+            exchange.ended();
         }
         frame
     }
@@ -177,14 +234,14 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes, _) => bytes.is_none(),
-            Self::Relay(relay) => relay.source.is_end_stream(),
+            Self::Relay(relay) => relay.source.as_ref().is_none_or(Source::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Relay(relay) => relay.source.size_hint(),
+            Self::Relay(relay) => relay.source.as_ref().map_or_else(|| SizeHint::with_exact(0), Source::size_hint),
         }
     }
 }

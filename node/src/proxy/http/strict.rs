@@ -9,8 +9,6 @@
 const CHUNK_LINE_LIMIT: usize = 256;
 /// Longest trailer section, in bytes.
 const TRAILERS_LIMIT: usize = 8 * 1024;
-/// Longest head, in bytes: request line and header block.
-pub(in crate::proxy) const HEAD_LIMIT: usize = 32 * 1024;
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +64,10 @@ pub(super) struct Scanner {
     /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
     head: usize,
+    /// Longest head, in bytes: request line and header block.
+    limit: usize,
+    /// Heads so far.
+    heads: u64,
 }
 
 /// How much of the bytes may go on to hyper.
@@ -80,13 +82,14 @@ pub(super) enum Scan {
 }
 
 impl Scanner {
-    pub(super) const fn new() -> Self {
-        Self { state: State::RequestLine, framing: NO_FRAMING, line: Vec::new(), head: 0 }
+    /// Heads have at most so many bytes.
+    pub(super) const fn new(limit: usize) -> Self {
+        Self { state: State::RequestLine, framing: NO_FRAMING, line: Vec::new(), head: 0, limit, heads: 0 }
     }
 
-    /// True between the first byte of a head and its end.
-    pub(super) fn in_head(&self) -> bool {
-        match self.state {
+    /// Between the first byte of a head and its end, which one it is.
+    pub(super) fn in_head(&self) -> Option<u64> {
+        let within = match self.state {
             State::Headers => true,
             State::RequestLine => !self.line.is_empty(),
             State::Body { .. }
@@ -96,7 +99,8 @@ impl Scanner {
             | State::Trailers { .. }
             | State::Held
             | State::Raw => false,
-        }
+        };
+        within.then_some(self.heads)
     }
 
     /// True while bytes wait for the answer to an upgrade request.
@@ -164,7 +168,7 @@ impl Scanner {
     fn check_partial(&self, more: usize) -> Result<(), Violation> {
         let length = self.line.len() + more;
         match self.state {
-            State::RequestLine | State::Headers if self.head + length > HEAD_LIMIT => {
+            State::RequestLine | State::Headers if self.head + length > self.limit => {
                 Err(Violation::HeadTooLarge(match (self.state == State::Headers, self.line.is_empty()) {
                     (true, true) => b"",
                     (true, false) => b"\r\n",
@@ -279,6 +283,7 @@ impl Scanner {
 
     fn after_head(&mut self) -> State {
         self.head = 0;
+        self.heads += 1;
         match self.framing {
             Framing { chunked: true, .. } => State::ChunkSize,
             Framing { length: Some(left), .. } if left > 0 => State::Body { left },
@@ -314,8 +319,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const HEAD_LIMIT: usize = 32 * 1024;
+
     fn scan(text: &str) -> Scan {
-        Scanner::new().scan(text.as_bytes())
+        Scanner::new(HEAD_LIMIT).scan(text.as_bytes())
     }
 
     fn refused(text: &str) -> bool {
@@ -408,7 +415,7 @@ mod tests {
         assert!(matches!(scan(&many), Scan::Refuse(_, Violation::HeadTooLarge(b""))));
         let line = format!("GET /{} HTTP/1.1\r\n", "y".repeat(HEAD_LIMIT));
         assert!(matches!(scan(&line), Scan::Refuse(0, Violation::HeadTooLarge(b"GET / HTTP/1.1\r\n"))));
-        let mut scanner = Scanner::new();
+        let mut scanner = Scanner::new(HEAD_LIMIT);
         assert_eq!(scanner.scan(b"GET / HTTP/1.1\r\nX: y"), Scan::All);
         assert_eq!(scanner.scan(&[b'y'; HEAD_LIMIT]), Scan::Refuse(0, Violation::HeadTooLarge(b"\r\n")));
     }
@@ -416,11 +423,23 @@ mod tests {
     #[test]
     fn a17_bytes_behind_an_upgrade_wait() {
         let request = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
-        let mut scanner = Scanner::new();
+        let mut scanner = Scanner::new(HEAD_LIMIT);
         assert_eq!(scanner.scan(format!("{request}\u{1}\u{2}").as_bytes()), Scan::Hold(request.len()));
         assert!(scanner.is_held());
         scanner.release(true);
         assert_eq!(scanner.scan(b"\x01\x02\n"), Scan::All);
+    }
+
+    #[test]
+    fn heads_are_told_apart() {
+        let mut scanner = Scanner::new(HEAD_LIMIT);
+        assert_eq!(scanner.in_head(), None);
+        scanner.scan(b"GET / HT");
+        let first = scanner.in_head().expect("a head has begun");
+        scanner.scan(b"TP/1.1\r\nHost: a\r\n\r\nGET /");
+        assert!(scanner.in_head().expect("the next has begun") > first);
+        scanner.scan(b" HTTP/1.1\r\n\r\n");
+        assert_eq!(scanner.in_head(), None);
     }
 
     proptest! {
@@ -430,8 +449,8 @@ mod tests {
                 "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n\
                  PUT /y HTTP/1.1\r\nHost: b\r\nContent-Length: 4\r\n\r\nab\n\rGET / HTTP/1.1\r\nHost: c\r\n{tail}\r\n\r\n"
             );
-            let whole = Scanner::new().scan(text.as_bytes());
-            let mut scanner = Scanner::new();
+            let whole = Scanner::new(HEAD_LIMIT).scan(text.as_bytes());
+            let mut scanner = Scanner::new(HEAD_LIMIT);
             let (mut rest, mut parts, mut cuts) = (text.as_bytes(), Scan::All, cuts.iter().cycle());
             while !rest.is_empty() && parts == Scan::All {
                 let (now, later) = rest.split_at((*cuts.next().expect("a cycle")).min(rest.len()));
@@ -443,7 +462,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
-            let mut scanner = Scanner::new();
+            let mut scanner = Scanner::new(HEAD_LIMIT);
             let _ = scanner.scan(&bytes);
         }
     }

@@ -27,14 +27,18 @@ use std::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-/// Longest wait for a connection (Istio's `connectTimeout`).
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle connections kept for one application by one worker.
 const IDLE_LIMIT: usize = 256;
 /// How long an idle connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 /// hyper's buffer for one connection, bytes; a response's head is bounded by it.
 const BUFFER: usize = 64 * 1024;
+/// Longest block of response headers by HTTP/2, bytes.
+const MAX_HEADERS: u32 = 64 * 1024;
+/// Bytes of one HTTP/2 response that wait for its caller.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// Bytes of all HTTP/2 responses of an application that wait for their callers.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// The connections of one worker.
 #[derive(Debug, Clone)]
@@ -68,7 +72,7 @@ impl Apps {
         Self(Arc::new(Shared { tasks, idle: Mutex::default(), multiplexed: Mutex::default() }))
     }
 
-    /// Sends a request to an application.
+    /// Sends a request to an application. A connection to it may take `patience` to open.
     ///
     /// # Errors
     /// The cause tells how far the request had come.
@@ -77,11 +81,12 @@ impl Apps {
         target: SocketAddr,
         protocol: Protocol,
         request: Request<RequestBody>,
+        patience: Duration,
     ) -> Result<Response<AppBody>, Cause> {
         let completion = request.body().completion();
         let response = match protocol {
-            Protocol::Http => self.send_http1(target, request).await,
-            Protocol::Http2 | Protocol::Grpc => self.send_http2(target, request).await,
+            Protocol::Http => self.send_http1(target, request, patience).await,
+            Protocol::Http2 | Protocol::Grpc => self.send_http2(target, request, patience).await,
         };
         let (response, sender) = response.map_err(|failed| failed.cause(&completion))?;
         if is_ambiguous(&response) {
@@ -100,6 +105,7 @@ impl Apps {
         &self,
         target: SocketAddr,
         mut request: Request<RequestBody>,
+        patience: Duration,
     ) -> Result<(Response<Incoming>, Option<http1::SendRequest<RequestBody>>), Failed> {
         while let Some(mut sender) = self.checkout(target).await {
             match sender.try_send_request(request).await {
@@ -111,7 +117,7 @@ impl Apps {
                 },
             }
         }
-        let stream = connect(target).await?;
+        let stream = connect(target, patience).await?;
         let (mut sender, connection) =
             http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await.map_err(Failed::Send)?;
         self.0.tasks.detach("application connection", async move {
@@ -137,21 +143,30 @@ impl Apps {
         &self,
         target: SocketAddr,
         request: Request<RequestBody>,
+        patience: Duration,
     ) -> Result<(Response<Incoming>, Option<http1::SendRequest<RequestBody>>), Failed> {
         let known = lock(&self.0.multiplexed).get(&target).filter(|sender| !sender.is_closed()).cloned();
         let mut sender = match known {
             Some(sender) => sender,
-            None => self.connect_http2(target).await?,
+            None => self.connect_http2(target, patience).await?,
         };
         sender.ready().await.map_err(|_| Failed::Connect)?;
         let response = sender.send_request(request).await.map_err(Failed::Send)?;
         Ok((response, None))
     }
 
-    async fn connect_http2(&self, target: SocketAddr) -> Result<http2::SendRequest<RequestBody>, Failed> {
-        let stream = connect(target).await?;
+    async fn connect_http2(
+        &self,
+        target: SocketAddr,
+        patience: Duration,
+    ) -> Result<http2::SendRequest<RequestBody>, Failed> {
+        let stream = connect(target, patience).await?;
         let (sender, connection) = http2::Builder::new(Spawn(self.0.tasks.clone()))
             .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEADERS)
+            // One response that its caller does not read does not stop those of other callers.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(Failed::Send)?;
@@ -191,8 +206,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn connect(target: SocketAddr) -> Result<TcpStream, Failed> {
-    let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
+async fn connect(target: SocketAddr, patience: Duration) -> Result<TcpStream, Failed> {
+    let stream = match timeout(patience, TcpStream::connect(target)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%target, %error, "the application does not answer");

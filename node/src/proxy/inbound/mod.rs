@@ -9,20 +9,20 @@ mod caller;
 mod limits;
 mod log;
 mod message;
-mod tunnel;
+mod standing;
 
 pub(super) use admission::Verdicts;
 pub(super) use app::{AppBody, Apps, Spawn};
 pub(super) use caller::{Caller, Peer};
 pub(super) use message::{to_http1, to_http2};
-pub(super) use tunnel::Tunnel;
+pub(super) use standing::{Standing, Watch, watch_rules};
 
 use super::{
     connection::{self, Handler},
     context::Context,
     exchange::Exchange,
     failure::Cause,
-    http::{self as body, RequestBody, ResponseBody},
+    http::{self as body, RequestBody, ResponseBody, Side, Ties},
     outcome, reply, upgrade,
 };
 use crate::{clock, config, mesh};
@@ -31,7 +31,7 @@ use caller::Rules;
 use certs::id::Subject;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,8 +49,8 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
     drop(snapshot);
     let requests = Requests { context: Arc::clone(&context), caller };
     match preface.protocol {
-        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, requests).await,
-        mesh::Protocol::Http2 => connection::serve_http2(&context, stream, requests).await,
+        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests).await,
+        mesh::Protocol::Http2 => connection::serve_http2(&context, stream, Side::Node, requests).await,
         // Tunnels and probes are refused by closing; no caller of this version opens them.
         mesh::Protocol::Tcp | mesh::Protocol::Probe => {}
     }
@@ -67,7 +67,10 @@ impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (parts, incoming) = request.into_parts();
-        let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget));
+        let request = Request::from_parts(
+            parts,
+            RequestBody::once(incoming, &self.context.budget, self.context.limits().request_body_idle),
+        );
         let mut response = answer(&self.context, &self.caller, request).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::join(&self.context, on_upgrade, &mut response);
@@ -89,9 +92,11 @@ pub(super) async fn answer(
         exchange.log(logged);
     }
     match forward(context, caller, request, &mut exchange).await {
-        Ok(response) => {
+        Ok((response, standing)) => {
             exchange.answered(response.status(), response.headers());
-            response.map(|source| ResponseBody::relay(source, exchange, None, None))
+            let (watch, idle) = (Some(Watch::new(standing)), context.limits().stream_idle);
+            response
+                .map(|source| ResponseBody::relay(source, Ties { exchange, deadline: None, flight: None, watch, idle }))
         }
         Err(Refusal { cause, details, headers }) => {
             tracing::debug!(service = %caller.who.service, ?cause, details, "request failed");
@@ -113,9 +118,10 @@ async fn forward(
     caller: &Caller,
     request: Request<RequestBody>,
     exchange: &mut Exchange,
-) -> Result<Response<body::Source>, Refusal> {
+) -> Result<(Response<body::Source>, Standing), Refusal> {
     let (mut parts, request_body) = request.into_parts();
-    let host = body::authority(&parts)?;
+    let came = parts.version;
+    let host = body::authority(&parts, &context.bounds_of_nodes())?;
     let upgrade = upgrade::asked(&parts);
     body::strip_hop_by_hop(&mut parts.headers);
     body::strip_identity(&mut parts.headers);
@@ -125,7 +131,8 @@ async fn forward(
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
     let port = admitted(context, caller, &mut parts, &host)?;
-    let tunnel = upgrade.is_some().then(|| Tunnel::new(context, &caller.who, &parts, &host));
+    let mut standing = Standing::new(context, &caller.who, &parts, &host, came);
+    let asked = upgrade.is_some();
     match port.protocol {
         config::Protocol::Http => to_http1(&mut parts, host),
         config::Protocol::Http2 | config::Protocol::Grpc => to_http2(&mut parts, &host)?,
@@ -135,15 +142,19 @@ async fn forward(
     }
     let request = Request::from_parts(parts, request_body);
     exchange.reaches(port.target);
-    let mut response = context.apps.send(port.target, port.protocol, request).await?;
-    let upgraded = upgrade::answered(&response, tunnel.is_some())?;
+    let mut response = tokio::select! {
+        biased;
+        response = context.apps.send(port.target, port.protocol, request, port.patience) => response?,
+        () = standing.forbidden() => return Err(Cause::Denied.into()),
+    };
+    let upgraded = upgrade::answered(&response, asked)?;
     body::strip_hop_by_hop(response.headers_mut());
     body::strip_own(response.headers_mut());
     if let Some(upgraded) = upgraded {
         upgrade::mark(response.headers_mut(), upgraded);
-        tunnel.map(|tunnel| response.extensions_mut().insert(tunnel));
+        response.extensions_mut().insert(standing.clone());
     }
-    Ok(response.map(body::Source::App))
+    Ok((response.map(body::Source::App), standing))
 }
 
 /// Where the request goes, if it is let in by what holds now.
@@ -164,11 +175,14 @@ fn admitted(
         }
         arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())
     })?;
-    Ok(Application { target: port.target, protocol: port.protocol })
+    let patience = snapshot.compiled.config().connect_timeout;
+    Ok(Application { target: port.target, protocol: port.protocol, patience })
 }
 
 /// An application's port.
 struct Application {
     target: SocketAddr,
     protocol: config::Protocol,
+    /// How long a connection to it may take to open.
+    patience: Duration,
 }

@@ -39,6 +39,8 @@ pub(super) struct Way<'a> {
     pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) cluster: &'a Cluster,
     pub(super) grpc: bool,
+    /// The request has a time limit of its own.
+    pub(super) timed: bool,
 }
 
 /// How one attempt ended.
@@ -59,7 +61,7 @@ impl Way<'_> {
         let first = member.endpoint.stats.active() == 0;
         let active = member.endpoint.stats.begin();
         let answer = async {
-            let room = self.room(member, first).await?;
+            let room = self.room(member, first, limit.is_some()).await?;
             let response = if member.endpoint.local {
                 self.here(member, request).await
             } else {
@@ -161,27 +163,34 @@ impl Way<'_> {
         grpc.map_or(response.status().as_u16(), failure::grpc_to_http)
     }
 
-    /// Room within the cluster's limits, where it has any.
-    async fn room(&self, member: &Member, first: bool) -> Result<Option<Room>, Cause> {
+    /// Room within the cluster's limits, where it has any. `timed`: the attempt has a time limit.
+    async fn room(&self, member: &Member, first: bool, timed: bool) -> Result<Option<Room>, Cause> {
         let Some(limits) = &self.cluster.table.limits else { return Ok(None) };
         let connection = match member.preface.protocol {
             // All requests share one.
             mesh::Protocol::Http2 => None,
             mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
-                Some(self.connection(limits, member, first).await?)
+                Some(self.connection(limits, member, first, timed || self.timed).await?)
             }
         };
         let mut room = Room::new(Arc::clone(&self.cluster.circuit), connection);
         if room.admit(limits) { Ok(Some(room)) } else { Err(Cause::Overflow) }
     }
 
-    /// One of the connections that the cluster may have; waits for one as long as not too many wait.
-    async fn connection(&self, limits: &PoolLimits, member: &Member, first: bool) -> Result<Held, Cause> {
+    /// One of the connections that the cluster may have; waits for one as long as not too many wait, and as its request has time:
+    /// one without a time limit waits as long as a connection may take to open.
+    async fn connection(&self, limits: &PoolLimits, member: &Member, first: bool, timed: bool) -> Result<Held, Cause> {
         let circuit = &self.cluster.circuit;
         if let Ok(held) = circuit.pool.connection(limits, first) {
             return Ok(held);
         }
         let _pending = circuit.pool.pending(limits).map_err(|_| Cause::Overflow)?;
+        let mut patience = pin!(async {
+            if timed {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(self.cluster.connect_timeout).await;
+        });
         loop {
             let mut freed = pin!(circuit.freed.notified());
             // From here on no connection's end is missed.
@@ -192,6 +201,7 @@ impl Way<'_> {
             tokio::select! {
                 () = freed.as_mut() => {}
                 () = lost(&member.endpoint) => return Err(Cause::ConnectFailure),
+                () = patience.as_mut() => return Err(Cause::Overflow),
             }
         }
     }
@@ -240,6 +250,7 @@ impl Way<'_> {
             address: endpoint.address,
             identity: &member.identity,
             preface: &member.preface,
+            patience: self.cluster.connect_timeout,
         };
         let mut open = pin!(self.context.mesh.open(&call));
         let lease = match poll!(open.as_mut()) {
@@ -253,7 +264,7 @@ impl Way<'_> {
                     lease = open => lease,
                     // Nobody waits out the dialling of a node that is known to be dead by now.
                     () = lost(endpoint) => return Err(Cause::ConnectFailure),
-                    () = tokio::time::sleep(self.cluster.connect_timeout()) => return Err(Cause::ConnectFailure),
+                    () = tokio::time::sleep(self.cluster.connect_timeout) => return Err(Cause::ConnectFailure),
                 }
             }
         };

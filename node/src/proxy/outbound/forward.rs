@@ -4,7 +4,7 @@ use super::{
     Answered, RequestFacts, Requests,
     affinity::Affinity,
     attempt::{Attempt, Way},
-    mirror,
+    grpc_timeout, mirror,
 };
 use crate::{
     balance::{Ask, Tried},
@@ -26,7 +26,7 @@ use policy::{
     retry::Outcome,
     route::{Destination, Routed},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -60,14 +60,17 @@ pub(super) async fn forward(
     let hash = cluster.consistent_hash();
     let affinity =
         hash.map(|hash| Affinity::of(hash, &head.parts, requests.remote, context.random())).unwrap_or_default();
-    let upload = Upload::new(incoming, route.retries.attempts > 0, &context.budget);
+    let config = snapshot.compiled.config();
+    let upload = Upload::new(incoming, route.retries.attempts > 0, &context.budget, config.limits.request_body_idle);
     if !route.mirrors.is_empty() && upgrade.is_none() {
         mirror::copy(requests, snapshot, routed, &head, &upload);
     }
-    let mut deadline = route.timeout.map(|timeout| Deadline::new(timeout, upload.completion()));
     let grpc = exchange.is_grpc();
-    let way = Way { context, speaker: &requests.speaker, snapshot, cluster: &cluster, grpc };
-    let mut attempts = Attempts { way, routed, hash: affinity.hash, upload: &upload, exchange, under_way: None };
+    let time = if grpc { grpc_timeout::of(&head.parts.headers, route.timeout) } else { route.timeout };
+    let mut deadline = time.map(|timeout| Deadline::new(timeout, upload.completion()));
+    let way = Way { context, speaker: &requests.speaker, snapshot, cluster: &cluster, grpc, timed: time.is_some() };
+    let time = time.filter(|_| grpc);
+    let mut attempts = Attempts { way, routed, hash: affinity.hash, time, upload: &upload, exchange, under_way: None };
     let response = match &mut deadline {
         None => attempts.run(head, upgrade).await?,
         Some(deadline) => tokio::select! {
@@ -147,6 +150,8 @@ struct Attempts<'a> {
     way: Way<'a>,
     routed: &'a Routed,
     hash: Option<u64>,
+    /// How long a gRPC call may take.
+    time: Option<Duration>,
     upload: &'a Upload,
     exchange: &'a mut Exchange,
     /// The member of the attempt under way, and when it began.
@@ -161,6 +166,7 @@ impl Attempts<'_> {
         // A key's requests stay together, also when they fail.
         let avoid_tried = retries.ignore_previous && cluster.consistent_hash().is_none();
         let (mut tried, mut attempt, mut _room) = (Tried::default(), 0, None);
+        let first = clock::uptime_micros();
         loop {
             let began = clock::uptime_micros();
             let (random, now) = (context.random(), began / 1_000);
@@ -170,10 +176,13 @@ impl Attempts<'_> {
                 tried.add(position);
             }
             let body = self.upload.attempt().ok_or_else(|| self.body_failure())?;
-            let request = way.request((&head.parts, &head.host), upgrade.clone(), position, attempt + 1, body)?;
+            let mut request = way.request((&head.parts, &head.host), upgrade.clone(), position, attempt + 1, body)?;
+            let limit = retries.per_try_timeout;
+            if let Some(time) = self.time {
+                grpc_timeout::set(request.headers_mut(), time, began.saturating_sub(first), limit);
+            }
             self.exchange.between(Arc::clone(&cluster.members[position].recorder));
             self.under_way = Some((position, began));
-            let limit = retries.per_try_timeout;
             let result = way.attempt(position, request, &self.upload.completion(), began, limit).await;
             self.under_way = None;
             if !self.may_retry(&method, &result) {

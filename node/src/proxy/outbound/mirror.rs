@@ -9,7 +9,7 @@ use crate::{
         context::Context,
         exchange::Exchange,
         failure::Cause,
-        http::{BodyCopy, ResponseBody, Upload, is_grpc},
+        http::{BodyCopy, ResponseBody, Ties, Upload, is_grpc},
     },
     snapshot::Snapshot,
 };
@@ -87,6 +87,7 @@ impl Copy {
             snapshot: &self.snapshot,
             cluster: &self.cluster,
             grpc,
+            timed: false,
         };
         let (tried, random, began) = (Tried::default(), self.context.random(), clock::uptime_micros());
         let now = began / 1_000;
@@ -97,7 +98,9 @@ impl Copy {
         let (response, flight) = way.attempt(position, request, &upload.completion(), began, None).await?;
         // Without `between` it is not counted.
         let exchange = Exchange::new(clock::monotonic(), grpc);
-        let mut answer = ResponseBody::relay(response.into_body(), exchange, None, Some(flight));
+        let idle = self.context.limits().stream_idle;
+        let ties = Ties { exchange, deadline: None, flight: Some(flight), watch: None, idle };
+        let mut answer = ResponseBody::relay(response.into_body(), ties);
         let mut read = 0;
         while let Some(Ok(frame)) = answer.frame().await {
             read += frame.data_ref().map_or(0, bytes::Bytes::len);

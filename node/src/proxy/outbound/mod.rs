@@ -5,6 +5,7 @@ mod attempt;
 mod cors;
 mod facts;
 mod forward;
+mod grpc_timeout;
 mod mirror;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
-    http::{self as body, ResponseBody},
+    http::{self as body, Bounds, ResponseBody, Side, Ties},
     inbound::REQUEST_ID,
     local::Local,
     reply, upgrade,
@@ -44,7 +45,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 pub(super) use mirror::COPIES;
 
@@ -87,7 +88,11 @@ impl Speaker {
             service: name.service.clone(),
             identity: SpiffeId::service(trust_domain.clone(), source.account.clone()),
             workload: Arc::new(workload),
-            client: Client { locality: locality.clone(), labels: Arc::new(source.labels.clone()) },
+            client: Client {
+                locality: locality.clone(),
+                labels: Arc::new(source.labels.clone()),
+                ignores_localities: false,
+            },
             source,
             fixed,
             port,
@@ -95,7 +100,7 @@ impl Speaker {
     }
 }
 
-/// Longest wait for the first bytes of a connection whose protocol is not known yet.
+/// Between two looks at a connection that has sent too little to know its protocol.
 const DETECT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Serves one connection of an application.
@@ -107,32 +112,36 @@ pub(super) async fn serve(
 ) {
     // Small answers must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
+    let bounds = Bounds::of_applications(&context.limits());
     let is_http2 = tokio::select! {
-        detected = is_http2(&stream) => detected,
+        detected = is_http2(&stream, &bounds) => detected,
         () = context.draining() => return,
     };
     let requests = Connection { context: Arc::clone(&context), speaker, remote };
     match is_http2 {
-        Ok(true) => connection::serve_http2(&context, stream, requests).await,
-        Ok(false) => connection::serve_http1(&context, stream, requests).await,
+        Ok(true) => connection::serve_http2(&context, stream, Side::Application, requests).await,
+        Ok(false) => connection::serve_http1(&context, stream, Side::Application, requests).await,
         Err(error) => tracing::debug!(%error, "connection ended before a request"),
     }
 }
 
 /// HTTP/2 with prior knowledge begins with `PRI`; the bytes stay unread.
-async fn is_http2(stream: &TcpStream) -> std::io::Result<bool> {
+async fn is_http2(stream: &TcpStream, bounds: &Bounds) -> std::io::Result<bool> {
     let mut first = [0; 3];
-    for _ in 0..10_000 {
-        let length = stream.peek(&mut first).await?;
-        if length == 0 || !b"PRI".starts_with(&first[..length]) {
-            return Ok(false);
+    let mut length = timeout(bounds.idle, stream.peek(&mut first)).await??;
+    let rest = async {
+        loop {
+            if length == 0 || !b"PRI".starts_with(&first[..length]) {
+                return Ok(false);
+            }
+            if length == first.len() {
+                return Ok(true);
+            }
+            tokio::time::sleep(DETECT_PAUSE).await;
+            length = stream.peek(&mut first).await?;
         }
-        if length == first.len() {
-            return Ok(true);
-        }
-        tokio::time::sleep(DETECT_PAUSE).await;
-    }
-    Err(std::io::ErrorKind::TimedOut.into())
+    };
+    timeout(bounds.head_time, rest).await?
 }
 
 /// One connection of an application.
@@ -152,7 +161,8 @@ impl Handler for Connection {
         let requests = Requests { context: &self.context, speaker: self.speaker.load_full(), remote: self.remote };
         let answered = requests.answer(request, &mut exchange).await;
         let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
-        let (mut response, flight) = answered.finish(exchange, is_head);
+        let idle = self.context.limits().stream_idle;
+        let (mut response, flight) = answered.finish(exchange, is_head, idle);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::join_holding(&self.context, on_upgrade, &mut response, flight);
         }
@@ -185,7 +195,7 @@ impl Answered {
 
     /// The response as it goes to the caller. A request is under way until the end of its body, or of the tunnel that it
     /// became: then its flight is given.
-    fn finish(self, mut exchange: Exchange, is_head: bool) -> (Response<ResponseBody>, Option<Flight>) {
+    fn finish(self, mut exchange: Exchange, is_head: bool, idle: Duration) -> (Response<ResponseBody>, Option<Flight>) {
         match self {
             Self::Here(response) => {
                 exchange.answered(response.status(), response.headers());
@@ -196,7 +206,8 @@ impl Answered {
                 exchange.answered(response.status(), response.headers());
                 let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let (of_body, of_tunnel) = if is_tunnel { (None, Some(flight)) } else { (Some(flight), None) };
-                (response.map(|source| ResponseBody::relay(source, exchange, deadline, of_body)), of_tunnel)
+                let ties = Ties { exchange, deadline, flight: of_body, watch: None, idle };
+                (response.map(|source| ResponseBody::relay(source, ties)), of_tunnel)
             }
         }
     }
@@ -206,13 +217,14 @@ impl Requests<'_> {
     async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Result<Answered, Cause> {
         let context = self.context;
         let (mut parts, incoming) = request.into_parts();
-        let host = body::authority(&parts)?;
+        let snapshot = context.current.load();
+        let limits = &snapshot.compiled.config().limits;
+        let host = body::authority(&parts, &Bounds::of_applications(limits))?;
         let upgrade = upgrade::asked(&parts);
         body::strip_hop_by_hop(&mut parts.headers);
         body::strip_identity(&mut parts.headers);
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-        let snapshot = context.current.load();
         let routed = self.route(&snapshot, &parts, &host).inspect_err(|_| self.unrouted(exchange))?;
         if let (Action::Forward(_), Some(fault)) = (&routed.route.action, &routed.route.fault) {
             self.count_service(&routed, exchange);

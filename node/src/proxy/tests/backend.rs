@@ -1,7 +1,7 @@
 //! An application that records exactly what arrives, byte by byte, and answers by a script.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     time::Duration,
@@ -118,6 +118,30 @@ impl Buffered {
                 true
             }
             Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// True at the end of the stream, false if nothing comes for ten seconds.
+    pub(super) fn ended(&mut self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        loop {
+            match self.stream.read(&mut [0; 1024]) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            }
+        }
+    }
+
+    /// False at the end of the stream, or if nothing comes for ten seconds.
+    pub(super) fn wait_for(&mut self, wanted: &[u8]) -> bool {
+        loop {
+            if self.bytes.windows(wanted.len()).any(|window| window == wanted) {
+                return true;
+            }
+            if !self.fill() {
+                return false;
+            }
         }
     }
 

@@ -28,6 +28,21 @@ impl Client {
         Self(Buffered::new(TcpStream::connect(address).unwrap()))
     }
 
+    /// Says that nothing more will be sent.
+    pub(super) fn half_close(&self) {
+        self.0.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    /// True if the other end closes the connection, whatever it says before; false if it is silent for ten seconds.
+    pub(super) fn ended(&mut self) -> bool {
+        self.0.ended()
+    }
+
+    /// Reads on until these bytes have come; false if the connection ends before, or is silent for ten seconds.
+    pub(super) fn wait_for(&mut self, wanted: &str) -> bool {
+        self.0.wait_for(wanted.as_bytes())
+    }
+
     pub(super) fn write(&mut self, bytes: impl AsRef<[u8]>) {
         // The other end may have closed already: what it said before counts.
         let _ = self.0.stream.write_all(bytes.as_ref());

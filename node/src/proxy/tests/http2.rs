@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use std::{convert::Infallible, net::SocketAddr};
 use tokio::net::{TcpListener, TcpStream};
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
@@ -51,9 +51,9 @@ async fn application(tasks: Tasks) -> SocketAddr {
     address
 }
 
-type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+pub(super) type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
-async fn connect(address: SocketAddr, tasks: &Tasks) -> SendRequest<Body> {
+pub(super) async fn connect(address: SocketAddr, tasks: &Tasks) -> SendRequest<Body> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(Spawn(tasks.clone()), TokioIo::new(stream)).await.unwrap();
@@ -61,7 +61,7 @@ async fn connect(address: SocketAddr, tasks: &Tasks) -> SendRequest<Body> {
     sender
 }
 
-fn full(bytes: impl Into<Bytes>) -> Body {
+pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed()
 }
 

@@ -3,13 +3,17 @@
 mod authorization;
 mod backend;
 mod balancing;
+mod bounds;
 mod breaking;
 mod client;
 mod cors;
 mod forwarding;
 mod framing;
+mod grpc;
 mod http2;
 mod mirroring;
 mod outliers;
+mod protocols;
 mod routing;
+mod standing;
 mod world;

@@ -84,6 +84,8 @@ pub(super) struct World {
     limits: Arc<Limits>,
     pub(super) circuits: Vec<Arc<Circuits>>,
     nonce: u8,
+    /// A label of all configured services, if any.
+    pub(super) tier: &'static str,
 }
 
 /// A DestinationRule for `reviews` with this trafficPolicy, in YAML's flow style.
@@ -92,6 +94,11 @@ pub(super) fn traffic_policy(policy: &str) -> String {
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: reviews, namespace: default}}\n\
          spec:\n  host: reviews\n  trafficPolicy: {policy}\n"
     )
+}
+
+/// A MeshConfig with this spec, in YAML's flow style.
+pub(super) fn mesh_config(spec: &str) -> String {
+    format!("apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {spec}\n")
 }
 
 pub(super) const PORT: u16 = 9080;
@@ -137,6 +144,7 @@ impl World {
             limits: Arc::new(Limits::new(7)),
             circuits: (0..count).map(|_| Arc::default()).collect(),
             nonce: 0,
+            tier: "",
         };
         for (index, ca) in authorities.into_iter().enumerate() {
             let node = world.start(index, &ca, transport);
@@ -211,7 +219,11 @@ impl World {
             name: name(entry.service),
             instance: Some(entry.version.to_owned()),
             account: account(entry.service),
-            labels: labels(entry.service, entry.version),
+            labels: {
+                let mut labels = labels(entry.service, entry.version);
+                labels.insert("tier".to_owned(), self.tier.to_owned());
+                labels
+            },
             ports: vec![Port { name: "http".to_owned(), number: PORT, protocol: entry.protocol, target: entry.target }],
             check: Some(Check {
                 probe: Probe::Tcp,
@@ -281,7 +293,10 @@ impl World {
     /// Gives every node a snapshot of what is true now.
     pub(super) fn publish(&self) {
         for node in &self.nodes {
-            node.current.store(Arc::new(self.snapshot(&node.id)));
+            let snapshot = self.snapshot(&node.id);
+            let limits = snapshot.compiled.config().limits;
+            node.mesh.limit_handshakes(limits.tls_handshake_timeout, limits.pending_handshakes);
+            node.current.store(Arc::new(snapshot));
         }
     }
 

@@ -1,0 +1,81 @@
+//! What one connection may ask of this node: sizes of heads, pauses, what HTTP/2 may reset. Policy says it (`MeshConfig.limits`); a
+//! connection keeps what held when it was accepted, and ends after the requests under way when that changes.
+
+use policy::kinds::Limits;
+use std::time::Duration;
+
+/// Header lines that a calling node's proxy and its routes may add to those of the application.
+const ADDED_LINES: usize = 32;
+/// Bytes of them.
+const ADDED_BYTES: usize = 8 * 1024;
+/// Bytes that a local application may send on one HTTP/2 stream before anybody takes them.
+const LOCAL_WINDOW: u32 = 64 * 1024;
+/// The same of another node, which may be far: a stream of its connection has one request at a time.
+const REMOTE_WINDOW: u32 = 1024 * 1024;
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) struct Bounds {
+    /// Bytes of a head: request line and header block.
+    pub(in crate::proxy) head: usize,
+    /// Header lines.
+    pub(in crate::proxy) lines: usize,
+    /// Bytes of a request target.
+    pub(in crate::proxy) target: usize,
+    /// Longest time from the first byte of a head to its last.
+    pub(in crate::proxy) head_time: Duration,
+    /// Shortest silence within a request's body after which it ends (it may last twice as long).
+    pub(in crate::proxy) body_idle: Duration,
+    /// The same of a whole connection, a response or a tunnel.
+    pub(in crate::proxy) idle: Duration,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub(in crate::proxy) streams: u32,
+    /// Streams that were reset before the proxy had noticed them.
+    pub(in crate::proxy) pending_resets: usize,
+    /// Streams that are reset within ten seconds.
+    pub(in crate::proxy) resets: u32,
+    /// Bytes of a stream that wait to be read.
+    pub(in crate::proxy) window: u32,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Side {
+    /// An application beside this node.
+    Application,
+    /// Another node.
+    Node,
+}
+
+impl Bounds {
+    /// For whoever is there.
+    pub(in crate::proxy) fn of(side: Side, limits: &Limits) -> Self {
+        match side {
+            Side::Application => Self::of_applications(limits),
+            Side::Node => Self::of_nodes(limits),
+        }
+    }
+
+    /// For applications beside this node.
+    pub(in crate::proxy) fn of_applications(limits: &Limits) -> Self {
+        Self {
+            head: limits.header_bytes,
+            lines: limits.headers,
+            target: limits.uri_bytes,
+            head_time: limits.header_timeout,
+            body_idle: limits.request_body_idle,
+            idle: limits.stream_idle,
+            streams: limits.streams,
+            pending_resets: usize::try_from(limits.pending_resets).unwrap_or(usize::MAX),
+            resets: limits.resets,
+            window: LOCAL_WINDOW,
+        }
+    }
+
+    /// For other nodes: what they let through of their applications, with what they and their routes added, passes here too.
+    pub(in crate::proxy) fn of_nodes(limits: &Limits) -> Self {
+        let head = limits.header_bytes.saturating_add(ADDED_BYTES);
+        let lines = limits.headers.saturating_add(ADDED_LINES);
+        Self { head, lines, target: head, window: REMOTE_WINDOW, ..Self::of_applications(limits) }
+    }
+}

@@ -1,0 +1,170 @@
+//! What was admitted and has not ended: answers that are awaited, responses under way, tunnels. All of it is judged again when the
+//! rules change, and ends when it would be denied now.
+//!
+//! Each judges itself, in its own task, so a change costs a worker no long pause however much stands; a change of anything but
+//! the rules costs nothing.
+
+use super::{
+    super::{context::Context, local::Local},
+    admission::Arriving,
+    caller::{self, Who},
+};
+use crate::snapshot::{Current, Snapshot};
+use arc_swap::ArcSwap;
+use http::{HeaderValue, Request, Version, request::Parts};
+use policy::compile::Compiled;
+use std::{
+    pin::Pin,
+    sync::{Arc, Weak},
+    task,
+};
+use tokio::sync::watch;
+
+/// What is kept of a request that was admitted.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Standing {
+    request: Arc<Admitted>,
+    changes: watch::Receiver<u64>,
+}
+
+#[derive(Debug)]
+struct Admitted {
+    current: Current,
+    local: Arc<ArcSwap<Local>>,
+    who: Arc<Who>,
+    parts: Parts,
+    host: HeaderValue,
+    /// The way in which it came carries trailers.
+    trailers: bool,
+}
+
+impl Standing {
+    /// Of a request as it was admitted; it came by this version.
+    pub(super) fn new(context: &Context, who: &Arc<Who>, parts: &Parts, host: &HeaderValue, came: Version) -> Self {
+        // Without the extensions: they hold the connection that may become a tunnel.
+        let (mut kept, ()) = Request::new(()).into_parts();
+        (kept.method, kept.uri, kept.headers) = (parts.method.clone(), parts.uri.clone(), parts.headers.clone());
+        let (current, local, who) = (context.current.clone(), Arc::clone(&context.local), Arc::clone(who));
+        let (host, trailers) = (host.clone(), came == Version::HTTP_2);
+        let request = Admitted { current, local, who, parts: kept, host, trailers };
+        Self { request: Arc::new(request), changes: context.rules.subscribe() }
+    }
+
+    /// Resolves when the request would not be let in any more.
+    pub(in crate::proxy) async fn forbidden(&mut self) {
+        loop {
+            if self.changes.changed().await.is_err() {
+                // No rules come any more.
+                return std::future::pending().await;
+            }
+            if !self.request.is_allowed() {
+                return self.report();
+            }
+        }
+    }
+
+    /// True if the rules have changed since they were last looked at, and forbid it now.
+    fn is_forbidden(&mut self) -> bool {
+        // An error means that no rules come any more.
+        if !self.changes.has_changed().unwrap_or(false) {
+            return false;
+        }
+        self.changes.mark_unchanged();
+        let forbidden = !self.request.is_allowed();
+        if forbidden {
+            self.report();
+        }
+        forbidden
+    }
+
+    fn report(&self) {
+        let who = &self.request.who;
+        tracing::info!(source = %who.identity, service = %who.service, "ended a stream that policy denies now");
+    }
+}
+
+impl Admitted {
+    fn is_allowed(&self) -> bool {
+        let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
+        // A service that is gone says nothing of the connections that it still has.
+        let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
+            return true;
+        };
+        let workload = caller::workload(&snapshot, service);
+        let arriving = Arriving { who, port: port.target.port(), host: &self.host };
+        workload.authorizer.is_open()
+            || arriving.decide(&workload, &self.parts).is_ok_and(|(decision, _)| decision.allowed())
+    }
+}
+
+/// Watches over a response while its body is under way. Nothing is allocated for one that never lets its reader wait.
+pub(in crate::proxy) struct Watch {
+    state: State,
+    /// It can end with trailers.
+    pub(in crate::proxy) trailers: bool,
+}
+
+enum State {
+    Idle(Standing),
+    Waiting(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+impl Watch {
+    pub(super) fn new(standing: Standing) -> Self {
+        Self { trailers: standing.request.trailers, state: State::Idle(standing) }
+    }
+
+    /// True if the response must end. `waits`: there is nothing else to wake its reader.
+    pub(in crate::proxy) fn is_over(&mut self, waits: bool, context: &mut task::Context<'_>) -> bool {
+        if let State::Idle(standing) = &mut self.state {
+            if standing.is_forbidden() {
+                return true;
+            }
+            if !waits {
+                return false;
+            }
+            let mut standing = standing.clone();
+            self.state = State::Waiting(Box::pin(async move { standing.forbidden().await }));
+        }
+        match &mut self.state {
+            State::Waiting(forbidden) => forbidden.as_mut().poll(context).is_ready(),
+            State::Idle(_) => false,
+        }
+    }
+}
+
+/// Tells one worker's requests of every change of what they are admitted by: policy, and the services beside this node.
+pub(in crate::proxy) async fn watch_rules(context: Arc<Context>) {
+    let (mut worlds, mut reloads) = (context.current.subscribe(), context.reloads.clone());
+    let mut seen = Rules::of(&context.current.load(), &context.local.load());
+    loop {
+        let changed = tokio::select! {
+            changed = worlds.changed() => changed,
+            changed = reloads.changed() => changed,
+        };
+        if changed.is_err() {
+            return std::future::pending().await;
+        }
+        let now = Rules::of(&context.current.load(), &context.local.load());
+        if !now.is(&seen) {
+            seen = now;
+            context.rules.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// What requests are admitted by. What is held so keeps its address.
+struct Rules {
+    compiled: Weak<Compiled>,
+    local: Weak<Local>,
+}
+
+impl Rules {
+    fn of(snapshot: &Snapshot, local: &Arc<Local>) -> Self {
+        Self { compiled: Arc::downgrade(&snapshot.compiled), local: Arc::downgrade(local) }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.compiled.ptr_eq(&other.compiled) && self.local.ptr_eq(&other.local)
+    }
+}

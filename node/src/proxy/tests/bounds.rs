@@ -1,0 +1,253 @@
+//! Every limit that policy sets of callers, reached: sizes of heads, pauses, connections that do not come.
+
+use super::{
+    backend::{Backend, ok},
+    client::{Client, get},
+    world::{Entry, World, mesh_config, traffic_policy},
+};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::mpsc,
+    time::Duration,
+};
+
+fn world(backend: &Backend) -> World {
+    World::new(2, vec![Entry::new(1, "reviews", "v1", backend)])
+}
+
+fn limited(backend: &Backend, limits: &str) -> World {
+    let mut world = world(backend);
+    world.push(&mesh_config(&format!("{{limits: {{{limits}}}}}")));
+    world
+}
+
+fn lines(count: usize) -> String {
+    // One line is the host's.
+    format!("GET / HTTP/1.1\r\nHost: reviews\r\n{}\r\n", "X: y\r\n".repeat(count - 1))
+}
+
+/// Connections between nodes end with the bounds that they were accepted under, at their own time.
+fn until_kept_connections_are_gone(world: &World) {
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let began = crate::clock::monotonic();
+    while client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").is_none_or(|answer| answer.status != 200) {
+        assert!(crate::clock::monotonic().duration_since(began) < Duration::from_secs(10));
+        client = Client::connect(world.nodes[0].outbound);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+#[test]
+fn as_many_headers_as_are_allowed_pass_both_nodes() {
+    let backend = Backend::named("v1");
+    let mut world = world(&backend);
+    let ask = |world: &World, text: &str| Client::connect(world.nodes[0].outbound).ask(text).expect("an answer").status;
+    // This node adds lines of its own, which the other one lets pass.
+    assert_eq!((ask(&world, &lines(100)), ask(&world, &lines(101))), (200, 431));
+    world.push(&mesh_config("{limits: {headers: 12, headerBytes: 2048, uriBytes: 300}}"));
+    until_kept_connections_are_gone(&world);
+    assert_eq!((ask(&world, &lines(12)), ask(&world, &lines(13))), (200, 431));
+    let target = |length: usize| format!("GET /{} HTTP/1.1\r\nHost: reviews\r\n\r\n", "a".repeat(length - 1));
+    assert_eq!((ask(&world, &target(300)), ask(&world, &target(301))), (200, 414));
+    let block = |length: usize| {
+        let rest = "GET / HTTP/1.1\r\nHost: reviews\r\nX: \r\n\r\n".len();
+        format!("GET / HTTP/1.1\r\nHost: reviews\r\nX: {}\r\n\r\n", "y".repeat(length - rest))
+    };
+    assert_eq!((ask(&world, &block(2_000)), ask(&world, &block(2_200))), (200, 431));
+    world.push(&mesh_config("{limits: {headers: 300, headerBytes: 131072, uriBytes: 20000}}"));
+    until_kept_connections_are_gone(&world);
+    assert_eq!((ask(&world, &lines(300)), ask(&world, &lines(301))), (200, 431));
+    assert_eq!((ask(&world, &target(20_000)), ask(&world, &target(20_001))), (200, 414));
+    assert_eq!((ask(&world, &block(130_000)), ask(&world, &block(132_000))), (200, 431));
+}
+
+#[test]
+fn a_head_has_its_time_whatever_it_begins_with() {
+    let backend = Backend::named("v1");
+    let world = limited(&backend, "headerTimeout: 200ms");
+    let settings = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // A block of headers of stream 1 that does not end.
+    let unfinished = format!("{settings}\0\0\0\x01\0\0\0\0\x01");
+    for begin in ["GET / HT", "GET / HTTP/1.1\r\nHost: re", "PR", "PRI * HTTP/2.0\r\n\r\nSM", &unfinished] {
+        let mut stream = TcpStream::connect(world.nodes[0].outbound).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(begin.as_bytes()).unwrap();
+        let mut rest = Vec::new();
+        // A reset is an end, too.
+        let ended =
+            stream.read_to_end(&mut rest).map_or_else(|error| error.kind() != std::io::ErrorKind::WouldBlock, |_| true);
+        assert!(ended, "{begin:?}");
+    }
+    // Heads that come one after the other have each their own time.
+    let mut client = Client::connect(world.nodes[0].outbound);
+    client.write("GET / HT");
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(50));
+        let next = "TP/1.1\r\nHost: reviews\r\n\r\nGET / HT";
+        assert_eq!(client.ask(next).expect("the connection lives").status, 200);
+    }
+}
+
+#[test]
+fn a_body_that_pauses_for_too_long_is_408() {
+    let backend = Backend::named("v1");
+    let world = limited(&backend, "requestBodyIdle: 200ms");
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let answer = client.ask("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 10\r\n\r\nab").expect("an answer");
+    assert_eq!(answer.status, 408);
+    assert!(client.is_closed());
+    let mut slow = Client::connect(world.nodes[0].outbound);
+    slow.write("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 10\r\n\r\n");
+    for _ in 0..9 {
+        slow.write("a");
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    assert_eq!(slow.ask("a").expect("an answer").status, 200, "it is the pause that counts");
+}
+
+#[test]
+fn silence_ends_responses_connections_and_tunnels() {
+    let backend = Backend::scripted(|arrived| match arrived.line() {
+        "GET /stuck HTTP/1.1" => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf".to_vec(),
+        "GET /chat HTTP/1.1" => b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        _ => ok("v1"),
+    });
+    let world = limited(&backend, "streamIdle: 200ms");
+    let connect = || Client::connect(world.nodes[0].outbound);
+    let mut stuck = connect();
+    stuck.write("GET /stuck HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    assert!(stuck.wait_for("half") && stuck.ended(), "it breaks off");
+    let mut kept = connect();
+    assert_eq!(kept.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 200);
+    assert!(kept.ended(), "it is closed");
+    assert!(connect().ended(), "so is a connection that never asks");
+    let mut tunnel = connect();
+    let upgrade = "GET /chat HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(tunnel.ask(upgrade).unwrap().status, 101);
+    assert!(tunnel.ended());
+}
+
+/// A node that takes connections and says nothing, on both carriers.
+fn silent() -> (TcpListener, UdpSocket) {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind(tcp.local_addr().unwrap()).unwrap();
+    (tcp, udp)
+}
+
+#[test]
+fn a_connection_that_does_not_come_is_given_up_in_time() {
+    let backend = Backend::named("v1");
+    let (tcp, _udp) = silent();
+    let mut entry = Entry::new(1, "reviews", "v1", &backend);
+    entry.address = Some(tcp.local_addr().unwrap());
+    let mut world = World::new(2, vec![entry]);
+    // With the default each of three attempts would take ten seconds, and the client gives up after ten.
+    world.push(&mesh_config("{connectTimeout: 200ms}"));
+    let answer = get(world.nodes[0].outbound, "reviews", "/");
+    assert_eq!((answer.status, answer.body.contains("remote connection failure")), (503, true), "{answer:?}");
+    world.push(&mesh_config("{connectTimeout: 1h}"));
+    world.push(&traffic_policy("{connectionPool: {tcp: {connectTimeout: 200ms}}}"));
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 503, "a rule's own counts instead");
+}
+
+#[test]
+fn who_waits_for_a_connection_does_not_wait_for_ever() {
+    let (hold, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let backend = Backend::scripted(move |arrived| {
+        if arrived.line().contains("/hold") {
+            let _ = held.lock().unwrap().recv_timeout(Duration::from_secs(30));
+        }
+        ok("v1")
+    });
+    let mut world = world(&backend);
+    world.push(&mesh_config("{connectTimeout: 200ms}"));
+    world.push(&traffic_policy("{connectionPool: {tcp: {maxConnections: 1}}}"));
+    let mut first = Client::connect(world.nodes[0].outbound);
+    first.write("GET /hold HTTP/1.1\r\nHost: reviews\r\n\r\n");
+    while backend.arrived().is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = get(world.nodes[0].outbound, "reviews", "/");
+    assert_eq!((second.status, second.header("x-envoy-overloaded")), (503, Some("true")), "{second:?}");
+    // A route's own limit of time counts in its place.
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: [reviews], http: [{timeout: 700ms, route: [{destination: {host: reviews}}]}]}\n",
+    );
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 504);
+    hold.send(()).unwrap();
+    assert_eq!(first.answer(false).expect("an answer").status, 200);
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+}
+
+#[test]
+fn handshakes_that_stall_are_ended_and_counted() {
+    let backend = Backend::named("v1");
+    let world = limited(&backend, "tlsHandshakeTimeout: 300ms, pendingHandshakes: 4");
+    let ends = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        !matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let address = world.nodes[1].mesh.local_addr();
+    let mut stalled: Vec<TcpStream> = (0..6).map(|_| TcpStream::connect(address).unwrap()).collect();
+    assert!(stalled.iter_mut().all(ends));
+    let failures = world.nodes[1].mesh.counters().handshake_failures.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(failures, 6, "two had their time, four had no place: one address gets half");
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_others_to_end() {
+    let backend = Backend::named("v1");
+    let world = limited(&backend, "connections: 16");
+    let address = world.nodes[0].outbound;
+    const GET: &str = "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
+    let mut kept: Vec<Client> = (0..16).map(|_| Client::connect(address)).collect();
+    assert!(kept.iter_mut().all(|client| client.ask(GET).expect("an answer").status == 200));
+    let mut late = Client::connect(address);
+    late.write(GET);
+    assert!(late.rest().is_empty(), "nobody has looked at it");
+    assert_eq!(kept[0].ask(GET).expect("an answer").status, 200);
+    kept.pop();
+    assert!(late.wait_for("200 OK"));
+}
+
+#[test]
+fn streams_beyond_the_limit_are_refused_and_a_change_says_goaway() {
+    let backend = Backend::named("v1");
+    let mut world = limited(&backend, "streams: 1");
+    let (runtime, tasks) = (super::http2::runtime(), crate::tasks::Tasks::new());
+    let address = world.nodes[0].outbound;
+    let mut sender = runtime.block_on(super::http2::connect(address, &tasks));
+    let request = || http::Request::get("http://reviews/").body(super::http2::full("")).unwrap();
+    // hyper heeds the limit: both are served, one after the other.
+    let both = runtime.block_on(async {
+        let (one, two) = (sender.send_request(request()), sender.clone().send_request(request()));
+        tokio::join!(one, two)
+    });
+    assert!(both.0.is_ok_and(|answer| answer.status() == 200) && both.1.is_ok_and(|answer| answer.status() == 200));
+    world.push(&mesh_config("{limits: {streams: 2}}"));
+    runtime.block_on(async {
+        while !sender.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+#[test]
+fn localities_count_where_the_mesh_says_so() {
+    let (near, far) = (Backend::named("near"), Backend::named("far"));
+    let mut world = World::new(3, vec![Entry::new(1, "reviews", "v1", &near), Entry::new(2, "reviews", "v1", &far)]);
+    world.push(&traffic_policy("{outlierDetection: {}, loadBalancer: {simple: ROUND_ROBIN}}"));
+    let seen = |world: &World| {
+        let answers = (0..8).map(|_| get(world.nodes[0].outbound, "reviews", "/").body);
+        answers.collect::<std::collections::BTreeSet<_>>().len()
+    };
+    assert_eq!(seen(&world), 1, "the near one");
+    world.push(&mesh_config("{localityLbSetting: {enabled: false}}"));
+    assert_eq!(seen(&world), 2);
+    let own = "{outlierDetection: {}, loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {enabled: true}}}";
+    world.push(&traffic_policy(own));
+    assert_eq!(seen(&world), 1, "a rule's own setting counts instead");
+}
