@@ -60,6 +60,8 @@ const CONTROL_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 8;
 /// How long others have to hear that this node leaves, before it refuses anything.
 const FAREWELL: Duration = Duration::from_millis(300);
+/// How long the access log has to write its last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// How long data workers have to end once the mesh is closed.
 const LAST_THREADS: Duration = Duration::from_secs(1);
 /// Two signals within this time are one.
@@ -452,6 +454,7 @@ async fn farewell(
     plane.end();
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
     drop(tokio::time::timeout(LAST_THREADS, joined).await);
+    plane.log_written(LAST_LINES).await;
 }
 
 /// A second wish to stop; what follows the first at once is the same one, sent to process and group.

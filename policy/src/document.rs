@@ -82,6 +82,7 @@ impl Kind {
             | Kind::DestinationRule
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
+            | Kind::Telemetry
             | Kind::RateLimit
             | Kind::MeshConfig
             | Kind::RoleSet
@@ -93,8 +94,7 @@ impl Kind {
             | Kind::WorkloadGroup
             | Kind::Gateway
             | Kind::Sidecar
-            | Kind::RequestAuthentication
-            | Kind::Telemetry => false,
+            | Kind::RequestAuthentication => false,
         }
     }
 

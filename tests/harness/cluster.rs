@@ -131,6 +131,11 @@ impl Node {
         ready[field].as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {field} in {ready}"))
     }
 
+    /// What it has written to standard output since it was ready.
+    pub fn output(&self) -> Vec<String> {
+        self.running().output()
+    }
+
     fn running(&self) -> &Running {
         self.running.as_ref().expect("the node runs")
     }

@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
@@ -91,6 +91,7 @@ pub struct Running {
     child: Child,
     /// The ready line.
     pub ready: Value,
+    output: Arc<Mutex<Vec<String>>>,
 }
 
 impl Running {
@@ -102,15 +103,18 @@ impl Running {
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("{command:?}: {error}"))?;
         let out = child.stdout.take().expect("piped above");
         let (lines, ready) = mpsc::sync_channel(1);
+        let output: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = Arc::clone(&output);
         std::thread::spawn(move || {
             let mut lines = Some(lines);
             for line in BufReader::new(out).lines().map_while(Result::ok) {
-                if let Some(first) = lines.take() {
-                    let _ = first.send(line);
+                match lines.take() {
+                    Some(first) => drop(first.send(line)),
+                    None => kept.lock().expect("nobody panics with it").push(line),
                 }
             }
         });
-        let mut running = Self { child, ready: Value::Null };
+        let mut running = Self { child, ready: Value::Null, output };
         let line = ready.recv_timeout(patience).map_err(|_| match running.child.try_wait() {
             Ok(Some(status)) => format!("ended before it was ready: {status}"),
             _ => format!("not ready within {patience:?}"),
@@ -118,6 +122,11 @@ impl Running {
         running.ready =
             serde_json::from_str(&line).map_err(|error| format!("first line is no JSON: {error}: {line}"))?;
         Ok(running)
+    }
+
+    /// What it has written to standard output after the ready line.
+    pub fn output(&self) -> Vec<String> {
+        self.output.lock().expect("nobody panics with it").clone()
     }
 
     /// Process id.

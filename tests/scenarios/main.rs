@@ -21,6 +21,7 @@ mod policy;
 mod proposals;
 mod push;
 mod routing;
+mod telemetry;
 mod transport;
 mod trial;
 

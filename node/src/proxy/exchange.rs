@@ -6,8 +6,8 @@ use crate::{
     telemetry::{AccessLog, Entry, Flags, Protocol, Recorder, Summary},
 };
 use http::{HeaderMap, StatusCode};
-use policy::kinds::MeshConfig;
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use policy::{compile::LogRule, kinds::MeshConfig};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one request when it is dropped. Until [`Exchange::ended`] says otherwise, the caller went away.
 #[derive(Debug)]
@@ -23,11 +23,13 @@ pub(super) struct Exchange {
 #[derive(Debug)]
 pub(super) struct Logged {
     pub(super) log: AccessLog,
-    /// Says where and how.
+    /// Says where, and for which requests.
+    pub(super) rule: Arc<LogRule>,
+    /// Says how.
     pub(super) config: Arc<MeshConfig>,
     pub(super) entry: Entry,
-    /// Of the request's body.
-    pub(super) body: Completion,
+    /// Of the request's body, once that is being sent.
+    pub(super) body: Option<Completion>,
 }
 
 impl Exchange {
@@ -53,17 +55,32 @@ impl Exchange {
         self.logged = Some(Box::new(logged));
     }
 
-    /// It is sent to the application.
-    pub(super) fn reaches(&mut self, application: SocketAddr) {
+    /// It is sent to the application, or to an endpoint.
+    pub(super) fn reaches(&mut self, upstream: SocketAddr) {
         if let Some(logged) = &mut self.logged {
-            logged.entry.upstream = Some(application);
+            logged.entry.upstream = Some(upstream);
+        }
+    }
+
+    /// Its route's name.
+    pub(super) fn takes(&mut self, route: &str) {
+        if let Some(logged) = &mut self.logged {
+            route.clone_into(&mut logged.entry.route);
+        }
+    }
+
+    /// Envoy's name of where it goes, and its body.
+    pub(super) fn goes_to(&mut self, cluster: &str, body: &Completion) {
+        if let Some(logged) = &mut self.logged {
+            logged.entry.cluster = Some(cluster.to_owned());
+            logged.body = Some(body.clone());
         }
     }
 
     /// Why the proxy answered by itself, in Envoy's words.
-    pub(super) fn details(&mut self, details: Option<String>) {
+    pub(super) fn details(&mut self, details: impl Into<Cow<'static, str>>) {
         if let Some(logged) = &mut self.logged {
-            logged.entry.details = details;
+            logged.entry.details = Some(details.into());
         }
     }
 
@@ -113,11 +130,12 @@ impl Drop for Exchange {
         if let Some(recorder) = &self.recorder {
             recorder.record(self.summary, duration);
         }
-        if let Some(logged) = &mut self.logged
-            && let Some(file) = logged.config.access_log.file
-        {
-            logged.entry.received = logged.body.received();
-            logged.log.write(file, logged.entry.line(&logged.config.access_log, &self.summary, duration));
+        if let Some(logged) = &mut self.logged {
+            let Logged { log, rule, config, entry, body } = &mut **logged;
+            entry.received = body.as_ref().map_or(0, Completion::received);
+            if entry.is_wanted(rule.filter.as_ref(), &self.summary, duration) {
+                log.write(rule.file, entry.line(&config.access_log, &self.summary, duration));
+            }
         }
     }
 }

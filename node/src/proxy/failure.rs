@@ -120,6 +120,35 @@ impl Cause {
         Answer { status, flags, fault, body, close }
     }
 
+    /// Envoy's `response_code_details`.
+    #[must_use]
+    pub const fn details(self) -> &'static str {
+        match self {
+            Self::BadRequest(_) | Self::HeadersTooLarge | Self::UriTooLong | Self::Unsupported(_) => {
+                "http1.codec_error"
+            }
+            Self::RequestTimeout => "request_overall_timeout",
+            Self::NoRoute | Self::NotServedHere => "route_not_found",
+            Self::NoCluster => "cluster_not_found",
+            Self::NoHealthy => "no_healthy_upstream",
+            Self::ConnectFailure | Self::NoIdentity => {
+                "upstream_reset_before_response_started{remote_connection_failure}"
+            }
+            Self::Overflow => "upstream_reset_before_response_started{overflow}",
+            Self::ResetBeforeRequest | Self::ConnectionTermination => {
+                "upstream_reset_before_response_started{connection_termination}"
+            }
+            Self::RefusedStream => "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            Self::UpstreamProtocol => "upstream_reset_before_response_started{protocol_error}",
+            Self::RouteTimeout => "response_timeout",
+            Self::PerTryTimeout => "upstream_per_try_timeout",
+            Self::Abort(_) | Self::AbortGrpc(_) => "fault_filter_abort",
+            Self::Draining => "overload",
+            Self::Denied => "rbac_access_denied_matched_policy[none]",
+            Self::RateLimited => "local_rate_limited",
+        }
+    }
+
     /// True if the endpoint, its node or the way there failed.
     #[must_use]
     pub fn is_endpoints_fault(self) -> bool {

@@ -15,6 +15,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -296,6 +297,11 @@ impl DataPlane {
         let mut drained = self.shared.drained.subscribe();
         // An error means that the workers are gone.
         drop(drained.wait_for(|workers| *workers >= self.workers.len()).await);
+    }
+
+    /// Waits until the access log has written what it took, but no longer than this. Call it when the workers are gone.
+    pub async fn log_written(&self, at_most: Duration) {
+        self.shared.access_log.written(at_most).await;
     }
 
     /// Ends drained workers. They drive connections to other nodes, so the mesh must be closed before.

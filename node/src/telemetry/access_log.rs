@@ -3,7 +3,7 @@
 
 mod line;
 
-pub use line::Entry;
+pub use line::{Entry, LogSide};
 
 use super::{Counter, Telemetry};
 use crate::{clock, tasks::Tasks};
@@ -26,6 +26,10 @@ const LINES: usize = 65_536;
 const BYTES: usize = 8 * 1024 * 1024;
 /// Lines that are written at once.
 const BATCH: usize = 256;
+/// How long a stream that takes nothing is waited for before lines are given up; another process may have made it non-blocking.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two attempts to write to it.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Longest time between two complaints about lost lines.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
@@ -70,6 +74,18 @@ impl AccessLog {
         }
     }
 
+    /// Waits until every line that was taken is written or given up, but no longer than this.
+    pub async fn written(&self, at_most: Duration) {
+        let all = async {
+            while self.0.waiting.load(Relaxed) > 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(at_most, all).await.is_err() {
+            tracing::warn!("the last lines of the access log are lost: nobody takes them");
+        }
+    }
+
     fn start(&self) -> Option<mpsc::Sender<Line>> {
         let (sender, lines) = mpsc::channel(LINES);
         // Not the log itself: it would hold the sender, and the thread would never end.
@@ -103,12 +119,11 @@ async fn run(mut lines: mpsc::Receiver<Line>, written: Counter, dropped: Counter
                 continue;
             }
             let bytes: String = own().map(|(_, line)| line.as_str()).collect();
-            match output.write(bytes.as_bytes()) {
-                Ok(()) => written.add(count),
-                Err(error) => {
-                    tracing::debug!(%error, "the access log takes no lines");
-                    dropped.add(count);
-                }
+            let (lines, error) = output.write(bytes.as_bytes());
+            written.add(lines.min(count));
+            if let Some(error) = error {
+                tracing::debug!(%error, "the access log takes no lines");
+                dropped.add(count.saturating_sub(lines));
             }
         }
         done(batch.iter().map(|(_, line)| line.len()).sum());
@@ -118,9 +133,11 @@ async fn run(mut lines: mpsc::Receiver<Line>, written: Counter, dropped: Counter
 }
 
 /// One of the process's streams, by a descriptor of its own: no lock is held that logs of the node itself would wait for.
-struct Output {
+struct Output<F = File> {
     to: LogFile,
-    file: io::Result<File>,
+    file: io::Result<F>,
+    /// The rest of a line that the stream took in part: it goes first, or the next line would be torn as well.
+    rest: Vec<u8>,
 }
 
 impl Output {
@@ -129,15 +146,52 @@ impl Output {
             LogFile::Stdout => io::stdout().as_fd().try_clone_to_owned(),
             LogFile::Stderr => io::stderr().as_fd().try_clone_to_owned(),
         };
-        Self { to, file: descriptor.map(File::from) }
+        Self { to, file: descriptor.map(File::from), rest: Vec::new() }
     }
+}
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.file {
-            Ok(file) => file.write_all(bytes),
-            Err(error) => Err(error.kind().into()),
+impl<F: Write> Output<F> {
+    /// Writes whole lines. Gives how many of them were taken, and why the others were not; of a line that was taken in part the
+    /// rest is kept for the next time, and it counts as taken.
+    fn write(&mut self, lines: &[u8]) -> (u64, Option<io::Error>) {
+        let file = match &mut self.file {
+            Ok(file) => file,
+            Err(error) => return (0, Some(error.kind().into())),
+        };
+        let (taken, failed) = put(file, &self.rest);
+        self.rest.drain(..taken);
+        if failed.is_some() {
+            return (0, failed);
+        }
+        let (taken, failed) = put(file, lines);
+        let (done, left) = lines.split_at(taken);
+        let mut count = done.iter().filter(|byte| **byte == b'\n').count() as u64;
+        if done.last().is_some_and(|last| *last != b'\n') {
+            let end = left.iter().position(|byte| *byte == b'\n').map_or(left.len(), |end| end + 1);
+            self.rest.extend_from_slice(&left[..end]);
+            count += 1;
+        }
+        (count, failed)
+    }
+}
+
+/// Writes as much as the stream takes: how much that was, and why it was not all.
+fn put(file: &mut impl Write, bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let (mut taken, mut patience) = (0, PATIENCE);
+    while taken < bytes.len() {
+        match file.write(&bytes[taken..]) {
+            Ok(0) => return (taken, Some(io::ErrorKind::WriteZero.into())),
+            Ok(more) => (taken, patience) = (taken + more, PATIENCE),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !patience.is_zero() => {
+                // The log's own thread: nobody waits for it.
+                std::thread::sleep(PAUSE);
+                patience = patience.saturating_sub(PAUSE);
+            }
+            Err(error) => return (taken, Some(error)),
         }
     }
+    (taken, None)
 }
 
 /// Says at times how many lines were lost.
@@ -160,6 +214,64 @@ impl Complaint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pipe that takes so many bytes, a few at a time, and then would block for ever.
+    struct Pipe {
+        room: usize,
+        got: Vec<u8>,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room).min(3);
+            if taken == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.room -= taken;
+            self.got.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stream_that_takes_a_line_in_part_gets_its_rest_first() {
+        let pipe = Pipe { room: 8, got: Vec::new() };
+        let mut output = Output { to: LogFile::Stdout, file: Ok(pipe), rest: Vec::new() };
+        let (taken, failed) = output.write(b"first\nsecond\nthird\n");
+        assert_eq!((taken, failed.map(|error| error.kind())), (2, Some(io::ErrorKind::WouldBlock)));
+        // Still full: nothing is lost of the line that was begun.
+        assert_eq!(output.write(b"fourth\n").0, 0);
+        output.file.as_mut().unwrap().room = 100;
+        let (taken, failed) = output.write(b"fifth\n");
+        assert!((taken, failed.is_none()) == (1, true));
+        assert_eq!(output.file.unwrap().got, b"first\nsecond\nfifth\n");
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_waited_for() {
+        let (telemetry, tasks) = (Telemetry::new(1), Tasks::new());
+        let log = AccessLog::new(&telemetry, &tasks);
+        log.written(Duration::from_secs(1)).await;
+        let (sender, mut lines) = mpsc::channel(2);
+        log.0.writer.set(Some(sender)).unwrap();
+        log.write(LogFile::Stdout, "line\n".to_owned());
+        let writer = log.clone();
+        let (waited, ()) = tokio::join!(
+            async {
+                log.written(Duration::from_secs(60)).await;
+                writer.0.waiting.load(Relaxed)
+            },
+            async {
+                let (_, line) = lines.recv().await.unwrap();
+                log.0.waiting.fetch_sub(line.len(), Relaxed);
+            }
+        );
+        assert_eq!(waited, 0);
+    }
 
     #[test]
     fn what_finds_no_room_is_dropped_and_counted() {

@@ -10,7 +10,7 @@ mod own;
 mod render;
 mod requests;
 
-pub use access_log::{AccessLog, Entry};
+pub use access_log::{AccessLog, Entry, LogSide};
 pub use flags::Flags;
 pub use labels::{Pair, Protocol, Reporter, Security, Summary, Workload};
 pub use own::{Counter, Gauge, Kind, Sample};

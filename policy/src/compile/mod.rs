@@ -6,7 +6,7 @@ mod routes;
 pub(crate) mod rules;
 mod workloads;
 
-pub use workloads::{Modes, Workload, WorkloadLimit};
+pub use workloads::{LogRule, Logs, Modes, Workload, WorkloadLimit};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -48,6 +48,8 @@ pub struct Compiled {
     /// that are called times the namespaces that call from here.
     defaults: RwLock<HashMap<ServiceName, ByNamespace>>,
     workloads: workloads::Workloads,
+    /// See [`Compiled::logs_any`].
+    logs_any: bool,
 }
 
 /// Routes of one service by the caller's namespace.
@@ -133,7 +135,8 @@ impl Compiled {
             rules::Rules::new(state.effective().filter_map(|(id, value)| destination_rule(id, value)).collect());
         let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
         let policies = previous.map(|previous| previous.policies.clone()).unwrap_or_default();
-        let mut compiled = Compiled { rules, workloads, policies, ..Compiled::default() };
+        let logs_any = workloads.any_logs();
+        let mut compiled = Compiled { rules, workloads, policies, logs_any, ..Compiled::default() };
         // What the mesh says of retries is part of every route: routes made under another word are made anew.
         let previous_config = previous.map(|previous| previous.config().retries.clone());
         let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));
@@ -336,6 +339,11 @@ impl Compiled {
         labels: &BTreeMap<String, String>,
     ) -> Arc<Workload> {
         self.workloads.get(trust_domain, namespace, labels)
+    }
+
+    /// True if the access log tells of any request at all: else nothing need be gathered.
+    pub fn logs_any(&self) -> bool {
+        self.logs_any
     }
 
     /// The MeshConfig in effect; its defaults where there is none.

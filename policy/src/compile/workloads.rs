@@ -2,10 +2,12 @@
 //! takes it over as long as the documents that select it stay the same.
 
 mod limits;
+mod logs;
 mod mutual_tls;
 mod unreadable;
 
 pub use limits::WorkloadLimit;
+pub use logs::{LogRule, Logs};
 pub use mutual_tls::Modes;
 
 use std::{
@@ -34,6 +36,8 @@ pub struct Workload {
     pub mutual_tls: Modes,
     /// How often it may be called; a request must find room in each that it meets.
     pub limits: Vec<WorkloadLimit>,
+    /// What the access log tells of it.
+    pub logs: Logs,
     /// What holds in the whole mesh.
     pub config: Arc<MeshConfig>,
     /// The AuthorizationPolicies that select it: the same ones mean the same authorizer.
@@ -47,6 +51,7 @@ pub(super) struct Workloads {
     authorization: ByNamespace<authorize::Live>,
     authentication: ByNamespace<mutual_tls::Document>,
     limits: ByNamespace<limits::Document>,
+    logs: ByNamespace<logs::Document>,
     known: RwLock<HashMap<Key, Arc<Workload>>>,
 }
 
@@ -72,6 +77,8 @@ impl Workloads {
                 workloads.authentication.entry(namespace()).or_default().extend(mutual_tls::Document::new(id, live));
             } else if id.kind == Kind::RateLimit {
                 workloads.limits.entry(namespace()).or_default().extend(limits::Document::new(id, live));
+            } else if id.kind == Kind::Telemetry {
+                workloads.logs.entry(namespace()).or_default().extend(logs::Document::new(id, live));
             }
         }
         if let Some(previous) = previous {
@@ -85,6 +92,11 @@ impl Workloads {
 
     pub(super) fn config(&self) -> &Arc<MeshConfig> {
         &self.config
+    }
+
+    /// True if the access log tells of any request of any workload.
+    pub(super) fn any_logs(&self) -> bool {
+        self.config.access_log.file.is_some() || self.logs.values().flatten().any(logs::Document::speaks)
     }
 
     pub(super) fn get(
@@ -114,15 +126,19 @@ impl Workloads {
         let (namespace, labels) = (&key.namespace, &key.labels);
         let mutual_tls = Modes::of(self.here(&self.authentication, key), namespace, labels);
         let limits = limits::of(self.here(&self.limits, key), namespace, labels);
+        let logs = logs::of(self.here(&self.logs, key), namespace, labels, &self.config.access_log);
         let is_same = |before: &&Arc<Workload>| {
-            before.mutual_tls == mutual_tls && before.limits == limits && self.decides_alike(before, &authorization)
+            before.mutual_tls == mutual_tls
+                && before.limits == limits
+                && before.logs == logs
+                && self.decides_alike(before, &authorization)
         };
         if let Some(before) = before.filter(is_same) {
             return before.clone();
         }
         let aliases = &self.config.trust_domain_aliases;
         let authorizer = Authorizer::new(&authorization, namespace, labels, &key.trust_domain, aliases);
-        Arc::new(Workload { authorizer, mutual_tls, limits, config: self.config.clone(), authorization })
+        Arc::new(Workload { authorizer, mutual_tls, limits, logs, config: self.config.clone(), authorization })
     }
 
     /// True if the authorizer of a workload that was made before would come out the same.

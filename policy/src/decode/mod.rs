@@ -11,7 +11,7 @@ pub(crate) use fields::{Fields, is as is_field};
 #[cfg(test)]
 pub(crate) use recording::unknown;
 pub(crate) use recording::{Asked, Record, Recording};
-pub(crate) use scalars::{is_label, parse_time};
+pub(crate) use scalars::{duration, is_label, parse_time};
 pub(crate) use words::nearest;
 
 use crate::{

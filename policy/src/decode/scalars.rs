@@ -244,6 +244,11 @@ fn is_label_key(key: &str) -> bool {
     }
 }
 
+/// A duration of a text, in Go's syntax and whole milliseconds.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    parse_duration(text).ok()
+}
+
 /// Go's `time.ParseDuration`, whole milliseconds.
 fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     if text == "0" {

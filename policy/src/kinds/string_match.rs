@@ -42,7 +42,7 @@ impl Pattern {
     }
 
     /// Compiles a pattern that may match anywhere.
-    fn anywhere(source: &str) -> Result<Self, String> {
+    pub(super) fn anywhere(source: &str) -> Result<Self, String> {
         Self::compile(source, source, false)
     }
 

@@ -1,10 +1,12 @@
 //! `Telemetry`: metrics, logs and traces.
 
 mod expression;
+mod filter;
 mod metrics;
 mod tracing;
 
 pub use expression::Expression;
+pub use filter::{Facts, Filter, Message, NumberFact, TextFact};
 pub use metrics::{Metric, MetricOverride, Metrics, TagOverride};
 pub use tracing::{CustomTag, Tracing};
 
@@ -12,6 +14,7 @@ use super::target::{Target, refuse_dry_run};
 use crate::{
     codes,
     decode::{At, Fields},
+    document::ROOT_NAMESPACE,
     parse::Metadata,
 };
 
@@ -33,12 +36,12 @@ pub struct Telemetry {
 pub struct AccessLogging {
     /// Whose requests.
     pub side: Side,
-    /// Names of providers; none keeps the inherited ones. `envoy` is standard output.
+    /// Names of providers; none keeps the inherited ones. `envoy`, the only one that a push takes, is standard output.
     pub providers: Vec<String>,
     /// `None` keeps what is inherited.
     pub disabled: Option<bool>,
     /// Only what it is true for is logged.
-    pub filter: Option<Expression>,
+    pub filter: Option<Filter>,
 }
 
 /// `WorkloadMode`: in which role of the workload.
@@ -53,6 +56,9 @@ pub enum Side {
     Server,
 }
 
+/// Istio's built-in provider of access logs: standard output.
+const ENVOY: &str = "envoy";
+
 impl Telemetry {
     pub(crate) fn decode(spec: &At<'_>, metadata: &Metadata) -> Option<Self> {
         let fields = spec.fields()?;
@@ -63,8 +69,17 @@ impl Telemetry {
         }
         let metrics = list(&fields, "metrics", Metrics::decode);
         let access_logging = list(&fields, "accessLogging", AccessLogging::decode);
+        for name in ["tracing", "metrics"] {
+            if let Some(at) = fields.get(name) {
+                at.unbuilt(format!("`{name}`"));
+            }
+        }
         fields.finish();
         refuse_dry_run(spec, metadata);
+        if metadata.id.namespace == ROOT_NAMESPACE && !target.labels.is_empty() {
+            let message = format!("a Telemetry in {ROOT_NAMESPACE} with a selector has no effect");
+            spec.warn(codes::WITHOUT_EFFECT, message, "put it into the namespace of the workload");
+        }
         Some(Self { target, tracing, metrics, access_logging })
     }
 }
@@ -74,7 +89,7 @@ impl AccessLogging {
         let fields = at.fields()?;
         let logging = Self {
             side: fields.get("match").map(|matched| decode_match(&matched)).unwrap_or_default(),
-            providers: decode_providers(&fields),
+            providers: decode_log_providers(&fields),
             disabled: fields.get("disabled").and_then(|disabled| disabled.boolean()),
             filter: fields.get("filter").and_then(|filter| decode_filter(&filter)),
         };
@@ -88,12 +103,12 @@ fn list<T>(fields: &Fields<'_>, name: &'static str, decode: impl Fn(&At<'_>) -> 
     list.as_ref().map(At::items).unwrap_or_default().iter().filter_map(decode).collect()
 }
 
-fn decode_filter(at: &At<'_>) -> Option<Expression> {
+fn decode_filter(at: &At<'_>) -> Option<Filter> {
     let fields = at.fields()?;
     let expression = fields.get("expression");
     fields.finish();
     match expression {
-        Some(expression) => Expression::decode(&expression),
+        Some(expression) => Filter::decode(&expression),
         None => {
             at.error(codes::MISSING, "`expression` is required");
             None
@@ -112,6 +127,16 @@ fn decode_match(at: &At<'_>) -> Side {
 fn decode_side(fields: &Fields<'_>) -> Side {
     let words = [("CLIENT_AND_SERVER", Side::ClientAndServer), ("CLIENT", Side::Client), ("SERVER", Side::Server)];
     fields.get("mode").and_then(|mode| mode.word(&words)).unwrap_or_default()
+}
+
+/// A node writes to its own streams; other providers are named in Istio's MeshConfig, for which there is no place here.
+fn decode_log_providers(fields: &Fields<'_>) -> Vec<String> {
+    let providers = decode_providers(fields);
+    let foreign = providers.iter().find(|name| !name.is_empty() && *name != ENVOY);
+    if let (Some(name), Some(at)) = (foreign, fields.get("providers")) {
+        at.unbuilt(format!("the provider `{name}` of an access log (there is `{ENVOY}`)"));
+    }
+    providers
 }
 
 fn decode_providers(fields: &Fields<'_>) -> Vec<String> {

@@ -8,15 +8,23 @@ use super::{
     },
     caller::Caller,
 };
-use crate::{clock, telemetry::Entry};
+use crate::{
+    clock,
+    snapshot::Snapshot,
+    telemetry::{Entry, LogSide},
+};
 use http::{HeaderMap, Request, header::HOST};
+use policy::compile::LogRule;
 use std::sync::Arc;
 
 /// Begins a line, if there is to be one.
 pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<RequestBody>) -> Option<Logged> {
     let snapshot = context.current.read();
+    if !snapshot.compiled.logs_any() {
+        return None;
+    }
+    let rule = rule(context, caller, &snapshot)?;
     let config = snapshot.compiled.config();
-    config.access_log.file?;
     let mut headers = request.headers().clone();
     let host = headers.remove(HOST).and_then(|host| host.to_str().ok().map(str::to_owned));
     let authority = host.or_else(|| request.uri().authority().map(ToString::to_string)).unwrap_or_default();
@@ -27,6 +35,7 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
     headers.insert(body::FORWARDED_FOR, caller.address.clone());
     let who = &caller.who;
     let entry = Entry {
+        side: LogSide::Server,
         began: clock::wall(),
         method: request.method().clone(),
         path: request.uri().path_and_query().map_or("", |path| path.as_str()).to_owned(),
@@ -34,12 +43,13 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
         authority,
         request: headers,
         response: HeaderMap::new(),
-        port: who.port,
+        cluster: Some(format!("inbound|{}||", who.port)),
+        route: String::new(),
         upstream: None,
-        local: who.destination,
-        remote: who.address,
-        peer: who.identity.uri(),
-        server_name: who.server_name.clone(),
+        local: who.destination.into(),
+        remote: who.address.into(),
+        peer: Some(who.identity.uri()),
+        server_name: Some(who.server_name.clone()),
         details: None,
         received: 0,
         sent: 0,
@@ -47,8 +57,21 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
     };
     Some(Logged {
         log: context.access_log.clone(),
+        rule,
         config: Arc::clone(config),
         entry,
-        body: request.body().completion(),
+        body: Some(request.body().completion()),
     })
+}
+
+/// What holds for the called service; for one that is not served here, what holds in the mesh.
+fn rule(context: &Context, caller: &Caller, snapshot: &Snapshot) -> Option<Arc<LogRule>> {
+    let (local, who) = (context.local.load(), &caller.who);
+    match local.service(&who.service, who.instance.as_deref()) {
+        Some(service) => caller.look(snapshot, &local, service, |rules| rules.workload.logs.server.clone()),
+        None => {
+            let file = snapshot.compiled.config().access_log.file?;
+            Some(Arc::new(LogRule { file, filter: None }))
+        }
+    }
 }

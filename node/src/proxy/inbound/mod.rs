@@ -31,7 +31,7 @@ use caller::Rules;
 use certs::id::Subject;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -101,7 +101,7 @@ pub(super) async fn answer(
         Err(Refusal { cause, details, headers }) => {
             tracing::debug!(service = %caller.who.service, ?cause, details, "request failed");
             exchange.flag(cause.answer().flags);
-            exchange.details(details);
+            exchange.details(details.map_or(Cow::Borrowed(cause.details()), Cow::Owned));
             let mut response = reply::failure(cause, grpc);
             if let Some(headers) = headers {
                 response.headers_mut().extend(*headers);

@@ -17,7 +17,7 @@ use crate::{
         http::{self as body, Upload},
         upgrade,
     },
-    snapshot::Snapshot,
+    snapshot::{Endpoint, Snapshot},
     telemetry::Flags,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, request::Parts, uri::PathAndQuery};
@@ -26,7 +26,7 @@ use policy::{
     retry::Outcome,
     route::{Destination, Routed},
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -65,6 +65,7 @@ pub(super) async fn forward(
     if !route.mirrors.is_empty() && upgrade.is_none() {
         mirror::copy(requests, snapshot, routed, &head, &upload);
     }
+    exchange.goes_to(&cluster.circuit.cluster, &upload.completion());
     let grpc = exchange.is_grpc();
     let time = if grpc { grpc_timeout::of(&head.parts.headers, route.timeout) } else { route.timeout };
     let mut deadline = time.map(|timeout| Deadline::new(timeout, upload.completion()));
@@ -182,6 +183,7 @@ impl Attempts<'_> {
                 grpc_timeout::set(request.headers_mut(), time, began.saturating_sub(first), limit);
             }
             self.exchange.between(Arc::clone(&cluster.members[position].recorder));
+            self.exchange.reaches(reached(&cluster.members[position].endpoint, self.routed.port));
             self.under_way = Some((position, began));
             let result = way.attempt(position, request, &self.upload.completion(), began, limit).await;
             self.under_way = None;
@@ -246,6 +248,11 @@ impl Attempts<'_> {
     fn body_failure(&self) -> Cause {
         self.upload.completion().failure().unwrap_or(Cause::ConnectionTermination)
     }
+}
+
+/// Where a request to the endpoint goes; what is on this node has no address between nodes.
+fn reached(endpoint: &Endpoint, port: u16) -> SocketAddr {
+    if endpoint.local { SocketAddr::from(([127, 0, 0, 1], port)) } else { endpoint.address }
 }
 
 /// What an endpoint's answer means for retries.

@@ -6,6 +6,7 @@ mod cors;
 mod facts;
 mod forward;
 mod grpc_timeout;
+mod log;
 mod mirror;
 
 use super::{
@@ -66,6 +67,7 @@ pub(super) struct Speaker {
     fixed: Option<(ServiceName, u16)>,
     /// The listener's own port.
     port: u16,
+    log: log::Seen,
 }
 
 impl Speaker {
@@ -96,6 +98,7 @@ impl Speaker {
             source,
             fixed,
             port,
+            log: log::Seen::default(),
         })
     }
 }
@@ -117,7 +120,9 @@ pub(super) async fn serve(
         detected = is_http2(&stream, &bounds) => detected,
         () = context.draining() => return,
     };
-    let requests = Connection { context: Arc::clone(&context), speaker, remote };
+    let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
+    let local = stream.local_addr().unwrap_or_else(|_| nowhere());
+    let requests = Connection { context: Arc::clone(&context), speaker, remote, local };
     match is_http2 {
         Ok(true) => connection::serve_http2(&context, stream, Side::Application, requests).await,
         Ok(false) => connection::serve_http1(&context, stream, Side::Application, requests).await,
@@ -151,6 +156,7 @@ struct Connection {
     /// Replaced when the configuration changes, so that kept connections follow.
     speaker: Arc<ArcSwap<Speaker>>,
     remote: SocketAddr,
+    local: SocketAddr,
 }
 
 impl Handler for Connection {
@@ -158,7 +164,8 @@ impl Handler for Connection {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
-        let requests = Requests { context: &self.context, speaker: self.speaker.load_full(), remote: self.remote };
+        let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
+        let requests = Requests { context: &self.context, speaker, remote, local };
         let answered = requests.answer(request, &mut exchange).await;
         let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
         let idle = self.context.limits().stream_idle;
@@ -175,6 +182,8 @@ struct Requests<'a> {
     context: &'a Arc<Context>,
     speaker: Arc<Speaker>,
     remote: SocketAddr,
+    /// Where the application came in.
+    local: SocketAddr,
 }
 
 /// A response before its body is tied to the end of the exchange.
@@ -219,13 +228,18 @@ impl Requests<'_> {
         let (mut parts, incoming) = request.into_parts();
         let snapshot = context.current.load();
         let limits = &snapshot.compiled.config().limits;
-        let host = body::authority(&parts, &Bounds::of_applications(limits))?;
+        let host = body::authority(&parts, &Bounds::of_applications(limits));
         let upgrade = upgrade::asked(&parts);
         body::strip_hop_by_hop(&mut parts.headers);
         body::strip_identity(&mut parts.headers);
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
+        if let Some(logged) = log::begin(self, &snapshot, &parts) {
+            exchange.log(logged);
+        }
+        let host = host?;
         let routed = self.route(&snapshot, &parts, &host).inspect_err(|_| self.unrouted(exchange))?;
+        exchange.takes(&routed.route.name);
         if let (Action::Forward(_), Some(fault)) = (&routed.route.action, &routed.route.fault) {
             self.count_service(&routed, exchange);
             self.inject(fault, exchange).await?;
@@ -268,6 +282,7 @@ impl Requests<'_> {
     fn failed(&self, cause: Cause, exchange: &mut Exchange) -> Answered {
         tracing::debug!(service = %self.speaker.service, ?cause, "request failed");
         exchange.flag(cause.answer().flags);
+        exchange.details(cause.details());
         Answered::Here(reply::failure(cause, exchange.is_grpc()))
     }
 
@@ -346,6 +361,7 @@ impl Requests<'_> {
         exchange: &mut Exchange,
     ) -> Answered {
         self.count_service(routed, exchange);
+        exchange.details("direct_response");
         if !routed.route.response_headers.is_empty() {
             let given = response.headers().clone();
             let facts = RequestFacts { response: Some((response.status(), &given)), ..self.facts(routed, parts) };

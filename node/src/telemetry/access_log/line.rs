@@ -3,10 +3,13 @@
 
 use crate::telemetry::Summary;
 use http::{HeaderMap, HeaderValue, Method, Version};
-use policy::kinds::{AccessLog, HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
+use policy::kinds::{
+    AccessLog, Facts, Filter, HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord, Message, NumberFact, TextFact,
+};
 use serde_json::{Map, Value};
 use std::{
-    fmt::Write,
+    borrow::Cow,
+    fmt::{self, Write},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -14,9 +17,50 @@ use std::{
 /// Longest value of a line, bytes; what is longer is cut.
 const VALUE_LIMIT: usize = 8 * 1024;
 
-/// What is known of a request that arrived.
+/// Whose part of a request's way a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogSide {
+    /// The caller's node: from the application to an endpoint.
+    Client,
+    /// The node of the called: from the mesh to its application.
+    Server,
+}
+
+/// An address; without a port where it would say nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: Option<u16>,
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), port: Some(address.port()) }
+    }
+}
+
+impl From<IpAddr> for Place {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip, port: None }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
+/// What is known of a request.
 #[derive(Debug, Clone)]
 pub struct Entry {
+    /// Whose line it is.
+    pub side: LogSide,
     /// When its head came, Unix time in milliseconds.
     pub began: u64,
     /// The method.
@@ -27,24 +71,26 @@ pub struct Entry {
     pub version: Version,
     /// The authority, as sent.
     pub authority: String,
-    /// The headers that the application is given.
+    /// The headers: of a server's line as the application is given them.
     pub request: HeaderMap,
     /// The response's headers; none before it came.
     pub response: HeaderMap,
-    /// The addressed service port.
-    pub port: u16,
-    /// The application, if the request was sent there.
+    /// Envoy's name of where the request goes, if that is known.
+    pub cluster: Option<String>,
+    /// Name of the route; empty for one without a name.
+    pub route: String,
+    /// The application or endpoint, if the request was sent there.
     pub upstream: Option<SocketAddr>,
     /// Where the caller came in.
-    pub local: IpAddr,
-    /// The calling node.
-    pub remote: IpAddr,
-    /// The caller's identity.
-    pub peer: String,
+    pub local: Place,
+    /// The calling node, or the application that calls.
+    pub remote: Place,
+    /// The caller's identity, if it came by mutual TLS.
+    pub peer: Option<String>,
     /// The server name by which it called.
-    pub server_name: String,
+    pub server_name: Option<String>,
     /// Envoy's details of an answer that the proxy gave.
-    pub details: Option<String>,
+    pub details: Option<Cow<'static, str>>,
     /// Bytes of the request's body.
     pub received: u64,
     /// Bytes of the response's body.
@@ -54,6 +100,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// True if the filter wants a line; without a filter always.
+    #[must_use]
+    pub fn is_wanted(&self, filter: Option<&Filter>, summary: &Summary, duration: Duration) -> bool {
+        filter.is_none_or(|filter| filter.is_match(&Ended { entry: self, summary, duration }))
+    }
+
     /// The line, with its end.
     #[must_use]
     pub fn line(&self, log: &AccessLog, summary: &Summary, duration: Duration) -> String {
@@ -146,20 +198,24 @@ impl Ended<'_> {
             LogWord::BytesSent => Some(entry.sent.to_string()),
             LogWord::Duration => Some(millis(self.duration).to_string()),
             LogWord::UpstreamHost => entry.upstream.map(|upstream| upstream.to_string()),
-            LogWord::UpstreamCluster => Some(format!("inbound|{}||", entry.port)),
+            LogWord::UpstreamCluster => entry.cluster.clone(),
             LogWord::DownstreamLocalAddress => Some(entry.local.to_string()),
-            LogWord::DownstreamRemoteAddress | LogWord::DownstreamRemoteAddressWithoutPort => {
-                Some(entry.remote.to_string())
-            }
-            LogWord::DownstreamPeerUriSan => Some(entry.peer.clone()),
-            LogWord::RequestedServerName => Some(entry.server_name.clone()),
-            LogWord::RouteName => Some("default".to_owned()),
+            LogWord::DownstreamRemoteAddress => Some(entry.remote.to_string()),
+            LogWord::DownstreamRemoteAddressWithoutPort => Some(entry.remote.ip.to_string()),
+            LogWord::DownstreamPeerUriSan => entry.peer.clone(),
+            LogWord::RequestedServerName => entry.server_name.clone(),
+            LogWord::RouteName => Some(self.route().to_owned()),
         }
     }
 
     fn details(&self) -> Option<String> {
         let answered = self.entry.upstream.is_some() && !self.entry.response.is_empty();
-        self.entry.details.clone().or_else(|| answered.then(|| "via_upstream".to_owned()))
+        let details = self.entry.details.clone().map(Cow::into_owned);
+        details.or_else(|| answered.then(|| "via_upstream".to_owned()))
+    }
+
+    fn route(&self) -> &str {
+        if self.entry.route.is_empty() { "default" } else { &self.entry.route }
     }
 
     fn json(&self) -> String {
@@ -191,6 +247,59 @@ impl Ended<'_> {
         map.insert("user_agent".to_owned(), header("user-agent"));
         map.insert("request_id".to_owned(), header("x-request-id"));
         ascii(&Value::Object(map).to_string())
+    }
+}
+
+impl Facts for Ended<'_> {
+    fn text(&self, fact: TextFact) -> Option<Cow<'_, str>> {
+        let entry = self.entry;
+        let (path, query) =
+            entry.path.split_once('?').map_or((&*entry.path, None), |(path, query)| (path, Some(query)));
+        Some(match fact {
+            TextFact::Path => Cow::Borrowed(&*entry.path),
+            TextFact::UrlPath => path.into(),
+            TextFact::Query => query.unwrap_or_default().into(),
+            TextFact::Host => Cow::Borrowed(&*entry.authority),
+            TextFact::Scheme => "http".into(),
+            TextFact::Method => entry.method.as_str().into(),
+            TextFact::Protocol => self.word(LogWord::Protocol)?.into(),
+            TextFact::CodeDetails => self.details()?.into(),
+            TextFact::ServerName => Cow::Borrowed(entry.server_name.as_deref()?),
+            TextFact::PeerUri => Cow::Borrowed(entry.peer.as_deref()?),
+            TextFact::SourceAddress => entry.remote.to_string().into(),
+            TextFact::DestinationAddress => entry.local.to_string().into(),
+            TextFact::UpstreamAddress => entry.upstream?.to_string().into(),
+            TextFact::Cluster => Cow::Borrowed(entry.cluster.as_deref()?),
+            TextFact::Route => self.route().into(),
+        })
+    }
+
+    fn number(&self, fact: NumberFact) -> Option<i64> {
+        let whole = |number: u64| i64::try_from(number).ok();
+        match fact {
+            // There was no response.
+            NumberFact::Code if self.summary.code == 0 => None,
+            NumberFact::Code => Some(self.summary.code.into()),
+            NumberFact::GrpcStatus => self.summary.grpc_status.map(i64::from),
+            NumberFact::RequestSize => whole(self.entry.received),
+            NumberFact::ResponseSize => whole(self.entry.sent),
+            NumberFact::UpstreamPort => self.entry.upstream.map(|upstream| upstream.port().into()),
+            NumberFact::Duration => i64::try_from(self.duration.as_nanos()).ok(),
+        }
+    }
+
+    fn header(&self, message: Message, name: &str) -> Option<Cow<'_, str>> {
+        let headers = match message {
+            Message::Request => &self.entry.request,
+            Message::Response => &self.entry.response,
+        };
+        let mut lines = headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
+        let first = lines.next()?;
+        Some(lines.fold(first, |all, line| format!("{all},{line}").into()))
+    }
+
+    fn is_mutual_tls(&self) -> bool {
+        self.entry.side == LogSide::Server
     }
 }
 
@@ -279,12 +388,14 @@ mod tests {
                 header("x-request-id", b"7"),
             ]),
             response: HeaderMap::from_iter([header("content-type", b"text/plain")]),
-            port: 9080,
+            side: LogSide::Server,
+            cluster: Some("inbound|9080||".to_owned()),
+            route: String::new(),
             upstream: Some("127.0.0.1:8080".parse().unwrap()),
-            local: "10.0.0.2".parse().unwrap(),
-            remote: "10.0.0.1".parse().unwrap(),
-            peer: "spiffe://t.example/ns/shop/sa/web".to_owned(),
-            server_name: "reviews.shop.t.example".to_owned(),
+            local: "10.0.0.2".parse::<IpAddr>().unwrap().into(),
+            remote: "10.0.0.1".parse::<IpAddr>().unwrap().into(),
+            peer: Some("spiffe://t.example/ns/shop/sa/web".to_owned()),
+            server_name: Some("reviews.shop.t.example".to_owned()),
             details: None,
             received: 3,
             sent: 42,
@@ -309,7 +420,7 @@ mod tests {
     #[test]
     fn json_has_istios_keys() {
         let log = AccessLog { json: true, ..AccessLog::default() };
-        let denied = Entry { details: Some("rbac".to_owned()), upstream: None, ..entry() };
+        let denied = Entry { details: Some("rbac".into()), upstream: None, ..entry() };
         let line = denied.line(&log, &summary(403), Duration::from_millis(7));
         assert!(line.ends_with("}\n") && line.matches('\n').count() == 1, "{line}");
         let value: Value = serde_json::from_str(&line).unwrap();

@@ -34,9 +34,9 @@ impl Expression {
 
 /// What the text is made of; positions are bytes from 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Token<'t> {
+pub(super) enum Token<'t> {
     Name(&'t str),
-    Literal,
+    Literal(&'t str),
     Sign(&'t str),
 }
 
@@ -67,7 +67,7 @@ const RESERVED: [&str; 17] = [
     "while",
 ];
 
-fn check(text: &str) -> Result<(), String> {
+pub(super) fn check(text: &str) -> Result<(), String> {
     if text.len() > MAX_EXPRESSION {
         return Err(format!("an expression has at most {MAX_EXPRESSION} bytes"));
     }
@@ -79,7 +79,7 @@ fn check(text: &str) -> Result<(), String> {
     }
 }
 
-fn tokens(text: &str) -> Result<Vec<(usize, Token<'_>)>, String> {
+pub(super) fn tokens(text: &str) -> Result<Vec<(usize, Token<'_>)>, String> {
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(first) = text[at..].chars().next() {
@@ -90,9 +90,9 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token<'_>)>, String> {
         } else if rest.starts_with("//") {
             (rest.find('\n').unwrap_or(rest.len()), None)
         } else if let Some(length) = string(rest).map_err(|error| format!("{error} at byte {at}"))? {
-            (length, Some(Token::Literal))
+            (length, Some(Token::Literal(&rest[..length])))
         } else if is_number {
-            (number(rest), Some(Token::Literal))
+            (number(rest), Some(Token::Literal(&rest[..number(rest)])))
         } else if first.is_ascii_alphabetic() || first == '_' {
             let length = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
             (length, Some(Token::Name(&rest[..length])))
@@ -154,6 +154,43 @@ fn string(rest: &str) -> Result<Option<usize>, &'static str> {
     Ok(Some(prefix + at + quote.len()))
 }
 
+/// What a string literal means; `None` for bytes and for what is no text.
+pub(super) fn unquoted(literal: &str) -> Option<String> {
+    let prefix = literal.find(['"', '\''])?;
+    let (prefix, body) = literal.split_at(prefix);
+    let quote = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|quote| body.starts_with(quote))?;
+    let mut rest = body.strip_prefix(quote)?.strip_suffix(quote)?;
+    if prefix.contains(['b', 'B']) {
+        return None;
+    }
+    if prefix.contains(['r', 'R']) {
+        return Some(rest.to_owned());
+    }
+    let mut text = String::with_capacity(rest.len());
+    while let Some(at) = rest.find('\\') {
+        text.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let length = escape(after).ok()?;
+        let first = after.chars().next()?;
+        let code = |digits: &str, radix| u32::from_str_radix(digits, radix).ok().and_then(char::from_u32);
+        text.push(match first {
+            'a' => '\u{7}',
+            'b' => '\u{8}',
+            'f' => '\u{c}',
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            'v' => '\u{b}',
+            'x' | 'X' | 'u' | 'U' => code(&after[1..length], 16)?,
+            '0'..='3' => code(&after[..length], 8)?,
+            other => other,
+        });
+        rest = &after[length..];
+    }
+    text.push_str(rest);
+    Some(text)
+}
+
 /// Length of what follows a backslash.
 fn escape(rest: &str) -> Result<usize, &'static str> {
     let bad = "an escape in a string is not CEL's";
@@ -192,7 +229,7 @@ impl<'t> Parser<'t> {
         match self.tokens.get(self.next) {
             None => "the expression ends too early".to_owned(),
             Some((at, Token::Name(word) | Token::Sign(word))) => format!("`{word}` is out of place, at byte {at}"),
-            Some((at, Token::Literal)) => format!("a literal is out of place, at byte {at}"),
+            Some((at, Token::Literal(_))) => format!("a literal is out of place, at byte {at}"),
         }
     }
 
@@ -258,7 +295,7 @@ impl<'t> Parser<'t> {
         if self.takes("{") {
             return self.pairs();
         }
-        if let Some((_, Token::Literal)) = self.tokens.get(self.next) {
+        if let Some((_, Token::Literal(_))) = self.tokens.get(self.next) {
             self.next += 1;
             return Ok(());
         }

@@ -43,7 +43,7 @@ fn every_field_is_read() {
     assert_eq!(expression.source(), "request.host");
     let logging = &read.access_logging[0];
     assert_eq!((logging.side, logging.disabled), (Side::Server, Some(false)));
-    assert_eq!(logging.filter.as_ref().map(Expression::source), Some("response.code >= 400"));
+    assert_eq!(logging.filter.as_ref().map(Filter::source), Some("response.code >= 400"));
     assert_eq!(telemetry("{}").metrics, []);
 }
 

@@ -1,0 +1,75 @@
+//! What the access log tells of a request that an application sends. Nothing is gathered while the log is off.
+
+use super::{Requests, Speaker};
+use crate::{
+    clock,
+    proxy::exchange::Logged,
+    snapshot::Snapshot,
+    telemetry::{Entry, LogSide},
+};
+use arc_swap::ArcSwapOption;
+use http::{HeaderMap, header::HOST, request::Parts};
+use policy::compile::{Compiled, LogRule};
+use std::sync::{Arc, Weak};
+
+/// What the documents last said of a speaker's access log.
+#[derive(Debug, Default)]
+pub(super) struct Seen(ArcSwapOption<Rule>);
+
+#[derive(Debug)]
+struct Rule {
+    /// Of which documents: the same ones say the same.
+    compiled: Weak<Compiled>,
+    rule: Option<Arc<LogRule>>,
+}
+
+impl Speaker {
+    fn log_rule(&self, snapshot: &Snapshot) -> Option<Arc<LogRule>> {
+        let seen = self.log.0.load();
+        if let Some(known) = &*seen
+            && std::ptr::eq(known.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled))
+        {
+            return known.rule.clone();
+        }
+        let (namespace, labels) = (self.service.namespace(), &self.source.labels);
+        let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, labels);
+        let rule = workload.logs.client.clone();
+        self.log.0.store(Some(Arc::new(Rule { compiled: Arc::downgrade(&snapshot.compiled), rule: rule.clone() })));
+        rule
+    }
+}
+
+/// Begins a line, if there is to be one. Hop-by-hop headers are stripped already.
+pub(super) fn begin(requests: &Requests<'_>, snapshot: &Snapshot, parts: &Parts) -> Option<Logged> {
+    if !snapshot.compiled.logs_any() {
+        return None;
+    }
+    let rule = requests.speaker.log_rule(snapshot)?;
+    let mut headers = parts.headers.clone();
+    let host = headers.remove(HOST).and_then(|host| host.to_str().ok().map(str::to_owned));
+    let authority = parts.uri.authority().map(ToString::to_string).or(host).unwrap_or_default();
+    let entry = Entry {
+        side: LogSide::Client,
+        began: clock::wall(),
+        method: parts.method.clone(),
+        path: parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned(),
+        version: parts.version,
+        authority,
+        request: headers,
+        response: HeaderMap::new(),
+        cluster: None,
+        route: String::new(),
+        upstream: None,
+        local: requests.local.into(),
+        remote: requests.remote.into(),
+        // An application is known by the port at which it speaks, not by a certificate.
+        peer: None,
+        server_name: None,
+        details: None,
+        received: 0,
+        sent: 0,
+        answered_after: None,
+    };
+    let config = Arc::clone(snapshot.compiled.config());
+    Some(Logged { log: requests.context.access_log.clone(), rule, config, entry, body: None })
+}

@@ -1,0 +1,132 @@
+//! The access log as Telemetry says: on which side, for which requests, and whose lines.
+
+use harness::{PATIENCE, cluster::Cluster, eventually, http};
+use serde_json::{Value, json};
+
+use crate::reviews;
+
+fn telemetry(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n---\n"
+    )
+}
+
+fn push(cluster: &Cluster, text: &str) {
+    cluster.push("web", text, &["--wait", "all"]).expect_code(0);
+}
+
+fn status(cluster: &Cluster, host: &str, path: &str) -> u16 {
+    http::get_with(cluster.node("web").outbound(), host, path, &[("user-agent", "curl")]).expect("an answer").status
+}
+
+/// The line about this path that a node wrote to standard output, as JSON.
+fn line(cluster: &Cluster, node: &str, path: &str) -> Value {
+    let mut found = Value::Null;
+    eventually(&format!("a line of {node} about {path}"), || {
+        let lines = cluster.node(node).output();
+        let line = lines.iter().find(|line| line.contains(&format!("\"{path}\""))).ok_or(format!("{lines:#?}"))?;
+        found = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        Ok(())
+    });
+    found
+}
+
+fn is_silent(cluster: &Cluster, node: &str, path: &str) {
+    let lines = cluster.node(node).output();
+    assert!(!lines.iter().any(|line| line.contains(path)), "{node} about {path}: {lines:#?}");
+}
+
+#[test]
+fn lines_of_both_sides_are_filtered() {
+    let cluster = reviews(&["v1"]);
+    assert_eq!(status(&cluster, "reviews", "/before"), 200);
+    let config =
+        "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {accessLogEncoding: JSON}\n---\n";
+    let errors = "{accessLogging: [{providers: [{name: envoy}], filter: {expression: 'response.code >= 400 || request.url_path == \"/both\"'}}]}";
+    push(&cluster, &(config.to_owned() + &telemetry("istio-system", "mesh", errors)));
+    assert_eq!((status(&cluster, "reviews", "/good"), status(&cluster, "reviews:9080", "/both?a=b")), (200, 200));
+    assert_eq!((status(&cluster, "nobody", "/lost"), status(&cluster, "nobody.shop:99", "/lost2")), (404, 404));
+    for (node, cluster_name, host) in [
+        ("web", "outbound|9080||reviews.shop.svc.cluster.local", None),
+        ("reviews-v1", "inbound|9080||", Some("reviews:9080")),
+    ] {
+        let line = line(&cluster, node, "/both?a=b");
+        for (key, value) in [
+            ("response_code", json!(200)),
+            ("response_flags", json!("-")),
+            ("response_code_details", json!("via_upstream")),
+            ("upstream_cluster", json!(cluster_name)),
+            ("route_name", json!("default")),
+            ("user_agent", json!("curl")),
+            ("authority", json!(host.unwrap_or("reviews:9080"))),
+        ] {
+            assert_eq!(line[key], value, "{node}: {key} in {line}");
+        }
+        assert!(line["upstream_host"].is_string() && line["request_id"].is_string(), "{node}: {line}");
+    }
+    let lost = line(&cluster, "web", "/lost");
+    assert_eq!((&lost["response_flags"], &lost["response_code_details"]), (&json!("NR"), &json!("route_not_found")));
+    assert_eq!((&lost["upstream_cluster"], &lost["requested_server_name"]), (&Value::Null, &Value::Null));
+    line(&cluster, "web", "/lost2");
+
+    // The namespace turns one side off, a workload of it the other one on for all it gets.
+    let client_off = telemetry("shop", "shop", "{accessLogging: [{match: {mode: CLIENT}, disabled: true}]}");
+    let all = "{selector: {matchLabels: {app: reviews}}, accessLogging: [{match: {mode: SERVER}, providers: [{name: envoy}]}]}";
+    push(&cluster, &(client_off + &telemetry("shop", "reviews", all)));
+    assert_eq!((status(&cluster, "reviews", "/server"), status(&cluster, "nobody", "/unseen")), (200, 404));
+    line(&cluster, "reviews-v1", "/server");
+    for (node, paths) in
+        [("web", &["/before", "/good", "/server", "/unseen"][..]), ("reviews-v1", &["/before", "/good"])]
+    {
+        paths.iter().for_each(|path| is_silent(&cluster, node, path));
+    }
+}
+
+#[test]
+fn refusals_the_last_lines_and_what_only_the_caller_can_tell() {
+    let mut cluster = reviews(&["v1"]);
+    for (spec, named) in [
+        ("{metrics: [{providers: [{name: prometheus}]}]}", "`metrics`"),
+        ("{tracing: [{randomSamplingPercentage: 100}]}", "`tracing`"),
+        ("{accessLogging: [{providers: [{name: otel}]}]}", "the provider `otel`"),
+        ("{accessLogging: [{filter: {expression: 'request.time > 1'}}]}", "`request.time`"),
+    ] {
+        let refused = cluster.push("web", &telemetry("shop", "a", spec), &[]);
+        assert!(refused.code == 2 && refused.err.contains(named), "{spec}: {refused:?}");
+    }
+
+    let config = |file: &str| {
+        format!(
+            "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{accessLogFile: {file}, accessLogEncoding: JSON}}\n"
+        )
+    };
+    push(&cluster, &config("/dev/stderr"));
+    for _ in 0..100 {
+        assert_eq!(status(&cluster, "reviews", "/last"), 200);
+    }
+    cluster.terminate("reviews-v1");
+    let log = cluster.log("reviews-v1");
+    assert_eq!(log.matches("\"/last\"").count(), 100, "what a node took is written before it ends");
+    cluster.run("reviews-v1");
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+
+    push(&cluster, &config("/dev/stdout"));
+    let direct = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews, namespace: shop}\nspec: {hosts: [reviews], http: [{name: told, match: [{uri: {prefix: /told}}], directResponse: {status: 410}}, {route: [{destination: {host: reviews}}]}]}\n";
+    push(&cluster, direct);
+    assert_eq!(status(&cluster, "reviews", "/told"), 410);
+    let told = line(&cluster, "web", "/told");
+    assert_eq!((&told["route_name"], &told["response_code_details"]), (&json!("told"), &json!("direct_response")));
+    cluster.kill("reviews-v1");
+    eventually("the endpoint is out", || match cluster.healthy("web", "shop/reviews") {
+        0 => Ok(()),
+        left => Err(format!("{left} left")),
+    });
+    assert_eq!(status(&cluster, "reviews", "/dead"), 503);
+    let dead = line(&cluster, "web", "/dead");
+    assert_eq!(
+        (&dead["response_flags"], &dead["response_code_details"]),
+        (&json!("UH"), &json!("no_healthy_upstream"))
+    );
+    assert_eq!(dead["upstream_cluster"], json!("outbound|9080||reviews.shop.svc.cluster.local"));
+}
