@@ -8,18 +8,20 @@ mod endpoints;
 mod istio;
 mod rolling;
 mod routes;
+mod speed;
 
 use harness::{clients::Outcome, process::Skein};
 
 use crate::Figure;
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
-    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 5] = [
+    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 6] = [
         ("istio", &istio::figures),
         ("routes", &routes::figures),
         ("endpoints", &|| endpoints::figures(skein)),
         ("deaths", &|| deaths::figures(skein)),
         ("rolling", &|| rolling::figures(skein)),
+        ("speed", &speed::figures),
     ];
     // A word after `http` names one room, for whoever works on it.
     let only: Vec<String> =
