@@ -172,7 +172,9 @@ fn envelope(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
 
 /// RFC 5280, section 4.1.2.2.
 fn is_serial(content: &[u8]) -> bool {
-    content.len() <= 20 && content.first().is_some_and(|first| first & 0x80 == 0) && content.iter().any(|byte| *byte != 0)
+    content.len() <= 20
+        && content.first().is_some_and(|first| first & 0x80 == 0)
+        && content.iter().any(|byte| *byte != 0)
 }
 
 /// Unix seconds to milliseconds; `None` before 1970.
