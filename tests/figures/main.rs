@@ -1,7 +1,8 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
-//! `cargo run --release -p tests --bin figures -- main|policy [-o json]`
+//! `cargo run --release -p tests --bin figures -- main|policy|identity [-o json]`
 
+mod identity;
 mod main_job;
 mod policy;
 
@@ -40,9 +41,13 @@ fn main() -> std::process::ExitCode {
     let skein = Skein { program, prefix: vec![AS_SKEIN.to_owned()] };
     let figures = match words.first().map(String::as_str) {
         Some("main") => main_job::figures(&skein),
+        Some("identity") => identity::figures(),
         Some("policy") => policy::figures(&skein),
         other => {
-            eprintln!("figures: which? `main` and `policy` are built; {} is not", other.unwrap_or("nothing"));
+            eprintln!(
+                "figures: which? `main`, `policy` and `identity` are built; {} is not",
+                other.unwrap_or("nothing")
+            );
             return std::process::ExitCode::from(2);
         }
     };

@@ -165,7 +165,6 @@ impl MeshConfig {
             ("connectTimeout", config.connect_timeout == default.connect_timeout),
             ("outlierSharing", config.outlier_sharing == default.outlier_sharing),
             ("localityLbSetting", config.locality_load_balancing == default.locality_load_balancing),
-            ("certificates", config.certificates == default.certificates),
         ] {
             if let Some(at) = fields.get(name).filter(|_| !is_default) {
                 at.unbuilt(format!("`{name}` other than its default"));

@@ -57,6 +57,9 @@ fn what_is_not_valid_says_so() {
         (codes::RANGE, "{limits: {headerTimeout: 48h}}"),
         (codes::NEVER_VALID, "{limits: {headerBytes: 2048, uriBytes: 4096}}"),
         (codes::RANGE, "{certificates: {leaf: 48h}}"),
+        (codes::RANGE, "{certificates: {leaf: 9s}}"),
+        (codes::RANGE, "{certificates: {nodeIdentity: 25h}}"),
+        (codes::RANGE, "{certificates: {nodeCa: 721h}}"),
         (codes::NEVER_VALID, "{certificates: {nodeCa: 720h, enrollerCa: 240h}}"),
         (codes::NAME, "{trustDomainAliases: [A.b]}"),
         (codes::WORD, "{accessLogFile: /etc/passwd}"),
@@ -73,6 +76,7 @@ fn what_is_not_valid_says_so() {
 #[test]
 fn what_is_not_applied_may_only_say_its_default() {
     let unbuilt = |spec: &str| read(spec).problems.iter().filter(|problem| problem.is_unbuilt()).count();
+    assert_eq!(unbuilt("{certificates: {leaf: 10s, nodeIdentity: 30m, nodeCa: 24h, enrollerCa: 240h}}"), 0);
     assert_eq!(unbuilt("{connectTimeout: 10s, limits: {headers: 100, streams: 7}, retryIdempotentOnReset: false}"), 0);
     for spec in ["{connectTimeout: 9s}", "{limits: {headers: 99}}", "{accessLogFormat: '%FILTER_STATE(a)%'}"] {
         assert_eq!(unbuilt(spec), 1, "{spec}");
