@@ -98,6 +98,19 @@ pub fn requested_key(request: &[u8], node: &NodeId) -> Result<Vec<u8>, Error> {
     Ok(spki.to_vec())
 }
 
+/// A request as a PEM file.
+pub fn request_to_pem(request: &[u8]) -> String {
+    pem::encode("CERTIFICATE REQUEST", request).to_string()
+}
+
+/// The first request of a PEM text.
+///
+/// # Errors
+/// There is none.
+pub fn request_from_pem(text: &str) -> Result<Vec<u8>, Error> {
+    pem::request(text)
+}
+
 /// A CA that certifies node CAs.
 #[derive(Debug)]
 pub struct Enroller {
@@ -140,15 +153,21 @@ impl Enroller {
         self.validity.not_after
     }
 
-    /// Certifies a node CA for 30 days, within the enroller's own validity. Returns node CA, then enroller CA.
+    /// As [`Enroller::issue_node_for`], for the longest life: 30 days.
     pub fn issue_node(&self, spki: &[u8], grant: &Grant, now: Millis) -> Result<Vec<Vec<u8>>, Error> {
+        self.issue_node_for(spki, grant, Link::NodeCa.longest_life(), now)
+    }
+
+    /// Certifies a node CA for `life` milliseconds, at most 30 days with the backdating, within the enroller's own validity.
+    /// Returns node CA, then enroller CA.
+    pub fn issue_node_for(&self, spki: &[u8], grant: &Grant, life: Millis, now: Millis) -> Result<Vec<Vec<u8>>, Error> {
         if let Some(pattern) = grant.wider_than(&self.grant) {
             return Err(Error::WiderGrant(pattern.clone()));
         }
         if grant.enroller || grant.record_key.is_none() {
             return Err(Error::Certificate("a node CA has a record key and does not enrol".into()));
         }
-        let validity = Validity::fresh(now, Link::NodeCa.longest_life()).within(self.validity, now)?;
+        let validity = Validity::lasting(now, life, Link::NodeCa.longest_life()).within(self.validity, now)?;
         let own = CertificateDer::from(self.chain[0].as_slice());
         let issuer = Issuer::from_ca_cert_der(&own, &self.key).map_err(Error::issue)?;
         let params = template::node(&self.trust_domain, grant, validity);
@@ -235,8 +254,14 @@ impl NodeCa {
         &self.key
     }
 
-    /// Issues a leaf with a fresh key: 1 h for a service, 24 h for the node itself; backdated 5 min, within the CA's validity.
+    /// As [`NodeCa::leaf_for`]: 1 h for a service, 24 h with the backdating for the node itself.
     pub fn leaf(&self, id: &SpiffeId, now: Millis) -> Result<Leaf, Error> {
+        self.leaf_for(id, leaf_life(&id.subject), now)
+    }
+
+    /// Issues a leaf with a fresh key that lasts `life` milliseconds from now on, at most 24 h with the backdating of 5 min, within
+    /// the CA's validity.
+    pub fn leaf_for(&self, id: &SpiffeId, life: Millis, now: Millis) -> Result<Leaf, Error> {
         let granted = match &id.subject {
             Subject::Service(account) => self.grant.allows_account(account),
             Subject::Node(node) => *node == self.grant.node,
@@ -244,7 +269,7 @@ impl NodeCa {
         if !granted || id.trust_domain != self.trust_domain {
             return Err(Error::OutsideGrant(id.clone()));
         }
-        let validity = Validity::fresh(now, leaf_life(&id.subject)).within(self.validity, now)?;
+        let validity = Validity::lasting(now, life, Link::Leaf.longest_life()).within(self.validity, now)?;
         let own = CertificateDer::from(self.chain[0].as_slice());
         let issuer = Issuer::from_ca_cert_der(&own, &self.key).map_err(Error::issue)?;
         let key = CaKey::generate();

@@ -1,6 +1,7 @@
 //! Reading certificates: only the shapes that this mesh issues, byte for byte where a field admits one encoding.
 
 mod constraints;
+pub(crate) mod describe;
 mod shape;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
@@ -172,7 +173,9 @@ fn envelope(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
 
 /// RFC 5280, section 4.1.2.2.
 fn is_serial(content: &[u8]) -> bool {
-    content.len() <= 20 && content.first().is_some_and(|first| first & 0x80 == 0) && content.iter().any(|byte| *byte != 0)
+    content.len() <= 20
+        && content.first().is_some_and(|first| first & 0x80 == 0)
+        && content.iter().any(|byte| *byte != 0)
 }
 
 /// Unix seconds to milliseconds; `None` before 1970.
@@ -353,11 +356,10 @@ impl Link {
     }
 }
 
-/// What an identity's leaf may live when fresh, five minutes of backdating included.
+/// How long an identity's leaf lasts from its issue on, where nobody says otherwise.
 pub(crate) const fn leaf_life(subject: &Subject) -> Millis {
-    const MINUTE: Millis = 60_000;
     match subject {
-        Subject::Service(_) => 65 * MINUTE,
+        Subject::Service(_) => 3_600_000,
         Subject::Node(_) => Link::Leaf.longest_life(),
     }
 }

@@ -36,6 +36,39 @@ pub(crate) struct PeerVerifier {
     pub(crate) addressed: bool,
 }
 
+/// On which side of a connection a peer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It called.
+    Client,
+    /// It was called.
+    Server,
+}
+
+/// The verdict of a handshake on a chain, by the roots alone: what a node adds to it are NodeGrants and revocations. Services stand
+/// in data conversations, nodes in peer conversations; a server must be whom `expect` names, if it names somebody.
+pub fn judge(
+    chain: &[CertificateDer<'_>],
+    role: Role,
+    expect: Option<&SpiffeId>,
+    authority: &Authority,
+    now: Millis,
+) -> Result<Peer, VerifyError> {
+    let id = verify_leaf(chain, authority, now, Scope::Roots)?.id;
+    let conversation = match id.subject {
+        Subject::Service(_) => Conversation::Data,
+        Subject::Node(_) => Conversation::Peer,
+    };
+    let verifier = PeerVerifier {
+        conversation,
+        authority: Arc::new(ArcSwap::from_pointee(authority.clone())),
+        scope: Scope::Roots,
+        expect: expect.cloned(),
+        addressed: role == Role::Server && expect.is_some(),
+    };
+    verifier.verify(chain, now)
+}
+
 impl PeerVerifier {
     /// Path, class and identity of a peer.
     pub(crate) fn verify(&self, chain: &[CertificateDer<'_>], now: Millis) -> Result<Peer, VerifyError> {

@@ -1,7 +1,7 @@
 //! PEM around keys and certificates.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer, pem::PemObject};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::Error;
@@ -30,6 +30,12 @@ pub(crate) fn private_key(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     let der = Zeroizing::new(key.secret_pkcs8_der().to_vec());
     key.zeroize();
     Ok(der)
+}
+
+/// The first PKCS#10 `CERTIFICATE REQUEST` of a text.
+pub(crate) fn request(text: &str) -> Result<Vec<u8>, Error> {
+    let request = CertificateSigningRequestDer::from_pem_slice(text.as_bytes());
+    request.map(|request| request.as_ref().to_vec()).map_err(|_| Error::Pem { expected: "certificate request" })
 }
 
 /// All certificates of a PEM text, e.g. `bundle.pem`; at least one.

@@ -68,9 +68,22 @@ impl Root {
         self.validity.not_after
     }
 
-    /// Certifies the enroller CA of `node` for a year: `spki` is its CA key, `epoch` that of its NodeGrant.
+    /// As [`Root::issue_enroller_for`], for the longest life: a year.
     pub fn issue_enroller(&self, node: &NodeId, epoch: u64, spki: &[u8], now: Millis) -> Result<Vec<u8>, Error> {
-        let validity = Validity::fresh(now, Link::Enroller.longest_life()).within(self.validity, now)?;
+        self.issue_enroller_for(node, epoch, spki, Link::Enroller.longest_life(), now)
+    }
+
+    /// Certifies the enroller CA of `node` for `life` milliseconds, at most a year: `spki` is its CA key, `epoch` that of its
+    /// NodeGrant.
+    pub fn issue_enroller_for(
+        &self,
+        node: &NodeId,
+        epoch: u64,
+        spki: &[u8],
+        life: Millis,
+        now: Millis,
+    ) -> Result<Vec<u8>, Error> {
+        let validity = Validity::lasting(now, life, Link::Enroller.longest_life()).within(self.validity, now)?;
         let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key).map_err(Error::issue)?;
         let params = template::enroller(&self.trust_domain, node, epoch, validity);
         let certificate = params.signed_by(&template::public_key(spki)?, &issuer).map_err(Error::issue)?;

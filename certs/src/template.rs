@@ -35,6 +35,11 @@ impl Validity {
         Validity { not_before, not_after: not_before + life }
     }
 
+    /// `life` from `now` on, with what is [`BACKDATING`] at most `longest`.
+    pub(crate) fn lasting(now: Millis, life: Millis, longest: Millis) -> Validity {
+        Validity::fresh(now, life.saturating_add(BACKDATING).min(longest))
+    }
+
     /// The part of it within the issuer's validity; an error if `now` is not in that.
     pub(crate) fn within(self, issuer: Validity, now: Millis) -> Result<Validity, Error> {
         let Validity { not_before, not_after } = issuer;

@@ -70,23 +70,29 @@ pub trait Clock: Send + Sync + fmt::Debug {
 /// The node's current leafs by identity.
 #[derive(Debug, Clone, Default)]
 pub struct Leafs {
-    keys: HashMap<SpiffeId, Arc<CertifiedKey>>,
+    held: HashMap<SpiffeId, Held>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    key: Arc<CertifiedKey>,
+    not_after: Millis,
 }
 
 impl Leafs {
     /// Adds a leaf, or puts it in its predecessor's place.
     pub fn insert(&mut self, leaf: &Leaf) {
-        self.keys.insert(leaf.id.clone(), leaf.key.clone());
+        self.held.insert(leaf.id.clone(), Held { key: leaf.key.clone(), not_after: leaf.not_after });
     }
 
     /// Takes an identity's leaf away.
     pub fn remove(&mut self, id: &SpiffeId) {
-        self.keys.remove(id);
+        self.held.remove(id);
     }
 
     /// Chain and key to show as `id`.
     pub fn get(&self, id: &SpiffeId) -> Option<Arc<CertifiedKey>> {
-        self.keys.get(id).cloned()
+        self.held.get(id).map(|held| held.key.clone())
     }
 }
 
@@ -158,7 +164,12 @@ impl Tls {
 
     /// True if this node can show `id` now.
     pub fn has_leaf(&self, id: &SpiffeId) -> bool {
-        self.leafs.load().keys.contains_key(id)
+        self.leafs.load().held.contains_key(id)
+    }
+
+    /// Until when the leaf counts that this node shows as `id`; none if it has none now.
+    pub fn leaf_ends(&self, id: &SpiffeId) -> Option<Millis> {
+        self.leafs.load().held.get(id).map(|held| held.not_after)
     }
 
     /// The verified peer of a finished handshake, its class checked against the conversation. Call it again with the kept

@@ -17,7 +17,11 @@ use crate::{
     sign::{Digest, PublicKey},
 };
 
-pub use crate::error::{Link, VerifyError};
+pub use crate::{
+    certificate::describe::{Described, describe},
+    error::{Link, VerifyError},
+    handshake::{Role, judge},
+};
 
 /// Most bytes of a chain, leaf included.
 pub const MAX_CHAIN: usize = 16 * 1024;
@@ -129,6 +133,23 @@ pub fn verify_lapsed_ca(
     let [node, enroller] = exactly(chain)?;
     let end = Certificate::parse(node, Link::NodeCa)?.not_after;
     Ok(verify_path([node, enroller], None, authority, now.min(end), Scope::Policy)?.1)
+}
+
+/// An enroller CA's certificate by itself: for the node that is to use it. Returns the node, its grant's epoch and the end.
+pub fn verify_enroller(
+    certificate: &[u8],
+    authority: &Authority,
+    now: Millis,
+) -> Result<(NodeId, u64, Millis), VerifyError> {
+    let enroller = Certificate::parse(certificate, Link::Enroller)?;
+    joins_root(&enroller, None, authority, now, Scope::Policy)?;
+    let grant = enroller.grant();
+    if !grant.enroller || grant.record_key.is_some() {
+        return Err(VerifyError::GrantSort { link: Link::Enroller });
+    }
+    enroller_counts(grant, authority)?;
+    not_revoked(&enroller, authority)?;
+    Ok((grant.node.clone(), grant.epoch, enroller.not_after))
 }
 
 /// Whether policy has a say, or the certificates alone.

@@ -155,7 +155,8 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let (loading, theirs) = (dir.clone(), owner.clone());
     let known = tokio::task::spawn_blocking(move || load(&loading, &theirs)).await.map_err(internal)??;
     // Leafs are there before anybody is told of services; those that the grant lacks are named later.
-    known.identity.refresh(&config.accounts(), Clock.now(), rand::random());
+    let lifetimes = known.world.current().load().state.lifetimes();
+    known.identity.refresh(&config.accounts(), &lifetimes, Clock.now(), rand::random());
 
     let (mesh, workers, control) = bind(&config, &known, &tasks)?;
     let doors = open_doors(&config).await?;
@@ -197,7 +198,8 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
         tasks: tasks.clone(),
     };
     tasks.critical("outlier-sharing", sharing.run());
-    let agent = Agent::new(sync.clone(), local.clone(), known.store.clone(), config.clone(), applier(&plane));
+    let agent =
+        Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
     start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
 
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller));

@@ -1,7 +1,10 @@
 //! The only clock: wall time for what is signed and dated, monotonic time for durations.
 #![expect(clippy::disallowed_methods, reason = "this is the clock that everybody else must use")]
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use certs::codec::Millis;
 
@@ -23,11 +26,25 @@ impl certs::tls::Clock for Clock {
     }
 }
 
+/// Milliseconds by which this process's wall time differs from the machine's.
+static OFFSET: AtomicI64 = AtomicI64::new(0);
+
+/// Moves this process's wall time: for tests of what happens in months. Call it once, before anything reads the time.
+pub fn shift(offset: i64) {
+    OFFSET.store(offset, Relaxed);
+}
+
+/// Milliseconds by which [`shift`] moved wall time; `status` shows it.
+#[must_use]
+pub fn offset() -> i64 {
+    OFFSET.load(Relaxed)
+}
+
 /// Unix time; 0 if the machine believes to live before 1970.
 #[must_use]
 pub fn wall() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX).saturating_add_signed(offset())
 }
 
 /// A point in time that only ever moves forward, for durations and timeouts.

@@ -1,8 +1,9 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
-//! `cargo run --release -p tests --bin figures -- main|policy|http [-o json]`
+//! `cargo run --release -p tests --bin figures -- main|policy|http|identity [-o json]`
 
 mod http;
+mod identity;
 mod main_job;
 mod policy;
 
@@ -101,10 +102,14 @@ fn main() -> std::process::ExitCode {
     let skein = Skein { program, prefix: vec![AS_SKEIN.to_owned()] };
     let figures = match words.first().map(String::as_str) {
         Some("main") => main_job::figures(&skein),
+        Some("identity") => identity::figures(),
         Some("policy") => policy::figures(&skein),
         Some("http") => http::figures(&skein),
         other => {
-            eprintln!("figures: which? `main`, `policy` and `http` are built; {} is not", other.unwrap_or("nothing"));
+            eprintln!(
+                "figures: which? `main`, `policy`, `http` and `identity` are built; {} is not",
+                other.unwrap_or("nothing")
+            );
             return std::process::ExitCode::from(2);
         }
     };

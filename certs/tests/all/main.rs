@@ -5,6 +5,8 @@
 mod enrolment;
 mod forge;
 mod handshake;
+mod oracle;
+mod property;
 mod surgery;
 mod verifier;
 mod world;

@@ -24,7 +24,7 @@ use super::{
     book::Book,
     error::internal,
     exchange::{receive, send},
-    identity::Identity,
+    identity::{Identity, millis},
     store::{Spent, Store},
 };
 use crate::{
@@ -213,7 +213,9 @@ impl Enrolment {
         let Some(enroller) = self.identity.enroller() else {
             return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
         };
-        let chain = enroller.issue_node(&spki, &grant.certified(request.record_key), now).map_err(failed)?;
+        let life = millis(self.book.state(now).await.lifetimes().node_ca);
+        let certified = grant.certified(request.record_key);
+        let chain = enroller.issue_node_for(&spki, &certified, life, now).map_err(failed)?;
         // Signing has no effect outside before the reply is sent, and that waits for the disk.
         self.set_token(hash, Spent::Redeemed { keys, reply: codec::encode(&chain) }).await?;
         tracing::info!(node = %grant.node, %remote, "enrolled");
@@ -271,7 +273,8 @@ impl Enrolment {
         let known_keys = self.authority.load().known_keys.clone();
         let authority = Authority { known_keys, ..state.authority(self.identity.trust_domain()) };
         let (spki, grant) = request.check(&authority, exporter, now)?;
-        let chain = enroller.issue_node(&spki, &grant, now).map_err(failed)?;
+        let life = millis(state.lifetimes().node_ca);
+        let chain = enroller.issue_node_for(&spki, &grant, life, now).map_err(failed)?;
         Ok(self.reply(chain, &grant.node).await)
     }
 

@@ -3,17 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use certs::{
     ca::{CaKey, Enroller, Leaf, NodeCa},
     codec::Millis,
-    id::{NodeId, ServiceAccount, SpiffeId, TrustDomain},
+    id::{NodeId, ServiceAccount, SpiffeId, Subject, TrustDomain},
     root::{bundle_from_pem, bundle_to_pem},
     sign::{Digest, SigningKey},
     tls::Leafs,
 };
+use policy::kinds::CertificateLifetimes;
 
 use super::{
     error::{Error, fail, internal},
@@ -27,7 +29,7 @@ pub struct Identity {
     node: NodeId,
     record_key: Arc<SigningKey>,
     ca: ArcSwap<NodeCa>,
-    enroller: Option<Enroller>,
+    enroller: ArcSwapOption<Enroller>,
     held: Mutex<BTreeMap<SpiffeId, Held>>,
     leafs: Arc<ArcSwap<Leafs>>,
 }
@@ -35,6 +37,8 @@ pub struct Identity {
 struct Held {
     leaf: Leaf,
     renew_at: Millis,
+    /// The life that policy gave it.
+    life: Millis,
 }
 
 /// What a refresh of leafs came to.
@@ -74,7 +78,7 @@ impl Identity {
             node: owner.node.clone(),
             record_key: Arc::new(record_key),
             ca: ArcSwap::from_pointee(ca),
-            enroller,
+            enroller: ArcSwapOption::from_pointee(enroller),
             held: Mutex::default(),
             leafs: Arc::new(ArcSwap::from_pointee(Leafs::default())),
         })
@@ -111,8 +115,35 @@ impl Identity {
     }
 
     /// The enroller CA, on enrollers.
-    pub fn enroller(&self) -> Option<&Enroller> {
-        self.enroller.as_ref()
+    pub fn enroller(&self) -> Option<Arc<Enroller>> {
+        self.enroller.load_full()
+    }
+
+    /// A request for the certificate of this node's enroller CA, whose key is made and kept here at the first one.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn enroller_request(&self, dir: &StateDir) -> Result<Vec<u8>, Error> {
+        Ok(enroller_key(dir)?.request(&self.node))
+    }
+
+    /// Takes an enroller CA's certificate into use, on disk first.
+    ///
+    /// # Errors
+    /// `bad_request` if it is not for this node's enroller key; or the disk refuses.
+    pub fn enrols(&self, dir: &StateDir, certificate: Vec<u8>) -> Result<(), Error> {
+        let pem = bundle_to_pem(std::slice::from_ref(&certificate));
+        let key = enroller_key(dir)?;
+        let enroller = Enroller::new(&self.trust_domain, vec![certificate], key).map_err(|error| {
+            let hint = "make a new request here: skein ca csr";
+            fail("bad_request", format!("not a certificate of this node's enroller CA: {error}"), hint)
+        })?;
+        if *enroller.node() != self.node {
+            return Err(fail("bad_request", format!("it certifies {}, this is {}", enroller.node(), self.node), ""));
+        }
+        dir.write(ENROLLER_CERTIFICATE, pem.as_bytes())?;
+        self.enroller.store(Some(Arc::new(enroller)));
+        Ok(())
     }
 
     /// A secret of this node alone that survives restarts, for `purpose`.
@@ -149,7 +180,13 @@ impl Identity {
 
     /// Issues the leafs that `accounts` and the node need and that are missing or past half of their life; drops others.
     /// `jitter` in 0..1 spreads the next renewal.
-    pub fn refresh(&self, accounts: &BTreeSet<ServiceAccount>, now: Millis, jitter: f64) -> Refreshed {
+    pub fn refresh(
+        &self,
+        accounts: &BTreeSet<ServiceAccount>,
+        lifetimes: &CertificateLifetimes,
+        now: Millis,
+        jitter: f64,
+    ) -> Refreshed {
         let ca = self.ca.load();
         let service = |account: &ServiceAccount| SpiffeId::service(self.trust_domain.clone(), account.clone());
         let wanted: BTreeSet<SpiffeId> = accounts.iter().map(service).chain([self.own()]).collect();
@@ -161,14 +198,19 @@ impl Identity {
             keep
         });
         for id in wanted {
-            if held.get(&id).is_some_and(|held| held.renew_at > now) {
+            let life = millis(match &id.subject {
+                Subject::Service(_) => lifetimes.leaf,
+                Subject::Node(_) => lifetimes.node_identity,
+            });
+            // What shall live shorter does so from now on.
+            if held.get(&id).is_some_and(|held| held.renew_at > now && held.life <= life) {
                 continue;
             }
-            match ca.leaf(&id, now) {
+            match ca.leaf_for(&id, life, now) {
                 Ok(leaf) => {
                     changed = true;
                     let half = leaf.not_after.saturating_sub(now) as f64 * (0.45 + 0.1 * jitter);
-                    held.insert(id, Held { renew_at: now + half as Millis, leaf });
+                    held.insert(id, Held { renew_at: now + half as Millis, leaf, life });
                 }
                 Err(error) => failed.push((id, error.to_string())),
             }
@@ -199,9 +241,27 @@ impl Identity {
             ca_not_before: ca.not_before(),
             ca_not_after: ca.not_after(),
             leafs: held.values().map(leaf).collect(),
-            enroller: self.enroller.is_some(),
+            enroller: self.enroller.load().as_ref().map(|enroller| enroller.not_after()),
         }
     }
+}
+
+/// Milliseconds.
+pub(super) fn millis(life: Duration) -> Millis {
+    Millis::try_from(life.as_millis()).unwrap_or(Millis::MAX)
+}
+
+fn enroller_key(dir: &StateDir) -> Result<CaKey, Error> {
+    if let Some(pem) = dir.read(ENROLLER_KEY)? {
+        let broken = |error| {
+            let message = format!("{}: {error}", dir.path().join(ENROLLER_KEY).display());
+            fail("storage_failed", message, "restore it from a backup, or remove it to have a new one made")
+        };
+        return CaKey::from_pem(&pem).map_err(broken);
+    }
+    let key = CaKey::generate();
+    dir.write(ENROLLER_KEY, key.to_pem().as_bytes())?;
+    Ok(key)
 }
 
 #[cfg(test)]
@@ -242,16 +302,65 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let now = 1_800_000_000_000;
         let (_dir, identity) = identity(&folder, now);
-        let due = identity.refresh(&web(), now, 0.5).due;
+        let due = identity.refresh(&web(), &CertificateLifetimes::default(), now, 0.5).due;
         assert!((now + 25 * 60_000..now + 35 * 60_000).contains(&due), "{}", due - now);
         let first = ends(&identity);
-        identity.refresh(&web(), due - 1, 0.5);
+        identity.refresh(&web(), &CertificateLifetimes::default(), due - 1, 0.5);
         assert_eq!(ends(&identity), first);
-        identity.refresh(&web(), due + 1, 0.5);
+        identity.refresh(&web(), &CertificateLifetimes::default(), due + 1, 0.5);
         let second = ends(&identity);
         assert!(second.iter().zip(&first).any(|(new, old)| new > old), "{first:?} {second:?}");
-        identity.refresh(&BTreeSet::new(), due + 1, 0.5);
+        identity.refresh(&BTreeSet::new(), &CertificateLifetimes::default(), due + 1, 0.5);
         assert_eq!(identity.facts().leafs.len(), 1);
+    }
+
+    #[test]
+    fn a_shorter_life_counts_at_once_and_a_longer_one_from_the_next_renewal_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = 1_800_000_000_000;
+        let (_dir, identity) = identity(&folder, now);
+        let short = CertificateLifetimes { leaf: Duration::from_secs(10), ..CertificateLifetimes::default() };
+        identity.refresh(&web(), &CertificateLifetimes::default(), now, 0.5);
+        let node = identity.facts().leafs.iter().find(|leaf| leaf.id == identity.own()).map(|leaf| leaf.not_after);
+        let due = identity.refresh(&web(), &short, now, 0.5).due;
+        assert!((now + 4_000..now + 6_000).contains(&due), "{}", due - now);
+        let service = |identity: &Identity| {
+            let leafs = identity.facts().leafs;
+            leafs.into_iter().find(|leaf| leaf.id != identity.own()).unwrap()
+        };
+        assert_eq!(service(&identity).not_after, now + 10_000);
+        // The node's own stays as it was.
+        assert!(identity.facts().leafs.iter().any(|leaf| Some(leaf.not_after) == node));
+        identity.refresh(&web(), &CertificateLifetimes::default(), now + 1_000, 0.5);
+        assert_eq!(service(&identity).not_after, now + 10_000);
+        identity.refresh(&web(), &CertificateLifetimes::default(), due, 0.5);
+        assert!(service(&identity).not_after > now + 3_000_000);
+    }
+
+    #[test]
+    fn an_enroller_takes_its_own_certificate_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = 1_800_000_000_000;
+        let (dir, identity) = identity(&folder, now);
+        let before = identity.facts().enroller.unwrap();
+        let request = identity.enroller_request(&dir).unwrap();
+        assert_eq!(identity.enroller_request(&dir).map(|again| again.len() / 8).unwrap(), request.len() / 8);
+        let spki = certs::ca::requested_key(&request, identity.node()).unwrap();
+        let root = Root::generate(identity.trust_domain(), now);
+        let later = now + 100 * 86_400_000;
+        let other = NodeId::new("b").unwrap();
+        for wrong in [
+            root.issue_enroller(&other, 1, &spki, later).unwrap(),
+            root.issue_enroller(identity.node(), 1, &CaKey::generate().spki(), later).unwrap(),
+            vec![0x30, 0],
+        ] {
+            assert_eq!(identity.enrols(&dir, wrong).unwrap_err().code, "bad_request");
+        }
+        assert_eq!(identity.facts().enroller, Some(before));
+        identity.enrols(&dir, root.issue_enroller(identity.node(), 1, &spki, later).unwrap()).unwrap();
+        assert!(identity.facts().enroller.unwrap() > before);
+        let again = Identity::load(&dir, &dir.owner().unwrap().unwrap()).unwrap();
+        assert_eq!(again.facts().enroller, identity.facts().enroller);
     }
 
     #[test]
@@ -260,7 +369,7 @@ mod tests {
         let now = 1_800_000_000_000;
         let (_dir, identity) = identity(&folder, now);
         let accounts = BTreeSet::from([ServiceAccount::new("bank", "vault").unwrap()]);
-        let refreshed = identity.refresh(&accounts, now, 0.5);
+        let refreshed = identity.refresh(&accounts, &CertificateLifetimes::default(), now, 0.5);
         assert_eq!(refreshed.failed.len(), 1);
         assert!(refreshed.due <= now + 30_000);
     }
@@ -270,14 +379,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let now = 1_800_000_000_000;
         let (dir, identity) = identity(&folder, now);
-        identity.refresh(&web(), now, 0.5);
+        identity.refresh(&web(), &CertificateLifetimes::default(), now, 0.5);
         let later = now + 15 * 86_400_000;
         let enroller = identity.enroller().unwrap();
         let spki = identity.ca().key().spki();
         let renewed = enroller.issue_node(&spki, identity.ca().grant(), later).unwrap();
         identity.renewed(&dir, renewed).unwrap();
         assert!(identity.ca().not_after() > now + 40 * 86_400_000);
-        identity.refresh(&web(), later, 0.5);
+        identity.refresh(&web(), &CertificateLifetimes::default(), later, 0.5);
         assert!(ends(&identity).iter().all(|end| *end > later));
 
         let mut foreign = identity.ca().grant().clone();

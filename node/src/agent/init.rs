@@ -176,10 +176,10 @@ mod tests {
         assert_eq!((state.genesis, state.role_set.number), (made.genesis.0, made.role_set));
         let identity = Identity::load(&dir, &owner).unwrap();
         let accounts: BTreeSet<_> = services.iter().map(|granted| granted.account.clone()).collect();
-        let refreshed = identity.refresh(&accounts, now, 0.5);
+        let refreshed = identity.refresh(&accounts, &state.lifetimes(), now, 0.5);
         assert!(refreshed.failed.is_empty() && refreshed.due > now, "{refreshed:?}");
         let facts = identity.facts();
-        assert!(facts.enroller && facts.leafs.len() == 2);
+        assert!(facts.enroller.is_some() && facts.leafs.len() == 2);
         let authority = state.authority(&trust_domain);
         for leaf in &facts.leafs {
             let chain: Vec<_> = leaf.chain.iter().map(|der| der.as_slice().into()).collect();

@@ -27,4 +27,4 @@ pub mod sync;
 pub mod wire;
 pub mod world;
 
-pub use facade::{Agent, Apply, IdentityFacts, LeafFacts, Pushed, Wait};
+pub use facade::{Agent, Apply, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};

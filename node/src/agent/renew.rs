@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 
 use super::{
     error::{Error, fail, internal},
+    identity::millis,
     join::renew_lapsed,
     local::Local,
     state_dir::StateDir,
@@ -45,7 +46,7 @@ impl Renewal {
                 self.local.publish().await;
             }
             let now = self.sync.clock.now();
-            let refreshed = self.sync.identity.refresh(&self.local.accounts(), now, rand::random());
+            let refreshed = self.sync.identity.refresh(&self.local.accounts(), &state.lifetimes(), now, rand::random());
             for (id, why) in &refreshed.failed {
                 tracing::warn!(%id, "no leaf: {why}");
             }
@@ -81,7 +82,9 @@ impl Renewal {
         if wider {
             return 0;
         }
-        let life = ca.not_after().saturating_sub(ca.not_before()) as f64;
+        // A life that policy shortened counts from the old certificate's begin on.
+        let wanted = millis(state.lifetimes().node_ca);
+        let life = ca.not_after().saturating_sub(ca.not_before()).min(wanted) as f64;
         ca.not_before() + (life * (0.5 - 0.05 * jitter)) as Millis
     }
 
@@ -98,7 +101,8 @@ impl Renewal {
         let chain = match identity.enroller() {
             Some(own) => {
                 let grant = grant.certified(identity.record_key().public());
-                own.issue_node(&identity.ca().key().spki(), &grant, now).map_err(internal)?
+                let life = millis(state.lifetimes().node_ca);
+                own.issue_node_for(&identity.ca().key().spki(), &grant, life, now).map_err(internal)?
             }
             None if identity.ca().not_after() > now => self.by_link(state).await?,
             None => self.lapsed(state).await?,

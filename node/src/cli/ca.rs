@@ -1,8 +1,28 @@
-//! `skein ca bundle`.
+//! `skein ca bundle|csr|sign|promote|renew`.
+
+use std::{path::PathBuf, time::Duration};
+
+use certs::{
+    ca::{request_from_pem, requested_key},
+    codec::Millis,
+    grant::NodeGrant,
+    id::NodeId,
+    root::{Root, bundle_to_pem},
+};
+use serde_json::{Value, json};
 
 use crate::{
-    agent::admin::api::Mesh,
-    cli::{client, context::Context, error::Result},
+    agent::admin::api::{EnrollerRequest, Mesh},
+    cli::{
+        client::{self, Client},
+        context::Context,
+        error::{Error, Result, io, usage},
+        grants,
+        output::remark,
+        signing::{Operator, Sending},
+        value,
+    },
+    clock,
 };
 
 /// The mesh's certificate authority.
@@ -11,11 +31,179 @@ pub enum Command {
     /// Print the trust bundle: the roots that every node believes, as PEM
     #[command(after_help = "Example: skein ca bundle > bundle.pem")]
     Bundle,
+    /// Print a request for this node's enroller CA, to be signed where root.key lies
+    #[command(after_help = "Example: skein ca csr > web-2.csr")]
+    Csr,
+    /// Certify an enroller CA by its request, with root.key alone and no connection
+    #[command(after_help = "Example: skein ca sign web-2.csr --operator /media/vault > web-2.pem")]
+    Sign {
+        /// What `skein ca csr` printed
+        #[arg(value_name = "REQUEST")]
+        request: PathBuf,
+    },
+    /// Make a node an enroller: by an operator's grant and the root's certificate
+    #[command(after_help = "Example: skein ca promote web-2")]
+    Promote {
+        /// The node; it must run
+        #[arg(value_name = "NODE")]
+        of: NodeId,
+    },
+    /// Renew an enroller's CA
+    #[command(after_help = "Examples:
+  skein ca renew web-1
+  skein ca renew --certificate web-1.pem")]
+    Renew {
+        /// The enroller [default: this machine's node]
+        #[arg(value_name = "NODE")]
+        of: Option<NodeId>,
+        /// What `skein ca sign` printed; without it root.key must lie in the operator directory
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
+    },
 }
 
 /// Runs the command.
-pub(super) async fn run(Command::Bundle: Command, ctx: &Context) -> Result<()> {
+pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
+    match command {
+        Command::Bundle => bundle(ctx).await,
+        Command::Csr => csr(ctx).await,
+        Command::Sign { request } => sign(&request, ctx),
+        Command::Promote { of } => promote(&of, ctx).await,
+        Command::Renew { of, certificate } => renew(of.as_ref(), certificate, ctx).await,
+    }
+}
+
+async fn bundle(ctx: &Context) -> Result<()> {
     let mesh: Mesh = client::connect(ctx).await?.get("/v1/mesh").await?;
-    let value = serde_json::json!({"trust_domain": mesh.trust_domain, "bundle": mesh.bundle});
+    let value = json!({"trust_domain": mesh.trust_domain, "bundle": mesh.bundle});
     ctx.output.show(&value, || mesh.bundle.clone())
+}
+
+async fn csr(ctx: &Context) -> Result<()> {
+    let mut client = client::connect_here(ctx).await?;
+    let asked: EnrollerRequest = client.post("/v1/ca/request", "").await?;
+    ctx.output.show(&asked, || file(&asked))
+}
+
+/// A request as a file: before the PEM stands what its certificate must say.
+fn file(asked: &EnrollerRequest) -> String {
+    format!("node {}\nepoch {}\nlife {}s\n{}", asked.node, asked.epoch, asked.life_s, asked.request)
+}
+
+/// Reads what [`file`] writes.
+fn read(text: &str) -> Result<EnrollerRequest> {
+    let bad = |what: &str| usage(format!("not a request: {what}"), "give the file that `skein ca csr` printed");
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(str::trim).ok_or_else(|| bad(&format!("it has no line `{name}`")))
+    };
+    let life = value::duration(field("life")?).map_err(|error| bad(&error))?;
+    Ok(EnrollerRequest {
+        node: NodeId::new(field("node")?).map_err(|error| bad(&error.to_string()))?,
+        epoch: field("epoch")?.parse().map_err(|_| bad("its epoch is no number"))?,
+        life_s: life.as_secs(),
+        request: text.to_owned(),
+    })
+}
+
+fn sign(path: &std::path::Path, ctx: &Context) -> Result<()> {
+    let text = std::fs::read_to_string(path).map_err(|error| io("read", path, &error))?;
+    let asked = read(&text)?;
+    let directory = ctx.operator()?;
+    let root = directory.root(&directory.known()?.trust_domain)?;
+    let (certificate, life) = certify(&root, &asked)?;
+    let days = life.as_secs() / 86_400;
+    remark(&format!("note: this makes {} of epoch {} an enroller for {days} days", asked.node, asked.epoch));
+    let value = json!({"node": asked.node, "epoch": asked.epoch, "certificate": certificate});
+    ctx.output.show(&value, || certificate.clone())
+}
+
+/// The certificate that a request asks for, PEM.
+fn certify(root: &Root, asked: &EnrollerRequest) -> Result<(String, Duration)> {
+    let refused = |error: certs::error::Error| {
+        Error::new("refused", format!("{} is not certified: {error}", asked.node))
+            .hint("make a new request: skein ca csr")
+    };
+    let request = request_from_pem(&asked.request).map_err(refused)?;
+    let spki = requested_key(&request, &asked.node).map_err(refused)?;
+    let life = Duration::from_secs(asked.life_s);
+    let millis = Millis::try_from(life.as_millis()).unwrap_or(Millis::MAX);
+    let made = root.issue_enroller_for(&asked.node, asked.epoch, &spki, millis, clock::wall());
+    Ok((bundle_to_pem(&[made.map_err(refused)?]), life))
+}
+
+async fn promote(node: &NodeId, ctx: &Context) -> Result<()> {
+    let operator = Operator::load(ctx)?;
+    let root = operator.directory.root(&operator.known.trust_domain)?;
+    let mut client = client::connect(&ctx.asking(node)).await?;
+    let held = grants::fetch_active(&mut client, &operator, node).await?;
+    if !held.grant.enroller {
+        let grant = NodeGrant { enroller: true, ..held.grant.clone() };
+        let sending = Sending { message: format!("promote {node}"), ..Sending::default() };
+        let outcome = grants::put(&operator, &mut client, ctx, (&grant, Some(&held)), &sending).await?;
+        if let Some(missing) = outcome.missing() {
+            let message = format!("the grant is a proposal: it is in effect once {missing} signed it");
+            return Err(Error::new("threshold_missing", message).hint("`skein policy sign`, then this command again"));
+        }
+    }
+    certified(&root, &mut client, ctx).await
+}
+
+async fn renew(of: Option<&NodeId>, certificate: Option<PathBuf>, ctx: &Context) -> Result<()> {
+    let asked = of.map(|node| ctx.asking(node));
+    let connect = || async {
+        match &asked {
+            Some(asked) => client::connect(asked).await,
+            None => client::connect_here(ctx).await,
+        }
+    };
+    if let Some(path) = certificate {
+        let pem = std::fs::read_to_string(&path).map_err(|error| io("read", &path, &error))?;
+        return install(&mut connect().await?, &pem, ctx).await;
+    }
+    let directory = ctx.operator()?;
+    let root = directory.root(&directory.known()?.trust_domain)?;
+    certified(&root, &mut connect().await?, ctx).await
+}
+
+/// Has the reached node certified by the root.
+async fn certified(root: &Root, client: &mut Client, ctx: &Context) -> Result<()> {
+    let asked: EnrollerRequest = client.post("/v1/ca/request", "").await?;
+    let (certificate, _) = certify(root, &asked)?;
+    install(client, &certificate, ctx).await
+}
+
+async fn install(client: &mut Client, certificate: &str, ctx: &Context) -> Result<()> {
+    let done: Value = client.post_json("/v1/ca/certificate", &json!({"certificate": certificate})).await?;
+    let word = |field: &str| done[field].as_str().unwrap_or_default().to_owned();
+    ctx.output.show(&done, || format!("{} enrols others until {}\n", word("node"), word("enroller_ca_expires")))
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::{
+        ca::{CaKey, request_to_pem},
+        id::TrustDomain,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_request_goes_through_its_file_and_is_certified() {
+        let (key, node) = (CaKey::generate(), NodeId::new("web-2").unwrap());
+        let request = request_to_pem(&key.request(&node));
+        let asked = EnrollerRequest { node: node.clone(), epoch: 3, life_s: 86_400, request };
+        let again = read(&file(&asked)).unwrap();
+        assert_eq!((&again.node, again.epoch, again.life_s), (&node, 3, 86_400));
+        let root = Root::generate(&TrustDomain::new("t.example").unwrap(), clock::wall());
+        let (certificate, life) = certify(&root, &again).unwrap();
+        assert_eq!(life, Duration::from_secs(86_400));
+        assert_eq!(certs::root::bundle_from_pem(&certificate).unwrap().len(), 1);
+        // The name before the request is not that in it.
+        let other = EnrollerRequest { node: NodeId::new("web-3").unwrap(), ..again };
+        assert_eq!(certify(&root, &other).unwrap_err().code, "refused");
+        for text in ["", "node web-2\nepoch x\nlife 1s\n", "node -\nepoch 1\nlife 1s\n", "node a\nepoch 1\n"] {
+            assert_eq!(read(text).unwrap_err().code, "usage", "{text}");
+        }
+    }
 }

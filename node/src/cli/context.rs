@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use certs::id::TrustDomain;
+use certs::id::{NodeId, TrustDomain};
 
 use crate::{
     cli::{
@@ -47,6 +47,9 @@ pub struct Globals {
     /// Print again at every change
     #[arg(long, global = true)]
     pub watch: bool,
+    /// Live so far ahead of the machine's clock, or behind it (`-10m`): for tests
+    #[arg(long, global = true, hide = true, value_name = "DURATION", default_value = "0s", allow_hyphen_values = true, value_parser = value::offset)]
+    pub clock_offset: i64,
 }
 
 /// The global flags, read, and standard output.
@@ -56,14 +59,30 @@ pub struct Context {
     pub globals: Globals,
     /// Where results go.
     pub output: Output,
+    /// Whether `recovery.key` signs in the place of `operator.key`.
+    pub recovery: bool,
 }
 
 impl Context {
     /// The context of one command.
     pub fn new(globals: Globals) -> Self {
         let output = Output::new(globals.output);
-        Self { globals, output }
+        Self { globals, output, recovery: false }
     }
+
+    /// The same where `recovery.key` signs.
+    #[must_use]
+    pub fn recovering(&self, recovery: bool) -> Self {
+        Self { recovery, ..self.clone() }
+    }
+
+    /// The same, asking this node of the mesh.
+    #[must_use]
+    pub fn asking(&self, node: &NodeId) -> Self {
+        let globals = Globals { node: Some(node.to_string()), ..self.globals.clone() };
+        Self { globals, ..self.clone() }
+    }
+
     /// The node's configuration file: the one of the flag, or the default one.
     pub fn config_file(&self) -> PathBuf {
         self.globals.config.clone().unwrap_or_else(|| config::paths::current().config_file)
@@ -87,6 +106,7 @@ impl Context {
     /// # Errors
     /// None is there, or several are.
     pub fn operator(&self) -> Result<Directory> {
-        Directory::find(self.globals.operator.as_deref(), self.own_trust_domain().as_ref())
+        let found = Directory::find(self.globals.operator.as_deref(), self.own_trust_domain().as_ref())?;
+        Ok(if self.recovery { found.recovering() } else { found })
     }
 }

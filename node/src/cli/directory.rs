@@ -9,6 +9,7 @@ use std::{
 
 use certs::{
     id::{NodeId, TrustDomain},
+    root::Root,
     sign::{Digest, SigningKey},
 };
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ const MESH: &str = "mesh.toml";
 #[derive(Debug, Clone)]
 pub struct Directory {
     path: PathBuf,
+    /// Sign by `recovery.key`.
+    recovery: bool,
 }
 
 /// `mesh.toml`: what the operator knows of the mesh, refreshed by every call.
@@ -71,7 +74,13 @@ impl Directory {
     /// The directory that a flag names, or the default one of a mesh.
     pub fn of(explicit: Option<&Path>, trust_domain: &TrustDomain) -> Self {
         let path = explicit.map_or_else(|| home().join(trust_domain.as_str()), Path::to_path_buf);
-        Self { path }
+        Self { path, recovery: false }
+    }
+
+    /// The same directory, where `recovery.key` signs in the place of `operator.key`.
+    #[must_use]
+    pub fn recovering(self) -> Self {
+        Self { recovery: true, ..self }
     }
 
     /// The directory that a flag names, or the default one of this machine's mesh, or the only one there is.
@@ -86,7 +95,7 @@ impl Directory {
         };
         let mut present = candidates.iter().filter(|path| path.is_dir());
         match (present.next(), present.next()) {
-            (Some(path), None) => Ok(Self { path: path.clone() }),
+            (Some(path), None) => Ok(Self { path: path.clone(), recovery: false }),
             (Some(_), Some(_)) => {
                 let names: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
                 Err(Error::new("ambiguous", format!("there are several operator directories: {}", names.join(", ")))
@@ -155,7 +164,7 @@ impl Directory {
     /// # Errors
     /// Missing, readable by others, or no key.
     pub fn operator_key(&self) -> Result<SigningKey> {
-        let path = self.path.join(OPERATOR);
+        let path = self.path.join(if self.recovery { RECOVERY } else { OPERATOR });
         let pem = read_private(&path)?;
         SigningKey::from_pem(&pem).map_err(|error| {
             Error::new("bad_config", format!("{} is not a signing key: {error}", path.display()))
@@ -181,6 +190,35 @@ impl Directory {
         let text = fs::read_to_string(&path).map_err(|error| io("read", &path, &error))?;
         toml::from_str(&text).map_err(|error| {
             Error::new("bad_config", format!("{}: {}", path.display(), error.message()))
+                .hint("restore the file that `skein init` wrote")
+        })
+    }
+
+    /// Writes what a further operator needs: a key of their own, the trust bundle, the nodes that are known.
+    ///
+    /// # Errors
+    /// Keys lie here already, or it cannot be written.
+    pub fn store_operator(&self, key: &SigningKey, bundle: &str, known: &Known) -> Result<()> {
+        self.refuse_old_keys()?;
+        self.make()?;
+        self.write(OPERATOR, key.to_pem().as_bytes(), 0o600)?;
+        self.write(BUNDLE, bundle.as_bytes(), 0o644)?;
+        self.store_known(known)
+    }
+
+    /// The root, by which enroller CAs are certified.
+    ///
+    /// # Errors
+    /// `no_root` if its key lies elsewhere, as it should; readable by others, or no key.
+    pub fn root(&self, trust_domain: &TrustDomain) -> Result<Root> {
+        let path = self.path.join(ROOT);
+        let pem = state_dir::read_private(&path)?.ok_or_else(|| {
+            Error::new("no_root", format!("there is no root key at {}", path.display())).hint(
+                "give the directory that holds it with --operator, or sign by files: `skein ca csr` at the node, `skein ca sign` where root.key lies",
+            )
+        })?;
+        Root::from_pem(trust_domain, &pem).map_err(|error| {
+            Error::new("bad_config", format!("{} is not a root: {error}", path.display()))
                 .hint("restore the file that `skein init` wrote")
         })
     }
@@ -294,7 +332,7 @@ mod tests {
     #[test]
     fn keys_are_private_and_come_back() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().join("mesh") };
+        let directory = Directory { path: temporary.path().join("mesh"), recovery: false };
         let operator = founded(&directory);
         assert_eq!(directory.operator_key().unwrap().public(), operator.public());
         assert_eq!(directory.known().unwrap(), known());
@@ -306,7 +344,7 @@ mod tests {
     #[test]
     fn keys_are_never_overwritten() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf() };
+        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false };
         founded(&directory);
         assert_eq!(directory.refuse_old_keys().unwrap_err().code, "already_exists");
     }
@@ -314,7 +352,7 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_is_refused() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf() };
+        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false };
         founded(&directory);
         let path = directory.path.join(OPERATOR);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -327,7 +365,7 @@ mod tests {
     #[test]
     fn known_nodes_follow_the_mesh_those_alive_first() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf() };
+        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false };
         founded(&directory);
         let node = |name: &str, alive| api::KnownNode {
             name: NodeId::new(name).unwrap(),

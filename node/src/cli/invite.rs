@@ -43,6 +43,9 @@ pub struct Args {
     /// It runs no service and calls none
     #[arg(long, conflicts_with = "service")]
     no_service: bool,
+    /// It enrols others, once `skein ca promote NODE` has certified it
+    #[arg(long)]
+    enroller: bool,
     /// A rebuilt machine takes the name over; what the old one holds counts no more
     #[arg(long)]
     replace: bool,
@@ -83,7 +86,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         token_hash: Some(secret.hash()),
         redeemer: Some(enroller.name.clone()),
         token_expires: Some(expires),
-        enroller: false,
+        enroller: args.enroller,
         retired: false,
     };
     let sending = Sending { message: format!("invite {}", args.guest), ..Sending::default() };
@@ -96,6 +99,9 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let at_enroller = outcome.pushed.as_ref().is_some_and(|pushed| pushed.durable.contains(&enroller.name));
     if !at_enroller {
         remark(&format!("note: {} has not confirmed the invite yet; the token is good once it has", enroller.name));
+    }
+    if args.enroller {
+        remark(&format!("note: once {} runs, certify it as an enroller: skein ca promote {}", args.guest, args.guest));
     }
     let token = Token {
         trust_domain: mesh.trust_domain.clone(),

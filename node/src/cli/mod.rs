@@ -61,6 +61,7 @@ pub fn main_with(line: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    crate::clock::shift(cli.globals.clock_offset);
     let ctx = Context::new(cli.globals);
     match dispatch(cli.command, &ctx) {
         Ok(code) => code,

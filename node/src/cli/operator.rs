@@ -1,8 +1,26 @@
-//! `skein operator list`.
+//! `skein operator list|new|add|remove`.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use certs::sign::{PublicKey, SigningKey};
+use policy::{
+    history::History,
+    kinds::{RoleKey, RoleSet, Verb},
+};
+use serde_json::json;
 
 use crate::{
-    agent::admin::api::{Key, Mesh},
-    cli::{client, context::Context, error::Result, output::Table},
+    agent::admin::api::{Key, Mesh, Plan},
+    cli::{
+        client,
+        context::Context,
+        directory::Directory,
+        error::{Error, Result, usage},
+        output::{Table, remark},
+        proof,
+        signing::{Operator, Sending, intent},
+    },
+    clock,
 };
 
 /// Who may sign policy.
@@ -11,12 +29,79 @@ pub enum Command {
     /// List the keys of the RoleSet and their roles
     #[command(after_help = "Example: skein operator list")]
     List,
+    /// Make a key for a further operator, in a directory of their own
+    #[command(after_help = "Example: skein operator new ~/.config/skein/prod.example")]
+    New {
+        /// Where the key is to lie; the trust bundle and the nodes known here are put beside it
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Add an operator's key to the RoleSet
+    #[command(after_help = "Example: skein operator add ann ed25519:... --role admin")]
+    Add(Add),
+    /// Take an operator's key out of the RoleSet; what was signed and counts stays
+    #[command(after_help = "Example: skein operator remove bob --recovery")]
+    Remove(Remove),
+}
+
+/// A key to add.
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    /// How people call its holder
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What `skein operator new` printed
+    #[arg(value_name = "KEY")]
+    key: PublicKey,
+    /// The roles that it gets [default: every role of the key that signs this]; may be repeated
+    #[arg(long, value_name = "ROLE")]
+    role: Vec<String>,
+    #[command(flatten)]
+    by: By,
+}
+
+/// A key to take out.
+#[derive(Debug, clap::Args)]
+pub struct Remove {
+    /// How `skein operator list` calls its holder
+    #[arg(value_name = "NAME")]
+    name: String,
+    #[command(flatten)]
+    by: By,
+}
+
+/// Who signs, and how it is sent.
+#[derive(Debug, clap::Args)]
+struct By {
+    /// Sign by recovery.key: where operators' keys are lost
+    #[arg(long)]
+    recovery: bool,
+    #[command(flatten)]
+    sending: Sending,
 }
 
 /// Runs the command.
-pub(super) async fn run(Command::List: Command, ctx: &Context) -> Result<()> {
-    let mesh: Mesh = client::connect(ctx).await?.get("/v1/mesh").await?;
-    ctx.output.table(&mesh.keys, || table(&mesh.keys))
+pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
+    match command {
+        Command::List => {
+            let mesh: Mesh = client::connect(ctx).await?.get("/v1/mesh").await?;
+            ctx.output.table(&mesh.keys, || table(&mesh.keys))
+        }
+        Command::New { dir } => new(&dir, ctx),
+        Command::Add(args) => {
+            let what = format!("add operator {}", args.name);
+            replace(ctx, args.by, what, |set, own, _| added(set, own, &args.name, args.key, &args.role)).await
+        }
+        Command::Remove(args) => {
+            let what = format!("remove operator {}", args.name);
+            replace(ctx, args.by, what, |set, _, history| {
+                let mut next = removed(set, &args.name)?;
+                next.keeps = Some(history.keeps_under(&next, clock::wall()));
+                Ok(next)
+            })
+            .await
+        }
+    }
 }
 
 fn table(keys: &[Key]) -> Table {
@@ -26,4 +111,179 @@ fn table(keys: &[Key]) -> Table {
         table.row([&key.name, &key.public_key, &roles]);
     }
     table
+}
+
+fn new(dir: &std::path::Path, ctx: &Context) -> Result<()> {
+    let own = ctx.operator()?;
+    let (known, key) = (own.known()?, SigningKey::generate());
+    let directory = Directory::of(Some(dir), &known.trust_domain);
+    directory.store_operator(&key, &own.bundle()?, &known)?;
+    let value = json!({"operator_dir": directory.path(), "public_key": key.public().to_string()});
+    ctx.output.show(&value, || {
+        format!("{}\n", key.public()) + &format!("# in {}; add it: skein operator add NAME KEY\n", dir.display())
+    })
+}
+
+/// Signs a RoleSet in the place of the one in force, made of it and of the whole history.
+async fn replace(
+    ctx: &Context,
+    by: By,
+    what: String,
+    change: impl FnOnce(&RoleSet, &PublicKey, &History) -> Result<RoleSet>,
+) -> Result<()> {
+    let ctx = &ctx.recovering(by.recovery);
+    let operator = Operator::load(ctx)?;
+    let mut client = client::connect(ctx).await?;
+    let history = proof::of_everything(&mut client, &operator.known).await?;
+    let state = history.state(clock::wall());
+    let before = &state.role_set.set;
+    let own = operator.key.public();
+    let next = change(before, &own, &history)?;
+    let (document, body) = next.body();
+    let plan = Plan {
+        trust_domain: operator.known.trust_domain.clone(),
+        role_set: state.role_set.number,
+        live: vec![state.heads(&document).iter().map(ToString::to_string).collect()],
+        versions: vec![state.role_set.number + 1],
+        problems: Vec::new(),
+    };
+    let mut sending = by.sending;
+    if sending.message.is_empty() {
+        sending.message = what;
+    }
+    let outcome = operator.send(&mut client, ctx, vec![intent((document, body))], &plan, &sending).await?;
+    if next.threshold > 1 {
+        remark(&format!("note: a further change of the RoleSet needs {} operators, or recovery.key", next.threshold));
+    }
+    outcome.show(ctx)
+}
+
+/// The RoleSet with a key more.
+fn added(set: &RoleSet, own: &PublicKey, name: &str, key: PublicKey, roles: &[String]) -> Result<RoleSet> {
+    if set.keys.iter().any(|known| known.name == name || known.key == key) {
+        return Err(Error::new("already_exists", format!("the name or the key of {name} stands in the RoleSet"))
+            .hint("`skein operator list` shows it"));
+    }
+    if let Some(unknown) = roles.iter().find(|role| !set.roles.iter().any(|known| known.name == **role)) {
+        let known: Vec<_> = set.roles.iter().map(|role| role.name.clone()).collect();
+        return Err(usage(format!("there is no role {unknown}"), format!("roles: {}", known.join(", "))));
+    }
+    let mut next = RoleSet { bundle: None, keeps: None, ..set.clone() };
+    next.keys.push(RoleKey { name: name.to_owned(), key, recovery: false });
+    let signer = set.keys.iter().find(|known| known.key == *own);
+    let mut given = false;
+    for role in &mut next.roles {
+        // A recovery key has no roles: who is put in its holder's place governs.
+        let wanted = match signer {
+            _ if !roles.is_empty() => roles.contains(&role.name),
+            Some(signer) if !signer.recovery => role.keys.contains(&signer.name),
+            Some(_) | None => role.verbs.contains(&Verb::Roles) && role.namespaces.contains("*"),
+        };
+        if wanted {
+            role.keys.insert(name.to_owned());
+            given = true;
+        }
+    }
+    if !given {
+        return Err(usage(format!("{name} would have no role"), "say which with --role"));
+    }
+    balance(&mut next);
+    Ok(next)
+}
+
+/// The RoleSet without a key.
+fn removed(set: &RoleSet, name: &str) -> Result<RoleSet> {
+    if set.key(name).is_none() {
+        return Err(Error::new("not_found", format!("{name} is no key of the RoleSet"))
+            .hint("`skein operator list` shows them"));
+    }
+    let mut next = RoleSet { bundle: None, keeps: None, ..set.clone() };
+    next.keys.retain(|key| key.name != name);
+    for role in &mut next.roles {
+        role.keys.remove(name);
+        role.threshold = role.threshold.min(role.keys.len());
+    }
+    if let Some(role) = next.roles.iter().find(|role| role.keys.is_empty()) {
+        let hint = format!("add another one first: skein operator add NAME KEY --role {} --recovery", role.name);
+        return Err(Error::new("refused", format!("nobody would have the role {} then", role.name)).hint(hint));
+    }
+    balance(&mut next);
+    Ok(next)
+}
+
+/// More than half of those who govern, and no more than there are.
+fn balance(set: &mut RoleSet) {
+    let governing: BTreeSet<&String> = set
+        .roles
+        .iter()
+        .filter(|role| role.verbs.contains(&Verb::Roles) && role.namespaces.contains("*"))
+        .flat_map(|role| &role.keys)
+        .collect();
+    let governors = match governing.len() {
+        0 => set.keys.iter().filter(|key| !key.recovery).count(),
+        some => some,
+    };
+    set.threshold = set.threshold.clamp(governors / 2 + 1, governors.max(1));
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::kinds::Role;
+
+    use super::*;
+
+    fn set(names: &[&str]) -> RoleSet {
+        let key = |name: &&str| RoleKey {
+            name: (**name).to_owned(),
+            key: SigningKey::generate().public(),
+            recovery: *name == "recovery",
+        };
+        let keys: Vec<RoleKey> = names.iter().map(key).collect();
+        let admin = Role {
+            name: "admin".into(),
+            keys: keys.iter().filter(|key| !key.recovery).map(|key| key.name.clone()).collect(),
+            threshold: 1,
+            namespaces: BTreeSet::from(["*".to_owned()]),
+            kinds: None,
+            verbs: Verb::ALL.into_iter().collect(),
+        };
+        let mut set = RoleSet {
+            bundle: Some(vec![vec![1]]),
+            keys,
+            roles: vec![admin],
+            threshold: 1,
+            keeps: None,
+            voids: BTreeSet::new(),
+        };
+        balance(&mut set);
+        set
+    }
+
+    #[test]
+    fn more_than_half_of_the_governors_sign() {
+        let one = set(&["ann", "recovery"]);
+        let own = one.keys[0].key;
+        let bob = SigningKey::generate().public();
+        let two = added(&one, &own, "bob", bob, &[]).unwrap();
+        assert_eq!((two.threshold, two.roles[0].keys.len(), two.bundle.is_none()), (2, 2, true));
+        let three = added(&two, &own, "carl", SigningKey::generate().public(), &["admin".into()]).unwrap();
+        assert_eq!(three.threshold, 2);
+        let back = removed(&removed(&three, "carl").unwrap(), "ann").unwrap();
+        assert_eq!((back.threshold, back.roles[0].keys.contains("bob")), (1, true));
+        assert_eq!(added(&two, &own, "bob", own, &[]).unwrap_err().code, "already_exists");
+        assert_eq!(added(&one, &own, "dora", bob, &["nobody".into()]).unwrap_err().code, "usage");
+        assert_eq!(removed(&one, "dora").unwrap_err().code, "not_found");
+    }
+
+    #[test]
+    fn the_last_of_a_role_stays_until_another_one_has_it() {
+        let one = set(&["ann", "recovery"]);
+        assert_eq!(removed(&one, "ann").unwrap_err().code, "refused");
+        // By the recovery key, which has no role of its own.
+        let recovery = one.keys[1].key;
+        let with = added(&one, &recovery, "new", SigningKey::generate().public(), &[]).unwrap();
+        assert!(with.roles[0].keys.contains("new"));
+        let without = removed(&with, "ann").unwrap();
+        assert_eq!(without.roles[0].keys.iter().collect::<Vec<_>>(), ["new"]);
+    }
 }

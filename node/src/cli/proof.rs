@@ -32,6 +32,15 @@ pub(super) async fn of_changeset(client: &mut Client, known: &Known, prefix: &st
     believed(known, &proof, client.reached())
 }
 
+/// All that operators ever signed: what a new RoleSet is to keep can only be said of the whole.
+///
+/// # Errors
+/// As [`of_document`].
+pub(super) async fn of_everything(client: &mut Client, known: &Known) -> Result<History> {
+    let proof: Proof = client.get("/v1/policy/history").await?;
+    believed(known, &proof, client.reached())
+}
+
 /// The one changeset whose id begins so.
 ///
 /// # Errors

@@ -59,5 +59,9 @@ pub(super) fn text(status: &Status) -> String {
         status.memory_bytes as f64 / f64::from(1 << 20),
         status.gossip_bytes_per_s,
     );
+    if status.clock_offset_ms != 0 {
+        let hours = status.clock_offset_ms as f64 / 3_600_000.0;
+        let _ = writeln!(text, "clock         {hours:+.2} h beside the machine's (--clock-offset)");
+    }
     text
 }

@@ -13,6 +13,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
+/// Milliseconds ahead, or behind where a minus stands before: `40d`, `-10m`.
+pub fn offset(text: &str) -> Result<i64, String> {
+    let (sign, length) = text.strip_prefix('-').map_or((1, text), |length| (-1, length));
+    let days = length.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    let length = days.map_or_else(|| duration(length), |days| Ok(Duration::from_secs(u64::from(days) * 86_400)))?;
+    i64::try_from(length.as_millis()).map(|length| sign * length).map_err(|_| "too far away".to_owned())
+}
+
 /// A time: RFC 3339, or a duration ago.
 pub fn time(text: &str) -> Result<Millis, String> {
     let wrong = || "not a time; write 2030-01-31T12:00:00Z, or 2h for two hours ago".to_owned();

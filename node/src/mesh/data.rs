@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::{
+    codec::Millis,
     id::{NodeId, SpiffeId},
     tls::Conversation,
     verify::Peer,
@@ -265,7 +266,10 @@ impl Worker {
     /// Opens a stream on a connection; `None` if it has ended.
     async fn open_on(&self, slot: Slot) -> Result<Option<VirtualStream>, Error> {
         match timeout(CONNECT_TIMEOUT, slot.connection.quic.open_bi()).await {
-            Ok(Ok((send, recv))) => Ok(Some(VirtualStream::quic(send, recv, Facts::dialled(), Some(Box::new(slot))))),
+            Ok(Ok((send, recv))) => {
+                let facts = Facts::dialled_until(slot.connection.retire_at);
+                Ok(Some(VirtualStream::quic(send, recv, facts, Some(Box::new(slot)))))
+            }
             Ok(Err(_)) => Ok(None),
             Err(_) => self.counted(Err(Error::Overflow("streams"))),
         }
@@ -284,19 +288,20 @@ impl Worker {
     }
 
     async fn dial_for(&self, group: &Group, target: Target) -> Result<(), Error> {
+        let own_ends = self.own_ends(&target);
         let result = match self.admit(&target) {
             Ok(()) => dial::dial(&self.shared.mesh, quic::started(self.shared.endpoint.clone()).await, target).await,
             Err(error) => Err(error),
         };
         match result {
             Ok(Dialled { carrier: Carrier::Quic(quic), peer, chain }) => {
-                let not_after = peer.not_after;
+                let ends = peer.not_after.min(own_ends);
                 let guard = self.shared.mesh.shared.live.add(OUTBOUND, peer, chain, Handle::Quic(quic.clone()));
-                group.dialled(Some(Connection::new(quic, not_after, guard)));
+                group.dialled(Some(Connection::new(quic, ends, guard)));
                 Ok(())
             }
             Ok(Dialled { carrier: Carrier::Tcp(tls), peer, chain }) => {
-                group.unclaimed(Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain));
+                group.unclaimed(Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain).until(own_ends));
                 group.dialled(None);
                 Ok(())
             }
@@ -311,12 +316,19 @@ impl Worker {
     async fn over_tcp(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<VirtualStream, Error> {
         let target = self.target(call, 0);
         self.counted(self.admit(&target))?;
+        let own_ends = self.own_ends(&target);
         match dial::dial_tcp(&self.shared.mesh, &target).await? {
             Dialled { carrier: Carrier::Tcp(tls), peer, chain } => {
-                adopt(group, Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain), call.preface).await
+                let secure = Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain).until(own_ends);
+                adopt(group, secure, call.preface).await
             }
             Dialled { carrier: Carrier::Quic(_), .. } => Err(Error::NeverSent("not a TCP connection".into())),
         }
+    }
+
+    /// Until when the leaf counts that a dial begun now shows; one that is swapped meanwhile lasts longer.
+    fn own_ends(&self, target: &Target) -> Millis {
+        self.shared.mesh.shared.tls.leaf_ends(&target.own).unwrap_or(Millis::MAX)
     }
 
     /// Room for one more connection, and an identity to show on it.
@@ -351,6 +363,7 @@ async fn adopt(group: &Arc<Group>, mut secure: Secure, preface: &Preface) -> Res
     let failed = |error: io::Error| Error::NeverSent(error.to_string().into());
     secure.tls.write_all(&preface.encode()).await.map_err(failed)?;
     secure.tls.flush().await.map_err(failed)?;
+    let retire_at = secure.retire_at;
     let manner = match preface.protocol {
         Protocol::Tcp => {
             let group = group.clone();
@@ -358,7 +371,7 @@ async fn adopt(group: &Arc<Group>, mut secure: Secure, preface: &Preface) -> Res
         }
         Protocol::Http1 | Protocol::Http2 | Protocol::Probe => Manner::Whole,
     };
-    Ok(VirtualStream::tcp(OverTcp::new(secure, manner, true), Facts::dialled()))
+    Ok(VirtualStream::tcp(OverTcp::new(secure, manner, true), Facts::dialled_until(retire_at)))
 }
 
 const OUTBOUND: Kind = Kind { conversation: Conversation::Data, outbound: true };

@@ -115,6 +115,11 @@ impl Link {
         self.idle < Millis::MAX && clock::uptime().saturating_sub(self.since) >= self.idle
     }
 
+    /// True if its certificates end so soon that no further request begins on it.
+    pub(super) fn is_retired(&self) -> bool {
+        self.facts.is_retired()
+    }
+
     /// Waits until the previous request has left it altogether; false if it ended meanwhile.
     pub(super) async fn ready(&mut self) -> bool {
         let ready = match &mut self.sender {

@@ -47,10 +47,17 @@ const STREAM_IDLE: Millis = 10_000;
 /// How long an unused connection is kept, milliseconds: on TCP that is the virtual connection itself. Less than the silence
 /// after which the other end gives up, so that nothing is sent into a connection that is just ending.
 const CONNECTION_IDLE: Millis = DATA_IDLE.as_millis() as Millis - 5_000;
-/// New requests avoid a connection for this long before its certificates end, milliseconds.
+/// New requests avoid a connection for this long before one of its two certificates ends, milliseconds; for a third of what is
+/// left where that is less.
 const RETIRE_BEFORE: Millis = 60_000;
 /// TLS connections that nobody uses, per group.
 const MAX_UNCLAIMED: usize = 64;
+
+/// From when on nothing new begins on a connection whose certificates hold until `ends`: what is under way has the rest.
+pub(super) fn retire_at(ends: Millis) -> Millis {
+    let left = ends.saturating_sub(clock::wall());
+    ends.saturating_sub(RETIRE_BEFORE.min(left / 3))
+}
 
 /// All groups of one worker.
 #[derive(Debug, Default)]
@@ -174,13 +181,14 @@ pub(super) struct Connection {
     pub(super) quic: quinn::Connection,
     streams: AtomicUsize,
     used: AtomicU64,
-    retire_at: Millis,
+    /// Wall time.
+    pub(super) retire_at: Millis,
     _guard: Guard,
 }
 
 impl Connection {
-    pub(super) fn new(quic: quinn::Connection, not_after: Millis, guard: Guard) -> Arc<Connection> {
-        let (used, retire_at) = (AtomicU64::new(clock::uptime()), not_after.saturating_sub(RETIRE_BEFORE));
+    pub(super) fn new(quic: quinn::Connection, ends: Millis, guard: Guard) -> Arc<Connection> {
+        let (used, retire_at) = (AtomicU64::new(clock::uptime()), retire_at(ends));
         Arc::new(Connection { quic, streams: AtomicUsize::new(0), used, retire_at, _guard: guard })
     }
 
@@ -257,7 +265,7 @@ impl Group {
         let links = state.idle.get_mut(preface)?;
         while let Some(link) = links.pop() {
             // Once UDP works again, what it replaced is let go.
-            if link.is_usable() && !link.is_stale() && (link.is_quic || !over_quic) {
+            if link.is_usable() && !link.is_stale() && !link.is_retired() && (link.is_quic || !over_quic) {
                 return Some(link);
             }
         }
@@ -350,7 +358,7 @@ impl Group {
         for links in state.idle.values_mut() {
             links.retain(|link| {
                 let kept = if link.is_quic { STREAM_IDLE } else { CONNECTION_IDLE };
-                link.is_usable() && now.saturating_sub(link.since) < kept.min(link.idle)
+                link.is_usable() && !link.is_retired() && now.saturating_sub(link.since) < kept.min(link.idle)
             });
         }
         state.idle.retain(|_, links| !links.is_empty());

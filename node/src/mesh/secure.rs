@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use certs::verify::Peer;
+use certs::{codec::Millis, verify::Peer};
 use futures_util::FutureExt as _;
 use rustls::pki_types::CertificateDer;
 use tokio::{
@@ -21,14 +21,18 @@ use super::{
     chunks::Chunks,
     error::Code,
     live::{Guard, Handle, Kill, Kind},
+    pool::retire_at,
     stream::{Facts, reset},
 };
+use crate::clock;
 
 /// A TLS connection to a verified peer, in the table of live ones.
 #[derive(Debug)]
 pub(super) struct Secure {
     pub(super) tls: Box<TlsStream<TcpStream>>,
     pub(super) kill: Arc<Kill>,
+    /// Wall time from which on nothing new begins on it.
+    pub(super) retire_at: Millis,
     _guard: Guard,
 }
 
@@ -41,13 +45,19 @@ impl Secure {
         chain: Vec<CertificateDer<'static>>,
     ) -> Secure {
         let kill = Arc::<Kill>::default();
+        let retire_at = retire_at(peer.not_after);
         let guard = mesh.shared.live.add(kind, peer, chain, Handle::Tcp(kill.clone()));
-        Secure { tls, kill, _guard: guard }
+        Secure { tls, kill, retire_at, _guard: guard }
     }
 
-    /// True if it was neither closed nor spoken on while nobody used it.
+    /// The same where this node's own certificate may end first.
+    pub(super) fn until(self, own_ends: Millis) -> Secure {
+        Secure { retire_at: self.retire_at.min(retire_at(own_ends)), ..self }
+    }
+
+    /// True if it was neither closed nor spoken on while nobody used it, and its certificates hold for a while.
     pub(super) fn is_quiet(&mut self) -> bool {
-        self.kill.killed().is_none() && self.tls.read_u8().now_or_never().is_none()
+        clock::wall() < self.retire_at && self.kill.killed().is_none() && self.tls.read_u8().now_or_never().is_none()
     }
 }
 

@@ -10,12 +10,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use certs::codec::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     error::{Code, Reset},
     secure::OverTcp,
 };
+use crate::clock;
 
 /// Bytes both ways between two applications. `shutdown` ends the write side; a stream that is dropped before is a reset for
 /// the peer, and one that nobody has read tells the peer so, which may then safely try elsewhere.
@@ -52,6 +54,8 @@ enum Carrier {
 pub(super) struct Facts {
     /// True at the side that accepted the stream.
     accepted: bool,
+    /// Wall time from which on no request begins on it; none where its user looks after that.
+    retire_at: Option<Millis>,
     /// The peer said that it read nothing.
     refused: AtomicBool,
     /// Bytes were written since [`Facts::begin`].
@@ -71,6 +75,11 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn dialled() -> Arc<Facts> {
         Arc::new(Facts::default())
+    }
+
+    /// Of a stream on which no request begins from this wall time on.
+    pub(super) fn dialled_until(retire_at: Millis) -> Arc<Facts> {
+        Arc::new(Facts { retire_at: Some(retire_at), ..Facts::default() })
     }
 
     pub(super) fn accepted() -> Arc<Facts> {
@@ -108,6 +117,10 @@ impl Facts {
     /// True if the peer said that it read nothing of the request.
     pub(super) fn is_refused(&self) -> bool {
         self.refused.load(Relaxed)
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retire_at.is_some_and(|retire_at| clock::wall() >= retire_at)
     }
 
     pub(super) fn is_broken(&self) -> bool {

@@ -17,7 +17,8 @@ use certs::{
 use crate::{
     Document, DocumentId, Kind, Problem,
     changeset::ChangesetId,
-    kinds::{RoleSet, Verb},
+    document::Spec,
+    kinds::{CertificateLifetimes, RoleSet, Verb},
 };
 
 /// The policy that holds now. Immutable.
@@ -197,6 +198,15 @@ impl State {
     /// The document in effect.
     pub fn document(&self, id: &DocumentId) -> Option<&Arc<Document>> {
         self.documents.get(id)?.effective.as_ref()?.document.as_ref().ok()
+    }
+
+    /// How long certificates are to live: what the MeshConfig in effect says, or the defaults.
+    pub fn lifetimes(&self) -> CertificateLifetimes {
+        let id = DocumentId::mesh_wide(Kind::MeshConfig, "default");
+        match self.document(&id).map(|document| &document.spec) {
+            Some(Spec::MeshConfig(config)) => config.certificates,
+            Some(_) | None => CertificateLifetimes::default(),
+        }
     }
 
     /// Every document of a kind that unites, with all the values that are to be obeyed together, deletions included: of

@@ -162,7 +162,6 @@ impl MeshConfig {
         // Applied in this build: what is not, may only say what holds anyway.
         for (name, is_default) in [
             ("outboundTrafficPolicy", config.outbound == default.outbound),
-            ("certificates", config.certificates == default.certificates),
         ] {
             if let Some(at) = fields.get(name).filter(|_| !is_default) {
                 at.unbuilt(format!("`{name}` other than its default"));

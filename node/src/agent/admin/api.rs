@@ -49,6 +49,9 @@ pub struct Status {
     pub policy: PolicyStatus,
     /// What ends when.
     pub certificates: Certificates,
+    /// Milliseconds by which `--clock-offset` moved the node's clock; 0 outside of tests.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub clock_offset_ms: i64,
     /// Resident memory of the process, bytes.
     pub memory_bytes: u64,
     /// Bytes a second sent to other nodes for membership, over the last seconds.
@@ -86,6 +89,11 @@ pub struct PolicyStatus {
     pub stale: Vec<NodeId>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
 /// Ends of certificates, RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificates {
@@ -95,6 +103,9 @@ pub struct Certificates {
     pub leaf_expires: String,
     /// Enrollers alive.
     pub enrollers: usize,
+    /// This node's enroller CA, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enroller_ca_expires: Option<String>,
 }
 
 /// One of `GET /v1/members`.
@@ -323,6 +334,19 @@ pub struct KnownNode {
     pub enroller: bool,
     /// Whether the answering node sees it alive.
     pub alive: bool,
+}
+
+/// `POST /v1/ca/request`: a request for a node's enroller CA, and what its certificate must say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrollerRequest {
+    /// The node.
+    pub node: NodeId,
+    /// Of its grant.
+    pub epoch: u64,
+    /// How long the certificate is to live, seconds.
+    pub life_s: u64,
+    /// PKCS#10, PEM.
+    pub request: String,
 }
 
 /// One of `GET /v1/identities`.

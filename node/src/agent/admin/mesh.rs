@@ -24,7 +24,9 @@ impl Admin {
         let node = |member: &std::sync::Arc<membership::view::Member>| api::KnownNode {
             name: member.id.clone(),
             addresses: member.addresses.iter().map(ToString::to_string).collect(),
-            enroller: state.grants().get(&member.id).is_some_and(|grant| grant.enroller && !grant.retired),
+            // Of itself the node knows whether it can, too.
+            enroller: state.grants().get(&member.id).is_some_and(|grant| grant.enroller && !grant.retired)
+                && (member.id != *self.agent.node() || self.agent.identity().enroller.is_some()),
             alive: matches!(member.state, MemberState::Alive | MemberState::Suspect),
         };
         api::Mesh {

@@ -10,6 +10,7 @@ pub mod greeting;
 
 mod act;
 mod action;
+mod authority;
 mod documents;
 mod explain;
 mod guard;

@@ -112,6 +112,7 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy", get(|admin, watch, Query(OfKind { kind })| answer(admin, watch, Look::Documents(kind))))
         .route("/v1/policy/log", get(|admin, watch, Query(filter)| answer(admin, watch, Look::Log(filter))))
         .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().map(Json) }))
+        .route("/v1/policy/history", get(Admin::everything))
         .route("/v1/policy/conflicts", get(Admin::conflicts))
         .route("/v1/policy/proposals", get(Admin::proposals))
         .route("/v1/policy/audit", get(Admin::audit))
@@ -136,6 +137,8 @@ fn acting() -> Router<Admin> {
     Router::new()
         .route("/v1/drain", post(Admin::drain))
         .route("/v1/leave", post(|State(admin): State<Admin>| async move { admin.leave().map(Json) }))
+        .route("/v1/ca/request", post(Admin::ca_request))
+        .route("/v1/ca/certificate", post(Admin::ca_certificate))
         .route("/v1/local/services", post(Admin::service_add))
         .route("/v1/local/services/remove", post(Admin::service_remove))
 }

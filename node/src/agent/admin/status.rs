@@ -53,7 +53,9 @@ impl Admin {
                 node_ca_expires: rfc3339(identity.ca_not_after),
                 leaf_expires: leaf_expires.map(rfc3339).unwrap_or_default(),
                 enrollers,
+                enroller_ca_expires: identity.enroller.map(rfc3339),
             },
+            clock_offset_ms: crate::clock::offset(),
             memory_bytes: resident(),
             gossip_bytes_per_s: self.agent.gossip_rate(),
         }
@@ -184,7 +186,9 @@ fn closes(state: &State, document: &DocumentId) -> bool {
 /// What the node itself finds wrong.
 fn own(error: Error) -> Problem {
     let severity = match &*error.code {
-        "certificate_old" | "not_granted" | "policy_stale" => Health::Degraded,
+        "certificate_old" | "enroller_old" | "enroller_uncertified" | "not_granted" | "policy_stale" => {
+            Health::Degraded
+        }
         _ => Health::Critical,
     };
     problem(severity, &error.code, error.message, &error.hint)

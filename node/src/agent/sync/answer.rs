@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::Sync;
 use crate::{
     agent::{
+        identity::millis,
         local::Local,
         receipt::{Receipt, Standing},
         wire::{self, Answer, Ask, Bucket, Buckets, Fetch, Ids, Look, Renew, Renewed},
@@ -129,7 +130,8 @@ impl Requests {
             Ok(_) => return refused("bad_request", "a renewal keeps the key".into()),
             Err(error) => return refused("bad_request", error.to_string()),
         };
-        match enroller.issue_node(&spki, &grant.certified(peer.record_key), now) {
+        let life = millis(state.lifetimes().node_ca);
+        match enroller.issue_node_for(&spki, &grant.certified(peer.record_key), life, now) {
             Ok(chain) => {
                 tracing::info!(node = %peer.node, "renewed a node CA");
                 Renewed::Chain(chain)

@@ -1,9 +1,11 @@
-//! How long the mesh's certificates live.
+//! How long the mesh's certificates live. The longest lives are those that every verifier takes (`certs::verify`), so that no policy
+//! can make an identity outlive them.
 
 use std::time::Duration;
 
 use crate::{codes, decode::At};
 
+const SHORTEST: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -11,13 +13,13 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// How long the mesh's certificates live. Each is renewed at half its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CertificateLifetimes {
-    /// A service's identity, its key in memory only. 1 h; 10 min to 24 h.
+    /// A service's identity, its key in memory only. 1 h; 10 s to 24 h.
     pub leaf: Duration,
-    /// A node's identity. 24 h; 10 min to 30 d.
+    /// A node's identity. 24 h; 10 s to 24 h.
     pub node_identity: Duration,
-    /// A node's own CA: how long a mesh without any enroller goes on. 30 d; 1 d to 1 y.
+    /// A node's own CA: how long a mesh without any enroller goes on. 30 d; 10 min to 30 d.
     pub node_ca: Duration,
-    /// An enroller's CA. 1 y; 1 d to 10 y.
+    /// An enroller's CA. 1 y; 1 d to 1 y.
     pub enroller_ca: Duration,
 }
 
@@ -34,18 +36,17 @@ impl CertificateLifetimes {
             let Some(given) = fields.get(name) else { return default };
             let Some(lifetime) = given.duration() else { return default };
             if !(shortest..=longest).contains(&lifetime) {
-                let hours = |duration: Duration| duration.as_secs_f64() / 3_600.0;
-                let message = format!("{name} is not within {:.2}h to {:.0}h", hours(shortest), hours(longest));
+                let message = format!("{name} is not within {}s to {}h", shortest.as_secs(), longest.as_secs() / 3_600);
                 given.error(codes::RANGE, message);
             }
             lifetime
         };
         let default = Self::default();
         let lifetimes = Self {
-            leaf: read("leaf", 10 * MINUTE, DAY, default.leaf),
-            node_identity: read("nodeIdentity", 10 * MINUTE, 30 * DAY, default.node_identity),
-            node_ca: read("nodeCa", DAY, 365 * DAY, default.node_ca),
-            enroller_ca: read("enrollerCa", DAY, 3_650 * DAY, default.enroller_ca),
+            leaf: read("leaf", SHORTEST, DAY, default.leaf),
+            node_identity: read("nodeIdentity", SHORTEST, DAY, default.node_identity),
+            node_ca: read("nodeCa", 10 * MINUTE, 30 * DAY, default.node_ca),
+            enroller_ca: read("enrollerCa", DAY, 365 * DAY, default.enroller_ca),
         };
         fields.finish();
         let within = [

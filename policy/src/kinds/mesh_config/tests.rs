@@ -57,6 +57,9 @@ fn what_is_not_valid_says_so() {
         (codes::RANGE, "{limits: {headerTimeout: 48h}}"),
         (codes::NEVER_VALID, "{limits: {headerBytes: 2048, uriBytes: 4096}}"),
         (codes::RANGE, "{certificates: {leaf: 48h}}"),
+        (codes::RANGE, "{certificates: {leaf: 9s}}"),
+        (codes::RANGE, "{certificates: {nodeIdentity: 25h}}"),
+        (codes::RANGE, "{certificates: {nodeCa: 721h}}"),
         (codes::NEVER_VALID, "{certificates: {nodeCa: 720h, enrollerCa: 240h}}"),
         (codes::NAME, "{trustDomainAliases: [A.b]}"),
         (codes::WORD, "{accessLogFile: /etc/passwd}"),
@@ -73,7 +76,7 @@ fn what_is_not_valid_says_so() {
 #[test]
 fn what_is_not_applied_may_only_say_its_default() {
     let unbuilt = |spec: &str| read(spec).problems.iter().filter(|problem| problem.is_unbuilt()).count();
-    let applied = "{connectTimeout: 9s, outlierSharing: off, localityLbSetting: {enabled: false}, limits: {headerBytes: 16384, headers: 99, \
+    let applied = "{certificates: {leaf: 10s, nodeIdentity: 30m, nodeCa: 24h, enrollerCa: 240h}, connectTimeout: 9s, outlierSharing: off, localityLbSetting: {enabled: false}, limits: {headerBytes: 16384, headers: 99, \
                    uriBytes: 4096, streams: 7, pendingResets: 9, resets: 9, headerTimeout: 1s, requestBodyIdle: 1s, \
                    streamIdle: 1s, tlsHandshakeTimeout: 1s, connections: 99, connectionsPerAddress: 1000, pendingHandshakes: 9}}";
     assert_eq!(unbuilt(applied), 0);
