@@ -13,7 +13,7 @@ use harness::{
 const LIARS: [&str; 3] = ["liar-1", "liar-2", "liar-3"];
 const ENDPOINTS: [&str; 2] = ["cart-1", "cart-2"];
 /// Requests of the honest node under each number of liars.
-const REQUESTS: usize = 200;
+const REQUESTS: usize = 100;
 
 fn cluster() -> Cluster {
     let mut plans = vec![("honest", Plan::with([Service::client("shop/honest")]))];
@@ -55,7 +55,7 @@ fn a96_a99_healthy_endpoints_keep_their_share_and_are_seldom_probed() {
         let began = now();
         for turn in 0..REQUESTS {
             if turn % 10 == 0 {
-                LIARS[..liars].iter().for_each(|liar| drop(lie(liar)));
+                LIARS[..liars].iter().for_each(|liar| assert!(lie(liar) >= 500));
             }
             let answer = http::get(cluster.node("honest").outbound(), "cart", "/").expect("an answer");
             assert_eq!(answer.status, 200, "under {liars} liars");

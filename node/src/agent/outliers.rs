@@ -2,6 +2,7 @@
 //! carries it between the circuits, the mesh and the owners of endpoints; what a report may cause is decided in
 //! [`crate::balance::outlier`].
 
+mod detection;
 mod reports;
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +11,10 @@ use certs::codec;
 use membership::{body::Body, statement::OutlierRecord};
 use policy::kinds::OutlierSharing;
 
-use self::reports::{LISTED, Reports};
+use self::{
+    detection::Detection,
+    reports::{LISTED, Reports},
+};
 use super::{
     hearing::{Hearing, Word},
     links::Links,
@@ -55,6 +59,7 @@ impl Sharing {
         let mut reports = Reports::default();
         let mut changes = self.current.subscribe();
         let mut shares = self.look_at_policy();
+        let mut detection = Detection::of(&self.current.load().state);
         loop {
             let now = clock::uptime();
             let due = reports.due(now).map(|due| Duration::from_millis(due.saturating_sub(now)));
@@ -68,13 +73,17 @@ impl Sharing {
                     self.probe(endpoint);
                 }
                 words = self.hearing.outliers.next() => {
-                    words.into_iter().for_each(|(node, word)| self.hear(node.as_str().into(), &word));
+                    words.into_iter().for_each(|(node, word)| self.hear(node.as_str().into(), &word, &detection));
                 }
                 changed = changes.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     shares = self.look_at_policy();
+                    let state = self.current.load().state.clone();
+                    if !detection.is_of(&state) {
+                        detection = Detection::of(&state);
+                    }
                 }
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 () = self.tasks.stopping() => return,
@@ -94,13 +103,13 @@ impl Sharing {
         shares
     }
 
-    /// Takes what a member said; of endpoints that are not there nothing is kept.
-    fn hear(&self, reporter: Key, word: &Word<OutlierRecord>) {
+    /// Takes what a member said; of endpoints that are not there, or of which nobody detects outliers, nothing is kept.
+    fn hear(&self, reporter: Key, word: &Word<OutlierRecord>, detection: &Detection) {
         let snapshot = self.current.load();
         let records = word.said.iter().flatten().flat_map(|part| part.iter()).filter(|record| record.failures > 0);
         let known = |record: &OutlierRecord| {
             let id = reports::id(record);
-            let service = snapshot.services.get(&id.service)?;
+            let service = snapshot.services.get(&id.service).filter(|service| detection.covers(&service.name))?;
             let found = service.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(&id)).ok()?;
             Some((Key::clone(service.endpoints[found].stats.key()), record.failures))
         };

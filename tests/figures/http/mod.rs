@@ -6,6 +6,7 @@
 mod deaths;
 mod endpoints;
 mod istio;
+mod outliers;
 mod rolling;
 mod routes;
 mod speed;
@@ -15,12 +16,13 @@ use harness::{clients::Outcome, process::Skein};
 use crate::Figure;
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
-    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 6] = [
+    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 7] = [
         ("istio", &istio::figures),
         ("routes", &routes::figures),
         ("endpoints", &|| endpoints::figures(skein)),
         ("deaths", &|| deaths::figures(skein)),
         ("rolling", &|| rolling::figures(skein)),
+        ("outliers", &|| outliers::figures(skein)),
         ("speed", &speed::figures),
     ];
     // A word after `http` names one room, for whoever works on it.

@@ -12,6 +12,7 @@ use certs::{
 };
 use membership::statement::Statement;
 use policy::{
+    changeset::{Change, Changeset},
     compile::Compiled,
     history::{History, genesis, signed},
     kinds::OutlierDetection,
@@ -86,13 +87,34 @@ fn endpoint(node: &str, stats: &StatsTable) -> Endpoint {
     }
 }
 
-fn snapshot(stats: &StatsTable) -> Snapshot {
+/// Endpoints of `shop/cart` may be outliers.
+const RULE: &str = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\n\
+                    spec: {host: '*.shop.svc.cluster.local', subsets: [{name: v1, labels: {version: v1}, trafficPolicy: \
+                    {outlierDetection: {}}}]}\n";
+
+fn snapshot(stats: &StatsTable, rule: &str) -> Snapshot {
     let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
     let operator = SigningKey::generate();
     let root = Root::generate(&trust_domain, now).certificate();
     let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
     let mut history = History::new(trust_domain.clone());
     history.insert(&signed(&first, &[&operator]), now).unwrap();
+    let parsed = policy::parse::yaml("rule.yaml", rule, "shop");
+    let change = |located: policy::parse::Located| Change {
+        replaces: Vec::new(),
+        document: located.document.id,
+        content: Some(located.json),
+    };
+    let changeset = Changeset {
+        trust_domain: trust_domain.clone(),
+        role_set: 1,
+        issued_at: now,
+        message: String::new(),
+        confirm_by: None,
+        nonce: [1; 16],
+        changes: parsed.documents.into_iter().map(change).collect(),
+    };
+    history.insert(&signed(&changeset, &[&operator]), now).unwrap();
     let state = history.state(now);
     Snapshot {
         authority: Arc::new(state.authority(&trust_domain)),
@@ -131,11 +153,15 @@ async fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketA
 
 impl Node {
     async fn new() -> Self {
+        Self::under(RULE).await
+    }
+
+    async fn under(rule: &str) -> Self {
         let tasks = Tasks::new();
         let application = Application::start(&tasks).await;
         let (members, said) = Members::channel();
         let (stats, hearing) = (StatsTable::default(), Hearing::default());
-        let snapshot = snapshot(&stats);
+        let snapshot = snapshot(&stats, rule);
         let endpoints = snapshot.services.get(&service()).unwrap().endpoints.to_vec();
         let (circuits, outlets) = Circuits::new();
         let circuits = Arc::new(circuits);
@@ -323,6 +349,18 @@ async fn failures_are_told_at_once_and_only_where_they_are_watched() {
     assert_eq!((said.len(), said[0].node.as_str(), said[0].failures), (1, "n1", 1));
     node.attempt(2, 500);
     assert_eq!(node.says().await.len(), 2);
+}
+
+/// Without `outlierDetection` reports of a service are nothing: no probe, no alert.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_what_nobody_detects_nothing_is_heard() {
+    let node = Node::under(&RULE.replace("{outlierDetection: {}}", "{loadBalancer: {simple: RANDOM}}")).await;
+    node.settled().await;
+    node.report("honest", "n0", 3);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(node.probes(), 0);
+    (0..4).for_each(|_| node.attempt(0, 500));
+    assert!(!node.is_out(0), "the policy's own count");
 }
 
 /// One check for all who ask within a second, and a word for what is not there.

@@ -25,6 +25,9 @@ pub const SPREAD_MS: Millis = 250;
 pub const PAUSE_MS: Millis = 1_000;
 /// The most that this time grows to while reports go on and probes find the endpoint healthy.
 pub const LARGEST_PAUSE_MS: Millis = 32_000;
+/// With no more members than this a node also probes what it does not use yet, so that it knows when it begins to: then all
+/// who ask an owner at once are few.
+pub const FEW_MEMBERS: usize = 32;
 /// Reporters that are remembered by name.
 const WITNESSES: usize = 16;
 
@@ -33,11 +36,13 @@ const WITNESSES: usize = 16;
 pub(super) struct Alarm {
     alerts: BTreeMap<Key, Alert>,
     spread: Millis,
+    /// Whether what is not used is probed, too.
+    pub(super) looks_ahead: bool,
 }
 
 impl Default for Alarm {
     fn default() -> Self {
-        Self { alerts: BTreeMap::new(), spread: SPREAD_MS }
+        Self { alerts: BTreeMap::new(), spread: SPREAD_MS, looks_ahead: false }
     }
 }
 
@@ -46,6 +51,8 @@ struct Alert {
     until: Millis,
     witnesses: BTreeSet<Key>,
     probe: Probe,
+    /// The last probe of this node's own found it failing.
+    failing: bool,
     /// No probe before.
     earliest: Millis,
     pause: Millis,
@@ -61,6 +68,7 @@ enum Probe {
 impl Alarm {
     /// How many nodes may hear of a report together.
     pub(super) fn set_members(&mut self, members: usize) {
+        self.looks_ahead = members <= FEW_MEMBERS;
         let members = Millis::try_from(members).unwrap_or(Millis::MAX);
         self.spread = members.saturating_mul(SPREAD_EACH_MS).clamp(1, SPREAD_MS);
     }
@@ -89,6 +97,7 @@ impl Alarm {
             until: now,
             witnesses: BTreeSet::new(),
             probe: Probe::None,
+            failing: false,
             earliest: now + random % self.spread,
             pause: PAUSE_MS,
         });
@@ -111,8 +120,8 @@ impl Alarm {
         self.alerts.get(endpoint).into_iter().flat_map(|alert| &alert.witnesses)
     }
 
-    /// The probes that begin now, of endpoints that are in use.
-    pub(super) fn probes(&mut self, now: Millis, used: impl Fn(&Key) -> bool) -> Vec<Key> {
+    /// The probes that begin now, of endpoints that are worth one.
+    pub(super) fn probes(&mut self, now: Millis, is_worth: impl Fn(&Key) -> bool) -> Vec<Key> {
         self.expire(now);
         let running = self.running();
         let mut begun = Vec::new();
@@ -121,7 +130,7 @@ impl Alarm {
                 break;
             }
             let due = matches!(alert.probe, Probe::At(at) if at <= now);
-            if due && used(endpoint) {
+            if due && is_worth(endpoint) {
                 alert.probe = Probe::Since(now);
                 begun.push(Arc::clone(endpoint));
             }
@@ -135,17 +144,24 @@ impl Alarm {
         let Probe::Since(since) = alert.probe else { return false };
         alert.probe = Probe::None;
         let pause = if healthy { alert.pause } else { PAUSE_MS };
+        let in_time = now < since + PROBE_MS;
+        alert.failing = in_time && !healthy;
         alert.earliest = now + pause + random % (pause / 4);
         alert.pause = if healthy { (pause * 2).min(LARGEST_PAUSE_MS) } else { PAUSE_MS };
-        now < since + PROBE_MS
+        in_time
+    }
+
+    /// True if it is reported, and this node's own last probe found it failing.
+    pub(super) fn found_failing(&self, endpoint: &Key) -> bool {
+        self.alerts.get(endpoint).is_some_and(|alert| alert.failing)
     }
 
     /// When the next probe is to begin, or one is to be given up.
-    pub(super) fn due(&self, used: impl Fn(&Key) -> bool) -> Option<Millis> {
+    pub(super) fn due(&self, is_worth: impl Fn(&Key) -> bool) -> Option<Millis> {
         let room = self.running() < MAX_PROBES;
         let times = self.alerts.iter().filter_map(|(endpoint, alert)| match alert.probe {
             Probe::None => None,
-            Probe::At(at) => (room && used(endpoint)).then_some(at),
+            Probe::At(at) => (room && is_worth(endpoint)).then_some(at),
             Probe::Since(since) => Some(since + PROBE_MS),
         });
         times.min()

@@ -49,6 +49,10 @@ impl Cluster {
         self.seats.keys().cloned().collect()
     }
 
+    pub(super) fn policy(&self) -> Arc<OutlierPolicy> {
+        Arc::clone(&self.policy)
+    }
+
     pub(super) fn tally(&self, endpoint: &Key) -> Option<&Arc<Tally>> {
         self.seats.get(endpoint).map(|seat| &seat.tally)
     }

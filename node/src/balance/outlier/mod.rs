@@ -20,7 +20,9 @@ use std::{
     sync::Arc,
 };
 
-pub use alarm::{ALERT_MS, LARGEST_PAUSE_MS, MAX_ALERTS, MAX_PROBES, PAUSE_MS, PROBE_MS, SPREAD_EACH_MS, SPREAD_MS};
+pub use alarm::{
+    ALERT_MS, FEW_MEMBERS, LARGEST_PAUSE_MS, MAX_ALERTS, MAX_PROBES, PAUSE_MS, PROBE_MS, SPREAD_EACH_MS, SPREAD_MS,
+};
 pub use policy::{LONGEST_EJECTION_MS, OutlierPolicy, Statuses};
 pub use tally::{ALERT_THRESHOLD, Outcome, Tally, Why};
 
@@ -134,6 +136,10 @@ impl Outliers {
             self.holders.entry(Arc::clone(endpoint)).or_default().insert(Arc::clone(cluster));
             if let Some(until) = self.alarm.until(endpoint) {
                 tally.alert(until);
+                // What a probe found before the cluster had it counts as if it ended now.
+                if self.alarm.found_failing(endpoint) && !before.contains(endpoint) {
+                    tally.doubt(&known.policy());
+                }
             }
         }
         tallies
@@ -171,8 +177,8 @@ impl Outliers {
                 for (name, cluster) in &mut self.clusters {
                     cluster.sweep_if_due(name, now, &mut effects);
                 }
-                let (clusters, holders) = (&self.clusters, &self.holders);
-                let begun = self.alarm.probes(now, |endpoint| is_used(clusters, holders, endpoint));
+                let (clusters, holders, ahead) = (&self.clusters, &self.holders, self.alarm.looks_ahead);
+                let begun = self.alarm.probes(now, |endpoint| is_used(clusters, holders, endpoint, ahead));
                 effects.extend(begun.into_iter().map(|endpoint| Effect::Probe { endpoint }));
             }
         }
@@ -194,7 +200,8 @@ impl Outliers {
     #[must_use]
     pub fn due(&self) -> Option<Millis> {
         let sweeps = self.clusters.values().map(Cluster::due);
-        let probes = self.alarm.due(|endpoint| is_used(&self.clusters, &self.holders, endpoint));
+        let ahead = self.alarm.looks_ahead;
+        let probes = self.alarm.due(|endpoint| is_used(&self.clusters, &self.holders, endpoint, ahead));
         sweeps.chain(probes).min()
     }
 
@@ -227,10 +234,17 @@ impl Outliers {
     }
 }
 
-/// True if some cluster sends requests there: only then is a probe worth its cost.
-fn is_used(clusters: &BTreeMap<Key, Cluster>, holders: &BTreeMap<Key, BTreeSet<Key>>, endpoint: &Key) -> bool {
-    let tallies = holders.get(endpoint).into_iter().flatten().filter_map(|name| clusters.get(name)?.tally(endpoint));
-    tallies.into_iter().any(|tally| !tally.is_ejected())
+/// True if some cluster sends requests there, or none knows it and this node looks `ahead`: only then is a probe worth its
+/// cost.
+fn is_used(
+    clusters: &BTreeMap<Key, Cluster>,
+    holders: &BTreeMap<Key, BTreeSet<Key>>,
+    endpoint: &Key,
+    ahead: bool,
+) -> bool {
+    let Some(holders) = holders.get(endpoint) else { return ahead };
+    let mut tallies = holders.iter().filter_map(|name| clusters.get(name)?.tally(endpoint));
+    tallies.any(|tally| !tally.is_ejected())
 }
 
 fn forget(holders: &mut BTreeMap<Key, BTreeSet<Key>>, endpoint: &Key, cluster: &Key) {

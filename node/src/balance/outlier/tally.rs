@@ -90,6 +90,19 @@ impl Tally {
         answer.or(local)
     }
 
+    /// One error of each kind that the policy counts, where that is not enough to meet a limit.
+    pub(super) fn doubt(&self, policy: &OutlierPolicy) {
+        let local_origin = if policy.split_local_origin { policy.consecutive_local_origin } else { 0 };
+        let counts = [
+            (&self.errors, policy.consecutive_errors),
+            (&self.gateway, policy.consecutive_gateway_errors),
+            (&self.local_origin, local_origin),
+        ];
+        for (count, _) in counts.into_iter().filter(|(_, threshold)| *threshold > 1) {
+            count.fetch_max(1, Relaxed);
+        }
+    }
+
     /// Lowers the thresholds until then.
     pub(super) fn alert(&self, until: Millis) {
         self.alert_until.fetch_max(until, Relaxed);

@@ -194,3 +194,42 @@ fn silence_ends_what_reports_began() {
     assert_eq!(node.attempt(0, Outcome::Status(500), 2).len(), 1, "the policy's own count");
     assert_eq!(node.outliers.witnesses(&key("e000")).count(), 0);
 }
+
+/// In a small mesh: what the probe of an endpoint found that nobody here called counts once somebody does.
+#[test]
+fn few_members_look_ahead() {
+    for (members, threshold, lost) in [(FEW_MEMBERS, 5, 1), (FEW_MEMBERS, 1, 1), (FEW_MEMBERS + 1, 5, 2)] {
+        let policy = OutlierPolicy { consecutive_errors: threshold, ..policy() };
+        let mut node = Node::new(policy, 0);
+        node.outliers.set_members(members);
+        let endpoint = key("e000");
+        let report = Event::Report { endpoint: endpoint.clone(), reporter: key("honest"), failures: 5 };
+        node.outliers.handle(report, 1_000, 0);
+        assert_eq!(node.probe(|_| false, 1_500).0.len(), usize::from(members == FEW_MEMBERS));
+        node.endpoints = vec![endpoint];
+        for _ in 0..2 {
+            // A second time it is the same cluster: nothing is counted twice.
+            node.tallies = node.outliers.set_cluster(&key("c"), node.policy.clone(), &node.endpoints, 2_000);
+        }
+        for attempt in 1..=lost {
+            assert_eq!(node.attempt(0, Outcome::Status(500), 2_100).len(), usize::from(attempt == lost));
+        }
+    }
+}
+
+/// As in B1, with an endpoint that nobody here has called: reports alone count for nothing.
+#[test]
+fn who_looks_ahead_believes_what_it_saw() {
+    let mut node = Node::new(policy(), 0);
+    node.outliers.set_members(3);
+    for liar in 0..99 {
+        let report = Event::Report { endpoint: key("e000"), reporter: key(&format!("liar{liar}")), failures: 9 };
+        node.outliers.handle(report, 1_000, 0);
+    }
+    assert_eq!(node.probe(HEALTHY, 1_500).0.len(), 1);
+    node.endpoints = vec![key("e000")];
+    node.tallies = node.outliers.set_cluster(&key("c"), node.policy.clone(), &node.endpoints, 2_000);
+    assert_eq!(node.attempt(0, Outcome::Status(500), 2_100), []);
+    assert_eq!(node.attempt(0, Outcome::Status(200), 2_200), []);
+    assert_eq!(node.attempt(0, Outcome::Status(500), 2_300), []);
+}
