@@ -1,9 +1,12 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
-//! `cargo run --release -p tests --bin figures -- main|policy [-o json]`
+//! `cargo run --release -p tests --bin figures -- main|policy|http [-o json]`
 
+mod http;
 mod main_job;
 mod policy;
+
+use std::borrow::Cow;
 
 use harness::process::Skein;
 use serde::Serialize;
@@ -11,18 +14,76 @@ use serde::Serialize;
 /// One figure.
 #[derive(Debug, Serialize)]
 struct Figure {
-    id: &'static str,
-    value: f64,
+    id: Cow<'static, str>,
+    /// None: it could not be measured here, and `how` says what was missing.
+    value: Option<f64>,
     unit: &'static str,
-    bound: f64,
-    holds: bool,
-    how: &'static str,
+    /// None: stated, not judged.
+    bound: Option<f64>,
+    /// None of what was not measured or is not judged.
+    holds: Option<bool>,
+    how: Cow<'static, str>,
 }
 
 impl Figure {
     /// A value that must not exceed its bound.
-    fn at_most(id: &'static str, value: f64, unit: &'static str, bound: f64, how: &'static str) -> Self {
-        Self { id, value, unit, bound, holds: value <= bound, how }
+    fn at_most(
+        id: impl Into<Cow<'static, str>>,
+        value: f64,
+        unit: &'static str,
+        bound: f64,
+        how: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let holds = Some(value <= bound);
+        Self { id: id.into(), value: Some(value), unit, bound: Some(bound), holds, how: how.into() }
+    }
+
+    /// A value that must not fall below its bound.
+    fn at_least(
+        id: impl Into<Cow<'static, str>>,
+        value: f64,
+        unit: &'static str,
+        bound: f64,
+        how: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { holds: Some(value >= bound), ..Self::at_most(id, value, unit, bound, how) }
+    }
+
+    /// A value that nobody asks for, but that a reader wants.
+    fn stated(
+        id: impl Into<Cow<'static, str>>,
+        value: f64,
+        unit: &'static str,
+        how: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { id: id.into(), value: Some(value), unit, bound: None, holds: None, how: how.into() }
+    }
+
+    /// A figure that could not be measured here: it neither holds nor misses.
+    fn not_measured(
+        id: impl Into<Cow<'static, str>>,
+        unit: &'static str,
+        bound: f64,
+        because: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { id: id.into(), value: None, unit, bound: Some(bound), holds: None, how: because.into() }
+    }
+
+    /// One line of the table.
+    fn line(&self) -> String {
+        let Self { id, value, unit, bound, holds, how } = self;
+        let verdict = match (holds, value) {
+            (Some(true), _) => "ok  ",
+            (Some(false), _) => "MISS",
+            (None, None) => "none",
+            (None, Some(_)) => "    ",
+        };
+        let number = |number: &Option<f64>| match number {
+            Some(small) if small.abs() < 10.0 && small.fract() != 0.0 => format!("{small:.2}"),
+            Some(number) => format!("{number:.1}"),
+            None => "-".to_owned(),
+        };
+        format!("{verdict} {id:<34} {:>12} {unit:<8} bound {:>8}   {how}", number(value), number(bound))
     }
 }
 
@@ -41,8 +102,9 @@ fn main() -> std::process::ExitCode {
     let figures = match words.first().map(String::as_str) {
         Some("main") => main_job::figures(&skein),
         Some("policy") => policy::figures(&skein),
+        Some("http") => http::figures(&skein),
         other => {
-            eprintln!("figures: which? `main` and `policy` are built; {} is not", other.unwrap_or("nothing"));
+            eprintln!("figures: which? `main`, `policy` and `http` are built; {} is not", other.unwrap_or("nothing"));
             return std::process::ExitCode::from(2);
         }
     };
@@ -50,14 +112,10 @@ fn main() -> std::process::ExitCode {
         println!("{}", serde_json::to_string_pretty(&figures).expect("figures are JSON"));
     } else {
         for figure in &figures {
-            let Figure { id, value, unit, bound, holds, how } = figure;
-            println!(
-                "{} {id:<28} {value:>10.1} {unit:<8} bound {bound:>8.1}   {how}",
-                if *holds { "ok  " } else { "MISS" }
-            );
+            println!("{}", figure.line());
         }
     }
-    if figures.iter().all(|figure| figure.holds) {
+    if figures.iter().all(|figure| figure.holds != Some(false)) {
         std::process::ExitCode::SUCCESS
     } else {
         std::process::ExitCode::FAILURE

@@ -44,6 +44,8 @@ pub struct Service {
     pub instance: String,
     /// Its ports, all with the one application behind them; none means [`SERVICE_PORT`].
     pub ports: Vec<u16>,
+    /// An application of the test's own; none is a recording backend.
+    pub target: Option<SocketAddr>,
 }
 
 impl Service {
@@ -436,9 +438,12 @@ fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, backends: &mut
         let labels: Vec<String> = service.labels.iter().map(|(key, value)| format!("{key} = \"{value}\"")).collect();
         let _ = writeln!(text, "labels = {{ {} }}", labels.join(", "));
         if !service.client {
-            let backend = Backend::start(SocketAddr::new(ip, 0), &format!("{name} {}", service.name))
-                .expect("loopback has free ports");
-            let target = backend.address;
+            let target = service.target.unwrap_or_else(|| {
+                let backend = Backend::start(SocketAddr::new(ip, 0), &format!("{name} {}", service.name))
+                    .expect("loopback has free ports");
+                backends.push(backend);
+                backends[backends.len() - 1].address
+            });
             let ports = if service.ports.is_empty() { &[SERVICE_PORT][..] } else { &service.ports };
             let port = |port: &u16| {
                 format!("{{ name = \"http-{port}\", port = {port}, protocol = \"http\", target = \"{target}\" }}")
@@ -447,7 +452,6 @@ fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, backends: &mut
             if !service.check.is_empty() {
                 let _ = writeln!(text, "check = {}", service.check);
             }
-            backends.push(backend);
         }
     }
     text + "\n" + &plan.extra

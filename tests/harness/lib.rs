@@ -1,7 +1,9 @@
 //! A cluster of real nodes on loopback addresses of their own, recording backends, and a client that trusts nobody.
 //! What the scenarios, the hostile cases and the figures have in common.
 
+pub mod application;
 pub mod backend;
+pub mod clients;
 pub mod cluster;
 pub mod corpus;
 pub mod http;

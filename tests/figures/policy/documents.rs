@@ -28,8 +28,8 @@ const REQUESTS: usize = 100_000;
 const NOW: u64 = 1_800_000_000_000;
 
 pub(crate) fn figures() -> Vec<Figure> {
-    let mut mesh = Mesh::new(DOCUMENTS);
-    let mut before = Arc::new(Compiled::build(&mesh.history.state(NOW), None));
+    let mut mesh = Mesh::of((0..DOCUMENTS).map(|number| document(number, 0)));
+    let mut before = mesh.compiled();
     let mut slowest = Duration::ZERO;
     for change in 0..CHANGES {
         let bytes = mesh.change(&[document(change, change + 1)]);
@@ -38,12 +38,12 @@ pub(crate) fn figures() -> Vec<Figure> {
         before = Arc::new(Compiled::build(&mesh.history.state(NOW), Some(&before)));
         slowest = slowest.max(started.elapsed());
     }
-    let few = Arc::new(Compiled::build(&Mesh::new(FEW).history.state(NOW), None));
+    let few = Mesh::of((0..FEW).map(|number| document(number, 0))).compiled();
     // In turn, and the best of each: what else the machine does meets both alike.
     let (mut of_few, mut of_many) = (f64::MAX, f64::MAX);
     for _ in 0..ROUNDS {
-        of_few = of_few.min(nanoseconds_a_route(&few));
-        of_many = of_many.min(nanoseconds_a_route(&before));
+        of_few = of_few.min(nanoseconds_a_route(&few, "svc-3.default", "/b"));
+        of_many = of_many.min(nanoseconds_a_route(&before, "svc-3.default", "/b"));
     }
     vec![
         Figure::at_most(
@@ -64,25 +64,31 @@ pub(crate) fn figures() -> Vec<Figure> {
 }
 
 /// A history with one operator.
-struct Mesh {
+pub(crate) struct Mesh {
     history: History,
     operator: SigningKey,
     pushes: u64,
 }
 
 impl Mesh {
-    fn new(documents: usize) -> Self {
+    /// With these documents, pushed five hundred at a time.
+    pub(crate) fn of(documents: impl Iterator<Item = String>) -> Self {
         let operator = SigningKey::generate();
         let first = genesis(&trust_domain(), &[vec![1]], &[("ann".to_owned(), operator.public(), false)], NOW);
         let mut history = History::new(trust_domain());
         history.insert(&signed(&first, &[&operator]), NOW).expect("a genesis");
         let mut mesh = Self { history, operator, pushes: 0 };
-        let all: Vec<String> = (0..documents).map(|number| document(number, 0)).collect();
+        let all: Vec<String> = documents.collect();
         for part in all.chunks(500) {
             let bytes = mesh.change(part);
             mesh.history.insert(&bytes, NOW).expect("an operator's push");
         }
         mesh
+    }
+
+    /// Its state as the data path reads it.
+    pub(crate) fn compiled(&self) -> Arc<Compiled> {
+        Arc::new(Compiled::build(&self.history.state(NOW), None))
     }
 
     /// A signed push of these documents.
@@ -144,10 +150,11 @@ impl Registry for Everything {
     }
 }
 
-fn nanoseconds_a_route(compiled: &Compiled) -> f64 {
+/// What one GET of `path` at `authority` costs to route.
+pub(crate) fn nanoseconds_a_route(compiled: &Compiled, authority: &str, path: &'static str) -> f64 {
     let port = ServicePort { name: "http".to_owned(), number: 80, protocol: Protocol::Http };
     let registry = Everything(Arc::new([port]));
-    let (uri, headers) = (Uri::from_static("/b"), HeaderMap::new());
+    let (uri, headers) = (Uri::from_static(path), HeaderMap::new());
     let source = Source {
         namespace: "default".to_owned(),
         labels: BTreeMap::new(),
@@ -156,7 +163,7 @@ fn nanoseconds_a_route(compiled: &Compiled) -> f64 {
     let request = Request {
         method: &Method::GET,
         uri: &uri,
-        authority: "svc-3.default",
+        authority,
         scheme: "http",
         headers: &headers,
         source: &source,

@@ -1,6 +1,6 @@
 //! The figures of policy: agreement with Istio, many documents, subsets that come and go under load, a trial that ends by itself.
 
-mod documents;
+pub(crate) mod documents;
 mod live;
 
 use harness::process::Skein;

@@ -1,0 +1,56 @@
+//! The figures of HTTP between nodes: Istio's own cases, slow and dying endpoints, restarts, many routes, and speed beside
+//! its peers.
+//!
+//! `SKEIN_FIGURES_REQUESTS` makes the longest load shorter; what is printed says how many requests there were.
+
+mod deaths;
+mod endpoints;
+mod istio;
+mod rolling;
+mod routes;
+mod speed;
+
+use harness::{clients::Outcome, process::Skein};
+
+use crate::Figure;
+
+pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
+    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 6] = [
+        ("istio", &istio::figures),
+        ("routes", &routes::figures),
+        ("endpoints", &|| endpoints::figures(skein)),
+        ("deaths", &|| deaths::figures(skein)),
+        ("rolling", &|| rolling::figures(skein)),
+        ("speed", &speed::figures),
+    ];
+    // A word after `http` names one room, for whoever works on it.
+    let only: Vec<String> =
+        std::env::args().skip(2).filter(|word| rooms.iter().any(|(name, _)| name == word)).collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|word| word == name);
+    rooms.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, figures)| figures()).collect()
+}
+
+/// GETs are retried, whatever else has no rule of its own but the mesh's.
+const ROUTES: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: cart, namespace: shop}
+spec:
+  hosts: [cart]
+  http:
+  - match: [{method: {exact: GET}}]
+    retries: {attempts: 5, retryOn: 'reset,connect-failure,refused-stream'}
+    route: [{destination: {host: cart}}]
+  - route: [{destination: {host: cart}}]
+";
+
+/// How many requests the longest load sends.
+fn requests(unless_told: u64) -> u64 {
+    std::env::var("SKEIN_FIGURES_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(unless_told)
+}
+
+#[expect(clippy::print_stderr, reason = "what failed is worth reading")]
+fn words(what: &str, outcome: &Outcome) {
+    if outcome.failed > 0 {
+        eprintln!("{what}: {} of {} failed: {:#?}", outcome.failed, outcome.requests, outcome.failures);
+    }
+}
