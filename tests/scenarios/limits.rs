@@ -3,7 +3,8 @@
 use harness::{
     PATIENCE,
     cluster::{Cluster, Plan, Service},
-    http,
+    eventually, http,
+    load::Load,
 };
 use serde_json::{Value, json};
 
@@ -94,7 +95,7 @@ fn what_is_used_up_outlives_pushes_and_is_shown() {
             json!("source.principal"),
             json!("node"),
             json!(1),
-            json!(1),
+            json!(1.0),
             json!(3),
             json!(5)
         ]
@@ -112,6 +113,133 @@ fn what_is_used_up_outlives_pushes_and_is_shown() {
     let wider = FEW.replace("burst: 3", "burst: 4");
     cluster.push("web", &limit(&wider), &["--wait", "all"]).expect_code(0);
     assert_eq!(admitted(&cluster, "web", "/few", 6), 4, "another limit begins anew");
-    let mesh_wide = cluster.push("web", &limit("{limit: {requests: 1, interval: 1s}}"), &[]);
-    assert!(mesh_wide.code == 2 && mesh_wide.err.contains("scope"), "{mesh_wide:?}");
+    let whole = cluster.push("web", &limit("{limit: {requests: 1, interval: 1s}}"), &["--wait", "all"]);
+    whole.expect_code(0);
+    let row = &cluster.json("reviews", &["limits"])[0];
+    let fields = fields(row, &["scope", "limit", "share", "nodes"]);
+    assert_eq!(fields, [json!("mesh"), json!(1), json!(1.0), json!(1)], "alone it has the whole limit");
+}
+
+/// Three nodes that keep a limit together, and a caller that chooses among them by a header.
+fn three() -> Cluster {
+    let node = |version: &str| Plan::with([Service::client("shop/near"), Service::version("shop/reviews", version)]);
+    let cluster = Cluster::start(
+        skein(),
+        &[
+            ("web", Plan::with([Service::client("shop/web")])),
+            ("a", node("a")),
+            ("b", node("b")),
+            ("c", node("c")),
+        ],
+    );
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 3);
+    cluster.push("web", CHOOSE, &["--wait", "all"]).expect_code(0);
+    cluster
+}
+
+const CHOOSE: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec:
+  host: reviews
+  subsets: [{name: a, labels: {version: a}}, {name: b, labels: {version: b}}, {name: c, labels: {version: c}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{uri: {prefix: /a}}]
+    route: [{destination: {host: reviews, subset: a}}]
+  - match: [{uri: {prefix: /b}}]
+    route: [{destination: {host: reviews, subset: b}}]
+  - match: [{uri: {prefix: /uneven}}]
+    route:
+    - {destination: {host: reviews, subset: a}, weight: 80}
+    - {destination: {host: reviews, subset: b}, weight: 12}
+    - {destination: {host: reviews, subset: c}, weight: 8}
+  - route: [{destination: {host: reviews, subset: c}}]
+";
+
+fn share(cluster: &Cluster, node: &str) -> f64 {
+    let limits = cluster.json(node, &["limits"]);
+    limits[0]["share"].as_f64().unwrap_or_else(|| panic!("{limits}"))
+}
+
+/// The application that a load reaches counts, so that nothing of what the nodes say of themselves is believed.
+fn arrived(cluster: &Cluster) -> usize {
+    ["a", "b", "c"].iter().map(|node| cluster.node(node).backends[0].arrivals().len()).sum()
+}
+
+#[test]
+fn three_nodes_keep_one_limit_and_shares_follow_demand() {
+    let cluster = three();
+    cluster.push("web", &limit("{limit: {requests: 50, interval: 1s, burst: 30}}"), &["--wait", "all"]).expect_code(0);
+    let (before, began) = (arrived(&cluster), harness::now());
+    let load = Load::start(cluster.node("web").outbound(), "reviews", "/uneven", 150);
+    eventually("most of the limit is where most is asked", || {
+        let shares = ["a", "b", "c"].map(|node| share(&cluster, node));
+        let follows = shares[0] > 25.0 && shares[1] < 16.0 && shares[2] < 16.0 && shares.iter().all(|one| *one > 1.6);
+        if follows { Ok(()) } else { Err(format!("{shares:?}")) }
+    });
+    eventually("the load has asked for more than there is", || match load.tally().requests {
+        requests if requests >= 600 => Ok(()),
+        requests => Err(format!("{requests} so far")),
+    });
+    let tally = load.stop();
+    // Time is looked at last, so that it is never too short.
+    let let_in = arrived(&cluster) - before;
+    let most = 50.0 * began.elapsed().as_secs_f64() + 30.0 + 3.0;
+    assert!(let_in as f64 <= most, "{let_in} of at most {most}: {tally:?}");
+    assert!(let_in >= 60 && tally.failures.iter().all(|failure| failure.starts_with("429")), "{let_in} {tally:?}");
+    let refused = cluster.json("a", &["limits"])[0]["refused"].as_u64().unwrap_or(0);
+    assert!(refused > 0 && cluster.on("a", &["limits"]).expect_code(0).out.contains("on one of 3 nodes"));
+
+    // Another demand, and the shares move; who keeps a limit to itself sees nothing of it.
+    let load = Load::start(cluster.node("web").outbound(), "reviews", "/b", 100);
+    eventually("the limit has moved", || match share(&cluster, "b") {
+        share if share > 40.0 => Ok(()),
+        share => Err(share.to_string()),
+    });
+    drop(load);
+    eventually("nobody asks, so all have the same", || {
+        let shares = ["a", "b", "c"].map(|node| share(&cluster, node));
+        if shares.iter().all(|one| (one - 50.0 / 3.0).abs() < 0.1) { Ok(()) } else { Err(format!("{shares:?}")) }
+    });
+}
+
+#[test]
+fn a_killed_node_keeps_its_share_until_it_is_evicted_and_one_that_stops_gives_it_back() {
+    let mut cluster = three();
+    cluster.push("web", &limit("{limit: {requests: 50, interval: 1s}}"), &["--wait", "all"]).expect_code(0);
+    let everywhere = |cluster: &Cluster, path| Load::start(cluster.node("web").outbound(), "reviews", path, 60);
+    let loads = ["/a", "/b", "/c"].map(|path| everywhere(&cluster, path));
+    let third = |node: &str| {
+        let share = share(&cluster, node);
+        if (12.0..22.0).contains(&share) { Ok(()) } else { Err(format!("{node}: {share}")) }
+    };
+    eventually("each has its third", || ["a", "b", "c"].iter().try_for_each(|node| third(node)));
+    let [a, b, c] = loads;
+    cluster.kill("c");
+    drop(c);
+    eventually("it is dead to the others", || {
+        let members = cluster.json("a", &["members"]);
+        let dead = members.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "c" && one["state"] == "dead"));
+        if dead { Ok(()) } else { Err(members.to_string()) }
+    });
+    let rest = || share(&cluster, "a") + share(&cluster, "b");
+    assert!(rest() < 42.0, "it may live elsewhere: {}", rest());
+    cluster.on("web", &["evict", "c"]).expect_code(0);
+    eventually("its share goes to those that are left", || match rest() {
+        rest if rest > 45.0 => Ok(()),
+        rest => Err(rest.to_string()),
+    });
+    drop((a, b));
+    cluster.terminate("b");
+    eventually("the last one has the whole limit", || match share(&cluster, "a") {
+        share if share == 50.0 => Ok(()),
+        share => Err(share.to_string()),
+    });
 }

@@ -132,9 +132,9 @@ impl Gate {
         limit.pace(1.0).period as f64 / self.period.load(Relaxed).max(1) as f64
     }
 
-    /// When it will be full again, in nanoseconds: the later, the more of it is used up.
-    pub(super) fn full_at(&self) -> u64 {
-        self.full_at.load(Relaxed)
+    /// How many requests it has room for less than when it is full.
+    pub(super) fn used(&self, now: u64) -> u64 {
+        self.full_at.load(Relaxed).saturating_sub(now).div_ceil(self.period.load(Relaxed).max(1))
     }
 
     /// Forgets everything and is full.

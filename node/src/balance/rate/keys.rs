@@ -24,7 +24,7 @@ const WAYS: usize = 8;
 
 /// See the module.
 ///
-/// Where all places of a key are taken, the fullest makes room and its key begins anew, with a full bucket of its equal
+/// Where all places of a key are taken, the one of which least is used makes room and its key begins anew, with a full bucket of its equal
 /// part of the tenth that is split equally. In [`Mode::Hard`] a key that gave its share away never makes room, because
 /// the gift would come back to life; keys without a place then share one bucket of an equal share.
 #[derive(Debug)]
@@ -163,6 +163,15 @@ impl MeshRule {
         found
     }
 
+    /// The shares begin with this rule: whoever is awake is news to them.
+    pub(super) fn begin_shares(&self) {
+        for (index, slot) in self.slots.get().into_iter().flatten().enumerate() {
+            if slot.awake.load(Relaxed) {
+                self.fresh[index / 64].fetch_or(1 << (index % 64), Relaxed);
+            }
+        }
+    }
+
     /// Whether the slot is still this key's.
     pub(super) fn holds(&self, index: usize, key: u64) -> bool {
         self.at(index).is_some_and(|slot| slot.key.load(Relaxed) == key)
@@ -221,7 +230,7 @@ impl MeshRule {
             return Some(&ways[index]);
         }
         let movable = ways.iter().enumerate().filter(|(_, slot)| !slot.pinned.load(Relaxed));
-        let (index, slot) = movable.min_by_key(|(_, slot)| slot.gate.full_at())?;
+        let (index, slot) = movable.min_by_key(|(_, slot)| slot.gate.used(now))?;
         self.take(begin + index, slot, key, self.least_part(), now);
         Some(slot)
     }

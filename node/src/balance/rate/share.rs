@@ -1,9 +1,13 @@
 //! This node's share of a limit that holds for the whole mesh, without anybody who counts for all.
 //!
-//! The nodes that serve the limited service say what is asked of them. Each works out everybody's target alike: a part
-//! of the limit equally, the rest by demand. A share is the least target of the last two windows, so it is lowered at
-//! once and raised late: while news takes no longer than a window, the shares together stay within the limit, and a
-//! change costs two windows of under-use at most. A node that is not heard of keeps its share until it has left.
+//! The nodes that serve the limited service say what is asked of them. A part of the limit is split equally, the rest by
+//! demand, and every node works that out alike. For its own share a node takes the least that it has said itself and the
+//! most that it has heard of each other in the last two windows, so a share is lowered at once and raised late.
+//!
+//! While news takes no longer than a window, all nodes' memories hold what was said one window ago. A share grows with
+//! the node's own demand and shrinks with the others', so each is at most what that one state of the world gives, and
+//! these sum up to the limit: the shares together never exceed it. A change costs two windows of under-use at most.
+//! A node that is not heard of keeps its share until it has left.
 //!
 //! What is said is each node's word, so one that lies takes what a node takes of which the whole limit is asked: if the
 //! others are asked for `d` limits in all, `1 / (1 + d)` of what goes by demand, and never of what goes equally.
@@ -64,15 +68,46 @@ pub struct MeshLimit {
     limit: Limit,
     mode: Mode,
     nodes: Arc<BTreeSet<Key>>,
-    /// Those who have something to say.
-    heard: BTreeMap<Key, Said>,
+    /// Those who have, or lately had, something to say.
+    heard: BTreeMap<Key, Span>,
     demand: Demand,
+    /// What this node has said itself.
+    said: Span,
     escrow: Escrow,
-    /// The least target of the window before and of this one.
-    least: [f64; 2],
+    share: f64,
     /// Windows to go until the share has followed the last change.
     unsettled: u8,
     gate: Arc<Gate>,
+}
+
+/// A demand as it was said in the window before and in this one, and as it is now.
+#[derive(Debug, Clone, Copy, Default)]
+struct Span {
+    least: [u64; 2],
+    most: [u64; 2],
+    now: u64,
+}
+
+impl Span {
+    fn said(&mut self, demand: u64) {
+        let demand = demand.min(WHOLE);
+        self.now = demand;
+        self.least[1] = self.least[1].min(demand);
+        self.most[1] = self.most[1].max(demand);
+    }
+
+    const fn close_window(&mut self) {
+        self.least = [self.least[1], self.now];
+        self.most = [self.most[1], self.now];
+    }
+
+    fn least(&self) -> u64 {
+        self.least[0].min(self.least[1])
+    }
+
+    fn most(&self) -> u64 {
+        self.most[0].max(self.most[1])
+    }
 }
 
 impl MeshLimit {
@@ -93,13 +128,11 @@ impl MeshLimit {
         nodes: Arc<BTreeSet<Key>>,
         now: Millis,
     ) -> MeshLimit {
-        let first = gate.part(&limit);
-        let (heard, escrow) = Default::default();
+        let (heard, said, escrow) = Default::default();
         let demand = Demand::new(0, now.saturating_sub(WINDOW_MS));
-        let least = [first; 2];
-        let mut begun =
-            MeshLimit { own, limit, mode, nodes, heard, demand, escrow, least, unsettled: SETTLED, gate };
-        begun.lower(begun.target(), now);
+        let (share, unsettled) = (0.0, SETTLED);
+        let mut begun = MeshLimit { own, limit, mode, nodes, heard, demand, said, escrow, share, unsettled, gate };
+        begun.apply(now);
         begun
     }
 
@@ -112,7 +145,7 @@ impl MeshLimit {
     /// This node's part of the limit, 1 being the whole.
     #[must_use]
     pub const fn share(&self) -> f64 {
-        self.least[0].min(self.least[1])
+        self.share
     }
 
     /// Sets who serves. Only who left or was evicted is missing: an unreachable node keeps its share.
@@ -120,7 +153,8 @@ impl MeshLimit {
         self.nodes = nodes;
         self.heard.retain(|node, _| self.nodes.contains(node));
         self.escrow.retain(&self.nodes);
-        self.lower(self.target(), now);
+        self.unsettled = SETTLED;
+        self.apply(now);
     }
 
     /// Another node has spoken. What it says before it is known to serve counts for nothing.
@@ -128,13 +162,10 @@ impl MeshLimit {
         if *node == self.own || !self.nodes.contains(node) {
             return;
         }
-        self.escrow.heard(node, said.given.clone());
-        if said.is_nothing() {
-            self.heard.remove(node);
-        } else {
-            self.heard.insert(Arc::clone(node), said);
-        }
-        self.lower(self.target(), now);
+        self.heard.entry(Arc::clone(node)).or_default().said(said.demand);
+        self.escrow.heard(node, said.given);
+        self.unsettled = SETTLED;
+        self.apply(now);
     }
 
     /// A window has ended; call it every [`WINDOW_MS`]. `may_speak`: false if the others cannot be told now; then
@@ -148,12 +179,11 @@ impl MeshLimit {
         }
         // Alone there is nobody to tell.
         let is_news = may_speak && self.nodes.len() > 1 && self.speak();
-        if is_news {
-            self.unsettled = SETTLED;
-        }
-        let target = self.target();
-        self.least = [self.least[1].min(target), target];
-        self.unsettled = self.unsettled.saturating_sub(1);
+        self.said.close_window();
+        self.said.said(self.demand.said());
+        self.heard.values_mut().for_each(Span::close_window);
+        self.heard.retain(|_, span| span.most() > 0);
+        self.unsettled = if is_news { SETTLED } else { self.unsettled.saturating_sub(1) };
         self.apply(now);
         is_news.then(|| self.said())
     }
@@ -162,6 +192,7 @@ impl MeshLimit {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a million")]
         let quiet = (WHOLE as f64 * EQUAL_PART * QUIET_PART * equal(self.nodes.len())) as u64;
         let mut is_news = self.demand.say(self.limit.rate(), quiet);
+        self.said.now = self.demand.said();
         if self.mode == Mode::Hard {
             let sum = self.demand_of_all();
             let targets = self.nodes.iter().map(|node| (Arc::clone(node), self.by_demand(node, sum))).collect();
@@ -188,42 +219,36 @@ impl MeshLimit {
         self.unsettled == 0
             && !self.speaks()
             && self.demand.is_calm(self.gate.asked())
-            && self.gate.full_at() <= now.saturating_mul(1_000_000)
+            && self.gate.used(now.saturating_mul(1_000_000)) == 0
     }
 
-    fn target(&self) -> f64 {
-        match self.mode {
-            Mode::Split => self.by_demand(&self.own, self.demand_of_all()),
-            Mode::Hard => self.escrow.share(&self.own, &self.nodes),
-        }
-    }
-
-    /// A node's target: the same wherever the same is known.
+    /// A node's part by what everybody says now: the same wherever the same is known.
     fn by_demand(&self, node: &Key, sum: u64) -> f64 {
-        let equal = equal(self.nodes.len());
-        let by_demand = if sum > 0 { self.demand_of(node) as f64 / sum as f64 } else { equal };
-        EQUAL_PART * equal + (1.0 - EQUAL_PART) * by_demand
+        let demand = if *node == self.own { self.said.now } else { self.heard.get(node).map_or(0, |span| span.now) };
+        part(self.nodes.len(), demand, sum)
     }
 
     fn demand_of_all(&self) -> u64 {
-        self.demand.said() + self.heard.values().map(|said| said.demand.min(WHOLE)).sum::<u64>()
+        self.said.now + self.heard.values().map(|span| span.now).sum::<u64>()
     }
 
-    /// No demand counts for more than the limit: a node that lies of its own takes no more than that.
-    fn demand_of(&self, node: &Key) -> u64 {
-        let heard = || self.heard.get(node).map_or(0, |said| said.demand.min(WHOLE));
-        if *node == self.own { self.demand.said() } else { heard() }
+    fn apply(&mut self, now: Millis) {
+        self.share = match self.mode {
+            Mode::Split => {
+                let (own, others) = (self.said.least(), self.heard.values().map(Span::most).sum::<u64>());
+                part(self.nodes.len(), own, own + others)
+            }
+            Mode::Hard => self.escrow.share(&self.own, &self.nodes),
+        };
+        self.gate.set(self.limit.pace(self.share), now.saturating_mul(1_000_000));
     }
+}
 
-    fn lower(&mut self, target: f64, now: Millis) {
-        self.least[1] = self.least[1].min(target);
-        self.unsettled = SETTLED;
-        self.apply(now);
-    }
-
-    fn apply(&self, now: Millis) {
-        self.gate.set(self.limit.pace(self.share()), now.saturating_mul(1_000_000));
-    }
+/// What a demand of such a sum has of the limit.
+fn part(nodes: usize, demand: u64, sum: u64) -> f64 {
+    let equal = equal(nodes);
+    let by_demand = if sum > 0 { demand as f64 / sum as f64 } else { equal };
+    EQUAL_PART * equal + (1.0 - EQUAL_PART) * by_demand
 }
 
 /// The part of each of so many nodes.

@@ -110,12 +110,7 @@ impl Shares {
             nodes.insert(Arc::clone(&self.own));
             let number = table.number();
             let known = before.remove(&number).filter(|rule| Arc::ptr_eq(&rule.table, &table));
-            let mut rule = known.unwrap_or_else(|| Rule {
-                table,
-                nodes: Arc::default(),
-                keys: BTreeMap::new(),
-                spoken: HashSet::new(),
-            });
+            let mut rule = known.unwrap_or_else(|| Rule::new(table));
             if *rule.nodes != nodes {
                 rule.set_nodes(Arc::new(nodes), now);
                 rule.spoken_by(&self.heard);
@@ -195,6 +190,11 @@ impl Shares {
 }
 
 impl Rule {
+    fn new(table: Arc<MeshRule>) -> Rule {
+        table.begin_shares();
+        Rule { table, nodes: Arc::default(), keys: BTreeMap::new(), spoken: HashSet::new() }
+    }
+
     fn set_nodes(&mut self, nodes: Arc<BTreeSet<Key>>, now: Millis) {
         self.table.set_nodes(nodes.len(), now.saturating_mul(1_000_000));
         for held in self.keys.values_mut() {

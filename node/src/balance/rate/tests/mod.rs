@@ -2,6 +2,7 @@
 
 mod escrow;
 mod mesh;
+mod shares;
 
 use super::*;
 use crate::balance::Dice;
