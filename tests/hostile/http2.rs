@@ -176,7 +176,7 @@ fn a31_resets_end_their_connection_and_the_application_hardly_notices() {
 fn a32_to_a34_floods_end_their_connection() {
     let cluster = pair();
     let resident = cluster.node("web").resident();
-    let mut flood = |case: &str, first: Vec<u8>, again: Vec<u8>, most: usize| {
+    let flood = |case: &str, first: Vec<u8>, again: Vec<u8>, most: usize| {
         let mut frames = open(&cluster);
         let began = now();
         let mut sent = 0;
