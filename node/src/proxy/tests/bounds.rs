@@ -153,7 +153,7 @@ fn a_connection_that_does_not_come_is_given_up_in_time() {
 
 #[test]
 fn who_waits_for_a_connection_does_not_wait_for_ever() {
-    let (hold, held) = mpsc::channel::<()>();
+    let (hold, held) = mpsc::sync_channel::<()>(1);
     let held = std::sync::Mutex::new(held);
     let backend = Backend::scripted(move |arrived| {
         if arrived.line().contains("/hold") {
