@@ -153,7 +153,7 @@ impl Frames {
     ///
     /// # Errors
     /// [`Outcome::Closed`] or [`Outcome::Silence`].
-    pub fn next(&mut self) -> Result<Frame, Outcome> {
+    pub fn receive(&mut self) -> Result<Frame, Outcome> {
         let head = self.exactly(9)?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
@@ -179,7 +179,7 @@ impl Frames {
     /// What becomes of a stream, or of the whole connection if that comes first.
     pub fn outcome(&mut self, stream: u32) -> Outcome {
         loop {
-            let frame = match self.next() {
+            let frame = match self.receive() {
                 Ok(frame) => frame,
                 Err(outcome) => return outcome,
             };

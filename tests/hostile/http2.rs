@@ -176,7 +176,7 @@ fn a31_resets_end_their_connection_and_the_application_hardly_notices() {
 fn a32_to_a34_floods_end_their_connection() {
     let cluster = pair();
     let resident = cluster.node("web").resident();
-    let mut flood = |case: &str, first: Vec<u8>, again: Vec<u8>, most: usize| {
+    let flood = |case: &str, first: Vec<u8>, again: Vec<u8>, most: usize| {
         let mut frames = open(&cluster);
         let began = now();
         let mut sent = 0;
@@ -235,7 +235,7 @@ fn a35_responses_that_may_not_be_sent_hold_up_nobody() {
     let mut begun = std::collections::HashSet::new();
     let mut refused = 0;
     while begun.len() < STREAMS as usize || refused < 20 {
-        let frame = frames.next().expect("heads and refusals");
+        let frame = frames.receive().expect("heads and refusals");
         match frame.kind {
             kind::HEADERS => drop(begun.insert(frame.stream)),
             kind::RST_STREAM => {
@@ -249,7 +249,7 @@ fn a35_responses_that_may_not_be_sent_hold_up_nobody() {
     serves(&cluster);
     frames.send(&frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0xff, 0xff]));
     let body = loop {
-        let frame = frames.next().expect("the body");
+        let frame = frames.receive().expect("the body");
         if frame.kind == kind::DATA && frame.stream == 1 && !frame.payload.is_empty() {
             break frame.payload;
         }

@@ -62,6 +62,7 @@ impl Source {
 }
 
 /// What the caller's connection writes.
+#[expect(clippy::large_enum_variant, reason = "nearly every one is a relay, so little room is wasted")]
 pub(in crate::proxy) enum ResponseBody {
     /// At hand.
     Full(Option<Bytes>, Option<Exchange>),

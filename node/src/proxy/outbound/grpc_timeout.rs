@@ -20,6 +20,8 @@ pub(super) fn of(headers: &HeaderMap, route: Option<Duration>) -> Option<Duratio
 /// Tells the application what is left of `time` after `elapsed` microseconds, or of the time of one attempt.
 pub(super) fn set(headers: &mut HeaderMap, time: Duration, elapsed: u64, attempt: Option<Duration>) {
     let left = time.saturating_sub(Duration::from_micros(elapsed)).max(Duration::from_millis(1));
+    // Rounded up, so that the caller's own word stays as it is.
+    let left = left.saturating_add(Duration::from_micros(999));
     headers.insert(GRPC_TIMEOUT, written(attempt.map_or(left, |attempt| left.min(attempt))));
 }
 

@@ -153,7 +153,7 @@ fn a_connection_that_does_not_come_is_given_up_in_time() {
 
 #[test]
 fn who_waits_for_a_connection_does_not_wait_for_ever() {
-    let (hold, held) = mpsc::channel::<()>();
+    let (hold, held) = mpsc::sync_channel::<()>(1);
     let held = std::sync::Mutex::new(held);
     let backend = Backend::scripted(move |arrived| {
         if arrived.line().contains("/hold") {
@@ -214,20 +214,20 @@ fn connections_beyond_the_limit_wait_for_others_to_end() {
 }
 
 #[test]
-fn streams_beyond_the_limit_are_refused_and_a_change_says_goaway() {
+fn a_change_of_limits_ends_connections_that_were_accepted_under_others() {
     let backend = Backend::named("v1");
-    let mut world = limited(&backend, "streams: 1");
+    let mut world = world(&backend);
     let (runtime, tasks) = (super::http2::runtime(), crate::tasks::Tasks::new());
-    let address = world.nodes[0].outbound;
-    let mut sender = runtime.block_on(super::http2::connect(address, &tasks));
-    let request = || http::Request::get("http://reviews/").body(super::http2::full("")).unwrap();
-    // hyper heeds the limit: both are served, one after the other.
-    let both = runtime.block_on(async {
-        let (one, two) = (sender.send_request(request()), sender.clone().send_request(request()));
-        tokio::join!(one, two)
-    });
-    assert!(both.0.is_ok_and(|answer| answer.status() == 200) && both.1.is_ok_and(|answer| answer.status() == 200));
+    let mut sender = runtime.block_on(super::http2::connect(world.nodes[0].outbound, &tasks));
+    let request = http::Request::get("http://reviews/").body(super::http2::full("")).unwrap();
+    assert_eq!(runtime.block_on(sender.send_request(request)).unwrap().status(), 200);
+    let mut kept = Client::connect(world.nodes[0].outbound);
+    const GET: &str = "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
+    assert_eq!(kept.ask(GET).expect("an answer").status, 200);
+    world.push(&mesh_config("{connectTimeout: 3s}"));
+    assert_eq!(kept.ask(GET).expect("no limit of connections has changed").status, 200);
     world.push(&mesh_config("{limits: {streams: 2}}"));
+    assert!(kept.ended());
     runtime.block_on(async {
         while !sender.is_closed() {
             tokio::time::sleep(Duration::from_millis(5)).await;

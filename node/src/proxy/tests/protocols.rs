@@ -144,7 +144,7 @@ fn pour(stream: &mut TcpStream) -> usize {
 
 #[test]
 fn a105_a_body_that_nobody_reads_is_not_taken() {
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(1);
     let (world, application) = before(move |stream| {
         let _ = stopped.recv_timeout(Duration::from_secs(60));
         drop(stream);

@@ -41,7 +41,7 @@ fn without_a_rule_all_is_default() {
     assert_eq!(*merged("", "").common, ClusterPolicy::default());
     let default = ClusterPolicy::default();
     assert_eq!(balance(&default), Balance::LeastRequest);
-    assert_eq!(default.connection_pool.tcp.connect_timeout, Duration::from_secs(10));
+    assert_eq!(default.connection_pool.tcp.connect_timeout, None, "the mesh says it");
     assert_eq!(default.connection_pool.http.idle_timeout, Some(Duration::from_secs(3_600)));
     assert!(default.outlier_detection.is_none() && default.tls.is_none() && default.retry_budget.is_none());
 }

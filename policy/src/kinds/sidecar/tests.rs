@@ -37,7 +37,7 @@ fn a_sidecar_is_read() {
     assert_eq!(ingress.default_endpoint, Some(DefaultEndpoint::Unix(UnixSocket::Path("/run/web.sock".into()))));
     assert_eq!((ingress.capture, ingress.bind), (CaptureMode::None, Some("10.0.0.1".parse().unwrap())));
     assert_eq!(ingress.tls.as_ref().unwrap().mode, ServerTlsMode::Simple);
-    assert_eq!(ingress.connection_pool.as_ref().unwrap().tcp.connect_timeout, Duration::from_secs(3));
+    assert_eq!(ingress.connection_pool.as_ref().unwrap().tcp.connect_timeout, Some(Duration::from_secs(3)));
     assert_eq!(sidecar.inbound_connection_pool.as_ref().unwrap().http.max_requests, Some(9));
     let [sql, all] = &sidecar.egress[..] else { panic!("{sidecar:?}") };
     let host = |namespace: &str, host: &str, excluded| EgressHost {
