@@ -42,6 +42,8 @@ pub(super) struct Shared {
     /// Copies of requests that may be under way.
     pub(super) mirrors: Arc<Semaphore>,
     pub(super) connections: Arc<AtomicUsize>,
+    /// True once applications' connections are accepted.
+    pub(super) serving: watch::Sender<bool>,
     pub(super) draining: watch::Sender<bool>,
     /// Workers whose requests have ended.
     pub(super) drained: watch::Sender<usize>,
@@ -70,6 +72,7 @@ pub(super) struct Context {
     pub(super) clusters: Mutex<Clusters>,
     /// Connections that are served.
     pub(super) open: TaskTracker,
+    serving: watch::Receiver<bool>,
     draining: watch::Receiver<bool>,
     /// Only this worker's requests take the lock, so it is always free.
     random: Mutex<SmallRng>,
@@ -94,6 +97,7 @@ impl Context {
             apps: Apps::new(shared.tasks.clone()),
             clusters: Mutex::default(),
             open: TaskTracker::new(),
+            serving: shared.serving.subscribe(),
             draining: shared.draining.subscribe(),
             random: Mutex::new(SmallRng::seed_from_u64(seed(worker))),
         }
@@ -118,6 +122,15 @@ impl Context {
             }
         }
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    /// Resolves when the node begins to serve its applications.
+    pub(super) async fn serving(&self) {
+        let mut serving = self.serving.clone();
+        // An error means that the control side is gone: nothing is served any more.
+        if serving.wait_for(|serving| *serving).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Resolves when the node drains.

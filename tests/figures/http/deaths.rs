@@ -12,7 +12,7 @@ use harness::{
 };
 use nix::sys::signal::Signal;
 
-use super::{ROUTES, requests, words};
+use super::{ROUTES, requests, wait_seen, words};
 use crate::Figure;
 
 const NODES: usize = 10;
@@ -77,7 +77,7 @@ fn kill(cluster: &mut Cluster, half: &[String]) {
 
 fn restart(cluster: &mut Cluster, half: &[String]) {
     half.iter().for_each(|name| cluster.run(name));
-    cluster.wait_endpoints("shop/cart", NODES);
+    wait_seen(cluster, ["web"], NODES);
 }
 
 /// Five of ten at one moment, under GETs that are retried and POSTs that are not.

@@ -10,7 +10,7 @@ use harness::{
     process::Skein,
 };
 
-use super::words;
+use super::{wait_seen, words};
 use crate::Figure;
 
 const NODES: [&str; 4] = ["n0", "n1", "n2", "n3"];
@@ -48,7 +48,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
         cluster.terminate(name);
         cluster.run(name);
         loads[name].iter().for_each(|clients| clients.away(false));
-        cluster.wait_endpoints("shop/cart", NODES.len());
+        wait_seen(&cluster, NODES, NODES.len());
         std::thread::sleep(BETWEEN);
     }
     let (mut requests, mut failed, mut away) = (0, 0, 0);
