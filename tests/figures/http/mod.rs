@@ -47,7 +47,7 @@ spec:
 fn wait_seen<'n>(cluster: &Cluster, nodes: impl IntoIterator<Item = &'n str>, count: usize) {
     for name in nodes {
         let admin = cluster.node(name).address("admin");
-        eventually_within(&format!("{name} sees {count}"), PATIENCE, || match healthy_of(admin, "cart") {
+        eventually_within(&format!("{name} sees {count}"), PATIENCE * 3, || match healthy_of(admin, "cart") {
             seen if seen == count => Ok(()),
             seen => Err(format!("{seen} seen")),
         });

@@ -27,8 +27,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
     };
     let plans: Vec<(&str, Plan)> = NODES.into_iter().zip(applications.iter().map(plan)).collect();
     let mut cluster = Cluster::start(skein.clone(), &plans);
-    cluster.wait_members(PATIENCE);
-    cluster.wait_endpoints("shop/cart", NODES.len());
+    wait_seen(&cluster, NODES, NODES.len());
     let mut loads: BTreeMap<&str, Vec<Clients>> = BTreeMap::new();
     for name in NODES {
         let ask = |method| Ask {
