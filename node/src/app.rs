@@ -62,6 +62,8 @@ const BLOCKING_THREADS: usize = 8;
 const FAREWELL: Duration = Duration::from_millis(300);
 /// How long the access log has to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// The longest that a starting node makes its applications wait until it knows the services beside it.
+const SETTLE: Duration = Duration::from_secs(1);
 /// How long data workers have to end once the mesh is closed.
 const LAST_THREADS: Duration = Duration::from_secs(1);
 /// Two signals within this time are one.
@@ -207,6 +209,8 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let ready = ready::line(&config, &mesh, &doors, &bound);
     serve(&config, doors, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits), network, &tasks);
     agent.set_listening(true);
+    settled(&known.world, &local).await;
+    plane.serve();
     ready::print(&ready);
 
     until_told(&agent, &mut signals, &tasks).await;
@@ -222,6 +226,23 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     }
     let _ = std::fs::remove_file(&config.admin.socket);
     known.world.fatal().or(failure).map_or(Ok(()), Err)
+}
+
+/// Waits until requests find the services beside this node, but not for long: an application that hangs does not keep the others
+/// from being served.
+async fn settled(world: &World, local: &Local) {
+    let mut snapshots = world.current().subscribe();
+    let seen = async {
+        while !local.is_seen_in(&world.current().load().services) {
+            // An error means that the node ends.
+            if snapshots.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(SETTLE, seen).await.is_err() {
+        tracing::warn!("not every service beside this node was checked within {SETTLE:?}: serving all the same");
+    }
 }
 
 fn bind(

@@ -54,14 +54,15 @@ fn admins(cluster: &Cluster) -> Vec<SocketAddr> {
 }
 
 fn healthy(admin: SocketAddr) -> usize {
+    healthy_of(admin, "reviews")
+}
+
+/// Healthy endpoints of a service as one node sees them, by its own pages.
+pub(crate) fn healthy_of(admin: SocketAddr, service: &str) -> usize {
     let endpoints = ask(admin, "/v1/endpoints");
     let all = endpoints.as_array().map(Vec::as_slice).unwrap_or_default();
-    all.iter()
-        .filter(|endpoint| {
-            endpoint["service"].as_str().is_some_and(|name| name.ends_with("reviews"))
-                && endpoint["health"] == "healthy"
-        })
-        .count()
+    let is_of = |endpoint: &&Value| endpoint["service"].as_str().is_some_and(|name| name.ends_with(service));
+    all.iter().filter(is_of).filter(|endpoint| endpoint["health"] == "healthy").count()
 }
 
 fn until(started: Instant, what: &str, mut holds: impl FnMut() -> bool) -> Duration {

@@ -20,6 +20,7 @@ mod plan;
 mod policy;
 mod proposals;
 mod push;
+mod restart;
 mod routing;
 mod telemetry;
 mod transport;

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     clock::{Clock, monotonic},
     config::{Check, Service, Speaker},
+    snapshot,
     tasks::{Task, Tasks},
 };
 
@@ -39,6 +40,8 @@ pub enum Looked {
     /// There is no such endpoint here, or nothing checks it.
     Unknown,
 }
+/// The reason of an endpoint that nobody has looked at.
+const UNCHECKED: &str = "not checked yet";
 
 /// The local services; shared by all who add, remove and list them.
 pub struct Local {
@@ -146,6 +149,23 @@ impl Local {
         self.running().values().map(row).collect()
     }
 
+    /// True once requests find what runs beside this node, each service as its check has judged it.
+    pub fn is_seen_in(&self, services: &snapshot::Services) -> bool {
+        let is_seen = |running: &Running| {
+            let (name, instance) = (&running.service.name, running.service.instance.as_deref());
+            let endpoints = services.get(name).map(|service| service.endpoints.iter()).into_iter().flatten();
+            let own = endpoints.filter(|own| own.local && own.id.instance.as_deref() == instance);
+            match &running.health {
+                Some(health) if health.reason == UNCHECKED => false,
+                Some(health) => own.map(|own| own.healthy).any(|healthy| healthy == health.healthy),
+                None => own.count() > 0,
+            }
+        };
+        // What has no port is nobody's endpoint.
+        let offered = |running: &&Running| running.granted == Some(true) && !running.service.ports.is_empty();
+        self.running().values().filter(offered).all(is_seen)
+    }
+
     /// Services that this node may not offer.
     pub fn not_granted(&self) -> Vec<Error> {
         let lacking = self.running();
@@ -189,8 +209,7 @@ impl Local {
     }
 
     fn start(self: &Arc<Self>, key: &str, service: &Service) -> Running {
-        let pending =
-            |_: &Check| HealthState { healthy: false, since: self.clock.now(), reason: "not checked yet".into() };
+        let pending = |_: &Check| HealthState { healthy: false, since: self.clock.now(), reason: UNCHECKED.into() };
         let run = |check: &Check| {
             let (local, key, check) = (self.clone(), key.to_string(), check.clone());
             self.tasks.spawn("check", async move { local.check(key, check).await })

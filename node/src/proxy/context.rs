@@ -42,6 +42,8 @@ pub(super) struct Shared {
     /// Copies of requests that may be under way.
     pub(super) mirrors: Arc<Semaphore>,
     pub(super) connections: Arc<AtomicUsize>,
+    /// True once applications' connections are accepted.
+    pub(super) serving: watch::Sender<bool>,
     pub(super) draining: watch::Sender<bool>,
     /// Counts the changes of `local`.
     pub(super) reloads: watch::Sender<u64>,
@@ -75,6 +77,7 @@ pub(super) struct Context {
     /// Counts the changes of what requests are admitted by.
     pub(super) rules: watch::Sender<u64>,
     pub(super) reloads: watch::Receiver<u64>,
+    serving: watch::Receiver<bool>,
     draining: watch::Receiver<bool>,
     /// Only this worker's requests take the lock, so it is always free.
     random: Mutex<SmallRng>,
@@ -101,6 +104,7 @@ impl Context {
             open: TaskTracker::new(),
             rules: watch::Sender::new(0),
             reloads: shared.reloads.subscribe(),
+            serving: shared.serving.subscribe(),
             draining: shared.draining.subscribe(),
             random: Mutex::new(SmallRng::seed_from_u64(seed(worker))),
         }
@@ -135,6 +139,15 @@ impl Context {
     /// The bounds of requests and streams of other nodes, by what holds now.
     pub(super) fn bounds_of_nodes(&self) -> Bounds {
         Bounds::of_nodes(&self.limits())
+    }
+
+    /// Resolves when the node begins to serve its applications.
+    pub(super) async fn serving(&self) {
+        let mut serving = self.serving.clone();
+        // An error means that the control side is gone: nothing is served any more.
+        if serving.wait_for(|serving| *serving).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Resolves when the node drains.

@@ -48,13 +48,18 @@ fn open(address: SocketAddr, alone: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the listener is closed or the node drains.
+/// Accepts from when the node serves until the listener is closed or the node drains.
 pub(super) async fn accept(
     context: Arc<Context>,
     listener: tokio::net::TcpListener,
     speaker: Arc<ArcSwap<outbound::Speaker>>,
     close: CancellationToken,
 ) {
+    tokio::select! {
+        () = context.serving() => {}
+        () = close.cancelled() => return,
+        () = context.draining() => return,
+    }
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

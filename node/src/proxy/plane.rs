@@ -184,6 +184,7 @@ impl DataPlane {
             locality: Locality::new(locality),
             mirrors: Arc::new(Semaphore::new(outbound::COPIES)),
             connections: Arc::default(),
+            serving: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             reloads: watch::Sender::new(0),
             drained: watch::Sender::new(0),
@@ -284,6 +285,12 @@ impl DataPlane {
         }
         open.insert(key, Open { bound, speaker, close });
         Ok(())
+    }
+
+    /// From now on connections of applications are accepted. Before, they wait: a node that has just started knows no service
+    /// yet and would answer 404 to everything.
+    pub fn serve(&self) {
+        self.shared.serving.send_replace(true);
     }
 
     /// From now on no connection is accepted, and requests under way have the workers' time to end. Then close the mesh

@@ -12,7 +12,7 @@ use harness::{
 };
 use nix::sys::signal::Signal;
 
-use super::{ROUTES, requests, words};
+use super::{ROUTES, requests, wait_seen, words};
 use crate::Figure;
 
 const NODES: usize = 10;
@@ -49,8 +49,7 @@ fn cluster(skein: &Skein, applications: &[Application]) -> Cluster {
     }
     let plans: Vec<(&str, Plan)> = plans.iter().map(|(name, plan)| (name.as_str(), plan.clone())).collect();
     let cluster = Cluster::start(skein.clone(), &plans);
-    cluster.wait_members(PATIENCE);
-    cluster.wait_endpoints("shop/cart", NODES);
+    wait_seen(&cluster, ["web"], NODES);
     cluster.push("web", ROUTES, &["--wait", "all"]).expect_code(0);
     cluster
 }
@@ -77,7 +76,7 @@ fn kill(cluster: &mut Cluster, half: &[String]) {
 
 fn restart(cluster: &mut Cluster, half: &[String]) {
     half.iter().for_each(|name| cluster.run(name));
-    cluster.wait_endpoints("shop/cart", NODES);
+    wait_seen(cluster, ["web"], NODES);
 }
 
 /// Five of ten at one moment, under GETs that are retried and POSTs that are not.

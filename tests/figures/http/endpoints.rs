@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use harness::{
-    PATIENCE,
     application::Application,
     clients::{Ask, Clients, Outcome},
     cluster::{Cluster, Plan, Service},
     process::Skein,
 };
 
+use super::wait_seen;
 use crate::Figure;
 
 const NODES: usize = 3;
@@ -93,8 +93,7 @@ fn cluster(skein: &Skein, applications: &[Application]) -> Cluster {
     }
     let plans: Vec<(&str, Plan)> = plans.iter().map(|(name, plan)| (name.as_str(), plan.clone())).collect();
     let cluster = Cluster::start(skein.clone(), &plans);
-    cluster.wait_members(PATIENCE);
-    cluster.wait_endpoints("shop/cart", ENDPOINTS);
+    wait_seen(&cluster, ["web"], ENDPOINTS);
     cluster
 }
 

@@ -11,9 +11,9 @@ mod rolling;
 mod routes;
 mod speed;
 
-use harness::{clients::Outcome, process::Skein};
+use harness::{PATIENCE, clients::Outcome, cluster::Cluster, eventually_within, process::Skein};
 
-use crate::Figure;
+use crate::{Figure, main_job::healthy_of};
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
     let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 7] = [
@@ -44,6 +44,17 @@ spec:
     route: [{destination: {host: cart}}]
   - route: [{destination: {host: cart}}]
 ";
+
+/// Waits until these nodes see so many healthy endpoints of `cart`. No process is started for it: the load goes on.
+fn wait_seen<'n>(cluster: &Cluster, nodes: impl IntoIterator<Item = &'n str>, count: usize) {
+    for name in nodes {
+        let admin = cluster.node(name).address("admin");
+        eventually_within(&format!("{name} sees {count}"), PATIENCE * 3, || match healthy_of(admin, "cart") {
+            seen if seen == count => Ok(()),
+            seen => Err(format!("{seen} seen")),
+        });
+    }
+}
 
 /// How many requests the longest load sends.
 fn requests(unless_told: u64) -> u64 {

@@ -10,7 +10,7 @@ use harness::{
     process::Skein,
 };
 
-use super::words;
+use super::{wait_seen, words};
 use crate::Figure;
 
 const NODES: [&str; 4] = ["n0", "n1", "n2", "n3"];
@@ -27,8 +27,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
     };
     let plans: Vec<(&str, Plan)> = NODES.into_iter().zip(applications.iter().map(plan)).collect();
     let mut cluster = Cluster::start(skein.clone(), &plans);
-    cluster.wait_members(PATIENCE);
-    cluster.wait_endpoints("shop/cart", NODES.len());
+    wait_seen(&cluster, NODES, NODES.len());
     let mut loads: BTreeMap<&str, Vec<Clients>> = BTreeMap::new();
     for name in NODES {
         let ask = |method| Ask {
@@ -48,7 +47,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
         cluster.terminate(name);
         cluster.run(name);
         loads[name].iter().for_each(|clients| clients.away(false));
-        cluster.wait_endpoints("shop/cart", NODES.len());
+        wait_seen(&cluster, NODES, NODES.len());
         std::thread::sleep(BETWEEN);
     }
     let (mut requests, mut failed, mut away) = (0, 0, 0);

@@ -200,6 +200,7 @@ impl World {
         let outbounds = [Outbound { listen: any, speaker: web.clone() }];
         let upstreams = [Upstream { listen: any, service: name("reviews"), port: PORT, speaker: web }];
         let bound = self.runtime.block_on(plane.apply(&self.services(index), &outbounds, &upstreams)).unwrap();
+        plane.serve();
         let (outbound, upstream) = (bound.outbounds[0].0, bound.upstreams[0].0);
         Node { id, mesh, plane, telemetry, outbound, upstream, failures, current, tasks, _network: network }
     }
