@@ -7,6 +7,8 @@ mod accepted;
 mod analysis;
 #[cfg(test)]
 mod outlier;
+#[cfg(test)]
+mod rbac;
 mod schema;
 #[cfg(test)]
 mod security;

@@ -10,6 +10,7 @@ pub mod frames;
 pub mod http;
 pub mod load;
 pub mod process;
+pub mod simulation;
 
 use std::time::{Duration, Instant};
 

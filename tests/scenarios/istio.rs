@@ -13,7 +13,7 @@ use std::{
 
 use harness::{
     cluster::{Cluster, Plan, Service},
-    eventually, http,
+    eventually, http, simulation,
 };
 
 use self::{
@@ -23,14 +23,14 @@ use self::{
 };
 use crate::skein;
 
-/// The scenarios' files by name; none where the corpus is absent.
+/// The files of a folder by name; none where the corpus is absent.
 #[expect(clippy::print_stdout, reason = "whoever runs the tests must see that nothing was checked")]
-fn files() -> Option<BTreeMap<String, PathBuf>> {
+fn files(folder: &str) -> Option<BTreeMap<String, PathBuf>> {
     let Some(root) = harness::corpus::root() else {
         println!("skipped: shared/istio/corpus is not beside the workspace (set SKEIN_CORPUS)");
         return None;
     };
-    let directory = std::fs::read_dir(root.join("scenarios")).expect("scenarios");
+    let directory = std::fs::read_dir(root.join(folder)).expect(folder);
     let named = |path: PathBuf| (path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned(), path);
     Some(directory.map(|entry| named(entry.expect("a file").path())).collect())
 }
@@ -41,7 +41,7 @@ fn text(file: &Path) -> String {
 
 #[test]
 fn what_istio_promises_to_callers_holds() {
-    let Some(mut files) = files() else { return };
+    let Some(mut files) = files("scenarios") else { return };
     files.retain(|name, _| !NOT_HERE.iter().any(|(listed, _)| listed == name));
     let read = |(name, file): (&String, &PathBuf)| {
         Scenario::read(&text(file)).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -58,7 +58,7 @@ fn what_istio_promises_to_callers_holds() {
 
 #[test]
 fn what_does_not_run_is_refused_by_name() {
-    let Some(files) = files() else { return };
+    let Some(files) = files("scenarios") else { return };
     let mut cluster = Cluster::start(skein(), &[(CALLER, Plan::with([Service::client("default/a")]))]);
     let mut protocols: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, because) in NOT_HERE {
@@ -82,6 +82,31 @@ fn what_does_not_run_is_refused_by_name() {
         assert!(refused.code == 2 && refused.err.contains(&format!("the protocol `{protocol}`")), "{refused:?}");
         println!("{}: refused, a port of {protocol}", names.join(", "));
     }
+}
+
+/// Istio's simulator is asked about gateways, foreign services and captured ports: each case with the reason why it is not of a node.
+#[test]
+fn what_istio_simulates_is_not_here_for_these_reasons() {
+    let Some(files) = files("simulation") else { return };
+    let cluster = Cluster::start(skein(), &[(CALLER, Plan::with([Service::client("default/a")]))]);
+    let listed: Vec<&str> = simulation::NOT_HERE.iter().map(|(name, _)| *name).collect();
+    assert_eq!(files.keys().map(String::as_str).collect::<Vec<_>>(), listed, "each case has its reason, in order");
+    for (name, because) in simulation::NOT_HERE {
+        let text = text(&files[*name]);
+        match because {
+            simulation::Because::Refused(words) => {
+                let documents: Documents = serde_saphyr::from_str(&text).expect(name);
+                let refused = cluster.push(CALLER, &documents.config, &[]);
+                assert!(refused.code == 2 && refused.err.contains(words), "{name}: {refused:?}");
+            }
+            simulation::Because::Kubernetes(words) | simulation::Because::Capture(words) => {
+                assert!(text.contains(words), "{name}");
+            }
+            simulation::Because::NoCalls => assert!(text.ends_with("calls: []\n"), "{name}"),
+        }
+        println!("simulation {name}: not here, {because:?}");
+    }
+    println!("0 of {} simulations run", listed.len());
 }
 
 /// Runs one, and says how many of its calls were left out.

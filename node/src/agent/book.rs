@@ -349,14 +349,18 @@ pub fn refusal(refused: &Refused) -> Error {
         Code::Malformed | Code::WrongBodies => "bad_request",
         Code::BadSignature => "bad_signature",
         Code::WrongTrustDomain => "wrong_trust_domain",
-        Code::RoleMissing | Code::ThresholdMissing | Code::RoleSetUnknown | Code::RoleSetInvalid => "role_missing",
-        Code::InvalidDocument | Code::InvalidReference | Code::NotSupported => "invalid_document",
+        Code::RoleMissing => "role_missing",
+        Code::ThresholdMissing => "threshold_missing",
+        Code::RoleSetUnknown => "role_set_unknown",
+        Code::RoleSetInvalid => "role_set_invalid",
+        Code::InvalidDocument | Code::NotSupported => "invalid_document",
+        Code::InvalidReference => "invalid_reference",
         Code::StaleParent | Code::MissingReference => "stale_parent",
         Code::ClockSkew => "clock_skew",
         Code::ConfirmTooLate => "confirm_too_late",
         Code::QuotaExceeded => "quota_exceeded",
         Code::NotFound => "not_found",
-        Code::NotInitialised => "failed",
+        Code::NotInitialised => "not_initialised",
     };
     fail(code, refused.to_string(), refused.hint())
 }

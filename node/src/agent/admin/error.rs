@@ -76,6 +76,11 @@ pub const CODES: &[(&str, Class, u16)] = &[
     ("no_operator", Class::Usage, 403),
     ("no_root", Class::Usage, 403),
     ("usage", Class::Usage, 400),
+    // What `check` finds: it is said, and ends with 3 under `--strict`.
+    ("certificate_half", Class::Warnings, 400),
+    ("few_enrollers", Class::Warnings, 400),
+    ("one_operator", Class::Warnings, 400),
+    ("root_key_on_node", Class::Warnings, 400),
     ("warnings", Class::Warnings, 400),
     ("not_converged", Class::NotConverged, 504),
     ("already_exists", Class::Refused, 409),

@@ -173,3 +173,28 @@ async fn old_bodies_go_from_disk_and_memory_and_come_back_when_they_are_wanted()
     drop(again);
     assert!(mesh.book("a").look(|history| history.get(&first).unwrap().whole).await);
 }
+
+#[test]
+fn each_refusal_has_a_code_of_its_own_that_every_door_knows() {
+    let told = |code| {
+        let refused = Refused::Because { code, message: "x".to_owned(), hint: "y".to_owned() };
+        let error = super::refusal(&refused);
+        let known = crate::agent::admin::error::CODES.iter().any(|row| row.0 == error.code);
+        assert!(known && error.hint == "y", "{code:?}: {error:?}");
+        error.code.into_owned()
+    };
+    for (code, word) in [
+        (Code::RoleMissing, "role_missing"),
+        (Code::ThresholdMissing, "threshold_missing"),
+        (Code::RoleSetUnknown, "role_set_unknown"),
+        (Code::RoleSetInvalid, "role_set_invalid"),
+        (Code::InvalidDocument, "invalid_document"),
+        (Code::InvalidReference, "invalid_reference"),
+        (Code::NotInitialised, "not_initialised"),
+        (Code::BadSignature, "bad_signature"),
+        (Code::StaleParent, "stale_parent"),
+        (Code::QuotaExceeded, "quota_exceeded"),
+    ] {
+        assert_eq!(told(code), word);
+    }
+}

@@ -41,6 +41,29 @@ fn a_tunnel_that_policy_denies_now_is_closed() {
 }
 
 #[test]
+fn a_policy_that_a_node_cannot_read_lets_nobody_in_until_it_can() {
+    both(|mut world, backend| {
+        let newer = |json: String| {
+            let changed = json.replace("\"action\"", "\"fromTheFuture\":1,\"action\"");
+            assert_ne!(changed, json);
+            changed
+        };
+        let asked = |world: &World| get(world.nodes[0].outbound, "reviews", "/").status;
+        assert_eq!(asked(&world), 200);
+        world.push_as(&deny("/other"), newer);
+        let before = backend.arrived().len();
+        assert_eq!(asked(&world), 403);
+        assert_eq!(backend.arrived().len(), before);
+        world.push(&deny("/other"));
+        assert_eq!(asked(&world), 200);
+        // From now on an older value stands in its place.
+        world.push_as(&deny("/"), newer);
+        assert_eq!(asked(&world), 200);
+        assert_eq!(get(world.nodes[0].outbound, "reviews", "/other").status, 403);
+    });
+}
+
+#[test]
 fn a_path_is_forwarded_as_rules_saw_it_and_untouched_where_none_looks() {
     both(|mut world, backend| {
         let forwarded = |world: &World, path: &str| {

@@ -303,6 +303,11 @@ impl World {
 
     /// Pushes documents to all nodes.
     pub(super) fn push(&mut self, yaml: &str) {
+        self.push_as(yaml, |json| json);
+    }
+
+    /// The same with bodies that are changed before they are signed, as an operator's newer build may write them.
+    pub(super) fn push_as(&mut self, yaml: &str, change: impl Fn(String) -> String) {
         let parsed = policy::parse::yaml("test.yaml", yaml, "default");
         assert!(parsed.is_valid(), "{:?}", parsed.problems);
         let now = crate::clock::wall();
@@ -310,7 +315,7 @@ impl World {
         let changes = parsed.documents.into_iter().map(|located| Change {
             replaces: state.heads(&located.document.id),
             document: located.document.id,
-            content: Some(located.json),
+            content: Some(change(located.json)),
         });
         self.nonce += 1;
         let changeset = Changeset {

@@ -379,14 +379,14 @@ impl<'t> Builder<'t> {
         match name {
             "has" => has(only),
             "size" => Ok(Operand::Value(Node::Size(Box::new(only.of(Type::Text)?)), Type::Number)),
-            _ => match only.of(Type::Text)? {
-                Node::Text(text) => {
-                    let time = duration(&text).and_then(|time| i64::try_from(time.as_nanos()).ok());
-                    let time = time.ok_or_else(|| format!("the duration `{text}`"))?;
-                    Ok(Operand::Value(Node::Number(time), Type::Duration))
-                }
-                _ => Err("`duration` of anything but a literal".to_owned()),
-            },
+            _ => {
+                let Node::Text(text) = only.of(Type::Text)? else {
+                    return Err("`duration` of anything but a literal".to_owned());
+                };
+                let time = duration(&text).and_then(|time| i64::try_from(time.as_nanos()).ok());
+                let time = time.ok_or_else(|| format!("the duration `{text}`"))?;
+                Ok(Operand::Value(Node::Number(time), Type::Duration))
+            }
         }
     }
 
