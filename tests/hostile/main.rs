@@ -7,6 +7,7 @@ mod authorization;
 mod documents;
 mod framing;
 mod headers;
+mod identity;
 mod logs;
 mod strangers;
 
