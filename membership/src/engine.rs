@@ -30,7 +30,7 @@ use crate::{
     limit::Bucket,
     links::Links,
     message::Message,
-    record::SignedRecord,
+    record::{Section, SignedRecord},
     rumor::{self, Rumor},
     view::View,
 };
@@ -266,9 +266,16 @@ impl Engine {
     }
 
     fn own_news(&mut self, fresh: Vec<Arc<SignedRecord>>) {
+        let certified = fresh.iter().any(|record| record.section() == Section::IDENTITY);
         for record in fresh {
             self.offer_own(&record);
             self.rumor.push(record, None);
+        }
+        if certified {
+            // What was said while the old certificate had ended counted for nothing here.
+            for record in self.author.records().cloned().collect::<Vec<_>>() {
+                self.offer_own(&record);
+            }
         }
         let own = self.own.clone();
         self.refresh(&own);

@@ -1,7 +1,7 @@
 //! Named cases of hostile input against real nodes. The application behind records exactly what arrived.
 //!
 //! Cases are numbered as in the project's list of attacks: A01-A24 HTTP/1 framing, A41-A54 authorization, A55 identity
-//! headers, A59 strangers, A72-A83 policy, A110 and A114 logs.
+//! headers, A59 strangers, A56-A71 identity (see `identity.rs`), A72-A83 policy, A110 and A114 logs.
 
 mod authorization;
 mod documents;

@@ -141,7 +141,11 @@ fn a_lost_laptop_is_taken_out_by_the_recovery_key() {
     };
     // Two operators govern together.
     let (bob, key) = new("bob");
-    cluster.on("first", &["operator", "add", "bob", &key]).expect_code(0);
+    let added = cluster.json("first", &["operator", "add", "bob", &key]);
+    // Of two who govern both sign, also that there are two.
+    assert_eq!(added["proposal"], true, "{added}");
+    let id = added["changeset"].as_str().expect("an id");
+    cluster.on("first", &["policy", "sign", id, "--operator", &bob]).expect_code(0);
     cluster.push("first", &route(1), &["--operator", &bob]).expect_code(0);
     // The laptop with operator.key is gone; bob alone is not enough.
     let alone = cluster.json("first", &["operator", "add", "eve", &new("eve").1, "--operator", &bob]);
@@ -177,7 +181,14 @@ fn later(cluster: &mut Cluster, days: u32) {
         // A node whose CA has ended is ready once it is renewed.
         cluster.run(name);
     }
-    cluster.wait_endpoints("shop/reviews", 1);
+    for name in ["first", "second"] {
+        eventually_within(&format!("{name} sees the service on day {days}"), PATIENCE, || {
+            match cluster.healthy(name, "shop/reviews") {
+                1 => Ok(()),
+                seen => Err(format!("{seen} seen; {}", cluster.log("second"))),
+            }
+        });
+    }
     served(cluster, "first");
 }
 

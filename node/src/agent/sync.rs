@@ -168,6 +168,9 @@ impl Sync {
         let _one = self.state.applying.lock().await;
         let covered = self.book.look(|history| history.digest()).await;
         let state = self.book.state(self.clock.now()).await;
+        if self.world.current().load().state.lifetimes() != state.lifetimes() {
+            self.renew.notify_one();
+        }
         if let Some(authority) = self.world.state_changed(state) {
             self.members.tell(membership::engine::Event::Authority(authority.clone())).await;
             let closed = self.mesh.rejudge(&authority);

@@ -434,3 +434,18 @@ impl Drop for Waiting<'_> {
         self.0.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_begins_in_the_last_minute_or_the_last_third() {
+        let now = clock::wall();
+        let before = |ends: Millis| ends - retire_at(ends);
+        assert_eq!(before(now + 3_600_000), RETIRE_BEFORE);
+        let short = before(now + 10_000);
+        assert!((2_500..=3_334).contains(&short), "{short}");
+        assert_eq!(before(now.saturating_sub(1_000)), 0);
+    }
+}
