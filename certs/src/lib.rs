@@ -14,6 +14,7 @@ pub mod join;
 mod pem;
 pub mod revoke;
 pub mod root;
+pub mod sealed;
 pub mod sign;
 mod template;
 pub mod tls;

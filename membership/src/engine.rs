@@ -270,9 +270,16 @@ impl Engine {
 
     fn own_news(&mut self, fresh: Vec<Arc<SignedRecord>>) {
         let lasts = fresh.iter().any(|record| !record.section().is_of_the_moment());
+        let certified = fresh.iter().any(|record| record.section() == Section::IDENTITY);
         for record in fresh {
             self.offer_own(&record);
             self.rumor.push(record, None);
+        }
+        if certified {
+            // What was said while the old certificate had ended counted for nothing here.
+            for record in self.author.records().cloned().collect::<Vec<_>>() {
+                self.offer_own(&record);
+            }
         }
         if lasts {
             let own = self.own.clone();

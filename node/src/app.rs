@@ -386,7 +386,8 @@ async fn start_control(
     let state = known.world.current().load().state.clone();
     local.set(&config.services, &state).await;
     tasks.critical("policy", sync.clone().run());
-    tasks.critical("renewal", Renewal { sync: sync.clone(), local: local.clone(), dir }.run());
+    let met = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
+    tasks.critical("renewal", Renewal { sync: sync.clone(), local: local.clone(), dir, known: met }.run());
     let members = sync.members.clone();
     tasks.spawn("data-failures", async move {
         while let Some(node) = failures.recv().await {

@@ -156,6 +156,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<String, Node>,
     /// The name of the first node, which is the enroller.
     pub first: String,
+    /// How far ahead of the machine's clock nodes and commands begun from now on live: `40d`; empty for none.
+    pub clock_offset: String,
 }
 
 impl Cluster {
@@ -168,8 +170,14 @@ impl Cluster {
         let unique = u16::try_from(std::process::id() & 0x3ff).expect("masked") * 32 + number % 32;
         let [high, low] = unique.to_be_bytes();
         let dir = tempfile::Builder::new().prefix("skein-").tempdir().expect("a temporary directory");
-        let mut cluster =
-            Self { skein, dir, net: [64 + (high & 0x7f), low], nodes: BTreeMap::new(), first: first.to_owned() };
+        let mut cluster = Self {
+            skein,
+            dir,
+            net: [64 + (high & 0x7f), low],
+            nodes: BTreeMap::new(),
+            first: first.to_owned(),
+            clock_offset: String::new(),
+        };
         cluster.prepare(first, plan);
         let mut words = vec!["init".to_owned(), TRUST_DOMAIN.to_owned(), "--name".to_owned(), first.to_owned()];
         for service in &plan.services {
@@ -334,6 +342,9 @@ impl Cluster {
             .env("SKEIN_OPERATOR", self.operator())
             .env("NO_COLOR", "1")
             .env("HOME", self.dir.path());
+        if !self.clock_offset.is_empty() {
+            command.env("SKEIN_CLOCK_OFFSET", &self.clock_offset);
+        }
         command
     }
 

@@ -10,6 +10,7 @@ mod enrolment;
 mod explain;
 mod failover;
 mod history;
+mod identity;
 mod istio;
 mod limits;
 mod lint;

@@ -20,9 +20,9 @@ use crate::{
     world::{DAY, HOUR, NOW, World, identity, node_grant, node_id, trust_domain},
 };
 
-const EXPORTER: &[u8] = &[7; 32];
+pub(crate) const EXPORTER: &[u8] = &[7; 32];
 
-fn token() -> Token {
+pub(crate) fn token() -> Token {
     Token {
         trust_domain: trust_domain(),
         genesis: Digest::of(b"genesis"),
@@ -35,7 +35,7 @@ fn token() -> Token {
     }
 }
 
-fn invited(token: &Token) -> NodeGrant {
+pub(crate) fn invited(token: &Token) -> NodeGrant {
     NodeGrant {
         token_hash: Some(token.secret.hash()),
         redeemer: Some(token.enroller.clone()),

@@ -19,9 +19,9 @@ use rustls::{
 use crate::world::{DAY, NOW, World, identity, trust_domain};
 
 /// Both ends of a finished handshake, or the error and the side that raised it.
-type Outcome = Result<(ClientConnection, ServerConnection), (&'static str, rustls::Error)>;
+pub(crate) type Outcome = Result<(ClientConnection, ServerConnection), (&'static str, rustls::Error)>;
 
-fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: ServerName<'static>) -> Outcome {
+pub(crate) fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: ServerName<'static>) -> Outcome {
     let mut client = ClientConnection::new(client.clone(), name).unwrap();
     let mut server = ServerConnection::new(server.clone()).unwrap();
     // TLS 1.3 needs three flights; two rounds more let late alerts arrive.
@@ -43,12 +43,12 @@ fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, name: ServerNam
     Ok((client, server))
 }
 
-fn refusal(outcome: Outcome) -> (&'static str, rustls::Error) {
+pub(crate) fn refusal(outcome: Outcome) -> (&'static str, rustls::Error) {
     outcome.expect_err("the handshake had to fail")
 }
 
 /// The rule that our verifier names as the reason.
-fn reason(outcome: Outcome) -> (&'static str, VerifyError) {
+pub(crate) fn reason(outcome: Outcome) -> (&'static str, VerifyError) {
     let (side, error) = refusal(outcome);
     let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = error else {
         panic!("{side}: {error:?}");
@@ -56,18 +56,18 @@ fn reason(outcome: Outcome) -> (&'static str, VerifyError) {
     (side, other.0.downcast_ref::<VerifyError>().expect("our verifier's error").clone())
 }
 
-fn name(text: &str) -> ServerName<'static> {
+pub(crate) fn name(text: &str) -> ServerName<'static> {
     server_name(Some(&identity(text)), &trust_domain())
 }
 
-struct Pair {
-    world: World,
-    a: tls::Tls,
-    b: tls::Tls,
+pub(crate) struct Pair {
+    pub(crate) world: World,
+    pub(crate) a: tls::Tls,
+    pub(crate) b: tls::Tls,
 }
 
 impl Pair {
-    fn new() -> Pair {
+    pub(crate) fn new() -> Pair {
         let world = World::new();
         let (a, b) = (world.tls("a", "shop/web"), world.tls("b", "shop/reviews"));
         Pair { world, a, b }
@@ -352,7 +352,7 @@ fn identity_node(name: &str) -> certs::id::NodeId {
     crate::world::node_id(name)
 }
 
-fn leafs_of(world: &World, node: &str, ids: &[&str]) -> Leafs {
+pub(crate) fn leafs_of(world: &World, node: &str, ids: &[&str]) -> Leafs {
     let ca = world.node(node);
     let mut leafs = Leafs::default();
     for id in ids {
@@ -363,7 +363,7 @@ fn leafs_of(world: &World, node: &str, ids: &[&str]) -> Leafs {
 
 /// A client that believes everyone.
 #[derive(Debug)]
-struct Gullible;
+pub(crate) struct Gullible;
 
 impl ServerCertVerifier for Gullible {
     fn verify_server_cert(

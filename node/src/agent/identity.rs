@@ -220,9 +220,9 @@ impl Identity {
             held.values().for_each(|held| leafs.insert(&held.leaf));
             self.leafs.store(Arc::new(leafs));
         }
-        let due = held.values().map(|held| held.renew_at).min().unwrap_or(now);
         // What failed is tried again soon: the CA may be renewed meanwhile.
-        Refreshed { due: if failed.is_empty() { due } else { due.min(now + 30_000) }, failed }
+        let due = held.values().map(|held| held.renew_at).min().unwrap_or(Millis::MAX);
+        Refreshed { due: if failed.is_empty() { due } else { due.clamp(now + 1_000, now + 30_000) }, failed }
     }
 
     /// Certificates for those who ask.
@@ -372,6 +372,10 @@ mod tests {
         let refreshed = identity.refresh(&accounts, &CertificateLifetimes::default(), now, 0.5);
         assert_eq!(refreshed.failed.len(), 1);
         assert!(refreshed.due <= now + 30_000);
+        // With nothing in hand at all, it waits too.
+        let ended = identity.ca().not_after() + 1;
+        let none = identity.refresh(&BTreeSet::new(), &CertificateLifetimes::default(), ended, 0.5);
+        assert!(none.failed.len() == 1 && none.due > ended, "{none:?}");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Renewal {
     pub local: Arc<Local>,
     /// Where a renewed CA goes.
     pub dir: Arc<StateDir>,
+    /// `HOST:PORT`s known from the configuration and from joining: after a month nobody else may be known.
+    pub known: Vec<String>,
 }
 
 impl Renewal {
@@ -147,10 +149,19 @@ impl Renewal {
     /// A CA that has ended opens no link; the enrolment port still knows its key.
     async fn lapsed(&self, state: &policy::history::State) -> Result<Vec<Vec<u8>>, Error> {
         let view = self.sync.world.view();
+        let mut known = Vec::new();
+        for address in &self.known {
+            // A name that cannot be resolved now may be known at the next attempt.
+            known.extend(tokio::net::lookup_host(address).await.into_iter().flatten());
+        }
         let mut last = fail("unreachable", "no enroller's address is known", "start one of the enrollers");
         for (node, grant) in state.grants() {
-            let Some(member) = view.member(node).filter(|_| grant.enroller && !grant.retired) else { continue };
-            for address in &member.addresses {
+            if !grant.enroller || grant.retired {
+                continue;
+            }
+            let seen = view.member(node).map(|member| member.addresses.clone()).unwrap_or_default();
+            let others = known.iter().filter(|address| !seen.contains(address));
+            for address in seen.iter().chain(others) {
                 let authority = self.sync.world.authority().load_full();
                 match renew_lapsed(&self.sync.identity, node, *address, &authority).await {
                     Ok(chain) => return Ok(chain),

@@ -153,6 +153,36 @@ impl StateDir {
     }
 }
 
+/// What is wrong with the files of a state directory, each by itself; works while a node holds the lock.
+#[must_use]
+pub fn faults(path: &Path) -> Vec<Error> {
+    let Ok(about) = fs::metadata(path) else { return Vec::new() };
+    let mut faults: Vec<Error> = private(path, &about, "0700").err().into_iter().collect();
+    for name in [CA_KEY, RECORD_KEY, ENROLLER_KEY, CA_CERTIFICATES, ENROLLER_CERTIFICATE, NODE, STORE] {
+        let file = path.join(name);
+        // Not through a link: what it points to is not what the node reads.
+        let Ok(found) = fs::symlink_metadata(&file) else { continue };
+        let fault = |message: String, hint: String| fail("key_permissions", message, hint);
+        if found.is_symlink() {
+            let message = format!("{} is a link: the node does not follow it", file.display());
+            faults.push(fault(message, "put the file itself there".to_owned()));
+        } else if !found.is_file() {
+            faults.push(fault(format!("{} is no file", file.display()), "restore it from a backup".to_owned()));
+        } else {
+            faults.extend(private(&file, &found, "0600").err());
+            if found.uid() != about.uid() {
+                let message = format!("{} belongs to another user than {}", file.display(), path.display());
+                faults.push(fault(message, format!("chown --reference {} {}", path.display(), file.display())));
+            }
+            if found.nlink() > 1 {
+                let message = format!("{} has a second name somewhere", file.display());
+                faults.push(fault(message, "copy it, and put the copy in its place".to_owned()));
+            }
+        }
+    }
+    faults
+}
+
 /// Reads a file that only its owner may read, without following links; none if it is not there.
 ///
 /// # Errors
@@ -257,6 +287,26 @@ mod tests {
         std::os::unix::fs::symlink("/etc/hostname", folder.path().join(RECORD_KEY)).unwrap();
         assert_eq!(dir.read(RECORD_KEY).unwrap_err().code, "storage_failed");
         assert_eq!(dir.read(CA_KEY).unwrap(), None);
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        let folder = private_dir();
+        let dir = StateDir::open(&folder.path().join("state")).unwrap();
+        for name in [CA_KEY, RECORD_KEY, ENROLLER_KEY] {
+            dir.write(name, b"secret").unwrap();
+        }
+        let path = dir.path().to_path_buf();
+        assert_eq!(faults(&path), []);
+        fs::set_permissions(path.join(CA_KEY), fs::Permissions::from_mode(0o604)).unwrap();
+        fs::rename(path.join(RECORD_KEY), folder.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), path.join(RECORD_KEY)).unwrap();
+        fs::hard_link(path.join(ENROLLER_KEY), folder.path().join("copy")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o711)).unwrap();
+        let found = faults(&path);
+        assert!(found.iter().all(|fault| fault.code == "key_permissions" && !fault.hint.is_empty()), "{found:?}");
+        let about = |word: &str| found.iter().filter(|fault| fault.message.contains(word)).count();
+        assert_eq!((found.len(), about("0711"), about("0604"), about("link"), about("second name")), (4, 1, 1, 1, 1));
     }
 
     #[test]

@@ -168,6 +168,9 @@ impl Sync {
         let _one = self.state.applying.lock().await;
         let covered = self.book.look(|history| history.digest()).await;
         let state = self.book.state(self.clock.now()).await;
+        if self.world.current().load().state.lifetimes() != state.lifetimes() {
+            self.renew.notify_one();
+        }
         let changed = self.world.state_changed(state);
         let limits = self.world.limits();
         self.mesh.limit_handshakes(limits.tls_handshake_timeout, limits.pending_handshakes);

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     agent::{
         admin::api::{Health, Mesh, Status},
-        state_dir::StateDir,
+        state_dir::{self, StateDir},
     },
     cli::{
         client,
@@ -27,8 +27,6 @@ pub struct Args {
 
 /// So many enrollers survive the loss of two.
 const ENROLLERS: usize = 3;
-/// Half of a node CA's 30 days, in milliseconds.
-const NODE_CA_HALF_LIFE: i64 = 15 * 24 * 3_600_000;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -86,6 +84,7 @@ fn machine(ctx: &Context, findings: &mut Vec<Finding>) {
         Err(error) => return findings.push(Finding::of("configuration", Verdict::Error, &error)),
     };
     findings.push(Finding::fine("configuration", format!("{} is valid", file.display())));
+    findings.extend(state_dir::faults(&config.data_dir).iter().map(|fault| Finding::of("keys", Verdict::Error, fault)));
     let owner = StateDir::open(&config.data_dir).and_then(|dir| dir.owner());
     findings.push(match owner {
         Ok(Some(owner)) => Finding::fine("state", format!("{} of {}", owner.node, owner.trust_domain)),
@@ -146,12 +145,12 @@ fn trust(status: &Status) -> Vec<Finding> {
     if enrollers < ENROLLERS {
         let message = format!("{enrollers} of the {ENROLLERS} enrollers that a mesh should have are alive");
         let error = Error::new("few_enrollers", message)
-            .hint("while none lives nobody joins and no node CA is renewed: keep a backup of the enroller's data_dir");
+            .hint("while none lives nobody joins and no node CA is renewed: make more by `skein ca promote NODE`");
         findings.push(Finding::of("enrollers", Verdict::Warning, &error));
     }
-    let ends = status.certificates.node_ca_expires.parse::<jiff::Timestamp>();
-    let left = ends.map(|ends| ends.as_millisecond() - i64::try_from(clock::wall()).unwrap_or(i64::MAX));
-    if left.is_ok_and(|left| left < NODE_CA_HALF_LIFE) {
+    let at = |text: &str| text.parse::<jiff::Timestamp>().map(|at| at.as_millisecond().unsigned_abs()).ok();
+    let (begins, ends) = (at(&status.certificates.node_ca_begins), at(&status.certificates.node_ca_expires));
+    if begins.zip(ends).is_some_and(|(begins, ends)| clock::wall() > begins.midpoint(ends)) {
         let message = format!("the node CA of {} is past half of its life", status.node);
         let error = Error::new("certificate_half", message).hint("is an enroller alive? nodes renew by themselves");
         findings.push(Finding::of("certificates", Verdict::Warning, &error));

@@ -27,6 +27,9 @@ pub struct Globals {
     /// Where the operator's keys lie [default: $XDG_CONFIG_HOME/skein/TRUST_DOMAIN]
     #[arg(long, global = true, value_name = "DIR")]
     pub operator: Option<PathBuf>,
+    /// The passphrase of the keys that are read, and under which new ones are written; a file of mode 0600
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
     /// Namespace of documents that name none
     #[arg(long, short, global = true, default_value = "default")]
     pub namespace: String,
@@ -107,6 +110,7 @@ impl Context {
     /// None is there, or several are.
     pub fn operator(&self) -> Result<Directory> {
         let found = Directory::find(self.globals.operator.as_deref(), self.own_trust_domain().as_ref())?;
+        let found = found.under(self.globals.passphrase_file.clone());
         Ok(if self.recovery { found.recovering() } else { found })
     }
 }

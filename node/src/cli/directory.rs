@@ -10,6 +10,7 @@ use std::{
 use certs::{
     id::{NodeId, TrustDomain},
     root::Root,
+    sealed,
     sign::{Digest, SigningKey},
 };
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub struct Directory {
     path: PathBuf,
     /// Sign by `recovery.key`.
     recovery: bool,
+    /// The file that holds the passphrase of its keys.
+    passphrase: Option<PathBuf>,
 }
 
 /// `mesh.toml`: what the operator knows of the mesh, refreshed by every call.
@@ -74,7 +77,13 @@ impl Directory {
     /// The directory that a flag names, or the default one of a mesh.
     pub fn of(explicit: Option<&Path>, trust_domain: &TrustDomain) -> Self {
         let path = explicit.map_or_else(|| home().join(trust_domain.as_str()), Path::to_path_buf);
-        Self { path, recovery: false }
+        Self { path, recovery: false, passphrase: None }
+    }
+
+    /// The same directory, its keys under the passphrase in this file.
+    #[must_use]
+    pub fn under(self, passphrase: Option<PathBuf>) -> Self {
+        Self { passphrase, ..self }
     }
 
     /// The same directory, where `recovery.key` signs in the place of `operator.key`.
@@ -95,7 +104,7 @@ impl Directory {
         };
         let mut present = candidates.iter().filter(|path| path.is_dir());
         match (present.next(), present.next()) {
-            (Some(path), None) => Ok(Self { path: path.clone(), recovery: false }),
+            (Some(path), None) => Ok(Self { path: path.clone(), recovery: false, passphrase: None }),
             (Some(_), Some(_)) => {
                 let names: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
                 Err(Error::new("ambiguous", format!("there are several operator directories: {}", names.join(", ")))
@@ -121,9 +130,12 @@ impl Directory {
     pub fn store_keys(&self, keys: &Keys<'_>) -> Result<()> {
         self.refuse_old_keys()?;
         self.make()?;
-        self.write(OPERATOR, keys.operator.to_pem().as_bytes(), 0o600)?;
-        self.write(RECOVERY, keys.recovery.to_pem().as_bytes(), 0o600)?;
-        self.write(ROOT, keys.root.as_bytes(), 0o600)?;
+        // One passphrase for all three.
+        let word = self.word()?;
+        let sealed = |pem: &str| seal(pem, word.as_ref());
+        self.write(OPERATOR, sealed(&keys.operator.to_pem())?.as_bytes(), 0o600)?;
+        self.write(RECOVERY, sealed(&keys.recovery.to_pem())?.as_bytes(), 0o600)?;
+        self.write(ROOT, sealed(keys.root)?.as_bytes(), 0o600)?;
         self.write(BUNDLE, keys.bundle.as_bytes(), 0o644)
     }
 
@@ -165,7 +177,7 @@ impl Directory {
     /// Missing, readable by others, or no key.
     pub fn operator_key(&self) -> Result<SigningKey> {
         let path = self.path.join(if self.recovery { RECOVERY } else { OPERATOR });
-        let pem = read_private(&path)?;
+        let pem = self.opened(&path, read_private(&path)?)?;
         SigningKey::from_pem(&pem).map_err(|error| {
             Error::new("bad_config", format!("{} is not a signing key: {error}", path.display()))
                 .hint("restore the file that `skein init` wrote")
@@ -201,7 +213,7 @@ impl Directory {
     pub fn store_operator(&self, key: &SigningKey, bundle: &str, known: &Known) -> Result<()> {
         self.refuse_old_keys()?;
         self.make()?;
-        self.write(OPERATOR, key.to_pem().as_bytes(), 0o600)?;
+        self.write(OPERATOR, seal(&key.to_pem(), self.word()?.as_ref())?.as_bytes(), 0o600)?;
         self.write(BUNDLE, bundle.as_bytes(), 0o644)?;
         self.store_known(known)
     }
@@ -217,6 +229,7 @@ impl Directory {
                 "give the directory that holds it with --operator, or sign by files: `skein ca csr` at the node, `skein ca sign` where root.key lies",
             )
         })?;
+        let pem = self.opened(&path, pem)?;
         Root::from_pem(trust_domain, &pem).map_err(|error| {
             Error::new("bad_config", format!("{} is not a root: {error}", path.display()))
                 .hint("restore the file that `skein init` wrote")
@@ -239,6 +252,33 @@ impl Directory {
             // A read-only copy of the directory is a way to use it.
             let _ = self.store_known(&fresh);
         }
+    }
+
+    /// A key file's text in the clear.
+    fn opened(&self, path: &Path, text: Zeroizing<String>) -> Result<Zeroizing<String>> {
+        if !sealed::is_sealed(&text) {
+            return Ok(text);
+        }
+        let word = self.word()?.ok_or_else(|| {
+            Error::new("no_passphrase", format!("{} is under a passphrase", path.display()))
+                .hint("give the file that holds it with --passphrase-file FILE")
+        })?;
+        sealed::open(&text, word.as_bytes()).map_err(|error| {
+            Error::new("no_passphrase", format!("{}: {error}", path.display()))
+                .hint("is it the right file? a line end after the passphrase is left out")
+        })
+    }
+
+    /// The passphrase, if one was given.
+    fn word(&self) -> Result<Option<Zeroizing<String>>> {
+        let Some(path) = &self.passphrase else { return Ok(None) };
+        let text = state_dir::read_private(path)?
+            .ok_or_else(|| Error::new("no_passphrase", format!("there is no {}", path.display())))?;
+        let word = text.trim_end_matches(['\r', '\n']);
+        if word.is_empty() {
+            return Err(Error::new("no_passphrase", format!("{} holds no passphrase", path.display())));
+        }
+        Ok(Some(Zeroizing::new(word.to_owned())))
     }
 
     fn make(&self) -> Result<()> {
@@ -266,6 +306,13 @@ impl Directory {
             io("write", &path, &error)
         })
     }
+}
+
+/// A key file's text under the passphrase, if there is one.
+fn seal(pem: &str, word: Option<&Zeroizing<String>>) -> Result<Zeroizing<String>> {
+    let Some(word) = word else { return Ok(Zeroizing::new(pem.to_owned())) };
+    let sealed = sealed::seal(pem, word.as_bytes()).map_err(|error| Error::new("failed", error.to_string()))?;
+    Ok(Zeroizing::new(sealed))
 }
 
 /// Reads a key file that nobody else may read.
@@ -332,7 +379,7 @@ mod tests {
     #[test]
     fn keys_are_private_and_come_back() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().join("mesh"), recovery: false };
+        let directory = Directory { path: temporary.path().join("mesh"), recovery: false, passphrase: None };
         let operator = founded(&directory);
         assert_eq!(directory.operator_key().unwrap().public(), operator.public());
         assert_eq!(directory.known().unwrap(), known());
@@ -342,9 +389,27 @@ mod tests {
     }
 
     #[test]
+    fn keys_lie_under_a_passphrase() {
+        let temporary = tempfile::tempdir().unwrap();
+        let word = temporary.path().join("word");
+        fs::write(&word, "correct horse\n").unwrap();
+        fs::set_permissions(&word, fs::Permissions::from_mode(0o600)).unwrap();
+        let plain = Directory { path: temporary.path().join("mesh"), recovery: false, passphrase: None };
+        let sealed = plain.clone().under(Some(word.clone()));
+        let operator = founded(&sealed);
+        assert!(!fs::read_to_string(plain.path.join(OPERATOR)).unwrap().contains("BEGIN PRIVATE KEY"));
+        assert_eq!(sealed.operator_key().unwrap().public(), operator.public());
+        assert_eq!(plain.operator_key().err().unwrap().code, "no_passphrase");
+        fs::write(&word, "wrong").unwrap();
+        assert_eq!(sealed.operator_key().err().unwrap().code, "no_passphrase");
+        fs::set_permissions(&word, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(sealed.operator_key().err().unwrap().code, "key_permissions");
+    }
+
+    #[test]
     fn keys_are_never_overwritten() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false };
+        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: None };
         founded(&directory);
         assert_eq!(directory.refuse_old_keys().unwrap_err().code, "already_exists");
     }
@@ -352,7 +417,7 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_is_refused() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false };
+        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: None };
         founded(&directory);
         let path = directory.path.join(OPERATOR);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -365,7 +430,7 @@ mod tests {
     #[test]
     fn known_nodes_follow_the_mesh_those_alive_first() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false };
+        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: None };
         founded(&directory);
         let node = |name: &str, alive| api::KnownNode {
             name: NodeId::new(name).unwrap(),

@@ -62,6 +62,8 @@ pub fn main_with(line: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
         Err(code) => return code,
     };
     crate::clock::shift(cli.globals.clock_offset);
+    // Every command may hold keys. A system that does not let this be set has set it.
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
     let ctx = Context::new(cli.globals);
     match dispatch(cli.command, &ctx) {
         Ok(code) => code,

@@ -116,7 +116,7 @@ fn table(keys: &[Key]) -> Table {
 fn new(dir: &std::path::Path, ctx: &Context) -> Result<()> {
     let own = ctx.operator()?;
     let (known, key) = (own.known()?, SigningKey::generate());
-    let directory = Directory::of(Some(dir), &known.trust_domain);
+    let directory = Directory::of(Some(dir), &known.trust_domain).under(ctx.globals.passphrase_file.clone());
     directory.store_operator(&key, &own.bundle()?, &known)?;
     let value = json!({"operator_dir": directory.path(), "public_key": key.public().to_string()});
     ctx.output.show(&value, || {

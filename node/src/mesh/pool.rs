@@ -455,4 +455,14 @@ mod tests {
         assert!(waiting.remove(0).await.is_ok(), "who came first");
         assert!(futures_util::poll!(Box::pin(group.permit())).is_pending(), "one place is free");
     }
+
+    #[test]
+    fn nothing_begins_in_the_last_minute_or_the_last_third() {
+        let now = clock::wall();
+        let before = |ends: Millis| ends - retire_at(ends);
+        assert_eq!(before(now + 3_600_000), RETIRE_BEFORE);
+        let short = before(now + 10_000);
+        assert!((2_500..=3_334).contains(&short), "{short}");
+        assert_eq!(before(now.saturating_sub(1_000)), 0);
+    }
 }

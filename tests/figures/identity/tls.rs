@@ -83,7 +83,7 @@ impl Clock for Still {
 }
 
 fn sides() -> (Side, Side) {
-    let at = harness::wall();
+    let at = node::clock::wall();
     let trust_domain = TrustDomain::new("figures.example").expect("a name");
     let node = NodeId::new("a").expect("a name");
     let account = "shop/web".parse().expect("an account");
@@ -121,12 +121,12 @@ fn sides() -> (Side, Side) {
 
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(root.certificate())).expect("webpki reads our roots");
-    (ours, plain(roots, &SingleCertAndKey::from((*leaf.key).clone()), name))
+    (ours, plain(roots, Arc::new(SingleCertAndKey::from((*leaf.key).clone())), name))
 }
 
 /// rustls as its documentation has it, without tickets as ours.
-fn plain(roots: RootCertStore, leaf: &SingleCertAndKey, name: ServerName<'static>) -> Side {
-    let (roots, leaf, provider) = (Arc::new(roots), Arc::new(leaf.clone()), Arc::new(aws_lc_rs::default_provider()));
+fn plain(roots: RootCertStore, leaf: Arc<SingleCertAndKey>, name: ServerName<'static>) -> Side {
+    let (roots, provider) = (Arc::new(roots), Arc::new(aws_lc_rs::default_provider()));
     let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
     let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -99,6 +99,9 @@ fn is_zero(number: &i64) -> bool {
 pub struct Certificates {
     /// The node's own CA.
     pub node_ca_expires: String,
+    /// Its begin.
+    #[serde(default)]
+    pub node_ca_begins: String,
     /// The first leaf to end.
     pub leaf_expires: String,
     /// Enrollers alive.

@@ -74,6 +74,7 @@ pub const CODES: &[(&str, Class, u16)] = &[
     ("not_joined", Class::Usage, 503),
     ("not_supported", Class::Usage, 422),
     ("no_operator", Class::Usage, 403),
+    ("no_passphrase", Class::Usage, 403),
     ("no_root", Class::Usage, 403),
     ("usage", Class::Usage, 400),
     // What `check` finds: it is said, and ends with 3 under `--strict`.

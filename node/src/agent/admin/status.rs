@@ -51,6 +51,7 @@ impl Admin {
             policy: api::PolicyStatus { digest: state.digest.to_string(), stale: stale(&view, self.agent.node()) },
             certificates: api::Certificates {
                 node_ca_expires: rfc3339(identity.ca_not_after),
+                node_ca_begins: rfc3339(identity.ca_not_before),
                 leaf_expires: leaf_expires.map(rfc3339).unwrap_or_default(),
                 enrollers,
                 enroller_ca_expires: identity.enroller.map(rfc3339),

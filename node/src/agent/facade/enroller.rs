@@ -1,0 +1,82 @@
+//! This node as an enroller: how its CA is asked for, taken into use, and missed.
+
+use std::time::Duration;
+
+use certs::{codec::Millis, id::NodeId};
+
+use super::Agent;
+use crate::agent::error::{Error, fail, internal};
+
+/// Below this, the end of an enroller CA is near: longer than the node CAs live that it still has to renew.
+const ENROLLER_WARNING: Millis = 60 * 24 * 3_600_000;
+
+/// What the root's holder needs to know to certify an enroller CA.
+#[derive(Debug, Clone)]
+pub struct EnrollerRequest {
+    /// The node.
+    pub node: NodeId,
+    /// Of its grant.
+    pub epoch: u64,
+    /// How long the certificate is to live.
+    pub life: Duration,
+    /// PKCS#10.
+    pub request: Vec<u8>,
+}
+
+impl Agent {
+    /// A request for this node's enroller CA, the epoch that its certificate must name, and how long it is to live.
+    ///
+    /// # Errors
+    /// `not_granted` without a grant; `storage_failed`, `storage_full`.
+    pub async fn enroller_request(&self) -> Result<EnrollerRequest, Error> {
+        let state = self.inner.sync.book.state(self.now()).await;
+        let grant = state.grants().get(self.node()).filter(|grant| !grant.retired);
+        let no_grant = || fail("not_granted", format!("{} has no grant", self.node()), "invite it again");
+        let epoch = grant.ok_or_else(no_grant)?.epoch;
+        let (sync, dir) = (self.inner.sync.clone(), self.inner.dir.clone());
+        let made = tokio::task::spawn_blocking(move || sync.identity.enroller_request(&dir)).await;
+        let request = made.map_err(internal)??;
+        Ok(EnrollerRequest { node: self.node().clone(), epoch, life: state.lifetimes().enroller_ca, request })
+    }
+
+    /// Takes a certificate of this node's enroller CA into use, by the policy of now. Gives its end.
+    ///
+    /// # Errors
+    /// `refused` if it does not hold here, `bad_request` if it is for another key; `storage_failed`, `storage_full`.
+    pub async fn enrols(&self, certificate: Vec<u8>) -> Result<Millis, Error> {
+        let (sync, now) = (&self.inner.sync, self.now());
+        let authority = sync.book.state(now).await.authority(self.trust_domain());
+        let hint = "was it signed by this mesh's root, for the epoch that the grant has now? make a new request";
+        let (_, _, end) = certs::verify::verify_enroller(&certificate, &authority, now)
+            .map_err(|error| fail("refused", format!("the certificate does not hold here: {error}"), hint))?;
+        let (theirs, dir) = (sync.clone(), self.inner.dir.clone());
+        let taken = tokio::task::spawn_blocking(move || theirs.identity.enrols(&dir, certificate)).await;
+        taken.map_err(internal)??;
+        sync.events.note(now, "enroller_renewed", self.node(), "the enroller CA has a new certificate");
+        // What ended with the old one is due.
+        sync.renew.notify_one();
+        Ok(end)
+    }
+
+    /// An enroller that cannot enrol, or soon cannot.
+    pub(super) fn enroller_trouble(&self, ends: Option<Millis>, now: Millis) -> Option<Error> {
+        let state = self.state();
+        let granted = state.grants().get(self.node()).is_some_and(|grant| grant.enroller && !grant.retired);
+        let renew = format!("with the root's key: skein ca renew {}", self.node());
+        match ends.filter(|_| granted) {
+            None if granted => {
+                let message = "operators let this node enrol others, and it has no certificate for that";
+                Some(fail("enroller_uncertified", message, renew))
+            }
+            Some(end) if end <= now => {
+                let message = "the enroller CA has ended: nobody can join by this node, and no node CA is renewed";
+                Some(fail("enroller_expired", message, renew))
+            }
+            Some(end) if end - now < ENROLLER_WARNING => {
+                let days = (end - now) / 86_400_000;
+                Some(fail("enroller_old", format!("the enroller CA ends in {days} days"), renew))
+            }
+            Some(_) | None => None,
+        }
+    }
+}
