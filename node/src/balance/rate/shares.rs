@@ -93,7 +93,14 @@ impl Shares {
     /// No rules yet. `own`: this node.
     #[must_use]
     pub fn new(own: Key) -> Shares {
-        Shares { own, rules: BTreeMap::new(), heard: BTreeMap::new(), said: Statement::new(), said_at: None, said_times: 0 }
+        Shares {
+            own,
+            rules: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            said: Statement::new(),
+            said_at: None,
+            said_times: 0,
+        }
     }
 
     /// Whether there is nothing to do until rules come.

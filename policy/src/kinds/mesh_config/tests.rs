@@ -80,9 +80,7 @@ fn what_is_not_applied_may_only_say_its_default() {
                    uriBytes: 4096, streams: 7, pendingResets: 9, resets: 9, headerTimeout: 1s, requestBodyIdle: 1s, \
                    streamIdle: 1s, tlsHandshakeTimeout: 1s, connections: 99, connectionsPerAddress: 1000, pendingHandshakes: 9}}";
     assert_eq!(unbuilt(applied), 0);
-    for spec in
-        ["{limits: {connectionsPerAddress: 9}}", "{accessLogFormat: '%FILTER_STATE(a)%'}"]
-    {
+    for spec in ["{limits: {connectionsPerAddress: 9}}", "{accessLogFormat: '%FILTER_STATE(a)%'}"] {
         assert_eq!(unbuilt(spec), 1, "{spec}");
     }
 }

@@ -142,7 +142,11 @@ fn a_partition_and_a_restart_are_as_said() {
         world.step(&busy, |from, to| from != 2 && to != 2);
     }
     let sum: f64 = world.shares().iter().sum();
-    assert!(sum <= 1.0 + 1e-9 && world.shares()[2] > 0.25, "cut off, it goes on with what it had: {:?}", world.shares());
+    assert!(
+        sum <= 1.0 + 1e-9 && world.shares()[2] > 0.25,
+        "cut off, it goes on with what it had: {:?}",
+        world.shares()
+    );
     // Restarted it says nothing yet, and what it said before counts no more.
     world.nodes[0].heard(&key(2), Statement::new(), world.now);
     world.nodes[1].heard(&key(2), Statement::new(), world.now);
