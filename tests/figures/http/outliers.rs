@@ -114,7 +114,7 @@ fn share(cluster: &Cluster, sharing: &str) {
 
 /// Failures of one request; none, if there was no answer at all, is one too.
 fn fails(cluster: &Cluster, number: usize, path: &str) -> bool {
-    http::get(cluster.node(&caller(number)).outbound(), "cart", path).map_or(true, |answer| answer.status != 200)
+    !http::get(cluster.node(&caller(number)).outbound(), "cart", path).is_ok_and(|answer| answer.status == 200)
 }
 
 /// Each caller on its own thread until told to stop; failures of each.
