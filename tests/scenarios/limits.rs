@@ -125,12 +125,7 @@ fn three() -> Cluster {
     let node = |version: &str| Plan::with([Service::client("shop/near"), Service::version("shop/reviews", version)]);
     let cluster = Cluster::start(
         skein(),
-        &[
-            ("web", Plan::with([Service::client("shop/web")])),
-            ("a", node("a")),
-            ("b", node("b")),
-            ("c", node("c")),
-        ],
+        &[("web", Plan::with([Service::client("shop/web")])), ("a", node("a")), ("b", node("b")), ("c", node("c"))],
     );
     cluster.wait_members(PATIENCE);
     cluster.wait_endpoints("shop/reviews", 3);
@@ -226,7 +221,8 @@ fn a_killed_node_keeps_its_share_until_it_is_evicted_and_one_that_stops_gives_it
     drop(c);
     eventually("it is dead to the others", || {
         let members = cluster.json("a", &["members"]);
-        let dead = members.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "c" && one["state"] == "dead"));
+        let dead =
+            members.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "c" && one["state"] == "dead"));
         if dead { Ok(()) } else { Err(members.to_string()) }
     });
     let rest = || share(&cluster, "a") + share(&cluster, "b");

@@ -20,8 +20,7 @@ fn table(limits: &[Limit]) -> Table {
         Table::new(&["SERVICE", "DOCUMENT", "RULE", "KEY", "SCOPE", "LIMIT", "SHARE", "ADMITTED", "REFUSED"]);
     for limit in limits {
         let pace = format!("{}/{} ms, {} at once", limit.limit, limit.interval_ms, limit.burst);
-        let (share, admitted, refused) =
-            (share(limit), limit.admitted.to_string(), limit.refused.to_string());
+        let (share, admitted, refused) = (share(limit), limit.admitted.to_string(), limit.refused.to_string());
         let key = if limit.key.is_empty() { "-" } else { &limit.key };
         table.row([
             &limit.service,

@@ -6,6 +6,7 @@
 mod deaths;
 mod endpoints;
 mod istio;
+mod limits;
 mod rolling;
 mod routes;
 mod speed;
@@ -15,11 +16,12 @@ use harness::{clients::Outcome, process::Skein};
 use crate::Figure;
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
-    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 6] = [
+    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 7] = [
         ("istio", &istio::figures),
         ("routes", &routes::figures),
         ("endpoints", &|| endpoints::figures(skein)),
         ("deaths", &|| deaths::figures(skein)),
+        ("limits", &|| limits::figures(skein)),
         ("rolling", &|| rolling::figures(skein)),
         ("speed", &speed::figures),
     ];

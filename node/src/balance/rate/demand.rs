@@ -58,8 +58,8 @@ impl Demand {
         let seconds = 2.0 * HALF_LIFE_MS as f64 / 1_000.0 / std::f64::consts::LN_2;
         let requests = said / WHOLE as f64 * whole * seconds;
         let noise = NOISE * said / requests.sqrt().max(1.0);
-        let is_news = (part == 0) != (self.said == 0)
-            || part.abs_diff(self.said) as f64 > noise.max(WORTH_SAYING * said);
+        let is_news =
+            (part == 0) != (self.said == 0) || part.abs_diff(self.said) as f64 > noise.max(WORTH_SAYING * said);
         if is_news {
             self.said = part;
         }

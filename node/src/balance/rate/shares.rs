@@ -93,7 +93,14 @@ impl Shares {
     /// No rules yet. `own`: this node.
     #[must_use]
     pub fn new(own: Key) -> Shares {
-        Shares { own, rules: BTreeMap::new(), heard: BTreeMap::new(), said: Statement::new(), said_at: None, said_times: 0 }
+        Shares {
+            own,
+            rules: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            said: Statement::new(),
+            said_at: None,
+            said_times: 0,
+        }
     }
 
     /// Whether there is nothing to do until rules come.
@@ -127,6 +134,12 @@ impl Shares {
         let mut by_rule: HashMap<u64, HashMap<u64, Said>> = HashMap::new();
         for (id, said) in statement.into_iter().filter(|(_, said)| !said.is_nothing()) {
             by_rule.entry(id.number).or_default().insert(id.key, said);
+        }
+        // Whoever asks since the last window follows what comes now, too.
+        for number in by_rule.keys() {
+            if let Some(rule) = self.rules.get_mut(number) {
+                rule.adopt(&self.own, &self.heard, now);
+            }
         }
         let before = self.heard.remove(node).unwrap_or_default();
         let empty = HashMap::new();

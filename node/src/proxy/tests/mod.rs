@@ -9,6 +9,7 @@ mod cors;
 mod forwarding;
 mod framing;
 mod http2;
+mod limits;
 mod mirroring;
 mod outliers;
 mod routing;

@@ -81,7 +81,8 @@ pub(super) struct World {
     operator: SigningKey,
     entries: Vec<Entry>,
     stats: StatsTable,
-    limits: Arc<Limits>,
+    /// What is left of each node's limits.
+    pub(super) limits: Vec<Arc<Limits>>,
     pub(super) circuits: Vec<Arc<Circuits>>,
     nonce: u8,
 }
@@ -134,7 +135,7 @@ impl World {
             operator,
             entries,
             stats: StatsTable::default(),
-            limits: Arc::new(Limits::new(7)),
+            limits: (0..count).map(|_| Arc::new(Limits::new(7))).collect(),
             circuits: (0..count).map(|_| Arc::default()).collect(),
             nonce: 0,
         };
@@ -168,7 +169,7 @@ impl World {
             PeerNetwork::start(&mesh, control).unwrap()
         };
         let telemetry = Telemetry::new(1);
-        let current = Current::new(self.snapshot(&id));
+        let current = Current::new(self.snapshot(index, &id));
         let (failed, failures) = mpsc::channel(64);
         let (plane, seats) = DataPlane::new(
             1,
@@ -226,7 +227,7 @@ impl World {
         std::iter::once(web).chain(own).collect()
     }
 
-    fn snapshot(&self, node: &NodeId) -> Snapshot {
+    fn snapshot(&self, index: usize, node: &NodeId) -> Snapshot {
         let now = crate::clock::wall();
         let state = self.history.state(now);
         Snapshot {
@@ -236,7 +237,7 @@ impl World {
             services: Arc::new(Services::new(self.endpoints(node))),
             state,
             authority: Arc::clone(&self.authority),
-            limits: Arc::clone(&self.limits),
+            limits: Arc::clone(&self.limits[index]),
         }
     }
 
@@ -278,10 +279,15 @@ impl World {
         endpoints
     }
 
+    /// What a node reads now.
+    pub(super) fn seen_by(&self, node: usize) -> Arc<Snapshot> {
+        self.nodes[node].current.load()
+    }
+
     /// Gives every node a snapshot of what is true now.
     pub(super) fn publish(&self) {
-        for node in &self.nodes {
-            node.current.store(Arc::new(self.snapshot(&node.id)));
+        for (index, node) in self.nodes.iter().enumerate() {
+            node.current.store(Arc::new(self.snapshot(index, &node.id)));
         }
     }
 

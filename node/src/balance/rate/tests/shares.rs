@@ -142,7 +142,11 @@ fn a_partition_and_a_restart_are_as_said() {
         world.step(&busy, |from, to| from != 2 && to != 2);
     }
     let sum: f64 = world.shares().iter().sum();
-    assert!(sum <= 1.0 + 1e-9 && world.shares()[2] > 0.25, "cut off, it goes on with what it had: {:?}", world.shares());
+    assert!(
+        sum <= 1.0 + 1e-9 && world.shares()[2] > 0.25,
+        "cut off, it goes on with what it had: {:?}",
+        world.shares()
+    );
     // Restarted it says nothing yet, and what it said before counts no more.
     world.nodes[0].heard(&key(2), Statement::new(), world.now);
     world.nodes[1].heard(&key(2), Statement::new(), world.now);
@@ -229,6 +233,16 @@ fn a_hard_limit_of_many_keys_names_few_and_forgets_no_gift() {
     let before = world.tables[0].keys();
     world.run(300, &[&[], &keys, &[]]);
     assert!(before <= MESH_KEYS && world.tables[0].keys() <= MESH_KEYS);
+}
+
+#[test]
+fn a_key_that_is_new_since_the_last_window_follows_what_is_heard() {
+    let world = &mut World::new(4, LIMIT, Mode::Split, true);
+    assert!(world.tables[0].admit(5, world.now * 1_000).is_ok());
+    let said = Said { demand: WHOLE, ..Said::default() };
+    world.nodes[0].heard(&key(1), Statement::from([(LimitId { number: RULE, key: 5 }, said)]), world.now);
+    let more = (0..99).filter(|_| world.tables[0].admit(5, world.now * 1_000).is_ok()).count();
+    assert!(more <= 2, "{more} beyond the first");
 }
 
 #[test]
