@@ -6,6 +6,7 @@
 mod deaths;
 mod endpoints;
 mod istio;
+mod limits;
 mod outliers;
 mod rolling;
 mod routes;
@@ -21,6 +22,7 @@ pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
         ("routes", &routes::figures),
         ("endpoints", &|| endpoints::figures(skein)),
         ("deaths", &|| deaths::figures(skein)),
+        ("limits", &|| limits::figures(skein)),
         ("rolling", &|| rolling::figures(skein)),
         ("outliers", &|| outliers::figures(skein)),
         ("speed", &speed::figures),

@@ -135,6 +135,12 @@ impl Shares {
         for (id, said) in statement.into_iter().filter(|(_, said)| !said.is_nothing()) {
             by_rule.entry(id.number).or_default().insert(id.key, said);
         }
+        // Whoever asks since the last window follows what comes now, too.
+        for number in by_rule.keys() {
+            if let Some(rule) = self.rules.get_mut(number) {
+                rule.adopt(&self.own, &self.heard, now);
+            }
+        }
         let before = self.heard.remove(node).unwrap_or_default();
         let empty = HashMap::new();
         let mut changed = Vec::new();

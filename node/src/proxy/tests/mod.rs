@@ -11,6 +11,7 @@ mod forwarding;
 mod framing;
 mod grpc;
 mod http2;
+mod limits;
 mod mirroring;
 mod outliers;
 mod protocols;

@@ -81,7 +81,8 @@ pub(super) struct World {
     operator: SigningKey,
     entries: Vec<Entry>,
     stats: StatsTable,
-    limits: Arc<Limits>,
+    /// What is left of each node's limits.
+    pub(super) limits: Vec<Arc<Limits>>,
     pub(super) circuits: Vec<Arc<Circuits>>,
     nonce: u8,
     /// A label of all configured services, if any.
@@ -141,7 +142,7 @@ impl World {
             operator,
             entries,
             stats: StatsTable::default(),
-            limits: Arc::new(Limits::new(7)),
+            limits: (0..count).map(|_| Arc::new(Limits::new(7))).collect(),
             circuits: (0..count).map(|_| Arc::default()).collect(),
             nonce: 0,
             tier: "",
@@ -176,7 +177,7 @@ impl World {
             PeerNetwork::start(&mesh, control).unwrap()
         };
         let telemetry = Telemetry::new(1);
-        let current = Current::new(self.snapshot(&id));
+        let current = Current::new(self.snapshot(index, &id));
         let (failed, failures) = mpsc::channel(64);
         let (plane, seats) = DataPlane::new(
             1,
@@ -239,7 +240,7 @@ impl World {
         std::iter::once(web).chain(own).collect()
     }
 
-    fn snapshot(&self, node: &NodeId) -> Snapshot {
+    fn snapshot(&self, index: usize, node: &NodeId) -> Snapshot {
         let now = crate::clock::wall();
         let state = self.history.state(now);
         Snapshot {
@@ -249,7 +250,7 @@ impl World {
             services: Arc::new(Services::new(self.endpoints(node))),
             state,
             authority: Arc::clone(&self.authority),
-            limits: Arc::clone(&self.limits),
+            limits: Arc::clone(&self.limits[index]),
         }
     }
 
@@ -291,10 +292,15 @@ impl World {
         endpoints
     }
 
+    /// What a node reads now.
+    pub(super) fn seen_by(&self, node: usize) -> Arc<Snapshot> {
+        self.nodes[node].current.load()
+    }
+
     /// Gives every node a snapshot of what is true now.
     pub(super) fn publish(&self) {
-        for node in &self.nodes {
-            let snapshot = self.snapshot(&node.id);
+        for (index, node) in self.nodes.iter().enumerate() {
+            let snapshot = self.snapshot(index, &node.id);
             let limits = snapshot.compiled.config().limits;
             node.mesh.limit_handshakes(limits.tls_handshake_timeout, limits.pending_handshakes);
             node.current.store(Arc::new(snapshot));

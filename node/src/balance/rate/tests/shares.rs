@@ -236,6 +236,16 @@ fn a_hard_limit_of_many_keys_names_few_and_forgets_no_gift() {
 }
 
 #[test]
+fn a_key_that_is_new_since_the_last_window_follows_what_is_heard() {
+    let world = &mut World::new(4, LIMIT, Mode::Split, true);
+    assert!(world.tables[0].admit(5, world.now * 1_000).is_ok());
+    let said = Said { demand: WHOLE, ..Said::default() };
+    world.nodes[0].heard(&key(1), Statement::from([(LimitId { number: RULE, key: 5 }, said)]), world.now);
+    let more = (0..99).filter(|_| world.tables[0].admit(5, world.now * 1_000).is_ok()).count();
+    assert!(more <= 2, "{more} beyond the first");
+}
+
+#[test]
 fn ids_travel() {
     let id = LimitId { number: 0x0102_0304_0506_0708, key: u64::MAX - 5 };
     assert_eq!(LimitId::of(id.bytes()), id);
