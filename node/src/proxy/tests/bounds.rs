@@ -65,7 +65,7 @@ fn as_many_headers_as_are_allowed_pass_both_nodes() {
 #[test]
 fn a_head_has_its_time_whatever_it_begins_with() {
     let backend = Backend::named("v1");
-    let world = limited(&backend, "headerTimeout: 200ms");
+    let world = limited(&backend, "headerTimeout: 800ms");
     let settings = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     // A block of headers of stream 1 that does not end.
     let unfinished = format!("{settings}\0\0\0\x01\0\0\0\0\x01");
@@ -82,8 +82,8 @@ fn a_head_has_its_time_whatever_it_begins_with() {
     // Heads that come one after the other have each their own time.
     let mut client = Client::connect(world.nodes[0].outbound);
     client.write("GET / HT");
-    for _ in 0..8 {
-        std::thread::sleep(Duration::from_millis(50));
+    for _ in 0..6 {
+        std::thread::sleep(Duration::from_millis(200));
         let next = "TP/1.1\r\nHost: reviews\r\n\r\nGET / HT";
         assert_eq!(client.ask(next).expect("the connection lives").status, 200);
     }
@@ -192,8 +192,13 @@ fn handshakes_that_stall_are_ended_and_counted() {
     let address = world.nodes[1].mesh.local_addr();
     let mut stalled: Vec<TcpStream> = (0..6).map(|_| TcpStream::connect(address).unwrap()).collect();
     assert!(stalled.iter_mut().all(ends));
-    let failures = world.nodes[1].mesh.counters().handshake_failures.load(std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(failures, 6, "two had their time, four had no place: one address gets half");
+    // Two had their time, four had no place: one address gets half. One is counted when its connection is closed already.
+    let failures = &world.nodes[1].mesh.counters().handshake_failures;
+    let began = crate::clock::monotonic();
+    while failures.load(std::sync::atomic::Ordering::Relaxed) < 6 {
+        assert!(crate::clock::monotonic().duration_since(began) < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
 }
 
