@@ -1,9 +1,6 @@
 //! A node that starts again, seen by the callers beside it.
 
-use std::{
-    sync::mpsc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use harness::{
     PATIENCE,
@@ -32,9 +29,8 @@ fn the_first_answer_of_a_starting_node_is_the_applications() {
     let outbound = cluster.node("n0").outbound();
     for _ in 0..3 {
         cluster.terminate("n0");
-        let (told, first) = mpsc::channel();
-        std::thread::spawn(move || told.send(first_answer(outbound, now())));
+        let asking = std::thread::spawn(move || first_answer(outbound, now()));
         cluster.run("n0");
-        assert_eq!(first.recv_timeout(PATIENCE).expect("an answer"), 200);
+        assert_eq!(asking.join().expect("an answer"), 200);
     }
 }

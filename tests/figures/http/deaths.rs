@@ -50,7 +50,7 @@ fn cluster(skein: &Skein, applications: &[Application]) -> Cluster {
     let plans: Vec<(&str, Plan)> = plans.iter().map(|(name, plan)| (name.as_str(), plan.clone())).collect();
     let cluster = Cluster::start(skein.clone(), &plans);
     wait_seen(&cluster, ["web"], NODES);
-    cluster.push("web", ROUTES, &["--wait", "all"]).expect_code(0);
+    cluster.push("web", ROUTES, &["--wait", "all", "--timeout", "60s"]).expect_code(0);
     cluster
 }
 

@@ -37,7 +37,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
         let rule = format!(
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: cart, namespace: shop}}\nspec: {{host: cart, trafficPolicy: {{loadBalancer: {{simple: {choice}}}}}}}\n"
         );
-        cluster.push("web", &rule, &["--wait", "all"]).expect_code(0);
+        cluster.push("web", &rule, &["--wait", "all", "--timeout", "60s"]).expect_code(0);
         load(&cluster, WARM);
         load(&cluster, MEASURED)
     };
