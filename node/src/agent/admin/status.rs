@@ -209,6 +209,10 @@ fn resident() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use policy::history::{Absent, Live, LiveValue};
+
     use super::*;
 
     #[test]
@@ -220,6 +224,34 @@ mod tests {
     fn what_must_be_mended_at_once_is_critical() {
         assert_eq!(own(Error::new("storage_full", "")).severity, Health::Critical);
         assert_eq!(own(Error::new("not_granted", "")).severity, Health::Degraded);
+    }
+
+    #[test]
+    fn what_closes_because_it_cannot_be_read_is_critical() {
+        let changeset = policy::changeset::ChangesetId(certs::sign::Digest([1; 32]));
+        let value = LiveValue {
+            changeset,
+            document: Err(Absent::Unreadable([].into())),
+            json: "{}".into(),
+            authors: Vec::new(),
+            time: 0,
+            version: 1,
+            confined: false,
+        };
+        let told = |kind: Kind, blind: Vec<LiveValue>| {
+            let id = DocumentId::new(kind, "shop", "a");
+            let live = Live { values: vec![value.clone()], in_force: Vec::new(), blind, effective: None };
+            let mut state = State::nothing();
+            state.documents.insert(id.clone(), Arc::new(live));
+            let problem = conflict(&state, &Conflict::Unreadable(id, changeset));
+            (problem.code, problem.severity)
+        };
+        let closed = ("unreadable_authorization".to_owned(), Health::Critical);
+        assert_eq!(told(Kind::AuthorizationPolicy, vec![value.clone()]), closed);
+        assert_eq!(told(Kind::PeerAuthentication, vec![value.clone()]), closed);
+        let yields = ("unreadable".to_owned(), Health::Degraded);
+        assert_eq!(told(Kind::AuthorizationPolicy, Vec::new()), yields, "an older value stands in its place");
+        assert_eq!(told(Kind::VirtualService, vec![value.clone()]), yields);
     }
 
     #[test]
