@@ -41,7 +41,6 @@ fn leafs_of_ten_seconds_are_swapped_and_no_request_fails() {
     let cluster = pair();
     let config =
         "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {certificates: {leaf: 10s}}\n";
-    cluster.push("first", config, &["--wait", "all"]).expect_code(0);
     let ends = || {
         let all = cluster.json("second", &["identity", "list"]);
         let service = all.as_array().and_then(|all| {
@@ -50,6 +49,7 @@ fn leafs_of_ten_seconds_are_swapped_and_no_request_fails() {
         service.and_then(|one| one["not_after"].as_str().map(str::to_owned)).unwrap_or_default()
     };
     let long = ends();
+    cluster.push("first", config, &["--wait", "all"]).expect_code(0);
     let first = eventually("the shorter life counts at once", || {
         let now = ends();
         if now < long { Ok(now) } else { Err(now) }
@@ -131,7 +131,7 @@ fn a_lost_laptop_is_taken_out_by_the_recovery_key() {
     let cluster = Cluster::start(skein(), &[("first", web())]);
     let route = |number: u32| {
         format!(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{number}, namespace: shop}}\nspec: {{hosts: [reviews], http: [{{directResponse: {{status: 200}}}}]}}\n"
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{number}, namespace: shop}}\nspec: {{hosts: [reviews-{number}], http: [{{directResponse: {{status: 200}}}}]}}\n"
         )
     };
     let new = |dir: &str| {

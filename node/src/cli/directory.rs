@@ -370,7 +370,8 @@ mod tests {
 
     fn founded(directory: &Directory) -> SigningKey {
         let operator = SigningKey::generate();
-        let keys = Keys { operator: &operator, recovery: &SigningKey::generate(), root: "root", bundle: "bundle" };
+        let root = Root::generate(&known().trust_domain, crate::clock::wall()).to_pem();
+        let keys = Keys { operator: &operator, recovery: &SigningKey::generate(), root: &root, bundle: "bundle" };
         directory.store_keys(&keys).unwrap();
         directory.store_known(&known()).unwrap();
         operator
