@@ -235,7 +235,7 @@ fn a_killed_node_keeps_its_share_until_it_is_evicted_and_one_that_stops_gives_it
     drop((a, b));
     cluster.terminate("b");
     eventually("the last one has the whole limit", || match share(&cluster, "a") {
-        share if share == 50.0 => Ok(()),
+        50.0 => Ok(()),
         share => Err(share.to_string()),
     });
 }

@@ -127,7 +127,7 @@ fn snapshot(stats: &StatsTable, rule: &str) -> Snapshot {
     }
 }
 
-async fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketAddr) -> Arc<Local> {
+fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketAddr) -> Arc<Local> {
     let node = NodeId::new("n0").unwrap();
     let local = Local::new(node, members.clone(), Arc::new(Events::default()), tasks.clone());
     let port = Port { name: "http".into(), number: 80, protocol: Protocol::Http, target };
@@ -172,7 +172,7 @@ impl Node {
             hearing: hearing.clone(),
             links: Links::default(),
             current: Current::new(snapshot),
-            local: own_service(&tasks, &members, application.target).await,
+            local: own_service(&tasks, &members, application.target),
             members,
             tasks: tasks.clone(),
         };
@@ -369,7 +369,7 @@ async fn an_owner_checks_once_for_all_who_ask() {
     let tasks = Tasks::new();
     let application = Application::start(&tasks).await;
     let (members, _said) = Members::channel();
-    let local = own_service(&tasks, &members, application.target).await;
+    let local = own_service(&tasks, &members, application.target);
     while application.checks.load(Relaxed) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
