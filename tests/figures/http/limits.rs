@@ -1,4 +1,6 @@
 //! A limit of the whole mesh: what 3, 10 and 30 nodes let in together, of an uneven demand that shifts.
+//!
+//! `SKEIN_FIGURES_NODES=3,10` measures these sizes only.
 
 use std::{collections::VecDeque, fmt::Write as _, time::Duration};
 
@@ -48,7 +50,11 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
             ),
         ]
     };
-    sizes.into_iter().flat_map(measure).collect()
+    let wanted = std::env::var("SKEIN_FIGURES_NODES").ok();
+    let is_wanted = |count: usize| {
+        wanted.as_deref().is_none_or(|wanted| wanted.split(',').any(|one| one.trim() == count.to_string()))
+    };
+    sizes.into_iter().filter(|(count, ..)| is_wanted(*count)).flat_map(measure).collect()
 }
 
 /// How far what is let in is off what is due, and how much it is above the limit.
