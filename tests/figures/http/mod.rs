@@ -17,7 +17,7 @@ use harness::{PATIENCE, clients::Outcome, cluster::Cluster, eventually_within, p
 use crate::{Figure, main_job::healthy_of};
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
-    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 7] = [
+    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 8] = [
         ("istio", &istio::figures),
         ("routes", &routes::figures),
         ("endpoints", &|| endpoints::figures(skein)),
