@@ -1,6 +1,6 @@
 //! The life of identities: short leafs under load, grants that shrink, enrollers and operators that come and go, and 400 days.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use harness::{
     PATIENCE,
@@ -32,7 +32,7 @@ fn served(cluster: &Cluster, by: &str) {
     });
 }
 
-fn text(path: &PathBuf) -> String {
+fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 

@@ -48,7 +48,15 @@ fn dns_names(trees: &[GeneralSubtree<'_>], excluded: bool) -> Result<Vec<String>
         match &tree.base {
             GeneralName::DNSName(name) => names.push((*name).to_owned()),
             GeneralName::IPAddress(_) if excluded => {}
-            _ => return Err("name constraints other than of DNS names"),
+            GeneralName::IPAddress(_)
+            | GeneralName::URI(_)
+            | GeneralName::RFC822Name(_)
+            | GeneralName::OtherName(..)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => return Err("name constraints other than of DNS names"),
         }
     }
     Ok(names)
