@@ -45,10 +45,18 @@ impl Constraints {
 fn dns_names(trees: &[GeneralSubtree<'_>], excluded: bool) -> Result<Vec<String>, &'static str> {
     let mut names = Vec::new();
     for tree in trees {
-        if let GeneralName::DNSName(name) = &tree.base {
-            names.push((*name).to_owned());
-        } else if !(excluded && matches!(tree.base, GeneralName::IPAddress(_))) {
-            return Err("name constraints other than of DNS names");
+        match &tree.base {
+            GeneralName::DNSName(name) => names.push((*name).to_owned()),
+            GeneralName::IPAddress(_) if excluded => {}
+            GeneralName::IPAddress(_)
+            | GeneralName::URI(_)
+            | GeneralName::RFC822Name(_)
+            | GeneralName::OtherName(..)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => return Err("name constraints other than of DNS names"),
         }
     }
     Ok(names)

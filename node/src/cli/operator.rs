@@ -174,10 +174,10 @@ fn added(set: &RoleSet, own: &PublicKey, name: &str, key: PublicKey, roles: &[St
     let mut given = false;
     for role in &mut next.roles {
         // A recovery key has no roles: who is put in its holder's place governs.
-        let wanted = match signer {
-            _ if !roles.is_empty() => roles.contains(&role.name),
-            Some(signer) if !signer.recovery => role.keys.contains(&signer.name),
-            Some(_) | None => role.verbs.contains(&Verb::Roles) && role.namespaces.contains("*"),
+        let wanted = match signer.filter(|signer| !signer.recovery) {
+            Some(_) | None if !roles.is_empty() => roles.contains(&role.name),
+            Some(signer) => role.keys.contains(&signer.name),
+            None => role.verbs.contains(&Verb::Roles) && role.namespaces.contains("*"),
         };
         if wanted {
             role.keys.insert(name.to_owned());

@@ -89,7 +89,6 @@ pub struct PolicyStatus {
     pub stale: Vec<NodeId>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }
