@@ -26,8 +26,10 @@ pub struct Ask {
     pub clients: u64,
     /// Requests a second of all together; none is as fast as they are answered.
     pub rate: Option<u64>,
-    /// Each request is numbered from 0, and when so many have been sent the clients end.
+    /// When so many have been sent the clients end.
     pub most: u64,
+    /// Each request bears its number, from 0, for a ledger that counts what arrives.
+    pub numbered: bool,
     /// The longest that they run.
     pub longest: Duration,
 }
@@ -184,14 +186,16 @@ impl One {
     }
 
     fn once(&self, connection: &mut Option<Connection>, number: u64) -> Result<(), Unanswered> {
-        let Ask { method, host, via, .. } = &self.ask;
+        let Ask { method, host, via, numbered, .. } = &self.ask;
         let lost = |error: String| Unanswered::Lost(error);
         let mut open = match connection.take() {
             Some(open) => open,
             None => Connection::open(*via).map_err(|error| lost(format!("connect: {error}")))?,
         };
         let (number, body) = (number.to_string(), if *method == "POST" { BODY } else { b"" });
-        let answer = open.request(method, host, "/", &[(NUMBER, &number)], body).map_err(lost)?;
+        let headers = [(NUMBER, number.as_str())];
+        let headers = if *numbered { &headers[..] } else { &[] };
+        let answer = open.request(method, host, "/", headers, body).map_err(lost)?;
         if answer.header("connection") != Some("close") {
             *connection = Some(open);
         }

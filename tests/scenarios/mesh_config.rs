@@ -69,8 +69,9 @@ fn the_access_log_is_off_then_istios_text_then_json() {
     assert_eq!(get(&cluster, "/end").status, 200);
     line(&cluster, "/end");
     assert!(!cluster.log("reviews-v1").contains("/off"), "nothing is written while it is off");
-    let refused = cluster.push("web", &config("{accessLogFile: /dev/stderr, outlierSharing: off}"), &[]);
-    assert!(refused.code == 2 && refused.err.contains("outlierSharing"), "{refused:?}");
+    let refused =
+        cluster.push("web", &config("{accessLogFile: /dev/stderr, outboundTrafficPolicy: {mode: ALLOW_ANY}}"), &[]);
+    assert!(refused.code == 2 && refused.err.contains("outboundTrafficPolicy"), "{refused:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{
     preface::Preface,
     quic::{Gate, Verdict},
     steer::CONTROL,
-    stream::{Facts, VirtualStream},
+    stream::VirtualStream,
     tls_tcp::Hello,
 };
 use crate::clock;
@@ -167,7 +167,7 @@ pub(super) async fn streams(mesh: Mesh, mut accepted: Accepted, queue: mpsc::Sen
                 peer: accepted.peer.clone(),
                 local: accepted.local.clone(),
                 preface,
-                stream: VirtualStream::quic(send, recv, Facts::accepted(), None),
+                stream: VirtualStream::served(send, recv, mesh.shared.farewell.serve()),
                 local_addr: local_address(&mesh, &accepted.connection),
                 remote_addr: canonical(accepted.connection.remote_address()),
             };

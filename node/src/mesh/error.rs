@@ -145,14 +145,16 @@ pub enum Code {
     Malformed = 6,
     /// The node is stopping.
     Stopping = 7,
+    /// The node has stopped, and the peer has every answer: what had none was never read.
+    Drained = 8,
 }
 
 impl Code {
     /// The code of a number; unknown ones mean that the peer gave up.
     #[must_use]
     pub fn from_number(number: u64) -> Code {
-        use Code::{Aborted, Done, Expired, Gone, Malformed, Refused, Stopping, Unauthorized};
-        let all = [Done, Refused, Aborted, Unauthorized, Gone, Expired, Malformed, Stopping];
+        use Code::{Aborted, Done, Drained, Expired, Gone, Malformed, Refused, Stopping, Unauthorized};
+        let all = [Done, Refused, Aborted, Unauthorized, Gone, Expired, Malformed, Stopping, Drained];
         all.into_iter().find(|code| u64::from(*code as u8) == number).unwrap_or(Aborted)
     }
 
@@ -194,6 +196,7 @@ mod tests {
     fn codes_survive_the_wire_and_unknown_ones_mean_aborted() {
         assert_eq!(Code::from_number(Code::Refused.varint().into_inner()), Code::Refused);
         assert_eq!(Code::from_number(Code::Stopping as u64), Code::Stopping);
+        assert_eq!(Code::from_number(Code::Drained as u64), Code::Drained);
         assert_eq!(Code::from_number(1 << 40), Code::Aborted);
     }
 }

@@ -13,6 +13,7 @@ pub mod crowd;
 pub mod data;
 mod dial;
 pub mod error;
+mod farewell;
 mod frames;
 mod handshakes;
 mod inbox;
@@ -52,7 +53,6 @@ pub use error::{Error, Fault, Retry};
 pub use preface::{Preface, Protocol};
 
 use crate::{clock, tasks::Tasks};
-use error::Code;
 use handshakes::Handshakes;
 use live::Live;
 
@@ -157,7 +157,7 @@ struct Shared {
     live: Arc<Live>,
     counters: Counters,
     handshakes: Handshakes,
-    draining: AtomicBool,
+    farewell: Arc<farewell::Farewell>,
     closed: AtomicBool,
     /// What changed since ends of certificates were looked for.
     judge_again: Mutex<Option<Arc<Authority>>>,
@@ -225,7 +225,7 @@ impl Mesh {
             live: Arc::default(),
             counters: Counters::default(),
             handshakes: Handshakes::default(),
-            draining: AtomicBool::new(false),
+            farewell: Arc::default(),
             closed: AtomicBool::new(false),
             judge_again: Mutex::default(),
             blocked: Mutex::default(),
@@ -297,25 +297,27 @@ impl Mesh {
 
     /// From now on streams that nobody has read are refused (safe to retry elsewhere), and new data connections too.
     pub fn drain(&self) {
-        self.shared.draining.store(true, Relaxed);
+        self.shared.farewell.drain();
     }
 
     /// Undoes [`Mesh::drain`].
     pub fn undrain(&self) {
-        self.shared.draining.store(false, Relaxed);
+        self.shared.farewell.undrain();
     }
 
     fn is_draining(&self) -> bool {
-        self.shared.draining.load(Relaxed)
+        self.shared.farewell.is_draining()
     }
 
-    /// Closes everything, and waits at most 1 s until the peers have been told. Call after [`Tasks::stop`].
+    /// Closes everything: waits at most 1 s until the peers have what was answered last, and as long until they have been told.
+    /// Call after [`Tasks::stop`].
     pub async fn close(&self) {
         self.shared.closed.store(true, Relaxed);
+        let code = self.shared.farewell.say().await;
         let endpoints = std::mem::take(&mut *lock(&self.shared.endpoints));
-        self.shared.live.close_all(Code::Stopping);
+        self.shared.live.close_all(code);
         for endpoint in &endpoints {
-            endpoint.close(Code::Stopping.varint(), b"");
+            endpoint.close(code.varint(), b"");
         }
         let told = async {
             for endpoint in &endpoints {

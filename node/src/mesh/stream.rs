@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     error::{Code, Reset},
+    farewell::Served,
     secure::OverTcp,
 };
 use crate::clock;
@@ -27,6 +28,8 @@ pub struct VirtualStream {
     facts: Arc<Facts>,
     shut: bool,
     ended: bool,
+    /// Of an accepted stream, where its node says farewell.
+    served: Option<Served>,
     /// Whoever shares the connection counts this stream until it is dropped.
     _held: Option<Held>,
 }
@@ -158,11 +161,25 @@ impl VirtualStream {
         facts: Arc<Facts>,
         held: Option<Held>,
     ) -> Self {
-        VirtualStream { carrier: Carrier::Quic { send, recv }, facts, shut: false, ended: false, _held: held }
+        VirtualStream {
+            carrier: Carrier::Quic { send, recv },
+            facts,
+            shut: false,
+            ended: false,
+            served: None,
+            _held: held,
+        }
     }
 
     pub(super) fn tcp(over: OverTcp, facts: Arc<Facts>) -> Self {
-        VirtualStream { carrier: Carrier::Tcp(over), facts, shut: false, ended: false, _held: None }
+        VirtualStream { carrier: Carrier::Tcp(over), facts, shut: false, ended: false, served: None, _held: None }
+    }
+
+    /// One that another node opened for requests.
+    pub(super) fn served(send: quinn::SendStream, recv: quinn::RecvStream, served: Served) -> Self {
+        let mut stream = Self::quic(send, recv, Facts::accepted(), None);
+        stream.served = Some(served);
+        stream
     }
 
     /// `quic` or `tcp`.
@@ -189,6 +206,9 @@ impl VirtualStream {
     }
 
     fn abandon(&mut self, code: Code) {
+        if let Some(served) = self.served.as_ref().filter(|_| code != Code::Refused) {
+            served.cut();
+        }
         if let Carrier::Quic { send, recv } = &mut self.carrier {
             // Errors mean that the stream has ended already, which is what is wanted.
             let _ = send.reset(code.varint());
@@ -202,8 +222,12 @@ impl VirtualStream {
     fn note_end(&mut self) {
         self.ended = true;
         let Carrier::Quic { send, .. } = &self.carrier else { return };
-        if let Some(Ok(Some(code))) = futures_util::FutureExt::now_or_never(send.stopped()) {
-            self.facts.ended(Code::from_number(code.into_inner()));
+        match futures_util::FutureExt::now_or_never(send.stopped()) {
+            Some(Ok(Some(code))) => self.facts.ended(Code::from_number(code.into_inner())),
+            Some(Err(quinn::StoppedError::ConnectionLost(error))) if is_drained(&error) => {
+                self.facts.ended(Code::Refused);
+            }
+            Some(Ok(None) | Err(_)) | None => {}
         }
     }
 }
@@ -222,9 +246,17 @@ impl Drop for VirtualStream {
             let code = if facts.accepted && facts.is_untouched() { Code::Refused } else { Code::Aborted };
             let _ = send.reset(code.varint());
             let _ = recv.stop(code.varint());
-        } else if !self.ended {
+            if let Some(served) = self.served.as_ref().filter(|_| code == Code::Aborted) {
+                served.cut();
+            }
+            return;
+        }
+        if !self.ended {
             let unread = facts.accepted && !facts.unanswered.load(Relaxed);
             let _ = recv.stop(if unread { Code::Refused } else { Code::Done }.varint());
+        }
+        if let Some(served) = &self.served {
+            served.ended(send);
         }
     }
 }
@@ -262,7 +294,12 @@ pub(super) fn reset(facts: &Facts, number: u64) -> io::Error {
 fn read_error(facts: &Facts, error: quinn::ReadError) -> io::Error {
     match error {
         quinn::ReadError::Reset(code) => reset(facts, code.into_inner()),
-        quinn::ReadError::ConnectionLost(error) => lost(facts, error),
+        quinn::ReadError::ConnectionLost(error) => {
+            if is_drained(&error) {
+                facts.ended(Code::Refused);
+            }
+            lost(facts, error)
+        }
         other @ (quinn::ReadError::ClosedStream
         | quinn::ReadError::IllegalOrderedRead
         | quinn::ReadError::ZeroRttRejected) => io::Error::other(other),
@@ -280,6 +317,11 @@ fn lost(facts: &Facts, error: quinn::ConnectionError) -> io::Error {
         return Reset { by: "peer", code: Code::Unauthorized }.into();
     }
     io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+/// True if the peer read nothing of what it has not answered. Known only once all has been read that it did answer.
+fn is_drained(error: &quinn::ConnectionError) -> bool {
+    matches!(error, quinn::ConnectionError::ApplicationClosed(close) if close.error_code == Code::Drained.varint())
 }
 
 /// TLS alerts (RFC 9001, 4.8) come before anything was read: a server refuses our certificate after our handshake has ended.

@@ -62,6 +62,7 @@ fn ask(cluster: &Cluster, method: &'static str) -> Ask {
         clients: 16,
         rate: Some(GETS_PER_SECOND),
         most: u64::MAX,
+        numbered: false,
         longest: LONGEST + PATIENCE,
     }
 }
@@ -125,8 +126,14 @@ fn once(cluster: &mut Cluster) -> Vec<Figure> {
 /// Kills and restarts, of one half and the other, while POSTs are numbered and counted where they arrive.
 fn again_and_again(cluster: &mut Cluster, ledger: &Ledger, count: u64) -> Vec<Figure> {
     let gets = Clients::start(&ask(cluster, "GET"));
-    let posts =
-        Clients::start(&Ask { clients: POSTING, rate: None, most: count, longest: LONGEST, ..ask(cluster, "POST") });
+    let posts = Clients::start(&Ask {
+        clients: POSTING,
+        rate: None,
+        most: count,
+        numbered: true,
+        longest: LONGEST,
+        ..ask(cluster, "POST")
+    });
     let halves = [(0..NODES / 2).map(name).collect::<Vec<_>>(), (NODES / 2..NODES).map(name).collect()];
     let (mut kills, mut farewells, started) = (0, 0, now());
     for turn in 0.. {

@@ -105,6 +105,7 @@ fn load(cluster: &Cluster, time: Duration) -> Outcome {
         clients: CLIENTS,
         rate: Some(RATE),
         most: RATE * time.as_secs(),
+        numbered: false,
         longest: time * 8,
     });
     while !clients.finished() {

@@ -37,6 +37,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
             clients: 6,
             rate: Some(RATE),
             most: u64::MAX,
+            numbered: false,
             longest: PATIENCE * 6,
         };
         loads.insert(name, vec![Clients::start(&ask("GET")), Clients::start(&ask("POST"))]);

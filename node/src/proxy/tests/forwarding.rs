@@ -6,7 +6,10 @@ use super::{
     world::{Entry, World},
 };
 use crate::{mesh::Transport, proxy::ApplyError};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 #[test]
 fn a_request_reaches_an_endpoint_on_another_node() {
@@ -249,6 +252,42 @@ fn a_node_that_announces_its_end_fails_no_request() {
     let failed: usize = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
     assert_eq!(failed, 0, "of 2000");
     assert!(one.arrived().len() < 1000 && two.arrived().len() > 1000);
+}
+
+#[test]
+fn nodes_that_stop_unannounced_fail_no_request_either() {
+    let backends: Vec<Backend> = (1..=3).map(|_| Backend::named("one")).collect();
+    let entries = (1..).zip(&backends).map(|(node, backend)| Entry::new(node, "reviews", "v1", backend)).collect();
+    let world = World::new(4, entries);
+    let outbound = world.nodes[0].outbound;
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = Client::connect(outbound);
+                    let post = "POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 2\r\n\r\nhi";
+                    let mut statuses = Vec::new();
+                    while !end.load(Ordering::Relaxed) {
+                        statuses.push(client.ask(post).map(|answer| answer.status));
+                    }
+                    statuses
+                })
+            })
+            .collect();
+        for node in 1..=2 {
+            let before = backends[node - 1].arrived().len();
+            while backends[node - 1].arrived().len() < before + 50 {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            world.stop(node);
+        }
+        end.store(true, Ordering::Relaxed);
+        for caller in callers {
+            let statuses = caller.join().unwrap();
+            assert!(statuses.iter().all(|status| *status == Some(200)), "{statuses:?}");
+        }
+    });
 }
 
 #[test]

@@ -17,7 +17,11 @@ fn moody(status: &Arc<AtomicU16>) -> Backend {
     Backend::scripted(move |arrived: &Arrived| match status.load(Ordering::Relaxed) {
         200 => ok("good"),
         0 => {
-            std::thread::sleep(std::time::Duration::from_millis(if arrived.line().contains("slow") { 400 } else { 0 }));
+            std::thread::sleep(std::time::Duration::from_millis(if arrived.line().contains("slow") {
+                4_000
+            } else {
+                0
+            }));
             Vec::new()
         }
         other => format!("HTTP/1.1 {other} x\r\nContent-Length: 0\r\n\r\n").into_bytes(),
@@ -119,7 +123,7 @@ fn a_routes_timeout_goes_to_the_endpoint_that_was_slow() {
     status.store(0, Ordering::Relaxed);
     world.push(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \
-         http:\n  - timeout: 100ms\n    route: [{destination: {host: reviews}}]\n",
+         http:\n  - timeout: 1s\n    route: [{destination: {host: reviews}}]\n",
     );
     let mut client = Client::connect(world.nodes[0].outbound);
     let slow = "GET /slow HTTP/1.1\r\nHost: reviews\r\n\r\n";
