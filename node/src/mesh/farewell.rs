@@ -7,15 +7,23 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
+
 use super::{error::Code, lock};
+use crate::clock::monotonic;
 
 /// How long peers have to take the last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// After this a peer has heard that a stream was given up, or is not reached at all.
+const HEARD: Duration = Duration::from_secs(10);
 
 /// Of the streams that other nodes opened. Shared by them and their mesh.
 #[derive(Debug, Default)]
@@ -23,9 +31,9 @@ pub(super) struct Farewell {
     draining: AtomicBool,
     /// Streams that somebody serves.
     open: AtomicUsize,
-    /// A stream was given up after it was read, since this node drains: not every request has had its answer.
-    cut: AtomicBool,
-    /// Ended well since this node drains; whether the peer has everything is not known yet.
+    /// A stream was given up after it was read: whether its caller has heard of that is not known.
+    cut: Mutex<Option<Instant>>,
+    /// The latest that ended well; whether the peer has everything is not known yet.
     last: Mutex<Vec<quinn::SendStream>>,
 }
 
@@ -46,8 +54,6 @@ impl Farewell {
 
     pub(super) fn undrain(&self) {
         self.draining.store(false, Relaxed);
-        self.cut.store(false, Relaxed);
-        lock(&self.last).clear();
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -56,42 +62,42 @@ impl Farewell {
 
     /// Waits until the peers have the last answers, but no longer than they may take, and says what connections may end with.
     pub(super) async fn say(&self) -> Code {
+        // Before the last answers are taken: a stream that ends meanwhile adds to them.
+        let all_ended = self.open.load(Acquire) == 0;
         let taken = async {
             loop {
-                let mut last = std::mem::take(&mut *lock(&self.last));
+                let last = std::mem::take(&mut *lock(&self.last));
                 if last.is_empty() {
                     return;
                 }
-                for stream in &mut last {
+                for stream in &last {
                     // Also if the peer stopped it or the connection ended: it wants no more then.
                     let _ = stream.stopped().await;
                 }
             }
         };
         let all = tokio::time::timeout(LAST_ANSWERS, taken).await.is_ok();
-        let well = all && self.is_draining() && self.open.load(Relaxed) == 0 && !self.cut.load(Relaxed);
-        if well { Code::Drained } else { Code::Stopping }
+        let cut = lock(&self.cut).is_some_and(|at| monotonic().duration_since(at) < HEARD);
+        if all && all_ended && self.is_draining() && !cut { Code::Drained } else { Code::Stopping }
     }
 }
 
 impl Served {
     /// The stream ended as it should; what was written may still be on its way.
     pub(super) fn ended(&self, stream: quinn::SendStream) {
-        if self.0.is_draining() {
-            lock(&self.0.last).push(stream);
-        }
+        let mut last = lock(&self.0.last);
+        last.retain(|stream| stream.stopped().now_or_never().is_none());
+        last.push(stream);
     }
 
     /// The stream was given up in the middle.
     pub(super) fn cut(&self) {
-        if self.0.is_draining() {
-            self.0.cut.store(true, Relaxed);
-        }
+        *lock(&self.0.cut) = Some(monotonic());
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
+        self.0.open.fetch_sub(1, Release);
     }
 }

@@ -174,13 +174,20 @@ impl OverTcp {
     }
 }
 
+/// True if the peer said by TLS that it wants no more.
+fn is_alert(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::AlertReceived(_)))
+}
+
 /// Reads the accepting side's status byte: 0, or the code with which it refuses.
 fn poll_status(tls: &mut TlsStream<TcpStream>, facts: &Facts, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     let mut byte = [0];
     let mut status = ReadBuf::new(&mut byte);
     if let Err(error) = ready!(Pin::new(tls).poll_read(cx, &mut status)) {
-        // An alert instead of the status: our certificate was refused, and nothing of ours was read.
-        facts.ended(if error.kind() == io::ErrorKind::InvalidData { Code::Refused } else { Code::Aborted });
+        // An alert instead of the status: our certificate was refused, and nothing of ours was read. Only an alert is the peer's own
+        // word; bytes that do not decrypt may be anybody's.
+        facts.ended(if is_alert(&error) { Code::Refused } else { Code::Aborted });
         return Poll::Ready(Err(error));
     }
     Poll::Ready(match status.filled() {

@@ -12,6 +12,8 @@ const ADDED_BYTES: usize = 8 * 1024;
 const LOCAL_WINDOW: u32 = 64 * 1024;
 /// The same of another node, which may be far: a stream of its connection has one request at a time.
 const REMOTE_WINDOW: u32 = 1024 * 1024;
+/// Streams at once on an HTTP/2 connection of another node: it has one request at a time, and its end may overlap the next.
+const REMOTE_STREAMS: u32 = 4;
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +78,7 @@ impl Bounds {
     pub(in crate::proxy) fn of_nodes(limits: &Limits) -> Self {
         let head = limits.header_bytes.saturating_add(ADDED_BYTES);
         let lines = limits.headers.saturating_add(ADDED_LINES);
-        Self { head, lines, target: head, window: REMOTE_WINDOW, ..Self::of_applications(limits) }
+        let own = Self::of_applications(limits);
+        Self { head, lines, target: head, window: REMOTE_WINDOW, streams: own.streams.min(REMOTE_STREAMS), ..own }
     }
 }

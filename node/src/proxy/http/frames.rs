@@ -38,9 +38,10 @@ pub(super) struct Frames {
     left: usize,
     header: [u8; HEADER],
     have: usize,
-    /// RST_STREAM within an interval.
+    /// RST_STREAM within an interval, where that is more than half of the streams.
     resets_limit: u32,
     began: Instant,
+    streams: u32,
     resets: u32,
     settings: u32,
     priorities: u32,
@@ -67,6 +68,7 @@ impl Frames {
             have: 0,
             resets_limit: resets,
             began: now,
+            streams: 0,
             resets: 0,
             settings: 0,
             priorities: 0,
@@ -132,11 +134,19 @@ impl Frames {
             self.blocks = self.count;
         }
         match kind {
-            HEADERS_FRAME | CONTINUATION_FRAME => self.open_block = flags & END_HEADERS == 0,
+            HEADERS_FRAME | CONTINUATION_FRAME => {
+                self.open_block = flags & END_HEADERS == 0;
+                if kind == HEADERS_FRAME {
+                    self.renew(now);
+                    self.streams += 1;
+                }
+            }
             RST_STREAM_FRAME => {
                 self.renew(now);
                 self.resets += 1;
-                self.check(self.resets > self.resets_limit, "too many RST_STREAM");
+                // Many streams that are given up by their deadlines are a slow application; most of all streams are an attack.
+                let most = self.resets > self.streams / 2;
+                self.check(most && self.resets > self.resets_limit, "too many RST_STREAM");
             }
             SETTINGS_FRAME if flags & ACK == 0 => {
                 self.renew(now);
@@ -167,7 +177,7 @@ impl Frames {
     fn renew(&mut self, now: Instant) {
         if now.duration_since(self.began) >= INTERVAL {
             (self.began, self.written) = (now, 0);
-            (self.resets, self.settings, self.priorities, self.pings) = (0, 0, 0, 0);
+            (self.streams, self.resets, self.settings, self.priorities, self.pings) = (0, 0, 0, 0, 0);
         }
     }
 }
@@ -231,6 +241,15 @@ mod tests {
         assert!(frames.scan(&frame(PING_FRAME, ACK, &[0; 8]), now).is_ok(), "answers are no pings");
         assert!(frames.scan(&frame(PING_FRAME, 0, &[0; 8]).repeat(2), now).is_ok());
         assert!(frames.scan(&frame(PING_FRAME, 0, &[0; 8]), now).is_err());
+    }
+
+    #[test]
+    fn streams_that_are_given_up_among_many_are_no_attack() {
+        let (mut frames, now) = (begun(7), clock::monotonic());
+        let (head, reset) = (frame(HEADERS_FRAME, END_HEADERS, &[1]), frame(RST_STREAM_FRAME, 0, &[0; 4]));
+        assert!(frames.scan(&head.repeat(40), now).is_ok());
+        assert!(frames.scan(&reset.repeat(20), now).is_ok());
+        assert!(frames.scan(&reset, now).is_err(), "more than half");
     }
 
     #[test]

@@ -180,10 +180,10 @@ impl Relay {
         why.into()
     }
 
-    /// Policy denies the request now: gRPC is told in trailers, where the way there has any and the length is open; others see the
-    /// response break off.
+    /// Policy denies the request now: gRPC is told in trailers, where the way there has any, the length is open and the caller has
+    /// sent all; others see the exchange break off.
     fn denied(&mut self) -> Result<Frame<Bytes>, BoxError> {
-        let trailers = self.ties.watch.as_ref().is_some_and(|watch| watch.trailers);
+        let trailers = self.ties.watch.as_ref().is_some_and(Watch::may_end_in_order);
         let open = self.source.as_ref().is_some_and(|source| source.size_hint().exact().is_none());
         if !(trailers && open && self.ties.exchange.is_grpc()) {
             return Err(self.cut(Flags::NONE, "policy denies the request now"));

@@ -85,7 +85,7 @@ pub(super) async fn answer(
     caller: &Caller,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
-    let grpc = body::is_grpc(request.headers());
+    let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     if let Some(logged) = log::begin(context, caller, &request) {
@@ -94,7 +94,7 @@ pub(super) async fn answer(
     match forward(context, caller, request, &mut exchange).await {
         Ok((response, standing)) => {
             exchange.answered(response.status(), response.headers());
-            let (watch, idle) = (Some(Watch::new(standing)), context.limits().stream_idle);
+            let (watch, idle) = (Some(Watch::new(standing, sent)), context.limits().stream_idle);
             response
                 .map(|source| ResponseBody::relay(source, Ties { exchange, deadline: None, flight: None, watch, idle }))
         }

@@ -5,7 +5,7 @@
 //! the rules costs nothing.
 
 use super::{
-    super::{context::Context, local::Local},
+    super::{context::Context, http::Completion, local::Local},
     admission::Arriving,
     caller::{self, Who},
 };
@@ -100,8 +100,10 @@ impl Admitted {
 /// Watches over a response while its body is under way. Nothing is allocated for one that never lets its reader wait.
 pub(in crate::proxy) struct Watch {
     state: State,
-    /// It can end with trailers.
-    pub(in crate::proxy) trailers: bool,
+    /// The way to the caller carries trailers.
+    trailers: bool,
+    /// Of the request's body.
+    sent: Completion,
 }
 
 enum State {
@@ -110,8 +112,14 @@ enum State {
 }
 
 impl Watch {
-    pub(super) fn new(standing: Standing) -> Self {
-        Self { trailers: standing.request.trailers, state: State::Idle(standing) }
+    pub(super) fn new(standing: Standing, sent: Completion) -> Self {
+        Self { trailers: standing.request.trailers, state: State::Idle(standing), sent }
+    }
+
+    /// True if the response may end with trailers. Not while the caller still sends: an orderly end of one direction leaves the
+    /// other open, and what is denied would go on arriving.
+    pub(in crate::proxy) fn may_end_in_order(&self) -> bool {
+        self.trailers && self.sent.is_complete()
     }
 
     /// True if the response must end. `waits`: there is nothing else to wake its reader.

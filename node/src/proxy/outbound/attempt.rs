@@ -61,7 +61,9 @@ impl Way<'_> {
         let first = member.endpoint.stats.active() == 0;
         let active = member.endpoint.stats.begin();
         let answer = async {
-            let room = self.room(member, first, limit.is_some()).await?;
+            // The route's time begins with the end of the request's body, and nobody reads that before there is a connection.
+            let timed = limit.is_some() || self.timed && sent.is_complete();
+            let room = self.room(member, first, timed).await?;
             let response = if member.endpoint.local {
                 self.here(member, request).await
             } else {
@@ -170,7 +172,7 @@ impl Way<'_> {
             // All requests share one.
             mesh::Protocol::Http2 => None,
             mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
-                Some(self.connection(limits, member, first, timed || self.timed).await?)
+                Some(self.connection(limits, member, first, timed).await?)
             }
         };
         let mut room = Room::new(Arc::clone(&self.cluster.circuit), connection);

@@ -76,7 +76,7 @@ pub(super) fn call(host: &str, path: &str) -> http::request::Builder {
 }
 
 /// A body of what is sent into the channel, then these trailers.
-fn streaming(trailers: HeaderMap) -> (mpsc::Sender<Bytes>, Body) {
+pub(super) fn streaming(trailers: HeaderMap) -> (mpsc::Sender<Bytes>, Body) {
     let (sender, receiver) = mpsc::channel::<Bytes>(4);
     let frames = futures_util::stream::unfold((receiver, Some(trailers)), |(mut receiver, trailers)| async move {
         match receiver.recv().await {

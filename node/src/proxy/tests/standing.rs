@@ -46,6 +46,26 @@ fn a_grpc_stream_that_policy_denies_now_is_told_so() {
 }
 
 #[test]
+fn a_grpc_caller_that_is_denied_sends_nothing_more() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    runtime.block_on(async {
+        let (target, _) = grpc::application(&tasks).await;
+        let mut world = grpc::world(2, target).await;
+        let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+        let (messages, body) = grpc::streaming(http::HeaderMap::new());
+        messages.send("one".into()).await.unwrap();
+        let mut echo =
+            sender.send_request(grpc::call("reviews", "/echo").body(body).unwrap()).await.unwrap().into_body();
+        assert_eq!(echo.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+        world.push(&deny("/echo"));
+        assert!(echo.frame().await.is_none_or(|frame| frame.is_err()), "it breaks off");
+        let closed = tokio::time::timeout(std::time::Duration::from_secs(10), messages.closed()).await;
+        assert!(closed.is_ok(), "nobody takes what it still sends");
+        grpc::end(world).await;
+    });
+}
+
+#[test]
 fn a_call_whose_answer_has_not_begun_is_denied() {
     let (runtime, tasks) = (runtime(), Tasks::new());
     runtime.block_on(async {
