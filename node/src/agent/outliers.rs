@@ -144,15 +144,23 @@ impl Sharing {
     }
 }
 
-/// The owner's word. A build that does not know the question refuses it, and one without a link cannot be asked: neither
-/// says anything of the endpoint. An owner that is linked and silent does.
+/// The owner's word.
 async fn ask(links: &Links, id: &EndpointId) -> Looked {
     let Some(link) = links.to(&id.node) else { return Looked::Unknown };
     let look = Look { service: id.service.clone(), instance: id.instance.as_deref().map(str::to_owned) };
     match link.request(wire::LOOK, codec::encode(&look).into(), PATIENCE).await {
         Ok(reply) => wire::reply(&reply).unwrap_or(Looked::Unknown),
-        Err(LinkError::Timeout(_) | LinkError::Closed(_)) => Looked::Failing,
-        Err(LinkError::Refused | LinkError::Full | LinkError::TooLong(_)) => Looked::Unknown,
+        Err(error) => unanswered(&error),
+    }
+}
+
+/// A build that does not know the question refuses it, and one without a link cannot be asked: neither says anything of the
+/// endpoint. Nor does a link that ends meanwhile, as links do when an owner restarts or paths change; whether the owner is
+/// dead is judged elsewhere. An owner that is linked and silent does.
+const fn unanswered(error: &LinkError) -> Looked {
+    match error {
+        LinkError::Timeout(_) => Looked::Failing,
+        LinkError::Closed(_) | LinkError::Refused | LinkError::Full | LinkError::TooLong(_) => Looked::Unknown,
     }
 }
 

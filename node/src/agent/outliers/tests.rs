@@ -363,6 +363,15 @@ async fn of_what_nobody_detects_nothing_is_heard() {
     assert!(!node.is_out(0), "the policy's own count");
 }
 
+/// Links end for many reasons; a burst of them must not look like a burst of failing endpoints.
+#[test]
+fn only_an_owner_that_is_linked_and_silent_speaks_against_its_endpoint() {
+    assert_eq!(unanswered(&LinkError::Timeout(PATIENCE)), Looked::Failing);
+    for error in [LinkError::Closed("by the peer".into()), LinkError::Refused, LinkError::Full, LinkError::TooLong(1)] {
+        assert_eq!(unanswered(&error), Looked::Unknown, "{error}");
+    }
+}
+
 /// One check for all who ask within a second, and a word for what is not there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_checks_once_for_all_who_ask() {
