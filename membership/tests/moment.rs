@@ -185,7 +185,7 @@ fn it_ends_with_its_author_and_nobody_pulls_for_it() {
         let lost = scene.sim.nodes[&scene.node(3)].lost.iter();
         lost.filter(|(node, _)| *node == scene.node(of)).map(|(_, why)| *why).collect::<Vec<_>>()
     };
-    assert!(matches!(lost(&scene, 1)[..], [Loss::Restarted] | [Loss::Dead]), "{:?}", lost(&scene, 1));
+    assert!(matches!(lost(&scene, 1)[..], [Loss::Restarted] | [Loss::Dead, Loss::Restarted]), "{:?}", lost(&scene, 1));
     assert_eq!((scene.heard(3, 1), scene.heard(3, 0)), (None, Some(vec![outlier("n3", 2)])));
     // One leaves.
     let leaver = scene.node(2);
@@ -209,6 +209,59 @@ fn it_ends_with_its_author_and_nobody_pulls_for_it() {
     let authority = Arc::new(scene.world.authority.clone());
     scene.sim.event(&rest[1], Event::Authority(authority));
     assert_eq!((lost(&scene, 0), scene.heard(3, 0)), (vec![Loss::Dead, Loss::Evicted], None));
+}
+
+/// That a member is out of reach is not its end: who keeps something for it must hear of the end, too.
+#[test]
+fn the_end_of_a_dead_member_is_told() {
+    let mut scene = scene(10, 4);
+    let at = scene.node(3);
+    let lost = |scene: &Scene, of: &NodeId| {
+        let lost = scene.sim.nodes[&at].lost.iter();
+        lost.filter(|(node, _)| node == of).map(|(_, why)| *why).collect::<Vec<_>>()
+    };
+    let dies = |scene: &mut Scene, of: &NodeId| {
+        scene.sim.kill(of);
+        let dead = scene.sim.run_until(30_000, |sim| sim.state(&at, of) == Some(MemberState::Dead));
+        assert!(dead.is_some());
+        assert_eq!(lost(scene, of), [Loss::Dead]);
+    };
+    // One runs anew.
+    let (one, peers) = (scene.citizens[1].clone(), [scene.sim.address(&scene.node(0))]);
+    dies(&mut scene, &one.node);
+    scene.sim.start(&one, &peers, Vec::new());
+    let back = scene.sim.run_until(90_000, |sim| sim.state(&at, &one.node) == Some(MemberState::Alive));
+    assert!(back.is_some());
+    assert_eq!(lost(&scene, &one.node), [Loss::Dead, Loss::Restarted]);
+    // One is evicted.
+    let two = scene.node(2);
+    dies(&mut scene, &two);
+    scene.world.authority.revocations.evict(two.clone(), 1);
+    let authority = Arc::new(scene.world.authority.clone());
+    scene.sim.event(&at, Event::Authority(authority));
+    assert_eq!(lost(&scene, &two), [Loss::Dead, Loss::Evicted]);
+    scene.sim.run(5_000);
+    assert_eq!(lost(&scene, &two), [Loss::Dead, Loss::Evicted], "told once");
+}
+
+/// A node left on the other side of a split; on this side it died first.
+#[test]
+fn a_dead_member_that_left_is_told_to_have_left() {
+    let mut scene = scene(11, 4);
+    let (rest, leaver) = ([scene.node(2), scene.node(3)], scene.node(1));
+    let sides = [scene.node(0), leaver.clone()];
+    scene.sim.part(&sides, &rest);
+    let dead = scene.sim.run_until(30_000, |sim| sim.state(&rest[1], &leaver) == Some(MemberState::Dead));
+    assert!(dead.is_some());
+    scene.sim.event(&leaver, Event::Leaving);
+    scene.sim.run(500);
+    scene.sim.kill(&leaver);
+    scene.sim.heal();
+    let left = scene.sim.run_until(90_000, |sim| sim.state(&rest[1], &leaver) == Some(MemberState::Left));
+    assert!(left.is_some());
+    let lost: Vec<Loss> =
+        scene.sim.nodes[&rest[1]].lost.iter().filter(|(node, _)| *node == leaver).map(|(_, why)| *why).collect();
+    assert_eq!(lost, [Loss::Dead, Loss::Left]);
 }
 
 #[test]

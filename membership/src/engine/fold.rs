@@ -52,7 +52,8 @@ impl Engine {
         }
     }
 
-    /// Statements of the moment end with their author's run or life, and count again if it was only out of reach.
+    /// Statements of the moment end with their author's run or life, and count again if it was only out of reach. That it is out of
+    /// reach ends nothing for good: of one that was dead it is told, too, that it runs anew or left.
     fn follow_moment(&mut self, before: Option<&Member>, after: &Member) {
         if after.id == self.own {
             return;
@@ -60,14 +61,13 @@ impl Engine {
         let used = before.is_some_and(Member::usable);
         let anew = before.is_some_and(|before| before.generation != after.generation);
         let why = match after.state {
-            MemberState::Dead => Loss::Dead,
-            MemberState::Left => Loss::Left,
-            MemberState::Evicted => Loss::Evicted,
-            MemberState::Alive | MemberState::Suspect => Loss::Restarted,
+            MemberState::Left => before.is_some_and(stays).then_some(Loss::Left),
+            MemberState::Evicted => before.is_some_and(stays).then_some(Loss::Evicted),
+            MemberState::Alive | MemberState::Suspect | MemberState::Dead if anew => Some(Loss::Restarted),
+            MemberState::Dead => used.then_some(Loss::Dead),
+            MemberState::Alive | MemberState::Suspect => None,
         };
-        if used && (anew || !after.usable()) {
-            self.out.push(Effect::Lost { node: after.id.clone(), why });
-        }
+        self.out.extend(why.map(|why| Effect::Lost { node: after.id.clone(), why }));
         if after.usable() && (anew || !used) {
             for base in [Section::OUTLIERS, Section::DEMAND] {
                 self.tell_statement(&after.id, base);
@@ -119,11 +119,11 @@ impl Engine {
             let shown = Member { state, since: self.wall, services, health, rtt: None, ..(*before).clone() };
             members.insert(node.clone(), Arc::new(shown));
             self.out.push(Effect::Changed(Change::Evicted(node.clone())));
-            self.out.extend(before.usable().then(|| lost(Loss::Evicted)));
+            self.out.extend(stays(&before).then(|| lost(Loss::Evicted)));
         } else {
             members.remove(node);
             self.out.push(Effect::Changed(Change::Gone(node.clone())));
-            self.out.extend(before.usable().then(|| lost(Loss::Gone)));
+            self.out.extend(stays(&before).then(|| lost(Loss::Gone)));
         }
         if *node != self.own {
             self.expel(node);
@@ -215,6 +215,11 @@ impl Engine {
         let members: BTreeMap<NodeId, Known> = self.ledger.nodes().filter_map(known).collect();
         Feed { node: self.own.clone(), members, linked: self.links.linked().iter().cloned().collect() }
     }
+}
+
+/// True unless it has said or been told that it is no member: the dead may live elsewhere.
+fn stays(member: &Member) -> bool {
+    !matches!(member.state, MemberState::Left | MemberState::Evicted)
 }
 
 fn member(node: &NodeId, said: &Said, state: MemberState, since: u64, rtt: Option<Duration>) -> Member {

@@ -32,9 +32,9 @@ pub struct News<T> {
 /// What became of one member's statement since it was last taken.
 #[derive(Debug)]
 pub struct Word<T> {
-    /// All that it had said before counts no more.
+    /// All that it had said before counts no more; for [`Loss::Dead`], as long as it is out of reach.
     pub lost: Option<Loss>,
-    /// What it says now, after that; `None`: nothing new.
+    /// What it said last, after any other loss than that it is dead; `None`: nothing new.
     pub said: Option<Vec<Arc<[T]>>>,
 }
 
@@ -77,8 +77,15 @@ impl<T> News<T> {
         self.told.notify_one();
     }
 
+    /// The dead may live elsewhere: what they said last may hold on, so it is not dropped, and a loss that ends it is not forgotten.
     fn lost(&self, node: NodeId, why: Loss) {
-        self.waiting().insert(node, Word { lost: Some(why), said: None });
+        let mut waiting = self.waiting();
+        let word = waiting.entry(node).or_insert(Word { lost: None, said: None });
+        match why {
+            Loss::Dead => word.lost = word.lost.or(Some(why)),
+            Loss::Restarted | Loss::Left | Loss::Evicted | Loss::Gone => *word = Word { lost: Some(why), said: None },
+        }
+        drop(waiting);
         self.told.notify_one();
     }
 
@@ -114,7 +121,7 @@ mod tests {
                 .map(|parts| parts.iter().flat_map(|part| part.iter()).map(|record| record.failures).sum())
         };
         assert_eq!((words[&a].lost, failures(&words[&a])), (Some(Loss::Restarted), Some(3)));
-        assert_eq!((words[&b].lost, failures(&words[&b])), (Some(Loss::Dead), None::<u32>));
+        assert_eq!((words[&b].lost, failures(&words[&b])), (Some(Loss::Dead), Some(4)));
         let demand = hearing.demand.next().await;
         assert_eq!(
             demand.into_values().filter_map(|word| word.lost).collect::<Vec<_>>(),
@@ -122,5 +129,31 @@ mod tests {
         );
         let none = tokio::time::timeout(std::time::Duration::from_millis(10), hearing.outliers.next());
         assert!(none.await.is_err(), "taken once");
+    }
+
+    /// Else a share or a report would stand for a run that is over.
+    #[tokio::test]
+    async fn that_a_member_is_dead_hides_no_other_loss() {
+        let a = NodeId::new("a").unwrap();
+        for why in [Loss::Restarted, Loss::Left, Loss::Evicted, Loss::Gone] {
+            let hearing = Hearing::default();
+            hearing.heard(a.clone(), said(1));
+            hearing.lost(&a, why);
+            hearing.lost(&a, Loss::Dead);
+            let word = &hearing.outliers.next().await[&a];
+            assert_eq!((word.lost, word.said.is_none()), (Some(why), true));
+            // Nor what it has said since.
+            hearing.lost(&a, why);
+            hearing.heard(a.clone(), said(2));
+            hearing.lost(&a, Loss::Dead);
+            let word = &hearing.outliers.next().await[&a];
+            assert_eq!((word.lost, word.said.is_some()), (Some(why), true));
+            // But the other way round the end is the last word.
+            hearing.heard(a.clone(), said(3));
+            hearing.lost(&a, Loss::Dead);
+            hearing.lost(&a, why);
+            let word = &hearing.outliers.next().await[&a];
+            assert_eq!((word.lost, word.said.is_none()), (Some(why), true));
+        }
     }
 }

@@ -59,7 +59,8 @@ impl Sharing {
         let mut reports = Reports::default();
         let mut changes = self.current.subscribe();
         let mut shares = self.look_at_policy();
-        let mut detection = Detection::of(&self.current.load().state);
+        let mut detection = Detection::default();
+        detection.follow(&self.current.load());
         loop {
             let now = clock::uptime();
             let due = reports.due(now).map(|due| Duration::from_millis(due.saturating_sub(now)));
@@ -80,10 +81,7 @@ impl Sharing {
                         return;
                     }
                     shares = self.look_at_policy();
-                    let state = self.current.load().state.clone();
-                    if !detection.is_of(&state) {
-                        detection = Detection::of(&state);
-                    }
+                    detection.follow(&self.current.load());
                 }
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 () = self.tasks.stopping() => return,
@@ -103,17 +101,19 @@ impl Sharing {
         shares
     }
 
-    /// Takes what a member said; of endpoints that are not there, or of which nobody detects outliers, nothing is kept.
+    /// Takes what a member said; of endpoints that are not there, or of which nobody detects outliers, nothing is kept. However
+    /// much it says, no more is looked at than an honest one tells.
     fn hear(&self, reporter: Key, word: &Word<OutlierRecord>, detection: &Detection) {
         let snapshot = self.current.load();
-        let records = word.said.iter().flatten().flat_map(|part| part.iter()).filter(|record| record.failures > 0);
+        let records = word.said.iter().flatten().flat_map(|part| part.iter()).take(LISTED);
+        let records = records.filter(|record| record.failures > 0);
         let known = |record: &OutlierRecord| {
             let id = reports::id(record);
             let service = snapshot.services.get(&id.service).filter(|service| detection.covers(&service.name))?;
             let found = service.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(&id)).ok()?;
             Some((Key::clone(service.endpoints[found].stats.key()), record.failures))
         };
-        let failing: Vec<(Key, u32)> = records.filter_map(known).take(LISTED).collect();
+        let failing: Vec<(Key, u32)> = records.filter_map(known).collect();
         if !failing.is_empty() {
             self.circuits.reported(&reporter, &failing, clock::uptime(), rand::random());
         }
@@ -144,15 +144,23 @@ impl Sharing {
     }
 }
 
-/// The owner's word. A build that does not know the question refuses it, and one without a link cannot be asked: neither
-/// says anything of the endpoint. An owner that is linked and silent does.
+/// The owner's word.
 async fn ask(links: &Links, id: &EndpointId) -> Looked {
     let Some(link) = links.to(&id.node) else { return Looked::Unknown };
     let look = Look { service: id.service.clone(), instance: id.instance.as_deref().map(str::to_owned) };
     match link.request(wire::LOOK, codec::encode(&look).into(), PATIENCE).await {
         Ok(reply) => wire::reply(&reply).unwrap_or(Looked::Unknown),
-        Err(LinkError::Timeout(_) | LinkError::Closed(_)) => Looked::Failing,
-        Err(LinkError::Refused | LinkError::Full | LinkError::TooLong(_)) => Looked::Unknown,
+        Err(error) => unanswered(&error),
+    }
+}
+
+/// A build that does not know the question refuses it, and one without a link cannot be asked: neither says anything of the
+/// endpoint. Nor does a link that ends meanwhile, as links do when an owner restarts or paths change; whether the owner is
+/// dead is judged elsewhere. An owner that is linked and silent does.
+const fn unanswered(error: &LinkError) -> Looked {
+    match error {
+        LinkError::Timeout(_) => Looked::Failing,
+        LinkError::Closed(_) | LinkError::Refused | LinkError::Full | LinkError::TooLong(_) => Looked::Unknown,
     }
 }
 

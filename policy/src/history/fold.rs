@@ -76,15 +76,14 @@ impl<'k> Folder<'k> {
         }
         let mut values: Vec<LiveValue> = heads.iter().filter_map(|head| self.value(id, head, &mut folded)).collect();
         sort(&mut values);
-        let (mut in_force, mut blind): (Vec<LiveValue>, Vec<LiveValue>) = Default::default();
+        let mut in_force: Vec<LiveValue> = Vec::new();
+        let mut unreadable: Vec<(&LiveValue, Vec<ChangesetId>)> = Vec::new();
         for value in &values {
             if value.is_readable() {
                 in_force.push(value.clone());
             } else {
                 let ancestors = self.readable_ancestors(id, value.changeset, &counting, &mut folded);
-                if ancestors.iter().all(|ancestor| ancestor.document.is_err()) {
-                    blind.push(value.clone());
-                }
+                unreadable.push((value, ancestors.iter().map(|ancestor| ancestor.changeset).collect()));
                 in_force.extend(ancestors);
             }
         }
@@ -93,6 +92,10 @@ impl<'k> Folder<'k> {
         // A stand-in that another one replaced, directly or not, is not the nearest.
         let replaced = self.kept.ancestors(id, in_force.iter().map(|value| &value.changeset));
         in_force.retain(|value| !replaced.contains(&value.changeset));
+        // Only now it is known who is left to stand in: a rival that replaced the stand-in may be laxer than what cannot be read.
+        let stands = |by: &ChangesetId| in_force.iter().any(|value| value.changeset == *by && value.document.is_ok());
+        let blind = unreadable.iter().filter(|(_, ancestors)| !ancestors.iter().any(stands));
+        let blind: Vec<LiveValue> = blind.map(|(value, _)| (*value).clone()).collect();
         folded.live = Some(Live::new(values, in_force, blind));
         folded
     }

@@ -48,8 +48,8 @@ pub struct Live {
     /// The same with the nearest readable ancestors in the place of values that this build cannot read; deletions included, the
     /// winner first. Kinds that [`Kind::unites`] obey all of them.
     pub in_force: Vec<LiveValue>,
-    /// Values that this build cannot read and in whose place no document stands: either there never was one, or it was deleted
-    /// or had expired. Nobody here can tell what they forbid.
+    /// Values that this build cannot read and in whose place no document stands: either there never was one, or it was deleted,
+    /// had expired, or a rival value replaced it, too. Nobody here can tell what they forbid.
     pub blind: Vec<LiveValue>,
     /// The value that is in effect; `None` if the document is deleted, expired, or readable in no value. Where a kind unites, this
     /// is but the one that is shown first.

@@ -363,6 +363,56 @@ async fn of_what_nobody_detects_nothing_is_heard() {
     assert!(!node.is_out(0), "the policy's own count");
 }
 
+/// A statement may hold two thousand records; what follows on the first that an honest member may tell is not looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_one_statement_no_more_is_looked_at_than_an_honest_member_tells() {
+    for (before, probes) in [(LISTED, 0), (LISTED - 1, 1)] {
+        let node = Node::new().await;
+        node.settled().await;
+        let record = |of: &str| {
+            let node = NodeId::new(of).unwrap();
+            OutlierRecord { node, service: service(), instance: None, failures: 1, requests: 1, latency_us: 1 }
+        };
+        let mut records = vec![record("nowhere"); before];
+        records.push(record("n0"));
+        let parts = records.chunks(40).map(Arc::from).collect();
+        node.hearing.heard(NodeId::new("talker").unwrap(), Statement::Outliers(parts));
+        if probes > 0 {
+            node.until("a probe", || node.probes() > 0).await;
+        }
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert_eq!(node.probes(), probes);
+    }
+}
+
+/// What is known of a service is kept while services come and go, and forgotten with the documents that it follows from.
+#[test]
+fn which_services_are_covered_follows_documents_and_services() {
+    let (stats, mut detection) = (StatsTable::default(), Detection::default());
+    let (covered, other) = (service(), ServiceName::new("bank", "cart").unwrap());
+    let mut snapshot = snapshot(&stats, RULE);
+    for services in [Services::new([endpoint("n0", &stats)]), Services::new([])] {
+        snapshot.services = Arc::new(services);
+        detection.follow(&snapshot);
+        assert!(detection.covers(&covered) && !detection.covers(&other));
+    }
+    let services = Arc::new(Services::new([endpoint("n0", &stats)]));
+    for (namespace, covers) in [("shop", true), ("bank", false), ("shop", true)] {
+        let next = super::tests::snapshot(&stats, &RULE.replace("*.shop", &format!("*.{namespace}")));
+        detection.follow(&Snapshot { services: services.clone(), ..next });
+        assert_eq!((detection.covers(&covered), detection.covers(&other)), (covers, !covers));
+    }
+}
+
+/// Links end for many reasons; a burst of them must not look like a burst of failing endpoints.
+#[test]
+fn only_an_owner_that_is_linked_and_silent_speaks_against_its_endpoint() {
+    assert_eq!(unanswered(&LinkError::Timeout(PATIENCE)), Looked::Failing);
+    for error in [LinkError::Closed("by the peer".into()), LinkError::Refused, LinkError::Full, LinkError::TooLong(1)] {
+        assert_eq!(unanswered(&error), Looked::Unknown, "{error}");
+    }
+}
+
 /// One check for all who ask within a second, and a word for what is not there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_checks_once_for_all_who_ask() {

@@ -15,6 +15,8 @@ pub const ALERT_MS: Millis = 30_000;
 pub const MAX_ALERTS: usize = 4_096;
 /// Probes under way at once.
 pub const MAX_PROBES: usize = 32;
+/// Of these, of one owner: it holds up what others wait for no more than that, however many endpoints it has.
+pub const MAX_PROBES_OF_OWNER: usize = 4;
 /// A probe that has not ended by then is given up and counts for nothing.
 pub const PROBE_MS: Millis = 5_000;
 /// All nodes hear of a report at about the same time: each waits up to one of these for every member before it probes,
@@ -120,19 +122,24 @@ impl Alarm {
         self.alerts.get(endpoint).into_iter().flat_map(|alert| &alert.witnesses)
     }
 
-    /// The probes that begin now, of endpoints that are worth one.
+    /// The probes that begin now, of endpoints that are worth one: what has been due longest first.
     pub(super) fn probes(&mut self, now: Millis, is_worth: impl Fn(&Key) -> bool) -> Vec<Key> {
         self.expire(now);
-        let running = self.running();
-        let mut begun = Vec::new();
-        for (endpoint, alert) in &mut self.alerts {
-            if running + begun.len() >= MAX_PROBES {
-                break;
-            }
-            let due = matches!(alert.probe, Probe::At(at) if at <= now);
-            if due && is_worth(endpoint) {
+        let mut due: Vec<(Millis, Key)> = self
+            .alerts
+            .iter()
+            .filter_map(|(endpoint, alert)| match alert.probe {
+                Probe::At(at) if at <= now && is_worth(endpoint) => Some((at, Arc::clone(endpoint))),
+                Probe::None | Probe::At(_) | Probe::Since(_) => None,
+            })
+            .collect();
+        due.sort();
+        let mut running = self.running();
+        let begun: Vec<Key> =
+            due.iter().filter(|(_, endpoint)| running.begin(endpoint)).map(|(_, endpoint)| endpoint.clone()).collect();
+        for endpoint in &begun {
+            if let Some(alert) = self.alerts.get_mut(endpoint) {
                 alert.probe = Probe::Since(now);
-                begun.push(Arc::clone(endpoint));
             }
         }
         begun
@@ -158,10 +165,10 @@ impl Alarm {
 
     /// When the next probe is to begin, or one is to be given up.
     pub(super) fn due(&self, is_worth: impl Fn(&Key) -> bool) -> Option<Millis> {
-        let room = self.running() < MAX_PROBES;
+        let running = self.running();
         let times = self.alerts.iter().filter_map(|(endpoint, alert)| match alert.probe {
             Probe::None => None,
-            Probe::At(at) => (room && is_worth(endpoint)).then_some(at),
+            Probe::At(at) => (running.has_room(endpoint) && is_worth(endpoint)).then_some(at),
             Probe::Since(since) => Some(since + PROBE_MS),
         });
         times.min()
@@ -172,8 +179,11 @@ impl Alarm {
         self.alerts.len()
     }
 
-    fn running(&self) -> usize {
-        self.alerts.values().filter(|alert| matches!(alert.probe, Probe::Since(_))).count()
+    fn running(&self) -> Running<'_> {
+        let mut running = Running::default();
+        let probed = self.alerts.iter().filter(|(_, alert)| matches!(alert.probe, Probe::Since(_)));
+        probed.for_each(|(endpoint, _)| running.add(endpoint));
+        running
     }
 
     /// Gives up probes that take too long, and ends alerts.
@@ -185,4 +195,37 @@ impl Alarm {
             now < alert.until || matches!(alert.probe, Probe::Since(_))
         });
     }
+}
+
+/// Probes under way, all and by owner.
+#[derive(Debug, Default)]
+struct Running<'k> {
+    all: usize,
+    by_owner: BTreeMap<&'k str, usize>,
+}
+
+impl<'k> Running<'k> {
+    fn has_room(&self, endpoint: &Key) -> bool {
+        self.all < MAX_PROBES
+            && self.by_owner.get(owner(endpoint)).is_none_or(|of_owner| *of_owner < MAX_PROBES_OF_OWNER)
+    }
+
+    fn add(&mut self, endpoint: &'k Key) {
+        self.all += 1;
+        *self.by_owner.entry(owner(endpoint)).or_default() += 1;
+    }
+
+    /// Takes a place if there is one.
+    fn begin(&mut self, endpoint: &'k Key) -> bool {
+        let has_room = self.has_room(endpoint);
+        if has_room {
+            self.add(endpoint);
+        }
+        has_room
+    }
+}
+
+/// The node that an endpoint is on, and that answers its probes: what its id, as text, begins with.
+pub(super) fn owner(endpoint: &Key) -> &str {
+    endpoint.split_once('/').map_or(endpoint, |(node, _)| node)
 }

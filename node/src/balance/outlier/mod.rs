@@ -21,7 +21,8 @@ use std::{
 };
 
 pub use alarm::{
-    ALERT_MS, FEW_MEMBERS, LARGEST_PAUSE_MS, MAX_ALERTS, MAX_PROBES, PAUSE_MS, PROBE_MS, SPREAD_EACH_MS, SPREAD_MS,
+    ALERT_MS, FEW_MEMBERS, LARGEST_PAUSE_MS, MAX_ALERTS, MAX_PROBES, MAX_PROBES_OF_OWNER, PAUSE_MS, PROBE_MS,
+    SPREAD_EACH_MS, SPREAD_MS,
 };
 pub use policy::{LONGEST_EJECTION_MS, OutlierPolicy, Statuses};
 pub use tally::{ALERT_THRESHOLD, Outcome, Tally, Why};
@@ -164,7 +165,8 @@ impl Outliers {
                 }
             }
             Event::Report { endpoint, reporter, failures } => {
-                if failures > 0 {
+                // An owner that sees its endpoint fail has its health to say so; its word would cost others probes.
+                if failures > 0 && alarm::owner(&endpoint) != &*reporter {
                     self.suspect(&endpoint, reporter, now, random);
                 }
             }

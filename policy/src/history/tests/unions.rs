@@ -22,6 +22,7 @@ fn every_value_that_is_to_be_obeyed_is_offered_deletions_included() {
     let offered: BTreeSet<ChangesetId> = live.in_force.iter().map(|value| value.changeset).collect();
     assert_eq!((offered, live.values.len()), (BTreeSet::from([kept, gone]), 2));
     assert!(live.values.iter().any(|value| value.changeset == strange));
+    assert!(live.blind.is_empty(), "a document stands in for it");
     // Of a kind that unites both hold, of the others the winner alone.
     for (kind, holding) in [(Kind::AuthorizationPolicy, 2), (Kind::RequestAuthentication, 2), (Kind::VirtualService, 1)]
     {
@@ -53,6 +54,44 @@ fn what_a_stand_in_replaced_does_not_come_back() {
     mesh.insert(vec![strange], &[&operator]).unwrap();
     let in_force = mesh.history.state(NOW).documents[&id].in_force.clone();
     assert_eq!(in_force.iter().map(|value| value.changeset).collect::<Vec<_>>(), [new]);
+}
+
+/// What stood in for an unreadable value was replaced beside it: what holds then is no word of its authors, maybe a laxer one.
+#[test]
+fn a_rival_does_not_stand_in_for_an_unreadable_value() {
+    for deleted in [false, true] {
+        let mut mesh = Mesh::new();
+        let operator = mesh.operator.clone();
+        let base = mesh.push(vec![mesh.change("shop", "a", "x")]);
+        let on_base = |mesh: &Mesh, host: &str| Change { replaces: vec![base], ..mesh.change("shop", "a", host) };
+        let future = |change: Change| Change {
+            content: change.content.map(|body| body.replace("\"hosts\"", "\"fromTheFuture\":1,\"hosts\"")),
+            ..change
+        };
+        let (mut rival, strange) = (on_base(&mesh, "y"), future(on_base(&mesh, "z")));
+        let id = rival.document.clone();
+        rival.content = rival.content.filter(|_| !deleted);
+        let strange = mesh.insert(vec![strange], &[&operator]).unwrap();
+        let found = |mesh: &Mesh| {
+            let live = mesh.history.state(NOW).documents[&id].clone();
+            let ids = |values: &[LiveValue]| values.iter().map(|value| value.changeset).collect::<Vec<_>>();
+            (ids(&live.in_force), ids(&live.blind))
+        };
+        assert_eq!(found(&mesh), (vec![base], vec![]));
+        let rival = mesh.insert(vec![rival], &[&operator]).unwrap();
+        assert_eq!(found(&mesh), (vec![rival], vec![strange]));
+        if !deleted {
+            // Nor does what stands in for another.
+            let above = future(Change { replaces: vec![rival], ..on_base(&mesh, "v") });
+            mesh.insert(vec![above], &[&operator]).unwrap();
+            assert_eq!(found(&mesh), (vec![rival], vec![strange]));
+        }
+        // Equal on nodes that have let the body go.
+        mesh.history.forget(&base).unwrap();
+        assert_eq!(found(&mesh), (vec![rival], vec![strange]));
+        let end = mesh.insert(vec![mesh.change("shop", "a", "w")], &[&operator]).unwrap();
+        assert_eq!(found(&mesh), (vec![end], vec![]));
+    }
 }
 
 #[test]

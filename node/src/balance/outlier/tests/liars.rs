@@ -141,6 +141,58 @@ fn only_so_many_probes_are_under_way_and_lost_ones_give_their_place_back() {
     }
 }
 
+/// A member with many endpoints reports them, or has them reported, all at once; its name comes first.
+#[test]
+fn one_owner_leaves_room_for_the_probes_of_others() {
+    let mut node = Node::new(policy(), 0);
+    node.endpoints = (0..100).map(|number| key(&format!("a/shop/s{number:03}"))).collect();
+    node.endpoints.extend((0..40).map(|number| key(&format!("n{number:02}/shop/cart"))));
+    node.tallies = node.outliers.set_cluster(&key("c"), node.policy.clone(), &node.endpoints, 0);
+    (0..100).for_each(|index| node.report(index, "liar", 1, 0));
+    // What came later waits longer; names do not count.
+    (100..140).for_each(|index| node.report(index, "honest", 1, u64::try_from(240 - index).unwrap()));
+    let begins = |node: &mut Node, now: Millis| {
+        let begun = node.outliers.handle(Event::Tick, now, 0).into_iter().map(|effect| match effect {
+            Effect::Probe { endpoint } => endpoint,
+            other => panic!("{other:?}"),
+        });
+        begun.collect::<Vec<_>>()
+    };
+    let begun = begins(&mut node, 200);
+    let of_owner = begun.iter().filter(|endpoint| endpoint.starts_with("a/")).count();
+    assert_eq!((of_owner, begun.len()), (MAX_PROBES_OF_OWNER, MAX_PROBES));
+    let longest: Vec<Key> = (12..40).rev().map(|number| key(&format!("n{number:02}/shop/cart"))).collect();
+    assert_eq!(begun[MAX_PROBES_OF_OWNER..], longest);
+    // A place that becomes free is for who may take it.
+    let healthy = |endpoint: &Key| Event::Probed { endpoint: endpoint.clone(), healthy: true };
+    node.outliers.handle(healthy(&longest[0]), 210, 0);
+    assert_eq!(begins(&mut node, 210), [key("n11/shop/cart")]);
+    node.outliers.handle(healthy(&begun[0]), 220, 0);
+    assert_eq!(begins(&mut node, 220), [key("a/shop/s004")]);
+    assert!(node.outliers.due().unwrap() > 220, "waiting for a place is no busy loop");
+}
+
+/// With room left, what waits only for its owner's places wakes nobody.
+#[test]
+fn an_owner_whose_probes_are_under_way_is_waited_for() {
+    let mut node = Node::new(policy(), 0);
+    node.endpoints = (0..9).map(|number| key(&format!("a/shop/s{number}"))).collect();
+    node.tallies = node.outliers.set_cluster(&key("c"), node.policy.clone(), &node.endpoints, 0);
+    (0..9).for_each(|index| node.report(index, "liar", 1, 0));
+    assert_eq!(node.outliers.handle(Event::Tick, 1, 0).len(), MAX_PROBES_OF_OWNER);
+    assert_eq!(node.outliers.due(), Some(1 + PROBE_MS));
+}
+
+#[test]
+fn what_an_owner_says_of_its_own_endpoint_is_no_reason_to_look() {
+    let mut node = Node::new(policy(), 0);
+    node.endpoints = vec![key("a/shop/cart"), key("ab/shop/cart")];
+    node.tallies = node.outliers.set_cluster(&key("c"), node.policy.clone(), &node.endpoints, 0);
+    (0..2).for_each(|index| node.report(index, "a", 9, 0));
+    assert_eq!(node.outliers.witnesses(&key("a/shop/cart")).count(), 0);
+    assert_eq!(node.probe(HEALTHY, 1).0, [key("ab/shop/cart")]);
+}
+
 #[test]
 fn reports_of_what_is_not_used_fill_no_memory() {
     let mut node = Node::new(policy(), 1);
