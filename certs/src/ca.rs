@@ -244,6 +244,11 @@ impl NodeCa {
         self.validity.not_before
     }
 
+    /// When the CA was certified, by its begin: that lies before for clocks that are behind.
+    pub fn issued(&self) -> Millis {
+        self.validity.not_before.saturating_add(template::BACKDATING).min(self.validity.not_after)
+    }
+
     /// End of the CA's validity.
     pub fn not_after(&self) -> Millis {
         self.validity.not_after

@@ -14,8 +14,10 @@ use certs::{
     root::{bundle_from_pem, bundle_to_pem},
     sign::{Digest, SigningKey},
     tls::Leafs,
+    verify::{Authority, verify_ca},
 };
 use policy::kinds::CertificateLifetimes;
+use rustls::pki_types::CertificateDer;
 
 use super::{
     error::{Error, fail, internal},
@@ -160,8 +162,17 @@ impl Identity {
     /// Takes a renewed node CA into use, on disk first. Leafs follow at the next refresh.
     ///
     /// # Errors
-    /// It is not this node's, or the disk refuses.
-    pub fn renewed(&self, dir: &StateDir, chain: Vec<Vec<u8>>) -> Result<(), Error> {
+    /// It is not this node's, does not hold under `authority` at `now`, or the disk refuses: the old one stays.
+    pub fn renewed(
+        &self,
+        dir: &StateDir,
+        chain: Vec<Vec<u8>>,
+        authority: &Authority,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let der: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        verify_ca(&der, authority, now)
+            .map_err(|e| fail("failed", format!("the renewed certificate does not hold here: {e}"), ""))?;
         let key = CaKey::from_pem(&self.ca.load().key().to_pem()).map_err(internal)?;
         let pem = bundle_to_pem(&chain);
         let ca = NodeCa::new(&self.trust_domain, chain, key)
@@ -266,19 +277,25 @@ fn enroller_key(dir: &StateDir) -> Result<CaKey, Error> {
 
 #[cfg(test)]
 mod tests {
-    use certs::root::Root;
+    use certs::{grant::NodeGrant, root::Root};
 
     use super::*;
     use crate::agent::init;
 
     fn identity(folder: &tempfile::TempDir, now: Millis) -> (StateDir, Identity) {
+        let (dir, identity, _) = with_root(folder, now);
+        (dir, identity)
+    }
+
+    fn with_root(folder: &tempfile::TempDir, now: Millis) -> (StateDir, Identity, Root) {
         let dir = StateDir::open(&folder.path().join("state")).unwrap();
         let (trust_domain, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new("a").unwrap());
+        let root = Root::generate(&trust_domain, now);
         let wish = init::Init {
             trust_domain: &trust_domain,
             node: &node,
             services: &["default/web=web".parse().unwrap()],
-            root: &Root::generate(&trust_domain, now),
+            root: &root,
             operator: ("ann", &SigningKey::generate()),
             recovery: None,
             address: None,
@@ -286,7 +303,25 @@ mod tests {
         };
         init::init(&dir, &wish).unwrap();
         let identity = Identity::load(&dir, &dir.owner().unwrap().unwrap()).unwrap();
-        (dir, identity)
+        (dir, identity, root)
+    }
+
+    /// What `init` lets the node be, by this root.
+    fn authority(root: &Root) -> Authority {
+        let mut authority = Authority::new(TrustDomain::new("t.example").unwrap(), vec![root.certificate()]);
+        let node = NodeId::new("a").unwrap();
+        let grant = NodeGrant {
+            node: node.clone(),
+            epoch: 1,
+            services: vec!["default/web=web".parse().unwrap()],
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller: true,
+            retired: false,
+        };
+        authority.grants.insert(node, Arc::new(grant));
+        authority
     }
 
     fn web() -> BTreeSet<ServiceAccount> {
@@ -382,13 +417,14 @@ mod tests {
     fn only_this_nodes_own_certificate_is_taken_at_a_renewal() {
         let folder = tempfile::tempdir().unwrap();
         let now = 1_800_000_000_000;
-        let (dir, identity) = identity(&folder, now);
+        let (dir, identity, root) = with_root(&folder, now);
+        let authority = authority(&root);
         identity.refresh(&web(), &CertificateLifetimes::default(), now, 0.5);
         let later = now + 15 * 86_400_000;
         let enroller = identity.enroller().unwrap();
         let spki = identity.ca().key().spki();
         let renewed = enroller.issue_node(&spki, identity.ca().grant(), later).unwrap();
-        identity.renewed(&dir, renewed).unwrap();
+        identity.renewed(&dir, renewed, &authority, later).unwrap();
         assert!(identity.ca().not_after() > now + 40 * 86_400_000);
         identity.refresh(&web(), &CertificateLifetimes::default(), later, 0.5);
         assert!(ends(&identity).iter().all(|end| *end > later));
@@ -396,8 +432,38 @@ mod tests {
         let mut foreign = identity.ca().grant().clone();
         foreign.node = NodeId::new("b").unwrap();
         let theirs = enroller.issue_node(&spki, &foreign, later).unwrap();
-        assert!(identity.renewed(&dir, theirs).is_err());
+        assert!(identity.renewed(&dir, theirs, &authority, later).is_err());
         let other_key = enroller.issue_node(&CaKey::generate().spki(), identity.ca().grant(), later).unwrap();
-        assert!(identity.renewed(&dir, other_key).is_err());
+        assert!(identity.renewed(&dir, other_key, &authority, later).is_err());
+    }
+    #[test]
+    fn what_does_not_hold_here_does_not_replace_what_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = 1_800_000_000_000;
+        let (dir, identity, root) = with_root(&folder, now);
+        let good = authority(&root);
+        let (before, disk) = (identity.ca().chain().to_vec(), dir.read(CA_CERTIFICATES).unwrap());
+        let enroller = identity.enroller().unwrap();
+        let (spki, granted) = (identity.ca().key().spki(), identity.ca().grant().clone());
+        let chain = enroller.issue_node(&spki, &granted, now + 1_000).unwrap();
+        // Another mesh's root; no enroller any more; another epoch of this node.
+        let foreign = authority(&Root::generate(identity.trust_domain(), now));
+        let changed = |change: fn(&mut NodeGrant)| {
+            let mut other = authority(&root);
+            change(Arc::make_mut(other.grants.get_mut(identity.node()).unwrap()));
+            other
+        };
+        let demoted = changed(|grant| grant.enroller = false);
+        let replaced = changed(|grant| grant.epoch = 2);
+        for wrong in [&foreign, &demoted, &replaced] {
+            assert_eq!(identity.renewed(&dir, chain.clone(), wrong, now + 1_000).unwrap_err().code, "failed");
+        }
+        // It has ended by now.
+        let ended = now + 31 * 86_400_000;
+        assert_eq!(identity.renewed(&dir, chain.clone(), &good, ended).unwrap_err().code, "failed");
+        assert_eq!(identity.ca().chain(), before);
+        assert_eq!(dir.read(CA_CERTIFICATES).unwrap(), disk);
+        identity.renewed(&dir, chain.clone(), &good, now + 1_000).unwrap();
+        assert_eq!(identity.ca().chain(), chain);
     }
 }

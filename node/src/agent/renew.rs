@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use certs::{codec::Millis, grant::NodeGrant, id::NodeId};
+use certs::{ca::NodeCa, codec::Millis, grant::NodeGrant, id::NodeId};
 use membership::body::{Body, Identity as IdentityBody};
 use rand::seq::SliceRandom;
 
@@ -41,7 +41,7 @@ impl Renewal {
     pub async fn run(self) {
         // Spread over the nodes, the same for one CA's whole life.
         let jitter: f64 = rand::random();
-        let (mut failures, mut not_before) = (0, 0);
+        let mut pace = Pace::default();
         loop {
             let state = self.sync.world.current().load().state.clone();
             if self.local.regrant(&state) {
@@ -52,14 +52,12 @@ impl Renewal {
             for (id, why) in &refreshed.failed {
                 tracing::warn!(%id, "no leaf: {why}");
             }
-            let due = self.ca_due(&state, jitter).max(not_before);
+            let due = self.ca_due(&state, jitter).max(pace.not_before);
             if due <= now {
                 match self.renew(&state).await {
-                    Ok(()) => (failures, not_before) = (0, 0),
+                    Ok(()) => pace.succeeded(self.sync.clock.now()),
                     Err(error) => {
-                        failures += 1;
-                        let pause = LONGEST_RETRY.min(RETRY * 2u32.saturating_pow(failures - 1));
-                        not_before = now + pause.mul_f64(0.75 + 0.5 * rand::random::<f64>()).as_millis() as Millis;
+                        pace.failed(self.sync.clock.now(), rand::random());
                         tracing::warn!(code = %error.code, "the node CA is not renewed yet: {error}");
                     }
                 }
@@ -84,10 +82,7 @@ impl Renewal {
         if wider {
             return 0;
         }
-        // A life that policy shortened counts from the old certificate's begin on.
-        let wanted = millis(state.lifetimes().node_ca);
-        let life = ca.not_after().saturating_sub(ca.not_before()).min(wanted) as f64;
-        ca.not_before() + (life * (0.5 - 0.05 * jitter)) as Millis
+        half_life(&ca, millis(state.lifetimes().node_ca), jitter)
     }
 
     fn grant<'a>(&self, state: &'a policy::history::State) -> Option<&'a Arc<NodeGrant>> {
@@ -99,22 +94,39 @@ impl Renewal {
         let hint = format!("invite this node again: skein invite {} --replace", identity.node());
         let grant =
             self.grant(state).ok_or_else(|| fail("not_granted", format!("{} has no grant", identity.node()), hint))?;
-        let now = self.sync.clock.now();
-        let chain = match identity.enroller() {
-            Some(own) => {
-                let grant = grant.certified(identity.record_key().public());
-                let life = millis(state.lifetimes().node_ca);
-                own.issue_node_for(&identity.ca().key().spki(), &grant, life, now).map_err(internal)?
-            }
-            None if identity.ca().not_after() > now => self.by_link(state).await?,
-            None => self.lapsed(state).await?,
+        let (now, life) = (self.sync.clock.now(), millis(state.lifetimes().node_ca));
+        let by_others = async {
+            let chain =
+                if identity.ca().not_after() > now { self.by_link(state).await } else { self.lapsed(state).await };
+            self.take(chain?).await
         };
+        let own = identity.enroller().map(|own| {
+            let lasts = own.not_after() >= now.saturating_add(life / 2);
+            let granted = grant.certified(identity.record_key().public());
+            let by_itself = async move {
+                let ended = |error| {
+                    let hint = format!("with the root's key: skein ca renew {}", identity.node());
+                    fail("enroller_expired", format!("this node's enroller CA does not serve: {error}"), hint)
+                };
+                let chain = own.issue_node_for(&identity.ca().key().spki(), &granted, life, now).map_err(ended)?;
+                self.take(chain).await
+            };
+            (lasts, by_itself)
+        });
+        by_either(own, by_others).await
+    }
+
+    /// Takes a renewed chain into use if it holds here, and tells everybody.
+    async fn take(&self, chain: Vec<Vec<u8>>) -> Result<(), Error> {
         let (dir, sync, renewed) = (self.dir.clone(), self.sync.clone(), chain.clone());
-        let written = tokio::task::spawn_blocking(move || sync.identity.renewed(&dir, renewed)).await;
-        written.map_err(internal)??;
+        let written = tokio::task::spawn_blocking(move || {
+            let authority = sync.world.authority().load_full();
+            sync.identity.renewed(&dir, renewed, &authority, sync.clock.now())
+        });
+        written.await.map_err(internal)??;
         self.sync.members.publish(Body::Identity(IdentityBody { chain })).await;
-        let now = self.sync.clock.now();
-        self.sync.events.note(now, "identity_renewed", identity.node(), "the node CA was renewed");
+        let (now, node) = (self.sync.clock.now(), self.sync.identity.node());
+        self.sync.events.note(now, "identity_renewed", node, "the node CA was renewed");
         Ok(())
     }
 
@@ -156,7 +168,7 @@ impl Renewal {
         }
         let mut last = fail("unreachable", "no enroller's address is known", "start one of the enrollers");
         for (node, grant) in state.grants() {
-            if !grant.enroller || grant.retired {
+            if !grant.enroller || grant.retired || node == self.sync.node() {
                 continue;
             }
             let seen = view.member(node).map(|member| member.addresses.clone()).unwrap_or_default();
@@ -170,5 +182,156 @@ impl Renewal {
             }
         }
         Err(last)
+    }
+}
+
+/// When the next attempt may be: whatever is due, renewal never spins.
+#[derive(Debug, Default)]
+struct Pace {
+    failures: u32,
+    not_before: Millis,
+}
+
+impl Pace {
+    /// What was renewed may be due again at once: the enroller does not know a wider grant yet, or soon ends itself.
+    fn succeeded(&mut self, now: Millis) {
+        *self = Self { failures: 0, not_before: now.saturating_add(millis(RETRY)) };
+    }
+
+    /// `jitter` in 0..1 spreads the nodes.
+    fn failed(&mut self, now: Millis, jitter: f64) {
+        let pause = LONGEST_RETRY.min(RETRY * 2u32.saturating_pow(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now.saturating_add(millis(pause.mul_f64(0.75 + 0.5 * jitter)));
+    }
+}
+
+/// Half of the CA's life, a little earlier by `jitter` in 0..1. A life that policy shortened counts from the issue of the old
+/// certificate on; the time before, for clocks that are behind, is nobody's life.
+fn half_life(ca: &NodeCa, wanted: Millis, jitter: f64) -> Millis {
+    let life = ca.not_after().saturating_sub(ca.issued()).min(wanted) as f64;
+    ca.issued() + (life * (0.5 - 0.05 * jitter)) as Millis
+}
+
+/// Renews by this node's own enroller CA and by other enrollers, the one that gives more first, the other where that fails. `own`
+/// says whether the enroller CA lasts long enough to give a life's half; absent on nodes that have none. An enroller hears what its own
+/// CA lacks: nobody else may be there to ask.
+async fn by_either(
+    own: Option<(bool, impl Future<Output = Result<(), Error>>)>,
+    others: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let Some((lasts, own)) = own else { return others.await };
+    let (mine, theirs) = if lasts {
+        let Err(mine) = own.await else { return Ok(()) };
+        let Err(theirs) = others.await else { return Ok(()) };
+        (mine, theirs)
+    } else {
+        let Err(theirs) = others.await else { return Ok(()) };
+        let Err(mine) = own.await else { return Ok(()) };
+        (mine, theirs)
+    };
+    tracing::debug!("no other enroller renews the node CA: {theirs}");
+    Err(mine)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use certs::{
+        ca::{CaKey, Enroller},
+        id::TrustDomain,
+        root::Root,
+        sign::SigningKey,
+    };
+
+    use super::*;
+
+    const NOW: Millis = 1_800_000_000_000;
+    const MINUTE: Millis = 60_000;
+
+    /// A node CA that was issued at `NOW` to live so long, by an enroller CA that ends so much later.
+    fn ca(life: Millis, enroller_ends: Millis) -> NodeCa {
+        let (mesh, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new("a").unwrap());
+        let (root, key, own) = (Root::generate(&mesh, NOW), CaKey::generate(), CaKey::generate());
+        let certificate = root.issue_enroller_for(&node, 1, &key.spki(), enroller_ends, NOW).unwrap();
+        let enroller = Enroller::new(&mesh, vec![certificate], key).unwrap();
+        let grant = NodeGrant {
+            node,
+            epoch: 1,
+            services: Vec::new(),
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller: true,
+            retired: false,
+        };
+        let grant = grant.certified(SigningKey::generate().public());
+        NodeCa::new(&mesh, enroller.issue_node_for(&own.spki(), &grant, life, NOW).unwrap(), own).unwrap()
+    }
+
+    #[test]
+    fn what_was_just_renewed_is_not_due() {
+        for (life, ends) in [(10, 60 * 24), (10, 7), (30 * 24 * 60, 3), (30 * 24 * 60, 400 * 24)] {
+            for jitter in [0.0, 1.0] {
+                let ca = ca(life * MINUTE, ends * MINUTE);
+                let left = ca.not_after() - NOW;
+                let due = half_life(&ca, life * MINUTE, jitter);
+                // Whole seconds, as X.509 has it.
+                assert!(due + 1_000 > NOW + left * 2 / 5 && due < NOW + left, "{life} {ends}: {due} of {left}");
+            }
+        }
+        // Shortened to what has passed: due at once, and no sooner than its issue.
+        let due = half_life(&ca(60 * MINUTE, 600 * MINUTE), 10 * MINUTE, 0.0);
+        assert!(due.abs_diff(NOW + 5 * MINUTE) < 1_001, "{due}");
+    }
+
+    #[test]
+    fn after_every_attempt_there_is_a_pause() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.not_before, 0);
+        pace.succeeded(NOW);
+        assert_eq!(pace.not_before, NOW + 5_000);
+        let mut before = 0;
+        for _ in 0..7 {
+            pace.failed(NOW, 0.5);
+            assert!(pace.not_before - NOW > before, "{pace:?}");
+            before = pace.not_before - NOW;
+        }
+        for _ in 0..100 {
+            pace.failed(NOW, 1.0);
+        }
+        assert_eq!(pace.not_before, NOW + 750_000);
+        pace.succeeded(NOW);
+        assert_eq!((pace.failures, pace.not_before), (0, NOW + 5_000));
+    }
+
+    #[tokio::test]
+    async fn an_enroller_asks_others_where_its_own_ca_does_not_serve() {
+        let asked = RefCell::new(String::new());
+        let way = |name: &'static str, holds: bool| {
+            let asked = &asked;
+            async move {
+                asked.borrow_mut().push_str(name);
+                if holds { Ok(()) } else { Err(fail("failed", name, "")) }
+            }
+        };
+        for (lasts, own, others, order, outcome) in [
+            (true, true, true, "o", Ok(())),
+            (true, false, true, "ox", Ok(())),
+            (true, false, false, "ox", Err("o")),
+            (false, true, true, "x", Ok(())),
+            (false, true, false, "xo", Ok(())),
+            (false, false, false, "xo", Err("o")),
+        ] {
+            asked.borrow_mut().clear();
+            let done = by_either(Some((lasts, way("o", own))), way("x", others)).await;
+            assert_eq!(done.map_err(|error| error.message), outcome.map_err(str::to_owned), "{lasts} {own} {others}");
+            assert_eq!(*asked.borrow(), order);
+        }
+        asked.borrow_mut().clear();
+        let none = Some((true, way("o", true))).filter(|_| false);
+        assert!(by_either(none, way("x", false)).await.is_err());
+        assert_eq!(*asked.borrow(), "x");
     }
 }

@@ -9,6 +9,7 @@ use certs::{
     id::NodeId,
     root::{Root, bundle_to_pem},
 };
+use policy::{DocumentId, Kind};
 use serde_json::{Value, json};
 
 use crate::{
@@ -16,9 +17,11 @@ use crate::{
     cli::{
         client::{self, Client},
         context::Context,
+        directory::Known,
         error::{Error, Result, io, usage},
         grants,
         output::remark,
+        proof,
         signing::{Operator, Sending},
         value,
     },
@@ -112,10 +115,15 @@ fn sign(path: &std::path::Path, ctx: &Context) -> Result<()> {
     let directory = ctx.operator()?;
     let root = directory.root(&directory.known()?.trust_domain)?;
     let (certificate, life) = certify(&root, &asked)?;
-    let days = life.as_secs() / 86_400;
-    remark(&format!("note: this makes {} of epoch {} an enroller for {days} days", asked.node, asked.epoch));
+    tell(&asked, life);
     let value = json!({"node": asked.node, "epoch": asked.epoch, "certificate": certificate});
     ctx.output.show(&value, || certificate.clone())
+}
+
+/// What the root is about to sign.
+fn tell(asked: &EnrollerRequest, life: Duration) {
+    let days = life.as_secs() / 86_400;
+    remark(&format!("note: this makes {} of epoch {} an enroller for {days} days", asked.node, asked.epoch));
 }
 
 /// The certificate that a request asks for, PEM.
@@ -136,7 +144,7 @@ async fn promote(node: &NodeId, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let root = operator.directory.root(&operator.known.trust_domain)?;
     let mut client = client::connect(&ctx.asking(node)).await?;
-    let held = grants::fetch_active(&mut client, &operator, node).await?;
+    let held = grants::fetch_active(&mut client, &operator.known, node).await?;
     if !held.grant.enroller {
         let grant = NodeGrant { enroller: true, ..held.grant.clone() };
         let sending = Sending { message: format!("promote {node}"), ..Sending::default() };
@@ -146,7 +154,7 @@ async fn promote(node: &NodeId, ctx: &Context) -> Result<()> {
             return Err(Error::new("threshold_missing", message).hint("`skein policy sign`, then this command again"));
         }
     }
-    certified(&root, &mut client, ctx).await
+    certified((&root, &operator.known), Some(node), &mut client, ctx).await
 }
 
 async fn renew(of: Option<&NodeId>, certificate: Option<PathBuf>, ctx: &Context) -> Result<()> {
@@ -162,15 +170,53 @@ async fn renew(of: Option<&NodeId>, certificate: Option<PathBuf>, ctx: &Context)
         return install(&mut connect().await?, &pem, ctx).await;
     }
     let directory = ctx.operator()?;
-    let root = directory.root(&directory.known()?.trust_domain)?;
-    certified(&root, &mut connect().await?, ctx).await
+    let known = directory.known()?;
+    let root = directory.root(&known.trust_domain)?;
+    certified((&root, &known), of, &mut connect().await?, ctx).await
 }
 
-/// Has the reached node certified by the root.
-async fn certified(root: &Root, client: &mut Client, ctx: &Context) -> Result<()> {
+/// Has the reached node certified by the root, as the node that the operator named: by default the one of this machine.
+async fn certified(
+    (root, known): (&Root, &Known),
+    named: Option<&NodeId>,
+    client: &mut Client,
+    ctx: &Context,
+) -> Result<()> {
     let asked: EnrollerRequest = client.post("/v1/ca/request", "").await?;
-    let (certificate, _) = certify(root, &asked)?;
+    let named = named.unwrap_or(&asked.node);
+    let grant = grants::fetch_active(client, known, named).await?.grant;
+    let config = DocumentId::mesh_wide(Kind::MeshConfig, "default");
+    let policy = proof::of_document(client, known, &config).await?.state(clock::wall()).lifetimes();
+    refuse_other(&asked, &grant, policy.enroller_ca)?;
+    let (certificate, life) = certify(root, &asked)?;
+    tell(&asked, life);
     install(client, &certificate, ctx).await
+}
+
+/// What the root signs follows from what operators signed, not from what a node says of itself: it could ask in the name of another
+/// one, of an epoch that is still to come, or for longer than policy lets it enrol.
+fn refuse_other(asked: &EnrollerRequest, grant: &NodeGrant, longest: Duration) -> Result<()> {
+    let (node, epoch) = (&grant.node, grant.epoch);
+    let refused = |message: String, hint: String| Err(Error::new("refused", message).hint(hint));
+    if !grant.enroller {
+        let message = format!("operators do not let {node} enrol others");
+        return refused(message, format!("make it an enroller: skein ca promote {node}"));
+    }
+    if asked.node != *node || asked.epoch != epoch {
+        let message = format!(
+            "asked for {node} of epoch {epoch}, the node wants a certificate for {} of epoch {}",
+            asked.node, asked.epoch
+        );
+        return refused(message, "nothing was signed; is that machine what it says it is?".to_owned());
+    }
+    if asked.life_s > longest.as_secs() {
+        let message = format!("{node} wants a life of {} s, policy gives {} s", asked.life_s, longest.as_secs());
+        return refused(
+            message,
+            "nothing was signed; `certificates.enrollerCa` of the MeshConfig says how long".to_owned(),
+        );
+    }
+    Ok(())
 }
 
 async fn install(client: &mut Client, certificate: &str, ctx: &Context) -> Result<()> {
@@ -205,5 +251,37 @@ mod tests {
         for text in ["", "node web-2\nepoch x\nlife 1s\n", "node -\nepoch 1\nlife 1s\n", "node a\nepoch 1\n"] {
             assert_eq!(read(text).unwrap_err().code, "usage", "{text}");
         }
+    }
+
+    #[test]
+    fn the_root_signs_what_operators_signed_and_not_what_a_node_claims() {
+        let node = NodeId::new("web-2").unwrap();
+        let grant = NodeGrant {
+            node: node.clone(),
+            epoch: 3,
+            services: Vec::new(),
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller: true,
+            retired: false,
+        };
+        let longest = Duration::from_secs(86_400);
+        let asked = EnrollerRequest { node, epoch: 3, life_s: 86_400, request: String::new() };
+        refuse_other(&asked, &grant, longest).unwrap();
+        refuse_other(&EnrollerRequest { life_s: 60, ..asked.clone() }, &grant, longest).unwrap();
+        for lie in [
+            EnrollerRequest { node: NodeId::new("web-1").unwrap(), ..asked.clone() },
+            EnrollerRequest { epoch: 4, ..asked.clone() },
+            EnrollerRequest { epoch: 2, ..asked.clone() },
+            EnrollerRequest { life_s: 86_401, ..asked.clone() },
+        ] {
+            let error = refuse_other(&lie, &grant, longest).unwrap_err();
+            assert_eq!(error.code, "refused");
+            assert!(error.hint.contains("nothing was signed"), "{lie:?}");
+        }
+        let plain = NodeGrant { enroller: false, ..grant };
+        let error = refuse_other(&asked, &plain, longest).unwrap_err();
+        assert_eq!(error.hint, "make it an enroller: skein ca promote web-2");
     }
 }

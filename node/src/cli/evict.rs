@@ -33,7 +33,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let held = grants::fetch_active(&mut client, &operator, &args.out).await?;
+    let held = grants::fetch_active(&mut client, &operator.known, &args.out).await?;
     if !args.force {
         grants::refuse_enroller(&mut client, &held.grant).await?;
     }

@@ -35,7 +35,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let held = grants::fetch_active(&mut client, &operator, &args.to).await?;
+    let held = grants::fetch_active(&mut client, &operator.known, &args.to).await?;
     let mut grant = held.grant.clone();
     if let Some(missing) = args.remove.iter().find(|service| !held.grant.services.contains(service)) {
         let has: Vec<_> = held.grant.services.iter().map(ToString::to_string).collect();

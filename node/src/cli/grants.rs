@@ -8,6 +8,7 @@ use crate::{
     cli::{
         client::Client,
         context::Context,
+        directory::Known,
         error::{Error, Result},
         proof,
         signing::{Operator, Outcome, Sending, intent},
@@ -28,9 +29,9 @@ pub(super) struct Held {
 ///
 /// # Errors
 /// What the node answers; `unverified_node` if that does not hold.
-pub(super) async fn fetch(client: &mut Client, operator: &Operator, node: &NodeId) -> Result<Option<Held>> {
+pub(super) async fn fetch(client: &mut Client, known: &Known, node: &NodeId) -> Result<Option<Held>> {
     let id = DocumentId::mesh_wide(Kind::NodeGrant, node.as_str());
-    let state = proof::of_document(client, &operator.known, &id).await?.state(clock::wall());
+    let state = proof::of_document(client, known, &id).await?.state(clock::wall());
     let live = state.heads(&id).iter().map(ToString::to_string).collect();
     Ok(state.grants().get(node).map(|grant| Held { grant: NodeGrant::clone(grant), live }))
 }
@@ -39,8 +40,8 @@ pub(super) async fn fetch(client: &mut Client, operator: &Operator, node: &NodeI
 ///
 /// # Errors
 /// `not_found`.
-pub(super) async fn fetch_active(client: &mut Client, operator: &Operator, node: &NodeId) -> Result<Held> {
-    match fetch(client, operator, node).await? {
+pub(super) async fn fetch_active(client: &mut Client, known: &Known, node: &NodeId) -> Result<Held> {
+    match fetch(client, known, node).await? {
         Some(held) if !held.grant.retired => Ok(held),
         Some(_) => Err(Error::new("not_found", format!("{node} was retired"))
             .hint(format!("let it in again with `skein invite {node} --replace ...`"))),

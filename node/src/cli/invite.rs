@@ -72,10 +72,11 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         let message = format!("{} is of another mesh than the operator key", client.reached());
         return Err(Error::new("wrong_trust_domain", message).hint("give the right --operator DIR or --node"));
     }
-    let held = grants::fetch(&mut client, &operator, &args.guest).await?;
+    let held = grants::fetch(&mut client, &operator.known, &args.guest).await?;
     if !args.replace {
         refuse_taken(&mut client, &args.guest, held.as_ref()).await?;
     }
+    refuse_demotion(&args.guest, args.enroller, held.as_ref())?;
     let enroller = enroller(&mesh)?;
     let secret = Secret::generate();
     let expires = clock::wall() + Millis::try_from(args.ttl.as_millis()).unwrap_or(Millis::MAX);
@@ -137,6 +138,16 @@ async fn refuse_taken(client: &mut Client, node: &NodeId, held: Option<&Held>) -
         .hint("for a rebuilt machine add --replace; to let it run more services use `skein grant`"))
 }
 
+/// A rebuilt enroller stays one, also one that left: what others hold by its certificate counts only while operators call it one.
+fn refuse_demotion(node: &NodeId, enroller: bool, held: Option<&Held>) -> Result<()> {
+    if enroller || held.is_none_or(|held| !held.grant.enroller) {
+        return Ok(());
+    }
+    let message =
+        format!("{node} is an enroller: under a grant that says otherwise every node that it certified would be out");
+    Err(Error::new("enroller_needed", message).hint("add --enroller, or invite the machine under another name"))
+}
+
 /// Who shall redeem the token: the asked node if it can, else one that is alive.
 fn enroller(mesh: &Mesh) -> Result<&KnownNode> {
     let mut able = mesh.nodes.iter().filter(|node| node.enroller && node.alive && !node.addresses.is_empty());
@@ -145,4 +156,34 @@ fn enroller(mesh: &Mesh) -> Result<&KnownNode> {
         Error::new("not_an_enroller", format!("{} sees no enroller alive", mesh.node))
             .hint("start the node that `skein init` made")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_enroller_is_not_replaced_by_what_is_none() {
+        let node = NodeId::new("web-1").unwrap();
+        let held = |enroller: bool, retired: bool| Held {
+            grant: NodeGrant {
+                node: node.clone(),
+                epoch: 1,
+                services: Vec::new(),
+                token_hash: None,
+                redeemer: None,
+                token_expires: None,
+                enroller,
+                retired,
+            },
+            live: Vec::new(),
+        };
+        for retired in [false, true] {
+            let error = refuse_demotion(&node, false, Some(&held(true, retired))).unwrap_err();
+            assert!(error.code == "enroller_needed" && error.hint.contains("--enroller"), "{error:?}");
+        }
+        refuse_demotion(&node, true, Some(&held(true, false))).unwrap();
+        refuse_demotion(&node, false, Some(&held(false, false))).unwrap();
+        refuse_demotion(&node, false, None).unwrap();
+    }
 }

@@ -45,7 +45,7 @@ pub(super) async fn run(Args { force }: Args, ctx: &Context) -> Result<()> {
         let message = format!("{} is {}, the configuration here is of {}", client.reached(), status.node, config.node);
         return Err(usage(message, "start this machine's node, or name its configuration with --config"));
     }
-    let held = grants::fetch_active(&mut client, &operator, &status.node).await?;
+    let held = grants::fetch_active(&mut client, &operator.known, &status.node).await?;
     if !force {
         grants::refuse_enroller(&mut client, &held.grant).await?;
     }

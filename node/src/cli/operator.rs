@@ -90,11 +90,13 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
         Command::New { dir } => new(&dir, ctx),
         Command::Add(args) => {
             let what = format!("add operator {}", args.name);
-            replace(ctx, args.by, what, |set, own, _| added(set, own, &args.name, args.key, &args.role)).await
+            let change =
+                |set: &RoleSet, own: &PublicKey, _: &History| added(set, own, &args.name, args.key, &args.role);
+            replace(ctx, args.by, what, Some(&args.name), change).await
         }
         Command::Remove(args) => {
             let what = format!("remove operator {}", args.name);
-            replace(ctx, args.by, what, |set, _, history| {
+            replace(ctx, args.by, what, None, |set, _, history| {
                 let mut next = removed(set, &args.name)?;
                 next.keeps = Some(history.keeps_under(&next, clock::wall()));
                 Ok(next)
@@ -124,11 +126,12 @@ fn new(dir: &std::path::Path, ctx: &Context) -> Result<()> {
     })
 }
 
-/// Signs a RoleSet in the place of the one in force, made of it and of the whole history.
+/// Signs a RoleSet in the place of the one in force, made of it and of the whole history; `added` is who comes in by it.
 async fn replace(
     ctx: &Context,
     by: By,
     what: String,
+    added: Option<&str>,
     change: impl FnOnce(&RoleSet, &PublicKey, &History) -> Result<RoleSet>,
 ) -> Result<()> {
     let ctx = &ctx.recovering(by.recovery);
@@ -152,10 +155,23 @@ async fn replace(
         sending.message = what;
     }
     let outcome = operator.send(&mut client, ctx, vec![intent((document, body))], &plan, &sending).await?;
-    if next.threshold > 1 {
+    if outcome.missing().is_some() {
+        if let Some(name) = added {
+            remark(&unsigned(name, outcome.result["changeset"].as_str().unwrap_or_default()));
+        }
+    } else if next.threshold > 1 {
         remark(&format!("note: a further change of the RoleSet needs {} operators, or recovery.key", next.threshold));
     }
     outcome.show(ctx)
+}
+
+/// How an addition comes into effect that more must sign: whoever it brings in signs too, and nodes answer nobody unknown over the net.
+fn unsigned(name: &str, id: &str) -> String {
+    format!(
+        "note: {name} is no operator yet. {name} signs on a machine that runs a node, at its local socket, which asks for no key of the RoleSet:
+        skein policy sign {id} --operator DIR
+      where DIR is that of `skein operator new`. Or give this command again with --recovery: recovery.key alone suffices"
+    )
 }
 
 /// The RoleSet with a key more.
@@ -273,6 +289,14 @@ mod tests {
         assert_eq!(added(&two, &own, "bob", own, &[]).unwrap_err().code, "already_exists");
         assert_eq!(added(&one, &own, "dora", bob, &["nobody".into()]).unwrap_err().code, "usage");
         assert_eq!(removed(&one, "dora").unwrap_err().code, "not_found");
+    }
+
+    #[test]
+    fn who_adds_an_operator_hears_how_it_comes_into_effect() {
+        let told = unsigned("ann", "ab12");
+        for part in ["ann is no operator yet", "local socket", "skein policy sign ab12 --operator", "--recovery"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) struct Folder<'k> {
     kept: &'k Kept,
     chain: &'k Chain,
     now: Millis,
-    /// Per counting RoleSet that names them: the changesets that stay although it took their right away.
+    /// Per counting RoleSet: the changesets that stay although it, or one before that it adds to, took their right away.
     stays: Vec<HashSet<ChangesetId>>,
     /// Of changesets that were judged: one may speak of a thousand documents.
     by_roles: RefCell<HashMap<ChangesetId, bool>>,
@@ -56,7 +56,10 @@ pub(super) struct Folded {
 
 impl<'k> Folder<'k> {
     pub(super) fn new(kept: &'k Kept, chain: &'k Chain, now: Millis) -> Self {
-        let stays = chain.counting.iter().map(|roles| staying(kept, &roles.set)).collect();
+        let mut stays: Vec<HashSet<ChangesetId>> = Vec::new();
+        for roles in &chain.counting {
+            stays.push(staying(kept, &roles.set, stays.last()));
+        }
         Self { kept, chain, now, stays, by_roles: RefCell::default() }
     }
 
@@ -322,9 +325,10 @@ fn sort(values: &mut [LiveValue]) {
     values.sort_by(|a, b| b.version.cmp(&a.version).then_with(|| a.changeset.cmp(&b.changeset)));
 }
 
-/// The ancestors of what a RoleSet keeps, itself included, without what it voids.
-fn staying(kept: &Kept, set: &RoleSet) -> HashSet<ChangesetId> {
-    let mut found = HashSet::new();
+/// The ancestors of what a RoleSet keeps, itself included, without what it voids. One that does not say what it keeps takes nothing
+/// away from the one before: what stayed `before` stays.
+fn staying(kept: &Kept, set: &RoleSet, before: Option<&HashSet<ChangesetId>>) -> HashSet<ChangesetId> {
+    let mut found = before.filter(|_| set.keeps.is_none()).cloned().unwrap_or_default();
     let mut open: Vec<ChangesetId> = set.keeps.iter().flatten().map(|id| ChangesetId(*id)).collect();
     while let Some(next) = open.pop() {
         if found.insert(next)

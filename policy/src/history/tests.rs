@@ -284,6 +284,47 @@ fn a_removed_key_counts_only_where_the_change_keeps_it() {
 }
 
 #[test]
+fn what_a_removal_kept_stays_when_keys_are_added_later() {
+    let mut mesh = Mesh::new();
+    let (bob, carl) = (SigningKey::generate(), SigningKey::generate());
+    let operator = mesh.operator.clone();
+    let next = mesh.role_set(|set| shop_role(set, &bob));
+    mesh.insert(vec![next], &[&operator]).unwrap();
+    let (a, b, c) = (mesh.change("shop", "a", "a"), mesh.change("shop", "b", "b"), mesh.change("shop", "c", "c"));
+    let kept = mesh.insert(vec![a], &[&bob]).unwrap();
+    mesh.insert(vec![b], &[&bob]).unwrap();
+    let late = mesh.changeset(vec![c]);
+    let removal = mesh.role_set(|set| {
+        set.keys.retain(|key| key.name != "bob");
+        set.roles.retain(|role| role.name != "shop");
+        set.keeps = Some(BTreeSet::from([kept.0]));
+    });
+    mesh.insert(vec![removal], &[&operator]).unwrap();
+    let live = |mesh: &Mesh| -> Vec<ChangesetId> {
+        let state = mesh.history.state(NOW);
+        let shop = state.effective().filter(|(id, _)| id.namespace == "shop");
+        shop.map(|(_, value)| value.changeset).collect()
+    };
+    assert_eq!(live(&mesh), [kept]);
+    // What only adds does not say what it keeps. Twice, and in the end the removed key itself.
+    for (name, key) in [("carl", &carl), ("bob", &bob)] {
+        let more = mesh.role_set(|set| {
+            set.keeps = None;
+            shop_role(set, key);
+            set.keys.last_mut().unwrap().name = name.to_owned();
+            let role = set.roles.last_mut().unwrap();
+            (role.name, role.keys) = (format!("of {name}"), BTreeSet::from([name.to_owned()]));
+        });
+        mesh.insert(vec![more], &[&operator]).unwrap();
+        assert_eq!(live(&mesh), [kept]);
+    }
+    assert_eq!(mesh.history.state(NOW).role_set.number, 5);
+    // Given its rights back, the key still signs nothing into the past.
+    mesh.history.insert(&signed(&late, &[&bob]), NOW).unwrap();
+    assert_eq!(live(&mesh), [kept]);
+}
+
+#[test]
 fn two_children_of_a_role_set_wait_for_one_that_names_both() {
     let mut mesh = Mesh::new();
     let (bob, eve) = (SigningKey::generate(), SigningKey::generate());
