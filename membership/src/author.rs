@@ -43,22 +43,28 @@ impl Author {
         self.records.values()
     }
 
-    /// Signs what changed by `body`, and the table over it unless it is of the moment; nothing if nothing did.
+    /// Signs what changed by `body`, and the table over it unless it is of the moment: then all that it says under this
+    /// heading. Nothing if nothing changed.
     pub(crate) fn publish(&mut self, body: &Body) -> Result<Vec<Arc<SignedRecord>>, RecordError> {
         let mut parts = body.parts()?;
         let base = parts.first().expect("every body has a part").0.base();
+        let empty = codec::encode(&Vec::<u8>::new());
         // A part that is no longer needed is emptied, for its records stay in memory everywhere.
         let held: Vec<Section> = self.records.range(base..).map(|(section, _)| *section).collect();
         for section in held.into_iter().take_while(|section| section.base() == base) {
             if parts.iter().all(|(part, _)| *part != section) {
-                parts.push((section, codec::encode(&Vec::<u8>::new())));
+                parts.push((section, empty.clone()));
             }
         }
+        let is_new =
+            |section: &Section, bytes: &[u8]| self.records.get(section).is_none_or(|record| record.body() != bytes);
+        // What is of the moment is not repaired: whoever missed a part hears it with the next news of any.
+        let any_new = parts.iter().any(|(section, bytes)| is_new(section, bytes));
+        let again = any_new && base.is_of_the_moment();
+        parts.retain(|(section, bytes)| is_new(section, bytes) || again && *bytes != empty);
         let mut fresh = Vec::new();
         for (section, bytes) in parts {
-            if self.records.get(&section).is_none_or(|record| record.body() != bytes) {
-                fresh.push(self.sign(section, bytes)?);
-            }
+            fresh.push(self.sign(section, bytes)?);
         }
         if !fresh.is_empty() && !base.is_of_the_moment() {
             fresh.push(self.table()?);
@@ -81,5 +87,59 @@ impl Author {
         let record = Arc::new(record);
         self.records.insert(section, record.clone());
         Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        body::Services,
+        statement::DemandRecord,
+        testing::{World, service},
+    };
+
+    fn author() -> Author {
+        let mut world = World::new();
+        let citizen = world.citizen("a", 1);
+        Author::new(world.trust_domain, citizen.node, citizen.record_key, 1 << 24)
+    }
+
+    fn sections(records: &[Arc<SignedRecord>]) -> Vec<u16> {
+        records.iter().map(|record| record.section().0).collect()
+    }
+
+    /// A count, and so many keys.
+    fn demand(count: u64, keys: u16) -> Body {
+        let record = |key: u16| DemandRecord { limit: [key.to_be_bytes()[1]; 16], demand: 500_000, given: vec![] };
+        let count = DemandRecord { limit: [0; 16], demand: count, given: vec![] };
+        Body::Demand(std::iter::once(count).chain((0..keys).map(record)).collect())
+    }
+
+    #[test]
+    fn a_statement_of_the_moment_is_said_whole_or_not_at_all() {
+        let mut author = author();
+        let first = Section::DEMAND.0;
+        assert_eq!(sections(&author.publish(&demand(1, 300)).unwrap()), [first, first + 1, first + 2]);
+        // Said again, only the count changes; whoever missed another part hears it now.
+        assert_eq!(sections(&author.publish(&demand(2, 300)).unwrap()), [first, first + 1, first + 2]);
+        assert_eq!(sections(&author.publish(&demand(2, 300)).unwrap()), [] as [u16; 0]);
+        // What is emptied is said so once.
+        assert_eq!(sections(&author.publish(&demand(3, 1)).unwrap()), [first, first + 1, first + 2]);
+        assert_eq!(sections(&author.publish(&demand(4, 1)).unwrap()), [first]);
+    }
+
+    #[test]
+    fn what_lasts_is_signed_where_it_changed() {
+        let mut author = author();
+        author
+            .publish(&Body::Services(Services {
+                services: (0..200).map(|one| service(&format!("s{one:03}"))).collect(),
+            }))
+            .unwrap();
+        let changed = (0..199).map(|one| service(&format!("s{one:03}"))).collect();
+        let fresh = sections(&author.publish(&Body::Services(Services { services: changed })).unwrap());
+        assert_eq!((fresh.len(), fresh[1]), (2, Section::TABLE.0), "one part and the table");
+        assert!(fresh[0] > Section::SERVICES.0);
     }
 }

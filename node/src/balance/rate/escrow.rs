@@ -18,7 +18,11 @@ const WORTH_GIVING: f64 = EQUAL / 50.0;
 /// Nodes to whom one gives at most: what it says of a key must fit into a record.
 pub(super) const GIFTS: usize = 32;
 /// How often gifts of what others gave are followed.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 16;
+/// How often those whose gifts do not add up are left out; then everybody is doubted.
+const DOUBTS: usize = 4;
+/// Less than this more than a giver has may be an error of arithmetic or the end of a series.
+const NEGLIGIBLE: f64 = EQUAL / 1_000.0;
 
 /// What one node knows of all gifts.
 #[derive(Debug, Default)]
@@ -49,6 +53,12 @@ impl Escrow {
     pub(super) fn share(&self, own: &Key, nodes: &BTreeSet<Key>) -> f64 {
         let held = self.held(own, nodes);
         held.get(own).map_or(0.0, |held| held.max(0.0) / (EQUAL * count(nodes.len())))
+    }
+
+    /// What `node` holds as far as `own` knows, in equal shares.
+    #[cfg(test)]
+    pub(super) fn held_by(&self, node: &Key, own: &Key, nodes: &BTreeSet<Key>) -> f64 {
+        self.held(own, nodes)[node] / EQUAL
     }
 
     /// Gives away what this node has above its target to those that are below theirs. True if it gave anything.
@@ -83,44 +93,86 @@ impl Escrow {
     /// What everybody holds. Nobody can give more than it holds: of what it says beyond that (it lies, or what it was
     /// given has not been heard of here, or came from a node that left) each receiver gets its part.
     fn held(&self, own: &Key, nodes: &BTreeSet<Key>) -> BTreeMap<Key, f64> {
+        let places: BTreeMap<&Key, usize> = nodes.iter().enumerate().map(|(place, node)| (node, place)).collect();
+        let mut gifts = vec![Vec::new(); nodes.len()];
         let others = self.heard.iter().filter(|(giver, _)| *giver != own);
-        let gifts: Vec<(&Key, Vec<(&Key, f64)>)> = others
-            .chain([(own, &self.given)])
-            .filter(|(giver, _)| nodes.contains(*giver))
-            .map(|(giver, given)| {
-                let known = given.iter().filter(|(receiver, _)| nodes.contains(*receiver) && *receiver != giver);
-                (giver, known.map(|(receiver, total)| (receiver, as_f64(*total))).collect())
-            })
-            .collect();
-        let mut kept: BTreeMap<&Key, f64> = BTreeMap::new();
-        for _ in 0..ROUNDS {
-            let mut received: BTreeMap<&Key, f64> = BTreeMap::new();
-            for (giver, given) in &gifts {
-                let kept = kept.get(giver).copied().unwrap_or(1.0);
-                for (receiver, total) in given {
-                    *received.entry(receiver).or_default() += total * kept;
-                }
-            }
-            for (giver, given) in &gifts {
-                let out: f64 = given.iter().map(|(_, total)| total).sum();
-                let had = EQUAL + received.get(giver).copied().unwrap_or(0.0);
-                if out > had {
-                    kept.insert(giver, had / out);
-                }
-            }
+        for (giver, given) in others.chain([(own, &self.given)]) {
+            let Some(&giver) = places.get(giver) else { continue };
+            let known = given.iter().filter_map(|(receiver, total)| Some((*places.get(receiver)?, as_f64(*total))));
+            gifts[giver] = known.filter(|(receiver, _)| *receiver != giver).collect();
         }
-        let mut held: BTreeMap<Key, f64> = nodes.iter().map(|node| (Arc::clone(node), EQUAL)).collect();
-        for (giver, given) in &gifts {
+        let mut kept = kept(&gifts);
+        if let Some(&own) = places.get(own) {
             // This node's own gifts have left it in full: it must not count on anything that others may count on too.
-            let kept = if *giver == own { 1.0 } else { kept.get(giver).copied().unwrap_or(1.0) };
-            for (receiver, total) in given {
-                for (node, change) in [(*giver, -total * kept), (*receiver, total * kept)] {
-                    held.entry(Arc::clone(node)).and_modify(|held| *held += change);
-                }
+            kept[own] = 1.0;
+        }
+        let received = received(&gifts, &kept);
+        let holds = |place: usize| EQUAL + received[place] - out(&gifts[place]) * kept[place];
+        nodes.iter().enumerate().map(|(place, node)| (Arc::clone(node), holds(place))).collect()
+    }
+}
+
+/// What each giver gives: to whom, how much in all.
+type Gifts = [Vec<(usize, f64)>];
+
+/// The part of what each giver says it gave that it had to give. Whoever circulates gifts for long says many times what
+/// anybody holds, so all is believed first and taken back where it does not add up; those with whom that never ends
+/// (liars who pretend to give each other without bound) are not believed at all. What is left adds up, and grows only by
+/// what givers have beyond it: it may be cut off at any time and nobody was credited with what nobody had.
+fn kept(gifts: &Gifts) -> Vec<f64> {
+    let mut kept = vec![1.0; gifts.len()];
+    let adds_up = (0..DOUBTS).any(|_| {
+        for _ in 0..ROUNDS {
+            let had = had(gifts, &kept);
+            if (0..gifts.len()).all(|giver| out(&gifts[giver]) * kept[giver] <= had[giver] + NEGLIGIBLE) {
+                return true;
+            }
+            for (giver, had) in had.iter().enumerate() {
+                kept[giver] = believed(&gifts[giver], *had).min(kept[giver]);
             }
         }
-        held
+        let had = had(gifts, &kept);
+        for (giver, had) in had.iter().enumerate() {
+            if out(&gifts[giver]) * kept[giver] > had + NEGLIGIBLE {
+                kept[giver] = 0.0;
+            }
+        }
+        false
+    });
+    if !adds_up {
+        kept.fill(0.0);
     }
+    if kept.iter().any(|kept| *kept < 1.0) {
+        for _ in 0..ROUNDS {
+            let had = had(gifts, &kept);
+            for (giver, had) in had.iter().enumerate() {
+                kept[giver] = believed(&gifts[giver], *had).max(kept[giver]);
+            }
+        }
+    }
+    kept
+}
+
+/// The part of its gifts that a giver had.
+fn believed(given: &[(usize, f64)], had: f64) -> f64 {
+    let out = out(given);
+    if out > had { had / out } else { 1.0 }
+}
+
+fn out(given: &[(usize, f64)]) -> f64 {
+    given.iter().map(|(_, total)| total).sum()
+}
+
+fn received(gifts: &Gifts, kept: &[f64]) -> Vec<f64> {
+    let mut received = vec![0.0; gifts.len()];
+    for (given, kept) in gifts.iter().zip(kept) {
+        given.iter().for_each(|(receiver, total)| received[*receiver] += total * kept);
+    }
+    received
+}
+
+fn had(gifts: &Gifts, kept: &[f64]) -> Vec<f64> {
+    received(gifts, kept).into_iter().map(|received| EQUAL + received).collect()
 }
 
 fn as_f64(number: u64) -> f64 {

@@ -47,8 +47,9 @@ impl Limit {
         f64::from(self.requests) * 1_000.0 / interval(self.interval)
     }
 
-    /// The pace of a part of the limit, 1 being the whole. A burst is one request at least, or none would ever fit.
+    /// The pace of a part of the limit, 1 being the whole and the most. A burst is one request at least, or none would ever fit.
     pub(super) fn pace(&self, part: f64) -> Pace {
+        let part = part.min(1.0);
         let rate = self.rate() * part;
         if rate <= 0.0 {
             return Pace { period: u64::MAX, depth: 0 };
@@ -216,6 +217,7 @@ mod tests {
         let pace = LIMIT.pace(0.1);
         assert_eq!((pace.period, pace.depth), (1_000 * MS, 1_000 * MS));
         assert!(admit(&AtomicU64::new(0), pace, 0).is_ok());
+        assert_eq!(LIMIT.pace(1e9), LIMIT.pace(1.0), "no part is more than the whole");
     }
 
     #[test]

@@ -157,7 +157,8 @@ impl MeshRule {
             while bits != 0 {
                 let index = word * 64 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                found.extend(slots.get(index).map(|slot| (index, slot.key.load(Relaxed), Arc::clone(&slot.gate))));
+                let slot = slots.get(index).map(|slot| (index, slot.key.load(Relaxed), Arc::clone(&slot.gate)));
+                found.extend(slot.filter(|(_, key, _)| *key != 0));
             }
         }
         found
@@ -182,6 +183,35 @@ impl MeshRule {
         if let Some(slot) = self.at(index) {
             slot.awake.store(false, Relaxed);
         }
+    }
+
+    /// The slot is nobody's, if it is still this key's.
+    pub(super) fn clear(&self, index: usize, key: u64) {
+        if let Some(slot) = self.at(index)
+            && slot.key.compare_exchange(key, 0, Relaxed, Relaxed).is_ok()
+        {
+            slot.pinned.store(false, Relaxed);
+            slot.awake.store(false, Relaxed);
+        }
+    }
+
+    /// What a worker does at a key's first request: two that meet there may do it at two slots.
+    #[cfg(test)]
+    pub(super) fn take_at(&self, way: usize, key: u64, now: u64) -> usize {
+        let index = self.begin(key) + way;
+        self.take(index, &self.slots()[index], key, self.first_part(key), now);
+        index
+    }
+
+    /// What a worker does whose key finds no other place.
+    #[cfg(test)]
+    pub(super) fn take_from(&self, index: usize, key: u64, part: f64, now: u64) {
+        self.take(index, &self.slots()[index], key, part, now);
+    }
+
+    #[cfg(test)]
+    pub(super) fn part_at(&self, index: usize) -> f64 {
+        self.slots()[index].gate.part(&self.limit)
     }
 
     /// The slot's key must stay from now on, or need not any more.

@@ -240,6 +240,8 @@ impl MeshLimit {
             }
             Mode::Hard => self.escrow.share(&self.own, &self.nodes),
         };
+        // Whatever others say, one node never lets in more than the whole.
+        self.share = self.share.min(1.0);
         self.gate.set(self.limit.pace(self.share), now.saturating_mul(1_000_000));
     }
 }

@@ -64,7 +64,7 @@ pub type Statement = BTreeMap<LimitId, Said>;
 #[derive(Debug)]
 pub struct Shares {
     own: Key,
-    rules: BTreeMap<u64, Rule>,
+    pub(super) rules: BTreeMap<u64, Rule>,
     /// The newest statement of each other node, by rule and key; also of rules that are not known here yet.
     heard: BTreeMap<Key, HashMap<u64, HashMap<u64, Said>>>,
     /// What was said last, and when.
@@ -75,18 +75,18 @@ pub struct Shares {
 }
 
 #[derive(Debug)]
-struct Rule {
-    table: Arc<MeshRule>,
+pub(super) struct Rule {
+    pub(super) table: Arc<MeshRule>,
     nodes: Arc<BTreeSet<Key>>,
-    keys: BTreeMap<u64, Held>,
+    pub(super) keys: BTreeMap<u64, Held>,
     spoken: HashSet<u64>,
 }
 
 /// A key that is asked about.
 #[derive(Debug)]
-struct Held {
-    index: usize,
-    limit: MeshLimit,
+pub(super) struct Held {
+    pub(super) index: usize,
+    pub(super) limit: MeshLimit,
 }
 
 impl Shares {
@@ -147,7 +147,7 @@ impl Shares {
         for number in before.keys().chain(by_rule.keys()).collect::<BTreeSet<_>>() {
             let Some(rule) = self.rules.get_mut(number) else { continue };
             let (old, new) = (before.get(number).unwrap_or(&empty), by_rule.get(number).unwrap_or(&empty));
-            for (key, held) in &mut rule.keys {
+            for (key, held) in rule.keys.iter_mut().filter(|(key, held)| rule.table.holds(held.index, **key)) {
                 if old.get(key) != new.get(key) {
                     held.limit.heard(node, new.get(key).cloned().unwrap_or_default(), now);
                 }
@@ -210,7 +210,8 @@ impl Rule {
 
     fn set_nodes(&mut self, nodes: Arc<BTreeSet<Key>>, now: Millis) {
         self.table.set_nodes(nodes.len(), now.saturating_mul(1_000_000));
-        for held in self.keys.values_mut() {
+        // A key that made room has no say in its old gate, although it is forgotten only when the window ends.
+        for (_, held) in self.keys.iter_mut().filter(|(key, held)| self.table.holds(held.index, **key)) {
             held.limit.set_nodes(Arc::clone(&nodes), now);
         }
         self.nodes = nodes;
@@ -231,6 +232,12 @@ impl Rule {
     fn adopt(&mut self, own: &Key, heard: &BTreeMap<Key, HashMap<u64, HashMap<u64, Said>>>, now: Millis) {
         let (limit, mode, number) = (self.table.limit(), self.table.mode(), self.table.number());
         for (index, key, gate) in self.table.fresh() {
+            let known = self.keys.get(&key).map(|held| held.index);
+            if known.is_some_and(|known| known != index && self.table.holds(known, key)) {
+                // Two workers met at the first request of this key, each at a slot. The known one may have given.
+                self.table.clear(index, key);
+                continue;
+            }
             let nodes = Arc::clone(&self.nodes);
             let mut begun = MeshLimit::over(gate, Arc::clone(own), limit, mode, nodes, now);
             for (node, said) in heard {

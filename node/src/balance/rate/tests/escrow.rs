@@ -39,6 +39,37 @@ fn nobody_can_give_what_it_does_not_hold() {
 }
 
 #[test]
+fn liars_who_pretend_to_give_each_other_give_only_what_they_hold() {
+    let [v, w, one, two]: [Key; 4] = ["v".into(), "w".into(), "one".into(), "two".into()];
+    let nodes: BTreeSet<Key> = [&v, &w, &one, &two].map(Arc::clone).into();
+    for (cycle, gift) in [(1_000_000_000_000_000, 1_000_000_000_000_000), (u64::MAX, 9_000_000), (u64::MAX, u64::MAX)] {
+        let mut escrow = Escrow::default();
+        escrow.heard(&one, BTreeMap::from([(Arc::clone(&two), cycle)]));
+        escrow.heard(&two, BTreeMap::from([(Arc::clone(&one), cycle), (Arc::clone(&v), gift)]));
+        let credited = escrow.share(&v, &nodes);
+        assert!(credited < 0.76, "its own and what the two began with: {credited}");
+        assert!((escrow.share(&w, &nodes) - 0.25).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn whoever_gave_and_got_for_long_is_believed_and_no_lie_of_others_costs_it_anything() {
+    let [a, b, c, one, two]: [Key; 5] = ["a".into(), "b".into(), "c".into(), "one".into(), "two".into()];
+    let nodes: BTreeSet<Key> = [&a, &b, &c, &one, &two].map(Arc::clone).into();
+    let mut escrow = Escrow::default();
+    // A cycle of a thousand equal shares, of which half a share stays with each receiver on the way.
+    escrow.heard(&a, BTreeMap::from([(Arc::clone(&b), 1_000_500_000)]));
+    escrow.heard(&b, BTreeMap::from([(Arc::clone(&c), 1_000_000_000)]));
+    escrow.heard(&c, BTreeMap::from([(Arc::clone(&a), 1_000_000_000)]));
+    for _ in 0..2 {
+        assert!((escrow.held_by(&b, &one, &nodes) - 1.5).abs() < 1e-6);
+        assert!((escrow.held_by(&a, &one, &nodes) - 0.5).abs() < 1e-6);
+        escrow.heard(&one, BTreeMap::from([(Arc::clone(&two), u64::MAX)]));
+        escrow.heard(&two, BTreeMap::from([(Arc::clone(&one), u64::MAX), (Arc::clone(&c), u64::MAX)]));
+    }
+}
+
+#[test]
 fn who_leaves_takes_its_gifts_along() {
     let [a, b, c]: [Key; 3] = ["a".into(), "b".into(), "c".into()];
     let nodes: BTreeSet<Key> = [&a, &b, &c].map(Arc::clone).into();

@@ -1,6 +1,7 @@
 //! All shares of several nodes: keys, statements, and nodes that come and go.
 
 use super::*;
+use crate::balance::rate::shares::Held;
 use proptest::prelude::*;
 
 const LIMIT: Limit = Limit { requests: 100, interval: 1_000, burst: 100 };
@@ -277,4 +278,49 @@ proptest! {
         prop_assert!(sum <= 1.0 + 1e-6, "{sum}");
         prop_assert!(most <= f64::from(burst) + count as f64 + 0.5, "{most} of {burst} on {count}");
     }
+}
+
+#[test]
+fn of_two_slots_that_one_key_took_one_stays() {
+    for (ways, mode) in [([1, 4], Mode::Split), ([4, 1], Mode::Split), ([4, 1], Mode::Hard)] {
+        for at_once in [true, false] {
+            let mut world = World::new(2, FAST, mode, true);
+            let first = world.tables[0].take_at(ways[0], 7, world.now * 1_000_000);
+            if !at_once {
+                world.run(WINDOW_MS, &[&[], &[]]);
+            }
+            let second = world.tables[0].take_at(ways[1], 7, world.now * 1_000_000);
+            world.run(2_000, &[&[(7, 900.0)], &[(7, 100.0)]]);
+            let table = &world.tables[0];
+            let kept = if at_once { first.min(second) } else { first };
+            assert_eq!([first, second].map(|slot| table.holds(slot, 7)), [first == kept, second == kept]);
+            assert_eq!(table.keys(), 1);
+            let Held { index, limit } = &world.nodes[0].rules[&RULE].keys[&7];
+            assert_eq!((*index, limit.share() > 0.6), (kept, true), "its gate is the one that is managed");
+            world.run(20_000, &[&[], &[]]);
+            assert!(mode == Mode::Hard || world.tables[0].keys() == 0, "forgotten when nobody asks");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_made_room_has_no_say_in_its_old_gate() {
+    let mut world = World::new(2, FAST, Mode::Split, true);
+    let now = world.now * 1_000_000;
+    let table = Arc::clone(&world.tables[0]);
+    let slot = table.take_at(0, 7, now);
+    world.run(WINDOW_MS, &[&[], &[]]);
+    assert!(world.nodes[0].rules[&RULE].keys.contains_key(&7));
+    table.take_from(slot, 8, 0.05, world.now * 1_000_000);
+    let part = || table.part_at(slot);
+    let before = part();
+    let id = LimitId { number: RULE, key: 7 };
+    let said = Said { demand: 900_000, given: BTreeMap::new() };
+    // The window is not over, and the new key not known yet.
+    world.nodes[0].rules.get_mut(&RULE).unwrap().table.fresh();
+    world.nodes[0].heard(&key(1), Statement::from([(id, said)]), world.now);
+    assert!((part() - before).abs() < 1e-9, "{} became {}", before, part());
+    let names = (0..3).map(key).collect();
+    world.nodes[0].set_rules(vec![(Arc::clone(&table), names)], world.now);
+    assert!((part() - before).abs() < 1e-9, "{} became {}", before, part());
 }
