@@ -14,7 +14,7 @@ use membership::{
     statement::DemandRecord,
     view::{MemberState, View},
 };
-use policy::compile::{Compiled, Workload, WorkloadLimit};
+use policy::compile::{Compiled, WorkloadLimit};
 use tokio::time::MissedTickBehavior;
 
 use super::{
@@ -122,7 +122,11 @@ fn rules(snapshot: &Snapshot, view: &View) -> Vec<(Arc<MeshRule>, BTreeSet<Key>)
 
 fn own_limits(snapshot: &Snapshot, service: &Service) -> Vec<WorkloadLimit> {
     let own = service.endpoints.iter().filter(|endpoint| endpoint.local);
-    own.flat_map(|endpoint| workload(snapshot, endpoint).limits.clone()).collect()
+    let workload = |endpoint: &Endpoint| {
+        let namespace = endpoint.id.service.namespace();
+        snapshot.compiled.workload(&snapshot.trust_domain, namespace, &endpoint.labels)
+    };
+    own.flat_map(|endpoint| workload(endpoint).limits.clone()).collect()
 }
 
 fn sharers(snapshot: &Snapshot, view: &View, service: &Service, limit: &WorkloadLimit) -> BTreeSet<Key> {
@@ -132,14 +136,11 @@ fn sharers(snapshot: &Snapshot, view: &View, service: &Service, limit: &Workload
             MemberState::Left | MemberState::Evicted => false,
         })
     };
-    let shares = |endpoint: &&Arc<Endpoint>| workload(snapshot, endpoint).limits.iter().any(|one| one.id == limit.id);
+    let shares = |endpoint: &&Arc<Endpoint>| {
+        snapshot.compiled.is_limited_by(&limit.document, endpoint.id.service.namespace(), &endpoint.labels)
+    };
     let endpoints = service.endpoints.iter().filter(stays).filter(shares);
     endpoints.map(|endpoint| name(&endpoint.id.node)).collect()
-}
-
-fn workload(snapshot: &Snapshot, endpoint: &Endpoint) -> Arc<Workload> {
-    let namespace = endpoint.id.service.namespace();
-    snapshot.compiled.workload(&snapshot.trust_domain, namespace, &endpoint.labels)
 }
 
 fn name(node: &NodeId) -> Key {

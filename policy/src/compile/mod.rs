@@ -341,6 +341,12 @@ impl Compiled {
         self.workloads.get(trust_domain, namespace, labels)
     }
 
+    /// Whether this RateLimit selects a workload with these labels in `namespace`: the limits of [`Compiled::workload`],
+    /// without making it.
+    pub fn is_limited_by(&self, document: &DocumentId, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.workloads.is_limited_by(document, namespace, labels)
+    }
+
     /// True if the access log tells of any request at all: else nothing need be gathered.
     pub fn logs_any(&self) -> bool {
         self.logs_any

@@ -117,6 +117,17 @@ impl Workloads {
         known.entry(key).or_insert(made).clone()
     }
 
+    /// Whether this RateLimit selects the workload. Makes no workload, for it is asked of those of all nodes.
+    pub(super) fn is_limited_by(
+        &self,
+        document: &DocumentId,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        let documents = self.limits.get(&document.namespace).into_iter().flatten();
+        documents.filter(|one| one.id() == document).any(|one| one.selects(namespace, labels))
+    }
+
     fn make(&self, key: &Key, before: Option<&Arc<Workload>>) -> Arc<Workload> {
         let authorization: Vec<authorize::Live> = self
             .here(&self.authorization, key)

@@ -55,6 +55,14 @@ impl Document {
         Some(Self::of(id, limit, &value.json))
     }
 
+    pub(super) fn id(&self) -> &DocumentId {
+        &self.id
+    }
+
+    pub(super) fn selects(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.limit.target.selects(&self.id.namespace, namespace, labels)
+    }
+
     fn of(id: &DocumentId, limit: &Arc<RateLimit>, json: &str) -> Self {
         Self { id: Arc::new(id.clone()), limit: limit.clone(), essences: essences(limit, json) }
     }
@@ -66,8 +74,7 @@ pub(super) fn of<'d>(
     namespace: &str,
     labels: &BTreeMap<String, String>,
 ) -> Vec<WorkloadLimit> {
-    let selected =
-        documents.filter(|document| document.limit.target.selects(&document.id.namespace, namespace, labels));
+    let selected = documents.filter(|document| document.selects(namespace, labels));
     let mut found: Vec<WorkloadLimit> = Vec::new();
     for document in selected {
         for (index, (rule, essence)) in document.limit.rules.iter().zip(&document.essences).enumerate() {

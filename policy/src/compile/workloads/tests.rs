@@ -1,5 +1,7 @@
 //! Tests of what documents say of workloads.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::{
     authorize::{Head, Peer},
@@ -158,4 +160,38 @@ fn what_stands_in_for_an_unreadable_value_keeps_plaintext_out() {
     live.effective = live.in_force.first().cloned();
     state.documents.insert(id, Arc::new(live));
     assert_eq!(of(&Compiled::build(&state, None), "shop", "web").mutual_tls.on(80), MutualTls::Strict);
+}
+
+#[test]
+fn whether_a_limit_selects_a_workload_is_known_without_making_it() {
+    let mut mesh = Mesh::new();
+    let limit = |namespace: &str, name: &str, selector: &str| {
+        format!(
+            "apiVersion: skein.dev/v1\nkind: RateLimit\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{{selector}rules: [{{limit: {{requests: 5, interval: 1s}}}}]}}\n---\n"
+        )
+    };
+    let only = "selector: {matchLabels: {app: a}}, ";
+    let all = [
+        limit("shop", "all", ""),
+        limit("shop", "a", only),
+        limit("istio-system", "root", only),
+        limit("else", "all", ""),
+    ];
+    let compiled = Compiled::build(&mesh.push(&all.concat()), None);
+    let ids = [("shop", "all"), ("shop", "a"), ("istio-system", "root"), ("else", "all")]
+        .map(|(namespace, name)| DocumentId::new(Kind::RateLimit, namespace, name));
+    let labels = |app: &str| BTreeMap::from([("app".to_owned(), app.to_owned())]);
+    let mut asked = Vec::new();
+    for (namespace, app) in [("shop", "a"), ("shop", "b"), ("else", "a"), ("istio-system", "a")] {
+        let found: Vec<_> = ids.iter().filter(|id| compiled.is_limited_by(id, namespace, &labels(app))).collect();
+        asked.push((namespace, app, found));
+    }
+    assert!(compiled.workloads.known.read().unwrap().is_empty(), "no workload was made");
+    assert!(asked.iter().any(|(_, _, found)| found.len() == 3));
+    for (namespace, app, found) in asked {
+        let workload = of(&compiled, namespace, app);
+        let limits: BTreeSet<&DocumentId> = workload.limits.iter().map(|limit| &*limit.document).collect();
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), limits, "{namespace} {app}");
+    }
 }
