@@ -146,6 +146,8 @@ fn a_lost_laptop_is_taken_out_by_the_recovery_key() {
     assert_eq!(added["proposal"], true, "{added}");
     let id = added["changeset"].as_str().expect("an id");
     cluster.on("first", &["policy", "sign", id, "--operator", &bob]).expect_code(0);
+    let told = cluster.on("first", &["operator", "add", "dan", &new("dan").1]).expect_code(0);
+    assert!(told.err.contains("dan is no operator yet") && told.err.contains("--recovery"), "{told:?}");
     cluster.push("first", &route(1), &["--operator", &bob]).expect_code(0);
     // The laptop with operator.key is gone; bob alone is not enough.
     let alone = cluster.json("first", &["operator", "add", "eve", &new("eve").1, "--operator", &bob]);
