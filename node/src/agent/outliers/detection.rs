@@ -55,9 +55,9 @@ impl Detection {
 
 fn hosts(state: &State) -> Vec<String> {
     let documents = state.effective().filter_map(|(_, value)| value.document.as_ref().ok());
-    let rules = documents.filter_map(|document| match &document.spec {
-        Spec::DestinationRule(rule) if detects(rule) => Some(rule.host.clone()),
-        _ => None,
+    let rules = documents.filter_map(|document| {
+        let Spec::DestinationRule(rule) = &document.spec else { return None };
+        detects(rule).then(|| rule.host.clone())
     });
     let mut hosts: Vec<String> = rules.collect();
     hosts.sort();

@@ -152,9 +152,9 @@ fn one_owner_leaves_room_for_the_probes_of_others() {
     // What came later waits longer; names do not count.
     (100..140).for_each(|index| node.report(index, "honest", 1, u64::try_from(240 - index).unwrap()));
     let begins = |node: &mut Node, now: Millis| {
-        let begun = node.outliers.handle(Event::Tick, now, 0).into_iter().map(|effect| match effect {
-            Effect::Probe { endpoint } => endpoint,
-            other => panic!("{other:?}"),
+        let begun = node.outliers.handle(Event::Tick, now, 0).into_iter().map(|effect| {
+            let Effect::Probe { endpoint } = effect else { panic!("{effect:?}") };
+            endpoint
         });
         begun.collect::<Vec<_>>()
     };
