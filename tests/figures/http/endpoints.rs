@@ -12,7 +12,7 @@ use harness::{
 use super::wait_seen;
 use crate::Figure;
 
-const NODES: usize = 3;
+const NODES: usize = 10;
 const ENDPOINTS: usize = 10;
 const AT_ONCE: usize = 4;
 const TIME: Duration = Duration::from_millis(40);
