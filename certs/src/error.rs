@@ -174,6 +174,9 @@ pub enum VerifyError {
     /// No trusted root signed the enroller CA.
     #[error("no root of this mesh signed the enroller CA")]
     UntrustedRoot,
+    /// A withdrawn root signed for a key that was not seen here before.
+    #[error("the root of {0} was withdrawn, and its key was not seen here before")]
+    UnseenKey(NodeId),
     /// Not yet valid, beyond the clock tolerance.
     #[error("{link}: not valid before {not_before} (Unix milliseconds); now {now}")]
     NotYetValid {

@@ -18,4 +18,5 @@ pub mod sealed;
 pub mod sign;
 mod template;
 pub mod tls;
+pub mod trust;
 pub mod verify;

@@ -77,12 +77,14 @@ pub struct Leafs {
 struct Held {
     key: Arc<CertifiedKey>,
     not_after: Millis,
+    enroller: Arc<[u8]>,
 }
 
 impl Leafs {
     /// Adds a leaf, or puts it in its predecessor's place.
     pub fn insert(&mut self, leaf: &Leaf) {
-        self.held.insert(leaf.id.clone(), Held { key: leaf.key.clone(), not_after: leaf.not_after });
+        let enroller = leaf.chain.last().map(|der| der.as_ref()).unwrap_or_default().into();
+        self.held.insert(leaf.id.clone(), Held { key: leaf.key.clone(), not_after: leaf.not_after, enroller });
     }
 
     /// Takes an identity's leaf away.
@@ -167,9 +169,9 @@ impl Tls {
         self.leafs.load().held.contains_key(id)
     }
 
-    /// Until when the leaf counts that this node shows as `id`; none if it has none now.
-    pub fn leaf_ends(&self, id: &SpiffeId) -> Option<Millis> {
-        self.leafs.load().held.get(id).map(|held| held.not_after)
+    /// Until when the leaf counts that this node shows as `id`, and DER of the enroller CA that it rests on; none if it has none now.
+    pub fn leaf_rests(&self, id: &SpiffeId) -> Option<(Millis, Arc<[u8]>)> {
+        self.leafs.load().held.get(id).map(|held| (held.not_after, held.enroller.clone()))
     }
 
     /// The verified peer of a finished handshake, its class checked against the conversation. Call it again with the kept

@@ -36,6 +36,8 @@ pub struct Authority {
     pub trust_domain: TrustDomain,
     /// DER of each root that is trusted now.
     pub roots: Vec<Vec<u8>>,
+    /// DER of withdrawn roots: see [`verify_lapsed_ca`].
+    pub former: Vec<Vec<u8>>,
     /// Live NodeGrants by node.
     pub grants: HashMap<NodeId, Arc<NodeGrant>>,
     /// Evictions, accounts, keys.
@@ -97,8 +99,8 @@ pub struct NodeCaFacts {
 impl Authority {
     /// An authority that knows roots and nothing else: no node counts yet.
     pub fn new(trust_domain: TrustDomain, roots: Vec<Vec<u8>>) -> Authority {
-        let (grants, revocations, known_keys) = Default::default();
-        Authority { trust_domain, roots, grants, revocations, known_keys }
+        let (former, grants, revocations, known_keys) = Default::default();
+        Authority { trust_domain, roots, former, grants, revocations, known_keys }
     }
 }
 
@@ -124,7 +126,8 @@ pub fn verify_ca_by_roots(
     Ok(verify_path([node, enroller], None, authority, now, Scope::Roots)?.1)
 }
 
-/// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, by the policy of today.
+/// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, by the policy of today. One under a root that was
+/// withdrawn will do if this verifier has seen its key before: whoever holds that root's key can certify any other.
 pub fn verify_lapsed_ca(
     chain: &[CertificateDer<'_>],
     authority: &Authority,
@@ -132,7 +135,16 @@ pub fn verify_lapsed_ca(
 ) -> Result<NodeCaFacts, VerifyError> {
     let [node, enroller] = exactly(chain)?;
     let end = Certificate::parse(node, Link::NodeCa)?.not_after;
-    Ok(verify_path([node, enroller], None, authority, now.min(end), Scope::Policy)?.1)
+    let judged = |authority| verify_path([node, enroller], None, authority, now.min(end), Scope::Policy);
+    match judged(authority) {
+        Err(VerifyError::UntrustedRoot) if anchor(enroller, &authority.former).is_some() => {
+            let facts = judged(&Authority { roots: authority.former.clone(), ..authority.clone() })?.1;
+            let seen = authority.known_keys.get(&facts.node);
+            let is_seen = seen.is_some_and(|seen| seen.epoch == facts.epoch && seen.ca_key == facts.ca_key);
+            if is_seen { Ok(facts) } else { Err(VerifyError::UnseenKey(facts.node)) }
+        }
+        verdict => Ok(verdict?.1),
+    }
 }
 
 /// An enroller CA's certificate by itself: for the node that is to use it. Returns the node, its grant's epoch and the end.
@@ -150,6 +162,12 @@ pub fn verify_enroller(
     enroller_counts(grant, authority)?;
     not_revoked(&enroller, authority)?;
     Ok((grant.node.clone(), grant.epoch, enroller.not_after))
+}
+
+/// The first of these roots that signed an enroller CA, whether either is valid now or not.
+pub fn anchor<'r>(enroller: &[u8], roots: &'r [Vec<u8>]) -> Option<&'r Vec<u8>> {
+    let enroller = Certificate::parse(enroller, Link::Enroller).ok()?;
+    roots.iter().find(|der| Certificate::parse(der, Link::Root).is_ok_and(|root| enroller.is_signed_by(&root)))
 }
 
 /// Whether policy has a say, or the certificates alone.

@@ -25,8 +25,10 @@ use self::process::{Signals, Wish};
 use crate::{
     agent::{
         Agent, Apply,
+        addresses::Addresses,
         admin::{self, Admin},
         book::Book,
+        catch_up,
         enrol::Enrolment,
         error::{Error, fail, internal},
         event::Events,
@@ -39,6 +41,7 @@ use crate::{
         outliers::Sharing,
         peers,
         renew::Renewal,
+        rotation,
         shares::Shares,
         state_dir::{Owner, StateDir},
         store::Store,
@@ -202,9 +205,12 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.critical("outlier-sharing", sharing.run());
     let agent =
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
-    start_control(&config, &owner, &known, &mesh, &network, &sync, &local, dir, failures, &tasks).await;
-
-    tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller));
+    let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
+    let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
+    tasks.critical("catch-up", catch_up::run(sync.clone(), addresses.clone()));
+    tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));
+    let renewal = Renewal { sync: sync.clone(), local: local.clone(), dir, addresses };
+    start_control(&config, &owner, &known, &mesh, &network, renewal, failures, &tasks).await;
 
     let ready = ready::line(&config, &mesh, &doors, &bound);
     serve(&config, doors, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits), network, &tasks);
@@ -369,12 +375,11 @@ async fn start_control(
     known: &Known,
     mesh: &Mesh,
     network: &PeerNetwork,
-    sync: &Arc<Sync>,
-    local: &Arc<Local>,
-    dir: Arc<StateDir>,
+    renewal: Renewal,
     mut failures: mpsc::Receiver<NodeId>,
     tasks: &Tasks,
 ) {
+    let sync = renewal.sync.clone();
     let address = Address {
         addresses: vec![advertised(config, owner, mesh.local_addr())],
         locality: config.locality.clone(),
@@ -384,10 +389,10 @@ async fn start_control(
     };
     sync.members.publish(Body::Address(address)).await;
     let state = known.world.current().load().state.clone();
-    local.set(&config.services, &state).await;
+    renewal.local.set(&config.services, &state).await;
     tasks.critical("policy", sync.clone().run());
-    let met = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
-    tasks.critical("renewal", Renewal { sync: sync.clone(), local: local.clone(), dir, known: met }.run());
+    tasks.critical("rotation", rotation::run(sync.clone()));
+    tasks.critical("renewal", renewal.run());
     let members = sync.members.clone();
     tasks.spawn("data-failures", async move {
         while let Some(node) = failures.recv().await {

@@ -52,7 +52,7 @@ impl Operators {
         let push = [Verb::View, Verb::Push];
         let named = |name: &&str| RoleKey { name: (**name).to_owned(), key: self.key(name).public(), recovery: false };
         RoleSet {
-            bundle: Some(vec![vec![1]]),
+            trust: Some(certs::trust::Trust::of(vec![vec![1]])),
             keys: ["ann", "bob", "carl", "mallory"].iter().map(named).collect(),
             roles: vec![
                 role("admin", &GOVERNORS, 2, "*", &Verb::ALL),
@@ -93,7 +93,7 @@ impl Operators {
     pub(crate) fn next_role_set(&self, history: &History, now: u64, without_mallory: bool, tag: u64) -> Change {
         let state = history.state(now);
         let mut set = (*state.role_set.set).clone();
-        (set.bundle, set.keeps) = (None, None);
+        (set.trust, set.keeps) = (None, None);
         let (document, _) = set.body();
         let replaces = state.heads(&document);
         if without_mallory || replaces.len() > 1 {

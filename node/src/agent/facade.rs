@@ -31,7 +31,7 @@ use super::{
     error::{Error, fail, internal},
     event::Event,
     local::{Local, covers, not_granted},
-    receipt::Receipt,
+    receipt::{Receipt, Standing},
     state_dir::StateDir,
     store::{AuditEntry, AuditHead, Store},
     sync::Sync,
@@ -219,6 +219,11 @@ impl Agent {
         self.inner.sync.links.to(node).map(|link| (link.carrier(), link.remote()))
     }
 
+    /// Whether no other node is linked.
+    pub fn is_alone(&self) -> bool {
+        self.inner.sync.links.all().is_empty()
+    }
+
     /// This node's certificates.
     pub fn identity(&self) -> IdentityFacts {
         self.inner.sync.identity.facts()
@@ -288,7 +293,22 @@ impl Agent {
     /// # Errors
     /// `not_found`.
     pub async fn receipts(&self, id: ChangesetId, wait: Wait, patience: Duration) -> Result<Pushed, Error> {
-        self.inner.sync.receipts(id, wait, patience).await
+        self.inner.sync.receipts(id, Standing::Applied, wait, patience).await
+    }
+
+    /// Asks every live node whether it follows the RoleSet in force and rests on no root that this retires; answers when all do or
+    /// `patience` is over.
+    ///
+    /// # Errors
+    /// `not_found` before there is a RoleSet.
+    pub async fn settled(&self, patience: Duration) -> Result<Pushed, Error> {
+        let id = self.state().role_set.changeset;
+        self.inner.sync.receipts(id, Standing::Settled, Wait::All, patience).await
+    }
+
+    /// Connections that rest on a root which retires, if they are counted yet.
+    pub fn resting(&self) -> Option<usize> {
+        self.inner.sync.resting.connections(self.state().role_set.changeset)
     }
 
     /// At most so many entries of the audit chain from `position` on, and its head as noted.

@@ -236,6 +236,12 @@ impl Identity {
         Refreshed { due: if failed.is_empty() { due } else { due.clamp(now + 1_000, now + 30_000) }, failed }
     }
 
+    /// Whether every leaf rests on this enroller CA.
+    pub fn shows_only(&self, enroller: Option<CertificateDer<'_>>) -> bool {
+        let held = self.held.lock().expect("no code panics while it holds the leafs");
+        held.values().all(|held| held.leaf.chain.last() == enroller.as_ref())
+    }
+
     /// Certificates for those who ask.
     pub fn facts(&self) -> IdentityFacts {
         let ca = self.ca.load();

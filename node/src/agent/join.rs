@@ -85,38 +85,59 @@ pub async fn join(dir: &StateDir, join: &Join<'_>) -> Result<Joined, Error> {
     Ok(Joined { node: token.node.clone(), trust_domain: token.trust_domain.clone(), address })
 }
 
-/// Renews a node CA that has ended, over the enrolment conversation: the old chain, its key and the record key prove the
-/// node.
+/// What whoever listens there shows of policy: RoleSets from the first on, its grants, revocations. Nothing of it is verified, and
+/// all of it proves itself.
+///
+/// # Errors
+/// `unreachable`.
+pub async fn shown_policy(trust_domain: &TrustDomain, address: SocketAddr) -> Result<(Conversed, Chain), Error> {
+    let failed = |e: &dyn std::fmt::Display| fail("unreachable", format!("{address}: {e}"), "");
+    let exchanged = async {
+        let name = tls::server_name(None, trust_domain);
+        let mut stream = connect(address, tls::joiner(Arc::new(Clock)), name).await.map_err(|e| failed(&e))?;
+        send(&mut stream, &Message::Hello(Hello { version: VERSION })).await.map_err(|e| failed(&e))?;
+        match receive(&mut stream, MAX_MESSAGE).await.map_err(|e| failed(&e))? {
+            Message::Chain(chain) => Ok((stream, chain)),
+            Message::Refusal(refusal) => Err(failed(&refusal)),
+            Message::Hello(_) | Message::Prove(_) | Message::Renew(_) | Message::Reply(_) => {
+                Err(failed(&"an answer out of turn"))
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchanged).await.unwrap_or_else(|_| Err(failed(&"no answer")))
+}
+
+/// Renews a node CA that has ended or whose root was withdrawn, over the enrolment conversation: the old chain, its key and the record
+/// key prove the node. `learn` takes in the policy that the enroller shows and gives whom to believe then: a node that was away knows
+/// neither enrollers nor roots that came meanwhile.
 ///
 /// # Errors
 /// `unreachable`, `unverified_node`, or the enroller's refusal.
 pub async fn renew_lapsed(
     identity: &Identity,
-    enroller: &NodeId,
     address: SocketAddr,
-    authority: &Authority,
+    learn: impl AsyncFnOnce(Chain) -> Arc<Authority>,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let failed = |e: &dyn std::fmt::Display| fail("unreachable", format!("{enroller} at {address}: {e}"), "");
-    let expected = SpiffeId::node(identity.trust_domain().clone(), enroller.clone());
-    let name = tls::server_name(Some(&expected), identity.trust_domain());
+    let failed = |e: &dyn std::fmt::Display| fail("unreachable", format!("{address}: {e}"), "");
+    let (mut stream, chain) = shown_policy(identity.trust_domain(), address).await?;
+    let authority = learn(chain).await;
     let exchanged = async {
-        let mut stream = connect(address, tls::joiner(Arc::new(Clock)), name).await.map_err(|e| failed(&e))?;
-        let peer = verify(stream.certificates(), authority, Clock.now());
-        if !peer.is_ok_and(|peer| peer.id == expected) {
-            return Err(fail("unverified_node", format!("{address} is not {enroller}"), ""));
+        let peer = verify(stream.certificates(), &authority, Clock.now());
+        let peer = peer.map_err(|e| fail("unverified_node", format!("{address} shows no valid identity: {e}"), ""))?;
+        let enrols = authority.grants.get(&peer.node).is_some_and(|grant| grant.enroller && !grant.retired);
+        if !enrols || peer.id != SpiffeId::node(identity.trust_domain().clone(), peer.node.clone()) {
+            return Err(fail("not_an_enroller", format!("{address} is {}, which enrols nobody", peer.id), ""));
         }
         let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| failed(&e))?;
         let ca = identity.ca();
         let request = ca.key().request(identity.node());
         let renew = RenewRequest::new(ca.chain().to_vec(), request, identity.record_key(), &exporter);
-        send(&mut stream, &Message::Hello(Hello { version: VERSION })).await.map_err(|e| failed(&e))?;
-        receive(&mut stream, MAX_MESSAGE).await.map_err(|e| failed(&e))?;
         send(&mut stream, &Message::Renew(renew)).await.map_err(|e| failed(&e))?;
         match receive(&mut stream, MAX_MESSAGE).await.map_err(|e| failed(&e))? {
             Message::Reply(reply) => Ok(reply.chain),
-            Message::Refusal(refusal) => Err(fail("refused", refusal.to_string(), "")),
+            Message::Refusal(refusal) => Err(fail("refused", format!("{}: {refusal}", peer.node), "")),
             Message::Hello(_) | Message::Chain(_) | Message::Prove(_) | Message::Renew(_) => {
-                Err(fail("failed", format!("{enroller} answered out of turn"), ""))
+                Err(fail("failed", format!("{} answered out of turn", peer.node), ""))
             }
         }
     };

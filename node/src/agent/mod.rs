@@ -1,7 +1,9 @@
 //! Writes the snapshot: policy, membership, identity of this node. [`Agent`] is what the admin interface sees of it.
 
+pub mod addresses;
 pub mod admin;
 pub mod book;
+pub mod catch_up;
 pub mod checks;
 pub mod enrol;
 pub mod error;
@@ -20,6 +22,7 @@ pub mod outliers;
 pub mod peers;
 pub mod receipt;
 pub mod renew;
+pub mod rotation;
 pub mod shares;
 pub mod state_dir;
 pub mod store;

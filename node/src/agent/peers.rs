@@ -1,31 +1,47 @@
 //! The nodes that the configuration names: resolved again and again, since names and addresses change.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use membership::engine::Event;
 
-use super::{Agent, members::Members};
+use super::{Agent, addresses::Addresses, members::Members};
 
 /// Time to the next look when every name was known.
 const SETTLED: Duration = Duration::from_secs(30);
 /// Time to the next look when some name was not: a machine that is about to start.
 const UNSETTLED: Duration = Duration::from_secs(1);
 
-/// Tells the engine whom to try first, whenever that changed; `enroller` is where this node once joined.
-pub async fn follow(agent: Agent, members: Members, enroller: Option<SocketAddr>) {
+/// Time to the next look while no member is linked.
+const ALONE: Duration = Duration::from_secs(5);
+
+/// Tells the engine whom to try first, whenever that changed; `enroller` is where this node once joined. While no member is linked,
+/// these are also all places where members were ever seen.
+pub async fn follow(agent: Agent, members: Members, enroller: Option<SocketAddr>, seen: Arc<Addresses>) {
     let mut told = BTreeSet::new();
     let mut reloaded = agent.reloads();
     loop {
         let (addresses, settled) = resolve(&agent.config().mesh.peers).await;
-        let addresses: BTreeSet<SocketAddr> = addresses.into_iter().chain(enroller).collect();
+        let mut addresses: BTreeSet<SocketAddr> = addresses.into_iter().chain(enroller).collect();
+        let alone = agent.is_alone();
+        if alone {
+            addresses.extend(seen.seen_at());
+        }
         if addresses != told {
             members.tell(Event::Peers(addresses.iter().copied().collect())).await;
             told = addresses;
         }
         tokio::select! {
-            () = tokio::time::sleep(if settled { SETTLED } else { UNSETTLED }) => {}
+            () = tokio::time::sleep(pause(settled, alone)) => {}
             changed = reloaded.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+fn pause(settled: bool, alone: bool) -> Duration {
+    match (settled, alone) {
+        (false, _) => UNSETTLED,
+        (true, true) => ALONE,
+        (true, false) => SETTLED,
     }
 }
 

@@ -44,6 +44,8 @@ pub enum Standing {
     Conflicted,
     /// On disk, and traffic follows it.
     Applied,
+    /// Applied, and nothing of the node rests on a root that the RoleSet in force retires. Only who asks for it hears it.
+    Settled,
 }
 
 #[derive(Serialize, Deserialize)]

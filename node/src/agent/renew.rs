@@ -1,12 +1,14 @@
 //! Renewal: leafs at half of their life by this node, its CA at half of its by any enroller; at once when a grant widens.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use certs::{ca::NodeCa, codec::Millis, grant::NodeGrant, id::NodeId};
+use certs::{ca::NodeCa, codec::Millis, grant::NodeGrant, id::NodeId, verify::anchor};
 use membership::body::{Body, Identity as IdentityBody};
+use policy::history::State;
 use rand::seq::SliceRandom;
 
 use super::{
+    addresses::Addresses,
     error::{Error, fail, internal},
     identity::millis,
     join::renew_lapsed,
@@ -19,6 +21,10 @@ use super::{
 /// The next attempt after one that failed, at least; doubled each time, up to the longest.
 const RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(600);
+/// The same where this node is cut off, or soon would be, until it succeeds.
+const LONGEST_URGENT: Duration = Duration::from_secs(15);
+/// Addresses that one attempt tries.
+const ATTEMPTED: usize = 64;
 /// Nothing sleeps longer: clocks jump.
 const LONGEST_SLEEP: Duration = Duration::from_secs(300);
 /// An enroller has this long.
@@ -32,8 +38,8 @@ pub struct Renewal {
     pub local: Arc<Local>,
     /// Where a renewed CA goes.
     pub dir: Arc<StateDir>,
-    /// `HOST:PORT`s known from the configuration and from joining: after a month nobody else may be known.
-    pub known: Vec<String>,
+    /// Where enrollers may be found when nobody is linked.
+    pub addresses: Arc<Addresses>,
 }
 
 impl Renewal {
@@ -57,7 +63,8 @@ impl Renewal {
                 match self.renew(&state).await {
                     Ok(()) => pace.succeeded(self.sync.clock.now()),
                     Err(error) => {
-                        pace.failed(self.sync.clock.now(), rand::random());
+                        let longest = if self.is_urgent(&state) { LONGEST_URGENT } else { LONGEST_RETRY };
+                        pace.failed(self.sync.clock.now(), longest, rand::random());
                         tracing::warn!(code = %error.code, "the node CA is not renewed yet: {error}");
                     }
                 }
@@ -72,43 +79,80 @@ impl Renewal {
         }
     }
 
-    /// Half of the CA's life, or now if the grant allows what the certificate does not.
-    fn ca_due(&self, state: &policy::history::State, jitter: f64) -> Millis {
-        let ca = self.sync.identity.ca();
-        let wider = self.grant(state).is_some_and(|grant| {
-            let wanted = grant.certified(self.sync.identity.record_key().public());
-            grant.epoch == ca.grant().epoch && wanted.wider_than(ca.grant()).is_some()
-        });
-        if wider {
+    /// Half of the CA's life, or now if the grant allows what the certificate does not, or the root ends.
+    fn ca_due(&self, state: &State, jitter: f64) -> Millis {
+        if self.is_narrow(state) || self.is_leaving(state) {
             return 0;
         }
-        half_life(&ca, millis(state.lifetimes().node_ca), jitter)
+        half_life(&self.sync.identity.ca(), millis(state.lifetimes().node_ca), jitter)
     }
 
-    fn grant<'a>(&self, state: &'a policy::history::State) -> Option<&'a Arc<NodeGrant>> {
+    /// Whether the grant allows what the certificate does not.
+    fn is_narrow(&self, state: &State) -> bool {
+        let ca = self.sync.identity.ca();
+        self.grant(state).is_some_and(|grant| {
+            let wanted = grant.certified(self.sync.identity.record_key().public());
+            grant.epoch == ca.grant().epoch && wanted.wider_than(ca.grant()).is_some()
+        })
+    }
+
+    /// Whether no root that stays has certified this node.
+    fn is_leaving(&self, state: &State) -> bool {
+        self.sync.identity.ca().chain().last().is_some_and(|enroller| state.trust().is_leaving(enroller))
+    }
+
+    /// Whether no link opens by the certificates of now.
+    fn is_cut_off(&self, state: &State) -> bool {
+        let ca = self.sync.identity.ca();
+        let rooted = |enroller: &Vec<u8>| anchor(enroller, &state.trust().roots).is_some();
+        ca.not_after() <= self.sync.clock.now() || !ca.chain().last().is_some_and(rooted)
+    }
+
+    fn is_urgent(&self, state: &State) -> bool {
+        self.is_leaving(state) || self.is_cut_off(state)
+    }
+
+    /// Whether a renewed chain is worth having: one under a root that ends, too, is only if the one of now is old.
+    fn is_better(&self, state: &State, chain: &[Vec<u8>]) -> bool {
+        let moved = chain.last().is_some_and(|enroller| !state.trust().is_leaving(enroller));
+        let half = half_life(&self.sync.identity.ca(), millis(state.lifetimes().node_ca), 0.0);
+        moved || !self.is_leaving(state) || half <= self.sync.clock.now()
+    }
+
+    fn grant<'a>(&self, state: &'a State) -> Option<&'a Arc<NodeGrant>> {
         state.grants().get(self.sync.node()).filter(|grant| !grant.retired)
     }
 
-    async fn renew(&self, state: &policy::history::State) -> Result<(), Error> {
+    async fn renew(&self, state: &State) -> Result<(), Error> {
         let identity = &self.sync.identity;
         let hint = format!("invite this node again: skein invite {} --replace", identity.node());
         let grant =
             self.grant(state).ok_or_else(|| fail("not_granted", format!("{} has no grant", identity.node()), hint))?;
         let (now, life) = (self.sync.clock.now(), millis(state.lifetimes().node_ca));
         let by_others = async {
-            let chain =
-                if identity.ca().not_after() > now { self.by_link(state).await } else { self.lapsed(state).await };
+            let chain = if self.is_cut_off(state) { self.lapsed(state).await } else { self.by_link(state).await };
             self.take(chain?).await
         };
         let own = identity.enroller().map(|own| {
             let lasts = own.not_after() >= now.saturating_add(life / 2);
             let granted = grant.certified(identity.record_key().public());
             let by_itself = async move {
-                let ended = |error| {
+                let ended = |error: &dyn std::fmt::Display| {
                     let hint = format!("with the root's key: skein ca renew {}", identity.node());
                     fail("enroller_expired", format!("this node's enroller CA does not serve: {error}"), hint)
                 };
-                let chain = own.issue_node_for(&identity.ca().key().spki(), &granted, life, now).map_err(ended)?;
+                let ca = identity.ca();
+                if ca.chain().last() == own.chain().last()
+                    && ca.not_after() >= own.not_after()
+                    && !self.is_narrow(state)
+                {
+                    return Err(ended(&"the node CA lasts as long as it already"));
+                }
+                let chain = own.issue_node_for(&ca.key().spki(), &granted, life, now);
+                let chain = chain.map_err(|error| ended(&error))?;
+                if !self.is_better(state, &chain) {
+                    return Err(ended(&"it is under a root that retires"));
+                }
                 self.take(chain).await
             };
             (lasts, by_itself)
@@ -131,7 +175,7 @@ impl Renewal {
     }
 
     /// Any enroller with an open link will do.
-    async fn by_link(&self, state: &policy::history::State) -> Result<Vec<Vec<u8>>, Error> {
+    async fn by_link(&self, state: &State) -> Result<Vec<Vec<u8>>, Error> {
         let identity = &self.sync.identity;
         let request = certs::codec::encode(&Renew { request: identity.ca().key().request(identity.node()) });
         let is_enroller =
@@ -150,7 +194,11 @@ impl Renewal {
                 }
             };
             match wire::reply::<Renewed>(&reply) {
-                Ok(Renewed::Chain(chain)) => return Ok(chain),
+                Ok(Renewed::Chain(chain)) if self.is_better(state, &chain) => return Ok(chain),
+                Ok(Renewed::Chain(_)) => {
+                    let message = format!("the enroller CA of {node} is under a root that retires, too");
+                    last = fail("refused", message, format!("with the new root's key: skein ca renew {node}"));
+                }
                 Ok(Renewed::Refused(code, message)) => last = fail("refused", format!("{node}: {code}: {message}"), ""),
                 Err(error) => last = fail("failed", format!("{node}: {error}"), ""),
             }
@@ -158,27 +206,25 @@ impl Renewal {
         Err(last)
     }
 
-    /// A CA that has ended opens no link; the enrolment port still knows its key.
-    async fn lapsed(&self, state: &policy::history::State) -> Result<Vec<Vec<u8>>, Error> {
+    /// Certificates that count no more open no link; the enrolment port still knows the key.
+    async fn lapsed(&self, state: &State) -> Result<Vec<Vec<u8>>, Error> {
+        let enrols = |node: &NodeId| state.grants().get(node).is_some_and(|grant| grant.enroller && !grant.retired);
         let view = self.sync.world.view();
-        let mut known = Vec::new();
-        for address in &self.known {
-            // A name that cannot be resolved now may be known at the next attempt.
-            known.extend(tokio::net::lookup_host(address).await.into_iter().flatten());
+        let members = view.members().values().filter(|member| member.id != *self.sync.node() && enrols(&member.id));
+        let mut asked: Vec<SocketAddr> = members.flat_map(|member| member.addresses.iter().copied()).collect();
+        for address in self.addresses.all(enrols).await {
+            if !asked.contains(&address) {
+                asked.push(address);
+            }
         }
         let mut last = fail("unreachable", "no enroller's address is known", "start one of the enrollers");
-        for (node, grant) in state.grants() {
-            if !grant.enroller || grant.retired || node == self.sync.node() {
-                continue;
-            }
-            let seen = view.member(node).map(|member| member.addresses.clone()).unwrap_or_default();
-            let others = known.iter().filter(|address| !seen.contains(address));
-            for address in seen.iter().chain(others) {
-                let authority = self.sync.world.authority().load_full();
-                match renew_lapsed(&self.sync.identity, node, *address, &authority).await {
-                    Ok(chain) => return Ok(chain),
-                    Err(error) => last = error,
-                }
+        for address in asked.into_iter().take(ATTEMPTED) {
+            let learn = async |chain| self.sync.learn_shown(chain, &address.to_string()).await;
+            match renew_lapsed(&self.sync.identity, address, learn).await {
+                Ok(chain) => return Ok(chain),
+                // What an enroller says tells more than that others are none.
+                Err(error) if error.code == "refused" || last.code != "refused" => last = error,
+                Err(_) => {}
             }
         }
         Err(last)
@@ -199,8 +245,8 @@ impl Pace {
     }
 
     /// `jitter` in 0..1 spreads the nodes.
-    fn failed(&mut self, now: Millis, jitter: f64) {
-        let pause = LONGEST_RETRY.min(RETRY * 2u32.saturating_pow(self.failures));
+    fn failed(&mut self, now: Millis, longest: Duration, jitter: f64) {
+        let pause = longest.min(RETRY * 2u32.saturating_pow(self.failures));
         self.failures = self.failures.saturating_add(1);
         self.not_before = now.saturating_add(millis(pause.mul_f64(0.75 + 0.5 * jitter)));
     }
@@ -294,12 +340,12 @@ mod tests {
         assert_eq!(pace.not_before, NOW + 5_000);
         let mut before = 0;
         for _ in 0..7 {
-            pace.failed(NOW, 0.5);
+            pace.failed(NOW, LONGEST_RETRY, 0.5);
             assert!(pace.not_before - NOW > before, "{pace:?}");
             before = pace.not_before - NOW;
         }
         for _ in 0..100 {
-            pace.failed(NOW, 1.0);
+            pace.failed(NOW, LONGEST_RETRY, 1.0);
         }
         assert_eq!(pace.not_before, NOW + 750_000);
         pace.succeeded(NOW);

@@ -29,6 +29,8 @@ pub const RECORD_KEY: &str = "record.key";
 pub const ENROLLER_CERTIFICATE: &str = "enroller.pem";
 /// The enroller CA's private key, on enrollers.
 pub const ENROLLER_KEY: &str = "enroller.key";
+/// Where members were last seen.
+pub const ADDRESSES: &str = "addresses";
 const NODE: &str = "node.json";
 const LOCK: &str = "lock";
 /// The store within a data directory.

@@ -27,6 +27,7 @@ use super::{
     identity::Identity,
     links::Links,
     members::Members,
+    rotation::Resting,
     store::AuditHead,
     wire::{self, Bucket, Buckets, Fetch, Fetched, Ids},
     world::World,
@@ -64,6 +65,8 @@ pub struct Sync {
     pub mesh: Mesh,
     /// What people may watch.
     pub events: Arc<Events>,
+    /// What still rests on a root that retires.
+    pub resting: Resting,
     /// Told when a grant changed.
     pub renew: Arc<Notify>,
     /// Told when a peer's policy changed.
@@ -129,6 +132,7 @@ impl Sync {
             identity,
             mesh,
             events,
+            resting: Resting::default(),
             renew: Arc::default(),
             wake: Arc::default(),
             tasks,
@@ -184,6 +188,11 @@ impl Sync {
         }
         self.announce().await;
         self.state.applied.send_replace(Some(covered));
+    }
+
+    /// Nothing rests on a root that retires any more: who waits for that looks again.
+    pub(super) fn settled(&self) {
+        self.state.applied.send_modify(|_| {});
     }
 
     /// Says what this node holds.

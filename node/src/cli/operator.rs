@@ -184,7 +184,7 @@ fn added(set: &RoleSet, own: &PublicKey, name: &str, key: PublicKey, roles: &[St
         let known: Vec<_> = set.roles.iter().map(|role| role.name.clone()).collect();
         return Err(usage(format!("there is no role {unknown}"), format!("roles: {}", known.join(", "))));
     }
-    let mut next = RoleSet { bundle: None, keeps: None, ..set.clone() };
+    let mut next = RoleSet { trust: None, keeps: None, ..set.clone() };
     next.keys.push(RoleKey { name: name.to_owned(), key, recovery: false });
     let signer = set.keys.iter().find(|known| known.key == *own);
     let mut given = false;
@@ -213,7 +213,7 @@ fn removed(set: &RoleSet, name: &str) -> Result<RoleSet> {
         return Err(Error::new("not_found", format!("{name} is no key of the RoleSet"))
             .hint("`skein operator list` shows them"));
     }
-    let mut next = RoleSet { bundle: None, keeps: None, ..set.clone() };
+    let mut next = RoleSet { trust: None, keeps: None, ..set.clone() };
     next.keys.retain(|key| key.name != name);
     for role in &mut next.roles {
         role.keys.remove(name);
@@ -264,7 +264,7 @@ mod tests {
             verbs: Verb::ALL.into_iter().collect(),
         };
         let mut set = RoleSet {
-            bundle: Some(vec![vec![1]]),
+            trust: Some(certs::trust::Trust::of(vec![vec![1]])),
             keys,
             roles: vec![admin],
             threshold: 1,
@@ -281,7 +281,7 @@ mod tests {
         let own = one.keys[0].key;
         let bob = SigningKey::generate().public();
         let two = added(&one, &own, "bob", bob, &[]).unwrap();
-        assert_eq!((two.threshold, two.roles[0].keys.len(), two.bundle.is_none()), (2, 2, true));
+        assert_eq!((two.threshold, two.roles[0].keys.len(), two.trust.is_none()), (2, 2, true));
         let three = added(&two, &own, "carl", SigningKey::generate().public(), &["admin".into()]).unwrap();
         assert_eq!(three.threshold, 2);
         let back = removed(&removed(&three, "carl").unwrap(), "ann").unwrap();

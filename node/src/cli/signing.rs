@@ -149,7 +149,7 @@ impl Operator {
             // Nobody is counted twice.
             let proven = proven.filter(|receipt| receipt.changeset() == *id && !durable.contains(&receipt.node));
             if let Some(receipt) = proven {
-                if receipt.standing == Standing::Applied {
+                if receipt.standing >= Standing::Applied {
                     applied.push(receipt.node.clone());
                 }
                 durable.push(receipt.node);

@@ -15,7 +15,7 @@ use super::{
     Mesh, count,
     data::Incoming,
     error::Code,
-    live::{Guard, Handle, Kind},
+    live::{Guard, Handle, Kind, Retirement},
     preface::Preface,
     quic::{Gate, Verdict},
     steer::CONTROL,
@@ -134,7 +134,13 @@ impl Accepted {
     pub(super) fn enlist(&mut self, mesh: &Mesh) -> Guard {
         let kind = Kind { conversation: self.conversation, outbound: false };
         let handle = Handle::Quic(self.connection.clone());
-        mesh.shared.live.add(kind, self.peer.clone(), std::mem::take(&mut self.chain), handle)
+        let retirement = match self.conversation {
+            Conversation::Peer => Retirement::of_link(mesh),
+            Conversation::Data | Conversation::Join | Conversation::Admin => {
+                Retirement::before(self.peer.not_after, None)
+            }
+        };
+        mesh.shared.live.add(kind, self.peer.clone(), std::mem::take(&mut self.chain), handle, retirement)
     }
 }
 

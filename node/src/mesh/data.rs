@@ -23,7 +23,7 @@ use super::{
     dial::{self, CONNECT_TIMEOUT, Carrier, Dialled, Target},
     error::Error,
     lease::{Lease, Link},
-    live::{Handle, Kind},
+    live::{Handle, Kind, Retirement},
     lock,
     pool::{Connection, Dialling, Group, Pool, Slot, Step},
     preface::{Preface, Protocol},
@@ -267,7 +267,7 @@ impl Worker {
     async fn open_on(&self, slot: Slot) -> Result<Option<VirtualStream>, Error> {
         match timeout(CONNECT_TIMEOUT, slot.connection.quic.open_bi()).await {
             Ok(Ok((send, recv))) => {
-                let facts = Facts::dialled_until(slot.connection.retire_at);
+                let facts = Facts::dialled_until(slot.connection.retirement.clone());
                 Ok(Some(VirtualStream::quic(send, recv, facts, Some(Box::new(slot)))))
             }
             Ok(Err(_)) => Ok(None),
@@ -288,20 +288,22 @@ impl Worker {
     }
 
     async fn dial_for(&self, group: &Group, target: Target) -> Result<(), Error> {
-        let own_ends = self.own_ends(&target);
+        let own = self.own(&target);
         let result = match self.admit(&target) {
             Ok(()) => dial::dial(&self.shared.mesh, quic::started(self.shared.endpoint.clone()).await, target).await,
             Err(error) => Err(error),
         };
         match result {
             Ok(Dialled { carrier: Carrier::Quic(quic), peer, chain }) => {
-                let ends = peer.not_after.min(own_ends);
-                let guard = self.shared.mesh.shared.live.add(OUTBOUND, peer, chain, Handle::Quic(quic.clone()));
-                group.dialled(Some(Connection::new(quic, ends, guard)));
+                let (live, handle) = (&self.shared.mesh.shared.live, Handle::Quic(quic.clone()));
+                let retirement = retirement(&peer, own);
+                let guard = live.add(OUTBOUND, peer, chain, handle, retirement.clone());
+                group.dialled(Some(Connection::new(quic, retirement, guard)));
                 Ok(())
             }
             Ok(Dialled { carrier: Carrier::Tcp(tls), peer, chain }) => {
-                group.unclaimed(Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain).until(own_ends));
+                let retirement = retirement(&peer, own);
+                group.unclaimed(Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain, retirement));
                 group.dialled(None);
                 Ok(())
             }
@@ -316,19 +318,20 @@ impl Worker {
     async fn over_tcp(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<VirtualStream, Error> {
         let target = self.target(call, 0);
         self.counted(self.admit(&target))?;
-        let own_ends = self.own_ends(&target);
+        let own = self.own(&target);
         match dial::dial_tcp(&self.shared.mesh, &target).await? {
             Dialled { carrier: Carrier::Tcp(tls), peer, chain } => {
-                let secure = Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain).until(own_ends);
+                let retirement = retirement(&peer, own);
+                let secure = Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain, retirement);
                 adopt(group, secure, call.preface).await
             }
             Dialled { carrier: Carrier::Quic(_), .. } => Err(Error::NeverSent("not a TCP connection".into())),
         }
     }
 
-    /// Until when the leaf counts that a dial begun now shows; one that is swapped meanwhile lasts longer.
-    fn own_ends(&self, target: &Target) -> Millis {
-        self.shared.mesh.shared.tls.leaf_ends(&target.own).unwrap_or(Millis::MAX)
+    /// What the leaf rests on that a dial begun now shows; one that is swapped meanwhile lasts longer.
+    fn own(&self, target: &Target) -> Option<(Millis, Arc<[u8]>)> {
+        self.shared.mesh.shared.tls.leaf_rests(&target.own)
     }
 
     /// Room for one more connection, and an identity to show on it.
@@ -358,12 +361,17 @@ impl Worker {
     }
 }
 
+fn retirement(peer: &Peer, own: Option<(Millis, Arc<[u8]>)>) -> Retirement {
+    let (own_ends, own) = own.map_or((Millis::MAX, None), |(ends, own)| (ends, Some(own)));
+    Retirement::before(peer.not_after.min(own_ends), own)
+}
+
 /// Begins a stream on a TLS connection. A tunnel gives the connection back to the group.
 async fn adopt(group: &Arc<Group>, mut secure: Secure, preface: &Preface) -> Result<VirtualStream, Error> {
     let failed = |error: io::Error| Error::NeverSent(error.to_string().into());
     secure.tls.write_all(&preface.encode()).await.map_err(failed)?;
     secure.tls.flush().await.map_err(failed)?;
-    let retire_at = secure.retire_at;
+    let retirement = secure.retirement.clone();
     let manner = match preface.protocol {
         Protocol::Tcp => {
             let group = group.clone();
@@ -371,7 +379,7 @@ async fn adopt(group: &Arc<Group>, mut secure: Secure, preface: &Preface) -> Res
         }
         Protocol::Http1 | Protocol::Http2 | Protocol::Probe => Manner::Whole,
     };
-    Ok(VirtualStream::tcp(OverTcp::new(secure, manner, true), Facts::dialled_until(retire_at)))
+    Ok(VirtualStream::tcp(OverTcp::new(secure, manner, true), Facts::dialled_until(retirement)))
 }
 
 const OUTBOUND: Kind = Kind { conversation: Conversation::Data, outbound: true };

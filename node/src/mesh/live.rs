@@ -23,10 +23,11 @@ use futures_util::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
 
 use super::{
-    MAX_DATA_CONNECTIONS,
+    MAX_DATA_CONNECTIONS, Mesh,
     error::{Code, Reset},
     lock,
 };
+use crate::clock;
 
 /// All live connections of this node, both directions.
 #[derive(Debug, Default)]
@@ -45,6 +46,48 @@ struct Entry {
     chain: Vec<CertificateDer<'static>>,
     kind: Kind,
     handle: Handle,
+    retirement: Retirement,
+}
+
+/// From when on nothing new begins on a connection; what is under way goes on.
+#[derive(Debug, Clone)]
+pub(super) struct Retirement {
+    /// Wall time.
+    at: Arc<AtomicU64>,
+    /// DER of the enroller CA under which this node showed itself, where it dialled.
+    own: Option<Arc<[u8]>>,
+}
+
+impl Retirement {
+    /// Of a connection whose certificates, its own among them, hold until `ends`.
+    pub(super) fn before(ends: Millis, own: Option<Arc<[u8]>>) -> Retirement {
+        Retirement { at: Arc::new(AtomicU64::new(retire_at(ends))), own }
+    }
+
+    /// Of a peer link, to which nothing new is ever put off: it ends where it is closed.
+    pub(super) fn of_link(mesh: &Mesh) -> Retirement {
+        let own = mesh.shared.tls.leaf_rests(&mesh.shared.own).map(|(_, enroller)| enroller);
+        Retirement { at: Arc::new(AtomicU64::new(Millis::MAX)), own }
+    }
+
+    pub(super) fn has_come(&self, wall: Millis) -> bool {
+        self.at.load(Relaxed) <= wall
+    }
+
+    /// It has come.
+    fn now(&self) {
+        self.at.store(0, Relaxed);
+    }
+}
+
+/// New requests avoid a connection for this long before one of its two certificates ends, milliseconds; for a third of what is
+/// left where that is less.
+const RETIRE_BEFORE: Millis = 60_000;
+
+/// From when on nothing new begins on a connection whose certificates hold until `ends`: what is under way has the rest.
+fn retire_at(ends: Millis) -> Millis {
+    let left = ends.saturating_sub(clock::wall());
+    ends.saturating_sub(RETIRE_BEFORE.min(left / 3))
 }
 
 /// Which connections an event concerns.
@@ -109,6 +152,7 @@ impl Live {
         peer: Arc<Peer>,
         chain: Vec<CertificateDer<'static>>,
         handle: Handle,
+        retirement: Retirement,
     ) -> Guard {
         let id = self.next.fetch_add(1, Relaxed);
         let counted = kind.outbound && kind.conversation == Conversation::Data;
@@ -118,7 +162,7 @@ impl Live {
         if kind == INBOUND {
             *lock(&self.inbound).entry(peer.node.clone()).or_default() += 1;
         }
-        self.lock().insert(id, Entry { peer, chain, kind, handle });
+        self.lock().insert(id, Entry { peer, chain, kind, handle, retirement });
         Guard { live: self.clone(), id, counted }
     }
 
@@ -152,6 +196,32 @@ impl Live {
             let chain = Digest::of(&entry.chain.iter().flat_map(|der| der.iter().copied()).collect::<Vec<u8>>());
             !*verdicts.entry(chain).or_insert_with(|| verify(&entry.chain, authority, now).is_ok())
         })
+    }
+
+    /// Lets nothing new begin on data connections that rest on an enroller CA which is `leaving`. Closes one of the peer links on which
+    /// this node showed such a CA, so that it is dialled again; with `theirs` also one where the peer did. Gives how many connections
+    /// still rest on one.
+    pub(super) fn retire(&self, mut leaving: impl FnMut(&[u8]) -> bool, theirs: bool) -> usize {
+        let mut verdicts: HashMap<Vec<u8>, bool> = HashMap::new();
+        let mut judged = |enroller: &[u8]| match verdicts.get(enroller) {
+            Some(verdict) => *verdict,
+            None => *verdicts.entry(enroller.to_vec()).or_insert(leaving(enroller)),
+        };
+        let (mut resting, mut link) = (0, None);
+        for entry in self.lock().values() {
+            let own = entry.retirement.own.as_ref().is_some_and(|own| judged(own));
+            if own || entry.chain.last().is_some_and(|enroller| judged(enroller)) {
+                resting += 1;
+                entry.retirement.now();
+                if entry.kind.conversation == Conversation::Peer && (own || theirs) {
+                    link.get_or_insert_with(|| entry.handle.clone());
+                }
+            }
+        }
+        if let Some(link) = link {
+            link.close(Code::Expired);
+        }
+        resting
     }
 
     /// Closes everything.
@@ -245,7 +315,8 @@ mod tests {
             not_after: 0,
         });
         let live = Arc::<Live>::default();
-        let add = |kind| live.add(kind, peer.clone(), Vec::new(), Handle::Tcp(Arc::default()));
+        let retirement = Retirement::before(0, None);
+        let add = |kind| live.add(kind, peer.clone(), Vec::new(), Handle::Tcp(Arc::default()), retirement.clone());
         let mut guards = vec![add(Kind { outbound: true, ..INBOUND })];
         guards.extend((1..MAX_DATA_CONNECTIONS).map(|_| add(INBOUND)));
         assert!(!live.is_crowded_by(&node));
@@ -253,5 +324,15 @@ mod tests {
         assert!(live.is_crowded_by(&node) && !live.is_crowded_by(&NodeId::new("b").unwrap()));
         drop(guards);
         assert!(!live.is_crowded_by(&node) && lock(&live.inbound).is_empty());
+    }
+
+    #[test]
+    fn nothing_begins_in_the_last_minute_or_the_last_third() {
+        let now = clock::wall();
+        let before = |ends: Millis| ends - retire_at(ends);
+        assert_eq!(before(now + 3_600_000), RETIRE_BEFORE);
+        let short = before(now + 10_000);
+        assert!((2_500..=3_334).contains(&short), "{short}");
+        assert_eq!(before(now.saturating_sub(1_000)), 0);
     }
 }

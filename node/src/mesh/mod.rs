@@ -282,6 +282,13 @@ impl Mesh {
         self.revoked(self.shared.live.rejudge(authority, clock::wall()))
     }
 
+    /// Lets connections end that rest on an enroller CA which is `leaving`, without cutting what is under way: nothing new begins on data
+    /// connections, and peer links are dialled again one after the other, those that a peer should dial again only with `theirs`.
+    /// Gives how many there still are.
+    pub fn retire(&self, leaving: impl FnMut(&[u8]) -> bool, theirs: bool) -> usize {
+        self.shared.live.retire(leaving, theirs)
+    }
+
     /// Closes what a certificate's end has reached, and what slipped into the table while it was judged anew.
     fn look_again(&self) -> usize {
         let now = clock::wall();

@@ -22,7 +22,7 @@ use super::{
     dial::{self, Carrier, Dialled, Target},
     error::Error,
     link::Introduction,
-    live::{Handle, Kind},
+    live::{Handle, Kind, Retirement},
     lock, quic,
     secure::{Manner, OverTcp, Secure},
     steer::{CONTROL, Lane},
@@ -106,18 +106,19 @@ impl PeerNetwork {
             patience: dial::CONNECT_TIMEOUT,
             first: CONTROL | rand::random::<u8>(),
         };
+        let retirement = Retirement::of_link(mesh);
         let Dialled { carrier, peer, chain } =
             dial::dial(mesh, quic::started(self.shared.endpoint.clone()).await, target).await?;
         let live = &mesh.shared.live;
         let stream = match carrier {
             Carrier::Quic(quic) => {
-                let guard = live.add(kind(true), peer.clone(), chain, Handle::Quic(quic.clone()));
+                let guard = live.add(kind(true), peer.clone(), chain, Handle::Quic(quic.clone()), retirement);
                 let (send, recv) = quic.open_bi().await.map_err(|error| Error::NeverSent(error.to_string().into()))?;
                 let facts = Facts::dialled();
                 (VirtualStream::quic(send, recv, facts, Some(Box::new(guard))), Handle::Quic(quic))
             }
             Carrier::Tcp(tls) => {
-                let secure = Secure::new(mesh, tls, kind(true), peer.clone(), chain);
+                let secure = Secure::new(mesh, tls, kind(true), peer.clone(), chain, retirement);
                 over_tcp(secure, Facts::dialled())
             }
         };
@@ -234,7 +235,14 @@ impl Door {
                 let peer = self.mesh.shared.tls.peer(Conversation::Peer, &chain).map_err(io::Error::other)?;
                 count(&self.mesh.shared.counters.accepted);
                 let peer = Arc::new(peer);
-                let secure = Secure::new(&self.mesh, Box::new(tls), kind(false), peer.clone(), chain);
+                let secure = Secure::new(
+                    &self.mesh,
+                    Box::new(tls),
+                    kind(false),
+                    peer.clone(),
+                    chain,
+                    Retirement::of_link(&self.mesh),
+                );
                 let (stream, handle) = over_tcp(secure, Facts::accepted());
                 let link = Introduction { peer, remote, dialled: false, stream, handle };
                 self.links.try_send(PeerLink::start(&self.mesh, link)).map_err(io::Error::other)

@@ -24,7 +24,7 @@ use super::{
     data::Call,
     error::{Code, Error},
     lease::Link,
-    live::Guard,
+    live::{Guard, Retirement},
     lock,
     preface::Preface,
     quic::{DATA_IDLE, MAX_STREAMS},
@@ -47,17 +47,8 @@ const STREAM_IDLE: Millis = 10_000;
 /// How long an unused connection is kept, milliseconds: on TCP that is the virtual connection itself. Less than the silence
 /// after which the other end gives up, so that nothing is sent into a connection that is just ending.
 const CONNECTION_IDLE: Millis = DATA_IDLE.as_millis() as Millis - 5_000;
-/// New requests avoid a connection for this long before one of its two certificates ends, milliseconds; for a third of what is
-/// left where that is less.
-const RETIRE_BEFORE: Millis = 60_000;
 /// TLS connections that nobody uses, per group.
 const MAX_UNCLAIMED: usize = 64;
-
-/// From when on nothing new begins on a connection whose certificates hold until `ends`: what is under way has the rest.
-pub(super) fn retire_at(ends: Millis) -> Millis {
-    let left = ends.saturating_sub(clock::wall());
-    ends.saturating_sub(RETIRE_BEFORE.min(left / 3))
-}
 
 /// All groups of one worker.
 #[derive(Debug, Default)]
@@ -181,15 +172,14 @@ pub(super) struct Connection {
     pub(super) quic: quinn::Connection,
     streams: AtomicUsize,
     used: AtomicU64,
-    /// Wall time.
-    pub(super) retire_at: Millis,
+    pub(super) retirement: Retirement,
     _guard: Guard,
 }
 
 impl Connection {
-    pub(super) fn new(quic: quinn::Connection, ends: Millis, guard: Guard) -> Arc<Connection> {
-        let (used, retire_at) = (AtomicU64::new(clock::uptime()), retire_at(ends));
-        Arc::new(Connection { quic, streams: AtomicUsize::new(0), used, retire_at, _guard: guard })
+    pub(super) fn new(quic: quinn::Connection, retirement: Retirement, guard: Guard) -> Arc<Connection> {
+        let used = AtomicU64::new(clock::uptime());
+        Arc::new(Connection { quic, streams: AtomicUsize::new(0), used, retirement, _guard: guard })
     }
 
     fn is_open(&self) -> bool {
@@ -308,7 +298,7 @@ impl Group {
             state.dialling = None;
         }
         state.connections.retain(|connection| connection.is_open());
-        let usable = state.connections.iter().filter(|c| c.retire_at > wall);
+        let usable = state.connections.iter().filter(|c| !c.retirement.has_come(wall));
         let best = usable.clone().min_by_key(|connection| connection.streams.load(Relaxed)).cloned();
         let load = best.as_ref().map_or(usize::MAX, |connection| connection.streams.load(Relaxed));
         if load >= GROW_AT && usable.count() < MAX_CONNECTIONS && state.dialling.is_none() {
@@ -366,7 +356,7 @@ impl Group {
         state.connections.retain(|connection| {
             let unused = connection.streams.load(Relaxed) == 0;
             let idle = now.saturating_sub(connection.used.load(Relaxed)) >= CONNECTION_IDLE;
-            if unused && (idle || connection.retire_at <= wall) {
+            if unused && (idle || connection.retirement.has_come(wall)) {
                 connection.quic.close(Code::Done.varint(), b"");
             }
             connection.is_open()
@@ -454,15 +444,5 @@ mod tests {
         drop(held.pop());
         assert!(waiting.remove(0).await.is_ok(), "who came first");
         assert!(futures_util::poll!(Box::pin(group.permit())).is_pending(), "one place is free");
-    }
-
-    #[test]
-    fn nothing_begins_in_the_last_minute_or_the_last_third() {
-        let now = clock::wall();
-        let before = |ends: Millis| ends - retire_at(ends);
-        assert_eq!(before(now + 3_600_000), RETIRE_BEFORE);
-        let short = before(now + 10_000);
-        assert!((2_500..=3_334).contains(&short), "{short}");
-        assert_eq!(before(now.saturating_sub(1_000)), 0);
     }
 }

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use certs::{codec::Millis, verify::Peer};
+use certs::verify::Peer;
 use futures_util::FutureExt as _;
 use rustls::pki_types::CertificateDer;
 use tokio::{
@@ -20,8 +20,7 @@ use super::{
     Mesh,
     chunks::Chunks,
     error::Code,
-    live::{Guard, Handle, Kill, Kind},
-    pool::retire_at,
+    live::{Guard, Handle, Kill, Kind, Retirement},
     stream::{Facts, reset},
 };
 use crate::clock;
@@ -31,8 +30,7 @@ use crate::clock;
 pub(super) struct Secure {
     pub(super) tls: Box<TlsStream<TcpStream>>,
     pub(super) kill: Arc<Kill>,
-    /// Wall time from which on nothing new begins on it.
-    pub(super) retire_at: Millis,
+    pub(super) retirement: Retirement,
     _guard: Guard,
 }
 
@@ -43,21 +41,18 @@ impl Secure {
         kind: Kind,
         peer: Arc<Peer>,
         chain: Vec<CertificateDer<'static>>,
+        retirement: Retirement,
     ) -> Secure {
         let kill = Arc::<Kill>::default();
-        let retire_at = retire_at(peer.not_after);
-        let guard = mesh.shared.live.add(kind, peer, chain, Handle::Tcp(kill.clone()));
-        Secure { tls, kill, retire_at, _guard: guard }
-    }
-
-    /// The same where this node's own certificate may end first.
-    pub(super) fn until(self, own_ends: Millis) -> Secure {
-        Secure { retire_at: self.retire_at.min(retire_at(own_ends)), ..self }
+        let guard = mesh.shared.live.add(kind, peer, chain, Handle::Tcp(kill.clone()), retirement.clone());
+        Secure { tls, kill, retirement, _guard: guard }
     }
 
     /// True if it was neither closed nor spoken on while nobody used it, and its certificates hold for a while.
     pub(super) fn is_quiet(&mut self) -> bool {
-        clock::wall() < self.retire_at && self.kill.killed().is_none() && self.tls.read_u8().now_or_never().is_none()
+        !self.retirement.has_come(clock::wall())
+            && self.kill.killed().is_none()
+            && self.tls.read_u8().now_or_never().is_none()
     }
 }
 

@@ -10,12 +10,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use certs::codec::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     error::{Code, Reset},
     farewell::Served,
+    live::Retirement,
     secure::OverTcp,
 };
 use crate::clock;
@@ -57,8 +57,8 @@ enum Carrier {
 pub(super) struct Facts {
     /// True at the side that accepted the stream.
     accepted: bool,
-    /// Wall time from which on no request begins on it; none where its user looks after that.
-    retire_at: Option<Millis>,
+    /// From when on no request begins on it; none where its user looks after that.
+    retirement: Option<Retirement>,
     /// The peer said that it read nothing.
     refused: AtomicBool,
     /// Bytes were written since [`Facts::begin`].
@@ -80,9 +80,9 @@ impl Facts {
         Arc::new(Facts::default())
     }
 
-    /// Of a stream on which no request begins from this wall time on.
-    pub(super) fn dialled_until(retire_at: Millis) -> Arc<Facts> {
-        Arc::new(Facts { retire_at: Some(retire_at), ..Facts::default() })
+    /// Of a stream on which no request begins once its connection retires.
+    pub(super) fn dialled_until(retirement: Retirement) -> Arc<Facts> {
+        Arc::new(Facts { retirement: Some(retirement), ..Facts::default() })
     }
 
     pub(super) fn accepted() -> Arc<Facts> {
@@ -123,7 +123,7 @@ impl Facts {
     }
 
     pub(super) fn is_retired(&self) -> bool {
-        self.retire_at.is_some_and(|retire_at| clock::wall() >= retire_at)
+        self.retirement.as_ref().is_some_and(|retirement| retirement.has_come(clock::wall()))
     }
 
     pub(super) fn is_broken(&self) -> bool {

@@ -24,7 +24,7 @@ use super::{
     crowd::Place,
     data::Incoming,
     error::Code,
-    live::Kind,
+    live::{Kind, Retirement},
     preface::{Preface, PrefaceError, Protocol},
     quic::DATA_IDLE,
     secure::{Manner, OverTcp, Secure},
@@ -157,7 +157,8 @@ impl Port {
             remote_addr: remote,
             peer: peer.clone(),
         };
-        let mut secure = Secure::new(&self.mesh, Box::new(tls), kind, peer, chain);
+        let retirement = Retirement::before(peer.not_after, None);
+        let mut secure = Secure::new(&self.mesh, Box::new(tls), kind, peer, chain, retirement);
         let mut patience = PREFACE_TIMEOUT;
         // One tunnel after the other; anything else has the connection to itself.
         while let Some(next) = self.serve(&visit, secure, patience).await? {

@@ -6,6 +6,7 @@ use certs::{
     codec::Millis,
     id::TrustDomain,
     sign::{PublicKey, SigningKey},
+    trust::Trust,
 };
 
 use crate::{
@@ -33,7 +34,7 @@ pub fn genesis(
         keys: operators,
     };
     let set = RoleSet {
-        bundle: Some(roots.to_vec()),
+        trust: Some(Trust::of(roots.to_vec())),
         threshold: admin.keys.len() / 2 + 1,
         keys: keys
             .iter()

@@ -341,7 +341,7 @@ impl History {
             number: u64::MAX,
             changeset: ChangesetId(Digest([0; 32])),
             set: Arc::new(next.clone()),
-            bundle: Vec::new(),
+            trust: Default::default(),
         };
         let state = self.state(now);
         let heads =

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use certs::sign::PublicKey;
+use certs::{sign::PublicKey, trust::Trust};
 
 use super::{Code, Refused, Roles};
 use crate::{
@@ -101,10 +101,10 @@ impl Chain {
                 "name the RoleSet that it replaces",
             ));
         }
-        let Some(bundle) = set.bundle.clone() else {
+        let Some(trust) = set.trust.clone() else {
             return Err(Refused::because(Code::RoleSetInvalid, "the first RoleSet bears no trust bundle", ""));
         };
-        let roles = Arc::new(Roles { number: 1, changeset: id, set, bundle });
+        let roles = Arc::new(Roles { number: 1, changeset: id, set, trust });
         Ok(Charter { roles, parents: Vec::new(), base: None })
     }
 
@@ -132,9 +132,9 @@ impl Chain {
         }
         let known = || parents.iter().filter_map(|parent| self.charters.get(parent));
         let number = 1 + known().map(|parent| parent.roles.number).max().unwrap_or_default();
-        let bundle = set.bundle.clone().unwrap_or_else(|| inherited(known()));
+        let trust = set.trust.clone().unwrap_or_else(|| inherited(&known().collect::<Vec<_>>()));
         let base = base.roles.changeset;
-        let roles = Arc::new(Roles { number, changeset: id, set, bundle });
+        let roles = Arc::new(Roles { number, changeset: id, set, trust });
         Ok(Some(Charter { roles, parents, base: Some(base) }))
     }
 
@@ -216,9 +216,10 @@ pub(super) fn parents(changeset: &Changeset) -> Vec<ChangesetId> {
     parents
 }
 
-fn inherited<'c>(parents: impl Iterator<Item = &'c Charter>) -> Vec<Vec<u8>> {
-    let mut bundle: Vec<Vec<u8>> = parents.flat_map(|parent| parent.roles.bundle.iter().cloned()).collect();
-    bundle.sort_unstable();
-    bundle.dedup();
-    bundle
+/// What rivals leave: those that speak of roots are heard before those that only inherited them.
+fn inherited(parents: &[&Charter]) -> Trust {
+    let speaks = |parent: &&&Charter| parent.roles.set.trust.is_some();
+    let speaking: Vec<&Charter> = parents.iter().filter(speaks).copied().collect();
+    let heard = if speaking.is_empty() { parents } else { speaking.as_slice() };
+    Trust::union(heard.iter().map(|parent| &parent.roles.trust))
 }

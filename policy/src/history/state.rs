@@ -11,6 +11,7 @@ use certs::{
     id::{NodeId, TrustDomain},
     revoke::Revocations,
     sign::{Digest, PublicKey},
+    trust::Trust,
     verify::Authority,
 };
 
@@ -120,22 +121,22 @@ pub struct Roles {
     pub changeset: ChangesetId,
     /// Keys and roles.
     pub set: Arc<RoleSet>,
-    /// DER of each trusted root.
-    pub bundle: Vec<Vec<u8>>,
+    /// The roots in force.
+    pub trust: Trust,
 }
 
 impl Roles {
     /// The RoleSet of a history without genesis: nobody may do anything.
     fn nobody() -> Self {
         let set = RoleSet {
-            bundle: None,
+            trust: None,
             keys: Vec::new(),
             roles: Vec::new(),
             threshold: 1,
             keeps: None,
             voids: Default::default(),
         };
-        Self { number: 0, changeset: ChangesetId(Digest([0; 32])), set: Arc::new(set), bundle: Vec::new() }
+        Self { number: 0, changeset: ChangesetId(Digest([0; 32])), set: Arc::new(set), trust: Trust::default() }
     }
 }
 
@@ -181,8 +182,14 @@ impl State {
         Authority {
             grants: self.grants.clone(),
             revocations: self.revocations.clone(),
-            ..Authority::new(trust_domain.clone(), self.role_set.bundle.clone())
+            former: self.trust().former.clone(),
+            ..Authority::new(trust_domain.clone(), self.trust().roots.clone())
         }
+    }
+
+    /// The roots that the mesh believes.
+    pub fn trust(&self) -> &Trust {
+        &self.role_set.trust
     }
 
     /// The NodeGrants in effect.

@@ -68,7 +68,7 @@ impl Mesh {
 
     fn role_set(&self, edit: impl FnOnce(&mut RoleSet)) -> Change {
         let mut set = (*self.history.state(NOW).role_set.set).clone();
-        set.bundle = None;
+        set.trust = None;
         edit(&mut set);
         let (document, content) = set.body();
         let replaces = self.history.state(NOW).heads(&document);
@@ -195,7 +195,7 @@ fn roles_bound_namespaces_and_kinds() {
     assert_eq!(mesh.insert(vec![next.clone()], &[&bob]), Err(Code::RoleMissing));
     mesh.insert(vec![next], &[&operator]).unwrap();
     assert_eq!(mesh.history.state(NOW).role_set.number, 2);
-    assert_eq!(mesh.history.state(NOW).role_set.bundle, [vec![1, 2, 3]]);
+    assert_eq!(mesh.history.state(NOW).trust().roots, [vec![1, 2, 3]]);
     let shop = mesh.change("shop", "cart", "cart");
     mesh.insert(vec![shop], &[&bob]).unwrap();
     let bank = mesh.change("bank", "cart", "cart");

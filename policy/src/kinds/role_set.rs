@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use certs::sign::{Digest, PublicKey};
+use certs::{
+    sign::{Digest, PublicKey},
+    trust::Trust,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -13,11 +16,11 @@ use crate::{
     hosts,
 };
 
-/// `RoleSet`: replaces its predecessor as a whole, except that an absent bundle is inherited.
+/// `RoleSet`: replaces its predecessor as a whole, except that absent roots are inherited.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoleSet {
-    /// DER of each trusted root; `None` keeps the predecessor's.
-    pub bundle: Option<Vec<Vec<u8>>>,
+    /// The roots; `None` keeps the predecessor's.
+    pub trust: Option<Trust>,
     /// Who may sign.
     pub keys: Vec<RoleKey>,
     /// What they may do.
@@ -141,8 +144,18 @@ impl RoleSet {
             "roles": self.roles.iter().map(Role::to_json).collect::<Vec<_>>(),
             "threshold": self.threshold,
         });
-        if let Some(bundle) = &self.bundle {
-            spec["bundle"] = bundle.iter().map(|der| STANDARD.encode(der)).collect();
+        if let Some(trust) = &self.trust {
+            let ders = |ders: &[Vec<u8>]| ders.iter().map(|der| STANDARD.encode(der)).collect::<Vec<_>>();
+            let digests = |digests: &BTreeSet<Digest>| digests.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let lists = [
+                ("bundle", ders(&trust.roots)),
+                ("next", digests(&trust.next)),
+                ("retiring", digests(&trust.retiring)),
+                ("former", ders(&trust.former)),
+            ];
+            for (field, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+                spec[field] = list.into();
+            }
         }
         if let Some(keeps) = &self.keeps {
             spec["keeps"] = keeps.iter().map(ToString::to_string).collect();
@@ -192,19 +205,14 @@ impl RoleSet {
             }
             possible.then_some(given)
         });
-        let bundle = fields.get("bundle").map(|bundle| {
-            if bundle.items().is_empty() {
-                bundle.error(codes::EMPTY, "a trust bundle has at least one root");
-            }
-            bundle.text_list().iter().filter_map(|(text, at)| decode_der(text, at)).collect()
-        });
+        let trust = decode_trust(spec, &fields);
         let keeps = fields.get("keeps").map(|keeps| decode_digests(&keeps));
         let voids = fields.get("voids").map(|voids| decode_digests(&voids)).unwrap_or_default();
         if governors == 0 && !keys.iter().any(|key| key.recovery) {
             spec.error(codes::ROLE, "nobody could ever change this RoleSet: it names no key");
         }
         fields.finish();
-        Some(RoleSet { bundle, keys, roles, threshold: threshold.unwrap_or(majority), keeps, voids })
+        Some(RoleSet { trust, keys, roles, threshold: threshold.unwrap_or(majority), keeps, voids })
     }
 
     /// The key of this name.
@@ -410,6 +418,31 @@ fn decode_verbs(list: &At<'_>) -> BTreeSet<Verb> {
         }
     }
     verbs
+}
+
+/// The roots, and where a change of them stands.
+fn decode_trust(spec: &At<'_>, fields: &Fields<'_>) -> Option<Trust> {
+    let ders = |list: At<'_>| list.text_list().iter().filter_map(|(text, at)| decode_der(text, at)).collect();
+    let roots: Option<Vec<Vec<u8>>> = fields.get("bundle").map(|bundle| {
+        if bundle.items().is_empty() {
+            bundle.error(codes::EMPTY, "a trust bundle has at least one root");
+        }
+        ders(bundle)
+    });
+    let digests = |name| fields.get(name).map(|list| decode_digests(&list));
+    let (next, retiring, former) = (digests("next"), digests("retiring"), fields.get("former").map(ders));
+    let Some(roots) = roots else {
+        if next.is_some() || retiring.is_some() || former.is_some() {
+            spec.error(codes::ROLE, "`next`, `retiring` and `former` say something of a `bundle`, and there is none");
+        }
+        return None;
+    };
+    let (next, retiring, former) = (next.unwrap_or_default(), retiring.unwrap_or_default(), former.unwrap_or_default());
+    let trust = Trust { roots, next, retiring, former };
+    if let Err(wrong) = trust.check() {
+        spec.error(codes::ROLE, wrong.to_string());
+    }
+    Some(trust)
 }
 
 fn decode_der(text: &str, at: &At<'_>) -> Option<Vec<u8>> {

@@ -61,7 +61,7 @@ impl Mesh {
     pub(super) fn role_set(&self, edit: impl FnOnce(&mut RoleSet)) -> Change {
         let state = self.history.state(NOW);
         let mut set = (*state.role_set.set).clone();
-        set.bundle = None;
+        set.trust = None;
         edit(&mut set);
         let (document, content) = set.body();
         Change { content: Some(content), replaces: state.heads(&document), document }

@@ -35,7 +35,7 @@ impl Admin {
             genesis: state.genesis,
             role_set: state.role_set.number,
             keys: set.keys.iter().map(key).collect(),
-            bundle: bundle_to_pem(&state.role_set.bundle),
+            bundle: bundle_to_pem(&state.trust().roots),
             nodes: view.members().values().filter(|member| member.state != MemberState::Evicted).map(node).collect(),
         }
     }

@@ -166,8 +166,8 @@ pub(super) fn problem(problem: &Problem) -> Result<Value, Error> {
     Ok(written)
 }
 
-fn answer(pushed: Pushed) -> api::Pushed {
-    let applied = pushed.receipts.iter().filter(|receipt| receipt.standing == Standing::Applied);
+pub(super) fn answer(pushed: Pushed) -> api::Pushed {
+    let applied = pushed.receipts.iter().filter(|receipt| receipt.standing >= Standing::Applied);
     api::Pushed {
         changeset: pushed.changeset.map(|id| id.to_string()).unwrap_or_default(),
         applied: applied.map(|receipt| receipt.node.clone()).collect(),

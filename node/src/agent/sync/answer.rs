@@ -101,9 +101,10 @@ impl Requests {
             loop {
                 applied.borrow_and_update();
                 match self.sync.standing(&ask.changeset).await {
+                    Some(standing) if self.sync.settles(standing, ask.standing) >= ask.standing => return,
                     // What is folded will not stand higher by waiting, even if another value won.
-                    Some(standing) if standing >= ask.standing || standing > Standing::Durable => return,
-                    Some(_) | None => {}
+                    Some(Standing::Proposed | Standing::Superseded | Standing::Conflicted) => return,
+                    Some(Standing::Durable | Standing::Applied | Standing::Settled) | None => {}
                 }
                 if applied.changed().await.is_err() {
                     return;
@@ -111,7 +112,7 @@ impl Requests {
             }
         };
         let _ = tokio::time::timeout(patience, waited).await;
-        self.sync.own_receipt(&ask.changeset).await
+        self.sync.own_receipt(&ask.changeset, ask.standing).await
     }
 
     /// Certifies a peer's own CA key anew, as policy allows it now.
@@ -142,13 +143,19 @@ impl Requests {
 }
 
 impl Sync {
-    /// This node's signed word about a changeset, if it holds it.
-    pub(super) async fn own_receipt(&self, id: &Digest) -> Option<Vec<u8>> {
+    /// Where it stands for one who asks for this standing.
+    fn settles(&self, standing: Standing, asked: Standing) -> Standing {
+        let settled = standing == Standing::Applied && asked == Standing::Settled && self.is_settled();
+        if settled { Standing::Settled } else { standing }
+    }
+
+    /// This node's signed word about a changeset, if it holds it, to one who asks whether it stands so.
+    pub(super) async fn own_receipt(&self, id: &Digest, asked: Standing) -> Option<Vec<u8>> {
         let receipt = Receipt {
             trust_domain: self.identity.trust_domain().clone(),
             node: self.node().clone(),
             changeset: *id,
-            standing: self.standing(id).await?,
+            standing: self.settles(self.standing(id).await?, asked),
             at: self.clock.now(),
         };
         Some(receipt.sign(self.identity.record_key(), self.identity.ca().chain()))

@@ -39,19 +39,25 @@ impl Sync {
             let _ = told.send(());
         });
         let _ = applied.await;
-        let mut pushed = self.receipts(id, wait, patience).await?;
+        let mut pushed = self.receipts(id, Standing::Applied, wait, patience).await?;
         pushed.elapsed = monotonic().duration_since(begun);
         Ok(pushed)
     }
 
-    /// Collects receipts for a changeset that is here, until `wait` is met or `patience` is over.
+    /// Collects receipts for a changeset that is here, until `wait` is met or `patience` is over: peers wait as long for it to stand so.
     ///
     /// # Errors
     /// `not_found`.
-    pub async fn receipts(&self, id: ChangesetId, wait: Wait, patience: Duration) -> Result<Pushed, Error> {
+    pub async fn receipts(
+        &self,
+        id: ChangesetId,
+        standing: Standing,
+        wait: Wait,
+        patience: Duration,
+    ) -> Result<Pushed, Error> {
         let begun = monotonic();
         let own = self
-            .own_receipt(&id.0)
+            .own_receipt(&id.0, standing)
             .await
             .ok_or_else(|| fail("not_found", format!("no changeset {id} here"), "`skein policy log` lists them"))?;
         let mut pushed = Pushed { changeset: Some(id), ..Pushed::default() };
@@ -65,7 +71,7 @@ impl Sync {
             Wait::Nodes(count) => count,
             Wait::All => 1 + links.len(),
         };
-        let mut asked: FuturesUnordered<_> = links.iter().map(|link| ask(link, id.0, patience)).collect();
+        let mut asked: FuturesUnordered<_> = links.iter().map(|link| ask(link, (id.0, standing), patience)).collect();
         let collected = async {
             while pushed.receipts.len() < wanted {
                 let Some((node, receipt)) = asked.next().await else { break };
@@ -116,10 +122,14 @@ impl Pushed {
 }
 
 /// Asks one peer; its receipt counts only with its own signature.
-async fn ask(link: &PeerLink, id: Digest, patience: Duration) -> (NodeId, Option<(Receipt, Vec<u8>)>) {
+async fn ask(
+    link: &PeerLink,
+    (id, standing): (Digest, Standing),
+    patience: Duration,
+) -> (NodeId, Option<(Receipt, Vec<u8>)>) {
     let node = link.peer().node.clone();
     let patience_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
-    let question = codec::encode(&Ask { changeset: id, standing: Standing::Applied, patience_ms });
+    let question = codec::encode(&Ask { changeset: id, standing, patience_ms });
     let answered = async {
         let reply = link.request(wire::RECEIPT, question.into(), patience + GRACE).await.ok()?;
         let signed = wire::reply::<Answer>(&reply).ok()?.receipt?;

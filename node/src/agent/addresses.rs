@@ -1,0 +1,118 @@
+//! Where members were last seen, whatever became of their certificates: how a node that was away for long finds its mesh again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use certs::id::NodeId;
+use membership::view::View;
+use policy::history::State;
+
+use super::state_dir::{ADDRESSES, StateDir};
+
+/// Addresses that are kept of one node.
+const EACH: usize = 8;
+
+/// The table, on disk too.
+pub struct Addresses {
+    dir: Arc<StateDir>,
+    /// `HOST:PORT`s of the configuration and of the join.
+    fixed: Vec<String>,
+    seen: Mutex<BTreeMap<NodeId, Vec<SocketAddr>>>,
+}
+
+impl Addresses {
+    /// What an earlier run saw; a file that cannot be read is no reason not to run.
+    pub fn load(dir: Arc<StateDir>, fixed: Vec<String>) -> Self {
+        let text = dir.read(ADDRESSES).ok().flatten();
+        let seen = text.map(|text| parse(&text)).unwrap_or_default();
+        Self { dir, fixed, seen: Mutex::new(seen) }
+    }
+
+    /// Notes where usable members are, and forgets nodes that are none any more. Blocks on the disk where that changed something.
+    pub fn note(&self, view: &View, state: &State, own: &NodeId) {
+        let counts = |node: &NodeId| {
+            let grant = state.grants().get(node);
+            grant.is_some_and(|grant| !grant.retired && !state.revocations().evicted(node, grant.epoch))
+        };
+        let text = {
+            let mut seen = self.seen();
+            let before = seen.clone();
+            seen.retain(|node, _| counts(node));
+            for member in view.members().values().filter(|member| member.usable() && member.id != *own) {
+                if counts(&member.id) && !member.addresses.is_empty() {
+                    seen.insert(member.id.clone(), member.addresses.iter().take(EACH).copied().collect());
+                }
+            }
+            if *seen == before {
+                return;
+            }
+            write(&seen)
+        };
+        if let Err(error) = self.dir.write(ADDRESSES, text.as_bytes()) {
+            tracing::warn!(code = %error.code, "addresses of members are not on disk: {error}");
+        }
+    }
+
+    /// Where members were seen.
+    pub fn seen_at(&self) -> BTreeSet<SocketAddr> {
+        self.seen().values().flatten().copied().collect()
+    }
+
+    /// All that is known, names resolved: first where these nodes were seen, then the rest.
+    pub async fn all(&self, first: impl Fn(&NodeId) -> bool) -> Vec<SocketAddr> {
+        let mut all: Vec<SocketAddr> = {
+            let seen = self.seen();
+            let (firsts, others): (Vec<_>, Vec<_>) = seen.iter().partition(|(node, _)| first(node));
+            firsts.into_iter().chain(others).flat_map(|(_, addresses)| addresses.iter().copied()).collect()
+        };
+        for address in &self.fixed {
+            // A name that cannot be resolved now may be known at the next attempt.
+            all.extend(tokio::net::lookup_host(address).await.into_iter().flatten());
+        }
+        let mut once = BTreeSet::new();
+        all.retain(|address| once.insert(*address));
+        all
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<NodeId, Vec<SocketAddr>>> {
+        self.seen.lock().expect("no code panics while it holds the addresses")
+    }
+}
+
+/// One line a node: its name, then its addresses.
+fn write(seen: &BTreeMap<NodeId, Vec<SocketAddr>>) -> String {
+    let line = |(node, addresses): (&NodeId, &Vec<SocketAddr>)| {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        format!("{node} {}\n", addresses.join(" "))
+    };
+    seen.iter().map(line).collect()
+}
+
+fn parse(text: &str) -> BTreeMap<NodeId, Vec<SocketAddr>> {
+    let line = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let node = NodeId::new(words.next()?).ok()?;
+        Some((node, words.filter_map(|word| word.parse().ok()).take(EACH).collect::<Vec<_>>()))
+    };
+    text.lines().filter_map(line).filter(|(_, addresses)| !addresses.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_survives_its_file_and_a_damaged_line_spoils_no_other() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let seen = BTreeMap::from([
+            (NodeId::new("a").unwrap(), vec![at("10.0.0.1:15008"), at("[2001:db8::1]:15008")]),
+            (NodeId::new("b").unwrap(), vec![at("10.0.0.2:15008")]),
+        ]);
+        let text = write(&seen);
+        assert_eq!(parse(&text), seen);
+        assert_eq!(parse(&format!("no address\n- 1.2.3.4:5\nc nonsense\n\n{text}")), seen);
+    }
+}

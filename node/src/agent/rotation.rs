@@ -1,0 +1,84 @@
+//! A change of the root as this node goes through it: what still rests on a root that retires, and the way to be rid of it without
+//! cutting anything.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use certs::trust::{Phase, Trust};
+use policy::changeset::ChangesetId;
+use rustls::pki_types::CertificateDer;
+
+use super::{identity::Identity, sync::Sync};
+
+/// How often connections are looked at while a root retires.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often a peer that is late itself loses its link for it: rarely, for it renews over that link.
+const THEIRS_EVERY: u32 = 15;
+
+/// What of this node rests on a root that retires.
+#[derive(Debug, Default)]
+pub struct Resting {
+    /// Under which RoleSet, and how many connections of both directions.
+    counted: Mutex<Option<(ChangesetId, usize)>>,
+}
+
+impl Resting {
+    fn set(&self, counted: Option<(ChangesetId, usize)>) {
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+    }
+
+    /// Connections that rest on a root which this RoleSet retires; none if they were not counted under it yet.
+    pub fn connections(&self, role_set: ChangesetId) -> Option<usize> {
+        let counted = *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.filter(|(under, _)| *under == role_set).map(|(_, connections)| connections)
+    }
+}
+
+/// Runs until the process ends.
+pub async fn run(sync: Arc<Sync>) {
+    let (mut turn, mut settled_for) = (0u32, None);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = sync.tasks.stopping() => return,
+        }
+        let state = sync.world.current().load().state.clone();
+        if state.trust().phase() != Phase::Issuing {
+            sync.resting.set(None);
+            continue;
+        }
+        turn = turn.wrapping_add(1);
+        let changeset = state.role_set.changeset;
+        // What is dialled again before would show the old certificate again.
+        if is_moved(&sync.identity, state.trust()) {
+            let theirs = turn.is_multiple_of(THEIRS_EVERY);
+            let resting = sync.mesh.retire(|enroller| state.trust().is_leaving(enroller), theirs);
+            sync.resting.set(Some((changeset, resting)));
+        }
+        if sync.is_settled() && settled_for != Some(changeset) {
+            settled_for = Some(changeset);
+            sync.settled();
+        }
+    }
+}
+
+/// Whether all that this node shows or issues stems from a root that stays.
+fn is_moved(identity: &Identity, trust: &Trust) -> bool {
+    let leaving = |der: &[u8]| trust.is_leaving(der);
+    let ca = identity.ca();
+    let stays = ca.chain().last().is_some_and(|enroller| !leaving(enroller));
+    let issues = identity.enroller().is_none_or(|own| own.chain().iter().all(|enroller| !leaving(enroller)));
+    stays && issues && identity.shows_only(ca.chain().last().map(|der| CertificateDer::from(der.as_slice())))
+}
+
+impl Sync {
+    /// Whether nothing of this node rests on a root that retires: not its certificates, not its connections.
+    pub fn is_settled(&self) -> bool {
+        let state = self.world.current().load().state.clone();
+        let trust = state.trust();
+        let rests = || self.resting.connections(state.role_set.changeset) != Some(0);
+        trust.phase() != Phase::Issuing || (is_moved(&self.identity, trust) && !rests())
+    }
+}
