@@ -97,6 +97,11 @@ impl fmt::Debug for Root {
     }
 }
 
+/// When a root's certificate ends; none if it is no root's.
+pub fn ends(root: &[u8]) -> Option<Millis> {
+    Certificate::parse(root, Link::Root).ok().map(|root| root.not_after)
+}
+
 /// Writes certificates as PEM, e.g. `bundle.pem`.
 pub fn bundle_to_pem(certificates: &[Vec<u8>]) -> String {
     certificates.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect()

@@ -28,7 +28,7 @@ use crate::{
         addresses::Addresses,
         admin::{self, Admin},
         book::Book,
-        catch_up,
+        catch_up, drift,
         enrol::Enrolment,
         error::{Error, fail, internal},
         event::Events,
@@ -135,6 +135,7 @@ struct Known {
 }
 
 fn load(dir: &StateDir, owner: &Owner) -> Result<Known, Error> {
+    drift::resume(dir)?;
     let now = Clock.now();
     let store = Arc::new(Store::open(&dir.store())?);
     let identity = Identity::load(dir, owner)?;
@@ -207,6 +208,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
+    tasks.critical("clock", drift::run(sync.clone(), dir.clone()));
     tasks.critical("catch-up", catch_up::run(sync.clone(), addresses.clone()));
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));
     let renewal = Renewal { sync: sync.clone(), local: local.clone(), dir, addresses };

@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "this is the clock that everybody else must use")]
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -40,9 +40,51 @@ pub fn offset() -> i64 {
     OFFSET.load(Relaxed)
 }
 
-/// Unix time; 0 if the machine believes to live before 1970.
+/// The latest begin of a certificate that verified while this machine's clock was past it.
+static MARK: AtomicU64 = AtomicU64::new(0);
+/// The same less the uptime at which it was known: time is never before their sum.
+static FLOOR: AtomicI64 = AtomicI64::new(i64::MIN);
+
+/// Notes the begin of a peer's chain that verified. One that this machine's own clock has not reached proves nothing: else whoever may
+/// issue certificates could push a node's time ahead, one tolerance after the other.
+pub fn observe(not_before: Millis) {
+    if not_before <= machine() {
+        resume(not_before);
+    }
+}
+
+/// Goes on from a mark that an earlier run has kept.
+pub fn resume(mark: Millis) {
+    MARK.fetch_max(mark, Relaxed);
+    FLOOR.fetch_max(mark.cast_signed().saturating_sub(uptime().cast_signed()), Relaxed);
+}
+
+/// The mark; 0 before any certificate has verified.
+#[must_use]
+pub fn mark() -> Millis {
+    MARK.load(Relaxed)
+}
+
+/// By how much this machine's clock is behind what certificates have proven.
+#[must_use]
+pub fn behind() -> Millis {
+    wall().saturating_sub(machine())
+}
+
+/// Unix time: this machine's clock, unless certificates have proven that it is later. 0 if nobody knows better than 1970.
 #[must_use]
 pub fn wall() -> Millis {
+    let floor = FLOOR.load(Relaxed);
+    if floor == i64::MIN {
+        return machine();
+    }
+    let proven = floor.saturating_add(uptime().cast_signed()).max(0).cast_unsigned();
+    machine().max(proven)
+}
+
+/// Unix time by this machine's clock alone.
+#[must_use]
+pub fn machine() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX).saturating_add_signed(offset())
 }
@@ -75,6 +117,16 @@ mod tests {
     fn wall_time_is_unix_time_in_milliseconds() {
         // 2020-01-01 and 2100-01-01: an error of the unit would leave this range.
         assert!((1_577_836_800_000..4_102_444_800_000).contains(&wall()));
+    }
+
+    #[test]
+    fn what_the_own_clock_has_not_reached_proves_nothing() {
+        let now = machine();
+        observe(now + 3_600_000);
+        assert!(mark() < now + 3_600_000 && behind() == 0);
+        observe(now - 3_600_000);
+        assert!(mark() >= now - 3_600_000);
+        assert!(wall() >= now && behind() == 0);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod policy;
 mod proposals;
 mod push;
 mod restart;
+mod rotation;
 mod routing;
 mod telemetry;
 mod transport;

@@ -54,7 +54,10 @@ async fn note(sync: &Arc<Sync>, addresses: &Arc<Addresses>) {
 impl Sync {
     async fn ask_policy(&self, address: SocketAddr) {
         match shown_policy(self.identity.trust_domain(), address).await {
-            Ok((_, chain)) => drop(self.learn_shown(chain, &address.to_string()).await),
+            Ok((stream, chain)) => {
+                self.learn_shown(chain, &address.to_string()).await;
+                self.judge_clock(stream.certificates());
+            }
             Err(error) => tracing::debug!(%address, "nobody shows policy there: {error}"),
         }
     }

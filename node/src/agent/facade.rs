@@ -28,6 +28,7 @@ use tokio::sync::{broadcast, watch};
 pub use enroller::EnrollerRequest;
 
 use super::{
+    drift::Measured,
     error::{Error, fail, internal},
     event::Event,
     local::{Local, covers, not_granted},
@@ -219,6 +220,16 @@ impl Agent {
         self.inner.sync.links.to(node).map(|link| (link.carrier(), link.remote()))
     }
 
+    /// How far this machine's clock is ahead of peers'.
+    pub fn drift(&self) -> Option<Measured> {
+        self.inner.sync.drift.measured()
+    }
+
+    /// Whether nothing of this node rests on a root that retires.
+    pub fn is_settled(&self) -> bool {
+        self.inner.sync.is_settled()
+    }
+
     /// Whether no other node is linked.
     pub fn is_alone(&self) -> bool {
         self.inner.sync.links.all().is_empty()
@@ -246,12 +257,14 @@ impl Agent {
             let hint = "start an enroller; the node then renews by itself";
             troubles.push(fail("certificate_old", "the node CA is past two thirds of its life", hint));
         }
+        troubles.extend(self.root_trouble(now));
         troubles.extend(self.enroller_trouble(facts.enroller, now));
         troubles.extend(self.inner.sync.stale().map(|silent| {
             let message =
                 format!("less than half of the mesh was heard for {} min: policy may be old", silent.as_secs() / 60);
             fail("policy_stale", message, "is this node cut off? look at `skein members`")
         }));
+        troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.inner.local.not_granted());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles
@@ -449,7 +462,8 @@ fn refused(by: &[NodeId]) -> Option<Error> {
     let more = if by.len() > names.len() { ", ..." } else { "" };
     (!by.is_empty()).then(|| {
         let message = format!("refused by {}{more}: this node's certificate does not count there", names.join(", "));
-        fail("refused", message, "was it evicted, or its name given to another machine? join anew with a new token")
+        let hint = "was it evicted, or its name given to another machine? then join anew with a new token; is its clock right?";
+        fail("refused", message, hint)
     })
 }
 

@@ -31,6 +31,8 @@ pub const ENROLLER_CERTIFICATE: &str = "enroller.pem";
 pub const ENROLLER_KEY: &str = "enroller.key";
 /// Where members were last seen.
 pub const ADDRESSES: &str = "addresses";
+/// The latest time that certificates of other nodes have proven.
+pub const CLOCK: &str = "clock";
 const NODE: &str = "node.json";
 const LOCK: &str = "lock";
 /// The store within a data directory.

@@ -22,6 +22,7 @@ pub use freshness::{Freshness, SILENCE};
 
 use super::{
     book::Book,
+    drift::Drift,
     error::Error,
     event::Events,
     identity::Identity,
@@ -65,6 +66,8 @@ pub struct Sync {
     pub mesh: Mesh,
     /// What people may watch.
     pub events: Arc<Events>,
+    /// How far the machine's clock is from the mesh's.
+    pub drift: Drift,
     /// What still rests on a root that retires.
     pub resting: Resting,
     /// Told when a grant changed.
@@ -132,6 +135,7 @@ impl Sync {
             identity,
             mesh,
             events,
+            drift: Drift::default(),
             resting: Resting::default(),
             renew: Arc::default(),
             wake: Arc::default(),

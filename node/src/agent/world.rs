@@ -76,6 +76,7 @@ impl World {
     /// Notes the CA key of a peer whose path holds: within an epoch the first one stays, and another is believed no more,
     /// so that a stolen enroller cannot take a name that is in use.
     pub fn saw(&self, peer: &Peer) {
+        clock::observe(peer.not_before);
         let mut keys = self.keys();
         if keys.known.get(&peer.node).is_none_or(|known| known.epoch < peer.epoch) {
             keys.known.insert(peer.node.clone(), KnownKey { epoch: peer.epoch, ca_key: peer.ca_key });

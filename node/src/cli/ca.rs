@@ -1,4 +1,6 @@
-//! `skein ca bundle|csr|sign|promote|renew`.
+//! `skein ca bundle|csr|sign|promote|renew|rotate`.
+
+mod rotate;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,7 +19,7 @@ use crate::{
     cli::{
         client::{self, Client},
         context::Context,
-        directory::Known,
+        directory::{Directory, Known},
         error::{Error, Result, io, usage},
         grants,
         output::remark,
@@ -43,6 +45,9 @@ pub enum Command {
         /// What `skein ca csr` printed
         #[arg(value_name = "REQUEST")]
         request: PathBuf,
+        /// By root.next.key: while the mesh goes from one root to the next
+        #[arg(long)]
+        next: bool,
     },
     /// Make a node an enroller: by an operator's grant and the root's certificate
     #[command(after_help = "Example: skein ca promote web-2")]
@@ -63,6 +68,9 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         certificate: Option<PathBuf>,
     },
+    /// Go from one root to the next, without a failed request
+    #[command(subcommand)]
+    Rotate(rotate::Command),
 }
 
 /// Runs the command.
@@ -70,9 +78,10 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
     match command {
         Command::Bundle => bundle(ctx).await,
         Command::Csr => csr(ctx).await,
-        Command::Sign { request } => sign(&request, ctx),
+        Command::Sign { request, next } => sign(&request, next, ctx),
         Command::Promote { of } => promote(&of, ctx).await,
         Command::Renew { of, certificate } => renew(of.as_ref(), certificate, ctx).await,
+        Command::Rotate(command) => rotate::run(command, ctx).await,
     }
 }
 
@@ -109,11 +118,12 @@ fn read(text: &str) -> Result<EnrollerRequest> {
     })
 }
 
-fn sign(path: &std::path::Path, ctx: &Context) -> Result<()> {
+fn sign(path: &std::path::Path, next: bool, ctx: &Context) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(|error| io("read", path, &error))?;
     let asked = read(&text)?;
     let directory = ctx.operator()?;
-    let root = directory.root(&directory.known()?.trust_domain)?;
+    let mesh = directory.known()?.trust_domain;
+    let root = if next { directory.coming_root(&mesh)? } else { directory.root(&mesh)? };
     let (certificate, life) = certify(&root, &asked)?;
     tell(&asked, life);
     let value = json!({"node": asked.node, "epoch": asked.epoch, "certificate": certificate});
@@ -142,8 +152,8 @@ fn certify(root: &Root, asked: &EnrollerRequest) -> Result<(String, Duration)> {
 
 async fn promote(node: &NodeId, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
-    let root = operator.directory.root(&operator.known.trust_domain)?;
     let mut client = client::connect(&ctx.asking(node)).await?;
+    let root = issuing_root(&operator.directory, &operator.known, &mut client).await?;
     let held = grants::fetch_active(&mut client, &operator.known, node).await?;
     if !held.grant.enroller {
         let grant = NodeGrant { enroller: true, ..held.grant.clone() };
@@ -171,8 +181,15 @@ async fn renew(of: Option<&NodeId>, certificate: Option<PathBuf>, ctx: &Context)
     }
     let directory = ctx.operator()?;
     let known = directory.known()?;
-    let root = directory.root(&known.trust_domain)?;
-    certified((&root, &known), of, &mut connect().await?, ctx).await
+    let mut client = connect().await?;
+    let root = issuing_root(&directory, &known, &mut client).await?;
+    certified((&root, &known), of, &mut client, ctx).await
+}
+
+/// The key of the root from which the mesh issues now.
+async fn issuing_root(directory: &Directory, known: &Known, client: &mut Client) -> Result<Root> {
+    let role_sets = proof::of_document(client, known, &DocumentId::role_set()).await?;
+    directory.issuing_root(&known.trust_domain, role_sets.state(clock::wall()).trust())
 }
 
 /// Has the reached node certified by the root, as the node that the operator named: by default the one of this machine.
@@ -185,12 +202,27 @@ async fn certified(
     let asked: EnrollerRequest = client.post("/v1/ca/request", "").await?;
     let named = named.unwrap_or(&asked.node);
     let grant = grants::fetch_active(client, known, named).await?.grant;
+    let longest = longest_enroller_life(client, known).await?;
+    let done = certified_by(root, (&asked, &grant, longest), client).await?;
+    ctx.output.show(&done, || enrols(&done))
+}
+
+/// How long policy lets an enroller CA live.
+async fn longest_enroller_life(client: &mut Client, known: &Known) -> Result<Duration> {
     let config = DocumentId::mesh_wide(Kind::MeshConfig, "default");
-    let policy = proof::of_document(client, known, &config).await?.state(clock::wall()).lifetimes();
-    refuse_other(&asked, &grant, policy.enroller_ca)?;
-    let (certificate, life) = certify(root, &asked)?;
-    tell(&asked, life);
-    install(client, &certificate, ctx).await
+    Ok(proof::of_document(client, known, &config).await?.state(clock::wall()).lifetimes().enroller_ca)
+}
+
+/// Certifies what a node asks for, if that is what its grant lets it be for no longer than policy allows, and has it take that into use.
+async fn certified_by(
+    root: &Root,
+    (asked, grant, longest): (&EnrollerRequest, &NodeGrant, Duration),
+    client: &mut Client,
+) -> Result<Value> {
+    refuse_other(asked, grant, longest)?;
+    let (certificate, life) = certify(root, asked)?;
+    tell(asked, life);
+    client.post_json("/v1/ca/certificate", &json!({"certificate": certificate})).await
 }
 
 /// What the root signs follows from what operators signed, not from what a node says of itself: it could ask in the name of another
@@ -221,8 +253,12 @@ fn refuse_other(asked: &EnrollerRequest, grant: &NodeGrant, longest: Duration) -
 
 async fn install(client: &mut Client, certificate: &str, ctx: &Context) -> Result<()> {
     let done: Value = client.post_json("/v1/ca/certificate", &json!({"certificate": certificate})).await?;
-    let word = |field: &str| done[field].as_str().unwrap_or_default().to_owned();
-    ctx.output.show(&done, || format!("{} enrols others until {}\n", word("node"), word("enroller_ca_expires")))
+    ctx.output.show(&done, || enrols(&done))
+}
+
+fn enrols(done: &Value) -> String {
+    let word = |field: &str| done[field].as_str().unwrap_or_default();
+    format!("{} enrols others until {}\n", word("node"), word("enroller_ca_expires"))
 }
 
 #[cfg(test)]

@@ -148,6 +148,15 @@ fn trust(status: &Status) -> Vec<Finding> {
             .hint("while none lives nobody joins and no node CA is renewed: make more by `skein ca promote NODE`");
         findings.push(Finding::of("enrollers", Verdict::Warning, &error));
     }
+    if !matches!(status.root.phase.as_str(), "" | "steady") {
+        let message = format!("the mesh goes from one root to the next: {}", status.root.phase);
+        let error = Error::new("root_change", message).hint("`skein ca rotate status` says what is next");
+        findings.push(Finding::of("root", Verdict::Warning, &error));
+    }
+    if let Some(drift) = status.clock.drift_ms.filter(|drift| drift.unsigned_abs() <= status.clock.bound_ms) {
+        let message = format!("{drift:+} ms beside the median of {} peers", status.clock.peers);
+        findings.push(Finding::fine("clock", message));
+    }
     let at = |text: &str| text.parse::<jiff::Timestamp>().map(|at| at.as_millisecond().unsigned_abs()).ok();
     let (begins, ends) = (at(&status.certificates.node_ca_begins), at(&status.certificates.node_ca_expires));
     if begins.zip(ends).is_some_and(|(begins, ends)| clock::wall() > begins.midpoint(ends)) {

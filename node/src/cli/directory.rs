@@ -1,5 +1,7 @@
 //! The operator directory: keys, the trust bundle, and the nodes by which the mesh is reached.
 
+mod roots;
+
 use std::{
     fs,
     io::Write,
@@ -25,8 +27,11 @@ use crate::{
 const OPERATOR: &str = "operator.key";
 const RECOVERY: &str = "recovery.key";
 const ROOT: &str = "root.key";
+const NEXT_ROOT: &str = "root.next.key";
 const BUNDLE: &str = "bundle.pem";
 const MESH: &str = "mesh.toml";
+
+pub use roots::root_id;
 
 /// An operator directory; it may not exist yet.
 #[derive(Debug, Clone)]
@@ -46,6 +51,9 @@ pub struct Known {
     pub trust_domain: TrustDomain,
     /// Id of the first RoleSet's changeset: what every token names.
     pub genesis: Digest,
+    /// Number of the latest RoleSet whose roots are in `bundle.pem`.
+    #[serde(default)]
+    pub role_set: u64,
     /// Nodes, those seen alive last first.
     #[serde(default, rename = "node")]
     pub nodes: Vec<KnownNode>,
@@ -229,6 +237,11 @@ impl Directory {
                 "give the directory that holds it with --operator, or sign by files: `skein ca csr` at the node, `skein ca sign` where root.key lies",
             )
         })?;
+        self.read_root(trust_domain, ROOT, pem)
+    }
+
+    fn read_root(&self, trust_domain: &TrustDomain, name: &str, pem: Zeroizing<String>) -> Result<Root> {
+        let path = self.path.join(name);
         let pem = self.opened(&path, pem)?;
         Root::from_pem(trust_domain, &pem).map_err(|error| {
             Error::new("bad_config", format!("{} is not a root: {error}", path.display()))
@@ -360,15 +373,16 @@ mod tests {
 
     use super::*;
 
-    fn known() -> Known {
+    pub(super) fn known() -> Known {
         Known {
             trust_domain: TrustDomain::new("test.example").unwrap(),
             genesis: Digest([7; 32]),
+            role_set: 0,
             nodes: vec![KnownNode { name: NodeId::new("a").unwrap(), addresses: vec!["127.0.0.1:15008".into()] }],
         }
     }
 
-    fn founded(directory: &Directory) -> SigningKey {
+    pub(super) fn founded(directory: &Directory) -> SigningKey {
         let operator = SigningKey::generate();
         let root = Root::generate(&known().trust_domain, crate::clock::wall()).to_pem();
         let keys = Keys { operator: &operator, recovery: &SigningKey::generate(), root: &root, bundle: "bundle" };

@@ -65,7 +65,12 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
     let made = init::init(&state, &wish).inspect_err(|_| directory.forget_keys())?;
     let node = KnownNode { name: name.clone(), addresses: address.iter().map(ToString::to_string).collect() };
     let nodes = if node.addresses.is_empty() { Vec::new() } else { vec![node] };
-    directory.store_known(&Known { trust_domain: args.trust_domain.clone(), genesis: made.genesis.0, nodes })?;
+    directory.store_known(&Known {
+        trust_domain: args.trust_domain.clone(),
+        genesis: made.genesis.0,
+        role_set: made.role_set,
+        nodes,
+    })?;
 
     let result = json!({
         "node": name,

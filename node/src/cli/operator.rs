@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use certs::sign::{PublicKey, SigningKey};
 use policy::{
-    history::History,
+    history::{History, State},
     kinds::{RoleKey, RoleSet, Verb},
 };
 use serde_json::json;
@@ -18,7 +18,7 @@ use crate::{
         error::{Error, Result, usage},
         output::{Table, remark},
         proof,
-        signing::{Operator, Sending, intent},
+        signing::{Operator, Outcome, Sending, intent},
     },
     clock,
 };
@@ -142,19 +142,11 @@ async fn replace(
     let before = &state.role_set.set;
     let own = operator.key.public();
     let next = change(before, &own, &history)?;
-    let (document, body) = next.body();
-    let plan = Plan {
-        trust_domain: operator.known.trust_domain.clone(),
-        role_set: state.role_set.number,
-        live: vec![state.heads(&document).iter().map(ToString::to_string).collect()],
-        versions: vec![state.role_set.number + 1],
-        problems: Vec::new(),
-    };
     let mut sending = by.sending;
     if sending.message.is_empty() {
         sending.message = what;
     }
-    let outcome = operator.send(&mut client, ctx, vec![intent((document, body))], &plan, &sending).await?;
+    let outcome = put(&operator, &mut client, ctx, &state, &next, &sending).await?;
     if outcome.missing().is_some() {
         if let Some(name) = added {
             remark(&unsigned(name, outcome.result["changeset"].as_str().unwrap_or_default()));
@@ -163,6 +155,29 @@ async fn replace(
         remark(&format!("note: a further change of the RoleSet needs {} operators, or recovery.key", next.threshold));
     }
     outcome.show(ctx)
+}
+
+/// Signs and sends a RoleSet in the place of the one in force.
+///
+/// # Errors
+/// What the node answers.
+pub(super) async fn put(
+    operator: &Operator,
+    client: &mut client::Client,
+    ctx: &Context,
+    state: &State,
+    next: &RoleSet,
+    sending: &Sending,
+) -> Result<Outcome> {
+    let (document, body) = next.body();
+    let plan = Plan {
+        trust_domain: operator.known.trust_domain.clone(),
+        role_set: state.role_set.number,
+        live: vec![state.heads(&document).iter().map(ToString::to_string).collect()],
+        versions: vec![state.role_set.number + 1],
+        problems: Vec::new(),
+    };
+    operator.send(client, ctx, vec![intent((document, body))], &plan, sending).await
 }
 
 /// How an addition comes into effect that more must sign: whoever it brings in signs too, and nodes answer nobody unknown over the net.

@@ -88,7 +88,7 @@ mod tests {
             )
         };
         let ((id, own), (_, foreign)) = (genesis(&key), genesis(&SigningKey::generate()));
-        let known = Known { trust_domain: mesh.clone(), genesis: id.0, nodes: Vec::new() };
+        let known = Known { trust_domain: mesh.clone(), genesis: id.0, role_set: 0, nodes: Vec::new() };
         assert!(believed(&known, &own, "x").unwrap().contains(&id));
         for lie in [foreign, Proof { changesets: Vec::new() }, Proof { changesets: vec!["AAAA".into()] }] {
             assert_eq!(

@@ -59,6 +59,15 @@ pub(super) fn text(status: &Status) -> String {
         status.memory_bytes as f64 / f64::from(1 << 20),
         status.gossip_bytes_per_s,
     );
+    if status.root.phase != "steady" && !status.root.phase.is_empty() {
+        let settled =
+            if status.root.settled { "nothing of this node rests on the old one" } else { "this node is on the way" };
+        let _ = writeln!(text, "root          {}: {settled}; `skein ca rotate status` shows all", status.root.phase);
+    }
+    if let Some(drift) = status.clock.drift_ms {
+        let seconds = drift as f64 / 1_000.0;
+        let _ = writeln!(text, "clock         {seconds:+.1} s beside the median of {} peers", status.clock.peers);
+    }
     if status.clock_offset_ms != 0 {
         let hours = status.clock_offset_ms as f64 / 3_600_000.0;
         let _ = writeln!(text, "clock         {hours:+.2} h beside the machine's (--clock-offset)");

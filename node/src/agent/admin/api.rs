@@ -49,6 +49,12 @@ pub struct Status {
     pub policy: PolicyStatus,
     /// What ends when.
     pub certificates: Certificates,
+    /// Where a change of the root stands.
+    #[serde(default)]
+    pub root: RootChange,
+    /// This machine's clock beside the mesh's.
+    #[serde(default)]
+    pub clock: ClockFacts,
     /// Milliseconds by which `--clock-offset` moved the node's clock; 0 outside of tests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub clock_offset_ms: i64,
@@ -91,6 +97,34 @@ pub struct PolicyStatus {
 
 fn is_zero(number: &i64) -> bool {
     *number == 0
+}
+
+/// A machine's clock beside the times that its peers sign.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockFacts {
+    /// Milliseconds by which it is ahead of the median of peers, negative behind it; none before one has answered.
+    pub drift_ms: Option<i64>,
+    /// Peers that the median is of.
+    pub peers: usize,
+    /// The drift from which on the node reports itself, milliseconds.
+    pub bound_ms: u64,
+    /// The latest time that certificates of other nodes have proven, RFC 3339; absent before any has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven: Option<String>,
+}
+
+/// Where the change of the root stands, as this node knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootChange {
+    /// `steady`, `distributing` or `issuing`.
+    pub phase: String,
+    /// Whether nothing of this node rests on a root that retires.
+    pub settled: bool,
+    /// Connections of this node that do; absent until they are counted, and where no root retires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resting: Option<usize>,
+    /// When the root ends from which certificates are issued, RFC 3339.
+    pub root_expires: String,
 }
 
 /// Ends of certificates, RFC 3339.

@@ -97,6 +97,17 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// `GET /v1/ca/settled`: who follows the RoleSet in force and rests on no root that it retires, as each node signs.
+    pub(super) async fn settled(
+        State(admin): State<Self>,
+        Query(waiting): Query<Waiting>,
+    ) -> Result<Json<api::Pushed>, Error> {
+        let patience = Duration::from_millis(waiting.timeout_ms.unwrap_or(PATIENCE)).min(PATIENCE_LIMIT);
+        Ok(Json(answer(admin.agent.settled(patience).await?)))
+    }
+}
+
 /// As many documents as one changeset holds.
 pub(super) fn within_quota(intents: &[api::Intent]) -> Result<(), Error> {
     let limit = policy::changeset::MAX_CHANGES;
@@ -166,7 +177,7 @@ pub(super) fn problem(problem: &Problem) -> Result<Value, Error> {
     Ok(written)
 }
 
-pub(super) fn answer(pushed: Pushed) -> api::Pushed {
+fn answer(pushed: Pushed) -> api::Pushed {
     let applied = pushed.receipts.iter().filter(|receipt| receipt.standing >= Standing::Applied);
     api::Pushed {
         changeset: pushed.changeset.map(|id| id.to_string()).unwrap_or_default(),

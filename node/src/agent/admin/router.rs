@@ -109,6 +109,7 @@ fn looking() -> Router<Admin> {
         .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
+        .route("/v1/ca/settled", get(Admin::settled))
         .route("/v1/policy", get(|admin, watch, Query(OfKind { kind })| answer(admin, watch, Look::Documents(kind))))
         .route("/v1/policy/log", get(|admin, watch, Query(filter)| answer(admin, watch, Look::Log(filter))))
         .route("/v1/policy/export", get(|State(admin): State<Admin>| async move { admin.export().map(Json) }))

@@ -1,6 +1,6 @@
 //! How the mesh is, as this node sees it.
 
-use certs::{codec::Millis, id::NodeId};
+use certs::{codec::Millis, id::NodeId, root::ends};
 use membership::view::{MemberState, View};
 use policy::{
     DocumentId, Kind,
@@ -13,6 +13,7 @@ use super::{
     error::Error,
     rfc3339,
 };
+use crate::{agent::drift, clock};
 
 /// How many names a sentence names.
 const NAMED: usize = 5;
@@ -56,9 +57,31 @@ impl Admin {
                 enrollers,
                 enroller_ca_expires: identity.enroller.map(rfc3339),
             },
-            clock_offset_ms: crate::clock::offset(),
+            root: self.root_change(state),
+            clock: self.clock(),
+            clock_offset_ms: clock::offset(),
             memory_bytes: resident(),
             gossip_bytes_per_s: self.agent.gossip_rate(),
+        }
+    }
+
+    fn root_change(&self, state: &State) -> api::RootChange {
+        let trust = state.trust();
+        api::RootChange {
+            phase: trust.phase().to_string(),
+            settled: self.agent.is_settled(),
+            resting: self.agent.resting(),
+            root_expires: trust.issuing().filter_map(|root| ends(root)).max().map(rfc3339).unwrap_or_default(),
+        }
+    }
+
+    fn clock(&self) -> api::ClockFacts {
+        let (measured, mark) = (self.agent.drift(), clock::mark());
+        api::ClockFacts {
+            drift_ms: measured.map(|measured| measured.ahead),
+            peers: measured.map_or(0, |measured| measured.peers),
+            bound_ms: drift::BOUND,
+            proven: (mark > 0).then(|| rfc3339(mark)),
         }
     }
 
@@ -187,9 +210,14 @@ fn closes(state: &State, document: &DocumentId) -> bool {
 /// What the node itself finds wrong.
 fn own(error: Error) -> Problem {
     let severity = match &*error.code {
-        "certificate_old" | "enroller_old" | "enroller_uncertified" | "not_granted" | "policy_stale" => {
-            Health::Degraded
-        }
+        "certificate_old"
+        | "clock_drift"
+        | "enroller_old"
+        | "enroller_retiring"
+        | "enroller_uncertified"
+        | "not_granted"
+        | "policy_stale"
+        | "root_old" => Health::Degraded,
         _ => Health::Critical,
     };
     problem(severity, &error.code, error.message, &error.hint)

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use certs::{codec::Millis, id::NodeId};
+use certs::{codec::Millis, id::NodeId, root::ends, trust::Phase, verify::anchor};
 
 use super::Agent;
 use crate::agent::error::{Error, fail, internal};
 
 /// Below this, the end of an enroller CA is near: longer than the node CAs live that it still has to renew.
 const ENROLLER_WARNING: Millis = 60 * 24 * 3_600_000;
+
+/// Below this, the end of the root is near: enroller CAs live for a year and end with it.
+const ROOT_WARNING: Millis = 365 * 24 * 3_600_000;
 
 /// What the root's holder needs to know to certify an enroller CA.
 #[derive(Debug, Clone)]
@@ -58,11 +61,35 @@ impl Agent {
         Ok(end)
     }
 
+    /// A root that has ended, or soon will.
+    pub(super) fn root_trouble(&self, now: Millis) -> Option<Error> {
+        let end = self.state().trust().issuing().filter_map(|root| ends(root)).max()?;
+        if end <= now {
+            let hint = "on the machine of an enroller: skein ca rotate start --offline";
+            return Some(fail("root_expired", "the root has ended: no certificate counts any more", hint));
+        }
+        let days = (end - now) / 86_400_000;
+        (end - now < ROOT_WARNING)
+            .then(|| fail("root_old", format!("the root ends in {days} days"), "skein ca rotate start"))
+    }
+
     /// An enroller that cannot enrol, or soon cannot.
     pub(super) fn enroller_trouble(&self, ends: Option<Millis>, now: Millis) -> Option<Error> {
         let state = self.state();
         let granted = state.grants().get(self.node()).is_some_and(|grant| grant.enroller && !grant.retired);
         let renew = format!("with the root's key: skein ca renew {}", self.node());
+        let identity = &self.inner.sync.identity;
+        let certificate = identity.enroller().and_then(|own| own.chain().first().cloned()).filter(|_| granted);
+        if let Some(certificate) = certificate {
+            if anchor(&certificate, &state.trust().roots).is_none() {
+                let message = "the root of this node's enroller CA was withdrawn: nobody can join by it";
+                return Some(fail("enroller_withdrawn", message, renew));
+            }
+            if state.trust().phase() == Phase::Issuing && state.trust().is_leaving(&certificate) {
+                let message = "the root of this node's enroller CA retires: nobody is certified anew by it";
+                return Some(fail("enroller_retiring", message, renew));
+            }
+        }
         match ends.filter(|_| granted) {
             None if granted => {
                 let message = "operators let this node enrol others, and it has no certificate for that";

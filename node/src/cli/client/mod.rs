@@ -12,6 +12,7 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use policy::DocumentId;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -21,6 +22,7 @@ use crate::{
         context::Context,
         error::{Error, Result},
         output::{Format, remark},
+        proof,
     },
 };
 
@@ -270,8 +272,14 @@ impl Client {
         let Ok(directory) = ctx.operator() else { return Ok(()) };
         let Ok(known) = directory.known() else { return Ok(()) };
         let mesh: api::Mesh = self.get("/v1/mesh").await?;
-        if mesh.trust_domain == known.trust_domain && mesh.genesis == known.genesis {
-            directory.refresh(&known, &mesh);
+        if mesh.trust_domain != known.trust_domain || mesh.genesis != known.genesis {
+            return Ok(());
+        }
+        directory.refresh(&known, &mesh);
+        if mesh.role_set > known.role_set
+            && let Ok(history) = proof::of_document(self, &known, &DocumentId::role_set()).await
+        {
+            remote::keep_roots(&directory, &history);
         }
         Ok(())
     }

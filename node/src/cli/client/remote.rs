@@ -7,34 +7,66 @@ use certs::{
     tls::{self, EXPORTER_ADMIN},
 };
 
+use policy::history::History;
+
 use super::Stream;
 use crate::{
-    agent::admin::greeting,
+    agent::{admin::greeting, join::shown_policy},
     cli::{
         context::Context,
+        directory::Directory,
         error::{Error, Result},
         signing::Operator,
     },
-    clock::Clock,
+    clock::{self, Clock},
     mesh,
 };
 
 /// Opens `skein-admin/1` to an address; with `name` only that node will do.
 pub(super) async fn open(name: Option<&NodeId>, address: &str, ctx: &Context) -> Result<Box<dyn Stream>> {
     let operator = Operator::load(ctx)?;
-    let roots = operator.roots()?;
+    let mut roots = operator.roots()?;
     let trust_domain = &operator.known.trust_domain;
     let expected = name.map(|name| SpiffeId::node(trust_domain.clone(), name.clone()));
     let mut failure = unreachable(format!("{address} is no address"));
     for at in resolve(address).await? {
-        let config = tls::operator(trust_domain, roots.clone(), name, Arc::new(Clock));
-        let server = tls::server_name(expected.as_ref(), trust_domain);
-        match mesh::admin::connect(at, config, server).await {
-            Ok(stream) => return greet(stream, &operator, address).await,
-            Err(error) => failure = failed(&error, address),
+        // Once more where the mesh has got other roots since the operator last looked.
+        for _ in 0..2 {
+            let config = tls::operator(trust_domain, roots.clone(), name, Arc::new(Clock));
+            let server = tls::server_name(expected.as_ref(), trust_domain);
+            match mesh::admin::connect(at, config, server).await {
+                Ok(stream) => return greet(stream, &operator, address).await,
+                Err(error) => failure = failed(&error, address),
+            }
+            if failure.code != "unverified_node" || !learn_roots(&operator, at).await {
+                break;
+            }
+            roots = operator.roots()?;
         }
     }
     Err(failure)
+}
+
+/// Takes in the RoleSets that whoever listens there shows, which prove themselves; true if they give other roots than those known.
+async fn learn_roots(operator: &Operator, at: SocketAddr) -> bool {
+    let before = operator.roots().ok();
+    let Ok((_, shown)) = shown_policy(&operator.known.trust_domain, at).await else { return false };
+    let mut history = History::new(operator.known.trust_domain.clone());
+    let now = clock::wall();
+    if history.insert_all(shown.role_sets.iter().map(Vec::as_slice), now).is_err()
+        || history.state(now).genesis != operator.known.genesis
+    {
+        return false;
+    }
+    keep_roots(&operator.directory, &history);
+    operator.roots().ok() != before
+}
+
+/// Keeps the roots of a history that begins with the mesh's own first RoleSet.
+pub(super) fn keep_roots(directory: &Directory, history: &History) {
+    let state = history.state(clock::wall());
+    // A read-only copy of the directory is a way to use it.
+    let _ = directory.keep_roots(&state.trust().roots, state.role_set.number);
 }
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
