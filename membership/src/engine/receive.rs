@@ -133,6 +133,10 @@ impl Engine {
         let budget = self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now.steady));
         match self.ledger.offer(record, budget, now) {
             Offered::Fresh => {
+                // A copy of the node learns of the later one.
+                if latest.is_some_and(|(generation, _)| generation < record.generation()) {
+                    self.send(node, Lane::Rest, &Message::Records(vec![record.bytes().to_vec()]));
+                }
                 // What the carrier brought, the carrier spreads.
                 if from.is_some() {
                     self.rumor.push(record.clone(), from.cloned());
@@ -229,7 +233,8 @@ impl Engine {
                 told.insert(entry.node.clone());
             }
             let granted = self.ledger.authority().grants.contains_key(&entry.node);
-            if granted && entry.node != self.own && ours < theirs {
+            let copied = entry.node == self.own && entry.generation > self.author.generation();
+            if copied || granted && entry.node != self.own && ours < theirs {
                 self.fetch.want(&entry.node, Some(from), self.steady);
             }
         }
