@@ -9,6 +9,7 @@ pub mod grammar;
 mod grants;
 mod look;
 pub mod output;
+pub mod passphrase;
 pub mod signing;
 pub mod value;
 
