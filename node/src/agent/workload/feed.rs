@@ -163,3 +163,41 @@ fn refused(id: &SpiffeId, error: &NotHanded) -> Status {
     };
     Status::new(code, format!("no certificate for {id}: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_told_again_of_whatever_changed() {
+        let identity = |account: &str| {
+            let id = format!("spiffe://t.example/ns/shop/sa/{account}").parse().unwrap();
+            (id, format!("shop/{account}").parse().unwrap())
+        };
+        let (web, other, roots) = (vec![identity("web")], vec![identity("other")], vec![vec![1, 2], vec![3]]);
+        let told = Told { identities: web.clone(), roots: roots.clone(), life: 1_000, renew_at: 500, ends: 1_000 };
+        assert!(told.holds(&web, &roots, 1_000, 499));
+        assert!(told.holds(&web, &roots, 9_000, 499), "a longer life counts from the next renewal on");
+        assert!(!told.holds(&web, &roots, 1_000, 500), "half of its life is over");
+        assert!(!told.holds(&web, &roots, 900, 0), "a shorter life counts at once");
+        assert!(!told.holds(&web, &roots[..1], 1_000, 0), "a root went");
+        assert!(!told.holds(&other, &roots, 1_000, 0));
+        assert!(!told.holds(&[web.clone(), other].concat(), &roots, 1_000, 0));
+        // Bundles know no life.
+        let bundles = Told { renew_at: Millis::MAX, ends: Millis::MAX, ..told };
+        assert!(bundles.holds(&web, &roots, 1, 1 << 40));
+        assert!(!bundles.holds(&web, &[], 1, 0));
+    }
+
+    #[test]
+    fn only_what_operators_took_away_is_denied() {
+        let id: SpiffeId = "spiffe://t.example/ns/shop/sa/web".parse().unwrap();
+        let (node, account) = (certs::id::NodeId::new("a").unwrap(), id.account().unwrap().clone());
+        use certs::verify::VerifyError::{Evicted, OutsideGrant, Retired, RevokedAccount};
+        for gone in [Evicted(node.clone(), 1), Retired(node.clone()), RevokedAccount(account)] {
+            assert_eq!(refused(&id, &gone.into()).code, Code::PermissionDenied);
+        }
+        let later = [OutsideGrant(id.clone(), node).into(), certs::error::Error::OutsideGrant(id.clone()).into()];
+        assert!(later.iter().all(|error| refused(&id, error).code == Code::Unavailable));
+    }
+}

@@ -126,8 +126,8 @@ pub(super) fn refusal(status: &Status) -> Response<Answer> {
     answer
 }
 
-/// An answer that goes on: the first message now, then what the feed says, and how it ends. The feed is asked only when the reader
-/// has room, so a slow one gets what holds then and not what it missed.
+/// An answer that goes on: the first message now, then what the feed says, and how it ends. The feed is asked only while HTTP/2 has room
+/// for more, so one that does not read costs no more than its connection's buffer.
 pub(super) fn stream(first: Zeroizing<Vec<u8>>, feed: Feed) -> Response<Answer> {
     let frames = stream::unfold((Some(first), Some(feed)), |(first, feed)| async move {
         let mut feed = feed?;

@@ -68,13 +68,12 @@ pub(super) fn request(new: &New, ctx: &Context) -> Result<Option<(TrustDomain, A
         (_, _) if ctx.globals.node.is_some() || !file.exists() => return Ok(None),
         (_, _) => config::read(&file)?,
     };
-    let dir = match StateDir::open(&config.data_dir) {
-        Ok(dir) => dir,
-        // A node that runs is asked over its socket.
-        Err(error) if error.code == "state_in_use" => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if dir.owner()?.is_some() && new.name.is_none() {
+    // A node that runs is asked over its socket, also by those who may not read its state.
+    if new.name.is_none() && config.admin.socket.exists() {
+        return Ok(None);
+    }
+    let dir = StateDir::open(&config.data_dir)?;
+    if new.name.is_none() && dir.owner()?.is_some() {
         return Ok(None);
     }
     Ok(Some((config.trust_domain.clone(), join::ask(&dir, &config.node)?)))
