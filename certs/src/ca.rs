@@ -54,7 +54,12 @@ impl CaKey {
 
     /// The key as a PKCS#8 `PRIVATE KEY`.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        pem::encode("PRIVATE KEY", self.pair.to_pkcs8v1().expect("a key that exists can be written").as_ref())
+        pem::encode("PRIVATE KEY", &self.to_pkcs8())
+    }
+
+    /// The key as PKCS#8 in DER.
+    fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.pair.to_pkcs8v1().expect("a key that exists can be written").as_ref().to_vec())
     }
 
     /// The public half as a SubjectPublicKeyInfo in DER.
@@ -207,6 +212,20 @@ pub struct Leaf {
     pub not_after: Millis,
 }
 
+/// A leaf certificate whose private key goes to an application. Zeroized on drop.
+pub struct Svid {
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// Leaf, node CA, enroller CA.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key, PKCS#8 in DER.
+    pub key: Zeroizing<Vec<u8>>,
+    /// Begin of validity.
+    pub not_before: Millis,
+    /// End of validity.
+    pub not_after: Millis,
+}
+
 impl NodeCa {
     /// `chain` is node CA, then enroller CA; `key` must be the first one's.
     pub fn new(trust_domain: &TrustDomain, chain: Vec<Vec<u8>>, key: CaKey) -> Result<NodeCa, Error> {
@@ -267,6 +286,23 @@ impl NodeCa {
     /// Issues a leaf with a fresh key that lasts `life` milliseconds from now on, at most 24 h with the backdating of 5 min, within
     /// the CA's validity.
     pub fn leaf_for(&self, id: &SpiffeId, life: Millis, now: Millis) -> Result<Leaf, Error> {
+        let (chain, key, Validity { not_before, not_after }) = self.certify(id, life, now)?;
+        let key = Arc::new(CertifiedKey::new(chain.clone(), key.into_rustls()));
+        Ok(Leaf { id: id.clone(), chain, key, not_before, not_after })
+    }
+
+    /// As [`NodeCa::leaf_for`], for an application that holds the key itself.
+    pub fn svid_for(&self, id: &SpiffeId, life: Millis, now: Millis) -> Result<Svid, Error> {
+        let (chain, key, Validity { not_before, not_after }) = self.certify(id, life, now)?;
+        Ok(Svid { id: id.clone(), chain, key: key.to_pkcs8(), not_before, not_after })
+    }
+
+    fn certify(
+        &self,
+        id: &SpiffeId,
+        life: Millis,
+        now: Millis,
+    ) -> Result<(Vec<CertificateDer<'static>>, CaKey, Validity), Error> {
         let granted = match &id.subject {
             Subject::Service(account) => self.grant.allows_account(account),
             Subject::Node(node) => *node == self.grant.node,
@@ -281,9 +317,7 @@ impl NodeCa {
         let certificate = template::leaf(id, validity).signed_by(&key, &issuer).map_err(Error::issue)?;
         let mut chain = vec![certificate.der().clone()];
         chain.extend(self.chain.iter().map(|der| CertificateDer::from(der.clone())));
-        let key = Arc::new(CertifiedKey::new(chain.clone(), key.into_rustls()));
-        let Validity { not_before, not_after } = validity;
-        Ok(Leaf { id: id.clone(), chain, key, not_before, not_after })
+        Ok((chain, key, validity))
     }
 }
 
@@ -320,6 +354,12 @@ impl SigningKey for CaKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         let signature = self.pair.sign(&SystemRandom::new(), message);
         signature.map(|s| s.as_ref().to_vec()).map_err(|_| rcgen::Error::RingUnspecified)
+    }
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Svid({}, {} to {})", self.id, self.not_before, self.not_after)
     }
 }
 

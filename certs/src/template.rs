@@ -84,6 +84,8 @@ pub(crate) fn leaf(id: &SpiffeId, validity: Validity) -> CertificateParams {
     let ascii = "names follow a grammar within ASCII";
     params.subject_alt_names =
         vec![SanType::URI(id.uri().try_into().expect(ascii)), SanType::DnsName(id.dns_name().try_into().expect(ascii))];
+    // Foreign SPIFFE libraries refuse a leaf that is silent about it.
+    params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params

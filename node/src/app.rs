@@ -43,9 +43,11 @@ use crate::{
         renew::Renewal,
         rotation,
         shares::Shares,
+        socket,
         state_dir::{Owner, StateDir},
         store::Store,
         sync::{Parts, Requests, Sync},
+        workload::{self, WorkloadApi},
         world::World,
     },
     clock::{Clock, monotonic},
@@ -153,6 +155,7 @@ struct Doors {
     admin: TcpListener,
     socket: UnixListener,
     metrics: Option<TcpListener>,
+    workload: Option<UnixListener>,
 }
 
 async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Error> {
@@ -215,7 +218,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     start_control(&config, &owner, &known, &mesh, &network, renewal, failures, &tasks).await;
 
     let ready = ready::line(&config, &mesh, &doors, &bound);
-    serve(&config, doors, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits), network, &tasks);
+    serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
     agent.set_listening(true);
     settled(&known.world, &local).await;
     plane.serve();
@@ -232,7 +235,9 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
             tracing::warn!("a second signal: ending at once");
         }
     }
-    let _ = std::fs::remove_file(&config.admin.socket);
+    for path in config.workload.iter().chain([&config.admin.socket]) {
+        let _ = std::fs::remove_file(path);
+    }
     known.world.fatal().or(failure).map_or(Ok(()), Err)
 }
 
@@ -277,11 +282,16 @@ async fn open_doors(config: &Config) -> Result<Doors, Error> {
         None => None,
     };
     let admin = listen::tcp(config.admin.listen, "[admin] listen").await?;
-    Ok(Doors { admin, metrics, socket: admin::bind_socket(&config.admin.socket)? })
+    let workload = config.workload.as_deref().map(|path| socket::bind(path, workload::MODE, "[workload] socket"));
+    let local = socket::bind(&config.admin.socket, admin::SOCKET_MODE, "[admin] socket")?;
+    Ok(Doors { admin, metrics, workload: workload.transpose()?, socket: local })
 }
 
-/// Administration, by every door.
-fn serve(config: &Config, doors: Doors, admin: Admin, network: PeerNetwork, tasks: &Tasks) {
+/// Administration, by every door, and the Workload API.
+fn serve(config: &Config, doors: Doors, (agent, admin): (&Agent, Admin), network: PeerNetwork, tasks: &Tasks) {
+    if let Some(listener) = doors.workload {
+        tasks.critical("workload-api", WorkloadApi::new(agent.clone(), tasks.clone()).serve(listener));
+    }
     tasks.critical("admin-socket", admin.clone().serve_socket(doors.socket));
     let allowed = config.admin.allow.clone().into();
     tasks.critical("admin-loopback", admin.clone().serve_loopback(doors.admin, allowed));

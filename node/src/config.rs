@@ -51,6 +51,8 @@ pub struct Config {
     pub admin: Admin,
     /// The scrapers' address; none means off.
     pub metrics: Option<SocketAddr>,
+    /// The socket of the Workload API; none means off.
+    pub workload: Option<PathBuf>,
     /// HTTP proxy ports, those of services included.
     pub outbounds: Vec<Outbound>,
     /// What runs beside this node.
@@ -143,6 +145,8 @@ pub struct Service {
     pub check: Option<Check>,
     /// Its own HTTP proxy port.
     pub outbound: Option<SocketAddr>,
+    /// Local users whose processes get its identity from the Workload API.
+    pub uids: Vec<u32>,
 }
 
 /// One port of a service.

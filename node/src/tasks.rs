@@ -179,6 +179,13 @@ impl Tasks {
     }
 }
 
+/// Lets hyper's HTTP/2 spawn its streams.
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        self.detach("http2", future);
+    }
+}
+
 /// Lives as long as its task and tells its end, however it comes.
 struct Watch {
     tasks: Tasks,

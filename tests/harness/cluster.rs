@@ -46,6 +46,8 @@ pub struct Service {
     pub ports: Vec<u16>,
     /// An application of the test's own; none is a recording backend.
     pub target: Option<SocketAddr>,
+    /// Local users whose processes get its identity from the Workload API.
+    pub uids: Vec<u32>,
 }
 
 impl Service {
@@ -334,7 +336,8 @@ impl Cluster {
         self.nodes.get_mut(name).expect("the node was prepared")
     }
 
-    fn command(&self, name: &str) -> std::process::Command {
+    /// A command of `skein` on a node, as its operator, to be given words.
+    pub fn command(&self, name: &str) -> std::process::Command {
         let mut command = self.skein.command();
         command
             .arg("--config")
@@ -450,6 +453,9 @@ fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, backends: &mut
         }
         if !service.account.is_empty() {
             let _ = writeln!(text, "account = \"{}\"", service.account);
+        }
+        if !service.uids.is_empty() {
+            let _ = writeln!(text, "uids = {:?}", service.uids);
         }
         let labels: Vec<String> = service.labels.iter().map(|(key, value)| format!("{key} = \"{value}\"")).collect();
         let _ = writeln!(text, "labels = {{ {} }}", labels.join(", "));

@@ -1,5 +1,6 @@
 //! Stolen keys, spent tokens, wrong clocks (A60, A63, A66, A67, A71). What needs no process is in `certs/tests/all/attacks.rs`
-//! (A56-A58, A61, A62, A68-A70); A55 is in `headers.rs`, A59 in `strangers.rs`.
+//! (A56-A58, A61, A62, A68-A70); A55 is in `headers.rs`, A59 in `strangers.rs`, A65 in `misdirected.rs`; what a whole stolen
+//! directory is good for is in `stolen.rs`.
 
 use std::time::Duration;
 

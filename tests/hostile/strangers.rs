@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,16 +20,14 @@ use certs::{
 };
 use harness::{cluster::TRUST_DOMAIN, http};
 use rustls::{
-    ClientConnection, DigitallySignedStruct, ServerConnection, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    ServerConnection,
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use crate::pair;
+use crate::{client::session, pair};
 
 #[expect(clippy::disallowed_methods, reason = "the stranger has a clock of its own")]
-fn wall() -> Millis {
+pub(crate) fn wall() -> Millis {
     u64::try_from(std::time::SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis())
         .expect("fits")
 }
@@ -61,44 +59,6 @@ fn forged(subject: &str) -> (SpiffeId, Arc<CertifiedKey>) {
     (id, leaf.key)
 }
 
-#[derive(Debug)]
-struct TakesAll;
-
-impl ServerCertVerifier for TakesAll {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// Speaks TLS to a node's port as a stranger; gives what the node let through after the handshake.
 fn knock(
     to: SocketAddr,
@@ -106,20 +66,7 @@ fn knock(
     versions: &[&'static rustls::SupportedProtocolVersion],
     shown: Option<Arc<CertifiedKey>>,
 ) -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(TakesAll));
-    let mut config = match shown {
-        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let name = ServerName::try_from(format!("default.shop.{TRUST_DOMAIN}")).expect("a name");
-    let mut session = ClientConnection::new(Arc::new(config), name).expect("a session");
-    let mut socket = TcpStream::connect(to).expect("the mesh port listens");
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-    let mut stream = rustls::Stream::new(&mut session, &mut socket);
+    let mut stream = session(to, alpn, versions, &format!("default.shop.{TRUST_DOMAIN}"), shown);
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: reviews\r\n\r\n");
     let mut got = Vec::new();
     let _ = stream.read_to_end(&mut got);

@@ -148,3 +148,58 @@ fn an_eviction_asked_of_the_evicted_reaches_the_others() {
         if members.contains("evicted") { Ok(()) } else { Err(members) }
     });
 }
+
+#[test]
+fn a_machine_that_reaches_no_enroller_joins_by_files() {
+    let mut cluster = mesh_of_one();
+    let token = cluster.file("second.token", &cluster.invite("second", &reviews(), &[]));
+    cluster.prepare_only("second", &reviews());
+    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let token = path(token);
+    let asked = cluster.on("second", &["ca", "csr"]).expect_code(0).out;
+    assert!(asked.starts_with("node second\ntrust_domain test.example\nrecord_key ed25519:"), "{asked}");
+    let half = cluster.on("second", &["ca", "csr", "--name", "second"]);
+    assert_eq!(half.code, 2, "{half:?}");
+    let other = cluster.on("second", &["ca", "csr", "--name", "third", "--trust-domain", "test.example", "-o", "json"]);
+    assert_eq!(other.error()["error"]["code"], "bad_config", "{other:?}");
+    // Asked again, it asks for the same keys.
+    let again =
+        cluster.on("second", &["ca", "csr", "--name", "second", "--trust-domain", "test.example"]).expect_code(0).out;
+    assert_eq!(again.lines().take(3).collect::<Vec<_>>(), asked.lines().take(3).collect::<Vec<_>>());
+    let request = path(cluster.file("second.csr", &asked));
+    // Not without a token, and not by another node's.
+    let refused = cluster.on("first", &["ca", "sign", &request, "-o", "json"]);
+    assert_eq!(refused.error()["error"]["code"], "usage", "{refused:?}");
+    let other = path(cluster.file("third.token", &cluster.invite("third", &reviews(), &[])));
+    let refused = cluster.on("first", &["ca", "sign", &request, "--token-file", &other, "-o", "json"]);
+    assert_eq!(refused.error()["error"]["code"], "token_invalid", "{refused:?}");
+    let signed = cluster.on("first", &["ca", "sign", &request, "--token-file", &token]).expect_code(0).out;
+    let enrolment = path(cluster.file("second.enrolment", &signed));
+    // Another machine, or other keys, get nothing by it.
+    cluster.prepare_only("thief", &reviews());
+    let refused = cluster.on("thief", &["join", "--enrolment", &enrolment, "-o", "json"]);
+    assert_eq!(refused.error()["error"]["code"], "token_invalid", "{refused:?}");
+    let file = cluster.path().join("thief/skein.toml");
+    let text = std::fs::read_to_string(&file).expect("written").replace("name = \"thief\"", "name = \"second\"");
+    std::fs::write(&file, text).expect("writable");
+    let refused = cluster.on("thief", &["join", "--enrolment", &enrolment, "-o", "json"]);
+    assert!(refused.code != 0 && refused.err.contains("the key is another one's"), "{refused:?}");
+    // Nor do damaged ones.
+    for (damage, text) in
+        [("cut", signed[..signed.len() / 2].to_owned()), ("other", signed.replacen("\"node\"", "\"nobody\"", 1))]
+    {
+        let damaged = path(cluster.file("damaged.enrolment", &text));
+        let refused = cluster.on("second", &["join", "--enrolment", &damaged, "-o", "json"]);
+        assert_eq!(refused.error()["error"]["code"], "bad_request", "{damage}: {refused:?}");
+    }
+    cluster.on("second", &["join", "--enrolment", &enrolment]).expect_code(0);
+    let twice = cluster.on("second", &["join", "--enrolment", &enrolment, "-o", "json"]);
+    assert_eq!(twice.error()["error"]["code"], "already_exists", "{twice:?}");
+    // The token is spent; the node needs none.
+    cluster.run("second");
+    cluster.wait_endpoints("shop/reviews", 1);
+    let spent = cluster.join_with("thief", &std::fs::read_to_string(&token).expect("written"));
+    assert_eq!(spent.code, 5, "{spent:?}");
+    let kept = std::fs::read_to_string(cluster.path().join("second/data/ca.pem")).expect("it joined");
+    assert!(signed.contains(kept.lines().nth(1).expect("a certificate")), "{kept}");
+}

@@ -145,7 +145,17 @@ fn a_lost_laptop_is_taken_out_by_the_recovery_key() {
     // Of two who govern both sign, also that there are two.
     assert_eq!(added["proposal"], true, "{added}");
     let id = added["changeset"].as_str().expect("an id");
-    cluster.on("first", &["policy", "sign", id, "--operator", &bob]).expect_code(0);
+    // Over the net: a node lets the key in that operators want to add, to sign that and for nothing else.
+    let node = cluster.node("first").address("mesh").to_string();
+    let remote = ["--operator", &bob, "--node", &node, "-o", "json"];
+    let asked = |words: &[&str]| cluster.on("first", &[words, &remote].concat());
+    let listed = asked(&["policy", "list"]);
+    assert_eq!(listed.error()["error"]["code"], "forbidden", "{listed:?}");
+    let stranger = new("stranger").0;
+    let refused = cluster.on("first", &["policy", "sign", id, "--operator", &stranger, "--node", &node, "-o", "json"]);
+    assert_eq!(refused.error()["error"]["code"], "role_missing", "{refused:?}");
+    asked(&["policy", "sign", id]).expect_code(0);
+    asked(&["policy", "list"]).expect_code(0);
     let told = cluster.on("first", &["operator", "add", "dan", &new("dan").1]).expect_code(0);
     assert!(told.err.contains("dan is no operator yet") && told.err.contains("--recovery"), "{told:?}");
     cluster.push("first", &route(1), &["--operator", &bob]).expect_code(0);

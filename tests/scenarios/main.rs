@@ -12,6 +12,7 @@ mod failover;
 mod history;
 mod identity;
 mod istio;
+mod keys;
 mod limits;
 mod lint;
 mod mesh_config;
@@ -27,6 +28,7 @@ mod routing;
 mod telemetry;
 mod transport;
 mod trial;
+mod workload;
 
 use harness::{
     cluster::{Cluster, Plan, Service},

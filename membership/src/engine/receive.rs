@@ -109,9 +109,11 @@ impl Engine {
             return self.misbehaved(from, "sent what is no record");
         };
         records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut outlived) = (BTreeSet::new(), false);
         for record in records {
             let now = self.steady;
+            let latest = self.ledger.latest(record.node());
+            outlived |= record.node() == from && latest.is_some_and(|latest| latest.generation > record.generation());
             if self.ledger.news(&record) && self.sender(from).records.take(now) {
                 if !record.section().is_of_the_moment() {
                     touched.insert(record.node().clone());
@@ -120,6 +122,18 @@ impl Engine {
             }
         }
         self.after_records(&touched, Some(from));
+        if outlived {
+            self.tell_outlived(from);
+        }
+    }
+
+    /// A node that speaks of itself by an earlier generation than it had since: a copy of it, which learns here of the later one.
+    fn tell_outlived(&mut self, node: &NodeId) {
+        let held = self.ledger.records(node).into_iter().flatten().map(|(_, record)| record);
+        if let Some(latest) = held.max_by_key(|record| record.rank()) {
+            let message = Message::Records(vec![latest.bytes().to_vec()]);
+            self.send(node, Lane::Liveness, &message);
+        }
     }
 
     fn take_record(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>) {
@@ -229,7 +243,8 @@ impl Engine {
                 told.insert(entry.node.clone());
             }
             let granted = self.ledger.authority().grants.contains_key(&entry.node);
-            if granted && entry.node != self.own && ours < theirs {
+            let copied = entry.node == self.own && entry.generation > self.author.generation();
+            if copied || granted && entry.node != self.own && ours < theirs {
                 self.fetch.want(&entry.node, Some(from), self.steady);
             }
         }

@@ -1,6 +1,7 @@
 //! What the admin interface sees of the agent: one method per thing that can be asked.
 
 mod enroller;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -89,6 +90,8 @@ pub struct IdentityFacts {
     pub ca_not_after: Millis,
     /// The leafs held now, the node's own among them.
     pub leafs: Vec<LeafFacts>,
+    /// The leafs that applications were given and that have not ended.
+    pub handed: Vec<LeafFacts>,
     /// End of the enroller CA, where this node has one.
     pub enroller: Option<Millis>,
 }
@@ -104,6 +107,8 @@ pub struct LeafFacts {
     pub not_before: Millis,
     /// End.
     pub not_after: Millis,
+    /// The local user whose application holds the key; none where it is this node's.
+    pub uid: Option<u32>,
 }
 
 /// One node's agent; clones are the same agent.
@@ -237,7 +242,7 @@ impl Agent {
 
     /// This node's certificates.
     pub fn identity(&self) -> IdentityFacts {
-        self.inner.sync.identity.facts()
+        self.inner.sync.identity.facts(self.now())
     }
 
     /// Every changeset that this node holds, as it came; none if that is more than `limit` bytes.
@@ -352,6 +357,11 @@ impl Agent {
     pub async fn service_add(&self, text: &str) -> Result<Service, Error> {
         let config = self.config();
         let service = config::service_from_toml(Path::new("service"), text)?;
+        // Whoever may open the local socket does not thereby get private keys.
+        if !service.uids.is_empty() {
+            let hint = "write it into skein.toml or services.d by hand, then send the process SIGHUP";
+            return Err(fail("bad_config", "`uids` says who gets private keys: no command sets it", hint));
+        }
         if !self.state().grants().get(self.node()).is_some_and(|grant| covers(grant, &service)) {
             return Err(not_granted(self.node(), &service));
         }
@@ -482,6 +492,7 @@ fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
         ("[mesh] transport", before.mesh.transport == after.mesh.transport),
         ("[admin]", before.admin == after.admin),
         ("[metrics] listen", before.metrics == after.metrics),
+        ("[workload] socket", before.workload == after.workload),
     ];
     pairs.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
 }

@@ -1,5 +1,7 @@
 //! Who this node is: its CA, the leafs that it issues to itself, and the enroller CA where it has one.
 
+mod handed;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -16,6 +18,7 @@ use certs::{
     tls::Leafs,
     verify::{Authority, verify_ca},
 };
+pub use handed::NotHanded;
 use policy::kinds::CertificateLifetimes;
 use rustls::pki_types::CertificateDer;
 
@@ -33,6 +36,7 @@ pub struct Identity {
     ca: ArcSwap<NodeCa>,
     enroller: ArcSwapOption<Enroller>,
     held: Mutex<BTreeMap<SpiffeId, Held>>,
+    handed: Mutex<handed::Handed>,
     leafs: Arc<ArcSwap<Leafs>>,
 }
 
@@ -82,6 +86,7 @@ impl Identity {
             ca: ArcSwap::from_pointee(ca),
             enroller: ArcSwapOption::from_pointee(enroller),
             held: Mutex::default(),
+            handed: Mutex::default(),
             leafs: Arc::new(ArcSwap::from_pointee(Leafs::default())),
         })
     }
@@ -242,8 +247,8 @@ impl Identity {
         held.values().all(|held| held.leaf.chain.last() == enroller.as_ref())
     }
 
-    /// Certificates for those who ask.
-    pub fn facts(&self) -> IdentityFacts {
+    /// Certificates for those who ask at `now`.
+    pub fn facts(&self, now: Millis) -> IdentityFacts {
         let ca = self.ca.load();
         let held = self.held.lock().expect("no code panics while it holds the leafs");
         let leaf = |held: &Held| LeafFacts {
@@ -251,13 +256,16 @@ impl Identity {
             chain: held.leaf.chain.iter().map(|der| der.to_vec()).collect(),
             not_before: held.leaf.not_before,
             not_after: held.leaf.not_after,
+            uid: None,
         };
+        let handed = self.handed.lock().expect("no code panics while it holds what was handed out");
         IdentityFacts {
             id: self.own(),
             ca_chain: ca.chain().to_vec(),
             ca_not_before: ca.not_before(),
             ca_not_after: ca.not_after(),
             leafs: held.values().map(leaf).collect(),
+            handed: handed.facts(now).collect(),
             enroller: self.enroller.load().as_ref().map(|enroller| enroller.not_after()),
         }
     }
@@ -335,7 +343,7 @@ mod tests {
     }
 
     fn ends(identity: &Identity) -> Vec<Millis> {
-        identity.facts().leafs.iter().map(|leaf| leaf.not_after).collect()
+        identity.facts(0).leafs.iter().map(|leaf| leaf.not_after).collect()
     }
 
     #[test]
@@ -352,7 +360,7 @@ mod tests {
         let second = ends(&identity);
         assert!(second.iter().zip(&first).any(|(new, old)| new > old), "{first:?} {second:?}");
         identity.refresh(&BTreeSet::new(), &CertificateLifetimes::default(), due + 1, 0.5);
-        assert_eq!(identity.facts().leafs.len(), 1);
+        assert_eq!(identity.facts(0).leafs.len(), 1);
     }
 
     #[test]
@@ -362,16 +370,16 @@ mod tests {
         let (_dir, identity) = identity(&folder, now);
         let short = CertificateLifetimes { leaf: Duration::from_secs(10), ..CertificateLifetimes::default() };
         identity.refresh(&web(), &CertificateLifetimes::default(), now, 0.5);
-        let node = identity.facts().leafs.iter().find(|leaf| leaf.id == identity.own()).map(|leaf| leaf.not_after);
+        let node = identity.facts(0).leafs.iter().find(|leaf| leaf.id == identity.own()).map(|leaf| leaf.not_after);
         let due = identity.refresh(&web(), &short, now, 0.5).due;
         assert!((now + 4_000..now + 6_000).contains(&due), "{}", due - now);
         let service = |identity: &Identity| {
-            let leafs = identity.facts().leafs;
+            let leafs = identity.facts(0).leafs;
             leafs.into_iter().find(|leaf| leaf.id != identity.own()).unwrap()
         };
         assert_eq!(service(&identity).not_after, now + 10_000);
         // The node's own stays as it was.
-        assert!(identity.facts().leafs.iter().any(|leaf| Some(leaf.not_after) == node));
+        assert!(identity.facts(0).leafs.iter().any(|leaf| Some(leaf.not_after) == node));
         identity.refresh(&web(), &CertificateLifetimes::default(), now + 1_000, 0.5);
         assert_eq!(service(&identity).not_after, now + 10_000);
         identity.refresh(&web(), &CertificateLifetimes::default(), due, 0.5);
@@ -383,7 +391,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let now = 1_800_000_000_000;
         let (dir, identity) = identity(&folder, now);
-        let before = identity.facts().enroller.unwrap();
+        let before = identity.facts(0).enroller.unwrap();
         let request = identity.enroller_request(&dir).unwrap();
         assert_eq!(identity.enroller_request(&dir).map(|again| again.len() / 8).unwrap(), request.len() / 8);
         let spki = certs::ca::requested_key(&request, identity.node()).unwrap();
@@ -397,11 +405,11 @@ mod tests {
         ] {
             assert_eq!(identity.enrols(&dir, wrong).unwrap_err().code, "bad_request");
         }
-        assert_eq!(identity.facts().enroller, Some(before));
+        assert_eq!(identity.facts(0).enroller, Some(before));
         identity.enrols(&dir, root.issue_enroller(identity.node(), 1, &spki, later).unwrap()).unwrap();
-        assert!(identity.facts().enroller.unwrap() > before);
+        assert!(identity.facts(0).enroller.unwrap() > before);
         let again = Identity::load(&dir, &dir.owner().unwrap().unwrap()).unwrap();
-        assert_eq!(again.facts().enroller, identity.facts().enroller);
+        assert_eq!(again.facts(0).enroller, identity.facts(0).enroller);
     }
 
     #[test]

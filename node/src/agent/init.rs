@@ -178,7 +178,7 @@ mod tests {
         let accounts: BTreeSet<_> = services.iter().map(|granted| granted.account.clone()).collect();
         let refreshed = identity.refresh(&accounts, &state.lifetimes(), now, 0.5);
         assert!(refreshed.failed.is_empty() && refreshed.due > now, "{refreshed:?}");
-        let facts = identity.facts();
+        let facts = identity.facts(0);
         assert!(facts.enroller.is_some() && facts.leafs.len() == 2);
         let authority = state.authority(&trust_domain);
         for leaf in &facts.leafs {

@@ -1,4 +1,5 @@
-//! The joiner's side of an enrolment: one token in, a state directory with an identity out.
+//! The joiner's side of an enrolment: one token in, a state directory with an identity out. Where the new machine reaches no enroller,
+//! its request and the reply travel as files, and whoever holds the token redeems it elsewhere.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -12,11 +13,12 @@ use certs::{
     id::{NodeId, SpiffeId, TrustDomain},
     join::{Chain, Hello, JoinReply, JoinRequest, MAX_MESSAGE, Message, RenewRequest, Token},
     root::bundle_to_pem,
-    sign::{Digest, SigningKey},
+    sign::{Digest, PublicKey, SigningKey},
     tls::{self, EXPORTER_JOIN},
-    verify::{Authority, verify},
+    verify::{Authority, verify, verify_ca},
 };
 use policy::history::History;
+use rustls::pki_types::CertificateDer;
 
 use super::{
     error::{Error, fail},
@@ -58,31 +60,72 @@ pub struct Joined {
     pub address: SocketAddr,
 }
 
-/// Redeems a token. Keys are made and kept first, so that a lost reply can be asked for again with the same ones; the
-/// directory has an owner only once certificates and policy are durable. No token is kept.
+/// What a new node asks to have certified; public.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Its name.
+    pub node: NodeId,
+    /// PKCS#10 request of its CA key.
+    pub request: Vec<u8>,
+    /// The key that will sign its records.
+    pub record_key: PublicKey,
+}
+
+/// What a redeemed token came to; public.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redeemed {
+    /// The node.
+    pub node: NodeId,
+    /// Its mesh.
+    pub trust_domain: TrustDomain,
+    /// The genesis RoleSet's changeset.
+    pub genesis: Digest,
+    /// Certificates and policy.
+    pub reply: JoinReply,
+    /// Where the enroller was reached: the first node that the new one knows.
+    pub enroller: SocketAddr,
+}
+
+/// Redeems a token for this machine. Keys are made and kept first, so that a lost reply can be asked for again with the same ones;
+/// the directory has an owner only once certificates and policy are durable. No token is kept.
 ///
 /// # Errors
 /// `already_exists`, `unreachable`, `unverified_node`, `token_spent`, `token_expired`, `token_invalid`, storage.
 pub async fn join(dir: &StateDir, join: &Join<'_>) -> Result<Joined, Error> {
-    let (token, clock) = (join.token, Clock);
+    let redeemed = redeem(join.token, &ask(dir, &join.token.node)?).await?;
+    settle(dir, redeemed, join.listen, join.advertise)
+}
+
+/// What a node of this name asks for with the keys of the directory, which are made and kept at the first call.
+///
+/// # Errors
+/// `already_exists`, storage.
+pub fn ask(dir: &StateDir, node: &NodeId) -> Result<Asked, Error> {
     check_free(dir)?;
-    if clock.now() >= token.expires {
+    let keys = Keys::of(dir)?;
+    Ok(Asked { node: node.clone(), request: keys.ca.request(node), record_key: keys.record.public() })
+}
+
+/// Redeems a token for whoever holds the keys of what is asked. Nothing is kept here.
+///
+/// # Errors
+/// `unreachable`, `unverified_node`, `token_spent`, `token_expired`, `token_invalid`.
+pub async fn redeem(token: &Token, asked: &Asked) -> Result<Redeemed, Error> {
+    if Clock.now() >= token.expires {
         let hint = format!("invite it again: skein invite {}", token.node);
         return Err(fail("token_expired", format!("the token of {} has expired", token.node), hint));
     }
-    let keys = Keys::of(dir)?;
-    let (mut stream, remote) = reach(token).await?;
+    let (mut stream, enroller) = reach(token).await?;
     let hello = Message::Hello(Hello { version: VERSION });
     let answer = step(&mut stream, &hello, token).await?;
     let Message::Chain(chain) = answer else { return Err(unexpected(&answer, token)) };
-    believe(&chain, token, &stream, clock.now())?;
+    believe(&chain, token, &stream, Clock.now())?;
     let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| unreachable(token, &e))?;
-    let request = JoinRequest::new(token, &exporter, keys.ca.request(&token.node), keys.record.public());
+    let request = JoinRequest::new(token, &exporter, asked.request.clone(), asked.record_key);
     let answer = step(&mut stream, &Message::Prove(request), token).await?;
     let Message::Reply(reply) = answer else { return Err(unexpected(&answer, token)) };
-    let address = join.advertise.unwrap_or_else(|| towards(remote, join.listen));
-    settle(dir, token, keys, reply, (address, remote), clock.now())?;
-    Ok(Joined { node: token.node.clone(), trust_domain: token.trust_domain.clone(), address })
+    let (node, trust_domain) = (token.node.clone(), token.trust_domain.clone());
+    Ok(Redeemed { node, trust_domain, genesis: token.genesis, reply, enroller })
 }
 
 /// What whoever listens there shows of policy: RoleSets from the first on, its grants, revocations. Nothing of it is verified, and
@@ -236,37 +279,47 @@ fn authority(chain: &Chain, token: &Token, now: Millis) -> Result<Authority, Str
     Ok(state.authority(&token.trust_domain))
 }
 
-/// Writes what came of it; the owner last.
-fn settle(
+/// Writes what came of it for the node whose keys lie in the directory; the owner last. Listens and advertises as the configuration
+/// says.
+///
+/// # Errors
+/// `already_exists`, `failed` if it is not for these keys or does not hold, storage.
+pub fn settle(
     dir: &StateDir,
-    token: &Token,
-    keys: Keys,
-    reply: JoinReply,
-    (address, enroller): (SocketAddr, SocketAddr),
-    now: Millis,
-) -> Result<(), Error> {
+    redeemed: Redeemed,
+    listen: SocketAddr,
+    advertise: Option<SocketAddr>,
+) -> Result<Joined, Error> {
+    check_free(dir)?;
     let bad = |what: String| fail("failed", format!("the enroller's reply cannot be used: {what}"), "try again");
-    let mut history = History::new(token.trust_domain.clone());
+    let Redeemed { node, trust_domain, genesis, reply, enroller } = redeemed;
+    let (keys, now) = (Keys::of(dir)?, Clock.now());
+    let mut history = History::new(trust_domain.clone());
     history.insert_all(reply.changesets.iter().map(Vec::as_slice), now).map_err(|refused| bad(refused.to_string()))?;
-    if history.state(now).genesis != token.genesis {
+    let state = history.state(now);
+    if state.genesis != genesis {
         return Err(bad("it is of another mesh".into()));
     }
+    let der: Vec<_> = reply.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    verify_ca(&der, &state.authority(&trust_domain), now).map_err(|e| bad(e.to_string()))?;
     let record_key = keys.record.public();
     let pem = bundle_to_pem(&reply.chain);
-    let ca = NodeCa::new(&token.trust_domain, reply.chain, keys.ca).map_err(|e| bad(e.to_string()))?;
-    if ca.grant().node != token.node || ca.grant().record_key != Some(record_key) {
+    let ca = NodeCa::new(&trust_domain, reply.chain, keys.ca).map_err(|e| bad(e.to_string()))?;
+    if ca.grant().node != node || ca.grant().record_key != Some(record_key) {
         return Err(bad(format!("it certifies {}", ca.grant().node)));
     }
     dir.write(CA_CERTIFICATES, pem.as_bytes())?;
     // Leftovers of an attempt that did not come to its end.
     let _ = std::fs::remove_file(dir.store());
-    let from = token.enroller.to_string();
+    let from = ca.enroller().to_string();
     let judge = |bytes: &Vec<u8>| Judgement { at: now, subject: Digest::of(bytes), from: from.clone(), refused: None };
     let judgements: Vec<_> = reply.changesets.iter().map(judge).collect();
     let slices: Vec<&[u8]> = reply.changesets.iter().map(Vec::as_slice).collect();
     Store::open(&dir.store())?.append(&slices, &judgements)?;
-    let (node, trust_domain) = (token.node.clone(), token.trust_domain.clone());
-    dir.own(&Owner { node, trust_domain, address: Some(address), enroller: Some(enroller) })
+    let address = advertise.unwrap_or_else(|| towards(enroller, listen));
+    let (owner, home) = (node.clone(), trust_domain.clone());
+    dir.own(&Owner { node: owner, trust_domain: home, address: Some(address), enroller: Some(enroller) })?;
+    Ok(Joined { node, trust_domain, address })
 }
 
 /// The address by which this machine speaks to `remote`, with the port that the node listens on. Sends nothing.

@@ -25,10 +25,12 @@ pub mod receipt;
 pub mod renew;
 pub mod rotation;
 pub mod shares;
+pub mod socket;
 pub mod state_dir;
 pub mod store;
 pub mod sync;
 pub mod wire;
+pub mod workload;
 pub mod world;
 
 pub use facade::{Agent, Apply, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};

@@ -29,6 +29,7 @@ pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound) -
         "admin": address(doors.admin.local_addr()),
         "socket": config.admin.socket,
         "metrics": doors.metrics.as_ref().and_then(|metrics| address(metrics.local_addr())),
+        "workload": config.workload,
         "dns": null,
         "outbound": outbound,
         "upstream": upstream,

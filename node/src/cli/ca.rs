@@ -2,6 +2,8 @@
 
 mod rotate;
 
+pub(super) mod offline;
+
 use std::{path::PathBuf, time::Duration};
 
 use certs::{
@@ -36,11 +38,18 @@ pub enum Command {
     /// Print the trust bundle: the roots that every node believes, as PEM
     #[command(after_help = "Example: skein ca bundle > bundle.pem")]
     Bundle,
-    /// Print a request for this node's enroller CA, to be signed where root.key lies
-    #[command(after_help = "Example: skein ca csr > web-2.csr")]
-    Csr,
-    /// Certify an enroller CA by its request, with root.key alone and no connection
-    #[command(after_help = "Example: skein ca sign web-2.csr --operator /media/vault > web-2.pem")]
+    /// Print a request: a running node's for its enroller CA, to be signed where root.key lies; a new machine's to become a node
+    #[command(after_help = "Examples:
+  skein ca csr > web-2.csr
+  skein ca csr --name web-9 --trust-domain prod.example > web-9.csr    (then `ca sign` elsewhere, `join --enrolment` here)")]
+    Csr {
+        #[command(flatten)]
+        new: offline::New,
+    },
+    /// Certify by a request: an enroller CA with root.key alone and no connection, a new node by its token at its enroller
+    #[command(after_help = "Examples:
+  skein ca sign web-2.csr --operator /media/vault > web-2.pem
+  skein ca sign web-9.csr --token-file web-9.token > web-9.enrolment")]
     Sign {
         /// What `skein ca csr` printed
         #[arg(value_name = "REQUEST")]
@@ -48,6 +57,9 @@ pub enum Command {
         /// By root.next.key: while the mesh goes from one root to the next
         #[arg(long)]
         next: bool,
+        /// A new node's token, from `skein invite`
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
     },
     /// Make a node an enroller: by an operator's grant and the root's certificate
     #[command(after_help = "Example: skein ca promote web-2")]
@@ -77,8 +89,8 @@ pub enum Command {
 pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
     match command {
         Command::Bundle => bundle(ctx).await,
-        Command::Csr => csr(ctx).await,
-        Command::Sign { request, next } => sign(&request, next, ctx),
+        Command::Csr { new } => csr(&new, ctx).await,
+        Command::Sign { request, next, token_file } => sign(&request, next, token_file.as_deref(), ctx).await,
         Command::Promote { of } => promote(&of, ctx).await,
         Command::Renew { of, certificate } => renew(of.as_ref(), certificate, ctx).await,
         Command::Rotate(command) => rotate::run(command, ctx).await,
@@ -91,7 +103,12 @@ async fn bundle(ctx: &Context) -> Result<()> {
     ctx.output.show(&value, || mesh.bundle.clone())
 }
 
-async fn csr(ctx: &Context) -> Result<()> {
+async fn csr(new: &offline::New, ctx: &Context) -> Result<()> {
+    if let Some((trust_domain, asked)) = offline::request(new, ctx)? {
+        let text = offline::file(&trust_domain, &asked);
+        let value = json!({"node": asked.node, "trust_domain": trust_domain, "request": text});
+        return ctx.output.show(&value, || text.clone());
+    }
     let mut client = client::connect_here(ctx).await?;
     let asked: EnrollerRequest = client.post("/v1/ca/request", "").await?;
     ctx.output.show(&asked, || file(&asked))
@@ -118,8 +135,14 @@ fn read(text: &str) -> Result<EnrollerRequest> {
     })
 }
 
-fn sign(path: &std::path::Path, next: bool, ctx: &Context) -> Result<()> {
+async fn sign(path: &std::path::Path, next: bool, token: Option<&std::path::Path>, ctx: &Context) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(|error| io("read", path, &error))?;
+    if let Some(new) = offline::read_request(&text)? {
+        return offline::sign(new, token, ctx).await;
+    }
+    if token.is_some() {
+        return Err(usage("an enroller CA is certified by root.key, not by a token", "leave out --token-file"));
+    }
     let asked = read(&text)?;
     let directory = ctx.operator()?;
     let mesh = directory.known()?.trust_domain;

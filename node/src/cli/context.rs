@@ -9,6 +9,7 @@ use crate::{
         directory::Directory,
         error::Result,
         output::{Format, Output},
+        passphrase::Passphrase,
         value,
     },
     config::{self, Config},
@@ -27,7 +28,8 @@ pub struct Globals {
     /// Where the operator's keys lie [default: $XDG_CONFIG_HOME/skein/TRUST_DOMAIN]
     #[arg(long, global = true, value_name = "DIR")]
     pub operator: Option<PathBuf>,
-    /// The passphrase of the keys that are read, and under which new ones are written; a file of mode 0600
+    /// The passphrase of the keys that are read, and under which new ones are written; a file of mode 0600 [default: asked at the
+    /// terminal for keys that are under one]
     #[arg(long, global = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
     /// Namespace of documents that name none
@@ -64,13 +66,16 @@ pub struct Context {
     pub output: Output,
     /// Whether `recovery.key` signs in the place of `operator.key`.
     pub recovery: bool,
+    /// Of the keys that are read and written.
+    pub passphrase: Passphrase,
 }
 
 impl Context {
     /// The context of one command.
     pub fn new(globals: Globals) -> Self {
         let output = Output::new(globals.output);
-        Self { globals, output, recovery: false }
+        let passphrase = Passphrase::of(globals.passphrase_file.clone());
+        Self { globals, output, recovery: false, passphrase }
     }
 
     /// The same where `recovery.key` signs.
@@ -110,7 +115,7 @@ impl Context {
     /// None is there, or several are.
     pub fn operator(&self) -> Result<Directory> {
         let found = Directory::find(self.globals.operator.as_deref(), self.own_trust_domain().as_ref())?;
-        let found = found.under(self.globals.passphrase_file.clone());
+        let found = found.under(self.passphrase.clone());
         Ok(if self.recovery { found.recovering() } else { found })
     }
 }

@@ -21,7 +21,10 @@ use zeroize::Zeroizing;
 use crate::{
     accounts,
     agent::{admin::api, state_dir},
-    cli::error::{Error, Result, io},
+    cli::{
+        error::{Error, Result, io},
+        passphrase::{Passphrase, Word},
+    },
 };
 
 const OPERATOR: &str = "operator.key";
@@ -39,8 +42,8 @@ pub struct Directory {
     path: PathBuf,
     /// Sign by `recovery.key`.
     recovery: bool,
-    /// The file that holds the passphrase of its keys.
-    passphrase: Option<PathBuf>,
+    /// Of its keys.
+    passphrase: Passphrase,
 }
 
 /// `mesh.toml`: what the operator knows of the mesh, refreshed by every call.
@@ -85,12 +88,12 @@ impl Directory {
     /// The directory that a flag names, or the default one of a mesh.
     pub fn of(explicit: Option<&Path>, trust_domain: &TrustDomain) -> Self {
         let path = explicit.map_or_else(|| home().join(trust_domain.as_str()), Path::to_path_buf);
-        Self { path, recovery: false, passphrase: None }
+        Self { path, recovery: false, passphrase: Passphrase::default() }
     }
 
-    /// The same directory, its keys under the passphrase in this file.
+    /// The same directory, its keys under this passphrase.
     #[must_use]
-    pub fn under(self, passphrase: Option<PathBuf>) -> Self {
+    pub fn under(self, passphrase: Passphrase) -> Self {
         Self { passphrase, ..self }
     }
 
@@ -112,7 +115,7 @@ impl Directory {
         };
         let mut present = candidates.iter().filter(|path| path.is_dir());
         match (present.next(), present.next()) {
-            (Some(path), None) => Ok(Self { path: path.clone(), recovery: false, passphrase: None }),
+            (Some(path), None) => Ok(Self { path: path.clone(), recovery: false, passphrase: Passphrase::default() }),
             (Some(_), Some(_)) => {
                 let names: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
                 Err(Error::new("ambiguous", format!("there are several operator directories: {}", names.join(", ")))
@@ -139,7 +142,7 @@ impl Directory {
         self.refuse_old_keys()?;
         self.make()?;
         // One passphrase for all three.
-        let word = self.word()?;
+        let word = self.passphrase.in_file()?;
         let sealed = |pem: &str| seal(pem, word.as_ref());
         self.write(OPERATOR, sealed(&keys.operator.to_pem())?.as_bytes(), 0o600)?;
         self.write(RECOVERY, sealed(&keys.recovery.to_pem())?.as_bytes(), 0o600)?;
@@ -221,7 +224,7 @@ impl Directory {
     pub fn store_operator(&self, key: &SigningKey, bundle: &str, known: &Known) -> Result<()> {
         self.refuse_old_keys()?;
         self.make()?;
-        self.write(OPERATOR, seal(&key.to_pem(), self.word()?.as_ref())?.as_bytes(), 0o600)?;
+        self.write(OPERATOR, seal(&key.to_pem(), self.passphrase.in_file()?.as_ref())?.as_bytes(), 0o600)?;
         self.write(BUNDLE, bundle.as_bytes(), 0o644)?;
         self.store_known(known)
     }
@@ -267,31 +270,33 @@ impl Directory {
         }
     }
 
-    /// A key file's text in the clear.
-    fn opened(&self, path: &Path, text: Zeroizing<String>) -> Result<Zeroizing<String>> {
-        if !sealed::is_sealed(&text) {
-            return Ok(text);
+    /// Puts every key that lies here under another passphrase, or under none: all of them or, where one cannot be opened, none.
+    /// `word` is asked for once they are open. Gives their names.
+    ///
+    /// # Errors
+    /// No key lies here, one cannot be opened, there is no new passphrase, or the disk refuses.
+    pub fn reseal(&self, word: impl FnOnce() -> Result<Option<Word>>) -> Result<Vec<&'static str>> {
+        let mut open = Vec::new();
+        for name in [OPERATOR, RECOVERY, ROOT, NEXT_ROOT] {
+            let path = self.path.join(name);
+            if let Some(text) = state_dir::read_private(&path)? {
+                open.push((name, self.opened(&path, text)?));
+            }
         }
-        let word = self.word()?.ok_or_else(|| {
-            Error::new("no_passphrase", format!("{} is under a passphrase", path.display()))
-                .hint("give the file that holds it with --passphrase-file FILE")
-        })?;
-        sealed::open(&text, word.as_bytes()).map_err(|error| {
-            Error::new("no_passphrase", format!("{}: {error}", path.display()))
-                .hint("is it the right file? a line end after the passphrase is left out")
-        })
+        if open.is_empty() {
+            return Err(Error::new("no_operator", format!("there is no key in {}", self.path.display()))
+                .hint("give the directory that `skein init` wrote with --operator DIR"));
+        }
+        let word = word()?;
+        for (name, text) in &open {
+            self.write(name, seal(text, word.as_ref())?.as_bytes(), 0o600)?;
+        }
+        Ok(open.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// The passphrase, if one was given.
-    fn word(&self) -> Result<Option<Zeroizing<String>>> {
-        let Some(path) = &self.passphrase else { return Ok(None) };
-        let text = state_dir::read_private(path)?
-            .ok_or_else(|| Error::new("no_passphrase", format!("there is no {}", path.display())))?;
-        let word = text.trim_end_matches(['\r', '\n']);
-        if word.is_empty() {
-            return Err(Error::new("no_passphrase", format!("{} holds no passphrase", path.display())));
-        }
-        Ok(Some(Zeroizing::new(word.to_owned())))
+    /// A key file's text in the clear.
+    fn opened(&self, path: &Path, text: Zeroizing<String>) -> Result<Zeroizing<String>> {
+        if sealed::is_sealed(&text) { self.passphrase.open(path, &text) } else { Ok(text) }
     }
 
     fn make(&self) -> Result<()> {
@@ -322,7 +327,7 @@ impl Directory {
 }
 
 /// A key file's text under the passphrase, if there is one.
-fn seal(pem: &str, word: Option<&Zeroizing<String>>) -> Result<Zeroizing<String>> {
+fn seal(pem: &str, word: Option<&Word>) -> Result<Zeroizing<String>> {
     let Some(word) = word else { return Ok(Zeroizing::new(pem.to_owned())) };
     let sealed = sealed::seal(pem, word.as_bytes()).map_err(|error| Error::new("failed", error.to_string()))?;
     Ok(Zeroizing::new(sealed))
@@ -394,7 +399,8 @@ mod tests {
     #[test]
     fn keys_are_private_and_come_back() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().join("mesh"), recovery: false, passphrase: None };
+        let directory =
+            Directory { path: temporary.path().join("mesh"), recovery: false, passphrase: Passphrase::default() };
         let operator = founded(&directory);
         assert_eq!(directory.operator_key().unwrap().public(), operator.public());
         assert_eq!(directory.known().unwrap(), known());
@@ -409,8 +415,9 @@ mod tests {
         let word = temporary.path().join("word");
         fs::write(&word, "correct horse\n").unwrap();
         fs::set_permissions(&word, fs::Permissions::from_mode(0o600)).unwrap();
-        let plain = Directory { path: temporary.path().join("mesh"), recovery: false, passphrase: None };
-        let sealed = plain.clone().under(Some(word.clone()));
+        let plain =
+            Directory { path: temporary.path().join("mesh"), recovery: false, passphrase: Passphrase::default() };
+        let sealed = plain.clone().under(Passphrase::of(Some(word.clone())));
         let operator = founded(&sealed);
         assert!(!fs::read_to_string(plain.path.join(OPERATOR)).unwrap().contains("BEGIN PRIVATE KEY"));
         assert_eq!(sealed.operator_key().unwrap().public(), operator.public());
@@ -422,9 +429,44 @@ mod tests {
     }
 
     #[test]
+    fn keys_change_their_passphrase_all_together() {
+        let temporary = tempfile::tempdir().unwrap();
+        let file = |name: &str, word: &str| {
+            let path = temporary.path().join(name);
+            state_dir::write_private(&path, word.as_bytes()).unwrap();
+            Passphrase::of(Some(path))
+        };
+        let (first, second) = (file("first", "correct horse"), file("second", "battery staple"));
+        let path = temporary.path().join("mesh");
+        let plain = Directory { path, recovery: false, passphrase: Passphrase::default() };
+        let operator = founded(&plain);
+        assert_eq!(plain.reseal(|| first.in_file()).unwrap(), [OPERATOR, RECOVERY, ROOT]);
+        assert_eq!(plain.operator_key().err().unwrap().code, "no_passphrase");
+        assert_eq!(plain.clone().under(second.clone()).reseal(|| Ok(None)).err().unwrap().code, "no_passphrase");
+        plain.clone().under(first.clone()).reseal(|| second.in_file()).unwrap();
+        let changed = plain.clone().under(second.clone());
+        assert_eq!(changed.operator_key().unwrap().public(), operator.public());
+        assert!(changed.root(&known().trust_domain).is_ok());
+        // One of them under another passphrase: none changes.
+        let sealed = fs::read_to_string(plain.path.join(OPERATOR)).unwrap();
+        let foreign = seal(&SigningKey::generate().to_pem(), first.in_file().unwrap().as_ref()).unwrap();
+        plain.write(RECOVERY, foreign.as_bytes(), 0o600).unwrap();
+        assert_eq!(changed.reseal(|| Ok(None)).err().unwrap().code, "no_passphrase");
+        assert_eq!(fs::read_to_string(plain.path.join(OPERATOR)).unwrap(), sealed);
+        fs::remove_file(plain.path.join(RECOVERY)).unwrap();
+        assert_eq!(changed.reseal(|| Ok(None)).unwrap(), [OPERATOR, ROOT]);
+        assert_eq!(plain.operator_key().unwrap().public(), operator.public());
+        let mode = fs::metadata(plain.path.join(OPERATOR)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::remove_dir_all(&plain.path).unwrap();
+        assert_eq!(plain.reseal(|| Ok(None)).err().unwrap().code, "no_operator");
+    }
+
+    #[test]
     fn keys_are_never_overwritten() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: None };
+        let directory =
+            Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: Passphrase::default() };
         founded(&directory);
         assert_eq!(directory.refuse_old_keys().unwrap_err().code, "already_exists");
     }
@@ -432,7 +474,8 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_is_refused() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: None };
+        let directory =
+            Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: Passphrase::default() };
         founded(&directory);
         let path = directory.path.join(OPERATOR);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -445,7 +488,8 @@ mod tests {
     #[test]
     fn known_nodes_follow_the_mesh_those_alive_first() {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: None };
+        let directory =
+            Directory { path: temporary.path().to_path_buf(), recovery: false, passphrase: Passphrase::default() };
         founded(&directory);
         let node = |name: &str, alive| api::KnownNode {
             name: NodeId::new(name).unwrap(),

@@ -27,7 +27,7 @@ use crate::{
 /// The identities of a node.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// List the identities that a node shows, and when they end
+    /// List the identities that a node shows, those that its applications were given, and when they end
     #[command(after_help = "Example: skein identity list")]
     List,
     /// Show one identity with its certificates, and what its CAs may certify
@@ -85,11 +85,12 @@ fn side(word: &str) -> std::result::Result<Role, String> {
 }
 
 fn table(identities: &[Identity]) -> Table {
-    let mut table = Table::new(&["IDENTITY", "FROM", "UNTIL", "ENDS"]);
+    let mut table = Table::new(&["IDENTITY", "FROM", "UNTIL", "ENDS", "KEY"]);
     for identity in identities {
         let ends = identity.not_after.parse::<jiff::Timestamp>().map(|at| at.as_millisecond().unsigned_abs());
         let ends = ends.map_or_else(|_| String::new(), |ends| away(ends, clock::wall()));
-        table.row([&identity.id, &identity.not_before, &identity.not_after, &ends]);
+        let held = identity.uid.map_or_else(|| "this node".to_owned(), |uid| format!("user {uid}"));
+        table.row([&identity.id, &identity.not_before, &identity.not_after, &ends, &held]);
     }
     table
 }

@@ -39,8 +39,7 @@ pub struct Args {
 /// Runs the command.
 pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
     let name = args.name.clone().map_or_else(host_name, Ok)?;
-    let directory =
-        Directory::of(ctx.globals.operator.as_deref(), &args.trust_domain).under(ctx.globals.passphrase_file.clone());
+    let directory = Directory::of(ctx.globals.operator.as_deref(), &args.trust_domain).under(ctx.passphrase.clone());
     directory.refuse_old_keys()?;
     let minimal = Minimal { node: name.clone(), trust_domain: args.trust_domain.clone(), advertise: None };
     let config = config::ensure(&ctx.config_file(), &minimal)?;

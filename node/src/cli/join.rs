@@ -2,7 +2,10 @@
 
 use std::{io::Read as _, path::PathBuf};
 
-use certs::join::Token;
+use certs::{
+    id::{NodeId, TrustDomain},
+    join::Token,
+};
 use serde_json::json;
 
 use crate::{
@@ -11,6 +14,7 @@ use crate::{
         state_dir::StateDir,
     },
     cli::{
+        ca::offline,
         context::Context,
         error::{Error, Result, io, usage},
     },
@@ -22,29 +26,34 @@ const TOKEN_LIMIT: u64 = 64 << 10;
 
 /// Makes this machine a node of a mesh, by a token from `skein invite`. Starts nothing.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: ssh operator-host skein invite web-1 --service shop/cart | sudo skein join -")]
+#[command(after_help = "Examples:
+  ssh operator-host skein invite web-1 --service shop/cart | sudo skein join -
+  skein join --enrolment web-9.enrolment    (where no enroller is reached; see `skein ca csr`)")]
 pub struct Args {
     /// - reads the token from standard input
-    #[arg(value_name = "-", required_unless_present = "token_file")]
+    #[arg(value_name = "-", required_unless_present_any = ["token_file", "enrolment"])]
     token: Option<String>,
     /// Read the token from this file
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
+    /// Take what `skein ca sign` printed for this machine's `skein ca csr`; no connection is made
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "token_file"])]
+    enrolment: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let text = match (&args.token, &args.token_file) {
-        (_, Some(file)) => read(file)?,
-        (Some(dash), None) if dash == "-" => stdin()?,
-        _ => {
+    let (joined, config) = match (&args.token, &args.token_file, &args.enrolment) {
+        (_, _, Some(file)) => offline::take(file, ctx)?,
+        (_, Some(file), None) => redeem(&read(file)?, ctx).await?,
+        (Some(dash), None, None) if dash == "-" => redeem(&stdin()?, ctx).await?,
+        (_, None, None) => {
             return Err(usage(
                 "a token does not belong into the command line, where every user of this machine sees it",
                 "pipe it to `skein join -`, or give --token-file FILE",
             ));
         }
     };
-    let (joined, config) = redeem(&text, ctx).await?;
     let result = json!({
         "node": joined.node,
         "trust_domain": joined.trust_domain,
@@ -74,7 +83,7 @@ pub(super) async fn redeem(text: &str, ctx: &Context) -> Result<(Joined, Config)
     let file = ctx.config_file();
     let there = file.exists();
     if there {
-        agree(&config::read(&file)?, &token)?;
+        agree(&config::read(&file)?, &token.node, &token.trust_domain, "the token")?;
     }
     let minimal = Minimal { node: token.node.clone(), trust_domain: token.trust_domain.clone(), advertise: None };
     let config = config::ensure(&file, &minimal)?;
@@ -93,17 +102,17 @@ async fn enrol(config: &Config, token: &Token) -> Result<Joined> {
     join::join(&state, &wish).await
 }
 
-/// Sees that the token is for this machine.
-fn agree(config: &Config, token: &Token) -> Result<()> {
+/// Sees that a token or an enrolment is for this machine.
+pub(super) fn agree(config: &Config, node: &NodeId, trust_domain: &TrustDomain, what: &str) -> Result<()> {
     let file = config.file.display();
-    if config.trust_domain != token.trust_domain {
-        let message = format!("the token is for {}, {file} is for {}", token.trust_domain, config.trust_domain);
+    if config.trust_domain != *trust_domain {
+        let message = format!("{what} is for {trust_domain}, {file} is for {}", config.trust_domain);
         return Err(
             Error::new("wrong_trust_domain", message).hint("invite it into the right mesh, or correct the file")
         );
     }
-    if config.node != token.node {
-        let message = format!("the token is for node {}, {file} names this one {}", token.node, config.node);
+    if config.node != *node {
+        let message = format!("{what} is for node {node}, {file} names this one {}", config.node);
         return Err(Error::new("token_invalid", message)
             .hint(format!("`skein invite {}` makes a token for this node", config.node)));
     }
@@ -115,8 +124,16 @@ fn agree(config: &Config, token: &Token) -> Result<()> {
 /// # Errors
 /// It cannot be read.
 pub(super) fn read(file: &std::path::Path) -> Result<String> {
+    read_within(file, TOKEN_LIMIT)
+}
+
+/// Reads at most so many bytes of a text file.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn read_within(file: &std::path::Path, limit: u64) -> Result<String> {
     let mut text = String::new();
-    let opened = std::fs::File::open(file).and_then(|opened| opened.take(TOKEN_LIMIT).read_to_string(&mut text));
+    let opened = std::fs::File::open(file).and_then(|opened| opened.take(limit).read_to_string(&mut text));
     opened.map_err(|error| io("read", file, &error))?;
     Ok(text)
 }

@@ -9,6 +9,7 @@ pub mod grammar;
 mod grants;
 mod look;
 pub mod output;
+pub mod passphrase;
 pub mod signing;
 pub mod value;
 
@@ -62,8 +63,9 @@ pub fn main_with(line: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
         Err(code) => return code,
     };
     crate::clock::shift(cli.globals.clock_offset);
-    // Every command may hold keys. A system that does not let this be set has set it.
+    // Every command may hold keys. A system that does not let these be set has set them.
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    let _ = nix::sys::prctl::set_dumpable(false);
     let ctx = Context::new(cli.globals);
     match dispatch(cli.command, &ctx) {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! `skein operator list|new|add|remove`.
+//! `skein operator list|new|add|remove|seal|unseal`.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -17,6 +17,7 @@ use crate::{
         directory::Directory,
         error::{Error, Result, usage},
         output::{Table, remark},
+        passphrase::{Passphrase, Word},
         proof,
         signing::{Operator, Outcome, Sending, intent},
     },
@@ -42,6 +43,16 @@ pub enum Command {
     /// Take an operator's key out of the RoleSet; what was signed and counts stays
     #[command(after_help = "Example: skein operator remove bob --recovery")]
     Remove(Remove),
+    /// Put the keys of the operator directory under a passphrase, or change it; asked at the terminal, or read from files
+    #[command(after_help = "Example: skein operator seal --operator /media/vault")]
+    Seal {
+        /// The new passphrase; a file of mode 0600. --passphrase-file is the old one's
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+    /// Take the passphrase off the keys of the operator directory
+    #[command(after_help = "Example: skein operator unseal --passphrase-file old.txt")]
+    Unseal,
 }
 
 /// A key to add.
@@ -88,6 +99,10 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
             ctx.output.table(&mesh.keys, || table(&mesh.keys))
         }
         Command::New { dir } => new(&dir, ctx),
+        Command::Seal { new_passphrase_file } => {
+            reseal(true, || Passphrase::fresh(new_passphrase_file.as_deref()).map(Some), ctx)
+        }
+        Command::Unseal => reseal(false, || Ok(None), ctx),
         Command::Add(args) => {
             let what = format!("add operator {}", args.name);
             let change =
@@ -118,11 +133,21 @@ fn table(keys: &[Key]) -> Table {
 fn new(dir: &std::path::Path, ctx: &Context) -> Result<()> {
     let own = ctx.operator()?;
     let (known, key) = (own.known()?, SigningKey::generate());
-    let directory = Directory::of(Some(dir), &known.trust_domain).under(ctx.globals.passphrase_file.clone());
+    let directory = Directory::of(Some(dir), &known.trust_domain).under(ctx.passphrase.clone());
     directory.store_operator(&key, &own.bundle()?, &known)?;
     let value = json!({"operator_dir": directory.path(), "public_key": key.public().to_string()});
     ctx.output.show(&value, || {
         format!("{}\n", key.public()) + &format!("# in {}; add it: skein operator add NAME KEY\n", dir.display())
+    })
+}
+
+fn reseal(sealed: bool, word: impl FnOnce() -> Result<Option<Word>>, ctx: &Context) -> Result<()> {
+    let directory = ctx.operator()?;
+    let keys = directory.reseal(word)?;
+    let value = json!({"operator_dir": directory.path(), "keys": keys, "sealed": sealed});
+    ctx.output.show(&value, || {
+        let how = if sealed { "under the passphrase" } else { "in the clear" };
+        format!("{} in {}: {how}\n", keys.join(", "), directory.path().display())
     })
 }
 
@@ -180,10 +205,10 @@ pub(super) async fn put(
     operator.send(client, ctx, vec![intent((document, body))], &plan, sending).await
 }
 
-/// How an addition comes into effect that more must sign: whoever it brings in signs too, and nodes answer nobody unknown over the net.
+/// How an addition comes into effect that more must sign: whoever it brings in signs too, and nodes let that key in for this alone.
 fn unsigned(name: &str, id: &str) -> String {
     format!(
-        "note: {name} is no operator yet. {name} signs on a machine that runs a node, at its local socket, which asks for no key of the RoleSet:
+        "note: {name} is no operator yet. {name} signs, from any machine that reaches a node:
         skein policy sign {id} --operator DIR
       where DIR is that of `skein operator new`. Or give this command again with --recovery: recovery.key alone suffices"
     )
@@ -309,7 +334,7 @@ mod tests {
     #[test]
     fn who_adds_an_operator_hears_how_it_comes_into_effect() {
         let told = unsigned("ann", "ab12");
-        for part in ["ann is no operator yet", "local socket", "skein policy sign ab12 --operator", "--recovery"] {
+        for part in ["ann is no operator yet", "from any machine", "skein policy sign ab12 --operator", "--recovery"] {
             assert!(told.contains(part), "{part}: {told}");
         }
     }

@@ -150,6 +150,7 @@ fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError>
             allow: raw.admin.allow.iter().map(|c| cidr(source, c)).collect::<Result<_, _>>()?,
         },
         metrics: raw.metrics.listen.as_ref().map(|a| address(source, a)).transpose()?,
+        workload: raw.workload.as_ref().map(|workload| workload.socket.clone().unwrap_or(defaults.workload)),
         outbounds: Vec::new(),
         services: Vec::new(),
         upstreams: Vec::new(),
@@ -224,6 +225,10 @@ impl Listeners {
         for (source, part) in parts {
             for raw in &part.service {
                 let one = service(*source, raw)?;
+                if let (Some(uids), None) = (&raw.uids, &config.workload) {
+                    let hint = "write [workload] into skein.toml; its `socket` has a default";
+                    return Err(source.at(uids.span(), "`uids` is for the Workload API, which is off", hint));
+                }
                 let who = Speaker::of(&one).to_string();
                 if !seen.insert(who.clone()) {
                     let message = format!("the service {who} is there twice");

@@ -11,6 +11,8 @@ pub struct Paths {
     pub data_dir: PathBuf,
     /// The local socket.
     pub socket: PathBuf,
+    /// The socket of the Workload API.
+    pub workload: PathBuf,
 }
 
 /// The paths of the user that runs this process.
@@ -25,13 +27,16 @@ pub fn of(root: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> Paths {
             config_file: "/etc/skein/skein.toml".into(),
             data_dir: "/var/lib/skein".into(),
             socket: "/run/skein/agent.sock".into(),
+            workload: "/run/skein/workload.sock".into(),
         };
     }
     let home = variable("HOME").unwrap_or_else(|| PathBuf::from("."));
     let data_dir = variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("skein");
+    let sockets = variable("XDG_RUNTIME_DIR").map_or_else(|| data_dir.clone(), |run| run.join("skein"));
     Paths {
         config_file: variable("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("skein/skein.toml"),
-        socket: variable("XDG_RUNTIME_DIR").map_or_else(|| data_dir.join("agent.sock"), |d| d.join("skein/agent.sock")),
+        socket: sockets.join("agent.sock"),
+        workload: sockets.join("workload.sock"),
         data_dir,
     }
 }
@@ -50,6 +55,7 @@ mod tests {
         assert_eq!(paths.config_file, PathBuf::from("/home/ann/.config/skein/skein.toml"));
         assert_eq!(paths.data_dir, PathBuf::from("/home/ann/.local/state/skein"));
         assert_eq!(paths.socket, PathBuf::from("/run/user/7/skein/agent.sock"));
+        assert_eq!(paths.workload, PathBuf::from("/run/user/7/skein/workload.sock"));
         assert_eq!(of(true, |_| None).data_dir, PathBuf::from("/var/lib/skein"));
     }
 }

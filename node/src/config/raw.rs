@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) admin: Admin,
     #[serde(default)]
     pub(super) metrics: Metrics,
+    pub(super) workload: Option<Workload>,
     pub(super) gateway: Option<Spanned<toml::Value>>,
     pub(super) dns: Option<Spanned<toml::Value>>,
     #[serde(default)]
@@ -87,6 +88,12 @@ pub(super) struct Metrics {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Workload {
+    pub(super) socket: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Outbound {
     pub(super) http: Text,
     #[serde(rename = "as")]
@@ -107,7 +114,7 @@ pub(super) struct Service {
     pub(super) ports: Vec<Port>,
     pub(super) check: Option<Spanned<Check>>,
     pub(super) outbound: Option<Text>,
-    pub(super) uids: Option<Spanned<toml::Value>>,
+    pub(super) uids: Option<Spanned<Vec<Spanned<i64>>>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -18,13 +18,12 @@ const PORTS: usize = 32;
 const LABELS: usize = 32;
 /// Most bytes of a label's key or value.
 const LABEL_BYTES: usize = 253;
+/// Most users of one service.
+const USERS: usize = 32;
 /// Checks oftener than this would be load of their own.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(super) fn service(source: Source<'_>, raw: &raw::Service) -> Result<Service, ConfigError> {
-    if let Some(uids) = &raw.uids {
-        return Err(unsupported(source, uids.span(), "`uids`"));
-    }
     let namespace = raw.namespace.as_ref().map_or("default", |n| n.get_ref());
     let service = name(source, &raw.name, |text| ServiceName::new(namespace, text))?;
     let account = match &raw.account {
@@ -60,7 +59,29 @@ pub(super) fn service(source: Source<'_>, raw: &raw::Service) -> Result<Service,
         ports,
         check,
         outbound: raw.outbound.as_ref().map(|text| address(source, text)).transpose()?,
+        uids: uids(source, raw)?,
     })
+}
+
+/// The users whose processes get the service's identity. They do not guard its proxy port, so both together would promise too much.
+fn uids(source: Source<'_>, raw: &raw::Service) -> Result<Vec<u32>, ConfigError> {
+    let Some(given) = &raw.uids else { return Ok(Vec::new()) };
+    if raw.outbound.is_some() {
+        return Err(unsupported(source, given.span(), "`uids` beside `outbound`"));
+    }
+    if given.get_ref().len() > USERS {
+        return Err(source.at(given.span(), format!("more than {USERS} users"), "give fewer"));
+    }
+    let mut uids = Vec::new();
+    for one in given.get_ref() {
+        // The last one means "none" to the kernel.
+        let uid: u32 = number(source, one, 0..=i64::from(u32::MAX) - 1)?;
+        if uids.contains(&uid) {
+            return Err(source.at(one.span(), format!("user {uid} is there twice"), "name each once"));
+        }
+        uids.push(uid);
+    }
+    Ok(uids)
 }
 
 fn labels(source: Source<'_>, raw: &raw::Service) -> Result<BTreeMap<String, String>, ConfigError> {

@@ -84,6 +84,10 @@ fn unknown_keys_and_parts_not_built_are_refused_where_they_stand() {
             "`plaintext` is not supported yet",
         ),
         (
+            "[workload]\n[[service]]\nname = \"a\"\noutbound = \"127.0.0.1:0\"\nuids = [1]\n",
+            "`uids` beside `outbound` is not supported yet",
+        ),
+        (
             "[[service]]\nname = \"a\"\n[[outbound]]\nhttp = \"127.0.0.1:1\"\nuids = [1]\n",
             "`uids` is not supported yet",
         ),
@@ -149,6 +153,29 @@ fn services_d_adds_to_the_file() {
     assert_eq!(config.services[1].check.as_ref().unwrap().probe, Probe::Tcp);
     let bad = read_text(Path::new("skein.toml"), &text, &[(Path::new("b.toml"), "[node]\n")]).unwrap_err();
     assert_eq!(bad.file, Path::new("b.toml"));
+}
+
+#[test]
+fn users_get_a_services_identity_where_the_workload_api_is_on() {
+    let service = |uids: &str| format!("[[service]]\nname = \"a\"\nuids = {uids}\n");
+    let on = |uids: &str| format!("[workload]\n{}", service(uids));
+    let config = parse(&on("[0, 1000]")).unwrap();
+    assert_eq!(config.services[0].uids, [0, 1000]);
+    assert_eq!(config.workload, Some(paths::current().workload));
+    assert_eq!(parse("[workload]\nsocket = \"/x/w.sock\"\n").unwrap().workload, Some("/x/w.sock".into()));
+    assert_eq!(parse("").unwrap().workload, None);
+    let (line, column, message) = refused(&service("[1000]"));
+    assert!((line, column) == (6, 8) && message.contains("Workload API, which is off"), "{line}:{column} {message}");
+    for (bad, why) in [
+        ("[7, 7]", "there twice"),
+        ("[-1]", "not within"),
+        ("[4294967295]", "not within"),
+        ("[\"ann\"]", "invalid type"),
+    ] {
+        assert!(refused(&on(bad)).2.contains(why), "{bad}: {}", refused(&on(bad)).2);
+    }
+    let many: Vec<u32> = (0..33).collect();
+    assert!(refused(&on(&format!("{many:?}"))).2.contains("more than 32"));
 }
 
 #[test]

@@ -83,6 +83,9 @@ trust_domain = "{}"
 # socket = "{}"
 # allow = []                        # default: loopback only
 
+# [workload]                        # SPIFFE Workload API for the `uids` of services; default: off
+# socket = "{}"
+
 # Services of this machine follow here or in services.d/*.toml:
 # [[service]]
 # name = "reviews"
@@ -90,6 +93,7 @@ trust_domain = "{}"
 # labels = {{ app = "reviews", version = "v1" }}
 # ports = [{{ name = "http", port = 9080, protocol = "http", target = "127.0.0.1:9080" }}]
 # check = {{ http = "/health", interval = "2s", rise = 2, fall = 3 }}
+# uids = [1000]                     # users whose processes get this service's identity
 #
 # [[outbound]]
 # http = "127.0.0.1:15001"          # HTTP proxy port for applications
@@ -99,6 +103,7 @@ trust_domain = "{}"
         minimal.trust_domain,
         paths.data_dir.display(),
         paths.socket.display(),
+        paths.workload.display(),
     )
 }
 

@@ -1,7 +1,8 @@
-//! How many strangers are let in at a time, all together and from one address.
+//! How many are let in at a time, all together and of one kind: strangers by their address, local users by their id.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex},
 };
@@ -10,26 +11,45 @@ use super::lock;
 
 /// Counts who is inside.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct Crowd<K: Eq + Hash = IpAddr> {
     all: usize,
     each: usize,
-    inside: Mutex<(usize, HashMap<IpAddr, usize>)>,
+    inside: Mutex<(usize, HashMap<K, usize>)>,
 }
 
 /// One place, until dropped.
 #[derive(Debug)]
-pub struct Place {
-    crowd: Arc<Crowd>,
-    host: IpAddr,
+pub struct Place<K: Eq + Hash = IpAddr> {
+    crowd: Arc<Crowd<K>>,
+    key: K,
+}
+
+impl<K: Eq + Hash + Copy> Crowd<K> {
+    /// At most so many at a time, and so many of one address or user.
+    #[must_use]
+    pub fn new(all: usize, each: usize) -> Arc<Self> {
+        Arc::new(Crowd { all, each, inside: Mutex::new((0, HashMap::new())) })
+    }
+
+    /// A place for one of `key`, if there is one.
+    pub fn enter_as(self: &Arc<Self>, key: K) -> Option<Place<K>> {
+        self.place(key, self.all, self.each)
+    }
+
+    fn place(self: &Arc<Self>, key: K, most: usize, most_each: usize) -> Option<Place<K>> {
+        let mut inside = lock(&self.inside);
+        let (all, each) = &mut *inside;
+        let mine = each.get(&key).copied().unwrap_or_default();
+        if *all >= most || mine >= most_each {
+            return None;
+        }
+        *all += 1;
+        each.insert(key, mine + 1);
+        Some(Place { crowd: self.clone(), key })
+    }
 }
 
 impl Crowd {
-    /// At most so many at a time, and so many of one address.
-    #[must_use]
-    pub fn new(all: usize, each: usize) -> Arc<Crowd> {
-        Arc::new(Crowd { all, each, inside: Mutex::default() })
-    }
-
     /// A place for one who comes from this address, if there is one.
     pub fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
         self.enter_within(from, self.all, self.each)
@@ -37,28 +57,19 @@ impl Crowd {
 
     /// A place, if there is one within these limits instead of the crowd's own.
     pub(super) fn enter_within(self: &Arc<Self>, from: IpAddr, most: usize, most_each: usize) -> Option<Place> {
-        let host = host(from);
-        let mut inside = lock(&self.inside);
-        let (all, each) = &mut *inside;
-        let mine = each.get(&host).copied().unwrap_or_default();
-        if *all >= most || mine >= most_each {
-            return None;
-        }
-        *all += 1;
-        each.insert(host, mine + 1);
-        Some(Place { crowd: self.clone(), host })
+        self.place(host(from), most, most_each)
     }
 }
 
-impl Drop for Place {
+impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
         let mut inside = lock(&self.crowd.inside);
         let (all, each) = &mut *inside;
         *all -= 1;
-        if let Some(mine) = each.get_mut(&self.host) {
+        if let Some(mine) = each.get_mut(&self.key) {
             *mine -= 1;
             if *mine == 0 {
-                each.remove(&self.host);
+                each.remove(&self.key);
             }
         }
     }

@@ -56,6 +56,15 @@ impl History {
         Some(self.describe(entry, now))
     }
 
+    /// True if a RoleSet waits for a signature of this key, which may be one that only this RoleSet would bring in.
+    pub fn awaits(&self, key: &PublicKey, now: Millis) -> bool {
+        self.open(now).any(|entry| {
+            entry.changeset.changes.iter().any(|change| change.document.kind == Kind::RoleSet)
+                && !entry.signers.contains(key)
+                && self.chain.governs(&entry.changeset, key)
+        })
+    }
+
     /// What an approval approves.
     pub fn approves(&self, id: &ChangesetId) -> Option<ChangesetId> {
         self.kept.approval(id).map(|vote| vote.about)

@@ -398,6 +398,8 @@ pub struct Identity {
     pub not_after: String,
     /// The certificates, leaf first, PEM.
     pub chain: String,
+    /// The local user whose application was given it by the Workload API; null where this node holds the key.
+    pub uid: Option<u32>,
 }
 
 /// One of `GET /v1/local/services`.

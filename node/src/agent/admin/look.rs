@@ -151,8 +151,10 @@ impl Admin {
             not_before: rfc3339(leaf.not_before),
             not_after: rfc3339(leaf.not_after),
             chain: bundle_to_pem(&leaf.chain),
+            uid: leaf.uid,
         };
-        self.agent.identity().leafs.into_iter().map(row).collect()
+        let facts = self.agent.identity();
+        facts.leafs.into_iter().chain(facts.handed).map(row).collect()
     }
 }
 

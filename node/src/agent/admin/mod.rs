@@ -34,7 +34,7 @@ use std::sync::Arc;
 use certs::sign::PublicKey;
 use tokio::sync::Semaphore;
 
-pub use serve::bind_socket;
+pub use serve::SOCKET_MODE;
 
 use super::Agent;
 use crate::{config::Cidr, snapshot::Circuits, tasks::Tasks, telemetry::Telemetry};
@@ -63,6 +63,8 @@ pub enum Door {
     Metrics,
     /// `skein-admin/1`: an operator that proved this key.
     Operator(PublicKey),
+    /// The same, by a key that is no operator's yet: a RoleSet that operators made waits for its signature.
+    Candidate(PublicKey),
 }
 
 impl Admin {

@@ -62,6 +62,7 @@ impl Admin {
             Door::Metrics => health(),
             Door::Loopback(_) => health().merge(looking()).layer(middleware::from_fn(guarded)),
             Door::Socket => health().merge(looking()).merge(pushing()).merge(acting()),
+            Door::Candidate(_) => signing(),
             Door::Operator(key) => {
                 let (looks, acts) = ((self.clone(), *key, Verb::View), (self.clone(), *key, Verb::Invite));
                 let acting = acting().layer(middleware::from_fn_with_state(acts, with_role));
@@ -131,6 +132,14 @@ fn pushing() -> Router<Admin> {
         .route("/v1/policy", post(Admin::push))
         .route("/v1/policy/plan", post(Admin::plan))
         .route("/v1/policy/preview", post(Admin::preview))
+}
+
+/// What one needs to sign a RoleSet that brings its key in: the changeset, proven, and a place to put the signature.
+fn signing() -> Router<Admin> {
+    Router::new()
+        .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
+        .route("/v1/policy/changesets/{id}/proof", get(Admin::changeset_proof))
+        .route("/v1/policy", post(Admin::push))
 }
 
 /// What is done to this node.

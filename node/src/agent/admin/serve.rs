@@ -1,16 +1,9 @@
 //! The doors: sockets, and who comes through them.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use certs::{sign::PublicKey, tls::EXPORTER_ADMIN};
+use certs::tls::EXPORTER_ADMIN;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -22,12 +15,14 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::{Admin, Door, error::Error, greeting, guard};
+use super::{Admin, Door, greeting, guard};
 use crate::{
     config::Cidr,
     mesh::{admin::Conversed, crowd::Crowd, peer::PeerNetwork},
 };
 
+/// Mode of the local socket: its user and the group `skein`.
+pub const SOCKET_MODE: u32 = 0o660;
 /// Connections of one door at the same time; further ones wait.
 const CONNECTIONS: usize = 256;
 /// How long a request's head may take.
@@ -36,52 +31,10 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const GREETINGS: (usize, usize) = (256, 16);
 /// How long an operator may take to prove its key.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
+/// How long one may take to sign who is no operator yet.
+const CANDIDATE_LIMIT: Duration = Duration::from_secs(60);
 /// Pause after an accept that failed, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The group whose members may use the socket.
-const GROUP: &str = "skein";
-
-/// Opens the local socket: mode 0660, group `skein` if there is one. A socket that nobody serves any more is replaced.
-///
-/// # Errors
-/// `address_in_use` if another node serves it, else what the file system says.
-pub fn bind_socket(path: &Path) -> Result<UnixListener, Error> {
-    let failed = |what: &str, error: &io::Error| {
-        Error::new("failed", format!("cannot {what} the socket {}: {error}", path.display()))
-            .hint("check the folder's permissions, or set [admin] socket")
-    };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|error| failed("make the folder of", &error))?;
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(there) if !there.file_type().is_socket() => {
-            return Err(Error::new("address_in_use", format!("{} is there and is no socket", path.display()))
-                .hint("remove it, or set [admin] socket"));
-        }
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return Err(Error::new("address_in_use", format!("another node serves {}", path.display()))
-                .hint("stop it first, or set [admin] socket"));
-        }
-        Ok(_) | Err(_) => {}
-    }
-    // Made under another name, so that nobody meets it with wrong permissions.
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = Path::new(&draft);
-    // What a crash left behind; bind says so if it cannot be removed.
-    let _ = std::fs::remove_file(draft);
-    let listener = UnixListener::bind(draft).map_err(|error| failed("open", &error))?;
-    let finish = || -> io::Result<()> {
-        std::fs::set_permissions(draft, std::fs::Permissions::from_mode(0o660))?;
-        if let Some(group) = crate::accounts::group(GROUP) {
-            // Only root and the group's own members may give it away; others keep it for themselves.
-            let _ = nix::unistd::chown(draft, None, Some(group));
-        }
-        std::fs::rename(draft, path)
-    };
-    finish().map_err(|error| failed("set up", &error))?;
-    Ok(listener)
-}
 
 impl Admin {
     /// Serves the local socket until the node stops.
@@ -143,16 +96,10 @@ impl Admin {
                 let greeted = tokio::time::timeout(GREETING_LIMIT, admin.greet(stream)).await;
                 drop(place);
                 match greeted {
-                    Ok(Ok(Some((stream, key)))) => {
+                    Ok(Ok(Some((stream, door)))) => {
                         let Ok(slot) = slots.acquire_owned().await else { return };
-                        tracing::info!(%remote, %key, "an operator came in");
-                        let router = admin.router(&Door::Operator(key));
-                        let may = || admin.agent.state().has_verb(&key, Verb::View);
-                        // Who has lost the role has lost the watches under way too.
-                        tokio::select! {
-                            () = admin.converse(stream, router) => {}
-                            () = dismissed(admin.agent.changes(), may) => {}
-                        }
+                        tracing::info!(%remote, ?door, "an operator came in");
+                        admin.receive(stream, &door).await;
                         drop(slot);
                     }
                     Ok(Ok(None)) => tracing::warn!(%remote, "someone without a role asked to administer this node"),
@@ -163,15 +110,37 @@ impl Admin {
         }
     }
 
-    /// Lets an operator in whose key has a role that may look.
-    async fn greet(&self, mut stream: Conversed) -> io::Result<Option<(Conversed, PublicKey)>> {
+    /// Lets an operator in whose key has a role that may look, or whose signature a RoleSet waits for.
+    async fn greet(&self, mut stream: Conversed) -> io::Result<Option<(Conversed, Door)>> {
         let exporter = stream.exporter(EXPORTER_ADMIN)?;
         let Some(key) = greeting::read(&mut stream, &exporter).await? else { return Ok(None) };
-        if !self.agent.state().has_verb(&key, Verb::View) {
-            return Ok(None);
-        }
+        let door = if self.agent.state().has_verb(&key, Verb::View) {
+            Door::Operator(key)
+        } else {
+            let now = self.agent.now();
+            if !self.agent.history(|history| history.awaits(&key, now)).await {
+                return Ok(None);
+            }
+            Door::Candidate(key)
+        };
         greeting::welcome(&mut stream).await?;
-        Ok(Some((stream, key)))
+        Ok(Some((stream, door)))
+    }
+
+    /// Serves an operator for as long as its key lets it.
+    async fn receive(&self, stream: Conversed, door: &Door) {
+        let conversation = self.converse(stream, self.router(door));
+        let Door::Operator(key) = door else {
+            // Its signature may be what ends the wait for it: only time ends the conversation.
+            let _ = tokio::time::timeout(CANDIDATE_LIMIT, conversation).await;
+            return;
+        };
+        let may = || self.agent.state().has_verb(key, Verb::View);
+        // Who has lost the role has lost the watches under way too.
+        tokio::select! {
+            () = conversation => {}
+            () = dismissed(self.agent.changes(), may) => {}
+        }
     }
 
     /// Serves one connection in a task of its own, once there is a slot for it.
@@ -217,7 +186,7 @@ async fn dismissed(mut changes: watch::Receiver<u64>, may: impl Fn() -> bool) {
 fn lets_in(door: &Door, remote: SocketAddr) -> bool {
     match door {
         Door::Loopback(allowed) => guard::address(remote, allowed),
-        Door::Metrics | Door::Socket | Door::Operator(_) => true,
+        Door::Metrics | Door::Socket | Door::Operator(_) | Door::Candidate(_) => true,
     }
 }
 
@@ -231,18 +200,6 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_socket_is_for_user_and_group_and_replaces_a_dead_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run/agent.sock");
-        let first = bind_socket(&path).unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o660);
-        assert_eq!(bind_socket(&path).unwrap_err().code, "address_in_use");
-        drop(first);
-        bind_socket(&path).unwrap();
-    }
-
-    #[tokio::test]
     async fn a_role_that_is_taken_away_ends_what_is_under_way() {
         use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
         let (changes, may) = (watch::Sender::new(0), AtomicBool::new(true));
@@ -253,14 +210,5 @@ mod tests {
         may.store(false, Relaxed);
         changes.send_modify(|count| *count += 1);
         tokio::time::timeout(Duration::from_secs(10), ends).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_file_in_its_place_is_not_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.sock");
-        std::fs::write(&path, "precious").unwrap();
-        assert_eq!(bind_socket(&path).unwrap_err().code, "address_in_use");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

@@ -147,6 +147,7 @@ fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketAddr) -
         ports: vec![port],
         check: Some(check),
         outbound: None,
+        uids: Vec::new(),
     });
     local
 }

@@ -1,8 +1,10 @@
 //! The store's file. It remembers a failed sync: what the disk then holds nobody knows, whatever the error was called.
 
 use std::{
+    fs::Permissions,
     io,
     ops::Bound,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
     sync::{
         Arc,
@@ -12,6 +14,9 @@ use std::{
 
 use redb::{BackendError, StorageBackend, backends::FileBackend};
 
+/// Its mode.
+const PRIVATE: u32 = 0o600;
+
 /// A file of redb's that watches its syncs.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -20,9 +25,15 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Opens or creates the file; `sync_failed` becomes true at the first sync that fails.
+    /// Opens or creates the file, its owner's alone; `sync_failed` becomes true at the first sync that fails.
     pub(super) fn open(path: &Path, sync_failed: &Arc<AtomicBool>) -> Result<Self, redb::Error> {
-        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(PRIVATE);
+        let file = options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path)?;
+        // One that an earlier version made.
+        if file.metadata()?.mode() & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(PRIVATE))?;
+        }
         Ok(Self { file: FileBackend::new(file)?, sync_failed: Arc::clone(sync_failed) })
     }
 }

@@ -36,7 +36,7 @@ impl Directory {
             }
         }
         let root = Root::generate(trust_domain, now);
-        self.write(NEXT_ROOT, seal(&root.to_pem(), self.word()?.as_ref())?.as_bytes(), 0o600)?;
+        self.write(NEXT_ROOT, seal(&root.to_pem(), self.passphrase.known()?.as_ref())?.as_bytes(), 0o600)?;
         Ok(root)
     }
 

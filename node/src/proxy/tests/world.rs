@@ -216,6 +216,7 @@ impl World {
             ports: Vec::new(),
             check: None,
             outbound: None,
+            uids: Vec::new(),
         };
         let own = self.entries.iter().filter(|entry| entry.node == node).map(|entry| Service {
             name: name(entry.service),
@@ -236,6 +237,7 @@ impl World {
                 fall: 1,
             }),
             outbound: None,
+            uids: Vec::new(),
         });
         std::iter::once(web).chain(own).collect()
     }

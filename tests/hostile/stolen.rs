@@ -1,0 +1,222 @@
+//! What a thief can do with a copy of a node's data directory: be that node, until it is evicted. With an enroller's: also redeem the
+//! invites that are open, and nothing wider.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use certs::{
+    ca::{CaKey, Enroller, NodeCa},
+    codec::Millis,
+    grant::{Grant, Pattern},
+    id::{NodeId, SpiffeId, TrustDomain},
+    root::bundle_from_pem,
+    sign::SigningKey,
+};
+use harness::{
+    cluster::{Cluster, Plan, SERVICE_PORT, Service, TRUST_DOMAIN},
+    eventually,
+    process::Skein,
+};
+use node::mesh::{Preface, Protocol};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rustls::{
+    crypto::aws_lc_rs::sign::any_ecdsa_type,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    sign::CertifiedKey,
+};
+
+use crate::{
+    client::{call, member, refused},
+    strangers::wall,
+};
+
+const DATA: &str = "skein-data/1";
+const PEER: &str = "skein-peer/1";
+
+/// Accounts of their own, so that one cannot pass for another: `web` enrols, `reviews` serves.
+fn mesh() -> Cluster {
+    let service = |name: &str| Service { account: name.into(), ..Service::version(&format!("shop/{name}"), "v1") };
+    let client = Service { account: "web".into(), ..Service::client("shop/web") };
+    let skein = Skein::at(env!("CARGO_BIN_EXE_skein-under-test"));
+    let plans = [
+        ("web", Plan::with([client])),
+        ("reviews", Plan::with([service("reviews")])),
+        ("ratings", Plan::with([service("ratings")])),
+    ];
+    let cluster = Cluster::start(skein, &plans);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster.wait_endpoints("shop/ratings", 1);
+    cluster
+}
+
+fn data(cluster: &Cluster, node: &str) -> PathBuf {
+    cluster.node(node).dir.join("data")
+}
+
+fn read(cluster: &Cluster, node: &str, file: &str) -> String {
+    std::fs::read_to_string(data(cluster, node).join(file)).expect("a node's file")
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::new(TRUST_DOMAIN).expect("a name")
+}
+
+fn service(account: &str) -> SpiffeId {
+    format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}").parse().expect("an identity")
+}
+
+fn itself(node: &str) -> SpiffeId {
+    SpiffeId::node(domain(), NodeId::new(node).expect("a name"))
+}
+
+/// A leaf by a stolen node CA for whatever the thief likes; everything about it is right but perhaps its name.
+fn mint(cluster: &Cluster, node: &str, id: &SpiffeId) -> Arc<CertifiedKey> {
+    let cas = read(cluster, node, "ca.pem");
+    let authority = KeyPair::from_pem(&read(cluster, node, "ca.key")).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&cas, authority).expect("the node CA comes first");
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+    let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_millis(wall());
+    let mut params = CertificateParams::default();
+    (params.not_before, params.not_after) = (now - Duration::from_secs(60), now + Duration::from_secs(1_800));
+    params.distinguished_name.push(DnType::OrganizationName, "Skein identity");
+    params.subject_alt_names = vec![
+        SanType::URI(id.uri().try_into().expect("ASCII")),
+        SanType::DnsName(id.dns_name().try_into().expect("ASCII")),
+    ];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    let leaf = params.signed_by(&key, &issuer).expect("signed");
+    let mut chain = vec![leaf.der().clone()];
+    chain.extend(bundle_from_pem(&cas).expect("certificates").into_iter().map(CertificateDer::from));
+    let key = any_ecdsa_type(&PrivateKeyDer::Pkcs8(key.serialize_der().into())).expect("P-256");
+    Arc::new(CertifiedKey::new(chain, key))
+}
+
+/// A node's leaf by a stolen enroller CA, by way of a node CA that it certifies for a key of the thief's.
+fn enrol(cluster: &Cluster, node: &str, epoch: u64, accounts: Vec<Pattern>, id: &SpiffeId) -> Arc<CertifiedKey> {
+    let chain = bundle_from_pem(&read(cluster, "web", "enroller.pem")).expect("a certificate");
+    let key = CaKey::from_pem(&read(cluster, "web", "enroller.key")).expect("a key");
+    let enroller = Enroller::new(&domain(), chain, key).expect("it is its own");
+    let grant = Grant {
+        node: NodeId::new(node).expect("a name"),
+        epoch,
+        services: accounts.clone(),
+        accounts,
+        record_key: Some(SigningKey::generate().public()),
+        enroller: false,
+    };
+    let now: Millis = wall();
+    let key = CaKey::generate();
+    let chain = enroller.issue_node(&key.spki(), &grant, now).expect("the thief signs what it likes");
+    let ca = NodeCa::new(&domain(), chain, key).expect("a CA");
+    ca.leaf(id, now).expect("a leaf").key
+}
+
+/// What `reviews` says to a request of whoever shows this leaf.
+fn ask(cluster: &Cluster, shown: &Arc<CertifiedKey>) -> Result<String, String> {
+    let door = cluster.node("reviews").address("mesh");
+    let session = member(door, DATA, &service("reviews").dns_name(), shown);
+    let preface = Preface {
+        service: "shop/reviews".parse().expect("a name"),
+        instance: None,
+        port: SERVICE_PORT,
+        source: None,
+        protocol: Protocol::Http1,
+        extensions: Vec::new(),
+    };
+    call(session, &preface, "GET /stolen HTTP/1.1\r\nhost: reviews.shop\r\nconnection: close\r\n\r\n")
+}
+
+/// That a leaf opens neither a data nor a peer conversation with `reviews`.
+fn is_nobody(cluster: &Cluster, shown: &Arc<CertifiedKey>, what: &str) {
+    let door = cluster.node("reviews").address("mesh");
+    for (alpn, name) in [(DATA, service("reviews")), (PEER, itself("reviews"))] {
+        let how = refused(member(door, alpn, &name.dns_name(), shown));
+        assert!(!how.is_empty(), "{what} by {alpn}");
+    }
+    assert!(ask(cluster, shown).is_err(), "{what}");
+}
+
+#[test]
+fn a_stolen_node_directory_is_that_node_and_nobody_else_and_nothing_after_its_eviction() {
+    let cluster = mesh();
+    let own = mint(&cluster, "ratings", &service("ratings"));
+    let answer = ask(&cluster, &own).expect("until it is evicted it is itself");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let before = cluster.node("reviews").backends[0].arrivals().len();
+    let foreign = [
+        service("web"),
+        service("reviews"),
+        service("default"),
+        format!("spiffe://{TRUST_DOMAIN}/ns/bank/sa/ratings").parse().expect("an identity"),
+        itself("web"),
+        itself("reviews"),
+        itself("ghost"),
+    ];
+    for id in &foreign {
+        is_nobody(&cluster, &mint(&cluster, "ratings", id), &id.uri());
+    }
+    // Its own identity opens the conversations of its class only.
+    let door = cluster.node("reviews").address("mesh");
+    refused(member(door, PEER, &itself("reviews").dns_name(), &own));
+    let node = mint(&cluster, "ratings", &itself("ratings"));
+    refused(member(door, DATA, &service("reviews").dns_name(), &node));
+    // A CA of the thief's below the stolen one.
+    let longer = {
+        let issued = mint(&cluster, "ratings", &service("ratings"));
+        let below = mint(&cluster, "ratings", &service("web"));
+        let chain = below.cert[..1].iter().chain(&issued.cert).cloned().collect();
+        Arc::new(CertifiedKey::new(chain, below.key.clone()))
+    };
+    is_nobody(&cluster, &longer, "a longer path");
+    cluster.on("web", &["evict", "ratings"]).expect_code(0);
+    eventually("the eviction has arrived", || match ask(&cluster, &own) {
+        Ok(answer) => Err(answer),
+        Err(_) => Ok(()),
+    });
+    for id in [service("ratings"), itself("ratings"), service("web")] {
+        is_nobody(&cluster, &mint(&cluster, "ratings", &id), &format!("{} after the eviction", id.uri()));
+    }
+    let after = cluster.node("reviews").backends[0].arrivals();
+    assert!(
+        after.len() >= before
+            && after[before..].iter().all(|arrival| !format!("{arrival:?}").contains("/ns/shop/sa/web"))
+    );
+}
+
+#[test]
+fn a_stolen_enroller_directory_redeems_open_invites_and_nothing_wider() {
+    let cluster = mesh();
+    let guest = Plan::with([Service { account: "guest".into(), ..Service::version("shop/guest", "v1") }]);
+    cluster.invite("guest", &guest, &["--ttl", "1h"]);
+    let exactly = |account: &str| vec![Pattern::Exact("shop".into(), account.into())];
+    let everything = vec![Pattern::All];
+    // Names that nobody invited, and names that have a node: with the epoch in force, one before, one after.
+    is_nobody(&cluster, &enrol(&cluster, "ghost", 1, everything.clone(), &service("web")), "nobody invited it");
+    is_nobody(&cluster, &enrol(&cluster, "ghost", 1, everything.clone(), &itself("ghost")), "nobody invited it");
+    for epoch in [0, 1, 2, 9] {
+        let what = format!("ratings of epoch {epoch}");
+        is_nobody(&cluster, &enrol(&cluster, "ratings", epoch, exactly("ratings"), &service("ratings")), &what);
+        is_nobody(&cluster, &enrol(&cluster, "ratings", epoch, exactly("ratings"), &itself("ratings")), &what);
+    }
+    // The invite that is open, wider than operators signed it.
+    for id in [service("web"), service("reviews"), service("default"), itself("reviews")] {
+        if id.account().is_some() {
+            is_nobody(&cluster, &enrol(&cluster, "guest", 1, everything.clone(), &id), &id.uri());
+        }
+    }
+    is_nobody(&cluster, &enrol(&cluster, "guest", 2, exactly("guest"), &service("guest")), "another epoch");
+    // As it was signed: this is what an enroller can do.
+    let open = enrol(&cluster, "guest", 1, everything, &service("guest"));
+    let answer = ask(&cluster, &open).expect("the open invite");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // Operators take it back, and the enroller with it.
+    cluster.on("reviews", &["evict", "web", "--force", "--wait", "local"]).expect_code(0);
+    eventually("the eviction has arrived", || match ask(&cluster, &open) {
+        Ok(answer) => Err(answer),
+        Err(_) => Ok(()),
+    });
+    is_nobody(&cluster, &open, "after the eviction");
+    is_nobody(&cluster, &mint(&cluster, "web", &service("web")), "the enroller itself");
+    is_nobody(&cluster, &enrol(&cluster, "guest", 1, exactly("guest"), &itself("guest")), "after the eviction");
+}
