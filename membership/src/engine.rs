@@ -30,6 +30,7 @@ use crate::{
     limit::Bucket,
     links::Links,
     message::Message,
+    notary::{Certificates, Notary},
     record::{Section, SignedRecord},
     rumor::{self, Rumor},
     view::View,
@@ -86,13 +87,26 @@ impl Engine {
     /// Starts with what the disk knew; the first effects come with the first event. `seed` must not be guessable.
     #[must_use]
     pub fn new(config: Config, own: Own, authority: Arc<Authority>, seed: u64, now: Millis) -> Engine {
+        Engine::with_notary(config, own, authority, Arc::new(Certificates), seed, now)
+    }
+
+    /// The same, with another's word for what is signed and certified.
+    #[must_use]
+    pub fn with_notary(
+        config: Config,
+        own: Own,
+        authority: Arc<Authority>,
+        notary: Arc<dyn Notary>,
+        seed: u64,
+        now: Millis,
+    ) -> Engine {
         let Config { trust_domain, peers, last_known } = config;
         let mut random = StdRng::seed_from_u64(seed);
         let detector = Detector::new(own.node.clone(), StdRng::seed_from_u64(random.random()));
         let (fetch, rumor, senders, origins, heard, view, out) = Default::default();
         let mut engine = Engine {
             author: Author::new(trust_domain.clone(), own.node.clone(), own.record_key, own.generation),
-            ledger: Ledger::new(authority),
+            ledger: Ledger::new(authority, notary),
             links: Links::new(own.node.clone()),
             dialer: Dialer::new(own.node.clone(), &peers),
             own: own.node,
@@ -169,6 +183,12 @@ impl Engine {
         &self.view
     }
 
+    /// Members with an open link.
+    #[must_use]
+    pub fn linked(&self) -> usize {
+        self.links.linked().len()
+    }
+
     /// What is believed now.
     #[must_use]
     pub fn authority(&self) -> &Arc<Authority> {
@@ -234,8 +254,7 @@ impl Engine {
         }
         if self.feed_due.is_some_and(|due| self.steady >= due) {
             self.feed_due = None;
-            let feed = Arc::new(self.feed());
-            self.out.push(Effect::Feed(feed));
+            self.out.push(Effect::Feed);
         }
         if self.persist_due.is_some_and(|due| self.steady >= due) {
             self.persist();

@@ -306,7 +306,8 @@ fn unknown_names_cost_nothing_and_are_fetched_once_granted() {
     let late = scene.node(2);
     let authority = Arc::new(scene.world.authority.clone());
     for index in 0..2 {
-        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+        let node = scene.node(index);
+        scene.sim.event(&node, Event::Authority(authority.clone()));
     }
     scene.sim.authority = authority.clone();
     let peers = [scene.sim.address(&scene.node(0))];
@@ -327,7 +328,8 @@ fn evicted_and_narrowed_nodes_lose_what_they_had() {
     scene.world.grant(&grant("n2", 1, &["default/shared"], false));
     let authority = Arc::new(scene.world.authority.clone());
     for index in 0..3 {
-        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+        let node = scene.node(index);
+        scene.sim.event(&node, Event::Authority(authority.clone()));
     }
     scene.sim.authority = authority;
     scene.sim.run(10);
@@ -342,7 +344,8 @@ fn evicted_and_narrowed_nodes_lose_what_they_had() {
     let again = scene.world.citizen("n3", 2);
     let authority = Arc::new(scene.world.authority.clone());
     for index in 0..3 {
-        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+        let node = scene.node(index);
+        scene.sim.event(&node, Event::Authority(authority.clone()));
     }
     scene.sim.authority = authority;
     let peers = [scene.sim.address(&scene.node(0))];

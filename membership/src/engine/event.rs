@@ -11,7 +11,7 @@ use certs::{
 use crate::{
     body::Body,
     error::RecordError,
-    gossip::{Feed, Outgoing},
+    gossip::Outgoing,
     statement::Statement,
 };
 
@@ -32,6 +32,23 @@ pub enum Lane {
     Services,
     /// Repair: what may wait for seconds.
     Rest,
+}
+
+impl Lane {
+    /// All of them, the most urgent first.
+    pub const ALL: [Lane; 5] = [Lane::Liveness, Lane::Policy, Lane::Health, Lane::Services, Lane::Rest];
+
+    /// Its name in metrics and reports.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Lane::Liveness => "liveness",
+            Lane::Policy => "policy",
+            Lane::Health => "health",
+            Lane::Services => "services",
+            Lane::Rest => "rest",
+        }
+    }
 }
 
 /// How an engine is set up.
@@ -170,8 +187,8 @@ pub enum Effect {
         /// The payload.
         bytes: Vec<u8>,
     },
-    /// Hand to [`crate::gossip::Carrier::feed`].
-    Feed(Arc<Feed>),
+    /// [`Engine::feed`](super::Engine::feed) changed: hand it to [`crate::gossip::Carrier::feed`].
+    Feed,
     /// Worth a line in the log, or the end of the process.
     Notice(Notice),
 }

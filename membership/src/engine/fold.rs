@@ -204,7 +204,8 @@ impl Engine {
     }
 
     /// All that the gossip carrier must know.
-    pub(super) fn feed(&self) -> Feed {
+    #[must_use]
+    pub fn feed(&self) -> Feed {
         let known = |node: &NodeId| {
             let said = self.ledger.said(node)?;
             let records = self.ledger.records(node)?.clone();

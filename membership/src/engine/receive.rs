@@ -104,7 +104,7 @@ impl Engine {
     }
 
     fn records(&mut self, from: &NodeId, records: &[Vec<u8>]) {
-        let decoded: Result<Vec<_>, _> = records.iter().map(|bytes| SignedRecord::decode(bytes)).collect();
+        let decoded: Result<Vec<_>, _> = records.iter().map(|bytes| self.ledger.read(bytes)).collect();
         let Ok(mut records) = decoded else {
             return self.misbehaved(from, "sent what is no record");
         };
@@ -116,7 +116,7 @@ impl Engine {
                 if !record.section().is_of_the_moment() {
                     touched.insert(record.node().clone());
                 }
-                self.take_record(&Arc::new(record), Some(from));
+                self.take_record(&record, Some(from));
             }
         }
         self.after_records(&touched, Some(from));
@@ -206,12 +206,12 @@ impl Engine {
     }
 
     fn proved(&mut self, from: &NodeId, one: &[u8], other: &[u8]) {
-        let (Ok(one), Ok(other)) = (SignedRecord::decode(one), SignedRecord::decode(other)) else {
+        let (Ok(one), Ok(other)) = (self.ledger.read(one), self.ledger.read(other)) else {
             return self.misbehaved(from, "sent a proof that is none");
         };
         let now = self.steady;
         let node = one.node().clone();
-        let found = (Arc::new(one), Arc::new(other));
+        let found = (one, other);
         if node != self.own && self.sender(from).records.take(now) && self.ledger.prove(&found) {
             self.quarantined(&node);
         }
@@ -272,7 +272,7 @@ impl Engine {
             // A table without what it lists, or the reverse, would be asked for again.
             let asked =
                 |section: Section| sections.is_empty() || section == Section::TABLE || sections.contains(&section);
-            let held = self.ledger.records(node).into_iter().flatten();
+            let held = self.ledger.records(node).into_iter().flat_map(|held| held.iter());
             let lasting = held.filter(|(section, _)| asked(**section)).map(|(_, record)| record);
             let momentary = self.ledger.momentary(node).filter(|_| sections.is_empty());
             for record in lasting.chain(momentary) {
