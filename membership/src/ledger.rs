@@ -279,6 +279,17 @@ impl Ledger {
         Statement::of(base, parts.map(|(_, (_, part))| part))
     }
 
+    /// Whom a node accuses.
+    pub(crate) fn suspicions(&self, node: &NodeId) -> Vec<&Latest> {
+        let parts = self.nodes.get(node).into_iter().flat_map(|node| node.moment.range(Section::SUSPICIONS..));
+        let parts = parts.take_while(|(section, _)| section.base() == Section::SUSPICIONS);
+        let accused = parts.filter_map(|(_, (_, part))| match part {
+            Part::Suspicions(accused) => Some(accused.iter()),
+            Part::Outliers(_) | Part::Demand(_) => None,
+        });
+        accused.flatten().collect()
+    }
+
     /// Its records of the moment, for who asks for everything.
     pub(crate) fn momentary(&self, node: &NodeId) -> impl Iterator<Item = &Arc<SignedRecord>> {
         self.nodes.get(node).into_iter().flat_map(|node| node.moment.values()).map(|(record, _)| record)

@@ -13,9 +13,7 @@ use membership::{
     record::{Section, SignedRecord},
     sim::twin::Twin,
 };
-use support::{
-    world::{Citizen, World},
-};
+use support::world::{Citizen, World};
 use tokio::sync::mpsc;
 
 const INTERVAL: Duration = Duration::from_millis(50);

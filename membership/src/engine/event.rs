@@ -8,12 +8,7 @@ use certs::{
     verify::Authority,
 };
 
-use crate::{
-    body::Body,
-    error::RecordError,
-    gossip::Outgoing,
-    statement::Statement,
-};
+use crate::{body::Body, error::RecordError, gossip::Outgoing, statement::Statement};
 
 /// One peer link, numbered by whoever opens and accepts them; a number is never used twice by a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,6 +113,8 @@ pub enum Event {
     Tick,
     /// This node has something new to say of itself.
     Publish(Body),
+    /// Somebody here needs a link with a member for the next minute.
+    Want(NodeId),
     /// Policy changed what is believed.
     Authority(Arc<Authority>),
     /// The configuration's addresses changed.

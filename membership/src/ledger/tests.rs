@@ -50,7 +50,7 @@ fn holding(ledger: &Ledger) -> Holding {
 
 /// Offers all until nothing is new: identities may have been missing, tables too.
 fn ledger(world: &World, records: &[Arc<SignedRecord>]) -> Ledger {
-    let mut ledger = empty(&world);
+    let mut ledger = empty(world);
     for _ in 0..3 {
         records.iter().for_each(|record| drop(take(&mut ledger, record)));
     }

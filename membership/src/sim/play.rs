@@ -1,6 +1,6 @@
 //! Plays a scenario and reports.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use certs::{
     codec::Millis,
@@ -172,28 +172,22 @@ impl Play {
         self.network.event(node, Event::Publish(Body::Policy(body)));
     }
 
-    /// Accusations of all that a liar knows, to all that it is linked with.
+    /// A liar accuses all that it knows.
     fn lie(&mut self, now: Millis) {
-        if now % LIE_MS != 0 {
+        if !now.is_multiple_of(LIE_MS) {
             return;
         }
         for liar in self.liars.clone() {
             let Some(host) = self.network.nodes.get(&liar).filter(|host| host.up) else { continue };
-            let known: Vec<Arc<[u8]>> = host
-                .engine
-                .view()
-                .members()
-                .values()
-                .filter(|member| member.id != liar)
-                .map(|member| {
-                    let (node, generation) = (member.id.clone(), member.generation);
-                    Message::Accuse(Latest { node, generation, sequence: 1 << 40 }).encode().into()
-                })
-                .collect();
-            for peer in self.citizens.iter().map(|citizen| citizen.node.clone()).collect::<Vec<_>>() {
-                let Some(link) = self.network.link(&liar, &peer) else { continue };
-                known.iter().for_each(|bytes| self.network.send(&liar, &peer, link, bytes.clone()));
-            }
+            let others = host.engine.view().members().values().filter(|member| member.id != liar);
+            let accused = others.map(|member| Latest {
+                node: member.id.clone(),
+                generation: member.generation,
+                // Beyond all that these have signed, so that nobody takes it for answered.
+                sequence: (1 << 40) + now,
+            });
+            let body = Body::Suspicions(accused.collect());
+            self.network.event(&liar, Event::Publish(body));
         }
     }
 
@@ -204,21 +198,21 @@ impl Play {
         }
         let (liars, rumors) = (self.liars.clone(), self.rumors);
         self.network.tap = Some(Box::new(move |from, _, _, bytes| {
-            let Ok(Some(message)) = Message::decode(&bytes) else { return Some(bytes) };
-            match message {
-                Message::Records(records) => {
-                    let mut read = records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok());
-                    let told = if liars.contains(from) {
-                        read.all(|record| record.node() == from)
-                    } else {
-                        rumors || read.all(|record| record.section() != Section::POLICY)
-                    };
-                    told.then_some(bytes)
-                }
-                Message::Probed { nonce, target, .. } if liars.contains(from) => {
+            let decoded = Message::decode(&bytes);
+            if let Ok(Some(Message::Records(records))) = &decoded {
+                let mut read = records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok());
+                let told = if liars.contains(from) {
+                    read.all(|record| record.node() == from)
+                } else {
+                    rumors || read.all(|record| record.section() != Section::POLICY)
+                };
+                return told.then_some(bytes);
+            }
+            match decoded {
+                Ok(Some(Message::Probed { nonce, target, .. })) if liars.contains(from) => {
                     Some(Message::Probed { nonce, target, reached: false }.encode().into())
                 }
-                _ => Some(bytes),
+                Ok(_) | Err(_) => Some(bytes),
             }
         }));
     }

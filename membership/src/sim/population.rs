@@ -44,11 +44,14 @@ pub struct Population {
     pub notary: Arc<dyn Notary>,
 }
 
+/// Records by their bytes, and whether they were found signed.
+type Read = HashMap<Arc<[u8]>, (Arc<SignedRecord>, bool)>;
+
 /// What certificates would say, and what was read and found signed.
 #[derive(Debug)]
 struct Registry {
     grants: BTreeMap<NodeId, (PublicKey, Grant)>,
-    read: Mutex<HashMap<Arc<[u8]>, (Arc<SignedRecord>, bool)>>,
+    read: Mutex<Read>,
 }
 
 impl Population {
@@ -116,7 +119,7 @@ fn key(seed: u64, number: usize) -> SigningKey {
 }
 
 impl Registry {
-    fn read(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<[u8]>, (Arc<SignedRecord>, bool)>> {
+    fn read(&self) -> std::sync::MutexGuard<'_, Read> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use certs::{
-    codec,
+    codec::{self, Bytes},
     id::{NodeId, TrustDomain},
 };
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -41,7 +41,7 @@ struct Held {
 struct Payload {
     /// Empty in the last message of a comparison.
     digest: Vec<Held>,
-    records: Vec<Vec<u8>>,
+    records: Vec<Bytes>,
     answer: bool,
 }
 
@@ -80,7 +80,7 @@ impl Twin {
         let strange = |held: &Held| feed.members.get(&held.node).is_none_or(|known| known.generation < held.generation);
         let mut unknown = theirs.iter().any(strange);
         let mut learned = Vec::new();
-        for record in records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok()) {
+        for record in records.iter().filter_map(|bytes| SignedRecord::decode(&bytes.0).ok()) {
             let Some(known) = feed.members.get(record.node()) else {
                 unknown = true;
                 continue;
@@ -123,7 +123,7 @@ fn digest(feed: &Feed) -> Vec<Held> {
 }
 
 /// What a peer lacks of the members that it knows in their present run.
-fn news(feed: &Feed, theirs: &[Held]) -> Vec<Vec<u8>> {
+fn news(feed: &Feed, theirs: &[Held]) -> Vec<Bytes> {
     let theirs: BTreeMap<&NodeId, (u64, u64)> =
         theirs.iter().map(|held| (&held.node, (held.generation, held.version))).collect();
     let (mut records, mut size) = (Vec::new(), 0);
@@ -143,7 +143,7 @@ fn news(feed: &Feed, theirs: &[Held]) -> Vec<Vec<u8>> {
             if size > DELTA_BYTES {
                 return records;
             }
-            records.push(record.bytes().to_vec());
+            records.push(Bytes(record.bytes().to_vec()));
         }
     }
     records

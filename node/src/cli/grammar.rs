@@ -5,7 +5,8 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 use crate::{
     cli::{
         ca, check, completions, context::Globals, drain, endpoints, evict, explain, grant, identity, init, invite,
-        join, leave, limits, man, members, operator, outliers, policy, routes, run, service, services, sim, status, wait,
+        join, leave, limits, man, members, operator, outliers, policy, routes, run, service, services, sim, status,
+        wait,
     },
     demo,
 };
