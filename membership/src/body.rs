@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     error::RecordError,
+    message::Latest,
     record::{BODY_BYTES, Section},
-    statement::{DEMANDS, DemandRecord, OUTLIERS, OutlierRecord},
+    statement::{DEMANDS, DemandRecord, OUTLIERS, OutlierRecord, SUSPICIONS},
 };
 
 /// Longest text of a body (locality, version, label, port name, reason) in bytes.
@@ -164,6 +165,9 @@ pub enum Body {
     Outliers(Vec<OutlierRecord>),
     /// What is asked of it: replaces all that it said of it. Of the moment.
     Demand(Vec<DemandRecord>),
+    /// Whom it finds silent, and the highest number of theirs that it knows: a higher one refutes. Replaces all that it said of
+    /// it. Of the moment.
+    Suspicions(Vec<Latest>),
 }
 
 impl Body {
@@ -180,6 +184,7 @@ impl Body {
             Body::Services(body) => split(Section::SERVICES, "services", &body.services, ANY, ServiceRecord::check),
             Body::Health(body) => split(Section::HEALTH, "health", &body.endpoints, ANY, HealthRecord::check),
             Body::Outliers(all) => split(Section::OUTLIERS, "outliers", all, OUTLIERS, OutlierRecord::check),
+            Body::Suspicions(all) => split(Section::SUSPICIONS, "suspicions", all, SUSPICIONS, |_| Ok(())),
             Body::Demand(all) => split(Section::DEMAND, "demand", all, DEMANDS, DemandRecord::check),
         }
     }

@@ -1,58 +1,42 @@
 //! Who is alive: each node's own judgement, from what it hears over links, from probes, and from relays that probe for
 //! it. What others say only makes it look. All times are the engine's milliseconds, which stand still while this
 //! process does, so that its own pauses are nobody's silence (after Lifeguard, Dadgar et al. 2017).
+//!
+//! In a sparse mesh most members have no link with this node. Those that have one check; the rest wait for the accused to
+//! answer its accusers with a signature that it did not have before.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod peer;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use certs::id::NodeId;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
+use self::peer::{Check, Peer, Setting};
 use crate::{accusers::Accusers, limit::Bucket};
 
 /// Members that a node probes all the time: those that follow it by name.
-const NEIGHBOURS: usize = 4;
-/// Time between probes of a neighbour.
-const PROBE_MS: u64 = 250;
-/// Time between probes of any other linked member.
-const KEEP_ALIVE_MS: u64 = 1_000;
-/// Time between probes of a member in doubt.
-const DOUBT_PROBE_MS: u64 = 100;
-/// Unanswered probes over this time put in doubt.
-const DOUBT_MS: u64 = 300;
-/// Over this time they start a check, and the others are told.
-const SUSPECT_MS: u64 = 700;
-/// The same once a data connection failed as well.
-const SUSPECT_FAILED_MS: u64 = 400;
-/// How long a data connection's failure counts.
-const FAILURE_MS: u64 = 3_000;
-/// What a check leaves a member to refute it, at least.
-const REFUTE_MS: u64 = 400;
-/// A silence over a standing link that means death, if the check found nothing.
-const DEAD_MS: u64 = 1_600;
-/// The same once the link is down, or a data connection failed as well.
-const DEAD_UNLINKED_MS: u64 = 800;
-/// The same when this node rather doubts itself.
-const DEAD_SELF_DOUBT_MS: u64 = 2_400;
-/// Patience with members of whom this node only heard: a link to them may be on its way.
-const UNMET_MS: u64 = 2_000;
-/// The same while there is nobody to ask about them.
-const ALONE_MS: u64 = 5_000;
+pub(crate) const NEIGHBOURS: usize = 4;
 /// Relays that a check asks.
 const RELAYS: usize = 2;
 /// How often relays are believed between two signs of life that nobody can make up.
 const HEARSAY: u32 = 3;
-/// Time after which other relays are asked.
-const RELAY_MS: u64 = 400;
 /// How long a lost link may be a mere reconnection before others hear of it.
 const RECONNECT_MS: u64 = 200;
-/// Probes in flight that are remembered for each member.
-const PINGS: usize = 16;
+/// How long a probe for another may take.
+const RELAYED_MS: u64 = 1_600;
+/// Time between public questions about one member that others judge otherwise.
+const QUESTION_MS: u64 = 10_000;
 /// Probes for others in flight.
 const RELAYED: usize = 1_024;
 /// Probes a second that one member may ask for.
 const RELAY_RATE: u64 = 50;
-/// The most that a smoothed round trip may claim, in milliseconds.
-const RTT_MAX_MS: u64 = 60_000;
+/// The least that this process must have stood still to call itself slow.
+const SLOW_MS: u64 = 150;
+/// The most that it counts against itself.
+const HEALTH_MOST: u32 = 4;
+/// Time after which one of that is forgiven.
+const HEALTH_MS: u64 = 10_000;
 
 /// What the detector wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +47,8 @@ pub(crate) enum Order {
     Ask { relay: NodeId, target: NodeId, nonce: u64 },
     /// Answer one who asked.
     Answer { to: NodeId, target: NodeId, nonce: u64, reached: bool },
-    /// Tell everyone that a member is silent.
-    Accuse(NodeId),
+    /// Tell everyone whom this node suspects now: `more` than before, which is urgent, or fewer.
+    Suspicions { more: bool },
     /// The judgement changed.
     Judge(NodeId, Verdict),
 }
@@ -77,51 +61,59 @@ pub(crate) enum Verdict {
     Dead,
 }
 
-struct Peer {
-    linked: bool,
-    /// Was linked once in this run.
-    met: bool,
-    verdict: Verdict,
-    /// The last sign of life over a link, or when it was first known, linked or unlinked.
-    heard: u64,
-    /// The last sign of life by others: a relay's word, or a newer signature.
-    vouched: u64,
-    /// Relays believed since its last own sign of life.
-    hearsay: u32,
-    failed: Option<u64>,
-    last_ping: Option<u64>,
-    /// When the first probe since the last sign of life went out: before it, a silence means nothing.
-    asked: Option<u64>,
-    pings: VecDeque<(u64, u64)>,
-    rtt: Option<u64>,
-    check: Option<Check>,
-}
-
-struct Check {
-    since: u64,
-    accuser: Option<NodeId>,
-    announced: bool,
-    asked: u64,
-    /// Relays asked in this round that have not answered.
-    waiting: BTreeSet<NodeId>,
-}
-
 /// See the module.
 pub(crate) struct Detector {
     own: NodeId,
     peers: BTreeMap<NodeId, Peer>,
     linked: BTreeSet<NodeId>,
+    /// Who is being checked.
+    checking: BTreeSet<NodeId>,
+    /// Whom this node has told everyone that it suspects.
+    announced: BTreeSet<NodeId>,
+    /// Whom it judged dead and asks all the same, because others see it alive; since when.
+    questions: BTreeMap<NodeId, u64>,
     /// Probes made for others: own nonce to who asked with which nonce, and when.
     relayed: BTreeMap<u64, (NodeId, NodeId, u64, u64)>,
     askers: BTreeMap<NodeId, Bucket>,
     accusers: Accusers,
+    sparse: bool,
+    /// How slow this process lately was, and since when it counts so.
+    health: u32,
+    health_since: u64,
     random: StdRng,
 }
 
 impl Detector {
     pub(crate) fn new(own: NodeId, random: StdRng) -> Detector {
-        let (peers, linked, relayed, askers) = Default::default();
-        Detector { own, peers, linked, relayed, askers, accusers: Accusers::default(), random }
+        let (peers, linked, checking, announced, questions, relayed, askers) = Default::default();
+        Detector {
+            own,
+            peers,
+            linked,
+            checking,
+            announced,
+            questions,
+            relayed,
+            askers,
+            accusers: Accusers::default(),
+            sparse: false,
+            health: 0,
+            health_since: 0,
+            random,
+        }
+    }
+
+    /// Whether most members have no link with this node.
+    pub(crate) fn sparse(&mut self, sparse: bool) {
+        self.sparse = sparse;
+    }
+
+    /// This process stood still so long: it mistrusts its own timeouts for a while.
+    pub(crate) fn stood_still(&mut self, milliseconds: u64, now: u64) {
+        if milliseconds >= SLOW_MS {
+            self.health = (self.health + 1).min(HEALTH_MOST);
+            self.health_since = now;
+        }
     }
 
     /// A member is known, or runs anew: until somebody reaches it, it is only suspected.
@@ -131,12 +123,14 @@ impl Detector {
         }
         let mut peer = Peer::new(now, Verdict::Suspect);
         peer.check = Some(Check::new(now, None));
+        self.checking.insert(node.clone());
         self.peers.insert(node.clone(), peer);
     }
 
     /// A member left, or no longer counts.
     pub(crate) fn forget(&mut self, node: &NodeId) {
         self.peers.remove(node);
+        self.checking.remove(node);
         self.askers.remove(node);
         self.accusers.forget(node);
     }
@@ -149,48 +143,94 @@ impl Detector {
         self.heard(node, now)
     }
 
-    pub(crate) fn unlinked(&mut self, node: &NodeId, now: u64) {
+    /// The last link ended. With `parted` it was only not needed any more, and says nothing.
+    pub(crate) fn unlinked(&mut self, node: &NodeId, parted: bool, now: u64) {
         self.linked.remove(node);
         self.askers.remove(node);
-        if let Some(peer) = self.peers.get_mut(node) {
-            peer.linked = false;
-            peer.asked = None;
-            peer.pings.clear();
-            if peer.verdict != Verdict::Dead && peer.check.is_none() {
-                // Leaves time to reconnect, whenever it last spoke.
-                peer.heard = peer.heard.max(now.saturating_sub(RECONNECT_MS));
-                peer.check = Some(Check::new(now, None));
-            }
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        peer.linked = false;
+        peer.pings.clear();
+        if parted && self.sparse {
+            return;
+        }
+        peer.evidence = true;
+        if peer.verdict != Verdict::Dead && peer.check.is_none() {
+            // Leaves time to reconnect, whenever it last spoke.
+            peer.heard = peer.heard.max(now.saturating_sub(RECONNECT_MS));
+            peer.check = Some(Check::new(now, None));
+            self.checking.insert(node.clone());
         }
     }
 
     /// Anything that came over a link is a sign of life.
     pub(crate) fn heard(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        (peer.heard, peer.hearsay) = (now, 0);
+        (peer.heard, peer.hearsay, peer.evidence) = (now, 0, false);
         self.absolve(node, now)
     }
 
-    /// It signed something newer than what was known before.
-    pub(crate) fn vouched(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
+    /// It signed something newer than what was known before; `told` if a peer just said so, and not the carrier, which
+    /// may bring what is seconds old.
+    pub(crate) fn vouched(&mut self, node: &NodeId, told: bool, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        if peer.verdict == Verdict::Dead && !peer.linked {
+        if peer.verdict == Verdict::Dead && !peer.linked && !(self.sparse && told) {
             return Vec::new();
         }
         (peer.vouched, peer.hearsay) = (now, 0);
+        peer.refuted(now);
         self.absolve(node, now)
+    }
+
+    /// A linked member sees it alive. Where most have no link that is enough for one of which nothing else is known.
+    pub(crate) fn spoken(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
+        let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
+        let unchecked = peer.check.as_ref().is_some_and(|check| check.accuser.is_none() && check.told.is_none());
+        if !self.sparse || peer.verdict != Verdict::Suspect || !unchecked || peer.evidence {
+            return Vec::new();
+        }
+        peer.vouched = now;
+        self.absolve(node, now)
+    }
+
+    /// A linked member judges otherwise of one that is not linked here; true if this node is to ask that one in public.
+    pub(crate) fn differs(&mut self, node: &NodeId, alive: bool, now: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(node).filter(|peer| !peer.linked) else { return false };
+        let differs = match peer.verdict {
+            Verdict::Dead => alive,
+            Verdict::Alive => !alive && peer.check.is_none(),
+            Verdict::Suspect => false,
+        };
+        if !differs || now < peer.questioned + QUESTION_MS {
+            return false;
+        }
+        peer.questioned = now;
+        if peer.verdict == Verdict::Alive {
+            let mut check = Check::new(now, None);
+            check.told = Some(now);
+            peer.check = Some(check);
+            self.checking.insert(node.clone());
+            return self.announced.insert(node.clone());
+        }
+        self.questions.insert(node.clone(), now);
+        true
     }
 
     fn absolve(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        (peer.failed, peer.asked) = (None, None);
-        if let Some(accuser) = peer.check.take().and_then(|check| check.accuser) {
-            self.accusers.refuted(&accuser, now);
+        peer.failed = None;
+        self.checking.remove(node);
+        let check = peer.check.take();
+        if let Some(accuser) = check.as_ref().and_then(|check| check.accuser.as_ref()) {
+            self.accusers.refuted(accuser, now);
         }
-        if std::mem::replace(&mut peer.verdict, Verdict::Alive) == Verdict::Alive {
-            return Vec::new();
+        let mut orders = Vec::new();
+        if self.announced.remove(node) {
+            orders.push(Order::Suspicions { more: false });
         }
-        vec![Order::Judge(node.clone(), Verdict::Alive)]
+        if std::mem::replace(&mut peer.verdict, Verdict::Alive) != Verdict::Alive {
+            orders.push(Order::Judge(node.clone(), Verdict::Alive));
+        }
+        orders
     }
 
     /// An answer to a ping: a round trip, or news for one who asked.
@@ -199,11 +239,8 @@ impl Detector {
             let reached = target == *node;
             return vec![Order::Answer { to, target, nonce, reached }];
         }
-        let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        if let Some((_, sent)) = peer.pings.iter().find(|(known, _)| *known == nonce) {
-            let sample = now.saturating_sub(*sent).min(RTT_MAX_MS);
-            peer.rtt = Some(peer.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
-            peer.pings.clear();
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.acked(nonce, now);
         }
         Vec::new()
     }
@@ -240,29 +277,60 @@ impl Detector {
             return false;
         }
         let Some(peer) = self.peers.get_mut(node) else { return false };
-        if peer.verdict == Verdict::Dead || peer.check.is_some() {
-            return false;
+        match &mut peer.check {
+            _ if peer.verdict == Verdict::Dead => return false,
+            Some(check) if check.accuser.is_some() => return false,
+            // Who was not told yet need not tell others any more.
+            Some(check) if check.told.is_none() => (check.accuser, check.told) = (Some(from.clone()), Some(now)),
+            Some(_) => return false,
+            None => {
+                let mut check = Check::new(now, Some(from.clone()));
+                check.told = Some(now);
+                peer.check = Some(check);
+            }
         }
-        peer.check = Some(Check::new(now, Some(from.clone())));
         peer.last_ping = None;
+        self.checking.insert(node.clone());
         true
+    }
+
+    /// Whether nobody listens to a member's accusations.
+    pub(crate) fn ignores(&self, accuser: &NodeId, now: u64) -> bool {
+        self.accusers.ignored(accuser, now)
+    }
+
+    /// Whom an accuser does not accuse any more: a check that nothing else asks for ends.
+    pub(crate) fn retracted(&mut self, from: &NodeId, accuses: &BTreeSet<NodeId>) {
+        for node in self.checking.clone() {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let by_it = peer.check.as_ref().is_some_and(|check| check.accuser.as_ref() == Some(from));
+            if by_it && !accuses.contains(&node) && peer.verdict == Verdict::Alive {
+                peer.check = None;
+                self.checking.remove(&node);
+            }
+        }
     }
 
     /// A data connection failed: a reason to look at once.
     pub(crate) fn failed(&mut self, node: &NodeId, now: u64) {
-        if let Some(peer) = self.peers.get_mut(node)
-            && peer.failed.is_none_or(|failed| now.saturating_sub(failed) > PROBE_MS)
-        {
-            peer.failed = Some(now);
-            peer.last_ping = None;
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.failed(now);
         }
     }
 
     /// A dial failed. Of a member that was never met in this run that is as telling as a failed data connection: one started
-    /// alone does not wait for those that it knows from disk only.
+    /// alone does not wait for those that it knows from disk only. In a sparse mesh it is what a lost link is.
     pub(crate) fn refused(&mut self, node: &NodeId, now: u64) {
-        if self.peers.get(node).is_some_and(|peer| !peer.met) {
-            self.failed(node, now);
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        if !peer.met {
+            peer.failed(now);
+        }
+        if self.sparse && !peer.linked && peer.verdict != Verdict::Dead {
+            peer.evidence = true;
+            if peer.check.is_none() && now >= peer.calm_until {
+                peer.check = Some(Check::new(now, None));
+                self.checking.insert(node.clone());
+            }
         }
     }
 
@@ -270,26 +338,71 @@ impl Detector {
         self.peers.get(node).map(|peer| peer.verdict)
     }
 
-    /// Smoothed round trip in milliseconds.
-    pub(crate) fn rtt(&self, node: &NodeId) -> Option<u64> {
-        self.peers.get(node).filter(|peer| peer.linked).and_then(|peer| peer.rtt)
+    /// Whom this node accuses in public.
+    pub(crate) fn suspicions(&self) -> BTreeSet<NodeId> {
+        self.announced.iter().chain(self.questions.keys()).cloned().collect()
+    }
+
+    /// Smoothed round trip in milliseconds, and the share of probes that got no answer.
+    pub(crate) fn path(&self, node: &NodeId) -> Option<(u64, f64)> {
+        self.peers.get(node).filter(|peer| peer.linked).and_then(Peer::path)
     }
 
     pub(crate) fn tick(&mut self, now: u64) -> Vec<Order> {
         let mut orders = Vec::new();
-        self.relayed.retain(|_, (_, _, _, asked)| now.saturating_sub(*asked) <= DEAD_MS);
+        self.relayed.retain(|_, (_, _, _, asked)| now.saturating_sub(*asked) <= RELAYED_MS);
+        if self.health > 0 && now.saturating_sub(self.health_since) >= HEALTH_MS {
+            self.health -= 1;
+            self.health_since = now;
+        }
+        let asked = self.questions.len();
+        self.questions.retain(|_, since| now.saturating_sub(*since) < RELAYED_MS);
+        if self.questions.len() < asked {
+            orders.push(Order::Suspicions { more: false });
+        }
         let neighbours = self.neighbours();
-        let doubt = self.doubts_itself(now);
-        let Detector { peers, linked, random, .. } = self;
-        for (name, peer) in peers {
-            peer.probe(name, neighbours.contains(name), random, now, &mut orders);
-            if peer.suspicious(now) && peer.check.is_none() {
-                peer.check = Some(Check::new(now, None));
+        let setting = Setting {
+            sparse: self.sparse,
+            alone: self.linked.is_empty(),
+            doubts_itself: self.doubts_itself(now),
+            health: self.health,
+        };
+        // Whoever is neither linked nor checked only waits, unless everybody ought to be linked.
+        let looked_at: Vec<NodeId> = if self.sparse {
+            self.linked.union(&self.checking).cloned().collect()
+        } else {
+            self.peers.keys().cloned().collect()
+        };
+        for name in looked_at {
+            let Some(peer) = self.peers.get_mut(&name) else { continue };
+            if let Some(nonce) = peer.probe(neighbours.contains(&name), &setting, &mut self.random, now) {
+                orders.push(Order::Ping { to: name.clone(), nonce });
             }
-            if peer.verdict != Verdict::Dead {
-                peer.ask(name, linked, random, now, &mut orders);
-                let patience = peer.patience(doubt, linked.is_empty(), now);
-                peer.judge(name, patience, now, &mut orders);
+            if peer.suspicious(&setting, now) && peer.check.is_none() {
+                peer.check = Some(Check::new(now, None));
+                self.checking.insert(name.clone());
+            }
+            if peer.verdict == Verdict::Dead {
+                continue;
+            }
+            if peer.asks(&setting, now) {
+                let relays = relays(&name, &self.linked, self.sparse, &mut self.random);
+                for relay in relays {
+                    let nonce = self.random.random();
+                    peer.check.iter_mut().for_each(|check| check.waiting.extend([relay.clone()]));
+                    orders.push(Order::Ask { relay, target: name.clone(), nonce });
+                }
+            }
+            let judged = peer.judge(&setting, now);
+            if judged.announce && self.announced.insert(name.clone()) {
+                orders.push(Order::Suspicions { more: true });
+            }
+            if let Some(verdict) = judged.verdict {
+                if verdict == Verdict::Dead {
+                    self.checking.remove(&name);
+                    self.announced.remove(&name);
+                }
+                orders.push(Order::Judge(name, verdict));
             }
         }
         orders
@@ -305,119 +418,22 @@ impl Detector {
     /// When most members are silent at once, this node is the likelier culprit.
     fn doubts_itself(&self, now: u64) -> bool {
         let (mut all, mut silent) = (0_usize, 0_usize);
-        for peer in self.peers.values().filter(|peer| peer.met && peer.verdict != Verdict::Dead) {
+        let alive = self.peers.values().filter(|peer| peer.met && peer.verdict != Verdict::Dead);
+        for peer in alive.filter(|peer| !self.sparse || peer.linked || peer.evidence) {
             all += 1;
-            silent += usize::from(!peer.linked || peer.unanswered(now) >= DOUBT_MS);
+            silent += usize::from(!peer.linked || peer.is_late(now));
         }
         silent * 2 > all && all > 1
     }
 }
 
-impl Peer {
-    fn new(now: u64, verdict: Verdict) -> Peer {
-        let (rtt, failed, check) = (None, None, None);
-        let (linked, met, vouched, hearsay, asked, last_ping, pings) = Default::default();
-        Peer { linked, met, verdict, heard: now, vouched, hearsay, failed, last_ping, asked, pings, rtt, check }
+/// Who may reach a member: anybody where all are linked, else those next to it by name.
+fn relays(target: &NodeId, linked: &BTreeSet<NodeId>, sparse: bool, random: &mut StdRng) -> Vec<NodeId> {
+    if sparse {
+        let after = linked.iter().filter(|node| *node > target);
+        let before = linked.iter().rev().filter(|node| *node < target);
+        return after.take(1).chain(before.take(1)).cloned().collect();
     }
-
-    /// How long it may be silent before it is dead.
-    fn patience(&self, doubt: bool, alone: bool, now: u64) -> u64 {
-        if !self.met && self.vouched == 0 && !self.failed_lately(now) {
-            return if alone { ALONE_MS } else { UNMET_MS };
-        }
-        match (doubt, self.linked && !self.failed_lately(now)) {
-            (true, _) => DEAD_SELF_DOUBT_MS,
-            (false, true) => DEAD_MS,
-            (false, false) => DEAD_UNLINKED_MS,
-        }
-    }
-
-    fn silence(&self, now: u64) -> u64 {
-        now.saturating_sub(self.heard.max(self.vouched))
-    }
-
-    /// For how long it has not answered what it was asked.
-    fn unanswered(&self, now: u64) -> u64 {
-        self.asked.map_or(0, |asked| now.saturating_sub(asked))
-    }
-
-    fn failed_lately(&self, now: u64) -> bool {
-        self.failed.is_some_and(|failed| now.saturating_sub(failed) <= FAILURE_MS)
-    }
-
-    fn probe(&mut self, name: &NodeId, neighbour: bool, random: &mut StdRng, now: u64, orders: &mut Vec<Order>) {
-        let doubted = self.check.is_some() || self.failed_lately(now) || self.unanswered(now) >= DOUBT_MS;
-        let pause = match (doubted, neighbour || self.asked.is_some()) {
-            (true, _) => DOUBT_PROBE_MS,
-            (false, true) => PROBE_MS,
-            (false, false) => KEEP_ALIVE_MS,
-        };
-        if !self.linked || self.last_ping.is_some_and(|last| now < last + pause) {
-            return;
-        }
-        let nonce = random.random();
-        if self.pings.len() >= PINGS {
-            self.pings.pop_front();
-        }
-        self.pings.push_back((nonce, now));
-        self.asked.get_or_insert(now);
-        self.last_ping = Some(now);
-        orders.push(Order::Ping { to: name.clone(), nonce });
-    }
-
-    fn suspicious(&self, now: u64) -> bool {
-        let limit = if self.failed_lately(now) { SUSPECT_FAILED_MS } else { SUSPECT_MS };
-        let over_relays = !self.linked && self.silence(now) >= KEEP_ALIVE_MS;
-        self.verdict != Verdict::Dead && (over_relays || self.unanswered(now) >= limit)
-    }
-
-    fn ask(
-        &mut self,
-        name: &NodeId,
-        linked: &BTreeSet<NodeId>,
-        random: &mut StdRng,
-        now: u64,
-        orders: &mut Vec<Order>,
-    ) {
-        let Some(check) = &mut self.check else { return };
-        if check.asked != 0 && now.saturating_sub(check.asked) < RELAY_MS {
-            return;
-        }
-        check.asked = now.max(1);
-        let others: Vec<&NodeId> = linked.iter().filter(|other| *other != name).collect();
-        let relays: Vec<&NodeId> = others.choose_multiple(random, RELAYS).copied().collect();
-        check.waiting.clear();
-        for relay in relays {
-            check.waiting.insert(relay.clone());
-            orders.push(Order::Ask { relay: relay.clone(), target: name.clone(), nonce: random.random() });
-        }
-    }
-
-    fn judge(&mut self, name: &NodeId, patience: u64, now: u64, orders: &mut Vec<Order>) {
-        let (silence, asked) = (self.silence(now), self.unanswered(now));
-        let limit = if self.failed_lately(now) { SUSPECT_FAILED_MS } else { SUSPECT_MS };
-        let Some(check) = &mut self.check else { return };
-        let checked = now.saturating_sub(check.since);
-        let own = if self.linked { asked >= SUSPECT_FAILED_MS } else { checked >= RECONNECT_MS };
-        if own && !check.announced {
-            check.announced = true;
-            orders.push(Order::Accuse(name.clone()));
-            if self.verdict == Verdict::Alive {
-                self.verdict = Verdict::Suspect;
-                orders.push(Order::Judge(name.clone(), Verdict::Suspect));
-            }
-        }
-        let asked_enough = !self.linked || asked >= limit;
-        if checked >= REFUTE_MS && silence >= patience && asked_enough {
-            self.verdict = Verdict::Dead;
-            self.check = None;
-            orders.push(Order::Judge(name.clone(), Verdict::Dead));
-        }
-    }
-}
-
-impl Check {
-    fn new(since: u64, accuser: Option<NodeId>) -> Check {
-        Check { since, accuser, announced: false, asked: 0, waiting: BTreeSet::new() }
-    }
+    let others: Vec<&NodeId> = linked.iter().filter(|other| *other != target).collect();
+    others.choose_multiple(random, RELAYS).map(|relay| (*relay).clone()).collect()
 }

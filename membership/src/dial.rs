@@ -1,4 +1,6 @@
-//! Whom to dial and when: a full mesh; members that are gone are retried for ever, ever more rarely.
+//! Whom to dial and when. A small mesh is a full one. In a larger one a node keeps links with those that follow it by
+//! name, who are its to watch, and with a few at random, over whom news travel; others are dialled when somebody here
+//! needs them. Members that are gone are retried for ever, ever more rarely.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,8 +8,16 @@ use std::{
 };
 
 use certs::id::NodeId;
-use rand::{Rng, rngs::StdRng};
+use rand::{Rng, rngs::StdRng, seq::IteratorRandom};
 
+use crate::detector::NEIGHBOURS;
+
+/// Members up to which all are linked with all.
+pub(crate) const FULL_MESH: usize = 32;
+/// A sparse mesh is a full one again once it has no more than this.
+const FULL_AGAIN: usize = 28;
+/// Members that a node of a sparse mesh dials at random; as many dial it.
+const RANDOM: usize = 3;
 /// The first pause after a failure.
 const FIRST_MS: u64 = 250;
 /// The longest pause.
@@ -18,6 +28,16 @@ const COURTESY_MS: u64 = 150;
 const TIMEOUT_MS: u64 = 6_000;
 /// Dials in flight.
 const IN_FLIGHT: usize = 64;
+/// Time between dials of the dead, whoever they are.
+const DEAD_MS: u64 = 250;
+/// Time between dials of one of them, whether or not the last was answered.
+const DEAD_EACH_MS: u64 = 500;
+/// The same of one that is dead for long.
+const DEAD_LONG_EACH_MS: u64 = 10_000;
+/// For long.
+const DEAD_LONG_MS: u64 = 15 * 60_000;
+/// How long a link that was asked for is kept.
+const DEMAND_MS: u64 = 60_000;
 
 /// See the module.
 pub(crate) struct Dialer {
@@ -25,6 +45,16 @@ pub(crate) struct Dialer {
     nodes: BTreeMap<NodeId, Target>,
     /// Configured addresses; whom they led to last.
     seeds: BTreeMap<SocketAddr, (Target, Option<NodeId>)>,
+    sparse: bool,
+    /// The random ones.
+    chosen: BTreeSet<NodeId>,
+    /// Who was asked for, and until when.
+    demands: BTreeMap<NodeId, u64>,
+    /// Whom this node judged dead, and when.
+    dead: BTreeMap<NodeId, u64>,
+    /// Who was dead and signed something since: one dial tells.
+    revived: BTreeSet<NodeId>,
+    dead_due: u64,
 }
 
 struct Target {
@@ -37,7 +67,11 @@ struct Target {
 
 impl Dialer {
     pub(crate) fn new(own: NodeId, seeds: &[SocketAddr]) -> Dialer {
-        let mut dialer = Dialer { own, nodes: BTreeMap::new(), seeds: BTreeMap::new() };
+        let (nodes, chosen, demands, dead, revived) = Default::default();
+        let seeds_by_address = BTreeMap::new();
+        let (sparse, dead_due) = (false, 0);
+        let mut dialer =
+            Dialer { own, nodes, seeds: seeds_by_address, sparse, chosen, demands, dead, revived, dead_due };
         dialer.seeds(seeds, 0);
         dialer
     }
@@ -50,6 +84,11 @@ impl Dialer {
         }
     }
 
+    /// Whether most members have no link with this node.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.sparse
+    }
+
     /// A member listens there; its dials start afresh if it moved or runs anew.
     pub(crate) fn learned(&mut self, node: &NodeId, addresses: &[SocketAddr], now: u64) {
         if *node == self.own {
@@ -57,15 +96,48 @@ impl Dialer {
         }
         let courtesy = if self.own < *node { 0 } else { COURTESY_MS };
         self.nodes.insert(node.clone(), Target::new(addresses.to_vec(), now + courtesy));
+        self.count();
     }
 
     /// A member left or no longer counts.
     pub(crate) fn forget(&mut self, node: &NodeId) {
         self.nodes.remove(node);
+        self.chosen.remove(node);
+        self.demands.remove(node);
+        self.dead.remove(node);
+        self.revived.remove(node);
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let members = self.nodes.len() + 1;
+        self.sparse = members > if self.sparse { FULL_AGAIN } else { FULL_MESH };
+    }
+
+    /// This node judged a member.
+    pub(crate) fn judged(&mut self, node: &NodeId, dead: bool, now: u64) {
+        if dead {
+            self.dead.insert(node.clone(), now);
+            self.chosen.remove(node);
+            self.revived.remove(node);
+        } else if self.dead.remove(node).is_some() {
+            self.revived.insert(node.clone());
+            if let Some(target) = self.nodes.get_mut(node) {
+                (target.attempts, target.since, target.next) = (0, None, now);
+            }
+        }
+    }
+
+    /// Somebody here needs a link with a member for a while.
+    pub(crate) fn demand(&mut self, node: &NodeId, now: u64) {
+        if self.nodes.contains_key(node) {
+            self.demands.insert(node.clone(), now + DEMAND_MS);
+        }
     }
 
     /// A link stands; `address` was dialled for it.
     pub(crate) fn linked(&mut self, node: &NodeId, address: Option<SocketAddr>) {
+        self.revived.remove(node);
         if let Some(target) = self.nodes.get_mut(node) {
             (target.attempts, target.since) = (0, None);
         }
@@ -93,6 +165,19 @@ impl Dialer {
         }
     }
 
+    /// Whether this node should keep a link with a member.
+    pub(crate) fn wants(&self, node: &NodeId, now: u64) -> bool {
+        let demanded = self.demands.get(node).is_some_and(|until| now < *until);
+        !self.sparse || demanded || self.chosen.contains(node) || self.followers().any(|follower| follower == node)
+    }
+
+    /// Those that follow this node by name, round the end, and are not dead.
+    fn followers(&self) -> impl Iterator<Item = &NodeId> {
+        let after = self.nodes.range(self.own.clone()..);
+        let before = self.nodes.range(..self.own.clone());
+        after.chain(before).map(|(node, _)| node).filter(|node| !self.dead.contains_key(*node)).take(NEIGHBOURS)
+    }
+
     /// What to dial now.
     pub(crate) fn tick(
         &mut self,
@@ -100,33 +185,94 @@ impl Dialer {
         random: &mut StdRng,
         now: u64,
     ) -> Vec<(Option<NodeId>, SocketAddr)> {
-        let seeds = self.seeds.values().map(|(target, _)| target);
-        let flying = self.nodes.values().chain(seeds).filter(|target| target.since.is_some()).count();
-        let mut free = IN_FLIGHT.saturating_sub(flying);
-        let mut dials = Vec::new();
-        for (name, target) in &mut self.nodes {
-            if linked.contains(name) {
-                continue;
-            }
-            if let Some(address) = target.due(&mut free, random, now) {
-                dials.push((Some(name.clone()), address));
-            }
-        }
-        // A configured address that a linked member is known by needs no dial of its own.
+        self.demands.retain(|_, until| now < *until);
+        let mut dials = self.wanted(linked, random, now);
+        dials.extend(self.lost(linked, random, now));
+        // A configured address that a linked member is known by needs no dial of its own, nor does any once a sparse mesh
+        // is reached.
         let nodes = &self.nodes;
         let known = |address: &SocketAddr| {
             linked.iter().filter_map(|node| nodes.get(node)).any(|target| target.addresses.contains(address))
         };
         for (address, (target, led_to)) in &mut self.seeds {
             let reached = led_to.as_ref().is_some_and(|node| linked.contains(node) || *node == self.own);
+            let met = self.sparse && led_to.is_some() && !linked.is_empty();
             if !reached
+                && !met
                 && !known(address)
-                && let Some(address) = target.due(&mut free, random, now)
+                && dials.len() < IN_FLIGHT
+                && let Some(address) = target.due(random, now)
             {
                 dials.push((None, address));
             }
         }
         dials
+    }
+
+    /// Those with whom a link should stand and does not.
+    fn wanted(
+        &mut self,
+        linked: &BTreeSet<NodeId>,
+        random: &mut StdRng,
+        now: u64,
+    ) -> Vec<(Option<NodeId>, SocketAddr)> {
+        let wanted: Vec<NodeId> = if self.sparse {
+            self.choose(random);
+            let wanted: BTreeSet<&NodeId> = self.followers().chain(&self.chosen).chain(self.demands.keys()).collect();
+            wanted.into_iter().filter(|node| !linked.contains(*node)).cloned().collect()
+        } else {
+            let missing = self.nodes.keys().filter(|node| !linked.contains(*node) && !self.dead.contains_key(*node));
+            missing.cloned().collect()
+        };
+        let flying = self.nodes.values().filter(|target| target.since.is_some()).count();
+        let mut free = IN_FLIGHT.saturating_sub(flying);
+        let mut dials = Vec::new();
+        for node in wanted {
+            let due =
+                if free > 0 { self.nodes.get_mut(&node).and_then(|target| target.due(random, now)) } else { None };
+            if let Some(address) = due {
+                free -= 1;
+                dials.push((Some(node), address));
+            }
+        }
+        dials
+    }
+
+    /// Fills up the random ones.
+    fn choose(&mut self, random: &mut StdRng) {
+        if self.chosen.len() >= RANDOM {
+            return;
+        }
+        let followers: BTreeSet<NodeId> = self.followers().cloned().collect();
+        let free = self.nodes.keys().filter(|node| {
+            !self.dead.contains_key(*node) && !self.chosen.contains(*node) && !followers.contains(*node)
+        });
+        let more = free.choose_multiple(random, RANDOM - self.chosen.len());
+        let more: Vec<NodeId> = more.into_iter().cloned().collect();
+        self.chosen.extend(more);
+    }
+
+    /// One of those that are dead, or were: so many a second, however many there are.
+    fn lost(
+        &mut self,
+        linked: &BTreeSet<NodeId>,
+        random: &mut StdRng,
+        now: u64,
+    ) -> Option<(Option<NodeId>, SocketAddr)> {
+        if now < self.dead_due || self.dead.is_empty() && self.revived.is_empty() {
+            return None;
+        }
+        let nodes = &self.nodes;
+        let due = |node: &&NodeId| !linked.contains(*node) && nodes.get(*node).is_some_and(|target| now >= target.next);
+        let node = self.revived.iter().chain(self.dead.keys()).filter(due).choose(random)?.clone();
+        self.dead_due = now + DEAD_MS;
+        let long = self.dead.get(&node).is_some_and(|since| now.saturating_sub(*since) >= DEAD_LONG_MS);
+        let target = self.nodes.get_mut(&node)?;
+        target.attempts = target.attempts.wrapping_add(1);
+        target.next = now + if long { DEAD_LONG_EACH_MS } else { DEAD_EACH_MS };
+        let turn = usize::try_from(target.attempts).unwrap_or_default() % target.addresses.len().max(1);
+        let address = *target.addresses.get(turn)?;
+        Some((Some(node), address))
     }
 }
 
@@ -135,22 +281,22 @@ impl Target {
         Target { addresses, attempts: 0, next, since: None }
     }
 
-    fn due(&mut self, free: &mut usize, random: &mut StdRng, now: u64) -> Option<SocketAddr> {
+    fn due(&mut self, random: &mut StdRng, now: u64) -> Option<SocketAddr> {
         if self.since.is_some_and(|since| now.saturating_sub(since) > TIMEOUT_MS) {
             self.failed(random, now);
         }
-        if self.since.is_some() || now < self.next || *free == 0 {
+        if self.since.is_some() || now < self.next {
             return None;
         }
         let turn = usize::try_from(self.attempts).unwrap_or_default() % self.addresses.len().max(1);
         let address = *self.addresses.get(turn)?;
-        *free -= 1;
         self.since = Some(now);
         Some(address)
     }
 
     fn failed(&mut self, random: &mut StdRng, now: u64) {
-        self.since = None;
+        // Of several dials of a dead member any may come back.
+        let Some(_) = self.since.take() else { return };
         let pause = (FIRST_MS << self.attempts.min(8)).min(LONGEST_MS);
         self.attempts = self.attempts.saturating_add(1);
         self.next = now + random.random_range(pause * 3 / 4..=pause);

@@ -23,15 +23,16 @@ pub use event::{Change, Config, Effect, Event, Lane, LinkId, Loss, Notice, Own};
 use crate::{
     author::Author,
     body::{Body, Identity, Status},
-    detector::{Detector, Order},
+    detector::{Detector, Order, Verdict},
     dial::Dialer,
     fetch::{Fetch, NODES_PER_PULL},
     ledger::{Ledger, Now, Offered, table_interval},
     limit::Bucket,
     links::Links,
     message::Message,
+    notary::{Certificates, Notary},
     record::{Section, SignedRecord},
-    rumor::{self, Rumor},
+    rumor::{self, Audience, Rumor},
     view::View,
 };
 
@@ -45,6 +46,14 @@ const PERSIST_MS: u64 = 2_000;
 const FEED_MS: u64 = 200;
 /// How often round trips are copied into the View.
 const RTT_MS: u64 = 1_000;
+/// How often a node of a sparse mesh compares its judgements with those of one peer.
+const COMPARE_MS: u64 = 10_000;
+/// How soon others hear that this node suspects somebody no more.
+const RETRACT_MS: u64 = 1_000;
+/// How long a link is kept that nobody here needs.
+const HOLD_MS: u64 = 10_000;
+/// Time between the announcement of a link's end and the end.
+const PARTING_MS: u64 = 500;
 /// Peers that are asked what this node lacks.
 const SUMMARIES: usize = 3;
 /// New records a second that are taken of one member, and at once.
@@ -76,7 +85,18 @@ pub struct Engine {
     /// Whom a summary is still owed.
     owed: BTreeSet<NodeId>,
     rtt_due: u64,
+    /// Whose round trips the View shows.
+    measured: BTreeSet<NodeId>,
     refuted: u64,
+    /// When the next refutation is due, if somebody accused this node since the last one.
+    refute_due: Option<u64>,
+    /// When this node says anew whom it suspects.
+    suspicions_due: Option<u64>,
+    /// Of whom peers spoke as alive, and when.
+    spoken: BTreeMap<NodeId, u64>,
+    compare_due: u64,
+    /// Links that end soon because nobody here needs them.
+    parting: Vec<(NodeId, LinkId, u64)>,
     dial_now: bool,
     leaving: bool,
     out: Vec<Effect>,
@@ -86,13 +106,26 @@ impl Engine {
     /// Starts with what the disk knew; the first effects come with the first event. `seed` must not be guessable.
     #[must_use]
     pub fn new(config: Config, own: Own, authority: Arc<Authority>, seed: u64, now: Millis) -> Engine {
+        Engine::with_notary(config, own, authority, Arc::new(Certificates), seed, now)
+    }
+
+    /// The same, with another's word for what is signed and certified.
+    #[must_use]
+    pub fn with_notary(
+        config: Config,
+        own: Own,
+        authority: Arc<Authority>,
+        notary: Arc<dyn Notary>,
+        seed: u64,
+        now: Millis,
+    ) -> Engine {
         let Config { trust_domain, peers, last_known } = config;
         let mut random = StdRng::seed_from_u64(seed);
         let detector = Detector::new(own.node.clone(), StdRng::seed_from_u64(random.random()));
         let (fetch, rumor, senders, origins, heard, view, out) = Default::default();
         let mut engine = Engine {
             author: Author::new(trust_domain.clone(), own.node.clone(), own.record_key, own.generation),
-            ledger: Ledger::new(authority),
+            ledger: Ledger::new(authority, notary),
             links: Links::new(own.node.clone()),
             dialer: Dialer::new(own.node.clone(), &peers),
             own: own.node,
@@ -113,7 +146,13 @@ impl Engine {
             feed_due: Some(0),
             owed: BTreeSet::new(),
             rtt_due: 0,
+            measured: BTreeSet::new(),
             refuted: 0,
+            refute_due: None,
+            suspicions_due: None,
+            spoken: BTreeMap::new(),
+            compare_due: COMPARE_MS,
+            parting: Vec::new(),
             dial_now: true,
             leaving: false,
             out,
@@ -132,14 +171,16 @@ impl Engine {
 
     /// The one door.
     pub fn handle(&mut self, event: Event, now: Millis) -> Vec<Effect> {
-        self.steady += now.saturating_sub(self.wall).min(STEP_MS);
+        let passed = now.saturating_sub(self.wall);
+        self.steady += passed.min(STEP_MS);
         self.wall = now;
+        self.detector.stood_still(passed, self.steady);
         match event {
             Event::LinkUp { node, link, dialled } => self.link_up(&node, link, dialled),
             Event::LinkDown { node, link } => self.link_down(&node, link),
             Event::DialFailed { node, address } => {
                 self.dialer.failed(node.as_ref(), address, &mut self.random, self.steady);
-                if let Some(node) = node {
+                if let Some(node) = node.filter(|node| !self.links.linked().contains(node)) {
                     self.detector.refused(&node, self.steady);
                 }
             }
@@ -148,6 +189,10 @@ impl Engine {
             Event::Tick => self.tick(),
             Event::Publish(body) => self.publish(&body),
             Event::Authority(authority) => self.judge_by(authority),
+            Event::Want(node) => {
+                self.dialer.demand(&node, self.steady);
+                self.dial_now = true;
+            }
             Event::Peers(peers) => self.dialer.seeds(&peers, self.steady),
             Event::Gossip(outgoing) => self.gossip(outgoing),
             Event::Leaving => self.leave(),
@@ -167,6 +212,12 @@ impl Engine {
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// Members with an open link.
+    #[must_use]
+    pub fn linked(&self) -> usize {
+        self.links.linked().len()
     }
 
     /// What is believed now.
@@ -206,8 +257,9 @@ impl Engine {
     }
 
     fn link_down(&mut self, node: &NodeId, link: LinkId) {
+        let parted = self.links.is_parting(node, link);
         if self.links.down(node, link) {
-            self.detector.unlinked(node, self.steady);
+            self.detector.unlinked(node, parted, self.steady);
             self.dialer.unlinked(node, self.steady);
             self.dial_now = true;
             self.feed_soon();
@@ -217,9 +269,16 @@ impl Engine {
     fn tick(&mut self) {
         self.tick_due = self.steady + TICK_MS;
         self.owed_summaries();
+        self.detector.sparse(self.dialer.is_sparse());
         let orders = self.detector.tick(self.steady);
         self.obey(orders);
         self.dial_now = true;
+        if self.refute_due.is_some_and(|due| self.steady >= due) {
+            self.refute();
+        }
+        if self.dialer.is_sparse() {
+            self.thin_out();
+        }
         if self.steady >= self.table_due {
             let pause = table_interval(self.view.members().len());
             self.table_due = self.steady + pause - self.random.random_range(0..=pause / 10);
@@ -234,8 +293,7 @@ impl Engine {
         }
         if self.feed_due.is_some_and(|due| self.steady >= due) {
             self.feed_due = None;
-            let feed = Arc::new(self.feed());
-            self.out.push(Effect::Feed(feed));
+            self.out.push(Effect::Feed);
         }
         if self.persist_due.is_some_and(|due| self.steady >= due) {
             self.persist();
@@ -244,7 +302,15 @@ impl Engine {
 
     /// What follows from any event: whatever became due goes out.
     fn settle(&mut self) {
-        let told = self.rumor.take(&self.own, self.links.linked(), &mut self.random, self.steady);
+        if self.suspicions_due.is_some_and(|due| self.steady >= due) {
+            self.suspicions_due = None;
+            let suspected = self.detector.suspicions();
+            let latest = suspected.iter().filter_map(|node| self.ledger.latest(node)).collect();
+            self.publish(&Body::Suspicions(latest));
+            self.rumor.hasten();
+        }
+        let (own, linked, sparse) = (&self.own, self.links.linked(), self.dialer.is_sparse());
+        let told = self.rumor.take(&Audience { own, linked, sparse }, &mut self.random, self.steady);
         for (peer, lane, message) in told {
             self.send(&peer, lane, &message);
         }
@@ -257,6 +323,29 @@ impl Engine {
         if std::mem::take(&mut self.dial_now) && !self.leaving {
             for (node, address) in self.dialer.tick(self.links.linked(), &mut self.random, self.steady) {
                 self.out.push(Effect::Dial { node, address });
+            }
+        }
+    }
+
+    /// In a sparse mesh: ends links that nobody here needs, and compares judgements with a peer now and then.
+    fn thin_out(&mut self) {
+        let now = self.steady;
+        for (node, link) in self.links.dialled(HOLD_MS, now) {
+            if !self.dialer.wants(&node, now) && !self.links.is_parting(&node, link) {
+                self.send_over(&node, link, Lane::Liveness, &Message::Parting);
+                self.links.parting(&node, link);
+                self.parting.push((node, link, now + PARTING_MS));
+            }
+        }
+        let (due, later) = std::mem::take(&mut self.parting).into_iter().partition(|(_, _, due)| now >= *due);
+        self.parting = later;
+        let due: Vec<(NodeId, LinkId, u64)> = due;
+        self.out.extend(due.into_iter().map(|(node, link, _)| Effect::CloseLink { node, link }));
+        if now >= self.compare_due {
+            self.compare_due = now + COMPARE_MS - self.random.random_range(0..=COMPARE_MS / 4);
+            self.spoken.retain(|_, at| now.saturating_sub(*at) < COMPARE_MS);
+            if let Some(peer) = self.links.linked().iter().choose(&mut self.random).cloned() {
+                self.summarise(&peer, false);
             }
         }
     }
@@ -349,20 +438,26 @@ impl Engine {
                 Order::Answer { to, target, nonce, reached } => {
                     self.send(&to, Lane::Liveness, &Message::Probed { nonce, target, reached });
                 }
-                Order::Accuse(node) => {
-                    if let Some(latest) = self.ledger.latest(&node) {
-                        self.broadcast(Lane::Liveness, &Message::Accuse(latest));
-                    }
+                Order::Suspicions { more } => {
+                    let due = self.steady + if more { 0 } else { RETRACT_MS };
+                    self.suspicions_due = Some(self.suspicions_due.map_or(due, |earlier| earlier.min(due)));
                 }
-                Order::Judge(node, _) => self.refresh(&node),
+                Order::Judge(node, verdict) => {
+                    self.dialer.judged(&node, verdict == Verdict::Dead, self.steady);
+                    self.refresh(&node);
+                }
             }
         }
     }
 
     fn send(&mut self, to: &NodeId, lane: Lane, message: &Message) {
         if let Some(link) = self.links.to(to) {
-            self.out.push(Effect::Send { to: to.clone(), link, lane, bytes: message.encode().into() });
+            self.send_over(to, link, lane, message);
         }
+    }
+
+    fn send_over(&mut self, to: &NodeId, link: LinkId, lane: Lane, message: &Message) {
+        self.out.push(Effect::Send { to: to.clone(), link, lane, bytes: message.encode().into() });
     }
 
     fn broadcast(&mut self, lane: Lane, message: &Message) {

@@ -8,6 +8,8 @@ use rand::{rngs::StdRng, seq::IteratorRandom};
 
 /// Time after which somebody else is asked, in milliseconds.
 const RETRY_MS: u64 = 500;
+/// Time within which a record that was announced should come by itself.
+const EXPECTED_MS: u64 = 20;
 /// Questions before a want rests until it is heard of again.
 const ATTEMPTS: u32 = 6;
 /// Members asked for in one message.
@@ -33,6 +35,17 @@ impl Fetch {
         if source.is_some() {
             want.source = source.cloned();
         }
+    }
+
+    /// Records of `node` are on their way; if they do not come soon, `source` has them.
+    pub(crate) fn expect(&mut self, node: &NodeId, source: &NodeId, now: u64) {
+        let fresh = Want { source: Some(source.clone()), attempts: 0, next: now + EXPECTED_MS };
+        self.wants.entry(node.clone()).or_insert(fresh);
+    }
+
+    /// Whether records of it were asked for.
+    pub(crate) fn wants(&self, node: &NodeId) -> bool {
+        self.wants.contains_key(node)
     }
 
     /// Nothing of it is lacking any more.

@@ -57,7 +57,7 @@ pub struct Known {
     /// Not known to be dead or gone.
     pub alive: bool,
     /// Its records as held now.
-    pub records: BTreeMap<Section, Arc<SignedRecord>>,
+    pub records: Arc<BTreeMap<Section, Arc<SignedRecord>>>,
 }
 
 /// What a carrier gives to the engine, by [`crate::engine::Event::Gossip`].

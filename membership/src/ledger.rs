@@ -9,7 +9,7 @@ use certs::{
     codec::{self, Millis},
     id::NodeId,
     sign::PublicKey,
-    verify::{self, Authority, NodeCaFacts},
+    verify::{Authority, NodeCaFacts},
 };
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     error::RecordError,
     limit::Bucket,
     message::Latest,
+    notary::Notary,
     record::{Section, SignedRecord, plausible_generation},
     said::Said,
     statement::{Part, Statement},
@@ -37,6 +38,7 @@ pub(crate) fn table_interval(members: usize) -> u64 {
 /// See the module.
 pub(crate) struct Ledger {
     authority: Arc<Authority>,
+    notary: Arc<dyn Notary>,
     nodes: BTreeMap<NodeId, Node>,
     /// Who signed two records under one number. One per granted node at most.
     quarantined: BTreeMap<NodeId, Quarantine>,
@@ -54,7 +56,7 @@ pub(crate) type Proof = (Arc<SignedRecord>, Arc<SignedRecord>);
 
 struct Node {
     facts: NodeCaFacts,
-    records: BTreeMap<Section, Arc<SignedRecord>>,
+    records: Arc<BTreeMap<Section, Arc<SignedRecord>>>,
     /// Came while the table was stale; at most one a section.
     waiting: BTreeMap<Section, Arc<SignedRecord>>,
     /// Of the moment, with what they say: no table lists them, and nothing but [`Ledger::statement`] reads them.
@@ -98,8 +100,13 @@ pub(crate) struct Now {
 }
 
 impl Ledger {
-    pub(crate) fn new(authority: Arc<Authority>) -> Ledger {
-        Ledger { authority, nodes: BTreeMap::new(), quarantined: BTreeMap::new() }
+    pub(crate) fn new(authority: Arc<Authority>, notary: Arc<dyn Notary>) -> Ledger {
+        Ledger { authority, notary, nodes: BTreeMap::new(), quarantined: BTreeMap::new() }
+    }
+
+    /// Reads a record without believing it.
+    pub(crate) fn read(&self, bytes: &[u8]) -> Result<Arc<SignedRecord>, RecordError> {
+        self.notary.read(bytes)
     }
 
     pub(crate) fn authority(&self) -> &Arc<Authority> {
@@ -128,7 +135,7 @@ impl Ledger {
             return self.offer_identity(record, budget, now);
         }
         let Some(node) = self.nodes.get_mut(record.node()) else { return Offered::NoIdentity };
-        match node.offer(record, &self.authority, budget, now) {
+        match node.offer(record, &self.authority, self.notary.as_ref(), budget, now) {
             Ok(offered) => offered,
             Err(proof) => {
                 self.quarantine(record.node(), proof);
@@ -144,14 +151,14 @@ impl Ledger {
         {
             return Offered::Known;
         }
-        let facts = match certified(record, &self.authority, now.wall) {
+        let facts = match certified(record, self.notary.as_ref(), &self.authority, now.wall) {
             Ok(facts) => facts,
             Err(error) => return Offered::Refused(error),
         };
         if self.quarantined(record.node()) {
             return Offered::Refused(RecordError::Quarantined(record.node().clone()));
         }
-        if let Err(error) = record.verify(&self.authority.trust_domain, &facts.record_key) {
+        if let Err(error) = self.notary.signed(record, &self.authority.trust_domain, &facts.record_key) {
             return Offered::Refused(error);
         }
         if !budget.take(now.steady) {
@@ -172,7 +179,7 @@ impl Ledger {
         match node.compare(record) {
             Compared::Newer => {
                 node.facts = facts;
-                node.records.insert(Section::IDENTITY, record.clone());
+                Arc::make_mut(&mut node.records).insert(Section::IDENTITY, record.clone());
                 node.fold(&self.authority);
                 Offered::Fresh
             }
@@ -185,8 +192,8 @@ impl Ledger {
     }
 
     fn quarantine(&mut self, name: &NodeId, proof: Proof) {
-        if let Some(mut node) = self.nodes.remove(name) {
-            let identity = node.records.remove(&Section::IDENTITY).expect("a node is made with its identity");
+        if let Some(node) = self.nodes.remove(name) {
+            let identity = node.records.get(&Section::IDENTITY).cloned().expect("a node is made with its identity");
             self.quarantined.insert(name.clone(), Quarantine { epoch: node.facts.epoch, identity, proof });
         }
     }
@@ -203,7 +210,7 @@ impl Ledger {
         let same = one.node() == other.node() && one.section() == other.section() && one.rank() == other.rank();
         let Some(node) = self.nodes.get(one.node()) else { return false };
         let key = node.facts.record_key;
-        let signed = |record: &SignedRecord| record.verify(&self.authority.trust_domain, &key).is_ok();
+        let signed = |record: &SignedRecord| self.notary.signed(record, &self.authority.trust_domain, &key).is_ok();
         if !same || one.payload() == other.payload() || !signed(one) || !signed(other) {
             return false;
         }
@@ -222,7 +229,7 @@ impl Ledger {
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         for (name, node) in &mut self.nodes {
             let identity = node.records.get(&Section::IDENTITY).expect("a node is made with its identity");
-            match certified(identity, &self.authority, now.wall) {
+            match certified(identity, self.notary.as_ref(), &self.authority, now.wall) {
                 Ok(facts) if facts.record_key == node.facts.record_key => {
                     node.facts = facts;
                     let before = node.said.clone();
@@ -262,7 +269,7 @@ impl Ledger {
     }
 
     /// Its records as held.
-    pub(crate) fn records(&self, node: &NodeId) -> Option<&BTreeMap<Section, Arc<SignedRecord>>> {
+    pub(crate) fn records(&self, node: &NodeId) -> Option<&Arc<BTreeMap<Section, Arc<SignedRecord>>>> {
         self.nodes.get(node).map(|node| &node.records)
     }
 
@@ -270,6 +277,17 @@ impl Ledger {
     pub(crate) fn statement(&self, node: &NodeId, base: Section) -> Option<Statement> {
         let parts = self.nodes.get(node)?.moment.range(base..).take_while(|(section, _)| section.base() == base);
         Statement::of(base, parts.map(|(_, (_, part))| part))
+    }
+
+    /// Whom a node accuses.
+    pub(crate) fn suspicions(&self, node: &NodeId) -> Vec<&Latest> {
+        let parts = self.nodes.get(node).into_iter().flat_map(|node| node.moment.range(Section::SUSPICIONS..));
+        let parts = parts.take_while(|(section, _)| section.base() == Section::SUSPICIONS);
+        let accused = parts.filter_map(|(_, (_, part))| match part {
+            Part::Suspicions(accused) => Some(accused.iter()),
+            Part::Outliers(_) | Part::Demand(_) => None,
+        });
+        accused.flatten().collect()
     }
 
     /// Its records of the moment, for who asks for everything.
@@ -312,7 +330,7 @@ impl Ledger {
     pub(crate) fn restore(&mut self, bytes: &[u8], now: Now) {
         let records: Vec<Vec<u8>> = codec::decode::<_, PERSISTED_BYTES>(bytes).unwrap_or_default();
         let mut records: Vec<Arc<SignedRecord>> =
-            records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok()).map(Arc::new).collect();
+            records.iter().filter_map(|bytes| self.notary.read(bytes).ok()).collect();
         records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
         let mut unlimited = Bucket::new(0, u64::MAX >> 16, now.steady);
         for record in &records {
@@ -326,15 +344,14 @@ impl Ledger {
 }
 
 /// The chain of an identity record, verified.
-fn certified(record: &SignedRecord, authority: &Authority, now: Millis) -> Result<NodeCaFacts, RecordError> {
+fn certified(
+    record: &SignedRecord,
+    notary: &dyn Notary,
+    authority: &Authority,
+    now: Millis,
+) -> Result<NodeCaFacts, RecordError> {
     let identity = Identity::read(record.body())?;
-    let chain: Vec<_> = identity.chain.into_iter().map(Into::into).collect();
-    let refused = |why: String| RecordError::Identity { node: record.node().clone(), why };
-    let facts = verify::verify_ca(&chain, authority, now).map_err(|error| refused(error.to_string()))?;
-    if facts.node != *record.node() {
-        return Err(refused(format!("the certificate names {}", facts.node)));
-    }
-    Ok(facts)
+    notary.certified(record.node(), identity.chain, authority, now)
 }
 
 enum Compared {
@@ -347,7 +364,7 @@ enum Compared {
 impl Node {
     fn new(facts: NodeCaFacts, identity: &Arc<SignedRecord>) -> Node {
         let said = Arc::new(Said::nothing(identity.generation(), &facts));
-        let records = BTreeMap::from([(Section::IDENTITY, identity.clone())]);
+        let records = Arc::new(BTreeMap::from([(Section::IDENTITY, identity.clone())]));
         let (waiting, moment, table) = Default::default();
         Node { facts, records, waiting, moment, table, table_came: None, said }
     }
@@ -356,6 +373,7 @@ impl Node {
         &mut self,
         record: &Arc<SignedRecord>,
         authority: &Authority,
+        notary: &dyn Notary,
         budget: &mut Bucket,
         now: Now,
     ) -> Result<Offered, Proof> {
@@ -363,7 +381,7 @@ impl Node {
         if matches!(compared, Compared::Same | Compared::Older) {
             return Ok(Offered::Known);
         }
-        if let Err(error) = record.verify(&authority.trust_domain, &self.facts.record_key) {
+        if let Err(error) = notary.signed(record, &authority.trust_domain, &self.facts.record_key) {
             return Ok(Offered::Refused(error));
         }
         if let Compared::Contradicts(held) = compared {
@@ -395,12 +413,12 @@ impl Node {
             }
             self.table_came = Some(now.steady);
             let waiting = std::mem::take(&mut self.waiting);
-            self.records.extend(waiting);
+            Arc::make_mut(&mut self.records).extend(waiting);
         } else if section != Section::STATUS && !self.table_fresh(authority, now) {
             self.waiting.insert(section, record.clone());
             return Ok(Offered::Waiting);
         }
-        self.records.insert(section, record.clone());
+        Arc::make_mut(&mut self.records).insert(section, record.clone());
         self.fold(authority);
         Ok(Offered::Fresh)
     }

@@ -14,9 +14,11 @@ mod ledger;
 mod limit;
 mod links;
 pub mod message;
+pub mod notary;
 pub mod record;
 mod rumor;
 mod said;
+pub mod sim;
 pub mod statement;
 #[cfg(test)]
 mod testing;

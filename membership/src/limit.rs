@@ -17,12 +17,18 @@ impl Bucket {
 
     /// Takes one token, if there is one.
     pub(crate) fn take(&mut self, now: u64) -> bool {
+        self.take_many(1, now)
+    }
+
+    /// Takes so many tokens, or none.
+    pub(crate) fn take_many(&mut self, count: u64, now: u64) -> bool {
         let elapsed = now.saturating_sub(self.filled);
         self.filled = now;
         self.tokens = self.tokens.saturating_add(elapsed.saturating_mul(self.rate)).min(self.burst * 1_000);
-        let allowed = self.tokens >= 1_000;
+        let wanted = count.saturating_mul(1_000);
+        let allowed = self.tokens >= wanted;
         if allowed {
-            self.tokens -= 1_000;
+            self.tokens -= wanted;
         }
         allowed
     }

@@ -17,6 +17,9 @@ pub(crate) struct Links {
 struct Link {
     id: LinkId,
     dialled: bool,
+    since: u64,
+    /// Its end was announced.
+    parting: bool,
     /// When something last came over it: a peer that runs anew is heard on its new link only.
     heard: u64,
 }
@@ -33,13 +36,13 @@ impl Links {
 
     /// The link to send over: the one that was heard last.
     pub(crate) fn to(&self, node: &NodeId) -> Option<LinkId> {
-        self.links.get(node)?.iter().max_by_key(|link| (link.heard, link.id)).map(|link| link.id)
+        self.links.get(node)?.iter().max_by_key(|link| (!link.parting, link.heard, link.id)).map(|link| link.id)
     }
 
     /// Adds a link; gives those that became superfluous.
     pub(crate) fn up(&mut self, node: &NodeId, id: LinkId, dialled: bool, now: u64) -> Vec<LinkId> {
         let links = self.links.entry(node.clone()).or_default();
-        links.push(Link { id, dialled, heard: now });
+        links.push(Link { id, dialled, since: now, parting: false, heard: now });
         self.linked.insert(node.clone());
         let preferred = *node < self.own && links.iter().any(|link| !link.dialled);
         let mine = links.iter().filter(|link| link.dialled).map(|link| link.id);
@@ -63,6 +66,29 @@ impl Links {
     pub(crate) fn drop_node(&mut self, node: &NodeId) -> bool {
         self.links.remove(node);
         self.linked.remove(node)
+    }
+
+    /// Its peer needs a link no longer.
+    pub(crate) fn parting(&mut self, node: &NodeId, id: LinkId) {
+        self.links
+            .get_mut(node)
+            .into_iter()
+            .flatten()
+            .filter(|link| link.id == id)
+            .for_each(|link| link.parting = true);
+    }
+
+    /// Whether a link's end was announced.
+    pub(crate) fn is_parting(&self, node: &NodeId, id: LinkId) -> bool {
+        self.links.get(node).into_iter().flatten().any(|link| link.id == id && link.parting)
+    }
+
+    /// Links that this node dialled at least so long ago.
+    pub(crate) fn dialled(&self, age: u64, now: u64) -> Vec<(NodeId, LinkId)> {
+        let old = |link: &&Link| link.dialled && now.saturating_sub(link.since) >= age;
+        let links =
+            self.links.iter().flat_map(|(node, links)| links.iter().filter(old).map(|link| (node.clone(), link.id)));
+        links.collect()
     }
 
     /// Something came over a link; false if it is not known.

@@ -1,7 +1,7 @@
 //! What members say to each other over peer links.
 
 use certs::{
-    codec::{self, Envelope},
+    codec::{self, Bytes, Envelope},
     id::NodeId,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -20,8 +20,8 @@ const WIRE_VERSION: u8 = 1;
 pub enum Message {
     /// Records, as their owners signed them.
     Records(Vec<Vec<u8>>),
-    /// The latest that the sender holds of each member.
-    Summary(Vec<Latest>),
+    /// The latest that the sender holds of each member, and whether it takes it for alive.
+    Summary(Vec<(Latest, bool)>),
     /// Asks for records; no section means all.
     Pull(Vec<(NodeId, Vec<Section>)>),
     /// Asks for an `Ack`.
@@ -44,8 +44,10 @@ pub enum Message {
         /// Whether it answered.
         reached: bool,
     },
-    /// The sender finds a member silent. Asks everyone to look, and the member to sign something newer.
-    Accuse(Latest),
+    /// The sender heard of these numbers just now and does not send the records themselves.
+    Have(Vec<Latest>),
+    /// The sender does not need this link any more: its end says nothing.
+    Parting,
     /// A payload of the gossip carrier.
     Carrier(Vec<u8>),
     /// Two records that no honest node signs.
@@ -68,16 +70,17 @@ impl Message {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (kind, body) = match self {
-            Message::Records(records) => (1, codec::encode(records)),
+            Message::Records(records) => (1, codec::encode(&records.iter().cloned().map(Bytes).collect::<Vec<_>>())),
             Message::Summary(entries) => (2, codec::encode(entries)),
             Message::Pull(wants) => (3, codec::encode(wants)),
             Message::Ping(nonce) => (4, codec::encode(nonce)),
             Message::Ack(nonce) => (5, codec::encode(nonce)),
             Message::Probe { nonce, target } => (6, codec::encode(&(nonce, target))),
             Message::Probed { nonce, target, reached } => (7, codec::encode(&(nonce, target, reached))),
-            Message::Accuse(latest) => (8, codec::encode(latest)),
-            Message::Carrier(bytes) => (9, codec::encode(bytes)),
+            Message::Carrier(bytes) => (9, codec::encode(&Bytes(bytes.clone()))),
             Message::Proof(one, other) => (10, codec::encode(&(one, other))),
+            Message::Have(entries) => (11, codec::encode(entries)),
+            Message::Parting => (12, Vec::new()),
         };
         codec::encode(&Envelope { version: WIRE_VERSION, kind, body })
     }
@@ -93,7 +96,7 @@ impl Message {
         }
         let body = envelope.body.as_slice();
         Ok(Some(match envelope.kind {
-            1 => Message::Records(read(body)?),
+            1 => Message::Records(read::<Vec<Bytes>>(body)?.into_iter().map(|record| record.0).collect()),
             2 => Message::Summary(read(body)?),
             3 => Message::Pull(read(body)?),
             4 => Message::Ping(read(body)?),
@@ -106,12 +109,13 @@ impl Message {
                 let (nonce, target, reached) = read(body)?;
                 Message::Probed { nonce, target, reached }
             }
-            8 => Message::Accuse(read(body)?),
-            9 => Message::Carrier(read(body)?),
+            9 => Message::Carrier(read::<Bytes>(body)?.0),
             10 => {
                 let (one, other) = read(body)?;
                 Message::Proof(one, other)
             }
+            11 => Message::Have(read(body)?),
+            12 => Message::Parting,
             _ => return Ok(None),
         }))
     }

@@ -46,6 +46,8 @@ impl Section {
     pub const OUTLIERS: Section = Section(0x300);
     /// First part of what is asked of it under limits of the whole mesh: of the moment.
     pub const DEMAND: Section = Section(0x400);
+    /// Whom it finds silent: of the moment.
+    pub const SUSPICIONS: Section = Section(0x500);
     /// Parts that each of these may have.
     pub const PARTS: u16 = 16;
 
@@ -66,7 +68,7 @@ impl Section {
     /// Whether it speaks of the moment: then it is worthless when old, and neither listed, repaired nor stored.
     #[must_use]
     pub fn is_of_the_moment(self) -> bool {
-        matches!(self.base(), Section::OUTLIERS | Section::DEMAND)
+        matches!(self.base(), Section::OUTLIERS | Section::DEMAND | Section::SUSPICIONS)
     }
 }
 
@@ -93,7 +95,9 @@ pub struct SignedRecord {
 #[derive(Serialize, Deserialize)]
 struct Wire {
     version: u8,
+    #[serde(with = "codec::bytes")]
     payload: Vec<u8>,
+    #[serde(with = "codec::bytes")]
     signature: Vec<u8>,
 }
 
@@ -104,6 +108,7 @@ struct Payload {
     generation: u64,
     section: Section,
     sequence: u64,
+    #[serde(with = "codec::bytes")]
     body: Vec<u8>,
 }
 

@@ -1,4 +1,9 @@
-//! Spreads fresh records over open links: the first at once, those following within 10 ms together.
+//! Spreads fresh records over open links: the first at once, those following within 10 ms together. Where all are linked
+//! with all, an author tells everybody and each passes on to a few. In a sparse mesh a record goes whole to a few links,
+//! and the others hear that it is there and pull it if it does not come (after Plumtree, Leitao et al. 2007).
+//!
+//! Each lane has a budget. What exceeds it is only announced; what cannot be pulled, because it is of the moment, is left
+//! out. Liveness has none: it is bounded by what its authors may sign.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,32 +11,56 @@ use std::{
 };
 
 use certs::id::NodeId;
-use rand::{rngs::StdRng, seq::IndexedRandom};
+use rand::{
+    rngs::StdRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 
 use crate::{
     engine::Lane,
-    message::{BATCH_BYTES, Message},
+    limit::Bucket,
+    message::{BATCH_BYTES, Latest, Message},
     record::{Section, SignedRecord},
 };
 
 /// Time after a rumor within which further ones gather, in milliseconds.
 pub(crate) const GATHER_MS: u64 = 10;
-/// Links up to which a node tells its own news to every peer.
-const FULL_MESH: usize = 32;
-/// Peers that are told otherwise.
-const FEW: usize = 6;
-/// Peers to whom a node passes on what was new to it.
+/// Peers of a sparse mesh that are sent the whole record.
+const EAGER: usize = 5;
+/// Peers of a full mesh to whom a node passes on what was new to it.
 const PASS_ON: usize = 3;
 /// Records that wait to be told; beyond, repair brings them.
 const WAITING: usize = 4_096;
+/// Bytes a second that a lane may send whole, and at once.
+const BUDGET: [(Lane, u64, u64); 4] = [
+    (Lane::Policy, 2 << 20, 16 << 20),
+    (Lane::Health, 2 << 20, 8 << 20),
+    (Lane::Services, 1 << 20, 16 << 20),
+    (Lane::Rest, 512 << 10, 8 << 20),
+];
 
 /// See the module.
-#[derive(Default)]
 pub(crate) struct Rumor {
     /// Latest record of each section, and who told it, in order of names.
     waiting: BTreeMap<(NodeId, Section), (Arc<SignedRecord>, Option<NodeId>)>,
     /// When the last ones went out.
     last: Option<u64>,
+    budgets: BTreeMap<Lane, Bucket>,
+}
+
+/// Who is there to be told.
+pub(crate) struct Audience<'a> {
+    pub(crate) own: &'a NodeId,
+    pub(crate) linked: &'a BTreeSet<NodeId>,
+    /// Most members have no link with this node.
+    pub(crate) sparse: bool,
+}
+
+impl Default for Rumor {
+    fn default() -> Rumor {
+        let budgets = BUDGET.iter().map(|(lane, rate, burst)| (*lane, Bucket::new(*rate, *burst, 0))).collect();
+        Rumor { waiting: BTreeMap::new(), last: None, budgets }
+    }
 }
 
 impl Rumor {
@@ -56,8 +85,7 @@ impl Rumor {
     /// What is due: to whom, how urgently, what.
     pub(crate) fn take(
         &mut self,
-        own: &NodeId,
-        linked: &BTreeSet<NodeId>,
+        audience: &Audience<'_>,
         random: &mut StdRng,
         now: u64,
     ) -> Vec<(NodeId, Lane, Message)> {
@@ -65,30 +93,54 @@ impl Rumor {
             return Vec::new();
         }
         self.last = Some(now);
-        let mut batches: BTreeMap<NodeId, Vec<Arc<SignedRecord>>> = BTreeMap::new();
+        let mut whole: BTreeMap<NodeId, Vec<Arc<SignedRecord>>> = BTreeMap::new();
+        let mut announced: BTreeMap<NodeId, BTreeMap<NodeId, (u64, u64)>> = BTreeMap::new();
         for (record, from) in std::mem::take(&mut self.waiting).into_values() {
-            for peer in listeners(own, &record, from.as_ref(), linked, random) {
-                batches.entry(peer).or_default().push(record.clone());
+            let (mut eager, mut lazy) = listeners(audience, &record, from.as_ref(), random);
+            let size = (record.bytes().len() * eager.len()) as u64;
+            let lane = lane(record.section());
+            if self.budgets.get_mut(&lane).is_some_and(|budget| !budget.take_many(size, now)) {
+                lazy.append(&mut eager);
+            }
+            for peer in eager {
+                whole.entry(peer).or_default().push(record.clone());
+            }
+            for peer in lazy.into_iter().filter(|_| !record.section().is_of_the_moment()) {
+                let latest = announced.entry(peer).or_default().entry(record.node().clone()).or_default();
+                *latest = record.rank().max(*latest);
             }
         }
-        batches.into_iter().flat_map(|(peer, records)| messages(&peer, &records)).collect()
+        let announced = announced.into_iter().map(|(peer, latest)| {
+            let latest = latest.into_iter().map(|(node, (generation, sequence))| Latest { node, generation, sequence });
+            (peer, Lane::Services, Message::Have(latest.collect()))
+        });
+        whole.into_iter().flat_map(|(peer, records)| messages(&peer, &records)).chain(announced).collect()
     }
 }
 
+/// Who is sent the record, and who only hears that it is there.
 fn listeners(
-    own: &NodeId,
+    audience: &Audience<'_>,
     record: &SignedRecord,
     from: Option<&NodeId>,
-    linked: &BTreeSet<NodeId>,
     random: &mut StdRng,
-) -> Vec<NodeId> {
-    let others: Vec<&NodeId> = linked.iter().filter(|peer| *peer != record.node() && Some(*peer) != from).collect();
-    let count = match (record.node() == own, linked.len() <= FULL_MESH) {
-        (true, true) => others.len(),
-        (true, false) => FEW,
-        (false, _) => PASS_ON,
-    };
-    others.choose_multiple(random, count).map(|peer| (*peer).clone()).collect()
+) -> (Vec<NodeId>, Vec<NodeId>) {
+    let Audience { own, linked, sparse } = audience;
+    let others = linked.iter().filter(|peer| *peer != record.node() && Some(*peer) != from);
+    let mut others: Vec<NodeId> = others.cloned().collect();
+    let is_own_suspicion = record.node() == *own && record.section().base() == Section::SUSPICIONS;
+    if *sparse {
+        if is_own_suspicion || others.len() <= EAGER {
+            return (others, Vec::new());
+        }
+        others.shuffle(random);
+        let lazy = others.split_off(EAGER);
+        return (others, lazy);
+    }
+    if record.node() != *own {
+        others = others.choose_multiple(random, PASS_ON).cloned().collect();
+    }
+    (others, Vec::new())
 }
 
 /// Packs records into messages, the most urgent first; identities and tables come before what needs them.
@@ -111,7 +163,7 @@ pub(crate) fn messages(peer: &NodeId, records: &[Arc<SignedRecord>]) -> Vec<(Nod
 
 fn lane(section: Section) -> Lane {
     match section.base() {
-        Section::STATUS => Lane::Liveness,
+        Section::STATUS | Section::SUSPICIONS => Lane::Liveness,
         Section::POLICY => Lane::Policy,
         Section::HEALTH | Section::OUTLIERS | Section::DEMAND => Lane::Health,
         Section::SERVICES | Section::ADDRESS | Section::IDENTITY => Lane::Services,

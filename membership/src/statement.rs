@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     body::{Checked, count, text},
     error::RecordError,
+    message::Latest,
     record::Section,
 };
 
@@ -18,6 +19,8 @@ use crate::{
 pub const OUTLIERS: usize = 128;
 /// Limits that one part of [`Section::DEMAND`] names.
 pub const DEMANDS: usize = 128;
+/// Members that one part of [`Section::SUSPICIONS`] names.
+pub const SUSPICIONS: usize = 128;
 /// Nodes to which one [`DemandRecord`] has given.
 pub const GIVEN: usize = 256;
 /// The largest `demand` and gift: a sum over a thousand nodes stays far below what 64 bits hold.
@@ -66,6 +69,7 @@ pub enum Statement {
 pub(crate) enum Part {
     Outliers(Arc<[OutlierRecord]>),
     Demand(Arc<[DemandRecord]>),
+    Suspicions(Arc<[Latest]>),
 }
 
 impl Part {
@@ -74,6 +78,7 @@ impl Part {
         match section.base() {
             Section::OUTLIERS => Vec::read(body).map(|records| Part::Outliers(records.into())),
             Section::DEMAND => Vec::read(body).map(|records| Part::Demand(records.into())),
+            Section::SUSPICIONS => Vec::read(body).map(|records| Part::Suspicions(records.into())),
             _ => Err(RecordError::Invalid { field: "section", rule: "one that speaks of the moment" }),
         }
     }
@@ -87,6 +92,8 @@ impl Statement {
             match part {
                 Part::Outliers(records) => outliers.push(records.clone()),
                 Part::Demand(records) => demands.push(records.clone()),
+                // The engine itself acts on it.
+                Part::Suspicions(_) => {}
             }
         }
         match base {
@@ -108,6 +115,12 @@ impl Checked for Vec<DemandRecord> {
     fn check(&self) -> Result<(), RecordError> {
         count("demand", self.len(), DEMANDS)?;
         self.iter().try_for_each(DemandRecord::check)
+    }
+}
+
+impl Checked for Vec<Latest> {
+    fn check(&self) -> Result<(), RecordError> {
+        count("suspicions", self.len(), SUSPICIONS)
     }
 }
 

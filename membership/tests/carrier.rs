@@ -11,11 +11,9 @@ use certs::{
 use membership::{
     gossip::{Carrier, Feed, Gossip, GossipConfig, Known, Outgoing},
     record::{Section, SignedRecord},
+    sim::twin::Twin,
 };
-use support::{
-    memory::Memory,
-    world::{Citizen, World},
-};
+use support::world::{Citizen, World};
 use tokio::sync::mpsc;
 
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -23,7 +21,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Either carrier, and what it has said since it was last asked.
 enum Subject {
     Chitchat(Gossip, mpsc::Receiver<Outgoing>),
-    Memory(Box<Memory>),
+    Twin(Box<Twin>),
 }
 
 impl Subject {
@@ -35,19 +33,26 @@ impl Subject {
         Subject::Chitchat(gossip, said)
     }
 
-    fn carrier(&self) -> &dyn Carrier {
+    fn feed(&mut self, feed: Arc<Feed>) {
         match self {
-            Subject::Chitchat(gossip, _) => gossip,
-            Subject::Memory(memory) => memory.as_ref(),
+            Subject::Chitchat(gossip, _) => gossip.feed(feed),
+            Subject::Twin(twin) => twin.feed(feed),
+        }
+    }
+
+    fn deliver(&mut self, from: &NodeId, bytes: &[u8]) {
+        match self {
+            Subject::Chitchat(gossip, _) => gossip.deliver(from, bytes),
+            Subject::Twin(twin) => twin.deliver(from, bytes),
         }
     }
 
     fn said(&mut self) -> Vec<Outgoing> {
         match self {
             Subject::Chitchat(_, said) => std::iter::from_fn(|| said.try_recv().ok()).collect(),
-            Subject::Memory(memory) => {
-                memory.round();
-                memory.drain()
+            Subject::Twin(twin) => {
+                twin.round();
+                twin.drain()
             }
         }
     }
@@ -106,7 +111,7 @@ impl Net {
             record_key: citizen.record_key.public(),
             generation: GENERATION,
             alive: true,
-            records: self.held[at].get(&citizen.node).cloned().unwrap_or_default(),
+            records: Arc::new(self.held[at].get(&citizen.node).cloned().unwrap_or_default()),
         };
         let shown = self.citizens.iter().enumerate().filter(|(of, _)| self.hidden != Some((at, *of)));
         let members = shown.map(|(_, citizen)| (citizen.node.clone(), known(citizen))).collect();
@@ -119,7 +124,7 @@ impl Net {
     async fn round(&mut self) {
         for at in 0..self.subjects.len() {
             let feed = Arc::new(self.feed(at));
-            self.subjects[at].carrier().feed(feed);
+            self.subjects[at].feed(feed);
         }
         for at in 0..self.subjects.len() {
             for outgoing in self.subjects[at].said() {
@@ -127,7 +132,8 @@ impl Net {
                     Outgoing::Send { to, bytes } => {
                         let to = self.index(&to);
                         if self.linked(at, to) {
-                            self.subjects[to].carrier().deliver(&self.citizens[at].node, &bytes);
+                            let from = self.citizens[at].node.clone();
+                            self.subjects[to].deliver(&from, &bytes);
                         }
                     }
                     Outgoing::Learned(records) => {
@@ -201,8 +207,8 @@ async fn a_path_of_links_is_enough(mut net: Net) {
 async fn garbage_stops_nothing(mut net: Net) {
     for round in 0..50_u8 {
         let from = net.citizens[2].node.clone();
-        net.subjects[0].carrier().deliver(&from, &[round; 100]);
-        net.subjects[0].carrier().deliver(&from, &codec::encode(&vec![round; 100]));
+        net.subjects[0].deliver(&from, &[round; 100]);
+        net.subjects[0].deliver(&from, &codec::encode(&vec![round; 100]));
         net.round().await;
     }
     net.publish(1, 2, b"after");
@@ -212,7 +218,7 @@ async fn garbage_stops_nothing(mut net: Net) {
 
 #[tokio::test]
 async fn the_in_memory_twin_keeps_the_contract() {
-    contract(|_, seed| Subject::Memory(Box::new(Memory::new(seed)))).await;
+    contract(|world, seed| Subject::Twin(Box::new(Twin::new(world.trust_domain.clone(), seed)))).await;
 }
 
 #[tokio::test]

@@ -68,6 +68,17 @@ impl Scene {
         record.expect("fits").bytes().to_vec()
     }
 
+    /// The liar accuses 1 beyond all that it signed, and 0 below.
+    fn accuse(&mut self, sequence: u64, generation: u64) {
+        let accused = vec![
+            Latest { node: self.node(1), generation, sequence: u64::MAX },
+            Latest { node: self.node(0), generation: self.generation(0), sequence: 0 },
+        ];
+        let own = self.generation(3);
+        let record = self.sign(3, 3, own, Section::SUSPICIONS, sequence, &codec::encode(&accused));
+        self.say(&shared(vec![record]));
+    }
+
     fn generation(&self, of: usize) -> u64 {
         self.sim.nodes[&self.node(0)].engine.view().member(&self.node(of)).expect("known").generation
     }
@@ -222,17 +233,16 @@ fn a_made_up_proof_convicts_nobody() {
 fn accusations_kill_nobody_and_are_soon_ignored() {
     let mut scene = scene(7);
     let generation = scene.generation(1);
-    for _ in 0..200 {
-        scene.say(&Message::Accuse(Latest { node: scene.node(1), generation, sequence: u64::MAX }));
-        scene.say(&Message::Accuse(Latest { node: scene.node(0), generation, sequence: 0 }));
+    for round in 0..200 {
+        scene.accuse(1_000 + round, generation);
         scene.sim.run(20);
     }
     scene.unharmed();
     let before = scene.sim.sent;
     scene.sim.run(2_000);
     let quiet = scene.sim.sent - before;
-    for _ in 0..100 {
-        scene.say(&Message::Accuse(Latest { node: scene.node(1), generation, sequence: u64::MAX }));
+    for round in 0..100 {
+        scene.accuse(2_000 + round, generation);
         scene.sim.run(20);
     }
     let noisy = scene.sim.sent - before - quiet;
@@ -306,7 +316,8 @@ fn unknown_names_cost_nothing_and_are_fetched_once_granted() {
     let late = scene.node(2);
     let authority = Arc::new(scene.world.authority.clone());
     for index in 0..2 {
-        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+        let node = scene.node(index);
+        scene.sim.event(&node, Event::Authority(authority.clone()));
     }
     scene.sim.authority = authority.clone();
     let peers = [scene.sim.address(&scene.node(0))];
@@ -327,7 +338,8 @@ fn evicted_and_narrowed_nodes_lose_what_they_had() {
     scene.world.grant(&grant("n2", 1, &["default/shared"], false));
     let authority = Arc::new(scene.world.authority.clone());
     for index in 0..3 {
-        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+        let node = scene.node(index);
+        scene.sim.event(&node, Event::Authority(authority.clone()));
     }
     scene.sim.authority = authority;
     scene.sim.run(10);
@@ -342,7 +354,8 @@ fn evicted_and_narrowed_nodes_lose_what_they_had() {
     let again = scene.world.citizen("n3", 2);
     let authority = Arc::new(scene.world.authority.clone());
     for index in 0..3 {
-        scene.sim.event(&scene.node(index), Event::Authority(authority.clone()));
+        let node = scene.node(index);
+        scene.sim.event(&node, Event::Authority(authority.clone()));
     }
     scene.sim.authority = authority;
     let peers = [scene.sim.address(&scene.node(0))];

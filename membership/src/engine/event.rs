@@ -8,12 +8,7 @@ use certs::{
     verify::Authority,
 };
 
-use crate::{
-    body::Body,
-    error::RecordError,
-    gossip::{Feed, Outgoing},
-    statement::Statement,
-};
+use crate::{body::Body, error::RecordError, gossip::Outgoing, statement::Statement};
 
 /// One peer link, numbered by whoever opens and accepts them; a number is never used twice by a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +27,23 @@ pub enum Lane {
     Services,
     /// Repair: what may wait for seconds.
     Rest,
+}
+
+impl Lane {
+    /// All of them, the most urgent first.
+    pub const ALL: [Lane; 5] = [Lane::Liveness, Lane::Policy, Lane::Health, Lane::Services, Lane::Rest];
+
+    /// Its name in metrics and reports.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Lane::Liveness => "liveness",
+            Lane::Policy => "policy",
+            Lane::Health => "health",
+            Lane::Services => "services",
+            Lane::Rest => "rest",
+        }
+    }
 }
 
 /// How an engine is set up.
@@ -101,6 +113,8 @@ pub enum Event {
     Tick,
     /// This node has something new to say of itself.
     Publish(Body),
+    /// Somebody here needs a link with a member for the next minute.
+    Want(NodeId),
     /// Policy changed what is believed.
     Authority(Arc<Authority>),
     /// The configuration's addresses changed.
@@ -170,8 +184,8 @@ pub enum Effect {
         /// The payload.
         bytes: Vec<u8>,
     },
-    /// Hand to [`crate::gossip::Carrier::feed`].
-    Feed(Arc<Feed>),
+    /// [`Engine::feed`](super::Engine::feed) changed: hand it to [`crate::gossip::Carrier::feed`].
+    Feed,
     /// Worth a line in the log, or the end of the process.
     Notice(Notice),
 }

@@ -89,6 +89,7 @@ impl Engine {
         let anew = before.is_none_or(|before| before.generation < said.generation || gone(before.state));
         if anew {
             self.detector.learned(node, self.steady);
+            self.dialer.judged(node, false, self.steady);
             if self.links.linked().contains(node) {
                 let orders = self.detector.linked(node, self.steady);
                 // Only a judgement can come of it, and the caller is about to fold that in.
@@ -132,7 +133,7 @@ impl Engine {
 
     /// Ends everything with a node that has no rights here.
     pub(super) fn expel(&mut self, node: &NodeId) {
-        self.detector.unlinked(node, self.steady);
+        self.detector.unlinked(node, true, self.steady);
         self.detector.forget(node);
         self.dialer.forget(node);
         self.fetch.have(node);
@@ -185,13 +186,17 @@ impl Engine {
             (old, new) => old != new,
         };
         let view: &View = &self.view;
-        let rtts: Vec<(NodeId, Option<Duration>)> = view
-            .members
-            .iter()
-            .map(|(node, member)| (node, member, self.detector.rtt(node).map(Duration::from_millis)))
-            .filter(|(_, member, rtt)| moved(member.rtt, *rtt))
-            .map(|(node, _, rtt)| (node.clone(), rtt))
+        let rtts: Vec<(NodeId, Option<Duration>)> = self
+            .measured
+            .union(self.links.linked())
+            .filter_map(|node| {
+                let rtt = self.detector.path(node).map(|(rtt, _)| Duration::from_millis(rtt));
+                Some((view.member(node)?, rtt))
+            })
+            .filter(|(member, rtt)| moved(member.rtt, *rtt))
+            .map(|(member, rtt)| (member.id.clone(), rtt))
             .collect();
+        self.measured.clone_from(self.links.linked());
         if rtts.is_empty() {
             return;
         }
@@ -204,7 +209,8 @@ impl Engine {
     }
 
     /// All that the gossip carrier must know.
-    pub(super) fn feed(&self) -> Feed {
+    #[must_use]
+    pub fn feed(&self) -> Feed {
         let known = |node: &NodeId| {
             let said = self.ledger.said(node)?;
             let records = self.ledger.records(node)?.clone();

@@ -12,6 +12,7 @@ use crate::{
     message::{Latest, Message},
     record::{Section, SignedRecord},
     rumor,
+    view::MemberState,
 };
 
 /// Records a second from one peer that are worth a signature check, and at once: a large mesh's whole state.
@@ -24,8 +25,8 @@ const SENDER_PAYLOADS: (u64, u64) = (50, 200);
 const SENDER_ACCUSATIONS: (u64, u64) = (2, 8);
 /// Time between summaries to one peer, in milliseconds.
 const SUMMARY_MS: u64 = 1_000;
-/// Time between own refutations.
-const REFUTE_MS: u64 = 250;
+/// Time between own refutations: half of what an accusation leaves.
+const REFUTE_MS: u64 = 200;
 /// Time between notices about one peer.
 const NOTICE_MS: u64 = 60_000;
 /// Entries of a summary or a pull that are read.
@@ -68,13 +69,13 @@ impl Engine {
         let orders = self.detector.heard(from, self.steady);
         self.obey(orders);
         match Message::decode(bytes) {
-            Ok(Some(message)) => self.message(from, message),
+            Ok(Some(message)) => self.message(from, link, message),
             Ok(None) => {}
             Err(_) => self.misbehaved(from, "sent what is no message"),
         }
     }
 
-    fn message(&mut self, from: &NodeId, message: Message) {
+    fn message(&mut self, from: &NodeId, link: LinkId, message: Message) {
         match message {
             Message::Records(records) => self.records(from, &records),
             Message::Summary(entries) => self.summary(from, entries),
@@ -92,7 +93,8 @@ impl Engine {
                 let orders = self.detector.answered(from, &target, reached, self.steady);
                 self.obey(orders);
             }
-            Message::Accuse(latest) => self.accused(from, &latest),
+            Message::Have(entries) => self.announced(from, entries),
+            Message::Parting => self.links.parting(from, link),
             Message::Carrier(bytes) => {
                 let now = self.steady;
                 if self.sender(from).payloads.take(now) {
@@ -104,7 +106,7 @@ impl Engine {
     }
 
     fn records(&mut self, from: &NodeId, records: &[Vec<u8>]) {
-        let decoded: Result<Vec<_>, _> = records.iter().map(|bytes| SignedRecord::decode(bytes)).collect();
+        let decoded: Result<Vec<_>, _> = records.iter().map(|bytes| self.ledger.read(bytes)).collect();
         let Ok(mut records) = decoded else {
             return self.misbehaved(from, "sent what is no record");
         };
@@ -118,7 +120,7 @@ impl Engine {
                 if !record.section().is_of_the_moment() {
                     touched.insert(record.node().clone());
                 }
-                self.take_record(&Arc::new(record), Some(from));
+                self.take_record(&record, Some(from));
             }
         }
         self.after_records(&touched, Some(from));
@@ -142,6 +144,10 @@ impl Engine {
             return self.own_record(record);
         }
         let latest = self.ledger.latest(node).map(|latest| (latest.generation, latest.sequence));
+        // What was not asked for is told because it is fresh.
+        if from.is_some() && !self.fetch.wants(node) {
+            self.spoken.insert(node.clone(), self.steady);
+        }
         let now = self.now();
         let (rate, burst) = ORIGIN_RECORDS;
         let budget = self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now.steady));
@@ -152,7 +158,7 @@ impl Engine {
                     self.rumor.push(record.clone(), from.cloned());
                 }
                 if latest < Some(record.rank()) {
-                    let orders = self.detector.vouched(node, self.steady);
+                    let orders = self.detector.vouched(node, from.is_some(), self.steady);
                     self.obey(orders);
                 }
                 if record.section() != Section::TABLE {
@@ -161,8 +167,10 @@ impl Engine {
                 self.feed_soon();
             }
             Offered::OfTheMoment => {
-                self.heard.insert((node.clone(), record.section().base()));
-                if from.is_some() {
+                let base = record.section().base();
+                self.heard.insert((node.clone(), base));
+                let vain = base == Section::SUSPICIONS && self.detector.ignores(node, now.steady);
+                if from.is_some() && !vain {
                     self.rumor.push(record.clone(), from.cloned());
                 }
             }
@@ -197,6 +205,10 @@ impl Engine {
             if self.ledger.key(node).is_none() {
                 continue;
             }
+            if self.spoken.contains_key(node) {
+                let orders = self.detector.spoken(node, self.steady);
+                self.obey(orders);
+            }
             if self.ledger.lacking(node).is_empty() {
                 self.fetch.have(node);
             } else {
@@ -204,7 +216,11 @@ impl Engine {
             }
         }
         while let Some((node, base)) = self.heard.pop_first() {
-            self.tell_statement(&node, base);
+            if base == Section::SUSPICIONS {
+                self.accused(&node);
+            } else {
+                self.tell_statement(&node, base);
+            }
         }
     }
 
@@ -220,25 +236,40 @@ impl Engine {
     }
 
     fn proved(&mut self, from: &NodeId, one: &[u8], other: &[u8]) {
-        let (Ok(one), Ok(other)) = (SignedRecord::decode(one), SignedRecord::decode(other)) else {
+        let (Ok(one), Ok(other)) = (self.ledger.read(one), self.ledger.read(other)) else {
             return self.misbehaved(from, "sent a proof that is none");
         };
         let now = self.steady;
         let node = one.node().clone();
-        let found = (Arc::new(one), Arc::new(other));
+        let found = (one, other);
         if node != self.own && self.sender(from).records.take(now) && self.ledger.prove(&found) {
             self.quarantined(&node);
         }
     }
 
-    fn summary(&mut self, from: &NodeId, entries: Vec<Latest>) {
+    /// What came to a peer just now and should come here by itself.
+    fn announced(&mut self, from: &NodeId, entries: Vec<Latest>) {
+        for entry in entries.into_iter().take(ENTRIES) {
+            let ours = self.ledger.latest(&entry.node).map(|latest| (latest.generation, latest.sequence));
+            let granted = self.ledger.authority().grants.contains_key(&entry.node);
+            if granted && entry.node != self.own && ours < Some((entry.generation, entry.sequence)) {
+                self.spoken.insert(entry.node.clone(), self.steady);
+                self.fetch.expect(&entry.node, from, self.steady);
+            }
+        }
+    }
+
+    fn summary(&mut self, from: &NodeId, entries: Vec<(Latest, bool)>) {
         let held = |engine: &Engine, node: &NodeId| {
             engine.ledger.latest(node).map(|latest| (latest.generation, latest.sequence))
         };
         let mut told = BTreeSet::new();
-        for entry in entries.into_iter().take(ENTRIES) {
+        for (entry, alive) in entries.into_iter().take(ENTRIES) {
             let theirs = Some((entry.generation, entry.sequence));
             let ours = held(self, &entry.node);
+            if self.dialer.is_sparse() && entry.node != self.own {
+                self.compare(&entry.node, alive);
+            }
             if ours <= theirs {
                 told.insert(entry.node.clone());
             }
@@ -250,6 +281,21 @@ impl Engine {
         }
         if self.ledger.nodes().any(|node| !told.contains(node) && node != from) {
             self.summarise(from, false);
+        }
+    }
+
+    /// A peer's judgement beside one's own: where they differ, the member itself is asked.
+    fn compare(&mut self, node: &NodeId, alive: bool) {
+        let now = self.steady;
+        if alive {
+            if self.ledger.authority().grants.contains_key(node) {
+                self.spoken.insert(node.clone(), now);
+            }
+            let orders = self.detector.spoken(node, now);
+            self.obey(orders);
+        }
+        if self.detector.differs(node, alive, now) {
+            self.suspicions_due = Some(self.steady);
         }
     }
 
@@ -265,7 +311,8 @@ impl Engine {
             return;
         }
         sender.summary_due = now + SUMMARY_MS;
-        let entries = self.ledger.nodes().filter_map(|node| self.ledger.latest(node)).collect();
+        let alive = |node: &NodeId| self.view.member(node).is_some_and(|member| member.state == MemberState::Alive);
+        let entries = self.ledger.nodes().filter_map(|node| Some((self.ledger.latest(node)?, alive(node)))).collect();
         self.send(to, Lane::Rest, &Message::Summary(entries));
     }
 
@@ -287,7 +334,7 @@ impl Engine {
             // A table without what it lists, or the reverse, would be asked for again.
             let asked =
                 |section: Section| sections.is_empty() || section == Section::TABLE || sections.contains(&section);
-            let held = self.ledger.records(node).into_iter().flatten();
+            let held = self.ledger.records(node).into_iter().flat_map(|held| held.iter());
             let lasting = held.filter(|(section, _)| asked(**section)).map(|(_, record)| record);
             let momentary = self.ledger.momentary(node).filter(|_| sections.is_empty());
             for record in lasting.chain(momentary) {
@@ -302,33 +349,52 @@ impl Engine {
         }
     }
 
-    fn accused(&mut self, from: &NodeId, accused: &Latest) {
-        if accused.node == self.own {
-            if self.steady >= self.refuted + REFUTE_MS {
-                self.refuted = self.steady;
-                self.refute();
-            }
-            return;
-        }
-        // A newer signature than the accuser knows clears the accused there at once.
-        let ours = self.ledger.latest(&accused.node);
-        let theirs = (accused.generation, accused.sequence);
-        if ours.is_some_and(|ours| (ours.generation, ours.sequence) > theirs)
-            && let Some(table) = self.ledger.records(&accused.node).and_then(|held| held.get(&Section::TABLE))
-        {
-            let message = Message::Records(vec![table.bytes().to_vec()]);
-            self.send(from, Lane::Liveness, &message);
-        }
-        // The accused may not hear the accuser: it signs its refutation for whoever tells it, also where nobody else
-        // listens to the accuser any more.
+    /// A member said anew whom it finds silent.
+    fn accused(&mut self, accuser: &NodeId) {
         let now = self.steady;
-        let checked = self.detector.accused(from, &accused.node, now);
-        if self.sender(from).accusations.take(now) || checked {
-            self.send(&accused.node, Lane::Liveness, &Message::Accuse(accused.clone()));
+        let accused: Vec<Latest> = self.ledger.suspicions(accuser).into_iter().cloned().collect();
+        let names = accused.iter().map(|latest| latest.node.clone()).collect();
+        self.detector.retracted(accuser, &names);
+        let mut told: Vec<Arc<SignedRecord>> = Vec::new();
+        for Latest { node, generation, sequence } in accused {
+            if node == self.own {
+                // Whoever asks is answered with a signature made after the question.
+                let due = self.refuted + REFUTE_MS;
+                if now >= due {
+                    self.refute()
+                } else {
+                    self.refute_due = Some(due)
+                }
+                continue;
+            }
+            let ours = self.ledger.latest(&node);
+            if ours.is_some_and(|ours| (ours.generation, ours.sequence) > (generation, sequence)) {
+                // It has signed something since: the accuser may not know.
+                let held = self.ledger.records(&node).and_then(|held| held.get(&Section::TABLE));
+                told.extend(held.cloned());
+                continue;
+            }
+            let checked = self.detector.accused(accuser, &node, now);
+            // The accused may not hear the accuser.
+            if self.links.linked().contains(&node) && (self.sender(accuser).accusations.take(now) || checked) {
+                let said: Vec<Arc<SignedRecord>> = self
+                    .ledger
+                    .momentary(accuser)
+                    .filter(|record| record.section().base() == Section::SUSPICIONS)
+                    .cloned()
+                    .collect();
+                for (peer, lane, message) in rumor::messages(&node, &said) {
+                    self.send(&peer, lane, &message);
+                }
+            }
+        }
+        for (peer, _, message) in rumor::messages(accuser, &told) {
+            self.send(&peer, Lane::Liveness, &message);
         }
     }
 
-    fn refute(&mut self) {
+    pub(super) fn refute(&mut self) {
+        (self.refuted, self.refute_due) = (self.steady, None);
         match self.author.table() {
             Ok(table) => {
                 self.offer_own(&table);

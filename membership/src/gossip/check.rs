@@ -235,7 +235,7 @@ mod tests {
             record_key: key.public(),
             generation: GENERATION,
             alive: true,
-            records: BTreeMap::new(),
+            records: Arc::default(),
         };
         let node = |index: usize| NodeId::new(&format!("n{index}")).expect("valid");
         let members = keys.iter().enumerate().map(|(index, key)| (node(index), known(key))).collect();

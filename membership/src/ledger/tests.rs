@@ -11,6 +11,10 @@ use crate::{
 
 const NOW: Now = Now { wall: START + 1_000, steady: 1 };
 
+fn empty(world: &World) -> Ledger {
+    Ledger::new(Arc::new(world.authority.clone()), Arc::new(crate::notary::Certificates))
+}
+
 fn take(ledger: &mut Ledger, record: &Arc<SignedRecord>) -> Offered {
     ledger.offer(record, &mut Bucket::new(0, 1_000, 0), NOW)
 }
@@ -46,7 +50,7 @@ fn holding(ledger: &Ledger) -> Holding {
 
 /// Offers all until nothing is new: identities may have been missing, tables too.
 fn ledger(world: &World, records: &[Arc<SignedRecord>]) -> Ledger {
-    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    let mut ledger = empty(world);
     for _ in 0..3 {
         records.iter().for_each(|record| drop(take(&mut ledger, record)));
     }
@@ -66,7 +70,7 @@ proptest! {
         // Two halves, each folded by itself and then into one another, either way round.
         let (left, right) = records.split_at(cut.min(records.len()));
         let held = |of: &[Arc<SignedRecord>]| -> Vec<Arc<SignedRecord>> {
-            ledger(&world, of).nodes.into_values().flat_map(|node| node.records.into_values().chain(node.waiting.into_values())).collect()
+            ledger(&world, of).nodes.into_values().flat_map(|node| Arc::unwrap_or_clone(node.records).into_values().chain(node.waiting.into_values())).collect()
         };
         let (left, right) = (held(left), held(right));
         // A half without an identity kept nothing: the other's owner would be asked again, as here.
@@ -82,7 +86,7 @@ fn a_stale_table_makes_changes_wait_for_the_next() {
     let mut world = World::new();
     let citizen = world.citizen("a", 1);
     let mut author = author(&world, &citizen, 1 << 24);
-    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    let mut ledger = empty(&world);
     let mut records = author.publish(&Body::Identity(Identity { chain: citizen.chain })).expect("fits");
     records.extend(author.publish(&Body::Services(Services { services: vec![service("a")] })).expect("fits"));
     records.iter().for_each(|record| drop(take(&mut ledger, record)));
@@ -102,7 +106,7 @@ fn a_table_tells_what_is_lacking() {
     let mut world = World::new();
     let citizen = world.citizen("a", 1);
     let mut author = author(&world, &citizen, 1 << 24);
-    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    let mut ledger = empty(&world);
     let identity = author.publish(&Body::Identity(Identity { chain: citizen.chain })).expect("fits");
     let services = author.publish(&Body::Services(Services { services: vec![service("a")] })).expect("fits");
     take(&mut ledger, &identity[0]);
@@ -119,11 +123,11 @@ fn the_disk_brings_back_what_still_counts() {
     let full = ledger(&world, &records);
     let own = NodeId::new("nobody").expect("valid");
     let bytes = full.persist(&own);
-    let mut restored = Ledger::new(Arc::new(world.authority.clone()));
+    let mut restored = empty(&world);
     restored.restore(&bytes, NOW);
     assert_eq!(holding(&restored), holding(&full));
     world.authority.revocations.evict(NodeId::new("a").expect("valid"), 1);
-    let mut narrowed = Ledger::new(Arc::new(world.authority.clone()));
+    let mut narrowed = empty(&world);
     narrowed.restore(&bytes, NOW);
     assert_eq!(narrowed.nodes().map(NodeId::as_str).collect::<Vec<_>>(), ["b"]);
     narrowed.restore(&[0xff; 64], NOW);
@@ -137,7 +141,7 @@ fn the_first_key_of_an_epoch_stays_and_a_higher_epoch_takes_over() {
         let identity = Body::Identity(Identity { chain: citizen.chain.clone() });
         author(world, citizen, 5 << 24).publish(&identity).expect("fits")[0].clone()
     };
-    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    let mut ledger = empty(&world);
     assert!(matches!(take(&mut ledger, &say(&world, &first)), Offered::Fresh));
     assert!(matches!(take(&mut ledger, &say(&world, &second)), Offered::Known));
     assert_eq!(ledger.key(&first.node), Some(first.record_key.public()));
@@ -151,7 +155,7 @@ fn the_first_key_of_an_epoch_stays_and_a_higher_epoch_takes_over() {
 fn what_waits_for_a_table_is_bounded_too() {
     let mut world = World::new();
     let citizen = world.citizen("a", 1);
-    let mut ledger = Ledger::new(Arc::new(world.authority.clone()));
+    let mut ledger = empty(&world);
     let mut author = author(&world, &citizen, 1 << 24);
     let identity = author.publish(&Body::Identity(Identity { chain: citizen.chain.clone() })).expect("fits");
     let identity = identity.into_iter().find(|record| record.section() == Section::IDENTITY).expect("said");

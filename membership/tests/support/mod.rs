@@ -2,6 +2,5 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-pub(crate) mod memory;
 pub(crate) mod sim;
 pub(crate) mod world;

@@ -188,7 +188,7 @@ impl Task {
                 Effect::Changed(change) => changed.push(change),
                 Effect::Persist(bytes) => drop(persist.send(bytes)),
                 Effect::Deliver { from, bytes } => self.gossip.0.deliver(&from, &bytes),
-                Effect::Feed(feed) => self.gossip.0.feed(feed),
+                Effect::Feed => self.gossip.0.feed(Arc::new(self.engine.feed())),
                 Effect::Heard { node, statement } => self.hearing.heard(node, statement),
                 Effect::Lost { node, why } => self.hearing.lost(&node, why),
                 Effect::Notice(notice) => self.notice(notice),

@@ -5,7 +5,8 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 use crate::{
     cli::{
         ca, check, completions, context::Globals, drain, endpoints, evict, explain, grant, identity, init, invite,
-        join, leave, limits, man, members, operator, outliers, policy, routes, run, service, services, status, wait,
+        join, leave, limits, man, members, operator, outliers, policy, routes, run, service, services, sim, status,
+        wait,
     },
     demo,
 };
@@ -79,6 +80,9 @@ pub enum Command {
     /// The identities of this node
     #[command(subcommand)]
     Identity(identity::Command),
+    /// Play what happens to a mesh in virtual time
+    #[command(subcommand)]
+    Sim(sim::Command),
     /// Print a shell's completion script
     Completions(completions::Args),
     /// Print a manual page
@@ -95,7 +99,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Policy", &["policy"]),
     ("Nodes", &["invite", "grant", "service", "drain", "leave", "evict"]),
     ("Trust", &["operator", "ca", "identity"]),
-    ("Rest", &["completions", "man"]),
+    ("Rest", &["sim", "completions", "man"]),
 ];
 
 const EXAMPLES: &str = "\

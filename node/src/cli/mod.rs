@@ -37,6 +37,7 @@ mod routes;
 mod run;
 mod service;
 mod services;
+mod sim;
 mod status;
 mod wait;
 
@@ -117,6 +118,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Init(args) => init::run(args, ctx),
         Command::Completions(args) => completions::run(&args, ctx),
         Command::Man(args) => man::run(&args, ctx),
+        Command::Sim(command) => sim::run(command, ctx),
         Command::Join(args) => block_on(join::run(args, ctx)),
         Command::Status(args) => block_on(status::run(args, ctx)),
         Command::Members(args) => block_on(members::run(args, ctx)),

@@ -1,0 +1,291 @@
+//! One member under observation. Probes that got no answer count until chance does not explain them, given how many
+//! got none while it was alive.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use certs::id::NodeId;
+use rand::{Rng, rngs::StdRng};
+
+use super::{RECONNECT_MS, Verdict};
+
+/// Time between probes of a neighbour.
+const PROBE_MS: u64 = 250;
+/// Time between probes of any other linked member.
+const KEEP_ALIVE_MS: u64 = 1_000;
+/// Time between probes of a member in doubt.
+const DOUBT_PROBE_MS: u64 = 50;
+/// A probe without an answer is late after three round trips, and not before this time.
+const LATE_MS: u64 = 100;
+/// The most that a round trip delays this.
+const LATE_MOST_MS: u64 = 2_000;
+/// How long a data connection's failure counts.
+const FAILURE_MS: u64 = 3_000;
+/// What an accusation leaves a member to refute it.
+const REFUTE_MS: u64 = 400;
+/// What it leaves more where it travels over several hops.
+const HOPS_MS: u64 = 100;
+/// A silence without a link that means death, if the check found nothing.
+const DEAD_UNLINKED_MS: u64 = 800;
+/// The same when this node rather doubts itself.
+const DEAD_SELF_DOUBT_MS: u64 = 2_400;
+/// Patience with members of whom this node only heard: a link to them may be on its way.
+const UNMET_MS: u64 = 2_000;
+/// How long a member of whom nobody speaks as alive is not asked in public.
+const STRANGE_MS: u64 = 300;
+/// Patience with them while there is nobody to ask about them.
+const ALONE_MS: u64 = 5_000;
+/// Time after which other relays are asked.
+const RELAY_MS: u64 = 400;
+/// Probes in flight that are remembered.
+const PINGS: usize = 64;
+/// The share of lost probes that is reckoned with at least, and at most.
+const LOSS: (f64, f64) = (0.02, 0.6);
+/// Natural logarithm of the chance at which lost probes no longer explain a silence: one in a hundred thousand to
+/// suspect, one in a thousand million to call dead.
+const SUSPECT_LN: f64 = -11.5;
+const DEAD_LN: f64 = -20.7;
+/// How long a member that refuted this node is not accused for a mere missing link, doubled each time.
+const CALM_MS: u64 = 10_000;
+/// The longest such time.
+const CALM_MOST_MS: u64 = 600_000;
+
+pub(super) struct Peer {
+    pub(super) linked: bool,
+    /// Was linked once in this run.
+    pub(super) met: bool,
+    pub(super) verdict: Verdict,
+    /// The last sign of life over a link, or when it was first known, linked or unlinked.
+    pub(super) heard: u64,
+    /// The last sign of life by others: a relay's word, or a newer signature.
+    pub(super) vouched: u64,
+    /// Relays believed since its last own sign of life.
+    pub(super) hearsay: u32,
+    /// This node itself found it out of reach: its link was lost, or it could not be dialled.
+    pub(super) evidence: bool,
+    pub(super) failed: Option<u64>,
+    pub(super) last_ping: Option<u64>,
+    /// Nonces and times of probes without an answer, the oldest first.
+    pub(super) pings: VecDeque<(u64, u64)>,
+    rtt: Option<u64>,
+    /// The share of probes that got no answer while it was alive.
+    loss: f64,
+    pub(super) check: Option<Check>,
+    /// Until then it is not accused for want of a link.
+    pub(super) calm_until: u64,
+    calm: u64,
+    /// When it was last asked in public because others judge otherwise.
+    pub(super) questioned: u64,
+}
+
+pub(super) struct Check {
+    pub(super) since: u64,
+    pub(super) accuser: Option<NodeId>,
+    /// When it was accused in public, by this node or another: from then on it may refute.
+    pub(super) told: Option<u64>,
+    asked: u64,
+    /// Relays asked in this round that have not answered.
+    pub(super) waiting: BTreeSet<NodeId>,
+}
+
+/// What holds for all members at a tick.
+pub(super) struct Setting {
+    /// Most members have no link with this node.
+    pub(super) sparse: bool,
+    /// Nobody is linked.
+    pub(super) alone: bool,
+    /// Most are silent.
+    pub(super) doubts_itself: bool,
+    /// How slow this process lately was.
+    pub(super) health: u32,
+}
+
+impl Setting {
+    fn widened(&self, milliseconds: u64) -> u64 {
+        milliseconds + milliseconds * u64::from(self.health) / 2
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Judged {
+    /// Tell everyone.
+    pub(super) announce: bool,
+    pub(super) verdict: Option<Verdict>,
+}
+
+impl Peer {
+    pub(super) fn new(now: u64, verdict: Verdict) -> Peer {
+        let (linked, met, vouched, hearsay, evidence, failed, last_ping, pings) = Default::default();
+        let (rtt, check) = (None, None);
+        let (loss, calm_until, calm) = (0.0, 0, CALM_MS);
+        Peer {
+            linked,
+            met,
+            verdict,
+            heard: now,
+            vouched,
+            hearsay,
+            evidence,
+            failed,
+            last_ping,
+            pings,
+            rtt,
+            loss,
+            check,
+            calm_until,
+            calm,
+            questioned: 0,
+        }
+    }
+
+    pub(super) fn path(&self) -> Option<(u64, f64)> {
+        Some((self.rtt?, self.loss))
+    }
+
+    /// An answer: those before it that got none are lost.
+    pub(super) fn acked(&mut self, nonce: u64, now: u64) {
+        let Some(place) = self.pings.iter().position(|(known, _)| *known == nonce) else { return };
+        for (_, sent) in self.pings.drain(..=place) {
+            let late = now.saturating_sub(sent) >= LATE_MS;
+            self.loss += (f64::from(u8::from(late)) - self.loss) / 16.0;
+            let sample = now.saturating_sub(sent).min(LATE_MOST_MS);
+            if !late || self.rtt.is_some_and(|rtt| sample <= rtt * 2) || self.rtt.is_none() {
+                self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+            }
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: u64) {
+        if self.failed.is_none_or(|failed| now.saturating_sub(failed) > PROBE_MS) {
+            self.failed = Some(now);
+            self.last_ping = None;
+        }
+    }
+
+    /// It answered an accusation; who has no link leaves it in peace for longer each time.
+    pub(super) fn refuted(&mut self, now: u64) {
+        if self.evidence && self.check.as_ref().is_some_and(|check| check.told.is_some() && check.accuser.is_none()) {
+            self.calm_until = now + self.calm;
+            self.calm = (self.calm * 2).min(CALM_MOST_MS);
+        }
+        self.evidence = false;
+    }
+
+    pub(super) fn probe(&mut self, neighbour: bool, setting: &Setting, random: &mut StdRng, now: u64) -> Option<u64> {
+        let waits = self.pings.back().is_some_and(|(_, sent)| *sent >= self.heard);
+        let doubted = self.check.is_some() || self.failed_lately(now) || self.late(setting.health, now) > 0;
+        let pause = match (doubted, neighbour || waits) {
+            (true, _) => DOUBT_PROBE_MS,
+            (false, true) => PROBE_MS,
+            (false, false) => KEEP_ALIVE_MS,
+        };
+        if !self.linked || self.last_ping.is_some_and(|last| now < last + pause) {
+            return None;
+        }
+        let nonce = random.random();
+        if self.pings.len() >= PINGS {
+            self.pings.pop_front();
+        }
+        self.pings.push_back((nonce, now));
+        self.last_ping = Some(now);
+        Some(nonce)
+    }
+
+    /// Probes since its last sign of life that are late.
+    fn late(&self, health: u32, now: u64) -> usize {
+        let wait = self.rtt.map_or(LATE_MS, |rtt| (rtt * 3).clamp(LATE_MS, LATE_MOST_MS));
+        let wait = wait + wait * u64::from(health) / 2;
+        self.pings
+            .iter()
+            .rev()
+            .take_while(|(_, sent)| *sent >= self.heard)
+            .filter(|(_, sent)| now >= sent + wait)
+            .count()
+    }
+
+    /// Late probes that chance explains no better than this.
+    fn needed(&self, chance_ln: f64) -> usize {
+        let count = (chance_ln / self.loss.clamp(LOSS.0, LOSS.1).ln()).ceil();
+        (1..PINGS).find(|number| *number as f64 >= count).unwrap_or(PINGS)
+    }
+
+    pub(super) fn is_late(&self, now: u64) -> bool {
+        self.late(0, now) >= self.needed(SUSPECT_LN)
+    }
+
+    fn silence(&self, now: u64) -> u64 {
+        now.saturating_sub(self.heard.max(self.vouched))
+    }
+
+    fn failed_lately(&self, now: u64) -> bool {
+        self.failed.is_some_and(|failed| now.saturating_sub(failed) <= FAILURE_MS)
+    }
+
+    pub(super) fn suspicious(&self, setting: &Setting, now: u64) -> bool {
+        let over_relays = !setting.sparse && !self.linked && self.silence(now) >= KEEP_ALIVE_MS;
+        self.verdict != Verdict::Dead
+            && (over_relays || self.linked && self.late(setting.health, now) >= self.needed(SUSPECT_LN))
+    }
+
+    /// Whether relays are to be asked now; forgets those asked before.
+    pub(super) fn asks(&mut self, setting: &Setting, now: u64) -> bool {
+        let first_hand = !setting.sparse || self.linked || self.evidence;
+        let Some(check) = &mut self.check else { return false };
+        if !first_hand || check.asked != 0 && now.saturating_sub(check.asked) < RELAY_MS {
+            return false;
+        }
+        check.asked = now.max(1);
+        check.waiting.clear();
+        true
+    }
+
+    /// How long it may be silent without a link before it is dead.
+    fn patience(&self, setting: &Setting, now: u64) -> u64 {
+        if !self.met && self.vouched == 0 && !self.failed_lately(now) {
+            return if setting.alone { ALONE_MS } else { UNMET_MS };
+        }
+        if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { DEAD_UNLINKED_MS }
+    }
+
+    pub(super) fn judge(&mut self, setting: &Setting, now: u64) -> Judged {
+        let mut judged = Judged::default();
+        let (silence, patience) = (self.silence(now), setting.widened(self.patience(setting, now)));
+        let late = self.late(setting.health, now);
+        let (linked, evidence) = (self.linked, self.evidence || !setting.sparse);
+        let (suspect, dead) = (late >= self.needed(SUSPECT_LN), late >= self.needed(DEAD_LN));
+        let unmet = !self.met && self.vouched == 0 && !self.evidence;
+        let Some(check) = &mut self.check else { return judged };
+        let checked = now.saturating_sub(check.since);
+        // Of whom nobody speaks as alive is asked itself.
+        let strange = setting.sparse && unmet && !setting.alone && checked >= STRANGE_MS;
+        let own = if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
+        if own && check.told.is_none() {
+            check.told = Some(now);
+            judged.announce = true;
+        }
+        if own && self.verdict == Verdict::Alive {
+            self.verdict = Verdict::Suspect;
+            judged.verdict = Some(Verdict::Suspect);
+        }
+        let refute = if setting.sparse { REFUTE_MS + HOPS_MS } else { REFUTE_MS };
+        let refute = if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { setting.widened(refute) };
+        let unrefuted = check.told.is_some_and(|told| now.saturating_sub(told) >= refute);
+        let is_dead = match (linked, setting.sparse) {
+            (true, _) => unrefuted && dead,
+            (false, false) => unrefuted && silence >= patience,
+            (false, true) if setting.alone => silence >= patience,
+            (false, true) => unrefuted,
+        };
+        if is_dead {
+            self.verdict = Verdict::Dead;
+            self.check = None;
+            judged.verdict = Some(Verdict::Dead);
+        }
+        judged
+    }
+}
+
+impl Check {
+    pub(super) fn new(since: u64, accuser: Option<NodeId>) -> Check {
+        Check { since, accuser, told: None, asked: 0, waiting: BTreeSet::new() }
+    }
+}

@@ -1,0 +1,232 @@
+//! Plays a scenario and reports.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use certs::{
+    codec::Millis,
+    id::{NodeId, ServiceAccount},
+    sign::Digest,
+};
+
+use super::{
+    network::Network,
+    observe::Observer,
+    population::{Citizen, Population},
+    report::Report,
+    scenario::{Happening, Numbers, Scenario, ScenarioError, What},
+};
+use crate::{
+    body::{Body, Policy, PortRecord, ServiceRecord, Services},
+    engine::Event,
+    message::{Latest, Message},
+    record::{Section, SignedRecord},
+};
+
+/// Time between looks at the whole mesh, in milliseconds.
+const LOOK_MS: u64 = 10;
+/// Time between a liar's accusations.
+const LIE_MS: u64 = 200;
+/// Addresses that a starting node is configured with.
+const SEEDS: usize = 3;
+
+/// Plays a scenario. `cpu` gives the CPU time of this process in microseconds, if somebody wants it measured.
+///
+/// # Errors
+/// What is wrong with the scenario.
+pub fn play(scenario: &Scenario, cpu: Option<&dyn Fn() -> u64>) -> Result<Report, ScenarioError> {
+    scenario.check()?;
+    let mut play = Play::new(scenario);
+    let mut events = scenario.events.clone();
+    events.sort_by_key(|event| event.at);
+    let begin = play.network.now;
+    let at = |offset: u64| begin + offset;
+    let mut spent = 0;
+    for number in scenario.starters() {
+        play.start(number);
+    }
+    let mut events = events.into_iter().peekable();
+    let mut now = 0;
+    while now < scenario.duration.0 {
+        while events.peek().is_some_and(|event| event.at.0 <= now) {
+            let Some(event) = events.next() else { break };
+            play.network.run_to(at(event.at.0));
+            play.happen(&event);
+        }
+        if now == scenario.measure_from.0 / LOOK_MS * LOOK_MS {
+            play.observer.measure(&play.network);
+            spent = cpu.map_or(0, |cpu| cpu());
+        }
+        now += LOOK_MS;
+        play.lie(now);
+        play.network.run_to(at(now));
+        play.observer.look(&mut play.network, LOOK_MS, events.peek().is_none());
+    }
+    let spent = cpu.map(|cpu| cpu().saturating_sub(spent));
+    Ok(play.observer.report(&play.network, scenario.seed, spent))
+}
+
+struct Play {
+    network: Network,
+    citizens: Vec<Citizen>,
+    seeds: Vec<usize>,
+    observer: Observer,
+    liars: BTreeSet<NodeId>,
+    rumors: bool,
+    puts: u64,
+}
+
+impl Play {
+    fn new(scenario: &Scenario) -> Play {
+        let Population { citizens, authority, notary } = Population::new(scenario.nodes, scenario.seed);
+        let mut network = Network::with_notary(authority, notary, scenario.seed);
+        network.latency = (scenario.link.delay.0, scenario.link.delay.0 + scenario.link.jitter.0);
+        (network.loss, network.repair) = (scenario.link.loss, scenario.repair);
+        let starters = scenario.starters();
+        let first = if starters.is_empty() { (0..scenario.nodes).collect() } else { starters };
+        let mut play = Play {
+            network,
+            citizens,
+            seeds: first.into_iter().take(SEEDS).collect(),
+            observer: Observer::default(),
+            liars: BTreeSet::new(),
+            rumors: scenario.rumors,
+            puts: 0,
+        };
+        play.tap();
+        play
+    }
+
+    fn happen(&mut self, event: &Happening) {
+        let nodes = self.names(&event.nodes);
+        match event.what {
+            What::Join => event.nodes.0.iter().for_each(|number| self.start(*number)),
+            What::Kill => {
+                for node in nodes.iter().filter(|node| self.runs(node)).cloned().collect::<Vec<_>>() {
+                    self.network.kill(&node);
+                    self.observer.killed(&self.network, &node);
+                }
+            }
+            What::Restart => {
+                for (number, node) in event.nodes.0.iter().zip(&nodes) {
+                    if self.runs(node) {
+                        self.network.kill(node);
+                    }
+                    self.start(*number);
+                }
+            }
+            What::Block => {
+                let (from, to) = (self.names(&event.from), self.names(&event.to));
+                self.network.block(&from, &to);
+                self.observer.parted(&self.network);
+            }
+            What::Partition => {
+                let rest: Vec<NodeId> =
+                    self.network.nodes.keys().filter(|node| !nodes.contains(node)).cloned().collect();
+                self.network.part(&nodes, &rest);
+                self.observer.parted(&self.network);
+            }
+            What::Heal => {
+                self.network.heal();
+                self.observer.parted(&self.network);
+            }
+            What::Put => nodes.iter().for_each(|node| self.put(node)),
+            What::Lie => {
+                self.observer.liars.extend(nodes.iter().cloned());
+                self.liars.extend(nodes);
+                self.tap();
+            }
+        }
+        self.observer.happened(self.network.now);
+    }
+
+    fn names(&self, numbers: &Numbers) -> Vec<NodeId> {
+        numbers.0.iter().map(|number| self.citizens[*number].node.clone()).collect()
+    }
+
+    fn runs(&self, node: &NodeId) -> bool {
+        self.network.nodes.get(node).is_some_and(|host| host.up)
+    }
+
+    fn start(&mut self, number: usize) {
+        let citizen = self.citizens[number].clone();
+        let disk = self.network.nodes.get(&citizen.node).map(|host| host.persisted.clone()).unwrap_or_default();
+        let seeds: Vec<SocketAddr> = self
+            .seeds
+            .iter()
+            .filter_map(|seed| self.network.nodes.get(&self.citizens[*seed].node))
+            .map(|host| host.address)
+            .collect();
+        self.network.start(&citizen, &seeds, disk);
+        self.network.event(&citizen.node, Event::Publish(Body::Services(served(&citizen.node))));
+        self.observer.started(&citizen.node, self.network.now);
+    }
+
+    fn put(&mut self, node: &NodeId) {
+        if !self.runs(node) {
+            return;
+        }
+        self.puts += 1;
+        let digest = Digest::of(&self.puts.to_be_bytes());
+        let body = Policy { digest, count: self.puts, recent: vec![digest], applied: digest, audit: (0, digest) };
+        self.observer.put(&self.network, node, self.puts);
+        self.network.event(node, Event::Publish(Body::Policy(body)));
+    }
+
+    /// A liar accuses all that it knows.
+    fn lie(&mut self, now: Millis) {
+        if !now.is_multiple_of(LIE_MS) {
+            return;
+        }
+        for liar in self.liars.clone() {
+            let Some(host) = self.network.nodes.get(&liar).filter(|host| host.up) else { continue };
+            let others = host.engine.view().members().values().filter(|member| member.id != liar);
+            let accused = others.map(|member| Latest {
+                node: member.id.clone(),
+                generation: member.generation,
+                // Beyond all that these have signed, so that nobody takes it for answered.
+                sequence: (1 << 40) + now,
+            });
+            let body = Body::Suspicions(accused.collect());
+            self.network.event(&liar, Event::Publish(body));
+        }
+    }
+
+    /// What liars and lost rumors do to messages.
+    fn tap(&mut self) {
+        if self.liars.is_empty() && self.rumors {
+            return;
+        }
+        let (liars, rumors) = (self.liars.clone(), self.rumors);
+        self.network.tap = Some(Box::new(move |from, _, _, bytes| {
+            let decoded = Message::decode(&bytes);
+            if let Ok(Some(Message::Records(records))) = &decoded {
+                let mut read = records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok());
+                let told = if liars.contains(from) {
+                    read.all(|record| record.node() == from)
+                } else {
+                    rumors || read.all(|record| record.section() != Section::POLICY)
+                };
+                return told.then_some(bytes);
+            }
+            match decoded {
+                Ok(Some(Message::Probed { nonce, target, .. })) if liars.contains(from) => {
+                    Some(Message::Probed { nonce, target, reached: false }.encode().into())
+                }
+                Ok(_) | Err(_) => Some(bytes),
+            }
+        }));
+    }
+}
+
+fn served(node: &NodeId) -> Services {
+    let service = Population::service(node);
+    let record = ServiceRecord {
+        instance: None,
+        account: ServiceAccount::default_of(&service),
+        labels: [("app".to_owned(), node.to_string()), ("version".to_owned(), "v1".to_owned())].into(),
+        service,
+        ports: vec![PortRecord { name: "http".to_owned(), number: 80, protocol: "http".to_owned() }],
+        weight: 1,
+    };
+    Services { services: vec![record] }
+}

@@ -1,0 +1,240 @@
+//! A scenario as people write it: how many nodes, what network, what happens when.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, de::Error as _};
+
+/// Nodes of a scenario at most: what one process holds.
+pub const NODES: usize = 2_000;
+/// The longest scenario in milliseconds.
+const DURATION_MS: u64 = 24 * 3_600_000;
+
+/// A whole scenario.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// How many, numbered from 0. Those that no `join` names run from the start.
+    pub nodes: usize,
+    /// Decides everything that chance decides.
+    #[serde(default)]
+    pub seed: u64,
+    /// How long it lasts.
+    pub duration: Span,
+    /// Bytes and CPU time are counted from here on; 0 by default.
+    #[serde(default)]
+    pub measure_from: Span,
+    /// Every path between two nodes.
+    #[serde(default)]
+    pub link: Link,
+    /// Whether chitchat's twin repairs; true by default.
+    #[serde(default = "yes")]
+    pub repair: bool,
+    /// Whether fresh records are told at once; true by default.
+    #[serde(default = "yes")]
+    pub rumors: bool,
+    /// What happens, in any order.
+    #[serde(default, rename = "event")]
+    pub events: Vec<Happening>,
+}
+
+/// A path between two nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// What every message takes at least; 1 ms by default.
+    #[serde(default = "millisecond")]
+    pub delay: Span,
+    /// What it may take more; 0 by default.
+    #[serde(default)]
+    pub jitter: Span,
+    /// The share of messages that get lost, from 0 to below 1.
+    #[serde(default)]
+    pub loss: f64,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Happening {
+    /// When.
+    pub at: Span,
+    /// What.
+    #[serde(rename = "do")]
+    pub what: What,
+    /// To whom; not for `block`.
+    #[serde(default)]
+    pub nodes: Numbers,
+    /// Whose messages are blocked.
+    #[serde(default)]
+    pub from: Numbers,
+    /// Towards whom.
+    #[serde(default)]
+    pub to: Numbers,
+}
+
+/// What may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// The nodes start for the first time.
+    Join,
+    /// The nodes end without a word.
+    Kill,
+    /// The nodes end, if they run, and start with what their disks hold.
+    Restart,
+    /// Nothing gets from `from` to `to`; the other way it does.
+    Block,
+    /// Nothing passes between `nodes` and all others.
+    Partition,
+    /// Everything passes again.
+    Heal,
+    /// The nodes publish a new record.
+    Put,
+    /// From now on the nodes accuse everybody, deny that anybody answers, and pass nothing on.
+    Lie,
+}
+
+/// A time in milliseconds, written as `250ms`, `10s`, `5m`, `1h`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub u64);
+
+/// Numbers of nodes, written as `3`, `"0-9"` or a list of these.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Numbers(pub BTreeSet<usize>);
+
+/// Why a scenario cannot be played.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {rule}")]
+pub struct ScenarioError {
+    /// Where.
+    pub field: String,
+    /// What must be so.
+    pub rule: String,
+}
+
+impl Scenario {
+    /// Whether it makes sense as a whole.
+    ///
+    /// # Errors
+    /// The first field that does not.
+    pub fn check(&self) -> Result<(), ScenarioError> {
+        let refuse = |field: String, rule: String| Err(ScenarioError { field, rule });
+        if self.nodes == 0 || self.nodes > NODES {
+            return refuse("nodes".to_owned(), format!("from 1 to {NODES}; larger meshes are zones, see `zones`"));
+        }
+        if self.duration.0 == 0 || self.duration.0 > DURATION_MS {
+            return refuse("duration".to_owned(), "above 0 and at most 24h".to_owned());
+        }
+        if self.measure_from >= self.duration {
+            return refuse("measure_from".to_owned(), "before the end".to_owned());
+        }
+        if !(0.0..1.0).contains(&self.link.loss) {
+            return refuse("link.loss".to_owned(), "from 0 to below 1".to_owned());
+        }
+        for (index, event) in self.events.iter().enumerate() {
+            let field = |name: &str| format!("event {}: {name}", index + 1);
+            if event.at >= self.duration {
+                return refuse(field("at"), "before the end".to_owned());
+            }
+            for (name, numbers, wanted) in [
+                ("nodes", &event.nodes, !matches!(event.what, What::Block | What::Heal)),
+                ("from", &event.from, event.what == What::Block),
+                ("to", &event.to, event.what == What::Block),
+            ] {
+                if wanted == numbers.0.is_empty() {
+                    let rule = if wanted { "names at least one node" } else { "does not belong to this event" };
+                    return refuse(field(name), rule.to_owned());
+                }
+                if let Some(number) = numbers.0.iter().find(|number| **number >= self.nodes) {
+                    return refuse(field(name), format!("{number} is none of the {} nodes from 0", self.nodes));
+                }
+            }
+        }
+        if self.starters().is_empty() && !self.events.iter().any(|event| event.what == What::Join) {
+            return refuse("event".to_owned(), "somebody must run".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Those that run from the start.
+    pub(super) fn starters(&self) -> BTreeSet<usize> {
+        let joins = self.events.iter().filter(|event| event.what == What::Join);
+        let later: BTreeSet<usize> = joins.flat_map(|event| event.nodes.0.iter().copied()).collect();
+        (0..self.nodes).filter(|number| !later.contains(number)).collect()
+    }
+}
+
+impl Default for Link {
+    fn default() -> Link {
+        Link { delay: millisecond(), jitter: Span(0), loss: 0.0 }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn millisecond() -> Span {
+    Span(1)
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Span, String> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let unit = match &text[digits..] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(format!("`{text}` is no time such as 250ms, 10s, 5m or 1h")),
+        };
+        let number: u64 = text[..digits].parse().map_err(|_| format!("`{text}` has no number that fits"))?;
+        number.checked_mul(unit).map(Span).ok_or_else(|| format!("`{text}` is too long"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number such as 3, a range such as \"0-9\", or a list of these")]
+enum Written {
+    One(usize),
+    Range(String),
+    List(Vec<Written>),
+}
+
+impl Written {
+    fn add(&self, numbers: &mut BTreeSet<usize>) -> Result<(), String> {
+        match self {
+            Written::One(number) => {
+                numbers.insert(*number);
+            }
+            Written::Range(text) => {
+                let bounds =
+                    text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+                let (first, last): (usize, usize) =
+                    bounds.ok_or_else(|| format!("`{text}` is no range such as \"0-9\""))?;
+                if first > last || last >= NODES {
+                    return Err(format!("`{text}` does not rise, or leaves 0 to {}", NODES - 1));
+                }
+                numbers.extend(first..=last);
+            }
+            Written::List(list) => return list.iter().try_for_each(|one| one.add(numbers)),
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Numbers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Numbers, D::Error> {
+        let mut numbers = BTreeSet::new();
+        Written::deserialize(deserializer)?.add(&mut numbers).map_err(D::Error::custom)?;
+        Ok(Numbers(numbers))
+    }
+}

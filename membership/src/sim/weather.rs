@@ -1,0 +1,66 @@
+//! What happens to a network: deaths, pauses, blocked paths.
+
+use certs::id::NodeId;
+
+use super::{
+    network::{IDLE_MS, Network},
+    queue::Delivery,
+};
+
+impl Network {
+    /// Whether nothing gets from one to the other.
+    #[must_use]
+    pub fn is_cut(&self, from: &NodeId, to: &NodeId) -> bool {
+        !self.cut.is_empty() && self.cut.contains(&(from.clone(), to.clone()))
+    }
+
+    /// Stops a process without a word.
+    ///
+    /// # Panics
+    /// If it was never started.
+    pub fn kill(&mut self, victim: &NodeId) {
+        self.nodes.get_mut(victim).expect("a node that was started").up = false;
+        let wait = if self.resets { 0 } else { IDLE_MS };
+        let lost: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, (a, b))| a == victim || b == victim)
+            .map(|(link, ends)| (*link, ends.clone()))
+            .collect();
+        for (link, (a, b)) in lost {
+            self.close(link, &a, &b, wait);
+        }
+    }
+
+    /// Lets nothing pass from one group to the other.
+    pub fn block(&mut self, from: &[NodeId], to: &[NodeId]) {
+        for one in from {
+            for other in to.iter().filter(|other| *other != one) {
+                self.cut.insert((one.clone(), other.clone()));
+                for link in self.between(one, other) {
+                    let (one, other) = (one.clone(), other.clone());
+                    self.queue.push(self.now + IDLE_MS, Delivery::Silence { link, one, other });
+                }
+            }
+        }
+    }
+
+    /// Lets nothing pass between two groups.
+    pub fn part(&mut self, left: &[NodeId], right: &[NodeId]) {
+        self.block(left, right);
+        self.block(right, left);
+    }
+
+    /// Everything passes again.
+    pub fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    /// A process that does not run for a while: what comes waits in its sockets.
+    ///
+    /// # Panics
+    /// If it was never started.
+    pub fn pause(&mut self, node: &NodeId, milliseconds: u64) {
+        self.nodes.get_mut(node).expect("a node that was started").paused_until = self.now + milliseconds;
+    }
+}
