@@ -209,8 +209,11 @@ fn a_stolen_root_is_replaced_at_once_and_nodes_come_back_by_themselves() {
     assert_eq!(valid.error()["error"]["code"], "refused", "{valid:?}");
     let done = cluster.json("first", &["ca", "rotate", "start", "--emergency"]);
     assert_eq!((&done["phase"], texts(&done["cut"])), (&"steady".into(), vec!["second", "third"]), "{done}");
-    cluster.wait_members(Duration::from_secs(60));
-    cluster.wait_endpoints("shop/reviews", 2);
+    eventually_within("all are back", Duration::from_secs(60), || match cluster.healthy("first", "shop/reviews") {
+        2 => Ok(()),
+        seen => Err(format!("{seen} seen; {} {}", cluster.log("first"), cluster.log("third"))),
+    });
+    cluster.wait_members(PATIENCE);
     served(&cluster, "first", PATIENCE);
     assert_eq!(states(&cluster), ["issuing", "withdrawn"]);
 }
@@ -250,7 +253,7 @@ fn an_enroller_whose_ca_has_ended_comes_back_by_another_one() {
     cluster.run("third");
     eventually_within("second has renewed itself", PATIENCE, || match cluster.alive("second") {
         2 => Ok(()),
-        seen => Err(format!("{seen}; {}", cluster.log("second"))),
+        seen => Err(format!("{seen}; {}", cluster.log("third"))),
     });
     cluster.on("second", &["ca", "renew", "second"]).expect_code(0);
     for name in ["second", "third"] {
