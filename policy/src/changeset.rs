@@ -17,6 +17,8 @@ pub use packed::{Packed, Read, Unread, decode, encode};
 pub const KIND: &str = "skein.changeset/1";
 /// Bytes of a document's JSON at most.
 pub const MAX_DOCUMENT: usize = 256 * 1024;
+/// The same for a RoleSet, which names what stays when it takes something away.
+pub const MAX_ROLE_SET: usize = 1024 * 1024;
 /// Documents of one changeset at most.
 pub const MAX_CHANGES: usize = 1_000;
 /// Bytes of an encoded changeset at most.
@@ -31,6 +33,11 @@ pub const MAX_MESSAGE: usize = 4 * 1024;
 pub const PROPOSAL_LIFE: Millis = 7 * 24 * 3_600_000;
 /// Proposals of one key that wait at the same time at most.
 pub const MAX_PROPOSALS: usize = 16;
+
+/// Bytes of the JSON of a document of this kind at most.
+pub fn max_document(kind: Kind) -> usize {
+    if kind == Kind::RoleSet { MAX_ROLE_SET } else { MAX_DOCUMENT }
+}
 
 /// Names a changeset: the digest of what is signed, signatures not included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

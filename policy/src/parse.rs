@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     Document, DocumentId, Kind, Problem, Severity, Spec,
-    changeset::MAX_DOCUMENT,
+    changeset::{MAX_DOCUMENT, max_document},
     codes,
     decode::{At, Complaints, Record, Recording, nearest},
     document::{DEFAULT_NAMESPACE, EXPIRES, ROOT_NAMESPACE},
@@ -104,8 +104,10 @@ pub fn yaml(file: &str, text: &str, default_namespace: &str) -> Parsed {
 /// # Errors
 /// Every error of the document, and what this build does not apply yet; also if it is not the document that `id` says.
 pub fn json(id: &DocumentId, json: &str) -> Result<Document, Vec<Problem>> {
-    if json.len() > MAX_DOCUMENT {
-        return Err(vec![syntax("", &SyntaxError { place: Place::default(), message: "over 256 KiB".into() })]);
+    let limit = max_document(id.kind);
+    if json.len() > limit {
+        let message = format!("over {} KiB", limit >> 10);
+        return Err(vec![syntax("", &SyntaxError { place: Place::default(), message })]);
     }
     let mut node = tree::read_json(json).map_err(|error| vec![syntax("", &error)])?;
     let line = source_line(&node);

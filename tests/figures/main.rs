@@ -1,6 +1,7 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
-//! `cargo run --release -p tests --bin figures -- main|policy|http|identity [-o json]`
+//! `cargo run --release -p tests --bin figures -- main|policy|http|identity [rotation] [-o json]`; `SKEIN_FIGURES_SECONDS` says how
+//! long `identity` and `identity rotation` keep the load up while the root changes (75 and 600).
 
 mod http;
 mod identity;
@@ -102,7 +103,7 @@ fn main() -> std::process::ExitCode {
     let skein = Skein { program, prefix: vec![AS_SKEIN.to_owned()] };
     let figures = match words.first().map(String::as_str) {
         Some("main") => main_job::figures(&skein),
-        Some("identity") => identity::figures(),
+        Some("identity") => identity::figures(&skein, words.get(1).map(String::as_str)),
         Some("policy") => policy::figures(&skein),
         Some("http") => http::figures(&skein),
         other => {

@@ -26,7 +26,7 @@ pub struct Tally {
     pub failures: Vec<String>,
 }
 
-/// A load that runs until it is stopped, or for a minute at most.
+/// A load that runs until it is stopped, or for a minute at most where nothing else is said.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -40,6 +40,11 @@ const LONGEST: Duration = Duration::from_secs(60);
 impl Load {
     /// GET `path` of `host` through `via`, `rate` times a second.
     pub fn start(via: SocketAddr, host: &str, path: &str, rate: u64) -> Self {
+        Self::start_for(via, host, path, rate, LONGEST)
+    }
+
+    /// The same, for as long as this at most.
+    pub fn start_for(via: SocketAddr, host: &str, path: &str, rate: u64, longest: Duration) -> Self {
         let (stop, tally, next) =
             (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Tally::default())), Arc::new(AtomicU64::new(0)));
         let started = now();
@@ -49,7 +54,7 @@ impl Load {
                 let (host, path) = (host.to_owned(), path.to_owned());
                 std::thread::spawn(move || {
                     let mut connection = None;
-                    while !stop.load(Ordering::Relaxed) && started.elapsed() < LONGEST {
+                    while !stop.load(Ordering::Relaxed) && started.elapsed() < longest {
                         let due = Duration::from_micros(1_000_000 * next.fetch_add(1, Ordering::Relaxed) / rate);
                         if let Some(early) = due.checked_sub(started.elapsed()) {
                             std::thread::sleep(early);

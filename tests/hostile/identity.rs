@@ -1,13 +1,22 @@
-//! Stolen keys, spent tokens, wrong clocks (A60, A63, A66, A67, A71). What needs no process is in `certs/tests/all/attacks.rs`
-//! (A56-A58, A61, A62, A68-A70); A55 is in `headers.rs`, A59 in `strangers.rs`, A65 in `misdirected.rs`; what a whole stolen
-//! directory is good for is in `stolen.rs`.
+//! Stolen keys, spent tokens, wrong clocks, a root that changes (A60, A63, A64, A66, A67, A71). What needs no process is in
+//! `certs/tests/all/attacks.rs` (A56-A58, A61, A62, A68-A70); A55 is in `headers.rs`, A59 in `strangers.rs`, A65 in
+//! `misdirected.rs`; what a whole stolen directory is good for is in `stolen.rs`.
 
 use std::time::Duration;
 
+use certs::{
+    ca::{CaKey, Enroller},
+    grant::NodeGrant,
+    id::{NodeId, TrustDomain},
+    root::Root,
+    sign::SigningKey,
+};
 use harness::{
     PATIENCE,
-    cluster::{Cluster, Plan, Service},
-    eventually, eventually_within, http, now,
+    cluster::{Cluster, Plan, Service, TRUST_DOMAIN},
+    eventually, eventually_within, http,
+    load::Load,
+    now,
     process::Skein,
 };
 
@@ -81,6 +90,88 @@ fn a63_a_clock_that_is_wrong_is_refused_and_heals() {
         cluster.run("reviews");
         cluster.wait_endpoints("shop/reviews", 1);
     }
+}
+
+/// A clock that is off by less than what is refused is named, and a node that is cut off for it says so.
+#[test]
+fn a63_a_clock_that_drifts_is_reported_against_its_peers() {
+    for (offset, wanted) in [("-3m", "clock_drift"), ("3m", "clock_drift"), ("-15m", "clock_behind")] {
+        let mut cluster = alone();
+        cluster.join("reviews", &Plan::with([Service::version("shop/reviews", "v1")]));
+        cluster.clock_offset = offset.to_owned();
+        let _ = cluster.try_run("reviews");
+        cluster.clock_offset.clear();
+        let told = eventually_within("the node names its clock", Duration::from_secs(40), || {
+            let status = cluster.json("reviews", &["status"]);
+            if status["problems"].to_string().contains(wanted) {
+                Ok(status)
+            } else {
+                Err(format!("{offset}: {status}"))
+            }
+        });
+        assert_eq!(told["clock"]["bound_ms"], 60_000);
+        if wanted == "clock_drift" {
+            let drift = told["clock"]["drift_ms"].as_i64().expect("one peer has answered");
+            assert!((120_000..240_000).contains(&drift.abs()) && (drift < 0) == offset.starts_with('-'), "{told}");
+            let checked = cluster.on("reviews", &["check", "-o", "json"]);
+            assert!(checked.out.contains("clock_drift"), "{checked:?}");
+        }
+        assert!(cluster.json("web", &["status"])["problems"].to_string().find(wanted).is_none_or(|_| offset != "-15m"));
+    }
+}
+
+/// A64: the root changes under load and nothing fails; who holds the withdrawn root's key is nobody then.
+#[test]
+fn a64_a_root_is_rotated_under_load_and_the_old_one_proves_nothing() {
+    let mut cluster = pair();
+    let load = Load::start(cluster.node("web").outbound(), "reviews", "/", 50);
+    for step in ["start", "advance", "finish"] {
+        cluster.on("web", &["ca", "rotate", step, "--timeout", "40s"]).expect_code(0);
+    }
+    let tally = load.stop();
+    assert!(tally.failed == 0 && tally.requests > 50, "{tally:?}");
+    // The thief has the old root's key and the machine of reviews, and puts a CA key of its own in the place of that node's.
+    cluster.kill("reviews");
+    let old = std::fs::read_dir(cluster.operator()).expect("init made it").filter_map(Result::ok);
+    let old = old.map(|entry| entry.path()).find(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.starts_with("root.") && name != "root.key"
+    });
+    let pem = std::fs::read_to_string(old.expect("the old key stays under its own name")).expect("it is ours");
+    let data = cluster.node("reviews").dir.join("data");
+    forge(&pem, &data);
+    let _ = cluster.try_run("reviews");
+    eventually_within("the enroller refuses to renew it", Duration::from_secs(60), || {
+        let log = cluster.log("reviews");
+        if log.contains("known with another CA key") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(cluster.healthy("web", "shop/reviews"), 0);
+    assert_ne!(status(&cluster), Ok(200));
+}
+
+/// Puts a node CA into a state directory that the root certifies by an enroller CA in the enroller's name.
+fn forge(root: &str, data: &std::path::Path) {
+    let (mesh, now) = (TrustDomain::new(TRUST_DOMAIN).expect("a name"), node::clock::wall());
+    let root = Root::from_pem(&mesh, root).expect("a root's key");
+    let (enroller_key, ca_key) = (CaKey::generate(), CaKey::generate());
+    let web = NodeId::new("web").expect("a name");
+    let certificate = root.issue_enroller(&web, 1, &enroller_key.spki(), now).expect("the key is whole");
+    let enroller = Enroller::new(&mesh, vec![certificate], enroller_key).expect("it is its own");
+    let record = std::fs::read_to_string(data.join("record.key")).expect("the node made it");
+    let record = SigningKey::from_pem(&record).expect("a key");
+    let grant = NodeGrant {
+        node: NodeId::new("reviews").expect("a name"),
+        epoch: 1,
+        services: vec!["shop/reviews".parse().expect("a service")],
+        token_hash: None,
+        redeemer: None,
+        token_expires: None,
+        enroller: false,
+        retired: false,
+    };
+    let chain = enroller.issue_node(&ca_key.spki(), &grant.certified(record.public()), now).expect("a chain");
+    std::fs::write(data.join("ca.key"), ca_key.to_pem().as_bytes()).expect("it is ours");
+    std::fs::write(data.join("ca.pem"), certs::root::bundle_to_pem(&chain)).expect("it is ours");
 }
 
 /// A66: a token that was redeemed is nobody else's.

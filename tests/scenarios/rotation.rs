@@ -209,8 +209,11 @@ fn a_stolen_root_is_replaced_at_once_and_nodes_come_back_by_themselves() {
     assert_eq!(valid.error()["error"]["code"], "refused", "{valid:?}");
     let done = cluster.json("first", &["ca", "rotate", "start", "--emergency"]);
     assert_eq!((&done["phase"], texts(&done["cut"])), (&"steady".into(), vec!["second", "third"]), "{done}");
-    cluster.wait_members(Duration::from_secs(60));
-    cluster.wait_endpoints("shop/reviews", 2);
+    eventually_within("all are back", Duration::from_secs(60), || match cluster.healthy("first", "shop/reviews") {
+        2 => Ok(()),
+        seen => Err(format!("{seen} seen; {} {}", cluster.log("first"), cluster.log("third"))),
+    });
+    cluster.wait_members(PATIENCE);
     served(&cluster, "first", PATIENCE);
     assert_eq!(states(&cluster), ["issuing", "withdrawn"]);
 }
@@ -237,6 +240,27 @@ fn a_mesh_whose_root_has_expired_recovers() {
 }
 
 #[test]
+fn who_was_off_while_another_became_the_enroller_is_let_back() {
+    let mut cluster = three();
+    cluster.kill("third");
+    cluster.on("first", &["ca", "promote", "second"]).expect_code(0);
+    eventually_within("second has it on disk", PATIENCE, || {
+        let told = cluster.json("second", &["status"])["certificates"]["enroller_ca_expires"].to_string();
+        if told.contains('T') { Ok(()) } else { Err(told) }
+    });
+    // The only enroller that the third knows never comes back, and its certificate ends.
+    cluster.kill("first");
+    assert!(cluster.terminate("second").is_some_and(|status| status.success()));
+    cluster.clock_offset = "40d".to_owned();
+    cluster.run("second");
+    cluster.run("third");
+    eventually_within("third is back", Duration::from_secs(60), || match cluster.healthy("second", "shop/reviews") {
+        2 => Ok(()),
+        seen => Err(format!("{seen} seen; {}", cluster.log("third"))),
+    });
+}
+
+#[test]
 fn an_enroller_whose_ca_has_ended_comes_back_by_another_one() {
     let mut cluster = three();
     cluster.on("first", &["ca", "promote", "second"]).expect_code(0);
@@ -250,7 +274,7 @@ fn an_enroller_whose_ca_has_ended_comes_back_by_another_one() {
     cluster.run("third");
     eventually_within("second has renewed itself", PATIENCE, || match cluster.alive("second") {
         2 => Ok(()),
-        seen => Err(format!("{seen}; {}", cluster.log("second"))),
+        seen => Err(format!("{seen}; {}", cluster.log("third"))),
     });
     cluster.on("second", &["ca", "renew", "second"]).expect_code(0);
     for name in ["second", "third"] {

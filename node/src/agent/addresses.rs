@@ -31,7 +31,7 @@ impl Addresses {
         Self { dir, fixed, seen: Mutex::new(seen) }
     }
 
-    /// Notes where usable members are, and forgets nodes that are none any more. Blocks on the disk where that changed something.
+    /// Notes where members are, and forgets nodes that are none any more. Blocks on the disk where that changed something.
     pub fn note(&self, view: &View, state: &State, own: &NodeId) {
         let counts = |node: &NodeId| {
             let grant = state.grants().get(node);
@@ -41,7 +41,7 @@ impl Addresses {
             let mut seen = self.seen();
             let before = seen.clone();
             seen.retain(|node, _| counts(node));
-            for member in view.members().values().filter(|member| member.usable() && member.id != *own) {
+            for member in view.members().values().filter(|member| member.id != *own) {
                 if counts(&member.id) && !member.addresses.is_empty() {
                     seen.insert(member.id.clone(), member.addresses.iter().take(EACH).copied().collect());
                 }
@@ -59,6 +59,13 @@ impl Addresses {
     /// Where members were seen.
     pub fn seen_at(&self) -> BTreeSet<SocketAddr> {
         self.seen().values().flatten().copied().collect()
+    }
+
+    /// Where members were seen that are not among these.
+    pub fn seen_but(&self, linked: &BTreeSet<NodeId>) -> Vec<SocketAddr> {
+        let seen = self.seen();
+        let lost = seen.iter().filter(|(node, _)| !linked.contains(node));
+        lost.filter_map(|(_, addresses)| addresses.first().copied()).collect()
     }
 
     /// All that is known, names resolved: first where these nodes were seen, then the rest.

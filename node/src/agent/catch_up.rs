@@ -1,42 +1,61 @@
-//! The way back for a node that its mesh has left behind: while no member is linked, it asks whoever listens where members were last
-//! seen for the policy that they show to joiners. RoleSets prove themselves, so a node that was away while roots or enrollers changed
-//! learns of it although it can verify nobody yet.
+//! The way back for a node that its mesh has left behind: it asks whoever listens where members were last seen that are not linked for
+//! the policy that they show to joiners. RoleSets prove themselves, so a node that was away while roots or enrollers changed learns of
+//! it although it can verify nobody yet, or nobody believes it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use certs::{join::Chain, verify::Authority};
+use certs::{id::NodeId, join::Chain, verify::Authority};
 use rand::seq::SliceRandom as _;
 
 use super::{addresses::Addresses, join::shown_policy, sync::Sync};
 
-/// How often a node looks whether it is alone.
-const INTERVAL: Duration = Duration::from_secs(5);
-/// Looks without a link after which it asks: links that were just lost come back by themselves.
-const PATIENCE: u32 = 2;
-/// Addresses that are asked at each look.
+/// How often a node looks whom it lacks.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two notes of where members are.
+const SPACING: Duration = Duration::from_millis(250);
+/// Every so many looks without some link it asks: links that were just lost come back by themselves.
+const PATIENCE: u32 = 4;
+/// The same where a member refuses this node.
+const REFUSED_PATIENCE: u32 = 2;
+/// Addresses that are asked at a time.
 const AT_ONCE: usize = 3;
 /// Times that what is shown is gone through.
 const ROUNDS: usize = 16;
 
 /// Runs until the process ends.
 pub async fn run(sync: Arc<Sync>, addresses: Arc<Addresses>) {
-    let mut alone = 0;
+    let mut lacking = 0u32;
+    let (mut looks, mut changes) = (tokio::time::interval(INTERVAL), sync.world.changes());
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
-            () = sync.tasks.stopping() => return,
-        }
+        let looks = tokio::select! {
+            _ = looks.tick() => true,
+            changed = changes.changed() => {
+                tokio::time::sleep(SPACING).await;
+                if changed.is_err() { return } else { false }
+            }
+            () = sync.tasks.stopping() => return note(&sync, &addresses).await,
+        };
         note(&sync, &addresses).await;
-        let state = sync.world.current().load().state.clone();
-        let others = state.grants().values().any(|grant| !grant.retired && grant.node != *sync.node());
-        alone = if others && sync.links.all().is_empty() { alone + 1 } else { 0 };
-        if alone < PATIENCE {
+        if !looks {
             continue;
         }
-        let mut asked = addresses.all(|_| false).await;
+        let state = sync.world.current().load().state.clone();
+        let others = state.grants().values().any(|grant| !grant.retired && grant.node != *sync.node());
+        let linked: BTreeSet<NodeId> = sync.links.all().iter().map(|link| link.peer().node.clone()).collect();
+        let refused = sync.links.refusers(sync.clock.now()).iter().any(|node| !linked.contains(node));
+        let lost = addresses.seen_but(&linked);
+        if !others || (lost.is_empty() && !linked.is_empty()) {
+            lacking = 0;
+            continue;
+        }
+        lacking = lacking.wrapping_add(1);
+        if !lacking.is_multiple_of(if refused { REFUSED_PATIENCE } else { PATIENCE }) {
+            continue;
+        }
+        let mut asked = if linked.is_empty() { addresses.all(|_| false).await } else { lost };
         asked.shuffle(&mut rand::rng());
         for address in asked.into_iter().take(AT_ONCE) {
-            sync.ask_policy(address).await;
+            sync.ask_policy(address, linked.is_empty()).await;
         }
     }
 }
@@ -52,11 +71,14 @@ async fn note(sync: &Arc<Sync>, addresses: &Arc<Addresses>) {
 }
 
 impl Sync {
-    async fn ask_policy(&self, address: SocketAddr) {
+    /// `alone` says that nobody is linked: then this machine's clock may be the reason.
+    async fn ask_policy(&self, address: SocketAddr, alone: bool) {
         match shown_policy(self.identity.trust_domain(), address).await {
             Ok((stream, chain)) => {
                 self.learn_shown(chain, &address.to_string()).await;
-                self.judge_clock(stream.certificates());
+                if alone {
+                    self.judge_clock(stream.certificates());
+                }
             }
             Err(error) => tracing::debug!(%address, "nobody shows policy there: {error}"),
         }

@@ -2,7 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use certs::{ca::NodeCa, codec::Millis, grant::NodeGrant, id::NodeId, verify::anchor};
+use certs::{
+    ca::{Enroller, NodeCa},
+    codec::Millis,
+    grant::NodeGrant,
+    id::NodeId,
+    verify::anchor,
+};
 use membership::body::{Body, Identity as IdentityBody};
 use policy::history::State;
 use rand::seq::SliceRandom;
@@ -142,10 +148,7 @@ impl Renewal {
                     fail("enroller_expired", format!("this node's enroller CA does not serve: {error}"), hint)
                 };
                 let ca = identity.ca();
-                if ca.chain().last() == own.chain().last()
-                    && ca.not_after() >= own.not_after()
-                    && !self.is_narrow(state)
-                {
+                if !gains(&ca, &own) && !self.is_narrow(state) {
                     return Err(ended(&"the node CA lasts as long as it already"));
                 }
                 let chain = own.issue_node_for(&ca.key().spki(), &granted, life, now);
@@ -252,6 +255,11 @@ impl Pace {
     }
 }
 
+/// Whether this node's own enroller CA can certify what lasts longer than what the node has, or stems from elsewhere.
+fn gains(ca: &NodeCa, own: &Enroller) -> bool {
+    ca.chain().last() != own.chain().first() || ca.not_after() < own.not_after()
+}
+
 /// Half of the CA's life, a little earlier by `jitter` in 0..1. A life that policy shortened counts from the issue of the old
 /// certificate on; the time before, for clocks that are behind, is nobody's life.
 fn half_life(ca: &NodeCa, wanted: Millis, jitter: f64) -> Millis {
@@ -284,12 +292,7 @@ async fn by_either(
 mod tests {
     use std::cell::RefCell;
 
-    use certs::{
-        ca::{CaKey, Enroller},
-        id::TrustDomain,
-        root::Root,
-        sign::SigningKey,
-    };
+    use certs::{ca::CaKey, id::TrustDomain, root::Root, sign::SigningKey};
 
     use super::*;
 
@@ -298,6 +301,11 @@ mod tests {
 
     /// A node CA that was issued at `NOW` to live so long, by an enroller CA that ends so much later.
     fn ca(life: Millis, enroller_ends: Millis) -> NodeCa {
+        certified(life, enroller_ends).0
+    }
+
+    /// The same with that enroller CA.
+    fn certified(life: Millis, enroller_ends: Millis) -> (NodeCa, Enroller) {
         let (mesh, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new("a").unwrap());
         let (root, key, own) = (Root::generate(&mesh, NOW), CaKey::generate(), CaKey::generate());
         let certificate = root.issue_enroller_for(&node, 1, &key.spki(), enroller_ends, NOW).unwrap();
@@ -313,7 +321,8 @@ mod tests {
             retired: false,
         };
         let grant = grant.certified(SigningKey::generate().public());
-        NodeCa::new(&mesh, enroller.issue_node_for(&own.spki(), &grant, life, NOW).unwrap(), own).unwrap()
+        let chain = enroller.issue_node_for(&own.spki(), &grant, life, NOW).unwrap();
+        (NodeCa::new(&mesh, chain, own).unwrap(), enroller)
     }
 
     #[test]
@@ -330,6 +339,19 @@ mod tests {
         // Shortened to what has passed: due at once, and no sooner than its issue.
         let due = half_life(&ca(60 * MINUTE, 600 * MINUTE), 10 * MINUTE, 0.0);
         assert!(due.abs_diff(NOW + 5 * MINUTE) < 1_001, "{due}");
+    }
+
+    #[test]
+    fn an_enroller_does_not_renew_what_ends_with_its_own_ca() {
+        for (life, ends, more) in [(10, 60, true), (30 * 24 * 60, 60, false), (60, 60, false)] {
+            let (ca, own) = certified(life * MINUTE, ends * MINUTE);
+            assert_eq!(gains(&ca, &own), more, "{life} {ends}");
+            let (_, renewed) = certified(life * MINUTE, ends * MINUTE);
+            assert!(
+                gains(&ca, &renewed),
+                "another certificate of the enroller CA: a renewed one, or one of another root"
+            );
+        }
     }
 
     #[test]

@@ -145,9 +145,9 @@ impl Sync {
         })
     }
 
-    /// Runs until the process ends: announces what the store held, then follows peers and the clock.
+    /// Runs until the process ends: applies and announces what the store held, then follows peers and the clock.
     pub async fn run(self: Arc<Self>) {
-        self.announce().await;
+        self.apply().await;
         let mut upkeep = bodies::Upkeep::default();
         loop {
             let now = self.clock.now();
@@ -176,7 +176,8 @@ impl Sync {
         let _one = self.state.applying.lock().await;
         let covered = self.book.look(|history| history.digest()).await;
         let state = self.book.state(self.clock.now()).await;
-        if self.world.current().load().state.lifetimes() != state.lifetimes() {
+        let before = self.world.current().load().state.clone();
+        if before.lifetimes() != state.lifetimes() || before.trust() != state.trust() {
             self.renew.notify_one();
         }
         let changed = self.world.state_changed(state);

@@ -223,10 +223,26 @@ impl Directory {
     /// Keys lie here already, or it cannot be written.
     pub fn store_operator(&self, key: &SigningKey, bundle: &str, known: &Known) -> Result<()> {
         self.refuse_old_keys()?;
-        self.make()?;
-        self.write(OPERATOR, seal(&key.to_pem(), self.passphrase.in_file()?.as_ref())?.as_bytes(), 0o600)?;
-        self.write(BUNDLE, bundle.as_bytes(), 0o644)?;
-        self.store_known(known)
+        // A passphrase that cannot be read is found before anything is written.
+        let sealed = seal(&key.to_pem(), self.passphrase.in_file()?.as_ref())?;
+        let made = !self.path.exists();
+        let written = (|| {
+            self.make()?;
+            // The key last: without it there is no directory that looks complete.
+            self.write(BUNDLE, bundle.as_bytes(), 0o644)?;
+            self.store_known(known)?;
+            self.write(OPERATOR, sealed.as_bytes(), 0o600)
+        })();
+        if written.is_err() {
+            for name in [OPERATOR, BUNDLE, MESH] {
+                // The error that led here is the one to report.
+                let _ = fs::remove_file(self.path.join(name));
+            }
+            if made {
+                let _ = fs::remove_dir(&self.path);
+            }
+        }
+        written
     }
 
     /// The root, by which enroller CAs are certified.
@@ -460,6 +476,23 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         fs::remove_dir_all(&plain.path).unwrap();
         assert_eq!(plain.reseal(|| Ok(None)).err().unwrap().code, "no_operator");
+    }
+
+    #[test]
+    fn an_operators_directory_is_there_whole_or_not_at_all() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (path, key) = (temporary.path().join("ann"), SigningKey::generate());
+        let directory = Directory { path: path.clone(), recovery: false, passphrase: Passphrase::default() };
+        let unread = directory.clone().under(Passphrase::of(Some(temporary.path().join("no-word"))));
+        assert_eq!(unread.store_operator(&key, "bundle", &known()).unwrap_err().code, "no_passphrase");
+        assert!(!path.exists());
+        // A folder stands where a file is to go.
+        fs::create_dir_all(path.join(MESH)).unwrap();
+        assert!(directory.store_operator(&key, "bundle", &known()).is_err());
+        assert!(!path.join(OPERATOR).exists() && !path.join(BUNDLE).exists());
+        fs::remove_dir(path.join(MESH)).unwrap();
+        directory.store_operator(&key, "bundle", &known()).unwrap();
+        assert_eq!(directory.operator_key().unwrap().public(), key.public());
     }
 
     #[test]

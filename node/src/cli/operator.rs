@@ -162,7 +162,7 @@ async fn replace(
     let ctx = &ctx.recovering(by.recovery);
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let history = proof::of_everything(&mut client, &operator.known).await?;
+    let history = proof::of_everything(&mut client, &operator.known, ctx).await?;
     let state = history.state(clock::wall());
     let before = &state.role_set.set;
     let own = operator.key.public();

@@ -1,17 +1,25 @@
 //! What operators signed before, by their signatures: what the next signature rests on is not a node's word.
 
+use std::collections::HashSet;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use policy::{DocumentId, changeset::ChangesetId, history::History};
+use rand::seq::SliceRandom as _;
 
 use crate::{
-    agent::admin::api::Proof,
+    agent::admin::api::{Mesh, Proof},
     cli::{
-        client::{Client, segment},
+        client::{self, Client, segment},
+        context::Context,
         directory::Known,
         error::{Error, Result},
+        output::remark,
     },
     clock,
 };
+
+/// Further nodes that are asked for all that was signed.
+const WITNESSES: usize = 2;
 
 /// How a document stands.
 ///
@@ -32,13 +40,47 @@ pub(super) async fn of_changeset(client: &mut Client, known: &Known, prefix: &st
     believed(known, &proof, client.reached())
 }
 
-/// All that operators ever signed: what a new RoleSet is to keep can only be said of the whole.
+/// All that operators ever signed: what a new RoleSet is to keep can only be said of the whole. One node could keep something back, or
+/// lack it still; so others are asked, too.
 ///
 /// # Errors
 /// As [`of_document`].
-pub(super) async fn of_everything(client: &mut Client, known: &Known) -> Result<History> {
-    let proof: Proof = client.get("/v1/policy/history").await?;
-    believed(known, &proof, client.reached())
+pub(super) async fn of_everything(client: &mut Client, known: &Known, ctx: &Context) -> Result<History> {
+    let mut all: Proof = client.get("/v1/policy/history").await?;
+    believed(known, &all, client.reached())?;
+    let mesh: Mesh = client.get("/v1/mesh").await?;
+    let mut others: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != mesh.node).collect();
+    others.shuffle(&mut rand::rng());
+    let mut asked = vec![mesh.node.to_string()];
+    let wanted = WITNESSES.min(others.len());
+    for node in others {
+        if asked.len() > wanted {
+            break;
+        }
+        let proof = async {
+            let mut client = client::connect_to(std::slice::from_ref(&node), ctx).await?;
+            let proof: Proof = client.get("/v1/policy/history").await?;
+            believed(known, &proof, client.reached()).map(|_| proof)
+        };
+        match proof.await {
+            Ok(proof) => {
+                add(&mut all, proof);
+                asked.push(node.name.to_string());
+            }
+            Err(error) => remark(&format!("note: {} does not say what was signed: {}", node.name, error.message)),
+        }
+    }
+    if asked.len() <= wanted {
+        let named = asked.join(", ");
+        remark(&format!("note: only {named} says what was signed so far; what it does not hold would not be kept"));
+    }
+    believed(known, &all, &asked.join(", "))
+}
+
+/// Adds what is not there yet, after what it may refer to.
+fn add(all: &mut Proof, more: Proof) {
+    let held: HashSet<String> = all.changesets.iter().cloned().collect();
+    all.changesets.extend(more.changesets.into_iter().filter(|changeset| !held.contains(changeset)));
 }
 
 /// The one changeset whose id begins so.

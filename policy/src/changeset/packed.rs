@@ -11,7 +11,7 @@ use certs::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Change, Changeset, ChangesetId, KIND, MAX_CHANGES, MAX_CHANGESET, MAX_DOCUMENT, MAX_MESSAGE, MAX_REPLACES,
+    Change, Changeset, ChangesetId, KIND, MAX_CHANGES, MAX_CHANGESET, MAX_MESSAGE, MAX_REPLACES, max_document,
 };
 use crate::{
     document::{DocumentId, ROOT_NAMESPACE},
@@ -174,10 +174,11 @@ impl HeadChange {
             )));
         }
         let Some(body) = &self.body else { return Ok(0) };
+        let limit = max_document(id.kind);
         match usize::try_from(body.bytes) {
-            Ok(bytes) if (1..=MAX_DOCUMENT).contains(&bytes) => Ok(bytes),
+            Ok(bytes) if (1..=limit).contains(&bytes) => Ok(bytes),
             Ok(_) | Err(_) => {
-                Err(Unread::Malformed(format!("{id} has {} bytes; 1 to {MAX_DOCUMENT} are allowed", body.bytes)))
+                Err(Unread::Malformed(format!("{id} has {} bytes; 1 to {limit} are allowed", body.bytes)))
             }
         }
     }

@@ -277,3 +277,25 @@ fn an_author_silences_warnings_and_nothing_else() {
     let invalid = text("SKN0203,SKN0101").replace("tcp:", "tpc:");
     assert_eq!(codes_of(&invalid), [codes::UNKNOWN_FIELD], "errors stay");
 }
+
+#[test]
+fn a_role_set_may_name_what_stays_of_a_long_history() {
+    let set = |count: u32| {
+        let key = certs::sign::SigningKey::generate().public();
+        let keeps = (0..count).map(|number| certs::sign::Digest::of(&number.to_le_bytes())).collect();
+        crate::kinds::RoleSet {
+            trust: None,
+            keys: vec![crate::kinds::RoleKey { name: "ann".into(), key, recovery: false }],
+            roles: Vec::new(),
+            threshold: 1,
+            keeps: Some(keeps),
+            voids: Default::default(),
+        }
+        .body()
+    };
+    let (id, body) = set(15_000);
+    assert!(body.len() > crate::changeset::MAX_DOCUMENT);
+    assert!(json(&id, &body).is_ok());
+    let (id, body) = set(16_000);
+    assert!(json(&id, &body).is_err(), "{}", body.len());
+}

@@ -1,9 +1,13 @@
-//! The figures of identity: verifier and oracle over a hundred thousand cases, and what our handshakes cost beside plain rustls.
+//! The figures of identity: verifier and oracle over a hundred thousand cases, what our handshakes cost beside plain rustls, and
+//! requests that fail while the root changes.
 
 #[path = "../../../certs/tests/all/oracle/mod.rs"]
 #[expect(clippy::unwrap_used, reason = "the oracle is a test of the crate that it judges")]
 mod oracle;
+mod rotation;
 mod tls;
+
+use harness::process::Skein;
 
 use crate::Figure;
 
@@ -11,9 +15,19 @@ use crate::Figure;
 const CASES: usize = 25_000;
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
 
-pub(crate) fn figures() -> Vec<Figure> {
+/// How long the change of the root takes beside the other figures, and alone; seconds.
+const SHORT: u64 = 75;
+const LONG: u64 = 600;
+
+/// All, or with the word `rotation` the change of the root alone and for long.
+pub(crate) fn figures(skein: &Skein, alone: Option<&str>) -> Vec<Figure> {
+    let asked = std::env::var("SKEIN_FIGURES_SECONDS").ok().and_then(|text| text.parse().ok());
+    if alone == Some("rotation") {
+        return rotation::figures(skein, asked.unwrap_or(LONG));
+    }
     let mut all = verifier();
     all.extend(tls::figures());
+    all.extend(rotation::figures(skein, asked.unwrap_or(SHORT)));
     all
 }
 

@@ -128,7 +128,9 @@ async fn ask(
     patience: Duration,
 ) -> (NodeId, Option<(Receipt, Vec<u8>)>) {
     let node = link.peer().node.clone();
-    let patience_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+    // What stands at the end of its patience is to arrive before ours is over.
+    let theirs = patience - GRACE.min(patience / 4);
+    let patience_ms = u32::try_from(theirs.as_millis()).unwrap_or(u32::MAX);
     let question = codec::encode(&Ask { changeset: id, standing, patience_ms });
     let answered = async {
         let reply = link.request(wire::RECEIPT, question.into(), patience + GRACE).await.ok()?;
