@@ -39,6 +39,11 @@ impl Links {
         self.links.get(node)?.iter().max_by_key(|link| (!link.parting, link.heard, link.id)).map(|link| link.id)
     }
 
+    /// Every link to a node: several processes may call themselves so.
+    pub(crate) fn all(&self, node: &NodeId) -> impl Iterator<Item = LinkId> + '_ {
+        self.links.get(node).into_iter().flatten().map(|link| link.id)
+    }
+
     /// Adds a link; gives those that became superfluous.
     pub(crate) fn up(&mut self, node: &NodeId, id: LinkId, dialled: bool, now: u64) -> Vec<LinkId> {
         let links = self.links.entry(node.clone()).or_default();

@@ -384,6 +384,20 @@ fn a_copy_of_a_node_is_noticed_by_the_original() {
 }
 
 #[test]
+fn a_copy_that_others_met_is_told_to_the_original() {
+    let mut scene = scene(14);
+    let generation = scene.generation(1) + (5 << 24);
+    let record = scene.sign(1, 1, generation, Section::STATUS, 1, &codec::encode(&Status::Up));
+    // Only one other node hears of the later one.
+    let (liar, other) = (scene.node(3), scene.node(0));
+    let link = scene.sim.link(&liar, &other).expect("they are linked");
+    scene.sim.send(&liar, &other, link, shared(vec![record]).encode().into());
+    scene.sim.run(100);
+    let clone = (scene.node(1), Notice::Clone { generation });
+    assert!(scene.sim.notices.contains(&clone), "{:?}", scene.sim.notices);
+}
+
+#[test]
 fn no_bytes_panic() {
     let mut scene = scene(13);
     let (from, to) = (scene.node(3), scene.node(0));

@@ -111,11 +111,9 @@ impl Engine {
             return self.misbehaved(from, "sent what is no record");
         };
         records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
-        let (mut touched, mut outlived) = (BTreeSet::new(), false);
+        let mut touched = BTreeSet::new();
         for record in records {
             let now = self.steady;
-            let latest = self.ledger.latest(record.node());
-            outlived |= record.node() == from && latest.is_some_and(|latest| latest.generation > record.generation());
             if self.ledger.news(&record) && self.sender(from).records.take(now) {
                 if !record.section().is_of_the_moment() {
                     touched.insert(record.node().clone());
@@ -124,18 +122,6 @@ impl Engine {
             }
         }
         self.after_records(&touched, Some(from));
-        if outlived {
-            self.tell_outlived(from);
-        }
-    }
-
-    /// A node that speaks of itself by an earlier generation than it had since: a copy of it, which learns here of the later one.
-    fn tell_outlived(&mut self, node: &NodeId) {
-        let held = self.ledger.records(node).into_iter().flatten().map(|(_, record)| record);
-        if let Some(latest) = held.max_by_key(|record| record.rank()) {
-            let message = Message::Records(vec![latest.bytes().to_vec()]);
-            self.send(node, Lane::Liveness, &message);
-        }
     }
 
     fn take_record(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>) {
@@ -153,6 +139,14 @@ impl Engine {
         let budget = self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now.steady));
         match self.ledger.offer(record, budget, now) {
             Offered::Fresh => {
+                // Where two machines run as one node, each over links of its own, the earlier one hears of the later one.
+                if latest.is_some_and(|(generation, _)| generation < record.generation()) {
+                    let bytes: Arc<[u8]> = Message::Records(vec![record.bytes().to_vec()]).encode().into();
+                    for link in self.links.all(node) {
+                        let (to, bytes) = (node.clone(), bytes.clone());
+                        self.out.push(Effect::Send { to, link, lane: Lane::Rest, bytes });
+                    }
+                }
                 // What the carrier brought, the carrier spreads.
                 if from.is_some() {
                     self.rumor.push(record.clone(), from.cloned());
