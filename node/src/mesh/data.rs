@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpListener,
-    sync::{Mutex, mpsc, oneshot, watch},
+    sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -131,6 +131,26 @@ impl Worker {
         Ok(worker)
     }
 
+    /// A kept virtual connection for HTTP/1.1 that is free at once; if there is none, [`Worker::open`] makes one.
+    #[must_use]
+    pub fn kept(&self, call: &Call<'_>) -> Option<Lease> {
+        if call.preface.protocol != Protocol::Http1 || self.shared.mesh.is_closed() {
+            return None;
+        }
+        let group = self.shared.pool.group(call);
+        let permit = group.free_permit()?;
+        let link = group.take(call.preface)?;
+        Some(self.lease(link, group, permit, call))
+    }
+
+    fn lease(&self, link: Link, group: Arc<Group>, permit: OwnedSemaphorePermit, call: &Call<'_>) -> Lease {
+        if !link.is_quic && !self.is_tcp_only(&group, call) {
+            // UDP has been blocked long enough to ask again, at nobody's expense.
+            group.try_quic(|ordinal| self.dial(&group, call, ordinal));
+        }
+        Lease::new(link, group, permit)
+    }
+
     /// A virtual connection that carries HTTP (`preface.protocol` is `Http1` or `Http2`), kept ones first.
     ///
     /// # Errors
@@ -143,11 +163,7 @@ impl Worker {
         let group = shared.pool.group(call);
         let permit = self.counted(group.permit().await)?;
         if let Some(link) = group.take_ready(call.preface).await {
-            if !link.is_quic && !self.is_tcp_only(&group, call) {
-                // UDP has been blocked long enough to ask again, at nobody's expense.
-                group.try_quic(|ordinal| self.dial(&group, call, ordinal));
-            }
-            return Ok(Lease::new(link, group, permit));
+            return Ok(self.lease(link, group, permit, call));
         }
         let stream = if self.is_tcp_only(&group, call) {
             let _leave = self.counted(group.dial_permit().await)?;

@@ -8,12 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use certs::codec::Millis;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{
     body::{Frame, SizeHint},
-    client::conn::{http1, http2},
+    client::conn::http2,
     rt::Executor,
 };
 use hyper_util::rt::TokioIo;
@@ -25,7 +25,14 @@ use super::{
     preface::{Preface, Protocol},
     stream::{Facts, VirtualStream},
 };
-use crate::{clock, tasks::Tasks};
+use crate::{
+    clock,
+    http1::{
+        client::{self as http1, Connection},
+        copy_head,
+    },
+    tasks::Tasks,
+};
 
 /// Bytes that hyper may buffer per direction of a virtual connection.
 const MAX_BUFFER: usize = 64 << 10;
@@ -42,6 +49,7 @@ pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 #[derive(Debug)]
 pub(super) struct Link {
     sender: Sender,
+    tasks: Tasks,
     facts: Arc<Facts>,
     pub(super) preface: Arc<Preface>,
     pub(super) is_quic: bool,
@@ -74,7 +82,8 @@ impl Default for Terms {
 
 #[derive(Debug)]
 enum Sender {
-    Http1(http1::SendRequest<Tracked>),
+    /// The connection is absent while a response is read from it.
+    Http1(Option<Connection<Box<VirtualStream>>>),
     Http2(http2::SendRequest<Tracked>),
 }
 
@@ -82,32 +91,27 @@ impl Link {
     /// Makes a stream whose preface was sent speak HTTP.
     pub(super) async fn new(stream: VirtualStream, preface: &Preface, tasks: &Tasks) -> Result<Link, Error> {
         let (facts, is_quic) = (stream.facts().clone(), stream.carrier() == "quic");
-        let io = TokioIo::new(stream);
         let failed = |error: hyper::Error| Error::NeverSent(error.to_string().into());
         let sender = if preface.protocol == Protocol::Http2 {
             let mut builder = http2::Builder::new(Spawner(tasks.clone()));
             builder.max_header_list_size(MAX_HEADERS).max_send_buf_size(MAX_BUFFER);
-            let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
+            let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(failed)?;
             tasks.detach("virtual connection", async move { drop(connection.await) });
             Sender::Http2(sender)
         } else {
-            let (sender, connection) =
-                http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(io).await.map_err(failed)?;
-            tasks.detach("virtual connection", async move { drop(connection.with_upgrades().await) });
-            Sender::Http1(sender)
+            Sender::Http1(Some(Connection::new(Box::new(stream))))
         };
-        let now = clock::uptime();
-        let preface = Arc::new(preface.clone());
-        Ok(Link { sender, facts, preface, is_quic, since: now, born: now, carried: 0, idle: Millis::MAX })
+        let (now, preface, tasks) = (clock::uptime(), Arc::new(preface.clone()), tasks.clone());
+        Ok(Link { sender, tasks, facts, preface, is_quic, since: now, born: now, carried: 0, idle: Millis::MAX })
     }
 
-    /// False if it is known to have ended.
-    pub(super) fn is_usable(&self) -> bool {
-        let closed = match &self.sender {
-            Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender) => sender.is_closed(),
+    /// False if it has ended.
+    pub(super) fn is_usable(&mut self) -> bool {
+        let open = match &mut self.sender {
+            Sender::Http1(connection) => connection.as_mut().is_some_and(Connection::is_quiet),
+            Sender::Http2(sender) => !sender.is_closed(),
         };
-        !closed && !self.facts.is_broken()
+        open && !self.facts.is_broken()
     }
 
     /// True if it waited for its next request for longer than its last user wanted.
@@ -122,11 +126,10 @@ impl Link {
 
     /// Waits until the previous request has left it altogether; false if it ended meanwhile.
     pub(super) async fn ready(&mut self) -> bool {
-        let ready = match &mut self.sender {
-            Sender::Http1(sender) => sender.ready().await,
-            Sender::Http2(sender) => sender.ready().await,
-        };
-        ready.is_ok() && !self.facts.is_broken()
+        match &mut self.sender {
+            Sender::Http1(_) => self.is_usable(),
+            Sender::Http2(sender) => sender.ready().await.is_ok() && !self.facts.is_broken(),
+        }
     }
 }
 
@@ -146,8 +149,8 @@ pub struct Lease {
 pub struct SendError {
     /// What happened.
     pub error: Error,
-    /// The request, if it was never begun.
-    pub request: Option<Box<Request<Body>>>,
+    /// The request's body, if the request was never begun.
+    pub body: Option<Body>,
 }
 
 impl Lease {
@@ -168,51 +171,55 @@ impl Lease {
         if self.link.as_ref().is_some_and(|link| link.is_quic) { "quic" } else { "tcp" }
     }
 
-    /// Sends a request as it is (no header is added or taken) and waits for the response's head. The virtual connection
-    /// goes back when the response's body has ended cleanly and the request's body was sent to its end; otherwise it is closed.
-    /// For upgrades and CONNECT use `hyper::upgrade::on` with the response.
+    /// Sends a request as it is (no header but those of framing is added or taken) and waits for the response's head. The
+    /// virtual connection goes back when the response's body has ended cleanly and the request's body was sent to its end;
+    /// otherwise it is closed. Of a response that changes the protocol, [`crate::http1::Upgraded::take`] gives the stream.
     ///
     /// # Errors
     /// No response came.
-    pub async fn send(mut self, request: Request<Body>) -> Result<Response<LeasedBody>, SendError> {
+    pub async fn send(mut self, head: &Parts, body: Body) -> Result<Response<LeasedBody>, SendError> {
         self.used = true;
-        let Some(link) = &mut self.link else {
-            return Err(SendError { error: Error::Stopping, request: Some(Box::new(request)) });
-        };
+        let unsent = |error, body| Err(SendError { error, body: Some(body) });
+        let Some(link) = &mut self.link else { return unsent(Error::Stopping, body) };
         let facts = link.facts.clone();
         facts.begin();
-        let is_connect = request.method() == http::Method::CONNECT;
-        let request = request.map(|body| Tracked::new(body, facts.clone()));
         let result = match &mut link.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
-        };
-        match result {
-            Ok(response) => {
-                let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS
-                    || (is_connect && response.status().is_success());
-                let mut lease = Some(self);
-                if upgrades {
-                    // The stream is the application's from here on.
-                    lease = None;
-                }
-                Ok(response.map(|incoming| LeasedBody::new(incoming, lease)))
-            }
-            Err(mut failed) => {
-                let request = failed.take_message().map(|request| Box::new(request.map(|tracked| tracked.body)));
-                let error = failed.into_error();
-                let error = match &request {
-                    Some(_) => Error::NeverSent(text(&error)),
-                    None => unanswered(&error, &facts),
+            Sender::Http1(connection) => {
+                let Some(connection) = connection.take_if(Connection::is_quiet) else {
+                    return unsent(Error::NeverSent("the connection had ended".into()), body);
                 };
-                Err(SendError { error, request })
+                let sent = connection.send(head, Tracked::new(body, facts.clone()), &link.tasks).await;
+                sent.map(|response| response.map(Incoming::Http1)).map_err(|error| unanswered_1(&error, &facts))
             }
-        }
+            Sender::Http2(sender) => {
+                let request = Request::from_parts(copy_head(head), Tracked::new(body, facts.clone()));
+                match sender.try_send_request(request).await {
+                    Ok(response) => Ok(response.map(Incoming::Http2)),
+                    Err(mut failed) => match failed.take_message() {
+                        Some(request) => {
+                            let error = Error::NeverSent(text(&failed.into_error()));
+                            return unsent(error, request.into_body().body);
+                        }
+                        None => Err(unanswered_2(&failed.into_error(), &facts)),
+                    },
+                }
+            }
+        };
+        let response = result.map_err(|error| SendError { error, body: None })?;
+        // A stream that changes its protocol is the application's from here on.
+        let lease = Some(self).filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS);
+        Ok(response.map(|incoming| LeasedBody::new(incoming, lease)))
     }
 
-    /// The response has ended cleanly.
-    fn settle(mut self) {
-        let Some(mut link) = self.link.take().filter(|link| link.is_usable() && link.facts.is_sent()) else { return };
+    /// The response has ended cleanly, and left its connection for the next one.
+    fn settle(mut self, connection: Option<Connection<Box<VirtualStream>>>) {
+        let Some(mut link) = self.link.take() else { return };
+        if let Sender::Http1(place) = &mut link.sender {
+            *place = connection;
+        }
+        if link.facts.is_broken() || !link.facts.is_sent() {
+            return;
+        }
         link.carried = link.carried.saturating_add(1);
         link.idle = self.terms.idle;
         let age = || clock::uptime().saturating_sub(link.born);
@@ -225,25 +232,39 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(link) = self.link.take().filter(|link| !self.used && link.is_usable()) {
+        if let Some(mut link) = self.link.take().filter(|_| !self.used)
+            && link.is_usable()
+        {
             self.group.give_back(link);
         }
     }
 }
 
-/// Why no response came.
-fn unanswered(error: &hyper::Error, facts: &Facts) -> Error {
+/// Why no response came by HTTP/1.1.
+fn unanswered_1(error: &http1::Error, facts: &Facts) -> Error {
+    match error {
+        http1::Error::Body(_) => Error::RequestBody(text(error)),
+        _ if facts.is_refused() => Error::Refused,
+        http1::Error::Parse(_) => Error::Protocol(text(error)),
+        http1::Error::Ended | http1::Error::Io(_) => cut_off(error, facts),
+    }
+}
+
+/// Why no response came by HTTP/2.
+fn unanswered_2(error: &hyper::Error, facts: &Facts) -> Error {
     if facts.is_source_failed() {
         Error::RequestBody(text(error))
     } else if facts.is_refused() {
         Error::Refused
     } else if error.is_parse() {
         Error::Protocol(text(error))
-    } else if !facts.is_written() {
-        Error::NeverSent(text(error))
     } else {
-        Error::ResetBefore(text(error))
+        cut_off(error, facts)
     }
+}
+
+fn cut_off(error: &(dyn std::error::Error + 'static), facts: &Facts) -> Error {
+    if facts.is_written() { Error::ResetBefore(text(error)) } else { Error::NeverSent(text(error)) }
 }
 
 /// An error with its causes.
@@ -260,26 +281,38 @@ fn text(error: &(dyn std::error::Error + 'static)) -> Arc<str> {
 /// The body of a response; gives the virtual connection back at its clean end.
 #[derive(Debug)]
 pub struct LeasedBody {
-    incoming: hyper::body::Incoming,
+    incoming: Incoming,
     lease: Option<Lease>,
 }
 
+#[derive(Debug)]
+enum Incoming {
+    Http1(http1::Incoming<Box<VirtualStream>>),
+    Http2(hyper::body::Incoming),
+}
+
 impl LeasedBody {
-    fn new(incoming: hyper::body::Incoming, lease: Option<Lease>) -> LeasedBody {
+    fn new(incoming: Incoming, lease: Option<Lease>) -> LeasedBody {
         let mut body = LeasedBody { incoming, lease };
         body.settle_at_end();
         body
     }
 
     fn settle_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.is_end_stream() {
             self.settle();
         }
     }
 
     fn settle(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.settle();
+        let Some(lease) = self.lease.take() else { return };
+        match &mut self.incoming {
+            Incoming::Http1(incoming) => {
+                if let Some(connection) = incoming.release() {
+                    lease.settle(Some(connection));
+                }
+            }
+            Incoming::Http2(_) => lease.settle(None),
         }
     }
 }
@@ -289,7 +322,15 @@ impl http_body::Body for LeasedBody {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        Poll::Ready(match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        let frame = match &mut self.incoming {
+            Incoming::Http1(incoming) => {
+                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(|error| text(&error)))
+            }
+            Incoming::Http2(incoming) => {
+                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(|error| text(&error)))
+            }
+        };
+        Poll::Ready(match frame {
             None => {
                 self.settle();
                 None
@@ -298,19 +339,25 @@ impl http_body::Body for LeasedBody {
                 self.settle_at_end();
                 Some(Ok(frame))
             }
-            Some(Err(error)) => {
+            Some(Err(text)) => {
                 self.lease = None;
-                Some(Err(Error::ResetAfter(text(&error))))
+                Some(Err(Error::ResetAfter(text)))
             }
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.incoming {
+            Incoming::Http1(incoming) => incoming.is_end_stream(),
+            Incoming::Http2(incoming) => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.incoming {
+            Incoming::Http1(incoming) => incoming.size_hint(),
+            Incoming::Http2(incoming) => incoming.size_hint(),
+        }
     }
 }
 

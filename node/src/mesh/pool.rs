@@ -155,7 +155,8 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 struct State {
     connections: Vec<Arc<Connection>>,
-    idle: HashMap<Arc<Preface>, Vec<Link>>,
+    /// Few: a group has as many prefaces as its services have ports.
+    idle: Vec<(Arc<Preface>, Vec<Link>)>,
     /// TLS connections that nobody uses, and since when: a race's winners, and what ended tunnels gave back.
     unclaimed: Vec<(Secure, Millis)>,
     dialling: Option<Dialling>,
@@ -220,9 +221,14 @@ impl Default for Group {
 }
 
 impl Group {
+    /// Leave to have one more request under way, if it can be had at once.
+    pub(super) fn free_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_owned().ok()
+    }
+
     /// Leave to have one more request under way; waits in a bounded queue.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+        if let Some(permit) = self.free_permit() {
             return Ok(permit);
         }
         let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow("waiting requests"))?;
@@ -249,13 +255,13 @@ impl Group {
     }
 
     /// A kept virtual connection, the most recently used first.
-    fn take(&self, preface: &Preface) -> Option<Link> {
+    pub(super) fn take(&self, preface: &Preface) -> Option<Link> {
         let mut state = lock(&self.state);
         let over_quic = state.connections.iter().any(|connection| connection.is_open());
-        let links = state.idle.get_mut(preface)?;
-        while let Some(link) = links.pop() {
+        let (_, links) = state.idle.iter_mut().find(|(known, _)| **known == *preface)?;
+        while let Some(mut link) = links.pop() {
             // Once UDP works again, what it replaced is let go.
-            if link.is_usable() && !link.is_stale() && !link.is_retired() && (link.is_quic || !over_quic) {
+            if !link.is_stale() && !link.is_retired() && (link.is_quic || !over_quic) && link.is_usable() {
                 return Some(link);
             }
         }
@@ -275,9 +281,9 @@ impl Group {
     pub(super) fn give_back(&self, mut link: Link) {
         link.since = clock::uptime();
         let mut state = lock(&self.state);
-        match state.idle.get_mut(&link.preface) {
-            Some(links) => links.push(link),
-            None => drop(state.idle.insert(link.preface.clone(), vec![link])),
+        match state.idle.iter_mut().find(|(known, _)| *known == link.preface) {
+            Some((_, links)) => links.push(link),
+            None => state.idle.push((link.preface.clone(), vec![link])),
         }
     }
 
@@ -313,7 +319,7 @@ impl Group {
             (_, Some(dialling)) => Step::Wait(dialling.clone()),
             // All are full, some perhaps of virtual connections kept for other ports.
             (_, None) => {
-                let oldest = state.idle.values_mut().filter(|links| !links.is_empty());
+                let oldest = state.idle.iter_mut().map(|(_, links)| links).filter(|links| !links.is_empty());
                 if let Some(links) = oldest.min_by_key(|links| links[0].since) {
                     links.remove(0);
                 }
@@ -345,13 +351,14 @@ impl Group {
     /// Lets go what was unused for too long; true if nothing is left.
     fn sweep(&self, now: Millis, wall: Millis) -> bool {
         let mut state = lock(&self.state);
-        for links in state.idle.values_mut() {
-            links.retain(|link| {
+        for (_, links) in &mut state.idle {
+            links.retain_mut(|link| {
                 let kept = if link.is_quic { STREAM_IDLE } else { CONNECTION_IDLE };
-                link.is_usable() && !link.is_retired() && now.saturating_sub(link.since) < kept.min(link.idle)
+                let young = !link.is_retired() && now.saturating_sub(link.since) < kept.min(link.idle);
+                young && link.is_usable()
             });
         }
-        state.idle.retain(|_, links| !links.is_empty());
+        state.idle.retain(|(_, links)| !links.is_empty());
         state.unclaimed.retain_mut(|(secure, since)| now.saturating_sub(*since) < CONNECTION_IDLE && secure.is_quiet());
         state.connections.retain(|connection| {
             let unused = connection.streams.load(Relaxed) == 0;
@@ -368,7 +375,7 @@ impl Group {
     fn oldest(&self) -> Option<Millis> {
         let state = lock(&self.state);
         let unused = state.connections.iter().filter(|c| c.streams.load(Relaxed) == 0).map(|c| c.used.load(Relaxed));
-        let kept = state.idle.values().flatten().filter(|link| !link.is_quic).map(|link| link.since);
+        let kept = state.idle.iter().flat_map(|(_, links)| links).filter(|link| !link.is_quic).map(|link| link.since);
         unused.chain(kept).chain(state.unclaimed.iter().map(|(_, since)| *since)).min()
     }
 
@@ -386,7 +393,7 @@ impl Group {
         let before = state.unclaimed.len();
         state.unclaimed.retain(|(_, since)| *since != used);
         dropped |= before != state.unclaimed.len();
-        for links in state.idle.values_mut() {
+        for (_, links) in &mut state.idle {
             let kept = links.len();
             links.retain(|link| link.is_quic || link.since != used);
             dropped |= kept != links.len();

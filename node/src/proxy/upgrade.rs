@@ -1,6 +1,7 @@
 //! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees.
 
 use super::{context::Context, failure::Cause, inbound::Standing};
+use crate::http1::Upgraded;
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
     header::{CONNECTION, UPGRADE},
@@ -37,6 +38,12 @@ pub(super) fn mark(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
+/// Undoes [`mark`].
+pub(super) fn unmark(headers: &mut HeaderMap) {
+    headers.remove(CONNECTION);
+    headers.remove(UPGRADE);
+}
+
 /// Checks a 101 against what was asked, before hop-by-hop headers are stripped.
 ///
 /// # Errors
@@ -62,18 +69,19 @@ pub(super) fn join_holding<B>(
     response: &mut Response<B>,
     held: impl Send + 'static,
 ) {
-    let server = hyper::upgrade::on(&mut *response);
+    let server = Upgraded::take(response);
     let standing = response.extensions_mut().remove::<Standing>();
     // Shortest silence, in both directions, after which the tunnel ends (it may last twice as long).
     let idle = context.limits().stream_idle;
     context.tasks.detach("upgraded connection", async move {
         let _held = held;
-        let (caller, server) = match (caller.await, server.await) {
-            (Ok(caller), Ok(server)) => (TokioIo::new(caller), TokioIo::new(server)),
-            (Err(error), _) | (_, Err(error)) => {
+        let (caller, server) = match (caller.await, server) {
+            (Ok(caller), Some(server)) => (TokioIo::new(caller), server),
+            (Err(error), _) => {
                 tracing::debug!(%error, "upgrade failed");
                 return;
             }
+            (Ok(_), None) => return,
         };
         let (caller_read, caller_write) = tokio::io::split(caller);
         let (server_read, server_write) = tokio::io::split(server);

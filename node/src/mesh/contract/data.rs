@@ -316,8 +316,8 @@ async fn http2_carries_streams(transport: Transport) {
     let caller = Caller::new(&trust, &server, Protocol::Http2);
     for _ in 0..3 {
         let lease = client.worker().open(&caller.call()).await.unwrap();
-        let request = http::Request::post("http://api/echo").body(full("over h2")).unwrap();
-        let response = lease.send(request).await.unwrap();
+        let (head, body) = http::Request::post("http://api/echo").body(full("over h2")).unwrap().into_parts();
+        let response = lease.send(&head, body).await.unwrap();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(&bytes[..], b"over h2");
     }
@@ -359,7 +359,8 @@ async fn an_end_between_two_requests_is_a_refusal(transport: Transport) {
     // The server ends the kept connection and the client, which has not heard of it, sends a request that must not be lost.
     stop.send(()).unwrap();
     let request = http::Request::post("/echo").header("host", "api").body(full("y")).unwrap();
-    let failed = lease.send(request).await.unwrap_err();
+    let (head, body) = request.into_parts();
+    let failed = lease.send(&head, body).await.unwrap_err();
     let expected = if transport == Transport::Quic { Retry::Safe } else { Retry::IfIdempotent };
     assert_eq!(failed.error.retry(), expected, "{}", failed.error);
 }

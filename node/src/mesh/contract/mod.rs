@@ -245,9 +245,10 @@ impl Caller {
     }
 
     async fn request(&self, worker: &Worker, path: &str, body: Body) -> Result<Response<LeasedBody>, SendError> {
-        let lease = worker.open(&self.call()).await.map_err(|error| SendError { error, request: None })?;
+        let lease = worker.open(&self.call()).await.map_err(|error| SendError { error, body: None })?;
         let request = Request::post(path).header("host", "api").body(body).unwrap();
-        lease.send(request).await
+        let (head, body) = request.into_parts();
+        lease.send(&head, body).await
     }
 
     async fn text(&self, worker: &Worker, path: &str, text: &str) -> String {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
     request::Parts,
     uri::Authority,
@@ -15,7 +15,6 @@ use http::{
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Who called, as this proxy tells the application.
 pub(in crate::proxy) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The calling node's address.
@@ -88,6 +87,10 @@ fn normal(authority: &str) -> String {
 /// Removes what concerns one connection only, and what `Connection` names, except what others rely on (A18).
 /// `TE: trailers` stays, as gRPC demands it.
 pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most heads have none, and one look at each name costs less than a search for each of those.
+    if !headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -120,6 +123,22 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// What [`strip_hop_by_hop`] removes, or looks at.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "te"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "transfer-encoding"
+            | "upgrade"
+            | "expect"
+    )
+}
+
 /// Never taken away because `Connection` names it.
 fn is_protected(name: &HeaderName) -> bool {
     const FAMILIES: [&str; 4] = ["x-skein-", "x-forwarded-", "x-envoy-", "x-b3-"];
@@ -132,16 +151,24 @@ fn is_protected(name: &HeaderName) -> bool {
 
 /// Removes what speaks of identity and way: this proxy says it, nobody else (R5, A55).
 pub(in crate::proxy) fn strip_identity(headers: &mut HeaderMap) {
-    for name in [FORWARDED_CLIENT_CERT, FORWARDED_FOR, FORWARDED, X_REAL_IP] {
-        headers.remove(name);
-    }
-    strip_own(headers);
+    remove_if(headers, |name| {
+        matches!(name, "x-forwarded-client-cert" | "x-forwarded-for" | "forwarded" | "x-real-ip") || is_own(name)
+    });
 }
 
 /// Removes every `x-skein-*` header.
 pub(in crate::proxy) fn strip_own(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-skein-")).cloned().collect();
-    for name in own {
+    remove_if(headers, is_own);
+}
+
+fn is_own(name: &str) -> bool {
+    name.starts_with("x-skein-")
+}
+
+/// Removes the headers of these names; there are seldom any.
+fn remove_if(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) {
+    let removed: Vec<HeaderName> = headers.keys().filter(|name| is_removed(name.as_str())).cloned().collect();
+    for name in removed {
         headers.remove(name);
     }
 }
@@ -247,6 +274,25 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "te", "x-skein-source"]);
+    }
+
+    #[test]
+    fn every_header_of_one_hop_is_seen() {
+        for name in [
+            CONNECTION,
+            TE,
+            KEEP_ALIVE,
+            PROXY_CONNECTION,
+            PROXY_AUTHENTICATE,
+            PROXY_AUTHORIZATION,
+            TRANSFER_ENCODING,
+            UPGRADE,
+            EXPECT,
+        ] {
+            let mut headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
+            strip_hop_by_hop(&mut headers);
+            assert!(headers.is_empty(), "{name}");
+        }
     }
 
     #[test]

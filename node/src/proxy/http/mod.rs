@@ -18,4 +18,4 @@ pub(super) use head::{
     FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, join_cookies, strip_hop_by_hop, strip_identity, strip_own,
 };
 pub(super) use request_body::{Completion, ReplayBudget, RequestBody, Upload};
-pub(super) use response_body::{ResponseBody, Source, Ties};
+pub(super) use response_body::{BoxError, ResponseBody, Source, Ties};

@@ -24,7 +24,8 @@ use std::{
 use tokio::time::{Sleep, sleep};
 
 /// Any error of a body's source.
-pub(in crate::proxy) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(in crate::proxy) use crate::http1::BoxError;
+
 /// Where a relayed body comes from. Dropping it gives its connection back, or ends it.
 pub(in crate::proxy) enum Source {
     /// Another node.
@@ -39,7 +40,7 @@ impl Source {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
             Self::Mesh(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
-            Self::App(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::App(body) => Pin::new(body).poll_frame(context),
             Self::Here(body) => Pin::new(&mut **body).poll_frame(context),
         }
     }

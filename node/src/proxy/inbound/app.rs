@@ -3,17 +3,21 @@
 use crate::{
     clock,
     config::Protocol,
+    http1::{
+        client::{self as http1, Connection},
+        copy_head,
+    },
     proxy::{
         failure::Cause,
-        http::{Completion, RequestBody},
+        http::{BoxError, Completion, RequestBody},
     },
     tasks::Tasks,
 };
 use bytes::Bytes;
-use http::{Request, Response, header::CONTENT_LENGTH, header::TRANSFER_ENCODING};
+use http::{Request, Response, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, request::Parts};
 use hyper::{
-    body::{Body, Frame, Incoming, SizeHint},
-    client::conn::{http1, http2},
+    body::{Body, Frame, SizeHint},
+    client::conn::http2,
     rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +26,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 use tokio::{net::TcpStream, time::timeout};
@@ -31,8 +35,6 @@ use tokio::{net::TcpStream, time::timeout};
 const IDLE_LIMIT: usize = 256;
 /// How long an idle connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(60);
-/// hyper's buffer for one connection, bytes; a response's head is bounded by it.
-const BUFFER: usize = 64 * 1024;
 /// Longest block of response headers by HTTP/2, bytes.
 const MAX_HEADERS: u32 = 64 * 1024;
 /// Bytes of one HTTP/2 response that wait for its caller.
@@ -53,7 +55,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    connection: Connection<TcpStream>,
     since: Instant,
 }
 
@@ -80,22 +82,22 @@ impl Apps {
         &self,
         target: SocketAddr,
         protocol: Protocol,
-        request: Request<RequestBody>,
+        head: &Parts,
+        body: RequestBody,
         patience: Duration,
     ) -> Result<Response<AppBody>, Cause> {
-        let completion = request.body().completion();
+        let completion = body.completion();
         let response = match protocol {
-            Protocol::Http => self.send_http1(target, request, patience).await,
-            Protocol::Http2 | Protocol::Grpc => self.send_http2(target, request, patience).await,
+            Protocol::Http => self.send_http1(target, head, body, patience).await,
+            // Boxed, so that HTTP/1.1 needs no room for it.
+            Protocol::Http2 | Protocol::Grpc => Box::pin(self.send_http2(target, head, body, patience)).await,
         };
-        let (response, sender) = response.map_err(|failed| failed.cause(&completion))?;
+        let response = response.map_err(|failed| failed.cause(&completion))?;
         if is_ambiguous(&response) {
             return Err(Cause::UpstreamProtocol);
         }
-        let reuse = sender.filter(|_| completion.is_complete());
         Ok(response.map(|incoming| {
-            let reuse = reuse.map(|sender| Reuse { apps: self.clone(), target, sender });
-            let mut body = AppBody { incoming, reuse };
+            let mut body = AppBody { incoming, home: Some((self.clone(), target)) };
             body.end_if_ended();
             body
         }))
@@ -104,37 +106,26 @@ impl Apps {
     async fn send_http1(
         &self,
         target: SocketAddr,
-        mut request: Request<RequestBody>,
+        head: &Parts,
+        body: RequestBody,
         patience: Duration,
-    ) -> Result<(Response<Incoming>, Option<http1::SendRequest<RequestBody>>), Failed> {
-        while let Some(mut sender) = self.checkout(target).await {
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Some(sender))),
-                // The application had closed the idle connection: nothing was sent, the next one may do.
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(Failed::Send(error.into_error())),
-                },
-            }
-        }
-        let stream = connect(target, patience).await?;
-        let (mut sender, connection) =
-            http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await.map_err(Failed::Send)?;
-        self.0.tasks.detach("application connection", async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "connection to the application ended");
-            }
-        });
-        let response = sender.send_request(request).await.map_err(Failed::Send)?;
-        Ok((response, Some(sender)))
+    ) -> Result<Response<Incoming>, Failed> {
+        let connection = match self.checkout(target) {
+            Some(connection) => connection,
+            None => Connection::new(Box::pin(connect(target, patience)).await?),
+        };
+        let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
+        Ok(response.map(Incoming::Http1))
     }
 
-    /// An idle connection that is ready, the latest used first.
-    async fn checkout(&self, target: SocketAddr) -> Option<http1::SendRequest<RequestBody>> {
+    /// An idle connection that the application has not ended, the latest used first.
+    fn checkout(&self, target: SocketAddr) -> Option<Connection<TcpStream>> {
+        let mut idle = self.idle();
+        let idle = idle.get_mut(&target)?;
         loop {
-            let mut idle = self.idle().get_mut(&target)?.pop()?;
-            if !idle.sender.is_closed() && idle.sender.ready().await.is_ok() {
-                return Some(idle.sender);
+            let mut connection = idle.pop()?.connection;
+            if connection.is_quiet() {
+                return Some(connection);
             }
         }
     }
@@ -142,17 +133,19 @@ impl Apps {
     async fn send_http2(
         &self,
         target: SocketAddr,
-        request: Request<RequestBody>,
+        head: &Parts,
+        body: RequestBody,
         patience: Duration,
-    ) -> Result<(Response<Incoming>, Option<http1::SendRequest<RequestBody>>), Failed> {
+    ) -> Result<Response<Incoming>, Failed> {
         let known = lock(&self.0.multiplexed).get(&target).filter(|sender| !sender.is_closed()).cloned();
         let mut sender = match known {
             Some(sender) => sender,
             None => self.connect_http2(target, patience).await?,
         };
         sender.ready().await.map_err(|_| Failed::Connect)?;
-        let response = sender.send_request(request).await.map_err(Failed::Send)?;
-        Ok((response, None))
+        let request = Request::from_parts(copy_head(head), body);
+        let response = sender.send_request(request).await.map_err(Failed::Http2)?;
+        Ok(response.map(Incoming::Http2))
     }
 
     async fn connect_http2(
@@ -169,7 +162,7 @@ impl Apps {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(Failed::Send)?;
+            .map_err(Failed::Http2)?;
         self.0.tasks.detach("application connection", async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to the application ended");
@@ -179,11 +172,11 @@ impl Apps {
         Ok(sender)
     }
 
-    fn put_back(&self, target: SocketAddr, sender: http1::SendRequest<RequestBody>) {
+    fn put_back(&self, target: SocketAddr, connection: Connection<TcpStream>) {
         let mut idle = self.idle();
         let idle = idle.entry(target).or_default();
-        if idle.len() < IDLE_LIMIT && !sender.is_closed() {
-            idle.push(Idle { sender, since: clock::monotonic() });
+        if idle.len() < IDLE_LIMIT {
+            idle.push(Idle { connection, since: clock::monotonic() });
         }
     }
 
@@ -191,7 +184,7 @@ impl Apps {
     pub(in crate::proxy) fn sweep(&self) {
         let now = clock::monotonic();
         self.idle().retain(|_, idle| {
-            idle.retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE_TIME);
+            idle.retain_mut(|idle| now.duration_since(idle.since) < IDLE_TIME && idle.connection.is_quiet());
             !idle.is_empty()
         });
         lock(&self.0.multiplexed).retain(|_, sender| !sender.is_closed());
@@ -229,19 +222,25 @@ fn is_ambiguous(response: &Response<Incoming>) -> bool {
 #[derive(Debug)]
 enum Failed {
     Connect,
-    Send(hyper::Error),
+    Http1(http1::Error),
+    Http2(hyper::Error),
 }
 
 impl Failed {
     fn cause(&self, request: &Completion) -> Cause {
         match self {
             Self::Connect => Cause::ConnectFailure,
-            Self::Send(error) => request.failure().unwrap_or_else(|| unanswered(error)),
+            Self::Http1(error) => request.failure().unwrap_or(match error {
+                http1::Error::Body(_) => Cause::BadRequest("request body broken off"),
+                http1::Error::Parse(_) => Cause::UpstreamProtocol,
+                http1::Error::Ended | http1::Error::Io(_) => Cause::ConnectionTermination,
+            }),
+            Self::Http2(error) => request.failure().unwrap_or_else(|| unanswered(error)),
         }
     }
 }
 
-/// Why the application gave no answer.
+/// Why the application gave no answer by HTTP/2.
 fn unanswered(error: &hyper::Error) -> Cause {
     if error.is_canceled() {
         Cause::ResetBeforeRequest
@@ -256,60 +255,64 @@ fn unanswered(error: &hyper::Error) -> Cause {
 #[derive(Debug)]
 pub(in crate::proxy) struct AppBody {
     incoming: Incoming,
-    reuse: Option<Reuse>,
+    /// Where the connection goes.
+    home: Option<(Apps, SocketAddr)>,
 }
 
 #[derive(Debug)]
-struct Reuse {
-    apps: Apps,
-    target: SocketAddr,
-    sender: http1::SendRequest<RequestBody>,
+enum Incoming {
+    Http1(http1::Incoming<TcpStream>),
+    Http2(hyper::body::Incoming),
 }
 
 impl AppBody {
     fn end_if_ended(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.is_end_stream() {
             self.give_back();
         }
     }
 
     fn give_back(&mut self) {
-        if let Some(Reuse { apps, target, sender }) = self.reuse.take() {
-            apps.put_back(target, sender);
+        if let (Incoming::Http1(incoming), Some((apps, target))) = (&mut self.incoming, self.home.take())
+            && let Some(connection) = incoming.release()
+        {
+            apps.put_back(target, connection);
         }
     }
 }
 
 impl Body for AppBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(context));
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                self.end_if_ended();
-                Some(Ok(frame))
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = match &mut self.incoming {
+            Incoming::Http1(incoming) => {
+                ready!(Pin::new(incoming).poll_frame(context)).map(|frame| frame.map_err(BoxError::from))
             }
-            Some(Err(error)) => {
-                self.reuse = None;
-                Some(Err(error))
+            Incoming::Http2(incoming) => {
+                ready!(Pin::new(incoming).poll_frame(context)).map(|frame| frame.map_err(BoxError::from))
             }
-            None => {
-                self.give_back();
-                None
-            }
-        })
+        };
+        match &frame {
+            Some(Ok(_)) => self.end_if_ended(),
+            Some(Err(_)) => self.home = None,
+            None => self.give_back(),
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.incoming {
+            Incoming::Http1(incoming) => incoming.is_end_stream(),
+            Incoming::Http2(incoming) => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.incoming {
+            Incoming::Http1(incoming) => incoming.size_hint(),
+            Incoming::Http2(incoming) => incoming.size_hint(),
+        }
     }
 }

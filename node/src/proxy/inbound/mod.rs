@@ -25,7 +25,7 @@ use super::{
     http::{self as body, RequestBody, ResponseBody, Side, Ties},
     outcome, reply, upgrade,
 };
-use crate::{clock, config, mesh};
+use crate::{clock, config, http1::copy_head, mesh};
 use admission::{Arriving, Refusal};
 use caller::Rules;
 use certs::id::Subject;
@@ -131,20 +131,29 @@ async fn forward(
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
     let port = admitted(context, caller, &mut parts, &host)?;
-    let mut standing = Standing::new(context, &caller.who, &parts, &host, came);
+    to_http1(&mut parts, host.clone());
     let asked = upgrade.is_some();
-    match port.protocol {
-        config::Protocol::Http => to_http1(&mut parts, host),
-        config::Protocol::Http2 | config::Protocol::Grpc => to_http2(&mut parts, &host)?,
-    }
-    if let Some(upgrade) = upgrade {
-        upgrade::mark(&mut parts.headers, upgrade);
-    }
-    let request = Request::from_parts(parts, request_body);
+    let mut standing = Standing::new(context, &caller.who, parts, host, came);
+    let admitted = standing.admitted();
+    // What carries it on is said in a copy of its own, where it differs from what was judged.
+    let own = match (port.protocol, upgrade) {
+        (config::Protocol::Http, None) => None,
+        (config::Protocol::Http, Some(upgrade)) => {
+            let mut parts = copy_head(&admitted.parts);
+            upgrade::mark(&mut parts.headers, upgrade);
+            Some(parts)
+        }
+        (config::Protocol::Http2 | config::Protocol::Grpc, _) => {
+            let mut parts = copy_head(&admitted.parts);
+            to_http2(&mut parts, &admitted.host)?;
+            Some(parts)
+        }
+    };
     exchange.reaches(port.target);
+    let head = own.as_ref().unwrap_or(&admitted.parts);
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(port.target, port.protocol, request, port.patience) => response?,
+        response = context.apps.send(port.target, port.protocol, head, request_body, port.patience) => response?,
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
     let upgraded = upgrade::answered(&response, asked)?;

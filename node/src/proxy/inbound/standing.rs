@@ -11,7 +11,7 @@ use super::{
 };
 use crate::snapshot::{Current, Snapshot};
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Request, Version, request::Parts};
+use http::{Extensions, HeaderValue, Version, request::Parts};
 use policy::compile::Compiled;
 use std::{
     pin::Pin,
@@ -27,27 +27,32 @@ pub(in crate::proxy) struct Standing {
     changes: watch::Receiver<u64>,
 }
 
+/// See [`Standing`].
 #[derive(Debug)]
-struct Admitted {
+pub(super) struct Admitted {
     current: Current,
     local: Arc<ArcSwap<Local>>,
     who: Arc<Who>,
-    parts: Parts,
-    host: HeaderValue,
+    /// As HTTP/1.1 carries it on.
+    pub(super) parts: Parts,
+    pub(super) host: HeaderValue,
     /// The way in which it came carries trailers.
     trailers: bool,
 }
 
 impl Standing {
     /// Of a request as it was admitted; it came by this version.
-    pub(super) fn new(context: &Context, who: &Arc<Who>, parts: &Parts, host: &HeaderValue, came: Version) -> Self {
-        // Without the extensions: they hold the connection that may become a tunnel.
-        let (mut kept, ()) = Request::new(()).into_parts();
-        (kept.method, kept.uri, kept.headers) = (parts.method.clone(), parts.uri.clone(), parts.headers.clone());
+    pub(super) fn new(context: &Context, who: &Arc<Who>, mut parts: Parts, host: HeaderValue, came: Version) -> Self {
+        // They hold the connection that may become a tunnel.
+        parts.extensions = Extensions::new();
         let (current, local, who) = (context.current.clone(), Arc::clone(&context.local), Arc::clone(who));
-        let (host, trailers) = (host.clone(), came == Version::HTTP_2);
-        let request = Admitted { current, local, who, parts: kept, host, trailers };
+        let request = Admitted { current, local, who, parts, host, trailers: came == Version::HTTP_2 };
         Self { request: Arc::new(request), changes: context.rules.subscribe() }
+    }
+
+    /// The request.
+    pub(super) fn admitted(&self) -> Arc<Admitted> {
+        Arc::clone(&self.request)
     }
 
     /// Resolves when the request would not be let in any more.

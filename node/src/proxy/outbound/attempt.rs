@@ -1,9 +1,10 @@
 //! One attempt: room within the cluster's limits, a connection, the endpoint's answer, and what that says of the endpoint.
 
-use super::Speaker;
+use super::{Speaker, forward::Head};
 use crate::{
     balance::{Held, Millis, PoolLimits, outlier::Outcome},
     clock,
+    http1::copy_head,
     mesh::{self, data::Call},
     proxy::{
         cluster::{Cluster, Member},
@@ -18,8 +19,10 @@ use crate::{
 };
 use futures_util::poll;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, request::Parts};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Body as _;
 use std::{
+    convert::Infallible,
     net::{IpAddr, Ipv4Addr},
     pin::pin,
     sync::Arc,
@@ -52,7 +55,7 @@ impl Way<'_> {
     pub(super) async fn attempt(
         &self,
         position: usize,
-        request: Request<RequestBody>,
+        (head, body): (&Parts, RequestBody),
         sent: &Completion,
         began: u64,
         limit: Option<Duration>,
@@ -65,9 +68,10 @@ impl Way<'_> {
             let timed = limit.is_some() || self.timed && sent.is_complete();
             let room = self.room(member, first, timed).await?;
             let response = if member.endpoint.local {
-                self.here(member, request).await
+                // Boxed, so that the many requests to other nodes need no room for it.
+                Box::pin(self.here(member, head, body)).await
             } else {
-                self.there(member, request, sent).await?
+                self.there(member, head, body, sent).await?
             };
             Ok((response, room))
         };
@@ -87,33 +91,32 @@ impl Way<'_> {
         Ok((response, Flight::new(active, room)))
     }
 
-    /// The head for one attempt.
+    /// Makes of a head what one attempt sends.
     ///
     /// # Errors
     /// The authority cannot stand in HTTP/2's target.
-    pub(super) fn request(
+    pub(super) fn prepare(
         &self,
-        head: (&Parts, &HeaderValue),
-        upgrade: Option<HeaderValue>,
+        head: &mut Head,
+        upgrade: Option<&HeaderValue>,
         position: usize,
         attempt: u32,
-        body: RequestBody,
-    ) -> Result<Request<RequestBody>, Cause> {
-        let (parts, host) = head;
-        let mut parts = parts.clone();
-        // Ours would tell the endpoint's connection of the caller's.
-        parts.extensions = http::Extensions::new();
+    ) -> Result<(), Cause> {
+        let Head { parts, host } = head;
         parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
         match self.cluster.members[position].preface.protocol {
-            mesh::Protocol::Http2 => inbound::to_http2(&mut parts, host)?,
+            mesh::Protocol::Http2 => {
+                upgrade::unmark(&mut parts.headers);
+                inbound::to_http2(parts, host)
+            }
             mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
-                inbound::to_http1(&mut parts, host.clone());
+                inbound::to_http1(parts, host.clone());
                 if let Some(upgrade) = upgrade {
-                    upgrade::mark(&mut parts.headers, upgrade);
+                    upgrade::mark(&mut parts.headers, upgrade.clone());
                 }
+                Ok(())
             }
         }
-        Ok(Request::from_parts(parts, body))
     }
 
     /// An attempt failed, or was given up.
@@ -172,7 +175,7 @@ impl Way<'_> {
             // All requests share one.
             mesh::Protocol::Http2 => None,
             mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
-                Some(self.connection(limits, member, first, timed).await?)
+                Some(Box::pin(self.connection(limits, member, first, timed)).await?)
             }
         };
         let mut room = Room::new(Arc::clone(&self.cluster.circuit), connection);
@@ -209,7 +212,8 @@ impl Way<'_> {
     }
 
     /// An endpoint on this node: in process, through the same door as any other caller's request.
-    async fn here(&self, member: &Member, request: Request<RequestBody>) -> Response<body::Source> {
+    async fn here(&self, member: &Member, head: &Parts, body: RequestBody) -> Response<body::Source> {
+        let request = Request::from_parts(copy_head(head), body);
         let caller = member.caller.get_or_init(|| {
             let peer = Peer {
                 identity: &self.speaker.identity,
@@ -224,21 +228,22 @@ impl Way<'_> {
     async fn there(
         &self,
         member: &Member,
-        request: Request<RequestBody>,
+        head: &Parts,
+        body: RequestBody,
         sent: &Completion,
     ) -> Result<Response<body::Source>, Cause> {
-        let mut request = request.map(|body| mesh::lease::Body::new(body.map_err(Into::into)));
+        let mut body = boxed(body);
         let mut stale = 0;
         loop {
             let lease = self.lease(member, sent).await?;
-            match lease.send(request).await {
+            match lease.send(head, body).await {
                 Ok(response) => return Ok(response.map(body::Source::Mesh)),
-                Err(mesh::lease::SendError { error, request: Some(unsent) }) if stale < STALE_LIMIT => {
+                Err(mesh::lease::SendError { error, body: Some(unsent) }) if stale < STALE_LIMIT => {
                     tracing::debug!(%error, "a kept connection had ended");
                     stale += 1;
-                    request = *unsent;
+                    body = unsent;
                 }
-                Err(mesh::lease::SendError { error, request: _ }) => return Err(self.cause(member, &error, sent)),
+                Err(mesh::lease::SendError { error, body: _ }) => return Err(self.cause(member, &error, sent)),
             }
         }
     }
@@ -254,7 +259,10 @@ impl Way<'_> {
             preface: &member.preface,
             patience: self.cluster.connect_timeout,
         };
-        let mut open = pin!(self.context.mesh.open(&call));
+        if let Some(lease) = self.context.mesh.kept(&call) {
+            return Ok(lease.under(self.cluster.terms));
+        }
+        let mut open = Box::pin(self.context.mesh.open(&call));
         let lease = match poll!(open.as_mut()) {
             Poll::Ready(lease) => lease,
             Poll::Pending => {
@@ -295,6 +303,14 @@ impl Way<'_> {
             mesh::Error::RequestBody(_) => sent.failure().unwrap_or(Cause::BadRequest("request body broken off")),
         }
     }
+}
+
+/// A body in the one form that connections between nodes take; most are empty, and cost nothing.
+fn boxed(body: RequestBody) -> mesh::lease::Body {
+    if body.is_end_stream() {
+        return mesh::lease::Body::new(Empty::new().map_err(|never: Infallible| match never {}));
+    }
+    mesh::lease::Body::new(body.map_err(Into::into))
 }
 
 /// Waits until an endpoint goes out. One that was out before is there because of a panic: it may answer all the same.

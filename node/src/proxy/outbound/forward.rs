@@ -160,7 +160,7 @@ struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    async fn run(&mut self, head: Head, upgrade: Option<HeaderValue>) -> Result<Attempted, Cause> {
+    async fn run(&mut self, mut head: Head, upgrade: Option<HeaderValue>) -> Result<Attempted, Cause> {
         let (way, retries) = (self.way, &self.routed.route.retries);
         let (context, cluster) = (way.context, way.cluster);
         let method = head.parts.method.clone();
@@ -177,15 +177,16 @@ impl Attempts<'_> {
                 tried.add(position);
             }
             let body = self.upload.attempt().ok_or_else(|| self.body_failure())?;
-            let mut request = way.request((&head.parts, &head.host), upgrade.clone(), position, attempt + 1, body)?;
+            way.prepare(&mut head, upgrade.as_ref(), position, attempt + 1)?;
             let limit = retries.per_try_timeout;
             if let Some(time) = self.time {
-                grpc_timeout::set(request.headers_mut(), time, began.saturating_sub(first), limit);
+                grpc_timeout::set(&mut head.parts.headers, time, began.saturating_sub(first), limit);
             }
             self.exchange.between(Arc::clone(&cluster.members[position].recorder));
             self.exchange.reaches(reached(&cluster.members[position].endpoint, self.routed.port));
             self.under_way = Some((position, began));
-            let result = way.attempt(position, request, &self.upload.completion(), began, limit).await;
+            let sent = self.upload.completion();
+            let result = way.attempt(position, (&head.parts, body), &sent, began, limit).await;
             self.under_way = None;
             if !self.may_retry(&method, &result) {
                 return self.passed_on(result, began, position, upgrade.is_some());

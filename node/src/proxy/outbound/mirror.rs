@@ -13,7 +13,7 @@ use crate::{
     },
     snapshot::Snapshot,
 };
-use http::{HeaderValue, request::Parts};
+use http::HeaderValue;
 use http_body_util::BodyExt;
 use policy::{hosts::split_authority, route::Routed};
 use std::{sync::Arc, time::Duration};
@@ -48,8 +48,7 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
             speaker: Arc::clone(speaker),
             snapshot: Arc::clone(snapshot),
             cluster,
-            parts: head.parts.clone(),
-            host: shadow(&head.host),
+            head: Head { parts: head.parts.clone(), host: shadow(&head.host) },
         };
         let (body, timeout) = (upload.copy(BODY_LIMIT), routed.route.timeout.unwrap_or(TIMEOUT));
         context.tasks.detach("copy of a request", async move {
@@ -68,19 +67,18 @@ struct Copy {
     speaker: Arc<super::Speaker>,
     snapshot: Arc<Snapshot>,
     cluster: Arc<Cluster>,
-    parts: Parts,
-    host: HeaderValue,
+    head: Head,
 }
 
 impl Copy {
-    async fn send(self, body: BodyCopy) {
+    async fn send(mut self, body: BodyCopy) {
         if let Err(cause) = self.try_send(body).await {
             tracing::debug!(?cause, "a copy failed");
         }
     }
 
-    async fn try_send(&self, body: BodyCopy) -> Result<(), Cause> {
-        let grpc = is_grpc(&self.parts.headers);
+    async fn try_send(&mut self, body: BodyCopy) -> Result<(), Cause> {
+        let grpc = is_grpc(&self.head.parts.headers);
         let way = Way {
             context: &self.context,
             speaker: &self.speaker,
@@ -94,8 +92,9 @@ impl Copy {
         let position = self.cluster.pick(&Ask { tried: &tried, leave: false, hash: None, random, now })?;
         let upload = Upload::again(body, &self.context.budget);
         let body = upload.attempt().ok_or(Cause::ConnectionTermination)?;
-        let request = way.request((&self.parts, &self.host), None, position, 1, body)?;
-        let (response, flight) = way.attempt(position, request, &upload.completion(), began, None).await?;
+        way.prepare(&mut self.head, None, position, 1)?;
+        let head = &self.head.parts;
+        let (response, flight) = way.attempt(position, (head, body), &upload.completion(), began, None).await?;
         // Without `between` it is not counted.
         let exchange = Exchange::new(clock::monotonic(), grpc);
         let idle = self.context.limits().stream_idle;
