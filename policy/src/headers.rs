@@ -83,9 +83,12 @@ const WORDS: [(&str, Word); 11] = [
     ("ROUTE_NAME", Word::RouteName),
 ];
 
+/// The pseudo headers of a request.
+const PSEUDO: [&str; 4] = [":authority", ":method", ":path", ":scheme"];
+
 /// What formatters read. `None` shows as `-`, as in Envoy.
 pub trait Facts {
-    /// A header of the request as it came.
+    /// A header of the request as it came; also `host`, `:authority`, `:method`, `:path` and `:scheme`.
     fn request_header(&self, name: &str) -> Option<&str>;
     /// A header of the response; `None` before there is one.
     fn response_header(&self, name: &str) -> Option<&str>;
@@ -262,9 +265,9 @@ impl Format {
             return Some(Self::Word(*word));
         }
         if let Some(rest) = text.strip_prefix("REQ(") {
-            return Lookup::parse(rest).map(Self::Request);
+            return Lookup::parse(rest, &PSEUDO).map(Self::Request);
         }
-        Lookup::parse(text.strip_prefix("RESP(")?).map(Self::Response)
+        Lookup::parse(text.strip_prefix("RESP(")?, &[]).map(Self::Response)
     }
 
     fn show<'f>(&'f self, facts: &'f dyn Facts) -> Option<Cow<'f, str>> {
@@ -277,8 +280,8 @@ impl Format {
 }
 
 impl Lookup {
-    /// What follows `REQ(`.
-    fn parse(text: &str) -> Option<Self> {
+    /// What follows `REQ(`; of names with a colon only these `pseudo` ones are known.
+    fn parse(text: &str, pseudo: &[&str]) -> Option<Self> {
         let (names, max) = text.rsplit_once(')')?;
         let max = match max.strip_prefix(':') {
             Some(digits) => Some(digits.parse().ok()?),
@@ -289,8 +292,10 @@ impl Lookup {
             Some((name, other)) => (name, Some(other.to_ascii_lowercase())),
             None => (names, None),
         };
+        let name = name.to_ascii_lowercase();
+        let is_known = |name: &str| !name.starts_with(':') || pseudo.contains(&name);
         let valid = !name.is_empty() && names.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'(');
-        valid.then(|| Self { name: name.to_ascii_lowercase(), other, max })
+        (valid && is_known(&name) && other.as_deref().is_none_or(is_known)).then_some(Self { name, other, max })
     }
 
     fn find<'f>(&'f self, header: impl Fn(&'f str) -> Option<&'f str>) -> Option<&'f str> {
@@ -339,7 +344,11 @@ mod tests {
 
     impl Facts for Fixed {
         fn request_header(&self, name: &str) -> Option<&str> {
-            (name == "x-a").then_some("abcdef")
+            match name {
+                "x-a" => Some("abcdef"),
+                ":path" => Some("/p?q"),
+                _ => None,
+            }
         }
 
         fn response_header(&self, _: &str) -> Option<&str> {
@@ -363,6 +372,13 @@ mod tests {
         assert_eq!(show("%REQ(X-B?X-A):3%").as_deref(), Some("abc"));
         assert_eq!(show("%REQ(X-B)%").as_deref(), Some("-"));
         assert_eq!(show("%PROTOCOL%").as_deref(), Some("HTTP/1.1"));
+        assert_eq!(show("%REQ(X-ENVOY-ORIGINAL-PATH?:PATH):2%").as_deref(), Some("/p"));
+        for pseudo in ["%REQ(:AUTHORITY)%", "%REQ(:METHOD)%", "%REQ(:SCHEME)%", "%REQ(X-A?:AUTHORITY)%"] {
+            assert!(show(pseudo).is_some(), "{pseudo}");
+        }
+        for none in ["%REQ(:STATUS)%", "%REQ(:PROTOCOL)%", "%REQ(X-A?:BODY)%", "%RESP(:STATUS)%", "%RESP(X-A?:PATH)%"] {
+            assert_eq!(show(none), None, "{none}");
+        }
         for bad in
             ["%START_TIME%%", "abc%123", "%", "%x", "%DYNAMIC_METADATA(com.test)%", "%REQ()%", "%REQ(a%", "%REQ(a):x%"]
         {

@@ -44,7 +44,7 @@ pub enum Outcome {
         status: u16,
         /// `grpc-status` among its headers (not trailers after a body).
         grpc: Option<u16>,
-        /// It bore `x-envoy-ratelimited`.
+        /// It bore `x-envoy-ratelimited`: retried under that word alone, whatever its status.
         rate_limited: bool,
         /// It bore `x-envoy-overloaded`: never retried.
         overloaded: bool,
@@ -113,6 +113,8 @@ const RETRIABLE_4XX: u32 = bit("retriable-4xx");
 const REFUSED_STREAM: u32 = bit("refused-stream");
 const STATUS_CODES: u32 = bit("retriable-status-codes");
 const RATE_LIMITED: u32 = bit("envoy-ratelimited");
+/// Under any of these an attempt without an answer is tried again, however it ended.
+const NO_ANSWER: u32 = SERVER_ERROR | GATEWAY_ERROR | RESET;
 /// Bits of the gRPC words with their `grpc-status`.
 const GRPC: [(u32, u16); 5] = [
     (bit("cancelled"), 1),
@@ -202,18 +204,19 @@ impl RetryOn {
         let any = |conditions: u32| self.conditions & conditions != 0;
         match outcome {
             Outcome::Answer { overloaded: true, .. } | Outcome::RouteTimeout | Outcome::LocalOverload => false,
-            Outcome::Answer { status, grpc, rate_limited, overloaded: false } => {
+            Outcome::Answer { rate_limited: true, .. } => any(RATE_LIMITED),
+            Outcome::Answer { status, grpc, rate_limited: false, overloaded: false } => {
                 (any(SERVER_ERROR) && (500..600).contains(&status))
                     || (any(GATEWAY_ERROR) && (502..=504).contains(&status))
                     || (any(RETRIABLE_4XX) && status == 409)
                     || (any(STATUS_CODES) && self.statuses.contains(&status))
-                    || (any(RATE_LIMITED) && rate_limited)
                     || grpc.is_some_and(|grpc| GRPC.iter().any(|(own, number)| any(*own) && *number == grpc))
             }
-            Outcome::ConnectFailure => any(SERVER_ERROR | GATEWAY_ERROR | CONNECT_FAILURE),
-            Outcome::RefusedStream => any(SERVER_ERROR | GATEWAY_ERROR | REFUSED_STREAM | RESET),
-            Outcome::ResetBeforeRequest => any(SERVER_ERROR | GATEWAY_ERROR | RESET | RESET_BEFORE_REQUEST),
-            Outcome::Reset | Outcome::PerTryTimeout => any(SERVER_ERROR | GATEWAY_ERROR | RESET),
+            // Each is a reset to Envoy, and of the first three nothing of the request was taken.
+            Outcome::ConnectFailure => any(NO_ANSWER | RESET_BEFORE_REQUEST | CONNECT_FAILURE),
+            Outcome::RefusedStream => any(NO_ANSWER | RESET_BEFORE_REQUEST | REFUSED_STREAM),
+            Outcome::ResetBeforeRequest => any(NO_ANSWER | RESET_BEFORE_REQUEST),
+            Outcome::Reset | Outcome::PerTryTimeout => any(NO_ANSWER),
         }
     }
 
@@ -279,6 +282,7 @@ mod tests {
     #[test]
     fn words_mean_what_envoy_means() {
         let grpc = |grpc| Outcome::Answer { status: 200, grpc: Some(grpc), rate_limited: false, overloaded: false };
+        let limited = |status| Outcome::Answer { status, grpc: Some(14), rate_limited: true, overloaded: false };
         for (on, outcome, retried) in [
             ("5xx", answer(503), true),
             ("5xx", Outcome::Reset, true),
@@ -302,6 +306,18 @@ mod tests {
             ("internal", grpc(13), true),
             ("internal", grpc(14), false),
             ("retriable-status-codes", answer(503), false),
+            ("reset", Outcome::ConnectFailure, true),
+            ("reset", Outcome::PerTryTimeout, true),
+            ("reset-before-request", Outcome::ConnectFailure, true),
+            ("reset-before-request", Outcome::RefusedStream, true),
+            ("reset-before-request", Outcome::ResetBeforeRequest, true),
+            ("reset-before-request", Outcome::Reset, false),
+            ("envoy-ratelimited", limited(429), true),
+            ("envoy-ratelimited", answer(429), false),
+            ("429", limited(429), false),
+            ("5xx", limited(503), false),
+            ("gateway-error", limited(503), false),
+            ("5xx,envoy-ratelimited", limited(503), true),
         ] {
             assert_eq!(RetryOn::parse(on).unwrap().retriable(outcome), retried, "{on} {outcome:?}");
         }

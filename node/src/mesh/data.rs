@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpListener,
-    sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch},
+    sync::{Mutex, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -55,7 +55,7 @@ pub struct Call<'a> {
     pub identity: &'a SpiffeId,
     /// What the stream is for.
     pub preface: &'a Preface,
-    /// How long a connection that is dialled for it may take to open.
+    /// How long a connection that is dialled for it may take to open; and how long it waits before that, where too much is under way.
     pub patience: Duration,
 }
 
@@ -140,15 +140,15 @@ impl Worker {
         let group = self.shared.pool.group(call);
         let permit = group.free_permit()?;
         let link = group.take(call.preface)?;
-        Some(self.lease(link, group, permit, call))
+        self.ask_quic_again(&link, &group, call);
+        Some(Lease::new(link, group, permit))
     }
 
-    fn lease(&self, link: Link, group: Arc<Group>, permit: OwnedSemaphorePermit, call: &Call<'_>) -> Lease {
-        if !link.is_quic && !self.is_tcp_only(&group, call) {
-            // UDP has been blocked long enough to ask again, at nobody's expense.
-            group.try_quic(|ordinal| self.dial(&group, call, ordinal));
+    /// Where UDP has been blocked long enough to ask again, at nobody's expense.
+    fn ask_quic_again(&self, link: &Link, group: &Arc<Group>, call: &Call<'_>) {
+        if !link.is_quic && !self.is_tcp_only(group, call) {
+            group.try_quic(|ordinal| self.dial(group, call, ordinal));
         }
-        Lease::new(link, group, permit)
     }
 
     /// A virtual connection that carries HTTP (`preface.protocol` is `Http1` or `Http2`), kept ones first.
@@ -161,25 +161,33 @@ impl Worker {
             return Err(Error::Stopping);
         }
         let group = shared.pool.group(call);
-        let permit = self.counted(group.permit().await)?;
+        let permit = self.counted(group.permit(call.patience).await)?;
+        let dialled = timeout(call.patience, self.link(&group, call)).await;
+        let link = dialled.unwrap_or_else(|_| Err(no_answer(call)))?;
+        Ok(Lease::new(link, group, permit))
+    }
+
+    /// A virtual connection of the group that takes a request now.
+    async fn link(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<Link, Error> {
         if let Some(link) = group.take_ready(call.preface).await {
-            return Ok(self.lease(link, group, permit, call));
+            self.ask_quic_again(&link, group, call);
+            return Ok(link);
         }
-        let stream = if self.is_tcp_only(&group, call) {
+        let stream = if self.is_tcp_only(group, call) {
             let _leave = self.counted(group.dial_permit().await)?;
             // One may have come back while this call waited.
             if let Some(link) = group.take_ready(call.preface).await {
-                return Ok(Lease::new(link, group.clone(), permit));
+                return Ok(link);
             }
-            self.over_tcp(&group, call).await?
+            self.over_tcp(group, call).await?
         } else {
-            self.prefaced(&group, call).await?
+            self.prefaced(group, call).await?
         };
-        let mut link = Link::new(stream, call.preface, &shared.mesh.shared.tasks).await?;
+        let mut link = Link::new(stream, call.preface, &self.shared.mesh.shared.tasks).await?;
         if !link.ready().await {
             return Err(Error::NeverSent("the connection ended at once".into()));
         }
-        Ok(Lease::new(link, group, permit))
+        Ok(link)
     }
 
     /// A stream of its own for bytes (`Tcp`, `Probe`), which is not kept. Tunnels prefer TCP, which costs half per byte.
@@ -380,6 +388,10 @@ impl Worker {
 fn retirement(peer: &Peer, own: Option<(Millis, Arc<[u8]>)>) -> Retirement {
     let (own_ends, own) = own.map_or((Millis::MAX, None), |(ends, own)| (ends, Some(own)));
     Retirement::before(peer.not_after.min(own_ends), own)
+}
+
+fn no_answer(call: &Call<'_>) -> Error {
+    Error::Connect { node: call.node.as_str().into(), address: call.address, reason: "it takes too long".into() }
 }
 
 /// Begins a stream on a TLS connection. A tunnel gives the connection back to the group.

@@ -5,6 +5,7 @@ use super::{
     http::{Bounds, ReplayBudget},
     inbound::{Apps, Verdicts},
     local::Local,
+    outbound::Mirrors,
 };
 use crate::{
     balance::Locality,
@@ -18,7 +19,7 @@ use certs::id::NodeId;
 use http::HeaderValue;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 /// What all workers share, the control side included.
@@ -39,8 +40,7 @@ pub(super) struct Shared {
     pub(super) circuits: Arc<Circuits>,
     /// Where this node is.
     pub(super) locality: Locality,
-    /// Copies of requests that may be under way.
-    pub(super) mirrors: Arc<Semaphore>,
+    pub(super) mirrors: Mirrors,
     pub(super) connections: Arc<AtomicUsize>,
     /// True once applications' connections are accepted.
     pub(super) serving: watch::Sender<bool>,
@@ -65,7 +65,7 @@ pub(super) struct Context {
     pub(super) failures: mpsc::Sender<NodeId>,
     pub(super) budget: ReplayBudget,
     pub(super) circuits: Arc<Circuits>,
-    pub(super) mirrors: Arc<Semaphore>,
+    pub(super) mirrors: Mirrors,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) verdicts: Verdicts,
     pub(super) access_log: AccessLog,
@@ -94,7 +94,7 @@ impl Context {
             failures: shared.failures.clone(),
             budget: shared.budget.clone(),
             circuits: Arc::clone(&shared.circuits),
-            mirrors: Arc::clone(&shared.mirrors),
+            mirrors: shared.mirrors.clone(),
             connections: Arc::clone(&shared.connections),
             verdicts: shared.verdicts.clone(),
             access_log: shared.access_log.clone(),

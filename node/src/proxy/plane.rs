@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::sync::{Mutex, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Commands that wait for one worker.
@@ -105,9 +105,14 @@ fn register(shared: &Shared) {
     shared.telemetry.collect("skein_application_connections", "Connections of local applications", Kind::Gauge, open);
     let budget = shared.budget.clone();
     let kept = move || gauge(budget.taken());
-    shared.telemetry.collect("skein_replay_bytes", "Bytes of request bodies kept for retries", Kind::Gauge, kept);
-    let mirrors = Arc::clone(&shared.mirrors);
-    let copies = move || gauge(outbound::COPIES - mirrors.available_permits());
+    shared.telemetry.collect(
+        "skein_replay_bytes",
+        "Bytes of request bodies kept for retries and in copies",
+        Kind::Gauge,
+        kept,
+    );
+    let mirrors = shared.mirrors.clone();
+    let copies = move || gauge(mirrors.under_way());
     shared.telemetry.collect("skein_mirrored_requests", "Copies of requests under way", Kind::Gauge, copies);
     register_circuits(shared);
 }
@@ -173,6 +178,7 @@ impl DataPlane {
     ) -> (Self, Vec<Seat>) {
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
+            mirrors: outbound::Mirrors::new(&telemetry),
             access_log: AccessLog::new(&telemetry, &tasks),
             current,
             local: Arc::default(),
@@ -182,7 +188,6 @@ impl DataPlane {
             budget: ReplayBudget::default(),
             circuits,
             locality: Locality::new(locality),
-            mirrors: Arc::new(Semaphore::new(outbound::COPIES)),
             connections: Arc::default(),
             serving: watch::Sender::new(false),
             draining: watch::Sender::new(false),

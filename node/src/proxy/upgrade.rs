@@ -22,7 +22,8 @@ use tokio::{
 /// Buffer per direction, bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// The protocol that a request asks for. Only a GET without a body may ask; `h2c` is never taken up.
+/// The protocol that a request asks for. Only a GET may ask, and the caller looks whether it has a body: bytes of one would stand
+/// before those of the tunnel. `h2c` is never taken up.
 pub(super) fn asked(parts: &Parts) -> Option<HeaderValue> {
     let protocol = parts.headers.get(UPGRADE)?;
     let named = parts.headers.get_all(CONNECTION).iter().any(|value| {

@@ -1,5 +1,6 @@
 //! A copy of a request's body, made while the original passes by.
 
+use super::request_body::ReplayBudget;
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::oneshot;
@@ -9,6 +10,14 @@ use tokio::sync::oneshot;
 pub(in crate::proxy) struct BodyCopy {
     pub(super) frames: Vec<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
+    pub(super) kept: Kept,
+}
+
+/// Bytes of the node's budget; given back when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    budget: ReplayBudget,
+    bytes: usize,
 }
 
 /// A copy that may not be whole yet.
@@ -19,7 +28,6 @@ pub(in crate::proxy) struct Copying(Option<oneshot::Receiver<BodyCopy>>);
 #[derive(Debug)]
 pub(super) struct Copier {
     copy: BodyCopy,
-    stored: usize,
     limit: usize,
     told: oneshot::Sender<BodyCopy>,
 }
@@ -30,7 +38,7 @@ impl Copying {
         Self(None)
     }
 
-    /// The body once it has passed by; `None` if it was too long or came to no end.
+    /// The body once it has passed by; `None` if it was too long, there was no room for it, or it came to no end.
     pub(in crate::proxy) async fn complete(self) -> Option<BodyCopy> {
         match self.0 {
             None => Some(BodyCopy::default()),
@@ -40,17 +48,22 @@ impl Copying {
 }
 
 impl Copier {
-    /// Of a body of at most so many bytes.
-    pub(super) fn new(limit: usize) -> (Self, Copying) {
+    /// Of a body of at most so many bytes, which count in the node's budget as long as the copy is kept.
+    pub(super) fn new(limit: usize, budget: ReplayBudget) -> (Self, Copying) {
         let (told, copy) = oneshot::channel();
-        (Self { copy: BodyCopy::default(), stored: 0, limit, told }, Copying(Some(copy)))
+        let kept = Kept { budget, bytes: 0 };
+        (Self { copy: BodyCopy { kept, ..BodyCopy::default() }, limit, told }, Copying(Some(copy)))
     }
 
-    /// Takes a frame; false if the body is too long.
+    /// Takes a frame; false if the body is too long, or the node keeps too much.
     pub(super) fn take(&mut self, data: &Bytes) -> bool {
-        self.stored += data.len();
+        let kept = &mut self.copy.kept;
+        if kept.bytes + data.len() > self.limit || !kept.budget.take(data.len()) {
+            return false;
+        }
+        kept.bytes += data.len();
         self.copy.frames.push(data.clone());
-        self.stored <= self.limit
+        true
     }
 
     pub(super) fn take_trailers(&mut self, trailers: &HeaderMap) {
@@ -61,5 +74,18 @@ impl Copier {
     pub(super) fn end(self) {
         // Nobody waits for it any more.
         drop(self.told.send(self.copy));
+    }
+}
+
+impl Kept {
+    /// Who takes the bytes over gives them back.
+    pub(super) fn hand_over(mut self) -> usize {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes);
     }
 }

@@ -40,6 +40,12 @@ pub(in crate::proxy) struct Bounds {
     pub(in crate::proxy) window: u32,
 }
 
+/// Shortest silence within a request's body, before there is an answer, after which it ends (it may last twice as long). A gRPC
+/// caller may be as quiet as any stream: what it sends is messages, and there may be none to send.
+pub(in crate::proxy) const fn patience(limits: &Limits, grpc: bool) -> Duration {
+    if grpc { limits.stream_idle } else { limits.request_body_idle }
+}
+
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::proxy) enum Side {

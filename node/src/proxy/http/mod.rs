@@ -11,7 +11,7 @@ mod response_body;
 mod strict;
 
 pub(super) use body_copy::BodyCopy;
-pub(super) use bounds::{Bounds, Side};
+pub(super) use bounds::{Bounds, Side, patience};
 pub(super) use frame_guard::FrameGuard;
 pub(super) use guard::{Guard, UpgradeAnswer};
 pub(super) use head::{

@@ -22,10 +22,10 @@ use tokio::time::{Sleep, sleep};
 
 /// Most bytes of one request that are kept for a retry.
 const REPLAY_LIMIT: usize = 64 * 1024;
-/// Most bytes of all requests of a node that are kept for retries.
+/// Most bytes of all requests of a node that are kept for retries and in copies.
 const NODE_LIMIT: usize = 256 * 1024 * 1024;
 
-/// Bytes that all requests of this node keep for retries.
+/// Bytes that all requests of this node keep for retries and in copies.
 #[derive(Debug, Clone, Default)]
 pub(in crate::proxy) struct ReplayBudget(Arc<AtomicUsize>);
 
@@ -35,7 +35,7 @@ impl ReplayBudget {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize) -> bool {
+    pub(super) fn take(&self, bytes: usize) -> bool {
         let before = self.0.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > NODE_LIMIT {
             self.give(bytes);
@@ -44,7 +44,7 @@ impl ReplayBudget {
         true
     }
 
-    fn give(&self, bytes: usize) {
+    pub(super) fn give(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -85,7 +85,7 @@ impl Upload {
             patience,
             idle: None,
             active: true,
-            waiting: None,
+            waiting: Vec::new(),
             copiers: Vec::new(),
             budget: budget.clone(),
         }))))
@@ -93,7 +93,7 @@ impl Upload {
 
     /// A body that is at hand as a copy of another.
     pub(in crate::proxy) fn again(copy: BodyCopy, budget: &ReplayBudget) -> Self {
-        let BodyCopy { frames, trailers } = copy;
+        let BodyCopy { frames, trailers, kept } = copy;
         if frames.is_empty() && trailers.is_none() {
             return Self(None);
         }
@@ -102,7 +102,7 @@ impl Upload {
             hint: if trailers.is_none() { SizeHint::with_exact(length as u64) } else { SizeHint::default() },
             incoming: None,
             frames,
-            stored: 0,
+            stored: kept.hand_over(),
             received: 0,
             keep: false,
             replayable: true,
@@ -113,7 +113,7 @@ impl Upload {
             patience: Duration::MAX,
             idle: None,
             active: true,
-            waiting: None,
+            waiting: Vec::new(),
             copiers: Vec::new(),
             budget: budget.clone(),
         }))))
@@ -123,8 +123,9 @@ impl Upload {
     /// attempt.
     pub(in crate::proxy) fn copy(&self, limit: usize) -> Copying {
         let Some(source) = &self.0 else { return Copying::empty() };
-        let (copier, copying) = Copier::new(limit);
-        lock(source).copiers.push(copier);
+        let mut source = lock(source);
+        let (copier, copying) = Copier::new(limit, source.budget.clone());
+        source.copiers.push(copier);
         copying
     }
 
@@ -148,11 +149,12 @@ impl Upload {
         })
     }
 
-    /// A response came: there will be no further attempt, nothing is kept any more.
-    pub(in crate::proxy) fn commit(&self) {
+    /// A response came: there will be no further attempt, nothing is kept any more, and the caller may be silent for `patience`.
+    pub(in crate::proxy) fn commit(&self, patience: Duration) {
         if let Some(source) = &self.0 {
             lock(source).keep = false;
         }
+        self.completion().answered(patience);
     }
 
     /// Tells of the end of the caller's side.
@@ -171,15 +173,27 @@ impl Completion {
         self.0.as_ref().is_none_or(|source| lock(source).incoming.is_none())
     }
 
-    /// Ready once the caller has sent all of it. Only one task may wait.
+    /// Ready once the caller has sent all of it.
     pub(in crate::proxy) fn poll_complete(&self, context: &Context<'_>) -> Poll<()> {
         let Some(source) = &self.0 else { return Poll::Ready(()) };
         let mut source = lock(source);
         if source.incoming.is_none() {
             return Poll::Ready(());
         }
-        source.waiting = Some(context.waker().clone());
+        if !source.waiting.iter().any(|waiting| waiting.will_wake(context.waker())) {
+            source.waiting.push(context.waker().clone());
+        }
         Poll::Pending
+    }
+
+    /// The response has begun: from now on the caller may be silent for `patience`.
+    pub(in crate::proxy) fn answered(&self, patience: Duration) {
+        if let Some(source) = &self.0 {
+            let mut source = lock(source);
+            source.patience = patience;
+            // The pause that is being measured ends, so that the next one is of the new length.
+            source.active = true;
+        }
     }
 
     /// Bytes that the caller has sent so far.
@@ -217,8 +231,8 @@ struct Source {
     patience: Duration,
     idle: Option<Pin<Box<Sleep>>>,
     active: bool,
-    /// Waits for the end.
-    waiting: Option<Waker>,
+    /// Wait for the end.
+    waiting: Vec<Waker>,
     copiers: Vec<Copier>,
     budget: ReplayBudget,
 }
@@ -296,9 +310,7 @@ impl Source {
         self.incoming = None;
         let whole = self.failed.is_none();
         self.copiers.drain(..).filter(|_| whole).for_each(Copier::end);
-        if let Some(waiting) = self.waiting.take() {
-            waiting.wake();
-        }
+        self.waiting.drain(..).for_each(Waker::wake);
     }
 }
 

@@ -21,7 +21,7 @@ use policy::{
 };
 use std::{borrow::Cow, sync::Arc};
 
-const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+pub(in crate::proxy) const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");

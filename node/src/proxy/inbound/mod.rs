@@ -14,6 +14,7 @@ mod standing;
 pub(super) use admission::Verdicts;
 pub(super) use app::{AppBody, Apps, Spawn};
 pub(super) use caller::{Caller, Peer};
+pub(super) use limits::RATE_LIMITED;
 pub(super) use message::{to_http1, to_http2};
 pub(super) use standing::{Standing, Watch, watch_rules};
 
@@ -30,7 +31,7 @@ use admission::{Arriving, Refusal};
 use caller::Rules;
 use certs::id::Subject;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -67,10 +68,8 @@ impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (parts, incoming) = request.into_parts();
-        let request = Request::from_parts(
-            parts,
-            RequestBody::once(incoming, &self.context.budget, self.context.limits().request_body_idle),
-        );
+        let patience = body::patience(&self.context.limits(), body::is_grpc(&parts.headers));
+        let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
         let mut response = answer(&self.context, &self.caller, request).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::join(&self.context, on_upgrade, &mut response);
@@ -94,7 +93,9 @@ pub(super) async fn answer(
     match forward(context, caller, request, &mut exchange).await {
         Ok((response, standing)) => {
             exchange.answered(response.status(), response.headers());
-            let (watch, idle) = (Some(Watch::new(standing, sent)), context.limits().stream_idle);
+            let idle = context.limits().stream_idle;
+            sent.answered(idle);
+            let watch = Some(Watch::new(standing, sent));
             response
                 .map(|source| ResponseBody::relay(source, Ties { exchange, deadline: None, flight: None, watch, idle }))
         }
@@ -122,7 +123,7 @@ async fn forward(
     let (mut parts, request_body) = request.into_parts();
     let came = parts.version;
     let host = body::authority(&parts, &context.bounds_of_nodes())?;
-    let upgrade = upgrade::asked(&parts);
+    let upgrade = upgrade::asked(&parts).filter(|_| request_body.is_end_stream());
     body::strip_hop_by_hop(&mut parts.headers);
     body::strip_identity(&mut parts.headers);
     body::join_cookies(&mut parts.headers);

@@ -9,10 +9,11 @@ use crate::{
     proxy::{
         cluster::{Cluster, Member},
         context::Context,
+        deadline::Deadline,
         failure::{self, Cause},
         flight::{Flight, Room},
         http::{self as body, Completion, RequestBody},
-        inbound::{self, Caller, Peer},
+        inbound::{self, Caller, Peer, RATE_LIMITED},
         outcome, upgrade,
     },
     snapshot::{Endpoint, Snapshot},
@@ -46,49 +47,54 @@ pub(super) struct Way<'a> {
     pub(super) timed: bool,
 }
 
+/// An attempt as its route sees it.
+pub(super) struct Try<'t> {
+    /// The member's position.
+    pub(super) position: usize,
+    /// Microseconds of uptime when it began.
+    pub(super) began: u64,
+    /// `perTryTimeout`: it runs from when the attempt has its connection and the caller has sent all, as Envoy's does.
+    pub(super) limit: Option<Duration>,
+    /// Tells of the end of the caller's side.
+    pub(super) sent: &'t Completion,
+    /// Set while the endpoint has the request: what waits for room or a connection says nothing of the endpoint.
+    pub(super) with_endpoint: &'t mut bool,
+}
+
 /// How one attempt ended.
 pub(super) type Attempt = Result<(Response<body::Source>, Flight), Cause>;
 
 impl Way<'_> {
-    /// Sends a request to a member and notes how that ended. `sent` tells of the end of the caller's side; `began` is now,
-    /// microseconds of uptime; `limit` is the time of one attempt.
-    pub(super) async fn attempt(
-        &self,
-        position: usize,
-        (head, body): (&Parts, RequestBody),
-        sent: &Completion,
-        began: u64,
-        limit: Option<Duration>,
-    ) -> Attempt {
-        let member = &self.cluster.members[position];
-        let first = member.endpoint.stats.active() == 0;
-        let active = member.endpoint.stats.begin();
-        let answer = async {
-            // The route's time begins with the end of the request's body, and nobody reads that before there is a connection.
-            let timed = limit.is_some() || self.timed && sent.is_complete();
-            let room = self.room(member, first, timed).await?;
-            let response = if member.endpoint.local {
-                // Boxed, so that the many requests to other nodes need no room for it.
-                Box::pin(self.here(member, head, body)).await
-            } else {
-                self.there(member, head, body, sent).await?
-            };
-            Ok((response, room))
-        };
-        let result = match limit {
-            None => answer.await,
-            Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or(Err(Cause::PerTryTimeout)),
-        };
-        let result = result.and_then(|(response, room)| match outcome::get(response.headers()) {
-            Some(cause) => Err(cause),
-            None => Ok((response, room)),
-        });
+    /// Sends a request to a member and notes how that ended.
+    pub(super) async fn attempt(&self, mut one: Try<'_>, head: &Parts, body: RequestBody) -> Attempt {
+        let (position, began) = (one.position, one.began);
+        let result = self.answer(&mut one, head, body).await;
+        *one.with_endpoint = false;
         match &result {
             Ok((response, _)) => self.answered(position, response, began),
             Err(cause) => self.failed(position, *cause, began),
         }
-        let (response, room) = result?;
-        Ok((response, Flight::new(active, room)))
+        result
+    }
+
+    async fn answer(&self, one: &mut Try<'_>, head: &Parts, body: RequestBody) -> Attempt {
+        let member = &self.cluster.members[one.position];
+        let first = member.endpoint.stats.active() == 0;
+        let active = member.endpoint.stats.begin();
+        // The route's time begins with the end of the request's body, and nobody reads that before there is a connection.
+        let room = self.room(member, first, self.timed && one.sent.is_complete()).await?;
+        let response = if member.endpoint.local {
+            *one.with_endpoint = true;
+            // Boxed, so that the many requests to other nodes need no room for it.
+            let here = Box::pin(self.here(member, head, body));
+            within(one.limit, one.sent, here).await.ok_or(Cause::PerTryTimeout)?
+        } else {
+            self.there(member, head, body, one).await?
+        };
+        match outcome::get(response.headers()) {
+            Some(cause) => Err(cause),
+            None => Ok((response, Flight::new(active, room))),
+        }
     }
 
     /// Makes of a head what one attempt sends.
@@ -215,11 +221,10 @@ impl Way<'_> {
     async fn here(&self, member: &Member, head: &Parts, body: RequestBody) -> Response<body::Source> {
         let request = Request::from_parts(copy_head(head), body);
         let caller = member.caller.get_or_init(|| {
-            let peer = Peer {
-                identity: &self.speaker.identity,
-                node: &self.snapshot.node,
-                address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            };
+            // The address at which other nodes would see this one. It is unknown only while the node joins.
+            let address = Some(member.endpoint.address.ip()).filter(|address| !address.is_unspecified());
+            let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            let peer = Peer { identity: &self.speaker.identity, node: &self.snapshot.node, address };
             Caller::new(self.context, self.snapshot, &peer, &member.endpoint.account, &member.preface)
         });
         inbound::answer(self.context, caller, request).await.map(|body| body::Source::Here(Box::new(body)))
@@ -230,18 +235,21 @@ impl Way<'_> {
         member: &Member,
         head: &Parts,
         body: RequestBody,
-        sent: &Completion,
+        one: &mut Try<'_>,
     ) -> Result<Response<body::Source>, Cause> {
+        let sent = one.sent;
         let mut body = boxed(body);
         let mut stale = 0;
         loop {
             let lease = self.lease(member, sent).await?;
-            match lease.send(head, body).await {
+            *one.with_endpoint = true;
+            match within(one.limit, sent, lease.send(head, body)).await.ok_or(Cause::PerTryTimeout)? {
                 Ok(response) => return Ok(response.map(body::Source::Mesh)),
                 Err(mesh::lease::SendError { error, body: Some(unsent) }) if stale < STALE_LIMIT => {
                     tracing::debug!(%error, "a kept connection had ended");
                     stale += 1;
                     body = unsent;
+                    *one.with_endpoint = false;
                 }
                 Err(mesh::lease::SendError { error, body: _ }) => return Err(self.cause(member, &error, sent)),
             }
@@ -274,7 +282,6 @@ impl Way<'_> {
                     lease = open => lease,
                     // Nobody waits out the dialling of a node that is known to be dead by now.
                     () = lost(endpoint) => return Err(Cause::ConnectFailure),
-                    () = tokio::time::sleep(self.cluster.connect_timeout) => return Err(Cause::ConnectFailure),
                 }
             }
         };
@@ -313,6 +320,16 @@ fn boxed(body: RequestBody) -> mesh::lease::Body {
     mesh::lease::Body::new(body.map_err(Into::into))
 }
 
+/// `None` if the time is over, which runs from the end of the caller's side on.
+async fn within<T>(limit: Option<Duration>, sent: &Completion, answer: impl Future<Output = T>) -> Option<T> {
+    let Some(limit) = limit else { return Some(answer.await) };
+    tokio::select! {
+        biased;
+        answer = answer => Some(answer),
+        () = Deadline::new(limit, sent.clone()) => None,
+    }
+}
+
 /// Waits until an endpoint goes out. One that was out before is there because of a panic: it may answer all the same.
 async fn lost(endpoint: &Endpoint) {
     if endpoint.stats.is_out() {
@@ -348,10 +365,12 @@ fn told(cause: Cause) -> Option<Outcome> {
     }
 }
 
-/// How long an endpoint asks to get less, `Some(None)` if it does not say: by 429, or by 503 with `Retry-After`.
+/// How long an endpoint asks to get less, `Some(None)` if it does not say: by 429, or by 503 with `Retry-After`. What a limit of
+/// callers refuses says nothing of how much the endpoint can take.
 fn slowed<B>(status: u16, response: &Response<B>) -> Option<Option<Millis>> {
     let unavailable = status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
-    if status != StatusCode::TOO_MANY_REQUESTS.as_u16() && !unavailable {
+    let limited = response.headers().contains_key(RATE_LIMITED);
+    if limited || status != StatusCode::TOO_MANY_REQUESTS.as_u16() && !unavailable {
         return None;
     }
     let wish = response.headers().get(RETRY_AFTER);
@@ -377,6 +396,9 @@ mod tests {
         assert_eq!(asked(503, None), None, "a failure by itself is outlier detection's");
         assert_eq!(asked(503, Some("2")), Some(Some(2_000)));
         assert_eq!(asked(429, Some("Fri, 31 Dec 1999 23:59:59 GMT")), Some(None));
+        let mut limited = Response::new(());
+        limited.headers_mut().insert("x-envoy-ratelimited", HeaderValue::from_static("true"));
+        assert_eq!(slowed(429, &limited), None, "a limit of one caller says nothing to others");
     }
 
     #[test]

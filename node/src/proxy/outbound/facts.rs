@@ -1,16 +1,22 @@
 //! What formatters in header operations may ask about a request.
 
-use http::{HeaderMap, StatusCode, Version};
+use certs::codec::Millis;
+use http::{HeaderMap, HeaderValue, StatusCode, request::Parts, uri::PathAndQuery};
 use policy::headers::{Facts, Word};
 use std::net::SocketAddr;
 
 /// One request and, once there is one, its response.
 #[derive(Clone, Copy)]
 pub(super) struct RequestFacts<'a> {
-    pub(super) headers: &'a HeaderMap,
-    pub(super) version: Version,
+    /// As it came, without hop-by-hop headers.
+    pub(super) head: &'a Parts,
+    /// Its authority, as sent.
+    pub(super) host: &'a HeaderValue,
     pub(super) remote: SocketAddr,
-    pub(super) local_port: u16,
+    /// Where it came in.
+    pub(super) local: SocketAddr,
+    /// When it came, wall time.
+    pub(super) came: Millis,
     /// The endpoint's address, once chosen.
     pub(super) upstream: Option<SocketAddr>,
     pub(super) route: &'a str,
@@ -19,7 +25,14 @@ pub(super) struct RequestFacts<'a> {
 
 impl Facts for RequestFacts<'_> {
     fn request_header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
+        match name {
+            ":authority" | "host" => self.host.to_str().ok(),
+            ":method" => Some(self.head.method.as_str()),
+            ":path" => self.head.uri.path_and_query().map(PathAndQuery::as_str),
+            // Applications speak to this node without TLS.
+            ":scheme" => Some("http"),
+            _ => self.head.headers.get(name)?.to_str().ok(),
+        }
     }
 
     fn response_header(&self, name: &str) -> Option<&str> {
@@ -30,13 +43,13 @@ impl Facts for RequestFacts<'_> {
         match word {
             Word::DownstreamRemoteAddress => Some(self.remote.to_string()),
             Word::DownstreamRemoteAddressWithoutPort => Some(self.remote.ip().to_string()),
-            Word::DownstreamLocalAddress => Some(format!("{}:{}", self.remote.ip(), self.local_port)),
-            Word::DownstreamLocalAddressWithoutPort => Some(self.remote.ip().to_string()),
+            Word::DownstreamLocalAddress => Some(self.local.to_string()),
+            Word::DownstreamLocalAddressWithoutPort => Some(self.local.ip().to_string()),
             Word::UpstreamHost | Word::UpstreamRemoteAddress => self.upstream.map(|address| address.to_string()),
-            Word::Protocol => Some(format!("{:?}", self.version)),
-            Word::StartTime => jiff::Timestamp::from_millisecond(i64::try_from(crate::clock::wall()).ok()?)
-                .ok()
-                .map(|time| format!("{time:.3}")),
+            Word::Protocol => Some(format!("{:?}", self.head.version)),
+            Word::StartTime => {
+                jiff::Timestamp::from_millisecond(i64::try_from(self.came).ok()?).ok().map(|time| format!("{time:.3}"))
+            }
             Word::Hostname => nix::unistd::gethostname().ok()?.into_string().ok(),
             Word::ResponseCode => self.response.map(|(status, _)| status.as_u16().to_string()),
             Word::RouteName => Some(self.route.to_owned()),

@@ -3,7 +3,7 @@
 use super::{
     Answered, RequestFacts, Requests,
     affinity::Affinity,
-    attempt::{Attempt, Way},
+    attempt::{Attempt, Try, Way},
     grpc_timeout, mirror,
 };
 use crate::{
@@ -15,12 +15,13 @@ use crate::{
         failure::Cause,
         flight::Flight,
         http::{self as body, Upload},
+        inbound::RATE_LIMITED,
         upgrade,
     },
     snapshot::{Endpoint, Snapshot},
     telemetry::Flags,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Method, Response, request::Parts, uri::PathAndQuery};
 use hyper::body::Incoming;
 use policy::{
     retry::Outcome,
@@ -55,23 +56,26 @@ pub(super) async fn forward(
     exchange.between(Arc::clone(&cluster.nobody));
     let Outgoing { parts, host, upgrade, incoming } = outgoing;
     // What formatters of the response may ask about.
-    let asked = (!route.response_headers.is_empty() || !destination.response_headers.is_empty()).then(|| parts.clone());
+    let asked = !route.response_headers.is_empty() || !destination.response_headers.is_empty();
+    let asked = asked.then(|| (parts.clone(), host.clone()));
     let head = head(requests, routed, destination, parts, host)?;
     let hash = cluster.consistent_hash();
     let affinity =
         hash.map(|hash| Affinity::of(hash, &head.parts, requests.remote, context.random())).unwrap_or_default();
     let config = snapshot.compiled.config();
-    let upload = Upload::new(incoming, route.retries.attempts > 0, &context.budget, config.limits.request_body_idle);
+    let grpc = exchange.is_grpc();
+    let patience = body::patience(&config.limits, grpc);
+    let upload = Upload::new(incoming, route.retries.attempts > 0, &context.budget, patience);
     if !route.mirrors.is_empty() && upgrade.is_none() {
         mirror::copy(requests, snapshot, routed, &head, &upload);
     }
     exchange.goes_to(&cluster.circuit.cluster, &upload.completion());
-    let grpc = exchange.is_grpc();
     let time = if grpc { grpc_timeout::of(&head.parts.headers, route.timeout) } else { route.timeout };
     let mut deadline = time.map(|timeout| Deadline::new(timeout, upload.completion()));
     let way = Way { context, speaker: &requests.speaker, snapshot, cluster: &cluster, grpc, timed: time.is_some() };
     let time = time.filter(|_| grpc);
-    let mut attempts = Attempts { way, routed, hash: affinity.hash, time, upload: &upload, exchange, under_way: None };
+    let (upload, hash) = (&upload, affinity.hash);
+    let mut attempts = Attempts { way, routed, hash, time, upload, exchange, attempt: (0, 0), with_endpoint: false };
     let response = match &mut deadline {
         None => attempts.run(head, upgrade).await?,
         Some(deadline) => tokio::select! {
@@ -84,12 +88,12 @@ pub(super) async fn forward(
         },
     };
     let Attempted { mut response, member, flight } = response;
-    if let Some(asked) = asked {
+    if let Some((asked, host)) = asked {
         let given = response.headers().clone();
         let facts = RequestFacts {
             response: Some((response.status(), &given)),
             upstream: Some(cluster.members[member].endpoint.address),
-            ..requests.facts(routed, &asked)
+            ..requests.facts(routed, &asked, &host)
         };
         destination.response_headers.apply(response.headers_mut(), &facts);
         route.response_headers.apply(response.headers_mut(), &facts);
@@ -112,6 +116,9 @@ fn head(
     mut host: HeaderValue,
 ) -> Result<Head, Cause> {
     let route = &routed.route;
+    let operations = [&destination.request_headers, &route.request_headers];
+    // Formatters see the request before it is rewritten.
+    let asked = operations.iter().any(|operations| !operations.is_empty()).then(|| (parts.clone(), host.clone()));
     let path = routed.path(&parts.uri);
     let rewritten = match parts.uri.path_and_query() {
         Some(known) if known.as_str() == path => None,
@@ -127,10 +134,9 @@ fn head(
     if let Some(authority) = routed.authority() {
         host = HeaderValue::from_str(authority).map_err(|_| Cause::BadRequest("not a host"))?;
     }
-    if !destination.request_headers.is_empty() || !route.request_headers.is_empty() {
-        let given = parts.clone();
-        let facts = requests.facts(routed, &given);
-        for operations in [&destination.request_headers, &route.request_headers] {
+    if let Some((asked, sent)) = &asked {
+        let facts = requests.facts(routed, asked, sent);
+        for operations in operations {
             operations.apply(&mut parts.headers, &facts);
             if let Some(authority) = &operations.authority {
                 host = HeaderValue::try_from(authority.render(&facts)).map_err(|_| Cause::BadRequest("not a host"))?;
@@ -155,8 +161,10 @@ struct Attempts<'a> {
     time: Option<Duration>,
     upload: &'a Upload,
     exchange: &'a mut Exchange,
-    /// The member of the attempt under way, and when it began.
-    under_way: Option<(usize, u64)>,
+    /// The member of the latest attempt, and when it began.
+    attempt: (usize, u64),
+    /// That member has the request, and its answer is awaited.
+    with_endpoint: bool,
 }
 
 impl Attempts<'_> {
@@ -184,10 +192,10 @@ impl Attempts<'_> {
             }
             self.exchange.between(Arc::clone(&cluster.members[position].recorder));
             self.exchange.reaches(reached(&cluster.members[position].endpoint, self.routed.port));
-            self.under_way = Some((position, began));
             let sent = self.upload.completion();
-            let result = way.attempt(position, (&head.parts, body), &sent, began, limit).await;
-            self.under_way = None;
+            self.attempt = (position, began);
+            let one = Try { position, began, limit, sent: &sent, with_endpoint: &mut self.with_endpoint };
+            let result = way.attempt(one, &head.parts, body).await;
             if !self.may_retry(&method, &result) {
                 return self.passed_on(result, began, position, upgrade.is_some());
             }
@@ -212,7 +220,8 @@ impl Attempts<'_> {
 
     /// The route's timeout came: that goes to the account of the endpoint that did not answer.
     fn timed_out(&self) {
-        if let Some((position, began)) = self.under_way {
+        if self.with_endpoint {
+            let (position, began) = self.attempt;
             self.way.failed(position, Cause::RouteTimeout, began);
         }
     }
@@ -232,7 +241,7 @@ impl Attempts<'_> {
 
     fn passed_on(&self, result: Attempt, began: u64, member: usize, asked: bool) -> Result<Attempted, Cause> {
         let (mut response, flight) = result?;
-        self.upload.commit();
+        self.upload.commit(self.way.snapshot.compiled.config().limits.stream_idle);
         let upgraded = upgrade::answered(&response, asked)?;
         let headers = response.headers_mut();
         body::strip_hop_by_hop(headers);
@@ -258,12 +267,11 @@ fn reached(endpoint: &Endpoint, port: u16) -> SocketAddr {
 
 /// What an endpoint's answer means for retries.
 fn answer(response: &Response<body::Source>) -> Outcome {
-    let has = |headers: &HeaderMap, name: &str| headers.contains_key(name);
     let headers = response.headers();
     Outcome::Answer {
         status: response.status().as_u16(),
         grpc: headers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok()),
-        rate_limited: has(headers, "x-envoy-ratelimited"),
-        overloaded: has(headers, "x-envoy-overloaded"),
+        rate_limited: headers.contains_key(RATE_LIMITED),
+        overloaded: headers.contains_key("x-envoy-overloaded"),
     }
 }

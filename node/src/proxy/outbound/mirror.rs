@@ -1,6 +1,11 @@
 //! Copies of requests to mirrors: each goes its own way, nobody waits for its answer, and what does not fit is left out.
 
-use super::{Requests, attempt::Way, forward::Head};
+use super::{
+    Requests,
+    affinity::Affinity,
+    attempt::{Try, Way},
+    forward::Head,
+};
 use crate::{
     balance::{Ask, Tried},
     clock,
@@ -12,13 +17,15 @@ use crate::{
         http::{BodyCopy, ResponseBody, Ties, Upload, is_grpc},
     },
     snapshot::Snapshot,
+    telemetry::{Counter, Telemetry},
 };
 use http::HeaderValue;
 use http_body_util::BodyExt;
 use policy::{hosts::split_authority, route::Routed};
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 
-/// Copies that one node has under way at most; further requests are not copied.
+/// Copies that one node has under way at most; further requests are not copied. What is still being uploaded has no place yet.
 pub(in crate::proxy) const COPIES: usize = 256;
 /// Bytes of a body that are copied at most; a request with a longer one is not.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -26,6 +33,31 @@ const BODY_LIMIT: usize = 256 * 1024;
 const ANSWER_LIMIT: usize = 1024 * 1024;
 /// For a copy and its answer, where the route has no timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The node's places for copies, and how often there was none. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Mirrors {
+    places: Arc<Semaphore>,
+    /// Skipped, because too many were under way.
+    full: Counter,
+    /// Skipped, because the request's body was too long, came to no end, or the node kept too much.
+    body: Counter,
+}
+
+impl Mirrors {
+    pub(in crate::proxy) fn new(telemetry: &Telemetry) -> Self {
+        let skipped = |reason| {
+            let help = "Requests that a route mirrors and that were not copied";
+            telemetry.counter("skein_mirrored_requests_skipped_total", help, &[("reason", reason)])
+        };
+        Self { places: Arc::new(Semaphore::new(COPIES)), full: skipped("full"), body: skipped("body") }
+    }
+
+    /// Copies under way.
+    pub(in crate::proxy) fn under_way(&self) -> usize {
+        COPIES - self.places.available_permits()
+    }
+}
 
 /// Begins the copies of a request, each with the route's own probability. A mirror that does not exist gets none.
 pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &Routed, head: &Head, upload: &Upload) {
@@ -39,24 +71,22 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
             tracing::debug!(host = mirror.destination.host, "no such mirror");
             continue;
         };
-        let Ok(slot) = Arc::clone(&context.mirrors).try_acquire_owned() else {
-            tracing::debug!(host = mirror.destination.host, "too many copies are under way");
-            continue;
-        };
         let copy = Copy {
             context: Arc::clone(context),
             speaker: Arc::clone(speaker),
             snapshot: Arc::clone(snapshot),
             cluster,
             head: Head { parts: head.parts.clone(), host: shadow(&head.host) },
+            remote: requests.remote,
         };
         let (body, timeout) = (upload.copy(BODY_LIMIT), routed.route.timeout.unwrap_or(TIMEOUT));
         context.tasks.detach("copy of a request", async move {
-            let Some(body) = body.complete().await else { return };
+            let mirrors = &copy.context.mirrors;
+            let Some(body) = body.complete().await else { return mirrors.body.add(1) };
+            let Ok(_place) = Arc::clone(&mirrors.places).try_acquire_owned() else { return mirrors.full.add(1) };
             if tokio::time::timeout(timeout, copy.send(body)).await.is_err() {
                 tracing::debug!("a mirror did not answer in time");
             }
-            drop(slot);
         });
     }
 }
@@ -68,6 +98,8 @@ struct Copy {
     snapshot: Arc<Snapshot>,
     cluster: Arc<Cluster>,
     head: Head,
+    /// The application that sent the original.
+    remote: SocketAddr,
 }
 
 impl Copy {
@@ -89,12 +121,16 @@ impl Copy {
         };
         let (tried, random, began) = (Tried::default(), self.context.random(), clock::uptime_micros());
         let now = began / 1_000;
-        let position = self.cluster.pick(&Ask { tried: &tried, leave: false, hash: None, random, now })?;
+        // A cookie that would be made has no caller to keep it.
+        let key = self.cluster.consistent_hash();
+        let hash = key.and_then(|key| Affinity::of(key, &self.head.parts, self.remote, random).hash);
+        let position = self.cluster.pick(&Ask { tried: &tried, leave: false, hash, random, now })?;
         let upload = Upload::again(body, &self.context.budget);
         let body = upload.attempt().ok_or(Cause::ConnectionTermination)?;
         way.prepare(&mut self.head, None, position, 1)?;
-        let head = &self.head.parts;
-        let (response, flight) = way.attempt(position, (head, body), &upload.completion(), began, None).await?;
+        let (sent, mut with_endpoint) = (upload.completion(), false);
+        let one = Try { position, began, limit: None, sent: &sent, with_endpoint: &mut with_endpoint };
+        let (response, flight) = way.attempt(one, &self.head.parts, body).await?;
         // Without `between` it is not counted.
         let exchange = Exchange::new(clock::monotonic(), grpc);
         let idle = self.context.limits().stream_idle;

@@ -29,11 +29,14 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use certs::id::{ServiceName, SpiffeId};
+use certs::{
+    codec::Millis,
+    id::{ServiceName, SpiffeId},
+};
 use cors::Verdict;
 use facts::RequestFacts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::LOCATION, request::Parts};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use policy::{
     kinds::{Abort, DirectResponse, Fault, Redirect},
     route::{self, Action, NoRoute, Routed},
@@ -48,7 +51,9 @@ use std::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
+#[cfg(test)]
 pub(super) use mirror::COPIES;
+pub(super) use mirror::Mirrors;
 
 /// Who speaks through a local port, and what it may name there.
 #[derive(Debug)]
@@ -165,7 +170,7 @@ impl Handler for Connection {
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
         let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
-        let requests = Requests { context: &self.context, speaker, remote, local };
+        let requests = Requests { context: &self.context, speaker, remote, local, came: clock::wall() };
         let answered = requests.answer(request, &mut exchange).await;
         let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
         let idle = self.context.limits().stream_idle;
@@ -184,6 +189,8 @@ struct Requests<'a> {
     remote: SocketAddr,
     /// Where the application came in.
     local: SocketAddr,
+    /// When the request came, wall time.
+    came: Millis,
 }
 
 /// A response before its body is tied to the end of the exchange.
@@ -229,7 +236,7 @@ impl Requests<'_> {
         let snapshot = context.current.load();
         let limits = &snapshot.compiled.config().limits;
         let host = body::authority(&parts, &Bounds::of_applications(limits));
-        let upgrade = upgrade::asked(&parts);
+        let upgrade = upgrade::asked(&parts).filter(|_| incoming.is_end_stream());
         body::strip_hop_by_hop(&mut parts.headers);
         body::strip_identity(&mut parts.headers);
         body::join_cookies(&mut parts.headers);
@@ -272,9 +279,9 @@ impl Requests<'_> {
             Action::Forward(_) => forward::forward(self, snapshot, routed, request, exchange).await,
             Action::Redirect(redirect) => {
                 let response = self.redirect(routed, redirect, &request.parts, &request.host);
-                Ok(self.local(routed, &request.parts, response, exchange))
+                Ok(self.local(routed, &request, response, exchange))
             }
-            Action::Direct(direct) => Ok(self.local(routed, &request.parts, respond(direct), exchange)),
+            Action::Direct(direct) => Ok(self.local(routed, &request, respond(direct), exchange)),
         }
     }
 
@@ -356,7 +363,7 @@ impl Requests<'_> {
     fn local(
         &self,
         routed: &Routed,
-        parts: &Parts,
+        request: &forward::Outgoing,
         mut response: Response<ResponseBody>,
         exchange: &mut Exchange,
     ) -> Answered {
@@ -364,7 +371,8 @@ impl Requests<'_> {
         exchange.details("direct_response");
         if !routed.route.response_headers.is_empty() {
             let given = response.headers().clone();
-            let facts = RequestFacts { response: Some((response.status(), &given)), ..self.facts(routed, parts) };
+            let facts = self.facts(routed, &request.parts, &request.host);
+            let facts = RequestFacts { response: Some((response.status(), &given)), ..facts };
             routed.route.response_headers.apply(response.headers_mut(), &facts);
         }
         Answered::Here(response)
@@ -384,12 +392,13 @@ impl Requests<'_> {
         exchange.between(Arc::new(self.context.telemetry.recorder(self.context.worker, Arc::new(pair))));
     }
 
-    fn facts<'r>(&self, routed: &'r Routed, parts: &'r Parts) -> RequestFacts<'r> {
+    fn facts<'r>(&self, routed: &'r Routed, head: &'r Parts, host: &'r HeaderValue) -> RequestFacts<'r> {
         RequestFacts {
-            headers: &parts.headers,
-            version: parts.version,
+            head,
+            host,
             remote: self.remote,
-            local_port: self.speaker.port,
+            local: self.local,
+            came: self.came,
             upstream: None,
             route: &routed.route.name,
             response: None,

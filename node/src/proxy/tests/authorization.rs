@@ -94,3 +94,20 @@ fn cookies_are_judged_as_the_application_reads_them() {
         assert_eq!(backend.last().header("cookie"), Some("b=2; a=1"), "what was judged is what is forwarded");
     });
 }
+
+#[test]
+fn a_caller_on_the_services_own_node_has_the_nodes_address() {
+    let backend = Backend::named("v1");
+    let entry = Entry { address: "127.0.0.9:1".parse().ok(), ..Entry::new(0, "reviews", "v1", &backend) };
+    let mut world = World::new(1, vec![entry]);
+    let asked = |world: &mut World, condition: &str| {
+        world.push(&format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: only}}\nspec: {{action: ALLOW, rules: [{condition}]}}\n"
+        ));
+        get(world.nodes[0].outbound, "reviews", "/").status
+    };
+    assert_eq!(asked(&mut world, "{from: [{source: {ipBlocks: [127.0.0.9]}}]}"), 200);
+    assert_eq!(asked(&mut world, "{when: [{key: destination.ip, values: [127.0.0.9]}]}"), 200);
+    assert_eq!(asked(&mut world, "{from: [{source: {ipBlocks: [127.0.0.1]}}]}"), 403);
+    assert_eq!(backend.last().header("x-forwarded-for"), Some("127.0.0.9"));
+}

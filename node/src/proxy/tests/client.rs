@@ -28,6 +28,14 @@ impl Client {
         Self(Buffered::new(TcpStream::connect(address).unwrap()))
     }
 
+    /// From an address of its own.
+    pub(super) fn connect_from(from: SocketAddr, address: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self(Buffered::new(socket.into()))
+    }
+
     /// Says that nothing more will be sent.
     pub(super) fn half_close(&self) {
         self.0.stream.shutdown(std::net::Shutdown::Write).unwrap();

@@ -1,7 +1,7 @@
 //! Requests find their way, over the mesh and on one node, and failures are hidden or told as Envoy tells them.
 
 use super::{
-    backend::{Backend, ok},
+    backend::{Arrived, Backend, ok},
     client::{Client, get, with},
     world::{Entry, World},
 };
@@ -373,4 +373,20 @@ fn a_new_configuration_moves_listeners_and_a_bad_one_changes_nothing() {
     assert_eq!(kept.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 200, "open connections go on");
     std::thread::sleep(std::time::Duration::from_millis(100));
     assert!(std::net::TcpStream::connect(old).is_err());
+}
+
+#[test]
+fn a_request_with_a_body_becomes_no_tunnel() {
+    let backend = Backend::scripted(|arrived: &Arrived| match arrived.header("upgrade") {
+        Some(_) => b"HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        None => ok("plain"),
+    });
+    for nodes in [2, 1] {
+        let world = World::new(nodes, vec![Entry::new(nodes - 1, "reviews", "v1", &backend)]);
+        let mut client = Client::connect(world.nodes[0].outbound);
+        let asked = "GET / HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 4\r\n\r\nbody";
+        for _ in 0..2 {
+            assert_eq!(client.ask(asked).expect("an answer").body, "plain");
+        }
+    }
 }

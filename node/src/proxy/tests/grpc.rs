@@ -21,8 +21,8 @@ use tokio::{net::TcpListener, sync::mpsc};
 type Heads = Arc<Mutex<Vec<HeaderMap>>>;
 type Answer = BoxBody<Bytes, hyper::Error>;
 
-/// A gRPC application: `/echo` gives each message back as it comes, `/none` answers without a message, `/never` does not answer,
-/// and `/begin` sends one message and no more. It keeps the heads that come.
+/// A gRPC application: `/echo` gives each message back as it comes, `/collect` all of them at their end, `/none` answers without a
+/// message, `/never` does not answer, and `/begin` sends one message and no more. It keeps the heads that come.
 pub(super) async fn application(tasks: &Tasks) -> (SocketAddr, Heads) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, heads, spawner) = (listener.local_addr().unwrap(), Heads::default(), tasks.clone());
@@ -46,6 +46,11 @@ async fn answer(request: Request<Incoming>) -> Response<Answer> {
     let path = request.uri().path().to_owned();
     let body: Answer = match path.as_str() {
         "/echo" => request.into_body().boxed(),
+        "/collect" => {
+            let whole =
+                request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            Full::new(whole).map_err(|never| match never {}).boxed()
+        }
         "/none" => Full::new(Bytes::new()).map_err(|never| match never {}).boxed(),
         "/begin" => {
             let first = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"first")))]);

@@ -2,7 +2,7 @@
 
 use super::{
     backend::{Arrived, Backend, ok},
-    client::{Client, get},
+    client::{Client, get, with},
     world::{Entry, World},
 };
 use std::time::Duration;
@@ -112,4 +112,57 @@ fn what_is_too_long_is_not_copied_and_passes_all_the_same() {
     assert_eq!(post(200_000), "200000");
     let copies = wait_for(&shadow, 1);
     assert_eq!(copies.iter().map(|copy| copy.body.len()).collect::<Vec<_>>(), [200_000]);
+    assert!(world.metrics(0).contains("skein_mirrored_requests_skipped_total{reason=\"body\"} 1"));
+}
+
+#[test]
+fn copies_of_one_key_go_to_one_endpoint() {
+    let (called, shadows) = (Backend::named("v1"), [Backend::named("a"), Backend::named("b")]);
+    let mut entries = vec![Entry::new(1, "reviews", "v1", &called)];
+    entries
+        .extend(["v1", "v2"].iter().zip(&shadows).map(|(version, shadow)| Entry::new(1, "ratings", version, shadow)));
+    let mut world = World::new(2, entries);
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \
+         http: [{route: [{destination: {host: reviews}}], mirror: {host: ratings}}]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: ratings}\nspec: {host: ratings, \
+         trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}\n",
+    );
+    for _ in 0..12 {
+        assert_eq!(with(world.nodes[0].outbound, "reviews", "/", "x-user: ann\r\n").body, "v1");
+    }
+    let copies = || shadows.iter().map(|shadow| shadow.arrived().len()).collect::<Vec<_>>();
+    for _ in 0..500 {
+        if copies().iter().sum::<usize>() == 12 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(copies().contains(&12), "{:?}", copies());
+}
+
+#[test]
+fn requests_that_do_not_end_keep_no_copies_of_others_back() {
+    let (world, called, shadow) = mirrored("mirror: {host: reviews, subset: v2}", "", Backend::named("v2"));
+    let unfinished: Vec<Client> = (0..crate::proxy::outbound::COPIES)
+        .map(|_| {
+            let mut client = Client::connect(world.nodes[0].outbound);
+            client.write("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 9\r\n\r\nbegin");
+            client
+        })
+        .collect();
+    let under_way = || {
+        let snapshot = world.seen_by(0);
+        let service = snapshot.services.get(&"default/reviews".parse().unwrap()).unwrap();
+        service.endpoints.iter().map(|endpoint| endpoint.stats.active()).sum::<u32>() as usize
+    };
+    for _ in 0..3_000 {
+        if under_way() == unfinished.len() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+    assert_eq!(wait_for(&shadow, 1).len(), 1);
+    assert_eq!(called.arrived().len(), 1);
 }

@@ -14,6 +14,7 @@ mod http2;
 mod limits;
 mod mirroring;
 mod outliers;
+mod patience;
 mod protocols;
 mod routing;
 mod standing;

@@ -233,3 +233,30 @@ fn statuses_are_retried_only_where_asked() {
     assert_eq!(post("/", &large).0, 503, "a body beyond 64 KiB is not kept");
     assert_eq!(post("/off", "x").0, 503);
 }
+
+#[test]
+fn header_operations_see_the_request_as_it_came() {
+    let backend = Backend::scripted(|_: &Arrived| {
+        std::thread::sleep(Duration::from_millis(30));
+        ok("v1")
+    });
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    world.push(&reviews(
+        "  - rewrite: {uri: /new, authority: other}\n    headers:\n      request: {set: {x-m: '%REQ(:METHOD)%', x-p: '%REQ(:PATH)%', \
+         x-a: '%REQ(:AUTHORITY)%', x-h: '%REQ(HOST)%', x-o: '%REQ(X-NONE?:PATH):4%', x-s: '%REQ(:SCHEME)%', x-time: '%START_TIME%', \
+         x-l: '%DOWNSTREAM_LOCAL_ADDRESS%', x-i: '%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%'}}\n      \
+         response: {set: {x-p: '%REQ(:PATH)%', x-a: '%REQ(:AUTHORITY)%', x-time: '%START_TIME%'}}\n    \
+         route: [{destination: {host: reviews}}]\n",
+    ));
+    // The speaker listens on one address of this host; a caller reaches it there whatever its own address is.
+    let (outbound, from) = (world.nodes[0].outbound, "127.0.0.3:0");
+    let mut client = Client::connect_from(from.parse().unwrap(), outbound);
+    let answer = client.ask("GET /old?q HTTP/1.1\r\nHost: reviews:9080\r\n\r\n").expect("an answer");
+    let came = backend.last();
+    let header = |name: &str| came.header(name).unwrap_or_default().to_owned();
+    assert_eq!([header("x-m"), header("x-p"), header("x-o"), header("x-s")], ["GET", "/old?q", "/old", "http"]);
+    assert_eq!([header("x-a"), header("x-h"), header("host")], ["reviews:9080", "reviews:9080", "other"]);
+    assert_eq!([header("x-l"), header("x-i")], [outbound.to_string(), outbound.ip().to_string()]);
+    assert_eq!((answer.header("x-p"), answer.header("x-a")), (Some("/old?q"), Some("reviews:9080")));
+    assert_eq!(answer.header("x-time"), Some(header("x-time").as_str()), "the time at which the request came");
+}

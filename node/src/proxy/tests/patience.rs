@@ -1,0 +1,143 @@
+//! Whose time runs when: streams that are quiet on one side, uploads that last longer than an attempt may, and waiting for room.
+
+use super::{
+    backend::{Arrived, Backend, ok},
+    client::{Client, get},
+    grpc::{application, call, end, streaming},
+    http2::{connect, runtime},
+    world::{Entry, World, mesh_config, traffic_policy},
+};
+use crate::{balance::Resource, tasks::Tasks};
+use http::{HeaderMap, Request};
+use http_body_util::BodyExt;
+use std::{
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
+
+/// More than twice the pause that a request's body may make: the limit may last twice as long.
+const QUIET: Duration = Duration::from_millis(700);
+const IDLE: &str = "{limits: {requestBodyIdle: 200ms}}";
+
+/// A VirtualService for `reviews` with these `http` rules.
+fn routes(rules: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: reviews}}\nspec: {{hosts: [reviews], http: [{rules}]}}\n"
+    )
+}
+
+/// A backend whose answers to `/long` wait until the sender is dropped.
+fn held() -> (Backend, mpsc::SyncSender<()>) {
+    let (open, wait) = mpsc::sync_channel::<()>(0);
+    let wait = Mutex::new(wait);
+    let backend = Backend::scripted(move |arrived: &Arrived| {
+        if arrived.line().contains("/long") {
+            let _opened = wait.lock().unwrap().recv_timeout(Duration::from_secs(60));
+        }
+        ok("v1")
+    });
+    (backend, open)
+}
+
+fn until(done: impl Fn() -> bool) {
+    for _ in 0..3_000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it did not happen");
+}
+
+fn count_of(world: &World, resource: Resource) -> u32 {
+    world.circuits[0].all().iter().map(|circuit| circuit.pool.count(resource)).sum()
+}
+
+#[test]
+fn a_caller_may_be_quiet_while_it_is_answered_and_a_grpc_caller_before() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    runtime.block_on(async {
+        let (target, _) = application(&tasks).await;
+        for nodes in [2, 1] {
+            let mut world = super::grpc::world(nodes, target).await;
+            world.push(&mesh_config(IDLE));
+            let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+            let plain = Request::post("http://reviews/echo");
+            for head in [call("reviews", "/echo"), plain] {
+                let (messages, body) = streaming(HeaderMap::new());
+                messages.send("one".into()).await.unwrap();
+                let mut echo = sender.send_request(head.body(body).unwrap()).await.unwrap().into_body();
+                assert_eq!(echo.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+                tokio::time::sleep(QUIET).await;
+                messages.send("two".into()).await.unwrap();
+                assert_eq!(echo.frame().await.unwrap().unwrap().into_data().unwrap(), "two");
+            }
+            let (messages, body) = streaming(HeaderMap::new());
+            let collected = tokio::spawn(sender.send_request(call("reviews", "/collect").body(body).unwrap()));
+            for part in ["one", "two"] {
+                messages.send(part.into()).await.unwrap();
+                tokio::time::sleep(QUIET).await;
+            }
+            drop(messages);
+            let whole = collected.await.unwrap().unwrap().into_body().collect().await.unwrap();
+            assert_eq!(whole.to_bytes(), "onetwo");
+            end(world).await;
+        }
+    });
+}
+
+#[test]
+fn an_attempts_time_begins_when_the_caller_has_sent_all() {
+    for nodes in [2, 1] {
+        let backend = Backend::named("v1");
+        let mut world = World::new(nodes, vec![Entry::new(nodes - 1, "reviews", "v1", &backend)]);
+        world.push(&routes(
+            "{retries: {attempts: 1, perTryTimeout: 300ms, retryOn: 5xx}, route: [{destination: {host: reviews}}]}",
+        ));
+        let mut slow = Client::connect(world.nodes[0].outbound);
+        slow.write("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 9\r\n\r\n");
+        for _ in 0..8 {
+            slow.write("a");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(slow.ask("a").expect("an answer").status, 200);
+    }
+}
+
+#[test]
+fn an_attempt_that_gets_no_answer_in_its_time_is_tried_again() {
+    for nodes in [2, 1] {
+        let (backend, open) = held();
+        let mut world = World::new(nodes, vec![Entry::new(nodes - 1, "reviews", "v1", &backend)]);
+        world.push(&routes(
+            "{retries: {attempts: 1, perTryTimeout: 300ms, retryOn: 5xx}, route: [{destination: {host: reviews}}]}",
+        ));
+        assert_eq!(get(world.nodes[0].outbound, "reviews", "/long").status, 504);
+        assert_eq!(backend.arrived().len(), 2);
+        drop(open);
+    }
+}
+
+#[test]
+fn waiting_for_room_is_no_part_of_an_attempt_and_nobodys_fault() {
+    let (backend, open) = held();
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let policy = "{connectionPool: {tcp: {maxConnections: 1, connectTimeout: 30s}}, outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 100}}";
+    world.push(&traffic_policy(policy));
+    world.push(&routes(
+        "{match: [{uri: {prefix: /short}}], timeout: 300ms, route: [{destination: {host: reviews}}]}, \
+         {match: [{uri: {prefix: /try}}], retries: {attempts: 1, perTryTimeout: 300ms}, route: [{destination: {host: reviews}}]}, \
+         {route: [{destination: {host: reviews}}]}",
+    ));
+    let outbound = world.nodes[0].outbound;
+    let long = std::thread::spawn(move || get(outbound, "reviews", "/long").status);
+    until(|| backend.arrived().len() == 1);
+    assert_eq!(get(outbound, "reviews", "/short").status, 504);
+    assert!(world.circuits[0].ejected().is_empty(), "the endpoint has done nothing");
+    let tried = std::thread::spawn(move || get(outbound, "reviews", "/try").status);
+    until(|| count_of(&world, Resource::Pending) == 1);
+    std::thread::sleep(Duration::from_millis(600));
+    drop(open);
+    assert_eq!((long.join().unwrap(), tried.join().unwrap()), (200, 200));
+    assert!(world.circuits[0].ejected().is_empty());
+}
