@@ -200,7 +200,8 @@ fn a_further_root_reaches_applications_at_once() {
     let (cluster, dir) = node(&[own()]);
     let mut set = cluster.json("first", &["policy", "get", "RoleSet", "default"]);
     let held = certs::root::bundle_from_pem(&cluster.on("first", &["ca", "bundle"]).expect_code(0).out).expect("roots");
-    let further = certs::root::Root::generate(&TRUST_DOMAIN.parse().expect("a name"), node::clock::wall()).certificate();
+    let further =
+        certs::root::Root::generate(&TRUST_DOMAIN.parse().expect("a name"), node::clock::wall()).certificate();
     let wanted: Vec<Vec<u8>> = held.into_iter().chain([further]).collect();
     set["spec"]["bundle"] = wanted.iter().map(|der| base64(der)).collect();
     application(async {

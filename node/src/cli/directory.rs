@@ -134,7 +134,7 @@ impl Directory {
         self.refuse_old_keys()?;
         self.make()?;
         // One passphrase for all three.
-        let word = self.passphrase.in_file()?;
+        let word = self.passphrase.of_new_keys()?;
         let sealed = |pem: &str| seal(pem, word.as_ref());
         self.write(OPERATOR, sealed(&keys.operator.to_pem())?.as_bytes(), 0o600)?;
         self.write(RECOVERY, sealed(&keys.recovery.to_pem())?.as_bytes(), 0o600)?;
@@ -216,7 +216,7 @@ impl Directory {
     pub fn store_operator(&self, key: &SigningKey, bundle: &str, known: &Known) -> Result<()> {
         self.refuse_old_keys()?;
         self.make()?;
-        self.write(OPERATOR, seal(&key.to_pem(), self.passphrase.in_file()?.as_ref())?.as_bytes(), 0o600)?;
+        self.write(OPERATOR, seal(&key.to_pem(), self.passphrase.of_new_keys()?.as_ref())?.as_bytes(), 0o600)?;
         self.write(BUNDLE, bundle.as_bytes(), 0o644)?;
         self.store_known(known)
     }
@@ -426,16 +426,16 @@ mod tests {
         let path = temporary.path().join("mesh");
         let plain = Directory { path, recovery: false, passphrase: Passphrase::default() };
         let operator = founded(&plain);
-        assert_eq!(plain.reseal(|| first.in_file()).unwrap(), [OPERATOR, RECOVERY, ROOT]);
+        assert_eq!(plain.reseal(|| first.of_new_keys()).unwrap(), [OPERATOR, RECOVERY, ROOT]);
         assert_eq!(plain.operator_key().err().unwrap().code, "no_passphrase");
         assert_eq!(plain.clone().under(second.clone()).reseal(|| Ok(None)).err().unwrap().code, "no_passphrase");
-        plain.clone().under(first.clone()).reseal(|| second.in_file()).unwrap();
+        plain.clone().under(first.clone()).reseal(|| second.of_new_keys()).unwrap();
         let changed = plain.clone().under(second.clone());
         assert_eq!(changed.operator_key().unwrap().public(), operator.public());
         assert!(changed.root(&known().trust_domain).is_ok());
         // One of them under another passphrase: none changes.
         let sealed = fs::read_to_string(plain.path.join(OPERATOR)).unwrap();
-        let foreign = seal(&SigningKey::generate().to_pem(), first.in_file().unwrap().as_ref()).unwrap();
+        let foreign = seal(&SigningKey::generate().to_pem(), first.of_new_keys().unwrap().as_ref()).unwrap();
         plain.write(RECOVERY, foreign.as_bytes(), 0o600).unwrap();
         assert_eq!(changed.reseal(|| Ok(None)).err().unwrap().code, "no_passphrase");
         assert_eq!(fs::read_to_string(plain.path.join(OPERATOR)).unwrap(), sealed);
