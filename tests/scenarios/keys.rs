@@ -127,6 +127,22 @@ fn a_passphrase_is_typed_without_being_shown() {
 }
 
 #[test]
+fn a_key_is_made_under_a_passphrase_and_never_lies_in_the_clear() {
+    let cluster = alone();
+    let word = format!("{WORD}\n");
+    let typed = [("passphrase: ", word.as_str()), ("Again: ", &word)];
+    let dir = |name: &str| cluster.path().join(name).to_string_lossy().into_owned();
+    let ann = dir("ann");
+    let made = at_terminal(&cluster, &["operator", "new", &ann, "--seal"], &typed);
+    assert_eq!(made.code, 0, "{}", made.said);
+    let key = std::fs::read_to_string(format!("{ann}/operator.key")).expect("it was written");
+    assert!(key.contains("BEGIN ENCRYPTED PRIVATE KEY"), "{key}");
+    let nobody = cluster.on("first", &["operator", "new", &dir("bob"), "--seal", "-o", "json"]);
+    assert_eq!(nobody.error()["error"]["code"], "no_passphrase", "{nobody:?}");
+    assert!(!std::path::Path::new(&dir("bob")).exists());
+}
+
+#[test]
 fn a_passphrase_in_a_file_is_changed() {
     let cluster = alone();
     let (first, second) = (private(&cluster, "first.txt", "one\n"), private(&cluster, "second.txt", "two"));

@@ -59,10 +59,14 @@ fn id(account: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}")
 }
 
+fn base64(der: &[u8]) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    STANDARD.encode(der)
+}
+
 /// One block of a PEM file.
 fn pem(label: &str, der: &[u8]) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let text = STANDARD.encode(der);
+    let text = base64(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
@@ -189,6 +193,31 @@ fn a_stream_follows_rotation_configuration_and_grant() {
         assert!(matches!(ended, WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_)), "{ended}");
     });
     assert!(cluster.log("first").contains("an application got an identity"));
+}
+
+#[test]
+fn a_further_root_reaches_applications_at_once() {
+    let (cluster, dir) = node(&[own()]);
+    let mut set = cluster.json("first", &["policy", "get", "RoleSet", "default"]);
+    let held = certs::root::bundle_from_pem(&cluster.on("first", &["ca", "bundle"]).expect_code(0).out).expect("roots");
+    let further =
+        certs::root::Root::generate(&TRUST_DOMAIN.parse().expect("a name"), node::clock::wall()).certificate();
+    let wanted: Vec<Vec<u8>> = held.into_iter().chain([further]).collect();
+    set["spec"]["bundle"] = wanted.iter().map(|der| base64(der)).collect();
+    application(async {
+        let client = connect(&socket(&dir)).await;
+        let mut bundles = client.stream_x509_bundles().await.expect("the bundle");
+        let mut contexts = client.stream_x509_contexts().await.expect("an identity");
+        let roots = |set: &spiffe::X509BundleSet| {
+            let all = set.iter().flat_map(|(_, bundle)| bundle.authorities().to_vec());
+            all.map(|root| root.as_bytes().to_vec()).collect::<Vec<_>>()
+        };
+        assert_eq!(roots(&next(&mut bundles).await.expect("one")), wanted[..1]);
+        assert_eq!(roots(next(&mut contexts).await.expect("one").bundle_set()), wanted[..1]);
+        cluster.push("first", &set.to_string(), &[]).expect_code(0);
+        assert_eq!(roots(&next(&mut bundles).await.expect("one")), wanted);
+        assert_eq!(roots(next(&mut contexts).await.expect("one").bundle_set()), wanted);
+    });
 }
 
 #[test]

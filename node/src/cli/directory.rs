@@ -142,7 +142,7 @@ impl Directory {
         self.refuse_old_keys()?;
         self.make()?;
         // One passphrase for all three.
-        let word = self.passphrase.in_file()?;
+        let word = self.passphrase.of_new_keys()?;
         let sealed = |pem: &str| seal(pem, word.as_ref());
         self.write(OPERATOR, sealed(&keys.operator.to_pem())?.as_bytes(), 0o600)?;
         self.write(RECOVERY, sealed(&keys.recovery.to_pem())?.as_bytes(), 0o600)?;
@@ -224,7 +224,7 @@ impl Directory {
     pub fn store_operator(&self, key: &SigningKey, bundle: &str, known: &Known) -> Result<()> {
         self.refuse_old_keys()?;
         // A passphrase that cannot be read is found before anything is written.
-        let sealed = seal(&key.to_pem(), self.passphrase.in_file()?.as_ref())?;
+        let sealed = seal(&key.to_pem(), self.passphrase.of_new_keys()?.as_ref())?;
         let made = !self.path.exists();
         let written = (|| {
             self.make()?;

@@ -34,6 +34,9 @@ pub struct Args {
     /// What this node may run, each with the account that serves it [default account: default]; may be repeated
     #[arg(long, value_name = "NS/NAME[=SA]")]
     service: Vec<GrantedService>,
+    /// Put the operator's keys under a passphrase, asked at the terminal; --passphrase-file does so too
+    #[arg(long)]
+    seal: bool,
 }
 
 /// Runs the command.

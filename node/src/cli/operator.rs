@@ -36,6 +36,9 @@ pub enum Command {
         /// Where the key is to lie; the trust bundle and the nodes known here are put beside it
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+        /// Put the key under a passphrase, asked at the terminal; --passphrase-file does so too
+        #[arg(long)]
+        seal: bool,
     },
     /// Add an operator's key to the RoleSet
     #[command(after_help = "Example: skein operator add ann ed25519:... --role admin")]
@@ -98,7 +101,7 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
             let mesh: Mesh = client::connect(ctx).await?.get("/v1/mesh").await?;
             ctx.output.table(&mesh.keys, || table(&mesh.keys))
         }
-        Command::New { dir } => new(&dir, ctx),
+        Command::New { dir, seal } => new(&dir, seal, ctx),
         Command::Seal { new_passphrase_file } => {
             reseal(true, || Passphrase::fresh(new_passphrase_file.as_deref()).map(Some), ctx)
         }
@@ -130,10 +133,12 @@ fn table(keys: &[Key]) -> Table {
     table
 }
 
-fn new(dir: &std::path::Path, ctx: &Context) -> Result<()> {
+fn new(dir: &std::path::Path, seal: bool, ctx: &Context) -> Result<()> {
+    let passphrase = ctx.passphrase.clone();
+    let passphrase = if seal { passphrase.for_new_keys()? } else { passphrase };
     let own = ctx.operator()?;
     let (known, key) = (own.known()?, SigningKey::generate());
-    let directory = Directory::of(Some(dir), &known.trust_domain).under(ctx.passphrase.clone());
+    let directory = Directory::of(Some(dir), &known.trust_domain).under(passphrase);
     directory.store_operator(&key, &own.bundle()?, &known)?;
     let value = json!({"operator_dir": directory.path(), "public_key": key.public().to_string()});
     ctx.output.show(&value, || {

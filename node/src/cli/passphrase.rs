@@ -29,19 +29,41 @@ pub struct Passphrase {
     file: Option<PathBuf>,
     /// What opened a key of this command: one directory's keys are mostly under one.
     typed: Arc<Mutex<Option<Word>>>,
+    /// Of keys that are made, where it is not that of the file.
+    new: Option<Arc<Word>>,
 }
 
 impl Passphrase {
     /// The one in this file; without a file the terminal is asked.
     pub fn of(file: Option<PathBuf>) -> Self {
-        Self { file, typed: Arc::default() }
+        Self { file, typed: Arc::default(), new: None }
+    }
+
+    /// The same, with one for keys that are made: the one in the file, else typed twice.
+    ///
+    /// # Errors
+    /// `no_passphrase`, `key_permissions`.
+    pub(super) fn for_new_keys(self) -> Result<Self> {
+        let new = Some(Arc::new(Self::fresh(self.file.as_deref())?));
+        Ok(Self { new, ..self })
+    }
+
+    /// Under which keys are written that are made, if under any.
+    ///
+    /// # Errors
+    /// `no_passphrase`, `key_permissions`.
+    pub(super) fn of_new_keys(&self) -> Result<Option<Word>> {
+        match &self.new {
+            Some(word) => Ok(Some(Word::clone(word))),
+            None => self.in_file(),
+        }
     }
 
     /// The one in the file, where a file is named.
     ///
     /// # Errors
     /// `no_passphrase`, `key_permissions`.
-    pub(super) fn in_file(&self) -> Result<Option<Word>> {
+    fn in_file(&self) -> Result<Option<Word>> {
         self.file.as_deref().map(read).transpose()
     }
 
@@ -102,7 +124,7 @@ impl Passphrase {
         }
         let none = || {
             Error::new("no_passphrase", "no new passphrase is given, and standard input is no terminal")
-                .hint("give a file of mode 0600 with --new-passphrase-file FILE")
+                .hint("give it in a file of mode 0600")
         };
         let first = ask("New passphrase: ")?.ok_or_else(none)?;
         if first.is_empty() {

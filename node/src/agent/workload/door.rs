@@ -1,7 +1,13 @@
 //! The socket: who comes, how many, and which method they call.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use certs::codec::Millis;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,10 +26,13 @@ use crate::{
 
 /// Mode of the socket: every local user may ask, the kernel says who it is.
 pub const MODE: u32 = 0o666;
-/// Connections at a time: all, and of one user.
+/// Connections at a time: all, and of one user; fewer of those who have no identity here, whose ids cost them nothing.
 const CONNECTIONS: (usize, usize) = (1024, 64);
+const STRANGERS: (usize, usize) = (64, 8);
 /// Calls under way at a time: all, and of one user. Most are streams that wait for the next rotation.
 const CALLS: (usize, usize) = (2048, 128);
+/// Calls that one user may begin in a minute: each may cost two signatures.
+const A_MINUTE: u32 = 600;
 /// Calls of one connection at a time.
 const CALLS_OF_ONE: u32 = 32;
 /// Bytes of a request's header block, and of answers that a connection holds for a slow reader.
@@ -40,14 +49,36 @@ pub struct WorkloadApi {
     agent: Agent,
     tasks: Tasks,
     inside: Arc<Crowd<u32>>,
+    strangers: Arc<Crowd<u32>>,
     calls: Arc<Crowd<u32>>,
+    pace: Arc<Mutex<Pace>>,
+}
+
+/// Calls begun by each user in this minute.
+#[derive(Debug, Default)]
+struct Pace {
+    minute: Millis,
+    begun: HashMap<u32, u32>,
+}
+
+impl Pace {
+    /// Counts one more; false if that is too many.
+    fn takes(&mut self, uid: u32, now: Millis) -> bool {
+        if self.minute != now / 60_000 {
+            *self = Self { minute: now / 60_000, begun: HashMap::new() };
+        }
+        let begun = self.begun.entry(uid).or_default();
+        *begun += 1;
+        *begun <= A_MINUTE
+    }
 }
 
 impl WorkloadApi {
     /// The service in front of an agent.
     pub fn new(agent: Agent, tasks: Tasks) -> Self {
-        let inside = Crowd::new(CONNECTIONS.0, CONNECTIONS.1);
-        Self { agent, tasks, inside, calls: Crowd::new(CALLS.0, CALLS.1) }
+        let crowd = |(all, each)| Crowd::new(all, each);
+        let (inside, strangers, calls) = (crowd(CONNECTIONS), crowd(STRANGERS), crowd(CALLS));
+        Self { agent, tasks, inside, strangers, calls, pace: Arc::default() }
     }
 
     /// Serves the socket until the node stops.
@@ -67,7 +98,9 @@ impl WorkloadApi {
             };
             // Without credentials there is nobody to answer.
             let Ok(uid) = stream.peer_cred().map(|caller| caller.uid()) else { continue };
-            let Some(place) = self.inside.enter_as(uid) else {
+            let known = !self.agent.identities_of(uid).is_empty();
+            let crowd = if known { &self.inside } else { &self.strangers };
+            let Some(place) = crowd.enter_as(uid) else {
                 tracing::warn!(uid, "too many connections to the Workload API");
                 continue;
             };
@@ -121,6 +154,11 @@ impl WorkloadApi {
             "/SpiffeWorkloadAPI/FetchX509Bundles" => Wants::Bundles,
             path => return Err(unserved(path)),
         };
+        let pace = self.pace.lock().expect("no code panics while it holds the pace").takes(uid, self.agent.now());
+        if !pace {
+            let message = format!("more than {A_MINUTE} calls of user {uid} within a minute");
+            return Err(Status::new(Code::ResourceExhausted, message));
+        }
         let full = || Status::new(Code::ResourceExhausted, format!("more than {} calls of user {uid}", CALLS.1));
         let place = self.calls.enter_as(uid).ok_or_else(full)?;
         // Both requests are empty messages; fields that a later version adds are skipped, as protobuf has it.
@@ -140,5 +178,18 @@ fn unserved(path: &str) -> Status {
             Status::new(Code::Unimplemented, "this mesh issues X.509-SVIDs and no JWT-SVIDs")
         }
         _ => Status::new(Code::Unimplemented, "not a method of SpiffeWorkloadAPI"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_who_asks_too_often_waits_for_the_next_minute_and_holds_nobody_else_up() {
+        let (mut pace, now) = (Pace::default(), 1_800_000_000_000);
+        assert!((0..A_MINUTE).all(|_| pace.takes(1, now)));
+        assert!(!pace.takes(1, now) && pace.takes(2, now));
+        assert!(pace.takes(1, now + 60_000));
     }
 }

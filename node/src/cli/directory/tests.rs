@@ -63,16 +63,16 @@ fn keys_change_their_passphrase_all_together() {
     let path = temporary.path().join("mesh");
     let plain = Directory { path, recovery: false, passphrase: Passphrase::default() };
     let operator = founded(&plain);
-    assert_eq!(plain.reseal(|| first.in_file()).unwrap(), [OPERATOR, RECOVERY, ROOT]);
+    assert_eq!(plain.reseal(|| first.of_new_keys()).unwrap(), [OPERATOR, RECOVERY, ROOT]);
     assert_eq!(plain.operator_key().err().unwrap().code, "no_passphrase");
     assert_eq!(plain.clone().under(second.clone()).reseal(|| Ok(None)).err().unwrap().code, "no_passphrase");
-    plain.clone().under(first.clone()).reseal(|| second.in_file()).unwrap();
+    plain.clone().under(first.clone()).reseal(|| second.of_new_keys()).unwrap();
     let changed = plain.clone().under(second.clone());
     assert_eq!(changed.operator_key().unwrap().public(), operator.public());
     assert!(changed.root(&known().trust_domain).is_ok());
     // One of them under another passphrase: none changes.
     let sealed = fs::read_to_string(plain.path.join(OPERATOR)).unwrap();
-    let foreign = seal(&SigningKey::generate().to_pem(), first.in_file().unwrap().as_ref()).unwrap();
+    let foreign = seal(&SigningKey::generate().to_pem(), first.of_new_keys().unwrap().as_ref()).unwrap();
     plain.write(RECOVERY, foreign.as_bytes(), 0o600).unwrap();
     assert_eq!(changed.reseal(|| Ok(None)).err().unwrap().code, "no_passphrase");
     assert_eq!(fs::read_to_string(plain.path.join(OPERATOR)).unwrap(), sealed);
