@@ -8,12 +8,7 @@ use certs::{
     verify::Authority,
 };
 
-use crate::{
-    body::Body,
-    error::RecordError,
-    gossip::Outgoing,
-    statement::Statement,
-};
+use crate::{body::Body, error::RecordError, gossip::Outgoing, statement::Statement};
 
 /// One peer link, numbered by whoever opens and accepts them; a number is never used twice by a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

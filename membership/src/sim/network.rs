@@ -148,11 +148,8 @@ impl Network {
         });
         self.addresses.insert(address, citizen.node.clone());
         let trust_domain = self.authority.trust_domain.clone();
-        let config = Config {
-            trust_domain: trust_domain.clone(),
-            peers: peers.to_vec(),
-            last_known: last_known.clone(),
-        };
+        let config =
+            Config { trust_domain: trust_domain.clone(), peers: peers.to_vec(), last_known: last_known.clone() };
         let own = Own {
             node: citizen.node.clone(),
             record_key: citizen.record_key.clone(),

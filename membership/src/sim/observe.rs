@@ -174,9 +174,10 @@ impl Observer {
         degrees.sort_unstable();
         let rank = |numerator: usize| degrees.get((degrees.len().max(1) - 1) * numerator / 2).copied().unwrap_or(0);
         let per_node_s = |bytes: u64| (bytes * 1_000).checked_div(self.node_ms).unwrap_or(0);
-        let bytes = network.bytes.iter().map(|(lane, bytes)| {
-            (lane.word(), per_node_s(bytes - self.bytes.get(lane).copied().unwrap_or(0)))
-        });
+        let bytes = network
+            .bytes
+            .iter()
+            .map(|(lane, bytes)| (lane.word(), per_node_s(bytes - self.bytes.get(lane).copied().unwrap_or(0))));
         let left = |all: &[Awaited]| all.iter().map(|awaited| awaited.by.len()).sum();
         Report {
             seed,

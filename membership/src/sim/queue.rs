@@ -8,11 +8,27 @@ use crate::engine::{Event, LinkId};
 
 /// Something that will happen.
 pub(super) enum Delivery {
-    Message { from: NodeId, to: NodeId, link: LinkId, bytes: Arc<[u8]> },
-    Event { to: NodeId, event: Box<Event> },
-    Dial { from: NodeId, node: Option<NodeId>, address: SocketAddr },
+    Message {
+        from: NodeId,
+        to: NodeId,
+        link: LinkId,
+        bytes: Arc<[u8]>,
+    },
+    Event {
+        to: NodeId,
+        event: Box<Event>,
+    },
+    Dial {
+        from: NodeId,
+        node: Option<NodeId>,
+        address: SocketAddr,
+    },
     /// The link's end, if nothing passes then.
-    Silence { link: LinkId, one: NodeId, other: NodeId },
+    Silence {
+        link: LinkId,
+        one: NodeId,
+        other: NodeId,
+    },
 }
 
 /// See the module. What is due at the same time happens in the order in which it was put in.

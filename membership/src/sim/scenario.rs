@@ -216,7 +216,8 @@ impl Written {
                 numbers.insert(*number);
             }
             Written::Range(text) => {
-                let bounds = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+                let bounds =
+                    text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
                 let (first, last): (usize, usize) =
                     bounds.ok_or_else(|| format!("`{text}` is no range such as \"0-9\""))?;
                 if first > last || last >= NODES {
