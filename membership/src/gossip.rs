@@ -20,21 +20,24 @@ use certs::{
     sign::PublicKey,
 };
 use chitchat::{
-    ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig, Serializable,
+    ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, DeletionStatus, Deserializable, FailureDetectorConfig,
+    Serializable, VersionedValue,
     transport::{Socket, Transport},
 };
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tokio::sync::{mpsc, watch};
 
 use crate::record::{Section, SignedRecord};
-use check::Roster;
+use check::{Given, Roster};
 
 /// Payloads in and out that wait; what overflows is dropped, the next round says it again.
 const QUEUE: usize = 256;
 /// How long a silent member's state is kept in chitchat.
 const GRACE: Duration = Duration::from_secs(15 * 60);
-/// Pause before a chitchat that ended is started anew.
+/// Pause before a chitchat that failed is started anew.
 const RESTART: Duration = Duration::from_secs(1);
+/// How often peers' signatures are worth checking again.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// Everything that a carrier must know: the engine's words, replaced whole on change.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,6 +154,8 @@ struct Run {
 enum Ended {
     /// The handle was dropped.
     Closed,
+    /// It knows as many runs of members as it can, most of them former ones.
+    Full,
     /// It failed or panicked.
     Failed(String),
 }
@@ -162,9 +167,12 @@ impl Run {
             let Some(feed) = first else { return };
             match self.once(feed).await {
                 Ended::Closed => return,
-                Ended::Failed(error) => tracing::warn!(%error, "gossip ended, starting it anew"),
+                Ended::Full => tracing::debug!("gossip knows too many former runs, starting it anew"),
+                Ended::Failed(error) => {
+                    tracing::warn!(%error, "gossip ended, starting it anew");
+                    tokio::time::sleep(RESTART).await;
+                }
             }
-            tokio::time::sleep(RESTART).await;
         }
     }
 
@@ -179,8 +187,11 @@ impl Run {
             Ok(handle) => Running(handle),
             Err(error) => return Ended::Failed(error.to_string()),
         };
-        let mut roster = Roster::new(feed);
+        let (mut roster, mut given) = (Roster::new(feed), Given::default());
+        given.meet(&roster);
+        remind(&handle.0, &roster, &mut given).await;
         say(&handle.0, &roster).await;
+        let mut refresh = tokio::time::interval(REFRESH);
         let ended = handle.0.termination_watcher();
         tokio::pin!(ended);
         loop {
@@ -194,14 +205,18 @@ impl Run {
                     }
                     if let Some(feed) = self.feeds.borrow_and_update().clone() {
                         roster = Roster::new(feed);
+                        if !given.meet(&roster) {
+                            return Ended::Full;
+                        }
                     }
                     say(&handle.0, &roster).await;
                 }
                 payload = self.payloads.recv() => {
                     let Some((from, bytes)) = payload else { return Ended::Closed };
-                    self.receive(&roster, &from, &bytes, &to_chitchat);
+                    self.receive(&roster, &mut given, &from, &bytes, &to_chitchat);
                 }
-                Some((to, bytes)) = from_chitchat.recv() => self.send(&roster, to, &bytes),
+                Some((to, bytes)) = from_chitchat.recv() => self.send(&roster, &mut given, to, &bytes),
+                _ = refresh.tick() => given.refresh(),
             }
         }
     }
@@ -227,6 +242,7 @@ impl Run {
     fn receive(
         &mut self,
         roster: &Roster,
+        given: &mut Given,
         from: &NodeId,
         bytes: &[u8],
         chitchat: &mpsc::Sender<(SocketAddr, ChitchatMessage)>,
@@ -235,7 +251,7 @@ impl Run {
             return self.tell(Outgoing::Unknown { from: from.clone() });
         };
         self.beat += 1;
-        let passed = match roster.check(&self.config.trust_domain, bytes, self.beat) {
+        let passed = match roster.check(&self.config.trust_domain, from, bytes, self.beat, given) {
             Ok(passed) => passed,
             Err(what) => return self.tell(Outgoing::Hostile { from: from.clone(), what }),
         };
@@ -252,10 +268,10 @@ impl Run {
         }
     }
 
-    fn send(&mut self, roster: &Roster, to: SocketAddr, message: &[u8]) {
+    fn send(&mut self, roster: &Roster, given: &mut Given, to: SocketAddr, message: &[u8]) {
         let peer = if to == check::ANY { roster.feed.linked.choose(&mut self.random) } else { roster.at(&to) };
         let Some(peer) = peer else { return };
-        match roster.trim(message) {
+        match roster.trim(message, given) {
             Ok(message) => self.tell(Outgoing::Send { to: peer.clone(), bytes: wire::pack(&message) }),
             Err(error) => tracing::warn!(error, "a gossip message of this node was not readable"),
         }
@@ -266,6 +282,25 @@ impl Run {
             tracing::debug!("gossip's queue to the engine is full, dropped");
         }
     }
+}
+
+/// Gives a new chitchat what the feed holds of the others, so that its peers need not say it again.
+async fn remind(handle: &ChitchatHandle, roster: &Roster, given: &mut Given) {
+    handle
+        .with_chitchat(|chitchat| {
+            for (id, known) in roster.others() {
+                let current = known.records.values().filter(|record| record.generation() == id.generation);
+                let current: Vec<_> = current.filter(|record| given.section(&id, record.section())).collect();
+                let Some(highest) = current.iter().map(|record| record.sequence()).max() else { continue };
+                let values = current.iter().map(|record| {
+                    let (value, version) = (check::value(record), record.sequence());
+                    (check::key(record.section()), VersionedValue { value, version, status: DeletionStatus::Set })
+                });
+                let id = ChitchatId::new(id.name, id.generation, id.address);
+                chitchat.reset_node_state_if_update(&id, values, highest, 0);
+            }
+        })
+        .await;
 }
 
 /// Says what the feed holds of this node, in the order of its sequences, each under its own as version.
@@ -323,3 +358,6 @@ impl Socket for Ends {
         self.inbox.recv().await.ok_or_else(|| anyhow::anyhow!("gossip was stopped"))
     }
 }
+
+#[cfg(test)]
+mod tests;

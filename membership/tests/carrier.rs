@@ -9,11 +9,15 @@ use certs::{
     id::{NodeId, TrustDomain},
 };
 use membership::{
+    body::{Body, Identity, Services},
     gossip::{Carrier, Feed, Gossip, GossipConfig, Known, Outgoing},
     record::{Section, SignedRecord},
     sim::twin::Twin,
 };
-use support::world::{Citizen, World};
+use support::{
+    sim::service,
+    world::{Citizen, World},
+};
 use tokio::sync::mpsc;
 
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -115,7 +119,7 @@ impl Net {
         };
         let shown = self.citizens.iter().enumerate().filter(|(of, _)| self.hidden != Some((at, *of)));
         let members = shown.map(|(_, citizen)| (citizen.node.clone(), known(citizen))).collect();
-        let links = (0..self.citizens.len()).filter(|other| self.linked(at, *other));
+        let links = (0..self.subjects.len()).filter(|other| self.linked(at, *other));
         let linked = links.map(|other| self.citizens[other].node.clone()).collect();
         Feed { node: self.citizens[at].node.clone(), members, linked }
     }
@@ -235,6 +239,37 @@ async fn a_chitchat_that_starts_anew_says_the_same() {
     assert!(net.until(|net| (0..3).all(|of| net.everywhere(of, b"first"))).await);
     net.publish(1, 2, b"again");
     assert!(net.until(|net| net.everywhere(1, b"again")).await);
+    assert!(net.hostile.is_empty(), "{:?}", net.hostile);
+}
+
+/// Far more than one message holds, with certificates that share most of their bytes.
+#[tokio::test]
+async fn one_that_joins_a_hundred_learns_all_by_repair_alone() {
+    const COUNT: usize = 100;
+    let mut net = Net::new(COUNT, |world, seed| Subject::chitchat(&world.trust_domain, seed));
+    net.subjects.truncate(3);
+    for of in 0..COUNT {
+        let citizen = &net.citizens[of];
+        let identity = Body::Identity(Identity { chain: citizen.chain.clone() });
+        let services = (0..60).map(|index| service(&format!("{}-{index}", citizen.node))).collect();
+        let bodies = [identity, Body::Services(Services { services })];
+        let mut all = net.held[of].remove(&citizen.node).expect("its first");
+        for (sequence, (section, body)) in (2..).zip(bodies.iter().flat_map(|body| body.parts().expect("fits"))) {
+            let (td, key, node) = (&net.world.trust_domain, &citizen.record_key, &citizen.node);
+            let record = SignedRecord::sign(key, td, node, GENERATION, section, sequence, body).expect("fits");
+            all.insert(section, Arc::new(record));
+        }
+        let node = net.citizens[of].node.clone();
+        (0..2).for_each(|at| drop(net.held[at].insert(node.clone(), all.clone())));
+        if of == 2 {
+            net.held[2].insert(node, all);
+        }
+    }
+    let all: usize = net.held[0].values().map(BTreeMap::len).sum();
+    let holds = |net: &Net| net.held[2].values().map(BTreeMap::len).sum::<usize>() == all;
+    let bytes: usize = net.held[0].values().flat_map(BTreeMap::values).map(|record| record.bytes().len()).sum();
+    assert!(bytes > 400_000, "{bytes}");
+    assert!(net.until(holds).await, "what the others hold reaches it");
     assert!(net.hostile.is_empty(), "{:?}", net.hostile);
 }
 

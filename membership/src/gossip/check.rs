@@ -3,6 +3,7 @@
 //! replaced by this node's own judgement, so that nobody can keep up, or bring down, anybody in chitchat's eyes.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     net::{Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -16,12 +17,26 @@ use certs::{
 
 use super::{
     Feed, Known,
-    wire::{self, Delta, Held, Id, Malformed, Message},
+    wire::{self, Delta, Held, Id, Malformed, Message, Value},
 };
-use crate::record::{RECORD_BYTES, Section, SignedRecord};
+use crate::{
+    body::SECTIONS,
+    record::{RECORD_BYTES, Section, SignedRecord},
+};
 
 /// Members of one pool: with more, a digest would exceed what chitchat can send.
 pub(super) const POOL: usize = 1_000;
+/// Runs of members that one chitchat may hear of: it keeps those that ended for a while, its digest names them all, and
+/// from 1,022 on it panics.
+const RUNS: usize = 1_020;
+/// Signatures of one peer's that are checked between two [`Given::refresh`]: a full message a second.
+const CHECKS: u32 = 500;
+/// A message of this node's chitchat with more bytes is full: there may be news that found no room.
+const FULL_BYTES: usize = 48_000;
+/// Bytes of one member's news that are much.
+const MUCH_BYTES: usize = 32 << 10;
+/// Digests for which a member that had much of a full message is passed over, so that it does not fill the next ones too.
+const PASSED_OVER: u8 = 16;
 /// The one seed: any random open link.
 pub(super) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::new(0xfd5e, 0, 0, 0, 0, 0, 0, 1)), 1);
 
@@ -31,6 +46,61 @@ pub(super) struct Roster {
     names: BTreeMap<String, NodeId>,
     addresses: BTreeMap<SocketAddr, NodeId>,
     linked: BTreeSet<NodeId>,
+}
+
+/// What one chitchat was given to keep, and by whom it was kept busy.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// Sections by member and run.
+    runs: BTreeMap<(String, u64), BTreeSet<Section>>,
+    /// Whose news no peer is told for so many digests.
+    passed_over: BTreeMap<(String, u64), u8>,
+    /// Signatures checked by peer since the last refresh.
+    checks: BTreeMap<NodeId, u32>,
+}
+
+impl Given {
+    /// Notes who may be spoken of from now on; false if one chitchat cannot hold them beside those of before.
+    pub(super) fn meet(&mut self, roster: &Roster) -> bool {
+        for (name, node) in &roster.names {
+            if let Some(known) = roster.feed.members.get(node) {
+                self.runs.entry((name.clone(), known.generation)).or_default();
+            }
+        }
+        self.runs.len() <= RUNS
+    }
+
+    /// Whether another value of a member's may be given: of as many sections as a node may have.
+    pub(super) fn section(&mut self, id: &Id, section: Section) -> bool {
+        let sections = self.runs.entry((id.name.clone(), id.generation)).or_default();
+        if sections.len() < SECTIONS {
+            sections.insert(section);
+        }
+        sections.contains(&section)
+    }
+
+    /// Peers' signatures are worth checking again; due every second.
+    pub(super) fn refresh(&mut self) {
+        self.checks.clear();
+    }
+
+    fn check(&mut self, from: &NodeId) -> bool {
+        let checks = self.checks.entry(from.clone()).or_default();
+        *checks += 1;
+        *checks <= CHECKS
+    }
+
+    fn digest_came(&mut self) {
+        self.passed_over.retain(|_, digests| {
+            *digests -= 1;
+            *digests > 0
+        });
+    }
+
+    fn sent(&mut self, delta: &[Delta]) {
+        let much = delta.iter().filter(|news| news.size() > MUCH_BYTES);
+        self.passed_over.extend(much.map(|news| ((news.id.name.clone(), news.id.generation), PASSED_OVER)));
+    }
 }
 
 /// A message that may be handed over.
@@ -85,34 +155,47 @@ impl Roster {
         self.addresses.get(address).filter(|node| self.linked.contains(*node))
     }
 
-    /// Judges a peer's payload. `beat` rises with every call.
-    pub(super) fn check(&self, trust_domain: &TrustDomain, payload: &[u8], beat: u64) -> Result<Passed, Malformed> {
-        let mut unknown = false;
-        let mut learned = Vec::new();
+    /// All members but this node, as chitchat names them.
+    pub(super) fn others(&self) -> impl Iterator<Item = (Id, &Known)> {
+        self.names.iter().filter(|(_, node)| **node != self.feed.node).filter_map(|(name, node)| {
+            let known = self.feed.members.get(node)?;
+            let id = Id { name: name.clone(), generation: known.generation, address: address(&known.record_key) };
+            Some((id, known))
+        })
+    }
+
+    /// Judges a payload of `from`. `beat` rises with every call.
+    pub(super) fn check(
+        &self,
+        trust_domain: &TrustDomain,
+        from: &NodeId,
+        payload: &[u8],
+        beat: u64,
+        given: &mut Given,
+    ) -> Result<Passed, Malformed> {
+        let mut sight = Sight { roster: self, trust_domain, from, beat, given, unknown: false, learned: Vec::new() };
         let message = match wire::read(&wire::unpack(payload)?)? {
             Message::Syn { cluster, digest } => {
                 if cluster != trust_domain.as_str() {
                     return Err("another mesh's gossip");
                 }
-                Message::Syn { cluster, digest: self.digest(digest, beat, &mut unknown)? }
+                Message::Syn { cluster, digest: sight.digest(digest)? }
             }
-            Message::SynAck { digest, delta } => Message::SynAck {
-                digest: self.digest(digest, beat, &mut unknown)?,
-                delta: self.delta(trust_domain, delta, &mut unknown, &mut learned)?,
-            },
-            Message::Ack { delta } => {
-                Message::Ack { delta: self.delta(trust_domain, delta, &mut unknown, &mut learned)? }
+            Message::SynAck { digest, delta } => {
+                Message::SynAck { digest: sight.digest(digest)?, delta: sight.delta(delta)? }
             }
+            Message::Ack { delta } => Message::Ack { delta: sight.delta(delta)? },
             Message::BadCluster => return Err("a peer of this mesh calls it another"),
         };
-        Ok(Passed { message: wire::write(&message), learned, unknown })
+        Ok(Passed { message: wire::write(&message), learned: sight.learned, unknown: sight.unknown })
     }
 
     /// What this node's chitchat wants to send, without former members and the earlier runs of present ones. chitchat keeps
     /// their state for [`super::GRACE`]; whoever got it would leave it out, seem to lack it, and get it again every round.
-    pub(super) fn trim(&self, message: &[u8]) -> Result<Vec<u8>, Malformed> {
+    pub(super) fn trim(&self, message: &[u8], given: &mut Given) -> Result<Vec<u8>, Malformed> {
         let current = |id: &Id| self.member(id, &mut false).is_some();
-        let mut message = wire::read(message)?;
+        let full = message.len() > FULL_BYTES;
+        let mut message = wire::read_own(message)?;
         let (digest, delta) = match &mut message {
             Message::Syn { digest, .. } => (Some(digest), None),
             Message::SynAck { digest, delta } => (Some(digest), Some(delta)),
@@ -120,7 +203,13 @@ impl Roster {
             Message::BadCluster => (None, None),
         };
         digest.into_iter().for_each(|digest| digest.retain(|held| current(&held.id)));
-        delta.into_iter().for_each(|delta| delta.retain(|news| current(&news.id)));
+        if let Some(delta) = delta {
+            delta.retain(|news| current(&news.id));
+            wire::cut(delta);
+            if full {
+                given.sent(delta);
+            }
+        }
         Ok(wire::write(&message))
     }
 
@@ -135,275 +224,105 @@ impl Roster {
         let current = id.generation == known.generation && id.address == address(&known.record_key);
         current.then_some((node, known))
     }
+}
 
-    fn digest(&self, digest: Vec<Held>, beat: u64, unknown: &mut bool) -> Result<Vec<Held>, Malformed> {
+/// The view of one message.
+struct Sight<'a> {
+    roster: &'a Roster,
+    trust_domain: &'a TrustDomain,
+    from: &'a NodeId,
+    beat: u64,
+    given: &'a mut Given,
+    unknown: bool,
+    learned: Vec<Arc<SignedRecord>>,
+}
+
+impl Sight<'_> {
+    fn digest(&mut self, digest: Vec<Held>) -> Result<Vec<Held>, Malformed> {
+        self.given.digest_came();
         let mut kept: BTreeMap<NodeId, Held> = BTreeMap::new();
         for held in digest {
-            let Some((node, known)) = self.member(&held.id, unknown) else { continue };
+            let Some((node, known)) = self.roster.member(&held.id, &mut self.unknown) else { continue };
             if held.collected != 0 {
                 return Err("a collection of deletions that nobody makes");
             }
-            let heartbeat = if known.alive { beat } else { 1 };
-            if kept.insert(node.clone(), Held { heartbeat, ..held }).is_some() {
+            let heartbeat = if known.alive { self.beat } else { 1 };
+            // Who seems to hold everything of a member is told nothing of it.
+            let passed_over = self.given.passed_over.contains_key(&(held.id.name.clone(), held.id.generation));
+            let version = if passed_over { u64::MAX } else { held.version };
+            if kept.insert(node.clone(), Held { heartbeat, version, ..held }).is_some() {
                 return Err("a digest that names a member twice");
             }
         }
         Ok(kept.into_values().collect())
     }
 
-    fn delta(
-        &self,
-        trust_domain: &TrustDomain,
-        delta: Vec<Delta>,
-        unknown: &mut bool,
-        learned: &mut Vec<Arc<SignedRecord>>,
-    ) -> Result<Vec<Delta>, Malformed> {
+    fn delta(&mut self, delta: Vec<Delta>) -> Result<Vec<Delta>, Malformed> {
         let mut kept: BTreeMap<NodeId, Delta> = BTreeMap::new();
         for news in delta {
-            let Some((node, known)) = self.member(&news.id, unknown) else { continue };
+            let Some((node, known)) = self.roster.member(&news.id, &mut self.unknown) else { continue };
             if news.collected != 0 || news.bare_version {
                 return Err("a version without a value");
             }
-            let records = values(trust_domain, node, known, &news)?;
             // Nobody tells this node what it says itself.
-            if *node == self.feed.node || news.values.is_empty() {
+            if *node == self.roster.feed.node {
                 continue;
             }
-            let lacked = |record: &Arc<SignedRecord>| {
-                known.records.get(&record.section()).is_none_or(|held| held.rank() < record.rank())
-            };
-            learned.extend(records.into_iter().filter(lacked));
-            if kept.insert(node.clone(), news).is_some() {
+            let values = self.values(node, known, &news.id, news.values)?;
+            if !values.is_empty() && kept.insert(node.clone(), Delta { values, ..news }).is_some() {
                 return Err("a delta that names a member twice");
             }
         }
         Ok(kept.into_values().collect())
     }
+
+    /// The values that chitchat may have: new to this node, or held by it as they are. Older ones are worth no check, and
+    /// what is newer than they are follows.
+    fn values(&mut self, node: &NodeId, known: &Known, id: &Id, values: Vec<Value>) -> Result<Vec<Value>, Malformed> {
+        let (mut kept, mut last) = (Vec::new(), 0);
+        for value in values {
+            if value.status != 0 || value.version <= last || value.value.len() > RECORD_BYTES * 2 {
+                return Err("a value that is deleted, out of order or too large");
+            }
+            last = value.version;
+            let record = placed(node, known, &value)?;
+            let held = known.records.get(&record.section());
+            let rank = held.map_or(Ordering::Greater, |held| record.rank().cmp(&held.rank()));
+            if rank == Ordering::Less || record.section().is_of_the_moment() {
+                continue;
+            }
+            if !self.given.section(id, record.section()) {
+                continue;
+            }
+            if held.is_none_or(|held| held.bytes() != record.bytes()) {
+                if !self.given.check(self.from) {
+                    break;
+                }
+                if record.verify(self.trust_domain, &known.record_key).is_err() {
+                    return Err("a record whose signature does not hold");
+                }
+                let contradicts = held.is_some_and(|held| held.payload() != record.payload());
+                self.learned.push(Arc::new(record));
+                if rank == Ordering::Equal && contradicts {
+                    continue;
+                }
+            }
+            kept.push(value);
+        }
+        Ok(kept)
+    }
 }
 
-fn values(
-    trust_domain: &TrustDomain,
-    node: &NodeId,
-    known: &Known,
-    news: &Delta,
-) -> Result<Vec<Arc<SignedRecord>>, Malformed> {
-    let mut records = Vec::new();
-    let mut last = 0;
-    for entry in &news.values {
-        if entry.status != 0 || entry.version <= last || entry.value.len() > RECORD_BYTES * 2 {
-            return Err("a value that is deleted, out of order or too large");
-        }
-        last = entry.version;
-        let bytes = general_purpose::STANDARD_NO_PAD.decode(&entry.value).map_err(|_| "a value that is no base64")?;
-        let record = SignedRecord::decode(&bytes).map_err(|_| "a value that is no record")?;
-        let placed = record.node() == node
-            && record.generation() == known.generation
-            && record.sequence() == entry.version
-            && entry.key == key(record.section());
-        if !placed {
-            return Err("a record under another's name, key or version");
-        }
-        let held = known.records.get(&record.section()).is_some_and(|held| held.bytes() == record.bytes());
-        if !held && record.verify(trust_domain, &known.record_key).is_err() {
-            return Err("a record whose signature does not hold");
-        }
-        records.push(Arc::new(record));
-    }
-    Ok(records)
+/// The record of a value, in the place that its signature binds.
+fn placed(node: &NodeId, known: &Known, value: &Value) -> Result<SignedRecord, Malformed> {
+    let bytes = general_purpose::STANDARD_NO_PAD.decode(&value.value).map_err(|_| "a value that is no base64")?;
+    let record = SignedRecord::decode(&bytes).map_err(|_| "a value that is no record")?;
+    let placed = record.node() == node
+        && record.generation() == known.generation
+        && record.sequence() == value.version
+        && value.key == key(record.section());
+    if placed { Ok(record) } else { Err("a record under another's name, key or version") }
 }
 
 #[cfg(test)]
-mod tests {
-    use certs::sign::SigningKey;
-    use chitchat::{ChitchatMessage, Deserializable};
-    use proptest::prelude::*;
-
-    use super::{super::wire::Value, *};
-
-    const GENERATION: u64 = 9;
-
-    struct Scene {
-        trust_domain: TrustDomain,
-        keys: Vec<SigningKey>,
-        roster: Roster,
-    }
-
-    /// Node 0 is this one, 1 the victim, 2 the sender.
-    fn scene() -> Scene {
-        let keys: Vec<SigningKey> = (0..3).map(|_| SigningKey::generate()).collect();
-        let known = |key: &SigningKey| Known {
-            record_key: key.public(),
-            generation: GENERATION,
-            alive: true,
-            records: Arc::default(),
-        };
-        let node = |index: usize| NodeId::new(&format!("n{index}")).expect("valid");
-        let members = keys.iter().enumerate().map(|(index, key)| (node(index), known(key))).collect();
-        let feed = Feed { node: node(0), members, linked: vec![node(1), node(2)] };
-        let trust_domain = TrustDomain::new("test.example").expect("valid");
-        Scene { trust_domain, keys, roster: Roster::new(Arc::new(feed)) }
-    }
-
-    impl Scene {
-        fn id(&self, of: usize) -> Id {
-            let key = self.keys[of].public();
-            Id { name: name(&key), generation: GENERATION, address: address(&key) }
-        }
-
-        fn value(&self, of: usize, signer: usize, sequence: u64) -> Value {
-            let node = NodeId::new(&format!("n{of}")).expect("valid");
-            let key = &self.keys[signer];
-            let record =
-                SignedRecord::sign(key, &self.trust_domain, &node, GENERATION, Section::POLICY, sequence, vec![1]);
-            let value = value(&record.expect("fits"));
-            Value { key: super::key(Section::POLICY), value, version: sequence, status: 0 }
-        }
-
-        fn delta(&self, of: usize, values: Vec<Value>) -> Message {
-            let delta = Delta { id: self.id(of), collected: 0, from: 0, values, bare_version: false };
-            Message::Ack { delta: vec![delta] }
-        }
-
-        fn check(&self, message: &Message) -> Result<Passed, Malformed> {
-            self.roster.check(&self.trust_domain, &wire::pack(&wire::write(message)), 50)
-        }
-    }
-
-    #[test]
-    fn an_honest_value_passes_and_chitchat_reads_it() {
-        let scene = scene();
-        let passed = scene.check(&scene.delta(1, vec![scene.value(1, 1, 4)])).expect("honest");
-        assert_eq!(passed.learned.len(), 1);
-        let message = ChitchatMessage::deserialize(&mut passed.message.as_slice()).expect("readable");
-        assert!(matches!(message, ChitchatMessage::Ack { .. }));
-    }
-
-    #[test]
-    fn what_chitchat_would_believe_is_refused() {
-        let scene = scene();
-        let good = scene.value(1, 1, 4);
-        let changed = |change: &dyn Fn(&mut Value)| {
-            let mut value = good.clone();
-            change(&mut value);
-            scene.delta(1, vec![value])
-        };
-        let mut bare = scene.delta(1, vec![good.clone()]);
-        let mut collected = bare.clone();
-        if let Message::Ack { delta } = &mut bare {
-            delta[0].bare_version = true;
-        }
-        if let Message::Ack { delta } = &mut collected {
-            delta[0].collected = u64::MAX;
-        }
-        let hostile = [
-            ("signed by another", scene.delta(1, vec![scene.value(1, 2, 4)])),
-            ("under another's name", scene.delta(1, vec![scene.value(2, 2, 4)])),
-            ("version raised", changed(&|value| value.version = u64::MAX)),
-            ("key moved", changed(&|value| value.key = "s7".to_owned())),
-            ("key not ASCII", changed(&|value| value.key = "\u{e9}".to_owned())),
-            ("deleted", changed(&|value| value.status = 1)),
-            ("deleted later", changed(&|value| value.status = 2)),
-            ("unknown status", changed(&|value| value.status = 200)),
-            ("no record", changed(&|value| value.value = "AAAA".to_owned())),
-            ("versions fall", scene.delta(1, vec![good.clone(), scene.value(1, 1, 3)])),
-            ("bare version below the last value", bare),
-            ("collection of deletions", collected),
-        ];
-        for (what, message) in hostile {
-            assert!(scene.check(&message).is_err(), "{what} passed");
-        }
-    }
-
-    #[test]
-    fn news_about_this_node_and_strangers_is_left_out() {
-        let scene = scene();
-        let mut stranger = scene.id(1);
-        stranger.name = "stranger".to_owned();
-        let mut old = scene.id(2);
-        old.generation -= 1;
-        let held = |id: Id| Held { id, heartbeat: u64::MAX, collected: 0, version: u64::MAX };
-        let digest = vec![held(scene.id(1)), held(stranger), held(old), held(scene.id(0))];
-        let own =
-            Delta { id: scene.id(0), collected: 0, from: 0, values: vec![scene.value(0, 0, 7)], bare_version: false };
-        let passed = scene.check(&Message::SynAck { digest, delta: vec![own] }).expect("no blame");
-        assert!(passed.unknown && passed.learned.is_empty());
-        let Ok(Message::SynAck { digest, delta }) = wire::read(&passed.message) else { panic!("a SynAck") };
-        assert!(delta.is_empty());
-        let heartbeats: Vec<u64> = digest.iter().map(|held| held.heartbeat).collect();
-        assert_eq!(heartbeats, [50, 50], "this node's judgement instead of the sender's");
-    }
-
-    #[test]
-    fn earlier_runs_and_former_members_are_not_sent() {
-        let scene = scene();
-        let mut stranger = scene.id(1);
-        stranger.name = "stranger".to_owned();
-        let mut old = scene.id(2);
-        old.generation -= 1;
-        let held = |id: Id| Held { id, heartbeat: 1, collected: 0, version: 1 };
-        let news = |id: Id| Delta { id, collected: 0, from: 0, values: Vec::new(), bare_version: true };
-        let message = |ids: &[Id]| Message::SynAck {
-            digest: ids.iter().cloned().map(held).collect(),
-            delta: ids.iter().cloned().map(news).collect(),
-        };
-        let whole = wire::write(&message(&[scene.id(0), stranger, scene.id(1), old]));
-        let sent = scene.roster.trim(&whole).expect("chitchat's own");
-        assert_eq!(wire::read(&sent), Ok(message(&[scene.id(0), scene.id(1)])));
-    }
-
-    #[test]
-    fn a_digest_of_many_fakes_costs_nothing() {
-        let scene = scene();
-        let fake = |index: u16| {
-            let id = Id { name: format!("{index}"), generation: 1, address: ANY };
-            Held { id, heartbeat: 1, collected: 0, version: 1 }
-        };
-        let digest: Vec<Held> = (0..1_000).map(fake).collect();
-        let message = Message::Syn { cluster: "test.example".to_owned(), digest };
-        let passed = scene.check(&message).expect("no blame");
-        assert!(passed.message.len() < 100);
-    }
-
-    #[test]
-    fn bombs_do_not_unpack() {
-        let scene = scene();
-        let zeros = vec![0_u8; 50 << 20];
-        let outer = wire::pack(&zeros);
-        assert!(outer.len() < 100_000);
-        assert!(scene.roster.check(&scene.trust_domain, &outer, 1).is_err());
-        // Many blocks, each small when packed and 64 KiB when not.
-        let block = zstd::bulk::compress(&zeros[..60_000], 1).expect("packs");
-        let mut bytes = vec![0x53, 0xb0, 0, 2];
-        for _ in 0..1_000 {
-            bytes.push(1);
-            bytes.extend(u16::try_from(block.len()).expect("small").to_le_bytes());
-            bytes.extend(&block);
-        }
-        bytes.push(0);
-        assert!(scene.roster.check(&scene.trust_domain, &wire::pack(&bytes), 1).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), kind in 0_u8..5) {
-            let scene = scene();
-            let _ = scene.roster.check(&scene.trust_domain, &bytes, 1);
-            let _ = scene.roster.check(&scene.trust_domain, &wire::pack(&bytes), 1);
-            let mut framed = vec![0x53, 0xb0, 0, kind];
-            framed.extend(bytes);
-            if let Ok(passed) = scene.roster.check(&scene.trust_domain, &wire::pack(&framed), 1) {
-                prop_assert!(ChitchatMessage::deserialize(&mut passed.message.as_slice()).is_ok());
-            }
-        }
-
-        #[test]
-        fn what_is_written_is_read(version in any::<u64>(), heartbeat in any::<u64>(), text in "\\PC{0,40}") {
-            let scene = scene();
-            let digest = vec![Held { id: scene.id(1), heartbeat, collected: version, version }];
-            let values = vec![Value { key: text.clone(), value: text, version, status: 1 }; 3];
-            let delta = vec![Delta { id: scene.id(2), collected: 1, from: version, values, bare_version: false }];
-            let message = Message::SynAck { digest, delta };
-            prop_assert_eq!(wire::read(&wire::write(&message)), Ok(message));
-        }
-    }
-}
+mod tests;

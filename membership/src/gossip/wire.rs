@@ -5,13 +5,22 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use certs::codec;
 
-/// Bytes of a message, its delta still packed: chitchat's own limit and a little for its envelope.
-pub(super) const MESSAGE_BYTES: usize = 66_000;
-/// Bytes of an unpacked delta; chitchat budgets deltas before packing them.
-pub(super) const DELTA_BYTES: usize = 80_000;
+/// Bytes of a message as chitchat makes it, its delta packed.
+const DATAGRAM_BYTES: usize = 65_507;
+/// Bytes of an unpacked delta between members. chitchat's limit is for the delta as it packs it, which says little of
+/// what it holds: the sender cuts what is longer.
+pub(super) const DELTA_BYTES: usize = 4 * DATAGRAM_BYTES;
+/// Bytes of a message between members, its delta unpacked: a digest is never longer than chitchat's own message.
+pub(super) const MESSAGE_BYTES: usize = DELTA_BYTES + DATAGRAM_BYTES + 1_024;
+/// Bytes that are unpacked of what this node's chitchat made of its own state.
+const OWN_BYTES: usize = 1 << 20;
 
 const MAGIC: u16 = 45_139;
 const BLOCK_BYTES: usize = 16_384;
+/// Bytes of a node in a delta beside its name and values, a bare version among them.
+const NODE_BYTES: usize = 64;
+/// Bytes of a value beside its key and itself.
+const VALUE_BYTES: usize = 14;
 
 /// A message, as anybody may have made it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +74,19 @@ pub(super) type Malformed = &'static str;
 
 /// Reads one; nothing is left over.
 pub(super) fn read(bytes: &[u8]) -> Result<Message, Malformed> {
+    message(bytes, Reader::delta)
+}
+
+/// Reads what this node's chitchat made. Of a delta that unpacks to more than is sent, the rest is left out: the next
+/// round brings it.
+pub(super) fn read_own(bytes: &[u8]) -> Result<Message, Malformed> {
+    message(bytes, Reader::own_delta)
+}
+
+fn message<'a>(
+    bytes: &'a [u8],
+    delta: fn(&mut Reader<'a>) -> Result<Vec<Delta>, Malformed>,
+) -> Result<Message, Malformed> {
     let mut reader = Reader(bytes);
     if reader.u16()? != MAGIC || reader.u8()? != 0 {
         return Err("not a chitchat message");
@@ -74,8 +96,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message, Malformed> {
             let digest = reader.digest()?;
             Message::Syn { cluster: reader.text()?, digest }
         }
-        1 => Message::SynAck { digest: reader.digest()?, delta: reader.delta()? },
-        2 => Message::Ack { delta: reader.delta()? },
+        1 => Message::SynAck { digest: reader.digest()?, delta: delta(&mut reader)? },
+        2 => Message::Ack { delta: delta(&mut reader)? },
         3 => Message::BadCluster,
         _ => return Err("unknown message type"),
     };
@@ -160,50 +182,110 @@ impl<'a> Reader<'a> {
 
     fn delta(&mut self) -> Result<Vec<Delta>, Malformed> {
         let mut unpacked = Vec::new();
-        loop {
-            match self.u8()? {
-                0 => break,
-                1 => {
-                    let length = self.u16()?;
-                    let packed = self.take(usize::from(length))?;
-                    let room = (DELTA_BYTES - unpacked.len()).min(usize::from(u16::MAX));
-                    unpacked.extend(zstd::bulk::decompress(packed, room).map_err(|_| "block does not unpack")?);
-                }
-                2 => {
-                    let length = self.u16()?;
-                    unpacked.extend(self.take(usize::from(length))?);
-                }
-                _ => return Err("unknown block type"),
+        while let Some((packed, bytes)) = self.block()? {
+            if packed {
+                let room = (DELTA_BYTES - unpacked.len()).min(usize::from(u16::MAX));
+                unpacked.extend(zstd::bulk::decompress(bytes, room).map_err(|_| "block does not unpack")?);
+            } else {
+                unpacked.extend(bytes);
             }
             if unpacked.len() > DELTA_BYTES {
                 return Err("delta is too large");
             }
         }
-        Reader(&unpacked).operations()
+        let (deltas, rest) = Reader(&unpacked).operations();
+        rest.map(|()| deltas)
     }
 
-    fn operations(&mut self) -> Result<Vec<Delta>, Malformed> {
-        let mut deltas: Vec<Delta> = Vec::new();
-        while !self.0.is_empty() {
-            match self.u8()? {
-                0 => {
-                    let (id, collected, from) = (self.id()?, self.u64()?, self.u64()?);
-                    deltas.push(Delta { id, collected, from, values: Vec::new(), bare_version: false });
-                }
-                1 => {
-                    let (key, value, version, status) = (self.text()?, self.text()?, self.u64()?, self.u8()?);
-                    let delta = deltas.last_mut().ok_or("value of nobody")?;
-                    delta.values.push(Value { key, value, version, status });
-                }
-                2 => {
-                    self.u64()?;
-                    deltas.last_mut().ok_or("version of nobody")?.bare_version = true;
-                }
-                _ => return Err("unknown operation"),
+    fn own_delta(&mut self) -> Result<Vec<Delta>, Malformed> {
+        let mut unpacked = Vec::new();
+        let mut whole = true;
+        while let Some((packed, bytes)) = self.block()? {
+            whole &= unpacked.len() + BLOCK_BYTES <= OWN_BYTES;
+            if whole && packed {
+                unpacked.extend(zstd::bulk::decompress(bytes, BLOCK_BYTES).map_err(|_| "block does not unpack")?);
+            } else if whole {
+                unpacked.extend(bytes);
             }
         }
-        Ok(deltas)
+        let (deltas, rest) = Reader(&unpacked).operations();
+        if whole { rest.map(|()| deltas) } else { Ok(deltas) }
     }
+
+    /// The next block of a delta, and whether it is packed; `None` at its end.
+    fn block(&mut self) -> Result<Option<(bool, &'a [u8])>, Malformed> {
+        let packed = match self.u8()? {
+            0 => return Ok(None),
+            1 => true,
+            2 => false,
+            _ => return Err("unknown block type"),
+        };
+        let length = self.u16()?;
+        Ok(Some((packed, self.take(usize::from(length))?)))
+    }
+
+    /// Whole operations, and whether nothing followed them.
+    fn operations(mut self) -> (Vec<Delta>, Result<(), Malformed>) {
+        let mut deltas = Vec::new();
+        let mut result = Ok(());
+        while result.is_ok() && !self.0.is_empty() {
+            result = self.operation(&mut deltas);
+        }
+        (deltas, result)
+    }
+
+    fn operation(&mut self, deltas: &mut Vec<Delta>) -> Result<(), Malformed> {
+        match self.u8()? {
+            0 => {
+                let (id, collected, from) = (self.id()?, self.u64()?, self.u64()?);
+                deltas.push(Delta { id, collected, from, values: Vec::new(), bare_version: false });
+            }
+            1 => {
+                let (key, value, version, status) = (self.text()?, self.text()?, self.u64()?, self.u8()?);
+                let delta = deltas.last_mut().ok_or("value of nobody")?;
+                delta.values.push(Value { key, value, version, status });
+            }
+            2 => {
+                self.u64()?;
+                deltas.last_mut().ok_or("version of nobody")?.bare_version = true;
+            }
+            _ => return Err("unknown operation"),
+        }
+        Ok(())
+    }
+}
+
+impl Delta {
+    /// Bytes that it takes in a message.
+    pub(super) fn size(&self) -> usize {
+        NODE_BYTES + self.id.name.len() + self.values.iter().map(Value::size).sum::<usize>()
+    }
+}
+
+impl Value {
+    fn size(&self) -> usize {
+        VALUE_BYTES + self.key.len() + self.value.len()
+    }
+}
+
+/// Leaves out of a delta what members do not take in one message. What stays is a delta like any other: of each node the
+/// values up to some version.
+pub(super) fn cut(delta: &mut Vec<Delta>) {
+    let mut room = DELTA_BYTES;
+    let mut fits = |size: usize| {
+        let left = room.checked_sub(size);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    for node in &mut *delta {
+        if !fits(NODE_BYTES + node.id.name.len()) {
+            node.values.clear();
+        }
+        let kept = node.values.iter().take_while(|value| fits(value.size())).count();
+        node.bare_version &= kept == node.values.len();
+        node.values.truncate(kept);
+    }
+    delta.retain(|node| !node.values.is_empty() || node.bare_version);
 }
 
 fn write_text(text: &str, out: &mut Vec<u8>) {
@@ -241,15 +323,27 @@ fn write_digest(digest: &[Held], out: &mut Vec<u8>) {
 
 fn write_delta(delta: &[Delta], out: &mut Vec<u8>) {
     let mut operations = Vec::new();
+    write_operations(delta, &mut operations);
+    for block in operations.chunks(BLOCK_BYTES) {
+        out.push(2);
+        let length = u16::try_from(block.len()).expect("a block is 16 KiB at most");
+        out.extend(length.to_le_bytes());
+        out.extend(block);
+    }
+    out.push(0);
+}
+
+/// Writes a delta as chitchat does before it packs it.
+pub(super) fn write_operations(delta: &[Delta], operations: &mut Vec<u8>) {
     for node in delta {
         operations.push(0);
-        write_id(&node.id, &mut operations);
+        write_id(&node.id, operations);
         operations.extend(node.collected.to_le_bytes());
         operations.extend(node.from.to_le_bytes());
         for value in &node.values {
             operations.push(1);
-            write_text(&value.key, &mut operations);
-            write_text(&value.value, &mut operations);
+            write_text(&value.key, operations);
+            write_text(&value.value, operations);
             operations.extend(value.version.to_le_bytes());
             operations.push(value.status);
         }
@@ -258,13 +352,6 @@ fn write_delta(delta: &[Delta], out: &mut Vec<u8>) {
             operations.extend(u64::MAX.to_le_bytes());
         }
     }
-    for block in operations.chunks(BLOCK_BYTES) {
-        out.push(2);
-        let length = u16::try_from(block.len()).expect("a block is 16 KiB at most");
-        out.extend(length.to_le_bytes());
-        out.extend(block);
-    }
-    out.push(0);
 }
 
 /// Packs a message for a peer.

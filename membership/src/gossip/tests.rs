@@ -1,0 +1,68 @@
+use certs::sign::SigningKey;
+
+use super::*;
+use wire::{Held, Id, Message};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn node(index: usize) -> NodeId {
+    NodeId::new(&format!("n{index:03}")).expect("valid")
+}
+
+fn feed(trust_domain: &TrustDomain, keys: &[SigningKey], generation: u64) -> Feed {
+    let known = |index: usize, key: &SigningKey| {
+        let record = SignedRecord::sign(key, trust_domain, &node(index), generation, Section::POLICY, 3, vec![7]);
+        let records = Arc::new([(Section::POLICY, Arc::new(record.expect("fits")))].into());
+        Known { record_key: key.public(), generation, alive: true, records }
+    };
+    let members = keys.iter().enumerate().map(|(index, key)| (node(index), known(index, key))).collect();
+    Feed { node: node(0), members, linked: vec![node(1)] }
+}
+
+/// All members restart once: chitchat keeps both runs of each, more than its digest can name.
+#[tokio::test]
+async fn former_runs_of_many_members_end_nothing_and_lose_nothing() {
+    let trust_domain = TrustDomain::new("test.example").expect("valid");
+    let keys: Vec<SigningKey> = (0..600).map(|_| SigningKey::generate()).collect();
+    let config = GossipConfig { trust_domain: trust_domain.clone(), interval: Duration::from_millis(50), seed: 1 };
+    let (gossip, mut said, run) = Gossip::start(config);
+    #[expect(clippy::disallowed_methods, reason = "a test owns its tasks by itself")]
+    tokio::spawn(run);
+    for generation in [10, 11] {
+        // This node runs on.
+        let mut feed = feed(&trust_domain, &keys, generation);
+        feed.members.get_mut(&node(0)).expect("a member").generation = 10;
+        gossip.feed(Arc::new(feed));
+        let held = |key: &SigningKey| {
+            let id = Id { name: check::name(&key.public()), generation, address: check::address(&key.public()) };
+            Held { id, heartbeat: 1, collected: 0, version: 3 }
+        };
+        let syn = Message::Syn { cluster: trust_domain.to_string(), digest: keys[1..].iter().map(held).collect() };
+        let syn = wire::pack(&wire::write(&syn));
+        let known = |message: &Message| match message {
+            Message::SynAck { digest, .. } => {
+                digest.iter().filter(|held| held.id.generation == generation && held.version == 3).count()
+            }
+            Message::Syn { .. } | Message::Ack { .. } | Message::BadCluster => 0,
+        };
+        let answered = async {
+            loop {
+                gossip.deliver(&node(1), &syn);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                while let Ok(outgoing) = said.try_recv() {
+                    let bytes = match outgoing {
+                        Outgoing::Send { bytes, .. } => bytes,
+                        // The feed came after the payload.
+                        Outgoing::Unknown { .. } => continue,
+                        Outgoing::Learned(_) | Outgoing::Hostile { .. } => panic!("{outgoing:?}"),
+                    };
+                    let message = wire::read(&wire::unpack(&bytes).expect("own")).expect("own");
+                    if known(&message) >= 599 {
+                        return;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answered).await.expect("it answers, and holds what the feed holds");
+    }
+}
