@@ -398,6 +398,12 @@ pub struct Identity {
     pub not_after: String,
     /// The certificates, leaf first, PEM.
     pub chain: String,
+    /// The root that they rest on, as `skein ca rotate status` names it; empty if it is none that this mesh has or had.
+    #[serde(default)]
+    pub root: String,
+    /// What that root is good for: `issuing`, `next`, `retiring` or `withdrawn`.
+    #[serde(default)]
+    pub root_state: String,
 }
 
 /// One of `GET /v1/local/services`.
