@@ -48,6 +48,35 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What a root is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is trusted, and nothing is issued from it yet.
+    Next,
+    /// Enroller CAs are certified from it.
+    Issuing,
+    /// It is trusted, and nothing is issued from it any more.
+    Retiring,
+    /// Nothing under it counts.
+    Withdrawn,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Standing::Next => "next",
+            Standing::Issuing => "issuing",
+            Standing::Retiring => "retiring",
+            Standing::Withdrawn => "withdrawn",
+        })
+    }
+}
+
+/// How people tell one root from another: the beginning of its certificate's SHA-256.
+pub fn root_id(root: &[u8]) -> String {
+    Digest::of(root).to_string()[..16].to_owned()
+}
+
 /// A step out of turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfTurn {
@@ -106,10 +135,7 @@ impl Trust {
 
     /// The roots from which enroller CAs are certified now.
     pub fn issuing(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.roots.iter().filter(|root| {
-            let own = Digest::of(root);
-            !self.next.contains(&own) && !self.retiring.contains(&own)
-        })
+        self.roots.iter().filter(|root| self.standing(root) == Standing::Issuing)
     }
 
     /// The roots that stay when the change is over.
@@ -117,9 +143,26 @@ impl Trust {
         self.roots.iter().filter(|root| !self.retiring.contains(&Digest::of(root))).cloned().collect()
     }
 
+    /// What this root is good for.
+    pub fn standing(&self, root: &[u8]) -> Standing {
+        let own = Digest::of(root);
+        match () {
+            () if !self.roots.iter().any(|trusted| trusted == root) => Standing::Withdrawn,
+            () if self.retiring.contains(&own) => Standing::Retiring,
+            () if self.next.contains(&own) => Standing::Next,
+            () => Standing::Issuing,
+        }
+    }
+
+    /// SHA-256 of the roots that stay when the change is over.
+    pub fn staying_digests(&self) -> BTreeSet<Digest> {
+        let all = self.roots.iter().map(|root| Digest::of(root));
+        all.filter(|root| !self.retiring.contains(root)).collect()
+    }
+
     /// Whether certificates under this root are to be renewed at once: it retires, or is withdrawn already.
     pub fn is_ending(&self, root: &[u8]) -> bool {
-        self.retiring.contains(&Digest::of(root)) || !self.roots.iter().any(|trusted| trusted == root)
+        matches!(self.standing(root), Standing::Retiring | Standing::Withdrawn)
     }
 
     /// Whether what an enroller CA certified is to be renewed at once: no root that stays has signed it.

@@ -90,6 +90,8 @@ pub struct NodeCaFacts {
     pub record_key: PublicKey,
     /// SHA-256 of the node CA's SubjectPublicKeyInfo.
     pub ca_key: Digest,
+    /// SHA-256 of the root that it rests on.
+    pub root: Digest,
     /// Begin of the node CA.
     pub not_before: Millis,
     /// End of the node CA.
@@ -233,7 +235,7 @@ fn verify_path<'c>(
 ) -> Result<(Certificate<'c>, NodeCaFacts), VerifyError> {
     let node = Certificate::parse(node, Link::NodeCa)?;
     let enroller = Certificate::parse(enroller, Link::Enroller)?;
-    joins_root(&enroller, below, authority, now, scope)?;
+    let root = joins_root(&enroller, below, authority, now, scope)?;
     joins(&node, &enroller, now)?;
     permitted(below, &[&node, &enroller])?;
     let (own, parent) = (node.grant(), enroller.grant());
@@ -261,20 +263,21 @@ fn verify_path<'c>(
         grant,
         record_key,
         ca_key: node.key(),
+        root,
         not_before: node.not_before,
         not_after: node.not_after,
     };
     Ok((node, facts))
 }
 
-/// The enroller CA under one of the roots, all of whose own rules hold too.
+/// The enroller CA under one of the roots, all of whose own rules hold too. Gives that root's SHA-256.
 fn joins_root(
     enroller: &Certificate<'_>,
     below: Option<&str>,
     authority: &Authority,
     now: Millis,
     scope: Scope,
-) -> Result<(), VerifyError> {
+) -> Result<Digest, VerifyError> {
     let mut refusal = VerifyError::UntrustedRoot;
     for der in &authority.roots {
         // A root that is unusable does not spoil the others.
@@ -288,7 +291,7 @@ fn joins_root(
             Scope::Roots => Ok(()),
         });
         match holds {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(Digest::of(der)),
             Err(error) => refusal = error,
         }
     }

@@ -41,6 +41,8 @@ pub struct Member {
     pub record_key: PublicKey,
     /// SHA-256 of its CA's public key: [`certs::verify::KnownKey`] for its epoch.
     pub ca_key: Digest,
+    /// SHA-256 of the root that its certificate rests on.
+    pub root: Digest,
     /// Whether it lives.
     pub state: MemberState,
     /// When `state` became so, by this node's clock.

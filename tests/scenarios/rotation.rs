@@ -84,6 +84,14 @@ fn the_root_changes_in_steps_and_no_request_fails() {
     assert_eq!(code(&cluster, &["advance"]), "out_of_turn");
     assert_eq!(code(&cluster, &["cancel"]), "out_of_turn");
     assert_eq!(cluster.json("third", &["status"])["root"]["phase"], "issuing");
+    eventually_within("third shows itself under the new root", PATIENCE, || {
+        let shown = cluster.json("third", &["identity", "show", "shop/reviews"]);
+        if shown["root_state"] == "issuing" {
+            Ok(())
+        } else {
+            Err(format!("{} {}", shown["root"], shown["root_state"]))
+        }
+    });
     let checked = cluster.on("first", &["check", "-o", "json"]).json();
     assert!(checked.to_string().contains("root_change"), "{checked}");
     let finished = step(&cluster, &["finish"]);

@@ -171,7 +171,7 @@ impl Engine {
             changes.push(Change::Policy(node()));
         }
         if changed(|a, b| {
-            let facts = |m: &Member| (m.generation, m.epoch, m.wire, m.started, m.record_key, m.ca_key);
+            let facts = |m: &Member| (m.generation, m.epoch, m.wire, m.started, m.record_key, m.ca_key, m.root);
             facts(a) == facts(b) && (&a.addresses, &a.locality, &a.version) == (&b.addresses, &b.locality, &b.version)
         }) {
             changes.push(Change::Member(node()));
@@ -237,6 +237,7 @@ fn member(node: &NodeId, said: &Said, state: MemberState, since: u64, rtt: Optio
         epoch: said.epoch,
         record_key: said.record_key,
         ca_key: said.ca_key,
+        root: said.root,
         state,
         since,
         status: said.status,

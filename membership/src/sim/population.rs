@@ -160,6 +160,7 @@ impl Notary for Registry {
             grant: grant.clone(),
             record_key: *record_key,
             ca_key: Digest::of(&record_key.0),
+            root: Digest::of(b"root"),
             not_before: START,
             not_after: now + 86_400_000,
         })

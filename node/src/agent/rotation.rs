@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use certs::trust::{Phase, Trust};
+use certs::{
+    id::NodeId,
+    trust::{Phase, Trust},
+};
+use membership::view::View;
 use policy::changeset::ChangesetId;
 use rustls::pki_types::CertificateDer;
 
@@ -73,12 +77,20 @@ fn is_moved(identity: &Identity, trust: &Trust) -> bool {
     stays && issues && identity.shows_only(ca.chain().last().map(|der| CertificateDer::from(der.as_slice())))
 }
 
+/// Whether every member that lives was heard to be certified under a root that stays: what is heard later could come too late.
+fn has_heard(view: &View, own: &NodeId, trust: &Trust) -> bool {
+    let staying = trust.staying_digests();
+    let others = view.members().values().filter(|member| member.usable() && member.id != *own);
+    others.into_iter().all(|member| staying.contains(&member.root))
+}
+
 impl Sync {
-    /// Whether nothing of this node rests on a root that retires: not its certificates, not its connections.
+    /// Whether nothing of this node rests on a root that retires: not its certificates, not its connections, not what it knows of others.
     pub fn is_settled(&self) -> bool {
         let state = self.world.current().load().state.clone();
         let trust = state.trust();
         let rests = || self.resting.connections(state.role_set.changeset) != Some(0);
-        trust.phase() != Phase::Issuing || (is_moved(&self.identity, trust) && !rests())
+        let heard = || has_heard(&self.world.view(), self.node(), trust);
+        trust.phase() != Phase::Issuing || (is_moved(&self.identity, trust) && !rests() && heard())
     }
 }

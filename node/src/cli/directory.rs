@@ -34,8 +34,6 @@ const NEXT_ROOT: &str = "root.next.key";
 const BUNDLE: &str = "bundle.pem";
 const MESH: &str = "mesh.toml";
 
-pub use roots::root_id;
-
 /// An operator directory; it may not exist yet.
 #[derive(Debug, Clone)]
 pub struct Directory {

@@ -85,12 +85,12 @@ fn side(word: &str) -> std::result::Result<Role, String> {
 }
 
 fn table(identities: &[Identity]) -> Table {
-    let mut table = Table::new(&["IDENTITY", "FROM", "UNTIL", "ENDS", "KEY"]);
+    let mut table = Table::new(&["IDENTITY", "FROM", "UNTIL", "ENDS", "KEY", "ROOT"]);
     for identity in identities {
         let ends = identity.not_after.parse::<jiff::Timestamp>().map(|at| at.as_millisecond().unsigned_abs());
         let ends = ends.map_or_else(|_| String::new(), |ends| away(ends, clock::wall()));
         let held = identity.uid.map_or_else(|| "this node".to_owned(), |uid| format!("user {uid}"));
-        table.row([&identity.id, &identity.not_before, &identity.not_after, &ends, &held]);
+        table.row([&identity.id, &identity.not_before, &identity.not_after, &ends, &held, &identity.root_state]);
     }
     table
 }
@@ -111,6 +111,9 @@ async fn show(id: &str, ctx: &Context) -> Result<()> {
         let now = clock::wall();
         let mut text = format!("{}\ncalled {} in TLS\n", identity.id, identity.dns_name);
         chain.iter().for_each(|one| text.push_str(&words(one, now)));
+        if !identity.root.is_empty() {
+            let _ = writeln!(text, "{:<12}{} ({})", "root", identity.root, identity.root_state);
+        }
         text + "\n" + &identity.chain
     })
 }

@@ -303,17 +303,7 @@ mod tests {
 
     #[test]
     fn one_node_opens_so_many_data_connections_here() {
-        let (mesh, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new("a").unwrap());
-        let peer = Arc::new(Peer {
-            id: SpiffeId::node(mesh, node.clone()),
-            node: node.clone(),
-            epoch: 1,
-            grant: Grant::enroller(node.clone(), 1),
-            record_key: PublicKey([0; 32]),
-            ca_key: Digest([0; 32]),
-            not_before: 0,
-            not_after: 0,
-        });
+        let (node, peer) = (NodeId::new("a").unwrap(), peer("a"));
         let live = Arc::<Live>::default();
         let retirement = Retirement::before(0, None);
         let add = |kind| live.add(kind, peer.clone(), Vec::new(), Handle::Tcp(Arc::default()), retirement.clone());
@@ -334,5 +324,47 @@ mod tests {
         let short = before(now + 10_000);
         assert!((2_500..=3_334).contains(&short), "{short}");
         assert_eq!(before(now.saturating_sub(1_000)), 0);
+    }
+
+    fn peer(node: &str) -> Arc<Peer> {
+        let (mesh, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new(node).unwrap());
+        Arc::new(Peer {
+            id: SpiffeId::node(mesh, node.clone()),
+            node: node.clone(),
+            epoch: 1,
+            grant: Grant::enroller(node, 1),
+            record_key: PublicKey([0; 32]),
+            ca_key: Digest([0; 32]),
+            not_before: 0,
+            not_after: Millis::MAX,
+        })
+    }
+
+    #[test]
+    fn what_rests_on_a_ca_that_leaves_takes_nothing_new_and_links_end_one_by_one() {
+        let live = Arc::<Live>::default();
+        let add = |conversation, theirs: &'static [u8], own: Option<&'static [u8]>| {
+            let (kill, kind) = (Arc::<Kill>::default(), Kind { conversation, outbound: own.is_some() });
+            let retirement = Retirement::before(Millis::MAX, own.map(Into::into));
+            let chain = vec![CertificateDer::from(&b"leaf"[..]), CertificateDer::from(theirs)];
+            let guard = live.add(kind, peer("b"), chain, Handle::Tcp(kill.clone()), retirement.clone());
+            (guard, kill, retirement)
+        };
+        let data = [(&b"new"[..], Some(&b"new"[..])), (b"old", Some(b"new")), (b"new", Some(b"old")), (b"old", None)];
+        let data: Vec<_> = data.into_iter().map(|(theirs, own)| add(Conversation::Data, theirs, own)).collect();
+        let links: Vec<_> = [b"old", b"new"].map(|theirs| add(Conversation::Peer, theirs, Some(b"old"))).into();
+        let late = add(Conversation::Peer, b"old", Some(b"new"));
+        let leaving = |enroller: &[u8]| enroller == b"old";
+        assert_eq!(live.retire(leaving, false), 6);
+        let begun = |kept: &(Guard, Arc<Kill>, Retirement)| !kept.2.has_come(clock::wall());
+        assert_eq!(data.iter().map(begun).collect::<Vec<_>>(), [true, false, false, false]);
+        assert!(data.iter().all(|kept| kept.1.killed().is_none()), "what is under way goes on");
+        let closed = || links.iter().filter(|kept| kept.1.killed().is_some()).count();
+        assert_eq!((closed(), late.1.killed()), (1, None));
+        drop((data, links));
+        assert_eq!((live.retire(leaving, false), late.1.killed()), (1, None), "the other node is late, not this one");
+        assert_eq!((live.retire(leaving, true), late.1.killed()), (1, Some(Code::Expired)));
+        drop(late);
+        assert_eq!(live.retire(leaving, true), 0);
     }
 }

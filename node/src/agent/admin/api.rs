@@ -400,6 +400,12 @@ pub struct Identity {
     pub chain: String,
     /// The local user whose application was given it by the Workload API; null where this node holds the key.
     pub uid: Option<u32>,
+    /// The root that they rest on, as `skein ca rotate status` names it; empty if it is none that this mesh has or had.
+    #[serde(default)]
+    pub root: String,
+    /// What that root is good for: `issuing`, `next`, `retiring` or `withdrawn`.
+    #[serde(default)]
+    pub root_state: String,
 }
 
 /// One of `GET /v1/local/services`.

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use certs::{
     id::{NodeId, ServiceName},
     root::bundle_to_pem,
+    trust::root_id,
+    verify::anchor,
 };
 use policy::Kind;
 use serde::Serialize;
@@ -145,13 +147,21 @@ impl Admin {
     }
 
     fn identities(&self) -> Vec<api::Identity> {
-        let row = |leaf: crate::agent::LeafFacts| api::Identity {
-            id: leaf.id.uri(),
-            dns_name: leaf.id.dns_name(),
-            not_before: rfc3339(leaf.not_before),
-            not_after: rfc3339(leaf.not_after),
-            chain: bundle_to_pem(&leaf.chain),
-            uid: leaf.uid,
+        let state = self.agent.state();
+        let trust = state.trust();
+        let row = |leaf: crate::agent::LeafFacts| {
+            let enroller = leaf.chain.last().map(Vec::as_slice).unwrap_or_default();
+            let root = anchor(enroller, &trust.roots).or_else(|| anchor(enroller, &trust.former));
+            api::Identity {
+                id: leaf.id.uri(),
+                dns_name: leaf.id.dns_name(),
+                not_before: rfc3339(leaf.not_before),
+                not_after: rfc3339(leaf.not_after),
+                chain: bundle_to_pem(&leaf.chain),
+                uid: leaf.uid,
+                root: root.map(|root| root_id(root)).unwrap_or_default(),
+                root_state: root.map(|root| trust.standing(root).to_string()).unwrap_or_default(),
+            }
         };
         let facts = self.agent.identity();
         facts.leafs.into_iter().chain(facts.handed).map(row).collect()

@@ -6,7 +6,7 @@ use certs::{
     codec::Millis,
     id::NodeId,
     root::{Root, ends},
-    trust::{OutOfTurn, Phase, Trust},
+    trust::{OutOfTurn, Phase, Trust, root_id},
 };
 use policy::{DocumentId, history::State, kinds::RoleSet};
 use serde_json::{Value, json};
@@ -21,7 +21,6 @@ use crate::{
     cli::{
         client::{self, Client},
         context::Context,
-        directory::root_id,
         error::{Error, Result},
         grants, operator,
         output::remark,
@@ -246,7 +245,7 @@ async fn finish(force: bool, ctx: &Context) -> Result<()> {
     let behind = followers.left_behind(force, "still rest on the old root")?;
     let outcome = change.sign(ctx, &trust, "withdraw the old root").await?;
     let left: Vec<&NodeId> = behind.iter().collect();
-    let away = followers.away();
+    let (away, cut) = (followers.away(), followers.busy());
     let words = format!(
         "the old root is withdrawn{}{}",
         left_words(&left),
@@ -256,7 +255,7 @@ async fn finish(force: bool, ctx: &Context) -> Result<()> {
             format!("\nnot reached: {}; they renew by their keys when they return", names(&away))
         }
     );
-    change.shown(ctx, &outcome, &trust, json!({"left_behind": left, "away": away}), &words)
+    change.shown(ctx, &outcome, &trust, json!({"left_behind": left, "cut": cut, "away": away}), &words)
 }
 
 /// The way without waiting: for a root that is stolen, or under which nothing counts any more.
@@ -395,16 +394,10 @@ async fn status(ctx: &Context) -> Result<()> {
 
 /// Every root and what it is good for.
 fn roots(trust: &Trust) -> Vec<Value> {
-    let issuing: Vec<&Vec<u8>> = trust.issuing().collect();
-    let state = |root: &Vec<u8>| match () {
-        () if issuing.contains(&root) => "issuing",
-        () if trust.former.contains(root) => "withdrawn",
-        () if trust.is_ending(root) => "retiring",
-        () => "next",
-    };
     let expires = |root: &[u8]| ends(root).map(|end: Millis| rfc3339(end));
     let all = trust.roots.iter().chain(&trust.former);
-    all.map(|root| json!({"id": root_id(root), "state": state(root), "expires": expires(root)})).collect()
+    all.map(|root| json!({"id": root_id(root), "state": trust.standing(root).to_string(), "expires": expires(root)}))
+        .collect()
 }
 
 /// The command that comes next.

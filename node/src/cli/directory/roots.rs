@@ -6,8 +6,7 @@ use certs::{
     codec::Millis,
     id::TrustDomain,
     root::{Root, bundle_from_pem, bundle_to_pem},
-    sign::Digest,
-    trust::Trust,
+    trust::{Trust, root_id},
 };
 use zeroize::Zeroizing;
 
@@ -16,11 +15,6 @@ use crate::{
     agent::state_dir,
     cli::error::{Error, Result, io},
 };
-
-/// How people tell one root from another: the beginning of its certificate's digest.
-pub fn root_id(root: &[u8]) -> String {
-    Digest::of(root).to_string()[..16].to_owned()
-}
 
 impl Directory {
     /// The root that the mesh is to go to: the one whose key lies here since an earlier attempt, or a new one, kept before anybody

@@ -46,6 +46,8 @@ enum Follower {
     Followed,
     /// It lives and has not, with the reason.
     Waiting(String),
+    /// It has, and something of it still hangs on nodes that have not, or on what is under way.
+    Busy(String),
     /// It is not reached.
     Away,
 }
@@ -127,9 +129,9 @@ impl Judge {
                     (Standing::Applied | Standing::Settled, false) => {
                         Follower::Waiting("its CA is not renewed under the new root yet".to_owned())
                     }
-                    (Standing::Applied, true) => {
-                        Follower::Waiting("connections or an enroller CA still rest on the old root".to_owned())
-                    }
+                    (Standing::Applied, true) => Follower::Busy(
+                        "connections, an enroller CA or what it heard of others still rest on the old root".to_owned(),
+                    ),
                     (Standing::Durable | Standing::Proposed | Standing::Superseded | Standing::Conflicted, _) => {
                         Follower::Waiting("the RoleSet is not in effect there yet".to_owned())
                     }
@@ -154,17 +156,22 @@ impl Followers {
     /// Live nodes that have not followed.
     pub(super) fn waiting(&self) -> Vec<Waiting> {
         let waiting = self.0.iter().filter_map(|(node, follower)| match follower {
-            Follower::Waiting(why) => Some(Waiting { node: node.clone(), why: why.clone() }),
+            Follower::Waiting(why) | Follower::Busy(why) => Some(Waiting { node: node.clone(), why: why.clone() }),
             Follower::Followed | Follower::Away => None,
         });
         waiting.collect()
+    }
+
+    /// Live nodes whose connections are cut if nobody waits for them.
+    pub(super) fn busy(&self) -> Vec<NodeId> {
+        self.which(|follower| matches!(follower, Follower::Busy(_)))
     }
 
     /// Live nodes that are left behind; none unless that is wanted.
     pub(super) fn left_behind(&self, force: bool, what: &str) -> Result<Vec<NodeId>> {
         let waiting = self.waiting();
         if waiting.is_empty() || force {
-            return Ok(waiting.into_iter().map(|waiting| waiting.node).collect());
+            return Ok(self.which(|follower| matches!(follower, Follower::Waiting(_))));
         }
         let each: Vec<_> = waiting.iter().map(|waiting| format!("{}: {}", waiting.node, waiting.why)).collect();
         let message = format!("{} live nodes {what}: {}", waiting.len(), each.join("; "));
@@ -176,7 +183,7 @@ impl Followers {
     pub(super) fn text(&self) -> String {
         let line = |(node, follower): (&NodeId, &Follower)| match follower {
             Follower::Followed => format!("followed  {node}\n"),
-            Follower::Waiting(why) => format!("waiting   {node}: {why}\n"),
+            Follower::Waiting(why) | Follower::Busy(why) => format!("waiting   {node}: {why}\n"),
             Follower::Away => format!("away      {node}: it renews by its key when it returns\n"),
         };
         self.0.iter().map(line).collect()
@@ -269,7 +276,8 @@ mod tests {
         let refused = followers.left_behind(false, "lag").unwrap_err();
         assert_eq!((&*refused.code, refused.class().exit_code()), ("not_acknowledged", 4));
         assert!(refused.message.contains("busy: connections"), "{}", refused.message);
-        assert_eq!(followers.left_behind(true, "lag").unwrap().len(), 5);
+        assert_eq!(followers.left_behind(true, "lag").unwrap(), ["apart", "liar", "old", "silent"].map(node));
+        assert_eq!(followers.busy(), [node("busy")]);
         // A word about another RoleSet is none.
         let other = Judge { role_set: String::new(), ..judge };
         assert!(other.followers(&said, &seen, NOW).followed().is_empty());
