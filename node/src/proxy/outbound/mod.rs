@@ -36,7 +36,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use hyper::body::Incoming;
 use policy::{
     kinds::{Abort, DirectResponse, Fault, Redirect},
-    route::{self, Action, NoRoute, Routed},
+    route::{self, Action, Addressed, NoRoute, Routed},
 };
 use std::{
     net::SocketAddr,
@@ -376,9 +376,12 @@ impl Requests<'_> {
             reporter: Reporter::Source,
             source: Arc::clone(&self.speaker.workload),
             destination: Arc::new(Workload::unknown()),
-            service: policy::hosts::full_name(&routed.service).into(),
-            service_name: routed.service.name().into(),
-            service_namespace: routed.service.namespace().into(),
+            service: routed.host.full_name().into(),
+            service_name: match &routed.host {
+                Addressed::Service(service) => service.name().into(),
+                Addressed::Name(name) => Arc::clone(name),
+            },
+            service_namespace: routed.host.service().map_or("unknown", ServiceName::namespace).into(),
             security: Security::Unknown,
         };
         exchange.between(Arc::new(self.context.telemetry.recorder(self.context.worker, Arc::new(pair))));
