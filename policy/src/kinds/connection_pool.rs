@@ -60,7 +60,8 @@ pub struct HttpPool {
     pub h2_upgrade: H2Upgrade,
     /// The version is the caller's.
     pub use_client_protocol: bool,
-    /// Streams of one HTTP/2 connection. `None`: no limit.
+    /// Requests that share one connection of HTTP/2: with `max_connections` as many as these connections carry together. `None`: no
+    /// limit.
     pub max_concurrent_streams: Option<u32>,
     /// Pings of HTTP/2.
     pub http2_keepalive: Option<Http2Keepalive>,

@@ -58,12 +58,12 @@ impl Way<'_> {
         limit: Option<Duration>,
     ) -> Attempt {
         let member = &self.cluster.members[position];
-        let first = member.endpoint.stats.active() == 0;
+        let others = member.endpoint.stats.active();
         let active = member.endpoint.stats.begin();
         let answer = async {
             // The route's time begins with the end of the request's body, and nobody reads that before there is a connection.
             let timed = limit.is_some() || self.timed && sent.is_complete();
-            let room = self.room(member, first, timed).await?;
+            let room = self.room(member, others, timed).await?;
             let response = if member.endpoint.local {
                 self.here(member, request).await
             } else {
@@ -165,14 +165,20 @@ impl Way<'_> {
         grpc.map_or(response.status().as_u16(), failure::grpc_to_http)
     }
 
-    /// Room within the cluster's limits, where it has any. `timed`: the attempt has a time limit.
-    async fn room(&self, member: &Member, first: bool, timed: bool) -> Result<Option<Room>, Cause> {
+    /// Room within the cluster's limits, where it has any. `others` are under way at the endpoint; `timed`: the attempt has a time limit.
+    async fn room(&self, member: &Member, others: u32, timed: bool) -> Result<Option<Room>, Cause> {
         let Some(limits) = &self.cluster.table.limits else { return Ok(None) };
+        // One connection each endpoint gets whatever the limit says.
         let connection = match member.preface.protocol {
-            // All requests share one.
-            mesh::Protocol::Http2 => None,
+            mesh::Protocol::Http2 => match limits.multiplexed() {
+                Some(streams) => {
+                    let first = others < limits.streams_per_connection;
+                    Some(self.connection(&streams, member, first, timed).await?)
+                }
+                None => None,
+            },
             mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
-                Some(self.connection(limits, member, first, timed).await?)
+                Some(self.connection(limits, member, others == 0, timed).await?)
             }
         };
         let mut room = Room::new(Arc::clone(&self.cluster.circuit), connection);
