@@ -55,7 +55,7 @@ pub struct Call<'a> {
     pub identity: &'a SpiffeId,
     /// What the stream is for.
     pub preface: &'a Preface,
-    /// How long a connection that is dialled for it may take to open.
+    /// How long a connection that is dialled for it may take to open; as long it waits for room first, where there is none.
     pub patience: Duration,
 }
 
@@ -141,7 +141,7 @@ impl Worker {
             return Err(Error::Stopping);
         }
         let group = shared.pool.group(call);
-        let permit = self.counted(group.permit().await)?;
+        let permit = self.within(call.patience, group.permit()).await?;
         if let Some(link) = group.take_ready(call.preface).await {
             if !link.is_quic && !self.is_tcp_only(&group, call) {
                 // UDP has been blocked long enough to ask again, at nobody's expense.
@@ -150,14 +150,14 @@ impl Worker {
             return Ok(Lease::new(link, group, permit));
         }
         let stream = if self.is_tcp_only(&group, call) {
-            let _leave = self.counted(group.dial_permit().await)?;
+            let _leave = self.within(call.patience, group.dial_permit()).await?;
             // One may have come back while this call waited.
             if let Some(link) = group.take_ready(call.preface).await {
                 return Ok(Lease::new(link, group.clone(), permit));
             }
             self.over_tcp(&group, call).await?
         } else {
-            self.prefaced(&group, call).await?
+            timeout(call.patience, self.prefaced(&group, call)).await.unwrap_or_else(|_| Err(unopened(call)))?
         };
         let mut link = Link::new(stream, call.preface, &shared.mesh.shared.tasks).await?;
         if !link.ready().await {
@@ -221,6 +221,11 @@ impl Worker {
             count(&self.shared.mesh.shared.counters.overflows);
         }
         result
+    }
+
+    /// Waits for one of this node's own limits, and no longer than this.
+    async fn within<T>(&self, patience: Duration, room: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.counted(timeout(patience, room).await.unwrap_or(Err(Error::Overflow("requests to one node"))))
     }
 
     /// A stream whose preface was written.
@@ -356,6 +361,12 @@ impl Worker {
             first: spread % CONTROL,
         }
     }
+}
+
+/// No connection for a call came about in time.
+fn unopened(call: &Call<'_>) -> Error {
+    let (node, reason) = (call.node.to_string().into(), "no answer in time".into());
+    Error::Connect { node, address: call.address, reason }
 }
 
 /// Begins a stream on a TLS connection. A tunnel gives the connection back to the group.
