@@ -22,7 +22,7 @@ use super::{
     count,
     dial::{self, CONNECT_TIMEOUT, Carrier, Dialled, Target},
     error::Error,
-    lease::{Lease, Link},
+    lease::{Lease, Link, Pings},
     live::{Handle, Kind},
     lock,
     pool::{Connection, Dialling, Group, Pool, Slot, Step},
@@ -57,6 +57,8 @@ pub struct Call<'a> {
     pub preface: &'a Preface,
     /// How long a connection that is dialled for it may take to open; as long it waits for room first, where there is none.
     pub patience: Duration,
+    /// How a virtual connection of HTTP/2 that is made for it is watched.
+    pub pings: Option<Pings>,
 }
 
 /// One data worker. Cheap to clone; everything that it starts runs on the runtime where it was started.
@@ -159,7 +161,7 @@ impl Worker {
         } else {
             timeout(call.patience, self.prefaced(&group, call)).await.unwrap_or_else(|_| Err(unopened(call)))?
         };
-        let mut link = Link::new(stream, call.preface, &shared.mesh.shared.tasks).await?;
+        let mut link = Link::new(stream, call, &shared.mesh.shared.tasks).await?;
         if !link.ready().await {
             return Err(Error::NeverSent("the connection ended at once".into()));
         }

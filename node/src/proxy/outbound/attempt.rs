@@ -259,6 +259,7 @@ impl Way<'_> {
             identity: &member.identity,
             preface: &member.preface,
             patience: self.cluster.connect_timeout,
+            pings: self.cluster.pings,
         };
         let mut open = pin!(self.context.mesh.open(&call));
         let lease = match poll!(open.as_mut()) {
