@@ -53,11 +53,18 @@ pub struct Source {
     pub account: ServiceAccount,
 }
 
-/// True if a request meets one of these conditions, or there is none. `port` is the addressed service port; the way in which the
-/// request is routed plays no part.
-pub fn meets(conditions: &[HttpMatch], request: &Request<'_>, port: u16) -> bool {
+/// True if a request may meet one of these conditions, or there is none. `port` is the addressed service port; the way in which the
+/// request is routed plays no part. The caller may be any workload with one of these sets of `labels` (those of `request.source` are
+/// not looked at); with none of them nothing is known of its labels, and it may have any.
+pub fn may_meet(
+    conditions: &[HttpMatch],
+    request: &Request<'_>,
+    port: u16,
+    labels: &[Arc<BTreeMap<String, String>>],
+) -> bool {
     let met = |condition: &HttpMatch| {
-        matching::applies(condition, port, request.source) && matching::holds(condition, request).is_some()
+        matching::may_apply(condition, port, &request.source.namespace, labels)
+            && matching::holds(condition, request).is_some()
     };
     conditions.is_empty() || conditions.iter().any(met)
 }

@@ -241,6 +241,22 @@ fn static_conditions_drop_matches() {
     assert_eq!(world.takes(&get("/")), "404");
 }
 
+#[test]
+fn callers_may_be_any_workload_of_their_account() {
+    let text = "apiVersion: skein.dev/v1\nkind: RateLimit\nmetadata: {name: l}\nspec: {rules: [{match: [{sourceLabels: {app: batch}}], limit: {requests: 1, interval: 1s}}]}\n";
+    let parsed = crate::parse::yaml("f.yaml", text, "default");
+    let crate::Spec::RateLimit(limit) = &parsed.documents[0].document.spec else { panic!("another kind") };
+    let conditions = &limit.rules[0].matches;
+    let app = |app: &str| Arc::new(BTreeMap::from([("app".to_owned(), app.to_owned())]));
+    let world = World::new("");
+    world.with(&get("/"), |_, request| {
+        assert!(may_meet(conditions, request, 80, &[app("batch")]));
+        assert!(may_meet(conditions, request, 80, &[app("web"), app("batch")]), "it may be either");
+        assert!(may_meet(conditions, request, 80, &[]), "nothing is known");
+        assert!(!may_meet(conditions, request, 80, &[app("web")]));
+    });
+}
+
 fn balance(destination: &Destination, port: u16) -> Balance {
     match destination.common.policy(port).load_balancer.algorithm {
         Algorithm::Simple(balance) => balance,

@@ -57,6 +57,9 @@ pub(super) struct Who {
     pub(super) server_name: String,
     /// Its namespace and account as proven; labels as the registry knows those of the service that it says it is.
     pub(super) source: route::Source,
+    /// Labels of the workloads that it may be, for limits. What it says that it is, another node may claim of any workload there
+    /// with its account. None: nothing is known of it.
+    pub(super) labels: Vec<Arc<BTreeMap<String, String>>>,
 }
 
 /// What the documents said of the service when they were last looked at.
@@ -122,6 +125,7 @@ impl Caller {
             destination,
             server_name: by.dns_name(),
             source: source(peer, account, known),
+            labels: labels(snapshot, peer, known),
         };
         Self {
             who: Arc::new(who),
@@ -169,6 +173,15 @@ pub(super) fn workload(snapshot: &Snapshot, service: &Service) -> Arc<compile::W
 fn known<'s>(snapshot: &'s Snapshot, peer: &Peer<'_>, preface: &Preface) -> Option<&'s Arc<Endpoint>> {
     let endpoints = snapshot.services.of_peer(peer.node, peer.identity.account()?);
     endpoints.iter().find(|endpoint| Some(&endpoint.id.service) == preface.source.as_ref())
+}
+
+fn labels(snapshot: &Snapshot, peer: &Peer<'_>, known: Option<&Arc<Endpoint>>) -> Vec<Arc<BTreeMap<String, String>>> {
+    // Of its own services a node knows which one speaks.
+    if let Some(known) = known.filter(|_| *peer.node == snapshot.node) {
+        return vec![Arc::clone(&known.labels)];
+    }
+    let Some(account) = peer.identity.account() else { return Vec::new() };
+    snapshot.services.of_peer(peer.node, account).iter().map(|endpoint| Arc::clone(&endpoint.labels)).collect()
 }
 
 fn workload_of(snapshot: &Snapshot, peer: &Peer<'_>, known: Option<&Arc<Endpoint>>) -> Workload {
