@@ -322,6 +322,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         Cause::BadRequest(_)
         | Cause::HeadersTooLarge
         | Cause::UriTooLong
+        | Cause::OldVersion
         | Cause::Unsupported(_)
         | Cause::RequestTimeout
         | Cause::NoRoute

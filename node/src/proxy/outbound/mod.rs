@@ -32,7 +32,7 @@ use bytes::Bytes;
 use certs::id::{ServiceName, SpiffeId};
 use cors::Verdict;
 use facts::RequestFacts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::LOCATION, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::LOCATION, request::Parts};
 use hyper::body::Incoming;
 use policy::{
     kinds::{Abort, DirectResponse, Fault, Redirect},
@@ -236,6 +236,9 @@ impl Requests<'_> {
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
         if let Some(logged) = log::begin(self, &snapshot, &parts) {
             exchange.log(logged);
+        }
+        if parts.version == Version::HTTP_10 {
+            return Err(Cause::OldVersion);
         }
         let host = host?;
         let routed = self.route(&snapshot, &parts, &host).inspect_err(|_| self.unrouted(exchange))?;
