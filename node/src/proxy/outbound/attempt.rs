@@ -90,7 +90,7 @@ impl Way<'_> {
     /// The head for one attempt.
     ///
     /// # Errors
-    /// The authority cannot stand in HTTP/2's target.
+    /// The authority cannot stand in HTTP/2's target, or the endpoint speaks HTTP/2 and a WebSocket is asked for.
     pub(super) fn request(
         &self,
         head: (&Parts, &HeaderValue),
@@ -105,7 +105,13 @@ impl Way<'_> {
         parts.extensions = http::Extensions::new();
         parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
         match self.cluster.members[position].preface.protocol {
-            mesh::Protocol::Http2 => inbound::to_http2(&mut parts, host)?,
+            mesh::Protocol::Http2 => {
+                // Another protocol may be left unheeded (RFC 9110, 7.8); a WebSocket's caller could do nothing with the answer.
+                if upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+                    return Err(Cause::Unsupported("the destination speaks HTTP/2, which carries no WebSocket here"));
+                }
+                inbound::to_http2(&mut parts, host)?;
+            }
             mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
                 inbound::to_http1(&mut parts, host.clone());
                 if let Some(upgrade) = upgrade {

@@ -171,6 +171,21 @@ fn an_http1_caller_reaches_an_http2_application() {
 }
 
 #[test]
+fn a_websocket_towards_http2_is_refused_and_no_other_protocol_is() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let mut entry = Entry::new(1, "reviews", "v1", &Backend::named(""));
+    (entry.target, entry.protocol) = (runtime.block_on(application(tasks)), Protocol::Http2);
+    let world = World::new(2, vec![entry]);
+    let ask = |protocol: &str| {
+        let text = format!("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n");
+        super::client::Client::connect(world.nodes[0].outbound).ask(text).unwrap()
+    };
+    let refused = ask("WebSocket");
+    assert!(refused.status == 501 && refused.body.contains("HTTP/2"), "{refused:?}");
+    assert_eq!(ask("TLS/1.3").status, 200);
+}
+
+#[test]
 fn a_cookie_that_http2_cut_into_lines_is_routed_as_one() {
     let (runtime, tasks) = (runtime(), Tasks::new());
     let (one, two) = (Backend::named("one"), Backend::named("two"));
