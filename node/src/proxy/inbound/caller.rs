@@ -10,7 +10,10 @@ use crate::{
     snapshot::{Endpoint, Snapshot},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
-use certs::id::{NodeId, ServiceAccount, ServiceName, SpiffeId};
+use certs::{
+    id::{NodeId, ServiceAccount, ServiceName, SpiffeId},
+    sign::Digest,
+};
 use http::HeaderValue;
 use policy::{
     compile::{self, Compiled},
@@ -27,6 +30,8 @@ pub(in crate::proxy) struct Peer<'a> {
     pub(in crate::proxy) identity: &'a SpiffeId,
     pub(in crate::proxy) node: &'a NodeId,
     pub(in crate::proxy) address: IpAddr,
+    /// SHA-256 of the certificate that it showed; within a node none is shown.
+    pub(in crate::proxy) certificate: Option<Digest>,
 }
 
 /// See the module.
@@ -129,7 +134,7 @@ impl Caller {
         };
         Self {
             who: Arc::new(who),
-            client_cert: header(&format!("By={by};Subject=\"\";URI={}", peer.identity)),
+            client_cert: client_cert(&by, peer),
             address: header(&peer.address.to_string()),
             recorder: Arc::new(context.telemetry.recorder(context.worker, Arc::new(pair))),
             seen: Mutex::default(),
@@ -202,6 +207,12 @@ fn source(peer: &Peer<'_>, called: &ServiceAccount, known: Option<&Arc<Endpoint>
         labels: known.map(|known| BTreeMap::clone(&known.labels)).unwrap_or_default(),
         account: account.clone(),
     }
+}
+
+/// Envoy's `x-forwarded-client-cert`.
+fn client_cert(by: &SpiffeId, peer: &Peer<'_>) -> HeaderValue {
+    let hash = peer.certificate.map(|digest| format!("Hash={digest};")).unwrap_or_default();
+    header(&format!("By={by};{hash}Subject=\"\";URI={}", peer.identity))
 }
 
 fn header(text: &str) -> HeaderValue {

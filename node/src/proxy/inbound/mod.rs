@@ -43,7 +43,8 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
         tracing::debug!(peer = %peer.id, "a data stream between identities that are no services");
         return;
     };
-    let peer = Peer { identity: &peer.id, node: &peer.node, address: remote_addr.ip() };
+    let certificate = Some(peer.leaf);
+    let peer = Peer { identity: &peer.id, node: &peer.node, address: remote_addr.ip(), certificate };
     let snapshot = context.current.load();
     let caller = Arc::new(Caller::at(local_addr.ip(), &context, &snapshot, &peer, account, &preface));
     drop(snapshot);

@@ -227,6 +227,7 @@ impl Way<'_> {
                 identity: &self.speaker.identity,
                 node: &self.snapshot.node,
                 address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                certificate: None,
             };
             Caller::new(self.context, self.snapshot, &peer, &member.endpoint.account, &member.preface)
         });
