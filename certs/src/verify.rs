@@ -61,6 +61,8 @@ pub struct KnownKey {
 pub struct Peer {
     /// The leaf's identity.
     pub id: SpiffeId,
+    /// SHA-256 of the leaf.
+    pub leaf: Digest,
     /// The node whose CA issued it (for a node identity leaf: that node).
     pub node: NodeId,
     /// Epoch of that node's grant.
@@ -188,6 +190,7 @@ pub(crate) fn verify_leaf(
     scope: Scope,
 ) -> Result<Peer, VerifyError> {
     let [leaf, node, enroller] = exactly(chain)?;
+    let digest = Digest::of(leaf);
     let leaf = Certificate::parse(leaf, Link::Leaf)?;
     let id = leaf.id().clone();
     if id.trust_domain != authority.trust_domain {
@@ -213,7 +216,8 @@ pub(crate) fn verify_leaf(
     }
     let NodeCaFacts { node, epoch, grant, record_key, ca_key, .. } = facts;
     // Validity is nested, so the leaf's is the path's.
-    Ok(Peer { id, node, epoch, grant, record_key, ca_key, not_before: leaf.not_before, not_after: leaf.not_after })
+    let (not_before, not_after) = (leaf.not_before, leaf.not_after);
+    Ok(Peer { id, leaf: digest, node, epoch, grant, record_key, ca_key, not_before, not_after })
 }
 
 fn exactly<'c, const N: usize>(chain: &'c [CertificateDer<'_>]) -> Result<[&'c [u8]; N], VerifyError> {

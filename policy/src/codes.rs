@@ -98,7 +98,7 @@ codes! {
     PORT_REQUIRED = "SKN0304", "The destination's service has several ports and the route names none.";
     CONFLICTING_VIRTUAL_SERVICES = "SKN0305", "Two VirtualServices claim one host; the oldest is used.";
     SUBSET_WITHOUT_ENDPOINTS = "SKN0306", "No endpoint has the subset's labels.";
-    RULE_WITHOUT_HOST = "SKN0307", "The host of the VirtualService or DestinationRule is no service of the mesh.";
+    RULE_WITHOUT_HOST = "SKN0307", "The host of the DestinationRule, or a VirtualService's host in a service's form, is no service of the mesh.";
     REPEATED_SUBSET = "SKN0308", "Another DestinationRule of the namespace defines the subset; the oldest is used.";
     UNKNOWN_GATEWAY = "SKN0309", "Neither the mesh nor the push defines a Gateway that a VirtualService names.";
     HOST_NOT_AT_GATEWAY = "SKN0310", "A Gateway serves none of the hosts of a VirtualService, or no Gateway serves a host.";

@@ -20,6 +20,10 @@ pub const EXPIRES: &str = "skein.dev/expires";
 /// supported yet and what push refuses stays.
 pub const LINT_IGNORE: &str = "skein.dev/lint-ignore";
 
+/// Annotation of a DestinationRule with an algorithm of Skein's own for all its traffic, where Istio's language has no word for it:
+/// `PEAK_EWMA`.
+pub const LB: &str = "skein.dev/lb";
+
 /// A kind of policy document; shown and parsed as Istio's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "each variant is the kind of that name, described in its file under kinds")]

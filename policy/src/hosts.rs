@@ -166,6 +166,14 @@ pub fn covers(pattern: &str, host: &str) -> bool {
     }
 }
 
+/// True if a wildcard may cover full names of registered services.
+pub(crate) fn may_cover_services(pattern: &str) -> bool {
+    pattern.strip_prefix('*').is_some_and(|suffix| {
+        let (own, registry) = (suffix.strip_prefix('.').unwrap_or(suffix), REGISTRY_SUFFIX);
+        own.ends_with(registry) || registry.ends_with(own)
+    })
+}
+
 /// True if some host is covered by both.
 pub fn overlap(a: &str, b: &str) -> bool {
     covers(a, b) || covers(b, a)

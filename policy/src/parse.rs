@@ -281,7 +281,7 @@ fn read_spec(spec: &At<'_>, metadata: &Metadata) -> Option<Spec> {
     let id = &metadata.id;
     Some(match id.kind {
         Kind::VirtualService => Spec::VirtualService(Arc::new(VirtualService::decode(spec, &id.namespace)?)),
-        Kind::DestinationRule => Spec::DestinationRule(Arc::new(DestinationRule::decode(spec, &id.namespace)?)),
+        Kind::DestinationRule => Spec::DestinationRule(Arc::new(DestinationRule::decode(spec, metadata)?)),
         Kind::ServiceEntry => Spec::ServiceEntry(Arc::new(ServiceEntry::decode(spec, metadata)?)),
         Kind::WorkloadEntry => Spec::WorkloadEntry(Arc::new(WorkloadEntry::decode(spec)?)),
         Kind::WorkloadGroup => Spec::WorkloadGroup(Arc::new(WorkloadGroup::decode(spec)?)),

@@ -222,6 +222,7 @@ mod tests {
         let node = NodeId::new("b").unwrap();
         Peer {
             id: SpiffeId::node(TrustDomain::new("t.example").unwrap(), node.clone()),
+            leaf: certs::sign::Digest([0; 32]),
             grant: Grant::enroller(node.clone(), epoch),
             node,
             epoch,

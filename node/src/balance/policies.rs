@@ -103,6 +103,7 @@ impl From<&ClusterPolicy> for PoolLimits {
             pending: limit(http.max_pending_requests),
             requests: limit(http.max_requests),
             requests_per_connection: limit(http.max_requests_per_connection),
+            streams_per_connection: limit(http.max_concurrent_streams),
             retries: match &policy.retry_budget {
                 Some(budget) => RetryLimit::Budget {
                     percent: f64::from(budget.per_million) / 10_000.0,
@@ -193,12 +194,13 @@ mod tests {
     fn limits_and_detection() {
         let policy = read(
             "{connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 2, http2MaxRequests: 3,
-                maxRequestsPerConnection: 4, maxRetries: 5}},
+                maxRequestsPerConnection: 4, maxRetries: 5, maxConcurrentStreams: 6}},
               outlierDetection: {consecutive5xxErrors: 1, interval: 1s, outlierDetectionHttpErrorCodes: [429]}}",
         );
         let limits = PoolLimits::from(&policy);
         assert_eq!((limits.connections, limits.pending, limits.requests), (1, 2, 3));
-        assert_eq!((limits.requests_per_connection, limits.retries), (4, RetryLimit::Count(5)));
+        assert_eq!((limits.requests_per_connection, limits.streams_per_connection), (4, 6));
+        assert_eq!(limits.retries, RetryLimit::Count(5));
         let detection = OutlierPolicy::from(policy.outlier_detection.as_ref().unwrap());
         assert_eq!((detection.consecutive_errors, detection.interval), (1, 1_000));
         assert!(detection.error_statuses.contains(429) && !detection.error_statuses.contains(500));

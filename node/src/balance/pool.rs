@@ -21,6 +21,8 @@ pub struct PoolLimits {
     pub requests: u32,
     /// `http.maxRequestsPerConnection`.
     pub requests_per_connection: u32,
+    /// `http.maxConcurrentStreams`: requests that share one connection of HTTP/2.
+    pub streams_per_connection: u32,
     /// How many retries may be under way.
     pub retries: RetryLimit,
 }
@@ -79,12 +81,21 @@ impl Default for PoolLimits {
             pending: u32::MAX,
             requests: u32::MAX,
             requests_per_connection: u32::MAX,
+            streams_per_connection: u32::MAX,
             retries: RetryLimit::Count(u32::MAX),
         }
     }
 }
 
 impl PoolLimits {
+    /// The same for HTTP/2, where a request takes a stream of a connection: as many as all connections carry together. `None`: no
+    /// request waits for one.
+    #[must_use]
+    pub const fn multiplexed(&self) -> Option<PoolLimits> {
+        let connections = self.connections.saturating_mul(self.streams_per_connection);
+        if connections == u32::MAX { None } else { Some(PoolLimits { connections, ..*self }) }
+    }
+
     /// True if a connection that has carried so many requests is to be closed after the last.
     #[must_use]
     pub const fn is_used_up(&self, requests: u32) -> bool {
@@ -178,6 +189,7 @@ mod tests {
             pending: limit,
             requests: limit,
             requests_per_connection: limit,
+            streams_per_connection: limit,
             retries: RetryLimit::Count(limit),
         }
     }
@@ -225,6 +237,13 @@ mod tests {
         assert_eq!(pool.count(Resource::Retries), 5_000);
         assert!(!limits.is_used_up(1_000_000));
         drop(held);
+    }
+
+    #[test]
+    fn connections_of_http2_carry_many_requests() {
+        assert_eq!(limits(3).multiplexed(), Some(PoolLimits { connections: 9, ..limits(3) }));
+        assert_eq!(PoolLimits { connections: 3, ..PoolLimits::default() }.multiplexed(), None, "streams without end");
+        assert_eq!(PoolLimits { streams_per_connection: 3, ..PoolLimits::default() }.multiplexed(), None);
     }
 
     #[test]

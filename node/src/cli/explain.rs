@@ -54,7 +54,8 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
         let _ = writeln!(text, "{name:<14} {}", plain(value).replace('\n', " "));
     };
     row("from", &explained.from.account);
-    row("service", explained.service.as_deref().unwrap_or("-"));
+    let called = explained.service.as_deref().or(explained.virtual_host.as_deref());
+    row("service", called.unwrap_or("-"));
     let line = explained.line.map(|line| format!(", line {line} of its file")).unwrap_or_default();
     let document = explained.document.as_deref().unwrap_or("default route");
     row("document", &format!("{document}{line}"));

@@ -22,7 +22,7 @@ use super::{
     count,
     dial::{self, CONNECT_TIMEOUT, Carrier, Dialled, Target},
     error::Error,
-    lease::{Lease, Link},
+    lease::{Lease, Link, Pings},
     live::{Handle, Kind, Retirement},
     lock,
     pool::{Connection, Dialling, Group, Pool, Slot, Step},
@@ -55,8 +55,10 @@ pub struct Call<'a> {
     pub identity: &'a SpiffeId,
     /// What the stream is for.
     pub preface: &'a Preface,
-    /// How long a connection that is dialled for it may take to open; and how long it waits before that, where too much is under way.
+    /// How long a connection that is dialled for it may take to open; as long it waits for room first, where there is none.
     pub patience: Duration,
+    /// How a virtual connection of HTTP/2 that is made for it is watched.
+    pub pings: Option<Pings>,
 }
 
 /// One data worker. Cheap to clone; everything that it starts runs on the runtime where it was started.
@@ -162,8 +164,7 @@ impl Worker {
         }
         let group = shared.pool.group(call);
         let permit = self.counted(group.permit(call.patience).await)?;
-        let dialled = timeout(call.patience, self.link(&group, call)).await;
-        let link = dialled.unwrap_or_else(|_| Err(no_answer(call)))?;
+        let link = self.link(&group, call).await?;
         Ok(Lease::new(link, group, permit))
     }
 
@@ -174,16 +175,16 @@ impl Worker {
             return Ok(link);
         }
         let stream = if self.is_tcp_only(group, call) {
-            let _leave = self.counted(group.dial_permit().await)?;
+            let _leave = self.within(call.patience, group.dial_permit()).await?;
             // One may have come back while this call waited.
             if let Some(link) = group.take_ready(call.preface).await {
                 return Ok(link);
             }
             self.over_tcp(group, call).await?
         } else {
-            self.prefaced(group, call).await?
+            timeout(call.patience, self.prefaced(group, call)).await.unwrap_or_else(|_| Err(no_answer(call)))?
         };
-        let mut link = Link::new(stream, call.preface, &self.shared.mesh.shared.tasks).await?;
+        let mut link = Link::new(stream, call, &self.shared.mesh.shared.tasks).await?;
         if !link.ready().await {
             return Err(Error::NeverSent("the connection ended at once".into()));
         }
@@ -245,6 +246,11 @@ impl Worker {
             count(&self.shared.mesh.shared.counters.overflows);
         }
         result
+    }
+
+    /// Waits for one of this node's own limits, and no longer than this.
+    async fn within<T>(&self, patience: Duration, room: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.counted(timeout(patience, room).await.unwrap_or(Err(Error::Overflow("requests to one node"))))
     }
 
     /// A stream whose preface was written.

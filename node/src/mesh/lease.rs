@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,10 +17,11 @@ use hyper::{
     client::conn::http2,
     rt::Executor,
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    data::Call,
     error::Error,
     pool::Group,
     preface::{Preface, Protocol},
@@ -80,6 +82,15 @@ impl Default for Terms {
     }
 }
 
+/// `http2KeepAlive`: pings on a virtual connection of HTTP/2, which ends when one is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pings {
+    /// Between two.
+    pub interval: Duration,
+    /// For the answer.
+    pub timeout: Duration,
+}
+
 #[derive(Debug)]
 enum Sender {
     /// The connection is absent while a response is read from it.
@@ -89,12 +100,17 @@ enum Sender {
 
 impl Link {
     /// Makes a stream whose preface was sent speak HTTP.
-    pub(super) async fn new(stream: VirtualStream, preface: &Preface, tasks: &Tasks) -> Result<Link, Error> {
+    pub(super) async fn new(stream: VirtualStream, call: &Call<'_>, tasks: &Tasks) -> Result<Link, Error> {
+        let preface = call.preface;
         let (facts, is_quic) = (stream.facts().clone(), stream.carrier() == "quic");
         let failed = |error: hyper::Error| Error::NeverSent(error.to_string().into());
         let sender = if preface.protocol == Protocol::Http2 {
             let mut builder = http2::Builder::new(Spawner(tasks.clone()));
             builder.max_header_list_size(MAX_HEADERS).max_send_buf_size(MAX_BUFFER);
+            if let Some(Pings { interval, timeout }) = call.pings {
+                builder.timer(TokioTimer::new()).keep_alive_interval(interval).keep_alive_timeout(timeout);
+                builder.keep_alive_while_idle(true);
+            }
             let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(failed)?;
             tasks.detach("virtual connection", async move { drop(connection.await) });
             Sender::Http2(sender)

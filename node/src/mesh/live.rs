@@ -330,6 +330,7 @@ mod tests {
         let (mesh, node) = (TrustDomain::new("t.example").unwrap(), NodeId::new(node).unwrap());
         Arc::new(Peer {
             id: SpiffeId::node(mesh, node.clone()),
+            leaf: Digest([0; 32]),
             node: node.clone(),
             epoch: 1,
             grant: Grant::enroller(node, 1),

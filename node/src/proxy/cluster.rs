@@ -5,7 +5,10 @@ use super::{context::Context, failure::Cause, inbound::Caller, outbound::Speaker
 use crate::{
     balance::{Ask, Candidates, Client},
     clock,
-    mesh::{self, Preface, lease::Terms},
+    mesh::{
+        self, Preface,
+        lease::{Pings, Terms},
+    },
     snapshot::{Circuit, Endpoint, Snapshot, Table},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
@@ -55,6 +58,8 @@ pub(super) struct Cluster {
     pub(super) connect_timeout: Duration,
     /// How long the connections to its endpoints are used.
     pub(super) terms: Terms,
+    /// How connections of HTTP/2 to its endpoints are watched, beside what the mesh does.
+    pub(super) pings: Option<Pings>,
     ignores_localities: bool,
     /// Where requests are counted that reach no endpoint.
     pub(super) nobody: Arc<Recorder>,
@@ -177,6 +182,7 @@ impl Context {
             connect_timeout: policy.connection_pool.tcp.connect_timeout.unwrap_or(config.connect_timeout),
             ignores_localities,
             terms: terms(policy),
+            pings: pings(policy),
             table,
             nobody: Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(Workload::unknown())))),
         })
@@ -199,6 +205,7 @@ impl Context {
             connect_timeout: cluster.connect_timeout,
             ignores_localities: cluster.ignores_localities,
             terms: cluster.terms,
+            pings: cluster.pings,
             nobody: Arc::clone(&cluster.nobody),
         }
     }
@@ -214,6 +221,11 @@ impl Context {
         let client = Client { ignores_localities, ..speaker.client.clone() };
         self.circuits.table(circuit, endpoints, policy, &client, clock::uptime(), self.random())
     }
+}
+
+fn pings(policy: &ClusterPolicy) -> Option<Pings> {
+    let keepalive = policy.connection_pool.http.http2_keepalive?;
+    Some(Pings { interval: keepalive.interval, timeout: keepalive.timeout })
 }
 
 /// Connections that are kept for long are kept for less than that anyway.

@@ -14,6 +14,8 @@ pub enum Cause {
     HeadersTooLarge,
     /// A URI beyond 8 KiB.
     UriTooLong,
+    /// HTTP/1.0.
+    OldVersion,
     /// A method that this listener does not serve; the text says which.
     Unsupported(&'static str),
     /// The request's body paused for longer than its limit.
@@ -93,6 +95,7 @@ impl Cause {
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Flags::DPE, Fault::Client, "", true),
             Self::UriTooLong => (StatusCode::URI_TOO_LONG, Flags::DPE, Fault::Client, "", true),
             Self::Unsupported(what) => (StatusCode::NOT_IMPLEMENTED, Flags::DPE, Fault::Client, what, true),
+            Self::OldVersion => (StatusCode::UPGRADE_REQUIRED, Flags::NONE, Fault::Client, OLD_VERSION, true),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Flags::SI, Fault::Client, "stream timeout", true),
             Self::NoRoute => (StatusCode::NOT_FOUND, Flags::NR, Fault::Policy, "", false),
             Self::NoCluster => (StatusCode::SERVICE_UNAVAILABLE, Flags::NC, Fault::Policy, "", false),
@@ -127,6 +130,7 @@ impl Cause {
             Self::BadRequest(_) | Self::HeadersTooLarge | Self::UriTooLong | Self::Unsupported(_) => {
                 "http1.codec_error"
             }
+            Self::OldVersion => "low_version",
             Self::RequestTimeout => "request_overall_timeout",
             Self::NoRoute | Self::NotServedHere => "route_not_found",
             Self::NoCluster => "cluster_not_found",
@@ -173,6 +177,7 @@ impl Cause {
             Self::BadRequest(_)
             | Self::HeadersTooLarge
             | Self::UriTooLong
+            | Self::OldVersion
             | Self::Unsupported(_)
             | Self::RequestTimeout
             | Self::NoRoute
@@ -191,6 +196,7 @@ impl Cause {
     }
 }
 
+const OLD_VERSION: &str = "HTTP/1.0 is not served; use HTTP/1.1";
 const ABORT: &str = "fault filter abort";
 const DENIED: &str = "RBAC: access denied";
 const CONNECT: &str =

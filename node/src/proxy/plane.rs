@@ -133,6 +133,14 @@ fn register_circuits(shared: &Shared) {
     let help = "Endpoints that met a limit of outlier detection";
     shared.telemetry.collect("skein_outlier_ejections_total", help, Kind::Counter, ejections);
     let circuits = Arc::clone(&shared.circuits);
+    let panics = move || {
+        let row =
+            |circuit: &Arc<Circuit>| one(vec![label("caller", &circuit.caller), label("cluster", &circuit.cluster)], 1);
+        circuits.panicking().iter().map(row).collect()
+    };
+    let help = "Clusters with so few healthy endpoints that all are used (minHealthPercent)";
+    shared.telemetry.collect("skein_panicking_clusters", help, Kind::Gauge, panics);
+    let circuits = Arc::clone(&shared.circuits);
     let overflows = move || {
         let resources = [
             (Resource::Connections, "connections"),

@@ -7,7 +7,7 @@ use super::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE},
+    header::{CONNECTION, CONTENT_TYPE, UPGRADE},
 };
 
 /// The answer to a request that failed for this cause, in the form that the caller reads.
@@ -17,6 +17,9 @@ pub(super) fn failure(cause: Cause, grpc: bool) -> Response<ResponseBody> {
         if grpc { grpc_error(cause.grpc_status(), body) } else { text(status, Bytes::from_static(body.as_bytes())) };
     if cause == Cause::Overflow {
         response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+    }
+    if cause == Cause::OldVersion {
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
     }
     if close {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

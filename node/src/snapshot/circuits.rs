@@ -252,10 +252,13 @@ impl Circuits {
     /// True if so few endpoints of a service are healthy that some caller uses all.
     #[must_use]
     pub fn panics(&self, service: &ServiceName) -> bool {
-        let of_service = |circuit: &Circuit| {
-            circuit.service == *service && lock(&circuit.newest).as_ref().is_some_and(|table| table.balancer.panics())
-        };
-        self.by_key.iter().any(|circuit| of_service(&circuit))
+        self.by_key.iter().any(|circuit| circuit.service == *service && circuit.panics())
+    }
+
+    /// The circuits whose requests go to all endpoints, healthy or not, because too few are healthy.
+    #[must_use]
+    pub fn panicking(&self) -> Vec<Arc<Circuit>> {
+        self.by_key.iter().filter(|circuit| circuit.panics()).map(|circuit| Arc::clone(&circuit)).collect()
     }
 
     /// Every circuit that is in use.
@@ -302,6 +305,11 @@ impl Circuits {
 }
 
 impl Circuit {
+    /// True if so few endpoints are healthy that all are used.
+    fn panics(&self) -> bool {
+        lock(&self.newest).as_ref().is_some_and(|table| table.balancer.panics())
+    }
+
     /// False if an endpoint went out or returned since the table was built.
     #[must_use]
     pub fn is_current(&self, table: &Table) -> bool {

@@ -1,11 +1,13 @@
 //! Documents -> what the proxy reads, per host; what did not change is taken over from the previous one.
 
 mod delegate;
+mod find;
 mod policies;
 mod routes;
 pub(crate) mod rules;
 mod workloads;
 
+pub(crate) use find::PLAIN_HTTP;
 pub use workloads::{LogRule, Logs, Modes, Workload, WorkloadLimit};
 
 use std::{
@@ -38,8 +40,10 @@ const MAX_DEFAULTS: usize = 10_000;
 pub struct Compiled {
     /// VirtualServices by the service that one of their hosts names, oldest first.
     exact: HashMap<ServiceName, Vec<Arc<Virtual>>>,
+    /// VirtualServices by host that can be no service, e.g. `shop.internal`, oldest first.
+    named: HashMap<Arc<str>, Vec<Arc<Virtual>>>,
     /// VirtualServices by wildcard host, most specific first, oldest first among equals.
-    wild: Vec<(String, Arc<Virtual>)>,
+    wild: Vec<(Arc<str>, Arc<Virtual>)>,
     by_id: HashMap<DocumentId, Arc<Virtual>>,
     rules: rules::Rules,
     /// Shared with earlier builds, so that a policy stays the same object while its content does.
@@ -193,9 +197,11 @@ impl Compiled {
     fn add(&mut self, virtual_service: Arc<Virtual>) {
         for host in &virtual_service.service.hosts {
             if host.starts_with('*') {
-                self.wild.push((host.clone(), virtual_service.clone()));
+                self.wild.push((host.as_str().into(), virtual_service.clone()));
             } else if let Some(service) = hosts::service_of(host) {
                 self.exact.entry(service).or_default().push(virtual_service.clone());
+            } else {
+                self.named.entry(host.as_str().into()).or_default().push(virtual_service.clone());
             }
         }
         self.by_id.insert(virtual_service.id.clone(), virtual_service);
@@ -288,25 +294,6 @@ impl Compiled {
             kept.insert(service.clone(), again.collect());
         }
         self.defaults = RwLock::new(kept);
-    }
-
-    /// The VirtualService that applies to a service for callers in this namespace: the most specific host, then the oldest.
-    pub(crate) fn virtual_service(&self, service: &ServiceName, namespace: &str) -> Option<&Arc<Virtual>> {
-        let visible = |candidate: &&Arc<Virtual>| candidate.export_to.includes(namespace);
-        let exact = self.exact.get(service).into_iter().flatten().filter(visible);
-        // `min_by_key` keeps the first of equals: the oldest.
-        if let Some(found) = exact.min_by_key(|candidate| candidate.class(namespace)) {
-            return Some(found);
-        }
-        if self.wild.is_empty() {
-            return None;
-        }
-        let name = hosts::full_name(service);
-        let mut hits =
-            self.wild.iter().filter(|(host, candidate)| hosts::covers(host, &name) && visible(&candidate)).peekable();
-        let best = hits.peek().map(|(host, _)| host.as_str())?;
-        let same = hits.take_while(|(host, _)| host == best).map(|(_, candidate)| candidate);
-        same.min_by_key(|candidate| candidate.class(namespace))
     }
 
     /// The route of a service that no VirtualService speaks of.

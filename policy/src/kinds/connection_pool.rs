@@ -24,7 +24,7 @@ pub struct TcpPool {
     pub max_connections: Option<u32>,
     /// For a connection to open; `None`: what MeshConfig says.
     pub connect_timeout: Option<Duration>,
-    /// Present: probes are on.
+    /// Read and not applied: connections between nodes have probes of their own.
     pub keepalive: Option<TcpKeepalive>,
     /// `None`: for ever.
     pub max_connection_duration: Option<Duration>,
@@ -60,9 +60,10 @@ pub struct HttpPool {
     pub h2_upgrade: H2Upgrade,
     /// The version is the caller's.
     pub use_client_protocol: bool,
-    /// Streams of one HTTP/2 connection. `None`: no limit.
+    /// Requests that share one connection of HTTP/2: with `max_connections` as many as these connections carry together. `None`: no
+    /// limit.
     pub max_concurrent_streams: Option<u32>,
-    /// Pings of HTTP/2.
+    /// Pings on connections of HTTP/2, beside what the mesh does for all its connections.
     pub http2_keepalive: Option<Http2Keepalive>,
 }
 
@@ -87,6 +88,9 @@ pub struct Http2Keepalive {
     pub timeout: Duration,
 }
 
+/// Why `tcpKeepalive` changes nothing.
+const KEPT_ALIVE: &str =
+    "nodes watch each other and every connection between them anyway, and notice a dead one within seconds";
 /// Where nothing is said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -154,14 +158,16 @@ impl TcpPool {
         let decoded = Self {
             max_connections: limit(&fields, "maxConnections", "max connections"),
             connect_timeout: time("connectTimeout"),
-            keepalive: fields.get("tcpKeepalive").and_then(|at| TcpKeepalive::decode(&at)),
+            keepalive: fields.get("tcpKeepalive").and_then(|at| {
+                at.warn(codes::IGNORED, "`tcpKeepalive` changes nothing here", KEPT_ALIVE);
+                TcpKeepalive::decode(&at)
+            }),
             max_connection_duration: time("maxConnectionDuration"),
             idle_timeout: match fields.get("idleTimeout") {
                 Some(at) => at.duration_or_zero().filter(|timeout| !timeout.is_zero()),
                 None => Some(IDLE_TIMEOUT),
             },
         };
-        fields.ignored(&["tcpKeepalive"]);
         fields.finish();
         Some(decoded)
     }
@@ -216,7 +222,6 @@ impl HttpPool {
             max_concurrent_streams: limit(&fields, "maxConcurrentStreams", "max concurrent streams"),
             http2_keepalive: fields.get("http2KeepAlive").and_then(|at| Http2Keepalive::decode(&at)),
         };
-        fields.ignored(&["http2KeepAlive"]);
         fields.finish();
         Some(decoded)
     }

@@ -1,5 +1,7 @@
 //! `DestinationRule`: subsets and traffic policy of a host.
 
+mod balance;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{ExportTo, TrafficPolicy};
@@ -7,6 +9,7 @@ use crate::{
     codes,
     decode::{At, Fields},
     hosts,
+    parse::Metadata,
 };
 
 /// `DestinationRule`, with the host expanded.
@@ -36,11 +39,13 @@ pub struct SubsetRule {
 }
 
 impl DestinationRule {
-    pub(crate) fn decode(spec: &At<'_>, namespace: &str) -> Option<Self> {
+    pub(crate) fn decode(spec: &At<'_>, metadata: &Metadata) -> Option<Self> {
         let fields = spec.fields()?;
+        let namespace = metadata.id.namespace.as_str();
+        let peak = balance::is_asked(spec, metadata);
         let host = fields.required("host").and_then(|at| decode_host(&at, namespace));
         let workload_selector = fields.get("workloadSelector").map(|selector| decode_selector(&selector));
-        let policy = fields.get("trafficPolicy").and_then(|policy| TrafficPolicy::decode(&policy));
+        let mut policy = fields.get("trafficPolicy").and_then(|policy| TrafficPolicy::decode(&policy));
         let mut subsets: Vec<SubsetRule> = Vec::new();
         let list = fields.get("subsets");
         for item in list.as_ref().map(At::items).unwrap_or_default() {
@@ -53,6 +58,10 @@ impl DestinationRule {
         let export_to = ExportTo::decode(&fields, namespace);
         if workload_selector.is_some() {
             check_export(&fields, &export_to, namespace);
+        }
+        if peak {
+            balance::refuse_others(&fields);
+            balance::apply(&mut policy, &mut subsets);
         }
         fields.finish();
         Some(Self { host: host?, workload_selector, policy, subsets, export_to })

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     DocumentId, Kind, codes,
     decode::{At, Fields, parse_time},
-    document::{EXPIRES, LINT_IGNORE, ROOT_NAMESPACE, ignored_codes},
+    document::{EXPIRES, LB, LINT_IGNORE, ROOT_NAMESPACE, ignored_codes},
     hosts,
 };
 
@@ -51,6 +51,10 @@ pub(super) fn read(metadata: &At<'_>, kind: Kind, default_namespace: &str) -> Op
     });
     for code in ignored_codes(&annotations).filter(|code| codes::TABLE.iter().all(|(known, _)| known != code)) {
         metadata.warn(codes::ANNOTATION, format!("{LINT_IGNORE}: no complaint has the code `{code}`"), "");
+    }
+    if kind != Kind::DestinationRule && annotations.contains_key(LB) {
+        let message = format!("{LB} says nothing on a {kind}: it is for a DestinationRule");
+        metadata.warn(codes::WITHOUT_EFFECT, message, "leave it out");
     }
     let created = fields.get("creationTimestamp").and_then(|created| created.time());
     foreign_metadata(&fields);

@@ -1,6 +1,6 @@
 //! The conditions of a rule on one request.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
@@ -19,6 +19,20 @@ pub(super) fn applies(condition: &HttpMatch, port: u16, source: &Source) -> bool
     }
     let labels = condition.source_labels.iter().all(|(key, value)| source.labels.get(key) == Some(value));
     labels && condition.source_namespace.as_ref().is_none_or(|namespace| *namespace == source.namespace)
+}
+
+/// As [`applies`] for a caller who is known by its namespace, and may have any of these sets of labels; none: whatever labels.
+pub(super) fn may_apply(
+    condition: &HttpMatch,
+    port: u16,
+    namespace: &str,
+    labels: &[Arc<BTreeMap<String, String>>],
+) -> bool {
+    let wanted = &condition.source_labels;
+    let has = |own: &Arc<BTreeMap<String, String>>| wanted.iter().all(|(key, value)| own.get(key) == Some(value));
+    condition.port.is_none_or(|own| own == port)
+        && condition.source_namespace.as_ref().is_none_or(|own| own == namespace)
+        && (labels.is_empty() || labels.iter().any(has))
 }
 
 /// How the path was matched, if every condition on the request holds.

@@ -5,13 +5,13 @@ mod destination;
 mod matching;
 pub mod survey;
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use certs::id::{ServiceAccount, ServiceName};
 use http::{HeaderMap, Method, Uri};
 
 use crate::{
-    compile::Compiled,
+    compile::{Compiled, PLAIN_HTTP, Virtual},
     document::DocumentId,
     headers::HeaderOps,
     hosts::{self, Registry},
@@ -53,21 +53,61 @@ pub struct Source {
     pub account: ServiceAccount,
 }
 
-/// True if a request meets one of these conditions, or there is none. `port` is the addressed service port; the way in which the
-/// request is routed plays no part.
-pub fn meets(conditions: &[HttpMatch], request: &Request<'_>, port: u16) -> bool {
+/// True if a request may meet one of these conditions, or there is none. `port` is the addressed service port; the way in which the
+/// request is routed plays no part. The caller may be any workload with one of these sets of `labels` (those of `request.source` are
+/// not looked at); with none of them nothing is known of its labels, and it may have any.
+pub fn may_meet(
+    conditions: &[HttpMatch],
+    request: &Request<'_>,
+    port: u16,
+    labels: &[Arc<BTreeMap<String, String>>],
+) -> bool {
     let met = |condition: &HttpMatch| {
-        matching::applies(condition, port, request.source) && matching::holds(condition, request).is_some()
+        matching::may_apply(condition, port, &request.source.namespace, labels)
+            && matching::holds(condition, request).is_some()
     };
     conditions.is_empty() || conditions.iter().any(met)
+}
+
+/// What a request addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addressed {
+    /// A registered service.
+    Service(ServiceName),
+    /// No service, but a host of a VirtualService for callers, as written there: lower case, a wildcard perhaps.
+    Name(Arc<str>),
+}
+
+impl Addressed {
+    /// The service, if it is one.
+    pub fn service(&self) -> Option<&ServiceName> {
+        if let Self::Service(service) = self { Some(service) } else { None }
+    }
+
+    /// The full name.
+    pub fn full_name(&self) -> Cow<'_, str> {
+        match self {
+            Self::Service(service) => Cow::Owned(hosts::full_name(service)),
+            Self::Name(name) => Cow::Borrowed(name),
+        }
+    }
+}
+
+impl fmt::Display for Addressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => service.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 /// The route that a request takes.
 #[derive(Debug, Clone)]
 pub struct Routed {
-    /// The service that was addressed.
-    pub service: ServiceName,
-    /// The service port that was addressed.
+    /// What was addressed.
+    pub host: Addressed,
+    /// The port that was addressed: a service's own.
     pub port: u16,
     /// The route.
     pub route: Arc<Route>,
@@ -95,11 +135,11 @@ pub enum NoRoute {
         /// As sent, without port.
         host: String,
     },
-    /// The service has no such port, or several HTTP ports and the authority names none: 404 NR.
-    #[error("{service} has no HTTP port {port:?}")]
+    /// The host has no such port, or several HTTP ports and the authority names none: 404 NR.
+    #[error("{}", no_port(host, *port))]
     UnknownPort {
-        /// The service.
-        service: ServiceName,
+        /// What was addressed.
+        host: Addressed,
         /// As sent.
         port: Option<u16>,
     },
@@ -108,11 +148,18 @@ pub enum NoRoute {
     NoMatch {
         /// The VirtualService.
         document: DocumentId,
-        /// The service that was addressed.
-        service: ServiceName,
+        /// What was addressed.
+        host: Addressed,
         /// The port that was addressed.
         port: u16,
     },
+}
+
+fn no_port(host: &Addressed, port: Option<u16>) -> String {
+    match port {
+        Some(port) => format!("{host} has no HTTP port {port}"),
+        None => format!("{host} has several HTTP ports, or none, and the request names no port"),
+    }
 }
 
 /// What happens to a request, and what is done on the way.
@@ -255,7 +302,7 @@ impl Routed {
 
     /// Envoy's name of the virtual host: `HOST:PORT`.
     pub fn virtual_host(&self) -> String {
-        format!("{}:{}", hosts::full_name(&self.service), self.port)
+        format!("{}:{}", self.host.full_name(), self.port)
     }
 }
 
@@ -279,12 +326,11 @@ fn with_query(path: String, query: Option<&str>) -> String {
 ///
 /// # Errors
 /// The host or the port is unknown. Only HTTP ports count.
-pub fn address(registry: &dyn Registry, request: &Request<'_>) -> Result<(ServiceName, u16), NoRoute> {
+fn address(registry: &dyn Registry, request: &Request<'_>) -> Result<(ServiceName, u16), NoRoute> {
     if let Some((service, port)) = &request.fixed {
         return Ok((service.clone(), *port));
     }
-    let (host, port) = hosts::split_authority(request.authority);
-    let port = port.filter(|port| Some(*port) != request.own_port);
+    let (host, port) = request.host_and_port();
     let service = hosts::named(host, &request.source.namespace);
     let found = service.and_then(|service| Some((registry.ports(&service)?, service)));
     let Some((ports, service)) = found else {
@@ -293,22 +339,71 @@ pub fn address(registry: &dyn Registry, request: &Request<'_>) -> Result<(Servic
     let mut http = ports.iter().filter(|own| own.protocol.is_http() && port.is_none_or(|port| port == own.number));
     match (http.next(), http.next()) {
         (Some(only), None) => Ok((service, only.number)),
-        (None, _) | (Some(_), Some(_)) => Err(NoRoute::UnknownPort { service, port }),
+        (None, _) | (Some(_), Some(_)) => Err(NoRoute::UnknownPort { host: Addressed::Service(service), port }),
     }
 }
 
-/// Finds a request's route.
+impl Request<'_> {
+    /// The authority's host as sent, and its port unless that is the proxy's own.
+    fn host_and_port(&self) -> (&str, Option<u16>) {
+        let (host, port) = hosts::split_authority(self.authority);
+        (host, port.filter(|port| Some(*port) != self.own_port))
+    }
+}
+
+/// Finds a request's route. A host that is no service may have one by a VirtualService that names it.
 ///
 /// # Errors
 /// [`NoRoute`] says which 404 it is.
 pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>) -> Result<Routed, NoRoute> {
-    let (service, port) = address(registry, request)?;
+    let (service, port) = match address(registry, request) {
+        Ok(addressed) => addressed,
+        Err(unknown @ NoRoute::UnknownHost { .. }) => {
+            return by_name(compiled, registry, request).unwrap_or(Err(unknown));
+        }
+        Err(other @ (NoRoute::UnknownPort { .. } | NoRoute::NoMatch { .. })) => return Err(other),
+    };
     let namespace = request.source.namespace.as_str();
     let Some(found) = compiled.virtual_service(&service, namespace) else {
         return Ok(plain(compiled, service, port, namespace));
     };
+    match first(found, request, port) {
+        Found::Rule(route, matched) => Ok(Routed { host: Addressed::Service(service), port, route, matched }),
+        Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: Addressed::Service(service), port }),
+        Found::NotForCaller => Ok(plain(compiled, service, port, namespace)),
+    }
+}
+
+/// The route of a host that is no service; `None` if no VirtualService names it for this caller.
+fn by_name(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>) -> Option<Result<Routed, NoRoute>> {
+    let (host, asked) = request.host_and_port();
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let (name, found) = compiled.virtual_service_of_name(&host, &request.source.namespace, registry)?;
+    let host = Addressed::Name(name);
+    let ports = found.ports_of_names(registry);
+    let implied = || if ports.len() == 1 { ports.first().copied() } else { Some(PLAIN_HTTP) };
+    let Some(port) = asked.or_else(implied).filter(|port| ports.contains(port)) else {
+        return Some(Err(NoRoute::UnknownPort { host, port: asked }));
+    };
+    match first(found, request, port) {
+        Found::Rule(route, matched) => Some(Ok(Routed { host, port, route, matched })),
+        Found::NoMatch => Some(Err(NoRoute::NoMatch { document: found.id.clone(), host, port })),
+        Found::NotForCaller => None,
+    }
+}
+
+/// What a VirtualService says of a request.
+enum Found {
+    Rule(Arc<Route>, UriMatched),
+    NoMatch,
+    /// No rule is for this caller: as if the VirtualService did not exist.
+    NotForCaller,
+}
+
+/// The first rule that takes the request.
+fn first(found: &Virtual, request: &Request<'_>, port: u16) -> Found {
     let mut any_applies = false;
-    for (conditions, route) in found.rules(namespace) {
+    for (conditions, route) in found.rules(&request.source.namespace) {
         let mut held = None;
         if conditions.is_empty() {
             any_applies = true;
@@ -319,14 +414,10 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
             held = held.or_else(|| matching::holds(condition, request));
         }
         if let Some(matched) = held.filter(|_| works(route)) {
-            return Ok(Routed { service, port, route: route.clone(), matched });
+            return Found::Rule(route.clone(), matched);
         }
     }
-    if any_applies {
-        return Err(NoRoute::NoMatch { document: found.id.clone(), service, port });
-    }
-    // No rule is for this caller: as if the VirtualService did not exist.
-    Ok(plain(compiled, service, port, namespace))
+    if any_applies { Found::NoMatch } else { Found::NotForCaller }
 }
 
 /// A redirect with another code than these passes Istio's validation and does nothing.
@@ -339,7 +430,7 @@ fn works(route: &Route) -> bool {
 
 fn plain(compiled: &Compiled, service: ServiceName, port: u16, namespace: &str) -> Routed {
     let route = compiled.default_route(&service, namespace);
-    Routed { service, port, route, matched: UriMatched::Nothing }
+    Routed { host: Addressed::Service(service), port, route, matched: UriMatched::Nothing }
 }
 
 #[cfg(test)]

@@ -27,6 +27,13 @@ pub fn rules<'c>(compiled: &'c Compiled, service: &ServiceName, namespace: &str)
     }
 }
 
+/// The rules of a VirtualService's host that is no service, a wildcard perhaps; none where no document names it for these callers.
+pub fn rules_of_name<'c>(compiled: &'c Compiled, host: &str, namespace: &str) -> Vec<Rule<'c>> {
+    let found = compiled.claiming(host, namespace).into_iter();
+    let rules = found.flat_map(|found| found.rules(namespace));
+    rules.map(|(conditions, route)| Rule { conditions, route: route.clone() }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

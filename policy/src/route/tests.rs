@@ -241,6 +241,22 @@ fn static_conditions_drop_matches() {
     assert_eq!(world.takes(&get("/")), "404");
 }
 
+#[test]
+fn callers_may_be_any_workload_of_their_account() {
+    let text = "apiVersion: skein.dev/v1\nkind: RateLimit\nmetadata: {name: l}\nspec: {rules: [{match: [{sourceLabels: {app: batch}}], limit: {requests: 1, interval: 1s}}]}\n";
+    let parsed = crate::parse::yaml("f.yaml", text, "default");
+    let crate::Spec::RateLimit(limit) = &parsed.documents[0].document.spec else { panic!("another kind") };
+    let conditions = &limit.rules[0].matches;
+    let app = |app: &str| Arc::new(BTreeMap::from([("app".to_owned(), app.to_owned())]));
+    let world = World::new("");
+    world.with(&get("/"), |_, request| {
+        assert!(may_meet(conditions, request, 80, &[app("batch")]));
+        assert!(may_meet(conditions, request, 80, &[app("web"), app("batch")]), "it may be either");
+        assert!(may_meet(conditions, request, 80, &[]), "nothing is known");
+        assert!(!may_meet(conditions, request, 80, &[app("web")]));
+    });
+}
+
 fn balance(destination: &Destination, port: u16) -> Balance {
     match destination.common.policy(port).load_balancer.algorithm {
         Algorithm::Simple(balance) => balance,
@@ -361,6 +377,80 @@ fn what_is_done_on_the_way() {
         assert_eq!(routed.route.request_headers.remove, ["x-c"]);
         assert_eq!(routed.route.choose(0).unwrap().request_headers.add[0].0, "x-f");
     });
+}
+
+/// A VirtualService in front of services, under a name that is none; `more` stands before its rules.
+fn facade(hosts: &str, more: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: facade}}\nspec:\n  hosts: [{hosts}]\n{more}  http:\n  \
+         - {{name: ratings, match: [{{uri: {{prefix: /ratings}}}}], route: [{{destination: {{host: ratings, port: {{number: 9090}}}}}}]}}\n  \
+         - {{name: admin, match: [{{uri: {{prefix: /admin}}, port: 81}}], route: [{{destination: {{host: reviews}}}}]}}\n  \
+         - {{name: rest, match: [{{uri: {{prefix: /r}}}}], route: [{{destination: {{host: reviews}}}}]}}\n"
+    )
+}
+
+#[test]
+fn hosts_that_are_no_service_are_routed() {
+    let world = World::new(&facade("shop.internal", ""));
+    for (authority, path, taken) in [
+        ("shop.internal", "/ratings", "ratings"),
+        ("Shop.Internal.", "/ratings", "ratings"),
+        ("shop.internal:15001", "/r", "rest"),
+        ("shop.internal:80", "/r", "rest"),
+        ("shop.internal:8080", "/r", "unknown port"),
+        ("shop.internal", "/admin", "404"),
+        ("shop.internal", "/", "404"),
+        ("a.shop.internal", "/r", "unknown host"),
+        ("reviews", "/anything", "default"),
+    ] {
+        assert_eq!(world.takes(&get(path).to(authority)), taken, "{authority} {path}");
+    }
+    let only = world.destination(&get("/r").to("shop.internal"), 0);
+    assert_eq!(only.port(&world.table, 80), 9080, "the service's only port");
+    world.with(&get("/r").to("shop.internal"), |routed, _| {
+        let routed = routed.unwrap();
+        assert_eq!((routed.virtual_host(), routed.host.service()), ("shop.internal:80".to_owned(), None));
+    });
+}
+
+#[test]
+fn a_name_beside_services_has_their_ports_and_wildcards_are_for_names_or_services() {
+    let world = World::new(&facade("shop.internal, reviews", ""));
+    for (authority, taken) in [
+        ("shop.internal", "rest"),
+        ("shop.internal:9080", "rest"),
+        ("shop.internal:80", "unknown port"),
+        ("reviews", "rest"),
+    ] {
+        assert_eq!(world.takes(&get("/r").to(authority)), taken, "{authority}");
+    }
+    let world = World::new(&facade("'*.internal'", ""));
+    assert_eq!(world.takes(&get("/r").to("a.b.internal")), "rest");
+    assert_eq!(world.takes(&get("/r").to("internal")), "unknown host");
+    world.with(&get("/r").to("a.internal"), |routed, _| assert_eq!(routed.unwrap().virtual_host(), "*.internal:80"));
+    let world = World::new(&facade("'*.default.svc.cluster.local'", ""));
+    assert_eq!(world.takes(&get("/r").to("reviews")), "rest");
+    assert_eq!(world.takes(&get("/r").to("nobody.default.svc.cluster.local")), "unknown host");
+    let world = World::new(&facade("nobody", ""));
+    assert_eq!(world.takes(&get("/r").to("nobody.default.svc.cluster.local")), "rest");
+    assert_eq!(world.takes(&get("/r").to("nobody")), "unknown host", "as in Istio only its full name");
+}
+
+#[test]
+fn names_are_for_those_who_see_their_document() {
+    let world = World::new(&facade("shop.internal", "  exportTo: [.]\n"));
+    assert_eq!(world.takes(&get("/r").to("shop.internal")), "rest");
+    assert_eq!(world.takes(&get("/r").from("prod").to("shop.internal")), "unknown host");
+    let more = facade("a.internal", "").replace("name: facade", "name: younger").replace("name: rest", "name: second");
+    let world = World::new(&format!("{}---\n{more}", facade("'*.internal'", "")));
+    assert_eq!(world.takes(&get("/r").to("a.internal")), "second", "the most specific host");
+    assert_eq!(world.takes(&get("/r").to("b.internal")), "rest");
+    let only =
+        facade("shop.internal", "").replace("match: [{uri: {prefix: /r}}]", "match: [{sourceLabels: {app: other}}]");
+    let only = only
+        .replace("uri: {prefix: /ratings}", "sourceLabels: {app: other}")
+        .replace("port: 81", "sourceLabels: {app: other}");
+    assert_eq!(World::new(&only).takes(&get("/r").to("shop.internal")), "unknown host", "no rule is for this caller");
 }
 
 proptest! {

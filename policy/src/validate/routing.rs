@@ -2,7 +2,7 @@
 
 use super::{Check, Finding, MAX_RIVALS, Overlap, world::callers};
 use crate::{
-    Kind, codes,
+    Kind, codes, hosts,
     kinds::{DelegateName, DestinationHost, ExportTo, HttpAction, HttpRoute, VirtualService},
 };
 
@@ -49,7 +49,7 @@ impl Check<'_> {
         // Hosts at the edge need be no services of the mesh, and there the rules of several documents are joined.
         let hosts = if service.is_for_mesh() { service.hosts.as_slice() } else { &[] };
         for (index, host) in hosts.iter().enumerate() {
-            self.host_of_document(host, format!("spec.hosts[{index}]"), None);
+            self.host_of_routes(host, format!("spec.hosts[{index}]"));
             self.conflicts(host, index);
         }
         for (index, route) in service.http.iter().enumerate() {
@@ -115,8 +115,21 @@ impl Check<'_> {
         }
     }
 
+    /// Says of a VirtualService's host that looks like a service's that there is none. Any other is a name of its own, as in Istio.
+    fn host_of_routes(&mut self, host: &str, field: String) {
+        if host.starts_with('*') || hosts::service_of(host).is_none() {
+            return;
+        }
+        if !self.world.knows_services || self.world.meets_something(host) {
+            return;
+        }
+        let hint = self.world.hint_for_host(host);
+        let message = format!("no service is called `{host}`: only requests that name it in full take these rules");
+        self.say(Finding::warning(codes::RULE_WITHOUT_HOST, field, message).hint(hint));
+    }
+
     /// Says of a document that speaks of a host that there is none.
-    pub(super) fn host_of_document(&mut self, host: &str, field: String, istio: Option<&'static str>) {
+    pub(super) fn host_of_document(&mut self, host: &str, field: String, istio: &'static str) {
         if !self.world.knows_services || host == "*" || self.world.meets_something(host) {
             return;
         }
@@ -125,8 +138,7 @@ impl Check<'_> {
             Some(_) => format!("`{host}` covers no service: the document has no effect"),
             None => format!("no service is called `{host}`: the document has no effect on it"),
         };
-        let finding = Finding::warning(codes::RULE_WITHOUT_HOST, field, message).hint(hint);
-        self.say(Finding { istio, ..finding });
+        self.say(Finding::warning(codes::RULE_WITHOUT_HOST, field, message).hint(hint).said_by_istio(istio));
     }
 
     fn conflicts(&mut self, host: &str, index: usize) {

@@ -21,7 +21,7 @@ const NO_CREDENTIAL: &str = "Referenced credentialName not found [IST0101 Refere
 
 impl Check<'_> {
     pub(super) fn destination_rule(&mut self, rule: &DestinationRule) {
-        self.host_of_document(&rule.host, "spec.host".to_owned(), Some(NO_HOST));
+        self.host_of_document(&rule.host, "spec.host".to_owned(), NO_HOST);
         self.subsets(rule);
         if rule.policy.is_some() {
             let field = "spec.trafficPolicy".to_owned();

@@ -105,9 +105,9 @@ fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source
             explained.answer = Some(answer(404, "NR", no_route.to_string()));
             match no_route {
                 NoRoute::UnknownHost { .. } => {}
-                NoRoute::UnknownPort { service, .. } => explained.service = Some(service.to_string()),
-                NoRoute::NoMatch { document, service, .. } => {
-                    explained.service = Some(service.to_string());
+                NoRoute::UnknownPort { host, .. } => explained.service = host.service().map(ToString::to_string),
+                NoRoute::NoMatch { document, host, .. } => {
+                    explained.service = host.service().map(ToString::to_string);
                     explained.document = Some(document.to_string());
                 }
             }
@@ -119,7 +119,7 @@ fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source
 fn explain_route(asked: &Asked<'_>, explained: &mut api::Explanation) {
     let (request, routed) = (asked.request, asked.routed);
     let route = &routed.route;
-    explained.service = Some(routed.service.to_string());
+    explained.service = routed.host.service().map(ToString::to_string);
     explained.document = route.document.as_ref().map(ToString::to_string);
     explained.rule = Some(if route.document.is_some() && route.name.is_empty() {
         format!("http[{}]", route.rule)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State as Asked};
-use certs::id::{NodeId, ServiceName};
+use certs::id::NodeId;
 use policy::{
     Document, DocumentId, Spec,
     compile::Compiled,
@@ -76,15 +76,22 @@ fn affected(
         if service.ports.is_empty() || !hosts.iter().any(|host| hosts::covers(host, &name)) {
             continue;
         }
-        let found = of_service(&compiled, &service.name, callers.keys().map(String::as_str));
+        let rules = |compiled, from: &str| survey::rules(compiled, &service.name, from);
+        let found = of_host(&compiled, &service.name.to_string(), callers.keys().map(String::as_str), rules);
         if found.is_empty() {
             continue;
         }
         service.endpoints.iter().for_each(|endpoint| nodes.entry(endpoint.id.node.clone()).or_default().1 = true);
-        for node in found.iter().flat_map(|row| &row.from).filter_map(|from| callers.get(from)).flatten() {
-            nodes.entry(node.clone()).or_default().0 = true;
-        }
         routes.extend(found);
+    }
+    let is_service =
+        |host: &str| hosts::service_of(host).is_some_and(|service| snapshot.services.get(&service).is_some());
+    for host in hosts.iter().filter(|host| !is_service(host)) {
+        let rules = |compiled, from: &str| survey::rules_of_name(compiled, host, from);
+        routes.extend(of_host(&compiled, host, callers.keys().map(String::as_str), rules));
+    }
+    for node in routes.iter().flat_map(|row| &row.from).filter_map(|from| callers.get(from)).flatten() {
+        nodes.entry(node.clone()).or_default().0 = true;
     }
     let nodes = nodes.into_iter().map(|(node, (calls, serves))| api::AffectedNode { node, calls, serves });
     (routes, nodes.collect(), problems)
@@ -157,22 +164,23 @@ fn callers(snapshot: &Snapshot) -> BTreeMap<String, BTreeSet<NodeId>> {
     callers
 }
 
-/// What changes for a service, callers with the same changes together.
-fn of_service<'n>(
-    (before, after): &(Compiled, Compiled),
-    service: &ServiceName,
+/// What changes for a service or another host, callers with the same changes together. `rules` gives those of a namespace's callers.
+fn of_host<'n, 'c>(
+    (before, after): &'c (Compiled, Compiled),
+    host: &str,
     namespaces: impl Iterator<Item = &'n str>,
+    rules: impl Fn(&'c Compiled, &str) -> Vec<Rule<'c>>,
 ) -> Vec<api::RouteChange> {
     let mut rows: Vec<api::RouteChange> = Vec::new();
     for namespace in namespaces {
-        let changes = compare(&survey::rules(before, service, namespace), &survey::rules(after, service, namespace));
+        let changes = compare(&rules(before, namespace), &rules(after, namespace));
         if changes.is_empty() {
             continue;
         }
         match rows.iter_mut().find(|row| row.changes == changes) {
             Some(row) => row.from.push(namespace.to_owned()),
             None => {
-                let (service, from) = (service.to_string(), vec![namespace.to_owned()]);
+                let (service, from) = (host.to_owned(), vec![namespace.to_owned()]);
                 rows.push(api::RouteChange { service, from, changes });
             }
         }
@@ -225,7 +233,11 @@ fn conditions(rule: &Rule<'_>) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use certs::{id::TrustDomain, root::Root, sign::SigningKey};
+    use certs::{
+        id::{ServiceName, TrustDomain},
+        root::Root,
+        sign::SigningKey,
+    };
     use policy::{
         history::{History, genesis, signed},
         parse,
@@ -253,7 +265,9 @@ mod tests {
 
     fn told(before: &State, after: &State) -> Vec<(String, Option<String>, Option<String>)> {
         let compiled = (Compiled::build(before, None), Compiled::build(after, None));
-        let rows = of_service(&compiled, &ServiceName::new("shop", "a").unwrap(), ["shop", "web"].into_iter());
+        let service = ServiceName::new("shop", "a").unwrap();
+        let rules = |compiled, from: &str| survey::rules(compiled, &service, from);
+        let rows = of_host(&compiled, "shop/a", ["shop", "web"].into_iter(), rules);
         assert!(rows.len() < 2, "both callers see the same: {rows:?}");
         let changes = rows.into_iter().flat_map(|row| row.changes);
         changes.map(|change| (change.when, change.before, change.after)).collect()

@@ -8,7 +8,7 @@ use std::{
 
 use twox_hash::XxHash64;
 
-use super::gate::{Limit, Refused, admit};
+use super::gate::{Limit, Refused, Room, admit};
 
 /// Places in which a key may lie.
 const WAYS: usize = 8;
@@ -43,7 +43,7 @@ impl Buckets {
     ///
     /// # Errors
     /// The key's bucket is empty.
-    pub fn admit(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<(), Refused> {
+    pub fn admit(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<Room, Refused> {
         let now = now_micros.saturating_mul(1_000);
         admit(&self.slot(self.hash(key), now).full_at, limit.pace(1.0), now)
     }

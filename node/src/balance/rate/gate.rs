@@ -25,6 +25,15 @@ pub struct Refused {
     pub after: Millis,
 }
 
+/// What is left after a request was let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// So many more requests fit now.
+    pub remaining: u64,
+    /// When all do that ever fit at once, if none is let in until then.
+    pub full_after: Millis,
+}
+
 /// The pace of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pace {
@@ -65,13 +74,17 @@ fn interval(millis: Millis) -> f64 {
 }
 
 /// Lets a request in if the bucket `full_at` has room for it at `now`.
-pub(super) fn admit(full_at: &AtomicU64, pace: Pace, now: u64) -> Result<(), Refused> {
+pub(super) fn admit(full_at: &AtomicU64, pace: Pace, now: u64) -> Result<Room, Refused> {
     let next = |full_at: u64| {
         let next = full_at.max(now).saturating_add(pace.period);
         (next - now <= pace.depth).then_some(next)
     };
     match full_at.fetch_update(Relaxed, Relaxed, next) {
-        Ok(_) => Ok(()),
+        Ok(full_at) => {
+            let used = full_at.max(now).saturating_add(pace.period) - now;
+            let remaining = pace.depth.saturating_sub(used) / pace.period.max(1);
+            Ok(Room { remaining, full_after: used.div_ceil(1_000_000) })
+        }
         Err(full_at) => {
             let wait = full_at.max(now).saturating_add(pace.period).saturating_sub(now.saturating_add(pace.depth));
             Err(Refused { after: wait.div_ceil(1_000_000) })
@@ -101,7 +114,7 @@ impl Gate {
     ///
     /// # Errors
     /// The share is used up.
-    pub fn admit(&self, now_micros: u64) -> Result<(), Refused> {
+    pub fn admit(&self, now_micros: u64) -> Result<Room, Refused> {
         self.asked.fetch_add(1, Relaxed);
         let verdict = admit(&self.full_at, self.pace(), now_micros.saturating_mul(1_000));
         if verdict.is_err() {
@@ -191,7 +204,9 @@ mod tests {
     fn a_burst_is_let_in_and_then_the_rate() {
         let (full_at, pace) = (AtomicU64::new(0), LIMIT.pace(1.0));
         let mut now = 5_000 * MS;
-        assert_eq!((0..5).filter(|_| admit(&full_at, pace, now).is_ok()).count(), 3);
+        for (remaining, full_after) in [(2, 100), (1, 200), (0, 300)] {
+            assert_eq!(admit(&full_at, pace, now), Ok(Room { remaining, full_after }));
+        }
         assert_eq!(admit(&full_at, pace, now), Err(Refused { after: 100 }));
         now += 99 * MS;
         assert_eq!(admit(&full_at, pace, now), Err(Refused { after: 1 }));
@@ -273,7 +288,7 @@ mod tests {
             for gap in gaps {
                 now += gap * MS;
                 match admit(&full_at, pace, now) {
-                    Ok(()) => times.push(now),
+                    Ok(_) => times.push(now),
                     Err(refused) => {
                         let copy = AtomicU64::new(full_at.load(Relaxed));
                         prop_assert!(admit(&copy, pace, now + refused.after * MS).is_ok());

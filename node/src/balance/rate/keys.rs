@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{
-    gate::{Gate, Limit, Refused},
+    gate::{Gate, Limit, Refused, Room},
     share::{EQUAL_PART, Mode, equal},
 };
 
@@ -98,7 +98,7 @@ impl MeshRule {
     /// # Errors
     /// This node's share of the key's limit is used up. The wait is that of an interval at most: by then the share has
     /// grown, if the others leave room.
-    pub fn admit(&self, key: u64, now_micros: u64) -> Result<(), Refused> {
+    pub fn admit(&self, key: u64, now_micros: u64) -> Result<Room, Refused> {
         let now = now_micros.saturating_mul(1_000);
         let verdict = match self.slot(key.max(1), now) {
             Some(slot) => slot.gate.admit(now_micros),

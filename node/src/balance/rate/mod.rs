@@ -16,7 +16,7 @@ mod tests;
 
 pub use bucket::Buckets;
 pub use demand::{HALF_LIFE_MS, WHOLE, WORTH_SAYING};
-pub use gate::{Gate, Limit, Refused};
+pub use gate::{Gate, Limit, Refused, Room};
 pub use keys::{MESH_KEYS, MeshRule};
 pub use share::{EQUAL_PART, MeshLimit, Mode, Said, WINDOW_MS};
 pub use shares::{HARD_VOICES, LimitId, Shares, Statement, VOICES, VOICES_EACH};

@@ -15,7 +15,7 @@ use policy::{
     kinds::{LimitMode, LimitScope},
 };
 
-use super::{Buckets, Limit, MeshRule, Mode, Refused};
+use super::{Buckets, Limit, MeshRule, Mode, Refused, Room};
 
 /// Keys that may be short of full at once; 16 bytes each, taken when the first limit is met.
 const KEYS: usize = 65_536;
@@ -54,7 +54,7 @@ impl Limits {
     ///
     /// # Errors
     /// The key's bucket is empty.
-    pub fn admit(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<(), Refused> {
+    pub fn admit(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<Room, Refused> {
         self.buckets().admit(key, limit, now_micros)
     }
 

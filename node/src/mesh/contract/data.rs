@@ -21,8 +21,9 @@ use tokio::{
 use super::{
     super::{
         Protocol, Transport,
+        data::Call,
         error::{Error, Retry},
-        lease::{Body, BodyError},
+        lease::{Body, BodyError, Pings},
     },
     Caller, Node, PATIENCE, Trust, full, node_id, over_both, until,
 };
@@ -45,6 +46,44 @@ over_both! {
     a_draining_node_refuses_unread
     an_end_between_two_requests_is_a_refusal
     an_unused_lease_goes_back
+    pings_end_a_connection_that_went_silent
+}
+
+/// Requests that one worker has under way to an identity of a node: four connections of 256 streams.
+const UNDER_WAY: usize = 1_024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_group_is_an_overflow() {
+    // The count is the same over TCP, where it would take as many sockets.
+    let Pair { trust, client, server } = pair(Transport::Quic);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    let mut leases = Vec::new();
+    for _ in 0..UNDER_WAY {
+        leases.push(timeout(PATIENCE, client.worker().open(&caller.call())).await.unwrap().unwrap());
+    }
+    let call = Call { patience: Duration::from_millis(50), ..caller.call() };
+    let refused = timeout(PATIENCE, client.worker().open(&call)).await.unwrap();
+    assert!(matches!(refused, Err(Error::Overflow(_))), "{refused:?}");
+    leases.truncate(UNDER_WAY - 1);
+    assert!(timeout(PATIENCE, client.worker().open(&caller.call())).await.unwrap().is_ok());
+}
+
+async fn pings_end_a_connection_that_went_silent(transport: Transport) {
+    let trust = Trust::new();
+    let client = Node::start(&trust, "a", &["web"], transport);
+    let server = Node::start(&trust, "b", &["api"], transport);
+    let silent = server.worker().clone();
+    server.tasks.detach("silent", async move {
+        let mut held = Vec::new();
+        while let Some(incoming) = silent.accept().await {
+            held.push(incoming);
+        }
+    });
+    let caller = Caller::new(&trust, &server, Protocol::Http2);
+    let pings = Some(Pings { interval: Duration::from_millis(100), timeout: Duration::from_millis(100) });
+    let lease = client.worker().open(&Call { pings, ..caller.call() }).await.unwrap();
+    let (head, ()) = http::Request::get("http://api/").body(()).unwrap().into_parts();
+    assert!(timeout(PATIENCE, lease.send(&head, full(""))).await.expect("it ends").is_err());
 }
 
 struct Pair {

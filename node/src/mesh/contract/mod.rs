@@ -241,6 +241,7 @@ impl Caller {
             identity: &self.identity,
             preface: &self.preface,
             patience: Duration::from_secs(5),
+            pings: None,
         }
     }
 

@@ -10,7 +10,10 @@ use crate::{
     snapshot::{Endpoint, Snapshot},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
-use certs::id::{NodeId, ServiceAccount, ServiceName, SpiffeId};
+use certs::{
+    id::{NodeId, ServiceAccount, ServiceName, SpiffeId},
+    sign::Digest,
+};
 use http::HeaderValue;
 use policy::{
     compile::{self, Compiled},
@@ -27,6 +30,8 @@ pub(in crate::proxy) struct Peer<'a> {
     pub(in crate::proxy) identity: &'a SpiffeId,
     pub(in crate::proxy) node: &'a NodeId,
     pub(in crate::proxy) address: IpAddr,
+    /// SHA-256 of the certificate that it showed; within a node none is shown.
+    pub(in crate::proxy) certificate: Option<Digest>,
 }
 
 /// See the module.
@@ -57,6 +62,9 @@ pub(super) struct Who {
     pub(super) server_name: String,
     /// Its namespace and account as proven; labels as the registry knows those of the service that it says it is.
     pub(super) source: route::Source,
+    /// Labels of the workloads that it may be, for limits. What it says that it is, another node may claim of any workload there
+    /// with its account. None: nothing is known of it.
+    pub(super) labels: Vec<Arc<BTreeMap<String, String>>>,
 }
 
 /// What the documents said of the service when they were last looked at.
@@ -122,10 +130,11 @@ impl Caller {
             destination,
             server_name: by.dns_name(),
             source: source(peer, account, known),
+            labels: labels(snapshot, peer, known),
         };
         Self {
             who: Arc::new(who),
-            client_cert: header(&format!("By={by};Subject=\"\";URI={}", peer.identity)),
+            client_cert: client_cert(&by, peer),
             address: header(&peer.address.to_string()),
             recorder: Arc::new(context.telemetry.recorder(context.worker, Arc::new(pair))),
             seen: Mutex::default(),
@@ -171,6 +180,15 @@ fn known<'s>(snapshot: &'s Snapshot, peer: &Peer<'_>, preface: &Preface) -> Opti
     endpoints.iter().find(|endpoint| Some(&endpoint.id.service) == preface.source.as_ref())
 }
 
+fn labels(snapshot: &Snapshot, peer: &Peer<'_>, known: Option<&Arc<Endpoint>>) -> Vec<Arc<BTreeMap<String, String>>> {
+    // Of its own services a node knows which one speaks.
+    if let Some(known) = known.filter(|_| *peer.node == snapshot.node) {
+        return vec![Arc::clone(&known.labels)];
+    }
+    let Some(account) = peer.identity.account() else { return Vec::new() };
+    snapshot.services.of_peer(peer.node, account).iter().map(|endpoint| Arc::clone(&endpoint.labels)).collect()
+}
+
 fn workload_of(snapshot: &Snapshot, peer: &Peer<'_>, known: Option<&Arc<Endpoint>>) -> Workload {
     match (peer.identity.account(), known) {
         (None, _) => Workload::unknown(),
@@ -189,6 +207,12 @@ fn source(peer: &Peer<'_>, called: &ServiceAccount, known: Option<&Arc<Endpoint>
         labels: known.map(|known| BTreeMap::clone(&known.labels)).unwrap_or_default(),
         account: account.clone(),
     }
+}
+
+/// Envoy's `x-forwarded-client-cert`.
+fn client_cert(by: &SpiffeId, peer: &Peer<'_>) -> HeaderValue {
+    let hash = peer.certificate.map(|digest| format!("Hash={digest};")).unwrap_or_default();
+    header(&format!("By={by};{hash}Subject=\"\";URI={}", peer.identity))
 }
 
 fn header(text: &str) -> HeaderValue {

@@ -8,7 +8,7 @@ use super::{
     caller::Who,
 };
 use crate::{
-    balance::rate::{Counts, Limit, Limits, MeshRule, Refused},
+    balance::rate::{Counts, Limit, Limits, MeshRule, Refused, Room},
     snapshot::Snapshot,
 };
 use certs::sign::Digest;
@@ -47,7 +47,8 @@ pub(super) fn counted(snapshot: &Snapshot, who: &Who, workload: &Workload) -> Ve
 }
 
 impl Arriving<'_> {
-    /// Lets the request in if every limit that it meets has room for it; if one has not, it uses up nothing of the others.
+    /// Lets the request in if every limit that it may meet has room for it; if one has not, it uses up nothing of the others. Gives
+    /// the limit that has least room left; `None` if the request meets none.
     ///
     /// # Errors
     /// 429.
@@ -58,7 +59,7 @@ impl Arriving<'_> {
         counted: &[Counted],
         parts: &Parts,
         now_micros: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Quota>, Refusal> {
         let uri = normal(&parts.uri);
         let request = Request {
             method: &parts.method,
@@ -71,20 +72,24 @@ impl Arriving<'_> {
             own_port: None,
         };
         let mut taken: Vec<(Bucket<'_>, &Counts)> = Vec::new();
+        let mut least: Option<Quota> = None;
         for (limit, counted) in workload.limits.iter().zip(counted) {
-            if !route::meets(&limit.rule.matches, &request, self.who.port) {
+            if !route::may_meet(&limit.rule.matches, &request, self.who.port, &self.who.labels) {
                 continue;
             }
             let bucket = self.bucket(limit, counted, &request);
-            if let Err(refused) = bucket.admit(limits, now_micros) {
+            let room = bucket.admit(limits, now_micros).map_err(|refused| {
                 taken.iter().for_each(|(bucket, _)| bucket.give_back(limits));
                 counted.counts.refuse();
-                return Err(refusal(limit, refused));
+                refusal(limit, refused)
+            })?;
+            if least.as_ref().is_none_or(|least| room.remaining < least.room.remaining) {
+                least = Some(Quota { requests: limit.rule.requests, room });
             }
             taken.push((bucket, &counted.counts));
         }
         taken.iter().for_each(|(_, counts)| counts.admit());
-        Ok(())
+        Ok(least)
     }
 
     fn bucket<'v>(&'v self, limit: &WorkloadLimit, counted: &'v Counted, request: &Request<'v>) -> Bucket<'v> {
@@ -120,6 +125,25 @@ impl Arriving<'_> {
     }
 }
 
+/// A limit that a request met, and what it left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Quota {
+    requests: u32,
+    room: Room,
+}
+
+impl Quota {
+    /// Tells the caller, unless the application tells of limits of its own.
+    pub(super) fn tell(self, headers: &mut HeaderMap) {
+        if [LIMIT, REMAINING, RESET].iter().any(|name| headers.contains_key(name)) {
+            return;
+        }
+        headers.insert(LIMIT, HeaderValue::from(self.requests));
+        headers.insert(REMAINING, HeaderValue::from(self.room.remaining));
+        headers.insert(RESET, HeaderValue::from(self.room.full_after.div_ceil(1_000)));
+    }
+}
+
 /// The requests that share a limit's room with this one.
 enum Bucket<'v> {
     /// On this node.
@@ -129,7 +153,7 @@ enum Bucket<'v> {
 }
 
 impl Bucket<'_> {
-    fn admit(&self, limits: &Limits, now_micros: u64) -> Result<(), Refused> {
+    fn admit(&self, limits: &Limits, now_micros: u64) -> Result<Room, Refused> {
         match self {
             Self::Node { place, values, pace } => limits.admit(&key(place, values), pace, now_micros),
             Self::Mesh { rule, key } => rule.admit(*key, now_micros),

@@ -44,7 +44,8 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
         tracing::debug!(peer = %peer.id, "a data stream between identities that are no services");
         return;
     };
-    let peer = Peer { identity: &peer.id, node: &peer.node, address: remote_addr.ip() };
+    let certificate = Some(peer.leaf);
+    let peer = Peer { identity: &peer.id, node: &peer.node, address: remote_addr.ip(), certificate };
     let snapshot = context.current.load();
     let caller = Arc::new(Caller::at(local_addr.ip(), &context, &snapshot, &peer, account, &preface));
     drop(snapshot);
@@ -160,6 +161,9 @@ async fn forward(
     let upgraded = upgrade::answered(&response, asked)?;
     body::strip_hop_by_hop(response.headers_mut());
     body::strip_own(response.headers_mut());
+    if let Some(quota) = port.quota {
+        quota.tell(response.headers_mut());
+    }
     if let Some(upgraded) = upgraded {
         upgrade::mark(response.headers_mut(), upgraded);
         response.extensions_mut().insert(standing.clone());
@@ -178,15 +182,15 @@ fn admitted(
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
-    caller.look(&snapshot, &local, service, |Rules { workload, counted }| {
+    let quota = caller.look(&snapshot, &local, service, |Rules { workload, counted }| {
         arriving.admit(context, workload, parts)?;
         if workload.limits.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())
     })?;
     let patience = snapshot.compiled.config().connect_timeout;
-    Ok(Application { target: port.target, protocol: port.protocol, patience })
+    Ok(Application { target: port.target, protocol: port.protocol, patience, quota })
 }
 
 /// An application's port.
@@ -195,4 +199,6 @@ struct Application {
     protocol: config::Protocol,
     /// How long a connection to it may take to open.
     patience: Duration,
+    /// Of the limits that the request met the one with least room left.
+    quota: Option<limits::Quota>,
 }

@@ -79,10 +79,10 @@ impl Way<'_> {
 
     async fn answer(&self, one: &mut Try<'_>, head: &Parts, body: RequestBody) -> Attempt {
         let member = &self.cluster.members[one.position];
-        let first = member.endpoint.stats.active() == 0;
+        let others = member.endpoint.stats.active();
         let active = member.endpoint.stats.begin();
         // The route's time begins with the end of the request's body, and nobody reads that before there is a connection.
-        let room = self.room(member, first, self.timed && one.sent.is_complete()).await?;
+        let room = self.room(member, others, self.timed && one.sent.is_complete()).await?;
         let response = if member.endpoint.local {
             *one.with_endpoint = true;
             // Boxed, so that the many requests to other nodes need no room for it.
@@ -100,7 +100,7 @@ impl Way<'_> {
     /// Makes of a head what one attempt sends.
     ///
     /// # Errors
-    /// The authority cannot stand in HTTP/2's target.
+    /// The authority cannot stand in HTTP/2's target, or the endpoint speaks HTTP/2 and a WebSocket is asked for.
     pub(super) fn prepare(
         &self,
         head: &mut Head,
@@ -112,6 +112,10 @@ impl Way<'_> {
         parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
         match self.cluster.members[position].preface.protocol {
             mesh::Protocol::Http2 => {
+                // Another protocol may be left unheeded (RFC 9110, 7.8); a WebSocket's caller could do nothing with the answer.
+                if upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+                    return Err(Cause::Unsupported("the destination speaks HTTP/2, which carries no WebSocket here"));
+                }
                 upgrade::unmark(&mut parts.headers);
                 inbound::to_http2(parts, host)
             }
@@ -174,14 +178,20 @@ impl Way<'_> {
         grpc.map_or(response.status().as_u16(), failure::grpc_to_http)
     }
 
-    /// Room within the cluster's limits, where it has any. `timed`: the attempt has a time limit.
-    async fn room(&self, member: &Member, first: bool, timed: bool) -> Result<Option<Room>, Cause> {
+    /// Room within the cluster's limits, where it has any. `others` are under way at the endpoint; `timed`: the attempt has a time limit.
+    async fn room(&self, member: &Member, others: u32, timed: bool) -> Result<Option<Room>, Cause> {
         let Some(limits) = &self.cluster.table.limits else { return Ok(None) };
+        // One connection each endpoint gets whatever the limit says.
         let connection = match member.preface.protocol {
-            // All requests share one.
-            mesh::Protocol::Http2 => None,
+            mesh::Protocol::Http2 => match limits.multiplexed() {
+                Some(streams) => {
+                    let first = others < limits.streams_per_connection;
+                    Some(Box::pin(self.connection(&streams, member, first, timed)).await?)
+                }
+                None => None,
+            },
             mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
-                Some(Box::pin(self.connection(limits, member, first, timed)).await?)
+                Some(Box::pin(self.connection(limits, member, others == 0, timed)).await?)
             }
         };
         let mut room = Room::new(Arc::clone(&self.cluster.circuit), connection);
@@ -224,7 +234,7 @@ impl Way<'_> {
             // The address at which other nodes would see this one. It is unknown only while the node joins.
             let address = Some(member.endpoint.address.ip()).filter(|address| !address.is_unspecified());
             let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            let peer = Peer { identity: &self.speaker.identity, node: &self.snapshot.node, address };
+            let peer = Peer { identity: &self.speaker.identity, node: &self.snapshot.node, address, certificate: None };
             Caller::new(self.context, self.snapshot, &peer, &member.endpoint.account, &member.preface)
         });
         inbound::answer(self.context, caller, request).await.map(|body| body::Source::Here(Box::new(body)))
@@ -266,6 +276,7 @@ impl Way<'_> {
             identity: &member.identity,
             preface: &member.preface,
             patience: self.cluster.connect_timeout,
+            pings: self.cluster.pings,
         };
         if let Some(lease) = self.context.mesh.kept(&call) {
             return Ok(lease.under(self.cluster.terms));
@@ -349,6 +360,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         Cause::BadRequest(_)
         | Cause::HeadersTooLarge
         | Cause::UriTooLong
+        | Cause::OldVersion
         | Cause::Unsupported(_)
         | Cause::RequestTimeout
         | Cause::NoRoute

@@ -35,11 +35,11 @@ use certs::{
 };
 use cors::Verdict;
 use facts::RequestFacts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::LOCATION, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::LOCATION, request::Parts};
 use hyper::body::{Body as _, Incoming};
 use policy::{
     kinds::{Abort, DirectResponse, Fault, Redirect},
-    route::{self, Action, NoRoute, Routed},
+    route::{self, Action, Addressed, NoRoute, Routed},
 };
 use std::{
     net::SocketAddr,
@@ -244,6 +244,9 @@ impl Requests<'_> {
         if let Some(logged) = log::begin(self, &snapshot, &parts) {
             exchange.log(logged);
         }
+        if parts.version == Version::HTTP_10 {
+            return Err(Cause::OldVersion);
+        }
         let host = host?;
         let routed = self.route(&snapshot, &parts, &host).inspect_err(|_| self.unrouted(exchange))?;
         exchange.takes(&routed.route.name);
@@ -384,9 +387,12 @@ impl Requests<'_> {
             reporter: Reporter::Source,
             source: Arc::clone(&self.speaker.workload),
             destination: Arc::new(Workload::unknown()),
-            service: policy::hosts::full_name(&routed.service).into(),
-            service_name: routed.service.name().into(),
-            service_namespace: routed.service.namespace().into(),
+            service: routed.host.full_name().into(),
+            service_name: match &routed.host {
+                Addressed::Service(service) => service.name().into(),
+                Addressed::Name(name) => Arc::clone(name),
+            },
+            service_namespace: routed.host.service().map_or("unknown", ServiceName::namespace).into(),
             security: Security::Unknown,
         };
         exchange.between(Arc::new(self.context.telemetry.recorder(self.context.worker, Arc::new(pair))));

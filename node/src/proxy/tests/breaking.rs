@@ -3,12 +3,16 @@
 use super::{
     backend::{Arrived, Backend, ok},
     client::{Answer, Client, get},
+    http2,
     world::{Entry, World, traffic_policy},
 };
-use crate::{balance::Resource, mesh::Transport};
+use crate::{balance::Resource, config::Protocol, mesh::Transport, tasks::Tasks};
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Condvar, Mutex, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -101,6 +105,33 @@ fn a_request_waits_for_a_connection_as_long_as_few_do() {
     gate.open();
     assert!(under_way.into_iter().all(|thread| thread.join().unwrap().status == 200));
     assert_eq!(backend.arrived().len(), 2);
+}
+
+#[test]
+fn connections_of_http2_carry_so_many_streams() {
+    let (runtime, tasks) = (http2::runtime(), Tasks::new());
+    let (release, released) = tokio::sync::watch::channel(false);
+    let arrived = Arc::<AtomicUsize>::default();
+    let address = runtime.block_on(http2::held(tasks, Arc::clone(&arrived), released));
+    let mut entry = Entry::new(1, "reviews", "v1", &Backend::named(""));
+    (entry.target, entry.protocol) = (address, Protocol::Http2);
+    let mut world = World::new(2, vec![entry]);
+    world.push(&traffic_policy(
+        "{connectionPool: {tcp: {maxConnections: 2}, http: {maxConcurrentStreams: 2, http1MaxPendingRequests: 1}}}",
+    ));
+    let outbound = world.nodes[0].outbound;
+    let begin = |index: usize| {
+        let thread = std::thread::spawn(move || get(outbound, "reviews", "/"));
+        until(|| arrived.load(Relaxed) > index);
+        thread
+    };
+    let mut under_way: Vec<_> = (0..4).map(begin).collect();
+    under_way.extend(waiting(&world, 1, Resource::Pending));
+    let refused = get(world.nodes[0].outbound, "reviews", "/");
+    assert_eq!((refused.status, refused.header("x-envoy-overloaded")), (503, Some("true")));
+    assert_eq!((arrived.load(Relaxed), count_of(&world, Resource::Requests)), (4, 4));
+    release.send_replace(true);
+    assert!(under_way.into_iter().all(|thread| thread.join().unwrap().status == 200));
 }
 
 #[test]

@@ -24,10 +24,15 @@ fn a_request_reaches_an_endpoint_on_another_node() {
     assert_eq!(arrived.header("x-forwarded-proto"), Some("http"));
     assert_eq!(arrived.header("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(arrived.header("x-request-id").map(str::len), Some(36));
-    assert_eq!(
-        arrived.header("x-forwarded-client-cert"),
-        Some("By=spiffe://test.example/ns/default/sa/reviews;Subject=\"\";URI=spiffe://test.example/ns/default/sa/web")
+    let identity = "spiffe://test.example/ns/default/sa";
+    let shown = arrived.header("x-forwarded-client-cert").unwrap();
+    let hash = shown.strip_prefix(&format!("By={identity}/reviews;Hash=")).unwrap();
+    let (hash, rest) = hash.split_once(';').unwrap();
+    assert!(
+        hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "SHA-256 of the certificate: {shown}"
     );
+    assert_eq!(rest, format!("Subject=\"\";URI={identity}/web"));
 }
 
 #[test]

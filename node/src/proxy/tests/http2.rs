@@ -10,8 +10,18 @@ use http::{HeaderMap, Request, Response, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Frame, client::conn::http2::SendRequest};
 use hyper_util::rt::TokioIo;
-use std::{convert::Infallible, net::SocketAddr};
-use tokio::net::{TcpListener, TcpStream};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
@@ -42,6 +52,30 @@ async fn application(tasks: Tasks) -> SocketAddr {
                     response.headers_mut().insert("content-type", grpc);
                 }
                 Ok::<_, Infallible>(response)
+            });
+            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+                .serve_connection(TokioIo::new(stream), service);
+            spawner.detach("application", async move { drop(served.await) });
+        }
+    });
+    address
+}
+
+/// An application that speaks HTTP/2, counts what arrives, and answers only once it is released.
+pub(super) async fn held(tasks: Tasks, arrived: Arc<AtomicUsize>, released: watch::Receiver<bool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let spawner = tasks.clone();
+    tasks.detach("application", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (arrived, released) = (Arc::clone(&arrived), released.clone());
+            let service = hyper::service::service_fn(move |_: Request<hyper::body::Incoming>| {
+                let mut released = released.clone();
+                arrived.fetch_add(1, Relaxed);
+                async move {
+                    let _ = released.wait_for(|released| *released).await;
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("late"))))
+                }
             });
             let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
                 .serve_connection(TokioIo::new(stream), service);
@@ -134,6 +168,21 @@ fn an_http1_caller_reaches_an_http2_application() {
     let mut client = super::client::Client::connect(world.nodes[0].outbound);
     let answer = client.ask("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     assert_eq!((answer.status, answer.body.as_str(), answer.header("x-authority")), (200, "hello", Some("reviews")));
+}
+
+#[test]
+fn a_websocket_towards_http2_is_refused_and_no_other_protocol_is() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let mut entry = Entry::new(1, "reviews", "v1", &Backend::named(""));
+    (entry.target, entry.protocol) = (runtime.block_on(application(tasks)), Protocol::Http2);
+    let world = World::new(2, vec![entry]);
+    let ask = |protocol: &str| {
+        let text = format!("GET / HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n");
+        super::client::Client::connect(world.nodes[0].outbound).ask(text).unwrap()
+    };
+    let refused = ask("WebSocket");
+    assert!(refused.status == 501 && refused.body.contains("HTTP/2"), "{refused:?}");
+    assert_eq!(ask("TLS/1.3").status, 200);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Limits that nodes keep together, with the statements between them carried by hand.
 
 use super::{
-    backend::Backend,
+    backend::{Backend, ok},
     client::{get, with},
     world::{Entry, World},
 };
@@ -52,6 +52,48 @@ fn two_nodes_together_let_in_one_limit() {
     assert_eq!((refused.status, refused.header("ratelimit-limit")), (429, Some("1")));
     assert_eq!(rule(&world, 1).number(), rule(&world, 2).number(), "they know what they speak of");
     assert_eq!((rule(&world, 1).nodes(), rule(&world, 0).keys()), (2, 0));
+}
+
+#[test]
+fn who_is_let_in_is_told_what_is_left() {
+    let few = "{match: [{uri: {prefix: /few}}], scope: node, limit: {requests: 1, interval: 1h, burst: 2}}";
+    let backend = Backend::scripted(|arrived| match arrived.line().contains("/own") {
+        true => b"HTTP/1.1 200 x\r\nRateLimit-Limit: 7\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        false => ok("v1"),
+    });
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let told = |world: &World, path: &str| {
+        let answer = get(world.nodes[0].outbound, "reviews", path);
+        let header = |name: &str| answer.header(name).map(str::to_owned);
+        (answer.status, header("ratelimit-limit"), header("ratelimit-remaining"), header("ratelimit-reset"))
+    };
+    assert_eq!(told(&world, "/few"), (200, None, None, None), "without a limit there is nothing to tell");
+    world.push(&limit(&format!("{{scope: node, limit: {{requests: 1, interval: 1h, burst: 9}}}}, {few}")));
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(told(&world, "/"), (200, text("1"), text("8"), text("3600")));
+    assert_eq!(told(&world, "/few"), (200, text("1"), text("1"), text("3600")), "the rule with least room");
+    assert_eq!(told(&world, "/own"), (200, text("7"), None, None), "the application's own word stands");
+    let (status, _, remaining, _) = told(&world, "/few");
+    assert_eq!((status, remaining), (200, text("0")));
+    assert_eq!(told(&world, "/few").0, 429);
+}
+
+#[test]
+fn a_caller_that_may_be_a_limited_workload_is_limited() {
+    let backend = Backend::named("v1");
+    let entry = |service| Entry::new(1, service, "v1", &backend);
+    let mut world = World::new(2, vec![entry("reviews"), entry("ratings")]);
+    // The caller is `web`; the registry knows its labels on both nodes.
+    world.push(&limit(
+        "{match: [{sourceLabels: {app: web}}], scope: node, limit: {requests: 1, interval: 1h, burst: 1}},
+          {match: [{sourceLabels: {app: ratings}}], scope: node, limit: {requests: 1, interval: 1h, burst: 3}}",
+    ));
+    for node in [0, 1] {
+        let status = || get(world.nodes[node].outbound, "reviews", "/").status;
+        // Node 0 calls first and uses up what `web` has; `ratings` has an account of its own, so nobody takes `web` for it.
+        assert_eq!(status(), if node == 0 { 200 } else { 429 });
+        assert_eq!(status(), 429);
+    }
 }
 
 #[test]

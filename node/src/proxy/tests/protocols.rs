@@ -66,6 +66,17 @@ fn trailers_pass_both_ways() {
 }
 
 #[test]
+fn http_1_0_is_told_what_to_use() {
+    let backend = Backend::named("v1");
+    let world = world(&backend);
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let answer = client.ask("GET / HTTP/1.0\r\nHost: reviews\r\n\r\n").unwrap();
+    assert_eq!((answer.status, answer.header("upgrade")), (426, Some("HTTP/1.1")));
+    assert!(answer.body.contains("HTTP/1.1"), "{answer:?}");
+    assert!(backend.arrived().is_empty());
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let backend = Backend::scripted(|arrived| {
         let path = arrived.line().split(' ').nth(1).unwrap_or_default().to_owned();

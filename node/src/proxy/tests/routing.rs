@@ -48,6 +48,33 @@ fn traffic_splits_ninety_to_ten() {
 }
 
 #[test]
+fn a_name_that_is_no_service_stands_before_several() {
+    let (cart, web) = (Backend::named("cart"), Backend::named("web"));
+    let entries = vec![Entry::new(1, "ratings", "v1", &cart), Entry::new(0, "reviews", "v1", &web)];
+    let mut world = World::new(2, entries);
+    let outbound = world.nodes[0].outbound;
+    assert_eq!(get(outbound, "shop.internal", "/").status, 404);
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: shop}\nspec:\n  hosts: [shop.internal]\n  http:\n  \
+         - match: [{uri: {prefix: /cart}}]\n    route: [{destination: {host: ratings}}]\n  \
+         - match: [{uri: {prefix: /old}}]\n    redirect: {uri: /new}\n  \
+         - route: [{destination: {host: reviews}}]\n",
+    );
+    assert_eq!(get(outbound, "shop.internal", "/cart/1").body, "cart");
+    assert_eq!(get(outbound, "shop.internal", "/").body, "web");
+    assert_eq!(cart.last().header("host"), Some("shop.internal"), "the name is forwarded as it came");
+    let absolute = "GET http://Shop.Internal/cart HTTP/1.1\r\nHost: shop.internal\r\n\r\n";
+    assert_eq!(Client::connect(outbound).ask(absolute).unwrap().body, "cart");
+    assert_eq!(get(outbound, "shop.internal:8080", "/").status, 404);
+    assert_eq!(get(outbound, "ratings", "/").body, "cart", "services keep their names");
+    assert_eq!(get(outbound, "shop.internal", "/old").header("location"), Some("http://shop.internal/new"));
+    let metrics = world.metrics(0);
+    let of_name = |line: &&str| line.contains("destination_service=\"shop.internal\"");
+    assert!(metrics.lines().filter(of_name).all(|line| line.contains("destination_service_namespace=\"unknown\"")));
+    assert!(metrics.lines().any(|line| of_name(&line)), "what the route answers itself counts for the name");
+}
+
+#[test]
 fn headers_choose_and_a_change_takes_effect_at_once() {
     let (mut world, _one, _two) = two_versions();
     let rules = "  - match: [{headers: {end-user: {exact: jason}}}]\n    route: [{destination: {host: reviews, subset: v2}}]\n  \

@@ -87,6 +87,16 @@ fn rules_for_different_callers_are_not_merged() {
 }
 
 #[test]
+fn names_that_look_like_services_are_services() {
+    for (host, told) in [("shop.internal", false), ("'*.internal'", false), ("reviews", false), ("revews", true)] {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: a}}\nspec: {{hosts: [{host}], http: [{{route: [{{destination: {{host: reviews}}}}]}}]}}\n"
+        );
+        assert_eq!(!fields(&text, &table(), codes::RULE_WITHOUT_HOST).is_empty(), told, "{host}");
+    }
+}
+
+#[test]
 fn a_wildcard_covers_some_service() {
     for (host, idle) in
         [("'*.default.svc.cluster.local'", false), ("'*.shop.svc.cluster.local'", true), ("'*.local'", false)]

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// `GET /v1/explain`: what this node's proxy would do with a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The service that the request addresses, `NAMESPACE/NAME`; none if the name means none.
+    /// The service that the request addresses, `NAMESPACE/NAME`; none if the name means none (a VirtualService may route it all
+    /// the same).
     pub service: Option<String>,
     /// The document whose rule it meets, `KIND NAMESPACE/NAME`; none for the default route.
     pub document: Option<String>,

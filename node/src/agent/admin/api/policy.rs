@@ -178,10 +178,10 @@ pub struct AffectedNode {
     pub serves: bool,
 }
 
-/// What changes for requests to a service.
+/// What changes for requests to a service, or to a host that is none and that documents route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteChange {
-    /// `NAMESPACE/NAME`.
+    /// `NAMESPACE/NAME`, or the host.
     pub service: String,
     /// Namespaces of the callers.
     pub from: Vec<String>,
