@@ -55,7 +55,7 @@ pub struct Call<'a> {
     pub identity: &'a SpiffeId,
     /// What the stream is for.
     pub preface: &'a Preface,
-    /// How long a connection that is dialled for it may take to open; and how long it waits before that, where too much is under way.
+    /// How long a connection that is dialled for it may take to open.
     pub patience: Duration,
 }
 
@@ -141,36 +141,29 @@ impl Worker {
             return Err(Error::Stopping);
         }
         let group = shared.pool.group(call);
-        let permit = self.counted(group.permit(call.patience).await)?;
-        let dialled = timeout(call.patience, self.link(&group, call)).await;
-        let link = dialled.unwrap_or_else(|_| Err(no_answer(call)))?;
-        Ok(Lease::new(link, group, permit))
-    }
-
-    /// A virtual connection of the group that takes a request now.
-    async fn link(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<Link, Error> {
+        let permit = self.counted(group.permit().await)?;
         if let Some(link) = group.take_ready(call.preface).await {
-            if !link.is_quic && !self.is_tcp_only(group, call) {
+            if !link.is_quic && !self.is_tcp_only(&group, call) {
                 // UDP has been blocked long enough to ask again, at nobody's expense.
-                group.try_quic(|ordinal| self.dial(group, call, ordinal));
+                group.try_quic(|ordinal| self.dial(&group, call, ordinal));
             }
-            return Ok(link);
+            return Ok(Lease::new(link, group, permit));
         }
-        let stream = if self.is_tcp_only(group, call) {
+        let stream = if self.is_tcp_only(&group, call) {
             let _leave = self.counted(group.dial_permit().await)?;
             // One may have come back while this call waited.
             if let Some(link) = group.take_ready(call.preface).await {
-                return Ok(link);
+                return Ok(Lease::new(link, group.clone(), permit));
             }
-            self.over_tcp(group, call).await?
+            self.over_tcp(&group, call).await?
         } else {
-            self.prefaced(group, call).await?
+            self.prefaced(&group, call).await?
         };
-        let mut link = Link::new(stream, call.preface, &self.shared.mesh.shared.tasks).await?;
+        let mut link = Link::new(stream, call.preface, &shared.mesh.shared.tasks).await?;
         if !link.ready().await {
             return Err(Error::NeverSent("the connection ended at once".into()));
         }
-        Ok(link)
+        Ok(Lease::new(link, group, permit))
     }
 
     /// A stream of its own for bytes (`Tcp`, `Probe`), which is not kept. Tunnels prefer TCP, which costs half per byte.
@@ -363,10 +356,6 @@ impl Worker {
             first: spread % CONTROL,
         }
     }
-}
-
-fn no_answer(call: &Call<'_>) -> Error {
-    Error::Connect { node: call.node.as_str().into(), address: call.address, reason: "it takes too long".into() }
 }
 
 /// Begins a stream on a TLS connection. A tunnel gives the connection back to the group.
