@@ -105,7 +105,12 @@ fn register(shared: &Shared) {
     shared.telemetry.collect("skein_application_connections", "Connections of local applications", Kind::Gauge, open);
     let budget = shared.budget.clone();
     let kept = move || gauge(budget.taken());
-    shared.telemetry.collect("skein_replay_bytes", "Bytes of request bodies kept for retries and in copies", Kind::Gauge, kept);
+    shared.telemetry.collect(
+        "skein_replay_bytes",
+        "Bytes of request bodies kept for retries and in copies",
+        Kind::Gauge,
+        kept,
+    );
     let mirrors = shared.mirrors.clone();
     let copies = move || gauge(mirrors.under_way());
     shared.telemetry.collect("skein_mirrored_requests", "Copies of requests under way", Kind::Gauge, copies);

@@ -47,9 +47,9 @@ impl Facts for RequestFacts<'_> {
             Word::DownstreamLocalAddressWithoutPort => Some(self.local.ip().to_string()),
             Word::UpstreamHost | Word::UpstreamRemoteAddress => self.upstream.map(|address| address.to_string()),
             Word::Protocol => Some(format!("{:?}", self.head.version)),
-            Word::StartTime => jiff::Timestamp::from_millisecond(i64::try_from(self.came).ok()?)
-                .ok()
-                .map(|time| format!("{time:.3}")),
+            Word::StartTime => {
+                jiff::Timestamp::from_millisecond(i64::try_from(self.came).ok()?).ok().map(|time| format!("{time:.3}"))
+            }
             Word::Hostname => nix::unistd::gethostname().ok()?.into_string().ok(),
             Word::ResponseCode => self.response.map(|(status, _)| status.as_u16().to_string()),
             Word::RouteName => Some(self.route.to_owned()),

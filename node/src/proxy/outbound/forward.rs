@@ -75,8 +75,7 @@ pub(super) async fn forward(
     let way = Way { context, speaker: &requests.speaker, snapshot, cluster: &cluster, grpc, timed: time.is_some() };
     let time = time.filter(|_| grpc);
     let (upload, hash) = (&upload, affinity.hash);
-    let mut attempts =
-        Attempts { way, routed, hash, time, upload, exchange, attempt: (0, 0), with_endpoint: false };
+    let mut attempts = Attempts { way, routed, hash, time, upload, exchange, attempt: (0, 0), with_endpoint: false };
     let response = match &mut deadline {
         None => attempts.run(head, upgrade).await?,
         Some(deadline) => tokio::select! {

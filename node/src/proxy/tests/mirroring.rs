@@ -119,7 +119,8 @@ fn what_is_too_long_is_not_copied_and_passes_all_the_same() {
 fn copies_of_one_key_go_to_one_endpoint() {
     let (called, shadows) = (Backend::named("v1"), [Backend::named("a"), Backend::named("b")]);
     let mut entries = vec![Entry::new(1, "reviews", "v1", &called)];
-    entries.extend(["v1", "v2"].iter().zip(&shadows).map(|(version, shadow)| Entry::new(1, "ratings", version, shadow)));
+    entries
+        .extend(["v1", "v2"].iter().zip(&shadows).map(|(version, shadow)| Entry::new(1, "ratings", version, shadow)));
     let mut world = World::new(2, entries);
     world.push(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \
