@@ -1,5 +1,6 @@
 //! Connections to the applications beside this node, kept alive between requests.
 
+use super::multiplexed::{Multiplexed, Stream};
 use crate::{
     clock,
     config::Protocol,
@@ -13,10 +14,10 @@ use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_LENGTH, header::TRANSFER_ENCODING};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
-    client::conn::{http1, http2},
+    client::conn::http1,
     rt::Executor,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -33,13 +34,6 @@ const IDLE_LIMIT: usize = 256;
 const IDLE_TIME: Duration = Duration::from_secs(60);
 /// hyper's buffer for one connection, bytes; a response's head is bounded by it.
 const BUFFER: usize = 64 * 1024;
-/// Longest block of response headers by HTTP/2, bytes.
-const MAX_HEADERS: u32 = 64 * 1024;
-/// Bytes of one HTTP/2 response that wait for its caller.
-const STREAM_WINDOW: u32 = 64 * 1024;
-/// Bytes of all HTTP/2 responses of an application that wait for their callers.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-
 /// The connections of one worker.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Apps(Arc<Shared>);
@@ -48,7 +42,7 @@ pub(in crate::proxy) struct Apps(Arc<Shared>);
 struct Shared {
     tasks: Tasks,
     idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
-    multiplexed: Mutex<HashMap<SocketAddr, http2::SendRequest<RequestBody>>>,
+    multiplexed: Multiplexed,
 }
 
 #[derive(Debug)]
@@ -69,7 +63,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawn {
 
 impl Apps {
     pub(in crate::proxy) fn new(tasks: Tasks) -> Self {
-        Self(Arc::new(Shared { tasks, idle: Mutex::default(), multiplexed: Mutex::default() }))
+        Self(Arc::new(Shared { multiplexed: Multiplexed::new(tasks.clone()), tasks, idle: Mutex::default() }))
     }
 
     /// Sends a request to an application. A connection to it may take `patience` to open.
@@ -84,18 +78,27 @@ impl Apps {
         patience: Duration,
     ) -> Result<Response<AppBody>, Cause> {
         let completion = request.body().completion();
+        let (mut sender, mut stream) = (None, None);
         let response = match protocol {
-            Protocol::Http => self.send_http1(target, request, patience).await,
-            Protocol::Http2 | Protocol::Grpc => self.send_http2(target, request, patience).await,
+            Protocol::Http => self.send_http1(target, request, patience).await.map(|(response, used)| {
+                sender = used;
+                response
+            }),
+            Protocol::Http2 | Protocol::Grpc => {
+                self.send_http2(target, request, patience).await.map(|(response, used)| {
+                    stream = Some(used);
+                    response
+                })
+            }
         };
-        let (response, sender) = response.map_err(|failed| failed.cause(&completion))?;
+        let response = response.map_err(|failed| failed.cause(&completion))?;
         if is_ambiguous(&response) {
             return Err(Cause::UpstreamProtocol);
         }
         let reuse = sender.filter(|_| completion.is_complete());
         Ok(response.map(|incoming| {
             let reuse = reuse.map(|sender| Reuse { apps: self.clone(), target, sender });
-            let mut body = AppBody { incoming, reuse };
+            let mut body = AppBody { incoming, reuse, _stream: stream };
             body.end_if_ended();
             body
         }))
@@ -142,41 +145,21 @@ impl Apps {
     async fn send_http2(
         &self,
         target: SocketAddr,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         patience: Duration,
-    ) -> Result<(Response<Incoming>, Option<http1::SendRequest<RequestBody>>), Failed> {
-        let known = lock(&self.0.multiplexed).get(&target).filter(|sender| !sender.is_closed()).cloned();
-        let mut sender = match known {
-            Some(sender) => sender,
-            None => self.connect_http2(target, patience).await?,
-        };
-        sender.ready().await.map_err(|_| Failed::Connect)?;
-        let response = sender.send_request(request).await.map_err(Failed::Send)?;
-        Ok((response, None))
-    }
-
-    async fn connect_http2(
-        &self,
-        target: SocketAddr,
-        patience: Duration,
-    ) -> Result<http2::SendRequest<RequestBody>, Failed> {
-        let stream = connect(target, patience).await?;
-        let (sender, connection) = http2::Builder::new(Spawn(self.0.tasks.clone()))
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEADERS)
-            // One response that its caller does not read does not stop those of other callers.
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(Failed::Send)?;
-        self.0.tasks.detach("application connection", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to the application ended");
+    ) -> Result<(Response<Incoming>, Stream), Failed> {
+        let mut again = false;
+        loop {
+            let (mut sender, stream) = self.0.multiplexed.stream(target, patience).await?;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, stream)),
+                Err(mut error) => match error.take_message().filter(|_| !again) {
+                    // The connection had ended before the request began on it.
+                    Some(unsent) => (request, again) = (unsent, true),
+                    None => return Err(Failed::Send(error.into_error())),
+                },
             }
-        });
-        lock(&self.0.multiplexed).insert(target, sender.clone());
-        Ok(sender)
+        }
     }
 
     fn put_back(&self, target: SocketAddr, sender: http1::SendRequest<RequestBody>) {
@@ -194,7 +177,7 @@ impl Apps {
             idle.retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE_TIME);
             !idle.is_empty()
         });
-        lock(&self.0.multiplexed).retain(|_, sender| !sender.is_closed());
+        self.0.multiplexed.sweep();
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<Idle>>> {
@@ -206,7 +189,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn connect(target: SocketAddr, patience: Duration) -> Result<TcpStream, Failed> {
+pub(super) async fn connect(target: SocketAddr, patience: Duration) -> Result<TcpStream, Failed> {
     let stream = match timeout(patience, TcpStream::connect(target)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -227,8 +210,10 @@ fn is_ambiguous(response: &Response<Incoming>) -> bool {
 }
 
 #[derive(Debug)]
-enum Failed {
+pub(super) enum Failed {
     Connect,
+    /// Of HTTP/2: every connection that there may be has all its streams.
+    Full,
     Send(hyper::Error),
 }
 
@@ -236,6 +221,7 @@ impl Failed {
     fn cause(&self, request: &Completion) -> Cause {
         match self {
             Self::Connect => Cause::ConnectFailure,
+            Self::Full => Cause::Overflow,
             Self::Send(error) => request.failure().unwrap_or_else(|| unanswered(error)),
         }
     }
@@ -243,7 +229,9 @@ impl Failed {
 
 /// Why the application gave no answer.
 fn unanswered(error: &hyper::Error) -> Cause {
-    if error.is_canceled() {
+    if is_unread(error) {
+        Cause::RefusedStream
+    } else if error.is_canceled() {
         Cause::ResetBeforeRequest
     } else if error.is_parse() {
         Cause::UpstreamProtocol
@@ -252,11 +240,21 @@ fn unanswered(error: &hyper::Error) -> Cause {
     }
 }
 
+/// True if an application says by HTTP/2 that it read nothing of the request: it refused the stream, or went away before it.
+fn is_unread(error: &hyper::Error) -> bool {
+    let reset = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    reset.is_some_and(|reset| {
+        reset.is_remote() && (reset.is_go_away() || reset.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
+}
+
 /// A response's body; at its end the connection goes back to the idle ones.
 #[derive(Debug)]
 pub(in crate::proxy) struct AppBody {
     incoming: Incoming,
     reuse: Option<Reuse>,
+    /// Of HTTP/2: counted until the response has ended.
+    _stream: Option<Stream>,
 }
 
 #[derive(Debug)]
