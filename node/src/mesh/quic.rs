@@ -31,6 +31,10 @@ pub(super) const MAX_STREAMS: u32 = 256;
 const MAX_PAYLOAD: u16 = 1472;
 /// Silence after which a data connection is given up.
 pub(super) const DATA_IDLE: Duration = Duration::from_secs(60);
+/// How often a silent data connection is proved alive: a stream may be quiet for much longer than a dead node is waited for. A
+/// connection that nobody uses is closed all the same.
+const DATA_KEEP_ALIVE: Duration = Duration::from_secs(20);
+const _: () = assert!(DATA_KEEP_ALIVE.as_secs() * 2 < DATA_IDLE.as_secs(), "one may be lost");
 /// Silence after which a peer link is given up.
 pub(super) const PEER_IDLE: Duration = Duration::from_millis(2_500);
 /// How often a silent peer link is proved alive.
@@ -163,7 +167,7 @@ fn transport(conversation: Conversation, streams: u32) -> TransportConfig {
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
             u32::try_from(idle.as_millis()).expect("idle times are constants of at most a minute"),
         ))))
-        .keep_alive_interval(peer.then_some(PEER_KEEP_ALIVE))
+        .keep_alive_interval(Some(if peer { PEER_KEEP_ALIVE } else { DATA_KEEP_ALIVE }))
         .stream_receive_window(VarInt::from_u32(window.min(STREAM_WINDOW)))
         .receive_window(VarInt::from_u32(window))
         .send_window(u64::from(window))

@@ -1,5 +1,6 @@
 //! Connections to the applications beside this node, kept alive between requests.
 
+use super::multiplexed::{Multiplexed, Stream};
 use crate::{
     clock,
     config::Protocol,
@@ -17,10 +18,9 @@ use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, request::Parts};
 use hyper::{
     body::{Body, Frame, SizeHint},
-    client::conn::http2,
     rt::Executor,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -35,13 +35,6 @@ use tokio::{net::TcpStream, time::timeout};
 const IDLE_LIMIT: usize = 256;
 /// How long an idle connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(60);
-/// Longest block of response headers by HTTP/2, bytes.
-const MAX_HEADERS: u32 = 64 * 1024;
-/// Bytes of one HTTP/2 response that wait for its caller.
-const STREAM_WINDOW: u32 = 64 * 1024;
-/// Bytes of all HTTP/2 responses of an application that wait for their callers.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-
 /// The connections of one worker.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Apps(Arc<Shared>);
@@ -50,7 +43,7 @@ pub(in crate::proxy) struct Apps(Arc<Shared>);
 struct Shared {
     tasks: Tasks,
     idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
-    multiplexed: Mutex<HashMap<SocketAddr, http2::SendRequest<RequestBody>>>,
+    multiplexed: Multiplexed,
 }
 
 #[derive(Debug)]
@@ -71,7 +64,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawn {
 
 impl Apps {
     pub(in crate::proxy) fn new(tasks: Tasks) -> Self {
-        Self(Arc::new(Shared { tasks, idle: Mutex::default(), multiplexed: Mutex::default() }))
+        Self(Arc::new(Shared { multiplexed: Multiplexed::new(tasks.clone()), tasks, idle: Mutex::default() }))
     }
 
     /// Sends a request to an application. A connection to it may take `patience` to open.
@@ -137,39 +130,19 @@ impl Apps {
         body: RequestBody,
         patience: Duration,
     ) -> Result<Response<Incoming>, Failed> {
-        let known = lock(&self.0.multiplexed).get(&target).filter(|sender| !sender.is_closed()).cloned();
-        let mut sender = match known {
-            Some(sender) => sender,
-            None => self.connect_http2(target, patience).await?,
-        };
-        sender.ready().await.map_err(|_| Failed::Connect)?;
-        let request = Request::from_parts(copy_head(head), body);
-        let response = sender.send_request(request).await.map_err(Failed::Http2)?;
-        Ok(response.map(Incoming::Http2))
-    }
-
-    async fn connect_http2(
-        &self,
-        target: SocketAddr,
-        patience: Duration,
-    ) -> Result<http2::SendRequest<RequestBody>, Failed> {
-        let stream = connect(target, patience).await?;
-        let (sender, connection) = http2::Builder::new(Spawn(self.0.tasks.clone()))
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEADERS)
-            // One response that its caller does not read does not stop those of other callers.
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(Failed::Http2)?;
-        self.0.tasks.detach("application connection", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to the application ended");
+        let mut request = Request::from_parts(copy_head(head), body);
+        let mut again = false;
+        loop {
+            let (mut sender, stream) = self.0.multiplexed.stream(target, patience).await?;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response.map(|body| Incoming::Http2(body, stream))),
+                Err(mut error) => match error.take_message().filter(|_| !again) {
+                    // The connection had ended before the request began on it.
+                    Some(unsent) => (request, again) = (unsent, true),
+                    None => return Err(Failed::Http2(error.into_error())),
+                },
             }
-        });
-        lock(&self.0.multiplexed).insert(target, sender.clone());
-        Ok(sender)
+        }
     }
 
     fn put_back(&self, target: SocketAddr, connection: Connection<TcpStream>) {
@@ -187,7 +160,7 @@ impl Apps {
             idle.retain_mut(|idle| now.duration_since(idle.since) < IDLE_TIME && idle.connection.is_quiet());
             !idle.is_empty()
         });
-        lock(&self.0.multiplexed).retain(|_, sender| !sender.is_closed());
+        self.0.multiplexed.sweep();
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<Idle>>> {
@@ -199,7 +172,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn connect(target: SocketAddr, patience: Duration) -> Result<TcpStream, Failed> {
+pub(super) async fn connect(target: SocketAddr, patience: Duration) -> Result<TcpStream, Failed> {
     let stream = match timeout(patience, TcpStream::connect(target)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -220,8 +193,10 @@ fn is_ambiguous(response: &Response<Incoming>) -> bool {
 }
 
 #[derive(Debug)]
-enum Failed {
+pub(super) enum Failed {
     Connect,
+    /// Of HTTP/2: every connection that there may be has all its streams.
+    Full,
     Http1(http1::Error),
     Http2(hyper::Error),
 }
@@ -230,6 +205,7 @@ impl Failed {
     fn cause(&self, request: &Completion) -> Cause {
         match self {
             Self::Connect => Cause::ConnectFailure,
+            Self::Full => Cause::Overflow,
             Self::Http1(error) => request.failure().unwrap_or(match error {
                 http1::Error::Body(_) => Cause::BadRequest("request body broken off"),
                 http1::Error::Parse(_) => Cause::UpstreamProtocol,
@@ -242,13 +218,23 @@ impl Failed {
 
 /// Why the application gave no answer by HTTP/2.
 fn unanswered(error: &hyper::Error) -> Cause {
-    if error.is_canceled() {
+    if is_unread(error) {
+        Cause::RefusedStream
+    } else if error.is_canceled() {
         Cause::ResetBeforeRequest
     } else if error.is_parse() {
         Cause::UpstreamProtocol
     } else {
         Cause::ConnectionTermination
     }
+}
+
+/// True if an application says by HTTP/2 that it read nothing of the request: it refused the stream, or went away before it.
+fn is_unread(error: &hyper::Error) -> bool {
+    let reset = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    reset.is_some_and(|reset| {
+        reset.is_remote() && (reset.is_go_away() || reset.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 /// A response's body; at its end the connection goes back to the idle ones.
@@ -262,7 +248,8 @@ pub(in crate::proxy) struct AppBody {
 #[derive(Debug)]
 enum Incoming {
     Http1(http1::Incoming<TcpStream>),
-    Http2(hyper::body::Incoming),
+    /// Counted as a stream of its connection until it has ended.
+    Http2(hyper::body::Incoming, Stream),
 }
 
 impl AppBody {
@@ -290,7 +277,7 @@ impl Body for AppBody {
             Incoming::Http1(incoming) => {
                 ready!(Pin::new(incoming).poll_frame(context)).map(|frame| frame.map_err(BoxError::from))
             }
-            Incoming::Http2(incoming) => {
+            Incoming::Http2(incoming, _) => {
                 ready!(Pin::new(incoming).poll_frame(context)).map(|frame| frame.map_err(BoxError::from))
             }
         };
@@ -305,14 +292,14 @@ impl Body for AppBody {
     fn is_end_stream(&self) -> bool {
         match &self.incoming {
             Incoming::Http1(incoming) => incoming.is_end_stream(),
-            Incoming::Http2(incoming) => incoming.is_end_stream(),
+            Incoming::Http2(incoming, _) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.incoming {
             Incoming::Http1(incoming) => incoming.size_hint(),
-            Incoming::Http2(incoming) => incoming.size_hint(),
+            Incoming::Http2(incoming, _) => incoming.size_hint(),
         }
     }
 }

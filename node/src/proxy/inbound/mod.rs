@@ -9,6 +9,7 @@ mod caller;
 mod limits;
 mod log;
 mod message;
+mod multiplexed;
 mod standing;
 
 pub(super) use admission::Verdicts;

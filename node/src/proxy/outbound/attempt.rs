@@ -293,6 +293,7 @@ impl Way<'_> {
                     lease = open => lease,
                     // Nobody waits out the dialling of a node that is known to be dead by now.
                     () = lost(endpoint) => return Err(Cause::ConnectFailure),
+                    () = tokio::time::sleep(self.cluster.connect_timeout) => return Err(Cause::ConnectFailure),
                 }
             }
         };

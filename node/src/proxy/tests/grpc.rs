@@ -24,6 +24,11 @@ type Answer = BoxBody<Bytes, hyper::Error>;
 /// A gRPC application: `/echo` gives each message back as it comes, `/collect` all of them at their end, `/none` answers without a
 /// message, `/never` does not answer, and `/begin` sends one message and no more. It keeps the heads that come.
 pub(super) async fn application(tasks: &Tasks) -> (SocketAddr, Heads) {
+    application_with(tasks, None).await
+}
+
+/// The same with so many streams at once on a connection.
+pub(super) async fn application_with(tasks: &Tasks, streams: Option<u32>) -> (SocketAddr, Heads) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, heads, spawner) = (listener.local_addr().unwrap(), Heads::default(), tasks.clone());
     let kept = Arc::clone(&heads);
@@ -35,6 +40,7 @@ pub(super) async fn application(tasks: &Tasks) -> (SocketAddr, Heads) {
                 async move { Ok::<_, Infallible>(answer(request).await) }
             });
             let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+                .max_concurrent_streams(streams.or(Some(200)))
                 .serve_connection(TokioIo::new(stream), service);
             spawner.detach("application", async move { drop(served.await) });
         }

@@ -1,5 +1,6 @@
 //! The data planes of several nodes in one process: an application's bytes in, another application's bytes out.
 
+mod applications;
 mod authorization;
 mod backend;
 mod balancing;

@@ -24,9 +24,9 @@ pub struct Limits {
     pub resets: u32,
     /// For the whole head of a request. 10 s.
     pub header_timeout: Duration,
-    /// Between two pieces of a request's body. 30 s.
+    /// Between two pieces of a request's body, before it is answered and unless it is gRPC's. 30 s.
     pub request_body_idle: Duration,
-    /// Between two pieces of a response, a gRPC stream, an upgraded connection or a tunnel. 1 h.
+    /// The same afterwards and of gRPC; between two pieces of a response, a gRPC stream, an upgraded connection or a tunnel. 1 h.
     pub stream_idle: Duration,
     /// For a TLS handshake. 10 s.
     pub tls_handshake_timeout: Duration,

@@ -1,0 +1,170 @@
+//! HTTP/2 connections to the applications beside this node: as many as the applications' limits on streams ask for.
+
+use super::app::{Failed, Spawn, connect};
+use crate::{proxy::http::RequestBody, tasks::Tasks};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{net::TcpStream, time::timeout};
+
+/// Connections to one application by one worker.
+const CONNECTIONS: usize = 128;
+/// Longest block of response headers, bytes.
+const MAX_HEADERS: u32 = 64 * 1024;
+/// Bytes of one response that wait for its caller.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// Bytes of all responses of a connection that wait for their callers.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// The connections of one worker, by application.
+#[derive(Debug)]
+pub(super) struct Multiplexed {
+    tasks: Tasks,
+    targets: Mutex<HashMap<SocketAddr, Arc<Target>>>,
+}
+
+/// One application's.
+#[derive(Debug, Default)]
+struct Target {
+    links: Mutex<Vec<Link>>,
+    /// Held while a connection is dialled: who waits may find room on it.
+    dialling: tokio::sync::Mutex<()>,
+}
+
+/// A connection.
+struct Link {
+    sender: SendRequest<RequestBody>,
+    /// Polled by its own task, which drops it at its end; here it tells the application's limit.
+    connection: Arc<Mutex<Option<Connection>>>,
+    open: Arc<AtomicUsize>,
+}
+
+type Connection = http2::Connection<TokioIo<TcpStream>, RequestBody, Spawn>;
+
+/// One stream of a connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Stream(Arc<AtomicUsize>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Multiplexed {
+    pub(super) fn new(tasks: Tasks) -> Self {
+        Self { tasks, targets: Mutex::default() }
+    }
+
+    /// Room for a request on a connection; one that is dialled may take `patience` to open.
+    ///
+    /// # Errors
+    /// The application takes no connection, or all are full.
+    pub(super) async fn stream(
+        &self,
+        address: SocketAddr,
+        patience: Duration,
+    ) -> Result<(SendRequest<RequestBody>, Stream), Failed> {
+        let target = Arc::clone(lock(&self.targets).entry(address).or_default());
+        if let Some(found) = target.room() {
+            return Ok(found);
+        }
+        timeout(patience, self.dial(&target, address, patience)).await.unwrap_or(Err(Failed::Connect))
+    }
+
+    async fn dial(
+        &self,
+        target: &Target,
+        address: SocketAddr,
+        patience: Duration,
+    ) -> Result<(SendRequest<RequestBody>, Stream), Failed> {
+        let _dialling = target.dialling.lock().await;
+        if let Some(found) = target.room() {
+            return Ok(found);
+        }
+        if lock(&target.links).len() >= CONNECTIONS {
+            return Err(Failed::Full);
+        }
+        let stream = connect(address, patience).await?;
+        let (sender, connection) = http2::Builder::new(Spawn(self.tasks.clone()))
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEADERS)
+            // One response that its caller does not read does not stop those of other callers.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            // Until the application says its limit.
+            .initial_max_send_streams(1)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(Failed::Http2)?;
+        let connection = Arc::new(Mutex::new(Some(connection)));
+        let polled = Arc::clone(&connection);
+        self.tasks.detach("application connection", async move {
+            if let Err(error) = std::future::poll_fn(|context| poll(&polled, context)).await {
+                tracing::debug!(%error, "connection to the application ended");
+            }
+        });
+        let open = Arc::new(AtomicUsize::new(1));
+        let stream = Stream(Arc::clone(&open));
+        lock(&target.links).push(Link { sender: sender.clone(), connection, open });
+        Ok((sender, stream))
+    }
+
+    /// Forgets what has ended.
+    pub(super) fn sweep(&self) {
+        lock(&self.targets).retain(|_, target| {
+            let mut links = lock(&target.links);
+            links.retain(|link| !link.sender.is_closed());
+            // Who holds the target is about to use it.
+            !links.is_empty() || Arc::strong_count(target) > 1
+        });
+    }
+}
+
+/// Drives a connection. At its end it is dropped, so that what still waits to be sent on it comes back.
+fn poll(connection: &Mutex<Option<Connection>>, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+    let mut connection = lock(connection);
+    let Some(open) = connection.as_mut() else { return Poll::Ready(Ok(())) };
+    let ended = ready!(Pin::new(open).poll(context));
+    *connection = None;
+    Poll::Ready(ended)
+}
+
+impl Target {
+    /// A stream of the connection with the fewest.
+    fn room(&self) -> Option<(SendRequest<RequestBody>, Stream)> {
+        let mut links = lock(&self.links);
+        links.retain(|link| !link.sender.is_closed());
+        let free = links.iter().filter(|link| link.open.load(Relaxed) < link.limit());
+        let best = free.min_by_key(|link| link.open.load(Relaxed))?;
+        best.open.fetch_add(1, Relaxed);
+        Some((best.sender.clone(), Stream(Arc::clone(&best.open))))
+    }
+}
+
+impl Link {
+    /// Streams that the application takes on it.
+    fn limit(&self) -> usize {
+        lock(&self.connection).as_ref().map_or(0, Connection::current_max_send_streams)
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
