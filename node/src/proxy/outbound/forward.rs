@@ -14,14 +14,13 @@ use crate::{
         exchange::Exchange,
         failure::Cause,
         flight::Flight,
-        http::{self as body, Upload},
+        http::{self as body, Incoming, Upload},
         upgrade,
     },
     snapshot::{Endpoint, Snapshot},
     telemetry::Flags,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, request::Parts, uri::PathAndQuery};
-use hyper::body::Incoming;
 use policy::{
     retry::Outcome,
     route::{Destination, Routed},
