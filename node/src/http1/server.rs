@@ -224,8 +224,9 @@ where
                 };
                 let frame = frame.transpose().map_err(|error| Error::Response(error.into()))?;
                 let is_last = source.is_end_stream();
-                let mut wire = lock(wire);
-                if take(&mut encoder, wire.out(), frame, is_last).map_err(|bad| Error::Response(bad.into()))? {
+                let ended = take(&mut encoder, lock(wire).out(), frame, is_last);
+                // Nor here: what is dropped may hold the request's body.
+                if ended.map_err(|bad| Error::Response(bad.into()))? {
                     body = None;
                 }
             }

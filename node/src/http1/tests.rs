@@ -7,7 +7,7 @@ use super::{
 };
 use crate::tasks::Tasks;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
     header::{TE, TRAILER, UPGRADE},
@@ -54,6 +54,14 @@ impl Service for Echo {
                 Response::builder().status(101).header(UPGRADE, "echo").body(empty()).unwrap()
             }
             "/stall" => std::future::pending().await,
+            "/held" => {
+                let held = request.into_body();
+                let frames = stream::iter([Ok(Frame::data(Bytes::from_static(b"early")))]).map(move |frame| {
+                    let _holds = &held;
+                    frame
+                });
+                Response::new(StreamBody::new(frames).boxed_unsync())
+            }
             "/trailers" => {
                 let trailers =
                     HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("7"))]);
@@ -166,6 +174,17 @@ async fn an_early_answer_ends_an_endless_request() {
     assert!(body.is_end_stream() && body.release().is_none());
     drop(body);
     timeout(PATIENCE, ended).await.expect("the connection ends").unwrap().ok();
+}
+
+/// On threads, so that a deadlock does not stop the clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_may_hold_the_body_of_its_request() {
+    let (mut near, _close, ended) = served(4_096);
+    near.write_all(b"POST /held HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").await.unwrap();
+    let mut read = String::new();
+    timeout(PATIENCE, near.read_to_string(&mut read)).await.expect("an answer, and the end").unwrap();
+    assert!(read.starts_with("HTTP/1.1 200 OK\r\n") && read.ends_with("early\r\n0\r\n\r\n"), "{read}");
+    timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
