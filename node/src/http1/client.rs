@@ -173,7 +173,12 @@ impl<I: Io> Wire<I> {
 }
 
 /// Reads what is there, up to about so many bytes.
-fn poll_read<I: Io>(io: &mut I, read: &mut BytesMut, wanted: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+pub(super) fn poll_read<I: Io>(
+    io: &mut I,
+    read: &mut BytesMut,
+    wanted: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     read.reserve(wanted);
     pin!(io.read_buf(read)).poll(cx)
 }

@@ -20,6 +20,8 @@ pub(super) enum Encoder {
     Length(u64),
     /// With the trailers that were announced.
     Chunked(Vec<HeaderName>),
+    /// To the end of the connection.
+    UntilEnd,
 }
 
 /// Bytes that wait to be written.
@@ -105,6 +107,7 @@ impl Encoder {
                 out.buffer.extend_from_slice(b"\r\n");
                 out.push(data, b"\r\n");
             }
+            Self::UntilEnd => out.push(data, b""),
         }
         Ok(())
     }
@@ -115,7 +118,7 @@ impl Encoder {
     /// It is shorter than was announced.
     pub(super) fn end(&mut self, out: &mut Out, trailers: Option<&HeaderMap>) -> Result<(), Bad> {
         match self {
-            Self::Length(0) => Ok(()),
+            Self::Length(0) | Self::UntilEnd => Ok(()),
             Self::Length(_) => Err("a body is shorter than its Content-Length"),
             Self::Chunked(announced) => {
                 out.buffer.extend_from_slice(b"0\r\n");

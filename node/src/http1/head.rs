@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING},
     request::Parts,
 };
 
@@ -159,6 +159,11 @@ pub(super) fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
         Version::HTTP_11 => !headers.contains_key(CONNECTION) || !named(b"close"),
         _ => named(b"keep-alive") && !named(b"close"),
     }
+}
+
+/// True if the sender of a request reads trailers of its response.
+pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// The trailers that a head announces.

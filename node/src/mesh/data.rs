@@ -188,7 +188,7 @@ impl Worker {
         if !link.ready().await {
             return Err(Error::NeverSent("the connection ended at once".into()));
         }
-        Ok(Lease::new(link, group, permit))
+        Ok(link)
     }
 
     /// A stream of its own for bytes (`Tcp`, `Probe`), which is not kept. Tunnels prefer TCP, which costs half per byte.

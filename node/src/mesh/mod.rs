@@ -28,6 +28,7 @@ mod secure;
 mod steer;
 pub mod stream;
 mod tls_tcp;
+mod udp;
 
 use std::{
     collections::HashMap,

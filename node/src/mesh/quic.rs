@@ -2,18 +2,14 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use aws_lc_rs::hmac;
 use certs::tls::Conversation;
-use nix::sys::socket::{setsockopt, sockopt};
 use quinn::{
-    AsyncUdpSocket, ClientConfig, EndpointConfig, IdleTimeout, Runtime as _, ServerConfig, TokioRuntime,
-    TransportConfig, UdpPoller, VarInt,
+    ClientConfig, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 
@@ -22,6 +18,7 @@ use tokio::sync::watch;
 use super::{
     handshakes::Handshakes,
     steer::{Ids, Lane, initial_id},
+    udp::Socket,
 };
 use crate::clock;
 
@@ -67,11 +64,8 @@ pub(super) fn endpoint(
     let mut config = EndpointConfig::new(reset_key.clone());
     config.cid_generator(move || Box::new(Ids { lane }));
     config.max_udp_payload_size(MAX_PAYLOAD).map_err(io::Error::other)?;
-    let twin = socket.try_clone()?;
-    let wrapped = Arc::new(Unmerged { socket: TokioRuntime.wrap_udp_socket(socket)? });
-    // quinn turns merging on when it wraps the socket; both handles are the same socket to the kernel.
-    setsockopt(&twin, sockopt::UdpGroSegment, &false)?;
-    quinn::Endpoint::new_with_abstract_socket(config, Some(server), wrapped, Arc::new(TokioRuntime))
+    let socket = Arc::new(Socket::new(socket)?);
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
 }
 
 /// The endpoint to dial from. Without steering, worker 0 makes the one endpoint for all; it may not have yet.
@@ -84,44 +78,6 @@ pub(super) async fn started(mut endpoint: watch::Receiver<Option<quinn::Endpoint
             None if endpoint.changed().await.is_err() => std::future::pending().await,
             None => {}
         }
-    }
-}
-
-/// A socket on which the kernel merges no datagrams: connections of different workers share a 4-tuple, and a merged batch would
-/// go to one worker whole. Without merging the receive buffers need no room for 64 datagrams each, which saves 3 MiB a worker.
-#[derive(Debug)]
-struct Unmerged {
-    socket: Arc<dyn AsyncUdpSocket>,
-}
-
-impl AsyncUdpSocket for Unmerged {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        self.socket.clone().create_io_poller()
-    }
-
-    fn try_send(&self, transmit: &quinn::udp::Transmit<'_>) -> io::Result<()> {
-        self.socket.try_send(transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [io::IoSliceMut<'_>],
-        meta: &mut [quinn::udp::RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        self.socket.poll_recv(cx, bufs, meta)
-    }
-
-    fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    fn max_transmit_segments(&self) -> usize {
-        self.socket.max_transmit_segments()
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.socket.may_fragment()
     }
 }
 

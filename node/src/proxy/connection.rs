@@ -2,14 +2,12 @@
 
 use super::{
     context::Context,
-    http::{Bounds, FrameGuard, Guard, ResponseBody, Side, UpgradeAnswer},
+    http::{Bounds, FrameGuard, Incoming, ResponseBody, Side},
     inbound::Spawn,
 };
-use http::{Request, Response, StatusCode, header::UPGRADE};
-use hyper::{
-    body::{Body, Incoming},
-    server::conn::{http1, http2},
-};
+use crate::http1::{HeadLimits, server};
+use http::{Request, Response};
+use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, pin::pin};
 use tokio::{
@@ -19,12 +17,8 @@ use tokio::{
 
 /// Streams that we had to reset on one connection; then it ends.
 const RESETS: usize = 100;
-/// Smallest buffer that hyper's HTTP/1 works with, bytes.
-const SMALLEST_BUFFER: usize = 8 * 1024;
 /// Most bytes of one HTTP/2 connection that wait to be read.
 const MAX_WINDOW: u32 = 16 * 1024 * 1024;
-/// Header lines for which hyper needs no memory of its own.
-const USUAL_LINES: usize = 100;
 
 /// Answers the requests of one connection.
 pub(super) trait Handler: Clone + Send + Sync + 'static {
@@ -40,23 +34,10 @@ where
     H: Handler,
 {
     let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
-    let answer = UpgradeAnswer::default();
-    let service = service(handler, Some(answer.clone()));
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(bounds.head.max(SMALLEST_BUFFER));
-    if bounds.lines != USUAL_LINES {
-        builder.max_headers(bounds.lines);
-    }
-    let connection = builder.serve_connection(TokioIo::new(Guard::new(io, answer, bounds)), service).with_upgrades();
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing(context, &mut rules, side, bounds) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    let head = HeadLimits { bytes: bounds.head, lines: bounds.lines };
+    let limits = server::Limits { head, head_time: bounds.head_time, idle: bounds.idle };
+    let closing = closing(context, &mut rules, side, bounds);
+    if let Err(error) = server::serve(io, limits, &Http1(handler), closing).await {
         tracing::debug!(%error, "HTTP/1 connection ended");
     }
 }
@@ -68,7 +49,7 @@ where
     H: Handler,
 {
     let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
-    let service = service(handler, None);
+    let service = service(handler);
     let connection = http2::Builder::new(Spawn(context.tasks.clone()))
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(bounds.head).unwrap_or(u32::MAX))
@@ -109,21 +90,24 @@ async fn closing(context: &Context, rules: &mut watch::Receiver<u64>, side: Side
     }
 }
 
-/// A handler as hyper calls it. `upgrades` hears how each request that asks for an upgrade was answered.
+/// A handler of requests that come by HTTP/1.
+struct Http1<H>(H);
+
+impl<H: Handler> server::Service for Http1<H> {
+    type Body = ResponseBody;
+
+    fn answer(&self, request: Request<server::Body>) -> impl Future<Output = Response<ResponseBody>> + Send {
+        self.0.handle(request.map(Incoming::Http1))
+    }
+}
+
+/// A handler as hyper calls it.
 fn service<H: Handler>(
     handler: H,
-    upgrades: Option<UpgradeAnswer>,
-) -> impl hyper::service::HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send> + Send {
-    hyper::service::service_fn(move |request: Request<Incoming>| {
+) -> impl hyper::service::HttpService<hyper::body::Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send> + Send
+{
+    hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let handler = handler.clone();
-        let asks = request.headers().contains_key(UPGRADE) && request.body().is_end_stream();
-        let upgrades = upgrades.clone().filter(|_| asks);
-        async move {
-            let response = handler.handle(request).await;
-            if let Some(upgrades) = upgrades {
-                upgrades.set(response.status() == StatusCode::SWITCHING_PROTOCOLS);
-            }
-            Ok::<_, Infallible>(response)
-        }
+        async move { Ok::<_, Infallible>(handler.handle(request.map(Incoming::Http2)).await) }
     })
 }

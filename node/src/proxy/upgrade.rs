@@ -1,14 +1,12 @@
 //! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees.
 
 use super::{context::Context, failure::Cause, inbound::Standing};
-use crate::http1::Upgraded;
+use crate::http1::{Upgraded, server::OnUpgrade};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
     header::{CONNECTION, UPGRADE},
     request::Parts,
 };
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use std::{
     io,
     sync::atomic::{AtomicBool, Ordering},
@@ -76,13 +74,9 @@ pub(super) fn join_holding<B>(
     let idle = context.limits().stream_idle;
     context.tasks.detach("upgraded connection", async move {
         let _held = held;
-        let (caller, server) = match (caller.await, server) {
-            (Ok(caller), Some(server)) => (TokioIo::new(caller), server),
-            (Err(error), _) => {
-                tracing::debug!(%error, "upgrade failed");
-                return;
-            }
-            (Ok(_), None) => return,
+        let (Some(caller), Some(server)) = (caller.connection().await, server) else {
+            tracing::debug!("a connection ended before its protocol changed");
+            return;
         };
         let (caller_read, caller_write) = tokio::io::split(caller);
         let (server_read, server_write) = tokio::io::split(server);

@@ -4,18 +4,17 @@ mod body_copy;
 mod bounds;
 mod frame_guard;
 mod frames;
-mod guard;
 mod head;
+mod incoming;
 mod request_body;
 mod response_body;
-mod strict;
 
 pub(super) use body_copy::BodyCopy;
 pub(super) use bounds::{Bounds, Side, patience};
 pub(super) use frame_guard::FrameGuard;
-pub(super) use guard::{Guard, UpgradeAnswer};
 pub(super) use head::{
     FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, join_cookies, strip_hop_by_hop, strip_identity, strip_own,
 };
+pub(super) use incoming::Incoming;
 pub(super) use request_body::{Completion, ReplayBudget, RequestBody, Upload};
 pub(super) use response_body::{BoxError, ResponseBody, Source, Ties};

@@ -3,11 +3,12 @@
 use super::{
     body_copy::{BodyCopy, Copier, Copying},
     head::strip_trailers,
+    incoming::Incoming,
 };
 use crate::proxy::failure::Cause;
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use std::{
     fmt,
     pin::Pin,

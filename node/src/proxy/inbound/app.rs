@@ -20,7 +20,6 @@ use hyper::{
     body::{Body, Frame, SizeHint},
     rt::Executor,
 };
-use hyper_util::rt::TokioIo;
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -135,7 +134,7 @@ impl Apps {
         loop {
             let (mut sender, stream) = self.0.multiplexed.stream(target, patience).await?;
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(|body| Incoming::Http2(body, stream))),
+                Ok(response) => return Ok(response.map(|body| Incoming::Http2 { body, _stream: stream })),
                 Err(mut error) => match error.take_message().filter(|_| !again) {
                     // The connection had ended before the request began on it.
                     Some(unsent) => (request, again) = (unsent, true),
@@ -248,8 +247,11 @@ pub(in crate::proxy) struct AppBody {
 #[derive(Debug)]
 enum Incoming {
     Http1(http1::Incoming<TcpStream>),
-    /// Counted as a stream of its connection until it has ended.
-    Http2(hyper::body::Incoming, Stream),
+    Http2 {
+        body: hyper::body::Incoming,
+        /// Counted until the response has ended.
+        _stream: Stream,
+    },
 }
 
 impl AppBody {
@@ -277,7 +279,7 @@ impl Body for AppBody {
             Incoming::Http1(incoming) => {
                 ready!(Pin::new(incoming).poll_frame(context)).map(|frame| frame.map_err(BoxError::from))
             }
-            Incoming::Http2(incoming, _) => {
+            Incoming::Http2 { body: incoming, .. } => {
                 ready!(Pin::new(incoming).poll_frame(context)).map(|frame| frame.map_err(BoxError::from))
             }
         };
@@ -292,14 +294,14 @@ impl Body for AppBody {
     fn is_end_stream(&self) -> bool {
         match &self.incoming {
             Incoming::Http1(incoming) => incoming.is_end_stream(),
-            Incoming::Http2(incoming, _) => incoming.is_end_stream(),
+            Incoming::Http2 { body: incoming, .. } => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.incoming {
             Incoming::Http1(incoming) => incoming.size_hint(),
-            Incoming::Http2(incoming, _) => incoming.size_hint(),
+            Incoming::Http2 { body: incoming, .. } => incoming.size_hint(),
         }
     }
 }

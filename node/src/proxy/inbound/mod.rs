@@ -24,15 +24,19 @@ use super::{
     context::Context,
     exchange::Exchange,
     failure::Cause,
-    http::{self as body, RequestBody, ResponseBody, Side, Ties},
+    http::{self as body, Incoming, RequestBody, ResponseBody, Side, Ties},
     outcome, reply, upgrade,
 };
-use crate::{clock, config, http1::copy_head, mesh};
+use crate::{
+    clock, config,
+    http1::{copy_head, server::OnUpgrade},
+    mesh,
+};
 use admission::{Arriving, Refusal};
 use caller::Rules;
 use certs::id::Subject;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -68,7 +72,7 @@ struct Requests {
 
 impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
-        let on_upgrade = hyper::upgrade::on(&mut request);
+        let on_upgrade = OnUpgrade::of(&mut request);
         let (parts, incoming) = request.into_parts();
         let patience = body::patience(&self.context.limits(), body::is_grpc(&parts.headers));
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));

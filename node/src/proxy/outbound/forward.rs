@@ -14,7 +14,7 @@ use crate::{
         exchange::Exchange,
         failure::Cause,
         flight::Flight,
-        http::{self as body, Upload},
+        http::{self as body, Incoming, Upload},
         inbound::RATE_LIMITED,
         upgrade,
     },
@@ -22,7 +22,6 @@ use crate::{
     telemetry::Flags,
 };
 use http::{HeaderName, HeaderValue, Method, Response, request::Parts, uri::PathAndQuery};
-use hyper::body::Incoming;
 use policy::{
     retry::Outcome,
     route::{Destination, Routed},

@@ -15,7 +15,7 @@ use super::{
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
-    http::{self as body, Bounds, ResponseBody, Side, Ties},
+    http::{self as body, Bounds, Incoming, ResponseBody, Side, Ties},
     inbound::REQUEST_ID,
     local::Local,
     reply, upgrade,
@@ -24,6 +24,7 @@ use crate::{
     balance::{Client, Locality},
     clock,
     config::Speaker as SpeakerName,
+    http1::server::OnUpgrade,
     snapshot::Snapshot,
     telemetry::{Flags, Pair, Reporter, Security, Workload},
 };
@@ -36,7 +37,7 @@ use certs::{
 use cors::Verdict;
 use facts::RequestFacts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::LOCATION, request::Parts};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use policy::{
     kinds::{Abort, DirectResponse, Fault, Redirect},
     route::{self, Action, Addressed, NoRoute, Routed},
@@ -166,7 +167,7 @@ struct Connection {
 
 impl Handler for Connection {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
-        let on_upgrade = hyper::upgrade::on(&mut request);
+        let on_upgrade = OnUpgrade::of(&mut request);
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
         let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
