@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use certs::{
     ca::{CaKey, MAX_REQUEST, NodeCa, requested_key},
-    codec::Envelope,
+    codec::{Envelope, Millis},
     error::Error,
     grant::NodeGrant,
     join::{Chain, Hello, JoinRefusal, JoinReply, JoinRequest, Message, RenewRequest, Secret, Token, proof},
     sign::{Digest, SigningKey},
     tls::{self, Conversation, server_name},
-    verify::{VerifyError, verify_ca},
+    verify::{Authority, KnownKey, VerifyError, verify_ca},
 };
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls::pki_types::CertificateDer;
@@ -213,6 +213,40 @@ fn a_mesh_that_was_off_for_a_month_renews() {
     world.edit_authority(|authority| authority.revocations.evict(node_id("b"), 1));
     let evicted = renew(&key, &record_key).check(&world.authority.load(), EXPORTER, later);
     assert_eq!(evicted.unwrap_err().code, "not_granted");
+}
+
+#[test]
+fn under_a_withdrawn_root_only_a_key_that_was_seen_renews() {
+    let world = World::new();
+    let (key, record_key) = (CaKey::generate(), SigningKey::generate());
+    let grant = world.authority.load().grants[&node_id("b")].certified(record_key.public());
+    let chain = world.enroller.issue_node(&key.spki(), &grant, NOW).unwrap();
+    let renew = RenewRequest::new(chain, key.request(&node_id("b")), &record_key, EXPORTER);
+    let judge = |edit: fn(&mut Authority), seen: Option<KnownKey>, now: Millis| {
+        let mut authority = Authority::clone(&world.authority.load());
+        authority.former = std::mem::replace(&mut authority.roots, vec![World::new().root.certificate()]);
+        authority.known_keys.extend(seen.map(|seen| (node_id("b"), seen)));
+        edit(&mut authority);
+        renew.check(&authority, EXPORTER, now).map(|(spki, _)| spki).map_err(|refusal| refusal.message)
+    };
+    let seen = |key: &CaKey, epoch| Some(KnownKey { epoch, ca_key: Digest::of(&key.spki()) });
+    for now in [NOW, NOW + 40 * DAY, NOW + 20 * 365 * DAY] {
+        assert_eq!(judge(|_| (), seen(&key, 1), now), Ok(key.spki()), "also once node, enroller and root have ended");
+    }
+    let refused = |verdict: Result<Vec<u8>, String>, why: &str| {
+        let message = verdict.unwrap_err();
+        assert!(message.contains(why), "{message}");
+    };
+    refused(judge(|_| (), None, NOW), "not seen here before");
+    refused(judge(|_| (), seen(&CaKey::generate(), 1), NOW), "another CA key");
+    refused(judge(|_| (), seen(&key, 0), NOW), "not seen here before");
+    refused(judge(|authority| authority.former.clear(), seen(&key, 1), NOW), "no root of this mesh");
+    refused(judge(|authority| authority.revocations.evict(node_id("b"), 1), seen(&key, 1), NOW), "evicted");
+    // It counts for renewal and for nothing else.
+    let mut authority = Authority::clone(&world.authority.load());
+    authority.former = std::mem::replace(&mut authority.roots, vec![World::new().root.certificate()]);
+    let chain: Vec<CertificateDer<'_>> = renew.chain.iter().map(|der| der.as_slice().into()).collect();
+    assert_eq!(verify_ca(&chain, &authority, NOW), Err(VerifyError::UntrustedRoot));
 }
 
 #[test]

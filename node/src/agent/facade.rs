@@ -262,6 +262,7 @@ impl Agent {
             let hint = "start an enroller; the node then renews by itself";
             troubles.push(fail("certificate_old", "the node CA is past two thirds of its life", hint));
         }
+        troubles.extend(self.withdrawn(&facts.ca_chain));
         troubles.extend(self.root_trouble(now));
         troubles.extend(self.enroller_trouble(facts.enroller, now));
         troubles.extend(self.inner.sync.stale().map(|silent| {

@@ -61,6 +61,22 @@ impl Agent {
         Ok(end)
     }
 
+    /// A certificate that rests on a root which was withdrawn.
+    pub(super) fn withdrawn(&self, chain: &[Vec<u8>]) -> Option<Error> {
+        let rooted = chain.last().is_some_and(|enroller| anchor(enroller, &self.state().trust().roots).is_some());
+        (!rooted).then(|| {
+            let hint = format!(
+                "start an enroller that has seen this node before: it renews by itself; else skein invite {} --replace",
+                self.node()
+            );
+            fail(
+                "certificate_withdrawn",
+                "the root of this node's certificate was withdrawn: no connection opens",
+                hint,
+            )
+        })
+    }
+
     /// A root that has ended, or soon will.
     pub(super) fn root_trouble(&self, now: Millis) -> Option<Error> {
         let end = self.state().trust().issuing().filter_map(|root| ends(root)).max()?;
