@@ -202,6 +202,8 @@ fn a39_a_callers_deadline_counts_and_the_routes_caps_it() {
             let told = heads.lock().unwrap().last().and_then(|head| head.get("grpc-timeout").cloned());
             (status, told.map(|told| told.to_str().unwrap().to_owned()))
         };
+        // The deadline shall not meet the dialling of the first connection.
+        ask("60S", "/none").await;
         assert_eq!(ask("200m", "/never").await, (Some("14".to_owned()), Some("200m".to_owned())));
         for garbage in ["soon", "-5m", "123456789S"] {
             assert_eq!(ask(garbage, "/none").await, (Some("5".to_owned()), Some(garbage.to_owned())), "only the application may know");

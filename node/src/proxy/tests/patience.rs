@@ -73,13 +73,15 @@ fn a_caller_may_be_quiet_while_it_is_answered_and_a_grpc_caller_before() {
                 assert_eq!(echo.frame().await.unwrap().unwrap().into_data().unwrap(), "two");
             }
             let (messages, body) = streaming(HeaderMap::new());
-            let collected = tokio::spawn(sender.send_request(call("reviews", "/collect").body(body).unwrap()));
-            for part in ["one", "two"] {
-                messages.send(part.into()).await.unwrap();
-                tokio::time::sleep(QUIET).await;
-            }
-            drop(messages);
-            let whole = collected.await.unwrap().unwrap().into_body().collect().await.unwrap();
+            let asked = sender.send_request(call("reviews", "/collect").body(body).unwrap());
+            let said = async move {
+                for part in ["one", "two"] {
+                    messages.send(part.into()).await.unwrap();
+                    tokio::time::sleep(QUIET).await;
+                }
+            };
+            let (answer, ()) = tokio::join!(asked, said);
+            let whole = answer.unwrap().into_body().collect().await.unwrap();
             assert_eq!(whole.to_bytes(), "onetwo");
             end(world).await;
         }
