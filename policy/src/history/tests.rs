@@ -215,11 +215,20 @@ fn roles_bound_namespaces_and_kinds() {
     assert!(state.has_verb(&bob.public(), Verb::View) && !state.has_verb(&bob.public(), Verb::Invite));
     assert!(state.has_verb(&recovery.public(), Verb::Roles) && !state.has_verb(&recovery.public(), Verb::Push));
     // Another's host: kept, and confined to its own namespace.
-    let grabs = mesh.change("shop", "grab", "cart.bank.svc.cluster.local");
-    let id = mesh.insert(vec![grabs], &[&bob]).unwrap();
+    for (name, host) in [("a", "cart.bank.svc.cluster.local"), ("b", "cart.bank"), ("c", "shop.internal")] {
+        let grabs = mesh.change("shop", name, host);
+        let id = mesh.insert(vec![grabs], &[&bob]).unwrap();
+        let state = mesh.history.state(NOW);
+        let live = state.effective().find(|(_, value)| value.changeset == id).unwrap();
+        assert!(live.1.confined, "{host}");
+    }
+    let name = mesh.change("shop", "name", "shop.internal");
+    let id = mesh.insert(vec![name], &[&operator]).unwrap();
     let state = mesh.history.state(NOW);
-    let live = state.effective().find(|(_, value)| value.changeset == id).unwrap();
-    assert!(live.1.confined);
+    assert!(
+        state.effective().any(|(_, value)| value.changeset == id && !value.confined),
+        "who rules the mesh names hosts"
+    );
 }
 
 #[test]

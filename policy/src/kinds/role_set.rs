@@ -278,9 +278,11 @@ impl RoleSet {
             | Spec::Revocation(_)
             | Spec::Confirmation => &[],
         };
+        // A name that is no service's own is whose callers take it first: for the whole mesh only those claim one who rule it.
+        let routes = document.spec.virtual_service().is_some_and(|service| service.is_for_mesh());
         let owner = |host: &str| match hosts::service_of(host) {
             Some(service) => Some(service.namespace().to_owned()),
-            None => host.starts_with('*').then(|| ROOT_NAMESPACE.to_owned()),
+            None => (routes || host.starts_with('*')).then(|| ROOT_NAMESPACE.to_owned()),
         };
         let owned = hosts.iter().filter_map(|host| Some((host.as_str(), owner(host)?)));
         let own = &document.id;

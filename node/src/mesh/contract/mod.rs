@@ -240,7 +240,7 @@ impl Caller {
             address: self.address,
             identity: &self.identity,
             preface: &self.preface,
-            patience: Duration::from_secs(5),
+            patience: PATIENCE,
             pings: None,
         }
     }
