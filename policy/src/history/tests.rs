@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use certs::{grant::NodeGrant, sign::SigningKey};
 
 mod arrival;
+mod branches;
 mod proposals;
 mod removals;
 mod retention;
