@@ -131,7 +131,7 @@ impl Engine {
 
     /// A node that speaks of itself by an earlier generation than it had since: a copy of it, which learns here of the later one.
     fn tell_outlived(&mut self, node: &NodeId) {
-        let held = self.ledger.records(node).into_iter().flatten().map(|(_, record)| record);
+        let held = self.ledger.records(node).into_iter().flat_map(|held| held.iter()).map(|(_, record)| record);
         if let Some(latest) = held.max_by_key(|record| record.rank()) {
             let message = Message::Records(vec![latest.bytes().to_vec()]);
             self.send(node, Lane::Liveness, &message);
