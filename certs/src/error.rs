@@ -174,8 +174,11 @@ pub enum VerifyError {
     /// No trusted root signed the enroller CA.
     #[error("no root of this mesh signed the enroller CA")]
     UntrustedRoot,
-    /// A withdrawn root signed for a key that was not seen here before.
-    #[error("the root of {0} was withdrawn, and its key was not seen here before")]
+    /// The CA has ended or its root was withdrawn, and its key was not seen here before.
+    #[error(
+        "the CA of {0} has ended or its root was withdrawn, and its key was not seen here before; ask another enroller, or let \
+         the machine in again with `skein invite {0} --replace`"
+    )]
     UnseenKey(NodeId),
     /// Not yet valid, beyond the clock tolerance.
     #[error("{link}: not valid before {not_before} (Unix milliseconds); now {now}")]

@@ -29,6 +29,9 @@ pub const MAX_CHAIN: usize = 16 * 1024;
 /// How far clocks may differ: certificates count from so long before their begin until so long after their end.
 pub const CLOCK_TOLERANCE: Millis = 5 * 60 * 1000;
 
+/// How long after its end a node CA is still renewed.
+pub const MAX_LAPSE: Millis = 180 * 24 * 3600 * 1000;
+
 /// Everything a verifier believes: derived from policy (RoleSet's bundle, NodeGrants, Revocations). Immutable; swapped whole.
 #[derive(Debug, Clone)]
 pub struct Authority {
@@ -130,8 +133,9 @@ pub fn verify_ca_by_roots(
     Ok(verify_path([node, enroller], None, authority, now, Scope::Roots)?.1)
 }
 
-/// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, by the policy of today. One under a root that was
-/// withdrawn will do if this verifier has seen its key before: whoever holds that root's key can certify any other.
+/// As [`verify_ca`], for renewal: a node CA that has ended at most [`MAX_LAPSE`] ago is judged at its end, by the policy of today.
+/// One that has ended, or is under a root that was withdrawn, will do only if this verifier has seen its key before: whoever holds
+/// the key of a root or an enroller whose time is over can still certify any other, dated back.
 pub fn verify_lapsed_ca(
     chain: &[CertificateDer<'_>],
     authority: &Authority,
@@ -139,16 +143,22 @@ pub fn verify_lapsed_ca(
 ) -> Result<NodeCaFacts, VerifyError> {
     let [node, enroller] = exactly(chain)?;
     let end = Certificate::parse(node, Link::NodeCa)?.not_after;
-    let judged = |authority| verify_path([node, enroller], None, authority, now.min(end), Scope::Policy);
-    match judged(authority) {
-        Err(VerifyError::UntrustedRoot) if anchor(enroller, &authority.former).is_some() => {
-            let facts = judged(&Authority { roots: authority.former.clone(), ..authority.clone() })?.1;
-            let seen = authority.known_keys.get(&facts.node);
-            let is_seen = seen.is_some_and(|seen| seen.epoch == facts.epoch && seen.ca_key == facts.ca_key);
-            if is_seen { Ok(facts) } else { Err(VerifyError::UnseenKey(facts.node)) }
-        }
-        verdict => Ok(verdict?.1),
+    if end.saturating_add(MAX_LAPSE) <= now {
+        return Err(VerifyError::Expired { link: Link::NodeCa, not_after: end, now });
     }
+    let judged = |authority| verify_path([node, enroller], None, authority, now.min(end), Scope::Policy);
+    let (facts, is_withdrawn) = match judged(authority) {
+        Err(VerifyError::UntrustedRoot) if anchor(enroller, &authority.former).is_some() => {
+            (judged(&Authority { roots: authority.former.clone(), ..authority.clone() })?.1, true)
+        }
+        verdict => (verdict?.1, false),
+    };
+    let seen = authority.known_keys.get(&facts.node);
+    let is_seen = seen.is_some_and(|seen| seen.epoch == facts.epoch && seen.ca_key == facts.ca_key);
+    if (is_withdrawn || end <= now) && !is_seen {
+        return Err(VerifyError::UnseenKey(facts.node));
+    }
+    Ok(facts)
 }
 
 /// An enroller CA's certificate by itself: for the node that is to use it. Returns the node, its grant's epoch and the end.

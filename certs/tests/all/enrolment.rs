@@ -202,6 +202,10 @@ fn a_mesh_that_was_off_for_a_month_renews() {
     let renew =
         |key: &CaKey, by: &SigningKey| RenewRequest::new(chain.clone(), key.request(&node_id("b")), by, EXPORTER);
     let later = NOW + 40 * DAY;
+    world.edit_authority(|authority| {
+        let ca_key = certs::sign::Digest::of(&key.spki());
+        authority.known_keys.insert(node_id("b"), certs::verify::KnownKey { epoch: grant.epoch, ca_key });
+    });
     let authority = world.authority.load_full();
     let (spki, granted) = renew(&key, &record_key).check(&authority, EXPORTER, later).unwrap();
     assert_eq!((spki.clone(), granted.clone()), (key.spki(), grant));

@@ -8,7 +8,7 @@ use certs::{
     grant::{Grant, Pattern},
     id::ServiceAccount,
     sign::Digest,
-    verify::{CLOCK_TOLERANCE, KnownKey, Link, VerifyError, verify, verify_ca, verify_lapsed_ca},
+    verify::{CLOCK_TOLERANCE, KnownKey, Link, MAX_LAPSE, VerifyError, verify, verify_ca, verify_lapsed_ca},
 };
 use proptest::prelude::*;
 use rcgen::{
@@ -367,7 +367,22 @@ fn a_node_ca_without_leaf() {
     assert_eq!((facts.node, facts.not_after), (node_id("b"), ca.not_after()));
     let later = NOW + 31 * DAY;
     assert!(matches!(verify_ca(&chain, &authority, later), Err(VerifyError::Expired { link: Link::NodeCa, .. })));
+    // Whoever has the key of an enroller that ended can date back a CA for any key: only a key seen before is renewed.
+    assert!(verify_lapsed_ca(&chain, &authority, NOW).is_ok());
+    assert!(matches!(verify_lapsed_ca(&chain, &authority, later), Err(VerifyError::UnseenKey(_))));
+    let sees = |epoch, ca_key| {
+        world.edit_authority(|authority| {
+            authority.known_keys.insert(node_id("b"), KnownKey { epoch, ca_key });
+        });
+        world.authority.load()
+    };
+    assert!(verify_lapsed_ca(&chain, &sees(0, facts.ca_key), later).is_err());
+    assert!(verify_lapsed_ca(&chain, &sees(1, Digest::of(b"other")), later).is_err());
+    let authority = sees(1, facts.ca_key);
     assert!(verify_lapsed_ca(&chain, &authority, later).is_ok());
+    let late = ca.not_after() + MAX_LAPSE;
+    assert!(verify_lapsed_ca(&chain, &authority, late - 1).is_ok());
+    assert!(matches!(verify_lapsed_ca(&chain, &authority, late), Err(VerifyError::Expired { .. })));
     world.edit_authority(|authority| authority.revocations.evict(node_id("b"), 1));
     assert!(matches!(verify_lapsed_ca(&chain, &world.authority.load(), later), Err(VerifyError::Evicted(..))));
 }

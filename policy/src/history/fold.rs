@@ -99,7 +99,12 @@ impl<'k> Folder<'k> {
         let stands = |by: &ChangesetId| in_force.iter().any(|value| value.changeset == *by && value.document.is_ok());
         let blind = unreadable.iter().filter(|(_, ancestors)| !ancestors.iter().any(stands));
         let blind: Vec<LiveValue> = blind.map(|(value, _)| (*value).clone()).collect();
-        folded.live = Some(Live::new(values, in_force, blind));
+        let mut live = Live::new(values, in_force, blind);
+        if matches!(id.kind, Kind::NodeGrant | Kind::Revocation) {
+            let counted = counting.iter().filter_map(|change| self.value(id, change, &mut folded)?.document.ok());
+            live.counted = counted.collect();
+        }
+        folded.live = Some(live);
         folded
     }
 
@@ -300,7 +305,7 @@ fn note_conflicts(conflicts: &mut Vec<Conflict>, id: &DocumentId, live: &Live) {
     conflicts.extend(unreadable.map(|value| Conflict::Unreadable(id.clone(), value.changeset)));
 }
 
-/// Grants: the highest epoch owns the name. Revocations: all live ones add up.
+/// Grants: the highest epoch that ever counted owns the name. Revocations: all live ones add up, and no eviction ends.
 fn note_authority(state: &mut State, id: &DocumentId, live: &Live) {
     let documents = live.values.iter().filter_map(|value| value.document.as_ref().ok());
     if id.kind == Kind::NodeGrant {
@@ -309,13 +314,18 @@ fn note_authority(state: &mut State, id: &DocumentId, live: &Live) {
         // Backwards, as the values come winner first and `max_by_key` keeps the last of equals.
         let all: Vec<&Arc<NodeGrant>> = all.collect();
         if let Some(grant) = all.into_iter().rev().max_by_key(|grant| (grant.epoch, grant.retired)) {
+            let highest =
+                live.counted.iter().filter_map(|document| document.spec.node_grant()).max_by_key(|grant| grant.epoch);
+            let grant = highest.filter(|highest| highest.epoch > grant.epoch).unwrap_or(grant);
             state.grants.insert(grant.node.clone(), grant.clone());
         }
     } else if id.kind == Kind::Revocation {
         for revocation in documents.filter_map(|document| document.spec.revocation()) {
-            revocation.nodes.iter().for_each(|(node, epoch)| state.revocations.evict(node.clone(), *epoch));
             state.revocations.accounts.extend(revocation.accounts.iter().cloned());
             state.revocations.keys.extend(revocation.keys.iter().copied());
+        }
+        for revocation in live.counted.iter().filter_map(|document| document.spec.revocation()) {
+            revocation.nodes.iter().for_each(|(node, epoch)| state.revocations.evict(node.clone(), *epoch));
         }
     }
 }

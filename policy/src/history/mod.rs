@@ -1,6 +1,7 @@
 //! The set of changesets and the state that it folds to. Every node with the same set has the same state, in whatever order it came.
 
 mod admit;
+mod branches;
 mod cache;
 mod fold;
 mod genesis;
@@ -170,11 +171,9 @@ impl History {
         self.kept.approve(vote);
         let Some(entry) = self.get(&about).cloned() else { return Err(Refused::Missing(vec![about])) };
         let is_role_set = entry.changeset.change(&DocumentId::role_set()).is_some();
-        if is_role_set && !self.chain.holds(&about) {
-            // It was kept, so all that it can lack is signatures.
-            if let Ok(Some(charter)) = self.chain.admit(about, &entry.changeset, &entry.signers) {
-                self.chain.add(charter);
-            }
+        // It was kept, so all that it can lack is signatures; and one more may decide between rivals.
+        if is_role_set && let Ok(Some(charter)) = self.chain.admit(about, &entry.changeset, &entry.signers) {
+            self.chain.add(charter);
         }
         self.touch(&entry, is_role_set);
         if self.complete(&entry) {

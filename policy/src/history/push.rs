@@ -5,6 +5,8 @@ use certs::codec::Millis;
 use super::{Absent, Code, History, Live, Refused, State, admit};
 use crate::{
     changeset::{self, Change, Changeset, ChangesetId, MAX_DOCUMENTS, MAX_PROPOSALS, confirmed},
+    document::Kind,
+    kinds::Revocation,
     parse,
 };
 
@@ -36,6 +38,7 @@ impl History {
         for change in &changeset.changes {
             self.check_parent(&state, change, now)?;
             self.check_content(change)?;
+            check_authority(&state, change)?;
         }
         check_quota(&state, changeset)?;
         if admitted.proposal { self.check_room(&admitted.entry, now) } else { Ok(()) }
@@ -118,6 +121,45 @@ impl History {
             }
         }
     }
+}
+
+/// Epochs and revocations only rise: what lowers one would let in again whoever was shut out.
+pub(super) fn check_authority(state: &State, change: &Change) -> Result<(), Refused> {
+    let id = &change.document;
+    let Some(live) = state.documents.get(id) else { return Ok(()) };
+    let next = change.content.as_ref().and_then(|content| parse::json(id, content).ok()).map(|document| document.spec);
+    let refused = |message: String, hint: &str| Err(Refused::because(Code::NotSupported, message, hint));
+    if id.kind == Kind::NodeGrant {
+        let highest =
+            live.counted.iter().filter_map(|document| document.spec.node_grant()).map(|grant| grant.epoch).max();
+        let epoch = next.as_ref().and_then(|spec| spec.node_grant()).map(|grant| grant.epoch);
+        if let Some(highest) = highest.filter(|highest| epoch.is_none_or(|epoch| epoch < *highest)) {
+            let message = format!(
+                "{id} is at epoch {highest}: a lower one would bring back the keys of a machine that was replaced"
+            );
+            return refused(message, "retire the node (`skein leave`), evict it, or `skein invite --replace` it");
+        }
+    } else if id.kind == Kind::Revocation {
+        let next = next.as_ref().and_then(|spec| spec.revocation());
+        let evicts = |node, epoch| next.is_some_and(|next| next.nodes.get(node).is_some_and(|higher| higher >= epoch));
+        for revocation in live.counted.iter().filter_map(|document| document.spec.revocation()) {
+            if let Some((node, epoch)) = revocation.nodes.iter().find(|(node, epoch)| !evicts(node, epoch)) {
+                let message = format!("{id} evicts {node} up to epoch {epoch}, and an eviction cannot be taken back");
+                return refused(message, "`skein invite --replace` lets a machine in again under a new epoch");
+            }
+        }
+        let live = live.values.iter().filter_map(|value| value.document.as_ref().ok());
+        for revocation in live.filter_map(|document| document.spec.revocation()) {
+            let keeps = |next: &Revocation| {
+                next.accounts.is_superset(&revocation.accounts) && next.keys.is_superset(&revocation.keys)
+            };
+            if next.is_some_and(|next| !keeps(next)) {
+                let message = format!("{id} would no longer revoke an account or a key that it revokes now");
+                return refused(message, "repeat them; to take them back deliberately, delete the document");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Documents that are deleted in all their values are none.

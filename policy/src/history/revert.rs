@@ -1,6 +1,6 @@
 //! Taking a changeset back: a new one that restores what its documents were before it.
 
-use super::{Code, Entry, History, Refused};
+use super::{Code, Entry, History, Refused, push::check_authority};
 use crate::{
     changeset::{Change, ChangesetId},
     document::Kind,
@@ -11,7 +11,8 @@ impl History {
     /// The changes that restore each document of a changeset to what it was before it: to push as a new changeset.
     ///
     /// # Errors
-    /// If the changeset is not kept, or one of its documents cannot be reverted (RoleSets and confirmations).
+    /// If the changeset is not kept, or one of its documents cannot be reverted (RoleSets and confirmations; NodeGrants and Revocations
+    /// where that would lower an epoch or take an eviction back).
     pub fn revert(&self, id: &ChangesetId, now: Millis) -> Result<Vec<Change>, Refused> {
         let Some(entry) = self.get(id) else {
             return Err(Refused::because(
@@ -25,7 +26,11 @@ impl History {
             .changeset
             .changes
             .iter()
-            .map(|change| self.restore(entry, change, state.heads(&change.document)))
+            .map(|change| {
+                let restored = self.restore(entry, change, state.heads(&change.document))?;
+                check_authority(&state, &restored)?;
+                Ok(restored)
+            })
             .collect()
     }
 

@@ -1,10 +1,13 @@
 //! The chain of RoleSets. Which of them count depends only on the set of those that are kept.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use certs::{sign::PublicKey, trust::Trust};
 
-use super::{Code, Refused, Roles};
+use super::{Code, Refused, Roles, branches};
 use crate::{
     changeset::{Changeset, ChangesetId},
     document::{DocumentId, Spec},
@@ -16,9 +19,11 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct Charter {
     pub(super) roles: Arc<Roles>,
-    parents: Vec<ChangesetId>,
+    pub(super) parents: Vec<ChangesetId>,
     /// The last RoleSet that both sides of a split agree on; the parent where there is one. `None` for the genesis.
-    base: Option<ChangesetId>,
+    pub(super) base: Option<ChangesetId>,
+    /// Who signed it, approvals included.
+    pub(super) signers: BTreeSet<PublicKey>,
 }
 
 /// All kept RoleSets, and which of them count.
@@ -79,7 +84,7 @@ impl Chain {
                 "",
             ));
         }
-        self.admit_genesis(id, set).map(Some)
+        self.admit_genesis(id, set, signers).map(Some)
     }
 
     /// The RoleSets whose thresholds this RoleSet changeset must meet: its base and itself.
@@ -93,7 +98,7 @@ impl Chain {
         self.sets_for(changeset).iter().any(|set| set.governs(key))
     }
 
-    fn admit_genesis(&self, id: ChangesetId, set: Arc<RoleSet>) -> Result<Charter, Refused> {
+    fn admit_genesis(&self, id: ChangesetId, set: Arc<RoleSet>, signers: &[PublicKey]) -> Result<Charter, Refused> {
         if self.genesis().is_some_and(|genesis| genesis != id) {
             return Err(Refused::because(
                 Code::RoleSetInvalid,
@@ -105,7 +110,7 @@ impl Chain {
             return Err(Refused::because(Code::RoleSetInvalid, "the first RoleSet bears no trust bundle", ""));
         };
         let roles = Arc::new(Roles { number: 1, changeset: id, set, trust });
-        Ok(Charter { roles, parents: Vec::new(), base: None })
+        Ok(Charter { roles, parents: Vec::new(), base: None, signers: signers.iter().copied().collect() })
     }
 
     fn admit_child(
@@ -135,7 +140,7 @@ impl Chain {
         let trust = set.trust.clone().unwrap_or_else(|| inherited(&known().collect::<Vec<_>>()));
         let base = base.roles.changeset;
         let roles = Arc::new(Roles { number, changeset: id, set, trust });
-        Ok(Some(Charter { roles, parents, base: Some(base) }))
+        Ok(Some(Charter { roles, parents, base: Some(base), signers: signers.iter().copied().collect() }))
     }
 
     /// The RoleSet that children with these parents must satisfy beside themselves: the parent, or what rival parents stem from.
@@ -155,29 +160,23 @@ impl Chain {
         })
     }
 
-    /// Keeps it, and works out anew which count.
+    /// Keeps it, in the place of itself with fewer signers, and works out anew which count.
     pub(super) fn add(&mut self, charter: Charter) {
         let genesis = self.genesis().unwrap_or(charter.roles.changeset);
         self.charters.insert(charter.roles.changeset, charter);
+        let mut heads = branches::settle(&self.charters);
         self.counting.clear();
         self.rivals.clear();
         let mut next = Some(genesis);
         while let Some(charter) = next.and_then(|id| self.charters.get(&id)) {
+            let id = charter.roles.changeset;
             self.counting.push(charter.roles.clone());
-            let mut heads = self.children_of(charter.roles.changeset);
-            next = heads.pop();
-            if !heads.is_empty() {
-                heads.extend(next.take());
+            let heads = heads.remove(&id).unwrap_or_default();
+            next = if let [only] = heads.as_slice() { Some(*only) } else { None };
+            if next.is_none() {
                 self.rivals = heads;
             }
         }
-    }
-
-    /// The RoleSets with this base that no other of them names as a parent.
-    fn children_of(&self, base: ChangesetId) -> Vec<ChangesetId> {
-        let children: Vec<_> = self.charters.values().filter(|charter| charter.base == Some(base)).collect();
-        let replaced = |id: &ChangesetId| children.iter().any(|other| other.parents.contains(id));
-        children.iter().map(|charter| charter.roles.changeset).filter(|id| !replaced(id)).collect()
     }
 
     /// The name that some RoleSet gives to a key, the newest first.

@@ -55,12 +55,14 @@ pub struct Live {
     /// The value that is in effect; `None` if the document is deleted, expired, or readable in no value. Where a kind unites, this
     /// is but the one that is shown first.
     pub effective: Option<LiveValue>,
+    /// Of NodeGrants and Revocations: the documents of all values that count, replaced ones too. Epochs and evictions only rise.
+    pub counted: Vec<Arc<Document>>,
 }
 
 impl Live {
     pub(super) fn new(values: Vec<LiveValue>, in_force: Vec<LiveValue>, blind: Vec<LiveValue>) -> Self {
         let effective = in_force.first().filter(|value| value.document.is_ok()).cloned();
-        Self { values, in_force, blind, effective }
+        Self { values, in_force, blind, effective, counted: Vec::new() }
     }
 
     /// True if this value of a document of the kind is obeyed: the winner alone, or each where the kind unites.

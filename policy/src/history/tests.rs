@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use certs::{grant::NodeGrant, sign::SigningKey};
 
 mod arrival;
+mod branches;
 mod proposals;
 mod removals;
 mod retention;
@@ -385,6 +386,54 @@ fn grants_and_revocations_reach_the_authority() {
     assert!(authority.revocations.evicted(&grant.node, 2) && !authority.revocations.evicted(&grant.node, 3));
     assert!(authority.revocations.key_revoked(&Digest([5; 32])));
     assert_eq!(authority.roots, [vec![1, 2, 3]]);
+}
+
+#[test]
+fn epochs_and_evictions_only_rise() {
+    let mut mesh = Mesh::new();
+    let node = certs::id::NodeId::new("web-1").unwrap();
+    let grant = |epoch| {
+        let (services, token_hash, redeemer, token_expires) = Default::default();
+        let (enroller, retired) = (false, false);
+        NodeGrant { node: node.clone(), epoch, services, token_hash, redeemer, token_expires, enroller, retired }
+    };
+    let revocation = |epoch, keys: &[u8]| Revocation {
+        nodes: BTreeMap::from([(node.clone(), epoch)]),
+        keys: keys.iter().map(|key| Digest([*key; 32])).collect(),
+        ..Revocation::default()
+    };
+    let change = |mesh: &Mesh, (document, content): (DocumentId, String)| {
+        let replaces = mesh.history.state(NOW).heads(&document);
+        Change { document, content: Some(content), replaces }
+    };
+    let mut last = None;
+    for epoch in [1, 2] {
+        let both = [kinds::node_grant_body(&grant(epoch)), revocation(epoch, &[5]).body("r")];
+        let both = both.map(|body| change(&mesh, body)).to_vec();
+        last = Some(mesh.push(both));
+    }
+    assert_eq!(code(mesh.history.revert(&last.unwrap(), NOW)), Code::NotSupported);
+    let gone = |mesh: &Mesh, body: (DocumentId, String)| Change { content: None, ..change(mesh, body) };
+    let lowering = [
+        change(&mesh, kinds::node_grant_body(&grant(1))),
+        gone(&mesh, kinds::node_grant_body(&grant(1))),
+        change(&mesh, revocation(1, &[5]).body("r")),
+        change(&mesh, revocation(3, &[6]).body("r")),
+        gone(&mesh, revocation(1, &[]).body("r")),
+    ];
+    let operator = mesh.operator.clone();
+    for change in lowering {
+        let changeset = mesh.changeset(vec![change]);
+        assert_eq!(code(mesh.history.check_push(&signed(&changeset, &[&operator]), NOW)), Code::NotSupported);
+    }
+    // What reaches the mesh in another way brings nobody back.
+    let lower = [kinds::node_grant_body(&grant(1)), revocation(1, &[5]).body("r")].map(|body| change(&mesh, body));
+    mesh.insert(lower.to_vec(), &[&operator]).unwrap();
+    let gone = gone(&mesh, revocation(1, &[]).body("r"));
+    mesh.insert(vec![gone], &[&operator]).unwrap();
+    let state = mesh.history.state(NOW);
+    assert_eq!(state.grants()[&node].epoch, 2);
+    assert!(state.revocations().evicted(&node, 2));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::*;
 use crate::changeset::{Approval, encode};
 
 /// Inserts everything, retrying what waits for others, in the order of a permutation.
-fn replay(all: &[Vec<u8>], order: &[usize]) -> History {
+pub(super) fn replay(all: &[Vec<u8>], order: &[usize]) -> History {
     let mut history = History::new(trust_domain());
     let mut waiting: Vec<usize> = order.to_vec();
     while !waiting.is_empty() {
