@@ -70,7 +70,7 @@ pub(crate) struct Detector {
     checking: BTreeSet<NodeId>,
     /// Whom this node has told everyone that it suspects.
     announced: BTreeSet<NodeId>,
-    /// Whom it judged dead and asks all the same, because others see it alive; since when.
+    /// Whom it judged dead and still accuses: for those who heard it later, or because others see it alive; since when.
     questions: BTreeMap<NodeId, u64>,
     /// Probes made for others: own nonce to who asked with which nonce, and when.
     relayed: BTreeMap<u64, (NodeId, NodeId, u64, u64)>,
@@ -154,7 +154,8 @@ impl Detector {
             return;
         }
         peer.evidence = true;
-        if peer.verdict != Verdict::Dead && peer.check.is_none() {
+        let calm = self.sparse && now < peer.calm_until;
+        if peer.verdict != Verdict::Dead && peer.check.is_none() && !calm {
             // Leaves time to reconnect, whenever it last spoke.
             peer.heard = peer.heard.max(now.saturating_sub(RECONNECT_MS));
             peer.check = Some(Check::new(now, None));
@@ -334,6 +335,11 @@ impl Detector {
         }
     }
 
+    /// Whether anybody is being checked: then time counts.
+    pub(crate) fn is_checking(&self) -> bool {
+        !self.checking.is_empty()
+    }
+
     pub(crate) fn verdict(&self, node: &NodeId) -> Option<Verdict> {
         self.peers.get(node).map(|peer| peer.verdict)
     }
@@ -400,7 +406,10 @@ impl Detector {
             if let Some(verdict) = judged.verdict {
                 if verdict == Verdict::Dead {
                     self.checking.remove(&name);
-                    self.announced.remove(&name);
+                    // The accusation stands until all who heard it have judged.
+                    if self.announced.remove(&name) {
+                        self.questions.insert(name.clone(), now);
+                    }
                 }
                 orders.push(Order::Judge(name, verdict));
             }
@@ -436,4 +445,111 @@ fn relays(target: &NodeId, linked: &BTreeSet<NodeId>, sparse: bool, random: &mut
     }
     let others: Vec<&NodeId> = linked.iter().filter(|other| *other != target).collect();
     others.choose_multiple(random, RELAYS).map(|relay| (*relay).clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn name(number: usize) -> NodeId {
+        NodeId::new(&format!("n{number}")).expect("valid")
+    }
+
+    /// What a member that answers does to a node's orders, `delay` later.
+    fn answer(detector: &mut Detector, orders: &[Order], member: &NodeId, now: u64) {
+        for order in orders {
+            if let Order::Ping { to, nonce } = order
+                && to == member
+            {
+                detector.heard(member, now);
+                detector.acked(member, *nonce, now);
+            }
+        }
+    }
+
+    fn judged_dead(orders: &[Order], member: &NodeId) -> bool {
+        orders.contains(&Order::Judge(member.clone(), Verdict::Dead))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn nobody_makes_a_node_dead_to_one_that_it_answers(
+            sparse in any::<bool>(),
+            accusations in proptest::collection::vec((0_u64..20_000, 2_usize..40), 0..300),
+            denials in proptest::collection::vec((0_u64..20_000, 2_usize..40), 0..100),
+        ) {
+            let (member, mut detector) = (name(1), Detector::new(name(0), StdRng::seed_from_u64(1)));
+            detector.sparse(sparse);
+            for number in 1..6 {
+                detector.linked(&name(number), 1);
+            }
+            let mut orders = Vec::new();
+            for now in (0..20_000).step_by(25) {
+                let due = |at: &u64| (now..now + 25).contains(at);
+                for (_, accuser) in accusations.iter().filter(|(at, _)| due(at)) {
+                    detector.accused(&name(*accuser), &member, now);
+                }
+                for (_, relay) in denials.iter().filter(|(at, _)| due(at)) {
+                    detector.answered(&name(*relay), &member, false, now);
+                }
+                for number in 1..6 {
+                    answer(&mut detector, &orders, &name(number), now);
+                }
+                orders = detector.tick(now);
+                prop_assert!(!judged_dead(&orders, &member), "at {now}");
+            }
+        }
+
+        #[test]
+        fn without_a_link_a_signature_in_time_refutes_any_number(
+            accusers in proptest::collection::vec(2_usize..40, 1..40),
+            refutes_after in 0_u64..400,
+        ) {
+            let (member, mut detector) = (name(1), Detector::new(name(0), StdRng::seed_from_u64(1)));
+            detector.sparse(true);
+            (2..6).for_each(|number| drop(detector.linked(&name(number), 1)));
+            detector.learned(&member, 1);
+            detector.spoken(&member, 1);
+            prop_assert_eq!(detector.verdict(&member), Some(Verdict::Alive));
+            let mut orders = Vec::new();
+            for now in (0..3_000).step_by(25) {
+                if now == 1_000 {
+                    for accuser in &accusers {
+                        detector.accused(&name(*accuser), &member, now);
+                    }
+                }
+                if (now..now + 25).contains(&(1_000 + refutes_after)) {
+                    detector.vouched(&member, true, now);
+                }
+                (2..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
+                orders = detector.tick(now);
+                prop_assert!(!judged_dead(&orders, &member), "at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_answers_nobody_is_dead_within_a_second() {
+        for sparse in [false, true] {
+            let (member, mut detector) = (name(1), Detector::new(name(0), StdRng::seed_from_u64(1)));
+            detector.sparse(sparse);
+            (1..6).for_each(|number| drop(detector.linked(&name(number), 1)));
+            let (mut orders, mut dead) = (Vec::new(), None);
+            for now in (0..5_000).step_by(25) {
+                (2..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
+                if now < 1_000 {
+                    answer(&mut detector, &orders, &member, now);
+                }
+                orders = detector.tick(now);
+                if judged_dead(&orders, &member) {
+                    dead.get_or_insert(now - 1_000);
+                }
+            }
+            assert!(dead.is_some_and(|took| took <= 1_000), "{dead:?}, sparse {sparse}");
+        }
+    }
 }

@@ -6,6 +6,8 @@
 //! victim's version out of reach, and a chitchat that starts anew says the same as before.
 
 mod check;
+#[cfg(test)]
+mod hostile;
 mod wire;
 
 use std::{
@@ -27,6 +29,7 @@ use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tokio::sync::{mpsc, watch};
 
 use crate::record::{Section, SignedRecord};
+pub use check::POOL;
 use check::Roster;
 
 /// Payloads in and out that wait; what overflows is dropped, the next round says it again.
@@ -172,7 +175,7 @@ impl Run {
         let (to_chitchat, inbox) = mpsc::channel(QUEUE);
         let (outbox, mut from_chitchat) = mpsc::channel(QUEUE);
         let wire = Wire(Mutex::new(Some(Ends { inbox, outbox })));
-        let Some(chitchat) = self.chitchat_config(&feed) else {
+        let Some(chitchat) = chitchat_config(&self.config, &feed) else {
             return Ended::Failed("this node is not in its own feed".to_owned());
         };
         let handle = match chitchat::spawn_chitchat(chitchat, Vec::new(), &wire).await {
@@ -195,7 +198,9 @@ impl Run {
                     if let Some(feed) = self.feeds.borrow_and_update().clone() {
                         roster = Roster::new(feed);
                     }
-                    say(&handle.0, &roster).await;
+                    if !say(&handle.0, &roster).await {
+                        return Ended::Failed("its digest holds too many that are gone".to_owned());
+                    }
                 }
                 payload = self.payloads.recv() => {
                     let Some((from, bytes)) = payload else { return Ended::Closed };
@@ -204,24 +209,6 @@ impl Run {
                 Some((to, bytes)) = from_chitchat.recv() => self.send(&roster, to, &bytes),
             }
         }
-    }
-
-    fn chitchat_config(&self, feed: &Feed) -> Option<ChitchatConfig> {
-        let own = feed.members.get(&feed.node)?;
-        let address = check::address(&own.record_key);
-        let failure_detector_config =
-            FailureDetectorConfig { dead_node_grace_period: GRACE, ..FailureDetectorConfig::default() };
-        Some(ChitchatConfig {
-            chitchat_id: ChitchatId::new(check::name(&own.record_key), own.generation, address),
-            cluster_id: self.config.trust_domain.to_string(),
-            gossip_interval: self.config.interval,
-            listen_addr: address,
-            seed_nodes: vec![check::ANY.to_string()],
-            failure_detector_config,
-            marked_for_deletion_grace_period: GRACE,
-            catchup_callback: None,
-            extra_liveness_predicate: None,
-        })
     }
 
     fn receive(
@@ -253,7 +240,9 @@ impl Run {
     }
 
     fn send(&mut self, roster: &Roster, to: SocketAddr, message: &[u8]) {
-        let peer = if to == check::ANY { roster.feed.linked.choose(&mut self.random) } else { roster.at(&to) };
+        // In a sparse mesh chitchat mostly picks members without a link: any other will do to begin with.
+        let any = to == check::ANY || wire::opens(message) && roster.at(&to).is_none();
+        let peer = if any { roster.feed.linked.choose(&mut self.random) } else { roster.at(&to) };
         let Some(peer) = peer else { return };
         match roster.trim(message) {
             Ok(message) => self.tell(Outgoing::Send { to: peer.clone(), bytes: wire::pack(&message) }),
@@ -268,9 +257,28 @@ impl Run {
     }
 }
 
-/// Says what the feed holds of this node, in the order of its sequences, each under its own as version.
-async fn say(handle: &ChitchatHandle, roster: &Roster) {
-    let Some(own) = roster.feed.members.get(&roster.feed.node) else { return };
+fn chitchat_config(config: &GossipConfig, feed: &Feed) -> Option<ChitchatConfig> {
+    let own = feed.members.get(&feed.node)?;
+    let address = check::address(&own.record_key);
+    let failure_detector_config =
+        FailureDetectorConfig { dead_node_grace_period: GRACE, ..FailureDetectorConfig::default() };
+    Some(ChitchatConfig {
+        chitchat_id: ChitchatId::new(check::name(&own.record_key), own.generation, address),
+        cluster_id: config.trust_domain.to_string(),
+        gossip_interval: config.interval,
+        listen_addr: address,
+        seed_nodes: vec![check::ANY.to_string()],
+        failure_detector_config,
+        marked_for_deletion_grace_period: GRACE,
+        catchup_callback: None,
+        extra_liveness_predicate: None,
+    })
+}
+
+/// Says what the feed holds of this node, in the order of its sequences, each under its own as version. False if chitchat
+/// still holds so many that are gone that with all present ones its digest would exceed what it can send: then it asserts.
+async fn say(handle: &ChitchatHandle, roster: &Roster) -> bool {
+    let Some(own) = roster.feed.members.get(&roster.feed.node) else { return true };
     let mut records: Vec<&Arc<SignedRecord>> = own.records.values().collect();
     records.sort_by_key(|record| record.sequence());
     handle
@@ -282,8 +290,9 @@ async fn say(handle: &ChitchatHandle, roster: &Roster) {
                     state.set(check::key(record.section()), check::value(record));
                 }
             }
+            roster.fits(chitchat.node_states().keys().map(|id| (&*id.node_id, id.generation_id)))
         })
-        .await;
+        .await
 }
 
 /// Ends a chitchat together with the one who runs it.

@@ -10,6 +10,7 @@ use certs::{
 };
 use membership::{
     gossip::{Carrier, Feed, Gossip, GossipConfig, Known, Outgoing},
+    notary::Certificates,
     record::{Section, SignedRecord},
     sim::twin::Twin,
 };
@@ -218,7 +219,10 @@ async fn garbage_stops_nothing(mut net: Net) {
 
 #[tokio::test]
 async fn the_in_memory_twin_keeps_the_contract() {
-    contract(|world, seed| Subject::Twin(Box::new(Twin::new(world.trust_domain.clone(), seed)))).await;
+    contract(|world, seed| {
+        Subject::Twin(Box::new(Twin::new(world.trust_domain.clone(), Arc::new(Certificates), seed)))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use super::{
 use crate::record::{RECORD_BYTES, Section, SignedRecord};
 
 /// Members of one pool: with more, a digest would exceed what chitchat can send.
-pub(super) const POOL: usize = 1_000;
+pub const POOL: usize = 1_000;
 /// The one seed: any random open link.
 pub(super) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::new(0xfd5e, 0, 0, 0, 0, 0, 0, 1)), 1);
 
@@ -73,6 +73,16 @@ impl Roster {
         let addresses = members().map(|(node, known)| (address(&known.record_key), node.clone())).collect();
         let linked = feed.linked.iter().cloned().collect();
         Roster { names, addresses, linked, feed }
+    }
+
+    /// Whether chitchat's digest stays within what it can send, given whom it holds already and all who may come.
+    pub(super) fn fits<'a>(&self, held: impl Iterator<Item = (&'a str, u64)>) -> bool {
+        let present = |name: &str, generation: u64| {
+            let known = self.names.get(name).and_then(|node| self.feed.members.get(node));
+            known.is_some_and(|known| known.generation == generation)
+        };
+        let gone = held.filter(|(name, generation)| !present(name, *generation)).count();
+        gone + self.names.len() <= POOL
     }
 
     /// A peer's synthetic address.
