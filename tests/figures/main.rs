@@ -1,10 +1,11 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
-//! `cargo run --release -p tests --bin figures -- main|policy|http|identity [-o json]`
+//! `cargo run --release -p tests --bin figures -- main|policy|http|identity|membership|membership-long [-o json]`
 
 mod http;
 mod identity;
 mod main_job;
+mod membership;
 mod policy;
 
 use std::borrow::Cow;
@@ -105,9 +106,11 @@ fn main() -> std::process::ExitCode {
         Some("identity") => identity::figures(),
         Some("policy") => policy::figures(&skein),
         Some("http") => http::figures(&skein),
+        Some("membership") => membership::figures(&skein),
+        Some("membership-long") => membership::long(&skein),
         other => {
             eprintln!(
-                "figures: which? `main`, `policy`, `http` and `identity` are built; {} is not",
+                "figures: which? `main`, `policy`, `http`, `identity`, `membership` and `membership-long` are built; {} is not",
                 other.unwrap_or("nothing")
             );
             return std::process::ExitCode::from(2);
