@@ -70,7 +70,7 @@ pub(crate) struct Detector {
     checking: BTreeSet<NodeId>,
     /// Whom this node has told everyone that it suspects.
     announced: BTreeSet<NodeId>,
-    /// Whom it judged dead and asks all the same, because others see it alive; since when.
+    /// Whom it judged dead and still accuses: for those who heard it later, or because others see it alive; since when.
     questions: BTreeMap<NodeId, u64>,
     /// Probes made for others: own nonce to who asked with which nonce, and when.
     relayed: BTreeMap<u64, (NodeId, NodeId, u64, u64)>,
@@ -154,7 +154,8 @@ impl Detector {
             return;
         }
         peer.evidence = true;
-        if peer.verdict != Verdict::Dead && peer.check.is_none() {
+        let calm = self.sparse && now < peer.calm_until;
+        if peer.verdict != Verdict::Dead && peer.check.is_none() && !calm {
             // Leaves time to reconnect, whenever it last spoke.
             peer.heard = peer.heard.max(now.saturating_sub(RECONNECT_MS));
             peer.check = Some(Check::new(now, None));
@@ -334,6 +335,11 @@ impl Detector {
         }
     }
 
+    /// Whether anybody is being checked: then time counts.
+    pub(crate) fn is_checking(&self) -> bool {
+        !self.checking.is_empty()
+    }
+
     pub(crate) fn verdict(&self, node: &NodeId) -> Option<Verdict> {
         self.peers.get(node).map(|peer| peer.verdict)
     }
@@ -400,7 +406,10 @@ impl Detector {
             if let Some(verdict) = judged.verdict {
                 if verdict == Verdict::Dead {
                     self.checking.remove(&name);
-                    self.announced.remove(&name);
+                    // The accusation stands until all who heard it have judged.
+                    if self.announced.remove(&name) {
+                        self.questions.insert(name.clone(), now);
+                    }
                 }
                 orders.push(Order::Judge(name, verdict));
             }
@@ -437,3 +446,6 @@ fn relays(target: &NodeId, linked: &BTreeSet<NodeId>, sparse: bool, random: &mut
     let others: Vec<&NodeId> = linked.iter().filter(|other| *other != target).collect();
     others.choose_multiple(random, RELAYS).map(|relay| (*relay).clone()).collect()
 }
+
+#[cfg(test)]
+mod tests;

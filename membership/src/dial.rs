@@ -13,7 +13,7 @@ use rand::{Rng, rngs::StdRng, seq::IteratorRandom};
 use crate::detector::NEIGHBOURS;
 
 /// Members up to which all are linked with all.
-pub(crate) const FULL_MESH: usize = 32;
+pub const FULL_MESH: usize = 32;
 /// A sparse mesh is a full one again once it has no more than this.
 const FULL_AGAIN: usize = 28;
 /// Members that a node of a sparse mesh dials at random; as many dial it.

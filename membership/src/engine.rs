@@ -18,6 +18,7 @@ use certs::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 
+pub use crate::dial::FULL_MESH;
 pub use event::{Change, Config, Effect, Event, Lane, LinkId, Loss, Notice, Own};
 
 use crate::{
@@ -36,7 +37,7 @@ use crate::{
     view::View,
 };
 
-/// Longest time between ticks, in milliseconds.
+/// Longest time between ticks, in milliseconds; half of it while a member is being checked.
 pub const TICK_MS: u64 = 50;
 /// The most that one event may advance the steady time.
 const STEP_MS: u64 = 250;
@@ -267,7 +268,7 @@ impl Engine {
     }
 
     fn tick(&mut self) {
-        self.tick_due = self.steady + TICK_MS;
+        self.tick_due = self.steady + if self.detector.is_checking() { TICK_MS / 2 } else { TICK_MS };
         self.owed_summaries();
         self.detector.sparse(self.dialer.is_sparse());
         let orders = self.detector.tick(self.steady);

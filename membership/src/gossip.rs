@@ -6,6 +6,8 @@
 //! victim's version out of reach, and a chitchat that starts anew says the same as before.
 
 mod check;
+#[cfg(test)]
+mod hostile;
 mod wire;
 
 use std::{
@@ -28,6 +30,7 @@ use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tokio::sync::{mpsc, watch};
 
 use crate::record::{Section, SignedRecord};
+pub use check::POOL;
 use check::{Given, Roster};
 
 /// Payloads in and out that wait; what overflows is dropped, the next round says it again.
@@ -180,7 +183,7 @@ impl Run {
         let (to_chitchat, inbox) = mpsc::channel(QUEUE);
         let (outbox, mut from_chitchat) = mpsc::channel(QUEUE);
         let wire = Wire(Mutex::new(Some(Ends { inbox, outbox })));
-        let Some(chitchat) = self.chitchat_config(&feed) else {
+        let Some(chitchat) = chitchat_config(&self.config, &feed) else {
             return Ended::Failed("this node is not in its own feed".to_owned());
         };
         let handle = match chitchat::spawn_chitchat(chitchat, Vec::new(), &wire).await {
@@ -221,24 +224,6 @@ impl Run {
         }
     }
 
-    fn chitchat_config(&self, feed: &Feed) -> Option<ChitchatConfig> {
-        let own = feed.members.get(&feed.node)?;
-        let address = check::address(&own.record_key);
-        let failure_detector_config =
-            FailureDetectorConfig { dead_node_grace_period: GRACE, ..FailureDetectorConfig::default() };
-        Some(ChitchatConfig {
-            chitchat_id: ChitchatId::new(check::name(&own.record_key), own.generation, address),
-            cluster_id: self.config.trust_domain.to_string(),
-            gossip_interval: self.config.interval,
-            listen_addr: address,
-            seed_nodes: vec![check::ANY.to_string()],
-            failure_detector_config,
-            marked_for_deletion_grace_period: GRACE,
-            catchup_callback: None,
-            extra_liveness_predicate: None,
-        })
-    }
-
     fn receive(
         &mut self,
         roster: &Roster,
@@ -269,7 +254,9 @@ impl Run {
     }
 
     fn send(&mut self, roster: &Roster, given: &mut Given, to: SocketAddr, message: &[u8]) {
-        let peer = if to == check::ANY { roster.feed.linked.choose(&mut self.random) } else { roster.at(&to) };
+        // In a sparse mesh chitchat mostly picks members without a link: any other will do to begin with.
+        let any = to == check::ANY || wire::opens(message) && roster.at(&to).is_none();
+        let peer = if any { roster.feed.linked.choose(&mut self.random) } else { roster.at(&to) };
         let Some(peer) = peer else { return };
         match roster.trim(message, given) {
             Ok(message) => self.tell(Outgoing::Send { to: peer.clone(), bytes: wire::pack(&message) }),
@@ -301,6 +288,24 @@ async fn remind(handle: &ChitchatHandle, roster: &Roster, given: &mut Given) {
             }
         })
         .await;
+}
+
+fn chitchat_config(config: &GossipConfig, feed: &Feed) -> Option<ChitchatConfig> {
+    let own = feed.members.get(&feed.node)?;
+    let address = check::address(&own.record_key);
+    let failure_detector_config =
+        FailureDetectorConfig { dead_node_grace_period: GRACE, ..FailureDetectorConfig::default() };
+    Some(ChitchatConfig {
+        chitchat_id: ChitchatId::new(check::name(&own.record_key), own.generation, address),
+        cluster_id: config.trust_domain.to_string(),
+        gossip_interval: config.interval,
+        listen_addr: address,
+        seed_nodes: vec![check::ANY.to_string()],
+        failure_detector_config,
+        marked_for_deletion_grace_period: GRACE,
+        catchup_callback: None,
+        extra_liveness_predicate: None,
+    })
 }
 
 /// Says what the feed holds of this node, in the order of its sequences, each under its own as version.

@@ -62,6 +62,8 @@ pub enum Statement {
     Outliers(Vec<Arc<[OutlierRecord]>>),
     /// [`Section::DEMAND`], by parts.
     Demand(Vec<Arc<[DemandRecord]>>),
+    /// [`Section::SUSPICIONS`], by parts. The engine has acted on it: this is for people.
+    Suspicions(Vec<Arc<[Latest]>>),
 }
 
 /// One part of a statement, read.
@@ -87,18 +89,18 @@ impl Part {
 impl Statement {
     /// All parts of one section; `None` if there are none.
     pub(crate) fn of<'a>(base: Section, parts: impl Iterator<Item = &'a Part>) -> Option<Statement> {
-        let (mut outliers, mut demands) = (Vec::new(), Vec::new());
+        let (mut outliers, mut demands, mut suspicions) = (Vec::new(), Vec::new(), Vec::new());
         for part in parts {
             match part {
                 Part::Outliers(records) => outliers.push(records.clone()),
                 Part::Demand(records) => demands.push(records.clone()),
-                // The engine itself acts on it.
-                Part::Suspicions(_) => {}
+                Part::Suspicions(records) => suspicions.push(records.clone()),
             }
         }
         match base {
             Section::OUTLIERS if !outliers.is_empty() => Some(Statement::Outliers(outliers)),
             Section::DEMAND if !demands.is_empty() => Some(Statement::Demand(demands)),
+            Section::SUSPICIONS if !suspicions.is_empty() => Some(Statement::Suspicions(suspicions)),
             _ => None,
         }
     }

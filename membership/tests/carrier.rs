@@ -11,6 +11,7 @@ use certs::{
 use membership::{
     body::{Body, Identity, Services},
     gossip::{Carrier, Feed, Gossip, GossipConfig, Known, Outgoing},
+    notary::Certificates,
     record::{Section, SignedRecord},
     sim::twin::Twin,
 };
@@ -222,7 +223,10 @@ async fn garbage_stops_nothing(mut net: Net) {
 
 #[tokio::test]
 async fn the_in_memory_twin_keeps_the_contract() {
-    contract(|world, seed| Subject::Twin(Box::new(Twin::new(world.trust_domain.clone(), seed)))).await;
+    contract(|world, seed| {
+        Subject::Twin(Box::new(Twin::new(world.trust_domain.clone(), Arc::new(Certificates), seed)))
+    })
+    .await;
 }
 
 #[tokio::test]

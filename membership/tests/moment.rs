@@ -92,7 +92,7 @@ impl Scene {
 fn heard(sim: &Sim, at: &NodeId, of: &NodeId) -> Option<Vec<OutlierRecord>> {
     match sim.nodes[at].heard.get(&(of.clone(), false))? {
         Statement::Outliers(parts) => Some(parts.iter().flat_map(|part| part.iter().cloned()).collect()),
-        Statement::Demand(_) => panic!("demand under the wrong heading"),
+        Statement::Demand(_) | Statement::Suspicions(_) => panic!("demand under the wrong heading"),
     }
 }
 

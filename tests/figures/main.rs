@@ -1,11 +1,12 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
-//! `cargo run --release -p tests --bin figures -- main|policy|http|identity [rotation] [-o json]`; `SKEIN_FIGURES_SECONDS` says how
-//! long `identity` and `identity rotation` keep the load up while the root changes (75 and 600).
+//! `cargo run --release -p tests --bin figures -- main|policy|http|identity [rotation]|membership|membership-long [-o json]`;
+//! `SKEIN_FIGURES_SECONDS` says how long `identity` and `identity rotation` keep the load up while the root changes (75 and 600).
 
 mod http;
 mod identity;
 mod main_job;
+mod membership;
 mod policy;
 
 use std::borrow::Cow;
@@ -106,9 +107,11 @@ fn main() -> std::process::ExitCode {
         Some("identity") => identity::figures(&skein, words.get(1).map(String::as_str)),
         Some("policy") => policy::figures(&skein),
         Some("http") => http::figures(&skein),
+        Some("membership") => membership::figures(&skein),
+        Some("membership-long") => membership::long(&skein),
         other => {
             eprintln!(
-                "figures: which? `main`, `policy`, `http` and `identity` are built; {} is not",
+                "figures: which? `main`, `policy`, `http`, `identity`, `membership` and `membership-long` are built; {} is not",
                 other.unwrap_or("nothing")
             );
             return std::process::ExitCode::from(2);

@@ -138,6 +138,11 @@ impl Node {
         self.running().output()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
     fn running(&self) -> &Running {
         self.running.as_ref().expect("the node runs")
     }

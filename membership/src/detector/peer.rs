@@ -15,7 +15,7 @@ const KEEP_ALIVE_MS: u64 = 1_000;
 /// Time between probes of a member in doubt.
 const DOUBT_PROBE_MS: u64 = 50;
 /// A probe without an answer is late after three round trips, and not before this time.
-const LATE_MS: u64 = 100;
+const LATE_MS: u64 = 80;
 /// The most that a round trip delays this.
 const LATE_MOST_MS: u64 = 2_000;
 /// How long a data connection's failure counts.
@@ -23,7 +23,7 @@ const FAILURE_MS: u64 = 3_000;
 /// What an accusation leaves a member to refute it.
 const REFUTE_MS: u64 = 400;
 /// What it leaves more where it travels over several hops.
-const HOPS_MS: u64 = 100;
+const HOPS_MS: u64 = 50;
 /// A silence without a link that means death, if the check found nothing.
 const DEAD_UNLINKED_MS: u64 = 800;
 /// The same when this node rather doubts itself.

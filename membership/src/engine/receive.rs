@@ -27,6 +27,8 @@ const SENDER_ACCUSATIONS: (u64, u64) = (2, 8);
 const SUMMARY_MS: u64 = 1_000;
 /// Time between own refutations: half of what an accusation leaves.
 const REFUTE_MS: u64 = 200;
+/// Time between accusations of one member that are passed on although nobody listens to it.
+const VAIN_MS: u64 = 5_000;
 /// Time between notices about one peer.
 const NOTICE_MS: u64 = 60_000;
 /// Entries of a summary or a pull that are read.
@@ -42,6 +44,8 @@ pub(super) struct Sender {
     accusations: Bucket,
     summary_due: u64,
     notice_due: u64,
+    /// When accusations that nobody listens to are passed on next.
+    vain_due: u64,
 }
 
 impl Sender {
@@ -49,7 +53,7 @@ impl Sender {
         let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
         let (records, pulls, payloads) = (bucket(SENDER_RECORDS), bucket(SENDER_PULLS), bucket(SENDER_PAYLOADS));
         let accusations = bucket(SENDER_ACCUSATIONS);
-        Sender { records, pulls, payloads, accusations, summary_due: 0, notice_due: 0 }
+        Sender { records, pulls, payloads, accusations, summary_due: 0, notice_due: 0, vain_due: 0 }
     }
 }
 
@@ -163,8 +167,7 @@ impl Engine {
             Offered::OfTheMoment => {
                 let base = record.section().base();
                 self.heard.insert((node.clone(), base));
-                let vain = base == Section::SUSPICIONS && self.detector.ignores(node, now.steady);
-                if from.is_some() && !vain {
+                if from.is_some() && (base != Section::SUSPICIONS || self.worth_telling(node)) {
                     self.rumor.push(record.clone(), from.cloned());
                 }
             }
@@ -212,9 +215,8 @@ impl Engine {
         while let Some((node, base)) = self.heard.pop_first() {
             if base == Section::SUSPICIONS {
                 self.accused(&node);
-            } else {
-                self.tell_statement(&node, base);
             }
+            self.tell_statement(&node, base);
         }
     }
 
@@ -341,6 +343,21 @@ impl Engine {
         for (peer, lane, message) in rumor::messages(from, &records) {
             self.send(&peer, lane.max(Lane::Services), &message);
         }
+    }
+
+    /// Whether a member's accusations are passed on. Of one to whom nobody listens only now and then: the accused still
+    /// answers it, for its own judgement.
+    fn worth_telling(&mut self, accuser: &NodeId) -> bool {
+        let now = self.steady;
+        if !self.detector.ignores(accuser, now) {
+            return true;
+        }
+        let sender = self.sender(accuser);
+        let due = now >= sender.vain_due;
+        if due {
+            sender.vain_due = now + VAIN_MS;
+        }
+        due
     }
 
     /// A member said anew whom it finds silent.

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Members of one pool: with more, a digest would exceed what chitchat can send.
-pub(super) const POOL: usize = 1_000;
+pub const POOL: usize = 1_000;
 /// Runs of members that one chitchat may hear of: it keeps those that ended for a while, its digest names them all, and
 /// from 1,022 on it panics.
 const RUNS: usize = 1_020;

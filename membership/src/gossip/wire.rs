@@ -104,6 +104,11 @@ fn message<'a>(
     if reader.0.is_empty() { Ok(message) } else { Err("bytes too many") }
 }
 
+/// Whether a message of this node's own chitchat begins an exchange.
+pub(super) fn opens(message: &[u8]) -> bool {
+    message.get(3) == Some(&0)
+}
+
 /// Writes one, its delta unpacked: it goes to the state next door.
 pub(super) fn write(message: &Message) -> Vec<u8> {
     let mut out = Vec::new();

@@ -161,7 +161,7 @@ impl Network {
         let host = Host {
             engine,
             citizen: citizen.clone(),
-            twin: Twin::new(trust_domain, self.random.random()),
+            twin: Twin::new(trust_domain, self.notary.clone(), self.random.random()),
             address,
             persisted: last_known,
             heard: BTreeMap::new(),
@@ -236,6 +236,7 @@ impl Network {
                 self.drain(node);
             }
             Effect::Feed => state.feed = true,
+            Effect::Heard { statement: Statement::Suspicions(_), .. } => {}
             Effect::Heard { node: author, statement } => {
                 state.told += 1;
                 let is_demand = matches!(statement, Statement::Demand(_));

@@ -120,7 +120,10 @@ impl Scenario {
     pub fn check(&self) -> Result<(), ScenarioError> {
         let refuse = |field: String, rule: String| Err(ScenarioError { field, rule });
         if self.nodes == 0 || self.nodes > NODES {
-            return refuse("nodes".to_owned(), format!("from 1 to {NODES}; larger meshes are zones, see `zones`"));
+            return refuse(
+                "nodes".to_owned(),
+                format!("from 1 to {NODES}: a larger mesh would be zones, which are not simulated"),
+            );
         }
         if self.duration.0 == 0 || self.duration.0 > DURATION_MS {
             return refuse("duration".to_owned(), "above 0 and at most 24h".to_owned());

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     gossip::{Feed, Known, Outgoing},
-    record::SignedRecord,
+    notary::Notary,
 };
 
 /// Peers that a round compares with, as chitchat does.
@@ -25,6 +25,7 @@ const MESSAGE_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Twin {
     trust_domain: TrustDomain,
+    notary: Arc<dyn Notary>,
     feed: Option<Arc<Feed>>,
     random: StdRng,
     out: Vec<Outgoing>,
@@ -48,8 +49,8 @@ struct Payload {
 impl Twin {
     /// One for a mesh of this name.
     #[must_use]
-    pub fn new(trust_domain: TrustDomain, seed: u64) -> Twin {
-        Twin { trust_domain, feed: None, random: StdRng::seed_from_u64(seed), out: Vec::new() }
+    pub fn new(trust_domain: TrustDomain, notary: Arc<dyn Notary>, seed: u64) -> Twin {
+        Twin { trust_domain, notary, feed: None, random: StdRng::seed_from_u64(seed), out: Vec::new() }
     }
 
     /// The world changed.
@@ -80,15 +81,15 @@ impl Twin {
         let strange = |held: &Held| feed.members.get(&held.node).is_none_or(|known| known.generation < held.generation);
         let mut unknown = theirs.iter().any(strange);
         let mut learned = Vec::new();
-        for record in records.iter().filter_map(|bytes| SignedRecord::decode(&bytes.0).ok()) {
+        for record in records.iter().filter_map(|bytes| self.notary.read(&bytes.0).ok()) {
             let Some(known) = feed.members.get(record.node()) else {
                 unknown = true;
                 continue;
             };
             let held = known.records.get(&record.section()).map(|held| held.rank());
             let lacked = *record.node() != feed.node && held < Some(record.rank());
-            if lacked && record.verify(&self.trust_domain, &known.record_key).is_ok() {
-                learned.push(Arc::new(record));
+            if lacked && self.notary.signed(&record, &self.trust_domain, &known.record_key).is_ok() {
+                learned.push(record);
             }
         }
         if !learned.is_empty() {

@@ -17,6 +17,7 @@ use certs::{
     sign::Digest,
     verify::Authority,
 };
+use membership::gossip::POOL;
 use policy::{DocumentId, Kind, changeset::Change};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -225,9 +226,13 @@ impl Enrolment {
     /// The live invite of a name; one that was just pushed to another node gets a moment to arrive.
     async fn invite(&self, request: &JoinRequest) -> Result<Arc<NodeGrant>, JoinRefusal> {
         let hash = request.secret.hash();
-        let mut found = None;
+        let (mut found, mut live) = (None, 0);
         for _ in 0..INVITE_PATIENCE.as_millis() / 100 {
-            found = self.book.state(self.clock.now()).await.grants().get(&request.node).cloned();
+            let state = self.book.state(self.clock.now()).await;
+            let counts =
+                |grant: &&Arc<NodeGrant>| !grant.retired && !state.revocations().evicted(&grant.node, grant.epoch);
+            live = state.grants().values().filter(counts).count();
+            found = state.grants().get(&request.node).cloned();
             if found.as_ref().is_some_and(|grant| grant.token_hash == Some(hash)) {
                 break;
             }
@@ -237,6 +242,10 @@ impl Enrolment {
             Some(grant) if grant.retired => {
                 Err(JoinRefusal::new("not_granted", format!("{} is retired", request.node)))
             }
+            Some(_) if live > POOL => Err(JoinRefusal::new(
+                "mesh_full",
+                format!("{live} nodes are granted and one mesh takes {POOL}: retire or evict nodes that are gone"),
+            )),
             Some(grant) => Ok(grant),
             None => Err(JoinRefusal::new("token_invalid", format!("nobody invited {}", request.node))),
         }

@@ -1,6 +1,7 @@
 //! What the admin interface sees of the agent: one method per thing that can be asked.
 
 mod enroller;
+mod paths;
 mod workload;
 
 use std::{
@@ -19,7 +20,7 @@ use certs::{
     id::{NodeId, SpiffeId, TrustDomain},
 };
 use futures_util::future::BoxFuture;
-use membership::{body::Status, view::View};
+use membership::{body::Status, engine::Lane, view::View};
 use policy::{
     changeset::ChangesetId,
     history::{History, State},
@@ -137,8 +138,8 @@ struct Inner {
 #[derive(Debug, Clone, Copy)]
 struct Rate {
     at: Instant,
-    sent: u64,
-    per_second: u64,
+    sent: [u64; Lane::ALL.len()],
+    per_second: [u64; Lane::ALL.len()],
 }
 
 /// Takes services, outbounds and upstreams of a new configuration into use, or changes nothing.
@@ -154,7 +155,7 @@ impl Agent {
         apply: Apply,
     ) -> Self {
         let started = sync.clock.now();
-        let rate = Mutex::new(Rate { at: monotonic(), sent: 0, per_second: 0 });
+        let rate = Mutex::new(Rate { at: monotonic(), sent: Default::default(), per_second: Default::default() });
         let (listening, draining, reloading, reloads) = Default::default();
         let config = ArcSwap::from_pointee(config);
         Self {
@@ -285,18 +286,6 @@ impl Agent {
     /// Says that all listeners are open, or about to close.
     pub fn set_listening(&self, open: bool) {
         self.inner.listening.store(open, Relaxed);
-    }
-
-    /// Bytes a second sent to other nodes for membership, over the last seconds.
-    pub fn gossip_rate(&self) -> u64 {
-        let mut rate = self.inner.rate.lock().expect("no code panics while it holds the rate");
-        let (now, sent) = (monotonic(), self.inner.sync.links.sent());
-        let elapsed = now.duration_since(rate.at);
-        if elapsed >= Duration::from_secs(1) {
-            let per_second = (sent - rate.sent) as f64 / elapsed.as_secs_f64();
-            *rate = Rate { at: now, sent, per_second: per_second as u64 };
-        }
-        rate.per_second
     }
 
     /// Takes a signed changeset: verified, durable here, announced; answers when `wait` is met or `patience` is over.

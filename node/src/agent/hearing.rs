@@ -50,6 +50,8 @@ impl Hearing {
         match statement {
             Statement::Outliers(parts) => self.outliers.heard(node, parts),
             Statement::Demand(parts) => self.demand.heard(node, parts),
+            // For people: the links' table keeps it.
+            Statement::Suspicions(_) => {}
         }
     }
 

@@ -1,18 +1,22 @@
 //! The open peer links, for all who send or ask over one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, atomic::AtomicU64, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use certs::{codec::Millis, id::NodeId};
 use membership::engine::{Lane, LinkId};
 
+use super::members::Members;
 use crate::mesh::peer::{PeerLink, Urgency};
 
 /// How long a refusal counts, in milliseconds: longer than the longest pause between two dials.
 const REFUSAL: Millis = 60_000;
+/// Pause between looks whether a link that was asked for is there.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The table of open links; clones are the same table. The members task alone writes it.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +27,11 @@ struct Table {
     open: Mutex<HashMap<LinkId, PeerLink>>,
     /// When a node last refused this one.
     refusals: Mutex<HashMap<NodeId, Millis>>,
+    /// Whom each node accuses in public, and since when.
+    accusations: Mutex<BTreeMap<NodeId, BTreeMap<NodeId, Millis>>>,
     next: AtomicU64,
-    sent: AtomicU64,
+    /// Bytes by lane, in the order of [`Lane::ALL`].
+    sent: [AtomicU64; Lane::ALL.len()],
 }
 
 impl Links {
@@ -50,7 +57,7 @@ impl Links {
             Lane::Services | Lane::Rest => Urgency::Low,
         };
         if let Some(link) = link {
-            self.0.sent.fetch_add(bytes.len() as u64, Relaxed);
+            self.0.sent[lane as usize].fetch_add(bytes.len() as u64, Relaxed);
             if let Err(error) = link.send(urgency, Bytes::copy_from_slice(bytes)) {
                 tracing::debug!(peer = %link.peer().node, "a message was dropped: {error}");
             }
@@ -92,9 +99,50 @@ impl Links {
         nodes
     }
 
-    /// Bytes of messages sent since the start.
-    pub fn sent(&self) -> u64 {
-        self.0.sent.load(Relaxed)
+    /// Whom a node accuses from now on.
+    pub(super) fn accused(&self, by: NodeId, nodes: BTreeSet<NodeId>, now: Millis) {
+        let mut accusations = self.accusations();
+        if nodes.is_empty() {
+            accusations.remove(&by);
+            return;
+        }
+        let accused = accusations.entry(by).or_default();
+        accused.retain(|node, _| nodes.contains(node));
+        for node in nodes {
+            accused.entry(node).or_insert(now);
+        }
+    }
+
+    /// Who says in public that a node is silent, and since when.
+    pub fn accusers(&self, of: &NodeId) -> Vec<(NodeId, Millis)> {
+        let accusations = self.accusations();
+        accusations.iter().filter_map(|(by, accused)| Some((by.clone(), *accused.get(of)?))).collect()
+    }
+
+    /// A link to this node, or the one that comes up within `patience` because it is asked for.
+    pub async fn reach(&self, members: &Members, node: &NodeId, patience: Duration) -> Option<PeerLink> {
+        if let Some(link) = self.to(node) {
+            return Some(link);
+        }
+        members.want(node).await;
+        let linked = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if let Some(link) = self.to(node) {
+                    return link;
+                }
+            }
+        };
+        tokio::time::timeout(patience, linked).await.ok()
+    }
+
+    /// Bytes of messages sent since the start, by lane in the order of [`Lane::ALL`].
+    pub fn sent(&self) -> [u64; Lane::ALL.len()] {
+        std::array::from_fn(|lane| self.0.sent[lane].load(Relaxed))
+    }
+
+    fn accusations(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, BTreeMap<NodeId, Millis>>> {
+        self.0.accusations.lock().expect("no code panics while it holds the accusations")
     }
 
     fn refusals(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Millis>> {

@@ -1,12 +1,13 @@
 //! The one task that owns the membership engine: links in and out, records told and heard, judgements acted on.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::id::NodeId;
 use membership::{
     body::{Body, Status},
     engine::{Change, Effect, Engine, Event, LinkId, Notice},
     gossip::{Carrier, Gossip, Outgoing},
+    statement::Statement,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -76,6 +77,11 @@ impl Members {
         // Nobody closes it.
         let Ok(share) = self.bytes.clone().acquire_many_owned(share).await else { return };
         let _ = self.inputs.send(Input::Said(Event::Message { from, link, bytes }, share)).await;
+    }
+
+    /// Asks for a link with a node for the next minute: in a large mesh most nodes have none.
+    pub async fn want(&self, node: &NodeId) {
+        self.tell(Event::Want(node.clone())).await;
     }
 
     /// A data connection failed; dropped if the engine has more to do.
@@ -189,8 +195,15 @@ impl Task {
                 Effect::Persist(bytes) => drop(persist.send(bytes)),
                 Effect::Deliver { from, bytes } => self.gossip.0.deliver(&from, &bytes),
                 Effect::Feed => self.gossip.0.feed(Arc::new(self.engine.feed())),
+                Effect::Heard { node, statement: Statement::Suspicions(parts) } => {
+                    let accused = parts.iter().flat_map(|part| part.iter()).map(|latest| latest.node.clone());
+                    self.links.accused(node, accused.collect(), self.clock.now());
+                }
                 Effect::Heard { node, statement } => self.hearing.heard(node, statement),
-                Effect::Lost { node, why } => self.hearing.lost(&node, why),
+                Effect::Lost { node, why } => {
+                    self.links.accused(node.clone(), BTreeSet::new(), self.clock.now());
+                    self.hearing.lost(&node, why);
+                }
                 Effect::Notice(notice) => self.notice(notice),
             }
         }

@@ -35,6 +35,8 @@ const ATTEMPTED: usize = 64;
 const LONGEST_SLEEP: Duration = Duration::from_secs(300);
 /// An enroller has this long.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a link with an enroller may take to come up.
+const LINKING: Duration = Duration::from_secs(3);
 
 /// Keeps certificates fresh.
 pub struct Renewal {
@@ -183,6 +185,20 @@ impl Renewal {
         let request = certs::codec::encode(&Renew { request: identity.ca().key().request(identity.node()) });
         let is_enroller =
             |node: &NodeId| state.grants().get(node).is_some_and(|grant| grant.enroller && !grant.retired);
+        // In a large mesh none of them need be linked.
+        let view = self.sync.world.view();
+        let able = view.members().values().filter(|member| member.usable() && is_enroller(&member.id));
+        for member in able.filter(|member| member.id != *self.sync.node()) {
+            self.sync.members.want(&member.id).await;
+        }
+        let is_linked = || self.sync.links.all().iter().any(|link| is_enroller(&link.peer().node));
+        let linked = async {
+            while !is_linked() {
+                tokio::time::sleep(LINKING / 20).await;
+            }
+        };
+        // Without one the answer says so.
+        let _ = tokio::time::timeout(LINKING, linked).await;
         let mut links = self.sync.links.all();
         links.retain(|link| is_enroller(&link.peer().node));
         links.shuffle(&mut rand::rng());

@@ -4,6 +4,7 @@
 mod answer;
 mod bodies;
 mod freshness;
+pub mod paths;
 mod push;
 
 use std::{

@@ -2,7 +2,7 @@
 
 use certs::{
     codec::{self, CodecError},
-    id::ServiceName,
+    id::{NodeId, ServiceName},
     sign::Digest,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -21,6 +21,10 @@ pub const RECEIPT: u16 = 4;
 pub const RENEW: u16 = 5;
 /// [`Look`] -> [`super::local::Looked`].
 pub const LOOK: u16 = 6;
+/// Nothing -> nothing: how long a question and its answer take.
+pub const PING: u16 = 7;
+/// Nothing -> [`Paths`].
+pub const PATHS: u16 = 8;
 
 /// Most bytes of a request's body.
 pub const REQUEST_BYTES: usize = 64 << 10;
@@ -110,6 +114,13 @@ pub struct Look {
     pub service: ServiceName,
     /// The endpoint's instance.
     pub instance: Option<String>,
+}
+
+/// Whom a node has links with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paths {
+    /// Each with the round trip in microseconds.
+    pub paths: Vec<(NodeId, u64)>,
 }
 
 /// Reads a request's body.

@@ -5,8 +5,8 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 use crate::{
     cli::{
         ca, check, completions, context::Globals, drain, endpoints, evict, explain, grant, identity, init, invite,
-        join, leave, limits, man, members, operator, outliers, policy, routes, run, service, services, sim, status,
-        wait,
+        join, leave, limits, man, members, operator, outliers, ping, policy, routes, run, service, services, sim,
+        status, wait,
     },
     demo,
 };
@@ -39,6 +39,8 @@ pub enum Command {
     Status(status::Args),
     /// List the nodes, or say what is known of one
     Members(members::Args),
+    /// Ask a node questions: on which path, how long each takes, which are lost
+    Ping(ping::Args),
     /// List the services
     Services(services::Args),
     /// List the endpoints of services
@@ -94,7 +96,19 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["demo", "init", "join", "run"]),
     (
         "Look",
-        &["status", "members", "services", "endpoints", "outliers", "limits", "routes", "explain", "wait", "check"],
+        &[
+            "status",
+            "members",
+            "ping",
+            "services",
+            "endpoints",
+            "outliers",
+            "limits",
+            "routes",
+            "explain",
+            "wait",
+            "check",
+        ],
     ),
     ("Policy", &["policy"]),
     ("Nodes", &["invite", "grant", "service", "drain", "leave", "evict"]),

@@ -24,13 +24,19 @@ pub struct Args {
     /// Also nodes that left more than 1 h ago or are dead for more than 72 h
     #[arg(long)]
     all: bool,
+    /// Also ask each node whom it reaches, and in what time
+    #[arg(long)]
+    reach: bool,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     match args.of {
         Some(node) => look::show(ctx, &format!("/v1/members/{node}"), detail).await,
-        None => look::list(ctx, &format!("/v1/members?all={}", args.all), table).await,
+        None => {
+            let path = format!("/v1/members?all={}&reach={}", args.all, args.reach);
+            look::list(ctx, &path, if args.reach { matrix } else { table }).await
+        }
     }
 }
 
@@ -48,6 +54,24 @@ fn table(members: &[Member]) -> Table {
             cell(&member.version),
             cell(member.policy.as_deref().map(look::short).unwrap_or_default()),
         ]);
+    }
+    table
+}
+
+/// Rows reach columns.
+fn matrix(members: &[Member]) -> Table {
+    let names: Vec<String> = members.iter().map(|member| member.name.to_string()).collect();
+    let mut head = vec!["NAME"];
+    head.extend(names.iter().map(String::as_str));
+    let mut table = Table::new(&head);
+    for member in members {
+        let reached = members.iter().map(|other| match &member.reaches {
+            _ if other.name == member.name => "-".to_owned(),
+            None => "?".to_owned(),
+            Some(reaches) => reaches.get(&other.name).map(|rtt| format!("{rtt:.1}ms")).unwrap_or_default(),
+        });
+        let row: Vec<String> = std::iter::once(member.name.to_string()).chain(reached).collect();
+        table.row(row.iter().map(String::as_str));
     }
     table
 }

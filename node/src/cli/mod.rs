@@ -31,6 +31,7 @@ mod man;
 mod members;
 mod operator;
 mod outliers;
+mod ping;
 mod policy;
 mod proof;
 mod routes;
@@ -122,6 +123,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Join(args) => block_on(join::run(args, ctx)),
         Command::Status(args) => block_on(status::run(args, ctx)),
         Command::Members(args) => block_on(members::run(args, ctx)),
+        Command::Ping(args) => block_on(ping::run(args, ctx)),
         Command::Services(args) => block_on(services::run(args, ctx)),
         Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
         Command::Limits(args) => block_on(limits::run(args, ctx)),

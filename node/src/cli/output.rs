@@ -127,14 +127,14 @@ pub enum Tone {
 /// Rows under a head, columns aligned.
 #[derive(Debug, Clone)]
 pub struct Table {
-    head: Vec<&'static str>,
+    head: Vec<String>,
     rows: Vec<Vec<(String, Tone)>>,
 }
 
 impl Table {
     /// A table with these columns.
-    pub fn new(head: &[&'static str]) -> Self {
-        Self { head: head.to_vec(), rows: Vec::new() }
+    pub fn new(head: &[&str]) -> Self {
+        Self { head: head.iter().map(|name| (*name).to_owned()).collect(), rows: Vec::new() }
     }
 
     /// Adds a row of plain cells.
@@ -156,7 +156,7 @@ impl Table {
                 longest.max(self.head[column].chars().count())
             })
             .collect();
-        let head: Vec<_> = self.head.iter().map(|name| ((*name).to_owned(), Tone::Plain)).collect();
+        let head: Vec<_> = self.head.iter().map(|name| (name.clone(), Tone::Plain)).collect();
         std::iter::once(&head).chain(&self.rows).map(|row| line(row, &widths, color)).collect()
     }
 }

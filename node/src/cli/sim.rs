@@ -107,9 +107,8 @@ fn read(path: &Path) -> Result<String> {
 fn cpu() -> u64 {
     use nix::sys::resource::{UsageWho, getrusage};
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return 0 };
-    let micros = |time: nix::sys::time::TimeVal| {
-        u64::try_from(time.tv_sec() * 1_000_000 + i64::from(time.tv_usec())).unwrap_or_default()
-    };
+    let micros =
+        |time: nix::sys::time::TimeVal| u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default();
     micros(usage.user_time()) + micros(usage.system_time())
 }
 

@@ -36,6 +36,7 @@ pub(super) fn text(status: &Status) -> String {
         Health::Degraded => "degraded",
         Health::Critical => "critical",
     };
+    let lanes: Vec<_> = status.gossip_lanes.iter().map(|(lane, bytes)| format!("{lane} {bytes}")).collect();
     let stale: Vec<_> = status.policy.stale.iter().map(ToString::to_string).collect();
     let stale =
         if stale.is_empty() { "the same everywhere".to_owned() } else { format!("not at {}", stale.join(", ")) };
@@ -47,7 +48,7 @@ pub(super) fn text(status: &Status) -> String {
          policy        {} ({stale})\n\
          certificates  node CA until {}, leaf until {}; enrollers alive: {}\n\
          memory        {:.1} MiB\n\
-         gossip        {} B/s\n",
+         gossip        {} B/s ({})\n",
         status.node,
         status.trust_domain,
         status.members.seen,
@@ -58,6 +59,7 @@ pub(super) fn text(status: &Status) -> String {
         status.certificates.enrollers,
         status.memory_bytes as f64 / f64::from(1 << 20),
         status.gossip_bytes_per_s,
+        lanes.join(", "),
     );
     if status.root.phase != "steady" && !status.root.phase.is_empty() {
         let settled =

@@ -62,6 +62,8 @@ pub struct Status {
     pub memory_bytes: u64,
     /// Bytes a second sent to other nodes for membership, over the last seconds.
     pub gossip_bytes_per_s: u64,
+    /// The same by lane: `liveness`, `policy`, `health`, `services`, `rest`.
+    pub gossip_lanes: BTreeMap<String, u64>,
 }
 
 /// Something to look at.
@@ -164,6 +166,10 @@ pub struct Member {
     pub own: bool,
     /// Round trip to it, milliseconds, if there is a link.
     pub rtt_ms: Option<f64>,
+    /// Asked for with `reach`: whom it has links with, and the round trips in milliseconds as it measures them; absent if it
+    /// was not asked or did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reaches: Option<BTreeMap<NodeId, f64>>,
     /// The set of changesets it says it holds, hexadecimal.
     pub policy: Option<String>,
 }
@@ -199,6 +205,21 @@ pub struct Report {
     pub path: String,
     /// Since when, RFC 3339.
     pub since: String,
+}
+
+/// `GET /v1/ping/{node}`: one question to a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ping {
+    /// Whom.
+    pub node: NodeId,
+    /// `quic` or `tcp`; empty if there is no link.
+    pub carrier: String,
+    /// `HOST:PORT` of its end of the link.
+    pub remote: String,
+    /// How long the answer took, milliseconds; null if it is lost.
+    pub rtt_ms: Option<f64>,
+    /// Why it is lost.
+    pub lost: Option<String>,
 }
 
 /// One of `GET /v1/services`.

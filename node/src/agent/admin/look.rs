@@ -27,6 +27,8 @@ pub(super) enum Look {
     Members {
         /// Also those that left more than 1 h ago or are dead for more than 72 h.
         all: bool,
+        /// Also whom each reaches, as it says itself.
+        reach: bool,
     },
     /// What is known of one node.
     Member(NodeId),
@@ -80,7 +82,8 @@ impl Admin {
     pub(super) async fn look(&self, look: &Look) -> Result<Value, Error> {
         match look {
             Look::Status => value(&self.status()),
-            Look::Members { all } => value(&self.members(*all)),
+            Look::Members { all, reach: false } => value(&self.members(*all)),
+            Look::Members { all, reach: true } => value(&self.matrix(*all).await),
             Look::Member(node) => value(&self.member(node)?),
             Look::Services(of) => value(&self.services(of.as_ref())?),
             Look::Endpoints(of) => value(&self.endpoints(of.as_ref())),

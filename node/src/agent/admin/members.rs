@@ -1,5 +1,11 @@
 //! Nodes as this node sees them.
 
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
 use certs::{codec::Millis, id::NodeId};
 use membership::{
     body::Status,
@@ -10,6 +16,8 @@ use super::{Admin, api, error::Error, rfc3339};
 
 /// How long those that left are shown.
 const SHOW_LEFT: Millis = 3_600_000;
+/// How long a question waits for its answer, and for a link.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the dead are shown.
 const SHOW_DEAD: Millis = 72 * 3_600_000;
 
@@ -19,6 +27,38 @@ impl Admin {
         let (view, now) = (self.agent.view(), self.agent.now());
         let shown = view.members().values().filter(|member| all || is_shown(member.state, member.since, now));
         shown.map(|member| self.row(member)).collect()
+    }
+
+    /// The same, with whom each node reaches.
+    pub(super) async fn matrix(&self, all: bool) -> Vec<api::Member> {
+        let rows = self.agent.reaches().await;
+        let mut members = self.members(all);
+        for member in &mut members {
+            let paths = rows.get(&member.name).map(|row| row.paths.iter());
+            member.reaches = paths.map(|paths| paths.map(|(node, micros)| (node.clone(), millis(*micros))).collect());
+        }
+        members
+    }
+
+    /// One question to a node.
+    pub(super) async fn ping(State(admin): State<Admin>, Path(node): Path<NodeId>) -> Result<Json<api::Ping>, Error> {
+        let asked = match admin.agent.ping(&node, PATIENCE).await {
+            Ok(asked) => asked,
+            Err(error) if &*error.code == "unreachable" => {
+                let (carrier, remote) = Default::default();
+                let lost = Some(error.message.to_string());
+                return Ok(Json(api::Ping { node, carrier, remote, rtt_ms: None, lost }));
+            }
+            Err(error) => return Err(error),
+        };
+        let micros = |took: Duration| millis(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        Ok(Json(api::Ping {
+            node,
+            carrier: asked.carrier.to_owned(),
+            remote: asked.remote.to_string(),
+            rtt_ms: asked.took.as_ref().ok().map(|took| micros(*took)),
+            lost: asked.took.err().map(|error| error.to_string()),
+        }))
     }
 
     /// What is known of one node.
@@ -58,6 +98,7 @@ impl Admin {
             since: rfc3339(member.since),
             own: member.id == *self.agent.node(),
             rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+            reaches: None,
             policy: member.policy.as_ref().map(|policy| policy.applied.to_string()),
         }
     }
@@ -87,7 +128,13 @@ impl Admin {
             path: "by records that it signed".to_owned(),
             since: rfc3339(member.started),
         };
-        vec![judgement, word]
+        let accused = self.agent.accusers(&member.id).into_iter().map(|(by, since)| api::Report {
+            by,
+            says: "silent".to_owned(),
+            path: "by a suspicion that it signed".to_owned(),
+            since: rfc3339(since),
+        });
+        [judgement, word].into_iter().chain(accused).collect()
     }
 }
 
@@ -100,6 +147,10 @@ pub(super) fn word(state: MemberState) -> &'static str {
         MemberState::Left => "left",
         MemberState::Evicted => "evicted",
     }
+}
+
+fn millis(micros: u64) -> f64 {
+    micros as f64 / 1e3
 }
 
 fn is_shown(state: MemberState, since: Millis, now: Millis) -> bool {

@@ -37,7 +37,12 @@ use tokio::sync::Semaphore;
 pub use serve::SOCKET_MODE;
 
 use super::Agent;
-use crate::{config::Cidr, snapshot::Circuits, tasks::Tasks, telemetry::Telemetry};
+use crate::{
+    config::Cidr,
+    snapshot::Circuits,
+    tasks::Tasks,
+    telemetry::{Kind, Sample, Telemetry},
+};
 
 /// Watches of one node at the same time.
 const WATCHES: usize = 64;
@@ -70,6 +75,13 @@ pub enum Door {
 impl Admin {
     /// The interface of an agent; `circuits` is what the data plane knows of the clusters that it calls.
     pub fn new(agent: Agent, telemetry: Telemetry, tasks: Tasks, circuits: Arc<Circuits>) -> Self {
+        let asked = agent.clone();
+        let help = "Bytes sent to other nodes for membership, by urgency";
+        telemetry.collect("skein_gossip_bytes_total", help, Kind::Counter, move || {
+            let sample =
+                |(lane, bytes): (&str, u64)| Sample { labels: vec![("lane", lane.to_owned())], value: bytes as f64 };
+            asked.gossip_bytes().into_iter().map(sample).collect()
+        });
         Self { agent, telemetry, tasks, circuits, watches: Arc::new(Semaphore::new(WATCHES)) }
     }
 }

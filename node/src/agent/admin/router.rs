@@ -39,14 +39,22 @@ struct OfService {
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct All {
+struct Members {
     #[serde(default)]
     all: bool,
+    #[serde(default)]
+    reach: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct OfKind {
     kind: Option<policy::Kind>,
+}
+
+impl Members {
+    const fn look(&self) -> Look {
+        Look::Members { all: self.all, reach: self.reach }
+    }
 }
 
 impl IntoResponse for Error {
@@ -93,7 +101,8 @@ fn health() -> Router<Admin> {
 fn looking() -> Router<Admin> {
     Router::new()
         .route("/v1/status", get(|admin, watch| answer(admin, watch, Look::Status)))
-        .route("/v1/members", get(|admin, watch, Query(All { all })| answer(admin, watch, Look::Members { all })))
+        .route("/v1/members", get(|admin, watch, Query(of): Query<Members>| answer(admin, watch, of.look())))
+        .route("/v1/ping/{node}", get(Admin::ping))
         .route("/v1/members/{node}", get(|admin, watch, Path::<NodeId>(node)| answer(admin, watch, Look::Member(node))))
         .route(
             "/v1/services",

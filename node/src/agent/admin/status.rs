@@ -1,7 +1,10 @@
 //! How the mesh is, as this node sees it.
 
 use certs::{codec::Millis, id::NodeId, root::ends};
-use membership::view::{MemberState, View};
+use membership::{
+    gossip::POOL,
+    view::{MemberState, View},
+};
 use policy::{
     DocumentId, Kind,
     history::{Claim, Conflict, State},
@@ -28,6 +31,7 @@ impl Admin {
         let awaited: Vec<_> = expected.iter().filter(open).cloned().collect();
         let mut problems: Vec<_> = self.agent.troubles().into_iter().map(own).collect();
         problems.extend(missing(&view, &awaited));
+        problems.extend(crowded(expected.len()));
         problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
         problems.extend(self.unhealthy());
         problems.extend(self.agent.draining().then(drained));
@@ -42,6 +46,7 @@ impl Admin {
         }
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
         let identity = self.agent.identity();
+        let lanes = self.agent.gossip_rate();
         let leaf_expires = identity.leafs.iter().map(|leaf| leaf.not_after).min();
         api::Status {
             node: self.agent.node().clone(),
@@ -61,7 +66,8 @@ impl Admin {
             clock: self.clock(),
             clock_offset_ms: clock::offset(),
             memory_bytes: resident(),
-            gossip_bytes_per_s: self.agent.gossip_rate(),
+            gossip_bytes_per_s: lanes.values().sum(),
+            gossip_lanes: lanes.into_iter().map(|(lane, bytes)| (lane.to_owned(), bytes)).collect(),
         }
     }
 
@@ -134,6 +140,13 @@ fn missing(view: &View, expected: &[NodeId]) -> Option<Problem> {
     );
     let hint = "start them; `skein evict NODE` takes one out for good";
     Some(problem(Health::Degraded, "members_missing", message, hint))
+}
+
+/// Gossip carries one pool of nodes; who comes beyond it is refused.
+fn crowded(expected: usize) -> Option<Problem> {
+    let message = format!("{expected} nodes are granted; one mesh takes {POOL}");
+    let hint = "retire or evict nodes that are gone, or part the mesh in two";
+    (expected * 5 >= POOL * 4).then(|| problem(Health::Degraded, "mesh_nearly_full", message, hint))
 }
 
 /// A drain lasts until it is taken back or the node restarts, so it must not be forgotten.
@@ -246,6 +259,12 @@ mod tests {
     #[test]
     fn a_process_has_memory() {
         assert!(resident() > 1 << 20);
+    }
+
+    #[test]
+    fn a_mesh_warns_before_it_is_full() {
+        assert_eq!(crowded(POOL / 5 * 4 - 1), None);
+        assert_eq!(crowded(POOL / 5 * 4).unwrap().code, "mesh_nearly_full");
     }
 
     #[test]

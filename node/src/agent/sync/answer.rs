@@ -83,6 +83,8 @@ impl Requests {
                 let look: Look = wire::request(&asked.body).ok()?;
                 Some(codec::encode(&self.local.look(&look.service, look.instance.as_deref()).await).into())
             }
+            wire::PING => Some(Bytes::new()),
+            wire::PATHS => Some(codec::encode(&self.sync.paths()).into()),
             _ => None,
         }
     }

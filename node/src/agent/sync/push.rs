@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use certs::{codec, id::NodeId, sign::Digest};
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use membership::view::MemberState;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use membership::{engine::FULL_MESH, view::MemberState};
 use policy::changeset::ChangesetId;
 
 use super::Sync;
@@ -21,6 +21,8 @@ use crate::{
 
 /// A receipt may come this much later than the peer was asked to wait.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long links that are missing may take to come up.
+const LINKING: Duration = Duration::from_secs(2);
 
 impl Sync {
     /// Takes a signed changeset: verified, durable, folded, announced; answers when `wait` is met or `patience` is over.
@@ -62,6 +64,7 @@ impl Sync {
             .ok_or_else(|| fail("not_found", format!("no changeset {id} here"), "`skein policy log` lists them"))?;
         let mut pushed = Pushed { changeset: Some(id), ..Pushed::default() };
         pushed.take(own, None);
+        self.link_all(patience.min(LINKING)).await;
         let (links, unreachable) = self.reachable();
         pushed.unreachable = unreachable;
         pushed.pending = links.iter().map(|link| link.peer().node.clone()).collect();
@@ -88,6 +91,19 @@ impl Sync {
         pushed.complete = pushed.receipts.len() >= wanted;
         pushed.elapsed = monotonic().duration_since(begun);
         Ok(pushed)
+    }
+
+    /// In a large mesh most members have no link with this node: asks for links with all that are alive.
+    async fn link_all(&self, patience: Duration) {
+        let view = self.world.view();
+        if view.members().len() <= FULL_MESH {
+            return;
+        }
+        let alive = view.members().values().filter(|member| member.state == MemberState::Alive);
+        let missing = alive.filter(|member| member.id != *self.node() && self.links.to(&member.id).is_none());
+        let missing: Vec<NodeId> = missing.map(|member| member.id.clone()).collect();
+        let all = missing.iter().map(|node| self.links.reach(&self.members, node, patience));
+        join_all(all).await;
     }
 
     /// Links to live members, and the members that nobody here reaches.
