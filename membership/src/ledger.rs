@@ -6,7 +6,7 @@ use std::{
 };
 
 use certs::{
-    codec::{self, Millis},
+    codec::Millis,
     id::NodeId,
     sign::PublicKey,
     verify::{Authority, NodeCaFacts},
@@ -23,12 +23,12 @@ use crate::{
     statement::{Part, Statement},
 };
 
+mod disk;
+
 /// A table speaks for this many intervals; then changes wait for the next one.
 const TABLE_INTERVALS: u64 = 3;
 /// Above this many members tables are signed more rarely.
 const MANY_MEMBERS: usize = 100;
-/// Largest persisted state in bytes.
-const PERSISTED_BYTES: usize = 16 << 20;
 
 /// How often a node signs its table, in milliseconds.
 pub(crate) fn table_interval(members: usize) -> u64 {
@@ -42,6 +42,8 @@ pub(crate) struct Ledger {
     nodes: BTreeMap<NodeId, Node>,
     /// Who signed two records under one number. One per granted node at most.
     quarantined: BTreeMap<NodeId, Quarantine>,
+    /// Whose certificates have ended by this node's clock, which may be wrong. One per granted node at most.
+    lapsed: BTreeMap<NodeId, disk::Lapsed>,
 }
 
 /// A node that contradicted itself: it counts for nothing until it is invited anew.
@@ -101,7 +103,8 @@ pub(crate) struct Now {
 
 impl Ledger {
     pub(crate) fn new(authority: Arc<Authority>, notary: Arc<dyn Notary>) -> Ledger {
-        Ledger { authority, notary, nodes: BTreeMap::new(), quarantined: BTreeMap::new() }
+        let (nodes, quarantined, lapsed) = Default::default();
+        Ledger { authority, notary, nodes, quarantined, lapsed }
     }
 
     /// Reads a record without believing it.
@@ -165,6 +168,7 @@ impl Ledger {
             return Offered::Limited;
         }
         let Some(node) = self.nodes.get_mut(record.node()) else {
+            self.lapsed.remove(record.node());
             self.nodes.insert(record.node().clone(), Node::new(facts, record));
             return Offered::Fresh;
         };
@@ -242,16 +246,17 @@ impl Ledger {
             }
         }
         for name in &gone {
-            self.nodes.remove(name);
+            self.lapse(name, now);
         }
+        changed.extend(self.revive(now));
         let grants = &self.authority.grants;
         self.quarantined.retain(|name, held| grants.get(name).is_some_and(|grant| grant.epoch <= held.epoch));
         (changed, gone)
     }
 
-    /// Nodes whose certificates have ended.
+    /// Whether certificates have ended, or hold again because the clock was set back.
     pub(crate) fn expired(&self, now: Millis) -> bool {
-        self.nodes.values().any(|node| node.facts.not_after < now)
+        self.nodes.values().any(|node| node.facts.not_after < now) || self.lapsed.values().any(|lapsed| now < lapsed.at)
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeId> {
@@ -316,30 +321,6 @@ impl Ledger {
     pub(crate) fn latest(&self, node: &NodeId) -> Option<Latest> {
         let (generation, sequence) = self.nodes.get(node)?.records.values().map(|record| record.rank()).max()?;
         Some(Latest { node: node.clone(), generation, sequence })
-    }
-
-    /// Everything but one node's own records, for the disk.
-    pub(crate) fn persist(&self, own: &NodeId) -> Vec<u8> {
-        let others = self.nodes.iter().filter(|(name, _)| *name != own);
-        let records: Vec<&[u8]> =
-            others.flat_map(|(_, node)| node.records.values()).map(|record| record.bytes().as_ref()).collect();
-        codec::encode(&records)
-    }
-
-    /// Takes in what [`persist`](Self::persist) gave; what no longer counts is left out.
-    pub(crate) fn restore(&mut self, bytes: &[u8], now: Now) {
-        let records: Vec<Vec<u8>> = codec::decode::<_, PERSISTED_BYTES>(bytes).unwrap_or_default();
-        let mut records: Vec<Arc<SignedRecord>> =
-            records.iter().filter_map(|bytes| self.notary.read(bytes).ok()).collect();
-        records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
-        let mut unlimited = Bucket::new(0, u64::MAX >> 16, now.steady);
-        for record in &records {
-            self.offer(record, &mut unlimited, now);
-        }
-        // The disk may be old: what it brought stands, but a change needs a table that came from somebody alive.
-        for node in self.nodes.values_mut() {
-            node.table_came = None;
-        }
     }
 }
 

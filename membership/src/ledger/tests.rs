@@ -172,3 +172,59 @@ fn what_waits_for_a_table_is_bounded_too() {
     }
     assert_eq!(ledger.nodes[&citizen.node].waiting.len(), SECTIONS - 1);
 }
+
+#[test]
+fn who_contradicted_itself_is_no_member_after_a_restart() {
+    let mut world = World::new();
+    let citizen = world.citizen("a", 1);
+    let own = NodeId::new("own").expect("valid");
+    let mut author = author(&world, &citizen, 1 << 24);
+    let mut ledger = empty(&world);
+    let identity = author.publish(&Body::Identity(Identity { chain: citizen.chain })).expect("fits");
+    identity.iter().for_each(|record| drop(take(&mut ledger, record)));
+    let sign = |body: Vec<u8>| {
+        let (key, td, section) = (&citizen.record_key, &world.trust_domain, Section::SERVICES);
+        Arc::new(SignedRecord::sign(key, td, &citizen.node, 1 << 24, section, 90, body).expect("fits"))
+    };
+    take(&mut ledger, &sign(vec![0]));
+    assert!(matches!(take(&mut ledger, &sign(vec![1, 2])), Offered::Equivocation | Offered::Refused(_)));
+    assert!(ledger.quarantined(&citizen.node));
+    let mut again = empty(&world);
+    again.restore(&ledger.persist(&own), NOW);
+    assert!(again.quarantined(&citizen.node), "its links are refused before any peer's proof comes");
+    assert!(identity.iter().all(|record| !matches!(take(&mut again, record), Offered::Fresh)));
+}
+
+#[test]
+fn who_lapsed_by_a_wrong_clock_is_back_when_it_is_set_right() {
+    let mut world = World::new();
+    let citizen = world.citizen("a", 1);
+    let own = NodeId::new("own").expect("valid");
+    let mut author = author(&world, &citizen, 1 << 24);
+    let mut ledger = empty(&world);
+    let mut records = author.publish(&Body::Identity(Identity { chain: citizen.chain.clone() })).expect("fits");
+    records.extend(author.publish(&Body::Status(Status::Draining)).expect("fits"));
+    records.iter().for_each(|record| drop(take(&mut ledger, record)));
+    let authority = ledger.authority().clone();
+    let wrong = Now { wall: START + 400 * 86_400_000, steady: 2 };
+    assert!(ledger.expired(wrong.wall));
+    assert_eq!(ledger.rejudge(authority.clone(), wrong).1, [citizen.node.clone()]);
+    assert!(ledger.said(&citizen.node).is_none() && !ledger.expired(wrong.wall));
+    // It restarts before anybody looks at the clock.
+    let mut again = empty(&world);
+    again.restore(&ledger.persist(&own), wrong);
+    let disk = again.persist(&own);
+    assert!(again.said(&citizen.node).is_none());
+    for mut ledger in [ledger, again] {
+        assert!(ledger.expired(NOW.wall));
+        assert_eq!(ledger.rejudge(authority.clone(), NOW).0, [citizen.node.clone()]);
+        assert_eq!(ledger.said(&citizen.node).map(|said| said.status), Some(Status::Draining));
+        assert!(!ledger.expired(NOW.wall));
+    }
+    // Without its grant nothing of it is kept.
+    let mut without = Authority::clone(&authority);
+    without.grants.clear();
+    let mut third = Ledger::new(Arc::new(without), Arc::new(crate::notary::Certificates));
+    third.restore(&disk, wrong);
+    assert!(third.lapsed.is_empty() && third.quarantined.is_empty());
+}

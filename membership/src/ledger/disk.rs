@@ -1,0 +1,125 @@
+//! What a ledger leaves on disk and takes from it: all that it believes, the proofs against those that it does not, and
+//! who lapsed by a clock that may be wrong.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use certs::{
+    codec::{self, Millis},
+    id::NodeId,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Ledger, Now, Offered};
+use crate::{
+    limit::Bucket,
+    record::{Section, SignedRecord},
+};
+
+/// Largest persisted state in bytes.
+const PERSISTED_BYTES: usize = 64 << 20;
+
+/// Records of a node whose certificates have ended by this node's clock.
+pub(super) struct Lapsed {
+    /// What the clock showed when they had ended.
+    pub(super) at: Millis,
+    records: Vec<Arc<SignedRecord>>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Persisted {
+    records: Vec<Vec<u8>>,
+    /// An identity and two records of one number that it signed.
+    proofs: Vec<[Vec<u8>; 3]>,
+}
+
+impl Ledger {
+    /// Everything but one node's own records, for the disk.
+    pub(crate) fn persist(&self, own: &NodeId) -> Vec<u8> {
+        let bytes = |record: &Arc<SignedRecord>| record.bytes().to_vec();
+        let others = self.nodes.iter().filter(|(name, _)| *name != own);
+        let held = others.flat_map(|(_, node)| node.records.values());
+        let lapsed = self.lapsed.values().flat_map(|lapsed| &lapsed.records);
+        let records = held.chain(lapsed).map(bytes).collect();
+        let proofs = self.proofs().map(|found| [&found.identity, &found.proof.0, &found.proof.1].map(bytes));
+        codec::encode(&Persisted { records, proofs: proofs.collect() })
+    }
+
+    /// Takes in what [`persist`](Self::persist) gave; what no longer counts is left out.
+    pub(crate) fn restore(&mut self, bytes: &[u8], now: Now) {
+        if bytes.is_empty() {
+            return;
+        }
+        let Persisted { records, proofs } = codec::decode::<_, PERSISTED_BYTES>(bytes).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the disk holds of the members is not readable, starting without");
+            Persisted::default()
+        });
+        for [identity, one, other] in &proofs {
+            let read = [identity, one, other].map(|bytes| self.notary.read(bytes));
+            if let [Ok(identity), Ok(one), Ok(other)] = read {
+                self.offer(&identity, &mut unlimited(now), now);
+                self.prove(&(one, other));
+            }
+        }
+        let mut of: BTreeMap<NodeId, Vec<Arc<SignedRecord>>> = BTreeMap::new();
+        for record in records.iter().filter_map(|bytes| self.notary.read(bytes).ok()) {
+            of.entry(record.node().clone()).or_default().push(record);
+        }
+        for (name, records) in of {
+            if !self.offer_all(&records, now) {
+                self.keep(&name, records, now);
+            }
+        }
+        // The disk may be old: what it brought stands, but a change needs a table that came from somebody alive.
+        for node in self.nodes.values_mut() {
+            node.table_came = None;
+        }
+    }
+
+    /// Takes a node out whose identity no longer holds; what it said is kept aside as long as its grant stands.
+    pub(super) fn lapse(&mut self, name: &NodeId, now: Now) {
+        let Some(node) = self.nodes.remove(name) else { return };
+        if node.facts.not_after < now.wall {
+            self.keep(name, node.records.values().cloned().collect(), now);
+        }
+    }
+
+    fn keep(&mut self, name: &NodeId, records: Vec<Arc<SignedRecord>>, now: Now) {
+        if self.granted(name) && !self.quarantined(name) {
+            self.lapsed.insert(name.clone(), Lapsed { at: now.wall, records });
+        }
+    }
+
+    fn granted(&self, name: &NodeId) -> bool {
+        let grant = self.authority.grants.get(name);
+        grant.is_some_and(|grant| !self.authority.revocations.evicted(name, grant.epoch))
+    }
+
+    /// Takes back in whose certificates hold at an earlier time than they lapsed at; forgets who has no grant.
+    pub(super) fn revive(&mut self, now: Now) -> Vec<NodeId> {
+        let mut revived = Vec::new();
+        for (name, lapsed) in std::mem::take(&mut self.lapsed) {
+            if now.wall < lapsed.at && self.offer_all(&lapsed.records, now) {
+                revived.push(name);
+            } else if self.granted(&name) {
+                self.lapsed.insert(name, lapsed);
+            }
+        }
+        revived
+    }
+
+    /// Offers all records of one node; true if its identity holds.
+    fn offer_all(&mut self, records: &[Arc<SignedRecord>], now: Now) -> bool {
+        let mut records: Vec<&Arc<SignedRecord>> = records.iter().collect();
+        records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
+        let mut holds = false;
+        for record in records {
+            let offered = self.offer(record, &mut unlimited(now), now);
+            holds |= record.section() == Section::IDENTITY && matches!(offered, Offered::Fresh | Offered::Known);
+        }
+        holds
+    }
+}
+
+fn unlimited(now: Now) -> Bucket {
+    Bucket::new(0, 1, now.steady)
+}
