@@ -25,8 +25,6 @@ use policy::{hosts::split_authority, route::Routed};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
-/// Copies that one node has under way at most; further requests are not copied. What is still being uploaded has no place yet.
-pub(in crate::proxy) const COPIES: usize = 256;
 /// Bytes of a body that are copied at most; a request with a longer one is not.
 const BODY_LIMIT: usize = 256 * 1024;
 /// Bytes of an answer that are read, so that its connection can be used again; then it is cut.
@@ -45,17 +43,20 @@ pub(in crate::proxy) struct Mirrors {
 }
 
 impl Mirrors {
+    /// Copies that one node has under way at most; further requests are not copied. What is still being uploaded has no place yet.
+    pub(in crate::proxy) const COPIES: usize = 256;
+
     pub(in crate::proxy) fn new(telemetry: &Telemetry) -> Self {
         let skipped = |reason| {
             let help = "Requests that a route mirrors and that were not copied";
             telemetry.counter("skein_mirrored_requests_skipped_total", help, &[("reason", reason)])
         };
-        Self { places: Arc::new(Semaphore::new(COPIES)), full: skipped("full"), body: skipped("body") }
+        Self { places: Arc::new(Semaphore::new(Self::COPIES)), full: skipped("full"), body: skipped("body") }
     }
 
     /// Copies under way.
     pub(in crate::proxy) fn under_way(&self) -> usize {
-        COPIES - self.places.available_permits()
+        Self::COPIES - self.places.available_permits()
     }
 }
 

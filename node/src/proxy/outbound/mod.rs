@@ -52,8 +52,6 @@ use std::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-#[cfg(test)]
-pub(super) use mirror::COPIES;
 pub(super) use mirror::Mirrors;
 
 /// Who speaks through a local port, and what it may name there.

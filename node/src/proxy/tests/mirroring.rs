@@ -144,7 +144,7 @@ fn copies_of_one_key_go_to_one_endpoint() {
 #[test]
 fn requests_that_do_not_end_keep_no_copies_of_others_back() {
     let (world, called, shadow) = mirrored("mirror: {host: reviews, subset: v2}", "", Backend::named("v2"));
-    let unfinished: Vec<Client> = (0..crate::proxy::outbound::COPIES)
+    let unfinished: Vec<Client> = (0..crate::proxy::outbound::Mirrors::COPIES)
         .map(|_| {
             let mut client = Client::connect(world.nodes[0].outbound);
             client.write("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 9\r\n\r\nbegin");
