@@ -88,3 +88,46 @@ fn the_rule_the_destination_and_the_endpoints() {
         if out { Ok(()) } else { Err(jason.to_string()) }
     });
 }
+
+const FACADE: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: facade, namespace: shop}
+spec:
+  hosts: [shop.internal]
+  http:
+  - match: [{uri: {prefix: /new}}]
+    route: [{destination: {host: reviews, subset: v2}}]
+  - route: [{destination: {host: reviews, subset: v1}}]
+";
+
+#[test]
+fn a_name_that_is_no_service_is_planned_explained_and_routed() {
+    let cluster = reviews(&["v1", "v2"]);
+    cluster.push("web", &subsets(&["v1", "v2"]), &["--wait", "all"]).expect_code(0);
+    assert_eq!(http::get(cluster.node("web").outbound(), "shop.internal", "/").expect("an answer").status, 404);
+    let file = cluster.file("facade.yaml", FACADE).to_string_lossy().into_owned();
+    let said = cluster.json("web", &["policy", "plan", &file]);
+    assert_eq!((&said["services"], &said["problems"]), (&json!(["shop.internal"]), &json!([])), "{said}");
+    let changes = said["routes"][0]["changes"].as_array().expect("a list");
+    assert!(changes.len() == 2 && changes.iter().all(|change| change["before"].is_null()), "{said}");
+
+    cluster.push("web", FACADE, &["--wait", "all"]).expect_code(0);
+    let explained = explain(&cluster, &["http://Shop.internal/new"]);
+    let words = ["service", "document", "virtual_host", "cluster", "answer"].map(|name| explained[name].clone());
+    let wanted = json!([
+        null,
+        "VirtualService shop/facade",
+        "shop.internal:80",
+        "outbound|9080|v2|reviews.shop.svc.cluster.local",
+        null
+    ]);
+    assert_eq!(Value::Array(words.to_vec()), wanted, "{explained}");
+    for (path, node) in [("/new", "reviews-v2"), ("/", "reviews-v1")] {
+        let answer = http::get(cluster.node("web").outbound(), "shop.internal", path).expect("an answer");
+        assert_eq!(answer.text(), format!("{node} shop/reviews"), "{path}");
+    }
+    let text = cluster.on("web", &["explain", "http://shop.internal/"]).expect_code(0).out;
+    assert!(text.contains("shop.internal:80"), "{text}");
+    let port = explain(&cluster, &["http://shop.internal:8080/"]);
+    assert_eq!(port["answer"]["status"], 404, "{port}");
+}
