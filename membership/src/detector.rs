@@ -372,6 +372,7 @@ impl Detector {
             alone: self.linked.is_empty(),
             doubts_itself: self.doubts_itself(now),
             health: self.health,
+            loss: self.loss(),
         };
         // Whoever is neither linked nor checked only waits, unless everybody ought to be linked.
         let looked_at: Vec<NodeId> = if self.sparse {
@@ -415,6 +416,11 @@ impl Detector {
             }
         }
         orders
+    }
+
+    fn loss(&self) -> f64 {
+        let losses = self.linked.iter().filter_map(|node| self.peers.get(node)).map(Peer::loss);
+        losses.sum::<f64>() / self.linked.len().max(1) as f64
     }
 
     /// The linked members that follow this one by name, round the end.

@@ -61,6 +61,12 @@ fn a_third_of_liars_kills_nobody_and_hides_nothing() {
 }
 
 #[test]
+fn a_fifth_of_all_messages_lost_kills_nobody() {
+    let report = report(&format!("nodes = 40\nduration = \"30s\"\nlink = {{ jitter = \"20ms\", loss = 0.2 }}\n"));
+    assert_eq!(report.false_deaths, 0, "{report:?}");
+}
+
+#[test]
 fn a_path_blocked_one_way_kills_nobody() {
     let report = report(&format!(
         "{HEAD}duration = \"25s\"\n[[event]]\nat = \"5s\"\ndo = \"block\"\nfrom = 0\nto = \"1-9\"\n\

@@ -97,11 +97,19 @@ pub(super) struct Setting {
     pub(super) doubts_itself: bool,
     /// How slow this process lately was.
     pub(super) health: u32,
+    /// The share of probes that got no answer, over all links: what others say gets lost as often.
+    pub(super) loss: f64,
 }
 
 impl Setting {
     fn widened(&self, milliseconds: u64) -> u64 {
         milliseconds + milliseconds * u64::from(self.health) / 2
+    }
+
+    /// What a question and its answer over several links may take where messages get lost.
+    fn patient(&self, milliseconds: u64) -> u64 {
+        let permille = (0_u32..1_000).find(|permille| f64::from(*permille) >= self.loss * 1_000.0).unwrap_or(1_000);
+        milliseconds + milliseconds * u64::from(permille) / 200
     }
 }
 
@@ -135,6 +143,11 @@ impl Peer {
             calm,
             questioned: 0,
         }
+    }
+
+    /// The share of probes that got no answer while it was alive.
+    pub(super) fn loss(&self) -> f64 {
+        self.loss
     }
 
     pub(super) fn path(&self) -> Option<(u64, f64)> {
@@ -267,7 +280,7 @@ impl Peer {
             judged.verdict = Some(Verdict::Suspect);
         }
         let refute = if setting.sparse { REFUTE_MS + HOPS_MS } else { REFUTE_MS };
-        let refute = if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { setting.widened(refute) };
+        let refute = if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { setting.patient(setting.widened(refute)) };
         let unrefuted = check.told.is_some_and(|told| now.saturating_sub(told) >= refute);
         let is_dead = match (linked, setting.sparse) {
             (true, _) => unrefuted && dead,
