@@ -211,6 +211,13 @@ impl Enrolment {
             let chain = codec::decode::<_, { 1 << 20 }>(reply).map_err(failed)?;
             return Ok(self.reply(chain, &grant.node).await);
         }
+        // A store from a backup knows less than what was seen since on the wire.
+        let seen = self.authority.load().known_keys.get(&grant.node).copied();
+        if seen.is_some_and(|seen| seen.epoch == grant.epoch && seen.ca_key != Digest::of(&spki)) {
+            tracing::warn!(node = %grant.node, %remote, "a token was shown of which another key came");
+            let message = format!("the token of {} was redeemed already: it runs with another key", grant.node);
+            return Err(JoinRefusal::new("token_spent", message));
+        }
         let Some(enroller) = self.identity.enroller() else {
             return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
         };

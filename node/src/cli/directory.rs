@@ -15,6 +15,11 @@ use certs::{
     sealed,
     sign::{Digest, SigningKey},
 };
+use nix::{
+    fcntl::{self, OFlag},
+    sys::stat::Mode,
+    unistd::{self, UnlinkatFlags},
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -316,28 +321,46 @@ impl Directory {
     fn make(&self) -> Result<()> {
         let above = self.path.parent().filter(|parent| !parent.exists()).map(Path::to_path_buf);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
-        made.map_err(|error| io("create", &self.path, &error))?;
-        above.iter().chain([&self.path]).for_each(|path| hand_over(path));
-        Ok(())
+        let owned = made.and_then(|()| {
+            above.iter().chain([&self.path]).try_for_each(|path| {
+                hand_over(path, &open_directory(path)?);
+                Ok(())
+            })
+        });
+        owned.map_err(|error| io("create", &self.path, &error))
     }
 
-    /// Writes a file whole or not at all.
+    /// Writes a file whole or not at all. Under sudo the directory is another's, who may put links into it: all is done by the
+    /// directory's descriptor, and nothing that is there already is opened.
     fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
         let path = self.path.join(name);
-        let draft = self.path.join(format!(".{name}.{}", std::process::id()));
+        let draft = format!(".{name}.{:016x}", rand::random::<u64>());
         let written = (|| {
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            hand_over(&draft);
-            fs::rename(&draft, &path)
+            let directory = open_directory(&self.path)?;
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let file = fcntl::openat(&directory, draft.as_str(), flags, Mode::from_bits_truncate(mode))?;
+            let written = put(fs::File::from(file), &path, content)
+                .and_then(|()| Ok(fcntl::renameat(&directory, draft.as_str(), &directory, name)?));
+            if written.is_err() {
+                // The draft is worthless; the error that made it so is reported.
+                let _ = unistd::unlinkat(&directory, draft.as_str(), UnlinkatFlags::NoRemoveDir);
+            }
+            written.and_then(|()| directory.sync_all())
         })();
-        written.map_err(|error| {
-            // The draft is worthless; the error that made it so is reported.
-            let _ = fs::remove_file(&draft);
-            io("write", &path, &error)
-        })
+        written.map_err(|error| io("write", &path, &error))
     }
+}
+
+fn put(mut file: fs::File, path: &Path, content: &[u8]) -> std::io::Result<()> {
+    file.write_all(content)?;
+    hand_over(path, &file);
+    file.sync_all()
+}
+
+/// The directory itself, not what a link leads to.
+fn open_directory(path: &Path) -> std::io::Result<fs::File> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
 /// A key file's text under the passphrase, if there is one.
@@ -378,11 +401,11 @@ fn invoker() -> Option<accounts::User> {
 }
 
 /// Under sudo, gives what was written to the invoking user, if it lies in that user's home.
-fn hand_over(path: &Path) {
+fn hand_over(path: &Path, opened: &fs::File) {
     let Some(user) = invoker().filter(|user| path.starts_with(&user.dir)) else { return };
-    if fs::metadata(path).is_ok_and(|metadata| metadata.uid() != user.uid.as_raw()) {
+    if opened.metadata().is_ok_and(|metadata| metadata.uid() != user.uid.as_raw()) {
         // Root's file is still a valid one; the next call by the user says what is wrong.
-        let _ = nix::unistd::chown(path, Some(user.uid), Some(user.gid));
+        let _ = unistd::fchown(opened, Some(user.uid), Some(user.gid));
     }
 }
 

@@ -1,17 +1,18 @@
 //! `skein evict`.
 
 use certs::id::NodeId;
-use policy::kinds::Revocation;
+use policy::{DocumentId, Kind, history::State, kinds::Revocation};
 
 use crate::{
     agent::admin::api::Mesh,
     cli::{
         client,
         context::Context,
-        error::Result,
-        grants,
+        error::{Error, Result},
+        grants, proof,
         signing::{Operator, Sending, intent},
     },
+    clock,
 };
 
 /// Shuts a node out: its identities no longer count, and its connections are closed within 5 s of the eviction's
@@ -44,10 +45,13 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     {
         client = other;
     }
-    let nodes = [(args.out.clone(), held.grant.epoch)].into_iter().collect();
-    let revocation = Revocation { nodes, ..Revocation::default() };
+    let id = DocumentId::mesh_wide(Kind::Revocation, args.out.as_str());
+    let state = proof::of_document(&mut client, &operator.known, &id).await?.state(clock::wall());
+    let revocation = with(&state, &id, &args.out, held.grant.epoch)?;
     let intents = vec![intent(revocation.body(args.out.as_str()))];
-    let plan = operator.plan(&mut client, &intents).await?;
+    let mut plan = operator.plan(&mut client, &intents).await?;
+    // What the new one was made of is what it replaces: a change in between makes it stale.
+    plan.live = vec![state.heads(&id).iter().map(ToString::to_string).collect()];
     let mut sending = args.sending;
     if sending.message.is_empty() {
         sending.message = format!("evict {}", args.out);
@@ -55,4 +59,31 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let outcome = operator.send(&mut client, ctx, intents, &plan, &sending).await?;
     // The evicted node is the one that need not agree.
     outcome.without(&args.out).show(ctx)
+}
+
+/// What the document revokes already, and the node.
+fn with(state: &State, id: &DocumentId, node: &NodeId, epoch: u64) -> Result<Revocation> {
+    let mut revocation = Revocation::default();
+    if let Some(live) = state.documents.get(id) {
+        if let Some(value) = live.values.iter().find(|value| !value.is_readable()) {
+            let message = format!("this build cannot read what {} made of {id}", value.changeset);
+            return Err(Error::new("not_supported", message).hint("evict with the newest `skein` that the mesh runs"));
+        }
+        let values = live.values.iter().filter_map(|value| value.document.as_ref().ok()).chain(&live.counted);
+        for own in values.filter_map(|document| document.spec.revocation()) {
+            own.nodes.iter().for_each(|(node, epoch)| evict(&mut revocation, node, *epoch));
+        }
+        let values = live.values.iter().filter_map(|value| value.document.as_ref().ok());
+        for own in values.filter_map(|document| document.spec.revocation()) {
+            revocation.accounts.extend(own.accounts.iter().cloned());
+            revocation.keys.extend(own.keys.iter().copied());
+        }
+    }
+    evict(&mut revocation, node, epoch);
+    Ok(revocation)
+}
+
+fn evict(revocation: &mut Revocation, node: &NodeId, epoch: u64) {
+    let highest = revocation.nodes.entry(node.clone()).or_insert(epoch);
+    *highest = epoch.max(*highest);
 }

@@ -25,15 +25,16 @@ pub(super) struct Held {
     pub live: Vec<String>,
 }
 
-/// A node's grant, as operators signed it; `None` if it never had one.
+/// A node's grant, as operators signed it; `None` if it never had one. With it the number of the RoleSet in force, proven as well.
 ///
 /// # Errors
 /// What the node answers; `unverified_node` if that does not hold.
-pub(super) async fn fetch(client: &mut Client, known: &Known, node: &NodeId) -> Result<Option<Held>> {
+pub(super) async fn fetch(client: &mut Client, known: &Known, node: &NodeId) -> Result<(Option<Held>, u64)> {
     let id = DocumentId::mesh_wide(Kind::NodeGrant, node.as_str());
     let state = proof::of_document(client, known, &id).await?.state(clock::wall());
     let live = state.heads(&id).iter().map(ToString::to_string).collect();
-    Ok(state.grants().get(node).map(|grant| Held { grant: NodeGrant::clone(grant), live }))
+    let held = state.grants().get(node).map(|grant| Held { grant: NodeGrant::clone(grant), live });
+    Ok((held, state.role_set.number))
 }
 
 /// The grant of a node that must have one and must not be retired.
@@ -41,7 +42,7 @@ pub(super) async fn fetch(client: &mut Client, known: &Known, node: &NodeId) -> 
 /// # Errors
 /// `not_found`.
 pub(super) async fn fetch_active(client: &mut Client, known: &Known, node: &NodeId) -> Result<Held> {
-    match fetch(client, known, node).await? {
+    match fetch(client, known, node).await?.0 {
         Some(held) if !held.grant.retired => Ok(held),
         Some(_) => Err(Error::new("not_found", format!("{node} was retired"))
             .hint(format!("let it in again with `skein invite {node} --replace ...`"))),

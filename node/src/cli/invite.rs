@@ -72,7 +72,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         let message = format!("{} is of another mesh than the operator key", client.reached());
         return Err(Error::new("wrong_trust_domain", message).hint("give the right --operator DIR or --node"));
     }
-    let held = grants::fetch(&mut client, &operator.known, &args.guest).await?;
+    let (held, role_set) = grants::fetch(&mut client, &operator.known, &args.guest).await?;
     if !args.replace {
         refuse_taken(&mut client, &args.guest, held.as_ref()).await?;
     }
@@ -107,7 +107,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let token = Token {
         trust_domain: mesh.trust_domain.clone(),
         genesis: mesh.genesis,
-        role_set: mesh.role_set,
+        role_set,
         node: args.guest,
         secret,
         enroller: enroller.name.clone(),

@@ -107,6 +107,13 @@ fn believed(known: &Known, proof: &Proof, reached: &str) -> Result<History> {
     if history.state(now).genesis != known.genesis {
         return Err(refused("it begins with another RoleSet".to_owned()));
     }
+    let newest = history.newest_role_set();
+    if newest < known.role_set {
+        let message =
+            format!("{reached} knows RoleSets up to {newest}, and RoleSet {} was seen before", known.role_set);
+        return Err(Error::new("unverified_node", message)
+            .hint("nothing was signed; wait until the node has caught up, or ask another one with --node"));
+    }
     Ok(history)
 }
 

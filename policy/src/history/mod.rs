@@ -286,6 +286,11 @@ impl History {
         self.state(now).changes_at
     }
 
+    /// The highest number of a RoleSet that is kept, whether it counts or not; 0 without a genesis.
+    pub fn newest_role_set(&self) -> u64 {
+        self.chain.newest()
+    }
+
     /// The RoleSet chain from the genesis with its approvals, as bytes, in an order in which a joiner can insert them.
     pub fn role_set_chain(&self) -> Vec<Arc<[u8]>> {
         let chain = self.chain.all();

@@ -46,6 +46,11 @@ impl Chain {
         self.charters.values().map(|charter| &charter.roles).filter(move |roles| roles.number == number)
     }
 
+    /// The highest number.
+    pub(super) fn newest(&self) -> u64 {
+        self.charters.values().map(|charter| charter.roles.number).max().unwrap_or_default()
+    }
+
     /// Every kept RoleSet in an order in which each follows its parents.
     pub(super) fn all(&self) -> Vec<ChangesetId> {
         let mut all: Vec<_> =

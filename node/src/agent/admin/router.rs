@@ -12,7 +12,7 @@ use certs::{
     sign::PublicKey,
 };
 use http::{HeaderMap, StatusCode, header};
-use policy::kinds::Verb;
+use policy::{Kind, document::ROOT_NAMESPACE, kinds::Verb};
 use serde::Deserialize;
 
 use super::{
@@ -72,10 +72,9 @@ impl Admin {
             Door::Socket => health().merge(looking()).merge(pushing()).merge(acting()),
             Door::Candidate(_) => signing(),
             Door::Operator(key) => {
-                let (looks, acts) = ((self.clone(), *key, Verb::View), (self.clone(), *key, Verb::Invite));
-                let acting = acting().layer(middleware::from_fn_with_state(acts, with_role));
+                let acting = acting().layer(middleware::from_fn_with_state((self.clone(), *key), may_act));
                 let all = health().merge(looking()).merge(pushing()).merge(acting);
-                all.layer(middleware::from_fn_with_state(looks, with_role))
+                all.layer(middleware::from_fn_with_state((self.clone(), *key), may_look))
             }
         };
         router
@@ -180,17 +179,25 @@ async fn guarded(request: Request, next: Next) -> Response {
 }
 
 /// Asks at every request, so that a role that was taken away is gone at once.
-async fn with_role(
-    State((admin, key, verb)): State<(Admin, PublicKey, Verb)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if admin.agent.state().has_verb(&key, verb) {
+async fn may_look(State((admin, key)): State<(Admin, PublicKey)>, request: Request, next: Next) -> Response {
+    if admin.agent.state().has_verb(&key, Verb::View) {
         return next.run(request).await;
     }
-    Error::new("role_missing", format!("the key {key} has no role with the verb `{verb}`"))
-        .hint("`skein operator list` shows the roles")
-        .into_response()
+    role_missing(format!("the key {key} has no role with the verb `view`"))
+}
+
+/// What acts on the node itself takes the right to admit nodes, everywhere and alone: here nobody else signs.
+async fn may_act(State((admin, key)): State<(Admin, PublicKey)>, request: Request, next: Next) -> Response {
+    if admin.agent.state().may(&key, Verb::Invite, Kind::NodeGrant, ROOT_NAMESPACE) {
+        return next.run(request).await;
+    }
+    role_missing(format!(
+        "no role of threshold 1 lets the key {key} `invite` NodeGrants in every namespace, which acting on a node takes"
+    ))
+}
+
+fn role_missing(message: String) -> Response {
+    Error::new("role_missing", message).hint("`skein operator list` shows the roles").into_response()
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
