@@ -62,7 +62,7 @@ fn a_third_of_liars_kills_nobody_and_hides_nothing() {
 
 #[test]
 fn a_fifth_of_all_messages_lost_kills_nobody() {
-    let report = report(&format!("nodes = 40\nduration = \"30s\"\nlink = {{ jitter = \"20ms\", loss = 0.2 }}\n"));
+    let report = report("nodes = 40\nduration = \"30s\"\nlink = { jitter = \"20ms\", loss = 0.2 }\n");
     assert_eq!(report.false_deaths, 0, "{report:?}");
 }
 

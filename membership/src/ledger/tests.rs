@@ -208,7 +208,7 @@ fn who_lapsed_by_a_wrong_clock_is_back_when_it_is_set_right() {
     let authority = ledger.authority().clone();
     let wrong = Now { wall: START + 400 * 86_400_000, steady: 2 };
     assert!(ledger.expired(wrong.wall));
-    assert_eq!(ledger.rejudge(authority.clone(), wrong).1, [citizen.node.clone()]);
+    assert_eq!(ledger.rejudge(authority.clone(), wrong).1, std::slice::from_ref(&citizen.node));
     assert!(ledger.said(&citizen.node).is_none() && !ledger.expired(wrong.wall));
     // It restarts before anybody looks at the clock.
     let mut again = empty(&world);
@@ -217,7 +217,7 @@ fn who_lapsed_by_a_wrong_clock_is_back_when_it_is_set_right() {
     assert!(again.said(&citizen.node).is_none());
     for mut ledger in [ledger, again] {
         assert!(ledger.expired(NOW.wall));
-        assert_eq!(ledger.rejudge(authority.clone(), NOW).0, [citizen.node.clone()]);
+        assert_eq!(ledger.rejudge(authority.clone(), NOW).0, std::slice::from_ref(&citizen.node));
         assert_eq!(ledger.said(&citizen.node).map(|said| said.status), Some(Status::Draining));
         assert!(!ledger.expired(NOW.wall));
     }

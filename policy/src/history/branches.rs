@@ -79,13 +79,10 @@ fn heads(base: &RoleSet, children: &[&Charter], branches: &HashMap<ChangesetId, 
     let mut verdicts: Vec<Option<bool>> = vec![None; children.len()];
     loop {
         let before = verdicts.clone();
-        for child in 0..children.len() {
-            if verdicts[child].is_some() {
-                continue;
-            }
+        for (child, verdict) in verdicts.iter_mut().enumerate().filter(|(_, verdict)| verdict.is_none()) {
             let mut foes = (0..children.len()).filter(|other| *other != child && overcomes(*other, child));
             let mut standing = foes.by_ref().filter(|foe| before[*foe] != Some(false)).peekable();
-            verdicts[child] = match standing.peek() {
+            *verdict = match standing.peek() {
                 None => Some(true),
                 Some(_) => standing.any(|foe| before[foe] == Some(true)).then_some(false),
             };
