@@ -1,5 +1,7 @@
 //! The operator directory: keys, the trust bundle, and the nodes by which the mesh is reached.
 
+#[cfg(test)]
+mod links;
 mod roots;
 
 use std::{

@@ -87,3 +87,50 @@ fn evict(revocation: &mut Revocation, node: &NodeId, epoch: u64) {
     let highest = revocation.nodes.entry(node.clone()).or_insert(epoch);
     *highest = epoch.max(*highest);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use certs::{
+        id::TrustDomain,
+        root::Root,
+        sign::{Digest, SigningKey},
+    };
+    use policy::{
+        changeset::{Change, Changeset},
+        history::{self, History},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_the_document_revokes_already_stays() {
+        let (mesh, key, now) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate(), clock::wall());
+        let root = Root::generate(&mesh, now).certificate();
+        let first = history::genesis(&mesh, &[root], &[("ann".into(), key.public(), false)], now);
+        let mut history = History::new(mesh.clone());
+        history.insert(&history::signed(&first, &[&key]), now).unwrap();
+        let node = |name: &str| NodeId::new(name).unwrap();
+        let before = Revocation {
+            nodes: BTreeMap::from([(node("web-1"), 1), (node("web-2"), 7)]),
+            accounts: BTreeSet::from(["shop/cart".parse().unwrap()]),
+            keys: BTreeSet::from([Digest([5; 32])]),
+        };
+        let (id, body) = before.body("web-1");
+        assert_eq!(with(&history.state(now), &id, &node("web-1"), 1).unwrap().nodes.len(), 1);
+        let change = Change { document: id.clone(), content: Some(body), replaces: Vec::new() };
+        let changeset = Changeset {
+            trust_domain: mesh,
+            role_set: 1,
+            issued_at: now,
+            message: String::new(),
+            confirm_by: None,
+            nonce: [1; 16],
+            changes: vec![change],
+        };
+        history.insert(&history::signed(&changeset, &[&key]), now).unwrap();
+        let after = with(&history.state(now), &id, &node("web-1"), 2).unwrap();
+        assert_eq!(after, Revocation { nodes: BTreeMap::from([(node("web-1"), 2), (node("web-2"), 7)]), ..before });
+    }
+}

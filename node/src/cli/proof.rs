@@ -139,6 +139,8 @@ mod tests {
         let ((id, own), (_, foreign)) = (genesis(&key), genesis(&SigningKey::generate()));
         let known = Known { trust_domain: mesh.clone(), genesis: id.0, role_set: 0, nodes: Vec::new() };
         assert!(believed(&known, &own, "x").unwrap().contains(&id));
+        let stale = believed(&Known { role_set: 2, ..known.clone() }, &own, "x").err().unwrap();
+        assert!(stale.code == "unverified_node" && stale.message.contains("RoleSets up to 1"), "{stale:?}");
         for lie in [foreign, Proof { changesets: Vec::new() }, Proof { changesets: vec!["AAAA".into()] }] {
             assert_eq!(
                 believed(&known, &lie, "x").err().map(|error| error.code.to_string()),

@@ -268,6 +268,22 @@ async fn a_key_beside_the_one_that_was_seen_first_is_not_renewed() {
 }
 
 #[tokio::test]
+async fn a_store_from_a_backup_redeems_no_token_whose_node_was_seen_with_another_key() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let (first, second) = (Joiner::new(), Joiner::new());
+    let mut authority = Authority::clone(&mesh.enrolment.authority.load());
+    let seen = KnownKey { epoch: 1, ca_key: Digest::of(&first.ca.spki()) };
+    authority.known_keys.insert(token.node.clone(), seen);
+    mesh.enrolment.authority.store(Arc::new(authority));
+    match mesh.answer(second.request(&token)).await {
+        Message::Refusal(refusal) => assert_eq!(refusal.code, "token_spent"),
+        other => panic!("{other:?}"),
+    }
+    chain(&mesh.answer(first.request(&token)).await);
+}
+
+#[tokio::test]
 async fn nonsense_ends_the_connection() {
     let mesh = Mesh::new().await;
     let (mut joiner, enroller) = tokio::io::duplex(1 << 16);
