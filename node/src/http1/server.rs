@@ -111,11 +111,11 @@ pub async fn serve<I: Io>(
     loop {
         let head = poll_fn(|cx| {
             let polled = lock(&wire).poll_request(limits.head, &mut timers, cx);
-            match polled {
-                // Between two requests nothing is lost.
-                Poll::Pending if !timers.is_within_head() && closing.poll(cx) => Poll::Ready(Ok(None)),
-                polled => polled,
+            // Between two requests nothing is lost.
+            if polled.is_pending() && !timers.is_within_head() && closing.poll(cx) {
+                return Poll::Ready(Ok(None));
             }
+            polled
         });
         let head = match head.await {
             Ok(Some(head)) => head,
@@ -255,7 +255,7 @@ fn take(
         Some(Ok(data)) => {
             encoder.data(out, data)?;
             // What ends it goes behind what waits.
-            if !encoder.is_full() && !(is_last && out.has_room()) {
+            if !(encoder.is_full() || is_last && out.has_room()) {
                 return Ok(false);
             }
             None
@@ -273,7 +273,11 @@ async fn refuse<I: Io>(wire: &Shared<I>) -> Result<(), Error> {
     reply::write_refusal(lock(wire).out(), status);
     poll_fn(|cx| lock(wire).poll_write(cx)).await?;
     end(wire).await?;
-    poll_fn(|cx| Poll::Ready(lock(wire).discard(cx))).await;
+    poll_fn(|cx| {
+        lock(wire).discard(cx);
+        Poll::Ready(())
+    })
+    .await;
     Err(Error::Refused(why))
 }
 

@@ -145,7 +145,7 @@ fn joins(skein: &Skein) -> Figure {
 fn lossy(skein: &Skein, nodes: usize, loss: f64, duration: &str) -> Figure {
     let mut scenario = format!("nodes = {nodes}\nduration = \"{duration}\"\nrepair = false\n");
     // Writing to a string does not fail.
-    let _ = write!(scenario, "link = {{ delay = \"1ms\", jitter = \"20ms\", loss = {loss} }}\n");
+    let _ = writeln!(scenario, "link = {{ delay = \"1ms\", jitter = \"20ms\", loss = {loss} }}");
     let report = play(skein, &scenario);
     let deaths = report["false_deaths"].as_f64().unwrap_or(f64::INFINITY);
     let how = format!("{duration} in which {}% of all messages get lost and nobody sends one again", loss * 100.0);

@@ -276,10 +276,9 @@ async fn a_store_from_a_backup_redeems_no_token_whose_node_was_seen_with_another
     let seen = KnownKey { epoch: 1, ca_key: Digest::of(&first.ca.spki()) };
     authority.known_keys.insert(token.node.clone(), seen);
     mesh.enrolment.authority.store(Arc::new(authority));
-    match mesh.answer(second.request(&token)).await {
-        Message::Refusal(refusal) => assert_eq!(refusal.code, "token_spent"),
-        other => panic!("{other:?}"),
-    }
+    let answer = mesh.answer(second.request(&token)).await;
+    let Message::Refusal(refusal) = answer else { panic!("{answer:?}") };
+    assert_eq!(refusal.code, "token_spent");
     chain(&mesh.answer(first.request(&token)).await);
 }
 
