@@ -176,8 +176,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Data and trailers of a body that comes in these pieces, and what follows it.
-    fn read(mut decoder: Decoder, pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<HeaderMap>, bool, Vec<u8>), Bad> {
+    /// Data and trailers of a body, whether it ended, and what follows it.
+    type Read = (Vec<u8>, Option<HeaderMap>, bool, Vec<u8>);
+
+    /// Reads a body that comes in these pieces.
+    fn read(mut decoder: Decoder, pieces: &[&[u8]]) -> Result<Read, Bad> {
         let (mut bytes, mut data, mut trailers, mut ended) = (BytesMut::new(), Vec::new(), None, false);
         for piece in pieces {
             bytes.extend_from_slice(piece);

@@ -114,7 +114,7 @@ pub async fn serve<I: Io>(
             match polled {
                 // Between two requests nothing is lost.
                 Poll::Pending if !timers.is_within_head() && closing.poll(cx) => Poll::Ready(Ok(None)),
-                polled => polled,
+                Poll::Ready(_) | Poll::Pending => polled,
             }
         });
         let head = match head.await {
@@ -255,7 +255,7 @@ fn take(
         Some(Ok(data)) => {
             encoder.data(out, data)?;
             // What ends it goes behind what waits.
-            if !encoder.is_full() && !(is_last && out.has_room()) {
+            if !(encoder.is_full() || is_last && out.has_room()) {
                 return Ok(false);
             }
             None
@@ -273,7 +273,11 @@ async fn refuse<I: Io>(wire: &Shared<I>) -> Result<(), Error> {
     reply::write_refusal(lock(wire).out(), status);
     poll_fn(|cx| lock(wire).poll_write(cx)).await?;
     end(wire).await?;
-    poll_fn(|cx| Poll::Ready(lock(wire).discard(cx))).await;
+    poll_fn(|cx| {
+        lock(wire).discard(cx);
+        Poll::Ready(())
+    })
+    .await;
     Err(Error::Refused(why))
 }
 
