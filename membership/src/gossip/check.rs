@@ -264,11 +264,13 @@ impl Sight<'_> {
             if news.collected != 0 || news.bare_version {
                 return Err("a version without a value");
             }
-            // Nobody tells this node what it says itself.
+            let learned = self.learned.len();
+            let values = self.values(node, known, &news.id, news.values)?;
+            // Nobody tells this node what it says itself; who forges it is hostile all the same.
             if *node == self.roster.feed.node {
+                self.learned.truncate(learned);
                 continue;
             }
-            let values = self.values(node, known, &news.id, news.values)?;
             if !values.is_empty() && kept.insert(node.clone(), Delta { values, ..news }).is_some() {
                 return Err("a delta that names a member twice");
             }
