@@ -197,16 +197,27 @@ impl Play {
             return;
         }
         let (liars, rumors) = (self.liars.clone(), self.rumors);
-        self.network.tap = Some(Box::new(move |from, _, _, bytes| {
+        // Who asked whom: an answer is no rumor.
+        let mut asked: BTreeSet<(NodeId, NodeId)> = BTreeSet::new();
+        self.network.tap = Some(Box::new(move |from, to, _, bytes| {
             let decoded = Message::decode(&bytes);
             if let Ok(Some(Message::Records(records))) = &decoded {
                 let mut read = records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok());
                 let told = if liars.contains(from) {
                     read.all(|record| record.node() == from)
                 } else {
-                    rumors || read.all(|record| record.section() != Section::POLICY)
+                    rumors
+                        || asked.contains(&(to.clone(), from.clone()))
+                        || read.all(|record| record.section() != Section::POLICY)
                 };
                 return told.then_some(bytes);
+            }
+            if !rumors {
+                match &decoded {
+                    Ok(Some(Message::Have(_))) => return None,
+                    Ok(Some(Message::Pull(_))) => drop(asked.insert((from.clone(), to.clone()))),
+                    Ok(_) | Err(_) => {}
+                }
             }
             match decoded {
                 Ok(Some(Message::Probed { nonce, target, .. })) if liars.contains(from) => {
