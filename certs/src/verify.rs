@@ -29,9 +29,6 @@ pub const MAX_CHAIN: usize = 16 * 1024;
 /// How far clocks may differ: certificates count from so long before their begin until so long after their end.
 pub const CLOCK_TOLERANCE: Millis = 5 * 60 * 1000;
 
-/// How long after its end a node CA is still renewed.
-pub const MAX_LAPSE: Millis = 180 * 24 * 3600 * 1000;
-
 /// Everything a verifier believes: derived from policy (RoleSet's bundle, NodeGrants, Revocations). Immutable; swapped whole.
 #[derive(Debug, Clone)]
 pub struct Authority {
@@ -133,7 +130,7 @@ pub fn verify_ca_by_roots(
     Ok(verify_path([node, enroller], None, authority, now, Scope::Roots)?.1)
 }
 
-/// As [`verify_ca`], for renewal: a node CA that has ended at most [`MAX_LAPSE`] ago is judged at its end, by the policy of today.
+/// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, however long ago, by the policy of today.
 /// One that has ended, or is under a root that was withdrawn, will do only if this verifier has seen its key before: whoever holds
 /// the key of a root or an enroller whose time is over can still certify any other, dated back.
 pub fn verify_lapsed_ca(
@@ -143,9 +140,6 @@ pub fn verify_lapsed_ca(
 ) -> Result<NodeCaFacts, VerifyError> {
     let [node, enroller] = exactly(chain)?;
     let end = Certificate::parse(node, Link::NodeCa)?.not_after;
-    if end.saturating_add(MAX_LAPSE) <= now {
-        return Err(VerifyError::Expired { link: Link::NodeCa, not_after: end, now });
-    }
     let judged = |authority| verify_path([node, enroller], None, authority, now.min(end), Scope::Policy);
     let (facts, is_withdrawn) = match judged(authority) {
         Err(VerifyError::UntrustedRoot) if anchor(enroller, &authority.former).is_some() => {

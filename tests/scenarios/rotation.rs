@@ -127,8 +127,11 @@ fn who_was_away_while_the_root_changed_finds_back_and_so_does_who_died_in_the_mi
         2 => Ok(()),
         seen => Err(format!("{seen}; {}", cluster.log("first"))),
     });
-    let told = cluster.json("first", &["ca", "rotate", "status"]);
-    assert_eq!(texts(&told["away"]), ["third"], "{told}");
+    // A node that starts takes whom it knew for alive until it has looked.
+    eventually_within("first knows that third is away", PATIENCE, || {
+        let told = cluster.json("first", &["ca", "rotate", "status"]);
+        if texts(&told["away"]) == ["third"] { Ok(()) } else { Err(told.to_string()) }
+    });
     let finished = step(&cluster, &["finish"]);
     assert_eq!(texts(&finished["away"]), ["third"], "{finished}");
     // It knows neither the root nor anybody certified under it.
@@ -250,6 +253,11 @@ fn a_mesh_whose_root_has_expired_recovers() {
 #[test]
 fn who_was_off_while_another_became_the_enroller_is_let_back() {
     let mut cluster = three();
+    // What it has not noted when it dies it cannot know afterwards.
+    eventually_within("third has noted where the second is", PATIENCE, || {
+        let noted = std::fs::read_to_string(cluster.path().join("third/data/addresses")).unwrap_or_default();
+        if noted.contains("second") { Ok(()) } else { Err(noted) }
+    });
     cluster.kill("third");
     cluster.on("first", &["ca", "promote", "second"]).expect_code(0);
     eventually_within("second has it on disk", PATIENCE, || {

@@ -8,7 +8,7 @@ use certs::{
     grant::{Grant, Pattern},
     id::ServiceAccount,
     sign::Digest,
-    verify::{CLOCK_TOLERANCE, KnownKey, Link, MAX_LAPSE, VerifyError, verify, verify_ca, verify_lapsed_ca},
+    verify::{CLOCK_TOLERANCE, KnownKey, Link, VerifyError, verify, verify_ca, verify_lapsed_ca},
 };
 use proptest::prelude::*;
 use rcgen::{
@@ -380,9 +380,7 @@ fn a_node_ca_without_leaf() {
     assert!(verify_lapsed_ca(&chain, &sees(1, Digest::of(b"other")), later).is_err());
     let authority = sees(1, facts.ca_key);
     assert!(verify_lapsed_ca(&chain, &authority, later).is_ok());
-    let late = ca.not_after() + MAX_LAPSE;
-    assert!(verify_lapsed_ca(&chain, &authority, late - 1).is_ok());
-    assert!(matches!(verify_lapsed_ca(&chain, &authority, late), Err(VerifyError::Expired { .. })));
+    assert!(verify_lapsed_ca(&chain, &authority, NOW + 20 * 365 * DAY).is_ok(), "however long ago");
     world.edit_authority(|authority| authority.revocations.evict(node_id("b"), 1));
     assert!(matches!(verify_lapsed_ca(&chain, &world.authority.load(), later), Err(VerifyError::Evicted(..))));
 }

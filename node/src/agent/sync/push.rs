@@ -21,6 +21,8 @@ use crate::{
 
 /// A receipt may come this much later than the peer was asked to wait.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often a link is looked for in the place of one that ended.
+const RELINK: Duration = Duration::from_millis(100);
 /// How long links that are missing may take to come up.
 const LINKING: Duration = Duration::from_secs(2);
 
@@ -74,7 +76,8 @@ impl Sync {
             Wait::Nodes(count) => count,
             Wait::All => 1 + links.len(),
         };
-        let mut asked: FuturesUnordered<_> = links.iter().map(|link| ask(link, (id.0, standing), patience)).collect();
+        let mut asked: FuturesUnordered<_> =
+            links.iter().map(|link| self.ask_anew(link, (id.0, standing), patience)).collect();
         let collected = async {
             while pushed.receipts.len() < wanted {
                 let Some((node, receipt)) = asked.next().await else { break };
@@ -104,6 +107,27 @@ impl Sync {
         let missing: Vec<NodeId> = missing.map(|member| member.id.clone()).collect();
         let all = missing.iter().map(|node| self.links.reach(&self.members, node, patience));
         join_all(all).await;
+    }
+
+    /// Asks one peer, anew where a link ends over it: that of a node that was killed and runs again may outlive it for a moment.
+    async fn ask_anew(
+        &self,
+        link: &PeerLink,
+        question: (Digest, Standing),
+        patience: Duration,
+    ) -> (NodeId, Option<(Receipt, Vec<u8>)>) {
+        let (node, begun) = (link.peer().node.clone(), monotonic());
+        let mut receipt = ask(link, question, patience).await;
+        let mut last = LINKING.min(patience);
+        while receipt.is_none() && !last.is_zero() {
+            tokio::time::sleep(RELINK.min(last)).await;
+            last = last.saturating_sub(RELINK);
+            let left = patience.saturating_sub(monotonic().duration_since(begun));
+            if let Some(link) = self.links.to(&node) {
+                receipt = ask(&link, question, left).await;
+            }
+        }
+        (node, receipt)
     }
 
     /// Links to live members, and the members that nobody here reaches.
@@ -138,12 +162,7 @@ impl Pushed {
 }
 
 /// Asks one peer; its receipt counts only with its own signature.
-async fn ask(
-    link: &PeerLink,
-    (id, standing): (Digest, Standing),
-    patience: Duration,
-) -> (NodeId, Option<(Receipt, Vec<u8>)>) {
-    let node = link.peer().node.clone();
+async fn ask(link: &PeerLink, (id, standing): (Digest, Standing), patience: Duration) -> Option<(Receipt, Vec<u8>)> {
     // What stands at the end of its patience is to arrive before ours is over.
     let theirs = patience - GRACE.min(patience / 4);
     let patience_ms = u32::try_from(theirs.as_millis()).unwrap_or(u32::MAX);
@@ -152,7 +171,7 @@ async fn ask(
         let reply = link.request(wire::RECEIPT, question.into(), patience + GRACE).await.ok()?;
         let signed = wire::reply::<Answer>(&reply).ok()?.receipt?;
         let receipt = Receipt::verify(&signed, Some(&link.peer().record_key))?;
-        (receipt.node == node && receipt.changeset == id).then_some((receipt, signed))
+        (receipt.node == link.peer().node && receipt.changeset == id).then_some((receipt, signed))
     };
-    (node.clone(), answered.await)
+    answered.await
 }
