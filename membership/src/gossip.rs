@@ -7,7 +7,7 @@
 
 mod check;
 #[cfg(test)]
-mod hostile;
+mod hostile_tests;
 mod wire;
 
 use std::{

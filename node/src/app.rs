@@ -4,7 +4,7 @@ mod listen;
 mod process;
 mod ready;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use certs::{
     id::NodeId,
@@ -34,7 +34,6 @@ use crate::{
         event::Events,
         hearing::Hearing,
         identity::Identity,
-        join::towards,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -393,7 +392,7 @@ async fn start_control(
 ) {
     let sync = renewal.sync.clone();
     let address = Address {
-        addresses: vec![advertised(config, owner, mesh.local_addr())],
+        addresses: vec![listen::advertised(config, owner, mesh.local_addr())],
         locality: config.locality.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),
         wire: (WIRE, WIRE),
@@ -421,20 +420,6 @@ async fn start_control(
             spawner.detach("joiner", async move { enrolment.serve(stream, &exporter, remote).await });
         }
     });
-}
-
-/// What others are told: as configured; else as it was found towards the enroller; else as a packet would leave.
-fn advertised(config: &Config, owner: &Owner, bound: SocketAddr) -> SocketAddr {
-    if let Some(address) = config.mesh.advertise {
-        return address;
-    }
-    if !bound.ip().is_unspecified() {
-        return bound;
-    }
-    // An address of documentation (RFC 5737): nothing is sent, it only picks the route.
-    let anywhere = SocketAddr::from(([192, 0, 2, 1], 9));
-    let found = owner.address.map_or_else(|| towards(anywhere, bound).ip(), |address| address.ip());
-    SocketAddr::new(found, bound.port())
 }
 
 async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {

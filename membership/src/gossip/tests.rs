@@ -1,3 +1,5 @@
+//! The carrier and its chitchat together.
+
 use certs::sign::SigningKey;
 
 use super::*;

@@ -1,10 +1,17 @@
-//! Listeners that cannot be opened, in words.
+//! Where a node listens: what others are told of it, and listeners that cannot be opened, in words.
 
 use std::{io, net::SocketAddr};
 
 use tokio::net::TcpListener;
 
-use crate::agent::error::{Error, fail};
+use crate::{
+    agent::{
+        error::{Error, fail},
+        join::towards,
+        state_dir::Owner,
+    },
+    config::Config,
+};
 
 /// Listens on TCP; `key` is the configuration's name of the address.
 ///
@@ -28,4 +35,18 @@ pub(super) fn refused(error: &io::Error, address: SocketAddr, key: &str) -> Erro
         return fail("failed", message, "choose one that is");
     }
     fail("failed", format!("{key}: cannot listen on {address}: {error}"), "check the address and permissions")
+}
+
+/// What others are told: as configured; else as it was found towards the enroller; else as a packet would leave.
+pub(super) fn advertised(config: &Config, owner: &Owner, bound: SocketAddr) -> SocketAddr {
+    if let Some(address) = config.mesh.advertise {
+        return address;
+    }
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    // An address of documentation (RFC 5737): nothing is sent, it only picks the route.
+    let anywhere = SocketAddr::from(([192, 0, 2, 1], 9));
+    let found = owner.address.map_or_else(|| towards(anywhere, bound).ip(), |address| address.ip());
+    SocketAddr::new(found, bound.port())
 }

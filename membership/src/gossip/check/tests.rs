@@ -1,3 +1,5 @@
+//! What is let through to chitchat and what is not.
+
 use certs::sign::SigningKey;
 use chitchat::{ChitchatMessage, Deserializable};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Keys and roots in an operator directory.
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
