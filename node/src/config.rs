@@ -171,6 +171,12 @@ pub enum Protocol {
     Http2,
     /// gRPC: HTTP/2 with its statuses.
     Grpc,
+    /// Bytes, of whatever protocol; also where the server speaks first.
+    Tcp,
+    /// TLS that the application itself ends, HTTPS among it; callers are routed by the name that they ask for.
+    Tls,
+    /// Not declared: found out from the first bytes of each caller.
+    Sniffed,
 }
 
 /// How a local service's health is found out.
@@ -215,12 +221,15 @@ pub struct Upstream {
 }
 
 impl Protocol {
-    /// Istio's word.
+    /// Istio's word; empty where nothing is declared.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Http2 => "http2",
             Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Sniffed => "",
         }
     }
 }

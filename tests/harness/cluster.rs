@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU16, Ordering},
@@ -15,6 +14,7 @@ use tempfile::TempDir;
 use crate::{
     PATIENCE,
     backend::Backend,
+    configuration::configuration,
     eventually_within,
     process::{Output, Running, Skein},
 };
@@ -46,6 +46,10 @@ pub struct Service {
     pub ports: Vec<u16>,
     /// An application of the test's own; none is a recording backend.
     pub target: Option<SocketAddr>,
+    /// What its ports speak; empty means HTTP.
+    pub protocol: String,
+    /// The test's own application listens at the node's address, at the numbers of the ports.
+    pub own_ports: bool,
     /// Local users whose processes get its identity from the Workload API.
     pub uids: Vec<u32>,
 }
@@ -122,6 +126,18 @@ impl Node {
             .as_str()
             .and_then(|text| text.parse().ok())
             .unwrap_or_else(|| panic!("no outbound in {ready}"))
+    }
+
+    /// The port that leads to one port of one service, as its ready line says.
+    ///
+    /// # Panics
+    /// When the node does not run or has none.
+    pub fn upstream(&self, service: &str, port: u16) -> SocketAddr {
+        let ready = &self.running().ready;
+        let all = ready["upstream"].as_array().cloned().unwrap_or_default();
+        let found = all.iter().find(|row| row["service"] == service && row["port"] == port);
+        let listen = found.and_then(|row| row["listen"].as_str()?.parse().ok());
+        listen.unwrap_or_else(|| panic!("no upstream to {service} {port} in {ready}"))
     }
 
     /// Any address of the ready line: `mesh`, `admin`.
@@ -438,48 +454,4 @@ impl Cluster {
             });
         }
     }
-}
-
-fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, backends: &mut Vec<Backend>) -> String {
-    let dir = dir.display();
-    let locality = if plan.locality.is_empty() { String::new() } else { format!("locality = \"{}\"\n", plan.locality) };
-    let mut text = format!(
-        "[node]\nname = \"{name}\"\ntrust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = \"{dir}/data\"\n{locality}\n[runtime]\nworkers = 2\n\n[mesh]\nlisten = \"{ip}:15008\"\n{}\n\n[admin]\nlisten = \"{ip}:15000\"\nsocket = \"{dir}/agent.sock\"\n",
-        plan.mesh
-    );
-    if let Some(first) = plan.services.first() {
-        let _ = write!(text, "\n[[outbound]]\nhttp = \"{ip}:15001\"\nas = \"{}\"\n", first.name);
-    }
-    for service in &plan.services {
-        let (namespace, short) = service.name.split_once('/').expect("NAMESPACE/NAME");
-        let _ = write!(text, "\n[[service]]\nname = \"{short}\"\nnamespace = \"{namespace}\"\n");
-        if !service.instance.is_empty() {
-            let _ = writeln!(text, "instance = \"{}\"", service.instance);
-        }
-        if !service.account.is_empty() {
-            let _ = writeln!(text, "account = \"{}\"", service.account);
-        }
-        if !service.uids.is_empty() {
-            let _ = writeln!(text, "uids = {:?}", service.uids);
-        }
-        let labels: Vec<String> = service.labels.iter().map(|(key, value)| format!("{key} = \"{value}\"")).collect();
-        let _ = writeln!(text, "labels = {{ {} }}", labels.join(", "));
-        if !service.client {
-            let target = service.target.unwrap_or_else(|| {
-                let backend = Backend::start(SocketAddr::new(ip, 0), &format!("{name} {}", service.name))
-                    .expect("loopback has free ports");
-                backends.push(backend);
-                backends[backends.len() - 1].address
-            });
-            let ports = if service.ports.is_empty() { &[SERVICE_PORT][..] } else { &service.ports };
-            let port = |port: &u16| {
-                format!("{{ name = \"http-{port}\", port = {port}, protocol = \"http\", target = \"{target}\" }}")
-            };
-            let _ = writeln!(text, "ports = [{}]", ports.iter().map(port).collect::<Vec<_>>().join(", "));
-            if !service.check.is_empty() {
-                let _ = writeln!(text, "check = {}", service.check);
-            }
-        }
-    }
-    text + "\n" + &plan.extra
 }

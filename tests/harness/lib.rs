@@ -3,8 +3,10 @@
 
 pub mod application;
 pub mod backend;
+pub mod bytes;
 pub mod clients;
 pub mod cluster;
+mod configuration;
 pub mod corpus;
 pub mod frames;
 pub mod http;

@@ -17,9 +17,9 @@ use harness::{
 };
 
 use self::{
-    applicability::{BESIDE, Because, LOGGED, NOT_HERE, is_outside},
+    applicability::{BESIDE, LOGGED, NOT_HERE, is_outside},
     mesh::{APPLICATIONS, CALLER, SERVERS, application},
-    scenario::{Call, Connection, Documents, Scenario},
+    scenario::{Call, Connection, Documents, Protocol, Scenario},
 };
 use crate::skein;
 
@@ -51,7 +51,7 @@ fn what_istio_promises_to_callers_holds() {
     scenarios.sort_by_key(|scenario| {
         (scenario.calls.iter().any(|call| call.request.after.is_some()), scenario.name.clone())
     });
-    let mut cluster = mesh::start();
+    let (mut cluster, _echoes) = mesh::start();
     let left_out: usize = scenarios.iter().map(|scenario| run(&mut cluster, scenario)).sum();
     println!("{} of Istio's scenarios ran, without {left_out} of their calls, which leave the mesh", scenarios.len());
 }
@@ -59,28 +59,13 @@ fn what_istio_promises_to_callers_holds() {
 #[test]
 fn what_does_not_run_is_refused_by_name() {
     let Some(files) = files("scenarios") else { return };
-    let mut cluster = Cluster::start(skein(), &[(CALLER, Plan::with([Service::client("default/a")]))]);
-    let mut protocols: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, because) in NOT_HERE {
+    let cluster = Cluster::start(skein(), &[(CALLER, Plan::with([Service::client("default/a")]))]);
+    for (name, words) in NOT_HERE {
         let file = files.get(*name).unwrap_or_else(|| panic!("no such scenario: {name}"));
-        match because {
-            Because::Refused(words) => {
-                let documents: Documents = serde_saphyr::from_str(&text(file)).expect(name);
-                let refused = cluster.push(CALLER, &documents.config, &[]);
-                assert!(refused.code == 2 && refused.err.contains(words), "{name}: {refused:?}");
-                println!("{name}: refused, {words}");
-            }
-            Because::Protocol(protocol) => protocols.entry(protocol).or_default().push(name),
-        }
-    }
-    for (protocol, names) in protocols {
-        let port = format!(
-            "\n[[service]]\nname = \"echo\"\nports = [{{ name = \"p\", port = 9000, protocol = \"{protocol}\", target = \"127.0.0.1:1\" }}]\n"
-        );
-        cluster.prepare_only(protocol, &Plan { extra: port, ..Plan::default() });
-        let refused = cluster.on(protocol, &["run"]);
-        assert!(refused.code == 2 && refused.err.contains(&format!("the protocol `{protocol}`")), "{refused:?}");
-        println!("{}: refused, a port of {protocol}", names.join(", "));
+        let documents: Documents = serde_saphyr::from_str(&text(file)).expect(name);
+        let refused = cluster.push(CALLER, &documents.config, &[]);
+        assert!(refused.code == 2 && refused.err.contains(words), "{name}: {refused:?}");
+        println!("{name}: refused, {words}");
     }
 }
 
@@ -114,7 +99,11 @@ fn run(cluster: &mut Cluster, scenario: &Scenario) -> usize {
     let name = scenario.name.as_str();
     let beside = BESIDE.iter().filter(|(of, _)| *of == name).map(|(_, document)| *document);
     let documents = std::iter::once(scenario.config.as_str()).chain(beside).collect::<Vec<_>>().join("\n---\n");
-    let pushed = cluster.push(CALLER, &documents, &["--wait", "all"]).expect_code(0).json();
+    // One begins without a document.
+    let pushed = match documents.contains("kind:") {
+        true => cluster.push(CALLER, &documents, &["--wait", "all"]).expect_code(0).json(),
+        false => serde_json::Value::Null,
+    };
     let (leaving, within): (Vec<&Call>, Vec<&Call>) =
         scenario.calls.iter().partition(|call| call.request.to.as_deref().is_some_and(is_outside));
     within.into_iter().for_each(|call| check(cluster, name, call));
@@ -137,6 +126,10 @@ fn run(cluster: &mut Cluster, scenario: &Scenario) -> usize {
 fn check(cluster: &mut Cluster, name: &str, call: &Call) {
     if let Some(down) = &call.request.after {
         mesh::take_down(cluster, down);
+    }
+    if call.request.protocol == Some(Protocol::Tcp) {
+        let expected = call.expect.connection.expect("what becomes of it");
+        return mesh::check_connection(cluster, name, &call.request, expected);
     }
     let running = || APPLICATIONS.iter().filter_map(|(known, _, _)| application(cluster, known));
     running().for_each(harness::backend::Backend::forget);

@@ -25,6 +25,7 @@ mod push;
 mod restart;
 mod rotation;
 mod routing;
+mod tcp;
 mod telemetry;
 mod transport;
 mod trial;

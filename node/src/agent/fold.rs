@@ -84,7 +84,7 @@ fn endpoint(
     }
 }
 
-/// Protocols of newer nodes that this one does not know are sniffed.
+/// What is not declared is sniffed, and so are protocols of newer nodes that this one does not know.
 fn port(record: &PortRecord) -> ServicePort {
     let protocol = match record.protocol.as_str() {
         "http" => Protocol::Http,

@@ -19,12 +19,44 @@ pub enum NoCluster {
     /// It has no such port.
     #[error("`{0}` has no port {1}")]
     Port(String, u16),
-    /// HTTP is not spoken there.
-    #[error("port {1} of `{0}` is not for HTTP")]
-    Protocol(String, u16),
+    /// Another protocol is spoken there.
+    #[error("port {1} of `{0}` is not for {2}")]
+    Protocol(String, u16, Carries),
     /// No DestinationRule that the caller sees defines the subset.
     #[error("no DestinationRule for `{0}` defines the subset `{1}`")]
     Subset(String, String),
+}
+
+/// What is to be carried to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Carries {
+    /// Requests that came by HTTP/1.1.
+    Http1,
+    /// Requests that came by HTTP/2.
+    Http2,
+    /// A connection's bytes.
+    Bytes,
+}
+
+impl Carries {
+    /// Whether a port that declares this protocol takes them.
+    #[must_use]
+    pub const fn suits(self, declared: Protocol) -> bool {
+        match declared {
+            Protocol::Sniffed => true,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => !matches!(self, Self::Bytes),
+            Protocol::Tcp | Protocol::Tls => matches!(self, Self::Bytes),
+        }
+    }
+}
+
+impl fmt::Display for Carries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http1 | Self::Http2 => "HTTP",
+            Self::Bytes => "bytes",
+        })
+    }
 }
 
 /// Why an endpoint gets no request.
@@ -72,14 +104,15 @@ impl<'s> Candidates<'s> {
         destination: &'s Destination,
         subset: &'s Subset,
         port: u16,
+        carries: Carries,
     ) -> Result<Self, NoCluster> {
         let host = || destination.host.clone();
         let service = destination.service.as_ref().and_then(|name| services.get(name));
         let service = service.ok_or_else(|| NoCluster::Service(host()))?;
         let known = service.ports.iter().find(|known| known.number == port);
         let protocol = known.ok_or_else(|| NoCluster::Port(host(), port))?.protocol;
-        if matches!(protocol, Protocol::Tcp | Protocol::Tls) {
-            return Err(NoCluster::Protocol(host(), port));
+        if !carries.suits(protocol) {
+            return Err(NoCluster::Protocol(host(), port, carries));
         }
         let labels = match subset {
             Subset::All => None,
@@ -153,7 +186,7 @@ mod tests {
         let services = Services::new(all);
         let labels = Arc::new(BTreeMap::from([("version".to_owned(), "v1".to_owned())]));
         let (wanted, subset) = (destination(), Subset::Labels(labels));
-        let candidates = Candidates::of(&services, &wanted, &subset, 80).unwrap();
+        let candidates = Candidates::of(&services, &wanted, &subset, 80, Carries::Http1).unwrap();
         let why: Vec<_> = candidates.service.endpoints.iter().map(|endpoint| candidates.why_out(endpoint)).collect();
         let out = [None, Some(Out::Unhealthy), Some(Out::Weightless), Some(Out::OtherSubset), Some(Out::OtherPort)];
         assert_eq!(why, out);
@@ -165,7 +198,7 @@ mod tests {
         let services = Services::new([endpoint("a", "v1", 80)]);
         let host = "cart.shop.svc.cluster.local".to_owned();
         let why = |destination: &Destination, subset: &Subset, port| {
-            Candidates::of(&services, destination, subset, port).err()
+            Candidates::of(&services, destination, subset, port, Carries::Http1).err()
         };
         assert_eq!(why(&destination(), &Subset::All, 80), None);
         assert_eq!(why(&destination(), &Subset::All, 81), Some(NoCluster::Port(host.clone(), 81)));
@@ -173,12 +206,14 @@ mod tests {
         assert_eq!(why(&destination(), &missing, 80), Some(NoCluster::Subset(host.clone(), "v9".into())));
         let foreign = Destination { service: None, ..destination() };
         assert_eq!(why(&foreign, &Subset::All, 80), Some(NoCluster::Service(host.clone())));
-        let mut raw = endpoint("a", "v1", 80);
-        raw.ports = Arc::new([ServicePort { name: "raw".into(), number: 80, protocol: Protocol::Tcp }]);
-        let services = Services::new([raw]);
-        assert_eq!(
-            Candidates::of(&services, &destination(), &Subset::All, 80).err(),
-            Some(NoCluster::Protocol(host, 80))
-        );
+        for (protocol, refused) in
+            [(Protocol::Tcp, Carries::Http2), (Protocol::Tls, Carries::Http1), (Protocol::Grpc, Carries::Bytes)]
+        {
+            let mut other = endpoint("a", "v1", 80);
+            other.ports = Arc::new([ServicePort { name: "raw".into(), number: 80, protocol }]);
+            let services = Services::new([other]);
+            let why = |carries| Candidates::of(&services, &destination(), &Subset::All, 80, carries).err();
+            assert_eq!(why(refused), Some(NoCluster::Protocol(host.clone(), 80, refused)));
+        }
     }
 }

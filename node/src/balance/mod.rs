@@ -21,7 +21,7 @@ mod weights;
 use std::sync::Arc;
 
 pub use balancer::{Ask, BalancePolicy, LoadBalancer};
-pub use candidates::{Candidates, NoCluster, Out};
+pub use candidates::{Candidates, Carries, NoCluster, Out};
 pub use dice::Dice;
 pub use group::Algorithm;
 pub use host::Host;

@@ -12,14 +12,16 @@ use crate::{
     },
 };
 
-/// Says what a node would do with a request: the rule it meets, where it goes, who may answer and who is out and why.
+/// Says what a node would do with a request or a connection: the rule it meets, where it goes, who may answer and who is out and why.
 /// The asked node answers from what its own proxy reads, by the same code.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   skein explain http://reviews:9080/reviews/0 -H 'end-user: jason'
-  skein explain --from shop/web -X POST http://cart.shop/items --node web-1")]
+  skein explain --from shop/web -X POST http://cart.shop/items --node web-1
+  skein explain tcp://db.shop:5432
+  skein explain tls://web.shop:443 --sni www.example.com")]
 pub struct Args {
-    /// What the application asks for
+    /// What the application asks for; of a connection tcp://HOST:PORT or tls://HOST:PORT
     #[arg(value_name = "URL")]
     url: String,
     /// Who calls [default: the service that speaks at the node's outbound port]
@@ -28,6 +30,9 @@ pub struct Args {
     /// The method
     #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
     method: String,
+    /// The server name that TLS asks for [default: the URL's host]
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
     /// A header; may be repeated
     #[arg(short = 'H', long, value_name = "NAME: VALUE")]
     header: Vec<String>,
@@ -37,7 +42,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut path = format!("/v1/explain?url={}&method={}", segment(&args.url), segment(&args.method));
     let more = args.from.iter().map(|from| ("from", from)).chain(args.header.iter().map(|header| ("header", header)));
-    for (name, value) in more {
+    for (name, value) in more.chain(args.sni.iter().map(|name| ("sni", name))) {
         // Writing to a string does not fail.
         let _ = write!(path, "&{name}={}", segment(value));
     }
@@ -80,7 +85,8 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
         row("", note);
     }
     if let Some(answer) = &explained.answer {
-        row("answer", format!("{} {}: {}", answer.status, answer.flag, answer.reason).trim_start());
+        let status = if answer.status == 0 { "reset".to_owned() } else { answer.status.to_string() };
+        row("answer", &format!("{status} {}: {}", answer.flag, answer.reason));
     }
     if !explained.endpoints.is_empty() {
         text.push('\n');

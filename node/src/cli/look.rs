@@ -5,6 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
+    agent::admin::api::Port,
     cli::{
         client::{self, Client},
         context::Context,
@@ -102,6 +103,15 @@ pub(super) fn tone(state: &str) -> Tone {
         "dead" | "evicted" | "unhealthy" | "ejected" | "critical" => Tone::Bad,
         _ => Tone::Plain,
     }
+}
+
+/// Ports and what they speak, where that is declared: `80/http,9000`.
+pub(super) fn ports(ports: &[Port]) -> String {
+    let one = |port: &Port| match port.protocol.as_str() {
+        "" => port.port.to_string(),
+        protocol => format!("{}/{protocol}", port.port),
+    };
+    ports.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
 /// A cell without a tone.

@@ -72,12 +72,11 @@ fn table(services: &[LocalService]) -> Table {
     let mut table = Table::new(&["SERVICE", "INSTANCE", "ACCOUNT", "PORTS", "LABELS", "HEALTH", "REASON"]);
     for service in services {
         let labels: Vec<_> = service.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
         table.toned([
             cell(format!("{}/{}", service.namespace, service.name)),
             cell(service.instance.as_deref().unwrap_or_default()),
             cell(service.account.account()),
-            cell(ports.join(",")),
+            cell(look::ports(&service.ports)),
             cell(labels.join(",")),
             state(&service.health),
             cell(&service.reason),

@@ -34,7 +34,6 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 fn table(services: &[Service]) -> Table {
     let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", ""]);
     for service in services {
-        let ports: Vec<_> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
         let word = match (service.endpoints, service.healthy) {
             (0, _) => "",
             (_, 0) => "unhealthy",
@@ -43,7 +42,7 @@ fn table(services: &[Service]) -> Table {
         };
         table.toned([
             cell(format!("{}/{}", service.namespace, service.name)),
-            cell(ports.join(",")),
+            cell(look::ports(&service.ports)),
             cell(service.endpoints.to_string()),
             cell(service.healthy.to_string()),
             state(if service.panic { "panic" } else { word }),

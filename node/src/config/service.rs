@@ -120,44 +120,64 @@ fn port(source: Source<'_>, raw: &raw::Port) -> Result<Port, ConfigError> {
     let number: u16 = number(source, &raw.port, 1..=65535)?;
     let protocol = match (&raw.protocol, &raw.name) {
         (Some(given), _) => protocol(source, given)?,
-        // As in Istio: the port's name says it, `http` or `http-web`.
-        (None, Some(given)) => {
-            let word = given.get_ref().split('-').next().unwrap_or_default();
-            known(word).ok_or_else(|| no_protocol(source, given.span()))?
-        }
-        (None, None) => return Err(no_protocol(source, raw.port.span())),
+        (None, given) => selected(source, number, given.as_ref())?,
     };
     let label = raw.name.as_ref().map(|text| name(source, text, |t| NodeId::new(t).map(|_| t.to_string())));
     let target = raw.target.as_ref().map_or(Ok(SocketAddr::from(([127, 0, 0, 1], number))), |t| address(source, t))?;
     if let (Some(text), 0) = (&raw.target, target.port()) {
         return Err(source.at(text.span(), "a target needs a port", "name the port that the application listens on"));
     }
-    Ok(Port { name: label.transpose()?.unwrap_or_else(|| protocol.as_str().to_string()), number, protocol, target })
+    let name = label.transpose()?.unwrap_or_else(|| match protocol.as_str() {
+        "" => number.to_string(),
+        word => word.to_owned(),
+    });
+    Ok(Port { name, number, protocol, target })
 }
 
-fn no_protocol(source: Source<'_>, span: std::ops::Range<usize>) -> ConfigError {
-    source.at(span, "`protocol` is missing", "http, http2 or grpc")
-}
+/// What may be declared. Istio's words, and PostgreSQL's, which Istio leaves to be found out.
+const WORDS: &str = "http, http2, grpc, tcp, tls, https, mongo, mysql, postgres or redis; none is found out";
+/// Istio's words for what nodes do not carry.
+const NOT_BUILT: [&str; 3] = ["grpc-web", "udp", "http_proxy"];
+/// Where servers speak first, Istio does not wait for a caller's first bytes: SMTP, DNS, MySQL, MongoDB.
+const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 
 fn known(word: &str) -> Option<Protocol> {
     match word {
         "http" => Some(Protocol::Http),
         "http2" => Some(Protocol::Http2),
         "grpc" => Some(Protocol::Grpc),
+        "tcp" | "mongo" | "mysql" | "postgres" | "postgresql" | "redis" => Some(Protocol::Tcp),
+        "tls" | "https" => Some(Protocol::Tls),
         _ => None,
     }
 }
 
 fn protocol(source: Source<'_>, text: &Spanned<String>) -> Result<Protocol, ConfigError> {
     let word = text.get_ref().to_ascii_lowercase();
-    let later = ["tcp", "tls", "https", "grpc-web", "mongo", "mysql", "redis", "udp"];
     known(&word).ok_or_else(|| {
-        if later.contains(&word.as_str()) {
+        if NOT_BUILT.contains(&word.as_str()) {
             unsupported(source, text.span(), &format!("the protocol `{word}`"))
         } else {
-            source.at(text.span(), format!("unknown protocol `{word}`"), "http, http2 or grpc")
+            source.at(text.span(), format!("unknown protocol `{word}`"), WORDS)
         }
     })
+}
+
+/// Istio's choice where no protocol is written: the first part of the port's name, `http` or `mysql-main`; else some ports are
+/// known to be of servers that speak first; else what a caller sends tells.
+fn selected(source: Source<'_>, number: u16, name: Option<&Spanned<String>>) -> Result<Protocol, ConfigError> {
+    if let Some(name) = name {
+        let text = name.get_ref();
+        let word = text.split('-').next().unwrap_or_default();
+        if text.starts_with("grpc-web") || NOT_BUILT.contains(&word) {
+            let word = if text.starts_with("grpc-web") { "grpc-web" } else { word };
+            return Err(unsupported(source, name.span(), &format!("the protocol `{word}`")));
+        }
+        if let Some(protocol) = known(word) {
+            return Ok(protocol);
+        }
+    }
+    Ok(if SERVER_FIRST.contains(&number) { Protocol::Tcp } else { Protocol::Sniffed })
 }
 
 fn check(source: Source<'_>, raw: &Spanned<raw::Check>, port: &Port) -> Result<Check, ConfigError> {
@@ -176,6 +196,10 @@ fn check(source: Source<'_>, raw: &Spanned<raw::Check>, port: &Port) -> Result<C
         (None, None, _) => Probe::Tcp,
         (_, _, _) => return Err(source.at(span, "a check is one of http, grpc and tcp", "keep one of them")),
     };
+    if port.protocol == Protocol::Tls && probe != Probe::Tcp {
+        let message = "the first port speaks TLS, which a check of http or grpc does not";
+        return Err(source.at(span, message, "leave `check` out, or make a port without TLS the first"));
+    }
     let interval = raw.interval.as_ref().map_or(Ok(Duration::from_secs(2)), |i| duration(source, i, SHORTEST_INTERVAL));
     Ok(Check {
         probe,

@@ -78,7 +78,8 @@ fn unknown_keys_and_parts_not_built_are_refused_where_they_stand() {
     for (text, what) in [
         ("[gateway]\nlisten = \"0.0.0.0\"\n", "[gateway] is not supported yet"),
         ("[dns]\nlisten = \"127.0.0.1:53\"\n", "[dns] is not supported yet"),
-        ("[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"tcp\" }]\n", "`tcp` is not supported yet"),
+        ("[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"UDP\" }]\n", "`udp` is not supported yet"),
+        ("[[service]]\nname = \"a\"\nports = [{ port = 1, name = \"grpc-web-x\" }]\n", "`grpc-web` is not supported"),
         (
             "[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"http\", plaintext = \"10.0.0.1:1\" }]\n",
             "`plaintext` is not supported yet",
@@ -156,6 +157,37 @@ fn services_d_adds_to_the_file() {
 }
 
 #[test]
+fn istio_selects_the_protocol_where_none_is_written() {
+    let ports = |ports: &str| {
+        let service = parse(&format!("[[service]]\nname = \"a\"\nports = [{ports}]\n")).unwrap().services.remove(0);
+        service.ports.into_iter().map(|port| (port.name, port.protocol)).collect::<Vec<_>>()
+    };
+    let one = |text: &str| ports(text).remove(0).1;
+    for (text, protocol) in [
+        ("{ port = 1, protocol = \"HTTPS\" }", Protocol::Tls),
+        ("{ port = 1, protocol = \"mongo\", name = \"http\" }", Protocol::Tcp),
+        ("{ port = 1, name = \"tcp-echo\" }", Protocol::Tcp),
+        ("{ port = 1, name = \"redis\" }", Protocol::Tcp),
+        ("{ port = 1, name = \"tls-web\" }", Protocol::Tls),
+        ("{ port = 1, name = \"web\" }", Protocol::Sniffed),
+        ("{ port = 1 }", Protocol::Sniffed),
+        ("{ port = 3306 }", Protocol::Tcp),
+        ("{ port = 3306, name = \"http\" }", Protocol::Http),
+    ] {
+        assert_eq!(one(text), protocol, "{text}");
+    }
+    let unnamed = ports("{ port = 9000 }, { port = 9001 }, { port = 9002, protocol = \"tcp\" }");
+    assert_eq!(unnamed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["9000", "9001", "tcp"]);
+    assert!(
+        refused("[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"quic\" }]\n")
+            .2
+            .contains("unknown protocol")
+    );
+    let of_tls = "[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"tls\" }]\ncheck = { http = \"/\" }\n";
+    assert!(refused(of_tls).2.contains("speaks TLS"));
+}
+
+#[test]
 fn users_get_a_services_identity_where_the_workload_api_is_on() {
     let service = |uids: &str| format!("[[service]]\nname = \"a\"\nuids = {uids}\n");
     let on = |uids: &str| format!("[workload]\n{}", service(uids));
@@ -184,6 +216,11 @@ fn a_service_survives_being_written() {
                 ports = [{ name = \"http\", port = 80, protocol = \"http2\", target = \"127.0.0.1:81\" }]\n\
                 check = { grpc = \"x.Y\", interval = \"1500ms\" }\noutbound = \"127.0.0.1:0\"\n";
     let service = parse(text).unwrap().services.remove(0);
+    let written = service_to_toml(&service);
+    assert_eq!(service_from_toml(Path::new("a.toml"), &written).unwrap(), service, "{written}");
+    let undeclared = text.replace("protocol = \"http2\", ", "").replace("name = \"http\"", "name = \"web\"");
+    let service = parse(&undeclared).unwrap().services.remove(0);
+    assert_eq!(service.ports[0].protocol, Protocol::Sniffed);
     let written = service_to_toml(&service);
     assert_eq!(service_from_toml(Path::new("a.toml"), &written).unwrap(), service, "{written}");
 }

@@ -98,6 +98,12 @@ trust_domain = "{}"
 # [[outbound]]
 # http = "127.0.0.1:15001"          # HTTP proxy port for applications
 # as = "default/reviews"
+#
+# [[upstream]]                      # a port that leads to one port of one service, TCP ones too
+# listen = "127.0.0.1:5432"
+# service = "default/postgres"
+# port = 5432
+# as = "default/reviews"
 "#,
         minimal.node,
         minimal.trust_domain,
@@ -135,8 +141,11 @@ pub fn service_to_toml(service: &Service) -> String {
         .ports
         .iter()
         .map(|p| {
-            let (name, protocol) = (quoted(&p.name), p.protocol.as_str());
-            format!("{{ name = {name}, port = {}, protocol = \"{protocol}\", target = \"{}\" }}", p.number, p.target)
+            let protocol = match p.protocol.as_str() {
+                "" => String::new(),
+                word => format!("protocol = \"{word}\", "),
+            };
+            format!("{{ name = {}, port = {}, {protocol}target = \"{}\" }}", quoted(&p.name), p.number, p.target)
         })
         .collect();
     if !ports.is_empty() {

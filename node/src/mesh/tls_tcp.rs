@@ -9,6 +9,7 @@ use std::{
 
 use certs::{id::SpiffeId, tls::Conversation, verify::Peer};
 use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer, pki_types::ServerName, server::Accepted};
+use socket2::TcpKeepalive;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpSocket, TcpStream},
@@ -39,6 +40,10 @@ const BUFFER: usize = 256 << 10;
 const TUNNEL_IDLE: Duration = DATA_IDLE.saturating_add(Duration::from_secs(5));
 /// Pause after `accept` failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// After 15 s of silence every 5 s; without three answers the other end is gone.
+const PROBES: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
 /// A TCP connection whose ClientHello has been read.
 pub(super) struct Hello {
@@ -258,8 +263,11 @@ pub(super) async fn dial(
     Ok(TlsStream::Client(connect.await?))
 }
 
-/// Requests are small and bulk is steady: no Nagle, and cubic where the machine's default is another. Neither is essential.
+/// Requests are small and bulk is steady: no Nagle, and cubic where the machine's default is another. A silent connection is probed,
+/// or the end of a machine would never be noticed on one that only waits. None is essential.
 fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(stream).set_tcp_congestion(b"cubic");
+    let socket = socket2::SockRef::from(stream);
+    let _ = socket.set_tcp_congestion(b"cubic");
+    let _ = socket.set_tcp_keepalive(&PROBES);
 }

@@ -1,9 +1,9 @@
 //! A route's destination as one caller sees it: its endpoints now, and what is looked up once per endpoint instead of
 //! once per request. Kept per worker until the next snapshot.
 
-use super::{context::Context, failure::Cause, inbound::Caller, outbound::Speaker};
+use super::{context::Context, failure::Cause, inbound::Caller, outbound::Speaker, tcp::Spans};
 use crate::{
-    balance::{Ask, Candidates, Client},
+    balance::{Ask, Candidates, Carries, Client},
     clock,
     mesh::{
         self, Preface,
@@ -40,6 +40,7 @@ struct Key {
     speaker: u64,
     destination: usize,
     port: u16,
+    carries: Carries,
 }
 
 /// A destination and its endpoints.
@@ -58,6 +59,8 @@ pub(super) struct Cluster {
     pub(super) connect_timeout: Duration,
     /// How long the connections to its endpoints are used.
     pub(super) terms: Terms,
+    /// How long a connection of bytes may go on: `idleTimeout` and `maxConnectionDuration`.
+    pub(super) spans: Spans,
     /// How connections of HTTP/2 to its endpoints are watched, beside what the mesh does.
     pub(super) pings: Option<Pings>,
     ignores_localities: bool,
@@ -93,7 +96,7 @@ impl Cluster {
 }
 
 impl Context {
-    /// The cluster of a destination.
+    /// The cluster of a destination for what is to be carried there.
     ///
     /// # Errors
     /// Nobody defines the destination.
@@ -104,9 +107,10 @@ impl Context {
         route: &Arc<Route>,
         destination: &Destination,
         arrived: u16,
+        carries: Carries,
     ) -> Result<Arc<Cluster>, Cause> {
         let port = destination.port(&*snapshot.services, arrived);
-        let key = Key { speaker: speaker.id, destination: std::ptr::from_ref(destination).addr(), port };
+        let key = Key { speaker: speaker.id, destination: std::ptr::from_ref(destination).addr(), port, carries };
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::ptr::eq(clusters.snapshot.as_ptr(), Arc::as_ptr(snapshot)) || clusters.known.len() >= LIMIT {
             clusters.snapshot = Arc::downgrade(snapshot);
@@ -118,7 +122,7 @@ impl Context {
             }
             return Ok(Arc::clone(cluster));
         }
-        let cluster = Arc::new(self.build(snapshot, speaker, route, destination, port)?);
+        let cluster = Arc::new(self.build(snapshot, speaker, route, destination, (port, carries))?);
         clusters.known.insert(key, Arc::clone(&cluster));
         Ok(cluster)
     }
@@ -129,18 +133,19 @@ impl Context {
         speaker: &Speaker,
         route: &Arc<Route>,
         destination: &Destination,
-        port: u16,
+        (port, carries): (u16, Carries),
     ) -> Result<Cluster, Cause> {
         let target = destination.seen_by(&speaker.source.labels);
-        let candidates = Candidates::of(&snapshot.services, destination, &target.subset, port).map_err(|why| {
+        let candidates = Candidates::of(&snapshot.services, destination, &target.subset, port, carries);
+        let candidates = candidates.map_err(|why| {
             tracing::debug!(%why, "no such destination");
             Cause::NoCluster
         })?;
         let name = &candidates.service.name;
-        let protocol = match candidates.protocol {
-            Protocol::Http | Protocol::Sniffed => mesh::Protocol::Http1,
-            Protocol::Http2 | Protocol::Grpc => mesh::Protocol::Http2,
-            Protocol::Tcp | Protocol::Tls => return Err(Cause::NoCluster),
+        let protocol = match (candidates.protocol, carries) {
+            (Protocol::Http, _) | (Protocol::Sniffed, Carries::Http1) => mesh::Protocol::Http1,
+            (Protocol::Http2 | Protocol::Grpc, _) | (Protocol::Sniffed, Carries::Http2) => mesh::Protocol::Http2,
+            (Protocol::Tcp | Protocol::Tls, _) | (Protocol::Sniffed, Carries::Bytes) => mesh::Protocol::Tcp,
         };
         let pair = |destination: Workload| Pair {
             reporter: Reporter::Source,
@@ -182,6 +187,10 @@ impl Context {
             connect_timeout: policy.connection_pool.tcp.connect_timeout.unwrap_or(config.connect_timeout),
             ignores_localities,
             terms: terms(policy),
+            spans: Spans {
+                idle: policy.connection_pool.tcp.idle_timeout,
+                whole: policy.connection_pool.tcp.max_connection_duration,
+            },
             pings: pings(policy),
             table,
             nobody: Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(Workload::unknown())))),
@@ -205,6 +214,7 @@ impl Context {
             connect_timeout: cluster.connect_timeout,
             ignores_localities: cluster.ignores_localities,
             terms: cluster.terms,
+            spans: cluster.spans,
             pings: cluster.pings,
             nobody: Arc::clone(&cluster.nobody),
         }

@@ -12,7 +12,7 @@ use crate::{
     clock, mesh,
     snapshot::{Circuits, Current},
     tasks::Tasks,
-    telemetry::{AccessLog, Telemetry},
+    telemetry::{AccessLog, Pair, Recorder, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::NodeId;
@@ -20,7 +20,7 @@ use http::HeaderValue;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
 use tokio::sync::{mpsc, watch};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What all workers share, the control side included.
 #[derive(Debug, Clone)]
@@ -77,6 +77,8 @@ pub(super) struct Context {
     /// Counts the changes of what requests are admitted by.
     pub(super) rules: watch::Sender<u64>,
     pub(super) reloads: watch::Receiver<u64>,
+    /// Cancelled when the time to drain is over.
+    pub(super) cutting: CancellationToken,
     serving: watch::Receiver<bool>,
     draining: watch::Receiver<bool>,
     /// Only this worker's requests take the lock, so it is always free.
@@ -104,6 +106,7 @@ impl Context {
             open: TaskTracker::new(),
             rules: watch::Sender::new(0),
             reloads: shared.reloads.subscribe(),
+            cutting: CancellationToken::new(),
             serving: shared.serving.subscribe(),
             draining: shared.draining.subscribe(),
             random: Mutex::new(SmallRng::seed_from_u64(seed(worker))),
@@ -131,6 +134,11 @@ impl Context {
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
     }
 
+    /// Where this worker counts what goes on between a pair.
+    pub(super) fn recorder(&self, pair: Pair) -> Arc<Recorder> {
+        Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair)))
+    }
+
     /// What callers may ask of this node, by what holds now.
     pub(super) fn limits(&self) -> policy::kinds::Limits {
         self.current.read().compiled.config().limits
@@ -155,6 +163,11 @@ impl Context {
         let mut draining = self.draining.clone();
         // An error means that the control side is gone: so is the node.
         drop(draining.wait_for(|draining| *draining).await);
+    }
+
+    /// Resolves when what is still under way is cut.
+    pub(super) async fn cut(&self) {
+        self.cutting.cancelled().await;
     }
 
     /// A data connection to this node failed.

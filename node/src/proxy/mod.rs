@@ -2,12 +2,13 @@
 //!
 //! [`DataPlane`] is the owner's handle; each of its workers runs [`run_worker`]. A request of an application comes in at
 //! [`outbound`], one of another node at [`inbound`]; a request to an endpoint on this node goes from one to the other in
-//! process.
+//! process. Connections of bytes take the same doors.
 
 mod cluster;
 mod connection;
 mod context;
 mod deadline;
+mod detect;
 mod exchange;
 pub mod failure;
 mod flight;
@@ -20,6 +21,7 @@ mod outcome;
 mod outliers;
 mod plane;
 mod reply;
+mod tcp;
 mod upgrade;
 mod worker;
 

@@ -46,6 +46,7 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
             connections = context.open.len(),
             "connections were cut at the end of the drain"
         );
+        context.cutting.cancel();
     }
     shared.drained.send_modify(|workers| *workers += 1);
     drop(tokio::time::timeout(LINGER, ended.wait_for(|ended| *ended)).await);

@@ -1,9 +1,10 @@
 //! The access log: one line for each request, written by a thread of its own, so that whoever reads the log can be slow, full or
 //! gone without a request noticing it. What finds no room is dropped, counted and said.
 
+mod entry;
 mod line;
 
-pub use line::{Entry, LogSide};
+pub use entry::{Entry, LogSide};
 
 use super::{Counter, Telemetry};
 use crate::{clock, tasks::Tasks};

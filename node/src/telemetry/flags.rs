@@ -41,10 +41,12 @@ impl Flags {
     pub const UPE: Self = Self(1 << 14);
     /// No cluster.
     pub const NC: Self = Self(1 << 15);
+    /// A connection lasted longer than it may.
+    pub const DT: Self = Self(1 << 16);
 
     /// In the order in which Envoy prints them.
-    const NAMES: [&str; 16] =
-        ["UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "DC", "URX", "SI", "DPE", "UPE", "NC"];
+    const NAMES: [&str; 17] =
+        ["UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "DC", "URX", "SI", "DPE", "UPE", "NC", "DT"];
 
     /// Both.
     #[must_use]

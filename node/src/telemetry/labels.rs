@@ -140,12 +140,14 @@ pub enum Protocol {
     Http,
     /// gRPC.
     Grpc,
+    /// Bytes: what is counted are connections.
+    Tcp,
 }
 
-/// How a request ended.
+/// How a request, or a connection of bytes, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Summary {
-    /// HTTP or gRPC.
+    /// What it speaks.
     pub protocol: Protocol,
     /// The status, 0 when the caller went away before one.
     pub code: u16,
@@ -199,10 +201,14 @@ impl Labels {
             match self.summary.protocol {
                 Protocol::Http => "http",
                 Protocol::Grpc => "grpc",
+                Protocol::Tcp => "tcp",
             },
         );
-        each("response_code", &self.summary.code.to_string());
-        each("grpc_response_status", &self.summary.grpc_status.map(|status| status.to_string()).unwrap_or_default());
+        if self.summary.protocol != Protocol::Tcp {
+            each("response_code", &self.summary.code.to_string());
+            let status = self.summary.grpc_status.map(|status| status.to_string());
+            each("grpc_response_status", &status.unwrap_or_default());
+        }
         each("response_flags", &self.summary.flags.to_string());
         each(
             "connection_security_policy",

@@ -1,8 +1,11 @@
 //! The text of `/metrics`: Prometheus' format 0.0.4 or OpenMetrics 1.0.
 
 use super::{
+    Families,
+    connections::Totals,
     own::{Kind, Registry},
-    requests::{BOUNDS_MS, Family, Series},
+    requests::{BOUNDS_MS, Cells},
+    series::{Family, Series},
 };
 use std::fmt::Write;
 
@@ -43,7 +46,7 @@ impl Format {
     }
 }
 
-pub(super) fn render(requests: &Family, own: &Registry, format: Format) -> String {
+pub(super) fn render(families: &Families, own: &Registry, format: Format) -> String {
     let mut text = String::new();
     for metric in own.shown() {
         let kind = match metric.kind {
@@ -60,15 +63,16 @@ pub(super) fn render(requests: &Family, own: &Registry, format: Format) -> Strin
             line(&mut text, separator, value);
         }
     }
-    counts(&mut text, requests, format);
-    durations(&mut text, requests);
+    counts(&mut text, &families.requests, format);
+    durations(&mut text, &families.requests);
+    connections(&mut text, families, format);
     if format == Format::OpenMetrics {
         text.push_str("# EOF\n");
     }
     text
 }
 
-fn counts(text: &mut String, requests: &Family, format: Format) {
+fn counts(text: &mut String, requests: &Family<Cells>, format: Format) {
     const NAME: &str = "istio_requests_total";
     head(text, format.family(NAME), "Requests handled", "counter");
     for series in requests.series() {
@@ -78,7 +82,7 @@ fn counts(text: &mut String, requests: &Family, format: Format) {
     }
 }
 
-fn durations(text: &mut String, requests: &Family) {
+fn durations(text: &mut String, requests: &Family<Cells>) {
     const NAME: &str = "istio_request_duration_milliseconds";
     head(text, NAME, "Time from a request's head to the end of its response", "histogram");
     for series in requests.series() {
@@ -103,11 +107,32 @@ fn durations(text: &mut String, requests: &Family) {
     }
 }
 
+/// A metric of connections: its name, its help, and what it shows.
+type OfConnections = (&'static str, &'static str, fn(&Totals) -> u64);
+
+const OF_CONNECTIONS: [OfConnections; 4] = [
+    ("istio_tcp_connections_opened_total", "TCP connections opened", |totals| totals.opened),
+    ("istio_tcp_connections_closed_total", "TCP connections closed", |totals| totals.closed),
+    ("istio_tcp_sent_bytes_total", "Bytes sent to callers over TCP connections", |totals| totals.sent),
+    ("istio_tcp_received_bytes_total", "Bytes received from callers over TCP connections", |totals| totals.received),
+];
+
+fn connections(text: &mut String, families: &Families, format: Format) {
+    for (name, help, of) in OF_CONNECTIONS {
+        head(text, format.family(name), help, "counter");
+        for series in families.connections.series() {
+            text.push_str(name);
+            let separator = labels(text, series);
+            line(text, separator, of(&series.totals()));
+        }
+    }
+}
+
 fn head(text: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn labels(text: &mut String, series: &Series) -> char {
+fn labels<C>(text: &mut String, series: &Series<C>) -> char {
     let mut separator = '{';
     series.labels.each(|name, value| label(text, &mut separator, name, value));
     separator

@@ -89,8 +89,7 @@ pub struct Http2Keepalive {
 }
 
 /// Why `tcpKeepalive` changes nothing.
-const KEPT_ALIVE: &str =
-    "nodes watch each other and every connection between them anyway, and notice a dead one within seconds";
+const KEPT_ALIVE: &str = "connections between nodes are kept alive anyway: a dead one is noticed within half a minute";
 /// Where nothing is said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 

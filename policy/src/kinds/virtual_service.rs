@@ -51,9 +51,6 @@ impl ExportTo {
     }
 }
 
-/// Fields that this build does not apply; see also [`GatewayName`].
-const NOT_BUILT: [&str; 2] = ["tls", "tcp"];
-
 impl VirtualService {
     /// True for one without hosts: its rules stand only where another VirtualService delegates to it.
     pub fn is_delegate(&self) -> bool {
@@ -92,7 +89,6 @@ impl VirtualService {
             tcp: decode_tcp(&fields, namespace),
             export_to: ExportTo::decode(&fields, namespace),
         };
-        fields.not_supported(&NOT_BUILT);
         fields.finish();
         Some(decoded)
     }

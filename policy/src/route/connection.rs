@@ -46,8 +46,8 @@ pub fn route_tcp(compiled: &Compiled, connection: &Connection<'_>) -> Arc<Route>
     best.map_or_else(default, |(_, route)| route.clone())
 }
 
-/// The route of a connection of TLS that asks for this server name: of the rule with the most specific name that covers it, the
-/// first among equals; else the service's default route.
+/// The route of a connection of TLS that asks for this server name, empty if for none: of the rule with the most specific name that
+/// covers it, the first among equals; else that of a connection of bytes.
 pub fn route_tls(compiled: &Compiled, connection: &Connection<'_>, server_name: &str) -> Arc<Route> {
     let namespace = connection.source.namespace.as_str();
     let server_name = server_name.to_ascii_lowercase();
@@ -61,7 +61,7 @@ pub fn route_tls(compiled: &Compiled, connection: &Connection<'_>, server_name: 
     let held = rules.filter_map(|(rule, route)| Some((rule.matches.iter().filter_map(specificity).max()?, route)));
     // `min_by_key` keeps the first of equals.
     let best = held.min_by_key(|(specificity, _)| Reverse(*specificity));
-    best.map_or_else(|| compiled.default_route(connection.service, namespace), |(_, route)| route.clone())
+    best.map_or_else(|| route_tcp(compiled, connection), |(_, route)| route.clone())
 }
 
 /// How many bits of the address counted, if every condition holds.

@@ -1,37 +1,57 @@
-//! Every rule that requests for a service may meet, in the order in which they are tried: for people, not for requests.
+//! Every rule that requests and connections for a service may meet, in the order in which they are tried: for people, not for requests.
 
 use std::sync::Arc;
 
 use certs::id::ServiceName;
 
 use super::Route;
-use crate::{compile::Compiled, kinds::HttpMatch};
+use crate::{
+    compile::{Compiled, Virtual},
+    kinds::{HttpMatch, L4Match, TlsMatch},
+};
 
-/// Conditions of a rule and the route that requests take which meet them.
+/// When a rule holds: if any of these does. None means always.
+#[derive(Debug, Clone, Copy)]
+pub enum Conditions<'c> {
+    /// For requests.
+    Requests(&'c [HttpMatch]),
+    /// For connections of TLS.
+    Tls(&'c [TlsMatch]),
+    /// For connections of bytes.
+    Bytes(&'c [L4Match]),
+}
+
+/// Conditions of a rule and the route that is taken where they hold.
 #[derive(Debug, Clone)]
 pub struct Rule<'c> {
-    /// Any of them; none means always.
-    pub conditions: &'c [HttpMatch],
+    /// When.
+    pub conditions: Conditions<'c>,
     /// The route.
     pub route: Arc<Route>,
 }
 
-/// The rules of a service for callers in a namespace; only the default route where no VirtualService speaks of it.
+/// The rules of a service for callers in a namespace. Where no VirtualService has rules for requests the default route is theirs.
 pub fn rules<'c>(compiled: &'c Compiled, service: &ServiceName, namespace: &str) -> Vec<Rule<'c>> {
-    match compiled.virtual_service(service, namespace) {
-        Some(found) => {
-            let rule = |(conditions, route): (&'c [HttpMatch], &Arc<Route>)| Rule { conditions, route: route.clone() };
-            found.rules(namespace).map(rule).collect()
-        }
-        None => vec![Rule { conditions: &[], route: compiled.default_route(service, namespace) }],
+    let mut rules: Vec<Rule<'c>> =
+        compiled.virtual_service(service, namespace).into_iter().flat_map(|found| of(found, namespace)).collect();
+    if !rules.iter().any(|rule| matches!(rule.conditions, Conditions::Requests(_))) {
+        let route = compiled.default_route(service, namespace);
+        rules.insert(0, Rule { conditions: Conditions::Requests(&[]), route });
     }
+    rules
 }
 
 /// The rules of a VirtualService's host that is no service, a wildcard perhaps; none where no document names it for these callers.
 pub fn rules_of_name<'c>(compiled: &'c Compiled, host: &str, namespace: &str) -> Vec<Rule<'c>> {
-    let found = compiled.claiming(host, namespace).into_iter();
-    let rules = found.flat_map(|found| found.rules(namespace));
-    rules.map(|(conditions, route)| Rule { conditions, route: route.clone() }).collect()
+    compiled.claiming(host, namespace).into_iter().flat_map(|found| of(found, namespace)).collect()
+}
+
+fn of<'c>(found: &'c Virtual, namespace: &str) -> Vec<Rule<'c>> {
+    let rule = |conditions, route: &Arc<Route>| Rule { conditions, route: route.clone() };
+    let http = found.rules(namespace).map(|(when, route)| rule(Conditions::Requests(when), route));
+    let tls = found.tls(namespace).map(|(one, route)| rule(Conditions::Tls(&one.matches), route));
+    let tcp = found.tcp(namespace).map(|(one, route)| rule(Conditions::Bytes(&one.matches), route));
+    http.chain(tls).chain(tcp).collect()
 }
 
 #[cfg(test)]
@@ -42,12 +62,18 @@ mod tests {
     #[test]
     fn rules_come_in_order_and_the_default_stands_alone() {
         let state = state_of(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n  hosts: [a]\n  exportTo: [.]\n  http:\n  - match: [{uri: {prefix: /x}}]\n    route: [{destination: {host: b}}]\n  - route: [{destination: {host: a}}]\n",
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: b}\nspec: {hosts: [b], tcp: [{route: [{destination: {host: a}}]}]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n  hosts: [a]\n  exportTo: [.]\n  http:\n  - match: [{uri: {prefix: /x}}]\n    route: [{destination: {host: b}}]\n  - route: [{destination: {host: a}}]\n",
         );
         let compiled = Compiled::build(&state, None);
         let service = ServiceName::new("default", "a").unwrap();
         let found = rules(&compiled, &service, "default");
-        assert_eq!(found.iter().map(|rule| rule.conditions.len()).collect::<Vec<_>>(), [1, 0]);
+        let count = |rule: &Rule<'_>| match rule.conditions {
+            Conditions::Requests(when) => when.len(),
+            Conditions::Tls(_) | Conditions::Bytes(_) => usize::MAX,
+        };
+        assert_eq!(found.iter().map(count).collect::<Vec<_>>(), [1, 0]);
+        let bytes = rules(&compiled, &ServiceName::new("default", "b").unwrap(), "default");
+        assert_eq!(bytes.iter().map(count).collect::<Vec<_>>(), [0, usize::MAX], "requests take the default route");
         let elsewhere = rules(&compiled, &service, "shop");
         assert_eq!((elsewhere.len(), elsewhere[0].route.document.as_ref()), (1, None));
     }

@@ -1,30 +1,17 @@
 //! Which scenarios do not run here, and what some need beside their own documents.
 
-/// Why a scenario does not run, and what shows that this is still so.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Because {
-    /// A push of its documents is refused, and the refusal has these words.
-    Refused(&'static str),
-    /// Its documents are taken, but it asks by a protocol that no port of a node can have; `run` refuses such a port.
-    Protocol(&'static str),
-}
-
-/// Scenarios that do not run. The others do.
-pub(super) const NOT_HERE: &[(&str, Because)] = &[
-    ("authz-tcp-allow-ports", Because::Protocol("tcp")),
-    ("authz-tcp-deny-http-and-port", Because::Protocol("tcp")),
-    ("authz-tcp-deny-http-only", Because::Protocol("tcp")),
-    ("authz-tcp-none", Because::Protocol("tcp")),
-    ("egress-gateway-http", Because::Refused("kind: Gateway is not supported yet")),
-    ("gw-h1", Because::Refused("kind: Gateway is not supported yet")),
-    ("gw-https-redirect-vs443", Because::Refused("kind: Gateway is not supported yet")),
-    ("ingress-passthrough", Because::Refused("kind: Gateway is not supported yet")),
-    ("ingress-tls-mutual", Because::Refused("kind: Gateway is not supported yet")),
-    ("ingress-tls-simple", Because::Refused("kind: Gateway is not supported yet")),
-    ("jwt-deny-missing", Because::Refused("kind: RequestAuthentication is not supported yet")),
-    ("jwt-deny-missing-path", Because::Refused("kind: RequestAuthentication is not supported yet")),
+/// Scenarios that do not run, because a push of their documents is refused: with these words. The others run.
+pub(super) const NOT_HERE: &[(&str, &str)] = &[
+    ("egress-gateway-http", "kind: Gateway is not supported yet"),
+    ("gw-h1", "kind: Gateway is not supported yet"),
+    ("gw-https-redirect-vs443", "kind: Gateway is not supported yet"),
+    ("ingress-passthrough", "kind: Gateway is not supported yet"),
+    ("ingress-tls-mutual", "kind: Gateway is not supported yet"),
+    ("ingress-tls-simple", "kind: Gateway is not supported yet"),
+    ("jwt-deny-missing", "kind: RequestAuthentication is not supported yet"),
+    ("jwt-deny-missing-path", "kind: RequestAuthentication is not supported yet"),
     // A node takes nothing but mutual TLS from other machines, so that no port of it can be opened to plaintext.
-    ("mtls-port-disable", Because::Refused("traffic between nodes is always mutual TLS")),
+    ("mtls-port-disable", "traffic between nodes is always mutual TLS"),
 ];
 
 /// `httpbin.legacy`, `sleep.legacy`: of the namespace that is outside the mesh. Calls from there into the mesh run. Calls to it

@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 
 use harness::{
     backend::Backend,
+    bytes::{self, Echo},
     cluster::{Cluster, Node, Plan, Service},
     http,
 };
 
-use super::{applicability::is_outside, scenario::Asked};
+use super::{
+    applicability::is_outside,
+    scenario::{Asked, Connection},
+};
 use crate::skein;
 
 /// The callers' node, and the node with everything but what is elsewhere.
@@ -42,7 +46,11 @@ const CALLERS: &[(&str, &str, &str)] = &[
     ("sleep.bar", CALLER, "bar/sleep"),
 ];
 
-pub(super) fn start() -> Cluster {
+/// The ports of `tcp-echo`. Istio's has no declaration of the last one; a port that nobody declares cannot be called here.
+const ECHO_PORTS: [u16; 3] = [9000, 9001, 9002];
+
+/// The mesh, and its applications that speak no HTTP.
+pub(super) fn start() -> (Cluster, Vec<Echo>) {
     let on = |ports: &[u16], service: Service| Service { ports: ports.to_vec(), ..service };
     let instance = |name: &str| Service { instance: name.to_owned(), ..Service::version("default/httpbin", name) };
     let hello = || on(&[5000], Service::version("sample/helloworld", "v1"));
@@ -61,6 +69,11 @@ pub(super) fn start() -> Cluster {
         on(&[8000], Service::version("foo/httpbin", "v1")),
         on(&[8000], Service::version("bar/httpbin", "v1")),
         hello(),
+        Service {
+            protocol: "tcp".to_owned(),
+            own_ports: true,
+            ..on(&ECHO_PORTS, Service::version("foo/tcp-echo", "v1"))
+        },
     ];
     let callers = [
         Service::client("default/a"),
@@ -69,15 +82,15 @@ pub(super) fn start() -> Cluster {
         Service::client("bar/sleep"),
     ];
     // A caller in Istio reaches the ports of `b` by their number; here each has a local port of its own.
-    let upstream = |port: u16| {
-        format!(
-            "\n[[upstream]]\nlisten = \"127.0.0.1:0\"\nservice = \"default/b\"\nport = {port}\nas = \"default/a\"\n"
-        )
+    let upstream = |service: &str, port: u16, caller: &str| {
+        format!("\n[[upstream]]\nlisten = \"127.0.0.1:0\"\nservice = \"{service}\"\nport = {port}\nas = \"{caller}\"\n")
     };
+    let to_b = [80, 85].map(|port| upstream("default/b", port, "default/a")).concat();
+    let to_echo = ECHO_PORTS.map(|port| upstream("foo/tcp-echo", port, "foo/sleep")).concat();
     let outbound = |service: &str| format!("\n[[outbound]]\nhttp = \"127.0.0.1:0\"\nas = \"{service}\"\n");
     let further = callers[1..].iter().map(|service| outbound(&service.name)).collect::<String>();
     let at = |locality: &str, plan: Plan| Plan { locality: locality.to_owned(), ..plan };
-    let caller = Plan { extra: upstream(80) + &upstream(85) + &further, ..Plan::with(callers) };
+    let caller = Plan { extra: to_b + &to_echo + &further, ..Plan::with(callers) };
     let plans = [
         (CALLER, at("region1/zone1", caller)),
         (SERVERS, at("region1/zone1", Plan::with(servers))),
@@ -86,18 +99,21 @@ pub(super) fn start() -> Cluster {
         ("zone4", at("region3/zone4", Plan::with([hello()]))),
     ];
     let cluster = Cluster::start(skein(), &plans);
+    let echo = |port| Echo::start(SocketAddr::new(cluster.node(SERVERS).ip, port), "hello").expect("the port is free");
+    let echoes = ECHO_PORTS.map(echo);
     cluster.wait_members(harness::PATIENCE);
     cluster.wait_endpoints("sample/helloworld", 4);
     // One row for each port.
     cluster.wait_endpoints("default/b", 2);
     cluster.wait_endpoints("default/httpbin", 2);
+    cluster.wait_endpoints("foo/tcp-echo", ECHO_PORTS.len());
     for service in ["default/productpage", "default/reviews", "foo/httpbin", "bar/httpbin"] {
         cluster.wait_endpoints(service, 1);
     }
     // Reviews calls ratings through its own node's proxy port.
     let servers = cluster.node(SERVERS);
     servers.backends[0].call_on(servers.outbound(), "ratings");
-    cluster
+    (cluster, echoes.into())
 }
 
 /// An application, unless it was taken down.
@@ -121,7 +137,7 @@ pub(super) fn ask(cluster: &Cluster, asked: &Asked) -> Result<http::Answer, Stri
         // An application is reached from outside its machine by its node's one port, or not at all.
         cluster.node(SERVERS).address("mesh")
     } else if is_b {
-        upstream(cluster.node(CALLER), asked.port.unwrap_or(80))
+        cluster.node(CALLER).upstream("default/b", asked.port.unwrap_or(80))
     } else {
         outbound(cluster, from)
     };
@@ -141,14 +157,20 @@ pub(super) fn ask(cluster: &Cluster, asked: &Asked) -> Result<http::Answer, Stri
     Ok(answer)
 }
 
+/// Connects as the scenario's client would, and sees what becomes of it.
+pub(super) fn check_connection(cluster: &Cluster, name: &str, asked: &Asked, expected: Connection) {
+    let port = asked.port.expect("a port");
+    let said = bytes::say(cluster.node(CALLER).upstream("foo/tcp-echo", port), "mesh");
+    match expected {
+        Connection::Ok => assert_eq!(said.as_deref(), Ok("hello\nmesh"), "{name}: {port}"),
+        Connection::Reset => assert!(said.is_err(), "{name}: {port}: {said:?}"),
+    }
+}
+
 fn outbound(cluster: &Cluster, from: &str) -> SocketAddr {
     let found = CALLERS.iter().find(|(known, _, _)| *known == from);
     let (_, node, service) = found.unwrap_or_else(|| panic!("the mesh has no caller {from}"));
     listener(cluster.node(node), "outbound", |row| row["as"] == *service)
-}
-
-fn upstream(caller: &Node, port: u16) -> SocketAddr {
-    listener(caller, "upstream", |row| row["port"] == port)
 }
 
 fn listener(node: &Node, kind: &str, is: impl Fn(&serde_json::Value) -> bool) -> SocketAddr {

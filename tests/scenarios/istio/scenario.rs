@@ -31,6 +31,8 @@ pub(super) struct Call {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asked {
+    /// HTTP where it says nothing.
+    pub(super) protocol: Option<Protocol>,
     pub(super) from: Option<String>,
     pub(super) to: Option<String>,
     pub(super) host: Option<String>,
@@ -77,10 +79,18 @@ pub(super) struct Expected {
     pub(super) elapsed_between_s: Option<(f64, f64)>,
 }
 
-/// What becomes of a connection that gets no answer.
+/// What is spoken beside HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Protocol {
+    Tcp,
+}
+
+/// What becomes of a connection that gets no answer of HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Connection {
+    Ok,
     Reset,
 }
 

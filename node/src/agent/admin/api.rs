@@ -246,7 +246,7 @@ pub struct Port {
     pub name: String,
     /// Its number.
     pub port: u16,
-    /// What is spoken.
+    /// What is spoken; empty where nothing is declared.
     pub protocol: String,
 }
 

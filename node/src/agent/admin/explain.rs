@@ -1,9 +1,10 @@
 //! What this node would do with a request, found by the same code as the proxy: routing and the choice among endpoints.
 
 mod authorization;
+mod connection;
 mod question;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use certs::id::ServiceAccount;
 use policy::{
@@ -11,18 +12,19 @@ use policy::{
     route::{self, Action, Destination, NoRoute, Request, Source},
 };
 
-use authorization::Asked;
-use question::Question;
+use authorization::{Asked, Judge};
+use question::{Asks, Question};
 
 use super::{Admin, api, error::Error};
 use crate::{
-    balance::{Candidates, NoCluster},
+    balance::{Candidates, Carries, NoCluster},
     config::Config,
-    snapshot::Snapshot,
+    snapshot::{Endpoint, Snapshot},
 };
 
 impl Admin {
-    /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`.
+    /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`, where a URL of `tcp` or `tls` asks about a
+    /// connection.
     pub(super) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
         let question = Question::read(query)?;
         let snapshot = self.agent.snapshot();
@@ -67,16 +69,6 @@ fn source(snapshot: &Snapshot, account: &ServiceAccount) -> Source {
 }
 
 fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source: &Source) -> api::Explanation {
-    let request = Request {
-        method: &question.method,
-        uri: &question.uri,
-        authority: &question.authority,
-        scheme: "http",
-        headers: &question.headers,
-        source,
-        fixed: None,
-        own_port: None,
-    };
     let mut explained = api::Explanation {
         service: None,
         document: None,
@@ -96,11 +88,29 @@ fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source
         from: api::Caller { account: source.account.to_string(), labels: source.labels.clone() },
         node: snapshot.node.clone(),
     };
+    let judge = Judge { snapshot, config, source };
+    match &question.asks {
+        Asks::Request => explain_request(judge, question, &mut explained),
+        Asks::Bytes => connection::explain(judge, &question.authority, None, &mut explained),
+        Asks::Tls(server_name) => connection::explain(judge, &question.authority, Some(server_name), &mut explained),
+    }
+    explained
+}
+
+fn explain_request(judge: Judge<'_>, question: &Question, explained: &mut api::Explanation) {
+    let (snapshot, source) = (judge.snapshot, judge.source);
+    let request = Request {
+        method: &question.method,
+        uri: &question.uri,
+        authority: &question.authority,
+        scheme: "http",
+        headers: &question.headers,
+        source,
+        fixed: None,
+        own_port: None,
+    };
     match route::route(&snapshot.compiled, &*snapshot.services, &request) {
-        Ok(routed) => {
-            let asked = Asked { snapshot, config, request: &request, routed: &routed };
-            explain_route(&asked, &mut explained);
-        }
+        Ok(routed) => explain_route(&Asked { judge, request: &request, routed: &routed }, explained),
         Err(no_route) => {
             explained.answer = Some(answer(404, "NR", no_route.to_string()));
             match no_route {
@@ -113,7 +123,6 @@ fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source
             }
         }
     }
-    explained
 }
 
 fn explain_route(asked: &Asked<'_>, explained: &mut api::Explanation) {
@@ -138,7 +147,10 @@ fn explain_route(asked: &Asked<'_>, explained: &mut api::Explanation) {
                 per_try_timeout_ms: route.retries.per_try_timeout.map(millis),
             });
             explained.fault = route.fault.as_ref().map(fault);
-            forward(asked, destinations, explained);
+            let judge = |endpoint: &Endpoint, port: u16| asked.at(endpoint, port);
+            let (port, carries) = (routed.port, Carries::Http1);
+            Forwarding { judge: asked.judge, port, carries, refused: 503, admits: &judge }
+                .explain(destinations, explained);
             explained.authorization = authorization::together(&explained.endpoints);
             if explained.authorization.verdict == "deny" && explained.answer.is_none() {
                 let reason = "RBAC: access denied, by every endpoint that may be chosen";
@@ -166,66 +178,81 @@ fn explain_route(asked: &Asked<'_>, explained: &mut api::Explanation) {
     }
 }
 
-fn forward(asked: &Asked<'_>, destinations: &[Destination], explained: &mut api::Explanation) {
-    let (snapshot, routed, labels) = (asked.snapshot, asked.routed, &asked.request.source.labels);
-    let total: u64 = destinations.iter().map(|one| u64::from(one.weight)).sum();
-    let percent = |index: usize, one: &Destination| match (total, index) {
-        (0, 0) => 100,
-        (0, _) => 0,
-        _ => u64::from(one.weight) * 100 / total,
-    };
-    for (index, one) in destinations.iter().enumerate() {
-        let port = one.port(&*snapshot.services, routed.port);
-        let target = api::Target {
-            host: one.host.clone(),
-            port,
-            subset: Some(one.subset_name.clone()).filter(|name| !name.is_empty()),
-            percent: if destinations.len() == 1 { 100 } else { percent(index, one) },
-            cluster: one.cluster(port),
-        };
-        let found = Candidates::of(&snapshot.services, one, &one.seen_by(labels).subset, port);
-        let out = found.as_ref().err().map(NoCluster::to_string);
-        let endpoints = found.map(|candidates| endpoints(asked, &candidates, &target)).unwrap_or_default();
-        let nobody =
-            (!endpoints.iter().any(|endpoint| endpoint.candidate)).then(|| "no endpoint is healthy".to_owned());
-        let greatest = explained.destination.as_ref().is_none_or(|known| target.percent > known.percent);
-        if greatest {
-            explained.answer = match (out, nobody) {
-                (Some(why), _) => Some(answer(503, "NC", why)),
-                (None, Some(why)) => Some(answer(503, "UH", why)),
-                (None, None) => None,
-            };
-            explained.cluster = Some(target.cluster.clone());
-            explained.destination = Some(target.clone());
-        }
-        explained.destinations.push(target);
-        explained.endpoints.extend(endpoints);
-    }
+/// Where a route forwards to, and who may answer there.
+struct Forwarding<'a> {
+    judge: Judge<'a>,
+    /// The port that was addressed.
+    port: u16,
+    carries: Carries,
+    /// The status of an answer that this node gives; 0 where there is none.
+    refused: u16,
+    /// Whether an endpoint lets it in at a port.
+    admits: &'a dyn Fn(&Endpoint, u16) -> api::Authorization,
 }
 
-fn endpoints(asked: &Asked<'_>, candidates: &Candidates<'_>, target: &api::Target) -> Vec<api::Candidate> {
-    let row = |endpoint: &std::sync::Arc<crate::snapshot::Endpoint>| {
-        let out = candidates.why_out(endpoint);
-        let reason = match out {
-            Some(out) if endpoint.reason.is_empty() || endpoint.healthy => out.to_string(),
-            Some(out) => format!("{out}: {}", endpoint.reason),
-            None => String::new(),
+impl Forwarding<'_> {
+    fn explain(&self, destinations: &[Destination], explained: &mut api::Explanation) {
+        let (snapshot, labels) = (self.judge.snapshot, &self.judge.source.labels);
+        let total: u64 = destinations.iter().map(|one| u64::from(one.weight)).sum();
+        let percent = |index: usize, one: &Destination| match (total, index) {
+            (0, 0) => 100,
+            (0, _) => 0,
+            _ => u64::from(one.weight) * 100 / total,
         };
-        api::Candidate {
-            id: endpoint.id.to_string(),
-            node: endpoint.id.node.clone(),
-            address: endpoint.address.to_string(),
-            port: target.port,
-            labels: BTreeMap::clone(&endpoint.labels),
-            weight: endpoint.weight,
-            cluster: target.cluster.clone(),
-            candidate: out.is_none(),
-            reason,
-            authorization: asked.at(endpoint, target.port),
-            mutual_tls: asked.mutual_tls(endpoint, target.port).to_owned(),
+        for (index, one) in destinations.iter().enumerate() {
+            let port = one.port(&*snapshot.services, self.port);
+            let target = api::Target {
+                host: one.host.clone(),
+                port,
+                subset: Some(one.subset_name.clone()).filter(|name| !name.is_empty()),
+                percent: if destinations.len() == 1 { 100 } else { percent(index, one) },
+                cluster: one.cluster(port),
+            };
+            let subset = &one.seen_by(labels).subset;
+            let found = Candidates::of(&snapshot.services, one, subset, port, self.carries);
+            let out = found.as_ref().err().map(NoCluster::to_string);
+            let endpoints = found.map(|candidates| self.endpoints(&candidates, &target)).unwrap_or_default();
+            let nobody =
+                (!endpoints.iter().any(|endpoint| endpoint.candidate)).then(|| "no endpoint is healthy".to_owned());
+            let greatest = explained.destination.as_ref().is_none_or(|known| target.percent > known.percent);
+            if greatest {
+                explained.answer = match (out, nobody) {
+                    (Some(why), _) => Some(answer(self.refused, "NC", why)),
+                    (None, Some(why)) => Some(answer(self.refused, "UH", why)),
+                    (None, None) => None,
+                };
+                explained.cluster = Some(target.cluster.clone());
+                explained.destination = Some(target.clone());
+            }
+            explained.destinations.push(target);
+            explained.endpoints.extend(endpoints);
         }
-    };
-    candidates.service.endpoints.iter().map(row).collect()
+    }
+
+    fn endpoints(&self, candidates: &Candidates<'_>, target: &api::Target) -> Vec<api::Candidate> {
+        let row = |endpoint: &Arc<Endpoint>| {
+            let out = candidates.why_out(endpoint);
+            let reason = match out {
+                Some(out) if endpoint.reason.is_empty() || endpoint.healthy => out.to_string(),
+                Some(out) => format!("{out}: {}", endpoint.reason),
+                None => String::new(),
+            };
+            api::Candidate {
+                id: endpoint.id.to_string(),
+                node: endpoint.id.node.clone(),
+                address: endpoint.address.to_string(),
+                port: target.port,
+                labels: BTreeMap::clone(&endpoint.labels),
+                weight: endpoint.weight,
+                cluster: target.cluster.clone(),
+                candidate: out.is_none(),
+                reason,
+                authorization: (self.admits)(endpoint, target.port),
+                mutual_tls: self.judge.mutual_tls(endpoint, target.port).to_owned(),
+            }
+        };
+        candidates.service.endpoints.iter().map(row).collect()
+    }
 }
 
 fn fault(fault: &policy::kinds::Fault) -> api::Fault {

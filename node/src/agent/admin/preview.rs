@@ -11,7 +11,7 @@ use policy::{
     hosts,
     kinds::{HttpAction, HttpRoute},
     parse::Located,
-    route::survey::{self, Rule},
+    route::survey::{self, Conditions, Rule},
 };
 
 use super::{Admin, action, api, documents, error::Error, push, routes};
@@ -138,7 +138,9 @@ fn concerned(changed: &BTreeSet<DocumentId>, states: [&State; 2]) -> BTreeSet<St
                 HttpAction::Route(destinations) => Some(destinations),
                 HttpAction::Redirect(_) | HttpAction::Direct(_) | HttpAction::Delegate { .. } => None,
             });
-            let mut names = destinations.flatten().map(|one| &one.destination.host);
+            let l4 = service.tls.iter().map(|rule| &rule.route).chain(service.tcp.iter().map(|rule| &rule.route));
+            let l4 = l4.flatten().map(|one| &one.destination.host);
+            let mut names = destinations.flatten().map(|one| &one.destination.host).chain(l4);
             let delegates = |route: &HttpRoute| match &route.action {
                 HttpAction::Delegate { to, .. } => changed.contains(&to.id()),
                 HttpAction::Route(_) | HttpAction::Redirect(_) | HttpAction::Direct(_) => false,
@@ -225,8 +227,11 @@ fn compare(before: &[Rule<'_>], after: &[Rule<'_>]) -> Vec<api::RuleChange> {
 }
 
 fn conditions(rule: &Rule<'_>) -> String {
-    let all: Vec<String> = rule.conditions.iter().map(routes::conditions).collect();
-    if all.is_empty() { "always".to_owned() } else { all.join(" or ") }
+    match rule.conditions {
+        Conditions::Requests(when) => routes::any(when, "", routes::conditions),
+        Conditions::Tls(when) => routes::any(when, "tls ", routes::tls_conditions),
+        Conditions::Bytes(when) => routes::any(when, "tcp ", routes::l4_conditions),
+    }
 }
 
 #[cfg(test)]

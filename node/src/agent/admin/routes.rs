@@ -3,7 +3,10 @@
 use policy::{
     DocumentId, Spec,
     history::State,
-    kinds::{HttpAction, HttpMatch, HttpRoute, HttpRouteDestination, StringMatch},
+    kinds::{
+        DestinationHost, HttpAction, HttpMatch, HttpRoute, L4Match, RouteDestination, StringMatch, TcpRoute, TlsMatch,
+        TlsRoute,
+    },
 };
 
 use super::api::Route;
@@ -16,6 +19,17 @@ pub(super) fn rows(state: &State) -> Vec<Route> {
         if let Spec::VirtualService(service) = &document.spec {
             for host in &service.hosts {
                 rows.extend(service.http.iter().enumerate().map(|(index, route)| row(host, id, index, route)));
+                let of_tls = |(index, rule): (usize, &TlsRoute)| {
+                    let when = any(&rule.matches, "", tls_conditions);
+                    connections(host, id, format!("tls[{index}] if {when}"), &rule.route)
+                };
+                rows.extend(service.tls.iter().enumerate().map(of_tls));
+                let of_tcp = |(index, rule): (usize, &TcpRoute)| {
+                    let when = any(&rule.matches, "", l4_conditions);
+                    let when = if rule.matches.is_empty() { String::new() } else { format!(" if {when}") };
+                    connections(host, id, format!("tcp[{index}]{when}"), &rule.route)
+                };
+                rows.extend(service.tcp.iter().enumerate().map(of_tcp));
             }
         }
     }
@@ -35,12 +49,14 @@ fn row(host: &str, id: &DocumentId, index: usize, route: &HttpRoute) -> Route {
     }
 }
 
+fn connections(host: &str, id: &DocumentId, rule: String, to: &[RouteDestination]) -> Route {
+    let action = destinations(to.iter().map(|one| (&one.destination, one.weight)));
+    Route { host: host.to_owned(), document: Some(id.to_string()), rule, action }
+}
+
 fn action(route: &HttpRoute) -> String {
     let action = match &route.action {
-        HttpAction::Route(destinations) => {
-            let total: u32 = destinations.iter().map(|destination| destination.weight).sum();
-            destinations.iter().map(|each| destination(each, total)).collect::<Vec<_>>().join(", ")
-        }
+        HttpAction::Route(to) => destinations(to.iter().map(|one| (&one.destination, one.weight))),
         HttpAction::Redirect(redirect) => format!("redirect {}", redirect.code),
         HttpAction::Direct(direct) => format!("answer {}", direct.status),
         HttpAction::Delegate { to, .. } => format!("rules of {}/{}", to.namespace, to.name),
@@ -53,15 +69,47 @@ fn action(route: &HttpRoute) -> String {
     if extras.is_empty() { action } else { format!("{action} ({})", extras.join(", ")) }
 }
 
-fn destination(destination: &HttpRouteDestination, total: u32) -> String {
-    let to = &destination.destination;
+fn destinations<'d>(to: impl Iterator<Item = (&'d DestinationHost, u32)> + Clone) -> String {
+    let total: u32 = to.clone().map(|(_, weight)| weight).sum();
+    to.map(|(to, weight)| destination(to, weight, total)).collect::<Vec<_>>().join(", ")
+}
+
+fn destination(to: &DestinationHost, weight: u32, total: u32) -> String {
     let mut text = to.host.clone();
     text.extend(to.port.map(|port| format!(":{port}")));
     text.extend(to.subset.as_ref().map(|subset| format!(" {subset}")));
     if total > 0 {
-        text.push_str(&format!(" {}%", u64::from(destination.weight) * 100 / u64::from(total)));
+        text.push_str(&format!(" {}%", u64::from(weight) * 100 / u64::from(total)));
     }
     text
+}
+
+/// All conditions of a rule, of which any is enough.
+pub(super) fn any<C>(conditions: &[C], of: &str, text: fn(&C) -> String) -> String {
+    let all: Vec<String> = conditions.iter().map(text).collect();
+    format!("{of}{}", if all.is_empty() { "always".to_owned() } else { all.join(" or ") })
+}
+
+/// One condition of a rule for TLS.
+pub(super) fn tls_conditions(condition: &TlsMatch) -> String {
+    let names = format!("sni={}", condition.sni_hosts.join(","));
+    match l4_conditions(&condition.connection).as_str() {
+        "always" => names,
+        more => format!("{names} and {more}"),
+    }
+}
+
+/// One condition of a rule for connections.
+pub(super) fn l4_conditions(condition: &L4Match) -> String {
+    let mut parts = Vec::new();
+    if !condition.destination_subnets.is_empty() {
+        let subnets: Vec<String> = condition.destination_subnets.iter().map(ToString::to_string).collect();
+        parts.push(format!("to {}", subnets.join(",")));
+    }
+    parts.extend(condition.port.map(|port| format!("port={port}")));
+    parts.extend(condition.source_labels.iter().map(|(key, value)| format!("source {key}={value}")));
+    parts.extend(condition.source_namespace.as_ref().map(|namespace| format!("source namespace={namespace}")));
+    if parts.is_empty() { "always".to_owned() } else { parts.join(" and ") }
 }
 
 /// One condition of a rule.

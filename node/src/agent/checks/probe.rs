@@ -45,7 +45,8 @@ async fn http(check: &Check, path: &str) -> Result<(), String> {
         .map_err(|e| e.to_string())?;
     let stream = TokioIo::new(connect(check.target).await?);
     let status = match check.protocol {
-        Protocol::Http => {
+        // A check of HTTP at a port of bytes says that it is HTTP.
+        Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Sniffed => {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(words)?;
             while_driven(connection, async { sender.send_request(request).await.map(|r| r.status()) }).await?
         }

@@ -7,7 +7,7 @@ use super::{
 use crate::telemetry::{Counter, Telemetry};
 use http::{HeaderMap, HeaderValue, request::Parts, uri::PathAndQuery};
 use policy::{
-    authorize::{self, Decision, Head, Peer},
+    authorize::{self, Decision, Head},
     compile::Workload,
     kinds::PathNormalization,
     normalize,
@@ -75,7 +75,6 @@ impl Arriving<'_> {
         let (decision, path) = self.decide(workload, parts)?;
         self.report(context, parts, &decision);
         if !decision.allowed() {
-            context.verdicts.denied.add(1);
             return Err(Refusal { details: decision.details(), ..Cause::Denied.into() });
         }
         if let Some(path) = path {
@@ -103,7 +102,7 @@ impl Arriving<'_> {
             headers: &parts.headers,
             token: None,
         };
-        let decision = workload.authorizer.decide(&self.peer(), &head);
+        let decision = workload.authorizer.decide(&self.who.peer(self.port), &head);
         let rewritten = (looks && path.as_str() != parts.uri.path()).then(|| match parts.uri.query() {
             Some(query) => format!("{}?{query}", path.as_str()),
             None => path.as_str().to_owned(),
@@ -111,44 +110,41 @@ impl Arriving<'_> {
         Ok((decision, rewritten))
     }
 
-    fn peer(&self) -> Peer<'_> {
-        Peer {
-            identity: Some(&self.who.identity),
-            address: Some(self.who.address),
-            original_address: None,
-            server_name: Some(&self.who.server_name),
-            destination: Some(self.who.destination),
-            port: self.port,
-        }
-    }
-
     /// What is told of a decision beside the answer.
     fn report(&self, context: &Context, parts: &Parts, decision: &Decision) {
-        if let Some(cause) = &decision.audit {
-            context.verdicts.audited.add(1);
-            self.log("an AUDIT policy matches", cause, parts);
-        }
-        match &decision.dry_run {
-            None => {}
-            Some(verdict) if verdict.allowed => context.verdicts.would_allow.add(1),
-            Some(verdict) => {
-                context.verdicts.would_deny.add(1);
-                match &verdict.cause {
-                    Some(cause) => self.log("a policy on trial would deny", cause, parts),
-                    None => tracing::info!(
-                        source = %self.who.identity, service = %self.who.service, method = %parts.method, path = parts.uri.path(),
-                        "no ALLOW policy on trial matches: it would be denied"
-                    ),
-                }
+        let what = || format!("{} {}", parts.method, parts.uri.path());
+        report(context, self.who, what, decision);
+    }
+}
+
+/// What is told of a decision about a request or a connection, beside the answer; `what` names it.
+pub(super) fn report(context: &Context, who: &Who, what: impl Fn() -> String, decision: &Decision) {
+    let log = |why: &str, cause: &authorize::Cause| {
+        tracing::info!(
+            policy = %cause.document, rule = cause.rule, source = %who.identity, service = %who.service,
+            what = what(), "{why}"
+        );
+    };
+    if let Some(cause) = &decision.audit {
+        context.verdicts.audited.add(1);
+        log("an AUDIT policy matches", cause);
+    }
+    match &decision.dry_run {
+        None => {}
+        Some(verdict) if verdict.allowed => context.verdicts.would_allow.add(1),
+        Some(verdict) => {
+            context.verdicts.would_deny.add(1);
+            match &verdict.cause {
+                Some(cause) => log("a policy on trial would deny", cause),
+                None => tracing::info!(
+                    source = %who.identity, service = %who.service, what = what(),
+                    "no ALLOW policy on trial matches: it would be denied"
+                ),
             }
         }
     }
-
-    fn log(&self, what: &str, cause: &authorize::Cause, parts: &Parts) {
-        tracing::info!(
-            policy = %cause.document, rule = cause.rule, source = %self.who.identity, service = %self.who.service,
-            method = %parts.method, path = parts.uri.path(), "{what}"
-        );
+    if !decision.allowed() {
+        context.verdicts.denied.add(1);
     }
 }
 

@@ -3,7 +3,6 @@
 use super::multiplexed::{Multiplexed, Stream};
 use crate::{
     clock,
-    config::Protocol,
     http1::{
         client::{self as http1, Connection},
         copy_head,
@@ -34,6 +33,16 @@ use tokio::{net::TcpStream, time::timeout};
 const IDLE_LIMIT: usize = 256;
 /// How long an idle connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// What an application is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Version {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
 /// The connections of one worker.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Apps(Arc<Shared>);
@@ -73,16 +82,16 @@ impl Apps {
     pub(in crate::proxy) async fn send(
         &self,
         target: SocketAddr,
-        protocol: Protocol,
+        version: Version,
         head: &Parts,
         body: RequestBody,
         patience: Duration,
     ) -> Result<Response<AppBody>, Cause> {
         let completion = body.completion();
-        let response = match protocol {
-            Protocol::Http => self.send_http1(target, head, body, patience).await,
+        let response = match version {
+            Version::Http1 => self.send_http1(target, head, body, patience).await,
             // Boxed, so that HTTP/1.1 needs no room for it.
-            Protocol::Http2 | Protocol::Grpc => Box::pin(self.send_http2(target, head, body, patience)).await,
+            Version::Http2 => Box::pin(self.send_http2(target, head, body, patience)).await,
         };
         let response = response.map_err(|failed| failed.cause(&completion))?;
         if is_ambiguous(&response) {

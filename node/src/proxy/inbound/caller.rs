@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     config::Service,
-    mesh::Preface,
+    mesh::{self, Preface},
     snapshot::{Endpoint, Snapshot},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
@@ -16,6 +16,7 @@ use certs::{
 };
 use http::HeaderValue;
 use policy::{
+    authorize,
     compile::{self, Compiled},
     route,
 };
@@ -51,6 +52,8 @@ pub(super) struct Who {
     pub(super) service: ServiceName,
     pub(super) instance: Option<String>,
     pub(super) port: u16,
+    /// What the caller says that it carries.
+    pub(super) carries: mesh::Protocol,
     /// The account whose identity this node showed: only a service that has it may be reached.
     pub(super) account: ServiceAccount,
     /// What TLS proves of the caller.
@@ -80,6 +83,20 @@ struct Seen {
 pub(super) struct Rules {
     pub(super) workload: Arc<compile::Workload>,
     pub(super) counted: Vec<limits::Counted>,
+}
+
+impl Who {
+    /// What authorization reads of it, at this port of the application.
+    pub(super) fn peer(&self, port: u16) -> authorize::Peer<'_> {
+        authorize::Peer {
+            identity: Some(&self.identity),
+            address: Some(self.address),
+            original_address: None,
+            server_name: Some(&self.server_name),
+            destination: Some(self.destination),
+            port,
+        }
+    }
 }
 
 impl Caller {
@@ -124,6 +141,7 @@ impl Caller {
             service: preface.service.clone(),
             instance: preface.instance.clone(),
             port: preface.port,
+            carries: preface.protocol,
             account: account.clone(),
             identity: peer.identity.clone(),
             address: peer.address,

@@ -37,7 +37,7 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
     let entry = Entry {
         side: LogSide::Server,
         began: clock::wall(),
-        method: request.method().clone(),
+        method: Some(request.method().clone()),
         path: request.uri().path_and_query().map_or("", |path| path.as_str()).to_owned(),
         version: request.version(),
         authority,
@@ -65,7 +65,7 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
 }
 
 /// What holds for the called service; for one that is not served here, what holds in the mesh.
-fn rule(context: &Context, caller: &Caller, snapshot: &Snapshot) -> Option<Arc<LogRule>> {
+pub(super) fn rule(context: &Context, caller: &Caller, snapshot: &Snapshot) -> Option<Arc<LogRule>> {
     let (local, who) = (context.local.load(), &caller.who);
     match local.service(&who.service, who.instance.as_deref()) {
         Some(service) => caller.look(snapshot, &local, service, |rules| rules.workload.logs.server.clone()),

@@ -11,6 +11,7 @@ mod log;
 mod message;
 mod multiplexed;
 mod standing;
+mod tcp;
 
 pub(super) use admission::Verdicts;
 pub(super) use app::{AppBody, Apps, Spawn};
@@ -18,6 +19,7 @@ pub(super) use caller::{Caller, Peer};
 pub(super) use limits::RATE_LIMITED;
 pub(super) use message::{to_http1, to_http2};
 pub(super) use standing::{Standing, Watch, watch_rules};
+pub(super) use tcp::{Arrival, Refused, open};
 
 use super::{
     connection::{self, Handler},
@@ -33,6 +35,7 @@ use crate::{
     mesh,
 };
 use admission::{Arriving, Refusal};
+use app::Version;
 use caller::Rules;
 use certs::id::Subject;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -54,12 +57,13 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
     let snapshot = context.current.load();
     let caller = Arc::new(Caller::at(local_addr.ip(), &context, &snapshot, &peer, account, &preface));
     drop(snapshot);
-    let requests = Requests { context: Arc::clone(&context), caller };
+    let requests = || Requests { context: Arc::clone(&context), caller: Arc::clone(&caller) };
     match preface.protocol {
-        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests).await,
-        mesh::Protocol::Http2 => connection::serve_http2(&context, stream, Side::Node, requests).await,
-        // Tunnels and probes are refused by closing; no caller of this version opens them.
-        mesh::Protocol::Tcp | mesh::Protocol::Probe => {}
+        mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests()).await,
+        mesh::Protocol::Http2 => connection::serve_http2(&context, stream, Side::Node, requests()).await,
+        mesh::Protocol::Tcp => tcp::serve(&context, &caller, stream).await,
+        // Refused by closing; no caller of this version opens them.
+        mesh::Protocol::Probe => {}
     }
 }
 
@@ -143,14 +147,14 @@ async fn forward(
     let mut standing = Standing::new(context, &caller.who, parts, host, came);
     let admitted = standing.admitted();
     // What carries it on is said in a copy of its own, where it differs from what was judged.
-    let own = match (port.protocol, upgrade) {
-        (config::Protocol::Http, None) => None,
-        (config::Protocol::Http, Some(upgrade)) => {
+    let own = match (port.version, upgrade) {
+        (Version::Http1, None) => None,
+        (Version::Http1, Some(upgrade)) => {
             let mut parts = copy_head(&admitted.parts);
             upgrade::mark(&mut parts.headers, upgrade);
             Some(parts)
         }
-        (config::Protocol::Http2 | config::Protocol::Grpc, _) => {
+        (Version::Http2, _) => {
             let mut parts = copy_head(&admitted.parts);
             to_http2(&mut parts, &admitted.host)?;
             Some(parts)
@@ -160,7 +164,7 @@ async fn forward(
     let head = own.as_ref().unwrap_or(&admitted.parts);
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(port.target, port.protocol, head, request_body, port.patience) => response?,
+        response = context.apps.send(port.target, port.version, head, request_body, port.patience) => response?,
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
     let upgraded = upgrade::answered(&response, asked)?;
@@ -186,6 +190,7 @@ fn admitted(
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
+    let version = version(port.protocol, who.carries).ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
     let quota = caller.look(&snapshot, &local, service, |Rules { workload, counted }| {
         arriving.admit(context, workload, parts)?;
@@ -195,13 +200,24 @@ fn admitted(
         arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())
     })?;
     let patience = snapshot.compiled.config().connect_timeout;
-    Ok(Application { target: port.target, protocol: port.protocol, patience, quota })
+    Ok(Application { target: port.target, version, patience, quota })
+}
+
+/// What the application is spoken to in, if its port takes requests: as declared, else as the caller was spoken to.
+const fn version(declared: config::Protocol, carries: mesh::Protocol) -> Option<Version> {
+    match (declared, carries) {
+        (config::Protocol::Http, _) | (config::Protocol::Sniffed, mesh::Protocol::Http1) => Some(Version::Http1),
+        (config::Protocol::Http2 | config::Protocol::Grpc, _) | (config::Protocol::Sniffed, mesh::Protocol::Http2) => {
+            Some(Version::Http2)
+        }
+        (config::Protocol::Tcp | config::Protocol::Tls | config::Protocol::Sniffed, _) => None,
+    }
 }
 
 /// An application's port.
 struct Application {
     target: SocketAddr,
-    protocol: config::Protocol,
+    version: Version,
     /// How long a connection to it may take to open.
     patience: Duration,
     /// Of the limits that the request met the one with least room left.

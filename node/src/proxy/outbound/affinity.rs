@@ -8,7 +8,10 @@ use http::{
     request::Parts,
 };
 use policy::kinds::{ConsistentHash, HashCookie, HashKey};
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
 
 /// What a request is balanced by.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,10 +29,7 @@ impl Affinity {
         match &hash.key {
             None => plain(None),
             Some(HashKey::Header(name)) => plain(header(&parts.headers, name)),
-            Some(HashKey::SourceIp) => plain(Some(match remote.ip().to_canonical() {
-                std::net::IpAddr::V4(address) => balance::hash(&address.octets()),
-                std::net::IpAddr::V6(address) => balance::hash(&address.octets()),
-            })),
+            Some(HashKey::SourceIp) => plain(Some(of_address(remote))),
             Some(HashKey::QueryParameter(name)) => plain(
                 parameter(parts.uri.query().unwrap_or_default(), name).map(|value| balance::hash(value.as_bytes())),
             ),
@@ -40,11 +40,23 @@ impl Affinity {
         }
     }
 
+    /// Of a connection of bytes, which has nothing but its address.
+    pub(super) fn of_connection(hash: &ConsistentHash, remote: SocketAddr) -> Option<u64> {
+        (hash.key == Some(HashKey::SourceIp)).then(|| of_address(remote))
+    }
+
     /// Tells the caller of the cookie that was made.
     pub(super) fn mark(self, headers: &mut HeaderMap) {
         if let Some(cookie) = self.cookie {
             headers.append(SET_COOKIE, cookie);
         }
+    }
+}
+
+fn of_address(remote: SocketAddr) -> u64 {
+    match remote.ip().to_canonical() {
+        IpAddr::V4(address) => balance::hash(&address.octets()),
+        IpAddr::V6(address) => balance::hash(&address.octets()),
     }
 }
 

@@ -157,7 +157,7 @@ impl Way<'_> {
     }
 
     /// Counts for outlier detection, where the policy has it.
-    fn note(&self, position: usize, outcome: Outcome, began: u64) {
+    pub(super) fn note(&self, position: usize, outcome: Outcome, began: u64) {
         let table = &self.cluster.table;
         let Some(policy) = &table.outliers else { return };
         let host = &table.balancer.hosts()[position];
@@ -230,14 +230,19 @@ impl Way<'_> {
     /// An endpoint on this node: in process, through the same door as any other caller's request.
     async fn here(&self, member: &Member, head: &Parts, body: RequestBody) -> Response<body::Source> {
         let request = Request::from_parts(copy_head(head), body);
-        let caller = member.caller.get_or_init(|| {
+        let caller = self.caller(member);
+        inbound::answer(self.context, caller, request).await.map(|body| body::Source::Here(Box::new(body)))
+    }
+
+    /// This caller as an endpoint on this node sees it.
+    pub(super) fn caller<'m>(&self, member: &'m Member) -> &'m Caller {
+        member.caller.get_or_init(|| {
             // The address at which other nodes would see this one. It is unknown only while the node joins.
             let address = Some(member.endpoint.address.ip()).filter(|address| !address.is_unspecified());
             let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             let peer = Peer { identity: &self.speaker.identity, node: &self.snapshot.node, address, certificate: None };
             Caller::new(self.context, self.snapshot, &peer, &member.endpoint.account, &member.preface)
-        });
-        inbound::answer(self.context, caller, request).await.map(|body| body::Source::Here(Box::new(body)))
+        })
     }
 
     async fn there(
@@ -268,16 +273,7 @@ impl Way<'_> {
 
     /// A virtual connection. Who waits for one to be made counts as pending, as in Envoy.
     async fn lease(&self, member: &Member, sent: &Completion) -> Result<mesh::lease::Lease, Cause> {
-        let endpoint = &member.endpoint;
-        let call = Call {
-            source: &self.speaker.identity,
-            node: &endpoint.id.node,
-            address: endpoint.address,
-            identity: &member.identity,
-            preface: &member.preface,
-            patience: self.cluster.connect_timeout,
-            pings: self.cluster.pings,
-        };
+        let (endpoint, call) = (&member.endpoint, self.call(member));
         if let Some(lease) = self.context.mesh.kept(&call) {
             return Ok(lease.under(self.cluster.terms));
         }
@@ -301,10 +297,28 @@ impl Way<'_> {
         Ok(lease.under(self.cluster.terms))
     }
 
-    /// What a failure between nodes means here; the agent hears of those that speak of the node.
+    /// How a member on another node is reached.
+    pub(super) fn call<'c>(&'c self, member: &'c Member) -> Call<'c> {
+        Call {
+            source: &self.speaker.identity,
+            node: &member.endpoint.id.node,
+            address: member.endpoint.address,
+            identity: &member.identity,
+            preface: &member.preface,
+            patience: self.cluster.connect_timeout,
+            pings: self.cluster.pings,
+        }
+    }
+
     fn cause(&self, member: &Member, error: &mesh::Error, sent: &Completion) -> Cause {
+        let failed = || sent.failure().unwrap_or(Cause::BadRequest("request body broken off"));
+        self.unreached(member, error).unwrap_or_else(failed)
+    }
+
+    /// What a failure between nodes means here, `None` if it is the caller's own; the agent hears of those that speak of the node.
+    pub(super) fn unreached(&self, member: &Member, error: &mesh::Error) -> Option<Cause> {
         tracing::debug!(endpoint = %member.endpoint.id, %error, "attempt failed");
-        match error {
+        Some(match error {
             mesh::Error::Connect { .. } | mesh::Error::NeverSent(_) => {
                 self.context.report_failure(&member.endpoint.id.node);
                 Cause::ConnectFailure
@@ -319,8 +333,8 @@ impl Way<'_> {
             mesh::Error::Overflow(_) => Cause::Overflow,
             mesh::Error::Refused => Cause::RefusedStream,
             mesh::Error::Protocol(_) => Cause::UpstreamProtocol,
-            mesh::Error::RequestBody(_) => sent.failure().unwrap_or(Cause::BadRequest("request body broken off")),
-        }
+            mesh::Error::RequestBody(_) => return None,
+        })
     }
 }
 
@@ -343,7 +357,7 @@ async fn within<T>(limit: Option<Duration>, sent: &Completion, answer: impl Futu
 }
 
 /// Waits until an endpoint goes out. One that was out before is there because of a panic: it may answer all the same.
-async fn lost(endpoint: &Endpoint) {
+pub(super) async fn lost(endpoint: &Endpoint) {
     if endpoint.stats.is_out() {
         return std::future::pending().await;
     }

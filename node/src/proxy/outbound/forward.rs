@@ -7,7 +7,7 @@ use super::{
     grpc_timeout, mirror,
 };
 use crate::{
-    balance::{Ask, Tried},
+    balance::{Ask, Carries, Tried},
     clock,
     proxy::{
         deadline::Deadline,
@@ -21,7 +21,7 @@ use crate::{
     snapshot::{Endpoint, Snapshot},
     telemetry::Flags,
 };
-use http::{HeaderName, HeaderValue, Method, Response, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Method, Response, Version, request::Parts, uri::PathAndQuery};
 use policy::{
     retry::Outcome,
     route::{Destination, Routed},
@@ -50,7 +50,7 @@ pub(super) async fn forward(
     let (context, route) = (requests.context, &routed.route);
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
     let cluster = context
-        .cluster(snapshot, &requests.speaker, route, destination, routed.port)
+        .cluster(snapshot, &requests.speaker, route, destination, routed.port, carries(outgoing.parts.version))
         .inspect_err(|_| requests.count_service(routed, exchange))?;
     exchange.between(Arc::clone(&cluster.nobody));
     let Outgoing { parts, host, upgrade, incoming } = outgoing;
@@ -99,6 +99,11 @@ pub(super) async fn forward(
     }
     affinity.mark(response.headers_mut());
     Ok(Answered::Endpoint(response, deadline, flight))
+}
+
+/// A port that declares no protocol is spoken to as the application speaks.
+pub(super) fn carries(version: Version) -> Carries {
+    if version == Version::HTTP_2 { Carries::Http2 } else { Carries::Http1 }
 }
 
 /// The request after rewrite and header operations, with its authority.
@@ -260,7 +265,7 @@ impl Attempts<'_> {
 }
 
 /// Where a request to the endpoint goes; what is on this node has no address between nodes.
-fn reached(endpoint: &Endpoint, port: u16) -> SocketAddr {
+pub(super) fn reached(endpoint: &Endpoint, port: u16) -> SocketAddr {
     if endpoint.local { SocketAddr::from(([127, 0, 0, 1], port)) } else { endpoint.address }
 }
 

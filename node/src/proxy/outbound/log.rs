@@ -1,9 +1,9 @@
 //! What the access log tells of a request that an application sends. Nothing is gathered while the log is off.
 
-use super::{Requests, Speaker};
+use super::{Requests, Speaker, tcp};
 use crate::{
     clock,
-    proxy::exchange::Logged,
+    proxy::{self, context::Context, exchange::Logged},
     snapshot::Snapshot,
     telemetry::{Entry, LogSide},
 };
@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 
 /// What the documents last said of a speaker's access log.
 #[derive(Debug, Default)]
-pub(super) struct Seen(ArcSwapOption<Rule>);
+pub(in crate::proxy) struct Seen(ArcSwapOption<Rule>);
 
 #[derive(Debug)]
 struct Rule {
@@ -39,6 +39,28 @@ impl Speaker {
     }
 }
 
+/// Begins the line of a connection of bytes, if there is to be one.
+pub(super) fn begin_connection(
+    context: &Context,
+    speaker: &Speaker,
+    snapshot: &Snapshot,
+    ends: tcp::Ends,
+    server_name: Option<&str>,
+) -> Option<proxy::tcp::Logged> {
+    if !snapshot.compiled.logs_any() {
+        return None;
+    }
+    let rule = speaker.log_rule(snapshot)?;
+    let entry = Entry {
+        local: ends.local.into(),
+        remote: ends.remote.into(),
+        server_name: server_name.filter(|name| !name.is_empty()).map(str::to_owned),
+        ..Entry::of_connection(LogSide::Client, clock::wall())
+    };
+    let config = Arc::clone(snapshot.compiled.config());
+    Some(proxy::tcp::Logged { log: context.access_log.clone(), rule, config, entry })
+}
+
 /// Begins a line, if there is to be one. Hop-by-hop headers are stripped already.
 pub(super) fn begin(requests: &Requests<'_>, snapshot: &Snapshot, parts: &Parts) -> Option<Logged> {
     if !snapshot.compiled.logs_any() {
@@ -51,7 +73,7 @@ pub(super) fn begin(requests: &Requests<'_>, snapshot: &Snapshot, parts: &Parts)
     let entry = Entry {
         side: LogSide::Client,
         began: clock::wall(),
-        method: parts.method.clone(),
+        method: Some(parts.method.clone()),
         path: parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned(),
         version: parts.version,
         authority,

@@ -4,7 +4,7 @@ use super::{
     Requests,
     affinity::Affinity,
     attempt::{Try, Way},
-    forward::Head,
+    forward::{Head, carries},
 };
 use crate::{
     balance::{Ask, Tried},
@@ -68,7 +68,8 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
             continue;
         }
         let (speaker, route) = (&requests.speaker, &routed.route);
-        let Ok(cluster) = context.cluster(snapshot, speaker, route, &mirror.destination, routed.port) else {
+        let (to, carries) = (&mirror.destination, carries(head.parts.version));
+        let Ok(cluster) = context.cluster(snapshot, speaker, route, to, routed.port, carries) else {
             tracing::debug!(host = mirror.destination.host, "no such mirror");
             continue;
         };

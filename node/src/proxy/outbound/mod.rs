@@ -8,107 +8,37 @@ mod forward;
 mod grpc_timeout;
 mod log;
 mod mirror;
+mod speaker;
+mod tcp;
 
 use super::{
     connection::{self, Handler},
     context::Context,
+    detect::{self, Spoken},
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
     http::{self as body, Bounds, Incoming, ResponseBody, Side, Ties},
     inbound::REQUEST_ID,
-    local::Local,
     reply, upgrade,
 };
-use crate::{
-    balance::{Client, Locality},
-    clock,
-    config::Speaker as SpeakerName,
-    http1::server::OnUpgrade,
-    snapshot::Snapshot,
-    telemetry::{Flags, Pair, Reporter, Security, Workload},
-};
+use crate::{clock, http1::server::OnUpgrade, snapshot::Snapshot, telemetry::Flags};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use certs::{
-    codec::Millis,
-    id::{ServiceName, SpiffeId},
-};
+use certs::codec::Millis;
 use cors::Verdict;
 use facts::RequestFacts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::LOCATION, request::Parts};
 use hyper::body::Body as _;
 use policy::{
     kinds::{Abort, DirectResponse, Fault, Redirect},
-    route::{self, Action, Addressed, NoRoute, Routed},
+    route::{self, Action, NoRoute, Routed},
 };
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{net::TcpStream, time::timeout};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
 
 pub(super) use mirror::Mirrors;
-
-/// Who speaks through a local port, and what it may name there.
-#[derive(Debug)]
-pub(super) struct Speaker {
-    /// Differs between speakers.
-    pub(super) id: u64,
-    /// `NAMESPACE/NAME[/INSTANCE]`.
-    pub(super) name: String,
-    pub(super) service: ServiceName,
-    pub(super) identity: SpiffeId,
-    pub(super) workload: Arc<Workload>,
-    pub(super) source: route::Source,
-    /// What the choice of endpoints goes by.
-    pub(super) client: Client,
-    /// `[[upstream]]`: the service and port to which the listener leads.
-    fixed: Option<(ServiceName, u16)>,
-    /// The listener's own port.
-    port: u16,
-    log: log::Seen,
-}
-
-impl Speaker {
-    /// `None` if the configuration has no such service.
-    pub(super) fn new(
-        local: &Local,
-        snapshot: &Snapshot,
-        locality: &Locality,
-        name: &SpeakerName,
-        fixed: Option<(ServiceName, u16)>,
-        port: u16,
-    ) -> Option<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let source = local.source(name)?;
-        let trust_domain = &snapshot.trust_domain;
-        let workload = Workload::of_service(trust_domain, &name.service, &source.account, &source.labels);
-        Some(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            name: name.to_string(),
-            service: name.service.clone(),
-            identity: SpiffeId::service(trust_domain.clone(), source.account.clone()),
-            workload: Arc::new(workload),
-            client: Client {
-                locality: locality.clone(),
-                labels: Arc::new(source.labels.clone()),
-                ignores_localities: false,
-            },
-            source,
-            fixed,
-            port,
-            log: log::Seen::default(),
-        })
-    }
-}
-
-/// Between two looks at a connection that has sent too little to know its protocol.
-const DETECT_PAUSE: Duration = Duration::from_millis(1);
+pub(super) use speaker::Speaker;
 
 /// Serves one connection of an application.
 pub(super) async fn serve(
@@ -120,37 +50,27 @@ pub(super) async fn serve(
     // Small answers must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
     let bounds = Bounds::of_applications(&context.limits());
-    let is_http2 = tokio::select! {
-        detected = is_http2(&stream, &bounds) => detected,
+    let declared = speaker.load().declared(&context.current.read());
+    let found = tokio::select! {
+        found = detect::detect(&stream, declared, &bounds) => found,
         () = context.draining() => return,
     };
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
     let local = stream.local_addr().unwrap_or_else(|_| nowhere());
-    let requests = Connection { context: Arc::clone(&context), speaker, remote, local };
-    match is_http2 {
-        Ok(true) => connection::serve_http2(&context, stream, Side::Application, requests).await,
-        Ok(false) => connection::serve_http1(&context, stream, Side::Application, requests).await,
-        Err(error) => tracing::debug!(%error, "connection ended before a request"),
-    }
-}
-
-/// HTTP/2 with prior knowledge begins with `PRI`; the bytes stay unread.
-async fn is_http2(stream: &TcpStream, bounds: &Bounds) -> std::io::Result<bool> {
-    let mut first = [0; 3];
-    let mut length = timeout(bounds.idle, stream.peek(&mut first)).await??;
-    let rest = async {
-        loop {
-            if length == 0 || !b"PRI".starts_with(&first[..length]) {
-                return Ok(false);
-            }
-            if length == first.len() {
-                return Ok(true);
-            }
-            tokio::time::sleep(DETECT_PAUSE).await;
-            length = stream.peek(&mut first).await?;
+    let requests = |speaker| Connection { context: Arc::clone(&context), speaker, remote, local };
+    let server_name = match found {
+        Ok(Spoken::Http1) => {
+            return connection::serve_http1(&context, stream, Side::Application, requests(speaker)).await;
         }
+        Ok(Spoken::Http2) => {
+            return connection::serve_http2(&context, stream, Side::Application, requests(speaker)).await;
+        }
+        Ok(Spoken::Bytes) => None,
+        Ok(Spoken::Tls(name)) => Some(name.unwrap_or_default()),
+        Err(error) => return tracing::debug!(%error, "connection ended before a request"),
     };
-    timeout(bounds.head_time, rest).await?
+    let ends = tcp::Ends { remote, local };
+    tcp::serve(&context, &speaker.load_full(), stream, ends, server_name.as_deref()).await;
 }
 
 /// One connection of an application.
@@ -318,18 +238,9 @@ impl Requests<'_> {
         })
     }
 
-    /// Counts a request that named no service. Its Host is not a label: callers could make up any number of them.
+    /// Counts a request that named no service.
     fn unrouted(&self, exchange: &mut Exchange) {
-        let pair = Pair {
-            reporter: Reporter::Source,
-            source: Arc::clone(&self.speaker.workload),
-            destination: Arc::new(Workload::unknown()),
-            service: "unknown".into(),
-            service_name: "BlackHoleCluster".into(),
-            service_namespace: "unknown".into(),
-            security: Security::Unknown,
-        };
-        exchange.between(Arc::new(self.context.telemetry.recorder(self.context.worker, Arc::new(pair))));
+        exchange.between(self.context.recorder(self.speaker.to_nothing()));
     }
 
     /// Delay first, then abort; drawn independently. Neither is retried, and the route's timeout does not see them.
@@ -382,19 +293,7 @@ impl Requests<'_> {
 
     /// Counts a request that was answered without an endpoint.
     fn count_service(&self, routed: &Routed, exchange: &mut Exchange) {
-        let pair = Pair {
-            reporter: Reporter::Source,
-            source: Arc::clone(&self.speaker.workload),
-            destination: Arc::new(Workload::unknown()),
-            service: routed.host.full_name().into(),
-            service_name: match &routed.host {
-                Addressed::Service(service) => service.name().into(),
-                Addressed::Name(name) => Arc::clone(name),
-            },
-            service_namespace: routed.host.service().map_or("unknown", ServiceName::namespace).into(),
-            security: Security::Unknown,
-        };
-        exchange.between(Arc::new(self.context.telemetry.recorder(self.context.worker, Arc::new(pair))));
+        exchange.between(self.context.recorder(self.speaker.to_service(&routed.host)));
     }
 
     fn facts<'r>(&self, routed: &'r Routed, head: &'r Parts, host: &'r HeaderValue) -> RequestFacts<'r> {

@@ -19,4 +19,5 @@ mod patience;
 mod protocols;
 mod routing;
 mod standing;
+mod tcp;
 mod world;

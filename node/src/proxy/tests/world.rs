@@ -52,8 +52,18 @@ pub(super) struct Entry {
 impl Entry {
     /// A healthy HTTP endpoint.
     pub(super) fn new(node: usize, service: &'static str, version: &'static str, backend: &Backend) -> Self {
-        let target = backend.address;
-        Self { node, service, version, target, protocol: Protocol::Http, healthy: true, weight: 1, address: None }
+        Self::at(node, service, version, backend.address, Protocol::Http)
+    }
+
+    /// A healthy endpoint at this address.
+    pub(super) fn at(
+        node: usize,
+        service: &'static str,
+        version: &'static str,
+        target: SocketAddr,
+        protocol: Protocol,
+    ) -> Self {
+        Self { node, service, version, target, protocol, healthy: true, weight: 1, address: None }
     }
 }
 
@@ -270,6 +280,9 @@ impl World {
                         Protocol::Http => policy::hosts::Protocol::Http,
                         Protocol::Http2 => policy::hosts::Protocol::Http2,
                         Protocol::Grpc => policy::hosts::Protocol::Grpc,
+                        Protocol::Tcp => policy::hosts::Protocol::Tcp,
+                        Protocol::Tls => policy::hosts::Protocol::Tls,
+                        Protocol::Sniffed => policy::hosts::Protocol::Sniffed,
                     },
                 });
                 endpoints.push(Endpoint {

@@ -1,103 +1,17 @@
 //! A line of the access log, as Envoy's format string or Istio's JSON has it. Values come from outside: nothing in them can begin a
 //! line or reach a terminal.
 
+use super::entry::{Entry, LogSide};
 use crate::telemetry::Summary;
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::HeaderValue;
 use policy::kinds::{
     AccessLog, Facts, Filter, HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord, Message, NumberFact, TextFact,
 };
 use serde_json::{Map, Value};
-use std::{
-    borrow::Cow,
-    fmt::{self, Write},
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{borrow::Cow, fmt::Write, time::Duration};
 
 /// Longest value of a line, bytes; what is longer is cut.
 const VALUE_LIMIT: usize = 8 * 1024;
-
-/// Whose part of a request's way a line is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogSide {
-    /// The caller's node: from the application to an endpoint.
-    Client,
-    /// The node of the called: from the mesh to its application.
-    Server,
-}
-
-/// An address; without a port where it would say nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The address.
-    pub ip: IpAddr,
-    /// The port.
-    pub port: Option<u16>,
-}
-
-impl From<SocketAddr> for Place {
-    fn from(address: SocketAddr) -> Self {
-        Self { ip: address.ip(), port: Some(address.port()) }
-    }
-}
-
-impl From<IpAddr> for Place {
-    fn from(ip: IpAddr) -> Self {
-        Self { ip, port: None }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
-            None => self.ip.fmt(f),
-        }
-    }
-}
-
-/// What is known of a request.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// Whose line it is.
-    pub side: LogSide,
-    /// When its head came, Unix time in milliseconds.
-    pub began: u64,
-    /// The method.
-    pub method: Method,
-    /// Path and query, as they came.
-    pub path: String,
-    /// The protocol's version.
-    pub version: Version,
-    /// The authority, as sent.
-    pub authority: String,
-    /// The headers: of a server's line as the application is given them.
-    pub request: HeaderMap,
-    /// The response's headers; none before it came.
-    pub response: HeaderMap,
-    /// Envoy's name of where the request goes, if that is known.
-    pub cluster: Option<String>,
-    /// Name of the route; empty for one without a name.
-    pub route: String,
-    /// The application or endpoint, if the request was sent there.
-    pub upstream: Option<SocketAddr>,
-    /// Where the caller came in.
-    pub local: Place,
-    /// The calling node, or the application that calls.
-    pub remote: Place,
-    /// The caller's identity, if it came by mutual TLS.
-    pub peer: Option<String>,
-    /// The server name by which it called.
-    pub server_name: Option<String>,
-    /// Envoy's details of an answer that the proxy gave.
-    pub details: Option<Cow<'static, str>>,
-    /// Bytes of the request's body.
-    pub received: u64,
-    /// Bytes of the response's body.
-    pub sent: u64,
-    /// From the request's head to the response's.
-    pub answered_after: Option<Duration>,
-}
 
 impl Entry {
     /// True if the filter wants a line; without a filter always.
@@ -158,8 +72,9 @@ impl Ended<'_> {
     }
 
     fn request(&self, name: &HeaderOrPseudo) -> Option<Vec<u8>> {
+        let method = self.entry.method.as_ref()?;
         match name {
-            HeaderOrPseudo::Method => Some(self.entry.method.as_str().as_bytes().to_vec()),
+            HeaderOrPseudo::Method => Some(method.as_str().as_bytes().to_vec()),
             HeaderOrPseudo::Path => Some(self.entry.path.as_bytes().to_vec()),
             HeaderOrPseudo::Authority => Some(self.entry.authority.as_bytes().to_vec()),
             HeaderOrPseudo::Scheme => Some(b"http".to_vec()),
@@ -186,14 +101,15 @@ impl Ended<'_> {
         let entry = self.entry;
         match word {
             LogWord::StartTime => start(entry.began),
-            LogWord::Protocol => Some(format!("{:?}", entry.version)),
+            LogWord::Protocol => entry.method.as_ref().map(|_| format!("{:?}", entry.version)),
             LogWord::ResponseCode => Some(self.summary.code.to_string()),
             LogWord::ResponseFlags => Some(self.summary.flags.to_string()),
             LogWord::ResponseCodeDetails => self.details(),
+            LogWord::ConnectionTerminationDetails => {
+                entry.details.clone().filter(|_| entry.method.is_none()).map(Cow::into_owned)
+            }
             // Not told apart here.
-            LogWord::ConnectionTerminationDetails
-            | LogWord::UpstreamTransportFailureReason
-            | LogWord::UpstreamLocalAddress => None,
+            LogWord::UpstreamTransportFailureReason | LogWord::UpstreamLocalAddress => None,
             LogWord::BytesReceived => Some(entry.received.to_string()),
             LogWord::BytesSent => Some(entry.sent.to_string()),
             LogWord::Duration => Some(millis(self.duration).to_string()),
@@ -209,6 +125,7 @@ impl Ended<'_> {
     }
 
     fn details(&self) -> Option<String> {
+        self.entry.method.as_ref()?;
         let answered = self.entry.upstream.is_some() && !self.entry.response.is_empty();
         let details = self.entry.details.clone().map(Cow::into_owned);
         details.or_else(|| answered.then(|| "via_upstream".to_owned()))
@@ -253,6 +170,9 @@ impl Ended<'_> {
 impl Facts for Ended<'_> {
     fn text(&self, fact: TextFact) -> Option<Cow<'_, str>> {
         let entry = self.entry;
+        if entry.method.is_none() && is_of_requests(fact) {
+            return None;
+        }
         let (path, query) =
             entry.path.split_once('?').map_or((&*entry.path, None), |(path, query)| (path, Some(query)));
         Some(match fact {
@@ -261,7 +181,7 @@ impl Facts for Ended<'_> {
             TextFact::Query => query.unwrap_or_default().into(),
             TextFact::Host => Cow::Borrowed(&*entry.authority),
             TextFact::Scheme => "http".into(),
-            TextFact::Method => entry.method.as_str().into(),
+            TextFact::Method => entry.method.as_ref()?.as_str().into(),
             TextFact::Protocol => self.word(LogWord::Protocol)?.into(),
             TextFact::CodeDetails => self.details()?.into(),
             TextFact::ServerName => Cow::Borrowed(entry.server_name.as_deref()?),
@@ -301,6 +221,14 @@ impl Facts for Ended<'_> {
     fn is_mutual_tls(&self) -> bool {
         self.entry.side == LogSide::Server
     }
+}
+
+/// What a connection of bytes does not have.
+const fn is_of_requests(fact: TextFact) -> bool {
+    matches!(
+        fact,
+        TextFact::Path | TextFact::UrlPath | TextFact::Query | TextFact::Host | TextFact::Scheme | TextFact::Method
+    )
 }
 
 /// The keys of Istio's JSON, except those of headers.
@@ -371,6 +299,8 @@ fn ascii(json: &str) -> String {
 mod tests {
     use super::*;
     use crate::telemetry::{Flags, Protocol};
+    use http::{HeaderMap, Method, Version};
+    use std::net::IpAddr;
 
     fn entry() -> Entry {
         let header = |name: &'static str, value: &[u8]| {
@@ -378,7 +308,7 @@ mod tests {
         };
         Entry {
             began: 1_700_000_000_123,
-            method: Method::GET,
+            method: Some(Method::GET),
             path: "/a\"b?c=d".to_owned(),
             version: Version::HTTP_11,
             authority: "reviews".to_owned(),
@@ -415,6 +345,25 @@ mod tests {
             "[2023-11-14T22:13:20.123Z] \"GET /a\\\"b?c=d HTTP/1.1\" 200 - via_upstream - \"-\" 3 42 7 5 \"10.0.0.1\" \
              \"curl\\xff\" \"7\" \"reviews\" \"127.0.0.1:8080\" inbound|9080|| - 10.0.0.2 10.0.0.1 reviews.shop.t.example default\n"
         );
+    }
+
+    #[test]
+    fn a_connection_has_nothing_of_a_request() {
+        let details = Some("rbac[none]".into());
+        let refused = Entry { method: None, details, response: HeaderMap::new(), answered_after: None, ..entry() };
+        let of_tcp = Summary { protocol: Protocol::Tcp, ..summary(0) };
+        let line = refused.line(&AccessLog::default(), &of_tcp, Duration::from_millis(7));
+        assert!(
+            line.contains("] \"- - -\" 0 - - rbac[none] \"-\" 3 42 7 - \"-\" \"-\" \"-\" \"-\" \"127.0.0.1:8080\""),
+            "{line}"
+        );
+        let json = refused.line(&AccessLog { json: true, ..AccessLog::default() }, &of_tcp, Duration::ZERO);
+        let value: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (&value["method"], &value["protocol"], &value["authority"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
+        assert_eq!(value["connection_termination_details"], Value::from("rbac[none]"));
     }
 
     #[test]

@@ -91,3 +91,15 @@ fn tls_takes_the_most_specific_name() {
     assert_eq!(world.tls("b.eu.db.example", "web"), "narrow");
     assert_eq!(world.tls("elsewhere.example", ""), "db");
 }
+
+#[test]
+fn tls_that_no_name_takes_is_bytes() {
+    let world = World::new(&format!(
+        "tls: [{{match: [{{sniHosts: [a.db.example]}}], {}}}], tcp: [{{match: [{{port: 443}}], {}}}]",
+        to("named"),
+        to("bytes")
+    ));
+    assert_eq!(world.tls("a.db.example", ""), "named");
+    assert_eq!(world.tls("b.db.example", ""), "bytes");
+    assert_eq!(world.tls("", ""), "bytes");
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use certs::id::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// `GET /v1/explain`: what this node's proxy would do with a request.
+/// `GET /v1/explain`: what this node's proxy would do with a request, or with a connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The service that the request addresses, `NAMESPACE/NAME`; none if the name means none (a VirtualService may route it all
@@ -127,7 +127,7 @@ pub struct Candidate {
 /// An answer that this node gives itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// HTTP status.
+    /// HTTP status; 0 of a connection, which is reset.
     pub status: u16,
     /// Envoy's response flag; empty where it has none.
     pub flag: String,

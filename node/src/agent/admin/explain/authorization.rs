@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use certs::id::SpiffeId;
 use policy::{
-    authorize::{Head, Peer},
+    authorize::{Decision, Head, Peer},
     compile::Workload,
     kinds::PathNormalization,
     normalize,
-    route::{Request, Routed},
+    route::{Request, Routed, Source},
 };
 
 use crate::{
@@ -18,11 +18,18 @@ use crate::{
     snapshot::{Endpoint, Snapshot},
 };
 
-/// A request as the endpoints get it.
-pub(super) struct Asked<'a> {
+/// Who asks, and what this node knows of the endpoints.
+#[derive(Clone, Copy)]
+pub(super) struct Judge<'a> {
     pub(super) snapshot: &'a Snapshot,
     /// Knows which port of this machine an endpoint on this node has.
     pub(super) config: &'a Config,
+    pub(super) source: &'a Source,
+}
+
+/// A request as the endpoints get it.
+pub(super) struct Asked<'a> {
+    pub(super) judge: Judge<'a>,
     pub(super) request: &'a Request<'a>,
     pub(super) routed: &'a Routed,
 }
@@ -30,8 +37,7 @@ pub(super) struct Asked<'a> {
 impl Asked<'_> {
     /// Whether this endpoint lets the request in, at this port of its service.
     pub(super) fn at(&self, endpoint: &Endpoint, port: u16) -> api::Authorization {
-        let snapshot = self.snapshot;
-        let workload = self.workload(endpoint);
+        let workload = self.judge.workload(endpoint);
         if workload.authorizer.is_open() {
             return allowed();
         }
@@ -54,8 +60,24 @@ impl Asked<'_> {
             headers: self.request.headers,
             token: None,
         };
+        self.judge.verdict(endpoint, port, |peer| workload.authorizer.decide(peer, &head))
+    }
+}
+
+impl Judge<'_> {
+    /// Whether this endpoint lets a connection of bytes in, at this port of its service.
+    pub(super) fn connection(&self, endpoint: &Endpoint, port: u16) -> api::Authorization {
+        let workload = self.workload(endpoint);
+        if workload.authorizer.is_open() {
+            return allowed();
+        }
+        self.verdict(endpoint, port, |peer| workload.authorizer.decide_connection(peer))
+    }
+
+    fn verdict(&self, endpoint: &Endpoint, port: u16, decide: impl Fn(&Peer<'_>) -> Decision) -> api::Authorization {
+        let snapshot = self.snapshot;
         let own_port = self.application_port(endpoint, port);
-        let identity = SpiffeId::service(snapshot.trust_domain.clone(), self.request.source.account.clone());
+        let identity = SpiffeId::service(snapshot.trust_domain.clone(), self.source.account.clone());
         let shown = SpiffeId::service(snapshot.trust_domain.clone(), endpoint.account.clone());
         let peer = Peer {
             identity: Some(&identity),
@@ -65,7 +87,7 @@ impl Asked<'_> {
             destination: Some(endpoint.address.ip()),
             port: own_port.unwrap_or(port),
         };
-        let verdict = workload.authorizer.decide(&peer, &head).verdict;
+        let verdict = decide(&peer).verdict;
         let unreadable = verdict.cause.as_ref().is_some_and(|cause| cause.unreadable);
         let unknown = if own_port.is_some() { UNKNOWN_ADDRESS } else { UNKNOWN_PORT };
         api::Authorization {

@@ -11,9 +11,22 @@ const MAX_URL: usize = 16 << 10;
 /// Headers of a request at most.
 const MAX_HEADERS: usize = 100;
 
-/// The request that is asked about.
+/// What is asked about.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// A request.
+    #[default]
+    Request,
+    /// A connection of bytes.
+    Bytes,
+    /// A connection of TLS that asks for this server name.
+    Tls(String),
+}
+
+/// The request or connection that is asked about.
 #[derive(Debug, Default)]
 pub(super) struct Question {
+    pub(super) asks: Asks,
     pub(super) from: Option<ServiceAccount>,
     pub(super) method: Method,
     pub(super) uri: Uri,
@@ -23,7 +36,7 @@ pub(super) struct Question {
 
 impl Question {
     pub(super) fn read(query: &str) -> Result<Self, Error> {
-        let (mut question, mut url) = (Self::default(), None);
+        let (mut question, mut url, mut server_name) = (Self::default(), None, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = percent_decode_str(value).decode_utf8().map_err(|_| wrong(value, "not UTF-8"))?;
@@ -35,10 +48,11 @@ impl Question {
                     question.from = Some(account);
                 }
                 "header" => question.header(&value)?,
+                "sni" => server_name = Some(value.into_owned()),
                 _ => return Err(wrong(name, "there is no such question")),
             }
         }
-        question.set_url(&url.ok_or_else(|| wrong("", "the URL is missing"))?)?;
+        question.set_url(&url.ok_or_else(|| wrong("", "the URL is missing"))?, server_name)?;
         Ok(question)
     }
 
@@ -54,17 +68,27 @@ impl Question {
         Ok(())
     }
 
-    fn set_url(&mut self, url: &str) -> Result<(), Error> {
+    fn set_url(&mut self, url: &str, server_name: Option<String>) -> Result<(), Error> {
         if url.len() > MAX_URL {
             return Err(wrong("", "the URL is too long"));
         }
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = full.parse().map_err(|_| wrong(url, "not a URL"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(wrong(url, "applications hand plain http to their node; write http://"));
-        }
         let authority = uri.authority().map(|authority| authority.as_str().to_owned());
         self.authority = authority.ok_or_else(|| wrong(url, "the URL names no host"))?;
+        let named = || server_name.clone().unwrap_or_else(|| uri.host().unwrap_or_default().to_owned());
+        self.asks = match uri.scheme_str() {
+            Some("http") => Asks::Request,
+            Some("tcp") => Asks::Bytes,
+            Some("tls") => Asks::Tls(named()),
+            _ => return Err(wrong(url, "write http:// for a request, tcp:// or tls:// for a connection")),
+        };
+        if server_name.is_some() && !matches!(self.asks, Asks::Tls(_)) {
+            return Err(wrong(url, "only tls:// asks for a server name"));
+        }
+        if self.asks != Asks::Request && !(matches!(uri.path(), "" | "/") && self.headers.is_empty()) {
+            return Err(wrong(url, "a connection has neither path nor headers"));
+        }
         // As the proxy sees it: Host says what is asked for.
         if let Some(host) = self.headers.remove(HOST) {
             host.to_str().map_err(|_| wrong(url, "not a host"))?.clone_into(&mut self.authority);
@@ -96,6 +120,14 @@ mod tests {
         assert_eq!(question.from.unwrap().to_string(), "shop/web");
         let hosted = Question::read("url=http%3A%2F%2F127.0.0.1%2F&header=host%3Areviews").unwrap();
         assert_eq!((hosted.authority.as_str(), hosted.headers.len()), ("reviews", 0));
+        let tls = Question::read("url=tls%3A%2F%2Fdb%3A443").unwrap();
+        assert_eq!((tls.asks, tls.authority.as_str()), (Asks::Tls("db".to_owned()), "db:443"));
+        let named = Question::read("url=tls%3A%2F%2Fdb%3A443&sni=a.example").unwrap();
+        assert_eq!(named.asks, Asks::Tls("a.example".to_owned()));
+        assert_eq!(Question::read("url=tcp%3A%2F%2Fdb%3A5432").unwrap().asks, Asks::Bytes);
+        for bad in ["url=tcp%3A%2F%2Fdb%3A1%2Fa", "url=tcp%3A%2F%2Fdb%3A1&header=a%3Ab", "url=db&sni=a"] {
+            assert_eq!(Question::read(bad).unwrap_err().code, "usage", "{bad}");
+        }
         for bad in ["", "url=https%3A%2F%2Fa", "url=%20", "url=a&method=%20", "url=a&from=x", "url=a&header=x", "who=a"]
         {
             assert_eq!(Question::read(bad).unwrap_err().code, "usage", "{bad}");

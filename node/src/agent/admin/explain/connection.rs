@@ -1,0 +1,46 @@
+//! What becomes of a connection of bytes, or of TLS that stays shut.
+
+use std::sync::Arc;
+
+use policy::{
+    hosts,
+    route::{Action, Connection, route_tcp, route_tls},
+};
+
+use super::{Forwarding, answer, authorization, authorization::Judge};
+use crate::{agent::admin::api, balance::Carries, snapshot::Endpoint};
+
+/// Explains a connection to a service's port; `server_name` is there if it is TLS.
+pub(super) fn explain(judge: Judge<'_>, authority: &str, server_name: Option<&str>, explained: &mut api::Explanation) {
+    let (snapshot, source) = (judge.snapshot, judge.source);
+    let (host, port) = hosts::split_authority(authority);
+    let Some(service) = hosts::resolve(host, &source.namespace, &*snapshot.services) else {
+        explained.answer = Some(answer(0, "NR", format!("no service is called `{host}`")));
+        return;
+    };
+    explained.service = Some(service.to_string());
+    let known = snapshot.services.get(&service);
+    let known = known.and_then(|known| known.ports.iter().find(|known| Some(known.number) == port));
+    let Some(known) = known.filter(|known| Carries::Bytes.suits(known.protocol)) else {
+        let port = port.map_or_else(|| "it names no port".to_owned(), |port| format!("port {port} carries no bytes"));
+        explained.answer = Some(answer(0, "NR", format!("{service}: {port}")));
+        return;
+    };
+    // At which address of its machine a caller connects is not asked for: rules about it are taken not to match.
+    let connection = Connection { service: &service, port: known.number, source, address: None };
+    let bytes = route_tcp(&snapshot.compiled, &connection);
+    let route = server_name.map_or_else(|| Arc::clone(&bytes), |name| route_tls(&snapshot.compiled, &connection, name));
+    let list = if Arc::ptr_eq(&route, &bytes) { "tcp" } else { "tls" };
+    explained.document = route.document.as_ref().map(ToString::to_string);
+    explained.rule =
+        Some(route.document.as_ref().map_or_else(|| route.name.clone(), |_| format!("{list}[{}]", route.rule)));
+    explained.line = route.line;
+    let Action::Forward(destinations) = &route.action else { return };
+    let admits = |endpoint: &Endpoint, port: u16| judge.connection(endpoint, port);
+    let (port, carries) = (known.number, Carries::Bytes);
+    Forwarding { judge, port, carries, refused: 0, admits: &admits }.explain(destinations, explained);
+    explained.authorization = authorization::together(&explained.endpoints);
+    if explained.authorization.verdict == "deny" && explained.answer.is_none() {
+        explained.answer = Some(answer(0, "", "every endpoint that may be chosen refuses the caller".to_owned()));
+    }
+}

@@ -1,0 +1,204 @@
+//! What an application speaks, by the first bytes of its connection, which stay unread. Where a port declares bytes nothing is
+//! looked at: servers that speak first would wait for ever.
+
+use super::http::Bounds;
+use policy::hosts::Protocol;
+use std::{io, time::Duration};
+use tokio::{net::TcpStream, time::timeout};
+
+/// Bytes that are looked at: the longest record of TLS.
+const LOOK: usize = (16 << 10) + 5;
+/// Before a second look at a connection that has sent too little; each further one comes later.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Longest time between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// With prior knowledge HTTP/2 begins so.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Longest method that is taken for one of HTTP's.
+const METHOD: usize = 24;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    /// With prior knowledge.
+    Http2,
+    /// The server name that the client asks for, if it does.
+    Tls(Option<String>),
+    /// Whatever else.
+    Bytes,
+}
+
+/// Finds out what is spoken on a connection to a port that declares this.
+///
+/// # Errors
+/// The connection ended or stayed silent for too long.
+pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Bounds) -> io::Result<Spoken> {
+    match declared {
+        Protocol::Tcp => Ok(Spoken::Bytes),
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => look(stream, bounds, of_http, Spoken::Http1).await,
+        Protocol::Tls => look(stream, bounds, of_tls, Spoken::Tls(None)).await,
+        Protocol::Sniffed => look(stream, bounds, of_any, Spoken::Bytes).await,
+    }
+}
+
+/// Looks at more and more until it can be said; who sends a part and then nothing is taken for the `otherwise`.
+async fn look(
+    stream: &TcpStream,
+    bounds: &Bounds,
+    judge: fn(&[u8]) -> Option<Spoken>,
+    otherwise: Spoken,
+) -> io::Result<Spoken> {
+    let mut bytes = vec![0; LOOK];
+    let mut length = timeout(bounds.idle, stream.peek(&mut bytes)).await??;
+    let looking = async {
+        let mut pause = PAUSE;
+        loop {
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(found) = judge(&bytes[..length]) {
+                return Ok(found);
+            }
+            if length == bytes.len() {
+                return Ok(otherwise.clone());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            length = stream.peek(&mut bytes).await?;
+        }
+    };
+    match timeout(bounds.head_time, looking).await {
+        Ok(found) => found,
+        Err(_) => Ok(otherwise),
+    }
+}
+
+/// `None`: more bytes must tell.
+fn of_http(bytes: &[u8]) -> Option<Spoken> {
+    const FIRST: usize = 3;
+    let first = &bytes[..bytes.len().min(FIRST)];
+    match HTTP2.starts_with(first) {
+        false => Some(Spoken::Http1),
+        true => (first.len() == FIRST).then_some(Spoken::Http2),
+    }
+}
+
+fn of_tls(bytes: &[u8]) -> Option<Spoken> {
+    let mut acceptor = rustls::server::Acceptor::default();
+    let mut rest = bytes;
+    loop {
+        match acceptor.read_tls(&mut rest) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(_) => return Some(Spoken::Tls(None)),
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(hello)) => return Some(Spoken::Tls(hello.client_hello().server_name().map(str::to_owned))),
+            // Not for this node to answer: the server may understand it.
+            Err(_) => return Some(Spoken::Tls(None)),
+        }
+    }
+    None
+}
+
+fn of_any(bytes: &[u8]) -> Option<Spoken> {
+    const HANDSHAKE: u8 = 22;
+    match bytes {
+        [HANDSHAKE, 3, 0..=4, ..] => return of_tls(bytes),
+        [HANDSHAKE] | [HANDSHAKE, 3] => return None,
+        _ => {}
+    }
+    let length = bytes.len().min(HTTP2.len());
+    if HTTP2.starts_with(&bytes[..length]) {
+        return (length == HTTP2.len()).then_some(Spoken::Http2);
+    }
+    Some(if is_http1(bytes)? { Spoken::Http1 } else { Spoken::Bytes })
+}
+
+/// A whole request line tells, not the method: other protocols have words, too.
+fn is_http1(bytes: &[u8]) -> Option<bool> {
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-').count();
+    match bytes.get(method) {
+        _ if method > METHOD => Some(false),
+        None => None,
+        Some(b' ') if method > 0 => {
+            let end = bytes.iter().position(|byte| *byte == b'\n')?;
+            let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
+            Some(line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"))
+        }
+        Some(_) => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What is found once the last byte is there, and that no byte before it told otherwise.
+    fn found(bytes: &[u8]) -> Option<Spoken> {
+        let before = (1..bytes.len()).find_map(|length| of_any(&bytes[..length]));
+        let whole = of_any(bytes);
+        assert!(before.is_none() || before == whole, "{before:?} then {whole:?}");
+        whole
+    }
+
+    /// A ClientHello as rustls sends it.
+    fn hello(name: &str) -> Vec<u8> {
+        let roots = rustls::RootCertStore::empty();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn http_is_told_by_its_request_line() {
+        assert_eq!(found(b"GET / HTTP/1.1\r\n"), Some(Spoken::Http1));
+        assert_eq!(found(b"M-SEARCH * HTTP/1.0\n"), Some(Spoken::Http1));
+        assert_eq!(found(HTTP2), Some(Spoken::Http2));
+        assert_eq!(found(b"GET key\r\n"), Some(Spoken::Bytes), "a word of Redis");
+        assert_eq!(found(b"PING\r\n"), Some(Spoken::Bytes));
+        assert_eq!(found(b"*1\r\n$4\r\nPING\r\n"), Some(Spoken::Bytes));
+        assert_eq!(found(b"\0\0\0\x08\x04\xd2\x16\x2f"), Some(Spoken::Bytes), "PostgreSQL");
+        assert_eq!(found(b"PRIVMSG you"), None, "the line may yet be one of HTTP");
+        assert_eq!(found(b"PRIVMSG you\r\n"), Some(Spoken::Bytes));
+        assert_eq!(found(&[b'A'; METHOD + 1]), Some(Spoken::Bytes));
+    }
+
+    #[test]
+    fn tls_is_told_by_its_first_message_with_its_server_name() {
+        let bytes = hello("db.example");
+        assert_eq!(found(&bytes), Some(Spoken::Tls(Some("db.example".to_owned()))));
+        assert_eq!(of_tls(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(of_tls(&hello("192.0.2.1")), Some(Spoken::Tls(None)), "an address is no name");
+        assert_eq!(of_tls(b"GET / HTTP/1.1\r\n"), Some(Spoken::Tls(None)));
+    }
+
+    #[test]
+    fn where_http_is_declared_three_bytes_do() {
+        assert_eq!(of_http(b"PR"), None);
+        assert_eq!(of_http(b"PRI"), Some(Spoken::Http2));
+        assert_eq!(of_http(b"PUT"), Some(Spoken::Http1));
+        assert_eq!(of_http(b"\0"), Some(Spoken::Http1), "and is refused there");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 1..300)) {
+            let _ = (of_any(&bytes), of_tls(&bytes), of_http(&bytes));
+        }
+
+        #[test]
+        fn a_damaged_hello_never_panics(at in 0usize..400, bit in 0u8..8) {
+            let mut bytes = hello("db.example");
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            let _ = of_any(&bytes);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Connections of bytes that reach applications beside this node: judged once by what can be known of them without a look into
+//! their bytes, connected, answered for, and judged again whenever the rules change.
+
+use super::{
+    admission,
+    caller::{self, Caller, Who},
+    log,
+};
+use crate::{
+    clock, config,
+    mesh::stream::VirtualStream,
+    proxy::{
+        context::Context,
+        failure::Cause,
+        local::Local,
+        tcp::{Account, Answer, End, Logged, Spans, relay},
+    },
+    snapshot::Current,
+    telemetry::{Entry, LogSide},
+};
+use arc_swap::ArcSwap;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// For a caller to hear a refusal and to end its side, so that the connection between the nodes can be used again.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A connection that was let in and leads to the application.
+pub(in crate::proxy) struct Arrival {
+    pub(in crate::proxy) stream: TcpStream,
+    pub(in crate::proxy) account: Account,
+    standing: Standing,
+}
+
+/// One that was not.
+#[derive(Debug)]
+pub(in crate::proxy) struct Refused(pub(in crate::proxy) Cause);
+
+impl Arrival {
+    /// Ends it from this side: when the rules deny it, or this node has drained.
+    pub(in crate::proxy) fn split(self) -> (TcpStream, Account, impl Future<Output = End>) {
+        let Self { stream, account, mut standing } = self;
+        let denied = async move {
+            standing.forbidden().await;
+            End::Denied
+        };
+        (stream, account, denied)
+    }
+}
+
+/// Serves a stream of bytes that another node opened.
+pub(super) async fn serve(context: &Context, caller: &Caller, mut stream: VirtualStream) {
+    let arrival = match open(context, caller).await {
+        Ok(arrival) => arrival,
+        Err(Refused(cause)) => return refuse(stream, cause).await,
+    };
+    let (application, account, denied) = arrival.split();
+    if Answer::Open.write(&mut stream).await.is_err() {
+        return;
+    }
+    let until = async {
+        tokio::select! {
+            end = denied => end,
+            () = context.cut() => End::Stopped,
+        }
+    };
+    // How long it may go on, its caller says.
+    relay(stream, application, &mut [account], Spans::default(), until).await;
+}
+
+async fn refuse(mut stream: VirtualStream, cause: Cause) {
+    let said = async {
+        Answer::Refused(cause).write(&mut stream).await?;
+        stream.shutdown().await?;
+        // The caller has nothing to say.
+        stream.read(&mut [0]).await
+    };
+    if timeout(FAREWELL, said).await.is_err() {
+        tracing::debug!("a refused caller does not leave");
+    }
+}
+
+/// Lets a connection in, if the rules do, and connects it to the application.
+///
+/// # Errors
+/// The rules do not, the port is not here or takes requests only, or the application takes no connection.
+pub(in crate::proxy) async fn open(context: &Context, caller: &Caller) -> Result<Arrival, Refused> {
+    // From here on no change of the rules is missed.
+    let standing = Standing::new(context, &caller.who);
+    let mut account = Account::new(begin(context, caller));
+    account.between(Arc::clone(&caller.recorder));
+    match connected(context, caller, &mut account).await {
+        Ok(stream) => {
+            account.opened();
+            Ok(Arrival { stream, account, standing })
+        }
+        Err((cause, details)) => {
+            tracing::debug!(service = %caller.who.service, ?cause, details, "a connection was refused");
+            account.failed(cause, details);
+            Err(Refused(cause))
+        }
+    }
+}
+
+type Refusal = (Cause, Option<String>);
+
+async fn connected(context: &Context, caller: &Caller, account: &mut Account) -> Result<TcpStream, Refusal> {
+    let (target, patience) = admitted(context, caller)?;
+    account.reaches(target);
+    let stream = match timeout(patience, TcpStream::connect(target)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%target, %error, "the application does not answer");
+            return Err((Cause::ConnectFailure, None));
+        }
+        Err(_) => return Err((Cause::ConnectFailure, None)),
+    };
+    // Small pieces must not wait for acknowledgements; a socket that refuses this still works.
+    drop(stream.set_nodelay(true));
+    Ok(stream)
+}
+
+/// Where it goes, if it is let in by what holds now.
+fn admitted(context: &Context, caller: &Caller) -> Result<(SocketAddr, Duration), Refusal> {
+    let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
+    let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
+    let (service, port) = port.filter(|(_, port)| takes_bytes(port.protocol)).ok_or((Cause::NotServedHere, None))?;
+    let decision = caller.look(&snapshot, &local, service, |rules| {
+        let authorizer = &rules.workload.authorizer;
+        (!authorizer.is_open()).then(|| authorizer.decide_connection(&who.peer(port.target.port())))
+    });
+    if let Some(decision) = decision {
+        admission::report(context, who, || format!("a connection to port {}", who.port), &decision);
+        if !decision.allowed() {
+            return Err((Cause::Denied, decision.details()));
+        }
+    }
+    Ok((port.target, snapshot.compiled.config().connect_timeout))
+}
+
+/// A port of requests takes none but these: what the rules say of requests would not be asked about bytes.
+const fn takes_bytes(declared: config::Protocol) -> bool {
+    match declared {
+        config::Protocol::Tcp | config::Protocol::Tls | config::Protocol::Sniffed => true,
+        config::Protocol::Http | config::Protocol::Http2 | config::Protocol::Grpc => false,
+    }
+}
+
+/// Begins a line of the access log, if there is to be one.
+fn begin(context: &Context, caller: &Caller) -> Option<Logged> {
+    let snapshot = context.current.read();
+    if !snapshot.compiled.logs_any() {
+        return None;
+    }
+    let rule = log::rule(context, caller, &snapshot)?;
+    let who = &caller.who;
+    let entry = Entry {
+        cluster: Some(format!("inbound|{}||", who.port)),
+        local: who.destination.into(),
+        remote: who.address.into(),
+        peer: Some(who.identity.uri()),
+        server_name: Some(who.server_name.clone()),
+        ..Entry::of_connection(LogSide::Server, clock::wall())
+    };
+    Some(Logged { log: context.access_log.clone(), rule, config: Arc::clone(snapshot.compiled.config()), entry })
+}
+
+/// What is kept of a connection that was let in.
+struct Standing {
+    current: Current,
+    local: Arc<ArcSwap<Local>>,
+    who: Arc<Who>,
+    changes: tokio::sync::watch::Receiver<u64>,
+}
+
+impl Standing {
+    fn new(context: &Context, who: &Arc<Who>) -> Self {
+        Self {
+            current: context.current.clone(),
+            local: Arc::clone(&context.local),
+            who: Arc::clone(who),
+            changes: context.rules.subscribe(),
+        }
+    }
+
+    /// Resolves when it would not be let in any more.
+    async fn forbidden(&mut self) {
+        loop {
+            if self.changes.changed().await.is_err() {
+                // No rules come any more.
+                return std::future::pending().await;
+            }
+            if !self.is_allowed() {
+                let who = &self.who;
+                tracing::info!(source = %who.identity, service = %who.service, "ended a connection that policy denies now");
+                return;
+            }
+        }
+    }
+
+    fn is_allowed(&self) -> bool {
+        let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
+        // A service that is gone says nothing of the connections that it still has.
+        let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
+            return true;
+        };
+        let authorizer = &caller::workload(&snapshot, service).authorizer;
+        authorizer.is_open() || authorizer.decide_connection(&who.peer(port.target.port())).allowed()
+    }
+}

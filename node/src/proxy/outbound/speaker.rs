@@ -1,0 +1,107 @@
+//! Who speaks through a local port, where that leads, and as what its traffic is counted before an endpoint is known.
+
+use super::log;
+use crate::{
+    balance::{Client, Locality},
+    config::Speaker as SpeakerName,
+    proxy::local::Local,
+    snapshot::Snapshot,
+    telemetry::{Pair, Reporter, Security, Workload},
+};
+use certs::id::{ServiceName, SpiffeId};
+use policy::{
+    hosts::Protocol,
+    route::{self, Addressed},
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// Who speaks through a local port, and what it may name there.
+#[derive(Debug)]
+pub(in crate::proxy) struct Speaker {
+    /// Differs between speakers.
+    pub(in crate::proxy) id: u64,
+    /// `NAMESPACE/NAME[/INSTANCE]`.
+    pub(in crate::proxy) name: String,
+    pub(in crate::proxy) service: ServiceName,
+    pub(in crate::proxy) identity: SpiffeId,
+    pub(in crate::proxy) workload: Arc<Workload>,
+    pub(in crate::proxy) source: route::Source,
+    /// What the choice of endpoints goes by.
+    pub(in crate::proxy) client: Client,
+    /// `[[upstream]]`: the service and port to which the listener leads.
+    pub(super) fixed: Option<(ServiceName, u16)>,
+    /// The listener's own port.
+    pub(super) port: u16,
+    pub(super) log: log::Seen,
+}
+
+impl Speaker {
+    /// `None` if the configuration has no such service.
+    pub(in crate::proxy) fn new(
+        local: &Local,
+        snapshot: &Snapshot,
+        locality: &Locality,
+        name: &SpeakerName,
+        fixed: Option<(ServiceName, u16)>,
+        port: u16,
+    ) -> Option<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let source = local.source(name)?;
+        let trust_domain = &snapshot.trust_domain;
+        let workload = Workload::of_service(trust_domain, &name.service, &source.account, &source.labels);
+        Some(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            name: name.to_string(),
+            service: name.service.clone(),
+            identity: SpiffeId::service(trust_domain.clone(), source.account.clone()),
+            workload: Arc::new(workload),
+            client: Client {
+                locality: locality.clone(),
+                labels: Arc::new(source.labels.clone()),
+                ignores_localities: false,
+            },
+            source,
+            fixed,
+            port,
+            log: log::Seen::default(),
+        })
+    }
+
+    /// What is spoken at the port where the listener leads, as the registry says: HTTP on a proxy port. Of a port that nobody
+    /// knows it is found out, so that requests get an answer.
+    pub(super) fn declared(&self, snapshot: &Snapshot) -> Protocol {
+        let Some((service, port)) = &self.fixed else { return Protocol::Http };
+        let service = snapshot.services.get(service);
+        let port = service.and_then(|service| service.ports.iter().find(|known| known.number == *port));
+        port.map_or(Protocol::Sniffed, |port| port.protocol)
+    }
+
+    /// It calls what means no service. A Host is not a label: callers could make up any number of them.
+    pub(super) fn to_nothing(&self) -> Pair {
+        self.to("unknown".into(), "BlackHoleCluster".into(), "unknown".into())
+    }
+
+    /// It calls a service, and no endpoint is known.
+    pub(super) fn to_service(&self, host: &Addressed) -> Pair {
+        let (name, namespace) = match host {
+            Addressed::Service(service) => (service.name().into(), service.namespace().into()),
+            Addressed::Name(name) => (Arc::clone(name), "unknown".into()),
+        };
+        self.to(host.full_name().into(), name, namespace)
+    }
+
+    fn to(&self, service: Arc<str>, service_name: Arc<str>, service_namespace: Arc<str>) -> Pair {
+        Pair {
+            reporter: Reporter::Source,
+            source: Arc::clone(&self.workload),
+            destination: Arc::new(Workload::unknown()),
+            service,
+            service_name,
+            service_namespace,
+            security: Security::Unknown,
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Connections of bytes of applications beside this node: the route, one endpoint after the other until an application takes the
+//! connection, and then the bytes. Whoever has a connection and a route can have it led on: [`lead`], then [`Led::carry`].
+
+use super::{
+    Speaker,
+    affinity::Affinity,
+    attempt::{Way, lost},
+    forward::reached,
+    log,
+};
+use crate::{
+    balance::{Ask, Carries, Tried, outlier::Outcome},
+    clock,
+    mesh::{
+        error::{Code, Reset},
+        stream::VirtualStream,
+    },
+    proxy::{
+        cluster::Member,
+        context::Context,
+        failure::Cause,
+        flight::{Flight, Room},
+        inbound::{self, Arrival, Refused},
+        tcp::{Account, Answer, End, Side, Spans, relay},
+    },
+    snapshot::Snapshot,
+};
+use policy::route::{self, Addressed, Route};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Endpoints that one connection is offered to. Nothing of it was sent before one took it, so that trying elsewhere is always safe.
+const ATTEMPTS: usize = 3;
+/// For a stream to end that was refused, so that its connection can be used again.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Where an application's connection comes from and where it came in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) remote: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+/// Serves one connection of an application. `server_name` is there if it is TLS, and empty if that asks for none.
+pub(super) async fn serve(
+    context: &Context,
+    speaker: &Speaker,
+    stream: TcpStream,
+    ends: Ends,
+    server_name: Option<&str>,
+) {
+    let snapshot = context.current.load();
+    let mut account = Account::new(log::begin_connection(context, speaker, &snapshot, ends, server_name));
+    let led = match routed(context, speaker, &snapshot, ends, server_name, &mut account) {
+        Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends.remote), &mut account).await,
+        Err(cause) => Err(cause),
+    };
+    // What is carried may last for days.
+    drop(snapshot);
+    match led {
+        Ok(led) => {
+            account.opened();
+            led.carry(context, stream, account).await;
+        }
+        Err(cause) => {
+            tracing::debug!(service = %speaker.service, ?cause, "a connection led nowhere");
+            account.failed(cause, None);
+            stream.reset();
+        }
+    }
+}
+
+/// The route, and the service port that is addressed.
+fn routed(
+    context: &Context,
+    speaker: &Speaker,
+    snapshot: &Snapshot,
+    ends: Ends,
+    server_name: Option<&str>,
+    account: &mut Account,
+) -> Result<(Arc<Route>, u16), Cause> {
+    let addressed = speaker.fixed.as_ref().filter(|(service, port)| {
+        let service = snapshot.services.get(service);
+        service.is_some_and(|service| service.ports.iter().any(|known| known.number == *port))
+    });
+    let Some((service, port)) = addressed else {
+        account.between(context.recorder(speaker.to_nothing()));
+        return Err(Cause::NoRoute);
+    };
+    account.between(context.recorder(speaker.to_service(&Addressed::Service(service.clone()))));
+    let connection =
+        route::Connection { service, port: *port, source: &speaker.source, address: Some(ends.local.ip()) };
+    let route = match server_name {
+        Some(name) => route::route_tls(&snapshot.compiled, &connection, name),
+        None => route::route_tcp(&snapshot.compiled, &connection),
+    };
+    Ok((route, *port))
+}
+
+/// A connection that leads to an application, which has taken it and got nothing yet.
+pub(in crate::proxy) struct Led {
+    server: Server,
+    spans: Spans,
+    /// Its place at the endpoint and within the cluster's limits.
+    flight: Flight,
+}
+
+enum Server {
+    /// On another node.
+    There(Box<VirtualStream>),
+    /// Beside this one.
+    Here(Box<Arrival>),
+}
+
+/// Leads a connection along its route: it arrived for this port, from there.
+///
+/// # Errors
+/// Nobody takes it.
+pub(in crate::proxy) async fn lead(
+    context: &Context,
+    speaker: &Speaker,
+    snapshot: &Arc<Snapshot>,
+    route: &Arc<Route>,
+    (port, remote): (u16, SocketAddr),
+    account: &mut Account,
+) -> Result<Led, Cause> {
+    let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
+    let cluster = context.cluster(snapshot, speaker, route, destination, port, Carries::Bytes)?;
+    account.between(Arc::clone(&cluster.nobody));
+    account.takes(&route.name, &cluster.circuit.cluster);
+    let way = Way { context, speaker, snapshot, cluster: &cluster, grpc: false, timed: false };
+    let key = cluster.consistent_hash();
+    let hash = key.and_then(|key| Affinity::of_connection(key, remote));
+    let mut tried = Tried::default();
+    let mut attempt = 1;
+    loop {
+        let began = clock::uptime_micros();
+        // Whoever took nothing is no better for being near.
+        let ask = Ask { tried: &tried, leave: true, hash, random: context.random(), now: began / 1_000 };
+        let position = cluster.pick(&ask)?;
+        // A key's connections stay together, also when they fail.
+        if key.is_none() {
+            tried.add(position);
+        }
+        let member = &cluster.members[position];
+        account.between(Arc::clone(&member.recorder));
+        account.reaches(reached(&member.endpoint, port));
+        match take(&way, member).await {
+            Ok((server, flight)) => {
+                way.note(position, Outcome::Connected, began);
+                return Ok(Led { server, spans: cluster.spans, flight });
+            }
+            Err(cause) => {
+                way.failed(position, cause, began);
+                if attempt == ATTEMPTS || !may_try_elsewhere(cause) {
+                    return Err(cause);
+                }
+            }
+        }
+        attempt += 1;
+    }
+}
+
+fn may_try_elsewhere(cause: Cause) -> bool {
+    matches!(cause, Cause::ConnectFailure | Cause::ResetBeforeRequest | Cause::RefusedStream | Cause::NotServedHere)
+}
+
+/// Offers a connection to a member.
+async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Cause> {
+    let (cluster, endpoint) = (way.cluster, &member.endpoint);
+    let active = endpoint.stats.begin();
+    let room = match &cluster.table.limits {
+        Some(limits) => {
+            let connection = cluster.circuit.pool.connection(limits, false).map_err(|_| Cause::Overflow)?;
+            Some(Room::new(Arc::clone(&cluster.circuit), Some(connection)))
+        }
+        None => None,
+    };
+    let taken = async { if endpoint.local { here(way, member).await } else { there(way, member).await } };
+    let server = tokio::select! {
+        biased;
+        server = taken => server?,
+        // Nobody waits out the dialling of a node that is known to be dead by now.
+        () = lost(endpoint) => return Err(Cause::ConnectFailure),
+        () = tokio::time::sleep(cluster.connect_timeout) => return Err(Cause::ConnectFailure),
+    };
+    Ok((server, Flight::new(active, room)))
+}
+
+async fn here(way: &Way<'_>, member: &Member) -> Result<Server, Cause> {
+    let opened = inbound::open(way.context, way.caller(member)).await;
+    opened.map(|arrival| Server::Here(Box::new(arrival))).map_err(|Refused(cause)| cause)
+}
+
+async fn there(way: &Way<'_>, member: &Member) -> Result<Server, Cause> {
+    let opened = way.context.mesh.tunnel(&way.call(member)).await;
+    // Nothing was sent, so that no failure is the caller's own.
+    let mut stream = opened.map_err(|error| way.unreached(member, &error).unwrap_or(Cause::ConnectFailure))?;
+    match Answer::read(&mut stream).await {
+        Ok(Answer::Open) => Ok(Server::There(Box::new(stream))),
+        Ok(Answer::Refused(cause)) => {
+            let left = async {
+                stream.shutdown().await?;
+                stream.read(&mut [0]).await
+            };
+            // One that does not end is dropped, and its connection with it.
+            drop(timeout(FAREWELL, left).await);
+            Err(cause)
+        }
+        Err(error) if is_refusal(&error) => Err(Cause::RefusedStream),
+        Err(error) => {
+            tracing::debug!(endpoint = %member.endpoint.id, %error, "a stream ended before its answer");
+            way.context.report_failure(&member.endpoint.id.node);
+            Err(Cause::ResetBeforeRequest)
+        }
+    }
+}
+
+/// True if the other node drains.
+fn is_refusal(error: &io::Error) -> bool {
+    let reset = error.get_ref().and_then(|error| error.downcast_ref::<Reset>());
+    reset.is_some_and(|reset| reset.code == Code::Refused)
+}
+
+impl Led {
+    /// Carries the bytes of a caller until the end.
+    pub(in crate::proxy) async fn carry(self, context: &Context, caller: impl Side, account: Account) {
+        let Self { server, spans, flight } = self;
+        let stopped = async {
+            context.cut().await;
+            End::Stopped
+        };
+        match server {
+            Server::There(stream) => relay(caller, *stream, &mut [account], spans, stopped).await,
+            Server::Here(arrival) => {
+                let (application, inner, denied) = arrival.split();
+                let until = async {
+                    tokio::select! {
+                        end = denied => end,
+                        end = stopped => end,
+                    }
+                };
+                relay(caller, application, &mut [account, inner], spans, until).await;
+            }
+        }
+        drop(flight);
+    }
+}

@@ -1,0 +1,136 @@
+//! One connection of bytes from its acceptance to its end, as one side reports it: counted while it goes on, logged when it is over.
+
+use super::End;
+use crate::{
+    clock,
+    proxy::failure::Cause,
+    telemetry::{AccessLog, Connected, Entry, Flags, Protocol, Recorder, Summary},
+};
+use policy::{compile::LogRule, kinds::MeshConfig};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
+
+/// Counts one connection when it is dropped; its bytes at once.
+#[derive(Debug)]
+pub(in crate::proxy) struct Account {
+    started: Instant,
+    recorder: Option<Arc<Recorder>>,
+    /// Once it leads to an application.
+    open: Option<Connected>,
+    flags: Flags,
+    received: u64,
+    sent: u64,
+    logged: Option<Box<Logged>>,
+}
+
+/// A connection that gets a line in the access log.
+#[derive(Debug)]
+pub(in crate::proxy) struct Logged {
+    pub(in crate::proxy) log: AccessLog,
+    /// Says where, and for which connections.
+    pub(in crate::proxy) rule: Arc<LogRule>,
+    /// Says how.
+    pub(in crate::proxy) config: Arc<MeshConfig>,
+    pub(in crate::proxy) entry: Entry,
+}
+
+impl Account {
+    /// A connection came.
+    pub(in crate::proxy) fn new(logged: Option<Logged>) -> Self {
+        Self {
+            started: clock::monotonic(),
+            recorder: None,
+            open: None,
+            flags: Flags::NONE,
+            received: 0,
+            sent: 0,
+            logged: logged.map(Box::new),
+        }
+    }
+
+    /// Between whom it is. Without this call it is not counted.
+    pub(in crate::proxy) fn between(&mut self, recorder: Arc<Recorder>) {
+        self.recorder = Some(recorder);
+    }
+
+    /// Its route's name and Envoy's name of where it goes.
+    pub(in crate::proxy) fn takes(&mut self, route: &str, cluster: &str) {
+        if let Some(logged) = &mut self.logged {
+            route.clone_into(&mut logged.entry.route);
+            logged.entry.cluster = Some(cluster.to_owned());
+        }
+    }
+
+    /// It is tried to lead it there.
+    pub(in crate::proxy) fn reaches(&mut self, upstream: SocketAddr) {
+        if let Some(logged) = &mut self.logged {
+            logged.entry.upstream = Some(upstream);
+        }
+    }
+
+    /// It leads to an application.
+    pub(in crate::proxy) fn opened(&mut self) {
+        let open = self.recorder.as_ref().map(|recorder| recorder.connection(Flags::NONE));
+        if let Some(open) = &open {
+            open.opened();
+        }
+        self.open = open;
+    }
+
+    /// It leads nowhere; `details` say more than the cause.
+    pub(in crate::proxy) fn failed(&mut self, cause: Cause, details: Option<String>) {
+        self.flags = self.flags.with(cause.answer().flags);
+        self.details(details.map_or(Cow::Borrowed(cause.details()), Cow::Owned));
+    }
+
+    /// It is over.
+    pub(in crate::proxy) fn ended(&mut self, end: &End) {
+        self.flags = self.flags.with(end.flags());
+        if let Some(details) = end.details() {
+            self.details(Cow::Borrowed(details));
+        }
+    }
+
+    /// Bytes came from the caller.
+    pub(super) fn received(&mut self, bytes: u64) {
+        self.received += bytes;
+        if let Some(open) = &self.open {
+            open.received(bytes);
+        }
+    }
+
+    /// Bytes went to the caller.
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.sent += bytes;
+        if let Some(open) = &self.open {
+            open.sent(bytes);
+        }
+    }
+
+    fn details(&mut self, details: Cow<'static, str>) {
+        if let Some(logged) = &mut self.logged {
+            logged.entry.details = Some(details);
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if let Some(recorder) = &self.recorder {
+            let end = recorder.connection(self.flags);
+            // One that led nowhere was opened all the same.
+            if self.open.is_none() {
+                end.opened();
+            }
+            end.closed();
+        }
+        if let Some(logged) = &mut self.logged {
+            let Logged { log, rule, config, entry } = &mut **logged;
+            (entry.received, entry.sent) = (self.received, self.sent);
+            let duration = clock::monotonic().duration_since(self.started);
+            let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags: self.flags };
+            if entry.is_wanted(rule.filter.as_ref(), &summary, duration) {
+                log.write(rule.file, entry.line(&config.access_log, &summary, duration));
+            }
+        }
+    }
+}

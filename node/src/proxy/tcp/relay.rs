@@ -1,0 +1,324 @@
+//! Two connections joined into one: bytes go both ways until both ends are done, each direction ends by itself, and what breaks off on
+//! one side breaks off on the other.
+//!
+//! A connection that has nothing to say holds no buffer: what arrives is read into one that all connections of a thread share, and
+//! only what the other side does not take at once gets one of its own, which goes when it is empty and nothing more has come.
+
+use super::Account;
+use crate::{clock, mesh::stream::VirtualStream, telemetry::Flags};
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// Bytes that are read at once.
+const BUFFER: usize = 64 << 10;
+/// Reads of one direction after which other connections get their turn.
+const TURNS: usize = 16;
+
+thread_local! {
+    /// Borrowed within one poll only.
+    static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+}
+
+/// One of the two connections.
+pub(in crate::proxy) trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// Gives it up in the middle: the peer sees a reset, not an end.
+    fn reset(self);
+}
+
+impl Side for TcpStream {
+    fn reset(self) {
+        // Where it cannot be had, the peer sees an end.
+        drop(socket2::SockRef::from(&self).set_linger(Some(Duration::ZERO)));
+    }
+}
+
+impl Side for VirtualStream {
+    fn reset(self) {
+        VirtualStream::reset(self);
+    }
+}
+
+/// For how long a connection may go on; `None`: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::proxy) struct Spans {
+    /// Without a byte in either direction.
+    pub(in crate::proxy) idle: Option<Duration>,
+    /// Altogether.
+    pub(in crate::proxy) whole: Option<Duration>,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(in crate::proxy) enum End {
+    /// Both directions did, in order.
+    Done,
+    /// The caller's side broke off.
+    Caller(io::Error),
+    /// The server's side broke off.
+    Server(io::Error),
+    /// Nothing went for too long.
+    Idle,
+    /// It lasted for as long as it may.
+    Duration,
+    /// Policy denies it now.
+    Denied,
+    /// This node stops.
+    Stopped,
+}
+
+impl End {
+    /// Envoy's flags.
+    pub(super) const fn flags(&self) -> Flags {
+        match self {
+            Self::Done | Self::Denied | Self::Stopped => Flags::NONE,
+            Self::Caller(_) => Flags::DC,
+            Self::Server(_) => Flags::UC,
+            Self::Idle => Flags::SI,
+            Self::Duration => Flags::DT,
+        }
+    }
+
+    /// Envoy's details of the end, where there is something to say.
+    pub(super) const fn details(&self) -> Option<&'static str> {
+        match self {
+            Self::Done | Self::Caller(_) | Self::Server(_) => None,
+            Self::Idle => Some("tcp_session_idle_timeout"),
+            Self::Duration => Some("max_connection_duration_reached"),
+            Self::Denied => Some("rbac_access_denied"),
+            Self::Stopped => Some("drained"),
+        }
+    }
+}
+
+/// Joins them until the end, which both accounts are told. `until` ends it from outside.
+pub(in crate::proxy) async fn relay(
+    mut caller: impl Side,
+    mut server: impl Side,
+    accounts: &mut [Account],
+    spans: Spans,
+    until: impl Future<Output = End>,
+) {
+    let active = AtomicU64::new(clock::uptime());
+    let (mut up, mut down) = (Direction::default(), Direction::default());
+    let both = std::future::poll_fn(|cx| {
+        let ended = up.poll(cx, &mut caller, &mut server, |bytes| {
+            active.store(clock::uptime(), Relaxed);
+            accounts.iter_mut().for_each(|account| account.received(bytes));
+        });
+        if let Poll::Ready(Err(broken)) = ended {
+            return Poll::Ready(broken.end(End::Caller, End::Server));
+        }
+        let ended = down.poll(cx, &mut server, &mut caller, |bytes| {
+            active.store(clock::uptime(), Relaxed);
+            accounts.iter_mut().for_each(|account| account.sent(bytes));
+        });
+        match ended {
+            Poll::Ready(Err(broken)) => Poll::Ready(broken.end(End::Server, End::Caller)),
+            Poll::Ready(Ok(())) if up.is_over() => Poll::Ready(End::Done),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    });
+    let end = tokio::select! {
+        biased;
+        end = both => end,
+        end = until => end,
+        () = silence(&active, spans.idle) => End::Idle,
+        () = span(spans.whole) => End::Duration,
+    };
+    accounts.iter_mut().for_each(|account| account.ended(&end));
+    if matches!(end, End::Done) {
+        return;
+    }
+    match &end {
+        End::Caller(error) => tracing::debug!(%error, "the caller of a connection broke off"),
+        End::Server(error) => tracing::debug!(%error, "the server of a connection broke off"),
+        End::Done | End::Idle | End::Duration | End::Denied | End::Stopped => {}
+    }
+    caller.reset();
+    server.reset();
+}
+
+/// Waits until nothing has gone for so long.
+async fn silence(active: &AtomicU64, idle: Option<Duration>) {
+    let Some(idle) = idle else { return std::future::pending().await };
+    loop {
+        let silent = Duration::from_millis(clock::uptime().saturating_sub(active.load(Relaxed)));
+        let Some(left) = idle.checked_sub(silent).filter(|left| !left.is_zero()) else { return };
+        tokio::time::sleep(left).await;
+    }
+}
+
+async fn span(whole: Option<Duration>) {
+    match whole {
+        Some(whole) => tokio::time::sleep(whole).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Which end of a direction broke off.
+enum Broken {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
+impl Broken {
+    fn end(self, source: fn(io::Error) -> End, sink: fn(io::Error) -> End) -> End {
+        match self {
+            Self::Source(error) => source(error),
+            Self::Sink(error) => sink(error),
+        }
+    }
+}
+
+/// One of the two ways.
+#[derive(Default)]
+struct Direction {
+    /// What was read and not taken yet: `start` to `end` of it. Empty while there is nothing.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Something was written and perhaps not sent off.
+    unflushed: bool,
+    state: State,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The source has ended; the sink is to hear of it.
+    Ending,
+    Over,
+}
+
+impl Direction {
+    fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    /// Moves what can be moved; ready once the direction has ended in order. `moved` hears of what the sink took.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        mut moved: impl FnMut(u64),
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..TURNS {
+            ready!(self.drain(cx, sink, &mut moved))?;
+            match self.state {
+                State::Over => return Poll::Ready(Ok(())),
+                State::Ending => {
+                    ready!(Pin::new(&mut *sink).poll_shutdown(cx)).map_err(Broken::Sink)?;
+                    self.state = State::Over;
+                }
+                State::Open => match self.fill(cx, source, sink, &mut moved)? {
+                    Poll::Ready(()) => {}
+                    Poll::Pending => {
+                        self.buffer = Vec::new();
+                        if self.unflushed {
+                            ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Broken::Sink)?;
+                            self.unflushed = false;
+                        }
+                        return Poll::Pending;
+                    }
+                },
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Gives the sink what is left of what was read.
+    fn drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+        moved: &mut impl FnMut(u64),
+    ) -> Poll<Result<(), Broken>> {
+        while self.start < self.end {
+            self.start += ready!(write(cx, sink, &self.buffer[self.start..self.end], moved)?);
+            self.unflushed = true;
+        }
+        (self.start, self.end) = (0, 0);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once: into the direction's own buffer if it has one, for it is busy, else into the shared one, of which the sink gets at
+    /// once what it takes.
+    fn fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        moved: &mut impl FnMut(u64),
+    ) -> Result<Poll<()>, Broken> {
+        if !self.buffer.is_empty() {
+            let read = read(cx, source, &mut self.buffer)?;
+            return Ok(read.map(|length| self.filled(length)));
+        }
+        SHARED.with_borrow_mut(|shared| {
+            let Poll::Ready(length) = read(cx, source, shared)? else { return Ok(Poll::Pending) };
+            let mut taken = 0;
+            while taken < length {
+                let Poll::Ready(more) = write(cx, sink, &shared[taken..length], moved)? else { break };
+                taken += more;
+                self.unflushed = true;
+            }
+            if taken < length {
+                self.buffer = vec![0; BUFFER];
+                self.buffer[taken..length].copy_from_slice(&shared[taken..length]);
+                self.start = taken;
+            }
+            self.filled(length);
+            if taken == length {
+                (self.start, self.end) = (0, 0);
+            }
+            Ok(Poll::Ready(()))
+        })
+    }
+
+    /// So much came; nothing is the end.
+    fn filled(&mut self, length: usize) {
+        self.end = length;
+        if length == 0 {
+            self.state = State::Ending;
+        }
+    }
+}
+
+fn read(cx: &mut Context<'_>, source: &mut (impl AsyncRead + Unpin), into: &mut [u8]) -> Result<Poll<usize>, Broken> {
+    let mut buffer = ReadBuf::new(into);
+    match Pin::new(source).poll_read(cx, &mut buffer) {
+        Poll::Ready(Ok(())) => Ok(Poll::Ready(buffer.filled().len())),
+        Poll::Ready(Err(error)) => Err(Broken::Source(error)),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+fn write(
+    cx: &mut Context<'_>,
+    sink: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+    moved: &mut impl FnMut(u64),
+) -> Result<Poll<usize>, Broken> {
+    match Pin::new(sink).poll_write(cx, bytes) {
+        Poll::Ready(Ok(0)) => Err(Broken::Sink(io::ErrorKind::WriteZero.into())),
+        Poll::Ready(Ok(taken)) => {
+            moved(taken as u64);
+            Ok(Poll::Ready(taken))
+        }
+        Poll::Ready(Err(error)) => Err(Broken::Sink(error)),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
