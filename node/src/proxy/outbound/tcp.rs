@@ -129,15 +129,15 @@ pub(in crate::proxy) async fn lead(
     account: &mut Account,
 ) -> Result<Led, Cause> {
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
-    let cluster = context.cluster(snapshot, speaker, route, destination, port, Carries::Bytes)?;
-    account.between(Arc::clone(&cluster.nobody));
-    account.takes(&route.name, &cluster.circuit.cluster);
-    let way = Way { context, speaker, snapshot, cluster: &cluster, grpc: false, timed: false };
-    let key = cluster.consistent_hash();
-    let hash = key.and_then(|key| Affinity::of_connection(key, remote));
     let mut tried = Tried::default();
     let mut attempt = 1;
     loop {
+        // Looked up each time: a failure may have ejected whoever failed.
+        let cluster = context.cluster(snapshot, speaker, route, destination, port, Carries::Bytes)?;
+        account.between(Arc::clone(&cluster.nobody));
+        account.takes(&route.name, &cluster.circuit.cluster);
+        let key = cluster.consistent_hash();
+        let hash = key.and_then(|key| Affinity::of_connection(key, remote));
         let began = clock::uptime_micros();
         // Whoever took nothing is no better for being near.
         let ask = Ask { tried: &tried, leave: true, hash, random: context.random(), now: began / 1_000 };
@@ -149,6 +149,7 @@ pub(in crate::proxy) async fn lead(
         let member = &cluster.members[position];
         account.between(Arc::clone(&member.recorder));
         account.reaches(reached(&member.endpoint, port));
+        let way = Way { context, speaker, snapshot, cluster: &cluster, grpc: false, timed: false };
         match take(&way, member).await {
             Ok((server, flight)) => {
                 way.note(position, Outcome::Connected, began);
