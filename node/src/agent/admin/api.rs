@@ -365,6 +365,9 @@ pub struct Mesh {
     pub bundle: String,
     /// Nodes that live or lived.
     pub nodes: Vec<KnownNode>,
+    /// Nodes that are evicted, up to which epoch.
+    #[serde(default)]
+    pub evicted: BTreeMap<NodeId, u64>,
 }
 
 /// A key of the RoleSet.
