@@ -5,6 +5,7 @@ use super::{
     admission,
     caller::{self, Caller, Who},
     log,
+    pool::Pool,
 };
 use crate::{
     clock, config,
@@ -12,6 +13,7 @@ use crate::{
     proxy::{
         context::Context,
         failure::Cause,
+        flight::Flight,
         local::Local,
         tcp::{Account, Answer, End, Logged, Spans, relay},
     },
@@ -34,6 +36,8 @@ pub(in crate::proxy) struct Arrival {
     pub(in crate::proxy) stream: TcpStream,
     pub(in crate::proxy) account: Account,
     standing: Standing,
+    /// Its room in front of the application, where that is limited.
+    flight: Option<Flight>,
 }
 
 /// One that was not.
@@ -43,8 +47,10 @@ pub(in crate::proxy) struct Refused(pub(in crate::proxy) Cause);
 impl Arrival {
     /// Ends it from this side: when the rules deny it, or this node has drained.
     pub(in crate::proxy) fn split(self) -> (TcpStream, Account, impl Future<Output = End>) {
-        let Self { stream, account, mut standing } = self;
+        let Self { stream, account, mut standing, flight } = self;
         let denied = async move {
+            // Held until the connection ends, whatever ends it.
+            let _flight = flight;
             standing.forbidden().await;
             End::Denied
         };
@@ -94,9 +100,9 @@ pub(in crate::proxy) async fn open(context: &Context, caller: &Caller) -> Result
     let mut account = Account::new(begin(context, caller));
     account.between(Arc::clone(&caller.recorder));
     match connected(context, caller, &mut account).await {
-        Ok(stream) => {
+        Ok((stream, flight)) => {
             account.opened();
-            Ok(Arrival { stream, account, standing })
+            Ok(Arrival { stream, account, standing, flight })
         }
         Err((cause, details)) => {
             tracing::debug!(service = %caller.who.service, ?cause, details, "a connection was refused");
@@ -108,10 +114,16 @@ pub(in crate::proxy) async fn open(context: &Context, caller: &Caller) -> Result
 
 type Refusal = (Cause, Option<String>);
 
-async fn connected(context: &Context, caller: &Caller, account: &mut Account) -> Result<TcpStream, Refusal> {
-    let (target, patience) = admitted(context, caller)?;
+/// The connection to the application, and its room where that is limited.
+async fn connected(
+    context: &Context,
+    caller: &Caller,
+    account: &mut Account,
+) -> Result<(TcpStream, Option<Flight>), Refusal> {
+    let (target, pool) = admitted(context, caller)?;
+    let flight = pool.connection().map_err(|cause| (cause, None))?;
     account.reaches(target);
-    let stream = match timeout(patience, TcpStream::connect(target)).await {
+    let stream = match timeout(pool.terms.connect, TcpStream::connect(target)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%target, %error, "the application does not answer");
@@ -121,17 +133,18 @@ async fn connected(context: &Context, caller: &Caller, account: &mut Account) ->
     };
     // Small pieces must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
-    Ok(stream)
+    Ok((stream, flight))
 }
 
 /// Where it goes, if it is let in by what holds now.
-fn admitted(context: &Context, caller: &Caller) -> Result<(SocketAddr, Duration), Refusal> {
+fn admitted(context: &Context, caller: &Caller) -> Result<(SocketAddr, Arc<Pool>), Refusal> {
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.filter(|(_, port)| takes_bytes(port.protocol)).ok_or((Cause::NotServedHere, None))?;
-    let decision = caller.look(&snapshot, &local, service, |rules| {
+    let (decision, pool) = caller.look(context, &snapshot, &local, service, |rules| {
         let authorizer = &rules.workload.authorizer;
-        (!authorizer.is_open()).then(|| authorizer.decide_connection(&who.peer(port.target.port())))
+        let decide = || authorizer.decide_connection(&who.peer(port.target.port()));
+        ((!authorizer.is_open()).then(decide), Arc::clone(&rules.pool))
     });
     if let Some(decision) = decision {
         admission::report(context, who, || format!("a connection to port {}", who.port), &decision);
@@ -139,7 +152,7 @@ fn admitted(context: &Context, caller: &Caller) -> Result<(SocketAddr, Duration)
             return Err((Cause::Denied, decision.details()));
         }
     }
-    Ok((port.target, snapshot.compiled.config().connect_timeout))
+    Ok((port.target, pool))
 }
 
 /// A port of requests takes none but these: what the rules say of requests would not be asked about bytes.

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod attempt;
+mod call;
 mod cors;
 mod facts;
 mod forward;
@@ -22,7 +23,7 @@ use super::{
     inbound::REQUEST_ID,
     reply, upgrade,
 };
-use crate::{clock, http1::server::OnUpgrade, snapshot::Snapshot, telemetry::Flags};
+use crate::{clock, snapshot::Snapshot, telemetry::Flags};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use certs::codec::Millis;
@@ -37,6 +38,7 @@ use policy::{
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 
+pub(super) use call::call;
 pub(super) use mirror::Mirrors;
 pub(super) use speaker::Speaker;
 
@@ -85,17 +87,26 @@ struct Connection {
 
 impl Handler for Connection {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
-        let on_upgrade = OnUpgrade::of(&mut request);
+        let extended = upgrade::Extended::of(&mut request, || self.context.random_bits());
+        let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
         let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
         let requests = Requests { context: &self.context, speaker, remote, local, came: clock::wall() };
-        let answered = requests.answer(request, &mut exchange).await;
+        let mut answered = requests.answer(request, &mut exchange).await;
+        if let (Some(extended), Ok(given)) = (&extended, &answered)
+            && let Err(cause) = given.judged_by(extended)
+        {
+            answered = Err(cause);
+        }
         let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
         let idle = self.context.limits().stream_idle;
         let (mut response, flight) = answered.finish(exchange, is_head, idle);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::join_holding(&self.context, on_upgrade, &mut response, flight);
+            if extended.is_some() {
+                upgrade::Extended::answer(&mut response);
+            }
         }
         response
     }
@@ -125,6 +136,13 @@ impl Answered {
         match self {
             Self::Here(response) => response.headers_mut(),
             Self::Endpoint(response, _, _) => response.headers_mut(),
+        }
+    }
+
+    fn judged_by(&self, extended: &upgrade::Extended) -> Result<(), Cause> {
+        match self {
+            Self::Here(response) => extended.judge(response.status(), response.headers()),
+            Self::Endpoint(response, _, _) => extended.judge(response.status(), response.headers()),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     balance::{Ask, Carries, Tried, outlier::Outcome},
     clock,
     mesh::{
+        Protocol,
         error::{Code, Reset},
         stream::VirtualStream,
     },
@@ -47,7 +48,7 @@ pub(super) struct Ends {
 
 /// Serves one connection of an application. `server_name` is there if it is TLS, and empty if that asks for none.
 pub(super) async fn serve(
-    context: &Context,
+    context: &Arc<Context>,
     speaker: &Speaker,
     stream: TcpStream,
     ends: Ends,
@@ -121,7 +122,7 @@ enum Server {
 /// # Errors
 /// Nobody takes it.
 pub(in crate::proxy) async fn lead(
-    context: &Context,
+    context: &Arc<Context>,
     speaker: &Speaker,
     snapshot: &Arc<Snapshot>,
     route: &Arc<Route>,
@@ -149,7 +150,8 @@ pub(in crate::proxy) async fn lead(
         let member = &cluster.members[position];
         account.between(Arc::clone(&member.recorder));
         account.reaches(reached(&member.endpoint, port));
-        let way = Way { context, speaker, snapshot, cluster: &cluster, grpc: false, timed: false };
+        let way =
+            Way { context, speaker, snapshot, cluster: &cluster, grpc: false, protocol: Protocol::Tcp, timed: false };
         match take(&way, member).await {
             Ok((server, flight)) => {
                 way.note(position, Outcome::Connected, began);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use certs::id::SpiffeId;
 use policy::{
-    authorize::{Decision, Head, Peer},
+    authorize::{Ask, Decision, Head, Peer},
     compile::Workload,
     kinds::PathNormalization,
     normalize,
@@ -60,7 +60,10 @@ impl Asked<'_> {
             headers: self.request.headers,
             token: None,
         };
-        self.judge.verdict(endpoint, port, |peer| workload.authorizer.decide(peer, &head))
+        self.judge.verdict(endpoint, port, |peer| {
+            let asks = asks(&workload, peer, &head, endpoint, port)?;
+            Ok((workload.authorizer.decide(peer, &head), asks))
+        })
     }
 }
 
@@ -71,10 +74,15 @@ impl Judge<'_> {
         if workload.authorizer.is_open() {
             return allowed();
         }
-        self.verdict(endpoint, port, |peer| workload.authorizer.decide_connection(peer))
+        self.verdict(endpoint, port, |peer| Ok((workload.authorizer.decide_connection(peer), Vec::new())))
     }
 
-    fn verdict(&self, endpoint: &Endpoint, port: u16, decide: impl Fn(&Peer<'_>) -> Decision) -> api::Authorization {
+    fn verdict(
+        &self,
+        endpoint: &Endpoint,
+        port: u16,
+        decide: impl FnOnce(&Peer<'_>) -> Result<(Decision, Vec<api::Ask>), Ask>,
+    ) -> api::Authorization {
         let snapshot = self.snapshot;
         let own_port = self.application_port(endpoint, port);
         let identity = SpiffeId::service(snapshot.trust_domain.clone(), self.source.account.clone());
@@ -87,7 +95,11 @@ impl Judge<'_> {
             destination: Some(endpoint.address.ip()),
             port: own_port.unwrap_or(port),
         };
-        let verdict = decide(&peer).verdict;
+        let (decision, asks) = match decide(&peer) {
+            Ok(decided) => decided,
+            Err(ask) => return no_provider(&ask),
+        };
+        let verdict = decision.verdict;
         let unreadable = verdict.cause.as_ref().is_some_and(|cause| cause.unreadable);
         let unknown = if own_port.is_some() { UNKNOWN_ADDRESS } else { UNKNOWN_PORT };
         api::Authorization {
@@ -99,6 +111,7 @@ impl Judge<'_> {
                 .filter(|cause| !cause.unreadable)
                 .map(|cause| format!("rules[{}]", cause.rule)),
             note: Some(if unreadable { UNREADABLE } else { unknown }.to_owned()),
+            asks,
         }
     }
 
@@ -132,17 +145,51 @@ pub(super) fn together(endpoints: &[api::Candidate]) -> api::Authorization {
         return first.clone();
     }
     let note = "the endpoints differ: each says its own".to_owned();
-    api::Authorization { verdict: "mixed".to_owned(), document: None, rule: None, note: Some(note) }
+    api::Authorization { verdict: "mixed".to_owned(), document: None, rule: None, note: Some(note), asks: Vec::new() }
 }
 
 /// No document speaks of it: every caller with an identity of the mesh is let in.
 pub(super) fn allowed() -> api::Authorization {
-    api::Authorization { verdict: "allow".to_owned(), document: None, rule: None, note: None }
+    api::Authorization { verdict: "allow".to_owned(), document: None, rule: None, note: None, asks: Vec::new() }
 }
 
 fn bad_request(refused: &normalize::Refused) -> api::Authorization {
     let note = Some(format!("answered 400: {refused}"));
-    api::Authorization { verdict: "deny".to_owned(), document: None, rule: None, note }
+    api::Authorization { verdict: "deny".to_owned(), document: None, rule: None, note, asks: Vec::new() }
+}
+
+/// Everyone who is asked; who is not there lets nobody in.
+fn asks(
+    workload: &Workload,
+    peer: &Peer<'_>,
+    head: &Head<'_>,
+    endpoint: &Endpoint,
+    port: u16,
+) -> Result<Vec<api::Ask>, Ask> {
+    let (mut asked, mut asks) = (Vec::new(), Vec::new());
+    while let Some(ask) = workload.authorizer.ask(peer, head, &asked) {
+        let Some(provider) = workload.config.provider(&ask.provider) else { return Err(ask) };
+        asked.push(ask.provider.clone());
+        // An authoriser is not asked about what it is asked.
+        if provider.service != endpoint.id.service || provider.port != port {
+            asks.push(api::Ask {
+                provider: ask.provider.to_string(),
+                document: ask.cause.document.to_string(),
+                rule: format!("rules[{}]", ask.cause.rule),
+            });
+        }
+    }
+    Ok(asks)
+}
+
+fn no_provider(ask: &Ask) -> api::Authorization {
+    api::Authorization {
+        verdict: "deny".to_owned(),
+        document: Some(ask.cause.document.to_string()),
+        rule: Some(format!("rules[{}]", ask.cause.rule)),
+        note: Some(format!("no extension provider of the MeshConfig is called `{}`", ask.provider)),
+        asks: Vec::new(),
+    }
 }
 
 const HTTP_PORT: u16 = 80;
