@@ -3,7 +3,7 @@
 
 use crate::telemetry::Flags;
 use http::StatusCode;
-use policy::retry::Outcome;
+use policy::{retry::Outcome, token};
 
 /// Why the proxy answered by itself, or gave an attempt up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub enum Cause {
     Denied,
     /// A RateLimit has no room for the request.
     RateLimited,
+    /// The token of the request's user does not hold, or there is none where one is required.
+    Unauthenticated(token::Refusal),
 }
 
 /// On whose account a failure goes.
@@ -119,6 +121,7 @@ impl Cause {
             Self::NotServedHere => (StatusCode::NOT_FOUND, Flags::NR, Fault::Upstream, "", false),
             Self::Denied => (StatusCode::FORBIDDEN, Flags::NONE, Fault::Client, DENIED, false),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, Flags::RL, Fault::Client, "local_rate_limited", false),
+            Self::Unauthenticated(why) => (status_of(why.status()), Flags::NONE, Fault::Client, why.text(), false),
         };
         Answer { status, flags, fault, body, close }
     }
@@ -150,6 +153,7 @@ impl Cause {
             Self::Draining => "overload",
             Self::Denied => "rbac_access_denied_matched_policy[none]",
             Self::RateLimited => "local_rate_limited",
+            Self::Unauthenticated(_) => "jwt_authn_access_denied",
         }
     }
 
@@ -191,7 +195,8 @@ impl Cause {
             | Self::Draining
             | Self::NotServedHere
             | Self::Denied
-            | Self::RateLimited => None,
+            | Self::RateLimited
+            | Self::Unauthenticated(_) => None,
         }
     }
 }

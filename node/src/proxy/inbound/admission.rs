@@ -4,13 +4,18 @@ use super::{
     super::{context::Context, failure::Cause},
     caller::Who,
 };
-use crate::telemetry::{Counter, Telemetry};
-use http::{HeaderMap, HeaderValue, request::Parts, uri::PathAndQuery};
+use crate::{
+    clock,
+    snapshot::TokenKeys,
+    telemetry::{Counter, Telemetry},
+};
+use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE, request::Parts, uri::PathAndQuery};
 use policy::{
-    authorize::{self, Decision, Head, Peer},
+    authorize::{self, Decision, Head, Peer, Token},
     compile::Workload,
     kinds::PathNormalization,
     normalize,
+    token::Verified,
 };
 
 /// Why a request was not forwarded, and what its answer says beside that.
@@ -31,6 +36,7 @@ impl From<Cause> for Refusal {
 /// How often policies refused, marked, or would have decided. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Verdicts {
+    unauthenticated: Counter,
     denied: Counter,
     audited: Counter,
     would_allow: Counter,
@@ -44,7 +50,9 @@ impl Verdicts {
             let help = "Requests as policies with istio.io/dry-run would have decided";
             telemetry.counter(DRY_RUN, help, &[("result", result)])
         };
+        let unauthenticated = "Requests whose token does not hold, or lacks";
         Self {
+            unauthenticated: telemetry.counter("skein_authentication_refused_total", unauthenticated, &[]),
             denied: telemetry.counter("skein_authorization_denied_total", "Requests that policies refused", &[]),
             audited: telemetry.counter("skein_authorization_audited_total", "Requests that AUDIT policies met", &[]),
             would_allow: dry_run("allowed"),
@@ -62,17 +70,47 @@ pub(super) struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
+    /// Verifies the token that the request shows, by what the documents say of the workload. What goes on of it, and of headers that
+    /// only the proxy may write, is theirs to say.
+    ///
+    /// # Errors
+    /// The token does not hold, or there is none where one is required.
+    pub(super) fn authenticate(
+        &self,
+        context: &Context,
+        workload: &Workload,
+        keys: &TokenKeys,
+        parts: &mut Parts,
+    ) -> Result<Option<Verified>, Refusal> {
+        if workload.tokens.is_empty() {
+            return Ok(None);
+        }
+        workload.tokens.check(parts, keys, clock::wall() / 1_000).map_err(|why| {
+            context.verdicts.unauthenticated.add(1);
+            let url = format!("http://{}{}", self.host.to_str().unwrap_or_default(), parts.uri.path());
+            let challenge = HeaderValue::from_str(&why.challenge(&url)).ok();
+            let headers = challenge.map(|challenge| Box::new(HeaderMap::from_iter([(WWW_AUTHENTICATE, challenge)])));
+            Refusal { cause: Cause::Unauthenticated(why), details: Some(why.details()), headers }
+        })
+    }
+
     /// Judges the request by what the documents say of the workload. A path at which some rule looks is forwarded in the form in
     /// which the rules saw it.
     ///
     /// # Errors
     /// It is not let in.
-    pub(super) fn admit(&self, context: &Context, workload: &Workload, parts: &mut Parts) -> Result<(), Refusal> {
+    pub(super) fn admit(
+        &self,
+        context: &Context,
+        workload: &Workload,
+        parts: &mut Parts,
+        token: Option<&Token>,
+    ) -> Result<(), Refusal> {
         normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
         if workload.authorizer.is_open() {
             return Ok(());
         }
-        let (decision, path) = self.decide(workload, parts)?;
+        let (decision, path) = self.decide(workload, parts, token)?;
         self.report(context, parts, &decision);
         if !decision.allowed() {
             context.verdicts.denied.add(1);
@@ -88,7 +126,12 @@ impl Arriving<'_> {
     ///
     /// # Errors
     /// Host or path have no normal form.
-    pub(super) fn decide(&self, workload: &Workload, parts: &Parts) -> Result<(Decision, Option<String>), Cause> {
+    pub(super) fn decide(
+        &self,
+        workload: &Workload,
+        parts: &Parts,
+        token: Option<&Token>,
+    ) -> Result<(Decision, Option<String>), Cause> {
         let looks = workload.authorizer.looks_at_paths();
         let level = if looks { workload.config.path_normalization } else { PathNormalization::None };
         let path = normalize::path(parts.uri.path(), level).map_err(|_| BAD_PATH)?;
@@ -101,7 +144,7 @@ impl Arriving<'_> {
             path: &path,
             query: parts.uri.query(),
             headers: &parts.headers,
-            token: None,
+            token,
         };
         let decision = workload.authorizer.decide(&self.peer(), &head);
         let rewritten = (looks && path.as_str() != parts.uri.path()).then(|| match parts.uri.query() {

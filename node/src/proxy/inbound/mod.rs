@@ -37,6 +37,7 @@ use caller::Rules;
 use certs::id::Subject;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Body as _;
+use policy::token::Verified;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -137,10 +138,10 @@ async fn forward(
     parts.headers.insert(body::FORWARDED_FOR, caller.address.clone());
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-    let port = admitted(context, caller, &mut parts, &host)?;
+    let (port, token) = admitted(context, caller, &mut parts, &host)?;
     to_http1(&mut parts, host.clone());
     let asked = upgrade.is_some();
-    let mut standing = Standing::new(context, &caller.who, parts, host, came);
+    let mut standing = Standing::new(context, &caller.who, (parts, host), token, came);
     let admitted = standing.admitted();
     // What carries it on is said in a copy of its own, where it differs from what was judged.
     let own = match (port.protocol, upgrade) {
@@ -182,20 +183,22 @@ fn admitted(
     caller: &Caller,
     parts: &mut http::request::Parts,
     host: &HeaderValue,
-) -> Result<Application, Refusal> {
+) -> Result<(Application, Option<Verified>), Refusal> {
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
-    let quota = caller.look(&snapshot, &local, service, |Rules { workload, counted }| {
-        arriving.admit(context, workload, parts)?;
+    let (token, quota) = caller.look(&snapshot, &local, service, |Rules { workload, counted }| {
+        let token = arriving.authenticate(context, workload, &snapshot.token_keys, parts)?;
+        arriving.admit(context, workload, parts, token.as_ref().map(|verified| &*verified.token))?;
         if workload.limits.is_empty() {
-            return Ok(None);
+            return Ok((token, None));
         }
-        arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())
+        let quota = arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())?;
+        Ok::<_, Refusal>((token, quota))
     })?;
     let patience = snapshot.compiled.config().connect_timeout;
-    Ok(Application { target: port.target, protocol: port.protocol, patience, quota })
+    Ok((Application { target: port.target, protocol: port.protocol, patience, quota }, token))
 }
 
 /// An application's port.

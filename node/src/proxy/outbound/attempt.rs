@@ -374,7 +374,8 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::Draining
         | Cause::NotServedHere
         | Cause::Denied
-        | Cause::RateLimited => None,
+        | Cause::RateLimited
+        | Cause::Unauthenticated(_) => None,
     }
 }
 
