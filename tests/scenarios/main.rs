@@ -25,6 +25,7 @@ mod push;
 mod restart;
 mod rotation;
 mod routing;
+mod seeing;
 mod telemetry;
 mod tokens;
 mod transport;

@@ -30,6 +30,8 @@ pub mod socket;
 pub mod state_dir;
 pub mod store;
 pub mod sync;
+pub mod timeline;
+pub mod traffic;
 pub mod wire;
 pub mod workload;
 pub mod world;

@@ -27,7 +27,7 @@ const NAMED: usize = 5;
 
 impl Admin {
     /// The status.
-    pub(super) fn status(&self) -> api::Status {
+    pub(crate) fn status(&self) -> api::Status {
         let (snapshot, view) = (self.agent.snapshot(), self.agent.view());
         let state = &snapshot.state;
         let expected = expected(state);

@@ -96,6 +96,7 @@ pub(super) async fn answer(
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
+    exchange.uploads(sent.clone());
     if let Some(logged) = log::begin(context, caller, &request) {
         exchange.log(logged);
     }
