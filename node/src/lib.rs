@@ -15,3 +15,4 @@ pub mod proxy;
 pub mod snapshot;
 pub mod tasks;
 pub mod telemetry;
+pub mod web;

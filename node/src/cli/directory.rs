@@ -93,6 +93,19 @@ pub struct Keys<'a> {
     pub bundle: &'a str,
 }
 
+/// Which keys lie in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lying {
+    /// The root's.
+    pub root: bool,
+    /// The one for lost keys.
+    pub recovery: bool,
+    /// The operator's.
+    pub operator: bool,
+    /// Whether that is under a passphrase.
+    pub sealed: bool,
+}
+
 impl Directory {
     /// The directory that a flag names, or the default one of a mesh.
     pub fn of(explicit: Option<&Path>, trust_domain: &TrustDomain) -> Self {
@@ -280,6 +293,16 @@ impl Directory {
     /// Whether the root's key lies here.
     pub fn holds_root(&self) -> bool {
         self.path.join(ROOT).exists()
+    }
+
+    /// Which keys lie here.
+    pub fn lying(&self) -> Lying {
+        let is_sealed = |name: &str| {
+            let text = state_dir::read_private(&self.path.join(name)).ok().flatten();
+            text.is_some_and(|text| certs::sealed::is_sealed(&text))
+        };
+        let lies = |name: &str| self.path.join(name).exists();
+        Lying { root: lies(ROOT), recovery: lies(RECOVERY), operator: lies(OPERATOR), sealed: is_sealed(OPERATOR) }
     }
 
     /// Keeps what a node says of the nodes there are; a directory that cannot be written stays as it is.

@@ -1,19 +1,35 @@
 //! What is counted of connections that carry bytes: Istio's TCP metrics. Bytes are counted as they go, not at the end.
 
-use super::series::{Series, add};
+use super::{
+    Protocol,
+    labels::Labels,
+    requests::{SERIES_LIMIT, overflow},
+};
+use dashmap::{DashMap, Entry};
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 /// One worker's share of a series; on a cache line of its own. Only that worker writes.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(super) struct Cells {
+struct Cells {
     opened: AtomicU64,
     closed: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
+}
+
+fn add(cell: &AtomicU64, amount: u64) {
+    cell.store(cell.load(Relaxed).wrapping_add(amount), Relaxed);
+}
+
+/// One combination of labels.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) labels: Labels,
+    cells: Box<[Cells]>,
 }
 
 /// Connections and bytes of a series, over all workers.
@@ -25,9 +41,13 @@ pub(super) struct Totals {
     pub(super) received: u64,
 }
 
-impl Series<Cells> {
+impl Series {
+    fn new(labels: Labels, workers: usize) -> Self {
+        Self { labels, cells: (0..workers.max(1)).map(|_| Cells::default()).collect() }
+    }
+
     pub(super) fn totals(&self) -> Totals {
-        self.cells().fold(Totals::default(), |sum, cells| Totals {
+        self.cells.iter().fold(Totals::default(), |sum, cells| Totals {
             opened: sum.opened.wrapping_add(cells.opened.load(Relaxed)),
             closed: sum.closed.wrapping_add(cells.closed.load(Relaxed)),
             sent: sum.sent.wrapping_add(cells.sent.load(Relaxed)),
@@ -36,18 +56,55 @@ impl Series<Cells> {
     }
 }
 
+/// All series. A lock is taken when a combination of labels is new to a worker.
+#[derive(Debug)]
+pub(super) struct Family {
+    workers: usize,
+    known: DashMap<Labels, Arc<Series>>,
+    length: AtomicUsize,
+    /// Those that find no room, together.
+    overflow: Arc<Series>,
+}
+
+impl Family {
+    pub(super) fn new(workers: usize) -> Self {
+        let mut labels = overflow();
+        labels.summary.protocol = Protocol::Tcp;
+        let overflow = Arc::new(Series::new(labels, workers));
+        Self { workers, known: DashMap::new(), length: AtomicUsize::new(0), overflow }
+    }
+
+    /// Every series, the overflow last if it was used.
+    pub(super) fn series(&self) -> Vec<Arc<Series>> {
+        let mut all: Vec<_> = self.known.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.extend((self.overflow.totals() != Totals::default()).then(|| Arc::clone(&self.overflow)));
+        all
+    }
+
+    /// Where a worker counts a connection with these labels.
+    pub(super) fn find(&self, labels: &Labels, worker: usize) -> Connected {
+        let worker = worker.min(self.workers.max(1) - 1);
+        let known = self.known.get(labels).map(|series| Arc::clone(&series));
+        let series = known.unwrap_or_else(|| match self.known.entry(labels.clone()) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(_) if self.length.fetch_add(1, Relaxed) >= SERIES_LIMIT => {
+                self.length.fetch_sub(1, Relaxed);
+                Arc::clone(&self.overflow)
+            }
+            Entry::Vacant(free) => Arc::clone(&free.insert(Arc::new(Series::new(labels.clone(), self.workers)))),
+        });
+        Connected { series, worker }
+    }
+}
+
 /// Where one worker counts a connection between a pair.
 #[derive(Debug, Clone)]
 pub struct Connected {
-    series: Arc<Series<Cells>>,
+    series: Arc<Series>,
     worker: usize,
 }
 
 impl Connected {
-    pub(super) fn new(series: Arc<Series<Cells>>, worker: usize) -> Self {
-        Self { series, worker }
-    }
-
     /// It is there.
     pub fn opened(&self) {
         add(&self.cells().opened, 1);
@@ -69,28 +126,33 @@ impl Connected {
     }
 
     fn cells(&self) -> &Cells {
-        self.series.of(self.worker)
+        &self.series.cells[self.worker]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Families, Flags, Protocol, requests::Recorder, series::overflow};
+    use crate::telemetry::{Flags, Summary};
+
+    fn labels(flags: Flags) -> Labels {
+        let mut labels = overflow();
+        labels.summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags };
+        labels
+    }
 
     #[test]
     fn flags_part_series_and_workers_share_them() {
-        let families = Arc::new(Families::new(2));
-        let pair = overflow(Protocol::Tcp).pair;
+        let family = Family::new(2);
         for worker in 0..2 {
-            let recorder = Recorder::new(Arc::clone(&families), worker, Arc::clone(&pair));
-            let open = recorder.connection(Flags::NONE);
+            let open = family.find(&labels(Flags::NONE), worker);
             open.opened();
             open.sent(5);
             open.received(7);
-            recorder.connection(Flags::DC).closed();
+            family.find(&labels(Flags::DC), worker).closed();
         }
-        let totals: Vec<Totals> = families.connections.series().map(|series| series.totals()).collect();
+        let mut totals: Vec<Totals> = family.series().iter().map(|series| series.totals()).collect();
+        totals.sort_by_key(|totals| totals.closed);
         let open = Totals { opened: 2, closed: 0, sent: 10, received: 14 };
         assert_eq!(totals, [open, Totals { closed: 2, ..Totals::default() }]);
     }

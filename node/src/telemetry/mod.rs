@@ -10,7 +10,7 @@ mod labels;
 mod own;
 mod render;
 mod requests;
-mod series;
+mod traffic;
 
 pub use access_log::{AccessLog, Entry, LogSide};
 pub use connections::Connected;
@@ -18,48 +18,78 @@ pub use flags::Flags;
 pub use labels::{Pair, Protocol, Reporter, Security, Summary, Workload};
 pub use own::{Counter, Gauge, Kind, Sample};
 pub use render::Format;
-pub use requests::Recorder;
+pub use requests::{BOUNDS, BUCKETS, Measures, Recorder};
+pub use traffic::{Exchanged, PairTraffic, SLOT, SLOTS, quantile};
 
-use std::sync::Arc;
+use crate::{clock, tasks::Tasks};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// How often what was counted is looked through: for what pages show, and for what is to be forgotten.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// Every metric of this process; clones share it.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
-    families: Arc<Families>,
+    requests: Arc<requests::Family>,
+    connections: Arc<connections::Family>,
     own: Arc<own::Registry>,
-}
-
-/// The series that data workers count in.
-#[derive(Debug)]
-struct Families {
-    requests: series::Family<requests::Cells>,
-    connections: series::Family<connections::Cells>,
-}
-
-impl Families {
-    fn new(workers: usize) -> Self {
-        Self {
-            requests: series::Family::new(workers, Protocol::Http),
-            connections: series::Family::new(workers, Protocol::Tcp),
-        }
-    }
+    traffic: Arc<Mutex<traffic::Traffic>>,
 }
 
 impl Telemetry {
     /// For so many data workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        let telemetry = Self { families: Arc::new(Families::new(workers)), own: Arc::new(own::Registry::default()) };
+        let requests = Arc::new(requests::Family::new(workers));
+        let connections = Arc::new(connections::Family::new(workers));
+        let telemetry = Self { requests, connections, own: Arc::default(), traffic: Arc::default() };
         telemetry
             .gauge("istio_build", "Build of this proxy", &[("component", "proxy"), ("tag", env!("CARGO_PKG_VERSION"))])
             .set(1);
+        telemetry.register();
         telemetry
+    }
+
+    /// What is told of the series themselves.
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers in Prometheus")]
+    fn register(&self) {
+        let one = |value: f64| vec![Sample { labels: Vec::new(), value }];
+        let requests = Arc::clone(&self.requests);
+        let length = move || one(requests.length() as f64);
+        self.collect("skein_metric_series", "Combinations of labels of the request metrics", Kind::Gauge, length);
+        let requests = Arc::clone(&self.requests);
+        let overflowed = move || one(requests.overflowed() as f64);
+        let help = "Requests counted together because their combination of labels found no room";
+        self.collect("skein_metric_series_overflowed_total", help, Kind::Counter, overflowed);
+    }
+
+    /// Looks through what is counted until the node stops.
+    pub async fn run(self, tasks: Tasks) {
+        let mut due = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                _ = due.tick() => drop(self.exchanged()),
+                () = tasks.stopping() => return,
+            }
+        }
+    }
+
+    /// What was asked of whom in the last quarter of an hour, up to now.
+    #[must_use]
+    pub fn exchanged(&self) -> Exchanged {
+        let now = clock::uptime();
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        traffic.take(&self.requests, now);
+        traffic.exchanged(now)
     }
 
     /// Where the worker of that index counts requests and connections between this pair.
     #[must_use]
     pub fn recorder(&self, worker: usize, pair: Arc<Pair>) -> Recorder {
-        Recorder::new(Arc::clone(&self.families), worker, pair)
+        Recorder::new(Arc::clone(&self.requests), Arc::clone(&self.connections), worker, pair)
     }
 
     /// A gauge; the same name may be registered with several sets of labels.
@@ -88,6 +118,6 @@ impl Telemetry {
     /// The text of `/metrics`.
     #[must_use]
     pub fn render(&self, format: Format) -> String {
-        render::render(&self.families, &self.own, format)
+        render::render(&self.requests, &self.connections, &self.own, format)
     }
 }

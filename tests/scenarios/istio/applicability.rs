@@ -8,8 +8,6 @@ pub(super) const NOT_HERE: &[(&str, &str)] = &[
     ("ingress-passthrough", "kind: Gateway is not supported yet"),
     ("ingress-tls-mutual", "kind: Gateway is not supported yet"),
     ("ingress-tls-simple", "kind: Gateway is not supported yet"),
-    ("jwt-deny-missing", "kind: RequestAuthentication is not supported yet"),
-    ("jwt-deny-missing-path", "kind: RequestAuthentication is not supported yet"),
     // A node takes nothing but mutual TLS from other machines, so that no port of it can be opened to plaintext.
     ("mtls-port-disable", "traffic between nodes is always mutual TLS"),
 ];

@@ -25,7 +25,7 @@ use crate::{
 impl Admin {
     /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`, where a URL of `tcp` or `tls` asks about a
     /// connection.
-    pub(super) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
+    pub(crate) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
         let question = Question::read(query)?;
         let snapshot = self.agent.snapshot();
         let source = match &question.from {

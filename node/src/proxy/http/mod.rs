@@ -5,6 +5,7 @@ mod body_copy;
 mod bounds;
 mod frame_guard;
 mod frames;
+mod grpc_messages;
 mod head;
 mod incoming;
 mod request_body;
@@ -13,6 +14,7 @@ mod response_body;
 pub(super) use body_copy::BodyCopy;
 pub(super) use bounds::{Bounds, Side, patience};
 pub(super) use frame_guard::FrameGuard;
+pub(super) use grpc_messages::Messages;
 pub(super) use head::{
     FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, is_proxys, join_cookies, strip_hop_by_hop,
     strip_identity, strip_own,

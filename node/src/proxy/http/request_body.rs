@@ -3,6 +3,7 @@
 use super::{
     ahead::Ahead,
     body_copy::{BodyCopy, Copier, Copying},
+    grpc_messages::Messages,
     head::strip_trailers,
     incoming::Incoming,
 };
@@ -79,6 +80,7 @@ impl Upload {
             frames: Vec::new(),
             stored: 0,
             received: 0,
+            messages: None,
             keep,
             replayable: true,
             trailers: None,
@@ -106,6 +108,7 @@ impl Upload {
             frames,
             stored: kept.hand_over(),
             received: 0,
+            messages: None,
             keep: false,
             replayable: true,
             trailers,
@@ -205,9 +208,18 @@ impl Completion {
         }
     }
 
-    /// Bytes that the caller has sent so far.
-    pub(in crate::proxy) fn received(&self) -> u64 {
-        self.0.as_ref().map_or(0, |source| lock(source).received)
+    /// From now on gRPC messages are counted.
+    pub(in crate::proxy) fn count_messages(&self) {
+        if let Some(source) = &self.0 {
+            lock(source).messages = Some(Messages::default());
+        }
+    }
+
+    /// Bytes that the caller has sent so far, and gRPC messages, if those are counted.
+    pub(in crate::proxy) fn received(&self) -> (u64, u64) {
+        let Some(source) = &self.0 else { return (0, 0) };
+        let source = lock(source);
+        (source.received, source.messages.map_or(0, |messages| messages.count()))
     }
 
     /// Why the caller's side of the body failed, if it did.
@@ -229,6 +241,7 @@ struct Source {
     stored: usize,
     /// Bytes that the caller has sent.
     received: u64,
+    messages: Option<Messages>,
     /// Frames are added to `frames`.
     keep: bool,
     /// Nothing that was sent is missing in `frames`.
@@ -266,6 +279,9 @@ impl Source {
         let frame = match frame.into_data() {
             Ok(data) => {
                 self.received += data.len() as u64;
+                if let Some(messages) = &mut self.messages {
+                    messages.pass(&data);
+                }
                 self.store(&data);
                 self.copiers.retain_mut(|copier| copier.take(&data));
                 Frame::data(data)

@@ -55,13 +55,7 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
         sent: 0,
         answered_after: None,
     };
-    Some(Logged {
-        log: context.access_log.clone(),
-        rule,
-        config: Arc::clone(config),
-        entry,
-        body: Some(request.body().completion()),
-    })
+    Some(Logged { log: context.access_log.clone(), rule, config: Arc::clone(config), entry })
 }
 
 /// What holds for the called service; for one that is not served here, what holds in the mesh.

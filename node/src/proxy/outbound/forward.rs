@@ -69,7 +69,8 @@ pub(super) async fn forward(
     if !route.mirrors.is_empty() && upgrade.is_none() {
         mirror::copy(requests, snapshot, routed, &head, &upload);
     }
-    exchange.goes_to(&cluster.circuit.cluster, &upload.completion());
+    exchange.goes_to(&cluster.circuit.cluster);
+    exchange.uploads(upload.completion());
     let time = if grpc { grpc_timeout::of(&head.parts.headers, route.timeout) } else { route.timeout };
     let mut deadline = time.map(|timeout| Deadline::new(timeout, upload.completion()));
     let protocol = cluster.protocol(came, upgrade.is_some());
