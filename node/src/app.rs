@@ -34,6 +34,7 @@ use crate::{
         event::Events,
         hearing::Hearing,
         identity::Identity,
+        jwks,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -210,6 +211,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
+    tasks.critical("token-keys", jwks::run(known.world.current().clone(), tasks.clone()));
     tasks.critical("clock", drift::run(sync.clone(), dir.clone()));
     tasks.critical("catch-up", catch_up::run(sync.clone(), addresses.clone()));
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));
@@ -219,7 +221,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let ready = ready::line(&config, &mesh, &doors, &bound);
     serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
     agent.set_listening(true);
-    settled(&known.world, &local).await;
+    settled(&known.world, &owner.node, &local).await;
     plane.serve();
     ready::print(&ready);
 
@@ -240,14 +242,16 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     known.world.fatal().or(failure).map_or(Ok(()), Err)
 }
 
-/// Waits until requests find the services beside this node, but not for long: an application that hangs does not keep the others
-/// from being served.
-async fn settled(world: &World, local: &Local) {
-    let mut snapshots = world.current().subscribe();
+/// Waits until requests find the services beside this node, and commands this node itself, but not for long: an application that hangs
+/// does not keep the others from being served.
+async fn settled(world: &World, node: &NodeId, local: &Local) {
+    let mut changes = world.changes();
+    // Who invites at once is told by this node where it is.
+    let is_member = || world.view().member(node).is_some_and(|own| own.usable() && !own.addresses.is_empty());
     let seen = async {
-        while !local.is_seen_in(&world.current().load().services) {
+        while !is_member() || !local.is_seen_in(&world.current().load().services) {
             // An error means that the node ends.
-            if snapshots.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 return;
             }
         }

@@ -3,6 +3,7 @@
 
 mod circuits;
 mod counters;
+mod token_keys;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 
 pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
+pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
 
@@ -45,6 +47,8 @@ pub struct Snapshot {
     pub authority: Arc<Authority>,
     /// What is left of this node's rate limits; the same through all snapshots.
     pub limits: Arc<Limits>,
+    /// Keys of those whose tokens are believed, as fetched; the same through all snapshots.
+    pub token_keys: Arc<TokenKeys>,
 }
 
 /// The one place that holds the newest [`Snapshot`]. Cheap to clone.
@@ -170,7 +174,7 @@ impl Services {
             Services { by_name: self.by_name.clone(), by_account: self.by_account.clone() };
         let mut touched: BTreeMap<ServiceName, BTreeMap<EndpointId, Arc<Endpoint>>> = BTreeMap::new();
         let others = |endpoint: &&Arc<Endpoint>| !changed.contains_key(&endpoint.id.node);
-        let names = changed.keys().flat_map(|node| self.of_node(node)).map(|endpoint| &endpoint.id.service);
+        let names = changed.keys().flat_map(|node| self.on(node)).map(|endpoint| &endpoint.id.service);
         let names: BTreeSet<&ServiceName> =
             names.chain(changed.values().flatten().map(|endpoint| &endpoint.id.service)).collect();
         for name in names {
@@ -198,11 +202,6 @@ impl Services {
         Services { by_name, by_account }
     }
 
-    /// The endpoints of a node.
-    pub fn of_node(&self, node: &NodeId) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.by_account.get(node).into_iter().flat_map(|accounts| accounts.values().flatten())
-    }
-
     /// A service by name.
     #[must_use]
     pub fn get(&self, name: &ServiceName) -> Option<&Arc<Service>> {
@@ -218,6 +217,11 @@ impl Services {
     #[must_use]
     pub fn of_peer(&self, node: &NodeId, account: &ServiceAccount) -> &[Arc<Endpoint>] {
         self.by_account.get(node).and_then(|accounts| accounts.get(account)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The endpoints on a node.
+    pub fn on(&self, node: &NodeId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.by_account.get(node).into_iter().flat_map(|accounts| accounts.values().flatten())
     }
 }
 
@@ -332,7 +336,7 @@ mod tests {
         let after = after.with(BTreeMap::from([(c, vec![]), (a.clone(), vec![of("a", &ratings, 83)])]));
         let nodes = |name: &ServiceName| after.get(name).unwrap().nodes().into_iter().cloned().collect::<Vec<_>>();
         assert_eq!((nodes(&reviews), nodes(&ratings)), (vec![b.clone()], vec![a.clone()]));
-        assert_eq!(after.of_node(&a).count(), 1);
+        assert_eq!(after.on(&a).count(), 1);
         let after = after.with(BTreeMap::from([(b, vec![])]));
         assert!(after.get(&reviews).is_none() && after.iter().count() == 1);
     }

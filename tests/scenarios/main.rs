@@ -26,6 +26,7 @@ mod restart;
 mod rotation;
 mod routing;
 mod telemetry;
+mod tokens;
 mod transport;
 mod trial;
 mod workload;

@@ -151,7 +151,7 @@ impl Node {
     }
 
     pub(super) fn fold(&mut self, authority: &Authority) {
-        let said = Said::fold(&self.records, &self.table, &self.facts, &authority.revocations);
+        let said = Said::fold(&self.records, &self.table, &self.facts, authority);
         let generation = said.generation;
         self.moment.retain(|_, (record, _)| record.generation() >= generation);
         if (generation, said.record_key) != (self.said.generation, self.said.record_key) {

@@ -58,6 +58,7 @@ impl World {
             state,
             authority: authority.clone(),
             limits: Arc::new(Limits::new(rand::random())),
+            token_keys: Arc::default(),
         };
         Self {
             trust_domain: trust_domain.clone(),
@@ -135,6 +136,7 @@ impl World {
                 state: last.state.clone(),
                 authority: last.authority.clone(),
                 limits: last.limits.clone(),
+                token_keys: last.token_keys.clone(),
             }));
         }
         self.changes.send_modify(|count| *count += 1);
@@ -162,6 +164,7 @@ impl World {
             state,
             authority: authority.clone(),
             limits: last.limits.clone(),
+            token_keys: last.token_keys.clone(),
         }));
         self.changes.send_modify(|count| *count += 1);
         changed.then_some(authority)
