@@ -431,7 +431,7 @@ impl Node {
     }
 
     fn fold(&mut self, authority: &Authority) {
-        let said = Said::fold(&self.records, &self.table, &self.facts, &authority.revocations);
+        let said = Said::fold(&self.records, &self.table, &self.facts, authority);
         let generation = said.generation;
         self.moment.retain(|_, (record, _)| record.generation() >= generation);
         if said != *self.said {

@@ -223,7 +223,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let ready = ready::line(&config, &mesh, &doors, &bound);
     serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
     agent.set_listening(true);
-    settled(&known.world, &local).await;
+    settled(&known.world, &owner.node, &local).await;
     plane.serve();
     ready::print(&ready);
 
@@ -244,14 +244,16 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     known.world.fatal().or(failure).map_or(Ok(()), Err)
 }
 
-/// Waits until requests find the services beside this node, but not for long: an application that hangs does not keep the others
-/// from being served.
-async fn settled(world: &World, local: &Local) {
-    let mut snapshots = world.current().subscribe();
+/// Waits until requests find the services beside this node, and commands this node itself, but not for long: an application that hangs
+/// does not keep the others from being served.
+async fn settled(world: &World, node: &NodeId, local: &Local) {
+    let mut changes = world.changes();
+    // Who invites at once is told by this node where it is.
+    let is_member = || world.view().member(node).is_some_and(|own| own.usable() && !own.addresses.is_empty());
     let seen = async {
-        while !local.is_seen_in(&world.current().load().services) {
+        while !is_member() || !local.is_seen_in(&world.current().load().services) {
             // An error means that the node ends.
-            if snapshots.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 return;
             }
         }

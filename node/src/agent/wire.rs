@@ -102,6 +102,8 @@ pub struct Answer {
 pub struct Renew {
     /// PKCS#10 request of the same CA key.
     pub request: Vec<u8>,
+    /// Node CA, enroller CA, as they are: they show who redeemed the node's invite.
+    pub chain: Vec<Vec<u8>>,
 }
 
 /// The new certificates, or why not.

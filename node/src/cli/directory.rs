@@ -5,6 +5,7 @@ mod links;
 mod roots;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -62,6 +63,9 @@ pub struct Known {
     /// Number of the latest RoleSet whose roots are in `bundle.pem`.
     #[serde(default)]
     pub role_set: u64,
+    /// Nodes that operators evicted, up to which epoch, as far as that was proven here: none of them is believed any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub evicted: BTreeMap<NodeId, u64>,
     /// Nodes, those seen alive last first.
     #[serde(default, rename = "node")]
     pub nodes: Vec<KnownNode>,
@@ -311,6 +315,16 @@ impl Directory {
         if fresh != *known && !fresh.nodes.is_empty() {
             // A read-only copy of the directory is a way to use it.
             let _ = self.store_known(&fresh);
+        }
+    }
+
+    /// Keeps that a node is evicted; a directory that cannot be written stays as it is.
+    pub fn evict(&self, node: &NodeId, epoch: u64) {
+        let Ok(mut known) = self.known() else { return };
+        let highest = known.evicted.get(node).copied().unwrap_or_default();
+        if known.evicted.insert(node.clone(), epoch.max(highest)) != Some(epoch.max(highest)) {
+            // A read-only copy of the directory is a way to use it.
+            let _ = self.store_known(&known);
         }
     }
 

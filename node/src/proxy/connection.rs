@@ -50,7 +50,12 @@ where
 {
     let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
     let service = service(handler);
-    let connection = http2::Builder::new(Spawn(context.tasks.clone()))
+    let mut builder = http2::Builder::new(Spawn(context.tasks.clone()));
+    if side == Side::Application {
+        // A WebSocket (RFC 8441). Between nodes it travels by HTTP/1.1.
+        builder.enable_connect_protocol();
+    }
+    let connection = builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(bounds.head).unwrap_or(u32::MAX))
         .max_concurrent_streams(bounds.streams)

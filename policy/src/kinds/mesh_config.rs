@@ -3,12 +3,14 @@
 mod certificates;
 mod limits;
 mod log_format;
+mod providers;
 
 pub use certificates::CertificateLifetimes;
 pub use limits::Limits;
 pub use log_format::{HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
+pub use providers::{BodyInCheck, CheckProtocol, ExtensionProvider, HttpCheck};
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use certs::id::TrustDomain;
 
@@ -46,6 +48,8 @@ pub struct MeshConfig {
     pub certificates: CertificateLifetimes,
     /// What a node takes.
     pub limits: Limits,
+    /// Services that policies may have asked about requests. None.
+    pub extension_providers: Vec<Arc<ExtensionProvider>>,
 }
 
 /// Requests for hosts that the mesh does not know.
@@ -121,6 +125,7 @@ impl Default for MeshConfig {
             access_log: AccessLog::default(),
             certificates: CertificateLifetimes::default(),
             limits: Limits::default(),
+            extension_providers: Vec::new(),
         }
     }
 }
@@ -158,6 +163,10 @@ impl MeshConfig {
                 .and_then(|lifetimes| CertificateLifetimes::decode(&lifetimes))
                 .unwrap_or_default(),
             limits: fields.get("limits").and_then(|limits| Limits::decode(&limits)).unwrap_or_default(),
+            extension_providers: fields
+                .get("extensionProviders")
+                .map(|list| providers::decode(&list))
+                .unwrap_or_default(),
         };
         // Not applied in this build: it may only say what holds anyway.
         if let Some(at) = fields.get("outboundTrafficPolicy").filter(|_| config.outbound != default.outbound) {
@@ -166,6 +175,11 @@ impl MeshConfig {
         fields.finish();
         refuse_dry_run(spec, metadata);
         Some(config)
+    }
+
+    /// The provider of this name.
+    pub fn provider(&self, name: &str) -> Option<&Arc<ExtensionProvider>> {
+        self.extension_providers.iter().find(|provider| *provider.name == *name)
     }
 }
 

@@ -16,7 +16,7 @@ use certs::{
 use serde::{Deserialize, Serialize};
 
 pub use events::Event;
-pub use explain::{Answer, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
+pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
 pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
@@ -369,6 +369,9 @@ pub struct Mesh {
     pub bundle: String,
     /// Nodes that live or lived.
     pub nodes: Vec<KnownNode>,
+    /// Nodes that are evicted, up to which epoch.
+    #[serde(default)]
+    pub evicted: BTreeMap<NodeId, u64>,
 }
 
 /// A key of the RoleSet.

@@ -141,7 +141,7 @@ impl Requests {
             Err(error) => return refused("bad_request", error.to_string()),
         };
         let life = millis(state.lifetimes().node_ca);
-        match enroller.issue_node_for(&spki, &grant.certified(peer.record_key), life, now) {
+        match enroller.certify(grant, (&spki, peer.record_key), Some(&renew.chain), life, now) {
             Ok(chain) => {
                 tracing::info!(node = %peer.node, "renewed a node CA");
                 Renewed::Chain(chain)

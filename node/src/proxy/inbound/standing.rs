@@ -89,6 +89,7 @@ impl Standing {
 }
 
 impl Admitted {
+    /// An external authoriser that let it in is not asked again, one that a new policy names is not asked about what stands.
     fn is_allowed(&self) -> bool {
         let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
         // A service that is gone says nothing of the connections that it still has.
@@ -98,7 +99,7 @@ impl Admitted {
         let workload = caller::workload(&snapshot, service);
         let arriving = Arriving { who, port: port.target.port(), host: &self.host };
         workload.authorizer.is_open()
-            || arriving.decide(&workload, &self.parts).is_ok_and(|(decision, _)| decision.allowed())
+            || arriving.decide(&workload, &self.parts).is_ok_and(|decision| decision.allowed())
     }
 }
 

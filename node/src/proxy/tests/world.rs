@@ -438,7 +438,7 @@ fn grant(node: NodeId, enroller: bool) -> NodeGrant {
         epoch: 1,
         services,
         token_hash: None,
-        redeemer: None,
+        redeemer: Some(NodeId::new("enroller").unwrap()),
         token_expires: None,
         enroller,
         retired: false,

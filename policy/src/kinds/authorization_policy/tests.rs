@@ -78,9 +78,8 @@ fn a_trial_is_for_allow_and_deny() {
 }
 
 #[test]
-fn custom_tokens_and_envoys_filters_are_refused_at_push() {
+fn tokens_and_envoys_filters_are_refused_at_push() {
     for spec in [
-        "{action: CUSTOM, provider: {name: a}, rules: [{}]}",
         "{rules: [{when: [{key: 'experimental.envoy.filters.a[b]', values: [c]}]}]}",
         "{rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]}",
         "{rules: [{when: [{key: 'request.auth.claims[a]', values: [c]}]}]}",
