@@ -34,6 +34,7 @@ use crate::{
         event::Events,
         hearing::Hearing,
         identity::Identity,
+        jwks,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -214,6 +215,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
+    tasks.critical("token-keys", jwks::run(known.world.current().clone(), tasks.clone()));
     tasks.critical("clock", drift::run(sync.clone(), dir.clone()));
     tasks.critical("catch-up", catch_up::run(sync.clone(), addresses.clone()));
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));

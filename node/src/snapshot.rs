@@ -3,6 +3,7 @@
 
 mod circuits;
 mod counters;
+mod token_keys;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 
 pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
+pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
 
@@ -45,6 +47,8 @@ pub struct Snapshot {
     pub authority: Arc<Authority>,
     /// What is left of this node's rate limits; the same through all snapshots.
     pub limits: Arc<Limits>,
+    /// Keys of those whose tokens are believed, as fetched; the same through all snapshots.
+    pub token_keys: Arc<TokenKeys>,
 }
 
 /// The one place that holds the newest [`Snapshot`]. Cheap to clone.
@@ -185,6 +189,11 @@ impl Services {
     #[must_use]
     pub fn of_peer(&self, node: &NodeId, account: &ServiceAccount) -> &[Arc<Endpoint>] {
         self.by_account.get(node).and_then(|accounts| accounts.get(account)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The endpoints on a node.
+    pub fn on(&self, node: &NodeId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.by_account.get(node).into_iter().flat_map(HashMap::values).flatten()
     }
 }
 

@@ -86,6 +86,7 @@ impl Kind {
             | Kind::DestinationRule
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
+            | Kind::RequestAuthentication
             | Kind::Telemetry
             | Kind::RateLimit
             | Kind::MeshConfig
@@ -93,12 +94,7 @@ impl Kind {
             | Kind::NodeGrant
             | Kind::Revocation
             | Kind::Confirmation => true,
-            Kind::ServiceEntry
-            | Kind::WorkloadEntry
-            | Kind::WorkloadGroup
-            | Kind::Gateway
-            | Kind::Sidecar
-            | Kind::RequestAuthentication => false,
+            Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup | Kind::Gateway | Kind::Sidecar => false,
         }
     }
 

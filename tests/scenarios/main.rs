@@ -27,6 +27,7 @@ mod rotation;
 mod routing;
 mod seeing;
 mod telemetry;
+mod tokens;
 mod transport;
 mod trial;
 mod workload;

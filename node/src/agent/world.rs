@@ -58,6 +58,7 @@ impl World {
             state,
             authority: authority.clone(),
             limits: Arc::new(Limits::new(rand::random())),
+            token_keys: Arc::default(),
         };
         Self {
             trust_domain: trust_domain.clone(),
@@ -136,6 +137,7 @@ impl World {
                 state: last.state.clone(),
                 authority: last.authority.clone(),
                 limits: last.limits.clone(),
+                token_keys: last.token_keys.clone(),
             }));
         }
         self.changes.send_modify(|count| *count += 1);
@@ -163,6 +165,7 @@ impl World {
             state,
             authority: authority.clone(),
             limits: last.limits.clone(),
+            token_keys: last.token_keys.clone(),
         }));
         self.changes.send_modify(|count| *count += 1);
         changed.then_some(authority)

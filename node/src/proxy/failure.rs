@@ -3,7 +3,7 @@
 
 use crate::telemetry::Flags;
 use http::StatusCode;
-use policy::retry::Outcome;
+use policy::{retry::Outcome, token};
 
 /// Why the proxy answered by itself, or gave an attempt up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub enum Cause {
     NoVerdict(u16),
     /// A body beyond what an external authoriser is told of.
     BodyTooLarge,
+    /// The token of the request's user does not hold, or there is none where one is required.
+    Unauthenticated(token::Refusal),
 }
 
 /// On whose account a failure goes.
@@ -130,6 +132,7 @@ impl Cause {
             Self::BodyTooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, Flags::NONE, Fault::Client, "Payload Too Large", true)
             }
+            Self::Unauthenticated(why) => (status_of(why.status()), Flags::NONE, Fault::Client, why.text(), false),
         };
         Answer { status, flags, fault, body, close }
     }
@@ -164,6 +167,7 @@ impl Cause {
             Self::DeniedOutside => "ext_authz_denied",
             Self::NoVerdict(_) => "ext_authz_error",
             Self::BodyTooLarge => "request_payload_too_large",
+            Self::Unauthenticated(_) => "jwt_authn_access_denied",
         }
     }
 
@@ -208,7 +212,8 @@ impl Cause {
             | Self::RateLimited
             | Self::DeniedOutside
             | Self::NoVerdict(_)
-            | Self::BodyTooLarge => None,
+            | Self::BodyTooLarge
+            | Self::Unauthenticated(_) => None,
         }
     }
 }

@@ -21,8 +21,6 @@ pub(super) const NOT_HERE: &[(&str, Because)] = &[
     ("ingress-passthrough", Because::Refused("kind: Gateway is not supported yet")),
     ("ingress-tls-mutual", Because::Refused("kind: Gateway is not supported yet")),
     ("ingress-tls-simple", Because::Refused("kind: Gateway is not supported yet")),
-    ("jwt-deny-missing", Because::Refused("kind: RequestAuthentication is not supported yet")),
-    ("jwt-deny-missing-path", Because::Refused("kind: RequestAuthentication is not supported yet")),
     // A node takes nothing but mutual TLS from other machines, so that no port of it can be opened to plaintext.
     ("mtls-port-disable", Because::Refused("traffic between nodes is always mutual TLS")),
 ];

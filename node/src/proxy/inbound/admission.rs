@@ -5,13 +5,18 @@ use super::{
     caller::Who,
     check::Denial,
 };
-use crate::telemetry::{Counter, Telemetry};
-use http::{HeaderMap, HeaderValue, request::Parts, uri::PathAndQuery};
+use crate::{
+    clock,
+    snapshot::TokenKeys,
+    telemetry::{Counter, Telemetry},
+};
+use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE, request::Parts, uri::PathAndQuery};
 use policy::{
-    authorize::{self, Ask, Decision, Head, Peer},
+    authorize::{self, Ask, Decision, Head, Peer, Token},
     compile::Workload,
     kinds::PathNormalization,
     normalize,
+    token::Verified,
 };
 use std::sync::Arc;
 
@@ -35,6 +40,7 @@ impl From<Cause> for Refusal {
 /// How often policies refused, marked, or would have decided. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Verdicts {
+    unauthenticated: Counter,
     denied: Counter,
     audited: Counter,
     would_allow: Counter,
@@ -56,7 +62,9 @@ impl Verdicts {
             let help = "Requests about which external authorisers were asked";
             telemetry.counter("skein_external_authorization_total", help, &[("result", result)])
         };
+        let unauthenticated = "Requests whose token does not hold, or lacks";
         Self {
+            unauthenticated: telemetry.counter("skein_authentication_refused_total", unauthenticated, &[]),
             denied: telemetry.counter("skein_authorization_denied_total", "Requests that policies refused", &[]),
             audited: telemetry.counter("skein_authorization_audited_total", "Requests that AUDIT policies met", &[]),
             would_allow: dry_run("allowed"),
@@ -77,6 +85,30 @@ pub(super) struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
+    /// Verifies the token that the request shows, by what the documents say of the workload. What goes on of it, and of headers that
+    /// only the proxy may write, is theirs to say.
+    ///
+    /// # Errors
+    /// The token does not hold, or there is none where one is required.
+    pub(super) fn authenticate(
+        &self,
+        context: &Context,
+        workload: &Workload,
+        keys: &TokenKeys,
+        parts: &mut Parts,
+    ) -> Result<Option<Verified>, Refusal> {
+        if workload.tokens.is_empty() {
+            return Ok(None);
+        }
+        workload.tokens.check(parts, keys, clock::wall() / 1_000).map_err(|why| {
+            context.verdicts.unauthenticated.add(1);
+            let url = format!("http://{}{}", self.host.to_str().unwrap_or_default(), parts.uri.path());
+            let challenge = HeaderValue::from_str(&why.challenge(&url)).ok();
+            let headers = challenge.map(|challenge| Box::new(HeaderMap::from_iter([(WWW_AUTHENTICATE, challenge)])));
+            Refusal { cause: Cause::Unauthenticated(why), details: Some(why.details()), headers, denial: None }
+        })
+    }
+
     /// Judges the request by what the documents say of the workload. A path at which some rule looks is forwarded in the form in
     /// which the rules saw it. Gives whom to ask first, beside those that were; `None` if the request is let in.
     ///
@@ -87,6 +119,7 @@ impl Arriving<'_> {
         context: &Context,
         workload: &Workload,
         parts: &mut Parts,
+        token: Option<&Token>,
         asked: &[Arc<str>],
     ) -> Result<Option<Ask>, Refusal> {
         normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
@@ -94,7 +127,7 @@ impl Arriving<'_> {
         if authorizer.is_open() {
             return Ok(None);
         }
-        let (judged, path) = self.judge(workload, parts, |peer, head| {
+        let (judged, path) = self.judge(workload, parts, token, |peer, head| {
             authorizer.ask(peer, head, asked).map_or_else(|| Ok(authorizer.decide(peer, head)), Err)
         })?;
         let ask = match judged {
@@ -118,8 +151,8 @@ impl Arriving<'_> {
     ///
     /// # Errors
     /// Host or path have no normal form.
-    pub(super) fn decide(&self, workload: &Workload, parts: &Parts) -> Result<Decision, Cause> {
-        Ok(self.judge(workload, parts, |peer, head| workload.authorizer.decide(peer, head))?.0)
+    pub(super) fn decide(&self, workload: &Workload, parts: &Parts, token: Option<&Token>) -> Result<Decision, Cause> {
+        Ok(self.judge(workload, parts, token, |peer, head| workload.authorizer.decide(peer, head))?.0)
     }
 
     /// What is said of the request as policies see it, and path and query to forward if they differ from what came.
@@ -127,6 +160,7 @@ impl Arriving<'_> {
         &self,
         workload: &Workload,
         parts: &Parts,
+        token: Option<&Token>,
         say: impl FnOnce(&Peer<'_>, &Head<'_>) -> T,
     ) -> Result<(T, Option<String>), Cause> {
         let looks = workload.authorizer.looks_at_paths();
@@ -141,7 +175,7 @@ impl Arriving<'_> {
             path: &path,
             query: parts.uri.query(),
             headers: &parts.headers,
-            token: None,
+            token,
         };
         let said = say(&self.peer(), &head);
         let rewritten = (looks && path.as_str() != parts.uri.path()).then(|| match parts.uri.query() {

@@ -38,6 +38,7 @@ use certs::id::Subject;
 use check::{CHECK, Outside};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Body as _;
+use policy::token::Verified;
 use pool::Pool;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
@@ -142,9 +143,9 @@ async fn forward(
     parts.headers.insert(body::FORWARDED_FOR, caller.address.clone());
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-    let mut outside = Outside::default();
+    let (mut outside, mut user) = (Outside::default(), None);
     let port = loop {
-        match admitted(context, caller, &mut parts, &host, &mut outside, nested)? {
+        match admitted(context, caller, &mut parts, &host, (&mut outside, nested), &mut user)? {
             Step::Forward(port) => break port,
             // Boxed, so that the many requests about which nobody is asked need no room for it.
             Step::Ask(due) => {
@@ -155,9 +156,10 @@ async fn forward(
     // Only HTTP/1.1 carries another protocol to an application.
     let protocol = if upgrade.is_some() { port.protocol } else { port.pool.protocol(port.protocol, came) };
     let flight = if port.pool.is_limited() { Box::pin(port.pool.room(protocol)).await? } else { None };
+    let token = user.flatten();
     to_http1(&mut parts, host.clone());
     let asked = upgrade.is_some();
-    let mut standing = Standing::new(context, &caller.who, parts, host, came);
+    let mut standing = Standing::new(context, &caller.who, (parts, host), token, came);
     let admitted = standing.admitted();
     // What carries it on is said in a copy of its own, where it differs from what was judged.
     let own = match (protocol, upgrade) {
@@ -205,21 +207,27 @@ enum Step {
     Ask(check::Due),
 }
 
-/// Where the request goes if it is let in by what holds now, or who must be asked first.
+/// Where the request goes if it is let in by what holds now, or who must be asked first. Its user is looked at once: `user`.
 fn admitted(
     context: &Context,
     caller: &Caller,
     parts: &mut http::request::Parts,
     host: &HeaderValue,
-    outside: &mut Outside,
-    nested: bool,
+    (outside, nested): (&mut Outside, bool),
+    user: &mut Option<Option<Verified>>,
 ) -> Result<Step, Refusal> {
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
     caller.look(context, &snapshot, &local, service, |Rules { workload, counted, pool }| {
-        while let Some(ask) = arriving.admit(context, workload, parts, outside.asked())? {
+        if user.is_none() {
+            *user = Some(arriving.authenticate(context, workload, &snapshot.token_keys, parts)?);
+        }
+        // Whom the rules ceased to believe while somebody was asked says nothing.
+        let token = user.iter().flatten().find(|verified| workload.tokens.believe(verified));
+        let token = token.map(|verified| &*verified.token);
+        while let Some(ask) = arriving.admit(context, workload, parts, token, outside.asked())? {
             if let Some(due) = outside.due(context, &workload.config, who, ask, nested)? {
                 return Ok(Step::Ask(due));
             }

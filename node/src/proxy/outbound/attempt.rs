@@ -361,7 +361,8 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::RateLimited
         | Cause::DeniedOutside
         | Cause::NoVerdict(_)
-        | Cause::BodyTooLarge => None,
+        | Cause::BodyTooLarge
+        | Cause::Unauthenticated(_) => None,
     }
 }
 

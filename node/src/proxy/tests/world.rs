@@ -253,6 +253,7 @@ impl World {
             state,
             authority: Arc::clone(&self.authority),
             limits: Arc::clone(&self.limits[index]),
+            token_keys: Arc::default(),
         }
     }
 
