@@ -87,6 +87,8 @@ pub struct NodeCaFacts {
     pub node: NodeId,
     /// Epoch of its grant.
     pub epoch: u64,
+    /// The node whose enroller CA certified it.
+    pub enroller: NodeId,
     /// Certificate and NodeGrant intersected.
     pub grant: Grant,
     /// The key that signs the node's records.
@@ -273,6 +275,7 @@ fn verify_path<'c>(
     let facts = NodeCaFacts {
         node: own.node.clone(),
         epoch: own.epoch,
+        enroller: parent.node.clone(),
         grant,
         record_key,
         ca_key: node.key(),

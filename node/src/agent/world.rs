@@ -126,8 +126,7 @@ impl World {
         if changes.iter().any(concerns_requests) {
             let mut before = self.folding.lock().expect("no code panics while it folds");
             let now = clock::uptime();
-            let services = Arc::new(fold::services(&view, &self.node, &self.stats, now, &mut before));
-            self.stats.retain(&services, now);
+            let services = fold::services(&view, &self.node, &self.stats, now, &mut before);
             let last = self.current.load();
             self.current.store(Arc::new(Snapshot {
                 trust_domain: last.trust_domain.clone(),

@@ -15,7 +15,9 @@ mod pool;
 mod standing;
 
 pub(super) use admission::Verdicts;
-pub(super) use app::{AppBody, Apps, Spawn};
+#[cfg(test)]
+pub(super) use app::Spawn;
+pub(super) use app::{AppBody, Apps};
 pub(super) use caller::{Caller, Peer};
 pub(super) use check::Askers;
 pub(super) use limits::RATE_LIMITED;

@@ -4,7 +4,7 @@ use super::{
     backend::{Arrived, Backend, ok},
     client::{Answer, Client, get},
     http2,
-    world::{Entry, World, traffic_policy},
+    world::{Entry, World, mesh_config, traffic_policy},
 };
 use crate::{balance::Resource, config::Protocol, mesh::Transport, tasks::Tasks};
 use std::{
@@ -290,4 +290,31 @@ fn the_callers_version_is_kept_where_policy_says_so() {
     world.push(&traffic_policy("{connectionPool: {http: {useClientProtocol: true}}}"));
     assert_eq!(status(&world), 200);
     assert_eq!(backend.last().line(), "GET / HTTP/1.1");
+}
+
+#[test]
+fn a_response_that_an_http2_caller_does_not_read_gives_its_place_back() {
+    let (runtime, tasks) = (http2::runtime(), Tasks::new());
+    // More than a stream takes unread, less than a connection.
+    let backend = Backend::scripted(|arrived| {
+        ok(&"x".repeat(if arrived.line() == "GET /long HTTP/1.1" { 4_000_000 } else { 1 }))
+    });
+    let mut world = world("{connectionPool: {http: {http2MaxRequests: 100}}}", &backend);
+    world.push(&mesh_config("{limits: {streamIdle: 300ms}}"));
+    let count = || count_of(&world, Resource::Requests);
+    runtime.block_on(async {
+        let mut sender = http2::connect(world.nodes[0].outbound, &tasks).await;
+        let ask = |path: &str| http::Request::get(format!("http://reviews{path}")).body(http2::full("")).unwrap();
+        let unread = sender.send_request(ask("/long")).await.unwrap();
+        assert_eq!((unread.status().as_u16(), count()), (200, 1));
+        // Others go on, so the connection is not idle.
+        for _ in 0..1_000 {
+            assert_eq!(sender.send_request(ask("/short")).await.unwrap().status(), 200);
+            if count() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it still has its place");
+    });
 }
