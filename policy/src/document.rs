@@ -84,6 +84,7 @@ impl Kind {
         match self {
             Kind::VirtualService
             | Kind::DestinationRule
+            | Kind::Gateway
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
             | Kind::Telemetry
@@ -96,7 +97,6 @@ impl Kind {
             Kind::ServiceEntry
             | Kind::WorkloadEntry
             | Kind::WorkloadGroup
-            | Kind::Gateway
             | Kind::Sidecar
             | Kind::RequestAuthentication => false,
         }

@@ -3,10 +3,12 @@
 mod certificates;
 mod limits;
 mod log_format;
+mod topology;
 
 pub use certificates::CertificateLifetimes;
 pub use limits::Limits;
 pub use log_format::{HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
+pub use topology::{ForwardClientCert, GatewayTopology};
 
 use std::time::Duration;
 
@@ -46,6 +48,8 @@ pub struct MeshConfig {
     pub certificates: CertificateLifetimes,
     /// What a node takes.
     pub limits: Limits,
+    /// What stands before gateways. Nothing.
+    pub gateways: GatewayTopology,
 }
 
 /// Requests for hosts that the mesh does not know.
@@ -121,6 +125,7 @@ impl Default for MeshConfig {
             access_log: AccessLog::default(),
             certificates: CertificateLifetimes::default(),
             limits: Limits::default(),
+            gateways: GatewayTopology::default(),
         }
     }
 }
@@ -158,6 +163,7 @@ impl MeshConfig {
                 .and_then(|lifetimes| CertificateLifetimes::decode(&lifetimes))
                 .unwrap_or_default(),
             limits: fields.get("limits").and_then(|limits| Limits::decode(&limits)).unwrap_or_default(),
+            gateways: GatewayTopology::decode(&fields),
         };
         // Not applied in this build: it may only say what holds anyway.
         if let Some(at) = fields.get("outboundTrafficPolicy").filter(|_| config.outbound != default.outbound) {
