@@ -52,7 +52,7 @@ use crate::{
     clock::{Clock, monotonic},
     config::Config,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
-    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
+    proxy::{ApplyError, Bound, DataPlane, Seat, keep_doors, run_worker, sweep_outliers},
     snapshot::Circuits,
     tasks::Tasks,
     telemetry::Telemetry,
@@ -208,6 +208,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.critical("outlier-sharing", sharing.run());
     let agent =
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
+    tasks.critical("gateways", keep_doors(plane.clone(), agent.secrets().clone()));
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
     tasks.critical("clock", drift::run(sync.clone(), dir.clone()));
@@ -423,6 +424,7 @@ async fn start_control(
 }
 
 async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
+    plane.set_gateway(&config.gateway);
     let applied = plane.apply(&config.services, &config.outbounds, &config.upstreams).await;
     applied.map_err(|error| match error {
         ApplyError::Listen { address, source } => listen::refused(&source, address, "[[outbound]] or [[upstream]]"),

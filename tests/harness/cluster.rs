@@ -80,6 +80,8 @@ pub struct Plan {
     pub extra: String,
     /// Further lines of `[mesh]`.
     pub mesh: String,
+    /// Further lines of `[gateway]`.
+    pub gateway: String,
     /// Where the node is: `region/zone/subzone`.
     pub locality: String,
 }
@@ -447,6 +449,7 @@ fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, backends: &mut
         "[node]\nname = \"{name}\"\ntrust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = \"{dir}/data\"\n{locality}\n[runtime]\nworkers = 2\n\n[mesh]\nlisten = \"{ip}:15008\"\n{}\n\n[admin]\nlisten = \"{ip}:15000\"\nsocket = \"{dir}/agent.sock\"\n",
         plan.mesh
     );
+    let _ = write!(text, "\n[gateway]\nlisten = \"{ip}\"\n{}\n", plan.gateway);
     if let Some(first) = plan.services.first() {
         let _ = write!(text, "\n[[outbound]]\nhttp = \"{ip}:15001\"\nas = \"{}\"\n", first.name);
     }

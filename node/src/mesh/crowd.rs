@@ -56,7 +56,7 @@ impl Crowd {
     }
 
     /// A place, if there is one within these limits instead of the crowd's own.
-    pub(super) fn enter_within(self: &Arc<Self>, from: IpAddr, most: usize, most_each: usize) -> Option<Place> {
+    pub fn enter_within(self: &Arc<Self>, from: IpAddr, most: usize, most_each: usize) -> Option<Place> {
         self.place(host(from), most, most_each)
     }
 }

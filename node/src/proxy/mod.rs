@@ -11,6 +11,7 @@ mod deadline;
 mod exchange;
 pub mod failure;
 mod flight;
+mod gateway;
 mod http;
 mod inbound;
 mod listen;
@@ -23,6 +24,7 @@ mod reply;
 mod upgrade;
 mod worker;
 
+pub use gateway::keep_doors;
 pub use outliers::sweep_outliers;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};
 pub use worker::run_worker;

@@ -25,6 +25,7 @@ mod preview;
 mod push;
 mod router;
 mod routes;
+mod secrets;
 mod serve;
 mod status;
 mod watch;

@@ -31,10 +31,10 @@ impl From<Cause> for Refusal {
 /// How often policies refused, marked, or would have decided. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Verdicts {
-    denied: Counter,
-    audited: Counter,
-    would_allow: Counter,
-    would_deny: Counter,
+    pub(in crate::proxy) denied: Counter,
+    pub(in crate::proxy) audited: Counter,
+    pub(in crate::proxy) would_allow: Counter,
+    pub(in crate::proxy) would_deny: Counter,
 }
 
 impl Verdicts {
