@@ -19,10 +19,11 @@ use crate::{
     certificate::{Certificate, is_ecdsa_sha256, leaf_life, p256_only, p256_spki, signature_holds},
     codec::Millis,
     error::Error,
-    grant::Grant,
+    grant::{Grant, NodeGrant},
     id::{NodeId, SpiffeId, Subject, TrustDomain},
     pem,
-    sign::Digest,
+    redemption::{Redeemed, Redemption, vouches},
+    sign::{Digest, PublicKey},
     template::{self, Validity},
     verify::{Link, MAX_CHAIN},
 };
@@ -158,14 +159,45 @@ impl Enroller {
         self.validity.not_after
     }
 
-    /// As [`Enroller::issue_node_for`], for the longest life: 30 days.
-    pub fn issue_node(&self, spki: &[u8], grant: &Grant, now: Millis) -> Result<Vec<Vec<u8>>, Error> {
-        self.issue_node_for(spki, grant, Link::NodeCa.longest_life(), now)
+    /// Certifies the keys of a node by the grant that operators signed, for `life` milliseconds, at most 30 days with the backdating,
+    /// within the enroller's own validity. Returns node CA, then enroller CA.
+    ///
+    /// The enroller that the grant names says that these keys redeemed the invite; who calls has seen to that. Any other one passes on
+    /// what the node's chain until now, `old`, shows of it.
+    ///
+    /// # Errors
+    /// [`Error::Unredeemed`] if it shows nothing.
+    pub fn certify(
+        &self,
+        signed: &NodeGrant,
+        (spki, record_key): (&[u8], PublicKey),
+        old: Option<&[Vec<u8>]>,
+        life: Millis,
+        now: Millis,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let redemption = if vouches(&self.grant, signed) {
+            let (trust_domain, ca_key) = (&self.trust_domain, Digest::of(spki));
+            Redeemed { trust_domain, signed, ca_key, record_key: &record_key }.sign(&self.key)?
+        } else {
+            let (node, redeemer) = (signed.node.clone(), signed.redeemed_by().clone());
+            old.and_then(Redemption::shown).ok_or(Error::Unredeemed { node, redeemer })?
+        };
+        self.issue(spki, &signed.certified(record_key), Some(&redemption), life, now)
     }
 
-    /// Certifies a node CA for `life` milliseconds, at most 30 days with the backdating, within the enroller's own validity.
-    /// Returns node CA, then enroller CA.
-    pub fn issue_node_for(&self, spki: &[u8], grant: &Grant, life: Millis, now: Millis) -> Result<Vec<Vec<u8>>, Error> {
+    /// Certifies whatever it is told, for 30 days and with no word on who redeemed an invite: for tests, and for what a thief could do.
+    pub fn issue_node(&self, spki: &[u8], grant: &Grant, now: Millis) -> Result<Vec<Vec<u8>>, Error> {
+        self.issue(spki, grant, None, Link::NodeCa.longest_life(), now)
+    }
+
+    fn issue(
+        &self,
+        spki: &[u8],
+        grant: &Grant,
+        redemption: Option<&Redemption>,
+        life: Millis,
+        now: Millis,
+    ) -> Result<Vec<Vec<u8>>, Error> {
         if let Some(pattern) = grant.wider_than(&self.grant) {
             return Err(Error::WiderGrant(pattern.clone()));
         }
@@ -175,10 +207,12 @@ impl Enroller {
         let validity = Validity::lasting(now, life, Link::NodeCa.longest_life()).within(self.validity, now)?;
         let own = CertificateDer::from(self.chain[0].as_slice());
         let issuer = Issuer::from_ca_cert_der(&own, &self.key).map_err(Error::issue)?;
-        let params = template::node(&self.trust_domain, grant, validity);
+        let params = template::node(&self.trust_domain, grant, redemption, validity);
         let node = params.signed_by(&template::public_key(spki)?, &issuer).map_err(Error::issue)?;
         let chain = vec![node.der().to_vec(), self.chain[0].clone()];
-        let bytes = chain.iter().map(Vec::len).sum::<usize>() + LEAF_ROOM;
+        // Another enroller adds the redeemer's certificate when it renews.
+        let redeemer = redemption.and_then(Redemption::redeemer).map_or(self.chain[0].len(), |_| 0);
+        let bytes = chain.iter().map(Vec::len).sum::<usize>() + redeemer + LEAF_ROOM;
         if bytes > MAX_CHAIN {
             return Err(Error::TooLarge { bytes, limit: MAX_CHAIN });
         }

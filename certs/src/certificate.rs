@@ -23,6 +23,7 @@ use crate::{
     der,
     grant::Grant,
     id::{SpiffeId, Subject},
+    redemption::Redemption,
     sign::Digest,
     template::Validity,
     verify::{Link, VerifyError},
@@ -33,6 +34,12 @@ pub(crate) const GRANT_OID: [u64; 3] = [2, 25, 5_817_304_912_260_933_847];
 
 /// The same as it stands in DER: an arc has other, longer encodings, which are not ours.
 const GRANT_OID_DER: [u8; 10] = [0x69, 0xd0, 0xdd, 0xcd, 0xff, 0xf0, 0xeb, 0xca, 0xd1, 0x57];
+
+/// The private extension of node CAs that holds their [`Redemption`], below the grant's.
+pub(crate) const REDEMPTION_OID: [u64; 4] = [GRANT_OID[0], GRANT_OID[1], GRANT_OID[2], 1];
+
+/// The same as it stands in DER.
+const REDEMPTION_OID_DER: [u8; 11] = [0x69, 0xd0, 0xdd, 0xcd, 0xff, 0xf0, 0xeb, 0xca, 0xd1, 0x57, 0x01];
 
 /// Key usage `keyCertSign` alone, in DER.
 const KEY_CERT_SIGN: [u8; 4] = [0x03, 0x02, 0x02, 0x04];
@@ -85,6 +92,8 @@ pub(crate) struct Certificate<'a> {
     pub(crate) not_after: Millis,
     /// Of an enroller or node CA.
     grant: Option<Grant>,
+    /// Of a node CA, if it carries one.
+    pub(crate) redemption: Option<Redemption>,
     /// Of a leaf.
     id: Option<SpiffeId>,
     /// Of a CA.
@@ -124,9 +133,10 @@ impl<'a> Certificate<'a> {
         }
         let extensions = Extensions::read(tbs.extensions(), link)?;
         let grant = extensions.grant(link)?;
+        let redemption = extensions.redemption(link)?;
         let id = extensions.identity(link)?;
         let constraints = Constraints::read(extensions.name_constraints, link)?;
-        Ok(Certificate { link, spki, not_before, not_after, grant, id, constraints, parsed })
+        Ok(Certificate { link, spki, not_before, not_after, grant, redemption, id, constraints, parsed })
     }
 
     /// True if `issuer`'s name and key signed this certificate.
@@ -192,6 +202,7 @@ struct Extensions<'p, 'a> {
     alternative_name: Option<&'p X509Extension<'a>>,
     name_constraints: Option<&'p X509Extension<'a>>,
     grant: Option<&'p X509Extension<'a>>,
+    redemption: Option<&'p X509Extension<'a>>,
 }
 
 impl<'p, 'a> Extensions<'p, 'a> {
@@ -228,6 +239,8 @@ impl<'p, 'a> Extensions<'p, 'a> {
             self.alternative_name = Some(extension);
         } else if oid.as_bytes() == GRANT_OID_DER {
             self.grant = Some(extension);
+        } else if oid.as_bytes() == REDEMPTION_OID_DER {
+            self.redemption = Some(extension);
         } else if *oid == OID_X509_EXT_NAME_CONSTRAINTS {
             self.name_constraints = Some(extension);
         } else {
@@ -296,6 +309,15 @@ impl<'p, 'a> Extensions<'p, 'a> {
                 grant.map(Some).ok_or(VerifyError::Malformed { link, what: "its grant cannot be read" })
             }
         }
+    }
+
+    fn redemption(&self, link: Link) -> Result<Option<Redemption>, VerifyError> {
+        let Some(extension) = self.redemption else { return Ok(None) };
+        if link != Link::NodeCa {
+            return Err(VerifyError::Malformed { link, what: "a redemption has no place here" });
+        }
+        let redemption = Redemption::from_der(extension.value).ok().filter(|read| read.to_der() == extension.value);
+        redemption.map(Some).ok_or(VerifyError::Malformed { link, what: "its redemption cannot be read" })
     }
 
     /// Exactly one URI, the identity, and beside it its DNS image.
@@ -371,8 +393,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_spellings_of_the_grants_number_agree() {
+    fn the_two_spellings_of_our_numbers_agree() {
         assert_eq!(Oid::from(&GRANT_OID).unwrap().as_bytes(), GRANT_OID_DER);
+        assert_eq!(Oid::from(&REDEMPTION_OID).unwrap().as_bytes(), REDEMPTION_OID_DER);
     }
 
     #[test]

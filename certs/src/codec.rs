@@ -2,6 +2,7 @@
 //! every byte consumed.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 /// Bytes that are not the value they should be, or more than the limit allows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +75,17 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
         .expect("our types have plain derived encodings, and memory takes any length")
 }
 
+/// Bytes of what holds a secret: nothing that does is longer, so that its buffer never moves and leaves no copy behind.
+const SECRET_BYTES: usize = 8 << 10;
+
+/// Encodes what may hold a secret; wiped on drop.
+pub(crate) fn encode_secret<T: Serialize>(value: &T) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES));
+    bincode::serde::encode_into_std_write(value, &mut *bytes, bincode::config::standard())
+        .expect("our types have plain derived encodings, and memory takes any length");
+    bytes
+}
+
 /// Decodes a value of at most `LIMIT` bytes; trailing bytes are an error.
 pub fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, CodecError> {
     if bytes.len() > LIMIT {
@@ -84,6 +96,16 @@ pub fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T
         return Err(CodecError(format!("{} bytes too many", bytes.len() - used)));
     }
     Ok(value)
+}
+
+/// Parts of something to be signed, each under its length, so that no byte can move from one to the next.
+pub(crate) fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part);
+    }
+    bytes
 }
 
 /// bincode's own limit counts each integer with its full width and each string before it is read. It must be wider than the

@@ -43,6 +43,14 @@ pub enum Error {
         /// Its end.
         not_after: Millis,
     },
+    /// Nothing shows that the enroller which the grant names redeemed the invite: nobody would believe a certificate.
+    #[error("nothing shows that {redeemer} redeemed the invite of {node}")]
+    Unredeemed {
+        /// Whose invite.
+        node: NodeId,
+        /// Who was to redeem it.
+        redeemer: NodeId,
+    },
     /// So many services that the chain would exceed what verifiers accept.
     #[error("certificate chain of {bytes} bytes; the limit is {limit}")]
     TooLarge {
@@ -266,6 +274,19 @@ pub enum VerifyError {
     /// A second key for a name that is taken.
     #[error("{0} is known with another CA key in this epoch")]
     OtherKey(NodeId),
+    /// Another enroller than the one that the grant names certified the node, and no word of that one on these keys is there.
+    #[error(
+        "{enroller} certified {node}, and nothing shows that {redeemer} redeemed the invite with these keys; renew it at {redeemer}, \
+         or let the machine in again with `skein invite {node} --replace`"
+    )]
+    Unredeemed {
+        /// Whose invite.
+        node: NodeId,
+        /// Who was to redeem it.
+        redeemer: NodeId,
+        /// Who certified the node.
+        enroller: NodeId,
+    },
     /// A service where a node is needed, or the reverse.
     #[error("{0} is not of the class that this conversation demands")]
     WrongClass(SpiffeId),

@@ -144,6 +144,16 @@ impl Grant {
 }
 
 impl NodeGrant {
+    /// The enroller that may redeem the token; the first node, which had none, is its own.
+    pub fn redeemed_by(&self) -> &NodeId {
+        self.redeemer.as_ref().unwrap_or(&self.node)
+    }
+
+    /// True if operators let the node serve this service under this account.
+    pub fn pairs(&self, service: &ServiceName, account: &ServiceAccount) -> bool {
+        self.services.iter().any(|granted| granted.service == *service && granted.account == *account)
+    }
+
     /// The accounts of the services, each once, in order of first mention.
     pub fn accounts(&self) -> impl Iterator<Item = &ServiceAccount> {
         let first = |(index, granted): &(usize, &GrantedService)| {

@@ -4,7 +4,7 @@
 //! reaches the token's number; under it the TLS peer must be the token's enroller; only then it sends `Prove`. That message reveals
 //! the secret, so that the enroller needs only the hash of the NodeGrant, and binds it by HMAC to this TLS session and to the keys.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
@@ -18,8 +18,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     ca::requested_key,
-    codec::{self, CodecError, Envelope, Millis},
-    grant::{Grant, NodeGrant},
+    codec::{self, CodecError, Envelope, Millis, length_prefixed},
+    grant::NodeGrant,
     id::{NodeId, SpiffeId, TrustDomain},
     sign::{Digest, PublicKey, Signature, SigningKey},
     verify::{Authority, Peer, VerifyError, verify, verify_lapsed_ca},
@@ -101,7 +101,7 @@ pub struct TokenError(&'static str);
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = Zeroizing::new(codec::encode(self));
+        let bytes = codec::encode_secret(self);
         let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes));
         write!(f, "{PREFIX}{}", *text)
     }
@@ -195,6 +195,17 @@ pub struct RenewRequest {
     pub signature: Signature,
 }
 
+/// What a renewal certifies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// The CA key's SubjectPublicKeyInfo.
+    pub spki: Vec<u8>,
+    /// The key of the node's records.
+    pub record_key: PublicKey,
+    /// What operators let it be now.
+    pub signed: Arc<NodeGrant>,
+}
+
 /// The node's certificate, and what it needs to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinReply {
@@ -215,17 +226,20 @@ pub struct JoinRefusal {
 }
 
 impl Message {
-    /// The message as an envelope's bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let (kind, body) = match self {
-            Message::Hello(body) => (1, codec::encode(body)),
-            Message::Chain(body) => (2, codec::encode(body)),
-            Message::Prove(body) => (3, codec::encode(body)),
-            Message::Renew(body) => (4, codec::encode(body)),
-            Message::Reply(body) => (5, codec::encode(body)),
-            Message::Refusal(body) => (6, codec::encode(body)),
+    /// The message as an envelope's bytes, wiped on drop: a proof holds the token's secret.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let (kind, mut body) = match self {
+            Message::Hello(body) => (1, codec::encode_secret(body)),
+            Message::Chain(body) => (2, codec::encode_secret(body)),
+            Message::Prove(body) => (3, codec::encode_secret(body)),
+            Message::Renew(body) => (4, codec::encode_secret(body)),
+            Message::Reply(body) => (5, codec::encode_secret(body)),
+            Message::Refusal(body) => (6, codec::encode_secret(body)),
         };
-        codec::encode(&Envelope { version: VERSION, kind, body })
+        let mut envelope = Envelope { version: VERSION, kind, body: std::mem::take(&mut *body) };
+        let bytes = codec::encode_secret(&envelope);
+        envelope.body.zeroize();
+        bytes
     }
 
     /// Reads a message of at most [`MAX_MESSAGE`] bytes; those of the joiner have at most [`MAX_REQUEST_MESSAGE`].
@@ -234,6 +248,7 @@ impl Message {
             codec::decode::<T, MAX_REQUEST_MESSAGE>(body)
         }
         let Envelope { kind, body, .. } = codec::decode::<Envelope, MAX_MESSAGE>(bytes)?;
+        let body = Zeroizing::new(body);
         match kind {
             1 => small(&body).map(Message::Hello),
             2 => codec::decode::<Chain, MAX_MESSAGE>(&body).map(Message::Chain),
@@ -248,22 +263,12 @@ impl Message {
 
 /// HMAC-SHA256 by the secret over the length-prefixed parts.
 pub fn proof(secret: &Secret, exporter: &[u8], request: &[u8], record_key: &PublicKey) -> [u8; 32] {
-    let tag = hmac::sign(&proof_key(secret), &parts(&[b"skein-join/1", exporter, request, &record_key.0]));
+    let tag = hmac::sign(&proof_key(secret), &length_prefixed(&[b"skein-join/1", exporter, request, &record_key.0]));
     tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
 }
 
 fn proof_key(secret: &Secret) -> hmac::Key {
     hmac::Key::new(HMAC_SHA256, &secret.0)
-}
-
-/// Length-prefixed, so that no byte can move from one part to the next.
-fn parts(parts: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for part in parts {
-        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(part);
-    }
-    bytes
 }
 
 impl JoinRefusal {
@@ -281,10 +286,15 @@ impl JoinRequest {
         JoinRequest { node: token.node.clone(), request, record_key, secret: token.secret.clone(), proof }
     }
 
+    /// Whether the secret is that of the invite with this `token_hash`, in time that tells nothing of either.
+    pub fn holds(&self, token_hash: &Digest) -> bool {
+        verify_slices_are_equal(&self.secret.hash().0, &token_hash.0).is_ok()
+    }
+
     /// The enroller's check, all but "spent", which its store knows. Returns the CA key's SubjectPublicKeyInfo to certify,
     /// by [`NodeGrant::certified`] of the request's record key.
     ///
-    /// Codes: `bad_request`, `not_granted`, `wrong_enroller`, `token_invalid` (counts as a try), `token_expired`, `bad_proof`.
+    /// Codes: `bad_request`, `not_granted`, `wrong_enroller`, `token_invalid`, `token_expired`, `bad_proof`.
     pub fn check(
         &self,
         grant: &NodeGrant,
@@ -305,13 +315,13 @@ impl JoinRequest {
         if redeemer != enroller {
             return refuse("wrong_enroller", format!("this invite is redeemed by {redeemer}"));
         }
-        if verify_slices_are_equal(&self.secret.hash().0, &token_hash.0).is_err() {
+        if !self.holds(token_hash) {
             return refuse("token_invalid", format!("not the latest token of {}", self.node));
         }
         if grant.token_expires.is_none_or(|end| now >= end) {
             return refuse("token_expired", format!("the token of {} has expired", self.node));
         }
-        let proven = parts(&[b"skein-join/1", exporter, &self.request, &self.record_key.0]);
+        let proven = length_prefixed(&[b"skein-join/1", exporter, &self.request, &self.record_key.0]);
         if hmac::verify(&proof_key(&self.secret), &proven, &self.proof).is_err() {
             return refuse("bad_proof", "the proof belongs to another connection or another key".into());
         }
@@ -322,18 +332,18 @@ impl JoinRequest {
 impl RenewRequest {
     /// The request of a node whose CA has ended. `request` is of the same CA key.
     pub fn new(chain: Vec<Vec<u8>>, request: Vec<u8>, record_key: &SigningKey, exporter: &[u8]) -> RenewRequest {
-        let signature = record_key.sign(RENEWAL, &parts(&[exporter, &request]));
+        let signature = record_key.sign(RENEWAL, &length_prefixed(&[exporter, &request]));
         RenewRequest { chain, request, signature }
     }
 
-    /// The enroller's check under its authority. Returns what to certify: the CA key and the grant, as policy has it now.
+    /// The enroller's check under its authority. Returns what to certify.
     ///
     /// Codes: `not_granted` (the old path does not hold), `bad_proof`, `bad_request`.
-    pub fn check(&self, authority: &Authority, exporter: &[u8], now: Millis) -> Result<(Vec<u8>, Grant), JoinRefusal> {
+    pub fn check(&self, authority: &Authority, exporter: &[u8], now: Millis) -> Result<Renewal, JoinRefusal> {
         let chain: Vec<CertificateDer<'_>> = self.chain.iter().map(|der| der.as_slice().into()).collect();
         let facts =
             verify_lapsed_ca(&chain, authority, now).map_err(|e| JoinRefusal::new("not_granted", e.to_string()))?;
-        if !facts.record_key.verify(RENEWAL, &parts(&[exporter, &self.request]), &self.signature) {
+        if !facts.record_key.verify(RENEWAL, &length_prefixed(&[exporter, &self.request]), &self.signature) {
             return Err(JoinRefusal::new("bad_proof", "not signed by the node's record key on this connection"));
         }
         let bad = |message: String| JoinRefusal::new("bad_request", message);
@@ -341,7 +351,8 @@ impl RenewRequest {
         if Digest::of(&spki) != facts.ca_key {
             return Err(bad(format!("{} is known with another CA key", facts.node)));
         }
-        let granted = authority.grants.get(&facts.node).map(|grant| grant.certified(facts.record_key));
-        Ok((spki, granted.ok_or_else(|| JoinRefusal::new("not_granted", format!("no NodeGrant for {}", facts.node)))?))
+        let no_grant = || JoinRefusal::new("not_granted", format!("no NodeGrant for {}", facts.node));
+        let signed = authority.grants.get(&facts.node).cloned().ok_or_else(no_grant)?;
+        Ok(Renewal { spki, record_key: facts.record_key, signed })
     }
 }

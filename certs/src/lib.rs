@@ -13,6 +13,7 @@ mod handshake;
 pub mod id;
 pub mod join;
 mod pem;
+pub mod redemption;
 pub mod revoke;
 pub mod root;
 pub mod sealed;

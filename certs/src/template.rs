@@ -10,11 +10,12 @@ use rcgen::{
 };
 
 use crate::{
-    certificate::{GRANT_OID, p256_point},
+    certificate::{GRANT_OID, REDEMPTION_OID, p256_point},
     codec::Millis,
     error::Error,
     grant::{Grant, Pattern},
     id::{NodeId, SpiffeId, Subject, TrustDomain},
+    redemption::Redemption,
     verify::Link,
 };
 
@@ -62,7 +63,12 @@ pub(crate) fn enroller(trust_domain: &TrustDomain, node: &NodeId, epoch: u64, va
     params
 }
 
-pub(crate) fn node(trust_domain: &TrustDomain, grant: &Grant, validity: Validity) -> CertificateParams {
+pub(crate) fn node(
+    trust_domain: &TrustDomain,
+    grant: &Grant,
+    redemption: Option<&Redemption>,
+    validity: Validity,
+) -> CertificateParams {
     let mut params = ca(Link::NodeCa, grant.node.as_str(), "Skein node CA", validity);
     let mut names = vec![SpiffeId::node(trust_domain.clone(), grant.node.clone()).dns_name()];
     names.extend(grant.accounts.iter().map(|pattern| match pattern {
@@ -72,6 +78,8 @@ pub(crate) fn node(trust_domain: &TrustDomain, grant: &Grant, validity: Validity
     }));
     params.name_constraints = Some(names_below(names));
     params.custom_extensions = vec![extension(grant)];
+    let redeemed = redemption.map(|word| CustomExtension::from_oid_content(&REDEMPTION_OID, word.to_der()));
+    params.custom_extensions.extend(redeemed);
     params
 }
 

@@ -195,19 +195,16 @@ pub fn joiner(clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
     finish_client(builder.with_no_client_auth(), Conversation::Join)
 }
 
-/// An operator's admin client: the server must show a node identity (this node's, if `expect` names one) under the roots.
-/// NodeGrants are not consulted: the operator's machine need not know them, and its signature is bound to this connection.
-pub fn operator(
-    trust_domain: &TrustDomain,
-    roots: Vec<Vec<u8>>,
-    expect: Option<&NodeId>,
-    clock: Arc<dyn Clock>,
-) -> Arc<ClientConfig> {
+/// An operator's admin client: the server must show a node identity (this node's, if `expect` names one) under the roots of
+/// `authority`, and not be evicted by it. NodeGrants are not consulted: the operator's machine need not know them, and its signature is
+/// bound to this connection.
+pub fn operator(authority: Authority, expect: Option<&NodeId>, clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
+    let expect = expect.map(|node| SpiffeId::node(authority.trust_domain.clone(), node.clone()));
     let verifier = PeerVerifier {
         conversation: Conversation::Admin,
-        authority: Arc::new(ArcSwap::from_pointee(Authority::new(trust_domain.clone(), roots))),
+        authority: Arc::new(ArcSwap::from_pointee(authority)),
         scope: Scope::Roots,
-        expect: expect.map(|node| SpiffeId::node(trust_domain.clone(), node.clone())),
+        expect,
         addressed: true,
     };
     let builder = client_builder(&provider(), &clock).with_custom_certificate_verifier(Arc::new(verifier));

@@ -1,6 +1,6 @@
 //! Path verification of a peer: closure over the whole chain, both sides of TLS and QUIC use it.
 //!
-//! The path is fixed: leaf, node CA, enroller CA, root. Every rule holds at every hop; what a single certificate must look like
+//! The path is fixed: leaf, node CA, enroller CA, root; who redeemed the node's invite stands beside it. Every rule holds at every hop; what a single certificate must look like
 //! is in `certificate.rs`, what joins them here. Common verifiers ignore an anchor's expiry and take leafs without extended key
 //! usage, with two URIs, or with IP and e-mail names; and DNS name constraints do not bound URIs. This one does not and does.
 
@@ -13,6 +13,7 @@ use crate::{
     codec::Millis,
     grant::{Grant, NodeGrant},
     id::{NodeId, SpiffeId, Subject, TrustDomain},
+    redemption::{Redeemed, vouches},
     revoke::Revocations,
     sign::{Digest, PublicKey},
 };
@@ -75,7 +76,7 @@ pub struct Peer {
     pub ca_key: Digest,
     /// Latest begin of a certificate of the path: the mesh's clock is at least there.
     pub not_before: Millis,
-    /// End of the first certificate of the path to end; connections are closed then.
+    /// End of the first certificate of the path to end; connections are closed [`CLOCK_TOLERANCE`] after it.
     pub not_after: Millis,
 }
 
@@ -86,6 +87,8 @@ pub struct NodeCaFacts {
     pub node: NodeId,
     /// Epoch of its grant.
     pub epoch: u64,
+    /// The node whose enroller CA certified it.
+    pub enroller: NodeId,
     /// Certificate and NodeGrant intersected.
     pub grant: Grant,
     /// The key that signs the node's records.
@@ -119,7 +122,7 @@ pub fn verify_ca(chain: &[CertificateDer<'_>], authority: &Authority, now: Milli
     Ok(verify_path([node, enroller], None, authority, now, Scope::Policy)?.1)
 }
 
-/// As [`verify_ca`], by the roots alone: for an operator's machine, which need not know NodeGrants and asks only whose key
+/// As [`verify_ca`], by roots and evictions alone: for an operator's machine, which need not know NodeGrants and asks only whose key
 /// signed something.
 pub fn verify_ca_by_roots(
     chain: &[CertificateDer<'_>],
@@ -183,7 +186,7 @@ pub fn anchor<'r>(enroller: &[u8], roots: &'r [Vec<u8>]) -> Option<&'r Vec<u8>> 
 pub(crate) enum Scope {
     /// NodeGrants, revocations and known keys count.
     Policy,
-    /// Roots only: for one who cannot know policy yet and believes nothing else by it.
+    /// Roots, and the evictions that are known: for one who cannot know policy yet and believes nothing else by it.
     Roots,
 }
 
@@ -256,10 +259,14 @@ fn verify_path<'c>(
     let sort = VerifyError::GrantSort { link: Link::NodeCa };
     let record_key = own.record_key.filter(|_| own.is_subset_of(parent) && !own.enroller).ok_or(sort)?;
     let grant = match scope {
-        Scope::Roots => own.clone(),
+        Scope::Roots => {
+            not_evicted(parent, authority)?;
+            not_evicted(own, authority)?;
+            own.clone()
+        }
         Scope::Policy => {
             enroller_counts(parent, authority)?;
-            let grant = node_counts(own, node.key(), authority)?;
+            let grant = node_counts(&node, parent, authority)?;
             not_revoked(&enroller, authority)?;
             not_revoked(&node, authority)?;
             grant
@@ -268,6 +275,7 @@ fn verify_path<'c>(
     let facts = NodeCaFacts {
         node: own.node.clone(),
         epoch: own.epoch,
+        enroller: parent.node.clone(),
         grant,
         record_key,
         ca_key: node.key(),
@@ -317,10 +325,14 @@ fn joins(child: &Certificate<'_>, issuer: &Certificate<'_>, now: Millis) -> Resu
     if !child.is_signed_by(issuer) {
         return Err(VerifyError::Signature { link });
     }
-    if child.not_before < issuer.not_before || child.not_after > issuer.not_after {
+    if !is_nested(child, issuer) {
         return Err(VerifyError::Nesting { link });
     }
     valid(child, now)
+}
+
+fn is_nested(child: &Certificate<'_>, issuer: &Certificate<'_>) -> bool {
+    child.not_before >= issuer.not_before && child.not_after <= issuer.not_after
 }
 
 fn valid(certificate: &Certificate<'_>, now: Millis) -> Result<(), VerifyError> {
@@ -355,8 +367,10 @@ fn enroller_counts(grant: &Grant, authority: &Authority) -> Result<(), VerifyErr
     not_evicted(grant, authority)
 }
 
-/// A node CA counts only with the NodeGrant of its very epoch. Returns what both allow.
-fn node_counts(grant: &Grant, ca_key: Digest, authority: &Authority) -> Result<Grant, VerifyError> {
+/// A node CA counts only with the NodeGrant of its very epoch, and with the keys that redeemed its invite. Returns what certificate and
+/// NodeGrant both allow.
+fn node_counts(certificate: &Certificate<'_>, issuer: &Grant, authority: &Authority) -> Result<Grant, VerifyError> {
+    let (grant, ca_key) = (certificate.grant(), certificate.key());
     let node = &grant.node;
     not_evicted(grant, authority)?;
     let signed = authority.grants.get(node).ok_or_else(|| VerifyError::NoNodeGrant(node.clone()))?;
@@ -369,7 +383,34 @@ fn node_counts(grant: &Grant, ca_key: Digest, authority: &Authority) -> Result<G
     if authority.known_keys.get(node).is_some_and(|known| known.epoch == grant.epoch && known.ca_key != ca_key) {
         return Err(VerifyError::OtherKey(node.clone()));
     }
+    if !vouches(issuer, signed) && !is_redeemed(certificate, signed, authority) {
+        let (node, redeemer, enroller) = (node.clone(), signed.redeemed_by().clone(), issuer.node.clone());
+        return Err(VerifyError::Unredeemed { node, redeemer, enroller });
+    }
     Ok(signed.effective(grant))
+}
+
+/// Whether the certificate carries the word of an enroller that counts for this grant, by a key that a root of this mesh has certified.
+/// When the token was redeemed is long past: neither the redeemer's end, nor its eviction, nor that its root was withdrawn takes the
+/// word back, but that its key was revoked does.
+fn is_redeemed(certificate: &Certificate<'_>, signed: &NodeGrant, authority: &Authority) -> bool {
+    let (Some(redemption), Some(record_key)) = (&certificate.redemption, &certificate.grant().record_key) else {
+        return false;
+    };
+    let redeemer = redemption.redeemer().and_then(|der| Certificate::parse(der, Link::Enroller).ok());
+    let Some(redeemer) = redeemer else { return false };
+    let of_mesh = |der: &Vec<u8>| {
+        Certificate::parse(der, Link::Root).is_ok_and(|root| {
+            redeemer.is_signed_by(&root) && is_nested(&redeemer, &root) && not_revoked(&root, authority).is_ok()
+        })
+    };
+    let grant = redeemer.grant();
+    let enrols = grant.enroller && grant.record_key.is_none() && vouches(grant, signed);
+    let (trust_domain, ca_key) = (&authority.trust_domain, certificate.key());
+    enrols
+        && not_revoked(&redeemer, authority).is_ok()
+        && authority.roots.iter().chain(&authority.former).any(of_mesh)
+        && Redeemed { trust_domain, signed, ca_key, record_key }.holds(redemption, &redeemer)
 }
 
 fn not_evicted(grant: &Grant, authority: &Authority) -> Result<(), VerifyError> {

@@ -72,6 +72,19 @@ impl Author {
         Ok(fresh)
     }
 
+    /// Goes on in another generation: signs all that lasts anew.
+    pub(crate) fn rerun(&mut self, generation: u64) -> Result<Vec<Arc<SignedRecord>>, RecordError> {
+        (self.generation, self.sequence) = (generation, 0);
+        let before = std::mem::take(&mut self.records);
+        let lasting = before.iter().filter(|(section, _)| **section != Section::TABLE && !section.is_of_the_moment());
+        let mut fresh = Vec::new();
+        for (section, record) in lasting {
+            fresh.push(self.sign(*section, record.body().to_vec())?);
+        }
+        fresh.push(self.table()?);
+        Ok(fresh)
+    }
+
     /// Signs the table anew: a sign of life that nobody else can make.
     pub(crate) fn table(&mut self) -> Result<Arc<SignedRecord>, RecordError> {
         let listed = |section: Section| section != Section::TABLE && !section.is_of_the_moment();

@@ -15,7 +15,8 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use self::peer::{Check, Peer, Setting};
 use crate::{accusers::Accusers, limit::Bucket};
 
-/// Members that a node probes all the time: those that follow it by name.
+/// Members that a node probes all the time: those that follow it by name. In a sparse mesh all those that it dialled, who are these
+/// and some at random, so that one whose watchers end with it is watched, too.
 pub(crate) const NEIGHBOURS: usize = 4;
 /// Relays that a check asks.
 const RELAYS: usize = 2;
@@ -53,6 +54,15 @@ pub(crate) enum Order {
     Judge(NodeId, Verdict),
 }
 
+/// How to look at a member of which a peer judges otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// In public: it answers with a signature if it lives.
+    Ask,
+    /// By a link.
+    Dial,
+}
+
 /// The judgement of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -77,6 +87,8 @@ pub(crate) struct Detector {
     askers: BTreeMap<NodeId, Bucket>,
     accusers: Accusers,
     sparse: bool,
+    /// Somebody owes an answer: then ticks come sooner.
+    waits: bool,
     /// How slow this process lately was, and since when it counts so.
     health: u32,
     health_since: u64,
@@ -97,6 +109,7 @@ impl Detector {
             askers,
             accusers: Accusers::default(),
             sparse: false,
+            waits: false,
             health: 0,
             health_since: 0,
             random,
@@ -135,10 +148,12 @@ impl Detector {
         self.accusers.forget(node);
     }
 
-    pub(crate) fn linked(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
+    /// A link stands; `dialled` by this node, which then is the one to watch it in a sparse mesh.
+    pub(crate) fn linked(&mut self, node: &NodeId, dialled: bool, now: u64) -> Vec<Order> {
         self.linked.insert(node.clone());
         let peer = self.peers.entry(node.clone()).or_insert_with(|| Peer::new(now, Verdict::Suspect));
         (peer.linked, peer.met) = (true, true);
+        peer.dialled |= dialled;
         peer.last_ping = None;
         self.heard(node, now)
     }
@@ -148,7 +163,7 @@ impl Detector {
         self.linked.remove(node);
         self.askers.remove(node);
         let Some(peer) = self.peers.get_mut(node) else { return };
-        peer.linked = false;
+        (peer.linked, peer.dialled) = (false, false);
         peer.pings.clear();
         if parted && self.sparse {
             return;
@@ -193,27 +208,23 @@ impl Detector {
         self.absolve(node, now)
     }
 
-    /// A linked member judges otherwise of one that is not linked here; true if this node is to ask that one in public.
-    pub(crate) fn differs(&mut self, node: &NodeId, alive: bool, now: u64) -> bool {
-        let Some(peer) = self.peers.get_mut(node).filter(|peer| !peer.linked) else { return false };
-        let differs = match peer.verdict {
-            Verdict::Dead => alive,
-            Verdict::Alive => !alive && peer.check.is_none(),
-            Verdict::Suspect => false,
+    /// A linked member judges otherwise of one that is not linked here. Its word makes this node look and nothing else: of one that
+    /// it calls alive the dead are asked in public, which harms nobody; one that it calls dead is dialled.
+    pub(crate) fn differs(&mut self, node: &NodeId, alive: bool, now: u64) -> Option<Look> {
+        let peer = self.peers.get_mut(node).filter(|peer| !peer.linked)?;
+        let look = match peer.verdict {
+            Verdict::Dead if alive => Look::Ask,
+            Verdict::Alive if !alive && peer.check.is_none() => Look::Dial,
+            Verdict::Dead | Verdict::Alive | Verdict::Suspect => return None,
         };
-        if !differs || now < peer.questioned + QUESTION_MS {
-            return false;
+        if now < peer.questioned + QUESTION_MS {
+            return None;
         }
         peer.questioned = now;
-        if peer.verdict == Verdict::Alive {
-            let mut check = Check::new(now, None);
-            check.told = Some(now);
-            peer.check = Some(check);
-            self.checking.insert(node.clone());
-            return self.announced.insert(node.clone());
+        if look == Look::Ask {
+            self.questions.insert(node.clone(), now);
         }
-        self.questions.insert(node.clone(), now);
-        true
+        Some(look)
     }
 
     fn absolve(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
@@ -302,13 +313,15 @@ impl Detector {
 
     /// Whom an accuser does not accuse any more: a check that nothing else asks for ends.
     pub(crate) fn retracted(&mut self, from: &NodeId, accuses: &BTreeSet<NodeId>) {
-        for node in self.checking.clone() {
-            let Some(peer) = self.peers.get_mut(&node) else { continue };
-            let by_it = peer.check.as_ref().is_some_and(|check| check.accuser.as_ref() == Some(from));
-            if by_it && !accuses.contains(&node) && peer.verdict == Verdict::Alive {
-                peer.check = None;
-                self.checking.remove(&node);
-            }
+        let ends = |node: &&NodeId| {
+            let peer = self.peers.get(*node).filter(|peer| peer.verdict == Verdict::Alive);
+            let check = peer.and_then(|peer| peer.check.as_ref());
+            check.is_some_and(|check| check.accuser.as_ref() == Some(from)) && !accuses.contains(*node)
+        };
+        let ended: Vec<NodeId> = self.checking.iter().filter(ends).cloned().collect();
+        for node in ended {
+            self.checking.remove(&node);
+            self.peers.entry(node).and_modify(|peer| peer.check = None);
         }
     }
 
@@ -335,9 +348,9 @@ impl Detector {
         }
     }
 
-    /// Whether anybody is being checked: then time counts.
-    pub(crate) fn is_checking(&self) -> bool {
-        !self.checking.is_empty()
+    /// Whether anybody is being checked, or owes an answer: then time counts.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.waits || !self.checking.is_empty()
     }
 
     pub(crate) fn verdict(&self, node: &NodeId) -> Option<Verdict> {
@@ -370,10 +383,12 @@ impl Detector {
         let setting = Setting {
             sparse: self.sparse,
             alone: self.linked.is_empty(),
-            doubts_itself: self.doubts_itself(now),
+            // Only a check asks.
+            doubts_itself: self.is_busy() && self.doubts_itself(now),
             health: self.health,
             loss: self.loss(),
         };
+        self.waits = false;
         // Whoever is neither linked nor checked only waits, unless everybody ought to be linked.
         let looked_at: Vec<NodeId> = if self.sparse {
             self.linked.union(&self.checking).cloned().collect()
@@ -382,7 +397,9 @@ impl Detector {
         };
         for name in looked_at {
             let Some(peer) = self.peers.get_mut(&name) else { continue };
-            if let Some(nonce) = peer.probe(neighbours.contains(&name), &setting, &mut self.random, now) {
+            self.waits |= peer.owes(now);
+            let watched = if self.sparse { peer.dialled } else { neighbours.contains(&name) };
+            if let Some(nonce) = peer.probe(watched, &setting, &mut self.random, now) {
                 orders.push(Order::Ping { to: name.clone(), nonce });
             }
             if peer.suspicious(&setting, now) && peer.check.is_none() {

@@ -38,6 +38,12 @@ const DEAD_LONG_EACH_MS: u64 = 10_000;
 const DEAD_LONG_MS: u64 = 15 * 60_000;
 /// How long a link that was asked for is kept.
 const DEMAND_MS: u64 = 60_000;
+/// A link that ends earlier than this was none: the next dial waits as after a failure.
+const STABLE_MS: u64 = 5_000;
+/// How often dials of a member start afresh within [`AFRESH_MS`] because it moved or runs anew.
+const AFRESH: u32 = 3;
+/// See [`AFRESH`]: who moves all the time is dialled no more often than one that fails.
+const AFRESH_MS: u64 = 30_000;
 
 /// See the module.
 pub(crate) struct Dialer {
@@ -59,10 +65,15 @@ pub(crate) struct Dialer {
 
 struct Target {
     addresses: Vec<SocketAddr>,
+    /// Failures in a row, links that ended soon among them.
     attempts: u32,
     next: u64,
     /// When the dial in flight began.
     since: Option<u64>,
+    /// When its link came up.
+    linked: Option<u64>,
+    /// How often its dials started afresh, and since when that is counted.
+    afresh: (u32, u64),
 }
 
 impl Dialer {
@@ -89,13 +100,14 @@ impl Dialer {
         self.sparse
     }
 
-    /// A member listens there; its dials start afresh if it moved or runs anew.
+    /// A member listens there; its dials start afresh if it moved or runs anew, unless it does so all the time.
     pub(crate) fn learned(&mut self, node: &NodeId, addresses: &[SocketAddr], now: u64) {
         if *node == self.own {
             return;
         }
         let courtesy = if self.own < *node { 0 } else { COURTESY_MS };
-        self.nodes.insert(node.clone(), Target::new(addresses.to_vec(), now + courtesy));
+        let target = self.nodes.entry(node.clone()).or_insert_with(|| Target::new(Vec::new(), now + courtesy));
+        target.moved(addresses, now + courtesy, now);
         self.count();
     }
 
@@ -136,22 +148,23 @@ impl Dialer {
     }
 
     /// A link stands; `address` was dialled for it.
-    pub(crate) fn linked(&mut self, node: &NodeId, address: Option<SocketAddr>) {
+    pub(crate) fn linked(&mut self, node: &NodeId, address: Option<SocketAddr>, now: u64) {
         self.revived.remove(node);
         if let Some(target) = self.nodes.get_mut(node) {
-            (target.attempts, target.since) = (0, None);
+            target.met(now);
         }
         if let Some((target, led_to)) = address.and_then(|address| self.seeds.get_mut(&address)) {
-            (target.attempts, target.since) = (0, None);
+            target.met(now);
             *led_to = Some(node.clone());
         }
     }
 
     /// The last link to a node ended.
-    pub(crate) fn unlinked(&mut self, node: &NodeId, now: u64) {
-        if let Some(target) = self.nodes.get_mut(node) {
-            (target.attempts, target.since) = (0, None);
-            target.next = if self.own < *node { now } else { now + COURTESY_MS };
+    pub(crate) fn unlinked(&mut self, node: &NodeId, random: &mut StdRng, now: u64) {
+        let courtesy = if self.own < *node { 0 } else { COURTESY_MS };
+        let seeds = self.seeds.values_mut().filter(|(_, led_to)| led_to.as_ref() == Some(node));
+        for target in self.nodes.get_mut(node).into_iter().chain(seeds.map(|(target, _)| target)) {
+            target.ended(courtesy, random, now);
         }
     }
 
@@ -216,7 +229,7 @@ impl Dialer {
         random: &mut StdRng,
         now: u64,
     ) -> Vec<(Option<NodeId>, SocketAddr)> {
-        let wanted: Vec<NodeId> = if self.sparse {
+        let mut wanted: Vec<NodeId> = if self.sparse {
             self.choose(random);
             let wanted: BTreeSet<&NodeId> = self.followers().chain(&self.chosen).chain(self.demands.keys()).collect();
             wanted.into_iter().filter(|node| !linked.contains(*node)).cloned().collect()
@@ -224,6 +237,11 @@ impl Dialer {
             let missing = self.nodes.keys().filter(|node| !linked.contains(*node) && !self.dead.contains_key(*node));
             missing.cloned().collect()
         };
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        // Who waits longest comes first: those that do not answer hold up nobody whose name comes later.
+        wanted.sort_by_key(|node| self.nodes.get(node).map_or(u64::MAX, |target| target.next));
         let flying = self.nodes.values().filter(|target| target.since.is_some()).count();
         let mut free = IN_FLIGHT.saturating_sub(flying);
         let mut dials = Vec::new();
@@ -278,7 +296,37 @@ impl Dialer {
 
 impl Target {
     fn new(addresses: Vec<SocketAddr>, next: u64) -> Target {
-        Target { addresses, attempts: 0, next, since: None }
+        Target { addresses, attempts: 0, next, since: None, linked: None, afresh: (0, 0) }
+    }
+
+    /// It is to be dialled there, `next` at the earliest if its dials start afresh.
+    fn moved(&mut self, addresses: &[SocketAddr], next: u64, now: u64) {
+        self.addresses = addresses.to_vec();
+        let (count, since) = &mut self.afresh;
+        if now.saturating_sub(*since) >= AFRESH_MS {
+            (*count, *since) = (0, now);
+        }
+        if *count < AFRESH {
+            *count += 1;
+            (self.attempts, self.since, self.next) = (0, None, next);
+        }
+    }
+
+    fn met(&mut self, now: u64) {
+        self.since = None;
+        self.linked.get_or_insert(now);
+    }
+
+    /// Its link ended; one that did so soon counts as a failure from the second on.
+    fn ended(&mut self, courtesy: u64, random: &mut StdRng, now: u64) {
+        self.since = None;
+        let lived = self.linked.take().is_none_or(|since| now.saturating_sub(since) >= STABLE_MS);
+        let pause = match self.attempts.checked_sub(1) {
+            Some(before) if !lived => pause(before, random),
+            Some(_) | None => 0,
+        };
+        self.attempts = if lived { 0 } else { self.attempts.saturating_add(1) };
+        self.next = now + pause.max(courtesy);
     }
 
     fn due(&mut self, random: &mut StdRng, now: u64) -> Option<SocketAddr> {
@@ -297,8 +345,127 @@ impl Target {
     fn failed(&mut self, random: &mut StdRng, now: u64) {
         // Of several dials of a dead member any may come back.
         let Some(_) = self.since.take() else { return };
-        let pause = (FIRST_MS << self.attempts.min(8)).min(LONGEST_MS);
+        self.next = now + pause(self.attempts, random);
         self.attempts = self.attempts.saturating_add(1);
-        self.next = now + random.random_range(pause * 3 / 4..=pause);
+    }
+}
+
+/// How long to wait after so many failures and one more.
+fn pause(failures: u32, random: &mut StdRng) -> u64 {
+    let pause = (FIRST_MS << failures.min(8)).min(LONGEST_MS);
+    random.random_range(pause * 3 / 4..=pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    struct Scene {
+        dialer: Dialer,
+        random: StdRng,
+        linked: BTreeSet<NodeId>,
+    }
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).expect("valid")
+    }
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], port))
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let dialer = Dialer::new(node("m"), &[]);
+            Scene { dialer, random: StdRng::seed_from_u64(1), linked: BTreeSet::new() }
+        }
+
+        fn tick(&mut self, now: u64) -> Vec<(NodeId, SocketAddr)> {
+            let dials = self.dialer.tick(&self.linked, &mut self.random, now);
+            dials.into_iter().filter_map(|(node, address)| Some((node?, address))).collect()
+        }
+
+        /// Dials of one member within a minute in which every dial fails, or its link ends at once.
+        fn dials(&mut self, of: &NodeId, moves: bool, ends: fn(&mut Scene, &NodeId, SocketAddr, u64)) -> usize {
+            let mut count = 0;
+            for now in (1..60_000).step_by(50) {
+                if moves && now % 1_000 == 1 {
+                    self.dialer.learned(of, &[address(u16::try_from(1_000 + now / 1_000).expect("small"))], now);
+                }
+                for (dialled, address) in self.tick(now) {
+                    count += usize::from(dialled == *of);
+                    ends(self, &dialled, address, now);
+                }
+            }
+            count
+        }
+    }
+
+    fn fails(scene: &mut Scene, node: &NodeId, address: SocketAddr, now: u64) {
+        scene.dialer.failed(Some(node), address, &mut scene.random, now);
+    }
+
+    fn ends_at_once(scene: &mut Scene, node: &NodeId, address: SocketAddr, now: u64) {
+        scene.dialer.linked(node, Some(address), now);
+        scene.dialer.unlinked(node, &mut scene.random, now);
+    }
+
+    #[test]
+    fn who_moves_all_the_time_is_dialled_no_more_often_than_one_that_fails() {
+        let (calm, restless) = (node("a"), node("b"));
+        let mut scene = Scene::new();
+        scene.dialer.learned(&calm, &[address(1)], 1);
+        scene.dialer.learned(&restless, &[address(2)], 1);
+        let of_calm = scene.dials(&calm, false, fails);
+        let mut scene = Scene::new();
+        scene.dialer.learned(&restless, &[address(2)], 1);
+        let of_restless = scene.dials(&restless, true, fails);
+        assert!(of_restless <= of_calm * 3 && of_calm > 5, "{of_restless} and {of_calm}");
+    }
+
+    #[test]
+    fn who_moved_once_is_dialled_there_at_once() {
+        let mut scene = Scene::new();
+        scene.dialer.learned(&node("z"), &[address(1)], 1);
+        assert_eq!(scene.tick(1), [(node("z"), address(1))]);
+        scene.dialer.learned(&node("z"), &[address(2)], 40_000);
+        assert_eq!(scene.tick(40_000), [(node("z"), address(2))]);
+    }
+
+    #[test]
+    fn links_that_end_soon_are_dialled_ever_more_rarely_and_those_that_lived_at_once() {
+        let peer = node("z");
+        let mut scene = Scene::new();
+        scene.dialer.learned(&peer, &[address(1)], 1);
+        let dials = scene.dials(&peer, false, ends_at_once);
+        assert!((5..20).contains(&dials), "{dials}");
+        scene.dialer.linked(&peer, None, 100_000);
+        scene.dialer.unlinked(&peer, &mut scene.random, 100_000 + STABLE_MS);
+        assert_eq!(scene.tick(100_000 + STABLE_MS).len(), 1);
+    }
+
+    #[test]
+    fn nobody_waits_behind_names_that_do_not_answer() {
+        let mut scene = Scene::new();
+        // Wanted by somebody here; none but the last ever answers, and each dial takes its time.
+        let silent: Vec<NodeId> = (0..200).map(|number| node(&format!("s{number:03}"))).collect();
+        let last = node("z");
+        for node in silent.iter().chain([&last]) {
+            scene.dialer.learned(node, &[address(1)], 1);
+        }
+        let (mut under_way, mut found) = (Vec::new(), None);
+        for now in (1..60_000).step_by(50) {
+            silent.iter().chain([&last]).for_each(|node| scene.dialer.demand(node, now));
+            for (dialled, address) in scene.tick(now) {
+                found = found.or((dialled == last).then_some(now));
+                under_way.push((now + 3_000, dialled, address));
+            }
+            let over: Vec<(u64, NodeId, SocketAddr)>;
+            (over, under_way) = under_way.into_iter().partition(|(at, _, _)| *at <= now);
+            over.iter().for_each(|(_, node, address)| fails(&mut scene, node, *address, now));
+        }
+        assert!(found.is_some_and(|found| found < 15_000), "{found:?}");
     }
 }

@@ -4,6 +4,7 @@
 
 mod event;
 mod fold;
+mod own;
 mod receive;
 
 use std::{
@@ -27,7 +28,7 @@ use crate::{
     detector::{Detector, Order, Verdict},
     dial::Dialer,
     fetch::{Fetch, NODES_PER_PULL},
-    ledger::{Ledger, Now, Offered, table_interval},
+    ledger::{Ledger, Now, table_interval},
     limit::Bucket,
     links::Links,
     message::Message,
@@ -49,6 +50,8 @@ const FEED_MS: u64 = 200;
 const RTT_MS: u64 = 1_000;
 /// How often a node of a sparse mesh compares its judgements with those of one peer.
 const COMPARE_MS: u64 = 10_000;
+/// How often all records of one member are asked for because a peer holds others under the same number.
+const DIFFERED_MS: u64 = 5_000;
 /// How soon others hear that this node suspects somebody no more.
 const RETRACT_MS: u64 = 1_000;
 /// How long a link is kept that nobody here needs.
@@ -93,8 +96,14 @@ pub struct Engine {
     refute_due: Option<u64>,
     /// When this node says anew whom it suspects.
     suspicions_due: Option<u64>,
-    /// Of whom peers spoke as alive, and when.
-    spoken: BTreeMap<NodeId, u64>,
+    /// Of whom peers spoke as alive, by which number, and when. It counts once a record of that number is held.
+    spoken: BTreeMap<NodeId, ((u64, u64), u64)>,
+    /// Of whom all records were asked for because a peer holds others under the same number, and when.
+    differed: BTreeMap<NodeId, u64>,
+    /// When the first link came up.
+    met: Option<u64>,
+    /// Whether it went on above an earlier run's generation: one run does so once.
+    reran: bool,
     compare_due: u64,
     /// Links that end soon because nobody here needs them.
     parting: Vec<(NodeId, LinkId, u64)>,
@@ -152,6 +161,9 @@ impl Engine {
             refute_due: None,
             suspicions_due: None,
             spoken: BTreeMap::new(),
+            differed: BTreeMap::new(),
+            met: None,
+            reran: false,
             compare_due: COMPARE_MS,
             parting: Vec::new(),
             dial_now: true,
@@ -232,7 +244,7 @@ impl Engine {
     }
 
     fn link_up(&mut self, node: &NodeId, link: LinkId, dialled: Option<std::net::SocketAddr>) {
-        self.dialer.linked(node, dialled);
+        self.dialer.linked(node, dialled, self.steady);
         if *node == self.own {
             self.out.push(Effect::CloseLink { node: node.clone(), link });
             return;
@@ -243,7 +255,8 @@ impl Engine {
         for link in self.links.up(node, link, dialled.is_some(), self.steady) {
             self.out.push(Effect::CloseLink { node: node.clone(), link });
         }
-        let orders = self.detector.linked(node, self.steady);
+        self.met.get_or_insert(self.steady);
+        let orders = self.detector.linked(node, dialled.is_some(), self.steady);
         self.obey(orders);
         self.feed_soon();
         let own: Vec<Arc<SignedRecord>> = self.author.records().cloned().collect();
@@ -261,14 +274,14 @@ impl Engine {
         let parted = self.links.is_parting(node, link);
         if self.links.down(node, link) {
             self.detector.unlinked(node, parted, self.steady);
-            self.dialer.unlinked(node, self.steady);
+            self.dialer.unlinked(node, &mut self.random, self.steady);
             self.dial_now = true;
             self.feed_soon();
         }
     }
 
     fn tick(&mut self) {
-        self.tick_due = self.steady + if self.detector.is_checking() { TICK_MS / 2 } else { TICK_MS };
+        self.tick_due = self.steady + if self.detector.is_busy() { TICK_MS / 2 } else { TICK_MS };
         self.owed_summaries();
         self.detector.sparse(self.dialer.is_sparse());
         let orders = self.detector.tick(self.steady);
@@ -344,63 +357,12 @@ impl Engine {
         self.out.extend(due.into_iter().map(|(node, link, _)| Effect::CloseLink { node, link }));
         if now >= self.compare_due {
             self.compare_due = now + COMPARE_MS - self.random.random_range(0..=COMPARE_MS / 4);
-            self.spoken.retain(|_, at| now.saturating_sub(*at) < COMPARE_MS);
+            self.spoken.retain(|_, (_, at)| now.saturating_sub(*at) < COMPARE_MS);
+            self.differed.retain(|_, at| now.saturating_sub(*at) < DIFFERED_MS);
             if let Some(peer) = self.links.linked().iter().choose(&mut self.random).cloned() {
                 self.summarise(&peer, false);
             }
         }
-    }
-
-    fn publish(&mut self, body: &Body) {
-        match self.author.publish(body) {
-            Ok(fresh) => self.own_news(fresh),
-            Err(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
-        }
-    }
-
-    fn own_news(&mut self, fresh: Vec<Arc<SignedRecord>>) {
-        let lasts = fresh.iter().any(|record| !record.section().is_of_the_moment());
-        let certified = fresh.iter().any(|record| record.section() == Section::IDENTITY);
-        for record in fresh {
-            self.offer_own(&record);
-            self.rumor.push(record, None);
-        }
-        if certified {
-            // What was said while the old certificate had ended counted for nothing here.
-            for record in self.author.records().cloned().collect::<Vec<_>>() {
-                self.offer_own(&record);
-            }
-        }
-        if lasts {
-            let own = self.own.clone();
-            self.refresh(&own);
-            self.feed_soon();
-        }
-    }
-
-    /// An unchanged table travels by repair only.
-    fn own_table(&mut self) {
-        match self.author.table() {
-            Ok(table) => self.offer_own(&table),
-            Err(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
-        }
-        self.feed_soon();
-    }
-
-    fn offer_own(&mut self, record: &Arc<SignedRecord>) {
-        let now = self.now();
-        let mut unlimited = Bucket::new(1, 1, self.steady);
-        let offered = self.ledger.offer(record, &mut unlimited, now);
-        if let Offered::Refused(error) = offered {
-            self.out.push(Effect::Notice(Notice::Refused(error)));
-        }
-    }
-
-    fn leave(&mut self) {
-        self.leaving = true;
-        self.publish(&Body::Status(Status::Left));
-        self.rumor.hasten();
-        self.persist();
     }
 
     fn judge_by(&mut self, authority: Arc<Authority>) {

@@ -19,6 +19,8 @@ pub(crate) const NODES_PER_PULL: usize = 64;
 #[derive(Default)]
 pub(crate) struct Fetch {
     wants: BTreeMap<NodeId, Want>,
+    /// No want is due before.
+    earliest: u64,
 }
 
 struct Want {
@@ -30,6 +32,7 @@ struct Want {
 impl Fetch {
     /// Records of `node` are lacking, and `source` has them.
     pub(crate) fn want(&mut self, node: &NodeId, source: Option<&NodeId>, now: u64) {
+        self.earliest = self.earliest.min(now);
         let fresh = Want { source: None, attempts: 0, next: now };
         let want = self.wants.entry(node.clone()).or_insert(fresh);
         if source.is_some() {
@@ -39,6 +42,7 @@ impl Fetch {
 
     /// Records of `node` are on their way; if they do not come soon, `source` has them.
     pub(crate) fn expect(&mut self, node: &NodeId, source: &NodeId, now: u64) {
+        self.earliest = self.earliest.min(now + EXPECTED_MS);
         let fresh = Want { source: Some(source.clone()), attempts: 0, next: now + EXPECTED_MS };
         self.wants.entry(node.clone()).or_insert(fresh);
     }
@@ -54,7 +58,7 @@ impl Fetch {
     }
 
     pub(crate) fn due(&self) -> Option<u64> {
-        self.wants.values().map(|want| want.next).min()
+        (!self.wants.is_empty()).then_some(self.earliest)
     }
 
     /// Whom to ask for what.
@@ -65,6 +69,9 @@ impl Fetch {
         now: u64,
     ) -> BTreeMap<NodeId, Vec<NodeId>> {
         let mut asks: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
+        if self.due().is_none_or(|due| now < due) {
+            return asks;
+        }
         self.wants.retain(|node, want| {
             if now < want.next {
                 return true;
@@ -80,6 +87,7 @@ impl Fetch {
             }
             true
         });
+        self.earliest = self.wants.values().map(|want| want.next).min().unwrap_or(u64::MAX);
         asks
     }
 }

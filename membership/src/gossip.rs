@@ -26,10 +26,13 @@ use chitchat::{
     Serializable, VersionedValue,
     transport::{Socket, Transport},
 };
-use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tokio::sync::{mpsc, watch};
 
-use crate::record::{Section, SignedRecord};
+use crate::{
+    brief,
+    record::{Section, SignedRecord},
+};
 pub use check::POOL;
 use check::{Given, Roster};
 
@@ -39,6 +42,8 @@ const QUEUE: usize = 256;
 const GRACE: Duration = Duration::from_secs(15 * 60);
 /// Pause before a chitchat that failed is started anew.
 const RESTART: Duration = Duration::from_secs(1);
+/// Members of whom one payload may say that the peer holds something else.
+pub(crate) const DIFFERING: usize = 4;
 /// How often peers' signatures are worth checking again.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -53,6 +58,13 @@ pub struct Feed {
     pub linked: Vec<NodeId>,
 }
 
+impl Feed {
+    /// The run of this node itself, if it may be spoken of.
+    fn own_run(&self) -> Option<brief::Run> {
+        self.members.get(&self.node).map(|known| known.run)
+    }
+}
+
 /// A member as a carrier sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Known {
@@ -64,6 +76,30 @@ pub struct Known {
     pub alive: bool,
     /// Its records as held now.
     pub records: Arc<BTreeMap<Section, Arc<SignedRecord>>>,
+    /// Its run, in short.
+    pub(crate) run: brief::Run,
+    /// A hash of what the records of this run say.
+    pub(crate) content: u128,
+}
+
+impl Known {
+    /// A member of this key in this run.
+    #[must_use]
+    pub fn new(
+        record_key: PublicKey,
+        generation: u64,
+        alive: bool,
+        records: Arc<BTreeMap<Section, Arc<SignedRecord>>>,
+    ) -> Known {
+        let (run, content) = (brief::Run::of(&record_key, generation), brief::content(&records, generation));
+        Known { record_key, generation, alive, records, run, content }
+    }
+
+    /// The highest sequence of its run.
+    pub(crate) fn version(&self) -> u64 {
+        let current = self.records.values().filter(|record| record.generation() == self.generation);
+        current.map(|record| record.sequence()).max().unwrap_or_default()
+    }
 }
 
 /// What a carrier gives to the engine, by [`crate::engine::Event::Gossip`].
@@ -78,10 +114,18 @@ pub enum Outgoing {
     },
     /// Records whose signatures hold and that the feed lacked.
     Learned(Vec<Arc<SignedRecord>>),
-    /// A peer speaks of members that the feed does not know.
+    /// A peer speaks of members, or of runs of theirs, that the feed does not know.
     Unknown {
         /// The peer.
         from: NodeId,
+    },
+    /// A peer holds something else of a member under the same number: a part is missing here or there, or the member contradicts
+    /// itself.
+    Differs {
+        /// The peer.
+        from: NodeId,
+        /// The member.
+        node: NodeId,
     },
     /// A peer sent what no honest peer sends; it was dropped whole.
     Hostile {
@@ -159,6 +203,8 @@ enum Ended {
     Closed,
     /// It knows as many runs of members as it can, most of them former ones.
     Full,
+    /// This node goes on under another generation.
+    Rerun,
     /// It failed or panicked.
     Failed(String),
 }
@@ -171,6 +217,7 @@ impl Run {
             match self.once(feed).await {
                 Ended::Closed => return,
                 Ended::Full => tracing::debug!("gossip knows too many former runs, starting it anew"),
+                Ended::Rerun => tracing::debug!("gossip starts anew under a new generation of this node"),
                 Ended::Failed(error) => {
                     tracing::warn!(%error, "gossip ended, starting it anew");
                     tokio::time::sleep(RESTART).await;
@@ -190,6 +237,7 @@ impl Run {
             Ok(handle) => Running(handle),
             Err(error) => return Ended::Failed(error.to_string()),
         };
+        let run = feed.own_run();
         let (mut roster, mut given) = (Roster::new(feed), Given::default());
         given.meet(&roster);
         remind(&handle.0, &roster, &mut given).await;
@@ -207,6 +255,9 @@ impl Run {
                         return Ended::Closed;
                     }
                     if let Some(feed) = self.feeds.borrow_and_update().clone() {
+                        if feed.own_run() != run {
+                            return Ended::Rerun;
+                        }
                         roster = Roster::new(feed);
                         if !given.meet(&roster) {
                             return Ended::Full;
@@ -246,6 +297,9 @@ impl Run {
         if passed.unknown {
             self.tell(Outgoing::Unknown { from: from.clone() });
         }
+        for node in passed.differ.into_iter().take(DIFFERING) {
+            self.tell(Outgoing::Differs { from: from.clone(), node });
+        }
         match ChitchatMessage::deserialize(&mut passed.message.as_slice()) {
             // A full queue drops the message: the next round says it again.
             Ok(message) => drop(chitchat.try_send((address, message))),
@@ -258,8 +312,9 @@ impl Run {
         let any = to == check::ANY || wire::opens(message) && roster.at(&to).is_none();
         let peer = if any { roster.feed.linked.choose(&mut self.random) } else { roster.at(&to) };
         let Some(peer) = peer else { return };
+        let (peer, salt) = (peer.clone(), self.random.random());
         match roster.trim(message, given) {
-            Ok(message) => self.tell(Outgoing::Send { to: peer.clone(), bytes: wire::pack(&message) }),
+            Ok(message) => self.tell(Outgoing::Send { to: peer, bytes: roster.pack(message, salt) }),
             Err(error) => tracing::warn!(error, "a gossip message of this node was not readable"),
         }
     }

@@ -1,7 +1,7 @@
 //! All records that are believed: per node and section the highest (generation, sequence), whoever brought it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -13,8 +13,9 @@ use certs::{
 };
 
 use crate::{
-    body::{Checked, Identity, SECTIONS, Table},
+    body::{Checked, Identity},
     error::RecordError,
+    gossip::Known,
     limit::Bucket,
     message::Latest,
     notary::Notary,
@@ -24,9 +25,10 @@ use crate::{
 };
 
 mod disk;
+mod node;
 
-/// A table speaks for this many intervals; then changes wait for the next one.
-const TABLE_INTERVALS: u64 = 3;
+use node::{Compared, Node};
+
 /// Above this many members tables are signed more rarely.
 const MANY_MEMBERS: usize = 100;
 
@@ -55,19 +57,6 @@ pub(crate) struct Quarantine {
 
 /// Two records of one number.
 pub(crate) type Proof = (Arc<SignedRecord>, Arc<SignedRecord>);
-
-struct Node {
-    facts: NodeCaFacts,
-    records: Arc<BTreeMap<Section, Arc<SignedRecord>>>,
-    /// Came while the table was stale; at most one a section.
-    waiting: BTreeMap<Section, Arc<SignedRecord>>,
-    /// Of the moment, with what they say: no table lists them, and nothing but [`Ledger::statement`] reads them.
-    moment: BTreeMap<Section, (Arc<SignedRecord>, Part)>,
-    table: Table,
-    /// When the table came, by the engine's milliseconds; `None` if only the disk brought it.
-    table_came: Option<u64>,
-    said: Arc<Said>,
-}
 
 /// What became of a record.
 #[derive(Debug)]
@@ -227,11 +216,16 @@ impl Ledger {
         self.quarantined.values()
     }
 
-    /// Judges everything anew; gives the nodes whose word changed and those that no longer count.
+    /// Judges anew whom the change concerns, and whose certificates have ended; gives the nodes whose word changed and those that no
+    /// longer count.
     pub(crate) fn rejudge(&mut self, authority: Arc<Authority>, now: Now) -> (Vec<NodeId>, Vec<NodeId>) {
+        let concerned = Concerned::by(&self.authority, &authority);
         self.authority = authority;
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         for (name, node) in &mut self.nodes {
+            if node.facts.not_after >= now.wall && !concerned.concerns(&node.facts) {
+                continue;
+            }
             let identity = node.records.get(&Section::IDENTITY).expect("a node is made with its identity");
             match certified(identity, self.notary.as_ref(), &self.authority, now.wall) {
                 Ok(facts) if facts.record_key == node.facts.record_key => {
@@ -319,9 +313,60 @@ impl Ledger {
 
     /// The highest number held of a node.
     pub(crate) fn latest(&self, node: &NodeId) -> Option<Latest> {
-        let (generation, sequence) = self.nodes.get(node)?.records.values().map(|record| record.rank()).max()?;
+        let (generation, sequence) = self.rank(node)?;
         Some(Latest { node: node.clone(), generation, sequence })
     }
+
+    /// The same without the name.
+    pub(crate) fn rank(&self, node: &NodeId) -> Option<(u64, u64)> {
+        self.nodes.get(node).map(|node| node.latest)
+    }
+
+    /// What a carrier must know of each node; `alive` tells who is not gone.
+    pub(crate) fn known(&self, alive: impl Fn(&NodeId) -> bool) -> BTreeMap<NodeId, Known> {
+        let known = self.nodes.iter().map(|(name, node)| {
+            let Said { record_key, generation, .. } = *node.said;
+            let (records, run, content) = (node.records.clone(), node.run, node.content);
+            (name.clone(), Known { record_key, generation, alive: alive(name), records, run, content })
+        });
+        known.collect()
+    }
+}
+
+/// Whom a change of the authority concerns: to check a path costs more than all else that a node does for a member, and every
+/// invite and every CA key that is seen for the first time is such a change.
+enum Concerned {
+    /// Roots or revocations changed.
+    All,
+    /// Grants changed, or what is known of keys: of these nodes themselves, and grants of enrollers with all whom they certified.
+    Some { grants: BTreeSet<NodeId>, keys: BTreeSet<NodeId> },
+}
+
+impl Concerned {
+    fn by(before: &Authority, after: &Authority) -> Concerned {
+        let Authority { trust_domain, roots, former, grants, revocations, known_keys } = after;
+        let same = (trust_domain, roots, former) == (&before.trust_domain, &before.roots, &before.former);
+        if !same || *revocations != before.revocations {
+            return Concerned::All;
+        }
+        Concerned::Some { grants: differing(&before.grants, grants), keys: differing(&before.known_keys, known_keys) }
+    }
+
+    fn concerns(&self, facts: &NodeCaFacts) -> bool {
+        match self {
+            Concerned::All => true,
+            Concerned::Some { grants, keys } => {
+                grants.contains(&facts.node) || grants.contains(&facts.enroller) || keys.contains(&facts.node)
+            }
+        }
+    }
+}
+
+/// Of whom two tables say different things.
+fn differing<T: PartialEq>(one: &HashMap<NodeId, T>, other: &HashMap<NodeId, T>) -> BTreeSet<NodeId> {
+    let changed = one.iter().filter(|(node, value)| other.get(*node) != Some(*value)).map(|(node, _)| node);
+    let added = other.keys().filter(|node| !one.contains_key(*node));
+    changed.chain(added).cloned().collect()
 }
 
 /// The chain of an identity record, verified.
@@ -333,111 +378,6 @@ fn certified(
 ) -> Result<NodeCaFacts, RecordError> {
     let identity = Identity::read(record.body())?;
     notary.certified(record.node(), identity.chain, authority, now)
-}
-
-enum Compared {
-    Newer,
-    Same,
-    Older,
-    Contradicts(Arc<SignedRecord>),
-}
-
-impl Node {
-    fn new(facts: NodeCaFacts, identity: &Arc<SignedRecord>) -> Node {
-        let said = Arc::new(Said::nothing(identity.generation(), &facts));
-        let records = Arc::new(BTreeMap::from([(Section::IDENTITY, identity.clone())]));
-        let (waiting, moment, table) = Default::default();
-        Node { facts, records, waiting, moment, table, table_came: None, said }
-    }
-
-    fn offer(
-        &mut self,
-        record: &Arc<SignedRecord>,
-        authority: &Authority,
-        notary: &dyn Notary,
-        budget: &mut Bucket,
-        now: Now,
-    ) -> Result<Offered, Proof> {
-        let compared = self.compare(record);
-        if matches!(compared, Compared::Same | Compared::Older) {
-            return Ok(Offered::Known);
-        }
-        if let Err(error) = notary.signed(record, &authority.trust_domain, &self.facts.record_key) {
-            return Ok(Offered::Refused(error));
-        }
-        if let Compared::Contradicts(held) = compared {
-            return Err((held, record.clone()));
-        }
-        if !budget.take(now.steady) {
-            return Ok(Offered::Limited);
-        }
-        let section = record.section();
-        if section.is_of_the_moment() {
-            return Ok(match Part::read(section, record.body()) {
-                Ok(part) => {
-                    self.moment.insert(section, (record.clone(), part));
-                    Offered::OfTheMoment
-                }
-                Err(error) => Offered::Refused(error),
-            });
-        }
-        // What waits becomes records all at once, so it counts already.
-        let sections = self.records.keys().chain(self.waiting.keys()).collect::<BTreeSet<_>>();
-        if !sections.contains(&section) && sections.len() >= SECTIONS {
-            let error = RecordError::Invalid { field: "section", rule: "a node has at most 64" };
-            return Ok(Offered::Refused(error));
-        }
-        if section == Section::TABLE {
-            match Table::read(record.body()) {
-                Ok(table) => self.table = table,
-                Err(error) => return Ok(Offered::Refused(error)),
-            }
-            self.table_came = Some(now.steady);
-            let waiting = std::mem::take(&mut self.waiting);
-            Arc::make_mut(&mut self.records).extend(waiting);
-        } else if section != Section::STATUS && !self.table_fresh(authority, now) {
-            self.waiting.insert(section, record.clone());
-            return Ok(Offered::Waiting);
-        }
-        Arc::make_mut(&mut self.records).insert(section, record.clone());
-        self.fold(authority);
-        Ok(Offered::Fresh)
-    }
-
-    fn table_fresh(&self, authority: &Authority, now: Now) -> bool {
-        let oldest = TABLE_INTERVALS * table_interval(authority.grants.len());
-        self.table_came.is_some_and(|came| now.steady.saturating_sub(came) <= oldest)
-    }
-
-    /// `waiting` holds only what is newer than `records`, so it is the one to compare with.
-    fn compare(&self, record: &SignedRecord) -> Compared {
-        let section = &record.section();
-        let held = if section.is_of_the_moment() {
-            // An earlier run's moment is over, even if nothing of it was heard.
-            if record.generation() < self.said.generation {
-                return Compared::Older;
-            }
-            self.moment.get(section).map(|(record, _)| record)
-        } else {
-            self.waiting.get(section).or_else(|| self.records.get(section))
-        };
-        let Some(held) = held else { return Compared::Newer };
-        match record.rank().cmp(&held.rank()) {
-            std::cmp::Ordering::Greater => Compared::Newer,
-            std::cmp::Ordering::Less => Compared::Older,
-            std::cmp::Ordering::Equal if held.payload() == record.payload() => Compared::Same,
-            std::cmp::Ordering::Equal => Compared::Contradicts(held.clone()),
-        }
-    }
-
-    fn fold(&mut self, authority: &Authority) {
-        let said = Said::fold(&self.records, &self.table, &self.facts, &authority.revocations);
-        let generation = said.generation;
-        self.moment.retain(|_, (record, _)| record.generation() >= generation);
-        if said != *self.said {
-            self.said = Arc::new(said);
-        }
-    }
 }
 
 #[cfg(test)]

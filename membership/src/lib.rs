@@ -4,6 +4,7 @@
 mod accusers;
 mod author;
 pub mod body;
+mod brief;
 mod detector;
 mod dial;
 pub mod engine;

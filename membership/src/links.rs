@@ -39,6 +39,11 @@ impl Links {
         self.links.get(node)?.iter().max_by_key(|link| (!link.parting, link.heard, link.id)).map(|link| link.id)
     }
 
+    /// Whether this node dialled one of the links to a node.
+    pub(crate) fn is_dialled(&self, node: &NodeId) -> bool {
+        self.links.get(node).into_iter().flatten().any(|link| link.dialled)
+    }
+
     /// Every link to a node: several processes may call themselves so.
     pub(crate) fn all(&self, node: &NodeId) -> impl Iterator<Item = LinkId> + '_ {
         self.links.get(node).into_iter().flatten().map(|link| link.id)

@@ -5,11 +5,11 @@ use std::{fmt, sync::Arc};
 use certs::{
     codec::{self, Millis},
     id::{NodeId, TrustDomain},
-    sign::{PublicKey, Signature, SigningKey},
+    sign::{Digest, PublicKey, Signature, SigningKey},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::error::RecordError;
+use crate::{brief, error::RecordError};
 
 /// Largest record, encoded, in bytes: its base64 form stays below the 8 KiB that chitchat carries well.
 pub const RECORD_BYTES: usize = 6_000;
@@ -89,6 +89,8 @@ pub struct SignedRecord {
     body: Vec<u8>,
     payload: Vec<u8>,
     signature: Signature,
+    /// Half of the hash of the payload.
+    mark: u128,
     bytes: Arc<[u8]>,
 }
 
@@ -143,8 +145,8 @@ impl SignedRecord {
         let bytes =
             codec::encode(&Wire { version: VERSION, payload: payload.clone(), signature: signature.0.to_vec() });
         let Payload { trust_domain, node, .. } = fact;
-        let bytes = bytes.into();
-        Ok(SignedRecord { node, generation, section, sequence, trust_domain, body, payload, signature, bytes })
+        let (mark, bytes) = (brief::first(&Digest::of(&payload)), bytes.into());
+        Ok(SignedRecord { node, generation, section, sequence, trust_domain, body, payload, signature, mark, bytes })
     }
 
     /// Reads a record without believing it.
@@ -171,6 +173,7 @@ impl SignedRecord {
             sequence: fact.sequence,
             trust_domain: fact.trust_domain,
             body: fact.body,
+            mark: brief::first(&Digest::of(&wire.payload)),
             payload: wire.payload,
             signature: Signature(signature),
             bytes: bytes.into(),
@@ -237,6 +240,11 @@ impl SignedRecord {
     /// The signed part: two records of one (generation, sequence) with different ones prove equivocation.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.payload
+    }
+
+    /// Half of the hash of what was signed.
+    pub(crate) fn mark(&self) -> u128 {
+        self.mark
     }
 
     /// Later in the life of the same node.

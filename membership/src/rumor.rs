@@ -25,8 +25,10 @@ use crate::{
 
 /// Time after a rumor within which further ones gather, in milliseconds.
 pub(crate) const GATHER_MS: u64 = 10;
-/// Peers of a sparse mesh that are sent the whole record.
-const EAGER: usize = 5;
+/// Peers of a sparse mesh that are sent the whole record by who passes it on; its author sends it to all.
+const EAGER: usize = 6;
+/// The same for suspicions, which nobody pulls: that one member does not hear of one costs it seconds.
+const EAGER_SUSPICIONS: usize = 9;
 /// Peers of a full mesh to whom a node passes on what was new to it.
 const PASS_ON: usize = 3;
 /// Records that wait to be told; beyond, repair brings them.
@@ -128,13 +130,13 @@ fn listeners(
     let Audience { own, linked, sparse } = audience;
     let others = linked.iter().filter(|peer| *peer != record.node() && Some(*peer) != from);
     let mut others: Vec<NodeId> = others.cloned().collect();
-    let is_own_suspicion = record.node() == *own && record.section().base() == Section::SUSPICIONS;
     if *sparse {
-        if is_own_suspicion || others.len() <= EAGER {
+        let eager = if record.section().base() == Section::SUSPICIONS { EAGER_SUSPICIONS } else { EAGER };
+        if record.node() == *own || others.len() <= eager {
             return (others, Vec::new());
         }
         others.shuffle(random);
-        let lazy = others.split_off(EAGER);
+        let lazy = others.split_off(eager);
         return (others, lazy);
     }
     if record.node() != *own {

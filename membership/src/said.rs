@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use certs::{
-    grant::Grant,
-    revoke::Revocations,
+    grant::{Grant, NodeGrant},
     sign::{Digest, PublicKey},
-    verify::NodeCaFacts,
+    verify::{Authority, NodeCaFacts},
 };
 
 use crate::{
@@ -52,7 +51,7 @@ impl Said {
         records: &BTreeMap<Section, Arc<SignedRecord>>,
         table: &Table,
         facts: &NodeCaFacts,
-        revocations: &Revocations,
+        authority: &Authority,
     ) -> Said {
         let generation = records.values().map(|record| record.generation()).max().unwrap_or_default();
         let listed = records.get(&Section::TABLE).map_or(0, |record| record.generation());
@@ -76,23 +75,27 @@ impl Said {
             status: status.and_then(|record| Status::read(record.body()).ok()).unwrap_or(Status::Up),
             address: one(Section::ADDRESS).and_then(|body| Address::read(body).ok()),
             policy: one(Section::POLICY).and_then(|body| Policy::read(body).ok()).map(Arc::new),
-            services: services(bodies(Section::SERVICES), &facts.grant, revocations),
+            services: services(bodies(Section::SERVICES), facts, authority),
             health: Arc::new(health(bodies(Section::HEALTH))),
         }
     }
 }
 
+/// Those that certificate and operators allow, each under the account that operators gave it: a node that serves two services passes
+/// for neither under the account of the other.
 fn services<'a>(
     parts: impl Iterator<Item = &'a [u8]>,
-    grant: &Grant,
-    revocations: &Revocations,
+    facts: &NodeCaFacts,
+    authority: &Authority,
 ) -> Arc<[ServiceRecord]> {
+    let (grant, signed): (&Grant, Option<&Arc<NodeGrant>>) = (&facts.grant, authority.grants.get(&facts.node));
     let all = parts.filter_map(|body| Vec::<ServiceRecord>::read(body).ok()).flatten();
     let mut granted: BTreeMap<EndpointKey, ServiceRecord> = BTreeMap::new();
     for service in all {
         let allowed = grant.allows_service(&service.service)
             && grant.allows_account(&service.account)
-            && !revocations.account_revoked(&service.account);
+            && signed.is_some_and(|signed| signed.pairs(&service.service, &service.account))
+            && !authority.revocations.account_revoked(&service.account);
         if allowed {
             granted.entry((service.service.clone(), service.instance.clone())).or_insert(service);
         }

@@ -112,11 +112,9 @@ impl Net {
     }
 
     fn feed(&self, at: usize) -> Feed {
-        let known = |citizen: &Citizen| Known {
-            record_key: citizen.record_key.public(),
-            generation: GENERATION,
-            alive: true,
-            records: Arc::new(self.held[at].get(&citizen.node).cloned().unwrap_or_default()),
+        let known = |citizen: &Citizen| {
+            let records = Arc::new(self.held[at].get(&citizen.node).cloned().unwrap_or_default());
+            Known::new(citizen.record_key.public(), GENERATION, true, records)
         };
         let shown = self.citizens.iter().enumerate().filter(|(of, _)| self.hidden != Some((at, *of)));
         let members = shown.map(|(_, citizen)| (citizen.node.clone(), known(citizen))).collect();
@@ -147,6 +145,8 @@ impl Net {
                         }
                     }
                     Outgoing::Unknown { .. } => self.unknown += 1,
+                    // Parts that are on their way.
+                    Outgoing::Differs { .. } => {}
                     Outgoing::Hostile { what, .. } => self.hostile.push(what),
                 }
             }

@@ -34,6 +34,7 @@ use crate::{
         event::Events,
         hearing::Hearing,
         identity::Identity,
+        jwks,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -46,6 +47,7 @@ use crate::{
         state_dir::{Owner, StateDir},
         store::Store,
         sync::{Parts, Requests, Sync},
+        timeline,
         workload::{self, WorkloadApi},
         world::World,
     },
@@ -56,6 +58,7 @@ use crate::{
     snapshot::Circuits,
     tasks::Tasks,
     telemetry::Telemetry,
+    web,
 };
 
 /// Threads of the control runtime.
@@ -183,6 +186,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
         &config.locality,
         circuits.clone(),
     );
+    tasks.critical("telemetry", telemetry.clone().run(tasks.clone()));
     tasks.critical("outliers", sweep_outliers(circuits.clone()));
     let plane = Arc::new(plane);
     let threads = start_workers(&config, &mesh, seats, workers, &tasks)?;
@@ -192,7 +196,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let sync = synchroniser(&known, &mesh, &members, &tasks);
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
-    let requests = Requests { sync: sync.clone(), local: local.clone() };
+    let requests = Requests { sync: sync.clone(), local: local.clone(), telemetry: telemetry.clone() };
     start_membership(&config, &known, &mesh, &network, inputs, requests, &hearing, &tasks);
     tasks.critical("shares", Shares::new(known.world.clone(), members.clone(), hearing.demand.clone()).run());
     let sharing = Sharing {
@@ -206,11 +210,13 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
         tasks: tasks.clone(),
     };
     tasks.critical("outlier-sharing", sharing.run());
+    tasks.critical("timeline", timeline::watch(sync.clone(), circuits.clone()));
     let agent =
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
     tasks.critical("gateways", keep_doors(plane.clone(), agent.secrets().clone()));
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
+    tasks.critical("token-keys", jwks::run(known.world.current().clone(), tasks.clone()));
     tasks.critical("clock", drift::run(sync.clone(), dir.clone()));
     tasks.critical("catch-up", catch_up::run(sync.clone(), addresses.clone()));
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));
@@ -220,7 +226,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let ready = ready::line(&config, &mesh, &doors, &bound);
     serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
     agent.set_listening(true);
-    settled(&known.world, &local).await;
+    settled(&known.world, &owner.node, &local).await;
     plane.serve();
     ready::print(&ready);
 
@@ -241,14 +247,16 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     known.world.fatal().or(failure).map_or(Ok(()), Err)
 }
 
-/// Waits until requests find the services beside this node, but not for long: an application that hangs does not keep the others
-/// from being served.
-async fn settled(world: &World, local: &Local) {
-    let mut snapshots = world.current().subscribe();
+/// Waits until requests find the services beside this node, and commands this node itself, but not for long: an application that hangs
+/// does not keep the others from being served.
+async fn settled(world: &World, node: &NodeId, local: &Local) {
+    let mut changes = world.changes();
+    // Who invites at once is told by this node where it is.
+    let is_member = || world.view().member(node).is_some_and(|own| own.usable() && !own.addresses.is_empty());
     let seen = async {
-        while !local.is_seen_in(&world.current().load().services) {
+        while !is_member() || !local.is_seen_in(&world.current().load().services) {
             // An error means that the node ends.
-            if snapshots.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 return;
             }
         }
@@ -294,7 +302,7 @@ fn serve(config: &Config, doors: Doors, (agent, admin): (&Agent, Admin), network
     }
     tasks.critical("admin-socket", admin.clone().serve_socket(doors.socket));
     let allowed = config.admin.allow.clone().into();
-    tasks.critical("admin-loopback", admin.clone().serve_loopback(doors.admin, allowed));
+    tasks.critical("admin-loopback", admin.clone().serve_loopback(doors.admin, allowed, web::pages()));
     if let Some(metrics) = doors.metrics {
         tasks.critical("admin-metrics", admin.clone().serve_metrics(metrics));
     }

@@ -292,6 +292,12 @@ impl Cidr {
         Ok(Self { network, prefix })
     }
 
+    /// How many addresses it has.
+    pub fn size(&self) -> u128 {
+        let most = if self.network.is_ipv4() { 32 } else { 128 };
+        1_u128.checked_shl(most - u32::from(self.prefix)).unwrap_or(u128::MAX)
+    }
+
     /// Whether `address` lies within.
     pub fn contains(&self, address: std::net::IpAddr) -> bool {
         use std::net::IpAddr::{V4, V6};

@@ -16,3 +16,4 @@ pub mod secrets;
 pub mod snapshot;
 pub mod tasks;
 pub mod telemetry;
+pub mod web;

@@ -4,6 +4,7 @@
 mod circuits;
 mod counters;
 mod doors;
+mod token_keys;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
+pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
 
@@ -47,6 +49,8 @@ pub struct Snapshot {
     pub authority: Arc<Authority>,
     /// What is left of this node's rate limits; the same through all snapshots.
     pub limits: Arc<Limits>,
+    /// Keys of those whose tokens are believed, as fetched; the same through all snapshots.
+    pub token_keys: Arc<TokenKeys>,
 }
 
 /// The one place that holds the newest [`Snapshot`]. Cheap to clone.
@@ -108,8 +112,11 @@ impl Current {
 #[derive(Debug, Default)]
 pub struct Services {
     by_name: HashMap<ServiceName, Arc<Service>>,
-    by_account: HashMap<NodeId, HashMap<ServiceAccount, Vec<Arc<Endpoint>>>>,
+    by_account: HashMap<NodeId, Arc<ByAccount>>,
 }
+
+/// The endpoints of one node.
+type ByAccount = HashMap<ServiceAccount, Vec<Arc<Endpoint>>>;
 
 /// A service: what its endpoints have in common.
 #[derive(Debug)]
@@ -171,21 +178,51 @@ impl Services {
     /// Groups endpoints by service.
     #[must_use]
     pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Services {
-        let mut sorted: BTreeMap<ServiceName, BTreeMap<EndpointId, Arc<Endpoint>>> = BTreeMap::new();
-        let mut by_account: HashMap<NodeId, HashMap<ServiceAccount, Vec<Arc<Endpoint>>>> = HashMap::new();
+        let mut by_node: BTreeMap<NodeId, Vec<Endpoint>> = BTreeMap::new();
         for endpoint in endpoints {
-            let endpoint = Arc::new(endpoint);
-            let accounts = by_account.entry(endpoint.id.node.clone()).or_default();
-            accounts.entry(endpoint.account.clone()).or_default().push(endpoint.clone());
-            sorted.entry(endpoint.id.service.clone()).or_default().insert(endpoint.id.clone(), endpoint);
+            by_node.entry(endpoint.id.node.clone()).or_default().push(endpoint);
         }
-        let by_name = sorted.into_iter().map(|(name, endpoints)| {
-            let endpoints: Arc<[Arc<Endpoint>]> = endpoints.into_values().collect();
-            let ports: BTreeMap<u16, ServicePort> =
-                endpoints.iter().rev().flat_map(|e| e.ports.iter().cloned()).map(|port| (port.number, port)).collect();
-            (name.clone(), Arc::new(Service { name, ports: ports.into_values().collect(), endpoints }))
-        });
-        Services { by_name: by_name.collect(), by_account }
+        Services::default().with(by_node)
+    }
+
+    /// These, but of some nodes other endpoints. Services that none of them serves, or served, are taken over as they are.
+    #[must_use]
+    pub fn with(&self, changed: BTreeMap<NodeId, Vec<Endpoint>>) -> Services {
+        let Services { mut by_name, mut by_account } =
+            Services { by_name: self.by_name.clone(), by_account: self.by_account.clone() };
+        let mut touched: BTreeMap<ServiceName, BTreeMap<EndpointId, Arc<Endpoint>>> = BTreeMap::new();
+        let others = |endpoint: &&Arc<Endpoint>| !changed.contains_key(&endpoint.id.node);
+        let names = changed.keys().flat_map(|node| self.of_node(node)).map(|endpoint| &endpoint.id.service);
+        let names: BTreeSet<&ServiceName> =
+            names.chain(changed.values().flatten().map(|endpoint| &endpoint.id.service)).collect();
+        for name in names {
+            let kept = self.by_name.get(name).into_iter().flat_map(|service| service.endpoints.iter()).filter(others);
+            touched.insert(name.clone(), kept.map(|endpoint| (endpoint.id.clone(), endpoint.clone())).collect());
+        }
+        for (node, endpoints) in changed {
+            by_account.remove(&node);
+            let mut accounts = ByAccount::new();
+            for endpoint in endpoints.into_iter().map(Arc::new) {
+                accounts.entry(endpoint.account.clone()).or_default().push(endpoint.clone());
+                touched.entry(endpoint.id.service.clone()).or_default().insert(endpoint.id.clone(), endpoint);
+            }
+            if !accounts.is_empty() {
+                by_account.insert(node, Arc::new(accounts));
+            }
+        }
+        for (name, endpoints) in touched {
+            if endpoints.is_empty() {
+                by_name.remove(&name);
+            } else {
+                by_name.insert(name.clone(), Arc::new(Service::of(name, endpoints.into_values().collect())));
+            }
+        }
+        Services { by_name, by_account }
+    }
+
+    /// The endpoints of a node.
+    pub fn of_node(&self, node: &NodeId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.by_account.get(node).into_iter().flat_map(|accounts| accounts.values().flatten())
     }
 
     /// A service by name.
@@ -204,9 +241,20 @@ impl Services {
     pub fn of_peer(&self, node: &NodeId, account: &ServiceAccount) -> &[Arc<Endpoint>] {
         self.by_account.get(node).and_then(|accounts| accounts.get(account)).map_or(&[], Vec::as_slice)
     }
+
+    /// The endpoints on a node.
+    pub fn on(&self, node: &NodeId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.by_account.get(node).into_iter().flat_map(HashMap::values).flatten()
+    }
 }
 
 impl Service {
+    fn of(name: ServiceName, endpoints: Arc<[Arc<Endpoint>]>) -> Service {
+        let ports = endpoints.iter().rev().flat_map(|endpoint| endpoint.ports.iter().cloned());
+        let ports: BTreeMap<u16, ServicePort> = ports.map(|port| (port.number, port)).collect();
+        Service { name, ports: ports.into_values().collect(), endpoints }
+    }
+
     /// The nodes that serve it, reachable or not.
     #[must_use]
     pub fn nodes(&self) -> BTreeSet<&NodeId> {
@@ -288,5 +336,31 @@ mod tests {
         assert!(!services.labels_exist(&name, &BTreeMap::from([("version".to_owned(), "v3".to_owned())])));
         let account = ServiceAccount::new("default", "reviews").unwrap();
         assert_eq!(services.of_peer(&NodeId::new("a").unwrap(), &account).len(), 1);
+    }
+
+    #[test]
+    fn other_endpoints_of_one_node_leave_the_services_of_others_as_they_are() {
+        let stats = StatsTable::default();
+        let [reviews, ratings] = ["reviews", "ratings"].map(|name| ServiceName::new("default", name).unwrap());
+        let of = |node: &str, service: &ServiceName, port: u16| {
+            let id = EndpointId { node: NodeId::new(node).unwrap(), service: service.clone(), instance: None };
+            Endpoint { id, ..endpoint(node, "v1", port, &stats) }
+        };
+        let all = [of("a", &reviews, 80), of("b", &reviews, 81), of("c", &ratings, 82)];
+        let before = Services::new(all);
+        let (a, b, c) = (NodeId::new("a").unwrap(), NodeId::new("b").unwrap(), NodeId::new("c").unwrap());
+        let after = before.with(BTreeMap::from([(b.clone(), vec![of("b", &reviews, 90)])]));
+        assert!(Arc::ptr_eq(before.get(&ratings).unwrap(), after.get(&ratings).unwrap()));
+        let ports: Vec<u16> = after.get(&reviews).unwrap().ports.iter().map(|port| port.number).collect();
+        assert_eq!(ports, [80, 90]);
+        let kept = |services: &Services| services.get(&reviews).unwrap().endpoints[0].clone();
+        assert!(Arc::ptr_eq(&kept(&before), &kept(&after)));
+        // One goes, one changes what it serves, and a service without endpoints is none.
+        let after = after.with(BTreeMap::from([(c, vec![]), (a.clone(), vec![of("a", &ratings, 83)])]));
+        let nodes = |name: &ServiceName| after.get(name).unwrap().nodes().into_iter().cloned().collect::<Vec<_>>();
+        assert_eq!((nodes(&reviews), nodes(&ratings)), (vec![b.clone()], vec![a.clone()]));
+        assert_eq!(after.of_node(&a).count(), 1);
+        let after = after.with(BTreeMap::from([(b, vec![])]));
+        assert!(after.get(&reviews).is_none() && after.iter().count() == 1);
     }
 }

@@ -3,9 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use futures_util::FutureExt as _;
@@ -25,6 +26,8 @@ struct Shared {
     /// The first critical task that died.
     failure: OnceLock<Failure>,
     tracker: TaskTracker,
+    /// How often tasks of each name panicked.
+    panics: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// The death of a critical task, which ended the node.
@@ -95,7 +98,12 @@ impl Tasks {
     /// No tasks yet.
     #[must_use]
     pub fn new() -> Tasks {
-        let shared = Shared { stop: CancellationToken::new(), failure: OnceLock::new(), tracker: TaskTracker::new() };
+        let shared = Shared {
+            stop: CancellationToken::new(),
+            failure: OnceLock::new(),
+            tracker: TaskTracker::new(),
+            panics: Mutex::default(),
+        };
         Tasks { shared: Arc::new(shared) }
     }
 
@@ -172,6 +180,12 @@ impl Tasks {
         self.shared.failure.get()
     }
 
+    /// How often tasks of each name panicked since the start.
+    #[must_use]
+    pub fn panics(&self) -> BTreeMap<&'static str, u64> {
+        self.shared.panics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until all tasks have ended, except detached ones. Call after [`Tasks::stop`].
     pub async fn ended(&self) {
         self.shared.tracker.close();
@@ -208,6 +222,8 @@ impl Drop for Watch {
     fn drop(&mut self) {
         if let Ending::Panicked(message) = &self.ending {
             tracing::error!(task = self.name, message, "a task panicked");
+            let mut panics = self.tasks.shared.panics.lock().unwrap_or_else(PoisonError::into_inner);
+            *panics.entry(self.name).or_default() += 1;
         }
         if self.critical && !self.tasks.is_stopping() {
             let failure = Failure { task: self.name, ending: self.ending.clone() };
@@ -253,6 +269,7 @@ mod tests {
         let tasks = Tasks::new();
         let mut task = tasks.spawn("hair", async { panic!("lost") });
         assert_eq!(task.ended().await, Ending::Panicked("lost".to_owned()));
+        assert_eq!(tasks.panics(), BTreeMap::from([("hair", 1)]));
         let mut task = tasks.spawn("nail", std::future::pending());
         task.abort();
         assert_eq!(task.ended().await, Ending::Dropped);

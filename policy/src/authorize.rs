@@ -1,6 +1,7 @@
 //! The decision of AuthorizationPolicy for one workload. The proxy and `explain` ask the same code.
 //!
-//! The order is Istio's: CUSTOM, DENY, ALLOW; AUDIT only marks. Where Istio leaves a way around, the stricter reading counts: a
+//! The order is Istio's: CUSTOM, DENY, ALLOW; AUDIT only marks. CUSTOM has the proxy ask an external authoriser: whom, says
+//! [`Authorizer::ask`]; all the rest is [`Authorizer::decide`]. Where Istio leaves a way around, the stricter reading counts: a
 //! condition that forbids holds if any spelling of a value meets it, one that permits only if all do.
 
 mod facts;
@@ -104,6 +105,15 @@ pub struct Verdict {
     pub cause: Option<Cause>,
 }
 
+/// An external authoriser that must let the request in, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Its name in MeshConfig's `extensionProviders`; one that is not there lets nobody in.
+    pub provider: Arc<str>,
+    /// The rule of a CUSTOM policy that matches.
+    pub cause: Cause,
+}
+
 /// A rule that matched, or a policy that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -144,6 +154,8 @@ impl Decision {
 pub struct Authorizer {
     /// A policy that may be for the workload and that nobody here can read: it refuses whatever the others say.
     unreadable: Option<Arc<DocumentId>>,
+    /// CUSTOM.
+    asking: Vec<Policy>,
     enforced: Policies,
     tried: Policies,
     audit: Vec<Policy>,
@@ -154,7 +166,7 @@ pub struct Authorizer {
 /// What together says yes or no.
 #[derive(Debug, Clone, Default)]
 struct Policies {
-    /// CUSTOM, then DENY: a match refuses.
+    /// DENY: a match refuses.
     refusing: Vec<Policy>,
     allowing: Vec<Policy>,
 }
@@ -216,7 +228,8 @@ impl Authorizer {
                 let whole = values.len() == live.values.len();
                 let policies = if dry_run { &mut authorizer.tried } else { &mut authorizer.enforced };
                 let list = match action {
-                    Action::Custom | Action::Deny => &mut policies.refusing,
+                    Action::Custom => &mut authorizer.asking,
+                    Action::Deny => &mut policies.refusing,
                     Action::Allow => &mut policies.allowing,
                     Action::Audit => &mut authorizer.audit,
                 };
@@ -228,7 +241,11 @@ impl Authorizer {
 
     /// True if every request is allowed without a look.
     pub fn is_open(&self) -> bool {
-        self.unreadable.is_none() && self.enforced.is_empty() && self.tried.is_empty() && self.audit.is_empty()
+        self.unreadable.is_none()
+            && self.asking.is_empty()
+            && self.enforced.is_empty()
+            && self.tried.is_empty()
+            && self.audit.is_empty()
     }
 
     /// True if some rule looks at paths: then a path without a normal form is refused with 400 instead of forwarded. Otherwise the
@@ -236,7 +253,7 @@ impl Authorizer {
     pub fn looks_at_paths(&self) -> bool {
         let lists =
             [&self.enforced, &self.tried].into_iter().flat_map(|policies| [&policies.refusing, &policies.allowing]);
-        let values = lists.flatten().chain(&self.audit).flat_map(|policy| &policy.values);
+        let values = lists.flatten().chain(&self.asking).chain(&self.audit).flat_map(|policy| &policy.values);
         values.flat_map(|value| &value.rules).flat_map(Rule::conditions).any(|condition| match &condition.attribute {
             Attribute::Path => true,
             Attribute::Header(name) => name == ":path",
@@ -259,13 +276,34 @@ impl Authorizer {
         })
     }
 
-    /// Decides about a request.
+    /// True if some request must be asked about ([`Authorizer::ask`]).
+    pub fn asks(&self) -> bool {
+        !self.asking.is_empty()
+    }
+
+    /// Whom to ask about the request, beside those that were asked already: all that this gives, one after the other, must let it in,
+    /// and so must [`Authorizer::decide`] afterwards, on the head as they changed it. None where that refuses whatever they say.
+    pub fn ask(&self, peer: &Peer<'_>, head: &Head<'_>, asked: &[Arc<str>]) -> Option<Ask> {
+        if self.unreadable.is_some() {
+            return None;
+        }
+        let facts = Facts::new(peer, Some(head), &self.trust_domains);
+        let all = self.asking.iter().flat_map(|policy| policy.values.iter().map(move |value| (policy, value)));
+        { all }.find_map(|(policy, value)| {
+            // Without a name it has no rules.
+            let provider = value.provider.as_ref().filter(|provider| !asked.contains(provider))?;
+            let cause = policy.matching(value, &facts, Posture::Forbids)?;
+            Some(Ask { provider: Arc::clone(provider), cause })
+        })
+    }
+
+    /// Decides about a request, but for what external authorisers say.
     pub fn decide(&self, peer: &Peer<'_>, head: &Head<'_>) -> Decision {
         self.weigh(&Facts::new(peer, Some(head), &self.trust_domains))
     }
 
     /// Decides about a connection that is not HTTP. An ALLOW rule that looks at HTTP never matches; a DENY rule loses what it says
-    /// of HTTP, and so forbids more.
+    /// of HTTP, and so forbids more. Nobody is asked about a connection: where a CUSTOM rule matches, it is refused.
     pub fn decide_connection(&self, peer: &Peer<'_>) -> Decision {
         self.weigh(&Facts::new(peer, None, &self.trust_domains))
     }
@@ -276,8 +314,12 @@ impl Authorizer {
     }
 
     fn weigh(&self, facts: &Facts<'_>) -> Decision {
+        let unasked = || {
+            let cause = if facts.is_http() { None } else { first_match(&self.asking, facts) };
+            cause.map(|cause| Verdict { allowed: false, cause: Some(cause) })
+        };
         Decision {
-            verdict: self.refusal().unwrap_or_else(|| self.enforced.decide(facts)),
+            verdict: self.refusal().or_else(unasked).unwrap_or_else(|| self.enforced.decide(facts)),
             audit: first_match(&self.audit, facts),
             dry_run: (!self.tried.is_empty()).then(|| self.tried.decide(facts)),
         }

@@ -87,6 +87,7 @@ impl Kind {
             | Kind::Gateway
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
+            | Kind::RequestAuthentication
             | Kind::Telemetry
             | Kind::RateLimit
             | Kind::MeshConfig
@@ -94,11 +95,7 @@ impl Kind {
             | Kind::NodeGrant
             | Kind::Revocation
             | Kind::Confirmation => true,
-            Kind::ServiceEntry
-            | Kind::WorkloadEntry
-            | Kind::WorkloadGroup
-            | Kind::Sidecar
-            | Kind::RequestAuthentication => false,
+            Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup | Kind::Sidecar => false,
         }
     }
 

@@ -22,6 +22,7 @@ pub mod route;
 pub mod schema;
 #[cfg(test)]
 mod testing;
+pub mod token;
 mod tree;
 pub mod validate;
 

@@ -11,6 +11,7 @@ pub mod http;
 pub mod load;
 pub mod process;
 pub mod simulation;
+pub mod tokens;
 
 use std::time::{Duration, Instant};
 

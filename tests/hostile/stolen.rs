@@ -92,10 +92,22 @@ fn mint(cluster: &Cluster, node: &str, id: &SpiffeId) -> Arc<CertifiedKey> {
     Arc::new(CertifiedKey::new(chain, key))
 }
 
-/// A node's leaf by a stolen enroller CA, by way of a node CA that it certifies for a key of the thief's.
+/// A node's leaf by the stolen enroller CA of `web`, by way of a node CA that it certifies for a key of the thief's.
 fn enrol(cluster: &Cluster, node: &str, epoch: u64, accounts: Vec<Pattern>, id: &SpiffeId) -> Arc<CertifiedKey> {
-    let chain = bundle_from_pem(&read(cluster, "web", "enroller.pem")).expect("a certificate");
-    let key = CaKey::from_pem(&read(cluster, "web", "enroller.key")).expect("a key");
+    enrol_by(cluster, "web", node, epoch, accounts, id)
+}
+
+/// The same by the stolen enroller CA of `thief`.
+fn enrol_by(
+    cluster: &Cluster,
+    thief: &str,
+    node: &str,
+    epoch: u64,
+    accounts: Vec<Pattern>,
+    id: &SpiffeId,
+) -> Arc<CertifiedKey> {
+    let chain = bundle_from_pem(&read(cluster, thief, "enroller.pem")).expect("a certificate");
+    let key = CaKey::from_pem(&read(cluster, thief, "enroller.key")).expect("a key");
     let enroller = Enroller::new(&domain(), chain, key).expect("it is its own");
     let grant = Grant {
         node: NodeId::new(node).expect("a name"),
@@ -219,4 +231,31 @@ fn a_stolen_enroller_directory_redeems_open_invites_and_nothing_wider() {
     is_nobody(&cluster, &open, "after the eviction");
     is_nobody(&cluster, &mint(&cluster, "web", &service("web")), "the enroller itself");
     is_nobody(&cluster, &enrol(&cluster, "guest", 1, exactly("guest"), &itself("guest")), "after the eviction");
+}
+
+/// What is invited at one enroller is nothing to another one, though nobody has seen a key of the name yet; and yet the other one renews
+/// what the first has enrolled.
+#[test]
+fn a_stolen_enroller_takes_no_invite_that_another_one_redeems_nor_a_name_that_nobody_has_met() {
+    let mut cluster = mesh();
+    cluster.on("web", &["ca", "promote", "ratings"]).expect_code(0);
+    let own = |name: &str| Service { account: name.into(), ..Service::version(&format!("shop/{name}"), "v1") };
+    cluster.invite("guest", &Plan::with([own("guest")]), &["--ttl", "1h"]);
+    // Enrolled, and not started so far: no node knows its key.
+    let late = Plan::with([own("late"), own("extra")]);
+    let token = cluster.invite("late", &Plan::with([own("late")]), &[]);
+    cluster.prepare_only("late", &late);
+    cluster.join_with("late", &token).expect_code(0);
+    for name in ["guest", "late"] {
+        for id in [service(name), itself(name)] {
+            let stolen = enrol_by(&cluster, "ratings", name, 1, vec![Pattern::All], &id);
+            is_nobody(&cluster, &stolen, &format!("{} by the enroller that was not named", id.uri()));
+        }
+    }
+    cluster.run("late");
+    cluster.wait_endpoints("shop/late", 1);
+    assert_eq!(cluster.healthy("reviews", "shop/extra"), 0);
+    cluster.kill("web");
+    cluster.on("reviews", &["grant", "late", "shop/extra=extra"]).expect_code(0);
+    cluster.wait_endpoints("shop/extra", 1);
 }

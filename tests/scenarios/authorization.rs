@@ -151,6 +151,37 @@ fn explain_says_what_the_endpoint_does() {
 }
 
 #[test]
+fn an_external_authoriser_is_asked_and_named() {
+    let services = [Service::version("shop/reviews", "v1"), Service::version("shop/opa", "v1")];
+    let caller = Plan::with([Service { account: "web".to_owned(), ..Service::client("shop/web") }]);
+    let cluster = Cluster::start(skein(), &[("web", caller), ("reviews", Plan::with(services))]);
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster.wait_endpoints("shop/opa", 1);
+    let custom = "{selector: {matchLabels: {app: reviews}}, action: CUSTOM, provider: {name: opa}, rules: [{}]}";
+    let custom = policy("ask-opa", "", custom);
+    let refused = cluster.push("web", &custom, &[]);
+    assert!(refused.code == 2 && refused.err.contains("SKN0334"), "nobody could be asked: {refused:?}");
+    let config = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec:\n  extensionProviders:\n  - name: opa\n    \
+                  envoyExtAuthzHttp: {service: opa.shop.svc.cluster.local, port: 9080}\n---\n";
+    cluster.push("web", &format!("{config}{custom}"), &["--wait", "all"]).expect_code(0);
+    let opa = &cluster.node("reviews").backends[1];
+    opa.answer_path_with("/admin", 401);
+    assert_eq!((status(&cluster, "web", "/x"), status(&cluster, "web", "/admin")), (200, 401));
+    let asked = opa.arrivals();
+    assert_eq!(asked.last().map(|arrival| arrival.line().to_owned()).as_deref(), Some("GET /admin HTTP/1.1"));
+    let caller = asked.last().and_then(|arrival| arrival.header("x-source-principal").map(str::to_owned));
+    assert!(caller.is_some_and(|caller| caller.ends_with("/ns/shop/sa/web")));
+    let lines: Vec<_> =
+        cluster.node("reviews").backends[0].arrivals().iter().map(|one| one.line().to_owned()).collect();
+    assert_eq!(lines.iter().filter(|line| line.contains("/admin")).count(), 0, "{lines:?}");
+    let explained = cluster.json("web", &["explain", "http://reviews.shop:9080/admin"]);
+    let wanted = json!([{"provider": "opa", "document": "AuthorizationPolicy shop/ask-opa", "rule": "rules[0]"}]);
+    assert_eq!(explained["authorization"]["asks"], wanted, "{explained}");
+    assert_eq!(explained["authorization"]["verdict"], "allow", "{explained}");
+}
+
+#[test]
 fn a_trial_is_counted_and_changes_nothing() {
     let cluster = mesh();
     let trial = policy("trial", "istio.io/dry-run: 'true'", ALLOW_WEB);

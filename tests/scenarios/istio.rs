@@ -15,6 +15,7 @@ use std::{
 use harness::{
     cluster::{Cluster, Plan, Service},
     eventually, http, simulation,
+    tokens::Issuer,
 };
 
 use self::{
@@ -24,6 +25,7 @@ use self::{
     scenario::{Call, Connection, Documents, Scenario},
 };
 use crate::skein;
+use serde_json::json;
 
 /// The files of a folder by name; none where the corpus is absent.
 #[expect(clippy::print_stdout, reason = "whoever runs the tests must see that nothing was checked")]
@@ -45,8 +47,9 @@ fn text(file: &Path) -> String {
 fn what_istio_promises_to_callers_holds() {
     let Some(mut files) = files("scenarios") else { return };
     files.retain(|name, _| !NOT_HERE.iter().any(|(listed, _)| listed == name) && !AT_GATEWAYS.contains(&name.as_str()));
+    let issuer = Issuer::default();
     let read = |(name, file): (&String, &PathBuf)| {
-        Scenario::read(&text(file)).unwrap_or_else(|error| panic!("{name}: {error}"))
+        Scenario::read(&signed(&text(file), &issuer)).unwrap_or_else(|error| panic!("{name}: {error}"))
     };
     let mut scenarios: Vec<Scenario> = files.iter().map(read).collect();
     // The one that takes applications down comes last.
@@ -111,6 +114,15 @@ fn what_istio_simulates_is_not_here_for_these_reasons() {
         println!("simulation {name}: not here, {because:?}");
     }
     println!("{} of {} simulations run", simulation::HERE.len(), listed.len());
+}
+
+/// A scenario's text with the keys and tokens that its setup speaks of.
+fn signed(text: &str, issuer: &Issuer) -> String {
+    let demo = json!({"iss": "testing@secure.istio.io", "sub": "testing@secure.istio.io", "foo": "bar"});
+    let keys = issuer.keys().replace('"', "\\\"");
+    text.replace("\"<JWKS_UNDER_TEST>\"", &format!("\"{keys}\""))
+        .replace("<DEMO>", &issuer.token(&demo))
+        .replace("<INVALID>", "garbage")
 }
 
 /// Runs one, and says how many of its calls were left out.

@@ -1,6 +1,6 @@
 //! From one root to the next: step by step under load, with nodes that are away or die, at once, and from a root that has expired.
 
-use std::{io::Write as _, net::TcpStream, time::Duration};
+use std::{io::Write as _, net::TcpStream, process::Stdio, time::Duration};
 
 use harness::{
     PATIENCE,
@@ -191,6 +191,88 @@ fn what_is_under_way_on_the_old_root_is_waited_for() {
     drop(request);
     step(&cluster, &["finish"]);
     served(&cluster, "first", PATIENCE);
+}
+
+#[test]
+fn who_is_left_behind_by_force_is_named_and_finds_back() {
+    let cluster = Cluster::start(skein(), &[("first", web()), ("second", reviews())]);
+    cluster.wait_endpoints("shop/reviews", 1);
+    served(&cluster, "first", PATIENCE);
+    let request = endless(&cluster);
+    step(&cluster, &["start"]);
+    step(&cluster, &["advance"]);
+    let finished = cluster.on("first", &["ca", "rotate", "finish", "--force", "--timeout", "6s", "-o", "json"]);
+    // What is cut need not say in time that it has it.
+    assert!([0, 4].contains(&finished.code), "{finished:?}");
+    let finished = finished.json();
+    assert_eq!(finished["phase"], "steady", "{finished}");
+    let named = [texts(&finished["left_behind"]), texts(&finished["cut"])].concat();
+    assert!(named.contains(&"first") || named.contains(&"second"), "{finished}");
+    served(&cluster, "first", Duration::from_secs(60));
+    assert_eq!(states(&cluster), ["issuing", "withdrawn"]);
+    drop(request);
+}
+
+/// Begins a step and kills the command line after so long.
+fn interrupted(cluster: &Cluster, word: &str, after: Duration) {
+    let mut command = cluster.command("first");
+    command.args(["ca", "rotate", word]).args(STEP).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("skein can be started");
+    std::thread::sleep(after);
+    // It may have come to its end already.
+    let _ = child.kill();
+    child.wait().expect("it ends");
+}
+
+#[test]
+fn a_command_line_that_dies_at_any_moment_loses_neither_the_change_nor_a_key() {
+    let cluster = Cluster::start(skein(), &[("first", web()), ("second", reviews())]);
+    cluster.wait_endpoints("shop/reviews", 1);
+    let phase = || cluster.json("first", &["ca", "rotate", "status"])["phase"].as_str().map(str::to_owned);
+    for (word, wanted) in [("start", "distributing"), ("advance", "issuing"), ("finish", "steady")] {
+        for millis in [10, 30, 60, 100, 150, 250] {
+            if phase().as_deref() != Some(wanted) {
+                interrupted(&cluster, word, Duration::from_millis(millis));
+            }
+        }
+        if phase().as_deref() != Some(wanted) {
+            step(&cluster, &[word]);
+        }
+        assert_eq!(phase().as_deref(), Some(wanted), "after {word}");
+    }
+    assert_eq!(states(&cluster), ["issuing", "withdrawn"]);
+    served(&cluster, "first", PATIENCE);
+    // The key that is left certifies.
+    cluster.on("first", &["ca", "renew", "first"]).expect_code(0);
+    let bundled = std::fs::read_to_string(cluster.operator().join("bundle.pem")).expect("it is there");
+    assert_eq!(bundled, bundle(&cluster, "second"));
+}
+
+#[test]
+fn a_node_whose_root_was_withdrawn_while_nobody_can_renew_it_says_so() {
+    let mut cluster = three();
+    cluster.kill("third");
+    cluster.json("first", &["ca", "rotate", "start", "--emergency"]);
+    eventually_within("second is back", Duration::from_secs(60), || match cluster.healthy("first", "shop/reviews") {
+        1 => Ok(()),
+        seen => Err(format!("{seen} seen; {}", cluster.log("second"))),
+    });
+    cluster.kill("first");
+    // From the second it hears of the new root, and the second enrols nobody.
+    cluster.run("third");
+    eventually_within("third says why no connection opens", Duration::from_secs(60), || {
+        let told = cluster.json("third", &["status"]);
+        let problems = told["problems"].to_string();
+        if problems.contains("certificate_withdrawn") { Ok(()) } else { Err(told.to_string()) }
+    });
+    assert_eq!(cluster.healthy("second", "shop/reviews"), 1);
+    cluster.run("first");
+    eventually_within("third is back", Duration::from_secs(60), || match cluster.healthy("first", "shop/reviews") {
+        2 => Ok(()),
+        seen => Err(format!("{seen} seen; {}", cluster.log("third"))),
+    });
+    let told = cluster.json("third", &["status"])["problems"].to_string();
+    assert!(!told.contains("certificate_withdrawn"), "{told}");
 }
 
 #[test]

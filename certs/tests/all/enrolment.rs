@@ -7,7 +7,7 @@ use certs::{
     codec::{Envelope, Millis},
     error::Error,
     grant::NodeGrant,
-    join::{Chain, Hello, JoinRefusal, JoinReply, JoinRequest, Message, RenewRequest, Secret, Token, proof},
+    join::{Chain, Hello, JoinRefusal, JoinReply, JoinRequest, Message, RenewRequest, Renewal, Secret, Token, proof},
     sign::{Digest, SigningKey},
     tls::{self, Conversation, server_name},
     verify::{Authority, KnownKey, VerifyError, verify_ca},
@@ -207,9 +207,12 @@ fn a_mesh_that_was_off_for_a_month_renews() {
         authority.known_keys.insert(node_id("b"), certs::verify::KnownKey { epoch: grant.epoch, ca_key });
     });
     let authority = world.authority.load_full();
-    let (spki, granted) = renew(&key, &record_key).check(&authority, EXPORTER, later).unwrap();
-    assert_eq!((spki.clone(), granted.clone()), (key.spki(), grant));
-    assert!(world.enroller.issue_node(&spki, &granted, later).is_ok());
+    let renewal = renew(&key, &record_key).check(&authority, EXPORTER, later).unwrap();
+    let signed = authority.grants[&node_id("b")].clone();
+    assert_eq!(renewal, Renewal { spki: key.spki(), record_key: record_key.public(), signed: signed.clone() });
+    let chain = world.enroller.certify(&signed, (&renewal.spki, renewal.record_key), Some(&chain), DAY, later).unwrap();
+    let chain: Vec<CertificateDer<'_>> = chain.iter().map(|der| der.as_slice().into()).collect();
+    assert_eq!(verify_ca(&chain, &authority, later).unwrap().grant, grant);
     let code = |request: RenewRequest, exporter: &[u8]| request.check(&authority, exporter, later).unwrap_err().code;
     assert_eq!(code(renew(&key, &record_key), &[8; 32]), "bad_proof");
     assert_eq!(code(renew(&key, &SigningKey::generate()), EXPORTER), "bad_proof");
@@ -231,7 +234,7 @@ fn under_a_withdrawn_root_only_a_key_that_was_seen_renews() {
         authority.former = std::mem::replace(&mut authority.roots, vec![World::new().root.certificate()]);
         authority.known_keys.extend(seen.map(|seen| (node_id("b"), seen)));
         edit(&mut authority);
-        renew.check(&authority, EXPORTER, now).map(|(spki, _)| spki).map_err(|refusal| refusal.message)
+        renew.check(&authority, EXPORTER, now).map(|renewal| renewal.spki).map_err(|refusal| refusal.message)
     };
     let seen = |key: &CaKey, epoch| Some(KnownKey { epoch, ca_key: Digest::of(&key.spki()) });
     for now in [NOW, NOW + 40 * DAY, NOW + 20 * 365 * DAY] {

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use certs::{
     root::Root,
     tls::{self, Conversation, EXPORTER_ADMIN, EXPORTER_JOIN, Leafs, server_name},
-    verify::VerifyError,
+    verify::{Authority, VerifyError},
 };
 use rustls::{
     ClientConfig, ClientConnection, NamedGroup, ServerConfig, ServerConnection,
@@ -285,20 +285,26 @@ fn renewal_and_the_clock_act_on_old_configurations() {
 #[test]
 fn an_operator_needs_only_the_bundle() {
     let pair = Pair::new();
-    let bundle = vec![pair.world.root.certificate()];
+    let under = |root: Vec<u8>| Authority::new(trust_domain(), vec![root]);
+    let bundle = under(pair.world.root.certificate());
     let server = pair.b.server(Conversation::Admin);
-    let operator = |roots, expect: Option<&str>| {
+    let operator = |known: Authority, expect: Option<&str>| {
         let expect = expect.map(identity_node);
-        tls::operator(&trust_domain(), roots, expect.as_ref(), pair.world.clock.clone())
+        tls::operator(known, expect.as_ref(), pair.world.clock.clone())
     };
     assert!(shake(&operator(bundle.clone(), Some("b")), &server, name("b")).is_ok());
     assert!(shake(&operator(bundle.clone(), None), &server, server_name(None, &trust_domain())).is_ok());
     // Another node answers at this address.
-    let outcome = shake(&operator(bundle, Some("a")), &server, server_name(None, &trust_domain()));
+    let outcome = shake(&operator(bundle.clone(), Some("a")), &server, server_name(None, &trust_domain()));
     assert!(matches!(reason(outcome), ("client", VerifyError::WrongIdentity { .. })));
     let other = Root::generate(&trust_domain(), NOW).certificate();
-    let outcome = shake(&operator(vec![other], Some("b")), &server, name("b"));
+    let outcome = shake(&operator(under(other), Some("b")), &server, name("b"));
     assert_eq!(reason(outcome), ("client", VerifyError::UntrustedRoot));
+    // And who it knows to be evicted is nobody.
+    let mut evicting = bundle;
+    evicting.revocations.evict(identity_node("b"), 1);
+    let outcome = shake(&operator(evicting, Some("b")), &server, name("b"));
+    assert_eq!(reason(outcome), ("client", VerifyError::Evicted(identity_node("b"), 1)));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod forge;
 mod handshake;
 mod oracle;
 mod property;
+mod redemption;
 mod surgery;
 mod verifier;
 mod world;

@@ -44,7 +44,7 @@ pub(crate) fn node_grant(node: &str, epoch: u64, services: &[&str], enroller: bo
         epoch,
         services: services.iter().map(|text| text.parse().unwrap()).collect(),
         token_hash: None,
-        redeemer: None,
+        redeemer: Some(node_id("a")),
         token_expires: None,
         enroller,
         retired: false,

@@ -8,8 +8,10 @@ use rand::{Rng, rngs::StdRng};
 
 use super::{RECONNECT_MS, Verdict};
 
-/// Time between probes of a neighbour.
-const PROBE_MS: u64 = 250;
+/// Time between probes of a watched member: 250 ms, which ticks every 50 ms shall not round up.
+const PROBE_MS: u64 = 230;
+/// Silence over a link that the other end watches: its probes, four a second, have been missing for so long.
+const UNWATCHED_MS: u64 = 330;
 /// Time between probes of any other linked member.
 const KEEP_ALIVE_MS: u64 = 1_000;
 /// Time between probes of a member in doubt.
@@ -18,12 +20,12 @@ const DOUBT_PROBE_MS: u64 = 50;
 const LATE_MS: u64 = 80;
 /// The most that a round trip delays this.
 const LATE_MOST_MS: u64 = 2_000;
+/// A probe without an answer after this time, or twice the round trip, is worth looking at more often.
+const OWED_MS: u64 = 40;
 /// How long a data connection's failure counts.
 const FAILURE_MS: u64 = 3_000;
 /// What an accusation leaves a member to refute it.
 const REFUTE_MS: u64 = 400;
-/// What it leaves more where it travels over several hops.
-const HOPS_MS: u64 = 50;
 /// A silence without a link that means death, if the check found nothing.
 const DEAD_UNLINKED_MS: u64 = 800;
 /// The same when this node rather doubts itself.
@@ -51,6 +53,8 @@ const CALM_MOST_MS: u64 = 600_000;
 
 pub(super) struct Peer {
     pub(super) linked: bool,
+    /// This node dialled it.
+    pub(super) dialled: bool,
     /// Was linked once in this run.
     pub(super) met: bool,
     pub(super) verdict: Verdict,
@@ -122,11 +126,12 @@ pub(super) struct Judged {
 
 impl Peer {
     pub(super) fn new(now: u64, verdict: Verdict) -> Peer {
-        let (linked, met, vouched, hearsay, evidence, failed, last_ping, pings) = Default::default();
-        let (rtt, check) = (None, None);
+        let (linked, dialled, met, vouched, hearsay, evidence, failed, last_ping) = Default::default();
+        let (pings, rtt, check) = (VecDeque::new(), None, None);
         let (loss, calm_until, calm) = (0.0, 0, CALM_MS);
         Peer {
             linked,
+            dialled,
             met,
             verdict,
             heard: now,
@@ -183,10 +188,11 @@ impl Peer {
         self.evidence = false;
     }
 
-    pub(super) fn probe(&mut self, neighbour: bool, setting: &Setting, random: &mut StdRng, now: u64) -> Option<u64> {
+    pub(super) fn probe(&mut self, watched: bool, setting: &Setting, random: &mut StdRng, now: u64) -> Option<u64> {
         let waits = self.pings.back().is_some_and(|(_, sent)| *sent >= self.heard);
+        let unwatched = setting.sparse && now.saturating_sub(self.heard) >= UNWATCHED_MS;
         let doubted = self.check.is_some() || self.failed_lately(now) || self.late(setting.health, now) > 0;
-        let pause = match (doubted, neighbour || waits) {
+        let pause = match (doubted, watched || waits || unwatched) {
             (true, _) => DOUBT_PROBE_MS,
             (false, true) => PROBE_MS,
             (false, false) => KEEP_ALIVE_MS,
@@ -201,6 +207,12 @@ impl Peer {
         self.pings.push_back((nonce, now));
         self.last_ping = Some(now);
         Some(nonce)
+    }
+
+    /// Whether an answer of it is overdue, though not late.
+    pub(super) fn owes(&self, now: u64) -> bool {
+        let wait = self.rtt.map_or(OWED_MS, |rtt| (rtt * 2).clamp(OWED_MS, LATE_MOST_MS));
+        self.linked && self.pings.iter().any(|(_, sent)| *sent >= self.heard && now >= sent + wait)
     }
 
     /// Probes since its last sign of life that are late.
@@ -279,8 +291,8 @@ impl Peer {
             self.verdict = Verdict::Suspect;
             judged.verdict = Some(Verdict::Suspect);
         }
-        let refute = if setting.sparse { REFUTE_MS + HOPS_MS } else { REFUTE_MS };
-        let refute = if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { setting.patient(setting.widened(refute)) };
+        let refute =
+            if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { setting.patient(setting.widened(REFUTE_MS)) };
         let unrefuted = check.told.is_some_and(|told| now.saturating_sub(told) >= refute);
         let is_dead = match (linked, setting.sparse) {
             (true, _) => unrefuted && dead,

@@ -36,7 +36,7 @@ proptest! {
         let (member, mut detector) = (name(1), Detector::new(name(0), StdRng::seed_from_u64(1)));
         detector.sparse(sparse);
         for number in 1..6 {
-            detector.linked(&name(number), 1);
+            detector.linked(&name(number), true, 1);
         }
         let mut orders = Vec::new();
         for now in (0..20_000).step_by(25) {
@@ -62,7 +62,7 @@ proptest! {
     ) {
         let (member, mut detector) = (name(1), Detector::new(name(0), StdRng::seed_from_u64(1)));
         detector.sparse(true);
-        (2..6).for_each(|number| drop(detector.linked(&name(number), 1)));
+        (2..6).for_each(|number| drop(detector.linked(&name(number), true, 1)));
         detector.learned(&member, 1);
         detector.spoken(&member, 1);
         prop_assert_eq!(detector.verdict(&member), Some(Verdict::Alive));
@@ -88,7 +88,7 @@ fn who_answers_nobody_is_dead_within_a_second() {
     for sparse in [false, true] {
         let (member, mut detector) = (name(1), Detector::new(name(0), StdRng::seed_from_u64(1)));
         detector.sparse(sparse);
-        (1..6).for_each(|number| drop(detector.linked(&name(number), 1)));
+        (1..6).for_each(|number| drop(detector.linked(&name(number), true, 1)));
         let (mut orders, mut dead) = (Vec::new(), None);
         for now in (0..5_000).step_by(25) {
             (2..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));

@@ -177,6 +177,9 @@ pub enum Effect {
     },
     /// Store these bytes; they replace the last ones.
     Persist(Vec<u8>),
+    /// This node goes on under this generation, because peers hold records of an earlier run under a higher one than it started
+    /// with. Store it, so that no later run falls below, before anything that follows is done.
+    Generation(u64),
     /// Hand to [`crate::gossip::Carrier::deliver`].
     Deliver {
         /// The link's verified peer.

@@ -1,6 +1,6 @@
 //! What nodes say and what is judged of them, folded into the View; and what changed by it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use certs::id::NodeId;
 
@@ -8,7 +8,7 @@ use super::{Change, Effect, Engine, Loss};
 use crate::{
     body::Status,
     detector::Verdict,
-    gossip::{Feed, Known},
+    gossip::Feed,
     record::Section,
     said::Said,
     view::{Member, MemberState, View},
@@ -91,7 +91,7 @@ impl Engine {
             self.detector.learned(node, self.steady);
             self.dialer.judged(node, false, self.steady);
             if self.links.linked().contains(node) {
-                let orders = self.detector.linked(node, self.steady);
+                let orders = self.detector.linked(node, self.links.is_dialled(node), self.steady);
                 // Only a judgement can come of it, and the caller is about to fold that in.
                 drop(orders);
             }
@@ -211,14 +211,7 @@ impl Engine {
     /// All that the gossip carrier must know.
     #[must_use]
     pub fn feed(&self) -> Feed {
-        let known = |node: &NodeId| {
-            let said = self.ledger.said(node)?;
-            let records = self.ledger.records(node)?.clone();
-            let alive = self.view.member(node).is_some_and(|member| member.usable());
-            let Said { record_key, generation, .. } = **said;
-            Some((node.clone(), Known { record_key, generation, alive, records }))
-        };
-        let members: BTreeMap<NodeId, Known> = self.ledger.nodes().filter_map(known).collect();
+        let members = self.ledger.known(|node| self.view.member(node).is_some_and(|member| member.usable()));
         Feed { node: self.own.clone(), members, linked: self.links.linked().iter().cloned().collect() }
     }
 }

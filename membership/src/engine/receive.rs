@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use certs::id::NodeId;
 
-use super::{Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS};
+use super::{DIFFERED_MS, Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS};
 use crate::{
+    detector::Look,
     gossip::Outgoing,
     ledger::{Offered, Quarantine},
     limit::Bucket,
@@ -31,6 +32,8 @@ const REFUTE_MS: u64 = 200;
 const VAIN_MS: u64 = 5_000;
 /// Time between notices about one peer.
 const NOTICE_MS: u64 = 60_000;
+/// Members that this node looks at because one summary judges otherwise of them.
+const LOOKS: usize = 16;
 /// Entries of a summary or a pull that are read.
 const ENTRIES: usize = 2_048;
 /// Bytes of records that one pull is answered.
@@ -133,10 +136,10 @@ impl Engine {
         if *node == self.own {
             return self.own_record(record);
         }
-        let latest = self.ledger.latest(node).map(|latest| (latest.generation, latest.sequence));
+        let latest = self.ledger.rank(node);
         // What was not asked for is told because it is fresh.
         if from.is_some() && !self.fetch.wants(node) {
-            self.spoken.insert(node.clone(), self.steady);
+            self.spoken(node, record.rank());
         }
         let now = self.now();
         let (rate, burst) = ORIGIN_RECORDS;
@@ -185,12 +188,14 @@ impl Engine {
         }
     }
 
-    /// Somebody holds a record of this very node: no news, unless a copy of this node signed it.
-    fn own_record(&mut self, record: &Arc<SignedRecord>) {
-        let later = record.generation() > self.author.generation();
-        if later && record.verify(&self.trust_domain, &self.author.key()).is_ok() {
-            self.out.push(Effect::Notice(Notice::Clone { generation: record.generation() }));
-        }
+    /// A peer speaks of a member as alive, or has news of it, up to this number.
+    fn spoken(&mut self, node: &NodeId, rank: (u64, u64)) {
+        self.spoken.insert(node.clone(), (rank, self.steady));
+    }
+
+    /// Whether a peer spoke so of a member, and what it spoke of is held: who claims more than it can show is not believed.
+    fn is_spoken_of(&self, node: &NodeId) -> bool {
+        self.spoken.get(node).is_some_and(|(claimed, _)| self.ledger.rank(node) >= Some(*claimed))
     }
 
     fn after_records(&mut self, touched: &BTreeSet<NodeId>, from: Option<&NodeId>) {
@@ -202,7 +207,7 @@ impl Engine {
             if self.ledger.key(node).is_none() {
                 continue;
             }
-            if self.spoken.contains_key(node) {
+            if self.is_spoken_of(node) {
                 let orders = self.detector.spoken(node, self.steady);
                 self.obey(orders);
             }
@@ -246,25 +251,24 @@ impl Engine {
     /// What came to a peer just now and should come here by itself.
     fn announced(&mut self, from: &NodeId, entries: Vec<Latest>) {
         for entry in entries.into_iter().take(ENTRIES) {
-            let ours = self.ledger.latest(&entry.node).map(|latest| (latest.generation, latest.sequence));
+            let theirs = (entry.generation, entry.sequence);
             let granted = self.ledger.authority().grants.contains_key(&entry.node);
-            if granted && entry.node != self.own && ours < Some((entry.generation, entry.sequence)) {
-                self.spoken.insert(entry.node.clone(), self.steady);
+            if granted && entry.node != self.own && self.ledger.rank(&entry.node) < Some(theirs) {
+                self.spoken(&entry.node, theirs);
                 self.fetch.expect(&entry.node, from, self.steady);
             }
         }
     }
 
     fn summary(&mut self, from: &NodeId, entries: Vec<(Latest, bool)>) {
-        let held = |engine: &Engine, node: &NodeId| {
-            engine.ledger.latest(node).map(|latest| (latest.generation, latest.sequence))
-        };
         let mut told = BTreeSet::new();
+        let mut looks = 0;
         for (entry, alive) in entries.into_iter().take(ENTRIES) {
             let theirs = Some((entry.generation, entry.sequence));
-            let ours = held(self, &entry.node);
+            let ours = self.ledger.rank(&entry.node);
             if self.dialer.is_sparse() && entry.node != self.own {
-                self.compare(&entry.node, alive);
+                self.hearsay(&entry, alive);
+                looks += usize::from(looks < LOOKS && self.looks(&entry, alive));
             }
             if ours <= theirs {
                 told.insert(entry.node.clone());
@@ -280,19 +284,31 @@ impl Engine {
         }
     }
 
-    /// A peer's judgement beside one's own: where they differ, the member itself is asked.
-    fn compare(&mut self, node: &NodeId, alive: bool) {
-        let now = self.steady;
-        if alive {
-            if self.ledger.authority().grants.contains_key(node) {
-                self.spoken.insert(node.clone(), now);
+    /// A peer calls a member alive: what is held of it here, too, makes that count, now or once it comes.
+    fn hearsay(&mut self, theirs: &Latest, alive: bool) {
+        let node = &theirs.node;
+        if alive && self.ledger.authority().grants.contains_key(node) {
+            self.spoken(node, (theirs.generation, theirs.sequence));
+            if self.is_spoken_of(node) {
+                let orders = self.detector.spoken(node, self.steady);
+                self.obey(orders);
             }
-            let orders = self.detector.spoken(node, now);
-            self.obey(orders);
         }
-        if self.detector.differs(node, alive, now) {
-            self.suspicions_due = Some(self.steady);
+    }
+
+    /// A peer's judgement beside one's own: where they differ, the member itself is asked, or dialled. True if so.
+    fn looks(&mut self, theirs: &Latest, alive: bool) -> bool {
+        let (now, node) = (self.steady, &theirs.node);
+        // Who knows less than this node judges by less.
+        if self.ledger.rank(node) != Some((theirs.generation, theirs.sequence)) {
+            return false;
         }
+        match self.detector.differs(node, alive, now) {
+            Some(Look::Ask) => self.suspicions_due = Some(now),
+            Some(Look::Dial) => self.dialer.demand(node, now),
+            None => return false,
+        }
+        true
     }
 
     /// Tells a peer what is held, so that it can ask for what it lacks, or tell what this node lacks. What comes too
@@ -369,6 +385,10 @@ impl Engine {
         let mut told: Vec<Arc<SignedRecord>> = Vec::new();
         for Latest { node, generation, sequence } in accused {
             if node == self.own {
+                // Who does not hear this node is told directly, too: a link brings all that it says.
+                if !self.links.linked().contains(accuser) && !self.detector.ignores(accuser, now) {
+                    self.dialer.demand(accuser, now);
+                }
                 // Whoever asks is answered with a signature made after the question.
                 let due = self.refuted + REFUTE_MS;
                 if now >= due {
@@ -404,18 +424,6 @@ impl Engine {
         }
     }
 
-    pub(super) fn refute(&mut self) {
-        (self.refuted, self.refute_due) = (self.steady, None);
-        match self.author.table() {
-            Ok(table) => {
-                self.offer_own(&table);
-                self.broadcast(Lane::Liveness, &Message::Records(vec![table.bytes().to_vec()]));
-                self.feed_soon();
-            }
-            Err(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
-        }
-    }
-
     pub(super) fn gossip(&mut self, outgoing: Outgoing) {
         match outgoing {
             Outgoing::Send { to, bytes } => self.send(&to, Lane::Rest, &Message::Carrier(bytes)),
@@ -428,6 +436,14 @@ impl Engine {
                 self.after_records(&touched, None);
             }
             Outgoing::Unknown { from } => self.summarise(&from, false),
+            Outgoing::Differs { from, node } => {
+                let now = self.steady;
+                let lately = self.differed.get(&node).is_some_and(|at| now < at + DIFFERED_MS);
+                if !lately && node != self.own {
+                    self.differed.insert(node.clone(), now);
+                    self.fetch.want(&node, Some(&from), now);
+                }
+            }
             Outgoing::Hostile { from, what } => self.misbehaved(&from, what),
         }
     }

@@ -17,10 +17,11 @@ use certs::{
 
 use super::{
     Feed, Known,
-    wire::{self, Delta, Held, Id, Malformed, Message, Value},
+    wire::{self, Delta, Held, Id, Malformed, Message, Short, Value},
 };
 use crate::{
     body::SECTIONS,
+    brief::{Compared, Index},
     record::{RECORD_BYTES, Section, SignedRecord},
 };
 
@@ -46,6 +47,7 @@ pub(super) struct Roster {
     names: BTreeMap<String, NodeId>,
     addresses: BTreeMap<SocketAddr, NodeId>,
     linked: BTreeSet<NodeId>,
+    runs: Index,
 }
 
 /// What one chitchat was given to keep, and by whom it was kept busy.
@@ -111,6 +113,8 @@ pub(super) struct Passed {
     pub(super) learned: Vec<Arc<SignedRecord>>,
     /// It spoke of members that the feed does not know.
     pub(super) unknown: bool,
+    /// Of whom the peer holds something else under the same number.
+    pub(super) differ: Vec<NodeId>,
 }
 
 /// A member's short name: 64 bits of its key's hash. Short, because digests hold all of them.
@@ -124,6 +128,12 @@ pub(super) fn address(key: &PublicKey) -> SocketAddr {
     octets[..2].copy_from_slice(&[0xfd, 0x5e]);
     octets[2..].copy_from_slice(&Digest::of(&key.0).0[8..22]);
     SocketAddr::new(Ipv6Addr::from(octets).into(), 1)
+}
+
+/// A member's present run as chitchat names it.
+fn id(known: &Known) -> Id {
+    let Known { record_key, generation, .. } = known;
+    Id { name: name(record_key), generation: *generation, address: address(record_key) }
 }
 
 /// The key under which a section's record is kept.
@@ -141,8 +151,8 @@ impl Roster {
         let members = || feed.members.iter().take(POOL);
         let names = members().map(|(node, known)| (name(&known.record_key), node.clone())).collect();
         let addresses = members().map(|(node, known)| (address(&known.record_key), node.clone())).collect();
-        let linked = feed.linked.iter().cloned().collect();
-        Roster { names, addresses, linked, feed }
+        let (linked, runs) = (feed.linked.iter().cloned().collect(), Index::new(&feed));
+        Roster { names, addresses, linked, runs, feed }
     }
 
     /// A peer's synthetic address.
@@ -157,10 +167,9 @@ impl Roster {
 
     /// All members but this node, as chitchat names them.
     pub(super) fn others(&self) -> impl Iterator<Item = (Id, &Known)> {
-        self.names.iter().filter(|(_, node)| **node != self.feed.node).filter_map(|(name, node)| {
+        self.names.values().filter(|node| **node != self.feed.node).filter_map(|node| {
             let known = self.feed.members.get(node)?;
-            let id = Id { name: name.clone(), generation: known.generation, address: address(&known.record_key) };
-            Some((id, known))
+            Some((id(known), known))
         })
     }
 
@@ -173,8 +182,9 @@ impl Roster {
         beat: u64,
         given: &mut Given,
     ) -> Result<Passed, Malformed> {
-        let mut sight = Sight { roster: self, trust_domain, from, beat, given, unknown: false, learned: Vec::new() };
-        let message = match wire::read(&wire::unpack(payload)?)? {
+        let (message, Compared { unknown, differ, .. }) = self.read(&wire::unpack(payload)?)?;
+        let mut sight = Sight { roster: self, trust_domain, from, beat, given, unknown, learned: Vec::new() };
+        let message = match message {
             Message::Syn { cluster, digest } => {
                 if cluster != trust_domain.as_str() {
                     return Err("another mesh's gossip");
@@ -187,12 +197,45 @@ impl Roster {
             Message::Ack { delta } => Message::Ack { delta: sight.delta(delta)? },
             Message::BadCluster => return Err("a peer of this mesh calls it another"),
         };
-        Ok(Passed { message: wire::write(&message), learned: sight.learned, unknown: sight.unknown })
+        Ok(Passed { message: wire::write(&message), learned: sight.learned, unknown: sight.unknown, differ })
+    }
+
+    /// Reads a message with either sort of digest.
+    fn read(&self, bytes: &[u8]) -> Result<(Message, Compared<'_>), Malformed> {
+        let Some(short) = Short::read(bytes)? else { return Ok((wire::read(bytes)?, Compared::default())) };
+        let mut compared = self.runs.compare(&short.digest).ok_or("a digest that names a member twice")?;
+        let held = std::mem::take(&mut compared.both).into_iter().filter_map(|(held, version)| {
+            let known = self.feed.members.get(&held.node)?;
+            Some(Held { id: id(known), heartbeat: 0, collected: 0, version })
+        });
+        let digest = held.collect();
+        let message = match &short.cluster {
+            Some(cluster) => Message::Syn { cluster: cluster.clone(), digest },
+            None => Message::SynAck { digest, delta: short.news()? },
+        };
+        Ok((message, compared))
+    }
+
+    /// A message of this node's own chitchat as a peer reads it.
+    pub(super) fn pack(&self, message: Message, salt: u128) -> Vec<u8> {
+        let brief = |digest: Vec<Held>| {
+            let claims = digest.iter().filter_map(|held| {
+                let (_, known) = self.member(&held.id, &mut false)?;
+                Some((known.run, held.version))
+            });
+            self.runs.brief_of(claims, salt)
+        };
+        let bytes = match message {
+            Message::Syn { cluster, digest } => Short::new(Some(cluster), brief(digest), Vec::new()).write(),
+            Message::SynAck { digest, delta } => Short::new(None, brief(digest), delta).write(),
+            Message::Ack { .. } | Message::BadCluster => wire::write(&message),
+        };
+        wire::pack(&bytes)
     }
 
     /// What this node's chitchat wants to send, without former members and the earlier runs of present ones. chitchat keeps
     /// their state for [`super::GRACE`]; whoever got it would leave it out, seem to lack it, and get it again every round.
-    pub(super) fn trim(&self, message: &[u8], given: &mut Given) -> Result<Vec<u8>, Malformed> {
+    pub(super) fn trim(&self, message: &[u8], given: &mut Given) -> Result<Message, Malformed> {
         let current = |id: &Id| self.member(id, &mut false).is_some();
         let full = message.len() > FULL_BYTES;
         let mut message = wire::read_own(message)?;
@@ -210,7 +253,7 @@ impl Roster {
                 given.sent(delta);
             }
         }
-        Ok(wire::write(&message))
+        Ok(message)
     }
 
     /// The member of an id in its present run. Others are left out without blame: a peer may know more, or less.

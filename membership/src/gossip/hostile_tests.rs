@@ -59,11 +59,9 @@ impl Scene {
     }
 
     fn feed(&self) -> Feed {
-        let known = |index: usize| Known {
-            record_key: self.keys[index].public(),
-            generation: GENERATION,
-            alive: true,
-            records: Arc::new(BTreeMap::from([(Section::POLICY, self.record(index, 3))])),
+        let known = |index: usize| {
+            let records = Arc::new(BTreeMap::from([(Section::POLICY, self.record(index, 3))]));
+            Known::new(self.keys[index].public(), GENERATION, true, records)
         };
         let members = (0..3).map(|index| (node(index), known(index))).collect();
         Feed { node: node(0), members, linked: vec![node(1), node(2)] }

@@ -4,6 +4,9 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use certs::codec;
+use serde::{Deserialize, Serialize};
+
+use crate::brief::Brief;
 
 /// Bytes of a message as chitchat makes it, its delta packed.
 const DATAGRAM_BYTES: usize = 65_507;
@@ -16,6 +19,8 @@ pub(super) const MESSAGE_BYTES: usize = DELTA_BYTES + DATAGRAM_BYTES + 1_024;
 const OWN_BYTES: usize = 1 << 20;
 
 const MAGIC: u16 = 45_139;
+/// Begins a message with a short digest; no message of chitchat's own begins so.
+const SHORT: u8 = 1;
 const BLOCK_BYTES: usize = 16_384;
 /// Bytes of a node in a delta beside its name and values, a bare version among them.
 const NODE_BYTES: usize = 64;
@@ -355,6 +360,45 @@ pub(super) fn write_operations(delta: &[Delta], operations: &mut Vec<u8>) {
         if node.bare_version {
             operations.push(2);
             operations.extend(u64::MAX.to_le_bytes());
+        }
+    }
+}
+
+/// A message with a digest as it travels between members, who know the rest of what chitchat's own digest says.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Short {
+    /// The mesh, where the message begins an exchange.
+    pub(super) cluster: Option<String>,
+    pub(super) digest: Brief,
+    /// News as a message of chitchat's, where it answers one.
+    #[serde(with = "codec::bytes")]
+    news: Vec<u8>,
+}
+
+impl Short {
+    pub(super) fn new(cluster: Option<String>, digest: Brief, delta: Vec<Delta>) -> Short {
+        let news = if cluster.is_some() { Vec::new() } else { write(&Message::Ack { delta }) };
+        Short { cluster, digest, news }
+    }
+
+    pub(super) fn write(&self) -> Vec<u8> {
+        [vec![SHORT], codec::encode(self)].concat()
+    }
+
+    /// `None` if it is a whole message of chitchat's.
+    pub(super) fn read(bytes: &[u8]) -> Result<Option<Short>, Malformed> {
+        match bytes.split_first() {
+            Some((&SHORT, short)) => {
+                codec::decode::<_, MESSAGE_BYTES>(short).map(Some).map_err(|_| "a digest that is none")
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    pub(super) fn news(&self) -> Result<Vec<Delta>, Malformed> {
+        match read(&self.news)? {
+            Message::Ack { delta } => Ok(delta),
+            Message::Syn { .. } | Message::SynAck { .. } | Message::BadCluster => Err("news that are none"),
         }
     }
 }

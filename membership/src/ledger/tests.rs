@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     author::Author,
-    body::{Body, Services, Status},
+    body::{Body, SECTIONS, Services, Status},
     testing::{Citizen, START, World, service},
 };
 
@@ -171,6 +171,76 @@ fn what_waits_for_a_table_is_bounded_too() {
         assert!(matches!(offered, Offered::Waiting) == fits, "{number}: {offered:?}");
     }
     assert_eq!(ledger.nodes[&citizen.node].waiting.len(), SECTIONS - 1);
+}
+
+/// Counts the paths that are checked.
+#[derive(Debug, Default)]
+struct Counting(std::sync::atomic::AtomicUsize);
+
+impl Notary for Counting {
+    fn read(&self, bytes: &[u8]) -> Result<Arc<SignedRecord>, RecordError> {
+        crate::notary::Certificates.read(bytes)
+    }
+
+    fn signed(&self, record: &SignedRecord, mesh: &certs::id::TrustDomain, key: &PublicKey) -> Result<(), RecordError> {
+        crate::notary::Certificates.signed(record, mesh, key)
+    }
+
+    fn certified(
+        &self,
+        node: &NodeId,
+        chain: Vec<Vec<u8>>,
+        authority: &Authority,
+        now: Millis,
+    ) -> Result<NodeCaFacts, RecordError> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        crate::notary::Certificates.certified(node, chain, authority, now)
+    }
+}
+
+#[test]
+fn only_whom_a_change_concerns_is_judged_anew() {
+    let mut world = World::new();
+    let citizens: Vec<Citizen> = ["a", "b", "c"].map(|name| world.citizen(name, 1)).into();
+    let notary = Arc::new(Counting::default());
+    let mut ledger = Ledger::new(Arc::new(world.authority.clone()), notary.clone());
+    for citizen in &citizens {
+        let identity = Body::Identity(Identity { chain: citizen.chain.clone() });
+        let records = author(&world, citizen, 1 << 24).publish(&identity).expect("fits");
+        records.iter().for_each(|record| drop(take(&mut ledger, record)));
+    }
+    let judged = |ledger: &mut Ledger, world: &World, now: Now| {
+        notary.0.store(0, std::sync::atomic::Ordering::Relaxed);
+        let (_, gone) = ledger.rejudge(Arc::new(world.authority.clone()), now);
+        (notary.0.load(std::sync::atomic::Ordering::Relaxed), gone.len())
+    };
+    assert_eq!(judged(&mut ledger, &world, NOW), (0, 0), "nothing changed");
+    // The key of one is seen for the first time: it is its own; then another's is believed to be.
+    let seen = |world: &mut World, node: &NodeId, key: &[u8]| {
+        let known = certs::verify::KnownKey { epoch: 1, ca_key: certs::sign::Digest::of(key) };
+        world.authority.known_keys.insert(node.clone(), known);
+    };
+    let own = ledger.nodes[&citizens[0].node].facts.ca_key;
+    let known = certs::verify::KnownKey { epoch: 1, ca_key: own };
+    world.authority.known_keys.insert(citizens[0].node.clone(), known);
+    assert_eq!(judged(&mut ledger, &world, NOW), (1, 0));
+    seen(&mut world, &citizens[1].node, b"another");
+    assert_eq!(judged(&mut ledger, &world, NOW), (1, 1), "this is not the key that was seen first");
+    // A stranger is invited; then the enroller of all is one no more; then it is again.
+    world.citizen("d", 1);
+    assert_eq!(judged(&mut ledger, &world, NOW), (0, 0));
+    let enroller = NodeId::new("enroller").expect("valid");
+    let grant = world.authority.grants.remove(&enroller).expect("granted");
+    assert_eq!(judged(&mut ledger, &world, NOW), (2, 2), "both that are left");
+    world.authority.grants.insert(enroller, grant);
+    let identity = Body::Identity(Identity { chain: citizens[2].chain.clone() });
+    let records = author(&world, &citizens[2], 2 << 24).publish(&identity).expect("fits");
+    ledger.rejudge(Arc::new(world.authority.clone()), NOW);
+    records.iter().for_each(|record| drop(take(&mut ledger, record)));
+    world.authority.revocations.evict(NodeId::new("d").expect("valid"), 1);
+    assert_eq!(judged(&mut ledger, &world, NOW), (1, 0), "revocations concern all");
+    let end = Now { wall: START + 400 * 86_400_000, steady: 2 };
+    assert_eq!(judged(&mut ledger, &world, end), (1, 1), "it has ended");
 }
 
 #[test]

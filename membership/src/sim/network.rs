@@ -49,8 +49,8 @@ pub struct Network {
     count: u64,
     pub(super) links: BTreeMap<LinkId, (NodeId, NodeId)>,
     between: BTreeMap<(NodeId, NodeId), BTreeSet<LinkId>>,
-    /// Where each ordered pair's last message arrives: links keep order.
-    arrivals: BTreeMap<(NodeId, NodeId), Millis>,
+    /// When the last message over a link arrives, towards who accepted it or who dialled it: links keep order.
+    arrivals: BTreeMap<(LinkId, bool), Millis>,
     random: StdRng,
     /// The least and the most that a message takes, in milliseconds.
     pub latency: (u64, u64),
@@ -83,6 +83,8 @@ pub struct Host {
     pub(super) address: SocketAddr,
     /// What its disk holds of the others.
     pub persisted: Vec<u8>,
+    /// What its disk holds of its generation.
+    pub generation: u64,
     /// What is heard of the moment, of whom, and whether it is demand.
     pub heard: BTreeMap<(NodeId, bool), Statement>,
     /// Who was lost, and why.
@@ -150,10 +152,12 @@ impl Network {
         let trust_domain = self.authority.trust_domain.clone();
         let config =
             Config { trust_domain: trust_domain.clone(), peers: peers.to_vec(), last_known: last_known.clone() };
+        let stored = self.nodes.get(&citizen.node).map_or(0, |host| host.generation);
+        let generation = record::next_generation(stored, 0, self.now, self.random.random());
         let own = Own {
             node: citizen.node.clone(),
             record_key: citizen.record_key.clone(),
-            generation: record::next_generation(0, 0, self.now, self.random.random()),
+            generation,
             identity: citizen.chain.clone(),
         };
         let (authority, notary) = (self.authority.clone(), self.notary.clone());
@@ -164,6 +168,7 @@ impl Network {
             twin: Twin::new(trust_domain, self.notary.clone(), self.random.random()),
             address,
             persisted: last_known,
+            generation,
             heard: BTreeMap::new(),
             lost: Vec::new(),
             told: 0,
@@ -231,6 +236,7 @@ impl Network {
             }
             Effect::Changed(change) => self.trace.push((self.now, node.clone(), change)),
             Effect::Persist(bytes) => state.persisted = bytes,
+            Effect::Generation(generation) => state.generation = generation,
             Effect::Deliver { from, bytes } => {
                 state.twin.deliver(&from, &bytes);
                 self.drain(node);
@@ -271,6 +277,9 @@ impl Network {
         if self.links.remove(&link).is_none() {
             return;
         }
+        for dialled in [false, true] {
+            self.arrivals.remove(&(link, dialled));
+        }
         if let Some(links) = self.between.get_mut(&pair(one, other)) {
             links.remove(&link);
         }
@@ -297,12 +306,14 @@ impl Network {
     /// Hands bytes over as if a link's peer had said them.
     pub fn send(&mut self, from: &NodeId, to: &NodeId, link: LinkId, bytes: Arc<[u8]>) {
         let lost = self.loss > 0.0 && self.random.random_bool(self.loss);
-        if !self.links.contains_key(&link) || self.is_cut(from, to) || lost {
+        let Some((dialler, _)) = self.links.get(&link) else { return };
+        let dialled = dialler == from;
+        if lost || self.is_cut(from, to) {
             return;
         }
         let (least, most) = self.latency;
         let at = self.now + self.random.random_range(least..=most);
-        let last = self.arrivals.entry((from.clone(), to.clone())).or_default();
+        let last = self.arrivals.entry((link, dialled)).or_default();
         *last = at.max(*last);
         let at = *last;
         self.queue.push(at, Delivery::Message { from: from.clone(), to: to.clone(), link, bytes });

@@ -157,6 +157,7 @@ impl Notary for Registry {
         Ok(NodeCaFacts {
             node: node.clone(),
             epoch: grant.epoch,
+            enroller: node.clone(),
             grant: grant.clone(),
             record_key: *record_key,
             ca_key: Digest::of(&record_key.0),

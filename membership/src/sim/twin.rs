@@ -1,17 +1,18 @@
-//! The in-memory twin of chitchat: pure and seeded. Each round it compares with three linked peers what each holds, by a
-//! digest of (member, run, highest number), and both give what the other lacks, within what fits into one message.
+//! The in-memory twin of chitchat: pure and seeded. Each round it compares with three linked peers what each holds, by the
+//! same short digest, and both give what the other lacks, within what fits into one message.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use certs::{
     codec::{self, Bytes},
     id::{NodeId, TrustDomain},
 };
-use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    gossip::{Feed, Known, Outgoing},
+    brief::{Brief, Compared, Index},
+    gossip::{DIFFERING, Feed, Outgoing},
     notary::Notary,
 };
 
@@ -27,21 +28,15 @@ pub struct Twin {
     trust_domain: TrustDomain,
     notary: Arc<dyn Notary>,
     feed: Option<Arc<Feed>>,
+    index: Index,
     random: StdRng,
     out: Vec<Outgoing>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Held {
-    node: NodeId,
-    generation: u64,
-    version: u64,
-}
-
-#[derive(Serialize, Deserialize)]
 struct Payload {
-    /// Empty in the last message of a comparison.
-    digest: Vec<Held>,
+    /// None in the last message of a comparison.
+    digest: Option<Brief>,
     records: Vec<Bytes>,
     answer: bool,
 }
@@ -50,11 +45,13 @@ impl Twin {
     /// One for a mesh of this name.
     #[must_use]
     pub fn new(trust_domain: TrustDomain, notary: Arc<dyn Notary>, seed: u64) -> Twin {
-        Twin { trust_domain, notary, feed: None, random: StdRng::seed_from_u64(seed), out: Vec::new() }
+        let (index, out) = Default::default();
+        Twin { trust_domain, notary, feed: None, index, random: StdRng::seed_from_u64(seed), out }
     }
 
     /// The world changed.
     pub fn feed(&mut self, feed: Arc<Feed>) {
+        self.index = Index::new(&feed);
         self.feed = Some(feed);
     }
 
@@ -62,7 +59,8 @@ impl Twin {
     pub fn round(&mut self) {
         let Some(feed) = self.feed.clone() else { return };
         let peers: Vec<NodeId> = feed.linked.choose_multiple(&mut self.random, PEERS).cloned().collect();
-        let bytes = codec::encode(&Payload { digest: digest(&feed), records: Vec::new(), answer: true });
+        let digest = Some(self.index.brief(self.random.random()));
+        let bytes = codec::encode(&Payload { digest, records: Vec::new(), answer: true });
         self.out.extend(peers.into_iter().map(|to| Outgoing::Send { to, bytes: bytes.clone() }));
     }
 
@@ -74,14 +72,18 @@ impl Twin {
     /// A payload came from a peer over its link.
     pub fn deliver(&mut self, from: &NodeId, bytes: &[u8]) {
         let Some(feed) = self.feed.clone() else { return };
-        let Ok(Payload { digest: theirs, records, answer }) = codec::decode::<Payload, MESSAGE_BYTES>(bytes) else {
+        let decoded = codec::decode::<Payload, MESSAGE_BYTES>(bytes).ok();
+        let compared = decoded.as_ref().map(|payload| match &payload.digest {
+            Some(digest) => self.index.compare(digest),
+            None => Some(Compared::default()),
+        });
+        let (Some(payload), Some(compared)) = (&decoded, compared.flatten()) else {
             let what = "sent what is no payload";
             return self.out.push(Outgoing::Hostile { from: from.clone(), what });
         };
-        let strange = |held: &Held| feed.members.get(&held.node).is_none_or(|known| known.generation < held.generation);
-        let mut unknown = theirs.iter().any(strange);
+        let mut unknown = compared.unknown;
         let mut learned = Vec::new();
-        for record in records.iter().filter_map(|bytes| self.notary.read(&bytes.0).ok()) {
+        for record in payload.records.iter().filter_map(|bytes| self.notary.read(&bytes.0).ok()) {
             let Some(known) = feed.members.get(record.node()) else {
                 unknown = true;
                 continue;
@@ -98,10 +100,12 @@ impl Twin {
         if unknown {
             self.out.push(Outgoing::Unknown { from: from.clone() });
         }
-        if !theirs.is_empty() {
-            let records = news(&feed, &theirs);
-            let digest = if answer { digest(&feed) } else { Vec::new() };
-            if answer || !records.is_empty() {
+        let differ = compared.differ.iter().take(DIFFERING);
+        self.out.extend(differ.map(|node| Outgoing::Differs { from: from.clone(), node: node.clone() }));
+        if payload.digest.is_some() {
+            let records = news(&feed, &compared);
+            let digest = payload.answer.then(|| self.index.brief(self.random.random()));
+            if payload.answer || !records.is_empty() {
                 let bytes = codec::encode(&Payload { digest, records, answer: false });
                 self.out.push(Outgoing::Send { to: from.clone(), bytes });
             }
@@ -109,34 +113,15 @@ impl Twin {
     }
 }
 
-fn version(known: &Known) -> u64 {
-    let current = known.records.values().filter(|record| record.generation() == known.generation);
-    current.map(|record| record.sequence()).max().unwrap_or_default()
-}
-
-fn digest(feed: &Feed) -> Vec<Held> {
-    let held = |(node, known): (&NodeId, &Known)| Held {
-        node: node.clone(),
-        generation: known.generation,
-        version: version(known),
-    };
-    feed.members.iter().map(held).collect()
-}
-
 /// What a peer lacks of the members that it knows in their present run.
-fn news(feed: &Feed, theirs: &[Held]) -> Vec<Bytes> {
-    let theirs: BTreeMap<&NodeId, (u64, u64)> =
-        theirs.iter().map(|held| (&held.node, (held.generation, held.version))).collect();
+fn news(feed: &Feed, compared: &Compared<'_>) -> Vec<Bytes> {
     let (mut records, mut size) = (Vec::new(), 0);
-    for (node, known) in &feed.members {
-        let Some((generation, version)) = theirs.get(node) else { continue };
-        if *generation != known.generation {
-            continue;
-        }
+    for (held, version) in compared.both.iter().filter(|(held, version)| held.version > *version) {
+        let Some(known) = feed.members.get(&held.node) else { continue };
         let mut lacked: Vec<_> = known
             .records
             .values()
-            .filter(|record| record.generation() == *generation && record.sequence() > *version)
+            .filter(|record| record.generation() == known.generation && record.sequence() > *version)
             .collect();
         lacked.sort_by_key(|record| record.sequence());
         for record in lacked {

@@ -75,7 +75,7 @@ pub(crate) fn grant(name: &str, epoch: u64, services: &[&str], enroller: bool) -
         epoch,
         services: services.collect(),
         token_hash: None,
-        redeemer: None,
+        redeemer: Some(NodeId::new("enroller").expect("valid")),
         token_expires: None,
         enroller,
         retired: false,

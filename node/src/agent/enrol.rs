@@ -1,10 +1,11 @@
 //! The enroller's side of an enrolment. Spent is durable before anything is signed, so that a token counts once whatever
 //! crashes; the reply is kept with it, so that a lost one can be asked for again with the same keys.
 
+mod bounds;
+
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use certs::{
     codec::{self, Millis},
     grant::NodeGrant,
     id::NodeId,
-    join::{Chain, JoinRefusal, JoinReply, JoinRequest, MAX_REQUEST_MESSAGE, Message, RenewRequest},
+    join::{Chain, JoinRefusal, JoinReply, JoinRequest, MAX_REQUEST_MESSAGE, Message, RenewRequest, Renewal},
     sign::Digest,
     verify::Authority,
 };
@@ -21,6 +22,7 @@ use membership::gossip::POOL;
 use policy::{DocumentId, Kind, changeset::Change};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::bounds::Bounds;
 use super::{
     book::Book,
     error::internal,
@@ -28,24 +30,15 @@ use super::{
     identity::{Identity, millis},
     store::{Spent, Store},
 };
-use crate::{
-    clock::Clock,
-    mesh::crowd::{self, Crowd, Place},
-};
+use crate::clock::Clock;
 
-/// Enrolments at a time: all, and of one address. Most of each is waiting for the joiner.
-const AT_ONCE: usize = 256;
-const AT_ONCE_EACH: usize = 8;
 /// A joiner's first word comes within this time.
 const HELLO_PATIENCE: Duration = Duration::from_secs(3);
 /// The same where it will be refused.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// One enrolment takes at most this long.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Enrolments that one address may begin in a minute, and all together.
-const A_MINUTE_EACH: u32 = 30;
-const A_MINUTE_ALL: u32 = 300;
-/// Wrong proofs that burn a token.
+/// Wrong proofs that burn a token, by whoever holds its secret.
 const WRONG_PROOFS: u32 = 5;
 /// How long an invite that was pushed elsewhere may take to arrive.
 const INVITE_PATIENCE: Duration = Duration::from_secs(3);
@@ -58,19 +51,11 @@ pub struct Enrolment {
     store: Arc<Store>,
     identity: Arc<Identity>,
     clock: Clock,
-    inside: Arc<Crowd>,
-    rate: Mutex<Rate>,
+    bounds: Bounds,
     /// Who is to be believed in a renewal: what policy says, and whose keys this node has seen.
     authority: Arc<ArcSwap<Authority>>,
     /// One redemption at a time: reading "spent" and writing it belong together.
     redeeming: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct Rate {
-    minute: Millis,
-    all: u32,
-    each: HashMap<IpAddr, u32>,
 }
 
 impl Enrolment {
@@ -82,13 +67,13 @@ impl Enrolment {
         authority: Arc<ArcSwap<Authority>>,
         clock: Clock,
     ) -> Self {
-        let (inside, rate) = (Crowd::new(AT_ONCE, AT_ONCE_EACH), Mutex::default());
-        Self { book, store, identity, clock, inside, rate, authority, redeeming: tokio::sync::Mutex::default() }
+        let (bounds, redeeming) = (Bounds::new(), tokio::sync::Mutex::default());
+        Self { book, store, identity, clock, bounds, authority, redeeming }
     }
 
     /// Serves one joiner. `exporter` is this session's.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, exporter: &[u8], remote: SocketAddr) {
-        let visit = match self.enter(remote.ip()) {
+        let visit = match self.bounds.enter(remote.ip(), self.clock.now()) {
             Ok(visit) => visit,
             Err(when) => {
                 let busy = JoinRefusal::new("too_many_requests", format!("too many enrolments {when}"));
@@ -131,29 +116,6 @@ impl Enrolment {
         tokio::io::AsyncWriteExt::shutdown(stream).await
     }
 
-    /// Lets one more in, unless its address or all together have had their share. Who is turned away takes nothing from
-    /// the share of others.
-    fn enter(&self, from: IpAddr) -> Result<Place, &'static str> {
-        let (host, minute) = (crowd::host(from), self.clock.now() / 60_000);
-        let mut rate = self.rate();
-        if rate.minute != minute {
-            *rate = Rate { minute, ..Rate::default() };
-        }
-        let begun = rate.each.get(&host).copied().unwrap_or_default();
-        if begun >= A_MINUTE_EACH || rate.all >= A_MINUTE_ALL {
-            return Err("in this minute; try again later");
-        }
-        let place = self.inside.enter(from).ok_or("at a time; try again in a few seconds")?;
-        rate.all += 1;
-        // The table cannot outgrow the limit for all.
-        rate.each.insert(host, begun + 1);
-        Ok(place)
-    }
-
-    fn rate(&self) -> MutexGuard<'_, Rate> {
-        self.rate.lock().expect("no code panics while it holds the rate")
-    }
-
     /// What makes this node believable: RoleSets, its own NodeGrant, and that of the enroller which certified it.
     async fn chain(&self) -> Chain {
         let role_sets = self.book.look(|history| history.role_set_chain()).await;
@@ -180,8 +142,9 @@ impl Enrolment {
         let Some(hash) = grant.token_hash else {
             return Err(JoinRefusal::new("token_invalid", format!("{} was not invited by a token", grant.node)));
         };
-        let spent = self.token(hash).await?;
         let now = self.clock.now();
+        self.hear(request, (&grant.node, &hash), remote.ip(), now)?;
+        let spent = self.token(hash).await?;
         let wrong = match &spent {
             Some(Spent::Burnt) => {
                 return Err(JoinRefusal::new("token_spent", "the token was burnt by wrong proofs; invite again"));
@@ -191,7 +154,8 @@ impl Enrolment {
         };
         let spki = match request.check(&grant, self.identity.node(), exporter, now) {
             Ok(spki) => spki,
-            Err(refused) if is_wrong_proof(&refused) && !matches!(spent, Some(Spent::Redeemed { .. })) => {
+            // Who shows it holds the secret.
+            Err(refused) if refused.code == "bad_proof" && !matches!(spent, Some(Spent::Redeemed { .. })) => {
                 let next = if wrong + 1 >= WRONG_PROOFS { Spent::Burnt } else { Spent::WrongProofs(wrong + 1) };
                 tracing::warn!(node = %grant.node, %remote, "a wrong proof for an invite: {refused}");
                 self.set_token(hash, next).await?;
@@ -222,12 +186,32 @@ impl Enrolment {
             return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
         };
         let life = millis(self.book.state(now).await.lifetimes().node_ca);
-        let certified = grant.certified(request.record_key);
-        let chain = enroller.issue_node_for(&spki, &certified, life, now).map_err(failed)?;
+        let chain = enroller.certify(&grant, (&spki, request.record_key), None, life, now).map_err(failed)?;
         // Signing has no effect outside before the reply is sent, and that waits for the disk.
         self.set_token(hash, Spent::Redeemed { keys, reply: codec::encode(&chain) }).await?;
         tracing::info!(node = %grant.node, %remote, "enrolled");
         Ok(self.reply(chain, &grant.node).await)
+    }
+
+    /// Refuses who does not hold the secret of an invite. That is a stranger's word: it is held against its address alone, for else
+    /// anybody who reaches this port could take an invite away from its guest.
+    fn hear(
+        &self,
+        request: &JoinRequest,
+        (node, invite): (&NodeId, &Digest),
+        from: IpAddr,
+        now: Millis,
+    ) -> Result<(), JoinRefusal> {
+        if self.bounds.is_deaf(invite, from, now) {
+            let message = format!("too many wrong tokens for {node} came from this address; try again in ten minutes");
+            return Err(JoinRefusal::new("too_many_requests", message));
+        }
+        if request.holds(invite) {
+            return Ok(());
+        }
+        tracing::warn!(%node, %from, "somebody without its token asks for an invite");
+        self.bounds.guessed(invite, from, now);
+        Err(JoinRefusal::new("token_invalid", format!("not the latest token of {node}")))
     }
 
     /// The live invite of a name; one that was just pushed to another node gets a moment to arrive.
@@ -288,10 +272,10 @@ impl Enrolment {
         let state = self.book.state(now).await;
         let known_keys = self.authority.load().known_keys.clone();
         let authority = Authority { known_keys, ..state.authority(self.identity.trust_domain()) };
-        let (spki, grant) = request.check(&authority, exporter, now)?;
+        let Renewal { spki, record_key, signed } = request.check(&authority, exporter, now)?;
         let life = millis(state.lifetimes().node_ca);
-        let chain = enroller.issue_node_for(&spki, &grant, life, now).map_err(failed)?;
-        Ok(self.reply(chain, &grant.node).await)
+        let chain = enroller.certify(&signed, (&spki, record_key), Some(&request.chain), life, now).map_err(failed)?;
+        Ok(self.reply(chain, &signed.node).await)
     }
 
     async fn token(&self, hash: Digest) -> Result<Option<Spent>, JoinRefusal> {
@@ -305,11 +289,6 @@ impl Enrolment {
         let written = tokio::task::spawn_blocking(move || store.set_token(&hash, &spent)).await;
         written.map_err(internal).and_then(|r| r).map_err(|e| JoinRefusal::new(&e.code, e.message))
     }
-}
-
-/// Both show that somebody does not hold the token.
-fn is_wrong_proof(refused: &JoinRefusal) -> bool {
-    refused.code == "token_invalid" || refused.code == "bad_proof"
 }
 
 fn failed(error: impl std::fmt::Display) -> JoinRefusal {

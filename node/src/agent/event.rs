@@ -1,13 +1,16 @@
 //! What happened, for people and scripts that watch.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Mutex,
+};
 
 use certs::codec::Millis;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
 /// Events that are kept for those who ask later, and that a slow watcher may lag behind.
-const KEPT: usize = 512;
+pub const KEPT: usize = 512;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,12 +29,13 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Events {
     recent: Mutex<VecDeque<Event>>,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
     watchers: broadcast::Sender<Event>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { recent: Mutex::default(), watchers: broadcast::Sender::new(KEPT) }
+        Self { recent: Mutex::default(), counts: Mutex::default(), watchers: broadcast::Sender::new(KEPT) }
     }
 }
 
@@ -40,6 +44,7 @@ impl Events {
     pub fn note(&self, at: Millis, kind: &'static str, subject: impl ToString, message: impl Into<String>) {
         let event = Event { at, kind, subject: subject.to_string(), message: message.into() };
         tracing::info!(kind, subject = event.subject, "{}", event.message);
+        *self.counts.lock().expect("no code panics while it holds the counts").entry(kind).or_default() += 1;
         let mut recent = self.recent.lock().expect("no code panics while it holds the events");
         if recent.len() == KEPT {
             recent.pop_front();
@@ -53,6 +58,11 @@ impl Events {
     /// The latest events, oldest first.
     pub fn recent(&self) -> Vec<Event> {
         self.recent.lock().expect("no code panics while it holds the events").iter().cloned().collect()
+    }
+
+    /// How often each kind was noted.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.counts.lock().expect("no code panics while it holds the counts").clone()
     }
 
     /// What happens from now on.
@@ -74,6 +84,7 @@ mod tests {
         }
         assert_eq!(events.recent().len(), KEPT);
         assert_eq!(events.recent()[0].at, 1);
+        assert_eq!(events.counts(), BTreeMap::from([("health", KEPT as u64 + 1)]));
         assert!(watcher.try_recv().is_err_and(|e| matches!(e, broadcast::error::TryRecvError::Lagged(1))));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use certs::join::Message;
+use certs::join::{MAX_REQUEST_MESSAGE, Message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zeroize::Zeroizing;
 
 /// Sends one message.
 ///
@@ -28,8 +29,8 @@ pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin), limit: usize)
     if length > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes")));
     }
-    // Grows with what arrives, so that a length alone takes no memory.
-    let mut bytes = Vec::new();
+    // Grows with what arrives, so that a length alone takes little memory; what may hold a secret has room, for growing leaves copies.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.min(MAX_REQUEST_MESSAGE) + 1));
     stream.take(length as u64).read_to_end(&mut bytes).await?;
     if bytes.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -361,10 +361,13 @@ impl Agent {
         if !self.state().grants().get(self.node()).is_some_and(|grant| covers(grant, &service)) {
             return Err(not_granted(self.node(), &service));
         }
-        let (file, name) = (config::service_file(&config, &service), Speaker::of(&service));
-        if !file.exists() && config.services.iter().any(|known| Speaker::of(known) == name) {
-            let hint = "change it in the file that names it, then send the process SIGHUP";
-            return Err(fail("already_exists", format!("{name} stands in the configuration"), hint));
+        let file = config::service_file(&config, &service);
+        // Nor gets another instance beside one that a file of root's names: what is called by that name is that file's to say.
+        let by_hand = |known: &&Service| known.name == service.name && !config::service_file(&config, known).exists();
+        if let Some(known) = config.services.iter().find(by_hand) {
+            let message = format!("{} stands in the configuration", Speaker::of(known));
+            let hint = "change it, or add the instance, in the file that names it, then send the process SIGHUP";
+            return Err(fail("already_exists", message, hint));
         }
         let before = std::fs::read_to_string(&file).ok();
         let written = config::services_dir(&config.file);

@@ -1,6 +1,10 @@
 //! From what members say to what requests read. Pure.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use certs::{codec::Millis, id::NodeId};
 use membership::{
@@ -11,25 +15,46 @@ use policy::hosts::{Protocol, ServicePort};
 
 use crate::snapshot::{Endpoint, EndpointId, Services, StatsTable};
 
-/// Groups the endpoints of all members by service; those of unchanged members are taken over from `before`. `now` is the
-/// process's uptime: when the warm-up of new endpoints begins.
-pub(super) fn services(view: &View, own: &NodeId, stats: &StatsTable, now: Millis, before: &mut Before) -> Services {
-    let mut kept = HashMap::with_capacity(view.members().len());
+/// Groups the endpoints of all members by service; what members that did not change serve is taken over from `before`. `now` is
+/// the process's uptime: when the warm-up of new endpoints begins.
+pub(super) fn services(
+    view: &View,
+    own: &NodeId,
+    stats: &StatsTable,
+    now: Millis,
+    before: &mut Before,
+) -> Arc<Services> {
+    let mut changed: BTreeMap<NodeId, Vec<Endpoint>> = BTreeMap::new();
+    before.members.retain(|node, _| {
+        let stays = view.members().contains_key(node);
+        if !stays {
+            changed.insert(node.clone(), Vec::new());
+        }
+        stays
+    });
     for (node, member) in view.members() {
-        let endpoints = match before.by_member.remove(node) {
-            Some((old, endpoints)) if Arc::ptr_eq(&old, member) => endpoints,
-            _ => endpoints(member, own, stats, now).into(),
-        };
-        kept.insert(node.clone(), (member.clone(), endpoints));
+        if before.members.get(node).is_none_or(|old| !Arc::ptr_eq(old, member)) {
+            changed.insert(node.clone(), endpoints(member, own, stats, now));
+            before.members.insert(node.clone(), member.clone());
+        }
     }
-    before.by_member = kept;
-    Services::new(before.by_member.values().flat_map(|(_, endpoints)| endpoints.iter().cloned()))
+    let ids = changed.keys().flat_map(|node| before.services.of_node(node)).map(|endpoint| endpoint.id.clone());
+    before.gone.extend(ids);
+    for endpoint in changed.values().flatten() {
+        before.gone.remove(&endpoint.id);
+    }
+    before.services = Arc::new(before.services.with(changed));
+    before.gone.retain(|id| !stats.forget(id, now));
+    before.services.clone()
 }
 
-/// The endpoints of each member as last folded.
+/// What was last folded.
 #[derive(Debug, Default)]
 pub(super) struct Before {
-    by_member: HashMap<NodeId, (Arc<Member>, Arc<[Endpoint]>)>,
+    members: HashMap<NodeId, Arc<Member>>,
+    services: Arc<Services>,
+    /// Endpoints that are gone, with requests under way.
+    gone: BTreeSet<EndpointId>,
 }
 
 fn endpoints(member: &Member, own: &NodeId, stats: &StatsTable, now: Millis) -> Vec<Endpoint> {
@@ -99,8 +124,6 @@ fn port(record: &PortRecord) -> ServicePort {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use certs::{
         grant::GrantedService,
         id::{ServiceName, TrustDomain},
@@ -119,6 +142,7 @@ mod tests {
     struct Node {
         engine: Engine,
         own: NodeId,
+        stats: StatsTable,
         _folder: tempfile::TempDir,
     }
 
@@ -151,15 +175,16 @@ mod tests {
             };
             let authority = Arc::new(state.authority(&trust_domain));
             let config = Config { trust_domain, peers: Vec::new(), last_known: Vec::new() };
-            Self { engine: Engine::new(config, who, authority, 7, now), own, _folder: folder }
+            let (engine, stats) = (Engine::new(config, who, authority, 7, now), StatsTable::default());
+            Self { engine, own, stats, _folder: folder }
         }
 
         fn say(&mut self, body: Body) {
             self.engine.handle(Event::Publish(body), Clock.now());
         }
 
-        fn fold(&self, before: &mut Before) -> Services {
-            services(self.engine.view(), &self.own, &StatsTable::default(), 1, before)
+        fn fold(&self, before: &mut Before) -> Arc<Services> {
+            services(self.engine.view(), &self.own, &self.stats, 1, before)
         }
     }
 
@@ -222,7 +247,14 @@ mod tests {
         let labels = |services: &Services| services.get(&web()).unwrap().endpoints[0].labels.clone();
         let first = labels(&node.fold(&mut before));
         assert!(Arc::ptr_eq(&first, &labels(&node.fold(&mut before))));
+        let endpoint = node.fold(&mut before).get(&web()).unwrap().endpoints[0].clone();
+        let (stats, id) = (endpoint.stats.clone(), endpoint.id.clone());
+        let under_way = stats.begin();
         node.say(Body::Services(ServicesBody { services: Vec::new() }));
-        assert!(node.fold(&mut before).get(&web()).is_none());
+        assert!(node.fold(&mut before).get(&web()).is_none() && stats.is_out());
+        assert!(Arc::ptr_eq(&node.stats.of(&id, 1), &stats), "its requests end first");
+        drop(under_way);
+        node.fold(&mut before);
+        assert!(!Arc::ptr_eq(&node.stats.of(&id, 1), &stats));
     }
 }

@@ -11,11 +11,12 @@ use certs::{
 use policy::{
     changeset::{Change, Changeset, ChangesetId, decode},
     history::{History, genesis, signed},
-    kinds::node_grant_body,
+    kinds::{CertificateLifetimes, node_grant_body},
 };
 
 use super::{
     error::{Error, fail, internal},
+    identity::millis,
     state_dir::{CA_CERTIFICATES, CA_KEY, ENROLLER_CERTIFICATE, ENROLLER_KEY, Owner, RECORD_KEY, StateDir},
     store::{Judgement, Store},
 };
@@ -132,8 +133,9 @@ fn write_keys(dir: &StateDir, init: &Init<'_>) -> Result<(), Error> {
     dir.write(CA_KEY, ca_key.to_pem().as_bytes())?;
     dir.write(RECORD_KEY, record_key.to_pem().as_bytes())?;
     let enroller = Enroller::new(init.trust_domain, vec![certificate], enroller_key).map_err(internal)?;
-    let grant = own_grant(init).certified(record_key.public());
-    let chain = enroller.issue_node(&ca_key.spki(), &grant, init.now).map_err(internal)?;
+    let (spki, life) = (ca_key.spki(), millis(CertificateLifetimes::default().node_ca));
+    let keys = (spki.as_slice(), record_key.public());
+    let chain = enroller.certify(&own_grant(init), keys, None, life, init.now).map_err(internal)?;
     dir.write(CA_CERTIFICATES, bundle_to_pem(&chain).as_bytes())?;
     NodeCa::new(init.trust_domain, chain, ca_key).map_err(internal).map(drop)
 }

@@ -349,5 +349,9 @@ fn unexpected(message: &Message, token: &Token) -> Error {
         "wrong_enroller" | "bad_proof" => "token_invalid",
         _ => known.unwrap_or("refused"),
     };
-    fail(code, refusal.message.clone(), format!("ask for a new token: skein invite {}", token.node))
+    let hint = match code {
+        "too_many_requests" => "the token is good still".to_owned(),
+        _ => format!("ask for a new token: skein invite {}", token.node),
+    };
+    fail(code, refusal.message.clone(), hint)
 }

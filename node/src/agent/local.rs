@@ -256,7 +256,7 @@ impl Local {
 
 /// Whether a grant lets a node register this service under its account.
 pub fn covers(grant: &NodeGrant, service: &Service) -> bool {
-    grant.services.iter().any(|granted| granted.service == service.name && granted.account == service.account)
+    grant.pairs(&service.name, &service.account)
 }
 
 /// The refusal that names the command which grants it.

@@ -193,6 +193,11 @@ impl Task {
                 }
                 Effect::Changed(change) => changed.push(change),
                 Effect::Persist(bytes) => drop(persist.send(bytes)),
+                Effect::Generation(generation) => {
+                    if !self.rerun(generation) {
+                        return;
+                    }
+                }
                 Effect::Deliver { from, bytes } => self.gossip.0.deliver(&from, &bytes),
                 Effect::Feed => self.gossip.0.feed(Arc::new(self.engine.feed())),
                 Effect::Heard { node, statement: Statement::Suspicions(parts) } => {
@@ -261,6 +266,20 @@ impl Task {
             };
             let _ = members.inputs.send(input).await;
         });
+    }
+
+    /// Goes on under a generation above an earlier run's once that is on disk; false if it cannot be. Happens at most once, at the
+    /// start.
+    fn rerun(&self, generation: u64) -> bool {
+        let what = "peers hold records of an earlier run under a higher generation; this node goes on above it";
+        self.events.note(self.clock.now(), "generation", generation, what);
+        tracing::warn!(generation, "{what}: was its data directory restored, or its clock set back?");
+        let stored = self.store.set_generation(generation);
+        if let Err(error) = &stored {
+            self.world.fail("storage", &format!("the generation is not on disk: {error}"), "the disk must take it");
+            self.tasks.stop();
+        }
+        stored.is_ok()
     }
 
     fn notice(&self, notice: Notice) {

@@ -65,15 +65,14 @@ impl Receipt {
         codec::encode(&Wire { payload, key: key.public(), signature, chain: chain.to_vec() })
     }
 
-    /// Reads a receipt and believes it if a CA under one of these roots says that the key is the node's: what an
+    /// Reads a receipt and believes it if a CA under one of these roots says that the key is the node's, and it is not evicted: what an
     /// operator's machine can know.
-    pub fn prove(bytes: &[u8], trust_domain: &TrustDomain, roots: &[Vec<u8>], now: Millis) -> Option<Self> {
+    pub fn prove(bytes: &[u8], authority: &Authority, now: Millis) -> Option<Self> {
         let wire: Wire = codec::decode::<Wire, RECEIPT_BYTES>(bytes).ok()?;
         let chain: Vec<CertificateDer<'_>> = wire.chain.iter().map(|der| der.as_slice().into()).collect();
-        let authority = Authority::new(trust_domain.clone(), roots.to_vec());
-        let facts = verify_ca_by_roots(&chain, &authority, now).ok()?;
+        let facts = verify_ca_by_roots(&chain, authority, now).ok()?;
         let receipt = Self::verify(bytes, Some(&facts.record_key))?;
-        (receipt.node == facts.node && receipt.trust_domain == *trust_domain).then_some(receipt)
+        (receipt.node == facts.node && receipt.trust_domain == authority.trust_domain).then_some(receipt)
     }
 
     /// Reads a receipt and believes it only under `key`, the node's record key. Without one, the receipt's own key is
@@ -139,12 +138,17 @@ mod tests {
         };
         let chain = enroller.issue_node(&ca_key.spki(), &grant.certified(record.public()), NOW).unwrap();
         let changeset = Digest::of(b"x");
-        let receipt = Receipt { trust_domain: mesh.clone(), node, changeset, standing: Standing::Durable, at: NOW };
+        let (trust_domain, named) = (mesh.clone(), node.clone());
+        let receipt = Receipt { trust_domain, node: named, changeset, standing: Standing::Durable, at: NOW };
         let bytes = receipt.sign(&record, &chain);
-        assert_eq!(Receipt::prove(&bytes, &mesh, &[root.certificate()], NOW), Some(receipt.clone()));
-        assert_eq!(Receipt::prove(&bytes, &mesh, &[other.certificate()], NOW), None);
+        let under = |root: &Root| Authority::new(mesh.clone(), vec![root.certificate()]);
+        assert_eq!(Receipt::prove(&bytes, &under(&root), NOW), Some(receipt.clone()));
+        assert_eq!(Receipt::prove(&bytes, &under(&other), NOW), None);
+        let mut evicting = under(&root);
+        evicting.revocations.evict(node.clone(), 1);
+        assert_eq!(Receipt::prove(&bytes, &evicting, NOW), None);
         let lie = Receipt { node: NodeId::new("b").unwrap(), ..receipt };
-        assert_eq!(Receipt::prove(&lie.sign(&record, &chain), &mesh, &[root.certificate()], NOW), None);
-        assert_eq!(Receipt::prove(&lie.sign(&SigningKey::generate(), &chain), &mesh, &[root.certificate()], NOW), None);
+        assert_eq!(Receipt::prove(&lie.sign(&record, &chain), &under(&root), NOW), None);
+        assert_eq!(Receipt::prove(&lie.sign(&SigningKey::generate(), &chain), &under(&root), NOW), None);
     }
 }

@@ -143,7 +143,6 @@ impl Renewal {
         };
         let own = identity.enroller().map(|own| {
             let lasts = own.not_after() >= now.saturating_add(life / 2);
-            let granted = grant.certified(identity.record_key().public());
             let by_itself = async move {
                 let ended = |error: &dyn std::fmt::Display| {
                     let hint = format!("with the root's key: skein ca renew {}", identity.node());
@@ -153,8 +152,8 @@ impl Renewal {
                 if !gains(&ca, &own) && !self.is_narrow(state) {
                     return Err(ended(&"the node CA lasts as long as it already"));
                 }
-                let chain = own.issue_node_for(&ca.key().spki(), &granted, life, now);
-                let chain = chain.map_err(|error| ended(&error))?;
+                let keys = (&ca.key().spki()[..], identity.record_key().public());
+                let chain = own.certify(grant, keys, Some(ca.chain()), life, now).map_err(|error| ended(&error))?;
                 if !self.is_better(state, &chain) {
                     return Err(ended(&"it is under a root that retires"));
                 }
@@ -182,7 +181,9 @@ impl Renewal {
     /// Any enroller with an open link will do.
     async fn by_link(&self, state: &State) -> Result<Vec<Vec<u8>>, Error> {
         let identity = &self.sync.identity;
-        let request = certs::codec::encode(&Renew { request: identity.ca().key().request(identity.node()) });
+        let ca = identity.ca();
+        let renew = Renew { request: ca.key().request(identity.node()), chain: ca.chain().to_vec() };
+        let request = certs::codec::encode(&renew);
         let is_enroller =
             |node: &NodeId| state.grants().get(node).is_some_and(|grant| grant.enroller && !grant.retired);
         // In a large mesh none of them need be linked.
@@ -202,6 +203,9 @@ impl Renewal {
         let mut links = self.sync.links.all();
         links.retain(|link| is_enroller(&link.peer().node));
         links.shuffle(&mut rand::rng());
+        // Who redeemed this node's invite says so anew, by its certificate of now.
+        let redeemer = self.grant(state).map(|grant| grant.redeemed_by().clone());
+        links.sort_by_key(|link| Some(&link.peer().node) != redeemer.as_ref());
         let mut last = fail("unreachable", "no enroller is linked", "start one of the enrollers");
         for link in links {
             let node = &link.peer().node;
@@ -336,8 +340,8 @@ mod tests {
             enroller: true,
             retired: false,
         };
-        let grant = grant.certified(SigningKey::generate().public());
-        let chain = enroller.issue_node_for(&own.spki(), &grant, life, NOW).unwrap();
+        let keys = (own.spki(), SigningKey::generate().public());
+        let chain = enroller.certify(&grant, (&keys.0, keys.1), None, life, NOW).unwrap();
         (NodeCa::new(&mesh, chain, own).unwrap(), enroller)
     }
 

@@ -181,6 +181,14 @@ impl Store {
         Ok(generation)
     }
 
+    /// Keeps a generation that this node goes on under. Durable on return.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn set_generation(&self, generation: u64) -> Result<(), Error> {
+        self.set_meta(GENERATION, &generation.to_be_bytes())
+    }
+
     /// Members as last known, in membership's own encoding.
     ///
     /// # Errors
@@ -368,6 +376,8 @@ mod tests {
         let third = store.next_generation(second + (9 << 24), 0, 0).unwrap();
         assert!(first < second && second < third, "{first} {second} {third}");
         assert!(first >> 24 > now / 1000);
+        store.set_generation(third + (9 << 24)).unwrap();
+        assert!(store.next_generation(0, 0, 0).unwrap() > third + (9 << 24));
     }
 
     #[test]

@@ -3,13 +3,15 @@
 
 mod answer;
 mod bodies;
+mod everybody;
 mod freshness;
 pub mod paths;
 mod push;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    net::SocketAddr,
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -93,14 +95,19 @@ struct Shared {
     fetching: Mutex<Claims>,
     /// How long ago most of the mesh was heard.
     freshness: Mutex<Freshness>,
+    /// Where scrapers find each node, as it last said.
+    scraped: Mutex<BTreeMap<NodeId, SocketAddr>>,
+    /// Where they find this one.
+    own_scraped: OnceLock<SocketAddr>,
     /// The longest audit chain that each member was heard to have.
     audits: Mutex<BTreeMap<NodeId, AuditHead>>,
 }
 
 impl Shared {
     fn new(now: Instant) -> Self {
-        let (applying, applied, busy, fetching, audits) = Default::default();
-        Self { applying, applied, busy, fetching, freshness: Mutex::new(Freshness::new(now)), audits }
+        let (applying, applied, busy, fetching, scraped, own_scraped, audits) = Default::default();
+        let freshness = Mutex::new(Freshness::new(now));
+        Self { applying, applied, busy, fetching, freshness, scraped, own_scraped, audits }
     }
 }
 

@@ -25,6 +25,12 @@ pub const LOOK: u16 = 6;
 pub const PING: u16 = 7;
 /// Nothing -> [`Paths`].
 pub const PATHS: u16 = 8;
+/// Nothing -> [`super::traffic::Said`].
+pub const TRAFFIC: u16 = 9;
+/// Nothing -> a list of [`super::timeline::Noted`].
+pub const EVENTS: u16 = 10;
+/// Nothing -> the address for scrapers, if there is one.
+pub const SCRAPED: u16 = 11;
 
 /// Most bytes of a request's body.
 pub const REQUEST_BYTES: usize = 64 << 10;
@@ -96,6 +102,8 @@ pub struct Answer {
 pub struct Renew {
     /// PKCS#10 request of the same CA key.
     pub request: Vec<u8>,
+    /// Node CA, enroller CA, as they are: they show who redeemed the node's invite.
+    pub chain: Vec<Vec<u8>>,
 }
 
 /// The new certificates, or why not.

@@ -58,6 +58,7 @@ impl World {
             state,
             authority: authority.clone(),
             limits: Arc::new(Limits::new(rand::random())),
+            token_keys: Arc::default(),
         };
         Self {
             trust_domain: trust_domain.clone(),
@@ -125,8 +126,7 @@ impl World {
         if changes.iter().any(concerns_requests) {
             let mut before = self.folding.lock().expect("no code panics while it folds");
             let now = clock::uptime();
-            let services = Arc::new(fold::services(&view, &self.node, &self.stats, now, &mut before));
-            self.stats.retain(&services, now);
+            let services = fold::services(&view, &self.node, &self.stats, now, &mut before);
             let last = self.current.load();
             self.current.store(Arc::new(Snapshot {
                 trust_domain: last.trust_domain.clone(),
@@ -136,6 +136,7 @@ impl World {
                 state: last.state.clone(),
                 authority: last.authority.clone(),
                 limits: last.limits.clone(),
+                token_keys: last.token_keys.clone(),
             }));
         }
         self.changes.send_modify(|count| *count += 1);
@@ -163,6 +164,7 @@ impl World {
             state,
             authority: authority.clone(),
             limits: last.limits.clone(),
+            token_keys: last.token_keys.clone(),
         }));
         self.changes.send_modify(|count| *count += 1);
         changed.then_some(authority)

@@ -14,7 +14,7 @@ enum Step<'t> {
 }
 
 /// The unified difference with these names in its head; empty if there is none.
-pub(super) fn unified(names: (&str, &str), before: &str, after: &str) -> String {
+pub(crate) fn unified(names: (&str, &str), before: &str, after: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let steps = steps(&old, &new);
     let changed: Vec<usize> =

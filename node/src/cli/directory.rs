@@ -5,6 +5,7 @@ mod links;
 mod roots;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -62,6 +63,9 @@ pub struct Known {
     /// Number of the latest RoleSet whose roots are in `bundle.pem`.
     #[serde(default)]
     pub role_set: u64,
+    /// Nodes that operators evicted, up to which epoch, as far as that was proven here: none of them is believed any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub evicted: BTreeMap<NodeId, u64>,
     /// Nodes, those seen alive last first.
     #[serde(default, rename = "node")]
     pub nodes: Vec<KnownNode>,
@@ -87,6 +91,19 @@ pub struct Keys<'a> {
     pub root: &'a str,
     /// The trust bundle, PEM.
     pub bundle: &'a str,
+}
+
+/// Which keys lie in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lying {
+    /// The root's.
+    pub root: bool,
+    /// The one for lost keys.
+    pub recovery: bool,
+    /// The operator's.
+    pub operator: bool,
+    /// Whether that is under a passphrase.
+    pub sealed: bool,
 }
 
 impl Directory {
@@ -278,6 +295,16 @@ impl Directory {
         self.path.join(ROOT).exists()
     }
 
+    /// Which keys lie here.
+    pub fn lying(&self) -> Lying {
+        let is_sealed = |name: &str| {
+            let text = state_dir::read_private(&self.path.join(name)).ok().flatten();
+            text.is_some_and(|text| certs::sealed::is_sealed(&text))
+        };
+        let lies = |name: &str| self.path.join(name).exists();
+        Lying { root: lies(ROOT), recovery: lies(RECOVERY), operator: lies(OPERATOR), sealed: is_sealed(OPERATOR) }
+    }
+
     /// Keeps what a node says of the nodes there are; a directory that cannot be written stays as it is.
     pub fn refresh(&self, known: &Known, mesh: &api::Mesh) {
         let mut nodes = mesh.nodes.clone();
@@ -288,6 +315,16 @@ impl Directory {
         if fresh != *known && !fresh.nodes.is_empty() {
             // A read-only copy of the directory is a way to use it.
             let _ = self.store_known(&fresh);
+        }
+    }
+
+    /// Keeps that a node is evicted; a directory that cannot be written stays as it is.
+    pub fn evict(&self, node: &NodeId, epoch: u64) {
+        let Ok(mut known) = self.known() else { return };
+        let highest = known.evicted.get(node).copied().unwrap_or_default();
+        if known.evicted.insert(node.clone(), epoch.max(highest)) != Some(epoch.max(highest)) {
+            // A read-only copy of the directory is a way to use it.
+            let _ = self.store_known(&known);
         }
     }
 

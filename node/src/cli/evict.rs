@@ -57,6 +57,9 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         sending.message = format!("evict {}", args.out);
     }
     let outcome = operator.send(&mut client, ctx, intents, &plan, &sending).await?;
+    if outcome.pushed.is_some() && outcome.missing().is_none() {
+        operator.directory.evict(&args.out, held.grant.epoch);
+    }
     // The evicted node is the one that need not agree.
     outcome.without(&args.out).show(ctx)
 }

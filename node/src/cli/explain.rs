@@ -76,6 +76,9 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
     let rule = verdict.rule.as_ref().map(|rule| format!(" {rule}")).unwrap_or_default();
     let by = verdict.document.as_ref().map(|document| format!(" by {document}{rule}")).unwrap_or_default();
     row("authorization", &format!("{}{by}", verdict.verdict));
+    for ask in &verdict.asks {
+        row("", &format!("if the authoriser `{}` lets it in, too: {} {}", ask.provider, ask.document, ask.rule));
+    }
     if let Some(note) = &verdict.note {
         row("", note);
     }

@@ -4,9 +4,9 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 
 use crate::{
     cli::{
-        ca, check, completions, context::Globals, drain, endpoints, evict, explain, grant, identity, init, invite,
-        join, leave, limits, man, members, operator, outliers, ping, policy, routes, run, secret, service, services,
-        sim, status, wait,
+        ca, check, completions, context::Globals, drain, endpoints, events, evict, explain, grant, identity, init,
+        invite, join, leave, limits, man, members, operator, outliers, ping, policy, routes, run, secret, service,
+        services, sim, status, top, wait,
     },
     demo,
 };
@@ -49,6 +49,10 @@ pub enum Command {
     Limits(limits::Args),
     /// List the endpoints that are left out because they fail
     Outliers(outliers::Args),
+    /// Show services by what is asked of them, endpoints and nodes, as they are now
+    Top(top::Args),
+    /// List what happened: joins, deaths, ejections, pushes, renewals
+    Events(events::Args),
     /// List the routes that requests take
     Routes(routes::Args),
     /// Say where a request would go, and why
@@ -95,7 +99,7 @@ pub enum Command {
 }
 
 /// Headings of `--help` and the commands under them.
-const GROUPS: &[(&str, &[&str])] = &[
+pub const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["demo", "init", "join", "run"]),
     (
         "Look",
@@ -107,6 +111,8 @@ const GROUPS: &[(&str, &[&str])] = &[
             "endpoints",
             "outliers",
             "limits",
+            "top",
+            "events",
             "routes",
             "explain",
             "wait",
@@ -266,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_later_parts_bring_is_absent() {
-        for line in ["skein top", "skein tap", "skein capture on"] {
+        for line in ["skein tap", "skein capture on"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

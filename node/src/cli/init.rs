@@ -1,6 +1,6 @@
 //! `skein init`.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use certs::{
     grant::GrantedService,
@@ -71,6 +71,7 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
         trust_domain: args.trust_domain.clone(),
         genesis: made.genesis.0,
         role_set: made.role_set,
+        evicted: BTreeMap::new(),
         nodes,
     })?;
 

@@ -46,7 +46,8 @@ pub struct Args {
     /// It enrols others, once `skein ca promote NODE` has certified it
     #[arg(long)]
     enroller: bool,
-    /// A rebuilt machine takes the name over; what the old one holds counts no more
+    /// A rebuilt machine takes the name over; what the old one holds counts no more, but for an enroller's CA: it goes on certifying for
+    /// those whom it enrolled. Where that was stolen, `skein evict NODE --force` before
     #[arg(long)]
     replace: bool,
     /// How long the token is good

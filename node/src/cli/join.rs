@@ -1,12 +1,13 @@
 //! `skein join`.
 
-use std::{io::Read as _, path::PathBuf};
+use std::{io::Read, path::PathBuf};
 
 use certs::{
     id::{NodeId, TrustDomain},
     join::Token,
 };
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::{
     agent::{
@@ -123,8 +124,17 @@ pub(super) fn agree(config: &Config, node: &NodeId, trust_domain: &TrustDomain, 
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn read(file: &std::path::Path) -> Result<String> {
-    read_within(file, TOKEN_LIMIT)
+pub(super) fn read(file: &std::path::Path) -> Result<Zeroizing<String>> {
+    let opened = std::fs::File::open(file).and_then(token);
+    opened.map_err(|error| io("read", file, &error))
+}
+
+/// A token's text, in a buffer that never moves.
+fn token(from: impl Read) -> std::io::Result<Zeroizing<String>> {
+    let limit = usize::try_from(TOKEN_LIMIT).unwrap_or_default();
+    let mut text = Zeroizing::new(String::with_capacity(limit + 1));
+    from.take(TOKEN_LIMIT).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Reads at most so many bytes of a text file.
@@ -138,9 +148,6 @@ pub(super) fn read_within(file: &std::path::Path, limit: u64) -> Result<String> 
     Ok(text)
 }
 
-fn stdin() -> Result<String> {
-    let mut text = String::new();
-    let read = std::io::stdin().lock().take(TOKEN_LIMIT).read_to_string(&mut text);
-    read.map_err(|error| io("read", std::path::Path::new("standard input"), &error))?;
-    Ok(text)
+fn stdin() -> Result<Zeroizing<String>> {
+    token(std::io::stdin().lock()).map_err(|error| io("read", std::path::Path::new("standard input"), &error))
 }

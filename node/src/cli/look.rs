@@ -78,14 +78,14 @@ fn strange(error: &serde_json::Error) -> Error {
 }
 
 /// A time of the past as people say it: `5s`, `3m`, `2h`, `9d`; as it came if it is no time.
-pub(super) fn ago(time: &str) -> String {
+pub(crate) fn ago(time: &str) -> String {
     let Ok(then) = time.parse::<jiff::Timestamp>() else { return time.to_owned() };
     let now = i64::try_from(clock::wall()).unwrap_or(i64::MAX);
     span(u64::try_from(now - then.as_millisecond()).unwrap_or(0))
 }
 
 /// A length of time in its greatest unit.
-pub(super) fn span(length: Millis) -> String {
+pub(crate) fn span(length: Millis) -> String {
     match length / 1000 {
         seconds @ 0..120 => format!("{seconds}s"),
         seconds @ 120..7_200 => format!("{}m", seconds / 60),
@@ -115,7 +115,7 @@ pub(super) fn state(word: &str) -> (String, Tone) {
 }
 
 /// The first characters of an id, enough to tell ids apart.
-pub(super) fn short(id: &str) -> &str {
+pub(crate) fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 

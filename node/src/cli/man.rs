@@ -3,20 +3,28 @@
 use crate::cli::{
     context::Context,
     error::{Error, Result},
-    grammar,
+    grammar, reference,
 };
 
 /// Prints the manual page (roff) of skein or of one command.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: skein man policy push | man -l -")]
+#[command(after_help = "Examples:
+  skein man policy push | man -l -
+  skein man --markdown > cli.md")]
 pub struct Args {
     /// The command, word by word [default: skein itself].
     #[arg(value_name = "COMMAND")]
     command: Vec<String>,
+    /// Print the reference of all commands in Markdown instead
+    #[arg(long, conflicts_with = "command")]
+    markdown: bool,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
+    if args.markdown {
+        return ctx.output.text(&reference::markdown());
+    }
     let mut command = grammar::command();
     command.build();
     for word in &args.command {

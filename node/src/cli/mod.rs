@@ -2,12 +2,12 @@
 
 pub mod client;
 pub mod context;
-mod difference;
+pub(crate) mod difference;
 pub mod directory;
 pub mod error;
 pub mod grammar;
 mod grants;
-mod look;
+pub(crate) mod look;
 pub mod output;
 pub mod passphrase;
 pub mod signing;
@@ -18,6 +18,7 @@ mod check;
 mod completions;
 mod drain;
 mod endpoints;
+mod events;
 mod evict;
 mod explain;
 mod grant;
@@ -34,6 +35,7 @@ mod outliers;
 mod ping;
 mod policy;
 mod proof;
+mod reference;
 mod routes;
 mod run;
 mod secret;
@@ -41,6 +43,7 @@ mod service;
 mod services;
 mod sim;
 mod status;
+mod top;
 mod wait;
 
 use std::process::ExitCode;
@@ -129,6 +132,8 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
         Command::Limits(args) => block_on(limits::run(args, ctx)),
         Command::Outliers(args) => block_on(outliers::run(args, ctx)),
+        Command::Top(args) => block_on(top::run(args, ctx)),
+        Command::Events(args) => block_on(events::run(args, ctx)),
         Command::Routes(args) => block_on(routes::run(args, ctx)),
         Command::Explain(args) => block_on(explain::run(args, ctx)),
         Command::Wait(args) => block_on(wait::run(args, ctx)),

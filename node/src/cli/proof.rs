@@ -7,11 +7,11 @@ use policy::{DocumentId, changeset::ChangesetId, history::History};
 use rand::seq::SliceRandom as _;
 
 use crate::{
-    agent::admin::api::{Mesh, Proof},
+    agent::admin::api::{KnownNode, Mesh, Proof},
     cli::{
         client::{self, Client, segment},
         context::Context,
-        directory::Known,
+        directory::{self, Known},
         error::{Error, Result},
         output::remark,
     },
@@ -19,7 +19,9 @@ use crate::{
 };
 
 /// Further nodes that are asked for all that was signed.
-const WITNESSES: usize = 2;
+const WITNESSES: usize = 4;
+/// Nodes that are tried for it.
+const TRIED: usize = 8;
 
 /// How a document stands.
 ///
@@ -41,7 +43,7 @@ pub(super) async fn of_changeset(client: &mut Client, known: &Known, prefix: &st
 }
 
 /// All that operators ever signed: what a new RoleSet is to keep can only be said of the whole. One node could keep something back, or
-/// lack it still; so others are asked, too.
+/// lack it still; so others are asked, too: whom it names, and whom the operator knew before, for it could name its accomplices alone.
 ///
 /// # Errors
 /// As [`of_document`].
@@ -49,12 +51,12 @@ pub(super) async fn of_everything(client: &mut Client, known: &Known, ctx: &Cont
     let mut all: Proof = client.get("/v1/policy/history").await?;
     believed(known, &all, client.reached())?;
     let mesh: Mesh = client.get("/v1/mesh").await?;
-    let mut others: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != mesh.node).collect();
+    let mut others = witnesses(&mesh, known);
+    let wanted = WITNESSES.min(others.iter().filter(|node| node.alive).count());
     others.shuffle(&mut rand::rng());
     let mut asked = vec![mesh.node.to_string()];
-    let wanted = WITNESSES.min(others.len());
-    for node in others {
-        if asked.len() > wanted {
+    for node in others.into_iter().take(TRIED) {
+        if asked.len() > WITNESSES {
             break;
         }
         let proof = async {
@@ -67,6 +69,8 @@ pub(super) async fn of_everything(client: &mut Client, known: &Known, ctx: &Cont
                 add(&mut all, proof);
                 asked.push(node.name.to_string());
             }
+            // Who is dead need not answer.
+            Err(_) if !node.alive => {}
             Err(error) => remark(&format!("note: {} does not say what was signed: {}", node.name, error.message)),
         }
     }
@@ -75,6 +79,19 @@ pub(super) async fn of_everything(client: &mut Client, known: &Known, ctx: &Cont
         remark(&format!("note: only {named} says what was signed so far; what it does not hold would not be kept"));
     }
     believed(known, &all, &asked.join(", "))
+}
+
+/// Who may be asked beside the node that was reached.
+fn witnesses(mesh: &Mesh, known: &Known) -> Vec<KnownNode> {
+    let mut others: Vec<KnownNode> = mesh.nodes.iter().filter(|node| node.alive).cloned().collect();
+    for directory::KnownNode { name, addresses } in &known.nodes {
+        if others.iter().all(|node| node.name != *name) {
+            let (name, addresses) = (name.clone(), addresses.clone());
+            others.push(KnownNode { name, addresses, enroller: false, alive: false });
+        }
+    }
+    others.retain(|node| node.name != mesh.node);
+    others
 }
 
 /// Adds what is not there yet, after what it may refer to.
@@ -119,7 +136,13 @@ fn believed(known: &Known, proof: &Proof, reached: &str) -> Result<History> {
 
 #[cfg(test)]
 mod tests {
-    use certs::{id::TrustDomain, root::Root, sign::SigningKey};
+    use std::collections::BTreeMap;
+
+    use certs::{
+        id::{NodeId, TrustDomain},
+        root::Root,
+        sign::{Digest, SigningKey},
+    };
     use policy::history;
 
     use super::*;
@@ -137,7 +160,13 @@ mod tests {
             )
         };
         let ((id, own), (_, foreign)) = (genesis(&key), genesis(&SigningKey::generate()));
-        let known = Known { trust_domain: mesh.clone(), genesis: id.0, role_set: 0, nodes: Vec::new() };
+        let known = Known {
+            trust_domain: mesh.clone(),
+            genesis: id.0,
+            role_set: 0,
+            evicted: BTreeMap::new(),
+            nodes: Vec::new(),
+        };
         assert!(believed(&known, &own, "x").unwrap().contains(&id));
         let stale = believed(&Known { role_set: 2, ..known.clone() }, &own, "x").err().unwrap();
         assert!(stale.code == "unverified_node" && stale.message.contains("RoleSets up to 1"), "{stale:?}");
@@ -147,5 +176,32 @@ mod tests {
                 Some("unverified_node".into())
             );
         }
+    }
+
+    #[test]
+    fn whom_the_operator_knew_is_asked_whatever_the_reached_node_says() {
+        let (mesh, node) = (TrustDomain::new("t.example").unwrap(), |name: &str| NodeId::new(name).unwrap());
+        let named = |name: &str, alive| KnownNode { name: node(name), addresses: Vec::new(), enroller: false, alive };
+        let said = Mesh {
+            trust_domain: mesh.clone(),
+            node: node("a"),
+            genesis: Digest([0; 32]),
+            role_set: 1,
+            keys: Vec::new(),
+            bundle: String::new(),
+            nodes: vec![named("a", true), named("accomplice", true), named("b", false)],
+            evicted: BTreeMap::new(),
+        };
+        let nodes = ["a", "b", "c"].map(|name| directory::KnownNode { name: node(name), addresses: Vec::new() });
+        let known = Known {
+            trust_domain: mesh,
+            genesis: Digest([0; 32]),
+            role_set: 1,
+            evicted: BTreeMap::new(),
+            nodes: nodes.to_vec(),
+        };
+        let asked = witnesses(&said, &known).into_iter().map(|node| (node.name.to_string(), node.alive));
+        let expected = [("accomplice", true), ("b", false), ("c", false)].map(|(name, alive)| (name.to_owned(), alive));
+        assert_eq!(asked.collect::<Vec<_>>(), expected);
     }
 }

@@ -5,7 +5,7 @@ mod outcome;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use certs::{codec::Millis, id::NodeId, root::bundle_from_pem, sign::SigningKey};
+use certs::{codec::Millis, id::NodeId, root::bundle_from_pem, sign::SigningKey, verify::Authority};
 use policy::{
     DocumentId, Kind,
     changeset::{Change, Changeset, ChangesetId},
@@ -142,10 +142,10 @@ impl Operator {
 
     /// What nodes signed counts, not what the asked one says of them.
     fn believed(&self, said: Pushed, id: &ChangesetId, reached: &str) -> Result<Pushed> {
-        let roots = self.roots()?;
+        let authority = self.authority()?;
         let (mut durable, mut applied) = (Vec::new(), Vec::new());
         for receipt in said.receipts.iter().filter_map(|text| STANDARD.decode(text).ok()) {
-            let proven = Receipt::prove(&receipt, &self.known.trust_domain, &roots, clock::wall());
+            let proven = Receipt::prove(&receipt, &authority, clock::wall());
             // Nobody is counted twice.
             let proven = proven.filter(|receipt| receipt.changeset() == *id && !durable.contains(&receipt.node));
             if let Some(receipt) = proven {
@@ -166,6 +166,19 @@ impl Operator {
             );
         }
         Ok(Pushed { changeset: id.to_string(), durable, applied, pending, complete, ..said })
+    }
+
+    /// Whom the operator believes: who is certified under the roots that it knows now, and not evicted as far as it knows.
+    ///
+    /// # Errors
+    /// As [`Self::roots`].
+    pub fn authority(&self) -> Result<Authority> {
+        let mut authority = Authority::new(self.known.trust_domain.clone(), self.roots()?);
+        // What this very command has learned is on disk.
+        let known = self.directory.known();
+        let evicted = known.as_ref().map_or(&self.known.evicted, |known| &known.evicted);
+        evicted.iter().for_each(|(node, epoch)| authority.revocations.evict(node.clone(), *epoch));
+        Ok(authority)
     }
 
     /// The roots that the operator believes.

@@ -21,6 +21,12 @@ pub fn offset(text: &str) -> Result<i64, String> {
     i64::try_from(length.as_millis()).map(|length| sign * length).map_err(|_| "too far away".to_owned())
 }
 
+/// A length of time in which days count: `30d`, `12h`.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let milliseconds = offset(text)?;
+    u64::try_from(milliseconds).map(Duration::from_millis).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
 /// A time: RFC 3339, or a duration ago.
 pub fn time(text: &str) -> Result<Millis, String> {
     let wrong = || "not a time; write 2030-01-31T12:00:00Z, or 2h for two hours ago".to_owned();

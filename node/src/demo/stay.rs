@@ -25,7 +25,8 @@ pub(super) fn hints(cluster: &Cluster, screen: &Screen) {
         screen.line(&format!("    {}", screen.paint(Style::Dim, what)));
         screen.line(&format!("    {how}"));
     };
-    hint("the page, in a browser; sign in as jason there", format!("http://{}/productpage", page.target));
+    hint("the mesh, in a browser: every node has these pages", format!("http://{}/", page.admin));
+    hint("the sample's page; sign in as jason there", format!("http://{}/productpage", page.target));
     hint(
         "through the mesh",
         format!("curl -x http://{} http://productpage:{PORT}/api/v1/products/0/reviews", page.outbound),

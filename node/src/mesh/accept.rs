@@ -66,25 +66,29 @@ pub(super) async fn connections(
             incoming.refuse();
             continue;
         }
-        match gate.judge(incoming.remote_address_validated(), handshakes, clock::monotonic()) {
-            Verdict::Accept => {}
-            Verdict::Retry => {
+        let proved = incoming.remote_address_validated();
+        let verdict = gate.judge(proved, handshakes, clock::monotonic());
+        let from = proved.then(|| incoming.remote_address().ip());
+        let under_way = (verdict == Verdict::Accept).then(|| handshakes.enter_quic(from)).flatten();
+        let under_way = match (verdict, under_way) {
+            (Verdict::Accept, Some(under_way)) => under_way,
+            (Verdict::Retry, _) => {
                 count(&mesh.shared.counters.retries);
                 // Fails only for senders that have proved their address, who are never asked.
                 let _ = incoming.retry();
                 continue;
             }
-            Verdict::Refuse => {
+            (Verdict::Accept | Verdict::Refuse, _) => {
                 count(&mesh.shared.counters.handshake_failures);
                 incoming.refuse();
                 continue;
             }
-        }
+        };
         let connecting = match control.clone().filter(|_| is_control) {
             Some(config) => incoming.accept_with(config),
             None => incoming.accept(),
         };
-        let (under_way, accepted, done) = (handshakes.enter_quic(), accepted.clone(), mesh.clone());
+        let (accepted, done) = (accepted.clone(), mesh.clone());
         let time = handshakes.time();
         mesh.shared.tasks.detach("quic handshake", async move {
             let result = match connecting {

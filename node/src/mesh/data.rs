@@ -13,7 +13,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::TcpListener,
     sync::{Mutex, mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -163,19 +163,21 @@ impl Worker {
             return Err(Error::Stopping);
         }
         let group = shared.pool.group(call);
-        let permit = self.counted(group.permit(call.patience).await)?;
-        let link = self.link(&group, call).await?;
+        // All that is waited for of this node's own limits is waited for so long together.
+        let until = Instant::from_std(clock::monotonic() + call.patience);
+        let permit = self.within(until, group.permit()).await?;
+        let link = self.link(&group, call, until).await?;
         Ok(Lease::new(link, group, permit))
     }
 
     /// A virtual connection of the group that takes a request now.
-    async fn link(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<Link, Error> {
+    async fn link(&self, group: &Arc<Group>, call: &Call<'_>, until: Instant) -> Result<Link, Error> {
         if let Some(link) = group.take_ready(call.preface).await {
             self.ask_quic_again(&link, group, call);
             return Ok(link);
         }
         let stream = if self.is_tcp_only(group, call) {
-            let _leave = self.within(call.patience, group.dial_permit()).await?;
+            let _leave = self.within(until, group.dial_permit()).await?;
             // One may have come back while this call waited.
             if let Some(link) = group.take_ready(call.preface).await {
                 return Ok(link);
@@ -249,8 +251,9 @@ impl Worker {
     }
 
     /// Waits for one of this node's own limits, and no longer than this.
-    async fn within<T>(&self, patience: Duration, room: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        self.counted(timeout(patience, room).await.unwrap_or(Err(Error::Overflow("requests to one node"))))
+    async fn within<T>(&self, until: Instant, room: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let room = timeout_at(until, room).await;
+        self.counted(room.unwrap_or(Err(Error::Overflow("requests under way to one identity of a node"))))
     }
 
     /// A stream whose preface was written.
@@ -378,7 +381,7 @@ impl Worker {
 
     /// Connections between two nodes begin at equal workers and go on from there; the nodes of a mesh begin at random ones.
     fn target(&self, call: &Call<'_>, ordinal: u8) -> Target {
-        let spread = self.shared.mesh.shared.spread.wrapping_add(self.shared.index).wrapping_add(ordinal);
+        let first = first(self.shared.mesh.shared.spread, self.shared.index, ordinal);
         Target {
             conversation: Conversation::Data,
             own: call.source.clone(),
@@ -386,9 +389,16 @@ impl Worker {
             node: Some(call.node.clone()),
             address: call.address,
             patience: call.patience,
-            first: spread % CONTROL,
+            first,
         }
     }
+}
+
+/// The first byte of a connection's first id. Consecutive sums pick consecutive workers of the peer, also where they begin anew:
+/// most numbers of workers divide 240.
+fn first(spread: u8, index: u8, ordinal: u8) -> u8 {
+    let sum = u16::from(spread) + u16::from(index) + u16::from(ordinal);
+    u8::try_from(sum % u16::from(CONTROL)).unwrap_or_default()
 }
 
 fn retirement(peer: &Peer, own: Option<(Millis, Arc<[u8]>)>) -> Retirement {
@@ -459,4 +469,21 @@ fn listen_quic(
     let accepting = accept::connections(mesh.clone(), endpoint.clone(), true, control, accepted);
     shared.tasks.critical("mesh quic port", accepting);
     Ok(endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consecutive_connections_go_to_consecutive_workers_wherever_they_begin() {
+        for workers in [1, 2, 3, 4, 5, 6, 8, 12, 16] {
+            for spread in 0..=u8::MAX {
+                let reached: Vec<u8> = (0..workers).map(|ordinal| first(spread, 1, ordinal) % workers).collect();
+                let wanted: Vec<u8> = (0..workers).map(|ordinal| (reached[0] + ordinal) % workers).collect();
+                assert_eq!(reached, wanted, "{workers} workers from {spread}");
+                assert!((0..workers).all(|ordinal| first(spread, 1, ordinal) < CONTROL));
+            }
+        }
+    }
 }

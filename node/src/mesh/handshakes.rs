@@ -5,10 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{
-            AtomicU64, AtomicUsize,
-            Ordering::{self, Relaxed},
-        },
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -27,15 +24,20 @@ pub(super) struct Handshakes {
     pending: AtomicUsize,
     over_tcp: Arc<Crowd>,
     over_quic: Arc<AtomicUsize>,
+    /// Those over QUIC whose sender has proved its address.
+    proved: Arc<Crowd>,
 }
 
 /// A QUIC handshake under way, until dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<AtomicUsize>);
+pub(super) struct UnderWay {
+    all: Arc<AtomicUsize>,
+    _place: Option<Place>,
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.all.fetch_sub(1, Relaxed);
     }
 }
 
@@ -46,6 +48,7 @@ impl Default for Handshakes {
             pending: AtomicUsize::new(PENDING),
             over_tcp: Crowd::new(PENDING, PENDING / 2),
             over_quic: Arc::default(),
+            proved: Crowd::new(PENDING, PENDING / 2),
         }
     }
 }
@@ -78,10 +81,16 @@ impl Handshakes {
         self.over_quic.load(Relaxed)
     }
 
-    /// One more over QUIC.
-    pub(super) fn enter_quic(&self) -> UnderWay {
-        self.over_quic.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self.over_quic.clone())
+    /// One more over QUIC. An address that was proved gets at most half of all; one that was not could be anybody's, and is counted
+    /// against nobody: those together get a quarter of all before they must prove themselves.
+    pub(super) fn enter_quic(&self, proved: Option<IpAddr>) -> Option<UnderWay> {
+        let all = self.pending();
+        let place = match proved {
+            Some(from) => Some(self.proved.enter_within(from, all, all.div_ceil(2))?),
+            None => None,
+        };
+        self.over_quic.fetch_add(1, Relaxed);
+        Some(UnderWay { all: self.over_quic.clone(), _place: place })
     }
 }
 
@@ -103,5 +112,22 @@ mod tests {
         assert!(third.is_some() && handshakes.enter_tcp(host(3)).is_none());
         handshakes.set(Duration::from_millis(30), 4);
         assert!(handshakes.enter_tcp(host(3)).is_some());
+    }
+
+    #[test]
+    fn one_address_gets_half_of_the_handshakes_over_quic_and_a_forged_one_costs_nobody_his() {
+        let handshakes = Handshakes::default();
+        handshakes.set(Duration::from_secs(1), 4);
+        let host = |last: u8| Some(IpAddr::from([192, 0, 2, last]));
+        let forged = handshakes.enter_quic(None);
+        let held = [handshakes.enter_quic(host(1)), handshakes.enter_quic(host(1))];
+        assert!(forged.is_some() && held.iter().all(Option::is_some));
+        assert!(handshakes.enter_quic(host(1)).is_none());
+        let other = handshakes.enter_quic(host(2));
+        assert!(other.is_some());
+        assert_eq!(handshakes.over_quic(), 4, "who is turned away counts for nothing");
+        drop((forged, held, other));
+        assert_eq!(handshakes.over_quic(), 0);
+        assert!(handshakes.enter_quic(host(1)).is_some());
     }
 }

@@ -17,7 +17,7 @@ use certs::{
     id::NodeId,
     sign::Digest,
     tls::Conversation,
-    verify::{Authority, Peer, verify},
+    verify::{Authority, CLOCK_TOLERANCE, Peer, verify},
 };
 use futures_util::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
@@ -84,10 +84,12 @@ impl Retirement {
 /// left where that is less.
 const RETIRE_BEFORE: Millis = 60_000;
 
-/// From when on nothing new begins on a connection whose certificates hold until `ends`: what is under way has the rest.
+/// From when on nothing new begins on a connection whose certificates hold until `ends`: what is under way has the rest. A certificate
+/// that was let in although it has ended by this node's clock, which may be wrong, has the tolerance in the place of its life.
 fn retire_at(ends: Millis) -> Millis {
-    let left = ends.saturating_sub(clock::wall());
-    ends.saturating_sub(RETIRE_BEFORE.min(left / 3))
+    let now = clock::wall();
+    let ends = if ends > now { ends } else { ends.saturating_add(CLOCK_TOLERANCE) };
+    ends.saturating_sub(RETIRE_BEFORE.min(ends.saturating_sub(now) / 3))
 }
 
 /// Which connections an event concerns.
@@ -183,9 +185,9 @@ impl Live {
         })
     }
 
-    /// Closes what a certificate's end has reached.
+    /// Closes what a certificate's end has reached, with the tolerance that handshakes have: what one would let in again is not closed.
     pub(super) fn expire(&self, now: Millis) -> usize {
-        self.close_where(Code::Expired, |entry| entry.peer.not_after <= now)
+        self.close_where(Code::Expired, |entry| entry.peer.not_after.saturating_add(CLOCK_TOLERANCE) <= now)
     }
 
     /// Closes whatever no longer verifies. Nodes share few chains, so each is judged once.
@@ -323,7 +325,22 @@ mod tests {
         assert_eq!(before(now + 3_600_000), RETIRE_BEFORE);
         let short = before(now + 10_000);
         assert!((2_500..=3_334).contains(&short), "{short}");
-        assert_eq!(before(now.saturating_sub(1_000)), 0);
+        // Let in by the tolerance: not at once, or every request would dial anew.
+        let ended = now - 1_000;
+        assert!((now + 60_000..now + CLOCK_TOLERANCE).contains(&retire_at(ended)));
+        assert!(retire_at(now - CLOCK_TOLERANCE - 1) <= now);
+    }
+
+    #[test]
+    fn a_connection_lives_as_long_as_a_handshake_would_let_it_in() {
+        let live = Arc::<Live>::default();
+        let ended = Arc::new(Peer { not_after: clock::wall(), ..Peer::clone(&peer("b")) });
+        let kill = Arc::<Kill>::default();
+        let retirement = Retirement::before(ended.not_after, None);
+        let _guard = live.add(INBOUND, ended.clone(), Vec::new(), Handle::Tcp(kill.clone()), retirement);
+        assert_eq!((live.expire(ended.not_after + CLOCK_TOLERANCE - 1), kill.killed()), (0, None));
+        let closed = live.expire(ended.not_after + CLOCK_TOLERANCE);
+        assert_eq!((closed, kill.killed()), (1, Some(Code::Expired)));
     }
 
     fn peer(node: &str) -> Arc<Peer> {

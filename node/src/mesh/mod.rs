@@ -190,6 +190,18 @@ pub struct ControlSockets {
     handovers: mpsc::Receiver<accept::Handover>,
 }
 
+/// Whether the kernel lets workers share one UDP port here, asked by sockets of its own on loopback.
+///
+/// # Errors
+/// Why not.
+pub fn steers() -> Result<(), String> {
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    match steer::bind(anywhere, 2, steer::attach).map_err(|error| error.to_string())?.steering {
+        Steering::PerWorker => Ok(()),
+        Steering::Single(why) => Err(why),
+    }
+}
+
 impl Mesh {
     /// Opens the mesh port. `own` is this node's identity.
     ///

@@ -11,7 +11,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use certs::{
@@ -19,10 +18,7 @@ use certs::{
     id::{NodeId, SpiffeId},
 };
 use futures_util::future::{BoxFuture, Shared};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{
     data::Call,
@@ -230,16 +226,13 @@ impl Group {
         self.permits.clone().try_acquire_owned().ok()
     }
 
-    /// Leave to have one more request under way; waits in a bounded queue, for so long at most.
-    pub(super) async fn permit(&self, patience: Duration) -> Result<OwnedSemaphorePermit, Error> {
+    /// Leave to have one more request under way; waits in a bounded queue.
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
         if let Some(permit) = self.free_permit() {
             return Ok(permit);
         }
         let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow("waiting requests"))?;
-        let permit = timeout(patience, self.permits.clone().acquire_owned()).await;
-        permit
-            .map_err(|_| Error::Overflow("requests under way to one identity of a node"))?
-            .map_err(|_| Error::Stopping)
+        self.permits.clone().acquire_owned().await.map_err(|_| Error::Stopping)
     }
 
     /// Leave to dial by TCP, held until the dial has ended.
@@ -447,19 +440,16 @@ mod tests {
     async fn so_many_requests_of_a_group_are_under_way_and_so_many_wait() {
         let group = Group::default();
         let mut held = Vec::new();
-        let (long, short) = (Duration::from_secs(600), Duration::from_millis(20));
         for _ in 0..MAX_UNDER_WAY {
-            held.push(group.permit(short).await.expect("there is room"));
+            held.push(group.permit().await.expect("there is room"));
         }
-        let late = group.permit(short).await;
-        assert!(matches!(late, Err(Error::Overflow("requests under way to one identity of a node"))), "{late:?}");
-        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(group.permit(long))).collect();
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(group.permit())).collect();
         for one in &mut waiting {
             assert!(futures_util::poll!(one.as_mut()).is_pending());
         }
-        assert!(matches!(group.permit(long).await, Err(Error::Overflow("waiting requests"))));
+        assert!(matches!(group.permit().await, Err(Error::Overflow("waiting requests"))));
         drop(held.pop());
         assert!(waiting.remove(0).await.is_ok(), "who came first");
-        assert!(futures_util::poll!(Box::pin(group.permit(long))).is_pending(), "one place is free");
+        assert!(futures_util::poll!(Box::pin(group.permit())).is_pending(), "one place is free");
     }
 }

@@ -189,10 +189,10 @@ mod tests {
     fn a_quarter_of_the_handshakes_asks_for_proof_and_all_of_them_refuse() {
         let (gate, handshakes, now) = (Gate::new(), Handshakes::default(), clock::monotonic());
         let limit = handshakes.pending();
-        let mut under_way: Vec<_> = (0..=limit / 4).map(|_| handshakes.enter_quic()).collect();
+        let mut under_way: Vec<_> = (0..=limit / 4).map(|_| handshakes.enter_quic(None).unwrap()).collect();
         assert_eq!(gate.judge(false, &handshakes, now), Verdict::Retry);
         assert_eq!(gate.judge(true, &handshakes, now), Verdict::Accept);
-        under_way.extend((under_way.len()..limit).map(|_| handshakes.enter_quic()));
+        under_way.extend((under_way.len()..limit).map(|_| handshakes.enter_quic(None).unwrap()));
         assert_eq!(gate.judge(true, &handshakes, now), Verdict::Refuse);
         handshakes.set(Duration::from_secs(1), limit * 8);
         assert_eq!(gate.judge(false, &handshakes, now), Verdict::Accept, "policy allows more");

@@ -13,9 +13,10 @@ use crate::{
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
 use certs::id::SpiffeId;
+use http::Version;
 use policy::{
     hosts::Protocol,
-    kinds::ConsistentHash,
+    kinds::{ConsistentHash, H2Upgrade},
     route::{ClusterPolicy, Destination, Route},
 };
 use std::{
@@ -60,6 +61,8 @@ pub(super) struct Cluster {
     pub(super) terms: Terms,
     /// How connections of HTTP/2 to its endpoints are watched, beside what the mesh does.
     pub(super) pings: Option<Pings>,
+    /// In which version requests travel to its nodes.
+    versions: Versions,
     ignores_localities: bool,
     /// Where requests are counted that reach no endpoint.
     pub(super) nobody: Arc<Recorder>,
@@ -71,13 +74,47 @@ pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     /// Whom it must prove to be.
     pub(super) identity: SpiffeId,
-    pub(super) preface: Preface,
+    /// With the protocol of the port.
+    preface: Preface,
+    /// With the other version of HTTP, where policy may ask for it.
+    other: Option<Preface>,
     pub(super) recorder: Arc<Recorder>,
     /// For an endpoint on this node: the caller as inbound sees it.
     pub(super) caller: OnceLock<Caller>,
 }
 
+/// `h2UpgradePolicy` and `useClientProtocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Versions {
+    /// The one that the port declares.
+    Port(mesh::Protocol),
+    /// HTTP/2, on ports of HTTP/1.1.
+    Upgraded,
+    /// The caller's.
+    Caller,
+}
+
+impl Member {
+    /// For a request that travels so.
+    pub(super) fn preface(&self, protocol: mesh::Protocol) -> &Preface {
+        let other = self.other.as_ref().filter(|other| other.protocol == protocol);
+        other.unwrap_or(&self.preface)
+    }
+}
+
 impl Cluster {
+    /// How a request travels that came by this version; one that asks for another protocol (WebSocket) goes by HTTP/1.1 where
+    /// the port speaks that.
+    pub(super) fn protocol(&self, version: Version, upgrades: bool) -> mesh::Protocol {
+        match self.versions {
+            Versions::Port(protocol) => protocol,
+            Versions::Upgraded | Versions::Caller if upgrades => mesh::Protocol::Http1,
+            Versions::Upgraded => mesh::Protocol::Http2,
+            Versions::Caller if version == Version::HTTP_2 => mesh::Protocol::Http2,
+            Versions::Caller => mesh::Protocol::Http1,
+        }
+    }
+
     /// The endpoint for the next attempt.
     ///
     /// # Errors
@@ -151,26 +188,29 @@ impl Context {
             service_namespace: name.namespace().into(),
             security: Security::Unknown,
         };
+        let policy = target.policy(port);
+        let versions = versions(policy, protocol);
         let endpoints: Arc<[Arc<Endpoint>]> = candidates.members().cloned().collect();
         let members = endpoints.iter().map(|endpoint| {
             let workload = Workload::of_service(&snapshot.trust_domain, name, &endpoint.account, &endpoint.labels);
+            let preface = |protocol| Preface {
+                service: name.clone(),
+                instance: endpoint.id.instance.as_deref().map(str::to_owned),
+                port,
+                source: Some(speaker.service.clone()),
+                protocol,
+                extensions: Vec::new(),
+            };
             Member {
                 endpoint: Arc::clone(endpoint),
                 identity: SpiffeId::service(snapshot.trust_domain.clone(), endpoint.account.clone()),
-                preface: Preface {
-                    service: name.clone(),
-                    instance: endpoint.id.instance.as_deref().map(str::to_owned),
-                    port,
-                    source: Some(speaker.service.clone()),
-                    protocol,
-                    extensions: Vec::new(),
-                },
+                preface: preface(protocol),
+                other: (versions != Versions::Port(protocol)).then(|| preface(the_other(protocol))),
                 recorder: Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(workload)))),
                 caller: OnceLock::new(),
             }
         });
         let circuit = self.circuits.of(&speaker.name, name, destination.cluster(port));
-        let policy = target.policy(port);
         let config = snapshot.compiled.config();
         let ignores_localities = !config.locality_load_balancing;
         let table = self.table(&circuit, &endpoints, policy, speaker, ignores_localities);
@@ -183,6 +223,7 @@ impl Context {
             ignores_localities,
             terms: terms(policy),
             pings: pings(policy),
+            versions,
             table,
             nobody: Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(Workload::unknown())))),
         })
@@ -206,6 +247,7 @@ impl Context {
             ignores_localities: cluster.ignores_localities,
             terms: cluster.terms,
             pings: cluster.pings,
+            versions: cluster.versions,
             nobody: Arc::clone(&cluster.nobody),
         }
     }
@@ -221,6 +263,21 @@ impl Context {
         let client = Client { ignores_localities, ..speaker.client.clone() };
         self.circuits.table(circuit, endpoints, policy, &client, clock::uptime(), self.random())
     }
+}
+
+fn versions(policy: &ClusterPolicy, port: mesh::Protocol) -> Versions {
+    let http = &policy.connection_pool.http;
+    if http.use_client_protocol {
+        Versions::Caller
+    } else if http.h2_upgrade == H2Upgrade::Upgrade && port == mesh::Protocol::Http1 {
+        Versions::Upgraded
+    } else {
+        Versions::Port(port)
+    }
+}
+
+const fn the_other(protocol: mesh::Protocol) -> mesh::Protocol {
+    if matches!(protocol, mesh::Protocol::Http1) { mesh::Protocol::Http2 } else { mesh::Protocol::Http1 }
 }
 
 fn pings(policy: &ClusterPolicy) -> Option<Pings> {

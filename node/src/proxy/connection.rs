@@ -3,16 +3,19 @@
 use super::{
     context::Context,
     http::{Bounds, FrameGuard, Incoming, ResponseBody, Side},
-    inbound::Spawn,
 };
-use crate::http1::{HeadLimits, server};
+use crate::{
+    http1::{HeadLimits, server},
+    tasks::Tasks,
+};
 use http::{Request, Response};
-use hyper::server::conn::http2;
+use hyper::{rt::Executor, server::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{convert::Infallible, pin::pin};
+use std::{convert::Infallible, future::poll_fn, pin::pin, task::Poll, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
+    time::sleep,
 };
 
 /// Streams that we had to reset on one connection; then it ends.
@@ -62,7 +65,13 @@ where
     let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
     let watched = handler.clone();
     let service = service(handler);
-    let connection = http2::Builder::new(Spawn(context.tasks.clone()))
+    let streams = Streams { tasks: context.tasks.clone(), idle: bounds.idle };
+    let mut builder = http2::Builder::new(streams);
+    if side == Side::Application {
+        // A WebSocket (RFC 8441). Between nodes it travels by HTTP/1.1.
+        builder.enable_connect_protocol();
+    }
+    let connection = builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(bounds.head).unwrap_or(u32::MAX))
         .max_concurrent_streams(bounds.streams)
@@ -86,6 +95,40 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "HTTP/2 connection ended");
+    }
+}
+
+/// Runs the streams of an HTTP/2 connection. One in which nothing moves for too long ends although others go on: its caller may have
+/// stopped reading, and then nobody asks its body for more.
+#[derive(Clone)]
+struct Streams {
+    tasks: Tasks,
+    idle: Duration,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let time = self.idle;
+        self.tasks.detach("http2", async move {
+            let (mut stream, mut idle, mut active) = (pin!(stream), pin!(sleep(time)), false);
+            poll_fn(|context| {
+                if stream.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(());
+                }
+                let mut is_due = false;
+                while idle.as_mut().poll(context).is_ready() {
+                    is_due = true;
+                    if !std::mem::take(&mut active) {
+                        return Poll::Ready(());
+                    }
+                    idle.set(sleep(time));
+                }
+                // What else wakes it is life.
+                active |= !is_due;
+                Poll::Pending
+            })
+            .await;
+        });
     }
 }
 

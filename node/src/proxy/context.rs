@@ -4,7 +4,7 @@ use super::{
     cluster::Clusters,
     gateway::Clients,
     http::{Bounds, ReplayBudget},
-    inbound::{Apps, Verdicts},
+    inbound::{Apps, Askers, Verdicts},
     local::Local,
     outbound::Mirrors,
 };
@@ -78,6 +78,9 @@ pub(super) struct Context {
     pub(super) mesh: mesh::data::Worker,
     pub(super) apps: Apps,
     pub(super) clusters: Mutex<Clusters>,
+    /// How external authorisers are asked.
+    pub(super) askers: Askers,
+    pub(super) locality: Locality,
     /// Connections that are served.
     pub(super) open: TaskTracker,
     /// Counts the changes of what requests are admitted by.
@@ -108,6 +111,8 @@ impl Context {
             mesh,
             apps: Apps::new(shared.tasks.clone()),
             clusters: Mutex::default(),
+            askers: Askers::default(),
+            locality: shared.locality.clone(),
             open: TaskTracker::new(),
             rules: watch::Sender::new(0),
             reloads: shared.reloads.subscribe(),
@@ -122,10 +127,15 @@ impl Context {
         self.random.lock().unwrap_or_else(PoisonError::into_inner).random()
     }
 
+    /// Twice as many random bits; not for secrets.
+    pub(super) fn random_bits(&self) -> u128 {
+        (u128::from(self.random()) << 64) | u128::from(self.random())
+    }
+
     /// A fresh `x-request-id`: a UUID of version 4, whose `4` also says "not sampled" to Envoy's readers.
     pub(super) fn request_id(&self) -> HeaderValue {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        let bits = (u128::from(self.random()) << 64) | u128::from(self.random());
+        let bits = self.random_bits();
         let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
         let mut text = [b'-'; 36];
         let mut shift = 128;

@@ -1,10 +1,11 @@
 //! One request from its head to the end of its response: what is counted when it is over, however it ends.
 
-use super::http::Completion;
+use super::http::{Completion, Messages};
 use crate::{
     clock,
-    telemetry::{AccessLog, Entry, Flags, Protocol, Recorder, Summary},
+    telemetry::{AccessLog, Entry, Flags, Measures, Protocol, Recorder, Summary},
 };
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use policy::{compile::LogRule, kinds::MeshConfig};
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
@@ -16,6 +17,13 @@ pub(super) struct Exchange {
     recorder: Option<Arc<Recorder>>,
     summary: Summary,
     ended: bool,
+    /// Of the request, from when it is being sent until it has come to its end: what is kept of it for retries is not held longer.
+    body: Option<Completion>,
+    /// Bytes of the request's body, and gRPC messages in it.
+    received: (u64, u64),
+    /// Bytes of the response's body.
+    sent: u64,
+    messages: Messages,
     logged: Option<Box<Logged>>,
 }
 
@@ -28,8 +36,6 @@ pub(super) struct Logged {
     /// Says how.
     pub(super) config: Arc<MeshConfig>,
     pub(super) entry: Entry,
-    /// Of the request's body, once that is being sent.
-    pub(super) body: Option<Completion>,
 }
 
 impl Exchange {
@@ -37,7 +43,8 @@ impl Exchange {
     pub(super) fn new(started: Instant, grpc: bool) -> Self {
         let protocol = if grpc { Protocol::Grpc } else { Protocol::Http };
         let summary = Summary { protocol, code: 0, grpc_status: None, flags: Flags::NONE };
-        Self { started, recorder: None, summary, ended: false, logged: None }
+        let (recorder, ended, body, received, sent, messages, logged) = Default::default();
+        Self { started, recorder, summary, ended, body, received, sent, messages, logged }
     }
 
     /// True for gRPC requests.
@@ -69,11 +76,25 @@ impl Exchange {
         }
     }
 
-    /// Envoy's name of where it goes, and its body.
-    pub(super) fn goes_to(&mut self, cluster: &str, body: &Completion) {
+    /// Its body, of which nothing was read yet.
+    pub(super) fn uploads(&mut self, body: Completion) {
+        if self.is_grpc() {
+            body.count_messages();
+        }
+        self.body = Some(body);
+    }
+
+    /// Notes how long the request's body was, once it has come to its end.
+    fn settle(&mut self) {
+        if let Some(body) = self.body.take_if(|body| body.is_complete()) {
+            self.received = body.received();
+        }
+    }
+
+    /// Envoy's name of where it goes.
+    pub(super) fn goes_to(&mut self, cluster: &str) {
         if let Some(logged) = &mut self.logged {
             logged.entry.cluster = Some(cluster.to_owned());
-            logged.body = Some(body.clone());
         }
     }
 
@@ -84,10 +105,13 @@ impl Exchange {
         }
     }
 
-    /// Bytes of the response's body went out.
-    pub(super) fn sent(&mut self, bytes: usize) {
-        if let Some(logged) = &mut self.logged {
-            logged.entry.sent += bytes as u64;
+    /// Part of the response's body goes out.
+    pub(super) fn sent(&mut self, data: Option<&Bytes>) {
+        let Some(data) = data else { return };
+        self.settle();
+        self.sent += data.len() as u64;
+        if self.is_grpc() {
+            self.messages.pass(data);
         }
     }
 
@@ -98,6 +122,7 @@ impl Exchange {
 
     /// The response's head.
     pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.settle();
         self.summary.code = status.as_u16();
         if let Some(logged) = &mut self.logged {
             logged.entry.response = headers.clone();
@@ -126,15 +151,21 @@ impl Drop for Exchange {
         if !self.ended {
             self.summary.flags = self.summary.flags.with(Flags::DC);
         }
-        let duration = clock::monotonic().duration_since(self.started);
+        let (received, asked) = self.body.as_ref().map_or(self.received, Completion::received);
+        let measures = Measures {
+            duration: clock::monotonic().duration_since(self.started),
+            received,
+            sent: self.sent,
+            messages: (asked, self.messages.count()),
+        };
         if let Some(recorder) = &self.recorder {
-            recorder.record(self.summary, duration);
+            recorder.record(self.summary, &measures);
         }
         if let Some(logged) = &mut self.logged {
-            let Logged { log, rule, config, entry, body } = &mut **logged;
-            entry.received = body.as_ref().map_or(0, Completion::received);
-            if entry.is_wanted(rule.filter.as_ref(), &self.summary, duration) {
-                log.write(rule.file, entry.line(&config.access_log, &self.summary, duration));
+            let Logged { log, rule, config, entry } = &mut **logged;
+            (entry.received, entry.sent) = (received, self.sent);
+            if entry.is_wanted(rule.filter.as_ref(), &self.summary, measures.duration) {
+                log.write(rule.file, entry.line(&config.access_log, &self.summary, measures.duration));
             }
         }
     }

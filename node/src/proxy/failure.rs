@@ -3,7 +3,7 @@
 
 use crate::telemetry::Flags;
 use http::StatusCode;
-use policy::retry::Outcome;
+use policy::{retry::Outcome, token};
 
 /// Why the proxy answered by itself, or gave an attempt up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,14 @@ pub enum Cause {
     Denied,
     /// A RateLimit has no room for the request.
     RateLimited,
+    /// An external authoriser refuses the request.
+    DeniedOutside,
+    /// An external authoriser gave no answer, for which policy has this status.
+    NoVerdict(u16),
+    /// A body beyond what an external authoriser is told of.
+    BodyTooLarge,
+    /// The token of the request's user does not hold, or there is none where one is required.
+    Unauthenticated(token::Refusal),
 }
 
 /// On whose account a failure goes.
@@ -119,6 +127,12 @@ impl Cause {
             Self::NotServedHere => (StatusCode::NOT_FOUND, Flags::NR, Fault::Upstream, "", false),
             Self::Denied => (StatusCode::FORBIDDEN, Flags::NONE, Fault::Client, DENIED, false),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, Flags::RL, Fault::Client, "local_rate_limited", false),
+            Self::DeniedOutside => (StatusCode::FORBIDDEN, Flags::UAEX, Fault::Client, "", false),
+            Self::NoVerdict(status) => (status_of(status), Flags::UAEX, Fault::Policy, "", false),
+            Self::BodyTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, Flags::NONE, Fault::Client, "Payload Too Large", true)
+            }
+            Self::Unauthenticated(why) => (status_of(why.status()), Flags::NONE, Fault::Client, why.text(), false),
         };
         Answer { status, flags, fault, body, close }
     }
@@ -150,6 +164,10 @@ impl Cause {
             Self::Draining => "overload",
             Self::Denied => "rbac_access_denied_matched_policy[none]",
             Self::RateLimited => "local_rate_limited",
+            Self::DeniedOutside => "ext_authz_denied",
+            Self::NoVerdict(_) => "ext_authz_error",
+            Self::BodyTooLarge => "request_payload_too_large",
+            Self::Unauthenticated(_) => "jwt_authn_access_denied",
         }
     }
 
@@ -191,7 +209,11 @@ impl Cause {
             | Self::Draining
             | Self::NotServedHere
             | Self::Denied
-            | Self::RateLimited => None,
+            | Self::RateLimited
+            | Self::DeniedOutside
+            | Self::NoVerdict(_)
+            | Self::BodyTooLarge
+            | Self::Unauthenticated(_) => None,
         }
     }
 }
@@ -215,7 +237,7 @@ const fn status_of(number: u16) -> StatusCode {
 }
 
 /// The gRPC status that tells of an HTTP status (gRPC's `http-grpc-status-mapping.md`).
-const fn grpc_status(status: StatusCode) -> u8 {
+pub(super) const fn grpc_status(status: StatusCode) -> u8 {
     match status.as_u16() {
         200 => 0,
         400 | 431 => 13,
@@ -262,6 +284,8 @@ mod tests {
         assert_eq!(row(Cause::UpstreamProtocol), (502, "UPE".to_owned()));
         assert_eq!(row(Cause::Denied), (403, "-".to_owned()));
         assert_eq!(row(Cause::RateLimited), (429, "RL".to_owned()));
+        assert_eq!(row(Cause::DeniedOutside), (403, "UAEX".to_owned()));
+        assert_eq!(row(Cause::NoVerdict(503)), (503, "UAEX".to_owned()));
         assert_eq!((Cause::Denied.grpc_status(), Cause::RateLimited.grpc_status()), (7, 14));
     }
 

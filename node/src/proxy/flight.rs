@@ -1,16 +1,18 @@
 //! What a request under way occupies until the end of its response: its place at the endpoint, and its room within the
 //! limits of its cluster.
 
+use super::failure::Cause;
 use crate::{
     balance::{Held, PoolLimits},
     snapshot::{Circuit, InFlight},
 };
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 /// A request under way; it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Flight {
-    _active: InFlight,
+    /// None at the application itself, which is not chosen among others.
+    _active: Option<InFlight>,
     /// In a box, because few clusters have limits.
     _room: Option<Box<Room>>,
 }
@@ -26,7 +28,39 @@ pub(super) struct Room {
 impl Flight {
     /// With its room, where the cluster has limits.
     pub(super) fn new(active: InFlight, room: Option<Room>) -> Self {
-        Self { _active: active, _room: room.map(Box::new) }
+        Self { _active: Some(active), _room: room.map(Box::new) }
+    }
+
+    /// In front of an application that has limits.
+    pub(super) fn of_application(room: Room) -> Self {
+        Self { _active: None, _room: Some(Box::new(room)) }
+    }
+}
+
+/// One of the connections that a cluster may have. Where there is none it is waited for as long as not too many wait, and until it is
+/// given up.
+pub(super) async fn connection(
+    circuit: &Circuit,
+    limits: &PoolLimits,
+    first: bool,
+    given_up: impl Future<Output = Cause>,
+) -> Result<Held, Cause> {
+    if let Ok(held) = circuit.pool.connection(limits, first) {
+        return Ok(held);
+    }
+    let _pending = circuit.pool.pending(limits).map_err(|_| Cause::Overflow)?;
+    let mut given_up = pin!(given_up);
+    loop {
+        let mut freed = pin!(circuit.freed.notified());
+        // From here on no connection's end is missed.
+        freed.as_mut().enable();
+        if let Ok(held) = circuit.pool.connection(limits, false) {
+            return Ok(held);
+        }
+        tokio::select! {
+            () = freed.as_mut() => {}
+            cause = given_up.as_mut() => return Err(cause),
+        }
     }
 }
 

@@ -1,24 +1,105 @@
-//! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees.
+//! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees. By HTTP/2 a caller asks with
+//! an extended CONNECT (RFC 8441), which becomes what HTTP/1.1 asks before anything looks at it.
 
-use super::{context::Context, failure::Cause, inbound::Standing};
+use super::{context::Context, failure::Cause, flight::Flight, inbound::Standing};
 use crate::http1::{Upgraded, server::OnUpgrade};
+use aws_lc_rs::digest;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
-    header::{CONNECTION, UPGRADE},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
     request::Parts,
 };
+use hyper_util::rt::TokioIo;
 use std::{
     io,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
+use tokio_util::either::Either;
 
 /// Buffer per direction, bytes.
 const BUFFER: usize = 16 * 1024;
+
+/// The one protocol that an extended CONNECT may ask for.
+const WEBSOCKET: &str = "websocket";
+/// What a server puts behind the key of a WebSocket, to show that it knows what it is asked (RFC 6455, 1.3).
+const WEBSOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The caller's connection, or its stream, once its protocol has changed.
+pub(super) enum Caller {
+    Http1(OnUpgrade),
+    Http2(hyper::upgrade::OnUpgrade),
+}
+
+/// An extended CONNECT that became a request of HTTP/1.1.
+pub(super) struct Extended {
+    /// By HTTP/2 there is none: this one is the proxy's.
+    key: String,
+}
+
+impl Extended {
+    /// Makes of an extended CONNECT for a WebSocket the request that HTTP/1.1 has for it; any other request stays what it is.
+    pub(super) fn of<B>(request: &mut Request<B>, random: impl FnOnce() -> u128) -> Option<Self> {
+        let protocol = request.extensions().get::<hyper::ext::Protocol>()?;
+        if *request.method() != Method::CONNECT || !protocol.as_str().eq_ignore_ascii_case(WEBSOCKET) {
+            return None;
+        }
+        let host = HeaderValue::from_str(request.uri().authority()?.as_str()).ok()?;
+        let key = BASE64.encode(random().to_be_bytes());
+        *request.method_mut() = Method::GET;
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        // One that differs from the authority is refused later.
+        headers.entry(HOST).or_insert(host);
+        headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).ok()?);
+        mark(headers, HeaderValue::from_static(WEBSOCKET));
+        Some(Self { key })
+    }
+
+    /// Judges the answer: by HTTP/2 any success would mean that the protocol has changed.
+    ///
+    /// # Errors
+    /// It is one and the protocol has not, or the server does not know what it was asked.
+    pub(super) fn judge(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), Cause> {
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let input = format!("{}{WEBSOCKET_GUID}", self.key);
+            let wanted = BASE64.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, input.as_bytes()));
+            let shown = headers.get(SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes);
+            return if shown == Some(wanted.as_bytes()) { Ok(()) } else { Err(Cause::UpstreamProtocol) };
+        }
+        if status.is_success() { Err(Cause::UpstreamProtocol) } else { Ok(()) }
+    }
+
+    /// The answer as HTTP/2 has it.
+    pub(super) fn answer<B>(response: &mut Response<B>) {
+        *response.status_mut() = StatusCode::OK;
+        for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH] {
+            response.headers_mut().remove(name);
+        }
+    }
+}
+
+impl Caller {
+    /// Of a request, `extended` if it was an extended CONNECT.
+    pub(super) fn of<B>(request: &mut Request<B>, extended: bool) -> Self {
+        if extended { Self::Http2(hyper::upgrade::on(request)) } else { Self::Http1(OnUpgrade::of(request)) }
+    }
+
+    async fn connection(self) -> Option<Either<Upgraded, TokioIo<hyper::upgrade::Upgraded>>> {
+        match self {
+            Self::Http1(upgrade) => upgrade.connection().await.map(Either::Left),
+            Self::Http2(upgrade) => upgrade.await.ok().map(TokioIo::new).map(Either::Right),
+        }
+    }
+}
 
 /// The protocol that a request asks for. Only a GET may ask, and the caller looks whether it has a body: bytes of one would stand
 /// before those of the tunnel. `h2c` is never taken up.
@@ -30,6 +111,10 @@ pub(super) fn asked(parts: &Parts) -> Option<HeaderValue> {
     let may = parts.method == Method::GET && parts.version == Version::HTTP_11 && named;
     (may && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
 }
+
+/// Travels with a 101: what the tunnel occupies until its end.
+#[derive(Debug, Clone)]
+pub(super) struct Held(#[expect(dead_code, reason = "it is held")] pub(super) Arc<Flight>);
 
 /// Says in a message that its connection changes protocol.
 pub(super) fn mark(headers: &mut HeaderMap, protocol: HeaderValue) {
@@ -57,23 +142,24 @@ pub(super) fn answered<B>(response: &Response<B>, asked: bool) -> Result<Option<
 
 /// Joins the caller's connection with that of a 101 response, as soon as both are free. Where the server is beside this node, the
 /// tunnel ends when policy denies it.
-pub(super) fn join<B>(context: &Context, caller: OnUpgrade, response: &mut Response<B>) {
+pub(super) fn join<B>(context: &Context, caller: Caller, response: &mut Response<B>) {
     join_holding(context, caller, response, ());
 }
 
 /// As [`join`]; `held` is dropped when the tunnel has ended.
 pub(super) fn join_holding<B>(
     context: &Context,
-    caller: OnUpgrade,
+    caller: Caller,
     response: &mut Response<B>,
     held: impl Send + 'static,
 ) {
     let server = Upgraded::take(response);
     let standing = response.extensions_mut().remove::<Standing>();
+    let flight = response.extensions_mut().remove::<Held>();
     // Shortest silence, in both directions, after which the tunnel ends (it may last twice as long).
     let idle = context.limits().stream_idle;
     context.tasks.detach("upgraded connection", async move {
-        let _held = held;
+        let _held = (held, flight);
         let (Some(caller), Some(server)) = (caller.connection().await, server) else {
             tracing::debug!("a connection ended before its protocol changed");
             return;
@@ -122,5 +208,44 @@ async fn copy(
         }
         to.write_all(&buffer[..length]).await?;
         to.flush().await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(protocol: &'static str) -> Request<()> {
+        let request = Request::connect("http://chat.shop:80/room?x=1").version(Version::HTTP_2);
+        request.extension(hyper::ext::Protocol::from_static(protocol)).body(()).unwrap()
+    }
+
+    #[test]
+    fn an_extended_connect_becomes_a_request_for_a_websocket() {
+        let mut request = connect("websocket");
+        assert!(Extended::of(&mut request, || 7).is_some());
+        let (parts, ()) = request.into_parts();
+        assert_eq!((&parts.method, parts.uri.path(), parts.uri.query()), (&Method::GET, "/room", Some("x=1")));
+        assert_eq!(
+            (parts.headers[HOST].as_bytes(), asked(&parts)),
+            (&b"chat.shop:80"[..], Some("websocket".parse().unwrap()))
+        );
+        let mut other = connect("connect-udp");
+        assert!(Extended::of(&mut other, || 7).is_none() && *other.method() == Method::CONNECT);
+        let mut plain = Request::connect("chat.shop:80").body(()).unwrap();
+        assert!(Extended::of(&mut plain, || 7).is_none());
+    }
+
+    #[test]
+    fn only_a_server_that_knows_websockets_changes_the_protocol() {
+        // The example of RFC 6455, 1.3.
+        let extended = Extended { key: "dGhlIHNhbXBsZSBub25jZQ==".to_owned() };
+        let judged = |status: u16, accept: &'static str| {
+            let headers = HeaderMap::from_iter([(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static(accept))]);
+            extended.judge(StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        assert_eq!(judged(101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), Ok(()));
+        assert_eq!(judged(101, "other"), Err(Cause::UpstreamProtocol));
+        assert_eq!((judged(200, ""), judged(404, "")), (Err(Cause::UpstreamProtocol), Ok(())));
     }
 }

@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 /// How often idle connections to applications are looked through.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// How long a drained worker waits for [`super::DataPlane::end`]: its runtime drives connections to other nodes, which
-/// must hear of their end.
+/// How long a drained worker waits for [`super::DataPlane::end`] beyond the time that other workers may take to drain: its runtime
+/// drives connections to other nodes, which must hear of their end.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Runs one data worker until the data plane drains, then for at most `drain` until its requests have ended, and then
@@ -48,7 +48,7 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
         );
     }
     shared.drained.send_modify(|workers| *workers += 1);
-    drop(tokio::time::timeout(LINGER, ended.wait_for(|ended| *ended)).await);
+    drop(tokio::time::timeout(drain + LINGER, ended.wait_for(|ended| *ended)).await);
 }
 
 fn open(context: &Arc<Context>, listen: super::plane::Listen) {

@@ -9,7 +9,7 @@ use certs::codec::Millis;
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
-use super::{EndpointId, Services};
+use super::EndpointId;
 use crate::balance::{Active, Key, Load};
 
 /// Counters of one endpoint, and the news that it is out, for requests that hold an older snapshot.
@@ -149,16 +149,13 @@ impl StatsTable {
         self.by_endpoint.entry(endpoint.clone()).or_insert_with(begin).clone()
     }
 
-    /// Forgets endpoints that are gone and have no request under way.
-    pub fn retain(&self, services: &Services, now: Millis) {
-        self.by_endpoint.retain(|id, stats| {
-            let known = services.get(&id.service);
-            let stays = known.is_some_and(|s| s.endpoints.binary_search_by(|endpoint| endpoint.id.cmp(id)).is_ok());
-            if !stays {
-                stats.set_out(true, now);
-            }
-            stays || stats.active() > 0
-        });
+    /// Forgets an endpoint that is gone; false while it has requests under way.
+    pub fn forget(&self, endpoint: &EndpointId, now: Millis) -> bool {
+        if let Some(stats) = self.by_endpoint.get(endpoint) {
+            stats.set_out(true, now);
+        }
+        self.by_endpoint.remove_if(endpoint, |_, stats| stats.active() == 0);
+        !self.by_endpoint.contains_key(endpoint)
     }
 }
 
@@ -178,10 +175,10 @@ mod tests {
     fn counters_survive_snapshots_and_end_with_their_endpoint() {
         let table = StatsTable::default();
         let flight = table.of(&id(), 1).begin();
-        table.retain(&Services::default(), 1);
+        assert!(!table.forget(&id(), 1));
         assert_eq!(table.of(&id(), 1).active(), 1);
         drop(flight);
-        table.retain(&Services::default(), 1);
+        assert!(table.forget(&id(), 1));
         assert_eq!(table.of(&id(), 1).total(), 0);
     }
 

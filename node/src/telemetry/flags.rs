@@ -29,22 +29,24 @@ impl Flags {
     pub const FI: Self = Self(1 << 8);
     /// A rate limit had no room.
     pub const RL: Self = Self(1 << 9);
+    /// An external authoriser refused, or did not answer.
+    pub const UAEX: Self = Self(1 << 10);
     /// The caller went away.
-    pub const DC: Self = Self(1 << 10);
+    pub const DC: Self = Self(1 << 11);
     /// Retries used up.
-    pub const URX: Self = Self(1 << 11);
+    pub const URX: Self = Self(1 << 12);
     /// Idle for too long.
-    pub const SI: Self = Self(1 << 12);
+    pub const SI: Self = Self(1 << 13);
     /// The request breaks the protocol.
-    pub const DPE: Self = Self(1 << 13);
+    pub const DPE: Self = Self(1 << 14);
     /// The response breaks the protocol.
-    pub const UPE: Self = Self(1 << 14);
+    pub const UPE: Self = Self(1 << 15);
     /// No cluster.
-    pub const NC: Self = Self(1 << 15);
+    pub const NC: Self = Self(1 << 16);
 
     /// In the order in which Envoy prints them.
-    const NAMES: [&str; 16] =
-        ["UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "DC", "URX", "SI", "DPE", "UPE", "NC"];
+    const NAMES: [&str; 17] =
+        ["UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "DC", "URX", "SI", "DPE", "UPE", "NC"];
 
     /// Both.
     #[must_use]
@@ -77,6 +79,6 @@ mod tests {
     fn flags_print_as_in_envoys_log() {
         assert_eq!(Flags::NONE.to_string(), "-");
         assert_eq!(Flags::URX.with(Flags::UF).to_string(), "UF,URX");
-        assert_eq!(Flags::NC.to_string(), "NC");
+        assert_eq!(Flags::NC.with(Flags::UAEX).to_string(), "UAEX,NC");
     }
 }

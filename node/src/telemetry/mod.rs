@@ -9,33 +9,77 @@ mod labels;
 mod own;
 mod render;
 mod requests;
+mod traffic;
 
 pub use access_log::{AccessLog, Entry, LogSide};
 pub use flags::Flags;
 pub use labels::{Pair, Protocol, Reporter, Security, Summary, Workload};
 pub use own::{Counter, Gauge, Kind, Sample};
 pub use render::Format;
-pub use requests::Recorder;
+pub use requests::{BOUNDS, BUCKETS, Measures, Recorder};
+pub use traffic::{Exchanged, PairTraffic, SLOT, SLOTS, quantile};
 
-use std::sync::Arc;
+use crate::{clock, tasks::Tasks};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// How often what was counted is looked through: for what pages show, and for what is to be forgotten.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// Every metric of this process; clones share it.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     requests: Arc<requests::Family>,
     own: Arc<own::Registry>,
+    traffic: Arc<Mutex<traffic::Traffic>>,
 }
 
 impl Telemetry {
     /// For so many data workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        let telemetry =
-            Self { requests: Arc::new(requests::Family::new(workers)), own: Arc::new(own::Registry::default()) };
+        let requests = Arc::new(requests::Family::new(workers));
+        let telemetry = Self { requests, own: Arc::default(), traffic: Arc::default() };
         telemetry
             .gauge("istio_build", "Build of this proxy", &[("component", "proxy"), ("tag", env!("CARGO_PKG_VERSION"))])
             .set(1);
+        telemetry.register();
         telemetry
+    }
+
+    /// What is told of the series themselves.
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers in Prometheus")]
+    fn register(&self) {
+        let one = |value: f64| vec![Sample { labels: Vec::new(), value }];
+        let requests = Arc::clone(&self.requests);
+        let length = move || one(requests.length() as f64);
+        self.collect("skein_metric_series", "Combinations of labels of the request metrics", Kind::Gauge, length);
+        let requests = Arc::clone(&self.requests);
+        let overflowed = move || one(requests.overflowed() as f64);
+        let help = "Requests counted together because their combination of labels found no room";
+        self.collect("skein_metric_series_overflowed_total", help, Kind::Counter, overflowed);
+    }
+
+    /// Looks through what is counted until the node stops.
+    pub async fn run(self, tasks: Tasks) {
+        let mut due = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                _ = due.tick() => drop(self.exchanged()),
+                () = tasks.stopping() => return,
+            }
+        }
+    }
+
+    /// What was asked of whom in the last quarter of an hour, up to now.
+    #[must_use]
+    pub fn exchanged(&self) -> Exchanged {
+        let now = clock::uptime();
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        traffic.take(&self.requests, now);
+        traffic.exchanged(now)
     }
 
     /// Where the worker of that index counts requests between this pair.

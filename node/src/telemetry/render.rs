@@ -1,10 +1,11 @@
 //! The text of `/metrics`: Prometheus' format 0.0.4 or OpenMetrics 1.0.
 
 use super::{
+    labels::Protocol,
     own::{Kind, Registry},
-    requests::{BOUNDS_MS, Family, Series},
+    requests::{BOUNDS, Counts, Family, Series},
 };
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,44 +61,84 @@ pub(super) fn render(requests: &Family, own: &Registry, format: Format) -> Strin
             line(&mut text, separator, value);
         }
     }
-    counts(&mut text, requests, format);
-    durations(&mut text, requests);
+    let series = requests.series();
+    counts(&mut text, &series, format);
+    histogram(
+        &mut text,
+        &series,
+        ("istio_request_duration_milliseconds", "Time from a request's head to the end of its response"),
+        |series| (series.durations(), true),
+    );
+    histogram(&mut text, &series, ("istio_request_bytes", "Bytes of requests' bodies"), |series| {
+        (series.received(), false)
+    });
+    histogram(&mut text, &series, ("istio_response_bytes", "Bytes of responses' bodies"), |series| {
+        (series.sent(), false)
+    });
+    messages(&mut text, &series, format);
     if format == Format::OpenMetrics {
         text.push_str("# EOF\n");
     }
     text
 }
 
-fn counts(text: &mut String, requests: &Family, format: Format) {
+fn counts(text: &mut String, all: &[Arc<Series>], format: Format) {
     const NAME: &str = "istio_requests_total";
     head(text, format.family(NAME), "Requests handled", "counter");
-    for series in requests.series() {
+    for series in all {
         text.push_str(NAME);
         let separator = labels(text, series);
-        line(text, separator, series.totals().0.iter().sum::<u64>());
+        line(text, separator, series.durations().count());
     }
 }
 
-fn durations(text: &mut String, requests: &Family) {
-    const NAME: &str = "istio_request_duration_milliseconds";
-    head(text, NAME, "Time from a request's head to the end of its response", "histogram");
-    for series in requests.series() {
-        let (buckets, sum_micros) = series.totals();
+/// gRPC messages, of the series that are of gRPC.
+fn messages(text: &mut String, all: &[Arc<Series>], format: Format) {
+    for asked in [true, false] {
+        let (name, help) = if asked {
+            ("istio_request_messages_total", "gRPC messages sent by clients")
+        } else {
+            ("istio_response_messages_total", "gRPC messages sent by servers")
+        };
+        head(text, format.family(name), help, "counter");
+        for series in all.iter().filter(|series| series.labels.summary.protocol == Protocol::Grpc) {
+            text.push_str(name);
+            let separator = labels(text, series);
+            let (requests, responses) = series.messages();
+            line(text, separator, if asked { requests } else { responses });
+        }
+    }
+}
+
+/// One histogram; `of` gives its counts, and whether their sum is of thousandths.
+fn histogram(
+    text: &mut String,
+    all: &[Arc<Series>],
+    (name, help): (&str, &str),
+    of: impl Fn(&Series) -> (Counts, bool),
+) {
+    head(text, name, help, "histogram");
+    for series in all {
+        let (counts, thousandths) = of(series);
         let mut below = 0;
-        for (bucket, count) in buckets.iter().enumerate() {
+        for (bucket, count) in counts.buckets.iter().enumerate() {
             below += count;
-            let _ = write!(text, "{NAME}_bucket");
+            let _ = write!(text, "{name}_bucket");
             let mut separator = labels(text, series);
-            match BOUNDS_MS.get(bucket) {
+            match BOUNDS.get(bucket) {
                 Some(bound) => label(text, &mut separator, "le", &bound.to_string()),
                 None => label(text, &mut separator, "le", "+Inf"),
             }
             line(text, separator, below);
         }
-        let _ = write!(text, "{NAME}_sum");
+        let _ = write!(text, "{name}_sum");
         let separator = labels(text, series);
-        line(text, separator, format_args!("{}.{:03}", sum_micros / 1000, sum_micros % 1000));
-        let _ = write!(text, "{NAME}_count");
+        if thousandths {
+            line(text, separator, format_args!("{}.{:03}", counts.sum / 1000, counts.sum % 1000));
+        } else {
+            line(text, separator, counts.sum);
+        }
+        let _ = write!(text, "{name}_count");
         let separator = labels(text, series);
         line(text, separator, below);
     }
@@ -140,9 +181,9 @@ fn line(text: &mut String, separator: char, value: impl std::fmt::Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Flags, Pair, Protocol, Reporter, Sample, Security, Summary, Telemetry, Workload};
+    use crate::telemetry::{Flags, Measures, Pair, Reporter, Sample, Security, Summary, Telemetry, Workload};
     use certs::id::{ServiceAccount, ServiceName, TrustDomain};
-    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+    use std::{collections::BTreeMap, time::Duration};
 
     fn reviews() -> Workload {
         let labels =
@@ -167,14 +208,18 @@ mod tests {
             security: Security::Unknown,
         };
         let summary = Summary { protocol: Protocol::Http, code: 503, grpc_status: None, flags: Flags::UF };
-        telemetry.recorder(0, Arc::new(pair)).record(summary, Duration::from_micros(1234));
+        let duration = Duration::from_micros(1234);
+        let recorder = telemetry.recorder(0, Arc::new(pair));
+        recorder.record(summary, &Measures { duration, received: 7, sent: 300, messages: (0, 0) });
+        let summary = Summary { protocol: Protocol::Grpc, code: 200, grpc_status: Some(0), flags: Flags::NONE };
+        recorder.record(summary, &Measures { duration, messages: (1, 5), ..Measures::default() });
         telemetry
     }
 
     #[test]
     fn every_label_of_istio_is_there() {
         let text = recorded().render(Format::Prometheus);
-        let line = text.lines().find(|line| line.starts_with("istio_requests_total{")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("istio_requests_total{") && line.contains("503")).unwrap();
         assert_eq!(
             line,
             "istio_requests_total{reporter=\"source\",source_workload=\"unknown\",source_workload_namespace=\"unknown\",\
@@ -190,19 +235,38 @@ mod tests {
         );
     }
 
+    /// The value of the line that begins so and holds both.
+    fn value(text: &str, start: &str, holds: &[&str]) -> Option<String> {
+        let line = text.lines().find(|line| line.starts_with(start) && holds.iter().all(|part| line.contains(part)));
+        line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+    }
+
     #[test]
     fn histograms_sum_up() {
         let text = recorded().render(Format::Prometheus);
-        let value = |start: &str, le: &str| {
-            let line = text.lines().find(|line| line.starts_with(start) && line.contains(le));
-            line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
-        };
-        let name = "istio_request_duration_milliseconds";
-        assert_eq!(value(&format!("{name}_bucket"), "le=\"1\""), Some("0".into()));
-        assert_eq!(value(&format!("{name}_bucket"), "le=\"5\""), Some("1".into()));
-        assert_eq!(value(&format!("{name}_bucket"), "le=\"+Inf\""), Some("1".into()));
-        assert_eq!(value(&format!("{name}_sum"), ""), Some("1.234".into()));
-        assert_eq!(value(&format!("{name}_count"), ""), Some("1".into()));
+        for (name, le, below, sum) in [
+            ("istio_request_duration_milliseconds", ["1", "5"], "1", "1.234"),
+            ("istio_request_bytes", ["5", "10"], "1", "7"),
+            ("istio_response_bytes", ["250", "500"], "1", "300"),
+        ] {
+            let of = |suffix: &str, more: &str| value(&text, &format!("{name}{suffix}{{"), &["\"503\"", more]);
+            let le = le.map(|bound| format!("le=\"{bound}\""));
+            assert_eq!(
+                (of("_bucket", &le[0]), of("_bucket", &le[1])),
+                (Some("0".into()), Some(below.into())),
+                "{name}"
+            );
+            assert_eq!(of("_bucket", "le=\"+Inf\""), Some("1".into()));
+            assert_eq!((of("_sum", ""), of("_count", "")), (Some(sum.into()), Some("1".into())), "{name}");
+        }
+    }
+
+    #[test]
+    fn messages_are_of_grpc_only() {
+        let text = recorded().render(Format::Prometheus);
+        assert_eq!(value(&text, "istio_request_messages_total{", &["\"grpc\""]), Some("1".into()));
+        assert_eq!(value(&text, "istio_response_messages_total{", &["\"grpc\""]), Some("5".into()));
+        assert_eq!(value(&text, "istio_request_messages_total{", &["\"http\""]), None);
     }
 
     #[test]

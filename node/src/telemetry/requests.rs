@@ -1,21 +1,25 @@
-//! Counts and durations of requests. One series is one combination of labels, with cells for each data worker, so that
-//! counting is a load and a store; the lock is taken by data workers alone, when a combination is new to them.
+//! Counts, durations and sizes of requests. One series is one combination of labels, with cells for each data worker, so that
+//! counting is loads and stores; a lock is taken by data workers alone, when a combination is new to them. Series that nobody
+//! has counted for long are forgotten.
 
 use super::labels::{Labels, Pair, Reporter, Security, Summary, UNKNOWN, Workload};
+use certs::codec::Millis;
+use dashmap::{DashMap, Entry};
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 /// Combinations of labels that are kept apart; further ones are counted together.
 pub(super) const SERIES_LIMIT: usize = 10_000;
+/// A series that nobody has counted for this long is forgotten, in milliseconds.
+const IDLE: Millis = 15 * 60_000;
 
-/// Upper bounds of the buckets in milliseconds (Envoy's defaults).
-pub(super) const BOUNDS_MS: [f64; 19] = [
+/// Upper bounds of the buckets (Envoy's defaults): milliseconds of durations, bytes of sizes.
+pub const BOUNDS: [f64; 19] = [
     0.5,
     1.0,
     5.0,
@@ -36,28 +40,91 @@ pub(super) const BOUNDS_MS: [f64; 19] = [
     1_800_000.0,
     3_600_000.0,
 ];
-const BUCKETS: usize = BOUNDS_MS.len() + 1;
+/// Buckets of a histogram: one for each bound, and one for what exceeds all.
+pub const BUCKETS: usize = BOUNDS.len() + 1;
 
-/// One worker's share of a series; on cache lines of its own. Only that worker writes.
+/// What is measured of one request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Measures {
+    /// From its head to the end of its response.
+    pub duration: Duration,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the response's body.
+    pub sent: u64,
+    /// gRPC messages of the request and of the response.
+    pub messages: (u64, u64),
+}
+
+/// Counts by bucket, not summed up, and the sum of what was observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counts {
+    pub(super) buckets: [u64; BUCKETS],
+    pub(super) sum: u64,
+}
+
+impl Counts {
+    /// How many were observed.
+    pub(super) fn count(&self) -> u64 {
+        self.buckets.iter().fold(0, |all, bucket| all.wrapping_add(*bucket))
+    }
+
+    /// What is more than before.
+    fn since(&self, before: &Self) -> Self {
+        let buckets = std::array::from_fn(|bucket| self.buckets[bucket].wrapping_sub(before.buckets[bucket]));
+        Self { buckets, sum: self.sum.wrapping_sub(before.sum) }
+    }
+}
+
+/// One worker's share of a histogram. Only that worker writes.
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    /// `value` is compared with the bounds, `amount` is summed up.
+    fn observe(&self, value: f64, amount: u64) {
+        add(&self.buckets[BOUNDS.partition_point(|bound| *bound < value)], 1);
+        add(&self.sum, amount);
+    }
+
+    fn add_to(&self, counts: &mut Counts) {
+        for (total, bucket) in counts.buckets.iter_mut().zip(&self.buckets) {
+            *total = total.wrapping_add(bucket.load(Ordering::Relaxed));
+        }
+        counts.sum = counts.sum.wrapping_add(self.sum.load(Ordering::Relaxed));
+    }
+}
+
+fn add(cell: &AtomicU64, amount: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+}
+
+/// One worker's share of a series; on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Cells {
-    buckets: [AtomicU64; BUCKETS],
-    sum_micros: AtomicU64,
+    /// Of microseconds.
+    durations: Histogram,
+    received: Histogram,
+    sent: Histogram,
+    asked: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Cells {
-    fn add(cell: &AtomicU64, amount: u64) {
-        cell.store(cell.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
-    }
-
-    fn observe(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        #[expect(clippy::cast_precision_loss, reason = "a duration of 285 years is not measured")]
-        let millis = micros as f64 / 1000.0;
-        let bucket = BOUNDS_MS.partition_point(|bound| *bound < millis);
-        Self::add(&self.buckets[bucket], 1);
-        Self::add(&self.sum_micros, micros);
+    #[expect(clippy::cast_precision_loss, reason = "neither 285 years nor 9 PB are measured in one request")]
+    fn observe(&self, measures: &Measures) {
+        let micros = u64::try_from(measures.duration.as_micros()).unwrap_or(u64::MAX);
+        self.durations.observe(micros as f64 / 1000.0, micros);
+        self.received.observe(measures.received as f64, measures.received);
+        self.sent.observe(measures.sent as f64, measures.sent);
+        if measures.messages != (0, 0) {
+            add(&self.asked, measures.messages.0);
+            add(&self.answered, measures.messages.1);
+        }
     }
 }
 
@@ -66,75 +133,135 @@ impl Cells {
 pub(super) struct Series {
     pub(super) labels: Labels,
     cells: Box<[Cells]>,
+    /// Nobody has counted for long: who counts next asks for the series anew.
+    retired: AtomicBool,
+    swept: Mutex<Swept>,
+}
+
+/// What the last sweep saw.
+#[derive(Debug, Default)]
+struct Swept {
+    durations: Counts,
+    /// When it last found something new; process uptime in milliseconds.
+    active: Option<Millis>,
 }
 
 impl Series {
     fn new(labels: Labels, workers: usize) -> Self {
-        Self { labels, cells: (0..workers.max(1)).map(|_| Cells::default()).collect() }
+        let cells = (0..workers.max(1)).map(|_| Cells::default()).collect();
+        Self { labels, cells, retired: AtomicBool::new(false), swept: Mutex::default() }
     }
 
-    /// Requests per bucket (not summed up) and the sum in microseconds, over all workers.
-    pub(super) fn totals(&self) -> ([u64; BUCKETS], u64) {
-        let mut buckets = [0u64; BUCKETS];
-        let mut sum = 0u64;
-        for cells in &self.cells {
-            for (total, cell) in buckets.iter_mut().zip(&cells.buckets) {
-                *total = total.wrapping_add(cell.load(Ordering::Relaxed));
-            }
-            sum = sum.wrapping_add(cells.sum_micros.load(Ordering::Relaxed));
+    fn sum(&self, of: impl Fn(&Cells) -> &Histogram) -> Counts {
+        let mut counts = Counts::default();
+        self.cells.iter().for_each(|cells| of(cells).add_to(&mut counts));
+        counts
+    }
+
+    /// Requests by duration; the sum is in microseconds.
+    pub(super) fn durations(&self) -> Counts {
+        self.sum(|cells| &cells.durations)
+    }
+
+    /// Requests by bytes of their bodies.
+    pub(super) fn received(&self) -> Counts {
+        self.sum(|cells| &cells.received)
+    }
+
+    /// Requests by bytes of their responses' bodies.
+    pub(super) fn sent(&self) -> Counts {
+        self.sum(|cells| &cells.sent)
+    }
+
+    /// gRPC messages of requests and of responses.
+    pub(super) fn messages(&self) -> (u64, u64) {
+        let all = |of: fn(&Cells) -> &AtomicU64| {
+            self.cells.iter().fold(0_u64, |all, cells| all.wrapping_add(of(cells).load(Ordering::Relaxed)))
+        };
+        (all(|cells| &cells.asked), all(|cells| &cells.answered))
+    }
+
+    /// What came since the last sweep, and whether the series is to be forgotten. It is retired first and forgotten by a later
+    /// sweep, so that no worker still counts in it.
+    fn sweep(&self, now: Millis) -> (Counts, bool) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let durations = self.durations();
+        let fresh = durations.since(&swept.durations);
+        if fresh.count() > 0 || swept.active.is_none() {
+            swept.durations = durations;
+            swept.active = Some(now);
+            self.retired.store(false, Ordering::Relaxed);
+            return (fresh, false);
         }
-        (buckets, sum)
+        let idle = now.saturating_sub(swept.active.unwrap_or(now)) >= IDLE;
+        let forgotten = idle && self.retired.swap(idle, Ordering::Relaxed);
+        (fresh, forgotten)
     }
 }
 
-const CHUNK: usize = 256;
-const CHUNKS: usize = SERIES_LIMIT.div_ceil(CHUNK);
-type Chunk = Box<[OnceLock<Arc<Series>>]>;
-
-/// All series. Readers walk `chunks` without a lock.
+/// All series.
 #[derive(Debug)]
 pub(super) struct Family {
     workers: usize,
-    index: Mutex<HashMap<Labels, Arc<Series>>>,
-    chunks: [OnceLock<Chunk>; CHUNKS],
+    known: DashMap<Labels, Arc<Series>>,
     length: AtomicUsize,
     overflow: Arc<Series>,
 }
 
 impl Family {
     pub(super) fn new(workers: usize) -> Self {
-        Self {
-            workers,
-            index: Mutex::new(HashMap::new()),
-            chunks: std::array::from_fn(|_| OnceLock::new()),
-            length: AtomicUsize::new(0),
-            overflow: Arc::new(Series::new(overflow(), workers)),
-        }
+        let overflow = Arc::new(Series::new(overflow(), workers));
+        Self { workers, known: DashMap::new(), length: AtomicUsize::new(0), overflow }
     }
 
-    /// Every series in order of creation, the overflow last if it was used.
-    pub(super) fn series(&self) -> impl Iterator<Item = &Arc<Series>> {
-        let length = self.length.load(Ordering::Acquire);
-        let overflow = (length >= SERIES_LIMIT).then_some(&self.overflow);
-        (0..length).filter_map(|slot| self.chunks[slot / CHUNK].get()?[slot % CHUNK].get()).chain(overflow)
+    /// Every series, the overflow last if it was used.
+    pub(super) fn series(&self) -> Vec<Arc<Series>> {
+        let mut all: Vec<_> = self.known.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.extend((self.overflowed() > 0).then(|| Arc::clone(&self.overflow)));
+        all
+    }
+
+    /// How many combinations of labels are kept.
+    pub(super) fn length(&self) -> usize {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// Requests whose combination of labels found no room.
+    pub(super) fn overflowed(&self) -> u64 {
+        self.overflow.durations().count()
+    }
+
+    /// Gives what each series counted since the last sweep, by duration, and forgets those that count no more.
+    pub(super) fn sweep(&self, now: Millis, mut each: impl FnMut(&Labels, &Counts)) {
+        for series in self.series() {
+            let (fresh, forgotten) = series.sweep(now);
+            if fresh.count() > 0 {
+                each(&series.labels, &fresh);
+            }
+            let unused = |_: &Labels, known: &Arc<Series>| known.retired.load(Ordering::Relaxed);
+            if forgotten && self.known.remove_if(&series.labels, unused).is_some() {
+                self.length.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
     }
 
     fn find(&self, labels: &Labels) -> Arc<Series> {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = index.get(labels) {
-            return Arc::clone(series);
+        // The map's own lock is held while a series is taken back into use, so that it is not forgotten meanwhile.
+        let used = |series: &Arc<Series>| {
+            series.retired.store(false, Ordering::Relaxed);
+            Arc::clone(series)
+        };
+        if let Some(series) = self.known.get(labels) {
+            return used(&series);
         }
-        let slot = index.len();
-        if slot >= SERIES_LIMIT {
-            return Arc::clone(&self.overflow);
+        match self.known.entry(labels.clone()) {
+            Entry::Occupied(known) => used(known.get()),
+            Entry::Vacant(_) if self.length.fetch_add(1, Ordering::Relaxed) >= SERIES_LIMIT => {
+                self.length.fetch_sub(1, Ordering::Relaxed);
+                Arc::clone(&self.overflow)
+            }
+            Entry::Vacant(free) => Arc::clone(&free.insert(Arc::new(Series::new(labels.clone(), self.workers)))),
         }
-        let series = Arc::new(Series::new(labels.clone(), self.workers));
-        index.insert(labels.clone(), Arc::clone(&series));
-        let chunk = self.chunks[slot / CHUNK].get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
-        // The slot is free: slots are handed out once each, under the lock.
-        drop(chunk[slot % CHUNK].set(Arc::clone(&series)));
-        self.length.store(slot + 1, Ordering::Release);
-        series
     }
 }
 
@@ -171,15 +298,23 @@ impl Recorder {
         Self { worker: worker.min(family.workers.max(1) - 1), family, pair, known: Mutex::new(Vec::new()) }
     }
 
-    /// One request ended so after that time.
-    pub fn record(&self, summary: Summary, duration: Duration) {
+    /// One request ended so.
+    pub fn record(&self, summary: Summary, measures: &Measures) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = known.iter().position(|(seen, _)| *seen == summary).unwrap_or_else(|| {
-            let series = self.family.find(&Labels { pair: Arc::clone(&self.pair), summary });
-            known.push((summary, series));
-            known.len() - 1
-        });
-        known[position].1.cells[self.worker].observe(duration);
+        let find = || self.family.find(&Labels { pair: Arc::clone(&self.pair), summary });
+        let position = match known.iter().position(|(seen, _)| *seen == summary) {
+            Some(position) => {
+                if known[position].1.retired.load(Ordering::Relaxed) {
+                    known[position].1 = find();
+                }
+                position
+            }
+            None => {
+                known.push((summary, find()));
+                known.len() - 1
+            }
+        };
+        known[position].1.cells[self.worker].observe(measures);
     }
 }
 
@@ -198,29 +333,36 @@ mod tests {
         Summary { protocol: Protocol::Http, code, grpc_status: None, flags: Flags::NONE }
     }
 
+    fn took(duration: Duration) -> Measures {
+        Measures { duration, ..Measures::default() }
+    }
+
     #[test]
     fn workers_share_a_series() {
         let family = Arc::new(Family::new(2));
         for worker in 0..2 {
             let recorder = Recorder::new(Arc::clone(&family), worker, pair("a"));
-            recorder.record(summary(200), Duration::from_micros(500));
-            recorder.record(summary(200), Duration::from_millis(7));
+            recorder.record(summary(200), &took(Duration::from_micros(500)));
+            recorder.record(summary(200), &Measures { received: 3, sent: 70, ..took(Duration::from_millis(7)) });
         }
-        let series: Vec<_> = family.series().collect();
+        let series = family.series();
         assert_eq!(series.len(), 1);
-        let (buckets, sum) = series[0].totals();
-        assert_eq!((buckets[0], buckets[3], buckets.iter().sum::<u64>(), sum), (2, 2, 4, 15_000));
+        let durations = series[0].durations();
+        assert_eq!((durations.buckets[0], durations.buckets[3], durations.count(), durations.sum), (2, 2, 4, 15_000));
+        let (received, sent) = (series[0].received(), series[0].sent());
+        assert_eq!((received.buckets[0], received.buckets[2], received.sum), (2, 2, 6));
+        assert_eq!((sent.buckets[6], sent.sum), (2, 140));
     }
 
     #[test]
     fn bounds_are_inclusive() {
         let family = Arc::new(Family::new(1));
         let recorder = Recorder::new(Arc::clone(&family), 0, pair("a"));
-        recorder.record(summary(200), Duration::from_millis(1));
-        recorder.record(summary(200), Duration::from_micros(1001));
-        recorder.record(summary(200), Duration::from_secs(7200));
-        let (buckets, _) = family.series().next().expect("one series").totals();
-        assert_eq!((buckets[1], buckets[2], buckets[BUCKETS - 1]), (1, 1, 1));
+        recorder.record(summary(200), &took(Duration::from_millis(1)));
+        recorder.record(summary(200), &took(Duration::from_micros(1001)));
+        recorder.record(summary(200), &took(Duration::from_secs(7200)));
+        let counts = family.series()[0].durations();
+        assert_eq!((counts.buckets[1], counts.buckets[2], counts.buckets[BUCKETS - 1]), (1, 1, 1));
     }
 
     #[test]
@@ -228,11 +370,44 @@ mod tests {
         let family = Arc::new(Family::new(1));
         for service in 0..SERIES_LIMIT + 5 {
             let recorder = Recorder::new(Arc::clone(&family), 0, pair(&service.to_string()));
-            recorder.record(summary(200), Duration::ZERO);
+            recorder.record(summary(200), &took(Duration::ZERO));
         }
-        assert_eq!(family.series().count(), SERIES_LIMIT + 1);
-        let last = family.series().last().expect("series");
+        assert_eq!((family.length(), family.series().len()), (SERIES_LIMIT, SERIES_LIMIT + 1));
+        let last = family.series().pop().expect("series");
         assert_eq!(&*last.labels.pair.service, "overflow");
-        assert_eq!(last.totals().0.iter().sum::<u64>(), 5);
+        assert_eq!((last.durations().count(), family.overflowed()), (5, 5));
+    }
+
+    #[test]
+    fn series_that_nobody_counts_are_forgotten_and_begin_anew() {
+        let family = Arc::new(Family::new(1));
+        let recorder = Recorder::new(Arc::clone(&family), 0, pair("a"));
+        recorder.record(summary(200), &took(Duration::ZERO));
+        let sweep = |now| {
+            let mut fresh = 0;
+            family.sweep(now, |_, counts| fresh += counts.count());
+            (fresh, family.length())
+        };
+        assert_eq!(sweep(0), (1, 1));
+        assert_eq!(sweep(IDLE - 1), (0, 1));
+        assert_eq!(sweep(IDLE), (0, 1), "retired, and still there for a worker that is counting");
+        assert_eq!(sweep(IDLE + 1), (0, 0));
+        recorder.record(summary(200), &took(Duration::ZERO));
+        assert_eq!(sweep(IDLE + 2), (1, 1), "it begins at zero, as Prometheus expects of a series that comes back");
+        assert_eq!(family.series()[0].durations().count(), 1);
+    }
+
+    #[test]
+    fn a_retired_series_that_is_used_again_stays() {
+        let family = Arc::new(Family::new(1));
+        let recorder = Recorder::new(Arc::clone(&family), 0, pair("a"));
+        recorder.record(summary(200), &took(Duration::ZERO));
+        let sweep = |now| family.sweep(now, |_, _| {});
+        sweep(0);
+        sweep(IDLE);
+        recorder.record(summary(200), &took(Duration::ZERO));
+        sweep(IDLE + 1);
+        sweep(IDLE + 2);
+        assert_eq!((family.length(), family.series()[0].durations().count()), (1, 2));
     }
 }

@@ -127,6 +127,15 @@ impl Ask {
 
     /// As the proxy does: 400 where the path or the host has no normal form.
     fn decision(&self, authorizer: &Authorizer) -> Result<Decision, normalize::Refused> {
+        self.with_head(|head| authorizer.decide(&self.peer(), head))
+    }
+
+    /// Whom it must be asked about beside those that were.
+    fn asks(&self, authorizer: &Authorizer, asked: &[Arc<str>]) -> Option<super::Ask> {
+        self.with_head(|head| authorizer.ask(&self.peer(), head, asked)).unwrap()
+    }
+
+    fn with_head<T>(&self, look: impl FnOnce(&Head<'_>) -> T) -> Result<T, normalize::Refused> {
         let (raw, query) = self.path.split_once('?').map_or((self.path, None), |(path, query)| (path, Some(query)));
         let path = normalize::path(raw, self.level)?;
         let host = normalize::host(self.host, 80)?;
@@ -140,7 +149,7 @@ impl Ask {
             headers: &self.headers,
             token: self.token.as_ref(),
         };
-        Ok(authorizer.decide(&self.peer(), &head))
+        Ok(look(&head))
     }
 
     fn passes(&self, authorizer: &Authorizer) -> bool {

@@ -4,6 +4,7 @@
 mod limits;
 mod logs;
 mod mutual_tls;
+mod tokens;
 mod unreadable;
 
 pub use limits::WorkloadLimit;
@@ -22,6 +23,7 @@ use crate::{
     document::{DocumentId, Kind, ROOT_NAMESPACE, Spec},
     history::{Live, LiveValue, State},
     kinds::{AuthorizationPolicy, MeshConfig},
+    token::Tokens,
 };
 
 /// Workloads that are kept; with more the table begins anew. A node asks for its own, `explain` for those of others.
@@ -32,6 +34,8 @@ const MAX_WORKLOADS: usize = 1_000;
 pub struct Workload {
     /// Who may call it.
     pub authorizer: Authorizer,
+    /// Whose tokens it believes.
+    pub tokens: Tokens,
     /// Whether it takes plaintext.
     pub mutual_tls: Modes,
     /// How often it may be called; a request must find room in each that it meets.
@@ -50,6 +54,7 @@ pub(super) struct Workloads {
     config: Arc<MeshConfig>,
     authorization: ByNamespace<authorize::Live>,
     authentication: ByNamespace<mutual_tls::Document>,
+    tokens: ByNamespace<tokens::Document>,
     limits: ByNamespace<limits::Document>,
     logs: ByNamespace<logs::Document>,
     known: RwLock<HashMap<Key, Arc<Workload>>>,
@@ -75,6 +80,8 @@ impl Workloads {
                 workloads.authorization.entry(namespace()).or_default().push(policy_values(id, live));
             } else if id.kind == Kind::PeerAuthentication {
                 workloads.authentication.entry(namespace()).or_default().extend(mutual_tls::Document::new(id, live));
+            } else if id.kind == Kind::RequestAuthentication {
+                workloads.tokens.entry(namespace()).or_default().push(tokens::Document::new(&id.namespace, live));
             } else if id.kind == Kind::RateLimit {
                 workloads.limits.entry(namespace()).or_default().extend(limits::Document::new(id, live));
             } else if id.kind == Kind::Telemetry {
@@ -136,10 +143,12 @@ impl Workloads {
             .collect();
         let (namespace, labels) = (&key.namespace, &key.labels);
         let mutual_tls = Modes::of(self.here(&self.authentication, key), namespace, labels);
+        let tokens = tokens::of(self.here(&self.tokens, key), namespace, labels);
         let limits = limits::of(self.here(&self.limits, key), namespace, labels);
         let logs = logs::of(self.here(&self.logs, key), namespace, labels, &self.config.access_log);
         let is_same = |before: &&Arc<Workload>| {
             before.mutual_tls == mutual_tls
+                && before.tokens == tokens
                 && before.limits == limits
                 && before.logs == logs
                 && self.decides_alike(before, &authorization)
@@ -149,7 +158,7 @@ impl Workloads {
         }
         let aliases = &self.config.trust_domain_aliases;
         let authorizer = Authorizer::new(&authorization, namespace, labels, &key.trust_domain, aliases);
-        Arc::new(Workload { authorizer, mutual_tls, limits, logs, config: self.config.clone(), authorization })
+        Arc::new(Workload { authorizer, tokens, mutual_tls, limits, logs, config: self.config.clone(), authorization })
     }
 
     /// True if the authorizer of a workload that was made before would come out the same.

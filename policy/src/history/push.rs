@@ -54,12 +54,16 @@ impl History {
         self.check_open(entry, now)
     }
 
-    /// True if a changeset waits for further signatures and these would still be worth something.
+    /// True if further signatures of a changeset would be worth something: it waits for them, or is a RoleSet that has all it needs. To
+    /// that one a further signature may give the upper hand over a rival, now or once there is one.
     ///
     /// # Errors
     /// It counts already, its time is over, or what it replaces is no longer live.
     pub fn check_open(&self, entry: &super::Entry, now: Millis) -> Result<(), Refused> {
         let id = entry.id;
+        if self.chain.holds(&id) {
+            return Ok(());
+        }
         if self.complete(entry) {
             return Err(Refused::because(Code::InvalidReference, format!("{id} has all the signatures it needs"), ""));
         }

@@ -10,6 +10,8 @@ pub use condition::{Condition, Value};
 pub use pattern::{NamespacePattern, PathPattern, TextPattern, TokenPattern};
 pub use rule::Rule;
 
+use std::sync::Arc;
+
 use super::target::{DRY_RUN, Target};
 use crate::{codes, decode::At, parse::Metadata};
 
@@ -20,8 +22,8 @@ pub struct AuthorizationPolicy {
     pub target: Target,
     /// What a match means.
     pub action: Action,
-    /// Of CUSTOM only: the external authoriser.
-    pub provider: Option<String>,
+    /// Of CUSTOM only: the external authoriser, by its name in MeshConfig.
+    pub provider: Option<Arc<str>>,
     /// Any of them; none never matches.
     pub rules: Vec<Rule>,
     /// Annotation `istio.io/dry-run`: evaluated and reported, not enforced.
@@ -37,7 +39,7 @@ pub enum Action {
     Deny,
     /// A match is marked, and changes nothing.
     Audit,
-    /// An external authoriser decides; this build has none.
+    /// An external authoriser decides, one of MeshConfig's `extensionProviders`; before all others.
     Custom,
 }
 
@@ -57,6 +59,7 @@ impl AuthorizationPolicy {
         let target = Target::decode(&fields);
         let action = fields.get("action").map_or(Some(Action::Allow), |action| action.word(&ACTIONS));
         let provider = fields.get("provider").map(|provider| decode_provider(&provider).unwrap_or_default());
+        let provider: Option<Arc<str>> = provider.map(Arc::from);
         let list = fields.get("rules");
         let items = list.as_ref().map(At::items).unwrap_or_default();
         let read = |at| Some((at, Rule::decode(at, &metadata.id.namespace)?));
@@ -135,7 +138,6 @@ fn check_action(spec: &At<'_>, action: Action, provider: Option<&str>, rules: &[
             spec.error(codes::ACTION, message);
         }
     }
-    spec.unbuilt("action CUSTOM (an external authoriser)");
 }
 
 #[cfg(test)]

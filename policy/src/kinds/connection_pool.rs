@@ -56,9 +56,9 @@ pub struct HttpPool {
     pub max_retries: Option<u32>,
     /// Of a connection without requests: this, else TCP's, else 1 h. `None`: for ever.
     pub idle_timeout: Option<Duration>,
-    /// Whether HTTP/1.1 is carried as HTTP/2.
+    /// Whether HTTP/1.1 is carried as HTTP/2 between nodes, and counted so; the application is spoken to as its port says.
     pub h2_upgrade: H2Upgrade,
-    /// The version is the caller's.
+    /// The version is the caller's, between nodes and towards the application.
     pub use_client_protocol: bool,
     /// Requests that share one connection of HTTP/2: with `max_connections` as many as these connections carry together. `None`: no
     /// limit.
@@ -70,7 +70,7 @@ pub struct HttpPool {
 /// `H2UpgradePolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum H2Upgrade {
-    /// As the mesh says.
+    /// As the mesh says: never.
     #[default]
     Default,
     /// Never.
@@ -197,13 +197,6 @@ impl HttpPool {
         });
         let h2_upgrade = h2_upgrade.unwrap_or_default();
         let use_client_protocol = fields.get("useClientProtocol").and_then(|at| at.boolean()).unwrap_or(false);
-        let by_port = |name, asked: bool| {
-            if let Some(at) = fields.get(name).filter(|_| asked) {
-                at.unbuilt(format!("`{name}` (an endpoint is spoken to in the protocol that its port declares)"));
-            }
-        };
-        by_port("h2UpgradePolicy", h2_upgrade == H2Upgrade::Upgrade);
-        by_port("useClientProtocol", use_client_protocol);
         if h2_upgrade == H2Upgrade::Upgrade && use_client_protocol {
             let message = "use client protocol must not be true when H2UpgradePolicy is UPGRADE";
             at.error_as_istio(codes::EXCLUSIVE, message, "");

@@ -114,7 +114,7 @@ fn decode_simple(at: &At<'_>) -> Option<Algorithm> {
         at.warn(codes::DEPRECATED, "LEAST_CONN is deprecated", "write LEAST_REQUEST");
     }
     if balance.is_none() {
-        at.unbuilt("`PASSTHROUGH`");
+        at.unbuilt("`PASSTHROUGH` (callers name a service, not an address that requests could be passed on to)");
     }
     Some(balance.map_or(Algorithm::Passthrough, Algorithm::Simple))
 }

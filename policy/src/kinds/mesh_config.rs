@@ -3,14 +3,16 @@
 mod certificates;
 mod limits;
 mod log_format;
+mod providers;
 mod topology;
 
 pub use certificates::CertificateLifetimes;
 pub use limits::Limits;
 pub use log_format::{HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
+pub use providers::{BodyInCheck, CheckProtocol, ExtensionProvider, HttpCheck};
 pub use topology::{ForwardClientCert, GatewayTopology};
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use certs::id::TrustDomain;
 
@@ -50,6 +52,8 @@ pub struct MeshConfig {
     pub limits: Limits,
     /// What stands before gateways. Nothing.
     pub gateways: GatewayTopology,
+    /// Services that policies may have asked about requests. None.
+    pub extension_providers: Vec<Arc<ExtensionProvider>>,
 }
 
 /// Requests for hosts that the mesh does not know.
@@ -126,6 +130,7 @@ impl Default for MeshConfig {
             certificates: CertificateLifetimes::default(),
             limits: Limits::default(),
             gateways: GatewayTopology::default(),
+            extension_providers: Vec::new(),
         }
     }
 }
@@ -164,6 +169,10 @@ impl MeshConfig {
                 .unwrap_or_default(),
             limits: fields.get("limits").and_then(|limits| Limits::decode(&limits)).unwrap_or_default(),
             gateways: GatewayTopology::decode(&fields),
+            extension_providers: fields
+                .get("extensionProviders")
+                .map(|list| providers::decode(&list))
+                .unwrap_or_default(),
         };
         // Not applied in this build: it may only say what holds anyway.
         if let Some(at) = fields.get("outboundTrafficPolicy").filter(|_| config.outbound != default.outbound) {
@@ -172,6 +181,11 @@ impl MeshConfig {
         fields.finish();
         refuse_dry_run(spec, metadata);
         Some(config)
+    }
+
+    /// The provider of this name.
+    pub fn provider(&self, name: &str) -> Option<&Arc<ExtensionProvider>> {
+        self.extension_providers.iter().find(|provider| *provider.name == *name)
     }
 }
 

@@ -72,8 +72,9 @@ pub use kubernetes::{KubernetesObject, KubernetesPort, KubernetesService};
 pub use load_balancer::{Algorithm, Balance, LoadBalancer, Warmup};
 pub use locality::{Distribute, LocalityLb, LocalityPattern, PriorityLabel, ZoneAwareLb};
 pub use mesh_config::{
-    AccessLog, CertificateLifetimes, ForwardClientCert, GatewayTopology, HeaderOrPseudo, Limits, LogFact, LogFile,
-    LogFormat, LogPart, LogWord, MeshConfig, OutboundPolicy, OutlierSharing, PathNormalization,
+    AccessLog, BodyInCheck, CertificateLifetimes, CheckProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology,
+    HeaderOrPseudo, HttpCheck, Limits, LogFact, LogFile, LogFormat, LogPart, LogWord, MeshConfig, OutboundPolicy,
+    OutlierSharing, PathNormalization,
 };
 pub use mirror::{Mirror, Mirroring};
 pub use namespaced_host::NamespacedHost;

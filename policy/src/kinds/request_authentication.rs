@@ -9,6 +9,7 @@ use crate::{
     codes,
     decode::{At, Fields},
     parse::Metadata,
+    token::KeySet,
 };
 
 /// `RequestAuthentication`.
@@ -95,6 +96,11 @@ impl TokenRule {
             at.error_as_istio(codes::TOKEN_RULE, "issuer must be set", "name the issuer of the tokens");
         }
         let keys = decode_keys(at, uri.as_ref(), inline.as_ref());
+        if keys == TokenKeys::Discovered && !issuer.is_empty() && !is_url(&issuer) {
+            let message =
+                format!("`{issuer}` is no URL, so that its keys cannot be discovered: tokens of it are refused");
+            at.warn(codes::WITHOUT_EFFECT, message, "give `jwks` or `jwksUri`");
+        }
         let rule = Self {
             issuer,
             audiences: filled(&fields, "audiences", "audience must be non-empty string"),
@@ -141,8 +147,14 @@ fn decode_keys(at: &At<'_>, uri: Option<&At<'_>>, inline: Option<&At<'_>>) -> To
     if let Some(text) = inline.and_then(|inline| Some((inline.text()?, inline))) {
         let (text, place) = text;
         if !text.is_empty() {
-            if let Err(reason) = check_keys(text) {
-                place.error(codes::TOKEN_RULE, format!("jwks parse error: {reason}"));
+            match KeySet::read(text) {
+                Err(reason) => place.error(codes::TOKEN_RULE, format!("jwks parse error: {reason}")),
+                Ok(keys) if keys.unusable() > 0 => {
+                    let message = format!("{} of the keys cannot verify a token here", keys.unusable());
+                    let hint = "keys are RSA, EC (P-256, P-384, P-521), Ed25519 or oct, and for signatures";
+                    place.warn(codes::WITHOUT_EFFECT, message, hint);
+                }
+                Ok(_) => {}
             }
             return TokenKeys::Inline(text.to_owned());
         }
@@ -151,26 +163,19 @@ fn decode_keys(at: &At<'_>, uri: Option<&At<'_>>, inline: Option<&At<'_>>) -> To
     if url.is_empty() {
         return TokenKeys::Discovered;
     }
-    let parsed = url.parse::<http::Uri>().ok().filter(|_| url.len() <= MAX_URL);
-    let fetchable = parsed.as_ref().is_some_and(|url| {
-        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty())
-    });
-    if !fetchable {
+    if !is_url(url) {
         let message = "jwksUri is not a URL: url must have scheme http:// or https://";
         place.error(codes::URL, message);
     }
     TokenKeys::Fetched(url.to_owned())
 }
 
-/// RFC 7517: a set of keys, or one; each says its type.
-fn check_keys(text: &str) -> Result<(), String> {
-    let json: serde_json::Value = serde_json::from_str(text).map_err(|_| "not JSON".to_owned())?;
-    let keys = match json.get("keys") {
-        Some(keys) => keys.as_array().ok_or("`keys` is not a list")?.as_slice(),
-        None => std::slice::from_ref(&json),
-    };
-    let typed = |key: &serde_json::Value| key.get("kty").is_some_and(serde_json::Value::is_string);
-    if keys.iter().all(typed) { Ok(()) } else { Err("a key has no `kty`".to_owned()) }
+/// True for what keys can be fetched from.
+fn is_url(text: &str) -> bool {
+    let parsed = text.parse::<http::Uri>().ok().filter(|_| text.len() <= MAX_URL);
+    parsed.is_some_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 fn decode_headers(fields: &Fields<'_>) -> Vec<(HeaderName, String)> {
@@ -238,7 +243,7 @@ mod tests {
 
     #[test]
     fn rules_have_istios_defaults() {
-        let plain = rule("{issuer: a}");
+        let plain = rule("{issuer: 'https://a.example'}");
         assert_eq!((plain.keys, plain.timeout), (TokenKeys::Discovered, Duration::from_secs(5)));
         // The token is taken out, and none is required.
         assert!(!plain.forward_original && !plain.required && plain.from_headers.is_empty());

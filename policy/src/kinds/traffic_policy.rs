@@ -211,7 +211,7 @@ impl RetryBudget {
         let budget_interval = fields.get("budgetInterval").and_then(|at| {
             let interval = at.duration_or_zero()?;
             if !interval.is_zero() {
-                at.unbuilt("`budgetInterval` above 0s");
+                at.unbuilt("`budgetInterval` above 0s (the budget is a share of the requests that are under way)");
             }
             Some(interval)
         });

@@ -431,6 +431,12 @@ fn works(route: &Route) -> bool {
     }
 }
 
+/// The route to a service by its name: its DestinationRules apply, no VirtualService does. What a node asks for a workload of this
+/// namespace takes it.
+pub fn to_service(compiled: &Compiled, service: &ServiceName, port: u16, namespace: &str) -> Routed {
+    plain(compiled, service.clone(), port, namespace)
+}
+
 fn plain(compiled: &Compiled, service: ServiceName, port: u16, namespace: &str) -> Routed {
     let route = compiled.default_route(&service, namespace);
     Routed { host: Addressed::Service(service), port, route, matched: UriMatched::Nothing }

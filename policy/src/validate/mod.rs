@@ -7,6 +7,7 @@ mod entry;
 mod facts;
 mod gateways;
 mod names;
+mod providers;
 mod reach;
 mod routing;
 mod rules;
@@ -37,15 +38,16 @@ const MAX_RIVALS: usize = 64;
 /// Other documents of one subject that are named.
 const MAX_NAMED: usize = 3;
 
-/// True if a push with this complaint is refused unless the code is allowed: requests would get 503, or a part of the
-/// document has no effect because another document wins.
+/// True if a push with this complaint is refused unless the code is allowed: requests would be refused for want of what is named, or
+/// a part of the document has no effect because another document wins.
 pub fn refuses_push(code: &str, severity: Severity) -> bool {
-    const CODES: [&str; 5] = [
+    const CODES: [&str; 6] = [
         codes::UNKNOWN_HOST,
         codes::UNKNOWN_SUBSET,
         codes::CONFLICTING_VIRTUAL_SERVICES,
         codes::REPEATED_SUBSET,
         codes::OVERRULED_POLICY,
+        codes::UNKNOWN_PROVIDER,
     ];
     severity == Severity::Warning && CODES.contains(&code)
 }
@@ -179,6 +181,7 @@ impl<'w> Check<'w> {
             Spec::AuthorizationPolicy(policy) => {
                 self.selects_someone(&policy.target);
                 self.authorization_policy(policy);
+                self.provider(policy);
             }
             Spec::PeerAuthentication(policy) => {
                 self.selects_someone(&policy.target);
@@ -190,8 +193,8 @@ impl<'w> Check<'w> {
                 self.one_counts();
             }
             Spec::RateLimit(limit) => self.selects_someone(&limit.target),
+            Spec::MeshConfig(config) => self.providers(config),
             Spec::WorkloadGroup(_)
-            | Spec::MeshConfig(_)
             | Spec::RoleSet(_)
             | Spec::NodeGrant(_)
             | Spec::Revocation(_)

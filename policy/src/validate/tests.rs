@@ -2,6 +2,7 @@
 
 mod authorization;
 mod gateways;
+mod providers;
 mod rules;
 mod scopes;
 

@@ -32,6 +32,8 @@ pub(super) struct World<'w> {
     pub(super) workloads: Workloads<'w>,
     /// False where nothing is known of services: then nothing is said of hosts.
     pub(super) knows_services: bool,
+    /// False for lint of files alone: what they do not say, the mesh that they are for may.
+    pub(super) is_mesh: bool,
     /// Oldest first.
     entries: Vec<Entry<'w>>,
     by_id: HashMap<&'w DocumentId, usize>,
@@ -76,6 +78,7 @@ impl<'w> World<'w> {
             inventory,
             workloads: Workloads::new(inventory),
             knows_services: !registered.is_empty() || state.role_set.number > 0,
+            is_mesh: state.role_set.number > 0,
             entries,
             by_id: HashMap::new(),
             by_namespace: HashMap::new(),
@@ -124,6 +127,11 @@ impl<'w> World<'w> {
 
     pub(super) fn entry(&self, id: &DocumentId) -> Option<&Entry<'w>> {
         self.by_id.get(id).map(|index| &self.entries[*index])
+    }
+
+    /// All documents of a kind, oldest first.
+    pub(super) fn all(&self, kind: Kind) -> impl Iterator<Item = &Entry<'w>> {
+        self.entries.iter().filter(move |entry| entry.id().kind == kind)
     }
 
     /// Documents of a kind in a namespace, oldest first.

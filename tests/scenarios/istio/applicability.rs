@@ -17,8 +17,6 @@ pub(super) const NOT_HERE: &[(&str, Because)] = &[
     ("authz-tcp-none", Because::Protocol("tcp")),
     ("egress-gateway-http", Because::Refused("kind: ServiceEntry is not supported yet")),
     ("ingress-passthrough", Because::Refused("a server in TLS mode PASSTHROUGH is not supported yet")),
-    ("jwt-deny-missing", Because::Refused("kind: RequestAuthentication is not supported yet")),
-    ("jwt-deny-missing-path", Because::Refused("kind: RequestAuthentication is not supported yet")),
     // A node takes nothing but mutual TLS from other machines, so that no port of it can be opened to plaintext.
     ("mtls-port-disable", Because::Refused("traffic between nodes is always mutual TLS")),
 ];

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use certs::{
+    codec,
     grant::{Grant, NodeGrant, Pattern},
     id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
     sign::{Digest, SigningKey},
@@ -10,7 +11,7 @@ use certs::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SigningKey as _,
 };
 use rustls::pki_types::CertificateDer;
 
@@ -23,6 +24,7 @@ use super::case::{
 pub(super) struct Keys {
     pairs: Vec<KeyPair>,
     record: SigningKey,
+    other_record: SigningKey,
 }
 
 impl Keys {
@@ -33,21 +35,21 @@ impl Keys {
             _ => &rcgen::PKCS_ED25519,
         };
         let pairs = (0..KEYS).map(|number| KeyPair::generate_for(sort(number)).unwrap()).collect();
-        Keys { pairs, record: SigningKey::generate() }
+        Keys { pairs, record: SigningKey::generate(), other_record: SigningKey::generate() }
     }
 
     pub(super) fn digest(&self, number: usize) -> Digest {
         Digest::of(&self.pairs[number].subject_public_key_info())
     }
 
-    fn sign(&self, cert: &Cert) -> CertificateDer<'static> {
+    fn sign(&self, cert: &Cert, all: &[Cert]) -> CertificateDer<'static> {
         let mut issuer = CertificateParams::default();
         issuer.distinguished_name = named(cert.issuer);
         let issuer = Issuer::from_params(&issuer, &self.pairs[cert.signer]);
-        self.params(cert).signed_by(&self.pairs[cert.key], &issuer).unwrap().der().clone()
+        self.params(cert, all).signed_by(&self.pairs[cert.key], &issuer).unwrap().der().clone()
     }
 
-    fn params(&self, cert: &Cert) -> CertificateParams {
+    fn params(&self, cert: &Cert, all: &[Cert]) -> CertificateParams {
         let date = |at: i64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(at.unsigned_abs());
         let mut params = CertificateParams::default();
         params.distinguished_name = named(cert.subject);
@@ -70,6 +72,11 @@ impl Keys {
             params.subject_alt_names.push(SanType::Rfc822Name("a@b.example".try_into().unwrap()));
         }
         params.custom_extensions = self.extensions(cert);
+        if let Some(redemption) = &cert.redemption {
+            let oid = [2, 25, 5_817_304_912_260_933_847, 1];
+            let content = octet_string(&self.redemption(redemption, all));
+            params.custom_extensions.push(CustomExtension::from_oid_content(&oid, content));
+        }
         if let (Some(trees), Basic::Ca(_)) = (&cert.permitted, cert.basic) {
             let permitted_subtrees = trees.iter().cloned().map(GeneralSubtree::DnsName).collect();
             params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
@@ -102,6 +109,21 @@ impl Keys {
         extensions
     }
 
+    fn redemption(&self, redemption: &case::Redemption, all: &[Cert]) -> Vec<u8> {
+        let record = if redemption.record_key { &self.record } else { &self.other_record };
+        let (node, epoch) = (NODES[redemption.node].as_bytes(), redemption.epoch.to_le_bytes());
+        let (key, record) = (self.digest(redemption.key).0, record.public().0);
+        let kind: &[u8] = b"skein.redemption/1";
+        let mut message = Vec::new();
+        // No invite of these cases has a token.
+        for part in [kind, TRUST_DOMAIN.as_bytes(), node, &epoch, &[], &key, &record] {
+            message.extend((part.len() as u64).to_le_bytes());
+            message.extend(part);
+        }
+        let signature = self.pairs[redemption.by].sign(&message).unwrap();
+        codec::encode(&(signature, redemption.shown.map(|number| self.sign(&all[number], all).to_vec())))
+    }
+
     fn grant(&self, grant: &case::Grant) -> Grant {
         let patterns = |all: &[case::Pattern]| all.iter().map(pattern).collect();
         Grant {
@@ -116,8 +138,8 @@ impl Keys {
 
     /// What is shown, what it meets.
     pub(super) fn build(&self, case: &Case) -> (Vec<CertificateDer<'static>>, Authority) {
-        let chain = case.shown.iter().map(|index| self.sign(&case.certs[*index])).collect();
-        let roots = case.roots.iter().map(|root| self.sign(root).to_vec()).collect();
+        let chain = case.shown.iter().map(|index| self.sign(&case.certs[*index], &case.certs)).collect();
+        let roots = case.roots.iter().map(|root| self.sign(root, &case.certs).to_vec()).collect();
         let mut authority = Authority::new(TrustDomain::new(TRUST_DOMAIN).unwrap(), roots);
         let policy = &case.policy;
         for signed in &policy.grants {
@@ -157,7 +179,7 @@ fn node_grant(signed: &case::NodeGrant) -> NodeGrant {
         epoch: signed.epoch,
         services: services.collect(),
         token_hash: None,
-        redeemer: None,
+        redeemer: signed.redeemer.map(node),
         token_expires: None,
         enroller: signed.enroller,
         retired: signed.retired,
@@ -170,6 +192,17 @@ fn pattern(pattern: &case::Pattern) -> Pattern {
         case::Pattern::Namespace(namespace) => Pattern::Namespace(NAMESPACES[namespace].into()),
         case::Pattern::Exact(namespace, name) => Pattern::Exact(NAMESPACES[namespace].into(), ACCOUNTS[name].into()),
     }
+}
+
+fn octet_string(content: &[u8]) -> Vec<u8> {
+    let [.., high, low] = content.len().to_be_bytes();
+    let mut der = match content.len() {
+        0..128 => vec![4, low],
+        128..256 => vec![4, 0x81, low],
+        _ => vec![4, 0x82, high, low],
+    };
+    der.extend(content);
+    der
 }
 
 fn named(name: &str) -> DistinguishedName {

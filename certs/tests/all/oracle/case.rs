@@ -71,6 +71,20 @@ pub(super) enum Extension {
     Grant(Grant),
 }
 
+/// An enroller's word on who redeemed an invite.
+#[derive(Debug, Clone)]
+pub(super) struct Redemption {
+    /// The key that signed it.
+    pub(super) by: usize,
+    /// The number of that key's certificate, where it is not the issuer's.
+    pub(super) shown: Option<usize>,
+    pub(super) node: usize,
+    pub(super) epoch: u64,
+    /// The node's CA key, and whether its record key is the one that its grant names.
+    pub(super) key: usize,
+    pub(super) record_key: bool,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Cert {
     pub(super) subject: &'static str,
@@ -87,6 +101,7 @@ pub(super) struct Cert {
     pub(super) address: bool,
     pub(super) mail: bool,
     pub(super) grant: Extension,
+    pub(super) redemption: Option<Redemption>,
     /// DNS names permitted below.
     pub(super) permitted: Option<Vec<String>>,
     pub(super) unknown: Unknown,
@@ -101,6 +116,7 @@ pub(super) struct NodeGrant {
     pub(super) epoch: u64,
     /// Namespace, and the account (and service) of it.
     pub(super) services: Vec<(usize, usize)>,
+    pub(super) redeemer: Option<usize>,
     pub(super) enroller: bool,
     pub(super) retired: bool,
 }
@@ -130,6 +146,8 @@ pub(super) struct Case {
 pub(super) const LEAF: usize = 0;
 pub(super) const NODE: usize = 1;
 pub(super) const ENROLLER: usize = 2;
+/// In cases where it is not the issuer.
+pub(super) const REDEEMER: usize = 3;
 
 impl Cert {
     fn ca(subject: &'static str, issuer: &'static str, key: usize, signer: usize, below: u8, life: i64) -> Cert {
@@ -148,6 +166,7 @@ impl Cert {
             address: false,
             mail: false,
             grant: Extension::Absent,
+            redemption: None,
             permitted: None,
             unknown: Unknown::Absent,
             ballast: 0,
@@ -177,8 +196,11 @@ impl Case {
         node.grant = Extension::Grant(grant(1, 3, own, false));
         let mut enroller = Cert::ca("enroller", "root", 2, 3, 1, 365 * DAY);
         enroller.grant = Extension::Grant(grant(0, 1, vec![Pattern::All], true));
-        let signed = |node, epoch, services, enroller| NodeGrant { node, epoch, services, enroller, retired: false };
-        let grants = vec![signed(0, 1, Vec::new(), true), signed(1, 3, vec![(0, 0)], false)];
+        let signed = |node, epoch, services, redeemer| {
+            let enroller = node == 0;
+            NodeGrant { node, epoch, services, redeemer, enroller, retired: false }
+        };
+        let grants = vec![signed(0, 1, Vec::new(), None), signed(1, 3, vec![(0, 0)], Some(0))];
         Case {
             certs: vec![leaf, node, enroller],
             shown: vec![LEAF, NODE, ENROLLER],
@@ -186,5 +208,19 @@ impl Case {
             policy: Policy { grants, ..Policy::default() },
             now: NOW,
         }
+    }
+
+    /// Another enroller has redeemed the invite of `b`: `c`, or the enroller that `b` is itself.
+    pub(super) fn redeem(&mut self, by_itself: bool) {
+        let (node, epoch) = if by_itself { (1, 3) } else { (2, 1) };
+        self.policy.grants[1].redeemer = (!by_itself).then_some(node);
+        let mut redeemer = Cert::ca("redeemer", "root", 4, 3, 1, 365 * DAY);
+        let all = vec![Pattern::All];
+        let grant = Grant { node, epoch, accounts: all.clone(), services: all, record_key: false, enroller: true };
+        redeemer.grant = Extension::Grant(grant);
+        self.certs.push(redeemer);
+        let shown = Some(self.certs.len() - 1);
+        self.certs[NODE].redemption =
+            Some(Redemption { by: 4, shown, node: 1, epoch: 3, key: self.certs[NODE].key, record_key: true });
     }
 }

@@ -3,7 +3,7 @@
 
 use super::case::{
     ACCOUNTS, Basic, Case, Cert, DAY, ENROLLER, Extended, Extension, Grant, HOUR, KEYS, LEAF, MINUTE, NAMESPACES, NODE,
-    NODES, NOW, Pattern, TRUST_DOMAIN, Unknown, Usage,
+    NODES, NOW, P256_KEYS, Pattern, REDEEMER, Redemption, TRUST_DOMAIN, Unknown, Usage,
 };
 
 /// SplitMix64: the same seed, the same cases.
@@ -95,6 +95,15 @@ fn vary(case: &mut Case, random: &mut Random) {
         case.roots.insert(random.below(2), other);
     }
     shorten(case, random);
+    if random.chance(40) {
+        let by_itself = random.chance(30);
+        case.redeem(by_itself);
+        if random.chance(30) {
+            // Long ago, when nothing else was there yet.
+            let redeemer = &mut case.certs[REDEEMER];
+            (redeemer.from, redeemer.until) = (case.roots[0].from, case.roots[0].from + random.seconds(0, DAY));
+        }
+    }
 }
 
 /// Other lives, nested; in a third of the places the bound itself.
@@ -127,14 +136,15 @@ fn node_uri(node: usize) -> String {
 }
 
 fn spoil(case: &mut Case, random: &mut Random) {
-    match random.below(10) {
+    match random.below(13) {
         0 | 1 => time(case, random),
         2 => names(case, random),
         3 => usages(any(case, random), random),
         4 => grants(case, random),
         5 | 6 => policy(case, random),
-        7 => keys(case, random),
+        7 | 11 => keys(case, random),
         8 => extensions(case, random),
+        9 | 10 => redemptions(case, random),
         _ => shown(case, random),
     }
 }
@@ -273,6 +283,36 @@ fn grants(case: &mut Case, random: &mut Random) {
     }
 }
 
+fn redemptions(case: &mut Case, random: &mut Random) {
+    let (key, node, epoch) = (random.below(KEYS), random.below(NODES.len()), random.below(5) as u64);
+    match random.below(4) {
+        0 => {
+            let count = case.policy.grants.len();
+            let redeemer = random.of(&[None, Some(0), Some(1), Some(2)]);
+            if count > 0 {
+                case.policy.grants[random.below(count)].redeemer = redeemer;
+            }
+            return;
+        }
+        1 => {
+            let word = Redemption { by: key, shown: None, node, epoch, key, record_key: random.chance(50) };
+            any(case, random).redemption = Some(word);
+            return;
+        }
+        _ => {}
+    }
+    let Some(redemption) = &mut case.certs[NODE].redemption else { return };
+    match random.below(7) {
+        0 => redemption.by = key,
+        1 => redemption.shown = None,
+        2 => redemption.node = node,
+        3 => redemption.epoch = epoch,
+        4 => redemption.key = key,
+        5 => redemption.record_key = false,
+        _ => case.certs[NODE].redemption = None,
+    }
+}
+
 fn policy(case: &mut Case, random: &mut Random) {
     let policy = &mut case.policy;
     let count = policy.grants.len();
@@ -291,7 +331,8 @@ fn policy(case: &mut Case, random: &mut Random) {
 }
 
 fn keys(case: &mut Case, random: &mut Random) {
-    let (key, name) = (random.below(KEYS), random.of(&["root", "enroller", "node", "stranger"]));
+    let key = if random.chance(30) { random.below(KEYS - P256_KEYS) + P256_KEYS } else { random.below(KEYS) };
+    let name = random.of(&["root", "enroller", "node", "stranger"]);
     match random.below(5) {
         0 => any(case, random).signer = key,
         1 => any(case, random).key = key,

@@ -70,6 +70,15 @@ pub(super) const RULES: &[Rule] = &[
         let Some(Identity::Account(namespace, account)) = c.identity() else { return true };
         c.of_node(|_, signed| signed.services.contains(&(namespace, account)))
     }),
+    ("only node CAs carry a redemption", |c| [c.leaf, c.enroller, c.root].iter().all(|cert| cert.redemption.is_none())),
+    ("and it is short", |c| {
+        let shown = c.node.redemption.as_ref().and_then(|redemption| redemption.shown);
+        shown.is_none_or(|number| c.case.certs[number].ballast < 1_000)
+    }),
+    ("who redeemed the invite vouches for the node", |c| {
+        let Some(parent) = grant(c.enroller) else { return true };
+        c.of_node(|_, signed| vouches(parent, signed) || c.is_redeemed(signed))
+    }),
     ("the first key of a name stays", |c| {
         let Some(grant) = grant(c.node) else { return true };
         let other = |(node, epoch, key): &(usize, u64, usize)| {
@@ -180,9 +189,50 @@ impl Chain<'_> {
         self.signed(grant).is_none_or(|signed| holds(grant, signed))
     }
 
+    /// By an enroller of this mesh, for the node's very keys, whenever that was.
+    fn is_redeemed(&self, signed: &NodeGrant) -> bool {
+        let Some(redemption) = &self.node.redemption else { return false };
+        let Some(redeemer) = redemption.shown.map(|number| &self.case.certs[number]) else { return false };
+        let is_of_mesh = self.case.roots.iter().any(|root| {
+            is_ca(root, 2, 3650)
+                && matches!(root.grant, Extension::Absent)
+                && (redeemer.signer, redeemer.issuer) == (root.key, root.subject)
+                && (root.from <= redeemer.from && redeemer.until <= root.until)
+                && !self.case.policy.keys.contains(&root.key)
+        });
+        let counts = grant(redeemer).is_some_and(|own| own.enroller && !own.record_key && vouches(own, signed));
+        let own = |own: &Grant| (own.node, own.epoch) == (redemption.node, redemption.epoch);
+        is_of_mesh
+            && is_ca(redeemer, 1, 365)
+            && counts
+            && !self.case.policy.keys.contains(&redeemer.key)
+            && redemption.by == redeemer.key
+            && (redemption.key == self.node.key && redemption.record_key)
+            && (signed.node, signed.epoch) == (redemption.node, redemption.epoch)
+            && grant(self.node).is_some_and(own)
+    }
+
     fn evicted(&self, grant: &Grant) -> bool {
         self.case.policy.evicted.iter().any(|(node, epoch)| *node == grant.node && grant.epoch <= *epoch)
     }
+}
+
+/// All that concerns a CA alone but its grant.
+fn is_ca(cert: &Cert, below: u8, days: i64) -> bool {
+    cert.key < P256_KEYS
+        && cert.signer < P256_KEYS
+        && (0..=days * DAY).contains(&(cert.until - cert.from))
+        && set(&cert.usages) == [Usage::KeyCertSign]
+        && cert.extended.is_empty()
+        && cert.basic == Basic::Ca(Some(below))
+        && (cert.uris.is_empty() && cert.dns.is_empty() && !cert.address && !cert.mail)
+        && cert.unknown != Unknown::Critical
+        && cert.redemption.is_none()
+}
+
+/// The enroller that the operators' grant names, and one that is the node itself.
+fn vouches(enroller: &Grant, signed: &NodeGrant) -> bool {
+    signed.redeemer == Some(enroller.node) || (enroller.node, enroller.epoch) == (signed.node, signed.epoch)
 }
 
 fn lives_are_bounded(chain: &Chain<'_>) -> bool {

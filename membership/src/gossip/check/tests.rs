@@ -5,6 +5,7 @@ use chitchat::{ChitchatMessage, Deserializable};
 use proptest::prelude::*;
 
 use super::*;
+use crate::brief::first;
 
 const GENERATION: u64 = 9;
 
@@ -17,12 +18,7 @@ struct Scene {
 /// Node 0 is this one, 1 the victim, 2 the sender.
 fn scene() -> Scene {
     let keys: Vec<SigningKey> = (0..3).map(|_| SigningKey::generate()).collect();
-    let known = |key: &SigningKey| Known {
-        record_key: key.public(),
-        generation: GENERATION,
-        alive: true,
-        records: Arc::default(),
-    };
+    let known = |key: &SigningKey| Known::new(key.public(), GENERATION, true, Arc::default());
     let node = |index: usize| NodeId::new(&format!("n{index}")).expect("valid");
     let members = keys.iter().enumerate().map(|(index, key)| (node(index), known(key))).collect();
     let feed = Feed { node: node(0), members, linked: vec![node(1), node(2)] };
@@ -52,8 +48,8 @@ impl Scene {
         let record = self.sign(of, of, Section::POLICY, sequence, vec![1]);
         let mut feed = (*self.roster.feed).clone();
         let node = NodeId::new(&format!("n{of}")).expect("valid");
-        let known = feed.members.get_mut(&node).expect("a member");
-        known.records = Arc::new([(Section::POLICY, Arc::new(record))].into());
+        let records = Arc::new([(Section::POLICY, Arc::new(record))].into());
+        feed.members.insert(node, Known::new(self.keys[of].public(), GENERATION, true, records));
         self.roster = Roster::new(Arc::new(feed));
         self
     }
@@ -151,7 +147,60 @@ fn earlier_runs_and_former_members_are_not_sent() {
     };
     let whole = wire::write(&message(&[scene.id(0), stranger, scene.id(1), old]));
     let sent = scene.roster.trim(&whole, &mut Given::default()).expect("chitchat's own");
-    assert_eq!(wire::read(&sent), Ok(message(&[scene.id(0), scene.id(1)])));
+    assert_eq!(sent, message(&[scene.id(0), scene.id(1)]));
+}
+
+#[test]
+fn a_short_digest_says_what_a_whole_one_does() {
+    let scene = scene().holding(1, 9);
+    let held = |of: usize, version: u64| Held { id: scene.id(of), heartbeat: 1, collected: 0, version };
+    let message = || Message::SynAck {
+        digest: vec![held(0, 3), held(1, 9), held(2, 0)],
+        delta: vec![Delta {
+            id: scene.id(2),
+            collected: 0,
+            from: 0,
+            values: vec![scene.value(2, 2, 4)],
+            bare_version: false,
+        }],
+    };
+    let whole = scene.check(&message()).expect("honest");
+    let short = scene.judge(&scene.roster.pack(message(), 7), 50, &mut Given::default()).expect("honest");
+    assert_eq!((short.learned, short.unknown, short.differ), (whole.learned, whole.unknown, Vec::new()));
+    let digest = |passed: &[u8]| {
+        let Ok(Message::SynAck { mut digest, delta }) = wire::read(passed) else { panic!("a SynAck") };
+        digest.sort_by(|one, other| one.id.name.cmp(&other.id.name));
+        (digest, delta)
+    };
+    assert_eq!(digest(&short.message), digest(&whole.message));
+    let syn = |cluster: &str| Message::Syn { cluster: cluster.to_owned(), digest: vec![held(1, 9)] };
+    assert!(scene.judge(&scene.roster.pack(syn("test.example"), 7), 50, &mut Given::default()).is_ok());
+    assert!(scene.judge(&scene.roster.pack(syn("two.example"), 7), 50, &mut Given::default()).is_err());
+    let long: usize = whole.message.len();
+    assert!(scene.roster.pack(message(), 7).len() < long);
+}
+
+#[test]
+fn who_holds_something_else_under_the_same_number_is_told_of() {
+    let ours = scene().holding(1, 9);
+    let key = ours.keys[1].public();
+    let other = ours.sign(1, 1, Section::POLICY, 9, vec![2]);
+    let mut feed = (*ours.roster.feed).clone();
+    let records = Arc::new([(Section::POLICY, Arc::new(other))].into());
+    feed.members.insert(NodeId::new("n1").expect("valid"), Known::new(key, GENERATION, true, records));
+    let theirs = Roster::new(Arc::new(feed));
+    let syn = || Message::Syn {
+        cluster: "test.example".to_owned(),
+        digest: vec![Held { id: ours.id(1), heartbeat: 1, collected: 0, version: 9 }],
+    };
+    let found = (0_u128..20).filter(|salt| {
+        let salt = first(&Digest::of(&salt.to_be_bytes()));
+        let passed = ours.judge(&theirs.pack(syn(), salt), 50, &mut Given::default()).expect("honest");
+        let same = ours.judge(&ours.roster.pack(syn(), salt), 50, &mut Given::default()).expect("honest");
+        assert!(same.differ.is_empty());
+        passed.differ == [NodeId::new("n1").expect("valid")]
+    });
+    assert!(found.count() >= 18);
 }
 
 #[test]
@@ -276,7 +325,7 @@ fn a_delta_that_unpacks_to_much_is_cut_and_the_rest_follows() {
     let message = packed(&operations);
     assert!(message.len() < 65_507);
     let sent = scene.roster.trim(&message, &mut Given::default()).expect("chitchat's own");
-    let passed = scene.judge(&wire::pack(&sent), 1, &mut Given::default()).expect("no blame");
+    let passed = scene.judge(&scene.roster.pack(sent, 7), 1, &mut Given::default()).expect("no blame");
     let Ok(Message::Ack { delta }) = wire::read(&passed.message) else { panic!("an Ack") };
     assert!(delta[0].values.len() > 10);
     assert_eq!(delta[0].values, values[..delta[0].values.len()], "the first ones, in order");

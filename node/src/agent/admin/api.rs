@@ -1,8 +1,10 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
+mod events;
 mod explain;
 mod history;
 mod policy;
+mod traffic;
 
 use std::collections::BTreeMap;
 
@@ -13,12 +15,14 @@ use certs::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use explain::{Answer, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
+pub use events::Event;
+pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
 pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
     LogEntry, Plan, Preview, Proof, Pushed, RouteChange, RuleChange, Spread,
 };
+pub use traffic::{Edge, Party, Targets, Traffic};
 
 /// How a node sees the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -385,6 +389,9 @@ pub struct Mesh {
     pub bundle: String,
     /// Nodes that live or lived.
     pub nodes: Vec<KnownNode>,
+    /// Nodes that are evicted, up to which epoch.
+    #[serde(default)]
+    pub evicted: BTreeMap<NodeId, u64>,
 }
 
 /// A key of the RoleSet.

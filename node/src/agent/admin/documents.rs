@@ -16,7 +16,7 @@ use super::{Admin, api, error::Error, past, rfc3339};
 
 impl Admin {
     /// The documents in effect, or those of one kind.
-    pub(super) fn documents(&self, kind: Option<Kind>) -> Vec<api::Document> {
+    pub(crate) fn documents(&self, kind: Option<Kind>) -> Vec<api::Document> {
         let state = self.agent.state();
         state
             .effective()
@@ -26,7 +26,7 @@ impl Admin {
     }
 
     /// A document in effect.
-    pub(super) fn document(&self, id: &DocumentId) -> Result<api::Content, Error> {
+    pub(crate) fn document(&self, id: &DocumentId) -> Result<api::Content, Error> {
         let state = self.agent.state();
         let missing = || {
             Error::new("not_found", format!("there is no {id}"))
@@ -46,7 +46,7 @@ impl Admin {
     }
 
     /// `GET /v1/policy/changesets/{id}`.
-    pub(super) async fn changeset(
+    pub(crate) async fn changeset(
         State(admin): State<Self>,
         Path(prefix): Path<String>,
     ) -> Result<Json<api::ChangesetDetail>, Error> {
@@ -84,7 +84,7 @@ impl Admin {
     }
 
     /// `GET /v1/policy/changesets/{id}/spread`: asks every linked node for its receipt, without waiting for more.
-    pub(super) async fn spread(
+    pub(crate) async fn spread(
         State(admin): State<Self>,
         Path(prefix): Path<String>,
     ) -> Result<Json<api::Spread>, Error> {

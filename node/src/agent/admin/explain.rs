@@ -23,7 +23,7 @@ use crate::{
 
 impl Admin {
     /// `GET /v1/explain?url=URL[&method=METHOD][&from=NS/SA][&header=NAME:VALUE]...`.
-    pub(super) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
+    pub(crate) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
         let question = Question::read(query)?;
         let snapshot = self.agent.snapshot();
         let source = match &question.from {

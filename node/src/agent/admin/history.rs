@@ -21,7 +21,7 @@ pub(super) struct From {
 
 impl Admin {
     /// `GET /v1/policy/proposals`, oldest first.
-    pub(super) async fn proposals(State(admin): State<Self>) -> Json<Vec<api::Proposal>> {
+    pub(crate) async fn proposals(State(admin): State<Self>) -> Json<Vec<api::Proposal>> {
         let now = admin.agent.now();
         Json(admin.agent.history(|history| history.proposals(now)).await.into_iter().map(proposal).collect())
     }

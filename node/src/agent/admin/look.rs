@@ -98,7 +98,7 @@ impl Admin {
         }
     }
 
-    fn services(&self, of: Option<&ServiceName>) -> Result<Vec<api::Service>, Error> {
+    pub(crate) fn services(&self, of: Option<&ServiceName>) -> Result<Vec<api::Service>, Error> {
         let snapshot = self.agent.snapshot();
         let mut services: Vec<_> =
             snapshot.services.iter().filter(|service| of.is_none_or(|of| service.name == *of)).cloned().collect();
@@ -117,7 +117,7 @@ impl Admin {
         Ok(services.iter().map(row).collect())
     }
 
-    fn endpoints(&self, of: Option<&ServiceName>) -> Vec<api::Endpoint> {
+    pub(crate) fn endpoints(&self, of: Option<&ServiceName>) -> Vec<api::Endpoint> {
         let snapshot = self.agent.snapshot();
         let ejected: HashSet<Key> =
             self.circuits.ejected().into_iter().map(|standing| standing.ejection.endpoint).collect();

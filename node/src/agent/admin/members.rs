@@ -30,7 +30,7 @@ impl Admin {
     }
 
     /// The same, with whom each node reaches.
-    pub(super) async fn matrix(&self, all: bool) -> Vec<api::Member> {
+    pub(crate) async fn matrix(&self, all: bool) -> Vec<api::Member> {
         let rows = self.agent.reaches().await;
         let mut members = self.members(all);
         for member in &mut members {
@@ -65,7 +65,7 @@ impl Admin {
     ///
     /// # Errors
     /// `not_found`.
-    pub(super) fn member(&self, node: &NodeId) -> Result<api::MemberDetail, Error> {
+    pub(crate) fn member(&self, node: &NodeId) -> Result<api::MemberDetail, Error> {
         let (view, state) = (self.agent.view(), self.agent.state());
         let grant = state.grants().get(node).map(|grant| (**grant).clone());
         let member = view.member(node).ok_or_else(|| {

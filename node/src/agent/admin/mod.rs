@@ -12,7 +12,9 @@ mod act;
 mod action;
 mod authority;
 mod documents;
+mod events;
 mod explain;
+mod fresh;
 mod guard;
 mod history;
 mod limits;
@@ -20,6 +22,7 @@ mod look;
 mod members;
 mod mesh;
 mod outliers;
+mod own_metrics;
 mod past;
 mod preview;
 mod push;
@@ -28,15 +31,23 @@ mod routes;
 mod secrets;
 mod serve;
 mod status;
+mod targets;
+mod traffic;
 mod watch;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use certs::sign::PublicKey;
+use certs::{
+    codec::Millis,
+    id::{NodeId, TrustDomain},
+    sign::PublicKey,
+};
 use tokio::sync::Semaphore;
 
+pub(crate) use past::{LogFilter, When};
 pub use serve::SOCKET_MODE;
 
+use self::fresh::Fresh;
 use super::Agent;
 use crate::{
     config::Cidr,
@@ -56,6 +67,8 @@ pub struct Admin {
     tasks: Tasks,
     circuits: Arc<Circuits>,
     watches: Arc<Semaphore>,
+    traffic: Arc<Fresh<Arc<api::Traffic>>>,
+    targets: Arc<Fresh<BTreeMap<NodeId, SocketAddr>>>,
 }
 
 /// Where a question comes in.
@@ -83,12 +96,36 @@ impl Admin {
                 |(lane, bytes): (&str, u64)| Sample { labels: vec![("lane", lane.to_owned())], value: bytes as f64 };
             asked.gossip_bytes().into_iter().map(sample).collect()
         });
-        Self { agent, telemetry, tasks, circuits, watches: Arc::new(Semaphore::new(WATCHES)) }
+        let watches = Arc::new(Semaphore::new(WATCHES));
+        let (traffic, targets) = Default::default();
+        let admin = Self { agent, telemetry, tasks, circuits, watches, traffic, targets };
+        admin.register();
+        admin
+    }
+
+    /// The clock.
+    pub(crate) fn now(&self) -> Millis {
+        self.agent.now()
+    }
+
+    /// This node.
+    pub(crate) fn node(&self) -> &NodeId {
+        self.agent.node()
+    }
+
+    /// The mesh.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        self.agent.trust_domain()
+    }
+
+    /// Where rules of documents send requests.
+    pub(crate) fn routes(&self) -> Vec<api::Route> {
+        routes::rows(&self.agent.state())
     }
 }
 
 /// A time as everybody writes it: RFC 3339 in UTC, with milliseconds.
-pub fn rfc3339(time: certs::codec::Millis) -> String {
+pub fn rfc3339(time: Millis) -> String {
     let time = i64::try_from(time).ok().and_then(|time| jiff::Timestamp::from_millisecond(time).ok());
     time.map_or_else(String::new, |time| format!("{time:.3}"))
 }

@@ -1,18 +1,18 @@
 //! Endpoints that clusters of this node do without because they fail.
 
 use super::{Admin, api, rfc3339};
-use crate::{balance::outlier::Why, clock, snapshot::Standing};
+use crate::{clock, snapshot::Standing};
 
 impl Admin {
     /// One row for each caller, cluster and endpoint.
-    pub(super) fn outliers(&self) -> Vec<api::Outlier> {
+    pub(crate) fn outliers(&self) -> Vec<api::Outlier> {
         // Ejections end by the time since the process started; people read the wall's.
         let (now, uptime) = (self.agent.now(), clock::uptime());
         let row = |standing: Standing| api::Outlier {
             service: standing.service.to_string(),
             endpoint: standing.ejection.endpoint.to_string(),
             state: "ejected".to_owned(),
-            reason: reason(standing.ejection.why).to_owned(),
+            reason: standing.ejection.why.field().to_owned(),
             witnesses: standing.witnesses.iter().map(ToString::to_string).collect(),
             until: rfc3339(now.saturating_add(standing.ejection.until.saturating_sub(uptime))),
             caller: standing.caller,
@@ -40,14 +40,5 @@ impl Admin {
             let reason = "every endpoint is ejected".to_owned();
             explained.answer = Some(api::Answer { status: 503, flag: "UH".to_owned(), reason });
         }
-    }
-}
-
-/// The field whose limit was met.
-const fn reason(why: Why) -> &'static str {
-    match why {
-        Why::Errors => "consecutive5xxErrors",
-        Why::GatewayErrors => "consecutiveGatewayErrors",
-        Why::LocalOrigin => "consecutiveLocalOriginFailures",
     }
 }

@@ -16,29 +16,29 @@ use super::{Admin, api, documents, error::Error, rfc3339};
 
 /// `GET /v1/policy/{kind}/{namespace}/{name}`: the document in effect, or as it was.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct When {
+pub(crate) struct When {
     /// A time, RFC 3339, or a changeset: what it was then, or what that made of it.
-    at: Option<String>,
+    pub(crate) at: Option<String>,
     /// A changeset: what that replaced.
-    before: Option<String>,
+    pub(crate) before: Option<String>,
 }
 
 /// `GET /v1/policy/log`: which entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-pub(super) struct LogFilter {
+pub(crate) struct LogFilter {
     /// At most so many.
-    pub(super) limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
     /// `KIND/NAMESPACE/NAME`.
-    pub(super) document: Option<String>,
+    pub(crate) document: Option<String>,
     /// Name of a key that signed.
-    pub(super) author: Option<String>,
+    pub(crate) author: Option<String>,
     /// Not before, RFC 3339.
-    pub(super) since: Option<String>,
+    pub(crate) since: Option<String>,
 }
 
 impl Admin {
     /// `GET /v1/policy/{kind}/{namespace}/{name}`: 404 if no such document is in effect; null if none was then.
-    pub(super) async fn document_at(
+    pub(crate) async fn document_at(
         State(admin): State<Self>,
         Path((kind, namespace, name)): Path<(Kind, String, String)>,
         Query(when): Query<When>,
@@ -71,7 +71,7 @@ impl Admin {
     }
 
     /// What was pushed, newest first.
-    pub(super) async fn log(&self, filter: &LogFilter) -> Result<Vec<api::LogEntry>, Error> {
+    pub(crate) async fn log(&self, filter: &LogFilter) -> Result<Vec<api::LogEntry>, Error> {
         let since = filter.since.as_deref().map(time).transpose()?;
         let document = filter.document.as_deref().map(document).transpose()?;
         let wanted = |entry: &LogEntry| {
@@ -88,7 +88,7 @@ impl Admin {
     }
 
     /// `GET /v1/policy/conflicts`: what an operator should settle.
-    pub(super) async fn conflicts(State(admin): State<Self>) -> Json<Vec<api::Conflict>> {
+    pub(crate) async fn conflicts(State(admin): State<Self>) -> Json<Vec<api::Conflict>> {
         let state = admin.agent.state();
         let rows = |history: &History| {
             let row = |conflict: &Conflict| match conflict {
@@ -116,7 +116,7 @@ fn moment(history: &History, word: &str, before: bool) -> Result<Moment, Error> 
     Ok(if before { Moment::Before(id) } else { Moment::After(id) })
 }
 
-fn time(word: &str) -> Result<Millis, Error> {
+pub(super) fn time(word: &str) -> Result<Millis, Error> {
     let time = word.parse::<jiff::Timestamp>().ok().and_then(|time| Millis::try_from(time.as_millisecond()).ok());
     time.ok_or_else(|| {
         Error::new("bad_request", format!("`{word}` is not a time")).hint("write it like 2030-01-31T12:00:00Z")

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::{
     Admin, Door, api,
     error::{Body, Error},
-    guard,
+    events, guard,
     look::Look,
 };
 use crate::telemetry::Format;
@@ -86,6 +86,11 @@ impl Admin {
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
             .with_state(self.clone())
     }
+
+    /// Pages for browsers, under the guard of the loopback port.
+    pub(super) fn pages(&self, pages: Router<Admin>) -> Router {
+        pages.layer(middleware::from_fn(guarded)).with_state(self.clone())
+    }
 }
 
 /// For probes and scrapers.
@@ -94,6 +99,7 @@ fn health() -> Router<Admin> {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/v1/prometheus-targets", get(|State(admin): State<Admin>| async move { Json(admin.targets().await) }))
 }
 
 /// What changes nothing.
@@ -113,8 +119,10 @@ fn looking() -> Router<Admin> {
         )
         .route("/v1/limits", get(|admin, watch| answer(admin, watch, Look::Limits)))
         .route("/v1/outliers", get(|admin, watch| answer(admin, watch, Look::Outliers)))
+        .route("/v1/traffic", get(|State(admin): State<Admin>| async move { Json((*admin.traffic().await).clone()) }))
         .route("/v1/routes", get(|admin, watch| answer(admin, watch, Look::Routes)))
         .route("/v1/explain", get(explain))
+        .route("/v1/events", get(events))
         .route("/v1/local/services", get(|admin, watch| answer(admin, watch, Look::LocalServices)))
         .route("/v1/identities", get(|admin, watch| answer(admin, watch, Look::Identities)))
         .route("/v1/mesh", get(|admin, watch| answer(admin, watch, Look::Mesh)))
@@ -218,6 +226,13 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
     ([(header::CONTENT_TYPE, format.content_type())], admin.telemetry.render(format)).into_response()
+}
+
+async fn events(
+    State(admin): State<Admin>,
+    Query(filter): Query<events::Filter>,
+) -> Result<Json<Vec<api::Event>>, Error> {
+    admin.timeline(&filter).await.map(Json)
 }
 
 async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Json<api::Explanation>, Error> {

@@ -52,19 +52,24 @@ impl Admin {
         }
     }
 
-    /// Serves the loopback port until the node stops.
-    pub async fn serve_loopback(self, listener: TcpListener, allowed: Arc<[Cidr]>) {
-        self.serve_tcp(listener, Door::Loopback(allowed)).await;
+    /// Serves the loopback port until the node stops; `pages` are for browsers.
+    pub async fn serve_loopback(self, listener: TcpListener, allowed: Arc<[Cidr]>, pages: Router<Self>) {
+        let door = Door::Loopback(allowed);
+        let router = self.router(&door).merge(self.pages(pages));
+        self.serve_tcp(listener, door, router).await;
     }
 
     /// Serves the scrapers' port until the node stops.
     pub async fn serve_metrics(self, listener: TcpListener) {
-        self.serve_tcp(listener, Door::Metrics).await;
+        let router = self.router(&Door::Metrics);
+        if let Ok(address) = listener.local_addr() {
+            self.agent.set_scraped(address);
+        }
+        self.serve_tcp(listener, Door::Metrics, router).await;
     }
 
-    async fn serve_tcp(self, listener: TcpListener, door: Door) {
+    async fn serve_tcp(self, listener: TcpListener, door: Door, router: Router) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        let router = self.router(&door);
         loop {
             tokio::select! {
                 () = self.tasks.stopping() => return,

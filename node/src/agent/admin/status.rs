@@ -17,9 +17,9 @@ use super::{
     rfc3339,
 };
 use crate::{
-    agent::drift,
+    agent::{drift, jwks},
     clock,
-    snapshot::{Doors, OpenDoor},
+    snapshot::{Doors, OpenDoor, Snapshot},
 };
 
 /// How many names a sentence names.
@@ -27,7 +27,7 @@ const NAMED: usize = 5;
 
 impl Admin {
     /// The status.
-    pub(super) fn status(&self) -> api::Status {
+    pub(crate) fn status(&self) -> api::Status {
         let (snapshot, view) = (self.agent.snapshot(), self.agent.view());
         let state = &snapshot.state;
         let expected = expected(state);
@@ -38,6 +38,7 @@ impl Admin {
         problems.extend(crowded(expected.len()));
         problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
         problems.extend(self.unhealthy());
+        problems.extend(without_keys(&snapshot));
         problems.extend(self.agent.draining().then(drained));
         let enrollers = enrollers(state, &view);
         if enrollers == 0 {
@@ -147,6 +148,16 @@ fn missing(view: &View, expected: &[NodeId]) -> Option<Problem> {
     Some(problem(Health::Degraded, "members_missing", message, hint))
 }
 
+/// Tokens of which nobody can tell whether they hold.
+fn without_keys(snapshot: &Snapshot) -> Option<Problem> {
+    let missing = jwks::without_keys(snapshot);
+    let first = missing.first()?;
+    let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
+    let message = format!("keys of tokens by {first}{more} could not be fetched: requests with such tokens get 401");
+    let hint = "this node must reach the URL; its log says what went wrong";
+    Some(problem(Health::Degraded, "token_keys_missing", message, hint))
+}
+
 /// Gossip carries one pool of nodes; who comes beyond it is refused.
 fn crowded(expected: usize) -> Option<Problem> {
     let message = format!("{expected} nodes are granted; one mesh takes {POOL}");
@@ -236,6 +247,7 @@ fn own(error: Error) -> Problem {
         | "gateway_certificate"
         | "gateway_conflict"
         | "gateway_not_open"
+        | "gateway_not_supported"
         | "not_granted"
         | "policy_stale"
         | "root_old" => Health::Degraded,

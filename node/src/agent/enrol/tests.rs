@@ -11,7 +11,7 @@ use certs::{
 };
 use policy::changeset::Changeset;
 
-use super::*;
+use super::{bounds::WRONG_SECRETS, *};
 use crate::agent::{
     init,
     state_dir::{CA_CERTIFICATES, CA_KEY, ENROLLER_CERTIFICATE, ENROLLER_KEY, Owner, RECORD_KEY, StateDir},
@@ -86,9 +86,13 @@ impl Mesh {
 
     /// What an enroller answers to this request.
     async fn answer(&self, request: JoinRequest) -> Message {
+        self.answer_from([127, 0, 0, 1].into(), request).await
+    }
+
+    /// The same, asked from this address.
+    async fn answer_from(&self, from: IpAddr, request: JoinRequest) -> Message {
         let (mut joiner, enroller) = tokio::io::duplex(1 << 20);
-        let remote = ([127, 0, 0, 1], 1).into();
-        let served = self.enrolment.serve(enroller, EXPORTER, remote);
+        let served = self.enrolment.serve(enroller, EXPORTER, SocketAddr::new(from, 1));
         let asked = async {
             send(&mut joiner, &Message::Hello(Hello { version: 1 })).await.unwrap();
             assert!(matches!(receive(&mut joiner, MAX_MESSAGE).await.unwrap(), Message::Chain(_)));
@@ -170,24 +174,20 @@ async fn nobody_is_enrolled_without_an_invite() {
 }
 
 #[tokio::test]
-async fn one_address_gets_so_many_tries_a_minute_and_takes_none_from_others() {
+async fn strangers_burn_no_invite() {
     let mesh = Mesh::new().await;
-    let one: IpAddr = [127, 0, 0, 9].into();
-    let admitted = (0..3 * A_MINUTE_ALL).filter(|_| mesh.enrolment.enter(one).is_ok()).count();
-    // A minute may have turned in between.
-    assert!((A_MINUTE_EACH as usize..=2 * A_MINUTE_EACH as usize).contains(&admitted), "{admitted}");
-    assert!(mesh.enrolment.enter([127, 0, 0, 8].into()).is_ok());
-}
-
-#[tokio::test]
-async fn one_address_holds_so_many_places() {
-    let mesh = Mesh::new().await;
-    let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
-    let visits: Vec<_> = (0..2 * AT_ONCE_EACH as u16).filter_map(|n| mesh.enrolment.enter(address(n)).ok()).collect();
-    assert_eq!(visits.len(), AT_ONCE_EACH);
-    assert!(mesh.enrolment.enter([127, 0, 0, 8].into()).is_ok());
-    drop(visits);
-    assert!(mesh.enrolment.enter(address(99)).is_ok());
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let guess = || Token { secret: Secret::generate(), ..token.clone() };
+    let [here, there] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
+    // Each waits for the invite that it may hold, so all at once.
+    let tries = (0..WRONG_SECRETS).map(|_| mesh.answer_from(here, Joiner::new().request(&guess())));
+    for answer in futures_util::future::join_all(tries).await {
+        assert_eq!(code(&answer), "token_invalid");
+    }
+    assert_eq!(mesh.enrolment.store.token(&token.secret.hash()).unwrap(), None, "nothing is written for a stranger");
+    // That address is heard no more, with the right token either; the guest is elsewhere.
+    assert_eq!(code(&mesh.answer_from(here, Joiner::new().request(&token)).await), "too_many_requests");
+    assert_eq!(chain(&mesh.answer_from(there, Joiner::new().request(&token)).await).len(), 2);
 }
 
 #[tokio::test]

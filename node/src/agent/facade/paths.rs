@@ -1,20 +1,51 @@
 //! Links with other nodes, as the admin interface asks for them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use certs::{codec::Millis, id::NodeId};
 use membership::engine::Lane;
 
 use super::{Agent, Rate};
 use crate::{
-    agent::{error::Error, sync::paths::Pinged, wire::Paths},
+    agent::{admin::api, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths},
     clock::monotonic,
+    telemetry::Exchanged,
 };
 
 impl Agent {
     /// What each node that answers says of its links.
     pub async fn reaches(&self) -> BTreeMap<NodeId, Paths> {
         self.inner.sync.reaches().await
+    }
+
+    /// What was asked of whom, as all nodes saw it that answer; `own` is what this one saw.
+    pub async fn traffic(&self, own: Exchanged) -> api::Traffic {
+        self.inner.sync.traffic(own).await
+    }
+
+    /// What happened, as the nodes that answer noted it, oldest first.
+    pub async fn timeline(&self) -> Vec<Merged> {
+        self.inner.sync.timeline().await
+    }
+
+    /// Notes where scrapers find this node.
+    pub fn set_scraped(&self, address: SocketAddr) {
+        self.inner.sync.set_scraped(address);
+    }
+
+    /// Where scrapers find each node.
+    pub async fn scraped_addresses(&self) -> BTreeMap<NodeId, SocketAddr> {
+        self.inner.sync.scraped_addresses().await
+    }
+
+    /// Nodes that this one has a link with.
+    pub fn linked(&self) -> usize {
+        self.inner.sync.links.all().len()
+    }
+
+    /// How often each kind of event was noted since the start.
+    pub fn event_counts(&self) -> BTreeMap<&'static str, u64> {
+        self.inner.sync.events.counts()
     }
 
     /// Asks a node one question.

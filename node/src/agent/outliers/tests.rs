@@ -124,6 +124,7 @@ fn snapshot(stats: &StatsTable, rule: &str) -> Snapshot {
         services: Arc::new(Services::new(["n0", "n1", "n2"].map(|node| endpoint(node, stats)))),
         state,
         limits: Arc::new(Limits::new(7)),
+        token_keys: Arc::default(),
     }
 }
 

@@ -13,9 +13,11 @@ use crate::{
         identity::millis,
         local::Local,
         receipt::{Receipt, Standing},
+        traffic::Said,
         wire::{self, Answer, Ask, Bucket, Buckets, Fetch, Ids, Look, Renew, Renewed},
     },
     mesh::peer::{Asked, PeerLink},
+    telemetry::Telemetry,
 };
 
 /// Requests of one peer that are answered at a time; further ones wait on its link.
@@ -30,6 +32,8 @@ pub struct Requests {
     pub sync: Arc<Sync>,
     /// The endpoints that peers ask about.
     pub local: Arc<Local>,
+    /// What this node counts.
+    pub telemetry: Telemetry,
 }
 
 impl Requests {
@@ -84,6 +88,9 @@ impl Requests {
                 Some(codec::encode(&self.local.look(&look.service, look.instance.as_deref()).await).into())
             }
             wire::PING => Some(Bytes::new()),
+            wire::TRAFFIC => Some(codec::encode(&Said::of(self.telemetry.exchanged())).into()),
+            wire::EVENTS => Some(codec::encode(&self.sync.noted()).into()),
+            wire::SCRAPED => Some(codec::encode(&self.sync.scraped()).into()),
             wire::PATHS => Some(codec::encode(&self.sync.paths()).into()),
             _ => None,
         }
@@ -134,7 +141,7 @@ impl Requests {
             Err(error) => return refused("bad_request", error.to_string()),
         };
         let life = millis(state.lifetimes().node_ca);
-        match enroller.issue_node_for(&spki, &grant.certified(peer.record_key), life, now) {
+        match enroller.certify(grant, (&spki, peer.record_key), Some(&renew.chain), life, now) {
             Ok(chain) => {
                 tracing::info!(node = %peer.node, "renewed a node CA");
                 Renewed::Chain(chain)

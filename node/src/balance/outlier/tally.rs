@@ -34,6 +34,18 @@ pub enum Why {
     LocalOrigin,
 }
 
+impl Why {
+    /// The field of `outlierDetection` whose limit was met.
+    #[must_use]
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Errors => "consecutive5xxErrors",
+            Self::GatewayErrors => "consecutiveGatewayErrors",
+            Self::LocalOrigin => "consecutiveLocalOriginFailures",
+        }
+    }
+}
+
 /// The counts. Begun once per endpoint and cluster by [`super::Outliers`]; they outlive snapshots and changes of policy.
 #[derive(Debug, Default)]
 pub struct Tally {

@@ -12,7 +12,7 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use policy::DocumentId;
+use policy::{DocumentId, Kind};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -20,16 +20,21 @@ use crate::{
     agent::admin::{api, error::Body},
     cli::{
         context::Context,
+        directory::{Directory, Known},
         error::{Error, Result},
         output::{Format, remark},
         proof,
     },
+    clock,
 };
 
 /// The largest answer that is read, bytes.
 const ANSWER_LIMIT: usize = 256 << 20;
 /// How long one node may take to be reached, before the next one is tried.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Evictions that one call asks to have proven.
+const EVICTIONS: usize = 16;
 
 /// Content types of requests.
 const JSON: &str = "application/json";
@@ -267,6 +272,18 @@ impl Client {
         collected.map(http_body_util::Collected::to_bytes).map_err(|error| lost(&self.reached, &*error))
     }
 
+    /// Takes in which nodes are evicted, where operators' signatures say so: one that nobody lets in could still pass for a node here.
+    async fn learn_evictions(&mut self, directory: &Directory, known: &Known, mesh: &api::Mesh) {
+        let is_news = |(node, epoch): &(&NodeId, &u64)| known.evicted.get(*node).is_none_or(|highest| highest < *epoch);
+        for (node, epoch) in mesh.evicted.iter().filter(is_news).take(EVICTIONS) {
+            let document = DocumentId::mesh_wide(Kind::Revocation, node.as_str());
+            let Ok(history) = proof::of_document(self, known, &document).await else { return };
+            if history.state(clock::wall()).revocations().evicted(node, *epoch) {
+                directory.evict(node, *epoch);
+            }
+        }
+    }
+
     /// Compares the node with what the operator knows, and refreshes that.
     async fn refresh(&mut self, ctx: &Context) -> Result<()> {
         let Ok(directory) = ctx.operator() else { return Ok(()) };
@@ -276,6 +293,7 @@ impl Client {
             return Ok(());
         }
         directory.refresh(&known, &mesh);
+        self.learn_evictions(&directory, &known, &mesh).await;
         if mesh.role_set > known.role_set
             && let Ok(history) = proof::of_document(self, &known, &DocumentId::role_set()).await
         {

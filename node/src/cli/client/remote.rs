@@ -25,14 +25,14 @@ use crate::{
 /// Opens `skein-admin/1` to an address; with `name` only that node will do.
 pub(super) async fn open(name: Option<&NodeId>, address: &str, ctx: &Context) -> Result<Box<dyn Stream>> {
     let operator = Operator::load(ctx)?;
-    let mut roots = operator.roots()?;
+    let mut authority = operator.authority()?;
     let trust_domain = &operator.known.trust_domain;
     let expected = name.map(|name| SpiffeId::node(trust_domain.clone(), name.clone()));
     let mut failure = unreachable(format!("{address} is no address"));
     for at in resolve(address).await? {
         // Once more where the mesh has got other roots since the operator last looked.
         for _ in 0..2 {
-            let config = tls::operator(trust_domain, roots.clone(), name, Arc::new(Clock));
+            let config = tls::operator(authority.clone(), name, Arc::new(Clock));
             let server = tls::server_name(expected.as_ref(), trust_domain);
             match mesh::admin::connect(at, config, server).await {
                 Ok(stream) => return greet(stream, &operator, address).await,
@@ -41,7 +41,7 @@ pub(super) async fn open(name: Option<&NodeId>, address: &str, ctx: &Context) ->
             if failure.code != "unverified_node" || !learn_roots(&operator, at).await {
                 break;
             }
-            roots = operator.roots()?;
+            authority = operator.authority()?;
         }
     }
     Err(failure)

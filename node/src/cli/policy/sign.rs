@@ -19,7 +19,8 @@ use crate::{
     clock,
 };
 
-/// Adds this operator's signature to a proposal: with the last one that is needed it counts, on every node.
+/// Adds this operator's signature to a proposal: with the last one that is needed it counts, on every node. A RoleSet that counts, or
+/// that a rival keeps from counting, may be signed further: that decides for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein policy sign 4f1c09")]
 pub struct Args {

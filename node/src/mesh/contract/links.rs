@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use bytes::Bytes;
-use certs::tls;
+use certs::{tls, verify::Authority};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
@@ -201,8 +201,8 @@ async fn joins_and_administration_share_a_secret_with_nobody_else() {
     let b = Node::start(&trust, "b", &[], Transport::Auto);
     let name = tls::server_name(Some(&trust.node("b")), &trust.trust_domain);
     let joiner = join::connect(b.address(), tls::joiner(Arc::new(Clock)), name.clone());
-    let roots = trust.authority.load().roots.clone();
-    let operator = tls::operator(&trust.trust_domain, roots, Some(&b.id), Arc::new(Clock));
+    let known = Authority::new(trust.trust_domain.clone(), trust.authority.load().roots.clone());
+    let operator = tls::operator(known, Some(&b.id), Arc::new(Clock));
     let operator = admin::connect(b.address(), operator, name);
     let (joiner, operator, join, admin) = tokio::join!(joiner, operator, b.peers.accept_join(), b.peers.accept_admin());
     let (mut joiner, operator, mut join, admin) = (joiner.unwrap(), operator.unwrap(), join.unwrap(), admin.unwrap());

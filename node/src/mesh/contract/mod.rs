@@ -114,7 +114,7 @@ fn grant(node: &NodeId, accounts: &[&str], enroller: bool) -> NodeGrant {
         epoch: 1,
         services: accounts.iter().map(granted).collect(),
         token_hash: None,
-        redeemer: None,
+        redeemer: Some(node_id("enroller")),
         token_expires: None,
         enroller,
         retired: false,

@@ -3,14 +3,17 @@
 
 use super::door::{Door, Entrance};
 use crate::{
+    clock,
     proxy::{context::Context, failure::Cause},
     snapshot::Snapshot,
 };
 use http::{HeaderValue, request::Parts, uri::PathAndQuery};
 use policy::{
     authorize::{Decision, Head, Peer},
+    compile::Workload,
     kinds::PathNormalization,
     normalize,
+    token::Verified,
 };
 use std::net::SocketAddr;
 
@@ -31,7 +34,9 @@ impl Entrance {
         (remote, local): (SocketAddr, SocketAddr),
     ) -> Result<(), Cause> {
         normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
-        let workload = &self.door.look(snapshot).workload;
+        let seen = self.door.look(snapshot);
+        let workload = &seen.workload;
+        let user = self.authenticate(context, snapshot, workload, parts)?;
         if workload.authorizer.is_open() {
             return Ok(());
         }
@@ -49,7 +54,7 @@ impl Entrance {
             path: &path,
             query: parts.uri.query(),
             headers: &parts.headers,
-            token: None,
+            token: user.as_ref().map(|verified| &*verified.token),
         };
         let peer = Peer {
             // A client's certificate is of no authority of this mesh.
@@ -60,6 +65,13 @@ impl Entrance {
             destination: Some(local.ip().to_canonical()),
             port: self.door.port,
         };
+        if let Some(ask) = workload.authorizer.ask(&peer, &head, &[]) {
+            tracing::warn!(
+                policy = %ask.cause.document, provider = %ask.provider, gateway = %self.door.speaker.load().service,
+                "external authorisers are not asked at gateways yet: the request is refused"
+            );
+            return Err(Cause::Denied);
+        }
         let decision = workload.authorizer.decide(&peer, &head);
         report(context, &self.door, parts, &decision);
         if !decision.allowed() {
@@ -73,6 +85,25 @@ impl Entrance {
             parts.uri = PathAndQuery::try_from(whole).map_err(|_| BAD_PATH)?.into();
         }
         Ok(())
+    }
+}
+
+impl Entrance {
+    /// The user of the request, by the token that RequestAuthentications of the gateway's workload believe.
+    fn authenticate(
+        &self,
+        context: &Context,
+        snapshot: &Snapshot,
+        workload: &Workload,
+        parts: &mut Parts,
+    ) -> Result<Option<Verified>, Cause> {
+        if workload.tokens.is_empty() {
+            return Ok(None);
+        }
+        workload.tokens.check(parts, &snapshot.token_keys, clock::wall() / 1_000).map_err(|why| {
+            context.verdicts.unauthenticated.add(1);
+            Cause::Unauthenticated(why)
+        })
     }
 }
 

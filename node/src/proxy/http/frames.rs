@@ -18,6 +18,9 @@ const SETTINGS: u32 = 100;
 const PRIORITIES: u32 = 1_000;
 /// PING within an interval, beside one for each [`BYTES_A_PING`] that were written: gRPC measures with pings how fast it is sent to.
 const PINGS: u32 = 10_000;
+/// A stream that has lasted for so long may be reset: it cost its sender a place among the concurrent ones for that time, as any request
+/// does. Who gives up requests that time out does no harm.
+const BRIEF: Duration = Duration::from_millis(200);
 /// An answer to a ping has 17 bytes, so pings do not pay for themselves.
 const BYTES_A_PING: u64 = 32;
 
@@ -38,7 +41,7 @@ pub(super) struct Frames {
     left: usize,
     header: [u8; HEADER],
     have: usize,
-    /// RST_STREAM within an interval, where that is more than half of the streams.
+    /// RST_STREAM of brief streams within an interval, where that is more than half of the streams.
     resets_limit: u32,
     began: Instant,
     streams: u32,
@@ -57,6 +60,47 @@ pub(super) struct Frames {
     blocks: u64,
     /// Which limit was met: nothing behind the frame that met it goes on.
     over: Option<&'static str>,
+    ages: Ages,
+}
+
+/// Which streams are brief ones; their numbers rise.
+#[derive(Debug)]
+struct Ages {
+    /// The latest stream, and when it began.
+    latest: (u32, Instant),
+    /// The latest stream at this time.
+    then: (u32, Instant),
+    /// Streams up to this one have lasted.
+    lasted: u32,
+}
+
+impl Ages {
+    const fn new(now: Instant) -> Self {
+        Self { latest: (0, now), then: (0, now), lasted: 0 }
+    }
+
+    fn look(&mut self, now: Instant) {
+        if now.duration_since(self.latest.1) >= BRIEF {
+            self.lasted = self.latest.0;
+        }
+        if now.duration_since(self.then.1) >= BRIEF {
+            self.lasted = self.lasted.max(self.then.0);
+            self.then = (self.latest.0, now);
+        }
+    }
+
+    fn begin(&mut self, stream: u32, now: Instant) {
+        self.look(now);
+        // Trailers come on a stream that has begun.
+        if stream > self.latest.0 {
+            self.latest = (stream, now);
+        }
+    }
+
+    fn is_brief(&mut self, stream: u32, now: Instant) -> bool {
+        self.look(now);
+        stream > self.lasted
+    }
 }
 
 impl Frames {
@@ -79,6 +123,7 @@ impl Frames {
             count: 0,
             blocks: 0,
             over: None,
+            ages: Ages::new(now),
         }
     }
 
@@ -126,7 +171,8 @@ impl Frames {
     /// A frame's header is whole.
     fn frame(&mut self, now: Instant) {
         self.have = 0;
-        let [high, middle, low, kind, flags, ..] = self.header;
+        let [high, middle, low, kind, flags, stream @ ..] = self.header;
+        let stream = u32::from_be_bytes(stream) & 0x7fff_ffff;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         self.in_data = kind == DATA_FRAME;
         self.count += 1;
@@ -139,12 +185,13 @@ impl Frames {
                 if kind == HEADERS_FRAME {
                     self.renew(now);
                     self.streams += 1;
+                    self.ages.begin(stream, now);
                 }
             }
             RST_STREAM_FRAME => {
                 self.renew(now);
-                self.resets += 1;
-                // Many streams that are given up by their deadlines are a slow application; most of all streams are an attack.
+                self.resets += u32::from(self.ages.is_brief(stream, now));
+                // Some streams are given up at once by honest callers; most of all streams are an attack.
                 let most = self.resets > self.streams / 2;
                 self.check(most && self.resets > self.resets_limit, "too many RST_STREAM");
             }
@@ -250,6 +297,35 @@ mod tests {
         assert!(frames.scan(&head.repeat(40), now).is_ok());
         assert!(frames.scan(&reset.repeat(20), now).is_ok());
         assert!(frames.scan(&reset, now).is_err(), "more than half");
+    }
+
+    #[test]
+    fn streams_that_have_lasted_may_all_be_reset() {
+        let of = |kind, flags, stream: u32, payload: &[u8]| {
+            let mut bytes = frame(kind, flags, payload);
+            bytes[5..9].copy_from_slice(&stream.to_be_bytes());
+            bytes
+        };
+        let head = |stream| of(HEADERS_FRAME, END_HEADERS, stream, &[1]);
+        let reset = |stream| of(RST_STREAM_FRAME, 0, stream, &[0; 4]);
+        let (mut frames, now) = (begun(7), clock::monotonic());
+        // All at once, and all given up at once.
+        (0..100).for_each(|one| assert!(frames.scan(&head(one * 2 + 1), now).is_ok()));
+        (0..100).for_each(|one| assert!(frames.scan(&reset(one * 2 + 1), now + Duration::from_secs(1)).is_ok()));
+        // One after the other, each given up after half a second.
+        let (mut frames, step) = (begun(7), Duration::from_millis(10));
+        for one in 0..2_000_u32 {
+            let now = now + step * one;
+            assert!(frames.scan(&head(one * 2 + 1), now).is_ok());
+            assert!(one < 50 || frames.scan(&reset((one - 50) * 2 + 1), now).is_ok(), "{one}");
+        }
+        // Given up as soon as they have begun.
+        let mut frames = begun(7);
+        let ended = (0..100_u32).find(|one| {
+            let (stream, now) = (one * 2 + 1, now + step * *one);
+            frames.scan(&[head(stream), reset(stream)].concat(), now).is_err()
+        });
+        assert_eq!(ended, Some(7));
     }
 
     #[test]

@@ -151,9 +151,16 @@ fn is_protected(name: &HeaderName) -> bool {
 
 /// Removes what speaks of identity and way: this proxy says it, nobody else (R5, A55).
 pub(in crate::proxy) fn strip_identity(headers: &mut HeaderMap) {
-    remove_if(headers, |name| {
-        matches!(name, "x-forwarded-client-cert" | "x-forwarded-for" | "forwarded" | "x-real-ip") || is_own(name)
-    });
+    remove_if(headers, is_of_identity);
+}
+
+fn is_of_identity(name: &str) -> bool {
+    matches!(name, "x-forwarded-client-cert" | "x-forwarded-for" | "forwarded" | "x-real-ip") || is_own(name)
+}
+
+/// True for what this proxy alone says in a message: where it goes, how it is framed, whom it is from.
+pub(in crate::proxy) fn is_proxys(name: &str) -> bool {
+    matches!(name, "host" | "content-length" | "trailer") || is_hop_by_hop(name) || is_of_identity(name)
 }
 
 /// Removes every `x-skein-*` header.
@@ -304,6 +311,14 @@ mod tests {
         }
         strip_identity(&mut headers);
         assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn what_the_proxy_alone_says_is_known() {
+        for name in ["host", "content-length", "connection", "upgrade", "x-forwarded-client-cert", "x-skein-outcome"] {
+            assert!(is_proxys(name), "{name}");
+        }
+        assert!(!is_proxys("authorization") && !is_proxys("cookie") && !is_proxys("x-user"));
     }
 
     #[test]

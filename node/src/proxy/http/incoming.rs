@@ -1,4 +1,4 @@
-//! The body of a request as it comes, by either version of HTTP.
+//! The body of a request as it comes, by either version of HTTP, or of one that this proxy makes itself.
 
 use crate::http1::{BoxError, server};
 use bytes::Bytes;
@@ -13,6 +13,8 @@ use std::{
 pub(in crate::proxy) enum Incoming {
     Http1(server::Body),
     Http2(hyper::body::Incoming),
+    /// At hand; `None` once it was taken, and where there is none.
+    Own(Option<Bytes>),
 }
 
 impl Body for Incoming {
@@ -23,6 +25,7 @@ impl Body for Incoming {
         match &mut *self {
             Self::Http1(body) => Pin::new(body).poll_frame(context),
             Self::Http2(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Own(body) => Poll::Ready(body.take().map(|data| Ok(Frame::data(data)))),
         }
     }
 
@@ -30,6 +33,7 @@ impl Body for Incoming {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Own(body) => body.is_none(),
         }
     }
 
@@ -37,6 +41,7 @@ impl Body for Incoming {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |data| data.len() as u64)),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! HTTP/1 and HTTP/2 at the edges of the proxy.
 
+mod ahead;
 mod body_copy;
 mod bounds;
 mod frame_guard;
 mod frames;
+mod grpc_messages;
 mod head;
 mod incoming;
 mod request_body;
@@ -12,9 +14,11 @@ mod response_body;
 pub(super) use body_copy::BodyCopy;
 pub(super) use bounds::{Bounds, Side, patience};
 pub(super) use frame_guard::FrameGuard;
+pub(super) use grpc_messages::Messages;
 pub(super) use head::{
-    FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, join_cookies, strip_hop_by_hop, strip_identity, strip_own,
+    FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, is_proxys, join_cookies, strip_hop_by_hop,
+    strip_identity, strip_own,
 };
 pub(super) use incoming::Incoming;
-pub(super) use request_body::{Completion, ReplayBudget, RequestBody, Upload};
+pub(super) use request_body::{Beginning, Completion, ReplayBudget, RequestBody, Upload};
 pub(super) use response_body::{BoxError, ResponseBody, Source, Ties};

@@ -1,7 +1,9 @@
 //! A request's body on its way to an endpoint: streamed, never copied, and kept for a retry while it is small.
 
 use super::{
+    ahead::Ahead,
     body_copy::{BodyCopy, Copier, Copying},
+    grpc_messages::Messages,
     head::strip_trailers,
     incoming::Incoming,
 };
@@ -78,6 +80,7 @@ impl Upload {
             frames: Vec::new(),
             stored: 0,
             received: 0,
+            messages: None,
             keep,
             replayable: true,
             trailers: None,
@@ -105,6 +108,7 @@ impl Upload {
             frames,
             stored: kept.hand_over(),
             received: 0,
+            messages: None,
             keep: false,
             replayable: true,
             trailers,
@@ -139,7 +143,14 @@ impl Upload {
         }
         locked.attempt += 1;
         let (attempt, hint) = (locked.attempt, locked.hint);
-        Some(RequestBody(Some(Sending { source: Arc::clone(source), attempt, next: 0, ended: false, hint })))
+        Some(RequestBody(Some(Sending {
+            source: Arc::clone(source),
+            attempt,
+            next: 0,
+            ended: false,
+            hint,
+            ahead: None,
+        })))
     }
 
     /// True if all that was sent is still at hand.
@@ -197,9 +208,18 @@ impl Completion {
         }
     }
 
-    /// Bytes that the caller has sent so far.
-    pub(in crate::proxy) fn received(&self) -> u64 {
-        self.0.as_ref().map_or(0, |source| lock(source).received)
+    /// From now on gRPC messages are counted.
+    pub(in crate::proxy) fn count_messages(&self) {
+        if let Some(source) = &self.0 {
+            lock(source).messages = Some(Messages::default());
+        }
+    }
+
+    /// Bytes that the caller has sent so far, and gRPC messages, if those are counted.
+    pub(in crate::proxy) fn received(&self) -> (u64, u64) {
+        let Some(source) = &self.0 else { return (0, 0) };
+        let source = lock(source);
+        (source.received, source.messages.map_or(0, |messages| messages.count()))
     }
 
     /// Why the caller's side of the body failed, if it did.
@@ -221,6 +241,7 @@ struct Source {
     stored: usize,
     /// Bytes that the caller has sent.
     received: u64,
+    messages: Option<Messages>,
     /// Frames are added to `frames`.
     keep: bool,
     /// Nothing that was sent is missing in `frames`.
@@ -258,6 +279,9 @@ impl Source {
         let frame = match frame.into_data() {
             Ok(data) => {
                 self.received += data.len() as u64;
+                if let Some(messages) = &mut self.messages {
+                    messages.pass(&data);
+                }
                 self.store(&data);
                 self.copiers.retain_mut(|copier| copier.take(&data));
                 Frame::data(data)
@@ -333,6 +357,16 @@ struct Sending {
     next: usize,
     ended: bool,
     hint: SizeHint,
+    /// What was read before it was sent.
+    ahead: Option<Box<Ahead>>,
+}
+
+/// The beginning of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::proxy) struct Beginning {
+    pub(in crate::proxy) bytes: Bytes,
+    /// It is all of the body.
+    pub(in crate::proxy) is_whole: bool,
 }
 
 impl RequestBody {
@@ -347,26 +381,19 @@ impl RequestBody {
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(sending) = &mut self.0 else { return Poll::Ready(None) };
-        let mut source = lock(&sending.source);
-        if source.attempt != sending.attempt {
+impl Sending {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut source = lock(&self.source);
+        if source.attempt != self.attempt {
             return Poll::Ready(Some(Err(BodyError(Cause::PerTryTimeout))));
         }
-        if let Some(data) = source.frames.get(sending.next) {
-            sending.next += 1;
+        if let Some(data) = source.frames.get(self.next) {
+            self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
         if source.incoming.is_none() {
-            let trailers = if sending.ended { None } else { source.trailers.clone() };
-            sending.ended = true;
+            let trailers = if self.ended { None } else { source.trailers.clone() };
+            self.ended = true;
             return Poll::Ready(match source.failed {
                 Some(cause) => Some(Err(BodyError(cause))),
                 None => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
@@ -377,24 +404,84 @@ impl Body for RequestBody {
             source.budget.give(stored);
             source.frames = Vec::new();
             source.replayable = false;
-            sending.next = 0;
+            self.next = 0;
         }
         let frame = source.poll_next(context);
-        sending.next = source.frames.len();
+        self.next = source.frames.len();
         if matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.is_trailers()) {
-            sending.ended = true;
+            self.ended = true;
         }
         frame
     }
 
+    /// True if the source has nothing more to send.
+    fn is_over(&self) -> bool {
+        let source = lock(&self.source);
+        source.incoming.is_none()
+            && source.failed.is_none()
+            && self.next >= source.frames.len()
+            && (self.ended || source.trailers.is_none())
+    }
+
+    /// See [`RequestBody::read_ahead`].
+    fn poll_ahead(&mut self, limit: usize, context: &mut Context<'_>) -> Poll<Result<Beginning, Cause>> {
+        let mut ahead = self.ahead.take().unwrap_or_default();
+        let read = loop {
+            // One byte more tells a body that is longer from one that just fits.
+            if ahead.bytes() > limit || self.is_over() {
+                break Poll::Ready(Ok(()));
+            }
+            match self.poll_frame(context) {
+                Poll::Pending => break Poll::Pending,
+                Poll::Ready(None) => break Poll::Ready(Ok(())),
+                Poll::Ready(Some(Err(BodyError(cause)))) => break Poll::Ready(Err(cause)),
+                Poll::Ready(Some(Ok(frame))) => {
+                    let budget = lock(&self.source).budget.clone();
+                    if !ahead.add(frame, &budget) {
+                        break Poll::Ready(Err(Cause::Overflow));
+                    }
+                }
+            }
+        };
+        let beginning = read.map_ok(|()| Beginning { bytes: ahead.beginning(limit), is_whole: ahead.bytes() <= limit });
+        self.ahead = Some(ahead);
+        beginning
+    }
+}
+
+impl RequestBody {
+    /// Waits until more than `limit` bytes of the body have come, or all of it, and gives its first `limit` bytes. They are still
+    /// sent with the rest.
+    ///
+    /// # Errors
+    /// The body failed, or the node keeps too much of such bodies: the request cannot be forwarded.
+    pub(in crate::proxy) async fn read_ahead(&mut self, limit: usize) -> Result<Beginning, Cause> {
+        match &mut self.0 {
+            None => Ok(Beginning { bytes: Bytes::new(), is_whole: true }),
+            Some(sending) => std::future::poll_fn(|context| sending.poll_ahead(limit, context)).await,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(sending) = &mut self.0 else { return Poll::Ready(None) };
+        if let Some(frame) = sending.ahead.as_mut().and_then(|ahead| ahead.next()) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        sending.poll_frame(context)
+    }
+
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|sending| {
-            let source = lock(&sending.source);
-            source.incoming.is_none()
-                && source.failed.is_none()
-                && sending.next >= source.frames.len()
-                && (sending.ended || source.trailers.is_none())
-        })
+        self.0
+            .as_ref()
+            .is_none_or(|sending| sending.ahead.as_ref().is_none_or(|ahead| ahead.is_empty()) && sending.is_over())
     }
 
     fn size_hint(&self) -> SizeHint {

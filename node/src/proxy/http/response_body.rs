@@ -205,7 +205,7 @@ impl Relay {
                 Frame::trailers(trailers)
             }
             Err(frame) => {
-                exchange.sent(frame.data_ref().map_or(0, Bytes::len));
+                exchange.sent(frame.data_ref());
                 frame
             }
         };
@@ -224,7 +224,7 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Full(bytes, exchange) => {
                 if let Some(exchange) = exchange {
-                    exchange.sent(bytes.as_ref().map_or(0, Bytes::len));
+                    exchange.sent(bytes.as_ref());
                     exchange.ended();
                 }
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))

@@ -3,15 +3,22 @@
 use super::{
     super::{context::Context, failure::Cause},
     caller::Who,
+    check::Denial,
 };
-use crate::telemetry::{Counter, Telemetry};
-use http::{HeaderMap, HeaderValue, request::Parts, uri::PathAndQuery};
+use crate::{
+    clock,
+    snapshot::TokenKeys,
+    telemetry::{Counter, Telemetry},
+};
+use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE, request::Parts, uri::PathAndQuery};
 use policy::{
-    authorize::{self, Decision, Head, Peer},
+    authorize::{self, Ask, Decision, Head, Peer, Token},
     compile::Workload,
     kinds::PathNormalization,
     normalize,
+    token::Verified,
 };
+use std::sync::Arc;
 
 /// Why a request was not forwarded, and what its answer says beside that.
 #[derive(Debug)]
@@ -20,21 +27,28 @@ pub(super) struct Refusal {
     /// Envoy's `response_code_details`, where they say more than the cause.
     pub(super) details: Option<String>,
     pub(super) headers: Option<Box<HeaderMap>>,
+    /// Of an external authoriser: stands in place of the cause's own answer.
+    pub(super) denial: Option<Box<Denial>>,
 }
 
 impl From<Cause> for Refusal {
     fn from(cause: Cause) -> Self {
-        Self { cause, details: None, headers: None }
+        Self { cause, details: None, headers: None, denial: None }
     }
 }
 
 /// How often policies refused, marked, or would have decided. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Verdicts {
+    pub(in crate::proxy) unauthenticated: Counter,
     pub(in crate::proxy) denied: Counter,
     pub(in crate::proxy) audited: Counter,
     pub(in crate::proxy) would_allow: Counter,
     pub(in crate::proxy) would_deny: Counter,
+    /// Of external authorisers.
+    pub(super) allowed_outside: Counter,
+    pub(super) denied_outside: Counter,
+    pub(super) no_verdict_outside: Counter,
 }
 
 impl Verdicts {
@@ -44,11 +58,20 @@ impl Verdicts {
             let help = "Requests as policies with istio.io/dry-run would have decided";
             telemetry.counter(DRY_RUN, help, &[("result", result)])
         };
+        let outside = |result| {
+            let help = "Requests about which external authorisers were asked";
+            telemetry.counter("skein_external_authorization_total", help, &[("result", result)])
+        };
+        let unauthenticated = "Requests whose token does not hold, or lacks";
         Self {
+            unauthenticated: telemetry.counter("skein_authentication_refused_total", unauthenticated, &[]),
             denied: telemetry.counter("skein_authorization_denied_total", "Requests that policies refused", &[]),
             audited: telemetry.counter("skein_authorization_audited_total", "Requests that AUDIT policies met", &[]),
             would_allow: dry_run("allowed"),
             would_deny: dry_run("denied"),
+            allowed_outside: outside("allowed"),
+            denied_outside: outside("denied"),
+            no_verdict_outside: outside("error"),
         }
     }
 }
@@ -62,33 +85,84 @@ pub(super) struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
+    /// Verifies the token that the request shows, by what the documents say of the workload. What goes on of it, and of headers that
+    /// only the proxy may write, is theirs to say.
+    ///
+    /// # Errors
+    /// The token does not hold, or there is none where one is required.
+    pub(super) fn authenticate(
+        &self,
+        context: &Context,
+        workload: &Workload,
+        keys: &TokenKeys,
+        parts: &mut Parts,
+    ) -> Result<Option<Verified>, Refusal> {
+        if workload.tokens.is_empty() {
+            return Ok(None);
+        }
+        workload.tokens.check(parts, keys, clock::wall() / 1_000).map_err(|why| {
+            context.verdicts.unauthenticated.add(1);
+            let url = format!("http://{}{}", self.host.to_str().unwrap_or_default(), parts.uri.path());
+            let challenge = HeaderValue::from_str(&why.challenge(&url)).ok();
+            let headers = challenge.map(|challenge| Box::new(HeaderMap::from_iter([(WWW_AUTHENTICATE, challenge)])));
+            Refusal { cause: Cause::Unauthenticated(why), details: Some(why.details()), headers, denial: None }
+        })
+    }
+
     /// Judges the request by what the documents say of the workload. A path at which some rule looks is forwarded in the form in
-    /// which the rules saw it.
+    /// which the rules saw it. Gives whom to ask first, beside those that were; `None` if the request is let in.
     ///
     /// # Errors
     /// It is not let in.
-    pub(super) fn admit(&self, context: &Context, workload: &Workload, parts: &mut Parts) -> Result<(), Refusal> {
+    pub(super) fn admit(
+        &self,
+        context: &Context,
+        workload: &Workload,
+        parts: &mut Parts,
+        token: Option<&Token>,
+        asked: &[Arc<str>],
+    ) -> Result<Option<Ask>, Refusal> {
         normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
-        if workload.authorizer.is_open() {
-            return Ok(());
+        let authorizer = &workload.authorizer;
+        if authorizer.is_open() {
+            return Ok(None);
         }
-        let (decision, path) = self.decide(workload, parts)?;
-        self.report(context, parts, &decision);
-        if !decision.allowed() {
-            context.verdicts.denied.add(1);
-            return Err(Refusal { details: decision.details(), ..Cause::Denied.into() });
-        }
+        let (judged, path) = self.judge(workload, parts, token, |peer, head| {
+            authorizer.ask(peer, head, asked).map_or_else(|| Ok(authorizer.decide(peer, head)), Err)
+        })?;
+        let ask = match judged {
+            Err(ask) => Some(ask),
+            Ok(decision) => {
+                self.report(context, parts, &decision);
+                if !decision.allowed() {
+                    context.verdicts.denied.add(1);
+                    return Err(Refusal { details: decision.details(), ..Cause::Denied.into() });
+                }
+                None
+            }
+        };
         if let Some(path) = path {
             parts.uri = PathAndQuery::try_from(path).map_err(|_| BAD_PATH)?.into();
         }
-        Ok(())
+        Ok(ask)
     }
 
-    /// The decision, and path and query to forward if they differ from what came.
+    /// What the policies say that need nobody asked.
     ///
     /// # Errors
     /// Host or path have no normal form.
-    pub(super) fn decide(&self, workload: &Workload, parts: &Parts) -> Result<(Decision, Option<String>), Cause> {
+    pub(super) fn decide(&self, workload: &Workload, parts: &Parts, token: Option<&Token>) -> Result<Decision, Cause> {
+        Ok(self.judge(workload, parts, token, |peer, head| workload.authorizer.decide(peer, head))?.0)
+    }
+
+    /// What is said of the request as policies see it, and path and query to forward if they differ from what came.
+    fn judge<T>(
+        &self,
+        workload: &Workload,
+        parts: &Parts,
+        token: Option<&Token>,
+        say: impl FnOnce(&Peer<'_>, &Head<'_>) -> T,
+    ) -> Result<(T, Option<String>), Cause> {
         let looks = workload.authorizer.looks_at_paths();
         let level = if looks { workload.config.path_normalization } else { PathNormalization::None };
         let path = normalize::path(parts.uri.path(), level).map_err(|_| BAD_PATH)?;
@@ -101,14 +175,14 @@ impl Arriving<'_> {
             path: &path,
             query: parts.uri.query(),
             headers: &parts.headers,
-            token: None,
+            token,
         };
-        let decision = workload.authorizer.decide(&self.peer(), &head);
+        let said = say(&self.peer(), &head);
         let rewritten = (looks && path.as_str() != parts.uri.path()).then(|| match parts.uri.query() {
             Some(query) => format!("{}?{query}", path.as_str()),
             None => path.as_str().to_owned(),
         });
-        Ok((decision, rewritten))
+        Ok((said, rewritten))
     }
 
     fn peer(&self) -> Peer<'_> {

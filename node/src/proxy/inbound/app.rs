@@ -20,6 +20,7 @@ use hyper::{
     body::{Body, Frame, SizeHint},
     rt::Executor,
 };
+use policy::kinds::Http2Keepalive;
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -34,6 +35,24 @@ use tokio::{net::TcpStream, time::timeout};
 const IDLE_LIMIT: usize = 256;
 /// How long an idle connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// How connections to an application are made and used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) struct Terms {
+    /// How long one may take to open.
+    pub(in crate::proxy) connect: Duration,
+    /// One ends after so many requests.
+    pub(in crate::proxy) requests: u32,
+    /// Requests at once on one of HTTP/2.
+    pub(in crate::proxy) streams: u32,
+    /// One that is idle for so long ends, if not before.
+    pub(in crate::proxy) idle: Duration,
+    /// One that is so old takes no further request.
+    pub(in crate::proxy) age: Duration,
+    /// How one of HTTP/2 is watched.
+    pub(in crate::proxy) pings: Option<Http2Keepalive>,
+}
+
 /// The connections of one worker.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Apps(Arc<Shared>);
@@ -49,6 +68,42 @@ struct Shared {
 struct Idle {
     connection: Connection<TcpStream>,
     since: Instant,
+    past: Past,
+}
+
+/// What a connection has behind it.
+#[derive(Debug, Clone, Copy)]
+struct Past {
+    opened: Instant,
+    requests: u32,
+}
+
+impl Past {
+    fn begin() -> Self {
+        Self { opened: clock::monotonic(), requests: 0 }
+    }
+
+    /// Most connections may grow old, and then nobody looks at the clock.
+    fn is_used_up(self, terms: &Terms) -> bool {
+        self.requests >= terms.requests
+            || terms.age < Duration::MAX && clock::monotonic().duration_since(self.opened) >= terms.age
+    }
+}
+
+impl Idle {
+    fn is_fresh(&self, terms: &Terms) -> bool {
+        let is_idle = terms.idle < IDLE_TIME && clock::monotonic().duration_since(self.since) >= terms.idle;
+        !is_idle && !self.past.is_used_up(terms)
+    }
+}
+
+/// Where a connection goes once its response has ended.
+#[derive(Debug)]
+struct Home {
+    apps: Apps,
+    target: SocketAddr,
+    past: Past,
+    terms: Terms,
 }
 
 /// Spawns what HTTP/2 connections need.
@@ -66,7 +121,7 @@ impl Apps {
         Self(Arc::new(Shared { multiplexed: Multiplexed::new(tasks.clone()), tasks, idle: Mutex::default() }))
     }
 
-    /// Sends a request to an application. A connection to it may take `patience` to open.
+    /// Sends a request to an application.
     ///
     /// # Errors
     /// The cause tells how far the request had come.
@@ -76,20 +131,19 @@ impl Apps {
         protocol: Protocol,
         head: &Parts,
         body: RequestBody,
-        patience: Duration,
+        terms: &Terms,
     ) -> Result<Response<AppBody>, Cause> {
         let completion = body.completion();
         let response = match protocol {
-            Protocol::Http => self.send_http1(target, head, body, patience).await,
+            Protocol::Http => self.send_http1(target, head, body, terms).await,
             // Boxed, so that HTTP/1.1 needs no room for it.
-            Protocol::Http2 | Protocol::Grpc => Box::pin(self.send_http2(target, head, body, patience)).await,
+            Protocol::Http2 | Protocol::Grpc => Box::pin(self.send_http2(target, head, body, terms)).await,
         };
         let response = response.map_err(|failed| failed.cause(&completion))?;
         if is_ambiguous(&response) {
             return Err(Cause::UpstreamProtocol);
         }
-        Ok(response.map(|incoming| {
-            let mut body = AppBody { incoming, home: Some((self.clone(), target)) };
+        Ok(response.map(|mut body| {
             body.end_if_ended();
             body
         }))
@@ -100,24 +154,26 @@ impl Apps {
         target: SocketAddr,
         head: &Parts,
         body: RequestBody,
-        patience: Duration,
-    ) -> Result<Response<Incoming>, Failed> {
-        let connection = match self.checkout(target) {
-            Some(connection) => connection,
-            None => Connection::new(Box::pin(connect(target, patience)).await?),
+        terms: &Terms,
+    ) -> Result<Response<AppBody>, Failed> {
+        let (connection, mut past) = match self.checkout(target, terms) {
+            Some(kept) => kept,
+            None => (Connection::new(Box::pin(connect(target, terms.connect)).await?), Past::begin()),
         };
+        past.requests = past.requests.saturating_add(1);
         let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
-        Ok(response.map(Incoming::Http1))
+        let home = Home { apps: self.clone(), target, past, terms: *terms };
+        Ok(response.map(|incoming| AppBody { incoming: Incoming::Http1(incoming), home: Some(home) }))
     }
 
     /// An idle connection that the application has not ended, the latest used first.
-    fn checkout(&self, target: SocketAddr) -> Option<Connection<TcpStream>> {
+    fn checkout(&self, target: SocketAddr, terms: &Terms) -> Option<(Connection<TcpStream>, Past)> {
         let mut idle = self.idle();
         let idle = idle.get_mut(&target)?;
         loop {
-            let mut connection = idle.pop()?.connection;
-            if connection.is_quiet() {
-                return Some(connection);
+            let mut kept = idle.pop()?;
+            if kept.is_fresh(terms) && kept.connection.is_quiet() {
+                return Some((kept.connection, kept.past));
             }
         }
     }
@@ -127,14 +183,17 @@ impl Apps {
         target: SocketAddr,
         head: &Parts,
         body: RequestBody,
-        patience: Duration,
-    ) -> Result<Response<Incoming>, Failed> {
+        terms: &Terms,
+    ) -> Result<Response<AppBody>, Failed> {
         let mut request = Request::from_parts(copy_head(head), body);
         let mut again = false;
         loop {
-            let (mut sender, stream) = self.0.multiplexed.stream(target, patience).await?;
+            let (mut sender, stream) = self.0.multiplexed.stream(target, terms).await?;
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(|body| Incoming::Http2 { body, _stream: stream })),
+                Ok(response) => {
+                    let body = |body| AppBody { incoming: Incoming::Http2 { body, _stream: stream }, home: None };
+                    return Ok(response.map(body));
+                }
                 Err(mut error) => match error.take_message().filter(|_| !again) {
                     // The connection had ended before the request began on it.
                     Some(unsent) => (request, again) = (unsent, true),
@@ -144,11 +203,11 @@ impl Apps {
         }
     }
 
-    fn put_back(&self, target: SocketAddr, connection: Connection<TcpStream>) {
+    fn put_back(&self, target: SocketAddr, connection: Connection<TcpStream>, past: Past) {
         let mut idle = self.idle();
         let idle = idle.entry(target).or_default();
         if idle.len() < IDLE_LIMIT {
-            idle.push(Idle { connection, since: clock::monotonic() });
+            idle.push(Idle { connection, since: clock::monotonic(), past });
         }
     }
 
@@ -186,7 +245,7 @@ pub(super) async fn connect(target: SocketAddr, patience: Duration) -> Result<Tc
 }
 
 /// A response whose length can be read in two ways (A22).
-fn is_ambiguous(response: &Response<Incoming>) -> bool {
+fn is_ambiguous<B>(response: &Response<B>) -> bool {
     let lengths = response.headers().get_all(CONTENT_LENGTH).iter().count();
     lengths > 1 || (lengths == 1 && response.headers().contains_key(TRANSFER_ENCODING))
 }
@@ -240,8 +299,8 @@ fn is_unread(error: &hyper::Error) -> bool {
 #[derive(Debug)]
 pub(in crate::proxy) struct AppBody {
     incoming: Incoming,
-    /// Where the connection goes.
-    home: Option<(Apps, SocketAddr)>,
+    /// Where a connection of HTTP/1.1 goes.
+    home: Option<Home>,
 }
 
 #[derive(Debug)]
@@ -262,10 +321,11 @@ impl AppBody {
     }
 
     fn give_back(&mut self) {
-        if let (Incoming::Http1(incoming), Some((apps, target))) = (&mut self.incoming, self.home.take())
+        if let (Incoming::Http1(incoming), Some(home)) = (&mut self.incoming, self.home.take())
+            && !home.past.is_used_up(&home.terms)
             && let Some(connection) = incoming.release()
         {
-            apps.put_back(target, connection);
+            home.apps.put_back(home.target, connection, home.past);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     super::{context::Context, local::Local},
     limits,
+    pool::Pool,
 };
 use crate::{
     config::Service,
@@ -80,6 +81,8 @@ struct Seen {
 pub(super) struct Rules {
     pub(super) workload: Arc<compile::Workload>,
     pub(super) counted: Vec<limits::Counted>,
+    /// Of the connections to the application.
+    pub(super) pool: Arc<Pool>,
 }
 
 impl Caller {
@@ -144,6 +147,7 @@ impl Caller {
     /// Looks at what the documents say of the called service now; `local` and `service` are of the same configuration.
     pub(super) fn look<T>(
         &self,
+        context: &Context,
         snapshot: &Snapshot,
         local: &Arc<Local>,
         service: &Service,
@@ -159,7 +163,8 @@ impl Caller {
             Some(_) | None => {
                 let workload = workload(snapshot, service);
                 let counted = limits::counted(snapshot, &self.who, &workload);
-                let rules = Rules { workload, counted };
+                let pool = Arc::new(Pool::of(&context.circuits, snapshot, &self.who));
+                let rules = Rules { workload, counted, pool };
                 let answer = look(&rules);
                 let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));
                 *seen = Some(Seen { compiled, local, rules });

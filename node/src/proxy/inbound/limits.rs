@@ -222,7 +222,7 @@ fn refusal(limit: &WorkloadLimit, refused: Refused) -> Refusal {
     headers.insert(REMAINING, HeaderValue::from(0));
     headers.insert(RESET, seconds);
     let details = format!("local_rate_limited[{} rules[{}]]", limit.document, limit.index);
-    Refusal { cause: Cause::RateLimited, details: Some(details), headers: Some(Box::new(headers)) }
+    Refusal { details: Some(details), headers: Some(Box::new(headers)), ..Cause::RateLimited.into() }
 }
 
 #[cfg(test)]

@@ -53,20 +53,14 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
         sent: 0,
         answered_after: None,
     };
-    Some(Logged {
-        log: context.access_log.clone(),
-        rule,
-        config: Arc::clone(config),
-        entry,
-        body: Some(request.body().completion()),
-    })
+    Some(Logged { log: context.access_log.clone(), rule, config: Arc::clone(config), entry })
 }
 
 /// What holds for the called service; for one that is not served here, what holds in the mesh.
 fn rule(context: &Context, caller: &Caller, snapshot: &Snapshot) -> Option<Arc<LogRule>> {
     let (local, who) = (context.local.load(), &caller.who);
     match local.service(&who.service, who.instance.as_deref()) {
-        Some(service) => caller.look(snapshot, &local, service, |rules| rules.workload.logs.server.clone()),
+        Some(service) => caller.look(context, snapshot, &local, service, |rules| rules.workload.logs.server.clone()),
         None => {
             let file = snapshot.compiled.config().access_log.file?;
             Some(Arc::new(LogRule { file, filter: None }))

@@ -6,16 +6,21 @@
 mod admission;
 mod app;
 mod caller;
+mod check;
 mod limits;
 mod log;
 mod message;
 mod multiplexed;
+mod pool;
 mod standing;
 mod told;
 
 pub(super) use admission::Verdicts;
-pub(super) use app::{AppBody, Apps, Spawn};
+#[cfg(test)]
+pub(super) use app::Spawn;
+pub(super) use app::{AppBody, Apps};
 pub(super) use caller::{Caller, Peer};
+pub(super) use check::Askers;
 pub(super) use limits::RATE_LIMITED;
 pub(super) use message::{to_http1, to_http2};
 pub(super) use standing::{Standing, Watch, watch_rules};
@@ -25,20 +30,20 @@ use super::{
     context::Context,
     exchange::Exchange,
     failure::Cause,
+    flight::Flight,
     http::{self as body, Incoming, RequestBody, ResponseBody, Side, Ties},
     outcome, reply, upgrade,
 };
-use crate::{
-    clock, config,
-    http1::{copy_head, server::OnUpgrade},
-    mesh,
-};
+use crate::{clock, config, http1::copy_head, mesh};
 use admission::{Arriving, Refusal};
 use caller::Rules;
 use certs::id::Subject;
+use check::{CHECK, Outside};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Body as _;
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
+use policy::token::Verified;
+use pool::Pool;
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -73,7 +78,7 @@ struct Requests {
 
 impl Handler for Requests {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
-        let on_upgrade = OnUpgrade::of(&mut request);
+        let on_upgrade = upgrade::Caller::of(&mut request, false);
         let (parts, incoming) = request.into_parts();
         let patience = body::patience(&self.context.limits(), body::is_grpc(&parts.headers));
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
@@ -87,30 +92,33 @@ impl Handler for Requests {
 
 /// Sends one request to the application and gives its answer, or ours with the cause in `x-skein-outcome`.
 pub(super) async fn answer(
-    context: &Context,
+    context: &Arc<Context>,
     caller: &Caller,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
+    exchange.uploads(sent.clone());
     if let Some(logged) = log::begin(context, caller, &request) {
         exchange.log(logged);
     }
     match forward(context, caller, request, &mut exchange).await {
-        Ok((response, standing)) => {
+        Ok((response, standing, flight)) => {
             exchange.answered(response.status(), response.headers());
             let idle = context.limits().stream_idle;
             sent.answered(idle);
             let watch = Some(Watch::new(standing, sent));
-            response
-                .map(|source| ResponseBody::relay(source, Ties { exchange, deadline: None, flight: None, watch, idle }))
+            response.map(|source| ResponseBody::relay(source, Ties { exchange, deadline: None, flight, watch, idle }))
         }
-        Err(Refusal { cause, details, headers }) => {
+        Err(Refusal { cause, details, headers, denial }) => {
             tracing::debug!(service = %caller.who.service, ?cause, details, "request failed");
             exchange.flag(cause.answer().flags);
             exchange.details(details.map_or(Cow::Borrowed(cause.details()), Cow::Owned));
-            let mut response = reply::failure(cause, grpc);
+            let mut response = match denial {
+                Some(denial) => denial.answer(grpc),
+                None => reply::failure(cause, grpc),
+            };
             if let Some(headers) = headers {
                 response.headers_mut().extend(*headers);
             }
@@ -122,13 +130,13 @@ pub(super) async fn answer(
 }
 
 async fn forward(
-    context: &Context,
+    context: &Arc<Context>,
     caller: &Caller,
     request: Request<RequestBody>,
     exchange: &mut Exchange,
-) -> Result<(Response<body::Source>, Standing), Refusal> {
-    let (mut parts, request_body) = request.into_parts();
-    let came = parts.version;
+) -> Result<(Response<body::Source>, Standing, Option<Flight>), Refusal> {
+    let (mut parts, mut request_body) = request.into_parts();
+    let (came, nested) = (parts.version, parts.headers.contains_key(CHECK));
     let host = body::authority(&parts, &context.bounds_of_nodes())?;
     let upgrade = upgrade::asked(&parts).filter(|_| request_body.is_end_stream());
     body::strip_hop_by_hop(&mut parts.headers);
@@ -136,13 +144,26 @@ async fn forward(
     body::join_cookies(&mut parts.headers);
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-    let port = admitted(context, caller, &mut parts, &host)?;
+    let (mut outside, mut user) = (Outside::default(), None);
+    let port = loop {
+        match admitted(context, caller, &mut parts, &host, (&mut outside, nested), &mut user)? {
+            Step::Forward(port) => break port,
+            // Boxed, so that the many requests about which nobody is asked need no room for it.
+            Step::Ask(due) => {
+                Box::pin(outside.ask(context, caller, due, &mut parts, &host, &mut request_body)).await?;
+            }
+        }
+    };
+    // Only HTTP/1.1 carries another protocol to an application.
+    let protocol = if upgrade.is_some() { port.protocol } else { port.pool.protocol(port.protocol, came) };
+    let flight = if port.pool.is_limited() { Box::pin(port.pool.room(protocol)).await? } else { None };
+    let token = user.flatten();
     to_http1(&mut parts, host.clone());
     let asked = upgrade.is_some();
-    let mut standing = Standing::new(context, &caller.who, parts, host, came);
+    let mut standing = Standing::new(context, &caller.who, (parts, host), token, came);
     let admitted = standing.admitted();
     // What carries it on is said in a copy of its own, where it differs from what was judged.
-    let own = match (port.protocol, upgrade) {
+    let own = match (protocol, upgrade) {
         (config::Protocol::Http, None) => None,
         (config::Protocol::Http, Some(upgrade)) => {
             let mut parts = copy_head(&admitted.parts);
@@ -159,50 +180,74 @@ async fn forward(
     let head = own.as_ref().unwrap_or(&admitted.parts);
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(port.target, port.protocol, head, request_body, port.patience) => response?,
+        response = context.apps.send(port.target, protocol, head, request_body, &port.pool.terms) => response?,
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
     let upgraded = upgrade::answered(&response, asked)?;
     body::strip_hop_by_hop(response.headers_mut());
     body::strip_own(response.headers_mut());
+    outside.mark(response.headers_mut());
     if let Some(quota) = port.quota {
         quota.tell(response.headers_mut());
     }
     if let Some(upgraded) = upgraded {
         upgrade::mark(response.headers_mut(), upgraded);
         response.extensions_mut().insert(standing.clone());
+        if let Some(flight) = flight {
+            // It is under way until the tunnel ends.
+            response.extensions_mut().insert(upgrade::Held(Arc::new(flight)));
+        }
+        return Ok((response.map(body::Source::App), standing, None));
     }
-    Ok((response.map(body::Source::App), standing))
+    Ok((response.map(body::Source::App), standing, flight))
 }
 
-/// Where the request goes, if it is let in by what holds now.
+/// What happens next to a request that nothing forbids so far.
+enum Step {
+    Forward(Application),
+    Ask(check::Due),
+}
+
+/// Where the request goes if it is let in by what holds now, or who must be asked first. Its user is looked at once: `user`.
 fn admitted(
     context: &Context,
     caller: &Caller,
     parts: &mut http::request::Parts,
     host: &HeaderValue,
-) -> Result<Application, Refusal> {
+    (outside, nested): (&mut Outside, bool),
+    user: &mut Option<Option<Verified>>,
+) -> Result<Step, Refusal> {
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
-    let quota = caller.look(&snapshot, &local, service, |Rules { workload, counted }| {
-        arriving.admit(context, workload, parts)?;
-        if workload.limits.is_empty() {
-            return Ok(None);
+    caller.look(context, &snapshot, &local, service, |Rules { workload, counted, pool }| {
+        if user.is_none() {
+            *user = Some(arriving.authenticate(context, workload, &snapshot.token_keys, parts)?);
         }
-        arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())
-    })?;
-    let patience = snapshot.compiled.config().connect_timeout;
-    Ok(Application { target: port.target, protocol: port.protocol, patience, quota })
+        // Whom the rules ceased to believe while somebody was asked says nothing.
+        let token = user.iter().flatten().find(|verified| workload.tokens.believe(verified));
+        let token = token.map(|verified| &*verified.token);
+        while let Some(ask) = arriving.admit(context, workload, parts, token, outside.asked())? {
+            if let Some(due) = outside.due(context, &workload.config, who, ask, nested)? {
+                return Ok(Step::Ask(due));
+            }
+        }
+        let quota = if workload.limits.is_empty() {
+            None
+        } else {
+            arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())?
+        };
+        Ok(Step::Forward(Application { target: port.target, protocol: port.protocol, pool: Arc::clone(pool), quota }))
+    })
 }
 
 /// An application's port.
 struct Application {
     target: SocketAddr,
     protocol: config::Protocol,
-    /// How long a connection to it may take to open.
-    patience: Duration,
+    /// How connections to it are used, and what may be under way.
+    pool: Arc<Pool>,
     /// Of the limits that the request met the one with least room left.
     quota: Option<limits::Quota>,
 }

@@ -1,7 +1,7 @@
 //! HTTP/2 connections to the applications beside this node: as many as the applications' limits on streams ask for.
 
-use super::app::{Failed, Spawn, connect};
-use crate::{proxy::http::RequestBody, tasks::Tasks};
+use super::app::{Failed, Spawn, Terms, connect};
+use crate::{clock, proxy::http::RequestBody, tasks::Tasks};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
@@ -10,10 +10,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::Instant,
 };
 use tokio::{net::TcpStream, time::timeout};
 
@@ -47,6 +47,9 @@ struct Link {
     /// Polled by its own task, which drops it at its end; here it tells the application's limit.
     connection: Arc<Mutex<Option<Connection>>>,
     open: Arc<AtomicUsize>,
+    /// Requests so far.
+    requests: AtomicU32,
+    opened: Instant,
 }
 
 type Connection = http2::Connection<TokioIo<TcpStream>, RequestBody, Spawn>;
@@ -66,37 +69,41 @@ impl Multiplexed {
         Self { tasks, targets: Mutex::default() }
     }
 
-    /// Room for a request on a connection; one that is dialled may take `patience` to open.
+    /// Room for a request on a connection.
     ///
     /// # Errors
     /// The application takes no connection, or all are full.
     pub(super) async fn stream(
         &self,
         address: SocketAddr,
-        patience: Duration,
+        terms: &Terms,
     ) -> Result<(SendRequest<RequestBody>, Stream), Failed> {
         let target = Arc::clone(lock(&self.targets).entry(address).or_default());
-        if let Some(found) = target.room() {
+        if let Some(found) = target.room(terms) {
             return Ok(found);
         }
-        timeout(patience, self.dial(&target, address, patience)).await.unwrap_or(Err(Failed::Connect))
+        timeout(terms.connect, self.dial(&target, address, terms)).await.unwrap_or(Err(Failed::Connect))
     }
 
     async fn dial(
         &self,
         target: &Target,
         address: SocketAddr,
-        patience: Duration,
+        terms: &Terms,
     ) -> Result<(SendRequest<RequestBody>, Stream), Failed> {
         let _dialling = target.dialling.lock().await;
-        if let Some(found) = target.room() {
+        if let Some(found) = target.room(terms) {
             return Ok(found);
         }
         if lock(&target.links).len() >= CONNECTIONS {
             return Err(Failed::Full);
         }
-        let stream = connect(address, patience).await?;
-        let (sender, connection) = http2::Builder::new(Spawn(self.tasks.clone()))
+        let stream = connect(address, terms.connect).await?;
+        let mut builder = http2::Builder::new(Spawn(self.tasks.clone()));
+        if let Some(pings) = terms.pings {
+            builder.keep_alive_interval(pings.interval).keep_alive_timeout(pings.timeout).keep_alive_while_idle(true);
+        }
+        let (sender, connection) = builder
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEADERS)
             // One response that its caller does not read does not stop those of other callers.
@@ -116,7 +123,8 @@ impl Multiplexed {
         });
         let open = Arc::new(AtomicUsize::new(1));
         let stream = Stream(Arc::clone(&open));
-        lock(&target.links).push(Link { sender: sender.clone(), connection, open });
+        let (requests, opened) = (AtomicU32::new(1), clock::monotonic());
+        lock(&target.links).push(Link { sender: sender.clone(), connection, open, requests, opened });
         Ok((sender, stream))
     }
 
@@ -142,17 +150,25 @@ fn poll(connection: &Mutex<Option<Connection>>, context: &mut Context<'_>) -> Po
 
 impl Target {
     /// A stream of the connection with the fewest.
-    fn room(&self) -> Option<(SendRequest<RequestBody>, Stream)> {
+    fn room(&self, terms: &Terms) -> Option<(SendRequest<RequestBody>, Stream)> {
+        let now = clock::monotonic();
         let mut links = lock(&self.links);
-        links.retain(|link| !link.sender.is_closed());
-        let free = links.iter().filter(|link| link.open.load(Relaxed) < link.limit());
+        // What is used up ends with its last stream.
+        links.retain(|link| !link.sender.is_closed() && !link.is_used_up(terms, now));
+        let streams = usize::try_from(terms.streams).unwrap_or(usize::MAX);
+        let free = links.iter().filter(|link| link.open.load(Relaxed) < link.limit().min(streams));
         let best = free.min_by_key(|link| link.open.load(Relaxed))?;
         best.open.fetch_add(1, Relaxed);
+        best.requests.fetch_add(1, Relaxed);
         Some((best.sender.clone(), Stream(Arc::clone(&best.open))))
     }
 }
 
 impl Link {
+    fn is_used_up(&self, terms: &Terms, now: Instant) -> bool {
+        self.requests.load(Relaxed) >= terms.requests || now.duration_since(self.opened) >= terms.age
+    }
+
     /// Streams that the application takes on it.
     fn limit(&self) -> usize {
         lock(&self.connection).as_ref().map_or(0, Connection::current_max_send_streams)

@@ -12,7 +12,7 @@ use super::{
 use crate::snapshot::{Current, Snapshot};
 use arc_swap::ArcSwap;
 use http::{Extensions, HeaderValue, Version, request::Parts};
-use policy::compile::Compiled;
+use policy::{compile::Compiled, token::Verified};
 use std::{
     pin::Pin,
     sync::{Arc, Weak},
@@ -36,17 +36,25 @@ pub(super) struct Admitted {
     /// As HTTP/1.1 carries it on.
     pub(super) parts: Parts,
     pub(super) host: HeaderValue,
+    /// Of its user.
+    token: Option<Verified>,
     /// The way in which it came carries trailers.
     trailers: bool,
 }
 
 impl Standing {
     /// Of a request as it was admitted; it came by this version.
-    pub(super) fn new(context: &Context, who: &Arc<Who>, mut parts: Parts, host: HeaderValue, came: Version) -> Self {
+    pub(super) fn new(
+        context: &Context,
+        who: &Arc<Who>,
+        (mut parts, host): (Parts, HeaderValue),
+        token: Option<Verified>,
+        came: Version,
+    ) -> Self {
         // They hold the connection that may become a tunnel.
         parts.extensions = Extensions::new();
         let (current, local, who) = (context.current.clone(), Arc::clone(&context.local), Arc::clone(who));
-        let request = Admitted { current, local, who, parts, host, trailers: came == Version::HTTP_2 };
+        let request = Admitted { current, local, who, parts, host, token, trailers: came == Version::HTTP_2 };
         Self { request: Arc::new(request), changes: context.rules.subscribe() }
     }
 
@@ -89,6 +97,7 @@ impl Standing {
 }
 
 impl Admitted {
+    /// An external authoriser that let it in is not asked again, one that a new policy names is not asked about what stands.
     fn is_allowed(&self) -> bool {
         let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
         // A service that is gone says nothing of the connections that it still has.
@@ -97,8 +106,11 @@ impl Admitted {
         };
         let workload = caller::workload(&snapshot, service);
         let arriving = Arriving { who, port: port.target.port(), host: &self.host };
+        // A token of an issuer that is believed no more says nothing any more.
+        let token = self.token.as_ref().filter(|verified| workload.tokens.believe(verified));
+        let token = token.map(|verified| &*verified.token);
         workload.authorizer.is_open()
-            || arriving.decide(&workload, &self.parts).is_ok_and(|(decision, _)| decision.allowed())
+            || arriving.decide(&workload, &self.parts, token).is_ok_and(|decision| decision.allowed())
     }
 }
 

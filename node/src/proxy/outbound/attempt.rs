@@ -11,7 +11,7 @@ use crate::{
         context::Context,
         deadline::Deadline,
         failure::{self, Cause},
-        flight::{Flight, Room},
+        flight::{self, Flight, Room},
         http::{self as body, Completion, RequestBody},
         inbound::{self, Caller, Peer, RATE_LIMITED},
         outcome, upgrade,
@@ -25,7 +25,6 @@ use hyper::body::Body as _;
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr},
-    pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -38,11 +37,13 @@ const STALE_LIMIT: u32 = 3;
 /// From a caller to a cluster, as far as all attempts of one request share it.
 #[derive(Clone, Copy)]
 pub(super) struct Way<'a> {
-    pub(super) context: &'a Context,
+    pub(super) context: &'a Arc<Context>,
     pub(super) speaker: &'a Speaker,
     pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) cluster: &'a Cluster,
     pub(super) grpc: bool,
+    /// How it travels between nodes.
+    pub(super) protocol: mesh::Protocol,
     /// The request has a time limit of its own.
     pub(super) timed: bool,
 }
@@ -101,16 +102,10 @@ impl Way<'_> {
     ///
     /// # Errors
     /// The authority cannot stand in HTTP/2's target, or the endpoint speaks HTTP/2 and a WebSocket is asked for.
-    pub(super) fn prepare(
-        &self,
-        head: &mut Head,
-        upgrade: Option<&HeaderValue>,
-        position: usize,
-        attempt: u32,
-    ) -> Result<(), Cause> {
+    pub(super) fn prepare(&self, head: &mut Head, upgrade: Option<&HeaderValue>, attempt: u32) -> Result<(), Cause> {
         let Head { parts, host } = head;
         parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
-        match self.cluster.members[position].preface.protocol {
+        match self.protocol {
             mesh::Protocol::Http2 => {
                 // Another protocol may be left unheeded (RFC 9110, 7.8); a WebSocket's caller could do nothing with the answer.
                 if upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
@@ -182,7 +177,7 @@ impl Way<'_> {
     async fn room(&self, member: &Member, others: u32, timed: bool) -> Result<Option<Room>, Cause> {
         let Some(limits) = &self.cluster.table.limits else { return Ok(None) };
         // One connection each endpoint gets whatever the limit says.
-        let connection = match member.preface.protocol {
+        let connection = match self.protocol {
             mesh::Protocol::Http2 => match limits.multiplexed() {
                 Some(streams) => {
                     let first = others < limits.streams_per_connection;
@@ -201,30 +196,19 @@ impl Way<'_> {
     /// One of the connections that the cluster may have; waits for one as long as not too many wait, and as its request has time:
     /// one without a time limit waits as long as a connection may take to open.
     async fn connection(&self, limits: &PoolLimits, member: &Member, first: bool, timed: bool) -> Result<Held, Cause> {
-        let circuit = &self.cluster.circuit;
-        if let Ok(held) = circuit.pool.connection(limits, first) {
-            return Ok(held);
-        }
-        let _pending = circuit.pool.pending(limits).map_err(|_| Cause::Overflow)?;
-        let mut patience = pin!(async {
+        let patience = async {
             if timed {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(self.cluster.connect_timeout).await;
-        });
-        loop {
-            let mut freed = pin!(circuit.freed.notified());
-            // From here on no connection's end is missed.
-            freed.as_mut().enable();
-            if let Ok(held) = circuit.pool.connection(limits, false) {
-                return Ok(held);
-            }
+        };
+        let given_up = async {
             tokio::select! {
-                () = freed.as_mut() => {}
-                () = lost(&member.endpoint) => return Err(Cause::ConnectFailure),
-                () = patience.as_mut() => return Err(Cause::Overflow),
+                () = lost(&member.endpoint) => Cause::ConnectFailure,
+                () = patience => Cause::Overflow,
             }
-        }
+        };
+        flight::connection(&self.cluster.circuit, limits, first, given_up).await
     }
 
     /// An endpoint on this node: in process, through the same door as any other caller's request.
@@ -235,7 +219,7 @@ impl Way<'_> {
             let address = Some(member.endpoint.address.ip()).filter(|address| !address.is_unspecified());
             let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             let peer = Peer { identity: &self.speaker.identity, node: &self.snapshot.node, address, certificate: None };
-            Caller::new(self.context, self.snapshot, &peer, &member.endpoint.account, &member.preface)
+            Caller::new(self.context, self.snapshot, &peer, &member.endpoint.account, member.preface(self.protocol))
         });
         inbound::answer(self.context, caller, request).await.map(|body| body::Source::Here(Box::new(body)))
     }
@@ -274,7 +258,7 @@ impl Way<'_> {
             node: &endpoint.id.node,
             address: endpoint.address,
             identity: &member.identity,
-            preface: &member.preface,
+            preface: member.preface(self.protocol),
             patience: self.cluster.connect_timeout,
             pings: self.cluster.pings,
         };
@@ -374,7 +358,11 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::Draining
         | Cause::NotServedHere
         | Cause::Denied
-        | Cause::RateLimited => None,
+        | Cause::RateLimited
+        | Cause::DeniedOutside
+        | Cause::NoVerdict(_)
+        | Cause::BodyTooLarge
+        | Cause::Unauthenticated(_) => None,
     }
 }
 

@@ -54,6 +54,7 @@ pub(super) async fn forward(
         .inspect_err(|_| requests.count_service(routed, exchange))?;
     exchange.between(Arc::clone(&cluster.nobody));
     let Outgoing { parts, host, upgrade, incoming } = outgoing;
+    let came = parts.version;
     // What formatters of the response may ask about.
     let asked = !route.response_headers.is_empty() || !destination.response_headers.is_empty();
     let asked = asked.then(|| (parts.clone(), host.clone()));
@@ -68,10 +69,13 @@ pub(super) async fn forward(
     if !route.mirrors.is_empty() && upgrade.is_none() {
         mirror::copy(requests, snapshot, routed, &head, &upload);
     }
-    exchange.goes_to(&cluster.circuit.cluster, &upload.completion());
+    exchange.goes_to(&cluster.circuit.cluster);
+    exchange.uploads(upload.completion());
     let time = if grpc { grpc_timeout::of(&head.parts.headers, route.timeout) } else { route.timeout };
     let mut deadline = time.map(|timeout| Deadline::new(timeout, upload.completion()));
-    let way = Way { context, speaker: &requests.speaker, snapshot, cluster: &cluster, grpc, timed: time.is_some() };
+    let protocol = cluster.protocol(came, upgrade.is_some());
+    let (speaker, timed) = (&requests.speaker, time.is_some());
+    let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed };
     let time = time.filter(|_| grpc);
     let (upload, hash) = (&upload, affinity.hash);
     let mut attempts = Attempts { way, routed, hash, time, upload, exchange, attempt: (0, 0), with_endpoint: false };
@@ -184,7 +188,7 @@ impl Attempts<'_> {
                 tried.add(position);
             }
             let body = self.upload.attempt().ok_or_else(|| self.body_failure())?;
-            way.prepare(&mut head, upgrade.as_ref(), position, attempt + 1)?;
+            way.prepare(&mut head, upgrade.as_ref(), attempt + 1)?;
             let limit = retries.per_try_timeout;
             if let Some(time) = self.time {
                 grpc_timeout::set(&mut head.parts.headers, time, began.saturating_sub(first), limit);

@@ -71,5 +71,5 @@ pub(super) fn begin(requests: &Requests<'_>, snapshot: &Snapshot, parts: &Parts)
         answered_after: None,
     };
     let config = Arc::clone(snapshot.compiled.config());
-    Some(Logged { log: requests.context.access_log.clone(), rule, config, entry, body: None })
+    Some(Logged { log: requests.context.access_log.clone(), rule, config, entry })
 }

@@ -118,6 +118,7 @@ impl Copy {
             snapshot: &self.snapshot,
             cluster: &self.cluster,
             grpc,
+            protocol: self.cluster.protocol(self.head.parts.version, false),
             timed: false,
         };
         let (tried, random, began) = (Tried::default(), self.context.random(), clock::uptime_micros());
@@ -128,7 +129,7 @@ impl Copy {
         let position = self.cluster.pick(&Ask { tried: &tried, leave: false, hash, random, now })?;
         let upload = Upload::again(body, &self.context.budget);
         let body = upload.attempt().ok_or(Cause::ConnectionTermination)?;
-        way.prepare(&mut self.head, None, position, 1)?;
+        way.prepare(&mut self.head, None, 1)?;
         let (sent, mut with_endpoint) = (upload.completion(), false);
         let one = Try { position, began, limit: None, sent: &sent, with_endpoint: &mut with_endpoint };
         let (response, flight) = way.attempt(one, &self.head.parts, body).await?;

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod attempt;
+mod call;
 mod cors;
 mod facts;
 mod forward;
@@ -25,7 +26,6 @@ use crate::{
     balance::{Client, Locality},
     clock,
     config::Speaker as SpeakerName,
-    http1::server::OnUpgrade,
     snapshot::Snapshot,
     telemetry::{Flags, Pair, Reporter, Security, Workload},
 };
@@ -57,6 +57,7 @@ use tokio::{
     time::timeout,
 };
 
+pub(super) use call::call;
 pub(super) use mirror::Mirrors;
 
 /// Who speaks through a local port, and what it may name there.
@@ -172,18 +173,27 @@ struct Connection {
 
 impl Handler for Connection {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
-        let on_upgrade = OnUpgrade::of(&mut request);
+        let extended = upgrade::Extended::of(&mut request, || self.context.random_bits());
+        let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
         let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
         let entrance = self.entrance.as_deref();
         let requests = Requests { context: &self.context, speaker, entrance, remote, local, came: clock::wall() };
-        let answered = requests.answer(request, &mut exchange).await;
+        let mut answered = requests.answer(request, &mut exchange).await;
+        if let (Some(extended), Ok(given)) = (&extended, &answered)
+            && let Err(cause) = given.judged_by(extended)
+        {
+            answered = Err(cause);
+        }
         let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
         let idle = self.context.limits().stream_idle;
         let (mut response, flight) = answered.finish(exchange, is_head, idle);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgrade::join_holding(&self.context, on_upgrade, &mut response, flight);
+            if extended.is_some() {
+                upgrade::Extended::answer(&mut response);
+            }
         }
         response
     }
@@ -240,6 +250,13 @@ impl Answered {
         match self {
             Self::Here(response) => response.headers_mut(),
             Self::Endpoint(response, _, _) => response.headers_mut(),
+        }
+    }
+
+    fn judged_by(&self, extended: &upgrade::Extended) -> Result<(), Cause> {
+        match self {
+            Self::Here(response) => extended.judge(response.status(), response.headers()),
+            Self::Endpoint(response, _, _) => extended.judge(response.status(), response.headers()),
         }
     }
 

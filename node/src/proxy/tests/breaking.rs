@@ -4,7 +4,7 @@ use super::{
     backend::{Arrived, Backend, ok},
     client::{Answer, Client, get},
     http2,
-    world::{Entry, World, traffic_policy},
+    world::{Entry, World, mesh_config, traffic_policy},
 };
 use crate::{balance::Resource, config::Protocol, mesh::Transport, tasks::Tasks};
 use std::{
@@ -232,4 +232,89 @@ fn retries_have_limits_of_their_own() {
         assert!(flags.contains("UO"), "{policy}: {flags:?}");
         assert_eq!(count_of(&world, Resource::Retries), 0);
     }
+}
+
+#[test]
+fn the_application_has_the_limit_once_for_all_callers_together() {
+    let (backend, gate) = gated();
+    let world = world("{connectionPool: {http: {http2MaxRequests: 1}}}", &backend);
+    let under_way = waiting(&world, 1, Resource::Requests);
+    until(|| backend.arrived().len() == 1);
+    // This caller has nothing under way.
+    let refused = get(world.nodes[1].outbound, "reviews", "/");
+    assert_eq!((refused.status, refused.header("x-envoy-overloaded")), (503, Some("true")));
+    let metrics = world.metrics(1);
+    let inbound = |line: &&str| line.contains("cluster=\"inbound|9080||\"") && line.contains("limit=\"requests\"");
+    assert!(metrics.lines().any(|line| inbound(&line)), "{metrics}");
+    gate.open();
+    assert!(under_way.into_iter().all(|thread| thread.join().unwrap().status == 200));
+    until(|| get(world.nodes[1].outbound, "reviews", "/").status == 200);
+}
+
+#[test]
+fn connections_to_the_application_carry_as_many_requests_as_policy_says() {
+    let backend = Backend::named("v1");
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let connections = |world: &World| {
+        let before = backend.arrived().len();
+        (0..4).for_each(|_| assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200));
+        let arrived = backend.arrived().split_off(before);
+        arrived.iter().map(|arrived| arrived.connection).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!(connections(&world), 1);
+    world.push(&traffic_policy("{connectionPool: {http: {maxRequestsPerConnection: 1}}}"));
+    assert!(connections(&world) >= 3, "one that was kept before may carry one more");
+}
+
+#[test]
+fn an_upgrade_lets_requests_share_connections_between_nodes() {
+    let (backend, gate) = gated();
+    let policy =
+        "{connectionPool: {tcp: {maxConnections: 1}, http: {maxConcurrentStreams: 2, h2UpgradePolicy: UPGRADE}}}";
+    let world = world(policy, &backend);
+    // Both have their stream: by HTTP/1.1 the second would wait for the first.
+    let under_way = waiting(&world, 2, Resource::Requests);
+    gate.open();
+    assert!(under_way.into_iter().all(|thread| thread.join().unwrap().status == 200));
+    assert!(backend.arrived().iter().all(|arrived| arrived.line() == "GET / HTTP/1.1"));
+}
+
+#[test]
+fn the_callers_version_is_kept_where_policy_says_so() {
+    let backend = Backend::named("v1");
+    let mut entry = Entry::new(1, "reviews", "v1", &backend);
+    entry.protocol = Protocol::Http2;
+    let mut world = World::new(2, vec![entry]);
+    let status = |world: &World| get(world.nodes[0].outbound, "reviews", "/").status;
+    assert_ne!(status(&world), 200, "it does not speak HTTP/2");
+    world.push(&traffic_policy("{connectionPool: {http: {useClientProtocol: true}}}"));
+    assert_eq!(status(&world), 200);
+    assert_eq!(backend.last().line(), "GET / HTTP/1.1");
+}
+
+#[test]
+fn a_response_that_an_http2_caller_does_not_read_gives_its_place_back() {
+    let (runtime, tasks) = (http2::runtime(), Tasks::new());
+    // More than a stream takes unread, less than a connection.
+    let backend = Backend::scripted(|arrived| {
+        ok(&"x".repeat(if arrived.line() == "GET /long HTTP/1.1" { 4_000_000 } else { 1 }))
+    });
+    let mut world = world("{connectionPool: {http: {http2MaxRequests: 100}}}", &backend);
+    world.push(&mesh_config("{limits: {streamIdle: 300ms}}"));
+    let count = || count_of(&world, Resource::Requests);
+    runtime.block_on(async {
+        let mut sender = http2::connect(world.nodes[0].outbound, &tasks).await;
+        let ask = |path: &str| http::Request::get(format!("http://reviews{path}")).body(http2::full("")).unwrap();
+        let unread = sender.send_request(ask("/long")).await.unwrap();
+        assert_eq!((unread.status().as_u16(), count()), (200, 1));
+        // Others go on, so the connection is not idle.
+        for _ in 0..1_000 {
+            assert_eq!(sender.send_request(ask("/short")).await.unwrap().status(), 200);
+            if count() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it still has its place");
+    });
 }

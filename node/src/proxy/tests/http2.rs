@@ -1,12 +1,12 @@
 //! HTTP/2 with prior knowledge and gRPC, from the caller to the application.
 
 use super::{
-    backend::Backend,
+    backend::{Backend, ok},
     world::{Entry, World},
 };
 use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Frame, client::conn::http2::SendRequest};
 use hyper_util::rt::TokioIo;
@@ -199,4 +199,50 @@ fn a_cookie_that_http2_cut_into_lines_is_routed_as_one() {
         let response = sender.send_request(request.body(full("")).unwrap()).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "two");
     });
+}
+
+#[test]
+fn an_http2_caller_gets_a_websocket_of_an_http1_application() {
+    use base64::Engine as _;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    for nodes in [2, 1] {
+        let backend = Backend::scripted(|arrived| {
+            let (Some(key), "GET /chat HTTP/1.1") = (arrived.header("sec-websocket-key"), arrived.line()) else {
+                return ok("plain");
+            };
+            let input = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+            let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, input.as_bytes());
+            let accept = base64::engine::general_purpose::STANDARD.encode(hash);
+            format!(
+                "HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+            )
+            .into_bytes()
+        });
+        let world = World::new(nodes, vec![Entry::new(nodes - 1, "reviews", "v1", &backend)]);
+        runtime.block_on(async {
+            let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+            // By then the node's settings are there.
+            let first = sender.send_request(Request::get("http://reviews/").body(full("")).unwrap()).await.unwrap();
+            assert_eq!(first.into_body().collect().await.unwrap().to_bytes(), "plain");
+            let ask = |path: &str, protocol: &'static str| {
+                let request = Request::connect(format!("http://reviews{path}"));
+                request.extension(hyper::ext::Protocol::from_static(protocol)).body(full("")).unwrap()
+            };
+            let mut response = sender.send_request(ask("/chat", "websocket")).await.unwrap();
+            assert_eq!((response.status(), response.headers().get("upgrade")), (StatusCode::OK, None));
+            let tunnel = hyper::upgrade::on(&mut response).await.unwrap();
+            let mut tunnel = TokioIo::new(tunnel);
+            // The application reads requests: what comes back shows that bytes go both ways.
+            tunnel.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut answer = vec![0; ok("plain").len()];
+            tunnel.read_exact(&mut answer).await.unwrap();
+            assert_eq!(answer, ok("plain"));
+            drop(tunnel);
+            let plain = sender.send_request(ask("/other", "websocket")).await.unwrap();
+            assert_eq!(plain.status(), StatusCode::BAD_GATEWAY, "a success would be taken for a tunnel");
+            let other = sender.send_request(ask("/chat", "connect-udp")).await.unwrap();
+            assert_eq!(other.status(), StatusCode::NOT_IMPLEMENTED);
+        });
+    }
 }

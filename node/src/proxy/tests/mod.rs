@@ -8,6 +8,8 @@ mod bounds;
 mod breaking;
 mod client;
 mod cors;
+mod external;
+mod external_grpc;
 mod forwarding;
 mod framing;
 mod grpc;

@@ -253,6 +253,7 @@ impl World {
             state,
             authority: Arc::clone(&self.authority),
             limits: Arc::clone(&self.limits[index]),
+            token_keys: Arc::default(),
         }
     }
 
@@ -438,7 +439,7 @@ fn grant(node: NodeId, enroller: bool) -> NodeGrant {
         epoch: 1,
         services,
         token_hash: None,
-        redeemer: None,
+        redeemer: Some(NodeId::new("enroller").unwrap()),
         token_expires: None,
         enroller,
         retired: false,

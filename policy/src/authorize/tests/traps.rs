@@ -194,9 +194,34 @@ fn a_trial_is_reported_and_not_enforced() {
 }
 
 #[test]
-fn a_policy_for_an_authoriser_that_is_not_there_refuses_what_it_matches() {
-    let custom = of(&["{action: CUSTOM, provider: {name: p}, rules: [{to: [{operation: {paths: [/a]}}]}]}"]);
-    assert!(!ask().path("/a").passes(&custom) && ask().path("/b").passes(&custom));
+fn authorisers_are_asked_one_after_the_other_before_all_else() {
+    let custom = |provider: &str, path: &str| {
+        format!(
+            "{{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{paths: ['{path}']}}}}]}}]}}"
+        )
+    };
+    let (both, again, one) = (custom("p", "/a*"), custom("p", "/a"), custom("q", "/a/b"));
+    let authorizer = of(&[&both, &again, &one, "{action: DENY, rules: [{to: [{operation: {methods: [PUT]}}]}]}"]);
+    assert!(authorizer.asks() && !authorizer.is_open() && authorizer.looks_at_paths());
+    let asked = |path: &'static str, before: &[&str]| {
+        let before: Vec<Arc<str>> = before.iter().map(|name| Arc::from(*name)).collect();
+        ask().path(path).asks(&authorizer, &before)
+    };
+    let first = asked("/a/b", &[]).expect("it is asked about");
+    assert_eq!((&*first.provider, first.cause.document.name.as_str(), first.cause.rule), ("p", "d0", 0));
+    assert_eq!(asked("/a/b", &["p"]).map(|ask| ask.provider.to_string()).as_deref(), Some("q"));
+    assert_eq!((asked("/a/b", &["q", "p"]), asked("/a", &["p"]), asked("/b", &[])), (None, None, None));
+    // What they say changes nothing of the rest.
+    assert!(ask().path("/a").passes(&authorizer) && !ask().method("PUT").path("/a").passes(&authorizer));
+    assert!(!of(&["{rules: [{}]}"]).asks());
+}
+
+#[test]
+fn nobody_is_asked_about_a_connection() {
+    let custom = of(&["{action: CUSTOM, provider: {name: p}, rules: [{to: [{operation: {ports: ['9000']}}]}]}"]);
+    assert!(!ask().port(9000).connects(&custom) && ask().port(9001).connects(&custom));
+    let path = of(&["{action: CUSTOM, provider: {name: p}, rules: [{to: [{operation: {paths: [/a]}}]}]}"]);
+    assert!(!ask().connects(&path), "there its condition does not count");
 }
 
 #[test]

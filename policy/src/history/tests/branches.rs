@@ -112,7 +112,12 @@ fn where_both_remove_the_others_signer_one_more_key_decides_whenever_it_signs() 
     let theirs = set_of(&mesh, &[("eve", &eve)]);
     mesh.found(&theirs, &[genesis], &[&ann, &eve]).unwrap();
     assert_eq!((mesh.in_force(), mesh.rivals()), (genesis, 2));
-    mesh.history.insert(&encode(&Approval::sign(&trust_domain(), ours, &safe)), NOW).unwrap();
+    let vote = |key: &SigningKey| encode(&Approval::sign(&trust_domain(), ours, key));
+    // Whenever: the RoleSet has had all the signatures that it needs for long.
+    let later = NOW + 2 * crate::changeset::PROPOSAL_LIFE;
+    assert_eq!(mesh.history.check_push(&vote(&SigningKey::generate()), later).unwrap_err().code(), Code::RoleMissing);
+    mesh.history.check_push(&vote(&safe), later).unwrap();
+    mesh.history.insert(&vote(&safe), later).unwrap();
     assert_eq!((mesh.in_force(), mesh.rivals()), (ours, 0));
 }
 

@@ -122,27 +122,6 @@ impl Attribute {
         }
     }
 
-    /// True if it comes from a verified token.
-    pub(super) fn is_of_token(&self) -> bool {
-        match self {
-            Self::RequestPrincipal | Self::Audience | Self::Presenter | Self::Claim(_) => true,
-            Self::Principal
-            | Self::Namespace
-            | Self::ServiceAccount
-            | Self::TrustDomain
-            | Self::SourceIp
-            | Self::RemoteIp
-            | Self::DestinationIp
-            | Self::DestinationPort
-            | Self::ServerName
-            | Self::Host
-            | Self::Method
-            | Self::Path
-            | Self::Header(_)
-            | Self::EnvoyFilter(_) => false,
-        }
-    }
-
     /// True if it comes from a certificate or a token: CUSTOM may not look at these.
     pub(super) fn is_of_identity(&self) -> bool {
         match self {

@@ -76,10 +76,6 @@ pub(super) fn decode(
         };
         items.iter().filter_map(value).collect()
     };
-    if let Some(at) = values.or(not_values).filter(|_| attribute.is_of_token()) {
-        // A request with a good token would be judged as one without.
-        at.unbuilt(format!("`{attribute}`, which RequestAuthentication verifies,"));
-    }
     let is_condition = key.contains('.');
     let values = read(values, "");
     let not_values = read(not_values, if is_condition { "" } else { "Not" });

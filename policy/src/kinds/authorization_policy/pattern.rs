@@ -16,7 +16,7 @@ pub enum TextPattern {
 }
 
 impl TextPattern {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         if text == "*" {
             Self::Present
         } else if let Some(suffix) = text.strip_prefix('*') {

@@ -86,6 +86,69 @@ fn what_is_not_applied_may_only_say_its_default() {
     }
 }
 
+const HTTP: &str = "{extensionProviders: [{name: opa, envoyExtAuthzHttp: {service: foo/authz.foo.svc.cluster.local, \
+    port: 8000, timeout: 2s, pathPrefix: /check, failOpen: true, statusOnError: '503', clearRouteCache: false, \
+    includeRequestHeadersInCheck: [X-User, 'x-a*', '*-b'], includeAdditionalHeadersInCheck: {X-From: mesh}, \
+    headersToUpstreamOnAllow: [x-who], headersToDownstreamOnDeny: [set-cookie], headersToDownstreamOnAllow: [x-seen], \
+    includeRequestBodyInCheck: {maxRequestBytes: 1024, allowPartialMessage: true}}}, \
+    {name: by-grpc, envoyExtAuthzGrpc: {service: authz.foo.svc.cluster.local, port: 9000}}]}";
+
+#[test]
+fn providers_are_read_and_found_by_their_names() {
+    let config = config(HTTP);
+    let http = config.provider("opa").unwrap();
+    assert_eq!((http.service.to_string().as_str(), http.port), ("foo/authz", 8_000));
+    assert_eq!((http.timeout, http.fail_open, http.status_on_error), (Duration::from_secs(2), true, 503));
+    assert_eq!(http.body.map(|body| (body.max_bytes, body.allow_partial, body.as_bytes)), Some((1_024, true, false)));
+    let CheckProtocol::Http(check) = &http.protocol else { panic!("asked by HTTP") };
+    assert_eq!(check.path_prefix, "/check");
+    let told = |name: &str| check.request_headers.iter().any(|pattern| pattern.is_match(name));
+    assert!(told("x-user") && told("x-abc") && told("y-b") && !told("user"));
+    assert_eq!(check.additional_headers[0].0, "x-from");
+    assert!(check.to_upstream_on_allow[0].is_match("x-who") && check.to_downstream_on_allow[0].is_match("x-seen"));
+    let grpc = config.provider("by-grpc").unwrap();
+    assert_eq!((&grpc.protocol, grpc.timeout.as_secs(), grpc.fail_open), (&CheckProtocol::Grpc, 600, false));
+    assert_eq!((grpc.status_on_error, grpc.body), (403, None));
+    assert!(config.provider("other").is_none());
+}
+
+#[test]
+fn providers_that_cannot_be() {
+    let http = |fields: &str| {
+        format!(
+            "{{extensionProviders: [{{name: a, envoyExtAuthzHttp: {{service: a.b.svc.cluster.local, port: 80{fields}}}}}]}}"
+        )
+    };
+    for (code, spec) in [
+        (codes::MISSING, "{extensionProviders: [{name: a}]}".to_owned()),
+        (codes::MISSING, "{extensionProviders: [{name: a, envoyExtAuthzHttp: {port: 80}}]}".to_owned()),
+        (codes::MISSING, HTTP.replace("name: opa, ", "")),
+        (codes::DUPLICATE, HTTP.replace("by-grpc", "opa")),
+        (codes::EXCLUSIVE, HTTP.replace("}}}, {name: by-grpc, ", "}}, ")),
+        (codes::HOST, HTTP.replace("foo/authz", "bar/authz")),
+        (codes::HOST, HTTP.replace("authz.foo.svc.cluster.local", "authz")),
+        (codes::RANGE, http(", statusOnError: 200")),
+        (codes::RANGE, http(", timeout: 48h")),
+        (codes::URL, http(", pathPrefix: check")),
+        (codes::URL, http(", pathPrefix: '/check?a'")),
+        (codes::HEADER, http(", includeRequestHeadersInCheck: ['*']")),
+        (codes::HEADER, http(", headersToUpstreamOnAllow: ['a*b']")),
+        (codes::HEADER, http(", includeAdditionalHeadersInCheck: {Host: a}")),
+        (codes::MISSING, http(", includeRequestBodyInCheck: {}")),
+        (codes::RANGE, http(", includeRequestBodyInCheck: {maxRequestBytes: 10000000}")),
+        (codes::UNKNOWN_FIELD, http(", failopen: true")),
+    ] {
+        assert!(errors(&spec).contains(&code), "{spec}: {:?}", errors(&spec));
+    }
+    for outside in [
+        HTTP.replace("foo/authz.foo.svc.cluster.local", "authz.example.com"),
+        "{extensionProviders: [{name: a, zipkin: {service: z, port: 1}}]}".to_owned(),
+    ] {
+        let parsed = read(&outside);
+        assert!(parsed.problems.iter().any(crate::Problem::is_unbuilt), "{outside}: {:#?}", parsed.problems);
+    }
+}
+
 #[test]
 fn there_is_one_document() {
     let text = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: other}\nspec: {}\n";

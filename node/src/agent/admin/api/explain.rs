@@ -95,6 +95,20 @@ pub struct Authorization {
     pub rule: Option<String>,
     /// What this node does not know of it, or why the request is not judged.
     pub note: Option<String>,
+    /// External authorisers that must let it in as well, and who has them asked. What they say is known only when they are asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks: Vec<Ask>,
+}
+
+/// An external authoriser that is asked about a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Its name in MeshConfig.
+    pub provider: String,
+    /// The policy that has it asked.
+    pub document: String,
+    /// The rule of it.
+    pub rule: String,
 }
 
 /// An endpoint of a destination.

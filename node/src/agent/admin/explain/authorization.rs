@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use certs::id::SpiffeId;
 use policy::{
-    authorize::{Head, Peer},
+    authorize::{Ask, Head, Peer},
     compile::Workload,
     kinds::PathNormalization,
     normalize,
@@ -65,6 +65,10 @@ impl Asked<'_> {
             destination: Some(endpoint.address.ip()),
             port: own_port.unwrap_or(port),
         };
+        let asks = match asks(&workload, &peer, &head, endpoint, port) {
+            Ok(asks) => asks,
+            Err(ask) => return no_provider(&ask),
+        };
         let verdict = workload.authorizer.decide(&peer, &head).verdict;
         let unreadable = verdict.cause.as_ref().is_some_and(|cause| cause.unreadable);
         let unknown = if own_port.is_some() { UNKNOWN_ADDRESS } else { UNKNOWN_PORT };
@@ -77,6 +81,7 @@ impl Asked<'_> {
                 .filter(|cause| !cause.unreadable)
                 .map(|cause| format!("rules[{}]", cause.rule)),
             note: Some(if unreadable { UNREADABLE } else { unknown }.to_owned()),
+            asks,
         }
     }
 
@@ -110,17 +115,51 @@ pub(super) fn together(endpoints: &[api::Candidate]) -> api::Authorization {
         return first.clone();
     }
     let note = "the endpoints differ: each says its own".to_owned();
-    api::Authorization { verdict: "mixed".to_owned(), document: None, rule: None, note: Some(note) }
+    api::Authorization { verdict: "mixed".to_owned(), document: None, rule: None, note: Some(note), asks: Vec::new() }
 }
 
 /// No document speaks of it: every caller with an identity of the mesh is let in.
 pub(super) fn allowed() -> api::Authorization {
-    api::Authorization { verdict: "allow".to_owned(), document: None, rule: None, note: None }
+    api::Authorization { verdict: "allow".to_owned(), document: None, rule: None, note: None, asks: Vec::new() }
 }
 
 fn bad_request(refused: &normalize::Refused) -> api::Authorization {
     let note = Some(format!("answered 400: {refused}"));
-    api::Authorization { verdict: "deny".to_owned(), document: None, rule: None, note }
+    api::Authorization { verdict: "deny".to_owned(), document: None, rule: None, note, asks: Vec::new() }
+}
+
+/// Everyone who is asked; who is not there lets nobody in.
+fn asks(
+    workload: &Workload,
+    peer: &Peer<'_>,
+    head: &Head<'_>,
+    endpoint: &Endpoint,
+    port: u16,
+) -> Result<Vec<api::Ask>, Ask> {
+    let (mut asked, mut asks) = (Vec::new(), Vec::new());
+    while let Some(ask) = workload.authorizer.ask(peer, head, &asked) {
+        let Some(provider) = workload.config.provider(&ask.provider) else { return Err(ask) };
+        asked.push(ask.provider.clone());
+        // An authoriser is not asked about what it is asked.
+        if provider.service != endpoint.id.service || provider.port != port {
+            asks.push(api::Ask {
+                provider: ask.provider.to_string(),
+                document: ask.cause.document.to_string(),
+                rule: format!("rules[{}]", ask.cause.rule),
+            });
+        }
+    }
+    Ok(asks)
+}
+
+fn no_provider(ask: &Ask) -> api::Authorization {
+    api::Authorization {
+        verdict: "deny".to_owned(),
+        document: Some(ask.cause.document.to_string()),
+        rule: Some(format!("rules[{}]", ask.cause.rule)),
+        note: Some(format!("no extension provider of the MeshConfig is called `{}`", ask.provider)),
+        asks: Vec::new(),
+    }
 }
 
 const HTTP_PORT: u16 = 80;

@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use certs::{
     codec::Millis,
     id::{NodeId, TrustDomain},
+    verify::Authority,
 };
 use serde::Serialize;
 
@@ -116,12 +117,14 @@ impl Judge {
         for node in said.pending.iter().chain(&said.durable) {
             all.insert(node.clone(), Follower::Waiting("nothing was heard from it".to_owned()));
         }
+        let [any_root, staying] =
+            [&self.every, &self.roots].map(|roots| Authority::new(self.mesh.clone(), roots.clone()));
         for bytes in said.receipts.iter().filter_map(|text| STANDARD.decode(text).ok()) {
-            let Some(any) = Receipt::prove(&bytes, &self.mesh, &self.every, now) else { continue };
+            let Some(any) = Receipt::prove(&bytes, &any_root, now) else { continue };
             if any.changeset().to_string() != self.role_set {
                 continue;
             }
-            let moved = Receipt::prove(&bytes, &self.mesh, &self.roots, now).is_some();
+            let moved = Receipt::prove(&bytes, &staying, now).is_some();
             all.insert(
                 any.node,
                 match (any.standing, moved) {
@@ -259,6 +262,7 @@ mod tests {
             alive,
         };
         let seen = Mesh {
+            evicted: BTreeMap::new(),
             trust_domain: mesh.clone(),
             node: node("moved"),
             genesis: Digest([7; 32]),

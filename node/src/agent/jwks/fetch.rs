@@ -1,0 +1,190 @@
+//! One fetch of a key set: HTTP or HTTPS, with the machine's own list of authorities, no redirects, bounded in size and time.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use policy::token::{KeySet, Source};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::{net::TcpStream, sync::OnceCell, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    http1::client::{Connection, Io},
+    tasks::Tasks,
+};
+
+/// Bytes of an answer at most.
+const MAX_BODY: usize = 1 << 20;
+/// Where OpenID discovery looks, below the issuer.
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+
+/// See the module.
+pub(super) struct Fetcher {
+    tasks: Tasks,
+    /// Read from the machine once, when first needed.
+    tls: OnceCell<TlsConnector>,
+}
+
+impl Fetcher {
+    pub(super) fn new(tasks: Tasks) -> Self {
+        Self { tasks, tls: OnceCell::new() }
+    }
+
+    /// The keys of a source.
+    ///
+    /// # Errors
+    /// Why there are none, for people.
+    pub(super) async fn keys(&self, source: &Source, time: Duration) -> Result<KeySet, String> {
+        let all = async {
+            let url = match source {
+                Source::Url(url) => url.clone(),
+                Source::Issuer(issuer) => self.discover(issuer).await?,
+            };
+            let text = self.get(&url).await?;
+            KeySet::read(&text).map_err(|why| format!("{url}: {why}"))
+        };
+        timeout(time, all).await.unwrap_or_else(|_| Err(format!("no answer within {time:?}")))
+    }
+
+    async fn discover(&self, issuer: &str) -> Result<String, String> {
+        let url = format!("{}{DISCOVERY}", issuer.trim_end_matches('/'));
+        let text = self.get(&url).await?;
+        let json: serde_json::Value = serde_json::from_str(&text).map_err(|_| format!("{url}: not JSON"))?;
+        let found = json.get("jwks_uri").and_then(serde_json::Value::as_str);
+        found.map(str::to_owned).ok_or_else(|| format!("{url}: no `jwks_uri`"))
+    }
+
+    async fn get(&self, url: &str) -> Result<String, String> {
+        self.get_from(url).await.map_err(|why| format!("{url}: {why}"))
+    }
+
+    async fn get_from(&self, url: &str) -> Result<String, String> {
+        let uri: Uri = url.parse().map_err(|_| "not a URL")?;
+        let authority = uri.authority().ok_or("not a URL")?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err("neither http nor https".to_owned()),
+        };
+        let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
+        if !is_tls {
+            return self.ask(stream, &uri).await;
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| "not a name that a certificate could have")?;
+        let tls = self.tls.get_or_try_init(connector).await?;
+        let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
+        self.ask(stream, &uri).await
+    }
+
+    async fn ask<I: Io>(&self, io: I, uri: &Uri) -> Result<String, String> {
+        let host = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        // Credentials in a URL are nobody's host.
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let request = Request::get(target)
+            .header(header::HOST, host)
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, concat!("skein/", env!("CARGO_PKG_VERSION")));
+        let (parts, ()) = request.body(()).map_err(|error| error.to_string())?.into_parts();
+        let response = Connection::new(io).send(&parts, Empty::<Bytes>::new(), &self.tasks).await;
+        let response = response.map_err(|error| error.to_string())?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("answers {}", response.status()));
+        }
+        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+        let body = body.map_err(|error| format!("the answer broke off or is too long: {error}"))?;
+        String::from_utf8(body.to_bytes().to_vec()).map_err(|_| "not text".to_owned())
+    }
+}
+
+async fn connector() -> Result<TlsConnector, String> {
+    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+    let loaded = loaded.map_err(|error| error.to_string())?;
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
+    if added == 0 {
+        return Err("this machine has no list of authorities: install ca-certificates, or set SSL_CERT_FILE".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    /// Answers every request with what `answer` makes of its path.
+    async fn server(tasks: &Tasks, answer: impl Fn(&str, u16) -> String + Send + 'static) -> u16 {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tasks.detach("server", async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.unwrap();
+                let text = String::from_utf8_lossy(&request[..length]).into_owned();
+                let path = text.split(' ').nth(1).unwrap_or_default();
+                stream.write_all(answer(path, port).as_bytes()).await.unwrap();
+            }
+        });
+        port
+    }
+
+    fn ok(body: &str) -> String {
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    const KEYS: &str = r#"{"keys": [{"kty": "oct", "k": "AQ"}]}"#;
+
+    #[tokio::test]
+    async fn keys_are_fetched_and_found_by_discovery() {
+        let tasks = Tasks::new();
+        let port = server(&tasks, |path, port| match path {
+            "/i/.well-known/openid-configuration" => ok(&format!(r#"{{"jwks_uri": "http://127.0.0.1:{port}/keys"}}"#)),
+            "/keys?a=b" | "/keys" => ok(KEYS),
+            "/empty/.well-known/openid-configuration" => ok("{}"),
+            "/moved" => "HTTP/1.1 302 Found\r\nlocation: /keys\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            "/long" => ok(&" ".repeat(MAX_BODY + 1)),
+            _ => ok("nonsense"),
+        })
+        .await;
+        let fetcher = Fetcher::new(tasks.clone());
+        let time = Duration::from_secs(20);
+        let url = |path: &str| Source::Url(format!("http://127.0.0.1:{port}{path}"));
+        let issuer = |path: &str| Source::Issuer(format!("http://127.0.0.1:{port}{path}"));
+        assert_eq!(fetcher.keys(&url("/keys?a=b"), time).await.unwrap().len(), 1);
+        assert_eq!(fetcher.keys(&issuer("/i/"), time).await.unwrap().len(), 1);
+        for (source, why) in [
+            (url("/x"), "not JSON"),
+            (url("/moved"), "302"),
+            (url("/long"), "too long"),
+            (issuer("/empty"), "no `jwks_uri`"),
+            (issuer("/x"), "not JSON"),
+            (Source::Issuer("me@example.org".to_owned()), "not a URL"),
+            (Source::Url("ftp://a/".to_owned()), "neither http nor https"),
+            (Source::Url("http://127.0.0.1:1/".to_owned()), "refused"),
+        ] {
+            let error = fetcher.keys(&source, time).await.unwrap_err();
+            assert!(error.contains(why), "{source:?}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_silent_is_given_up() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let fetcher = Fetcher::new(Tasks::new());
+        let error = fetcher.keys(&Source::Url(url), Duration::from_millis(50)).await.unwrap_err();
+        assert!(error.contains("no answer within"), "{error}");
+    }
+}

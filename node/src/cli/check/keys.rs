@@ -1,0 +1,143 @@
+//! Keys: the state of this machine's node, and the operator's directory.
+
+use super::{
+    finding::{Finding, Verdict},
+    settings,
+};
+use crate::{
+    agent::state_dir::{self, StateDir},
+    cli::{context::Context, directory::Lying, error::Error},
+    config::Config,
+};
+
+/// The state directory. Gives whether a node is running on it.
+pub(super) fn state(config: &Config, findings: &mut Vec<Finding>) -> bool {
+    let faults = state_dir::faults(&config.data_dir);
+    if faults.is_empty() {
+        findings.push(Finding::fine("keys.permissions", format!("{} is its owner's alone", config.data_dir.display())));
+    }
+    findings.extend(faults.iter().map(|fault| Finding::of("keys.permissions", Verdict::Error, fault)));
+    if !config.data_dir.exists() {
+        findings.push(not_joined(config));
+        return false;
+    }
+    match StateDir::open(&config.data_dir).and_then(|dir| dir.owner()) {
+        Ok(Some(owner)) => {
+            findings.push(Finding::fine("state.joined", format!("{} of {}", owner.node, owner.trust_domain)));
+            if owner.node != config.node || owner.trust_domain != config.trust_domain {
+                let message = format!(
+                    "the state is of {} in {}, the configuration of {} in {}",
+                    owner.node, owner.trust_domain, config.node, config.trust_domain
+                );
+                let hint = "correct [node] in the configuration, or name another data_dir";
+                findings.push(settings::owner(&Error::new("bad_config", message).hint(hint)));
+            }
+            false
+        }
+        Ok(None) => {
+            findings.push(not_joined(config));
+            false
+        }
+        Err(error) if error.code == "state_in_use" => {
+            findings.push(Finding::fine("state.joined", "in use by the node"));
+            true
+        }
+        Err(error) => {
+            findings.push(Finding::of("state.joined", Verdict::Error, &error));
+            false
+        }
+    }
+}
+
+fn not_joined(config: &Config) -> Finding {
+    let error = Error::new("not_joined", format!("{} is in no mesh yet", config.node))
+        .hint(format!("get a token by `skein invite {}` and give it to `skein join -`", config.node));
+    Finding::of("state.joined", Verdict::Error, &error)
+}
+
+/// The operator directory, if there is one.
+pub(super) fn operator(ctx: &Context, findings: &mut Vec<Finding>) {
+    let Ok(directory) = ctx.operator() else { return };
+    let dir = directory.path().display().to_string();
+    let (lying, node) = (directory.lying(), ctx.config_file().exists());
+    // A key under a passphrase is not opened for a look: that would ask for it.
+    let readable = if lying.sealed { Ok(()) } else { directory.operator_key().map(drop) };
+    let complete = readable.and_then(|()| directory.known().map(drop));
+    findings.push(match complete {
+        Ok(()) => Finding::fine("operator.directory", format!("{dir} is complete")),
+        Err(error) => Finding::of("operator.directory", Verdict::Error, &error),
+    });
+    findings.extend(judge(lying, node, &dir));
+}
+
+/// What is to be said of keys that lie in `dir`; `node`: on a machine that is a node.
+fn judge(lying: Lying, node: bool, dir: &str) -> Vec<Finding> {
+    let mut findings = vec![
+        if lying.root && node {
+            let message = format!("{dir}/root.key lies on a node");
+            Finding::amiss("operator.root_key", Verdict::Warning, message).coded("root_key_on_node")
+        } else {
+            Finding::fine("operator.root_key", "the root's key lies elsewhere, or this is no node")
+        },
+        if lying.recovery && lying.operator {
+            let message = format!("{dir} holds recovery.key beside operator.key");
+            Finding::amiss("operator.recovery_key", Verdict::Warning, message)
+        } else {
+            Finding::fine("operator.recovery_key", "it does not lie beside the operator's")
+        },
+    ];
+    if lying.operator {
+        findings.push(if lying.sealed {
+            Finding::fine("operator.sealed", "the operator's key lies under a passphrase")
+        } else {
+            let message = format!("{dir}/operator.key can be used by whoever reads it");
+            Finding::amiss("operator.sealed", Verdict::Warning, message)
+        });
+    }
+    findings
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::cli::check::finding::not_well;
+
+    /// Every finding of this file, provoked.
+    pub(in crate::cli::check) fn provoked() -> Vec<Finding> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let lying = Lying { root: true, recovery: true, operator: true, sealed: false };
+        let mut findings = judge(lying, true, "/home/ann");
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = format!(
+            "[node]\nname = \"web-1\"\ntrust_domain = \"t.example\"\ndata_dir = {:?}\n[runtime]\nworkers = 1\n",
+            folder.path()
+        );
+        let config = crate::config::read_text(&folder.path().join("skein.toml"), &text, &[]).unwrap();
+        assert!(!state(&config, &mut findings));
+        findings.push(settings::owner(&Error::new("bad_config", "another's")));
+        findings.push(Finding::of(
+            "operator.directory",
+            Verdict::Error,
+            &Error::new("bad_config", "half of it is gone"),
+        ));
+        findings
+    }
+
+    #[test]
+    fn each_fault_is_found() {
+        let found = not_well(&provoked());
+        for id in ["operator.root_key", "operator.recovery_key", "operator.sealed", "keys.permissions", "state.joined"]
+        {
+            assert!(found.iter().any(|one| one.0 == id), "{id} in {found:?}");
+        }
+    }
+
+    #[test]
+    fn keys_that_lie_where_they_should_are_well() {
+        let lying = Lying { root: true, recovery: true, operator: false, sealed: false };
+        assert_eq!(not_well(&judge(lying, false, "x")), []);
+        let sealed = Lying { operator: true, sealed: true, recovery: false, ..lying };
+        assert_eq!(not_well(&judge(sealed, false, "x")), []);
+    }
+}

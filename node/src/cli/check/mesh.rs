@@ -1,0 +1,399 @@
+//! What a node says: of itself, of trust, of the other nodes, of services.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use certs::codec::Millis;
+
+use super::finding::{Finding, Verdict, warn_unless};
+use crate::{
+    agent::admin::api::{Health, Member, Mesh, Outlier, Ping, Problem, Service, Status, Traffic},
+    cli::{
+        client::{self, Client},
+        context::Context,
+        error::{Error, Result},
+        look::span,
+    },
+    clock,
+};
+
+/// So many enrollers survive the loss of two.
+const ENROLLERS: usize = 3;
+/// Round trips above this are slow, milliseconds.
+const SLOW: f64 = 250.0;
+/// Nodes up to which every two have a link.
+const DENSE: usize = 32;
+/// Nodes that are asked on which path they are reached.
+const PINGED: usize = 8;
+/// Requests of a service below which a share of failures says nothing.
+const FEW: u64 = 20;
+/// Names that a sentence names.
+const NAMED: usize = 5;
+
+/// Which check a problem of `status` belongs to.
+const PROBLEMS: &[(&str, &str)] = &[
+    ("certificate_", "trust.node_ca"),
+    ("clock_", "clock.drift"),
+    ("conflict", "mesh.conflicts"),
+    ("draining", "node.draining"),
+    ("enroller_", "trust.enroller_ca"),
+    ("members_missing", "mesh.members"),
+    ("mesh_nearly_full", "mesh.size"),
+    ("no_enroller", "trust.enrollers"),
+    ("not_granted", "configuration.granted"),
+    ("policy_stale", "mesh.policy"),
+    ("refused", "node.refused"),
+    ("role_set_conflict", "mesh.conflicts"),
+    ("root_", "trust.root"),
+    ("storage_", "disk.space"),
+    ("unhealthy_service", "services.local"),
+    ("unreadable", "mesh.conflicts"),
+];
+
+/// Everything that is asked.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    pub(super) status: Status,
+    pub(super) mesh: Mesh,
+    pub(super) members: Vec<Member>,
+    pub(super) services: Vec<Service>,
+    pub(super) outliers: Vec<Outlier>,
+    pub(super) traffic: Traffic,
+    pub(super) pings: Vec<Ping>,
+}
+
+/// Asks a node, if one answers.
+pub(super) async fn ask(ctx: &Context, expiring: Option<Duration>, findings: &mut Vec<Finding>) {
+    match said(ctx).await {
+        Ok(said) => {
+            findings.push(Finding::fine("node.answers", format!("{} answers", said.status.node)));
+            findings.extend(said.judge(env!("CARGO_PKG_VERSION"), clock::wall(), expiring));
+        }
+        Err(error) => findings.push(Finding::of("node.answers", Verdict::Error, &error)),
+    }
+}
+
+async fn said(ctx: &Context) -> Result<Said> {
+    let mut client = client::connect(ctx).await?;
+    let members: Vec<Member> = client.get("/v1/members").await?;
+    Ok(Said {
+        status: client.get("/v1/status").await?,
+        mesh: client.get("/v1/mesh").await?,
+        services: client.get("/v1/services").await?,
+        outliers: client.get("/v1/outliers").await?,
+        traffic: client.get("/v1/traffic").await?,
+        pings: pings(&mut client, &members).await?,
+        members,
+    })
+}
+
+async fn pings(client: &mut Client, members: &[Member]) -> Result<Vec<Ping>> {
+    let mut pings = Vec::new();
+    for member in members.iter().filter(|member| member.state == "alive" && !member.own).take(PINGED) {
+        pings.push(client.get(&format!("/v1/ping/{}", member.name)).await?);
+    }
+    Ok(pings)
+}
+
+impl Said {
+    /// What is to be said of it; `version` is this program's.
+    pub(super) fn judge(&self, version: &str, now: Millis, expiring: Option<Duration>) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = self.status.problems.iter().map(problem).collect();
+        findings.extend(self.trust(now));
+        findings.extend(expiring.map(|within| self.expiring(now, within)));
+        findings.extend(self.nodes(version));
+        findings.extend(self.served());
+        findings.push(warn_operators(self.mesh.keys.iter().filter(|key| !key.recovery).count()));
+        // What nobody complains of is well.
+        for id in PROBLEMS.iter().map(|(_, id)| *id).chain(["node.problems"]) {
+            if !findings.iter().any(|finding| finding.id == id) {
+                findings.push(Finding::fine(id, "nothing is wrong"));
+            }
+        }
+        findings
+    }
+
+    /// What the mesh's trust hangs on.
+    fn trust(&self, now: Millis) -> Vec<Finding> {
+        let status = &self.status;
+        let enrollers = status.certificates.enrollers;
+        let message = format!("{enrollers} of the {ENROLLERS} enrollers that a mesh should have are alive");
+        let mut findings = vec![warn_unless(enrollers >= ENROLLERS, "trust.enrollers", message)];
+        if let Some(few) = findings.last_mut().filter(|few| few.verdict != Verdict::Ok) {
+            "few_enrollers".clone_into(&mut few.code);
+        }
+        let phase = status.root.phase.as_str();
+        findings.push(if matches!(phase, "" | "steady") {
+            Finding::fine("trust.root_change", "the root stays")
+        } else {
+            let message = format!("the mesh goes from one root to the next: {phase}");
+            Finding::amiss("trust.root_change", Verdict::Warning, message).coded("root_change")
+        });
+        if let Some(drift) = status.clock.drift_ms.filter(|drift| drift.unsigned_abs() <= status.clock.bound_ms) {
+            let message = format!("{drift:+} ms beside the median of {} peers", status.clock.peers);
+            findings.push(Finding::fine("clock.drift", message));
+        }
+        let (begins, ends) = (at(&status.certificates.node_ca_begins), at(&status.certificates.node_ca_expires));
+        if begins.zip(ends).is_some_and(|(begins, ends)| now > begins.midpoint(ends)) {
+            let message = format!("the node CA of {} is past half of its life", status.node);
+            findings.push(Finding::amiss("trust.node_ca", Verdict::Warning, message).coded("certificate_half"));
+        }
+        let leaf = &status.certificates.leaf_expires;
+        findings.push(if at(leaf).is_some_and(|ends| ends > now) {
+            Finding::fine("trust.leaf", format!("the first leaf ends at {leaf}"))
+        } else {
+            Finding::amiss("trust.leaf", Verdict::Error, "the node has no certificate of its own that counts")
+        });
+        findings
+    }
+
+    /// What people must renew, and a node CA that is not renewed though it should be.
+    fn expiring(&self, now: Millis, within: Duration) -> Finding {
+        let certificates = &self.status.certificates;
+        let limit = now.saturating_add(Millis::try_from(within.as_millis()).unwrap_or(Millis::MAX));
+        let (begins, ends) = (at(&certificates.node_ca_begins), at(&certificates.node_ca_expires));
+        let late = begins.zip(ends).is_some_and(|(begins, ends)| now > begins.midpoint(ends));
+        let ends = [
+            ("the enroller CA", certificates.enroller_ca_expires.as_deref().and_then(at)),
+            ("the root", at(&self.status.root.root_expires)),
+            ("the node CA", ends.filter(|_| late)),
+        ];
+        let soon: Vec<String> = ends
+            .into_iter()
+            .filter_map(|(name, ends)| ends.filter(|ends| *ends < limit).map(|ends| (name, ends)))
+            .map(|(name, ends)| format!("{name} ends in {}", span(ends.saturating_sub(now))))
+            .collect();
+        if soon.is_empty() {
+            return Finding::fine("trust.expiring", format!("nothing ends within {}", span(limit - now)));
+        }
+        Finding::amiss("trust.expiring", Verdict::Error, soon.join(", ")).coded("certificate_expiring")
+    }
+
+    fn nodes(&self, version: &str) -> Vec<Finding> {
+        let (status, members) = (&self.status, &self.members);
+        let alive: Vec<&Member> = members.iter().filter(|member| member.state == "alive").collect();
+        let own = alive.iter().find(|member| member.own).map_or(version, |member| member.version.as_str());
+        let mut versions: Vec<&str> = alive.iter().map(|member| member.version.as_str()).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        let unlinked: Vec<String> = alive
+            .iter()
+            .filter(|member| !member.own && member.rtt_ms.is_none())
+            .map(|member| member.name.to_string())
+            .collect();
+        let slow: Vec<String> = alive
+            .iter()
+            .filter_map(|member| Some((member, member.rtt_ms.filter(|rtt| *rtt > SLOW)?)))
+            .map(|(member, rtt)| format!("{} {rtt:.0} ms", member.name))
+            .collect();
+        let by_tcp: Vec<String> =
+            self.pings.iter().filter(|ping| ping.carrier == "tcp").map(|ping| ping.node.to_string()).collect();
+        let stale: Vec<String> = status.policy.stale.iter().map(ToString::to_string).collect();
+        vec![
+            warn_unless(own == version, "node.version", format!("this is {version}, the node runs {own}")),
+            warn_unless(
+                versions.len() <= 1,
+                "mesh.versions",
+                format!("{} nodes run {}", alive.len(), versions.join(", ")),
+            ),
+            named(&stale, "mesh.policy", "another set of changesets is at", "all nodes hold the same"),
+            named(
+                if alive.len() > DENSE { &[] } else { &unlinked },
+                "mesh.links",
+                "there is no link with",
+                "every node is linked, or the mesh has more than 32",
+            ),
+            named(&slow, "mesh.round_trips", "the way is slow to", "round trips are short"),
+            named(&by_tcp, "mesh.carrier", "UDP does not get through to", "links run over QUIC"),
+        ]
+    }
+
+    fn served(&self) -> Vec<Finding> {
+        let name = |service: &Service| format!("{}/{}", service.namespace, service.name);
+        let called = self.services.iter().filter(|service| !service.ports.is_empty());
+        let dead: Vec<String> = called.filter(|service| service.healthy == 0).map(name).collect();
+        let panic: Vec<String> = self.services.iter().filter(|service| service.panic).map(name).collect();
+        let mut ejected: Vec<String> = self.outliers.iter().map(|outlier| outlier.endpoint.clone()).collect();
+        ejected.dedup();
+        let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for edge in &self.traffic.edges {
+            let sum = sums.entry(&edge.service).or_default();
+            *sum = (sum.0.saturating_add(edge.requests), sum.1.saturating_add(edge.failed));
+        }
+        let failing: Vec<String> = sums
+            .into_iter()
+            .filter(|(_, (all, failed))| *all >= FEW && failed.saturating_mul(10) >= *all)
+            .map(|(service, (all, failed))| format!("{service} ({failed} of {all})"))
+            .collect();
+        vec![
+            named(&dead, "services.endpoints", "no endpoint is healthy of", "every service has a healthy endpoint"),
+            named(&panic, "services.panic", "all endpoints are used, healthy or not, of", "no service is in panic"),
+            named(&ejected, "services.ejected", "left out because they fail:", "no endpoint is ejected"),
+            named(&failing, "services.failing", "one request in ten and more fails of", "requests succeed"),
+        ]
+    }
+}
+
+/// Fine if nothing has a name.
+fn named(names: &[String], id: &'static str, amiss: &str, fine: &str) -> Finding {
+    if names.is_empty() {
+        return Finding::fine(id, fine);
+    }
+    let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+    let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    Finding::amiss(id, Verdict::Warning, format!("{amiss} {shown}{more}"))
+}
+
+fn warn_operators(count: usize) -> Finding {
+    if count >= 2 {
+        return Finding::fine("operator.several", format!("{count} operators may sign"));
+    }
+    let message = "only one operator key exists: if it is lost, only recovery.key helps";
+    Finding::amiss("operator.several", Verdict::Warning, message).coded("one_operator")
+}
+
+/// A problem as the node tells it.
+fn problem(problem: &Problem) -> Finding {
+    let verdict = if problem.severity == Health::Critical { Verdict::Error } else { Verdict::Warning };
+    let found = PROBLEMS.iter().find(|(code, _)| problem.code.starts_with(code));
+    let id = found.map_or("node.problems", |(_, id)| *id);
+    let error = Error::new(problem.code.clone(), &problem.message).hint(&problem.hint);
+    Finding::of(id, verdict, &error)
+}
+
+fn at(text: &str) -> Option<Millis> {
+    text.parse::<jiff::Timestamp>().ok().and_then(|at| Millis::try_from(at.as_millisecond()).ok())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::check::finding::not_well;
+
+    const DAY: Millis = 86_400_000;
+
+    fn time(day: u64) -> String {
+        crate::agent::admin::rfc3339(day * DAY)
+    }
+
+    fn well() -> Said {
+        let status = json!({
+            "node": "a", "trust_domain": "t.example", "state": "ok", "problems": [],
+            "members": {"seen": 2, "expected": 2}, "policy": {"digest": "00", "stale": []},
+            "certificates": {"node_ca_begins": time(0), "node_ca_expires": time(30), "leaf_expires": time(11), "enrollers": 3,
+                             "enroller_ca_expires": time(365)},
+            "root": {"phase": "steady", "settled": true, "root_expires": time(3650)},
+            "clock": {"drift_ms": 3, "peers": 2, "bound_ms": 60000},
+            "memory_bytes": 1, "gossip_bytes_per_s": 1, "gossip_lanes": {}
+        });
+        let key = |name: &str| json!({"name": name, "public_key": "x", "roles": [], "recovery": false});
+        let mesh = json!({
+            "trust_domain": "t.example", "node": "a", "genesis": certs::sign::Digest([0; 32]), "role_set": 1,
+            "keys": [key("ann"), key("bob")], "bundle": "", "nodes": []
+        });
+        let member = |name: &str, own: bool| {
+            json!({"name": name, "state": "alive", "address": "", "locality": "", "version": "1.0.0", "since": "",
+                   "self": own, "rtt_ms": if own { None } else { Some(0.4) }, "policy": null})
+        };
+        let traffic =
+            json!({"node": "a", "window_s": 900, "slot_s": 30, "heard": [], "silent": [], "left_out": 0, "edges": []});
+        Said {
+            status: serde_json::from_value(status).unwrap(),
+            mesh: serde_json::from_value(mesh).unwrap(),
+            members: serde_json::from_value(json!([member("a", true), member("b", false)])).unwrap(),
+            services: Vec::new(),
+            outliers: Vec::new(),
+            traffic: serde_json::from_value(traffic).unwrap(),
+            pings: Vec::new(),
+        }
+    }
+
+    fn bad() -> Said {
+        let mut said = well();
+        let codes = [
+            ("certificate_expired", "critical"),
+            ("clock_drift", "degraded"),
+            ("conflict", "degraded"),
+            ("draining", "degraded"),
+            ("enroller_old", "degraded"),
+            ("members_missing", "degraded"),
+            ("mesh_nearly_full", "degraded"),
+            ("no_enroller", "degraded"),
+            ("not_granted", "degraded"),
+            ("policy_stale", "degraded"),
+            ("refused", "critical"),
+            ("root_old", "degraded"),
+            ("storage_full", "critical"),
+            ("unhealthy_service", "degraded"),
+            ("something_new", "critical"),
+        ];
+        let problems =
+            codes.map(|(code, severity)| json!({"code": code, "message": "m", "hint": "h", "severity": severity}));
+        said.status.problems = serde_json::from_value(json!(problems)).unwrap();
+        said.status.certificates.enrollers = 1;
+        said.status.certificates.leaf_expires = time(9);
+        said.status.certificates.enroller_ca_expires = Some(time(12));
+        said.status.root.phase = "issuing".into();
+        said.status.policy.stale = vec![certs::id::NodeId::new("b").unwrap()];
+        said.mesh.keys.truncate(1);
+        said.members[1].version = "0.9.0".into();
+        said.members[1].rtt_ms = Some(900.0);
+        let mut far = said.members[1].clone();
+        (far.name, far.rtt_ms) = (certs::id::NodeId::new("c").unwrap(), None);
+        said.members.push(far);
+        let port = json!({"name": "http", "port": 80, "protocol": "http"});
+        said.services = serde_json::from_value(json!([
+            {"namespace": "shop", "name": "cart", "ports": [port], "endpoints": 2, "healthy": 0, "panic": true},
+        ]))
+        .unwrap();
+        said.outliers = serde_json::from_value(json!([{
+            "service": "shop/cart", "endpoint": "b/shop/cart", "state": "ejected", "reason": "r", "witnesses": [], "until": "",
+            "caller": "shop/web", "cluster": "c", "times": 1
+        }]))
+        .unwrap();
+        let party = json!({"namespace": "shop", "service": "web", "version": "v1"});
+        said.traffic.edges = serde_json::from_value(json!([{
+            "from": party, "to": party, "service": "shop/cart", "protocol": "http", "security": "mutual_tls",
+            "requests": 100, "failed": 10, "rate": 1.0, "failing": 0.1, "p50_ms": 1.0, "p90_ms": 1.0, "p99_ms": 1.0,
+            "slots": [], "buckets": [], "failures": {}
+        }]))
+        .unwrap();
+        said.pings =
+            serde_json::from_value(json!([{"node": "b", "carrier": "tcp", "remote": "", "rtt_ms": 1.0, "lost": null}]))
+                .unwrap();
+        said
+    }
+
+    /// Every finding of this file, provoked.
+    pub(in crate::cli::check) fn provoked() -> Vec<Finding> {
+        let mut findings = bad().judge("1.0.1", 10 * DAY, Some(Duration::from_secs(30 * 86_400)));
+        findings.push(Finding::of("node.answers", Verdict::Error, &Error::new("unreachable", "nobody answers")));
+        findings
+    }
+
+    #[test]
+    fn a_mesh_that_is_well_has_nothing_to_mend() {
+        let month = Duration::from_secs(30 * 86_400);
+        assert_eq!(not_well(&well().judge("1.0.0", 10 * DAY, Some(month))), []);
+    }
+
+    #[test]
+    fn a_node_ca_counts_as_expiring_only_when_it_should_have_been_renewed() {
+        let month = Some(Duration::from_secs(30 * 86_400));
+        let late = not_well(&well().judge("1.0.0", 16 * DAY, month));
+        assert!(
+            late.contains(&("trust.expiring", Verdict::Error)) && late.contains(&("trust.node_ca", Verdict::Warning)),
+            "{late:?}"
+        );
+    }
+
+    #[test]
+    fn what_the_node_says_keeps_its_own_code_and_hint() {
+        let findings = provoked();
+        let of = |code: &str| findings.iter().find(|one| one.code == code).unwrap();
+        assert_eq!((of("something_new").id, of("something_new").verdict), ("node.problems", Verdict::Error));
+        assert_eq!((of("members_missing").id, &*of("members_missing").hint), ("mesh.members", "h"));
+        assert_eq!(of("few_enrollers").verdict, Verdict::Warning);
+    }
+}

@@ -1,0 +1,288 @@
+//! The configuration: whether it can be read, whether what it names is there and free.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::Duration,
+};
+
+use tokio::net::{TcpStream, lookup_host};
+
+use super::{
+    finding::{Finding, Verdict, warn_unless},
+    machine::number,
+};
+use crate::{
+    cli::{context::Context, error::Error},
+    config::{Cidr, Config},
+};
+
+/// How long an application, or the resolver, may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes of a socket's path (`sun_path`, with its end).
+const SOCKET_PATH: usize = 108;
+/// A network with a shorter prefix is no named one.
+const WIDE: u128 = 1 << 24;
+
+/// The configuration, if it can be read, and what is to be said of it.
+pub(super) fn read(ctx: &Context, findings: &mut Vec<Finding>) -> Option<Config> {
+    let file = ctx.config_file();
+    if !file.exists() {
+        let message = format!("there is no {}", file.display());
+        findings.push(Finding::amiss("configuration.present", Verdict::Warning, message).coded("not_joined"));
+        return None;
+    }
+    findings.push(Finding::fine("configuration.present", format!("{} is there", file.display())));
+    findings.push(private(&file));
+    match ctx.config() {
+        Ok(config) => {
+            findings.push(Finding::fine("configuration.valid", format!("{} can be read", file.display())));
+            Some(config)
+        }
+        Err(error) => {
+            findings.push(Finding::of("configuration.valid", Verdict::Error, &error));
+            None
+        }
+    }
+}
+
+fn private(file: &Path) -> Finding {
+    let open = fs::metadata(file).is_ok_and(|about| about.mode() & 0o022 != 0);
+    if open {
+        let message = format!("others may write {}", file.display());
+        return Finding::amiss("configuration.private", Verdict::Error, message).coded("key_permissions");
+    }
+    Finding::fine("configuration.private", "only its owner may write it")
+}
+
+/// What can be said of a configuration by reading it; `cpus` and the range of ports that the kernel gives to others.
+pub(super) fn judge(config: &Config, cpus: usize, range: Option<(u16, u16)>) -> Vec<Finding> {
+    vec![
+        warn_unless(
+            config.workers <= cpus,
+            "configuration.workers",
+            format!("{} workers on {cpus} processors", config.workers),
+        ),
+        advertise(config),
+        ephemeral(config, range),
+        outbound(config),
+        admin(&config.admin.allow),
+        socket(&config.admin.socket),
+    ]
+}
+
+fn advertise(config: &Config) -> Finding {
+    let (listen, told) = (config.mesh.listen, config.mesh.advertise);
+    let alone = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
+    match told {
+        Some(told) if alone(told.ip()) && !listen.ip().is_loopback() => {
+            let message = format!("others are told {told}, which leads nowhere from another machine");
+            Finding::amiss("configuration.advertise", Verdict::Warning, message)
+        }
+        Some(told) => Finding::fine("configuration.advertise", format!("others are told {told}")),
+        None => Finding::fine("configuration.advertise", format!("the address of {listen} is found out")),
+    }
+}
+
+fn ephemeral(config: &Config, range: Option<(u16, u16)>) -> Finding {
+    let id = "configuration.ephemeral";
+    let Some((first, last)) = range else { return Finding::fine(id, "the kernel does not say which ports it gives") };
+    let within: Vec<String> = listeners(config)
+        .map(|(address, _)| address.port())
+        .chain([config.mesh.listen.port()])
+        .filter(|port| (first..=last).contains(port))
+        .map(|port| port.to_string())
+        .collect();
+    if within.is_empty() {
+        return Finding::fine(id, format!("the kernel gives {first} to {last} to others"));
+    }
+    let message =
+        format!("{} lie in {first} to {last}, which the kernel gives to anybody's connections", within.join(", "));
+    Finding::amiss(id, Verdict::Warning, message)
+}
+
+fn outbound(config: &Config) -> Finding {
+    let addresses = config.outbounds.iter().map(|outbound| outbound.listen);
+    let addresses = addresses.chain(config.upstreams.iter().map(|upstream| upstream.listen));
+    let open: Vec<String> = addresses.filter(|at| !at.ip().is_loopback()).map(|at| at.to_string()).collect();
+    if open.is_empty() {
+        return Finding::fine("configuration.outbound", "applications' ports are on loopback");
+    }
+    let message = format!("other machines reach {}", open.join(", "));
+    Finding::amiss("configuration.outbound", Verdict::Warning, message)
+}
+
+fn admin(allow: &[Cidr]) -> Finding {
+    let wide: Vec<String> = allow.iter().filter(|network| network.size() > WIDE).map(ToString::to_string).collect();
+    if wide.is_empty() {
+        return Finding::fine("configuration.admin", "the pages are open to loopback and named networks");
+    }
+    let message = format!("{} may read the pages and metrics", wide.join(", "));
+    Finding::amiss("configuration.admin", Verdict::Warning, message)
+}
+
+fn socket(path: &Path) -> Finding {
+    let id = "configuration.socket";
+    if path.as_os_str().len() >= SOCKET_PATH {
+        let message = format!("{} is longer than the {} bytes of a socket's path", path.display(), SOCKET_PATH - 1);
+        return Finding::amiss(id, Verdict::Error, message);
+    }
+    Finding::fine(id, path.display().to_string())
+}
+
+/// TCP listeners beside the mesh port, and the check that sees to them.
+fn listeners(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static str)> {
+    let admin = (config.admin.listen, "ports.admin");
+    let metrics = config.metrics.map(|address| (address, "ports.metrics"));
+    let outbounds = config.outbounds.iter().map(|outbound| (outbound.listen, "ports.applications"));
+    let upstreams = config.upstreams.iter().map(|upstream| (upstream.listen, "ports.applications"));
+    [admin].into_iter().chain(metrics).chain(outbounds).chain(upstreams)
+}
+
+/// Whether what a node will listen on is free; for a node that does not run.
+pub(super) fn ports(config: &Config) -> Vec<Finding> {
+    let mesh = config.mesh.listen;
+    let free = UdpSocket::bind(mesh).and(TcpListener::bind(mesh).map(drop));
+    let mut findings = vec![port("ports.mesh", mesh, free)];
+    let others = listeners(config).map(|(address, id)| port(id, address, TcpListener::bind(address).map(drop)));
+    findings.extend(others);
+    findings
+}
+
+fn port(id: &'static str, address: SocketAddr, free: std::io::Result<()>) -> Finding {
+    match free {
+        Ok(()) => Finding::fine(id, format!("{address} is free")),
+        Err(error) => {
+            Finding::amiss(id, Verdict::Error, format!("{address} cannot be used: {error}")).coded("address_in_use")
+        }
+    }
+}
+
+/// Asks what the configuration names: applications, names of peers.
+pub(super) async fn ask(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for port in config.services.iter().flat_map(|service| &service.ports) {
+        let connected = tokio::time::timeout(PATIENCE, TcpStream::connect(port.target)).await;
+        let message = |rest: &str| format!("{} for port {} {rest}", port.target, port.number);
+        findings.push(match connected {
+            Ok(Ok(_)) => Finding::fine("applications.answer", message("accepts connections")),
+            Ok(Err(error)) => {
+                Finding::amiss("applications.answer", Verdict::Warning, message(&format!("does not: {error}")))
+            }
+            Err(_) => Finding::amiss("applications.answer", Verdict::Warning, message("does not answer")),
+        });
+    }
+    for peer in &config.mesh.peers {
+        let found = tokio::time::timeout(PATIENCE, lookup_host(peer)).await;
+        let found = found.map_err(|_| "no answer in time".to_owned()).and_then(|found| {
+            let count = found.map_err(|error| error.to_string())?.count();
+            if count == 0 { Err("it has no address".to_owned()) } else { Ok(count) }
+        });
+        findings.push(match found {
+            Ok(count) => Finding::fine("configuration.peers", format!("{peer} has {count} addresses")),
+            Err(why) => Finding::amiss("configuration.peers", Verdict::Warning, format!("{peer} is not found: {why}")),
+        });
+    }
+    findings
+}
+
+/// The ports that the kernel gives to connections that ask for none.
+pub(super) fn port_range() -> Option<(u16, u16)> {
+    let text: String = number("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let mut parts = text.split_whitespace().map_while(|part| part.parse().ok());
+    parts.next().zip(parts.next())
+}
+
+/// A configuration that the node's own state does not go with.
+pub(super) fn owner(error: &Error) -> Finding {
+    Finding::of("state.owner", Verdict::Error, error)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{cli::check::finding::not_well, config};
+
+    fn config(more: &str) -> Config {
+        let text = format!("[node]\nname = \"web-1\"\ntrust_domain = \"t.example\"\n[runtime]\nworkers = 2\n{more}");
+        config::read_text(Path::new("/etc/skein/skein.toml"), &text, &[]).unwrap()
+    }
+
+    /// Every finding of this file, provoked; some by sockets of this process.
+    pub(in crate::cli::check) async fn provoked() -> Vec<Finding> {
+        let taken: [TcpListener; 4] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [mesh, admin, metrics, outbound] = taken.each_ref().map(|taken| taken.local_addr().unwrap().port());
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let long = "x".repeat(SOCKET_PATH);
+        let bad = config(&format!(
+            "[mesh]\nlisten = \"0.0.0.0:{mesh}\"\nadvertise = \"127.0.0.1:{mesh}\"\npeers = [\"no.such.host.invalid:15008\"]\n\
+             [admin]\nlisten = \"127.0.0.1:{admin}\"\nsocket = \"/{long}\"\nallow = [\"0.0.0.0/0\"]\n\
+             [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n\
+             [[outbound]]\nhttp = \"0.0.0.0:{outbound}\"\nas = \"shop/web\"\n\
+             [[service]]\nname = \"web\"\nnamespace = \"shop\"\n\
+             ports = [{{ name = \"http\", port = 80, protocol = \"http\", target = \"{closed}\" }}]\n"
+        ));
+        let mut findings = judge(&bad, 1, Some((1_024, u16::MAX)));
+        findings.extend(ports(&bad));
+        findings.extend(ask(&bad).await);
+        drop(taken);
+        findings
+    }
+
+    #[test]
+    fn a_plain_configuration_has_nothing_to_mend() {
+        assert_eq!(not_well(&judge(&config(""), 2, Some((32_768, 60_999)))), []);
+    }
+
+    #[tokio::test]
+    async fn each_fault_is_found() {
+        use Verdict::{Error, Warning};
+        let wanted = [
+            ("configuration.workers", Warning),
+            ("configuration.advertise", Warning),
+            ("configuration.ephemeral", Warning),
+            ("configuration.outbound", Warning),
+            ("configuration.admin", Warning),
+            ("configuration.socket", Error),
+            ("ports.mesh", Error),
+            ("ports.admin", Error),
+            ("ports.metrics", Error),
+            ("ports.applications", Error),
+            ("applications.answer", Warning),
+            ("configuration.peers", Warning),
+        ];
+        assert_eq!(not_well(&provoked().await), wanted);
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_there_or_cannot_be_read_is_told() {
+        use clap::FromArgMatches as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("skein.toml");
+        let line = ["skein", "check", "--config", file.to_str().unwrap()];
+        let matches = crate::cli::grammar::command().try_get_matches_from(line).unwrap();
+        let ctx = Context::new(crate::cli::grammar::Cli::from_arg_matches(&matches).unwrap().globals);
+        let found = |ctx: &Context| {
+            let mut findings = Vec::new();
+            assert!(read(ctx, &mut findings).is_none());
+            not_well(&findings)
+        };
+        assert_eq!(found(&ctx), [("configuration.present", Verdict::Warning)]);
+        fs::write(&file, "[nod]").unwrap();
+        assert_eq!(found(&ctx), [("configuration.valid", Verdict::Error)]);
+    }
+
+    #[test]
+    fn who_else_may_write_it_is_seen() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("skein.toml");
+        fs::write(&file, "").unwrap();
+        for (mode, verdict) in [(0o644, Verdict::Ok), (0o664, Verdict::Error), (0o646, Verdict::Error)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(private(&file).verdict, verdict, "{mode:o}");
+        }
+    }
+}

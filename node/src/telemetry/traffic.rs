@@ -1,0 +1,258 @@
+//! What was asked of whom in the last quarter of an hour: the counts of the request metrics, by pair of workloads and slot of
+//! time. Pages and `top` read it; nothing of it is on the way of a request.
+
+use super::{
+    labels::{Labels, Pair, Protocol, Summary},
+    requests::{BOUNDS, BUCKETS, Counts, Family},
+};
+use certs::codec::Millis;
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+/// How long a slot is, in milliseconds.
+pub const SLOT: Millis = 30_000;
+/// Slots that are kept, the one under way among them.
+pub const SLOTS: usize = 30;
+/// Pairs of one slot; further ones are left out.
+const PAIRS: usize = 2_000;
+/// Kinds of failure that are told apart in one slot of a pair.
+const FAILURES: usize = 8;
+
+/// What one pair exchanged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairTraffic {
+    /// Who called whom, as one reporter sees it.
+    pub pair: Arc<Pair>,
+    /// HTTP or gRPC; gRPC where it is both.
+    pub protocol: Protocol,
+    /// Requests and failed ones by slot, the one under way first.
+    pub slots: [(u64, u64); SLOTS],
+    /// Requests by duration, in the buckets of [`super::BOUNDS`].
+    pub buckets: [u64; BUCKETS],
+    /// What failed how: `503 UH`, and how often.
+    pub failures: BTreeMap<String, u64>,
+}
+
+/// What all pairs exchanged.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Exchanged {
+    /// How long the slot under way has lasted, in milliseconds.
+    pub partial: Millis,
+    /// How far back the counts go, in milliseconds.
+    pub span: Millis,
+    /// In no particular order.
+    pub pairs: Vec<PairTraffic>,
+    /// Requests of pairs that found no room.
+    pub left_out: u64,
+}
+
+/// The slots.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    /// The newest last.
+    slots: VecDeque<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    begun: Millis,
+    pairs: HashMap<Arc<Pair>, Cell>,
+    left_out: u64,
+}
+
+#[derive(Debug, Default)]
+struct Cell {
+    grpc: bool,
+    requests: u64,
+    failed: u64,
+    buckets: [u64; BUCKETS],
+    failures: BTreeMap<String, u64>,
+}
+
+impl Traffic {
+    /// Takes what was counted since the last call; `now` is the process's uptime.
+    pub(super) fn take(&mut self, family: &Family, now: Millis) {
+        if self.slots.back().is_none_or(|slot| now.saturating_sub(slot.begun) >= SLOT) {
+            // What passed without a call was idle: slots are as long as they should be.
+            let begun = self.slots.back().map_or(now, |slot| now - (now.saturating_sub(slot.begun)) % SLOT);
+            self.slots.push_back(Slot { begun, ..Slot::default() });
+        }
+        while self.slots.front().is_some_and(|slot| age(slot, now) >= SLOTS) {
+            self.slots.pop_front();
+        }
+        let Some(slot) = self.slots.back_mut() else { return };
+        family.sweep(now, |labels, counts| slot.add(labels, counts));
+    }
+
+    /// Everything that is kept.
+    pub(super) fn exchanged(&self, now: Millis) -> Exchanged {
+        let Some((first, last)) = self.slots.front().zip(self.slots.back()) else { return Exchanged::default() };
+        let (partial, span) = (now.saturating_sub(last.begun), now.saturating_sub(first.begun));
+        let mut pairs: HashMap<&Arc<Pair>, PairTraffic> = HashMap::new();
+        for slot in &self.slots {
+            let age = age(slot, last.begun);
+            for (pair, cell) in &slot.pairs {
+                let traffic = pairs.entry(pair).or_insert_with(|| PairTraffic {
+                    pair: Arc::clone(pair),
+                    protocol: Protocol::Http,
+                    slots: [(0, 0); SLOTS],
+                    buckets: [0; BUCKETS],
+                    failures: BTreeMap::new(),
+                });
+                if let Some(of) = traffic.slots.get_mut(age) {
+                    *of = (of.0 + cell.requests, of.1 + cell.failed);
+                }
+                if cell.grpc {
+                    traffic.protocol = Protocol::Grpc;
+                }
+                traffic.buckets.iter_mut().zip(cell.buckets).for_each(|(all, more)| *all += more);
+                cell.failures
+                    .iter()
+                    .for_each(|(how, count)| *traffic.failures.entry(how.clone()).or_default() += count);
+            }
+        }
+        let left_out = self.slots.iter().map(|slot| slot.left_out).sum();
+        Exchanged { partial, span, pairs: pairs.into_values().collect(), left_out }
+    }
+}
+
+/// The duration in milliseconds below which the share `q` of requests stayed, as Prometheus' `histogram_quantile` reckons it: evenly
+/// within a bucket. `None` without requests.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts of requests are below 2^53")]
+pub fn quantile(buckets: &[u64], q: f64) -> Option<f64> {
+    let all = buckets.iter().fold(0_u64, |all, count| all.saturating_add(*count));
+    if all == 0 {
+        return None;
+    }
+    let (wanted, mut below, mut lower) = (q * all as f64, 0_u64, 0.0);
+    for (bucket, count) in buckets.iter().enumerate() {
+        let Some(upper) = BOUNDS.get(bucket) else { break };
+        if *count > 0 && below.saturating_add(*count) as f64 >= wanted {
+            return Some(lower + (upper - lower) * ((wanted - below as f64) / *count as f64).clamp(0.0, 1.0));
+        }
+        below = below.saturating_add(*count);
+        lower = *upper;
+    }
+    Some(lower)
+}
+
+/// How many slots ago one began.
+fn age(slot: &Slot, now: Millis) -> usize {
+    usize::try_from(now.saturating_sub(slot.begun) / SLOT).unwrap_or(usize::MAX)
+}
+
+impl Slot {
+    fn add(&mut self, labels: &Labels, counts: &Counts) {
+        if self.pairs.len() >= PAIRS && !self.pairs.contains_key(&labels.pair) {
+            self.left_out += counts.count();
+            return;
+        }
+        let cell = self.pairs.entry(Arc::clone(&labels.pair)).or_default();
+        cell.grpc |= labels.summary.protocol == Protocol::Grpc;
+        cell.requests += counts.count();
+        cell.buckets.iter_mut().zip(counts.buckets).for_each(|(all, more)| *all += more);
+        if let Some(how) = failure(&labels.summary) {
+            cell.failed += counts.count();
+            if cell.failures.len() < FAILURES || cell.failures.contains_key(&how) {
+                *cell.failures.entry(how).or_default() += counts.count();
+            }
+        }
+    }
+}
+
+/// How a request failed, if it did: by a status of 500 and above, or by a gRPC status that a server is to blame for. A caller that
+/// went away is no failure.
+fn failure(summary: &Summary) -> Option<String> {
+    // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, as OpenTelemetry counts them.
+    const SERVERS: [u8; 6] = [2, 4, 12, 13, 14, 15];
+    let word = match summary.grpc_status {
+        Some(status) if SERVERS.contains(&status) => format!("gRPC {status}"),
+        Some(_) => return None,
+        None if summary.code >= 500 => summary.code.to_string(),
+        None => return None,
+    };
+    let flags = summary.flags.to_string();
+    Some(if flags == "-" { word } else { format!("{word} {flags}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Flags, Measures, Recorder, Reporter, Security, Workload};
+    use std::time::Duration;
+
+    fn recorder(family: &Arc<Family>, service: &str) -> Recorder {
+        let unknown = Arc::new(Workload::unknown());
+        let pair = Pair {
+            reporter: Reporter::Source,
+            source: Arc::clone(&unknown),
+            destination: unknown,
+            service: service.into(),
+            service_name: service.into(),
+            service_namespace: "shop".into(),
+            security: Security::Unknown,
+        };
+        Recorder::new(Arc::clone(family), 0, Arc::new(pair))
+    }
+
+    fn count(recorder: &Recorder, code: u16, flags: Flags) {
+        let summary = Summary { protocol: Protocol::Http, code, grpc_status: None, flags };
+        recorder.record(summary, &Measures { duration: Duration::from_millis(3), ..Measures::default() });
+    }
+
+    #[test]
+    fn what_was_asked_stands_in_its_slot_and_goes_with_it() {
+        let (family, mut traffic) = (Arc::new(Family::new(1)), Traffic::default());
+        let cart = recorder(&family, "cart");
+        count(&cart, 200, Flags::NONE);
+        traffic.take(&family, 1_000);
+        count(&cart, 503, Flags::UH);
+        count(&cart, 404, Flags::NONE);
+        traffic.take(&family, 1_000 + SLOT);
+        let seen = traffic.exchanged(1_000 + SLOT + 500);
+        assert_eq!((seen.partial, seen.span, seen.pairs.len()), (500, SLOT + 500, 1));
+        let pair = &seen.pairs[0];
+        assert_eq!((pair.slots[0], pair.slots[1], pair.slots[2]), ((2, 1), (1, 0), (0, 0)));
+        assert_eq!((pair.buckets[2], pair.failures.get("503 UH")), (3, Some(&1)));
+        // Nobody called for a while: the next slot begins where it should.
+        traffic.take(&family, 1_000 + 4 * SLOT + 7);
+        let seen = traffic.exchanged(1_000 + 4 * SLOT + 7);
+        assert_eq!((seen.partial, seen.pairs[0].slots[3], seen.pairs[0].slots[4]), (7, (2, 1), (1, 0)));
+        let end = 1_000 + SLOT * (SLOTS as Millis + 2);
+        traffic.take(&family, end);
+        assert!(traffic.exchanged(end).pairs.is_empty());
+    }
+
+    #[test]
+    fn pairs_without_room_are_counted() {
+        let (family, mut traffic) = (Arc::new(Family::new(1)), Traffic::default());
+        for service in 0..PAIRS + 3 {
+            count(&recorder(&family, &service.to_string()), 200, Flags::NONE);
+        }
+        traffic.take(&family, 0);
+        let seen = traffic.exchanged(0);
+        assert_eq!((seen.pairs.len(), seen.left_out), (PAIRS, 3));
+    }
+
+    #[test]
+    fn quantiles_lie_within_their_bucket() {
+        let mut buckets = [0; BUCKETS];
+        assert_eq!(quantile(&buckets, 0.5), None);
+        buckets[2] = 10;
+        assert_eq!((quantile(&buckets, 0.5), quantile(&buckets, 1.0)), (Some(3.0), Some(5.0)));
+        buckets[BUCKETS - 1] = 90;
+        assert_eq!(quantile(&buckets, 0.99), Some(3_600_000.0), "beyond the last bound nothing more is known");
+    }
+
+    #[test]
+    fn servers_fail_and_callers_do_not() {
+        let of = |code, grpc_status, flags| failure(&Summary { protocol: Protocol::Grpc, code, grpc_status, flags });
+        assert_eq!(of(200, Some(14), Flags::UF.with(Flags::URX)), Some("gRPC 14 UF,URX".to_owned()));
+        assert_eq!(of(200, Some(5), Flags::NONE), None);
+        assert_eq!(of(500, None, Flags::NONE), Some("500".to_owned()));
+        assert_eq!(of(0, None, Flags::DC), None);
+    }
+}

@@ -1,0 +1,46 @@
+//! What happened, newest first.
+
+use maud::{Markup, html};
+
+use super::words;
+use crate::agent::admin::api::Event;
+
+/// All that the node remembers.
+pub(super) fn page(events: &[Event]) -> Markup {
+    html! {
+        h1 { "Events" }
+        section #events data-live {
+            p { "As the nodes that answer noted it; one that dies takes only its own notes along." }
+            @if events.is_empty() { p { "Nothing has happened since they started." } }
+            (list(events.iter().rev()))
+        }
+        p.hint { code { "skein events --since 1h" } " shows the same." }
+    }
+}
+
+/// Events as a list.
+pub(super) fn list<'e>(events: impl Iterator<Item = &'e Event>) -> Markup {
+    html! {
+        ol.events {
+            @for event in events {
+                li {
+                    (words::past(&event.time)) " "
+                    span class={ "kind " (class(&event.kind)) } { (event.kind) } " "
+                    (event.message)
+                    @if event.seen_by.len() > 1 {
+                        span.of title={ @for node in &event.seen_by { (node) " " } } { " seen by " (event.seen_by.len()) " nodes" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How bad a kind of event is.
+fn class(kind: &str) -> &'static str {
+    match kind {
+        "member_dead" | "member_evicted" | "clone" | "equivocation" | "policy_refused" | "endpoint_ejected" => "bad",
+        "member_suspect" | "member_left" | "member_gone" | "unhealthy" | "policy_reverted" => "doubt",
+        _ => "plain",
+    }
+}

@@ -1,0 +1,343 @@
+//! Who calls whom, as a drawing and as a table that says the same.
+
+mod layered;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use maud::{Markup, html};
+
+use self::layered::Layout;
+use super::{
+    figures::Golden,
+    overview,
+    words::{self, segment},
+};
+use crate::agent::admin::api::{Edge, Service, Traffic};
+
+/// Services that are drawn: those with the most requests. Beyond that nobody can read it.
+const DRAWN: usize = 120;
+/// Width and height of a service's box, and the room between layers and rows.
+const BOX: (f64, f64) = (176.0, 46.0);
+const GAP: f64 = 130.0;
+const ROW: f64 = 66.0;
+const MARGIN: f64 = 14.0;
+/// Width of a letter of a label, about.
+const LETTER: f64 = 6.2;
+/// Characters of a name that fit into a box.
+const NAME: usize = 24;
+
+/// An edge between two services, versions together.
+#[derive(Debug, Default)]
+struct Arrow<'t> {
+    sum: Golden,
+    security: BTreeSet<&'t str>,
+}
+
+/// The page, of one namespace and whom it calls or is called by, or of all.
+pub(super) fn page(services: &[Service], traffic: &Traffic, namespace: &str) -> Markup {
+    let namespaces: BTreeSet<&str> = services.iter().map(|service| service.namespace.as_str()).collect();
+    let mut arrows: BTreeMap<(String, &str), Arrow<'_>> = BTreeMap::new();
+    let within = |edge: &&Edge| {
+        let of = |name: &str| name.split_once('/').is_some_and(|(of, _)| of == namespace);
+        namespace.is_empty() || edge.from.namespace == namespace || of(&edge.service)
+    };
+    for edge in traffic.edges.iter().filter(within) {
+        let from = format!("{}/{}", edge.from.namespace, edge.from.service);
+        let arrow = arrows.entry((from, edge.service.as_str())).or_default();
+        arrow.sum.add(edge);
+        arrow.security.insert(edge.security.as_str());
+    }
+    let (names, left_out) = drawn(&arrows);
+    html! {
+        h1 { "Graph" }
+        @if namespaces.len() > 1 {
+            nav.pages aria-label="Namespaces" {
+                a href="/graph" aria-current=[namespace.is_empty().then_some("page")] { "all" }
+                @for name in &namespaces {
+                    a href={ "/graph?namespace=" (segment(name)) } aria-current=[(*name == namespace).then_some("page")] { (name) }
+                }
+            }
+        }
+        section #graph data-live {
+            p {
+                "Requests of the last " (traffic.window_s.div_ceil(60).max(1)) " min, " (overview::heard(traffic)) "."
+                @if left_out > 0 { " The " (left_out) " services with the fewest are not drawn; choose a namespace." }
+            }
+            @if arrows.is_empty() { p { "Nobody called anybody in this time." } } @else {
+                (legend())
+                div.scroll tabindex="0" role="region" aria-label="Drawing of the calls" { (drawing(&names, &arrows, services)) }
+                (table(&arrows))
+            }
+        }
+    }
+}
+
+/// The services with the most requests, and how many others there are.
+fn drawn<'a>(arrows: &'a BTreeMap<(String, &'a str), Arrow<'_>>) -> (Vec<&'a str>, usize) {
+    let mut requests: BTreeMap<&str, u64> = BTreeMap::new();
+    for ((from, to), arrow) in arrows {
+        for name in [from.as_str(), *to] {
+            let sum = requests.entry(name).or_default();
+            *sum = sum.saturating_add(arrow.sum.requests);
+        }
+    }
+    let all = requests.len();
+    let mut names: Vec<_> = requests.into_iter().collect();
+    names.sort_by_key(|(name, requests)| (std::cmp::Reverse(*requests), *name));
+    names.truncate(DRAWN);
+    let mut names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    (names, all.saturating_sub(DRAWN))
+}
+
+fn legend() -> Markup {
+    html! {
+        ul.legend {
+            li { span.line.good {} "fine" }
+            li { span.line.doubt {} "1 % and more fail" }
+            li { span.line.bad {} "10 % and more fail" }
+            li {
+                svg.graph viewBox="-6 -7 12 14" width="12" height="14" aria-hidden="true" { (lock((0.0, 0.0))) }
+                " all of it over mutual TLS"
+            }
+        }
+    }
+}
+
+fn drawing(names: &[&str], arrows: &BTreeMap<(String, &str), Arrow<'_>>, services: &[Service]) -> Markup {
+    let at = |name: &str| names.binary_search(&name).ok();
+    let shown: Vec<(usize, usize, &Arrow<'_>)> =
+        arrows.iter().filter_map(|((from, to), arrow)| Some((at(from)?, at(to)?, arrow))).collect();
+    let edges: Vec<(usize, usize)> = shown.iter().map(|(from, to, _)| (*from, *to)).collect();
+    let layout = layered::layout(names.len(), &edges);
+    let width = layout.layers as f64 * (BOX.0 + GAP) - GAP + 2.0 * MARGIN;
+    let height = layout.height * ROW + BOX.1 + 2.0 * MARGIN;
+    let health: BTreeMap<String, &Service> =
+        services.iter().map(|service| (format!("{}/{}", service.namespace, service.name), service)).collect();
+    html! {
+        svg.graph viewBox={ "0 0 " (round(width)) " " (round(height)) } width=(round(width)) height=(round(height))
+            role="group" aria-label="Services and their calls; the table below says the same" {
+            defs {
+                @for class in ["idle", "good", "doubt", "bad"] {
+                    marker id={ "arrow-" (class) } class={ "head " (class) } viewBox="0 0 8 8" refX="7" refY="4"
+                        markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto" {
+                        path d="M0 0L8 4L0 8z" {}
+                    }
+                }
+            }
+            @for ((_, _, arrow), places) in shown.iter().zip(&layout.edges) { (drawn_arrow(arrow, places)) }
+            @for (number, name) in names.iter().enumerate() { (drawn_box(name, &layout, number, &health, arrows)) }
+        }
+    }
+}
+
+/// The left end and the height of a place.
+fn point((layer, height): (usize, f64)) -> (f64, f64) {
+    (MARGIN + layer as f64 * (BOX.0 + GAP), MARGIN + BOX.1 / 2.0 + height * ROW)
+}
+
+fn drawn_arrow(arrow: &Arrow<'_>, places: &[(usize, f64)]) -> Markup {
+    let class = arrow.sum.class();
+    let locked = arrow.security.len() == 1 && arrow.security.contains("mutual_tls");
+    let weight = 1.2 + (arrow.sum.rate.max(0.0) + 1.0).log10().min(3.0);
+    let text = match arrow.sum.failed {
+        0 => words::rate(arrow.sum.rate),
+        failed => format!("{} {}", words::rate(arrow.sum.rate), words::share(failed, arrow.sum.requests)),
+    };
+    let Some((path, label)) = curve(places) else { return html! {} };
+    html! {
+        g class={ "arrow " (class) } {
+            path d=(path) stroke-width=(round(weight)) marker-end={ "url(#arrow-" (class) ")" } {}
+            text x=(round(label.0)) y=(round(label.1 - 5.0)) text-anchor="middle" {
+                (text) @if locked { title { "over mutual TLS" } }
+            }
+            @if locked { (lock((label.0 - text.chars().count() as f64 * LETTER / 2.0 - 9.0, label.1 - 8.0))) }
+        }
+    }
+}
+
+fn lock((x, y): (f64, f64)) -> Markup {
+    html! {
+        path.lock transform={ "translate(" (round(x)) " " (round(y)) ")" }
+            d="M-4-1h8v6h-8zM-2.5-1v-2a2.5 2.5 0 0 1 5 0v2" {}
+    }
+}
+
+/// A smooth line through these places, and where its label goes: before its end, where lines have parted.
+fn curve(places: &[(usize, f64)]) -> Option<(String, (f64, f64))> {
+    let points: Vec<(f64, f64)> = places.iter().map(|place| point(*place)).collect();
+    let (first, last) = (*points.first()?, *points.last()?);
+    let back = last.0 < first.0;
+    // Lines leave a box at the side of the next layer, and cross the layers between straight.
+    let (leave, arrive) = if back { (0.0, BOX.0) } else { (BOX.0, 0.0) };
+    let mut at = (first.0 + leave, first.1);
+    let mut path = format!("M{} {}", round(at.0), round(at.1));
+    let mut label = at;
+    for (number, next) in points.iter().enumerate().skip(1) {
+        let to = (next.0 + arrive, next.1);
+        let bend = (to.0 - at.0) / 2.0;
+        path.push_str(&format!(
+            "C{} {} {} {} {} {}",
+            round(at.0 + bend),
+            round(at.1),
+            round(to.0 - bend),
+            round(to.1),
+            round(to.0),
+            round(to.1)
+        ));
+        // The cubic at t = 0.62.
+        label = (at.0 + (to.0 - at.0) * 0.61, at.1 + (to.1 - at.1) * 0.68);
+        at = to;
+        if number + 1 < points.len() {
+            at = (next.0 + leave, next.1);
+            path.push_str(&format!("L{} {}", round(at.0), round(at.1)));
+        }
+    }
+    Some((path, label))
+}
+
+fn drawn_box(
+    name: &str,
+    layout: &Layout,
+    number: usize,
+    health: &BTreeMap<String, &Service>,
+    arrows: &BTreeMap<(String, &str), Arrow<'_>>,
+) -> Markup {
+    let (x, y) = point(layout.vertices[number]);
+    let y = y - BOX.1 / 2.0;
+    let service = health.get(name);
+    let class = match service {
+        Some(service) if service.endpoints > 0 && service.healthy == 0 => "bad",
+        Some(service) if service.healthy < service.endpoints => "doubt",
+        Some(_) => "good",
+        None => "idle",
+    };
+    let to_itself = arrows.get(&(name.to_owned(), name)).map(|arrow| words::rate(arrow.sum.rate));
+    let below = match service {
+        Some(service) => format!("{} of {} healthy", service.healthy, service.endpoints),
+        None => "no service".to_owned(),
+    };
+    let inside = html! {
+        rect x=(round(x)) y=(round(y)) width=(round(BOX.0)) height=(round(BOX.1)) rx="7" {}
+        text.name x=(round(x + 12.0)) y=(round(y + 20.0)) { (fitting(name)) title { (name) } }
+        text.below x=(round(x + 12.0)) y=(round(y + 37.0)) {
+            (below) @if let Some(rate) = &to_itself { " · ↺ " (rate) }
+        }
+    };
+    html! {
+        @match words::service_path(name).filter(|_| service.is_some()) {
+            Some(path) => { a href=(path) class={ "box " (class) } { (inside) } }
+            None => { g class={ "box " (class) } { (inside) } }
+        }
+    }
+}
+
+/// A name that fits into a box: its end tells more than its beginning.
+fn fitting(name: &str) -> String {
+    let count = name.chars().count();
+    if count <= NAME {
+        return name.to_owned();
+    }
+    let end: String = name.chars().skip(count - NAME + 1).collect();
+    format!("…{end}")
+}
+
+fn round(number: f64) -> String {
+    format!("{:.1}", number)
+}
+
+fn table(arrows: &BTreeMap<(String, &str), Arrow<'_>>) -> Markup {
+    html! {
+        table.cards {
+            thead { tr {
+                th scope="col" { "Caller" } th scope="col" { "Service" } th scope="col" { "TLS" } (Golden::heads())
+            } }
+            tbody {
+                @for ((from, to), arrow) in arrows {
+                    tr {
+                        th scope="row" { (words::link(words::service_path(from), from)) }
+                        td data-label="Service" { (words::link(words::service_path(to), to)) }
+                        td data-label="TLS" {
+                            @if arrow.security.contains("none") { span.bad { "in clear" } }
+                            @else if arrow.security.contains("mutual_tls") { "mutual" } @else { "not told" }
+                        }
+                        (arrow.sum.cells())
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::figures::edge;
+
+    fn traffic(edges: Vec<Edge>) -> Traffic {
+        let node = certs::id::NodeId::new("web-1").unwrap();
+        Traffic {
+            node: node.clone(),
+            window_s: 60,
+            slot_s: 30,
+            heard: vec![node],
+            silent: Vec::new(),
+            left_out: 0,
+            edges,
+        }
+    }
+
+    fn service(namespace: &str, name: &str) -> Service {
+        Service {
+            namespace: namespace.into(),
+            name: name.into(),
+            ports: Vec::new(),
+            endpoints: 1,
+            healthy: 1,
+            panic: false,
+        }
+    }
+
+    #[test]
+    fn the_drawing_and_the_table_say_the_same() {
+        let seen = traffic(vec![
+            edge(("shop/web", "v1"), ("shop/cart", "v1"), 100, 20),
+            edge(("shop/web", "v1"), ("shop/cart", "v2"), 100, 0),
+            edge(("shop/cart", "v2"), ("BlackHoleCluster", ""), 3, 0),
+        ]);
+        let text = page(&[service("shop", "web"), service("shop", "cart")], &seen, "").into_string();
+        assert_eq!(text.matches("class=\"arrow bad\"").count(), 1, "versions stand together: {text}");
+        assert!(text.contains("20.0/s 10.0 %") && text.contains("over mutual TLS</title>"));
+        assert_eq!(text.matches("href=\"/services/shop/cart\"").count(), 3, "in its box and in two rows");
+        assert!(text.contains("no service") && text.contains("BlackHoleCluster"));
+    }
+
+    #[test]
+    fn a_namespace_is_shown_with_whom_it_calls() {
+        let seen = traffic(vec![
+            edge(("a/x", ""), ("b/y", ""), 1, 0),
+            edge(("b/y", ""), ("b/z", ""), 1, 0),
+            edge(("c/u", ""), ("c/v", ""), 1, 0),
+        ]);
+        let services = [service("a", "x"), service("b", "y"), service("b", "z"), service("c", "u"), service("c", "v")];
+        let text = page(&services, &seen, "b").into_string();
+        assert!(text.contains("a/x") && text.contains("b/z") && !text.contains("c/u"));
+    }
+
+    #[test]
+    fn of_very_many_the_busiest_are_drawn() {
+        let edges =
+            (0..DRAWN as u64 + 30).map(|number| edge((&format!("a/s{number:03}"), ""), ("a/hub", ""), number + 1, 0));
+        let seen = traffic(edges.collect());
+        let text = page(&[], &seen, "").into_string();
+        assert_eq!(text.matches("<rect").count(), DRAWN);
+        assert!(text.contains("The 31 services with the fewest"), "{}", &text[..2000]);
+    }
+
+    #[test]
+    fn long_names_keep_their_end() {
+        assert_eq!(fitting("shop/cart"), "shop/cart");
+        assert_eq!(fitting("a-very-long-namespace/recommendations"), "…mespace/recommendations");
+        assert_eq!(fitting(&"ä".repeat(99)).chars().count(), NAME);
+    }
+}

@@ -1,0 +1,146 @@
+//! What all pages have in common: head, navigation, foot, and the headers that keep a browser from loading anything else.
+
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+};
+use maud::{DOCTYPE, Markup, html};
+
+use super::words;
+use crate::agent::admin::{Admin, error::Error, rfc3339};
+
+/// Only what this node serves, no inline style or script, in nobody's frame.
+const SECURITY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
+                        base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Entries of the navigation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tab {
+    Overview,
+    Services,
+    Graph,
+    Policy,
+    Nodes,
+    Explain,
+}
+
+const TABS: [(Tab, &str, &str); 6] = [
+    (Tab::Overview, "/", "Overview"),
+    (Tab::Services, "/services", "Services"),
+    (Tab::Graph, "/graph", "Graph"),
+    (Tab::Policy, "/policy", "Policy"),
+    (Tab::Nodes, "/nodes", "Nodes"),
+    (Tab::Explain, "/explain", "Explain"),
+];
+
+/// A page without what surrounds it.
+#[derive(Debug)]
+pub(super) struct Page {
+    title: String,
+    tab: Tab,
+    body: Markup,
+    status: StatusCode,
+}
+
+impl Page {
+    pub(super) fn new(title: &str, tab: Tab, body: Markup) -> Self {
+        Self { title: title.to_owned(), tab, body, status: StatusCode::OK }
+    }
+
+    /// What went wrong.
+    pub(super) fn of_error(error: &Error) -> Self {
+        let body = html! {
+            h1 { "This cannot be shown" }
+            section.problem.critical {
+                p { (error.message) " " code { (error.code) } }
+                @if !error.hint.is_empty() { p.hint { (error.hint) } }
+            }
+        };
+        Self { title: "Error".to_owned(), tab: Tab::Overview, body, status: error.status() }
+    }
+
+    /// The whole document, as this node answers it.
+    pub(super) fn response(self, admin: &Admin) -> Response {
+        let now = rfc3339(admin.now());
+        let document = document(&self, &admin.trust_domain().to_string(), admin.node().as_str(), &now);
+        let html = (self.status, [(header::CACHE_CONTROL, "no-store")], Html(document.into_string()));
+        guarded(html.into_response())
+    }
+}
+
+fn document(page: &Page, mesh: &str, node: &str, now: &str) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (page.title) " · " (mesh) }
+                link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
+                link rel="stylesheet" href="/assets/skein.css";
+                script src="/assets/skein.js" defer {}
+            }
+            body {
+                a.skip href="#main" { "Skip to the content" }
+                header {
+                    a.brand href="/" { "Skein" }
+                    span.mesh { (mesh) }
+                    nav aria-label="Pages" {
+                        ul {
+                            @for (tab, path, name) in TABS {
+                                li { a href=(path) aria-current=[(tab == page.tab).then_some("page")] { (name) } }
+                            }
+                        }
+                    }
+                }
+                main id="main" { (page.body) }
+                footer {
+                    p #observed data-live {
+                        "As " a href={ "/nodes/" (words::segment(node)) } { (node) } " sees it at "
+                        time datetime=(now) { (now) } "."
+                    }
+                    button #live type="button" hidden aria-pressed="true" { "Live" }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the headers that every answer of this room bears.
+pub(super) fn guarded(mut response: Response) -> Response {
+    let headers: [(HeaderName, &str); 4] = [
+        (header::CONTENT_SECURITY_POLICY, SECURITY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_named_is_escaped() {
+        let evil = "<script>alert(1)</script>\"'&";
+        let error = Error::new("not_found", evil).hint(evil);
+        let mut page = Page::of_error(&error);
+        page.title = evil.to_owned();
+        let text = document(&page, evil, evil, evil).into_string();
+        assert_eq!(text.matches("<script").count(), 1, "only our own: {text}");
+        assert!(!text.contains("alert(1)<") && text.contains("&lt;script&gt;alert(1)&lt;/script&gt;&quot;"));
+    }
+
+    #[test]
+    fn nothing_comes_from_elsewhere_and_nothing_is_inline() {
+        let text = document(&Page::of_error(&Error::new("x", "y")), "m", "n", "t").into_string();
+        for word in ["http:", "https:", "style=", "onclick", "<style"] {
+            assert!(!text.contains(word), "{word}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The first page: what needs attention, then how the mesh is.
+
+use certs::codec::Millis;
+use maud::{Markup, html};
+
+use super::{events, figures::Golden, words};
+use crate::agent::admin::api::{Event, Health, Outlier, Problem, Service, Status, Traffic};
+
+/// Events that stand here.
+const EVENTS: usize = 12;
+/// Services that stand here because they fail.
+const FAILING: usize = 8;
+
+/// What the page shows.
+pub(super) struct Seen<'t> {
+    pub(super) status: Status,
+    pub(super) services: Vec<Service>,
+    pub(super) outliers: Vec<Outlier>,
+    pub(super) events: Vec<Event>,
+    pub(super) traffic: &'t Traffic,
+}
+
+pub(super) fn page(seen: &Seen<'_>, now: Millis) -> Markup {
+    html! {
+        h1 { "Overview" }
+        section #attention data-live { (attention(&seen.status)) }
+        section #tiles data-live aria-label="The mesh in numbers" { (tiles(seen, now)) }
+        section #failing data-live { (failing(seen)) }
+        section #out data-live { (out(&seen.outliers)) }
+        section #events data-live {
+            h2 { "What happened" }
+            (events::list(seen.events.iter().rev().take(EVENTS)))
+            p { a href="/events" { "All events" } }
+        }
+    }
+}
+
+/// What is wrong, worst first.
+fn attention(status: &Status) -> Markup {
+    let word = match status.state {
+        Health::Ok => "ok",
+        Health::Degraded => "degraded",
+        Health::Critical => "critical",
+    };
+    html! {
+        h2 { "Attention " (words::state(word)) }
+        @if status.problems.is_empty() { p { "Nothing needs it." } }
+        @for problem in &status.problems { (told(problem)) }
+    }
+}
+
+fn told(problem: &Problem) -> Markup {
+    let class = if problem.severity == Health::Critical { "critical" } else { "degraded" };
+    html! {
+        div class={ "problem " (class) } {
+            p { strong { (if class == "critical" { "Critical: " } else { "Warning: " }) } (problem.message) " " code { (problem.code) } }
+            @if !problem.hint.is_empty() { p.hint { (problem.hint) } }
+        }
+    }
+}
+
+fn tiles(seen: &Seen<'_>, now: Millis) -> Markup {
+    let (status, all) = (&seen.status, Golden::of(&seen.traffic.edges));
+    let endpoints: usize = seen.services.iter().map(|service| service.endpoints).sum();
+    let healthy: usize = seen.services.iter().map(|service| service.healthy).sum();
+    let lacks = status.members.seen < status.members.expected;
+    html! {
+        div.tiles {
+            (tile("/nodes", "Nodes seen", &format!("{} of {}", status.members.seen, status.members.expected), lacks, ""))
+            (tile("/services", "Endpoints healthy", &format!("{healthy} of {endpoints}"), healthy < endpoints,
+                &format!("{} services", seen.services.len())))
+            (tile("/graph", "Requests", &words::rate(all.rate), false, &heard(seen.traffic)))
+            (tile("/graph", "Failed", &words::share(all.failed, all.requests), all.class() == "bad" || all.class() == "doubt",
+                &format!("of {} in {} min", all.requests, seen.traffic.window_s.div_ceil(60).max(1))))
+            (tile("/graph", "p99", &words::millis(all.quantile(0.99)), false, &format!("p50 {}", words::millis(all.quantile(0.5)))))
+            (tile("#out", "Ejected", &seen.outliers.len().to_string(), !seen.outliers.is_empty(), "endpoints, by this node"))
+            (tile("/policy", "Policy", status.policy.digest.get(..8).unwrap_or_default(), !status.policy.stale.is_empty(), &spread(status)))
+            (tile("/nodes", "Node CA ends in", &words::until(&status.certificates.node_ca_expires, now), false,
+                &format!("leaf in {}; enrollers alive: {}", words::until(&status.certificates.leaf_expires, now), status.certificates.enrollers)))
+            (tile("/metrics", "Memory", &words::bytes(status.memory_bytes), false,
+                &format!("gossip {}/s", words::bytes(status.gossip_bytes_per_s))))
+        }
+    }
+}
+
+fn tile(path: &str, name: &str, value: &str, doubt: bool, more: &str) -> Markup {
+    html! {
+        a.tile.doubt[doubt] href=(path) {
+            span.name { (name) }
+            span.value { @if doubt { span aria-hidden="true" { "▲ " } } (value) }
+            span.more { (more) }
+        }
+    }
+}
+
+fn spread(status: &Status) -> String {
+    match status.policy.stale.as_slice() {
+        [] => "the same everywhere".to_owned(),
+        [one] => format!("not at {one}"),
+        [one, rest @ ..] => format!("not at {one} and {} more", rest.len()),
+    }
+}
+
+/// Whose counts these are.
+pub(super) fn heard(traffic: &Traffic) -> String {
+    let nodes = |count: usize| format!("{count} {}", if count == 1 { "node" } else { "nodes" });
+    let silent = if traffic.silent.is_empty() { String::new() } else { format!(", {} silent", traffic.silent.len()) };
+    format!("seen by {}{silent}", nodes(traffic.heard.len()))
+}
+
+/// Services with failed requests, the worst first.
+fn failing(seen: &Seen<'_>) -> Markup {
+    let mut services: std::collections::BTreeMap<&str, Golden> = std::collections::BTreeMap::new();
+    seen.traffic.edges.iter().for_each(|edge| services.entry(&edge.service).or_default().add(edge));
+    let mut failing: Vec<_> = services.into_iter().filter(|(_, sum)| sum.failed > 0).collect();
+    failing.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.failed));
+    html! {
+        @if !failing.is_empty() {
+            h2 { "Failing" }
+            table.cards {
+                thead { tr { th scope="col" { "Service" } (Golden::heads()) th scope="col" { "How" } } }
+                tbody {
+                    @for (name, sum) in failing.iter().take(FAILING) {
+                        tr {
+                            th scope="row" { (words::link(words::service_path(name), name)) }
+                            (sum.cells())
+                            td data-label="How" {
+                                @for (how, count) in sum.how().into_iter().take(3) { code { (how) } " ×" (count) " " }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Endpoints that this node does without.
+pub(super) fn out(outliers: &[Outlier]) -> Markup {
+    html! {
+        @if !outliers.is_empty() {
+            h2 { "Ejected endpoints" }
+            table.cards {
+                thead { tr {
+                    th scope="col" { "Endpoint" } th scope="col" { "Caller" } th scope="col" { "Why" }
+                    th scope="col" { "Back at" } th scope="col" { "Reported by" }
+                } }
+                tbody {
+                    @for outlier in outliers {
+                        tr {
+                            th scope="row" { (outlier.endpoint) }
+                            td data-label="Caller" { (outlier.caller) }
+                            td data-label="Why" { code { (outlier.reason) } " ×" (outlier.times) }
+                            td data-label="Back at" { time datetime=(outlier.until) { (outlier.until) } }
+                            td data-label="Reported by" { (outlier.witnesses.join(", ")) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::figures::edge;
+    use serde_json::json;
+
+    fn seen(traffic: &Traffic) -> Seen<'_> {
+        let status = json!({
+            "node": "web-1", "trust_domain": "t.example", "state": "degraded",
+            "problems": [{"code": "members_missing", "message": "you see 1 of 2 nodes; missing: <b>", "hint": "start it", "severity": "degraded"}],
+            "members": {"seen": 1, "expected": 2}, "policy": {"digest": "0123456789abcdef", "stale": ["cart-1"]},
+            "certificates": {"node_ca_expires": "1970-01-03T00:00:00Z", "leaf_expires": "1970-01-01T01:00:00Z", "enrollers": 1},
+            "memory_bytes": 1048576, "gossip_bytes_per_s": 10, "gossip_lanes": {}
+        });
+        let status = serde_json::from_value(status).unwrap();
+        Seen { status, services: Vec::new(), outliers: Vec::new(), events: Vec::new(), traffic }
+    }
+
+    #[test]
+    fn what_is_wrong_comes_first() {
+        let traffic = Traffic {
+            node: certs::id::NodeId::new("web-1").unwrap(),
+            window_s: 900,
+            slot_s: 30,
+            heard: vec![certs::id::NodeId::new("web-1").unwrap()],
+            silent: Vec::new(),
+            left_out: 0,
+            edges: vec![edge(("shop/web", "v1"), ("shop/cart", "v1"), 10, 5)],
+        };
+        let text = page(&seen(&traffic), 0).into_string();
+        let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word} is missing in {text}"));
+        assert!(at("members_missing") < at("Nodes seen") && at("Nodes seen") < at("503 UH"));
+        assert!(
+            text.contains("missing: &lt;b&gt;") && text.contains("not at cart-1") && text.contains("seen by 1 node<")
+        );
+        assert!(text.contains("href=\"/services/shop/cart\"") && text.contains("50.0 %"));
+    }
+}

@@ -1,0 +1,338 @@
+//! The services, and one of them: how requests to it fare by caller and by version, and the state of its endpoints.
+
+use std::collections::BTreeMap;
+
+use certs::id::ServiceName;
+use maud::{Markup, html};
+
+use super::{
+    figures::Golden,
+    overview,
+    words::{self, segment},
+};
+use crate::agent::admin::api::{Edge, Endpoint, Outlier, Party, Route, Service, Traffic};
+
+/// Rows of one page.
+const ROWS: usize = 200;
+
+/// The list, of those whose name holds `search`.
+pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize) -> Markup {
+    let mut sums: BTreeMap<&str, Golden> = BTreeMap::new();
+    traffic.edges.iter().for_each(|edge| sums.entry(&edge.service).or_default().add(edge));
+    let named = |service: &Service| format!("{}/{}", service.namespace, service.name);
+    let mut found: Vec<(String, &Service)> = all.iter().map(|service| (named(service), service)).collect();
+    found.retain(|(name, _)| name.contains(search.trim()));
+    // What lacks endpoints comes first.
+    found.sort_by_key(|(_, service)| service.healthy == service.endpoints);
+    let pages = found.len().div_ceil(ROWS).max(1);
+    let page = page.min(pages - 1);
+    let shown = found.iter().skip(page * ROWS).take(ROWS);
+    let none = Golden::default();
+    html! {
+        h1 { "Services" }
+        (search_form("/services", search))
+        section #services data-live {
+            p { (found.len()) " of " (all.len()) " services; requests " (overview::heard(traffic)) "." }
+            table.cards {
+                thead { tr {
+                    th scope="col" { "Service" } th scope="col" { "Ports" } th scope="col" { "Endpoints" } (Golden::heads())
+                } }
+                tbody {
+                    @for (name, service) in shown {
+                        tr {
+                            th scope="row" { (words::link(words::service_path(name), name)) }
+                            td data-label="Ports" { (ports(service)) }
+                            td data-label="Endpoints" { (health(service)) }
+                            (sums.get(name.as_str()).unwrap_or(&none).cells())
+                        }
+                    }
+                }
+            }
+        }
+        @if pages > 1 {
+            nav.pages aria-label="Pages of the list" {
+                @for number in 0..pages {
+                    a href={ "/services?page=" (number) "&q=" (segment(search)) } aria-current=[(number == page).then_some("page")] {
+                        (number + 1)
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Looks for a part of a name.
+fn search_form(path: &str, search: &str) -> Markup {
+    html! {
+        form.search action=(path) method="get" role="search" {
+            label for="q" { "Name holds" }
+            input #q type="search" name="q" value=(search) autocomplete="off";
+            button type="submit" { "Find" }
+        }
+    }
+}
+
+fn ports(service: &Service) -> String {
+    let port = |port: &crate::agent::admin::api::Port| format!("{}/{}", port.port, port.protocol);
+    service.ports.iter().map(port).collect::<Vec<_>>().join(", ")
+}
+
+/// How many endpoints are healthy, in a word and in numbers.
+pub(super) fn health(service: &Service) -> Markup {
+    let word = match (service.endpoints, service.healthy) {
+        _ if service.panic => "panic",
+        (0, _) => "none",
+        (_, 0) => "unhealthy",
+        (all, healthy) if healthy < all => "degraded",
+        _ => "healthy",
+    };
+    html! { (words::state(word)) " " span.of { (service.healthy) " of " (service.endpoints) } }
+}
+
+/// What the page of one service shows.
+pub(super) struct Seen<'s> {
+    pub(super) service: &'s [Service],
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) outliers: Vec<Outlier>,
+    pub(super) routes: Vec<Route>,
+}
+
+/// One service.
+pub(super) fn one(of: &ServiceName, seen: &Seen<'_>, traffic: &Traffic) -> Markup {
+    let name = of.to_string();
+    let taken: Vec<&Edge> = traffic.edges.iter().filter(|edge| edge.service == name).collect();
+    let sent =
+        traffic.edges.iter().filter(|edge| edge.from.namespace == of.namespace() && edge.from.service == of.name());
+    let sent: Vec<&Edge> = sent.collect();
+    let all = Golden::of(taken.iter().copied());
+    let outliers: Vec<Outlier> = seen.outliers.iter().filter(|outlier| outlier.service == name).cloned().collect();
+    let routes: Vec<&Route> = seen.routes.iter().filter(|route| names(&route.host, of)).collect();
+    html! {
+        h1 { (name) }
+        section #summary data-live {
+            p {
+                @for service in seen.service { (health(service)) " endpoints healthy · " (ports(service)) " · " }
+                "requests " (overview::heard(traffic)) ", last " (traffic.window_s.div_ceil(60).max(1)) " min"
+            }
+            div.tiles {
+                div.tile { span.name { "Rate" } span.value { (words::rate(all.rate)) } span.more { (all.requests) " requests" } }
+                div.tile { span.name { "Failed" } span class={ "value " (all.class()) } { (words::share(all.failed, all.requests)) }
+                    span.more { @for (how, count) in all.how().into_iter().take(2) { code { (how) } " ×" (count) " " } } }
+                div.tile { span.name { "p50" } span.value { (words::millis(all.quantile(0.5))) } span.more { "p90 " (words::millis(all.quantile(0.9))) } }
+                div.tile { span.name { "p99" } span.value { (words::millis(all.quantile(0.99))) } span.more { (all.spark()) } }
+            }
+        }
+        section #callers data-live {
+            h2 { "By caller" }
+            (grouped(&taken, |edge| &edge.from, "Nobody called it in this time."))
+        }
+        section #versions data-live {
+            h2 { "By version" }
+            (grouped(&taken, |edge| &edge.to, "No endpoint answered in this time."))
+        }
+        section #endpoints data-live {
+            h2 { "Endpoints" }
+            (endpoints(&seen.endpoints))
+        }
+        section #out data-live { (overview::out(&outliers)) }
+        section #calls data-live {
+            h2 { "What it calls" }
+            (called(&sent))
+        }
+        section #routes data-live {
+            h2 { "Routes" }
+            (routed(&routes))
+            p { a href={ "/explain?url=" (segment(&format!("http://{}.{}/", of.name(), of.namespace()))) } { "Explain a request to it" } }
+        }
+    }
+}
+
+/// Whether a host of a route is one of this service's names.
+fn names(host: &str, of: &ServiceName) -> bool {
+    let short = [of.name().to_owned(), format!("{}.{}", of.name(), of.namespace())];
+    short.iter().any(|name| name == host) || host == policy::hosts::full_name(of)
+}
+
+fn grouped(edges: &[&Edge], by: impl Fn(&Edge) -> &Party, none: &str) -> Markup {
+    let mut sums: BTreeMap<&Party, (Golden, Vec<&str>)> = BTreeMap::new();
+    for edge in edges {
+        let sum = sums.entry(by(edge)).or_default();
+        sum.0.add(edge);
+        sum.1.push(&edge.security);
+    }
+    html! {
+        @if sums.is_empty() { p { (none) } } @else {
+            table.cards {
+                thead { tr {
+                    th scope="col" { "Workload" } th scope="col" { "Version" } th scope="col" { "TLS" } (Golden::heads())
+                    th scope="col" { "Failures" }
+                } }
+                tbody {
+                    @for (party, (sum, security)) in &sums {
+                        tr {
+                            th scope="row" { (party_link(party)) }
+                            td data-label="Version" { (party.version) }
+                            td data-label="TLS" { (lock(security)) }
+                            (sum.cells())
+                            td data-label="Failures" {
+                                @for (how, count) in sum.how().into_iter().take(3) { code { (how) } " ×" (count) " " }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn party_link(party: &Party) -> Markup {
+    let name = format!("{}/{}", party.namespace, party.service);
+    if party.service == "unknown" {
+        html! { "no endpoint" }
+    } else {
+        words::link(words::service_path(&name), &name)
+    }
+}
+
+/// Whether all of it came over mutual TLS.
+fn lock(security: &[&str]) -> Markup {
+    match security {
+        all if all.contains(&"none") => html! { span.bad { "in clear" } },
+        all if all.contains(&"mutual_tls") => html! { "mutual" },
+        _ => html! { "not told" },
+    }
+}
+
+fn endpoints(all: &[Endpoint]) -> Markup {
+    html! {
+        table.cards {
+            thead { tr {
+                th scope="col" { "Endpoint" } th scope="col" { "State" } th scope="col" { "Why" } th scope="col" { "Address" }
+                th scope="col" { "Port" } th scope="col" { "Labels" } th scope="col" { "Account" }
+            } }
+            tbody {
+                @for endpoint in all {
+                    tr {
+                        th scope="row" { a href={ "/nodes/" (segment(endpoint.node.as_str())) } { (endpoint.id) } }
+                        td data-label="State" {
+                            (words::state(if endpoint.outlier == "ejected" { "ejected" } else { &endpoint.health }))
+                        }
+                        td data-label="Why" { (endpoint.reason) }
+                        td data-label="Address" { (endpoint.address) }
+                        td data-label="Port" { (endpoint.port) }
+                        td data-label="Labels" {
+                            @for (key, value) in &endpoint.labels { span.label { (key) "=" (value) } " " }
+                        }
+                        td data-label="Account" { (endpoint.account) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn called(edges: &[&Edge]) -> Markup {
+    let mut sums: BTreeMap<&str, Golden> = BTreeMap::new();
+    edges.iter().for_each(|edge| sums.entry(&edge.service).or_default().add(edge));
+    html! {
+        @if sums.is_empty() { p { "It called nothing in this time." } } @else {
+            table.cards {
+                thead { tr { th scope="col" { "Service" } (Golden::heads()) } }
+                tbody {
+                    @for (name, sum) in &sums {
+                        tr { th scope="row" { (words::link(words::service_path(name), name)) } (sum.cells()) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn routed(routes: &[&Route]) -> Markup {
+    html! {
+        @if routes.is_empty() { p { "No document routes it: requests go to all its endpoints." } } @else {
+            table.cards {
+                thead { tr { th scope="col" { "Rule" } th scope="col" { "Does" } th scope="col" { "Document" } } }
+                tbody {
+                    @for route in routes {
+                        tr {
+                            th scope="row" { (route.rule) }
+                            td data-label="Does" { (route.action) }
+                            td data-label="Document" {
+                                @if let Some(document) = &route.document { (words::link(words::document_path(document), document)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::figures::edge;
+
+    pub(crate) fn traffic(edges: Vec<Edge>) -> Traffic {
+        let node = certs::id::NodeId::new("web-1").unwrap();
+        Traffic {
+            node: node.clone(),
+            window_s: 900,
+            slot_s: 30,
+            heard: vec![node],
+            silent: Vec::new(),
+            left_out: 0,
+            edges,
+        }
+    }
+
+    fn service(name: &str, endpoints: usize, healthy: usize) -> Service {
+        Service { namespace: "shop".into(), name: name.into(), ports: Vec::new(), endpoints, healthy, panic: false }
+    }
+
+    #[test]
+    fn what_lacks_endpoints_comes_first_and_the_rest_by_pages() {
+        let mut all: Vec<Service> = (0..ROWS + 10).map(|number| service(&format!("s{number:04}"), 1, 1)).collect();
+        all.push(service("zz-broken", 2, 1));
+        let text = list(&all, &traffic(Vec::new()), "", 0).into_string();
+        assert!(text.find("zz-broken").unwrap() < text.find("s0000").unwrap());
+        assert!(text.contains("1 of 2") && text.contains("page=1") && !text.contains("s0205"));
+        assert!(list(&all, &traffic(Vec::new()), "", 99).into_string().contains("s0205"), "beyond the end is the end");
+        let found = list(&all, &traffic(Vec::new()), "<x>", 0).into_string();
+        assert!(found.contains("0 of 211 services") && found.contains("value=\"&lt;x&gt;\""));
+    }
+
+    #[test]
+    fn signals_are_parted_by_caller_and_version() {
+        let edges = vec![
+            edge(("shop/web", "v1"), ("shop/cart", "v1"), 10, 0),
+            edge(("shop/web", "v1"), ("shop/cart", "v2"), 10, 5),
+            edge(("shop/app", "v1"), ("shop/cart", "v2"), 20, 0),
+            edge(("shop/cart", "v2"), ("shop/db", "v1"), 7, 0),
+        ];
+        let of = ServiceName::new("shop", "cart").unwrap();
+        let seen =
+            Seen { service: &[service("cart", 2, 2)], endpoints: Vec::new(), outliers: Vec::new(), routes: Vec::new() };
+        let text = one(&of, &seen, &traffic(edges)).into_string();
+        let part = |from: &str, to: &str| text.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
+        let (callers, versions, calls) =
+            (part("By caller", "By version"), part("By version", "Endpoints"), part("What it calls", "Routes"));
+        assert!(
+            callers.contains("shop/web") && callers.contains("shop/app") && callers.contains("25.0 %"),
+            "{callers}"
+        );
+        assert!(versions.contains(">v2<") && versions.contains("16.7 %") && versions.contains("mutual"), "{versions}");
+        assert!(calls.contains("shop/db") && !calls.contains("shop/web"));
+        assert!(text.contains("12.5 %") && text.contains("url=http%3A%2F%2Fcart%2Eshop%2F"));
+    }
+
+    #[test]
+    fn a_route_is_known_by_each_of_its_names() {
+        let of = ServiceName::new("shop", "cart").unwrap();
+        for host in ["cart", "cart.shop", "cart.shop.svc.cluster.local"] {
+            assert!(names(host, &of), "{host}");
+        }
+        assert!(!names("cart.other", &of) && !names("*.shop", &of));
+    }
+}

@@ -1,0 +1,212 @@
+//! What an operator sees: pages, requests of the whole mesh, events, whom Prometheus should scrape, checks.
+
+use harness::{
+    PATIENCE,
+    cluster::{Cluster, Plan, Service},
+    eventually,
+    http::{self, Answer, Connection},
+};
+use serde_json::{Value, json};
+
+use crate::skein;
+
+const PAGES: [&str; 9] = [
+    "/",
+    "/services",
+    "/services/shop/reviews",
+    "/graph",
+    "/policy",
+    "/nodes",
+    "/nodes/web",
+    "/events",
+    "/explain?url=http%3A%2F%2Freviews.shop%3A9080%2F",
+];
+
+/// A caller `web` and two versions of `shop/reviews`, all with a port for scrapers.
+fn cluster() -> Cluster {
+    let scraped = |plan: Plan| Plan { extra: "[metrics]\nlisten = \"127.0.0.1:0\"\n".to_owned(), ..plan };
+    let plans = [
+        ("web", scraped(Plan::with([Service::client("shop/web")]))),
+        ("v1", scraped(Plan::with([Service::version("shop/reviews", "v1")]))),
+        ("v2", scraped(Plan::with([Service::version("shop/reviews", "v2")]))),
+    ];
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 2);
+    cluster
+}
+
+fn page(cluster: &Cluster, node: &str, path: &str) -> Answer {
+    let at = cluster.node(node).address("admin");
+    http::get(at, &at.to_string(), path).expect("an answer")
+}
+
+fn send(cluster: &Cluster, host: &str, count: usize) {
+    for _ in 0..count {
+        http::get(cluster.node("web").outbound(), host, "/").expect("an answer");
+    }
+}
+
+/// What a node tells of requests, once it holds of the nodes that were heard and of the edges.
+fn told(cluster: &Cluster, node: &str, hold: impl Fn(&Value, &[Value]) -> bool) -> Value {
+    let mut told = Value::Null;
+    eventually("the requests are seen", || {
+        told = cluster.json(node, &["top"]);
+        if hold(&told["heard"], told["edges"].as_array().expect("edges")) { Ok(()) } else { Err(told.to_string()) }
+    });
+    told
+}
+
+#[test]
+fn every_node_shows_the_whole_mesh() {
+    let mut cluster = cluster();
+    send(&cluster, "reviews.shop:9080", 40);
+    send(&cluster, "nobody.shop", 3);
+    // Asked of a node that neither called nor, alone, served.
+    let sum = |edges: &[Value], of: &str| -> u64 {
+        edges.iter().filter(|edge| edge["service"] == of).map(|edge| edge["requests"].as_u64().unwrap_or(0)).sum()
+    };
+    let answer = told(&cluster, "v1", |_, edges| {
+        let served = edges.iter().filter(|edge| edge["service"] == "shop/reviews");
+        sum(edges, "shop/reviews") == 40 && served.into_iter().all(|edge| edge["security"] == "mutual_tls")
+    });
+    assert_eq!((answer["heard"].as_array().map(Vec::len), &answer["silent"]), (Some(3), &json!([])));
+    assert_eq!(sum(answer["edges"].as_array().expect("edges"), "BlackHoleCluster"), 3, "{answer}");
+    let edge = answer["edges"]
+        .as_array()
+        .expect("edges")
+        .iter()
+        .find(|edge| edge["to"]["version"] == "v2")
+        .expect("v2 is called");
+    assert_eq!(
+        (&edge["from"], &edge["failed"]),
+        (&json!({"namespace": "shop", "service": "web", "version": "unknown"}), &json!(0))
+    );
+    assert!(edge["p99_ms"].as_f64().is_some() && edge["rate"].as_f64().is_some_and(|rate| rate > 0.0), "{edge}");
+
+    for path in PAGES {
+        let answer = page(&cluster, "v1", path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        let policy = answer.header("content-security-policy").expect("a policy");
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
+        let text = answer.text();
+        assert!(
+            !text.contains("style=\"") && !text.contains(" onclick") && text.matches("<script").count() == 1,
+            "{path}"
+        );
+    }
+    let service = page(&cluster, "v1", "/services/shop/reviews").text();
+    assert!(
+        service.contains(">v1<") && service.contains(">v2<") && service.contains("/services/shop/web"),
+        "{service}"
+    );
+    let graph = page(&cluster, "v2", "/graph").text();
+    assert!(graph.contains("over mutual TLS") && graph.contains("2 of 2 healthy"), "{graph}");
+    assert_eq!(page(&cluster, "v1", "/services/shop/nothing").status, 404);
+    assert_eq!(page(&cluster, "v1", "/policy/changesets/%3Cscript%3E").status, 400);
+
+    // Nobody else's page, and nobody who changes anything.
+    let at = cluster.node("v1").address("admin");
+    assert_eq!(http::get(at, "evil.example", "/").expect("an answer").status, 403);
+    let origin = [("origin", "http://evil.example")];
+    assert_eq!(http::get_with(at, &at.to_string(), "/graph", &origin).expect("an answer").status, 403);
+    let posted = Connection::open(at).expect("it listens").request("POST", &at.to_string(), "/", &[], b"x=y");
+    assert!(matches!(posted.expect("an answer").status, 403 | 405));
+
+    let text = page(&cluster, "web", "/metrics").text();
+    for (name, holds) in [
+        ("istio_request_bytes_bucket{", "reporter=\"source\""),
+        ("istio_response_bytes_sum{", "destination_version=\"v1\""),
+        ("skein_members{state=\"alive\"}", " 3"),
+        ("skein_endpoints{service=\"shop/reviews\"", "health=\"healthy\"} 2"),
+        ("skein_certificate_expiry_timestamp_seconds{certificate=\"node_ca\"}", " "),
+        ("process_open_fds", " "),
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(name) && line.contains(holds)), "{name} in\n{text}");
+    }
+
+    // A node dies: everybody who is left tells of it, and what it served is still seen.
+    cluster.kill("v2");
+    let dead = |cluster: &Cluster| {
+        let events = cluster.json("v1", &["events", "--since", "1h"]);
+        let found = events.as_array().expect("events").iter().find(|one| one["kind"] == "member_dead").cloned();
+        found.filter(|one| one["seen_by"] == json!(["v1", "web"]))
+    };
+    eventually("both saw it die", || dead(&cluster).map(drop).ok_or_else(|| "not yet".to_owned()));
+    let event = dead(&cluster).expect("it was there");
+    assert_eq!(event["subject"], "v2");
+    assert!(cluster.json("v1", &["events", "--since", "0s"]).as_array().is_some_and(Vec::is_empty));
+    let left = json!(["v1", "web"]);
+    told(&cluster, "v1", |heard, edges| *heard == left && sum(edges, "shop/reviews") == 40);
+    eventually("the first page says it", || {
+        let text = page(&cluster, "v1", "/").text();
+        if text.contains("missing: v2") { Ok(()) } else { Err(text) }
+    });
+    let targets = cluster_targets(&cluster, "web");
+    let nodes: Vec<&str> = targets.iter().filter_map(|target| target["labels"]["node"].as_str()).collect();
+    assert_eq!(nodes, ["v1", "web"], "a node that was never asked while it lived is not known: {targets:?}");
+}
+
+fn cluster_targets(cluster: &Cluster, node: &str) -> Vec<Value> {
+    let at = cluster.node(node).address("metrics");
+    let answer = http::get(at, &at.to_string(), "/v1/prometheus-targets").expect("an answer");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let targets: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    targets.as_array().expect("a list").clone()
+}
+
+#[test]
+fn prometheus_is_told_of_all_nodes_and_of_one_that_died() {
+    let mut cluster = cluster();
+    let of = |targets: &[Value]| -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        targets.iter().map(|one| (text(&one["labels"]["node"]), text(&one["labels"]["__meta_skein_state"]))).collect()
+    };
+    let pair = |node: &str, state: &str| (node.to_owned(), state.to_owned());
+    let alive = [pair("v1", "alive"), pair("v2", "alive"), pair("web", "alive")];
+    assert_eq!(of(&cluster_targets(&cluster, "v1")), alive);
+    let targets = cluster_targets(&cluster, "web");
+    let web = targets.iter().find(|target| target["labels"]["node"] == "web").expect("web");
+    assert_eq!(web["targets"], json!([cluster.node("web").address("metrics").to_string()]));
+    assert_eq!(web["labels"]["mesh"], harness::cluster::TRUST_DOMAIN);
+    cluster.kill("v2");
+    eventually("it is told as dead", || {
+        let told = of(&cluster_targets(&cluster, "v1"));
+        if told.contains(&pair("v2", "dead")) { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+}
+
+#[test]
+fn checks_have_names_before_and_after_joining() {
+    let listed = crate::skein().command().args(["check", "--list", "-o", "json"]).output().expect("it runs");
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let ids: Vec<&str> = listed.as_array().expect("a list").iter().filter_map(|one| one["id"].as_str()).collect();
+    assert!(ids.len() >= 40, "{}", ids.len());
+    let cluster = Cluster::start(skein(), &[("first", Plan::with([Service::version("shop/reviews", "v1")]))]);
+    let checked = cluster.on("first", &["check", "-o", "json", "--fail-if-expiring", "30d"]);
+    let found = checked.expect_code(0).json();
+    let of =
+        |id: &str| found.as_array().expect("findings").iter().find(|one| one["id"] == id).cloned().unwrap_or_default();
+    for (id, verdict) in [
+        ("configuration.valid", "ok"),
+        ("keys.permissions", "ok"),
+        ("applications.answer", "ok"),
+        ("node.answers", "ok"),
+        ("trust.expiring", "ok"),
+        ("trust.enrollers", "warning"),
+        ("operator.root_key", "warning"),
+        ("mesh.members", "ok"),
+    ] {
+        assert_eq!(of(id)["verdict"], verdict, "{id}: {found}");
+    }
+    for one in found.as_array().expect("findings") {
+        assert!(ids.contains(&one["id"].as_str().unwrap_or_default()), "{one}");
+    }
+    let expiring = cluster.on("first", &["check", "--fail-if-expiring", "4000d", "-o", "json"]);
+    assert_eq!(
+        (expiring.code, &*expiring.error()["error"]["code"].to_string()),
+        (1, "\"certificate_expiring\""),
+        "{expiring:?}"
+    );
+    assert_eq!(cluster.on("first", &["check", "--strict"]).code, 3);
+}

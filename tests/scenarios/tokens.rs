@@ -1,0 +1,126 @@
+//! Tokens of end users: whom RequestAuthentication believes, and what AuthorizationPolicy makes of it.
+
+use harness::{
+    PATIENCE,
+    cluster::{Cluster, Plan, Service},
+    eventually,
+    http::{self, Answer},
+    tokens::Issuer,
+};
+use serde_json::json;
+
+use crate::skein;
+
+fn mesh() -> Cluster {
+    let cluster = Cluster::start(
+        skein(),
+        &[
+            ("web", Plan::with([Service::client("shop/web")])),
+            ("reviews", Plan::with([Service::version("shop/reviews", "v1")])),
+        ],
+    );
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster
+}
+
+fn authentication(rule: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: users, namespace: shop}}\nspec: {{selector: {{matchLabels: {{app: reviews}}}}, jwtRules: [{rule}]}}\n---\n"
+    )
+}
+
+const REQUIRE: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: users, namespace: shop}\nspec: {rules: [{from: [{source: {requestPrincipals: ['https://id.example/alice']}}], when: [{key: 'request.auth.claims[groups]', values: [staff]}]}]}\n---\n";
+
+fn ask(cluster: &Cluster, path: &str, headers: &[(&str, &str)]) -> Answer {
+    http::get_with(cluster.node("web").outbound(), "reviews", path, headers).expect("an answer")
+}
+
+fn with_token(cluster: &Cluster, token: &str) -> Answer {
+    ask(cluster, "/", &[("authorization", &format!("Bearer {token}"))])
+}
+
+#[test]
+fn a_token_opens_what_policy_closes_and_never_reaches_the_application() {
+    let (cluster, issuer, stranger) = (mesh(), Issuer::default(), Issuer::default());
+    let keys = issuer.keys().replace('"', "\\\"");
+    let rule = format!(
+        "{{issuer: 'https://id.example', audiences: [shop], jwks: \"{keys}\", outputClaimToHeaders: [{{header: x-user, claim: sub}}]}}"
+    );
+    cluster.push("web", &(authentication(&rule) + REQUIRE), &["--wait", "all"]).expect_code(0);
+    let alice = json!({"iss": "https://id.example", "sub": "alice", "aud": "shop", "groups": ["staff", "all"]});
+    let claims = |name: &str, value: serde_json::Value| {
+        let mut claims = alice.clone();
+        claims[name] = value;
+        claims
+    };
+
+    let denied = ask(&cluster, "/", &[]);
+    assert_eq!((denied.status, denied.text().as_str()), (403, "RBAC: access denied"), "no token: {denied:?}");
+    let allowed = with_token(&cluster, &issuer.token(&alice));
+    assert_eq!(allowed.status, 200, "{allowed:?}");
+    let arrived = cluster.node("reviews").backends[0].arrivals();
+    let arrived = arrived.last().expect("an arrival");
+    assert_eq!((arrived.header("x-user"), arrived.header("authorization")), (Some("alice"), None), "{arrived:?}");
+    let by_query = ask(&cluster, &format!("/a?access_token={}&b=1", issuer.token(&alice)), &[("x-user", "root")]);
+    assert_eq!(by_query.status, 200, "{by_query:?}");
+    let arrived = cluster.node("reviews").backends[0].arrivals();
+    let arrived = arrived.last().expect("an arrival");
+    assert_eq!((arrived.line(), arrived.header("x-user")), ("GET /a?b=1 HTTP/1.1", Some("alice")), "{arrived:?}");
+
+    let before = cluster.node("reviews").backends[0].arrivals().len();
+    for (token, status, text) in [
+        (issuer.token(&claims("sub", json!("bob"))), 403, "RBAC: access denied"),
+        (issuer.token(&claims("groups", json!(["all"]))), 403, "RBAC: access denied"),
+        (issuer.token(&claims("aud", json!("depot"))), 403, "Audiences in Jwt are not allowed"),
+        (issuer.token(&claims("exp", json!(1_000))), 401, "Jwt is expired"),
+        (issuer.token(&claims("iss", json!("https://other.example"))), 401, "Jwt issuer is not configured"),
+        (stranger.token(&alice), 401, "Jwt verification fails"),
+        ("garbage".to_owned(), 401, "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections"),
+    ] {
+        let refused = with_token(&cluster, &token);
+        assert_eq!((refused.status, refused.text().as_str()), (status, text), "{refused:?}");
+        if status == 401 {
+            let challenge = "Bearer realm=\"http://reviews/\", error=\"invalid_token\"";
+            assert_eq!(refused.header("www-authenticate"), Some(challenge), "{refused:?}");
+        }
+        assert_eq!(refused.header("x-skein-outcome"), None, "{refused:?}");
+    }
+    assert_eq!(cluster.node("reviews").backends[0].arrivals().len(), before, "none reached the application");
+    let grpc = [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", "Bearer x")];
+    let grpc = ask(&cluster, "/", &grpc);
+    assert_eq!((grpc.status, grpc.header("grpc-status")), (200, Some("16")), "{grpc:?}");
+}
+
+#[test]
+fn keys_are_fetched_and_what_keeps_them_away_is_told() {
+    let (cluster, issuer) = (mesh(), Issuer::default());
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = port.local_addr().expect("an address");
+    drop(port);
+    let name = format!("http://{address}");
+    let rule = format!("{{issuer: '{name}', forwardOriginalToken: true}}");
+    cluster.push("web", &authentication(&rule), &["--wait", "all"]).expect_code(0);
+    let token = issuer.token(&json!({"iss": name, "sub": "alice"}));
+    let refused = with_token(&cluster, &token);
+    assert_eq!((refused.status, refused.text().as_str()), (401, "Jwks remote fetch is failed"), "{refused:?}");
+    assert_eq!(ask(&cluster, "/", &[]).status, 200, "who shows no token needs none");
+    eventually("the problem is told", || {
+        let status = cluster.on("reviews", &["status", "-o", "json"]).json();
+        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        if problems.iter().any(|problem| problem["code"] == "token_keys_missing") {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    });
+    issuer.serve(address);
+    eventually("the keys are fetched", || match with_token(&cluster, &token) {
+        answer if answer.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let arrived = cluster.node("reviews").backends[0].arrivals();
+    assert_eq!(arrived.last().and_then(|last| last.header("authorization")), Some(&*format!("Bearer {token}")));
+    let status = cluster.on("reviews", &["status", "-o", "json"]).json();
+    assert!(!status["problems"].to_string().contains("token_keys_missing"), "{status}");
+}
