@@ -244,7 +244,7 @@ impl Services {
 
     /// The endpoints on a node.
     pub fn on(&self, node: &NodeId) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.by_account.get(node).into_iter().flat_map(HashMap::values).flatten()
+        self.by_account.get(node).into_iter().flat_map(|accounts| accounts.values()).flatten()
     }
 }
 

@@ -100,7 +100,7 @@ impl Entrance {
         if workload.tokens.is_empty() {
             return Ok(None);
         }
-        workload.tokens.check(parts, &snapshot.token_keys, clock::wall() / 1_000).map_err(|why| {
+        workload.tokens.check(parts, &*snapshot.token_keys, clock::wall() / 1_000).map_err(|why| {
             context.verdicts.unauthenticated.add(1);
             Cause::Unauthenticated(why)
         })
