@@ -192,7 +192,7 @@ impl Services {
             Services { by_name: self.by_name.clone(), by_account: self.by_account.clone() };
         let mut touched: BTreeMap<ServiceName, BTreeMap<EndpointId, Arc<Endpoint>>> = BTreeMap::new();
         let others = |endpoint: &&Arc<Endpoint>| !changed.contains_key(&endpoint.id.node);
-        let names = changed.keys().flat_map(|node| self.of_node(node)).map(|endpoint| &endpoint.id.service);
+        let names = changed.keys().flat_map(|node| self.on(node)).map(|endpoint| &endpoint.id.service);
         let names: BTreeSet<&ServiceName> =
             names.chain(changed.values().flatten().map(|endpoint| &endpoint.id.service)).collect();
         for name in names {
@@ -220,11 +220,6 @@ impl Services {
         Services { by_name, by_account }
     }
 
-    /// The endpoints of a node.
-    pub fn of_node(&self, node: &NodeId) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.by_account.get(node).into_iter().flat_map(|accounts| accounts.values().flatten())
-    }
-
     /// A service by name.
     #[must_use]
     pub fn get(&self, name: &ServiceName) -> Option<&Arc<Service>> {
@@ -244,7 +239,7 @@ impl Services {
 
     /// The endpoints on a node.
     pub fn on(&self, node: &NodeId) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.by_account.get(node).into_iter().flat_map(|accounts| accounts.values()).flatten()
+        self.by_account.get(node).into_iter().flat_map(|accounts| accounts.values().flatten())
     }
 }
 
@@ -359,7 +354,7 @@ mod tests {
         let after = after.with(BTreeMap::from([(c, vec![]), (a.clone(), vec![of("a", &ratings, 83)])]));
         let nodes = |name: &ServiceName| after.get(name).unwrap().nodes().into_iter().cloned().collect::<Vec<_>>();
         assert_eq!((nodes(&reviews), nodes(&ratings)), (vec![b.clone()], vec![a.clone()]));
-        assert_eq!(after.of_node(&a).count(), 1);
+        assert_eq!(after.on(&a).count(), 1);
         let after = after.with(BTreeMap::from([(b, vec![])]));
         assert!(after.get(&reviews).is_none() && after.iter().count() == 1);
     }

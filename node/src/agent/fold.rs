@@ -38,7 +38,7 @@ pub(super) fn services(
             before.members.insert(node.clone(), member.clone());
         }
     }
-    let ids = changed.keys().flat_map(|node| before.services.of_node(node)).map(|endpoint| endpoint.id.clone());
+    let ids = changed.keys().flat_map(|node| before.services.on(node)).map(|endpoint| endpoint.id.clone());
     before.gone.extend(ids);
     for endpoint in changed.values().flatten() {
         before.gone.remove(&endpoint.id);

@@ -138,6 +138,10 @@ fn verdict(authorization: &Authorization) -> Markup {
             " by " (words::link(words::document_path(document), document))
             @if let Some(rule) = &authorization.rule { " " (rule) }
         }
+        @for ask in &authorization.asks {
+            ", if the authoriser " code { (ask.provider) } " lets it in, too, by "
+            (words::link(words::document_path(&ask.document), &ask.document)) " " (ask.rule)
+        }
         @if let Some(note) = &authorization.note { " (" (note) ")" }
     }
 }

@@ -53,11 +53,14 @@ impl Agent {
         let (_, _, end) = certs::verify::verify_enroller(&certificate, &authority, now)
             .map_err(|error| fail("refused", format!("the certificate does not hold here: {error}"), hint))?;
         let (theirs, dir) = (sync.clone(), self.inner.dir.clone());
-        let taken = tokio::task::spawn_blocking(move || theirs.identity.enrols(&dir, certificate)).await;
-        taken.map_err(internal)??;
+        let taken = tokio::task::spawn_blocking(move || {
+            theirs.identity.enrols(&dir, certificate)?;
+            // What ended with the old one is due, also if who brought the new one has gone.
+            theirs.renew.notify_one();
+            Ok::<(), Error>(())
+        });
+        taken.await.map_err(internal)??;
         sync.events.note(now, "enroller_renewed", self.node(), "the enroller CA has a new certificate");
-        // What ended with the old one is due.
-        sync.renew.notify_one();
         Ok(end)
     }
 

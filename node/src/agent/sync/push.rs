@@ -10,7 +10,7 @@ use policy::changeset::ChangesetId;
 use super::Sync;
 use crate::{
     agent::{
-        error::{Error, fail},
+        error::{Error, fail, internal},
         facade::{Pushed, Wait},
         receipt::{Receipt, Standing},
         wire::{self, Answer, Ask},
@@ -33,16 +33,18 @@ impl Sync {
     /// The refusal; nothing was kept then.
     pub async fn push(self: &Arc<Self>, bytes: Vec<u8>, wait: Wait, patience: Duration) -> Result<Pushed, Error> {
         let begun = monotonic();
-        let id = self.book.push(bytes, "push", self.clock.now()).await?;
-        // Durable now: what follows happens also if the caller goes away.
+        // All of it happens also if the caller goes away, at whatever moment: what is durable is in effect.
         let sync = self.clone();
-        let (told, applied) = tokio::sync::oneshot::channel();
+        let (told, taken) = tokio::sync::oneshot::channel();
         self.tasks.detach("push", async move {
-            sync.apply().await;
-            sync.events.note(sync.clock.now(), "policy_applied", id, format!("{id} was pushed here"));
-            let _ = told.send(());
+            let pushed = sync.book.push(bytes, "push", sync.clock.now()).await;
+            if let Ok(id) = &pushed {
+                sync.apply().await;
+                sync.events.note(sync.clock.now(), "policy_applied", id, format!("{id} was pushed here"));
+            }
+            let _ = told.send(pushed);
         });
-        let _ = applied.await;
+        let id = taken.await.map_err(internal)??;
         let mut pushed = self.receipts(id, Standing::Applied, wait, patience).await?;
         pushed.elapsed = monotonic().duration_since(begun);
         Ok(pushed)

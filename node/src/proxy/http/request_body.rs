@@ -210,16 +210,13 @@ impl Completion {
 
     /// From now on gRPC messages are counted.
     pub(in crate::proxy) fn count_messages(&self) {
-        if let Some(source) = &self.0 {
-            lock(source).messages = Some(Messages::default());
-        }
+        self.0.iter().for_each(|source| lock(source).messages = Some(Messages::default()));
     }
 
     /// Bytes that the caller has sent so far, and gRPC messages, if those are counted.
     pub(in crate::proxy) fn received(&self) -> (u64, u64) {
-        let Some(source) = &self.0 else { return (0, 0) };
-        let source = lock(source);
-        (source.received, source.messages.map_or(0, |messages| messages.count()))
+        let counts = |source: &Source| (source.received, source.messages.map_or(0, |messages| messages.count()));
+        self.0.as_ref().map_or((0, 0), |source| counts(&lock(source)))
     }
 
     /// Why the caller's side of the body failed, if it did.
@@ -279,9 +276,7 @@ impl Source {
         let frame = match frame.into_data() {
             Ok(data) => {
                 self.received += data.len() as u64;
-                if let Some(messages) = &mut self.messages {
-                    messages.pass(&data);
-                }
+                self.messages.iter_mut().for_each(|messages| messages.pass(&data));
                 self.store(&data);
                 self.copiers.retain_mut(|copier| copier.take(&data));
                 Frame::data(data)

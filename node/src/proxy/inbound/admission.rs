@@ -109,8 +109,27 @@ impl Arriving<'_> {
         })
     }
 
+    /// Who must be asked about the request first, beside those that were.
+    ///
+    /// # Errors
+    /// Host or path have no normal form.
+    pub(super) fn ask(
+        &self,
+        workload: &Workload,
+        parts: &mut Parts,
+        asked: &[Arc<str>],
+    ) -> Result<Option<Ask>, Refusal> {
+        normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
+        if !workload.authorizer.asks() {
+            return Ok(None);
+        }
+        let (ask, path) = self.judge(workload, parts, None, |peer, head| workload.authorizer.ask(peer, head, asked))?;
+        rewrite(parts, path)?;
+        Ok(ask)
+    }
+
     /// Judges the request by what the documents say of the workload. A path at which some rule looks is forwarded in the form in
-    /// which the rules saw it. Gives whom to ask first, beside those that were; `None` if the request is let in.
+    /// which the rules saw it.
     ///
     /// # Errors
     /// It is not let in.
@@ -120,31 +139,19 @@ impl Arriving<'_> {
         workload: &Workload,
         parts: &mut Parts,
         token: Option<&Token>,
-        asked: &[Arc<str>],
-    ) -> Result<Option<Ask>, Refusal> {
-        normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
-        let authorizer = &workload.authorizer;
-        if authorizer.is_open() {
-            return Ok(None);
+    ) -> Result<(), Refusal> {
+        if workload.authorizer.is_open() {
+            return Ok(());
         }
-        let (judged, path) = self.judge(workload, parts, token, |peer, head| {
-            authorizer.ask(peer, head, asked).map_or_else(|| Ok(authorizer.decide(peer, head)), Err)
-        })?;
-        let ask = match judged {
-            Err(ask) => Some(ask),
-            Ok(decision) => {
-                self.report(context, parts, &decision);
-                if !decision.allowed() {
-                    context.verdicts.denied.add(1);
-                    return Err(Refusal { details: decision.details(), ..Cause::Denied.into() });
-                }
-                None
-            }
-        };
-        if let Some(path) = path {
-            parts.uri = PathAndQuery::try_from(path).map_err(|_| BAD_PATH)?.into();
+        let decide = |peer: &Peer<'_>, head: &Head<'_>| workload.authorizer.decide(peer, head);
+        let (decision, path) = self.judge(workload, parts, token, decide)?;
+        self.report(context, parts, &decision);
+        if !decision.allowed() {
+            context.verdicts.denied.add(1);
+            return Err(Refusal { details: decision.details(), ..Cause::Denied.into() });
         }
-        Ok(ask)
+        rewrite(parts, path)?;
+        Ok(())
     }
 
     /// What the policies say that need nobody asked.
@@ -224,6 +231,14 @@ impl Arriving<'_> {
             method = %parts.method, path = parts.uri.path(), "{what}"
         );
     }
+}
+
+/// Gives the request the path that the rules saw.
+fn rewrite(parts: &mut Parts, path: Option<String>) -> Result<(), Cause> {
+    if let Some(path) = path {
+        parts.uri = PathAndQuery::try_from(path).map_err(|_| BAD_PATH)?.into();
+    }
+    Ok(())
 }
 
 /// An authority with HTTP's own port is one without a port.

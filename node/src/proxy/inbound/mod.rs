@@ -144,10 +144,10 @@ async fn forward(
     body::join_cookies(&mut parts.headers);
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-    let (mut outside, mut user) = (Outside::default(), None);
-    let port = loop {
-        match admitted(context, caller, &mut parts, &host, (&mut outside, nested), &mut user)? {
-            Step::Forward(port) => break port,
+    let mut outside = Outside::default();
+    let (port, token) = loop {
+        match admitted(context, caller, &mut parts, &host, &mut outside, nested)? {
+            Step::Forward(port, token) => break (port, token),
             // Boxed, so that the many requests about which nobody is asked need no room for it.
             Step::Ask(due) => {
                 Box::pin(outside.ask(context, caller, due, &mut parts, &host, &mut request_body)).await?;
@@ -157,7 +157,6 @@ async fn forward(
     // Only HTTP/1.1 carries another protocol to an application.
     let protocol = if upgrade.is_some() { port.protocol } else { port.pool.protocol(port.protocol, came) };
     let flight = if port.pool.is_limited() { Box::pin(port.pool.room(protocol)).await? } else { None };
-    let token = user.flatten();
     to_http1(&mut parts, host.clone());
     let asked = upgrade.is_some();
     let mut standing = Standing::new(context, &caller.who, (parts, host), token, came);
@@ -204,41 +203,40 @@ async fn forward(
 
 /// What happens next to a request that nothing forbids so far.
 enum Step {
-    Forward(Application),
+    /// Of this user.
+    Forward(Application, Option<Verified>),
     Ask(check::Due),
 }
 
-/// Where the request goes if it is let in by what holds now, or who must be asked first. Its user is looked at once: `user`.
+/// Where the request goes if it is let in by what holds now, or who must be asked first.
 fn admitted(
     context: &Context,
     caller: &Caller,
     parts: &mut http::request::Parts,
     host: &HeaderValue,
-    (outside, nested): (&mut Outside, bool),
-    user: &mut Option<Option<Verified>>,
+    outside: &mut Outside,
+    nested: bool,
 ) -> Result<Step, Refusal> {
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
     caller.look(context, &snapshot, &local, service, |Rules { workload, counted, pool }| {
-        if user.is_none() {
-            *user = Some(arriving.authenticate(context, workload, &snapshot.token_keys, parts)?);
-        }
-        // Whom the rules ceased to believe while somebody was asked says nothing.
-        let token = user.iter().flatten().find(|verified| workload.tokens.believe(verified));
-        let token = token.map(|verified| &*verified.token);
-        while let Some(ask) = arriving.admit(context, workload, parts, token, outside.asked())? {
+        while let Some(ask) = arriving.ask(workload, parts, outside.asked())? {
             if let Some(due) = outside.due(context, &workload.config, who, ask, nested)? {
                 return Ok(Step::Ask(due));
             }
         }
+        // As in Istio after those: who is asked sees the token, and may have brought it.
+        let token = arriving.authenticate(context, workload, &snapshot.token_keys, parts)?;
+        arriving.admit(context, workload, parts, token.as_ref().map(|verified| &*verified.token))?;
         let quota = if workload.limits.is_empty() {
             None
         } else {
             arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())?
         };
-        Ok(Step::Forward(Application { target: port.target, protocol: port.protocol, pool: Arc::clone(pool), quota }))
+        let (target, protocol, pool) = (port.target, port.protocol, Arc::clone(pool));
+        Ok(Step::Forward(Application { target, protocol, pool, quota }, token))
     })
 }
 
