@@ -7,6 +7,7 @@ mod certificate;
 pub mod codec;
 mod der;
 pub mod error;
+pub mod foreign;
 pub mod grant;
 mod handshake;
 pub mod id;

@@ -54,7 +54,7 @@ use crate::{
     clock::{Clock, monotonic},
     config::Config,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
-    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
+    proxy::{ApplyError, Bound, DataPlane, Seat, keep_doors, run_worker, sweep_outliers},
     snapshot::Circuits,
     tasks::Tasks,
     telemetry::Telemetry,
@@ -213,6 +213,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.critical("timeline", timeline::watch(sync.clone(), circuits.clone()));
     let agent =
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
+    tasks.critical("gateways", keep_doors(plane.clone(), agent.secrets().clone()));
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
     tasks.critical("token-keys", jwks::run(known.world.current().clone(), tasks.clone()));
@@ -431,6 +432,7 @@ async fn start_control(
 }
 
 async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
+    plane.set_gateway(&config.gateway);
     let applied = plane.apply(&config.services, &config.outbounds, &config.upstreams).await;
     applied.map_err(|error| match error {
         ApplyError::Listen { address, source } => listen::refused(&source, address, "[[outbound]] or [[upstream]]"),

@@ -53,6 +53,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The socket of the Workload API; none means off.
     pub workload: Option<PathBuf>,
+    /// Where Gateways open their ports.
+    pub gateway: Gateway,
     /// HTTP proxy ports, those of services included.
     pub outbounds: Vec<Outbound>,
     /// What runs beside this node.
@@ -103,6 +105,15 @@ pub struct Admin {
     pub allow: Vec<Cidr>,
 }
 
+/// `[gateway]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Where servers of Gateways listen that name no address.
+    pub listen: std::net::IpAddr,
+    /// Ports that are opened in place of those that documents name; 0 picks a free one.
+    pub ports: std::collections::BTreeMap<u16, u16>,
+}
+
 /// An address block, `10.0.0.0/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cidr {
@@ -120,7 +131,7 @@ pub struct Outbound {
 }
 
 /// The local service that speaks through a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Speaker {
     /// Its name.
     pub service: ServiceName,
@@ -218,6 +229,12 @@ pub struct Upstream {
     pub port: u16,
     /// Who speaks here.
     pub speaker: Speaker,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self { listen: std::net::Ipv4Addr::UNSPECIFIED.into(), ports: std::collections::BTreeMap::new() }
+    }
 }
 
 impl Protocol {

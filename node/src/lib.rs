@@ -12,6 +12,7 @@ pub mod http1;
 pub mod logging;
 pub mod mesh;
 pub mod proxy;
+pub mod secrets;
 pub mod snapshot;
 pub mod tasks;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 
 mod circuits;
 mod counters;
+mod doors;
 mod token_keys;
 
 use std::{
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
+pub use doors::{Doors, OpenDoor, Trouble};
 pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
@@ -56,13 +58,18 @@ pub struct Snapshot {
 pub struct Current {
     newest: Arc<ArcSwap<Snapshot>>,
     changes: watch::Sender<u64>,
+    doors: Arc<ArcSwap<Doors>>,
 }
 
 impl Current {
     /// Begins with a first snapshot.
     #[must_use]
     pub fn new(first: Snapshot) -> Current {
-        Current { newest: Arc::new(ArcSwap::from_pointee(first)), changes: watch::Sender::new(0) }
+        Current {
+            newest: Arc::new(ArcSwap::from_pointee(first)),
+            changes: watch::Sender::new(0),
+            doors: Arc::default(),
+        }
     }
 
     /// The newest. Load once per request and keep it until the response's head.
@@ -81,6 +88,17 @@ impl Current {
     pub fn store(&self, next: Arc<Snapshot>) {
         self.newest.store(next);
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// What the data plane says of this node's gateways: the one thing that goes the other way.
+    #[must_use]
+    pub fn doors(&self) -> Arc<Doors> {
+        self.doors.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_doors(&self, doors: Doors) {
+        self.doors.store(Arc::new(doors));
     }
 
     /// Tells of every change after this call, several together as one.

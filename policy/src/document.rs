@@ -84,6 +84,7 @@ impl Kind {
         match self {
             Kind::VirtualService
             | Kind::DestinationRule
+            | Kind::Gateway
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
             | Kind::RequestAuthentication
@@ -94,7 +95,7 @@ impl Kind {
             | Kind::NodeGrant
             | Kind::Revocation
             | Kind::Confirmation => true,
-            Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup | Kind::Gateway | Kind::Sidecar => false,
+            Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup | Kind::Sidecar => false,
         }
     }
 

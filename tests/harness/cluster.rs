@@ -84,6 +84,8 @@ pub struct Plan {
     pub extra: String,
     /// Further lines of `[mesh]`.
     pub mesh: String,
+    /// Further lines of `[gateway]`.
+    pub gateway: String,
     /// Where the node is: `region/zone/subzone`.
     pub locality: String,
 }

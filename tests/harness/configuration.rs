@@ -19,6 +19,7 @@ pub(crate) fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, bac
         "[node]\nname = \"{name}\"\ntrust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = \"{dir}/data\"\n{locality}\n[runtime]\nworkers = 2\n\n[mesh]\nlisten = \"{ip}:15008\"\n{}\n\n[admin]\nlisten = \"{ip}:15000\"\nsocket = \"{dir}/agent.sock\"\n",
         plan.mesh
     );
+    let _ = write!(text, "\n[gateway]\nlisten = \"{ip}\"\n{}\n", plan.gateway);
     if let Some(first) = plan.services.first() {
         let _ = write!(text, "\n[[outbound]]\nhttp = \"{ip}:15001\"\nas = \"{}\"\n", first.name);
     }

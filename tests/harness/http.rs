@@ -63,6 +63,14 @@ impl Connection {
         all
     }
 
+    /// So many bytes, whatever they are.
+    ///
+    /// # Errors
+    /// The peer closed early.
+    pub fn take(&mut self, count: usize) -> Result<Vec<u8>, String> {
+        self.exactly(count)
+    }
+
     fn more(&mut self) -> Result<bool, String> {
         let mut chunk = [0; 16 * 1024];
         let count = self.stream.read(&mut chunk).map_err(|error| error.to_string())?;

@@ -75,9 +75,9 @@ fn documents() {
     );
     refuses(
         &cluster,
-        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: x}\nspec: {selector: {a: b}, servers: []}\n",
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: x}\nspec: {selector: {a: b}, servers: [{port: {number: 1, name: a, protocol: MONGO}, hosts: ['*']}]}\n",
         2,
-        &["Gateway", "not supported"],
+        &["a server of MONGO", "not supported"],
     );
 }
 

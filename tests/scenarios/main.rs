@@ -9,6 +9,8 @@ mod discovery;
 mod enrolment;
 mod explain;
 mod failover;
+mod gateway;
+mod gateway_tls;
 mod history;
 mod identity;
 mod istio;

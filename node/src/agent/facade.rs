@@ -1,5 +1,6 @@
 //! What the admin interface sees of the agent: one method per thing that can be asked.
 
+mod doors;
 mod enroller;
 mod paths;
 mod workload;
@@ -42,6 +43,7 @@ use super::{
 use crate::{
     clock::monotonic,
     config::{self, Config, Service, Speaker},
+    secrets::Secrets,
     snapshot::Snapshot,
 };
 
@@ -123,6 +125,7 @@ struct Inner {
     local: Arc<Local>,
     store: Arc<Store>,
     dir: Arc<StateDir>,
+    secrets: Secrets,
     config: ArcSwap<Config>,
     apply: Apply,
     /// One reload at a time.
@@ -158,12 +161,14 @@ impl Agent {
         let rate = Mutex::new(Rate { at: monotonic(), sent: Default::default(), per_second: Default::default() });
         let (listening, draining, reloading, reloads) = Default::default();
         let config = ArcSwap::from_pointee(config);
+        let secrets = Secrets::new(dir.path());
         Self {
             inner: Arc::new(Inner {
                 sync,
                 local,
                 store,
                 dir,
+                secrets,
                 config,
                 apply,
                 reloading,
@@ -273,6 +278,7 @@ impl Agent {
         }));
         troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.inner.local.not_granted());
+        troubles.extend(self.door_troubles());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles
     }

@@ -5,8 +5,8 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 use crate::{
     cli::{
         ca, check, completions, context::Globals, drain, endpoints, events, evict, explain, grant, identity, init,
-        invite, join, leave, limits, man, members, operator, outliers, ping, policy, routes, run, service, services,
-        sim, status, top, wait,
+        invite, join, leave, limits, man, members, operator, outliers, ping, policy, routes, run, secret, service,
+        services, sim, status, top, wait,
     },
     demo,
 };
@@ -71,6 +71,9 @@ pub enum Command {
     /// Add, remove and show the services of this node
     #[command(subcommand)]
     Service(service::Command),
+    /// The credentials of this node's gateways
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Send no new requests to this node's services
     Drain(drain::Args),
     /// Retire this node and wipe its state
@@ -117,7 +120,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Policy", &["policy"]),
-    ("Nodes", &["invite", "grant", "service", "drain", "leave", "evict"]),
+    ("Nodes", &["invite", "grant", "service", "secret", "drain", "leave", "evict"]),
     ("Trust", &["operator", "ca", "identity"]),
     ("Rest", &["sim", "completions", "man"]),
 ];

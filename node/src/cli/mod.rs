@@ -38,6 +38,7 @@ mod proof;
 mod reference;
 mod routes;
 mod run;
+mod secret;
 mod service;
 mod services;
 mod sim;
@@ -140,6 +141,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Policy(command) => block_on(policy::run(command, ctx)),
         Command::Invite(args) => block_on(invite::run(args, ctx)),
         Command::Grant(args) => block_on(grant::run(args, ctx)),
+        Command::Secret(command) => block_on(secret::run(command, ctx)),
         Command::Service(command) => block_on(service::run(command, ctx)),
         Command::Drain(args) => block_on(drain::run(args, ctx)),
         Command::Leave(args) => block_on(leave::run(args, ctx)),

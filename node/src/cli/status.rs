@@ -61,6 +61,10 @@ pub(super) fn text(status: &Status) -> String {
         status.gossip_bytes_per_s,
         lanes.join(", "),
     );
+    for door in &status.gateways {
+        let hosts = door.hosts.iter().map(|host| plain(host)).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(text, "gateway       {} {} as {}: {hosts}", door.listen, door.protocol, door.service);
+    }
     if status.root.phase != "steady" && !status.root.phase.is_empty() {
         let settled =
             if status.root.settled { "nothing of this node rests on the old one" } else { "this node is on the way" };

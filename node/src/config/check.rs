@@ -12,7 +12,7 @@ use certs::id::{NodeId, TrustDomain};
 use toml::Spanned;
 
 use super::{
-    Admin, Cidr, Config, Log, LogFormat, Mesh, Outbound, Service, Speaker, Transport, Upstream,
+    Admin, Cidr, Config, Gateway, Log, LogFormat, Mesh, Outbound, Service, Speaker, Transport, Upstream,
     error::{ConfigError, Source, whole},
     paths, raw,
     service::service,
@@ -75,10 +75,8 @@ fn load(file: &Path) -> Result<String, ConfigError> {
 pub fn read_text(file: &Path, text: &str, fragments: &[(&Path, &str)]) -> Result<Config, ConfigError> {
     let source = Source { file, text };
     let mut main: raw::File = parse(source)?;
-    for (table, what) in [(&main.gateway, "[gateway]"), (&main.dns, "[dns]")] {
-        if let Some(table) = table {
-            return Err(unsupported(source, table.span(), what));
-        }
+    if let Some(table) = &main.dns {
+        return Err(unsupported(source, table.span(), "[dns]"));
     }
     let top = raw::Fragment {
         outbound: std::mem::take(&mut main.outbound),
@@ -151,6 +149,7 @@ fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError>
         },
         metrics: raw.metrics.listen.as_ref().map(|a| address(source, a)).transpose()?,
         workload: raw.workload.as_ref().map(|workload| workload.socket.clone().unwrap_or(defaults.workload)),
+        gateway: gateway(source, &raw.gateway)?,
         outbounds: Vec::new(),
         services: Vec::new(),
         upstreams: Vec::new(),
@@ -199,6 +198,32 @@ fn mesh(source: Source<'_>, raw: &raw::Mesh) -> Result<Mesh, ConfigError> {
             }
         },
     })
+}
+
+fn gateway(source: Source<'_>, raw: &raw::Gateway) -> Result<Gateway, ConfigError> {
+    let default = Gateway::default();
+    let bad = |text: &Spanned<String>| {
+        let message = format!("`{}` is no address", text.get_ref());
+        source.at(
+            text.span(),
+            message,
+            "an address of this machine without port, e.g. 0.0.0.0: the Gateway says the port",
+        )
+    };
+    let listen = raw.listen.as_ref().map(|text| text.get_ref().parse().map_err(|_| bad(text))).transpose()?;
+    let mut ports = std::collections::BTreeMap::new();
+    for (text, own) in &raw.ports {
+        let Some(asked) = text.parse::<u16>().ok().filter(|port| *port > 0) else {
+            let message = format!("`{text}` is no port of a Gateway");
+            return Err(source.at(
+                own.span(),
+                message,
+                "a port that documents name and the one to listen at: 80 = 8080",
+            ));
+        };
+        ports.insert(asked, number(source, own, 0..=65535)?);
+    }
+    Ok(Gateway { listen: listen.unwrap_or(default.listen), ports })
 }
 
 /// Collects services, ports and who speaks there, and sees that no two share an address.

@@ -21,7 +21,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) metrics: Metrics,
     pub(super) workload: Option<Workload>,
-    pub(super) gateway: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    pub(super) gateway: Gateway,
     pub(super) dns: Option<Spanned<toml::Value>>,
     #[serde(default)]
     pub(super) outbound: Vec<Outbound>,
@@ -29,6 +30,14 @@ pub(super) struct File {
     pub(super) service: Vec<Service>,
     #[serde(default)]
     pub(super) upstream: Vec<Upstream>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gateway {
+    pub(super) listen: Option<Text>,
+    #[serde(default)]
+    pub(super) ports: BTreeMap<String, Spanned<i64>>,
 }
 
 /// A file of `services.d`.

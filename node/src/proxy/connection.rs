@@ -27,6 +27,11 @@ const MAX_WINDOW: u32 = 16 * 1024 * 1024;
 pub(super) trait Handler: Clone + Send + Sync + 'static {
     /// Answers one request.
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<ResponseBody>> + Send;
+
+    /// Resolves when no further request is wanted of it.
+    fn closed(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 /// Serves HTTP/1 until the connection ends; when the node drains, or policy changes the bounds of connections, until the request
@@ -39,7 +44,13 @@ where
     let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
     let head = HeadLimits { bytes: bounds.head, lines: bounds.lines };
     let limits = server::Limits { head, head_time: bounds.head_time, idle: bounds.idle };
-    let closing = closing(context, &mut rules, side, bounds);
+    let watched = handler.clone();
+    let closing = async {
+        tokio::select! {
+            () = closing(context, &mut rules, side, bounds) => {}
+            () = watched.closed() => {}
+        }
+    };
     if let Err(error) = server::serve(io, limits, &Http1(handler), closing).await {
         tracing::debug!(%error, "HTTP/1 connection ended");
     }
@@ -52,6 +63,7 @@ where
     H: Handler,
 {
     let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
+    let watched = handler.clone();
     let service = service(handler);
     let streams = Streams { tasks: context.tasks.clone(), idle: bounds.idle };
     let mut builder = http2::Builder::new(streams);
@@ -73,6 +85,10 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing(context, &mut rules, side, bounds) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = watched.closed() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

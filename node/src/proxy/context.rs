@@ -2,6 +2,7 @@
 
 use super::{
     cluster::Clusters,
+    gateway::Clients,
     http::{Bounds, ReplayBudget},
     inbound::{Apps, Askers, Verdicts},
     local::Local,
@@ -42,6 +43,10 @@ pub(super) struct Shared {
     pub(super) locality: Locality,
     pub(super) mirrors: Mirrors,
     pub(super) connections: Arc<AtomicUsize>,
+    /// Those of clients outside the mesh, once more.
+    pub(super) clients: Arc<Clients>,
+    /// Where Gateways open their ports.
+    pub(super) gateway: Arc<ArcSwap<crate::config::Gateway>>,
     /// True once applications' connections are accepted.
     pub(super) serving: watch::Sender<bool>,
     pub(super) draining: watch::Sender<bool>,
@@ -67,6 +72,7 @@ pub(super) struct Context {
     pub(super) circuits: Arc<Circuits>,
     pub(super) mirrors: Mirrors,
     pub(super) connections: Arc<AtomicUsize>,
+    pub(super) clients: Arc<Clients>,
     pub(super) verdicts: Verdicts,
     pub(super) access_log: AccessLog,
     pub(super) mesh: mesh::data::Worker,
@@ -101,6 +107,7 @@ impl Context {
             circuits: Arc::clone(&shared.circuits),
             mirrors: shared.mirrors.clone(),
             connections: Arc::clone(&shared.connections),
+            clients: Arc::clone(&shared.clients),
             verdicts: shared.verdicts.clone(),
             access_log: shared.access_log.clone(),
             mesh,

@@ -1,7 +1,6 @@
 //! Local listening sockets: one per worker on each address, and the loop that accepts from them.
 
-use super::{context::Context, outbound};
-use arc_swap::ArcSwap;
+use super::{context::Context, gateway, outbound, plane::Serves};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -52,7 +51,7 @@ fn open(address: SocketAddr, alone: bool) -> io::Result<TcpListener> {
 pub(super) async fn accept(
     context: Arc<Context>,
     listener: tokio::net::TcpListener,
-    speaker: Arc<ArcSwap<outbound::Speaker>>,
+    serves: Serves,
     close: CancellationToken,
 ) {
     tokio::select! {
@@ -77,21 +76,45 @@ pub(super) async fn accept(
             }
         };
         // Further connections of applications wait in the backlog.
-        while context.connections.load(Ordering::Relaxed) >= context.current.read().compiled.config().limits.connections
-        {
+        while context.connections.load(Ordering::Relaxed) >= serves.room(&context) {
             tokio::time::sleep(REST).await;
         }
-        let connection = outbound::serve(Arc::clone(&context), Arc::clone(&speaker), stream, remote);
         let counted = Counted::new(&context);
-        let tracked = context.open.track_future(async move {
-            connection.await;
-            drop(counted);
-        });
-        context.tasks.detach("application connection", tracked);
+        match &serves {
+            Serves::Applications(speaker) => {
+                let connection = outbound::serve(Arc::clone(&context), Arc::clone(speaker), stream, remote);
+                let tracked = context.open.track_future(async move {
+                    connection.await;
+                    drop(counted);
+                });
+                context.tasks.detach("application connection", tracked);
+            }
+            Serves::Clients(door) => {
+                // One client alone cannot keep the others out.
+                let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
+                let connection = gateway::serve(Arc::clone(&context), Arc::clone(door), stream, remote);
+                let tracked = context.open.track_future(async move {
+                    connection.await;
+                    drop((counted, client));
+                });
+                context.tasks.detach("client connection", tracked);
+            }
+        }
     }
 }
 
-/// One of the connections of applications that a node serves at once (`MeshConfig.limits.connections`).
+impl Serves {
+    /// How many connections a node may have when one more is accepted. What clients outside may take leaves room for applications.
+    fn room(&self, context: &Context) -> usize {
+        let all = context.current.read().compiled.config().limits.connections;
+        match self {
+            Self::Applications(_) => all,
+            Self::Clients(_) => all - all / 10,
+        }
+    }
+}
+
+/// One of the connections of applications and clients that a node serves at once (`MeshConfig.limits.connections`).
 struct Counted(Arc<std::sync::atomic::AtomicUsize>);
 
 impl Counted {

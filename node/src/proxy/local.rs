@@ -28,6 +28,13 @@ impl Local {
         self.services.get(name)?.iter().find(|service| service.instance.as_deref() == instance)
     }
 
+    /// All of them, in the order of their names.
+    pub(super) fn services(&self) -> Vec<&Service> {
+        let mut all: Vec<&Service> = self.services.values().flatten().collect();
+        all.sort_by(|a, b| (&a.name, &a.instance).cmp(&(&b.name, &b.instance)));
+        all
+    }
+
     /// The application's port behind a service port, if this account serves it here.
     pub(super) fn port(
         &self,

@@ -12,6 +12,7 @@ mod detect;
 mod exchange;
 pub mod failure;
 mod flight;
+mod gateway;
 mod http;
 mod inbound;
 mod listen;
@@ -25,6 +26,7 @@ mod tcp;
 mod upgrade;
 mod worker;
 
+pub use gateway::keep_doors;
 pub use outliers::sweep_outliers;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};
 pub use worker::run_worker;

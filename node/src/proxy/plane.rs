@@ -1,9 +1,9 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
-use super::{context::Shared, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
+use super::{context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
 use crate::{
     balance::{Locality, Resource},
-    config::{Outbound, Service, Speaker, Upstream},
+    config::{Gateway, Outbound, Service, Speaker, Upstream},
     snapshot::{Circuit, Circuits, Current},
     tasks::Tasks,
     telemetry::{AccessLog, Kind, Sample, Telemetry},
@@ -26,8 +26,8 @@ const COMMANDS: usize = 64;
 /// The data plane. Its workers run [`super::run_worker`], each on a runtime of its own.
 #[derive(Debug)]
 pub struct DataPlane {
-    shared: Shared,
-    workers: Vec<mpsc::Sender<Listen>>,
+    pub(super) shared: Shared,
+    pub(super) workers: Vec<mpsc::Sender<Listen>>,
     open: Mutex<HashMap<Key, Open>>,
 }
 
@@ -43,8 +43,17 @@ pub struct Seat {
 #[derive(Debug)]
 pub(super) struct Listen {
     pub(super) socket: TcpListener,
-    pub(super) speaker: Arc<ArcSwap<outbound::Speaker>>,
+    pub(super) serves: Serves,
     pub(super) close: CancellationToken,
+}
+
+/// Whom a listener serves.
+#[derive(Debug, Clone)]
+pub(super) enum Serves {
+    /// Applications beside this node: this is who speaks.
+    Applications(Arc<ArcSwap<outbound::Speaker>>),
+    /// Clients outside the mesh.
+    Clients(Arc<gateway::Door>),
 }
 
 /// Addresses that the data plane listens on, ports filled in.
@@ -197,6 +206,8 @@ impl DataPlane {
             circuits,
             locality: Locality::new(locality),
             connections: Arc::default(),
+            clients: Arc::default(),
+            gateway: Arc::default(),
             serving: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             reloads: watch::Sender::new(0),
@@ -271,6 +282,11 @@ impl DataPlane {
         Ok(bound)
     }
 
+    /// Where Gateways open their ports from the next [`DataPlane::apply`] on.
+    pub fn set_gateway(&self, gateway: &Gateway) {
+        self.shared.gateway.store(Arc::new(gateway.clone()));
+    }
+
     fn speaker(&self, local: &Local, key: &Key, port: u16) -> Result<outbound::Speaker, ApplyError> {
         let snapshot = self.shared.current.load();
         let speaker = key.speaker();
@@ -293,7 +309,8 @@ impl DataPlane {
         let speaker = Arc::new(ArcSwap::from_pointee(speaker));
         let close = CancellationToken::new();
         for (worker, socket) in self.workers.iter().zip(sockets) {
-            let listen = Listen { socket, speaker: Arc::clone(&speaker), close: close.clone() };
+            let serves = Serves::Applications(Arc::clone(&speaker));
+            let listen = Listen { socket, serves, close: close.clone() };
             worker.send(listen).await.map_err(|_| ApplyError::Stopped)?;
         }
         open.insert(key, Open { bound, speaker, close });

@@ -55,7 +55,7 @@ pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
 fn open(context: &Arc<Context>, listen: super::plane::Listen) {
     match tokio::net::TcpListener::from_std(listen.socket) {
         Ok(socket) => {
-            let accept = listen::accept(Arc::clone(context), socket, listen.speaker, listen.close);
+            let accept = listen::accept(Arc::clone(context), socket, listen.serves, listen.close);
             context.tasks.detach("listener", accept);
         }
         Err(error) => tracing::error!(%error, "a listening socket was not taken by the runtime"),

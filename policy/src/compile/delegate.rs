@@ -14,15 +14,17 @@ pub(super) struct Rule {
     pub(super) document: DocumentId,
     /// Its place among that document's `http`.
     pub(super) index: usize,
-    /// Never a delegation; conditions on gateways hold for callers' proxies.
+    /// Never a delegation; conditions on gateways hold for the proxies that it is for.
     pub(super) http: HttpRoute,
 }
 
-/// The rules of a document for callers' proxies, in order, those of its delegates in their places. `find` gives a VirtualService
-/// that has no hosts and is exported to the document's namespace; what it does not find, or what contradicts it, is left out.
+/// The rules of a document for callers' proxies or for those of a Gateway, in order, those of its delegates in their places. `find`
+/// gives a VirtualService that has no hosts and is exported to the document's namespace; what it does not find, or what
+/// contradicts it, is left out.
 pub(super) fn rules(
     id: &DocumentId,
     service: &VirtualService,
+    place: &GatewayName,
     find: &dyn Fn(&DocumentId) -> Option<Arc<VirtualService>>,
 ) -> Vec<Rule> {
     let mut rules = Vec::new();
@@ -41,16 +43,16 @@ pub(super) fn rules(
             }
         }
     }
-    for_mesh(service, rules)
+    of_place(service, place, rules)
 }
 
-/// Leaves out conditions for gateways, and rules that had no other; and what stands behind a rule that takes everything.
-fn for_mesh(service: &VirtualService, rules: Vec<Rule>) -> Vec<Rule> {
+/// Leaves out conditions for other proxies, and rules that had no other; and what stands behind a rule that takes everything.
+fn of_place(service: &VirtualService, place: &GatewayName, rules: Vec<Rule>) -> Vec<Rule> {
     let mut kept = Vec::new();
     for mut rule in rules {
         let always = rule.http.matches.is_empty();
         let gateways = |condition: &HttpMatch| condition.gateways.as_ref().unwrap_or(&service.gateways).clone();
-        rule.http.matches.retain(|condition| gateways(condition).contains(&GatewayName::Mesh));
+        rule.http.matches.retain(|condition| gateways(condition).contains(place));
         if rule.http.matches.is_empty() && !always {
             continue;
         }

@@ -2,12 +2,14 @@
 
 mod delegate;
 mod find;
+mod gateways;
 mod policies;
 mod routes;
 pub(crate) mod rules;
 mod workloads;
 
 pub(crate) use find::PLAIN_HTTP;
+pub use gateways::{Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
 pub use workloads::{LogRule, Logs, Modes, Workload, WorkloadLimit};
 
 use std::{
@@ -26,7 +28,8 @@ use crate::{
     history::{LiveValue, State},
     hosts,
     kinds::{
-        ExportTo, HttpAction, HttpMatch, HttpRoute, MeshConfig, RouteDestination, TcpRoute, TlsRoute, VirtualService,
+        ExportTo, GatewayName, HttpAction, HttpMatch, HttpRoute, MeshConfig, RouteDestination, TcpRoute, TlsRoute,
+        VirtualService,
     },
     route::Route,
 };
@@ -45,6 +48,7 @@ pub struct Compiled {
     /// VirtualServices by wildcard host, most specific first, oldest first among equals.
     wild: Vec<(Arc<str>, Arc<Virtual>)>,
     by_id: HashMap<DocumentId, Arc<Virtual>>,
+    gateways: gateways::Gateways,
     rules: rules::Rules,
     /// Shared with earlier builds, so that a policy stays the same object while its content does.
     policies: Arc<policies::Table>,
@@ -140,33 +144,42 @@ impl Compiled {
         let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
         let policies = previous.map(|previous| previous.policies.clone()).unwrap_or_default();
         let logs_any = workloads.any_logs();
-        let mut compiled = Compiled { rules, workloads, policies, logs_any, ..Compiled::default() };
+        let gateways = gateways::Gateways::new(state);
+        let mut compiled = Compiled { rules, workloads, policies, logs_any, gateways, ..Compiled::default() };
         // What the mesh says of retries is part of every route: routes made under another word are made anew.
         let previous_config = previous.map(|previous| previous.config().retries.clone());
         let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));
         let sources: BTreeMap<&DocumentId, Source<'_>> =
             state.effective().filter_map(|(id, value)| Some((id, Source::new(id, value)?))).collect();
-        let mut all: Vec<Arc<Virtual>> = Vec::new();
-        let applied = |source: &Source<'_>| source.service.is_for_mesh() && !source.service.is_delegate();
-        for (id, source) in sources.iter().filter(|(_, source)| applied(source)) {
-            let before = reusable.and_then(|previous| previous.by_id.get(*id));
-            all.push(match before.filter(|before| compiled.unchanged(&before.made_of, source, &sources)) {
-                Some(before) => before.clone(),
-                None => {
-                    let find = |delegate: &DocumentId| sources.get(delegate)?.rules_for(&id.namespace);
-                    let found = delegate::rules(id, source.service, &find);
-                    let made_of = compiled.made_of(id, source, &found, &sources);
-                    Arc::new(compiled.resolve(id, source, &found, made_of))
-                }
-            });
+        let mut all: Vec<(&GatewayName, Arc<Virtual>)> = Vec::new();
+        for (id, source) in sources.iter().filter(|(_, source)| !source.service.is_delegate()) {
+            for place in &source.service.gateways {
+                let before = reusable.and_then(|previous| previous.made(place, id));
+                let one = match before.filter(|before| compiled.unchanged(&before.made_of, source, &sources)) {
+                    Some(before) => before.clone(),
+                    None => {
+                        let find = |delegate: &DocumentId| sources.get(delegate)?.rules_for(&id.namespace);
+                        let found = delegate::rules(id, source.service, place, &find);
+                        let made_of = compiled.made_of(id, source, &found, &sources);
+                        Arc::new(compiled.resolve(id, source, &found, made_of))
+                    }
+                };
+                all.push((place, one));
+            }
         }
-        all.sort_by(|a, b| (a.created, &a.id.name, &a.id.namespace).cmp(&(b.created, &b.id.name, &b.id.namespace)));
-        for virtual_service in all {
-            compiled.add(virtual_service);
+        all.sort_by(|(_, a), (_, b)| {
+            (a.created, &a.id.name, &a.id.namespace).cmp(&(b.created, &b.id.name, &b.id.namespace))
+        });
+        for (place, virtual_service) in all {
+            match place {
+                GatewayName::Mesh => compiled.add(virtual_service),
+                GatewayName::Gateway { .. } => compiled.gateways.attach(place, virtual_service),
+            }
         }
         compiled.wild.sort_by(|a, b| hosts::by_specificity(&a.0, &b.0));
         if let Some(previous) = previous {
             compiled.keep_defaults(previous);
+            compiled.gateways.keep(&previous.gateways);
         }
         compiled.policies.forget_unused();
         compiled
@@ -187,7 +200,7 @@ impl Compiled {
         };
         let source = Source { value: &value, service, export_to: service.export_to.clone() };
         let mut compiled = Compiled::default();
-        let found = delegate::rules(&id, service, &|_| None);
+        let found = delegate::rules(&id, service, &GatewayName::Mesh, &|_| None);
         let made_of = compiled.made_of(&id, &source, &found, &BTreeMap::new());
         let one = compiled.resolve(&id, &source, &found, made_of);
         compiled.add(Arc::new(one));
@@ -205,6 +218,14 @@ impl Compiled {
             }
         }
         self.by_id.insert(virtual_service.id.clone(), virtual_service);
+    }
+
+    /// A VirtualService as it is for callers' proxies or at a Gateway.
+    fn made(&self, place: &GatewayName, id: &DocumentId) -> Option<&Arc<Virtual>> {
+        match place {
+            GatewayName::Mesh => self.by_id.get(id),
+            GatewayName::Gateway { .. } => self.gateways.find(place, id),
+        }
     }
 
     /// Every document that takes part in the routes of a VirtualService.

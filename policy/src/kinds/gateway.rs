@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Bind, NamespacedHost, PortProtocol, ServerTls, bind::UnixSocket, label_selector, namespaced_host::HostOwner,
-    server_tls::TlsOwner,
+    Bind, NamespacedHost, PortProtocol, ServerTls, ServerTlsMode, bind::UnixSocket, label_selector,
+    namespaced_host::HostOwner, server_tls::TlsOwner,
 };
 use crate::{
     codes,
@@ -120,6 +120,7 @@ impl Server {
         {
             at.warn(codes::IGNORED, "tls.httpsRedirect should only be used with http servers", "");
         }
+        refuse_unbuilt(&fields, protocol, bind.as_ref(), tls.as_ref());
         let name = fields.filled("name").map_or("", |(name, _)| name).to_owned();
         fields.ignored(&["defaultEndpoint"]);
         fields.finish();
@@ -137,6 +138,25 @@ impl Server {
     /// The hosts that VirtualServices of a namespace may have here.
     pub fn hosts_for(&self, namespace: &str) -> impl Iterator<Item = &str> {
         self.hosts.iter().filter(move |own| own.is_of(namespace)).map(|own| own.host.as_str())
+    }
+}
+
+/// Servers that this build does not open.
+fn refuse_unbuilt(fields: &Fields<'_>, protocol: Option<PortProtocol>, bind: Option<&Bind>, tls: Option<&ServerTls>) {
+    let place = |name| fields.get(name).unwrap_or(*fields.at);
+    match protocol {
+        Some(PortProtocol::Http | PortProtocol::Http2 | PortProtocol::Grpc | PortProtocol::Https) | None => {}
+        Some(other) => place("port").unbuilt(format!("a server of {other}")),
+    }
+    let mode = tls.map(|tls| tls.mode).filter(|_| protocol == Some(PortProtocol::Https));
+    match mode {
+        Some(ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) | None => {}
+        Some(mode @ (ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough | ServerTlsMode::IstioMutual)) => {
+            place("tls").unbuilt(format!("a server in TLS mode {mode}"));
+        }
+    }
+    if matches!(bind, Some(Bind::Unix(_))) {
+        place("bind").unbuilt("a server at a Unix socket");
     }
 }
 

@@ -26,7 +26,6 @@ impl GatewayName {
         if text == "mesh" {
             return Some(Self::Mesh);
         }
-        at.unbuilt(format!("gateways: `{text}` (no node is a gateway)"));
         let (namespace, name) = match text.split_once('/') {
             Some((namespace, name)) => (namespace, name),
             None if !hosts::is_dns_name(text) => {

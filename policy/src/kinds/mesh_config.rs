@@ -4,11 +4,13 @@ mod certificates;
 mod limits;
 mod log_format;
 mod providers;
+mod topology;
 
 pub use certificates::CertificateLifetimes;
 pub use limits::Limits;
 pub use log_format::{HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
 pub use providers::{BodyInCheck, CheckProtocol, ExtensionProvider, HttpCheck};
+pub use topology::{ForwardClientCert, GatewayTopology};
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,6 +50,8 @@ pub struct MeshConfig {
     pub certificates: CertificateLifetimes,
     /// What a node takes.
     pub limits: Limits,
+    /// What stands before gateways. Nothing.
+    pub gateways: GatewayTopology,
     /// Services that policies may have asked about requests. None.
     pub extension_providers: Vec<Arc<ExtensionProvider>>,
 }
@@ -125,6 +129,7 @@ impl Default for MeshConfig {
             access_log: AccessLog::default(),
             certificates: CertificateLifetimes::default(),
             limits: Limits::default(),
+            gateways: GatewayTopology::default(),
             extension_providers: Vec::new(),
         }
     }
@@ -163,6 +168,7 @@ impl MeshConfig {
                 .and_then(|lifetimes| CertificateLifetimes::decode(&lifetimes))
                 .unwrap_or_default(),
             limits: fields.get("limits").and_then(|limits| Limits::decode(&limits)).unwrap_or_default(),
+            gateways: GatewayTopology::decode(&fields),
             extension_providers: fields
                 .get("extensionProviders")
                 .map(|list| providers::decode(&list))

@@ -72,8 +72,9 @@ pub use kubernetes::{KubernetesObject, KubernetesPort, KubernetesService};
 pub use load_balancer::{Algorithm, Balance, LoadBalancer, Warmup};
 pub use locality::{Distribute, LocalityLb, LocalityPattern, PriorityLabel, ZoneAwareLb};
 pub use mesh_config::{
-    AccessLog, BodyInCheck, CertificateLifetimes, CheckProtocol, ExtensionProvider, HeaderOrPseudo, HttpCheck, Limits,
-    LogFact, LogFile, LogFormat, LogPart, LogWord, MeshConfig, OutboundPolicy, OutlierSharing, PathNormalization,
+    AccessLog, BodyInCheck, CertificateLifetimes, CheckProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology,
+    HeaderOrPseudo, HttpCheck, Limits, LogFact, LogFile, LogFormat, LogPart, LogWord, MeshConfig, OutboundPolicy,
+    OutlierSharing, PathNormalization,
 };
 pub use mirror::{Mirror, Mirroring};
 pub use namespaced_host::NamespacedHost;
@@ -88,7 +89,7 @@ pub use request_authentication::{RequestAuthentication, TokenKeys, TokenRule};
 pub use revocation::Revocation;
 pub use role_set::{Role, RoleKey, RoleSet, Verb};
 pub use server_certificates::{CertificateFiles, ServerCertificates};
-pub use server_tls::{ServerTls, ServerTlsMode, TlsVersion};
+pub use server_tls::{SPOKEN_SUITES, ServerTls, ServerTlsMode, TlsVersion};
 pub use service_entry::{Resolution, ServiceEntry, ServiceEntryPort, ServiceLocation};
 pub use sidecar::{
     CaptureMode, DefaultEndpoint, EgressHost, EgressListener, EgressProxy, IngressListener, ListenerPort,

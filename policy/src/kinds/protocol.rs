@@ -95,6 +95,12 @@ impl PortProtocol {
     }
 }
 
+impl std::fmt::Display for PortProtocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(WORDS.iter().find(|(_, protocol)| protocol == self).map_or("", |(word, _)| word))
+    }
+}
+
 const HINT: &str = "HTTP, HTTP2, HTTPS, GRPC, GRPC-WEB, TLS, TCP, MONGO, REDIS, MYSQL";
 
 #[cfg(test)]

@@ -284,7 +284,9 @@ impl RoleSet {
             Some(service) => Some(service.namespace().to_owned()),
             None => (routes || host.starts_with('*')).then(|| ROOT_NAMESPACE.to_owned()),
         };
-        let owned = hosts.iter().filter_map(|host| Some((host.as_str(), owner(host)?)));
+        // A Gateway opens ports of workloads in every namespace.
+        let opens = matches!(document.spec, Spec::Gateway(_)).then(|| ("*", ROOT_NAMESPACE.to_owned()));
+        let owned = hosts.iter().filter_map(|host| Some((host.as_str(), owner(host)?))).chain(opens);
         let own = &document.id;
         let mut foreign =
             owned.filter(|(_, owner)| *owner != own.namespace && !self.allows(signers, Verb::Push, own.kind, owner));

@@ -148,9 +148,45 @@ impl ServerTls {
         };
         if owner == TlsOwner::Sidecar {
             fits_sidecar(&fields, &tls);
+        } else if !mode.is_passthrough() {
+            refuse_unbuilt(&fields, &tls);
         }
         fields.finish();
         Some(tls)
+    }
+}
+
+/// Suites of TLS 1.2 that this build speaks: those with forward secrecy and authenticated encryption.
+pub const SPOKEN_SUITES: [&str; 6] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+];
+
+/// What TLS this build does not speak. The suites of TLS 1.3 are not for documents to choose, as in Istio.
+fn refuse_unbuilt(fields: &Fields<'_>, tls: &ServerTls) {
+    let place = |name| fields.get(name).unwrap_or(*fields.at);
+    if tls.min_version < TlsVersion::V1_2 {
+        place("minProtocolVersion").unbuilt("TLS older than 1.2");
+    }
+    if tls.max_version < TlsVersion::V1_2 {
+        place("maxProtocolVersion").unbuilt("TLS no newer than 1.1");
+    }
+    let (spoken, others): (Vec<&str>, Vec<&str>) =
+        tls.cipher_suites.iter().map(String::as_str).partition(|suite| SPOKEN_SUITES.contains(suite));
+    match others.first() {
+        Some(first) if spoken.is_empty() || !CIPHER_SUITES.contains(first) => {
+            place("cipherSuites").unbuilt(format!("the cipher suite `{first}`"));
+        }
+        Some(first) => {
+            let message =
+                format!("the cipher suite `{first}` is not spoken: it has no forward secrecy, or is not authenticated");
+            place("cipherSuites").warn(codes::CIPHER_SUITES, message, "leave it out");
+        }
+        None => {}
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod connection;
 mod destination;
+mod gateway;
 mod matching;
 pub mod survey;
 
@@ -21,6 +22,8 @@ use crate::{
 
 pub use connection::{Connection, route_tcp, route_tls};
 pub use destination::{ClusterPolicies, ClusterPolicy, Destination, Subset, Target};
+pub(crate) use gateway::entries;
+pub use gateway::{Entered, Rule, enter};
 
 /// What routing reads of a request.
 pub struct Request<'a> {
@@ -74,7 +77,7 @@ pub fn may_meet(
 pub enum Addressed {
     /// A registered service.
     Service(ServiceName),
-    /// No service, but a host of a VirtualService for callers, as written there: lower case, a wildcard perhaps.
+    /// No service, but a host of a VirtualService for callers or of a gateway, as written there: lower case, a wildcard perhaps.
     Name(Arc<str>),
 }
 

@@ -205,6 +205,12 @@ impl<'w> Check<'w> {
     fn beyond_role(&mut self, host: &str, owner: &str) {
         let field = if self.id().kind == Kind::DestinationRule { "spec.host" } else { "spec.hosts" };
         let own = &self.id().namespace;
+        if self.id().kind == Kind::Gateway {
+            let message =
+                format!("the signer has no role in {owner}: the document opens ports of workloads in {own} only");
+            let hint = format!("let someone sign it who has a role in {owner}, if workloads elsewhere are meant");
+            return self.say(Finding::warning(codes::BEYOND_ROLE, "spec.selector", message).hint(hint));
+        }
         let message = format!(
             "the signer has no role in {owner}, where `{host}` lives: the document counts for callers in {own} only, as with \
              `exportTo: [\".\"]`"

@@ -62,12 +62,32 @@ pub struct Status {
     /// Milliseconds by which `--clock-offset` moved the node's clock; 0 outside of tests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub clock_offset_ms: i64,
+    /// Ports that Gateways have open at this node.
+    #[serde(default)]
+    pub gateways: Vec<OpenGateway>,
     /// Resident memory of the process, bytes.
     pub memory_bytes: u64,
     /// Bytes a second sent to other nodes for membership, over the last seconds.
     pub gossip_bytes_per_s: u64,
     /// The same by lane: `liveness`, `policy`, `health`, `services`, `rest`.
     pub gossip_lanes: BTreeMap<String, u64>,
+}
+
+/// A port that Gateways have open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenGateway {
+    /// `ADDRESS:PORT`.
+    pub listen: String,
+    /// The port as documents name it.
+    pub port: u16,
+    /// `http` or `https`.
+    pub protocol: String,
+    /// `NAMESPACE/NAME[/INSTANCE]` of the service in whose name requests go on.
+    pub service: String,
+    /// `Gateway NAMESPACE/NAME`, the oldest first.
+    pub documents: Vec<String>,
+    /// What is served, the most specific first.
+    pub hosts: Vec<String>,
 }
 
 /// Something to look at.

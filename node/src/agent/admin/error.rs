@@ -68,6 +68,7 @@ pub const CODES: &[(&str, Class, u16)] = &[
     ("unreachable", Class::Failed, 502),
     ("ambiguous", Class::Usage, 400),
     ("bad_config", Class::Usage, 400),
+    ("bad_secret", Class::Usage, 400),
     ("bad_request", Class::Usage, 400),
     ("invalid_document", Class::Usage, 422),
     ("not_initialised", Class::Usage, 503),

@@ -28,6 +28,7 @@ mod preview;
 mod push;
 mod router;
 mod routes;
+mod secrets;
 mod serve;
 mod status;
 mod targets;

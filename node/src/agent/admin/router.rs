@@ -69,7 +69,7 @@ impl Admin {
         let router = match door {
             Door::Metrics => health(),
             Door::Loopback(_) => health().merge(looking()).layer(middleware::from_fn(guarded)),
-            Door::Socket => health().merge(looking()).merge(pushing()).merge(acting()),
+            Door::Socket => health().merge(looking()).merge(pushing()).merge(acting()).merge(keeping()),
             Door::Candidate(_) => signing(),
             Door::Operator(key) => {
                 let acting = acting().layer(middleware::from_fn_with_state((self.clone(), *key), may_act));
@@ -167,6 +167,13 @@ fn acting() -> Router<Admin> {
         .route("/v1/ca/certificate", post(Admin::ca_certificate))
         .route("/v1/local/services", post(Admin::service_add))
         .route("/v1/local/services/remove", post(Admin::service_remove))
+}
+
+/// What never leaves this machine: only its own socket takes it and tells of it.
+fn keeping() -> Router<Admin> {
+    Router::new()
+        .route("/v1/local/secrets", get(Admin::secret_list).post(Admin::secret_put))
+        .route("/v1/local/secrets/remove", post(Admin::secret_remove))
 }
 
 async fn answer(State(admin): State<Admin>, Query(Watch { watch }): Query<Watch>, look: Look) -> Response {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     agent::{drift, jwks},
     clock,
-    snapshot::Snapshot,
+    snapshot::{Doors, OpenDoor, Snapshot},
 };
 
 /// How many names a sentence names.
@@ -70,6 +70,7 @@ impl Admin {
             root: self.root_change(state),
             clock: self.clock(),
             clock_offset_ms: clock::offset(),
+            gateways: gateways(&self.agent.doors()),
             memory_bytes: resident(),
             gossip_bytes_per_s: lanes.values().sum(),
             gossip_lanes: lanes.into_iter().map(|(lane, bytes)| (lane.to_owned(), bytes)).collect(),
@@ -243,12 +244,28 @@ fn own(error: Error) -> Problem {
         | "enroller_old"
         | "enroller_retiring"
         | "enroller_uncertified"
+        | "gateway_certificate"
+        | "gateway_conflict"
+        | "gateway_not_open"
+        | "gateway_not_supported"
         | "not_granted"
         | "policy_stale"
         | "root_old" => Health::Degraded,
         _ => Health::Critical,
     };
     problem(severity, &error.code, error.message, &error.hint)
+}
+
+fn gateways(doors: &Doors) -> Vec<api::OpenGateway> {
+    let one = |door: &OpenDoor| api::OpenGateway {
+        listen: door.listen.to_string(),
+        port: door.port,
+        protocol: if door.tls { "https" } else { "http" }.to_owned(),
+        service: door.service.clone(),
+        documents: door.documents.iter().map(ToString::to_string).collect(),
+        hosts: door.hosts.clone(),
+    };
+    doors.open.iter().map(one).collect()
 }
 
 fn problem(severity: Health, code: &str, message: String, hint: &str) -> Problem {

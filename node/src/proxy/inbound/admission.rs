@@ -40,11 +40,11 @@ impl From<Cause> for Refusal {
 /// How often policies refused, marked, or would have decided. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Verdicts {
-    unauthenticated: Counter,
-    denied: Counter,
-    audited: Counter,
-    would_allow: Counter,
-    would_deny: Counter,
+    pub(in crate::proxy) unauthenticated: Counter,
+    pub(in crate::proxy) denied: Counter,
+    pub(in crate::proxy) audited: Counter,
+    pub(in crate::proxy) would_allow: Counter,
+    pub(in crate::proxy) would_deny: Counter,
     /// Of external authorisers.
     pub(super) allowed_outside: Counter,
     pub(super) denied_outside: Counter,

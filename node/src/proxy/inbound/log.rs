@@ -29,10 +29,8 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
     let host = headers.remove(HOST).and_then(|host| host.to_str().ok().map(str::to_owned));
     let authority = host.or_else(|| request.uri().authority().map(ToString::to_string)).unwrap_or_default();
     // As the application is given them: the caller's word about itself is not to be read as ours.
-    body::strip_identity(&mut headers);
+    caller.tell(&snapshot, &mut headers);
     body::join_cookies(&mut headers);
-    headers.insert(body::FORWARDED_CLIENT_CERT, caller.client_cert.clone());
-    headers.insert(body::FORWARDED_FOR, caller.address.clone());
     let who = &caller.who;
     let entry = Entry {
         side: LogSide::Server,

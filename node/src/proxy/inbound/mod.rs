@@ -14,6 +14,7 @@ mod multiplexed;
 mod pool;
 mod standing;
 mod tcp;
+mod told;
 
 pub(super) use admission::Verdicts;
 #[cfg(test)]
@@ -143,10 +144,8 @@ async fn forward(
     let host = body::authority(&parts, &context.bounds_of_nodes())?;
     let upgrade = upgrade::asked(&parts).filter(|_| request_body.is_end_stream());
     body::strip_hop_by_hop(&mut parts.headers);
-    body::strip_identity(&mut parts.headers);
+    caller.tell(&context.current.read(), &mut parts.headers);
     body::join_cookies(&mut parts.headers);
-    parts.headers.insert(body::FORWARDED_CLIENT_CERT, caller.client_cert.clone());
-    parts.headers.insert(body::FORWARDED_FOR, caller.address.clone());
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
     let mut outside = Outside::default();

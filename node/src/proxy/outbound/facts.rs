@@ -20,6 +20,7 @@ pub(super) struct RequestFacts<'a> {
     /// The endpoint's address, once chosen.
     pub(super) upstream: Option<SocketAddr>,
     pub(super) route: &'a str,
+    pub(super) scheme: &'static str,
     pub(super) response: Option<(StatusCode, &'a HeaderMap)>,
 }
 
@@ -29,8 +30,7 @@ impl Facts for RequestFacts<'_> {
             ":authority" | "host" => self.host.to_str().ok(),
             ":method" => Some(self.head.method.as_str()),
             ":path" => self.head.uri.path_and_query().map(PathAndQuery::as_str),
-            // Applications speak to this node without TLS.
-            ":scheme" => Some("http"),
+            ":scheme" => Some(self.scheme),
             _ => self.head.headers.get(name)?.to_str().ok(),
         }
     }

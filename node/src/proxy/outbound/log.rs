@@ -3,7 +3,7 @@
 use super::{Requests, Speaker, tcp};
 use crate::{
     clock,
-    proxy::{self, context::Context, exchange::Logged},
+    proxy::{self, context::Context, exchange::Logged, gateway::Entrance},
     snapshot::Snapshot,
     telemetry::{Entry, LogSide},
 };
@@ -86,7 +86,7 @@ pub(super) fn begin(requests: &Requests<'_>, snapshot: &Snapshot, parts: &Parts)
         remote: requests.remote.into(),
         // An application is known by the port at which it speaks, not by a certificate.
         peer: None,
-        server_name: None,
+        server_name: requests.entrance.and_then(Entrance::server_name).map(str::to_owned),
         details: None,
         received: 0,
         sent: 0,

@@ -19,6 +19,7 @@ use super::{
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
+    gateway::{Entrance, Way},
     http::{self as body, Bounds, Incoming, ResponseBody, Side, Ties},
     inbound::REQUEST_ID,
     reply, upgrade,
@@ -36,7 +37,10 @@ use policy::{
     route::{self, Action, NoRoute, Routed},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 pub(super) use call::call;
 pub(super) use mirror::Mirrors;
@@ -59,7 +63,7 @@ pub(super) async fn serve(
     };
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
     let local = stream.local_addr().unwrap_or_else(|_| nowhere());
-    let requests = |speaker| Connection { context: Arc::clone(&context), speaker, remote, local };
+    let requests = |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local };
     let server_name = match found {
         Ok(Spoken::Http1) => {
             return connection::serve_http1(&context, stream, Side::Application, requests(speaker)).await;
@@ -81,6 +85,8 @@ struct Connection {
     context: Arc<Context>,
     /// Replaced when the configuration changes, so that kept connections follow.
     speaker: Arc<ArcSwap<Speaker>>,
+    /// Where clients outside the mesh came in.
+    entrance: Option<Arc<Entrance>>,
     remote: SocketAddr,
     local: SocketAddr,
 }
@@ -92,7 +98,8 @@ impl Handler for Connection {
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
         let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
-        let requests = Requests { context: &self.context, speaker, remote, local, came: clock::wall() };
+        let entrance = self.entrance.as_deref();
+        let requests = Requests { context: &self.context, speaker, entrance, remote, local, came: clock::wall() };
         let mut answered = requests.answer(request, &mut exchange).await;
         if let (Some(extended), Ok(given)) = (&extended, &answered)
             && let Err(cause) = given.judged_by(extended)
@@ -110,12 +117,39 @@ impl Handler for Connection {
         }
         response
     }
+
+    async fn closed(&self) {
+        match &self.entrance {
+            Some(entrance) => entrance.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Serves a connection of a client outside the mesh: its requests are those of the gateway's service.
+pub(super) async fn serve_client<I>(
+    context: &Arc<Context>,
+    io: I,
+    entrance: Entrance,
+    is_http2: bool,
+    (remote, local): (SocketAddr, SocketAddr),
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (speaker, entrance) = (Arc::clone(entrance.speaker()), Some(Arc::new(entrance)));
+    let requests = Connection { context: Arc::clone(context), speaker, entrance, remote, local };
+    if is_http2 {
+        connection::serve_http2(context, io, Side::Application, requests).await;
+    } else {
+        connection::serve_http1(context, io, Side::Application, requests).await;
+    }
 }
 
 /// A request's way through this proxy.
 struct Requests<'a> {
     context: &'a Arc<Context>,
     speaker: Arc<Speaker>,
+    entrance: Option<&'a Entrance>,
     remote: SocketAddr,
     /// Where the application came in.
     local: SocketAddr,
@@ -175,7 +209,12 @@ impl Requests<'_> {
         let host = body::authority(&parts, &Bounds::of_applications(limits));
         let upgrade = upgrade::asked(&parts).filter(|_| incoming.is_end_stream());
         body::strip_hop_by_hop(&mut parts.headers);
-        body::strip_identity(&mut parts.headers);
+        match self.entrance {
+            None => body::strip_identity(&mut parts.headers),
+            Some(entrance) => {
+                entrance.receive(&mut parts.headers, self.remote.ip(), &snapshot.compiled.config().gateways);
+            }
+        }
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
         if let Some(logged) = log::begin(self, &snapshot, &parts) {
@@ -185,7 +224,14 @@ impl Requests<'_> {
             return Err(Cause::OldVersion);
         }
         let host = host?;
-        let routed = self.route(&snapshot, &parts, &host).inspect_err(|_| self.unrouted(exchange))?;
+        let way = self.way(&snapshot, &mut parts, &host).inspect_err(|_| self.unrouted(exchange))?;
+        let routed = match way {
+            Way::Route(routed) => routed,
+            Way::Answer(response) => {
+                self.unrouted(exchange);
+                return Ok(Answered::Here(*response));
+            }
+        };
         exchange.takes(&routed.route.name);
         if let (Action::Forward(_), Some(fault)) = (&routed.route.action, &routed.route.fault) {
             self.count_service(&routed, exchange);
@@ -233,6 +279,17 @@ impl Requests<'_> {
         Answered::Here(reply::failure(cause, exchange.is_grpc()))
     }
 
+    fn way(&self, snapshot: &Snapshot, parts: &mut Parts, host: &HeaderValue) -> Result<Way, Cause> {
+        let Some(entrance) = self.entrance else { return self.route(snapshot, parts, host).map(Way::Route) };
+        entrance.admit(self.context, snapshot, parts, host, (self.remote, self.local))?;
+        entrance.enter(snapshot, &self.policy_request(parts, host)?)
+    }
+
+    /// What the request came by, or what a proxy that is believed says of it.
+    fn scheme(&self, parts: &Parts) -> &'static str {
+        self.entrance.map_or("http", |entrance| entrance.scheme(&parts.headers))
+    }
+
     fn route(&self, snapshot: &Snapshot, parts: &Parts, host: &HeaderValue) -> Result<Routed, Cause> {
         let request = self.policy_request(parts, host)?;
         route::route(&snapshot.compiled, &*snapshot.services, &request).map_err(|no_route| {
@@ -248,7 +305,7 @@ impl Requests<'_> {
             method: &parts.method,
             uri: &parts.uri,
             authority: host.to_str().map_err(|_| Cause::BadRequest("not a host"))?,
-            scheme: "http",
+            scheme: self.scheme(parts),
             headers: &parts.headers,
             source: &self.speaker.source,
             fixed: self.speaker.fixed.clone(),
@@ -323,6 +380,7 @@ impl Requests<'_> {
             came: self.came,
             upstream: None,
             route: &routed.route.name,
+            scheme: self.scheme(head),
             response: None,
         }
     }

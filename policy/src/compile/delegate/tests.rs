@@ -21,7 +21,7 @@ fn service(name: &str, spec: &str) -> (DocumentId, Arc<VirtualService>) {
 fn rules_of(root: &str, part: &str) -> Vec<Rule> {
     let (id, root) = service("root", &format!("{{hosts: [reviews], http: [{root}]}}"));
     let (part_id, part) = service("part", &format!("{{http: [{part}]}}"));
-    rules(&id, &root, &|wanted| (*wanted == part_id).then(|| part.clone()))
+    rules(&id, &root, &GatewayName::Mesh, &|wanted| (*wanted == part_id).then(|| part.clone()))
 }
 
 /// Names of the rules.
@@ -52,7 +52,7 @@ fn a_delegates_rules_stand_in_the_rules_place() {
 fn a_delegates_delegate_is_not_followed() {
     let (id, root) = service("root", "{hosts: [reviews], http: [{delegate: {name: part}}]}");
     let (_, other) = service("other", "{hosts: [x], http: [{delegate: {name: root}}]}");
-    assert!(rules(&id, &root, &|_| Some(other.clone())).is_empty());
+    assert!(rules(&id, &root, &GatewayName::Mesh, &|_| Some(other.clone())).is_empty());
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn conditions_for_gateways_are_not_for_callers() {
                 {{name: c, match: [{{gateways: [mesh], sourceLabels: {{app: x}}}}], {TO}}}]}}"
         ),
     );
-    let found = rules(&id, &both, &|_| None);
+    let found = rules(&id, &both, &GatewayName::Mesh, &|_| None);
     let shown: Vec<_> = found.iter().map(|rule| (rule.http.name.as_str(), rule.http.matches.len())).collect();
     assert_eq!(shown, [("b", 1), ("c", 1)]);
 }

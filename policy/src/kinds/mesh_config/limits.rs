@@ -28,11 +28,11 @@ pub struct Limits {
     pub request_body_idle: Duration,
     /// The same afterwards and of gRPC; between two pieces of a response, a gRPC stream, an upgraded connection or a tunnel. 1 h.
     pub stream_idle: Duration,
-    /// For a TLS handshake. 10 s.
+    /// For a TLS handshake: of another node, or of a client at a gateway. 10 s.
     pub tls_handshake_timeout: Duration,
-    /// Connections of a node. 20,000.
+    /// Connections of a node that applications and clients of gateways open. 20,000.
     pub connections: usize,
-    /// Connections of one address at an edge. 1,000.
+    /// Connections of one address at a node's gateways. 1,000.
     pub connections_per_address: usize,
     /// Connections of one carrier that have not finished their TLS handshake. 512.
     pub pending_handshakes: usize,
@@ -86,11 +86,6 @@ impl Limits {
             ),
             pending_handshakes: count(&fields, "pendingHandshakes", 1, 100_000, default.pending_handshakes),
         };
-        // Edges are not built.
-        let is_default = limits.connections_per_address == default.connections_per_address;
-        if let Some(at) = fields.get("connectionsPerAddress").filter(|_| !is_default) {
-            at.unbuilt("`connectionsPerAddress` other than its default");
-        }
         fields.finish();
         if limits.uri_bytes > limits.header_bytes {
             at.error(codes::NEVER_VALID, "uriBytes exceeds headerBytes, which holds it");

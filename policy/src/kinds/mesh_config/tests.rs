@@ -80,7 +80,8 @@ fn what_is_not_applied_may_only_say_its_default() {
                    uriBytes: 4096, streams: 7, pendingResets: 9, resets: 9, headerTimeout: 1s, requestBodyIdle: 1s, \
                    streamIdle: 1s, tlsHandshakeTimeout: 1s, connections: 99, connectionsPerAddress: 1000, pendingHandshakes: 9}}";
     assert_eq!(unbuilt(applied), 0);
-    for spec in ["{limits: {connectionsPerAddress: 9}}", "{accessLogFormat: '%FILTER_STATE(a)%'}"] {
+    assert_eq!(unbuilt("{limits: {connectionsPerAddress: 9}}"), 0);
+    for spec in ["{defaultConfig: {gatewayTopology: {proxyProtocol: {}}}}", "{accessLogFormat: '%FILTER_STATE(a)%'}"] {
         assert_eq!(unbuilt(spec), 1, "{spec}");
     }
 }
@@ -153,4 +154,21 @@ fn there_is_one_document() {
     let text = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: other}\nspec: {}\n";
     assert!(parse::yaml("f", text, "shop").problems.iter().any(|problem| problem.code == codes::NAME));
     assert_eq!(read("{}").documents[0].document.id.namespace, "istio-system");
+}
+
+#[test]
+fn what_stands_before_gateways_is_said_as_in_istio() {
+    let topology = |spec: &str| {
+        let mut parsed = read(spec);
+        assert!(parsed.is_valid(), "{spec}: {:?}", parsed.problems);
+        let crate::Spec::MeshConfig(config) = parsed.documents.remove(0).document.spec else { panic!("a MeshConfig") };
+        config.gateways
+    };
+    let text = "{defaultConfig: {gatewayTopology: {numTrustedProxies: 2, forwardClientCertDetails: APPEND_FORWARD}}}";
+    let said = GatewayTopology { trusted_proxies: 2, client_cert: ForwardClientCert::AppendForward };
+    assert_eq!(topology(text), said);
+    assert_eq!(topology("{}").client_cert, ForwardClientCert::SanitizeSet);
+    let codes = |spec: &str| read(spec).problems.into_iter().map(|problem| problem.code).collect::<Vec<_>>();
+    assert_eq!(codes("{defaultConfig: {gatewayTopology: {numTrustedProxies: 17}}}"), [codes::RANGE]);
+    assert_eq!(codes("{defaultConfig: {concurrency: 2}}"), [codes::UNKNOWN_FIELD]);
 }

@@ -50,7 +50,6 @@ fn hosts() {
         ("[a]", ", gateways: ['a b']", codes::GATEWAY_NAME),
         ("[a]", ", gateways: [/b]", codes::GATEWAY_NAME),
         ("[a]", ", gateways: [edge.shop]", codes::DEPRECATED),
-        ("[a]", ", gateways: [edge]", codes::NOT_SUPPORTED),
     ] {
         let found = complaints("VirtualService", &format!("{{hosts: {hosts}{more}, {ROUTE}}}"));
         assert!(found.iter().any(|(found, _)| *found == code), "{hosts}{more}: {found:?}");

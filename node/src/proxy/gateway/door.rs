@@ -1,0 +1,236 @@
+//! An open port of a gateway, and a connection that came in there.
+
+use super::{forwarded, tls::Configured};
+use crate::{
+    mesh::crowd::{Crowd, Place},
+    proxy::{failure::Cause, http::ResponseBody, outbound::Speaker},
+    snapshot::Snapshot,
+};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header::LOCATION};
+use policy::{
+    DocumentId,
+    compile::{Compiled, Doors, Hosts, Serves, Workload},
+    kinds::{Bind, GatewayTopology, Limits},
+    route::{self, Entered, Routed},
+};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Weak},
+};
+use tokio_util::sync::CancellationToken;
+
+/// One open port.
+#[derive(Debug)]
+pub(in crate::proxy) struct Door {
+    /// The gateway's service.
+    pub(super) speaker: Arc<ArcSwap<Speaker>>,
+    /// The address as documents name it.
+    pub(super) bind: Option<Bind>,
+    /// The port as documents name it.
+    pub(super) port: u16,
+    /// What it speaks.
+    pub(super) is_tls: bool,
+    /// The documents want it no more.
+    pub(super) close: CancellationToken,
+    /// The servers that meet TLS here, as far as their certificates could be read.
+    pub(super) servers: ArcSwap<HashMap<ServerKey, Arc<Configured>>>,
+    seen: ArcSwapOption<Seen>,
+}
+
+/// A server: its Gateway, and its place there.
+pub(super) type ServerKey = (DocumentId, usize);
+
+/// What the documents last said of a door.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Which documents, and who speaks: the same ones say the same.
+    compiled: Weak<Compiled>,
+    speaker: u64,
+    pub(super) doors: Arc<Doors>,
+    pub(super) workload: Arc<Workload>,
+}
+
+impl Door {
+    pub(super) fn new(speaker: Speaker, bind: Option<Bind>, port: u16, is_tls: bool) -> Self {
+        Self {
+            speaker: Arc::new(ArcSwap::from_pointee(speaker)),
+            bind,
+            port,
+            is_tls,
+            close: CancellationToken::new(),
+            servers: ArcSwap::default(),
+            seen: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The server that a client means by the name that it asks for, if it can be met.
+    pub(super) fn server(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<(ServerKey, Arc<Configured>)> {
+        let seen = self.look(snapshot);
+        let server = seen.doors.listener(self.bind.as_ref(), self.port)?.tls_server(name)?;
+        let key = (server.document.clone(), server.server);
+        let configured = self.servers.load().get(&key).cloned();
+        // What the document says now, not what is about to be replaced.
+        let configured = configured.filter(|configured| configured.settings == server.tls)?;
+        Some((key, configured))
+    }
+
+    /// What the documents say of it now.
+    pub(super) fn look(&self, snapshot: &Snapshot) -> Arc<Seen> {
+        let speaker = self.speaker.load();
+        let seen = self.seen.load();
+        if let Some(known) = &*seen
+            && known.speaker == speaker.id
+            && std::ptr::eq(known.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled))
+        {
+            return Arc::clone(known);
+        }
+        let (namespace, labels) = (speaker.service.namespace(), &speaker.source.labels);
+        let fresh = Arc::new(Seen {
+            compiled: Arc::downgrade(&snapshot.compiled),
+            speaker: speaker.id,
+            doors: snapshot.compiled.doors(namespace, labels),
+            workload: snapshot.compiled.workload(&snapshot.trust_domain, namespace, labels),
+        });
+        self.seen.store(Some(Arc::clone(&fresh)));
+        fresh
+    }
+
+    /// Resolves when connections are to end after what is under way.
+    pub(super) async fn closed(&self) {
+        self.close.cancelled().await;
+    }
+}
+
+/// A connection of a client: where it came in, and what is known of who opened it.
+#[derive(Debug)]
+pub(in crate::proxy) struct Entrance {
+    pub(super) door: Arc<Door>,
+    pub(super) met: Option<Met>,
+}
+
+/// How TLS was met.
+#[derive(Debug)]
+pub(super) struct Met {
+    pub(super) server: ServerKey,
+    pub(super) configured: Arc<Configured>,
+    /// The name that the client asked for.
+    pub(super) name: Option<String>,
+    /// The client's certificate, as it is told.
+    pub(super) client: Option<HeaderValue>,
+}
+
+/// What becomes of a request.
+pub(in crate::proxy) enum Way {
+    /// It goes on.
+    Route(Routed),
+    /// The gateway answers it.
+    Answer(Box<Response<ResponseBody>>),
+}
+
+impl Entrance {
+    /// Of a connection without TLS.
+    pub(super) fn plain(door: Arc<Door>) -> Self {
+        Self { door, met: None }
+    }
+
+    /// In whose name its requests go on.
+    pub(in crate::proxy) fn speaker(&self) -> &Arc<ArcSwap<Speaker>> {
+        &self.door.speaker
+    }
+
+    /// Resolves when the connection is to end after what is under way.
+    pub(in crate::proxy) async fn closed(&self) {
+        match &self.met {
+            None => self.door.closed().await,
+            Some(met) => tokio::select! {
+                () = self.door.closed() => {}
+                () = met.configured.replaced.cancelled() => {}
+            },
+        }
+    }
+
+    /// The name that the client asked TLS for.
+    pub(in crate::proxy) fn server_name(&self) -> Option<&str> {
+        self.met.as_ref()?.name.as_deref()
+    }
+
+    /// Says in a request's headers who sent it and how, in place of what the client said.
+    pub(in crate::proxy) fn receive(&self, headers: &mut HeaderMap, remote: IpAddr, topology: &GatewayTopology) {
+        let client = self.met.as_ref().and_then(|met| met.client.as_ref());
+        forwarded::receive(headers, (remote, self.met.is_some(), client), topology);
+    }
+
+    /// By what a request came that was received.
+    pub(in crate::proxy) fn scheme(&self, headers: &HeaderMap) -> &'static str {
+        forwarded::scheme(headers)
+    }
+
+    /// The way of a request that was received and admitted.
+    ///
+    /// # Errors
+    /// Nothing is there.
+    pub(in crate::proxy) fn enter(&self, snapshot: &Snapshot, request: &route::Request<'_>) -> Result<Way, Cause> {
+        let seen = self.door.look(snapshot);
+        let hosts = self.hosts(&seen.doors).ok_or(Cause::NoRoute)?;
+        match route::enter(hosts, request, self.door.port) {
+            Entered::Route(routed) => Ok(Way::Route(routed)),
+            Entered::ToHttps => Ok(Way::Answer(Box::new(to_https(request)))),
+            Entered::Nothing => Err(Cause::NoRoute),
+        }
+    }
+
+    fn hosts<'d>(&self, doors: &'d Doors) -> Option<&'d Hosts> {
+        match (&doors.listener(self.door.bind.as_ref(), self.door.port)?.serves, &self.met) {
+            (Serves::Plain(hosts), None) => Some(hosts),
+            (Serves::Tls(servers), Some(met)) => {
+                let (document, place) = &met.server;
+                let mut servers = servers.iter().filter(|server| server.document == *document);
+                let server = servers.find(|server| server.server == *place)?;
+                // Who was let in under other conditions finds nothing: its connection is about to end.
+                (server.tls == met.configured.settings).then_some(&server.hosts)
+            }
+            (Serves::Plain(_) | Serves::Tls(_), _) => None,
+        }
+    }
+}
+
+/// 301 to the same by https, as Envoy has it: the authority stays as it was sent.
+fn to_https(request: &route::Request<'_>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(Bytes::new()));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
+    if let Ok(location) = HeaderValue::try_from(format!("https://{}{path}", request.authority)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// The connections of clients, by where they come from.
+#[derive(Debug)]
+pub(in crate::proxy) struct Clients {
+    connected: Arc<Crowd>,
+    /// Those of them that have not finished their handshake.
+    greeting: Arc<Crowd>,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        let crowd = || Crowd::new(usize::MAX, usize::MAX);
+        Self { connected: crowd(), greeting: crowd() }
+    }
+}
+
+impl Clients {
+    /// A place for a connection; `None` if its address has too many.
+    pub(in crate::proxy) fn admit(&self, from: IpAddr, limits: &Limits) -> Option<Place> {
+        self.connected.enter_within(from, limits.connections, limits.connections_per_address)
+    }
+
+    /// A place for a handshake; one address gets half of them.
+    pub(super) fn greet(&self, from: IpAddr, limits: &Limits) -> Option<Place> {
+        self.greeting.enter_within(from, limits.pending_handshakes, limits.pending_handshakes.div_ceil(2))
+    }
+}

@@ -1,0 +1,329 @@
+//! Opens and closes the ports of this node's gateways, as documents and configuration want them. What cannot be opened is told and
+//! tried again; the rest of the node does not feel it.
+
+use super::{
+    Door,
+    door::ServerKey,
+    tls::{self, Configured, Material},
+};
+use crate::{
+    clock,
+    config::Speaker as Name,
+    proxy::{
+        listen,
+        local::Local,
+        outbound::Speaker,
+        plane::{DataPlane, Listen, Serves},
+    },
+    secrets::Secrets,
+    snapshot::{Doors, OpenDoor, Snapshot, Trouble},
+};
+use policy::{
+    DocumentId,
+    compile::{self, LeftOut, TlsServer, Workload},
+    kinds::Bind,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+/// The first pause before what could not be opened is tried again: another listener there may be about to close.
+const RETRY: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// How often files of certificates are looked at.
+const RELOAD: Duration = Duration::from_secs(2);
+
+/// A port that is wanted or open. What is another of these is another listener.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Key {
+    listen: SocketAddr,
+    service: Name,
+    bind: Option<Bind>,
+    port: u16,
+    tls: bool,
+}
+
+/// What is open.
+#[derive(Debug)]
+struct Opened {
+    door: Arc<Door>,
+    bound: SocketAddr,
+}
+
+/// What the documents want, and what of it cannot be.
+#[derive(Debug, Default)]
+struct Wanted {
+    doors: BTreeMap<Key, (Vec<DocumentId>, Vec<String>)>,
+    troubles: Vec<Trouble>,
+}
+
+/// Keeps the doors of a data plane until the node drains.
+pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets) {
+    let mut snapshots = plane.shared.current.subscribe();
+    let mut reloads = plane.shared.reloads.subscribe();
+    let mut changes = secrets.changes();
+    let mut draining = plane.shared.draining.subscribe();
+    let mut open: HashMap<Key, Opened> = HashMap::new();
+    let mut retry = RETRY;
+    loop {
+        snapshots.mark_unchanged();
+        reloads.mark_unchanged();
+        changes.mark_unchanged();
+        let failed = look(&plane, &secrets, &mut open).await;
+        let met = open.keys().any(|key| key.tls);
+        retry = if failed { (retry * 2).min(LONGEST_RETRY) } else { RETRY };
+        let again = async {
+            match (failed, met) {
+                (true, _) => tokio::time::sleep(retry.min(RELOAD)).await,
+                (false, true) => tokio::time::sleep(RELOAD).await,
+                (false, false) => std::future::pending().await,
+            }
+        };
+        let drained = async { drop(draining.wait_for(|draining| *draining).await) };
+        let goes_on = tokio::select! {
+            // Errors mean that the node ends.
+            changed = snapshots.changed() => changed.is_ok(),
+            changed = reloads.changed() => changed.is_ok(),
+            changed = changes.changed() => changed.is_ok(),
+            () = drained => false,
+            () = again => true,
+        };
+        if !goes_on {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Brings what is open in line with what is wanted; true if something is to be tried again.
+async fn look(plane: &DataPlane, secrets: &Secrets, open: &mut HashMap<Key, Opened>) -> bool {
+    let (snapshot, local) = (plane.shared.current.load(), plane.shared.local.load_full());
+    let Wanted { doors, mut troubles } = wanted(plane, &snapshot, &local);
+    open.retain(|key, opened| {
+        let stays = doors.contains_key(key);
+        if !stays {
+            tracing::info!(listen = %opened.bound, "a gateway's port closes");
+            opened.door.close.cancel();
+        }
+        stays
+    });
+    let mut told = Vec::new();
+    let mut failed = false;
+    for (key, (documents, hosts)) in doors {
+        let speaker = |port| Speaker::new(&local, &snapshot, &plane.shared.locality, &key.service, None, port);
+        let bound = match open.get(&key) {
+            Some(opened) => {
+                if let Some(speaker) = speaker(opened.bound.port()).filter(|new| differs(&opened.door, new)) {
+                    opened.door.speaker.store(Arc::new(speaker));
+                }
+                opened.bound
+            }
+            None => match start(plane, &key, speaker).await {
+                Ok(opened) => {
+                    tracing::info!(listen = %opened.bound, service = %key.service, "a gateway's port is open");
+                    let bound = opened.bound;
+                    open.insert(key.clone(), opened);
+                    bound
+                }
+                Err(error) => {
+                    failed = true;
+                    troubles.push(not_opened(&key, &documents, &error));
+                    continue;
+                }
+            },
+        };
+        let (port, service, tls) = (key.port, key.service.to_string(), key.tls);
+        told.push(OpenDoor { listen: bound, port, service, documents, tls, hosts });
+    }
+    for opened in open.values() {
+        troubles.extend(unheeded(&opened.door.look(&snapshot).workload, &opened.door));
+    }
+    for opened in open.values().filter(|opened| opened.door.is_tls) {
+        certify(plane, secrets, &snapshot, &opened.door, &mut troubles).await;
+    }
+    troubles.sort_by(|a, b| (a.code, &a.message).cmp(&(b.code, &b.message)));
+    troubles.dedup();
+    plane.shared.current.tell_doors(Doors { open: told, troubles });
+    failed
+}
+
+/// The configuration of the service changed, or the identity that it has.
+fn differs(door: &Door, new: &Speaker) -> bool {
+    let old = door.speaker.load();
+    old.source != new.source || old.identity != new.identity
+}
+
+async fn start(plane: &DataPlane, key: &Key, speaker: impl FnOnce(u16) -> Option<Speaker>) -> io::Result<Opened> {
+    let (bound, sockets) = listen::bind(key.listen, plane.workers.len())?;
+    let speaker = speaker(bound.port()).ok_or(io::ErrorKind::NotFound)?;
+    let door = Arc::new(Door::new(speaker, key.bind.clone(), key.port, key.tls));
+    for (worker, socket) in plane.workers.iter().zip(sockets) {
+        let listen = Listen { socket, serves: Serves::Clients(Arc::clone(&door)), close: door.close.clone() };
+        worker.send(listen).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+    }
+    Ok(Opened { door, bound })
+}
+
+/// Reads the certificates of a door's servers anew, and gives the servers those that differ. One that cannot be read any more goes on
+/// with what it had.
+async fn certify(plane: &DataPlane, secrets: &Secrets, snapshot: &Snapshot, door: &Door, troubles: &mut Vec<Trouble>) {
+    let seen = door.look(snapshot);
+    let Some(listener) = seen.doors.listener(door.bind.as_ref(), door.port) else { return };
+    let compile::Serves::Tls(servers) = &listener.serves else { return };
+    let before = door.servers.load_full();
+    let mut after: HashMap<ServerKey, Arc<Configured>> = HashMap::new();
+    for server in servers {
+        let key = (server.document.clone(), server.server);
+        let (settings, secrets) = (server.tls.clone(), secrets.clone());
+        let namespace = door.speaker.load().service.namespace().to_owned();
+        let read = plane.shared.tasks.blocking(move || tls::load(&settings, &namespace, &secrets)).await;
+        let read = read.unwrap_or_else(|error| Err(error.to_string()));
+        let had = before.get(&key);
+        let made = read.and_then(|material| renewed(had, server, material));
+        match made {
+            Ok(configured) => {
+                if configured.not_after < clock::wall() {
+                    troubles.push(uncertified(&key, "its certificate has ended"));
+                }
+                after.insert(key, configured);
+            }
+            Err(why) => {
+                let usable = had.filter(|had| had.settings == server.tls);
+                let goes_on =
+                    if usable.is_some() { "; it goes on with what it had" } else { "; its clients are refused" };
+                troubles.push(uncertified(&key, &format!("{why}{goes_on}")));
+                after.extend(usable.map(|had| (key, Arc::clone(had))));
+            }
+        }
+    }
+    let is_kept = |(key, had): (&ServerKey, &Arc<Configured>)| after.get(key).is_some_and(|now| had.admits_as(now));
+    let gone: Vec<Arc<Configured>> =
+        before.iter().filter(|one| !is_kept(*one)).map(|(_, had)| Arc::clone(had)).collect();
+    door.servers.store(Arc::new(after));
+    gone.iter().for_each(|had| had.replaced.cancel());
+}
+
+fn renewed(had: Option<&Arc<Configured>>, server: &TlsServer, material: Material) -> Result<Arc<Configured>, String> {
+    if let Some(had) = had.filter(|had| had.settings == server.tls && had.material == material) {
+        return Ok(Arc::clone(had));
+    }
+    let mut fresh = Configured::new(server, material)?;
+    // The connections of one whose certificate alone was renewed are ended when the next of its conditions changes.
+    if let Some(had) = had.filter(|had| had.admits_as(&fresh)) {
+        fresh.replaced = had.replaced.clone();
+    }
+    Ok(Arc::new(fresh))
+}
+
+/// What policies want of a gateway's service that its door does not do.
+fn unheeded(workload: &Workload, door: &Door) -> Vec<Trouble> {
+    let service = &door.speaker.load().service;
+    let limits = (!workload.limits.is_empty()).then(|| Trouble {
+        code: "gateway_not_supported",
+        message: format!("a RateLimit selects {service}, and none is kept at gateways yet"),
+        hint: "let it select the services behind the gateway",
+    });
+    let asks = workload.authorizer.asks().then(|| Trouble {
+        code: "gateway_not_supported",
+        message: format!("a CUSTOM policy selects {service}: gateways ask nobody yet, and refuse what it is about"),
+        hint: "let it select the services behind the gateway",
+    });
+    limits.into_iter().chain(asks).collect()
+}
+
+fn uncertified((document, server): &ServerKey, why: &str) -> Trouble {
+    Trouble {
+        code: "gateway_certificate",
+        message: format!("servers[{server}] of {document}: {why}"),
+        hint: "put the certificate with its key where the Gateway says, or `skein secret put`; it is then taken by itself",
+    }
+}
+
+fn wanted(plane: &DataPlane, snapshot: &Snapshot, local: &Local) -> Wanted {
+    let settings = plane.shared.gateway.load();
+    let mut wanted = Wanted::default();
+    for service in local.services() {
+        let doors = snapshot.compiled.doors(service.name.namespace(), &service.labels);
+        wanted.troubles.extend(doors.left_out.iter().map(left_out));
+        for listener in &doors.listeners {
+            let address = match &listener.bind {
+                None => settings.listen,
+                Some(Bind::Ip(address)) => *address,
+                // Refused at push.
+                Some(Bind::Unix(_)) => continue,
+            };
+            let port = settings.ports.get(&listener.port).copied().unwrap_or(listener.port);
+            let hosts = hosts(&listener.serves);
+            let key = Key {
+                listen: SocketAddr::new(address, port),
+                service: Name::of(service),
+                bind: listener.bind.clone(),
+                port: listener.port,
+                tls: matches!(listener.serves, compile::Serves::Tls(_)),
+            };
+            let other = wanted.doors.keys().find(|other| other.listen == key.listen && port != 0);
+            if let Some(other) = other {
+                wanted.troubles.push(claimed(&key, &listener.documents, other));
+            } else {
+                wanted.doors.insert(key, (listener.documents.clone(), hosts));
+            }
+        }
+    }
+    wanted
+}
+
+fn hosts(serves: &compile::Serves) -> Vec<String> {
+    let of = |hosts: &compile::Hosts| hosts.all().iter().map(|host| host.name.to_string()).collect::<Vec<_>>();
+    match serves {
+        compile::Serves::Plain(hosts) => of(hosts),
+        compile::Serves::Tls(servers) => servers.iter().flat_map(|server| server.names.iter().cloned()).collect(),
+    }
+}
+
+fn names(documents: &[DocumentId]) -> String {
+    documents.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn left_out(left_out: &LeftOut) -> Trouble {
+    let LeftOut { document, server, why } = left_out;
+    Trouble {
+        code: "gateway_conflict",
+        message: format!("servers[{server}] of {document} is not opened: {why}"),
+        hint: "give it another port or other hosts, or put it into that Gateway",
+    }
+}
+
+fn claimed(key: &Key, documents: &[DocumentId], other: &Key) -> Trouble {
+    Trouble {
+        code: "gateway_conflict",
+        message: format!(
+            "{} opens {} for {} already, and not for {}",
+            names(documents),
+            key.listen,
+            other.service,
+            key.service
+        ),
+        hint: "let the Gateway's selector mean one service of the node, or `bind` the ports to different addresses",
+    }
+}
+
+fn not_opened(key: &Key, documents: &[DocumentId], error: &io::Error) -> Trouble {
+    let (at, by) = (key.listen, names(documents));
+    let kind = error.kind();
+    let (message, hint) = if kind == io::ErrorKind::AddrInUse {
+        let message = format!("{by}: {at} is in use by another process or listener");
+        (message, "stop what listens there, or map the port to another one in [gateway] ports")
+    } else if kind == io::ErrorKind::PermissionDenied {
+        let message = format!("{by}: this process may not listen at {at}");
+        (message, "give it CAP_NET_BIND_SERVICE, or map the port to one above 1023 in [gateway] ports")
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        (format!("{by}: {at} is no address of this machine"), "correct `bind`, or [gateway] listen")
+    } else {
+        (format!("{by}: cannot listen at {at}: {error}"), "see the log of this node")
+    };
+    Trouble { code: "gateway_not_open", message, hint }
+}

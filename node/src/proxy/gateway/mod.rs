@@ -1,0 +1,97 @@
+//! Gateways: ports for clients outside the mesh, as Gateway documents say. A request that comes in at one takes the way of an
+//! application's, with the gateway's service as its caller; who sent it is told in headers that nobody else can set.
+//!
+//! [`keep_doors`] opens and closes the ports when policy or configuration changes; [`serve`] serves one connection.
+
+mod admission;
+mod door;
+mod forwarded;
+mod keeper;
+mod tls;
+
+pub(super) use door::{Clients, Door, Entrance, Way};
+pub use keeper::keep_doors;
+
+use super::{context::Context, http::Bounds, outbound};
+use door::Met;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+
+/// Between two looks at a connection that has sent too little to know its protocol.
+const DETECT_PAUSE: Duration = Duration::from_millis(1);
+
+/// Serves one connection of a client.
+pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, remote: SocketAddr) {
+    // Small answers must not wait for acknowledgements; a socket that refuses this still works.
+    drop(stream.set_nodelay(true));
+    let bounds = Bounds::of_applications(&context.limits());
+    let Ok(local) = stream.local_addr() else { return };
+    if door.is_tls {
+        let met = tokio::select! {
+            met = meet(&context, &door, stream, remote) => met,
+            () = door.closed() => return,
+            () = context.draining() => return,
+        };
+        match met {
+            Ok((stream, met)) => {
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let entrance = Entrance { door, met: Some(met) };
+                outbound::serve_client(&context, stream, entrance, is_http2, (remote, local)).await;
+            }
+            Err(error) => tracing::debug!(%error, "a client's handshake failed"),
+        }
+        return;
+    }
+    let begun = tokio::select! {
+        is_http2 = is_http2(&stream, &bounds) => is_http2,
+        () = door.closed() => return,
+        () = context.draining() => return,
+    };
+    match begun {
+        Ok(is_http2) => {
+            outbound::serve_client(&context, stream, Entrance::plain(door), is_http2, (remote, local)).await;
+        }
+        Err(error) => tracing::debug!(%error, "a client went away before a request"),
+    }
+}
+
+/// Meets TLS: the name that the client asks for chooses the server.
+async fn meet(
+    context: &Context,
+    door: &Door,
+    stream: TcpStream,
+    remote: SocketAddr,
+) -> io::Result<(TlsStream<TcpStream>, Met)> {
+    let limits = context.limits();
+    let _place = context.clients.greet(remote.ip(), &limits).ok_or_else(|| io::Error::other("too many handshakes"))?;
+    let handshake = async {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
+        let found = door.server(&context.current.load(), name.as_deref());
+        let (server, configured) = found.ok_or_else(|| io::Error::other(format!("nothing is served as {name:?}")))?;
+        let stream = start.into_stream(Arc::clone(&configured.config)).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let client = shown.and_then(|leaf| forwarded::element(leaf));
+        Ok((stream, Met { server, configured, name, client }))
+    };
+    timeout(limits.tls_handshake_timeout, handshake).await?
+}
+
+/// HTTP/2 with prior knowledge begins with `PRI`; the bytes stay unread. Clients have no longer for the first byte than for a head.
+async fn is_http2(stream: &TcpStream, bounds: &Bounds) -> io::Result<bool> {
+    let looking = async {
+        let mut first = [0; 3];
+        loop {
+            let length = stream.peek(&mut first).await?;
+            if length == 0 || !b"PRI".starts_with(&first[..length]) {
+                return Ok(false);
+            }
+            if length == first.len() {
+                return Ok(true);
+            }
+            tokio::time::sleep(DETECT_PAUSE).await;
+        }
+    };
+    timeout(bounds.head_time, looking).await?
+}

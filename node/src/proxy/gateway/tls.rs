@@ -1,0 +1,317 @@
+//! How a gateway meets TLS: certificates from files or from the node's secrets, and what clients must show.
+
+use crate::{
+    clock,
+    secrets::{self, Key, Secret, SecretError, Secrets},
+};
+use certs::foreign::Foreign;
+use policy::{
+    compile::TlsServer,
+    kinds::{CertificateFiles, SPOKEN_SUITES, ServerCertificates, ServerTls, ServerTlsMode, TlsVersion},
+};
+use rustls::{
+    CipherSuite, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs::default_provider},
+    pki_types::{CertificateDer, UnixTime},
+    server::{
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+    time_provider::TimeProvider,
+    version::{TLS12, TLS13},
+};
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// What was read for a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Material {
+    /// Certificate and key, at most one of each kind of key.
+    pairs: Vec<Pair>,
+    /// Clients' authorities.
+    ca: Option<String>,
+    crl: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pair {
+    cert: String,
+    key: Key,
+}
+
+/// A server as handshakes find it.
+#[derive(Debug)]
+pub(super) struct Configured {
+    pub(super) config: Arc<ServerConfig>,
+    /// What it was made of.
+    pub(super) settings: ServerTls,
+    pub(super) material: Material,
+    /// When its first certificate ends, wall time.
+    pub(super) not_after: u64,
+    /// What clients must show is another now: connections end after what is under way.
+    pub(super) replaced: CancellationToken,
+}
+
+impl Configured {
+    pub(super) fn new(server: &TlsServer, material: Material) -> Result<Self, String> {
+        let (config, not_after) = configure(&server.tls, &material)?;
+        let (settings, replaced) = (server.tls.clone(), CancellationToken::new());
+        Ok(Self { config: Arc::new(config), settings, material, not_after, replaced })
+    }
+
+    /// True if whoever this one let in would be let in by the other.
+    pub(super) fn admits_as(&self, other: &Self) -> bool {
+        self.settings == other.settings
+            && (&self.material.ca, &self.material.crl) == (&other.material.ca, &other.material.crl)
+    }
+}
+
+/// Reads what a server needs; `namespace` is that of the gateway's service, whose secrets are meant. Blocks.
+///
+/// # Errors
+/// What is missing, in words.
+pub(super) fn load(tls: &ServerTls, namespace: &str, secrets: &Secrets) -> Result<Material, String> {
+    let wants_ca = tls.mode != ServerTlsMode::Simple;
+    let material = match &tls.certificates {
+        ServerCertificates::Files(files) => load_files(tls, files, wants_ca)?,
+        ServerCertificates::Credentials(names) => load_secrets(tls, names, namespace, secrets, wants_ca)?,
+        ServerCertificates::None => return Err("the server names no certificate".to_owned()),
+    };
+    if wants_ca && material.ca.is_none() {
+        return Err(format!("mode {} needs the authorities of clients: none are given", tls.mode));
+    }
+    Ok(material)
+}
+
+fn load_files(tls: &ServerTls, files: &[CertificateFiles], wants_ca: bool) -> Result<Material, String> {
+    let mut pairs = Vec::new();
+    for pair in files {
+        let everybodys = std::fs::metadata(&pair.private_key).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
+        if everybodys {
+            return Err(format!("{}: every user of this machine may read the key (chmod o-r)", pair.private_key));
+        }
+        let cert = secrets::read_file(&pair.certificate)?;
+        pairs.push(Pair { cert, key: secrets::read_file(&pair.private_key)?.into() });
+    }
+    let own = files.iter().filter_map(|pair| pair.ca_certificates.as_ref()).collect::<Vec<_>>();
+    let ca = match (&tls.ca_certificates, own.as_slice()) {
+        _ if !wants_ca => None,
+        (Some(path), []) => Some(path),
+        (None, [path]) if files.len() == 1 => Some(*path),
+        (None, []) => None,
+        (Some(_) | None, _) => {
+            return Err("authorities of clients for one certificate of several are not supported: name them once, in \
+                        caCertificates of the server"
+                .to_owned());
+        }
+    };
+    let read = |path: &String| secrets::read_file(path);
+    Ok(Material { pairs, ca: ca.map(read).transpose()?, crl: tls.ca_crl.as_ref().map(read).transpose()? })
+}
+
+fn load_secrets(
+    tls: &ServerTls,
+    names: &[String],
+    namespace: &str,
+    secrets: &Secrets,
+    wants_ca: bool,
+) -> Result<Material, String> {
+    let get = |name: &str| {
+        let plain = name.strip_prefix("kubernetes://").unwrap_or(name);
+        secrets.get(namespace, plain).map_err(|error| match error {
+            SecretError::NotFound(_) => {
+                format!("no secret `{plain}` in {namespace} at this node: `skein secret put {plain} -n {namespace}`")
+            }
+            SecretError::Invalid(_) | SecretError::Disk(_, _) => error.to_string(),
+        })
+    };
+    let mut pairs = Vec::new();
+    let mut authorities: Option<Secret> = None;
+    for name in names {
+        let secret = get(name)?;
+        let (Some(cert), Some(key)) = (secret.cert.clone(), secret.key.clone()) else {
+            return Err(format!("the secret `{name}` holds no certificate with its key"));
+        };
+        pairs.push(Pair { cert, key });
+        if secret.ca.is_some() {
+            authorities.get_or_insert(secret);
+        }
+    }
+    if wants_ca {
+        // As in Istio: a secret of their own goes before those beside the certificate.
+        let beside = names.first().map(|name| format!("{name}-cacert"));
+        match (&tls.ca_credential, authorities.is_some(), beside) {
+            (Some(name), _, _) => authorities = Some(get(name)?),
+            (None, false, Some(name)) => authorities = get(&name).ok(),
+            (None, _, _) => {}
+        }
+    }
+    let authorities = authorities.filter(|_| wants_ca).unwrap_or_default();
+    Ok(Material { pairs, ca: authorities.ca.clone(), crl: authorities.crl.clone() })
+}
+
+fn configure(tls: &ServerTls, material: &Material) -> Result<(ServerConfig, u64), String> {
+    let keys = material.pairs.iter().map(|pair| secrets::certified_key(&pair.cert, pair.key.pem()));
+    let keys: Vec<Arc<CertifiedKey>> = keys.map(|key| key.map(Arc::new)).collect::<Result<_, _>>()?;
+    let first = keys.first().and_then(|key| key.cert.first()).and_then(|der| Foreign::parse(der).ok());
+    let provider = Arc::new(provider(tls));
+    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(Time))
+        .with_protocol_versions(&versions(tls))
+        .map_err(|error| error.to_string())?;
+    let builder = match clients(tls, material, &provider)? {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Shown(keys)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
+    if tls.mode != ServerTlsMode::Simple {
+        // Who resumes shows no certificate, so a list of revoked ones would not be asked.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok((config, first.map_or(u64::MAX, |first| first.not_after)))
+}
+
+fn versions(tls: &ServerTls) -> Vec<&'static SupportedProtocolVersion> {
+    let spoken = [(TlsVersion::V1_3, &TLS13), (TlsVersion::V1_2, &TLS12)];
+    let wanted = spoken.iter().filter(|(version, _)| (tls.min_version..=tls.max_version).contains(version));
+    wanted.map(|(_, version)| *version).collect()
+}
+
+/// Documents choose among the suites of TLS 1.2 only, as in Istio.
+fn provider(tls: &ServerTls) -> CryptoProvider {
+    let mut provider = default_provider();
+    if !tls.cipher_suites.is_empty() {
+        provider.cipher_suites.retain(|suite| match suite {
+            SupportedCipherSuite::Tls13(_) => true,
+            SupportedCipherSuite::Tls12(suite) => {
+                openssl_name(suite.common.suite).is_some_and(|name| tls.cipher_suites.iter().any(|own| own == name))
+            }
+        });
+    }
+    provider
+}
+
+fn openssl_name(suite: CipherSuite) -> Option<&'static str> {
+    let suites = [
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ];
+    suites.iter().zip(SPOKEN_SUITES).find(|(known, _)| **known == suite).map(|(_, name)| name)
+}
+
+fn clients(
+    tls: &ServerTls,
+    material: &Material,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+    let Some(ca) = &material.ca else { return Ok(None) };
+    let roots = Arc::new(secrets::authorities(ca)?);
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+    if let Some(crl) = &material.crl {
+        builder = builder.with_crls(secrets::revoked(crl)?);
+    }
+    if tls.mode == ServerTlsMode::OptionalMutual {
+        builder = builder.allow_unauthenticated();
+    }
+    let verified = builder.build().map_err(|error| format!("the authorities of clients cannot be used: {error}"))?;
+    let listed = [&tls.certificate_spki, &tls.certificate_hashes].into_iter().flatten().copied().collect();
+    let names = tls.subject_alt_names.clone();
+    Ok(Some(Arc::new(Clients { verified, names, listed, unverified: tls.insecure_skip_verify })))
+}
+
+/// What clients' certificates must be, beside of the right authority.
+#[derive(Debug)]
+struct Clients {
+    verified: Arc<dyn ClientCertVerifier>,
+    /// Alternative names of which one is needed, if there are any.
+    names: Vec<String>,
+    /// SHA-256 of certificates or public keys of which one is needed, if there are any.
+    listed: Vec<[u8; 32]>,
+    /// Where it comes from is not looked at.
+    unverified: bool,
+}
+
+impl ClientCertVerifier for Clients {
+    fn offer_client_auth(&self) -> bool {
+        self.verified.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.verified.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.verified.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if !self.unverified {
+            self.verified.verify_client_cert(leaf, chain, now)?;
+        }
+        let refused = || Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure);
+        let read =
+            Foreign::parse(leaf).map_err(|_| Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
+        let named = self.names.is_empty() || self.names.iter().any(|name| read.is_called(name));
+        let known = |one: &[u8; 32]| *one == read.fingerprint.0 || *one == read.public_key.0;
+        let listed = self.listed.is_empty() || self.listed.iter().any(known);
+        if named && listed { Ok(ClientCertVerified::assertion()) } else { Err(refused()) }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verified.verify_tls12_signature(message, leaf, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verified.verify_tls13_signature(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verified.supported_verify_schemes()
+    }
+}
+
+/// The certificate of the kind that the client can verify.
+#[derive(Debug)]
+struct Shown(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
+        self.0.iter().find(fits).or_else(|| self.0.first()).cloned()
+    }
+}
+
+/// The node's clock as rustls wants it.
+#[derive(Debug)]
+struct Time;
+
+impl TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(clock::wall())))
+    }
+}

@@ -1,0 +1,42 @@
+//! What the data plane says of this node's gateways: which ports are open, and what keeps others shut.
+
+use std::net::SocketAddr;
+
+use policy::DocumentId;
+
+/// All of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Doors {
+    /// By address.
+    pub open: Vec<OpenDoor>,
+    /// What is not as the documents say.
+    pub troubles: Vec<Trouble>,
+}
+
+/// A port that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenDoor {
+    /// Where.
+    pub listen: SocketAddr,
+    /// The port as documents name it.
+    pub port: u16,
+    /// `NAMESPACE/NAME[/INSTANCE]` of the service that speaks here.
+    pub service: String,
+    /// The Gateways.
+    pub documents: Vec<DocumentId>,
+    /// True if it speaks TLS.
+    pub tls: bool,
+    /// What is served, the most specific first.
+    pub hosts: Vec<String>,
+}
+
+/// Something to mend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// A stable word.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: &'static str,
+}

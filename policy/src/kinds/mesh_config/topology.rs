@@ -1,0 +1,67 @@
+//! What stands before gateways: Istio's `defaultConfig.gatewayTopology`.
+
+use crate::decode::{At, Fields};
+
+/// `gatewayTopology`: what gateways believe of what stands before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GatewayTopology {
+    /// Proxies of one's own between clients and gateways: so many addresses at the end of `x-forwarded-for` are believed. 0: the
+    /// address of the connection is the client's.
+    pub trusted_proxies: usize,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub client_cert: ForwardClientCert,
+}
+
+/// `ForwardClientCertDetails`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ForwardClientCert {
+    /// What a client sends is dropped, and nothing is told.
+    Sanitize,
+    /// What a client with a certificate sends is passed on.
+    ForwardOnly,
+    /// What a client with a certificate sends is passed on, and the certificate is told after it.
+    AppendForward,
+    /// What a client sends is dropped, and its certificate is told. The default.
+    #[default]
+    SanitizeSet,
+    /// What any client sends is passed on.
+    AlwaysForwardOnly,
+}
+
+const CLIENT_CERT: [(&str, ForwardClientCert); 6] = [
+    ("UNDEFINED", ForwardClientCert::SanitizeSet),
+    ("SANITIZE", ForwardClientCert::Sanitize),
+    ("FORWARD_ONLY", ForwardClientCert::ForwardOnly),
+    ("APPEND_FORWARD", ForwardClientCert::AppendForward),
+    ("SANITIZE_SET", ForwardClientCert::SanitizeSet),
+    ("ALWAYS_FORWARD_ONLY", ForwardClientCert::AlwaysForwardOnly),
+];
+
+/// Proxies that may stand one behind the other.
+const MAX_PROXIES: i64 = 16;
+
+impl GatewayTopology {
+    /// `defaultConfig` of a MeshConfig; the rest of what Istio has there is of its own proxies.
+    pub(super) fn decode(fields: &Fields<'_>) -> Self {
+        let Some(config) = fields.get("defaultConfig") else { return Self::default() };
+        let Some(config) = config.fields() else { return Self::default() };
+        let topology = config.get("gatewayTopology").and_then(|topology| Self::decode_topology(&topology));
+        config.finish();
+        topology.unwrap_or_default()
+    }
+
+    fn decode_topology(at: &At<'_>) -> Option<Self> {
+        let fields = at.fields()?;
+        let proxies = fields.get("numTrustedProxies").and_then(|number| number.integer(0..=MAX_PROXIES));
+        let client_cert = fields.get("forwardClientCertDetails").and_then(|word| word.word(&CLIENT_CERT));
+        if let Some(at) = fields.get("proxyProtocol") {
+            at.anything();
+            at.unbuilt("`proxyProtocol`");
+        }
+        fields.finish();
+        Some(Self {
+            trusted_proxies: proxies.and_then(|number| usize::try_from(number).ok()).unwrap_or_default(),
+            client_cert: client_cert.unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! Doors that speak TLS: certificates by server name, from files and from secrets, renewed without an end of service; and clients that
+//! must show one.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use harness::{cluster::Cluster, eventually};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+};
+
+use crate::gateway::{CART, at, gateway, mesh, opened, routes, troubles};
+
+/// An authority outside the mesh.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, PEM.
+pub(crate) struct Issued {
+    cert: String,
+    key: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "authority");
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority"))
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    pub(crate) fn issue(&self, name: &str, uri: Option<&str>) -> Issued {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().expect("ASCII"))));
+        Issued { cert: params.signed_by(&key, &self.0).expect("a certificate").pem(), key: key.serialize_pem() }
+    }
+}
+
+/// What a client got.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    /// The names of the certificate that it was shown.
+    names: Vec<String>,
+    protocol: Option<Vec<u8>>,
+}
+
+pub(crate) struct Client<'a> {
+    to: SocketAddr,
+    authority: &'a Authority,
+    pub(crate) shows: Option<&'a Issued>,
+    protocols: &'a [&'a str],
+}
+
+impl<'a> Client<'a> {
+    pub(crate) fn new(to: SocketAddr, authority: &'a Authority) -> Self {
+        Self { to, authority, shows: None, protocols: &["http/1.1"] }
+    }
+
+    fn connect(&self, name: &str) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).expect("PEM")).expect("an authority");
+        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let mut config = match self.shows {
+            None => builder.with_no_client_auth(),
+            Some(Issued { cert, key }) => {
+                let chain = vec![CertificateDer::from_pem_slice(cert.as_bytes()).expect("PEM")];
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+                builder.with_client_auth_cert(chain, key).expect("a pair")
+            }
+        };
+        config.alpn_protocols = self.protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let session = ClientConnection::new(Arc::new(config), name).expect("a client");
+        let stream = TcpStream::connect(self.to).map_err(|error| error.to_string())?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        let mut stream = StreamOwned::new(session, stream);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).map_err(|error| error.to_string())?;
+        }
+        Ok(stream)
+    }
+
+    pub(crate) fn get(&self, name: &str, host: &str, path: &str) -> Result<Got, String> {
+        let mut stream = self.connect(name)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+            .map_err(|e| e.to_string())?;
+        let mut answer = Vec::new();
+        // A server that refuses a client's certificate says so at the first read, in TLS 1.3.
+        let read = stream.read_to_end(&mut answer);
+        let text = String::from_utf8_lossy(&answer);
+        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| format!("no answer: {read:?}"))?;
+        let shown = stream.conn.peer_certificates().and_then(|chain| chain.first()).expect("a certificate").to_vec();
+        let names = certs::foreign::Foreign::parse(&shown).expect("a certificate").dns_names;
+        Ok(Got { status, names, protocol: stream.conn.alpn_protocol().map(<[u8]>::to_vec) })
+    }
+}
+
+fn write_pair(dir: &Path, name: &str, issued: &Issued) -> (String, String) {
+    let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    std::fs::write(&cert, &issued.cert).expect("writable");
+    std::fs::write(&key, &issued.key).expect("writable");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("ours");
+    (cert.to_string_lossy().into_owned(), key.to_string_lossy().into_owned())
+}
+
+fn server(port: u16, name: &str, hosts: &str, tls: &str) -> String {
+    format!("{{port: {{number: {port}, name: {name}, protocol: HTTPS}}, hosts: [{hosts}], tls: {{{tls}}}}}")
+}
+
+pub(crate) fn put(cluster: &Cluster, name: &str, pair: Option<&Issued>, ca: Option<&str>) {
+    let mut words: Vec<String> =
+        ["secret", "put", name, "-n", "istio-system"].iter().map(|word| (*word).to_owned()).collect();
+    if let Some(pair) = pair {
+        let (cert, key) = write_pair(cluster.path(), name, pair);
+        words.extend(["--cert".to_owned(), cert, "--key".to_owned(), key]);
+    }
+    if let Some(ca) = ca {
+        let file = cluster.file(&format!("{name}.ca"), ca).to_string_lossy().into_owned();
+        words.extend(["--ca".to_owned(), file]);
+    }
+    cluster.on("edge", &words.iter().map(String::as_str).collect::<Vec<_>>()).expect_code(0);
+}
+
+#[test]
+fn certificates_follow_server_names_and_files_and_secrets() {
+    let (cluster, authority) = (mesh(), Authority::new());
+    let (cert, key) = write_pair(cluster.path(), "file", &authority.issue("file.example.com", None));
+    let servers = [
+        server(
+            8443,
+            "file",
+            "file.example.com",
+            &format!("mode: SIMPLE, serverCertificate: '{cert}', privateKey: '{key}'"),
+        ),
+        server(8443, "secret", "'*.secret.example.com'", "mode: SIMPLE, credentialName: wild"),
+    ];
+    let documents = gateway("public", &servers.join(", ")) + &routes("cart", "public", "'*.example.com'", CART);
+    cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
+    opened(&cluster, 8443);
+    eventually("the missing secret is told", || {
+        let told = troubles(&cluster, "gateway_certificate");
+        let is_told =
+            told.iter().any(|message| message.contains("servers[1]") && message.contains("skein secret put wild"));
+        if is_told { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    let client = Client { protocols: &["h2", "http/1.1"], ..Client::new(at(&cluster, 8443), &authority) };
+    let plain = Client::new(at(&cluster, 8443), &authority);
+    let got = plain.get("file.example.com", "file.example.com", "/").expect("an answer");
+    assert_eq!((got.status, &got.names[..]), (200, &["file.example.com".to_owned()][..]), "{got:?}");
+    assert_eq!(got.protocol.as_deref(), Some(&b"http/1.1"[..]));
+    let arrived = cluster.node("shop").backends[0].arrivals().pop().expect("it arrived");
+    assert_eq!(arrived.header("x-forwarded-proto"), Some("https"));
+    let stream = client.connect("file.example.com").expect("a handshake");
+    assert_eq!(stream.conn.alpn_protocol(), Some(&b"h2"[..]), "HTTP/2 where the client speaks it");
+    plain.get("a.secret.example.com", "a.secret.example.com", "/").expect_err("no certificate yet");
+    plain.get("other.example.com", "other.example.com", "/").expect_err("no server of that name");
+    let got = plain.get("file.example.com", "a.secret.example.com", "/").expect("an answer");
+    assert_eq!(got.status, 404, "the host of another server: {got:?}");
+
+    put(&cluster, "wild", Some(&authority.issue("*.secret.example.com", None)), None);
+    eventually("the secret is taken", || {
+        plain.get("a.secret.example.com", "a.secret.example.com", "/").map(|got| assert_eq!(got.status, 200))
+    });
+    let listed = cluster.json("edge", &["secret", "list"]);
+    assert_eq!(listed[0]["names"][0], "*.secret.example.com", "{listed}");
+    assert!(!listed.to_string().contains("PRIVATE"), "{listed}");
+
+    // Renewed in place: what is open goes on, what comes sees the new one.
+    let mut kept = plain.connect("file.example.com").expect("a handshake");
+    let renewed = authority.issue("file.example.com", Some("https://renewed.example.com"));
+    write_pair(cluster.path(), "file", &renewed);
+    eventually("the renewed certificate is shown", || {
+        let stream = plain.connect("file.example.com")?;
+        let shown = stream.conn.peer_certificates().expect("a chain")[0].to_vec();
+        let read = certs::foreign::Foreign::parse(&shown).expect("a certificate");
+        if read.uris.is_empty() { Err("the old one".to_owned()) } else { Ok(()) }
+    });
+    kept.write_all(b"GET / HTTP/1.1\r\nhost: file.example.com\r\nconnection: close\r\n\r\n").expect("it is open");
+    let mut answer = String::new();
+    kept.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    // A broken file changes nothing but what is told.
+    std::fs::write(&cert, "rubbish").expect("writable");
+    eventually("the broken file is told", || {
+        let told = troubles(&cluster, "gateway_certificate");
+        let is_told = told.iter().any(|message| message.contains("goes on with what it had"));
+        if is_told { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    assert_eq!(plain.get("file.example.com", "file.example.com", "/").expect("an answer").status, 200);
+}
+
+#[test]
+fn clients_show_certificates_where_they_must() {
+    let (cluster, authority, others) = (mesh(), Authority::new(), Authority::new());
+    let pair = authority.issue("shop.example.com", None);
+    put(&cluster, "shop", Some(&pair), Some(&authority.pem()));
+    put(&cluster, "bare", Some(&pair), None);
+    put(&cluster, "bare-cacert", None, Some(&authority.pem()));
+    let servers = [
+        server(8443, "must", "shop.example.com", "mode: MUTUAL, credentialName: shop"),
+        server(8444, "may", "shop.example.com", "mode: OPTIONAL_MUTUAL, credentialName: bare"),
+        server(
+            8445,
+            "named",
+            "shop.example.com",
+            "mode: MUTUAL, credentialName: shop, subjectAltNames: ['spiffe://partner/ann']",
+        ),
+    ];
+    let documents = gateway("public", &servers.join(", ")) + &routes("cart", "public", "shop.example.com", CART);
+    cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
+    for port in [8443, 8444, 8445] {
+        opened(&cluster, port);
+    }
+    let (bob, ann) = (authority.issue("bob", None), authority.issue("ann", Some("spiffe://partner/ann")));
+    let stranger = others.issue("bob", None);
+    let ask = |port, shows| {
+        let client = Client { shows, ..Client::new(at(&cluster, port), &authority) };
+        client.get("shop.example.com", "shop.example.com", "/").map(|got| got.status)
+    };
+    eventually("the certificates are taken", || ask(8445, Some(&ann)).map(drop));
+    assert_eq!(ask(8443, Some(&bob)), Ok(200));
+    let arrived = cluster.node("shop").backends[0].arrivals().pop().expect("it arrived");
+    let told = arrived.header("x-forwarded-client-cert").expect("the client and the gateway");
+    assert!(told.contains("Subject=\"CN=bob\"") && told.contains(";DNS=bob,By="), "{told}");
+    assert!(told.ends_with("URI=spiffe://test.example/ns/istio-system/sa/default"), "{told}");
+    ask(8443, None).expect_err("no certificate");
+    ask(8443, Some(&stranger)).expect_err("of another authority");
+    assert_eq!([ask(8444, None), ask(8444, Some(&bob))], [Ok(200), Ok(200)]);
+    ask(8444, Some(&stranger)).expect_err("who shows one shows a good one");
+    assert_eq!(ask(8445, Some(&ann)), Ok(200));
+    ask(8445, Some(&bob)).expect_err("another name");
+}
