@@ -19,7 +19,7 @@ use harness::{
 };
 
 use self::{
-    applicability::{BESIDE, LOGGED, NOT_HERE, is_outside},
+    applicability::{BESIDE, CALLED, LOGGED, NOT_HERE, is_outside},
     edge::AT_GATEWAYS,
     mesh::{APPLICATIONS, CALLER, SERVERS, application},
     scenario::{Call, Connection, Documents, Protocol, Scenario},
@@ -52,6 +52,11 @@ fn what_istio_promises_to_callers_holds() {
         Scenario::read(&signed(&text(file), &issuer)).unwrap_or_else(|error| panic!("{name}: {error}"))
     };
     let mut scenarios: Vec<Scenario> = files.iter().map(read).collect();
+    for (name, called) in CALLED {
+        let calls =
+            scenarios.iter_mut().filter(|scenario| scenario.name == *name).flat_map(|scenario| &mut scenario.calls);
+        calls.for_each(|call| call.request.to = Some((*called).to_owned()));
+    }
     // The one that takes applications down comes last.
     scenarios.sort_by_key(|scenario| {
         (scenario.calls.iter().any(|call| call.request.after.is_some()), scenario.name.clone())

@@ -260,6 +260,11 @@ fn a_command_line_that_dies_at_any_moment_loses_neither_the_change_nor_a_key() {
 #[test]
 fn a_node_whose_root_was_withdrawn_while_nobody_can_renew_it_says_so() {
     let mut cluster = three();
+    // Killed within moments of meeting the others, it would know nobody but the first.
+    eventually_within("third has noted where the second is", PATIENCE, || {
+        let noted = std::fs::read_to_string(cluster.path().join("third/data/addresses")).unwrap_or_default();
+        if noted.contains("second") { Ok(()) } else { Err(noted) }
+    });
     cluster.kill("third");
     cluster.json("first", &["ca", "rotate", "start", "--emergency"]);
     eventually_within("second is back", Duration::from_secs(60), || match cluster.healthy("first", "shop/reviews") {

@@ -1,6 +1,9 @@
 //! Plays a scenario and reports.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use certs::{
     codec::Millis,
@@ -197,25 +200,25 @@ impl Play {
             return;
         }
         let (liars, rumors) = (self.liars.clone(), self.rumors);
-        // Who asked whom: an answer is no rumor.
-        let mut asked: BTreeSet<(NodeId, NodeId)> = BTreeSet::new();
+        // Who asked whom, and how often without an answer so far: an answer is no rumor, and what follows it is one again.
+        let mut asked: BTreeMap<(NodeId, NodeId), u32> = BTreeMap::new();
         self.network.tap = Some(Box::new(move |from, to, _, bytes| {
             let decoded = Message::decode(&bytes);
             if let Ok(Some(Message::Records(records))) = &decoded {
+                let open = asked.get_mut(&(to.clone(), from.clone())).filter(|open| **open > 0);
+                let answers = open.map(|open| *open -= 1).is_some();
                 let mut read = records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok());
                 let told = if liars.contains(from) {
                     read.all(|record| record.node() == from)
                 } else {
-                    rumors
-                        || asked.contains(&(to.clone(), from.clone()))
-                        || read.all(|record| record.section() != Section::POLICY)
+                    rumors || answers || read.all(|record| record.section() != Section::POLICY)
                 };
                 return told.then_some(bytes);
             }
             if !rumors {
                 match &decoded {
                     Ok(Some(Message::Have(_))) => return None,
-                    Ok(Some(Message::Pull(_))) => drop(asked.insert((from.clone(), to.clone()))),
+                    Ok(Some(Message::Pull(_))) => *asked.entry((from.clone(), to.clone())).or_default() += 1,
                     Ok(_) | Err(_) => {}
                 }
             }

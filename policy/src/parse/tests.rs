@@ -265,7 +265,7 @@ proptest! {
 fn an_author_silences_warnings_and_nothing_else() {
     let text = |codes: &str| {
         format!(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: a\n  annotations: {{skein.dev/lint-ignore: \"{codes}\"}}\nspec:\n  hosts: [a]\n  http:\n  - fault: {{abort: {{httpStatus: 500, percentage: {{value: 1}}}}}}\n    route: [{{destination: {{host: a}}}}]\n  tcp: [{{route: [{{destination: {{host: a}}}}]}}]\n"
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: a\n  annotations: {{skein.dev/lint-ignore: \"{codes}\"}}\nspec:\n  hosts: [a]\n  http:\n  - fault: {{abort: {{httpStatus: 500, percentage: {{value: 1}}}}}}\n    route: [{{destination: {{host: a}}}}]\n    headers: {{request: {{set: {{x: '%FILTER_STATE(a)%'}}}}}}\n"
         )
     };
     let codes_of = |text: &str| yaml("f", text, "default").problems.iter().map(|one| one.code).collect::<Vec<_>>();
@@ -273,7 +273,7 @@ fn an_author_silences_warnings_and_nothing_else() {
     assert_eq!(codes_of(&text("SKN0305, SKN0203")), [codes::NOT_SUPPORTED]);
     assert_eq!(codes_of(&text("SKN0203,SKN0102")), [codes::NOT_SUPPORTED], "what a push refuses stays");
     assert_eq!(codes_of(&text("SKN0203,SKN9999")), [codes::ANNOTATION, codes::NOT_SUPPORTED]);
-    let invalid = text("SKN0203,SKN0101").replace("tcp:", "tpc:");
+    let invalid = text("SKN0203,SKN0101").replace("set:", "sett:");
     assert_eq!(codes_of(&invalid), [codes::UNKNOWN_FIELD], "errors stay");
 }
 

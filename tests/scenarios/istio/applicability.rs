@@ -29,6 +29,10 @@ pub(super) const BESIDE: &[(&str, &str)] = &[
     ),
 ];
 
+/// Whom the calls of a scenario mean that do not say it: the workload that its documents select.
+pub(super) const CALLED: &[(&str, &str)] =
+    &[("jwt-deny-missing", "httpbin.foo"), ("jwt-deny-missing-path", "httpbin.foo")];
+
 /// What the node of the service must have logged by a scenario's end.
 pub(super) const LOGGED: &[(&str, &[&str])] =
     &[("authz-dry-run", &["a policy on trial would deny", "AuthorizationPolicy foo/deny-path-headers"])];
