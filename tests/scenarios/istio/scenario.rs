@@ -110,10 +110,7 @@ impl Scenario {
     /// A file's text, with the caller and the service written into each call that leaves them to the setup.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let mut scenario: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
-        // That of tokens leaves unsaid what the task that it is from has: the same two.
-        let of_httpbin =
-            ["workload httpbin (labels app=httpbin, ns foo), client sleep in ns foo", "tokens signed with the key"];
-        if of_httpbin.iter().any(|setup| scenario.setup.starts_with(setup)) {
+        if scenario.setup.starts_with("workload httpbin (labels app=httpbin, ns foo), client sleep in ns foo") {
             for call in &mut scenario.calls {
                 call.request.from.get_or_insert_with(|| "sleep.foo".to_owned());
                 call.request.to.get_or_insert_with(|| "httpbin.foo".to_owned());
