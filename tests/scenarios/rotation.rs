@@ -64,6 +64,14 @@ fn bundle(cluster: &Cluster, name: &str) -> String {
     cluster.on(name, &["ca", "bundle"]).expect_code(0).out
 }
 
+/// Waits until the third has noted where the second is: what it has not when it dies it cannot know afterwards.
+fn knows_the_second(cluster: &Cluster) {
+    eventually_within("third has noted where the second is", PATIENCE, || {
+        let noted = std::fs::read_to_string(cluster.path().join("third/data/addresses")).unwrap_or_default();
+        if noted.contains("second") { Ok(()) } else { Err(noted) }
+    });
+}
+
 #[test]
 fn the_root_changes_in_steps_and_no_request_fails() {
     let cluster = three();
@@ -260,11 +268,7 @@ fn a_command_line_that_dies_at_any_moment_loses_neither_the_change_nor_a_key() {
 #[test]
 fn a_node_whose_root_was_withdrawn_while_nobody_can_renew_it_says_so() {
     let mut cluster = three();
-    // Killed within moments of meeting the others, it would know nobody but the first.
-    eventually_within("third has noted where the second is", PATIENCE, || {
-        let noted = std::fs::read_to_string(cluster.path().join("third/data/addresses")).unwrap_or_default();
-        if noted.contains("second") { Ok(()) } else { Err(noted) }
-    });
+    knows_the_second(&cluster);
     cluster.kill("third");
     cluster.json("first", &["ca", "rotate", "start", "--emergency"]);
     eventually_within("second is back", Duration::from_secs(60), || match cluster.healthy("first", "shop/reviews") {
@@ -349,11 +353,7 @@ fn a_mesh_whose_root_has_expired_recovers() {
 #[test]
 fn who_was_off_while_another_became_the_enroller_is_let_back() {
     let mut cluster = three();
-    // What it has not noted when it dies it cannot know afterwards.
-    eventually_within("third has noted where the second is", PATIENCE, || {
-        let noted = std::fs::read_to_string(cluster.path().join("third/data/addresses")).unwrap_or_default();
-        if noted.contains("second") { Ok(()) } else { Err(noted) }
-    });
+    knows_the_second(&cluster);
     cluster.kill("third");
     cluster.on("first", &["ca", "promote", "second"]).expect_code(0);
     eventually_within("second has it on disk", PATIENCE, || {

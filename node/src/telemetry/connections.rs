@@ -3,33 +3,26 @@
 use super::{
     Protocol,
     labels::Labels,
-    requests::{SERIES_LIMIT, overflow},
+    series::{self, add},
 };
-use dashmap::{DashMap, Entry};
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// One worker's share of a series; on a cache line of its own. Only that worker writes.
+/// One combination of labels.
+pub(super) type Series = series::Series<Cells>;
+/// All series.
+pub(super) type Family = series::Family<Cells>;
+
+/// One worker's share of a series; on a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Cells {
+pub(super) struct Cells {
     opened: AtomicU64,
     closed: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
-}
-
-fn add(cell: &AtomicU64, amount: u64) {
-    cell.store(cell.load(Relaxed).wrapping_add(amount), Relaxed);
-}
-
-/// One combination of labels.
-#[derive(Debug)]
-pub(super) struct Series {
-    pub(super) labels: Labels,
-    cells: Box<[Cells]>,
 }
 
 /// Connections and bytes of a series, over all workers.
@@ -41,119 +34,121 @@ pub(super) struct Totals {
     pub(super) received: u64,
 }
 
-impl Series {
-    fn new(labels: Labels, workers: usize) -> Self {
-        Self { labels, cells: (0..workers.max(1)).map(|_| Cells::default()).collect() }
-    }
+impl series::Cells for Cells {
+    type Sum = Totals;
 
-    pub(super) fn totals(&self) -> Totals {
-        self.cells.iter().fold(Totals::default(), |sum, cells| Totals {
-            opened: sum.opened.wrapping_add(cells.opened.load(Relaxed)),
-            closed: sum.closed.wrapping_add(cells.closed.load(Relaxed)),
-            sent: sum.sent.wrapping_add(cells.sent.load(Relaxed)),
-            received: sum.received.wrapping_add(cells.received.load(Relaxed)),
-        })
+    fn add_to(&self, sum: &mut Totals) {
+        let cells = [&self.opened, &self.closed, &self.sent, &self.received];
+        let sums = [&mut sum.opened, &mut sum.closed, &mut sum.sent, &mut sum.received];
+        for (cell, sum) in cells.into_iter().zip(sums) {
+            *sum = sum.wrapping_add(cell.load(Relaxed));
+        }
     }
-}
-
-/// All series. A lock is taken when a combination of labels is new to a worker.
-#[derive(Debug)]
-pub(super) struct Family {
-    workers: usize,
-    known: DashMap<Labels, Arc<Series>>,
-    length: AtomicUsize,
-    /// Those that find no room, together.
-    overflow: Arc<Series>,
 }
 
 impl Family {
     pub(super) fn new(workers: usize) -> Self {
-        let mut labels = overflow();
-        labels.summary.protocol = Protocol::Tcp;
-        let overflow = Arc::new(Series::new(labels, workers));
-        Self { workers, known: DashMap::new(), length: AtomicUsize::new(0), overflow }
-    }
-
-    /// Every series, the overflow last if it was used.
-    pub(super) fn series(&self) -> Vec<Arc<Series>> {
-        let mut all: Vec<_> = self.known.iter().map(|entry| Arc::clone(entry.value())).collect();
-        all.extend((self.overflow.totals() != Totals::default()).then(|| Arc::clone(&self.overflow)));
-        all
-    }
-
-    /// Where a worker counts a connection with these labels.
-    pub(super) fn find(&self, labels: &Labels, worker: usize) -> Connected {
-        let worker = worker.min(self.workers.max(1) - 1);
-        let known = self.known.get(labels).map(|series| Arc::clone(&series));
-        let series = known.unwrap_or_else(|| match self.known.entry(labels.clone()) {
-            Entry::Occupied(known) => Arc::clone(known.get()),
-            Entry::Vacant(_) if self.length.fetch_add(1, Relaxed) >= SERIES_LIMIT => {
-                self.length.fetch_sub(1, Relaxed);
-                Arc::clone(&self.overflow)
-            }
-            Entry::Vacant(free) => Arc::clone(&free.insert(Arc::new(Series::new(labels.clone(), self.workers)))),
-        });
-        Connected { series, worker }
+        Self::of(Protocol::Tcp, workers)
     }
 }
 
 /// Where one worker counts a connection between a pair.
 #[derive(Debug, Clone)]
 pub struct Connected {
+    family: Arc<Family>,
     series: Arc<Series>,
     worker: usize,
 }
 
 impl Connected {
+    /// Where that worker counts a connection with these labels.
+    pub(super) fn new(family: &Arc<Family>, labels: &Labels, worker: usize) -> Self {
+        Self { family: Arc::clone(family), series: family.find(labels), worker }
+    }
+
     /// It is there.
     pub fn opened(&self) {
-        add(&self.cells().opened, 1);
+        self.count(|cells| &cells.opened, 1);
     }
 
     /// It is over.
     pub fn closed(&self) {
-        add(&self.cells().closed, 1);
+        self.count(|cells| &cells.closed, 1);
     }
 
     /// Bytes went from the server to the caller.
     pub fn sent(&self, bytes: u64) {
-        add(&self.cells().sent, bytes);
+        self.count(|cells| &cells.sent, bytes);
     }
 
     /// Bytes came from the caller for the server.
     pub fn received(&self, bytes: u64) {
-        add(&self.cells().received, bytes);
+        self.count(|cells| &cells.received, bytes);
     }
 
-    fn cells(&self) -> &Cells {
-        &self.series.cells[self.worker]
+    /// A connection may be silent for longer than its series is kept.
+    fn count(&self, of: impl Fn(&Cells) -> &AtomicU64, amount: u64) {
+        if self.series.is_retired() {
+            add(of(self.family.take_back(&self.series).cell(self.worker)), amount);
+        } else {
+            add(of(self.series.cell(self.worker)), amount);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Flags, Summary};
+    use crate::telemetry::{
+        Flags, Summary,
+        series::{IDLE, overflow},
+    };
 
     fn labels(flags: Flags) -> Labels {
-        let mut labels = overflow();
-        labels.summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags };
-        labels
+        let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags };
+        Labels { summary, ..overflow(Protocol::Tcp) }
     }
 
     #[test]
     fn flags_part_series_and_workers_share_them() {
-        let family = Family::new(2);
+        let family = Arc::new(Family::new(2));
         for worker in 0..2 {
-            let open = family.find(&labels(Flags::NONE), worker);
+            let open = Connected::new(&family, &labels(Flags::NONE), worker);
             open.opened();
             open.sent(5);
             open.received(7);
-            family.find(&labels(Flags::DC), worker).closed();
+            Connected::new(&family, &labels(Flags::DC), worker).closed();
         }
-        let mut totals: Vec<Totals> = family.series().iter().map(|series| series.totals()).collect();
+        let mut totals: Vec<Totals> = family.series().iter().map(|series| series.sum()).collect();
         totals.sort_by_key(|totals| totals.closed);
         let open = Totals { opened: 2, closed: 0, sent: 10, received: 14 };
         assert_eq!(totals, [open, Totals { closed: 2, ..Totals::default() }]);
+    }
+    #[test]
+    fn series_without_connections_are_forgotten_and_silent_ones_come_back() {
+        let family = Arc::new(Family::new(1));
+        let (silent, gone) = (Connected::new(&family, &labels(Flags::NONE), 0), labels(Flags::UF));
+        silent.opened();
+        Connected::new(&family, &gone, 0).opened();
+        let sweep = |now| family.look(now, |_, _, _| {});
+        for now in [0, IDLE, IDLE + 1] {
+            sweep(now);
+        }
+        assert_eq!(family.length(), 0);
+        silent.closed();
+        let shown: Vec<Totals> = family.series().iter().map(|series| series.sum()).collect();
+        assert_eq!(shown, [Totals { opened: 1, closed: 1, ..Totals::default() }], "it counts on from where it was");
+        for now in [IDLE + 2, 2 * IDLE + 2, 2 * IDLE + 3] {
+            sweep(now);
+        }
+        // Another one began meanwhile.
+        Connected::new(&family, &labels(Flags::NONE), 0).opened();
+        silent.sent(7);
+        let shown: Vec<Totals> = family.series().iter().map(|series| series.sum()).collect();
+        assert_eq!(
+            shown,
+            [Totals { opened: 1, sent: 7, ..Totals::default() }],
+            "all is counted in the one that is shown"
+        );
     }
 }

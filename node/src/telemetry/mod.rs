@@ -10,6 +10,7 @@ mod labels;
 mod own;
 mod render;
 mod requests;
+mod series;
 mod traffic;
 
 pub use access_log::{AccessLog, Entry, LogSide};
@@ -61,7 +62,7 @@ impl Telemetry {
         let length = move || one(requests.length() as f64);
         self.collect("skein_metric_series", "Combinations of labels of the request metrics", Kind::Gauge, length);
         let requests = Arc::clone(&self.requests);
-        let overflowed = move || one(requests.overflowed() as f64);
+        let overflowed = move || one(requests.overflowed().count() as f64);
         let help = "Requests counted together because their combination of labels found no room";
         self.collect("skein_metric_series_overflowed_total", help, Kind::Counter, overflowed);
     }
@@ -83,6 +84,7 @@ impl Telemetry {
         let now = clock::uptime();
         let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         traffic.take(&self.requests, now);
+        self.connections.look(now, |_, _, _| {});
         traffic.exchanged(now)
     }
 

@@ -162,7 +162,7 @@ fn of_connections(text: &mut String, all: &[Arc<connections::Series>], format: F
         for series in all {
             text.push_str(name);
             let separator = labels(text, &series.labels);
-            line(text, separator, of(&series.totals()));
+            line(text, separator, of(&series.sum()));
         }
     }
 }

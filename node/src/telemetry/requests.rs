@@ -1,26 +1,24 @@
-//! Counts, durations and sizes of requests. One series is one combination of labels, with cells for each data worker, so that
-//! counting is loads and stores; a lock is taken by data workers alone, when a combination is new to them. Series that nobody
-//! has counted for long are forgotten.
+//! Counts, durations and sizes of requests.
 
 use super::{
     Flags,
     connections::{self, Connected},
-    labels::{Labels, Pair, Protocol, Reporter, Security, Summary, UNKNOWN, Workload},
+    labels::{Labels, Pair, Protocol, Summary},
+    series::{self, add},
 };
 use certs::codec::Millis;
-use dashmap::{DashMap, Entry};
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-/// Combinations of labels that are kept apart; further ones are counted together.
-pub(super) const SERIES_LIMIT: usize = 10_000;
-/// A series that nobody has counted for this long is forgotten, in milliseconds.
-const IDLE: Millis = 15 * 60_000;
+/// One combination of labels.
+pub(super) type Series = series::Series<Cells>;
+/// All series.
+pub(super) type Family = series::Family<Cells>;
 
 /// Upper bounds of the buckets (Envoy's defaults): milliseconds of durations, bytes of sizes.
 pub const BOUNDS: [f64; 19] = [
@@ -102,14 +100,10 @@ impl Histogram {
     }
 }
 
-fn add(cell: &AtomicU64, amount: u64) {
-    cell.store(cell.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
-}
-
 /// One worker's share of a series; on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Cells {
+pub(super) struct Cells {
     /// Of microseconds.
     durations: Histogram,
     received: Histogram,
@@ -132,158 +126,55 @@ impl Cells {
     }
 }
 
-/// One combination of labels.
-#[derive(Debug)]
-pub(super) struct Series {
-    pub(super) labels: Labels,
-    cells: Box<[Cells]>,
-    /// Nobody has counted for long: who counts next asks for the series anew.
-    retired: AtomicBool,
-    swept: Mutex<Swept>,
-}
+impl series::Cells for Cells {
+    type Sum = Counts;
 
-/// What the last sweep saw.
-#[derive(Debug, Default)]
-struct Swept {
-    durations: Counts,
-    /// When it last found something new; process uptime in milliseconds.
-    active: Option<Millis>,
+    /// Every request has a duration.
+    fn add_to(&self, sum: &mut Counts) {
+        self.durations.add_to(sum);
+    }
 }
 
 impl Series {
-    fn new(labels: Labels, workers: usize) -> Self {
-        let cells = (0..workers.max(1)).map(|_| Cells::default()).collect();
-        Self { labels, cells, retired: AtomicBool::new(false), swept: Mutex::default() }
-    }
-
-    fn sum(&self, of: impl Fn(&Cells) -> &Histogram) -> Counts {
+    fn counts(&self, of: impl Fn(&Cells) -> &Histogram) -> Counts {
         let mut counts = Counts::default();
-        self.cells.iter().for_each(|cells| of(cells).add_to(&mut counts));
+        self.cells().for_each(|cells| of(cells).add_to(&mut counts));
         counts
     }
 
     /// Requests by duration; the sum is in microseconds.
     pub(super) fn durations(&self) -> Counts {
-        self.sum(|cells| &cells.durations)
+        self.sum()
     }
 
     /// Requests by bytes of their bodies.
     pub(super) fn received(&self) -> Counts {
-        self.sum(|cells| &cells.received)
+        self.counts(|cells| &cells.received)
     }
 
     /// Requests by bytes of their responses' bodies.
     pub(super) fn sent(&self) -> Counts {
-        self.sum(|cells| &cells.sent)
+        self.counts(|cells| &cells.sent)
     }
 
     /// gRPC messages of requests and of responses.
     pub(super) fn messages(&self) -> (u64, u64) {
         let all = |of: fn(&Cells) -> &AtomicU64| {
-            self.cells.iter().fold(0_u64, |all, cells| all.wrapping_add(of(cells).load(Ordering::Relaxed)))
+            self.cells().fold(0_u64, |all, cells| all.wrapping_add(of(cells).load(Ordering::Relaxed)))
         };
         (all(|cells| &cells.asked), all(|cells| &cells.answered))
     }
-
-    /// What came since the last sweep, and whether the series is to be forgotten. It is retired first and forgotten by a later
-    /// sweep, so that no worker still counts in it.
-    fn sweep(&self, now: Millis) -> (Counts, bool) {
-        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        let durations = self.durations();
-        let fresh = durations.since(&swept.durations);
-        if fresh.count() > 0 || swept.active.is_none() {
-            swept.durations = durations;
-            swept.active = Some(now);
-            self.retired.store(false, Ordering::Relaxed);
-            return (fresh, false);
-        }
-        let idle = now.saturating_sub(swept.active.unwrap_or(now)) >= IDLE;
-        let forgotten = idle && self.retired.swap(idle, Ordering::Relaxed);
-        (fresh, forgotten)
-    }
-}
-
-/// All series.
-#[derive(Debug)]
-pub(super) struct Family {
-    workers: usize,
-    known: DashMap<Labels, Arc<Series>>,
-    length: AtomicUsize,
-    overflow: Arc<Series>,
 }
 
 impl Family {
     pub(super) fn new(workers: usize) -> Self {
-        let overflow = Arc::new(Series::new(overflow(), workers));
-        Self { workers, known: DashMap::new(), length: AtomicUsize::new(0), overflow }
-    }
-
-    /// Every series, the overflow last if it was used.
-    pub(super) fn series(&self) -> Vec<Arc<Series>> {
-        let mut all: Vec<_> = self.known.iter().map(|entry| Arc::clone(entry.value())).collect();
-        all.extend((self.overflowed() > 0).then(|| Arc::clone(&self.overflow)));
-        all
-    }
-
-    /// How many combinations of labels are kept.
-    pub(super) fn length(&self) -> usize {
-        self.length.load(Ordering::Relaxed)
-    }
-
-    /// Requests whose combination of labels found no room.
-    pub(super) fn overflowed(&self) -> u64 {
-        self.overflow.durations().count()
+        Self::of(Protocol::Http, workers)
     }
 
     /// Gives what each series counted since the last sweep, by duration, and forgets those that count no more.
     pub(super) fn sweep(&self, now: Millis, mut each: impl FnMut(&Labels, &Counts)) {
-        for series in self.series() {
-            let (fresh, forgotten) = series.sweep(now);
-            if fresh.count() > 0 {
-                each(&series.labels, &fresh);
-            }
-            let unused = |_: &Labels, known: &Arc<Series>| known.retired.load(Ordering::Relaxed);
-            if forgotten && self.known.remove_if(&series.labels, unused).is_some() {
-                self.length.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
+        self.look(now, |labels, before, counts| each(labels, &counts.since(before)));
     }
-
-    fn find(&self, labels: &Labels) -> Arc<Series> {
-        // The map's own lock is held while a series is taken back into use, so that it is not forgotten meanwhile.
-        let used = |series: &Arc<Series>| {
-            series.retired.store(false, Ordering::Relaxed);
-            Arc::clone(series)
-        };
-        if let Some(series) = self.known.get(labels) {
-            return used(&series);
-        }
-        match self.known.entry(labels.clone()) {
-            Entry::Occupied(known) => used(known.get()),
-            Entry::Vacant(_) if self.length.fetch_add(1, Ordering::Relaxed) >= SERIES_LIMIT => {
-                self.length.fetch_sub(1, Ordering::Relaxed);
-                Arc::clone(&self.overflow)
-            }
-            Entry::Vacant(free) => Arc::clone(&free.insert(Arc::new(Series::new(labels.clone(), self.workers)))),
-        }
-    }
-}
-
-/// The labels of what no longer fits.
-pub(super) fn overflow() -> Labels {
-    let word: Arc<str> = Arc::from("overflow");
-    let unknown = Arc::new(Workload::unknown());
-    let pair = Pair {
-        reporter: Reporter::Source,
-        source: Arc::clone(&unknown),
-        destination: unknown,
-        service: Arc::clone(&word),
-        service_name: word,
-        service_namespace: Arc::from(UNKNOWN),
-        security: Security::Unknown,
-    };
-    let summary = Summary { protocol: Protocol::Http, code: 0, grpc_status: None, flags: Flags::default() };
-    Labels { pair: Arc::new(pair), summary }
 }
 
 /// Counts the requests and connections of one pair on one worker; remembers the series that it met.
@@ -306,7 +197,7 @@ impl Recorder {
         worker: usize,
         pair: Arc<Pair>,
     ) -> Self {
-        let worker = worker.min(family.workers.max(1) - 1);
+        let worker = worker.min(family.workers - 1);
         Self { worker, family, connections, pair, known: Mutex::default(), opened: Mutex::default() }
     }
 
@@ -316,7 +207,7 @@ impl Recorder {
         let find = || self.family.find(&Labels { pair: Arc::clone(&self.pair), summary });
         let position = match known.iter().position(|(seen, _)| *seen == summary) {
             Some(position) => {
-                if known[position].1.retired.load(Ordering::Relaxed) {
+                if known[position].1.is_retired() {
                     known[position].1 = find();
                 }
                 position
@@ -326,7 +217,7 @@ impl Recorder {
                 known.len() - 1
             }
         };
-        known[position].1.cells[self.worker].observe(measures);
+        known[position].1.cell(self.worker).observe(measures);
     }
 
     /// A connection of bytes that has these flags so far. It is counted by what is then said of it.
@@ -337,7 +228,8 @@ impl Recorder {
             return connected.clone();
         }
         let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags };
-        let connected = self.connections.find(&Labels { pair: Arc::clone(&self.pair), summary }, self.worker);
+        let connected =
+            Connected::new(&self.connections, &Labels { pair: Arc::clone(&self.pair), summary }, self.worker);
         opened.push((flags, connected.clone()));
         connected
     }
@@ -346,9 +238,10 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::series::{IDLE, SERIES_LIMIT, overflow};
 
     fn pair(service: &str) -> Arc<Pair> {
-        let mut labels = overflow();
+        let mut labels = overflow(Protocol::Http);
         Arc::make_mut(&mut labels.pair).service = Arc::from(service);
         labels.pair
     }
@@ -403,7 +296,7 @@ mod tests {
         assert_eq!((family.length(), family.series().len()), (SERIES_LIMIT, SERIES_LIMIT + 1));
         let last = family.series().pop().expect("series");
         assert_eq!(&*last.labels.pair.service, "overflow");
-        assert_eq!((last.durations().count(), family.overflowed()), (5, 5));
+        assert_eq!((last.durations().count(), family.overflowed().count()), (5, 5));
     }
 
     #[test]
