@@ -4,6 +4,7 @@
 mod circuits;
 mod counters;
 mod doors;
+mod names;
 mod token_keys;
 
 use std::{
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
+pub use names::{Captures, Names};
 pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
@@ -59,6 +61,9 @@ pub struct Current {
     newest: Arc<ArcSwap<Snapshot>>,
     changes: watch::Sender<u64>,
     doors: Arc<ArcSwap<Doors>>,
+    names: Arc<ArcSwap<Names>>,
+    captures: Arc<ArcSwap<Captures>>,
+    resolvers: Arc<ArcSwap<Vec<Trouble>>>,
 }
 
 impl Current {
@@ -69,6 +74,9 @@ impl Current {
             newest: Arc::new(ArcSwap::from_pointee(first)),
             changes: watch::Sender::new(0),
             doors: Arc::default(),
+            names: Arc::default(),
+            captures: Arc::default(),
+            resolvers: Arc::default(),
         }
     }
 
@@ -99,6 +107,39 @@ impl Current {
     /// Says it. Only the data plane does.
     pub fn tell_doors(&self, doors: Doors) {
         self.doors.store(Arc::new(doors));
+    }
+
+    /// The addresses of services, as the data plane gives and opens them.
+    #[must_use]
+    pub fn names(&self) -> Arc<Names> {
+        self.names.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_names(&self, names: Names) {
+        self.names.store(Arc::new(names));
+    }
+
+    /// Where captured connections are taken.
+    #[must_use]
+    pub fn captures(&self) -> Arc<Captures> {
+        self.captures.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_captures(&self, captures: Captures) {
+        self.captures.store(Arc::new(captures));
+    }
+
+    /// What is amiss with the resolvers behind this node.
+    #[must_use]
+    pub fn resolvers(&self) -> Arc<Vec<Trouble>> {
+        self.resolvers.load_full()
+    }
+
+    /// Says it. Only the DNS server does.
+    pub fn tell_resolvers(&self, troubles: Vec<Trouble>) {
+        self.resolvers.store(Arc::new(troubles));
     }
 
     /// Tells of every change after this call, several together as one.

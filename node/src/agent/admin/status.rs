@@ -241,6 +241,8 @@ fn own(error: Error) -> Problem {
     let severity = match &*error.code {
         "certificate_old"
         | "clock_drift"
+        | "dns_loop"
+        | "dns_no_resolver"
         | "enroller_old"
         | "enroller_retiring"
         | "enroller_uncertified"
@@ -248,6 +250,7 @@ fn own(error: Error) -> Problem {
         | "gateway_conflict"
         | "gateway_not_open"
         | "gateway_not_supported"
+        | "names_not_open"
         | "not_granted"
         | "policy_stale"
         | "root_old" => Health::Degraded,
