@@ -1,5 +1,6 @@
 //! Builds and wires everything, nothing else: one process from its configuration to its end.
 
+mod beyond;
 mod listen;
 mod process;
 mod ready;
@@ -34,7 +35,6 @@ use crate::{
         event::Events,
         hearing::Hearing,
         identity::Identity,
-        jwks,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -54,7 +54,7 @@ use crate::{
     clock::{Clock, monotonic},
     config::Config,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
-    proxy::{ApplyError, Bound, DataPlane, Seat, keep_doors, run_worker, sweep_outliers},
+    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
     snapshot::Circuits,
     tasks::Tasks,
     telemetry::Telemetry,
@@ -213,10 +213,9 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.critical("timeline", timeline::watch(sync.clone(), circuits.clone()));
     let agent =
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
-    tasks.critical("gateways", keep_doors(plane.clone(), agent.secrets().clone()));
+    beyond::start(&config, &known.world, &plane, agent.secrets(), &tasks);
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
-    tasks.critical("token-keys", jwks::run(known.world.current().clone(), tasks.clone()));
     tasks.critical("clock", drift::run(sync.clone(), dir.clone()));
     tasks.critical("catch-up", catch_up::run(sync.clone(), addresses.clone()));
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));

@@ -20,6 +20,12 @@ impl Clock {
     }
 }
 
+impl rustls::time_provider::TimeProvider for Clock {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_millis(wall())))
+    }
+}
+
 impl certs::tls::Clock for Clock {
     fn now(&self) -> Millis {
         wall()

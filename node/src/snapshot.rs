@@ -4,6 +4,7 @@
 mod circuits;
 mod counters;
 mod doors;
+mod foreign;
 mod token_keys;
 
 use std::{
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
+pub use foreign::{Foreign, ForeignServices, Instance, Outside};
 pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
@@ -43,6 +45,8 @@ pub struct Snapshot {
     pub compiled: Arc<Compiled>,
     /// All services and their endpoints.
     pub services: Arc<Services>,
+    /// The services that ServiceEntries make.
+    pub foreign: Arc<ForeignServices>,
     /// The documents that are live.
     pub state: Arc<State>,
     /// Whom to believe.
@@ -59,6 +63,8 @@ pub struct Current {
     newest: Arc<ArcSwap<Snapshot>>,
     changes: watch::Sender<u64>,
     doors: Arc<ArcSwap<Doors>>,
+    /// What keeps this node from speaking TLS as documents say.
+    tls_troubles: Arc<ArcSwap<Vec<Trouble>>>,
 }
 
 impl Current {
@@ -69,6 +75,7 @@ impl Current {
             newest: Arc::new(ArcSwap::from_pointee(first)),
             changes: watch::Sender::new(0),
             doors: Arc::default(),
+            tls_troubles: Arc::default(),
         }
     }
 
@@ -99,6 +106,17 @@ impl Current {
     /// Says it. Only the data plane does.
     pub fn tell_doors(&self, doors: Doors) {
         self.doors.store(Arc::new(doors));
+    }
+
+    /// What the data plane misses for TLS towards endpoints outside the mesh.
+    #[must_use]
+    pub fn tls_troubles(&self) -> Arc<Vec<Trouble>> {
+        self.tls_troubles.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_tls_troubles(&self, troubles: Vec<Trouble>) {
+        self.tls_troubles.store(Arc::new(troubles));
     }
 
     /// Tells of every change after this call, several together as one.

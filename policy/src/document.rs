@@ -84,6 +84,8 @@ impl Kind {
         match self {
             Kind::VirtualService
             | Kind::DestinationRule
+            | Kind::ServiceEntry
+            | Kind::WorkloadEntry
             | Kind::Gateway
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
@@ -95,7 +97,7 @@ impl Kind {
             | Kind::NodeGrant
             | Kind::Revocation
             | Kind::Confirmation => true,
-            Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup | Kind::Sidecar => false,
+            Kind::WorkloadGroup | Kind::Sidecar => false,
         }
     }
 

@@ -50,6 +50,8 @@ pub struct Service {
     pub protocol: String,
     /// The test's own application listens at the node's address, at the numbers of the ports.
     pub own_ports: bool,
+    /// The application is something of the node itself, at this port of its address.
+    pub target_port: Option<u16>,
     /// Local users whose processes get its identity from the Workload API.
     pub uids: Vec<u32>,
 }
@@ -130,14 +132,15 @@ impl Node {
             .unwrap_or_else(|| panic!("no outbound in {ready}"))
     }
 
-    /// The port that leads to one port of one service, as its ready line says.
+    /// The port that leads to one port of one service, or host, as its ready line says.
     ///
     /// # Panics
     /// When the node does not run or has none.
     pub fn upstream(&self, service: &str, port: u16) -> SocketAddr {
         let ready = &self.running().ready;
         let all = ready["upstream"].as_array().cloned().unwrap_or_default();
-        let found = all.iter().find(|row| row["service"] == service && row["port"] == port);
+        let leads = |row: &&Value| (row["service"] == service || row["host"] == service) && row["port"] == port;
+        let found = all.iter().find(leads);
         let listen = found.and_then(|row| row["listen"].as_str()?.parse().ok());
         listen.unwrap_or_else(|| panic!("no upstream to {service} {port} in {ready}"))
     }

@@ -13,6 +13,7 @@ pub mod http;
 pub mod load;
 pub mod process;
 pub mod simulation;
+pub mod tls_backend;
 pub mod tokens;
 
 use std::time::{Duration, Instant};

@@ -20,6 +20,7 @@ mod lint;
 mod mesh_config;
 mod mirroring;
 mod outliers;
+mod outside;
 mod plan;
 mod policy;
 mod proposals;

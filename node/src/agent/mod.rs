@@ -21,6 +21,7 @@ pub mod links;
 pub mod local;
 pub mod members;
 pub mod outliers;
+pub mod outside;
 pub mod peers;
 pub mod receipt;
 pub mod renew;

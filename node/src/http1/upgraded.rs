@@ -1,7 +1,8 @@
 //! A connection that speaks HTTP no more.
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use std::{
+    any::Any,
     fmt, io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -9,8 +10,15 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<I: AsyncRead + AsyncWrite + Send + Unpin> Io for I {}
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {
+    fn any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+impl<I: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for I {
+    fn any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
 
 /// The bytes of a connection after its change of protocol.
 pub struct Upgraded {
@@ -32,6 +40,18 @@ struct Ticket(Arc<Mutex<Option<Upgraded>>>);
 impl Upgraded {
     pub(super) fn new(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, read: Bytes) -> Self {
         Self { io: Box::new(io), read }
+    }
+
+    /// Bytes that were read and are to be read again, before all others.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        let mut all = BytesMut::from(bytes);
+        all.extend_from_slice(&self.read);
+        self.read = all.freeze();
+    }
+
+    /// What carries it, if that is of this type; what was read and not taken is lost.
+    pub fn into_carrier<I: 'static>(self) -> Option<I> {
+        self.io.any().downcast().ok().map(|io| *io)
     }
 
     /// Gives the connection to a 101 response.

@@ -2,6 +2,7 @@
 
 use super::{
     cluster::Clusters,
+    direct::Originations,
     gateway::Clients,
     http::{Bounds, ReplayBudget},
     inbound::{Apps, Askers, Verdicts},
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     /// Where this node is.
     pub(super) locality: Locality,
     pub(super) mirrors: Mirrors,
+    /// TLS towards endpoints outside the mesh.
+    pub(super) originations: Originations,
     pub(super) connections: Arc<AtomicUsize>,
     /// Those of clients outside the mesh, once more.
     pub(super) clients: Arc<Clients>,
@@ -71,6 +74,7 @@ pub(super) struct Context {
     pub(super) budget: ReplayBudget,
     pub(super) circuits: Arc<Circuits>,
     pub(super) mirrors: Mirrors,
+    pub(super) originations: Originations,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) clients: Arc<Clients>,
     pub(super) verdicts: Verdicts,
@@ -106,6 +110,7 @@ impl Context {
             budget: shared.budget.clone(),
             circuits: Arc::clone(&shared.circuits),
             mirrors: shared.mirrors.clone(),
+            originations: shared.originations.clone(),
             connections: Arc::clone(&shared.connections),
             clients: Arc::clone(&shared.clients),
             verdicts: shared.verdicts.clone(),

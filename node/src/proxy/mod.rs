@@ -9,6 +9,7 @@ mod connection;
 mod context;
 mod deadline;
 mod detect;
+mod direct;
 mod exchange;
 pub mod failure;
 mod flight;
@@ -26,6 +27,7 @@ mod tcp;
 mod upgrade;
 mod worker;
 
+pub use direct::keep_tls;
 pub use gateway::keep_doors;
 pub use outliers::sweep_outliers;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};

@@ -10,6 +10,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use certs::id::{NodeId, ServiceName};
+use policy::route::Called;
 use std::{
     collections::{HashMap, HashSet},
     io,
@@ -62,7 +63,7 @@ pub struct Bound {
     /// HTTP proxy ports.
     pub outbounds: Vec<(SocketAddr, Speaker)>,
     /// Explicit ports.
-    pub upstreams: Vec<(SocketAddr, ServiceName, u16)>,
+    pub upstreams: Vec<(SocketAddr, Called, u16)>,
 }
 
 /// Why a configuration was not taken over; nothing has changed then.
@@ -95,7 +96,7 @@ struct Key {
     listen: SocketAddr,
     service: ServiceName,
     instance: Option<String>,
-    fixed: Option<(ServiceName, u16)>,
+    fixed: Option<(Called, u16)>,
 }
 
 #[derive(Debug)]
@@ -171,7 +172,7 @@ fn register_circuits(shared: &Shared) {
 }
 
 impl Key {
-    fn new(listen: SocketAddr, speaker: &Speaker, fixed: Option<(ServiceName, u16)>) -> Self {
+    fn new(listen: SocketAddr, speaker: &Speaker, fixed: Option<(Called, u16)>) -> Self {
         Self { listen, service: speaker.service.clone(), instance: speaker.instance.clone(), fixed }
     }
 
@@ -196,6 +197,7 @@ impl DataPlane {
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
             mirrors: outbound::Mirrors::new(&telemetry),
+            originations: Default::default(),
             access_log: AccessLog::new(&telemetry, &tasks),
             current,
             local: Arc::default(),
@@ -240,7 +242,7 @@ impl DataPlane {
             .iter()
             .map(|outbound| Key::new(outbound.listen, &outbound.speaker, None))
             .chain(upstreams.iter().map(|upstream| {
-                Key::new(upstream.listen, &upstream.speaker, Some((upstream.service.clone(), upstream.port)))
+                Key::new(upstream.listen, &upstream.speaker, Some((upstream.called.clone(), upstream.port)))
             }))
             .collect();
         let mut open = self.open.lock().await;
@@ -276,7 +278,7 @@ impl DataPlane {
         for key in &keys {
             match &key.fixed {
                 None => bound.outbounds.push((address(key), key.speaker())),
-                Some((service, port)) => bound.upstreams.push((address(key), service.clone(), *port)),
+                Some((called, port)) => bound.upstreams.push((address(key), called.clone(), *port)),
             }
         }
         Ok(bound)

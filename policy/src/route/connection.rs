@@ -2,20 +2,18 @@
 
 use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
-use certs::id::ServiceName;
-
-use super::{Route, Source};
+use super::{Called, Route, Source};
 use crate::{
-    compile::Compiled,
+    compile::{Compiled, Virtual},
     hosts,
     kinds::{GatewayName, L4Match, TlsMatch},
 };
 
 /// What routing reads of a connection.
 pub struct Connection<'a> {
-    /// The service and service port that it is for.
-    pub service: &'a ServiceName,
-    /// The service port.
+    /// What it is for.
+    pub called: &'a Called,
+    /// Its port.
     pub port: u16,
     /// Who connects.
     pub source: &'a Source,
@@ -27,8 +25,8 @@ pub struct Connection<'a> {
 /// prefix wins; else the service's default route.
 pub fn route_tcp(compiled: &Compiled, connection: &Connection<'_>) -> Arc<Route> {
     let namespace = connection.source.namespace.as_str();
-    let default = || compiled.default_route(connection.service, namespace);
-    let Some(found) = compiled.virtual_service(connection.service, namespace) else { return default() };
+    let default = || default(compiled, connection.called, namespace);
+    let Some(found) = virtual_service(compiled, connection.called, namespace) else { return default() };
     let mut best: Option<(u8, &Arc<Route>)> = None;
     for (rule, route) in found.tcp(namespace) {
         let always = rule.matches.is_empty().then_some(0);
@@ -56,12 +54,29 @@ pub fn route_tls(compiled: &Compiled, connection: &Connection<'_>, server_name: 
         let names = condition.sni_hosts.iter().filter(|name| hosts::covers(name, &server_name));
         names.map(|name| (!name.starts_with('*'), name.len(), length)).max()
     };
-    let found = compiled.virtual_service(connection.service, namespace);
+    let found = virtual_service(compiled, connection.called, namespace);
     let rules = found.into_iter().flat_map(|found| found.tls(namespace));
     let held = rules.filter_map(|(rule, route)| Some((rule.matches.iter().filter_map(specificity).max()?, route)));
     // `min_by_key` keeps the first of equals.
     let best = held.min_by_key(|(specificity, _)| Reverse(*specificity));
     best.map_or_else(|| route_tcp(compiled, connection), |(_, route)| route.clone())
+}
+
+fn virtual_service<'c>(compiled: &'c Compiled, called: &Called, namespace: &str) -> Option<&'c Arc<Virtual>> {
+    match called {
+        Called::Service(service) => compiled.virtual_service(service, namespace),
+        Called::Host(host) => compiled.virtual_service_of_entry(host, namespace),
+    }
+}
+
+fn default(compiled: &Compiled, called: &Called, namespace: &str) -> Arc<Route> {
+    match called {
+        Called::Service(service) => compiled.default_route(service, namespace),
+        Called::Host(host) => {
+            let made = compiled.entries().find(host, namespace);
+            compiled.entry_route(made.map_or(host, |made| &made.host), namespace)
+        }
+    }
 }
 
 /// How many bits of the address counted, if every condition holds.

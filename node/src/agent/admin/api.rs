@@ -261,6 +261,9 @@ pub struct Service {
     pub healthy: usize,
     /// Whether so few are healthy that all are used.
     pub panic: bool,
+    /// The document that makes it, if a ServiceEntry does: `name` is a host then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
 }
 
 /// A service port.
@@ -281,16 +284,18 @@ pub struct Endpoint {
     pub service: String,
     /// Its namespace.
     pub namespace: String,
-    /// The node it runs on.
-    pub node: NodeId,
-    /// Where that node is reached.
+    /// The node it runs on; none of one outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// Where that node is reached, or the endpoint itself.
     pub address: String,
     /// The service port.
     pub port: u16,
     /// Labels that subsets read.
     pub labels: BTreeMap<String, String>,
-    /// Whose identity it has.
-    pub account: ServiceAccount,
+    /// Whose identity it has; nobody's outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<ServiceAccount>,
     /// Its share among its like.
     pub weight: u32,
     /// `healthy` or `unhealthy`.
@@ -299,7 +304,7 @@ pub struct Endpoint {
     pub reason: String,
     /// What outlier detection makes of it: `none`, or `ejected` where a service of the answering node does without it.
     pub outlier: String,
-    /// `NODE/NAMESPACE/NAME[/INSTANCE]`.
+    /// `NODE/NAMESPACE/NAME[/INSTANCE]`; outside the mesh `HOST/ADDRESS:PORT[,PORT]...`.
     pub id: String,
 }
 

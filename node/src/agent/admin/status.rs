@@ -239,7 +239,9 @@ fn closes(state: &State, document: &DocumentId) -> bool {
 /// What the node itself finds wrong.
 fn own(error: Error) -> Problem {
     let severity = match &*error.code {
-        "certificate_old"
+        "address_refused"
+        | "certificate_old"
+        | "client_tls"
         | "clock_drift"
         | "enroller_old"
         | "enroller_retiring"
@@ -248,6 +250,7 @@ fn own(error: Error) -> Problem {
         | "gateway_conflict"
         | "gateway_not_open"
         | "gateway_not_supported"
+        | "name_unresolved"
         | "not_granted"
         | "policy_stale"
         | "root_old" => Health::Degraded,

@@ -6,7 +6,7 @@ use super::Agent;
 use crate::{
     agent::error::{Error, fail},
     secrets::Secrets,
-    snapshot::Doors,
+    snapshot::{Doors, Trouble},
 };
 
 impl Agent {
@@ -22,6 +22,17 @@ impl Agent {
 
     /// What of it is to be mended.
     pub(super) fn door_troubles(&self) -> Vec<Error> {
-        self.doors().troubles.iter().map(|one| fail(one.code, &one.message, one.hint)).collect()
+        self.doors().troubles.iter().map(told).collect()
     }
+
+    /// What keeps services outside the mesh from being reached as documents say.
+    pub(super) fn outside_troubles(&self) -> Vec<Error> {
+        let world = &self.inner.sync.world;
+        let tls = world.current().tls_troubles();
+        world.outside_troubles().iter().chain(&*tls).map(told).collect()
+    }
+}
+
+fn told(one: &Trouble) -> Error {
+    fail(one.code, &one.message, one.hint)
 }

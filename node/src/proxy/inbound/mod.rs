@@ -19,7 +19,7 @@ mod told;
 pub(super) use admission::Verdicts;
 #[cfg(test)]
 pub(super) use app::Spawn;
-pub(super) use app::{AppBody, Apps};
+pub(super) use app::{AppBody, Apps, Terms, Version};
 pub(super) use caller::{Caller, Peer};
 pub(super) use check::Askers;
 pub(super) use limits::RATE_LIMITED;
@@ -30,6 +30,7 @@ pub(super) use tcp::{Arrival, Refused, open};
 use super::{
     connection::{self, Handler},
     context::Context,
+    direct::Target,
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
@@ -38,7 +39,6 @@ use super::{
 };
 use crate::{clock, config, http1::copy_head, mesh};
 use admission::{Arriving, Refusal};
-use app::Version;
 use caller::Rules;
 use certs::id::Subject;
 use check::{CHECK, Outside};
@@ -175,7 +175,7 @@ async fn forward(
         }
         (Version::Http2, _) => {
             let mut parts = copy_head(&admitted.parts);
-            to_http2(&mut parts, &admitted.host)?;
+            to_http2(&mut parts, &admitted.host, "http")?;
             Some(parts)
         }
     };
@@ -183,7 +183,7 @@ async fn forward(
     let head = own.as_ref().unwrap_or(&admitted.parts);
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(port.target, version, head, request_body, &port.pool.terms) => response?,
+        response = context.apps.send(&Target::plain(port.target), version, head, request_body, &port.pool.terms) => response?,
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
     let upgraded = upgrade::answered(&response, asked)?;

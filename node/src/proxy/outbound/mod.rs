@@ -3,12 +3,14 @@
 mod affinity;
 mod attempt;
 mod call;
+mod connect;
 mod cors;
 mod facts;
 mod forward;
 mod grpc_timeout;
 mod log;
 mod mirror;
+mod outside;
 mod speaker;
 mod tcp;
 
@@ -94,6 +96,10 @@ struct Connection {
 impl Handler for Connection {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let extended = upgrade::Extended::of(&mut request, || self.context.random_bits());
+        if request.method() == Method::CONNECT && request.version() < Version::HTTP_2 && self.entrance.is_none() {
+            // Boxed, so that the many other requests need no room for it.
+            return Box::pin(connect::answer(self, request)).await;
+        }
         let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));

@@ -5,7 +5,7 @@
 //! only what the other side does not take at once gets one of its own, which goes when it is empty and nothing more has come.
 
 use super::Account;
-use crate::{clock, mesh::stream::VirtualStream, telemetry::Flags};
+use crate::{clock, http1::Upgraded, mesh::stream::VirtualStream, telemetry::Flags};
 use std::{
     cell::RefCell,
     io,
@@ -39,6 +39,15 @@ impl Side for TcpStream {
     fn reset(self) {
         // Where it cannot be had, the peer sees an end.
         drop(socket2::SockRef::from(&self).set_linger(Some(Duration::ZERO)));
+    }
+}
+
+impl Side for Upgraded {
+    fn reset(self) {
+        // Another carrier ends in order; what it carries may tell by itself.
+        if let Some(stream) = self.into_carrier::<TcpStream>() {
+            stream.reset();
+        }
     }
 }
 
