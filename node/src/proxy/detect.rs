@@ -86,7 +86,7 @@ pub(super) async fn server_name(stream: &mut Upgraded, bounds: &Bounds) -> io::R
     let reading = async {
         loop {
             if length == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
             let found = of_any(&bytes[..length]);
             if found.is_some() || length == bytes.len() {

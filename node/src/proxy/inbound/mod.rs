@@ -181,9 +181,10 @@ async fn forward(
     };
     exchange.reaches(port.target);
     let head = own.as_ref().unwrap_or(&admitted.parts);
+    let target = Target::plain(port.target);
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(&Target::plain(port.target), version, head, request_body, &port.pool.terms) => response?,
+        response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => response?,
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
     let upgraded = upgrade::answered(&response, asked)?;

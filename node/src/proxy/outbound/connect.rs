@@ -139,7 +139,8 @@ async fn after_hello(
 ) {
     let Ok(Some(mut caller)) = tokio::time::timeout(HANDOVER, on_upgrade.connection()).await else { return };
     let began = clock::uptime();
-    let hello = detect::server_name(&mut caller, &Bounds::of_applications(&context.limits()));
+    let bounds = Bounds::of_applications(&context.limits());
+    let hello = detect::server_name(&mut caller, &bounds);
     let name = tokio::select! {
         name = hello => name,
         () = context.draining() => return,
