@@ -161,7 +161,7 @@ fn hosts_of_entries_are_routed_balanced_and_told_of() {
     );
     let services = cluster.json("web", &["services"]);
     let row = services.as_array().expect("rows").iter().find(|row| row["name"] == "api.example.com").expect("the host");
-    assert_eq!((&row["entry"], &row["endpoints"]), (&"ServiceEntry shop/api".into(), &2.into()));
+    assert!(row["entry"] == "ServiceEntry shop/api" && row["endpoints"] == 2, "{row}");
     assert_eq!(cluster.healthy("web", "shop/api.example.com"), 2);
     let labels = [
         "istio_requests_total",
@@ -318,7 +318,7 @@ fn tls_towards_the_outside_follows_destination_rules_files_and_secrets() {
 
     // The mesh's own identities mean nothing there, and nothing else than them between nodes.
     let mesh_tls = cluster.push("web", &tls("db", "db.example.com", "{mode: ISTIO_MUTUAL}"), &[]);
-    assert!(mesh_tls.code == 2 && mesh_tls.err.contains("SKN0336"), "{mesh_tls:?}");
+    assert!(mesh_tls.code == 2 && mesh_tls.err.contains("nobody has an identity of it"), "{mesh_tls:?}");
     let inside = cluster.push("web", &tls("cart", "cart", "{mode: SIMPLE}"), &[]);
     assert!(inside.code == 2 && inside.err.contains("ISTIO_MUTUAL"), "{inside:?}");
 }
