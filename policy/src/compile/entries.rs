@@ -1,6 +1,7 @@
 //! The services that ServiceEntries make: one for each of their hosts, as each caller sees them.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
@@ -24,6 +25,8 @@ pub const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 pub struct EntryService {
     /// The ServiceEntry.
     pub document: DocumentId,
+    /// Its namespace.
+    pub namespace: Arc<str>,
     /// Lower case; a wildcard perhaps.
     pub host: Arc<str>,
     /// By number. Those of UDP are left out: nothing is sent there.
@@ -82,10 +85,12 @@ impl Entries {
                 workload.namespace == id.namespace && entry.selects(&content.endpoint.labels)
             });
             let selected: Arc<[_]> = selected.cloned().collect();
+            let namespace: Arc<str> = id.namespace.as_str().into();
             let ports: Arc<[ServicePort]> = entry.ports.iter().filter_map(port).collect();
             for (index, host) in entry.hosts.iter().enumerate() {
                 let made = Arc::new(EntryService {
                     document: id.clone(),
+                    namespace: namespace.clone(),
                     host: host.as_str().into(),
                     ports: ports.clone(),
                     entry: entry.clone(),
@@ -142,7 +147,7 @@ impl Entries {
         if self.all.is_empty() {
             return None;
         }
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let host = as_written(host);
         let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(&host);
         self.find(host, namespace).or_else(|| {
             let service = hosts::named(host, namespace)?;
@@ -171,6 +176,16 @@ impl Entries {
 impl EntryService {
     fn age(&self) -> (Millis, &str, &str) {
         (self.created, &self.document.name, &self.document.namespace)
+    }
+}
+
+/// A host as documents write it: lower case, without the dot that ends a full name.
+pub(crate) fn as_written(host: &str) -> Cow<'_, str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
     }
 }
 

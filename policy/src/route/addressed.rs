@@ -48,7 +48,7 @@ impl From<&ServiceName> for Addressed {
 
 impl From<&EntryService> for Addressed {
     fn from(made: &EntryService) -> Self {
-        Self::Entry { host: made.host.clone(), namespace: made.document.namespace.as_str().into() }
+        Self::Entry { host: made.host.clone(), namespace: made.namespace.clone() }
     }
 }
 

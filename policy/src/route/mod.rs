@@ -13,7 +13,7 @@ use certs::id::{ServiceAccount, ServiceName};
 use http::{HeaderMap, Method, Uri};
 
 use crate::{
-    compile::{Compiled, PLAIN_HTTP, Virtual},
+    compile::{Compiled, PLAIN_HTTP, Virtual, entries::as_written},
     document::DocumentId,
     headers::HeaderOps,
     hosts::{self, Registry},
@@ -362,13 +362,12 @@ fn by_entry(compiled: &Compiled, request: &Request<'_>) -> Option<Result<Routed,
         return Some(Err(NoRoute::UnknownPort { host: addressed, port: asked }));
     };
     // Of a wildcard that makes it a VirtualService may speak of the host itself.
-    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let name = if made.host.starts_with('*') { name.as_str() } else { &made.host };
+    let name = if made.host.starts_with('*') { as_written(host) } else { Cow::Borrowed(&*made.host) };
     let plain = || {
         let route = compiled.entry_route(&made.host, namespace);
         Routed { host: addressed.clone(), port, route, matched: UriMatched::Nothing }
     };
-    let Some(found) = compiled.virtual_service_of_entry(name, namespace) else { return Some(Ok(plain())) };
+    let Some(found) = compiled.virtual_service_of_entry(&name, namespace) else { return Some(Ok(plain())) };
     Some(match first(found, request, port) {
         Found::Rule(route, matched) => Ok(Routed { host: addressed, port, route, matched }),
         Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: addressed, port }),
