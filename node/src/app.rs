@@ -1,7 +1,9 @@
 //! Builds and wires everything, nothing else: one process from its configuration to its end.
 
 mod beyond;
+mod known;
 mod listen;
+mod names;
 mod process;
 mod ready;
 
@@ -10,7 +12,6 @@ use std::{sync::Arc, time::Duration};
 use certs::{
     id::NodeId,
     tls::{EXPORTER_JOIN, Tls},
-    verify::KnownKey,
 };
 use membership::{
     body::{Address, Body},
@@ -22,19 +23,20 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::process::{Signals, Wish};
+use self::{
+    known::{Known, load, state},
+    process::{Signals, Wish},
+};
 use crate::{
     agent::{
         Agent, Apply,
         addresses::Addresses,
         admin::{self, Admin},
-        book::Book,
         catch_up, drift,
         enrol::Enrolment,
         error::{Error, fail, internal},
         event::Events,
         hearing::Hearing,
-        identity::Identity,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -45,7 +47,6 @@ use crate::{
         shares::Shares,
         socket,
         state_dir::{Owner, StateDir},
-        store::Store,
         sync::{Parts, Requests, Sync},
         timeline,
         workload::{self, WorkloadApi},
@@ -53,6 +54,7 @@ use crate::{
     },
     clock::{Clock, monotonic},
     config::Config,
+    dns,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
     proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
     snapshot::Circuits,
@@ -102,62 +104,13 @@ pub fn run(config: Config) -> Result<(), Error> {
     result
 }
 
-/// The state directory of a node that has joined.
-fn state(config: &Config) -> Result<(StateDir, Owner), Error> {
-    let not_joined = || {
-        let message =
-            format!("{} is not part of a mesh yet: {} holds no identity", config.node, config.data_dir.display());
-        let hint = format!(
-            "`skein init {}` founds one; `skein join --token-file FILE` joins one, by a token of `skein invite {}`",
-            config.trust_domain, config.node
-        );
-        fail("not_joined", message, hint)
-    };
-    // Opening makes it: a node that never joined leaves no trace.
-    if !config.data_dir.exists() {
-        return Err(not_joined());
-    }
-    let dir = StateDir::open(&config.data_dir)?;
-    let owner = dir.owner()?.ok_or_else(not_joined)?;
-    if owner.node != config.node || owner.trust_domain != config.trust_domain {
-        let (is, wants) = ((&owner.node, &owner.trust_domain), (&config.node, &config.trust_domain));
-        let message =
-            format!("{} is the state of {} in {}, not of {} in {}", dir.path().display(), is.0, is.1, wants.0, wants.1);
-        return Err(fail("bad_config", message, "correct [node] in the configuration, or name another data_dir"));
-    }
-    Ok((dir, owner))
-}
-
-/// What the disk knows.
-struct Known {
-    store: Arc<Store>,
-    identity: Arc<Identity>,
-    book: Arc<Book>,
-    world: Arc<World>,
-    generation: u64,
-    members: Vec<u8>,
-}
-
-fn load(dir: &StateDir, owner: &Owner) -> Result<Known, Error> {
-    drift::resume(dir)?;
-    let now = Clock.now();
-    let store = Arc::new(Store::open(&dir.store())?);
-    let identity = Identity::load(dir, owner)?;
-    let mut book = Book::load(store.clone(), &owner.trust_domain, now)?;
-    let keys = store.ca_keys()?.into_iter().map(|(node, epoch, ca_key)| (node, KnownKey { epoch, ca_key }));
-    let world = World::new(&owner.trust_domain, &owner.node, book.first_state(now), keys.collect());
-    let generation = store.next_generation(0, now, rand::random())?;
-    let members = store.members()?.unwrap_or_default();
-    let (identity, book, world) = (Arc::new(identity), Arc::new(book), Arc::new(world));
-    Ok(Known { store, identity, book, world, generation, members })
-}
-
 /// The doors of administration, open but not yet served.
 struct Doors {
     admin: TcpListener,
     socket: UnixListener,
     metrics: Option<TcpListener>,
     workload: Option<UnixListener>,
+    dns: Option<dns::Sockets>,
 }
 
 async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Error> {
@@ -170,7 +123,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     known.identity.refresh(&config.accounts(), &lifetimes, Clock.now(), rand::random());
 
     let (mesh, workers, control) = bind(&config, &known, &tasks)?;
-    let doors = open_doors(&config).await?;
+    let mut doors = open_doors(&config).await?;
     let network = PeerNetwork::start(&mesh, control).map_err(internal)?;
     let telemetry = Telemetry::new(config.workers);
     let (told, failures) = mpsc::channel(FAILURES);
@@ -222,7 +175,9 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let renewal = Renewal { sync: sync.clone(), local: local.clone(), dir, addresses };
     start_control(&config, &owner, &known, &mesh, &network, renewal, failures, &tasks).await;
 
-    let ready = ready::line(&config, &mesh, &doors, &bound);
+    let captures = names::capture(&config, &plane).await?;
+    let ready = ready::line(&config, &mesh, &doors, &bound, &captures);
+    names::start(&config, doors.dns.take(), &plane, known.world.current(), &telemetry, &tasks)?;
     serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
     agent.set_listening(true);
     settled(&known.world, &owner.node, &local).await;
@@ -291,7 +246,8 @@ async fn open_doors(config: &Config) -> Result<Doors, Error> {
     let admin = listen::tcp(config.admin.listen, "[admin] listen").await?;
     let workload = config.workload.as_deref().map(|path| socket::bind(path, workload::MODE, "[workload] socket"));
     let local = socket::bind(&config.admin.socket, admin::SOCKET_MODE, "[admin] socket")?;
-    Ok(Doors { admin, metrics, workload: workload.transpose()?, socket: local })
+    let dns = names::bind(config).await?;
+    Ok(Doors { admin, metrics, workload: workload.transpose()?, socket: local, dns })
 }
 
 /// Administration, by every door, and the Workload API.

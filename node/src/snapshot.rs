@@ -5,6 +5,7 @@ mod circuits;
 mod counters;
 mod doors;
 mod foreign;
+mod names;
 mod token_keys;
 
 use std::{
@@ -30,6 +31,7 @@ pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
+pub use names::{Captures, Names};
 pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
@@ -65,6 +67,9 @@ pub struct Current {
     doors: Arc<ArcSwap<Doors>>,
     /// What keeps this node from speaking TLS as documents say.
     tls_troubles: Arc<ArcSwap<Vec<Trouble>>>,
+    names: Arc<ArcSwap<Names>>,
+    captures: Arc<ArcSwap<Captures>>,
+    resolvers: Arc<ArcSwap<Vec<Trouble>>>,
 }
 
 impl Current {
@@ -76,6 +81,9 @@ impl Current {
             changes: watch::Sender::new(0),
             doors: Arc::default(),
             tls_troubles: Arc::default(),
+            names: Arc::default(),
+            captures: Arc::default(),
+            resolvers: Arc::default(),
         }
     }
 
@@ -117,6 +125,39 @@ impl Current {
     /// Says it. Only the data plane does.
     pub fn tell_tls_troubles(&self, troubles: Vec<Trouble>) {
         self.tls_troubles.store(Arc::new(troubles));
+    }
+
+    /// The addresses of services, as the data plane gives and opens them.
+    #[must_use]
+    pub fn names(&self) -> Arc<Names> {
+        self.names.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_names(&self, names: Names) {
+        self.names.store(Arc::new(names));
+    }
+
+    /// Where captured connections are taken.
+    #[must_use]
+    pub fn captures(&self) -> Arc<Captures> {
+        self.captures.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_captures(&self, captures: Captures) {
+        self.captures.store(Arc::new(captures));
+    }
+
+    /// What is amiss with the resolvers behind this node.
+    #[must_use]
+    pub fn resolvers(&self) -> Arc<Vec<Trouble>> {
+        self.resolvers.load_full()
+    }
+
+    /// Says it. Only the DNS server does.
+    pub fn tell_resolvers(&self, troubles: Vec<Trouble>) {
+        self.resolvers.store(Arc::new(troubles));
     }
 
     /// Tells of every change after this call, several together as one.

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod cluster;
 mod configuration;
 pub mod corpus;
+pub mod dns;
 pub mod frames;
 pub mod http;
 pub mod load;

@@ -6,6 +6,7 @@ mod balancing;
 mod breaking;
 mod demo;
 mod discovery;
+mod dns;
 mod enrolment;
 mod explain;
 mod failover;

@@ -14,8 +14,10 @@ pub mod signing;
 pub mod value;
 
 mod ca;
+mod capture;
 mod check;
 mod completions;
+mod dns;
 mod drain;
 mod endpoints;
 mod events;
@@ -124,6 +126,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Completions(args) => completions::run(&args, ctx),
         Command::Man(args) => man::run(&args, ctx),
         Command::Sim(command) => sim::run(command, ctx),
+        Command::Dns(command) => dns::run(command, ctx),
         Command::Join(args) => block_on(join::run(args, ctx)),
         Command::Status(args) => block_on(status::run(args, ctx)),
         Command::Members(args) => block_on(members::run(args, ctx)),
@@ -138,6 +141,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Explain(args) => block_on(explain::run(args, ctx)),
         Command::Wait(args) => block_on(wait::run(args, ctx)),
         Command::Check(args) => block_on(check::run(args, ctx)),
+        Command::Capture(command) => block_on(capture::run(command, ctx)),
         Command::Policy(command) => block_on(policy::run(command, ctx)),
         Command::Invite(args) => block_on(invite::run(args, ctx)),
         Command::Grant(args) => block_on(grant::run(args, ctx)),

@@ -4,6 +4,7 @@
 //! [`outbound`], one of another node at [`inbound`]; a request to an endpoint on this node goes from one to the other in
 //! process. Connections of bytes take the same doors.
 
+mod capture;
 mod cluster;
 mod connection;
 mod context;
@@ -18,6 +19,7 @@ mod http;
 mod inbound;
 mod listen;
 mod local;
+mod loopback;
 mod outbound;
 mod outcome;
 mod outliers;
@@ -28,7 +30,9 @@ mod upgrade;
 mod worker;
 
 pub use direct::keep_tls;
+pub use capture::open_capture;
 pub use gateway::keep_doors;
+pub use loopback::keep_names;
 pub use outliers::sweep_outliers;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};
 pub use worker::run_worker;

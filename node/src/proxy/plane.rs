@@ -1,6 +1,6 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
-use super::{context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
+use super::{capture, context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
 use crate::{
     balance::{Locality, Resource},
     config::{Gateway, Outbound, Service, Speaker, Upstream},
@@ -53,6 +53,8 @@ pub(super) struct Listen {
 pub(super) enum Serves {
     /// Applications beside this node: this is who speaks.
     Applications(Arc<ArcSwap<outbound::Speaker>>),
+    /// Applications whose connections the kernel brings here.
+    Captured(Arc<capture::Captured>),
     /// Clients outside the mesh.
     Clients(Arc<gateway::Door>),
 }

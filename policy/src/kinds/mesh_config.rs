@@ -174,9 +174,11 @@ impl MeshConfig {
                 .map(|list| providers::decode(&list))
                 .unwrap_or_default(),
         };
-        // Not applied in this build: it may only say what holds anyway.
-        if let Some(at) = fields.get("outboundTrafficPolicy").filter(|_| config.outbound != default.outbound) {
-            at.unbuilt("`outboundTrafficPolicy` other than its default");
+        // Captured connections pass unless it is REGISTRY_ONLY; nothing passes at an explicit port, whatever it says.
+        if let Some(at) =
+            fields.get("outboundTrafficPolicy").filter(|_| config.outbound == Some(OutboundPolicy::AllowAny))
+        {
+            at.unbuilt("`outboundTrafficPolicy: {mode: ALLOW_ANY}` at proxy ports");
         }
         fields.finish();
         refuse_dry_run(spec, metadata);

@@ -1,5 +1,6 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
+mod captures;
 mod events;
 mod explain;
 mod history;
@@ -15,6 +16,7 @@ use certs::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use captures::Capture;
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};

@@ -11,6 +11,7 @@ pub mod greeting;
 mod act;
 mod action;
 mod authority;
+mod captures;
 mod documents;
 mod events;
 mod explain;

@@ -243,6 +243,8 @@ fn own(error: Error) -> Problem {
         | "certificate_old"
         | "client_tls"
         | "clock_drift"
+        | "dns_loop"
+        | "dns_no_resolver"
         | "enroller_old"
         | "enroller_retiring"
         | "enroller_uncertified"
@@ -251,6 +253,7 @@ fn own(error: Error) -> Problem {
         | "gateway_not_open"
         | "gateway_not_supported"
         | "name_unresolved"
+        | "names_not_open"
         | "not_granted"
         | "policy_stale"
         | "root_old" => Health::Degraded,

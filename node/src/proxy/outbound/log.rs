@@ -40,7 +40,7 @@ impl Speaker {
 }
 
 /// Begins the line of a connection of bytes, if there is to be one.
-pub(super) fn begin_connection(
+pub(in crate::proxy) fn begin_connection(
     context: &Context,
     speaker: &Speaker,
     snapshot: &Snapshot,

@@ -45,15 +45,18 @@ use tokio::{
 };
 
 pub(super) use call::call;
+pub(super) use log::begin_connection;
 pub(super) use mirror::Mirrors;
 pub(super) use speaker::Speaker;
+pub(super) use tcp::Ends;
 
-/// Serves one connection of an application.
+/// Serves one connection of an application. A captured one meant to go to the `original` place.
 pub(super) async fn serve(
     context: Arc<Context>,
     speaker: Arc<ArcSwap<Speaker>>,
     stream: TcpStream,
     remote: SocketAddr,
+    original: Option<SocketAddr>,
 ) {
     // Small answers must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
@@ -64,7 +67,7 @@ pub(super) async fn serve(
         () = context.draining() => return,
     };
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
-    let local = stream.local_addr().unwrap_or_else(|_| nowhere());
+    let local = original.or_else(|| stream.local_addr().ok()).unwrap_or_else(nowhere);
     let requests = |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local };
     let server_name = match found {
         Ok(Spoken::Http1) => {

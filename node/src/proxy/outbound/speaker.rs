@@ -98,8 +98,13 @@ impl Speaker {
     }
 
     /// It calls what means no service. A Host is not a label: callers could make up any number of them.
-    pub(super) fn to_nothing(&self) -> Pair {
+    pub(in crate::proxy) fn to_nothing(&self) -> Pair {
         self.to("unknown".into(), "BlackHoleCluster".into(), "unknown".into())
+    }
+
+    /// It calls a place outside the mesh that nobody registers.
+    pub(in crate::proxy) fn to_outside(&self) -> Pair {
+        self.to("unknown".into(), "PassthroughCluster".into(), "unknown".into())
     }
 
     /// It calls a service, and no endpoint is known.

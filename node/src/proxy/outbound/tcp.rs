@@ -41,9 +41,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Where an application's connection comes from and where it came in.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
-    pub(super) remote: SocketAddr,
-    pub(super) local: SocketAddr,
+pub(in crate::proxy) struct Ends {
+    pub(in crate::proxy) remote: SocketAddr,
+    pub(in crate::proxy) local: SocketAddr,
 }
 
 /// Serves one connection of an application. `server_name` is there if it is TLS, and empty if that asks for none.
