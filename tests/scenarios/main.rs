@@ -11,6 +11,7 @@ mod enrolment;
 mod explain;
 mod failover;
 mod gateway;
+mod gateway_bytes;
 mod gateway_tls;
 mod history;
 mod identity;

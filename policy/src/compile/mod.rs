@@ -11,7 +11,7 @@ mod workloads;
 
 pub use entries::{Entries, EntryService};
 pub(crate) use find::PLAIN_HTTP;
-pub use gateways::{Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
+pub use gateways::{Behind, Bytes, Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
 pub use workloads::{LogRule, Logs, Modes, Workload, WorkloadLimit};
 
 use std::{

@@ -126,7 +126,7 @@ async fn lead(
 async fn carry(context: Arc<Context>, led: tcp::Led, on_upgrade: OnUpgrade, mut account: Account) {
     let Ok(Some(caller)) = tokio::time::timeout(HANDOVER, on_upgrade.connection()).await else { return };
     account.opened();
-    led.carry(&context, caller, account).await;
+    led.carry(&context, caller, account, std::future::pending()).await;
 }
 
 /// Leads a tunnel by the name that its client asks for.
@@ -156,7 +156,7 @@ async fn after_hello(
     match led {
         Ok(led) => {
             account.opened();
-            led.carry(&context, caller, account).await;
+            led.carry(&context, caller, account, std::future::pending()).await;
         }
         Err(cause) => {
             tracing::debug!(service = %speaker.service, ?cause, "a tunnel led nowhere");

@@ -48,7 +48,7 @@ pub(super) use call::call;
 pub(super) use log::begin_connection;
 pub(super) use mirror::Mirrors;
 pub(super) use speaker::Speaker;
-pub(super) use tcp::Ends;
+pub(super) use tcp::{Ends, pass};
 
 /// Serves one connection of an application. A captured one meant to go to the `original` place.
 pub(super) async fn serve(

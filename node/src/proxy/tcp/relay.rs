@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 64 << 10;
@@ -48,6 +49,12 @@ impl Side for Upgraded {
         if let Some(stream) = self.into_carrier::<TcpStream>() {
             stream.reset();
         }
+    }
+}
+
+impl Side for TlsStream<TcpStream> {
+    fn reset(self) {
+        self.into_inner().0.reset();
     }
 }
 
