@@ -16,6 +16,7 @@ mod misdirected;
 mod outliers;
 mod stolen;
 mod strangers;
+mod tokens;
 
 use harness::{
     PATIENCE,

@@ -24,6 +24,7 @@ pub mod outliers;
 pub mod peers;
 pub mod receipt;
 pub mod renew;
+pub mod rollback;
 pub mod rotation;
 pub mod shares;
 pub mod socket;
