@@ -18,7 +18,6 @@ use crate::{
 };
 
 const BYTES: u16 = 9000;
-const HTTP: u16 = 9080;
 const DOOR: u16 = 8080;
 
 fn anywhere() -> SocketAddr {

@@ -19,14 +19,12 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   skein revoke shop/cart --message 'its credentials leaked'
-  skein revoke --key 5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8
-
-`skein identity show ID` prints the SHA-256 of each public key of a path.")]
+  skein revoke --key 5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8")]
 pub struct Args {
     /// The account whose identities no longer count
     #[arg(value_name = "NS/SA", required_unless_present = "key", conflicts_with = "key")]
     account: Option<ServiceAccount>,
-    /// SHA-256 of a public key (SubjectPublicKeyInfo): certificates of it, or issued by it, no longer count
+    /// SHA-256 of a public key, as `skein identity show` prints it: certificates of it, or issued by it, no longer count
     #[arg(long, value_name = "HASH")]
     key: Option<Digest>,
     /// Also a root's key: everybody whom it certified is out with it
