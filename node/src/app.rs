@@ -180,7 +180,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     names::start(&config, doors.dns.take(), &plane, known.world.current(), &telemetry, &tasks)?;
     serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
     agent.set_listening(true);
-    settled(&known.world, &owner.node, &local).await;
+    tokio::join!(settled(&known.world, &owner.node, &local), sync.compared());
     plane.serve();
     ready::print(&ready);
 
@@ -317,8 +317,8 @@ fn start_membership(
         identity: known.identity.ca().chain().to_vec(),
     };
     let trust_domain = config.trust_domain.clone();
-    let last_known = known.members.clone();
-    let setup = EngineConfig { trust_domain: trust_domain.clone(), peers: Vec::new(), last_known };
+    let setup =
+        EngineConfig { trust_domain: trust_domain.clone(), peers: Vec::new(), last_known: known.members.clone() };
     let authority = known.world.authority().load_full();
     let (gossip, said, repair) =
         Gossip::start(GossipConfig { trust_domain, interval: GOSSIP_INTERVAL, seed: rand::random() });
@@ -374,8 +374,8 @@ async fn start_control(
             members.data_failure(node);
         }
     });
-    let (book, store, identity) = (known.book.clone(), known.store.clone(), known.identity.clone());
-    let enrolment = Arc::new(Enrolment::new(book, store, identity, known.world.authority().clone(), Clock));
+    let (book, identity, rollback) = (known.book.clone(), known.identity.clone(), sync.rollback.clone());
+    let enrolment = Arc::new(Enrolment::new(book, identity, known.world.authority().clone(), rollback, Clock));
     let (network, spawner) = (network.clone(), tasks.clone());
     tasks.spawn("enrolment", async move {
         while let Some(stream) = network.accept_join().await {

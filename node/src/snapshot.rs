@@ -17,6 +17,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use certs::{
+    grant::NodeGrant,
     id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
     verify::Authority,
 };
@@ -57,6 +58,28 @@ pub struct Snapshot {
     pub limits: Arc<Limits>,
     /// Keys of those whose tokens are believed, as fetched; the same through all snapshots.
     pub token_keys: Arc<TokenKeys>,
+}
+
+impl Snapshot {
+    /// Whether operators let this node serve a service under an account.
+    #[must_use]
+    pub fn serves(&self, service: &ServiceName, account: &ServiceAccount) -> bool {
+        !self.authority.revocations.account_revoked(account)
+            && self.own_grant().is_some_and(|grant| grant.pairs(service, account))
+    }
+
+    /// Whether they let it speak as an account.
+    #[must_use]
+    pub fn speaks_as(&self, account: &ServiceAccount) -> bool {
+        !self.authority.revocations.account_revoked(account)
+            && self.own_grant().is_some_and(|grant| grant.services.iter().any(|granted| granted.account == *account))
+    }
+
+    /// What operators let this node be; none once it is out.
+    fn own_grant(&self) -> Option<&NodeGrant> {
+        let grant = self.authority.grants.get(&self.node).filter(|grant| !grant.retired)?;
+        (!self.authority.revocations.evicted(&self.node, grant.epoch)).then_some(grant)
+    }
 }
 
 /// The one place that holds the newest [`Snapshot`]. Cheap to clone.

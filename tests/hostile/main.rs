@@ -18,6 +18,7 @@ mod names;
 mod outliers;
 mod stolen;
 mod strangers;
+mod tokens;
 
 use harness::{
     PATIENCE,

@@ -5,7 +5,7 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 use crate::{
     cli::{
         ca, capture, check, completions, context::Globals, dns, drain, endpoints, events, evict, explain, grant,
-        identity, init, invite, join, leave, limits, man, members, operator, outliers, ping, policy, routes, run,
+        identity, init, invite, join, leave, limits, man, members, operator, outliers, ping, policy, revoke, routes, run,
         secret, service, services, sim, status, top, wait,
     },
     demo,
@@ -80,6 +80,8 @@ pub enum Command {
     Leave(leave::Args),
     /// Shut a node out of the mesh
     Evict(evict::Args),
+    /// Take an account or a key out of the mesh
+    Revoke(revoke::Args),
     /// Show who may sign policy
     #[command(subcommand)]
     Operator(operator::Command),
@@ -126,7 +128,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Policy", &["policy"]),
-    ("Nodes", &["invite", "grant", "service", "secret", "drain", "leave", "evict"]),
+    ("Nodes", &["invite", "grant", "service", "secret", "drain", "leave", "evict", "revoke"]),
     ("Trust", &["operator", "ca", "identity"]),
     ("Rest", &["capture", "dns", "sim", "completions", "man"]),
 ];

@@ -38,6 +38,7 @@ mod ping;
 mod policy;
 mod proof;
 mod reference;
+mod revoke;
 mod routes;
 mod run;
 mod secret;
@@ -150,6 +151,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Drain(args) => block_on(drain::run(args, ctx)),
         Command::Leave(args) => block_on(leave::run(args, ctx)),
         Command::Evict(args) => block_on(evict::run(args, ctx)),
+        Command::Revoke(args) => block_on(revoke::run(args, ctx)),
         Command::Operator(command) => block_on(operator::run(command, ctx)),
         Command::Ca(command) => block_on(ca::run(command, ctx)),
         Command::Identity(command) => block_on(identity::run(command, ctx)),

@@ -62,8 +62,9 @@ fn open(context: &Arc<Context>, listen: super::plane::Listen) {
     }
 }
 
-/// Serves streams of other nodes as long as the mesh gives any.
+/// Serves streams of other nodes as long as the mesh gives any; once this node knows what it missed.
 async fn streams(context: Arc<Context>, mesh: mesh::data::Worker) {
+    context.serving().await;
     while let Some(incoming) = mesh.accept().await {
         let served = context.open.track_future(inbound::serve(Arc::clone(&context), incoming));
         context.tasks.detach("stream of another node", served);

@@ -191,7 +191,7 @@ fn conflict(state: &State, conflict: &Conflict) -> Problem {
         Conflict::Values(document, claims) => {
             let of = |claim: &Claim| format!("{} by {}", claim.changeset, claim.authors.join(", "));
             let lost: Vec<_> = claims.iter().filter(|claim| !claim.in_effect).map(of).collect();
-            let outcome = if document.kind.unites() || lost.is_empty() {
+            let outcome = if document.kind.heeds_all() || lost.is_empty() {
                 "all of them hold together".to_owned()
             } else {
                 format!("not in effect: {}", lost.join("; "))

@@ -227,7 +227,10 @@ fn admitted(
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let version = version(port.protocol, who.carries).ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
-    caller.look(context, &snapshot, &local, service, |Rules { workload, counted, pool }| {
+    caller.look(context, &snapshot, &local, service, |Rules { barred, workload, counted, pool }| {
+        if let Some(cause) = barred {
+            return Err((*cause).into());
+        }
         while let Some(ask) = arriving.ask(workload, parts, outside.asked())? {
             if let Some(due) = outside.due(context, &workload.config, who, ask, nested)? {
                 return Ok(Step::Ask(due));

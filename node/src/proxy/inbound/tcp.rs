@@ -141,11 +141,14 @@ fn admitted(context: &Context, caller: &Caller) -> Result<(SocketAddr, Arc<Pool>
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.filter(|(_, port)| takes_bytes(port.protocol)).ok_or((Cause::NotServedHere, None))?;
-    let (decision, pool) = caller.look(context, &snapshot, &local, service, |rules| {
+    let (barred, decision, pool) = caller.look(context, &snapshot, &local, service, |rules| {
         let authorizer = &rules.workload.authorizer;
         let decide = || authorizer.decide_connection(&who.peer(port.target.port()));
-        ((!authorizer.is_open()).then(decide), Arc::clone(&rules.pool))
+        (rules.barred, (!authorizer.is_open()).then(decide), Arc::clone(&rules.pool))
     });
+    if let Some(cause) = barred {
+        return Err((cause, None));
+    }
     if let Some(decision) = decision {
         admission::report(context, who, || format!("a connection to port {}", who.port), &decision);
         if !decision.allowed() {
@@ -217,6 +220,9 @@ impl Standing {
 
     fn is_allowed(&self) -> bool {
         let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
+        if who.barred(&snapshot).is_some() {
+            return false;
+        }
         // A service that is gone says nothing of the connections that it still has.
         let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
             return true;
