@@ -31,6 +31,7 @@ mod seeing;
 mod tcp;
 mod telemetry;
 mod tokens;
+mod tracing;
 mod transport;
 mod trial;
 mod workload;

@@ -87,8 +87,7 @@ fn refusals_the_last_lines_and_what_only_the_caller_can_tell() {
     let mut cluster = reviews(&["v1"]);
     for (spec, named) in [
         ("{metrics: [{providers: [{name: prometheus}]}]}", "`metrics`"),
-        ("{tracing: [{randomSamplingPercentage: 100}]}", "`tracing`"),
-        ("{accessLogging: [{providers: [{name: otel}]}]}", "the provider `otel`"),
+        ("{accessLogging: [{providers: [{name: otel}]}]}", "`otel`"),
         ("{accessLogging: [{filter: {expression: 'request.time > 1'}}]}", "`request.time`"),
     ] {
         let refused = cluster.push("web", &telemetry("shop", "a", spec), &[]);

@@ -9,6 +9,7 @@ mod connection;
 mod context;
 mod deadline;
 mod detect;
+mod errand;
 mod exchange;
 pub mod failure;
 mod flight;

@@ -1,4 +1,4 @@
-//! Metrics of requests by Istio's names and labels, Skein's own gauges beside them, and the access log.
+//! Metrics of requests by Istio's names and labels, Skein's own gauges beside them, the access log, and spans by OTLP.
 //!
 //! The data plane writes without locks into cells of its own worker; `render` sums them. A combination of labels is
 //! looked up once per pair of workloads and result and kept in a [`Recorder`].
@@ -7,16 +7,21 @@ mod access_log;
 mod connections;
 mod flags;
 mod labels;
+mod observed;
+mod otlp;
 mod own;
 mod render;
 mod requests;
 mod series;
+pub mod trace;
 mod traffic;
 
 pub use access_log::{AccessLog, Entry, LogSide};
 pub use connections::Connected;
 pub use flags::Flags;
 pub use labels::{Pair, Protocol, Reporter, Security, Summary, Workload};
+pub use observed::{Finished, Observed, Own, Sinks};
+pub use otlp::{Answer, Environment, Errand, Exporter, collect};
 pub use own::{Counter, Gauge, Kind, Sample};
 pub use render::Format;
 pub use requests::{BOUNDS, BUCKETS, Measures, Recorder};
@@ -38,6 +43,7 @@ pub struct Telemetry {
     connections: Arc<connections::Family>,
     own: Arc<own::Registry>,
     traffic: Arc<Mutex<traffic::Traffic>>,
+    environment: Arc<Environment>,
 }
 
 impl Telemetry {
@@ -46,12 +52,23 @@ impl Telemetry {
     pub fn new(workers: usize) -> Self {
         let requests = Arc::new(requests::Family::new(workers));
         let connections = Arc::new(connections::Family::new(workers));
-        let telemetry = Self { requests, connections, own: Arc::default(), traffic: Arc::default() };
+        let telemetry =
+            Self { requests, connections, own: Arc::default(), traffic: Arc::default(), environment: Arc::default() };
         telemetry
             .gauge("istio_build", "Build of this proxy", &[("component", "proxy"), ("tag", env!("CARGO_PKG_VERSION"))])
             .set(1);
         telemetry.register();
         telemetry
+    }
+
+    /// What OpenTelemetry's variables say of this node.
+    #[must_use]
+    pub fn with_environment(self, environment: Environment) -> Self {
+        Self { environment: Arc::new(environment), ..self }
+    }
+
+    pub(crate) fn environment(&self) -> Arc<Environment> {
+        Arc::clone(&self.environment)
     }
 
     /// What is told of the series themselves.

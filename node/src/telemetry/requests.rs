@@ -201,6 +201,12 @@ impl Recorder {
         Self { worker, family, connections, pair, known: Mutex::default(), opened: Mutex::default() }
     }
 
+    /// Between whom.
+    #[must_use]
+    pub fn pair(&self) -> &Arc<Pair> {
+        &self.pair
+    }
+
     /// One request ended so.
     pub fn record(&self, summary: Summary, measures: &Measures) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

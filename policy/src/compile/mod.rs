@@ -10,7 +10,7 @@ mod workloads;
 
 pub(crate) use find::PLAIN_HTTP;
 pub use gateways::{Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
-pub use workloads::{LogRule, Logs, Modes, Workload, WorkloadLimit};
+pub use workloads::{LogOutput, LogRule, Logs, Modes, Observed, TraceRule, Traces, Workload, WorkloadLimit};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -56,8 +56,7 @@ pub struct Compiled {
     /// that are called times the namespaces that call from here.
     defaults: RwLock<HashMap<ServiceName, ByNamespace>>,
     workloads: workloads::Workloads,
-    /// See [`Compiled::logs_any`].
-    logs_any: bool,
+    observed: Observed,
 }
 
 /// Routes of one service by the caller's namespace.
@@ -143,9 +142,9 @@ impl Compiled {
             rules::Rules::new(state.effective().filter_map(|(id, value)| destination_rule(id, value)).collect());
         let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
         let policies = previous.map(|previous| previous.policies.clone()).unwrap_or_default();
-        let logs_any = workloads.any_logs();
+        let observed = workloads.observed();
         let gateways = gateways::Gateways::new(state);
-        let mut compiled = Compiled { rules, workloads, policies, logs_any, gateways, ..Compiled::default() };
+        let mut compiled = Compiled { rules, workloads, policies, observed, gateways, ..Compiled::default() };
         // What the mesh says of retries is part of every route: routes made under another word are made anew.
         let previous_config = previous.map(|previous| previous.config().retries.clone());
         let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));
@@ -355,9 +354,9 @@ impl Compiled {
         self.workloads.is_limited_by(document, namespace, labels)
     }
 
-    /// True if the access log tells of any request at all: else nothing need be gathered.
-    pub fn logs_any(&self) -> bool {
-        self.logs_any
+    /// What documents have observed of requests at all.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
     }
 
     /// The MeshConfig in effect; its defaults where there is none.

@@ -72,9 +72,10 @@ pub use kubernetes::{KubernetesObject, KubernetesPort, KubernetesService};
 pub use load_balancer::{Algorithm, Balance, LoadBalancer, Warmup};
 pub use locality::{Distribute, LocalityLb, LocalityPattern, PriorityLabel, ZoneAwareLb};
 pub use mesh_config::{
-    AccessLog, BodyInCheck, CertificateLifetimes, CheckProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology,
-    HeaderOrPseudo, HttpCheck, Limits, LogFact, LogFile, LogFormat, LogPart, LogWord, MeshConfig, OutboundPolicy,
-    OutlierSharing, PathNormalization,
+    AccessLog, BodyInCheck, CertificateLifetimes, CheckProtocol, Collector, CollectorPlace, DefaultProviders, ENVOY,
+    ExportHeader, ExportProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology, HeaderOrPseudo, HeaderSource,
+    HttpCheck, Limits, LineFormat, LogCollector, LogFact, LogFile, LogFormat, LogPart, LogWord, MeshConfig,
+    OutboundPolicy, OutlierSharing, PROMETHEUS, PathNormalization, SpanCollector, TelemetryKind, TelemetryProvider,
 };
 pub use mirror::{Mirror, Mirroring};
 pub use namespaced_host::NamespacedHost;

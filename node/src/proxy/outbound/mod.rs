@@ -7,8 +7,8 @@ mod cors;
 mod facts;
 mod forward;
 mod grpc_timeout;
-mod log;
 mod mirror;
+mod observe;
 mod speaker;
 mod tcp;
 
@@ -217,8 +217,8 @@ impl Requests<'_> {
         }
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-        if let Some(logged) = log::begin(self, &snapshot, &parts) {
-            exchange.log(logged);
+        if let Some(observed) = observe::begin(self, &snapshot, &mut parts) {
+            exchange.observe(observed);
         }
         if parts.version == Version::HTTP_10 {
             return Err(Cause::OldVersion);

@@ -6,7 +6,7 @@ use super::{
     affinity::Affinity,
     attempt::{Way, lost},
     forward::reached,
-    log,
+    observe,
 };
 use crate::{
     balance::{Ask, Carries, Tried, outlier::Outcome},
@@ -55,7 +55,7 @@ pub(super) async fn serve(
     server_name: Option<&str>,
 ) {
     let snapshot = context.current.load();
-    let mut account = Account::new(log::begin_connection(context, speaker, &snapshot, ends, server_name));
+    let mut account = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
     let led = match routed(context, speaker, &snapshot, ends, server_name, &mut account) {
         Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends.remote), &mut account).await,
         Err(cause) => Err(cause),

@@ -4,9 +4,8 @@ use super::End;
 use crate::{
     clock,
     proxy::failure::Cause,
-    telemetry::{AccessLog, Connected, Entry, Flags, Protocol, Recorder, Summary},
+    telemetry::{Connected, Flags, Observed, Protocol, Recorder, Summary},
 };
-use policy::{compile::LogRule, kinds::MeshConfig};
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one connection when it is dropped; its bytes at once.
@@ -19,23 +18,13 @@ pub(in crate::proxy) struct Account {
     flags: Flags,
     received: u64,
     sent: u64,
-    logged: Option<Box<Logged>>,
-}
-
-/// A connection that gets a line in the access log.
-#[derive(Debug)]
-pub(in crate::proxy) struct Logged {
-    pub(in crate::proxy) log: AccessLog,
-    /// Says where, and for which connections.
-    pub(in crate::proxy) rule: Arc<LogRule>,
-    /// Says how.
-    pub(in crate::proxy) config: Arc<MeshConfig>,
-    pub(in crate::proxy) entry: Entry,
+    /// More is told of it than counts.
+    observed: Option<Box<Observed>>,
 }
 
 impl Account {
     /// A connection came.
-    pub(in crate::proxy) fn new(logged: Option<Logged>) -> Self {
+    pub(in crate::proxy) fn new(observed: Option<Box<Observed>>) -> Self {
         Self {
             started: clock::monotonic(),
             recorder: None,
@@ -43,7 +32,7 @@ impl Account {
             flags: Flags::NONE,
             received: 0,
             sent: 0,
-            logged: logged.map(Box::new),
+            observed,
         }
     }
 
@@ -54,16 +43,16 @@ impl Account {
 
     /// Its route's name and Envoy's name of where it goes.
     pub(in crate::proxy) fn takes(&mut self, route: &str, cluster: &str) {
-        if let Some(logged) = &mut self.logged {
-            route.clone_into(&mut logged.entry.route);
-            logged.entry.cluster = Some(cluster.to_owned());
+        if let Some(observed) = &mut self.observed {
+            route.clone_into(&mut observed.entry.route);
+            observed.entry.cluster = Some(cluster.to_owned());
         }
     }
 
     /// It is tried to lead it there.
     pub(in crate::proxy) fn reaches(&mut self, upstream: SocketAddr) {
-        if let Some(logged) = &mut self.logged {
-            logged.entry.upstream = Some(upstream);
+        if let Some(observed) = &mut self.observed {
+            observed.entry.upstream = Some(upstream);
         }
     }
 
@@ -107,8 +96,8 @@ impl Account {
     }
 
     fn details(&mut self, details: Cow<'static, str>) {
-        if let Some(logged) = &mut self.logged {
-            logged.entry.details = Some(details);
+        if let Some(observed) = &mut self.observed {
+            observed.entry.details = Some(details);
         }
     }
 }
@@ -123,14 +112,12 @@ impl Drop for Account {
             }
             end.closed();
         }
-        if let Some(logged) = &mut self.logged {
-            let Logged { log, rule, config, entry } = &mut **logged;
-            (entry.received, entry.sent) = (self.received, self.sent);
+        if let Some(mut observed) = self.observed.take() {
+            (observed.entry.received, observed.entry.sent) = (self.received, self.sent);
             let duration = clock::monotonic().duration_since(self.started);
             let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags: self.flags };
-            if entry.is_wanted(rule.filter.as_ref(), &summary, duration) {
-                log.write(rule.file, entry.line(&config.access_log, &summary, duration));
-            }
+            let pair = self.recorder.as_ref().map(|recorder| Arc::clone(recorder.pair()));
+            observed.end(summary, duration, pair);
         }
     }
 }

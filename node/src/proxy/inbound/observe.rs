@@ -1,0 +1,117 @@
+//! What is told of a request that arrives here: a line of the access log, a span. Nothing is gathered while nothing is told.
+
+use super::{
+    super::{
+        context::Context,
+        http::{self as body, RequestBody},
+    },
+    REQUEST_ID,
+    caller::Caller,
+};
+use crate::{
+    clock, config,
+    snapshot::Snapshot,
+    telemetry::{Entry, LogSide, Observed, Own, trace},
+};
+use http::{HeaderMap, Request, header::HOST};
+use policy::compile::{LogRule, TraceRule};
+use std::sync::Arc;
+
+type Rules = (Option<Arc<LogRule>>, Option<Arc<TraceRule>>);
+
+/// Begins what is told of a request, if anything is to be told, and tells its trace on.
+pub(super) fn begin(context: &Context, caller: &Caller, request: &mut Request<RequestBody>) -> Option<Box<Observed>> {
+    let snapshot = context.current.read();
+    let (observed, environment) = (snapshot.compiled.observed(), context.sinks.exporter.environment());
+    if !(observed.logs || observed.traces || environment.takes_spans()) {
+        return None;
+    }
+    let (log, rule) = rules(context, caller, &snapshot);
+    let rule = rule.filter(|rule| rule.provider.is_some() || environment.takes_spans());
+    let span = rule.and_then(|rule| {
+        let headers = request.headers_mut();
+        if rule.by_request_id {
+            headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
+        }
+        let open = trace::begin(headers, &rule, environment.percent(), || context.random())?;
+        Some((open, rule))
+    });
+    if log.is_none() && span.is_none() {
+        return None;
+    }
+    let config = Arc::clone(snapshot.compiled.config());
+    let (sinks, own) = (context.sinks.clone(), own(caller));
+    Some(Box::new(Observed { sinks, entry: entry(caller, &snapshot, request), own, config, log, span }))
+}
+
+fn entry(caller: &Caller, snapshot: &Snapshot, request: &Request<RequestBody>) -> Entry {
+    let mut headers = request.headers().clone();
+    let host = headers.remove(HOST).and_then(|host| host.to_str().ok().map(str::to_owned));
+    let authority = host.or_else(|| request.uri().authority().map(ToString::to_string)).unwrap_or_default();
+    // As the application is given them: the caller's word about itself is not to be read as ours.
+    caller.tell(snapshot, &mut headers);
+    body::join_cookies(&mut headers);
+    let who = &caller.who;
+    Entry {
+        side: LogSide::Server,
+        began: clock::wall_micros(),
+        method: Some(request.method().clone()),
+        path: request.uri().path_and_query().map_or("", |path| path.as_str()).to_owned(),
+        version: request.version(),
+        authority,
+        request: headers,
+        response: HeaderMap::new(),
+        cluster: Some(format!("inbound|{}||", who.port)),
+        route: String::new(),
+        upstream: None,
+        local: who.destination.into(),
+        remote: who.address.into(),
+        peer: Some(who.identity.uri()),
+        server_name: Some(who.server_name.clone()),
+        details: None,
+        received: 0,
+        sent: 0,
+        answered_after: None,
+    }
+}
+
+/// Begins what is told of a connection of bytes, if anything is to be told.
+pub(super) fn begin_connection(context: &Context, caller: &Caller) -> Option<Box<Observed>> {
+    let snapshot = context.current.read();
+    if !snapshot.compiled.observed().logs {
+        return None;
+    }
+    let log = rules(context, caller, &snapshot).0?;
+    let who = &caller.who;
+    let entry = Entry {
+        cluster: Some(format!("inbound|{}||", who.port)),
+        local: who.destination.into(),
+        remote: who.address.into(),
+        peer: Some(who.identity.uri()),
+        server_name: Some(who.server_name.clone()),
+        ..Entry::of_connection(LogSide::Server, clock::wall_micros())
+    };
+    let config = Arc::clone(snapshot.compiled.config());
+    let (sinks, own) = (context.sinks.clone(), own(caller));
+    Some(Box::new(Observed { sinks, entry, own, config, log: Some(log), span: None }))
+}
+
+/// What holds for the called service; for one that is not served here, what holds in the mesh.
+fn rules(context: &Context, caller: &Caller, snapshot: &Snapshot) -> Rules {
+    let (local, who) = (context.local.load(), &caller.who);
+    match local.service(&who.service, who.instance.as_deref()) {
+        Some(service) => caller.look(context, snapshot, &local, service, |rules| {
+            (rules.workload.logs.server.clone(), rules.workload.traces.server.clone())
+        }),
+        None => {
+            let observed = snapshot.compiled.observed();
+            (observed.log.clone(), observed.trace.clone())
+        }
+    }
+}
+
+fn own(caller: &Caller) -> Own {
+    let who = &caller.who;
+    let speaker = config::Speaker { service: who.service.clone(), instance: who.instance.clone() };
+    Own { workload: Arc::clone(&caller.recorder.pair().destination), speaker }
+}
