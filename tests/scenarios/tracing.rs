@@ -1,6 +1,7 @@
 //! Traces: contexts in headers, decisions, and spans as collectors get them, whichever way they go there.
 
 mod grpc;
+mod python;
 
 use std::collections::BTreeMap;
 
