@@ -3,10 +3,11 @@
 use super::http::{Completion, Messages};
 use crate::{
     clock,
-    telemetry::{Flags, Measures, Observed, Protocol, Recorder, Summary},
+    telemetry::{Flags, Measures, Observed, Protocol, Recorder, Shape, Summary},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use policy::compile::MetricRule;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one request when it is dropped. Until [`Exchange::ended`] says otherwise, the caller went away.
@@ -25,6 +26,8 @@ pub(super) struct Exchange {
     messages: Messages,
     /// More is told of it than counts.
     observed: Option<Box<Observed>>,
+    /// How its metrics differ from Istio's.
+    counted: Option<Arc<MetricRule>>,
 }
 
 impl Exchange {
@@ -32,8 +35,8 @@ impl Exchange {
     pub(super) fn new(started: Instant, grpc: bool) -> Self {
         let protocol = if grpc { Protocol::Grpc } else { Protocol::Http };
         let summary = Summary { protocol, code: 0, grpc_status: None, flags: Flags::NONE };
-        let (recorder, ended, body, received, sent, messages, observed) = Default::default();
-        Self { started, recorder, summary, ended, body, received, sent, messages, observed }
+        let (recorder, ended, body, received, sent, messages, observed, counted) = Default::default();
+        Self { started, recorder, summary, ended, body, received, sent, messages, observed, counted }
     }
 
     /// True for gRPC requests.
@@ -46,9 +49,9 @@ impl Exchange {
         self.recorder = Some(recorder);
     }
 
-    /// It gets a line in the access log, or a span.
-    pub(super) fn observe(&mut self, observed: Box<Observed>) {
-        self.observed = Some(observed);
+    /// What more is told of it than counts, and how its metrics differ from Istio's.
+    pub(super) fn observe(&mut self, (observed, counted): (Option<Box<Observed>>, Option<Arc<MetricRule>>)) {
+        (self.observed, self.counted) = (observed, counted);
     }
 
     /// It is sent to the application, or to an endpoint.
@@ -147,11 +150,15 @@ impl Drop for Exchange {
             sent: self.sent,
             messages: (asked, self.messages.count()),
         };
-        if let Some(recorder) = &self.recorder {
-            recorder.record(self.summary, &measures);
-        }
-        if let Some(mut observed) = self.observed.take() {
+        if let Some(observed) = &mut self.observed {
             (observed.entry.received, observed.entry.sent) = (received, self.sent);
+        }
+        if let Some(recorder) = &self.recorder {
+            let entry = self.observed.as_ref().map(|observed| &observed.entry);
+            let shape = self.counted.take().map(|rule| Shape::of(rule, entry, &self.summary, measures.duration));
+            recorder.record(self.summary, &measures, shape);
+        }
+        if let Some(observed) = self.observed.take() {
             let pair = self.recorder.as_ref().map(|recorder| Arc::clone(recorder.pair()));
             observed.end(self.summary, measures.duration, pair);
         }

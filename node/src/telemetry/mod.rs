@@ -19,7 +19,7 @@ mod traffic;
 pub use access_log::{AccessLog, Entry, LogSide};
 pub use connections::Connected;
 pub use flags::Flags;
-pub use labels::{Pair, Protocol, Reporter, Security, Summary, Workload};
+pub use labels::{Pair, Protocol, Reporter, Security, Shape, Summary, Workload};
 pub use observed::{Finished, Observed, Own, Sinks};
 pub use otlp::{Answer, Environment, Errand, Exporter, collect};
 pub use own::{Counter, Gauge, Kind, Sample};

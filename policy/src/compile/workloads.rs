@@ -3,6 +3,7 @@
 
 mod limits;
 mod logs;
+mod metrics;
 mod mutual_tls;
 mod telemetry;
 mod tokens;
@@ -11,6 +12,7 @@ mod unreadable;
 
 pub use limits::WorkloadLimit;
 pub use logs::{LogOutput, LogRule, Logs};
+pub use metrics::{Counted, MetricRule, MetricShape, TagShape};
 pub use mutual_tls::Modes;
 pub use traces::{TraceRule, Traces};
 
@@ -47,6 +49,8 @@ pub struct Workload {
     pub logs: Logs,
     /// How its requests are traced.
     pub traces: Traces,
+    /// How its metrics differ from Istio's.
+    pub counted: Counted,
     /// What holds in the whole mesh.
     pub config: Arc<MeshConfig>,
     /// The AuthorizationPolicies that select it: the same ones mean the same authorizer.
@@ -70,6 +74,8 @@ pub(super) struct Workloads {
 pub struct Observed {
     /// The access log tells of some.
     pub logs: bool,
+    /// Metrics of some differ from Istio's.
+    pub metrics: bool,
     /// Some are traced, and their spans go to a provider.
     pub traces: bool,
     /// The log of what is no workload's here, as MeshConfig alone says.
@@ -127,6 +133,7 @@ impl Workloads {
             logs: log.is_some() || said().any(|telemetry| !telemetry.access_logging.is_empty()),
             traces: trace.as_ref().is_some_and(|rule| rule.provider.is_some())
                 || said().any(|telemetry| telemetry.tracing.iter().any(|tracing| !tracing.providers.is_empty())),
+            metrics: said().any(|telemetry| telemetry.metrics.iter().any(|metrics| !metrics.overrides.is_empty())),
             log: log.map(Arc::new),
             trace: trace.map(Arc::new),
         }
@@ -173,12 +180,14 @@ impl Workloads {
         let limits = limits::of(self.here(&self.limits, key), namespace, labels);
         let levels = telemetry::Levels::of(self.here(&self.telemetry, key), namespace, labels);
         let (logs, traces) = (logs::of(&levels, &self.config), traces::of(&levels, &self.config));
+        let counted = metrics::of(&levels);
         let is_same = |before: &&Arc<Workload>| {
             before.mutual_tls == mutual_tls
                 && before.tokens == tokens
                 && before.limits == limits
                 && before.logs == logs
                 && before.traces == traces
+                && before.counted == counted
                 && self.decides_alike(before, &authorization)
         };
         if let Some(before) = before.filter(is_same) {
@@ -187,7 +196,7 @@ impl Workloads {
         let aliases = &self.config.trust_domain_aliases;
         let authorizer = Authorizer::new(&authorization, namespace, labels, &key.trust_domain, aliases);
         let config = self.config.clone();
-        Arc::new(Workload { authorizer, tokens, mutual_tls, limits, logs, traces, config, authorization })
+        Arc::new(Workload { authorizer, tokens, mutual_tls, limits, logs, traces, counted, config, authorization })
     }
 
     /// True if the authorizer of a workload that was made before would come out the same.

@@ -102,8 +102,8 @@ pub(crate) use target::DRY_RUN;
 pub use target::Target;
 pub use tcp_route::{L4Match, TcpRoute};
 pub use telemetry::{
-    AccessLogging, CustomTag, Expression, Facts, Filter, Message, Metric, MetricOverride, Metrics, NumberFact, Side,
-    TagOverride, Telemetry, TextFact, Tracing,
+    AccessLogging, CustomTag, Facts, Filter, Message, Metric, MetricOverride, Metrics, NumberFact, Side, TagOverride,
+    TagValue, Telemetry, TextFact, Tracing, metric_names,
 };
 pub use tls_route::{TlsMatch, TlsRoute};
 pub use traffic_policy::{PolicyBlocks, ProxyProtocol, RetryBudget, TrafficPolicy, Tunnel, TunnelProtocol};

@@ -5,9 +5,8 @@ mod filter;
 mod metrics;
 mod tracing;
 
-pub use expression::Expression;
-pub use filter::{Facts, Filter, Message, NumberFact, TextFact};
-pub use metrics::{Metric, MetricOverride, Metrics, TagOverride};
+pub use filter::{Facts, Filter, Message, NumberFact, TagValue, TextFact};
+pub use metrics::{Metric, MetricOverride, Metrics, TagOverride, metric_names};
 pub use tracing::{CustomTag, Tracing};
 
 use super::target::{Target, refuse_dry_run};
@@ -63,9 +62,6 @@ impl Telemetry {
         let tracing = list(&fields, "tracing", Tracing::decode);
         let metrics = list(&fields, "metrics", Metrics::decode);
         let access_logging = list(&fields, "accessLogging", AccessLogging::decode);
-        if let Some(at) = fields.get("metrics") {
-            at.unbuilt("`metrics`");
-        }
         fields.finish();
         refuse_dry_run(spec, metadata);
         if metadata.id.namespace == ROOT_NAMESPACE && !target.labels.is_empty() {

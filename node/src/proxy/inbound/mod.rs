@@ -104,9 +104,7 @@ pub(super) async fn answer(
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
-    if let Some(observed) = observe::begin(context, caller, &mut request) {
-        exchange.observe(observed);
-    }
+    exchange.observe(observe::begin(context, caller, &mut request));
     match forward(context, caller, request, &mut exchange).await {
         Ok((response, standing, flight)) => {
             exchange.answered(response.status(), response.headers());

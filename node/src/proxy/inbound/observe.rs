@@ -14,20 +14,28 @@ use crate::{
     telemetry::{Entry, LogSide, Observed, Own, trace},
 };
 use http::{HeaderMap, Request, header::HOST};
-use policy::compile::{LogRule, TraceRule};
+use policy::compile::{LogRule, MetricRule, TraceRule};
 use std::sync::Arc;
 
-type Rules = (Option<Arc<LogRule>>, Option<Arc<TraceRule>>);
+struct Rules {
+    log: Option<Arc<LogRule>>,
+    trace: Option<Arc<TraceRule>>,
+    counted: Option<Arc<MetricRule>>,
+}
 
-/// Begins what is told of a request, if anything is to be told, and tells its trace on.
-pub(super) fn begin(context: &Context, caller: &Caller, request: &mut Request<RequestBody>) -> Option<Box<Observed>> {
+/// Begins what is told of a request, if anything is to be told, and tells its trace on; gives how its metrics differ from Istio's, too.
+pub(super) fn begin(
+    context: &Context,
+    caller: &Caller,
+    request: &mut Request<RequestBody>,
+) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
     let snapshot = context.current.read();
     let (observed, environment) = (snapshot.compiled.observed(), context.sinks.exporter.environment());
-    if !(observed.logs || observed.traces || environment.takes_spans()) {
-        return None;
+    if !(observed.logs || observed.traces || observed.metrics || environment.takes_spans()) {
+        return (None, None);
     }
-    let (log, rule) = rules(context, caller, &snapshot);
-    let rule = rule.filter(|rule| rule.provider.is_some() || environment.takes_spans());
+    let Rules { log, trace, counted } = rules(context, caller, &snapshot);
+    let rule = trace.filter(|rule| rule.provider.is_some() || environment.takes_spans());
     let span = rule.and_then(|rule| {
         let headers = request.headers_mut();
         if rule.by_request_id {
@@ -36,12 +44,13 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &mut Request<Re
         let open = trace::begin(headers, &rule, environment.percent(), || context.random())?;
         Some((open, rule))
     });
-    if log.is_none() && span.is_none() {
-        return None;
+    if log.is_none() && span.is_none() && !counted.as_ref().is_some_and(|rule| rule.asks()) {
+        return (None, counted);
     }
     let config = Arc::clone(snapshot.compiled.config());
     let (sinks, own) = (context.sinks.clone(), own(caller));
-    Some(Box::new(Observed { sinks, entry: entry(caller, &snapshot, request), own, config, log, span }))
+    let observed = Observed { sinks, entry: entry(caller, &snapshot, request), own, config, log, span };
+    (Some(Box::new(observed)), counted)
 }
 
 fn entry(caller: &Caller, snapshot: &Snapshot, request: &Request<RequestBody>) -> Entry {
@@ -76,12 +85,19 @@ fn entry(caller: &Caller, snapshot: &Snapshot, request: &Request<RequestBody>) -
 }
 
 /// Begins what is told of a connection of bytes, if anything is to be told.
-pub(super) fn begin_connection(context: &Context, caller: &Caller) -> Option<Box<Observed>> {
+pub(super) fn begin_connection(
+    context: &Context,
+    caller: &Caller,
+) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
     let snapshot = context.current.read();
-    if !snapshot.compiled.observed().logs {
-        return None;
+    let observed = snapshot.compiled.observed();
+    if !(observed.logs || observed.metrics) {
+        return (None, None);
     }
-    let log = rules(context, caller, &snapshot).0?;
+    let Rules { log, counted, .. } = rules(context, caller, &snapshot);
+    if log.is_none() && !counted.as_ref().is_some_and(|rule| rule.asks()) {
+        return (None, counted);
+    }
     let who = &caller.who;
     let entry = Entry {
         cluster: Some(format!("inbound|{}||", who.port)),
@@ -93,7 +109,7 @@ pub(super) fn begin_connection(context: &Context, caller: &Caller) -> Option<Box
     };
     let config = Arc::clone(snapshot.compiled.config());
     let (sinks, own) = (context.sinks.clone(), own(caller));
-    Some(Box::new(Observed { sinks, entry, own, config, log: Some(log), span: None }))
+    (Some(Box::new(Observed { sinks, entry, own, config, log, span: None })), counted)
 }
 
 /// What holds for the called service; for one that is not served here, what holds in the mesh.
@@ -101,11 +117,13 @@ fn rules(context: &Context, caller: &Caller, snapshot: &Snapshot) -> Rules {
     let (local, who) = (context.local.load(), &caller.who);
     match local.service(&who.service, who.instance.as_deref()) {
         Some(service) => caller.look(context, snapshot, &local, service, |rules| {
-            (rules.workload.logs.server.clone(), rules.workload.traces.server.clone())
+            let workload = &rules.workload;
+            let (log, trace) = (workload.logs.server.clone(), workload.traces.server.clone());
+            Rules { log, trace, counted: workload.counted.server.clone() }
         }),
         None => {
             let observed = snapshot.compiled.observed();
-            (observed.log.clone(), observed.trace.clone())
+            Rules { log: observed.log.clone(), trace: observed.trace.clone(), counted: None }
         }
     }
 }

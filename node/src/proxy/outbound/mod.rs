@@ -217,9 +217,7 @@ impl Requests<'_> {
         }
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-        if let Some(observed) = observe::begin(self, &snapshot, &mut parts) {
-            exchange.observe(observed);
-        }
+        exchange.observe(observe::begin(self, &snapshot, &mut parts));
         if parts.version == Version::HTTP_10 {
             return Err(Cause::OldVersion);
         }

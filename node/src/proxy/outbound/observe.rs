@@ -9,7 +9,7 @@ use crate::{
 };
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, header::HOST, request::Parts};
-use policy::compile::{self, Compiled, LogRule};
+use policy::compile::{self, Compiled, LogRule, MetricRule};
 use std::sync::{Arc, Weak};
 
 /// What the documents last said of a speaker.
@@ -52,11 +52,16 @@ pub(super) fn begin_connection(
     snapshot: &Snapshot,
     ends: tcp::Ends,
     server_name: Option<&str>,
-) -> Option<Box<Observed>> {
-    if !snapshot.compiled.observed().logs {
-        return None;
+) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
+    let observed = snapshot.compiled.observed();
+    if !(observed.logs || observed.metrics) {
+        return (None, None);
     }
-    let rule = speaker.policy(snapshot).logs.client.clone()?;
+    let workload = speaker.policy(snapshot);
+    let (log, counted) = (workload.logs.client.clone(), workload.counted.client.clone());
+    if log.is_none() && !counted.as_ref().is_some_and(|rule| rule.asks()) {
+        return (None, counted);
+    }
     let entry = Entry {
         local: ends.local.into(),
         remote: ends.remote.into(),
@@ -65,15 +70,20 @@ pub(super) fn begin_connection(
     };
     let config = Arc::clone(snapshot.compiled.config());
     let (sinks, own) = (context.sinks.clone(), speaker.own());
-    Some(Box::new(Observed { sinks, entry, own, config, log: Some(rule), span: None }))
+    (Some(Box::new(Observed { sinks, entry, own, config, log, span: None })), counted)
 }
 
-/// Begins what is told of a request, if anything is to be told, and tells its trace on. Hop-by-hop headers are stripped already.
-pub(super) fn begin(requests: &Requests<'_>, snapshot: &Snapshot, parts: &mut Parts) -> Option<Box<Observed>> {
+/// Begins what is told of a request, if anything is to be told, and tells its trace on; gives how its metrics differ from Istio's, too.
+/// Hop-by-hop headers are stripped already.
+pub(super) fn begin(
+    requests: &Requests<'_>,
+    snapshot: &Snapshot,
+    parts: &mut Parts,
+) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
     let (observed, context) = (snapshot.compiled.observed(), requests.context);
     let environment = context.sinks.exporter.environment();
-    if !(observed.logs || observed.traces || environment.takes_spans()) {
-        return None;
+    if !(observed.logs || observed.traces || observed.metrics || environment.takes_spans()) {
+        return (None, None);
     }
     let workload = requests.speaker.policy(snapshot);
     let log = workload.logs.client.clone();
@@ -82,10 +92,12 @@ pub(super) fn begin(requests: &Requests<'_>, snapshot: &Snapshot, parts: &mut Pa
         let open = trace::begin(&mut parts.headers, rule, environment.percent(), || context.random())?;
         Some((open, Arc::clone(rule)))
     });
-    if log.is_none() && span.is_none() {
-        return None;
+    let counted = workload.counted.client.clone();
+    let asks = counted.as_ref().is_some_and(|rule| rule.asks());
+    if log.is_none() && span.is_none() && !asks {
+        return (None, counted);
     }
-    Some(Box::new(gather(requests, snapshot, parts, log, span)))
+    (Some(Box::new(gather(requests, snapshot, parts, log, span))), counted)
 }
 
 fn gather(

@@ -4,8 +4,9 @@ use super::End;
 use crate::{
     clock,
     proxy::failure::Cause,
-    telemetry::{Connected, Flags, Observed, Protocol, Recorder, Summary},
+    telemetry::{Connected, Flags, Observed, Protocol, Recorder, Shape, Summary},
 };
+use policy::compile::MetricRule;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one connection when it is dropped; its bytes at once.
@@ -20,11 +21,13 @@ pub(in crate::proxy) struct Account {
     sent: u64,
     /// More is told of it than counts.
     observed: Option<Box<Observed>>,
+    /// How its metrics differ from Istio's.
+    counted: Option<Arc<MetricRule>>,
 }
 
 impl Account {
     /// A connection came.
-    pub(in crate::proxy) fn new(observed: Option<Box<Observed>>) -> Self {
+    pub(in crate::proxy) fn new((observed, counted): (Option<Box<Observed>>, Option<Arc<MetricRule>>)) -> Self {
         Self {
             started: clock::monotonic(),
             recorder: None,
@@ -33,6 +36,7 @@ impl Account {
             received: 0,
             sent: 0,
             observed,
+            counted,
         }
     }
 
@@ -58,7 +62,8 @@ impl Account {
 
     /// It leads to an application.
     pub(in crate::proxy) fn opened(&mut self) {
-        let open = self.recorder.as_ref().map(|recorder| recorder.connection(Flags::NONE));
+        let shape = self.shape();
+        let open = self.recorder.as_ref().map(|recorder| recorder.connection(Flags::NONE, shape.as_ref()));
         if let Some(open) = &open {
             open.opened();
         }
@@ -95,6 +100,16 @@ impl Account {
         }
     }
 
+    fn shape(&self) -> Option<Shape> {
+        let entry = self.observed.as_ref().map(|observed| &observed.entry);
+        let duration = clock::monotonic().duration_since(self.started);
+        Some(Shape::of(Arc::clone(self.counted.as_ref()?), entry, &self.summary(), duration))
+    }
+
+    fn summary(&self) -> Summary {
+        Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags: self.flags }
+    }
+
     fn details(&mut self, details: Cow<'static, str>) {
         if let Some(observed) = &mut self.observed {
             observed.entry.details = Some(details);
@@ -105,7 +120,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         if let Some(recorder) = &self.recorder {
-            let end = recorder.connection(self.flags);
+            let end = recorder.connection(self.flags, self.shape().as_ref());
             // One that led nowhere was opened all the same.
             if self.open.is_none() {
                 end.opened();
@@ -115,9 +130,8 @@ impl Drop for Account {
         if let Some(mut observed) = self.observed.take() {
             (observed.entry.received, observed.entry.sent) = (self.received, self.sent);
             let duration = clock::monotonic().duration_since(self.started);
-            let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags: self.flags };
             let pair = self.recorder.as_ref().map(|recorder| Arc::clone(recorder.pair()));
-            observed.end(summary, duration, pair);
+            observed.end(self.summary(), duration, pair);
         }
     }
 }

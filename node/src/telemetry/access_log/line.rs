@@ -2,17 +2,20 @@
 //! line or reach a terminal.
 
 use super::entry::{Entry, LogSide};
-use crate::telemetry::Summary;
+use crate::telemetry::{Shape, Summary};
 use http::HeaderValue;
+use policy::compile::MetricRule;
 use policy::kinds::{
     AccessLog, Facts, Filter, HeaderOrPseudo, LineFormat, LogFact, LogFormat, LogPart, LogWord, Message, NumberFact,
     TextFact,
 };
 use serde_json::{Map, Value};
-use std::{borrow::Cow, fmt::Write, time::Duration};
+use std::{borrow::Cow, fmt::Write, sync::Arc, time::Duration};
 
 /// Longest value of a line, bytes; what is longer is cut.
 const VALUE_LIMIT: usize = 8 * 1024;
+/// Longest value of a label of metrics.
+const LABEL_LIMIT: usize = 256;
 
 impl Entry {
     /// True if the filter wants a line; without a filter always.
@@ -36,6 +39,22 @@ impl Entry {
             line.push('\n');
         }
         line
+    }
+}
+
+impl Shape {
+    /// What the rule says of a request; where nothing is known of it but how it ended, as much as that tells.
+    #[must_use]
+    pub fn of(rule: Arc<MetricRule>, entry: Option<&Entry>, summary: &Summary, duration: Duration) -> Self {
+        let values = match entry {
+            Some(entry) if rule.asks() => rule.values(&Ended { entry, summary, duration }),
+            Some(_) | None => Vec::new(),
+        };
+        let cut = |mut value: String| {
+            value.truncate(value.floor_char_boundary(LABEL_LIMIT));
+            value
+        };
+        Self { rule, values: values.into_iter().map(cut).collect() }
     }
 }
 
