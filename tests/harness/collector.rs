@@ -82,9 +82,9 @@ pub fn records(message: &[u8]) -> Vec<Record> {
 fn items<T>(message: &[u8], read: impl Fn(&[u8], &BTreeMap<String, String>) -> T) -> Vec<T> {
     let mut found = Vec::new();
     for of_resource in parts(message, 1) {
-        let resource = parts(of_resource, 1).first().map(|resource| {
-            parts(resource, 1).into_iter().filter_map(attribute).collect::<BTreeMap<_, _>>()
-        });
+        let resource = parts(of_resource, 1)
+            .first()
+            .map(|resource| parts(resource, 1).into_iter().filter_map(attribute).collect::<BTreeMap<_, _>>());
         let resource = resource.unwrap_or_default();
         let scopes = parts(of_resource, 2);
         found.extend(scopes.iter().flat_map(|scope| parts(scope, 2)).map(|item| read(item, &resource)));
@@ -112,9 +112,13 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Value<'_>)> {
     while let Some(tag) = varint(&mut bytes) {
         let value = match tag & 7 {
             0 => varint(&mut bytes).map(Value::Number),
-            1 => take(&mut bytes, 8).map(|fixed| Value::Number(fixed.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)))),
-            2 => varint(&mut bytes).and_then(|length| take(&mut bytes, usize::try_from(length).ok()?)).map(Value::Bytes),
-            5 => take(&mut bytes, 4).map(|fixed| Value::Number(fixed.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)))),
+            1 => take(&mut bytes, 8)
+                .map(|fixed| Value::Number(fixed.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)))),
+            2 => {
+                varint(&mut bytes).and_then(|length| take(&mut bytes, usize::try_from(length).ok()?)).map(Value::Bytes)
+            }
+            5 => take(&mut bytes, 4)
+                .map(|fixed| Value::Number(fixed.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)))),
             _ => None,
         };
         match value {

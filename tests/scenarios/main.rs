@@ -28,6 +28,7 @@ mod restart;
 mod rotation;
 mod routing;
 mod seeing;
+mod tap;
 mod tcp;
 mod telemetry;
 mod tokens;

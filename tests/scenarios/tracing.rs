@@ -72,7 +72,9 @@ fn arrived(cluster: &Cluster, path: &str, header: &str) -> Option<String> {
 fn spans_of_both_sides_are_one_trace_and_say_what_istios_say() {
     let (cluster, collector) = (reviews(&["v1"]), collector());
     let port = collector.address.port();
-    let http = format!("{{name: otel, opentelemetry: {{service: 127.0.0.1, port: {port}, http: {{path: /v1/traces, headers: [{{name: x-tenant, value: shop}}]}}}}}}");
+    let http = format!(
+        "{{name: otel, opentelemetry: {{service: 127.0.0.1, port: {port}, http: {{path: /v1/traces, headers: [{{name: x-tenant, value: shop}}]}}}}}}"
+    );
     let all = "{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100, customTags: {team: {literal: {value: a}}, agent: {header: {name: user-agent}}}}]}";
     push(&cluster, &(providers(&http) + &telemetry(all)));
     assert_eq!(get(&cluster, "/first", &[("user-agent", "curl")]), 200);
@@ -111,7 +113,8 @@ fn spans_of_both_sides_are_one_trace_and_say_what_istios_say() {
 
     // What a caller decided holds, whatever the share; and the refusal of the application is an error of the client's span.
     cluster.node("reviews-v1").backends[0].answer_path_with("/gone", 404);
-    let came = [("traceparent", PARENT), ("tracestate", "k=v"), ("x-b3-traceid", TRACE), ("x-b3-spanid", "b7ad6b7169203331")];
+    let came =
+        [("traceparent", PARENT), ("tracestate", "k=v"), ("x-b3-traceid", TRACE), ("x-b3-spanid", "b7ad6b7169203331")];
     assert_eq!(get(&cluster, "/gone", &came), 404);
     let (client, server) = pair(&collector, "/gone");
     assert_eq!((client.trace.as_str(), client.parent.as_str()), (TRACE, "b7ad6b7169203331"));
@@ -131,7 +134,8 @@ fn spans_of_both_sides_are_one_trace_and_say_what_istios_say() {
 fn nearer_telemetries_say_over_farther_ones_and_nobody_is_sampled_by_chance() {
     let (cluster, collector) = (reviews(&["v1"]), collector());
     let port = collector.address.port();
-    let http = format!("{{name: otel, opentelemetry: {{service: localhost, port: {port}, http: {{path: /v1/traces}}}}}}");
+    let http =
+        format!("{{name: otel, opentelemetry: {{service: localhost, port: {port}, http: {{path: /v1/traces}}}}}}");
     let mesh = telemetry("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 0}]}");
     let own = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: reviews, namespace: shop}\nspec: {selector: {matchLabels: {app: reviews}}, tracing: [{match: {mode: SERVER}, disableSpanReporting: true}]}\n";
     push(&cluster, &(providers(&http) + &mesh + own));
@@ -191,7 +195,8 @@ fn a_service_of_the_mesh_takes_spans_by_mutual_tls_and_a_dead_one_harms_nothing(
     cluster.wait_members(harness::PATIENCE);
     cluster.wait_endpoints("shop/reviews", 1);
     cluster.wait_endpoints("observe/otel", 1);
-    let http = "{name: otel, opentelemetry: {service: otel.observe.svc.cluster.local, port: 4318, http: {path: /v1/traces}}}";
+    let http =
+        "{name: otel, opentelemetry: {service: otel.observe.svc.cluster.local, port: 4318, http: {path: /v1/traces}}}";
     let all = "{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}";
     let only = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: otel, namespace: observe}\nspec: {rules: [{from: [{source: {namespaces: [shop]}}]}]}\n";
     push(&cluster, &(providers(http) + &telemetry(all) + only));
@@ -200,12 +205,18 @@ fn a_service_of_the_mesh_takes_spans_by_mutual_tls_and_a_dead_one_harms_nothing(
     let (client, server) = pair(backend, "/through");
     assert_eq!(client.trace, server.trace);
     let exports = backend.arrivals();
-    let callers: BTreeMap<String, u32> = exports.iter().filter_map(|export| {
-        let told = export.header("x-forwarded-client-cert")?;
-        Some((told.split("URI=").nth(1)?.to_owned(), 1))
-    }).collect();
+    let callers: BTreeMap<String, u32> = exports
+        .iter()
+        .filter_map(|export| {
+            let told = export.header("x-forwarded-client-cert")?;
+            Some((told.split("URI=").nth(1)?.to_owned(), 1))
+        })
+        .collect();
     assert_eq!(callers.keys().collect::<Vec<_>>(), ["spiffe://test.example/ns/shop/sa/default"]);
-    assert!(spans(backend).iter().all(|span| !span.attributes["http.url"].contains("/v1/traces")), "exports are not traced");
+    assert!(
+        spans(backend).iter().all(|span| !span.attributes["http.url"].contains("/v1/traces")),
+        "exports are not traced"
+    );
 
     cluster.kill("otel");
     for _ in 0..50 {
@@ -217,7 +228,8 @@ fn a_service_of_the_mesh_takes_spans_by_mutual_tls_and_a_dead_one_harms_nothing(
         let lost = metrics.lines().find(|line| {
             line.starts_with("skein_otlp_dropped_total{signal=\"traces\",reason=\"failed\"}") && !line.ends_with(" 0")
         });
-        lost.map(drop).ok_or_else(|| metrics.lines().filter(|line| line.contains("otlp")).collect::<Vec<_>>().join("\n"))
+        lost.map(drop)
+            .ok_or_else(|| metrics.lines().filter(|line| line.contains("otlp")).collect::<Vec<_>>().join("\n"))
     });
     assert_eq!(get(&cluster, "/after", &[]), 200);
 }

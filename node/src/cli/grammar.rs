@@ -6,7 +6,7 @@ use crate::{
     cli::{
         ca, check, completions, context::Globals, drain, endpoints, events, evict, explain, grant, identity, init,
         invite, join, leave, limits, man, members, operator, outliers, ping, policy, routes, run, secret, service,
-        services, sim, status, top, wait,
+        services, sim, status, tap, top, wait,
     },
     demo,
 };
@@ -51,6 +51,8 @@ pub enum Command {
     Outliers(outliers::Args),
     /// Show services by what is asked of them, endpoints and nodes, as they are now
     Top(top::Args),
+    /// Show requests as they end, at all nodes
+    Tap(tap::Args),
     /// List what happened: joins, deaths, ejections, pushes, renewals
     Events(events::Args),
     /// List the routes that requests take
@@ -112,6 +114,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "outliers",
             "limits",
             "top",
+            "tap",
             "events",
             "routes",
             "explain",
@@ -272,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_later_parts_bring_is_absent() {
-        for line in ["skein tap", "skein capture on"] {
+        for line in ["skein capture on"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

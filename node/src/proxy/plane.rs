@@ -6,7 +6,7 @@ use crate::{
     config::{Gateway, Outbound, Service, Speaker, Upstream},
     snapshot::{Circuit, Circuits, Current},
     tasks::Tasks,
-    telemetry::{AccessLog, Errand, Exporter, Kind, Sample, Sinks, Telemetry},
+    telemetry::{Errand, Kind, Sample, Sinks, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::{NodeId, ServiceName};
@@ -198,8 +198,7 @@ impl DataPlane {
         circuits: Arc<Circuits>,
     ) -> (Self, Vec<Seat>) {
         let (errand, errands) = mpsc::channel(ERRANDS);
-        let exporter = Exporter::new(&telemetry, &tasks, current.load().node.as_str(), errand);
-        let sinks = Sinks { log: AccessLog::new(&telemetry, &tasks), exporter };
+        let sinks = Sinks::new(&telemetry, &tasks, current.load().node.as_str(), errand);
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
             mirrors: outbound::Mirrors::new(&telemetry),

@@ -13,6 +13,7 @@ mod own;
 mod render;
 mod requests;
 mod series;
+mod tap;
 pub mod trace;
 mod traffic;
 
@@ -25,11 +26,15 @@ pub use otlp::{Answer, Environment, Errand, Exporter, collect};
 pub use own::{Counter, Gauge, Kind, Sample};
 pub use render::Format;
 pub use requests::{BOUNDS, BUCKETS, Measures, Recorder};
+pub use tap::{MAX_RATE, Tapped, Tapping, Taps, Wanted};
 pub use traffic::{Exchanged, PairTraffic, SLOT, SLOTS, quantile};
 
 use crate::{clock, tasks::Tasks};
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -44,6 +49,9 @@ pub struct Telemetry {
     own: Arc<own::Registry>,
     traffic: Arc<Mutex<traffic::Traffic>>,
     environment: Arc<Environment>,
+    taps: Taps,
+    /// Who wants requests gathered, beside what documents say: the node's own collector, and taps.
+    busy: Arc<AtomicUsize>,
 }
 
 impl Telemetry {
@@ -52,8 +60,10 @@ impl Telemetry {
     pub fn new(workers: usize) -> Self {
         let requests = Arc::new(requests::Family::new(workers));
         let connections = Arc::new(connections::Family::new(workers));
-        let telemetry =
-            Self { requests, connections, own: Arc::default(), traffic: Arc::default(), environment: Arc::default() };
+        let busy = Arc::<AtomicUsize>::default();
+        let taps = Taps::new(Arc::clone(&busy));
+        let (own, traffic, environment) = Default::default();
+        let telemetry = Self { requests, connections, own, traffic, environment, taps, busy };
         telemetry
             .gauge("istio_build", "Build of this proxy", &[("component", "proxy"), ("tag", env!("CARGO_PKG_VERSION"))])
             .set(1);
@@ -64,7 +74,20 @@ impl Telemetry {
     /// What OpenTelemetry's variables say of this node.
     #[must_use]
     pub fn with_environment(self, environment: Environment) -> Self {
+        if environment.takes_spans() {
+            self.busy.fetch_add(1, Relaxed);
+        }
         Self { environment: Arc::new(environment), ..self }
+    }
+
+    /// Who looks at requests as they end.
+    #[must_use]
+    pub fn taps(&self) -> &Taps {
+        &self.taps
+    }
+
+    pub(crate) fn busy(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.busy)
     }
 
     pub(crate) fn environment(&self) -> Arc<Environment> {

@@ -1,13 +1,20 @@
-//! One request, or connection of bytes, of which more is told than counts: a line of the access log, a span. What is known of it is
+//! One request, or connection of bytes, of which more is told than counts: a line of the access log, a span, what a tap shows. What is known of it is
 //! gathered once; who tells of it looks when it is over.
 
-use super::{AccessLog, Entry, Exporter, Pair, Summary, Workload, trace::Open};
-use crate::config::Speaker;
+use super::{AccessLog, Entry, Errand, Exporter, Pair, Summary, Taps, Telemetry, Workload, trace::Open};
+use crate::{config::Speaker, tasks::Tasks};
 use policy::{
     compile::{LogOutput, LogRule, TraceRule},
     kinds::{MeshConfig, TelemetryProvider},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::mpsc;
 
 /// Who tells of requests. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,6 +23,31 @@ pub struct Sinks {
     pub log: AccessLog,
     /// Spans and lines for collectors.
     pub exporter: Exporter,
+    /// Who looks at requests as they end.
+    pub taps: Taps,
+    /// This node's name.
+    node: Arc<str>,
+    busy: Arc<AtomicUsize>,
+}
+
+impl Sinks {
+    /// Those of a node.
+    #[must_use]
+    pub fn new(telemetry: &Telemetry, tasks: &Tasks, node: &str, errands: mpsc::Sender<Errand>) -> Self {
+        Self {
+            log: AccessLog::new(telemetry, tasks),
+            exporter: Exporter::new(telemetry, tasks, node, errands),
+            taps: telemetry.taps().clone(),
+            node: Arc::from(node),
+            busy: telemetry.busy(),
+        }
+    }
+
+    /// True if requests are to be gathered whatever documents say.
+    #[must_use]
+    pub fn are_busy(&self) -> bool {
+        self.busy.load(Relaxed) > 0
+    }
 }
 
 /// See the module.
@@ -62,6 +94,10 @@ pub struct Finished {
 impl Observed {
     /// It is over.
     pub fn end(self, summary: Summary, duration: Duration, pair: Option<Arc<Pair>>) {
+        if self.sinks.taps.is_open() {
+            let (taps, node) = (&self.sinks.taps, &self.sinks.node);
+            taps.show(node, &self.entry, &summary, duration, pair.as_deref());
+        }
         let mut lines = Vec::new();
         if let Some(rule) = &self.log
             && self.entry.is_wanted(rule.filter.as_ref(), &summary, duration)

@@ -76,6 +76,8 @@ pub struct Observed {
     pub logs: bool,
     /// Metrics of some differ from Istio's.
     pub metrics: bool,
+    /// Any of these.
+    pub any: bool,
     /// Some are traced, and their spans go to a provider.
     pub traces: bool,
     /// The log of what is no workload's here, as MeshConfig alone says.
@@ -129,14 +131,17 @@ impl Workloads {
     pub(super) fn observed(&self) -> Observed {
         let said = || self.telemetry.values().flatten().map(telemetry::Document::telemetry);
         let (log, trace) = (logs::of_mesh(&self.config), traces::of_mesh(&self.config));
-        Observed {
+        let mut observed = Observed {
+            any: false,
             logs: log.is_some() || said().any(|telemetry| !telemetry.access_logging.is_empty()),
             traces: trace.as_ref().is_some_and(|rule| rule.provider.is_some())
                 || said().any(|telemetry| telemetry.tracing.iter().any(|tracing| !tracing.providers.is_empty())),
             metrics: said().any(|telemetry| telemetry.metrics.iter().any(|metrics| !metrics.overrides.is_empty())),
             log: log.map(Arc::new),
             trace: trace.map(Arc::new),
-        }
+        };
+        observed.any = observed.logs || observed.traces || observed.metrics;
+        observed
     }
 
     pub(super) fn get(

@@ -73,7 +73,9 @@ async fn answer(
     if is_grpc && body.len() >= 5 && body[0] == 0 {
         exports.lock().expect("no panic holds it").push((path, body[5..].to_vec()));
     }
-    let trailers = async { Some(Ok(hyper::HeaderMap::from_iter([("grpc-status".parse().expect("a name"), HeaderValue::from_static("0"))]))) };
+    let trailers = async {
+        Some(Ok(hyper::HeaderMap::from_iter([("grpc-status".parse().expect("a name"), HeaderValue::from_static("0"))])))
+    };
     let body = Full::new(Bytes::from_static(&[0; 5])).with_trailers(trailers).boxed();
     let mut response = Response::new(body);
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));

@@ -76,7 +76,10 @@ fn a_collector_in_python_reads_spans_and_records() {
     };
     let (client, server) = (of(3), of(2));
     assert_eq!((&client["trace"], &client["id"]), (&server["trace"], &server["parent"]));
-    assert_eq!((&client["metadata"], &server["resource"]["service.name"]), (&Value::from("shop"), &Value::from("reviews.shop")));
+    assert_eq!(
+        (&client["metadata"], &server["resource"]["service.name"]),
+        (&Value::from("shop"), &Value::from("reviews.shop"))
+    );
     assert!(client["nanos"].as_u64() > Some(0) && client["attributes"]["http.status_code"] == "200", "{client}");
     let record = eventually("a record", || collector.all("record").pop().ok_or_else(|| "none yet".to_owned()));
     assert_eq!((&record["body"], &record["trace"]), (&Value::from("/python"), &server["trace"]));

@@ -31,6 +31,7 @@ mod routes;
 mod secrets;
 mod serve;
 mod status;
+mod tap;
 mod targets;
 mod traffic;
 mod watch;

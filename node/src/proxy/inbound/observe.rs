@@ -30,10 +30,10 @@ pub(super) fn begin(
     request: &mut Request<RequestBody>,
 ) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
     let snapshot = context.current.read();
-    let (observed, environment) = (snapshot.compiled.observed(), context.sinks.exporter.environment());
-    if !(observed.logs || observed.traces || observed.metrics || environment.takes_spans()) {
+    if !snapshot.compiled.observed().any && !context.sinks.are_busy() {
         return (None, None);
     }
+    let environment = context.sinks.exporter.environment();
     let Rules { log, trace, counted } = rules(context, caller, &snapshot);
     let rule = trace.filter(|rule| rule.provider.is_some() || environment.takes_spans());
     let span = rule.and_then(|rule| {
@@ -44,7 +44,8 @@ pub(super) fn begin(
         let open = trace::begin(headers, &rule, environment.percent(), || context.random())?;
         Some((open, rule))
     });
-    if log.is_none() && span.is_none() && !counted.as_ref().is_some_and(|rule| rule.asks()) {
+    let asks = counted.as_ref().is_some_and(|rule| rule.asks());
+    if log.is_none() && span.is_none() && !asks && !context.sinks.taps.is_open() {
         return (None, counted);
     }
     let config = Arc::clone(snapshot.compiled.config());
@@ -85,10 +86,7 @@ fn entry(caller: &Caller, snapshot: &Snapshot, request: &Request<RequestBody>) -
 }
 
 /// Begins what is told of a connection of bytes, if anything is to be told.
-pub(super) fn begin_connection(
-    context: &Context,
-    caller: &Caller,
-) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
+pub(super) fn begin_connection(context: &Context, caller: &Caller) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
     let snapshot = context.current.read();
     let observed = snapshot.compiled.observed();
     if !(observed.logs || observed.metrics) {

@@ -80,11 +80,11 @@ pub(super) fn begin(
     snapshot: &Snapshot,
     parts: &mut Parts,
 ) -> (Option<Box<Observed>>, Option<Arc<MetricRule>>) {
-    let (observed, context) = (snapshot.compiled.observed(), requests.context);
-    let environment = context.sinks.exporter.environment();
-    if !(observed.logs || observed.traces || observed.metrics || environment.takes_spans()) {
+    let context = requests.context;
+    if !snapshot.compiled.observed().any && !context.sinks.are_busy() {
         return (None, None);
     }
+    let environment = context.sinks.exporter.environment();
     let workload = requests.speaker.policy(snapshot);
     let log = workload.logs.client.clone();
     let rule = workload.traces.client.as_ref().filter(|rule| rule.provider.is_some() || environment.takes_spans());
@@ -94,7 +94,7 @@ pub(super) fn begin(
     });
     let counted = workload.counted.client.clone();
     let asks = counted.as_ref().is_some_and(|rule| rule.asks());
-    if log.is_none() && span.is_none() && !asks {
+    if log.is_none() && span.is_none() && !asks && !context.sinks.taps.is_open() {
         return (None, counted);
     }
     (Some(Box::new(gather(requests, snapshot, parts, log, span))), counted)

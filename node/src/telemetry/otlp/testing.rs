@@ -1,14 +1,14 @@
 //! Requests for tests of what is exported.
 
 use super::{
-    Environment, Exporter,
+    Environment,
     messages::{Any, KeyValue},
 };
 use crate::{
     config::Speaker,
     tasks::Tasks,
     telemetry::{
-        AccessLog, Entry, Finished, Flags, LogSide, Observed, Own, Pair, Protocol, Reporter, Security, Sinks, Summary,
+        Entry, Finished, Flags, LogSide, Observed, Own, Pair, Protocol, Reporter, Security, Sinks, Summary,
         Telemetry, Workload,
         trace::{Context, Open},
     },
@@ -31,8 +31,7 @@ pub(in crate::telemetry) fn finished() -> Finished {
     let telemetry = Telemetry::new(1);
     let (errands, _) = mpsc::channel(1);
     let tasks = Tasks::new();
-    let exporter = Exporter::new(&telemetry, &tasks, "web-1", errands);
-    request(&Sinks { log: AccessLog::new(&telemetry, &tasks), exporter })
+    request(&Sinks::new(&telemetry, &tasks, "web-1", errands))
 }
 
 pub(in crate::telemetry) fn request(sinks: &Sinks) -> Finished {
@@ -101,6 +100,5 @@ pub(in crate::telemetry) fn sinks(environment: Environment) -> (Sinks, Telemetry
     let telemetry = Telemetry::new(1).with_environment(environment);
     let tasks = Tasks::new();
     let (errands, _) = mpsc::channel(1);
-    let exporter = Exporter::new(&telemetry, &tasks, "web-1", errands);
-    (Sinks { log: AccessLog::new(&telemetry, &tasks), exporter }, telemetry, tasks)
+    (Sinks::new(&telemetry, &tasks, "web-1", errands), telemetry, tasks)
 }

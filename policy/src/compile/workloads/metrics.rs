@@ -90,7 +90,10 @@ pub(super) fn of(levels: &Levels<'_>) -> Counted {
         levels.telemetries().flat_map(|telemetry| &telemetry.metrics).flat_map(|metrics| &metrics.overrides).collect();
     let of = |side| {
         let mut rule = MetricRule::default();
-        overrides.iter().filter(|one| one.side == Side::ClientAndServer || one.side == side).for_each(|one| rule.apply(one));
+        overrides
+            .iter()
+            .filter(|one| one.side == Side::ClientAndServer || one.side == side)
+            .for_each(|one| rule.apply(one));
         let differs = |shape: &MetricShape| shape.disabled || !shape.tags.is_empty();
         rule.shapes.values().any(differs).then(|| Arc::new(rule))
     };
@@ -138,7 +141,9 @@ mod tests {
         );
         let counted = counted(&[own, mesh]);
         let (client, server) = (counted.client.unwrap(), counted.server.unwrap());
-        assert!(client.shape("istio_requests_total").unwrap().disabled && client.shape("istio_request_bytes").is_none());
+        assert!(
+            client.shape("istio_requests_total").unwrap().disabled && client.shape("istio_request_bytes").is_none()
+        );
         assert_eq!((client.values.len(), server.values.len()), (1, 2), "equal values are told once");
         let tags = |metric: &str| server.shape(metric).unwrap().tags.clone();
         assert_eq!(tags("istio_requests_total")["a"], TagShape::Says(1));

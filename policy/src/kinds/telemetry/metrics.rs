@@ -77,7 +77,11 @@ impl Metrics {
         // Bytes are counted as they go: what is scraped is never older than the scrape.
         if let Some(interval) = fields.get("reportingInterval") {
             let _checked = interval.duration();
-            interval.warn(codes::IGNORED, "`reportingInterval` has no meaning in this mesh", "bytes are counted as they go");
+            interval.warn(
+                codes::IGNORED,
+                "`reportingInterval` has no meaning in this mesh",
+                "bytes are counted as they go",
+            );
         }
         fields.finish();
         Some(metrics)

@@ -216,7 +216,14 @@ fn labels_say_texts_numbers_and_truths() {
     ] {
         assert_eq!(value(source), Ok(wanted.map(str::to_owned)), "{source}");
     }
-    for source in ["request.duration", "request.headers", "['a']", "'a' + 1", "string(request.duration)", "request.host request.host"] {
+    for source in [
+        "request.duration",
+        "request.headers",
+        "['a']",
+        "'a' + 1",
+        "string(request.duration)",
+        "request.host request.host",
+    ] {
         assert!(value(source).is_err(), "{source}");
     }
 }
