@@ -139,21 +139,20 @@ async fn watch(
         if tapped.left_out > 0 && lost.borrow_mut().insert((tapped.node.clone(), tapped.left_out)) && lost.borrow().len() == 1 {
             remark(&format!("note: {} leaves requests out: narrow them, or raise --rate", tapped.node));
         }
-        match ctx.output.format {
-            Format::Table => ctx.output.text(&text(&tapped)),
-            Format::Json | Format::Yaml => {
-                let value = serde_json::to_value(&tapped).map_err(|error| Error::new("failed", error.to_string()))?;
-                match ctx.output.format {
-                    Format::Yaml => ctx.output.text(&format!("---\n{}", crate::cli::output::yaml(&value)?)),
-                    Format::Json | Format::Table => ctx.output.json_line(&value),
-                }
-            }
-        }?;
+        print(ctx, &tapped)?;
         if left.get() == 0 { Err(Error::new("failed", "enough")) } else { Ok(()) }
     });
     match watched.await {
         Err(_) if left.get() == 0 => Ok(()),
         result => result,
+    }
+}
+
+fn print(ctx: &Context, tapped: &Tapped) -> Result<()> {
+    match ctx.output.format {
+        Format::Table => ctx.output.text(&text(tapped)),
+        Format::Json => ctx.output.json_line(tapped),
+        Format::Yaml => ctx.output.text(&format!("---\n{}", crate::cli::output::yaml(tapped)?)),
     }
 }
 

@@ -10,7 +10,10 @@ mod workloads;
 
 pub(crate) use find::PLAIN_HTTP;
 pub use gateways::{Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
-pub use workloads::{LogOutput, LogRule, Logs, Modes, Observed, TraceRule, Traces, Workload, WorkloadLimit};
+pub use workloads::{
+    Counted, LogOutput, LogRule, Logs, MetricRule, MetricShape, Modes, Observed, TagShape, TraceRule, Traces, Workload,
+    WorkloadLimit,
+};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -204,7 +204,11 @@ impl Lanes {
     fn due(&mut self, least: usize) -> Vec<Sending> {
         let tasks = &self.tasks;
         let due = self.lanes.iter_mut().filter(|(_, lane)| lane.count >= least);
-        due.filter_map(|(key, lane)| Some(lane.export(key.clone(), lane.client.take()?, tasks.clone()))).collect()
+        let export = |(key, lane): (&Key, &mut Lane)| {
+            let client = lane.client.take()?;
+            Some(lane.export(key.clone(), client, tasks.clone()))
+        };
+        due.filter_map(export).collect()
     }
 
     /// Takes back what an export used.

@@ -222,6 +222,6 @@ fn size(finished: &Finished) -> usize {
 }
 
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;

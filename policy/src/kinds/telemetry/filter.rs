@@ -8,7 +8,7 @@ mod build;
 
 use std::borrow::Cow;
 
-use super::{Expression, expression};
+use super::expression::{self, Expression};
 use crate::{decode::At, kinds::string_match::Pattern};
 
 /// An expression that is true for what is logged.
