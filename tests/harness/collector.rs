@@ -113,12 +113,12 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Value<'_>)> {
         let value = match tag & 7 {
             0 => varint(&mut bytes).map(Value::Number),
             1 => take(&mut bytes, 8)
-                .map(|fixed| Value::Number(fixed.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)))),
+                .map(|fixed| Value::Number(fixed.iter().rev().fold(0, |all, byte| (all << 8) | u64::from(*byte)))),
             2 => {
                 varint(&mut bytes).and_then(|length| take(&mut bytes, usize::try_from(length).ok()?)).map(Value::Bytes)
             }
             5 => take(&mut bytes, 4)
-                .map(|fixed| Value::Number(fixed.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)))),
+                .map(|fixed| Value::Number(fixed.iter().rev().fold(0, |all, byte| (all << 8) | u64::from(*byte)))),
             _ => None,
         };
         match value {

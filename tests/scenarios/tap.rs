@@ -70,7 +70,10 @@ fn both_sides_are_seen_without_secrets_and_only_what_was_asked_for() {
     let (client, server) = (of("client"), of("server"));
     assert_eq!((&client["node"], &server["node"]), (&json!("web"), &json!("reviews-v1")));
     for line in [client, server] {
-        assert_eq!((&line["status"], &line["method"], &line["headers"]["x-mine"]), (&json!(503), &json!("GET"), &json!("seen")));
+        assert_eq!(
+            (&line["status"], &line["method"], &line["headers"]["x-mine"]),
+            (&json!(503), &json!("GET"), &json!("seen"))
+        );
         assert_eq!((&line["source"], &line["destination"]), (&json!("shop/web"), &json!("shop/reviews-v1")));
         assert_eq!(line["headers"]["authorization"], json!("[redacted]"));
         assert_eq!(line["path"], json!("/bad?token=[redacted]&page=2"));

@@ -160,7 +160,10 @@ fn metrics_lose_and_gain_labels_on_one_side() {
     assert!(of(false).is_some_and(|line| line.ends_with(" 2") && !line.contains("host=")), "{durations:#?}");
     assert!(of(true).is_some_and(|line| line.ends_with(" 1")), "{durations:#?}");
     let sizes = lines(&text, "istio_request_bytes_count{reporter=\"source\"");
-    assert!(sizes.len() == 1 && sizes[0].ends_with(" 1"), "what came before stays, what is off is not counted: {sizes:#?}");
+    assert!(
+        sizes.len() == 1 && sizes[0].ends_with(" 1"),
+        "what came before stays, what is off is not counted: {sizes:#?}"
+    );
     let server = lines(&metrics("reviews-v1"), "istio_requests_total{reporter=\"destination\"");
     assert!(server.iter().all(|line| line.contains("response_flags") && !line.contains("class=")), "{server:#?}");
     let names = |line: &String| line.rsplit_once(' ').map(|(labels, _)| labels.to_owned());

@@ -136,7 +136,10 @@ async fn watch(
         let tapped: Tapped = serde_json::from_slice(line).map_err(|error| {
             Error::new("failed", format!("the node answers what this version does not understand: {error}"))
         })?;
-        if tapped.left_out > 0 && lost.borrow_mut().insert((tapped.node.clone(), tapped.left_out)) && lost.borrow().len() == 1 {
+        if tapped.left_out > 0
+            && lost.borrow_mut().insert((tapped.node.clone(), tapped.left_out))
+            && lost.borrow().len() == 1
+        {
             remark(&format!("note: {} leaves requests out: narrow them, or raise --rate", tapped.node));
         }
         print(ctx, &tapped)?;
@@ -166,7 +169,13 @@ fn text(tapped: &Tapped) -> String {
     let flags = if tapped.flags == "-" { String::new() } else { format!(" {}", tapped.flags) };
     let line = format!(
         "{time} {:<6} {} -> {}  {} {}{}  {status}{flags}  {:.1}ms",
-        tapped.side, tapped.source, tapped.destination, tapped.method, tapped.authority, tapped.path, tapped.duration_ms
+        tapped.side,
+        tapped.source,
+        tapped.destination,
+        tapped.method,
+        tapped.authority,
+        tapped.path,
+        tapped.duration_ms
     );
     plain(&line).replace('\n', " ") + "\n"
 }

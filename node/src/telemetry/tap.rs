@@ -245,7 +245,8 @@ impl Drop for Tapping {
     fn drop(&mut self) {
         let shared = &self.taps.0;
         let _changing = shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let taps: Vec<Arc<Tap>> = shared.taps.load().iter().filter(|tap| !Arc::ptr_eq(tap, &self.tap)).cloned().collect();
+        let taps: Vec<Arc<Tap>> =
+            shared.taps.load().iter().filter(|tap| !Arc::ptr_eq(tap, &self.tap)).cloned().collect();
         shared.taps.store(Arc::new(taps));
         shared.busy.fetch_sub(1, Relaxed);
     }
@@ -262,11 +263,13 @@ impl Tapped {
             _ => name(&pair.destination),
         });
         let headers = entry.request.iter().take(HEADERS).map(|(name, value)| {
-            let shown = if is_secret(name) { REDACTED.to_owned() } else { cut(&String::from_utf8_lossy(value.as_bytes())) };
+            let shown =
+                if is_secret(name) { REDACTED.to_owned() } else { cut(&String::from_utf8_lossy(value.as_bytes())) };
             (name.as_str().to_owned(), shown)
         });
         // What a command line would read in another way is not offered as one.
-        let is_plain = |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-._~:/".contains(letter));
+        let is_plain =
+            |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-._~:/".contains(letter));
         let plain_path = path.split('?').next().unwrap_or_default();
         let explain = (is_client && is_plain(&entry.authority) && is_plain(plain_path) && is_plain(&method))
             .then(|| format!("skein explain -X {method} http://{}{plain_path} --node {node}", entry.authority));

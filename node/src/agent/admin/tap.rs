@@ -20,12 +20,14 @@ impl Admin {
     pub(super) fn tap(&self, wanted: Wanted) -> Result<Response, Error> {
         wanted.check().map_err(|why| Error::new("usage", why))?;
         let busy = |why: String| Error::new("too_many_requests", why).hint("`skein tap` ends with Ctrl-C");
-        let slot = self.watches.clone().try_acquire_owned().map_err(|_| busy("too many watches are open".to_owned()))?;
+        let slot =
+            self.watches.clone().try_acquire_owned().map_err(|_| busy("too many watches are open".to_owned()))?;
         let tapping = self.telemetry.taps().open(wanted).map_err(busy)?;
-        let lines = futures_util::stream::unfold((self.clone(), tapping, slot), |(admin, mut tapping, slot)| async move {
-            let line = next(&admin, &mut tapping).await?;
-            Some((Ok::<_, Infallible>(line), (admin, tapping, slot)))
-        });
+        let lines =
+            futures_util::stream::unfold((self.clone(), tapping, slot), |(admin, mut tapping, slot)| async move {
+                let line = next(&admin, &mut tapping).await?;
+                Some((Ok::<_, Infallible>(line), (admin, tapping, slot)))
+            });
         Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
     }
 }

@@ -79,6 +79,7 @@ pub(super) struct Lanes {
 /// An export that is over.
 pub(super) struct Sent {
     key: Key,
+    provider: Option<Arc<TelemetryProvider>>,
     client: Client,
     count: usize,
     size: usize,
@@ -159,7 +160,6 @@ impl Lanes {
         match self.lanes.get_mut(&key) {
             Some(lane) => {
                 (lane.provider, lane.route) = (provider, route);
-                // One under way comes back with a connection to the former place.
                 lane.client = lane.client.take().map(|_| Client::default());
             }
             None => {
@@ -213,8 +213,7 @@ impl Lanes {
 
     /// Takes back what an export used.
     pub(super) fn sent(&mut self, sent: Sent) {
-        let Sent { key, client, count, size, result } = sent;
-        self.waiting.fetch_sub(size, Relaxed);
+        let Sent { key, provider, client, count, size, result } = sent;
         let (signal, count) = (key.signal, count as u64);
         match result {
             Ok(refused) => {
@@ -230,8 +229,10 @@ impl Lanes {
             }
         }
         if let Some(lane) = self.lanes.get_mut(&key) {
-            lane.client = Some(client);
+            // A connection to where policy does not send any more is of no use.
+            lane.client = Some(if lane.provider == provider { client } else { Client::default() });
         }
+        self.waiting.fetch_sub(size, Relaxed);
     }
 }
 
@@ -239,7 +240,7 @@ impl Lane {
     fn export(&mut self, key: Key, mut client: Client, tasks: Tasks) -> Sending {
         let services = std::mem::take(&mut self.services).into_values();
         let (count, size) = (std::mem::take(&mut self.count), std::mem::take(&mut self.size));
-        let (signal, route) = (key.signal, self.route.clone());
+        let (signal, route, provider) = (key.signal, self.route.clone(), self.provider.clone());
         let message = encode(signal, services);
         Box::pin(async move {
             let mut result = client.send(&route, signal, &message, &tasks).await;
@@ -250,7 +251,7 @@ impl Lane {
                 tokio::time::sleep(pause).await;
                 result = client.send(&route, signal, &message, &tasks).await;
             }
-            Sent { key, client, count, size, result }
+            Sent { key, provider, client, count, size, result }
         })
     }
 }

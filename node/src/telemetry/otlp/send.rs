@@ -6,7 +6,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use certs::id::ServiceName;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, HOST, TE, USER_AGENT},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, USER_AGENT},
 };
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -265,7 +265,10 @@ fn request(
     own.insert(USER_AGENT, HeaderValue::from_static(concat!("skein/", env!("CARGO_PKG_VERSION"))));
     own.insert(TRACEPARENT, NOT_SAMPLED);
     match path {
-        Some(_) => own.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf")),
+        Some(_) => {
+            own.insert(CONTENT_LENGTH, HeaderValue::from(message.len()));
+            own.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"))
+        }
         None => {
             own.insert(TE, HeaderValue::from_static("trailers"));
             own.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))

@@ -271,8 +271,8 @@ mod tests {
         assert_eq!(failed(LogSide::Server, 503, None), (true, true));
         assert_eq!(failed(LogSide::Client, 0, None), (true, true));
         assert_eq!(failed(LogSide::Server, 200, Some(5)), (false, false));
-        assert_eq!(failed(LogSide::Client, 200, Some(5)).0, true);
-        assert_eq!(failed(LogSide::Server, 200, Some(14)).0, true);
+        assert!(failed(LogSide::Client, 200, Some(5)).0);
+        assert!(failed(LogSide::Server, 200, Some(14)).0);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::{
     config::Speaker,
     tasks::Tasks,
     telemetry::{
-        Entry, Finished, Flags, LogSide, Observed, Own, Pair, Protocol, Reporter, Security, Sinks, Summary,
-        Telemetry, Workload,
+        Entry, Finished, Flags, LogSide, Observed, Own, Pair, Protocol, Reporter, Security, Sinks, Summary, Telemetry,
+        Workload,
         trace::{Context, Open},
     },
 };

@@ -169,7 +169,7 @@ fn number(digits: &[u8]) -> Option<u128> {
     if digits.is_empty() || digits.len() > 32 {
         return None;
     }
-    digits.iter().try_fold(0, |number, digit| Some(number << 4 | u128::from(hex(*digit)?)))
+    digits.iter().try_fold(0, |number, digit| Some((number << 4) | u128::from(hex(*digit)?)))
 }
 
 fn written(context: &Context) -> [u8; LENGTH] {
