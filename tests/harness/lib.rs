@@ -6,6 +6,7 @@ pub mod backend;
 pub mod bytes;
 pub mod clients;
 pub mod cluster;
+pub mod collector;
 mod configuration;
 pub mod corpus;
 pub mod dns;

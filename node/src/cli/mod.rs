@@ -46,6 +46,7 @@ mod service;
 mod services;
 mod sim;
 mod status;
+mod tap;
 mod top;
 mod wait;
 
@@ -136,6 +137,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
         Command::Limits(args) => block_on(limits::run(args, ctx)),
         Command::Outliers(args) => block_on(outliers::run(args, ctx)),
+        Command::Tap(args) => block_on(tap::run(args, ctx)),
         Command::Top(args) => block_on(top::run(args, ctx)),
         Command::Events(args) => block_on(events::run(args, ctx)),
         Command::Routes(args) => block_on(routes::run(args, ctx)),

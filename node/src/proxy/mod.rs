@@ -11,6 +11,7 @@ mod context;
 mod deadline;
 mod detect;
 mod direct;
+mod errand;
 mod exchange;
 pub mod failure;
 mod flight;

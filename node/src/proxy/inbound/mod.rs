@@ -8,9 +8,9 @@ mod app;
 mod caller;
 mod check;
 mod limits;
-mod log;
 mod message;
 mod multiplexed;
+mod observe;
 mod pool;
 mod standing;
 mod tcp;
@@ -98,15 +98,13 @@ impl Handler for Requests {
 pub(super) async fn answer(
     context: &Arc<Context>,
     caller: &Caller,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
-    if let Some(logged) = log::begin(context, caller, &request) {
-        exchange.log(logged);
-    }
+    exchange.observe(observe::begin(context, caller, &mut request));
     match forward(context, caller, request, &mut exchange).await {
         Ok((response, standing, flight)) => {
             exchange.answered(response.status(), response.headers());

@@ -4,21 +4,20 @@
 use super::{
     admission,
     caller::{self, Caller, Who},
-    log,
+    observe,
     pool::Pool,
 };
 use crate::{
-    clock, config,
+    config,
     mesh::stream::VirtualStream,
     proxy::{
         context::Context,
         failure::Cause,
         flight::Flight,
         local::Local,
-        tcp::{Account, Answer, End, Logged, Spans, relay},
+        tcp::{Account, Answer, End, Spans, relay},
     },
     snapshot::Current,
-    telemetry::{Entry, LogSide},
 };
 use arc_swap::ArcSwap;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -97,7 +96,7 @@ async fn refuse(mut stream: VirtualStream, cause: Cause) {
 pub(in crate::proxy) async fn open(context: &Context, caller: &Caller) -> Result<Arrival, Refused> {
     // From here on no change of the rules is missed.
     let standing = Standing::new(context, &caller.who);
-    let mut account = Account::new(begin(context, caller));
+    let mut account = Account::new(observe::begin_connection(context, caller));
     account.between(Arc::clone(&caller.recorder));
     match connected(context, caller, &mut account).await {
         Ok((stream, flight)) => {
@@ -164,25 +163,6 @@ const fn takes_bytes(declared: config::Protocol) -> bool {
         config::Protocol::Tcp | config::Protocol::Tls | config::Protocol::Sniffed => true,
         config::Protocol::Http | config::Protocol::Http2 | config::Protocol::Grpc => false,
     }
-}
-
-/// Begins a line of the access log, if there is to be one.
-fn begin(context: &Context, caller: &Caller) -> Option<Logged> {
-    let snapshot = context.current.read();
-    if !snapshot.compiled.logs_any() {
-        return None;
-    }
-    let rule = log::rule(context, caller, &snapshot)?;
-    let who = &caller.who;
-    let entry = Entry {
-        cluster: Some(format!("inbound|{}||", who.port)),
-        local: who.destination.into(),
-        remote: who.address.into(),
-        peer: Some(who.identity.uri()),
-        server_name: Some(who.server_name.clone()),
-        ..Entry::of_connection(LogSide::Server, clock::wall())
-    };
-    Some(Logged { log: context.access_log.clone(), rule, config: Arc::clone(snapshot.compiled.config()), entry })
 }
 
 /// What is kept of a connection that was let in.

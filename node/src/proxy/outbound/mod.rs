@@ -8,9 +8,9 @@ mod cors;
 mod facts;
 mod forward;
 mod grpc_timeout;
-mod log;
 mod mirror;
 mod outside;
+mod observe;
 mod speaker;
 mod tcp;
 
@@ -45,7 +45,7 @@ use tokio::{
 };
 
 pub(super) use call::call;
-pub(super) use log::begin_connection;
+pub(super) use observe::begin_connection;
 pub(super) use mirror::Mirrors;
 pub(super) use speaker::Speaker;
 pub(super) use tcp::{Ends, pass};
@@ -226,9 +226,7 @@ impl Requests<'_> {
         }
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-        if let Some(logged) = log::begin(self, &snapshot, &parts) {
-            exchange.log(logged);
-        }
+        exchange.observe(observe::begin(self, &snapshot, &mut parts));
         if parts.version == Version::HTTP_10 {
             return Err(Cause::OldVersion);
         }

@@ -5,7 +5,7 @@ use super::{
     Speaker,
     affinity::Affinity,
     attempt::{Way, lost},
-    log,
+    observe,
 };
 use crate::{
     balance::{Ask, Carries, Tried, outlier::Outcome},
@@ -70,7 +70,7 @@ pub(in crate::proxy) async fn pass(
     until: impl Future<Output = End>,
 ) {
     let snapshot = context.current.load();
-    let mut account = Account::new(log::begin_connection(context, speaker, &snapshot, ends, server_name));
+    let mut account = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
     let led = match route(&snapshot, &mut account) {
         Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends.remote), &mut account).await,
         Err(cause) => Err(cause),
