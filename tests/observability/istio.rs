@@ -64,7 +64,8 @@ pub(crate) fn labels() -> Vec<(&'static str, &'static [&'static str])> {
 /// A panel draws what came with mutual TLS beside what came without, and what callers report says neither: their expressions are named
 /// alike, so that they are one group.
 pub(crate) fn with_mutual_tls(expression: &str) -> String {
-    let text = expression.replace("connection_security_policy!=", "connection_security_policy=");
+    let text: String = expression.split_whitespace().collect();
+    let text = text.replace("connection_security_policy!=", "connection_security_policy=");
     text.replace("destination_principal!~", "destination_principal=~")
 }
 

@@ -165,6 +165,8 @@ fn callers(cluster: &Cluster, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
         let _ = http::get(via, "nobody.example", "/");
         let _ = say(door, "hello");
     })));
+    let other = cluster.node("two").outbound();
+    callers.push(again(Box::new(move || drop(http::get(other, "reviews", "/")))));
     for _ in 0..4 {
         callers.push(again(Box::new(move || drop(http::get(via, "slow", "/")))));
     }
