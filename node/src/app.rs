@@ -1,6 +1,8 @@
 //! Builds and wires everything, nothing else: one process from its configuration to its end.
 
+mod beyond;
 mod known;
+mod end;
 mod listen;
 mod names;
 mod process;
@@ -14,7 +16,7 @@ use certs::{
 };
 use membership::{
     body::{Address, Body},
-    engine::{Config as EngineConfig, Engine, Event, Own},
+    engine::{Config as EngineConfig, Engine, Own},
     gossip::{Gossip, GossipConfig},
 };
 use tokio::{
@@ -36,7 +38,6 @@ use crate::{
         error::{Error, fail, internal},
         event::Events,
         hearing::Hearing,
-        jwks,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -52,11 +53,11 @@ use crate::{
         workload::{self, WorkloadApi},
         world::World,
     },
-    clock::{Clock, monotonic},
+    clock::Clock,
     config::Config,
     dns,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
-    proxy::{ApplyError, Bound, DataPlane, Seat, keep_doors, run_worker, sweep_outliers},
+    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
     snapshot::Circuits,
     tasks::Tasks,
     telemetry::Telemetry,
@@ -67,16 +68,8 @@ use crate::{
 const CONTROL_THREADS: usize = 2;
 /// Threads for the disk.
 const BLOCKING_THREADS: usize = 8;
-/// How long others have to hear that this node leaves, before it refuses anything.
-const FAREWELL: Duration = Duration::from_millis(300);
-/// How long the access log has to write its last lines.
-const LAST_LINES: Duration = Duration::from_secs(1);
 /// The longest that a starting node makes its applications wait until it knows the services beside it.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long data workers have to end once the mesh is closed.
-const LAST_THREADS: Duration = Duration::from_secs(1);
-/// Two signals within this time are one.
-const SAME_SIGNAL: Duration = Duration::from_millis(100);
 /// Failed data connections that wait for the engine.
 const FAILURES: usize = 256;
 /// Version of what nodes say to each other.
@@ -125,7 +118,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let (mesh, workers, control) = bind(&config, &known, &tasks)?;
     let mut doors = open_doors(&config).await?;
     let network = PeerNetwork::start(&mesh, control).map_err(internal)?;
-    let telemetry = Telemetry::new(config.workers);
+    let telemetry = Telemetry::new(config.workers).with_environment(process::environment());
     let (told, failures) = mpsc::channel(FAILURES);
     let current = known.world.current().clone();
     let (circuits, outlets) = Circuits::new();
@@ -166,10 +159,9 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.critical("timeline", timeline::watch(sync.clone(), circuits.clone()));
     let agent =
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
-    tasks.critical("gateways", keep_doors(plane.clone(), agent.secrets().clone()));
+    beyond::start(&config, &known.world, &plane, agent.secrets(), &tasks);
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
-    tasks.critical("token-keys", jwks::run(known.world.current().clone(), tasks.clone()));
     tasks.critical("clock", drift::run(sync.clone(), dir.clone()));
     tasks.critical("catch-up", catch_up::run(sync.clone(), addresses.clone()));
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));
@@ -181,16 +173,16 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     names::start(&config, doors.dns.take(), &plane, known.world.current(), &telemetry, &tasks)?;
     serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
     agent.set_listening(true);
-    settled(&known.world, &owner.node, &local).await;
+    tokio::join!(settled(&known.world, &owner.node, &local), sync.compared());
     plane.serve();
     ready::print(&ready);
 
-    until_told(&agent, &mut signals, &tasks).await;
+    end::until_told(&agent, &mut signals, &tasks).await;
     agent.set_listening(false);
     let failure = tasks.failure().map(|failure| fail("failed", failure.to_string(), "see the log before this"));
     tokio::select! {
-        () = farewell(&config, &members, &mesh, &plane, threads, &tasks) => {}
-        () = another(&mut signals) => {
+        () = end::farewell(&config, &members, &mesh, &plane, threads, &tasks) => {}
+        () = end::another(&mut signals) => {
             // What is dropped from now on is no failure.
             tasks.stop();
             tracing::warn!("a second signal: ending at once");
@@ -318,8 +310,8 @@ fn start_membership(
         identity: known.identity.ca().chain().to_vec(),
     };
     let trust_domain = config.trust_domain.clone();
-    let last_known = known.members.clone();
-    let setup = EngineConfig { trust_domain: trust_domain.clone(), peers: Vec::new(), last_known };
+    let setup =
+        EngineConfig { trust_domain: trust_domain.clone(), peers: Vec::new(), last_known: known.members.clone() };
     let authority = known.world.authority().load_full();
     let (gossip, said, repair) =
         Gossip::start(GossipConfig { trust_domain, interval: GOSSIP_INTERVAL, seed: rand::random() });
@@ -375,8 +367,8 @@ async fn start_control(
             members.data_failure(node);
         }
     });
-    let (book, store, identity) = (known.book.clone(), known.store.clone(), known.identity.clone());
-    let enrolment = Arc::new(Enrolment::new(book, store, identity, known.world.authority().clone(), Clock));
+    let (book, identity, rollback) = (known.book.clone(), known.identity.clone(), sync.rollback.clone());
+    let enrolment = Arc::new(Enrolment::new(book, identity, known.world.authority().clone(), rollback, Clock));
     let (network, spawner) = (network.clone(), tasks.clone());
     tasks.spawn("enrolment", async move {
         while let Some(stream) = network.accept_join().await {
@@ -403,54 +395,4 @@ fn applier(plane: &Arc<DataPlane>) -> Apply {
         let plane = plane.clone();
         Box::pin(async move { apply(&plane, &config).await.map(drop) })
     })
-}
-
-/// Lives until a signal or the death of a task that the node needs.
-async fn until_told(agent: &Agent, signals: &mut Signals, tasks: &Tasks) {
-    loop {
-        let wish = tokio::select! {
-            wish = signals.next() => wish,
-            () = tasks.stopping() => return,
-        };
-        match wish {
-            Wish::Stop => return,
-            Wish::Reload => {
-                if let Err(error) = agent.reload().await {
-                    tracing::error!(code = %error.code, hint = error.hint, "not reloaded: {error}");
-                }
-            }
-        }
-    }
-}
-
-/// Says that the node leaves, finishes what is under way, tells peers that their connections end.
-async fn farewell(
-    config: &Config,
-    members: &Members,
-    mesh: &Mesh,
-    plane: &DataPlane,
-    threads: Vec<std::thread::JoinHandle<()>>,
-    tasks: &Tasks,
-) {
-    tracing::info!("leaving: finishing requests for at most {:?}", config.drain);
-    members.tell(Event::Leaving).await;
-    tokio::time::sleep(FAREWELL).await;
-    tasks.stop();
-    mesh.drain();
-    plane.drain();
-    if tokio::time::timeout(config.drain + Duration::from_secs(1), plane.drained()).await.is_err() {
-        tracing::warn!("requests were cut: they took longer than {:?}", config.drain);
-    }
-    // The workers drive connections to other nodes, so they end after these have heard.
-    mesh.close().await;
-    plane.end();
-    let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-    drop(tokio::time::timeout(LAST_THREADS, joined).await);
-    plane.log_written(LAST_LINES).await;
-}
-
-/// A second wish to stop; what follows the first at once is the same one, sent to process and group.
-async fn another(signals: &mut Signals) {
-    let begun = monotonic();
-    while signals.next().await != Wish::Stop || monotonic().duration_since(begun) < SAME_SIGNAL {}
 }

@@ -18,6 +18,7 @@ use std::{
 };
 
 use certs::id::{NodeId, ServiceAccount, ServiceName, TrustDomain};
+use policy::route::Called;
 
 pub use crate::mesh::Transport;
 
@@ -250,9 +251,9 @@ pub enum Probe {
 pub struct Upstream {
     /// Where the application connects.
     pub listen: SocketAddr,
-    /// Where it leads.
-    pub service: ServiceName,
-    /// The service's port.
+    /// What it leads to: a service, or a host of a ServiceEntry.
+    pub called: Called,
+    /// Its port.
     pub port: u16,
     /// Who speaks here.
     pub speaker: Speaker,
@@ -296,6 +297,14 @@ impl Config {
     /// Whose identities the services have.
     pub fn accounts(&self) -> std::collections::BTreeSet<ServiceAccount> {
         self.services.iter().map(|service| service.account.clone()).collect()
+    }
+
+    /// Where this node listens that no application does: administration, the mesh, and ports at which requests come in.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let outbounds = self.outbounds.iter().map(|outbound| outbound.listen);
+        let upstreams = self.upstreams.iter().map(|upstream| upstream.listen);
+        let own = [self.mesh.listen, self.admin.listen].into_iter().chain(self.metrics);
+        own.chain(outbounds).chain(upstreams).filter(|address| address.port() != 0).collect()
     }
 
     /// The folder of further `[[service]]` tables.

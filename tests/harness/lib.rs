@@ -6,6 +6,7 @@ pub mod backend;
 pub mod bytes;
 pub mod clients;
 pub mod cluster;
+pub mod collector;
 mod configuration;
 pub mod corpus;
 pub mod dns;
@@ -14,6 +15,7 @@ pub mod http;
 pub mod load;
 pub mod process;
 pub mod simulation;
+pub mod tls_backend;
 pub mod tokens;
 
 use std::time::{Duration, Instant};

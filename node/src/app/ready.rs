@@ -2,6 +2,7 @@
 
 use std::{io::Write, net::SocketAddr};
 
+use policy::route::Called;
 use serde_json::{Value, json};
 
 use super::Doors;
@@ -18,8 +19,9 @@ pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound, c
     let upstream: Vec<_> = bound
         .upstreams
         .iter()
-        .map(|(listen, service, port)| {
-            json!({"listen": listen.to_string(), "service": service.to_string(), "port": port})
+        .map(|(listen, called, port)| {
+            let kind = if matches!(called, Called::Service(_)) { "service" } else { "host" };
+            json!({"listen": listen.to_string(), kind: called.to_string(), "port": port})
         })
         .collect();
     json!({

@@ -38,6 +38,7 @@ mod ping;
 mod policy;
 mod proof;
 mod reference;
+mod revoke;
 mod routes;
 mod run;
 mod secret;
@@ -45,6 +46,7 @@ mod service;
 mod services;
 mod sim;
 mod status;
+mod tap;
 mod top;
 mod wait;
 
@@ -135,6 +137,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
         Command::Limits(args) => block_on(limits::run(args, ctx)),
         Command::Outliers(args) => block_on(outliers::run(args, ctx)),
+        Command::Tap(args) => block_on(tap::run(args, ctx)),
         Command::Top(args) => block_on(top::run(args, ctx)),
         Command::Events(args) => block_on(events::run(args, ctx)),
         Command::Routes(args) => block_on(routes::run(args, ctx)),
@@ -150,6 +153,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Drain(args) => block_on(drain::run(args, ctx)),
         Command::Leave(args) => block_on(leave::run(args, ctx)),
         Command::Evict(args) => block_on(evict::run(args, ctx)),
+        Command::Revoke(args) => block_on(revoke::run(args, ctx)),
         Command::Operator(command) => block_on(operator::run(command, ctx)),
         Command::Ca(command) => block_on(ca::run(command, ctx)),
         Command::Identity(command) => block_on(identity::run(command, ctx)),

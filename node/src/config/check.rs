@@ -9,6 +9,7 @@ use std::{
 };
 
 use certs::id::{NodeId, TrustDomain};
+use policy::route::Called;
 use toml::Spanned;
 
 use super::{
@@ -310,7 +311,7 @@ impl Listeners {
             self.take(source, &raw.listen, listen, "[[upstream]] listen")?;
             config.upstreams.push(Upstream {
                 listen,
-                service: name(source, &raw.service, |text| text.parse::<certs::id::ServiceName>())?,
+                called: called(source, raw)?,
                 port: number(source, &raw.port, 1..=65535)?,
                 speaker: speaker(source, raw.speaker.as_ref(), raw.listen.span(), &config.services)?,
             });
@@ -345,6 +346,31 @@ impl Listeners {
                 Err(source.at(span, message, "every listener needs an address of its own"))
             }
         }
+    }
+}
+
+/// What an explicit port leads to.
+fn called(source: Source<'_>, raw: &raw::Upstream) -> Result<Called, ConfigError> {
+    match (&raw.service, &raw.host) {
+        (Some(service), None) => {
+            name(source, service, |text| text.parse::<certs::id::ServiceName>()).map(Called::Service)
+        }
+        (None, Some(host)) => {
+            let text = host.get_ref();
+            if !policy::hosts::is_dns_name(text) {
+                let message = format!("`{text}` is no host name");
+                return Err(source.at(host.span(), message, "the host of a ServiceEntry, e.g. api.example.com"));
+            }
+            Ok(Called::Host(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase().into()))
+        }
+        (Some(_), Some(host)) => {
+            Err(source.at(host.span(), "`service` and `host` are both given", "a port leads to one of them"))
+        }
+        (None, None) => Err(source.at(
+            raw.listen.span(),
+            "neither `service` nor `host` is given",
+            "service = \"NAMESPACE/NAME\", or the host of a ServiceEntry: host = \"api.example.com\"",
+        )),
     }
 }
 

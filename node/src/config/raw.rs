@@ -170,7 +170,8 @@ pub(super) struct Check {
 #[serde(deny_unknown_fields)]
 pub(super) struct Upstream {
     pub(super) listen: Text,
-    pub(super) service: Text,
+    pub(super) service: Option<Text>,
+    pub(super) host: Option<Text>,
     pub(super) port: Spanned<i64>,
     #[serde(rename = "as")]
     pub(super) speaker: Option<Text>,

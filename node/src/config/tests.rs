@@ -65,6 +65,7 @@ port = 9080
     .unwrap();
     assert_eq!(config.services[0].ports[0].target.port(), 9081);
     assert_eq!(config.outbounds[0].speaker, config.upstreams[0].speaker);
+    assert_eq!(config.upstreams[0].called.to_string(), "default/ratings");
     assert_eq!(config.mesh.transport, Transport::Tcp);
     assert_eq!(config.log.format, LogFormat::Json);
     assert!(config.admin.allow[0].contains("10.9.8.7".parse().unwrap()));

@@ -111,7 +111,7 @@ trust_domain = "{}"
 #
 # [[upstream]]                      # a port that leads to one port of one service, TCP ones too
 # listen = "127.0.0.1:5432"
-# service = "default/postgres"
+# service = "default/postgres"      # or the host of a ServiceEntry: host = "db.example.com"
 # port = 5432
 # as = "default/reviews"
 "#,

@@ -2,10 +2,10 @@
 //! looked at: servers that speak first would wait for ever.
 
 use super::http::Bounds;
-use crate::http1::{self, HeadLimits};
+use crate::http1::{self, HeadLimits, Upgraded};
 use policy::hosts::Protocol;
 use std::{io, time::Duration};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 /// Bytes that are looked at: the longest record of TLS.
 const LOOK: usize = (16 << 10) + 5;
@@ -84,6 +84,40 @@ async fn look<T: Clone>(
         Ok(found) => found,
         Err(_) => Ok(otherwise),
     }
+}
+
+/// The server name that a client asks for which speaks TLS, of a connection that cannot be looked at without reading: what was read is
+/// put back. `None` if it asks for none, or speaks something else.
+///
+/// # Errors
+/// The connection ended or stayed silent for too long.
+pub(super) async fn server_name(stream: &mut Upgraded, bounds: &Bounds) -> io::Result<Option<String>> {
+    let mut bytes = vec![0; LOOK];
+    let mut length = timeout(bounds.idle, stream.read(&mut bytes)).await??;
+    let reading = async {
+        loop {
+            if length == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+            let found = of_any(&bytes[..length]);
+            if found.is_some() || length == bytes.len() {
+                return Ok(found);
+            }
+            match stream.read(&mut bytes[length..]).await? {
+                0 => return Ok(found),
+                more => length += more,
+            }
+        }
+    };
+    let found = match timeout(bounds.head_time, reading).await {
+        Ok(found) => found?,
+        Err(_) => None,
+    };
+    stream.unread(&bytes[..length]);
+    Ok(match found {
+        Some(Spoken::Tls(name)) => name,
+        Some(Spoken::Http1 | Spoken::Http2 | Spoken::Bytes) | None => None,
+    })
 }
 
 /// `None`: more bytes must tell.

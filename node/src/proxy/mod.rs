@@ -10,6 +10,8 @@ mod connection;
 mod context;
 mod deadline;
 mod detect;
+mod direct;
+mod errand;
 mod exchange;
 pub mod failure;
 mod flight;
@@ -28,6 +30,7 @@ mod tcp;
 mod upgrade;
 mod worker;
 
+pub use direct::keep_tls;
 pub use capture::open_capture;
 pub use gateway::keep_doors;
 pub use loopback::keep_names;

@@ -32,6 +32,7 @@ mod routes;
 mod secrets;
 mod serve;
 mod status;
+mod tap;
 mod targets;
 mod traffic;
 mod watch;

@@ -21,7 +21,7 @@ use super::{
     events, guard,
     look::Look,
 };
-use crate::telemetry::Format;
+use crate::telemetry::{Format, Wanted};
 
 /// The largest request body, bytes: a changeset and its envelope, or a plan of its documents.
 const BODY_LIMIT: usize = 6 << 20;
@@ -69,11 +69,13 @@ impl Admin {
         let router = match door {
             Door::Metrics => health(),
             Door::Loopback(_) => health().merge(looking()).layer(middleware::from_fn(guarded)),
-            Door::Socket => health().merge(looking()).merge(pushing()).merge(acting()).merge(keeping()),
+            Door::Socket => {
+                health().merge(looking()).merge(tapping()).merge(pushing()).merge(acting()).merge(keeping())
+            }
             Door::Candidate(_) => signing(),
             Door::Operator(key) => {
                 let acting = acting().layer(middleware::from_fn_with_state((self.clone(), *key), may_act));
-                let all = health().merge(looking()).merge(pushing()).merge(acting);
+                let all = health().merge(looking()).merge(tapping()).merge(pushing()).merge(acting);
                 all.layer(middleware::from_fn_with_state((self.clone(), *key), may_look))
             }
         };
@@ -140,6 +142,12 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy/proof/{kind}/{namespace}/{name}", get(Admin::document_proof))
         .route("/v1/policy/changesets/{id}/spread", get(Admin::spread))
         .route("/v1/policy/{kind}/{namespace}/{name}", get(Admin::document_at))
+}
+
+/// What requests say of themselves: for whoever may open the socket, and for operators.
+fn tapping() -> Router<Admin> {
+    let tap = |State(admin): State<Admin>, Query(wanted): Query<Wanted>| async move { admin.tap(wanted) };
+    Router::new().route("/v1/tap", get(tap))
 }
 
 /// What carries an operator's signature in itself, and what is asked before it is signed.

@@ -6,7 +6,7 @@ use super::Agent;
 use crate::{
     agent::error::{Error, fail},
     secrets::Secrets,
-    snapshot::{Captures, Doors},
+    snapshot::{Captures, Doors, Trouble},
 };
 
 impl Agent {
@@ -34,7 +34,17 @@ impl Agent {
     pub(super) fn door_troubles(&self) -> Vec<Error> {
         let current = self.inner.sync.world.current();
         let (doors, names, resolvers) = (current.doors(), current.names(), current.resolvers());
-        let all = doors.troubles.iter().chain(&names.troubles).chain(&*resolvers);
-        all.map(|one| fail(one.code, &one.message, one.hint)).collect()
+        doors.troubles.iter().chain(&names.troubles).chain(&*resolvers).map(told).collect()
     }
+
+    /// What keeps services outside the mesh from being reached as documents say.
+    pub(super) fn outside_troubles(&self) -> Vec<Error> {
+        let world = &self.inner.sync.world;
+        let tls = world.current().tls_troubles();
+        world.outside_troubles().iter().chain(&*tls).map(told).collect()
+    }
+}
+
+fn told(one: &Trouble) -> Error {
+    fail(one.code, &one.message, one.hint)
 }
