@@ -6,7 +6,7 @@ use crate::{
 };
 use certs::foreign::Foreign;
 use policy::{
-    compile::TlsServer,
+    compile::{Behind, TlsServer},
     kinds::{CertificateFiles, SPOKEN_SUITES, ServerCertificates, ServerTls, ServerTlsMode, TlsVersion},
 };
 use rustls::{
@@ -20,10 +20,9 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
-    time_provider::TimeProvider,
     version::{TLS12, TLS13},
 };
-use std::{os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// What was read for a server.
@@ -47,7 +46,9 @@ struct Pair {
 pub(super) struct Configured {
     pub(super) config: Arc<ServerConfig>,
     /// What it was made of.
-    pub(super) settings: ServerTls,
+    settings: ServerTls,
+    /// Requests come out, and not bytes.
+    pub(super) requests: bool,
     pub(super) material: Material,
     /// When its first certificate ends, wall time.
     pub(super) not_after: u64,
@@ -57,16 +58,29 @@ pub(super) struct Configured {
 
 impl Configured {
     pub(super) fn new(server: &TlsServer, material: Material) -> Result<Self, String> {
-        let (config, not_after) = configure(&server.tls, &material)?;
+        let (mut config, not_after) = configure(&server.tls, &material)?;
+        let requests = has_requests(server);
+        if requests {
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
         let (settings, replaced) = (server.tls.clone(), CancellationToken::new());
-        Ok(Self { config: Arc::new(config), settings, material, not_after, replaced })
+        Ok(Self { config: Arc::new(config), settings, requests, material, not_after, replaced })
+    }
+
+    /// True if it is as the documents want the server.
+    pub(super) fn is_of(&self, server: &TlsServer) -> bool {
+        self.settings == server.tls && self.requests == has_requests(server)
     }
 
     /// True if whoever this one let in would be let in by the other.
     pub(super) fn admits_as(&self, other: &Self) -> bool {
-        self.settings == other.settings
+        (&self.settings, self.requests) == (&other.settings, other.requests)
             && (&self.material.ca, &self.material.crl) == (&other.material.ca, &other.material.crl)
     }
+}
+
+fn has_requests(server: &TlsServer) -> bool {
+    matches!(server.behind, Behind::Requests(_))
 }
 
 /// Reads what a server needs; `namespace` is that of the gateway's service, whose secrets are meant. Blocks.
@@ -158,7 +172,7 @@ fn configure(tls: &ServerTls, material: &Material) -> Result<(ServerConfig, u64)
     let keys: Vec<Arc<CertifiedKey>> = keys.map(|key| key.map(Arc::new)).collect::<Result<_, _>>()?;
     let first = keys.first().and_then(|key| key.cert.first()).and_then(|der| Foreign::parse(der).ok());
     let provider = Arc::new(provider(tls));
-    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(Time))
+    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(clock::Clock))
         .with_protocol_versions(&versions(tls))
         .map_err(|error| error.to_string())?;
     let builder = match clients(tls, material, &provider)? {
@@ -166,7 +180,6 @@ fn configure(tls: &ServerTls, material: &Material) -> Result<(ServerConfig, u64)
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Shown(keys)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ignore_client_order = true;
     if tls.mode != ServerTlsMode::Simple {
         // Who resumes shows no certificate, so a list of revoked ones would not be asked.
@@ -303,15 +316,5 @@ impl ResolvesServerCert for Shown {
         let schemes = hello.signature_schemes();
         let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
         self.0.iter().find(fits).or_else(|| self.0.first()).cloned()
-    }
-}
-
-/// The node's clock as rustls wants it.
-#[derive(Debug)]
-struct Time;
-
-impl TimeProvider for Time {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(clock::wall())))
     }
 }

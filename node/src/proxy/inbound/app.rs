@@ -1,4 +1,4 @@
-//! Connections to the applications beside this node, kept alive between requests.
+//! Connections to the applications beside this node and to endpoints that no node serves, kept alive between requests.
 
 use super::multiplexed::{Multiplexed, Stream};
 use crate::{
@@ -8,6 +8,7 @@ use crate::{
         copy_head,
     },
     proxy::{
+        direct::{Stream as Direct, Target},
         failure::Cause,
         http::{BoxError, Completion, RequestBody},
     },
@@ -19,16 +20,17 @@ use hyper::{
     body::{Body, Frame, SizeHint},
     rt::Executor,
 };
-use policy::kinds::Http2Keepalive;
+use policy::{
+    kinds::{Http2Keepalive, MeshConfig},
+    route::ClusterPolicy,
+};
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, time::timeout};
 
 /// Idle connections kept for one application by one worker.
 const IDLE_LIMIT: usize = 256;
@@ -61,6 +63,21 @@ pub(in crate::proxy) struct Terms {
     pub(in crate::proxy) pings: Option<Http2Keepalive>,
 }
 
+impl Terms {
+    /// As a policy says.
+    pub(in crate::proxy) fn of(policy: &ClusterPolicy, config: &MeshConfig) -> Self {
+        let (tcp, http) = (&policy.connection_pool.tcp, &policy.connection_pool.http);
+        Self {
+            connect: tcp.connect_timeout.unwrap_or(config.connect_timeout),
+            requests: http.max_requests_per_connection.unwrap_or(u32::MAX),
+            streams: http.max_concurrent_streams.unwrap_or(u32::MAX),
+            idle: http.idle_timeout.unwrap_or(Duration::MAX),
+            age: tcp.max_connection_duration.unwrap_or(Duration::MAX),
+            pings: http.http2_keepalive,
+        }
+    }
+}
+
 /// The connections of one worker.
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Apps(Arc<Shared>);
@@ -68,13 +85,13 @@ pub(in crate::proxy) struct Apps(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     tasks: Tasks,
-    idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
+    idle: Mutex<HashMap<Target, Vec<Idle>>>,
     multiplexed: Multiplexed,
 }
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection<TcpStream>,
+    connection: Connection<Direct>,
     since: Instant,
     past: Past,
 }
@@ -109,7 +126,7 @@ impl Idle {
 #[derive(Debug)]
 struct Home {
     apps: Apps,
-    target: SocketAddr,
+    target: Target,
     past: Past,
     terms: Terms,
 }
@@ -135,7 +152,7 @@ impl Apps {
     /// The cause tells how far the request had come.
     pub(in crate::proxy) async fn send(
         &self,
-        target: SocketAddr,
+        target: &Target,
         version: Version,
         head: &Parts,
         body: RequestBody,
@@ -159,7 +176,7 @@ impl Apps {
 
     async fn send_http1(
         &self,
-        target: SocketAddr,
+        target: &Target,
         head: &Parts,
         body: RequestBody,
         terms: &Terms,
@@ -170,14 +187,14 @@ impl Apps {
         };
         past.requests = past.requests.saturating_add(1);
         let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
-        let home = Home { apps: self.clone(), target, past, terms: *terms };
+        let home = Home { apps: self.clone(), target: target.clone(), past, terms: *terms };
         Ok(response.map(|incoming| AppBody { incoming: Incoming::Http1(incoming), home: Some(home) }))
     }
 
     /// An idle connection that the application has not ended, the latest used first.
-    fn checkout(&self, target: SocketAddr, terms: &Terms) -> Option<(Connection<TcpStream>, Past)> {
+    fn checkout(&self, target: &Target, terms: &Terms) -> Option<(Connection<Direct>, Past)> {
         let mut idle = self.idle();
-        let idle = idle.get_mut(&target)?;
+        let idle = idle.get_mut(target)?;
         loop {
             let mut kept = idle.pop()?;
             if kept.is_fresh(terms) && kept.connection.is_quiet() {
@@ -188,7 +205,7 @@ impl Apps {
 
     async fn send_http2(
         &self,
-        target: SocketAddr,
+        target: &Target,
         head: &Parts,
         body: RequestBody,
         terms: &Terms,
@@ -211,7 +228,7 @@ impl Apps {
         }
     }
 
-    fn put_back(&self, target: SocketAddr, connection: Connection<TcpStream>, past: Past) {
+    fn put_back(&self, target: Target, connection: Connection<Direct>, past: Past) {
         let mut idle = self.idle();
         let idle = idle.entry(target).or_default();
         if idle.len() < IDLE_LIMIT {
@@ -229,7 +246,7 @@ impl Apps {
         self.0.multiplexed.sweep();
     }
 
-    fn idle(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<Idle>>> {
+    fn idle(&self) -> MutexGuard<'_, HashMap<Target, Vec<Idle>>> {
         lock(&self.0.idle)
     }
 }
@@ -238,18 +255,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) async fn connect(target: SocketAddr, patience: Duration) -> Result<TcpStream, Failed> {
-    let stream = match timeout(patience, TcpStream::connect(target)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%target, %error, "the application does not answer");
-            return Err(Failed::Connect);
-        }
-        Err(_) => return Err(Failed::Connect),
-    };
-    // Small responses must not wait for acknowledgements; a socket that refuses this still works.
-    drop(stream.set_nodelay(true));
-    Ok(stream)
+pub(super) async fn connect(target: &Target, patience: Duration) -> Result<Direct, Failed> {
+    target.connect(patience).await.map_err(|error| {
+        tracing::debug!(target = %target.address, %error, "it does not answer");
+        Failed::Connect
+    })
 }
 
 /// A response whose length can be read in two ways (A22).
@@ -313,7 +323,7 @@ pub(in crate::proxy) struct AppBody {
 
 #[derive(Debug)]
 enum Incoming {
-    Http1(http1::Incoming<TcpStream>),
+    Http1(http1::Incoming<Direct>),
     Http2 {
         body: hyper::body::Incoming,
         /// Counted until the response has ended.

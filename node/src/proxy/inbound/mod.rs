@@ -8,9 +8,9 @@ mod app;
 mod caller;
 mod check;
 mod limits;
-mod log;
 mod message;
 mod multiplexed;
+mod observe;
 mod pool;
 mod standing;
 mod tcp;
@@ -19,7 +19,7 @@ mod told;
 pub(super) use admission::Verdicts;
 #[cfg(test)]
 pub(super) use app::Spawn;
-pub(super) use app::{AppBody, Apps};
+pub(super) use app::{AppBody, Apps, Terms, Version};
 pub(super) use caller::{Caller, Peer};
 pub(super) use check::Askers;
 pub(super) use limits::RATE_LIMITED;
@@ -30,6 +30,7 @@ pub(super) use tcp::{Arrival, Refused, open};
 use super::{
     connection::{self, Handler},
     context::Context,
+    direct::Target,
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
@@ -38,7 +39,6 @@ use super::{
 };
 use crate::{clock, config, http1::copy_head, mesh};
 use admission::{Arriving, Refusal};
-use app::Version;
 use caller::Rules;
 use certs::id::Subject;
 use check::{CHECK, Outside};
@@ -98,15 +98,13 @@ impl Handler for Requests {
 pub(super) async fn answer(
     context: &Arc<Context>,
     caller: &Caller,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
-    if let Some(logged) = log::begin(context, caller, &request) {
-        exchange.log(logged);
-    }
+    exchange.observe(observe::begin(context, caller, &mut request));
     match forward(context, caller, request, &mut exchange).await {
         Ok((response, standing, flight)) => {
             exchange.answered(response.status(), response.headers());
@@ -175,15 +173,16 @@ async fn forward(
         }
         (Version::Http2, _) => {
             let mut parts = copy_head(&admitted.parts);
-            to_http2(&mut parts, &admitted.host)?;
+            to_http2(&mut parts, &admitted.host, "http")?;
             Some(parts)
         }
     };
     exchange.reaches(port.target);
     let head = own.as_ref().unwrap_or(&admitted.parts);
+    let target = Target::plain(port.target);
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(port.target, version, head, request_body, &port.pool.terms) => response?,
+        response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => response?,
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
     let upgraded = upgrade::answered(&response, asked)?;
@@ -226,7 +225,10 @@ fn admitted(
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let version = version(port.protocol, who.carries).ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
-    caller.look(context, &snapshot, &local, service, |Rules { workload, counted, pool }| {
+    caller.look(context, &snapshot, &local, service, |Rules { barred, workload, counted, pool }| {
+        if let Some(cause) = barred {
+            return Err((*cause).into());
+        }
         while let Some(ask) = arriving.ask(workload, parts, outside.asked())? {
             if let Some(due) = outside.due(context, &workload.config, who, ask, nested)? {
                 return Ok(Step::Ask(due));

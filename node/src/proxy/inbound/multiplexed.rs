@@ -1,12 +1,18 @@
 //! HTTP/2 connections to the applications beside this node: as many as the applications' limits on streams ask for.
 
 use super::app::{Failed, Spawn, Terms, connect};
-use crate::{clock, proxy::http::RequestBody, tasks::Tasks};
+use crate::{
+    clock,
+    proxy::{
+        direct::{self, Target as Address},
+        http::RequestBody,
+    },
+    tasks::Tasks,
+};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,7 +21,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Instant,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 /// Connections to one application by one worker.
 const CONNECTIONS: usize = 128;
@@ -30,7 +36,7 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Multiplexed {
     tasks: Tasks,
-    targets: Mutex<HashMap<SocketAddr, Arc<Target>>>,
+    targets: Mutex<HashMap<Address, Arc<Target>>>,
 }
 
 /// One application's.
@@ -52,7 +58,7 @@ struct Link {
     opened: Instant,
 }
 
-type Connection = http2::Connection<TokioIo<TcpStream>, RequestBody, Spawn>;
+type Connection = http2::Connection<TokioIo<direct::Stream>, RequestBody, Spawn>;
 
 /// One stream of a connection, until it is dropped.
 #[derive(Debug)]
@@ -75,10 +81,10 @@ impl Multiplexed {
     /// The application takes no connection, or all are full.
     pub(super) async fn stream(
         &self,
-        address: SocketAddr,
+        address: &Address,
         terms: &Terms,
     ) -> Result<(SendRequest<RequestBody>, Stream), Failed> {
-        let target = Arc::clone(lock(&self.targets).entry(address).or_default());
+        let target = Arc::clone(lock(&self.targets).entry(address.clone()).or_default());
         if let Some(found) = target.room(terms) {
             return Ok(found);
         }
@@ -88,7 +94,7 @@ impl Multiplexed {
     async fn dial(
         &self,
         target: &Target,
-        address: SocketAddr,
+        address: &Address,
         terms: &Terms,
     ) -> Result<(SendRequest<RequestBody>, Stream), Failed> {
         let _dialling = target.dialling.lock().await;
