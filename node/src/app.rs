@@ -26,7 +26,7 @@ use tokio::{
 
 use self::{
     known::{Known, load, state},
-    process::{Signals, Wish},
+    process::Signals,
 };
 use crate::{
     agent::{
