@@ -147,7 +147,8 @@ impl Entries {
     /// whose network it lies; else one without addresses, for which all of a TCP port is taken.
     pub fn at(&self, address: IpAddr, port: u16, namespace: &str) -> Option<&Arc<EntryService>> {
         let protocol = |made: &EntryService| made.ports.iter().find(|own| own.number == port).map(|own| own.protocol);
-        if let Some(found) = self.find(&address.to_string(), namespace).filter(|made| protocol(made).is_some()) {
+        let found = self.find(&address.to_string(), namespace);
+        if let Some(found) = found.filter(|made| !made.host.starts_with('*') && protocol(made).is_some()) {
             return Some(found);
         }
         let able = |made: &&Arc<EntryService>| made.export_to.includes(namespace) && !made.host.starts_with('*');
