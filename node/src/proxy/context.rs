@@ -111,7 +111,7 @@ impl Context {
             verdicts: shared.verdicts.clone(),
             access_log: shared.access_log.clone(),
             mesh,
-            apps: Apps::new(shared.tasks.clone()),
+            apps: Apps::new(shared.tasks.clone(), shared.budget.clone()),
             clusters: Mutex::default(),
             askers: Askers::default(),
             locality: shared.locality.clone(),
