@@ -247,7 +247,6 @@ fn own(error: Error) -> Problem {
         | "gateway_certificate"
         | "gateway_conflict"
         | "gateway_not_open"
-        | "gateway_not_supported"
         | "not_granted"
         | "policy_stale"
         | "root_old" => Health::Degraded,

@@ -36,7 +36,7 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
         match met {
             Ok((stream, met)) => {
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let entrance = Entrance { door, met: Some(met) };
+                let entrance = Entrance::secure(door, met);
                 outbound::serve_client(&context, stream, entrance, is_http2, (remote, local)).await;
             }
             Err(error) => tracing::debug!(%error, "a client's handshake failed"),

@@ -13,6 +13,7 @@ use crate::{
     snapshot::Snapshot,
     telemetry::{Entry, LogSide},
 };
+use certs::id::SpiffeId;
 use http::{HeaderMap, Request, header::HOST};
 use policy::compile::LogRule;
 use std::sync::Arc;
@@ -42,18 +43,38 @@ pub(super) fn begin(context: &Context, caller: &Caller, request: &Request<Reques
         request: headers,
         response: HeaderMap::new(),
         cluster: Some(format!("inbound|{}||", who.port)),
-        route: String::new(),
+        // Istio's name of the one route in front of an application.
+        route: "default".to_owned(),
         upstream: None,
         local: who.destination.into(),
         remote: who.address.into(),
-        peer: Some(who.identity.uri()),
-        server_name: Some(who.server_name.clone()),
+        peer: who.identity.as_ref().map(SpiffeId::uri),
+        server_name: who.server_name.clone(),
         details: None,
         received: 0,
         sent: 0,
         answered_after: None,
     };
     Some(Logged { log: context.access_log.clone(), rule, config: Arc::clone(config), entry })
+}
+
+/// Begins the line of what could not be read as a request, if there is to be one.
+pub(super) fn begin_refused(context: &Context, caller: &Caller) -> Option<Logged> {
+    let snapshot = context.current.read();
+    if !snapshot.compiled.logs_any() {
+        return None;
+    }
+    let rule = rule(context, caller, &snapshot)?;
+    let who = &caller.who;
+    let entry = Entry {
+        cluster: Some(format!("inbound|{}||", who.port)),
+        local: who.destination.into(),
+        remote: who.address.into(),
+        peer: who.identity.as_ref().map(SpiffeId::uri),
+        server_name: who.server_name.clone(),
+        ..Entry::of_connection(LogSide::Server, clock::wall())
+    };
+    Some(Logged { log: context.access_log.clone(), rule, config: Arc::clone(snapshot.compiled.config()), entry })
 }
 
 /// What holds for the called service; for one that is not served here, what holds in the mesh.

@@ -8,7 +8,7 @@ use super::{
     pool::Pool,
 };
 use crate::{
-    clock, config,
+    clock, config, descriptors,
     mesh::stream::VirtualStream,
     proxy::{
         context::Context,
@@ -21,6 +21,7 @@ use crate::{
     telemetry::{Entry, LogSide},
 };
 use arc_swap::ArcSwap;
+use certs::id::SpiffeId;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -131,6 +132,9 @@ async fn connected(
         }
         Err(_) => return Err((Cause::ConnectFailure, None)),
     };
+    if !descriptors::leaves_room(&stream) {
+        return Err((Cause::Overflow, None));
+    }
     // Small pieces must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
     Ok((stream, flight))
@@ -143,7 +147,7 @@ fn admitted(context: &Context, caller: &Caller) -> Result<(SocketAddr, Arc<Pool>
     let (service, port) = port.filter(|(_, port)| takes_bytes(port.protocol)).ok_or((Cause::NotServedHere, None))?;
     let (decision, pool) = caller.look(context, &snapshot, &local, service, |rules| {
         let authorizer = &rules.workload.authorizer;
-        let decide = || authorizer.decide_connection(&who.peer(port.target.port()));
+        let decide = || authorizer.decide_connection(&who.peer(port.target.port(), None));
         ((!authorizer.is_open()).then(decide), Arc::clone(&rules.pool))
     });
     if let Some(decision) = decision {
@@ -175,8 +179,8 @@ fn begin(context: &Context, caller: &Caller) -> Option<Logged> {
         cluster: Some(format!("inbound|{}||", who.port)),
         local: who.destination.into(),
         remote: who.address.into(),
-        peer: Some(who.identity.uri()),
-        server_name: Some(who.server_name.clone()),
+        peer: who.identity.as_ref().map(SpiffeId::uri),
+        server_name: who.server_name.clone(),
         ..Entry::of_connection(LogSide::Server, clock::wall())
     };
     Some(Logged { log: context.access_log.clone(), rule, config: Arc::clone(snapshot.compiled.config()), entry })
@@ -209,7 +213,7 @@ impl Standing {
             }
             if !self.is_allowed() {
                 let who = &self.who;
-                tracing::info!(source = %who.identity, service = %who.service, "ended a connection that policy denies now");
+                tracing::info!(source = who.name(), service = %who.service, "ended a connection that policy denies now");
                 return;
             }
         }
@@ -222,6 +226,6 @@ impl Standing {
             return true;
         };
         let authorizer = &caller::workload(&snapshot, service).authorizer;
-        authorizer.is_open() || authorizer.decide_connection(&who.peer(port.target.port())).allowed()
+        authorizer.is_open() || authorizer.decide_connection(&who.peer(port.target.port(), None)).allowed()
     }
 }

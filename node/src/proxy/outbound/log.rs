@@ -61,6 +61,19 @@ pub(super) fn begin_connection(
     Some(proxy::tcp::Logged { log: context.access_log.clone(), rule, config, entry })
 }
 
+/// Begins the line of what could not be read as a request, if there is to be one.
+pub(super) fn begin_refused(context: &Context, speaker: &Speaker, ends: tcp::Ends) -> Option<Logged> {
+    let snapshot = context.current.read();
+    if !snapshot.compiled.logs_any() {
+        return None;
+    }
+    let rule = speaker.log_rule(&snapshot)?;
+    let (local, remote) = (ends.local.into(), ends.remote.into());
+    let entry = Entry { local, remote, ..Entry::of_connection(LogSide::Client, clock::wall()) };
+    let config = Arc::clone(snapshot.compiled.config());
+    Some(Logged { log: context.access_log.clone(), rule, config, entry })
+}
+
 /// Begins a line, if there is to be one. Hop-by-hop headers are stripped already.
 pub(super) fn begin(requests: &Requests<'_>, snapshot: &Snapshot, parts: &Parts) -> Option<Logged> {
     if !snapshot.compiled.logs_any() {

@@ -26,6 +26,7 @@ pub(in crate::proxy) struct Speaker {
     /// `NAMESPACE/NAME[/INSTANCE]`.
     pub(in crate::proxy) name: String,
     pub(in crate::proxy) service: ServiceName,
+    pub(in crate::proxy) instance: Option<String>,
     pub(in crate::proxy) identity: SpiffeId,
     pub(in crate::proxy) workload: Arc<Workload>,
     pub(in crate::proxy) source: route::Source,
@@ -56,6 +57,7 @@ impl Speaker {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: name.to_string(),
             service: name.service.clone(),
+            instance: name.instance.clone(),
             identity: SpiffeId::service(trust_domain.clone(), source.account.clone()),
             workload: Arc::new(workload),
             client: Client {
