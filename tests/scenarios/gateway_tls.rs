@@ -23,8 +23,8 @@ pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, PEM.
 pub(crate) struct Issued {
-    cert: String,
-    key: String,
+    pub(crate) cert: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
@@ -69,7 +69,7 @@ impl<'a> Client<'a> {
         Self { to, authority, shows: None, protocols: &["http/1.1"] }
     }
 
-    fn connect(&self, name: &str) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+    pub(crate) fn connect(&self, name: &str) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).expect("PEM")).expect("an authority");
         let builder = ClientConfig::builder().with_root_certificates(roots);

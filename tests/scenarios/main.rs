@@ -10,6 +10,7 @@ mod enrolment;
 mod explain;
 mod failover;
 mod gateway;
+mod gateway_bytes;
 mod gateway_policy;
 mod gateway_tls;
 mod history;

@@ -9,7 +9,7 @@ pub(crate) mod rules;
 mod workloads;
 
 pub(crate) use find::PLAIN_HTTP;
-pub use gateways::{Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
+pub use gateways::{Behind, Bytes, Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
 pub use workloads::{LogRule, Logs, Modes, Workload, WorkloadLimit};
 
 use std::{

@@ -276,7 +276,7 @@ impl Arriving<'_> {
 }
 
 /// What is told of a decision about a request or a connection, beside the answer; `what` names it.
-pub(super) fn report(context: &Context, who: &Who, what: impl Fn() -> String, decision: &Decision) {
+pub(in crate::proxy) fn report(context: &Context, who: &Who, what: impl Fn() -> String, decision: &Decision) {
     let log = |why: &str, cause: &authorize::Cause| {
         tracing::info!(
             policy = %cause.document, rule = cause.rule, source = who.name(), service = %who.service,

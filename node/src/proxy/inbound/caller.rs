@@ -52,7 +52,7 @@ pub(in crate::proxy) struct Caller {
 /// The facts that policy looks at, and which service is called.
 #[derive(Debug)]
 pub(in crate::proxy) struct Who {
-    pub(super) service: ServiceName,
+    pub(in crate::proxy) service: ServiceName,
     pub(super) instance: Option<String>,
     pub(super) port: u16,
     /// What the caller says that it carries.
@@ -61,7 +61,7 @@ pub(in crate::proxy) struct Who {
     pub(super) account: ServiceAccount,
     /// What TLS proves of the caller; nothing of a client outside the mesh, who calls a gateway.
     pub(super) identity: Option<SpiffeId>,
-    pub(super) address: IpAddr,
+    pub(in crate::proxy) address: IpAddr,
     /// Where it came in.
     pub(super) destination: IpAddr,
     /// The server name by which the caller asked for this account, or that a client asked a gateway for.
@@ -119,7 +119,7 @@ impl Who {
     }
 
     /// What authorization reads of it, at this port of the application; `original` is the client for which a gateway speaks.
-    pub(super) fn peer(&self, port: u16, original: Option<IpAddr>) -> authorize::Peer<'_> {
+    pub(in crate::proxy) fn peer(&self, port: u16, original: Option<IpAddr>) -> authorize::Peer<'_> {
         authorize::Peer {
             identity: self.identity.as_ref(),
             address: Some(self.address),

@@ -16,7 +16,7 @@ mod standing;
 mod tcp;
 mod told;
 
-pub(super) use admission::{Arriving, Next, Refusal, Told, Verdicts};
+pub(super) use admission::{Arriving, Next, Refusal, Told, Verdicts, report};
 #[cfg(test)]
 pub(super) use app::Spawn;
 pub(super) use app::{AppBody, Apps};

@@ -45,6 +45,7 @@ use tokio::{
 pub(super) use call::call;
 pub(super) use mirror::Mirrors;
 pub(super) use speaker::Speaker;
+pub(super) use tcp::{Ends, pass};
 
 /// Serves one connection of an application.
 pub(super) async fn serve(

@@ -82,7 +82,7 @@ impl Speaker {
     }
 
     /// It calls what means no service. A Host is not a label: callers could make up any number of them.
-    pub(super) fn to_nothing(&self) -> Pair {
+    pub(in crate::proxy) fn to_nothing(&self) -> Pair {
         self.to("unknown".into(), "BlackHoleCluster".into(), "unknown".into())
     }
 

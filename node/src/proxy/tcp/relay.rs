@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 64 << 10;
@@ -39,6 +40,12 @@ impl Side for TcpStream {
     fn reset(self) {
         // Where it cannot be had, the peer sees an end.
         drop(socket2::SockRef::from(&self).set_linger(Some(Duration::ZERO)));
+    }
+}
+
+impl Side for TlsStream<TcpStream> {
+    fn reset(self) {
+        self.into_inner().0.reset();
     }
 }
 

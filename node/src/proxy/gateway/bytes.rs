@@ -1,0 +1,122 @@
+//! Connections of bytes that come in at a gateway: whatever a TCP server gets, what comes out of TLS that ends here, and TLS that
+//! is passed on unopened. They are judged as at any service, when they come and whenever the rules change.
+
+use super::door::{Door, Met};
+use crate::{
+    proxy::{
+        context::Context,
+        failure::Cause,
+        inbound::{Who, report},
+        outbound::{self, Ends},
+        tcp::{Account, End, Side},
+    },
+    snapshot::Snapshot,
+};
+use policy::{
+    authorize::Decision,
+    compile::{Behind, Bytes, Doors, Serves},
+    route::{self, Connection, Route},
+};
+use std::{sync::Arc, time::Duration};
+
+/// How long connections go on whose port the documents want no more: Istio's `drainDuration`.
+const DRAIN: Duration = Duration::from_secs(45);
+
+/// A connection of a client.
+pub(super) struct Client {
+    pub(super) ends: Ends,
+    /// Where TLS ended here.
+    pub(super) met: Option<Met>,
+    /// The name that it asks TLS for; empty for none, absent where it speaks no TLS.
+    pub(super) server_name: Option<String>,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side, client: Client) {
+    let speaker = door.speaker.load_full();
+    // From here on no change of the rules is missed.
+    let mut changes = context.rules.subscribe();
+    let name = client.server_name.as_deref().filter(|name| !name.is_empty());
+    let who = Who::client(&speaker, door.port, name, (client.ends.remote.ip(), client.ends.local.ip()));
+    let route = |snapshot: &Snapshot, account: &mut Account| {
+        account.between(context.recorder(speaker.to_nothing()));
+        let decision = judged(&who, door, snapshot);
+        report(context, &who, || format!("a connection to port {}", door.port), &decision);
+        if !decision.allowed() {
+            return Err(Cause::Denied);
+        }
+        let doors = &door.look(snapshot).doors;
+        let at = Connection {
+            service: &speaker.service,
+            port: door.port,
+            source: &speaker.source,
+            address: Some(client.ends.local.ip()),
+        };
+        let route = client.route(door, doors, &at).ok_or(Cause::NoRoute)?;
+        Ok((route, door.port))
+    };
+    let until = async {
+        tokio::select! {
+            () = denied(context, door, &who, &mut changes) => End::Denied,
+            () = replaced(client.met.as_ref()) => End::Denied,
+            () = drained(door) => End::Stopped,
+        }
+    };
+    let how = (client.ends, client.server_name.as_deref());
+    outbound::pass(context, &speaker, stream, how, route, until).await;
+}
+
+impl Client {
+    fn route(&self, door: &Door, doors: &Doors, at: &Connection<'_>) -> Option<Arc<Route>> {
+        let tcp = |bytes: &Bytes| route::enter_tcp(bytes, at);
+        match &doors.listener(door.bind.as_ref(), door.port)?.serves {
+            Serves::Plain(_) => None,
+            Serves::Bytes(bytes) => tcp(bytes),
+            Serves::Tls(servers) => match &self.met {
+                Some(met) => match &met.among(servers)?.behind {
+                    Behind::Bytes(bytes) => tcp(bytes),
+                    Behind::Requests(_) | Behind::Unopened(_) => None,
+                },
+                None => {
+                    let name = self.server_name.as_deref().unwrap_or_default();
+                    let listener = doors.listener(door.bind.as_ref(), door.port)?;
+                    match &listener.tls_server(Some(name).filter(|name| !name.is_empty()))?.behind {
+                        Behind::Unopened(bytes) => route::enter_tls(bytes, at, name),
+                        Behind::Requests(_) | Behind::Bytes(_) => None,
+                    }
+                }
+            },
+        }
+    }
+}
+
+fn judged(who: &Who, door: &Door, snapshot: &Snapshot) -> Decision {
+    door.look(snapshot).workload.authorizer.decide_connection(&who.peer(door.port, None))
+}
+
+/// Resolves when the rules forbid what they allowed.
+async fn denied(context: &Context, door: &Door, who: &Who, changes: &mut tokio::sync::watch::Receiver<u64>) {
+    loop {
+        if changes.changed().await.is_err() {
+            // No rules come any more.
+            return std::future::pending().await;
+        }
+        if !judged(who, door, &context.current.load()).allowed() {
+            tracing::info!(client = %who.address, gateway = %who.service, "ended a connection that policy denies now");
+            return;
+        }
+    }
+}
+
+/// Resolves when clients must show something else than when this one was let in.
+async fn replaced(met: Option<&Met>) {
+    match met {
+        Some(met) => met.configured.replaced.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn drained(door: &Door) {
+    door.closed().await;
+    tokio::time::sleep(DRAIN).await;
+}
