@@ -5,6 +5,7 @@
 
 mod check;
 mod error;
+mod names;
 pub mod paths;
 mod raw;
 mod service;
@@ -17,6 +18,7 @@ use std::{
 };
 
 use certs::id::{NodeId, ServiceAccount, ServiceName, TrustDomain};
+use policy::route::Called;
 
 pub use crate::mesh::Transport;
 
@@ -55,6 +57,10 @@ pub struct Config {
     pub workload: Option<PathBuf>,
     /// Where Gateways open their ports.
     pub gateway: Gateway,
+    /// Names of services for local applications; none means off.
+    pub dns: Option<Dns>,
+    /// Where captured connections are taken; none means off.
+    pub capture: Option<Capture>,
     /// HTTP proxy ports, those of services included.
     pub outbounds: Vec<Outbound>,
     /// What runs beside this node.
@@ -112,6 +118,28 @@ pub struct Gateway {
     pub listen: std::net::IpAddr,
     /// Ports that are opened in place of those that documents name; 0 picks a free one.
     pub ports: std::collections::BTreeMap<u16, u16>,
+}
+
+/// `[dns]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// UDP and TCP, on loopback; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The loopback addresses that services get.
+    pub addresses: Cidr,
+    /// Who is asked for other names; none means whom `/etc/resolv.conf` names.
+    pub upstreams: Option<Vec<SocketAddr>>,
+    /// Who calls at the addresses; names without a namespace are of its own.
+    pub speaker: Speaker,
+}
+
+/// `[capture]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// The port on loopback to which the kernel brings connections; 0 picks a free one.
+    pub port: u16,
+    /// Who calls by them.
+    pub speaker: Speaker,
 }
 
 /// An address block, `10.0.0.0/8`.
@@ -223,9 +251,9 @@ pub enum Probe {
 pub struct Upstream {
     /// Where the application connects.
     pub listen: SocketAddr,
-    /// Where it leads.
-    pub service: ServiceName,
-    /// The service's port.
+    /// What it leads to: a service, or a host of a ServiceEntry.
+    pub called: Called,
+    /// Its port.
     pub port: u16,
     /// Who speaks here.
     pub speaker: Speaker,
@@ -271,6 +299,14 @@ impl Config {
         self.services.iter().map(|service| service.account.clone()).collect()
     }
 
+    /// Where this node listens that no application does: administration, the mesh, and ports at which requests come in.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let outbounds = self.outbounds.iter().map(|outbound| outbound.listen);
+        let upstreams = self.upstreams.iter().map(|upstream| upstream.listen);
+        let own = [self.mesh.listen, self.admin.listen].into_iter().chain(self.metrics);
+        own.chain(outbounds).chain(upstreams).filter(|address| address.port() != 0).collect()
+    }
+
     /// The folder of further `[[service]]` tables.
     pub fn services_dir(&self) -> PathBuf {
         services_dir(&self.file)
@@ -301,10 +337,22 @@ impl Cidr {
         Ok(Self { network, prefix })
     }
 
+    /// True if it is one of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.network.is_ipv4()
+    }
+
     /// How many addresses it has.
     pub fn size(&self) -> u128 {
         let most = if self.network.is_ipv4() { 32 } else { 128 };
         1_u128.checked_shl(most - u32::from(self.prefix)).unwrap_or(u128::MAX)
+    }
+
+    /// The address at this place of it, from 0; `None` beyond its end, and of IPv6.
+    pub fn nth(&self, place: u32) -> Option<std::net::Ipv4Addr> {
+        let std::net::IpAddr::V4(network) = self.network else { return None };
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+        (u128::from(place) < self.size()).then(|| ((network.to_bits() & mask) + place).into())
     }
 
     /// Whether `address` lies within.

@@ -84,6 +84,8 @@ impl Kind {
         match self {
             Kind::VirtualService
             | Kind::DestinationRule
+            | Kind::ServiceEntry
+            | Kind::WorkloadEntry
             | Kind::Gateway
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
@@ -95,7 +97,7 @@ impl Kind {
             | Kind::NodeGrant
             | Kind::Revocation
             | Kind::Confirmation => true,
-            Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup | Kind::Sidecar => false,
+            Kind::WorkloadGroup | Kind::Sidecar => false,
         }
     }
 
@@ -103,6 +105,11 @@ impl Kind {
     /// forbade on one side stays forbidden on both.
     pub fn unites(self) -> bool {
         matches!(self, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication)
+    }
+
+    /// True for the kinds of which every live value counts: those that unite, and those that add up to whom the mesh believes.
+    pub fn heeds_all(self) -> bool {
+        self.unites() || matches!(self, Kind::NodeGrant | Kind::Revocation)
     }
 
     /// True for the kinds that concern the whole mesh: their namespace is [`ROOT_NAMESPACE`] whatever the default.

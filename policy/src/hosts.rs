@@ -174,6 +174,11 @@ pub(crate) fn may_cover_services(pattern: &str) -> bool {
     })
 }
 
+/// True if a host, expanded, is in the form of a registered service's, or a wildcard that may cover some.
+pub(crate) fn may_mean_services(host: &str) -> bool {
+    service_of(host).is_some() || may_cover_services(host)
+}
+
 /// True if some host is covered by both.
 pub fn overlap(a: &str, b: &str) -> bool {
     covers(a, b) || covers(b, a)

@@ -50,6 +50,8 @@ pub struct Service {
     pub protocol: String,
     /// The test's own application listens at the node's address, at the numbers of the ports.
     pub own_ports: bool,
+    /// The application is something of the node itself, at this port of its address.
+    pub target_port: Option<u16>,
     /// Local users whose processes get its identity from the Workload API.
     pub uids: Vec<u32>,
 }
@@ -88,6 +90,8 @@ pub struct Plan {
     pub gateway: String,
     /// Where the node is: `region/zone/subzone`.
     pub locality: String,
+    /// Further variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Plan {
@@ -110,6 +114,7 @@ pub struct Node {
     pub running: Option<Running>,
     /// Applications, in the order of the plan (clients left out).
     pub backends: Vec<Backend>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Node {
@@ -130,14 +135,15 @@ impl Node {
             .unwrap_or_else(|| panic!("no outbound in {ready}"))
     }
 
-    /// The port that leads to one port of one service, as its ready line says.
+    /// The port that leads to one port of one service, or host, as its ready line says.
     ///
     /// # Panics
     /// When the node does not run or has none.
     pub fn upstream(&self, service: &str, port: u16) -> SocketAddr {
         let ready = &self.running().ready;
         let all = ready["upstream"].as_array().cloned().unwrap_or_default();
-        let found = all.iter().find(|row| row["service"] == service && row["port"] == port);
+        let leads = |row: &&Value| (row["service"] == service || row["host"] == service) && row["port"] == port;
+        let found = all.iter().find(leads);
         let listen = found.and_then(|row| row["listen"].as_str()?.parse().ok());
         listen.unwrap_or_else(|| panic!("no upstream to {service} {port} in {ready}"))
     }
@@ -258,7 +264,8 @@ impl Cluster {
         let mut backends = Vec::new();
         let text = configuration(name, ip, &dir, plan, &mut backends);
         std::fs::write(dir.join("skein.toml"), text).expect("the temporary directory is writable");
-        let node = Node { name: name.to_owned(), ip, dir, running: None, backends };
+        let environment = plan.environment.clone();
+        let node = Node { name: name.to_owned(), ip, dir, running: None, backends, environment };
         self.nodes.insert(name.to_owned(), node);
     }
 
@@ -324,7 +331,7 @@ impl Cluster {
     /// It did not become ready.
     pub fn try_run_into(&mut self, name: &str, stderr: std::fs::File) -> Result<(), String> {
         let mut command = self.command(name);
-        command.arg("run").stderr(stderr);
+        command.arg("run").stderr(stderr).envs(self.nodes[name].environment.iter().cloned());
         let running = Running::start(command, PATIENCE)?;
         self.node_mut(name).running = Some(running);
         Ok(())

@@ -38,7 +38,8 @@ pub(crate) fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, bac
         let labels: Vec<String> = service.labels.iter().map(|(key, value)| format!("{key} = \"{value}\"")).collect();
         let _ = writeln!(text, "labels = {{ {} }}", labels.join(", "));
         if !service.client {
-            let own = service.own_ports.then(|| SocketAddr::new(ip, 0));
+            let own = service.own_ports.then_some(0).or(service.target_port);
+            let own = own.map(|port| SocketAddr::new(ip, port));
             let target = service.target.or(own).unwrap_or_else(|| {
                 let backend = Backend::start(SocketAddr::new(ip, 0), &format!("{name} {}", service.name))
                     .expect("loopback has free ports");

@@ -6,13 +6,16 @@ pub mod backend;
 pub mod bytes;
 pub mod clients;
 pub mod cluster;
+pub mod collector;
 mod configuration;
 pub mod corpus;
+pub mod dns;
 pub mod frames;
 pub mod http;
 pub mod load;
 pub mod process;
 pub mod simulation;
+pub mod tls_backend;
 pub mod tokens;
 
 use std::time::{Duration, Instant};

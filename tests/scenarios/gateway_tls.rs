@@ -62,11 +62,18 @@ pub(crate) struct Client<'a> {
     authority: &'a Authority,
     pub(crate) shows: Option<&'a Issued>,
     protocols: &'a [&'a str],
+    /// What a proxy port is asked to lead to.
+    target: Option<String>,
 }
 
 impl<'a> Client<'a> {
     pub(crate) fn new(to: SocketAddr, authority: &'a Authority) -> Self {
-        Self { to, authority, shows: None, protocols: &["http/1.1"] }
+        Self { to, authority, shows: None, protocols: &["http/1.1"], target: None }
+    }
+
+    /// Through a tunnel to there, for which the address is asked that it was made with.
+    pub(crate) fn through(self, target: &str) -> Self {
+        Self { target: Some(target.to_owned()), ..self }
     }
 
     pub(crate) fn connect(&self, name: &str) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
@@ -84,8 +91,11 @@ impl<'a> Client<'a> {
         config.alpn_protocols = self.protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         let session = ClientConnection::new(Arc::new(config), name).expect("a client");
-        let stream = TcpStream::connect(self.to).map_err(|error| error.to_string())?;
+        let mut stream = TcpStream::connect(self.to).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        if let Some(target) = &self.target {
+            tunnel(&mut stream, target)?;
+        }
         let mut stream = StreamOwned::new(session, stream);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock).map_err(|error| error.to_string())?;
@@ -109,7 +119,27 @@ impl<'a> Client<'a> {
     }
 }
 
-fn write_pair(dir: &Path, name: &str, issued: &Issued) -> (String, String) {
+impl Got {
+    /// The names of the certificate that it was shown.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
+    }
+}
+
+/// Asks a proxy port for a tunnel.
+fn tunnel(stream: &mut TcpStream, target: &str) -> Result<(), String> {
+    write!(stream, "CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").map_err(|error| error.to_string())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).map_err(|error| format!("{error} after {:?}", String::from_utf8_lossy(&head)))?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    if head.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(head) }
+}
+
+pub(crate) fn write_pair(dir: &Path, name: &str, issued: &Issued) -> (String, String) {
     let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
     std::fs::write(&cert, &issued.cert).expect("writable");
     std::fs::write(&key, &issued.key).expect("writable");

@@ -279,6 +279,7 @@ impl Agent {
         troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.inner.local.not_granted());
         troubles.extend(self.door_troubles());
+        troubles.extend(self.outside_troubles());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles
     }
@@ -427,6 +428,7 @@ impl Agent {
         self.inner.local.set(&after.services, &self.state()).await;
         self.inner.sync.renew.notify_one();
         crate::logging::change(&after.log);
+        self.inner.sync.world.set_listeners(after.listeners());
         self.inner.config.store(after);
         self.inner.reloads.send_modify(|count| *count += 1);
         self.inner.sync.events.note(self.now(), "reloaded", self.node(), "the configuration was applied");
@@ -492,6 +494,8 @@ fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
         ("[admin]", before.admin == after.admin),
         ("[metrics] listen", before.metrics == after.metrics),
         ("[workload] socket", before.workload == after.workload),
+        ("[dns]", before.dns == after.dns),
+        ("[capture]", before.capture == after.capture),
     ];
     pairs.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
 };
 
@@ -17,11 +18,12 @@ use tokio::sync::watch;
 use super::{
     error::{Error, fail},
     fold::{self, Before},
+    outside,
 };
 use crate::{
     balance::rate::Limits,
     clock,
-    snapshot::{Current, Services, Snapshot, StatsTable},
+    snapshot::{Current, ForeignServices, Services, Snapshot, StatsTable, Trouble},
 };
 
 /// What the snapshot is made of, and who may read it.
@@ -34,9 +36,18 @@ pub struct World {
     authority: Arc<ArcSwap<Authority>>,
     stats: Arc<StatsTable>,
     folding: Mutex<Before>,
+    /// Taken while `folding` is held.
+    outside: Mutex<Outside>,
     changes: watch::Sender<u64>,
     fatal: Mutex<Option<Error>>,
     keys: Mutex<Keys>,
+}
+
+/// What endpoints of ServiceEntries are made of, and what is not as their documents say.
+#[derive(Default)]
+struct Outside {
+    facts: outside::Facts,
+    troubles: Vec<Trouble>,
 }
 
 /// CA keys by node, as first seen in each epoch.
@@ -55,12 +66,13 @@ impl World {
             node: node.clone(),
             compiled: Arc::new(Compiled::build(&state, None)),
             services: Arc::new(Services::default()),
+            foreign: Arc::default(),
             state,
             authority: authority.clone(),
             limits: Arc::new(Limits::new(rand::random())),
             token_keys: Arc::default(),
         };
-        Self {
+        let world = Self {
             trust_domain: trust_domain.clone(),
             node: node.clone(),
             current: Current::new(first),
@@ -68,19 +80,27 @@ impl World {
             authority: Arc::new(ArcSwap::new(authority)),
             stats: Arc::default(),
             folding: Mutex::default(),
+            outside: Mutex::default(),
             changes: watch::Sender::new(0),
             fatal: Mutex::default(),
             keys: Mutex::new(Keys { known, news: false }),
-        }
+        };
+        world.refold();
+        world
     }
 
     /// Notes the CA key of a peer whose path holds: within an epoch the first one stays, and another is believed no more,
     /// so that a stolen enroller cannot take a name that is in use.
     pub fn saw(&self, peer: &Peer) {
         clock::observe(peer.not_before);
+        self.heard(&peer.node, KnownKey { epoch: peer.epoch, ca_key: peer.ca_key });
+    }
+
+    /// Notes the CA key of a node whose path holds, who it was that showed it.
+    fn heard(&self, node: &NodeId, key: KnownKey) {
         let mut keys = self.keys();
-        if keys.known.get(&peer.node).is_none_or(|known| known.epoch < peer.epoch) {
-            keys.known.insert(peer.node.clone(), KnownKey { epoch: peer.epoch, ca_key: peer.ca_key });
+        if keys.known.get(node).is_none_or(|known| known.epoch < key.epoch) {
+            keys.known.insert(node.clone(), key);
             keys.news = true;
         }
     }
@@ -123,6 +143,14 @@ impl World {
     /// Takes a new View; requests get a new snapshot only if endpoints changed.
     pub fn view_changed(&self, view: Arc<View>, changes: &[Change]) {
         self.view.store(view.clone());
+        // Of most nodes of a large mesh records are all that is ever seen.
+        for change in changes {
+            if let Change::Alive(node) | Change::Member(node) = change
+                && let Some(member) = view.member(node)
+            {
+                self.heard(node, KnownKey { epoch: member.epoch, ca_key: member.ca_key });
+            }
+        }
         if changes.iter().any(concerns_requests) {
             let mut before = self.folding.lock().expect("no code panics while it folds");
             let now = clock::uptime();
@@ -132,6 +160,7 @@ impl World {
                 trust_domain: last.trust_domain.clone(),
                 node: last.node.clone(),
                 compiled: last.compiled.clone(),
+                foreign: self.foreign(&last.compiled, &services, Some(&last.foreign)),
                 services,
                 state: last.state.clone(),
                 authority: last.authority.clone(),
@@ -156,10 +185,12 @@ impl World {
         if changed {
             self.authority.store(authority.clone());
         }
+        let compiled = Arc::new(Compiled::build(&state, Some(&last.compiled)));
         self.current.store(Arc::new(Snapshot {
             trust_domain: last.trust_domain.clone(),
             node: last.node.clone(),
-            compiled: Arc::new(Compiled::build(&state, Some(&last.compiled))),
+            foreign: self.foreign(&compiled, &last.services, None),
+            compiled,
             services: last.services.clone(),
             state,
             authority: authority.clone(),
@@ -168,6 +199,80 @@ impl World {
         }));
         self.changes.send_modify(|count| *count += 1);
         changed.then_some(authority)
+    }
+
+    /// Takes what a name resolves to, or why it does not.
+    pub(super) fn resolved(&self, name: &Arc<str>, result: Result<Vec<IpAddr>, String>) {
+        let changed = {
+            let mut outside = self.outside();
+            let answer = outside.facts.answers.entry(name.clone()).or_default();
+            let before = answer.clone();
+            match result {
+                Ok(addresses) => *answer = outside::Answer { addresses, failure: None },
+                Err(failure) => answer.failure = Some(failure),
+            }
+            before != *answer
+        };
+        if changed {
+            self.refold();
+        }
+    }
+
+    /// Takes the listeners of this node: nobody is led to them.
+    pub fn set_listeners(&self, listeners: Vec<SocketAddr>) {
+        self.outside().facts.own = outside::OwnPorts::of(listeners);
+        self.refold();
+    }
+
+    /// What is not as ServiceEntries say.
+    pub(super) fn outside_troubles(&self) -> Vec<Trouble> {
+        self.outside().troubles.clone()
+    }
+
+    /// Makes a snapshot of what is known, where any document speaks of endpoints outside.
+    fn refold(&self) {
+        let _one = self.folding.lock().expect("no code panics while it folds");
+        let last = self.current.load();
+        if last.compiled.entries().all().is_empty() {
+            return;
+        }
+        self.current.store(Arc::new(Snapshot {
+            trust_domain: last.trust_domain.clone(),
+            node: last.node.clone(),
+            compiled: last.compiled.clone(),
+            services: last.services.clone(),
+            foreign: self.foreign(&last.compiled, &last.services, None),
+            state: last.state.clone(),
+            authority: last.authority.clone(),
+            limits: last.limits.clone(),
+            token_keys: last.token_keys.clone(),
+        }));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The services of ServiceEntries; `before` stands where only members changed, and no selector looks at them.
+    fn foreign(
+        &self,
+        compiled: &Compiled,
+        services: &Services,
+        before: Option<&Arc<ForeignServices>>,
+    ) -> Arc<ForeignServices> {
+        let entries = compiled.entries();
+        let looks = entries.all().iter().any(|made| made.entry.selector.is_some());
+        if let Some(before) = before.filter(|_| !looks) {
+            return before.clone();
+        }
+        let mut outside = self.outside();
+        let names = outside::names(entries);
+        outside.facts.answers.retain(|name, _| names.contains(name));
+        let (foreign, troubles) = outside::foreign(entries, services, &outside.facts, &self.stats, clock::uptime());
+        outside.troubles = troubles;
+        self.stats.keep_outside();
+        Arc::new(foreign)
+    }
+
+    fn outside(&self) -> std::sync::MutexGuard<'_, Outside> {
+        self.outside.lock().expect("no code panics while it holds what is outside")
     }
 
     /// What policy says that a node takes.

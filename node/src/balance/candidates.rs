@@ -4,11 +4,11 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use policy::{
-    hosts::Protocol,
-    route::{Destination, Subset},
+    hosts::{Protocol, ServicePort},
+    route::{Addressed, Destination, Subset},
 };
 
-use crate::snapshot::{Endpoint, Service, Services};
+use crate::snapshot::{Foreign, Instance, Service, Snapshot};
 
 /// Why a destination has no endpoints at all: 503 NC.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,30 +86,57 @@ impl fmt::Display for Out {
 /// The endpoints of a destination.
 #[derive(Debug)]
 pub struct Candidates<'s> {
-    /// The service that it leads to.
-    pub service: &'s Arc<Service>,
+    /// What it leads to.
+    called: Called<'s>,
     /// What is spoken at its port.
     pub protocol: Protocol,
     port: u16,
     labels: Option<&'s BTreeMap<String, String>>,
 }
 
+/// What a destination's host means.
+#[derive(Debug)]
+enum Called<'s> {
+    /// A registered service.
+    Service(&'s Arc<Service>),
+    /// A host of a ServiceEntry.
+    Entry(&'s Arc<Foreign>),
+}
+
+impl<'s> Called<'s> {
+    /// A registered service goes before a ServiceEntry.
+    fn of(snapshot: &'s Snapshot, destination: &Destination, namespace: &str) -> Option<Self> {
+        if let Some(service) = destination.service.as_ref().and_then(|name| snapshot.services.get(name)) {
+            return Some(Self::Service(service));
+        }
+        let made = snapshot.compiled.entries().find(&destination.host, namespace)?;
+        snapshot.foreign.get(made).map(Self::Entry)
+    }
+
+    fn ports(&self) -> &'s [ServicePort] {
+        match self {
+            Self::Service(service) => &service.ports,
+            Self::Entry(foreign) => &foreign.service.ports,
+        }
+    }
+}
+
 impl<'s> Candidates<'s> {
-    /// The endpoints that a destination may choose from, at this port; `subset` is what the caller sees of it.
+    /// The endpoints that a destination may choose from, at this port, for callers in this namespace; `subset` is what the caller sees
+    /// of it.
     ///
     /// # Errors
     /// Nobody defines the destination.
     pub fn of(
-        services: &'s Services,
-        destination: &'s Destination,
-        subset: &'s Subset,
+        snapshot: &'s Snapshot,
+        namespace: &str,
+        (destination, subset): (&'s Destination, &'s Subset),
         port: u16,
         carries: Carries,
     ) -> Result<Self, NoCluster> {
         let host = || destination.host.clone();
-        let service = destination.service.as_ref().and_then(|name| services.get(name));
-        let service = service.ok_or_else(|| NoCluster::Service(host()))?;
-        let known = service.ports.iter().find(|known| known.number == port);
+        let called = Called::of(snapshot, destination, namespace).ok_or_else(|| NoCluster::Service(host()))?;
+        let known = called.ports().iter().find(|known| known.number == port);
         let protocol = known.ok_or_else(|| NoCluster::Port(host(), port))?.protocol;
         if !carries.suits(protocol) {
             return Err(NoCluster::Protocol(host(), port, carries));
@@ -119,26 +146,66 @@ impl<'s> Candidates<'s> {
             Subset::Labels(labels) => Some(&**labels),
             Subset::Missing(name) => return Err(NoCluster::Subset(host(), name.clone())),
         };
-        Ok(Self { service, protocol, port, labels })
+        Ok(Self { called, protocol, port, labels })
+    }
+
+    /// What is called.
+    #[must_use]
+    pub fn addressed(&self) -> Addressed {
+        match self.called {
+            Called::Service(service) => Addressed::from(&service.name),
+            Called::Entry(foreign) => Addressed::from(&*foreign.service),
+        }
+    }
+
+    /// The ServiceEntry's word, if one makes what is called.
+    #[must_use]
+    pub fn entry(&self) -> Option<&'s Arc<Foreign>> {
+        match self.called {
+            Called::Service(_) => None,
+            Called::Entry(foreign) => Some(foreign),
+        }
+    }
+
+    /// All endpoints, sorted.
+    #[must_use]
+    pub fn instances(&self) -> Vec<Instance> {
+        match self.called {
+            Called::Service(service) => service.endpoints.iter().map(Instance::from).collect(),
+            Called::Entry(foreign) => foreign.instances.to_vec(),
+        }
     }
 
     /// Those of the subset that serve the port and take traffic, healthy or not: what a balancer is built from.
-    pub fn members(&self) -> impl Iterator<Item = &'s Arc<Endpoint>> {
-        let belongs = |endpoint: &&Arc<Endpoint>| matches!(self.why_out(endpoint), None | Some(Out::Unhealthy));
-        self.service.endpoints.iter().filter(belongs)
+    #[must_use]
+    pub fn members(&self) -> Vec<Instance> {
+        let belongs = |instance: &Instance| matches!(self.why_out(instance), None | Some(Out::Unhealthy));
+        self.instances().into_iter().filter(belongs).collect()
+    }
+
+    /// The port of its own on which an endpoint takes what goes here: of an application beside a node the service's.
+    #[must_use]
+    pub fn port_of(&self, instance: &Instance) -> Option<u16> {
+        match (&self.called, instance) {
+            (Called::Entry(foreign), _) => foreign.port_of(instance, self.port),
+            (Called::Service(_), Instance::Mesh(endpoint)) => {
+                endpoint.ports.iter().any(|own| own.number == self.port).then_some(self.port)
+            }
+            (Called::Service(_), Instance::Outside(_)) => None,
+        }
     }
 
     /// Why an endpoint of the service gets no request; `None` if it may get one.
     #[must_use]
-    pub fn why_out(&self, endpoint: &Endpoint) -> Option<Out> {
+    pub fn why_out(&self, endpoint: &Instance) -> Option<Out> {
         if self.labels.is_some_and(|labels| !endpoint.has_labels(labels)) {
             Some(Out::OtherSubset)
-        } else if !endpoint.ports.iter().any(|own| own.number == self.port) {
+        } else if self.port_of(endpoint).is_none() {
             Some(Out::OtherPort)
-        } else if endpoint.weight == 0 {
+        } else if endpoint.weight() == 0 {
             Some(Out::Weightless)
         } else {
-            (!endpoint.healthy).then_some(Out::Unhealthy)
+            (!endpoint.is_healthy()).then_some(Out::Unhealthy)
         }
     }
 }
@@ -146,10 +213,10 @@ impl<'s> Candidates<'s> {
 #[cfg(test)]
 mod tests {
     use certs::id::{NodeId, ServiceAccount, ServiceName};
-    use policy::{compile::Compiled, history::State, hosts::ServicePort, route::survey};
+    use policy::{compile::Compiled, history::State, route::survey};
 
     use super::*;
-    use crate::snapshot::EndpointId;
+    use crate::snapshot::{Endpoint, EndpointId, Services};
 
     fn endpoint(node: &str, version: &str, port: u16) -> Endpoint {
         Endpoint {
@@ -171,6 +238,22 @@ mod tests {
         }
     }
 
+    fn snapshot(services: Services) -> Snapshot {
+        let trust_domain = certs::id::TrustDomain::new("t.example").unwrap();
+        let state = Arc::new(State::nothing());
+        Snapshot {
+            authority: Arc::new(state.authority(&trust_domain)),
+            trust_domain,
+            node: NodeId::new("a").unwrap(),
+            compiled: Arc::new(Compiled::build(&state, None)),
+            services: Arc::new(services),
+            foreign: Arc::default(),
+            state,
+            limits: Arc::new(crate::balance::rate::Limits::new(7)),
+            token_keys: Arc::default(),
+        }
+    }
+
     /// The default destination of the service, to be altered.
     fn destination() -> Destination {
         let compiled = Compiled::build(&State::nothing(), None);
@@ -183,22 +266,23 @@ mod tests {
         let sick = Endpoint { healthy: false, ..endpoint("b", "v1", 80) };
         let idle = Endpoint { weight: 0, ..endpoint("c", "v1", 80) };
         let all = [endpoint("a", "v1", 80), sick, idle, endpoint("d", "v2", 80), endpoint("e", "v1", 81)];
-        let services = Services::new(all);
+        let snapshot = snapshot(Services::new(all));
         let labels = Arc::new(BTreeMap::from([("version".to_owned(), "v1".to_owned())]));
         let (wanted, subset) = (destination(), Subset::Labels(labels));
-        let candidates = Candidates::of(&services, &wanted, &subset, 80, Carries::Http1).unwrap();
-        let why: Vec<_> = candidates.service.endpoints.iter().map(|endpoint| candidates.why_out(endpoint)).collect();
+        let candidates = Candidates::of(&snapshot, "shop", (&wanted, &subset), 80, Carries::Http1).unwrap();
+        let why: Vec<_> = candidates.instances().iter().map(|endpoint| candidates.why_out(endpoint)).collect();
         let out = [None, Some(Out::Unhealthy), Some(Out::Weightless), Some(Out::OtherSubset), Some(Out::OtherPort)];
         assert_eq!(why, out);
-        assert_eq!(candidates.members().map(|endpoint| endpoint.id.node.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(candidates.members().len(), 2);
+        assert_eq!(candidates.addressed().to_string(), "shop/cart");
     }
 
     #[test]
     fn what_nobody_defines_is_named() {
-        let services = Services::new([endpoint("a", "v1", 80)]);
+        let services = snapshot(Services::new([endpoint("a", "v1", 80)]));
         let host = "cart.shop.svc.cluster.local".to_owned();
         let why = |destination: &Destination, subset: &Subset, port| {
-            Candidates::of(&services, destination, subset, port, Carries::Http1).err()
+            Candidates::of(&services, "shop", (destination, subset), port, Carries::Http1).err()
         };
         assert_eq!(why(&destination(), &Subset::All, 80), None);
         assert_eq!(why(&destination(), &Subset::All, 81), Some(NoCluster::Port(host.clone(), 81)));
@@ -211,8 +295,9 @@ mod tests {
         {
             let mut other = endpoint("a", "v1", 80);
             other.ports = Arc::new([ServicePort { name: "raw".into(), number: 80, protocol }]);
-            let services = Services::new([other]);
-            let why = |carries| Candidates::of(&services, &destination(), &Subset::All, 80, carries).err();
+            let services = snapshot(Services::new([other]));
+            let wanted = destination();
+            let why = |carries| Candidates::of(&services, "shop", (&wanted, &Subset::All), 80, carries).err();
             assert_eq!(why(refused), Some(NoCluster::Protocol(host.clone(), 80, refused)));
         }
     }

@@ -34,11 +34,11 @@ fn table(endpoints: &[Endpoint]) -> Table {
         let labels: Vec<_> = endpoint.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         table.toned([
             cell(format!("{}/{}", endpoint.namespace, endpoint.service)),
-            cell(endpoint.node.to_string()),
+            cell(endpoint.node.as_ref().map(ToString::to_string).unwrap_or_default()),
             cell(&endpoint.address),
             cell(endpoint.port.to_string()),
             cell(labels.join(",")),
-            cell(endpoint.account.account()),
+            cell(endpoint.account.as_ref().map(|account| account.account()).unwrap_or_default()),
             cell(endpoint.weight.to_string()),
             state(&endpoint.health),
             state(&endpoint.outlier),

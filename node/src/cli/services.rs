@@ -11,7 +11,7 @@ use crate::{
 };
 use certs::id::ServiceName;
 
-/// Lists the services that the mesh offers.
+/// Lists the services that the mesh offers, and the hosts of ServiceEntries.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein services default/reviews")]
 pub struct Args {
@@ -32,7 +32,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 fn table(services: &[Service]) -> Table {
-    let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", ""]);
+    let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", "", "FROM"]);
     for service in services {
         let word = match (service.endpoints, service.healthy) {
             (0, _) => "",
@@ -46,6 +46,7 @@ fn table(services: &[Service]) -> Table {
             cell(service.endpoints.to_string()),
             cell(service.healthy.to_string()),
             state(if service.panic { "panic" } else { word }),
+            cell(service.entry.as_deref().unwrap_or_default()),
         ]);
     }
     table

@@ -65,6 +65,7 @@ port = 9080
     .unwrap();
     assert_eq!(config.services[0].ports[0].target.port(), 9081);
     assert_eq!(config.outbounds[0].speaker, config.upstreams[0].speaker);
+    assert_eq!(config.upstreams[0].called.to_string(), "default/ratings");
     assert_eq!(config.mesh.transport, Transport::Tcp);
     assert_eq!(config.log.format, LogFormat::Json);
     assert!(config.admin.allow[0].contains("10.9.8.7".parse().unwrap()));
@@ -78,7 +79,6 @@ fn unknown_keys_and_parts_not_built_are_refused_where_they_stand() {
     for (text, what) in [
         ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "`0.0.0.0:80` is no address"),
         ("[gateway.ports]\nhttp = 8080\n", "`http` is no port of a Gateway"),
-        ("[dns]\nlisten = \"127.0.0.1:53\"\n", "[dns] is not supported yet"),
         ("[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"UDP\" }]\n", "`udp` is not supported yet"),
         ("[[service]]\nname = \"a\"\nports = [{ port = 1, name = \"grpc-web-x\" }]\n", "`grpc-web` is not supported"),
         (

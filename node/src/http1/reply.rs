@@ -17,6 +17,7 @@ use std::cell::RefCell;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     is_head: bool,
+    is_connect: bool,
     version: Version,
     takes_trailers: bool,
     goes_on: bool,
@@ -25,7 +26,17 @@ pub(super) struct Asked {
 impl Asked {
     /// By a request after which the connection may go on, or not.
     pub(super) fn of(method: &Method, version: Version, headers: &HeaderMap, goes_on: bool) -> Self {
-        Self { is_head: method == Method::HEAD, version, takes_trailers: takes_trailers(headers), goes_on }
+        let (is_head, is_connect) = (method == Method::HEAD, method == Method::CONNECT);
+        Self { is_head, is_connect, version, takes_trailers: takes_trailers(headers), goes_on }
+    }
+
+    pub(super) const fn is_connect(self) -> bool {
+        self.is_connect
+    }
+
+    /// True if what follows an answer with this status is no HTTP (RFC 9110, 9.3.6).
+    pub(super) fn opens_tunnel(self, status: StatusCode) -> bool {
+        self.is_connect && status.is_success()
     }
 }
 
@@ -44,7 +55,7 @@ where
     B: http_body::Body<Data = Bytes>,
 {
     let mut goes_on = asked.goes_on && !closes && keeps_alive(Version::HTTP_11, &parts.headers);
-    let is_interim = parts.status.is_informational();
+    let is_interim = parts.status.is_informational() || asked.opens_tunnel(parts.status);
     let without_length = is_interim || parts.status == StatusCode::NO_CONTENT;
     let without_body = asked.is_head || without_length || parts.status == StatusCode::NOT_MODIFIED;
     let known = framing(&parts.headers)?;

@@ -64,7 +64,7 @@ impl std::fmt::Debug for Body {
     }
 }
 
-/// The connection of a request that asked for another protocol, once its answer was 101.
+/// The connection of a request that asked for another protocol, once its answer was 101; of a CONNECT, once it succeeded.
 #[derive(Debug)]
 pub struct OnUpgrade(Option<oneshot::Receiver<Upgraded>>);
 
@@ -140,7 +140,7 @@ pub async fn serve<I: Io>(
             .await?
         };
         let closes = poll_fn(|cx| Poll::Ready(closing.poll(cx))).await;
-        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS || asked.opens_tunnel(response.status());
         let goes_on = respond(&wire, response, asked, closes, &mut timers).await?;
         if is_upgrade {
             if let (Some(upgrades), Some(upgraded)) = (upgrades, lock(&wire).upgraded()) {
@@ -181,7 +181,7 @@ fn begin<I: Io>(
     };
     let goes_on = keeps_alive(head.version, &head.headers);
     let asked = Asked::of(&head.method, head.version, &head.headers, goes_on);
-    let upgrades = head.headers.contains_key(UPGRADE) && decoder.is_done();
+    let upgrades = (asked.is_connect() || head.headers.contains_key(UPGRADE)) && decoder.is_done();
     let continues = head.version == Version::HTTP_11
         && head.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     lock(wire).begin(decoder, continues, upgrades, count);

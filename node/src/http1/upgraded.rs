@@ -1,7 +1,8 @@
 //! A connection that speaks HTTP no more.
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use std::{
+    any::Any,
     fmt, io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -9,8 +10,8 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<I: AsyncRead + AsyncWrite + Send + Unpin> Io for I {}
+trait Io: AsyncRead + AsyncWrite + Send + Unpin + Any {}
+impl<I: AsyncRead + AsyncWrite + Send + Unpin + Any> Io for I {}
 
 /// The bytes of a connection after its change of protocol.
 pub struct Upgraded {
@@ -32,6 +33,25 @@ struct Ticket(Arc<Mutex<Option<Upgraded>>>);
 impl Upgraded {
     pub(super) fn new(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, read: Bytes) -> Self {
         Self { io: Box::new(io), read }
+    }
+
+    /// Bytes that were read and are to be read again, before all others.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        let mut all = BytesMut::from(bytes);
+        all.extend_from_slice(&self.read);
+        self.read = all.freeze();
+    }
+
+    /// What carries it, if that is of this type; what was read and not taken is lost.
+    pub fn into_carrier<I: 'static>(self) -> Option<I> {
+        let io: Box<dyn Any> = self.io;
+        io.downcast().ok().map(|io| *io)
+    }
+
+    /// What carries it, if that is of this type.
+    pub fn carrier<I: 'static>(&self) -> Option<&I> {
+        let io: &dyn Any = self.io.as_ref();
+        io.downcast_ref()
     }
 
     /// Gives the connection to a 101 response.

@@ -1,7 +1,15 @@
 //! A route's destination as one caller sees it: its endpoints now, and what is looked up once per endpoint instead of
 //! once per request. Kept per worker until the next snapshot.
 
-use super::{context::Context, failure::Cause, inbound::Caller, outbound::Speaker, tcp::Spans, upgrade};
+use super::{
+    context::Context,
+    direct::{Slot, Wish},
+    failure::Cause,
+    inbound::{self, Caller},
+    outbound::Speaker,
+    tcp::Spans,
+    upgrade,
+};
 use crate::{
     balance::{Ask, Candidates, Carries, Client},
     clock,
@@ -9,18 +17,19 @@ use crate::{
         self, Preface,
         lease::{Pings, Terms},
     },
-    snapshot::{Circuit, Endpoint, Snapshot, Table},
-    telemetry::{Pair, Recorder, Reporter, Security, Workload},
+    snapshot::{Circuit, Endpoint, Foreign, Instance, Snapshot, Table},
+    telemetry::{Pair, Recorder, Workload},
 };
 use certs::id::SpiffeId;
 use http::{HeaderValue, Version};
 use policy::{
     hosts::Protocol,
-    kinds::{ConsistentHash, H2Upgrade},
+    kinds::{ClientTlsMode, ConsistentHash, H2Upgrade},
     route::{ClusterPolicy, Destination, Route},
 };
 use std::{
     collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, OnceLock, PoisonError, Weak},
     time::Duration,
 };
@@ -51,7 +60,7 @@ pub(super) struct Cluster {
     _route: Arc<Route>,
     /// All endpoints of the subset with the port, healthy or not; the table knows them by their position.
     pub(super) members: Arc<[Member]>,
-    endpoints: Arc<[Arc<Endpoint>]>,
+    endpoints: Arc<[Instance]>,
     /// What outlives this snapshot.
     pub(super) circuit: Arc<Circuit>,
     /// The policy, and the choice that it leads to.
@@ -62,6 +71,8 @@ pub(super) struct Cluster {
     pub(super) terms: Terms,
     /// How long a connection of bytes may go on: `idleTimeout` and `maxConnectionDuration`.
     pub(super) spans: Spans,
+    /// How endpoints are met that no node serves; `None` where nodes serve all.
+    pub(super) outward: Option<Arc<Outward>>,
     /// How connections of HTTP/2 to its endpoints are watched, beside what the mesh does.
     pub(super) pings: Option<Pings>,
     /// In which version requests travel to its nodes.
@@ -71,9 +82,44 @@ pub(super) struct Cluster {
     pub(super) nobody: Arc<Recorder>,
 }
 
+/// How this node's own connections to endpoints outside are made and used.
+#[derive(Debug)]
+pub(super) struct Outward {
+    pub(super) terms: inbound::Terms,
+    pub(super) tls: Security,
+    /// What is asked for where nothing else names a host: of connections of bytes.
+    pub(super) host: Arc<str>,
+}
+
+/// What `tls` of a DestinationRule comes to for endpoints outside.
+#[derive(Debug)]
+pub(super) enum Security {
+    Clear,
+    Tls(Arc<Slot>),
+    /// The mesh's own identities, which these endpoints have not.
+    Impossible,
+}
+
 /// An endpoint of a cluster.
 #[derive(Debug)]
 pub(super) struct Member {
+    pub(super) instance: Instance,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) reach: Reach,
+}
+
+/// How it is reached.
+#[derive(Debug)]
+pub(super) enum Reach {
+    /// Over the mesh, or in process.
+    Mesh(Box<Served>),
+    /// Directly, there.
+    Outside(SocketAddr),
+}
+
+/// One that a node serves.
+#[derive(Debug)]
+pub(super) struct Served {
     pub(super) endpoint: Arc<Endpoint>,
     /// Whom it must prove to be.
     pub(super) identity: SpiffeId,
@@ -81,7 +127,6 @@ pub(super) struct Member {
     preface: Preface,
     /// With the other version of HTTP, where policy or a WebSocket may ask for it.
     other: Option<Preface>,
-    pub(super) recorder: Arc<Recorder>,
     /// For an endpoint on this node: the caller as inbound sees it.
     pub(super) caller: OnceLock<Caller>,
 }
@@ -98,6 +143,17 @@ enum Versions {
 }
 
 impl Member {
+    /// Where a request to it goes; what is on this node has no address between nodes.
+    pub(super) fn address(&self, port: u16) -> SocketAddr {
+        match &self.reach {
+            Reach::Mesh(served) if served.endpoint.local => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            Reach::Mesh(served) => served.endpoint.address,
+            Reach::Outside(address) => *address,
+        }
+    }
+}
+
+impl Served {
     /// For a request that travels so.
     pub(super) fn preface(&self, protocol: mesh::Protocol) -> &Preface {
         let other = self.other.as_ref().filter(|other| other.protocol == protocol);
@@ -147,7 +203,8 @@ impl Context {
         arrived: u16,
         carries: Carries,
     ) -> Result<Arc<Cluster>, Cause> {
-        let port = destination.port(&*snapshot.services, arrived);
+        let (entries, namespace) = (snapshot.compiled.entries(), speaker.source.namespace.as_str());
+        let port = destination.port(&*snapshot.services, entries, namespace, arrived);
         let key = Key { speaker: speaker.id, destination: std::ptr::from_ref(destination).addr(), port, carries };
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::ptr::eq(clusters.snapshot.as_ptr(), Arc::as_ptr(snapshot)) || clusters.known.len() >= LIMIT {
@@ -174,26 +231,20 @@ impl Context {
         (port, carries): (u16, Carries),
     ) -> Result<Cluster, Cause> {
         let target = destination.seen_by(&speaker.source.labels);
-        let candidates = Candidates::of(&snapshot.services, destination, &target.subset, port, carries);
+        let namespace = speaker.source.namespace.as_str();
+        let candidates = Candidates::of(snapshot, namespace, (destination, &target.subset), port, carries);
         let candidates = candidates.map_err(|why| {
             tracing::debug!(%why, "no such destination");
             Cause::NoCluster
         })?;
-        let name = &candidates.service.name;
+        let addressed = candidates.addressed();
         let protocol = match (candidates.protocol, carries) {
             (Protocol::Http, _) | (Protocol::Sniffed, Carries::Http1) => mesh::Protocol::Http1,
             (Protocol::Http2 | Protocol::Grpc, _) | (Protocol::Sniffed, Carries::Http2) => mesh::Protocol::Http2,
             (Protocol::Tcp | Protocol::Tls, _) | (Protocol::Sniffed, Carries::Bytes) => mesh::Protocol::Tcp,
         };
-        let pair = |destination: Workload| Pair {
-            reporter: Reporter::Source,
-            source: Arc::clone(&speaker.workload),
-            destination: Arc::new(destination),
-            service: policy::hosts::full_name(name).into(),
-            service_name: name.name().into(),
-            service_namespace: name.namespace().into(),
-            security: Security::Unknown,
-        };
+        let pair =
+            |destination: Workload| Pair { destination: Arc::new(destination), ..speaker.to_service(&addressed) };
         let policy = target.policy(port);
         // Where nothing is declared, the application is spoken to as its caller was.
         let versions = if matches!(candidates.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc) {
@@ -201,34 +252,56 @@ impl Context {
         } else {
             Versions::Port(protocol)
         };
-        let endpoints: Arc<[Arc<Endpoint>]> = candidates.members().cloned().collect();
-        let members = endpoints.iter().map(|endpoint| {
-            let workload = Workload::of_service(&snapshot.trust_domain, name, &endpoint.account, &endpoint.labels);
+        let endpoints: Arc<[Instance]> = candidates.members().into();
+        let served = |endpoint: &Arc<Endpoint>, port: u16| {
             let preface = |protocol| Preface {
-                service: name.clone(),
+                service: endpoint.id.service.clone(),
                 instance: endpoint.id.instance.as_deref().map(str::to_owned),
                 port,
                 source: Some(speaker.service.clone()),
                 protocol,
                 extensions: Vec::new(),
             };
-            Member {
+            Box::new(Served {
                 endpoint: Arc::clone(endpoint),
                 identity: SpiffeId::service(snapshot.trust_domain.clone(), endpoint.account.clone()),
                 preface: preface(protocol),
                 other: (versions != Versions::Port(mesh::Protocol::Http1)).then(|| preface(the_other(protocol))),
-                recorder: Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(workload)))),
                 caller: OnceLock::new(),
-            }
+            })
+        };
+        let members = endpoints.iter().map(|instance| {
+            let (workload, reach) = match instance {
+                Instance::Mesh(endpoint) => {
+                    let (name, own) = (&endpoint.id.service, candidates.port_of(instance).unwrap_or(port));
+                    let workload =
+                        Workload::of_service(&snapshot.trust_domain, name, &endpoint.account, &endpoint.labels);
+                    (workload, Reach::Mesh(served(endpoint, own)))
+                }
+                Instance::Outside(outside) => {
+                    let nowhere = SocketAddr::new(outside.address, port);
+                    (Workload::unknown(), Reach::Outside(outside.at(port).unwrap_or(nowhere)))
+                }
+            };
+            let recorder = Arc::new(self.telemetry.recorder(self.worker, Arc::new(pair(workload))));
+            Member { instance: instance.clone(), recorder, reach }
         });
-        let circuit = self.circuits.of(&speaker.name, name, destination.cluster(port));
+        let members: Arc<[Member]> = members.collect();
+        let circuit = self.circuits.of(&speaker.name, addressed.clone(), destination.cluster(port));
         let config = snapshot.compiled.config();
         let ignores_localities = !config.locality_load_balancing;
         let table = self.table(&circuit, &endpoints, policy, speaker, ignores_localities);
         Ok(Cluster {
             _route: Arc::clone(route),
-            members: members.collect(),
+            members,
             endpoints,
+            outward: candidates.entry().map(|foreign| {
+                Arc::new(Outward {
+                    terms: inbound::Terms::of(policy, config),
+                    tls: self.security(policy, foreign, namespace),
+                    host: Arc::clone(&foreign.service.host),
+                })
+            }),
             circuit,
             connect_timeout: policy.connection_pool.tcp.connect_timeout.unwrap_or(config.connect_timeout),
             ignores_localities,
@@ -250,6 +323,7 @@ impl Context {
             _route: Arc::clone(&cluster._route),
             members: Arc::clone(&cluster.members),
             endpoints: Arc::clone(&cluster.endpoints),
+            outward: cluster.outward.clone(),
             circuit: Arc::clone(&cluster.circuit),
             table: self.table(
                 &cluster.circuit,
@@ -271,13 +345,28 @@ impl Context {
     fn table(
         &self,
         circuit: &Circuit,
-        endpoints: &[Arc<Endpoint>],
+        endpoints: &[Instance],
         policy: &Arc<ClusterPolicy>,
         speaker: &Speaker,
         ignores_localities: bool,
     ) -> Arc<Table> {
         let client = Client { ignores_localities, ..speaker.client.clone() };
         self.circuits.table(circuit, endpoints, policy, &client, clock::uptime(), self.random())
+    }
+}
+
+impl Context {
+    fn security(&self, policy: &ClusterPolicy, foreign: &Foreign, namespace: &str) -> Security {
+        let Some(tls) = &policy.tls else { return Security::Clear };
+        match tls.mode {
+            ClientTlsMode::Disable => Security::Clear,
+            ClientTlsMode::IstioMutual => Security::Impossible,
+            ClientTlsMode::Simple | ClientTlsMode::Mutual => {
+                let names = foreign.service.entry.subject_alt_names.clone();
+                let wish = Wish { tls: tls.clone(), names, namespace: namespace.to_owned() };
+                Security::Tls(self.originations.slot(wish))
+            }
+        }
     }
 }
 

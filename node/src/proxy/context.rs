@@ -2,6 +2,7 @@
 
 use super::{
     cluster::Clusters,
+    direct::Originations,
     gateway::Clients,
     http::{Bounds, ReplayBudget},
     inbound::{Apps, Askers, Verdicts},
@@ -13,7 +14,7 @@ use crate::{
     clock, mesh,
     snapshot::{Circuits, Current},
     tasks::Tasks,
-    telemetry::{AccessLog, Pair, Recorder, Telemetry},
+    telemetry::{Pair, Recorder, Sinks, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::NodeId;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     /// Where this node is.
     pub(super) locality: Locality,
     pub(super) mirrors: Mirrors,
+    /// TLS towards endpoints outside the mesh.
+    pub(super) originations: Originations,
     pub(super) connections: Arc<AtomicUsize>,
     /// Those of clients outside the mesh, once more.
     pub(super) clients: Arc<Clients>,
@@ -55,7 +58,7 @@ pub(super) struct Shared {
     /// Workers whose requests have ended.
     pub(super) drained: watch::Sender<usize>,
     pub(super) verdicts: Verdicts,
-    pub(super) access_log: AccessLog,
+    pub(super) sinks: Sinks,
     /// The mesh is closed.
     pub(super) ended: watch::Sender<bool>,
 }
@@ -71,10 +74,11 @@ pub(super) struct Context {
     pub(super) budget: ReplayBudget,
     pub(super) circuits: Arc<Circuits>,
     pub(super) mirrors: Mirrors,
+    pub(super) originations: Originations,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) clients: Arc<Clients>,
     pub(super) verdicts: Verdicts,
-    pub(super) access_log: AccessLog,
+    pub(super) sinks: Sinks,
     pub(super) mesh: mesh::data::Worker,
     pub(super) apps: Apps,
     pub(super) clusters: Mutex<Clusters>,
@@ -106,10 +110,11 @@ impl Context {
             budget: shared.budget.clone(),
             circuits: Arc::clone(&shared.circuits),
             mirrors: shared.mirrors.clone(),
+            originations: shared.originations.clone(),
             connections: Arc::clone(&shared.connections),
             clients: Arc::clone(&shared.clients),
             verdicts: shared.verdicts.clone(),
-            access_log: shared.access_log.clone(),
+            sinks: shared.sinks.clone(),
             mesh,
             apps: Apps::new(shared.tasks.clone(), shared.budget.clone()),
             clusters: Mutex::default(),

@@ -2,12 +2,15 @@
 //! looked at: servers that speak first would wait for ever.
 
 use super::http::Bounds;
+use crate::http1::{self, HeadLimits, Upgraded};
 use policy::hosts::Protocol;
 use std::{io, time::Duration};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 /// Bytes that are looked at: the longest record of TLS.
 const LOOK: usize = (16 << 10) + 5;
+/// Header lines of a request whose host is looked for.
+const LINES: usize = 128;
 /// Before a second look at a connection that has sent too little; each further one comes later.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Longest time between two looks.
@@ -42,13 +45,22 @@ pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Boun
     }
 }
 
+/// The host that the first request of a connection names; `None` if it names none, or cannot be read.
+///
+/// # Errors
+/// As [`detect`].
+pub(super) async fn host(stream: &TcpStream, bounds: &Bounds) -> io::Result<Option<String>> {
+    let limits = HeadLimits { bytes: LOOK, lines: LINES };
+    look(stream, bounds, |bytes| http1::host_of(bytes, limits), None).await
+}
+
 /// Looks at more and more until it can be said; who sends a part and then nothing is taken for the `otherwise`.
-async fn look(
+async fn look<T: Clone>(
     stream: &TcpStream,
     bounds: &Bounds,
-    judge: fn(&[u8]) -> Option<Spoken>,
-    otherwise: Spoken,
-) -> io::Result<Spoken> {
+    judge: impl Fn(&[u8]) -> Option<T>,
+    otherwise: T,
+) -> io::Result<T> {
     let mut bytes = vec![0; LOOK];
     let mut length = timeout(bounds.idle, stream.peek(&mut bytes)).await??;
     let looking = async {
@@ -72,6 +84,40 @@ async fn look(
         Ok(found) => found,
         Err(_) => Ok(otherwise),
     }
+}
+
+/// The server name that a client asks for which speaks TLS, of a connection that cannot be looked at without reading: what was read is
+/// put back. `None` if it asks for none, or speaks something else.
+///
+/// # Errors
+/// The connection ended or stayed silent for too long.
+pub(super) async fn server_name(stream: &mut Upgraded, bounds: &Bounds) -> io::Result<Option<String>> {
+    let mut bytes = vec![0; LOOK];
+    let mut length = timeout(bounds.idle, stream.read(&mut bytes)).await??;
+    let reading = async {
+        loop {
+            if length == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+            let found = of_any(&bytes[..length]);
+            if found.is_some() || length == bytes.len() {
+                return Ok(found);
+            }
+            match stream.read(&mut bytes[length..]).await? {
+                0 => return Ok(found),
+                more => length += more,
+            }
+        }
+    };
+    let found = match timeout(bounds.head_time, reading).await {
+        Ok(found) => found?,
+        Err(_) => None,
+    };
+    stream.unread(&bytes[..length]);
+    Ok(match found {
+        Some(Spoken::Tls(name)) => name,
+        Some(Spoken::Http1 | Spoken::Http2 | Spoken::Bytes) | None => None,
+    })
 }
 
 /// `None`: more bytes must tell.

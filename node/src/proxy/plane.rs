@@ -1,15 +1,16 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
-use super::{context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
+use super::{capture, context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
 use crate::{
     balance::{Locality, Resource},
     config::{Gateway, Outbound, Service, Speaker, Upstream},
     snapshot::{Circuit, Circuits, Current},
     tasks::Tasks,
-    telemetry::{AccessLog, Kind, Sample, Telemetry},
+    telemetry::{Errand, Kind, Sample, Sinks, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::{NodeId, ServiceName};
+use policy::route::Called;
 use std::{
     collections::{HashMap, HashSet},
     io,
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Commands that wait for one worker.
 const COMMANDS: usize = 64;
+/// Errands that wait for the first worker.
+const ERRANDS: usize = 64;
 
 /// The data plane. Its workers run [`super::run_worker`], each on a runtime of its own.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub struct Seat {
     pub(super) index: usize,
     pub(super) shared: Shared,
     pub(super) commands: mpsc::Receiver<Listen>,
+    /// The first worker runs the errands of all.
+    pub(super) errands: Option<mpsc::Receiver<Errand>>,
 }
 
 /// One worker's socket of a new listener.
@@ -52,6 +57,8 @@ pub(super) struct Listen {
 pub(super) enum Serves {
     /// Applications beside this node: this is who speaks.
     Applications(Arc<ArcSwap<outbound::Speaker>>),
+    /// Applications whose connections the kernel brings here.
+    Captured(Arc<capture::Captured>),
     /// Clients outside the mesh.
     Clients(Arc<gateway::Door>),
 }
@@ -62,7 +69,7 @@ pub struct Bound {
     /// HTTP proxy ports.
     pub outbounds: Vec<(SocketAddr, Speaker)>,
     /// Explicit ports.
-    pub upstreams: Vec<(SocketAddr, ServiceName, u16)>,
+    pub upstreams: Vec<(SocketAddr, Called, u16)>,
 }
 
 /// Why a configuration was not taken over; nothing has changed then.
@@ -95,7 +102,7 @@ struct Key {
     listen: SocketAddr,
     service: ServiceName,
     instance: Option<String>,
-    fixed: Option<(ServiceName, u16)>,
+    fixed: Option<(Called, u16)>,
 }
 
 #[derive(Debug)]
@@ -171,7 +178,7 @@ fn register_circuits(shared: &Shared) {
 }
 
 impl Key {
-    fn new(listen: SocketAddr, speaker: &Speaker, fixed: Option<(ServiceName, u16)>) -> Self {
+    fn new(listen: SocketAddr, speaker: &Speaker, fixed: Option<(Called, u16)>) -> Self {
         Self { listen, service: speaker.service.clone(), instance: speaker.instance.clone(), fixed }
     }
 
@@ -193,10 +200,13 @@ impl DataPlane {
         locality: &str,
         circuits: Arc<Circuits>,
     ) -> (Self, Vec<Seat>) {
+        let (errand, errands) = mpsc::channel(ERRANDS);
+        let sinks = Sinks::new(&telemetry, &tasks, current.load().node.as_str(), errand);
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
             mirrors: outbound::Mirrors::new(&telemetry),
-            access_log: AccessLog::new(&telemetry, &tasks),
+            originations: Default::default(),
+            sinks,
             current,
             local: Arc::default(),
             telemetry,
@@ -215,10 +225,11 @@ impl DataPlane {
             ended: watch::Sender::new(false),
         };
         register(&shared);
+        let mut errands = Some(errands);
         let (senders, seats) = (0..workers.max(1))
             .map(|index| {
                 let (sender, commands) = mpsc::channel(COMMANDS);
-                (sender, Seat { index, shared: shared.clone(), commands })
+                (sender, Seat { index, shared: shared.clone(), commands, errands: errands.take() })
             })
             .unzip();
         (Self { shared, workers: senders, open: Mutex::default() }, seats)
@@ -240,7 +251,7 @@ impl DataPlane {
             .iter()
             .map(|outbound| Key::new(outbound.listen, &outbound.speaker, None))
             .chain(upstreams.iter().map(|upstream| {
-                Key::new(upstream.listen, &upstream.speaker, Some((upstream.service.clone(), upstream.port)))
+                Key::new(upstream.listen, &upstream.speaker, Some((upstream.called.clone(), upstream.port)))
             }))
             .collect();
         let mut open = self.open.lock().await;
@@ -276,7 +287,7 @@ impl DataPlane {
         for key in &keys {
             match &key.fixed {
                 None => bound.outbounds.push((address(key), key.speaker())),
-                Some((service, port)) => bound.upstreams.push((address(key), service.clone(), *port)),
+                Some((called, port)) => bound.upstreams.push((address(key), called.clone(), *port)),
             }
         }
         Ok(bound)
@@ -338,7 +349,13 @@ impl DataPlane {
 
     /// Waits until the access log has written what it took, but no longer than this. Call it when the workers are gone.
     pub async fn log_written(&self, at_most: Duration) {
-        self.shared.access_log.written(at_most).await;
+        self.shared.sinks.log.written(at_most).await;
+    }
+
+    /// Waits until spans and records of the access log are sent, but no longer than this. Call it while there is still a mesh to
+    /// send through.
+    pub async fn exported(&self, at_most: Duration) {
+        self.shared.sinks.exporter.sent(at_most).await;
     }
 
     /// Ends drained workers. They drive connections to other nodes, so the mesh must be closed before.

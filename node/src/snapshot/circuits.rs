@@ -18,10 +18,10 @@ pub use sharing::Outlets;
 
 use certs::{codec::Millis, id::ServiceName};
 use dashmap::DashMap;
-use policy::route::ClusterPolicy;
+use policy::route::{Addressed, ClusterPolicy};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::Endpoint;
+use super::{Endpoint, Instance};
 use crate::balance::{
     Algorithm, BalancePolicy, Client, Host, Key, LoadBalancer, Locality, Pool, PoolLimits,
     outlier::{Effect, Ejection, Event, OutlierPolicy, Outliers, Why},
@@ -52,8 +52,8 @@ pub struct Circuit {
     key: Key,
     /// Who calls: `NAMESPACE/NAME[/INSTANCE]`.
     pub caller: String,
-    /// The service that is called.
-    pub service: ServiceName,
+    /// What is called.
+    pub called: Addressed,
     /// Envoy's name of the cluster: `outbound|PORT|SUBSET|HOST`.
     pub cluster: String,
     /// What is under way.
@@ -79,7 +79,7 @@ pub struct Table {
     pub outliers: Option<Arc<OutlierPolicy>>,
     /// True if the choice reads how long requests take.
     pub times_requests: bool,
-    members: Box<[Arc<Endpoint>]>,
+    members: Box<[Instance]>,
     client: Client,
     epoch: u64,
 }
@@ -89,8 +89,8 @@ pub struct Table {
 pub struct Standing {
     /// Who does without it.
     pub caller: String,
-    /// Its service.
-    pub service: ServiceName,
+    /// What is called.
+    pub called: Addressed,
     /// In which cluster.
     pub cluster: String,
     /// The endpoint and why it is out.
@@ -109,7 +109,7 @@ impl Default for Circuits {
 impl Circuits {
     /// The circuit of a caller and a cluster, begun if need be.
     #[must_use]
-    pub fn of(&self, caller: &str, service: &ServiceName, cluster: String) -> Arc<Circuit> {
+    pub fn of(&self, caller: &str, called: impl Into<Addressed>, cluster: String) -> Arc<Circuit> {
         let key: Key = format!("{caller} {cluster}").into();
         if let Some(circuit) = self.by_key.get(&key) {
             return Arc::clone(&circuit);
@@ -118,7 +118,7 @@ impl Circuits {
             Arc::new(Circuit {
                 key: Key::clone(&key),
                 caller: caller.to_owned(),
-                service: service.clone(),
+                called: called.into(),
                 cluster,
                 pool: Arc::default(),
                 freed: Notify::new(),
@@ -136,7 +136,7 @@ impl Circuits {
     pub fn table(
         &self,
         circuit: &Circuit,
-        members: &[Arc<Endpoint>],
+        members: &[Instance],
         policy: &Arc<ClusterPolicy>,
         client: &Client,
         now: Millis,
@@ -150,7 +150,7 @@ impl Circuits {
             return Arc::clone(table);
         }
         let outliers = policy.outlier_detection.as_ref().map(|detection| Arc::new(OutlierPolicy::from(detection)));
-        let mut hosts: Vec<Host> = members.iter().map(|endpoint| host(endpoint)).collect();
+        let mut hosts: Vec<Host> = members.iter().map(host).collect();
         match &outliers {
             Some(outliers) => {
                 let names: Vec<Key> = hosts.iter().map(|host| Key::clone(&host.id)).collect();
@@ -244,7 +244,7 @@ impl Circuits {
             let circuit = self.by_key.get(&ejection.cluster)?;
             let witnesses = outliers.witnesses(&ejection.endpoint).cloned().collect();
             let (caller, cluster) = (circuit.caller.clone(), circuit.cluster.clone());
-            Some(Standing { caller, service: circuit.service.clone(), cluster, ejection, witnesses })
+            Some(Standing { caller, called: circuit.called.clone(), cluster, ejection, witnesses })
         };
         outliers.ejections().filter_map(standing).collect()
     }
@@ -252,7 +252,7 @@ impl Circuits {
     /// True if so few endpoints of a service are healthy that some caller uses all.
     #[must_use]
     pub fn panics(&self, service: &ServiceName) -> bool {
-        self.by_key.iter().any(|circuit| circuit.service == *service && circuit.panics())
+        self.by_key.iter().any(|circuit| circuit.called.service() == Some(service) && circuit.panics())
     }
 
     /// The circuits whose requests go to all endpoints, healthy or not, because too few are healthy.
@@ -318,7 +318,7 @@ impl Circuit {
 }
 
 impl Table {
-    fn is_for(&self, members: &[Arc<Endpoint>], policy: &Arc<ClusterPolicy>, client: &Client, epoch: u64) -> bool {
+    fn is_for(&self, members: &[Instance], policy: &Arc<ClusterPolicy>, client: &Client, epoch: u64) -> bool {
         self.epoch == epoch
             && Arc::ptr_eq(&self.policy, policy)
             && self.client == *client
@@ -328,22 +328,22 @@ impl Table {
 }
 
 /// True if a table is the same for both: of one endpoint in two snapshots, for all that the choice reads.
-fn are_alike(a: &Arc<Endpoint>, b: &Arc<Endpoint>) -> bool {
-    Arc::ptr_eq(a, b)
-        || Arc::ptr_eq(&a.stats, &b.stats)
-            && (a.weight, a.healthy) == (b.weight, b.healthy)
-            && a.locality == b.locality
-            && (Arc::ptr_eq(&a.labels, &b.labels) || a.labels == b.labels)
+fn are_alike(a: &Instance, b: &Instance) -> bool {
+    a.is(b)
+        || Arc::ptr_eq(a.stats(), b.stats())
+            && (a.weight(), a.is_healthy()) == (b.weight(), b.is_healthy())
+            && a.locality() == b.locality()
+            && (Arc::ptr_eq(a.labels(), b.labels()) || a.labels() == b.labels())
 }
 
-fn host(endpoint: &Endpoint) -> Host {
+fn host(instance: &Instance) -> Host {
     Host {
-        id: Key::clone(endpoint.stats.key()),
-        weight: endpoint.weight,
-        locality: Locality::new(&endpoint.locality),
-        labels: Arc::clone(&endpoint.labels),
-        healthy: endpoint.healthy,
-        load: Arc::clone(endpoint.stats.load()),
+        id: Key::clone(instance.stats().key()),
+        weight: instance.weight(),
+        locality: Locality::new(instance.locality()),
+        labels: Arc::clone(instance.labels()),
+        healthy: instance.is_healthy(),
+        load: Arc::clone(instance.stats().load()),
         tally: None,
     }
 }

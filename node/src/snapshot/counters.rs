@@ -132,6 +132,8 @@ pub struct InFlight {
 #[derive(Debug, Default)]
 pub struct StatsTable {
     by_endpoint: DashMap<EndpointId, Arc<EndpointStats>>,
+    /// Of endpoints that no node serves.
+    outside: DashMap<Key, Arc<EndpointStats>>,
 }
 
 impl StatsTable {
@@ -147,6 +149,22 @@ impl StatsTable {
             Arc::new(stats)
         };
         self.by_endpoint.entry(endpoint.clone()).or_insert_with(begin).clone()
+    }
+
+    /// The counters of an endpoint that no node serves, by its key.
+    #[must_use]
+    pub fn of_outside(&self, key: &str, now: Millis) -> Arc<EndpointStats> {
+        if let Some(stats) = self.outside.get(key) {
+            return stats.clone();
+        }
+        let stats = Arc::new(EndpointStats { key: key.into(), ..EndpointStats::default() });
+        stats.load.arrived(now);
+        self.outside.entry(Key::clone(&stats.key)).or_insert(stats).clone()
+    }
+
+    /// Forgets those of which nobody knows any more. Who still calls one keeps its counters.
+    pub fn keep_outside(&self) {
+        self.outside.retain(|_, stats| Arc::strong_count(stats) > 1);
     }
 
     /// Forgets an endpoint that is gone; false while it has requests under way.

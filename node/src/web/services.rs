@@ -213,17 +213,22 @@ fn endpoints(all: &[Endpoint]) -> Markup {
             tbody {
                 @for endpoint in all {
                     tr {
-                        th scope="row" { a href={ "/nodes/" (segment(endpoint.node.as_str())) } { (endpoint.id) } }
+                        th scope="row" {
+                            @match &endpoint.node {
+                                Some(node) => a href={ "/nodes/" (segment(node.as_str())) } { (endpoint.id) },
+                                None => (endpoint.id),
+                            }
+                        }
                         td data-label="State" {
                             (words::state(if endpoint.outlier == "ejected" { "ejected" } else { &endpoint.health }))
                         }
                         td data-label="Why" { (endpoint.reason) }
-                        td data-label="Address" { (endpoint.address) }
-                        td data-label="Port" { (endpoint.port) }
+                        td.whole data-label="Address" { (endpoint.address) }
+                        td.whole data-label="Port" { (endpoint.port) }
                         td data-label="Labels" {
                             @for (key, value) in &endpoint.labels { span.label { (key) "=" (value) } " " }
                         }
-                        td data-label="Account" { (endpoint.account) }
+                        td data-label="Account" { @if let Some(account) = &endpoint.account { (account) } }
                     }
                 }
             }
@@ -288,7 +293,8 @@ mod tests {
     }
 
     fn service(name: &str, endpoints: usize, healthy: usize) -> Service {
-        Service { namespace: "shop".into(), name: name.into(), ports: Vec::new(), endpoints, healthy, panic: false }
+        let (namespace, name) = ("shop".into(), name.into());
+        Service { namespace, name, ports: Vec::new(), endpoints, healthy, panic: false, entry: None }
     }
 
     #[test]

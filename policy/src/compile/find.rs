@@ -4,8 +4,11 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use certs::id::ServiceName;
 
-use super::{Compiled, Virtual};
-use crate::hosts::{self, Registry};
+use super::{Compiled, EntryService, Virtual};
+use crate::{
+    hosts::{self, Registry},
+    kinds::ClientTls,
+};
 
 /// Where a host that is no service is addressed.
 pub(crate) const PLAIN_HTTP: u16 = 80;
@@ -49,6 +52,16 @@ impl Compiled {
         (!of_services).then(|| (pattern.clone(), found))
     }
 
+    /// The VirtualService that applies to a host that a ServiceEntry makes: lower case, without port, as the caller names it.
+    pub(crate) fn virtual_service_of_entry(&self, host: &str, namespace: &str) -> Option<&Arc<Virtual>> {
+        if !host.starts_with('*')
+            && let Some(found) = self.claiming(host, namespace)
+        {
+            return Some(found);
+        }
+        self.covering(host, namespace).map(|(_, found)| found)
+    }
+
     /// The VirtualService with this very host, a wildcard perhaps.
     pub(crate) fn claiming(&self, host: &str, namespace: &str) -> Option<&Arc<Virtual>> {
         let of_service = || hosts::service_of(host).and_then(|service| self.exact.get(&service));
@@ -56,6 +69,16 @@ impl Compiled {
         let wild = self.wild.iter().filter(|(own, _)| **own == *host).map(|(_, candidate)| candidate);
         let visible = |candidate: &&Arc<Virtual>| candidate.export_to.includes(namespace);
         plain.chain(wild).filter(visible).min_by_key(|candidate| candidate.class(namespace))
+    }
+
+    /// Every TLS setting that DestinationRules have for hosts of ServiceEntries, as callers of this namespace see both.
+    pub fn client_tls<'c>(&'c self, namespace: &'c str) -> impl Iterator<Item = (&'c Arc<EntryService>, ClientTls)> {
+        let seen = |made: &&Arc<EntryService>| {
+            self.entries.find(&made.host, namespace).is_some_and(|found| Arc::ptr_eq(found, made))
+        };
+        self.entries.all().iter().filter(seen).flat_map(move |made| {
+            self.rules.seen_from(namespace, &made.host).client_tls().into_iter().map(move |tls| (made, tls))
+        })
     }
 
     /// The VirtualService with the most specific wildcard that covers a host, and the wildcard.

@@ -1,6 +1,7 @@
 //! Documents -> what the proxy reads, per host; what did not change is taken over from the previous one.
 
 mod delegate;
+pub mod entries;
 mod find;
 mod gateways;
 mod policies;
@@ -8,9 +9,13 @@ mod routes;
 pub(crate) mod rules;
 mod workloads;
 
+pub use entries::{Entries, EntryService};
 pub(crate) use find::PLAIN_HTTP;
 pub use gateways::{Behind, Bytes, Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
-pub use workloads::{LogRule, Logs, Modes, Workload, WorkloadLimit};
+pub use workloads::{
+    Counted, LogOutput, LogRule, Logs, MetricRule, MetricShape, Modes, Observed, TagShape, TraceRule, Traces, Workload,
+    WorkloadLimit,
+};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -49,15 +54,17 @@ pub struct Compiled {
     wild: Vec<(Arc<str>, Arc<Virtual>)>,
     by_id: HashMap<DocumentId, Arc<Virtual>>,
     gateways: gateways::Gateways,
+    entries: Arc<Entries>,
     rules: rules::Rules,
     /// Shared with earlier builds, so that a policy stays the same object while its content does.
     policies: Arc<policies::Table>,
     /// Routes of services without a VirtualService, by the caller's namespace. Filled when first needed; as large as the services
     /// that are called times the namespaces that call from here.
     defaults: RwLock<HashMap<ServiceName, ByNamespace>>,
+    /// The same of hosts that ServiceEntries make.
+    entry_defaults: RwLock<HashMap<Arc<str>, ByNamespace>>,
     workloads: workloads::Workloads,
-    /// See [`Compiled::logs_any`].
-    logs_any: bool,
+    observed: Observed,
 }
 
 /// Routes of one service by the caller's namespace.
@@ -89,8 +96,8 @@ struct MadeOf {
     own: Part,
     /// The documents that it delegates to, there or not.
     delegates: Vec<(DocumentId, Option<(ChangesetId, ExportTo)>)>,
-    /// The hosts that its rules lead to, with every DestinationRule for them.
-    hosts: Vec<(String, Vec<Part>)>,
+    /// The hosts that its rules lead to, with the ServiceEntries that make them and every DestinationRule for them.
+    hosts: Vec<(String, entries::Owners, Vec<Part>)>,
 }
 
 /// One route for each rule.
@@ -139,13 +146,14 @@ pub(crate) fn class(export_to: &ExportTo, id: &DocumentId, namespace: &str) -> u
 impl Compiled {
     /// Compiles a state; routes whose documents did not change are shared with `previous`, and so are equal policies.
     pub fn build(state: &State, previous: Option<&Arc<Compiled>>) -> Compiled {
-        let rules =
-            rules::Rules::new(state.effective().filter_map(|(id, value)| destination_rule(id, value)).collect());
+        let entries = Arc::new(Entries::new(state));
+        let rules = state.effective().filter_map(|(id, value)| destination_rule(id, value)).collect();
+        let rules = rules::Rules::new(rules, entries.clone());
         let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
         let policies = previous.map(|previous| previous.policies.clone()).unwrap_or_default();
-        let logs_any = workloads.any_logs();
+        let observed = workloads.observed();
         let gateways = gateways::Gateways::new(state);
-        let mut compiled = Compiled { rules, workloads, policies, logs_any, gateways, ..Compiled::default() };
+        let mut compiled = Compiled { rules, workloads, policies, observed, gateways, entries, ..Compiled::default() };
         // What the mesh says of retries is part of every route: routes made under another word are made anew.
         let previous_config = previous.map(|previous| previous.config().retries.clone());
         let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));
@@ -242,8 +250,8 @@ impl Compiled {
         });
         let part = |rule: &rules::Rule| (rule.id.clone(), rule.changeset, rule.export_to.clone());
         let hosts = destination_hosts(source.service, rules).into_iter().map(|host| {
-            let covering = self.rules.covering(&host).map(part).collect();
-            (host, covering)
+            let (owners, covering) = (self.entries.owners(&host), self.rules.covering(&host).map(part).collect());
+            (host, owners, covering)
         });
         MadeOf {
             own: (id.clone(), source.value.changeset, source.export_to.clone()),
@@ -259,9 +267,10 @@ impl Compiled {
             let now = sources.get(id).map(|found| (found.value.changeset, &found.export_to));
             now == then.as_ref().map(|(changeset, export_to)| (*changeset, export_to))
         };
-        let same_host = |(host, then): &(String, Vec<Part>)| {
+        let same_host = |(host, owners, then): &(String, entries::Owners, Vec<Part>)| {
             let now = self.rules.covering(host).map(|rule| (&rule.id, rule.changeset, &rule.export_to));
             now.eq(then.iter().map(|(id, changeset, export_to)| (id, *changeset, export_to)))
+                && self.entries.owners(host) == *owners
         };
         *changeset == source.value.changeset
             && *export_to == source.export_to
@@ -273,6 +282,7 @@ impl Compiled {
         let mut namespaces = BTreeSet::new();
         for host in destination_hosts(source.service, rules) {
             self.rules.special_namespaces(&host, &mut namespaces);
+            self.entries.special_namespaces(&host, &mut namespaces);
         }
         let routes = |client: &str| {
             let maker = self.maker(client);
@@ -315,6 +325,16 @@ impl Compiled {
             kept.insert(service.clone(), again.collect());
         }
         self.defaults = RwLock::new(kept);
+        let before = previous.entry_defaults.read().unwrap_or_else(PoisonError::into_inner);
+        let mut kept: HashMap<Arc<str>, ByNamespace> = HashMap::new();
+        for (host, routes) in before.iter().filter(|(host, _)| !self.entries.owners(host).is_empty()) {
+            let again = routes.iter().map(|(namespace, route)| {
+                let made = self.maker(namespace).default_route_to(host);
+                (namespace.clone(), if made == **route { Arc::clone(route) } else { Arc::new(made) })
+            });
+            kept.insert(host.clone(), again.collect());
+        }
+        self.entry_defaults = RwLock::new(kept);
     }
 
     /// The route of a service that no VirtualService speaks of.
@@ -339,6 +359,34 @@ impl Compiled {
         route
     }
 
+    /// The route of a host that a ServiceEntry makes and of which no VirtualService speaks. As large as these hosts are many, times the
+    /// namespaces that call from here.
+    pub(crate) fn entry_route(&self, host: &Arc<str>, namespace: &str) -> Arc<Route> {
+        let known =
+            |routes: &ByNamespace| routes.iter().find(|(own, _)| own == namespace).map(|(_, route)| route.clone());
+        let cache = self.entry_defaults.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = cache.get(host).and_then(known) {
+            return route;
+        }
+        drop(cache);
+        let route = Arc::new(self.maker(namespace).default_route_to(host));
+        let mut cache = self.entry_defaults.write().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= MAX_DEFAULTS {
+            cache.clear();
+        }
+        let routes = cache.entry(host.clone()).or_default();
+        if let Some(route) = known(routes) {
+            return route;
+        }
+        routes.push((namespace.to_owned(), route.clone()));
+        route
+    }
+
+    /// What ServiceEntries make.
+    pub fn entries(&self) -> &Arc<Entries> {
+        &self.entries
+    }
+
     /// What the documents say of a workload with these labels in `namespace`.
     pub fn workload(
         &self,
@@ -355,9 +403,9 @@ impl Compiled {
         self.workloads.is_limited_by(document, namespace, labels)
     }
 
-    /// True if the access log tells of any request at all: else nothing need be gathered.
-    pub fn logs_any(&self) -> bool {
-        self.logs_any
+    /// What documents have observed of requests at all.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
     }
 
     /// The MeshConfig in effect; its defaults where there is none.

@@ -62,7 +62,12 @@ impl Maker<'_> {
 
     /// The route of a service that no VirtualService speaks of.
     pub(super) fn default_route(&self, service: &ServiceName) -> Route {
-        let to = DestinationHost { host: hosts::full_name(service), subset: None, port: None };
+        self.default_route_to(&hosts::full_name(service))
+    }
+
+    /// The same of any host.
+    pub(super) fn default_route_to(&self, host: &str) -> Route {
+        let to = DestinationHost { host: host.to_owned(), subset: None, port: None };
         let only = self.destination(&to, 0, &RouteHeaders::default());
         Route { name: "default".to_owned(), retries: self.retries.clone(), ..plain(vec![only]) }
     }

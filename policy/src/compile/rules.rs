@@ -7,11 +7,12 @@ use std::{
 
 use certs::codec::Millis;
 
+use super::Entries;
 use crate::{
     changeset::ChangesetId,
     document::{DocumentId, ROOT_NAMESPACE},
     hosts,
-    kinds::{DestinationRule, ExportTo, SubsetRule, TrafficPolicy},
+    kinds::{ClientTls, DestinationRule, ExportTo, SubsetRule, TrafficPolicy},
 };
 
 /// A DestinationRule in effect.
@@ -31,6 +32,8 @@ pub(crate) struct Rules {
     exact: HashMap<String, Vec<Rule>>,
     /// Most specific first.
     wild: Vec<Rule>,
+    /// Whose namespace is that of a host which is no service.
+    entries: Arc<Entries>,
 }
 
 /// What callers of a namespace see of a host, oldest first: rules without a selector, and those for some callers only.
@@ -40,9 +43,9 @@ pub(crate) struct Seen<'r>(Vec<&'r Rule>);
 pub(crate) struct Candidate<'r>(Vec<&'r Rule>);
 
 impl Rules {
-    pub(crate) fn new(mut rules: Vec<Rule>) -> Self {
+    pub(crate) fn new(mut rules: Vec<Rule>, entries: Arc<Entries>) -> Self {
         rules.sort_by(|a, b| (a.created, &a.id.name, &a.id.namespace).cmp(&(b.created, &b.id.name, &b.id.namespace)));
-        let mut all = Self::default();
+        let mut all = Self { entries, ..Self::default() };
         for rule in rules {
             if rule.rule.host.starts_with('*') {
                 all.wild.push(rule);
@@ -64,7 +67,7 @@ impl Rules {
     /// Istio's lookup: the caller's namespace, the service's, the root namespace; the first with a rule decides, and in it the most
     /// specific host.
     pub(crate) fn seen_from<'r>(&'r self, client: &str, host: &'r str) -> Seen<'r> {
-        let service = hosts::service_of(host);
+        let owner = self.owner(client, host);
         let private = ExportTo::Namespaces(BTreeSet::from([client.to_owned()]));
         let own = |rule: &Rule| rule.id.namespace == client && (client != ROOT_NAMESPACE || rule.export_to == private);
         let exported = |rule: &Rule, namespace: &str| rule.id.namespace == namespace && rule.export_to.includes(client);
@@ -74,10 +77,16 @@ impl Rules {
             hits.filter(|rule| Some(rule.rule.host.as_str()) == first).collect::<Vec<_>>()
         };
         let steps: [&dyn Fn(&Rule) -> bool; 3] =
-            [&own, &|rule| service.as_ref().is_some_and(|service| exported(rule, service.namespace())), &|rule| {
+            [&own, &|rule| owner.as_ref().is_some_and(|owner| exported(rule, owner)), &|rule| {
                 exported(rule, ROOT_NAMESPACE)
             }];
         Seen(steps.into_iter().map(by).find(|hits| !hits.is_empty()).unwrap_or_default())
+    }
+
+    /// The namespace that a host is of: the one that its name says, else that of the ServiceEntry which makes it.
+    fn owner(&self, client: &str, host: &str) -> Option<String> {
+        let named = hosts::service_of(host).map(|service| service.namespace().to_owned());
+        named.or_else(|| self.entries.find(host, client).map(|made| made.document.namespace.clone()))
     }
 
     /// Namespaces whose callers may see something else of this host than those of any other namespace.
@@ -95,6 +104,18 @@ impl<'r> Seen<'r> {
     /// True if some caller sees the subset.
     pub(crate) fn defines(&self, subset: &str) -> bool {
         self.0.iter().any(|rule| rule.rule.subset(subset).is_some())
+    }
+
+    /// Every TLS setting, of whichever subset and port.
+    pub(crate) fn client_tls(&self) -> Vec<ClientTls> {
+        let of_rule = |rule: &&'r Rule| {
+            let subsets = rule.rule.subsets.iter().filter_map(|subset| subset.policy.as_ref());
+            rule.rule.policy.iter().chain(subsets).collect::<Vec<_>>()
+        };
+        let policies = self.0.iter().flat_map(of_rule);
+        let blocks = policies
+            .flat_map(|policy| std::iter::once(&policy.blocks).chain(policy.ports.iter().map(|(_, blocks)| blocks)));
+        blocks.filter_map(|blocks| blocks.tls.clone()).collect()
     }
 
     /// What callers see whom no selector selects.

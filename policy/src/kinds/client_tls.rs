@@ -54,9 +54,11 @@ impl ClientTls {
                 ("ISTIO_MUTUAL", ClientTlsMode::IstioMutual),
             ])
         });
-        let names = fields
-            .get("subjectAltNames")
-            .map(|list| list.text_list().iter().map(|(text, _)| (*text).to_owned()).collect::<Vec<_>>());
+        let names = fields.get("subjectAltNames").map(|list| {
+            let names = list.text_list();
+            names.iter().for_each(|(name, at)| refuse_uri(name, at));
+            names.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        });
         let decoded = Self {
             mode: mode.unwrap_or_default(),
             client_certificate: text("clientCertificate"),
@@ -69,22 +71,11 @@ impl ClientTls {
             insecure_skip_verify: fields.get("insecureSkipVerify").and_then(|at| at.boolean()).unwrap_or(false),
         };
         decoded.check(&fields);
-        decoded.refuse_unbuilt(&fields);
+        if decoded.mode == ClientTlsMode::IstioMutual {
+            fields.not_supported(&["sni", "subjectAltNames", "insecureSkipVerify", "caCrl", "credentialName"]);
+        }
         fields.finish();
         Some(decoded)
-    }
-
-    /// Traffic to services of the mesh goes over mutual TLS with the mesh's identities, whatever a document says.
-    fn refuse_unbuilt(&self, fields: &Fields<'_>) {
-        match self.mode {
-            ClientTlsMode::IstioMutual => {
-                fields.not_supported(&["sni", "subjectAltNames", "insecureSkipVerify", "caCrl", "credentialName"]);
-            }
-            ClientTlsMode::Disable | ClientTlsMode::Simple | ClientTlsMode::Mutual => {
-                let what = "another tls mode than ISTIO_MUTUAL (between nodes there is only the mesh's own mutual TLS)";
-                fields.at.unbuilt(what);
-            }
-        }
     }
 
     fn check(&self, fields: &Fields<'_>) {
@@ -116,6 +107,28 @@ impl ClientTls {
         if self.mode == ClientTlsMode::Mutual && self.private_key.is_none() {
             refuse("private key required for mutual tls");
         }
+    }
+}
+
+/// Traffic to services of the mesh goes over mutual TLS with the mesh's identities, whatever a document says: complains of every `tls`
+/// of a traffic policy that says something else.
+pub(super) fn refuse_for_mesh(policy: &At<'_>) {
+    let Some(fields) = policy.fields() else { return };
+    let ports = fields.get("portLevelSettings");
+    let ports = ports.as_ref().map(At::items).unwrap_or_default();
+    let of_ports: Vec<Fields<'_>> = ports.iter().filter_map(At::fields).collect();
+    for tls in of_ports.iter().chain([&fields]).filter_map(|fields| fields.get("tls")) {
+        let mode = tls.fields().and_then(|fields| fields.get("mode")?.text().map(str::to_owned));
+        if mode.as_deref() != Some("ISTIO_MUTUAL") {
+            tls.unbuilt("another tls mode than ISTIO_MUTUAL (between nodes there is only the mesh's own mutual TLS)");
+        }
+    }
+}
+
+/// Certificates of servers are compared by DNS names and addresses.
+pub(super) fn refuse_uri(name: &str, at: &At<'_>) {
+    if name.contains("://") {
+        at.unbuilt("a URI among the names of a server's certificate");
     }
 }
 

@@ -4,7 +4,7 @@ mod balance;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{ExportTo, TrafficPolicy};
+use super::{ExportTo, TrafficPolicy, client_tls};
 use crate::{
     codes,
     decode::{At, Fields},
@@ -46,10 +46,14 @@ impl DestinationRule {
         let host = fields.required("host").and_then(|at| decode_host(&at, namespace));
         let workload_selector = fields.get("workloadSelector").map(|selector| decode_selector(&selector));
         let mut policy = fields.get("trafficPolicy").and_then(|policy| TrafficPolicy::decode(&policy));
+        let of_mesh = host.as_deref().is_some_and(hosts::may_mean_services);
+        if let Some(policy) = fields.get("trafficPolicy").filter(|_| of_mesh) {
+            client_tls::refuse_for_mesh(&policy);
+        }
         let mut subsets: Vec<SubsetRule> = Vec::new();
         let list = fields.get("subsets");
         for item in list.as_ref().map(At::items).unwrap_or_default() {
-            let Some(subset) = SubsetRule::decode(&item) else { continue };
+            let Some(subset) = SubsetRule::decode(&item, of_mesh) else { continue };
             if subsets.iter().any(|other| other.name == subset.name) {
                 item.error_as_istio(codes::DUPLICATE, format!("duplicate subset: {}", subset.name), "");
             }
@@ -118,7 +122,7 @@ fn decode_selector(at: &At<'_>) -> BTreeMap<String, String> {
 }
 
 impl SubsetRule {
-    fn decode(at: &At<'_>) -> Option<Self> {
+    fn decode(at: &At<'_>, of_mesh: bool) -> Option<Self> {
         let fields = at.fields()?;
         let name = fields.required("name").and_then(|at| {
             let name = at.filled_text()?;
@@ -129,7 +133,13 @@ impl SubsetRule {
             Some(name.to_owned())
         });
         let labels = fields.get("labels").map(|labels| labels.labels()).unwrap_or_default();
-        let policy = fields.get("trafficPolicy").and_then(|policy| TrafficPolicy::decode(&policy));
+        let policy = fields.get("trafficPolicy").and_then(|policy| {
+            let decoded = TrafficPolicy::decode(&policy);
+            if of_mesh {
+                client_tls::refuse_for_mesh(&policy);
+            }
+            decoded
+        });
         fields.finish();
         Some(Self { name: name?, labels: Arc::new(labels), policy })
     }

@@ -17,6 +17,10 @@ const MAX_LABELS: usize = 256;
 const MAX_PLACE: usize = 2_048;
 /// Characters of a service account at most, as in Istio.
 const MAX_SERVICE_ACCOUNT: usize = 253;
+/// Istio's label that says how an endpoint takes connections.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+/// By mutual TLS with an identity of the mesh.
+const MESH_TLS: &str = "istio";
 /// The account of an endpoint that names none.
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
@@ -90,7 +94,13 @@ impl Endpoint {
         }
         let labels = fields.get("labels").map(|labels| {
             labels.limit(MAX_LABELS);
-            labels.labels()
+            let read = labels.labels();
+            if read.get(TLS_MODE).is_some_and(|mode| mode == MESH_TLS) {
+                labels.unbuilt(format!(
+                    "mutual TLS of the mesh towards an endpoint without a node (`{TLS_MODE}: {MESH_TLS}`)"
+                ));
+            }
+            read
         });
         let weight = fields.get("weight").and_then(|weight| weight.integer(0..=u32::MAX.into()));
         let account = text_up_to(&fields, "serviceAccount", MAX_SERVICE_ACCOUNT);
@@ -125,6 +135,7 @@ fn decode_address(fields: &Fields<'_>, within: Within<'_>, network: &str) -> Opt
         at.warn(codes::IGNORED, "each endpoint of the group brings its own address", "leave `address` out");
     }
     if UnixSocket::is_meant(text) && !within.is_dns() {
+        at.unbuilt("an endpoint at a Unix socket");
         return UnixSocket::decode(&at, text).map(EndpointAddress::Unix);
     }
     if let Ok(address) = text.parse() {

@@ -57,6 +57,7 @@ impl PortProtocol {
         let protocol = Self::parse(word);
         match protocol {
             None => at.error_as_istio(codes::PROTOCOL, format!("unsupported protocol: {word}"), HINT),
+            Some(Self::GrpcWeb | Self::HttpProxy) => at.unbuilt(format!("the protocol {word} of a port")),
             Some(Self::Udp) => at.warn(codes::IGNORED, "a UDP port carries no traffic in this mesh", ""),
             Some(_) => {}
         }

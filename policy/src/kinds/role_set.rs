@@ -262,8 +262,8 @@ impl RoleSet {
         let hosts = match &document.spec {
             Spec::VirtualService(service) => service.hosts.as_slice(),
             Spec::DestinationRule(rule) => std::slice::from_ref(&rule.host),
-            Spec::ServiceEntry(_)
-            | Spec::WorkloadEntry(_)
+            Spec::ServiceEntry(entry) => entry.hosts.as_slice(),
+            Spec::WorkloadEntry(_)
             | Spec::WorkloadGroup(_)
             | Spec::Gateway(_)
             | Spec::Sidecar(_)
@@ -279,7 +279,8 @@ impl RoleSet {
             | Spec::Confirmation => &[],
         };
         // A name that is no service's own is whose callers take it first: for the whole mesh only those claim one who rule it.
-        let routes = document.spec.virtual_service().is_some_and(|service| service.is_for_mesh());
+        let routes = document.spec.virtual_service().is_some_and(|service| service.is_for_mesh())
+            || matches!(document.spec, Spec::ServiceEntry(_));
         let owner = |host: &str| match hosts::service_of(host) {
             Some(service) => Some(service.namespace().to_owned()),
             None => (routes || host.starts_with('*')).then(|| ROOT_NAMESPACE.to_owned()),

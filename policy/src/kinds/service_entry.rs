@@ -4,7 +4,7 @@ mod resolution;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Endpoint, ExportTo, PortProtocol, Subnet, endpoint::Within, label_selector};
+use super::{Endpoint, ExportTo, PortProtocol, Subnet, client_tls, endpoint::Within, label_selector};
 use crate::{
     codes,
     decode::{At, Fields},
@@ -85,6 +85,7 @@ impl ServiceEntry {
         let export_to = decode_export(&fields, &metadata.id.namespace);
         let names = fields.get("subjectAltNames");
         let names = names.as_ref().map(At::text_list).unwrap_or_default();
+        names.iter().for_each(|(name, at)| client_tls::refuse_uri(name, at));
         let subject_alt_names = names.into_iter().map(|(name, _)| name.to_owned()).collect();
         let entry =
             Self { hosts, addresses, ports, location, resolution, endpoints, selector, export_to, subject_alt_names };

@@ -37,6 +37,12 @@ impl Subnet {
         self.length
     }
 
+    /// The address, if it is a block of one.
+    pub fn only(&self) -> Option<IpAddr> {
+        let bits = if self.address.is_ipv4() { 32 } else { 128 };
+        (self.length == bits).then_some(self.address)
+    }
+
     /// A list of blocks; what is none is a complaint.
     pub(super) fn decode_list(at: &At<'_>) -> Vec<Self> {
         let subnet = |(text, at): &(&str, At<'_>)| {

@@ -2,20 +2,18 @@
 
 use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
-use certs::id::ServiceName;
-
-use super::{Route, Source};
+use super::{Called, Route, Source};
 use crate::{
-    compile::{Bytes, Compiled},
+    compile::{Bytes, Compiled, Virtual},
     hosts,
     kinds::{GatewayName, L4Match, TcpRoute, TlsMatch, TlsRoute},
 };
 
 /// What routing reads of a connection.
 pub struct Connection<'a> {
-    /// The service that it is for; that of the gateway where it came in at one.
-    pub service: &'a ServiceName,
-    /// The service port; the listener's port, as documents name it, where it came in at a gateway.
+    /// What it is for; the gateway's service where it came in at one.
+    pub called: &'a Called,
+    /// Its port; the listener's port, as documents name it, where it came in at a gateway.
     pub port: u16,
     /// Who connects.
     pub source: &'a Source,
@@ -27,8 +25,8 @@ pub struct Connection<'a> {
 /// prefix wins; else the service's default route.
 pub fn route_tcp(compiled: &Compiled, connection: &Connection<'_>) -> Arc<Route> {
     let namespace = connection.source.namespace.as_str();
-    let default = || compiled.default_route(connection.service, namespace);
-    let Some(found) = compiled.virtual_service(connection.service, namespace) else { return default() };
+    let default = || default(compiled, connection.called, namespace);
+    let Some(found) = virtual_service(compiled, connection.called, namespace) else { return default() };
     best_tcp(found.tcp(namespace), connection, &GatewayName::Mesh).cloned().unwrap_or_else(default)
 }
 
@@ -59,7 +57,7 @@ fn best_tcp<'r>(
 /// covers it, the first among equals; else that of a connection of bytes.
 pub fn route_tls(compiled: &Compiled, connection: &Connection<'_>, server_name: &str) -> Arc<Route> {
     let namespace = connection.source.namespace.as_str();
-    let found = compiled.virtual_service(connection.service, namespace);
+    let found = virtual_service(compiled, connection.called, namespace);
     let rules = found.into_iter().flat_map(|found| found.tls(namespace));
     let best = best_tls(rules, connection, server_name, &GatewayName::Mesh).cloned();
     best.unwrap_or_else(|| route_tcp(compiled, connection))
@@ -96,6 +94,23 @@ pub fn enter_tls(bytes: &Bytes, connection: &Connection<'_>, server_name: &str) 
     let namespace = connection.source.namespace.as_str();
     let rules = bytes.attached().flat_map(|one| one.tls(namespace));
     best_tls(rules, connection, server_name, bytes.gateway()).cloned()
+}
+
+fn virtual_service<'c>(compiled: &'c Compiled, called: &Called, namespace: &str) -> Option<&'c Arc<Virtual>> {
+    match called {
+        Called::Service(service) => compiled.virtual_service(service, namespace),
+        Called::Host(host) => compiled.virtual_service_of_entry(host, namespace),
+    }
+}
+
+fn default(compiled: &Compiled, called: &Called, namespace: &str) -> Arc<Route> {
+    match called {
+        Called::Service(service) => compiled.default_route(service, namespace),
+        Called::Host(host) => {
+            let made = compiled.entries().find(host, namespace);
+            compiled.entry_route(made.map_or(host, |made| &made.host), namespace)
+        }
+    }
 }
 
 /// How many bits of the address counted, if every condition holds.

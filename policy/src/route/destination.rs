@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use certs::id::ServiceName;
 
 use crate::{
+    compile::Entries,
     headers::HeaderOps,
     hosts::Registry,
     kinds::{ClientTls, ConnectionPool, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, Tunnel},
@@ -13,7 +14,7 @@ use crate::{
 /// One of the places that a route forwards to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Destination {
-    /// `None`: the host cannot be a service of this mesh: 503 NC. A service that the registry does not know is also 503 NC.
+    /// `None`: the host cannot be a registered service. One that is none, nor made by a ServiceEntry that the caller sees, is 503 NC.
     pub service: Option<ServiceName>,
     /// The host as expanded.
     pub host: String,
@@ -83,11 +84,13 @@ pub struct ClusterPolicy {
 }
 
 impl Destination {
-    /// The port to use: the document's, else the service's only one, else the one that the request arrived on.
-    pub fn port(&self, registry: &dyn Registry, arrived: u16) -> u16 {
-        let only = || match &*registry.ports(self.service.as_ref()?)? {
-            [only] => Some(only.number),
-            _ => None,
+    /// The port to use: the document's, else the only one of the service or of the ServiceEntry that callers of this namespace see, else
+    /// the one that the request arrived on.
+    pub fn port(&self, registry: &dyn Registry, entries: &Entries, namespace: &str, arrived: u16) -> u16 {
+        let only = || {
+            let service = self.service.as_ref().and_then(|service| registry.ports(service));
+            let ports = service.or_else(|| Some(entries.find(&self.host, namespace)?.ports.clone()))?;
+            if let [only] = &*ports { Some(only.number) } else { None }
         };
         self.port.or_else(only).unwrap_or(arrived)
     }

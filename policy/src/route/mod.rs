@@ -1,18 +1,19 @@
 //! Request head -> route. Called once per request: allocates only for a service's first request under a policy.
 
+mod addressed;
 mod connection;
 mod destination;
 mod gateway;
 mod matching;
 pub mod survey;
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use certs::id::{ServiceAccount, ServiceName};
 use http::{HeaderMap, Method, Uri};
 
 use crate::{
-    compile::{Compiled, PLAIN_HTTP, Virtual},
+    compile::{Compiled, PLAIN_HTTP, Virtual, entries::as_written},
     document::DocumentId,
     headers::HeaderOps,
     hosts::{self, Registry},
@@ -20,6 +21,7 @@ use crate::{
     retry::Retries,
 };
 
+pub use addressed::{Addressed, Called};
 pub use connection::{Connection, enter_tcp, enter_tls, route_tcp, route_tls};
 pub use destination::{ClusterPolicies, ClusterPolicy, Destination, Subset, Target};
 pub(crate) use gateway::entries;
@@ -39,8 +41,8 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// Who asks.
     pub source: &'a Source,
-    /// Service and port fixed by configuration (`[[upstream]]`): the authority does not choose them.
-    pub fixed: Option<(ServiceName, u16)>,
+    /// What is called, and its port, fixed by configuration (`[[upstream]]`): the authority does not choose them.
+    pub fixed: Option<(Called, u16)>,
     /// The proxy's own port: an authority that bears it counts as without port.
     pub own_port: Option<u16>,
 }
@@ -70,39 +72,6 @@ pub fn may_meet(
             && matching::holds(condition, request).is_some()
     };
     conditions.is_empty() || conditions.iter().any(met)
-}
-
-/// What a request addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Addressed {
-    /// A registered service.
-    Service(ServiceName),
-    /// No service, but a host of a VirtualService for callers or of a gateway, as written there: lower case, a wildcard perhaps.
-    Name(Arc<str>),
-}
-
-impl Addressed {
-    /// The service, if it is one.
-    pub fn service(&self) -> Option<&ServiceName> {
-        if let Self::Service(service) = self { Some(service) } else { None }
-    }
-
-    /// The full name.
-    pub fn full_name(&self) -> Cow<'_, str> {
-        match self {
-            Self::Service(service) => Cow::Owned(hosts::full_name(service)),
-            Self::Name(name) => Cow::Borrowed(name),
-        }
-    }
-}
-
-impl fmt::Display for Addressed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Service(service) => service.fmt(f),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
 }
 
 /// The route that a request takes.
@@ -340,10 +309,11 @@ fn with_query(path: String, query: Option<&str>) -> String {
 /// # Errors
 /// The host or the port is unknown. Only HTTP ports count.
 fn address(registry: &dyn Registry, request: &Request<'_>) -> Result<(ServiceName, u16), NoRoute> {
-    if let Some((service, port)) = &request.fixed {
-        return Ok((service.clone(), *port));
-    }
-    let (host, port) = request.host_and_port();
+    let (host, port) = match &request.fixed {
+        Some((Called::Service(service), port)) => return Ok((service.clone(), *port)),
+        Some((Called::Host(host), _)) => return Err(NoRoute::UnknownHost { host: host.to_string() }),
+        None => request.host_and_port(),
+    };
     let service = hosts::named(host, &request.source.namespace);
     let found = service.and_then(|service| Some((registry.ports(&service)?, service)));
     let Some((ports, service)) = found else {
@@ -357,8 +327,11 @@ fn address(registry: &dyn Registry, request: &Request<'_>) -> Result<(ServiceNam
 }
 
 impl Request<'_> {
-    /// The authority's host as sent, and its port unless that is the proxy's own.
+    /// The authority's host as sent, and its port unless that is the proxy's own; or what is fixed in its place.
     fn host_and_port(&self) -> (&str, Option<u16>) {
+        if let Some((Called::Host(host), port)) = &self.fixed {
+            return (host, Some(*port));
+        }
         let (host, port) = hosts::split_authority(self.authority);
         (host, port.filter(|port| Some(*port) != self.own_port))
     }
@@ -372,7 +345,9 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
     let (service, port) = match address(registry, request) {
         Ok(addressed) => addressed,
         Err(unknown @ NoRoute::UnknownHost { .. }) => {
-            return by_name(compiled, registry, request).unwrap_or(Err(unknown));
+            return by_entry(compiled, request)
+                .or_else(|| by_name(compiled, registry, request))
+                .unwrap_or(Err(unknown));
         }
         Err(other @ (NoRoute::UnknownPort { .. } | NoRoute::NoMatch { .. })) => return Err(other),
     };
@@ -387,6 +362,29 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
         Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: Addressed::Service(service), port }),
         Found::NotForCaller => Ok(plain(compiled, service, port, namespace)),
     }
+}
+
+/// The route of a host that a ServiceEntry makes; `None` if none does for this caller.
+fn by_entry(compiled: &Compiled, request: &Request<'_>) -> Option<Result<Routed, NoRoute>> {
+    let (host, asked) = request.host_and_port();
+    let namespace = request.source.namespace.as_str();
+    let made = compiled.entries().named(host, namespace)?;
+    let addressed = Addressed::from(&**made);
+    let Some(port) = made.http_port(asked) else {
+        return Some(Err(NoRoute::UnknownPort { host: addressed, port: asked }));
+    };
+    // Of a wildcard that makes it a VirtualService may speak of the host itself.
+    let name = if made.host.starts_with('*') { as_written(host) } else { Cow::Borrowed(&*made.host) };
+    let plain = || {
+        let route = compiled.entry_route(&made.host, namespace);
+        Routed { host: addressed.clone(), port, route, matched: UriMatched::Nothing }
+    };
+    let Some(found) = compiled.virtual_service_of_entry(&name, namespace) else { return Some(Ok(plain())) };
+    Some(match first(found, request, port) {
+        Found::Rule(route, matched) => Ok(Routed { host: addressed, port, route, matched }),
+        Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: addressed, port }),
+        Found::NotForCaller => Ok(plain()),
+    })
 }
 
 /// The route of a host that is no service; `None` if no VirtualService names it for this caller.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::HeaderValue;
 use proptest::prelude::*;
 
+mod entries;
+
 use super::*;
 use crate::{
     kinds::{Algorithm, Balance},
@@ -163,7 +165,10 @@ fn names_and_ports() {
         assert_eq!(world.takes(&get("/").to(authority)), taken, "{authority}");
     }
     let only = world.destination(&get("/"), 0);
-    assert_eq!(only.cluster(only.port(&world.table, 9080)), "outbound|9080||reviews.default.svc.cluster.local");
+    assert_eq!(
+        only.cluster(only.port(&world.table, world.compiled.entries(), "default", 9080)),
+        "outbound|9080||reviews.default.svc.cluster.local"
+    );
     assert_eq!(world.destination(&get("/").from("prod"), 0).service, Some("prod/reviews".parse().unwrap()));
     world.with(&get("/"), |routed, _| {
         let routed = routed.unwrap();
@@ -309,8 +314,11 @@ fn subsets_and_hosts_that_do_not_exist() {
     assert_eq!(world.destination(&get("/all"), 0).common.subset, Subset::All);
     assert_eq!(world.destination(&get("/dotted"), 0).service, None);
     let ratings = world.destination(&get("/"), 0);
-    assert_eq!(ratings.port(&world.table, 9080), 9090);
-    assert_eq!(Destination { port: None, ..ratings.clone() }.port(&world.table, 9080), 9080);
+    assert_eq!(ratings.port(&world.table, world.compiled.entries(), "default", 9080), 9090);
+    assert_eq!(
+        Destination { port: None, ..ratings.clone() }.port(&world.table, world.compiled.entries(), "default", 9080),
+        9080
+    );
 }
 
 #[test]
@@ -415,7 +423,7 @@ fn hosts_that_are_no_service_are_routed() {
         assert_eq!(world.takes(&get(path).to(authority)), taken, "{authority} {path}");
     }
     let only = world.destination(&get("/r").to("shop.internal"), 0);
-    assert_eq!(only.port(&world.table, 80), 9080, "the service's only port");
+    assert_eq!(only.port(&world.table, world.compiled.entries(), "default", 80), 9080, "the service's only port");
     world.with(&get("/r").to("shop.internal"), |routed, _| {
         let routed = routed.unwrap();
         assert_eq!((routed.virtual_host(), routed.host.service()), ("shop.internal:80".to_owned(), None));

@@ -41,13 +41,14 @@ const MAX_NAMED: usize = 3;
 /// True if a push with this complaint is refused unless the code is allowed: requests would be refused for want of what is named, or
 /// a part of the document has no effect because another document wins.
 pub fn refuses_push(code: &str, severity: Severity) -> bool {
-    const CODES: [&str; 6] = [
+    const CODES: [&str; 7] = [
         codes::UNKNOWN_HOST,
         codes::UNKNOWN_SUBSET,
         codes::CONFLICTING_VIRTUAL_SERVICES,
         codes::REPEATED_SUBSET,
         codes::OVERRULED_POLICY,
         codes::UNKNOWN_PROVIDER,
+        codes::MESH_TLS_OUTSIDE,
     ];
     severity == Severity::Warning && CODES.contains(&code)
 }
@@ -191,6 +192,7 @@ impl<'w> Check<'w> {
             Spec::Telemetry(telemetry) => {
                 self.selects_someone(&telemetry.target);
                 self.one_counts();
+                self.telemetry_providers(telemetry);
             }
             Spec::RateLimit(limit) => self.selects_someone(&limit.target),
             Spec::MeshConfig(config) => self.providers(config),

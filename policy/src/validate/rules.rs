@@ -116,7 +116,10 @@ impl Check<'_> {
             let finding = Finding::note(codes::SYSTEM_ROOTS, field, message);
             self.say(finding.hint("name the file with the roots if they are others").said_by_istio(istio));
         }
-        if tls.mode == ClientTlsMode::IstioMutual || !self.is_of_mesh(host) {
+        if tls.mode == ClientTlsMode::IstioMutual {
+            return self.mesh_tls_outside(host, field);
+        }
+        if !self.is_of_mesh(host) {
             return;
         }
         let what = format!("`tls` switches the mesh's own mutual TLS off for `{host}`");
@@ -128,6 +131,20 @@ impl Check<'_> {
             None => Finding::note(codes::MESH_TLS_OFF, field, what),
         };
         self.say(finding.hint("leave `tls` out, or write mode: ISTIO_MUTUAL"));
+    }
+
+    /// Endpoints of services outside have no identity of the mesh.
+    fn mesh_tls_outside(&mut self, host: &str, field: &str) {
+        let external = |entry: &&Entry<'_>| matches!(&entry.document.spec, Spec::ServiceEntry(content) if content.location == ServiceLocation::External);
+        let Some(entry) = self.world.claiming(Kind::ServiceEntry, host).find(external) else { return };
+        let message = format!(
+            "{} makes `{host}` outside the mesh, where nobody has an identity of it: connections would fail",
+            entry.name()
+        );
+        let finding = Finding::warning(codes::MESH_TLS_OUTSIDE, field, message);
+        self.say(
+            finding.hint("write mode: SIMPLE or MUTUAL, or location: MESH_INTERNAL if nodes of the mesh serve it"),
+        );
     }
 
     /// True if the host is a service of the mesh.

@@ -88,7 +88,7 @@ impl<'w> World<'w> {
             addresses: HashMap::new(),
             attached: HashMap::new(),
             services,
-            rules: Rules::new(rules),
+            rules: Rules::new(rules, Default::default()),
             names: OnceCell::new(),
             hints: Cell::new(0),
         };
@@ -219,7 +219,9 @@ impl<'w> World<'w> {
     /// True if callers of the document's namespace, or of the service's, see the subset.
     pub(super) fn defines_subset(&self, namespace: &str, host: &str, subset: &str) -> bool {
         let seen = |client: &str| self.rules.seen_from(client, host).defines(subset);
-        seen(namespace) || hosts::service_of(host).is_some_and(|service| seen(service.namespace()))
+        let owner = hosts::service_of(host).map(|service| service.namespace().to_owned());
+        let mut owners = self.covering(Kind::ServiceEntry, host).map(|entry| entry.id().namespace.as_str());
+        seen(namespace) || owner.is_some_and(|owner| seen(&owner)) || owners.any(seen)
     }
 
     /// A DestinationRule of the service's own namespace that every caller sees: the root namespace's count for none of them.

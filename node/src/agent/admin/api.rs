@@ -1,5 +1,6 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
+mod captures;
 mod events;
 mod explain;
 mod history;
@@ -9,12 +10,13 @@ mod traffic;
 use std::collections::BTreeMap;
 
 use certs::{
-    grant::NodeGrant,
+    grant::{Grant, NodeGrant},
     id::{NodeId, ServiceAccount, TrustDomain},
     sign::Digest,
 };
 use serde::{Deserialize, Serialize};
 
+pub use captures::Capture;
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
@@ -261,6 +263,9 @@ pub struct Service {
     pub healthy: usize,
     /// Whether so few are healthy that all are used.
     pub panic: bool,
+    /// The document that makes it, if a ServiceEntry does: `name` is a host then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
 }
 
 /// A service port.
@@ -281,16 +286,18 @@ pub struct Endpoint {
     pub service: String,
     /// Its namespace.
     pub namespace: String,
-    /// The node it runs on.
-    pub node: NodeId,
-    /// Where that node is reached.
+    /// The node it runs on; none of one outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// Where that node is reached, or the endpoint itself.
     pub address: String,
     /// The service port.
     pub port: u16,
     /// Labels that subsets read.
     pub labels: BTreeMap<String, String>,
-    /// Whose identity it has.
-    pub account: ServiceAccount,
+    /// Whose identity it has; nobody's outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<ServiceAccount>,
     /// Its share among its like.
     pub weight: u32,
     /// `healthy` or `unhealthy`.
@@ -299,7 +306,7 @@ pub struct Endpoint {
     pub reason: String,
     /// What outlier detection makes of it: `none`, or `ejected` where a service of the answering node does without it.
     pub outlier: String,
-    /// `NODE/NAMESPACE/NAME[/INSTANCE]`.
+    /// `NODE/NAMESPACE/NAME[/INSTANCE]`; outside the mesh `HOST/ADDRESS:PORT[,PORT]...`.
     pub id: String,
 }
 
@@ -444,6 +451,12 @@ pub struct Identity {
     pub not_before: String,
     /// RFC 3339.
     pub not_after: String,
+    /// SHA-256 of the leaf's SubjectPublicKeyInfo, as `skein revoke --key` takes it.
+    #[serde(default)]
+    pub public_key: String,
+    /// What its node may be now: what its CA's certificate says as far as operators grant it today; null where nothing is granted.
+    #[serde(default)]
+    pub effective: Option<Grant>,
     /// The certificates, leaf first, PEM.
     pub chain: String,
     /// The local user whose application was given it by the Workload API; null where this node holds the key.

@@ -4,12 +4,12 @@ mod authorization;
 mod connection;
 mod question;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use certs::id::ServiceAccount;
 use policy::{
     kinds::Abort,
-    route::{self, Action, Destination, NoRoute, Request, Source},
+    route::{self, Action, Addressed, Destination, NoRoute, Request, Source},
 };
 
 use authorization::{Asked, Judge};
@@ -19,7 +19,7 @@ use super::{Admin, api, error::Error};
 use crate::{
     balance::{Candidates, Carries, NoCluster},
     config::Config,
-    snapshot::{Endpoint, Snapshot},
+    snapshot::{Endpoint, Instance, Snapshot},
 };
 
 impl Admin {
@@ -115,9 +115,9 @@ fn explain_request(judge: Judge<'_>, question: &Question, explained: &mut api::E
             explained.answer = Some(answer(404, "NR", no_route.to_string()));
             match no_route {
                 NoRoute::UnknownHost { .. } => {}
-                NoRoute::UnknownPort { host, .. } => explained.service = host.service().map(ToString::to_string),
+                NoRoute::UnknownPort { host, .. } => explained.service = called(&host),
                 NoRoute::NoMatch { document, host, .. } => {
-                    explained.service = host.service().map(ToString::to_string);
+                    explained.service = called(&host);
                     explained.document = Some(document.to_string());
                 }
             }
@@ -128,7 +128,7 @@ fn explain_request(judge: Judge<'_>, question: &Question, explained: &mut api::E
 fn explain_route(asked: &Asked<'_>, explained: &mut api::Explanation) {
     let (request, routed) = (asked.request, asked.routed);
     let route = &routed.route;
-    explained.service = routed.host.service().map(ToString::to_string);
+    explained.service = called(&routed.host);
     explained.document = route.document.as_ref().map(ToString::to_string);
     explained.rule = Some(if route.document.is_some() && route.name.is_empty() {
         format!("http[{}]", route.rule)
@@ -200,7 +200,8 @@ impl Forwarding<'_> {
             _ => u64::from(one.weight) * 100 / total,
         };
         for (index, one) in destinations.iter().enumerate() {
-            let port = one.port(&*snapshot.services, self.port);
+            let namespace = self.judge.source.namespace.as_str();
+            let port = one.port(&*snapshot.services, snapshot.compiled.entries(), namespace, self.port);
             let target = api::Target {
                 host: one.host.clone(),
                 port,
@@ -209,7 +210,7 @@ impl Forwarding<'_> {
                 cluster: one.cluster(port),
             };
             let subset = &one.seen_by(labels).subset;
-            let found = Candidates::of(&snapshot.services, one, subset, port, self.carries);
+            let found = Candidates::of(snapshot, namespace, (one, subset), port, self.carries);
             let out = found.as_ref().err().map(NoCluster::to_string);
             let endpoints = found.map(|candidates| self.endpoints(&candidates, &target)).unwrap_or_default();
             let nobody =
@@ -230,28 +231,53 @@ impl Forwarding<'_> {
     }
 
     fn endpoints(&self, candidates: &Candidates<'_>, target: &api::Target) -> Vec<api::Candidate> {
-        let row = |endpoint: &Arc<Endpoint>| {
-            let out = candidates.why_out(endpoint);
+        let row = |instance: &Instance| {
+            let (out, own) = (candidates.why_out(instance), candidates.port_of(instance).unwrap_or(target.port));
+            let said = match instance {
+                Instance::Mesh(endpoint) if !endpoint.healthy => &*endpoint.reason,
+                Instance::Mesh(_) | Instance::Outside(_) => "",
+            };
             let reason = match out {
-                Some(out) if endpoint.reason.is_empty() || endpoint.healthy => out.to_string(),
-                Some(out) => format!("{out}: {}", endpoint.reason),
+                Some(out) if said.is_empty() => out.to_string(),
+                Some(out) => format!("{out}: {said}"),
                 None => String::new(),
             };
+            // Whether one outside lets somebody in, nobody here can say.
+            let (node, address, authorization, mutual_tls) = match instance {
+                Instance::Mesh(endpoint) => (
+                    Some(endpoint.id.node.clone()),
+                    endpoint.address,
+                    (self.admits)(endpoint, own),
+                    self.judge.mutual_tls(endpoint, own).to_owned(),
+                ),
+                Instance::Outside(outside) => {
+                    let address = SocketAddr::new(outside.address, own);
+                    (None, address, authorization::allowed(), String::new())
+                }
+            };
             api::Candidate {
-                id: endpoint.id.to_string(),
-                node: endpoint.id.node.clone(),
-                address: endpoint.address.to_string(),
+                id: instance.stats().key().to_string(),
+                node,
+                address: address.to_string(),
                 port: target.port,
-                labels: BTreeMap::clone(&endpoint.labels),
-                weight: endpoint.weight,
+                labels: BTreeMap::clone(instance.labels()),
+                weight: instance.weight(),
                 cluster: target.cluster.clone(),
                 candidate: out.is_none(),
                 reason,
-                authorization: (self.admits)(endpoint, target.port),
-                mutual_tls: self.judge.mutual_tls(endpoint, target.port).to_owned(),
+                authorization,
+                mutual_tls,
             }
         };
-        candidates.service.endpoints.iter().map(row).collect()
+        candidates.instances().iter().map(row).collect()
+    }
+}
+
+/// What is called, unless it is but a name.
+fn called(host: &Addressed) -> Option<String> {
+    match host {
+        Addressed::Service(_) | Addressed::Entry { .. } => Some(host.to_string()),
+        Addressed::Name(_) => None,
     }
 }
 

@@ -1,12 +1,16 @@
 //! The questions that change nothing, each answered by one function of its own file.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use certs::{
     id::{NodeId, ServiceName},
     root::bundle_to_pem,
     trust::root_id,
-    verify::anchor,
+    verify::{anchor, describe},
 };
 use policy::Kind;
 use serde::Serialize;
@@ -15,7 +19,7 @@ use serde_json::Value;
 use super::{Admin, api, error::Error, past::LogFilter, rfc3339};
 use crate::{
     balance::Key,
-    snapshot::{Endpoint, Snapshot},
+    snapshot::{Endpoint, Foreign, Instance, Snapshot},
 };
 
 /// A question.
@@ -113,8 +117,13 @@ impl Admin {
             endpoints: service.endpoints.len(),
             healthy: service.endpoints.iter().filter(|endpoint| endpoint.healthy).count(),
             panic: self.circuits.panics(&service.name),
+            entry: None,
         };
-        Ok(services.iter().map(row).collect())
+        let mut rows: Vec<_> = services.iter().map(row).collect();
+        if of.is_none() {
+            rows.extend(foreign_services(&snapshot));
+        }
+        Ok(rows)
     }
 
     pub(crate) fn endpoints(&self, of: Option<&ServiceName>) -> Vec<api::Endpoint> {
@@ -152,14 +161,22 @@ impl Admin {
     fn identities(&self) -> Vec<api::Identity> {
         let state = self.agent.state();
         let trust = state.trust();
+        let granted = state
+            .grants()
+            .get(self.agent.node())
+            .filter(|granted| !granted.retired && !state.revocations().evicted(&granted.node, granted.epoch));
         let row = |leaf: crate::agent::LeafFacts| {
             let enroller = leaf.chain.last().map(Vec::as_slice).unwrap_or_default();
+            let described = describe(&leaf.chain).unwrap_or_default();
+            let certified = described.get(1).and_then(|ca| ca.grant.as_ref());
             let root = anchor(enroller, &trust.roots).or_else(|| anchor(enroller, &trust.former));
             api::Identity {
                 id: leaf.id.uri(),
                 dns_name: leaf.id.dns_name(),
                 not_before: rfc3339(leaf.not_before),
                 not_after: rfc3339(leaf.not_after),
+                public_key: described.first().map(|leaf| leaf.key.to_string()).unwrap_or_default(),
+                effective: granted.zip(certified).map(|(granted, certified)| granted.effective(certified)),
                 chain: bundle_to_pem(&leaf.chain),
                 uid: leaf.uid,
                 root: root.map(|root| root_id(root)).unwrap_or_default(),
@@ -174,7 +191,56 @@ impl Admin {
 /// One row for each port of each endpoint.
 fn endpoints(snapshot: &Snapshot, of: Option<&ServiceName>, ejected: &HashSet<Key>) -> Vec<api::Endpoint> {
     let services = snapshot.services.iter().filter(|service| of.is_none_or(|of| service.name == *of));
-    services.flat_map(|service| service.endpoints.iter()).flat_map(|endpoint| rows(endpoint, ejected)).collect()
+    let of_mesh = services.flat_map(|service| service.endpoints.iter()).flat_map(|endpoint| rows(endpoint, ejected));
+    let foreign = snapshot.foreign.iter().filter(|_| of.is_none()).flat_map(|foreign| foreign_rows(foreign, ejected));
+    of_mesh.chain(foreign).collect()
+}
+
+/// One row for each host of a ServiceEntry.
+fn foreign_services(snapshot: &Snapshot) -> Vec<api::Service> {
+    let row = |foreign: &Arc<Foreign>| api::Service {
+        namespace: foreign.service.document.namespace.clone(),
+        name: foreign.service.host.to_string(),
+        ports: ports(&foreign.service.ports),
+        endpoints: foreign.instances.len(),
+        healthy: foreign.instances.iter().filter(|instance| instance.is_healthy()).count(),
+        panic: false,
+        entry: Some(foreign.service.document.to_string()),
+    };
+    let mut rows: Vec<_> = snapshot.foreign.iter().map(row).collect();
+    rows.sort_by(|a, b| (&a.namespace, &a.name, &a.entry).cmp(&(&b.namespace, &b.name, &b.entry)));
+    rows
+}
+
+/// One row for each port of each endpoint of a ServiceEntry.
+fn foreign_rows(foreign: &Foreign, ejected: &HashSet<Key>) -> Vec<api::Endpoint> {
+    let service = &foreign.service;
+    let row = |instance: &Instance, port: u16| {
+        let own = foreign.port_of(instance, port)?;
+        let (node, account, address, reason) = match instance {
+            Instance::Mesh(endpoint) => {
+                let (node, account) = (endpoint.id.node.clone(), endpoint.account.clone());
+                (Some(node), Some(account), endpoint.address, endpoint.reason.to_string())
+            }
+            Instance::Outside(outside) => (None, None, SocketAddr::new(outside.address, own), String::new()),
+        };
+        Some(api::Endpoint {
+            service: service.host.to_string(),
+            namespace: service.document.namespace.clone(),
+            node,
+            address: address.to_string(),
+            port,
+            labels: BTreeMap::clone(instance.labels()),
+            account,
+            weight: instance.weight(),
+            health: health(instance.is_healthy()).to_owned(),
+            reason,
+            outlier: if ejected.contains(instance.stats().key()) { "ejected" } else { "none" }.to_owned(),
+            id: instance.stats().key().to_string(),
+        })
+    };
+    let ports = || service.ports.iter().map(|port| port.number);
+    foreign.instances.iter().flat_map(|instance| ports().filter_map(move |port| row(instance, port))).collect()
 }
 
 fn rows<'e>(endpoint: &'e Endpoint, ejected: &HashSet<Key>) -> impl Iterator<Item = api::Endpoint> + use<'e> {
@@ -182,11 +248,11 @@ fn rows<'e>(endpoint: &'e Endpoint, ejected: &HashSet<Key>) -> impl Iterator<Ite
     endpoint.ports.iter().map(move |port| api::Endpoint {
         service: endpoint.id.service.name().to_owned(),
         namespace: endpoint.id.service.namespace().to_owned(),
-        node: endpoint.id.node.clone(),
+        node: Some(endpoint.id.node.clone()),
         address: endpoint.address.to_string(),
         port: port.number,
         labels: (*endpoint.labels).clone(),
-        account: endpoint.account.clone(),
+        account: Some(endpoint.account.clone()),
         weight: endpoint.weight,
         health: health(endpoint.healthy).to_owned(),
         reason: endpoint.reason.to_string(),

@@ -9,7 +9,7 @@ impl Admin {
         // Ejections end by the time since the process started; people read the wall's.
         let (now, uptime) = (self.agent.now(), clock::uptime());
         let row = |standing: Standing| api::Outlier {
-            service: standing.service.to_string(),
+            service: standing.called.to_string(),
             endpoint: standing.ejection.endpoint.to_string(),
             state: "ejected".to_owned(),
             reason: standing.ejection.why.field().to_owned(),

@@ -25,7 +25,7 @@ use crate::{
     agent::event::Events,
     balance::{Ask, Client, Tried, outlier::Outcome, rate::Limits},
     config::{Check, Port, Probe, Protocol, Service},
-    snapshot::{Circuit, Endpoint, Services, Snapshot, StatsTable, Table},
+    snapshot::{Circuit, Endpoint, Instance, Services, Snapshot, StatsTable, Table},
 };
 
 /// The application behind the one endpoint that is beside the node: it answers its check.
@@ -122,6 +122,7 @@ fn snapshot(stats: &StatsTable, rule: &str) -> Snapshot {
         node: NodeId::new("n0").unwrap(),
         compiled: Arc::new(Compiled::build(&state, None)),
         services: Arc::new(Services::new(["n0", "n1", "n2"].map(|node| endpoint(node, stats)))),
+        foreign: Arc::default(),
         state,
         limits: Arc::new(Limits::new(7)),
         token_keys: Arc::default(),
@@ -196,7 +197,8 @@ impl Node {
 
     fn table(&self) -> Arc<Table> {
         let now = clock::uptime();
-        self.circuits.table(&self.circuit, &self.members, &self.policy, &Client::default(), now, 7)
+        let members: Vec<Instance> = self.members.iter().map(Instance::from).collect();
+        self.circuits.table(&self.circuit, &members, &self.policy, &Client::default(), now, 7)
     }
 
     /// One attempt at the endpoint of node `index`, as the data path makes it.
@@ -206,7 +208,7 @@ impl Node {
         let policy = table.outliers.as_ref().unwrap();
         drop(member.stats.begin());
         if policy.is_error(Outcome::Status(status)) {
-            self.circuits.erred(member, 10);
+            self.circuits.erred(&Instance::from(member), 10);
         }
         if let Some(why) = host.tally.as_ref().unwrap().note(Outcome::Status(status), policy, now) {
             self.circuits.tripped(&self.circuit, &host.id, why, now, 7);

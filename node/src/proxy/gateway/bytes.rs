@@ -15,7 +15,7 @@ use crate::{
 use policy::{
     authorize::Decision,
     compile::{Behind, Bytes, Doors, Serves},
-    route::{self, Connection, Route},
+    route::{self, Called, Connection, Route},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -46,8 +46,9 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
             return Err(Cause::Denied);
         }
         let doors = &door.look(snapshot).doors;
+        let called = Called::Service(speaker.service.clone());
         let at = Connection {
-            service: &speaker.service,
+            called: &called,
             port: door.port,
             source: &speaker.source,
             address: Some(client.ends.local.ip()),

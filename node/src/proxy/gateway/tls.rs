@@ -20,10 +20,9 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
-    time_provider::TimeProvider,
     version::{TLS12, TLS13},
 };
-use std::{os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// What was read for a server.
@@ -173,7 +172,7 @@ fn configure(tls: &ServerTls, material: &Material) -> Result<(ServerConfig, u64)
     let keys: Vec<Arc<CertifiedKey>> = keys.map(|key| key.map(Arc::new)).collect::<Result<_, _>>()?;
     let first = keys.first().and_then(|key| key.cert.first()).and_then(|der| Foreign::parse(der).ok());
     let provider = Arc::new(provider(tls));
-    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(Time))
+    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(clock::Clock))
         .with_protocol_versions(&versions(tls))
         .map_err(|error| error.to_string())?;
     let builder = match clients(tls, material, &provider)? {
@@ -317,15 +316,5 @@ impl ResolvesServerCert for Shown {
         let schemes = hello.signature_schemes();
         let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
         self.0.iter().find(fits).or_else(|| self.0.first()).cloned()
-    }
-}
-
-/// The node's clock as rustls wants it.
-#[derive(Debug)]
-struct Time;
-
-impl TimeProvider for Time {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(clock::wall())))
     }
 }

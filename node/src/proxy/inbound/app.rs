@@ -1,4 +1,4 @@
-//! Connections to the applications beside this node, kept alive between requests.
+//! Connections to the applications beside this node and to endpoints that no node serves, kept alive between requests.
 
 use super::multiplexed::{Multiplexed, STREAM_WINDOW, Stream};
 use crate::{
@@ -8,6 +8,7 @@ use crate::{
         copy_head,
     },
     proxy::{
+        direct::{Stream as Direct, Target},
         failure::Cause,
         http::{BoxError, Completion, ReplayBudget, RequestBody, Windowed, is_grpc},
         upgrade,
@@ -20,16 +21,18 @@ use hyper::{
     body::{Body, Frame, SizeHint},
     rt::Executor,
 };
-use policy::kinds::Http2Keepalive;
+use policy::{
+    kinds::{Http2Keepalive, MeshConfig},
+    route::ClusterPolicy,
+};
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, time::timeout};
 
 /// Idle connections kept for one application by one worker.
 const IDLE_LIMIT: usize = 256;
@@ -63,6 +66,29 @@ pub(in crate::proxy) struct Terms {
     pub(in crate::proxy) age: Duration,
     /// How one of HTTP/2 is watched.
     pub(in crate::proxy) pings: Option<Http2Keepalive>,
+    /// Pauses before one is tried again that is refused, but for gRPC.
+    pub(in crate::proxy) again: &'static [Duration],
+}
+
+impl Terms {
+    /// As a policy says.
+    pub(in crate::proxy) fn of(policy: &ClusterPolicy, config: &MeshConfig) -> Self {
+        let (tcp, http) = (&policy.connection_pool.tcp, &policy.connection_pool.http);
+        Self {
+            connect: tcp.connect_timeout.unwrap_or(config.connect_timeout),
+            requests: http.max_requests_per_connection.unwrap_or(u32::MAX),
+            streams: http.max_concurrent_streams.unwrap_or(u32::MAX),
+            idle: http.idle_timeout.unwrap_or(Duration::MAX),
+            age: tcp.max_connection_duration.unwrap_or(Duration::MAX),
+            pings: http.http2_keepalive,
+            again: &[],
+        }
+    }
+
+    /// Of the application beside this node: as in Istio, a service's own side tries again what was not sent yet.
+    pub(in crate::proxy) fn of_application(policy: &ClusterPolicy, config: &MeshConfig) -> Self {
+        Self { again: &CONNECT_PAUSES, ..Self::of(policy, config) }
+    }
 }
 
 /// The connections of one worker.
@@ -73,13 +99,13 @@ pub(in crate::proxy) struct Apps(Arc<Shared>);
 struct Shared {
     tasks: Tasks,
     budget: ReplayBudget,
-    idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
+    idle: Mutex<HashMap<Target, Vec<Idle>>>,
     multiplexed: Multiplexed,
 }
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection<TcpStream>,
+    connection: Connection<Direct>,
     since: Instant,
     past: Past,
 }
@@ -114,7 +140,7 @@ impl Idle {
 #[derive(Debug)]
 struct Home {
     apps: Apps,
-    target: SocketAddr,
+    target: Target,
     past: Past,
     terms: Terms,
 }
@@ -140,15 +166,14 @@ impl Apps {
     /// The cause tells how far the request had come.
     pub(in crate::proxy) async fn send(
         &self,
-        target: SocketAddr,
+        target: &Target,
         version: Version,
         head: &Parts,
         body: RequestBody,
         terms: &Terms,
     ) -> Result<Response<AppBody>, Cause> {
         let completion = body.completion();
-        // As in Istio, whose own side of a service tries again what was not sent yet, but for gRPC.
-        let again: &[Duration] = if is_grpc(&head.headers) { &[] } else { &CONNECT_PAUSES };
+        let again = if is_grpc(&head.headers) { &[] } else { terms.again };
         let response = match version {
             Version::Http1 => self.send_http1(target, head, body, (terms, again)).await,
             // Boxed, so that HTTP/1.1 needs no room for it.
@@ -166,7 +191,7 @@ impl Apps {
 
     async fn send_http1(
         &self,
-        target: SocketAddr,
+        target: &Target,
         head: &Parts,
         body: RequestBody,
         (terms, again): (&Terms, &[Duration]),
@@ -177,14 +202,14 @@ impl Apps {
         };
         past.requests = past.requests.saturating_add(1);
         let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
-        let home = Home { apps: self.clone(), target, past, terms: *terms };
+        let home = Home { apps: self.clone(), target: target.clone(), past, terms: *terms };
         Ok(response.map(|incoming| AppBody { incoming: Incoming::Http1(incoming), home: Some(home) }))
     }
 
     /// An idle connection that the application has not ended, the latest used first.
-    fn checkout(&self, target: SocketAddr, terms: &Terms) -> Option<(Connection<TcpStream>, Past)> {
+    fn checkout(&self, target: &Target, terms: &Terms) -> Option<(Connection<Direct>, Past)> {
         let mut idle = self.idle();
-        let idle = idle.get_mut(&target)?;
+        let idle = idle.get_mut(target)?;
         loop {
             let mut kept = idle.pop()?;
             if kept.is_fresh(terms) && kept.connection.is_quiet() {
@@ -195,7 +220,7 @@ impl Apps {
 
     async fn send_http2(
         &self,
-        target: SocketAddr,
+        target: &Target,
         head: &Parts,
         body: RequestBody,
         (terms, pauses): (&Terms, &[Duration]),
@@ -233,7 +258,7 @@ impl Apps {
         }
     }
 
-    fn put_back(&self, target: SocketAddr, connection: Connection<TcpStream>, past: Past) {
+    fn put_back(&self, target: Target, connection: Connection<Direct>, past: Past) {
         let mut idle = self.idle();
         let idle = idle.entry(target).or_default();
         if idle.len() < IDLE_LIMIT {
@@ -251,7 +276,7 @@ impl Apps {
         self.0.multiplexed.sweep();
     }
 
-    fn idle(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<Idle>>> {
+    fn idle(&self) -> MutexGuard<'_, HashMap<Target, Vec<Idle>>> {
         lock(&self.0.idle)
     }
 }
@@ -261,24 +286,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A connection; one that is refused is tried again after each of these pauses.
-pub(super) async fn connect(target: SocketAddr, patience: Duration, again: &[Duration]) -> Result<TcpStream, Failed> {
+pub(super) async fn connect(target: &Target, patience: Duration, again: &[Duration]) -> Result<Direct, Failed> {
     let mut again = again.iter();
-    let stream = loop {
-        match timeout(patience, TcpStream::connect(target)).await {
-            Ok(Ok(stream)) => break stream,
-            Ok(Err(error)) => {
-                tracing::debug!(%target, %error, "the application does not answer");
-                tokio::time::sleep(*again.next().ok_or(Failed::Connect)?).await;
+    loop {
+        match target.connect(patience).await {
+            Ok(stream) if descriptors::leaves_room(&stream) => return Ok(stream),
+            Ok(_) => return Err(Failed::Short),
+            Err(error) => {
+                tracing::debug!(target = %target.address, %error, "it does not answer");
+                let is_late = error.kind() == io::ErrorKind::TimedOut;
+                let pause = again.next().filter(|_| !is_late).ok_or(Failed::Connect)?;
+                tokio::time::sleep(*pause).await;
             }
-            Err(_) => return Err(Failed::Connect),
         }
-    };
-    if !descriptors::leaves_room(&stream) {
-        return Err(Failed::Short);
     }
-    // Small responses must not wait for acknowledgements; a socket that refuses this still works.
-    drop(stream.set_nodelay(true));
-    Ok(stream)
 }
 
 /// A response whose length can be read in two ways (A22).
@@ -347,7 +368,7 @@ pub(in crate::proxy) struct AppBody {
 
 #[derive(Debug)]
 enum Incoming {
-    Http1(http1::Incoming<TcpStream>),
+    Http1(http1::Incoming<Direct>),
     Http2 {
         body: Windowed<hyper::body::Incoming>,
         /// Counted until the response has ended.
@@ -420,14 +441,14 @@ mod tests {
     #[tokio::test]
     async fn an_application_that_restarts_is_waited_for() {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let patience = Duration::from_secs(30);
-        assert!(matches!(connect(address, patience, &CONNECT_PAUSES).await, Err(Failed::Connect)));
+        let (target, patience) = (Target::plain(address), Duration::from_secs(30));
+        assert!(matches!(connect(&target, patience, &CONNECT_PAUSES).await, Err(Failed::Connect)));
         let pauses = [Duration::from_millis(50); 400];
         let back = async {
             tokio::time::sleep(Duration::from_millis(10)).await;
             tokio::net::TcpListener::bind(address).await.unwrap()
         };
-        let (connected, _listener) = tokio::join!(connect(address, patience, &pauses), back);
+        let (connected, _listener) = tokio::join!(connect(&target, patience, &pauses), back);
         assert!(connected.is_ok());
     }
 }

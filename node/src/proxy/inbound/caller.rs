@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::Service,
     mesh::{self, Preface},
+    proxy::failure::Cause,
     snapshot::{Endpoint, Snapshot},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
@@ -61,6 +62,8 @@ pub(in crate::proxy) struct Who {
     pub(super) account: ServiceAccount,
     /// What TLS proves of the caller; nothing of a client outside the mesh, who calls a gateway.
     pub(super) identity: Option<SpiffeId>,
+    /// It is on this node: no handshake judges its identity.
+    is_local: bool,
     pub(in crate::proxy) address: IpAddr,
     /// Where it came in.
     pub(super) destination: IpAddr,
@@ -84,6 +87,8 @@ struct Seen {
 /// What the documents say of the called service, and where its limits are counted.
 #[derive(Debug)]
 pub(super) struct Rules {
+    /// Nothing is let in, whatever the documents say.
+    pub(super) barred: Option<Cause>,
     pub(super) workload: Arc<compile::Workload>,
     pub(super) counted: Vec<limits::Counted>,
     /// Of the connections to the application.
@@ -105,6 +110,7 @@ impl Who {
             carries: mesh::Protocol::Http1,
             account: speaker.source.account.clone(),
             identity: None,
+            is_local: false,
             address: remote.to_canonical(),
             destination: local.to_canonical(),
             server_name: server_name.map(str::to_owned),
@@ -138,6 +144,18 @@ impl Who {
     /// Its identity as logs name it.
     pub(super) fn name(&self) -> String {
         self.identity.as_ref().map_or_else(|| "client".to_owned(), SpiffeId::uri)
+    }
+}
+
+impl Who {
+    /// Why operators do not let this node serve it, or its caller beside this node speak, as things are. What holds of callers on
+    /// other nodes, handshakes judge, and again when it changes.
+    pub(super) fn barred(&self, snapshot: &Snapshot) -> Option<Cause> {
+        let speaks = |account| !self.is_local || snapshot.speaks_as(account);
+        if !self.identity.as_ref().and_then(SpiffeId::account).is_some_and(speaks) {
+            return Some(Cause::NoIdentity);
+        }
+        (!snapshot.serves(&self.service, &self.account)).then_some(Cause::NotServedHere)
     }
 }
 
@@ -186,6 +204,7 @@ impl Caller {
             carries: preface.protocol,
             account: account.clone(),
             identity: Some(peer.identity.clone()),
+            is_local: peer.certificate.is_none(),
             address: peer.address,
             destination,
             server_name: Some(by.dns_name()),
@@ -222,7 +241,7 @@ impl Caller {
                 let workload = workload(snapshot, service);
                 let counted = limits::counted(snapshot, &self.who.service, self.who.instance.as_deref(), &workload);
                 let pool = Arc::new(Pool::of(&context.circuits, snapshot, &self.who));
-                let rules = Rules { workload, counted, pool };
+                let rules = Rules { barred: self.who.barred(snapshot), workload, counted, pool };
                 let answer = look(&rules);
                 let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));
                 *seen = Some(Seen { compiled, local, rules });

@@ -17,11 +17,11 @@ pub(in crate::proxy) fn to_http1(parts: &mut Parts, host: HeaderValue) {
 ///
 /// # Errors
 /// The authority cannot stand in a target.
-pub(in crate::proxy) fn to_http2(parts: &mut Parts, host: &HeaderValue) -> Result<(), Cause> {
+pub(in crate::proxy) fn to_http2(parts: &mut Parts, host: &HeaderValue, scheme: &str) -> Result<(), Cause> {
     parts.version = Version::HTTP_2;
     parts.headers.remove(HOST);
     let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    let uri = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path);
+    let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path);
     parts.uri = uri.build().map_err(|_| Cause::BadRequest("not a host"))?;
     Ok(())
 }

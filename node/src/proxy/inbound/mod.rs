@@ -8,9 +8,9 @@ mod app;
 mod caller;
 mod check;
 mod limits;
-mod log;
 mod message;
 mod multiplexed;
+mod observe;
 mod pool;
 mod standing;
 mod tcp;
@@ -19,7 +19,7 @@ mod told;
 pub(super) use admission::{Arriving, Next, Refusal, Told, Verdicts, report};
 #[cfg(test)]
 pub(super) use app::Spawn;
-pub(super) use app::{AppBody, Apps};
+pub(super) use app::{AppBody, Apps, Terms, Version};
 pub(super) use caller::{Caller, Peer, Who};
 pub(super) use check::Askers;
 pub(super) use limits::{Counted, RATE_LIMITED, counted};
@@ -30,6 +30,7 @@ pub(super) use tcp::{Arrival, Refused, open};
 use super::{
     connection::{self, Handler},
     context::Context,
+    direct::Target,
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
@@ -37,7 +38,6 @@ use super::{
     outcome, upgrade,
 };
 use crate::{clock, config, http1::copy_head, mesh};
-use app::Version;
 use caller::Rules;
 use certs::id::Subject;
 use check::CHECK;
@@ -95,9 +95,7 @@ impl Handler for Requests {
     fn refused(&self, cause: Cause) {
         let mut exchange = Exchange::new(clock::monotonic(), false);
         exchange.between(Arc::clone(&self.caller.recorder));
-        if let Some(logged) = log::begin_refused(&self.context, &self.caller) {
-            exchange.log(logged);
-        }
+        exchange.observe(observe::begin_connection(&self.context, &self.caller));
         exchange.refused(cause);
     }
 }
@@ -106,15 +104,13 @@ impl Handler for Requests {
 pub(super) async fn answer(
     context: &Arc<Context>,
     caller: &Caller,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
-    if let Some(logged) = log::begin(context, caller, &request) {
-        exchange.log(logged);
-    }
+    exchange.observe(observe::begin(context, caller, &mut request));
     let mut told = Told::default();
     match forward(context, caller, request, &mut exchange, &mut told).await {
         Ok((mut response, standing, flight)) => {
@@ -182,15 +178,16 @@ async fn forward(
             if upgrade.as_ref().is_some_and(upgrade::is_websocket) {
                 upgrade::to_connect(&mut parts);
             }
-            to_http2(&mut parts, &admitted.host)?;
+            to_http2(&mut parts, &admitted.host, "http")?;
             Some(parts)
         }
     };
     exchange.reaches(port.target);
     let head = own.as_ref().unwrap_or(&admitted.parts);
+    let target = Target::plain(port.target);
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(port.target, version, head, request_body, &port.pool.terms) => response?,
+        response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => response?,
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
     if head.method == Method::CONNECT {
@@ -232,7 +229,10 @@ fn admitted(
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let version = version(port.protocol, who.carries).ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { port: port.target.port(), ..*arriving };
-    caller.look(context, &snapshot, &local, service, |Rules { workload, counted, pool }| {
+    caller.look(context, &snapshot, &local, service, |Rules { barred, workload, counted, pool }| {
+        if let Some(cause) = barred {
+            return Err((*cause).into());
+        }
         match arriving.next(context, &snapshot, (workload, counted), parts, told, nested)? {
             Next::Ask(due) => Ok(Step::Ask(due)),
             Next::Go(token) => {

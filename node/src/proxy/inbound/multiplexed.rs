@@ -1,12 +1,18 @@
 //! HTTP/2 connections to the applications beside this node: as many as the applications' limits on streams ask for.
 
 use super::app::{Failed, Spawn, Terms, connect};
-use crate::{clock, proxy::http::RequestBody, tasks::Tasks};
+use crate::{
+    clock,
+    proxy::{
+        direct::{self, Target as Address},
+        http::RequestBody,
+    },
+    tasks::Tasks,
+};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,7 +21,7 @@ use std::{
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 /// Connections to one application by one worker.
 const CONNECTIONS: usize = 128;
@@ -34,7 +40,7 @@ const SETTINGS_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Multiplexed {
     tasks: Tasks,
-    targets: Mutex<HashMap<SocketAddr, Arc<Target>>>,
+    targets: Mutex<HashMap<Address, Arc<Target>>>,
 }
 
 /// One application's.
@@ -56,7 +62,7 @@ struct Link {
     opened: Instant,
 }
 
-type Connection = http2::Connection<TokioIo<TcpStream>, RequestBody, Spawn>;
+type Connection = http2::Connection<TokioIo<direct::Stream>, RequestBody, Spawn>;
 
 /// One stream of a connection, until it is dropped.
 #[derive(Debug)]
@@ -101,8 +107,8 @@ impl Multiplexed {
     ///
     /// # Errors
     /// The application takes no connection, or all are full.
-    pub(super) async fn stream(&self, address: SocketAddr, terms: &Terms, again: &[Duration]) -> Result<Room, Failed> {
-        let target = Arc::clone(lock(&self.targets).entry(address).or_default());
+    pub(super) async fn stream(&self, address: &Address, terms: &Terms, again: &[Duration]) -> Result<Room, Failed> {
+        let target = Arc::clone(lock(&self.targets).entry(address.clone()).or_default());
         if let Some(found) = target.room(terms) {
             return Ok(found);
         }
@@ -112,7 +118,7 @@ impl Multiplexed {
     async fn dial(
         &self,
         target: &Target,
-        address: SocketAddr,
+        address: &Address,
         (terms, again): (&Terms, &[Duration]),
     ) -> Result<Room, Failed> {
         let _dialling = target.dialling.lock().await;

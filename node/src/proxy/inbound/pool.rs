@@ -14,11 +14,8 @@ use crate::{
     snapshot::{Circuit, Circuits, Snapshot},
 };
 use http::Version;
-use policy::{
-    kinds::MeshConfig,
-    route::{self, Action, ClusterPolicy},
-};
-use std::{sync::Arc, time::Duration};
+use policy::route::{self, Action, ClusterPolicy};
+use std::sync::Arc;
 
 /// See the module. One for each port of a service beside this node, and each caller.
 #[derive(Debug)]
@@ -40,7 +37,11 @@ impl Pool {
             Action::Redirect(_) | Action::Direct(_) => None,
         };
         let Some(policy) = policy else {
-            return Self { terms: terms(&ClusterPolicy::default(), config), uses_callers: false, limits: None };
+            return Self {
+                terms: Terms::of_application(&ClusterPolicy::default(), config),
+                uses_callers: false,
+                limits: None,
+            };
         };
         let limits = PoolLimits::from(&**policy);
         let limited = limits != PoolLimits::default();
@@ -49,7 +50,7 @@ impl Pool {
             circuits.of(&format!("{}{instance}", who.service), &who.service, format!("inbound|{}||", who.port))
         };
         Self {
-            terms: terms(policy, config),
+            terms: Terms::of_application(policy, config),
             uses_callers: policy.connection_pool.http.use_client_protocol,
             limits: limited.then(|| (limits, circuit())),
         }
@@ -102,17 +103,5 @@ impl Pool {
         let Some((limits, circuit)) = &self.limits else { return Ok(None) };
         let held = circuit.pool.connection(limits, false).map_err(|_| Cause::Overflow)?;
         Ok(Some(Flight::of_application(Room::new(Arc::clone(circuit), Some(held)))))
-    }
-}
-
-fn terms(policy: &ClusterPolicy, config: &MeshConfig) -> Terms {
-    let (tcp, http) = (&policy.connection_pool.tcp, &policy.connection_pool.http);
-    Terms {
-        connect: tcp.connect_timeout.unwrap_or(config.connect_timeout),
-        requests: http.max_requests_per_connection.unwrap_or(u32::MAX),
-        streams: http.max_concurrent_streams.unwrap_or(u32::MAX),
-        idle: http.idle_timeout.unwrap_or(Duration::MAX),
-        age: tcp.max_connection_duration.unwrap_or(Duration::MAX),
-        pings: http.http2_keepalive,
     }
 }

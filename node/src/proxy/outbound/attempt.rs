@@ -7,7 +7,7 @@ use crate::{
     http1::copy_head,
     mesh::{self, data::Call},
     proxy::{
-        cluster::{Cluster, Member},
+        cluster::{Cluster, Member, Reach, Served},
         context::Context,
         deadline::Deadline,
         failure::{self, Cause},
@@ -16,7 +16,7 @@ use crate::{
         inbound::{self, Caller, Peer, RATE_LIMITED},
         outcome, upgrade,
     },
-    snapshot::{Endpoint, Snapshot},
+    snapshot::{Endpoint, Instance, Snapshot},
 };
 use futures_util::poll;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, request::Parts};
@@ -80,17 +80,19 @@ impl Way<'_> {
 
     async fn answer(&self, one: &mut Try<'_>, head: &Parts, body: RequestBody) -> Attempt {
         let member = &self.cluster.members[one.position];
-        let others = member.endpoint.stats.active();
-        let active = member.endpoint.stats.begin();
+        let stats = member.instance.stats();
+        let (others, active) = (stats.active(), stats.begin());
         // The route's time begins with the end of the request's body, and nobody reads that before there is a connection.
         let room = self.room(member, others, self.timed && one.sent.is_complete()).await?;
-        let response = if member.endpoint.local {
-            *one.with_endpoint = true;
-            // Boxed, so that the many requests to other nodes need no room for it.
-            let here = Box::pin(self.here(member, head, body));
-            within(one.limit, one.sent, here).await.ok_or(Cause::PerTryTimeout)?
-        } else {
-            self.there(member, head, body, one).await?
+        let response = match &member.reach {
+            Reach::Mesh(served) if served.endpoint.local => {
+                *one.with_endpoint = true;
+                // Boxed, so that the many requests to other nodes need no room for it.
+                let here = Box::pin(self.here(served, head, body));
+                within(one.limit, one.sent, here).await.ok_or(Cause::PerTryTimeout)?
+            }
+            Reach::Mesh(served) => self.there(served, head, body, one).await?,
+            Reach::Outside(address) => Box::pin(self.outside(*address, head, body, one)).await?,
         };
         match outcome::get(response.headers()) {
             Some(cause) => Err(cause),
@@ -109,7 +111,7 @@ impl Way<'_> {
             mesh::Protocol::Http2 => {
                 // Another protocol than WebSocket may be left unheeded (RFC 9110, 7.8).
                 upgrade::unmark(&mut parts.headers);
-                inbound::to_http2(parts, host)
+                inbound::to_http2(parts, host, if self.speaks_tls() { "https" } else { "http" })
             }
             mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
                 inbound::to_http1(parts, host.clone());
@@ -123,7 +125,7 @@ impl Way<'_> {
 
     /// An attempt failed, or was given up.
     pub(super) fn failed(&self, position: usize, cause: Cause, began: u64) {
-        let stats = &self.cluster.members[position].endpoint.stats;
+        let stats = self.cluster.members[position].instance.stats();
         if cause.is_endpoints_fault() {
             stats.failed();
         }
@@ -137,7 +139,7 @@ impl Way<'_> {
 
     fn answered<B>(&self, position: usize, response: &Response<B>, began: u64) {
         let status = self.status(response);
-        let load = self.cluster.members[position].endpoint.stats.load();
+        let load = self.cluster.members[position].instance.stats().load();
         if let Some(wish) = slowed(status, response) {
             load.slow(wish, clock::uptime());
         }
@@ -155,8 +157,8 @@ impl Way<'_> {
         let host = &table.balancer.hosts()[position];
         let now = clock::uptime();
         if policy.is_error(outcome) {
-            let endpoint = &self.cluster.members[position].endpoint;
-            self.context.circuits.erred(endpoint, clock::uptime_micros().saturating_sub(began));
+            let instance = &self.cluster.members[position].instance;
+            self.context.circuits.erred(instance, clock::uptime_micros().saturating_sub(began));
         }
         if let Some(why) = host.tally.as_ref().and_then(|tally| tally.note(outcome, policy, now)) {
             self.context.circuits.tripped(&self.cluster.circuit, &host.id, why, now, self.context.random());
@@ -201,7 +203,7 @@ impl Way<'_> {
         };
         let given_up = async {
             tokio::select! {
-                () = lost(&member.endpoint) => Cause::ConnectFailure,
+                () = lost(&member.instance) => Cause::ConnectFailure,
                 () = patience => Cause::Overflow,
             }
         };
@@ -209,14 +211,14 @@ impl Way<'_> {
     }
 
     /// An endpoint on this node: in process, through the same door as any other caller's request.
-    async fn here(&self, member: &Member, head: &Parts, body: RequestBody) -> Response<body::Source> {
+    async fn here(&self, member: &Served, head: &Parts, body: RequestBody) -> Response<body::Source> {
         let request = Request::from_parts(copy_head(head), body);
         let caller = self.caller(member);
         inbound::answer(self.context, caller, request).await.map(|body| body::Source::Here(Box::new(body)))
     }
 
     /// This caller as an endpoint on this node sees it.
-    pub(super) fn caller<'m>(&self, member: &'m Member) -> &'m Caller {
+    pub(super) fn caller<'m>(&self, member: &'m Served) -> &'m Caller {
         member.caller.get_or_init(|| {
             // The address at which other nodes would see this one. It is unknown only while the node joins.
             let address = Some(member.endpoint.address.ip()).filter(|address| !address.is_unspecified());
@@ -228,7 +230,7 @@ impl Way<'_> {
 
     async fn there(
         &self,
-        member: &Member,
+        member: &Served,
         head: &Parts,
         body: RequestBody,
         one: &mut Try<'_>,
@@ -258,7 +260,7 @@ impl Way<'_> {
     }
 
     /// A virtual connection. Who waits for one to be made counts as pending, as in Envoy.
-    async fn lease(&self, member: &Member, sent: &Completion) -> Result<mesh::lease::Lease, Cause> {
+    async fn lease(&self, member: &Served, sent: &Completion) -> Result<mesh::lease::Lease, Cause> {
         let (endpoint, call) = (&member.endpoint, self.call(member));
         if let Some(lease) = self.context.mesh.kept(&call) {
             return Ok(lease.under(self.cluster.terms));
@@ -274,7 +276,7 @@ impl Way<'_> {
                     biased;
                     lease = open => lease,
                     // Nobody waits out the dialling of a node that is known to be dead by now.
-                    () = lost(endpoint) => return Err(Cause::ConnectFailure),
+                    () = gone(endpoint) => return Err(Cause::ConnectFailure),
                     () = tokio::time::sleep(self.cluster.connect_timeout) => return Err(Cause::ConnectFailure),
                 }
             }
@@ -284,7 +286,7 @@ impl Way<'_> {
     }
 
     /// How a member on another node is reached.
-    pub(super) fn call<'c>(&'c self, member: &'c Member) -> Call<'c> {
+    pub(super) fn call<'c>(&'c self, member: &'c Served) -> Call<'c> {
         Call {
             source: &self.speaker.identity,
             node: &member.endpoint.id.node,
@@ -296,13 +298,13 @@ impl Way<'_> {
         }
     }
 
-    fn cause(&self, member: &Member, error: &mesh::Error, sent: &Completion) -> Cause {
+    fn cause(&self, member: &Served, error: &mesh::Error, sent: &Completion) -> Cause {
         let failed = || sent.failure().unwrap_or(Cause::BadRequest("request body broken off"));
         self.unreached(member, error).unwrap_or_else(failed)
     }
 
     /// What a failure between nodes means here, `None` if it is the caller's own; the agent hears of those that speak of the node.
-    pub(super) fn unreached(&self, member: &Member, error: &mesh::Error) -> Option<Cause> {
+    pub(super) fn unreached(&self, member: &Served, error: &mesh::Error) -> Option<Cause> {
         tracing::debug!(endpoint = %member.endpoint.id, %error, "attempt failed");
         Some(match error {
             mesh::Error::Connect { .. } | mesh::Error::NeverSent(_) => {
@@ -333,7 +335,11 @@ fn boxed(body: RequestBody) -> mesh::lease::Body {
 }
 
 /// `None` if the time is over, which runs from the end of the caller's side on.
-async fn within<T>(limit: Option<Duration>, sent: &Completion, answer: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    sent: &Completion,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
     let Some(limit) = limit else { return Some(answer.await) };
     tokio::select! {
         biased;
@@ -342,8 +348,16 @@ async fn within<T>(limit: Option<Duration>, sent: &Completion, answer: impl Futu
     }
 }
 
-/// Waits until an endpoint goes out. One that was out before is there because of a panic: it may answer all the same.
-pub(super) async fn lost(endpoint: &Endpoint) {
+/// Waits until an endpoint goes out; of one outside the mesh nobody says so.
+pub(super) async fn lost(instance: &Instance) {
+    match instance {
+        Instance::Mesh(endpoint) => gone(endpoint).await,
+        Instance::Outside(_) => std::future::pending().await,
+    }
+}
+
+/// One that was out before is there because of a panic: it may answer all the same.
+async fn gone(endpoint: &Endpoint) {
     if endpoint.stats.is_out() {
         return std::future::pending().await;
     }

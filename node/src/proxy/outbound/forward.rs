@@ -18,7 +18,7 @@ use crate::{
         inbound::RATE_LIMITED,
         upgrade,
     },
-    snapshot::{Endpoint, Snapshot},
+    snapshot::Snapshot,
     telemetry::Flags,
 };
 use http::{HeaderName, HeaderValue, Method, Response, Version, request::Parts, uri::PathAndQuery};
@@ -26,7 +26,7 @@ use policy::{
     retry::Outcome,
     route::{Destination, Routed},
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 pub(super) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -95,7 +95,7 @@ pub(super) async fn forward(
         let given = response.headers().clone();
         let facts = RequestFacts {
             response: Some((response.status(), &given)),
-            upstream: Some(cluster.members[member].endpoint.address),
+            upstream: Some(cluster.members[member].address(routed.port)),
             ..requests.facts(routed, &asked, &host)
         };
         destination.response_headers.apply(response.headers_mut(), &facts);
@@ -201,7 +201,7 @@ impl Attempts<'_> {
                 grpc_timeout::set(&mut head.parts.headers, time, began.saturating_sub(first), limit);
             }
             self.exchange.between(Arc::clone(&cluster.members[position].recorder));
-            self.exchange.reaches(reached(&cluster.members[position].endpoint, self.routed.port));
+            self.exchange.reaches(cluster.members[position].address(self.routed.port));
             let sent = self.upload.completion();
             self.attempt = (position, began);
             let one = Try { position, began, limit, sent: &sent, with_endpoint: &mut self.with_endpoint };
@@ -274,11 +274,6 @@ impl Attempts<'_> {
     fn body_failure(&self) -> Cause {
         self.upload.completion().failure().unwrap_or(Cause::ConnectionTermination)
     }
-}
-
-/// Where a request to the endpoint goes; what is on this node has no address between nodes.
-pub(super) fn reached(endpoint: &Endpoint, port: u16) -> SocketAddr {
-    if endpoint.local { SocketAddr::from(([127, 0, 0, 1], port)) } else { endpoint.address }
 }
 
 /// What an endpoint's answer means for retries.

@@ -3,12 +3,14 @@
 mod affinity;
 mod attempt;
 mod call;
+mod connect;
 mod cors;
 mod facts;
 mod forward;
 mod grpc_timeout;
-mod log;
 mod mirror;
+mod observe;
+mod outside;
 mod speaker;
 mod tcp;
 
@@ -44,15 +46,17 @@ use tokio::{
 
 pub(super) use call::call;
 pub(super) use mirror::Mirrors;
+pub(super) use observe::begin_connection;
 pub(super) use speaker::Speaker;
 pub(super) use tcp::{Ends, pass};
 
-/// Serves one connection of an application.
+/// Serves one connection of an application. A captured one meant to go to the `original` place.
 pub(super) async fn serve(
     context: Arc<Context>,
     speaker: Arc<ArcSwap<Speaker>>,
     stream: TcpStream,
     remote: SocketAddr,
+    original: Option<SocketAddr>,
 ) {
     // Small answers must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
@@ -63,7 +67,7 @@ pub(super) async fn serve(
         () = context.draining() => return,
     };
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
-    let local = stream.local_addr().unwrap_or_else(|_| nowhere());
+    let local = original.or_else(|| stream.local_addr().ok()).unwrap_or_else(nowhere);
     let requests = |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local };
     let server_name = match found {
         Ok(Spoken::Http1) => {
@@ -95,6 +99,10 @@ struct Connection {
 impl Handler for Connection {
     async fn handle(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let extended = upgrade::Extended::of(&mut request, || self.context.random_bits());
+        if request.method() == Method::CONNECT && request.version() < Version::HTTP_2 && self.entrance.is_none() {
+            // Boxed, so that the many other requests need no room for it.
+            return Box::pin(connect::answer(self, request)).await;
+        }
         let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
@@ -124,9 +132,8 @@ impl Handler for Connection {
         let mut exchange = Exchange::new(clock::monotonic(), false);
         exchange.between(self.context.recorder(speaker.to_nothing()));
         let ends = tcp::Ends { remote: self.remote, local: self.local };
-        if let Some(logged) = log::begin_refused(&self.context, &speaker, ends) {
-            exchange.log(logged);
-        }
+        let snapshot = self.context.current.load();
+        exchange.observe(observe::begin_connection(&self.context, &speaker, &snapshot, ends, None));
         exchange.refused(cause);
     }
 
@@ -235,9 +242,7 @@ impl Requests<'_> {
         parts.headers.remove(forward::ORIGINAL_PATH);
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-        if let Some(logged) = log::begin(self, &snapshot, &parts) {
-            exchange.log(logged);
-        }
+        exchange.observe(observe::begin(self, &snapshot, &mut parts));
         if parts.version == Version::HTTP_10 {
             return Err(Cause::OldVersion);
         }

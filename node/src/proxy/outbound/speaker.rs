@@ -1,6 +1,6 @@
 //! Who speaks through a local port, where that leads, and as what its traffic is counted before an endpoint is known.
 
-use super::log;
+use super::observe;
 use crate::{
     balance::{Client, Locality},
     config::Speaker as SpeakerName,
@@ -10,8 +10,8 @@ use crate::{
 };
 use certs::id::{ServiceName, SpiffeId};
 use policy::{
-    hosts::Protocol,
-    route::{self, Addressed},
+    hosts::{Protocol, ServicePort},
+    route::{self, Addressed, Called},
 };
 use std::sync::{
     Arc,
@@ -32,11 +32,11 @@ pub(in crate::proxy) struct Speaker {
     pub(in crate::proxy) source: route::Source,
     /// What the choice of endpoints goes by.
     pub(in crate::proxy) client: Client,
-    /// `[[upstream]]`: the service and port to which the listener leads.
-    pub(super) fixed: Option<(ServiceName, u16)>,
+    /// `[[upstream]]`: what the listener leads to, and its port.
+    pub(super) fixed: Option<(Called, u16)>,
     /// The listener's own port.
     pub(super) port: u16,
-    pub(super) log: log::Seen,
+    pub(super) seen: observe::Seen,
 }
 
 impl Speaker {
@@ -46,7 +46,7 @@ impl Speaker {
         snapshot: &Snapshot,
         locality: &Locality,
         name: &SpeakerName,
-        fixed: Option<(ServiceName, u16)>,
+        fixed: Option<(Called, u16)>,
         port: u16,
     ) -> Option<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -68,17 +68,35 @@ impl Speaker {
             source,
             fixed,
             port,
-            log: log::Seen::default(),
+            seen: observe::Seen::default(),
         })
     }
 
     /// What is spoken at the port where the listener leads, as the registry says: HTTP on a proxy port. Of a port that nobody
     /// knows it is found out, so that requests get an answer.
     pub(super) fn declared(&self, snapshot: &Snapshot) -> Protocol {
-        let Some((service, port)) = &self.fixed else { return Protocol::Http };
-        let service = snapshot.services.get(service);
-        let port = service.and_then(|service| service.ports.iter().find(|known| known.number == *port));
-        port.map_or(Protocol::Sniffed, |port| port.protocol)
+        let Some((called, port)) = &self.fixed else { return Protocol::Http };
+        self.protocol(snapshot, called, *port).unwrap_or(Protocol::Sniffed)
+    }
+
+    /// What is spoken at a port of what is called; `None` if this caller knows no such thing.
+    pub(super) fn protocol(&self, snapshot: &Snapshot, called: &Called, port: u16) -> Option<Protocol> {
+        let of = |ports: &[ServicePort]| ports.iter().find(|known| known.number == port).map(|known| known.protocol);
+        match called {
+            Called::Service(service) => of(&snapshot.services.get(service)?.ports),
+            Called::Host(host) => of(&snapshot.compiled.entries().find(host, &self.source.namespace)?.ports),
+        }
+    }
+
+    /// What is called, as documents and metrics name it.
+    pub(super) fn addressed(&self, snapshot: &Snapshot, called: &Called) -> Addressed {
+        match called {
+            Called::Service(service) => Addressed::from(service),
+            Called::Host(host) => match snapshot.compiled.entries().find(host, &self.source.namespace) {
+                Some(made) => Addressed::from(&**made),
+                None => Addressed::Name(Arc::clone(host)),
+            },
+        }
     }
 
     /// It calls what means no service. A Host is not a label: callers could make up any number of them.
@@ -86,10 +104,16 @@ impl Speaker {
         self.to("unknown".into(), "BlackHoleCluster".into(), "unknown".into())
     }
 
+    /// It calls a place outside the mesh that nobody registers.
+    pub(in crate::proxy) fn to_outside(&self) -> Pair {
+        self.to("unknown".into(), "PassthroughCluster".into(), "unknown".into())
+    }
+
     /// It calls a service, and no endpoint is known.
-    pub(super) fn to_service(&self, host: &Addressed) -> Pair {
+    pub(in crate::proxy) fn to_service(&self, host: &Addressed) -> Pair {
         let (name, namespace) = match host {
             Addressed::Service(service) => (service.name().into(), service.namespace().into()),
+            Addressed::Entry { host, namespace } => (Arc::clone(host), Arc::clone(namespace)),
             Addressed::Name(name) => (Arc::clone(name), "unknown".into()),
         };
         self.to(host.full_name().into(), name, namespace)

@@ -5,8 +5,7 @@ use super::{
     Speaker,
     affinity::Affinity,
     attempt::{Way, lost},
-    forward::reached,
-    log,
+    observe,
 };
 use crate::{
     balance::{Ask, Carries, Tried, outlier::Outcome},
@@ -17,8 +16,9 @@ use crate::{
         stream::VirtualStream,
     },
     proxy::{
-        cluster::Member,
+        cluster::{Member, Reach, Served},
         context::Context,
+        direct,
         failure::Cause,
         flight::{Flight, Room},
         inbound::{self, Arrival, Refused},
@@ -26,7 +26,7 @@ use crate::{
     },
     snapshot::Snapshot,
 };
-use policy::route::{self, Addressed, Route};
+use policy::route::{self, Called, Route};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -54,8 +54,9 @@ pub(super) async fn serve(
     ends: Ends,
     server_name: Option<&str>,
 ) {
-    let route =
-        |snapshot: &Snapshot, account: &mut Account| routed(context, speaker, snapshot, ends, server_name, account);
+    let route = |snapshot: &Snapshot, account: &mut Account| {
+        routed(context, speaker, snapshot, speaker.fixed.as_ref(), (ends, server_name), account)
+    };
     pass(context, speaker, stream, (ends, server_name), route, std::future::pending()).await;
 }
 
@@ -69,7 +70,7 @@ pub(in crate::proxy) async fn pass(
     until: impl Future<Output = End>,
 ) {
     let snapshot = context.current.load();
-    let mut account = Account::new(log::begin_connection(context, speaker, &snapshot, ends, server_name));
+    let mut account = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
     let led = match route(&snapshot, &mut account) {
         Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends.remote), &mut account).await,
         Err(cause) => Err(cause),
@@ -89,26 +90,22 @@ pub(in crate::proxy) async fn pass(
     }
 }
 
-/// The route, and the service port that is addressed.
-fn routed(
+/// The route, and the port that is addressed.
+pub(super) fn routed(
     context: &Context,
     speaker: &Speaker,
     snapshot: &Snapshot,
-    ends: Ends,
-    server_name: Option<&str>,
+    called: Option<&(Called, u16)>,
+    (ends, server_name): (Ends, Option<&str>),
     account: &mut Account,
 ) -> Result<(Arc<Route>, u16), Cause> {
-    let addressed = speaker.fixed.as_ref().filter(|(service, port)| {
-        let service = snapshot.services.get(service);
-        service.is_some_and(|service| service.ports.iter().any(|known| known.number == *port))
-    });
-    let Some((service, port)) = addressed else {
+    let known = called.filter(|(called, port)| speaker.protocol(snapshot, called, *port).is_some());
+    let Some((called, port)) = known else {
         account.between(context.recorder(speaker.to_nothing()));
         return Err(Cause::NoRoute);
     };
-    account.between(context.recorder(speaker.to_service(&Addressed::Service(service.clone()))));
-    let connection =
-        route::Connection { service, port: *port, source: &speaker.source, address: Some(ends.local.ip()) };
+    account.between(context.recorder(speaker.to_service(&speaker.addressed(snapshot, called))));
+    let connection = route::Connection { called, port: *port, source: &speaker.source, address: Some(ends.local.ip()) };
     let route = match server_name {
         Some(name) => route::route_tls(&snapshot.compiled, &connection, name),
         None => route::route_tcp(&snapshot.compiled, &connection),
@@ -129,6 +126,8 @@ enum Server {
     There(Box<VirtualStream>),
     /// Beside this one.
     Here(Box<Arrival>),
+    /// Nobody's.
+    Outside(direct::Stream),
 }
 
 /// Leads a connection along its route: it arrived for this port, from there.
@@ -163,7 +162,7 @@ pub(in crate::proxy) async fn lead(
         }
         let member = &cluster.members[position];
         account.between(Arc::clone(&member.recorder));
-        account.reaches(reached(&member.endpoint, port));
+        account.reaches(member.address(port));
         let way =
             Way { context, speaker, snapshot, cluster: &cluster, grpc: false, protocol: Protocol::Tcp, timed: false };
         match take(&way, member).await {
@@ -188,8 +187,8 @@ fn may_try_elsewhere(cause: Cause) -> bool {
 
 /// Offers a connection to a member.
 async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Cause> {
-    let (cluster, endpoint) = (way.cluster, &member.endpoint);
-    let active = endpoint.stats.begin();
+    let (cluster, instance) = (way.cluster, &member.instance);
+    let active = instance.stats().begin();
     let room = match &cluster.table.limits {
         Some(limits) => {
             let connection = cluster.circuit.pool.connection(limits, false).map_err(|_| Cause::Overflow)?;
@@ -197,23 +196,29 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Cause>
         }
         None => None,
     };
-    let taken = async { if endpoint.local { here(way, member).await } else { there(way, member).await } };
+    let taken = async {
+        match &member.reach {
+            Reach::Mesh(served) if served.endpoint.local => here(way, served).await,
+            Reach::Mesh(served) => there(way, served).await,
+            Reach::Outside(address) => way.open_outside(*address).await.map(Server::Outside),
+        }
+    };
     let server = tokio::select! {
         biased;
         server = taken => server?,
         // Nobody waits out the dialling of a node that is known to be dead by now.
-        () = lost(endpoint) => return Err(Cause::ConnectFailure),
+        () = lost(instance) => return Err(Cause::ConnectFailure),
         () = tokio::time::sleep(cluster.connect_timeout) => return Err(Cause::ConnectFailure),
     };
     Ok((server, Flight::new(active, room)))
 }
 
-async fn here(way: &Way<'_>, member: &Member) -> Result<Server, Cause> {
+async fn here(way: &Way<'_>, member: &Served) -> Result<Server, Cause> {
     let opened = inbound::open(way.context, way.caller(member)).await;
     opened.map(|arrival| Server::Here(Box::new(arrival))).map_err(|Refused(cause)| cause)
 }
 
-async fn there(way: &Way<'_>, member: &Member) -> Result<Server, Cause> {
+async fn there(way: &Way<'_>, member: &Served) -> Result<Server, Cause> {
     let opened = way.context.mesh.tunnel(&way.call(member)).await;
     // Nothing was sent, so that no failure is the caller's own.
     let mut stream = opened.map_err(|error| way.unreached(member, &error).unwrap_or(Cause::ConnectFailure))?;
@@ -261,6 +266,7 @@ impl Led {
         };
         match server {
             Server::There(stream) => relay(caller, *stream, &mut [account], spans, stopped).await,
+            Server::Outside(stream) => relay(caller, stream, &mut [account], spans, stopped).await,
             Server::Here(arrival) => {
                 let (application, inner, denied) = arrival.split();
                 let until = async {

@@ -5,7 +5,8 @@
 //! only what the other side does not take at once gets one of its own, which goes when it is empty and nothing more has come.
 
 use super::Account;
-use crate::{clock, mesh::stream::VirtualStream, telemetry::Flags};
+use crate::{clock, http1::Upgraded, mesh::stream::VirtualStream, telemetry::Flags};
+use futures_util::future::BoxFuture;
 use std::{
     cell::RefCell,
     io,
@@ -34,12 +35,26 @@ thread_local! {
 pub(in crate::proxy) trait Side: AsyncRead + AsyncWrite + Unpin {
     /// Gives it up in the middle: the peer sees a reset, not an end.
     fn reset(self);
+
+    /// Resolves when it is closed from outside, whether anybody reads or writes or not.
+    fn lost(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 impl Side for TcpStream {
     fn reset(self) {
         // Where it cannot be had, the peer sees an end.
         drop(socket2::SockRef::from(&self).set_linger(Some(Duration::ZERO)));
+    }
+}
+
+impl Side for Upgraded {
+    fn reset(self) {
+        // Another carrier ends in order; what it carries may tell by itself.
+        if let Some(stream) = self.into_carrier::<TcpStream>() {
+            stream.reset();
+        }
     }
 }
 
@@ -52,6 +67,10 @@ impl Side for TlsStream<TcpStream> {
 impl Side for VirtualStream {
     fn reset(self) {
         VirtualStream::reset(self);
+    }
+
+    fn lost(&self) -> BoxFuture<'static, ()> {
+        VirtualStream::lost(self)
     }
 }
 
@@ -116,6 +135,8 @@ pub(in crate::proxy) async fn relay(
     until: impl Future<Output = End>,
 ) {
     let active = AtomicU64::new(clock::uptime());
+    let lost = || io::Error::new(io::ErrorKind::ConnectionReset, "the connection between the nodes was closed");
+    let (caller_lost, server_lost) = (caller.lost(), server.lost());
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let both = std::future::poll_fn(|cx| {
         let ended = up.poll(cx, &mut caller, &mut server, |bytes| {
@@ -139,6 +160,8 @@ pub(in crate::proxy) async fn relay(
         biased;
         end = both => end,
         end = until => end,
+        () = caller_lost => End::Caller(lost()),
+        () = server_lost => End::Server(lost()),
         () = silence(&active, spans.idle) => End::Idle,
         () = span(spans.whole) => End::Duration,
     };

@@ -209,7 +209,12 @@ impl World {
         let web = Speaker { service: name("web"), instance: None };
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let outbounds = [Outbound { listen: any, speaker: web.clone() }];
-        let upstreams = [Upstream { listen: any, service: name("reviews"), port: PORT, speaker: web }];
+        let upstreams = [Upstream {
+            listen: any,
+            called: policy::route::Called::Service(name("reviews")),
+            port: PORT,
+            speaker: web,
+        }];
         let bound = self.runtime.block_on(plane.apply(&self.services(index), &outbounds, &upstreams)).unwrap();
         plane.serve();
         let (outbound, upstream) = (bound.outbounds[0].0, bound.upstreams[0].0);
@@ -260,6 +265,7 @@ impl World {
             node: node.clone(),
             compiled: Arc::new(Compiled::build(&state, None)),
             services: Arc::new(Services::new(self.endpoints(node))),
+            foreign: Arc::default(),
             state,
             authority: Arc::clone(&self.authority),
             limits: Arc::clone(&self.limits[index]),

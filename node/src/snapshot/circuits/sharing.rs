@@ -7,7 +7,7 @@ use certs::codec::Millis;
 use dashmap::DashMap;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{AtomicBool, AtomicU64, Circuits, Endpoint, Event, Key, Mutex, lock};
+use super::{AtomicBool, AtomicU64, Circuits, Endpoint, Event, Instance, Key, Mutex, lock};
 use crate::balance::outlier::MAX_PROBES;
 
 /// Endpoints that began to fail and are not watched yet; the next error of one that found no room tells of it again.
@@ -42,8 +42,10 @@ impl Circuits {
         (circuits, Outlets { suspects: suspected, probes: wanted })
     }
 
-    /// An attempt at an endpoint under outlier detection failed after `micros`.
-    pub fn erred(&self, endpoint: &Arc<Endpoint>, micros: u64) {
+    /// An attempt at an endpoint under outlier detection failed after `micros`. Of endpoints outside the mesh nobody else is told: their
+    /// names may mean others to other nodes, and no owner could be asked.
+    pub fn erred(&self, instance: &Instance, micros: u64) {
+        let Instance::Mesh(endpoint) = instance else { return };
         let is_new = self.shares.load(Relaxed) && endpoint.stats.erred(micros);
         if is_new && self.suspects.try_send(Arc::clone(endpoint)).is_err() {
             endpoint.stats.unwatch();

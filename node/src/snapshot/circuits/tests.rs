@@ -57,7 +57,8 @@ impl Mesh {
     }
 
     fn table(&self, policy: &Arc<ClusterPolicy>, now: Millis) -> Arc<Table> {
-        self.circuits.table(&self.circuit, &self.members, policy, &Client::default(), now, 7)
+        let members: Vec<Instance> = self.members.iter().map(Instance::from).collect();
+        self.circuits.table(&self.circuit, &members, policy, &Client::default(), now, 7)
     }
 
     fn fail(&self, table: &Table, position: usize, now: Millis) {
@@ -167,8 +168,8 @@ fn without_sharing_nothing_is_told_or_heard() {
     let mesh = Mesh { circuits, circuit, members: vec![endpoint("a", &stats)] };
     drop(mesh.table(&policy, 1));
     let report = |now| mesh.circuits.reported(&"n9".into(), &[("a/shop/cart".into(), 3)], now, 0);
-    mesh.circuits.erred(&mesh.members[0], 1);
-    mesh.circuits.erred(&mesh.members[0], 1);
+    mesh.circuits.erred(&Instance::from(&mesh.members[0]), 1);
+    mesh.circuits.erred(&Instance::from(&mesh.members[0]), 1);
     assert!(outlets.suspects.try_recv().is_ok() && outlets.suspects.try_recv().is_err(), "once");
     report(10);
     mesh.circuits.sweep(10, 0);
@@ -177,12 +178,12 @@ fn without_sharing_nothing_is_told_or_heard() {
     mesh.circuits.probed("a/shop/cart".into(), false, 11, 0);
     report(20);
     mesh.members[0].stats.unwatch();
-    mesh.circuits.erred(&mesh.members[0], 1);
+    mesh.circuits.erred(&Instance::from(&mesh.members[0]), 1);
     mesh.circuits.sweep(5_000, 0);
     assert!(outlets.suspects.try_recv().is_err() && outlets.probes.try_recv().is_err());
     mesh.circuits.share(true, 3);
     report(6_000);
-    mesh.circuits.erred(&mesh.members[0], 1);
+    mesh.circuits.erred(&Instance::from(&mesh.members[0]), 1);
     mesh.circuits.sweep(6_500, 0);
     assert!(outlets.suspects.try_recv().is_ok() && outlets.probes.try_recv().is_ok());
 }

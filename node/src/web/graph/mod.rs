@@ -295,6 +295,7 @@ mod tests {
             endpoints: 1,
             healthy: 1,
             panic: false,
+            entry: None,
         }
     }
 

@@ -15,7 +15,8 @@ const ALLOT_ADDRESS: &str = "networking.istio.io/enable-autoallocate-ip";
 /// `resolution`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Resolution {
-    /// The address to which the application connected, whichever it is; the default.
+    /// The address to which the application connected, whichever it is; the default. An application that names the host to its node has
+    /// connected to none: the node resolves the host in its place.
     #[default]
     None,
     /// The addresses of the endpoints.
@@ -69,6 +70,7 @@ pub(super) fn check(fields: &Fields<'_>, entry: &ServiceEntry, metadata: &Metada
         Resolution::Dns | Resolution::DnsRoundRobin => check_dns(fields, entry),
         Resolution::DynamicDns => check_dynamic(fields, entry, metadata),
     }
+    refuse_unbuilt(fields, entry);
     check_hosts_and_ports(fields, entry);
 }
 
@@ -123,6 +125,21 @@ fn check_dynamic(fields: &Fields<'_>, entry: &ServiceEntry, metadata: &Metadata)
     if entry.location == ServiceLocation::Internal && waypoint {
         let message = "location MESH_INTERNAL with resolution type DYNAMIC_DNS is not supported when using waypoints";
         fields.at.error_as_istio(codes::RESOLUTION, message, &format!("remove the label {USE_WAYPOINT}"));
+    }
+}
+
+/// A node finds endpoints before they are asked for: it resolves no name that a request brings.
+fn refuse_unbuilt(fields: &Fields<'_>, entry: &ServiceEntry) {
+    if entry.resolution == Resolution::DynamicDns
+        && let Some(at) = fields.get("resolution")
+    {
+        at.unbuilt("`resolution: DYNAMIC_DNS`, which resolves the name of each request,");
+    }
+    if entry.resolution == Resolution::None
+        && entry.hosts.iter().any(|host| host.starts_with('*'))
+        && let Some(at) = fields.get("hosts")
+    {
+        at.unbuilt("a wildcard host with `resolution: NONE`, where any address may be meant,");
     }
 }
 

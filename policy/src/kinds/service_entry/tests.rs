@@ -14,8 +14,9 @@ fn entry(spec: &str) -> Arc<ServiceEntry> {
     entry
 }
 
+/// But for what is valid and refused at push: see the last test.
 fn codes_of(spec: &str) -> Vec<&'static str> {
-    found("ServiceEntry", spec).iter().map(|one| one.code).collect()
+    found("ServiceEntry", spec).iter().map(|one| one.code).filter(|code| *code != codes::NOT_SUPPORTED).collect()
 }
 
 #[test]
@@ -163,8 +164,8 @@ spec: {hosts: ['*.y'], location: MESH_INTERNAL, resolution: DYNAMIC_DNS}\n";
         let problems = crate::parse::yaml("f", text, "default").problems;
         problems.iter().map(|one| one.code).collect::<Vec<_>>()
     };
-    assert_eq!(codes_in(text), [codes::KIND_NOT_SUPPORTED, codes::RESOLUTION]);
-    assert_eq!(codes_in(&text.replace("waypoint: w", "waypoint: None")), [codes::KIND_NOT_SUPPORTED]);
+    assert_eq!(codes_in(text), [codes::RESOLUTION, codes::NOT_SUPPORTED]);
+    assert_eq!(codes_in(&text.replace("waypoint: w", "waypoint: None")), [codes::NOT_SUPPORTED]);
 }
 
 #[test]
@@ -216,4 +217,38 @@ fn complaints_have_their_place() {
     assert_eq!(found[0].hint, "did you mean `protocol`?");
     let message = "endpoint address \"db.example.com\" is not a valid IP address";
     assert_eq!(found[1].istio_message.as_deref(), Some(message));
+}
+
+#[test]
+fn what_no_node_does_is_refused_at_push() {
+    let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";
+    for (spec, place) in [
+        (format!("{{hosts: ['*.y'], resolution: DYNAMIC_DNS, {ports}}}"), Some("spec.resolution")),
+        (format!("{{hosts: ['*.y'], {ports}}}"), Some("spec.hosts")),
+        (
+            format!("{{hosts: [a.b], resolution: STATIC, {ports}, endpoints: [{{address: 'unix:///run/a'}}]}}"),
+            Some("spec.endpoints[0].address"),
+        ),
+        (
+            "{hosts: [a.b], resolution: DNS, ports: [{number: 80, name: web, protocol: GRPC-WEB}]}".to_owned(),
+            Some("spec.ports[0].protocol"),
+        ),
+        (
+            format!("{{hosts: [a.b], {ports}, resolution: DNS, subjectAltNames: ['spiffe://a/b']}}"),
+            Some("spec.subjectAltNames[0]"),
+        ),
+        (
+            format!(
+                "{{hosts: [a.b], resolution: STATIC, {ports}, endpoints: [{{address: 10.0.0.1, labels: {{security.istio.io/tlsMode: istio}}}}]}}"
+            ),
+            Some("spec.endpoints[0].labels"),
+        ),
+        (format!("{{hosts: ['*.y'], resolution: STATIC, {ports}, endpoints: [{{address: 10.0.0.1}}]}}"), None),
+        (format!("{{hosts: [a.b], {ports}, subjectAltNames: [c.d]}}"), None),
+    ] {
+        let found = found("ServiceEntry", &spec);
+        let places: Vec<&str> =
+            found.iter().filter(|one| one.code == codes::NOT_SUPPORTED).map(|one| one.field.as_str()).collect();
+        assert_eq!(places, Vec::from_iter(place), "{spec}");
+    }
 }

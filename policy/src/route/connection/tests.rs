@@ -20,8 +20,8 @@ impl World {
             labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
             account: "shop/web".parse().unwrap(),
         };
-        let service = "shop/db".parse().unwrap();
-        then(&self.0, &Connection { service: &service, port, source: &source, address: address.parse().ok() })
+        let called = Called::Service("shop/db".parse().unwrap());
+        then(&self.0, &Connection { called: &called, port, source: &source, address: address.parse().ok() })
     }
 
     fn tcp(&self, port: u16, address: &str, app: &str) -> String {

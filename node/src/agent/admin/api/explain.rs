@@ -116,9 +116,10 @@ pub struct Ask {
 pub struct Candidate {
     /// `NODE/NAMESPACE/NAME[/INSTANCE]`.
     pub id: String,
-    /// The node it runs on.
-    pub node: NodeId,
-    /// Where that node is reached.
+    /// The node it runs on; none of one outside the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// Where that node is reached, or the endpoint itself.
     pub address: String,
     /// The service port.
     pub port: u16,

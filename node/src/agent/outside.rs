@@ -1,0 +1,161 @@
+//! Endpoints of ServiceEntries: names are resolved here, by the machine's own resolver, long before a request asks for them, and again
+//! and again. What a name meant last counts until it means something else: a resolver that is down takes nobody's endpoints away.
+
+mod fold;
+mod forbidden;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use certs::codec::Millis;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+
+use super::world::World;
+use crate::clock;
+
+pub(super) use fold::{Facts, foreign, names};
+pub(super) use forbidden::OwnPorts;
+
+/// Between two looks at a name that resolves, milliseconds. The machine's resolver does not say how long its answers hold.
+const REFRESH: Millis = 30_000;
+/// After the first failure in a row; doubled with each.
+const RETRY: Millis = 1_000;
+/// Names that are looked up at once: each keeps a thread busy of those that serve the disk, too.
+const AT_ONCE: usize = 4;
+/// Addresses of one name that are used.
+const MAX_ADDRESSES: usize = 256;
+
+/// What is known of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Answer {
+    /// In the order of the answer; the last that there was.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Why the last look gave none.
+    pub(super) failure: Option<String>,
+}
+
+/// When names are looked up. Pure.
+#[derive(Debug, Default)]
+struct Schedule {
+    names: BTreeMap<Arc<str>, Entry>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// Uptime of the next look.
+    next: Millis,
+    /// In a row.
+    failures: u32,
+}
+
+impl Schedule {
+    /// Follows what is wanted now.
+    fn follow(&mut self, wanted: BTreeSet<Arc<str>>, now: Millis) {
+        self.names.retain(|name, _| wanted.contains(name));
+        for name in wanted {
+            self.names.entry(name).or_insert(Entry { next: now, failures: 0 });
+        }
+    }
+
+    /// Names to look up now, so many at most. They are due again once they were [`Schedule::looked`] up.
+    fn take_due(&mut self, now: Millis, most: usize) -> Vec<Arc<str>> {
+        let due = self.names.iter_mut().filter(|(_, entry)| entry.next <= now).take(most);
+        let taken = due.map(|(name, entry)| {
+            entry.next = Millis::MAX;
+            name.clone()
+        });
+        taken.collect()
+    }
+
+    /// Milliseconds to the next look; `None` if there is nothing to look up.
+    fn pause(&self, now: Millis) -> Option<Millis> {
+        let waiting = self.names.values().filter(|entry| entry.next < Millis::MAX);
+        waiting.map(|entry| entry.next.saturating_sub(now)).min()
+    }
+
+    /// A look has ended. True if that is news: it failed for the first time, or went well again.
+    fn looked(&mut self, name: &str, well: bool, now: Millis) -> bool {
+        let Some(entry) = self.names.get_mut(name) else { return false };
+        let failed = entry.failures > 0;
+        if well {
+            *entry = Entry { next: now + REFRESH, failures: 0 };
+            failed
+        } else {
+            entry.next = now + (RETRY << entry.failures.min(20)).min(REFRESH);
+            entry.failures = entry.failures.saturating_add(1);
+            !failed
+        }
+    }
+}
+
+/// Runs for ever.
+pub async fn run(world: Arc<World>) {
+    resolve(world, |name| async move {
+        let found = tokio::net::lookup_host((&*name, 0)).await?;
+        Ok(found.map(|address| address.ip()).collect())
+    })
+    .await;
+}
+
+async fn resolve<F>(world: Arc<World>, look_up: impl Fn(Arc<str>) -> F)
+where
+    F: Future<Output = io::Result<Vec<IpAddr>>>,
+{
+    let mut changes = world.current().subscribe();
+    let mut schedule = Schedule::default();
+    let mut looks = FuturesUnordered::new();
+    loop {
+        changes.mark_unchanged();
+        schedule.follow(names(world.current().load().compiled.entries()), clock::uptime());
+        for name in schedule.take_due(clock::uptime(), AT_ONCE - looks.len()) {
+            let look = look_up(name.clone());
+            // A look is not given up: it would keep its thread all the same.
+            looks.push(async move { (answered(look.await), name) });
+        }
+        // Where all places are taken the next look begins when one has ended.
+        let pause = schedule.pause(clock::uptime()).filter(|_| looks.len() < AT_ONCE).map(Duration::from_millis);
+        tokio::select! {
+            Some((result, name)) = looks.next() => {
+                let news = schedule.looked(&name, result.is_ok(), clock::uptime());
+                match &result {
+                    Ok(_) if news => tracing::info!(%name, "a name resolves again"),
+                    Err(why) if news => tracing::warn!(%name, "a name does not resolve: {why}; tried again and again"),
+                    Ok(_) | Err(_) => {}
+                }
+                world.resolved(&name, result);
+            }
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+            () = rest(pause) => {}
+        }
+    }
+}
+
+async fn rest(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Addresses without repetition, in the order in which they came.
+fn answered(look: io::Result<Vec<IpAddr>>) -> Result<Vec<IpAddr>, String> {
+    let found = look.map_err(|error| error.to_string())?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in found.into_iter().map(|address| address.to_canonical()) {
+        if !addresses.contains(&address) && addresses.len() < MAX_ADDRESSES {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses) }
+}

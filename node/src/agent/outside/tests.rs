@@ -1,0 +1,213 @@
+//! Names over time, and what endpoints come of documents, names and members.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use certs::{
+    id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
+    root::Root,
+    sign::SigningKey,
+};
+use policy::{
+    changeset::{Change, Changeset},
+    compile::Compiled,
+    history::{History, genesis, signed},
+    hosts::{Protocol, ServicePort},
+};
+
+use super::*;
+use crate::snapshot::{Endpoint, EndpointId, Foreign, ForeignServices, Instance, Services, StatsTable, Trouble};
+
+fn compiled(documents: &str) -> Compiled {
+    let (trust_domain, now) = (TrustDomain::new("t.example").unwrap(), 1_800_000_000_000);
+    let operator = SigningKey::generate();
+    let root = Root::generate(&trust_domain, now).certificate();
+    let first = genesis(&trust_domain, &[root], &[("ann".into(), operator.public(), false)], now);
+    let mut history = History::new(trust_domain.clone());
+    history.insert(&signed(&first, &[&operator]), now).unwrap();
+    let parsed = policy::parse::yaml("a.yaml", documents, "shop");
+    assert!(parsed.is_valid(), "{:#?}", parsed.problems);
+    let change = |located: policy::parse::Located| Change {
+        replaces: Vec::new(),
+        document: located.document.id,
+        content: Some(located.json),
+    };
+    let changeset = Changeset {
+        trust_domain,
+        role_set: 1,
+        issued_at: now,
+        message: String::new(),
+        confirm_by: None,
+        nonce: [1; 16],
+        changes: parsed.documents.into_iter().map(change).collect(),
+    };
+    history.insert(&signed(&changeset, &[&operator]), now).unwrap();
+    Compiled::build(&history.state(now), None)
+}
+
+fn entry(name: &str, spec: &str) -> String {
+    format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+}
+
+fn facts(answers: &[(&str, &[&str])], own: &[&str]) -> Facts {
+    let addresses = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+    let answer = |(name, list): &(&str, &[&str])| {
+        (Arc::<str>::from(*name), Answer { addresses: addresses(list), failure: None })
+    };
+    let listeners: Vec<SocketAddr> = own.iter().map(|text| text.parse().unwrap()).collect();
+    let own = OwnPorts { listeners, machine: Vec::new() };
+    Facts { answers: answers.iter().map(answer).collect::<HashMap<_, _>>(), own }
+}
+
+fn folded(documents: &str, services: &Services, facts: &Facts) -> (ForeignServices, Vec<Trouble>) {
+    foreign(compiled(documents).entries(), services, facts, &StatsTable::default(), 1)
+}
+
+fn keys(foreign: &Foreign) -> Vec<String> {
+    foreign.instances.iter().map(|instance| instance.stats().key().to_string()).collect()
+}
+
+fn of<'f>(all: &'f ForeignServices, host: &str) -> &'f Foreign {
+    all.iter().find(|foreign| &*foreign.service.host == host).expect("the host")
+}
+
+const PORTS: &str =
+    "ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}, {number: 443, name: tls, protocol: TLS}]";
+
+#[test]
+fn endpoints_have_ports_of_their_own() {
+    let documents = entry(
+        "a",
+        &format!(
+            "{{hosts: [a.example], {PORTS}, resolution: STATIC, endpoints: [{{address: 10.0.0.2, ports: {{http: 81}}, weight: 3, locality: eu/a, labels: {{v: x}}}}, {{address: '2001:db8::1'}}]}}"
+        ),
+    );
+    let (all, troubles) = folded(&documents, &Services::default(), &facts(&[], &[]));
+    let found = of(&all, "a.example");
+    assert_eq!(keys(found), ["a.example/10.0.0.2:81,443", "a.example/[2001:db8::1]:8080,443"]);
+    let Instance::Outside(first) = &found.instances[0] else { panic!("it has no node") };
+    assert_eq!((first.weight, &*first.locality, first.labels["v"].as_str()), (3, "eu/a", "x"));
+    assert_eq!([80, 443, 81].map(|port| first.at(port).map(|at| at.port())), [Some(81), Some(443), None]);
+    assert!(troubles.is_empty() && found.has_outside());
+}
+
+#[test]
+fn a107_names_give_only_addresses_that_they_may_mean() {
+    let documents = [
+        entry("all", &format!("{{hosts: [all.example], {PORTS}, resolution: DNS}}")),
+        entry("one", &format!("{{hosts: [one.example], {PORTS}, resolution: DNS_ROUND_ROBIN}}")),
+        entry("rebound", &format!("{{hosts: [rebound.example], {PORTS}, resolution: DNS}}")),
+        entry("later", &format!("{{hosts: [later.example], {PORTS}}}")),
+        entry(
+            "wide",
+            &format!("{{hosts: ['*.wide.example'], {PORTS}, resolution: DNS, endpoints: [{{address: all.example}}]}}"),
+        ),
+    ]
+    .concat();
+    let answers: &[(&str, &[&str])] = &[
+        ("all.example", &["10.0.0.2", "10.0.0.1"]),
+        ("one.example", &["10.0.0.9", "10.0.0.8"]),
+        ("rebound.example", &["169.254.169.254", "127.0.0.1", "::ffff:127.0.0.1", "10.0.0.3"]),
+    ];
+    let names: Vec<String> = names(compiled(&documents).entries()).iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["all.example", "later.example", "one.example", "rebound.example"]);
+    let (all, troubles) = folded(&documents, &Services::default(), &facts(answers, &[]));
+    assert_eq!(keys(of(&all, "all.example")), ["all.example/10.0.0.1:8080,443", "all.example/10.0.0.2:8080,443"]);
+    assert_eq!(keys(of(&all, "one.example")), ["one.example/10.0.0.9:8080,443"], "the first of the answer");
+    assert_eq!(keys(of(&all, "rebound.example")), ["rebound.example/10.0.0.3:8080,443"]);
+    assert_eq!(keys(of(&all, "*.wide.example")).len(), 2);
+    assert!(of(&all, "later.example").instances.is_empty());
+    assert!(troubles.len() >= 2 && troubles.iter().all(|one| one.code == "address_refused"), "{troubles:?}");
+}
+
+#[test]
+fn a107_the_nodes_own_ports_are_nobodys_endpoint() {
+    let documents = entry(
+        "own",
+        &format!(
+            "{{hosts: [own.example], {PORTS}, resolution: STATIC, endpoints: [{{address: 127.0.0.1}}, {{address: 10.0.0.1}}]}}"
+        ),
+    );
+    let (all, troubles) = folded(&documents, &Services::default(), &facts(&[], &["127.0.0.1:8080"]));
+    assert_eq!(keys(of(&all, "own.example")), ["own.example/10.0.0.1:8080,443", "own.example/127.0.0.1:443"]);
+    assert!(troubles.len() == 1 && troubles[0].message.contains("127.0.0.1:8080"), "{troubles:?}");
+}
+
+#[test]
+fn a_resolver_that_is_down_takes_nothing_away() {
+    let documents = entry("a", &format!("{{hosts: [a.example], {PORTS}, resolution: DNS}}"));
+    let mut known = facts(&[("a.example", &["10.0.0.1"])], &[]);
+    known.answers.get_mut("a.example").unwrap().failure = Some("no answer".to_owned());
+    let (all, troubles) = folded(&documents, &Services::default(), &known);
+    assert_eq!(keys(of(&all, "a.example")).len(), 1);
+    assert!(
+        troubles[0].code == "name_unresolved" && troubles[0].message.contains("addresses of before"),
+        "{troubles:?}"
+    );
+}
+
+#[test]
+fn selectors_find_workloads_with_and_without_a_node() {
+    let documents = entry(
+        "db",
+        "{hosts: [db.example], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP, targetPort: 9080}], workloadSelector: {labels: {app: db}}}",
+    ) + "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: old}\nspec: {address: 10.0.0.1, labels: {app: db}}\n";
+    let stats = StatsTable::default();
+    let endpoint = |namespace: &str, app: &str, port: u16| {
+        let service = ServiceName::new(namespace, app).unwrap();
+        let id = EndpointId { node: NodeId::new("a").unwrap(), service, instance: None };
+        Endpoint {
+            address: "127.0.0.1:15008".parse().unwrap(),
+            account: ServiceAccount::new(namespace, "default").unwrap(),
+            labels: Arc::new([("app".to_owned(), "db".to_owned())].into()),
+            locality: "".into(),
+            weight: 1,
+            ports: Arc::new([ServicePort { name: "http".to_owned(), number: port, protocol: Protocol::Http }]),
+            healthy: true,
+            reason: "".into(),
+            local: false,
+            stats: stats.of(&id, 1),
+            id,
+        }
+    };
+    let services =
+        Services::new([endpoint("shop", "db", 9080), endpoint("shop", "other", 80), endpoint("bank", "db", 9080)]);
+    let (all, _) = folded(&documents, &services, &facts(&[], &[]));
+    let found = of(&all, "db.example");
+    assert_eq!(keys(found), ["a/shop/db", "a/shop/other", "db.example/10.0.0.1:9080"]);
+    let ports: Vec<Option<u16>> = found.instances.iter().map(|one| found.port_of(one, 80)).collect();
+    assert_eq!(ports, [Some(9080), None, Some(9080)], "who has not the port takes nothing");
+}
+
+#[test]
+fn names_are_looked_up_again_and_again() {
+    let mut schedule = Schedule::default();
+    assert_eq!(schedule.pause(5), None);
+    schedule.follow(["a".into(), "b".into()].into(), 10);
+    assert_eq!(schedule.pause(10), Some(0));
+    assert_eq!(
+        (schedule.take_due(10, 1).len(), schedule.take_due(10, 9).len(), schedule.take_due(10, 9).len()),
+        (1, 1, 0)
+    );
+    assert!(!schedule.looked("a", true, 10), "that it resolves is no news");
+    assert!(schedule.looked("b", false, 10));
+    assert_eq!((schedule.pause(10), schedule.take_due(10 + RETRY, 9).len()), (Some(RETRY), 1));
+    assert!(!schedule.looked("b", false, 10 + RETRY));
+    assert_eq!(schedule.pause(10 + RETRY), Some(2 * RETRY));
+    (0..40).for_each(|_| drop(schedule.looked("b", false, 20)));
+    assert_eq!(schedule.pause(20), Some(REFRESH - 10), "of a, which is next");
+    assert!(schedule.looked("b", true, 30));
+    schedule.follow(["b".into()].into(), 40);
+    assert_eq!(schedule.pause(40), Some(REFRESH - 10));
+    assert!(!schedule.looked("a", true, 40), "it is not wanted any more");
+}
+
+#[test]
+fn answers_are_addresses_without_repetition() {
+    let found = |list: &[&str]| {
+        answered(Ok(list.iter().map(|text| text.parse().unwrap()).collect()))
+            .map(|addresses| addresses.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(found(&["10.0.0.2", "10.0.0.1", "::ffff:10.0.0.2"]).unwrap(), ["10.0.0.2", "10.0.0.1"]);
+    assert!(found(&[]).unwrap_err().contains("no address"));
+    assert!(answered(Err(io::Error::other("SERVFAIL"))).unwrap_err().contains("SERVFAIL"));
+}

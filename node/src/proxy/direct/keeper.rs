@@ -1,0 +1,116 @@
+//! Reads what TLS towards endpoints outside needs, before and while it is used: files and secrets may change at any time.
+
+use super::tls::{self, Originations, Slot, Wish};
+use crate::{
+    proxy::{local::Local, plane::DataPlane},
+    secrets::Secrets,
+    snapshot::{Snapshot, Trouble},
+};
+use policy::kinds::ClientTlsMode;
+use rustls::RootCertStore;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// How often files are looked at.
+const RELOAD: Duration = Duration::from_secs(2);
+
+/// Keeps what the data plane needs for TLS outside the mesh, until the node drains.
+pub async fn keep_tls(plane: Arc<DataPlane>, secrets: Secrets) {
+    let originations = plane.shared.originations.clone();
+    let mut snapshots = plane.shared.current.subscribe();
+    let mut reloads = plane.shared.reloads.subscribe();
+    let mut changes = secrets.changes();
+    let mut draining = plane.shared.draining.subscribe();
+    let mut system = None;
+    loop {
+        snapshots.mark_unchanged();
+        reloads.mark_unchanged();
+        changes.mark_unchanged();
+        let used = look(&plane, &secrets, &originations, &mut system).await;
+        let again = async {
+            if !used {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(RELOAD).await;
+        };
+        let drained = async { drop(draining.wait_for(|draining| *draining).await) };
+        let goes_on = tokio::select! {
+            // Errors mean that the node ends.
+            changed = snapshots.changed() => changed.is_ok(),
+            changed = reloads.changed() => changed.is_ok(),
+            changed = changes.changed() => changed.is_ok(),
+            () = originations.news() => true,
+            () = drained => false,
+            () = again => true,
+        };
+        if !goes_on {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Reads what is wished; true if anything is.
+async fn look(
+    plane: &DataPlane,
+    secrets: &Secrets,
+    originations: &Originations,
+    system: &mut Option<Arc<RootCertStore>>,
+) -> bool {
+    let (wanted, mut troubles) = wanted(&plane.shared.current.load(), &plane.shared.local.load(), originations);
+    originations.keep(&wanted);
+    drop(wanted);
+    let slots = originations.all();
+    for slot in &slots {
+        let (wish, store) = (slot.wish.clone(), secrets.clone());
+        let read = plane.shared.tasks.blocking(move || tls::load(&wish, &store)).await;
+        let read = read.unwrap_or_else(|error| Err(error.to_string()));
+        if slot.wants_system() && system.is_none() {
+            let loaded = plane.shared.tasks.blocking(rustls_native_certs::load_native_certs).await;
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(loaded.map(|loaded| loaded.certs).unwrap_or_default());
+            *system = Some(Arc::new(roots));
+        }
+        let none = || Arc::new(RootCertStore::empty());
+        if let Err(why) = slot.take(read, &system.clone().unwrap_or_else(none)) {
+            let goes_on = if slot.is_made() { "it goes on with what it had" } else { "connections there fail (UF)" };
+            troubles.insert(format!(
+                "TLS for callers of {} is not as its DestinationRule says: {why}; {goes_on}",
+                slot.wish.namespace
+            ));
+        }
+    }
+    let trouble = |message| Trouble {
+        code: "client_tls",
+        message,
+        hint: "put the file where the DestinationRule says, or `skein secret put`; it is then taken by itself",
+    };
+    plane.shared.current.tell_tls_troubles(troubles.into_iter().map(trouble).collect());
+    !slots.is_empty()
+}
+
+/// What callers beside this node may need, and what cannot be.
+fn wanted(snapshot: &Snapshot, local: &Local, originations: &Originations) -> (Vec<Arc<Slot>>, BTreeSet<String>) {
+    let (mut slots, mut troubles) = (Vec::new(), BTreeSet::new());
+    let namespaces: BTreeSet<&str> = local.services().into_iter().map(|service| service.name.namespace()).collect();
+    for namespace in namespaces {
+        for (made, tls) in snapshot.compiled.client_tls(namespace) {
+            match tls.mode {
+                ClientTlsMode::Disable => {}
+                ClientTlsMode::Simple | ClientTlsMode::Mutual => {
+                    let names = made.entry.subject_alt_names.clone();
+                    slots.push(originations.slot(Wish { tls, names, namespace: namespace.to_owned() }));
+                }
+                ClientTlsMode::IstioMutual => {
+                    let outside = snapshot.foreign.get(made).is_some_and(|foreign| foreign.has_outside());
+                    if outside {
+                        troubles.insert(format!(
+                            "a DestinationRule wants ISTIO_MUTUAL for `{}` of {}, whose endpoints have no identity of the mesh: \
+                             connections there fail (UF)",
+                            made.host, made.document
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    (slots, troubles)
+}

@@ -1,0 +1,171 @@
+//! Connections that this node makes by itself: to applications beside it, and to endpoints that no node serves.
+
+mod keeper;
+mod tls;
+mod verifier;
+
+pub use keeper::keep_tls;
+pub(in crate::proxy) use tls::{Originations, Slot, Wish};
+
+use super::tcp::Side;
+use rustls::{ClientConfig, pki_types::ServerName};
+use std::{
+    hash::{Hash, Hasher},
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// Where a connection goes, and how it begins. Connections to equal targets stand for each other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::proxy) struct Target {
+    pub(in crate::proxy) address: SocketAddr,
+    tls: Option<Session>,
+}
+
+/// TLS as one server is met with it.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Session {
+    /// Another one after a renewal: connections of before are not used again.
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Session {
+    /// With this server, as this configuration has it.
+    pub(in crate::proxy) const fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        Self { config, name }
+    }
+}
+
+impl PartialEq for Session {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
+    }
+}
+
+impl Eq for Session {}
+
+impl Hash for Session {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.config).hash(state);
+        self.name.hash(state);
+    }
+}
+
+impl Target {
+    /// In clear.
+    pub(in crate::proxy) const fn plain(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+
+    /// In clear, or by TLS.
+    pub(in crate::proxy) const fn new(address: SocketAddr, tls: Option<Session>) -> Self {
+        Self { address, tls }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody answers in time, or the server is not who it should be.
+    pub(in crate::proxy) async fn connect(&self, patience: Duration) -> io::Result<Stream> {
+        let whole = async {
+            let stream = TcpStream::connect(self.address).await?;
+            // Small messages must not wait for acknowledgements; a socket that refuses this still works.
+            drop(stream.set_nodelay(true));
+            let Some(Session { config, name }) = &self.tls else { return Ok(Stream::Plain(stream)) };
+            let stream = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await?;
+            let wanted = config.alpn_protocols.first().map(Vec::as_slice);
+            if wanted.is_some() && stream.get_ref().1.alpn_protocol() != wanted {
+                return Err(io::Error::other("the server does not speak HTTP/2"));
+            }
+            Ok(Stream::Tls(Box::new(stream)))
+        };
+        timeout(patience, whole).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(in crate::proxy) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Plain(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
+        }
+    }
+}
+
+impl Side for Stream {
+    fn reset(self) {
+        match self {
+            Self::Plain(stream) => stream.reset(),
+            Self::Tls(stream) => stream.into_inner().0.reset(),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! CONNECT at a proxy port: a tunnel to a port of bytes, of a service or of a host that a ServiceEntry makes. Nothing else is led
+//! anywhere, so that no node is an open proxy.
+
+use super::{Connection, Speaker, observe, tcp};
+use crate::{
+    clock,
+    http1::server::OnUpgrade,
+    proxy::{
+        context::Context,
+        detect,
+        failure::Cause,
+        http::{Bounds, Incoming, ResponseBody},
+        reply,
+        tcp::Account,
+    },
+    snapshot::Snapshot,
+};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Version, header::HOST};
+use hyper::body::Body as _;
+use policy::{
+    hosts::{self, Protocol},
+    route::Called,
+};
+use std::{sync::Arc, time::Duration};
+
+/// For a caller to take over its connection once it was told that the tunnel is open.
+const HANDOVER: Duration = Duration::from_secs(10);
+
+/// Answers a CONNECT. Where the port declares TLS, the route waits for the name that the client asks for, so that the answer comes
+/// first; elsewhere a refusal is told in the answer.
+pub(super) async fn answer(connection: &Connection, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    let on_upgrade = OnUpgrade::of(&mut request);
+    let (context, speaker) = (&connection.context, connection.speaker.load_full());
+    let snapshot = context.current.load();
+    let mut account = Account::new((None, None));
+    let (called, declared) = match asked(&speaker, &snapshot, &request) {
+        Ok(asked) => asked,
+        Err(cause) => {
+            account.between(context.recorder(speaker.to_nothing()));
+            account.failed(cause, None);
+            return reply::failure(cause, false);
+        }
+    };
+    let ends = tcp::Ends { remote: connection.remote, local: connection.local };
+    if declared == Protocol::Tls {
+        let tunnel = after_hello(Arc::clone(context), speaker, called, ends, on_upgrade);
+        context.tasks.detach("tunnel", context.open.track_future(tunnel));
+        return opened();
+    }
+    let mut account = Account::new(observe::begin_connection(context, &speaker, &snapshot, ends, None));
+    match lead(context, &speaker, &snapshot, &called, (ends, None), &mut account).await {
+        Ok(led) => {
+            let tunnel = carry(Arc::clone(context), led, on_upgrade, account);
+            context.tasks.detach("tunnel", context.open.track_future(tunnel));
+            opened()
+        }
+        Err(cause) => {
+            account.failed(cause, None);
+            reply::failure(cause, false)
+        }
+    }
+}
+
+fn opened() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(Bytes::new()));
+    *response.status_mut() = StatusCode::OK;
+    response
+}
+
+/// What is called, and what is spoken there.
+fn asked(
+    speaker: &Speaker,
+    snapshot: &Snapshot,
+    request: &Request<Incoming>,
+) -> Result<((Called, u16), Protocol), Cause> {
+    if speaker.fixed.is_some() {
+        return Err(Cause::Unsupported("CONNECT is for proxy ports"));
+    }
+    if !request.body().is_end_stream() {
+        return Err(Cause::BadRequest("CONNECT has no body"));
+    }
+    let authority = request.uri().authority().filter(|_| request.uri().path_and_query().is_none());
+    let authority = authority.map(http::uri::Authority::as_str).ok_or(Cause::BadRequest("not an authority"))?;
+    let mut named = request.headers().get_all(HOST).iter();
+    let (host, more) = (named.next(), named.next());
+    let same = match host {
+        Some(host) => host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()),
+        // Before HTTP/1.1 there was no such header, and some clients ask for tunnels as then.
+        None => request.version() == Version::HTTP_10,
+    };
+    if !same || more.is_some() {
+        return Err(Cause::BadRequest("Host differs from the request target"));
+    }
+    let (host, Some(port)) = hosts::split_authority(authority) else {
+        return Err(Cause::BadRequest("CONNECT names a port"));
+    };
+    let namespace = speaker.source.namespace.as_str();
+    let service = hosts::resolve(host, namespace, &*snapshot.services).map(Called::Service);
+    let entry = || {
+        let made = snapshot.compiled.entries().named(host, namespace)?;
+        let wild = made.host.starts_with('*');
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        Some(Called::Host(if wild { host.into() } else { Arc::clone(&made.host) }))
+    };
+    let called = service.or_else(entry).ok_or(Cause::NoRoute)?;
+    match speaker.protocol(snapshot, &called, port).ok_or(Cause::NoRoute)? {
+        // What is meant as requests would pass by the rules for requests.
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => Err(Cause::NoRoute),
+        declared @ (Protocol::Tcp | Protocol::Tls | Protocol::Sniffed) => Ok(((called, port), declared)),
+    }
+}
+
+async fn lead(
+    context: &Arc<Context>,
+    speaker: &Speaker,
+    snapshot: &Arc<Snapshot>,
+    called: &(Called, u16),
+    (ends, server_name): (tcp::Ends, Option<&str>),
+    account: &mut Account,
+) -> Result<tcp::Led, Cause> {
+    let (route, port) = tcp::routed(context, speaker, snapshot, Some(called), (ends, server_name), account)?;
+    tcp::lead(context, speaker, snapshot, &route, (port, ends.remote), account).await
+}
+
+async fn carry(context: Arc<Context>, led: tcp::Led, on_upgrade: OnUpgrade, mut account: Account) {
+    let Ok(Some(caller)) = tokio::time::timeout(HANDOVER, on_upgrade.connection()).await else { return };
+    account.opened();
+    led.carry(&context, caller, account, std::future::pending()).await;
+}
+
+/// Leads a tunnel by the name that its client asks for.
+async fn after_hello(
+    context: Arc<Context>,
+    speaker: Arc<Speaker>,
+    called: (Called, u16),
+    ends: tcp::Ends,
+    on_upgrade: OnUpgrade,
+) {
+    let Ok(Some(mut caller)) = tokio::time::timeout(HANDOVER, on_upgrade.connection()).await else { return };
+    let began = clock::uptime();
+    let bounds = Bounds::of_applications(&context.limits());
+    let hello = detect::server_name(&mut caller, &bounds);
+    let name = tokio::select! {
+        name = hello => name,
+        () = context.draining() => return,
+    };
+    let Ok(name) = name else {
+        return tracing::debug!(waited = clock::uptime() - began, "a tunnel ended before it asked for a server");
+    };
+    let (snapshot, name) = (context.current.load(), name.unwrap_or_default());
+    let mut account = Account::new(observe::begin_connection(&context, &speaker, &snapshot, ends, Some(&name)));
+    let led = lead(&context, &speaker, &snapshot, &called, (ends, Some(&name)), &mut account).await;
+    // What is carried may last for days.
+    drop(snapshot);
+    match led {
+        Ok(led) => {
+            account.opened();
+            led.carry(&context, caller, account, std::future::pending()).await;
+        }
+        Err(cause) => {
+            tracing::debug!(service = %speaker.service, ?cause, "a tunnel led nowhere");
+            account.failed(cause, None);
+            crate::proxy::tcp::Side::reset(caller);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Attempts at endpoints that no node serves: this node connects to them by itself, in clear or by TLS as a DestinationRule says.
+
+use super::attempt::{Try, Way, within};
+use crate::{
+    descriptors, mesh,
+    proxy::{
+        cluster::{Outward, Security},
+        direct::{Stream, Target},
+        failure::Cause,
+        http::{self as body, RequestBody},
+        inbound::Version,
+    },
+};
+use http::{Response, header::HOST, request::Parts};
+use policy::hosts::split_authority;
+use std::net::SocketAddr;
+
+impl Way<'_> {
+    /// True if endpoints outside are met by TLS.
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.cluster.outward.as_ref().is_some_and(|outward| matches!(outward.tls, Security::Tls(_)))
+    }
+
+    /// Sends a request there. What the server says of this mesh's own matters counts for nothing.
+    pub(super) async fn outside(
+        &self,
+        address: SocketAddr,
+        head: &Parts,
+        request: RequestBody,
+        one: &mut Try<'_>,
+    ) -> Result<Response<body::Source>, Cause> {
+        let outward = self.outward()?;
+        let version = match self.protocol {
+            mesh::Protocol::Http2 => Version::Http2,
+            mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => Version::Http1,
+        };
+        let host = head.uri.authority().map(http::uri::Authority::as_str);
+        let host = host.or_else(|| head.headers.get(HOST)?.to_str().ok()).unwrap_or_default();
+        let target = self.target(outward, address, split_authority(host).0).await?;
+        *one.with_endpoint = true;
+        let answer = self.context.apps.send(&target, version, head, request, &outward.terms);
+        let mut response = within(one.limit, one.sent, answer).await.ok_or(Cause::PerTryTimeout)??;
+        body::strip_own(response.headers_mut());
+        Ok(response.map(body::Source::App))
+    }
+
+    /// A connection of bytes to there.
+    pub(super) async fn open_outside(&self, address: SocketAddr) -> Result<Stream, Cause> {
+        let outward = self.outward()?;
+        let target = self.target(outward, address, &outward.host).await?;
+        let stream = target.connect(outward.terms.connect).await.map_err(|error| {
+            tracing::debug!(%address, %error, "an endpoint outside does not answer");
+            Cause::ConnectFailure
+        })?;
+        if descriptors::leaves_room(&stream) { Ok(stream) } else { Err(Cause::Overflow) }
+    }
+
+    fn outward(&self) -> Result<&Outward, Cause> {
+        self.cluster.outward.as_deref().ok_or(Cause::ConnectFailure)
+    }
+
+    async fn target(&self, outward: &Outward, address: SocketAddr, host: &str) -> Result<Target, Cause> {
+        let session = match &outward.tls {
+            Security::Clear => None,
+            Security::Tls(slot) => {
+                let http2 = self.protocol == mesh::Protocol::Http2;
+                Some(slot.session(host, http2, outward.terms.connect).await?)
+            }
+            Security::Impossible => return Err(Cause::ConnectFailure),
+        };
+        Ok(Target::new(address, session))
+    }
+}

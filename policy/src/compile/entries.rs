@@ -1,0 +1,217 @@
+//! The services that ServiceEntries make: one for each of their hosts, as each caller sees them.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use certs::codec::Millis;
+
+use super::seen_by;
+use crate::{
+    Kind,
+    document::{DocumentId, Spec},
+    history::State,
+    hosts::{self, Protocol, ServicePort},
+    kinds::{ExportTo, PortProtocol, ServiceEntry, ServiceEntryPort, Subnet, WorkloadEntry},
+};
+
+/// Ports of servers that speak first; Istio takes them for TCP unless they declare something.
+pub const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
+
+/// A host of a ServiceEntry, and what is behind it.
+#[derive(Debug, Clone)]
+pub struct EntryService {
+    /// The ServiceEntry.
+    pub document: DocumentId,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Lower case; a wildcard perhaps.
+    pub host: Arc<str>,
+    /// By number. Those of UDP are left out: nothing is sent there.
+    pub ports: Arc<[ServicePort]>,
+    /// What the document says.
+    pub entry: Arc<ServiceEntry>,
+    /// The WorkloadEntries that it selects, by name.
+    pub workloads: Arc<[(DocumentId, Arc<WorkloadEntry>)]>,
+    created: Millis,
+    export_to: ExportTo,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Entries {
+    /// Oldest first; those of all callers together.
+    all: Vec<Arc<EntryService>>,
+    /// By host that is no wildcard, and by address that stands for one; oldest first.
+    exact: HashMap<Arc<str>, Vec<Arc<EntryService>>>,
+    /// Wildcards, the most specific first, then the oldest.
+    wild: Vec<Arc<EntryService>>,
+}
+
+/// Which ServiceEntries make a host: whose namespace counts as the host's own depends on who asks.
+pub(super) type Owners = Vec<(DocumentId, ExportTo)>;
+
+impl EntryService {
+    /// The entry's word of a port.
+    pub fn declared(&self, port: u16) -> Option<&ServiceEntryPort> {
+        self.entry.ports.iter().find(|declared| declared.number == port)
+    }
+
+    /// The HTTP port that a request means which names this one, or none: then the only one, or 80.
+    pub(crate) fn http_port(&self, asked: Option<u16>) -> Option<u16> {
+        let mut http = self.ports.iter().filter(|port| port.protocol.is_http()).map(|port| port.number);
+        match asked {
+            Some(asked) => http.find(|port| *port == asked),
+            None => {
+                let all: Vec<u16> = http.collect();
+                let plain = || all.iter().find(|port| **port == super::PLAIN_HTTP);
+                if let [only] = all[..] { Some(only) } else { plain().copied() }
+            }
+        }
+    }
+}
+
+impl Entries {
+    pub(super) fn new(state: &State) -> Self {
+        let mut all: Vec<Arc<EntryService>> = Vec::new();
+        let mut by_address: Vec<(Arc<str>, Arc<EntryService>)> = Vec::new();
+        let workloads = workloads(state);
+        for (id, value) in state.effective() {
+            let Ok(document) = &value.document else { continue };
+            let Spec::ServiceEntry(entry) = &document.spec else { continue };
+            let selected = workloads.iter().filter(|(workload, content)| {
+                workload.namespace == id.namespace && entry.selects(&content.endpoint.labels)
+            });
+            let selected: Arc<[_]> = selected.cloned().collect();
+            let namespace: Arc<str> = id.namespace.as_str().into();
+            let ports: Arc<[ServicePort]> = entry.ports.iter().filter_map(port).collect();
+            for (index, host) in entry.hosts.iter().enumerate() {
+                let made = Arc::new(EntryService {
+                    document: id.clone(),
+                    namespace: namespace.clone(),
+                    host: host.as_str().into(),
+                    ports: ports.clone(),
+                    entry: entry.clone(),
+                    workloads: selected.clone(),
+                    created: document.created.unwrap_or(value.time),
+                    export_to: seen_by(&entry.export_to, id, value),
+                });
+                // An address of several hosts is the first one's.
+                let single = entry.addresses.iter().filter(|_| index == 0).filter_map(Subnet::only);
+                by_address.extend(single.map(|address| (address.to_string().into(), made.clone())));
+                all.push(made);
+            }
+        }
+        all.sort_by(|a, b| a.age().cmp(&b.age()));
+        by_address.sort_by(|(_, a), (_, b)| a.age().cmp(&b.age()));
+        let mut entries = Self::default();
+        for made in &all {
+            if made.host.starts_with('*') {
+                entries.wild.push(made.clone());
+            } else {
+                entries.exact.entry(made.host.clone()).or_default().push(made.clone());
+            }
+        }
+        for (address, made) in by_address {
+            entries.exact.entry(address).or_default().push(made);
+        }
+        // Stable: the oldest stays first among equals.
+        entries.wild.sort_by(|a, b| hosts::by_specificity(&a.host, &b.host));
+        entries.all = all;
+        entries
+    }
+
+    /// Every one, oldest first.
+    pub fn all(&self) -> &[Arc<EntryService>] {
+        &self.all
+    }
+
+    /// The one that a host (lower case, without port and trailing dot) means to callers of this namespace: the host itself before
+    /// wildcards; of several the one of the callers' own namespace, else the oldest.
+    pub fn find(&self, host: &str, namespace: &str) -> Option<&Arc<EntryService>> {
+        let visible = |made: &&Arc<EntryService>| made.export_to.includes(namespace);
+        let foreign = |made: &&Arc<EntryService>| made.document.namespace != namespace;
+        let exact = self.exact.get(host).into_iter().flatten().filter(visible);
+        if let Some(found) = exact.min_by_key(foreign) {
+            return Some(found);
+        }
+        let mut hits = self.wild.iter().filter(|made| hosts::covers(&made.host, host)).filter(visible).peekable();
+        let best = hits.peek().map(|made| made.host.clone())?;
+        hits.take_while(|made| made.host == best).min_by_key(foreign)
+    }
+
+    /// As [`Entries::find`], of a host as a request names it, or of what its short form means.
+    pub fn named(&self, host: &str, namespace: &str) -> Option<&Arc<EntryService>> {
+        if self.all.is_empty() {
+            return None;
+        }
+        let host = as_written(host);
+        let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(&host);
+        self.find(host, namespace).or_else(|| {
+            let service = hosts::named(host, namespace)?;
+            self.find(&hosts::full_name(&service), namespace)
+        })
+    }
+
+    /// Who makes a host.
+    pub(super) fn owners(&self, host: &str) -> Owners {
+        let wild = self.wild.iter().filter(|made| hosts::covers(&made.host, host));
+        let made = self.exact.get(host).into_iter().flatten().chain(wild);
+        made.map(|made| (made.document.clone(), made.export_to.clone())).collect()
+    }
+
+    /// Namespaces whose callers may see another owner of a host than those of any other namespace.
+    pub(super) fn special_namespaces(&self, host: &str, into: &mut BTreeSet<String>) {
+        for (id, export_to) in self.owners(host) {
+            into.insert(id.namespace);
+            if let ExportTo::Namespaces(namespaces) = export_to {
+                into.extend(namespaces);
+            }
+        }
+    }
+}
+
+impl EntryService {
+    fn age(&self) -> (Millis, &str, &str) {
+        (self.created, &self.document.name, &self.document.namespace)
+    }
+}
+
+/// A host as documents write it: lower case, without the dot that ends a full name.
+pub(crate) fn as_written(host: &str) -> Cow<'_, str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}
+
+fn workloads(state: &State) -> Vec<(DocumentId, Arc<WorkloadEntry>)> {
+    let of_kind = state.effective().filter(|(id, _)| id.kind == Kind::WorkloadEntry);
+    let content = of_kind.filter_map(|(id, value)| {
+        let Spec::WorkloadEntry(entry) = &value.document.as_ref().ok()?.spec else { return None };
+        Some((id.clone(), entry.clone()))
+    });
+    content.collect()
+}
+
+/// `None` for one that carries nothing.
+fn port(declared: &ServiceEntryPort) -> Option<ServicePort> {
+    let protocol = match declared.protocol {
+        Some(PortProtocol::Http | PortProtocol::HttpProxy) => Protocol::Http,
+        Some(PortProtocol::Http2) => Protocol::Http2,
+        Some(PortProtocol::Grpc | PortProtocol::GrpcWeb) => Protocol::Grpc,
+        Some(PortProtocol::Https | PortProtocol::Tls) => Protocol::Tls,
+        Some(PortProtocol::Tcp | PortProtocol::Mongo | PortProtocol::Redis | PortProtocol::MySql) => Protocol::Tcp,
+        Some(PortProtocol::Udp) => return None,
+        None if SERVER_FIRST.contains(&declared.number) => Protocol::Tcp,
+        None => Protocol::Sniffed,
+    };
+    Some(ServicePort { name: declared.name.clone(), number: declared.number, protocol })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! Whom a host of a ServiceEntry means.
+
+use super::*;
+use crate::testing::state_of;
+
+fn text(name: &str, namespace: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+fn entries(documents: &[String]) -> Entries {
+    Entries::new(&state_of(&documents.join("---\n")))
+}
+
+fn found<'e>(entries: &'e Entries, host: &str, namespace: &str) -> Option<&'e str> {
+    entries.named(host, namespace).map(|made| made.document.name.as_str())
+}
+
+const PORTS: &str = "ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC";
+
+#[test]
+fn the_callers_own_goes_before_the_oldest_and_the_host_before_a_wildcard() {
+    let entries = entries(&[
+        text("wide", "shop", &format!("{{hosts: ['*.example.com'], {PORTS}}}")),
+        text("wider", "shop", &format!("{{hosts: ['*.com'], {PORTS}}}")),
+        text("old", "shop", &format!("{{hosts: [api.example.com], {PORTS}}}")),
+        text("own", "bank", &format!("{{hosts: [api.example.com], {PORTS}}}")),
+        text("secret", "bank", &format!("{{hosts: [vault.example.com], exportTo: [.], {PORTS}}}")),
+        text("nobodys", "bank", &format!("{{hosts: [nobody.example.org], exportTo: ['~'], {PORTS}}}")),
+    ]);
+    assert_eq!(found(&entries, "API.example.com.", "web"), Some("old"));
+    assert_eq!(found(&entries, "api.example.com", "bank"), Some("own"));
+    assert_eq!(found(&entries, "vault.example.com", "bank"), Some("secret"));
+    assert_eq!(found(&entries, "vault.example.com", "web"), Some("wide"));
+    assert_eq!(found(&entries, "a.b.com", "web"), Some("wider"));
+    assert_eq!(found(&entries, "nobody.example.org", "bank"), None);
+    assert_eq!(found(&entries, "example.org", "web"), None);
+    assert_eq!(entries.all().len(), 6);
+}
+
+#[test]
+fn addresses_and_short_names_mean_the_host() {
+    let entries = entries(&[
+        text("vip", "shop", &format!("{{hosts: [a.example, b.example], addresses: [240.0.0.7, 10.0.0.0/8], {PORTS}}}")),
+        text("inner", "shop", &format!("{{hosts: [legacy.shop.svc.cluster.local], location: MESH_INTERNAL, {PORTS}}}")),
+    ]);
+    let host = |host: &str| entries.named(host, "shop").map(|made| &*made.host);
+    assert_eq!(host("240.0.0.7"), Some("a.example"));
+    assert_eq!(host("10.0.0.1"), None, "a block is for connections whose address is known");
+    assert_eq!(host("legacy"), Some("legacy.shop.svc.cluster.local"));
+    assert_eq!(host("legacy.shop.mesh"), Some("legacy.shop.svc.cluster.local"));
+    assert!(entries.named("legacy", "web").is_none());
+}
+
+#[test]
+fn ports_speak_as_declared() {
+    let entries = entries(&[text(
+        "db",
+        "shop",
+        "{hosts: [db.example], resolution: STATIC, ports: [{number: 3306, name: db}, {number: 80, name: web, protocol: HTTP}, {number: 8080, name: any, protocol: HTTP2}, {number: 443, name: tls, protocol: HTTPS}, {number: 53, name: dns, protocol: UDP}]}",
+    )]);
+    let made = entries.find("db.example", "shop").unwrap();
+    let ports: Vec<_> = made.ports.iter().map(|port| (port.number, port.protocol)).collect();
+    assert_eq!(ports, [(3306, Protocol::Tcp), (80, Protocol::Http), (8080, Protocol::Http2), (443, Protocol::Tls)]);
+    assert_eq!([None, Some(8080), Some(443)].map(|asked| made.http_port(asked)), [Some(80), Some(8080), None]);
+}
+
+#[test]
+fn workloads_are_selected_in_the_namespace() {
+    let workload = |name: &str, namespace: &str, app: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{address: 10.0.0.1, labels: {{app: {app}}}}}\n"
+        )
+    };
+    let selecting =
+        format!("{{hosts: [db.example], {PORTS}, location: MESH_INTERNAL, workloadSelector: {{labels: {{app: db}}}}}}");
+    let entries = entries(&[
+        text("db", "shop", &selecting),
+        workload("two", "shop", "db"),
+        workload("one", "shop", "db"),
+        workload("other", "shop", "web"),
+        workload("elsewhere", "bank", "db"),
+    ]);
+    let made = entries.find("db.example", "shop").unwrap();
+    let names: Vec<&str> = made.workloads.iter().map(|(id, _)| id.name.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
+}
