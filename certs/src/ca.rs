@@ -17,12 +17,13 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     certificate::{Certificate, is_ecdsa_sha256, leaf_life, p256_only, p256_spki, signature_holds},
-    codec::Millis,
+    codec::{self, Millis},
     error::Error,
-    grant::{Grant, NodeGrant},
+    grant::{Grant, MAX_GRANT, NodeGrant},
     id::{NodeId, SpiffeId, Subject, TrustDomain},
     pem,
     redemption::{Redeemed, Redemption, vouches},
+    root::Root,
     sign::{Digest, PublicKey},
     template::{self, Validity},
     verify::{Link, MAX_CHAIN},
@@ -30,6 +31,8 @@ use crate::{
 
 /// Bytes of a chain that stay free for the leaf.
 const LEAF_ROOM: usize = 1536;
+/// Bytes by which signatures and serial numbers of one chain may be longer than another's.
+const SIGNATURE_SLACK: usize = 64;
 
 /// Most bytes of a certificate request.
 pub const MAX_REQUEST: usize = 2048;
@@ -204,6 +207,10 @@ impl Enroller {
         if grant.enroller || grant.record_key.is_none() {
             return Err(Error::Certificate("a node CA has a record key and does not enrol".into()));
         }
+        let bytes = codec::encode(grant).len();
+        if bytes > MAX_GRANT {
+            return Err(Error::TooLarge { bytes, limit: MAX_GRANT });
+        }
         let validity = Validity::lasting(now, life, Link::NodeCa.longest_life()).within(self.validity, now)?;
         let own = CertificateDer::from(self.chain[0].as_slice());
         let issuer = Issuer::from_ca_cert_der(&own, &self.key).map_err(Error::issue)?;
@@ -217,6 +224,27 @@ impl Enroller {
             return Err(Error::TooLarge { bytes, limit: MAX_CHAIN });
         }
         Ok(chain)
+    }
+}
+
+impl NodeGrant {
+    /// Whether any enroller of the mesh can certify all of it: it takes a certificate for granted that nobody holds, by an enroller whose
+    /// name is as long as names get.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]: it names more services or accounts than a certificate holds.
+    pub fn fits(&self, trust_domain: &TrustDomain) -> Result<(), Error> {
+        // Nothing of this leaves here, so any time will do.
+        const NOW: Millis = 1_800_000_000_000;
+        let (root, key, guest) = (Root::generate(trust_domain, NOW), CaKey::generate(), CaKey::generate());
+        let redeemer = NodeId::new(&"e".repeat(63)).expect("a name as long as they get");
+        let certificate = root.issue_enroller(&redeemer, u64::MAX, &key.spki(), NOW)?;
+        let enroller = Enroller::new(trust_domain, vec![certificate], key)?;
+        let signed = NodeGrant { redeemer: Some(redeemer), epoch: u64::MAX, ..self.clone() };
+        let chain =
+            enroller.certify(&signed, (&guest.spki(), PublicKey([0; 32])), None, Link::NodeCa.longest_life(), NOW)?;
+        let bytes = chain[0].len() + 2 * chain[1].len() + LEAF_ROOM + SIGNATURE_SLACK;
+        if bytes > MAX_CHAIN { Err(Error::TooLarge { bytes, limit: MAX_CHAIN }) } else { Ok(()) }
     }
 }
 
@@ -406,6 +434,49 @@ impl fmt::Debug for CaKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn granted(services: usize, account: impl Fn(usize) -> String) -> NodeGrant {
+        let service = |n| format!("shop/service-number-{n}={}", account(n)).parse().unwrap();
+        NodeGrant {
+            node: NodeId::new("web-1").unwrap(),
+            epoch: 1,
+            services: (0..services).map(service).collect(),
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller: false,
+            retired: false,
+        }
+    }
+
+    #[test]
+    fn what_no_certificate_holds_does_not_fit() {
+        let mesh = TrustDomain::new("prod.example").unwrap();
+        let (own, one) = (|n| format!("account-number-{n}"), |_| "default".to_owned());
+        granted(40, own).fits(&mesh).unwrap();
+        granted(140, one).fits(&mesh).unwrap();
+        for grant in [granted(300, own), granted(1_000, one)] {
+            let error = grant.fits(&mesh).unwrap_err();
+            assert!(matches!(error, Error::TooLarge { .. }) && error.to_string().contains("the limit is"), "{error}");
+        }
+    }
+
+    /// What fits is certified, whoever does it and however names and signatures turn out; and a verifier can read it.
+    #[test]
+    fn what_fits_is_certified_and_read() {
+        let mesh = TrustDomain::new("prod.example").unwrap();
+        let own = |n| format!("account-number-{n}");
+        let most = (40..300).take_while(|n| granted(*n, own).fits(&mesh).is_ok()).last().unwrap();
+        let now = 1_800_000_000_000;
+        let (root, key, guest) = (Root::generate(&mesh, now), CaKey::generate(), CaKey::generate());
+        let first = NodeId::new("first").unwrap();
+        let certificate = root.issue_enroller(&first, 1, &key.spki(), now).unwrap();
+        let enroller = Enroller::new(&mesh, vec![certificate], key).unwrap();
+        let signed = NodeGrant { redeemer: Some(first), ..granted(most, own) };
+        let keys = (guest.spki(), PublicKey([0; 32]));
+        let chain = enroller.certify(&signed, (&keys.0, keys.1), None, Link::NodeCa.longest_life(), now).unwrap();
+        NodeCa::new(&mesh, chain, guest).unwrap();
+    }
 
     #[test]
     fn keys_survive_their_pem_files() {

@@ -51,10 +51,10 @@ pub enum Error {
         /// Who was to redeem it.
         redeemer: NodeId,
     },
-    /// So many services that the chain would exceed what verifiers accept.
-    #[error("certificate chain of {bytes} bytes; the limit is {limit}")]
+    /// So many services or accounts that the chain, or the grant in it, would exceed what verifiers accept.
+    #[error("its certificates would take {bytes} bytes; the limit is {limit}")]
     TooLarge {
-        /// Bytes of the chain.
+        /// Bytes of the chain, or of the grant alone.
         bytes: usize,
         /// The limit in bytes.
         limit: usize,

@@ -1,6 +1,6 @@
 //! Which identities and services a node may have.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -152,6 +152,12 @@ impl NodeGrant {
     /// True if operators let the node serve this service under this account.
     pub fn pairs(&self, service: &ServiceName, account: &ServiceAccount) -> bool {
         self.services.iter().any(|granted| granted.service == *service && granted.account == *account)
+    }
+
+    /// Accounts under which the node served something that `now` does not let it serve any more.
+    pub fn lost(&self, now: &NodeGrant) -> BTreeSet<ServiceAccount> {
+        let gone = |granted: &&GrantedService| !now.pairs(&granted.service, &granted.account);
+        self.services.iter().filter(gone).map(|granted| granted.account.clone()).collect()
     }
 
     /// The accounts of the services, each once, in order of first mention.
@@ -361,6 +367,28 @@ mod tests {
         for bad in ["shop", "shop/web=", "shop/web=a=b", "shop/web=bank/a", "=a"] {
             assert!(bad.parse::<GrantedService>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_a_narrower_grant_takes_away() {
+        let signed = |services: &[&str]| NodeGrant {
+            node: NodeId::new("a").unwrap(),
+            epoch: 1,
+            services: services.iter().map(|text| text.parse().unwrap()).collect(),
+            token_hash: None,
+            redeemer: None,
+            token_expires: None,
+            enroller: false,
+            retired: false,
+        };
+        let before = signed(&["shop/web", "shop/api", "shop/db=x"]);
+        let lost = |now: &[&str]| -> Vec<String> {
+            before.lost(&signed(now)).into_iter().map(|account| account.to_string()).collect()
+        };
+        // Another service still has the account: what lived by the pair is over all the same.
+        assert_eq!(lost(&["shop/web", "shop/db=x"]), ["shop/default"]);
+        assert_eq!(lost(&["shop/web", "shop/api", "shop/db=y"]), ["shop/x"]);
+        assert!(lost(&["shop/db=x", "shop/api", "shop/web", "shop/new"]).is_empty());
     }
 
     #[test]

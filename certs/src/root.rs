@@ -102,6 +102,11 @@ pub fn ends(root: &[u8]) -> Option<Millis> {
     Certificate::parse(root, Link::Root).ok().map(|root| root.not_after)
 }
 
+/// SHA-256 of a root's SubjectPublicKeyInfo, as a revocation names it; none if it is no root's.
+pub fn root_key(root: &[u8]) -> Option<Digest> {
+    Certificate::parse(root, Link::Root).ok().map(|root| root.key())
+}
+
 /// Writes certificates as PEM, e.g. `bundle.pem`.
 pub fn bundle_to_pem(certificates: &[Vec<u8>]) -> String {
     certificates.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect()

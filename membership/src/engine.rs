@@ -104,6 +104,8 @@ pub struct Engine {
     met: Option<u64>,
     /// Whether it went on above an earlier run's generation: one run does so once.
     reran: bool,
+    /// The longest audit chain that this node is known to have had in an earlier run.
+    remembered: u64,
     compare_due: u64,
     /// Links that end soon because nobody here needs them.
     parting: Vec<(NodeId, LinkId, u64)>,
@@ -164,6 +166,7 @@ impl Engine {
             differed: BTreeMap::new(),
             met: None,
             reran: false,
+            remembered: 0,
             compare_due: COMPARE_MS,
             parting: Vec::new(),
             dial_now: true,
@@ -259,6 +262,11 @@ impl Engine {
         let orders = self.detector.linked(node, dialled.is_some(), self.steady);
         self.obey(orders);
         self.feed_soon();
+        // It may run anew, on an older disk: what it said last says what it knew.
+        if let Some(record) = self.ledger.records(node).and_then(|records| records.get(&Section::POLICY)) {
+            let message = Message::Records(vec![record.bytes().to_vec()]);
+            self.send(node, Lane::Rest, &message);
+        }
         let own: Vec<Arc<SignedRecord>> = self.author.records().cloned().collect();
         for (peer, lane, message) in rumor::messages(node, &own) {
             self.send(&peer, lane, &message);

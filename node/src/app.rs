@@ -1,7 +1,10 @@
 //! Builds and wires everything, nothing else: one process from its configuration to its end.
 
 mod beyond;
+mod end;
+mod known;
 mod listen;
+mod names;
 mod process;
 mod ready;
 
@@ -10,11 +13,10 @@ use std::{sync::Arc, time::Duration};
 use certs::{
     id::NodeId,
     tls::{EXPORTER_JOIN, Tls},
-    verify::KnownKey,
 };
 use membership::{
     body::{Address, Body},
-    engine::{Config as EngineConfig, Engine, Event, Own},
+    engine::{Config as EngineConfig, Engine, Own},
     gossip::{Gossip, GossipConfig},
 };
 use tokio::{
@@ -22,19 +24,20 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::process::{Signals, Wish};
+use self::{
+    known::{Known, load, state},
+    process::Signals,
+};
 use crate::{
     agent::{
         Agent, Apply,
         addresses::Addresses,
         admin::{self, Admin},
-        book::Book,
         catch_up, drift,
         enrol::Enrolment,
         error::{Error, fail, internal},
         event::Events,
         hearing::Hearing,
-        identity::Identity,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -45,14 +48,14 @@ use crate::{
         shares::Shares,
         socket,
         state_dir::{Owner, StateDir},
-        store::Store,
         sync::{Parts, Requests, Sync},
         timeline,
         workload::{self, WorkloadApi},
         world::World,
     },
-    clock::{Clock, monotonic},
+    clock::Clock,
     config::Config,
+    dns,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
     proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
     snapshot::Circuits,
@@ -65,16 +68,8 @@ use crate::{
 const CONTROL_THREADS: usize = 2;
 /// Threads for the disk.
 const BLOCKING_THREADS: usize = 8;
-/// How long others have to hear that this node leaves, before it refuses anything.
-const FAREWELL: Duration = Duration::from_millis(300);
-/// How long the access log has to write its last lines.
-const LAST_LINES: Duration = Duration::from_secs(1);
 /// The longest that a starting node makes its applications wait until it knows the services beside it.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long data workers have to end once the mesh is closed.
-const LAST_THREADS: Duration = Duration::from_secs(1);
-/// Two signals within this time are one.
-const SAME_SIGNAL: Duration = Duration::from_millis(100);
 /// Failed data connections that wait for the engine.
 const FAILURES: usize = 256;
 /// Version of what nodes say to each other.
@@ -102,62 +97,13 @@ pub fn run(config: Config) -> Result<(), Error> {
     result
 }
 
-/// The state directory of a node that has joined.
-fn state(config: &Config) -> Result<(StateDir, Owner), Error> {
-    let not_joined = || {
-        let message =
-            format!("{} is not part of a mesh yet: {} holds no identity", config.node, config.data_dir.display());
-        let hint = format!(
-            "`skein init {}` founds one; `skein join --token-file FILE` joins one, by a token of `skein invite {}`",
-            config.trust_domain, config.node
-        );
-        fail("not_joined", message, hint)
-    };
-    // Opening makes it: a node that never joined leaves no trace.
-    if !config.data_dir.exists() {
-        return Err(not_joined());
-    }
-    let dir = StateDir::open(&config.data_dir)?;
-    let owner = dir.owner()?.ok_or_else(not_joined)?;
-    if owner.node != config.node || owner.trust_domain != config.trust_domain {
-        let (is, wants) = ((&owner.node, &owner.trust_domain), (&config.node, &config.trust_domain));
-        let message =
-            format!("{} is the state of {} in {}, not of {} in {}", dir.path().display(), is.0, is.1, wants.0, wants.1);
-        return Err(fail("bad_config", message, "correct [node] in the configuration, or name another data_dir"));
-    }
-    Ok((dir, owner))
-}
-
-/// What the disk knows.
-struct Known {
-    store: Arc<Store>,
-    identity: Arc<Identity>,
-    book: Arc<Book>,
-    world: Arc<World>,
-    generation: u64,
-    members: Vec<u8>,
-}
-
-fn load(dir: &StateDir, owner: &Owner) -> Result<Known, Error> {
-    drift::resume(dir)?;
-    let now = Clock.now();
-    let store = Arc::new(Store::open(&dir.store())?);
-    let identity = Identity::load(dir, owner)?;
-    let mut book = Book::load(store.clone(), &owner.trust_domain, now)?;
-    let keys = store.ca_keys()?.into_iter().map(|(node, epoch, ca_key)| (node, KnownKey { epoch, ca_key }));
-    let world = World::new(&owner.trust_domain, &owner.node, book.first_state(now), keys.collect());
-    let generation = store.next_generation(0, now, rand::random())?;
-    let members = store.members()?.unwrap_or_default();
-    let (identity, book, world) = (Arc::new(identity), Arc::new(book), Arc::new(world));
-    Ok(Known { store, identity, book, world, generation, members })
-}
-
 /// The doors of administration, open but not yet served.
 struct Doors {
     admin: TcpListener,
     socket: UnixListener,
     metrics: Option<TcpListener>,
     workload: Option<UnixListener>,
+    dns: Option<dns::Sockets>,
 }
 
 async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Error> {
@@ -170,9 +116,9 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     known.identity.refresh(&config.accounts(), &lifetimes, Clock.now(), rand::random());
 
     let (mesh, workers, control) = bind(&config, &known, &tasks)?;
-    let doors = open_doors(&config).await?;
+    let mut doors = open_doors(&config).await?;
     let network = PeerNetwork::start(&mesh, control).map_err(internal)?;
-    let telemetry = Telemetry::new(config.workers);
+    let telemetry = Telemetry::new(config.workers).with_environment(process::environment());
     let (told, failures) = mpsc::channel(FAILURES);
     let current = known.world.current().clone();
     let (circuits, outlets) = Circuits::new();
@@ -222,19 +168,21 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let renewal = Renewal { sync: sync.clone(), local: local.clone(), dir, addresses };
     start_control(&config, &owner, &known, &mesh, &network, renewal, failures, &tasks).await;
 
-    let ready = ready::line(&config, &mesh, &doors, &bound);
+    let captures = names::capture(&config, &plane).await?;
+    let ready = ready::line(&config, &mesh, &doors, &bound, &captures);
+    names::start(&config, doors.dns.take(), &plane, known.world.current(), &telemetry, &tasks)?;
     serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
     agent.set_listening(true);
-    settled(&known.world, &owner.node, &local).await;
+    tokio::join!(settled(&known.world, &owner.node, &local), sync.compared());
     plane.serve();
     ready::print(&ready);
 
-    until_told(&agent, &mut signals, &tasks).await;
+    end::until_told(&agent, &mut signals, &tasks).await;
     agent.set_listening(false);
     let failure = tasks.failure().map(|failure| fail("failed", failure.to_string(), "see the log before this"));
     tokio::select! {
-        () = farewell(&config, &members, &mesh, &plane, threads, &tasks) => {}
-        () = another(&mut signals) => {
+        () = end::farewell(&config, &members, &mesh, &plane, threads, &tasks) => {}
+        () = end::another(&mut signals) => {
             // What is dropped from now on is no failure.
             tasks.stop();
             tracing::warn!("a second signal: ending at once");
@@ -291,7 +239,8 @@ async fn open_doors(config: &Config) -> Result<Doors, Error> {
     let admin = listen::tcp(config.admin.listen, "[admin] listen").await?;
     let workload = config.workload.as_deref().map(|path| socket::bind(path, workload::MODE, "[workload] socket"));
     let local = socket::bind(&config.admin.socket, admin::SOCKET_MODE, "[admin] socket")?;
-    Ok(Doors { admin, metrics, workload: workload.transpose()?, socket: local })
+    let dns = names::bind(config).await?;
+    Ok(Doors { admin, metrics, workload: workload.transpose()?, socket: local, dns })
 }
 
 /// Administration, by every door, and the Workload API.
@@ -361,8 +310,8 @@ fn start_membership(
         identity: known.identity.ca().chain().to_vec(),
     };
     let trust_domain = config.trust_domain.clone();
-    let last_known = known.members.clone();
-    let setup = EngineConfig { trust_domain: trust_domain.clone(), peers: Vec::new(), last_known };
+    let setup =
+        EngineConfig { trust_domain: trust_domain.clone(), peers: Vec::new(), last_known: known.members.clone() };
     let authority = known.world.authority().load_full();
     let (gossip, said, repair) =
         Gossip::start(GossipConfig { trust_domain, interval: GOSSIP_INTERVAL, seed: rand::random() });
@@ -418,8 +367,8 @@ async fn start_control(
             members.data_failure(node);
         }
     });
-    let (book, store, identity) = (known.book.clone(), known.store.clone(), known.identity.clone());
-    let enrolment = Arc::new(Enrolment::new(book, store, identity, known.world.authority().clone(), Clock));
+    let (book, identity, rollback) = (known.book.clone(), known.identity.clone(), sync.rollback.clone());
+    let enrolment = Arc::new(Enrolment::new(book, identity, known.world.authority().clone(), rollback, Clock));
     let (network, spawner) = (network.clone(), tasks.clone());
     tasks.spawn("enrolment", async move {
         while let Some(stream) = network.accept_join().await {
@@ -446,54 +395,4 @@ fn applier(plane: &Arc<DataPlane>) -> Apply {
         let plane = plane.clone();
         Box::pin(async move { apply(&plane, &config).await.map(drop) })
     })
-}
-
-/// Lives until a signal or the death of a task that the node needs.
-async fn until_told(agent: &Agent, signals: &mut Signals, tasks: &Tasks) {
-    loop {
-        let wish = tokio::select! {
-            wish = signals.next() => wish,
-            () = tasks.stopping() => return,
-        };
-        match wish {
-            Wish::Stop => return,
-            Wish::Reload => {
-                if let Err(error) = agent.reload().await {
-                    tracing::error!(code = %error.code, hint = error.hint, "not reloaded: {error}");
-                }
-            }
-        }
-    }
-}
-
-/// Says that the node leaves, finishes what is under way, tells peers that their connections end.
-async fn farewell(
-    config: &Config,
-    members: &Members,
-    mesh: &Mesh,
-    plane: &DataPlane,
-    threads: Vec<std::thread::JoinHandle<()>>,
-    tasks: &Tasks,
-) {
-    tracing::info!("leaving: finishing requests for at most {:?}", config.drain);
-    members.tell(Event::Leaving).await;
-    tokio::time::sleep(FAREWELL).await;
-    tasks.stop();
-    mesh.drain();
-    plane.drain();
-    if tokio::time::timeout(config.drain + Duration::from_secs(1), plane.drained()).await.is_err() {
-        tracing::warn!("requests were cut: they took longer than {:?}", config.drain);
-    }
-    // The workers drive connections to other nodes, so they end after these have heard.
-    mesh.close().await;
-    plane.end();
-    let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-    drop(tokio::time::timeout(LAST_THREADS, joined).await);
-    plane.log_written(LAST_LINES).await;
-}
-
-/// A second wish to stop; what follows the first at once is the same one, sent to process and group.
-async fn another(signals: &mut Signals) {
-    let begun = monotonic();
-    while signals.next().await != Wish::Stop || monotonic().duration_since(begun) < SAME_SIGNAL {}
 }

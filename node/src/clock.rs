@@ -88,11 +88,23 @@ pub fn wall() -> Millis {
     machine().max(proven)
 }
 
+/// [`wall`] in microseconds.
+#[must_use]
+pub fn wall_micros() -> u64 {
+    let machine = machine_micros();
+    // Who is behind what certificates have proven knows no more than milliseconds.
+    if FLOOR.load(Relaxed) == i64::MIN { machine } else { machine.max(wall().saturating_mul(1_000)) }
+}
+
 /// Unix time by this machine's clock alone.
 #[must_use]
 pub fn machine() -> Millis {
+    machine_micros() / 1_000
+}
+
+fn machine_micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX).saturating_add_signed(offset())
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX).saturating_add_signed(offset().saturating_mul(1_000))
 }
 
 /// A point in time that only ever moves forward, for durations and timeouts.

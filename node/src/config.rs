@@ -5,6 +5,7 @@
 
 mod check;
 mod error;
+mod names;
 pub mod paths;
 mod raw;
 mod service;
@@ -56,6 +57,10 @@ pub struct Config {
     pub workload: Option<PathBuf>,
     /// Where Gateways open their ports.
     pub gateway: Gateway,
+    /// Names of services for local applications; none means off.
+    pub dns: Option<Dns>,
+    /// Where captured connections are taken; none means off.
+    pub capture: Option<Capture>,
     /// HTTP proxy ports, those of services included.
     pub outbounds: Vec<Outbound>,
     /// What runs beside this node.
@@ -113,6 +118,28 @@ pub struct Gateway {
     pub listen: std::net::IpAddr,
     /// Ports that are opened in place of those that documents name; 0 picks a free one.
     pub ports: std::collections::BTreeMap<u16, u16>,
+}
+
+/// `[dns]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// UDP and TCP, on loopback; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The loopback addresses that services get.
+    pub addresses: Cidr,
+    /// Who is asked for other names; none means whom `/etc/resolv.conf` names.
+    pub upstreams: Option<Vec<SocketAddr>>,
+    /// Who calls at the addresses; names without a namespace are of its own.
+    pub speaker: Speaker,
+}
+
+/// `[capture]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// The port on loopback to which the kernel brings connections; 0 picks a free one.
+    pub port: u16,
+    /// Who calls by them.
+    pub speaker: Speaker,
 }
 
 /// An address block, `10.0.0.0/8`.
@@ -310,10 +337,22 @@ impl Cidr {
         Ok(Self { network, prefix })
     }
 
+    /// True if it is one of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.network.is_ipv4()
+    }
+
     /// How many addresses it has.
     pub fn size(&self) -> u128 {
         let most = if self.network.is_ipv4() { 32 } else { 128 };
         1_u128.checked_shl(most - u32::from(self.prefix)).unwrap_or(u128::MAX)
+    }
+
+    /// The address at this place of it, from 0; `None` beyond its end, and of IPv6.
+    pub fn nth(&self, place: u32) -> Option<std::net::Ipv4Addr> {
+        let std::net::IpAddr::V4(network) = self.network else { return None };
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+        (u128::from(place) < self.size()).then(|| ((network.to_bits() & mask) + place).into())
     }
 
     /// Whether `address` lies within.

@@ -3,8 +3,8 @@
 
 use std::{
     fs, io,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io::{Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,13 +18,15 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Most bytes of one secret.
 const MAX_BYTES: u64 = 1 << 20;
 /// Most secrets of a node.
 const MAX_SECRETS: usize = 10_000;
 const SUFFIX: &str = ".json";
+/// Bytes of a secret's file beside its texts.
+const EMPTY: usize = 256;
 
 /// The store. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -135,10 +137,10 @@ impl Secrets {
         if !file.exists() && self.list()?.len() >= MAX_SECRETS {
             return Err(SecretError::Invalid(format!("a node keeps {MAX_SECRETS} secrets")));
         }
-        let mut text = serde_json::to_string(secret).map_err(|error| SecretError::Invalid(error.to_string()))?;
-        let written = write(&self.folder, &file, &text);
-        text.zeroize();
-        written.map_err(|error| SecretError::Disk(file, error))?;
+        // As large as it gets, at once: what a buffer leaves behind when it grows is not wiped.
+        let mut text = Zeroizing::new(Vec::with_capacity(2 * secret.bytes() + EMPTY));
+        serde_json::to_writer(&mut *text, secret).map_err(|error| SecretError::Invalid(error.to_string()))?;
+        write(&self.folder, &file, &text).map_err(|error| SecretError::Disk(file, error))?;
         self.changes.send_modify(|count| *count += 1);
         Ok(())
     }
@@ -160,9 +162,8 @@ impl Secrets {
     /// There is none of that name, or it cannot be read.
     pub fn get(&self, namespace: &str, name: &str) -> Result<Secret, SecretError> {
         let file = self.file(namespace, name)?;
-        let mut text = fs::read_to_string(&file).map_err(|error| missing(namespace, name, file.clone(), error))?;
+        let text = read(&file).map_err(|error| missing(namespace, name, file.clone(), error))?;
         let secret = serde_json::from_str(&text);
-        text.zeroize();
         secret.map_err(|_| SecretError::Invalid(format!("{} is damaged: put the secret again", file.display())))
     }
 
@@ -209,20 +210,45 @@ fn entries(folder: &Path) -> Result<Vec<String>, SecretError> {
     }
 }
 
+/// The file itself, no link's end, and only where nobody else may read it.
+fn read(file: &Path) -> io::Result<Zeroizing<String>> {
+    let no_link = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+    let file = fs::OpenOptions::new().read(true).custom_flags(no_link.bits()).open(file)?;
+    let about = file.metadata()?;
+    let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    if !about.is_file() || about.mode() & 0o077 != 0 {
+        return refused(format!("mode {:04o}: others than its owner may use it; chmod 600", about.mode() & 0o777));
+    }
+    // Escaped, a text takes up to twice its length.
+    let most = 2 * MAX_BYTES + EMPTY as u64;
+    if about.len() > most {
+        return refused(format!("{} bytes; a secret has at most {MAX_BYTES}", about.len()));
+    }
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(about.len()).unwrap_or(0) + 1));
+    file.take(most).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// A reader sees the old file or the new one.
-fn write(folder: &Path, file: &Path, text: &str) -> io::Result<()> {
+fn write(folder: &Path, file: &Path, text: &[u8]) -> io::Result<()> {
     let within = file.parent().unwrap_or(folder);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(within)?;
     let temporary = file.with_extension("new");
     let _ = fs::remove_file(&temporary);
     let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    out.write_all(text.as_bytes())?;
+    out.write_all(text)?;
     out.sync_all()?;
     fs::rename(&temporary, file)?;
     fs::File::open(within)?.sync_all()
 }
 
 impl Secret {
+    /// Of all its texts.
+    fn bytes(&self) -> usize {
+        let others = [&self.cert, &self.ca, &self.crl].into_iter().flatten().map(String::len).sum::<usize>();
+        others + self.key.as_ref().map_or(0, |key| key.0.len())
+    }
+
     fn check(&self) -> Result<(), SecretError> {
         match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => certified_key(cert, key.pem()).map(drop),

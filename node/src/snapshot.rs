@@ -5,6 +5,7 @@ mod circuits;
 mod counters;
 mod doors;
 mod foreign;
+mod names;
 mod token_keys;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use certs::{
+    grant::NodeGrant,
     id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
     verify::Authority,
 };
@@ -30,6 +32,7 @@ pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
+pub use names::{Captures, Names};
 pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
@@ -57,6 +60,28 @@ pub struct Snapshot {
     pub token_keys: Arc<TokenKeys>,
 }
 
+impl Snapshot {
+    /// Whether operators let this node serve a service under an account.
+    #[must_use]
+    pub fn serves(&self, service: &ServiceName, account: &ServiceAccount) -> bool {
+        !self.authority.revocations.account_revoked(account)
+            && self.own_grant().is_some_and(|grant| grant.pairs(service, account))
+    }
+
+    /// Whether they let it speak as an account.
+    #[must_use]
+    pub fn speaks_as(&self, account: &ServiceAccount) -> bool {
+        !self.authority.revocations.account_revoked(account)
+            && self.own_grant().is_some_and(|grant| grant.services.iter().any(|granted| granted.account == *account))
+    }
+
+    /// What operators let this node be; none once it is out.
+    fn own_grant(&self) -> Option<&NodeGrant> {
+        let grant = self.authority.grants.get(&self.node).filter(|grant| !grant.retired)?;
+        (!self.authority.revocations.evicted(&self.node, grant.epoch)).then_some(grant)
+    }
+}
+
 /// The one place that holds the newest [`Snapshot`]. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Current {
@@ -65,6 +90,9 @@ pub struct Current {
     doors: Arc<ArcSwap<Doors>>,
     /// What keeps this node from speaking TLS as documents say.
     tls_troubles: Arc<ArcSwap<Vec<Trouble>>>,
+    names: Arc<ArcSwap<Names>>,
+    captures: Arc<ArcSwap<Captures>>,
+    resolvers: Arc<ArcSwap<Vec<Trouble>>>,
 }
 
 impl Current {
@@ -76,6 +104,9 @@ impl Current {
             changes: watch::Sender::new(0),
             doors: Arc::default(),
             tls_troubles: Arc::default(),
+            names: Arc::default(),
+            captures: Arc::default(),
+            resolvers: Arc::default(),
         }
     }
 
@@ -117,6 +148,39 @@ impl Current {
     /// Says it. Only the data plane does.
     pub fn tell_tls_troubles(&self, troubles: Vec<Trouble>) {
         self.tls_troubles.store(Arc::new(troubles));
+    }
+
+    /// The addresses of services, as the data plane gives and opens them.
+    #[must_use]
+    pub fn names(&self) -> Arc<Names> {
+        self.names.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_names(&self, names: Names) {
+        self.names.store(Arc::new(names));
+    }
+
+    /// Where captured connections are taken.
+    #[must_use]
+    pub fn captures(&self) -> Arc<Captures> {
+        self.captures.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_captures(&self, captures: Captures) {
+        self.captures.store(Arc::new(captures));
+    }
+
+    /// What is amiss with the resolvers behind this node.
+    #[must_use]
+    pub fn resolvers(&self) -> Arc<Vec<Trouble>> {
+        self.resolvers.load_full()
+    }
+
+    /// Says it. Only the DNS server does.
+    pub fn tell_resolvers(&self, troubles: Vec<Trouble>) {
+        self.resolvers.store(Arc::new(troubles));
     }
 
     /// Tells of every change after this call, several together as one.

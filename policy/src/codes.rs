@@ -125,7 +125,7 @@ codes! {
     ENDPOINT_ADDRESS = "SKN0331", "An endpoint's address is each caller's own machine, or none at all.";
     REPEATED_ENDPOINT = "SKN0332", "An endpoint of a ServiceEntry stands twice.";
     BEYOND_ROLE = "SKN0333", "The signer has no role where a host lives: the document counts in its own namespace only.";
-    UNKNOWN_PROVIDER = "SKN0334", "Neither the mesh nor the push defines the extension provider: requests that the policy matches are refused.";
+    UNKNOWN_PROVIDER = "SKN0334", "Neither the mesh nor the push defines the extension provider: what the policy matches is refused, and telemetry goes nowhere.";
     PROVIDER_PORT = "SKN0335", "The service of an extension provider has no port on which it can be asked so.";
     MESH_TLS_OUTSIDE = "SKN0336", "The DestinationRule wants the mesh's own mutual TLS of endpoints that have no identity of the mesh.";
 }

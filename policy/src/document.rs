@@ -107,6 +107,11 @@ impl Kind {
         matches!(self, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication)
     }
 
+    /// True for the kinds of which every live value counts: those that unite, and those that add up to whom the mesh believes.
+    pub fn heeds_all(self) -> bool {
+        self.unites() || matches!(self, Kind::NodeGrant | Kind::Revocation)
+    }
+
     /// True for the kinds that concern the whole mesh: their namespace is [`ROOT_NAMESPACE`] whatever the default.
     pub fn is_mesh_wide(self) -> bool {
         matches!(self, Kind::RoleSet | Kind::NodeGrant | Kind::Revocation | Kind::Confirmation | Kind::MeshConfig)

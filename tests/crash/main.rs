@@ -1,8 +1,9 @@
-//! A node is killed at every system call of a push and of a compaction, and its disk fails: nothing that was acknowledged is lost.
+//! A node is killed at every system call of a push, of a compaction and of an enrolment, and its disk fails: nothing that was acknowledged is lost.
 //!
 //! Needs `strace` and the right to trace: `cargo test -p tests --test crash -- --ignored --test-threads=1`.
 
 mod compaction;
+mod enrolment;
 mod strace;
 
 use harness::{

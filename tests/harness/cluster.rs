@@ -90,6 +90,8 @@ pub struct Plan {
     pub gateway: String,
     /// Where the node is: `region/zone/subzone`.
     pub locality: String,
+    /// Further variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Plan {
@@ -112,6 +114,7 @@ pub struct Node {
     pub running: Option<Running>,
     /// Applications, in the order of the plan (clients left out).
     pub backends: Vec<Backend>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Node {
@@ -261,7 +264,8 @@ impl Cluster {
         let mut backends = Vec::new();
         let text = configuration(name, ip, &dir, plan, &mut backends);
         std::fs::write(dir.join("skein.toml"), text).expect("the temporary directory is writable");
-        let node = Node { name: name.to_owned(), ip, dir, running: None, backends };
+        let environment = plan.environment.clone();
+        let node = Node { name: name.to_owned(), ip, dir, running: None, backends, environment };
         self.nodes.insert(name.to_owned(), node);
     }
 
@@ -327,7 +331,7 @@ impl Cluster {
     /// It did not become ready.
     pub fn try_run_into(&mut self, name: &str, stderr: std::fs::File) -> Result<(), String> {
         let mut command = self.command(name);
-        command.arg("run").stderr(stderr);
+        command.arg("run").stderr(stderr).envs(self.nodes[name].environment.iter().cloned());
         let running = Running::start(command, PATIENCE)?;
         self.node_mut(name).running = Some(running);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -64,6 +64,18 @@ pub(crate) fn session(
     name: &str,
     shown: Option<Arc<CertifiedKey>>,
 ) -> Session {
+    session_from(None, to, alpn, versions, name, shown)
+}
+
+/// The same from an address of its own.
+pub(crate) fn session_from(
+    from: Option<IpAddr>,
+    to: SocketAddr,
+    alpn: &str,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    name: &str,
+    shown: Option<Arc<CertifiedKey>>,
+) -> Session {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
@@ -75,7 +87,11 @@ pub(crate) fn session(
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let session = ClientConnection::new(Arc::new(config), name).expect("a session");
-    let socket = TcpStream::connect(to).expect("the mesh port listens");
+    let socket = match from {
+        Some(from) => connect_from(from, to),
+        None => TcpStream::connect(to),
+    };
+    let socket = socket.expect("the mesh port listens");
     socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     StreamOwned::new(session, socket)
 }
@@ -121,4 +137,14 @@ pub(crate) fn call(mut session: Session, preface: &Preface, request: &str) -> Re
         Some(answer) if !answer.is_empty() => Ok(String::from_utf8_lossy(answer).into_owned()),
         _ => Err(format!("{asked:?} after {said:?}")),
     }
+}
+
+/// The standard library binds no socket before it connects.
+fn connect_from(from: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+    use std::os::fd::AsRawFd as _;
+    let raw = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(raw.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+    connect(raw.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(TcpStream::from(raw))
 }

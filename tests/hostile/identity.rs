@@ -1,5 +1,5 @@
 //! Stolen keys, spent tokens, wrong clocks, a root that changes (A60, A63, A64, A66, A67, A71). What needs no process is in
-//! `certs/tests/all/attacks.rs` (A56-A58, A61, A62, A68-A70); A55 is in `headers.rs`, A59 in `strangers.rs`, A65 in
+//! `certs/tests/all/attacks.rs` (A56-A58, A61, A62, A68-A70); A55 is in `headers.rs`, A59 in `strangers.rs`, the rest of A67 in `tokens.rs`, A65 in
 //! `misdirected.rs`; what a whole stolen directory is good for is in `stolen.rs`.
 
 use std::time::Duration;
@@ -182,15 +182,57 @@ fn a66_a_token_with_another_key_is_refused() {
     let token = cluster.invite("reviews", &plan, &[]);
     cluster.prepare_only("reviews", &plan);
     cluster.join_with("reviews", &token).expect_code(0);
-    cluster.prepare_only("thief", &plan);
+    join_again(&mut cluster, &plan, &token);
+    assert!(cluster.log("web").contains("a spent token was shown with another key"), "{}", cluster.log("web"));
+    let events = cluster.json("web", &["events"]).to_string();
+    assert!(events.contains("token_reused") && events.contains("asks to join as reviews"), "{events}");
+}
+
+/// A second machine shows the token of `reviews`, and is told that it is spent.
+fn join_again(cluster: &mut Cluster, plan: &Plan, token: &str) {
+    cluster.prepare_only("thief", plan);
     let config = cluster.node("thief").config();
     let text =
         std::fs::read_to_string(&config).expect("it was written").replace("name = \"thief\"", "name = \"reviews\"");
     std::fs::write(&config, text).expect("it is ours");
-    let file = cluster.file("again.token", &token);
+    let file = cluster.file("again.token", token);
     let refused = cluster.on("thief", &["join", "--token-file", &file.to_string_lossy(), "-o", "json"]);
     assert_eq!((refused.code, refused.error()["error"]["code"].as_str()), (5, Some("token_spent")), "{refused:?}");
-    assert!(cluster.log("web").contains("a spent token was shown with another key"), "{}", cluster.log("web"));
+}
+
+/// A66: the same where the enroller's disk is put back to what it was before, and nobody has seen the machine that joined.
+#[test]
+fn a66_a_token_is_not_redeemed_again_from_a_backup() {
+    let mut cluster = alone();
+    cluster.join("third", &Plan::default());
+    cluster.run("third");
+    cluster.wait_members(PATIENCE);
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let copied = std::process::Command::new("cp").arg("-rp").arg(from).arg(to).status();
+        assert!(copied.expect("cp runs").success());
+    };
+    let (data, backup) = (cluster.node("web").dir.join("data"), cluster.path().join("backup"));
+    cluster.terminate("web");
+    copy(&data, &backup);
+    cluster.run("web");
+    cluster.wait_members(PATIENCE);
+    let plan = Plan::with([Service::version("shop/reviews", "v1")]);
+    let token = cluster.invite("reviews", &plan, &[]);
+    cluster.prepare_only("reviews", &plan);
+    cluster.join_with("reviews", &token).expect_code(0);
+    let entries = cluster.json("web", &["policy", "audit", "log"]).as_array().map_or(0, Vec::len);
+    eventually("the third has heard of it", || {
+        let admin = cluster.node("third").address("admin");
+        let heads = http::get(admin, &admin.to_string(), "/v1/policy/audit/heads").map_err(|e| e.to_string())?.text();
+        if heads.contains(&format!("\"count\":{entries}")) { Ok(()) } else { Err(format!("{entries}: {heads}")) }
+    });
+    cluster.kill("web");
+    std::fs::remove_dir_all(&data).expect("it is ours");
+    copy(&backup, &data);
+    cluster.run("web");
+    join_again(&mut cluster, &plan, &token);
+    let events = cluster.json("web", &["events"]).to_string();
+    assert!(events.contains("store_rolled_back") && events.contains("token_burnt"), "{events}");
 }
 
 /// A67: an expired token is refused, and says so.

@@ -76,7 +76,7 @@ impl<'a> Client<'a> {
         Self { target: Some(target.to_owned()), ..self }
     }
 
-    fn connect(&self, name: &str) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+    pub(crate) fn connect(&self, name: &str) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).expect("PEM")).expect("an authority");
         let builder = ClientConfig::builder().with_root_certificates(roots);

@@ -289,3 +289,39 @@ fn openssl(cluster: &Cluster, chain: &str, bundle: &str) {
     let other = verify("web.shop.test.example").expect("it ran before");
     assert!(!other.status.success(), "{}", String::from_utf8_lossy(&other.stdout));
 }
+
+#[test]
+fn a_grant_that_no_certificate_holds_is_refused() {
+    let cluster = pair();
+    let services: Vec<String> = (0..300).map(|n| format!("shop/service-number-{n}=account-number-{n}")).collect();
+    let mut words = vec!["grant", "second", "-o", "json"];
+    words.extend(services.iter().map(String::as_str));
+    let refused = cluster.on("first", &words);
+    assert_eq!((refused.code, refused.error()["error"]["code"].as_str()), (2, Some("usage")), "{refused:?}");
+    assert!(refused.err.contains("300") || refused.err.contains("301"), "{refused:?}");
+    let mut words = vec!["invite", "third"];
+    words.extend(services.iter().flat_map(|service| ["--service", service.as_str()]));
+    assert_eq!(cluster.on("first", &words).code, 2);
+    served(&cluster, "first");
+}
+
+#[test]
+fn a_machine_that_left_and_one_before_a_rebuild_can_be_evicted() {
+    let mut cluster = pair();
+    cluster.on("second", &["leave"]).expect_code(0);
+    cluster.kill("second");
+    let token = cluster.invite("second", &reviews(), &["--replace"]);
+    std::fs::remove_dir_all(cluster.node("second").dir.join("data")).expect("it is ours");
+    cluster.join_with("second", &token).expect_code(0);
+    cluster.run("second");
+    served(&cluster, "first");
+    // What the first machine had counts no more, for ever; the second one goes on.
+    cluster.on("first", &["evict", "second", "--epoch", "1", "--wait", "all"]).expect_code(0);
+    served(&cluster, "first");
+    let early = cluster.on("first", &["evict", "second", "--epoch", "3", "-o", "json"]);
+    assert_eq!((early.code, early.error()["error"]["code"].as_str()), (2, Some("usage")), "{early:?}");
+    cluster.on("second", &["leave"]).expect_code(0);
+    cluster.on("first", &["evict", "second"]).expect_code(0);
+    let unknown = cluster.on("first", &["evict", "nobody", "-o", "json"]);
+    assert_eq!(unknown.error()["error"]["code"], "not_found", "{unknown:?}");
+}

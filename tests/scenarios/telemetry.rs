@@ -86,9 +86,9 @@ fn lines_of_both_sides_are_filtered() {
 fn refusals_the_last_lines_and_what_only_the_caller_can_tell() {
     let mut cluster = reviews(&["v1"]);
     for (spec, named) in [
-        ("{metrics: [{providers: [{name: prometheus}]}]}", "`metrics`"),
-        ("{tracing: [{randomSamplingPercentage: 100}]}", "`tracing`"),
-        ("{accessLogging: [{providers: [{name: otel}]}]}", "the provider `otel`"),
+        ("{metrics: [{providers: [{name: stackdriver}]}]}", "`stackdriver`"),
+        ("{metrics: [{overrides: [{match: {customMetric: mine}}]}]}", "`mine`"),
+        ("{accessLogging: [{providers: [{name: otel}]}]}", "`otel`"),
         ("{accessLogging: [{filter: {expression: 'request.time > 1'}}]}", "`request.time`"),
     ] {
         let refused = cluster.push("web", &telemetry("shop", "a", spec), &[]);
@@ -129,4 +129,45 @@ fn refusals_the_last_lines_and_what_only_the_caller_can_tell() {
         (&json!("UH"), &json!("no_healthy_upstream"))
     );
     assert_eq!(dead["upstream_cluster"], json!("outbound|9080||reviews.shop.svc.cluster.local"));
+}
+
+#[test]
+fn metrics_lose_and_gain_labels_on_one_side() {
+    let cluster = reviews(&["v1"]);
+    let spec = "{metrics: [{providers: [{name: prometheus}], overrides: [\
+        {match: {mode: CLIENT}, tagOverrides: {response_flags: {operation: REMOVE}}}, \
+        {match: {metric: REQUEST_COUNT, mode: CLIENT}, tagOverrides: {host: {value: request.host}, \
+          class: {value: \"string(response.code / 100) + 'xx'\"}}}, \
+        {match: {metric: REQUEST_SIZE, mode: CLIENT}, disabled: true}]}]}";
+    assert_eq!(status(&cluster, "reviews", "/before"), 200);
+    push(&cluster, &telemetry("istio-system", "mesh", spec));
+    for path in ["/a", "/b"] {
+        assert_eq!(status(&cluster, "reviews", path), 200);
+    }
+    let metrics = |node: &str| {
+        let address = cluster.node(node).address("admin");
+        http::get(address, &address.to_string(), "/metrics").expect("metrics").text()
+    };
+    let text = metrics("web");
+    let lines = |text: &str, start: &str| {
+        text.lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let counts = lines(&text, "istio_requests_total{reporter=\"source\"");
+    let shaped = |line: &&String| line.contains("class=\"2xx\",host=\"reviews\"") && !line.contains("response_flags");
+    assert!(counts.iter().find(shaped).is_some_and(|line| line.ends_with(" 2")), "{counts:#?}");
+    let durations = lines(&text, "istio_request_duration_milliseconds_count{reporter=\"source\"");
+    let of = |has: bool| durations.iter().find(|line| line.contains("response_flags") == has).cloned();
+    assert!(of(false).is_some_and(|line| line.ends_with(" 2") && !line.contains("host=")), "{durations:#?}");
+    assert!(of(true).is_some_and(|line| line.ends_with(" 1")), "{durations:#?}");
+    let sizes = lines(&text, "istio_request_bytes_count{reporter=\"source\"");
+    assert!(
+        sizes.len() == 1 && sizes[0].ends_with(" 1"),
+        "what came before stays, what is off is not counted: {sizes:#?}"
+    );
+    let server = lines(&metrics("reviews-v1"), "istio_requests_total{reporter=\"destination\"");
+    assert!(server.iter().all(|line| line.contains("response_flags") && !line.contains("class=")), "{server:#?}");
+    let names = |line: &String| line.rsplit_once(' ').map(|(labels, _)| labels.to_owned());
+    let all: Vec<String> = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+    let unique: std::collections::BTreeSet<_> = all.iter().filter_map(names).collect();
+    assert_eq!(unique.len(), all.len(), "no combination of labels stands twice");
 }

@@ -6,6 +6,7 @@ use crate::{
     error::{Link, VerifyError},
     grant::Grant,
     id::SpiffeId,
+    sign::Digest,
 };
 
 /// One certificate of a path.
@@ -21,6 +22,8 @@ pub struct Described {
     pub grant: Option<Grant>,
     /// Whom a leaf speaks of.
     pub id: Option<SpiffeId>,
+    /// SHA-256 of its SubjectPublicKeyInfo: what a revocation names.
+    pub key: Digest,
 }
 
 /// Reads leaf, node CA and enroller CA, in this order; a chain may end early, and have its root after them.
@@ -33,8 +36,10 @@ pub fn describe(chain: &[Vec<u8>]) -> Result<Vec<Described>, VerifyError> {
         return Err(VerifyError::Length { found: chain.len(), expected: places.len() });
     }
     let one = |(der, link): (&Vec<u8>, Link)| {
-        let Certificate { not_before, not_after, grant, id, .. } = Certificate::parse(der, link)?;
-        Ok(Described { link, not_before, not_after, grant, id })
+        let certificate = Certificate::parse(der, link)?;
+        let key = certificate.key();
+        let Certificate { not_before, not_after, grant, id, .. } = certificate;
+        Ok(Described { link, not_before, not_after, grant, id, key })
     };
     chain.iter().zip(places).map(one).collect()
 }

@@ -8,7 +8,12 @@ use certs::{
     verify::Authority,
 };
 
-use crate::{body::Body, error::RecordError, gossip::Outgoing, statement::Statement};
+use crate::{
+    body::{Body, Policy},
+    error::RecordError,
+    gossip::Outgoing,
+    statement::Statement,
+};
 
 /// One peer link, numbered by whoever opens and accepts them; a number is never used twice by a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,6 +185,8 @@ pub enum Effect {
     /// This node goes on under this generation, because peers hold records of an earlier run under a higher one than it started
     /// with. Store it, so that no later run falls below, before anything that follows is done.
     Generation(u64),
+    /// What this node itself said of its policy in an earlier run, by its signature: a disk that knows less is from a backup.
+    Remembered(Policy),
     /// Hand to [`crate::gossip::Carrier::deliver`].
     Deliver {
         /// The link's verified peer.

@@ -6,7 +6,7 @@ use rand::Rng;
 
 use super::{Effect, Engine, Lane, Notice};
 use crate::{
-    body::{Body, Status},
+    body::{Body, Checked as _, Policy, Status},
     ledger::Offered,
     limit::Bucket,
     message::Message,
@@ -88,6 +88,7 @@ impl Engine {
     pub(super) fn own_record(&mut self, record: &Arc<SignedRecord>) {
         let own = self.own.clone();
         self.fetch.have(&own);
+        self.remember(record);
         let later = record.generation() > self.author.generation();
         if !later || record.verify(&self.trust_domain, &self.author.key()).is_err() {
             return;
@@ -97,6 +98,21 @@ impl Engine {
             self.rerun(record.generation());
         } else {
             self.out.push(Effect::Notice(Notice::Clone { generation: record.generation() }));
+        }
+    }
+
+    /// A peer shows what this node said of its policy in another run.
+    fn remember(&mut self, record: &SignedRecord) {
+        if record.section() != Section::POLICY || record.generation() == self.author.generation() {
+            return;
+        }
+        // Whatever is replayed costs a signature's check only where it says more.
+        let Some(policy) = Policy::read(record.body()).ok().filter(|policy| policy.audit.0 > self.remembered) else {
+            return;
+        };
+        if record.verify(&self.trust_domain, &self.author.key()).is_ok() {
+            self.remembered = policy.audit.0;
+            self.out.push(Effect::Remembered(policy));
         }
     }
 

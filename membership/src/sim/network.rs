@@ -242,6 +242,7 @@ impl Network {
                 self.drain(node);
             }
             Effect::Feed => state.feed = true,
+            Effect::Remembered(_) => {}
             Effect::Heard { statement: Statement::Suspicions(_), .. } => {}
             Effect::Heard { node: author, statement } => {
                 state.told += 1;

@@ -102,6 +102,11 @@ impl Book {
         Ok(Self { shelf: RwLock::new(shelf), store })
     }
 
+    /// Where it is kept.
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
     /// Looks into the set.
     pub async fn look<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.shelf.read().await.history)

@@ -19,7 +19,7 @@ use certs::{
     verify::Authority,
 };
 use membership::gossip::POOL;
-use policy::{DocumentId, Kind, changeset::Change};
+use policy::{DocumentId, Kind, changeset::Change, history::PUSH_CLOCK};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::bounds::Bounds;
@@ -28,7 +28,8 @@ use super::{
     error::internal,
     exchange::{receive, send},
     identity::{Identity, millis},
-    store::{Spent, Store},
+    rollback::Rollback,
+    store::{Judgement, Spent},
 };
 use crate::clock::Clock;
 
@@ -48,12 +49,13 @@ const REPLY_BYTES: usize = 4 << 20;
 /// Redeems tokens.
 pub struct Enrolment {
     book: Arc<Book>,
-    store: Arc<Store>,
     identity: Arc<Identity>,
     clock: Clock,
     bounds: Bounds,
     /// Who is to be believed in a renewal: what policy says, and whose keys this node has seen.
     authority: Arc<ArcSwap<Authority>>,
+    /// The disk, and whether it is one from a backup; what people may watch.
+    rollback: Arc<Rollback>,
     /// One redemption at a time: reading "spent" and writing it belong together.
     redeeming: tokio::sync::Mutex<()>,
 }
@@ -62,13 +64,13 @@ impl Enrolment {
     /// An enroller's, or that of a node which refuses every joiner by name.
     pub fn new(
         book: Arc<Book>,
-        store: Arc<Store>,
         identity: Arc<Identity>,
         authority: Arc<ArcSwap<Authority>>,
+        rollback: Arc<Rollback>,
         clock: Clock,
     ) -> Self {
         let (bounds, redeeming) = (Bounds::new(), tokio::sync::Mutex::default());
-        Self { book, store, identity, clock, bounds, authority, redeeming }
+        Self { book, identity, clock, bounds, authority, rollback, redeeming }
     }
 
     /// Serves one joiner. `exporter` is this session's.
@@ -105,7 +107,10 @@ impl Enrolment {
         }
         send(stream, &Message::Chain(self.chain().await)).await?;
         let answer = match receive(stream, MAX_REQUEST_MESSAGE).await? {
-            Message::Prove(request) => self.redeem(&request, exporter, remote).await,
+            Message::Prove(request) => {
+                let redeemed = self.redeem(&request, exporter, remote).await;
+                redeemed.inspect_err(|refused| self.note(&request.node, remote.ip(), refused))
+            }
             Message::Renew(request) => self.renew(&request, exporter).await,
             Message::Hello(_) | Message::Chain(_) | Message::Reply(_) | Message::Refusal(_) => {
                 Err(JoinRefusal::new("bad_request", "not a step of an enrolment"))
@@ -126,8 +131,33 @@ impl Enrolment {
             document.kind == Kind::Revocation
                 || (document.kind == Kind::NodeGrant && path.contains(&document.name.as_str()))
         };
-        let grants = self.book.closure(|changeset| changeset.changes.iter().any(concerns), REPLY_BYTES).await;
-        Chain { role_sets: role_sets.iter().map(|bytes| bytes.to_vec()).collect(), grants: grants.unwrap_or_default() }
+        let grants = match self.book.closure(|changeset| changeset.changes.iter().any(concerns), REPLY_BYTES).await {
+            Some(all) => all,
+            // As much as says whether the path counts.
+            None => {
+                let kinds = [Kind::NodeGrant, Kind::Revocation];
+                self.proof(path.iter().flat_map(|node| kinds.map(|kind| DocumentId::mesh_wide(kind, node)))).await
+            }
+        };
+        Chain { role_sets: role_sets.iter().map(|bytes| bytes.to_vec()).collect(), grants }
+    }
+
+    /// Says for people that somebody was refused. Whoever reaches the port can have this said, so it is not said for each try.
+    fn note(&self, node: &NodeId, from: IpAddr, refused: &JoinRefusal) {
+        let kind = match refused.code.as_str() {
+            "token_spent" => "token_reused",
+            _ => "token_refused",
+        };
+        let now = self.clock.now();
+        if let Some(more) = self.bounds.tells(kind, now) {
+            let more = if more == 0 { String::new() } else { format!(" ({more} more since the last one)") };
+            self.rollback.events.note(
+                now,
+                kind,
+                node,
+                format!("{from} asks to join as {node}: {}{more}", refused.message),
+            );
+        }
     }
 
     async fn redeem(
@@ -158,7 +188,16 @@ impl Enrolment {
             Err(refused) if refused.code == "bad_proof" && !matches!(spent, Some(Spent::Redeemed { .. })) => {
                 let next = if wrong + 1 >= WRONG_PROOFS { Spent::Burnt } else { Spent::WrongProofs(wrong + 1) };
                 tracing::warn!(node = %grant.node, %remote, "a wrong proof for an invite: {refused}");
-                self.set_token(hash, next).await?;
+                let is_burnt = next == Spent::Burnt;
+                self.set_token(hash, next, None).await?;
+                if is_burnt {
+                    let what = format!(
+                        "{WRONG_PROOFS} wrong proofs by its secret, the last from {}: the token of {} is burnt",
+                        remote.ip(),
+                        grant.node
+                    );
+                    self.rollback.events.note(now, "token_burnt", &grant.node, what);
+                }
                 return Err(refused);
             }
             Err(refused) => return Err(refused),
@@ -175,7 +214,9 @@ impl Enrolment {
             let chain = codec::decode::<_, { 1 << 20 }>(reply).map_err(failed)?;
             return Ok(self.reply(chain, &grant.node).await);
         }
-        // A store from a backup knows less than what was seen since on the wire.
+        // A store from a backup knows less than this node did, and than what was seen since on the wire.
+        self.rollback.settled().await;
+        self.refuse_older(&grant, &hash).await?;
         let seen = self.authority.load().known_keys.get(&grant.node).copied();
         if seen.is_some_and(|seen| seen.epoch == grant.epoch && seen.ca_key != Digest::of(&spki)) {
             tracing::warn!(node = %grant.node, %remote, "a token was shown of which another key came");
@@ -188,9 +229,33 @@ impl Enrolment {
         let life = millis(self.book.state(now).await.lifetimes().node_ca);
         let chain = enroller.certify(&grant, (&spki, request.record_key), None, life, now).map_err(failed)?;
         // Signing has no effect outside before the reply is sent, and that waits for the disk.
-        self.set_token(hash, Spent::Redeemed { keys, reply: codec::encode(&chain) }).await?;
+        let judgement =
+            Judgement { at: now, subject: hash, from: format!("redeemed by {}", grant.node), refused: None };
+        self.set_token(hash, Spent::Redeemed { keys, reply: codec::encode(&chain) }, Some(judgement)).await?;
+        // Peers know before the joiner does.
+        self.rollback.grown.notify_one();
         tracing::info!(node = %grant.node, %remote, "enrolled");
         Ok(self.reply(chain, &grant.node).await)
+    }
+
+    /// Refuses a token from before this node's disk was found to be one from a backup: it may have been redeemed, by whom nobody knows.
+    async fn refuse_older(&self, grant: &NodeGrant, hash: &Digest) -> Result<(), JoinRefusal> {
+        let rollback = self.rollback.clone();
+        let found = tokio::task::spawn_blocking(move || rollback.found()).await;
+        let Some(found) = found.map_err(internal).and_then(|found| found).map_err(failed)? else { return Ok(()) };
+        let (document, _) = policy::kinds::node_grant_body(grant);
+        let invited = self.book.look(|history| history.first_said(&document, &hash.to_string())).await;
+        // Dates of operators' machines are within this of a node's.
+        if invited.is_some_and(|at| at > found.saturating_add(PUSH_CLOCK)) {
+            return Ok(());
+        }
+        self.set_token(*hash, Spent::Burnt, None).await?;
+        let what = format!("the token of {} is older than a backup of this enroller's disk: it is burnt", grant.node);
+        self.rollback.events.note(self.clock.now(), "token_burnt", &grant.node, what);
+        Err(JoinRefusal::new(
+            "token_spent",
+            format!("{} lost what it knew of the token; invite again in half a minute", self.identity.node()),
+        ))
     }
 
     /// Refuses who does not hold the secret of an invite. That is a stranger's word: it is held against its address alone, for else
@@ -217,21 +282,23 @@ impl Enrolment {
     /// The live invite of a name; one that was just pushed to another node gets a moment to arrive.
     async fn invite(&self, request: &JoinRequest) -> Result<Arc<NodeGrant>, JoinRefusal> {
         let hash = request.secret.hash();
-        let (mut found, mut live) = (None, 0);
+        let (mut found, mut live, mut is_out) = (None, 0, false);
         for _ in 0..INVITE_PATIENCE.as_millis() / 100 {
             let state = self.book.state(self.clock.now()).await;
             let counts =
                 |grant: &&Arc<NodeGrant>| !grant.retired && !state.revocations().evicted(&grant.node, grant.epoch);
             live = state.grants().values().filter(counts).count();
             found = state.grants().get(&request.node).cloned();
+            is_out = found.as_ref().is_some_and(|grant| !counts(&grant));
             if found.as_ref().is_some_and(|grant| grant.token_hash == Some(hash)) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         match found {
-            Some(grant) if grant.retired => {
-                Err(JoinRefusal::new("not_granted", format!("{} is retired", request.node)))
+            Some(grant) if is_out => {
+                let what = if grant.retired { "retired" } else { "evicted" };
+                Err(JoinRefusal::new("not_granted", format!("{} is {what}", request.node)))
             }
             Some(_) if live > POOL => Err(JoinRefusal::new(
                 "mesh_full",
@@ -258,8 +325,13 @@ impl Enrolment {
         }
         let ca = self.identity.ca();
         let path = [self.identity.node(), ca.enroller(), node];
-        let own = path.map(|node| DocumentId::mesh_wide(Kind::NodeGrant, node.as_str()));
-        let proof = self.book.look(|history| history.proof(own.iter())).await;
+        self.proof(path.map(|node| DocumentId::mesh_wide(Kind::NodeGrant, node.as_str())).into_iter()).await
+    }
+
+    /// Changesets that prove how these documents stand.
+    async fn proof(&self, documents: impl Iterator<Item = DocumentId>) -> Vec<Vec<u8>> {
+        let documents: Vec<DocumentId> = documents.collect();
+        let proof = self.book.look(|history| history.proof(documents.iter())).await;
         proof.iter().map(|bytes| bytes.to_vec()).collect()
     }
 
@@ -279,14 +351,14 @@ impl Enrolment {
     }
 
     async fn token(&self, hash: Digest) -> Result<Option<Spent>, JoinRefusal> {
-        let store = self.store.clone();
+        let store = self.rollback.store.clone();
         let read = tokio::task::spawn_blocking(move || store.token(&hash)).await;
         read.map_err(internal).and_then(|r| r).map_err(failed)
     }
 
-    async fn set_token(&self, hash: Digest, spent: Spent) -> Result<(), JoinRefusal> {
-        let store = self.store.clone();
-        let written = tokio::task::spawn_blocking(move || store.set_token(&hash, &spent)).await;
+    async fn set_token(&self, hash: Digest, spent: Spent, judgement: Option<Judgement>) -> Result<(), JoinRefusal> {
+        let store = self.rollback.store.clone();
+        let written = tokio::task::spawn_blocking(move || store.set_token(&hash, &spent, judgement)).await;
         written.map_err(internal).and_then(|r| r).map_err(|e| JoinRefusal::new(&e.code, e.message))
     }
 }

@@ -494,6 +494,8 @@ fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
         ("[admin]", before.admin == after.admin),
         ("[metrics] listen", before.metrics == after.metrics),
         ("[workload] socket", before.workload == after.workload),
+        ("[dns]", before.dns == after.dns),
+        ("[capture]", before.capture == after.capture),
     ];
     pairs.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
 }

@@ -3,7 +3,7 @@
 mod handed;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use certs::{
     root::{bundle_from_pem, bundle_to_pem},
     sign::{Digest, SigningKey},
     tls::Leafs,
-    verify::{Authority, verify_ca},
+    verify::{Authority, describe, verify_ca},
 };
 pub use handed::NotHanded;
 use policy::kinds::CertificateLifetimes;
@@ -239,6 +239,21 @@ impl Identity {
         // What failed is tried again soon: the CA may be renewed meanwhile.
         let due = held.values().map(|held| held.renew_at).min().unwrap_or(Millis::MAX);
         Refreshed { due: if failed.is_empty() { due } else { due.clamp(now + 1_000, now + 30_000) }, failed }
+    }
+
+    /// Makes leafs due whose keys operators revoked: a new one gets a new key.
+    pub fn replace_revoked(&self, keys: &HashSet<Digest>) {
+        if keys.is_empty() {
+            return;
+        }
+        let mut held = self.held.lock().expect("no code panics while it holds the leafs");
+        for held in held.values_mut() {
+            let leaf = held.leaf.chain.first().map(|der| der.to_vec());
+            let described = leaf.and_then(|leaf| describe(&[leaf]).ok()?.pop());
+            if described.is_some_and(|leaf| keys.contains(&leaf.key)) {
+                held.renew_at = 0;
+            }
+        }
     }
 
     /// Whether every leaf rests on this enroller CA.

@@ -9,6 +9,7 @@ use std::{
 use certs::{
     grant::NodeGrant,
     id::{NodeId, ServiceAccount, ServiceName},
+    revoke::Revocations,
 };
 use membership::body::{Body, Health, HealthRecord, HealthState, PortRecord, ServiceRecord, Services};
 use policy::history::State;
@@ -134,9 +135,12 @@ impl Local {
         self.members.publish(Body::Services(services)).await;
     }
 
-    /// Accounts whose leafs the node needs.
-    pub fn accounts(&self) -> BTreeSet<ServiceAccount> {
-        self.running().values().filter(|r| r.granted == Some(true)).map(|r| r.service.account.clone()).collect()
+    /// Accounts whose leafs the node needs: granted, and not revoked.
+    pub fn accounts(&self, revocations: &Revocations) -> BTreeSet<ServiceAccount> {
+        let running = self.running();
+        let granted = running.values().filter(|running| running.granted == Some(true));
+        let accounts = granted.map(|running| &running.service.account);
+        accounts.filter(|account| !revocations.account_revoked(account)).cloned().collect()
     }
 
     /// Services with their health: healthy or why not.

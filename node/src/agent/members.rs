@@ -166,6 +166,7 @@ impl Task {
         }
         tracing::debug!(peer = %node, remote = %link.remote(), carrier = link.carrier(), "linked");
         self.world.saw(link.peer());
+        self.policy.notify_one();
         self.links.insert(id, link.clone());
         self.tasks.detach("peer-link", hear(link.clone(), id, self.members.clone()));
         self.tasks.detach("peer-requests", self.requests.clone().serve(link));
@@ -198,6 +199,7 @@ impl Task {
                         return;
                     }
                 }
+                Effect::Remembered(policy) => self.requests.sync.rollback.remembered(&policy),
                 Effect::Deliver { from, bytes } => self.gossip.0.deliver(&from, &bytes),
                 Effect::Feed => self.gossip.0.feed(Arc::new(self.engine.feed())),
                 Effect::Heard { node, statement: Statement::Suspicions(parts) } => {

@@ -25,6 +25,7 @@ pub mod outside;
 pub mod peers;
 pub mod receipt;
 pub mod renew;
+pub mod rollback;
 pub mod rotation;
 pub mod shares;
 pub mod socket;

@@ -62,7 +62,9 @@ impl Renewal {
                 self.local.publish().await;
             }
             let now = self.sync.clock.now();
-            let refreshed = self.sync.identity.refresh(&self.local.accounts(), &state.lifetimes(), now, rand::random());
+            self.sync.identity.replace_revoked(&state.revocations().keys);
+            let accounts = self.local.accounts(state.revocations());
+            let refreshed = self.sync.identity.refresh(&accounts, &state.lifetimes(), now, rand::random());
             for (id, why) in &refreshed.failed {
                 tracing::warn!(%id, "no leaf: {why}");
             }

@@ -33,6 +33,8 @@ pub const ENROLLER_KEY: &str = "enroller.key";
 pub const ADDRESSES: &str = "addresses";
 /// The latest time that certificates of other nodes have proven.
 pub const CLOCK: &str = "clock";
+/// The folder of this node's own credentials.
+pub const SECRETS: &str = "secrets";
 const NODE: &str = "node.json";
 const LOCK: &str = "lock";
 /// The store within a data directory.
@@ -161,8 +163,39 @@ impl StateDir {
 #[must_use]
 pub fn faults(path: &Path) -> Vec<Error> {
     let Ok(about) = fs::metadata(path) else { return Vec::new() };
-    let mut faults: Vec<Error> = private(path, &about, "0700").err().into_iter().collect();
-    for name in [CA_KEY, RECORD_KEY, ENROLLER_KEY, CA_CERTIFICATES, ENROLLER_CERTIFICATE, NODE, STORE] {
+    let names =
+        [CA_KEY, RECORD_KEY, ENROLLER_KEY, CA_CERTIFICATES, ENROLLER_CERTIFICATE, NODE, STORE, ADDRESSES, CLOCK];
+    let mut faults = faults_of(path, &about, &names);
+    let secrets = path.join(SECRETS);
+    for folder in std::iter::once(secrets.clone()).chain(entries(&secrets)) {
+        // Not through a link, as above.
+        let Ok(about) = fs::symlink_metadata(&folder) else { continue };
+        if about.is_symlink() {
+            let message = format!("{} is a link: whoever owns its end owns the credentials", folder.display());
+            faults.push(fail("key_permissions", message, "put the folder itself there"));
+        } else if about.is_dir() {
+            let files: Vec<PathBuf> = entries(&folder).filter(|entry| !entry.is_dir()).collect();
+            let names: Vec<&str> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
+            faults.extend(faults_of(&folder, &about, &names));
+        }
+    }
+    faults
+}
+
+/// What is wrong with an operator's directory and with these files in it, as far as they are there.
+#[must_use]
+pub fn faults_of_keys(path: &Path, names: &[&str]) -> Vec<Error> {
+    fs::metadata(path).map_or_else(|_| Vec::new(), |about| faults_of(path, &about, names))
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+/// A folder's own mode, and its files'.
+fn faults_of(path: &Path, about: &fs::Metadata, names: &[&str]) -> Vec<Error> {
+    let mut faults: Vec<Error> = private(path, about, "0700").err().into_iter().collect();
+    for name in names {
         let file = path.join(name);
         // Not through a link: what it points to is not what the node reads.
         let Ok(found) = fs::symlink_metadata(&file) else { continue };
@@ -311,6 +344,29 @@ mod tests {
         assert!(found.iter().all(|fault| fault.code == "key_permissions" && !fault.hint.is_empty()), "{found:?}");
         let about = |word: &str| found.iter().filter(|fault| fault.message.contains(word)).count();
         assert_eq!((found.len(), about("0711"), about("0604"), about("link"), about("second name")), (4, 1, 1, 1, 1));
+    }
+
+    #[test]
+    fn credentials_and_an_operators_keys_are_looked_at_too() {
+        let folder = private_dir();
+        let path = folder.path().join("state");
+        drop(StateDir::open(&path).unwrap());
+        let secrets = path.join(SECRETS).join("shop");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&secrets).unwrap();
+        write_private(&secrets.join("web.json"), b"{}").unwrap();
+        write_private(&path.join(CLOCK), b"1").unwrap();
+        assert_eq!(faults(&path), []);
+        for file in [secrets.join("web.json"), path.join(CLOCK)] {
+            fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        fs::set_permissions(&secrets, fs::Permissions::from_mode(0o750)).unwrap();
+        assert_eq!(faults(&path).len(), 3, "{:?}", faults(&path));
+        let keys = ["operator.key", "root.key"];
+        keys.iter().for_each(|name| write_private(&path.join(name), b"secret").unwrap());
+        assert_eq!(faults_of_keys(&path, &keys), []);
+        fs::set_permissions(path.join("root.key"), fs::Permissions::from_mode(0o640)).unwrap();
+        let found = faults_of_keys(&path, &keys);
+        assert!(found.len() == 1 && found[0].message.contains("root.key"), "{found:?}");
     }
 
     #[test]

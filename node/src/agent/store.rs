@@ -43,6 +43,7 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const GENERATION: &str = "generation";
 const MEMBERS: &str = "members";
 const CA_KEYS: &str = "ca_keys";
+const ROLLED_BACK: &str = "rolled_back";
 
 /// Bytes of redb's page cache: everything that is read often lives in memory already.
 const CACHE_BYTES: usize = 1 << 20;
@@ -157,16 +158,32 @@ impl Store {
         found.map(|bytes| entry(&bytes)).transpose()
     }
 
-    /// Notes what became of a token, before anything is signed for it.
+    /// Notes what became of a token, before anything is signed for it; in the audit chain as well with a judgement.
     ///
     /// # Errors
     /// As [`Self::append`].
-    pub fn set_token(&self, hash: &Digest, spent: &Spent) -> Result<(), Error> {
+    pub fn set_token(&self, hash: &Digest, spent: &Spent, judgement: Option<Judgement>) -> Result<(), Error> {
         let bytes = codec::encode(spent);
         self.write(bytes.len(), |write| {
             write.open_table(TOKENS)?.insert(hash.0.as_slice(), bytes.as_slice())?;
-            Ok(())
+            judgement.map_or(Ok(()), |judgement| audit::link(write, &[judgement]))
         })
+    }
+
+    /// When it was last found that this store was older than what its node had done; Unix milliseconds.
+    ///
+    /// # Errors
+    /// `storage_failed`.
+    pub fn rolled_back(&self) -> Result<Option<Millis>, Error> {
+        Ok(self.meta(ROLLED_BACK)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))))
+    }
+
+    /// Keeps when that was found. Durable on return.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn set_rolled_back(&self, at: Millis) -> Result<(), Error> {
+        self.set_meta(ROLLED_BACK, &at.to_be_bytes())
     }
 
     /// A generation that this node never used: above the stored one, the given one and the clock, with 24 random bits
@@ -359,9 +376,9 @@ mod tests {
         let hash = Digest::of(b"secret");
         let first = store(&folder);
         assert_eq!(first.token(&hash).unwrap(), None);
-        first.set_token(&hash, &Spent::WrongProofs(1)).unwrap();
+        first.set_token(&hash, &Spent::WrongProofs(1), None).unwrap();
         let redeemed = Spent::Redeemed { keys: Digest::of(b"key"), reply: b"chain".to_vec() };
-        first.set_token(&hash, &redeemed).unwrap();
+        first.set_token(&hash, &redeemed, None).unwrap();
         drop(first);
         assert_eq!(store(&folder).token(&hash).unwrap(), Some(redeemed));
     }

@@ -3,24 +3,32 @@
 
 mod answer;
 mod bodies;
+mod claims;
 mod everybody;
+mod first;
 mod freshness;
 pub mod paths;
 mod push;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
-use certs::{codec, id::NodeId, sign::Digest};
+use certs::{
+    codec,
+    grant::NodeGrant,
+    id::{NodeId, ServiceAccount},
+    sign::Digest,
+};
 use membership::body::{Body, Policy, RECENT};
 use policy::changeset;
 use tokio::sync::{Notify, watch};
 
 pub use answer::Requests;
+use claims::{Claimed, Claims};
 pub use freshness::{Freshness, SILENCE};
 
 use super::{
@@ -31,6 +39,7 @@ use super::{
     identity::Identity,
     links::Links,
     members::Members,
+    rollback::Rollback,
     rotation::Resting,
     store::AuditHead,
     wire::{self, Bucket, Buckets, Fetch, Fetched, Ids},
@@ -73,6 +82,8 @@ pub struct Sync {
     pub drift: Drift,
     /// What still rests on a root that retires.
     pub resting: Resting,
+    /// Whether the disk is older than what this node did.
+    pub rollback: Arc<Rollback>,
     /// Told when a grant changed.
     pub renew: Arc<Notify>,
     /// Told when a peer's policy changed.
@@ -99,15 +110,18 @@ struct Shared {
     scraped: Mutex<BTreeMap<NodeId, SocketAddr>>,
     /// Where they find this one.
     own_scraped: OnceLock<SocketAddr>,
+    /// Whether some peer's policy was looked at since the start, or there is no other node.
+    compared: watch::Sender<bool>,
     /// The longest audit chain that each member was heard to have.
     audits: Mutex<BTreeMap<NodeId, AuditHead>>,
 }
 
 impl Shared {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, alone: bool) -> Self {
+        let compared = watch::Sender::new(alone);
         let (applying, applied, busy, fetching, scraped, own_scraped, audits) = Default::default();
         let freshness = Mutex::new(Freshness::new(now));
-        Self { applying, applied, busy, fetching, freshness, scraped, own_scraped, audits }
+        Self { applying, applied, busy, fetching, freshness, scraped, own_scraped, compared, audits }
     }
 }
 
@@ -135,6 +149,9 @@ impl Sync {
     /// Nothing is under way yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { book, world, links, members, identity, mesh, events, tasks } = parts;
+        let is_other = |grant: &&Arc<NodeGrant>| !grant.retired && grant.node != *identity.node();
+        let alone = !world.current().read().state.grants().values().any(|grant| is_other(&grant));
+        let rollback = Rollback::new(book.store().clone(), events.clone(), alone);
         Arc::new(Self {
             book,
             world,
@@ -145,11 +162,12 @@ impl Sync {
             events,
             drift: Drift::default(),
             resting: Resting::default(),
+            rollback,
             renew: Arc::default(),
             wake: Arc::default(),
             tasks,
             clock: Clock,
-            state: Shared::new(monotonic()),
+            state: Shared::new(monotonic(), alone),
         })
     }
 
@@ -163,6 +181,7 @@ impl Sync {
             let by_itself = next.map_or(INTERVAL, |at| Duration::from_millis(at.saturating_sub(now) + 1).min(INTERVAL));
             tokio::select! {
                 () = self.wake.notified() => {}
+                () = self.rollback.grown.notified() => self.announce().await,
                 () = tokio::time::sleep(by_itself) => {}
                 () = self.tasks.stopping() => return,
             }
@@ -174,6 +193,7 @@ impl Sync {
                 let rows: Vec<_> = keys.into_iter().map(|(node, key)| (node, key.epoch, key.ca_key)).collect();
                 self.book.keep_ca_keys(rows).await;
             }
+            self.compare_first();
             self.compare_all().await;
             self.keep_up(&mut upkeep).await;
         }
@@ -184,8 +204,8 @@ impl Sync {
         let _one = self.state.applying.lock().await;
         let covered = self.book.look(|history| history.digest()).await;
         let state = self.book.state(self.clock.now()).await;
-        let before = self.world.current().load().state.clone();
-        if before.lifetimes() != state.lifetimes() || before.trust() != state.trust() {
+        let before = self.world.current().load();
+        if before.state.lifetimes() != state.lifetimes() || before.state.trust() != state.trust() {
             self.renew.notify_one();
         }
         let changed = self.world.state_changed(state);
@@ -193,7 +213,10 @@ impl Sync {
         self.mesh.limit_handshakes(limits.tls_handshake_timeout, limits.pending_handshakes);
         if let Some(authority) = changed {
             self.members.tell(membership::engine::Event::Authority(authority.clone())).await;
-            let closed = self.mesh.rejudge(&authority);
+            let mut closed = self.mesh.rejudge(&authority);
+            for (node, accounts) in narrowed(&before.authority.grants, &authority.grants) {
+                closed += self.mesh.close_accounts(&node, &accounts);
+            }
             if closed > 0 {
                 tracing::info!(closed, "connections ended whose peer no longer counts");
             }
@@ -265,6 +288,11 @@ impl Sync {
         if theirs.count <= theirs.recent.len() as u64 && self.lacking(&theirs.recent).await.is_empty() {
             return Ok(());
         }
+        self.compare_buckets(link).await
+    }
+
+    /// Digests of parts of the set tell what is missing, whatever was announced.
+    async fn compare_buckets(&self, link: &PeerLink) -> Result<(), SyncError> {
         let buckets: Buckets = self.ask(link, wire::BUCKETS, &()).await?;
         let own = self.book.look(|history| history.bucket_digests()).await;
         let differing = (0..=u8::MAX).zip(own.iter().zip(&buckets.digests)).filter(|(_, (a, b))| a != b);
@@ -355,6 +383,15 @@ impl Sync {
     }
 }
 
+/// Nodes that serve less than before, by the accounts of what they served. Their identities still hold where another service has them.
+fn narrowed(
+    before: &HashMap<NodeId, Arc<NodeGrant>>,
+    now: &HashMap<NodeId, Arc<NodeGrant>>,
+) -> Vec<(NodeId, BTreeSet<ServiceAccount>)> {
+    let lost = |(node, grant): (&NodeId, &Arc<NodeGrant>)| Some((node.clone(), before.get(node)?.lost(grant)));
+    now.iter().filter_map(lost).filter(|(_, accounts)| !accounts.is_empty()).collect()
+}
+
 struct Busy<'a> {
     sync: &'a Sync,
     node: &'a NodeId,
@@ -363,63 +400,6 @@ struct Busy<'a> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.sync.busy().remove(self.node);
-    }
-}
-
-/// Which changesets some task fetches, and since when. A claim keeps others back for [`CLAIM`] only, so that a peer which
-/// answers slowly, or with something else, cannot keep a changeset from this node.
-#[derive(Debug, Default)]
-struct Claims(BTreeMap<Digest, Instant>);
-
-impl Claims {
-    /// Claims what is free; gives that back.
-    fn take(&mut self, mut ids: Vec<Digest>, now: Instant) -> Vec<Digest> {
-        ids.retain(|id| self.0.get(id).is_none_or(|since| now.duration_since(*since) >= CLAIM));
-        self.0.extend(ids.iter().map(|id| (*id, now)));
-        ids
-    }
-
-    /// Gives up what nobody has claimed since.
-    fn release(&mut self, ids: &[Digest], since: Instant) {
-        for id in ids {
-            if self.0.get(id) == Some(&since) {
-                self.0.remove(id);
-            }
-        }
-    }
-}
-
-/// Changesets that this task fetches, until dropped.
-struct Claimed<'a> {
-    sync: &'a Sync,
-    ids: Vec<Digest>,
-    since: Instant,
-    renewals: usize,
-}
-
-impl<'a> Claimed<'a> {
-    fn new(sync: &'a Sync, ids: Vec<Digest>) -> Self {
-        let since = monotonic();
-        let ids = sync.fetching().take(ids, since);
-        Self { sync, ids, since, renewals: 0 }
-    }
-
-    /// The peer gives what it was asked for: it may go on alone for a while.
-    fn renew(&mut self) {
-        if self.renewals == RENEWALS {
-            return;
-        }
-        self.renewals += 1;
-        let mut claims = self.sync.fetching();
-        claims.release(&self.ids, self.since);
-        self.since = monotonic();
-        claims.take(self.ids.clone(), self.since);
-    }
-}
-
-impl Drop for Claimed<'_> {
-    fn drop(&mut self) {
-        self.sync.fetching().release(&self.ids, self.since);
     }
 }
 

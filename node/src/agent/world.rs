@@ -93,9 +93,14 @@ impl World {
     /// so that a stolen enroller cannot take a name that is in use.
     pub fn saw(&self, peer: &Peer) {
         clock::observe(peer.not_before);
+        self.heard(&peer.node, KnownKey { epoch: peer.epoch, ca_key: peer.ca_key });
+    }
+
+    /// Notes the CA key of a node whose path holds, who it was that showed it.
+    fn heard(&self, node: &NodeId, key: KnownKey) {
         let mut keys = self.keys();
-        if keys.known.get(&peer.node).is_none_or(|known| known.epoch < peer.epoch) {
-            keys.known.insert(peer.node.clone(), KnownKey { epoch: peer.epoch, ca_key: peer.ca_key });
+        if keys.known.get(node).is_none_or(|known| known.epoch < key.epoch) {
+            keys.known.insert(node.clone(), key);
             keys.news = true;
         }
     }
@@ -138,6 +143,14 @@ impl World {
     /// Takes a new View; requests get a new snapshot only if endpoints changed.
     pub fn view_changed(&self, view: Arc<View>, changes: &[Change]) {
         self.view.store(view.clone());
+        // Of most nodes of a large mesh records are all that is ever seen.
+        for change in changes {
+            if let Change::Alive(node) | Change::Member(node) = change
+                && let Some(member) = view.member(node)
+            {
+                self.heard(node, KnownKey { epoch: member.epoch, ca_key: member.ca_key });
+            }
+        }
         if changes.iter().any(concerns_requests) {
             let mut before = self.folding.lock().expect("no code panics while it folds");
             let now = clock::uptime();

@@ -1,5 +1,6 @@
 //! The process itself: file descriptors, core dumps, signals.
 
+use crate::telemetry::Environment;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -15,6 +16,15 @@ pub(super) fn prepare() {
     if let Err(error) = dumps {
         tracing::warn!("core dumps cannot be switched off: {error}");
     }
+}
+
+/// What OpenTelemetry's variables say. A node that cannot send spans serves all the same.
+pub(super) fn environment() -> Environment {
+    let read = Environment::read(|name| std::env::var(name).ok());
+    read.unwrap_or_else(|error| {
+        tracing::error!("no spans go to the node's own collector: {error}");
+        Environment::default()
+    })
 }
 
 /// The signals that the process answers.

@@ -9,7 +9,7 @@ use super::Doors;
 use crate::{config::Config, mesh::Mesh, proxy::Bound};
 
 /// The ready line's object.
-pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound) -> Value {
+pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound, captures: &[SocketAddr]) -> Value {
     let address = |bound: std::io::Result<SocketAddr>| bound.ok().map(|address| address.to_string());
     let outbound: Vec<_> = bound
         .outbounds
@@ -32,7 +32,8 @@ pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound) -
         "socket": config.admin.socket,
         "metrics": doors.metrics.as_ref().and_then(|metrics| address(metrics.local_addr())),
         "workload": config.workload,
-        "dns": null,
+        "dns": doors.dns.as_ref().and_then(|dns| address(dns.local_addr())),
+        "capture": captures.first().map(ToString::to_string),
         "outbound": outbound,
         "upstream": upstream,
     })

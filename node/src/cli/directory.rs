@@ -35,10 +35,10 @@ use crate::{
     },
 };
 
-const OPERATOR: &str = "operator.key";
-const RECOVERY: &str = "recovery.key";
-const ROOT: &str = "root.key";
-const NEXT_ROOT: &str = "root.next.key";
+pub(super) const OPERATOR: &str = "operator.key";
+pub(super) const RECOVERY: &str = "recovery.key";
+pub(super) const ROOT: &str = "root.key";
+pub(super) const NEXT_ROOT: &str = "root.next.key";
 const BUNDLE: &str = "bundle.pem";
 const MESH: &str = "mesh.toml";
 

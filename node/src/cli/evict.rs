@@ -8,7 +8,7 @@ use crate::{
     cli::{
         client,
         context::Context,
-        error::{Error, Result},
+        error::{Error, Result, usage},
         grants, proof,
         signing::{Operator, Sending, intent},
     },
@@ -18,11 +18,16 @@ use crate::{
 /// Shuts a node out: its identities no longer count, and its connections are closed within 5 s of the eviction's
 /// arrival. A machine under this name can come back by `invite --replace` only.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: skein evict web-1 --message 'stolen'")]
+#[command(after_help = "Examples:
+  skein evict web-1 --message 'stolen'
+  skein evict web-1 --epoch 2 --message 'the machine before this one was stolen'")]
 pub struct Args {
-    /// The node
+    /// The node, also one that has left
     #[arg(value_name = "NODE")]
     out: NodeId,
+    /// Only its machines up to this epoch, which each invite of the name raises [default: all until now]
+    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u64).range(1..))]
+    epoch: Option<u64>,
     /// Also an enroller: whomever it certified is out with it
     #[arg(long)]
     force: bool,
@@ -34,20 +39,28 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let held = grants::fetch_active(&mut client, &operator.known, &args.out).await?;
+    let held = grants::fetch_ever(&mut client, &operator.known, &args.out).await?;
+    let current = held.grant.epoch;
+    let epoch = args.epoch.unwrap_or(current);
+    if epoch > current {
+        let hint = "an eviction counts for ever, so one of machines to come is refused";
+        return Err(usage(format!("{} is at epoch {current}: there is no epoch {epoch} yet", args.out), hint));
+    }
     if !args.force {
         grants::refuse_enroller(&mut client, &held.grant).await?;
     }
     // A node that has just been shut out passes nothing on.
     let mesh: Mesh = client.get("/v1/mesh").await?;
     if mesh.node == args.out
+        && epoch == current
         && let Some(other) = client::connect_elsewhere(&mut client, ctx, &args.out).await?
     {
         client = other;
     }
     let id = DocumentId::mesh_wide(Kind::Revocation, args.out.as_str());
     let state = proof::of_document(&mut client, &operator.known, &id).await?.state(clock::wall());
-    let revocation = with(&state, &id, &args.out, held.grant.epoch)?;
+    let mut revocation = standing(&state, &id)?;
+    evict(&mut revocation, &args.out, epoch);
     let intents = vec![intent(revocation.body(args.out.as_str()))];
     let mut plan = operator.plan(&mut client, &intents).await?;
     // What the new one was made of is what it replaces: a change in between makes it stale.
@@ -58,19 +71,23 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     }
     let outcome = operator.send(&mut client, ctx, intents, &plan, &sending).await?;
     if outcome.pushed.is_some() && outcome.missing().is_none() {
-        operator.directory.evict(&args.out, held.grant.epoch);
+        operator.directory.evict(&args.out, epoch);
     }
     // The evicted node is the one that need not agree.
-    outcome.without(&args.out).show(ctx)
+    let outcome = if epoch == current { outcome.without(&args.out) } else { outcome };
+    outcome.show(ctx)
 }
 
-/// What the document revokes already, and the node.
-fn with(state: &State, id: &DocumentId, node: &NodeId, epoch: u64) -> Result<Revocation> {
+/// What the document revokes already: what replaces it must say that, too.
+///
+/// # Errors
+/// This build cannot read what it says.
+pub(super) fn standing(state: &State, id: &DocumentId) -> Result<Revocation> {
     let mut revocation = Revocation::default();
     if let Some(live) = state.documents.get(id) {
         if let Some(value) = live.values.iter().find(|value| !value.is_readable()) {
             let message = format!("this build cannot read what {} made of {id}", value.changeset);
-            return Err(Error::new("not_supported", message).hint("evict with the newest `skein` that the mesh runs"));
+            return Err(Error::new("not_supported", message).hint("use the newest `skein` that the mesh runs"));
         }
         let values = live.values.iter().filter_map(|value| value.document.as_ref().ok()).chain(&live.counted);
         for own in values.filter_map(|document| document.spec.revocation()) {
@@ -82,7 +99,6 @@ fn with(state: &State, id: &DocumentId, node: &NodeId, epoch: u64) -> Result<Rev
             revocation.keys.extend(own.keys.iter().copied());
         }
     }
-    evict(&mut revocation, node, epoch);
     Ok(revocation)
 }
 
@@ -121,7 +137,7 @@ mod tests {
             keys: BTreeSet::from([Digest([5; 32])]),
         };
         let (id, body) = before.body("web-1");
-        assert_eq!(with(&history.state(now), &id, &node("web-1"), 1).unwrap().nodes.len(), 1);
+        assert_eq!(standing(&history.state(now), &id).unwrap(), Revocation::default());
         let change = Change { document: id.clone(), content: Some(body), replaces: Vec::new() };
         let changeset = Changeset {
             trust_domain: mesh,
@@ -133,7 +149,9 @@ mod tests {
             changes: vec![change],
         };
         history.insert(&history::signed(&changeset, &[&key]), now).unwrap();
-        let after = with(&history.state(now), &id, &node("web-1"), 2).unwrap();
+        let mut after = standing(&history.state(now), &id).unwrap();
+        assert_eq!(after, before);
+        evict(&mut after, &node("web-1"), 2);
         assert_eq!(after, Revocation { nodes: BTreeMap::from([(node("web-1"), 2), (node("web-2"), 7)]), ..before });
     }
 }

@@ -9,12 +9,15 @@ use crate::{
         client::Client,
         context::Context,
         directory::Known,
-        error::{Error, Result},
+        error::{Error, Result, usage},
         proof,
         signing::{Operator, Outcome, Sending, intent},
     },
     clock,
 };
+
+/// What to do where a certificate cannot hold a grant.
+const TOO_MANY: &str = "let several services share an account (NS/NAME=SA), or run some of them on another node";
 
 /// A grant as it is in effect.
 #[derive(Debug, Clone)]
@@ -37,24 +40,34 @@ pub(super) async fn fetch(client: &mut Client, known: &Known, node: &NodeId) -> 
     Ok((held, state.role_set.number))
 }
 
+/// The grant of a node that must have one, retired or not.
+///
+/// # Errors
+/// `not_found`.
+pub(super) async fn fetch_ever(client: &mut Client, known: &Known, node: &NodeId) -> Result<Held> {
+    fetch(client, known, node).await?.0.ok_or_else(|| {
+        Error::new("not_found", format!("no node {node} was ever invited"))
+            .hint(format!("`skein members --all` lists nodes; `skein invite {node} --service NS/NAME` lets one in"))
+    })
+}
+
 /// The grant of a node that must have one and must not be retired.
 ///
 /// # Errors
 /// `not_found`.
 pub(super) async fn fetch_active(client: &mut Client, known: &Known, node: &NodeId) -> Result<Held> {
-    match fetch(client, known, node).await?.0 {
-        Some(held) if !held.grant.retired => Ok(held),
-        Some(_) => Err(Error::new("not_found", format!("{node} was retired"))
-            .hint(format!("let it in again with `skein invite {node} --replace ...`"))),
-        None => Err(Error::new("not_found", format!("no node {node} was ever invited"))
-            .hint(format!("`skein members --all` lists nodes; `skein invite {node} --service NS/NAME` lets one in"))),
+    let held = fetch_ever(client, known, node).await?;
+    if held.grant.retired {
+        return Err(Error::new("not_found", format!("{node} was retired"))
+            .hint(format!("let it in again with `skein invite {node} --replace ...`")));
     }
+    Ok(held)
 }
 
 /// Signs and sends a grant in place of the one that was held.
 ///
 /// # Errors
-/// What the node answers.
+/// No certificate can hold it; or what the node answers.
 pub(super) async fn put(
     operator: &Operator,
     client: &mut Client,
@@ -62,12 +75,17 @@ pub(super) async fn put(
     (grant, held): (&NodeGrant, Option<&Held>),
     sending: &Sending,
 ) -> Result<Outcome> {
+    let fits = grant.fits(&operator.known.trust_domain);
+    fits.map_err(|error| {
+        usage(format!("{} services are too many for {}: {error}", grant.services.len(), grant.node), TOO_MANY)
+    })?;
     let intents: Vec<Intent> = vec![intent(node_grant_body(grant))];
     let mut plan = operator.plan(client, &intents).await?;
     // What the new grant was made of is what it replaces: a change in between makes it stale.
     plan.live = vec![held.map(|held| held.live.clone()).unwrap_or_default()];
     operator.send(client, ctx, intents, &plan, sending).await
 }
+
 /// Keeps an enroller whose loss would be everybody's: certificates hold only under an enroller that counts.
 ///
 /// # Errors

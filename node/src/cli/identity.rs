@@ -4,6 +4,7 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use certs::{
     codec::Millis,
+    grant::{Grant, Pattern},
     id::{SpiffeId, TrustDomain},
     root::bundle_from_pem,
     verify::{Authority, Described, Role, describe, judge},
@@ -111,6 +112,7 @@ async fn show(id: &str, ctx: &Context) -> Result<()> {
         let now = clock::wall();
         let mut text = format!("{}\ncalled {} in TLS\n", identity.id, identity.dns_name);
         chain.iter().for_each(|one| text.push_str(&words(one, now)));
+        text.push_str(&in_force(identity.effective.as_ref()));
         if !identity.root.is_empty() {
             let _ = writeln!(text, "{:<12}{} ({})", "root", identity.root, identity.root_state);
         }
@@ -124,6 +126,7 @@ fn facts(one: &Described) -> serde_json::Value {
         "not_before": rfc3339(one.not_before),
         "not_after": rfc3339(one.not_after),
         "id": one.id.as_ref().map(ToString::to_string),
+        "public_key": one.key.to_string(),
         "grant": one.grant.as_ref().map(|grant| json!({
             "node": grant.node,
             "epoch": grant.epoch,
@@ -134,20 +137,31 @@ fn facts(one: &Described) -> serde_json::Value {
     })
 }
 
+/// What operators grant today, as people read it.
+fn in_force(grant: Option<&Grant>) -> String {
+    let Some(grant) = grant else { return format!("{:<12}nothing: this node is out\n", "in force") };
+    let enrols = if grant.enroller { "; it enrols others" } else { "" };
+    format!("{:<12}accounts {}; services {}{enrols}\n", "in force", list(&grant.accounts), list(&grant.services))
+}
+
+fn list(patterns: &[Pattern]) -> String {
+    match patterns {
+        [] => "none".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
 /// One certificate as people read it.
 fn words(one: &Described, now: Millis) -> String {
     let mut text = format!("{:<12}", one.link.to_string());
     if let Some(grant) = &one.grant {
-        let list = |patterns: &[certs::grant::Pattern]| match patterns {
-            [] => "none".to_owned(),
-            some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        };
         let what = if grant.enroller { "certifies nodes" } else { "certifies itself" };
         // Writing to a string does not fail.
         let _ = write!(text, "{} (epoch {}) {what}: ", grant.node, grant.epoch);
         let _ = write!(text, "accounts {}; services {}; ", list(&grant.accounts), list(&grant.services));
     }
     let _ = writeln!(text, "ends {} ({})", away(one.not_after, now), rfc3339(one.not_after));
+    let _ = writeln!(text, "{:<12}public key {}", "", one.key);
     text
 }
 

@@ -14,8 +14,10 @@ pub mod signing;
 pub mod value;
 
 mod ca;
+mod capture;
 mod check;
 mod completions;
+mod dns;
 mod drain;
 mod endpoints;
 mod events;
@@ -36,6 +38,7 @@ mod ping;
 mod policy;
 mod proof;
 mod reference;
+mod revoke;
 mod routes;
 mod run;
 mod secret;
@@ -43,6 +46,7 @@ mod service;
 mod services;
 mod sim;
 mod status;
+mod tap;
 mod top;
 mod wait;
 
@@ -124,6 +128,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Completions(args) => completions::run(&args, ctx),
         Command::Man(args) => man::run(&args, ctx),
         Command::Sim(command) => sim::run(command, ctx),
+        Command::Dns(command) => dns::run(command, ctx),
         Command::Join(args) => block_on(join::run(args, ctx)),
         Command::Status(args) => block_on(status::run(args, ctx)),
         Command::Members(args) => block_on(members::run(args, ctx)),
@@ -132,12 +137,14 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Endpoints(args) => block_on(endpoints::run(args, ctx)),
         Command::Limits(args) => block_on(limits::run(args, ctx)),
         Command::Outliers(args) => block_on(outliers::run(args, ctx)),
+        Command::Tap(args) => block_on(tap::run(args, ctx)),
         Command::Top(args) => block_on(top::run(args, ctx)),
         Command::Events(args) => block_on(events::run(args, ctx)),
         Command::Routes(args) => block_on(routes::run(args, ctx)),
         Command::Explain(args) => block_on(explain::run(args, ctx)),
         Command::Wait(args) => block_on(wait::run(args, ctx)),
         Command::Check(args) => block_on(check::run(args, ctx)),
+        Command::Capture(command) => block_on(capture::run(command, ctx)),
         Command::Policy(command) => block_on(policy::run(command, ctx)),
         Command::Invite(args) => block_on(invite::run(args, ctx)),
         Command::Grant(args) => block_on(grant::run(args, ctx)),
@@ -146,6 +153,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<ExitCode> {
         Command::Drain(args) => block_on(drain::run(args, ctx)),
         Command::Leave(args) => block_on(leave::run(args, ctx)),
         Command::Evict(args) => block_on(evict::run(args, ctx)),
+        Command::Revoke(args) => block_on(revoke::run(args, ctx)),
         Command::Operator(command) => block_on(operator::run(command, ctx)),
         Command::Ca(command) => block_on(ca::run(command, ctx)),
         Command::Identity(command) => block_on(identity::run(command, ctx)),

@@ -15,7 +15,7 @@ use toml::Spanned;
 use super::{
     Admin, Cidr, Config, Gateway, Log, LogFormat, Mesh, Outbound, Service, Speaker, Transport, Upstream,
     error::{ConfigError, Source, whole},
-    paths, raw,
+    names, paths, raw,
     service::service,
 };
 
@@ -76,9 +76,6 @@ fn load(file: &Path) -> Result<String, ConfigError> {
 pub fn read_text(file: &Path, text: &str, fragments: &[(&Path, &str)]) -> Result<Config, ConfigError> {
     let source = Source { file, text };
     let mut main: raw::File = parse(source)?;
-    if let Some(table) = &main.dns {
-        return Err(unsupported(source, table.span(), "[dns]"));
-    }
     let top = raw::Fragment {
         outbound: std::mem::take(&mut main.outbound),
         service: std::mem::take(&mut main.service),
@@ -151,6 +148,8 @@ fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError>
         metrics: raw.metrics.listen.as_ref().map(|a| address(source, a)).transpose()?,
         workload: raw.workload.as_ref().map(|workload| workload.socket.clone().unwrap_or(defaults.workload)),
         gateway: gateway(source, &raw.gateway)?,
+        dns: None,
+        capture: None,
         outbounds: Vec::new(),
         services: Vec::new(),
         upstreams: Vec::new(),
@@ -269,6 +268,21 @@ impl Listeners {
         for (source, part) in parts {
             self.ports(config, *source, part)?;
         }
+        if let Some(dns) = &raw.dns {
+            let place = dns.span();
+            let dns = dns.get_ref();
+            let made = names::dns(main, dns, place, &config.services)?;
+            if let Some(text) = &dns.listen {
+                self.take(main, text, made.listen, "[dns] listen")?;
+            }
+            config.dns = Some(made);
+        }
+        if let Some(capture) = &raw.capture {
+            let made = names::capture(main, capture.get_ref(), capture.span(), &config.services)?;
+            let at = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, made.port));
+            self.take_at(main, capture.span(), at, "[capture] port")?;
+            config.capture = Some(made);
+        }
         Ok(())
     }
 
@@ -312,6 +326,16 @@ impl Listeners {
         at: SocketAddr,
         what: &str,
     ) -> Result<(), ConfigError> {
+        self.take_at(source, text.span(), at, what)
+    }
+
+    fn take_at(
+        &mut self,
+        source: Source<'_>,
+        span: Range<usize>,
+        at: SocketAddr,
+        what: &str,
+    ) -> Result<(), ConfigError> {
         if at.port() == 0 {
             return Ok(());
         }
@@ -319,7 +343,7 @@ impl Listeners {
             None => Ok(()),
             Some(first) => {
                 let message = format!("{at} is taken by {first}");
-                Err(source.at(text.span(), message, "every listener needs an address of its own"))
+                Err(source.at(span, message, "every listener needs an address of its own"))
             }
         }
     }
@@ -350,7 +374,7 @@ fn called(source: Source<'_>, raw: &raw::Upstream) -> Result<Called, ConfigError
     }
 }
 
-fn speaker(
+pub(super) fn speaker(
     source: Source<'_>,
     given: Option<&Spanned<String>>,
     fallback: Range<usize>,

@@ -23,7 +23,8 @@ pub(super) struct File {
     pub(super) workload: Option<Workload>,
     #[serde(default)]
     pub(super) gateway: Gateway,
-    pub(super) dns: Option<Spanned<toml::Value>>,
+    pub(super) dns: Option<Spanned<Dns>>,
+    pub(super) capture: Option<Spanned<Capture>>,
     #[serde(default)]
     pub(super) outbound: Vec<Outbound>,
     #[serde(default)]
@@ -38,6 +39,24 @@ pub(super) struct Gateway {
     pub(super) listen: Option<Text>,
     #[serde(default)]
     pub(super) ports: BTreeMap<String, Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dns {
+    pub(super) listen: Option<Text>,
+    pub(super) addresses: Option<Text>,
+    pub(super) upstreams: Option<Spanned<Vec<Text>>>,
+    #[serde(rename = "as")]
+    pub(super) speaker: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Capture {
+    pub(super) port: Option<Spanned<i64>>,
+    #[serde(rename = "as")]
+    pub(super) speaker: Option<Text>,
 }
 
 /// A file of `services.d`.

@@ -79,7 +79,6 @@ fn unknown_keys_and_parts_not_built_are_refused_where_they_stand() {
     for (text, what) in [
         ("[gateway]\nlisten = \"0.0.0.0:80\"\n", "`0.0.0.0:80` is no address"),
         ("[gateway.ports]\nhttp = 8080\n", "`http` is no port of a Gateway"),
-        ("[dns]\nlisten = \"127.0.0.1:53\"\n", "[dns] is not supported yet"),
         ("[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"UDP\" }]\n", "`udp` is not supported yet"),
         ("[[service]]\nname = \"a\"\nports = [{ port = 1, name = \"grpc-web-x\" }]\n", "`grpc-web` is not supported"),
         (

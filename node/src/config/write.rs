@@ -86,6 +86,16 @@ trust_domain = "{}"
 # [workload]                        # SPIFFE Workload API for the `uids` of services; default: off
 # socket = "{}"
 
+# [dns]                             # names of services for applications; default: off
+# listen = "127.0.0.1:15053"
+# addresses = "127.240.0.0/16"      # one for each service, on this machine only
+# upstreams = ["10.0.0.2"]          # who knows other names; default: whom /etc/resolv.conf names
+# as = "default/reviews"            # who calls at the addresses
+
+# [capture]                         # takes what `skein capture on` redirects; default: off
+# port = 15002
+# as = "default/reviews"            # who calls by captured connections
+
 # Services of this machine follow here or in services.d/*.toml:
 # [[service]]
 # name = "reviews"

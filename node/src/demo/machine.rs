@@ -20,6 +20,8 @@ pub(super) struct Machine {
     /// Where others reach it, if `mesh` does not say so.
     pub(super) advertise: Option<IpAddr>,
     pub(super) admin: SocketAddr,
+    /// Where Prometheus scrapes it.
+    pub(super) metrics: SocketAddr,
     /// The HTTP proxy port.
     pub(super) outbound: SocketAddr,
     /// Where the sample service listens.
@@ -37,6 +39,7 @@ impl Machine {
             mesh: at(15008),
             advertise: None,
             admin: at(15000),
+            metrics: at(15020),
             outbound: at(15001),
             target: at(PORT),
             dir: Some(dir),
@@ -46,11 +49,13 @@ impl Machine {
     /// A container, which has its ports for itself.
     pub(super) fn in_container(app: App, advertise: IpAddr) -> Self {
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let everywhere = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
         Self {
             app,
-            mesh: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15008),
+            mesh: everywhere(15008),
             advertise: Some(advertise),
             admin: local(15000),
+            metrics: everywhere(15020),
             outbound: local(15001),
             target: local(PORT),
             dir: None,
@@ -99,6 +104,7 @@ impl Machine {
             put(format_args!("advertise = \"{}\"", SocketAddr::new(ip, self.mesh.port())));
         }
         put(format_args!("[admin]\nlisten = \"{}\"\nsocket = {:?}", self.admin, self.socket()));
+        put(format_args!("[metrics]\nlisten = \"{}\"", self.metrics));
         put(format_args!("[[outbound]]\nhttp = \"{}\"\nas = {:?}", self.outbound, self.service()));
         put(format_args!("[[service]]\nname = {service:?}\nnamespace = \"default\"\naccount = \"bookinfo-{service}\""));
         put(format_args!("labels = {{ app = {service:?}, version = {version:?} }}"));
@@ -119,6 +125,7 @@ mod tests {
         let config: toml::Table = machine.config().parse().expect("TOML");
         assert_eq!(config["node"]["name"].as_str(), Some("reviews-v2"));
         assert_eq!(config["mesh"]["advertise"].as_str(), Some("10.0.0.5:15008"));
+        assert_eq!(config["metrics"]["listen"].as_str(), Some("0.0.0.0:15020"));
         assert_eq!(config["service"][0]["labels"]["version"].as_str(), Some("v2"));
         assert_eq!(config["service"][0]["ports"][0]["port"].as_integer(), Some(9080));
         assert_eq!(machine.grant(), "default/reviews=bookinfo-reviews");

@@ -212,7 +212,7 @@ fn all_free(machines: &[Machine]) -> Result<(), String> {
     for machine in machines {
         let udp = UdpSocket::bind(machine.mesh).map(drop);
         udp.map_err(|error| format!("UDP {}: {error}", machine.mesh))?;
-        for address in [machine.mesh, machine.admin, machine.outbound, machine.target] {
+        for address in [machine.mesh, machine.admin, machine.metrics, machine.outbound, machine.target] {
             TcpListener::bind(address).map(drop).map_err(|error| format!("{address}: {error}"))?;
         }
     }

@@ -26,6 +26,10 @@ pub(super) fn hints(cluster: &Cluster, screen: &Screen) {
         screen.line(&format!("    {how}"));
     };
     hint("the mesh, in a browser: every node has these pages", format!("http://{}/", page.admin));
+    hint(
+        "its metrics; Prometheus learns of all nodes at any of them",
+        format!("curl http://{0}/metrics; curl http://{0}/v1/prometheus-targets", page.metrics),
+    );
     hint("the sample's page; sign in as jason there", format!("http://{}/productpage", page.target));
     hint(
         "through the mesh",

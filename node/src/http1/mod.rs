@@ -15,7 +15,7 @@ mod upgraded;
 mod wire;
 
 pub use head::copy as copy_head;
-pub use request::HeadLimits;
+pub use request::{HeadLimits, host_of};
 pub use upgraded::Upgraded;
 
 /// Why a body failed at its source.

@@ -90,6 +90,19 @@ impl Heads {
     }
 }
 
+/// The host that the first request of these bytes names, if all of its head is there: `Some(None)` if it names none, several, or cannot be
+/// read. Nothing is taken.
+pub fn host_of(bytes: &[u8], limits: HeadLimits) -> Option<Option<String>> {
+    let head = match Heads::default().take(&mut BytesMut::from(bytes), limits) {
+        Ok(head) => head?,
+        Err(_) => return Some(None),
+    };
+    let mut hosts = head.headers.get_all(http::header::HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    let named = head.uri.authority().map(ToString::to_string);
+    Some(named.or_else(|| host?.to_str().ok().map(str::to_owned)).filter(|_| more.is_none()))
+}
+
 /// Method, target and version.
 type RequestLine<'l> = (&'l [u8], &'l [u8], Version);
 
@@ -141,6 +154,18 @@ mod tests {
 
     fn take(text: &str) -> Result<Option<RequestHead>, Refused> {
         Heads::default().take(&mut BytesMut::from(text), LIMITS)
+    }
+
+    #[test]
+    fn the_host_of_a_head_is_told_once_all_of_it_is_there() {
+        let host = |text: &str| host_of(text.as_bytes(), LIMITS);
+        let some = |host: &str| Some(Some(host.to_owned()));
+        assert_eq!(host("GET / HTTP/1.1\r\nHost: cart.shop:80\r\n\r\nmore"), some("cart.shop:80"));
+        assert_eq!(host("GET http://cart/ HTTP/1.1\r\nHost: cart\r\n\r\n"), some("cart"));
+        assert_eq!(host("GET / HTTP/1.1\r\nHost: cart\r\n"), None, "another one may follow");
+        assert_eq!(host("GET / HTTP/1.1\r\n\r\n"), Some(None));
+        assert_eq!(host("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), Some(None));
+        assert_eq!(host("GET / HTTP/1.1\nHost: a\n\n"), Some(None), "cannot be read");
     }
 
     fn refused(text: &str) -> bool {

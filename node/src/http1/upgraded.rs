@@ -10,15 +10,8 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {
-    fn any(self: Box<Self>) -> Box<dyn Any>;
-}
-
-impl<I: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for I {
-    fn any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
-}
+trait Io: AsyncRead + AsyncWrite + Send + Unpin + Any {}
+impl<I: AsyncRead + AsyncWrite + Send + Unpin + Any> Io for I {}
 
 /// The bytes of a connection after its change of protocol.
 pub struct Upgraded {
@@ -51,7 +44,14 @@ impl Upgraded {
 
     /// What carries it, if that is of this type; what was read and not taken is lost.
     pub fn into_carrier<I: 'static>(self) -> Option<I> {
-        self.io.any().downcast().ok().map(|io| *io)
+        let io: Box<dyn Any> = self.io;
+        io.downcast().ok().map(|io| *io)
+    }
+
+    /// What carries it, if that is of this type.
+    pub fn carrier<I: 'static>(&self) -> Option<&I> {
+        let io: &dyn Any = self.io.as_ref();
+        io.downcast_ref()
     }
 
     /// Gives the connection to a 101 response.

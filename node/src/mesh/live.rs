@@ -2,7 +2,7 @@
 //! or a certificate ends.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::poll_fn,
     io,
     sync::{
@@ -14,13 +14,13 @@ use std::{
 
 use certs::{
     codec::Millis,
-    id::NodeId,
-    sign::Digest,
+    id::{NodeId, ServiceAccount},
     tls::Conversation,
     verify::{Authority, CLOCK_TOLERANCE, Peer, verify},
 };
 use futures_util::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::Notify;
 
 use super::{
     MAX_DATA_CONNECTIONS, Mesh,
@@ -40,10 +40,13 @@ pub(super) struct Live {
     inbound: Mutex<HashMap<NodeId, usize>>,
 }
 
+/// Leaf, node CA, enroller CA.
+type Chain = Arc<[CertificateDer<'static>]>;
+
 #[derive(Debug)]
 struct Entry {
     peer: Arc<Peer>,
-    chain: Vec<CertificateDer<'static>>,
+    chain: Chain,
     kind: Kind,
     handle: Handle,
     retirement: Retirement,
@@ -164,7 +167,7 @@ impl Live {
         if kind == INBOUND {
             *lock(&self.inbound).entry(peer.node.clone()).or_default() += 1;
         }
-        self.lock().insert(id, Entry { peer, chain, kind, handle, retirement });
+        self.lock().insert(id, Entry { peer, chain: chain.into(), kind, handle, retirement });
         Guard { live: self.clone(), id, counted }
     }
 
@@ -185,19 +188,30 @@ impl Live {
         })
     }
 
+    /// Of the data connections that this node dialled to `node` closes those to identities of these accounts.
+    pub(super) fn close_accounts(&self, node: &NodeId, accounts: &BTreeSet<ServiceAccount>) -> usize {
+        self.close_where(Code::Unauthorized, |entry| {
+            entry.kind == Kind { conversation: Conversation::Data, outbound: true }
+                && &entry.peer.node == node
+                && entry.peer.id.account().is_some_and(|account| accounts.contains(account))
+        })
+    }
+
     /// Closes what a certificate's end has reached, with the tolerance that handshakes have: what one would let in again is not closed.
     pub(super) fn expire(&self, now: Millis) -> usize {
         self.close_where(Code::Expired, |entry| entry.peer.not_after.saturating_add(CLOCK_TOLERANCE) <= now)
     }
 
-    /// Closes whatever no longer verifies. Nodes share few chains, so each is judged once.
+    /// Closes whatever no longer verifies. Nodes share few chains, so each is judged once, and nobody who opens or ends a connection
+    /// waits for that.
     pub(super) fn rejudge(&self, authority: &Authority, now: Millis) -> usize {
-        let mut verdicts: HashMap<Digest, bool> = HashMap::new();
-        self.close_where(Code::Unauthorized, |entry| {
-            // The same leaf may stand under more than one CA certificate.
-            let chain = Digest::of(&entry.chain.iter().flat_map(|der| der.iter().copied()).collect::<Vec<u8>>());
-            !*verdicts.entry(chain).or_insert_with(|| verify(&entry.chain, authority, now).is_ok())
-        })
+        let mut verdicts: HashMap<Chain, bool> = HashMap::new();
+        verdicts.extend(self.lock().values().map(|entry| (entry.chain.clone(), true)));
+        for (chain, holds) in &mut verdicts {
+            *holds = verify(chain, authority, now).is_ok();
+        }
+        // What came meanwhile is judged at the next look.
+        self.close_where(Code::Unauthorized, |entry| verdicts.get(&entry.chain) == Some(&false))
     }
 
     /// Lets nothing new begin on data connections that rest on an enroller CA which is `leaving`. Closes one of the peer links on which
@@ -253,6 +267,8 @@ pub(super) struct Kill {
     code: AtomicU8,
     reader: AtomicWaker,
     writer: AtomicWaker,
+    /// Of those who wait for it and neither read nor write.
+    others: Notify,
 }
 
 impl Kill {
@@ -262,6 +278,7 @@ impl Kill {
         self.code.store(code as u8, Relaxed);
         self.reader.wake();
         self.writer.wake();
+        self.others.notify_waiters();
     }
 
     pub(super) fn killed(&self) -> Option<Code> {
@@ -287,6 +304,16 @@ impl Kill {
         self.killed().map_or(Ok(()), |code| Err(Reset { by: "this node", code }.into()))
     }
 
+    /// Waits for it beside reader and writer.
+    pub(super) async fn over(&self) {
+        let mut told = std::pin::pin!(self.others.notified());
+        // From here on it is not missed.
+        told.as_mut().enable();
+        if self.killed().is_none() {
+            told.await;
+        }
+    }
+
     /// Waits for it as the reader.
     pub(super) async fn awaited(&self) {
         poll_fn(|cx| if self.check_reader(cx).is_ok() { Poll::Pending } else { Poll::Ready(()) }).await;
@@ -298,7 +325,7 @@ mod tests {
     use certs::{
         grant::Grant,
         id::{SpiffeId, TrustDomain},
-        sign::PublicKey,
+        sign::{Digest, PublicKey},
     };
 
     use super::*;

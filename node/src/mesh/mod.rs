@@ -31,7 +31,7 @@ mod tls_tcp;
 mod udp;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::{
@@ -43,7 +43,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use certs::{
-    id::{NodeId, SpiffeId},
+    id::{NodeId, ServiceAccount, SpiffeId},
     tls::Tls,
     verify::Authority,
 };
@@ -285,6 +285,12 @@ impl Mesh {
     /// Connections from it stay: an evicted node's end by [`Mesh::rejudge`].
     pub fn close_node(&self, node: &NodeId) {
         self.revoked(self.shared.live.close_node(node));
+    }
+
+    /// Closes the data connections that this node dialled to services of these accounts on `node`: one of them may be served there no
+    /// longer, and nobody here can tell which connection leads to which. Gives the number of connections closed.
+    pub fn close_accounts(&self, node: &NodeId, accounts: &BTreeSet<ServiceAccount>) -> usize {
+        self.revoked(self.shared.live.close_accounts(node, accounts))
     }
 
     /// Judges every live connection anew, both directions and all conversations, and closes those whose peer no longer counts.

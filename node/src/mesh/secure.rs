@@ -99,6 +99,12 @@ impl OverTcp {
         }
     }
 
+    /// Resolves when the connection is ended from outside.
+    pub(super) fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        let kill = self.secure.kill.clone();
+        async move { kill.over().await }
+    }
+
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
@@ -188,6 +189,25 @@ impl VirtualStream {
         match self.carrier {
             Carrier::Quic { .. } => "quic",
             Carrier::Tcp(_) | Carrier::Gone => "tcp",
+        }
+    }
+
+    /// Resolves when the connection under the stream is closed, by this node or another one. Who neither reads nor writes, because what
+    /// it has read finds no taker, learns of it by nothing else.
+    #[must_use]
+    pub fn lost(&self) -> BoxFuture<'static, ()> {
+        match &self.carrier {
+            Carrier::Quic { send, .. } => {
+                let stopped = send.stopped();
+                Box::pin(async move {
+                    // That the peer wants no more, or has it all, is no end.
+                    if !matches!(stopped.await, Err(quinn::StoppedError::ConnectionLost(_))) {
+                        std::future::pending::<()>().await;
+                    }
+                })
+            }
+            Carrier::Tcp(over) => Box::pin(over.lost()),
+            Carrier::Gone => Box::pin(std::future::pending()),
         }
     }
 

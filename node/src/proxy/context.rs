@@ -14,7 +14,7 @@ use crate::{
     clock, mesh,
     snapshot::{Circuits, Current},
     tasks::Tasks,
-    telemetry::{AccessLog, Pair, Recorder, Telemetry},
+    telemetry::{Pair, Recorder, Sinks, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::NodeId;
@@ -58,7 +58,7 @@ pub(super) struct Shared {
     /// Workers whose requests have ended.
     pub(super) drained: watch::Sender<usize>,
     pub(super) verdicts: Verdicts,
-    pub(super) access_log: AccessLog,
+    pub(super) sinks: Sinks,
     /// The mesh is closed.
     pub(super) ended: watch::Sender<bool>,
 }
@@ -78,7 +78,7 @@ pub(super) struct Context {
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) clients: Arc<Clients>,
     pub(super) verdicts: Verdicts,
-    pub(super) access_log: AccessLog,
+    pub(super) sinks: Sinks,
     pub(super) mesh: mesh::data::Worker,
     pub(super) apps: Apps,
     pub(super) clusters: Mutex<Clusters>,
@@ -114,7 +114,7 @@ impl Context {
             connections: Arc::clone(&shared.connections),
             clients: Arc::clone(&shared.clients),
             verdicts: shared.verdicts.clone(),
-            access_log: shared.access_log.clone(),
+            sinks: shared.sinks.clone(),
             mesh,
             apps: Apps::new(shared.tasks.clone()),
             clusters: Mutex::default(),

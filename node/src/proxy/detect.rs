@@ -2,13 +2,15 @@
 //! looked at: servers that speak first would wait for ever.
 
 use super::http::Bounds;
-use crate::http1::Upgraded;
+use crate::http1::{self, HeadLimits, Upgraded};
 use policy::hosts::Protocol;
 use std::{io, time::Duration};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 /// Bytes that are looked at: the longest record of TLS.
 const LOOK: usize = (16 << 10) + 5;
+/// Header lines of a request whose host is looked for.
+const LINES: usize = 128;
 /// Before a second look at a connection that has sent too little; each further one comes later.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Longest time between two looks.
@@ -43,13 +45,22 @@ pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Boun
     }
 }
 
+/// The host that the first request of a connection names; `None` if it names none, or cannot be read.
+///
+/// # Errors
+/// As [`detect`].
+pub(super) async fn host(stream: &TcpStream, bounds: &Bounds) -> io::Result<Option<String>> {
+    let limits = HeadLimits { bytes: LOOK, lines: LINES };
+    look(stream, bounds, |bytes| http1::host_of(bytes, limits), None).await
+}
+
 /// Looks at more and more until it can be said; who sends a part and then nothing is taken for the `otherwise`.
-async fn look(
+async fn look<T: Clone>(
     stream: &TcpStream,
     bounds: &Bounds,
-    judge: fn(&[u8]) -> Option<Spoken>,
-    otherwise: Spoken,
-) -> io::Result<Spoken> {
+    judge: impl Fn(&[u8]) -> Option<T>,
+    otherwise: T,
+) -> io::Result<T> {
     let mut bytes = vec![0; LOOK];
     let mut length = timeout(bounds.idle, stream.peek(&mut bytes)).await??;
     let looking = async {

@@ -3,11 +3,11 @@
 use super::http::{Completion, Messages};
 use crate::{
     clock,
-    telemetry::{AccessLog, Entry, Flags, Measures, Protocol, Recorder, Summary},
+    telemetry::{Flags, Measures, Observed, Protocol, Recorder, Shape, Summary},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use policy::{compile::LogRule, kinds::MeshConfig};
+use policy::compile::MetricRule;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one request when it is dropped. Until [`Exchange::ended`] says otherwise, the caller went away.
@@ -24,18 +24,10 @@ pub(super) struct Exchange {
     /// Bytes of the response's body.
     sent: u64,
     messages: Messages,
-    logged: Option<Box<Logged>>,
-}
-
-/// A request that gets a line in the access log.
-#[derive(Debug)]
-pub(super) struct Logged {
-    pub(super) log: AccessLog,
-    /// Says where, and for which requests.
-    pub(super) rule: Arc<LogRule>,
-    /// Says how.
-    pub(super) config: Arc<MeshConfig>,
-    pub(super) entry: Entry,
+    /// More is told of it than counts.
+    observed: Option<Box<Observed>>,
+    /// How its metrics differ from Istio's.
+    counted: Option<Arc<MetricRule>>,
 }
 
 impl Exchange {
@@ -43,8 +35,8 @@ impl Exchange {
     pub(super) fn new(started: Instant, grpc: bool) -> Self {
         let protocol = if grpc { Protocol::Grpc } else { Protocol::Http };
         let summary = Summary { protocol, code: 0, grpc_status: None, flags: Flags::NONE };
-        let (recorder, ended, body, received, sent, messages, logged) = Default::default();
-        Self { started, recorder, summary, ended, body, received, sent, messages, logged }
+        let (recorder, ended, body, received, sent, messages, observed, counted) = Default::default();
+        Self { started, recorder, summary, ended, body, received, sent, messages, observed, counted }
     }
 
     /// True for gRPC requests.
@@ -57,22 +49,22 @@ impl Exchange {
         self.recorder = Some(recorder);
     }
 
-    /// It gets a line in the access log.
-    pub(super) fn log(&mut self, logged: Logged) {
-        self.logged = Some(Box::new(logged));
+    /// What more is told of it than counts, and how its metrics differ from Istio's.
+    pub(super) fn observe(&mut self, (observed, counted): (Option<Box<Observed>>, Option<Arc<MetricRule>>)) {
+        (self.observed, self.counted) = (observed, counted);
     }
 
     /// It is sent to the application, or to an endpoint.
     pub(super) fn reaches(&mut self, upstream: SocketAddr) {
-        if let Some(logged) = &mut self.logged {
-            logged.entry.upstream = Some(upstream);
+        if let Some(observed) = &mut self.observed {
+            observed.entry.upstream = Some(upstream);
         }
     }
 
     /// Its route's name.
     pub(super) fn takes(&mut self, route: &str) {
-        if let Some(logged) = &mut self.logged {
-            route.clone_into(&mut logged.entry.route);
+        if let Some(observed) = &mut self.observed {
+            route.clone_into(&mut observed.entry.route);
         }
     }
 
@@ -93,15 +85,15 @@ impl Exchange {
 
     /// Envoy's name of where it goes.
     pub(super) fn goes_to(&mut self, cluster: &str) {
-        if let Some(logged) = &mut self.logged {
-            logged.entry.cluster = Some(cluster.to_owned());
+        if let Some(observed) = &mut self.observed {
+            observed.entry.cluster = Some(cluster.to_owned());
         }
     }
 
     /// Why the proxy answered by itself, in Envoy's words.
     pub(super) fn details(&mut self, details: impl Into<Cow<'static, str>>) {
-        if let Some(logged) = &mut self.logged {
-            logged.entry.details = Some(details.into());
+        if let Some(observed) = &mut self.observed {
+            observed.entry.details = Some(details.into());
         }
     }
 
@@ -124,9 +116,9 @@ impl Exchange {
     pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.settle();
         self.summary.code = status.as_u16();
-        if let Some(logged) = &mut self.logged {
-            logged.entry.response = headers.clone();
-            logged.entry.answered_after = Some(clock::monotonic().duration_since(self.started));
+        if let Some(observed) = &mut self.observed {
+            observed.entry.response = headers.clone();
+            observed.entry.answered_after = Some(clock::monotonic().duration_since(self.started));
         }
         self.trailers(headers);
     }
@@ -158,15 +150,17 @@ impl Drop for Exchange {
             sent: self.sent,
             messages: (asked, self.messages.count()),
         };
-        if let Some(recorder) = &self.recorder {
-            recorder.record(self.summary, &measures);
+        if let Some(observed) = &mut self.observed {
+            (observed.entry.received, observed.entry.sent) = (received, self.sent);
         }
-        if let Some(logged) = &mut self.logged {
-            let Logged { log, rule, config, entry } = &mut **logged;
-            (entry.received, entry.sent) = (received, self.sent);
-            if entry.is_wanted(rule.filter.as_ref(), &self.summary, measures.duration) {
-                log.write(rule.file, entry.line(&config.access_log, &self.summary, measures.duration));
-            }
+        if let Some(recorder) = &self.recorder {
+            let entry = self.observed.as_ref().map(|observed| &observed.entry);
+            let shape = self.counted.take().map(|rule| Shape::of(rule, entry, &self.summary, measures.duration));
+            recorder.record(self.summary, &measures, shape);
+        }
+        if let Some(observed) = self.observed.take() {
+            let pair = self.recorder.as_ref().map(|recorder| Arc::clone(recorder.pair()));
+            observed.end(self.summary, measures.duration, pair);
         }
     }
 }

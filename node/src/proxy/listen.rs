@@ -1,6 +1,6 @@
 //! Local listening sockets: one per worker on each address, and the loop that accepts from them.
 
-use super::{context::Context, gateway, outbound, plane::Serves};
+use super::{capture, context::Context, gateway, outbound, plane::Serves};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -82,12 +82,20 @@ pub(super) async fn accept(
         let counted = Counted::new(&context);
         match &serves {
             Serves::Applications(speaker) => {
-                let connection = outbound::serve(Arc::clone(&context), Arc::clone(speaker), stream, remote);
+                let connection = outbound::serve(Arc::clone(&context), Arc::clone(speaker), stream, remote, None);
                 let tracked = context.open.track_future(async move {
                     connection.await;
                     drop(counted);
                 });
                 context.tasks.detach("application connection", tracked);
+            }
+            Serves::Captured(captured) => {
+                let connection = capture::serve(Arc::clone(&context), Arc::clone(captured), stream, remote);
+                let tracked = context.open.track_future(async move {
+                    connection.await;
+                    drop(counted);
+                });
+                context.tasks.detach("captured connection", tracked);
             }
             Serves::Clients(door) => {
                 // One client alone cannot keep the others out.
@@ -108,7 +116,7 @@ impl Serves {
     fn room(&self, context: &Context) -> usize {
         let all = context.current.read().compiled.config().limits.connections;
         match self {
-            Self::Applications(_) => all,
+            Self::Applications(_) | Self::Captured(_) => all,
             Self::Clients(_) => all - all / 10,
         }
     }

@@ -4,12 +4,14 @@
 //! [`outbound`], one of another node at [`inbound`]; a request to an endpoint on this node goes from one to the other in
 //! process. Connections of bytes take the same doors.
 
+mod capture;
 mod cluster;
 mod connection;
 mod context;
 mod deadline;
 mod detect;
 mod direct;
+mod errand;
 mod exchange;
 pub mod failure;
 mod flight;
@@ -18,6 +20,7 @@ mod http;
 mod inbound;
 mod listen;
 mod local;
+mod loopback;
 mod outbound;
 mod outcome;
 mod outliers;
@@ -27,8 +30,10 @@ mod tcp;
 mod upgrade;
 mod worker;
 
+pub use capture::open_capture;
 pub use direct::keep_tls;
 pub use gateway::keep_doors;
+pub use loopback::keep_names;
 pub use outliers::sweep_outliers;
 pub use plane::{ApplyError, Bound, DataPlane, Seat};
 pub use worker::run_worker;

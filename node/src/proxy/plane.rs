@@ -1,12 +1,12 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
-use super::{context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
+use super::{capture, context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
 use crate::{
     balance::{Locality, Resource},
     config::{Gateway, Outbound, Service, Speaker, Upstream},
     snapshot::{Circuit, Circuits, Current},
     tasks::Tasks,
-    telemetry::{AccessLog, Kind, Sample, Telemetry},
+    telemetry::{Errand, Kind, Sample, Sinks, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::{NodeId, ServiceName};
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Commands that wait for one worker.
 const COMMANDS: usize = 64;
+/// Errands that wait for the first worker.
+const ERRANDS: usize = 64;
 
 /// The data plane. Its workers run [`super::run_worker`], each on a runtime of its own.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Seat {
     pub(super) index: usize,
     pub(super) shared: Shared,
     pub(super) commands: mpsc::Receiver<Listen>,
+    /// The first worker runs the errands of all.
+    pub(super) errands: Option<mpsc::Receiver<Errand>>,
 }
 
 /// One worker's socket of a new listener.
@@ -53,6 +57,8 @@ pub(super) struct Listen {
 pub(super) enum Serves {
     /// Applications beside this node: this is who speaks.
     Applications(Arc<ArcSwap<outbound::Speaker>>),
+    /// Applications whose connections the kernel brings here.
+    Captured(Arc<capture::Captured>),
     /// Clients outside the mesh.
     Clients(Arc<gateway::Door>),
 }
@@ -194,11 +200,13 @@ impl DataPlane {
         locality: &str,
         circuits: Arc<Circuits>,
     ) -> (Self, Vec<Seat>) {
+        let (errand, errands) = mpsc::channel(ERRANDS);
+        let sinks = Sinks::new(&telemetry, &tasks, current.load().node.as_str(), errand);
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
             mirrors: outbound::Mirrors::new(&telemetry),
             originations: Default::default(),
-            access_log: AccessLog::new(&telemetry, &tasks),
+            sinks,
             current,
             local: Arc::default(),
             telemetry,
@@ -217,10 +225,11 @@ impl DataPlane {
             ended: watch::Sender::new(false),
         };
         register(&shared);
+        let mut errands = Some(errands);
         let (senders, seats) = (0..workers.max(1))
             .map(|index| {
                 let (sender, commands) = mpsc::channel(COMMANDS);
-                (sender, Seat { index, shared: shared.clone(), commands })
+                (sender, Seat { index, shared: shared.clone(), commands, errands: errands.take() })
             })
             .unzip();
         (Self { shared, workers: senders, open: Mutex::default() }, seats)
@@ -340,7 +349,13 @@ impl DataPlane {
 
     /// Waits until the access log has written what it took, but no longer than this. Call it when the workers are gone.
     pub async fn log_written(&self, at_most: Duration) {
-        self.shared.access_log.written(at_most).await;
+        self.shared.sinks.log.written(at_most).await;
+    }
+
+    /// Waits until spans and records of the access log are sent, but no longer than this. Call it while there is still a mesh to
+    /// send through.
+    pub async fn exported(&self, at_most: Duration) {
+        self.shared.sinks.exporter.sent(at_most).await;
     }
 
     /// Ends drained workers. They drive connections to other nodes, so the mesh must be closed before.

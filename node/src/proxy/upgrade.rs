@@ -2,9 +2,13 @@
 //! an extended CONNECT (RFC 8441), which becomes what HTTP/1.1 asks before anything looks at it.
 
 use super::{context::Context, failure::Cause, flight::Flight, inbound::Standing};
-use crate::http1::{Upgraded, server::OnUpgrade};
+use crate::{
+    http1::{Upgraded, server::OnUpgrade},
+    mesh::stream::VirtualStream,
+};
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use futures_util::future::BoxFuture;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
@@ -164,6 +168,11 @@ pub(super) fn join_holding<B>(
             tracing::debug!("a connection ended before its protocol changed");
             return;
         };
+        let by_caller = match &caller {
+            Either::Left(caller) => lost(caller),
+            Either::Right(_) => never(),
+        };
+        let lost = futures_util::future::select(by_caller, lost(&server));
         let (caller_read, caller_write) = tokio::io::split(caller);
         let (server_read, server_write) = tokio::io::split(server);
         let active = AtomicBool::new(true);
@@ -184,8 +193,20 @@ pub(super) fn join_holding<B>(
                 tracing::debug!(%error, "upgraded connection ended");
             },
             () = forbidden => {}
+            _ = lost => {}
         }
     });
+}
+
+/// Resolves when the connection between nodes under it is closed, where there is one: while what came of it finds no taker, nobody
+/// reads it.
+fn lost(upgraded: &Upgraded) -> BoxFuture<'static, ()> {
+    let boxed = || upgraded.carrier::<Box<VirtualStream>>().map(AsRef::as_ref);
+    upgraded.carrier::<VirtualStream>().or_else(boxed).map_or_else(never, VirtualStream::lost)
+}
+
+fn never() -> BoxFuture<'static, ()> {
+    Box::pin(std::future::pending())
 }
 
 /// Copies until the end, which is passed on.

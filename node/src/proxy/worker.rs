@@ -1,6 +1,6 @@
 //! One data worker: its listeners, the streams of other nodes, its end.
 
-use super::{context::Context, inbound, listen, plane::Seat};
+use super::{context::Context, errand, inbound, listen, plane::Seat};
 use crate::mesh;
 use std::{sync::Arc, time::Duration};
 
@@ -14,13 +14,19 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Runs one data worker until the data plane drains, then for at most `drain` until its requests have ended, and then
 /// until [`super::DataPlane::end`].
 pub async fn run_worker(seat: Seat, mesh: mesh::data::Worker, drain: Duration) {
-    let Seat { index, shared, mut commands } = seat;
+    let Seat { index, shared, mut commands, errands } = seat;
     let context = Arc::new(Context::new(index, &shared, mesh.clone()));
     let mut ended = shared.ended.subscribe();
     let streams = streams(Arc::clone(&context), mesh);
     let sweep = sweep(Arc::clone(&context));
     let watch = inbound::watch_rules(Arc::clone(&context));
-    let mut background = std::pin::pin!(async { tokio::join!(streams, sweep, watch) });
+    let run = errands.map(|errands| errand::run(Arc::clone(&context), errands));
+    let run = async {
+        if let Some(run) = run {
+            run.await;
+        }
+    };
+    let mut background = std::pin::pin!(async { tokio::join!(streams, sweep, watch, run) });
     loop {
         tokio::select! {
             _ = background.as_mut() => break,
@@ -62,8 +68,9 @@ fn open(context: &Arc<Context>, listen: super::plane::Listen) {
     }
 }
 
-/// Serves streams of other nodes as long as the mesh gives any.
+/// Serves streams of other nodes as long as the mesh gives any; once this node knows what it missed.
 async fn streams(context: Arc<Context>, mesh: mesh::data::Worker) {
+    context.serving().await;
     while let Some(incoming) = mesh.accept().await {
         let served = context.open.track_future(inbound::serve(Arc::clone(&context), incoming));
         context.tasks.detach("stream of another node", served);

@@ -5,6 +5,7 @@ mod entry;
 mod line;
 
 pub use entry::{Entry, LogSide};
+pub(super) use line::plain;
 
 use super::{Counter, Telemetry};
 use crate::{clock, tasks::Tasks};

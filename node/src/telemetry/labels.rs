@@ -2,7 +2,12 @@
 
 use super::Flags;
 use certs::id::{ServiceAccount, ServiceName, TrustDomain};
-use std::{collections::BTreeMap, sync::Arc};
+use policy::compile::{MetricRule, TagShape};
+use std::{
+    collections::BTreeMap,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 /// The value of a label about which nothing is known.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -157,16 +162,63 @@ pub struct Summary {
     pub flags: Flags,
 }
 
+/// How policy has the metrics of a request differ from Istio's.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Which metrics and labels.
+    pub rule: Arc<MetricRule>,
+    /// What labels say of this request.
+    pub values: Vec<String>,
+}
+
+/// Equal rules are one, so that counters go on when policy is compiled anew.
+impl PartialEq for Shape {
+    fn eq(&self, other: &Self) -> bool {
+        self.values == other.values && (Arc::ptr_eq(&self.rule, &other.rule) || self.rule == other.rule)
+    }
+}
+
+impl Eq for Shape {}
+
+impl Hash for Shape {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.values.hash(state);
+    }
+}
+
 /// A pair and a result: one series.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Labels {
     pub(super) pair: Arc<Pair>,
     pub(super) summary: Summary,
+    /// `None`: as Istio's.
+    pub(super) shape: Option<Shape>,
 }
 
 impl Labels {
-    /// Calls `each` with every label in order.
-    pub(super) fn each(&self, mut each: impl FnMut(&'static str, &str)) {
+    /// True if policy has this metric kept of the series.
+    pub(super) fn keeps(&self, metric: &str) -> bool {
+        let shape = self.shape.as_ref().and_then(|shape| shape.rule.shape(metric));
+        !shape.is_some_and(|shape| shape.disabled)
+    }
+
+    /// Calls `each` with every label that the metric has, in order.
+    pub(super) fn each(&self, metric: &str, mut each: impl FnMut(&str, &str)) {
+        let Some(shape) = &self.shape else { return self.istios(each) };
+        let Some(differs) = shape.rule.shape(metric) else { return self.istios(each) };
+        self.istios(|name, value| {
+            if !differs.tags.contains_key(name) {
+                each(name, value);
+            }
+        });
+        for (name, tag) in &differs.tags {
+            if let TagShape::Says(place) = tag {
+                each(name, shape.values.get(*place).map_or(UNKNOWN, String::as_str));
+            }
+        }
+    }
+
+    fn istios(&self, mut each: impl FnMut(&'static str, &str)) {
         let pair = &*self.pair;
         each(
             "reporter",

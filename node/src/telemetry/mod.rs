@@ -1,4 +1,4 @@
-//! Metrics of requests by Istio's names and labels, Skein's own gauges beside them, and the access log.
+//! Metrics of requests by Istio's names and labels, Skein's own gauges beside them, the access log, and spans by OTLP.
 //!
 //! The data plane writes without locks into cells of its own worker; `render` sums them. A combination of labels is
 //! looked up once per pair of workloads and result and kept in a [`Recorder`].
@@ -7,24 +7,34 @@ mod access_log;
 mod connections;
 mod flags;
 mod labels;
+mod observed;
+mod otlp;
 mod own;
 mod render;
 mod requests;
 mod series;
+mod tap;
+pub mod trace;
 mod traffic;
 
 pub use access_log::{AccessLog, Entry, LogSide};
 pub use connections::Connected;
 pub use flags::Flags;
-pub use labels::{Pair, Protocol, Reporter, Security, Summary, Workload};
+pub use labels::{Pair, Protocol, Reporter, Security, Shape, Summary, Workload};
+pub use observed::{Finished, Observed, Own, Sinks};
+pub use otlp::{Answer, Environment, Errand, Exporter, collect};
 pub use own::{Counter, Gauge, Kind, Sample};
 pub use render::Format;
 pub use requests::{BOUNDS, BUCKETS, Measures, Recorder};
+pub use tap::{MAX_RATE, Tapped, Tapping, Taps, Wanted};
 pub use traffic::{Exchanged, PairTraffic, SLOT, SLOTS, quantile};
 
 use crate::{clock, tasks::Tasks};
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -38,6 +48,10 @@ pub struct Telemetry {
     connections: Arc<connections::Family>,
     own: Arc<own::Registry>,
     traffic: Arc<Mutex<traffic::Traffic>>,
+    environment: Arc<Environment>,
+    taps: Taps,
+    /// Who wants requests gathered, beside what documents say: the node's own collector, and taps.
+    busy: Arc<AtomicUsize>,
 }
 
 impl Telemetry {
@@ -46,12 +60,38 @@ impl Telemetry {
     pub fn new(workers: usize) -> Self {
         let requests = Arc::new(requests::Family::new(workers));
         let connections = Arc::new(connections::Family::new(workers));
-        let telemetry = Self { requests, connections, own: Arc::default(), traffic: Arc::default() };
+        let busy = Arc::<AtomicUsize>::default();
+        let taps = Taps::new(Arc::clone(&busy));
+        let (own, traffic, environment) = Default::default();
+        let telemetry = Self { requests, connections, own, traffic, environment, taps, busy };
         telemetry
             .gauge("istio_build", "Build of this proxy", &[("component", "proxy"), ("tag", env!("CARGO_PKG_VERSION"))])
             .set(1);
         telemetry.register();
         telemetry
+    }
+
+    /// What OpenTelemetry's variables say of this node.
+    #[must_use]
+    pub fn with_environment(self, environment: Environment) -> Self {
+        if environment.takes_spans() {
+            self.busy.fetch_add(1, Relaxed);
+        }
+        Self { environment: Arc::new(environment), ..self }
+    }
+
+    /// Who looks at requests as they end.
+    #[must_use]
+    pub fn taps(&self) -> &Taps {
+        &self.taps
+    }
+
+    pub(crate) fn busy(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.busy)
+    }
+
+    pub(crate) fn environment(&self) -> Arc<Environment> {
+        Arc::clone(&self.environment)
     }
 
     /// What is told of the series themselves.

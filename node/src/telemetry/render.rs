@@ -5,8 +5,9 @@ use super::{
     labels::{Labels, Protocol},
     own::{Kind, Registry},
     requests::{BOUNDS, Counts, Family, Series},
+    series::{self, Cells},
 };
-use std::{fmt::Write, sync::Arc};
+use std::{collections::HashMap, fmt::Write, sync::Arc};
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,29 +87,32 @@ pub(super) fn render(requests: &Family, connections: &connections::Family, own: 
 
 fn counts(text: &mut String, all: &[Arc<Series>], format: Format) {
     const NAME: &str = "istio_requests_total";
-    head(text, format.family(NAME), "Requests handled", "counter");
-    for series in all {
-        text.push_str(NAME);
-        let separator = labels(text, &series.labels);
-        line(text, separator, series.durations().count());
-    }
+    counter(text, all, (NAME, "Requests handled"), format, |series| series.durations().count());
 }
 
 /// gRPC messages, of the series that are of gRPC.
 fn messages(text: &mut String, all: &[Arc<Series>], format: Format) {
-    for asked in [true, false] {
-        let (name, help) = if asked {
-            ("istio_request_messages_total", "gRPC messages sent by clients")
-        } else {
-            ("istio_response_messages_total", "gRPC messages sent by servers")
-        };
-        head(text, format.family(name), help, "counter");
-        for series in all.iter().filter(|series| series.labels.summary.protocol == Protocol::Grpc) {
-            text.push_str(name);
-            let separator = labels(text, &series.labels);
-            let (requests, responses) = series.messages();
-            line(text, separator, if asked { requests } else { responses });
-        }
+    let grpc = |series: &&Arc<Series>| series.labels.summary.protocol == Protocol::Grpc;
+    let all: Vec<Arc<Series>> = all.iter().filter(grpc).cloned().collect();
+    let about = ("istio_request_messages_total", "gRPC messages sent by clients");
+    counter(text, &all, about, format, |series| series.messages().0);
+    let about = ("istio_response_messages_total", "gRPC messages sent by servers");
+    counter(text, &all, about, format, |series| series.messages().1);
+}
+
+/// One counter.
+fn counter<C: Cells>(
+    text: &mut String,
+    all: &[Arc<series::Series<C>>],
+    (name, help): (&str, &str),
+    format: Format,
+    of: impl Fn(&series::Series<C>) -> u64,
+) {
+    head(text, format.family(name), help, "counter");
+    for (labels, value) in gathered(all, name, of, |all, more| *all = all.wrapping_add(*more)) {
+        text.push_str(name);
+        text.push_str(&labels);
+        line(text, if labels.is_empty() { '{' } else { ',' }, value);
     }
 }
 
@@ -120,30 +124,52 @@ fn histogram(
     of: impl Fn(&Series) -> (Counts, bool),
 ) {
     head(text, name, help, "histogram");
-    for series in all {
-        let (counts, thousandths) = of(series);
+    for (labels, (counts, thousandths)) in gathered(all, name, of, |all, more| all.0.add(&more.0)) {
+        let separator = if labels.is_empty() { '{' } else { ',' };
         let mut below = 0;
         for (bucket, count) in counts.buckets.iter().enumerate() {
             below += count;
-            let _ = write!(text, "{name}_bucket");
-            let mut separator = labels(text, &series.labels);
+            let _ = write!(text, "{name}_bucket{labels}");
+            let mut separator = separator;
             match BOUNDS.get(bucket) {
                 Some(bound) => label(text, &mut separator, "le", &bound.to_string()),
                 None => label(text, &mut separator, "le", "+Inf"),
             }
             line(text, separator, below);
         }
-        let _ = write!(text, "{name}_sum");
-        let separator = labels(text, &series.labels);
+        let _ = write!(text, "{name}_sum{labels}");
         if thousandths {
             line(text, separator, format_args!("{}.{:03}", counts.sum / 1000, counts.sum % 1000));
         } else {
             line(text, separator, counts.sum);
         }
-        let _ = write!(text, "{name}_count");
-        let separator = labels(text, &series.labels);
+        let _ = write!(text, "{name}_count{labels}");
         line(text, separator, below);
     }
+}
+
+/// What series say of a metric, by its labels as text. Series whose labels are the same, because policy takes some away, are one.
+fn gathered<C: Cells, T>(
+    all: &[Arc<series::Series<C>>],
+    metric: &str,
+    of: impl Fn(&series::Series<C>) -> T,
+    add: impl Fn(&mut T, &T),
+) -> Vec<(String, T)> {
+    let shaped = all.iter().any(|series| series.labels.shape.is_some());
+    let (mut found, mut places) = (Vec::with_capacity(all.len()), HashMap::new());
+    for series in all.iter().filter(|series| series.labels.keeps(metric)) {
+        let (labels, value) = (labels(&series.labels, metric), of(series));
+        if shaped {
+            if let Some(place) = places.get(&labels) {
+                let (_, all): &mut (String, T) = &mut found[*place];
+                add(all, &value);
+                continue;
+            }
+            places.insert(labels.clone(), found.len());
+        }
+        found.push((labels, value));
+    }
+    found
 }
 
 /// A metric of connections: its name, its help, and what it shows.
@@ -158,12 +184,7 @@ const OF_CONNECTIONS: [OfConnections; 4] = [
 
 fn of_connections(text: &mut String, all: &[Arc<connections::Series>], format: Format) {
     for (name, help, of) in OF_CONNECTIONS {
-        head(text, format.family(name), help, "counter");
-        for series in all {
-            text.push_str(name);
-            let separator = labels(text, &series.labels);
-            line(text, separator, of(&series.sum()));
-        }
+        counter(text, all, (name, help), format, |series| of(&series.sum()));
     }
 }
 
@@ -171,10 +192,11 @@ fn head(text: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn labels(text: &mut String, of: &Labels) -> char {
-    let mut separator = '{';
-    of.each(|name, value| label(text, &mut separator, name, value));
-    separator
+/// The labels of a metric, not closed; empty if it has none.
+fn labels(of: &Labels, metric: &str) -> String {
+    let (mut text, mut separator) = (String::new(), '{');
+    of.each(metric, |name, value| label(&mut text, &mut separator, name, value));
+    text
 }
 
 fn label(text: &mut String, separator: &mut char, name: &str, value: &str) {
@@ -233,9 +255,9 @@ mod tests {
         let summary = Summary { protocol: Protocol::Http, code: 503, grpc_status: None, flags: Flags::UF };
         let duration = Duration::from_micros(1234);
         let recorder = telemetry.recorder(0, Arc::new(pair));
-        recorder.record(summary, &Measures { duration, received: 7, sent: 300, messages: (0, 0) });
+        recorder.record(summary, &Measures { duration, received: 7, sent: 300, messages: (0, 0) }, None);
         let summary = Summary { protocol: Protocol::Grpc, code: 200, grpc_status: Some(0), flags: Flags::NONE };
-        recorder.record(summary, &Measures { duration, messages: (1, 5), ..Measures::default() });
+        recorder.record(summary, &Measures { duration, messages: (1, 5), ..Measures::default() }, None);
         telemetry
     }
 

@@ -3,10 +3,11 @@
 use super::{
     Flags,
     connections::{self, Connected},
-    labels::{Labels, Pair, Protocol, Summary},
+    labels::{Labels, Pair, Protocol, Shape, Summary},
     series::{self, add},
 };
 use certs::codec::Millis;
+use policy::compile::MetricRule;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -71,6 +72,22 @@ impl Counts {
         self.buckets.iter().fold(0, |all, bucket| all.wrapping_add(*bucket))
     }
 
+    /// Adds what one worker counted.
+    fn take(&mut self, buckets: &Buckets, sum: &AtomicU64) {
+        for (total, bucket) in self.buckets.iter_mut().zip(buckets) {
+            *total = total.wrapping_add(bucket.load(Ordering::Relaxed));
+        }
+        self.sum = self.sum.wrapping_add(sum.load(Ordering::Relaxed));
+    }
+
+    /// Adds others.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (total, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *total = total.wrapping_add(more);
+        }
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+
     /// What is more than before.
     fn since(&self, before: &Self) -> Self {
         let buckets = std::array::from_fn(|bucket| self.buckets[bucket].wrapping_sub(before.buckets[bucket]));
@@ -78,47 +95,53 @@ impl Counts {
     }
 }
 
-/// One worker's share of a histogram. Only that worker writes.
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: [AtomicU64; BUCKETS],
-    sum: AtomicU64,
+/// Counts of a histogram.
+type Buckets = [AtomicU64; BUCKETS];
+
+/// The bounds for whole numbers of thousandths, so that comparing needs no floating point.
+const THOUSANDTHS: [u64; BOUNDS.len()] = thousandths();
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the bounds are small and positive")]
+const fn thousandths() -> [u64; BOUNDS.len()] {
+    let mut bounds = [0; BOUNDS.len()];
+    let mut place = 0;
+    while place < bounds.len() {
+        bounds[place] = (BOUNDS[place] * 1_000.0) as u64;
+        place += 1;
+    }
+    bounds
 }
 
-impl Histogram {
-    /// `value` is compared with the bounds, `amount` is summed up.
-    fn observe(&self, value: f64, amount: u64) {
-        add(&self.buckets[BOUNDS.partition_point(|bound| *bound < value)], 1);
-        add(&self.sum, amount);
-    }
-
-    fn add_to(&self, counts: &mut Counts) {
-        for (total, bucket) in counts.buckets.iter_mut().zip(&self.buckets) {
-            *total = total.wrapping_add(bucket.load(Ordering::Relaxed));
-        }
-        counts.sum = counts.sum.wrapping_add(self.sum.load(Ordering::Relaxed));
-    }
+/// Where a number of thousandths counts. Most bodies are empty, and cost nothing.
+fn bucket(thousandths: u64) -> usize {
+    if thousandths == 0 { 0 } else { THOUSANDTHS.partition_point(|bound| *bound < thousandths) }
 }
 
-/// One worker's share of a series; on cache lines of its own.
+/// One worker's share of a series; on cache lines of its own. What every request touches stands together, first. Only that worker
+/// writes.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct Cells {
-    /// Of microseconds.
-    durations: Histogram,
-    received: Histogram,
-    sent: Histogram,
+    /// Microseconds.
+    duration_sum: AtomicU64,
+    received_sum: AtomicU64,
+    sent_sum: AtomicU64,
     asked: AtomicU64,
     answered: AtomicU64,
+    durations: Buckets,
+    received: Buckets,
+    sent: Buckets,
 }
 
 impl Cells {
-    #[expect(clippy::cast_precision_loss, reason = "neither 285 years nor 9 PB are measured in one request")]
     fn observe(&self, measures: &Measures) {
         let micros = u64::try_from(measures.duration.as_micros()).unwrap_or(u64::MAX);
-        self.durations.observe(micros as f64 / 1000.0, micros);
-        self.received.observe(measures.received as f64, measures.received);
-        self.sent.observe(measures.sent as f64, measures.sent);
+        add(&self.duration_sum, micros);
+        add(&self.received_sum, measures.received);
+        add(&self.sent_sum, measures.sent);
+        add(&self.durations[bucket(micros)], 1);
+        add(&self.received[bucket(measures.received.saturating_mul(1_000))], 1);
+        add(&self.sent[bucket(measures.sent.saturating_mul(1_000))], 1);
         if measures.messages != (0, 0) {
             add(&self.asked, measures.messages.0);
             add(&self.answered, measures.messages.1);
@@ -131,14 +154,17 @@ impl series::Cells for Cells {
 
     /// Every request has a duration.
     fn add_to(&self, sum: &mut Counts) {
-        self.durations.add_to(sum);
+        sum.take(&self.durations, &self.duration_sum);
     }
 }
 
 impl Series {
-    fn counts(&self, of: impl Fn(&Cells) -> &Histogram) -> Counts {
+    fn counts(&self, of: impl Fn(&Cells) -> (&Buckets, &AtomicU64)) -> Counts {
         let mut counts = Counts::default();
-        self.cells().for_each(|cells| of(cells).add_to(&mut counts));
+        for cells in self.cells() {
+            let (buckets, sum) = of(cells);
+            counts.take(buckets, sum);
+        }
         counts
     }
 
@@ -149,12 +175,12 @@ impl Series {
 
     /// Requests by bytes of their bodies.
     pub(super) fn received(&self) -> Counts {
-        self.counts(|cells| &cells.received)
+        self.counts(|cells| (&cells.received, &cells.received_sum))
     }
 
     /// Requests by bytes of their responses' bodies.
     pub(super) fn sent(&self) -> Counts {
-        self.counts(|cells| &cells.sent)
+        self.counts(|cells| (&cells.sent, &cells.sent_sum))
     }
 
     /// gRPC messages of requests and of responses.
@@ -185,10 +211,13 @@ pub struct Recorder {
     worker: usize,
     pair: Arc<Pair>,
     /// Only its worker's requests take the lock, so it is always free.
-    known: Mutex<Vec<(Summary, Arc<Series>)>>,
+    known: Mutex<Vec<(Summary, Option<Arc<MetricRule>>, Arc<Series>)>>,
     /// The same of connections.
-    opened: Mutex<Vec<(Flags, Connected)>>,
+    opened: Mutex<Vec<(Flags, Option<Arc<MetricRule>>, Connected)>>,
 }
+
+/// Series of one pair that a recorder remembers; policy that changes often would have it remember any number.
+const KNOWN: usize = 256;
 
 impl Recorder {
     pub(super) fn new(
@@ -201,37 +230,69 @@ impl Recorder {
         Self { worker, family, connections, pair, known: Mutex::default(), opened: Mutex::default() }
     }
 
-    /// One request ended so.
-    pub fn record(&self, summary: Summary, measures: &Measures) {
+    /// Between whom.
+    #[must_use]
+    pub fn pair(&self) -> &Arc<Pair> {
+        &self.pair
+    }
+
+    /// One request ended so; its metrics differ from Istio's as the shape says.
+    pub fn record(&self, summary: Summary, measures: &Measures, shape: Option<Shape>) {
+        let labels = |shape| Labels { pair: Arc::clone(&self.pair), summary, shape };
+        // What every request may say differently is not remembered.
+        if shape.as_ref().is_some_and(|shape| !shape.values.is_empty()) {
+            return self.family.find(&labels(shape)).cell(self.worker).observe(measures);
+        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let find = || self.family.find(&Labels { pair: Arc::clone(&self.pair), summary });
-        let position = match known.iter().position(|(seen, _)| *seen == summary) {
+        let rule = shape.as_ref().map(|shape| &shape.rule);
+        let position = match known.iter().position(|(seen, of, _)| *seen == summary && is_same(of.as_ref(), rule)) {
             Some(position) => {
-                if known[position].1.is_retired() {
-                    known[position].1 = find();
+                if known[position].2.is_retired() {
+                    known[position].2 = self.family.find(&labels(shape));
                 }
                 position
             }
             None => {
-                known.push((summary, find()));
+                if known.len() >= KNOWN {
+                    known.clear();
+                }
+                let rule = rule.cloned();
+                known.push((summary, rule, self.family.find(&labels(shape))));
                 known.len() - 1
             }
         };
-        known[position].1.cell(self.worker).observe(measures);
+        known[position].2.cell(self.worker).observe(measures);
     }
 
     /// A connection of bytes that has these flags so far. It is counted by what is then said of it.
     #[must_use]
-    pub fn connection(&self, flags: Flags) -> Connected {
+    pub fn connection(&self, flags: Flags, shape: Option<&Shape>) -> Connected {
+        let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags };
+        let labels = || Labels { pair: Arc::clone(&self.pair), summary, shape: shape.cloned() };
+        let connected = || Connected::new(&self.connections, &labels(), self.worker);
+        if shape.is_some_and(|shape| !shape.values.is_empty()) {
+            return connected();
+        }
+        let rule = shape.map(|shape| &shape.rule);
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, connected)) = opened.iter().find(|(seen, _)| *seen == flags) {
+        let found = opened.iter().find(|(seen, of, _)| *seen == flags && is_same(of.as_ref(), rule));
+        if let Some((_, _, connected)) = found {
             return connected.clone();
         }
-        let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags };
-        let connected =
-            Connected::new(&self.connections, &Labels { pair: Arc::clone(&self.pair), summary }, self.worker);
-        opened.push((flags, connected.clone()));
+        if opened.len() >= KNOWN {
+            opened.clear();
+        }
+        let connected = connected();
+        opened.push((flags, rule.cloned(), connected.clone()));
         connected
+    }
+}
+
+fn is_same(one: Option<&Arc<MetricRule>>, other: Option<&Arc<MetricRule>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, Some(_)) | (Some(_), None) => false,
     }
 }
 
@@ -263,8 +324,8 @@ mod tests {
         let family = Arc::new(Family::new(2));
         for worker in 0..2 {
             let recorder = Recorder::new(Arc::clone(&family), no_connections(), worker, pair("a"));
-            recorder.record(summary(200), &took(Duration::from_micros(500)));
-            recorder.record(summary(200), &Measures { received: 3, sent: 70, ..took(Duration::from_millis(7)) });
+            recorder.record(summary(200), &took(Duration::from_micros(500)), None);
+            recorder.record(summary(200), &Measures { received: 3, sent: 70, ..took(Duration::from_millis(7)) }, None);
         }
         let series = family.series();
         assert_eq!(series.len(), 1);
@@ -279,9 +340,9 @@ mod tests {
     fn bounds_are_inclusive() {
         let family = Arc::new(Family::new(1));
         let recorder = Recorder::new(Arc::clone(&family), no_connections(), 0, pair("a"));
-        recorder.record(summary(200), &took(Duration::from_millis(1)));
-        recorder.record(summary(200), &took(Duration::from_micros(1001)));
-        recorder.record(summary(200), &took(Duration::from_secs(7200)));
+        recorder.record(summary(200), &took(Duration::from_millis(1)), None);
+        recorder.record(summary(200), &took(Duration::from_micros(1001)), None);
+        recorder.record(summary(200), &took(Duration::from_secs(7200)), None);
         let counts = family.series()[0].durations();
         assert_eq!((counts.buckets[1], counts.buckets[2], counts.buckets[BUCKETS - 1]), (1, 1, 1));
     }
@@ -291,7 +352,7 @@ mod tests {
         let family = Arc::new(Family::new(1));
         for service in 0..SERIES_LIMIT + 5 {
             let recorder = Recorder::new(Arc::clone(&family), no_connections(), 0, pair(&service.to_string()));
-            recorder.record(summary(200), &took(Duration::ZERO));
+            recorder.record(summary(200), &took(Duration::ZERO), None);
         }
         assert_eq!((family.length(), family.series().len()), (SERIES_LIMIT, SERIES_LIMIT + 1));
         let last = family.series().pop().expect("series");
@@ -303,7 +364,7 @@ mod tests {
     fn series_that_nobody_counts_are_forgotten_and_begin_anew() {
         let family = Arc::new(Family::new(1));
         let recorder = Recorder::new(Arc::clone(&family), no_connections(), 0, pair("a"));
-        recorder.record(summary(200), &took(Duration::ZERO));
+        recorder.record(summary(200), &took(Duration::ZERO), None);
         let sweep = |now| {
             let mut fresh = 0;
             family.sweep(now, |_, counts| fresh += counts.count());
@@ -313,7 +374,7 @@ mod tests {
         assert_eq!(sweep(IDLE - 1), (0, 1));
         assert_eq!(sweep(IDLE), (0, 1), "retired, and still there for a worker that is counting");
         assert_eq!(sweep(IDLE + 1), (0, 0));
-        recorder.record(summary(200), &took(Duration::ZERO));
+        recorder.record(summary(200), &took(Duration::ZERO), None);
         assert_eq!(sweep(IDLE + 2), (1, 1), "it begins at zero, as Prometheus expects of a series that comes back");
         assert_eq!(family.series()[0].durations().count(), 1);
     }
@@ -322,11 +383,11 @@ mod tests {
     fn a_retired_series_that_is_used_again_stays() {
         let family = Arc::new(Family::new(1));
         let recorder = Recorder::new(Arc::clone(&family), no_connections(), 0, pair("a"));
-        recorder.record(summary(200), &took(Duration::ZERO));
+        recorder.record(summary(200), &took(Duration::ZERO), None);
         let sweep = |now| family.sweep(now, |_, _| {});
         sweep(0);
         sweep(IDLE);
-        recorder.record(summary(200), &took(Duration::ZERO));
+        recorder.record(summary(200), &took(Duration::ZERO), None);
         sweep(IDLE + 1);
         sweep(IDLE + 2);
         assert_eq!((family.length(), family.series()[0].durations().count()), (1, 2));

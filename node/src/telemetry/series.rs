@@ -181,5 +181,5 @@ pub(super) fn overflow(protocol: Protocol) -> Labels {
         security: Security::Unknown,
     };
     let summary = Summary { protocol, code: 0, grpc_status: None, flags: Flags::default() };
-    Labels { pair: Arc::new(pair), summary }
+    Labels { pair: Arc::new(pair), summary, shape: None }
 }

@@ -201,7 +201,7 @@ mod tests {
 
     fn count(recorder: &Recorder, code: u16, flags: Flags) {
         let summary = Summary { protocol: Protocol::Http, code, grpc_status: None, flags };
-        recorder.record(summary, &Measures { duration: Duration::from_millis(3), ..Measures::default() });
+        recorder.record(summary, &Measures { duration: Duration::from_millis(3), ..Measures::default() }, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::words;
+use super::words::{self, segment, short};
 use crate::agent::admin::api::Event;
 
 /// All that the node remembers.
@@ -26,13 +26,24 @@ pub(super) fn list<'e>(events: impl Iterator<Item = &'e Event>) -> Markup {
                 li {
                     (words::past(&event.time)) " "
                     span class={ "kind " (class(&event.kind)) } { (event.kind) } " "
-                    (event.message)
+                    (message(event))
                     @if event.seen_by.len() > 1 {
                         span.of title={ @for node in &event.seen_by { (node) " " } } { " seen by " (event.seen_by.len()) " nodes" }
                     }
                 }
             }
         }
+    }
+}
+
+/// What is said of it. A changeset's name is long and of interest for what lies behind it: a short one that leads there.
+fn message(event: &Event) -> Markup {
+    let changeset = matches!(event.kind.as_str(), "policy_applied" | "policy_refused");
+    match event.message.split_once(event.subject.as_str()) {
+        Some((before, after)) if changeset && !event.subject.is_empty() => html! {
+            (before) a href={ "/policy/changesets/" (segment(&event.subject)) } { code { (short(&event.subject)) } } (after)
+        },
+        Some(_) | None => html! { (event.message) },
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) fn page(asked: &Asked, explained: Option<&Result<Explanation, Error>>
             Some(Err(error)) => {
                 section.problem.critical {
                     p { (error.message) " " code { (error.code) } }
-                    @if !error.hint.is_empty() { p.hint { (error.hint) } }
+                    @if !error.hint.is_empty() { p.hint { (words::prose(&error.hint)) } }
                 }
             }
             Some(Ok(explained)) => { (answer(explained)) }

@@ -53,7 +53,7 @@ impl Page {
             h1 { "This cannot be shown" }
             section.problem.critical {
                 p { (error.message) " " code { (error.code) } }
-                @if !error.hint.is_empty() { p.hint { (error.hint) } }
+                @if !error.hint.is_empty() { p.hint { (words::prose(&error.hint)) } }
             }
         };
         Self { title: "Error".to_owned(), tab: Tab::Overview, body, status: error.status() }

@@ -98,7 +98,7 @@ pub(super) fn one(detail: &MemberDetail) -> Markup {
                 dt { "Since" } dd { (words::past(&member.since)) }
                 dt { "Address" } dd { (member.address) }
                 dt { "Round trip" } dd { (words::millis(member.rtt_ms)) }
-                dt { "Locality" } dd { (member.locality) }
+                @if !member.locality.is_empty() { dt { "Locality" } dd { (member.locality) } }
                 dt { "Version" } dd { (member.version) }
                 @if let Some(started) = &detail.started { dt { "Started" } dd { (words::past(started)) } }
                 dt { "Generation" } dd { (detail.generation) ", epoch " (detail.epoch) }

@@ -54,7 +54,7 @@ fn told(problem: &Problem) -> Markup {
     html! {
         div class={ "problem " (class) } {
             p { strong { (if class == "critical" { "Critical: " } else { "Warning: " }) } (problem.message) " " code { (problem.code) } }
-            @if !problem.hint.is_empty() { p.hint { (problem.hint) } }
+            @if !problem.hint.is_empty() { p.hint { (words::prose(&problem.hint)) } }
         }
     }
 }

@@ -217,7 +217,7 @@ fn changed(detail: &ChangesetDetail, spread: &Spread, changes: &[(&Change, Strin
             dt { "Id" } dd { code.id { (entry.changeset) } }
             dt { "When" } dd { time datetime=(entry.time) { (entry.time) } ", " (words::past(&entry.time)) }
             dt { "Authors" } dd { (entry.authors.join(", ")) " under RoleSet " (detail.role_set) }
-            dt { "Why" } dd { (entry.message) (trial(entry)) }
+            @if !entry.message.is_empty() || entry.trial.is_some() { dt { "Why" } dd { (entry.message) (trial(entry)) } }
             dt { "Replaces" } dd { @for id in &entry.replaces { (changeset_link(id)) " " } @if entry.replaces.is_empty() { "nothing" } }
         }
         section #spread data-live {
@@ -251,7 +251,7 @@ fn diff(text: &str) -> Markup {
     };
     html! {
         @if text.is_empty() { p { "Nothing differs." } } @else {
-            pre.diff tabindex="0" { @for line in text.lines() { span class=(class(line)) { (line) "\n" } } }
+            pre.diff tabindex="0" { @for line in text.lines() { span class=(class(line)) { (line) } "\n" } }
         }
     }
 }
@@ -306,7 +306,7 @@ mod tests {
     fn lines_of_a_difference_have_their_colours_and_nothing_else() {
         let text = diff("--- before\n+++ after\n@@ -1,1 +1,1 @@\n-a: <b>\n+a: c\n d\n").into_string();
         assert!(
-            text.contains("<span class=\"dropped\">-a: &lt;b&gt;\n</span><span class=\"added\">+a: c\n</span>"),
+            text.contains("<span class=\"dropped\">-a: &lt;b&gt;</span>\n<span class=\"added\">+a: c</span>\n"),
             "{text}"
         );
         assert!(diff("").into_string().contains("Nothing differs"));

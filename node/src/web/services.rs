@@ -223,8 +223,8 @@ fn endpoints(all: &[Endpoint]) -> Markup {
                             (words::state(if endpoint.outlier == "ejected" { "ejected" } else { &endpoint.health }))
                         }
                         td data-label="Why" { (endpoint.reason) }
-                        td data-label="Address" { (endpoint.address) }
-                        td data-label="Port" { (endpoint.port) }
+                        td.whole data-label="Address" { (endpoint.address) }
+                        td.whole data-label="Port" { (endpoint.port) }
                         td data-label="Labels" {
                             @for (key, value) in &endpoint.labels { span.label { (key) "=" (value) } " " }
                         }

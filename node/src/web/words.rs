@@ -35,6 +35,7 @@ pub(super) fn share(failed: u64, all: u64) -> String {
 pub(super) fn millis(millis: Option<f64>) -> String {
     match millis {
         None => "–".to_owned(),
+        Some(millis) if millis < 0.05 => "<0.1 ms".to_owned(),
         Some(millis) if millis < 10.0 => format!("{millis:.1} ms"),
         Some(millis) if millis < 10_000.0 => format!("{millis:.0} ms"),
         Some(millis) => format!("{:.0} s", millis / 1_000.0),
@@ -76,6 +77,11 @@ pub(super) fn state(word: &str) -> Markup {
     html! { span class={ "state " (class) } { span aria-hidden="true" { (sign) } " " (word) } }
 }
 
+/// What is said to people, with what stands between backquotes as code.
+pub(super) fn prose(text: &str) -> Markup {
+    html! { @for (part, text) in text.split('`').enumerate() { @if part % 2 == 1 { code { (text) } } @else { (text) } } }
+}
+
 /// The path of a service's page; none for what is no service.
 pub(super) fn service_path(name: &str) -> Option<String> {
     let (namespace, name) = name.split_once('/')?;
@@ -109,8 +115,8 @@ mod tests {
             ("–".into(), "0 %".into(), "<0.1 %".into(), "12.5 %".into())
         );
         assert_eq!(
-            (millis(None), millis(Some(1.26)), millis(Some(250.4)), millis(Some(30_000.0))),
-            ("–".into(), "1.3 ms".into(), "250 ms".into(), "30 s".into())
+            (millis(None), millis(Some(0.04)), millis(Some(1.26)), millis(Some(250.4)), millis(Some(30_000.0))),
+            ("–".into(), "<0.1 ms".into(), "1.3 ms".into(), "250 ms".into(), "30 s".into())
         );
         assert_eq!((bytes(12), bytes(2048)), ("12 B".into(), "2.0 KiB".into()));
     }
@@ -119,6 +125,13 @@ mod tests {
     fn ends_are_counted_down() {
         assert_eq!(until("1970-01-02T00:00:00.000Z", 0), "24h");
         assert_eq!((until("1970-01-01T00:00:00Z", 1), until("", 1)), ("ended".into(), String::new()));
+    }
+
+    #[test]
+    fn commands_in_prose_are_code() {
+        let of = |text: &str| prose(text).into_string();
+        assert_eq!(of("run `skein <x>`, or wait"), "run <code>skein &lt;x&gt;</code>, or wait");
+        assert_eq!((of(""), of("plain")), (String::new(), "plain".to_owned()));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Gateways -> what a workload at the edge opens: its listeners, and the routes behind each host. Made when a workload is first
 //! asked for; the next state makes it anew at once, so that no request waits for it.
 
+mod bytes;
 mod hosts;
 
+pub use bytes::Bytes;
 pub use hosts::{Hosts, VirtualHost};
 
 use std::{
@@ -18,7 +20,7 @@ use crate::{
     document::{DocumentId, Spec},
     history::{LiveValue, State},
     hosts as names,
-    kinds::{Bind, ExportTo, Gateway, GatewayName, Server, ServerTls},
+    kinds::{Bind, ExportTo, Gateway, GatewayName, PortProtocol, Server, ServerTls},
     route::{Rule, Source, entries},
 };
 
@@ -57,9 +59,22 @@ pub enum Serves {
     Plain(Hosts),
     /// TLS: the server name chooses the server.
     Tls(Vec<TlsServer>),
+    /// Anything: connections are passed on as they are.
+    Bytes(Bytes),
 }
 
-/// A server that ends TLS.
+/// What is behind TLS.
+#[derive(Debug)]
+pub enum Behind {
+    /// TLS ends here, and requests come out.
+    Requests(Hosts),
+    /// TLS ends here, and bytes come out.
+    Bytes(Bytes),
+    /// TLS is passed on unopened.
+    Unopened(Bytes),
+}
+
+/// A server that is met by TLS.
 #[derive(Debug)]
 pub struct TlsServer {
     /// Its Gateway.
@@ -71,7 +86,7 @@ pub struct TlsServer {
     /// How TLS is met.
     pub tls: ServerTls,
     /// What is served.
-    pub hosts: Hosts,
+    pub behind: Behind,
 }
 
 /// A server that is not opened.
@@ -162,6 +177,12 @@ impl Gateways {
         known.entry(key).or_insert(made).clone()
     }
 
+    /// The VirtualServices at a Gateway that its workload sees, oldest first.
+    fn seen<'g>(&'g self, key: &Key, document: &Document) -> impl Iterator<Item = &'g Arc<Virtual>> {
+        let attached = self.attached.get(&document.name()).into_iter().flat_map(|attached| &attached.oldest_first);
+        attached.filter(|one| one.export_to.includes(&key.namespace))
+    }
+
     fn make(&self, key: &Key) -> Doors {
         let mut opening = Opening { gateways: self, key, listeners: BTreeMap::new(), left_out: Vec::new() };
         for document in self.documents.iter().filter(|document| document.selects(&key.namespace, &key.labels)) {
@@ -207,19 +228,27 @@ struct Opening<'g> {
 impl Opening<'_> {
     fn add(&mut self, document: &Document, index: usize, server: &Server) {
         let at = (server.port.number, server.bind.clone());
-        let is_tls = server.port.protocol.is_tls();
+        let protocol = server.port.protocol;
+        let is_tls = protocol.is_tls();
+        let bytes = || Bytes::new(document.name(), attached_to(self.gateways, self.key, document, server));
         let listener = self.listeners.entry(at).or_insert_with(|| Listener {
             bind: server.bind.clone(),
             port: server.port.number,
-            serves: if is_tls { Serves::Tls(Vec::new()) } else { Serves::Plain(Hosts::default()) },
+            serves: match (is_tls, protocol.is_http()) {
+                (true, _) => Serves::Tls(Vec::new()),
+                (false, true) => Serves::Plain(Hosts::default()),
+                (false, false) => Serves::Bytes(bytes()),
+            },
             documents: Vec::new(),
         });
         let hosts = |hosts: &mut Hosts| attach(self.gateways, self.key, document, server, hosts);
         let refused = match (&mut listener.serves, &server.tls) {
-            (Serves::Plain(all), _) if !is_tls => {
+            (Serves::Plain(all), _) if !is_tls && protocol.is_http() => {
                 hosts(all);
                 None
             }
+            // Made of this very server.
+            (Serves::Bytes(_), _) if !is_tls && !protocol.is_http() && listener.documents.is_empty() => None,
             (Serves::Tls(servers), Some(tls)) if is_tls => {
                 let mut names: Vec<String> = server.hosts.iter().map(|host| host.host.clone()).collect();
                 names.sort();
@@ -229,15 +258,26 @@ impl Opening<'_> {
                     let host = names.iter().find(|name| other.names.contains(name)).map_or("", String::as_str);
                     Some(format!("`{host}` is served at port {} by {}", server.port.number, other.document))
                 } else {
-                    let mut own = Hosts::default();
-                    hosts(&mut own);
+                    let behind = if tls.mode.is_passthrough() {
+                        Behind::Unopened(bytes())
+                    } else if protocol == PortProtocol::Https {
+                        let mut own = Hosts::default();
+                        hosts(&mut own);
+                        Behind::Requests(own)
+                    } else {
+                        Behind::Bytes(bytes())
+                    };
                     let (document, tls) = (document.id.clone(), tls.clone());
-                    servers.push(TlsServer { document, server: index, names, tls, hosts: own });
+                    servers.push(TlsServer { document, server: index, names, tls, behind });
                     None
                 }
             }
-            (Serves::Plain(_) | Serves::Tls(_), _) => {
-                let spoken = if is_tls { "no TLS" } else { "TLS" };
+            (serves @ (Serves::Plain(_) | Serves::Tls(_) | Serves::Bytes(_)), _) => {
+                let spoken = match serves {
+                    Serves::Plain(_) => "HTTP",
+                    Serves::Tls(_) => "TLS",
+                    Serves::Bytes(_) => "TCP",
+                };
                 let by = listener.documents.first().map(ToString::to_string).unwrap_or_default();
                 Some(format!("port {} speaks {spoken} by {by}", server.port.number))
             }
@@ -253,12 +293,26 @@ impl Opening<'_> {
         let settled = |mut listener: Listener| {
             match &mut listener.serves {
                 Serves::Plain(hosts) => hosts.settle(),
-                Serves::Tls(servers) => servers.iter_mut().for_each(|server| server.hosts.settle()),
+                Serves::Tls(servers) => servers.iter_mut().for_each(|server| {
+                    if let Behind::Requests(hosts) = &mut server.behind {
+                        hosts.settle();
+                    }
+                }),
+                Serves::Bytes(_) => {}
             }
             listener
         };
         Doors { listeners: self.listeners.into_values().map(settled).collect(), left_out: self.left_out }
     }
+}
+
+/// The VirtualServices whose hosts meet those of a server, oldest first.
+fn attached_to(gateways: &Gateways, key: &Key, document: &Document, server: &Server) -> Vec<Arc<Virtual>> {
+    let meets = |one: &&Arc<Virtual>| {
+        let hosts = &one.service.hosts;
+        server.hosts_for(&one.id.namespace).any(|own| hosts.iter().any(|host| names::overlap(own, host)))
+    };
+    gateways.seen(key, document).filter(meets).cloned().collect()
 }
 
 /// The hosts of a server and of the VirtualServices there: of two that overlap the narrower one.
@@ -267,8 +321,7 @@ fn attach(gateways: &Gateways, key: &Key, document: &Document, server: &Server, 
     // A route's conditions on its caller are on the gateway's workload.
     let Ok(account) = ServiceAccount::new("default", "default") else { return };
     let source = Source { namespace: key.namespace.clone(), labels: key.labels.clone(), account };
-    let attached = gateways.attached.get(&document.name()).into_iter().flat_map(|attached| &attached.oldest_first);
-    for virtual_service in attached.filter(|one| one.export_to.includes(&key.namespace)) {
+    for virtual_service in gateways.seen(key, document) {
         let mut rules: Option<Vec<Rule>> = None;
         for own in server.hosts_for(&virtual_service.id.namespace) {
             for host in virtual_service.service.hosts.iter().filter(|host| names::overlap(own, host)) {

@@ -11,8 +11,11 @@ mod workloads;
 
 pub use entries::{Entries, EntryService};
 pub(crate) use find::PLAIN_HTTP;
-pub use gateways::{Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
-pub use workloads::{LogRule, Logs, Modes, Workload, WorkloadLimit};
+pub use gateways::{Behind, Bytes, Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
+pub use workloads::{
+    Counted, LogOutput, LogRule, Logs, MetricRule, MetricShape, Modes, Observed, TagShape, TraceRule, Traces, Workload,
+    WorkloadLimit,
+};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -61,8 +64,7 @@ pub struct Compiled {
     /// The same of hosts that ServiceEntries make.
     entry_defaults: RwLock<HashMap<Arc<str>, ByNamespace>>,
     workloads: workloads::Workloads,
-    /// See [`Compiled::logs_any`].
-    logs_any: bool,
+    observed: Observed,
 }
 
 /// Routes of one service by the caller's namespace.
@@ -149,9 +151,9 @@ impl Compiled {
         let rules = rules::Rules::new(rules, entries.clone());
         let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
         let policies = previous.map(|previous| previous.policies.clone()).unwrap_or_default();
-        let logs_any = workloads.any_logs();
+        let observed = workloads.observed();
         let gateways = gateways::Gateways::new(state);
-        let mut compiled = Compiled { rules, workloads, policies, logs_any, gateways, entries, ..Compiled::default() };
+        let mut compiled = Compiled { rules, workloads, policies, observed, gateways, entries, ..Compiled::default() };
         // What the mesh says of retries is part of every route: routes made under another word are made anew.
         let previous_config = previous.map(|previous| previous.config().retries.clone());
         let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));
@@ -401,9 +403,9 @@ impl Compiled {
         self.workloads.is_limited_by(document, namespace, labels)
     }
 
-    /// True if the access log tells of any request at all: else nothing need be gathered.
-    pub fn logs_any(&self) -> bool {
-        self.logs_any
+    /// What documents have observed of requests at all.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
     }
 
     /// The MeshConfig in effect; its defaults where there is none.

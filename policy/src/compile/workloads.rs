@@ -3,13 +3,18 @@
 
 mod limits;
 mod logs;
+mod metrics;
 mod mutual_tls;
+mod telemetry;
 mod tokens;
+mod traces;
 mod unreadable;
 
 pub use limits::WorkloadLimit;
-pub use logs::{LogRule, Logs};
+pub use logs::{LogOutput, LogRule, Logs};
+pub use metrics::{Counted, MetricRule, MetricShape, TagShape};
 pub use mutual_tls::Modes;
+pub use traces::{TraceRule, Traces};
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,6 +47,10 @@ pub struct Workload {
     pub limits: Vec<WorkloadLimit>,
     /// What the access log tells of it.
     pub logs: Logs,
+    /// How its requests are traced.
+    pub traces: Traces,
+    /// How its metrics differ from Istio's.
+    pub counted: Counted,
     /// What holds in the whole mesh.
     pub config: Arc<MeshConfig>,
     /// The AuthorizationPolicies that select it: the same ones mean the same authorizer.
@@ -56,8 +65,25 @@ pub(super) struct Workloads {
     authentication: ByNamespace<mutual_tls::Document>,
     tokens: ByNamespace<tokens::Document>,
     limits: ByNamespace<limits::Document>,
-    logs: ByNamespace<logs::Document>,
+    telemetry: ByNamespace<telemetry::Document>,
     known: RwLock<HashMap<Key, Arc<Workload>>>,
+}
+
+/// What documents have observed of requests: where nothing is, nothing need be gathered.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// The access log tells of some.
+    pub logs: bool,
+    /// Metrics of some differ from Istio's.
+    pub metrics: bool,
+    /// Any of these.
+    pub any: bool,
+    /// Some are traced, and their spans go to a provider.
+    pub traces: bool,
+    /// The log of what is no workload's here, as MeshConfig alone says.
+    pub log: Option<Arc<LogRule>>,
+    /// The same of traces.
+    pub trace: Option<Arc<TraceRule>>,
 }
 
 type ByNamespace<T> = BTreeMap<String, Vec<T>>;
@@ -85,7 +111,7 @@ impl Workloads {
             } else if id.kind == Kind::RateLimit {
                 workloads.limits.entry(namespace()).or_default().extend(limits::Document::new(id, live));
             } else if id.kind == Kind::Telemetry {
-                workloads.logs.entry(namespace()).or_default().extend(logs::Document::new(id, live));
+                workloads.telemetry.entry(namespace()).or_default().extend(telemetry::Document::new(id, live));
             }
         }
         if let Some(previous) = previous {
@@ -101,9 +127,21 @@ impl Workloads {
         &self.config
     }
 
-    /// True if the access log tells of any request of any workload.
-    pub(super) fn any_logs(&self) -> bool {
-        self.config.access_log.file.is_some() || self.logs.values().flatten().any(logs::Document::speaks)
+    /// What documents have observed of requests.
+    pub(super) fn observed(&self) -> Observed {
+        let said = || self.telemetry.values().flatten().map(telemetry::Document::telemetry);
+        let (log, trace) = (logs::of_mesh(&self.config), traces::of_mesh(&self.config));
+        let mut observed = Observed {
+            any: false,
+            logs: log.is_some() || said().any(|telemetry| !telemetry.access_logging.is_empty()),
+            traces: trace.as_ref().is_some_and(|rule| rule.provider.is_some())
+                || said().any(|telemetry| telemetry.tracing.iter().any(|tracing| !tracing.providers.is_empty())),
+            metrics: said().any(|telemetry| telemetry.metrics.iter().any(|metrics| !metrics.overrides.is_empty())),
+            log: log.map(Arc::new),
+            trace: trace.map(Arc::new),
+        };
+        observed.any = observed.logs || observed.traces || observed.metrics;
+        observed
     }
 
     pub(super) fn get(
@@ -145,12 +183,16 @@ impl Workloads {
         let mutual_tls = Modes::of(self.here(&self.authentication, key), namespace, labels);
         let tokens = tokens::of(self.here(&self.tokens, key), namespace, labels);
         let limits = limits::of(self.here(&self.limits, key), namespace, labels);
-        let logs = logs::of(self.here(&self.logs, key), namespace, labels, &self.config.access_log);
+        let levels = telemetry::Levels::of(self.here(&self.telemetry, key), namespace, labels);
+        let (logs, traces) = (logs::of(&levels, &self.config), traces::of(&levels, &self.config));
+        let counted = metrics::of(&levels);
         let is_same = |before: &&Arc<Workload>| {
             before.mutual_tls == mutual_tls
                 && before.tokens == tokens
                 && before.limits == limits
                 && before.logs == logs
+                && before.traces == traces
+                && before.counted == counted
                 && self.decides_alike(before, &authorization)
         };
         if let Some(before) = before.filter(is_same) {
@@ -158,7 +200,8 @@ impl Workloads {
         }
         let aliases = &self.config.trust_domain_aliases;
         let authorizer = Authorizer::new(&authorization, namespace, labels, &key.trust_domain, aliases);
-        Arc::new(Workload { authorizer, tokens, mutual_tls, limits, logs, config: self.config.clone(), authorization })
+        let config = self.config.clone();
+        Arc::new(Workload { authorizer, tokens, mutual_tls, limits, logs, traces, counted, config, authorization })
     }
 
     /// True if the authorizer of a workload that was made before would come out the same.

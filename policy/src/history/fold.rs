@@ -16,7 +16,6 @@ use std::{
 
 use certs::{
     codec::{self, Millis},
-    grant::NodeGrant,
     sign::Digest,
 };
 
@@ -35,7 +34,7 @@ use crate::{
 
 /// Folds documents as of one time.
 pub(super) struct Folder<'k> {
-    kept: &'k Kept,
+    pub(super) kept: &'k Kept,
     chain: &'k Chain,
     now: Millis,
     /// Per counting RoleSet: the changesets that stay although it, or one before that it adds to, took their right away.
@@ -157,7 +156,7 @@ impl<'k> Folder<'k> {
         confirmations.iter().any(|by| in_time(by) && self.counts_by_roles(by))
     }
 
-    fn counts_by_roles(&self, id: &ChangesetId) -> bool {
+    pub(super) fn counts_by_roles(&self, id: &ChangesetId) -> bool {
         if let Some(known) = self.by_roles.borrow().get(id) {
             return *known;
         }
@@ -200,7 +199,7 @@ impl<'k> Folder<'k> {
         found
     }
 
-    fn value(&self, id: &DocumentId, changeset: &ChangesetId, folded: &mut Folded) -> Option<LiveValue> {
+    pub(super) fn value(&self, id: &DocumentId, changeset: &ChangesetId, folded: &mut Folded) -> Option<LiveValue> {
         let (entry, change, value) = self.kept.value(changeset, id)?;
         let document = match &change.content {
             None => Err(Absent::Deleted),
@@ -279,7 +278,7 @@ impl<'k> Folder<'k> {
         for (id, live) in &documents {
             let ids = |values: &[LiveValue]| values.iter().map(|value| value.changeset).collect();
             note_conflicts(&mut state.conflicts, id, live);
-            note_authority(&mut state, id, live);
+            self.note_authority(&mut state, id, live);
             digested.push((id, ids(&live.values), ids(&live.in_force)));
         }
         let numbers: Vec<ChangesetId> = self.chain.counting.iter().map(|roles| roles.changeset).collect();
@@ -303,31 +302,6 @@ fn note_conflicts(conflicts: &mut Vec<Conflict>, id: &DocumentId, live: &Live) {
     }
     let unreadable = live.values.iter().filter(|value| !value.is_readable());
     conflicts.extend(unreadable.map(|value| Conflict::Unreadable(id.clone(), value.changeset)));
-}
-
-/// Grants: the highest epoch that ever counted owns the name. Revocations: all live ones add up, and no eviction ends.
-fn note_authority(state: &mut State, id: &DocumentId, live: &Live) {
-    let documents = live.values.iter().filter_map(|value| value.document.as_ref().ok());
-    if id.kind == Kind::NodeGrant {
-        let Some(effective) = &live.effective else { return };
-        let all = documents.chain(&effective.document).filter_map(|document| document.spec.node_grant());
-        // Backwards, as the values come winner first and `max_by_key` keeps the last of equals.
-        let all: Vec<&Arc<NodeGrant>> = all.collect();
-        if let Some(grant) = all.into_iter().rev().max_by_key(|grant| (grant.epoch, grant.retired)) {
-            let highest =
-                live.counted.iter().filter_map(|document| document.spec.node_grant()).max_by_key(|grant| grant.epoch);
-            let grant = highest.filter(|highest| highest.epoch > grant.epoch).unwrap_or(grant);
-            state.grants.insert(grant.node.clone(), grant.clone());
-        }
-    } else if id.kind == Kind::Revocation {
-        for revocation in documents.filter_map(|document| document.spec.revocation()) {
-            state.revocations.accounts.extend(revocation.accounts.iter().cloned());
-            state.revocations.keys.extend(revocation.keys.iter().copied());
-        }
-        for revocation in live.counted.iter().filter_map(|document| document.spec.revocation()) {
-            revocation.nodes.iter().for_each(|(node, epoch)| state.revocations.evict(node.clone(), *epoch));
-        }
-    }
 }
 
 /// Greatest depth first, then the lowest id.

@@ -1,6 +1,7 @@
 //! The set of changesets and the state that it folds to. Every node with the same set has the same state, in whatever order it came.
 
 mod admit;
+mod authority;
 mod branches;
 mod cache;
 mod fold;
@@ -235,6 +236,17 @@ impl History {
     /// A kept changeset.
     pub fn get(&self, id: &ChangesetId) -> Option<&Entry> {
         self.kept.entries.get(id).map(|item| &item.entry)
+    }
+
+    /// When the first changeset was issued that makes of this document something which contains `text`.
+    pub fn first_said(&self, document: &DocumentId, text: &str) -> Option<Millis> {
+        let ids = self.kept.by_document.get(document).into_iter().flatten();
+        let entries = ids.filter_map(|id| self.get(id));
+        let says = |entry: &&Entry| {
+            let mut changes = entry.changeset.changes.iter().filter(|change| change.document == *document);
+            changes.any(|change| change.content.as_deref().is_some_and(|content| content.contains(text)))
+        };
+        entries.filter(says).map(|entry| entry.changeset.issued_at).min()
     }
 
     /// All ids, of approvals too; ascending.

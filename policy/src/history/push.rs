@@ -5,7 +5,7 @@ use certs::codec::Millis;
 use super::{Absent, Code, History, Live, Refused, State, admit};
 use crate::{
     changeset::{self, Change, Changeset, ChangesetId, MAX_DOCUMENTS, MAX_PROPOSALS, confirmed},
-    document::Kind,
+    document::{Document, Kind},
     kinds::Revocation,
     parse,
 };
@@ -117,13 +117,24 @@ impl History {
     fn check_content(&self, change: &Change) -> Result<(), Refused> {
         let Some(content) = &change.content else { return Ok(()) };
         match parse::json(&change.document, content) {
-            Ok(_) => Ok(()),
+            Ok(document) => self.check_size(&document),
             Err(problems) => {
                 let first = problems.first().map(ToString::to_string).unwrap_or_default();
                 let message = format!("{}: {first}", change.document);
                 Err(Refused::because(Code::InvalidDocument, message, "see `skein policy lint`"))
             }
         }
+    }
+}
+
+impl History {
+    /// A grant that no certificate can hold would take its node out of the mesh once it is renewed.
+    fn check_size(&self, document: &Document) -> Result<(), Refused> {
+        let fits = document.spec.node_grant().map_or(Ok(()), |grant| grant.fits(&self.trust_domain));
+        fits.map_err(|error| {
+            let message = format!("{}: so many services fit into no certificate: {error}", document.id);
+            Refused::because(Code::InvalidDocument, message, "let several services share an account")
+        })
     }
 }
 

@@ -65,9 +65,9 @@ impl Live {
         Self { values, in_force, blind, effective, counted: Vec::new() }
     }
 
-    /// True if this value of a document of the kind is obeyed: the winner alone, or each where the kind unites.
+    /// True if this value of a document of the kind is obeyed: the winner alone, or each where the kind heeds all.
     pub(super) fn holds(&self, kind: Kind, changeset: &ChangesetId) -> bool {
-        let obeyed = if kind.unites() { self.in_force.len() } else { 1 };
+        let obeyed = if kind.heeds_all() { self.in_force.len() } else { 1 };
         self.in_force.iter().take(obeyed).any(|value| value.changeset == *changeset)
     }
 }

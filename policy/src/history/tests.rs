@@ -6,6 +6,7 @@ use certs::{grant::NodeGrant, sign::SigningKey};
 
 mod arrival;
 mod branches;
+mod grants;
 mod proposals;
 mod removals;
 mod retention;

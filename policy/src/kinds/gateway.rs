@@ -144,14 +144,16 @@ impl Server {
 /// Servers that this build does not open.
 fn refuse_unbuilt(fields: &Fields<'_>, protocol: Option<PortProtocol>, bind: Option<&Bind>, tls: Option<&ServerTls>) {
     let place = |name| fields.get(name).unwrap_or(*fields.at);
-    match protocol {
-        Some(PortProtocol::Http | PortProtocol::Http2 | PortProtocol::Grpc | PortProtocol::Https) | None => {}
-        Some(other) => place("port").unbuilt(format!("a server of {other}")),
+    if let Some(other @ (PortProtocol::HttpProxy | PortProtocol::GrpcWeb | PortProtocol::Udp)) = protocol {
+        place("port").unbuilt(format!("a server of {other}"));
     }
-    let mode = tls.map(|tls| tls.mode).filter(|_| protocol == Some(PortProtocol::Https));
+    let mode = tls.map(|tls| tls.mode).filter(|_| protocol.is_some_and(PortProtocol::is_tls));
     match mode {
-        Some(ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) | None => {}
-        Some(mode @ (ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough | ServerTlsMode::IstioMutual)) => {
+        Some(
+            ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual | ServerTlsMode::Passthrough,
+        )
+        | None => {}
+        Some(mode @ (ServerTlsMode::AutoPassthrough | ServerTlsMode::IstioMutual)) => {
             place("tls").unbuilt(format!("a server in TLS mode {mode}"));
         }
     }

@@ -4,12 +4,17 @@ mod certificates;
 mod limits;
 mod log_format;
 mod providers;
+mod telemetry_providers;
 mod topology;
 
 pub use certificates::CertificateLifetimes;
 pub use limits::Limits;
 pub use log_format::{HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
 pub use providers::{BodyInCheck, CheckProtocol, ExtensionProvider, HttpCheck};
+pub use telemetry_providers::{
+    Collector, CollectorPlace, DefaultProviders, ENVOY, ExportHeader, ExportProtocol, HeaderSource, LineFormat,
+    LogCollector, PROMETHEUS, SpanCollector, TelemetryKind, TelemetryProvider,
+};
 pub use topology::{ForwardClientCert, GatewayTopology};
 
 use std::{sync::Arc, time::Duration};
@@ -54,6 +59,10 @@ pub struct MeshConfig {
     pub gateways: GatewayTopology,
     /// Services that policies may have asked about requests. None.
     pub extension_providers: Vec<Arc<ExtensionProvider>>,
+    /// Where spans and lines of the access log can go. Nowhere.
+    pub telemetry_providers: Vec<Arc<TelemetryProvider>>,
+    /// Which of them count where no Telemetry names one. None.
+    pub default_providers: DefaultProviders,
 }
 
 /// Requests for hosts that the mesh does not know.
@@ -131,6 +140,8 @@ impl Default for MeshConfig {
             limits: Limits::default(),
             gateways: GatewayTopology::default(),
             extension_providers: Vec::new(),
+            telemetry_providers: Vec::new(),
+            default_providers: DefaultProviders::default(),
         }
     }
 }
@@ -142,6 +153,12 @@ impl MeshConfig {
             spec.error(codes::NAME, "there is one MeshConfig; it is called `default`");
         }
         let default = Self::default();
+        let (extension_providers, telemetry_providers) =
+            fields.get("extensionProviders").map(|list| providers::decode(&list)).unwrap_or_default();
+        let default_providers = fields
+            .get("defaultProviders")
+            .map(|named| DefaultProviders::decode(&named, &telemetry_providers))
+            .unwrap_or_default();
         let config = Self {
             outbound: fields.get("outboundTrafficPolicy").and_then(|policy| decode_outbound(&policy)),
             connect_timeout: fields
@@ -169,18 +186,24 @@ impl MeshConfig {
                 .unwrap_or_default(),
             limits: fields.get("limits").and_then(|limits| Limits::decode(&limits)).unwrap_or_default(),
             gateways: GatewayTopology::decode(&fields),
-            extension_providers: fields
-                .get("extensionProviders")
-                .map(|list| providers::decode(&list))
-                .unwrap_or_default(),
+            extension_providers,
+            telemetry_providers,
+            default_providers,
         };
-        // Not applied in this build: it may only say what holds anyway.
-        if let Some(at) = fields.get("outboundTrafficPolicy").filter(|_| config.outbound != default.outbound) {
-            at.unbuilt("`outboundTrafficPolicy` other than its default");
+        // Captured connections pass unless it is REGISTRY_ONLY; nothing passes at an explicit port, whatever it says.
+        if let Some(at) =
+            fields.get("outboundTrafficPolicy").filter(|_| config.outbound == Some(OutboundPolicy::AllowAny))
+        {
+            at.unbuilt("`outboundTrafficPolicy: {mode: ALLOW_ANY}` at proxy ports");
         }
         fields.finish();
         refuse_dry_run(spec, metadata);
         Some(config)
+    }
+
+    /// The provider of telemetry of this name.
+    pub fn telemetry_provider(&self, name: &str) -> Option<&Arc<TelemetryProvider>> {
+        self.telemetry_providers.iter().find(|provider| *provider.name == *name)
     }
 
     /// The provider of this name.

@@ -72,9 +72,10 @@ pub use kubernetes::{KubernetesObject, KubernetesPort, KubernetesService};
 pub use load_balancer::{Algorithm, Balance, LoadBalancer, Warmup};
 pub use locality::{Distribute, LocalityLb, LocalityPattern, PriorityLabel, ZoneAwareLb};
 pub use mesh_config::{
-    AccessLog, BodyInCheck, CertificateLifetimes, CheckProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology,
-    HeaderOrPseudo, HttpCheck, Limits, LogFact, LogFile, LogFormat, LogPart, LogWord, MeshConfig, OutboundPolicy,
-    OutlierSharing, PathNormalization,
+    AccessLog, BodyInCheck, CertificateLifetimes, CheckProtocol, Collector, CollectorPlace, DefaultProviders, ENVOY,
+    ExportHeader, ExportProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology, HeaderOrPseudo, HeaderSource,
+    HttpCheck, Limits, LineFormat, LogCollector, LogFact, LogFile, LogFormat, LogPart, LogWord, MeshConfig,
+    OutboundPolicy, OutlierSharing, PROMETHEUS, PathNormalization, SpanCollector, TelemetryKind, TelemetryProvider,
 };
 pub use mirror::{Mirror, Mirroring};
 pub use namespaced_host::NamespacedHost;
@@ -101,8 +102,8 @@ pub(crate) use target::DRY_RUN;
 pub use target::Target;
 pub use tcp_route::{L4Match, TcpRoute};
 pub use telemetry::{
-    AccessLogging, CustomTag, Expression, Facts, Filter, Message, Metric, MetricOverride, Metrics, NumberFact, Side,
-    TagOverride, Telemetry, TextFact, Tracing,
+    AccessLogging, CustomTag, Facts, Filter, Message, Metric, MetricOverride, Metrics, NumberFact, Side, TagOverride,
+    TagValue, Telemetry, TextFact, Tracing, metric_names,
 };
 pub use tls_route::{TlsMatch, TlsRoute};
 pub use traffic_policy::{PolicyBlocks, ProxyProtocol, RetryBudget, TrafficPolicy, Tunnel, TunnelProtocol};

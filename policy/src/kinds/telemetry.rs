@@ -5,9 +5,8 @@ mod filter;
 mod metrics;
 mod tracing;
 
-pub use expression::Expression;
-pub use filter::{Facts, Filter, Message, NumberFact, TextFact};
-pub use metrics::{Metric, MetricOverride, Metrics, TagOverride};
+pub use filter::{Facts, Filter, Message, NumberFact, TagValue, TextFact};
+pub use metrics::{Metric, MetricOverride, Metrics, TagOverride, metric_names};
 pub use tracing::{CustomTag, Tracing};
 
 use super::target::{Target, refuse_dry_run};
@@ -23,7 +22,7 @@ use crate::{
 pub struct Telemetry {
     /// Which workloads.
     pub target: Target,
-    /// Only the first counts.
+    /// In order; what a later one says, counts.
     pub tracing: Vec<Tracing>,
     /// In order; what a later one says, counts.
     pub metrics: Vec<Metrics>,
@@ -36,7 +35,7 @@ pub struct Telemetry {
 pub struct AccessLogging {
     /// Whose requests.
     pub side: Side,
-    /// Names of providers; none keeps the inherited ones. `envoy`, the only one that a push takes, is standard output.
+    /// Names of providers; none keeps the inherited ones. `envoy` is standard output.
     pub providers: Vec<String>,
     /// `None` keeps what is inherited.
     pub disabled: Option<bool>,
@@ -56,24 +55,13 @@ pub enum Side {
     Server,
 }
 
-/// Istio's built-in provider of access logs: standard output.
-const ENVOY: &str = "envoy";
-
 impl Telemetry {
     pub(crate) fn decode(spec: &At<'_>, metadata: &Metadata) -> Option<Self> {
         let fields = spec.fields()?;
         let target = Target::decode(&fields);
         let tracing = list(&fields, "tracing", Tracing::decode);
-        if tracing.len() > 1 {
-            spec.warn(codes::ONLY_FIRST, "multiple tracing is not currently supported", "only the first counts");
-        }
         let metrics = list(&fields, "metrics", Metrics::decode);
         let access_logging = list(&fields, "accessLogging", AccessLogging::decode);
-        for name in ["tracing", "metrics"] {
-            if let Some(at) = fields.get(name) {
-                at.unbuilt(format!("`{name}`"));
-            }
-        }
         fields.finish();
         refuse_dry_run(spec, metadata);
         if metadata.id.namespace == ROOT_NAMESPACE && !target.labels.is_empty() {
@@ -89,7 +77,7 @@ impl AccessLogging {
         let fields = at.fields()?;
         let logging = Self {
             side: fields.get("match").map(|matched| decode_match(&matched)).unwrap_or_default(),
-            providers: decode_log_providers(&fields),
+            providers: decode_providers(&fields),
             disabled: fields.get("disabled").and_then(|disabled| disabled.boolean()),
             filter: fields.get("filter").and_then(|filter| decode_filter(&filter)),
         };
@@ -129,16 +117,6 @@ fn decode_side(fields: &Fields<'_>) -> Side {
     fields.get("mode").and_then(|mode| mode.word(&words)).unwrap_or_default()
 }
 
-/// A node writes to its own streams; other providers are named in Istio's MeshConfig, for which there is no place here.
-fn decode_log_providers(fields: &Fields<'_>) -> Vec<String> {
-    let providers = decode_providers(fields);
-    let foreign = providers.iter().find(|name| !name.is_empty() && *name != ENVOY);
-    if let (Some(name), Some(at)) = (foreign, fields.get("providers")) {
-        at.unbuilt(format!("the provider `{name}` of an access log (there is `{ENVOY}`)"));
-    }
-    providers
-}
-
 fn decode_providers(fields: &Fields<'_>) -> Vec<String> {
     list(fields, "providers", |item| {
         let inner = item.fields()?;
@@ -149,6 +127,14 @@ fn decode_providers(fields: &Fields<'_>) -> Vec<String> {
         }
         Some(name)
     })
+}
+
+/// Complains of a variable that is a setting of the node: what those hold is for nobody to read elsewhere.
+pub(super) fn check_variable(at: &At<'_>, name: &str) {
+    if name.starts_with("OTEL_") || name.starts_with("SKEIN_") {
+        let message = format!("`{name}` is a setting of the node");
+        at.error_hint(codes::NAME, message, "name a variable that neither OpenTelemetry nor the node itself reads");
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub use addressed::{Addressed, Called};
-pub use connection::{Connection, route_tcp, route_tls};
+pub use connection::{Connection, enter_tcp, enter_tls, route_tcp, route_tls};
 pub use destination::{ClusterPolicies, ClusterPolicy, Destination, Subset, Target};
 pub(crate) use gateway::entries;
 pub use gateway::{Entered, Rule, enter};

@@ -192,6 +192,7 @@ impl<'w> Check<'w> {
             Spec::Telemetry(telemetry) => {
                 self.selects_someone(&telemetry.target);
                 self.one_counts();
+                self.telemetry_providers(telemetry);
             }
             Spec::RateLimit(limit) => self.selects_someone(&limit.target),
             Spec::MeshConfig(config) => self.providers(config),

@@ -1,5 +1,6 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
+mod captures;
 mod events;
 mod explain;
 mod history;
@@ -9,12 +10,13 @@ mod traffic;
 use std::collections::BTreeMap;
 
 use certs::{
-    grant::NodeGrant,
+    grant::{Grant, NodeGrant},
     id::{NodeId, ServiceAccount, TrustDomain},
     sign::Digest,
 };
 use serde::{Deserialize, Serialize};
 
+pub use captures::Capture;
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
@@ -449,6 +451,12 @@ pub struct Identity {
     pub not_before: String,
     /// RFC 3339.
     pub not_after: String,
+    /// SHA-256 of the leaf's SubjectPublicKeyInfo, as `skein revoke --key` takes it.
+    #[serde(default)]
+    pub public_key: String,
+    /// What its node may be now: what its CA's certificate says as far as operators grant it today; null where nothing is granted.
+    #[serde(default)]
+    pub effective: Option<Grant>,
     /// The certificates, leaf first, PEM.
     pub chain: String,
     /// The local user whose application was given it by the Workload API; null where this node holds the key.

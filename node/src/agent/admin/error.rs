@@ -96,6 +96,7 @@ pub const CODES: &[(&str, Class, u16)] = &[
     ("malformed", Class::Refused, 400),
     ("not_an_enroller", Class::Refused, 403),
     ("enroller_needed", Class::Refused, 409),
+    ("root_needed", Class::Refused, 409),
     ("not_granted", Class::Refused, 403),
     ("out_of_turn", Class::Refused, 409),
     ("quota_exceeded", Class::Refused, 403),

@@ -10,7 +10,7 @@ use certs::{
     id::{NodeId, ServiceName},
     root::bundle_to_pem,
     trust::root_id,
-    verify::anchor,
+    verify::{anchor, describe},
 };
 use policy::Kind;
 use serde::Serialize;
@@ -161,14 +161,22 @@ impl Admin {
     fn identities(&self) -> Vec<api::Identity> {
         let state = self.agent.state();
         let trust = state.trust();
+        let granted = state
+            .grants()
+            .get(self.agent.node())
+            .filter(|granted| !granted.retired && !state.revocations().evicted(&granted.node, granted.epoch));
         let row = |leaf: crate::agent::LeafFacts| {
             let enroller = leaf.chain.last().map(Vec::as_slice).unwrap_or_default();
+            let described = describe(&leaf.chain).unwrap_or_default();
+            let certified = described.get(1).and_then(|ca| ca.grant.as_ref());
             let root = anchor(enroller, &trust.roots).or_else(|| anchor(enroller, &trust.former));
             api::Identity {
                 id: leaf.id.uri(),
                 dns_name: leaf.id.dns_name(),
                 not_before: rfc3339(leaf.not_before),
                 not_after: rfc3339(leaf.not_after),
+                public_key: described.first().map(|leaf| leaf.key.to_string()).unwrap_or_default(),
+                effective: granted.zip(certified).map(|(granted, certified)| granted.effective(certified)),
                 chain: bundle_to_pem(&leaf.chain),
                 uid: leaf.uid,
                 root: root.map(|root| root_id(root)).unwrap_or_default(),

@@ -191,7 +191,7 @@ fn row(
             Err(Absent::Forgotten) => Some("its body is not here; it is being asked for".to_owned()),
             Ok(_) | Err(Absent::Deleted | Absent::Expired) => None,
         },
-        in_effect: id.kind.unites() || Some(value.changeset) == in_effect,
+        in_effect: id.kind.heeds_all() || Some(value.changeset) == in_effect,
     };
     api::Conflict {
         conflict: what.to_owned(),

@@ -21,7 +21,7 @@ use super::{
     events, guard,
     look::Look,
 };
-use crate::telemetry::Format;
+use crate::telemetry::{Format, Wanted};
 
 /// The largest request body, bytes: a changeset and its envelope, or a plan of its documents.
 const BODY_LIMIT: usize = 6 << 20;
@@ -69,11 +69,13 @@ impl Admin {
         let router = match door {
             Door::Metrics => health(),
             Door::Loopback(_) => health().merge(looking()).layer(middleware::from_fn(guarded)),
-            Door::Socket => health().merge(looking()).merge(pushing()).merge(acting()).merge(keeping()),
+            Door::Socket => {
+                health().merge(looking()).merge(tapping()).merge(pushing()).merge(acting()).merge(keeping())
+            }
             Door::Candidate(_) => signing(),
             Door::Operator(key) => {
                 let acting = acting().layer(middleware::from_fn_with_state((self.clone(), *key), may_act));
-                let all = health().merge(looking()).merge(pushing()).merge(acting);
+                let all = health().merge(looking()).merge(tapping()).merge(pushing()).merge(acting);
                 all.layer(middleware::from_fn_with_state((self.clone(), *key), may_look))
             }
         };
@@ -142,6 +144,12 @@ fn looking() -> Router<Admin> {
         .route("/v1/policy/{kind}/{namespace}/{name}", get(Admin::document_at))
 }
 
+/// What requests say of themselves: for whoever may open the socket, and for operators.
+fn tapping() -> Router<Admin> {
+    let tap = |State(admin): State<Admin>, Query(wanted): Query<Wanted>| async move { admin.tap(wanted) };
+    Router::new().route("/v1/tap", get(tap))
+}
+
 /// What carries an operator's signature in itself, and what is asked before it is signed.
 fn pushing() -> Router<Admin> {
     Router::new()
@@ -174,6 +182,7 @@ fn keeping() -> Router<Admin> {
     Router::new()
         .route("/v1/local/secrets", get(Admin::secret_list).post(Admin::secret_put))
         .route("/v1/local/secrets/remove", post(Admin::secret_remove))
+        .route("/v1/local/capture", get(Admin::capture))
 }
 
 async fn answer(State(admin): State<Admin>, Query(Watch { watch }): Query<Watch>, look: Look) -> Response {

@@ -191,7 +191,7 @@ fn conflict(state: &State, conflict: &Conflict) -> Problem {
         Conflict::Values(document, claims) => {
             let of = |claim: &Claim| format!("{} by {}", claim.changeset, claim.authors.join(", "));
             let lost: Vec<_> = claims.iter().filter(|claim| !claim.in_effect).map(of).collect();
-            let outcome = if document.kind.unites() || lost.is_empty() {
+            let outcome = if document.kind.heeds_all() || lost.is_empty() {
                 "all of them hold together".to_owned()
             } else {
                 format!("not in effect: {}", lost.join("; "))
@@ -243,6 +243,8 @@ fn own(error: Error) -> Problem {
         | "certificate_old"
         | "client_tls"
         | "clock_drift"
+        | "dns_loop"
+        | "dns_no_resolver"
         | "enroller_old"
         | "enroller_retiring"
         | "enroller_uncertified"
@@ -251,6 +253,7 @@ fn own(error: Error) -> Problem {
         | "gateway_not_open"
         | "gateway_not_supported"
         | "name_unresolved"
+        | "names_not_open"
         | "not_granted"
         | "policy_stale"
         | "root_old" => Health::Degraded,

@@ -26,12 +26,16 @@ pub(super) const WRONG_SECRETS: u32 = 5;
 /// That while, from the last one on, milliseconds. With it an address has 5 guesses of 256 bits in ten minutes.
 const DEAF: Millis = 10 * 60_000;
 
+/// One event of a kind tells of all that happens so soon after it, milliseconds.
+const UNTOLD: Millis = 60_000;
+
 /// Who may begin an enrolment.
 #[derive(Debug)]
 pub(super) struct Bounds {
     inside: Arc<Crowd>,
     rate: Mutex<Rate>,
     guesses: Mutex<Guesses>,
+    told: Mutex<Told>,
 }
 
 #[derive(Debug, Default)]
@@ -44,9 +48,13 @@ struct Rate {
 /// Wrong secrets by invite and address, and when the last one came. The rate bounds how many these can be: those of [`DEAF`].
 type Guesses = HashMap<(Digest, IpAddr), (u32, Millis)>;
 
+/// By kind: when an event told of it, and how much happened since.
+type Told = HashMap<&'static str, (Millis, u32)>;
+
 impl Bounds {
     pub(super) fn new() -> Bounds {
-        Bounds { inside: Crowd::new(AT_ONCE, AT_ONCE_EACH), rate: Mutex::default(), guesses: Mutex::default() }
+        let (rate, guesses, told) = Default::default();
+        Bounds { inside: Crowd::new(AT_ONCE, AT_ONCE_EACH), rate, guesses, told }
     }
 
     /// Lets one more in, unless its address or all together have had their share. Who is turned away takes nothing from the share of
@@ -70,6 +78,19 @@ impl Bounds {
         // The table cannot outgrow the limit for all.
         rate.each.insert(host, begun + 1);
         Ok(place)
+    }
+
+    /// Whether an event is to tell of a refusal, and how many of its kind none told of: a node remembers few events, and strangers who
+    /// come often must not make it forget the others.
+    pub(super) fn tells(&self, kind: &'static str, now: Millis) -> Option<u32> {
+        let mut told = lock(&self.told);
+        let (last, untold) = told.entry(kind).or_default();
+        if now < last.saturating_add(UNTOLD) {
+            *untold = untold.saturating_add(1);
+            return None;
+        }
+        *last = now;
+        Some(std::mem::take(untold))
     }
 
     /// Whether an address has shown too many wrong secrets for an invite to be heard now.
@@ -110,6 +131,15 @@ mod tests {
         assert_eq!(admitted, A_MINUTE_EACH as usize);
         assert!(bounds.enter(host(8), NOW).is_ok());
         assert!(bounds.enter(host(9), NOW + 60_000).is_ok());
+    }
+
+    #[test]
+    fn what_comes_often_is_told_once_in_a_while() {
+        let bounds = Bounds::new();
+        assert_eq!(bounds.tells("token_refused", NOW), Some(0));
+        assert!((0..1_000).all(|n| bounds.tells("token_refused", NOW + n).is_none()));
+        assert_eq!(bounds.tells("token_reused", NOW + 1), Some(0), "another kind");
+        assert_eq!(bounds.tells("token_refused", NOW + UNTOLD), Some(1_000));
     }
 
     #[test]

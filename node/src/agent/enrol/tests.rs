@@ -15,6 +15,7 @@ use super::{bounds::WRONG_SECRETS, *};
 use crate::agent::{
     init,
     state_dir::{CA_CERTIFICATES, CA_KEY, ENROLLER_CERTIFICATE, ENROLLER_KEY, Owner, RECORD_KEY, StateDir},
+    store::Store,
 };
 
 const EXPORTER: &[u8] = &[7; 32];
@@ -50,7 +51,9 @@ impl Mesh {
         let store = Arc::new(Store::open(&dir.store()).unwrap());
         let book = Arc::new(Book::load(store.clone(), &trust_domain, now).unwrap());
         let authority = book.state(now).await.authority(&trust_domain);
-        let enrolment = Enrolment::new(book, store, identity, Arc::new(ArcSwap::from_pointee(authority)), Clock);
+        let (authority, rollback) =
+            (Arc::new(ArcSwap::from_pointee(authority)), Rollback::new(store, Arc::default(), true));
+        let enrolment = Enrolment::new(book, identity, authority, rollback, Clock);
         Self { trust_domain, operator, genesis, enrolment, root, _folder: folder }
     }
 
@@ -68,7 +71,12 @@ impl Mesh {
             enroller: false,
             retired: false,
         };
-        let (document, body) = policy::kinds::node_grant_body(&grant);
+        self.push(policy::kinds::node_grant_body(&grant)).await;
+        let (trust_domain, genesis) = (self.trust_domain.clone(), self.genesis);
+        Token { trust_domain, genesis, role_set: 1, node, secret, enroller: redeemer, addresses: Vec::new(), expires }
+    }
+
+    async fn push(&self, (document, body): (DocumentId, String)) {
         let changeset = Changeset {
             trust_domain: self.trust_domain.clone(),
             role_set: 1,
@@ -80,8 +88,6 @@ impl Mesh {
         };
         let bytes = policy::history::signed(&changeset, &[&self.operator]);
         self.enrolment.book.push(bytes, "push", Clock.now()).await.unwrap();
-        let (trust_domain, genesis) = (self.trust_domain.clone(), self.genesis);
-        Token { trust_domain, genesis, role_set: 1, node, secret, enroller: redeemer, addresses: Vec::new(), expires }
     }
 
     /// What an enroller answers to this request.
@@ -150,7 +156,7 @@ async fn an_expired_token_is_refused_and_nothing_is_spent() {
     let token = mesh.invite(Clock.now() + 1).await;
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_expired");
-    assert_eq!(mesh.enrolment.store.token(&token.secret.hash()).unwrap(), None);
+    assert_eq!(mesh.enrolment.rollback.store.token(&token.secret.hash()).unwrap(), None);
 }
 
 #[tokio::test]
@@ -184,7 +190,11 @@ async fn strangers_burn_no_invite() {
     for answer in futures_util::future::join_all(tries).await {
         assert_eq!(code(&answer), "token_invalid");
     }
-    assert_eq!(mesh.enrolment.store.token(&token.secret.hash()).unwrap(), None, "nothing is written for a stranger");
+    assert_eq!(
+        mesh.enrolment.rollback.store.token(&token.secret.hash()).unwrap(),
+        None,
+        "nothing is written for a stranger"
+    );
     // That address is heard no more, with the right token either; the guest is elsewhere.
     assert_eq!(code(&mesh.answer_from(here, Joiner::new().request(&token)).await), "too_many_requests");
     assert_eq!(chain(&mesh.answer_from(there, Joiner::new().request(&token)).await).len(), 2);
@@ -225,7 +235,7 @@ async fn an_enroller_that_another_one_certified_is_believed() {
     let identity = Arc::new(Identity::load(&dir, &owner).unwrap());
     let Mesh { enrolment: first, trust_domain, .. } = &mesh;
     let second =
-        Enrolment::new(first.book.clone(), first.store.clone(), identity.clone(), first.authority.clone(), Clock);
+        Enrolment::new(first.book.clone(), identity.clone(), first.authority.clone(), first.rollback.clone(), Clock);
     // What a joiner knows after the enroller has introduced itself.
     let mut history = policy::history::History::new(trust_domain.clone());
     let shown = second.chain().await;
@@ -280,6 +290,43 @@ async fn a_store_from_a_backup_redeems_no_token_whose_node_was_seen_with_another
     let Message::Refusal(refusal) = answer else { panic!("{answer:?}") };
     assert_eq!(refusal.code, "token_spent");
     chain(&mesh.answer(first.request(&token)).await);
+}
+
+#[tokio::test]
+async fn a_token_from_before_the_disk_was_lost_is_burnt_and_a_new_one_is_not() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    mesh.enrolment.rollback.store.set_rolled_back(Clock.now()).unwrap();
+    assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_spent");
+    let burnt = mesh.enrolment.rollback.store.token(&token.secret.hash()).unwrap();
+    assert_eq!(burnt, Some(Spent::Burnt));
+    let counts = mesh.enrolment.rollback.events.counts();
+    assert_eq!((counts.get("token_burnt"), counts.get("token_reused")), (Some(&1), Some(&1)));
+    // One that was found long before the invite.
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    mesh.enrolment.rollback.store.set_rolled_back(Clock.now() - PUSH_CLOCK - 1_000).unwrap();
+    chain(&mesh.answer(Joiner::new().request(&token)).await);
+}
+
+#[tokio::test]
+async fn an_evicted_invite_is_not_redeemed() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let revocation = policy::kinds::Revocation { nodes: [(token.node.clone(), 1)].into(), ..Default::default() };
+    mesh.push(revocation.body(token.node.as_str())).await;
+    assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "not_granted");
+}
+
+#[tokio::test]
+async fn what_shows_this_node_fits_whatever_the_mesh_is() {
+    let mesh = Mesh::new().await;
+    let path = [NodeId::new("first").unwrap()];
+    let documents = path.iter().map(|node| DocumentId::mesh_wide(Kind::NodeGrant, node.as_str()));
+    let shown = mesh.enrolment.proof(documents).await;
+    let mut history = policy::history::History::new(mesh.trust_domain.clone());
+    history.insert_all(shown.iter().map(Vec::as_slice), Clock.now()).unwrap();
+    assert!(history.state(Clock.now()).grants()[&path[0]].enroller);
 }
 
 #[tokio::test]

@@ -1,18 +1,28 @@
-//! This node's gateways: what is open, what keeps others shut, the credentials that they use.
+//! What the data plane has open: this node's gateways and names, what keeps others shut, the credentials that they use.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::Agent;
 use crate::{
     agent::error::{Error, fail},
     secrets::Secrets,
-    snapshot::{Doors, Trouble},
+    snapshot::{Captures, Doors, Trouble},
 };
 
 impl Agent {
     /// What the data plane says of them.
     pub fn doors(&self) -> Arc<Doors> {
         self.inner.sync.world.current().doors()
+    }
+
+    /// Where captured connections are taken.
+    pub fn captures(&self) -> Arc<Captures> {
+        self.inner.sync.world.current().captures()
+    }
+
+    /// True from when the node serves until it begins to stop.
+    pub fn is_listening(&self) -> bool {
+        self.inner.listening.load(Relaxed)
     }
 
     /// The node's own credentials.
@@ -22,7 +32,9 @@ impl Agent {
 
     /// What of it is to be mended.
     pub(super) fn door_troubles(&self) -> Vec<Error> {
-        self.doors().troubles.iter().map(told).collect()
+        let current = self.inner.sync.world.current();
+        let (doors, names, resolvers) = (current.doors(), current.names(), current.resolvers());
+        doors.troubles.iter().chain(&names.troubles).chain(&*resolvers).map(told).collect()
     }
 
     /// What keeps services outside the mesh from being reached as documents say.

@@ -139,6 +139,16 @@ impl Store {
         self.meta(HEAD)?.map_or(Ok(AuditHead::NONE), |bytes| entry(&bytes))
     }
 
+    /// Whether the chain holds what was noted at that length: false for one that is shorter, or went on in another way.
+    ///
+    /// # Errors
+    /// `storage_failed`.
+    pub fn audit_holds(&self, noted: &AuditHead) -> Result<bool, Error> {
+        let Some(last) = noted.count.checked_sub(1) else { return Ok(true) };
+        let rows = self.read(|database| rows(database, last, 1))?;
+        Ok(rows.first().is_some_and(|(position, bytes)| *position == last && Digest::of(bytes) == noted.digest))
+    }
+
     /// The audit chain of a store that no process holds, with the head that was noted beside it. An entry that cannot be read
     /// ends it.
     ///

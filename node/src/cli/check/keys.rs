@@ -6,9 +6,16 @@ use super::{
 };
 use crate::{
     agent::state_dir::{self, StateDir},
-    cli::{context::Context, directory::Lying, error::Error},
+    cli::{
+        context::Context,
+        directory::{self, Lying},
+        error::Error,
+    },
     config::Config,
 };
+
+/// What an operator's directory may hold of keys.
+const KEYS: [&str; 4] = [directory::OPERATOR, directory::RECOVERY, directory::ROOT, directory::NEXT_ROOT];
 
 /// The state directory. Gives whether a node is running on it.
 pub(super) fn state(config: &Config, findings: &mut Vec<Finding>) -> bool {
@@ -67,6 +74,8 @@ pub(super) fn operator(ctx: &Context, findings: &mut Vec<Finding>) {
         Ok(()) => Finding::fine("operator.directory", format!("{dir} is complete")),
         Err(error) => Finding::of("operator.directory", Verdict::Error, &error),
     });
+    let faults = state_dir::faults_of_keys(directory.path(), &KEYS);
+    findings.extend(faults.iter().map(|fault| Finding::of("keys.permissions", Verdict::Error, fault)));
     findings.extend(judge(lying, node, &dir));
 }
 

@@ -120,6 +120,16 @@ pub(super) const CHECKS: &[Check] = &[
         "stop the process that has them, or choose others",
     ),
     before(
+        "ports.dns",
+        "the port for names is free, on UDP and TCP",
+        "stop the process that has it, or choose another [dns] listen",
+    ),
+    before(
+        "names.machine",
+        "this machine asks its node for the mesh's names",
+        "`skein dns setup --print` says what to write; the node must run",
+    ),
+    before(
         "applications.answer",
         "the applications beside this node accept connections",
         "start them, or correct `target` of their ports",

@@ -146,6 +146,9 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
     let mesh = config.mesh.listen;
     let free = UdpSocket::bind(mesh).and(TcpListener::bind(mesh).map(drop));
     let mut findings = vec![port("ports.mesh", mesh, free)];
+    if let Some(at) = config.dns.as_ref().map(|dns| dns.listen) {
+        findings.push(port("ports.dns", at, UdpSocket::bind(at).and(TcpListener::bind(at).map(drop))));
+    }
     let others = listeners(config).map(|(address, id)| port(id, address, TcpListener::bind(address).map(drop)));
     findings.extend(others);
     findings
@@ -185,7 +188,25 @@ pub(super) async fn ask(config: &Config) -> Vec<Finding> {
             Err(why) => Finding::amiss("configuration.peers", Verdict::Warning, format!("{peer} is not found: {why}")),
         });
     }
+    findings.extend(names(config).await);
     findings
+}
+
+/// Whether the machine's resolver knows the name of a service that is here.
+async fn names(config: &Config) -> Option<Finding> {
+    let (id, dns) = ("names.machine", config.dns.as_ref()?);
+    let service = config.services.iter().find(|service| !service.ports.is_empty())?;
+    let name = format!("{}.{}.mesh", service.name.name(), service.name.namespace());
+    let found = tokio::time::timeout(PATIENCE, lookup_host((name.as_str(), 0))).await;
+    let found: Vec<IpAddr> = found.ok().and_then(Result::ok).into_iter().flatten().map(|at| at.ip()).collect();
+    Some(match found.first() {
+        Some(address) if dns.addresses.contains(*address) => Finding::fine(id, format!("{name} is {address}")),
+        Some(address) => {
+            let message = format!("{name} is {address}, which is not in {}", dns.addresses);
+            Finding::amiss(id, Verdict::Warning, message)
+        }
+        None => Finding::amiss(id, Verdict::Warning, format!("this machine does not find {name}")),
+    })
 }
 
 /// The ports that the kernel gives to connections that ask for none.
@@ -212,14 +233,14 @@ pub(super) mod tests {
 
     /// Every finding of this file, provoked; some by sockets of this process.
     pub(in crate::cli::check) async fn provoked() -> Vec<Finding> {
-        let taken: [TcpListener; 4] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [mesh, admin, metrics, outbound] = taken.each_ref().map(|taken| taken.local_addr().unwrap().port());
+        let taken: [TcpListener; 5] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [mesh, admin, metrics, outbound, dns] = taken.each_ref().map(|taken| taken.local_addr().unwrap().port());
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let long = "x".repeat(SOCKET_PATH);
         let bad = config(&format!(
             "[mesh]\nlisten = \"0.0.0.0:{mesh}\"\nadvertise = \"127.0.0.1:{mesh}\"\npeers = [\"no.such.host.invalid:15008\"]\n\
              [admin]\nlisten = \"127.0.0.1:{admin}\"\nsocket = \"/{long}\"\nallow = [\"0.0.0.0/0\"]\n\
-             [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n\
+             [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n[dns]\nlisten = \"127.0.0.1:{dns}\"\n\
              [[outbound]]\nhttp = \"0.0.0.0:{outbound}\"\nas = \"shop/web\"\n\
              [[service]]\nname = \"web\"\nnamespace = \"shop\"\n\
              ports = [{{ name = \"http\", port = 80, protocol = \"http\", target = \"{closed}\" }}]\n"
@@ -247,11 +268,13 @@ pub(super) mod tests {
             ("configuration.admin", Warning),
             ("configuration.socket", Error),
             ("ports.mesh", Error),
+            ("ports.dns", Error),
             ("ports.admin", Error),
             ("ports.metrics", Error),
             ("ports.applications", Error),
             ("applications.answer", Warning),
             ("configuration.peers", Warning),
+            ("names.machine", Warning),
         ];
         assert_eq!(not_well(&provoked().await), wanted);
     }

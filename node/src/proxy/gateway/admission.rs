@@ -73,7 +73,7 @@ impl Entrance {
             return Err(Cause::Denied);
         }
         let decision = workload.authorizer.decide(&peer, &head);
-        report(context, &self.door, parts, &decision);
+        report(context, &self.door, || format!("{} {}", parts.method, parts.uri.path()), &decision);
         if !decision.allowed() {
             return Err(Cause::Denied);
         }
@@ -107,12 +107,12 @@ impl Entrance {
     }
 }
 
-/// What is told of a decision beside the answer.
-fn report(context: &Context, door: &Door, parts: &Parts, decision: &Decision) {
+/// What is told of a decision about a request or a connection, beside the answer; `what` names it.
+pub(super) fn report(context: &Context, door: &Door, what: impl Fn() -> String, decision: &Decision) {
     let service = || door.speaker.load().service.clone();
     if let Some(cause) = &decision.audit {
         context.verdicts.audited.add(1);
-        tracing::info!(policy = %cause.document, rule = cause.rule, gateway = %service(), method = %parts.method, path = parts.uri.path(), "an AUDIT policy matches");
+        tracing::info!(policy = %cause.document, rule = cause.rule, gateway = %service(), what = what(), "an AUDIT policy matches");
     }
     match &decision.dry_run {
         None => {}
@@ -120,7 +120,7 @@ fn report(context: &Context, door: &Door, parts: &Parts, decision: &Decision) {
         Some(verdict) => {
             context.verdicts.would_deny.add(1);
             let policy = verdict.cause.as_ref().map_or_else(|| "none".to_owned(), |cause| cause.document.to_string());
-            tracing::info!(policy, gateway = %service(), method = %parts.method, path = parts.uri.path(), "a policy on trial would deny");
+            tracing::info!(policy, gateway = %service(), what = what(), "a policy on trial would deny");
         }
     }
     if !decision.allowed() {

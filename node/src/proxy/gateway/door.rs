@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header::LOCATION};
 use policy::{
     DocumentId,
-    compile::{Compiled, Doors, Hosts, Serves, Workload},
+    compile::{Behind, Compiled, Doors, Hosts, Serves, TlsServer, Workload},
     kinds::{Bind, GatewayTopology, Limits},
     route::{self, Entered, Routed},
 };
@@ -22,6 +22,27 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// What is spoken at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Spoken {
+    /// HTTP/1.1, or HTTP/2 with prior knowledge.
+    Http,
+    /// TLS, whatever is in it.
+    Tls,
+    /// Nothing that is looked at.
+    Bytes,
+}
+
+impl Spoken {
+    pub(super) const fn of(serves: &Serves) -> Self {
+        match serves {
+            Serves::Plain(_) => Self::Http,
+            Serves::Tls(_) => Self::Tls,
+            Serves::Bytes(_) => Self::Bytes,
+        }
+    }
+}
+
 /// One open port.
 #[derive(Debug)]
 pub(in crate::proxy) struct Door {
@@ -31,8 +52,7 @@ pub(in crate::proxy) struct Door {
     pub(super) bind: Option<Bind>,
     /// The port as documents name it.
     pub(super) port: u16,
-    /// What it speaks.
-    pub(super) is_tls: bool,
+    pub(super) spoken: Spoken,
     /// The documents want it no more.
     pub(super) close: CancellationToken,
     /// The servers that meet TLS here, as far as their certificates could be read.
@@ -54,16 +74,33 @@ pub(super) struct Seen {
 }
 
 impl Door {
-    pub(super) fn new(speaker: Speaker, bind: Option<Bind>, port: u16, is_tls: bool) -> Self {
+    pub(super) fn new(speaker: Speaker, bind: Option<Bind>, port: u16, spoken: Spoken) -> Self {
         Self {
             speaker: Arc::new(ArcSwap::from_pointee(speaker)),
             bind,
             port,
-            is_tls,
+            spoken,
             close: CancellationToken::new(),
             servers: ArcSwap::default(),
             seen: ArcSwapOption::empty(),
         }
+    }
+
+    /// True if some server here passes TLS on: then the name that a client asks for is looked at before anybody answers it.
+    pub(super) fn passes_tls_on(&self, snapshot: &Snapshot) -> bool {
+        let seen = self.look(snapshot);
+        match seen.doors.listener(self.bind.as_ref(), self.port).map(|listener| &listener.serves) {
+            Some(Serves::Tls(servers)) => servers.iter().any(|server| matches!(server.behind, Behind::Unopened(_))),
+            Some(Serves::Plain(_) | Serves::Bytes(_)) | None => false,
+        }
+    }
+
+    /// True if the server that a client means by the name that it asks for passes TLS on.
+    pub(super) fn passes_on(&self, snapshot: &Snapshot, name: Option<&str>) -> bool {
+        let seen = self.look(snapshot);
+        let listener = seen.doors.listener(self.bind.as_ref(), self.port);
+        let server = listener.and_then(|listener| listener.tls_server(name));
+        server.is_some_and(|server| matches!(server.behind, Behind::Unopened(_)))
     }
 
     /// The server that a client means by the name that it asks for, if it can be met.
@@ -73,7 +110,7 @@ impl Door {
         let key = (server.document.clone(), server.server);
         let configured = self.servers.load().get(&key).cloned();
         // What the document says now, not what is about to be replaced.
-        let configured = configured.filter(|configured| configured.settings == server.tls)?;
+        let configured = configured.filter(|configured| configured.is_of(server))?;
         Some((key, configured))
     }
 
@@ -128,6 +165,15 @@ pub(in crate::proxy) enum Way {
     Route(Routed),
     /// The gateway answers it.
     Answer(Box<Response<ResponseBody>>),
+}
+
+impl Met {
+    /// The server among what the documents say now. Who was let in under other conditions finds none: its connection is about to end.
+    pub(super) fn among<'s>(&self, servers: &'s [TlsServer]) -> Option<&'s TlsServer> {
+        let (document, place) = &self.server;
+        let server = servers.iter().find(|server| server.document == *document && server.server == *place)?;
+        self.configured.is_of(server).then_some(server)
+    }
 }
 
 impl Entrance {
@@ -185,14 +231,11 @@ impl Entrance {
     fn hosts<'d>(&self, doors: &'d Doors) -> Option<&'d Hosts> {
         match (&doors.listener(self.door.bind.as_ref(), self.door.port)?.serves, &self.met) {
             (Serves::Plain(hosts), None) => Some(hosts),
-            (Serves::Tls(servers), Some(met)) => {
-                let (document, place) = &met.server;
-                let mut servers = servers.iter().filter(|server| server.document == *document);
-                let server = servers.find(|server| server.server == *place)?;
-                // Who was let in under other conditions finds nothing: its connection is about to end.
-                (server.tls == met.configured.settings).then_some(&server.hosts)
-            }
-            (Serves::Plain(_) | Serves::Tls(_), _) => None,
+            (Serves::Tls(servers), Some(met)) => match &met.among(servers)?.behind {
+                Behind::Requests(hosts) => Some(hosts),
+                Behind::Bytes(_) | Behind::Unopened(_) => None,
+            },
+            (Serves::Plain(_) | Serves::Tls(_) | Serves::Bytes(_), _) => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{
     Door,
-    door::ServerKey,
+    door::{ServerKey, Spoken},
     tls::{self, Configured, Material},
 };
 use crate::{
@@ -45,7 +45,7 @@ struct Key {
     service: Name,
     bind: Option<Bind>,
     port: u16,
-    tls: bool,
+    spoken: Spoken,
 }
 
 /// What is open.
@@ -75,7 +75,7 @@ pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets) {
         reloads.mark_unchanged();
         changes.mark_unchanged();
         let failed = look(&plane, &secrets, &mut open).await;
-        let met = open.keys().any(|key| key.tls);
+        let met = open.keys().any(|key| key.spoken == Spoken::Tls);
         retry = if failed { (retry * 2).min(LONGEST_RETRY) } else { RETRY };
         let again = async {
             match (failed, met) {
@@ -136,13 +136,13 @@ async fn look(plane: &DataPlane, secrets: &Secrets, open: &mut HashMap<Key, Open
                 }
             },
         };
-        let (port, service, tls) = (key.port, key.service.to_string(), key.tls);
+        let (port, service, tls) = (key.port, key.service.to_string(), key.spoken == Spoken::Tls);
         told.push(OpenDoor { listen: bound, port, service, documents, tls, hosts });
     }
     for opened in open.values() {
         troubles.extend(unheeded(&opened.door.look(&snapshot).workload, &opened.door));
     }
-    for opened in open.values().filter(|opened| opened.door.is_tls) {
+    for opened in open.values().filter(|opened| opened.door.spoken == Spoken::Tls) {
         certify(plane, secrets, &snapshot, &opened.door, &mut troubles).await;
     }
     troubles.sort_by(|a, b| (a.code, &a.message).cmp(&(b.code, &b.message)));
@@ -160,7 +160,7 @@ fn differs(door: &Door, new: &Speaker) -> bool {
 async fn start(plane: &DataPlane, key: &Key, speaker: impl FnOnce(u16) -> Option<Speaker>) -> io::Result<Opened> {
     let (bound, sockets) = listen::bind(key.listen, plane.workers.len())?;
     let speaker = speaker(bound.port()).ok_or(io::ErrorKind::NotFound)?;
-    let door = Arc::new(Door::new(speaker, key.bind.clone(), key.port, key.tls));
+    let door = Arc::new(Door::new(speaker, key.bind.clone(), key.port, key.spoken));
     for (worker, socket) in plane.workers.iter().zip(sockets) {
         let listen = Listen { socket, serves: Serves::Clients(Arc::clone(&door)), close: door.close.clone() };
         worker.send(listen).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
@@ -176,7 +176,7 @@ async fn certify(plane: &DataPlane, secrets: &Secrets, snapshot: &Snapshot, door
     let compile::Serves::Tls(servers) = &listener.serves else { return };
     let before = door.servers.load_full();
     let mut after: HashMap<ServerKey, Arc<Configured>> = HashMap::new();
-    for server in servers {
+    for server in servers.iter().filter(|server| !server.tls.mode.is_passthrough()) {
         let key = (server.document.clone(), server.server);
         let (settings, secrets) = (server.tls.clone(), secrets.clone());
         let namespace = door.speaker.load().service.namespace().to_owned();
@@ -192,7 +192,7 @@ async fn certify(plane: &DataPlane, secrets: &Secrets, snapshot: &Snapshot, door
                 after.insert(key, configured);
             }
             Err(why) => {
-                let usable = had.filter(|had| had.settings == server.tls);
+                let usable = had.filter(|had| had.is_of(server));
                 let goes_on =
                     if usable.is_some() { "; it goes on with what it had" } else { "; its clients are refused" };
                 troubles.push(uncertified(&key, &format!("{why}{goes_on}")));
@@ -208,7 +208,7 @@ async fn certify(plane: &DataPlane, secrets: &Secrets, snapshot: &Snapshot, door
 }
 
 fn renewed(had: Option<&Arc<Configured>>, server: &TlsServer, material: Material) -> Result<Arc<Configured>, String> {
-    if let Some(had) = had.filter(|had| had.settings == server.tls && had.material == material) {
+    if let Some(had) = had.filter(|had| had.is_of(server) && had.material == material) {
         return Ok(Arc::clone(had));
     }
     let mut fresh = Configured::new(server, material)?;
@@ -263,7 +263,7 @@ fn wanted(plane: &DataPlane, snapshot: &Snapshot, local: &Local) -> Wanted {
                 service: Name::of(service),
                 bind: listener.bind.clone(),
                 port: listener.port,
-                tls: matches!(listener.serves, compile::Serves::Tls(_)),
+                spoken: Spoken::of(&listener.serves),
             };
             let other = wanted.doors.keys().find(|other| other.listen == key.listen && port != 0);
             if let Some(other) = other {
@@ -281,6 +281,7 @@ fn hosts(serves: &compile::Serves) -> Vec<String> {
     match serves {
         compile::Serves::Plain(hosts) => of(hosts),
         compile::Serves::Tls(servers) => servers.iter().flat_map(|server| server.names.iter().cloned()).collect(),
+        compile::Serves::Bytes(_) => Vec::new(),
     }
 }
 

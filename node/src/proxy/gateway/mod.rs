@@ -4,6 +4,7 @@
 //! [`keep_doors`] opens and closes the ports when policy or configuration changes; [`serve`] serves one connection.
 
 mod admission;
+mod bytes;
 mod door;
 mod forwarded;
 mod keeper;
@@ -12,8 +13,14 @@ mod tls;
 pub(super) use door::{Clients, Door, Entrance, Way};
 pub use keeper::keep_doors;
 
-use super::{context::Context, http::Bounds, outbound};
-use door::Met;
+use super::{
+    context::Context,
+    detect,
+    http::Bounds,
+    outbound::{self, Ends},
+};
+use door::{Met, Spoken};
+use policy::hosts::Protocol;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
@@ -25,34 +32,68 @@ const DETECT_PAUSE: Duration = Duration::from_millis(1);
 pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, remote: SocketAddr) {
     // Small answers must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
-    let bounds = Bounds::of_applications(&context.limits());
     let Ok(local) = stream.local_addr() else { return };
-    if door.is_tls {
-        let met = tokio::select! {
-            met = meet(&context, &door, stream, remote) => met,
-            () = door.closed() => return,
-            () = context.draining() => return,
-        };
-        match met {
-            Ok((stream, met)) => {
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let entrance = Entrance { door, met: Some(met) };
-                outbound::serve_client(&context, stream, entrance, is_http2, (remote, local)).await;
-            }
-            Err(error) => tracing::debug!(%error, "a client's handshake failed"),
-        }
-        return;
-    }
     let begun = tokio::select! {
-        is_http2 = is_http2(&stream, &bounds) => is_http2,
+        begun = begin(&context, &door, stream, remote) => begun,
         () = door.closed() => return,
         () = context.draining() => return,
     };
+    let bytes = |met, server_name| bytes::Client { ends: Ends { remote, local }, met, server_name };
     match begun {
-        Ok(is_http2) => {
+        Ok(Begun::Http { stream, is_http2 }) => {
             outbound::serve_client(&context, stream, Entrance::plain(door), is_http2, (remote, local)).await;
         }
-        Err(error) => tracing::debug!(%error, "a client went away before a request"),
+        Ok(Begun::Met(stream, met)) if !met.configured.requests => {
+            let name = met.name.clone().unwrap_or_default();
+            bytes::serve(&context, &door, *stream, bytes(Some(met), Some(name))).await;
+        }
+        Ok(Begun::Met(stream, met)) => {
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let entrance = Entrance { door, met: Some(met) };
+            outbound::serve_client(&context, *stream, entrance, is_http2, (remote, local)).await;
+        }
+        Ok(Begun::Bytes { stream, server_name }) => {
+            bytes::serve(&context, &door, stream, bytes(None, server_name)).await
+        }
+        Err(error) => tracing::debug!(%error, "a client's connection came to nothing"),
+    }
+}
+
+/// A connection of which is known what it carries.
+enum Begun {
+    Http {
+        stream: TcpStream,
+        is_http2: bool,
+    },
+    Met(Box<TlsStream<TcpStream>>, Met),
+    /// `server_name` is there where TLS passes unopened, and empty if that asks for none.
+    Bytes {
+        stream: TcpStream,
+        server_name: Option<String>,
+    },
+}
+
+async fn begin(context: &Context, door: &Door, stream: TcpStream, remote: SocketAddr) -> io::Result<Begun> {
+    let bounds = Bounds::of_applications(&context.limits());
+    match door.spoken {
+        Spoken::Bytes => Ok(Begun::Bytes { stream, server_name: None }),
+        Spoken::Http => {
+            let is_http2 = is_http2(&stream, &bounds).await?;
+            Ok(Begun::Http { stream, is_http2 })
+        }
+        Spoken::Tls => {
+            if door.passes_tls_on(&context.current.load()) {
+                let detect::Spoken::Tls(name) = detect::detect(&stream, Protocol::Tls, &bounds).await? else {
+                    return Err(io::Error::other("no TLS"));
+                };
+                let name = name.map(|name| name.to_ascii_lowercase());
+                if door.passes_on(&context.current.load(), name.as_deref()) {
+                    return Ok(Begun::Bytes { stream, server_name: Some(name.unwrap_or_default()) });
+                }
+            }
+            let (stream, met) = meet(context, door, stream, remote).await?;
+            Ok(Begun::Met(Box::new(stream), met))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
 };
 use certs::foreign::Foreign;
 use policy::{
-    compile::TlsServer,
+    compile::{Behind, TlsServer},
     kinds::{CertificateFiles, SPOKEN_SUITES, ServerCertificates, ServerTls, ServerTlsMode, TlsVersion},
 };
 use rustls::{
@@ -46,7 +46,9 @@ struct Pair {
 pub(super) struct Configured {
     pub(super) config: Arc<ServerConfig>,
     /// What it was made of.
-    pub(super) settings: ServerTls,
+    settings: ServerTls,
+    /// Requests come out, and not bytes.
+    pub(super) requests: bool,
     pub(super) material: Material,
     /// When its first certificate ends, wall time.
     pub(super) not_after: u64,
@@ -56,16 +58,29 @@ pub(super) struct Configured {
 
 impl Configured {
     pub(super) fn new(server: &TlsServer, material: Material) -> Result<Self, String> {
-        let (config, not_after) = configure(&server.tls, &material)?;
+        let (mut config, not_after) = configure(&server.tls, &material)?;
+        let requests = has_requests(server);
+        if requests {
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
         let (settings, replaced) = (server.tls.clone(), CancellationToken::new());
-        Ok(Self { config: Arc::new(config), settings, material, not_after, replaced })
+        Ok(Self { config: Arc::new(config), settings, requests, material, not_after, replaced })
+    }
+
+    /// True if it is as the documents want the server.
+    pub(super) fn is_of(&self, server: &TlsServer) -> bool {
+        self.settings == server.tls && self.requests == has_requests(server)
     }
 
     /// True if whoever this one let in would be let in by the other.
     pub(super) fn admits_as(&self, other: &Self) -> bool {
-        self.settings == other.settings
+        (&self.settings, self.requests) == (&other.settings, other.requests)
             && (&self.material.ca, &self.material.crl) == (&other.material.ca, &other.material.crl)
     }
+}
+
+fn has_requests(server: &TlsServer) -> bool {
+    matches!(server.behind, Behind::Requests(_))
 }
 
 /// Reads what a server needs; `namespace` is that of the gateway's service, whose secrets are meant. Blocks.
@@ -165,7 +180,6 @@ fn configure(tls: &ServerTls, material: &Material) -> Result<(ServerConfig, u64)
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Shown(keys)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ignore_client_order = true;
     if tls.mode != ServerTlsMode::Simple {
         // Who resumes shows no certificate, so a list of revoked ones would not be asked.

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     config::Service,
     mesh::{self, Preface},
+    proxy::failure::Cause,
     snapshot::{Endpoint, Snapshot},
     telemetry::{Pair, Recorder, Reporter, Security, Workload},
 };
@@ -59,6 +60,8 @@ pub(super) struct Who {
     pub(super) account: ServiceAccount,
     /// What TLS proves of the caller.
     pub(super) identity: SpiffeId,
+    /// It is on this node: no handshake judges its identity.
+    is_local: bool,
     pub(super) address: IpAddr,
     /// Where it came in.
     pub(super) destination: IpAddr,
@@ -82,6 +85,8 @@ struct Seen {
 /// What the documents say of the called service, and where its limits are counted.
 #[derive(Debug)]
 pub(super) struct Rules {
+    /// Nothing is let in, whatever the documents say.
+    pub(super) barred: Option<Cause>,
     pub(super) workload: Arc<compile::Workload>,
     pub(super) counted: Vec<limits::Counted>,
     /// Of the connections to the application.
@@ -99,6 +104,18 @@ impl Who {
             destination: Some(self.destination),
             port,
         }
+    }
+}
+
+impl Who {
+    /// Why operators do not let this node serve it, or its caller beside this node speak, as things are. What holds of callers on
+    /// other nodes, handshakes judge, and again when it changes.
+    pub(super) fn barred(&self, snapshot: &Snapshot) -> Option<Cause> {
+        let speaks = |account| !self.is_local || snapshot.speaks_as(account);
+        if !self.identity.account().is_some_and(speaks) {
+            return Some(Cause::NoIdentity);
+        }
+        (!snapshot.serves(&self.service, &self.account)).then_some(Cause::NotServedHere)
     }
 }
 
@@ -147,6 +164,7 @@ impl Caller {
             carries: preface.protocol,
             account: account.clone(),
             identity: peer.identity.clone(),
+            is_local: peer.certificate.is_none(),
             address: peer.address,
             destination,
             server_name: by.dns_name(),
@@ -182,7 +200,7 @@ impl Caller {
                 let workload = workload(snapshot, service);
                 let counted = limits::counted(snapshot, &self.who, &workload);
                 let pool = Arc::new(Pool::of(&context.circuits, snapshot, &self.who));
-                let rules = Rules { workload, counted, pool };
+                let rules = Rules { barred: self.who.barred(snapshot), workload, counted, pool };
                 let answer = look(&rules);
                 let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));
                 *seen = Some(Seen { compiled, local, rules });

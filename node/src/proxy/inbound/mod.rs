@@ -8,9 +8,9 @@ mod app;
 mod caller;
 mod check;
 mod limits;
-mod log;
 mod message;
 mod multiplexed;
+mod observe;
 mod pool;
 mod standing;
 mod tcp;
@@ -98,15 +98,13 @@ impl Handler for Requests {
 pub(super) async fn answer(
     context: &Arc<Context>,
     caller: &Caller,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let (grpc, sent) = (body::is_grpc(request.headers()), request.body().completion());
     let mut exchange = Exchange::new(clock::monotonic(), grpc);
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
-    if let Some(logged) = log::begin(context, caller, &request) {
-        exchange.log(logged);
-    }
+    exchange.observe(observe::begin(context, caller, &mut request));
     match forward(context, caller, request, &mut exchange).await {
         Ok((response, standing, flight)) => {
             exchange.answered(response.status(), response.headers());
@@ -227,7 +225,10 @@ fn admitted(
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let version = version(port.protocol, who.carries).ok_or(Cause::NotServedHere)?;
     let arriving = Arriving { who, port: port.target.port(), host };
-    caller.look(context, &snapshot, &local, service, |Rules { workload, counted, pool }| {
+    caller.look(context, &snapshot, &local, service, |Rules { barred, workload, counted, pool }| {
+        if let Some(cause) = barred {
+            return Err((*cause).into());
+        }
         while let Some(ask) = arriving.ask(workload, parts, outside.asked())? {
             if let Some(due) = outside.due(context, &workload.config, who, ask, nested)? {
                 return Ok(Step::Ask(due));

@@ -100,6 +100,9 @@ impl Admitted {
     /// An external authoriser that let it in is not asked again, one that a new policy names is not asked about what stands.
     fn is_allowed(&self) -> bool {
         let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
+        if who.barred(&snapshot).is_some() {
+            return false;
+        }
         // A service that is gone says nothing of the connections that it still has.
         let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
             return true;

@@ -4,21 +4,20 @@
 use super::{
     admission,
     caller::{self, Caller, Who},
-    log,
+    observe,
     pool::Pool,
 };
 use crate::{
-    clock, config,
+    config,
     mesh::stream::VirtualStream,
     proxy::{
         context::Context,
         failure::Cause,
         flight::Flight,
         local::Local,
-        tcp::{Account, Answer, End, Logged, Spans, relay},
+        tcp::{Account, Answer, End, Spans, relay},
     },
     snapshot::Current,
-    telemetry::{Entry, LogSide},
 };
 use arc_swap::ArcSwap;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -97,7 +96,7 @@ async fn refuse(mut stream: VirtualStream, cause: Cause) {
 pub(in crate::proxy) async fn open(context: &Context, caller: &Caller) -> Result<Arrival, Refused> {
     // From here on no change of the rules is missed.
     let standing = Standing::new(context, &caller.who);
-    let mut account = Account::new(begin(context, caller));
+    let mut account = Account::new(observe::begin_connection(context, caller));
     account.between(Arc::clone(&caller.recorder));
     match connected(context, caller, &mut account).await {
         Ok((stream, flight)) => {
@@ -141,11 +140,14 @@ fn admitted(context: &Context, caller: &Caller) -> Result<(SocketAddr, Arc<Pool>
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.filter(|(_, port)| takes_bytes(port.protocol)).ok_or((Cause::NotServedHere, None))?;
-    let (decision, pool) = caller.look(context, &snapshot, &local, service, |rules| {
+    let (barred, decision, pool) = caller.look(context, &snapshot, &local, service, |rules| {
         let authorizer = &rules.workload.authorizer;
         let decide = || authorizer.decide_connection(&who.peer(port.target.port()));
-        ((!authorizer.is_open()).then(decide), Arc::clone(&rules.pool))
+        (rules.barred, (!authorizer.is_open()).then(decide), Arc::clone(&rules.pool))
     });
+    if let Some(cause) = barred {
+        return Err((cause, None));
+    }
     if let Some(decision) = decision {
         admission::report(context, who, || format!("a connection to port {}", who.port), &decision);
         if !decision.allowed() {
@@ -161,25 +163,6 @@ const fn takes_bytes(declared: config::Protocol) -> bool {
         config::Protocol::Tcp | config::Protocol::Tls | config::Protocol::Sniffed => true,
         config::Protocol::Http | config::Protocol::Http2 | config::Protocol::Grpc => false,
     }
-}
-
-/// Begins a line of the access log, if there is to be one.
-fn begin(context: &Context, caller: &Caller) -> Option<Logged> {
-    let snapshot = context.current.read();
-    if !snapshot.compiled.logs_any() {
-        return None;
-    }
-    let rule = log::rule(context, caller, &snapshot)?;
-    let who = &caller.who;
-    let entry = Entry {
-        cluster: Some(format!("inbound|{}||", who.port)),
-        local: who.destination.into(),
-        remote: who.address.into(),
-        peer: Some(who.identity.uri()),
-        server_name: Some(who.server_name.clone()),
-        ..Entry::of_connection(LogSide::Server, clock::wall())
-    };
-    Some(Logged { log: context.access_log.clone(), rule, config: Arc::clone(snapshot.compiled.config()), entry })
 }
 
 /// What is kept of a connection that was let in.
@@ -217,6 +200,9 @@ impl Standing {
 
     fn is_allowed(&self) -> bool {
         let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
+        if who.barred(&snapshot).is_some() {
+            return false;
+        }
         // A service that is gone says nothing of the connections that it still has.
         let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
             return true;

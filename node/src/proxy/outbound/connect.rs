@@ -1,7 +1,7 @@
 //! CONNECT at a proxy port: a tunnel to a port of bytes, of a service or of a host that a ServiceEntry makes. Nothing else is led
 //! anywhere, so that no node is an open proxy.
 
-use super::{Connection, Speaker, log, tcp};
+use super::{Connection, Speaker, observe, tcp};
 use crate::{
     clock,
     http1::server::OnUpgrade,
@@ -33,7 +33,7 @@ pub(super) async fn answer(connection: &Connection, mut request: Request<Incomin
     let on_upgrade = OnUpgrade::of(&mut request);
     let (context, speaker) = (&connection.context, connection.speaker.load_full());
     let snapshot = context.current.load();
-    let mut account = Account::new(None);
+    let mut account = Account::new((None, None));
     let (called, declared) = match asked(&speaker, &snapshot, &request) {
         Ok(asked) => asked,
         Err(cause) => {
@@ -48,7 +48,7 @@ pub(super) async fn answer(connection: &Connection, mut request: Request<Incomin
         context.tasks.detach("tunnel", context.open.track_future(tunnel));
         return opened();
     }
-    let mut account = Account::new(log::begin_connection(context, &speaker, &snapshot, ends, None));
+    let mut account = Account::new(observe::begin_connection(context, &speaker, &snapshot, ends, None));
     match lead(context, &speaker, &snapshot, &called, (ends, None), &mut account).await {
         Ok(led) => {
             let tunnel = carry(Arc::clone(context), led, on_upgrade, account);
@@ -126,7 +126,7 @@ async fn lead(
 async fn carry(context: Arc<Context>, led: tcp::Led, on_upgrade: OnUpgrade, mut account: Account) {
     let Ok(Some(caller)) = tokio::time::timeout(HANDOVER, on_upgrade.connection()).await else { return };
     account.opened();
-    led.carry(&context, caller, account).await;
+    led.carry(&context, caller, account, std::future::pending()).await;
 }
 
 /// Leads a tunnel by the name that its client asks for.
@@ -149,14 +149,14 @@ async fn after_hello(
         return tracing::debug!(waited = clock::uptime() - began, "a tunnel ended before it asked for a server");
     };
     let (snapshot, name) = (context.current.load(), name.unwrap_or_default());
-    let mut account = Account::new(log::begin_connection(&context, &speaker, &snapshot, ends, Some(&name)));
+    let mut account = Account::new(observe::begin_connection(&context, &speaker, &snapshot, ends, Some(&name)));
     let led = lead(&context, &speaker, &snapshot, &called, (ends, Some(&name)), &mut account).await;
     // What is carried may last for days.
     drop(snapshot);
     match led {
         Ok(led) => {
             account.opened();
-            led.carry(&context, caller, account).await;
+            led.carry(&context, caller, account, std::future::pending()).await;
         }
         Err(cause) => {
             tracing::debug!(service = %speaker.service, ?cause, "a tunnel led nowhere");

@@ -8,8 +8,8 @@ mod cors;
 mod facts;
 mod forward;
 mod grpc_timeout;
-mod log;
 mod mirror;
+mod observe;
 mod outside;
 mod speaker;
 mod tcp;
@@ -46,14 +46,17 @@ use tokio::{
 
 pub(super) use call::call;
 pub(super) use mirror::Mirrors;
+pub(super) use observe::begin_connection;
 pub(super) use speaker::Speaker;
+pub(super) use tcp::{Ends, pass};
 
-/// Serves one connection of an application.
+/// Serves one connection of an application. A captured one meant to go to the `original` place.
 pub(super) async fn serve(
     context: Arc<Context>,
     speaker: Arc<ArcSwap<Speaker>>,
     stream: TcpStream,
     remote: SocketAddr,
+    original: Option<SocketAddr>,
 ) {
     // Small answers must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
@@ -64,7 +67,7 @@ pub(super) async fn serve(
         () = context.draining() => return,
     };
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
-    let local = stream.local_addr().unwrap_or_else(|_| nowhere());
+    let local = original.or_else(|| stream.local_addr().ok()).unwrap_or_else(nowhere);
     let requests = |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local };
     let server_name = match found {
         Ok(Spoken::Http1) => {
@@ -223,9 +226,7 @@ impl Requests<'_> {
         }
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-        if let Some(logged) = log::begin(self, &snapshot, &parts) {
-            exchange.log(logged);
-        }
+        exchange.observe(observe::begin(self, &snapshot, &mut parts));
         if parts.version == Version::HTTP_10 {
             return Err(Cause::OldVersion);
         }

@@ -1,6 +1,6 @@
 //! Who speaks through a local port, where that leads, and as what its traffic is counted before an endpoint is known.
 
-use super::log;
+use super::observe;
 use crate::{
     balance::{Client, Locality},
     config::Speaker as SpeakerName,
@@ -26,6 +26,7 @@ pub(in crate::proxy) struct Speaker {
     /// `NAMESPACE/NAME[/INSTANCE]`.
     pub(in crate::proxy) name: String,
     pub(in crate::proxy) service: ServiceName,
+    pub(super) instance: Option<String>,
     pub(in crate::proxy) identity: SpiffeId,
     pub(in crate::proxy) workload: Arc<Workload>,
     pub(in crate::proxy) source: route::Source,
@@ -35,7 +36,7 @@ pub(in crate::proxy) struct Speaker {
     pub(super) fixed: Option<(Called, u16)>,
     /// The listener's own port.
     pub(super) port: u16,
-    pub(super) log: log::Seen,
+    pub(super) seen: observe::Seen,
 }
 
 impl Speaker {
@@ -56,6 +57,7 @@ impl Speaker {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: name.to_string(),
             service: name.service.clone(),
+            instance: name.instance.clone(),
             identity: SpiffeId::service(trust_domain.clone(), source.account.clone()),
             workload: Arc::new(workload),
             client: Client {
@@ -66,7 +68,7 @@ impl Speaker {
             source,
             fixed,
             port,
-            log: log::Seen::default(),
+            seen: observe::Seen::default(),
         })
     }
 
@@ -98,8 +100,13 @@ impl Speaker {
     }
 
     /// It calls what means no service. A Host is not a label: callers could make up any number of them.
-    pub(super) fn to_nothing(&self) -> Pair {
+    pub(in crate::proxy) fn to_nothing(&self) -> Pair {
         self.to("unknown".into(), "BlackHoleCluster".into(), "unknown".into())
+    }
+
+    /// It calls a place outside the mesh that nobody registers.
+    pub(in crate::proxy) fn to_outside(&self) -> Pair {
+        self.to("unknown".into(), "PassthroughCluster".into(), "unknown".into())
     }
 
     /// It calls a service, and no endpoint is known.

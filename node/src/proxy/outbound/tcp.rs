@@ -5,7 +5,7 @@ use super::{
     Speaker,
     affinity::Affinity,
     attempt::{Way, lost},
-    log,
+    observe,
 };
 use crate::{
     balance::{Ask, Carries, Tried, outlier::Outcome},
@@ -41,9 +41,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Where an application's connection comes from and where it came in.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
-    pub(super) remote: SocketAddr,
-    pub(super) local: SocketAddr,
+pub(in crate::proxy) struct Ends {
+    pub(in crate::proxy) remote: SocketAddr,
+    pub(in crate::proxy) local: SocketAddr,
 }
 
 /// Serves one connection of an application. `server_name` is there if it is TLS, and empty if that asks for none.
@@ -54,9 +54,24 @@ pub(super) async fn serve(
     ends: Ends,
     server_name: Option<&str>,
 ) {
+    let route = |snapshot: &Snapshot, account: &mut Account| {
+        routed(context, speaker, snapshot, speaker.fixed.as_ref(), (ends, server_name), account)
+    };
+    pass(context, speaker, stream, (ends, server_name), route, std::future::pending()).await;
+}
+
+/// Passes a connection on along its route, to its end or until somebody ends it.
+pub(in crate::proxy) async fn pass(
+    context: &Arc<Context>,
+    speaker: &Speaker,
+    stream: impl Side,
+    (ends, server_name): (Ends, Option<&str>),
+    route: impl FnOnce(&Snapshot, &mut Account) -> Result<(Arc<Route>, u16), Cause>,
+    until: impl Future<Output = End>,
+) {
     let snapshot = context.current.load();
-    let mut account = Account::new(log::begin_connection(context, speaker, &snapshot, ends, server_name));
-    let led = match routed(context, speaker, &snapshot, speaker.fixed.as_ref(), (ends, server_name), &mut account) {
+    let mut account = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
+    let led = match route(&snapshot, &mut account) {
         Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends.remote), &mut account).await,
         Err(cause) => Err(cause),
     };
@@ -65,7 +80,7 @@ pub(super) async fn serve(
     match led {
         Ok(led) => {
             account.opened();
-            led.carry(context, stream, account).await;
+            led.carry(context, stream, account, until).await;
         }
         Err(cause) => {
             tracing::debug!(service = %speaker.service, ?cause, "a connection led nowhere");
@@ -234,12 +249,20 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 impl Led {
-    /// Carries the bytes of a caller until the end.
-    pub(in crate::proxy) async fn carry(self, context: &Context, caller: impl Side, account: Account) {
+    /// Carries the bytes of a caller until the end, which `until` may bring on.
+    pub(in crate::proxy) async fn carry(
+        self,
+        context: &Context,
+        caller: impl Side,
+        account: Account,
+        until: impl Future<Output = End>,
+    ) {
         let Self { server, spans, flight } = self;
         let stopped = async {
-            context.cut().await;
-            End::Stopped
+            tokio::select! {
+                () = context.cut() => End::Stopped,
+                end = until => end,
+            }
         };
         match server {
             Server::There(stream) => relay(caller, *stream, &mut [account], spans, stopped).await,

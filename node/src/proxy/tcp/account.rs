@@ -4,9 +4,9 @@ use super::End;
 use crate::{
     clock,
     proxy::failure::Cause,
-    telemetry::{AccessLog, Connected, Entry, Flags, Protocol, Recorder, Summary},
+    telemetry::{Connected, Flags, Observed, Protocol, Recorder, Shape, Summary},
 };
-use policy::{compile::LogRule, kinds::MeshConfig};
+use policy::compile::MetricRule;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one connection when it is dropped; its bytes at once.
@@ -19,23 +19,15 @@ pub(in crate::proxy) struct Account {
     flags: Flags,
     received: u64,
     sent: u64,
-    logged: Option<Box<Logged>>,
-}
-
-/// A connection that gets a line in the access log.
-#[derive(Debug)]
-pub(in crate::proxy) struct Logged {
-    pub(in crate::proxy) log: AccessLog,
-    /// Says where, and for which connections.
-    pub(in crate::proxy) rule: Arc<LogRule>,
-    /// Says how.
-    pub(in crate::proxy) config: Arc<MeshConfig>,
-    pub(in crate::proxy) entry: Entry,
+    /// More is told of it than counts.
+    observed: Option<Box<Observed>>,
+    /// How its metrics differ from Istio's.
+    counted: Option<Arc<MetricRule>>,
 }
 
 impl Account {
     /// A connection came.
-    pub(in crate::proxy) fn new(logged: Option<Logged>) -> Self {
+    pub(in crate::proxy) fn new((observed, counted): (Option<Box<Observed>>, Option<Arc<MetricRule>>)) -> Self {
         Self {
             started: clock::monotonic(),
             recorder: None,
@@ -43,7 +35,8 @@ impl Account {
             flags: Flags::NONE,
             received: 0,
             sent: 0,
-            logged: logged.map(Box::new),
+            observed,
+            counted,
         }
     }
 
@@ -54,22 +47,23 @@ impl Account {
 
     /// Its route's name and Envoy's name of where it goes.
     pub(in crate::proxy) fn takes(&mut self, route: &str, cluster: &str) {
-        if let Some(logged) = &mut self.logged {
-            route.clone_into(&mut logged.entry.route);
-            logged.entry.cluster = Some(cluster.to_owned());
+        if let Some(observed) = &mut self.observed {
+            route.clone_into(&mut observed.entry.route);
+            observed.entry.cluster = Some(cluster.to_owned());
         }
     }
 
     /// It is tried to lead it there.
     pub(in crate::proxy) fn reaches(&mut self, upstream: SocketAddr) {
-        if let Some(logged) = &mut self.logged {
-            logged.entry.upstream = Some(upstream);
+        if let Some(observed) = &mut self.observed {
+            observed.entry.upstream = Some(upstream);
         }
     }
 
     /// It leads to an application.
     pub(in crate::proxy) fn opened(&mut self) {
-        let open = self.recorder.as_ref().map(|recorder| recorder.connection(Flags::NONE));
+        let shape = self.shape();
+        let open = self.recorder.as_ref().map(|recorder| recorder.connection(Flags::NONE, shape.as_ref()));
         if let Some(open) = &open {
             open.opened();
         }
@@ -106,9 +100,19 @@ impl Account {
         }
     }
 
+    fn shape(&self) -> Option<Shape> {
+        let entry = self.observed.as_ref().map(|observed| &observed.entry);
+        let duration = clock::monotonic().duration_since(self.started);
+        Some(Shape::of(Arc::clone(self.counted.as_ref()?), entry, &self.summary(), duration))
+    }
+
+    fn summary(&self) -> Summary {
+        Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags: self.flags }
+    }
+
     fn details(&mut self, details: Cow<'static, str>) {
-        if let Some(logged) = &mut self.logged {
-            logged.entry.details = Some(details);
+        if let Some(observed) = &mut self.observed {
+            observed.entry.details = Some(details);
         }
     }
 }
@@ -116,21 +120,18 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         if let Some(recorder) = &self.recorder {
-            let end = recorder.connection(self.flags);
+            let end = recorder.connection(self.flags, self.shape().as_ref());
             // One that led nowhere was opened all the same.
             if self.open.is_none() {
                 end.opened();
             }
             end.closed();
         }
-        if let Some(logged) = &mut self.logged {
-            let Logged { log, rule, config, entry } = &mut **logged;
-            (entry.received, entry.sent) = (self.received, self.sent);
+        if let Some(mut observed) = self.observed.take() {
+            (observed.entry.received, observed.entry.sent) = (self.received, self.sent);
             let duration = clock::monotonic().duration_since(self.started);
-            let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags: self.flags };
-            if entry.is_wanted(rule.filter.as_ref(), &summary, duration) {
-                log.write(rule.file, entry.line(&config.access_log, &summary, duration));
-            }
+            let pair = self.recorder.as_ref().map(|recorder| Arc::clone(recorder.pair()));
+            observed.end(self.summary(), duration, pair);
         }
     }
 }

@@ -5,6 +5,6 @@ mod account;
 mod answer;
 mod relay;
 
-pub(super) use account::{Account, Logged};
+pub(super) use account::Account;
 pub(super) use answer::Answer;
 pub(super) use relay::{End, Side, Spans, relay};

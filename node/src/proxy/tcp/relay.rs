@@ -6,6 +6,7 @@
 
 use super::Account;
 use crate::{clock, http1::Upgraded, mesh::stream::VirtualStream, telemetry::Flags};
+use futures_util::future::BoxFuture;
 use std::{
     cell::RefCell,
     io,
@@ -18,6 +19,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 64 << 10;
@@ -33,6 +35,11 @@ thread_local! {
 pub(in crate::proxy) trait Side: AsyncRead + AsyncWrite + Unpin {
     /// Gives it up in the middle: the peer sees a reset, not an end.
     fn reset(self);
+
+    /// Resolves when it is closed from outside, whether anybody reads or writes or not.
+    fn lost(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 impl Side for TcpStream {
@@ -51,9 +58,19 @@ impl Side for Upgraded {
     }
 }
 
+impl Side for TlsStream<TcpStream> {
+    fn reset(self) {
+        self.into_inner().0.reset();
+    }
+}
+
 impl Side for VirtualStream {
     fn reset(self) {
         VirtualStream::reset(self);
+    }
+
+    fn lost(&self) -> BoxFuture<'static, ()> {
+        VirtualStream::lost(self)
     }
 }
 
@@ -118,6 +135,8 @@ pub(in crate::proxy) async fn relay(
     until: impl Future<Output = End>,
 ) {
     let active = AtomicU64::new(clock::uptime());
+    let lost = || io::Error::new(io::ErrorKind::ConnectionReset, "the connection between the nodes was closed");
+    let (caller_lost, server_lost) = (caller.lost(), server.lost());
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let both = std::future::poll_fn(|cx| {
         let ended = up.poll(cx, &mut caller, &mut server, |bytes| {
@@ -141,6 +160,8 @@ pub(in crate::proxy) async fn relay(
         biased;
         end = both => end,
         end = until => end,
+        () = caller_lost => End::Caller(lost()),
+        () = server_lost => End::Server(lost()),
         () = silence(&active, spans.idle) => End::Idle,
         () = span(spans.whole) => End::Duration,
     };

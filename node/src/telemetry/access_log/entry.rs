@@ -52,7 +52,7 @@ impl fmt::Display for Place {
 pub struct Entry {
     /// Whose line it is.
     pub side: LogSide,
-    /// When its head came, or the connection, Unix time in milliseconds.
+    /// When its head came, or the connection, Unix time in microseconds.
     pub began: u64,
     /// The method; none of a connection of bytes, of which nothing is told that only a request has.
     pub method: Option<Method>,

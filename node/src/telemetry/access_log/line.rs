@@ -2,16 +2,20 @@
 //! line or reach a terminal.
 
 use super::entry::{Entry, LogSide};
-use crate::telemetry::Summary;
+use crate::telemetry::{Shape, Summary};
 use http::HeaderValue;
+use policy::compile::MetricRule;
 use policy::kinds::{
-    AccessLog, Facts, Filter, HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord, Message, NumberFact, TextFact,
+    AccessLog, Facts, Filter, HeaderOrPseudo, LineFormat, LogFact, LogFormat, LogPart, LogWord, Message, NumberFact,
+    TextFact,
 };
 use serde_json::{Map, Value};
-use std::{borrow::Cow, fmt::Write, time::Duration};
+use std::{borrow::Cow, fmt::Write, sync::Arc, time::Duration};
 
 /// Longest value of a line, bytes; what is longer is cut.
 const VALUE_LIMIT: usize = 8 * 1024;
+/// Longest value of a label of metrics.
+const LABEL_LIMIT: usize = 256;
 
 impl Entry {
     /// True if the filter wants a line; without a filter always.
@@ -20,23 +24,43 @@ impl Entry {
         filter.is_none_or(|filter| filter.is_match(&Ended { entry: self, summary, duration }))
     }
 
-    /// The line, with its end.
+    /// The line, with its end; what `format` leaves open is as the mesh's own.
     #[must_use]
-    pub fn line(&self, log: &AccessLog, summary: &Summary, duration: Duration) -> String {
+    pub fn line(&self, log: &AccessLog, format: &LineFormat, summary: &Summary, duration: Duration) -> String {
         let ended = Ended { entry: self, summary, duration };
-        let mut line = if log.json {
-            ended.json()
-        } else {
-            match &log.format {
-                Some(format) => ended.text(format),
-                None => ended.text(&LogFormat::default()),
-            }
+        let mut line = match (&format.text, format.labels.as_slice(), &log.format) {
+            (Some(text), _, _) => ended.text(text),
+            (None, [], _) if log.json => ended.json(),
+            (None, [], Some(text)) => ended.text(text),
+            (None, [], None) => ended.text(&LogFormat::default()),
+            (None, labels, _) => ended.object(labels),
         };
         if !line.ends_with('\n') {
             line.push('\n');
         }
         line
     }
+}
+
+impl Shape {
+    /// What the rule says of a request; where nothing is known of it but how it ended, as much as that tells.
+    #[must_use]
+    pub fn of(rule: Arc<MetricRule>, entry: Option<&Entry>, summary: &Summary, duration: Duration) -> Self {
+        let values = match entry {
+            Some(entry) if rule.asks() => rule.values(&Ended { entry, summary, duration }),
+            Some(_) | None => Vec::new(),
+        };
+        let cut = |mut value: String| {
+            value.truncate(value.floor_char_boundary(LABEL_LIMIT));
+            value
+        };
+        Self { rule, values: values.into_iter().map(cut).collect() }
+    }
+}
+
+/// A text with facts in it, for whoever takes any text: nothing is escaped.
+pub(in crate::telemetry) fn plain(entry: &Entry, format: &LogFormat, summary: &Summary, duration: Duration) -> String {
+    Ended { entry, summary, duration }.plain(format)
 }
 
 /// A request that is over.
@@ -61,6 +85,41 @@ impl Ended<'_> {
             }
         }
         line
+    }
+
+    fn plain(&self, format: &LogFormat) -> String {
+        let mut text = String::new();
+        for part in format.parts() {
+            match part {
+                LogPart::Text(part) => text.push_str(part),
+                LogPart::Fact(fact, length) => {
+                    let value = self.fact(fact);
+                    let value = value.as_deref().map_or(&b"-"[..], |value| value);
+                    let length = length.unwrap_or(VALUE_LIMIT).min(VALUE_LIMIT).min(value.len());
+                    text.push_str(&String::from_utf8_lossy(&value[..length]));
+                }
+            }
+        }
+        text
+    }
+
+    /// Labels that are a number and nothing else are numbers in JSON, as with Envoy.
+    fn object(&self, labels: &[(String, LogFormat)]) -> String {
+        let value = |format: &LogFormat| match format.parts() {
+            [LogPart::Fact(fact, _)] => match self.fact(fact) {
+                None => Value::Null,
+                Some(value) => {
+                    let text = String::from_utf8_lossy(&value[..value.len().min(VALUE_LIMIT)]).into_owned();
+                    match fact {
+                        LogFact::Word(word) if is_number(*word) => text.parse::<u64>().map_or(Value::Null, Value::from),
+                        LogFact::Word(_) | LogFact::Request(_) | LogFact::Response(_) => Value::from(text),
+                    }
+                }
+            },
+            _ => Value::from(self.plain(format)),
+        };
+        let map: Map<String, Value> = labels.iter().map(|(name, format)| (name.clone(), value(format))).collect();
+        ascii(&Value::Object(map).to_string())
     }
 
     fn fact(&self, fact: &LogFact) -> Option<Vec<u8>> {
@@ -139,10 +198,8 @@ impl Ended<'_> {
         let mut map = Map::new();
         for (key, word) in WORDS {
             let value = self.word(word);
-            let number =
-                matches!(word, LogWord::ResponseCode | LogWord::BytesReceived | LogWord::BytesSent | LogWord::Duration);
             let value = match value {
-                Some(text) if number => text.parse::<u64>().map_or(Value::Null, Value::from),
+                Some(text) if is_number(word) => text.parse::<u64>().map_or(Value::Null, Value::from),
                 Some(text) => Value::from(text),
                 None => Value::Null,
             };
@@ -252,8 +309,12 @@ const WORDS: [(&str, LogWord); 17] = [
     ("route_name", LogWord::RouteName),
 ];
 
+const fn is_number(word: LogWord) -> bool {
+    matches!(word, LogWord::ResponseCode | LogWord::BytesReceived | LogWord::BytesSent | LogWord::Duration)
+}
+
 fn start(began: u64) -> Option<String> {
-    let time = jiff::Timestamp::from_millisecond(i64::try_from(began).ok()?).ok()?;
+    let time = jiff::Timestamp::from_microsecond(i64::try_from(began).ok()?).ok()?;
     Some(format!("{time:.3}"))
 }
 
@@ -307,7 +368,7 @@ mod tests {
             (http::HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())
         };
         Entry {
-            began: 1_700_000_000_123,
+            began: 1_700_000_000_123_000,
             method: Some(Method::GET),
             path: "/a\"b?c=d".to_owned(),
             version: Version::HTTP_11,
@@ -339,7 +400,7 @@ mod tests {
 
     #[test]
     fn istios_text() {
-        let line = entry().line(&AccessLog::default(), &summary(200), Duration::from_millis(7));
+        let line = entry().line(&AccessLog::default(), &LineFormat::default(), &summary(200), Duration::from_millis(7));
         assert_eq!(
             line,
             "[2023-11-14T22:13:20.123Z] \"GET /a\\\"b?c=d HTTP/1.1\" 200 - via_upstream - \"-\" 3 42 7 5 \"10.0.0.1\" \
@@ -352,12 +413,17 @@ mod tests {
         let details = Some("rbac[none]".into());
         let refused = Entry { method: None, details, response: HeaderMap::new(), answered_after: None, ..entry() };
         let of_tcp = Summary { protocol: Protocol::Tcp, ..summary(0) };
-        let line = refused.line(&AccessLog::default(), &of_tcp, Duration::from_millis(7));
+        let line = refused.line(&AccessLog::default(), &LineFormat::default(), &of_tcp, Duration::from_millis(7));
         assert!(
             line.contains("] \"- - -\" 0 - - rbac[none] \"-\" 3 42 7 - \"-\" \"-\" \"-\" \"-\" \"127.0.0.1:8080\""),
             "{line}"
         );
-        let json = refused.line(&AccessLog { json: true, ..AccessLog::default() }, &of_tcp, Duration::ZERO);
+        let json = refused.line(
+            &AccessLog { json: true, ..AccessLog::default() },
+            &LineFormat::default(),
+            &of_tcp,
+            Duration::ZERO,
+        );
         let value: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(
             (&value["method"], &value["protocol"], &value["authority"]),
@@ -370,7 +436,7 @@ mod tests {
     fn json_has_istios_keys() {
         let log = AccessLog { json: true, ..AccessLog::default() };
         let denied = Entry { details: Some("rbac".into()), upstream: None, ..entry() };
-        let line = denied.line(&log, &summary(403), Duration::from_millis(7));
+        let line = denied.line(&log, &LineFormat::default(), &summary(403), Duration::from_millis(7));
         assert!(line.ends_with("}\n") && line.matches('\n').count() == 1, "{line}");
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(
@@ -379,6 +445,29 @@ mod tests {
         );
         assert_eq!((&value["upstream_host"], &value["path"]), (&Value::Null, &Value::from("/a\"b?c=d")));
         assert_eq!(value.as_object().unwrap().len(), 24);
+    }
+
+    #[test]
+    fn labels_are_an_object_in_their_order() {
+        let labels = [
+            ("path", "%REQ(:PATH)%"),
+            ("code", "%RESPONSE_CODE%"),
+            ("sni", "%REQ(x-none)%"),
+            ("both", "%REQ(:METHOD)% 1"),
+        ];
+        let labels = labels.map(|(name, format): (&str, &str)| (name.to_owned(), format.parse().unwrap())).to_vec();
+        let format = LineFormat { text: None, labels };
+        let line = entry().line(&AccessLog::default(), &format, &summary(200), Duration::ZERO);
+        assert_eq!(line, "{\"path\":\"/a\\\"b?c=d\",\"code\":200,\"sni\":null,\"both\":\"GET 1\"}\n");
+        let format = LineFormat { text: Some("%REQ(:PATH)%".parse().unwrap()), labels: Vec::new() };
+        assert_eq!(
+            entry().line(&AccessLog { json: true, ..AccessLog::default() }, &format, &summary(200), Duration::ZERO),
+            "/a\\\"b?c=d\n"
+        );
+        assert_eq!(
+            plain(&entry(), &"%REQ(user-agent)%".parse().unwrap(), &summary(200), Duration::ZERO),
+            "curl\u{fffd}"
+        );
     }
 
     #[test]

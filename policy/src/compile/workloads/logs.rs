@@ -1,14 +1,11 @@
-//! Which requests of a workload the access log tells of: MeshConfig, and over it the Telemetries of the mesh, of the namespace and of
-//! the workload.
+//! Which requests of a workload the access log tells of, and where: MeshConfig, and over it the Telemetries of the mesh, of the
+//! namespace and of the workload.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use certs::codec::Millis;
-
-use crate::{
-    document::{DocumentId, ROOT_NAMESPACE, Spec},
-    history::Live,
-    kinds::{AccessLog, AccessLogging, Filter, LogFile, Side, Telemetry},
+use super::telemetry::Levels;
+use crate::kinds::{
+    AccessLogging, ENVOY, Filter, LineFormat, LogFile, MeshConfig, Side, TelemetryKind, TelemetryProvider,
 };
 
 /// The access log of a workload; `None` is off.
@@ -23,81 +20,47 @@ pub struct Logs {
 /// Where lines go, and for which requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogRule {
-    /// The stream.
-    pub file: LogFile,
+    /// To each of them; never empty.
+    pub outputs: Vec<LogOutput>,
     /// `None`: for all.
     pub filter: Option<Filter>,
 }
 
-/// A Telemetry in effect that speaks of the access log.
-#[derive(Debug)]
-pub(super) struct Document {
-    id: DocumentId,
-    created: Millis,
-    telemetry: Arc<Telemetry>,
-}
-
-impl Document {
-    /// `None` if the document is deleted or cannot be read.
-    pub(super) fn new(id: &DocumentId, live: &Live) -> Option<Self> {
-        let value = live.effective.as_ref()?;
-        let document = value.document.as_ref().ok()?;
-        let Spec::Telemetry(telemetry) = &document.spec else { return None };
-        Some(Self { id: id.clone(), created: document.created.unwrap_or(value.time), telemetry: telemetry.clone() })
-    }
-
-    /// True if it says anything of the access log.
-    pub(super) fn speaks(&self) -> bool {
-        !self.telemetry.access_logging.is_empty()
-    }
-
-    /// 0 the mesh, 1 the namespace, 2 the workload; `None` if it is not for the workload.
-    fn level(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<usize> {
-        let (own, target) = (self.id.namespace.as_str(), &self.telemetry.target);
-        if !target.selects(own, namespace, labels) {
-            return None;
-        }
-        match (own == ROOT_NAMESPACE, target.labels.is_empty()) {
-            (true, true) => Some(0),
-            // As in Istio, a selector in the root namespace is ignored.
-            (true, false) => None,
-            (false, true) => Some(1),
-            (false, false) => Some(2),
-        }
-    }
+/// Where a line goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LogOutput {
+    /// A stream of the process, in this form.
+    Stream(LogFile, LineFormat),
+    /// A collector: one of `envoyOtelAls`.
+    Collector(Arc<TelemetryProvider>),
 }
 
 /// What one side comes to, as far as it was read.
 struct Said<'s> {
-    /// Where lines go if there are any; `None` as long as nobody named a provider.
-    file: Option<LogFile>,
+    /// Where lines go if there are any; empty as long as nobody named a provider.
+    outputs: Vec<LogOutput>,
     on: bool,
     filter: Option<&'s Filter>,
 }
 
-/// From the documents of the workload's namespace and of the root namespace. On each level the oldest counts, as in Istio, and says
-/// over the level above what it sets; what it leaves out is inherited.
-pub(super) fn of<'d>(
-    documents: impl Iterator<Item = &'d Document>,
-    namespace: &str,
-    labels: &BTreeMap<String, String>,
-    mesh: &AccessLog,
-) -> Logs {
-    let mut levels: [Option<&Document>; 3] = [None; 3];
-    for document in documents {
-        let Some(level) = document.level(namespace, labels) else { continue };
-        let age = |document: &Document| (document.created, document.id.name.clone());
-        if levels[level].is_none_or(|known| age(document) < age(known)) {
-            levels[level] = Some(document);
-        }
-    }
-    let entries: Vec<&AccessLogging> =
-        levels.iter().flatten().flat_map(|document| &document.telemetry.access_logging).collect();
-    Logs { client: side(&entries, Side::Client, mesh), server: side(&entries, Side::Server, mesh) }
+/// What a nearer level leaves out is inherited from the farther ones.
+pub(super) fn of(levels: &Levels<'_>, mesh: &MeshConfig) -> Logs {
+    let entries: Vec<&AccessLogging> = levels.telemetries().flat_map(|telemetry| &telemetry.access_logging).collect();
+    let of = |side| {
+        let found = side_of(&entries, side, mesh)?;
+        Some(Arc::new(found))
+    };
+    Logs { client: of(Side::Client), server: of(Side::Server) }
 }
 
-fn side(entries: &[&AccessLogging], wanted: Side, mesh: &AccessLog) -> Option<Arc<LogRule>> {
-    let mut said = Said { file: mesh.file, on: mesh.file.is_some(), filter: None };
+/// What MeshConfig alone says.
+pub(super) fn of_mesh(mesh: &MeshConfig) -> Option<LogRule> {
+    side_of(&[], Side::Client, mesh)
+}
+
+fn side_of(entries: &[&AccessLogging], wanted: Side, mesh: &MeshConfig) -> Option<LogRule> {
+    let outputs = inherited(mesh);
+    let mut said = Said { on: !outputs.is_empty(), outputs, filter: None };
     for entry in entries.iter().filter(|entry| entry.side == Side::ClientAndServer || entry.side == wanted) {
         if entry.disabled == Some(true) {
             said.on = false;
@@ -105,39 +68,62 @@ fn side(entries: &[&AccessLogging], wanted: Side, mesh: &AccessLog) -> Option<Ar
         }
         let named = !entry.providers.is_empty();
         if named {
-            said.file = Some(LogFile::Stdout);
+            said.outputs = outputs_of(&entry.providers, mesh);
         }
-        said.on = said.file.is_some();
+        said.on = !said.outputs.is_empty();
         // Who names a provider says all of it; who does not adds to what is inherited.
         if named || entry.filter.is_some() {
             said.filter = entry.filter.as_ref();
         }
     }
-    let file = said.file.filter(|_| said.on)?;
-    Some(Arc::new(LogRule { file, filter: said.filter.cloned() }))
+    let Said { outputs, on, filter } = said;
+    on.then(|| LogRule { outputs, filter: filter.cloned() })
+}
+
+/// As in Istio, `accessLogFile` is a provider, too.
+fn inherited(mesh: &MeshConfig) -> Vec<LogOutput> {
+    let stream = mesh.access_log.file.map(|file| LogOutput::Stream(file, LineFormat::default()));
+    let mut outputs: Vec<LogOutput> = stream.into_iter().collect();
+    for output in outputs_of(&mesh.default_providers.access_logging, mesh) {
+        if !outputs.contains(&output) {
+            outputs.push(output);
+        }
+    }
+    outputs
+}
+
+/// Those of the providers that are there.
+fn outputs_of(names: &[String], mesh: &MeshConfig) -> Vec<LogOutput> {
+    let output = |name: &String| {
+        let Some(provider) = mesh.telemetry_provider(name) else {
+            return (name == ENVOY).then(|| LogOutput::Stream(LogFile::Stdout, LineFormat::default()));
+        };
+        match &provider.kind {
+            TelemetryKind::LogStream(file, format) => Some(LogOutput::Stream(*file, format.clone())),
+            TelemetryKind::LogCollector(_) => Some(LogOutput::Collector(Arc::clone(provider))),
+            TelemetryKind::Spans(_) | TelemetryKind::Prometheus => None,
+        }
+    };
+    names.iter().filter_map(output).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{Kind, parse};
-
-    fn document(namespace: &str, name: &str, created: Millis, spec: &str) -> Document {
-        let text = format!(
-            "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
-        );
-        let parsed = parse::yaml("f", &text, "default");
-        assert!(!parsed.problems.iter().any(crate::Problem::refuses), "{:#?}", parsed.problems);
-        let Spec::Telemetry(telemetry) = &parsed.documents[0].document.spec else { panic!("another kind") };
-        let id = DocumentId::new(Kind::Telemetry, namespace, name);
-        Document { id, created, telemetry: telemetry.clone() }
-    }
+    use super::{
+        super::telemetry::{
+            Document,
+            testing::{config, document},
+        },
+        *,
+    };
+    use std::collections::BTreeMap;
 
     /// Client and server: `-` off, `all`, or the filter.
     fn logs(documents: &[Document], mesh: Option<LogFile>) -> [String; 2] {
         let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
-        let mesh = AccessLog { file: mesh, ..AccessLog::default() };
-        let found = of(documents.iter(), "shop", &labels, &mesh);
+        let mut config = MeshConfig::default();
+        config.access_log.file = mesh;
+        let found = of(&Levels::of(documents.iter(), "shop", &labels), &config);
         [found.client, found.server].map(|rule| {
             rule.map_or("-".to_owned(), |rule| {
                 rule.filter.as_ref().map_or("all".to_owned(), |filter| filter.source().to_owned())
@@ -190,5 +176,28 @@ mod tests {
         assert_eq!(logs(&[off, document("shop", "old", 1, ENVOY)], None), ["all", "all"]);
         let selected = "{selector: {matchLabels: {app: web}}, accessLogging: [{providers: [{name: envoy}]}]}";
         assert_eq!(logs(&[document("istio-system", "a", 1, selected)], None), ["-", "-"]);
+    }
+
+    #[test]
+    fn lines_go_to_every_provider_that_is_named_and_there() {
+        let config = config(
+            "{accessLogFile: /dev/stderr, defaultProviders: {accessLogging: [otel, envoy]}, extensionProviders: [\
+             {name: otel, envoyOtelAls: {service: localhost, port: 4317}}, \
+             {name: file, envoyFileAccessLog: {path: /dev/stderr, logFormat: {labels: {code: '%RESPONSE_CODE%'}}}}]}",
+        );
+        let outputs = |documents: &[Document]| {
+            let found = of(&Levels::of(documents.iter(), "shop", &BTreeMap::new()), &config).client;
+            let name = |output: &LogOutput| match output {
+                LogOutput::Stream(file, format) => format!("{file:?} {}", format.labels.len()),
+                LogOutput::Collector(provider) => provider.name.to_string(),
+            };
+            found.map(|rule| rule.outputs.iter().map(name).collect::<Vec<_>>())
+        };
+        assert_eq!(outputs(&[]), Some(vec!["Stderr 0".to_owned(), "otel".to_owned(), "Stdout 0".to_owned()]));
+        let named =
+            document("shop", "a", 1, "{accessLogging: [{providers: [{name: file}, {name: otel}, {name: gone}]}]}");
+        assert_eq!(outputs(&[named]), Some(vec!["Stderr 1".to_owned(), "otel".to_owned()]));
+        let gone = document("shop", "a", 1, "{accessLogging: [{providers: [{name: gone}]}]}");
+        assert_eq!(outputs(&[gone]), None);
     }
 }

@@ -24,8 +24,7 @@ fn every_value_that_is_to_be_obeyed_is_offered_deletions_included() {
     assert!(live.values.iter().any(|value| value.changeset == strange));
     assert!(live.blind.is_empty(), "a document stands in for it");
     // Of a kind that unites both hold, of the others the winner alone.
-    for (kind, holding) in [(Kind::AuthorizationPolicy, 2), (Kind::RequestAuthentication, 2), (Kind::VirtualService, 1)]
-    {
+    for (kind, holding) in [(Kind::AuthorizationPolicy, 2), (Kind::Revocation, 2), (Kind::VirtualService, 1)] {
         assert_eq!([kept, gone].iter().filter(|value| live.holds(kind, value)).count(), holding, "{kind}");
     }
     let policy = DocumentId::new(Kind::AuthorizationPolicy, "shop", "a");

@@ -1,6 +1,6 @@
 //! Envoy's format strings for access logs, as far as what they ask about is known here.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use http::HeaderName;
 
@@ -139,7 +139,7 @@ impl LogFormat {
     }
 
     /// What a document says.
-    pub(super) fn decode(at: &At<'_>) -> Option<Self> {
+    pub(crate) fn decode(at: &At<'_>) -> Option<Self> {
         match Self::new(at.text()?) {
             Ok(format) => Some(format),
             Err(Wrong::Invalid(message)) => {
@@ -163,6 +163,17 @@ impl Default for LogFormat {
     /// Istio's.
     fn default() -> Self {
         Self::new(DEFAULT).unwrap_or(Self { source: String::new(), parts: Vec::new() })
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(source: &str) -> Result<Self, String> {
+        Self::new(source).map_err(|wrong| match wrong {
+            Wrong::Invalid(message) => message,
+            Wrong::Unknown(operator) => format!("the operator %{operator}% is not known"),
+        })
     }
 }
 

@@ -1,11 +1,12 @@
 //! `extensionProviders`: services outside the proxy that have a word in it. Those that decide about requests are named by
-//! AuthorizationPolicies of action CUSTOM.
+//! AuthorizationPolicies of action CUSTOM; [`super::telemetry_providers`] are those that take what is observed.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use certs::id::ServiceName;
 use http::{HeaderName, HeaderValue};
 
+use super::telemetry_providers::{KINDS, TelemetryKind, TelemetryProvider, decode_kind};
 use crate::{
     codes,
     decode::{At, Fields},
@@ -18,6 +19,8 @@ use crate::{
 pub struct ExtensionProvider {
     /// What AuthorizationPolicies call it.
     pub name: Arc<str>,
+    /// Where it stands in the list.
+    pub index: usize,
     /// Who is asked: a service of the mesh.
     pub service: ServiceName,
     /// At which of its ports.
@@ -83,21 +86,9 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 const FORBIDDEN: u16 = 403;
 
-/// Providers of Istio's that are for telemetry.
-const TELEMETRY: [&str; 12] = [
-    "zipkin",
-    "lightstep",
-    "datadog",
-    "stackdriver",
-    "opencensus",
-    "skywalking",
-    "opentelemetry",
-    "prometheus",
-    "envoyFileAccessLog",
-    "envoyHttpAls",
-    "envoyTcpAls",
-    "envoyOtelAls",
-];
+/// Providers of Istio's that nothing goes to here; spans and lines of logs go out by OTLP, which nearly all collectors take.
+const OTHERS: [&str; 8] =
+    ["zipkin", "lightstep", "datadog", "stackdriver", "opencensus", "skywalking", "envoyHttpAls", "envoyTcpAls"];
 
 /// Headers of a check that are the proxy's own to set.
 const OWN_HEADERS: [&str; 9] = [
@@ -112,47 +103,72 @@ const OWN_HEADERS: [&str; 9] = [
     "x-forwarded-client-cert",
 ];
 
+/// Those that decide about requests, and those that take telemetry.
+pub(super) type Providers = (Vec<Arc<ExtensionProvider>>, Vec<Arc<TelemetryProvider>>);
+
 /// Reads the list.
-pub(super) fn decode(list: &At<'_>) -> Vec<Arc<ExtensionProvider>> {
+pub(super) fn decode(list: &At<'_>) -> Providers {
     let items = list.items();
     if items.len() > MAX_PROVIDERS {
         list.error(codes::RANGE, format!("at most {MAX_PROVIDERS} providers"));
     }
     let mut names = HashSet::new();
-    let mut providers = Vec::new();
-    for at in &items {
-        let Some(provider) = ExtensionProvider::decode(at) else { continue };
-        if !names.insert(Arc::clone(&provider.name)) {
-            at.error(codes::DUPLICATE, format!("another provider is called `{}`", provider.name));
+    let mut providers = Providers::default();
+    for (index, at) in items.iter().enumerate() {
+        let Some(provider) = Provider::decode(at, index) else { continue };
+        let name = match &provider {
+            Provider::Check(check) => &check.name,
+            Provider::Telemetry(telemetry) => &telemetry.name,
+        };
+        if !names.insert(Arc::clone(name)) {
+            at.error(codes::DUPLICATE, format!("another provider is called `{name}`"));
         }
-        providers.push(Arc::new(provider));
+        match provider {
+            Provider::Check(check) => providers.0.push(Arc::new(check)),
+            Provider::Telemetry(telemetry) => providers.1.push(Arc::new(telemetry)),
+        }
     }
     providers
 }
 
-impl ExtensionProvider {
-    fn decode(at: &At<'_>) -> Option<Self> {
+enum Provider {
+    Check(ExtensionProvider),
+    Telemetry(TelemetryProvider),
+}
+
+impl Provider {
+    fn decode(at: &At<'_>, index: usize) -> Option<Self> {
         let fields = at.fields()?;
-        let name = fields.required("name").and_then(|name| name.filled_text().map(Arc::from));
+        let name: Option<Arc<str>> = fields.required("name").and_then(|name| name.filled_text().map(Arc::from));
         let http = fields.get("envoyExtAuthzHttp").map(|at| decode_http(&at));
         let grpc = fields.get("envoyExtAuthzGrpc").map(|at| decode_grpc(&at));
-        for name in TELEMETRY {
+        for name in OTHERS {
             if let Some(at) = fields.get(name) {
                 at.anything();
-                at.unbuilt(format!("`{name}`"));
+                at.unbuilt(format!("`{name}` (there are {})", KINDS.join(", ")));
             }
         }
-        if http.is_some() && grpc.is_some() {
-            at.error(codes::EXCLUSIVE, "a provider is one thing: envoyExtAuthzHttp or envoyExtAuthzGrpc");
-        }
-        if http.is_none() && grpc.is_none() && !TELEMETRY.into_iter().any(|name| fields.has(name)) {
-            let hint = "set envoyExtAuthzHttp or envoyExtAuthzGrpc";
-            at.error_hint(codes::MISSING, "the provider says nothing of what it is", hint);
+        let told = KINDS.into_iter().filter_map(|kind| fields.get(kind).map(|at| decode_kind(kind, &at)));
+        let mut told: Vec<Option<TelemetryKind>> = told.collect();
+        let others = OTHERS.into_iter().filter(|name| fields.has(name)).count();
+        match usize::from(http.is_some()) + usize::from(grpc.is_some()) + told.len() + others {
+            0 => {
+                let hint = format!("set envoyExtAuthzHttp, envoyExtAuthzGrpc, {}", KINDS.join(", "));
+                at.error_hint(codes::MISSING, "the provider says nothing of what it is", hint);
+            }
+            1 => {}
+            _ => at.error(codes::EXCLUSIVE, "a provider is one thing: only one of its fields may be set"),
         }
         fields.finish();
+        if let Some(kind) = told.pop() {
+            return Some(Self::Telemetry(TelemetryProvider { name: name?, index, kind: kind? }));
+        }
         let (common, protocol) = http.or(grpc)??;
         let Common { service, port, timeout, fail_open, status_on_error, body } = common;
-        Some(Self { name: name?, service, port, timeout, fail_open, status_on_error, body, protocol })
+        let name = name?;
+        let check =
+            ExtensionProvider { name, index, service, port, timeout, fail_open, status_on_error, body, protocol };
+        Some(Self::Check(check))
     }
 }
 
@@ -242,7 +258,7 @@ impl BodyInCheck {
 }
 
 /// `[NAMESPACE/]HOST`, where the host is a service's full name.
-fn decode_service(at: &At<'_>) -> Option<ServiceName> {
+pub(super) fn decode_service(at: &At<'_>) -> Option<ServiceName> {
     let text = at.filled_text()?;
     let (namespace, host) = match text.split_once('/') {
         Some((namespace, host)) => (Some(namespace), host),

@@ -172,3 +172,52 @@ fn what_stands_before_gateways_is_said_as_in_istio() {
     assert_eq!(codes("{defaultConfig: {gatewayTopology: {numTrustedProxies: 17}}}"), [codes::RANGE]);
     assert_eq!(codes("{defaultConfig: {concurrency: 2}}"), [codes::UNKNOWN_FIELD]);
 }
+
+const TELEMETRY: &str = "{defaultProviders: {tracing: [otel], accessLogging: [logs, envoy], metrics: [prometheus]}, extensionProviders: [\
+    {name: otel, opentelemetry: {service: observe/otel.observe.svc.cluster.local, port: 4317, maxTagLength: 512, \
+      grpc: {timeout: 3s, initialMetadata: [{name: X-Tenant, value: shop}]}, resourceDetectors: {environment: {}}}}, \
+    {name: outside, opentelemetry: {service: collector.example.com, port: 4318, http: {path: /otlp/v1/traces, timeout: 2s, \
+      headers: [{name: authorization, envName: COLLECTOR_TOKEN}]}}}, \
+    {name: logs, envoyOtelAls: {service: 127.0.0.1, port: 4317, logName: access, logFormat: {text: '%REQ(:PATH)%', \
+      labels: {code: '%RESPONSE_CODE%'}}}}, \
+    {name: lines, envoyFileAccessLog: {path: /dev/stderr, logFormat: {labels: {code: '%RESPONSE_CODE%'}}}}]}";
+
+#[test]
+fn providers_of_telemetry_are_read() {
+    let config = config(TELEMETRY);
+    let kind = |name: &str| &config.telemetry_provider(name).unwrap().kind;
+    let TelemetryKind::Spans(otel) = kind("otel") else { panic!("spans") };
+    assert!(matches!(&otel.to.place, CollectorPlace::Service(service) if service.to_string() == "observe/otel"));
+    assert_eq!((otel.max_path, otel.reads_environment, otel.to.port), (512, true, 4_317));
+    assert_eq!((&otel.to.protocol, otel.to.timeout), (&ExportProtocol::Grpc, Duration::from_secs(3)));
+    assert_eq!(otel.to.headers[0].name, "x-tenant");
+    let TelemetryKind::Spans(outside) = kind("outside") else { panic!("spans") };
+    assert_eq!(outside.to.place, CollectorPlace::Host("collector.example.com".to_owned()));
+    assert_eq!(outside.to.protocol, ExportProtocol::Http("/otlp/v1/traces".to_owned()));
+    assert_eq!(outside.to.headers[0].value, HeaderSource::Variable("COLLECTOR_TOKEN".to_owned()));
+    let TelemetryKind::LogCollector(logs) = kind("logs") else { panic!("logs") };
+    assert_eq!((logs.name.as_str(), logs.format.text.is_some(), logs.format.labels.len()), ("access", true, 1));
+    assert!(matches!(kind("lines"), TelemetryKind::LogStream(LogFile::Stderr, format) if format.labels.len() == 1));
+    assert_eq!(config.default_providers.access_logging, ["logs", "envoy"]);
+}
+
+#[test]
+fn providers_of_telemetry_that_cannot_be() {
+    for (code, spec) in [
+        (codes::UNKNOWN_PROVIDER, TELEMETRY.replace("tracing: [otel]", "tracing: [logs]")),
+        (codes::UNKNOWN_PROVIDER, TELEMETRY.replace("accessLogging: [logs", "accessLogging: [gone")),
+        (codes::MISSING, TELEMETRY.replace("port: 4318, ", "")),
+        (codes::HOST, TELEMETRY.replace("collector.example.com", "collector")),
+        (codes::HEADER, TELEMETRY.replace("name: X-Tenant", "name: TraceParent")),
+        (codes::NAME, TELEMETRY.replace("COLLECTOR_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS")),
+        (codes::EXCLUSIVE, TELEMETRY.replace("value: shop", "value: shop, envName: SHOP")),
+        (codes::URL, TELEMETRY.replace("path: /otlp", "path: otlp")),
+        (codes::RANGE, TELEMETRY.replace("timeout: 3s", "timeout: 300s")),
+        (codes::WORD, TELEMETRY.replace("path: /dev/stderr", "path: /var/log/a")),
+        (codes::EXCLUSIVE, TELEMETRY.replace("/dev/stderr, logFormat: {", "/dev/stderr, logFormat: {text: a, ")),
+        (codes::EXCLUSIVE, TELEMETRY.replace("grpc: {timeout", "http: {}, grpc: {timeout")),
+        (codes::DUPLICATE, TELEMETRY.replace("name: outside", "name: otel")),
+    ] {
+        assert!(errors(&spec).contains(&code), "{code} {spec}: {:?}", errors(&spec));
+    }
+}

@@ -12,11 +12,11 @@ const MAX_DEPTH: usize = 32;
 
 /// An expression in CEL whose grammar has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expression(String);
+pub(super) struct Expression(String);
 
 impl Expression {
     /// The text.
-    pub fn source(&self) -> &str {
+    pub(super) fn source(&self) -> &str {
         &self.0
     }
 

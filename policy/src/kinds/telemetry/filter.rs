@@ -1,5 +1,5 @@
-//! Which requests the access log tells of: an expression in CEL over what Envoy calls attributes, typed when it is read, so that
-//! nothing can go wrong when it is asked but that a fact is missing.
+//! Which requests the access log tells of, and what labels of metrics say: expressions in CEL over what Envoy calls attributes, typed
+//! when they are read, so that nothing can go wrong when they are asked but that a fact is missing.
 //!
 //! Every attribute's type is known, and an expression that does not fit together would never be true: it is refused at push, as are
 //! attributes and functions that are not known here. Reading and asking take steps in proportion to the text, which is short.
@@ -8,12 +8,19 @@ mod build;
 
 use std::borrow::Cow;
 
-use super::{Expression, expression};
+use super::expression::{self, Expression};
 use crate::{decode::At, kinds::string_match::Pattern};
 
 /// An expression that is true for what is logged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Filter {
+    source: String,
+    root: Node,
+}
+
+/// An expression that gives a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TagValue {
     source: String,
     root: Node,
 }
@@ -115,6 +122,10 @@ enum Node {
     Find(Search, Box<[Node; 2]>),
     Matches(Box<Node>, Pattern),
     Size(Box<Node>),
+    /// One behind the other.
+    Join(Box<[Node; 2]>),
+    /// As a text.
+    Shown(Box<Node>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +192,41 @@ impl Filter {
     }
 }
 
+impl TagValue {
+    /// The text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// What it gives; `None` for lack of a fact.
+    pub fn text(&self, facts: &dyn Facts) -> Option<String> {
+        Some(self.root.value(facts)?.shown().into_owned())
+    }
+
+    /// What a document says.
+    pub(super) fn decode(at: &At<'_>) -> Option<Self> {
+        let expression = Expression::decode(at)?;
+        let source = expression.source();
+        match expression::tokens(source).and_then(|tokens| build::scalar(&tokens)) {
+            Ok(root) => Some(Self { source: source.to_owned(), root }),
+            Err(what) => {
+                at.unbuilt(what);
+                None
+            }
+        }
+    }
+}
+
+impl<'v> Value<'v> {
+    fn shown(self) -> Cow<'v, str> {
+        match self {
+            Self::Truth(truth) => truth.to_string().into(),
+            Self::Number(number) => number.to_string().into(),
+            Self::Text(text) => text,
+        }
+    }
+}
+
 impl Node {
     /// `None` if a fact is missing, or a number is out of bounds.
     fn value<'v>(&'v self, facts: &'v dyn Facts) -> Option<Value<'v>> {
@@ -233,6 +279,11 @@ impl Node {
                 Value::Truth(search.finds(&one.text(facts)?, &other.text(facts)?))
             }
             Self::Matches(part, pattern) => Value::Truth(pattern.is_match(part.text(facts)?.as_bytes())),
+            Self::Join(sides) => {
+                let [one, other] = &**sides;
+                Value::Text(format!("{}{}", one.text(facts)?, other.text(facts)?).into())
+            }
+            Self::Shown(part) => Value::Text(part.value(facts)?.shown()),
             // CEL counts characters.
             Self::Size(part) => Value::Number(i64::try_from(part.text(facts)?.chars().count()).ok()?),
         })

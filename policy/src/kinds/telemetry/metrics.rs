@@ -1,8 +1,8 @@
 //! `Metrics`: which metrics are kept, and what labels they have.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use super::{Expression, Side, decode_providers, decode_side, list};
+use super::{Side, TagValue, decode_providers, decode_side, list};
 use crate::{codes, decode::At, tree::Value};
 
 /// `Metrics`.
@@ -12,8 +12,6 @@ pub struct Metrics {
     pub providers: Vec<String>,
     /// In order; what a later one says, counts.
     pub overrides: Vec<MetricOverride>,
-    /// How often a TCP connection's bytes are counted while it is open. 5 s.
-    pub reporting_interval: Option<Duration>,
 }
 
 /// `MetricsOverrides`.
@@ -36,18 +34,19 @@ pub enum Metric {
     All,
     /// One of Istio's, by its name in Prometheus.
     Istio(&'static str),
-    /// Another, by its name in Prometheus.
-    Custom(String),
 }
 
 /// What happens to a label.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TagOverride {
     /// It says this.
-    Upsert(Expression),
+    Upsert(TagValue),
     /// It goes.
     Remove,
 }
+
+/// Labels of one override at most.
+const MAX_TAGS: usize = 32;
 
 /// Istio's words and Prometheus' names.
 const METRICS: [(&str, &str); 10] = [
@@ -63,14 +62,27 @@ const METRICS: [(&str, &str); 10] = [
     ("GRPC_RESPONSE_MESSAGES", "istio_response_messages_total"),
 ];
 
+/// Istio's metrics, by their names in Prometheus.
+pub fn metric_names() -> impl Iterator<Item = &'static str> {
+    METRICS.into_iter().map(|(_, name)| name)
+}
+
 impl Metrics {
     pub(super) fn decode(at: &At<'_>) -> Option<Self> {
         let fields = at.fields()?;
         let metrics = Self {
             providers: decode_providers(&fields),
             overrides: list(&fields, "overrides", MetricOverride::decode),
-            reporting_interval: fields.get("reportingInterval").and_then(|interval| interval.duration()),
         };
+        // Bytes are counted as they go: what is scraped is never older than the scrape.
+        if let Some(interval) = fields.get("reportingInterval") {
+            let _checked = interval.duration();
+            interval.warn(
+                codes::IGNORED,
+                "`reportingInterval` has no meaning in this mesh",
+                "bytes are counted as they go",
+            );
+        }
         fields.finish();
         Some(metrics)
     }
@@ -79,8 +91,10 @@ impl Metrics {
 impl MetricOverride {
     fn decode(at: &At<'_>) -> Option<Self> {
         let fields = at.fields()?;
-        let (metric, side) =
-            fields.get("match").and_then(|matched| decode_selector(&matched)).unwrap_or((Metric::All, Side::default()));
+        let (metric, side) = match fields.get("match") {
+            Some(matched) => decode_selector(&matched)?,
+            None => (Metric::All, Side::default()),
+        };
         let decoded = Self {
             metric,
             side,
@@ -104,8 +118,10 @@ fn decode_selector(at: &At<'_>) -> Option<(Metric, Side)> {
             let name = custom.text()?;
             if name.is_empty() {
                 custom.error_as_istio(codes::EMPTY, "customMetric may not be empty", "");
+            } else {
+                custom.unbuilt(format!("the metric `{name}` (there are Istio's alone)"));
             }
-            Metric::Custom(name.to_owned())
+            return None;
         }
         (None, Some(metric)) => {
             let words: Vec<(&'static str, &'static str)> = [("ALL_METRICS", "")].into_iter().chain(METRICS).collect();
@@ -121,9 +137,16 @@ fn decode_selector(at: &At<'_>) -> Option<(Metric, Side)> {
 
 fn decode_tags(at: &At<'_>) -> BTreeMap<String, TagOverride> {
     let mut tags = BTreeMap::new();
+    at.limit(MAX_TAGS);
     for (name, tag) in at.entries() {
         if name.is_empty() {
             tag.warn(codes::WITHOUT_EFFECT, "tagOverrides.name may not be empty", "");
+            continue;
+        }
+        if !is_label(name) {
+            let message = format!("`{name}` is not the name of a label");
+            tag.error_hint(codes::LABEL, message, "write it in letters, digits and _; `le` is the histogram's own");
+            continue;
         }
         if tag.node.value == Value::Null {
             tag.error_as_istio(codes::WRONG_TYPE, "tagOverrides may not be null", "");
@@ -153,6 +176,14 @@ fn decode_tag(at: &At<'_>) -> Option<TagOverride> {
             at.error_as_istio(codes::MISSING, "tagOverrides.value must be set when operation is UPSERT", "");
             None
         }
-        (false, Some((_, value))) => Expression::decode(&value).map(TagOverride::Upsert),
+        (false, Some((_, value))) => TagValue::decode(&value).map(TagOverride::Upsert),
     }
+}
+
+/// A label of Prometheus', but for those that it keeps for itself.
+fn is_label(name: &str) -> bool {
+    let fits = |(place, letter): (usize, char)| {
+        letter.is_ascii_alphabetic() || letter == '_' || place > 0 && letter.is_ascii_digit()
+    };
+    name != "le" && !name.starts_with("__") && name.char_indices().all(fits)
 }

@@ -26,7 +26,7 @@ fn every_field_is_read() {
               f: {formatter: {value: '%REQ(a)%'}}}, enableIstioTags: true, useRequestIdForTraceSampling: true, \
             disableContextPropagation: false}], \
           metrics: [{providers: [{name: prometheus}], reportingInterval: 5s, overrides: [{match: {metric: REQUEST_COUNT, mode: SERVER}, \
-            disabled: true}, {match: {customMetric: foo}, tagOverrides: {a: {value: request.host}, b: {operation: REMOVE}}}]}], \
+            disabled: true}, {tagOverrides: {a: {value: request.host}, b: {operation: REMOVE}}}]}], \
           accessLogging: [{match: {mode: SERVER}, providers: [{name: envoy}], disabled: false, \
             filter: {expression: 'response.code >= 400'}}]}",
     );
@@ -37,7 +37,7 @@ fn every_field_is_read() {
     assert_eq!((tags.len(), &tags["l"]), (4, &CustomTag::Literal("x".into())));
     let overrides = &read.metrics[0].overrides;
     assert_eq!((&overrides[0].metric, overrides[0].disabled), (&Metric::Istio("istio_requests_total"), Some(true)));
-    assert_eq!((&overrides[1].metric, overrides[1].side), (&Metric::Custom("foo".into()), Side::ClientAndServer));
+    assert_eq!((&overrides[1].metric, overrides[1].side), (&Metric::All, Side::ClientAndServer));
     assert_eq!(overrides[1].tags["b"], TagOverride::Remove);
     let TagOverride::Upsert(expression) = &overrides[1].tags["a"] else { panic!() };
     assert_eq!(expression.source(), "request.host");
@@ -55,6 +55,9 @@ fn what_is_not_valid_says_so() {
         (codes::RANGE, "{tracing: [{randomSamplingPercentage: 101}]}"),
         (codes::EMPTY, "{tracing: [{customTags: {a: {literal: {value: ''}}}}]}"),
         (codes::EMPTY, "{tracing: [{customTags: {a: {header: {}}}}]}"),
+        (codes::HEADER, "{tracing: [{customTags: {a: {header: {name: 'a b'}}}}]}"),
+        (codes::NAME, "{tracing: [{customTags: {a: {environment: {name: OTEL_EXPORTER_OTLP_HEADERS}}}}]}"),
+        (codes::LOG_FORMAT, "{tracing: [{customTags: {a: {formatter: {value: '50%'}}}}]}"),
         (codes::WRONG_TYPE, "{tracing: [{customTags: {a: null}}]}"),
         (codes::EXCLUSIVE, "{tracing: [{customTags: {a: {literal: {value: b}, header: {name: c}}}}]}"),
         (codes::MISSING, "{metrics: [{overrides: [{tagOverrides: {a: {operation: UPSERT}}}]}]}"),
@@ -63,6 +66,8 @@ fn what_is_not_valid_says_so() {
         (codes::WRONG_TYPE, "{metrics: [{overrides: [{tagOverrides: {a: null}}]}]}"),
         (codes::EXPRESSION, "{metrics: [{overrides: [{tagOverrides: {a: {value: 'b +'}}}]}]}"),
         (codes::EMPTY, "{metrics: [{overrides: [{match: {customMetric: ''}}]}]}"),
+        (codes::LABEL, "{metrics: [{overrides: [{tagOverrides: {le: {operation: REMOVE}}}]}]}"),
+        (codes::LABEL, "{metrics: [{overrides: [{tagOverrides: {a-b: {value: request.host}}}]}]}"),
         (codes::WORD, "{metrics: [{overrides: [{match: {metric: REQUESTS}}]}]}"),
         (codes::EXPRESSION, "{accessLogging: [{filter: {expression: 'response.code >'}}]}"),
         (codes::EXPRESSION, "{accessLogging: [{filter: {expression: ''}}]}"),
@@ -79,6 +84,19 @@ fn what_is_not_valid_says_so() {
 #[test]
 fn several_where_one_counts_are_warned_of() {
     let warned = |spec: &str| read(spec).problems.iter().any(|problem| problem.code == codes::ONLY_FIRST);
-    assert!(warned("{tracing: [{}, {}]}") && warned("{tracing: [{providers: [{name: a}, {name: b}]}]}"));
+    assert!(warned("{tracing: [{providers: [{name: a}, {name: b}]}]}"));
     assert!(!warned("{tracing: [{}]}"));
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for (named, spec) in [
+        ("the metric `foo`", "{metrics: [{overrides: [{match: {customMetric: foo}}]}]}"),
+        ("`node.metadata`", "{metrics: [{overrides: [{tagOverrides: {a: {value: node.metadata['A']}}}]}]}"),
+        ("a duration", "{metrics: [{overrides: [{tagOverrides: {a: {value: request.duration}}}]}]}"),
+    ] {
+        let problems = read(spec).problems;
+        let unbuilt = problems.iter().find(|problem| problem.is_unbuilt());
+        assert!(unbuilt.is_some_and(|problem| problem.message.contains(named)), "{spec}: {problems:#?}");
+    }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Side, decode_match, decode_providers};
-use crate::{codes, decode::At, tree::Value};
+use http::HeaderName;
+
+use super::{Side, check_variable, decode_match, decode_providers};
+use crate::{codes, decode::At, kinds::LogFormat, tree::Value};
 
 /// `Tracing`. `None` keeps what is inherited.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,12 +43,12 @@ pub enum CustomTag {
     /// A header of the request.
     Header {
         /// The header.
-        name: String,
+        name: HeaderName,
         /// Where it is missing; empty leaves the tag out.
         default: String,
     },
     /// A text with Envoy's format words.
-    Formatter(String),
+    Formatter(LogFormat),
 }
 
 impl Tracing {
@@ -118,17 +120,26 @@ fn decode_tag(at: &At<'_>) -> Option<CustomTag> {
         }
     };
     let tag = match *kind {
-        "literal" | "formatter" => {
+        "literal" => {
             let value = text("value");
-            needs(&value, &format!("{kind} tag value"));
-            if *kind == "literal" { CustomTag::Literal(value) } else { CustomTag::Formatter(value) }
+            needs(&value, "literal tag value");
+            CustomTag::Literal(value)
+        }
+        "formatter" => {
+            needs(&text("value"), "formatter tag value");
+            CustomTag::Formatter(fields.get("value").and_then(|at| LogFormat::decode(&at))?)
         }
         _ => {
             let (name, default) = (text("name"), text("defaultValue"));
             needs(&name, &format!("{kind} tag name"));
             if *kind == "header" {
-                CustomTag::Header { name, default }
+                let header = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes());
+                if header.is_err() && !name.is_empty() {
+                    inner.error(codes::HEADER, format!("`{name}` is not the name of a header"));
+                }
+                CustomTag::Header { name: header.ok()?, default }
             } else {
+                check_variable(inner, &name);
                 CustomTag::Environment { name, default }
             }
         }

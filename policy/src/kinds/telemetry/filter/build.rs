@@ -85,6 +85,20 @@ pub(super) fn filter(tokens: &[(usize, Token<'_>)]) -> Result<Node, String> {
     }
 }
 
+/// The whole expression: a text, a number or a truth.
+///
+/// # Errors
+/// What of it is not known here, for a sentence.
+pub(super) fn scalar(tokens: &[(usize, Token<'_>)]) -> Result<Node, String> {
+    let mut builder = Builder { tokens, next: 0 };
+    let (node, found) = builder.expression()?.value()?;
+    match (found, builder.peek()) {
+        (Type::Duration, None) => Err("a duration as a label".to_owned()),
+        (Type::Truth | Type::Number | Type::Text, None) => Ok(node),
+        (_, Some(_)) => Err(builder.here("what stands")),
+    }
+}
+
 struct Builder<'t> {
     tokens: &'t [(usize, Token<'t>)],
     next: usize,
@@ -232,6 +246,11 @@ impl<'t> Builder<'t> {
         for _ in 0..MAX_CHAIN {
             let Some(operation) = self.one_of(signs) else { return Ok(left) };
             let (node, found) = left.value()?;
+            if found == Type::Text && operation == Operation::Add {
+                let right = part(self)?.of(Type::Text)?;
+                left = Operand::Value(Node::Join(Box::new([node, right])), Type::Text);
+                continue;
+            }
             let sum = matches!(operation, Operation::Add | Operation::Subtract);
             if found != Type::Number && !(sum && found == Type::Duration) {
                 return Err(format!("calculating with {}", found.name()));
@@ -369,7 +388,7 @@ impl<'t> Builder<'t> {
     }
 
     fn function(&mut self, name: &str) -> Result<Operand, String> {
-        if !matches!(name, "has" | "size" | "duration") {
+        if !matches!(name, "has" | "size" | "duration" | "string") {
             return Err(format!("the function `{name}` in a filter"));
         }
         let mut arguments = self.arguments()?;
@@ -378,6 +397,11 @@ impl<'t> Builder<'t> {
         };
         match name {
             "has" => has(only),
+            "string" => match only.value()? {
+                (node, Type::Text) => Ok(Operand::Value(node, Type::Text)),
+                (node, Type::Number | Type::Truth) => Ok(Operand::Value(Node::Shown(Box::new(node)), Type::Text)),
+                (_, Type::Duration) => Err("`string` of a duration".to_owned()),
+            },
             "size" => Ok(Operand::Value(Node::Size(Box::new(only.of(Type::Text)?)), Type::Number)),
             _ => {
                 let Node::Text(text) = only.of(Type::Text)? else {

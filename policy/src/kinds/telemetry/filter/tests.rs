@@ -197,3 +197,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn labels_say_texts_numbers_and_truths() {
+    let value = |source: &str| {
+        let root = expression::tokens(source).and_then(|tokens| build::scalar(&tokens));
+        root.map(|root| TagValue { source: source.to_owned(), root }.text(&Request::default()))
+    };
+    for (source, wanted) in [
+        ("request.host", Some("web:80")),
+        ("'a'", Some("a")),
+        ("response.code", Some("503")),
+        ("connection.mtls", Some("true")),
+        ("request.method + '_' + string(response.code / 100) + 'xx'", Some("GET_5xx")),
+        ("request.url_path.startsWith('/api') ? 'api' : 'other'", Some("api")),
+        ("has(request.headers['x-none']) ? request.headers['x-none'] : 'none'", Some("none")),
+        ("request.headers['x-none']", None),
+    ] {
+        assert_eq!(value(source), Ok(wanted.map(str::to_owned)), "{source}");
+    }
+    for source in [
+        "request.duration",
+        "request.headers",
+        "['a']",
+        "'a' + 1",
+        "string(request.duration)",
+        "request.host request.host",
+    ] {
+        assert!(value(source).is_err(), "{source}");
+    }
+}

@@ -1,0 +1,60 @@
+//! What `skein capture` and its guard must know of the node, for those who may open its socket.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use serde::Deserialize;
+
+use super::{Admin, api, error::Error};
+
+/// How long a guard waits for news before it asks again: so it sees that the node still answers.
+const NEWS: Duration = Duration::from_secs(2);
+/// How often it is looked for them.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Whether to wait for news.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Ask {
+    #[serde(default)]
+    news: bool,
+}
+
+impl Admin {
+    /// `GET /v1/local/capture`; with `news=true` once the node leaves, or after a while.
+    pub(super) async fn capture(
+        State(admin): State<Self>,
+        Query(Ask { news }): Query<Ask>,
+    ) -> Result<Json<api::Capture>, Error> {
+        if news {
+            let leaves = async {
+                while admin.agent.is_listening() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            drop(tokio::time::timeout(NEWS, leaves).await);
+        }
+        admin.captured().map(Json)
+    }
+
+    fn captured(&self) -> Result<api::Capture, Error> {
+        let (config, captures) = (self.agent.config(), self.agent.captures());
+        if captures.listen.is_empty() {
+            let hint = "write [capture] into its configuration and restart it; the keys have defaults";
+            return Err(Error::new("bad_config", "this node takes no captured connections").hint(hint));
+        }
+        let ports = [Some(config.mesh.listen), config.mesh.advertise, Some(config.admin.listen), config.metrics];
+        let mut spared: Vec<u16> = ports.into_iter().flatten().map(|at| at.port()).filter(|port| *port > 0).collect();
+        spared.sort_unstable();
+        spared.dedup();
+        Ok(api::Capture {
+            listen: captures.listen.clone(),
+            services: config.dns.as_ref().map(|dns| dns.addresses.to_string()),
+            spared,
+            uid: nix::unistd::geteuid().as_raw(),
+            leaving: !self.agent.is_listening(),
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! The process that keeps a capture in force while the node answers: one of its own, so that it outlives the node and the terminal.
+//!
+//! The kernel ends a capture by itself [`LIFE`] after the guard last renewed it. So it ends whoever dies: the node (the guard removes the
+//! table at once), the guard (the kernel, within [`LIFE`]), or both.
+
+use super::{nft, rules};
+use crate::clock;
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+/// How long the kernel redirects without a renewal.
+pub const LIFE: Duration = Duration::from_secs(15);
+/// How often it is renewed.
+const RENEWAL: Duration = Duration::from_secs(5);
+/// How long the node may take to answer.
+const ANSWER: Duration = Duration::from_secs(6);
+/// How often it is looked whether captured connections have ended.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a guard guards.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// By which it knows its table.
+    pub token: u32,
+    /// Without a confirmation it ends after this time.
+    pub confirm_within: Duration,
+    /// Where the node takes connections.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// Why a capture ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nobody confirmed it.
+    Unconfirmed,
+    /// Somebody switched it off, or on again under another guard.
+    Released,
+    /// The node said that it stops.
+    Leaving,
+    /// The node is gone, or hangs.
+    Lost,
+}
+
+/// Runs until the capture has ended and its table is gone. `ask` waits for news of the node: whether it leaves, or an error.
+pub async fn guard<F, E>(guard: Guard, mut ask: impl FnMut() -> F)
+where
+    F: Future<Output = Result<bool, E>>,
+{
+    let end = watch(&guard, &mut ask).await;
+    if end != End::Lost {
+        // What was captured goes on: the kernel must know for as long where to.
+        loop {
+            if nft::apply(&rules::own_disarming(guard.token)).is_err() {
+                // The table is gone, or another guard's.
+                return;
+            }
+            if nft::connections(&guard.listen) == 0 || !alive(&mut ask).await {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    let _ = nft::apply(&rules::own_removal(guard.token));
+}
+
+async fn watch<F, E>(guard: &Guard, ask: &mut impl FnMut() -> F) -> End
+where
+    F: Future<Output = Result<bool, E>>,
+{
+    let begun = clock::monotonic();
+    let mut renewed = begun;
+    let mut confirmed = false;
+    loop {
+        let unconfirmed = guard.confirm_within.saturating_sub(clock::monotonic().duration_since(begun));
+        let news = async {
+            match tokio::time::timeout(ANSWER, ask()).await {
+                Ok(Ok(false)) => None,
+                Ok(Ok(true)) => Some(End::Leaving),
+                Ok(Err(_)) | Err(_) => Some(End::Lost),
+            }
+        };
+        let end = tokio::select! {
+            end = news => end,
+            () = tokio::time::sleep(unconfirmed), if !confirmed => None,
+        };
+        if let Some(end) = end {
+            return end;
+        }
+        if !confirmed && clock::monotonic().duration_since(begun) >= guard.confirm_within {
+            match nft::state() {
+                Ok(state) if state.confirmed => confirmed = true,
+                Ok(_) | Err(_) => return End::Unconfirmed,
+            }
+        }
+        if clock::monotonic().duration_since(renewed) >= RENEWAL {
+            if nft::apply(&rules::renewal(guard.token, LIFE)).is_err() {
+                return End::Released;
+            }
+            renewed = clock::monotonic();
+        }
+    }
+}
+
+/// Whether there is still a node that has connections.
+async fn alive<F, E>(ask: &mut impl FnMut() -> F) -> bool
+where
+    F: Future<Output = Result<bool, E>>,
+{
+    matches!(tokio::time::timeout(ANSWER, ask()).await, Ok(Ok(_)))
+}

@@ -1,0 +1,185 @@
+//! The `nft` program, and what of the kernel's state is read beside it.
+
+use super::rules::{self, TABLE};
+use crate::agent::error::{Error, fail};
+use serde::Serialize;
+use serde_json::Value;
+use std::{
+    fs,
+    io::{self, Write as _},
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
+
+/// The program.
+const PROGRAM: &str = "nft";
+/// Characters of what it says that are passed on.
+const SAID: usize = 600;
+
+/// What the kernel has of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct State {
+    /// There is a table.
+    pub present: bool,
+    /// New connections are redirected.
+    pub armed: bool,
+    /// It lasts until it is switched off.
+    pub confirmed: bool,
+    /// Connections that were redirected since it was switched on.
+    pub redirected: u64,
+}
+
+/// Hands a transaction to the kernel.
+///
+/// # Errors
+/// The program is not there, this user may not, or the kernel refuses it; nothing has changed then.
+pub fn apply(script: &str) -> Result<(), Error> {
+    run(&["-f", "-"], script).map(drop)
+}
+
+/// What is there.
+///
+/// # Errors
+/// As [`apply`].
+pub fn state() -> Result<State, Error> {
+    let tables: Value = parse(&run(&["-j", "list", "tables"], "")?)?;
+    let of = TABLE.split_once(' ').unwrap_or_default();
+    let is_ours = |one: &Value| one["table"]["family"] == of.0 && one["table"]["name"] == of.1;
+    if !objects(&tables).any(is_ours) {
+        return Ok(State::default());
+    }
+    let listed = run(&["-j", "list", "table", of.0, of.1], "")?;
+    Ok(read(&parse(&listed)?))
+}
+
+/// Redirects nothing more, if there is a table.
+///
+/// # Errors
+/// As [`apply`].
+pub fn disarm() -> Result<(), Error> {
+    apply(&rules::disarming())
+}
+
+/// Says that it lasts.
+///
+/// # Errors
+/// As [`apply`].
+pub fn confirm() -> Result<(), Error> {
+    apply(&rules::confirmation())
+}
+
+/// Removes the table, and with it where connections that were redirected led.
+///
+/// # Errors
+/// As [`apply`].
+pub fn remove() -> Result<(), Error> {
+    apply(&rules::removal())
+}
+
+/// Redirected connections that go on: those that the node has at its port.
+pub fn connections(listen: &[SocketAddr]) -> usize {
+    let ports: Vec<u16> = listen.iter().map(SocketAddr::port).collect();
+    let count = |file: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines().skip(1).filter(|line| is_open(line, &ports)).count()
+    };
+    count("/proc/net/tcp") + count("/proc/net/tcp6")
+}
+
+/// A line of /proc/net/tcp: a connection, not a listener and not the memory of one, at one of these local ports.
+fn is_open(line: &str, ports: &[u16]) -> bool {
+    let mut words = line.split_whitespace().skip(1);
+    let port = words.next().and_then(|local| u16::from_str_radix(local.rsplit(':').next()?, 16).ok());
+    let state = words.nth(1).unwrap_or_default();
+    port.is_some_and(|port| ports.contains(&port)) && !matches!(state, "0A" | "06" | "07")
+}
+
+fn run(words: &[&str], input: &str) -> Result<String, Error> {
+    let spawned = Command::new(PROGRAM)
+        .args(words)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = spawned.map_err(|error| {
+        let (message, hint) = if error.kind() == io::ErrorKind::NotFound {
+            ("the program `nft` is not there".to_owned(), "install nftables: `apt-get install nftables`")
+        } else {
+            (format!("`nft` cannot be started: {error}"), "is nftables installed, and may this user run it?")
+        };
+        fail("failed", message, hint)
+    })?;
+    let said = |error: io::Error| fail("failed", format!("`nft` did not take its input: {error}"), "try it again");
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).map_err(said)?;
+    }
+    let output = child.wait_with_output().map_err(said)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let text: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(SAID).collect();
+    Err(if text.contains("Operation not permitted") || !nix::unistd::geteuid().is_root() && text.is_empty() {
+        fail("failed", "only root may change what is captured", "run it by sudo, or with CAP_NET_ADMIN")
+    } else {
+        fail(
+            "failed",
+            format!("nftables refused it: {text}"),
+            "does the kernel have nf_tables with NAT (nft_redir, nft_fib_inet)?",
+        )
+    })
+}
+
+fn parse(text: &str) -> Result<Value, Error> {
+    serde_json::from_str(text).map_err(|error| {
+        fail(
+            "failed",
+            format!("`nft -j` said what is no JSON: {error}"),
+            "this needs nftables 0.9 or newer, built with JSON",
+        )
+    })
+}
+
+fn objects(listed: &Value) -> impl Iterator<Item = &Value> {
+    listed["nftables"].as_array().into_iter().flatten()
+}
+
+fn read(table: &Value) -> State {
+    let filled = |name: &str| {
+        let mut sets = objects(table).map(|one| &one["set"]).filter(|set| set["name"] == name);
+        sets.any(|set| set["elem"].as_array().is_some_and(|elements| !elements.is_empty()))
+    };
+    let expressions = objects(table).filter_map(|one| one["rule"]["expr"].as_array()).flatten();
+    let redirected = expressions.filter_map(|one| one["counter"]["packets"].as_u64()).sum();
+    State { present: true, armed: filled("armed"), confirmed: filled("confirmed"), redirected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_kernels_state_is_read() {
+        let set = |name: &str, elements: Value| json!({"set": {"family": "inet", "name": name, "elem": elements}});
+        let rule =
+            |packets: u64| json!({"rule": {"expr": [{"match": {}}, {"counter": {"packets": packets, "bytes": 60}}]}});
+        let table = json!({"nftables": [
+            {"metainfo": {}}, {"table": {"family": "inet", "name": "skein"}},
+            set("armed", json!([{"elem": {"val": "tcp", "timeout": 15, "expires": 14}}])),
+            set("owner", json!([7])),
+            {"set": {"family": "inet", "name": "confirmed"}},
+            rule(2), rule(3),
+        ]});
+        assert_eq!(read(&table), State { present: true, armed: true, confirmed: false, redirected: 5 });
+        assert!(!read(&json!({"nftables": []})).armed);
+    }
+
+    #[test]
+    fn connections_at_a_port_are_told_from_listeners_and_memories() {
+        let line = |local: &str, state: &str| format!("   0: 0100007F:{local} 0100007F:D431 {state} 00000000:00000000");
+        assert!(is_open(&line("3A9A", "01"), &[15002]) && is_open(&line("3A9A", "08"), &[15002]));
+        assert!(!is_open(&line("3A9A", "0A"), &[15002]) && !is_open(&line("3A9A", "06"), &[15002]));
+        assert!(!is_open(&line("3A9B", "01"), &[15002]) && !is_open("", &[15002]) && !is_open("a b", &[15002]));
+    }
+}

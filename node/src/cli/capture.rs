@@ -1,0 +1,260 @@
+//! `skein capture on|off|status|confirm`.
+
+use std::{
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
+    process::{Command as Process, Stdio},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use crate::{
+    accounts,
+    agent::admin::api,
+    capture::{self, Guard, LIFE, Rules, nft},
+    cli::{
+        client,
+        context::Context,
+        error::{Error, Result},
+        value,
+    },
+    config::Cidr,
+};
+
+/// The longest time that a capture may wait for its confirmation.
+const LONGEST: Duration = Duration::from_secs(600);
+/// The shortest.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// Lets the kernel bring outgoing TCP connections of local processes to this node (nftables; needs root).
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Redirect new connections; taken back by itself unless it is confirmed
+    #[command(after_help = "Examples:
+  skein capture on --uid 1000 --dry-run
+  skein capture on --uid 1000 && curl http://cart.shop.mesh/ && skein capture confirm")]
+    On(On),
+    /// Redirect no new connection; those that are redirected go on until they end
+    #[command(after_help = "Example: skein capture off")]
+    Off {
+        /// Break off what is redirected, too
+        #[arg(long)]
+        now: bool,
+    },
+    /// Show whether connections are redirected
+    #[command(after_help = "Example: skein capture status -o json")]
+    Status,
+    /// Say that this machine can still be reached: the capture stays while the node runs
+    #[command(after_help = "Example: skein capture confirm")]
+    Confirm,
+    /// Keep a capture in force while the node answers
+    #[command(hide = true)]
+    Guard {
+        #[arg(long)]
+        token: u32,
+        #[arg(long, value_parser = value::duration)]
+        confirm_within: Duration,
+        #[arg(long)]
+        listen: Vec<SocketAddr>,
+    },
+}
+
+/// `skein capture on`.
+#[derive(Debug, clap::Args)]
+pub struct On {
+    /// Only processes of this user, by name or number [default: everybody but the node's own user]
+    #[arg(long, value_name = "USER")]
+    uid: Vec<String>,
+    /// Only processes of this group, by name or number
+    #[arg(long, value_name = "GROUP")]
+    gid: Vec<String>,
+    /// Leave this port alone, wherever to (22 and the mesh's own always are)
+    #[arg(long, value_name = "PORT")]
+    exclude_port: Vec<u16>,
+    /// Leave this network alone
+    #[arg(long, value_name = "CIDR", value_parser = Cidr::parse)]
+    exclude: Vec<Cidr>,
+    /// Take it back after this time unless it was confirmed
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = value::duration)]
+    confirm_within: Duration,
+    /// Only print the rules
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// How it is.
+#[derive(Debug, Serialize)]
+struct Status {
+    /// `off`, `unconfirmed`, `on`, or `ending`: no new connection is redirected, and some still go on.
+    state: &'static str,
+    /// Connections that go on.
+    connections: usize,
+    /// Connections that were redirected since it was switched on.
+    redirected: u64,
+    /// Where the node takes them; empty if it does not answer.
+    listen: Vec<SocketAddr>,
+}
+
+/// Runs the command.
+pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
+    match command {
+        Command::On(on) => switch_on(on, ctx).await,
+        Command::Off { now } => switch_off(now, ctx).await,
+        Command::Status => {
+            let status = status(ctx).await?;
+            ctx.output.show(&status, || told(&status))
+        }
+        Command::Confirm => confirm(ctx).await,
+        Command::Guard { token, confirm_within, listen } => {
+            guard(Guard { token, confirm_within, listen }, ctx).await;
+            Ok(())
+        }
+    }
+}
+
+async fn switch_on(on: On, ctx: &Context) -> Result<()> {
+    if on.confirm_within < SHORTEST || on.confirm_within > LONGEST {
+        let message = format!("--confirm-within is {SHORTEST:?} to {LONGEST:?}");
+        return Err(Error::new("usage", message).hint("long enough to try whether the machine still answers"));
+    }
+    let node: api::Capture = client::connect_here(ctx).await?.get("/v1/local/capture").await?;
+    if node.leaving {
+        return Err(Error::new("failed", "the node does not serve yet, or stops").hint("try again once it is ready"));
+    }
+    let rules = rules(&on, &node)?;
+    let token = rand::random::<u32>();
+    let script = rules.script(token, LIFE);
+    if on.dry_run {
+        return ctx.output.show(&serde_json::json!({"rules": script}), || script.clone());
+    }
+    if node.uid == 0 && rules.uids.is_empty() && rules.gids.is_empty() {
+        eprintln!(
+            "note: the node runs as root, so that no process of root is captured: give the node a user of its own"
+        );
+    }
+    nft::apply(&script)?;
+    if let Err(error) = start_guard(token, &on, &node.listen, ctx) {
+        drop(nft::remove());
+        return Err(Error::new("failed", format!("no guard could be started: {error}")).hint("nothing is captured"));
+    }
+    let seconds = on.confirm_within.as_secs();
+    let status = status(ctx).await?;
+    ctx.output.show(&status, || {
+        format!(
+            "new connections are brought to this node; taken back in {seconds} s unless you say `skein capture confirm`"
+        )
+    })
+}
+
+fn rules(on: &On, node: &api::Capture) -> Result<Rules> {
+    let port = node.listen.first().map(SocketAddr::port).unwrap_or_default();
+    let unknown = |kind: &str, name: &str| {
+        Error::new("usage", format!("there is no {kind} `{name}` on this machine"))
+            .hint("a name of this machine, or a number")
+    };
+    let number = |name: &String| name.parse::<u32>().ok();
+    let uid = |name: &String| number(name).or_else(|| Some(accounts::user(name)?.uid.as_raw()));
+    let gid = |name: &String| number(name).or_else(|| Some(accounts::group(name)?.as_raw()));
+    let uids = on.uid.iter().map(|name| uid(name).ok_or_else(|| unknown("user", name)));
+    let gids = on.gid.iter().map(|name| gid(name).ok_or_else(|| unknown("group", name)));
+    let uids: std::collections::BTreeSet<u32> = uids.collect::<Result<_>>()?;
+    if uids.contains(&node.uid) {
+        let message = format!("user {} is the node's own: its connections would come back to it", node.uid);
+        return Err(Error::new("usage", message).hint("run the node as a user of its own"));
+    }
+    Ok(Rules {
+        port,
+        ipv6: node.listen.iter().any(SocketAddr::is_ipv6),
+        node: node.uid,
+        services: node.services.as_deref().and_then(|text| Cidr::parse(text).ok()),
+        uids,
+        gids: gids.collect::<Result<_>>()?,
+        spared: node.spared.iter().chain(&on.exclude_port).copied().collect(),
+        networks: on.exclude.clone(),
+    })
+}
+
+/// A process of its own, in a group of its own: neither the end of this command nor of its terminal ends it.
+fn start_guard(token: u32, on: &On, listen: &[SocketAddr], ctx: &Context) -> std::io::Result<()> {
+    let mut guard = Process::new(std::env::current_exe()?);
+    if let Some(file) = &ctx.globals.config {
+        guard.arg("--config").arg(file);
+    }
+    guard.args(["capture", "guard", "--token", &token.to_string()]);
+    guard.arg("--confirm-within").arg(format!("{}ms", on.confirm_within.as_millis()));
+    for address in listen {
+        guard.arg("--listen").arg(address.to_string());
+    }
+    guard.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    guard.spawn().map(drop)
+}
+
+/// Guards until the end. Each question is asked anew where the last connection broke, which tells that the node is gone.
+async fn guard(guard: Guard, ctx: &Context) {
+    // A session of its own: the terminal's end is none of its business. It fails for who leads one already.
+    let _ = nix::unistd::setsid();
+    let client = tokio::sync::Mutex::new(None);
+    capture::guard(guard, || async {
+        let mut kept = client.lock().await;
+        if kept.is_none() {
+            *kept = Some(client::connect_here(ctx).await?);
+        }
+        let Some(client) = kept.as_mut() else { return Ok::<_, Error>(true) };
+        let node: api::Capture = client.get("/v1/local/capture?news=true").await?;
+        Ok(node.leaving)
+    })
+    .await;
+}
+
+async fn switch_off(now: bool, ctx: &Context) -> Result<()> {
+    if nft::state()?.present {
+        nft::disarm()?;
+        let status = status(ctx).await?;
+        // With the table goes what the kernel knows of redirected connections.
+        if now || status.connections == 0 {
+            nft::remove()?;
+        }
+    }
+    let status = status(ctx).await?;
+    ctx.output.show(&status, || told(&status))
+}
+
+async fn confirm(ctx: &Context) -> Result<()> {
+    if !nft::state()?.armed {
+        return Err(Error::new("not_found", "nothing is captured: it was taken back, or never switched on")
+            .hint("`skein capture on` switches it on"));
+    }
+    nft::confirm()?;
+    let status = status(ctx).await?;
+    ctx.output.show(&status, || told(&status))
+}
+
+async fn status(ctx: &Context) -> Result<Status> {
+    let state = nft::state()?;
+    let node: Option<api::Capture> = match client::connect_here(ctx).await {
+        Ok(mut client) => client.get("/v1/local/capture").await.ok(),
+        Err(_) => None,
+    };
+    let listen = node.map(|node| node.listen).unwrap_or_default();
+    let connections = nft::connections(&listen);
+    let state_word = match (state.present, state.armed, state.confirmed) {
+        (false, _, _) => "off",
+        (true, true, true) => "on",
+        (true, true, false) => "unconfirmed",
+        (true, false, _) => "ending",
+    };
+    Ok(Status { state: state_word, connections, redirected: state.redirected, listen })
+}
+
+fn told(status: &Status) -> String {
+    let Status { state, connections, redirected, .. } = status;
+    match *state {
+        "off" => "nothing is captured".to_owned(),
+        "on" => format!("captured: {redirected} connections so far, {connections} go on"),
+        "unconfirmed" => format!(
+            "captured, not confirmed: {redirected} connections so far, {connections} go on; `skein capture confirm`"
+        ),
+        _ => format!("no new connection is captured; {connections} go on"),
+    }
+}

@@ -1,0 +1,200 @@
+//! `skein tap`.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    fmt::Write as _,
+    time::Duration,
+};
+
+use certs::id::ServiceName;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+
+use crate::{
+    agent::admin::api,
+    cli::{
+        client::{self, Client, segment},
+        context::Context,
+        error::{Error, Result},
+        output::{Format, plain, remark},
+        value,
+    },
+    telemetry::{MAX_RATE, Tapped},
+};
+
+/// Nodes that one call looks at.
+const NODES: usize = 64;
+
+/// Shows requests as they end, at all nodes that the operator reaches: both sides of a call tell of it. No bodies; headers that hold
+/// secrets are redacted. Without an operator's key only the node of this machine tells, over its own socket.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  skein tap --status 5xx
+  skein tap --service shop/cart --slower-than 250ms
+  skein tap --path /orders --limit 20 -o json")]
+pub struct Args {
+    /// Only requests that this service sends or gets
+    #[arg(long, value_name = "NS/NAME")]
+    service: Option<ServiceName>,
+    /// Only of this status: 503, or a class: 5xx
+    #[arg(long, value_name = "STATUS")]
+    status: Option<String>,
+    /// Only what took at least so long
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    slower_than: Option<Duration>,
+    /// Only paths that begin so
+    #[arg(long, value_name = "PREFIX")]
+    path: Option<String>,
+    /// Requests a second of each node at most
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
+    rate: u32,
+    /// End after so many requests
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<u64>,
+    /// Only the asked node
+    #[arg(long)]
+    here: bool,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
+    let path = query(&args);
+    let first = client::connect_here(ctx).await?;
+    let mut clients = vec![first];
+    if !args.here {
+        others(&mut clients, ctx).await?;
+    }
+    let left = Cell::new(args.limit.unwrap_or(u64::MAX));
+    let lost = RefCell::new(BTreeSet::new());
+    let mut watches: FuturesUnordered<_> =
+        clients.iter_mut().map(|client| watch(client, &path, ctx, &left, &lost)).collect();
+    let mut last = Ok(());
+    while let Some(ended) = watches.next().await {
+        if left.get() == 0 {
+            return Ok(());
+        }
+        if let Err(error) = ended {
+            remark(&format!("note: {}", error.message));
+            last = Err(error);
+        }
+    }
+    last
+}
+
+fn query(args: &Args) -> String {
+    let mut path = format!("/v1/tap?rate={}", args.rate);
+    let service = args.service.as_ref().map(ToString::to_string);
+    let more = [("service", &service), ("status", &args.status), ("path", &args.path)];
+    for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
+        // Writing to a string does not fail.
+        let _ = write!(path, "&{name}={}", segment(value));
+    }
+    if let Some(time) = args.slower_than {
+        let _ = write!(path, "&slower_ms={}", time.as_millis());
+    }
+    path
+}
+
+/// Every other node that lives, with the operator's key: nodes tell one another nothing of requests.
+async fn others(clients: &mut Vec<Client>, ctx: &Context) -> Result<()> {
+    let Some(first) = clients.first_mut() else { return Ok(()) };
+    let status: api::Status = first.get("/v1/status").await?;
+    let mesh: api::Mesh = first.get("/v1/mesh").await?;
+    let alive: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != status.node).collect();
+    if alive.is_empty() {
+        return Ok(());
+    }
+    if ctx.operator().and_then(|directory| directory.known()).is_err() {
+        remark("note: only this node tells of its requests; with an operator's key (--operator DIR) all do");
+        return Ok(());
+    }
+    if alive.len() > NODES {
+        remark(&format!("note: {NODES} of {} other nodes tell of their requests", alive.len()));
+    }
+    for node in alive.into_iter().take(NODES) {
+        let name = node.name.clone();
+        match client::connect_to(&[node], ctx).await {
+            Ok(client) => clients.push(client),
+            Err(error) => remark(&format!("note: {name} does not tell: {}", error.message)),
+        }
+    }
+    Ok(())
+}
+
+async fn watch(
+    client: &mut Client,
+    path: &str,
+    ctx: &Context,
+    left: &Cell<u64>,
+    lost: &RefCell<BTreeSet<(String, u64)>>,
+) -> Result<()> {
+    let watched = client.watch(path, |line| {
+        if left.get() == 0 {
+            return Err(Error::new("failed", "enough"));
+        }
+        left.set(left.get() - 1);
+        let tapped: Tapped = serde_json::from_slice(line).map_err(|error| {
+            Error::new("failed", format!("the node answers what this version does not understand: {error}"))
+        })?;
+        if tapped.left_out > 0
+            && lost.borrow_mut().insert((tapped.node.clone(), tapped.left_out))
+            && lost.borrow().len() == 1
+        {
+            remark(&format!("note: {} leaves requests out: narrow them, or raise --rate", tapped.node));
+        }
+        print(ctx, &tapped)?;
+        if left.get() == 0 { Err(Error::new("failed", "enough")) } else { Ok(()) }
+    });
+    match watched.await {
+        Err(_) if left.get() == 0 => Ok(()),
+        result => result,
+    }
+}
+
+fn print(ctx: &Context, tapped: &Tapped) -> Result<()> {
+    match ctx.output.format {
+        Format::Table => ctx.output.text(&text(tapped)),
+        Format::Json => ctx.output.json_line(tapped),
+        Format::Yaml => ctx.output.text(&format!("---\n{}", crate::cli::output::yaml(tapped)?)),
+    }
+}
+
+/// A line for people; what requests say of themselves is nothing that a terminal may obey.
+fn text(tapped: &Tapped) -> String {
+    let time = tapped.observed_at.split('T').nth(1).unwrap_or_default().trim_end_matches('Z');
+    let status = match tapped.grpc_status {
+        Some(grpc) => format!("{} grpc {grpc}", tapped.status),
+        None => tapped.status.to_string(),
+    };
+    let flags = if tapped.flags == "-" { String::new() } else { format!(" {}", tapped.flags) };
+    let line = format!(
+        "{time} {:<6} {} -> {}  {} {}{}  {status}{flags}  {:.1}ms",
+        tapped.side,
+        tapped.source,
+        tapped.destination,
+        tapped.method,
+        tapped.authority,
+        tapped.path,
+        tapped.duration_ms
+    );
+    plain(&line).replace('\n', " ") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_is_asked_for() {
+        let args = Args {
+            service: Some(ServiceName::new("shop", "cart").unwrap()),
+            status: Some("5xx".into()),
+            slower_than: Some(Duration::from_millis(250)),
+            path: Some("/a b".into()),
+            rate: 10,
+            limit: None,
+            here: false,
+        };
+        assert_eq!(query(&args), "/v1/tap?rate=10&service=shop%2Fcart&status=5xx&path=%2Fa%20b&slower_ms=250");
+    }
+}

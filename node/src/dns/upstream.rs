@@ -1,0 +1,303 @@
+//! The machine's own resolvers: who they are, asking them, and noticing one that asks back.
+//!
+//! A query goes on as it came but for its id, and so does the answer: what clients and resolvers tell each other in it (EDNS, DNSSEC)
+//! is none of a forwarder's business. Nothing is kept: the machine's resolver has a cache, and applications have theirs.
+
+use super::answer::Carrier;
+use crate::snapshot::{Current, Trouble};
+use arc_swap::ArcSwap;
+use hickory_proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{Name, RecordType},
+};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    sync::Notify,
+    time::timeout,
+};
+
+/// Where the machine says whom it asks.
+const FILE: &str = "/etc/resolv.conf";
+/// Resolvers that are asked (glibc's MAXNS).
+const RESOLVERS: usize = 3;
+/// How long one may take, before the next is asked.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether there are others.
+const LOOK: Duration = Duration::from_secs(5);
+/// Looks after which resolvers are tried for circles again.
+const PROBED: u32 = 12;
+/// Bytes of the longest answer by UDP that is passed on.
+const ANSWER: usize = 64 << 10;
+/// Bytes of the file that are read.
+const FILE_BYTES: usize = 64 << 10;
+/// The zone of names that only circles bring back (RFC 6761: nobody has it).
+const PROBES: &str = "skein-loop.test.";
+
+/// The resolvers behind this node.
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    /// Where this node itself listens.
+    own: SocketAddr,
+    /// As configured; none means as the machine says.
+    fixed: Option<Vec<SocketAddr>>,
+    resolvers: ArcSwap<Vec<Arc<Resolver>>>,
+    again: Notify,
+}
+
+#[derive(Debug)]
+struct Resolver {
+    address: SocketAddr,
+    /// The label by which a probe is known.
+    token: String,
+    /// It asks this node what this node asks it.
+    circles: AtomicBool,
+}
+
+impl Upstreams {
+    pub(super) fn new(own: SocketAddr, fixed: Option<Vec<SocketAddr>>) -> Self {
+        let upstreams = Self { own, fixed, resolvers: ArcSwap::default(), again: Notify::new() };
+        upstreams.read();
+        upstreams
+    }
+
+    /// Asks one after the other; `None` if none answers.
+    pub(super) async fn ask(&self, query: &[u8], question_ends: usize, carrier: Carrier) -> Option<Vec<u8>> {
+        let resolvers = self.resolvers.load_full();
+        for resolver in resolvers.iter().filter(|resolver| !resolver.circles.load(Relaxed)) {
+            let asked = async {
+                match carrier {
+                    Carrier::Udp => by_udp(resolver.address, query, question_ends).await,
+                    Carrier::Tcp => by_tcp(resolver.address, query, question_ends).await,
+                }
+            };
+            match timeout(PATIENCE, asked).await {
+                Ok(Ok(answer)) => return Some(answer),
+                Ok(Err(error)) => tracing::debug!(resolver = %resolver.address, %error, "a resolver failed"),
+                Err(_) => tracing::debug!(resolver = %resolver.address, "a resolver does not answer"),
+            }
+        }
+        None
+    }
+
+    /// True if the packet is a probe of this node, which has come back.
+    pub(super) fn is_own_probe(&self, packet: &[u8]) -> bool {
+        let resolvers = self.resolvers.load();
+        let probed = resolvers.iter().find(|resolver| {
+            let token = resolver.token.as_bytes();
+            let at = packet.get(13..13 + token.len());
+            packet.get(12).is_some_and(|length| usize::from(*length) == token.len())
+                && at.is_some_and(|label| label.eq_ignore_ascii_case(token))
+        });
+        if let Some(resolver) = probed
+            && !resolver.circles.swap(true, Relaxed)
+        {
+            tracing::warn!(resolver = %resolver.address, "this resolver asks this node back: it is left out");
+        }
+        probed.is_some()
+    }
+
+    /// Looks for circles soon.
+    pub(super) fn look_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// Follows the machine's file, tries resolvers for circles, and tells what is amiss. Never ends.
+    pub(super) async fn watch(&self, current: &Current, tasks: &crate::tasks::Tasks) {
+        let mut seen = changed(Path::new(FILE));
+        for round in 0_u32.. {
+            let now = changed(Path::new(FILE));
+            let is_new = self.fixed.is_none() && now != seen;
+            seen = now;
+            if is_new {
+                self.read();
+            }
+            let asked = tokio::select! {
+                () = tokio::time::sleep(if round == 0 { Duration::ZERO } else { LOOK }) => false,
+                () = self.again.notified() => true,
+            };
+            if is_new || asked || round.is_multiple_of(PROBED) {
+                for resolver in self.resolvers.load().iter() {
+                    let resolver = Arc::clone(resolver);
+                    tasks.detach("dns probe", async move {
+                        if let Some(probe) = resolver.probe() {
+                            // What it says of the name is nothing; that it asks here would be.
+                            drop(timeout(PATIENCE, by_udp(resolver.address, &probe, probe.len())).await);
+                        }
+                    });
+                }
+            }
+            current.tell_resolvers(self.troubles());
+        }
+    }
+
+    fn read(&self) {
+        let addresses = match &self.fixed {
+            Some(fixed) => fixed.clone(),
+            None => parse(&std::fs::read_to_string(FILE).unwrap_or_default()),
+        };
+        let own = |address: &SocketAddr| *address == self.own;
+        let resolver = |address| {
+            Arc::new(Resolver {
+                address,
+                token: format!("{:016x}", rand::random::<u64>()),
+                circles: AtomicBool::new(false),
+            })
+        };
+        let resolvers: Vec<_> = addresses.into_iter().filter(|one| !own(one)).take(RESOLVERS).map(resolver).collect();
+        self.resolvers.store(Arc::new(resolvers));
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        let resolvers = self.resolvers.load();
+        let circles = |resolver: &&Arc<Resolver>| resolver.circles.load(Relaxed);
+        let mut troubles: Vec<Trouble> = resolvers.iter().filter(circles).map(|resolver| Trouble {
+            code: "dns_loop",
+            message: format!("the resolver {} asks this node what this node asks it: it is left out", resolver.address),
+            hint: "let it send only the mesh's names here (`skein dns setup --print`), or name others in [dns] upstreams",
+        })
+        .collect();
+        if resolvers.is_empty() {
+            troubles.push(Trouble {
+                code: "dns_no_resolver",
+                message: "there is no resolver for names outside the mesh: they are answered SERVFAIL".to_owned(),
+                hint: "name one in [dns] upstreams: /etc/resolv.conf has none but this node",
+            });
+        }
+        troubles
+    }
+}
+
+impl Resolver {
+    /// A question for a name that nobody else asks for.
+    fn probe(&self) -> Option<Vec<u8>> {
+        let name = Name::from_ascii(format!("{}.{PROBES}", self.token)).ok()?;
+        let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(name, RecordType::TXT));
+        message.to_vec().ok()
+    }
+}
+
+fn changed(file: &Path) -> Option<SystemTime> {
+    std::fs::metadata(file).and_then(|about| about.modified()).ok()
+}
+
+/// The `nameserver` lines of resolv.conf(5).
+fn parse(text: &str) -> Vec<SocketAddr> {
+    let text = text.get(..FILE_BYTES).unwrap_or(text);
+    let lines = text.lines().filter_map(|line| line.strip_prefix("nameserver")?.split_whitespace().next());
+    // A zone (`fe80::1%eth0`) names an interface, which a socket address has as a number only.
+    lines.filter_map(|address| address.parse::<IpAddr>().ok()).map(|address| SocketAddr::new(address, 53)).collect()
+}
+
+async fn by_udp(resolver: SocketAddr, query: &[u8], question_ends: usize) -> io::Result<Vec<u8>> {
+    let any: IpAddr = if resolver.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // A port of its own and a fresh id, and only packets of that resolver: nobody else can guess an answer.
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    socket.connect(resolver).await?;
+    let (sent, id) = with_fresh_id(query);
+    socket.send(&sent).await?;
+    let mut answer = vec![0; ANSWER];
+    loop {
+        let length = socket.recv(&mut answer).await?;
+        if is_answer(&answer[..length], &sent, question_ends) {
+            answer.truncate(length);
+            answer[..2].copy_from_slice(&id);
+            return Ok(answer);
+        }
+    }
+}
+
+async fn by_tcp(resolver: SocketAddr, query: &[u8], question_ends: usize) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(resolver).await?;
+    let (sent, id) = with_fresh_id(query);
+    let length = u16::try_from(sent.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes()[..], &sent].concat()).await?;
+    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut answer).await?;
+    if !is_answer(&answer, &sent, question_ends) {
+        return Err(io::Error::other("an answer to another question"));
+    }
+    answer[..2].copy_from_slice(&id);
+    Ok(answer)
+}
+
+/// The query under another id, and the id that it had.
+fn with_fresh_id(query: &[u8]) -> (Vec<u8>, [u8; 2]) {
+    let mut sent = query.to_vec();
+    let mut id = [0; 2];
+    id.copy_from_slice(&sent[..2]);
+    sent[..2].copy_from_slice(&rand::random::<[u8; 2]>());
+    (sent, id)
+}
+
+/// True if it bears the same id and question; who refuses may leave the question out.
+fn is_answer(answer: &[u8], sent: &[u8], question_ends: usize) -> bool {
+    let (Some(header), Some(asked)) = (answer.get(..12), sent.get(12..question_ends)) else { return false };
+    let (is_response, is_refusal) = (header[2] & 0x80 != 0, header[3] & 0xf != 0);
+    let same = answer.get(12..question_ends).is_some_and(|question| question.eq_ignore_ascii_case(asked));
+    header[..2] == sent[..2] && is_response && (same || is_refusal && header[4..6] == [0, 0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_is_read_as_others_read_it() {
+        let text = "# nameserver 9.9.9.9\nsearch shop\nnameserver 10.0.0.2\nnameserver\t::1 # here\nnameserver fe80::1%eth0\noptions ndots:5\n";
+        assert_eq!(parse(text), ["10.0.0.2:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
+        assert_eq!(parse(""), []);
+    }
+
+    #[test]
+    fn this_node_is_none_of_its_resolvers() {
+        let own: SocketAddr = "127.0.0.1:15053".parse().unwrap();
+        let other: SocketAddr = "127.0.0.53:53".parse().unwrap();
+        let upstreams = Upstreams::new(own, Some(vec![own, other]));
+        assert_eq!(upstreams.resolvers.load().iter().map(|one| one.address).collect::<Vec<_>>(), [other]);
+        assert_eq!(upstreams.troubles(), []);
+        assert_eq!(Upstreams::new(own, Some(vec![own])).troubles()[0].code, "dns_no_resolver");
+    }
+
+    #[test]
+    fn a_probe_that_comes_back_tells_of_a_circle() {
+        let upstreams = Upstreams::new("127.0.0.1:1".parse().unwrap(), Some(vec!["127.0.0.1:2".parse().unwrap()]));
+        let probe = upstreams.resolvers.load()[0].probe().unwrap();
+        let mut other = probe.clone();
+        other[13] = b'x';
+        assert!(!upstreams.is_own_probe(&other) && !upstreams.is_own_probe(&probe[..14]));
+        assert_eq!(upstreams.troubles(), []);
+        assert!(upstreams.is_own_probe(&probe));
+        assert_eq!(upstreams.troubles()[0].code, "dns_loop");
+    }
+
+    #[test]
+    fn only_the_answer_to_the_question_is_one() {
+        let upstreams = Upstreams::new("127.0.0.1:1".parse().unwrap(), Some(vec!["127.0.0.1:2".parse().unwrap()]));
+        let sent = upstreams.resolvers.load()[0].probe().unwrap();
+        let mut answer = sent.clone();
+        assert!(!is_answer(&answer, &sent, sent.len()), "a query is no answer");
+        answer[2] |= 0x80;
+        assert!(is_answer(&answer, &sent, sent.len()));
+        let mut other = answer.clone();
+        other[14] ^= 1;
+        assert!(!is_answer(&other, &sent, sent.len()), "another question");
+        answer[0] ^= 1;
+        assert!(!is_answer(&answer, &sent, sent.len()), "another id");
+        let refusal = [sent[0], sent[1], 0x80, 5, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(is_answer(&refusal, &sent, sent.len()));
+        assert!(!is_answer(&refusal[..11], &sent, sent.len()));
+    }
+}

@@ -1,0 +1,320 @@
+//! Connections that the kernel brought here (`skein capture on`) in place of where applications meant to go: to a service of the mesh,
+//! if the destination is one, and else on to where they meant to go.
+//!
+//! By address: a service's loopback address. By what the client says first, at ports at which the mesh has services: the Host of its
+//! first request, or the server name of its ClientHello. One connection is one decision: a client that asks one connection for several
+//! hosts gets all of them from where the first one is.
+
+use super::{
+    context::Context,
+    detect::{self, Spoken},
+    failure::Cause,
+    http::Bounds,
+    listen,
+    outbound::{self, Speaker},
+    plane::{DataPlane, Listen, Serves},
+    tcp::{Account, End, Side, Spans, relay},
+};
+use crate::{
+    config,
+    snapshot::{Captures, Names, Services, Snapshot},
+};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use certs::id::ServiceName;
+use policy::{
+    hosts::{self, Protocol},
+    kinds::OutboundPolicy,
+    route::{self, Called, NoRoute},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Speakers that are kept for places that were called.
+const SPEAKERS: usize = 4096;
+/// How long reaching a place outside the mesh may take (Istio's connectTimeout).
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection that is passed on may be silent (Istio's idleTimeout).
+const IDLE: Duration = Duration::from_secs(3600);
+/// The port of names that are no service.
+const HTTP: u16 = 80;
+
+/// The door for captured connections, one for all workers.
+#[derive(Debug)]
+pub(super) struct Captured {
+    name: config::Speaker,
+    speakers: Mutex<HashMap<Place, Kept>>,
+    ports: ArcSwapOption<Ports>,
+}
+
+/// Where a captured connection leads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Place {
+    Service(ServiceName, u16),
+    /// A host of a VirtualService that is no service, at this port.
+    Name(u16),
+    Outside,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// The configuration that it was made of.
+    local: Weak<super::local::Local>,
+    speaker: Arc<ArcSwap<Speaker>>,
+}
+
+/// Ports at which what a client says first tells which service it means.
+#[derive(Debug)]
+struct Ports {
+    of: Weak<Snapshot>,
+    numbers: HashSet<u16>,
+}
+
+/// What is to be done with a connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Destination {
+    Mesh(Place),
+    /// Where the application meant to go.
+    Original,
+    /// Nobody has that address.
+    Nowhere,
+}
+
+/// Listens for what the kernel brings, on IPv4 and, where the machine has it, on IPv6.
+///
+/// # Errors
+/// The port is in use.
+pub async fn open_capture(plane: &DataPlane, settings: &config::Capture) -> io::Result<Vec<SocketAddr>> {
+    let workers = plane.workers.len();
+    let (bound, sockets) = listen::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, settings.port)), workers)?;
+    let mut all = vec![(bound, sockets)];
+    match listen::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, bound.port())), workers) {
+        Ok(opened) => all.push(opened),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        Err(error) => tracing::info!(%error, "no IPv6 on loopback: only IPv4 can be captured"),
+    }
+    let captured = Arc::new(Captured {
+        name: settings.speaker.clone(),
+        speakers: Mutex::default(),
+        ports: ArcSwapOption::empty(),
+    });
+    let mut addresses = Vec::new();
+    for (address, sockets) in all {
+        addresses.push(address);
+        for (worker, socket) in plane.workers.iter().zip(sockets) {
+            let serves = Serves::Captured(Arc::clone(&captured));
+            let listen = Listen { socket, serves, close: CancellationToken::new() };
+            worker.send(listen).await.map_err(|_| io::Error::other("the workers are gone"))?;
+        }
+    }
+    plane.shared.current.tell_captures(Captures { listen: addresses.clone() });
+    Ok(addresses)
+}
+
+/// Serves one captured connection.
+pub(super) async fn serve(context: Arc<Context>, captured: Arc<Captured>, stream: TcpStream, remote: SocketAddr) {
+    let original = match original(&stream) {
+        Ok(original) => original,
+        Err(error) => {
+            tracing::debug!(%error, %remote, "a connection to the capture port that was not captured");
+            return stream.reset();
+        }
+    };
+    let destination = tokio::select! {
+        destination = captured.destination(&context, &stream, original) => destination,
+        () = context.draining() => return,
+    };
+    match destination {
+        Ok(Destination::Mesh(place)) => match captured.speaker(&context, place) {
+            Some(speaker) => outbound::serve(context, speaker, stream, remote, Some(original)).await,
+            None => stream.reset(),
+        },
+        Ok(Destination::Original) => captured.pass(&context, stream, (remote, original)).await,
+        Ok(Destination::Nowhere) => stream.reset(),
+        Err(error) => tracing::debug!(%error, "a captured connection ended before it was known where it goes"),
+    }
+}
+
+/// Where the application meant to go.
+///
+/// # Errors
+/// It meant to come here.
+fn original(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = socket2::SockRef::from(stream);
+    let local = stream.local_addr()?;
+    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let original = original?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    if original == local {
+        return Err(io::Error::other("it was meant for this port"));
+    }
+    Ok(original)
+}
+
+impl Captured {
+    async fn destination(
+        &self,
+        context: &Context,
+        stream: &TcpStream,
+        original: SocketAddr,
+    ) -> io::Result<Destination> {
+        let snapshot = context.current.load();
+        if let Some(found) = by_address(&snapshot.services, &context.current.names(), original) {
+            return Ok(found);
+        }
+        if !self.speaks_names(&snapshot, original.port()) {
+            return Ok(Destination::Original);
+        }
+        // Whoever speaks first is the client here, as in Istio: servers that speak first must have ports of their own.
+        let bounds = Bounds::of_applications(&context.limits());
+        let found = match detect::detect(stream, Protocol::Sniffed, &bounds).await? {
+            Spoken::Http1 => match detect::host(stream, &bounds).await? {
+                Some(host) => self.by_host(context, &host, original.port()),
+                None => None,
+            },
+            Spoken::Tls(Some(name)) => {
+                let snapshot = context.current.load();
+                service(&snapshot.services, &name, self.name.service.namespace(), original.port(), Protocol::Tls)
+            }
+            Spoken::Http2 | Spoken::Tls(None) | Spoken::Bytes => None,
+        };
+        Ok(found.map_or(Destination::Original, Destination::Mesh))
+    }
+
+    /// True if a client at this port may say which service it means.
+    fn speaks_names(&self, snapshot: &Arc<Snapshot>, port: u16) -> bool {
+        let known = self.ports.load();
+        if let Some(known) = &*known
+            && std::ptr::eq(known.of.as_ptr(), Arc::as_ptr(snapshot))
+        {
+            return known.numbers.contains(&port);
+        }
+        let all = snapshot.services.iter().flat_map(|service| service.ports.iter());
+        let mut numbers: HashSet<u16> =
+            all.filter(|port| port.protocol != Protocol::Tcp).map(|port| port.number).collect();
+        if !snapshot.compiled.hosts().is_empty() {
+            numbers.insert(HTTP);
+        }
+        let speaks = numbers.contains(&port);
+        self.ports.store(Some(Arc::new(Ports { of: Arc::downgrade(snapshot), numbers })));
+        speaks
+    }
+
+    fn by_host(&self, context: &Context, authority: &str, port: u16) -> Option<Place> {
+        let snapshot = context.current.load();
+        let (host, _) = hosts::split_authority(authority);
+        let namespace = self.name.service.namespace();
+        if hosts::resolve(host, namespace, &*snapshot.services).is_some() {
+            return service(&snapshot.services, host, namespace, port, Protocol::Http);
+        }
+        let source = context.local.load().source(&self.name)?;
+        let asked = route::Request {
+            method: &http::Method::GET,
+            uri: &http::Uri::from_static("/"),
+            authority,
+            scheme: "http",
+            headers: &http::HeaderMap::new(),
+            source: &source,
+            fixed: None,
+            own_port: Some(port),
+        };
+        let routed = route::route(&snapshot.compiled, &*snapshot.services, &asked);
+        matches!(routed, Ok(_) | Err(NoRoute::NoMatch { .. })).then_some(Place::Name(port))
+    }
+
+    /// Who speaks to a place: kept, so that what is known of its clusters is kept.
+    fn speaker(&self, context: &Context, place: Place) -> Option<Arc<ArcSwap<Speaker>>> {
+        let local = context.local.load_full();
+        let mut speakers = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = speakers.get(&place);
+        if let Some(kept) = kept.filter(|kept| std::ptr::eq(kept.local.as_ptr(), Arc::as_ptr(&local))) {
+            return Some(Arc::clone(&kept.speaker));
+        }
+        let (fixed, port) = match &place {
+            Place::Service(service, port) => (Some((Called::Service(service.clone()), *port)), *port),
+            Place::Name(port) => (None, *port),
+            Place::Outside => (None, 0),
+        };
+        let made = Speaker::new(&local, &context.current.load(), &context.locality, &self.name, fixed, port)?;
+        let speaker = match kept {
+            // Connections that are kept open follow.
+            Some(kept) => {
+                kept.speaker.store(Arc::new(made));
+                Arc::clone(&kept.speaker)
+            }
+            None => Arc::new(ArcSwap::from_pointee(made)),
+        };
+        if speakers.len() >= SPEAKERS {
+            speakers.clear();
+        }
+        speakers.insert(place, Kept { local: Arc::downgrade(&local), speaker: Arc::clone(&speaker) });
+        Some(speaker)
+    }
+
+    /// Takes a connection where it meant to go, unless nothing may leave the mesh.
+    async fn pass(&self, context: &Context, stream: TcpStream, (remote, original): (SocketAddr, SocketAddr)) {
+        let Some(speaker) = self.speaker(context, Place::Outside) else { return stream.reset() };
+        let speaker = speaker.load_full();
+        let snapshot = context.current.load();
+        let ends = outbound::Ends { remote, local: original };
+        let mut account = Account::new(outbound::begin_connection(context, &speaker, &snapshot, ends, None));
+        let refused = snapshot.compiled.config().outbound == Some(OutboundPolicy::RegistryOnly);
+        let pair = if refused { speaker.to_nothing() } else { speaker.to_outside() };
+        account.between(context.recorder(pair));
+        drop(snapshot);
+        account.takes("", if refused { "BlackHoleCluster" } else { "PassthroughCluster" });
+        if refused {
+            account.failed(Cause::NoRoute, None);
+            return stream.reset();
+        }
+        account.reaches(original);
+        let reached = tokio::select! {
+            reached = timeout(CONNECT, TcpStream::connect(original)) => reached,
+            () = context.cut() => return,
+        };
+        let Ok(Ok(outside)) = reached else {
+            account.failed(Cause::ConnectFailure, None);
+            return stream.reset();
+        };
+        drop((stream.set_nodelay(true), outside.set_nodelay(true)));
+        account.opened();
+        let stopped = async {
+            context.cut().await;
+            End::Stopped
+        };
+        relay(stream, outside, &mut [account], Spans { idle: Some(IDLE), whole: None }, stopped).await;
+    }
+}
+
+/// The service at an address, or that nobody is.
+fn by_address(services: &Services, names: &Names, original: SocketAddr) -> Option<Destination> {
+    // The rules leave loopback alone but for addresses of services; whoever comes for another one was not sent by them.
+    let address = match original.ip().to_canonical() {
+        IpAddr::V4(address) if address.is_loopback() => address,
+        IpAddr::V6(address) if address.is_loopback() => return Some(Destination::Nowhere),
+        IpAddr::V4(_) | IpAddr::V6(_) => return None,
+    };
+    let place = names.service(address).and_then(|name| {
+        let service = services.get(name)?;
+        let has = service.ports.iter().any(|port| port.number == original.port());
+        has.then(|| Place::Service(name.clone(), original.port()))
+    });
+    Some(place.map_or(Destination::Nowhere, Destination::Mesh))
+}
+
+/// The service that a name means, if it has such a port that may be called so.
+fn service(services: &Services, name: &str, namespace: &str, port: u16, spoken: Protocol) -> Option<Place> {
+    let name = hosts::named(name, namespace)?;
+    let service = services.get(&name)?;
+    let fits = |own: Protocol| own == Protocol::Sniffed || own.is_http() == spoken.is_http() && own != Protocol::Tcp;
+    let has = service.ports.iter().any(|own| own.number == port && fits(own.protocol));
+    has.then_some(Place::Service(name, port))
+}
+
+#[cfg(test)]
+mod tests;

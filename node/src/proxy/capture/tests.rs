@@ -1,0 +1,73 @@
+//! Which destinations are services, by address and by name.
+
+use super::*;
+use crate::snapshot::{Endpoint, EndpointId, StatsTable};
+use certs::id::{NodeId, ServiceAccount};
+use policy::hosts::ServicePort;
+use std::collections::BTreeMap;
+
+const CART: Ipv4Addr = Ipv4Addr::new(127, 240, 0, 9);
+
+fn cart() -> ServiceName {
+    ServiceName::new("shop", "cart").unwrap()
+}
+
+fn services() -> Services {
+    let stats = StatsTable::default();
+    let id = EndpointId { node: NodeId::new("a").unwrap(), service: cart(), instance: None };
+    let port = |number, protocol| ServicePort { name: format!("p{number}"), number, protocol };
+    let ports =
+        [port(80, Protocol::Http), port(443, Protocol::Tls), port(9, Protocol::Sniffed), port(5432, Protocol::Tcp)];
+    Services::new([Endpoint {
+        address: "127.0.0.1:15008".parse().unwrap(),
+        account: ServiceAccount::new("shop", "default").unwrap(),
+        labels: Arc::default(),
+        locality: "".into(),
+        weight: 1,
+        ports: ports.into(),
+        healthy: true,
+        reason: "".into(),
+        local: false,
+        stats: stats.of(&id, 1),
+        id,
+    }])
+}
+
+#[test]
+fn a_services_address_leads_to_its_ports_and_no_other_loopback_address_anywhere() {
+    let names = Names::new(BTreeMap::from([(cart(), CART)]), Vec::new());
+    let to = |text: &str| by_address(&services(), &names, text.parse().unwrap());
+    let place = |port| Some(Destination::Mesh(Place::Service(cart(), port)));
+    assert_eq!(to("127.240.0.9:80"), place(80));
+    assert_eq!(to("127.240.0.9:5432"), place(5432));
+    assert_eq!(to("127.240.0.9:81"), Some(Destination::Nowhere), "no such port");
+    assert_eq!(to("127.240.0.10:80"), Some(Destination::Nowhere), "nobody's address");
+    // The node's own pages are among what is refused.
+    assert_eq!(to("127.0.0.1:15000"), Some(Destination::Nowhere));
+    assert_eq!(to("[::1]:15000"), Some(Destination::Nowhere));
+    assert_eq!(to("[::ffff:127.0.0.1]:15000"), Some(Destination::Nowhere));
+    assert_eq!(to("10.0.0.1:80"), None);
+    assert_eq!(to("[2001:db8::1]:80"), None);
+}
+
+#[test]
+fn a_name_leads_to_a_port_that_may_be_called_by_name() {
+    let to = |name: &str, port, spoken| service(&services(), name, "shop", port, spoken);
+    for name in ["cart", "cart.shop", "CART.shop.svc.cluster.local", "cart.shop.mesh"] {
+        assert_eq!(to(name, 80, Protocol::Http), Some(Place::Service(cart(), 80)), "{name}");
+    }
+    assert_eq!(to("cart", 443, Protocol::Tls), Some(Place::Service(cart(), 443)));
+    assert_eq!(to("cart", 9, Protocol::Http), Some(Place::Service(cart(), 9)));
+    assert_eq!(to("cart", 9, Protocol::Tls), Some(Place::Service(cart(), 9)));
+    for (name, port, spoken) in [
+        ("cart", 81, Protocol::Http),
+        ("cart", 443, Protocol::Http),
+        ("cart", 80, Protocol::Tls),
+        ("cart", 5432, Protocol::Http),
+        ("cart.other", 80, Protocol::Http),
+        ("www.example.com", 80, Protocol::Http),
+        ("10.0.0.1", 80, Protocol::Http),
+    ] {
+        assert_eq!(to(name, port, spoken), None, "{name} {port}");
+    }
+}

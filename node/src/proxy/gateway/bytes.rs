@@ -1,0 +1,134 @@
+//! Connections of bytes that come in at a gateway: whatever a TCP server gets, what comes out of TLS that ends here, and TLS that
+//! is passed on unopened. They are judged as at any service, when they come and whenever the rules change.
+
+use super::{
+    admission::report,
+    door::{Door, Met},
+};
+use crate::{
+    proxy::{
+        context::Context,
+        failure::Cause,
+        outbound::{self, Ends},
+        tcp::{Account, End, Side},
+    },
+    snapshot::Snapshot,
+};
+use policy::{
+    authorize::{Decision, Peer},
+    compile::{Behind, Bytes, Doors, Serves},
+    route::{self, Called, Connection, Route},
+};
+use std::{sync::Arc, time::Duration};
+
+/// How long connections go on whose port the documents want no more: Istio's `drainDuration`.
+const DRAIN: Duration = Duration::from_secs(45);
+
+/// A connection of a client.
+pub(super) struct Client {
+    pub(super) ends: Ends,
+    /// Where TLS ended here.
+    pub(super) met: Option<Met>,
+    /// The name that it asks TLS for; empty for none, absent where it speaks no TLS.
+    pub(super) server_name: Option<String>,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side, client: Client) {
+    let speaker = door.speaker.load_full();
+    // From here on no change of the rules is missed.
+    let mut changes = context.rules.subscribe();
+    let route = |snapshot: &Snapshot, account: &mut Account| {
+        account.between(context.recorder(speaker.to_nothing()));
+        let decision = client.judged(door, snapshot);
+        report(context, door, || format!("a connection to port {}", door.port), &decision);
+        if !decision.allowed() {
+            return Err(Cause::Denied);
+        }
+        let doors = &door.look(snapshot).doors;
+        let called = Called::Service(speaker.service.clone());
+        let at = Connection {
+            called: &called,
+            port: door.port,
+            source: &speaker.source,
+            address: Some(client.ends.local.ip()),
+        };
+        let route = client.route(door, doors, &at).ok_or(Cause::NoRoute)?;
+        Ok((route, door.port))
+    };
+    let until = async {
+        tokio::select! {
+            () = denied(context, door, &client, &mut changes) => End::Denied,
+            () = replaced(client.met.as_ref()) => End::Denied,
+            () = drained(door) => End::Stopped,
+        }
+    };
+    let how = (client.ends, client.server_name.as_deref());
+    outbound::pass(context, &speaker, stream, how, route, until).await;
+}
+
+impl Client {
+    fn route(&self, door: &Door, doors: &Doors, at: &Connection<'_>) -> Option<Arc<Route>> {
+        let tcp = |bytes: &Bytes| route::enter_tcp(bytes, at);
+        match &doors.listener(door.bind.as_ref(), door.port)?.serves {
+            Serves::Plain(_) => None,
+            Serves::Bytes(bytes) => tcp(bytes),
+            Serves::Tls(servers) => match &self.met {
+                Some(met) => match &met.among(servers)?.behind {
+                    Behind::Bytes(bytes) => tcp(bytes),
+                    Behind::Requests(_) | Behind::Unopened(_) => None,
+                },
+                None => {
+                    let name = self.server_name.as_deref().unwrap_or_default();
+                    let listener = doors.listener(door.bind.as_ref(), door.port)?;
+                    match &listener.tls_server(Some(name).filter(|name| !name.is_empty()))?.behind {
+                        Behind::Unopened(bytes) => route::enter_tls(bytes, at, name),
+                        Behind::Requests(_) | Behind::Bytes(_) => None,
+                    }
+                }
+            },
+        }
+    }
+
+    fn judged(&self, door: &Door, snapshot: &Snapshot) -> Decision {
+        let from = self.ends.remote.ip().to_canonical();
+        let peer = Peer {
+            // A client's certificate is of no authority of this mesh.
+            identity: None,
+            address: Some(from),
+            original_address: Some(from),
+            server_name: self.server_name.as_deref().filter(|name| !name.is_empty()),
+            destination: Some(self.ends.local.ip().to_canonical()),
+            port: door.port,
+        };
+        door.look(snapshot).workload.authorizer.decide_connection(&peer)
+    }
+}
+
+/// Resolves when the rules forbid what they allowed.
+async fn denied(context: &Context, door: &Door, client: &Client, changes: &mut tokio::sync::watch::Receiver<u64>) {
+    loop {
+        if changes.changed().await.is_err() {
+            // No rules come any more.
+            return std::future::pending().await;
+        }
+        if !client.judged(door, &context.current.load()).allowed() {
+            let gateway = &door.speaker.load().service;
+            tracing::info!(client = %client.ends.remote, %gateway, "ended a connection that policy denies now");
+            return;
+        }
+    }
+}
+
+/// Resolves when clients must show something else than when this one was let in.
+async fn replaced(met: Option<&Met>) {
+    match met {
+        Some(met) => met.configured.replaced.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn drained(door: &Door) {
+    door.closed().await;
+    tokio::time::sleep(DRAIN).await;
+}

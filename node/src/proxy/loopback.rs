@@ -1,0 +1,250 @@
+//! Listens at the loopback addresses of services, at each service's own ports: an application that resolves a name gets there, and
+//! what it says goes as by an `[[upstream]]`. What cannot be opened is told and tried again; the rest does not feel it.
+
+use super::{
+    listen,
+    local::Local,
+    outbound::Speaker,
+    plane::{DataPlane, Listen, Serves},
+};
+use crate::{
+    config,
+    dns::Addresses,
+    snapshot::{Names, Snapshot, Trouble},
+};
+use arc_swap::ArcSwap;
+use certs::id::ServiceName;
+use policy::route::Called;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Sockets that are opened at most, all workers' together.
+const SOCKETS: usize = 8192;
+/// The first pause before what could not be opened is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// The longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// How many services a sentence names.
+const NAMED: usize = 3;
+
+/// A service and one of its ports.
+type Key = (ServiceName, u16);
+
+/// What is open.
+#[derive(Debug)]
+struct Opened {
+    address: Ipv4Addr,
+    speaker: Arc<ArcSwap<Speaker>>,
+    close: CancellationToken,
+}
+
+/// Keeps a data plane's names until the node drains. Call it where `[dns]` is on.
+pub async fn keep_names(plane: Arc<DataPlane>, settings: config::Dns) {
+    let mut snapshots = plane.shared.current.subscribe();
+    let mut reloads = plane.shared.reloads.subscribe();
+    let mut draining = plane.shared.draining.subscribe();
+    let mut keeper = Keeper {
+        plane,
+        speaker: settings.speaker,
+        addresses: Addresses::new(settings.addresses),
+        open: HashMap::new(),
+    };
+    let mut retry = RETRY;
+    loop {
+        snapshots.mark_unchanged();
+        reloads.mark_unchanged();
+        let complete = keeper.look().await;
+        retry = if complete { RETRY } else { (retry * 2).min(LONGEST_RETRY) };
+        let again = async { if complete { std::future::pending().await } else { tokio::time::sleep(retry).await } };
+        let drained = async { drop(draining.wait_for(|draining| *draining).await) };
+        let goes_on = tokio::select! {
+            // Errors mean that the node ends.
+            changed = snapshots.changed() => changed.is_ok(),
+            changed = reloads.changed() => changed.is_ok(),
+            () = drained => false,
+            () = again => true,
+        };
+        if !goes_on {
+            return std::future::pending().await;
+        }
+    }
+}
+
+struct Keeper {
+    plane: Arc<DataPlane>,
+    speaker: config::Speaker,
+    addresses: Addresses,
+    open: HashMap<Key, Opened>,
+}
+
+/// What could not be opened, by port and reason.
+#[derive(Default)]
+struct Shut(BTreeMap<(u16, Why), Vec<ServiceName>>);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    Taken,
+    Denied,
+    Full,
+    Other(String),
+}
+
+impl Keeper {
+    /// Brings what is open in line with the services that there are; false if something is to be tried again.
+    async fn look(&mut self) -> bool {
+        let (snapshot, local) = (self.plane.shared.current.load(), self.plane.shared.local.load_full());
+        let called = snapshot.services.iter().filter(|service| !service.ports.is_empty());
+        let called: BTreeMap<&ServiceName, _> = called.map(|service| (&service.name, service)).collect();
+        let present: BTreeSet<&ServiceName> = called.keys().copied().collect();
+        let mut given = BTreeMap::new();
+        let mut without = Vec::new();
+        for name in called.keys().copied() {
+            match self.addresses.assign(name, &present) {
+                Some(address) => drop(given.insert(name.clone(), address)),
+                None => without.push(name),
+            }
+        }
+        let wanted = |(name, port): &Key| {
+            let service = called.get(name).filter(|service| service.ports.iter().any(|known| known.number == *port));
+            service.and_then(|_| given.get(name).copied())
+        };
+        self.open.retain(|key, opened| {
+            let stays = wanted(key) == Some(opened.address);
+            if !stays {
+                opened.close.cancel();
+            }
+            stays
+        });
+        let awaited = awaited(&snapshot, &local);
+        let (mut shut, mut complete) = (Shut::default(), true);
+        for (name, service) in &called {
+            let Some(address) = given.get(*name).copied() else { continue };
+            for port in service.ports.iter().map(|port| port.number) {
+                match self.keep(((*name).clone(), port), address, (&snapshot, &local), &awaited).await {
+                    Ok(true) => {}
+                    Ok(false) => complete = false,
+                    Err(why) => {
+                        complete = false;
+                        shut.0.entry((port, why)).or_default().push((*name).clone());
+                    }
+                }
+            }
+        }
+        let mut troubles = shut.troubles();
+        troubles.extend(no_room(&without));
+        let names = Names::new(given, troubles);
+        if names != *self.plane.shared.current.names() {
+            self.plane.shared.current.tell_names(names);
+        }
+        complete
+    }
+
+    /// Opens one port, or sees that it speaks as whom it should; false if it must wait.
+    async fn keep(
+        &mut self,
+        key: Key,
+        address: Ipv4Addr,
+        (snapshot, local): (&Snapshot, &Local),
+        awaited: &HashSet<u16>,
+    ) -> Result<bool, Why> {
+        let port = key.1;
+        let locality = &self.plane.shared.locality;
+        let speaker = || {
+            Speaker::new(local, snapshot, locality, &self.speaker, Some((Called::Service(key.0.clone()), key.1)), port)
+                .ok_or_else(|| Why::Other(format!("{} is no service of this node any more", self.speaker)))
+        };
+        if let Some(opened) = self.open.get(&key) {
+            let (old, new) = (opened.speaker.load(), speaker()?);
+            if old.source != new.source || old.identity != new.identity {
+                opened.speaker.store(Arc::new(new));
+            }
+            return Ok(true);
+        }
+        if awaited.contains(&port) {
+            return Ok(false);
+        }
+        let workers = self.plane.workers.len();
+        if (self.open.len() + 1) * workers > SOCKETS {
+            return Err(Why::Full);
+        }
+        let speaker = Arc::new(ArcSwap::from_pointee(speaker()?));
+        let (_, sockets) = listen::bind(SocketAddr::new(address.into(), port), workers).map_err(|error| why(&error))?;
+        let close = CancellationToken::new();
+        for (worker, socket) in self.plane.workers.iter().zip(sockets) {
+            let listen = Listen { socket, serves: Serves::Applications(Arc::clone(&speaker)), close: close.clone() };
+            worker.send(listen).await.map_err(|_| Why::Other("the workers are gone".to_owned()))?;
+        }
+        self.open.insert(key, Opened { address, speaker, close });
+        Ok(true)
+    }
+}
+
+/// Ports at which applications of this machine will listen and do not yet. They may do so at all addresses: who were there before them
+/// would keep them from starting.
+fn awaited(snapshot: &Snapshot, local: &Local) -> HashSet<u16> {
+    let waits = |service: &config::Service| {
+        let mut here = snapshot.services.on(&snapshot.node);
+        !here.any(|endpoint| endpoint.id.service == service.name && endpoint.healthy)
+    };
+    let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+    let services = local.services().into_iter().filter(|service| waits(service));
+    let targets = services.flat_map(|service| service.ports.iter().map(|port| port.target));
+    targets.filter(|target| is_here(target.ip())).map(|target| target.port()).collect()
+}
+
+fn why(error: &io::Error) -> Why {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        Why::Taken
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        Why::Denied
+    } else {
+        Why::Other(error.to_string())
+    }
+}
+
+impl Shut {
+    fn troubles(&self) -> Vec<Trouble> {
+        self.0.iter().map(|((port, why), services)| shut(*port, why, services)).collect()
+    }
+}
+
+fn shut(port: u16, why: &Why, services: &[ServiceName]) -> Trouble {
+    let at = format!("port {port} is not open at the addresses of {}", named(services.iter()));
+    let (message, hint) = match why {
+        Why::Taken => (
+            format!("{at}: another process listens there, at all addresses perhaps"),
+            "let it listen at one address, such as 127.0.0.1; or call these services by an [[upstream]] or [[outbound]] port",
+        ),
+        Why::Denied => (
+            format!("{at}: this process may not listen at ports this low"),
+            "give it CAP_NET_BIND_SERVICE, or lower the sysctl net.ipv4.ip_unprivileged_port_start",
+        ),
+        Why::Full => (
+            format!("{at}: {SOCKETS} sockets are open, which is the most"),
+            "call these services by an [[upstream]] or [[outbound]] port, or run fewer workers",
+        ),
+        Why::Other(error) => (format!("{at}: {error}"), "see the log of this node"),
+    };
+    Trouble { code: "names_not_open", message, hint }
+}
+
+fn no_room(without: &[&ServiceName]) -> Option<Trouble> {
+    (!without.is_empty()).then(|| Trouble {
+        code: "names_not_open",
+        message: format!("there is no address left for {}", named(without.iter().copied())),
+        hint: "widen [dns] addresses and restart the node",
+    })
+}
+
+fn named<'a>(services: impl ExactSizeIterator<Item = &'a ServiceName>) -> String {
+    let count = services.len();
+    let first: Vec<String> = services.take(NAMED).map(ToString::to_string).collect();
+    let more = count - first.len();
+    if more > 0 { format!("{} and {more} more", first.join(", ")) } else { first.join(", ") }
+}

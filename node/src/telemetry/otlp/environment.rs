@@ -1,0 +1,231 @@
+//! The node's own collector, and how much is sampled where policy does not say: OpenTelemetry's variables.
+//!
+//! Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry Protocol Exporter".
+
+use super::target::Target;
+use http::{HeaderName, HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
+use std::{path::PathBuf, time::Duration};
+
+/// Istio's default: of a hundred requests one.
+const PERCENT: f64 = 1.0;
+/// OTLP's own.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the environment says. Without an endpoint there is no collector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Environment {
+    /// Who takes spans where policy names no provider.
+    pub(super) traces: Option<Target>,
+    /// Percent of requests that are sampled where neither a caller nor policy decides.
+    pub(super) percent: f64,
+    /// `service.name`, instead of each service's own.
+    pub(super) service_name: Option<String>,
+    /// Further attributes of the resource.
+    pub(super) resource: Vec<(String, String)>,
+}
+
+impl Default for Environment {
+    /// Nothing is set.
+    fn default() -> Self {
+        Self { traces: None, percent: PERCENT, service_name: None, resource: Vec::new() }
+    }
+}
+
+impl Environment {
+    /// Reads it; `variable` gives one by its name.
+    ///
+    /// # Errors
+    /// Which variable says what it cannot, for people.
+    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let get = |name: &str| variable(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        if get("OTEL_SDK_DISABLED").is_some_and(|disabled| disabled.eq_ignore_ascii_case("true")) {
+            return Ok(Self::default());
+        }
+        let pairs = |name: &str| get(name).map_or(Ok(Vec::new()), |text| pairs(name, &text));
+        let is_off = match get("OTEL_TRACES_EXPORTER").as_deref() {
+            None | Some("otlp") => false,
+            Some("none") => true,
+            Some(other) => return Err(format!("OTEL_TRACES_EXPORTER={other}: there are otlp and none")),
+        };
+        Ok(Self {
+            traces: if is_off { None } else { target(&get)? },
+            percent: percent(&get)?,
+            service_name: get("OTEL_SERVICE_NAME"),
+            resource: pairs("OTEL_RESOURCE_ATTRIBUTES")?,
+        })
+    }
+
+    /// True if spans go to the node's own collector.
+    #[must_use]
+    pub fn takes_spans(&self) -> bool {
+        self.traces.is_some()
+    }
+
+    /// Percent of requests that are sampled where neither a caller nor policy decides.
+    #[must_use]
+    pub fn percent(&self) -> f64 {
+        self.percent
+    }
+}
+
+fn target(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Target>, String> {
+    // A variable for traces alone goes before the one for all.
+    let either = |name: &str| {
+        let names = [format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
+        names.into_iter().find_map(|name| get(&name).map(|value| (name, value)))
+    };
+    let Some((name, endpoint)) = either("ENDPOINT") else { return Ok(None) };
+    let is_grpc = match either("PROTOCOL") {
+        None => false,
+        Some((_, protocol)) if protocol == "http/protobuf" => false,
+        Some((_, protocol)) if protocol == "grpc" => true,
+        Some((name, protocol)) => return Err(format!("{name}={protocol}: there are grpc and http/protobuf")),
+    };
+    if let Some((name, compression)) = either("COMPRESSION").filter(|(_, compression)| compression != "none") {
+        return Err(format!("{name}={compression}: nothing is compressed here"));
+    }
+    let timeout = match either("TIMEOUT") {
+        None => TIMEOUT,
+        Some((name, text)) => {
+            let millis = text.parse().map_err(|_| format!("{name}={text}: not a number of milliseconds"))?;
+            Duration::from_millis(millis)
+        }
+    };
+    let mut headers = Vec::new();
+    if let Some((name, text)) = either("HEADERS") {
+        for (key, value) in pairs(&name, &text)? {
+            let read = HeaderName::from_bytes(key.to_ascii_lowercase().as_bytes()).ok();
+            // The value may be a secret: it is not told.
+            let header =
+                read.zip(HeaderValue::from_str(&value).ok()).ok_or_else(|| format!("{name}: `{key}` is no header"))?;
+            headers.push(header);
+        }
+    }
+    let no_url = || format!("{name}={endpoint}: write it like http://localhost:4318");
+    let uri: Uri = endpoint.parse().map_err(|_| no_url())?;
+    let is_tls = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(no_url()),
+    };
+    let authority = uri.authority().ok_or_else(no_url)?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = authority.port_u16().unwrap_or(match (is_grpc, is_tls) {
+        (true, _) => 4317,
+        (false, false) => 80,
+        (false, true) => 443,
+    });
+    let path = uri.path().trim_end_matches('/');
+    let path = match (is_grpc, name.contains("_TRACES_")) {
+        (true, _) => None,
+        (false, true) => Some(if path.is_empty() { "/".to_owned() } else { uri.path().to_owned() }),
+        (false, false) => Some(format!("{path}/v1/traces")),
+    };
+    let authorities = either("CERTIFICATE").map(|(_, file)| PathBuf::from(file));
+    Ok(Some(Target { host, port, is_tls, authorities, path, headers, timeout }))
+}
+
+/// A decision that was made before always holds, as with the samplers called `parentbased_`.
+fn percent(get: &impl Fn(&str) -> Option<String>) -> Result<f64, String> {
+    let Some(sampler) = get("OTEL_TRACES_SAMPLER") else { return Ok(PERCENT) };
+    match sampler.strip_prefix("parentbased_").unwrap_or(&sampler) {
+        "always_on" => Ok(100.0),
+        "always_off" => Ok(0.0),
+        "traceidratio" => match get("OTEL_TRACES_SAMPLER_ARG") {
+            None => Ok(100.0),
+            Some(text) => {
+                let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+                share
+                    .map(|share| share * 100.0)
+                    .ok_or_else(|| format!("OTEL_TRACES_SAMPLER_ARG={text}: not between 0 and 1"))
+            }
+        },
+        _ => Err(format!("OTEL_TRACES_SAMPLER={sampler}: there are always_on, always_off and traceidratio")),
+    }
+}
+
+/// `KEY=VALUE,KEY=VALUE`, with values in percent encoding.
+fn pairs(name: &str, text: &str) -> Result<Vec<(String, String)>, String> {
+    let pair = |pair: &str| {
+        let (key, value) = pair
+            .split_once('=')
+            .filter(|(key, _)| !key.trim().is_empty())
+            .ok_or_else(|| format!("{name}: write it like key=value,key=value"))?;
+        let value = percent_decode_str(value.trim()).decode_utf8().map_err(|_| format!("{name}: not text in UTF-8"))?;
+        Ok((key.trim().to_owned(), value.into_owned()))
+    };
+    text.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Environment, String> {
+        Environment::read(|name| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn nothing_is_sent_without_an_endpoint() {
+        assert_eq!(read(&[]), Ok(Environment::default()));
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
+        assert!(read(&[endpoint]).unwrap().takes_spans());
+        assert!(!read(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).unwrap().takes_spans());
+        assert!(!read(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).unwrap().takes_spans());
+    }
+
+    #[test]
+    fn the_variable_for_traces_goes_before_the_one_for_all() {
+        let all = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otel.example/base/"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20abc, x-tenant=shop"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=prod,zone=a%2Cb"),
+        ];
+        let read_all = read(&all).unwrap();
+        let target = read_all.traces.unwrap();
+        assert_eq!((target.host.as_str(), target.port, target.is_tls), ("otel.example", 443, true));
+        assert_eq!(target.path.as_deref(), Some("/base/v1/traces"));
+        assert_eq!(
+            (target.headers[0].0.as_str(), target.headers[0].1.as_bytes()),
+            ("authorization", &b"Bearer abc"[..])
+        );
+        assert_eq!(target.timeout, Duration::from_millis(2_500));
+        assert_eq!(read_all.resource[1], ("zone".to_owned(), "a,b".to_owned()));
+        let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://[::1]/traces");
+        let target = read(&[all[0], own]).unwrap().traces.unwrap();
+        assert_eq!((target.host.as_str(), target.port, target.path.as_deref()), ("::1", 80, Some("/traces")));
+        let grpc = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+        let target = read(&grpc).unwrap().traces.unwrap();
+        assert_eq!((target.port, target.path), (4_317, None));
+    }
+
+    #[test]
+    fn samplers_give_the_share() {
+        let share = |sampler, argument| {
+            read(&[("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", argument)]).map(|read| read.percent)
+        };
+        assert_eq!(share("always_on", ""), Ok(100.0));
+        assert_eq!(share("parentbased_always_off", ""), Ok(0.0));
+        assert_eq!(share("parentbased_traceidratio", "0.25"), Ok(25.0));
+        assert!(share("traceidratio", "2").is_err() && share("jaeger_remote", "").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_is_named_and_secrets_are_not() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
+        for (name, value) in [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=%0asecret"),
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ] {
+            let error = read(&[(name, value), endpoint]).unwrap_err();
+            assert!(error.contains(name) && !error.contains("secret"), "{error}");
+        }
+    }
+}

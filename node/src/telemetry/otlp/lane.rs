@@ -1,0 +1,307 @@
+//! Lanes: what goes to one collector, gathered until it is worth an export, one export at a time.
+
+use super::{
+    Counters, Environment, Errand, Queued, Signal,
+    messages::{
+        ExportLogs, ExportTraces, KeyValue, LogRecord, Resource, ResourceLogs, ResourceSpans, Scope, ScopeLogs,
+        ScopeSpans, Span,
+    },
+    of,
+    send::{Client, Failed, Route, Through},
+    spans,
+    target::{self, Target},
+};
+use crate::{config::Speaker, tasks::Tasks, telemetry::observed::Own};
+use bytes::Bytes;
+use certs::id::ServiceName;
+use policy::kinds::{Collector, CollectorPlace, LineFormat, TelemetryKind, TelemetryProvider};
+use prost::Message as _;
+use std::{
+    collections::{BTreeMap, HashMap},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// Items that make a lane worth an export at once.
+const FULL: usize = 512;
+/// Items of a lane that wait while an export is under way.
+const LIMIT: usize = 2_048;
+/// Pauses before an export is tried again.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+
+/// Whom to, and in whose name where that matters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    signal: Signal,
+    /// `None` for the node's own collector.
+    provider: Option<Arc<str>>,
+    speaker: Option<Speaker>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    /// As policy named it when the lane began.
+    provider: Option<Arc<TelemetryProvider>>,
+    route: Route,
+    /// By service.
+    services: BTreeMap<ServiceName, Gathered>,
+    count: usize,
+    size: usize,
+    /// `None` while an export is under way.
+    client: Option<Client>,
+}
+
+#[derive(Debug)]
+struct Gathered {
+    resource: Vec<KeyValue>,
+    spans: Vec<Span>,
+    records: Vec<LogRecord>,
+}
+
+/// All lanes.
+pub(super) struct Lanes {
+    node: String,
+    environment: Arc<Environment>,
+    pub(super) counters: Counters,
+    waiting: Arc<AtomicUsize>,
+    errands: mpsc::Sender<Errand>,
+    tasks: Tasks,
+    lanes: HashMap<Key, Lane>,
+    /// Why an export failed last.
+    pub(super) trouble: Option<String>,
+}
+
+/// An export that is over.
+pub(super) struct Sent {
+    key: Key,
+    provider: Option<Arc<TelemetryProvider>>,
+    client: Client,
+    count: usize,
+    size: usize,
+    result: Result<u64, Failed>,
+}
+
+type Sending = Pin<Box<dyn Future<Output = Sent>>>;
+
+impl Lanes {
+    pub(super) fn new(
+        (node, environment): (String, Arc<Environment>),
+        (counters, waiting): (Counters, Arc<AtomicUsize>),
+        (errands, tasks): (mpsc::Sender<Errand>, Tasks),
+    ) -> Self {
+        Self { node, environment, counters, waiting, errands, tasks, lanes: HashMap::new(), trouble: None }
+    }
+
+    /// Takes up what is told of a request.
+    pub(super) fn add(&mut self, Queued { finished, size }: Queued) {
+        if let Some((_, rule)) = &finished.observed.span
+            && let Some(span) = spans::span(&finished, &self.node)
+        {
+            let own = &finished.observed.own;
+            self.gather(Signal::Traces, rule.provider.as_ref(), own, span.encoded_len(), |gathered| {
+                gathered.spans.push(span)
+            });
+        }
+        let default = LineFormat::default();
+        for provider in &finished.lines {
+            let format = match &provider.kind {
+                TelemetryKind::LogCollector(log) => &log.format,
+                TelemetryKind::Spans(_) | TelemetryKind::LogStream(..) | TelemetryKind::Prometheus => &default,
+            };
+            let record = spans::record(&finished, format);
+            let own = &finished.observed.own;
+            self.gather(Signal::Logs, Some(provider), own, record.encoded_len(), |gathered| {
+                gathered.records.push(record)
+            });
+        }
+        // From here on the encoded form counts.
+        self.waiting.fetch_sub(size, Relaxed);
+    }
+
+    fn gather(
+        &mut self,
+        signal: Signal,
+        provider: Option<&Arc<TelemetryProvider>>,
+        own: &Own,
+        size: usize,
+        put: impl FnOnce(&mut Gathered),
+    ) {
+        let through = |provider: &&Arc<TelemetryProvider>| {
+            let place = provider.kind.collector().map(|collector| &collector.place);
+            matches!(place, Some(CollectorPlace::Service(_)))
+        };
+        let speaker = provider.filter(through).map(|_| own.speaker.clone());
+        let key = Key { signal, provider: provider.map(|provider| Arc::clone(&provider.name)), speaker };
+        if self.lanes.get(&key).is_none_or(|lane| lane.provider.as_ref() != provider) {
+            let Some(route) = self.route(provider, own) else {
+                return of(&self.counters.failed, signal).add(1);
+            };
+            self.renew(key.clone(), provider.cloned(), route);
+        }
+        let (node, environment) = (&self.node, &self.environment);
+        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.count < LIMIT) else {
+            return of(&self.counters.full, signal).add(1);
+        };
+        let resource = || resource(own, provider, node, environment);
+        let begin = || Gathered { resource: resource(), spans: Vec::new(), records: Vec::new() };
+        put(lane.services.entry(own.speaker.service.clone()).or_insert_with(begin));
+        lane.count += 1;
+        lane.size += size;
+        self.waiting.fetch_add(size, Relaxed);
+    }
+
+    /// What was gathered under another word of policy goes where the new one says.
+    fn renew(&mut self, key: Key, provider: Option<Arc<TelemetryProvider>>, route: Route) {
+        match self.lanes.get_mut(&key) {
+            Some(lane) => {
+                (lane.provider, lane.route) = (provider, route);
+                lane.client = lane.client.take().map(|_| Client::default());
+            }
+            None => {
+                let (services, client) = (BTreeMap::new(), Some(Client::default()));
+                self.lanes.insert(key, Lane { provider, route, services, count: 0, size: 0, client });
+            }
+        }
+    }
+
+    fn route(&self, provider: Option<&Arc<TelemetryProvider>>, own: &Own) -> Option<Route> {
+        let Some(provider) = provider else { return self.environment.traces.clone().map(Arc::new).map(Route::Direct) };
+        let collector = provider.kind.collector()?;
+        let variable = |name: &str| std::env::var(name).ok();
+        if let Some(target) = Target::of(collector, variable) {
+            return Some(Route::Direct(Arc::new(target)));
+        }
+        let Collector { place: CollectorPlace::Service(service), port, protocol, timeout, headers } = collector else {
+            return None;
+        };
+        Some(Route::Mesh(Arc::new(Through {
+            errands: self.errands.clone(),
+            speaker: own.speaker.clone(),
+            service: service.clone(),
+            port: *port,
+            path: target::path(protocol),
+            headers: target::headers(headers, variable),
+            timeout: *timeout,
+        })))
+    }
+
+    /// The exports of lanes that are worth one at once.
+    pub(super) fn full(&mut self) -> Vec<Sending> {
+        self.due(FULL)
+    }
+
+    /// The exports of all lanes in which something waits.
+    pub(super) fn all(&mut self) -> Vec<Sending> {
+        self.lanes.retain(|_, lane| lane.count > 0 || lane.client.is_none() || lane.provider.is_none());
+        self.due(1)
+    }
+
+    fn due(&mut self, least: usize) -> Vec<Sending> {
+        let tasks = &self.tasks;
+        let due = self.lanes.iter_mut().filter(|(_, lane)| lane.count >= least);
+        let export = |(key, lane): (&Key, &mut Lane)| {
+            let client = lane.client.take()?;
+            Some(lane.export(key.clone(), client, tasks.clone()))
+        };
+        due.filter_map(export).collect()
+    }
+
+    /// Takes back what an export used.
+    pub(super) fn sent(&mut self, sent: Sent) {
+        let Sent { key, provider, client, count, size, result } = sent;
+        let (signal, count) = (key.signal, count as u64);
+        match result {
+            Ok(refused) => {
+                of(&self.counters.refused, signal).add(refused.min(count));
+                of(&self.counters.exported, signal).add(count.saturating_sub(refused));
+                if refused > 0 {
+                    self.trouble = Some("the collector refused some".to_owned());
+                }
+            }
+            Err(failed) => {
+                of(&self.counters.failed, signal).add(count);
+                self.trouble = Some(failed.why);
+            }
+        }
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            // A connection to where policy does not send any more is of no use.
+            lane.client = Some(if lane.provider == provider { client } else { Client::default() });
+        }
+        self.waiting.fetch_sub(size, Relaxed);
+    }
+}
+
+impl Lane {
+    fn export(&mut self, key: Key, mut client: Client, tasks: Tasks) -> Sending {
+        let services = std::mem::take(&mut self.services).into_values();
+        let (count, size) = (std::mem::take(&mut self.count), std::mem::take(&mut self.size));
+        let (signal, route, provider) = (key.signal, self.route.clone(), self.provider.clone());
+        let message = encode(signal, services);
+        Box::pin(async move {
+            let mut result = client.send(&route, signal, &message, &tasks).await;
+            for pause in PAUSES {
+                if !result.as_ref().is_err_and(|failed| failed.again) || tasks.is_stopping() {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                result = client.send(&route, signal, &message, &tasks).await;
+            }
+            Sent { key, provider, client, count, size, result }
+        })
+    }
+}
+
+fn encode(signal: Signal, services: impl Iterator<Item = Gathered>) -> Bytes {
+    let scope = || Some(Scope { name: "skein".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() });
+    match signal {
+        Signal::Traces => {
+            let of = |Gathered { resource: attributes, spans, .. }| ResourceSpans {
+                resource: Some(Resource { attributes }),
+                scope_spans: vec![ScopeSpans { scope: scope(), spans }],
+            };
+            ExportTraces { resource_spans: services.map(of).collect() }.encode_to_vec().into()
+        }
+        Signal::Logs => {
+            let of = |Gathered { resource: attributes, records, .. }| ResourceLogs {
+                resource: Some(Resource { attributes }),
+                scope_logs: vec![ScopeLogs { scope: scope(), log_records: records }],
+            };
+            ExportLogs { resource_logs: services.map(of).collect() }.encode_to_vec().into()
+        }
+    }
+}
+
+/// The environment has a word in what goes to its own collector, and where the provider wants it.
+fn resource(
+    own: &Own,
+    provider: Option<&Arc<TelemetryProvider>>,
+    node: &str,
+    environment: &Environment,
+) -> Vec<KeyValue> {
+    let mut attributes = spans::resource(&own.workload, node);
+    let set = |attributes: &mut Vec<KeyValue>, key: &str, value: &str| {
+        attributes.retain(|known| known.key != key);
+        attributes.push(KeyValue::new(key, value));
+    };
+    let reads = match provider.map(|provider| &provider.kind) {
+        None => true,
+        Some(TelemetryKind::Spans(spans)) => spans.reads_environment,
+        Some(TelemetryKind::LogCollector(log)) => {
+            set(&mut attributes, "log_name", &log.name);
+            false
+        }
+        Some(TelemetryKind::LogStream(..) | TelemetryKind::Prometheus) => false,
+    };
+    if reads {
+        environment.resource.iter().for_each(|(key, value)| set(&mut attributes, key, value));
+    }
+    if let Some(name) = environment.service_name.as_ref().filter(|_| provider.is_none()) {
+        set(&mut attributes, "service.name", name);
+    }
+    attributes
+}

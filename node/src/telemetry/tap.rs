@@ -1,0 +1,418 @@
+//! Taps: requests as they end, for an operator who looks. Nothing is gathered while nobody looks; a tap tells so many a second at most,
+//! no bodies, and nothing of what headers or queries hold as secrets.
+
+use super::{Entry, Pair, Protocol, Summary};
+use crate::clock;
+use arc_swap::ArcSwap;
+use http::HeaderName;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// Taps of a node at most.
+const TAPS: usize = 8;
+/// Requests that wait for one who looks; further ones are left out.
+const WAITING: usize = 256;
+/// Requests a second that one tap tells at most.
+pub const MAX_RATE: u32 = 1_000;
+/// Headers that are told of one request, and bytes of one value.
+const HEADERS: usize = 64;
+const VALUE: usize = 512;
+/// What stands in the place of a secret.
+const REDACTED: &str = "[redacted]";
+
+/// The taps of a node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Taps(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Who wants requests gathered: the taps, and whoever else is counted in.
+    busy: Arc<AtomicUsize>,
+    taps: ArcSwap<Vec<Arc<Tap>>>,
+    /// Taken while taps come and go.
+    changing: Mutex<()>,
+}
+
+/// Which requests one wants to see.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub struct Wanted {
+    /// `NAMESPACE/NAME` of a service that sends or gets it.
+    pub service: Option<String>,
+    /// `503`, or `5xx`.
+    pub status: Option<String>,
+    /// Milliseconds that it took at least.
+    pub slower_ms: Option<u64>,
+    /// How its path begins.
+    pub path: Option<String>,
+    /// Requests a second at most.
+    pub rate: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Tap {
+    wanted: Wanted,
+    rate: u32,
+    sender: mpsc::Sender<Tapped>,
+    /// The second of uptime that is counted, and how many were told in it.
+    second: AtomicU64,
+    told: AtomicU64,
+    left_out: AtomicU64,
+}
+
+/// A request that is over, as one side saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tapped {
+    /// When it was over, RFC 3339 with milliseconds.
+    pub observed_at: String,
+    /// Whose proxy speaks.
+    pub node: String,
+    /// `client` or `server`.
+    pub side: String,
+    /// The caller's workload.
+    pub source: String,
+    /// The called one's; the service where none is known.
+    pub destination: String,
+    /// What was asked.
+    pub method: String,
+    /// The authority, as sent.
+    pub authority: String,
+    /// The path; values of a query that may be secrets are redacted.
+    pub path: String,
+    /// The status; 0 where the caller went away before one.
+    pub status: u16,
+    /// `grpc-status`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub grpc_status: Option<u8>,
+    /// Envoy's response flags.
+    pub flags: String,
+    /// From its head to the end of its response.
+    pub duration_ms: f64,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the response's body.
+    pub sent: u64,
+    /// Envoy's name of where it went.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cluster: Option<String>,
+    /// The endpoint or application.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upstream: Option<String>,
+    /// Headers of the request; secrets are redacted.
+    pub headers: BTreeMap<String, String>,
+    /// The command that says why it went there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub explain: Option<String>,
+    /// Requests that this tap left out before this one, for want of room or by its rate.
+    pub left_out: u64,
+}
+
+/// An open tap; it ends when dropped.
+#[derive(Debug)]
+pub struct Tapping {
+    taps: Taps,
+    tap: Arc<Tap>,
+    requests: mpsc::Receiver<Tapped>,
+}
+
+impl Wanted {
+    /// Says what of it cannot be.
+    ///
+    /// # Errors
+    /// For people.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(status) = &self.status
+            && statuses(status).is_none()
+        {
+            return Err(format!("`{status}` is no status: write it like 503 or 5xx"));
+        }
+        match self.rate {
+            Some(rate) if rate == 0 || rate > MAX_RATE => Err(format!("a tap tells 1 to {MAX_RATE} requests a second")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn takes(&self, entry: &Entry, summary: &Summary, duration: Duration, pair: Option<&Pair>) -> bool {
+        let status = self.status.as_deref().and_then(statuses);
+        let is_of = |service: &String| {
+            let Some((namespace, name)) = service.split_once('/') else { return false };
+            pair.is_some_and(|pair| {
+                let called = &*pair.service_namespace == namespace && &*pair.service_name == name;
+                let source = &*pair.source;
+                called || &*source.namespace == namespace && is_workload_of(&source.workload, &source.version, name)
+            })
+        };
+        summary.protocol != Protocol::Tcp
+            && status.is_none_or(|(least, most)| (least..=most).contains(&summary.code))
+            && self.slower_ms.is_none_or(|millis| duration >= Duration::from_millis(millis))
+            && self.path.as_ref().is_none_or(|path| entry.path.starts_with(path.as_str()))
+            && self.service.as_ref().is_none_or(is_of)
+    }
+}
+
+/// `NAME-VERSION`, or `NAME`.
+fn is_workload_of(workload: &str, version: &str, name: &str) -> bool {
+    workload == name || workload.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')) == Some(version)
+}
+
+fn statuses(text: &str) -> Option<(u16, u16)> {
+    if let Some(class) = text.strip_suffix("xx") {
+        let class = class.parse::<u16>().ok().filter(|class| (1..=5).contains(class))?;
+        return Some((class * 100, class * 100 + 99));
+    }
+    text.parse::<u16>().ok().filter(|code| *code < 600).map(|code| (code, code))
+}
+
+impl Taps {
+    /// None; `busy` is raised for each that opens.
+    pub(super) fn new(busy: Arc<AtomicUsize>) -> Self {
+        Self(Arc::new(Shared { busy, taps: ArcSwap::default(), changing: Mutex::default() }))
+    }
+
+    /// Opens one.
+    ///
+    /// # Errors
+    /// What it wants cannot be, or too many are open; for people.
+    pub fn open(&self, wanted: Wanted) -> Result<Tapping, String> {
+        wanted.check()?;
+        let (sender, requests) = mpsc::channel(WAITING);
+        let rate = wanted.rate.unwrap_or(100);
+        let counters = [(); 3].map(|()| AtomicU64::new(0));
+        let [second, told, left_out] = counters;
+        let tap = Arc::new(Tap { wanted, rate, sender, second, told, left_out });
+        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taps = Vec::clone(&self.0.taps.load());
+        if taps.len() >= TAPS {
+            return Err(format!("{TAPS} taps are open at this node: end one of them"));
+        }
+        taps.push(Arc::clone(&tap));
+        self.0.taps.store(Arc::new(taps));
+        self.0.busy.fetch_add(1, Relaxed);
+        Ok(Tapping { taps: self.clone(), tap, requests })
+    }
+
+    /// True if somebody looks.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.0.taps.load().is_empty()
+    }
+
+    /// Tells of a request that is over. Never waits.
+    pub(super) fn show(&self, node: &str, entry: &Entry, summary: &Summary, duration: Duration, pair: Option<&Pair>) {
+        for tap in self.0.taps.load().iter() {
+            if !tap.wanted.takes(entry, summary, duration, pair) {
+                continue;
+            }
+            if !tap.has_room() {
+                tap.left_out.fetch_add(1, Relaxed);
+                continue;
+            }
+            let mut tapped = Tapped::of(node, entry, summary, duration, pair);
+            tapped.left_out = tap.left_out.load(Relaxed);
+            if tap.sender.try_send(tapped).is_err() {
+                tap.left_out.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+impl Tap {
+    /// Takes a place within this second; workers that meet at its beginning may tell a few more.
+    fn has_room(&self) -> bool {
+        let now = clock::uptime() / 1_000;
+        if self.second.swap(now, Relaxed) != now {
+            self.told.store(0, Relaxed);
+        }
+        self.told.fetch_add(1, Relaxed) < u64::from(self.rate)
+    }
+}
+
+impl Tapping {
+    /// The next request.
+    pub async fn next(&mut self) -> Option<Tapped> {
+        self.requests.recv().await
+    }
+}
+
+impl Drop for Tapping {
+    fn drop(&mut self) {
+        let shared = &self.taps.0;
+        let _changing = shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let taps: Vec<Arc<Tap>> =
+            shared.taps.load().iter().filter(|tap| !Arc::ptr_eq(tap, &self.tap)).cloned().collect();
+        shared.taps.store(Arc::new(taps));
+        shared.busy.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Tapped {
+    fn of(node: &str, entry: &Entry, summary: &Summary, duration: Duration, pair: Option<&Pair>) -> Self {
+        let method = entry.method.as_ref().map(ToString::to_string).unwrap_or_default();
+        let is_client = entry.side == super::LogSide::Client;
+        let path = redacted_path(&entry.path);
+        let name = |workload: &super::Workload| format!("{}/{}", workload.namespace, workload.workload);
+        let destination = pair.map_or_else(String::new, |pair| match &*pair.destination.workload {
+            "unknown" => pair.service.to_string(),
+            _ => name(&pair.destination),
+        });
+        let headers = entry.request.iter().take(HEADERS).map(|(name, value)| {
+            let shown =
+                if is_secret(name) { REDACTED.to_owned() } else { cut(&String::from_utf8_lossy(value.as_bytes())) };
+            (name.as_str().to_owned(), shown)
+        });
+        // What a command line would read in another way is not offered as one.
+        let is_plain =
+            |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-._~:/".contains(letter));
+        let plain_path = path.split('?').next().unwrap_or_default();
+        let explain = (is_client && is_plain(&entry.authority) && is_plain(plain_path) && is_plain(&method))
+            .then(|| format!("skein explain -X {method} http://{}{plain_path} --node {node}", entry.authority));
+        Self {
+            observed_at: jiff::Timestamp::from_microsecond(i64::try_from(clock::wall_micros()).unwrap_or(0))
+                .map_or_else(|_| String::new(), |time| format!("{time:.3}")),
+            node: node.to_owned(),
+            side: if is_client { "client" } else { "server" }.to_owned(),
+            source: pair.map(|pair| name(&pair.source)).unwrap_or_default(),
+            destination,
+            method,
+            authority: cut(&entry.authority),
+            path: cut(&path),
+            status: summary.code,
+            grpc_status: summary.grpc_status,
+            flags: summary.flags.to_string(),
+            duration_ms: (duration.as_secs_f64() * 1_000_000.0).round() / 1_000.0,
+            received: entry.received,
+            sent: entry.sent,
+            cluster: entry.cluster.clone(),
+            upstream: entry.upstream.map(|upstream| upstream.to_string()),
+            headers: headers.collect(),
+            explain,
+            left_out: 0,
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(VALUE)].to_owned()
+}
+
+/// Parts of names whose values are for nobody else.
+const SECRETS: [&str; 12] = [
+    "authorization",
+    "cookie",
+    "token",
+    "secret",
+    "passw",
+    "api-key",
+    "apikey",
+    "api_key",
+    "credential",
+    "session",
+    "signature",
+    "client-cert",
+];
+
+fn is_secret(name: &HeaderName) -> bool {
+    is_secret_name(name.as_str())
+}
+
+fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRETS.iter().any(|part| name.contains(part)) || matches!(name.as_str(), "code" | "key" | "sig" | "auth" | "jwt")
+}
+
+/// The names of a query tell enough; values of those that may be secrets do not go out.
+fn redacted_path(path: &str) -> String {
+    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
+    let pair = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if is_secret_name(name) => format!("{name}={REDACTED}"),
+        Some(_) | None => pair.to_owned(),
+    };
+    format!("{path}?{}", query.split('&').map(pair).collect::<Vec<_>>().join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::otlp::testing::finished;
+
+    fn shown(wanted: Wanted) -> Option<Tapped> {
+        let told = finished();
+        let taps = Taps::new(Arc::default());
+        let mut tapping = taps.open(wanted).unwrap();
+        taps.show("web-1", &told.observed.entry, &told.summary, told.duration, told.pair.as_deref());
+        tapping.requests.try_recv().ok()
+    }
+
+    #[test]
+    fn a_request_is_shown_to_whom_it_fits() {
+        let wanted = Wanted::default;
+        let tapped = shown(wanted()).unwrap();
+        assert_eq!((tapped.status, tapped.method.as_str(), tapped.side.as_str()), (200, "GET", "server"));
+        assert_eq!((tapped.destination.as_str(), tapped.duration_ms), ("default/reviews", 7.0));
+        for (fits, asked) in [
+            (true, Wanted { service: Some("default/reviews".into()), ..wanted() }),
+            (false, Wanted { service: Some("other/reviews".into()), ..wanted() }),
+            (true, Wanted { status: Some("2xx".into()), ..wanted() }),
+            (false, Wanted { status: Some("503".into()), ..wanted() }),
+            (true, Wanted { slower_ms: Some(7), ..wanted() }),
+            (false, Wanted { slower_ms: Some(8), ..wanted() }),
+            (true, Wanted { path: Some("/a".into()), ..wanted() }),
+            (false, Wanted { path: Some("/b".into()), ..wanted() }),
+        ] {
+            assert_eq!(shown(asked.clone()).is_some(), fits, "{asked:?}");
+        }
+        let taps = Taps::new(Arc::default());
+        assert!(taps.open(Wanted { status: Some("6xx".into()), ..wanted() }).is_err());
+        assert!(taps.open(Wanted { rate: Some(0), ..wanted() }).is_err());
+    }
+
+    #[test]
+    fn secrets_stay_here() {
+        let mut told = finished();
+        let entry = &mut told.observed.entry;
+        entry.path = "/a?b=c&access_token=t0p&code=t0p&flag".into();
+        for name in ["authorization", "cookie", "x-api-key", "x-session-id", "x-forwarded-client-cert"] {
+            entry.request.insert(HeaderName::from_static(name), "t0p".parse().unwrap());
+        }
+        let tapped = Tapped::of("web-1", entry, &told.summary, told.duration, None);
+        let text = serde_json::to_string(&tapped).unwrap();
+        assert!(!text.contains("t0p") && text.contains("b=c") && text.contains("flag"), "{text}");
+        assert_eq!(tapped.headers["user-agent"], "curl");
+        entry.side = crate::telemetry::LogSide::Client;
+        entry.authority = "reviews;rm".into();
+        assert_eq!(Tapped::of("web-1", entry, &told.summary, told.duration, None).explain, None);
+        entry.authority = "reviews:9080".into();
+        let explain = Tapped::of("web-1", entry, &told.summary, told.duration, None).explain;
+        assert_eq!(explain.as_deref(), Some("skein explain -X GET http://reviews:9080/a --node web-1"));
+    }
+
+    #[test]
+    fn what_a_tap_tells_has_limits() {
+        let busy = Arc::<AtomicUsize>::default();
+        let taps = Taps::new(Arc::clone(&busy));
+        assert!(!taps.is_open());
+        let open: Vec<Tapping> = (0..TAPS).map(|_| taps.open(Wanted::default()).unwrap()).collect();
+        assert!(taps.open(Wanted::default()).is_err());
+        assert_eq!((taps.is_open(), busy.load(Relaxed)), (true, TAPS));
+        drop(open);
+        assert_eq!((taps.is_open(), busy.load(Relaxed)), (false, 0));
+        let mut tapping = taps.open(Wanted { rate: Some(MAX_RATE), ..Wanted::default() }).unwrap();
+        let told = finished();
+        for _ in 0..WAITING + 3 {
+            taps.show("web-1", &told.observed.entry, &told.summary, told.duration, None);
+        }
+        assert!(tapping.tap.left_out.load(Relaxed) >= 3);
+        let mut seen = 0;
+        while tapping.requests.try_recv().is_ok() {
+            seen += 1;
+        }
+        assert!(seen <= WAITING && seen > 0);
+    }
+}

@@ -1,0 +1,257 @@
+//! Transparent capture with the kernel's own nftables, in network namespaces that each test makes for itself: clients that know
+//! nothing of the mesh, what is spared, how a capture ends, whoever dies.
+//!
+//! Needs root, nftables, iproute2, curl, python3 and PostgreSQL:
+//! `cargo test -p tests --test capture -- --ignored --test-threads=1`.
+
+mod place;
+#[path = "../databases/server.rs"]
+mod server;
+
+use std::{
+    net::Ipv4Addr,
+    process::Command,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+};
+
+use harness::{
+    PATIENCE,
+    cluster::{Cluster, Plan, Service},
+    dns, eventually,
+    process::{Output, Skein},
+};
+use place::{ECHO, Lasting, OUTSIDE, OUTSIDE_V6, as_user, curl, said, within};
+use serde_json::Value;
+use server::Server;
+
+/// Callers' node `web` and `shop/reviews` on another; further services beside it.
+fn mesh(more: Vec<Service>) -> Cluster {
+    let names = format!(
+        "[dns]\nlisten = \"127.0.0.1:0\"\naddresses = \"{}\"\nupstreams = [\"127.0.0.1:1\"]\nas = \"shop/web\"\n[capture]\nport = 0\nas = \"shop/web\"\n",
+        dns::range()
+    );
+    let web = Plan { extra: names, ..Plan::with([Service::client("shop/web")]) };
+    let services = [vec![Service::version("shop/reviews", "v1")], more].concat();
+    let skein = Skein::at(env!("CARGO_BIN_EXE_skein-under-test"));
+    let cluster = Cluster::start(skein, &[("web", web), ("reviews", Plan::with(services))]);
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/reviews", 1);
+    cluster
+}
+
+fn address(cluster: &Cluster, name: &str) -> Ipv4Addr {
+    eventually("it has an address", || dns::address(cluster.node("web").address("dns"), name))
+}
+
+fn capture(cluster: &Cluster, words: &[&str]) -> Output {
+    cluster.on("web", &[&["capture"], words, &["-o", "json"]].concat())
+}
+
+fn on(cluster: &Cluster) {
+    capture(cluster, &["on", "--uid", "65534", "--confirm-within", "5m"]).expect_code(0);
+    capture(cluster, &["confirm"]).expect_code(0);
+}
+
+fn status(cluster: &Cluster) -> Value {
+    capture(cluster, &["status"]).expect_code(0).json()
+}
+
+fn redirected(cluster: &Cluster) -> u64 {
+    status(cluster)["redirected"].as_u64().unwrap_or_default()
+}
+
+fn tables() -> String {
+    said(Command::new("nft").args(["list", "tables"])).expect("nft")
+}
+
+fn nothing_is_left() {
+    eventually("no rule is left", || match tables() {
+        none if none.trim().is_empty() => Ok(()),
+        some => Err(some),
+    });
+}
+
+#[test]
+#[ignore = "needs root and nftables"]
+fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
+    within("clients_that_know_nothing_reach_the_mesh_and_all_else", |_| {
+        let server = Server::postgresql();
+        let db = Service {
+            ports: vec![5432],
+            protocol: "postgres".to_owned(),
+            target: Some(server.address),
+            ..Service::version("shop/db", "v1")
+        };
+        let cluster = mesh(vec![db]);
+        cluster.wait_endpoints("shop/db", 1);
+        let (reviews, db) = (address(&cluster, "reviews.").to_string(), address(&cluster, "db.").to_string());
+        let outside = format!("http://{OUTSIDE}/");
+        assert_eq!(curl(&[&outside]).expect("it is reached"), "outside");
+
+        let dry = capture(&cluster, &["on", "--uid", "65534", "--dry-run"]).expect_code(0).json();
+        assert!(dry["rules"].as_str().is_some_and(|rules| rules.contains("meta skuid { 65534 }")), "{dry}");
+        assert_eq!(tables(), "", "only looked at");
+        on(&cluster);
+        assert_eq!(status(&cluster)["state"], "on");
+
+        // By the service's address; the node's own listener there is not what answers.
+        let before = redirected(&cluster);
+        assert!(curl(&[&format!("http://{reviews}:9080/")]).is_ok_and(|body| body.contains("reviews")));
+        assert_eq!(redirected(&cluster), before + 1);
+        // By the Host, whatever the address; by IPv6, too.
+        for host in ["reviews.shop", "reviews.shop.svc.cluster.local:9080"] {
+            let header = format!("Host: {host}");
+            for to in [format!("http://{OUTSIDE}:9080/"), format!("http://[{OUTSIDE_V6}]:9080/")] {
+                assert!(curl(&["-H", &header, &to]).is_ok_and(|body| body.contains("reviews")), "{host} {to}");
+            }
+        }
+        // What is no service goes where it meant to.
+        assert_eq!(curl(&[&outside]).expect("it passes"), "outside");
+        assert_eq!(curl(&[&format!("http://[{OUTSIDE_V6}]/")]).expect("it passes"), "outside");
+        let python =
+            format!("import urllib.request; print(urllib.request.urlopen('http://{reviews}:9080/').read().decode())");
+        assert!(as_user("/usr/bin/python3", &["-c", &python]).is_ok_and(|body| body.contains("reviews")));
+        let psql = server::program("psql");
+        let psql = psql.to_str().expect("a path");
+        let one = as_user(psql, &["-h", &db, "-p", "5432", "-U", "postgres", "-X", "-A", "-t", "-c", "select 41 + 1"]);
+        assert_eq!(one.expect("an answer").trim(), "42");
+        // Bytes, at a port where no service is.
+        assert_eq!(Lasting::to(OUTSIDE, ECHO).say("hello"), "hello");
+        assert!(curl(&[&format!("http://{OUTSIDE}:9/")]).is_err(), "nobody is there");
+
+        // SSH's port and the node's own user are left alone.
+        let before = redirected(&cluster);
+        assert_eq!(Lasting::to(OUTSIDE, 22).say("ssh"), "ssh");
+        assert_eq!(said(Command::new("curl").args(["-sS", &outside])).expect("it is reached"), "outside");
+        assert_eq!(redirected(&cluster), before);
+
+        // Nothing leaves the mesh where nothing may.
+        let only = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\n";
+        cluster.push("web", only, &["--wait", "all"]).expect_code(0);
+        assert!(curl(&[&outside]).is_err());
+        assert!(curl(&[&format!("http://{reviews}:9080/")]).is_ok());
+        capture(&cluster, &["off"]).expect_code(0);
+        nothing_is_left();
+        assert_eq!(curl(&[&outside]).expect("it is reached"), "outside");
+    });
+}
+
+#[test]
+#[ignore = "needs root and nftables"]
+fn a_capture_ends_whoever_dies() {
+    within("a_capture_ends_whoever_dies", |_| {
+        let mut cluster = mesh(Vec::new());
+        let outside = format!("http://{OUTSIDE}/");
+        let passes = || eventually("it is reached", || curl(&[&outside]).map(drop));
+        // Nobody confirms.
+        capture(&cluster, &["on", "--uid", "65534", "--confirm-within", "2s"]).expect_code(0);
+        assert_eq!(status(&cluster)["state"], "unconfirmed");
+        nothing_is_left();
+        let late = capture(&cluster, &["confirm"]).expect_code(1);
+        assert_eq!(late.error()["error"]["code"], "not_found");
+        passes();
+        // The node is killed.
+        on(&cluster);
+        passes();
+        cluster.kill("web");
+        nothing_is_left();
+        passes();
+        // It stops in order.
+        cluster.run("web");
+        on(&cluster);
+        passes();
+        cluster.terminate("web");
+        nothing_is_left();
+        passes();
+        // Its guard is killed, and the kernel lets go by itself.
+        cluster.run("web");
+        on(&cluster);
+        let guard = said(
+            Command::new("pgrep").args(["-f", &format!("{} capture guard", cluster.node("web").config().display())]),
+        );
+        said(Command::new("kill").args(["-9", guard.expect("a guard").trim()])).expect("it is ours");
+        eventually("the kernel lets go", || match status(&cluster)["state"].as_str() {
+            Some("ending") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        passes();
+        capture(&cluster, &["off"]).expect_code(0);
+        nothing_is_left();
+    });
+}
+
+#[test]
+#[ignore = "needs root and nftables"]
+fn a_hundred_times_on_and_off_no_connection_breaks() {
+    within("a_hundred_times_on_and_off_no_connection_breaks", |_| {
+        let cluster = mesh(Vec::new());
+        let reviews = address(&cluster, "reviews.");
+        let to = [format!("http://{OUTSIDE}/"), format!("http://{reviews}:9080/")];
+        let mut before = Lasting::to(OUTSIDE, ECHO);
+        assert_eq!(before.say("before"), "before");
+        on(&cluster);
+        let mut captured = Lasting::to(OUTSIDE, ECHO);
+        assert_eq!(captured.say("captured"), "captured");
+        let (done, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for to in &to {
+                let (done, asked) = (&done, &asked);
+                scope.spawn(move || {
+                    while !done.load(SeqCst) {
+                        curl(&[to]).unwrap_or_else(|error| panic!("{to}: {error}"));
+                        asked.fetch_add(1, SeqCst);
+                    }
+                });
+            }
+            for round in 0..100 {
+                let line = format!("round {round}");
+                capture(&cluster, &["off"]).expect_code(0);
+                assert_eq!((before.say(&line), captured.say(&line)), (line.clone(), line.clone()));
+                on(&cluster);
+                assert_eq!((before.say(&line), captured.say(&line)), (line.clone(), line));
+            }
+            done.store(true, SeqCst);
+        });
+        assert!(asked.load(SeqCst) > 100, "{} requests", asked.load(SeqCst));
+        assert!(redirected(&cluster) > 0 || status(&cluster)["state"] == "on");
+        drop(captured);
+        capture(&cluster, &["off", "--now"]).expect_code(0);
+        nothing_is_left();
+        assert_eq!(before.say("after"), "after");
+    });
+}
+
+#[test]
+#[ignore = "needs root and nftables"]
+fn what_cannot_be_done_is_said() {
+    within("what_cannot_be_done_is_said", |_| {
+        let mut cluster = mesh(Vec::new());
+        let refused = |words: &[&str], with: &str| {
+            let output = capture(&cluster, words);
+            let told = output.error()["error"].to_string();
+            assert!(output.code != 0 && told.contains(with), "{words:?}: {output:?}");
+            assert_eq!(tables(), "");
+        };
+        refused(&["on", "--uid", "no-such-user"], "there is no user");
+        refused(&["on", "--uid", "0"], "the node's own");
+        refused(&["on", "--confirm-within", "0s"], "--confirm-within");
+        refused(&["confirm"], "nothing is captured");
+        // Without the program, and without the privilege.
+        let mut without = cluster.command("web");
+        let without =
+            without.args(["capture", "on", "--uid", "65534"]).env("PATH", "/nowhere").output().expect("skein");
+        assert!(String::from_utf8_lossy(&without.stderr).contains("apt-get install nftables"), "{without:?}");
+        let mut lesser = Command::new("setpriv");
+        lesser.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]);
+        let skein = cluster.command("web");
+        lesser.arg(skein.get_program()).args(skein.get_args()).args(["capture", "on", "--uid", "65534"]);
+        let lesser = lesser.output().expect("setpriv of util-linux");
+        assert!(String::from_utf8_lossy(&lesser.stderr).contains("only root may"), "{lesser:?}");
+        // A node that takes no captured connections, and none at all.
+        let off = cluster.on("reviews", &["capture", "on", "-o", "json"]).expect_code(2);
+        assert!(off.error()["error"]["hint"].as_str().is_some_and(|hint| hint.contains("[capture]")), "{off:?}");
+        cluster.kill("web");
+        let gone = capture(&cluster, &["on"]).expect_code(1);
+        assert_eq!(gone.error()["error"]["code"], "unreachable");
+    });
+}

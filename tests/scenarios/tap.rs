@@ -1,0 +1,102 @@
+//! `skein tap`: requests as they end, at all nodes, for those who may look.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use harness::{cluster::Cluster, eventually, http};
+use serde_json::{Value, json};
+
+use crate::reviews;
+
+/// A tap that runs; it ends with the value.
+struct Tap {
+    child: Child,
+    lines: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Tap {
+    fn start(cluster: &Cluster, words: &[&str]) -> Self {
+        let mut command = cluster.command("web");
+        command.arg("tap").args(words).args(["-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("skein can be started");
+        let out = BufReader::new(child.stdout.take().expect("piped above"));
+        let lines = Arc::<Mutex<Vec<Value>>>::default();
+        let kept = lines.clone();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let value = serde_json::from_str::<Value>(&line).unwrap_or(Value::String(line));
+                kept.lock().expect("no panic holds it").push(value);
+            }
+        });
+        Self { child, lines }
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        self.lines.lock().expect("no panic holds it").clone()
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn get(cluster: &Cluster, path: &str) -> u16 {
+    let headers = [("authorization", "Bearer t0p"), ("cookie", "a=t0p"), ("x-mine", "seen")];
+    http::get_with(cluster.node("web").outbound(), "reviews", path, &headers).expect("an answer").status
+}
+
+#[test]
+fn both_sides_are_seen_without_secrets_and_only_what_was_asked_for() {
+    let cluster = reviews(&["v1"]);
+    cluster.node("reviews-v1").backends[0].answer_path_with("/bad", 503);
+    let tap = Tap::start(&cluster, &["--status", "5xx", "--path", "/bad", "--service", "shop/reviews"]);
+    // Requests go on until the taps of both nodes are open.
+    eventually("both sides tell", || {
+        assert_eq!((get(&cluster, "/bad?token=t0p&page=2"), get(&cluster, "/good")), (503, 200));
+        let lines = tap.lines();
+        let side = |side: &str| lines.iter().any(|line| line["side"] == side);
+        if side("client") && side("server") { Ok(()) } else { Err(format!("{lines:#?}")) }
+    });
+    let lines = tap.lines();
+    let text = format!("{lines:?}");
+    assert!(!text.contains("t0p") && !text.contains("/good"), "{text}");
+    let of = |side: &str| lines.iter().find(|line| line["side"] == side).expect("seen above");
+    let (client, server) = (of("client"), of("server"));
+    assert_eq!((&client["node"], &server["node"]), (&json!("web"), &json!("reviews-v1")));
+    for line in [client, server] {
+        assert_eq!(
+            (&line["status"], &line["method"], &line["headers"]["x-mine"]),
+            (&json!(503), &json!("GET"), &json!("seen"))
+        );
+        assert_eq!((&line["source"], &line["destination"]), (&json!("shop/web"), &json!("shop/reviews-v1")));
+        assert_eq!(line["headers"]["authorization"], json!("[redacted]"));
+        assert_eq!(line["path"], json!("/bad?token=[redacted]&page=2"));
+    }
+    let explain = client["explain"].as_str().expect("a command");
+    let words: Vec<&str> = explain.split(' ').skip(1).filter(|word| *word != "--node" && *word != "web").collect();
+    let explained = cluster.on("web", &words).expect_code(0);
+    assert!(explained.out.contains("reviews"), "{explained:?}");
+
+    let mut limited = Tap::start(&cluster, &["--limit", "1", "--here"]);
+    eventually("a tap with a limit ends", || {
+        get(&cluster, "/one");
+        limited.child.try_wait().map_err(|error| error.to_string())?.map(drop).ok_or_else(|| "it runs".to_owned())
+    });
+    assert_eq!(limited.lines().len(), 1);
+}
+
+#[test]
+fn the_loopback_port_tells_nothing_and_what_cannot_be_is_refused() {
+    let cluster = reviews(&["v1"]);
+    let address = cluster.node("web").address("admin");
+    let answer = http::get(address, &address.to_string(), "/v1/tap").expect("an answer");
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    let refused = cluster.on("web", &["tap", "--status", "6xx", "--here"]);
+    assert!(refused.code == 2 && refused.err.contains("6xx"), "{refused:?}");
+}

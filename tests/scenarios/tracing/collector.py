@@ -1,0 +1,60 @@
+"""A collector by the published packages `grpcio` and `opentelemetry-proto`: prints a line of JSON for each span and record."""
+
+import json
+import sys
+from concurrent import futures
+
+import grpc
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+
+def texts(attributes):
+    return {pair.key: pair.value.string_value for pair in attributes}
+
+
+def tell(kind, **said):
+    print(json.dumps({"is": kind, **said}), flush=True)
+
+
+class Traces(trace_service_pb2_grpc.TraceServiceServicer):
+    def Export(self, request, context):
+        for of_resource in request.resource_spans:
+            for scope in of_resource.scope_spans:
+                for span in scope.spans:
+                    tell(
+                        "span",
+                        trace=span.trace_id.hex(),
+                        id=span.span_id.hex(),
+                        parent=span.parent_span_id.hex(),
+                        name=span.name,
+                        kind=span.kind,
+                        nanos=span.end_time_unix_nano - span.start_time_unix_nano,
+                        attributes=texts(span.attributes),
+                        resource=texts(of_resource.resource.attributes),
+                        metadata=dict(context.invocation_metadata()).get("x-tenant"),
+                    )
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+class Logs(logs_service_pb2_grpc.LogsServiceServicer):
+    def Export(self, request, context):
+        for of_resource in request.resource_logs:
+            for scope in of_resource.scope_logs:
+                for record in scope.log_records:
+                    tell(
+                        "record",
+                        trace=record.trace_id.hex(),
+                        body=record.body.string_value,
+                        attributes=texts(record.attributes),
+                        resource=texts(of_resource.resource.attributes),
+                    )
+        return logs_service_pb2.ExportLogsServiceResponse()
+
+
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)
+logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)
+tell("ready", port=server.add_insecure_port("127.0.0.1:0"))
+server.start()
+sys.stdin.read()
