@@ -10,3 +10,4 @@ pub mod report;
 pub mod scenario;
 pub mod twin;
 mod weather;
+mod zones;

@@ -72,3 +72,43 @@ fn all_restart_at_once_and_find_each_other() {
         report(&format!("{HEAD}duration = \"20s\"\n[[event]]\nat = \"8s\"\ndo = \"restart\"\nnodes = \"0-39\"\n"));
     assert!(report.settled_ms.is_some() && report.state_hashes.len() == 1, "{report:?}");
 }
+
+const ZONES: &str = "nodes = 24\nzones = 3\nduration = \"16s\"\nlink = { delay = \"1ms\", jitter = \"1ms\" }\nbetween = { delay = \"20ms\" }\n";
+
+fn happens(at: &str, what: &str, nodes: &str) -> String {
+    format!("[[event]]\nat = \"{at}\"\ndo = \"{what}\"\nnodes = {nodes}\n")
+}
+
+#[test]
+fn news_of_one_zone_reach_all_others_also_when_a_bridge_dies() {
+    let events = [happens("5s", "put", "[5, 7]"), happens("8s", "kill", "0"), happens("8100ms", "put", "6")];
+    let report = report(&format!("{ZONES}{}", events.concat()));
+    let zones = report.zones.clone().expect("three zones");
+    assert_eq!((zones.count, zones.bridge_links, zones.unspread, zones.deceived), (3, 6, 0, 0), "{report:?}");
+    let spread = zones.spread_ms.expect("sixteen nodes and three news");
+    assert!(spread.p50 >= 20 && spread.p100 < 3_000, "one way between zones takes 20 ms: {report:?}");
+    assert_eq!((report.unspread, report.false_deaths), (0, 0), "{report:?}");
+}
+
+#[test]
+fn what_one_bridge_makes_up_is_believed_by_nobody_and_keeps_nothing_back() {
+    let events = [happens("5s", "lie", "1"), happens("8s", "put", "6")];
+    let report = report(&format!("{ZONES}{}", events.concat()));
+    let zones = report.zones.clone().expect("three zones");
+    assert_eq!((zones.unspread, zones.deceived), (0, 0), "{report:?}");
+}
+
+#[test]
+fn what_makes_no_sense_among_zones_is_refused() {
+    for (text, word) in [
+        (ZONES.replace("zones = 3", "zones = 5"), "as many in each zone"),
+        (ZONES.replace("zones = 3", "zones = 0"), "zones"),
+        (format!("{ZONES}{}", happens("5s", "put", "8")), "of the first zone"),
+        (format!("{ZONES}{}", happens("5s", "partition", "1")), "for one pool"),
+        ("nodes = 5000\nduration = \"1s\"\n".to_owned(), "a larger mesh is `zones`"),
+    ] {
+        let scenario: Scenario = toml::from_str(&text).expect("a scenario");
+        let said = play(&scenario, None).expect_err("refused").to_string();
+        assert!(said.contains(word), "{said}");
+    }
+}

@@ -20,6 +20,7 @@ mod istio;
 mod keys;
 mod limits;
 mod lint;
+mod members;
 mod mesh_config;
 mod mirroring;
 mod outliers;

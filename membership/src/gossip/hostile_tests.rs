@@ -86,13 +86,17 @@ impl Scene {
 
     /// What the attacked node's carrier says to a message of `n2`; afterwards it must still learn from it.
     async fn guarded(&self, message: &Message) -> Vec<Outgoing> {
+        self.guarded_from(wire::pack(&wire::write(message))).await
+    }
+
+    async fn guarded_from(&self, payload: Vec<u8>) -> Vec<Outgoing> {
         let config =
             GossipConfig { trust_domain: self.trust_domain.clone(), interval: Duration::from_millis(50), seed: 1 };
         let (gossip, mut said, run) = Gossip::start(config);
         #[expect(clippy::disallowed_methods, reason = "a test owns its tasks by itself")]
         tokio::spawn(run);
         gossip.feed(Arc::new(self.feed()));
-        gossip.deliver(&node(2), &wire::pack(&wire::write(message)));
+        gossip.deliver(&node(2), &payload);
         let honest = Message::Ack { delta: vec![self.delta(2, vec![self.value(2, 7)])] };
         gossip.deliver(&node(2), &wire::pack(&wire::write(&honest)));
         let mut heard = Vec::new();
@@ -126,19 +130,26 @@ fn blamed(heard: &[Outgoing]) -> bool {
 async fn a84_a_version_below_the_last_value_kills_chitchat_and_is_refused_here() {
     let scene = Scene::new();
     // The version that `bare_version` writes is the highest; below the value's it is what kills.
-    let mut bytes = wire::write(&Message::Ack {
-        delta: vec![Delta { bare_version: true, ..scene.delta(1, vec![scene.value(1, 9)]) }],
-    });
+    let delta = Delta { bare_version: true, ..scene.delta(1, vec![scene.value(1, 9)]) };
+    let mut bytes = wire::write(&Message::Ack { delta: vec![delta.clone()] });
     let place = bytes.windows(8).rposition(|window| window == u64::MAX.to_le_bytes()).expect("written");
     bytes[place..place + 8].copy_from_slice(&4_u64.to_le_bytes());
     let (handle, told) = scene.bare().await;
-    let message = ChitchatMessage::deserialize(&mut bytes.as_slice());
-    if let Ok(message) = message {
-        told.send((check::ANY, message)).await.expect("runs");
-        assert!(dies(&handle).await);
-    }
-    let delta = Delta { bare_version: true, ..scene.delta(1, vec![scene.value(1, 9)]) };
+    let message = ChitchatMessage::deserialize(&mut bytes.as_slice()).expect("chitchat reads it");
+    told.send((check::ANY, message)).await.expect("runs");
+    assert!(dies(&handle).await);
     assert!(blamed(&scene.guarded(&Message::Ack { delta: vec![delta] }).await));
+}
+
+#[tokio::test]
+async fn a84_a_key_that_is_not_ascii_kills_chitchat_too_and_is_refused_here() {
+    let scene = Scene::new();
+    let value = Value { key: "\u{e9}".to_owned(), ..scene.value(1, 9) };
+    let message = Message::Ack { delta: vec![scene.delta(1, vec![value])] };
+    let (handle, told) = scene.bare().await;
+    told.send((check::ANY, read(&message))).await.expect("runs");
+    assert!(dies(&handle).await);
+    assert!(blamed(&scene.guarded(&message).await));
 }
 
 #[tokio::test]
@@ -158,6 +169,12 @@ async fn a85_a86_chitchat_lets_others_rewrite_what_a_node_says_of_itself() {
         }
     };
     tokio::time::timeout(DEADLINE, rewritten).await.expect("chitchat believes it");
+    // Above the highest number there is none: the next word of its own panics where overflows are checked.
+    let again = handle.with_chitchat(|chitchat| {
+        let set = std::panic::AssertUnwindSafe(|| chitchat.self_node_state().set("s4", "its own word again"));
+        std::panic::catch_unwind(set).is_err()
+    });
+    assert_eq!(again.await, cfg!(debug_assertions));
     let heard = scene.guarded(&message).await;
     assert!(blamed(&heard), "{heard:?}");
 }
@@ -189,6 +206,19 @@ async fn a87_a_collection_of_deletions_makes_chitchat_forget_and_is_refused_here
 async fn a88_a_heartbeat_of_others_counts_for_nothing_here() {
     let scene = Scene::new();
     let digest = vec![Held { heartbeat: u64::MAX, ..scene.held(1) }];
+    let (handle, told) = scene.bare().await;
+    let syn = Message::Syn { cluster: "test.example".to_owned(), digest: digest.clone() };
+    told.send((check::ANY, read(&syn))).await.expect("runs");
+    let lifted = async {
+        loop {
+            let states = handle.with_chitchat(|chitchat| format!("{:?}", chitchat.node_states()));
+            if states.await.contains(&u64::MAX.to_string()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, lifted).await.expect("chitchat believes it, and no true heartbeat after it");
     let heard = scene.guarded(&Message::Syn { cluster: "test.example".to_owned(), digest }).await;
     assert!(!blamed(&heard));
     // Whatever the answer says of `n1`, it is not what `n2` made up.
@@ -224,11 +254,48 @@ async fn a89_chitchat_keeps_every_name_it_hears_and_this_node_none() {
 }
 
 #[tokio::test]
-async fn a90_a_key_that_is_not_ascii_kills_chitchat_and_is_refused_here() {
+async fn a90_chitchat_unpacks_whatever_a_message_holds_and_this_node_a_message() {
     let scene = Scene::new();
-    let value = Value { key: "\u{e9}".to_owned(), ..scene.value(1, 9) };
-    let message = Message::Ack { delta: vec![scene.delta(1, vec![value])] };
-    assert!(blamed(&scene.guarded(&message).await));
+    // Values of one letter: two hundred times 60 kB travel as a few.
+    let values = (0..200).map(|number| Value {
+        key: format!("s{number}"),
+        value: "a".repeat(60_000),
+        version: 10 + number,
+        status: 0,
+    });
+    let mut operations = Vec::new();
+    wire::write_operations(&[scene.delta(1, values.collect())], &mut operations);
+    let mut bytes = wire::write(&Message::Ack { delta: Vec::new() });
+    assert_eq!(bytes.pop(), Some(0), "no blocks");
+    for block in operations.chunks(60_000) {
+        let packed = zstd::bulk::compress(block, 19).expect("it packs");
+        bytes.push(1);
+        bytes.extend(u16::try_from(packed.len()).expect("small").to_le_bytes());
+        bytes.extend(packed);
+    }
+    bytes.push(0);
+    assert!(bytes.len() < 65_507, "{} bytes are one datagram", bytes.len());
+    let (handle, told) = scene.bare().await;
+    let message = ChitchatMessage::deserialize(&mut bytes.as_slice()).expect("chitchat reads it");
+    told.send((check::ANY, message)).await.expect("runs");
+    let grown = async {
+        loop {
+            let held = handle.with_chitchat(|chitchat| {
+                let states = chitchat.node_states().values();
+                states.flat_map(|state| state.key_values()).map(|(_, value)| value.len()).sum::<usize>()
+            });
+            if held.await >= 200 * 60_000 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, grown).await.expect("chitchat keeps it all");
+    // Packed inside, packed outside, and both.
+    let zeros = zstd::bulk::compress(&vec![0; 64 << 20], 1).expect("it packs");
+    for payload in [wire::pack(&bytes), certs::codec::encode(&zeros), wire::pack(&zeros)] {
+        assert!(blamed(&scene.guarded_from(payload).await));
+    }
 }
 
 #[tokio::test]

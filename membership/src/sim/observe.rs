@@ -199,6 +199,7 @@ impl Observer {
             links: [rank(0), rank(1), rank(2)],
             cpu_us_per_node_round: spent.map(per_node_s),
             state_hashes: hashes.into_iter().collect(),
+            zones: None,
         }
     }
 }

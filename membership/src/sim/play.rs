@@ -17,6 +17,7 @@ use super::{
     population::{Citizen, Population},
     report::Report,
     scenario::{Happening, Numbers, Scenario, ScenarioError, What},
+    zones,
 };
 use crate::{
     body::{Body, Policy, PortRecord, ServiceRecord, Services},
@@ -38,38 +39,15 @@ const SEEDS: usize = 3;
 /// What is wrong with the scenario.
 pub fn play(scenario: &Scenario, cpu: Option<&dyn Fn() -> u64>) -> Result<Report, ScenarioError> {
     scenario.check()?;
-    let mut play = Play::new(scenario);
-    let mut events = scenario.events.clone();
-    events.sort_by_key(|event| event.at);
-    let begin = play.network.now;
-    let at = |offset: u64| begin + offset;
-    let mut spent = 0;
-    for number in scenario.starters() {
-        play.start(number);
+    if scenario.zones > 1 {
+        return Ok(zones::play(scenario, cpu));
     }
-    let mut events = events.into_iter().peekable();
-    let mut now = 0;
-    while now < scenario.duration.0 {
-        while events.peek().is_some_and(|event| event.at.0 <= now) {
-            let Some(event) = events.next() else { break };
-            play.network.run_to(at(event.at.0));
-            play.happen(&event);
-        }
-        if now == scenario.measure_from.0 / LOOK_MS * LOOK_MS {
-            play.observer.measure(&play.network);
-            spent = cpu.map_or(0, |cpu| cpu());
-        }
-        now += LOOK_MS;
-        play.lie(now);
-        play.network.run_to(at(now));
-        play.observer.look(&mut play.network, LOOK_MS, events.peek().is_none());
-    }
-    let spent = cpu.map(|cpu| cpu().saturating_sub(spent));
-    Ok(play.observer.report(&play.network, scenario.seed, spent))
+    Ok(Play::new(scenario).run(scenario, cpu, &mut |_, _| {}))
 }
 
-struct Play {
-    network: Network,
+/// A pool under way.
+pub(super) struct Play {
+    pub(super) network: Network,
     citizens: Vec<Citizen>,
     seeds: Vec<usize>,
     observer: Observer,
@@ -79,7 +57,7 @@ struct Play {
 }
 
 impl Play {
-    fn new(scenario: &Scenario) -> Play {
+    pub(super) fn new(scenario: &Scenario) -> Play {
         let Population { citizens, authority, notary } = Population::new(scenario.nodes, scenario.seed);
         let mut network = Network::with_notary(authority, notary, scenario.seed);
         network.latency = (scenario.link.delay.0, scenario.link.delay.0 + scenario.link.jitter.0);
@@ -97,6 +75,44 @@ impl Play {
         };
         play.tap();
         play
+    }
+
+    /// Plays it to its end; `each` sees the network after every look's time and before what happened is read, with the time since the
+    /// beginning.
+    pub(super) fn run(
+        mut self,
+        scenario: &Scenario,
+        cpu: Option<&dyn Fn() -> u64>,
+        each: &mut dyn FnMut(&mut Network, u64),
+    ) -> Report {
+        let mut events = scenario.events.clone();
+        events.sort_by_key(|event| event.at);
+        let begin = self.network.now;
+        let at = |offset: u64| begin + offset;
+        let mut spent = 0;
+        for number in scenario.starters() {
+            self.start(number);
+        }
+        let mut events = events.into_iter().peekable();
+        let mut now = 0;
+        while now < scenario.duration.0 {
+            while events.peek().is_some_and(|event| event.at.0 <= now) {
+                let Some(event) = events.next() else { break };
+                self.network.run_to(at(event.at.0));
+                self.happen(&event);
+            }
+            if now == scenario.measure_from.0 / LOOK_MS * LOOK_MS {
+                self.observer.measure(&self.network);
+                spent = cpu.map_or(0, |cpu| cpu());
+            }
+            now += LOOK_MS;
+            self.lie(now);
+            self.network.run_to(at(now));
+            each(&mut self.network, now);
+            self.observer.look(&mut self.network, LOOK_MS, events.peek().is_none());
+        }
+        let spent = cpu.map(|cpu| cpu().saturating_sub(spent));
+        self.observer.report(&self.network, scenario.seed, spent)
     }
 
     fn happen(&mut self, event: &Happening) {

@@ -31,6 +31,26 @@ pub struct Report {
     pub cpu_us_per_node_round: Option<u64>,
     /// Digests of what nodes believe, without their own judgements: one if all believe the same.
     pub state_hashes: Vec<String>,
+    /// What became of the first zone's news in the others; none where all nodes are one pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zones: Option<Zones>,
+}
+
+/// News between zones.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Zones {
+    /// How many there are, the first one included.
+    pub count: usize,
+    /// From a `put` in the first zone until a node of another had it from two of its bridges, over all such nodes.
+    pub spread_ms: Option<Quantiles>,
+    /// Nodes and news where it never came.
+    pub unspread: usize,
+    /// Nodes that believed what only one bridge signed.
+    pub deceived: usize,
+    /// Links of a bridge beside those within its zone.
+    pub bridge_links: usize,
+    /// Bytes that the busiest bridge of the first zone sent the others for each of the news.
+    pub bytes_per_news: u64,
 }
 
 /// Nearest ranks.

@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, de::Error as _};
 
-/// Nodes of a scenario at most: what one process holds.
+/// Nodes of a pool at most: what one process holds.
 pub const NODES: usize = 2_000;
+/// Nodes of a zone at most, where a scenario has several.
+pub const ZONE: usize = 500;
+/// Zones at most.
+pub const ZONES: usize = 40;
 /// The longest scenario in milliseconds.
 const DURATION_MS: u64 = 24 * 3_600_000;
 
@@ -15,6 +19,12 @@ const DURATION_MS: u64 = 24 * 3_600_000;
 pub struct Scenario {
     /// How many, numbered from 0. Those that no `join` names run from the start.
     pub nodes: usize,
+    /// Pools of equally many nodes, numbered one after the other, which only bridges join; 1 by default. News are put in the first.
+    #[serde(default = "one")]
+    pub zones: usize,
+    /// Every path between bridges of two zones.
+    #[serde(default)]
+    pub between: Link,
     /// Decides everything that chance decides.
     #[serde(default)]
     pub seed: u64,
@@ -119,11 +129,19 @@ impl Scenario {
     /// The first field that does not.
     pub fn check(&self) -> Result<(), ScenarioError> {
         let refuse = |field: String, rule: String| Err(ScenarioError { field, rule });
-        if self.nodes == 0 || self.nodes > NODES {
-            return refuse(
-                "nodes".to_owned(),
-                format!("from 1 to {NODES}: a larger mesh would be zones, which are not simulated"),
-            );
+        if self.zones == 0 || self.zones > ZONES {
+            return refuse("zones".to_owned(), format!("from 1 to {ZONES}"));
+        }
+        if self.zones == 1 && (self.nodes == 0 || self.nodes > NODES) {
+            return refuse("nodes".to_owned(), format!("from 1 to {NODES}: a larger mesh is `zones`"));
+        }
+        if self.zones > 1
+            && (!self.nodes.is_multiple_of(self.zones) || !(4..=ZONE).contains(&(self.nodes / self.zones)))
+        {
+            return refuse("nodes".to_owned(), format!("as many in each zone, from 4 to {ZONE}"));
+        }
+        if self.between.loss > 0.0 {
+            return refuse("between.loss".to_owned(), "bridges speak over links that lose nothing".to_owned());
         }
         if self.duration.0 == 0 || self.duration.0 > DURATION_MS {
             return refuse("duration".to_owned(), "above 0 and at most 24h".to_owned());
@@ -153,10 +171,45 @@ impl Scenario {
                 }
             }
         }
+        if self.zones > 1 {
+            self.check_zones()?;
+        }
         if self.starters().is_empty() && !self.events.iter().any(|event| event.what == What::Join) {
             return refuse("event".to_owned(), "somebody must run".to_owned());
         }
         Ok(())
+    }
+
+    /// What may happen among zones: each is played by itself, with what bridges of the first one told it.
+    fn check_zones(&self) -> Result<(), ScenarioError> {
+        let first = self.nodes / self.zones;
+        for (index, event) in self.events.iter().enumerate() {
+            let refuse = |name: &str, rule: &str| {
+                Err(ScenarioError { field: format!("event {}: {name}", index + 1), rule: rule.to_owned() })
+            };
+            match event.what {
+                What::Put | What::Lie if event.nodes.0.iter().any(|number| *number >= first) => {
+                    return refuse("nodes", "of the first zone: its news go to the others");
+                }
+                What::Partition | What::Block | What::Heal => return refuse("do", "is for one pool"),
+                What::Put | What::Lie | What::Join | What::Kill | What::Restart => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One zone as a scenario of its own.
+    pub(super) fn zone(&self, zone: usize) -> Scenario {
+        let size = self.nodes / self.zones;
+        let begin = zone * size;
+        let mut events = Vec::new();
+        for event in &self.events {
+            let own = event.nodes.0.range(begin..begin + size).map(|number| number - begin).collect();
+            let event = Happening { nodes: Numbers(own), ..event.clone() };
+            events.extend(Some(event).filter(|event| !event.nodes.0.is_empty()));
+        }
+        let seed = self.seed.wrapping_mul(ZONES as u64).wrapping_add(zone as u64);
+        Scenario { nodes: size, zones: 1, seed, events, ..self.clone() }
     }
 
     /// Those that run from the start.
@@ -171,6 +224,10 @@ impl Default for Link {
     fn default() -> Link {
         Link { delay: millisecond(), jitter: Span(0), loss: 0.0 }
     }
+}
+
+fn one() -> usize {
+    1
 }
 
 fn yes() -> bool {
@@ -223,8 +280,8 @@ impl Written {
                     text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
                 let (first, last): (usize, usize) =
                     bounds.ok_or_else(|| format!("`{text}` is no range such as \"0-9\""))?;
-                if first > last || last >= NODES {
-                    return Err(format!("`{text}` does not rise, or leaves 0 to {}", NODES - 1));
+                if first > last || last >= ZONE * ZONES {
+                    return Err(format!("`{text}` does not rise, or leaves 0 to {}", ZONE * ZONES - 1));
                 }
                 numbers.extend(first..=last);
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::Read as _, path::Path};
 
 use membership::sim::{
     play,
-    report::{Quantiles, Report},
+    report::{Quantiles, Report, Zones},
     scenario::Scenario,
 };
 
@@ -26,6 +26,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("liars", include_str!("sim/liars.toml")),
     ("restart-storm", include_str!("sim/restart-storm.toml")),
     ("nodes-1000", include_str!("sim/nodes-1000.toml")),
+    ("zones-10000", include_str!("sim/zones-10000.toml")),
 ];
 
 /// Whole meshes in virtual time.
@@ -35,7 +36,7 @@ pub enum Command {
     #[command(after_help = "Example: skein sim run kill -o json")]
     Run {
         /// A file, - for standard input, or one that comes with the program: join-100, kill, loss-20, partition,
-        /// one-way, liars, restart-storm, nodes-1000
+        /// one-way, liars, restart-storm, nodes-1000, zones-10000
         #[arg(value_name = "SCENARIO")]
         scenario: String,
         /// Instead of the scenario's own
@@ -137,6 +138,16 @@ fn text(report: &Report) -> String {
         ("cpu/node/s", cpu),
         ("states", report.state_hashes.len().to_string()),
     ];
+    let zones = report.zones.iter().flat_map(|zones| {
+        let Zones { count, spread_ms, unspread, deceived, bridge_links, bytes_per_news } = zones;
+        [
+            ("zones", format!("{count}, {bridge_links} links of a bridge to others")),
+            ("between", quantiles(spread_ms, *unspread)),
+            ("deceived", deceived.to_string()),
+            ("bytes/news", format!("{bytes_per_news} of a bridge")),
+        ]
+    });
+    let rows: Vec<(&str, String)> = rows.into_iter().chain(zones).collect();
     rows.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
 }
 

@@ -1,6 +1,7 @@
 //! The figures of membership: three real nodes, a hundred and a thousand simulated ones. `figures membership` plays minutes;
 //! `figures membership-long` plays the hours of loss and starts thirty real nodes.
 
+mod parted;
 mod real;
 
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ const LINK: &str = "link = { delay = \"1ms\", jitter = \"1ms\" }";
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
     let mut all = real::figures(skein);
+    all.extend(real::ten(skein));
     all.extend(simulated(skein, 0, 100, [20.0, 3_000.0, 1_000.0, 15_000.0, 2_000.0]));
     all.push(joins(skein));
     all.extend(simulated(skein, 1, 1_000, [50.0, 4_000.0, 1_500.0, 100_000.0, 3_000.0]));
@@ -34,6 +36,7 @@ pub(crate) fn long(skein: &Skein) -> Vec<Figure> {
     }
     all.extend([0.05, 0.2].map(|loss| lossy(skein, 1_000, loss, "10m")));
     all.extend(real::thirty(skein));
+    all.extend(parted::figures(skein));
     all
 }
 

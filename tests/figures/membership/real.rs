@@ -20,6 +20,9 @@ const PUBLISHED: usize = 20;
 /// Nodes killed.
 const KILLED: usize = 5;
 const MANY: usize = 30;
+/// Nodes whose scenario is played in virtual time, too, and how often one of them is killed.
+const TEN: usize = 10;
+const KILLED_OF_TEN: usize = 4;
 /// How long the many are left alone before, and while, they are measured.
 const REST: Duration = Duration::from_secs(20);
 
@@ -28,7 +31,7 @@ fn ask(admin: SocketAddr, path: &str) -> Value {
     answer.and_then(|answer| serde_json::from_slice(&answer.body).ok()).unwrap_or(Value::Null)
 }
 
-fn until(since: Instant, what: &str, mut holds: impl FnMut() -> bool) -> f64 {
+pub(super) fn until(since: Instant, what: &str, mut holds: impl FnMut() -> bool) -> f64 {
     eventually_within(what, PATIENCE, || if holds() { Ok(()) } else { Err("not yet".to_owned()) });
     since.elapsed().as_secs_f64() * 1_000.0
 }
@@ -37,6 +40,17 @@ fn state(admin: SocketAddr, node: &str) -> Option<String> {
     let members = ask(admin, "/v1/members");
     let row = members.as_array()?.iter().find(|row| row["name"] == node)?;
     Some(row["state"].as_str()?.to_owned())
+}
+
+/// Whether a node sees another in this state.
+pub(super) fn is_seen(admin: SocketAddr, node: &str, as_it: &str) -> bool {
+    state(admin, node).as_deref() == Some(as_it)
+}
+
+/// Endpoints of a service as a node sees them.
+pub(super) fn endpoints(admin: SocketAddr, service: &str) -> usize {
+    let endpoints = ask(admin, &format!("/v1/endpoints?service={service}"));
+    endpoints.as_array().map_or(0, Vec::len)
 }
 
 pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
@@ -65,11 +79,53 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
             1_000.0,
             format!("three real nodes, kill -9 of one, {KILLED} times; asked over HTTP, which is counted in"),
         ),
-        Figure::not_measured(
-            "heal_3",
+    ]
+}
+
+/// One scenario both ways: ten nodes, of which one after the other is killed and comes back.
+pub(super) fn ten(skein: &Skein) -> Vec<Figure> {
+    let names: Vec<String> = (0..TEN).map(|number| format!("n{number}")).collect();
+    let plans: Vec<(&str, Plan)> =
+        names.iter().map(|name| (name.as_str(), Plan::with([Service::client("shop/web")]))).collect();
+    let mut cluster = Cluster::start(skein.clone(), &plans);
+    cluster.wait_members(PATIENCE);
+    let mut worst: f64 = 0.0;
+    let mut events = String::new();
+    for number in 0..KILLED_OF_TEN {
+        let victim = &names[number * 2 + 1];
+        let others: Vec<SocketAddr> =
+            names.iter().filter(|name| *name != victim).map(|name| cluster.node(name).address("admin")).collect();
+        // All have settled since the last one came back.
+        std::thread::sleep(Duration::from_secs(4));
+        let killed = now();
+        cluster.kill(victim);
+        let took = until(killed, "the killed node is dead everywhere", || {
+            others.iter().all(|admin| state(*admin, victim).as_deref() == Some("dead"))
+        });
+        worst = worst.max(took);
+        cluster.run(victim);
+        cluster.wait_members(PATIENCE);
+        let at = 10 + number * 10;
+        events.push_str(&super::event(&format!("{at}s"), "kill", &(number * 2 + 1).to_string()));
+        events.push_str(&super::event(&format!("{}s", at + 5), "restart", &(number * 2 + 1).to_string()));
+    }
+    let scenario = format!("nodes = {TEN}\nduration = \"{}s\"\n{}\n{events}", 20 + 10 * KILLED_OF_TEN, super::LINK);
+    let report = super::play(skein, &scenario);
+    let simulated = super::quantile(&report, "detection_ms", "undetected", "p100");
+    vec![
+        Figure::at_most(
+            "kill_10",
+            worst,
             "ms",
             1_000.0,
-            "three processes of one machine share its loopback; to part them takes namespaces, see simulations of 100 and 1,000",
+            format!("ten real nodes, kill -9 of one, {KILLED_OF_TEN} times; asked over HTTP, which is counted in"),
+        ),
+        Figure::at_most(
+            "kill_10_real_to_simulated",
+            (worst / simulated).max(simulated / worst),
+            "times",
+            3.0,
+            format!("the same in virtual time: {simulated} ms; whichever is slower over the other"),
         ),
     ]
 }
@@ -83,10 +139,7 @@ fn spread(cluster: &Cluster) -> Figure {
     );
     let file = file.to_str().expect("a path in UTF-8");
     let [own, others @ ..] = ["a", "b", "c"].map(|name| cluster.node(name).address("admin"));
-    let count = |admin: SocketAddr| {
-        let endpoints = ask(admin, "/v1/endpoints?service=shop/a");
-        endpoints.as_array().map_or(0, Vec::len)
-    };
+    let count = |admin: SocketAddr| endpoints(admin, "shop/a");
     let mut took: Vec<f64> = Vec::new();
     let before = count(own);
     for _ in 0..PUBLISHED {

@@ -9,8 +9,8 @@ mod facts;
 mod forward;
 mod grpc_timeout;
 mod mirror;
-mod outside;
 mod observe;
+mod outside;
 mod speaker;
 mod tcp;
 
@@ -45,8 +45,8 @@ use tokio::{
 };
 
 pub(super) use call::call;
-pub(super) use observe::begin_connection;
 pub(super) use mirror::Mirrors;
+pub(super) use observe::begin_connection;
 pub(super) use speaker::Speaker;
 pub(super) use tcp::{Ends, pass};
 

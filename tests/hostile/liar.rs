@@ -1,0 +1,282 @@
+//! A certified member that is no `skein run`: it holds the certificates and keys of a node that joined, opens real peer links with
+//! them, answers probes, and for the rest says what a test wants.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read as _, Write as _},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use certs::{
+    ca::{CaKey, NodeCa},
+    codec::{self, Envelope},
+    id::{NodeId, SpiffeId, TrustDomain},
+    root::bundle_from_pem,
+    sign::SigningKey,
+};
+use harness::cluster::{Cluster, TRUST_DOMAIN};
+use membership::{
+    body::{Body, Identity, Status, Table},
+    message::Message,
+    record::{Section, SignedRecord, next_generation},
+};
+use node::mesh::preface::WIRE_VERSION;
+use rustls::sign::CertifiedKey;
+
+use crate::{
+    client::{Session, member},
+    strangers::wall,
+};
+
+/// Kinds of a link's frames.
+const HELLO: u8 = 0;
+const PING: u8 = 1;
+const PONG: u8 = 2;
+const URGENT: u8 = 4;
+const MESSAGE: u8 = 5;
+/// Bytes of a frame at most.
+const PIECE: usize = 16 << 10;
+/// Bytes of a frame's head.
+const HEAD: usize = 8;
+/// Pause between looks at what came.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How long a look at one link waits.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// See the module.
+pub(crate) struct Liar {
+    pub(crate) node: NodeId,
+    pub(crate) key: SigningKey,
+    pub(crate) generation: u64,
+    sequence: u64,
+    sections: BTreeMap<Section, u64>,
+    chain: Vec<Vec<u8>>,
+    leaf: Arc<CertifiedKey>,
+    links: Arc<Mutex<BTreeMap<String, Link>>>,
+    stop: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
+}
+
+/// One link, dialled over TLS on TCP.
+struct Link {
+    session: Session,
+    /// What came and is no whole frame yet.
+    rest: Vec<u8>,
+    /// What is no whole message yet.
+    piece: Vec<u8>,
+    /// What the node said, but probes.
+    heard: Vec<Message>,
+    closed: bool,
+}
+
+/// A file of a node's data directory.
+pub(crate) fn file(cluster: &Cluster, node: &str, name: &str) -> String {
+    std::fs::read_to_string(cluster.node(node).dir.join("data").join(name)).expect("a node's file")
+}
+
+pub(crate) fn domain() -> TrustDomain {
+    TrustDomain::new(TRUST_DOMAIN).expect("a name")
+}
+
+impl Liar {
+    /// Takes on the identity of a node that joined and does not run.
+    pub(crate) fn new(cluster: &Cluster, name: &str) -> Liar {
+        let node = NodeId::new(name).expect("a name");
+        let chain = bundle_from_pem(&file(cluster, name, "ca.pem")).expect("certificates");
+        let ca_key = CaKey::from_pem(&file(cluster, name, "ca.key")).expect("a key");
+        let ca = NodeCa::new(&domain(), chain.clone(), ca_key).expect("a CA");
+        let leaf = ca.leaf(&SpiffeId::node(domain(), node.clone()), wall()).expect("a leaf").key;
+        let links: Arc<Mutex<BTreeMap<String, Link>>> = Arc::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (shared, ended) = (links.clone(), stop.clone());
+        let listener = std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                held(&shared).values_mut().filter(|link| !link.closed).for_each(Link::listen);
+                std::thread::sleep(PAUSE);
+            }
+        });
+        Liar {
+            key: SigningKey::from_pem(&file(cluster, name, "record.key")).expect("a key"),
+            generation: next_generation(0, 0, wall(), 7),
+            sequence: 0,
+            sections: BTreeMap::new(),
+            node,
+            chain,
+            leaf,
+            links,
+            stop,
+            listener: Some(listener),
+        }
+    }
+
+    /// Opens a link with a node and introduces itself.
+    pub(crate) fn link(&mut self, cluster: &Cluster, to: &str) {
+        let name = SpiffeId::node(domain(), NodeId::new(to).expect("a name")).dns_name();
+        let session = member(cluster.node(to).address("mesh"), "skein-peer/1", &name, &self.leaf);
+        let (rest, piece, heard) = Default::default();
+        let mut link = Link { session, rest, piece, heard, closed: false };
+        let hello = codec::encode(&Envelope { version: WIRE_VERSION, kind: 2, body: Vec::new() });
+        link.write(HELLO, &hello);
+        link.session.sock.set_read_timeout(Some(LOOK)).expect("a timeout");
+        held(&self.links).insert(to.to_owned(), link);
+    }
+
+    /// Says who it is and that it is up, with these services, to all whom it has a link with.
+    pub(crate) fn introduce(&mut self, services: Body) {
+        let mut records = Vec::new();
+        for body in [Body::Identity(Identity { chain: self.chain.clone() }), Body::Status(Status::Up), services] {
+            records.extend(self.publish(&body));
+        }
+        self.tell(&Message::Records(records));
+    }
+
+    /// Signs what it says of itself, and the table over it.
+    pub(crate) fn publish(&mut self, body: &Body) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        for (section, body) in body.parts().expect("small") {
+            records.push(self.sign(section, body));
+        }
+        records.push(self.table());
+        records
+    }
+
+    /// Signs the table over all that it said.
+    pub(crate) fn table(&mut self) -> Vec<u8> {
+        let entries = self.sections.clone();
+        self.sign(Section::TABLE, codec::encode(&Table { entries }))
+    }
+
+    fn sign(&mut self, section: Section, body: Vec<u8>) -> Vec<u8> {
+        self.sequence += 1;
+        if section != Section::TABLE {
+            self.sections.insert(section, self.sequence);
+        }
+        self.signed(&self.node, self.generation, section, self.sequence, body)
+    }
+
+    /// The number that it used last.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Goes on above this number.
+    pub(crate) fn skip_to(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence);
+    }
+
+    /// Anything, signed by its own key.
+    pub(crate) fn signed(
+        &self,
+        of: &NodeId,
+        generation: u64,
+        section: Section,
+        sequence: u64,
+        body: Vec<u8>,
+    ) -> Vec<u8> {
+        let record = SignedRecord::sign(&self.key, &domain(), of, generation, section, sequence, body);
+        record.expect("small").bytes().to_vec()
+    }
+
+    /// Says something to all whom it has a link with.
+    pub(crate) fn tell(&self, message: &Message) {
+        let bytes = message.encode();
+        held(&self.links).values_mut().for_each(|link| link.say(&bytes));
+    }
+
+    /// Says something to one.
+    pub(crate) fn tell_one(&self, to: &str, message: &Message) {
+        if let Some(link) = held(&self.links).get_mut(to) {
+            link.say(&message.encode());
+        }
+    }
+
+    /// What one has said since it was last asked.
+    pub(crate) fn heard(&self, from: &str) -> Vec<Message> {
+        held(&self.links).get_mut(from).map(|link| std::mem::take(&mut link.heard)).unwrap_or_default()
+    }
+
+    /// Whether its link with one stands.
+    pub(crate) fn is_linked(&self, with: &str) -> bool {
+        held(&self.links).get(with).is_some_and(|link| !link.closed)
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(listener) = self.listener.take() {
+            // It ends by itself; a panic of it has failed the test already.
+            let _ = listener.join();
+        }
+    }
+}
+
+fn held(links: &Arc<Mutex<BTreeMap<String, Link>>>) -> MutexGuard<'_, BTreeMap<String, Link>> {
+    links.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    fn say(&mut self, message: &[u8]) {
+        self.write(MESSAGE, message);
+    }
+
+    fn write(&mut self, kind: u8, bytes: &[u8]) {
+        let mut framed = Vec::new();
+        let pieces = bytes.len().div_ceil(PIECE).max(1);
+        for number in 0..pieces {
+            let piece = &bytes[number * PIECE..bytes.len().min((number + 1) * PIECE)];
+            let length = u16::try_from(piece.len()).expect("a piece is short");
+            framed.extend([kind, u8::from(number + 1 < pieces)]);
+            framed.extend(length.to_be_bytes());
+            framed.extend([0; 4]);
+            framed.extend(piece);
+        }
+        let written = self.session.write_all(&framed).and_then(|()| self.session.flush());
+        self.closed |= written.is_err();
+    }
+
+    fn listen(&mut self) {
+        let mut buffer = [0; 32 << 10];
+        match self.session.read(&mut buffer) {
+            Ok(0) => self.closed = true,
+            Ok(count) => self.rest.extend(&buffer[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => self.closed = true,
+        }
+        while let Some((kind, more, bytes)) = self.frame() {
+            match kind {
+                PING => self.write(PONG, &bytes),
+                URGENT | MESSAGE => {
+                    self.piece.extend(bytes);
+                    if !more {
+                        let whole = std::mem::take(&mut self.piece);
+                        self.hear(&whole);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn frame(&mut self) -> Option<(u8, bool, Vec<u8>)> {
+        let (head, _) = self.rest.split_first_chunk::<HEAD>()?;
+        let [kind, more, high, low, ..] = *head;
+        let end = HEAD + usize::from(u16::from_be_bytes([high, low]));
+        let bytes = self.rest.get(HEAD..end)?.to_vec();
+        self.rest.drain(..end);
+        Some((kind, more != 0, bytes))
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        match Message::decode(bytes) {
+            Ok(Some(Message::Ping(nonce))) => self.say(&Message::Ack(nonce).encode()),
+            Ok(Some(message)) => self.heard.push(message),
+            Ok(None) | Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Records that a certified member signs, keeps or makes up (A92-A95): two truths, yesterday's, tomorrow's, and too many.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use certs::codec;
+use harness::{
+    PATIENCE,
+    cluster::{Plan, Service},
+    eventually,
+};
+use membership::{
+    body::{Body, Status},
+    message::Message,
+    record::{Section, SignedRecord, next_generation},
+};
+
+use crate::{
+    gossip::{HONEST, LIAR, MEMORY, Scene, node, scene, served},
+    strangers::wall,
+};
+
+#[test]
+fn a92_who_signs_two_truths_under_one_number_is_quarantined_on_all_nodes_also_on_those_that_join_later() {
+    let mut scene = scene();
+    let sequence = scene.liar.sequence() + 1;
+    for (at, names) in [("web", &["liar"][..]), ("reviews", &[])] {
+        let (section, body) = served(names).parts().expect("small").swap_remove(0);
+        let record = scene.liar.signed(&node(LIAR), scene.liar.generation, section, sequence, body);
+        scene.liar.tell_one(at, &Message::Records(vec![record]));
+    }
+    for at in HONEST {
+        eventually("it counts for nothing", || match scene.state(at, LIAR) {
+            None => Ok(()),
+            Some(state) => Err(format!("{state} at {at}")),
+        });
+        eventually("its links are closed", || {
+            if scene.liar.is_linked(at) { Err(at) } else { Ok(()) }.map_err(str::to_owned)
+        });
+        scene.serves(at, "shop/liar", 0).expect("nothing is served there");
+        let events = scene.ask(at, "/v1/events?here=true");
+        let told = events
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|event| event["kind"] == "equivocation" && event["subject"] == LIAR);
+        assert!(told, "{events}");
+    }
+    scene.unharmed();
+    // It may say what it likes, to whomever: nobody takes it back, and who joins later learns of it.
+    scene.cluster.join("late", &Plan::with([Service::client("shop/late")]));
+    scene.cluster.run("late");
+    eventually("the late one is a member", || scene.sees("web", "late", "alive"));
+    eventually("the late one sees all", || scene.sees("late", "ratings", "alive"));
+    for at in ["web", "late"] {
+        scene.liar.link(&scene.cluster, at);
+        scene.liar.introduce(served(&["liar"]));
+        eventually("it is shown out", || {
+            if scene.liar.is_linked(at) { Err(at) } else { Ok(()) }.map_err(str::to_owned)
+        });
+        assert_eq!(scene.state(at, LIAR), None);
+    }
+    scene.unharmed();
+}
+
+#[test]
+fn a93_what_a_node_signed_yesterday_is_ignored() {
+    let mut scene = scene();
+    let add = "[[service]]\nname = \"reviews\"\nnamespace = \"shop\"\ninstance = \"old\"\nports = [{ name = \"http\", port = 9080, protocol = \
+               \"http\", target = \"127.0.0.1:9\" }]\n";
+    let file = scene.cluster.file("old.toml", add);
+    scene.cluster.on("reviews", &["service", "add", file.to_str().expect("UTF-8")]).expect_code(0);
+    for at in HONEST {
+        eventually("the old endpoint is there", || scene.serves(at, "shop/reviews", 2));
+    }
+    // All that the node has said so far, as it told the liar.
+    let mut yesterday = Vec::new();
+    eventually("the liar was told", || {
+        for message in scene.liar.heard("reviews") {
+            if let Message::Records(records) = message {
+                let of =
+                    |bytes: &Vec<u8>| SignedRecord::decode(bytes).is_ok_and(|record| *record.node() == node("reviews"));
+                yesterday.extend(records.into_iter().filter(of));
+            }
+        }
+        let services = yesterday.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok());
+        let told = services.filter(|record| record.section() == Section::SERVICES).count();
+        if told >= 2 { Ok(()) } else { Err(format!("{told} of two")) }
+    });
+    scene.cluster.on("reviews", &["service", "remove", "shop/reviews/old"]).expect_code(0);
+    for at in HONEST {
+        eventually("it is gone", || scene.serves(at, "shop/reviews", 1));
+    }
+    let replay = |scene: &Scene| {
+        for record in &yesterday {
+            scene.liar.tell(&Message::Records(vec![record.clone()]));
+        }
+        scene.liar.tell(&Message::Records(yesterday.clone()));
+    };
+    replay(&scene);
+    scene.carriers_learn();
+    scene.unharmed();
+    // In its next run as well.
+    scene.cluster.kill("reviews");
+    for at in ["web", "ratings"] {
+        eventually("it is dead", || scene.sees(at, "reviews", "dead"));
+    }
+    scene.cluster.run("reviews");
+    scene.cluster.wait_members(PATIENCE);
+    scene.cluster.wait_endpoints("shop/reviews", 1);
+    replay(&scene);
+    for at in ["web", "ratings"] {
+        // What is said after it has arrived: so had the replay.
+        let sequence = scene.liar.publish(&served(&["liar"]));
+        scene.liar.tell_one(at, &Message::Records(sequence));
+        eventually("the liar's next word is heard", || scene.serves(at, "shop/liar", 1));
+        scene.serves(at, "shop/reviews", 1).expect("not the old one");
+        scene.sees(at, "reviews", "alive").expect("it runs");
+    }
+}
+
+#[test]
+fn a94_a_generation_from_the_future_harms_its_author_alone() {
+    let mut scene = scene();
+    let day = 86_400_000;
+    // Beyond what any clock may be wrong by it is refused whole.
+    let far = next_generation(0, 0, wall() + 400 * day, 0);
+    let left = codec::encode(&Status::Left);
+    for generation in [far, u64::MAX] {
+        let record = scene.liar.signed(&node(LIAR), generation, Section::STATUS, 1, left.clone());
+        scene.liar.tell(&Message::Records(vec![record]));
+    }
+    scene.blamed();
+    HONEST.iter().for_each(|at| scene.sees(at, LIAR, "alive").expect("not believed"));
+    // Of others it is a forgery at any height.
+    for of in HONEST {
+        let ahead = next_generation(0, 0, wall() + 30 * day, 0);
+        let record = scene.liar.signed(&node(of), ahead, Section::STATUS, 1, left.clone());
+        scene.liar.tell(&Message::Records(vec![record]));
+    }
+    // Within it, it is its new run: what it says in the old one counts no more.
+    let near = next_generation(0, 0, wall() + 30 * day, 0);
+    let record = scene.liar.signed(&node(LIAR), near, Section::STATUS, 1, left);
+    scene.liar.tell(&Message::Records(vec![record]));
+    for at in HONEST {
+        eventually("it left, by its own word", || scene.sees(at, LIAR, "left"));
+    }
+    let back = scene.liar.publish(&Body::Status(Status::Up));
+    scene.liar.tell(&Message::Records(back));
+    scene.liar.skip_to(1_000);
+    std::thread::sleep(Duration::from_millis(300));
+    HONEST.iter().for_each(|at| scene.sees(at, LIAR, "left").expect("until it goes on above that"));
+    scene.unharmed();
+}
+
+#[test]
+fn a95_a_flood_of_updates_delays_nobody_elses_word() {
+    let mut scene = scene();
+    let add = "[[service]]\nname = \"reviews\"\nnamespace = \"shop\"\ninstance = \"second\"\nports = [{ name = \"http\", port = 9080, protocol \
+               = \"http\", target = \"127.0.0.1:9\" }]\n";
+    let file = scene.cluster.file("second.toml", add);
+    let before = scene.memory();
+    // Ten thousand a second, signed beforehand.
+    let flood: Vec<Message> = (0..200)
+        .map(|_| {
+            let records = (0..100).flat_map(|_| scene.liar.publish(&Body::Status(Status::Up)).into_iter().take(1));
+            Message::Records(records.collect())
+        })
+        .collect();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for message in flood.iter().cycle() {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                scene.liar.tell(message);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        for _ in 0..3 {
+            scene.cluster.on("reviews", &["service", "add", file.to_str().expect("UTF-8")]).expect_code(0);
+            for at in HONEST {
+                eventually("news arrive under the flood", || scene.serves(at, "shop/reviews", 2));
+            }
+            scene.cluster.on("reviews", &["service", "remove", "shop/reviews/second"]).expect_code(0);
+            for at in HONEST {
+                eventually("and the next ones", || scene.serves(at, "shop/reviews", 1));
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    scene.unharmed();
+    // Each node takes, and passes on, of one member what one member may say.
+    let told = ["web", "ratings"].map(|at| {
+        let messages = scene.liar.heard(at);
+        let records = messages.iter().filter_map(|message| match message {
+            Message::Records(records) => Some(records.len()),
+            _ => None,
+        });
+        records.sum::<usize>()
+    });
+    assert!(told.iter().all(|records| *records < 5_000), "{told:?} records came back");
+    let after = scene.memory();
+    assert!(after < before + MEMORY, "from {before} to {after} bytes");
+}

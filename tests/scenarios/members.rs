@@ -1,0 +1,148 @@
+//! What people ask of the mesh's members: whom one reaches and how fast, who is missing, whether there is room for more.
+
+use std::fmt::Write as _;
+
+use harness::{
+    PATIENCE,
+    cluster::{Cluster, Plan, Service},
+    eventually,
+};
+use serde_json::Value;
+
+use crate::{reviews, skein};
+
+/// Nodes that one mesh takes.
+const POOL: usize = 1_000;
+
+#[test]
+fn ping_shows_the_path_and_says_who_does_not_answer() {
+    let mut cluster = reviews(&["v1"]);
+    let asked = cluster.json("web", &["ping", "reviews-v1", "--count", "3"]);
+    assert_eq!((&asked["sent"], &asked["lost"]), (&3.into(), &0.into()), "{asked}");
+    let (least, most) = (asked["rtt_ms"]["min"].as_f64(), asked["rtt_ms"]["max"].as_f64());
+    assert!(least.is_some() && least <= most, "{asked}");
+    let remote = cluster.node("reviews-v1").address("mesh").to_string();
+    let pings = asked["pings"].as_array().expect("each question");
+    assert!(
+        pings.len() == 3 && pings.iter().all(|ping| ["quic", "tcp"].contains(&ping["carrier"].as_str().unwrap_or(""))),
+        "{asked}"
+    );
+    let dialled = pings.iter().filter(|ping| ping["remote"] == remote.as_str()).count();
+    // Of two nodes one dialled; the other sees the port that the dialler got.
+    assert!(dialled == 3 || dialled == 0, "{asked}");
+    let text = cluster.on("web", &["ping", "reviews-v1", "--count", "1"]).expect_code(0).out;
+    assert!(text.contains("reviews-v1"), "{text}");
+
+    cluster.kill("reviews-v1");
+    eventually("nobody answers any more", || {
+        let silent = cluster.on("web", &["ping", "reviews-v1", "--count", "1", "-o", "json"]);
+        match silent.code {
+            0 => Err(format!("{silent:?}")),
+            _ => Ok(assert_eq!(silent.error()["error"]["code"], "unreachable", "{silent:?}")),
+        }
+    });
+    let unknown = cluster.on("web", &["ping", "nobody", "--count", "1", "-o", "json"]);
+    assert_ne!(unknown.code, 0, "{unknown:?}");
+}
+
+/// Whom each row reaches, by names; none of a node that did not answer.
+fn reached(rows: &Value) -> Vec<(String, Option<Vec<String>>)> {
+    let rows = rows.as_array().expect("a list").iter();
+    let names = |row: &Value| row.as_object().map(|reaches| reaches.keys().cloned().collect());
+    rows.map(|row| (row["name"].as_str().unwrap_or_default().to_owned(), names(&row["reaches"]))).collect()
+}
+
+#[test]
+fn a_matrix_shows_whom_each_node_reaches() {
+    let mut cluster = reviews(&["v1", "v2"]);
+    let all = ["reviews-v1", "reviews-v2", "web"];
+    let but = |name: &str| all.iter().filter(|other| **other != name).map(|other| (*other).to_owned()).collect();
+    let whole: Vec<(String, Option<Vec<String>>)> = all.map(|name| (name.to_owned(), Some(but(name)))).into();
+    eventually("everybody reaches everybody", || {
+        let rows = reached(&cluster.json("web", &["members", "--reach"]));
+        if rows == whole { Ok(()) } else { Err(format!("{rows:?}")) }
+    });
+    cluster.kill("reviews-v2");
+    eventually("it reaches nobody that does not run", || {
+        let rows = reached(&cluster.json("reviews-v1", &["members", "--reach"]));
+        let of = |name: &str| rows.iter().find(|row| row.0 == name).and_then(|row| row.1.clone());
+        let left = |one: &str| Some(vec![one.to_owned()]);
+        let parted = of("reviews-v2").is_none() && of("web") == left("reviews-v1") && of("reviews-v1") == left("web");
+        if parted { Ok(()) } else { Err(format!("{rows:?}")) }
+    });
+    let text = cluster.on("web", &["members", "--reach"]).expect_code(0).out;
+    assert!(text.lines().count() == 4 && text.contains('?'), "{text}");
+}
+
+#[test]
+fn status_says_how_many_of_the_nodes_it_sees_and_who_is_missing() {
+    let names = ["n1", "n2", "n3", "n4", "n5", "n6", "n7"];
+    let plans = names.map(|name| (name, Plan::with([Service::client("shop/web")])));
+    let mut cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(PATIENCE);
+    for name in &names[3..] {
+        cluster.kill(name);
+    }
+    for name in &names[..3] {
+        eventually("it misses four", || {
+            let status = cluster.json(name, &["status"]);
+            let problems = status["problems"].as_array().cloned().unwrap_or_default();
+            let missing = problems.iter().find(|problem| problem["code"] == "members_missing");
+            let said = missing.and_then(|missing| missing["message"].as_str()).unwrap_or_default();
+            let counted = status["members"]["seen"] == 3 && status["members"]["expected"] == 7;
+            let named = said == "you see 3 of 7 nodes; missing: n4, n5, n6, n7";
+            if counted && named { Ok(()) } else { Err(status.to_string()) }
+        });
+    }
+    let text = cluster.on("n1", &["status"]).expect_code(0).out;
+    assert!(text.contains("you see 3 of 7 nodes") && text.contains("3 of 7 seen"), "{text}");
+    // Who comes back is missed no more.
+    for name in &names[3..] {
+        cluster.run(name);
+    }
+    cluster.wait_members(PATIENCE);
+    let status = cluster.json("n1", &["status"]);
+    assert!(!status["problems"].to_string().contains("members_missing"), "{status}");
+}
+
+/// Grants for nodes that nobody ever starts, as one changeset.
+fn grants(numbers: std::ops::Range<usize>) -> String {
+    let mut text = String::new();
+    for number in numbers {
+        let name = format!("far-{number:04}");
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "---\napiVersion: skein.dev/v1\nkind: NodeGrant\nmetadata: {{name: {name}}}\nspec: {{node: {name}, epoch: 1, services: []}}\n"
+        );
+    }
+    text
+}
+
+#[test]
+fn a_mesh_warns_when_it_is_nearly_full_and_takes_nobody_beyond_its_limit() {
+    let first = Plan::with([Service::client("shop/web")]);
+    let mut cluster = Cluster::start(skein(), &[("first", first.clone())]);
+    let problem = |cluster: &Cluster| {
+        let status = cluster.json("first", &["status"]);
+        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        problems.into_iter().find(|problem| problem["code"] == "mesh_nearly_full")
+    };
+    // One short of four fifths.
+    cluster.push("first", &grants(0..POOL / 5 * 4 - 2), &["--wait", "local"]).expect_code(0);
+    assert_eq!(problem(&cluster), None);
+    cluster.push("first", &grants(POOL / 5 * 4 - 2..POOL - 2), &["--wait", "local"]).expect_code(0);
+    let told = problem(&cluster).expect("it is nearly full");
+    assert!(told["message"].as_str().is_some_and(|said| said.contains("999 nodes are granted")), "{told}");
+    let checked = cluster.on("first", &["check", "-o", "json"]);
+    assert!(checked.out.contains("mesh.size"), "{checked:?}");
+    // The thousandth is let in, the next one is not, and is told why.
+    cluster.join("last", &first);
+    let token = cluster.invite("beyond", &first, &[]);
+    cluster.prepare_only("beyond", &first);
+    let refused = cluster.join_with("beyond", &token);
+    assert!(refused.code != 0 && refused.err.contains("mesh_full"), "{refused:?}");
+    // Room is made by who is gone; the same token, which was never spent, now holds.
+    cluster.on("first", &["evict", "far-0000", "--wait", "local"]).expect_code(0);
+    cluster.join_with("beyond", &token).expect_code(0);
+}
