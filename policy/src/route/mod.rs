@@ -377,11 +377,11 @@ fn by_entry(compiled: &Compiled, request: &Request<'_>) -> Option<Result<Routed,
     let name = if made.host.starts_with('*') { as_written(host) } else { Cow::Borrowed(&*made.host) };
     let plain = || {
         let route = compiled.entry_route(&made.host, namespace);
-        Routed { host: addressed.clone(), port, route, matched: UriMatched::Nothing }
+        Routed { host: addressed.clone(), port, route, matched: UriMatched::Nothing, condition: None }
     };
     let Some(found) = compiled.virtual_service_of_entry(&name, namespace) else { return Some(Ok(plain())) };
     Some(match first(found, request, port) {
-        Found::Rule(route, matched) => Ok(Routed { host: addressed, port, route, matched }),
+        Found::Rule(route, matched, condition) => Ok(Routed { host: addressed, port, route, matched, condition }),
         Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: addressed, port }),
         Found::NotForCaller => Ok(plain()),
     })
