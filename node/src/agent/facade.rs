@@ -279,8 +279,7 @@ impl Agent {
         }));
         troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.inner.local.not_granted());
-        troubles.extend(self.door_troubles());
-        troubles.extend(self.outside_troubles());
+        troubles.extend(self.troubles_beyond());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles
     }
