@@ -1,8 +1,8 @@
 //! Builds and wires everything, nothing else: one process from its configuration to its end.
 
 mod beyond;
-mod known;
 mod end;
+mod known;
 mod listen;
 mod names;
 mod process;
@@ -26,7 +26,7 @@ use tokio::{
 
 use self::{
     known::{Known, load, state},
-    process::{Signals, Wish},
+    process::Signals,
 };
 use crate::{
     agent::{

@@ -5,8 +5,8 @@ use clap::{Arg, ArgMatches, CommandFactory as _, Parser, Subcommand, parser::Val
 use crate::{
     cli::{
         ca, capture, check, completions, context::Globals, dns, drain, endpoints, events, evict, explain, grant,
-        identity, init, invite, join, leave, limits, man, members, operator, outliers, ping, policy, revoke, routes, run,
-        secret, service, services, sim, status, tap, top, wait,
+        identity, init, invite, join, leave, limits, man, members, operator, outliers, ping, policy, revoke, routes,
+        run, secret, service, services, sim, status, tap, top, wait,
     },
     demo,
 };

@@ -24,7 +24,7 @@ use certs::id::ServiceName;
 use policy::{
     hosts::{self, Protocol},
     kinds::OutboundPolicy,
-    route::{self, NoRoute},
+    route::{self, Called, NoRoute},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -236,7 +236,7 @@ impl Captured {
             return Some(Arc::clone(&kept.speaker));
         }
         let (fixed, port) = match &place {
-            Place::Service(service, port) => (Some((service.clone(), *port)), *port),
+            Place::Service(service, port) => (Some((Called::Service(service.clone()), *port)), *port),
             Place::Name(port) => (None, *port),
             Place::Outside => (None, 0),
         };

@@ -30,8 +30,8 @@ mod tcp;
 mod upgrade;
 mod worker;
 
-pub use direct::keep_tls;
 pub use capture::open_capture;
+pub use direct::keep_tls;
 pub use gateway::keep_doors;
 pub use loopback::keep_names;
 pub use outliers::sweep_outliers;

@@ -153,8 +153,7 @@ impl Compiled {
         let policies = previous.map(|previous| previous.policies.clone()).unwrap_or_default();
         let observed = workloads.observed();
         let gateways = gateways::Gateways::new(state);
-        let mut compiled = Compiled { rules, workloads, policies, logs_any, gateways, entries, ..Compiled::default() };
-        let mut compiled = Compiled { rules, workloads, policies, observed, gateways, ..Compiled::default() };
+        let mut compiled = Compiled { rules, workloads, policies, observed, gateways, entries, ..Compiled::default() };
         // What the mesh says of retries is part of every route: routes made under another word are made anew.
         let previous_config = previous.map(|previous| previous.config().retries.clone());
         let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));

@@ -71,7 +71,7 @@ struct Place<'e> {
 fn places(made: &EntryService) -> Vec<Place<'_>> {
     let selected = made.workloads.iter().map(|(_, workload)| &workload.endpoint);
     let written = made.entry.endpoints.iter().chain(selected);
-    let place = |endpoint: &'_ Written| {
+    fn place(endpoint: &Written) -> Option<Place<'_>> {
         let at = match endpoint.address.as_ref()? {
             EndpointAddress::Ip(address) => At::Ip(*address),
             EndpointAddress::Name(name) => At::Name(name),
@@ -79,7 +79,7 @@ fn places(made: &EntryService) -> Vec<Place<'_>> {
             EndpointAddress::Unix(_) => return None,
         };
         Some(Place { at, written: Some(endpoint) })
-    };
+    }
     let listed: Vec<Place<'_>> = written.filter_map(place).collect();
     let by_name = matches!(made.entry.resolution, Resolution::None | Resolution::Dns | Resolution::DnsRoundRobin);
     let itself =

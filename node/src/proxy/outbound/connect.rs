@@ -33,7 +33,7 @@ pub(super) async fn answer(connection: &Connection, mut request: Request<Incomin
     let on_upgrade = OnUpgrade::of(&mut request);
     let (context, speaker) = (&connection.context, connection.speaker.load_full());
     let snapshot = context.current.load();
-    let mut account = Account::new(None);
+    let mut account = Account::new((None, None));
     let (called, declared) = match asked(&speaker, &snapshot, &request) {
         Ok(asked) => asked,
         Err(cause) => {
