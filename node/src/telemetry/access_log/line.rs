@@ -443,7 +443,10 @@ mod tests {
     fn a_rewritten_request_is_logged_by_the_path_that_was_asked_for() {
         let mut rewritten = Entry { version: Version::HTTP_2, route: String::new(), ..entry() };
         rewritten.request.insert(ORIGINAL_PATH, HeaderValue::from_static("/asked?x"));
-        let line = |json| rewritten.line(&AccessLog { json, ..AccessLog::default() }, &summary(200), Duration::ZERO);
+        let line = |json| {
+            let (log, format) = (AccessLog { json, ..AccessLog::default() }, LineFormat::default());
+            rewritten.line(&log, &format, &summary(200), Duration::ZERO)
+        };
         let (text, json) = (line(false), serde_json::from_str::<Value>(&line(true)).unwrap());
         assert!(text.contains("\"GET /asked?x HTTP/2\"") && text.ends_with(" -\n"), "{text}");
         assert_eq!((&json["path"], &json["route_name"]), (&Value::from("/asked?x"), &Value::Null));
