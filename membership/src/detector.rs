@@ -306,6 +306,12 @@ impl Detector {
         true
     }
 
+    /// Whether it was accused in public, by this node or another, and has not answered.
+    pub(crate) fn is_accused(&self, node: &NodeId) -> bool {
+        let check = self.peers.get(node).and_then(|peer| peer.check.as_ref());
+        check.is_some_and(|check| check.told.is_some())
+    }
+
     /// Whether nobody listens to a member's accusations.
     pub(crate) fn ignores(&self, accuser: &NodeId, now: u64) -> bool {
         self.accusers.ignored(accuser, now)

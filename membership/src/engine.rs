@@ -98,6 +98,8 @@ pub struct Engine {
     suspicions_due: Option<u64>,
     /// Of whom peers spoke as alive, by which number, and when. It counts once a record of that number is held.
     spoken: BTreeMap<NodeId, ((u64, u64), u64)>,
+    /// Whose newer signature the carrier brought while it was accused: it may be older than the accusation.
+    carried: BTreeMap<NodeId, (u64, u64)>,
     /// Of whom all records were asked for because a peer holds others under the same number, and when.
     differed: BTreeMap<NodeId, u64>,
     /// When the first link came up.
@@ -163,6 +165,7 @@ impl Engine {
             refute_due: None,
             suspicions_due: None,
             spoken: BTreeMap::new(),
+            carried: BTreeMap::new(),
             differed: BTreeMap::new(),
             met: None,
             reran: false,
@@ -366,6 +369,7 @@ impl Engine {
         if now >= self.compare_due {
             self.compare_due = now + COMPARE_MS - self.random.random_range(0..=COMPARE_MS / 4);
             self.spoken.retain(|_, (_, at)| now.saturating_sub(*at) < COMPARE_MS);
+            self.carried.retain(|node, _| self.detector.is_accused(node));
             self.differed.retain(|_, at| now.saturating_sub(*at) < DIFFERED_MS);
             if let Some(peer) = self.links.linked().iter().choose(&mut self.random).cloned() {
                 self.summarise(&peer, false);

@@ -29,12 +29,15 @@ mod node;
 
 use node::{Compared, Node};
 
-/// Above this many members tables are signed more rarely.
-const MANY_MEMBERS: usize = 100;
+/// How often the nodes of a mesh that is no larger than this sign their tables; all of a larger one sign as many a second, and
+/// each once a minute at least.
+const TABLE_MS: u64 = 10_000;
+const TABLE_MEMBERS: u64 = 32;
+const TABLE_MOST_MS: u64 = 60_000;
 
 /// How often a node signs its table, in milliseconds.
 pub(crate) fn table_interval(members: usize) -> u64 {
-    if members > MANY_MEMBERS { 60_000 } else { 10_000 }
+    (TABLE_MS * (members as u64).div_ceil(TABLE_MEMBERS)).clamp(TABLE_MS, TABLE_MOST_MS)
 }
 
 /// See the module.

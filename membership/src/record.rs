@@ -28,7 +28,7 @@ const GENERATION_RANDOM_BITS: u32 = 24;
 pub struct Section(pub u16);
 
 impl Section {
-    /// `{section: sequence}` of all the node's sections; signed every 10 s and on change.
+    /// `{section: sequence}` of all the node's sections; signed on change, and every 10 s to 60 s by the size of the mesh.
     pub const TABLE: Section = Section(0);
     /// The node's certificate chain.
     pub const IDENTITY: Section = Section(1);

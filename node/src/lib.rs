@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod descriptors;
 pub mod dns;
 pub mod http1;
 pub mod logging;

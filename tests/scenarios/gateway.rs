@@ -26,7 +26,7 @@ pub(crate) fn mesh() -> Cluster {
 }
 
 /// With further services behind the door.
-fn mesh_with<const N: usize>(further: [Service; N]) -> Cluster {
+pub(crate) fn mesh_with<const N: usize>(further: [Service; N]) -> Cluster {
     let services = std::iter::once(Service::version("shop/cart", "v1")).chain(further);
     let plans = [("edge", Plan::with([ingress()])), ("shop", Plan::with(services))];
     let cluster = Cluster::start(skein(), &plans);

@@ -13,6 +13,7 @@ mod explain;
 mod failover;
 mod gateway;
 mod gateway_bytes;
+mod gateway_policy;
 mod gateway_tls;
 mod history;
 mod identity;

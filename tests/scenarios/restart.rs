@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use harness::{
     PATIENCE,
     cluster::{Cluster, Plan, Service},
-    http, now,
+    eventually, http, now,
 };
 
 use crate::skein;
@@ -33,4 +33,34 @@ fn the_first_answer_of_a_starting_node_is_the_applications() {
         cluster.run("n0");
         assert_eq!(asking.join().expect("an answer"), 200);
     }
+}
+
+/// Ends the node once its application has the request, whose answer takes so long; gives what the caller gets.
+fn ended_within_a_request(cluster: &mut Cluster, takes: Duration) -> Result<u16, String> {
+    let backend = &cluster.node("n0").backends[0];
+    backend.delay(takes);
+    let (outbound, before) = (cluster.node("n0").outbound(), backend.arrivals().len());
+    let asking = std::thread::spawn(move || http::get(outbound, "cart", "/slow").map(|answer| answer.status));
+    eventually("the request arrives", || {
+        let arrived = cluster.node("n0").backends[0].arrivals().len();
+        if arrived > before { Ok(()) } else { Err(format!("{arrived} arrived")) }
+    });
+    let ended = cluster.terminate("n0").expect("it runs");
+    assert!(ended.success(), "{ended}");
+    asking.join().expect("it ends")
+}
+
+#[test]
+fn a_stopping_node_finishes_what_it_began_and_cuts_what_does_not_end() {
+    let mut cluster = Cluster::start(skein(), &[("n0", Plan::with([Service::version("shop/cart", "v1")]))]);
+    cluster.wait_endpoints("shop/cart", 1);
+    assert_eq!(ended_within_a_request(&mut cluster, Duration::from_secs(2)), Ok(200));
+    cluster.node("n0").backends[0].delay(Duration::ZERO);
+    cluster.run("n0");
+    cluster.wait_endpoints("shop/cart", 1);
+    // Longer than `[runtime] drain` by far: the node does not wait for it, and its caller gets no half of an answer.
+    let cut = ended_within_a_request(&mut cluster, Duration::from_secs(120));
+    assert!(cut.is_err(), "{cut:?}");
+    let log = cluster.log("n0");
+    assert!(log.contains("connections were cut at the end of the drain"), "{log}");
 }

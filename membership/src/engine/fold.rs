@@ -138,6 +138,7 @@ impl Engine {
         self.dialer.forget(node);
         self.fetch.have(node);
         self.origins.remove(node);
+        self.carried.remove(node);
         if self.links.drop_node(node) {
             self.feed_soon();
         }

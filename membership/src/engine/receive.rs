@@ -126,6 +126,8 @@ impl Engine {
                     touched.insert(record.node().clone());
                 }
                 self.take_record(&record, Some(from));
+            } else {
+                self.told_again(&record);
             }
         }
         self.after_records(&touched, Some(from));
@@ -159,8 +161,7 @@ impl Engine {
                     self.rumor.push(record.clone(), from.cloned());
                 }
                 if latest < Some(record.rank()) {
-                    let orders = self.detector.vouched(node, from.is_some(), self.steady);
-                    self.obey(orders);
+                    self.signed(record, from.is_some());
                 }
                 if record.section() != Section::TABLE {
                     self.persist_soon();
@@ -185,6 +186,27 @@ impl Engine {
                 self.origins.remove(node);
             }
             Offered::Known | Offered::Waiting | Offered::Limited => {}
+        }
+    }
+
+    /// A member signed something newer; `told` by a peer, who tells what is fresh, or brought by the carrier. Where an accusation goes
+    /// round, only what is told answers it: what the carrier brings may have been signed before.
+    fn signed(&mut self, record: &SignedRecord, told: bool) {
+        let node = record.node();
+        if !told && self.dialer.is_sparse() && self.detector.is_accused(node) {
+            self.carried.insert(node.clone(), record.rank());
+            return;
+        }
+        self.carried.remove(node);
+        let orders = self.detector.vouched(node, told, self.steady);
+        self.obey(orders);
+    }
+
+    /// A peer tells what is held already: of an accused member that is its answer, if the carrier was faster.
+    fn told_again(&mut self, record: &SignedRecord) {
+        let node = record.node();
+        if self.carried.get(node) == Some(&record.rank()) && self.detector.is_accused(node) {
+            self.signed(record, true);
         }
     }
 

@@ -108,6 +108,7 @@ impl From<&ClusterPolicy> for PoolLimits {
                 Some(budget) => RetryLimit::Budget {
                     percent: f64::from(budget.per_million) / 10_000.0,
                     minimum: budget.min_retry_concurrency,
+                    interval: millis(budget.budget_interval),
                 },
                 None => RetryLimit::Count(limit(http.max_retries)),
             },
@@ -205,6 +206,6 @@ mod tests {
         assert_eq!((detection.consecutive_errors, detection.interval), (1, 1_000));
         assert!(detection.error_statuses.contains(429) && !detection.error_statuses.contains(500));
         let budget = ClusterPolicy { retry_budget: Some(kinds::RetryBudget::default()), ..policy };
-        assert_eq!(PoolLimits::from(&budget).retries, RetryLimit::Budget { percent: 20.0, minimum: 3 });
+        assert_eq!(PoolLimits::from(&budget).retries, RetryLimit::Budget { percent: 20.0, minimum: 3, interval: 0 });
     }
 }

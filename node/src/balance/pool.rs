@@ -5,6 +5,7 @@
 //! Counts are atomics shared by all workers. Limits come with each question, so that a change of policy needs no new
 //! counts; what is above a lowered limit ends by itself.
 
+use super::Millis;
 use std::sync::{
     Arc,
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -34,10 +35,12 @@ pub enum RetryLimit {
     Count(u32),
     /// `retryBudget`, which replaces `maxRetries`.
     Budget {
-        /// Of the requests that are under way or pending.
+        /// Of the requests that are under way or pending, or have ended within the interval.
         percent: f64,
         /// Always allowed: `minRetryConcurrency`.
         minimum: u32,
+        /// `budgetInterval`; 0 counts no request that has ended.
+        interval: Millis,
     },
 }
 
@@ -65,7 +68,13 @@ pub struct Overflow(pub Resource);
 pub struct Pool {
     counts: [AtomicU32; 4],
     overflows: [AtomicU64; 4],
+    /// Requests that have ended, where a budget looks back at them: by tenths of its interval, the number of the tenth above the
+    /// count.
+    ended: [AtomicU64; TENTHS],
 }
+
+/// Parts of a budget's interval that are forgotten one after the other.
+const TENTHS: usize = 10;
 
 /// One unit of a resource; given back when dropped.
 #[derive(Debug)]
@@ -133,8 +142,18 @@ impl Pool {
     ///
     /// # Errors
     /// The limit is met: the failure goes to the caller.
-    pub fn retry(self: &Arc<Self>, limits: &PoolLimits) -> Result<Held, Overflow> {
-        self.hold(Resource::Retries, self.retry_limit(limits.retries))
+    pub fn retry(self: &Arc<Self>, limits: &PoolLimits, now: Millis) -> Result<Held, Overflow> {
+        self.hold(Resource::Retries, self.retry_limit(limits.retries, now))
+    }
+
+    /// Notes that a request has ended, where the retry budget looks back at them.
+    pub fn ended(&self, limit: RetryLimit, now: Millis) {
+        let Some(tenth) = tenth(limit, now) else { return };
+        // Another remainder's count is of an interval before, and begins anew.
+        let _ = self.ended[tenth as usize % TENTHS].fetch_update(Relaxed, Relaxed, |slot| {
+            let (number, count) = unpack(slot);
+            Some(pack(tenth, if number == tenth { count.saturating_add(1) } else { 1 }))
+        });
     }
 
     /// How many are held.
@@ -149,16 +168,28 @@ impl Pool {
         self.overflows[resource as usize].load(Relaxed)
     }
 
-    fn retry_limit(&self, limit: RetryLimit) -> u32 {
+    fn retry_limit(&self, limit: RetryLimit, now: Millis) -> u32 {
         match limit {
             RetryLimit::Count(count) => count,
-            RetryLimit::Budget { percent, minimum } => {
-                let base = f64::from(self.count(Resource::Requests)) + f64::from(self.count(Resource::Pending));
+            RetryLimit::Budget { percent, minimum, interval: _ } => {
+                let base = f64::from(self.count(Resource::Requests))
+                    + f64::from(self.count(Resource::Pending))
+                    + self.lately(limit, now);
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
                 let share = (percent / 100.0 * base) as u32;
                 share.max(minimum)
             }
         }
+    }
+
+    /// Requests that have ended within the budget's interval.
+    fn lately(&self, limit: RetryLimit, now: Millis) -> f64 {
+        let Some(tenth) = tenth(limit, now) else { return 0.0 };
+        let slots = self.ended.iter().map(|slot| unpack(slot.load(Relaxed)));
+        slots
+            .filter(|(number, _)| (tenth.wrapping_sub(*number) as usize) < TENTHS)
+            .map(|(_, count)| f64::from(count))
+            .sum()
     }
 
     fn hold(self: &Arc<Self>, resource: Resource, limit: u32) -> Result<Held, Overflow> {
@@ -170,6 +201,25 @@ impl Pool {
         }
         Ok(Held { pool: Arc::clone(self), resource })
     }
+}
+
+/// The number of this tenth of a budget's interval; `None` if it has none. Zero is never one: that is what slots begin with.
+fn tenth(limit: RetryLimit, now: Millis) -> Option<u32> {
+    let RetryLimit::Budget { interval, .. } = limit else { return None };
+    if interval == 0 {
+        return None;
+    }
+    let number = now / (interval / TENTHS as Millis).max(1);
+    Some(u32::try_from(number % Millis::from(u32::MAX)).unwrap_or_default() + 1)
+}
+
+fn pack(tenth: u32, count: u32) -> u64 {
+    u64::from(tenth) << 32 | u64::from(count)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each half is one number")]
+const fn unpack(slot: u64) -> (u32, u32) {
+    ((slot >> 32) as u32, slot as u32)
 }
 
 impl Drop for Held {
@@ -202,7 +252,7 @@ mod tests {
             (Resource::Connections, |pool, limits| pool.connection(limits, false)),
             (Resource::Pending, Pool::pending),
             (Resource::Requests, Pool::request),
-            (Resource::Retries, Pool::retry),
+            (Resource::Retries, |pool, limits| pool.retry(limits, 0)),
         ];
         let mut all = Vec::new();
         for (resource, hold) in ways {
@@ -233,7 +283,7 @@ mod tests {
     #[test]
     fn nothing_is_limited_by_default() {
         let (pool, limits) = (Arc::new(Pool::default()), PoolLimits::default());
-        let held: Vec<Held> = (0..5_000).map(|_| pool.retry(&limits).unwrap()).collect();
+        let held: Vec<Held> = (0..5_000).map(|_| pool.retry(&limits, 0).unwrap()).collect();
         assert_eq!(pool.count(Resource::Retries), 5_000);
         assert!(!limits.is_used_up(1_000_000));
         drop(held);
@@ -255,8 +305,12 @@ mod tests {
     #[test]
     fn a_retry_budget_is_a_share_of_what_is_under_way_or_waits() {
         let pool = Arc::new(Pool::default());
-        let limits = PoolLimits { retries: RetryLimit::Budget { percent: 20.0, minimum: 3 }, ..PoolLimits::default() };
-        let fill = |pool: &Arc<Pool>| std::iter::from_fn(|| pool.retry(&limits).ok()).take(1_000).collect::<Vec<_>>();
+        let limits = PoolLimits {
+            retries: RetryLimit::Budget { percent: 20.0, minimum: 3, interval: 0 },
+            ..PoolLimits::default()
+        };
+        let fill =
+            |pool: &Arc<Pool>| std::iter::from_fn(|| pool.retry(&limits, 0).ok()).take(1_000).collect::<Vec<_>>();
         assert_eq!(fill(&pool).len(), 3, "the minimum, though nothing is under way");
         let requests: Vec<Held> = (0..20).map(|_| pool.request(&limits).unwrap()).collect();
         let pending: Vec<Held> = (0..4).map(|_| pool.pending(&limits).unwrap()).collect();
@@ -301,5 +355,21 @@ mod tests {
                 prop_assert_eq!(pool.count(Resource::Requests) as usize, held.len());
             }
         }
+    }
+
+    #[test]
+    fn a_budget_with_an_interval_counts_requests_that_have_ended() {
+        let pool = Arc::new(Pool::default());
+        let retries = RetryLimit::Budget { percent: 20.0, minimum: 1, interval: 10_000 };
+        let room = |now| pool.retry_limit(retries, now);
+        assert_eq!(room(0), 1);
+        (0..50).for_each(|_| pool.ended(retries, 500));
+        (0..50).for_each(|_| pool.ended(retries, 5_500));
+        assert_eq!((room(5_500), room(9_900)), (20, 20));
+        assert_eq!((room(10_000), room(15_000)), (10, 1), "tenth after tenth is forgotten");
+        pool.ended(retries, 100_500);
+        assert_eq!(pool.lately(retries, 100_500), 1.0, "a slot of long ago begins anew");
+        pool.ended(RetryLimit::Count(3), 0);
+        assert_eq!(pool.lately(RetryLimit::Count(3), 0), 0.0);
     }
 }

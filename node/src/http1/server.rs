@@ -44,6 +44,11 @@ pub trait Service: Sync {
 
     /// Answers one request. Dropped when the caller goes away before.
     fn answer(&self, request: Request<Body>) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// A head was refused with this status before there was a request.
+    fn refused(&self, status: StatusCode, why: &'static str) {
+        let _ = (status, why);
+    }
 }
 
 /// The body of a request. Whoever polls it reads from the connection; dropped before its end, it ends the connection with the
@@ -120,7 +125,7 @@ pub async fn serve<I: Io>(
         let head = match head.await {
             Ok(Some(head)) => head,
             Ok(None) => return end(&wire).await,
-            Err(Error::Refused(_)) => return refuse(&wire).await,
+            Err(Error::Refused(_)) => return refuse(&wire, service).await,
             Err(error) => return Err(error),
         };
         count += 1;
@@ -268,8 +273,9 @@ fn take(
 }
 
 /// Answers what could not be read, and ends the connection.
-async fn refuse<I: Io>(wire: &Shared<I>) -> Result<(), Error> {
+async fn refuse<I: Io>(wire: &Shared<I>, service: &impl Service) -> Result<(), Error> {
     let Refused(status, why) = lock(wire).refusal();
+    service.refused(status, why);
     reply::write_refusal(lock(wire).out(), status);
     poll_fn(|cx| lock(wire).poll_write(cx)).await?;
     end(wire).await?;

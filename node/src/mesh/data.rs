@@ -71,7 +71,7 @@ pub struct Worker {
 struct Shared {
     mesh: Mesh,
     index: u8,
-    pool: Pool,
+    pool: Arc<Pool>,
     endpoint: watch::Receiver<Option<quinn::Endpoint>>,
     incoming: Mutex<mpsc::Receiver<Incoming>>,
 }
@@ -117,8 +117,13 @@ impl Worker {
         let tasks = &mesh.shared.tasks;
         let listener = TcpListener::from_std(sockets.tcp)?;
         tasks.critical("mesh tcp port", ending(mesh.clone(), Port::new(mesh.clone(), queue).listen(listener)));
-        let shared =
-            Shared { mesh: mesh.clone(), index, pool: Pool::default(), endpoint, incoming: Mutex::new(incoming) };
+        let shared = Shared {
+            mesh: mesh.clone(),
+            index,
+            pool: mesh.shared.pools.add(),
+            endpoint,
+            incoming: Mutex::new(incoming),
+        };
         let worker = Worker { shared: Arc::new(shared) };
         let sweeper = worker.clone();
         tasks.critical(
@@ -373,7 +378,7 @@ impl Worker {
         if !shared.tls.has_leaf(&target.own) {
             return Err(Error::NoIdentity(target.own.clone()));
         }
-        if shared.live.outbound() >= MAX_DATA_CONNECTIONS && !self.shared.pool.evict() {
+        if shared.live.outbound() >= MAX_DATA_CONNECTIONS && !shared.pools.evict() {
             return Err(Error::Overflow("data connections"));
         }
         Ok(())

@@ -12,6 +12,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsStream;
 
 use super::{Mesh, Transport, accept, count, error::Error, quic, tls_tcp};
+use crate::descriptors;
 
 /// Silence on UDP after which TCP is tried beside it.
 const RACE_AFTER: Duration = Duration::from_millis(200);
@@ -156,6 +157,9 @@ async fn over_quic(mesh: &Mesh, endpoint: quinn::Endpoint, target: &Target) -> R
 
 async fn over_tcp(mesh: &Mesh, target: &Target) -> Result<Dialled, Failed> {
     let shared = &mesh.shared;
+    if target.conversation == Conversation::Data && descriptors::are_short() {
+        return Err(Failed { error: Error::Overflow("file descriptors"), is_final: true, refused: false });
+    }
     let tls = shared.tls.client(target.conversation, &target.own, target.expect.as_ref());
     let name = server_name(target.expect.as_ref(), &shared.own.trust_domain);
     let stream = tls_tcp::dial(mesh.source_ip(), target.address, tls, name).await.map_err(|error| target.io(&error))?;

@@ -38,6 +38,8 @@ use crate::{
 
 /// Bytes that hyper may buffer per direction of a virtual connection.
 const MAX_BUFFER: usize = 64 << 10;
+/// Bytes of a response by HTTP/2 that wait to be read; the connection carries one at a time.
+pub const RESPONSE_WINDOW: u32 = 1 << 20;
 /// Longest block of response headers, bytes.
 const MAX_HEADERS: u32 = 64 << 10;
 
@@ -107,6 +109,7 @@ impl Link {
         let sender = if preface.protocol == Protocol::Http2 {
             let mut builder = http2::Builder::new(Spawner(tasks.clone()));
             builder.max_header_list_size(MAX_HEADERS).max_send_buf_size(MAX_BUFFER);
+            builder.initial_stream_window_size(RESPONSE_WINDOW).initial_connection_window_size(RESPONSE_WINDOW);
             if let Some(Pings { interval, timeout }) = call.pings {
                 builder.timer(TokioTimer::new()).keep_alive_interval(interval).keep_alive_timeout(timeout);
                 builder.keep_alive_while_idle(true);

@@ -156,6 +156,8 @@ struct Shared {
     steering: Steering,
     reset_key: Arc<hmac::Key>,
     live: Arc<Live>,
+    /// What the workers keep open to other nodes.
+    pools: pool::Pools,
     counters: Counters,
     handshakes: Handshakes,
     farewell: Arc<farewell::Farewell>,
@@ -236,6 +238,7 @@ impl Mesh {
             steering: bound.steering,
             reset_key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &config.reset_secret)),
             live: Arc::default(),
+            pools: pool::Pools::default(),
             counters: Counters::default(),
             handshakes: Handshakes::default(),
             farewell: Arc::default(),

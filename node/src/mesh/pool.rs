@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     hash::{Hash, Hasher},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -134,11 +134,34 @@ impl Pool {
         lock(&self.groups).retain(|_, group| !group.sweep(now, wall) || Arc::strong_count(group) > 1);
     }
 
-    /// Closes the least recently used of the connections that nobody uses; false if all are in use.
+    /// When the least recently used of the connections that nobody uses was used.
+    fn oldest(&self) -> Option<Millis> {
+        lock(&self.groups).values().filter_map(|group| group.oldest()).min()
+    }
+
+    /// Closes a connection that nobody uses and that was last used then; false if there is none any more.
+    fn drop_used_at(&self, used: Millis) -> bool {
+        lock(&self.groups).values().any(|group| group.oldest() == Some(used) && group.drop_used_at(used))
+    }
+}
+
+/// The connections of all workers, whose number is limited together.
+#[derive(Debug, Default)]
+pub(super) struct Pools(Mutex<Vec<Weak<Pool>>>);
+
+impl Pools {
+    /// A further worker's.
+    pub(super) fn add(&self) -> Arc<Pool> {
+        let pool = Arc::new(Pool::default());
+        lock(&self.0).push(Arc::downgrade(&pool));
+        pool
+    }
+
+    /// Closes the least recently used of the connections that nobody uses, whichever worker's it is; false if all are in use.
     pub(super) fn evict(&self) -> bool {
-        let groups = lock(&self.groups);
-        let oldest = groups.values().filter_map(|group| Some((group.oldest()?, group))).min_by_key(|(age, _)| *age);
-        oldest.is_some_and(|(used, group)| group.drop_used_at(used))
+        let pools: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
+        let oldest = pools.iter().filter_map(|pool| Some((pool.oldest()?, pool))).min_by_key(|(used, _)| *used);
+        oldest.is_some_and(|(used, pool)| pool.drop_used_at(used))
     }
 }
 

@@ -18,6 +18,8 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, TlsStream};
 
+use crate::descriptors;
+
 use super::{
     Mesh,
     accept::{Handover, PREFACE_TIMEOUT, canonical},
@@ -145,6 +147,10 @@ impl Port {
         under_way: Place,
     ) -> io::Result<()> {
         let shared = &self.mesh.shared;
+        if !descriptors::leaves_room(&start.io) {
+            count(&shared.counters.refused);
+            return Err(io::Error::other("file descriptors are short"));
+        }
         let tls = handshake(&self.mesh, start, self.data.clone()).await?;
         drop(under_way);
         let chain = certificates(&tls);

@@ -8,6 +8,7 @@ use super::{
     inbound::{self, Caller},
     outbound::Speaker,
     tcp::Spans,
+    upgrade,
 };
 use crate::{
     balance::{Ask, Candidates, Carries, Client},
@@ -20,7 +21,7 @@ use crate::{
     telemetry::{Pair, Recorder, Workload},
 };
 use certs::id::SpiffeId;
-use http::Version;
+use http::{HeaderValue, Version};
 use policy::{
     hosts::Protocol,
     kinds::{ClientTlsMode, ConsistentHash, H2Upgrade},
@@ -124,7 +125,7 @@ pub(super) struct Served {
     pub(super) identity: SpiffeId,
     /// With the protocol of the port.
     preface: Preface,
-    /// With the other version of HTTP, where policy may ask for it.
+    /// With the other version of HTTP, where policy or a WebSocket may ask for it.
     other: Option<Preface>,
     /// For an endpoint on this node: the caller as inbound sees it.
     pub(super) caller: OnceLock<Caller>,
@@ -161,12 +162,13 @@ impl Served {
 }
 
 impl Cluster {
-    /// How a request travels that came by this version; one that asks for another protocol (WebSocket) goes by HTTP/1.1 where
-    /// the port speaks that.
-    pub(super) fn protocol(&self, version: Version, upgrades: bool) -> mesh::Protocol {
+    /// How a request travels that came by this version. One that asks for a WebSocket goes by HTTP/1.1, whatever the port speaks;
+    /// another protocol than that is asked for only where the port speaks HTTP/1.1.
+    pub(super) fn protocol(&self, version: Version, upgrade: Option<&HeaderValue>) -> mesh::Protocol {
         match self.versions {
+            Versions::Port(_) if upgrade.is_some_and(upgrade::is_websocket) => mesh::Protocol::Http1,
             Versions::Port(protocol) => protocol,
-            Versions::Upgraded | Versions::Caller if upgrades => mesh::Protocol::Http1,
+            Versions::Upgraded | Versions::Caller if upgrade.is_some() => mesh::Protocol::Http1,
             Versions::Upgraded => mesh::Protocol::Http2,
             Versions::Caller if version == Version::HTTP_2 => mesh::Protocol::Http2,
             Versions::Caller => mesh::Protocol::Http1,
@@ -264,7 +266,7 @@ impl Context {
                 endpoint: Arc::clone(endpoint),
                 identity: SpiffeId::service(snapshot.trust_domain.clone(), endpoint.account.clone()),
                 preface: preface(protocol),
-                other: (versions != Versions::Port(protocol)).then(|| preface(the_other(protocol))),
+                other: (versions != Versions::Port(mesh::Protocol::Http1)).then(|| preface(the_other(protocol))),
                 caller: OnceLock::new(),
             })
         };

@@ -2,13 +2,15 @@
 
 use super::{
     context::Context,
-    http::{Bounds, FrameGuard, Incoming, ResponseBody, Side},
+    failure::Cause,
+    http::{Bounds, FrameGuard, Incoming, ReplayBudget, ResponseBody, Side, Windowed, is_grpc},
+    reply,
 };
 use crate::{
     http1::{HeadLimits, server},
     tasks::Tasks,
 };
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::{rt::Executor, server::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, future::poll_fn, pin::pin, task::Poll, time::Duration};
@@ -27,6 +29,9 @@ const MAX_WINDOW: u32 = 16 * 1024 * 1024;
 pub(super) trait Handler: Clone + Send + Sync + 'static {
     /// Answers one request.
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<ResponseBody>> + Send;
+
+    /// What could not be read as a request was refused for this cause.
+    fn refused(&self, cause: Cause);
 
     /// Resolves when no further request is wanted of it.
     fn closed(&self) -> impl Future<Output = ()> + Send {
@@ -64,7 +69,8 @@ where
 {
     let (mut rules, bounds) = (context.rules.subscribe(), Bounds::of(side, &context.limits()));
     let watched = handler.clone();
-    let service = service(handler);
+    let window = bounds.window(context.budget.left());
+    let service = service(handler, window, context.budget.clone());
     let streams = Streams { tasks: context.tasks.clone(), idle: bounds.idle };
     let mut builder = http2::Builder::new(streams);
     if side == Side::Application {
@@ -78,8 +84,8 @@ where
         .max_pending_accept_reset_streams(bounds.pending_resets)
         .max_local_error_reset_streams(RESETS)
         // Together the streams get what they could get each: one that nobody reads does not stop the others.
-        .initial_stream_window_size(bounds.window)
-        .initial_connection_window_size(bounds.window.saturating_mul(bounds.streams).min(MAX_WINDOW))
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window.saturating_mul(bounds.streams).min(MAX_WINDOW))
         .serve_connection(TokioIo::new(FrameGuard::new(io, bounds)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
@@ -158,15 +164,36 @@ impl<H: Handler> server::Service for Http1<H> {
     fn answer(&self, request: Request<server::Body>) -> impl Future<Output = Response<ResponseBody>> + Send {
         self.0.handle(request.map(Incoming::Http1))
     }
+
+    fn refused(&self, status: StatusCode, why: &'static str) {
+        self.0.refused(match status {
+            StatusCode::URI_TOO_LONG => Cause::UriTooLong,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Cause::HeadersTooLarge,
+            StatusCode::NOT_IMPLEMENTED => Cause::Unsupported(why),
+            _ => Cause::BadRequest(why),
+        });
+    }
 }
 
-/// A handler as hyper calls it.
+/// A handler as hyper calls it. What a stream may hold is `window`; a request for which the node has no room is refused.
 fn service<H: Handler>(
     handler: H,
+    window: u32,
+    budget: ReplayBudget,
 ) -> impl hyper::service::HttpService<hyper::body::Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send> + Send
 {
     hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.handle(request.map(Incoming::Http2)).await) }
+        let (handler, budget) = (handler.clone(), budget.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            let response = match Windowed::new(body, window, &budget) {
+                Ok(body) => handler.handle(Request::from_parts(parts, Incoming::Http2(body))).await,
+                Err(_) => {
+                    handler.refused(Cause::Overflow);
+                    reply::failure(Cause::Overflow, is_grpc(&parts.headers))
+                }
+            };
+            Ok::<_, Infallible>(response)
+        }
     })
 }

@@ -116,7 +116,7 @@ impl Context {
             verdicts: shared.verdicts.clone(),
             sinks: shared.sinks.clone(),
             mesh,
-            apps: Apps::new(shared.tasks.clone()),
+            apps: Apps::new(shared.tasks.clone(), shared.budget.clone()),
             clusters: Mutex::default(),
             askers: Askers::default(),
             locality: shared.locality.clone(),

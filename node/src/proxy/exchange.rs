@@ -1,6 +1,9 @@
 //! One request from its head to the end of its response: what is counted when it is over, however it ends.
 
-use super::http::{Completion, Messages};
+use super::{
+    failure::Cause,
+    http::{Completion, Messages},
+};
 use crate::{
     clock,
     telemetry::{Flags, Measures, Observed, Protocol, Recorder, Shape, Summary},
@@ -130,6 +133,15 @@ impl Exchange {
         {
             self.summary.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
         }
+    }
+
+    /// What could not be read as a request was refused for this cause; that was all.
+    pub(super) fn refused(mut self, cause: Cause) {
+        let answer = cause.answer();
+        self.flag(answer.flags);
+        self.details(cause.details());
+        self.answered(answer.status, &HeaderMap::new());
+        self.ended();
     }
 
     /// All of the response went out.

@@ -38,6 +38,8 @@ pub enum Cause {
     RefusedStream,
     /// The response breaks HTTP's rules.
     UpstreamProtocol,
+    /// A WebSocket for an application whose HTTP/2 takes none (RFC 8441).
+    NoWebSocket,
     /// The route's timeout.
     RouteTimeout,
     /// The timeout of one attempt.
@@ -117,6 +119,7 @@ impl Cause {
             }
             Self::RefusedStream => (StatusCode::SERVICE_UNAVAILABLE, Flags::UR, Fault::Upstream, RESET, false),
             Self::UpstreamProtocol => (StatusCode::BAD_GATEWAY, Flags::UPE, Fault::Upstream, PROTOCOL, false),
+            Self::NoWebSocket => (StatusCode::BAD_GATEWAY, Flags::UPE, Fault::Policy, NO_WEBSOCKET, false),
             Self::RouteTimeout | Self::PerTryTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, Flags::UT, Fault::Upstream, "upstream request timeout", false)
             }
@@ -157,7 +160,7 @@ impl Cause {
                 "upstream_reset_before_response_started{connection_termination}"
             }
             Self::RefusedStream => "upstream_reset_before_response_started{remote_refused_stream_reset}",
-            Self::UpstreamProtocol => "upstream_reset_before_response_started{protocol_error}",
+            Self::UpstreamProtocol | Self::NoWebSocket => "upstream_reset_before_response_started{protocol_error}",
             Self::RouteTimeout => "response_timeout",
             Self::PerTryTimeout => "upstream_per_try_timeout",
             Self::Abort(_) | Self::AbortGrpc(_) => "fault_filter_abort",
@@ -202,6 +205,7 @@ impl Cause {
             | Self::NoCluster
             | Self::NoHealthy
             | Self::Overflow
+            | Self::NoWebSocket
             | Self::RouteTimeout
             | Self::Abort(_)
             | Self::AbortGrpc(_)
@@ -228,6 +232,9 @@ const TERMINATION: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
 const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: remote reset";
 const PROTOCOL: &str = "upstream connect error or disconnect/reset before headers. reset reason: protocol error";
+
+const NO_WEBSOCKET: &str =
+    "the application's port speaks HTTP/2 and does not offer extended CONNECT (RFC 8441), by which it has WebSockets";
 
 const fn status_of(number: u16) -> StatusCode {
     match StatusCode::from_u16(number) {
@@ -271,22 +278,51 @@ pub(super) const fn grpc_to_http(status: u8) -> u16 {
 mod tests {
     use super::*;
 
+    /// Every cause: status, flag, whose fault, gRPC status, and what retry words see.
     #[test]
-    fn envoys_statuses() {
-        let row = |cause: Cause| (cause.answer().status.as_u16(), cause.answer().flags.to_string());
-        assert_eq!(row(Cause::NoRoute), (404, "NR".to_owned()));
-        assert_eq!(row(Cause::NoCluster), (503, "NC".to_owned()));
-        assert_eq!(row(Cause::NoHealthy), (503, "UH".to_owned()));
-        assert_eq!(row(Cause::ConnectFailure), (503, "UF".to_owned()));
-        assert_eq!(row(Cause::Overflow), (503, "UO".to_owned()));
-        assert_eq!(row(Cause::ConnectionTermination), (503, "UC".to_owned()));
-        assert_eq!(row(Cause::RouteTimeout), (504, "UT".to_owned()));
-        assert_eq!(row(Cause::UpstreamProtocol), (502, "UPE".to_owned()));
-        assert_eq!(row(Cause::Denied), (403, "-".to_owned()));
-        assert_eq!(row(Cause::RateLimited), (429, "RL".to_owned()));
-        assert_eq!(row(Cause::DeniedOutside), (403, "UAEX".to_owned()));
-        assert_eq!(row(Cause::NoVerdict(503)), (503, "UAEX".to_owned()));
-        assert_eq!((Cause::Denied.grpc_status(), Cause::RateLimited.grpc_status()), (7, 14));
+    fn the_whole_table() {
+        use Fault::{Client, Node, Policy, Upstream};
+        let expired = Cause::Unauthenticated(token::Refusal::Expired);
+        let all = [
+            (Cause::BadRequest("x"), 400, "DPE", Client, 13, None),
+            (Cause::HeadersTooLarge, 431, "DPE", Client, 13, None),
+            (Cause::UriTooLong, 414, "DPE", Client, 2, None),
+            (Cause::OldVersion, 426, "-", Client, 2, None),
+            (Cause::Unsupported("x"), 501, "DPE", Client, 2, None),
+            (Cause::RequestTimeout, 408, "SI", Client, 2, None),
+            (Cause::NoRoute, 404, "NR", Policy, 12, None),
+            (Cause::NoCluster, 503, "NC", Policy, 14, None),
+            (Cause::NoHealthy, 503, "UH", Upstream, 14, None),
+            (Cause::ConnectFailure, 503, "UF", Upstream, 14, Some(Outcome::ConnectFailure)),
+            (Cause::Overflow, 503, "UO", Node, 14, None),
+            (Cause::ResetBeforeRequest, 503, "UC", Upstream, 14, Some(Outcome::ResetBeforeRequest)),
+            (Cause::ConnectionTermination, 503, "UC", Upstream, 14, Some(Outcome::Reset)),
+            (Cause::RefusedStream, 503, "UR", Upstream, 14, Some(Outcome::RefusedStream)),
+            (Cause::UpstreamProtocol, 502, "UPE", Upstream, 14, Some(Outcome::Reset)),
+            (Cause::NoWebSocket, 502, "UPE", Policy, 14, None),
+            (Cause::RouteTimeout, 504, "UT", Upstream, 14, None),
+            (Cause::PerTryTimeout, 504, "UT", Upstream, 14, Some(Outcome::PerTryTimeout)),
+            (Cause::Abort(418), 418, "FI", Policy, 2, None),
+            (Cause::AbortGrpc(5), 404, "FI", Policy, 5, None),
+            (Cause::NoIdentity, 503, "UF", Node, 14, None),
+            (Cause::Draining, 503, "-", Node, 14, None),
+            (Cause::NotServedHere, 404, "NR", Upstream, 12, None),
+            (Cause::Denied, 403, "-", Client, 7, None),
+            (Cause::RateLimited, 429, "RL", Client, 14, None),
+            (Cause::DeniedOutside, 403, "UAEX", Client, 7, None),
+            (Cause::NoVerdict(500), 500, "UAEX", Policy, 2, None),
+            (Cause::BodyTooLarge, 413, "-", Client, 2, None),
+            (expired, 401, "-", Client, 16, None),
+        ];
+        for (cause, status, flags, fault, grpc, outcome) in all {
+            let answer = cause.answer();
+            let row = (answer.status.as_u16(), answer.flags.to_string(), answer.fault, cause.grpc_status());
+            assert_eq!(row, (status, flags.to_owned(), fault, grpc), "{cause:?}");
+            assert_eq!(cause.outcome(), outcome, "{cause:?}");
+            assert!(!cause.details().is_empty() && !cause.details().contains(' '), "{cause:?}");
+        }
+        let kinds: std::collections::HashSet<_> = all.iter().map(|row| std::mem::discriminant(&row.0)).collect();
+        assert_eq!(kinds.len(), all.len(), "each has one row");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 use super::failure::Cause;
 use crate::{
-    balance::{Held, PoolLimits},
+    balance::{Held, PoolLimits, RetryLimit},
+    clock,
     snapshot::{Circuit, InFlight},
 };
 use std::{pin::pin, sync::Arc};
@@ -22,7 +23,7 @@ pub(super) struct Flight {
 pub(super) struct Room {
     circuit: Arc<Circuit>,
     connection: Option<Held>,
-    request: Option<Held>,
+    request: Option<(Held, RetryLimit)>,
 }
 
 impl Flight {
@@ -72,14 +73,17 @@ impl Room {
 
     /// Takes one of the requests that may be under way; false if there are too many.
     pub(super) fn admit(&mut self, limits: &PoolLimits) -> bool {
-        self.request = self.circuit.pool.request(limits).ok();
+        self.request = self.circuit.pool.request(limits).ok().map(|held| (held, limits.retries));
         self.request.is_some()
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.request = None;
+        if let Some((held, retries)) = self.request.take() {
+            drop(held);
+            self.circuit.pool.ended(retries, clock::uptime());
+        }
         if self.connection.take().is_some() {
             self.circuit.freed.notify_one();
         }

@@ -1,6 +1,7 @@
 //! Local listening sockets: one per worker on each address, and the loop that accepts from them.
 
 use super::{capture, context::Context, gateway, outbound, plane::Serves};
+use crate::descriptors;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -78,6 +79,12 @@ pub(super) async fn accept(
         // Further connections of applications wait in the backlog.
         while context.connections.load(Ordering::Relaxed) >= serves.room(&context) {
             tokio::time::sleep(REST).await;
+        }
+        if !descriptors::leaves_room(&stream) {
+            tracing::warn!("file descriptors are short: connections of applications wait (raise `ulimit -n`)");
+            while descriptors::are_short() {
+                tokio::time::sleep(REST).await;
+            }
         }
         let counted = Counted::new(&context);
         match &serves {

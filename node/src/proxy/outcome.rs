@@ -7,12 +7,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 const OUTCOME: HeaderName = HeaderName::from_static("x-skein-outcome");
 
 /// The causes that travel, with their words.
-const WORDS: [(Cause, &str); 7] = [
+const WORDS: [(Cause, &str); 8] = [
     (Cause::ConnectFailure, "connect-failure"),
     (Cause::ResetBeforeRequest, "reset-before-request"),
     (Cause::ConnectionTermination, "reset"),
     (Cause::UpstreamProtocol, "protocol-error"),
     (Cause::Overflow, "overflow"),
+    (Cause::NoWebSocket, "no-websocket"),
     // Nothing was read by anybody: safe to try elsewhere.
     (Cause::RefusedStream, "refused"),
     (Cause::NotServedHere, "refused"),

@@ -1,7 +1,7 @@
 //! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees. By HTTP/2 a caller asks with
 //! an extended CONNECT (RFC 8441), which becomes what HTTP/1.1 asks before anything looks at it.
 
-use super::{context::Context, failure::Cause, flight::Flight, inbound::Standing};
+use super::{context::Context, failure::Cause, inbound::Standing};
 use crate::{
     http1::{Upgraded, server::OnUpgrade},
     mesh::stream::VirtualStream,
@@ -16,6 +16,7 @@ use http::{
 };
 use hyper_util::rt::TokioIo;
 use std::{
+    any::Any,
     io,
     sync::{
         Arc,
@@ -74,8 +75,7 @@ impl Extended {
     /// It is one and the protocol has not, or the server does not know what it was asked.
     pub(super) fn judge(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), Cause> {
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            let input = format!("{}{WEBSOCKET_GUID}", self.key);
-            let wanted = BASE64.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, input.as_bytes()));
+            let wanted = accept(self.key.as_bytes());
             let shown = headers.get(SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes);
             return if shown == Some(wanted.as_bytes()) { Ok(()) } else { Err(Cause::UpstreamProtocol) };
         }
@@ -118,12 +118,54 @@ pub(super) fn asked(parts: &Parts) -> Option<HeaderValue> {
 
 /// Travels with a 101: what the tunnel occupies until its end.
 #[derive(Debug, Clone)]
-pub(super) struct Held(#[expect(dead_code, reason = "it is held")] pub(super) Arc<Flight>);
+pub(super) struct Held(#[expect(dead_code, reason = "it is held")] Arc<dyn Any + Send + Sync>);
+
+impl Held {
+    /// Gives it to a 101, beside what that holds already.
+    pub(super) fn attach<B>(held: impl Send + Sync + 'static, response: &mut Response<B>) {
+        let before = response.extensions_mut().remove::<Self>();
+        response.extensions_mut().insert(Self(Arc::new((held, before))));
+    }
+}
 
 /// Says in a message that its connection changes protocol.
 pub(super) fn mark(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);
+}
+
+/// True for the protocol that HTTP/2 has a way of its own to ask for.
+pub(super) fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+}
+
+/// Makes of a request for a WebSocket the extended CONNECT that HTTP/2 has for it, but for its target's form.
+pub(super) fn to_connect(parts: &mut Parts) {
+    parts.method = Method::CONNECT;
+    parts.headers.remove(SEC_WEBSOCKET_KEY);
+    parts.extensions.insert(hyper::ext::Protocol::from_static(WEBSOCKET));
+}
+
+/// Makes of the answer to an extended CONNECT what HTTP/1.1 has for it; `key` is the one of the request.
+///
+/// # Errors
+/// It is a success of which nobody knows what it means.
+pub(super) fn connected<B>(response: &mut Response<B>, key: Option<&HeaderValue>) -> Result<(), Cause> {
+    if response.status() == StatusCode::OK {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().remove(CONTENT_LENGTH);
+        mark(response.headers_mut(), HeaderValue::from_static(WEBSOCKET));
+        let accept = key.map(|key| HeaderValue::try_from(accept(key.as_bytes())));
+        response.headers_mut().extend(accept.and_then(Result::ok).map(|accept| (SEC_WEBSOCKET_ACCEPT, accept)));
+        return Ok(());
+    }
+    if response.status().is_success() { Err(Cause::UpstreamProtocol) } else { Ok(()) }
+}
+
+/// What a server answers to the key of a WebSocket.
+fn accept(key: &[u8]) -> String {
+    let input = [key, WEBSOCKET_GUID.as_bytes()].concat();
+    BASE64.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &input))
 }
 
 /// Undoes [`mark`].
@@ -157,6 +199,8 @@ pub(super) fn join_holding<B>(
     response: &mut Response<B>,
     held: impl Send + 'static,
 ) {
+    // By HTTP/2 the stream of an application becomes the tunnel.
+    let by_http2 = hyper::upgrade::on(&mut *response);
     let server = Upgraded::take(response);
     let standing = response.extensions_mut().remove::<Standing>();
     let flight = response.extensions_mut().remove::<Held>();
@@ -164,6 +208,10 @@ pub(super) fn join_holding<B>(
     let idle = context.limits().stream_idle;
     context.tasks.detach("upgraded connection", async move {
         let _held = (held, flight);
+        let server = match server {
+            Some(server) => Some(Either::Left(server)),
+            None => by_http2.await.ok().map(TokioIo::new).map(Either::Right),
+        };
         let (Some(caller), Some(server)) = (caller.connection().await, server) else {
             tracing::debug!("a connection ended before its protocol changed");
             return;
@@ -172,7 +220,11 @@ pub(super) fn join_holding<B>(
             Either::Left(caller) => lost(caller),
             Either::Right(_) => never(),
         };
-        let lost = futures_util::future::select(by_caller, lost(&server));
+        let by_server = match &server {
+            Either::Left(server) => lost(server),
+            Either::Right(_) => never(),
+        };
+        let lost = futures_util::future::select(by_caller, by_server);
         let (caller_read, caller_write) = tokio::io::split(caller);
         let (server_read, server_write) = tokio::io::split(server);
         let active = AtomicBool::new(true);
@@ -255,6 +307,26 @@ mod tests {
         assert!(Extended::of(&mut other, || 7).is_none() && *other.method() == Method::CONNECT);
         let mut plain = Request::connect("chat.shop:80").body(()).unwrap();
         assert!(Extended::of(&mut plain, || 7).is_none());
+    }
+
+    #[test]
+    fn an_application_is_asked_by_extended_connect() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        let request = Request::get("/room?x=1").header(SEC_WEBSOCKET_KEY, &key).body(()).unwrap();
+        let (mut parts, ()) = request.into_parts();
+        to_connect(&mut parts);
+        assert_eq!((&parts.method, parts.headers.len()), (&Method::CONNECT, 0));
+        let answered = |status: u16| {
+            let mut response = Response::builder().status(status).body(()).unwrap();
+            connected(&mut response, Some(&key)).map(|()| (response.status().as_u16(), response.headers().clone()))
+        };
+        let (status, headers) = answered(200).unwrap();
+        assert_eq!(status, 101);
+        assert_eq!(headers[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(headers[UPGRADE], "websocket");
+        assert_eq!(headers[CONNECTION], "upgrade");
+        assert_eq!(answered(204), Err(Cause::UpstreamProtocol));
+        assert_eq!(answered(404).map(|(status, _)| status), Ok(404));
     }
 
     #[test]

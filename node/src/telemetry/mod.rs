@@ -38,6 +38,18 @@ use std::{
     time::Duration,
 };
 
+/// A version of HTTP as Envoy names it.
+#[must_use]
+pub fn protocol_name(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_09 => "HTTP/0.9",
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2",
+        http::Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP/1.1",
+    }
+}
+
 /// How often what was counted is looked through: for what pages show, and for what is to be forgotten.
 const SWEEP: Duration = Duration::from_secs(5);
 

@@ -203,6 +203,9 @@ impl Family {
     }
 }
 
+/// What is counted in one way under one rule, and where.
+type Known<Way, Cells> = (Way, Option<Arc<MetricRule>>, Cells);
+
 /// Counts the requests and connections of one pair on one worker; remembers the series that it met.
 #[derive(Debug)]
 pub struct Recorder {
@@ -211,9 +214,9 @@ pub struct Recorder {
     worker: usize,
     pair: Arc<Pair>,
     /// Only its worker's requests take the lock, so it is always free.
-    known: Mutex<Vec<(Summary, Option<Arc<MetricRule>>, Arc<Series>)>>,
+    known: Mutex<Vec<Known<Summary, Arc<Series>>>>,
     /// The same of connections.
-    opened: Mutex<Vec<(Flags, Option<Arc<MetricRule>>, Connected)>>,
+    opened: Mutex<Vec<Known<Flags, Connected>>>,
 }
 
 /// Series of one pair that a recorder remembers; policy that changes often would have it remember any number.

@@ -119,8 +119,12 @@ fn merge_matches(root: &[HttpMatch], leaf: Vec<HttpMatch>) -> Option<Vec<HttpMat
 
 /// The conditions of both; where both have one, the delegate's is the narrower.
 fn merge_match(root: &HttpMatch, leaf: HttpMatch) -> HttpMatch {
+    let name = match (&root.name, leaf.name) {
+        (Some(root), Some(leaf)) => Some(format!("{root}-{leaf}").into()),
+        (root, leaf) => leaf.or_else(|| root.clone()),
+    };
     HttpMatch {
-        name: joined(&root.name, leaf.name),
+        name,
         uri: leaf.uri.or_else(|| root.uri.clone()),
         ignore_uri_case: leaf.ignore_uri_case,
         scheme: leaf.scheme.or_else(|| root.scheme.clone()),

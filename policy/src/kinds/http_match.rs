@@ -2,7 +2,7 @@
 
 mod cover;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{GatewayName, StringMatch, http_route::Scope, string_match::In};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HttpMatch {
     /// Only for logs.
-    pub name: String,
+    pub name: Option<Arc<str>>,
     /// On the path without the query string.
     pub uri: Option<StringMatch>,
     /// `uri` exact and prefix ignore case.
@@ -59,7 +59,10 @@ impl HttpMatch {
         let mut query_params = Entries::new(scope);
         query_params.read(&fields, "queryParams", Null::Present);
         let decoded = Self {
-            name: fields.get("name").and_then(|name| name.text().map(str::to_owned)).unwrap_or_default(),
+            name: fields
+                .get("name")
+                .and_then(|name| name.text().map(Arc::from))
+                .filter(|name: &Arc<str>| !name.is_empty()),
             uri: matches("uri", In::Uri),
             ignore_uri_case: fold,
             scheme: matches("scheme", In::Value),

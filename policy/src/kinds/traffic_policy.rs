@@ -208,13 +208,7 @@ impl RetryBudget {
         let per_million = fields.get("percent").map_or(Some(default.per_million), |at| plain_percent(&at));
         let concurrency = fields.get("minRetryConcurrency").and_then(|at| at.integer(0..=i64::from(u32::MAX)));
         let concurrency = concurrency.and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
-        let budget_interval = fields.get("budgetInterval").and_then(|at| {
-            let interval = at.duration_or_zero()?;
-            if !interval.is_zero() {
-                at.unbuilt("`budgetInterval` above 0s (the budget is a share of the requests that are under way)");
-            }
-            Some(interval)
-        });
+        let budget_interval = fields.get("budgetInterval").and_then(|at| at.duration_or_zero());
         fields.finish();
         Some(Self {
             per_million: per_million?,
@@ -284,12 +278,12 @@ mod tests {
 
     #[test]
     fn what_is_not_applied_is_named() {
-        let text = "{connectionPool: {tcp: {}}, outlierDetection: {}, tls: {}, retryBudget: {budgetInterval: 1s}, proxyProtocol: {},
+        let text = "{connectionPool: {tcp: {}}, outlierDetection: {}, tls: {}, proxyProtocol: {},
             portLevelSettings: [{port: {number: 1}, tls: {mode: SIMPLE}}, {port: {number: 2}, tls: {mode: ISTIO_MUTUAL}}]}";
         let found = complaints("DestinationRule", &rule(text));
         let named = |field: &str| found.contains(&(codes::NOT_SUPPORTED, format!("spec.trafficPolicy.{field}")));
-        let fields = ["tls", "retryBudget.budgetInterval", "proxyProtocol", "portLevelSettings[0].tls"];
+        let fields = ["tls", "proxyProtocol", "portLevelSettings[0].tls"];
         assert!(fields.into_iter().all(named), "{found:?}");
-        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(found.len(), 3, "{found:?}");
     }
 }

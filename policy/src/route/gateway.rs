@@ -81,20 +81,20 @@ pub fn enter(hosts: &Hosts, request: &Request<'_>, port: u16) -> Entered {
     match found {
         None => Entered::Nothing,
         Some(host) if host.redirects && request.scheme != "https" => Entered::ToHttps,
-        Some(host) => first(host, request).map_or(Entered::Nothing, |(route, matched)| {
+        Some(host) => first(host, request).map_or(Entered::Nothing, |(route, matched, condition)| {
             let host = Addressed::Name(host.name.clone());
-            Entered::Route(Routed { host, port, route, matched })
+            Entered::Route(Routed { host, port, route, matched, condition })
         }),
     }
 }
 
 /// The first rule that takes the request.
-fn first(host: &VirtualHost, request: &Request<'_>) -> Option<(Arc<Route>, UriMatched)> {
+fn first(host: &VirtualHost, request: &Request<'_>) -> Option<(Arc<Route>, UriMatched, Option<Arc<str>>)> {
     host.rules.iter().find_map(|rule| {
         let matched = match &rule.condition {
             None => UriMatched::Nothing,
             Some(condition) => matching::holds(condition, request)?,
         };
-        Some((rule.route.clone(), matched))
+        Some((rule.route.clone(), matched, rule.condition.as_ref().and_then(|condition| condition.name.clone())))
     })
 }

@@ -85,6 +85,8 @@ pub struct Routed {
     pub route: Arc<Route>,
     /// How the path was matched: what a prefix rewrite replaces.
     pub matched: UriMatched,
+    /// Name of the condition that held, if it has one.
+    pub condition: Option<Arc<str>>,
 }
 
 /// How a route's condition on the path held.
@@ -211,6 +213,14 @@ impl Mirror {
 }
 
 impl Routed {
+    /// For logs: the route's name as Istio has it, `ROUTE.CONDITION` where the condition that held has a name.
+    pub fn name(&self) -> Cow<'_, str> {
+        match &self.condition {
+            None => Cow::Borrowed(&self.route.name),
+            Some(condition) => Cow::Owned(format!("{}.{condition}", self.route.name)),
+        }
+    }
+
     /// Path and query after the route's rewrite; borrowed if it changes nothing. The original belongs into
     /// `x-envoy-original-path` where this differs.
     pub fn path<'u>(&self, uri: &'u Uri) -> Cow<'u, str> {
@@ -346,7 +356,9 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
         return Ok(plain(compiled, service, port, namespace));
     };
     match first(found, request, port) {
-        Found::Rule(route, matched) => Ok(Routed { host: Addressed::Service(service), port, route, matched }),
+        Found::Rule(route, matched, condition) => {
+            Ok(Routed { host: Addressed::Service(service), port, route, matched, condition })
+        }
         Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: Addressed::Service(service), port }),
         Found::NotForCaller => Ok(plain(compiled, service, port, namespace)),
     }
@@ -365,11 +377,11 @@ fn by_entry(compiled: &Compiled, request: &Request<'_>) -> Option<Result<Routed,
     let name = if made.host.starts_with('*') { as_written(host) } else { Cow::Borrowed(&*made.host) };
     let plain = || {
         let route = compiled.entry_route(&made.host, namespace);
-        Routed { host: addressed.clone(), port, route, matched: UriMatched::Nothing }
+        Routed { host: addressed.clone(), port, route, matched: UriMatched::Nothing, condition: None }
     };
     let Some(found) = compiled.virtual_service_of_entry(&name, namespace) else { return Some(Ok(plain())) };
     Some(match first(found, request, port) {
-        Found::Rule(route, matched) => Ok(Routed { host: addressed, port, route, matched }),
+        Found::Rule(route, matched, condition) => Ok(Routed { host: addressed, port, route, matched, condition }),
         Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: addressed, port }),
         Found::NotForCaller => Ok(plain()),
     })
@@ -387,7 +399,7 @@ fn by_name(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>) 
         return Some(Err(NoRoute::UnknownPort { host, port: asked }));
     };
     match first(found, request, port) {
-        Found::Rule(route, matched) => Some(Ok(Routed { host, port, route, matched })),
+        Found::Rule(route, matched, condition) => Some(Ok(Routed { host, port, route, matched, condition })),
         Found::NoMatch => Some(Err(NoRoute::NoMatch { document: found.id.clone(), host, port })),
         Found::NotForCaller => None,
     }
@@ -395,7 +407,7 @@ fn by_name(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>) 
 
 /// What a VirtualService says of a request.
 enum Found {
-    Rule(Arc<Route>, UriMatched),
+    Rule(Arc<Route>, UriMatched, Option<Arc<str>>),
     NoMatch,
     /// No rule is for this caller: as if the VirtualService did not exist.
     NotForCaller,
@@ -408,14 +420,14 @@ fn first(found: &Virtual, request: &Request<'_>, port: u16) -> Found {
         let mut held = None;
         if conditions.is_empty() {
             any_applies = true;
-            held = Some(UriMatched::Nothing);
+            held = Some((UriMatched::Nothing, None));
         }
         for condition in conditions.iter().filter(|condition| matching::applies(condition, port, request.source)) {
             any_applies = true;
-            held = held.or_else(|| matching::holds(condition, request));
+            held = held.or_else(|| Some((matching::holds(condition, request)?, condition.name.clone())));
         }
-        if let Some(matched) = held.filter(|_| works(route)) {
-            return Found::Rule(route.clone(), matched);
+        if let Some((matched, condition)) = held.filter(|_| works(route)) {
+            return Found::Rule(route.clone(), matched, condition);
         }
     }
     if any_applies { Found::NoMatch } else { Found::NotForCaller }
@@ -437,7 +449,7 @@ pub fn to_service(compiled: &Compiled, service: &ServiceName, port: u16, namespa
 
 fn plain(compiled: &Compiled, service: ServiceName, port: u16, namespace: &str) -> Routed {
     let route = compiled.default_route(&service, namespace);
-    Routed { host: Addressed::Service(service), port, route, matched: UriMatched::Nothing }
+    Routed { host: Addressed::Service(service), port, route, matched: UriMatched::Nothing, condition: None }
 }
 
 #[cfg(test)]

@@ -138,6 +138,15 @@ impl World {
 }
 
 #[test]
+fn a_route_is_named_with_the_condition_that_held() {
+    let world = World::new(&virtual_service(
+        "- {name: main, match: [{name: a, uri: {prefix: /a}}, {uri: {prefix: /b}}], route: [{destination: {host: reviews}}]}\n- {route: [{destination: {host: reviews}}]}",
+    ));
+    let named = |uri: &str| world.with(&get(uri), |routed, _| routed.unwrap().name().into_owned());
+    assert_eq!([named("/a"), named("/b"), named("/c")], ["main.a", "main", ""]);
+}
+
+#[test]
 fn names_and_ports() {
     let world = World::new("");
     for (authority, taken) in [

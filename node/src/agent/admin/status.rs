@@ -251,7 +251,6 @@ fn own(error: Error) -> Problem {
         | "gateway_certificate"
         | "gateway_conflict"
         | "gateway_not_open"
-        | "gateway_not_supported"
         | "name_unresolved"
         | "names_not_open"
         | "not_granted"

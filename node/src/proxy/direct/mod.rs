@@ -13,6 +13,7 @@ use std::{
     hash::{Hash, Hasher},
     io,
     net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -99,6 +100,15 @@ impl Target {
 pub(in crate::proxy) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Plain(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
+        }
+    }
 }
 
 impl Side for Stream {

@@ -1,129 +1,62 @@
-//! Whether a client's request is let in: by the AuthorizationPolicies that select the gateway's workload. Istio judges at
-//! gateways as it does before applications.
+//! Whether a client's request is let in: by what holds for the gateway's workload, external authorisers, users' tokens, policies
+//! and limits, in this order. Istio judges at gateways as it does before applications.
 
-use super::door::{Door, Entrance};
-use crate::{
-    clock,
-    proxy::{context::Context, failure::Cause},
-    snapshot::Snapshot,
+use super::door::Entrance;
+use crate::proxy::{
+    context::Context,
+    http::{self as body, Incoming, RequestBody},
+    inbound::{Arriving, Next, Refusal, Told, Who},
 };
-use http::{HeaderValue, request::Parts, uri::PathAndQuery};
-use policy::{
-    authorize::{Decision, Head, Peer},
-    compile::Workload,
-    kinds::PathNormalization,
-    normalize,
-    token::Verified,
-};
-use std::net::SocketAddr;
-
-const BAD_PATH: Cause = Cause::BadRequest("the path has no normal form");
-const BAD_HOST: Cause = Cause::BadRequest("the host has no normal form");
+use http::{HeaderValue, request::Parts};
+use std::{net::IpAddr, sync::Arc};
 
 impl Entrance {
-    /// Judges a request that was received. A path at which some rule looks is forwarded in the form in which the rules saw it.
+    /// Judges a request that was received, and gives its body back. A path at which some rule looks is forwarded in the form in
+    /// which the rules saw it; what authorisers and tokens change of the head is what is routed.
     ///
     /// # Errors
     /// It is not let in.
-    pub(in crate::proxy) fn admit(
+    pub(in crate::proxy) async fn admit(
         &self,
-        context: &Context,
-        snapshot: &Snapshot,
-        parts: &mut Parts,
+        context: &Arc<Context>,
+        (parts, mut incoming): (&mut Parts, Incoming),
         host: &HeaderValue,
-        (remote, local): (SocketAddr, SocketAddr),
-    ) -> Result<(), Cause> {
-        normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
-        let seen = self.door.look(snapshot);
-        let workload = &seen.workload;
-        let user = self.authenticate(context, snapshot, workload, parts)?;
-        if workload.authorizer.is_open() {
-            return Ok(());
-        }
-        let looks = workload.authorizer.looks_at_paths();
-        let level = if looks { workload.config.path_normalization } else { PathNormalization::None };
-        let path = normalize::path(parts.uri.path(), level).map_err(|_| BAD_PATH)?;
+        ends: (IpAddr, IpAddr),
+        told: &mut Told,
+    ) -> Result<Incoming, Refusal> {
+        let who = self.client(ends);
+        let original = self.external(&parts.headers);
         let scheme = self.scheme(&parts.headers);
-        let port = if scheme == "https" { 443 } else { 80 };
-        let host = host.to_str().ok().and_then(|host| normalize::host(host, port).ok()).ok_or(BAD_HOST)?;
-        let head = Head {
-            method: parts.method.as_str(),
-            scheme,
-            host: &host,
-            called: None,
-            path: &path,
-            query: parts.uri.query(),
-            headers: &parts.headers,
-            token: user.as_ref().map(|verified| &*verified.token),
-        };
-        let peer = Peer {
-            // A client's certificate is of no authority of this mesh.
-            identity: None,
-            address: Some(remote.ip().to_canonical()),
-            original_address: Some(super::forwarded::external(&parts.headers).unwrap_or(remote.ip())),
-            server_name: self.server_name(),
-            destination: Some(local.ip().to_canonical()),
-            port: self.door.port,
-        };
-        if let Some(ask) = workload.authorizer.ask(&peer, &head, &[]) {
-            tracing::warn!(
-                policy = %ask.cause.document, provider = %ask.provider, gateway = %self.door.speaker.load().service,
-                "external authorisers are not asked at gateways yet: the request is refused"
-            );
-            return Err(Cause::Denied);
-        }
-        let decision = workload.authorizer.decide(&peer, &head);
-        report(context, &self.door, || format!("{} {}", parts.method, parts.uri.path()), &decision);
-        if !decision.allowed() {
-            return Err(Cause::Denied);
-        }
-        if looks && path.as_str() != parts.uri.path() {
-            let whole = match parts.uri.query() {
-                Some(query) => format!("{}?{query}", path.as_str()),
-                None => path.as_str().to_owned(),
+        let arriving = Arriving { who: &who, port: self.door.port, host, scheme, original };
+        loop {
+            let due = {
+                // Rules that change while somebody is asked count at once.
+                let snapshot = context.current.load();
+                let seen = self.door.look(&snapshot);
+                let rules = (&*seen.workload, seen.counted.as_slice());
+                match arriving.next(context, &snapshot, rules, parts, told, false)? {
+                    Next::Ask(due) => due,
+                    Next::Go(_) => return Ok(incoming),
+                }
             };
-            parts.uri = PathAndQuery::try_from(whole).map_err(|_| BAD_PATH)?.into();
+            let patience = body::patience(&context.limits(), body::is_grpc(&parts.headers));
+            let mut body = RequestBody::once(incoming, &context.budget, patience);
+            // Boxed, so that the many requests about which nobody is asked need no room for it.
+            Box::pin(told.outside.ask(context, &arriving, due, parts, &mut body)).await?;
+            incoming = Incoming::begun(body);
         }
-        Ok(())
     }
-}
 
-impl Entrance {
-    /// The user of the request, by the token that RequestAuthentications of the gateway's workload believe.
-    fn authenticate(
-        &self,
-        context: &Context,
-        snapshot: &Snapshot,
-        workload: &Workload,
-        parts: &mut Parts,
-    ) -> Result<Option<Verified>, Cause> {
-        if workload.tokens.is_empty() {
-            return Ok(None);
+    /// Who opened the connection. The gateway's service changes with the configuration.
+    fn client(&self, ends: (IpAddr, IpAddr)) -> Arc<Who> {
+        let speaker = self.speaker().load();
+        if let Some(known) = &*self.client.load()
+            && known.0 == speaker.id
+        {
+            return Arc::clone(&known.1);
         }
-        workload.tokens.check(parts, &*snapshot.token_keys, clock::wall() / 1_000).map_err(|why| {
-            context.verdicts.unauthenticated.add(1);
-            Cause::Unauthenticated(why)
-        })
-    }
-}
-
-/// What is told of a decision about a request or a connection, beside the answer; `what` names it.
-pub(super) fn report(context: &Context, door: &Door, what: impl Fn() -> String, decision: &Decision) {
-    let service = || door.speaker.load().service.clone();
-    if let Some(cause) = &decision.audit {
-        context.verdicts.audited.add(1);
-        tracing::info!(policy = %cause.document, rule = cause.rule, gateway = %service(), what = what(), "an AUDIT policy matches");
-    }
-    match &decision.dry_run {
-        None => {}
-        Some(verdict) if verdict.allowed => context.verdicts.would_allow.add(1),
-        Some(verdict) => {
-            context.verdicts.would_deny.add(1);
-            let policy = verdict.cause.as_ref().map_or_else(|| "none".to_owned(), |cause| cause.document.to_string());
-            tracing::info!(policy, gateway = %service(), what = what(), "a policy on trial would deny");
-        }
-    }
-    if !decision.allowed() {
-        context.verdicts.denied.add(1);
+        let who = Arc::new(Who::client(&speaker, self.door.port, self.server_name(), ends));
+        self.client.store(Some(Arc::new((speaker.id, Arc::clone(&who)))));
+        who
     }
 }

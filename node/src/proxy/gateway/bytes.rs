@@ -1,21 +1,19 @@
 //! Connections of bytes that come in at a gateway: whatever a TCP server gets, what comes out of TLS that ends here, and TLS that
 //! is passed on unopened. They are judged as at any service, when they come and whenever the rules change.
 
-use super::{
-    admission::report,
-    door::{Door, Met},
-};
+use super::door::{Door, Met};
 use crate::{
     proxy::{
         context::Context,
         failure::Cause,
+        inbound::{Who, report},
         outbound::{self, Ends},
         tcp::{Account, End, Side},
     },
     snapshot::Snapshot,
 };
 use policy::{
-    authorize::{Decision, Peer},
+    authorize::Decision,
     compile::{Behind, Bytes, Doors, Serves},
     route::{self, Called, Connection, Route},
 };
@@ -38,10 +36,12 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
     let speaker = door.speaker.load_full();
     // From here on no change of the rules is missed.
     let mut changes = context.rules.subscribe();
+    let name = client.server_name.as_deref().filter(|name| !name.is_empty());
+    let who = Who::client(&speaker, door.port, name, (client.ends.remote.ip(), client.ends.local.ip()));
     let route = |snapshot: &Snapshot, account: &mut Account| {
         account.between(context.recorder(speaker.to_nothing()));
-        let decision = client.judged(door, snapshot);
-        report(context, door, || format!("a connection to port {}", door.port), &decision);
+        let decision = judged(&who, door, snapshot);
+        report(context, &who, || format!("a connection to port {}", door.port), &decision);
         if !decision.allowed() {
             return Err(Cause::Denied);
         }
@@ -58,7 +58,7 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
     };
     let until = async {
         tokio::select! {
-            () = denied(context, door, &client, &mut changes) => End::Denied,
+            () = denied(context, door, &who, &mut changes) => End::Denied,
             () = replaced(client.met.as_ref()) => End::Denied,
             () = drained(door) => End::Stopped,
         }
@@ -89,32 +89,21 @@ impl Client {
             },
         }
     }
+}
 
-    fn judged(&self, door: &Door, snapshot: &Snapshot) -> Decision {
-        let from = self.ends.remote.ip().to_canonical();
-        let peer = Peer {
-            // A client's certificate is of no authority of this mesh.
-            identity: None,
-            address: Some(from),
-            original_address: Some(from),
-            server_name: self.server_name.as_deref().filter(|name| !name.is_empty()),
-            destination: Some(self.ends.local.ip().to_canonical()),
-            port: door.port,
-        };
-        door.look(snapshot).workload.authorizer.decide_connection(&peer)
-    }
+fn judged(who: &Who, door: &Door, snapshot: &Snapshot) -> Decision {
+    door.look(snapshot).workload.authorizer.decide_connection(&who.peer(door.port, None))
 }
 
 /// Resolves when the rules forbid what they allowed.
-async fn denied(context: &Context, door: &Door, client: &Client, changes: &mut tokio::sync::watch::Receiver<u64>) {
+async fn denied(context: &Context, door: &Door, who: &Who, changes: &mut tokio::sync::watch::Receiver<u64>) {
     loop {
         if changes.changed().await.is_err() {
             // No rules come any more.
             return std::future::pending().await;
         }
-        if !client.judged(door, &context.current.load()).allowed() {
-            let gateway = &door.speaker.load().service;
-            tracing::info!(client = %client.ends.remote, %gateway, "ended a connection that policy denies now");
+        if !judged(who, door, &context.current.load()).allowed() {
+            tracing::info!(client = %who.address, gateway = %who.service, "ended a connection that policy denies now");
             return;
         }
     }

@@ -3,7 +3,12 @@
 use super::{forwarded, tls::Configured};
 use crate::{
     mesh::crowd::{Crowd, Place},
-    proxy::{failure::Cause, http::ResponseBody, outbound::Speaker},
+    proxy::{
+        failure::Cause,
+        http::ResponseBody,
+        inbound::{self, Counted, Who},
+        outbound::Speaker,
+    },
     snapshot::Snapshot,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -71,6 +76,8 @@ pub(super) struct Seen {
     speaker: u64,
     pub(super) doors: Arc<Doors>,
     pub(super) workload: Arc<Workload>,
+    /// Where the workload's limits are counted.
+    pub(super) counted: Vec<Counted>,
 }
 
 impl Door {
@@ -125,11 +132,13 @@ impl Door {
             return Arc::clone(known);
         }
         let (namespace, labels) = (speaker.service.namespace(), &speaker.source.labels);
+        let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, labels);
         let fresh = Arc::new(Seen {
             compiled: Arc::downgrade(&snapshot.compiled),
             speaker: speaker.id,
             doors: snapshot.compiled.doors(namespace, labels),
-            workload: snapshot.compiled.workload(&snapshot.trust_domain, namespace, labels),
+            counted: inbound::counted(snapshot, &speaker.service, speaker.instance.as_deref(), &workload),
+            workload,
         });
         self.seen.store(Some(Arc::clone(&fresh)));
         fresh
@@ -146,6 +155,8 @@ impl Door {
 pub(in crate::proxy) struct Entrance {
     pub(super) door: Arc<Door>,
     pub(super) met: Option<Met>,
+    /// Who opened it, in the eyes of the gateway's speaker with this number.
+    pub(super) client: ArcSwapOption<(u64, Arc<Who>)>,
 }
 
 /// How TLS was met.
@@ -179,7 +190,12 @@ impl Met {
 impl Entrance {
     /// Of a connection without TLS.
     pub(super) fn plain(door: Arc<Door>) -> Self {
-        Self { door, met: None }
+        Self { door, met: None, client: ArcSwapOption::empty() }
+    }
+
+    /// Of a connection with TLS.
+    pub(super) fn secure(door: Arc<Door>, met: Met) -> Self {
+        Self { met: Some(met), ..Self::plain(door) }
     }
 
     /// In whose name its requests go on.
@@ -207,6 +223,11 @@ impl Entrance {
     pub(in crate::proxy) fn receive(&self, headers: &mut HeaderMap, remote: IpAddr, topology: &GatewayTopology) {
         let client = self.met.as_ref().and_then(|met| met.client.as_ref());
         forwarded::receive(headers, (remote, self.met.is_some(), client), topology);
+    }
+
+    /// The client's address, as far as the proxies before the gateway are believed, of a request that was received.
+    pub(in crate::proxy) fn external(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        forwarded::external(headers)
     }
 
     /// By what a request came that was received.

@@ -1,6 +1,7 @@
 //! What a gateway tells of a client in headers: its address, how it came, its certificate. A client may not say it itself, and a
 //! proxy before the gateway only as far as `gatewayTopology` believes it.
 
+use crate::proxy::http::EXTERNAL_ADDRESS;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use certs::foreign::Foreign;
@@ -12,7 +13,6 @@ use std::net::IpAddr;
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// Rewrites the headers of a request that came over a connection from this address, by TLS or not, with this certificate.
 pub(super) fn receive(

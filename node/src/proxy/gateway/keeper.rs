@@ -20,7 +20,7 @@ use crate::{
 };
 use policy::{
     DocumentId,
-    compile::{self, LeftOut, TlsServer, Workload},
+    compile::{self, LeftOut, TlsServer},
     kinds::Bind,
 };
 use std::{
@@ -139,9 +139,6 @@ async fn look(plane: &DataPlane, secrets: &Secrets, open: &mut HashMap<Key, Open
         let (port, service, tls) = (key.port, key.service.to_string(), key.spoken == Spoken::Tls);
         told.push(OpenDoor { listen: bound, port, service, documents, tls, hosts });
     }
-    for opened in open.values() {
-        troubles.extend(unheeded(&opened.door.look(&snapshot).workload, &opened.door));
-    }
     for opened in open.values().filter(|opened| opened.door.spoken == Spoken::Tls) {
         certify(plane, secrets, &snapshot, &opened.door, &mut troubles).await;
     }
@@ -217,22 +214,6 @@ fn renewed(had: Option<&Arc<Configured>>, server: &TlsServer, material: Material
         fresh.replaced = had.replaced.clone();
     }
     Ok(Arc::new(fresh))
-}
-
-/// What policies want of a gateway's service that its door does not do.
-fn unheeded(workload: &Workload, door: &Door) -> Vec<Trouble> {
-    let service = &door.speaker.load().service;
-    let limits = (!workload.limits.is_empty()).then(|| Trouble {
-        code: "gateway_not_supported",
-        message: format!("a RateLimit selects {service}, and none is kept at gateways yet"),
-        hint: "let it select the services behind the gateway",
-    });
-    let asks = workload.authorizer.asks().then(|| Trouble {
-        code: "gateway_not_supported",
-        message: format!("a CUSTOM policy selects {service}: gateways ask nobody yet, and refuse what it is about"),
-        hint: "let it select the services behind the gateway",
-    });
-    limits.into_iter().chain(asks).collect()
 }
 
 fn uncertified((document, server): &ServerKey, why: &str) -> Trouble {

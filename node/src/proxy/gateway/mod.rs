@@ -49,7 +49,7 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
         }
         Ok(Begun::Met(stream, met)) => {
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let entrance = Entrance { door, met: Some(met) };
+            let entrance = Entrance::secure(door, met);
             outbound::serve_client(&context, *stream, entrance, is_http2, (remote, local)).await;
         }
         Ok(Begun::Bytes { stream, server_name }) => {

@@ -1,6 +1,6 @@
 //! Frames of a request's body that were read before the request is sent.
 
-use super::request_body::ReplayBudget;
+use super::ReplayBudget;
 use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
 //! A copy of a request's body, made while the original passes by.
 
-use super::request_body::ReplayBudget;
+use super::ReplayBudget;
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::oneshot;

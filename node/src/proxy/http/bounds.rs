@@ -12,6 +12,8 @@ const ADDED_BYTES: usize = 8 * 1024;
 const LOCAL_WINDOW: u32 = 64 * 1024;
 /// The same of another node, which may be far: a stream of its connection has one request at a time.
 const REMOTE_WINDOW: u32 = 1024 * 1024;
+/// A window is at most such a part of what the node has room for.
+const WINDOW_SHARE: usize = 64;
 /// Streams at once on an HTTP/2 connection of another node: it has one request at a time, and its end may overlap the next.
 const REMOTE_STREAMS: u32 = 4;
 
@@ -37,7 +39,7 @@ pub(in crate::proxy) struct Bounds {
     /// Streams that are reset within ten seconds.
     pub(in crate::proxy) resets: u32,
     /// Bytes of a stream that wait to be read.
-    pub(in crate::proxy) window: u32,
+    window: u32,
 }
 
 /// Shortest silence within a request's body, before there is an answer, after which it ends (it may last twice as long). A gRPC
@@ -56,6 +58,12 @@ pub(in crate::proxy) enum Side {
 }
 
 impl Bounds {
+    /// Bytes of a stream of a new connection that may wait to be read: fewer while there is room for few on the node.
+    pub(in crate::proxy) fn window(&self, left: usize) -> u32 {
+        let share = u32::try_from(left / WINDOW_SHARE).unwrap_or(u32::MAX);
+        self.window.min(share.max(LOCAL_WINDOW))
+    }
+
     /// For whoever is there.
     pub(in crate::proxy) fn of(side: Side, limits: &Limits) -> Self {
         match side {
@@ -86,5 +94,19 @@ impl Bounds {
         let lines = limits.headers.saturating_add(ADDED_LINES);
         let own = Self::of_applications(limits);
         Self { head, lines, target: head, window: REMOTE_WINDOW, streams: own.streams.min(REMOTE_STREAMS), ..own }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_shrink_with_what_is_left() {
+        let limits = Limits::default();
+        let (near, far) = (Bounds::of_applications(&limits), Bounds::of_nodes(&limits));
+        assert_eq!((near.window(1 << 28), far.window(1 << 28)), (LOCAL_WINDOW, REMOTE_WINDOW));
+        assert_eq!((near.window(1 << 24), far.window(1 << 24)), (LOCAL_WINDOW, 1 << 18));
+        assert_eq!((near.window(0), far.window(0)), (LOCAL_WINDOW, LOCAL_WINDOW));
     }
 }

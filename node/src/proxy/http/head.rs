@@ -17,6 +17,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// Who called, as this proxy tells the application.
 pub(in crate::proxy) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The client's address, as a gateway tells it.
+pub(in crate::proxy) const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 /// The calling node's address.
 pub(in crate::proxy) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -26,7 +28,8 @@ pub(in crate::proxy) const FORWARDED_FOR: HeaderName = HeaderName::from_static("
 /// What the caller is answered.
 pub(in crate::proxy) fn authority(parts: &Parts, bounds: &Bounds) -> Result<HeaderValue, Cause> {
     if parts.method == Method::CONNECT {
-        return Err(Cause::Unsupported("CONNECT is not supported yet"));
+        // No route is for it, as in Istio.
+        return Err(Cause::NoRoute);
     }
     if parts.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return Err(Cause::BadRequest("not a method"));
@@ -155,7 +158,8 @@ pub(in crate::proxy) fn strip_identity(headers: &mut HeaderMap) {
 }
 
 fn is_of_identity(name: &str) -> bool {
-    matches!(name, "x-forwarded-client-cert" | "x-forwarded-for" | "forwarded" | "x-real-ip") || is_own(name)
+    let named = ["x-forwarded-client-cert", "x-forwarded-for", "x-envoy-external-address", "forwarded", "x-real-ip"];
+    named.contains(&name) || is_own(name)
 }
 
 /// True for what this proxy alone says in a message: where it goes, how it is framed, whom it is from.
@@ -257,7 +261,7 @@ mod tests {
     fn limits_and_methods() {
         let long = format!("/{}", "a".repeat(8 * 1024));
         assert_eq!(judged(Request::get(long).header("host", "a")), Err(Cause::UriTooLong));
-        assert!(matches!(judged(Request::connect("a:443")), Err(Cause::Unsupported(_))));
+        assert!(matches!(judged(Request::connect("a:443")), Err(Cause::NoRoute)));
         assert!(judged(Request::builder().method("get").uri("/").header("host", "a")).is_err());
         assert!(judged(Request::builder().method("OPTIONS").uri("*").header("host", "a")).is_ok());
         assert!(judged(Request::builder().method("GET").uri("*").header("host", "a")).is_err());

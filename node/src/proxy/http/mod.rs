@@ -3,6 +3,7 @@
 mod ahead;
 mod body_copy;
 mod bounds;
+mod budget;
 mod frame_guard;
 mod frames;
 mod grpc_messages;
@@ -10,15 +11,18 @@ mod head;
 mod incoming;
 mod request_body;
 mod response_body;
+mod windowed;
 
 pub(super) use body_copy::BodyCopy;
 pub(super) use bounds::{Bounds, Side, patience};
+pub(super) use budget::ReplayBudget;
 pub(super) use frame_guard::FrameGuard;
 pub(super) use grpc_messages::Messages;
 pub(super) use head::{
-    FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, is_proxys, join_cookies, strip_hop_by_hop,
-    strip_identity, strip_own,
+    EXTERNAL_ADDRESS, FORWARDED_CLIENT_CERT, FORWARDED_FOR, authority, is_grpc, is_proxys, join_cookies,
+    strip_hop_by_hop, strip_identity, strip_own,
 };
 pub(super) use incoming::Incoming;
-pub(super) use request_body::{Beginning, Completion, ReplayBudget, RequestBody, Upload};
+pub(super) use request_body::{Beginning, Completion, RequestBody, Upload};
 pub(super) use response_body::{BoxError, ResponseBody, Source, Ties};
+pub(super) use windowed::Windowed;

@@ -1,11 +1,12 @@
 //! A request's body on its way to an endpoint: streamed, never copied, and kept for a retry while it is small.
 
 use super::{
+    ReplayBudget,
     ahead::Ahead,
     body_copy::{BodyCopy, Copier, Copying},
     grpc_messages::Messages,
     head::strip_trailers,
-    incoming::Incoming,
+    incoming::{Incoming, broken},
 };
 use crate::proxy::failure::Cause;
 use bytes::Bytes;
@@ -14,10 +15,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -25,33 +23,6 @@ use tokio::time::{Sleep, sleep};
 
 /// Most bytes of one request that are kept for a retry.
 const REPLAY_LIMIT: usize = 64 * 1024;
-/// Most bytes of all requests of a node that are kept for retries and in copies.
-const NODE_LIMIT: usize = 256 * 1024 * 1024;
-
-/// Bytes that all requests of this node keep for retries and in copies.
-#[derive(Debug, Clone, Default)]
-pub(in crate::proxy) struct ReplayBudget(Arc<AtomicUsize>);
-
-impl ReplayBudget {
-    /// Bytes kept now.
-    pub(in crate::proxy) fn taken(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn take(&self, bytes: usize) -> bool {
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > NODE_LIMIT {
-            self.give(bytes);
-            return false;
-        }
-        true
-    }
-
-    pub(super) fn give(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
 /// Why a body ended before its end.
 #[derive(Debug)]
 pub(in crate::proxy) struct BodyError(pub(in crate::proxy) Cause);
@@ -264,7 +235,7 @@ impl Source {
         self.active = true;
         match frame {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(self.took(frame)))),
-            Some(Err(_)) => Poll::Ready(Some(Err(self.fail(Cause::BadRequest("request body broken off"))))),
+            Some(Err(error)) => Poll::Ready(Some(Err(self.fail(broken(&error))))),
             None => {
                 self.end();
                 Poll::Ready(None)
@@ -481,20 +452,5 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.hint)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_keeps_so_much_for_retries_and_no_more() {
-        let budget = ReplayBudget::default();
-        assert!(budget.take(NODE_LIMIT - 1) && budget.take(1));
-        assert!(!budget.take(1));
-        assert_eq!(budget.taken(), NODE_LIMIT, "what found no room takes none");
-        budget.give(10);
-        assert!(budget.take(10));
     }
 }

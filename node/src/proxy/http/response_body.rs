@@ -1,6 +1,6 @@
 //! A response's body on its way to the caller: streamed, with what must happen at its end.
 
-use super::{frame_guard::poll_idle, head::strip_trailers};
+use super::{Windowed, frame_guard::poll_idle, head::strip_trailers};
 use crate::{
     mesh::lease::LeasedBody,
     proxy::{
@@ -29,7 +29,7 @@ pub(in crate::proxy) use crate::http1::BoxError;
 /// Where a relayed body comes from. Dropping it gives its connection back, or ends it.
 pub(in crate::proxy) enum Source {
     /// Another node.
-    Mesh(LeasedBody),
+    Mesh(Windowed<LeasedBody>),
     /// An application beside this node.
     App(AppBody),
     /// This node's own inbound side.
@@ -39,7 +39,7 @@ pub(in crate::proxy) enum Source {
 impl Source {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Self::Mesh(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Mesh(body) => Pin::new(body).poll_frame(context),
             Self::App(body) => Pin::new(body).poll_frame(context),
             Self::Here(body) => Pin::new(&mut **body).poll_frame(context),
         }

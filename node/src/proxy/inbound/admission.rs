@@ -1,16 +1,17 @@
 //! Whether a request is let in: by the policies of the service that it calls, on the head that is forwarded.
 
 use super::{
-    super::{context::Context, failure::Cause},
+    super::{context::Context, exchange::Exchange, failure::Cause, http::ResponseBody, reply},
     caller::Who,
-    check::Denial,
+    check::{Denial, Due, Outside},
+    limits::{Counted, Quota},
 };
 use crate::{
     clock,
-    snapshot::TokenKeys,
+    snapshot::{Snapshot, TokenKeys},
     telemetry::{Counter, Telemetry},
 };
-use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Response, header::WWW_AUTHENTICATE, request::Parts, uri::PathAndQuery};
 use policy::{
     authorize::{self, Ask, Decision, Head, Peer, Token},
     compile::Workload,
@@ -18,11 +19,11 @@ use policy::{
     normalize,
     token::Verified,
 };
-use std::sync::Arc;
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 /// Why a request was not forwarded, and what its answer says beside that.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(in crate::proxy) struct Refusal {
     pub(super) cause: Cause,
     /// Envoy's `response_code_details`, where they say more than the cause.
     pub(super) details: Option<String>,
@@ -34,6 +35,24 @@ pub(super) struct Refusal {
 impl From<Cause> for Refusal {
     fn from(cause: Cause) -> Self {
         Self { cause, details: None, headers: None, denial: None }
+    }
+}
+
+impl Refusal {
+    /// The answer to the caller, of which the exchange is told.
+    pub(in crate::proxy) fn answer(self, exchange: &mut Exchange) -> Response<ResponseBody> {
+        let Self { cause, details, headers, denial } = self;
+        let grpc = exchange.is_grpc();
+        exchange.flag(cause.answer().flags);
+        exchange.details(details.map_or(Cow::Borrowed(cause.details()), Cow::Owned));
+        let mut response = match denial {
+            Some(denial) => denial.answer(grpc),
+            None => reply::failure(cause, grpc),
+        };
+        if let Some(headers) = headers {
+            response.headers_mut().extend(*headers);
+        }
+        response
     }
 }
 
@@ -76,21 +95,83 @@ impl Verdicts {
     }
 }
 
-/// A request whose head is complete, on its way to the application's port.
-pub(super) struct Arriving<'a> {
-    pub(super) who: &'a Who,
-    /// The application's port.
-    pub(super) port: u16,
-    pub(super) host: &'a HeaderValue,
+/// A request whose head is complete, on its way to the application's port, or into a gateway.
+#[derive(Clone, Copy)]
+pub(in crate::proxy) struct Arriving<'a> {
+    pub(in crate::proxy) who: &'a Who,
+    /// The application's port, or the gateway's; 0 while it is not known.
+    pub(in crate::proxy) port: u16,
+    pub(in crate::proxy) host: &'a HeaderValue,
+    pub(in crate::proxy) scheme: &'static str,
+    /// The client for which a gateway speaks.
+    pub(in crate::proxy) original: Option<IpAddr>,
+}
+
+/// What happens next to a request that nothing forbids so far.
+pub(in crate::proxy) enum Next {
+    /// It goes on, of this user.
+    Go(Option<Verified>),
+    Ask(Due),
+}
+
+/// What is said in the response, whatever becomes of the request.
+#[derive(Default)]
+pub(in crate::proxy) struct Told {
+    pub(in crate::proxy) outside: Outside,
+    /// Of the limits that the request met the one with least room left.
+    quota: Option<Quota>,
+}
+
+impl Told {
+    pub(in crate::proxy) fn mark(self, headers: &mut HeaderMap) {
+        self.outside.mark(headers);
+        if let Some(quota) = self.quota {
+            quota.tell(headers);
+        }
+    }
 }
 
 impl Arriving<'_> {
+    /// All that the documents have judged of a request: whom it must be asked about first, whose token it shows, policies, limits.
+    /// `nested`: it is itself what an authoriser is asked.
+    ///
+    /// # Errors
+    /// It is not let in.
+    pub(in crate::proxy) fn next(
+        &self,
+        context: &Context,
+        snapshot: &Snapshot,
+        (workload, counted): (&Workload, &[Counted]),
+        parts: &mut Parts,
+        told: &mut Told,
+        nested: bool,
+    ) -> Result<Next, Refusal> {
+        while let Some(ask) = self.ask(workload, parts, told.outside.asked())? {
+            if let Some(due) = told.outside.due(context, &workload.config, self.who, ask, nested)? {
+                return Ok(Next::Ask(due));
+            }
+        }
+        // As in Istio after those: who is asked sees the token, and may have brought it.
+        let token = self.authenticate(context, workload, &snapshot.token_keys, parts)?;
+        self.admit(context, workload, parts, token.as_ref().map(|verified| &*verified.token))?;
+        if !workload.limits.is_empty() {
+            let now = clock::uptime_micros();
+            told.quota = self.find_room(&snapshot.limits, workload, counted, parts, now)?;
+        }
+        Ok(Next::Go(token))
+    }
+
+    /// HTTP's own port for the way by which it came: an authority with it is one without a port.
+    pub(super) fn own_port(&self) -> u16 {
+        if self.scheme == "https" { 443 } else { 80 }
+    }
+
     /// Verifies the token that the request shows, by what the documents say of the workload. What goes on of it, and of headers that
     /// only the proxy may write, is theirs to say.
     ///
     /// # Errors
     /// The token does not hold, or there is none where one is required.
-    pub(super) fn authenticate(
+    fn authenticate(
         &self,
         context: &Context,
         workload: &Workload,
@@ -102,7 +183,7 @@ impl Arriving<'_> {
         }
         workload.tokens.check(parts, keys, clock::wall() / 1_000).map_err(|why| {
             context.verdicts.unauthenticated.add(1);
-            let url = format!("http://{}{}", self.host.to_str().unwrap_or_default(), parts.uri.path());
+            let url = format!("{}://{}{}", self.scheme, self.host.to_str().unwrap_or_default(), parts.uri.path());
             let challenge = HeaderValue::from_str(&why.challenge(&url)).ok();
             let headers = challenge.map(|challenge| Box::new(HeaderMap::from_iter([(WWW_AUTHENTICATE, challenge)])));
             Refusal { cause: Cause::Unauthenticated(why), details: Some(why.details()), headers, denial: None }
@@ -113,12 +194,7 @@ impl Arriving<'_> {
     ///
     /// # Errors
     /// Host or path have no normal form.
-    pub(super) fn ask(
-        &self,
-        workload: &Workload,
-        parts: &mut Parts,
-        asked: &[Arc<str>],
-    ) -> Result<Option<Ask>, Refusal> {
+    fn ask(&self, workload: &Workload, parts: &mut Parts, asked: &[Arc<str>]) -> Result<Option<Ask>, Refusal> {
         normalize::forwardable(parts.uri.path()).map_err(|_| BAD_PATH)?;
         if !workload.authorizer.asks() {
             return Ok(None);
@@ -133,7 +209,7 @@ impl Arriving<'_> {
     ///
     /// # Errors
     /// It is not let in.
-    pub(super) fn admit(
+    fn admit(
         &self,
         context: &Context,
         workload: &Workload,
@@ -172,18 +248,19 @@ impl Arriving<'_> {
         let looks = workload.authorizer.looks_at_paths();
         let level = if looks { workload.config.path_normalization } else { PathNormalization::None };
         let path = normalize::path(parts.uri.path(), level).map_err(|_| BAD_PATH)?;
-        let host = self.host.to_str().ok().and_then(|host| normalize::host(host, HTTP_PORT).ok()).ok_or(BAD_HOST)?;
+        let host =
+            self.host.to_str().ok().and_then(|host| normalize::host(host, self.own_port()).ok()).ok_or(BAD_HOST)?;
         let head = Head {
             method: parts.method.as_str(),
-            scheme: "http",
+            scheme: self.scheme,
             host: &host,
-            called: Some((&self.who.service, self.who.port)),
+            called: self.who.called(),
             path: &path,
             query: parts.uri.query(),
             headers: &parts.headers,
             token,
         };
-        let said = say(&self.who.peer(self.port), &head);
+        let said = say(&self.who.peer(self.port, self.original), &head);
         let rewritten = (looks && path.as_str() != parts.uri.path()).then(|| match parts.uri.query() {
             Some(query) => format!("{}?{query}", path.as_str()),
             None => path.as_str().to_owned(),
@@ -199,10 +276,10 @@ impl Arriving<'_> {
 }
 
 /// What is told of a decision about a request or a connection, beside the answer; `what` names it.
-pub(super) fn report(context: &Context, who: &Who, what: impl Fn() -> String, decision: &Decision) {
+pub(in crate::proxy) fn report(context: &Context, who: &Who, what: impl Fn() -> String, decision: &Decision) {
     let log = |why: &str, cause: &authorize::Cause| {
         tracing::info!(
-            policy = %cause.document, rule = cause.rule, source = %who.identity, service = %who.service,
+            policy = %cause.document, rule = cause.rule, source = who.name(), service = %who.service,
             what = what(), "{why}"
         );
     };
@@ -218,7 +295,7 @@ pub(super) fn report(context: &Context, who: &Who, what: impl Fn() -> String, de
             match &verdict.cause {
                 Some(cause) => log("a policy on trial would deny", cause),
                 None => tracing::info!(
-                    source = %who.identity, service = %who.service, what = what(),
+                    source = who.name(), service = %who.service, what = what(),
                     "no ALLOW policy on trial matches: it would be denied"
                 ),
             }
@@ -237,7 +314,5 @@ fn rewrite(parts: &mut Parts, path: Option<String>) -> Result<(), Cause> {
     Ok(())
 }
 
-/// An authority with HTTP's own port is one without a port.
-const HTTP_PORT: u16 = 80;
 const BAD_PATH: Cause = Cause::BadRequest("the path has no normal form");
 const BAD_HOST: Cause = Cause::BadRequest("the host has no normal form");

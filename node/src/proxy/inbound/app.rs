@@ -1,8 +1,8 @@
 //! Connections to the applications beside this node and to endpoints that no node serves, kept alive between requests.
 
-use super::multiplexed::{Multiplexed, Stream};
+use super::multiplexed::{Multiplexed, STREAM_WINDOW, Stream};
 use crate::{
-    clock,
+    clock, descriptors,
     http1::{
         client::{self as http1, Connection},
         copy_head,
@@ -10,12 +10,13 @@ use crate::{
     proxy::{
         direct::{Stream as Direct, Target},
         failure::Cause,
-        http::{BoxError, Completion, RequestBody},
+        http::{BoxError, Completion, ReplayBudget, RequestBody, Windowed, is_grpc},
+        upgrade,
     },
     tasks::Tasks,
 };
 use bytes::Bytes;
-use http::{Request, Response, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, request::Parts};
+use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, request::Parts};
 use hyper::{
     body::{Body, Frame, SizeHint},
     rt::Executor,
@@ -26,6 +27,7 @@ use policy::{
 };
 use std::{
     collections::HashMap,
+    io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -36,6 +38,9 @@ use std::{
 const IDLE_LIMIT: usize = 256;
 /// How long an idle connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// Pauses before an application is tried again that takes no connection: what Envoy's backoff is on average.
+const CONNECT_PAUSES: [Duration; 2] = [Duration::from_millis(12), Duration::from_millis(37)];
 
 /// What an application is spoken to in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +66,8 @@ pub(in crate::proxy) struct Terms {
     pub(in crate::proxy) age: Duration,
     /// How one of HTTP/2 is watched.
     pub(in crate::proxy) pings: Option<Http2Keepalive>,
+    /// Pauses before one is tried again that is refused, but for gRPC.
+    pub(in crate::proxy) again: &'static [Duration],
 }
 
 impl Terms {
@@ -74,7 +81,13 @@ impl Terms {
             idle: http.idle_timeout.unwrap_or(Duration::MAX),
             age: tcp.max_connection_duration.unwrap_or(Duration::MAX),
             pings: http.http2_keepalive,
+            again: &[],
         }
+    }
+
+    /// Of the application beside this node: as in Istio, a service's own side tries again what was not sent yet.
+    pub(in crate::proxy) fn of_application(policy: &ClusterPolicy, config: &MeshConfig) -> Self {
+        Self { again: &CONNECT_PAUSES, ..Self::of(policy, config) }
     }
 }
 
@@ -85,6 +98,7 @@ pub(in crate::proxy) struct Apps(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     tasks: Tasks,
+    budget: ReplayBudget,
     idle: Mutex<HashMap<Target, Vec<Idle>>>,
     multiplexed: Multiplexed,
 }
@@ -142,8 +156,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawn {
 }
 
 impl Apps {
-    pub(in crate::proxy) fn new(tasks: Tasks) -> Self {
-        Self(Arc::new(Shared { multiplexed: Multiplexed::new(tasks.clone()), tasks, idle: Mutex::default() }))
+    pub(in crate::proxy) fn new(tasks: Tasks, budget: ReplayBudget) -> Self {
+        Self(Arc::new(Shared { multiplexed: Multiplexed::new(tasks.clone()), tasks, budget, idle: Mutex::default() }))
     }
 
     /// Sends a request to an application.
@@ -159,10 +173,11 @@ impl Apps {
         terms: &Terms,
     ) -> Result<Response<AppBody>, Cause> {
         let completion = body.completion();
+        let again = if is_grpc(&head.headers) { &[] } else { terms.again };
         let response = match version {
-            Version::Http1 => self.send_http1(target, head, body, terms).await,
+            Version::Http1 => self.send_http1(target, head, body, (terms, again)).await,
             // Boxed, so that HTTP/1.1 needs no room for it.
-            Version::Http2 => Box::pin(self.send_http2(target, head, body, terms)).await,
+            Version::Http2 => Box::pin(self.send_http2(target, head, body, (terms, again))).await,
         };
         let response = response.map_err(|failed| failed.cause(&completion))?;
         if is_ambiguous(&response) {
@@ -179,11 +194,11 @@ impl Apps {
         target: &Target,
         head: &Parts,
         body: RequestBody,
-        terms: &Terms,
+        (terms, again): (&Terms, &[Duration]),
     ) -> Result<Response<AppBody>, Failed> {
         let (connection, mut past) = match self.checkout(target, terms) {
             Some(kept) => kept,
-            None => (Connection::new(Box::pin(connect(target, terms.connect)).await?), Past::begin()),
+            None => (Connection::new(Box::pin(connect(target, terms.connect, again)).await?), Past::begin()),
         };
         past.requests = past.requests.saturating_add(1);
         let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
@@ -208,16 +223,31 @@ impl Apps {
         target: &Target,
         head: &Parts,
         body: RequestBody,
-        terms: &Terms,
+        (terms, pauses): (&Terms, &[Duration]),
     ) -> Result<Response<AppBody>, Failed> {
         let mut request = Request::from_parts(copy_head(head), body);
+        // A WebSocket.
+        let protocol = head.extensions.get::<hyper::ext::Protocol>();
         let mut again = false;
         loop {
-            let (mut sender, stream) = self.0.multiplexed.stream(target, terms).await?;
+            let (mut sender, stream, link) = self.0.multiplexed.stream(target, terms, pauses).await?;
+            if let Some(protocol) = protocol {
+                if !link.takes_connect().await {
+                    return Err(Failed::NoWebSocket);
+                }
+                request.extensions_mut().insert(protocol.clone());
+            }
             match sender.try_send_request(request).await {
+                Ok(mut response) if response.status() == StatusCode::OK && protocol.is_some() => {
+                    // Its stream is the tunnel's.
+                    upgrade::Held::attach(stream, &mut response);
+                    return Ok(response.map(|body| AppBody { incoming: Incoming::Tunnel(body), home: None }));
+                }
                 Ok(response) => {
-                    let body = |body| AppBody { incoming: Incoming::Http2 { body, _stream: stream }, home: None };
-                    return Ok(response.map(body));
+                    let (parts, body) = response.into_parts();
+                    let body = Windowed::new(body, STREAM_WINDOW, &self.0.budget).map_err(|_| Failed::Short)?;
+                    let incoming = Incoming::Http2 { body, _stream: stream };
+                    return Ok(Response::from_parts(parts, AppBody { incoming, home: None }));
                 }
                 Err(mut error) => match error.take_message().filter(|_| !again) {
                     // The connection had ended before the request began on it.
@@ -255,11 +285,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) async fn connect(target: &Target, patience: Duration) -> Result<Direct, Failed> {
-    target.connect(patience).await.map_err(|error| {
-        tracing::debug!(target = %target.address, %error, "it does not answer");
-        Failed::Connect
-    })
+/// A connection; one that is refused is tried again after each of these pauses.
+pub(super) async fn connect(target: &Target, patience: Duration, again: &[Duration]) -> Result<Direct, Failed> {
+    let mut again = again.iter();
+    loop {
+        match target.connect(patience).await {
+            Ok(stream) if descriptors::leaves_room(&stream) => return Ok(stream),
+            Ok(_) => return Err(Failed::Short),
+            Err(error) => {
+                tracing::debug!(target = %target.address, %error, "it does not answer");
+                let is_late = error.kind() == io::ErrorKind::TimedOut;
+                let pause = again.next().filter(|_| !is_late).ok_or(Failed::Connect)?;
+                tokio::time::sleep(*pause).await;
+            }
+        }
+    }
 }
 
 /// A response whose length can be read in two ways (A22).
@@ -271,8 +311,12 @@ fn is_ambiguous<B>(response: &Response<B>) -> bool {
 #[derive(Debug)]
 pub(super) enum Failed {
     Connect,
+    /// This node has no descriptor for one, or no room for what it sends.
+    Short,
     /// Of HTTP/2: every connection that there may be has all its streams.
     Full,
+    /// Its HTTP/2 has none.
+    NoWebSocket,
     Http1(http1::Error),
     Http2(hyper::Error),
 }
@@ -281,7 +325,8 @@ impl Failed {
     fn cause(&self, request: &Completion) -> Cause {
         match self {
             Self::Connect => Cause::ConnectFailure,
-            Self::Full => Cause::Overflow,
+            Self::Full | Self::Short => Cause::Overflow,
+            Self::NoWebSocket => Cause::NoWebSocket,
             Self::Http1(error) => request.failure().unwrap_or(match error {
                 http1::Error::Body(_) => Cause::BadRequest("request body broken off"),
                 http1::Error::Parse(_) => Cause::UpstreamProtocol,
@@ -325,10 +370,12 @@ pub(in crate::proxy) struct AppBody {
 enum Incoming {
     Http1(http1::Incoming<Direct>),
     Http2 {
-        body: hyper::body::Incoming,
+        body: Windowed<hyper::body::Incoming>,
         /// Counted until the response has ended.
         _stream: Stream,
     },
+    /// Empty: bytes go by the tunnel.
+    Tunnel(hyper::body::Incoming),
 }
 
 impl AppBody {
@@ -357,7 +404,8 @@ impl Body for AppBody {
             Incoming::Http1(incoming) => {
                 ready!(Pin::new(incoming).poll_frame(context)).map(|frame| frame.map_err(BoxError::from))
             }
-            Incoming::Http2 { body: incoming, .. } => {
+            Incoming::Http2 { body: incoming, .. } => ready!(Pin::new(incoming).poll_frame(context)),
+            Incoming::Tunnel(incoming) => {
                 ready!(Pin::new(incoming).poll_frame(context)).map(|frame| frame.map_err(BoxError::from))
             }
         };
@@ -373,6 +421,7 @@ impl Body for AppBody {
         match &self.incoming {
             Incoming::Http1(incoming) => incoming.is_end_stream(),
             Incoming::Http2 { body: incoming, .. } => incoming.is_end_stream(),
+            Incoming::Tunnel(incoming) => incoming.is_end_stream(),
         }
     }
 
@@ -380,6 +429,26 @@ impl Body for AppBody {
         match &self.incoming {
             Incoming::Http1(incoming) => incoming.size_hint(),
             Incoming::Http2 { body: incoming, .. } => incoming.size_hint(),
+            Incoming::Tunnel(incoming) => incoming.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_application_that_restarts_is_waited_for() {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (target, patience) = (Target::plain(address), Duration::from_secs(30));
+        assert!(matches!(connect(&target, patience, &CONNECT_PAUSES).await, Err(Failed::Connect)));
+        let pauses = [Duration::from_millis(50); 400];
+        let back = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::net::TcpListener::bind(address).await.unwrap()
+        };
+        let (connected, _listener) = tokio::join!(connect(&target, patience, &pauses), back);
+        assert!(connected.is_ok());
     }
 }

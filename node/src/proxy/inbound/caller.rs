@@ -1,9 +1,10 @@
 //! Who calls which service here, and what that means for every request: looked up once per stream instead of once per request.
 
 use super::{
-    super::{context::Context, local::Local},
+    super::{context::Context, local::Local, outbound::Speaker},
     limits,
     pool::Pool,
+    told::IsGateway,
 };
 use crate::{
     config::Service,
@@ -44,29 +45,30 @@ pub(in crate::proxy) struct Caller {
     pub(super) client_cert: HeaderValue,
     pub(super) address: HeaderValue,
     pub(super) recorder: Arc<Recorder>,
-    /// Only its worker's requests take the lock, so it is always free.
+    /// Only its worker's requests take the locks, so they are always free.
     seen: Mutex<Option<Seen>>,
+    pub(super) gateway: Mutex<IsGateway>,
 }
 
 /// The facts that policy looks at, and which service is called.
 #[derive(Debug)]
-pub(super) struct Who {
-    pub(super) service: ServiceName,
+pub(in crate::proxy) struct Who {
+    pub(in crate::proxy) service: ServiceName,
     pub(super) instance: Option<String>,
     pub(super) port: u16,
     /// What the caller says that it carries.
     pub(super) carries: mesh::Protocol,
     /// The account whose identity this node showed: only a service that has it may be reached.
     pub(super) account: ServiceAccount,
-    /// What TLS proves of the caller.
-    pub(super) identity: SpiffeId,
+    /// What TLS proves of the caller; nothing of a client outside the mesh, who calls a gateway.
+    pub(super) identity: Option<SpiffeId>,
     /// It is on this node: no handshake judges its identity.
     is_local: bool,
-    pub(super) address: IpAddr,
+    pub(in crate::proxy) address: IpAddr,
     /// Where it came in.
     pub(super) destination: IpAddr,
-    /// The server name by which the caller asked for this account.
-    pub(super) server_name: String,
+    /// The server name by which the caller asked for this account, or that a client asked a gateway for.
+    pub(super) server_name: Option<String>,
     /// Its namespace and account as proven; labels as the registry knows those of the service that it says it is.
     pub(super) source: route::Source,
     /// Labels of the workloads that it may be, for limits. What it says that it is, another node may claim of any workload there
@@ -94,16 +96,54 @@ pub(super) struct Rules {
 }
 
 impl Who {
-    /// What authorization reads of it, at this port of the application.
-    pub(super) fn peer(&self, port: u16) -> authorize::Peer<'_> {
+    /// A client outside the mesh that came in at this port of a gateway, which speaks for `speaker`'s service.
+    pub(in crate::proxy) fn client(
+        speaker: &Speaker,
+        port: u16,
+        server_name: Option<&str>,
+        (remote, local): (IpAddr, IpAddr),
+    ) -> Self {
+        Self {
+            service: speaker.service.clone(),
+            instance: speaker.instance.clone(),
+            port,
+            carries: mesh::Protocol::Http1,
+            account: speaker.source.account.clone(),
+            identity: None,
+            is_local: false,
+            address: remote.to_canonical(),
+            destination: local.to_canonical(),
+            server_name: server_name.map(str::to_owned),
+            // It has no namespace and no labels, which is known.
+            source: route::Source {
+                namespace: String::new(),
+                labels: BTreeMap::new(),
+                account: speaker.source.account.clone(),
+            },
+            labels: vec![Arc::default()],
+        }
+    }
+
+    /// What authorization reads of it, at this port of the application; `original` is the client for which a gateway speaks.
+    pub(in crate::proxy) fn peer(&self, port: u16, original: Option<IpAddr>) -> authorize::Peer<'_> {
         authorize::Peer {
-            identity: Some(&self.identity),
+            identity: self.identity.as_ref(),
             address: Some(self.address),
-            original_address: None,
-            server_name: Some(&self.server_name),
+            original_address: original,
+            server_name: self.server_name.as_deref(),
             destination: Some(self.destination),
             port,
         }
+    }
+
+    /// The service that it calls, and the port. What comes in at a gateway has yet to find one.
+    pub(super) fn called(&self) -> Option<(&ServiceName, u16)> {
+        self.identity.as_ref().map(|_| (&self.service, self.port))
+    }
+
+    /// Its identity as logs name it.
+    pub(super) fn name(&self) -> String {
+        self.identity.as_ref().map_or_else(|| "client".to_owned(), SpiffeId::uri)
     }
 }
 
@@ -112,7 +152,7 @@ impl Who {
     /// other nodes, handshakes judge, and again when it changes.
     pub(super) fn barred(&self, snapshot: &Snapshot) -> Option<Cause> {
         let speaks = |account| !self.is_local || snapshot.speaks_as(account);
-        if !self.identity.account().is_some_and(speaks) {
+        if !self.identity.as_ref().and_then(SpiffeId::account).is_some_and(speaks) {
             return Some(Cause::NoIdentity);
         }
         (!snapshot.serves(&self.service, &self.account)).then_some(Cause::NotServedHere)
@@ -163,11 +203,11 @@ impl Caller {
             port: preface.port,
             carries: preface.protocol,
             account: account.clone(),
-            identity: peer.identity.clone(),
+            identity: Some(peer.identity.clone()),
             is_local: peer.certificate.is_none(),
             address: peer.address,
             destination,
-            server_name: by.dns_name(),
+            server_name: Some(by.dns_name()),
             source: source(peer, account, known),
             labels: labels(snapshot, peer, known),
         };
@@ -177,6 +217,7 @@ impl Caller {
             address: header(&peer.address.to_string()),
             recorder: Arc::new(context.telemetry.recorder(context.worker, Arc::new(pair))),
             seen: Mutex::default(),
+            gateway: Mutex::default(),
         }
     }
 
@@ -198,7 +239,7 @@ impl Caller {
             Some(known) if is_current(known) => look(&known.rules),
             Some(_) | None => {
                 let workload = workload(snapshot, service);
-                let counted = limits::counted(snapshot, &self.who, &workload);
+                let counted = limits::counted(snapshot, &self.who.service, self.who.instance.as_deref(), &workload);
                 let pool = Arc::new(Pool::of(&context.circuits, snapshot, &self.who));
                 let rules = Rules { barred: self.who.barred(snapshot), workload, counted, pool };
                 let answer = look(&rules);

@@ -5,13 +5,15 @@
 use super::{
     super::failure::Cause,
     admission::{Arriving, Refusal},
-    caller::Who,
 };
 use crate::{
     balance::rate::{Counts, Limit, Limits, MeshRule, Refused, Room},
     snapshot::Snapshot,
 };
-use certs::sign::Digest;
+use certs::{
+    id::{ServiceName, SpiffeId},
+    sign::Digest,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::RETRY_AFTER, request::Parts};
 use policy::{
     compile::{Workload, WorkloadLimit},
@@ -28,20 +30,24 @@ const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
 /// Where a rule is counted.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(in crate::proxy) struct Counted {
     counts: Arc<Counts>,
     /// This node's share, where all nodes keep the limit together.
     mesh: Option<Arc<MeshRule>>,
 }
 
 /// Where a workload's limits are counted, in their order.
-pub(super) fn counted(snapshot: &Snapshot, who: &Who, workload: &Workload) -> Vec<Counted> {
+pub(in crate::proxy) fn counted(
+    snapshot: &Snapshot,
+    service: &ServiceName,
+    instance: Option<&str>,
+    workload: &Workload,
+) -> Vec<Counted> {
     // Until the agent counts those that share, nobody is overlooked.
-    let service = snapshot.services.get(&who.service);
-    let nodes = service.map_or(1, |service| service.nodes().len());
+    let nodes = snapshot.services.get(service).map_or(1, |service| service.nodes().len());
     let of = |limit: &WorkloadLimit| Counted {
-        counts: snapshot.limits.counts(&limit.id_at(&who.service, who.instance.as_deref())),
-        mesh: snapshot.limits.mesh(limit, &who.service, nodes),
+        counts: snapshot.limits.counts(&limit.id_at(service, instance)),
+        mesh: snapshot.limits.mesh(limit, service, nodes),
     };
     workload.limits.iter().map(of).collect()
 }
@@ -65,7 +71,7 @@ impl Arriving<'_> {
             method: &parts.method,
             uri: &uri,
             authority: self.host.to_str().map_err(|_| Cause::BadRequest("not a host"))?,
-            scheme: "http",
+            scheme: self.scheme,
             headers: &parts.headers,
             source: &self.who.source,
             fixed: None,
@@ -106,18 +112,20 @@ impl Arriving<'_> {
 
     /// What tells this caller or request from others; empty where there is no such thing.
     fn value<'v>(&'v self, key: &LimitKey, request: &Request<'v>) -> Cow<'v, [u8]> {
-        let account = self.who.identity.account();
+        let identity = self.who.identity.as_ref();
+        let account = identity.and_then(SpiffeId::account);
         let text = |text: String| Cow::Owned(text.into_bytes());
         match key {
-            LimitKey::Principal => text(self.who.identity.uri()),
+            LimitKey::Principal => text(identity.map(SpiffeId::uri).unwrap_or_default()),
             LimitKey::Namespace => Cow::Borrowed(account.map_or("", |account| account.namespace()).as_bytes()),
             LimitKey::ServiceAccount => text(account.map(ToString::to_string).unwrap_or_default()),
-            LimitKey::SourceIp | LimitKey::RemoteIp => text(self.who.address.to_string()),
+            LimitKey::SourceIp => text(self.who.address.to_string()),
+            LimitKey::RemoteIp => text(self.original.unwrap_or(self.who.address).to_string()),
             // Copied: the normal form does not outlive the look at it.
             LimitKey::Path => text(request.uri.path().to_owned()),
             LimitKey::Method => Cow::Borrowed(request.method.as_str().as_bytes()),
             LimitKey::Host => {
-                let host = normalize::host(request.authority, 80).map(|host| host.to_string());
+                let host = normalize::host(request.authority, self.own_port()).map(|host| host.to_string());
                 text(host.unwrap_or_else(|_| request.authority.to_ascii_lowercase()))
             }
             LimitKey::Header(name) => header(request.headers, name),
@@ -127,14 +135,14 @@ impl Arriving<'_> {
 
 /// A limit that a request met, and what it left.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Quota {
+pub(in crate::proxy) struct Quota {
     requests: u32,
     room: Room,
 }
 
 impl Quota {
     /// Tells the caller, unless the application tells of limits of its own.
-    pub(super) fn tell(self, headers: &mut HeaderMap) {
+    pub(in crate::proxy) fn tell(self, headers: &mut HeaderMap) {
         if [LIMIT, REMAINING, RESET].iter().any(|name| headers.contains_key(name)) {
             return;
         }

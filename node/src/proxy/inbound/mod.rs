@@ -16,13 +16,13 @@ mod standing;
 mod tcp;
 mod told;
 
-pub(super) use admission::Verdicts;
+pub(super) use admission::{Arriving, Next, Refusal, Told, Verdicts, report};
 #[cfg(test)]
 pub(super) use app::Spawn;
 pub(super) use app::{AppBody, Apps, Terms, Version};
-pub(super) use caller::{Caller, Peer};
+pub(super) use caller::{Caller, Peer, Who};
 pub(super) use check::Askers;
-pub(super) use limits::RATE_LIMITED;
+pub(super) use limits::{Counted, RATE_LIMITED, counted};
 pub(super) use message::{to_http1, to_http2};
 pub(super) use standing::{Standing, Watch, watch_rules};
 pub(super) use tcp::{Arrival, Refused, open};
@@ -35,18 +35,17 @@ use super::{
     failure::Cause,
     flight::Flight,
     http::{self as body, Incoming, RequestBody, ResponseBody, Side, Ties},
-    outcome, reply, upgrade,
+    outcome, upgrade,
 };
 use crate::{clock, config, http1::copy_head, mesh};
-use admission::{Arriving, Refusal};
 use caller::Rules;
 use certs::id::Subject;
-use check::{CHECK, Outside};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use check::CHECK;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::SEC_WEBSOCKET_KEY};
 use hyper::body::Body as _;
 use policy::token::Verified;
 use pool::Pool;
-use std::{borrow::Cow, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -92,6 +91,13 @@ impl Handler for Requests {
         }
         response
     }
+
+    fn refused(&self, cause: Cause) {
+        let mut exchange = Exchange::new(clock::monotonic(), false);
+        exchange.between(Arc::clone(&self.caller.recorder));
+        exchange.observe(observe::begin_connection(&self.context, &self.caller));
+        exchange.refused(cause);
+    }
 }
 
 /// Sends one request to the application and gives its answer, or ours with the cause in `x-skein-outcome`.
@@ -105,25 +111,21 @@ pub(super) async fn answer(
     exchange.between(Arc::clone(&caller.recorder));
     exchange.uploads(sent.clone());
     exchange.observe(observe::begin(context, caller, &mut request));
-    match forward(context, caller, request, &mut exchange).await {
-        Ok((response, standing, flight)) => {
+    let mut told = Told::default();
+    match forward(context, caller, request, &mut exchange, &mut told).await {
+        Ok((mut response, standing, flight)) => {
+            told.mark(response.headers_mut());
             exchange.answered(response.status(), response.headers());
             let idle = context.limits().stream_idle;
             sent.answered(idle);
             let watch = Some(Watch::new(standing, sent));
             response.map(|source| ResponseBody::relay(source, Ties { exchange, deadline: None, flight, watch, idle }))
         }
-        Err(Refusal { cause, details, headers, denial }) => {
-            tracing::debug!(service = %caller.who.service, ?cause, details, "request failed");
-            exchange.flag(cause.answer().flags);
-            exchange.details(details.map_or(Cow::Borrowed(cause.details()), Cow::Owned));
-            let mut response = match denial {
-                Some(denial) => denial.answer(grpc),
-                None => reply::failure(cause, grpc),
-            };
-            if let Some(headers) = headers {
-                response.headers_mut().extend(*headers);
-            }
+        Err(refusal) => {
+            tracing::debug!(service = %caller.who.service, ?refusal, "request failed");
+            let cause = refusal.cause;
+            let mut response = refusal.answer(&mut exchange);
+            told.mark(response.headers_mut());
             outcome::set(response.headers_mut(), cause);
             exchange.answered(response.status(), response.headers());
             response.map(|body| body.with(exchange))
@@ -136,32 +138,32 @@ async fn forward(
     caller: &Caller,
     request: Request<RequestBody>,
     exchange: &mut Exchange,
+    told: &mut Told,
 ) -> Result<(Response<body::Source>, Standing, Option<Flight>), Refusal> {
     let (mut parts, mut request_body) = request.into_parts();
     let (came, nested) = (parts.version, parts.headers.contains_key(CHECK));
     let host = body::authority(&parts, &context.bounds_of_nodes())?;
     let upgrade = upgrade::asked(&parts).filter(|_| request_body.is_end_stream());
     body::strip_hop_by_hop(&mut parts.headers);
-    caller.tell(&context.current.read(), &mut parts.headers);
+    let original = caller.tell(&context.current.read(), &mut parts.headers);
     body::join_cookies(&mut parts.headers);
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
-    let mut outside = Outside::default();
+    let arriving = Arriving { who: &caller.who, port: 0, host: &host, scheme: "http", original };
     let (port, token) = loop {
-        match admitted(context, caller, &mut parts, &host, &mut outside, nested)? {
+        match admitted(context, caller, &arriving, &mut parts, told, nested)? {
             Step::Forward(port, token) => break (port, token),
             // Boxed, so that the many requests about which nobody is asked need no room for it.
             Step::Ask(due) => {
-                Box::pin(outside.ask(context, caller, due, &mut parts, &host, &mut request_body)).await?;
+                Box::pin(told.outside.ask(context, &arriving, due, &mut parts, &mut request_body)).await?;
             }
         }
     };
-    // Only HTTP/1.1 carries another protocol to an application.
-    let version = if upgrade.is_some() { port.version } else { port.pool.version(port.version, came) };
+    let version = port.pool.version(port.version, came);
     let flight = if port.pool.is_limited() { Box::pin(port.pool.room(version)).await? } else { None };
     to_http1(&mut parts, host.clone());
     let asked = upgrade.is_some();
-    let mut standing = Standing::new(context, &caller.who, (parts, host), token, came);
+    let mut standing = Standing::new(context, &caller.who, original, (parts, host), token, came);
     let admitted = standing.admitted();
     // What carries it on is said in a copy of its own, where it differs from what was judged.
     let own = match (version, upgrade) {
@@ -171,8 +173,11 @@ async fn forward(
             upgrade::mark(&mut parts.headers, upgrade);
             Some(parts)
         }
-        (Version::Http2, _) => {
+        (Version::Http2, upgrade) => {
             let mut parts = copy_head(&admitted.parts);
+            if upgrade.as_ref().is_some_and(upgrade::is_websocket) {
+                upgrade::to_connect(&mut parts);
+            }
             to_http2(&mut parts, &admitted.host, "http")?;
             Some(parts)
         }
@@ -185,19 +190,18 @@ async fn forward(
         response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => response?,
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
+    if head.method == Method::CONNECT {
+        upgrade::connected(&mut response, admitted.parts.headers.get(SEC_WEBSOCKET_KEY))?;
+    }
     let upgraded = upgrade::answered(&response, asked)?;
     body::strip_hop_by_hop(response.headers_mut());
     body::strip_own(response.headers_mut());
-    outside.mark(response.headers_mut());
-    if let Some(quota) = port.quota {
-        quota.tell(response.headers_mut());
-    }
     if let Some(upgraded) = upgraded {
         upgrade::mark(response.headers_mut(), upgraded);
         response.extensions_mut().insert(standing.clone());
         if let Some(flight) = flight {
             // It is under way until the tunnel ends.
-            response.extensions_mut().insert(upgrade::Held(Arc::new(flight)));
+            upgrade::Held::attach(flight, &mut response);
         }
         return Ok((response.map(body::Source::App), standing, None));
     }
@@ -215,35 +219,27 @@ enum Step {
 fn admitted(
     context: &Context,
     caller: &Caller,
+    arriving: &Arriving<'_>,
     parts: &mut http::request::Parts,
-    host: &HeaderValue,
-    outside: &mut Outside,
+    told: &mut Told,
     nested: bool,
 ) -> Result<Step, Refusal> {
     let (snapshot, local, who) = (context.current.read(), context.local.load(), &caller.who);
     let port = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
     let (service, port) = port.ok_or(Cause::NotServedHere)?;
     let version = version(port.protocol, who.carries).ok_or(Cause::NotServedHere)?;
-    let arriving = Arriving { who, port: port.target.port(), host };
+    let arriving = Arriving { port: port.target.port(), ..*arriving };
     caller.look(context, &snapshot, &local, service, |Rules { barred, workload, counted, pool }| {
         if let Some(cause) = barred {
             return Err((*cause).into());
         }
-        while let Some(ask) = arriving.ask(workload, parts, outside.asked())? {
-            if let Some(due) = outside.due(context, &workload.config, who, ask, nested)? {
-                return Ok(Step::Ask(due));
+        match arriving.next(context, &snapshot, (workload, counted), parts, told, nested)? {
+            Next::Ask(due) => Ok(Step::Ask(due)),
+            Next::Go(token) => {
+                let (target, pool) = (port.target, Arc::clone(pool));
+                Ok(Step::Forward(Application { target, version, pool }, token))
             }
         }
-        // As in Istio after those: who is asked sees the token, and may have brought it.
-        let token = arriving.authenticate(context, workload, &snapshot.token_keys, parts)?;
-        arriving.admit(context, workload, parts, token.as_ref().map(|verified| &*verified.token))?;
-        let quota = if workload.limits.is_empty() {
-            None
-        } else {
-            arriving.find_room(&snapshot.limits, workload, counted, parts, clock::uptime_micros())?
-        };
-        let (target, pool) = (port.target, Arc::clone(pool));
-        Ok(Step::Forward(Application { target, version, pool, quota }, token))
     })
 }
 
@@ -264,6 +260,4 @@ struct Application {
     version: Version,
     /// How connections to it are used, and what may be under way.
     pool: Arc<Pool>,
-    /// Of the limits that the request met the one with least room left.
-    quota: Option<limits::Quota>,
 }

@@ -19,7 +19,7 @@ use std::{
         atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::time::timeout;
 
@@ -28,9 +28,13 @@ const CONNECTIONS: usize = 128;
 /// Longest block of response headers, bytes.
 const MAX_HEADERS: u32 = 64 * 1024;
 /// Bytes of one response that wait for its caller.
-const STREAM_WINDOW: u32 = 64 * 1024;
+pub(super) const STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes of all responses of a connection that wait for their callers.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// How long a new connection may take to say what the application takes on it, and how often one looks.
+const SETTINGS_TIME: Duration = Duration::from_secs(1);
+const SETTINGS_PAUSE: Duration = Duration::from_millis(5);
 
 /// The connections of one worker, by application.
 #[derive(Debug)]
@@ -64,6 +68,30 @@ type Connection = http2::Connection<TokioIo<direct::Stream>, RequestBody, Spawn>
 #[derive(Debug)]
 pub(super) struct Stream(Arc<AtomicUsize>);
 
+/// Room for a request: the connection, its place there, and what the application says of itself on it.
+type Room = (SendRequest<RequestBody>, Stream, Settings);
+
+/// What the application says of itself on a connection.
+pub(super) struct Settings {
+    connection: Arc<Mutex<Option<Connection>>>,
+    opened: Instant,
+}
+
+impl Settings {
+    /// True if it takes an extended CONNECT. What a new connection says of that is waited for.
+    pub(super) async fn takes_connect(&self) -> bool {
+        loop {
+            let takes = lock(&self.connection).as_ref().map(Connection::is_extended_connect_protocol_enabled);
+            match takes {
+                Some(true) => return true,
+                Some(false) if clock::monotonic().duration_since(self.opened) < SETTINGS_TIME => {}
+                Some(false) | None => return false,
+            }
+            tokio::time::sleep(SETTINGS_PAUSE).await;
+        }
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
@@ -75,28 +103,24 @@ impl Multiplexed {
         Self { tasks, targets: Mutex::default() }
     }
 
-    /// Room for a request on a connection.
+    /// Room for a request on a connection; for `again` see [`connect`].
     ///
     /// # Errors
     /// The application takes no connection, or all are full.
-    pub(super) async fn stream(
-        &self,
-        address: &Address,
-        terms: &Terms,
-    ) -> Result<(SendRequest<RequestBody>, Stream), Failed> {
+    pub(super) async fn stream(&self, address: &Address, terms: &Terms, again: &[Duration]) -> Result<Room, Failed> {
         let target = Arc::clone(lock(&self.targets).entry(address.clone()).or_default());
         if let Some(found) = target.room(terms) {
             return Ok(found);
         }
-        timeout(terms.connect, self.dial(&target, address, terms)).await.unwrap_or(Err(Failed::Connect))
+        timeout(terms.connect, self.dial(&target, address, (terms, again))).await.unwrap_or(Err(Failed::Connect))
     }
 
     async fn dial(
         &self,
         target: &Target,
         address: &Address,
-        terms: &Terms,
-    ) -> Result<(SendRequest<RequestBody>, Stream), Failed> {
+        (terms, again): (&Terms, &[Duration]),
+    ) -> Result<Room, Failed> {
         let _dialling = target.dialling.lock().await;
         if let Some(found) = target.room(terms) {
             return Ok(found);
@@ -104,7 +128,7 @@ impl Multiplexed {
         if lock(&target.links).len() >= CONNECTIONS {
             return Err(Failed::Full);
         }
-        let stream = connect(address, terms.connect).await?;
+        let stream = connect(address, terms.connect, again).await?;
         let mut builder = http2::Builder::new(Spawn(self.tasks.clone()));
         if let Some(pings) = terms.pings {
             builder.keep_alive_interval(pings.interval).keep_alive_timeout(pings.timeout).keep_alive_while_idle(true);
@@ -130,8 +154,9 @@ impl Multiplexed {
         let open = Arc::new(AtomicUsize::new(1));
         let stream = Stream(Arc::clone(&open));
         let (requests, opened) = (AtomicU32::new(1), clock::monotonic());
+        let settings = Settings { connection: Arc::clone(&connection), opened };
         lock(&target.links).push(Link { sender: sender.clone(), connection, open, requests, opened });
-        Ok((sender, stream))
+        Ok((sender, stream, settings))
     }
 
     /// Forgets what has ended.
@@ -156,7 +181,7 @@ fn poll(connection: &Mutex<Option<Connection>>, context: &mut Context<'_>) -> Po
 
 impl Target {
     /// A stream of the connection with the fewest.
-    fn room(&self, terms: &Terms) -> Option<(SendRequest<RequestBody>, Stream)> {
+    fn room(&self, terms: &Terms) -> Option<Room> {
         let now = clock::monotonic();
         let mut links = lock(&self.links);
         // What is used up ends with its last stream.
@@ -166,7 +191,8 @@ impl Target {
         let best = free.min_by_key(|link| link.open.load(Relaxed))?;
         best.open.fetch_add(1, Relaxed);
         best.requests.fetch_add(1, Relaxed);
-        Some((best.sender.clone(), Stream(Arc::clone(&best.open))))
+        let settings = Settings { connection: Arc::clone(&best.connection), opened: best.opened };
+        Some((best.sender.clone(), Stream(Arc::clone(&best.open)), settings))
     }
 }
 

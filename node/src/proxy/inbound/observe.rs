@@ -13,6 +13,7 @@ use crate::{
     snapshot::Snapshot,
     telemetry::{Entry, LogSide, Observed, Own, trace},
 };
+use certs::id::SpiffeId;
 use http::{HeaderMap, Request, header::HOST};
 use policy::compile::{LogRule, MetricRule, TraceRule};
 use std::sync::Arc;
@@ -72,12 +73,13 @@ fn entry(caller: &Caller, snapshot: &Snapshot, request: &Request<RequestBody>) -
         request: headers,
         response: HeaderMap::new(),
         cluster: Some(format!("inbound|{}||", who.port)),
-        route: String::new(),
+        // Istio's name of the one route in front of an application.
+        route: "default".to_owned(),
         upstream: None,
         local: who.destination.into(),
         remote: who.address.into(),
-        peer: Some(who.identity.uri()),
-        server_name: Some(who.server_name.clone()),
+        peer: who.identity.as_ref().map(SpiffeId::uri),
+        server_name: who.server_name.clone(),
         details: None,
         received: 0,
         sent: 0,
@@ -101,8 +103,8 @@ pub(super) fn begin_connection(context: &Context, caller: &Caller) -> (Option<Bo
         cluster: Some(format!("inbound|{}||", who.port)),
         local: who.destination.into(),
         remote: who.address.into(),
-        peer: Some(who.identity.uri()),
-        server_name: Some(who.server_name.clone()),
+        peer: who.identity.as_ref().map(SpiffeId::uri),
+        server_name: who.server_name.clone(),
         ..Entry::of_connection(LogSide::Server, clock::wall_micros())
     };
     let config = Arc::clone(snapshot.compiled.config());

@@ -37,7 +37,11 @@ impl Pool {
             Action::Redirect(_) | Action::Direct(_) => None,
         };
         let Some(policy) = policy else {
-            return Self { terms: Terms::of(&ClusterPolicy::default(), config), uses_callers: false, limits: None };
+            return Self {
+                terms: Terms::of_application(&ClusterPolicy::default(), config),
+                uses_callers: false,
+                limits: None,
+            };
         };
         let limits = PoolLimits::from(&**policy);
         let limited = limits != PoolLimits::default();
@@ -46,7 +50,7 @@ impl Pool {
             circuits.of(&format!("{}{instance}", who.service), &who.service, format!("inbound|{}||", who.port))
         };
         Self {
-            terms: Terms::of(policy, config),
+            terms: Terms::of_application(policy, config),
             uses_callers: policy.connection_pool.http.use_client_protocol,
             limits: limited.then(|| (limits, circuit())),
         }

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use http::{Extensions, HeaderValue, Version, request::Parts};
 use policy::{compile::Compiled, token::Verified};
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::{Arc, Weak},
     task,
@@ -36,6 +37,8 @@ pub(super) struct Admitted {
     /// As HTTP/1.1 carries it on.
     pub(super) parts: Parts,
     pub(super) host: HeaderValue,
+    /// The client for which a gateway speaks.
+    original: Option<IpAddr>,
     /// Of its user.
     token: Option<Verified>,
     /// The way in which it came carries trailers.
@@ -47,6 +50,7 @@ impl Standing {
     pub(super) fn new(
         context: &Context,
         who: &Arc<Who>,
+        original: Option<IpAddr>,
         (mut parts, host): (Parts, HeaderValue),
         token: Option<Verified>,
         came: Version,
@@ -54,7 +58,8 @@ impl Standing {
         // They hold the connection that may become a tunnel.
         parts.extensions = Extensions::new();
         let (current, local, who) = (context.current.clone(), Arc::clone(&context.local), Arc::clone(who));
-        let request = Admitted { current, local, who, parts, host, token, trailers: came == Version::HTTP_2 };
+        let trailers = came == Version::HTTP_2;
+        let request = Admitted { current, local, who, parts, host, original, token, trailers };
         Self { request: Arc::new(request), changes: context.rules.subscribe() }
     }
 
@@ -92,7 +97,7 @@ impl Standing {
 
     fn report(&self) {
         let who = &self.request.who;
-        tracing::info!(source = %who.identity, service = %who.service, "ended a stream that policy denies now");
+        tracing::info!(source = who.name(), service = %who.service, "ended a stream that policy denies now");
     }
 }
 
@@ -108,7 +113,8 @@ impl Admitted {
             return true;
         };
         let workload = caller::workload(&snapshot, service);
-        let arriving = Arriving { who, port: port.target.port(), host: &self.host };
+        let (host, original) = (&self.host, self.original);
+        let arriving = Arriving { who, port: port.target.port(), host, scheme: "http", original };
         // A token of an issuer that is believed no more says nothing any more.
         let token = self.token.as_ref().filter(|verified| workload.tokens.believe(verified));
         let token = token.map(|verified| &*verified.token);

@@ -8,7 +8,7 @@ use super::{
     pool::Pool,
 };
 use crate::{
-    config,
+    config, descriptors,
     mesh::stream::VirtualStream,
     proxy::{
         context::Context,
@@ -130,6 +130,9 @@ async fn connected(
         }
         Err(_) => return Err((Cause::ConnectFailure, None)),
     };
+    if !descriptors::leaves_room(&stream) {
+        return Err((Cause::Overflow, None));
+    }
     // Small pieces must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
     Ok((stream, flight))
@@ -142,7 +145,7 @@ fn admitted(context: &Context, caller: &Caller) -> Result<(SocketAddr, Arc<Pool>
     let (service, port) = port.filter(|(_, port)| takes_bytes(port.protocol)).ok_or((Cause::NotServedHere, None))?;
     let (barred, decision, pool) = caller.look(context, &snapshot, &local, service, |rules| {
         let authorizer = &rules.workload.authorizer;
-        let decide = || authorizer.decide_connection(&who.peer(port.target.port()));
+        let decide = || authorizer.decide_connection(&who.peer(port.target.port(), None));
         (rules.barred, (!authorizer.is_open()).then(decide), Arc::clone(&rules.pool))
     });
     if let Some(cause) = barred {
@@ -192,7 +195,7 @@ impl Standing {
             }
             if !self.is_allowed() {
                 let who = &self.who;
-                tracing::info!(source = %who.identity, service = %who.service, "ended a connection that policy denies now");
+                tracing::info!(source = who.name(), service = %who.service, "ended a connection that policy denies now");
                 return;
             }
         }
@@ -208,6 +211,6 @@ impl Standing {
             return true;
         };
         let authorizer = &caller::workload(&snapshot, service).authorizer;
-        authorizer.is_open() || authorizer.decide_connection(&who.peer(port.target.port())).allowed()
+        authorizer.is_open() || authorizer.decide_connection(&who.peer(port.target.port(), None)).allowed()
     }
 }

@@ -5,20 +5,68 @@ use super::caller::Caller;
 use crate::{proxy::http as body, snapshot::Snapshot};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use policy::compile::Compiled;
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError, Weak},
+};
+
+/// Whether documents make a caller a gateway, as they last said.
+#[derive(Debug, Default)]
+pub(super) struct IsGateway {
+    compiled: Weak<Compiled>,
+    is: bool,
+}
 
 impl Caller {
-    /// Replaces what a request's headers say of identity and way by what is known.
-    pub(super) fn tell(&self, snapshot: &Snapshot, headers: &mut HeaderMap) {
-        let source = &self.who.source;
-        let gateway = snapshot.compiled.is_gateway(&source.namespace, &source.labels);
+    /// Replaces what a request's headers say of identity and way by what is known. Gives the address of the client for which a
+    /// gateway speaks.
+    pub(super) fn tell(&self, snapshot: &Snapshot, headers: &mut HeaderMap) -> Option<IpAddr> {
+        let gateway = self.is_gateway(snapshot);
         let told = |name| headers.get(name).filter(|_| gateway).cloned();
         let (address, client) = (told(body::FORWARDED_FOR), told(body::FORWARDED_CLIENT_CERT));
+        let external = told(body::EXTERNAL_ADDRESS);
+        let original = external.as_ref().and_then(read).or_else(|| address.as_ref().and_then(read));
         body::strip_identity(headers);
+        if let Some(external) = external {
+            headers.insert(body::EXTERNAL_ADDRESS, external);
+        }
         headers.insert(body::FORWARDED_FOR, address.unwrap_or_else(|| self.address.clone()));
         let own = &self.client_cert;
         // One element for each hop, the client's first.
         let certs = client.map(|client| [client.as_bytes(), b",", own.as_bytes()].concat());
         let certs = certs.and_then(|certs| HeaderValue::from_maybe_shared(Bytes::from(certs)).ok());
         headers.insert(body::FORWARDED_CLIENT_CERT, certs.unwrap_or_else(|| own.clone()));
+        original
+    }
+
+    /// True if the caller speaks for clients outside the mesh.
+    fn is_gateway(&self, snapshot: &Snapshot) -> bool {
+        let mut known = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::ptr::eq(known.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled)) {
+            let source = &self.who.source;
+            let is = snapshot.compiled.is_gateway(&source.namespace, &source.labels);
+            *known = IsGateway { compiled: Arc::downgrade(&snapshot.compiled), is };
+        }
+        known.is
+    }
+}
+
+/// The address in a header; of several the last one, which the gateway itself has seen.
+fn read(told: &HeaderValue) -> Option<IpAddr> {
+    let address = told.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok()?;
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_addresses_the_last_is_the_gateways_word() {
+        let read = |told: &'static str| read(&HeaderValue::from_static(told));
+        assert_eq!(read("10.9.9.9, 192.0.2.1"), Some(IpAddr::from([192, 0, 2, 1])));
+        assert_eq!(read("::ffff:192.0.2.1"), Some(IpAddr::from([192, 0, 2, 1])));
+        assert_eq!((read("unknown"), read("192.0.2.1,")), (None, None));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         deadline::Deadline,
         failure::{self, Cause},
         flight::{self, Flight, Room},
-        http::{self as body, Completion, RequestBody},
+        http::{self as body, Completion, RequestBody, Windowed},
         inbound::{self, Caller, Peer, RATE_LIMITED},
         outcome, upgrade,
     },
@@ -103,16 +103,13 @@ impl Way<'_> {
     /// Makes of a head what one attempt sends.
     ///
     /// # Errors
-    /// The authority cannot stand in HTTP/2's target, or the endpoint speaks HTTP/2 and a WebSocket is asked for.
+    /// The authority cannot stand in HTTP/2's target.
     pub(super) fn prepare(&self, head: &mut Head, upgrade: Option<&HeaderValue>, attempt: u32) -> Result<(), Cause> {
         let Head { parts, host } = head;
         parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
         match self.protocol {
             mesh::Protocol::Http2 => {
-                // Another protocol may be left unheeded (RFC 9110, 7.8); a WebSocket's caller could do nothing with the answer.
-                if upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
-                    return Err(Cause::Unsupported("the destination speaks HTTP/2, which carries no WebSocket here"));
-                }
+                // Another protocol than WebSocket may be left unheeded (RFC 9110, 7.8).
                 upgrade::unmark(&mut parts.headers);
                 inbound::to_http2(parts, host, if self.speaks_tls() { "https" } else { "http" })
             }
@@ -245,7 +242,12 @@ impl Way<'_> {
             let lease = self.lease(member, sent).await?;
             *one.with_endpoint = true;
             match within(one.limit, sent, lease.send(head, body)).await.ok_or(Cause::PerTryTimeout)? {
-                Ok(response) => return Ok(response.map(body::Source::Mesh)),
+                Ok(response) => {
+                    let window = if self.protocol == mesh::Protocol::Http2 { mesh::lease::RESPONSE_WINDOW } else { 0 };
+                    let (parts, body) = response.into_parts();
+                    let body = Windowed::new(body, window, &self.context.budget).map_err(|_| Cause::Overflow)?;
+                    return Ok(Response::from_parts(parts, body::Source::Mesh(body)));
+                }
                 Err(mesh::lease::SendError { error, body: Some(unsent) }) if stale < STALE_LIMIT => {
                     tracing::debug!(%error, "a kept connection had ended");
                     stale += 1;
@@ -380,6 +382,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::NoCluster
         | Cause::NoHealthy
         | Cause::Overflow
+        | Cause::NoWebSocket
         | Cause::Abort(_)
         | Cause::AbortGrpc(_)
         | Cause::NoIdentity
@@ -403,9 +406,17 @@ fn slowed<B>(status: u16, response: &Response<B>) -> Option<Option<Millis>> {
         return None;
     }
     let wish = response.headers().get(RETRY_AFTER);
-    // A date is heeded as if no time were given.
-    let seconds = wish.and_then(|wish| wish.to_str().ok()?.parse::<u64>().ok());
-    (!unavailable || wish.is_some()).then(|| seconds.map(|seconds| seconds.saturating_mul(1_000)))
+    let wanted = wish.and_then(|wish| wait(wish.to_str().ok()?, clock::wall()));
+    (!unavailable || wish.is_some()).then_some(wanted)
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3); `now` is wall time.
+fn wait(wish: &str, now: Millis) -> Option<Millis> {
+    if let Ok(seconds) = wish.parse::<u64>() {
+        return Some(seconds.saturating_mul(1_000));
+    }
+    let date = jiff::fmt::rfc2822::parse(wish).ok()?.timestamp().as_millisecond();
+    Some(Millis::try_from(date).unwrap_or_default().saturating_sub(now))
 }
 
 #[cfg(test)]
@@ -424,7 +435,9 @@ mod tests {
         assert_eq!(asked(429, Some("7")), Some(Some(7_000)));
         assert_eq!(asked(503, None), None, "a failure by itself is outlier detection's");
         assert_eq!(asked(503, Some("2")), Some(Some(2_000)));
-        assert_eq!(asked(429, Some("Fri, 31 Dec 1999 23:59:59 GMT")), Some(None));
+        assert_eq!(asked(429, Some("Fri, 31 Dec 1999 23:59:59 GMT")), Some(Some(0)), "that is over");
+        assert_eq!(wait("Fri, 31 Dec 1999 23:59:59 GMT", 946_684_790_000), Some(9_000));
+        assert_eq!((wait("tomorrow", 0), wait("-1", 0)), (None, None));
         let mut limited = Response::new(());
         limited.headers_mut().insert("x-envoy-ratelimited", HeaderValue::from_static("true"));
         assert_eq!(slowed(429, &limited), None, "a limit of one caller says nothing to others");

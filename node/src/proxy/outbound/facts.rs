@@ -1,12 +1,13 @@
 //! What formatters in header operations may ask about a request.
 
+use crate::telemetry::protocol_name;
 use certs::codec::Millis;
 use http::{HeaderMap, HeaderValue, StatusCode, request::Parts, uri::PathAndQuery};
 use policy::headers::{Facts, Word};
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
 /// One request and, once there is one, its response.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct RequestFacts<'a> {
     /// As it came, without hop-by-hop headers.
     pub(super) head: &'a Parts,
@@ -19,7 +20,7 @@ pub(super) struct RequestFacts<'a> {
     pub(super) came: Millis,
     /// The endpoint's address, once chosen.
     pub(super) upstream: Option<SocketAddr>,
-    pub(super) route: &'a str,
+    pub(super) route: Cow<'a, str>,
     pub(super) scheme: &'static str,
     pub(super) response: Option<(StatusCode, &'a HeaderMap)>,
 }
@@ -46,13 +47,13 @@ impl Facts for RequestFacts<'_> {
             Word::DownstreamLocalAddress => Some(self.local.to_string()),
             Word::DownstreamLocalAddressWithoutPort => Some(self.local.ip().to_string()),
             Word::UpstreamHost | Word::UpstreamRemoteAddress => self.upstream.map(|address| address.to_string()),
-            Word::Protocol => Some(format!("{:?}", self.head.version)),
+            Word::Protocol => Some(protocol_name(self.head.version).to_owned()),
             Word::StartTime => {
                 jiff::Timestamp::from_millisecond(i64::try_from(self.came).ok()?).ok().map(|time| format!("{time:.3}"))
             }
             Word::Hostname => nix::unistd::gethostname().ok()?.into_string().ok(),
             Word::ResponseCode => self.response.map(|(status, _)| status.as_u16().to_string()),
-            Word::RouteName => Some(self.route.to_owned()),
+            Word::RouteName => Some(self.route.clone().into_owned()),
         }
     }
 }

@@ -28,7 +28,7 @@ use policy::{
 };
 use std::{sync::Arc, time::Duration};
 
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+pub(super) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// A request as the application sent it, hop-by-hop headers stripped.
@@ -73,7 +73,7 @@ pub(super) async fn forward(
     exchange.uploads(upload.completion());
     let time = if grpc { grpc_timeout::of(&head.parts.headers, route.timeout) } else { route.timeout };
     let mut deadline = time.map(|timeout| Deadline::new(timeout, upload.completion()));
-    let protocol = cluster.protocol(came, upgrade.is_some());
+    let protocol = cluster.protocol(came, upgrade.as_ref());
     let (speaker, timed) = (&requests.speaker, time.is_some());
     let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed };
     let time = time.filter(|_| grpc);
@@ -125,6 +125,8 @@ fn head(
 ) -> Result<Head, Cause> {
     let route = &routed.route;
     let operations = [&destination.request_headers, &route.request_headers];
+    // As in Istio the route's own authority goes before the destination's.
+    let of_route = routed.authority().is_some() || route.request_headers.authority.is_some();
     // Formatters see the request before it is rewritten.
     let asked = operations.iter().any(|operations| !operations.is_empty()).then(|| (parts.clone(), host.clone()));
     let path = routed.path(&parts.uri);
@@ -132,7 +134,6 @@ fn head(
         Some(known) if known.as_str() == path => None,
         Some(_) | None => Some(PathAndQuery::try_from(&*path).map_err(|_| Cause::BadRequest("not a path"))?),
     };
-    parts.headers.remove(ORIGINAL_PATH);
     if let Some(path) = rewritten {
         if let Some(original) = parts.uri.path_and_query().and_then(|path| HeaderValue::from_str(path.as_str()).ok()) {
             parts.headers.insert(ORIGINAL_PATH, original);
@@ -144,9 +145,10 @@ fn head(
     }
     if let Some((asked, sent)) = &asked {
         let facts = requests.facts(routed, asked, sent);
-        for operations in operations {
+        for (place, operations) in operations.into_iter().enumerate() {
             operations.apply(&mut parts.headers, &facts);
-            if let Some(authority) = &operations.authority {
+            let counts = place > 0 || !of_route;
+            if let Some(authority) = operations.authority.as_ref().filter(|_| counts) {
                 host = HeaderValue::try_from(authority.render(&facts)).map_err(|_| Cause::BadRequest("not a host"))?;
             }
         }
@@ -213,7 +215,13 @@ impl Attempts<'_> {
             }
             // The retry before has ended.
             _room = None;
-            match cluster.table.limits.as_ref().map(|limits| cluster.circuit.pool.retry(limits)).transpose() {
+            match cluster
+                .table
+                .limits
+                .as_ref()
+                .map(|limits| cluster.circuit.pool.retry(limits, clock::uptime()))
+                .transpose()
+            {
                 Ok(room) => _room = room,
                 Err(_) => {
                     self.exchange.flag(Flags::UO);

@@ -119,7 +119,7 @@ impl Copy {
             snapshot: &self.snapshot,
             cluster: &self.cluster,
             grpc,
-            protocol: self.cluster.protocol(self.head.parts.version, false),
+            protocol: self.cluster.protocol(self.head.parts.version, None),
             timed: false,
         };
         let (tried, random, began) = (Tried::default(), self.context.random(), clock::uptime_micros());

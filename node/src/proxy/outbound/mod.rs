@@ -23,7 +23,7 @@ use super::{
     flight::Flight,
     gateway::{Entrance, Way},
     http::{self as body, Bounds, Incoming, ResponseBody, Side, Ties},
-    inbound::REQUEST_ID,
+    inbound::{REQUEST_ID, Told},
     reply, upgrade,
 };
 use crate::{clock, snapshot::Snapshot, telemetry::Flags};
@@ -108,7 +108,7 @@ impl Handler for Connection {
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
         let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
         let entrance = self.entrance.as_deref();
-        let requests = Requests { context: &self.context, speaker, entrance, remote, local, came: clock::wall() };
+        let mut requests = Requests { context: &self.context, speaker, entrance, remote, local, came: clock::wall() };
         let mut answered = requests.answer(request, &mut exchange).await;
         if let (Some(extended), Ok(given)) = (&extended, &answered)
             && let Err(cause) = given.judged_by(extended)
@@ -125,6 +125,16 @@ impl Handler for Connection {
             }
         }
         response
+    }
+
+    fn refused(&self, cause: Cause) {
+        let speaker = self.speaker.load();
+        let mut exchange = Exchange::new(clock::monotonic(), false);
+        exchange.between(self.context.recorder(speaker.to_nothing()));
+        let ends = tcp::Ends { remote: self.remote, local: self.local };
+        let snapshot = self.context.current.load();
+        exchange.observe(observe::begin_connection(&self.context, &speaker, &snapshot, ends, None));
+        exchange.refused(cause);
     }
 
     async fn closed(&self) {
@@ -159,6 +169,7 @@ struct Requests<'a> {
     context: &'a Arc<Context>,
     speaker: Arc<Speaker>,
     entrance: Option<&'a Entrance>,
+    /// Who sends it; a gateway's client, as far as the proxies before it are believed.
     remote: SocketAddr,
     /// Where the application came in.
     local: SocketAddr,
@@ -210,8 +221,8 @@ impl Answered {
 }
 
 impl Requests<'_> {
-    async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Result<Answered, Cause> {
-        let context = self.context;
+    async fn answer(&mut self, request: Request<Incoming>, exchange: &mut Exchange) -> Result<Answered, Cause> {
+        let (context, ends) = (self.context, (self.remote.ip(), self.local.ip()));
         let (mut parts, incoming) = request.into_parts();
         let snapshot = context.current.load();
         let limits = &snapshot.compiled.config().limits;
@@ -222,8 +233,13 @@ impl Requests<'_> {
             None => body::strip_identity(&mut parts.headers),
             Some(entrance) => {
                 entrance.receive(&mut parts.headers, self.remote.ip(), &snapshot.compiled.config().gateways);
+                // Behind a proxy that is believed the client has no port that anybody knows.
+                if let Some(client) = entrance.external(&parts.headers).filter(|client| *client != self.remote.ip()) {
+                    self.remote = SocketAddr::new(client, 0);
+                }
             }
         }
+        parts.headers.remove(forward::ORIGINAL_PATH);
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
         exchange.observe(observe::begin(self, &snapshot, &mut parts));
@@ -231,7 +247,34 @@ impl Requests<'_> {
             return Err(Cause::OldVersion);
         }
         let host = host?;
-        let way = self.way(&snapshot, &mut parts, &host).inspect_err(|_| self.unrouted(exchange))?;
+        let Some(entrance) = self.entrance else {
+            return self.admitted(&snapshot, forward::Outgoing { parts, host, upgrade, incoming }, exchange).await;
+        };
+        let mut told = Told::default();
+        let answered = match entrance.admit(context, (&mut parts, incoming), &host, ends, &mut told).await {
+            Ok(incoming) => {
+                let request = forward::Outgoing { parts, host, upgrade, incoming };
+                self.admitted(&snapshot, request, exchange).await
+            }
+            Err(refusal) => {
+                tracing::debug!(gateway = %self.speaker.service, ?refusal, "a client's request was refused");
+                self.unrouted(exchange);
+                Ok(Answered::Here(refusal.answer(exchange)))
+            }
+        };
+        let mut answered = answered.unwrap_or_else(|cause| self.failed(cause, exchange));
+        told.mark(answered.headers_mut());
+        Ok(answered)
+    }
+
+    /// Sends a request along its way.
+    async fn admitted(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        request: forward::Outgoing,
+        exchange: &mut Exchange,
+    ) -> Result<Answered, Cause> {
+        let way = self.way(snapshot, &request).inspect_err(|_| self.unrouted(exchange))?;
         let routed = match way {
             Way::Route(routed) => routed,
             Way::Answer(response) => {
@@ -239,18 +282,17 @@ impl Requests<'_> {
                 return Ok(Answered::Here(*response));
             }
         };
-        exchange.takes(&routed.route.name);
+        exchange.takes(&routed.name());
         if let (Action::Forward(_), Some(fault)) = (&routed.route.action, &routed.route.fault) {
             self.count_service(&routed, exchange);
             self.inject(fault, exchange).await?;
         }
-        let verdict = cors::judge(&routed.route, &parts);
+        let verdict = cors::judge(&routed.route, &request.parts);
         if let Verdict::Preflight(response) = verdict {
             self.count_service(&routed, exchange);
             return Ok(Answered::Here(*response));
         }
-        let request = forward::Outgoing { parts, host, upgrade, incoming };
-        let answered = self.act(&snapshot, &routed, request, exchange).await;
+        let answered = self.act(snapshot, &routed, request, exchange).await;
         match verdict {
             Verdict::Allowed(policy, origin) => {
                 let mut answered = answered.unwrap_or_else(|cause| self.failed(cause, exchange));
@@ -286,9 +328,9 @@ impl Requests<'_> {
         Answered::Here(reply::failure(cause, exchange.is_grpc()))
     }
 
-    fn way(&self, snapshot: &Snapshot, parts: &mut Parts, host: &HeaderValue) -> Result<Way, Cause> {
+    fn way(&self, snapshot: &Snapshot, request: &forward::Outgoing) -> Result<Way, Cause> {
+        let forward::Outgoing { parts, host, .. } = request;
         let Some(entrance) = self.entrance else { return self.route(snapshot, parts, host).map(Way::Route) };
-        entrance.admit(self.context, snapshot, parts, host, (self.remote, self.local))?;
         entrance.enter(snapshot, &self.policy_request(parts, host)?)
     }
 
@@ -386,7 +428,7 @@ impl Requests<'_> {
             local: self.local,
             came: self.came,
             upstream: None,
-            route: &routed.route.name,
+            route: routed.name(),
             scheme: self.scheme(head),
             response: None,
         }

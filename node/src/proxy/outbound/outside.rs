@@ -2,7 +2,7 @@
 
 use super::attempt::{Try, Way, within};
 use crate::{
-    mesh,
+    descriptors, mesh,
     proxy::{
         cluster::{Outward, Security},
         direct::{Stream, Target},
@@ -48,10 +48,11 @@ impl Way<'_> {
     pub(super) async fn open_outside(&self, address: SocketAddr) -> Result<Stream, Cause> {
         let outward = self.outward()?;
         let target = self.target(outward, address, &outward.host).await?;
-        target.connect(outward.terms.connect).await.map_err(|error| {
+        let stream = target.connect(outward.terms.connect).await.map_err(|error| {
             tracing::debug!(%address, %error, "an endpoint outside does not answer");
             Cause::ConnectFailure
-        })
+        })?;
+        if descriptors::leaves_room(&stream) { Ok(stream) } else { Err(Cause::Overflow) }
     }
 
     fn outward(&self) -> Result<&Outward, Cause> {

@@ -26,7 +26,7 @@ pub(in crate::proxy) struct Speaker {
     /// `NAMESPACE/NAME[/INSTANCE]`.
     pub(in crate::proxy) name: String,
     pub(in crate::proxy) service: ServiceName,
-    pub(super) instance: Option<String>,
+    pub(in crate::proxy) instance: Option<String>,
     pub(in crate::proxy) identity: SpiffeId,
     pub(in crate::proxy) workload: Arc<Workload>,
     pub(in crate::proxy) source: route::Source,

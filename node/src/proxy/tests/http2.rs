@@ -171,7 +171,7 @@ fn an_http1_caller_reaches_an_http2_application() {
 }
 
 #[test]
-fn a_websocket_towards_http2_is_refused_and_no_other_protocol_is() {
+fn an_application_whose_http2_takes_no_websocket_is_not_asked_for_one() {
     let (runtime, tasks) = (runtime(), Tasks::new());
     let mut entry = Entry::new(1, "reviews", "v1", &Backend::named(""));
     (entry.target, entry.protocol) = (runtime.block_on(application(tasks)), Protocol::Http2);
@@ -181,8 +181,8 @@ fn a_websocket_towards_http2_is_refused_and_no_other_protocol_is() {
         super::client::Client::connect(world.nodes[0].outbound).ask(text).unwrap()
     };
     let refused = ask("WebSocket");
-    assert!(refused.status == 501 && refused.body.contains("HTTP/2"), "{refused:?}");
-    assert_eq!(ask("TLS/1.3").status, 200);
+    assert!(refused.status == 502 && refused.body.contains("RFC 8441"), "{refused:?}");
+    assert_eq!(ask("TLS/1.3").status, 200, "another protocol is left unheeded");
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn an_http2_caller_gets_a_websocket_of_an_http1_application() {
             let plain = sender.send_request(ask("/other", "websocket")).await.unwrap();
             assert_eq!(plain.status(), StatusCode::BAD_GATEWAY, "a success would be taken for a tunnel");
             let other = sender.send_request(ask("/chat", "connect-udp")).await.unwrap();
-            assert_eq!(other.status(), StatusCode::NOT_IMPLEMENTED);
+            assert_eq!(other.status(), StatusCode::NOT_FOUND, "no route is for it");
         });
     }
 }

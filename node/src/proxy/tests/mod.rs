@@ -22,4 +22,6 @@ mod protocols;
 mod routing;
 mod standing;
 mod tcp;
+mod websockets;
+mod windows;
 mod world;

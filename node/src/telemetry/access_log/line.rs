@@ -2,8 +2,8 @@
 //! line or reach a terminal.
 
 use super::entry::{Entry, LogSide};
-use crate::telemetry::{Shape, Summary};
-use http::HeaderValue;
+use crate::telemetry::{Shape, Summary, protocol_name};
+use http::{HeaderName, HeaderValue};
 use policy::compile::MetricRule;
 use policy::kinds::{
     AccessLog, Facts, Filter, HeaderOrPseudo, LineFormat, LogFact, LogFormat, LogPart, LogWord, Message, NumberFact,
@@ -12,6 +12,7 @@ use policy::kinds::{
 use serde_json::{Map, Value};
 use std::{borrow::Cow, fmt::Write, sync::Arc, time::Duration};
 
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 /// Longest value of a line, bytes; what is longer is cut.
 const VALUE_LIMIT: usize = 8 * 1024;
 /// Longest value of a label of metrics.
@@ -160,12 +161,12 @@ impl Ended<'_> {
         let entry = self.entry;
         match word {
             LogWord::StartTime => start(entry.began),
-            LogWord::Protocol => entry.method.as_ref().map(|_| format!("{:?}", entry.version)),
+            LogWord::Protocol => entry.method.as_ref().map(|_| protocol_name(entry.version).to_owned()),
             LogWord::ResponseCode => Some(self.summary.code.to_string()),
             LogWord::ResponseFlags => Some(self.summary.flags.to_string()),
             LogWord::ResponseCodeDetails => self.details(),
             LogWord::ConnectionTerminationDetails => {
-                entry.details.clone().filter(|_| entry.method.is_none()).map(Cow::into_owned)
+                entry.details.clone().filter(|_| self.is_of_connection()).map(Cow::into_owned)
             }
             // Not told apart here.
             LogWord::UpstreamTransportFailureReason | LogWord::UpstreamLocalAddress => None,
@@ -179,19 +180,24 @@ impl Ended<'_> {
             LogWord::DownstreamRemoteAddressWithoutPort => Some(entry.remote.ip.to_string()),
             LogWord::DownstreamPeerUriSan => entry.peer.clone(),
             LogWord::RequestedServerName => entry.server_name.clone(),
-            LogWord::RouteName => Some(self.route().to_owned()),
+            LogWord::RouteName => self.route().map(str::to_owned),
         }
     }
 
+    /// A connection of bytes; what could not be read as a request has an answer.
+    fn is_of_connection(&self) -> bool {
+        self.entry.method.is_none() && self.summary.code == 0
+    }
+
     fn details(&self) -> Option<String> {
-        self.entry.method.as_ref()?;
+        (!self.is_of_connection()).then_some(())?;
         let answered = self.entry.upstream.is_some() && !self.entry.response.is_empty();
         let details = self.entry.details.clone().map(Cow::into_owned);
         details.or_else(|| answered.then(|| "via_upstream".to_owned()))
     }
 
-    fn route(&self) -> &str {
-        if self.entry.route.is_empty() { "default" } else { &self.entry.route }
+    fn route(&self) -> Option<&str> {
+        Some(&*self.entry.route).filter(|route| !route.is_empty())
     }
 
     fn json(&self) -> String {
@@ -215,7 +221,8 @@ impl Ended<'_> {
         let header = |name: &str| text(self.entry.request.get(name).map(HeaderValue::as_bytes).map(<[u8]>::to_vec));
         map.insert("upstream_service_time".to_owned(), self.service_time().map_or(Value::Null, Value::from));
         map.insert("method".to_owned(), text(self.request(&HeaderOrPseudo::Method)));
-        map.insert("path".to_owned(), text(self.request(&HeaderOrPseudo::Path)));
+        let original = self.request(&HeaderOrPseudo::Header(ORIGINAL_PATH));
+        map.insert("path".to_owned(), text(original.or_else(|| self.request(&HeaderOrPseudo::Path))));
         map.insert("authority".to_owned(), text(self.request(&HeaderOrPseudo::Authority)));
         map.insert("x_forwarded_for".to_owned(), header("x-forwarded-for"));
         map.insert("user_agent".to_owned(), header("user-agent"));
@@ -247,7 +254,7 @@ impl Facts for Ended<'_> {
             TextFact::DestinationAddress => entry.local.to_string().into(),
             TextFact::UpstreamAddress => entry.upstream?.to_string().into(),
             TextFact::Cluster => Cow::Borrowed(entry.cluster.as_deref()?),
-            TextFact::Route => self.route().into(),
+            TextFact::Route => self.route()?.into(),
         })
     }
 
@@ -381,7 +388,7 @@ mod tests {
             response: HeaderMap::from_iter([header("content-type", b"text/plain")]),
             side: LogSide::Server,
             cluster: Some("inbound|9080||".to_owned()),
-            route: String::new(),
+            route: "default".to_owned(),
             upstream: Some("127.0.0.1:8080".parse().unwrap()),
             local: "10.0.0.2".parse::<IpAddr>().unwrap().into(),
             remote: "10.0.0.1".parse::<IpAddr>().unwrap().into(),
@@ -430,6 +437,19 @@ mod tests {
             (&Value::Null, &Value::Null, &Value::Null)
         );
         assert_eq!(value["connection_termination_details"], Value::from("rbac[none]"));
+    }
+
+    #[test]
+    fn a_rewritten_request_is_logged_by_the_path_that_was_asked_for() {
+        let mut rewritten = Entry { version: Version::HTTP_2, route: String::new(), ..entry() };
+        rewritten.request.insert(ORIGINAL_PATH, HeaderValue::from_static("/asked?x"));
+        let line = |json| {
+            let (log, format) = (AccessLog { json, ..AccessLog::default() }, LineFormat::default());
+            rewritten.line(&log, &format, &summary(200), Duration::ZERO)
+        };
+        let (text, json) = (line(false), serde_json::from_str::<Value>(&line(true)).unwrap());
+        assert!(text.contains("\"GET /asked?x HTTP/2\"") && text.ends_with(" -\n"), "{text}");
+        assert_eq!((&json["path"], &json["route_name"]), (&Value::from("/asked?x"), &Value::Null));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is told of a request that is over: a span as Istio's proxies report it, or a record of the access log.
 
 use super::messages::{AnyValue, KeyValue, LogRecord, Span, Status};
-use crate::telemetry::{Finished, LogSide, Protocol, Workload, access_log::plain};
+use crate::telemetry::{Finished, LogSide, Protocol, Workload, access_log::plain, protocol_name};
 use http::HeaderMap;
 use policy::{
     compile::TraceRule,
@@ -120,7 +120,7 @@ fn attributes(finished: &Finished, rule: &TraceRule, node: &str) -> Vec<KeyValue
     tags.add("node_id", node);
     tags.add("http.url", format!("{scheme}://{}{}", entry.authority, cut(&entry.path, max_path.unwrap_or(MAX_PATH))));
     tags.add("http.method", entry.method.as_ref().map(http::Method::as_str).unwrap_or_default());
-    tags.add("http.protocol", format!("{:?}", entry.version));
+    tags.add("http.protocol", protocol_name(entry.version));
     tags.add("http.status_code", summary.code.to_string());
     tags.add("downstream_cluster", "-");
     tags.add("user_agent", header("user-agent"));

@@ -96,7 +96,7 @@ fn every_pair_of_conditions_that_goes_together_is_one() {
         "{{match: [{{name: l1, method: {{exact: GET}}}}, {{uri: {{exact: /b/x}}, headers: {{k: {{exact: '2'}}}}}}], {TO}}}"
     );
     let found = rules_of(root, &part);
-    let shown: Vec<&str> = found[0].http.matches.iter().map(|condition| condition.name.as_str()).collect();
+    let shown: Vec<&str> = found[0].http.matches.iter().filter_map(|condition| condition.name.as_deref()).collect();
     assert_eq!(shown, ["r1-l1", "r2-l1", "r2"]);
     let both = &found[0].http.matches[0];
     assert!(both.method.is_some() && both.uri.is_some() && both.headers.len() == 1);

@@ -21,7 +21,7 @@ const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-servi
 
 /// Asks; an error says in words why there is no answer.
 pub(super) async fn ask(question: &Question<'_>, check: &HttpCheck) -> Result<Verdict, String> {
-    let response = question.send(question.host.clone(), request(question, check)?).await?;
+    let response = question.send(question.arriving.host.clone(), request(question, check)?).await?;
     let status = response.status();
     if status.is_server_error() {
         return Err(format!("it answered {status}"));
@@ -53,8 +53,13 @@ fn request(question: &Question<'_>, check: &HttpCheck) -> Result<Request<Option<
     for (name, value) in &check.additional_headers {
         headers.insert(name, value.clone());
     }
-    let principal = HeaderValue::from_str(&question.who.identity.uri());
-    headers.insert(PRINCIPAL, principal.map_err(|_| "the caller has no name".to_owned())?);
+    match &question.arriving.who.identity {
+        Some(identity) => {
+            let principal = HeaderValue::from_str(&identity.uri());
+            headers.insert(PRINCIPAL, principal.map_err(|_| "the caller has no name".to_owned())?);
+        }
+        None => drop(headers.remove(PRINCIPAL)),
+    }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     if let Some(body) = &question.body {
         headers.insert(PARTIAL, HeaderValue::from_static(if body.is_whole { "false" } else { "true" }));

@@ -17,8 +17,8 @@ use super::{
         http::{Beginning, RequestBody},
         reply,
     },
-    admission::Refusal,
-    caller::{Caller, Who},
+    admission::{Arriving, Refusal},
+    caller::Who,
 };
 use ::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request::Parts};
 use asker::Asker;
@@ -29,7 +29,7 @@ use policy::{
     authorize::Ask,
     kinds::{CheckProtocol, MeshConfig},
 };
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::proxy::http::ResponseBody;
 
@@ -42,7 +42,7 @@ const ANSWER_BYTES: usize = 64 * 1024;
 
 /// What external authorisers have said of a request so far.
 #[derive(Debug, Default)]
-pub(super) struct Outside {
+pub(in crate::proxy) struct Outside {
     /// Who need not be asked any more.
     asked: Vec<Arc<str>>,
     /// What they want said in the response.
@@ -51,7 +51,7 @@ pub(super) struct Outside {
 
 /// An authoriser that must be asked now.
 #[derive(Debug)]
-pub(super) struct Due {
+pub(in crate::proxy) struct Due {
     name: Arc<str>,
     asker: Arc<Asker>,
 }
@@ -59,12 +59,11 @@ pub(super) struct Due {
 /// A request as an authoriser is asked about it.
 struct Question<'q> {
     context: &'q Arc<Context>,
-    who: &'q Who,
+    arriving: &'q Arriving<'q>,
     /// The identity that this node showed the caller.
     own: SpiffeId,
     asker: &'q Asker,
     parts: &'q Parts,
-    host: &'q HeaderValue,
     /// The beginning of its body, if the authoriser is told of it.
     body: Option<Beginning>,
     /// Bytes of the body, if the caller said how many.
@@ -108,7 +107,7 @@ impl Outside {
             tracing::debug!(policy = %ask.cause.document, provider = %ask.provider, "no such extension provider");
             return Err(no_verdict(FORBIDDEN, "ext_authz_error[no_such_provider]"));
         };
-        if provider.service == who.service && provider.port == who.port {
+        if who.called() == Some((&provider.service, provider.port)) {
             self.asked.push(ask.provider);
             return Ok(None);
         }
@@ -128,13 +127,12 @@ impl Outside {
     ///
     /// # Errors
     /// It refuses, or it gives no answer where that refuses.
-    pub(super) async fn ask(
+    pub(in crate::proxy) async fn ask(
         &mut self,
         context: &Arc<Context>,
-        caller: &Caller,
+        arriving: &Arriving<'_>,
         due: Due,
         parts: &mut Parts,
-        host: &HeaderValue,
         body: &mut RequestBody,
     ) -> Result<(), Refusal> {
         let provider = &due.asker.provider;
@@ -149,8 +147,8 @@ impl Outside {
                 Some(beginning)
             }
         };
-        let own = SpiffeId::service(context.current.read().trust_domain.clone(), caller.who.account.clone());
-        let question = Question { context, who: &caller.who, own, asker: &due.asker, parts, host, body: told, size };
+        let own = SpiffeId::service(context.current.read().trust_domain.clone(), arriving.who.account.clone());
+        let question = Question { context, arriving, own, asker: &due.asker, parts, body: told, size };
         let said = match &provider.protocol {
             CheckProtocol::Http(check) => http::ask(&question, check).await,
             CheckProtocol::Grpc => grpc::ask(&question).await,
@@ -179,7 +177,7 @@ impl Outside {
     }
 
     /// Says in the response what they want said.
-    pub(super) fn mark(self, headers: &mut HeaderMap) {
+    pub(in crate::proxy) fn mark(self, headers: &mut HeaderMap) {
         changes::apply(&self.response, headers);
     }
 }
@@ -204,7 +202,15 @@ impl Question<'_> {
         mut request: ::http::Request<Option<Bytes>>,
     ) -> Result<Response<ResponseBody>, String> {
         request.headers_mut().insert(CHECK, HeaderValue::from_static("1"));
-        self.asker.call(self.context, self.who.address, host, request).await.map_err(|cause| cause.details().to_owned())
+        self.asker
+            .call(self.context, self.arriving.who.address, host, request)
+            .await
+            .map_err(|cause| cause.details().to_owned())
+    }
+
+    /// The address of who sent it, as far as that is known.
+    fn client(&self) -> IpAddr {
+        self.arriving.original.unwrap_or(self.arriving.who.address)
     }
 
     /// Headers by which the check belongs to the request's trace.

@@ -9,6 +9,7 @@ use ::http::{
     header::{CONTENT_TYPE, TE},
 };
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use certs::id::SpiffeId;
 use http_body_util::{BodyExt as _, Limited};
 use messages::{
     Address, AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValueOption, HttpRequest,
@@ -131,14 +132,14 @@ fn lines(options: &[HeaderValueOption]) -> Result<Vec<Change>, String> {
 }
 
 fn attributes(question: &Question<'_>) -> AttributeContext {
-    let who = question.who;
+    let who = question.arriving.who;
     let now = clock::wall();
     AttributeContext {
         source: Some(Peer {
-            address: Some(address(who.address, 0)),
+            address: Some(address(question.client(), 0)),
             service: String::new(),
             labels: BTreeMap::new(),
-            principal: who.identity.uri(),
+            principal: who.identity.as_ref().map(SpiffeId::uri).unwrap_or_default(),
         }),
         destination: Some(Peer {
             address: Some(address(who.destination, who.port)),
@@ -162,7 +163,7 @@ fn address(ip: IpAddr, port: u16) -> Address {
 
 fn http_request(question: &Question<'_>) -> HttpRequest {
     let parts = question.parts;
-    let host = String::from_utf8_lossy(question.host.as_bytes()).into_owned();
+    let host = String::from_utf8_lossy(question.arriving.host.as_bytes()).into_owned();
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in &parts.headers {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -178,7 +179,7 @@ fn http_request(question: &Question<'_>) -> HttpRequest {
         (":method", parts.method.as_str()),
         (":path", question.path()),
         (":authority", host.as_str()),
-        (":scheme", "http"),
+        (":scheme", question.arriving.scheme),
     ];
     headers.extend(pseudo.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let as_bytes = question.asker.provider.body.is_some_and(|body| body.as_bytes);
@@ -197,7 +198,7 @@ fn http_request(question: &Question<'_>) -> HttpRequest {
         headers,
         path: question.path().to_owned(),
         host,
-        scheme: "http".to_owned(),
+        scheme: question.arriving.scheme.to_owned(),
         size: question.size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1),
         protocol: if parts.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" }.to_owned(),
         body,

@@ -1,0 +1,53 @@
+//! Bytes that a node holds because they may be needed again, or because nobody reads them.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// Most bytes of bodies that a node keeps for retries, in copies and in windows of HTTP/2 whose readers are behind.
+const NODE_LIMIT: usize = 256 * 1024 * 1024;
+
+/// Those bytes of one node.
+#[derive(Debug, Clone, Default)]
+pub(in crate::proxy) struct ReplayBudget(Arc<AtomicUsize>);
+
+impl ReplayBudget {
+    /// Bytes kept now.
+    pub(in crate::proxy) fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Bytes for which there is room.
+    pub(in crate::proxy) fn left(&self) -> usize {
+        NODE_LIMIT.saturating_sub(self.taken())
+    }
+
+    pub(in crate::proxy) fn take(&self, bytes: usize) -> bool {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > NODE_LIMIT {
+            self.give(bytes);
+            return false;
+        }
+        true
+    }
+
+    pub(in crate::proxy) fn give(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_so_much_and_no_more() {
+        let budget = ReplayBudget::default();
+        assert!(budget.take(NODE_LIMIT - 1) && budget.take(1));
+        assert!(!budget.take(1));
+        assert_eq!((budget.taken(), budget.left()), (NODE_LIMIT, 0), "what found no room takes none");
+        budget.give(10);
+        assert!(budget.take(10));
+    }
+}

@@ -1,0 +1,106 @@
+//! WebSockets towards applications that speak HTTP/2, and those that do by their callers' version.
+
+use super::{
+    backend::{Backend, ok},
+    client::Client,
+    http2::{Body, connect, full, runtime},
+    world::{Entry, World, traffic_policy},
+};
+use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
+use http::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::{convert::Infallible, net::SocketAddr};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+/// An application that speaks HTTP/2 only, and takes an extended CONNECT to `/chat`: what it hears there it says again.
+async fn application(tasks: Tasks) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let spawner = tasks.clone();
+    tasks.detach("application", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tasks = spawner.clone();
+            let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+                let tasks = tasks.clone();
+                async move { Ok::<_, Infallible>(answer(&tasks, &mut request)) }
+            });
+            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+                .enable_connect_protocol()
+                .serve_connection(TokioIo::new(stream), service);
+            spawner.detach("application", async move { drop(served.await) });
+        }
+    });
+    address
+}
+
+fn answer(tasks: &Tasks, request: &mut Request<hyper::body::Incoming>) -> Response<Body> {
+    let protocol = request.extensions().get::<hyper::ext::Protocol>().map(|protocol| protocol.as_str().to_owned());
+    let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+    if request.method() != Method::CONNECT || protocol.as_deref() != Some("websocket") {
+        return Response::new(full("plain"));
+    }
+    assert!(!request.headers().contains_key("upgrade") && !request.headers().contains_key("sec-websocket-key"));
+    if request.uri().path() != "/chat" {
+        return Response::builder().status(404).body(full("no such room")).unwrap();
+    }
+    let upgrade = hyper::upgrade::on(request);
+    tasks.detach("echo", async move {
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+        drop(tokio::io::copy(&mut read, &mut write).await);
+    });
+    Response::builder().header("x-authority", authority).body(full("")).unwrap()
+}
+
+const ASK: &str = "Host: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[test]
+fn an_application_of_http2_has_websockets_by_extended_connect() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let target = runtime.block_on(application(tasks.clone()));
+    for nodes in [2, 1] {
+        let world = World::new(nodes, vec![Entry::at(nodes - 1, "reviews", "v1", target, Protocol::Http2)]);
+        let mut client = Client::connect(world.nodes[0].outbound);
+        let answer = client.ask(format!("GET /chat HTTP/1.1\r\n{ASK}")).unwrap();
+        assert_eq!(answer.status, 101, "{answer:?}");
+        let header = |name: &str| answer.header(name);
+        assert_eq!(header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer:?}");
+        assert_eq!((header("upgrade"), header("x-authority")), (Some("websocket"), Some("reviews")), "{answer:?}");
+        client.write(b"hello");
+        assert!(client.wait_for("hello"));
+        let refused = Client::connect(world.nodes[0].outbound).ask(format!("GET /other HTTP/1.1\r\n{ASK}")).unwrap();
+        assert_eq!((refused.status, refused.body.as_str()), (404, "no such room"));
+        runtime.block_on(async {
+            let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+            drop(sender.send_request(Request::get("http://reviews/").body(full("")).unwrap()).await.unwrap());
+            let request = Request::connect("http://reviews/chat");
+            let request = request.extension(hyper::ext::Protocol::from_static("websocket")).body(full("")).unwrap();
+            let mut response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+            tunnel.write_all(b"over").await.unwrap();
+            let mut heard = [0; 4];
+            tunnel.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"over");
+        });
+    }
+}
+
+#[test]
+fn by_its_callers_version_an_application_is_asked_as_http1_has_it() {
+    let backend = Backend::scripted(|arrived| match arrived.header("upgrade") {
+        Some("websocket") => {
+            b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Tunnel: yes\r\n\r\n".to_vec()
+        }
+        _ => ok("plain"),
+    });
+    for nodes in [2, 1] {
+        let entry = Entry::at(nodes - 1, "reviews", "v1", backend.address, Protocol::Http2);
+        let mut world = World::new(nodes, vec![entry]);
+        world.push(&traffic_policy("{connectionPool: {http: {useClientProtocol: true}}}"));
+        let answer = Client::connect(world.nodes[0].outbound).ask(format!("GET /chat HTTP/1.1\r\n{ASK}")).unwrap();
+        assert_eq!((answer.status, answer.header("x-tunnel")), (101, Some("yes")), "{answer:?}");
+    }
+}

@@ -1,0 +1,130 @@
+//! What documents say of a gateway's workload holds at its door, and what a gateway says of its clients holds behind it.
+
+use harness::{cluster::Cluster, http, tokens::Issuer};
+use serde_json::json;
+
+use crate::gateway::{CART, at, gateway, mesh, opened, routes};
+
+const SERVER: &str = "{port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}";
+
+/// The proxy before the gateway is believed.
+const BEHIND_A_PROXY: &str = "---\napiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {defaultConfig: {gatewayTopology: {numTrustedProxies: 1}}}\n";
+
+fn policy(name: &str, spec: &str) -> String {
+    of_security("AuthorizationPolicy", name, spec)
+}
+
+fn of_security(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: istio-system}}\nspec: {{selector: {{matchLabels: {{istio: ingressgateway}}}}, {spec}}}\n"
+    )
+}
+
+/// A door behind which is the cart, with these documents.
+fn with(documents: &str) -> Cluster {
+    let cluster = mesh();
+    let door = gateway("public", SERVER) + &routes("cart", "public", "'*'", CART);
+    cluster.push("shop", &format!("{door}{documents}"), &["--wait", "all"]).expect_code(0);
+    opened(&cluster, 8080);
+    cluster
+}
+
+fn ask(cluster: &Cluster, path: &str, headers: &[(&str, &str)]) -> http::Answer {
+    http::get_with(at(cluster, 8080), "a.org", path, headers).expect("an answer")
+}
+
+#[test]
+fn a_service_behind_a_gateway_judges_the_client() {
+    let denied = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: cart, namespace: shop}\nspec: {selector: {matchLabels: {app: cart}}, action: DENY, rules: [{from: [{source: {remoteIpBlocks: [10.9.0.0/16]}}]}, {to: [{operation: {paths: [/peer]}}], when: [{key: source.ip, values: [127.0.0.0/8]}]}]}\n";
+    let limit = "---\napiVersion: skein.dev/v1\nkind: RateLimit\nmetadata: {name: cart, namespace: shop}\nspec: {selector: {matchLabels: {app: cart}}, rules: [{match: [{uri: {prefix: /few}}], per: [remote.ip], limit: {requests: 1, interval: 1h, burst: 2}, scope: node}]}\n";
+    let cluster = with(&[denied, limit, BEHIND_A_PROXY].concat());
+    let status = |path: &str, address: &str| ask(&cluster, path, &[("x-forwarded-for", address)]).status;
+    assert_eq!(status("/", "10.8.0.1"), 200);
+    assert_eq!(status("/", "10.9.0.1"), 403, "the gateway is believed in whom it speaks for");
+    assert_eq!(status("/", "10.9.0.1, 10.8.0.1"), 200, "and nobody before the proxy that is trusted");
+    assert_eq!(status("/peer", "10.8.0.1"), 403, "the peer of the connection is the gateway's node");
+    let admitted = |address: &str| (0..4).filter(|_| status("/few", address) == 200).count();
+    assert_eq!((admitted("10.8.0.1"), admitted("10.8.0.2")), (2, 2), "each client has a bucket of its own");
+    let forged = [("x-forwarded-for", "10.8.0.1"), ("x-envoy-external-address", "10.8.0.1")];
+    let from_inside = http::get_with(cluster.node("edge").outbound(), "cart.shop", "/", &forged).expect("an answer");
+    assert_eq!(from_inside.status, 200);
+    let arrived = cluster.node("shop").backends[0].arrivals().pop().expect("it arrived");
+    assert_eq!(arrived.header("x-envoy-external-address"), None, "an application is not believed: {arrived:?}");
+}
+
+#[test]
+fn limits_hold_at_the_door() {
+    let limit = "---\napiVersion: skein.dev/v1\nkind: RateLimit\nmetadata: {name: door, namespace: istio-system}\nspec: {selector: {matchLabels: {istio: ingressgateway}}, rules: [{match: [{uri: {prefix: /few}}], per: [remote.ip], limit: {requests: 1, interval: 1h, burst: 2}, scope: node}]}\n";
+    let cluster = with(&[limit, BEHIND_A_PROXY].concat());
+    let get = |path: &str, address: &str| ask(&cluster, path, &[("x-forwarded-for", address)]);
+    let admitted = |address: &str| (0..4).filter(|_| get("/few", address).status == 200).count();
+    assert_eq!((admitted("10.8.0.1"), admitted("10.8.0.2")), (2, 2));
+    let refused = get("/few", "10.8.0.1");
+    assert_eq!((refused.status, refused.text().as_str()), (429, "local_rate_limited"), "{refused:?}");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert_eq!(refused.header("ratelimit-limit"), Some("1"), "{refused:?}");
+    assert_eq!(get("/other", "10.8.0.1").status, 200);
+    let seen = cluster.node("shop").backends[0].arrivals();
+    assert_eq!(seen.iter().filter(|arrival| arrival.line().contains("/few")).count(), 4);
+    let limits = cluster.json("edge", &["limits"]);
+    assert_eq!((&limits[0]["admitted"], &limits[0]["refused"]), (&json!(4), &json!(5)), "{limits}");
+}
+
+#[test]
+fn an_authoriser_is_asked_at_the_door() {
+    let custom = policy(
+        "ask",
+        "action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [/admin*, /upload]}}]}]",
+    );
+    let config = "---\napiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {extensionProviders: [{name: opa, envoyExtAuthzHttp: {service: opa.shop.svc.cluster.local, port: 9080, includeRequestHeadersInCheck: [x-source-principal], includeRequestBodyInCheck: {maxRequestBytes: 64, allowPartialMessage: true}}}]}\n";
+    let cluster = crate::gateway::mesh_with([harness::cluster::Service::version("shop/opa", "v1")]);
+    cluster.wait_endpoints("shop/opa", 1);
+    let door = gateway("public", SERVER) + &routes("cart", "public", "'*'", CART);
+    cluster.push("shop", &format!("{door}{config}{custom}"), &["--wait", "all"]).expect_code(0);
+    opened(&cluster, 8080);
+    let [cart, opa] = [&cluster.node("shop").backends[0], &cluster.node("shop").backends[1]];
+    opa.answer_path_with("/admin/no", 401);
+    let forged = ("x-source-principal", "spiffe://test.example/ns/shop/sa/admin");
+    assert_eq!(ask(&cluster, "/admin/no", &[forged]).status, 401);
+    assert_eq!((ask(&cluster, "/admin/x", &[]).status, ask(&cluster, "/free", &[]).status), (200, 200));
+    let asked = opa.arrivals();
+    let lines: Vec<&str> = asked.iter().map(|arrival| arrival.line()).collect();
+    assert_eq!(lines, ["GET /admin/no HTTP/1.1", "GET /admin/x HTTP/1.1"]);
+    assert_eq!(asked[0].header("x-source-principal"), None, "a client has no identity");
+    let told = asked[0].header("x-forwarded-client-cert").expect("who asks");
+    assert!(told.ends_with("/ns/istio-system/sa/default"), "{told}");
+    let body = vec![b'x'; 10_000];
+    let mut connection = http::Connection::open(at(&cluster, 8080)).expect("it listens");
+    let answer = connection.request("POST", "a.org", "/upload", &[], &body).expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(opa.arrivals().last().expect("it was asked").body.len(), 64);
+    let arrived = cart.arrivals();
+    assert_eq!(arrived.last().expect("it arrived").body, body, "all of the body goes on");
+    let reached = arrived.iter().map(|arrival| arrival.line().to_owned()).filter(|line| line.contains("/admin/no"));
+    assert_eq!(reached.count(), 0);
+}
+
+#[test]
+fn refusals_at_the_door_say_why() {
+    let issuer = Issuer::default();
+    let keys = issuer.keys().replace('"', "\\\"");
+    let users = of_security(
+        "RequestAuthentication",
+        "users",
+        &format!("jwtRules: [{{issuer: 'https://id.example', jwks: \"{keys}\"}}]"),
+    );
+    let deny = policy("closed", "action: DENY, rules: [{to: [{operation: {paths: [/closed]}}]}]");
+    let log = "---\napiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {accessLogFile: /dev/stdout, accessLogEncoding: JSON}\n";
+    let cluster = with(&[users.as_str(), &deny, log].concat());
+    let refused = ask(&cluster, "/", &[("authorization", "Bearer garbage")]);
+    assert_eq!(refused.status, 401, "{refused:?}");
+    let challenge = refused.header("www-authenticate").expect("a challenge");
+    assert!(challenge.contains("realm=\"http://a.org/\""), "{challenge}");
+    assert_eq!(ask(&cluster, "/closed", &[]).status, 403);
+    harness::eventually("the log says which rule it was", || {
+        let log = cluster.node("edge").output().join("\n");
+        let told =
+            ["jwt_authn_access_denied", "rbac_access_denied_matched_policy[ns[istio-system]-policy[closed]-rule[0]]"];
+        if told.iter().all(|words| log.contains(words)) { Ok(()) } else { Err(log) }
+    });
+}
