@@ -197,11 +197,8 @@ fn a95_a_flood_of_updates_delays_nobody_elses_word() {
     // Each node takes, and passes on, of one member what one member may say.
     let told = ["web", "ratings"].map(|at| {
         let messages = scene.liar.heard(at);
-        let records = messages.iter().filter_map(|message| match message {
-            Message::Records(records) => Some(records.len()),
-            _ => None,
-        });
-        records.sum::<usize>()
+        let count = |message: &Message| if let Message::Records(records) = message { records.len() } else { 0 };
+        messages.iter().map(count).sum::<usize>()
     });
     assert!(told.iter().all(|records| *records < 5_000), "{told:?} records came back");
     let after = scene.memory();
