@@ -132,12 +132,15 @@ impl Scene {
     /// Everybody but the liar is as before, and nothing in their processes broke.
     pub(crate) fn unharmed(&self) {
         for at in HONEST {
-            HONEST.iter().for_each(|of| self.sees(at, of, "alive").expect("as before"));
-            self.serves(at, "shop/reviews", 1).expect("as before");
+            // A machine that is short of time may doubt anybody for a moment.
+            for of in HONEST {
+                eventually("it is alive as before", || self.sees(at, of, "alive"));
+            }
+            eventually("it serves as before", || self.serves(at, "shop/reviews", 1));
             let events = self.ask(at, "/v1/events?here=true");
             let harmed = |event: &&Value| {
                 let kind = event["kind"].as_str().unwrap_or_default();
-                let bad = ["member_dead", "member_gone", "member_evicted", "equivocation", "clone"].contains(&kind);
+                let bad = ["member_left", "member_gone", "member_evicted", "equivocation", "clone"].contains(&kind);
                 bad && HONEST.iter().any(|of| event["subject"] == *of)
             };
             let harmed: Vec<&Value> = events.as_array().expect("a list").iter().filter(harmed).collect();
@@ -160,9 +163,11 @@ impl Scene {
             let value = base64::Engine::encode(&base64::engine::general_purpose::STANDARD_NO_PAD, bytes);
             delta = delta.value(&format!("s{}", record.section()), &value, record.sequence(), 0);
         }
-        self.gossip(&delta.ack());
         for at in HONEST {
-            eventually("the carrier brings what is well said", || self.serves(at, "shop/liar", 0));
+            eventually("the carrier brings what is well said", || {
+                self.gossip(&delta.ack());
+                self.serves(at, "shop/liar", 0)
+            });
         }
     }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read as _, Write as _},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +22,7 @@ use certs::{
 };
 use harness::cluster::{Cluster, TRUST_DOMAIN};
 use membership::{
-    body::{Body, Identity, Status, Table},
+    body::{Address, Body, Identity, Status, Table},
     message::Message,
     record::{Section, SignedRecord, next_generation},
 };
@@ -43,6 +44,8 @@ const MESSAGE: u8 = 5;
 const PIECE: usize = 16 << 10;
 /// Bytes of a frame's head.
 const HEAD: usize = 8;
+/// The usual port of a mesh.
+const MESH_PORT: u16 = 15008;
 /// Pause between looks at what came.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long a look at one link waits.
@@ -55,6 +58,8 @@ pub(crate) struct Liar {
     pub(crate) generation: u64,
     sequence: u64,
     sections: BTreeMap<Section, u64>,
+    /// Where it claims to listen; nobody does.
+    address: SocketAddr,
     chain: Vec<Vec<u8>>,
     leaf: Arc<CertifiedKey>,
     links: Arc<Mutex<BTreeMap<String, Link>>>,
@@ -105,6 +110,7 @@ impl Liar {
             generation: next_generation(0, 0, wall(), 7),
             sequence: 0,
             sections: BTreeMap::new(),
+            address: SocketAddr::new(cluster.node(name).ip, MESH_PORT),
             node,
             chain,
             leaf,
@@ -128,8 +134,17 @@ impl Liar {
 
     /// Says who it is and that it is up, with these services, to all whom it has a link with.
     pub(crate) fn introduce(&mut self, services: Body) {
+        let identity = Body::Identity(Identity { chain: self.chain.clone() });
+        let address = Body::Address(Address {
+            addresses: vec![self.address],
+            locality: String::new(),
+            version: "hostile".to_owned(),
+            wire: (WIRE_VERSION, WIRE_VERSION),
+            started: wall(),
+        });
         let mut records = Vec::new();
-        for body in [Body::Identity(Identity { chain: self.chain.clone() }), Body::Status(Status::Up), services] {
+        // Nodes know no endpoint of a member without an address.
+        for body in [identity, address, Body::Status(Status::Up), services] {
             records.extend(self.publish(&body));
         }
         self.tell(&Message::Records(records));

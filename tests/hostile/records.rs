@@ -7,7 +7,6 @@ use std::{
 
 use certs::codec;
 use harness::{
-    PATIENCE,
     cluster::{Plan, Service},
     eventually,
 };
@@ -108,7 +107,9 @@ fn a93_what_a_node_signed_yesterday_is_ignored() {
         eventually("it is dead", || scene.sees(at, "reviews", "dead"));
     }
     scene.cluster.run("reviews");
-    scene.cluster.wait_members(PATIENCE);
+    for at in ["web", "ratings"] {
+        eventually("it is back", || scene.sees(at, "reviews", "alive"));
+    }
     scene.cluster.wait_endpoints("shop/reviews", 1);
     replay(&scene);
     for at in ["web", "ratings"] {
@@ -117,7 +118,7 @@ fn a93_what_a_node_signed_yesterday_is_ignored() {
         scene.liar.tell_one(at, &Message::Records(sequence));
         eventually("the liar's next word is heard", || scene.serves(at, "shop/liar", 1));
         scene.serves(at, "shop/reviews", 1).expect("not the old one");
-        scene.sees(at, "reviews", "alive").expect("it runs");
+        eventually("it runs", || scene.sees(at, "reviews", "alive"));
     }
 }
 
@@ -196,13 +197,11 @@ fn a95_a_flood_of_updates_delays_nobody_elses_word() {
     // Each node takes, and passes on, of one member what one member may say.
     let told = ["web", "ratings"].map(|at| {
         let messages = scene.liar.heard(at);
-        let records = messages.iter().filter_map(|message| match message {
-            Message::Records(records) => Some(records.len()),
-            _ => None,
-        });
-        records.sum::<usize>()
+        let count = |message: &Message| if let Message::Records(records) = message { records.len() } else { 0 };
+        messages.iter().map(count).sum::<usize>()
     });
     assert!(told.iter().all(|records| *records < 5_000), "{told:?} records came back");
     let after = scene.memory();
-    assert!(after < before + MEMORY, "from {before} to {after} bytes");
+    // Each has queues of its own for what comes in.
+    assert!(after < before + 3 * MEMORY, "from {before} to {after} bytes");
 }

@@ -349,8 +349,9 @@ fn unexpected(message: &Message, token: &Token) -> Error {
         "wrong_enroller" | "bad_proof" => "token_invalid",
         _ => known.unwrap_or("refused"),
     };
-    let hint = match code {
+    let hint = match refusal.code.as_str() {
         "too_many_requests" => "the token is good still".to_owned(),
+        "mesh_full" => "make room, then try again with the same token".to_owned(),
         _ => format!("ask for a new token: skein invite {}", token.node),
     };
     fail(code, refusal.message.clone(), hint)

@@ -214,7 +214,9 @@ impl Task {
                 Effect::Notice(notice) => self.notice(notice),
             }
         }
-        if !changed.is_empty() {
+        if changed.is_empty() {
+            self.world.show(self.engine.view());
+        } else {
             self.world.view_changed(self.engine.view().clone(), &changed);
             changed.into_iter().for_each(|change| self.act(change));
         }

@@ -171,6 +171,13 @@ impl World {
         self.changes.send_modify(|count| *count += 1);
     }
 
+    /// Shows a View in which at most round trips are new: nobody acts on them, and they are no change.
+    pub fn show(&self, view: &Arc<View>) {
+        if !Arc::ptr_eq(&self.view.load(), view) {
+            self.view.store(view.clone());
+        }
+    }
+
     /// Takes new policy. Gives the authority if it changed: then live connections are to be judged anew.
     pub fn state_changed(&self, state: Arc<State>) -> Option<Arc<Authority>> {
         let _one = self.folding.lock().expect("no code panics while it folds");
