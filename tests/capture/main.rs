@@ -5,6 +5,7 @@
 //! `cargo test -p tests --test capture -- --ignored --test-threads=1`.
 
 mod place;
+#[expect(dead_code, reason = "of these servers only PostgreSQL is needed here")]
 #[path = "../databases/server.rs"]
 mod server;
 
