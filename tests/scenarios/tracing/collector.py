@@ -13,8 +13,8 @@ def texts(attributes):
     return {pair.key: pair.value.string_value for pair in attributes}
 
 
-def tell(kind, **said):
-    print(json.dumps({"is": kind, **said}), flush=True)
+def tell(what, **said):
+    print(json.dumps({"is": what, **said}), flush=True)
 
 
 class Traces(trace_service_pb2_grpc.TraceServiceServicer):

@@ -182,7 +182,7 @@ fn decode_spans(fields: &Fields<'_>) -> Option<SpanCollector> {
     if let (Some(_), Some(_), Some(at)) = (&http, &grpc, fields.get("grpc")) {
         at.error(codes::EXCLUSIVE, "a collector is spoken to by http or by grpc");
     }
-    fields.not_supported(&["dynatraceSampler"]);
+    refuse(fields, "dynatraceSampler");
     let max_path = fields.get("maxTagLength").and_then(|at| at.integer(1..=65_536)).unwrap_or(MAX_PATH);
     let reads_environment = fields.get("resourceDetectors").is_some_and(|at| decode_detectors(&at));
     let (protocol, timeout, headers) = match http.or(grpc) {
@@ -283,9 +283,17 @@ fn decode_detectors(at: &At<'_>) -> bool {
             fields.finish();
         }
     });
-    fields.not_supported(&["dynatrace"]);
+    refuse(&fields, "dynatrace");
     fields.finish();
     environment.is_some()
+}
+
+/// Istio has it and this build does not, whatever it holds.
+fn refuse(fields: &Fields<'_>, name: &'static str) {
+    if let Some(at) = fields.get(name) {
+        at.anything();
+        at.unbuilt(format!("`{name}`"));
+    }
 }
 
 fn decode_log_collector(fields: &Fields<'_>) -> Option<LogCollector> {
@@ -293,7 +301,7 @@ fn decode_log_collector(fields: &Fields<'_>) -> Option<LogCollector> {
     let port = fields.required("port").and_then(|at| at.port());
     let name = fields.filled("logName").map_or(LOG_NAME, |(name, _)| name).to_owned();
     let format = fields.get("logFormat").map(|at| LineFormat::decode(&at)).unwrap_or_default();
-    fields.not_supported(&["filterStateObjectsToLog"]);
+    refuse(fields, "filterStateObjectsToLog");
     let (protocol, timeout, headers) = (ExportProtocol::Grpc, TIMEOUT, Vec::new());
     Some(LogCollector { to: Collector { place: place?, port: port?, protocol, timeout, headers }, name, format })
 }
@@ -308,7 +316,7 @@ fn decode_log_stream(fields: &Fields<'_>) -> Option<TelemetryKind> {
         }
         format
     });
-    fields.not_supported(&["omitEmptyValues"]);
+    refuse(fields, "omitEmptyValues");
     Some(TelemetryKind::LogStream(file?, format.unwrap_or_default()))
 }
 

@@ -143,9 +143,10 @@ fn decode_tags(at: &At<'_>) -> BTreeMap<String, TagOverride> {
             tag.warn(codes::WITHOUT_EFFECT, "tagOverrides.name may not be empty", "");
             continue;
         }
-        if !is_label(name) {
-            let message = format!("`{name}` is not the name of a label");
-            tag.error_hint(codes::LABEL, message, "write it in letters, digits and _; `le` is the histogram's own");
+        let label = label(name);
+        if label == "le" || label.starts_with("__") {
+            tag.anything();
+            tag.unbuilt(format!("the label `{label}`, which is Prometheus' own,"));
             continue;
         }
         if tag.node.value == Value::Null {
@@ -153,7 +154,7 @@ fn decode_tags(at: &At<'_>) -> BTreeMap<String, TagOverride> {
             continue;
         }
         if let Some(tag) = decode_tag(&tag) {
-            tags.insert(name.to_owned(), tag);
+            tags.insert(label, tag);
         }
     }
     tags
@@ -180,10 +181,9 @@ fn decode_tag(at: &At<'_>) -> Option<TagOverride> {
     }
 }
 
-/// A label of Prometheus', but for those that it keeps for itself.
-fn is_label(name: &str) -> bool {
-    let fits = |(place, letter): (usize, char)| {
-        letter.is_ascii_alphabetic() || letter == '_' || place > 0 && letter.is_ascii_digit()
-    };
-    name != "le" && !name.starts_with("__") && name.char_indices().all(fits)
+/// The label as Prometheus has it: of letters, digits and `_`, and no digit first.
+fn label(name: &str) -> String {
+    let fits = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
+    let label: String = name.chars().map(fits).collect();
+    if label.starts_with(|first: char| first.is_ascii_digit()) { format!("_{label}") } else { label }
 }

@@ -66,8 +66,8 @@ fn what_is_not_valid_says_so() {
         (codes::WRONG_TYPE, "{metrics: [{overrides: [{tagOverrides: {a: null}}]}]}"),
         (codes::EXPRESSION, "{metrics: [{overrides: [{tagOverrides: {a: {value: 'b +'}}}]}]}"),
         (codes::EMPTY, "{metrics: [{overrides: [{match: {customMetric: ''}}]}]}"),
-        (codes::LABEL, "{metrics: [{overrides: [{tagOverrides: {le: {operation: REMOVE}}}]}]}"),
-        (codes::LABEL, "{metrics: [{overrides: [{tagOverrides: {a-b: {value: request.host}}}]}]}"),
+        (codes::UNKNOWN_FIELD, "{tracing: [{customTags: {a: {formatter: {value: a, noSuchField: 1}}}}]}"),
+        (codes::UNKNOWN_FIELD, "{tracing: [{customTags: {a: {header: {name: a, noSuchField: 1}}}}]}"),
         (codes::WORD, "{metrics: [{overrides: [{match: {metric: REQUESTS}}]}]}"),
         (codes::EXPRESSION, "{accessLogging: [{filter: {expression: 'response.code >'}}]}"),
         (codes::EXPRESSION, "{accessLogging: [{filter: {expression: ''}}]}"),
@@ -93,10 +93,20 @@ fn what_is_not_built_is_refused_by_name() {
     for (named, spec) in [
         ("the metric `foo`", "{metrics: [{overrides: [{match: {customMetric: foo}}]}]}"),
         ("`node.metadata`", "{metrics: [{overrides: [{tagOverrides: {a: {value: \"node.metadata['A']\"}}}]}]}"),
+        ("the label `le`", "{metrics: [{overrides: [{tagOverrides: {le: {operation: REMOVE}}}]}]}"),
         ("a duration", "{metrics: [{overrides: [{tagOverrides: {a: {value: request.duration}}}]}]}"),
     ] {
         let problems = read(spec).problems;
         let unbuilt = problems.iter().find(|problem| problem.is_unbuilt());
         assert!(unbuilt.is_some_and(|problem| problem.message.contains(named)), "{spec}: {problems:#?}");
     }
+}
+
+#[test]
+fn labels_are_what_prometheus_has() {
+    let read = telemetry(
+        "{metrics: [{overrides: [{tagOverrides: {my-tag: {operation: REMOVE}, 5xx: {value: request.host}}}]}]}",
+    );
+    let labels: Vec<&str> = read.metrics[0].overrides[0].tags.keys().map(String::as_str).collect();
+    assert_eq!(labels, ["_5xx", "my_tag"]);
 }

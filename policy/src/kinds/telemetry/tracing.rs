@@ -123,11 +123,11 @@ fn decode_tag(at: &At<'_>) -> Option<CustomTag> {
         "literal" => {
             let value = text("value");
             needs(&value, "literal tag value");
-            CustomTag::Literal(value)
+            Some(CustomTag::Literal(value))
         }
         "formatter" => {
             needs(&text("value"), "formatter tag value");
-            CustomTag::Formatter(fields.get("value").and_then(|at| LogFormat::decode(&at))?)
+            fields.get("value").and_then(|at| LogFormat::decode(&at)).map(CustomTag::Formatter)
         }
         _ => {
             let (name, default) = (text("name"), text("defaultValue"));
@@ -137,13 +137,13 @@ fn decode_tag(at: &At<'_>) -> Option<CustomTag> {
                 if header.is_err() && !name.is_empty() {
                     inner.error(codes::HEADER, format!("`{name}` is not the name of a header"));
                 }
-                CustomTag::Header { name: header.ok()?, default }
+                header.ok().map(|name| CustomTag::Header { name, default })
             } else {
                 check_variable(inner, &name);
-                CustomTag::Environment { name, default }
+                Some(CustomTag::Environment { name, default })
             }
         }
     };
     fields.finish();
-    Some(tag)
+    tag
 }
