@@ -19,7 +19,7 @@ use policy::compile::TraceRule;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
-pub(in crate::telemetry) fn value(attributes: &[KeyValue], key: &str) -> Option<String> {
+pub(in crate::telemetry::otlp) fn value(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     match found.value.as_ref()?.value.as_ref()? {
         Any::Text(text) => Some(text.clone()),
