@@ -5,6 +5,7 @@
 //! `cargo test -p tests --test capture -- --ignored --test-threads=1`.
 
 mod place;
+#[expect(dead_code, reason = "of these servers only PostgreSQL is needed here")]
 #[path = "../databases/server.rs"]
 mod server;
 
@@ -125,11 +126,19 @@ fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
         assert_eq!(said(Command::new("curl").args(["-sS", &outside])).expect("it is reached"), "outside");
         assert_eq!(redirected(&cluster), before);
 
+        // An address that a ServiceEntry makes, and that no machine has.
+        let entry = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: shelf, namespace: shop}}\nspec: {{hosts: [shelf.example.com], addresses: [192.0.2.9], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{{address: {OUTSIDE}}}]}}\n"
+        );
+        cluster.push("web", &entry, &["--wait", "all"]).expect_code(0);
+        eventually("it is reached by its address", || curl(&["http://192.0.2.9/"]).map(drop));
+        assert_eq!(curl(&["-H", "Host: shelf.example.com", &outside]).expect("it is reached"), "outside");
         // Nothing leaves the mesh where nothing may.
         let only = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\n";
         cluster.push("web", only, &["--wait", "all"]).expect_code(0);
         assert!(curl(&[&outside]).is_err());
         assert!(curl(&[&format!("http://{reviews}:9080/")]).is_ok());
+        assert!(curl(&["http://192.0.2.9/"]).is_ok(), "it is registered");
         capture(&cluster, &["off"]).expect_code(0);
         nothing_is_left();
         assert_eq!(curl(&[&outside]).expect("it is reached"), "outside");

@@ -74,7 +74,7 @@ impl Place {
             if namespace(&pid) == namespace("self") { Err("not yet".to_owned()) } else { Ok(()) }
         });
         let here = "ip link set lo up; ip link add v0 type veth peer name v1; ip addr add 10.9.0.1/24 dev v0; \
-                    ip addr add fd00:9::1/64 dev v0 nodad; ip link set v0 up";
+                    ip addr add fd00:9::1/64 dev v0 nodad; ip link set v0 up; ip route add default via 10.9.0.2";
         let there = "ip link set lo up; ip addr add 10.9.0.2/24 dev v1; ip addr add fd00:9::2/64 dev v1 nodad; ip link set v1 up";
         run("sh", &["-ec", here]);
         run("ip", &["link", "set", "v1", "netns", &pid]);

@@ -75,9 +75,9 @@ fn documents() {
     );
     refuses(
         &cluster,
-        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: x}\nspec: {selector: {a: b}, servers: [{port: {number: 1, name: a, protocol: MONGO}, hosts: ['*']}]}\n",
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: x}\nspec: {selector: {a: b}, servers: [{port: {number: 1, name: a, protocol: UDP}, hosts: ['*']}]}\n",
         2,
-        &["a server of MONGO", "not supported"],
+        &["a server of UDP", "not supported"],
     );
 }
 

@@ -38,8 +38,8 @@ fn mesh(echo: &Echo, tls: SocketAddr) -> Cluster {
     cluster
 }
 
-/// An application that shows its own certificate and says back what it hears.
-fn tls_application(issued: &Issued) -> SocketAddr {
+/// An application that shows its own certificate. It gives each connection this answer to the first that it says, or says back all that it hears.
+pub(crate) fn tls_application(issued: &Issued, answer: Option<&'static str>) -> SocketAddr {
     let chain = vec![CertificateDer::from_pem_slice(issued.cert.as_bytes()).expect("PEM")];
     let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("PEM");
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).expect("a pair");
@@ -53,10 +53,13 @@ fn tls_application(issued: &Issued) -> SocketAddr {
                 let mut stream = StreamOwned::new(session, stream);
                 let mut bytes = [0; 256];
                 while let Ok(length @ 1..) = stream.read(&mut bytes) {
-                    if stream.write_all(&bytes[..length]).is_err() {
+                    let said = answer.map_or(&bytes[..length], str::as_bytes);
+                    if stream.write_all(said).is_err() || answer.is_some() {
                         break;
                     }
                 }
+                stream.conn.send_close_notify();
+                drop(stream.flush());
             });
         }
     });
@@ -88,7 +91,7 @@ fn bytes_find_their_application_behind_every_kind_of_door() {
     let authority = Authority::new();
     let own = authority.issue("vault.example.com", None);
     let echo = Echo::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "echo").expect("a free port");
-    let cluster = mesh(&echo, tls_application(&own));
+    let cluster = mesh(&echo, tls_application(&own, None));
     put(&cluster, "ended", Some(&authority.issue("ended.example.com", None)), None);
     let servers = [
         "{port: {number: 9100, name: tcp, protocol: TCP}, hosts: ['*']}",

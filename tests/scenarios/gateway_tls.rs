@@ -53,7 +53,7 @@ impl Authority {
 pub(crate) struct Got {
     pub(crate) status: u16,
     /// The names of the certificate that it was shown.
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     protocol: Option<Vec<u8>>,
 }
 

@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// A peer shows what this node said of its policy in another run.
-    fn remember(&mut self, record: &SignedRecord) {
+    pub(super) fn remember(&mut self, record: &SignedRecord) {
         if record.section() != Section::POLICY || record.generation() == self.author.generation() {
             return;
         }

@@ -126,6 +126,9 @@ impl Engine {
                     touched.insert(record.node().clone());
                 }
                 self.take_record(&record, Some(from));
+            } else if *record.node() == self.own {
+                // No news of itself, but maybe of what its disk has lost.
+                self.remember(&record);
             } else {
                 self.told_again(&record);
             }

@@ -3,6 +3,7 @@
 mod doors;
 mod enroller;
 mod paths;
+mod restart;
 mod workload;
 
 use std::{
@@ -278,8 +279,7 @@ impl Agent {
         }));
         troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.inner.local.not_granted());
-        troubles.extend(self.door_troubles());
-        troubles.extend(self.outside_troubles());
+        troubles.extend(self.troubles_beyond());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles
     }
@@ -417,7 +417,7 @@ impl Agent {
         let _one = self.inner.reloading.lock().await;
         let before = self.config();
         let after = config::read(&before.file)?;
-        if let Some(key) = needs_restart(&before, &after) {
+        if let Some(key) = restart::needed(&before, &after) {
             let message = format!("{key} changed: that needs a restart; nothing of the new configuration is in use");
             return Err(fail("bad_config", message, "restart the node, or take the change back"));
         }
@@ -476,26 +476,4 @@ fn refused(by: &[NodeId]) -> Option<Error> {
         let hint = "was it evicted, or its name given to another machine? then join anew with a new token; is its clock right?";
         fail("refused", message, hint)
     })
-}
-
-/// The first key that only a restart can change.
-fn needs_restart(before: &Config, after: &Config) -> Option<&'static str> {
-    let pairs = [
-        ("[node] name", before.node == after.node),
-        ("[node] trust_domain", before.trust_domain == after.trust_domain),
-        ("[node] data_dir", before.data_dir == after.data_dir),
-        ("[node] locality", before.locality == after.locality),
-        ("[runtime] workers", before.workers == after.workers),
-        ("[runtime] drain", before.drain == after.drain),
-        ("[runtime] format", before.log.format == after.log.format),
-        ("[mesh] listen", before.mesh.listen == after.mesh.listen),
-        ("[mesh] advertise", before.mesh.advertise == after.mesh.advertise),
-        ("[mesh] transport", before.mesh.transport == after.mesh.transport),
-        ("[admin]", before.admin == after.admin),
-        ("[metrics] listen", before.metrics == after.metrics),
-        ("[workload] socket", before.workload == after.workload),
-        ("[dns]", before.dns == after.dns),
-        ("[capture]", before.capture == after.capture),
-    ];
-    pairs.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
 }

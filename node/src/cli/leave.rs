@@ -58,6 +58,8 @@ pub(super) async fn run(Args { force }: Args, ctx: &Context) -> Result<()> {
         Some(mut other) => grants::put(&operator, &mut other, ctx, (&grant, Some(&held)), &sending).await?,
         None => grants::put(&operator, &mut client, ctx, (&grant, Some(&held)), &sending).await?,
     };
+    // The others took their time, and a connection that says nothing is closed.
+    let mut client = client::connect_here(ctx).await?;
     let _: Value = client.post("/v1/policy?wait=local", retired.signed).await?;
     let _: Value = client.post("/v1/leave", "").await?;
     drop(client);

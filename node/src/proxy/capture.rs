@@ -20,8 +20,8 @@ use crate::{
     snapshot::{Captures, Names, Services, Snapshot},
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
-use certs::id::ServiceName;
 use policy::{
+    compile::Entries,
     hosts::{self, Protocol},
     kinds::OutboundPolicy,
     route::{self, Called, NoRoute},
@@ -56,7 +56,7 @@ pub(super) struct Captured {
 /// Where a captured connection leads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Place {
-    Service(ServiceName, u16),
+    Known(Called, u16),
     /// A host of a VirtualService that is no service, at this port.
     Name(u16),
     Outside,
@@ -163,27 +163,40 @@ impl Captured {
         stream: &TcpStream,
         original: SocketAddr,
     ) -> io::Result<Destination> {
-        let snapshot = context.current.load();
-        if let Some(found) = by_address(&snapshot.services, &context.current.names(), original) {
+        let namespace = self.name.service.namespace();
+        if let Some(found) = self.by_address(context, original) {
             return Ok(found);
-        }
-        if !self.speaks_names(&snapshot, original.port()) {
-            return Ok(Destination::Original);
         }
         // Whoever speaks first is the client here, as in Istio: servers that speak first must have ports of their own.
         let bounds = Bounds::of_applications(&context.limits());
         let found = match detect::detect(stream, Protocol::Sniffed, &bounds).await? {
-            Spoken::Http1 => match detect::host(stream, &bounds).await? {
-                Some(host) => self.by_host(context, &host, original.port()),
-                None => None,
-            },
+            Spoken::Http1 => {
+                let host = detect::host(stream, &bounds).await?;
+                host.and_then(|host| self.by_host(context, &host, original.port()))
+            }
             Spoken::Tls(Some(name)) => {
                 let snapshot = context.current.load();
-                service(&snapshot.services, &name, self.name.service.namespace(), original.port(), Protocol::Tls)
+                let (port, spoken) = (original.port(), Protocol::Tls);
+                let entries = snapshot.compiled.entries();
+                service(&snapshot.services, &name, namespace, port, spoken)
+                    .or_else(|| entry(entries, &name, namespace, port, spoken))
             }
             Spoken::Http2 | Spoken::Tls(None) | Spoken::Bytes => None,
         };
         Ok(found.map_or(Destination::Original, Destination::Mesh))
+    }
+
+    /// What the destination's address tells, if nothing that a client says could tell more.
+    fn by_address(&self, context: &Context, original: SocketAddr) -> Option<Destination> {
+        let snapshot = context.current.load();
+        let (ip, port) = (original.ip().to_canonical(), original.port());
+        if let Some(found) = by_address(&snapshot.services, &context.current.names(), original) {
+            return Some(found);
+        }
+        if let Some(made) = snapshot.compiled.entries().at(ip, port, self.name.service.namespace()) {
+            return Some(Destination::Mesh(Place::Known(Called::Host(Arc::clone(&made.host)), port)));
+        }
+        (!self.speaks_names(&snapshot, port)).then_some(Destination::Original)
     }
 
     /// True if a client at this port may say which service it means.
@@ -194,7 +207,8 @@ impl Captured {
         {
             return known.numbers.contains(&port);
         }
-        let all = snapshot.services.iter().flat_map(|service| service.ports.iter());
+        let entries = snapshot.compiled.entries().all().iter().flat_map(|made| made.ports.iter());
+        let all = snapshot.services.iter().flat_map(|service| service.ports.iter()).chain(entries);
         let mut numbers: HashSet<u16> =
             all.filter(|port| port.protocol != Protocol::Tcp).map(|port| port.number).collect();
         if !snapshot.compiled.hosts().is_empty() {
@@ -211,6 +225,9 @@ impl Captured {
         let namespace = self.name.service.namespace();
         if hosts::resolve(host, namespace, &*snapshot.services).is_some() {
             return service(&snapshot.services, host, namespace, port, Protocol::Http);
+        }
+        if let Some(found) = entry(snapshot.compiled.entries(), host, namespace, port, Protocol::Http) {
+            return Some(found);
         }
         let source = context.local.load().source(&self.name)?;
         let asked = route::Request {
@@ -236,7 +253,7 @@ impl Captured {
             return Some(Arc::clone(&kept.speaker));
         }
         let (fixed, port) = match &place {
-            Place::Service(service, port) => (Some((Called::Service(service.clone()), *port)), *port),
+            Place::Known(called, port) => (Some((called.clone(), *port)), *port),
             Place::Name(port) => (None, *port),
             Place::Outside => (None, 0),
         };
@@ -302,7 +319,7 @@ fn by_address(services: &Services, names: &Names, original: SocketAddr) -> Optio
     let place = names.service(address).and_then(|name| {
         let service = services.get(name)?;
         let has = service.ports.iter().any(|port| port.number == original.port());
-        has.then(|| Place::Service(name.clone(), original.port()))
+        has.then(|| Place::Known(Called::Service(name.clone()), original.port()))
     });
     Some(place.map_or(Destination::Nowhere, Destination::Mesh))
 }
@@ -311,9 +328,24 @@ fn by_address(services: &Services, names: &Names, original: SocketAddr) -> Optio
 fn service(services: &Services, name: &str, namespace: &str, port: u16, spoken: Protocol) -> Option<Place> {
     let name = hosts::named(name, namespace)?;
     let service = services.get(&name)?;
-    let fits = |own: Protocol| own == Protocol::Sniffed || own.is_http() == spoken.is_http() && own != Protocol::Tcp;
-    let has = service.ports.iter().any(|own| own.number == port && fits(own.protocol));
-    has.then_some(Place::Service(name, port))
+    let has = service.ports.iter().any(|own| own.number == port && fits(own.protocol, spoken));
+    has.then_some(Place::Known(Called::Service(name), port))
+}
+
+/// As [`service`], of a host of a ServiceEntry.
+fn entry(entries: &Entries, name: &str, namespace: &str, port: u16, spoken: Protocol) -> Option<Place> {
+    let made = entries.named(name, namespace)?;
+    let has = made.ports.iter().any(|own| own.number == port && fits(own.protocol, spoken));
+    let host = || {
+        let asked = || name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
+        if made.host.starts_with('*') { asked() } else { Arc::clone(&made.host) }
+    };
+    has.then(|| Place::Known(Called::Host(host()), port))
+}
+
+/// Whether what is spoken may be what a port declares.
+fn fits(own: Protocol, spoken: Protocol) -> bool {
+    own == Protocol::Sniffed || own != Protocol::Tcp && own.is_http() == spoken.is_http()
 }
 
 #[cfg(test)]

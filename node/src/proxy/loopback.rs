@@ -156,7 +156,7 @@ impl Keeper {
         let port = key.1;
         let locality = &self.plane.shared.locality;
         let speaker = || {
-            Speaker::new(local, snapshot, locality, &self.speaker, Some((Called::Service(key.0.clone()), key.1)), port)
+            Speaker::new(local, snapshot, locality, &self.speaker, Some((Called::Service(key.0.clone()), port)), port)
                 .ok_or_else(|| Why::Other(format!("{} is no service of this node any more", self.speaker)))
         };
         if let Some(opened) = self.open.get(&key) {

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -140,6 +141,25 @@ impl Entries {
         let mut hits = self.wild.iter().filter(|made| hosts::covers(&made.host, host)).filter(visible).peekable();
         let best = hits.peek().map(|made| made.host.clone())?;
         hits.take_while(|made| made.host == best).min_by_key(foreign)
+    }
+
+    /// The one that a connection to this address means to callers of this namespace, if it has the port: whose address it is, or in
+    /// whose network it lies; else one without addresses, for which all of a TCP port is taken.
+    pub fn at(&self, address: IpAddr, port: u16, namespace: &str) -> Option<&Arc<EntryService>> {
+        let protocol = |made: &EntryService| made.ports.iter().find(|own| own.number == port).map(|own| own.protocol);
+        let found = self.find(&address.to_string(), namespace);
+        if let Some(found) = found.filter(|made| !made.host.starts_with('*') && protocol(made).is_some()) {
+            return Some(found);
+        }
+        let able = |made: &&Arc<EntryService>| made.export_to.includes(namespace) && !made.host.starts_with('*');
+        let foreign = |made: &&Arc<EntryService>| made.document.namespace != namespace;
+        let within = |made: &&Arc<EntryService>| {
+            protocol(made).is_some() && made.entry.addresses.iter().any(|network| network.contains(address))
+        };
+        let takes_all =
+            |made: &&Arc<EntryService>| protocol(made) == Some(Protocol::Tcp) && made.entry.addresses.is_empty();
+        let first = self.all.iter().filter(able).filter(within).min_by_key(foreign);
+        first.or_else(|| self.all.iter().filter(able).filter(takes_all).min_by_key(foreign))
     }
 
     /// As [`Entries::find`], of a host as a request names it, or of what its short form means.

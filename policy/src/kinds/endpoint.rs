@@ -135,8 +135,9 @@ fn decode_address(fields: &Fields<'_>, within: Within<'_>, network: &str) -> Opt
         at.warn(codes::IGNORED, "each endpoint of the group brings its own address", "leave `address` out");
     }
     if UnixSocket::is_meant(text) && !within.is_dns() {
+        let socket = UnixSocket::decode(&at, text)?;
         at.unbuilt("an endpoint at a Unix socket");
-        return UnixSocket::decode(&at, text).map(EndpointAddress::Unix);
+        return Some(EndpointAddress::Unix(socket));
     }
     if let Ok(address) = text.parse() {
         return Some(EndpointAddress::Ip(address));

@@ -2,7 +2,6 @@
 
 /// Scenarios that do not run, because a push of their documents is refused: with these words. The others run.
 pub(super) const NOT_HERE: &[(&str, &str)] = &[
-    ("ingress-passthrough", "a server in TLS mode PASSTHROUGH is not supported yet"),
     // A node takes nothing but mutual TLS from other machines, so that no port of it can be opened to plaintext.
     ("mtls-port-disable", "traffic between nodes is always mutual TLS"),
 ];

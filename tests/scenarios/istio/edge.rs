@@ -9,13 +9,14 @@ use serde::Deserialize;
 use super::{files, text};
 use crate::{
     gateway::{at, ingress, opened},
+    gateway_bytes::tls_application,
     gateway_tls::{Authority, Client, put},
     skein,
 };
 
 /// Scenarios that run here.
 pub(super) const AT_GATEWAYS: &[&str] =
-    &["gw-h1", "gw-https-redirect-vs443", "ingress-tls-mutual", "ingress-tls-simple"];
+    &["gw-h1", "gw-https-redirect-vs443", "ingress-passthrough", "ingress-tls-mutual", "ingress-tls-simple"];
 
 #[derive(Debug, Deserialize)]
 struct Scenario {
@@ -46,6 +47,8 @@ struct Expected {
     status: Option<u16>,
     /// How a handshake fails.
     tls: Option<String>,
+    /// Whose certificate is shown, in words: of the application.
+    tls_server_certificate: Option<String>,
     upstream_protocol: Option<String>,
 }
 
@@ -69,6 +72,8 @@ struct Connection {
     host_header: String,
     #[serde(default)]
     path: String,
+    #[serde(default, rename = "tLS")]
+    tls: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,7 +86,17 @@ struct Matched {
 /// Where the ports that the documents name are opened.
 const PORTS: [(u16, u16); 2] = [(80, 8080), (443, 8443)];
 
-fn start() -> Cluster {
+/// Applications that speak TLS themselves, and the name in their certificate.
+const BY_TLS: [(&str, &str); 2] = [("default/my-nginx", "nginx.example.com"), ("default/mysite", "mysite.example.com")];
+const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+fn start(authority: &Authority) -> Cluster {
+    let by_tls = BY_TLS.map(|(name, own)| Service {
+        ports: vec![443],
+        protocol: "tls".to_owned(),
+        target: Some(tls_application(&authority.issue(own, None), Some(ANSWER))),
+        ..Service::version(name, "v1")
+    });
     let on = |name: &str, ports: &[u16]| Service { ports: ports.to_vec(), ..Service::version(name, "v1") };
     let servers = [
         on("default/b", &[80, 81, 443]),
@@ -92,7 +107,8 @@ fn start() -> Cluster {
     ];
     let ports: Vec<String> = PORTS.iter().map(|(named, own)| format!("{named} = {own}")).collect();
     let edge = Plan { gateway: format!("ports = {{ {} }}", ports.join(", ")), ..Plan::with([ingress()]) };
-    let cluster = Cluster::start(skein(), &[("edge", edge), ("servers", Plan::with(servers))]);
+    let cluster =
+        Cluster::start(skein(), &[("edge", edge), ("servers", Plan::with(servers.into_iter().chain(by_tls)))]);
     cluster.wait_members(harness::PATIENCE);
     cluster.wait_endpoints("default/httpbin", 1);
     cluster.wait_endpoints("default/echo-bar", 1);
@@ -123,7 +139,8 @@ fn take_back(cluster: &Cluster, pushed: &serde_json::Value) {
 #[test]
 fn what_istio_promises_at_gateways_holds() {
     let (Some(scenarios), Some(simulations)) = (files("scenarios"), files("simulation")) else { return };
-    let (cluster, authority) = (start(), Authority::new());
+    let authority = Authority::new();
+    let cluster = start(&authority);
     put(&cluster, "httpbin-credential", Some(&authority.issue("httpbin.example.com", None)), Some(&authority.pem()));
     for name in AT_GATEWAYS {
         let scenario: Scenario = serde_saphyr::from_str(&text(&scenarios[*name])).expect(name);
@@ -136,8 +153,9 @@ fn what_istio_promises_at_gateways_holds() {
     for name in simulation::HERE {
         let simulated: Simulated = serde_saphyr::from_str(&text(&simulations[*name])).expect(name);
         let pushed = push(&cluster, name, &simulated.config);
-        opened(&cluster, 80);
-        simulated.calls.iter().for_each(|call| simulate(&cluster, name, call));
+        let port = if simulated.config.contains("PASSTHROUGH") { 443 } else { 80 };
+        opened(&cluster, port);
+        simulated.calls.iter().for_each(|call| simulate(&cluster, &authority, name, call));
         take_back(&cluster, &pushed);
     }
     println!("{} scenarios and {} simulations of gateways ran", AT_GATEWAYS.len(), simulation::HERE.len());
@@ -154,7 +172,12 @@ fn check(cluster: &Cluster, authority: &Authority, name: &str, Call { request, e
         let pair = request.client_cert.as_ref().map(|_| authority.issue("client", None));
         let mut client = Client::new(at(cluster, own(443)), authority);
         client.shows = pair.as_ref();
-        let ask = || client.get(sni, sni, &request.path).map(|got| got.status);
+        let ask = || {
+            let got = client.get(sni, sni, &request.path)?;
+            let of_application = got.names == [sni] && BY_TLS.iter().any(|(_, name)| *name == sni);
+            assert_eq!(of_application, expect.tls_server_certificate.is_some(), "{name}: {got:?}");
+            Ok::<u16, String>(got.status)
+        };
         match (expect.status, &expect.tls) {
             (Some(status), None) => eventually(&format!("{name}: {request:?}"), || match ask() {
                 Ok(found) if found == status => Ok(()),
@@ -170,8 +193,14 @@ fn check(cluster: &Cluster, authority: &Authority, name: &str, Call { request, e
     }
 }
 
-fn simulate(cluster: &Cluster, name: &str, SimulatedCall { call, expect }: &SimulatedCall) {
+fn simulate(cluster: &Cluster, authority: &Authority, name: &str, SimulatedCall { call, expect }: &SimulatedCall) {
     let path = if call.path.is_empty() { "/" } else { &call.path };
+    if call.tls == "TLS" {
+        let host = call.host_header.as_str();
+        let got = Client::new(at(cluster, own(call.port)), authority).get(host, host, path).expect("an answer");
+        assert!(expect.cluster_matched.is_some(), "{name}: {expect:?}");
+        return assert_eq!((got.status, got.names), (200, vec![host.to_owned()]), "{name}: {call:?}");
+    }
     let answer = http::get(at(cluster, own(call.port)), &call.host_header, path);
     match (&expect.error, &expect.cluster_matched) {
         (Some(error), _) if error == "ErrNoListener" => drop(answer.expect_err("nobody listens")),

@@ -40,7 +40,10 @@ impl Admin {
             };
             workload.limits.iter().map(row).collect::<Vec<_>>()
         };
-        // A service without ports is not called.
-        config.services.iter().filter(|service| !service.ports.is_empty()).flat_map(of).collect()
+        // A service without ports is not called, but that of a gateway is.
+        let is_called = |service: &&Service| {
+            !service.ports.is_empty() || snapshot.compiled.is_gateway(service.name.namespace(), &service.labels)
+        };
+        config.services.iter().filter(is_called).flat_map(of).collect()
     }
 }

@@ -30,18 +30,13 @@ impl Agent {
         &self.inner.secrets
     }
 
-    /// What of it is to be mended.
-    pub(super) fn door_troubles(&self) -> Vec<Error> {
-        let current = self.inner.sync.world.current();
+    /// What is to be mended of gateways and names, and of the services outside the mesh that are not reached as documents say.
+    pub(super) fn troubles_beyond(&self) -> Vec<Error> {
+        let (world, current) = (&self.inner.sync.world, self.inner.sync.world.current());
         let (doors, names, resolvers) = (current.doors(), current.names(), current.resolvers());
-        doors.troubles.iter().chain(&names.troubles).chain(&*resolvers).map(told).collect()
-    }
-
-    /// What keeps services outside the mesh from being reached as documents say.
-    pub(super) fn outside_troubles(&self) -> Vec<Error> {
-        let world = &self.inner.sync.world;
-        let tls = world.current().tls_troubles();
-        world.outside_troubles().iter().chain(&*tls).map(told).collect()
+        let (outside, tls) = (world.outside_troubles(), current.tls_troubles());
+        let of_doors = doors.troubles.iter().chain(&names.troubles).chain(&*resolvers);
+        of_doors.chain(&outside).chain(&*tls).map(told).collect()
     }
 }
 

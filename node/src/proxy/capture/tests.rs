@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::snapshot::{Endpoint, EndpointId, StatsTable};
-use certs::id::{NodeId, ServiceAccount};
+use certs::id::{NodeId, ServiceAccount, ServiceName};
 use policy::hosts::ServicePort;
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ fn services() -> Services {
 fn a_services_address_leads_to_its_ports_and_no_other_loopback_address_anywhere() {
     let names = Names::new(BTreeMap::from([(cart(), CART)]), Vec::new());
     let to = |text: &str| by_address(&services(), &names, text.parse().unwrap());
-    let place = |port| Some(Destination::Mesh(Place::Service(cart(), port)));
+    let place = |port| Some(Destination::Mesh(Place::Known(Called::Service(cart()), port)));
     assert_eq!(to("127.240.0.9:80"), place(80));
     assert_eq!(to("127.240.0.9:5432"), place(5432));
     assert_eq!(to("127.240.0.9:81"), Some(Destination::Nowhere), "no such port");
@@ -52,13 +52,14 @@ fn a_services_address_leads_to_its_ports_and_no_other_loopback_address_anywhere(
 
 #[test]
 fn a_name_leads_to_a_port_that_may_be_called_by_name() {
+    let place = |port| Place::Known(Called::Service(cart()), port);
     let to = |name: &str, port, spoken| service(&services(), name, "shop", port, spoken);
     for name in ["cart", "cart.shop", "CART.shop.svc.cluster.local", "cart.shop.mesh"] {
-        assert_eq!(to(name, 80, Protocol::Http), Some(Place::Service(cart(), 80)), "{name}");
+        assert_eq!(to(name, 80, Protocol::Http), Some(place(80)), "{name}");
     }
-    assert_eq!(to("cart", 443, Protocol::Tls), Some(Place::Service(cart(), 443)));
-    assert_eq!(to("cart", 9, Protocol::Http), Some(Place::Service(cart(), 9)));
-    assert_eq!(to("cart", 9, Protocol::Tls), Some(Place::Service(cart(), 9)));
+    assert_eq!(to("cart", 443, Protocol::Tls), Some(place(443)));
+    assert_eq!(to("cart", 9, Protocol::Http), Some(place(9)));
+    assert_eq!(to("cart", 9, Protocol::Tls), Some(place(9)));
     for (name, port, spoken) in [
         ("cart", 81, Protocol::Http),
         ("cart", 443, Protocol::Http),

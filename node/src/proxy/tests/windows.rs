@@ -41,8 +41,6 @@ fn a_node_that_holds_too_much_unread_refuses_bodies_and_recovers() {
         let refused = sender.send_request(post()).await.unwrap();
         assert_eq!(refused.status(), 503);
         assert_eq!(refused.headers()["x-envoy-overloaded"], "true");
-        let without = sender.send_request(Request::get("http://ratings/").body(full("")).unwrap()).await.unwrap();
-        assert_eq!(without.status(), 200, "what has no body needs no room");
         release.send_replace(true);
         assert_eq!(stuck.await.unwrap().status(), 200);
         while budget.left() != spare {

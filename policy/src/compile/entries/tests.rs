@@ -86,3 +86,33 @@ fn workloads_are_selected_in_the_namespace() {
     let names: Vec<&str> = made.workloads.iter().map(|(id, _)| id.name.as_str()).collect();
     assert_eq!(names, ["one", "two"]);
 }
+
+#[test]
+fn an_address_means_whose_it_is_then_whose_network_it_lies_in_then_who_takes_the_port() {
+    let ports = "ports: [{number: 5432, name: tcp, protocol: TCP}], resolution: STATIC";
+    let entries = entries(&[
+        text("network", "shop", &format!("{{hosts: [network.example.com], addresses: [10.0.0.0/8], {ports}}}")),
+        text("single", "shop", &format!("{{hosts: [single.example.com], addresses: [10.0.0.7], {ports}}}")),
+        text("own", "bank", &format!("{{hosts: [own.example.com], addresses: [10.0.0.0/8], exportTo: [.], {ports}}}")),
+        text(
+            "port",
+            "shop",
+            "{hosts: [port.example.com], ports: [{number: 25, name: smtp, protocol: TCP}], resolution: DNS}",
+        ),
+        text(
+            "web",
+            "shop",
+            "{hosts: [web.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}",
+        ),
+    ]);
+    let at = |address: &str, port: u16, namespace: &str| {
+        entries.at(address.parse().unwrap(), port, namespace).map(|made| made.document.name.clone())
+    };
+    assert_eq!(at("10.0.0.7", 5432, "web").as_deref(), Some("single"));
+    assert_eq!(at("10.0.0.8", 5432, "web").as_deref(), Some("network"));
+    assert_eq!(at("10.0.0.8", 5432, "bank").as_deref(), Some("own"));
+    assert_eq!(at("10.0.0.7", 5433, "web"), None, "no such port");
+    assert_eq!(at("192.0.2.1", 5432, "web"), None);
+    assert_eq!(at("192.0.2.1", 25, "web").as_deref(), Some("port"), "all of a TCP port that has no addresses");
+    assert_eq!(at("192.0.2.1", 80, "web"), None, "HTTP is told by its host");
+}

@@ -217,7 +217,7 @@ fn the_oldest_server_counts_where_two_are_in_each_others_way() {
     assert_eq!(
         why,
         [
-            ("new".to_owned(), 0, "port 80 speaks no TLS by Gateway default/old"),
+            ("new".to_owned(), 0, "port 80 speaks HTTP by Gateway default/old"),
             ("new".to_owned(), 1, "`b.org` is served at port 443 by Gateway default/old"),
         ]
     );

@@ -258,10 +258,12 @@ fn what_is_not_built_is_refused_by_name() {
     };
     told(&format!("{HTTP}, hosts: ['*'], tls: {{httpsRedirect: true}}"), &[]);
     told("port: {number: 1, name: a, protocol: GRPC-WEB}, hosts: ['*']", &["a server of GRPC-WEB"]);
-    told("port: {number: 1, name: a, protocol: TCP}, hosts: ['*']", &["a server of TCP"]);
+    told("port: {number: 1, name: a, protocol: UDP}, hosts: ['*']", &["a server of UDP"]);
+    told("port: {number: 1, name: a, protocol: TCP}, hosts: ['*']", &[]);
     told("port: {name: a, protocol: HTTP}, bind: 'unix:///a', hosts: ['*']", &["a server at a Unix socket"]);
     let of_mode = |tls: &str, what: &[&str]| told(&format!("{HTTPS}, hosts: ['*'], tls: {{{tls}}}"), what);
-    of_mode("mode: PASSTHROUGH", &["a server in TLS mode PASSTHROUGH"]);
+    of_mode("mode: PASSTHROUGH", &[]);
+    of_mode("mode: AUTO_PASSTHROUGH", &["a server in TLS mode AUTO_PASSTHROUGH"]);
     of_mode("mode: ISTIO_MUTUAL", &["a server in TLS mode ISTIO_MUTUAL"]);
     let simple = |more: &str, what: &[&str]| of_mode(&format!("mode: SIMPLE, credentialName: a{more}"), what);
     simple("", &[]);

@@ -92,7 +92,7 @@ fn several_where_one_counts_are_warned_of() {
 fn what_is_not_built_is_refused_by_name() {
     for (named, spec) in [
         ("the metric `foo`", "{metrics: [{overrides: [{match: {customMetric: foo}}]}]}"),
-        ("`node.metadata`", "{metrics: [{overrides: [{tagOverrides: {a: {value: node.metadata['A']}}}]}]}"),
+        ("`node.metadata`", "{metrics: [{overrides: [{tagOverrides: {a: {value: \"node.metadata['A']\"}}}]}]}"),
         ("a duration", "{metrics: [{overrides: [{tagOverrides: {a: {value: request.duration}}}]}]}"),
     ] {
         let problems = read(spec).problems;
