@@ -31,7 +31,9 @@ impl<B: Body> Windowed<B> {
     /// # Errors
     /// The node has no room for it.
     pub(in crate::proxy) fn new(body: B, window: u32, budget: &ReplayBudget) -> Result<Self, Full> {
-        let window = usize::try_from(window).unwrap_or(usize::MAX);
+        // One whose length is known never has more on its way than that.
+        let most = body.size_hint().upper().unwrap_or(u64::MAX).min(window.into());
+        let window = usize::try_from(most).unwrap_or(usize::MAX);
         let mut windowed = Self { body, budget: budget.clone(), window, is_counted: false };
         if windowed.body.is_end_stream() {
             return Ok(windowed);

@@ -37,7 +37,7 @@ fn a_node_that_holds_too_much_unread_refuses_bodies_and_recovers() {
             assert!(clock::monotonic().duration_since(began) < Duration::from_secs(60), "{}", budget.left());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let post = || Request::post("http://ratings/").body(full("body")).unwrap();
+        let post = || Request::post("http://ratings/").body(full(vec![b'y'; WINDOW])).unwrap();
         let refused = sender.send_request(post()).await.unwrap();
         assert_eq!(refused.status(), 503);
         assert_eq!(refused.headers()["x-envoy-overloaded"], "true");
@@ -49,7 +49,7 @@ fn a_node_that_holds_too_much_unread_refuses_bodies_and_recovers() {
         }
         assert_eq!(sender.send_request(post()).await.unwrap().status(), 200);
     });
-    assert!(quick.arrived().iter().all(|arrived| arrived.line() != "POST / HTTP/1.1" || arrived.body == b"body"));
+    assert!(quick.arrived().iter().all(|arrived| arrived.line() != "POST / HTTP/1.1" || arrived.body == [b'y'; WINDOW]));
     let flagged = |line: &str| line.contains("response_flags=\"UO\"") && line.contains("response_code=\"503\"");
     assert!(world.metrics(0).lines().any(flagged));
 }
