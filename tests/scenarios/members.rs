@@ -36,17 +36,8 @@ fn ping_shows_the_path_and_says_who_does_not_answer() {
     cluster.kill("reviews-v1");
     eventually("nobody answers any more", || {
         let silent = cluster.on("web", &["ping", "reviews-v1", "--count", "1", "-o", "json"]);
-<<<<<<< HEAD
-        match silent.code {
-            0 => Err(format!("{silent:?}")),
-            _ => {
-                assert_eq!(silent.error()["error"]["code"], "unreachable", "{silent:?}");
-                Ok(())
-            }
-=======
         if silent.code == 0 {
             return Err(format!("{silent:?}"));
->>>>>>> 6ac1bfdec890328600f20c20e827aef3cbbdb2d2
         }
         assert_eq!(silent.error()["error"]["code"], "unreachable", "{silent:?}");
         Ok(())

@@ -49,7 +49,9 @@ fn a_node_that_holds_too_much_unread_refuses_bodies_and_recovers() {
         }
         assert_eq!(sender.send_request(post()).await.unwrap().status(), 200);
     });
-    assert!(quick.arrived().iter().all(|arrived| arrived.line() != "POST / HTTP/1.1" || arrived.body == [b'y'; WINDOW]));
+    assert!(
+        quick.arrived().iter().all(|arrived| arrived.line() != "POST / HTTP/1.1" || arrived.body == [b'y'; WINDOW])
+    );
     let flagged = |line: &str| line.contains("response_flags=\"UO\"") && line.contains("response_code=\"503\"");
     assert!(world.metrics(0).lines().any(flagged));
 }
