@@ -136,7 +136,7 @@ fn what_is_not_known_here_is_refused_by_name_and_place() {
         ("request.path in 'abc'", "`in` with anything but"),
         ("response.code in ['a']", "`in` with another type"),
         ("[1].all(x, x > 0)", "the function `all`"),
-        ("string(response.code) == '1'", "the function `string`"),
+        ("int(request.path) == 1", "the function `int`"),
         ("has(request.path, request.path)", "number of arguments"),
         ("request.path.matches(request.host)", "anything but a literal"),
         ("request.path.matches('(')", "not a regular expression"),
