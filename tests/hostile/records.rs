@@ -156,6 +156,15 @@ fn a94_a_generation_from_the_future_harms_its_author_alone() {
     scene.unharmed();
 }
 
+/// Ends a flood.
+struct End<'e>(&'e AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a95_a_flood_of_updates_delays_nobody_elses_word() {
     let mut scene = scene();
@@ -181,6 +190,8 @@ fn a95_a_flood_of_updates_delays_nobody_elses_word() {
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
+        // Also when an assertion fails.
+        let _end = End(&ended);
         for _ in 0..3 {
             scene.cluster.on("reviews", &["service", "add", file.to_str().expect("UTF-8")]).expect_code(0);
             for at in HONEST {
@@ -191,7 +202,6 @@ fn a95_a_flood_of_updates_delays_nobody_elses_word() {
                 eventually("and the next ones", || scene.serves(at, "shop/reviews", 1));
             }
         }
-        ended.store(true, Ordering::Relaxed);
     });
     scene.unharmed();
     // Each node takes, and passes on, of one member what one member may say.
