@@ -42,6 +42,15 @@ pub(crate) struct Scene {
     pub(crate) liar: Liar,
 }
 
+/// Ends what goes on in another thread, also when a test fails.
+pub(crate) struct Ending<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Three honest nodes, and a member that is about to lie.
 pub(crate) fn scene() -> Scene {
     let client = |name: &str| Plan::with([Service::client(&format!("shop/{name}"))]);
@@ -53,6 +62,7 @@ pub(crate) fn scene() -> Scene {
     let mut cluster = Cluster::start(Skein::at(env!("CARGO_BIN_EXE_skein-under-test")), &plans);
     cluster.wait_members(PATIENCE);
     cluster.wait_endpoints("shop/reviews", 1);
+    cluster.on("web", &["grant", "reviews", "shop/extra"]).expect_code(0);
     cluster.join(LIAR, &Plan::with([Service::version("shop/liar", "v1")]));
     let liar = Liar::new(&cluster, LIAR);
     let mut scene = Scene { cluster, liar };
@@ -109,6 +119,28 @@ impl Scene {
 
     pub(crate) fn memory(&self) -> u64 {
         HONEST.iter().map(|at| self.cluster.node(at).resident()).sum()
+    }
+
+    /// `reviews` serves something more, as everybody sees.
+    pub(crate) fn add(&self) {
+        let text = "[[service]]\nname = \"extra\"\nnamespace = \"shop\"\nports = [{ name = \"http\", port = 9080, protocol = \"http\", \
+                    target = \"127.0.0.1:9\" }]\n";
+        let file = self.cluster.file("extra.toml", text);
+        eventually("its grant has arrived", || {
+            let added = self.cluster.on("reviews", &["service", "add", file.to_str().expect("UTF-8")]);
+            if added.code == 0 { Ok(()) } else { Err(format!("{added:?}")) }
+        });
+        for at in HONEST {
+            eventually("its owner's word arrives", || self.serves(at, "shop/extra", 1));
+        }
+    }
+
+    /// And does no more.
+    pub(crate) fn remove(&self) {
+        self.cluster.on("reviews", &["service", "remove", "shop/extra"]).expect_code(0);
+        for at in HONEST {
+            eventually("it is gone again", || self.serves(at, "shop/extra", 0));
+        }
     }
 
     /// The run of a node by its own word.
@@ -221,26 +253,15 @@ fn a85_a86_nobody_rewrites_what_a_node_says_of_itself_nor_lifts_its_numbers() {
     scene.carriers_learn();
     scene.unharmed();
     // Their own word still counts: the next number of theirs is above all that was claimed.
-    let file = scene.cluster.file(
-        "second.toml",
-        "[[service]]\nname = \"reviews\"\nnamespace = \"shop\"\ninstance = \"second\"\nports = [{ name = \"http\", port = 9080, \
-         protocol = \"http\", target = \"127.0.0.1:9\" }]\n",
-    );
-    scene.cluster.on("reviews", &["service", "add", file.to_str().expect("UTF-8")]).expect_code(0);
-    for at in HONEST {
-        eventually("its owner's word arrives", || scene.serves(at, "shop/reviews", 2));
-    }
+    scene.add();
     // The highest number of its own: nothing that it says after counts, and that harms itself.
     let last =
         scene.liar.signed(&node(LIAR), scene.liar.generation, Section::STATUS, u64::MAX, codec::encode(&Status::Up));
     scene.liar.tell(&Message::Records(vec![last]));
     let later = scene.liar.publish(&Body::Status(Status::Left));
     scene.liar.tell(&Message::Records(later));
-    scene.cluster.on("reviews", &["service", "remove", "shop/reviews/second"]).expect_code(0);
-    for at in HONEST {
-        eventually("one endpoint is left", || scene.serves(at, "shop/reviews", 1));
-        scene.sees(at, LIAR, "alive").expect("its later word is below");
-    }
+    scene.remove();
+    HONEST.iter().for_each(|at| scene.sees(at, LIAR, "alive").expect("its later word is below"));
     scene.unharmed();
 }
 
@@ -293,10 +314,10 @@ fn a87_a88_a89_digests_that_reset_revive_or_invent_members_change_nothing() {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
+        let _ending = Ending(&ended);
         for at in ["web", "reviews"] {
             eventually("it is dead", || scene.sees(at, "ratings", "dead"));
         }
-        ended.store(true, Ordering::Relaxed);
     });
 }
 

@@ -17,7 +17,7 @@ use membership::{
 };
 
 use crate::{
-    gossip::{HONEST, LIAR, MEMORY, Scene, node, scene, served},
+    gossip::{Ending, HONEST, LIAR, MEMORY, Scene, node, scene, served},
     strangers::wall,
 };
 
@@ -67,13 +67,7 @@ fn a92_who_signs_two_truths_under_one_number_is_quarantined_on_all_nodes_also_on
 #[test]
 fn a93_what_a_node_signed_yesterday_is_ignored() {
     let mut scene = scene();
-    let add = "[[service]]\nname = \"reviews\"\nnamespace = \"shop\"\ninstance = \"old\"\nports = [{ name = \"http\", port = 9080, protocol = \
-               \"http\", target = \"127.0.0.1:9\" }]\n";
-    let file = scene.cluster.file("old.toml", add);
-    scene.cluster.on("reviews", &["service", "add", file.to_str().expect("UTF-8")]).expect_code(0);
-    for at in HONEST {
-        eventually("the old endpoint is there", || scene.serves(at, "shop/reviews", 2));
-    }
+    scene.add();
     // All that the node has said so far, as it told the liar.
     let mut yesterday = Vec::new();
     eventually("the liar was told", || {
@@ -88,10 +82,7 @@ fn a93_what_a_node_signed_yesterday_is_ignored() {
         let told = services.filter(|record| record.section() == Section::SERVICES).count();
         if told >= 2 { Ok(()) } else { Err(format!("{told} of two")) }
     });
-    scene.cluster.on("reviews", &["service", "remove", "shop/reviews/old"]).expect_code(0);
-    for at in HONEST {
-        eventually("it is gone", || scene.serves(at, "shop/reviews", 1));
-    }
+    scene.remove();
     let replay = |scene: &Scene| {
         for record in &yesterday {
             scene.liar.tell(&Message::Records(vec![record.clone()]));
@@ -101,6 +92,7 @@ fn a93_what_a_node_signed_yesterday_is_ignored() {
     replay(&scene);
     scene.carriers_learn();
     scene.unharmed();
+    HONEST.iter().for_each(|at| scene.serves(at, "shop/extra", 0).expect("it was withdrawn"));
     // In its next run as well.
     scene.cluster.kill("reviews");
     for at in ["web", "ratings"] {
@@ -117,7 +109,7 @@ fn a93_what_a_node_signed_yesterday_is_ignored() {
         let sequence = scene.liar.publish(&served(&["liar"]));
         scene.liar.tell_one(at, &Message::Records(sequence));
         eventually("the liar's next word is heard", || scene.serves(at, "shop/liar", 1));
-        scene.serves(at, "shop/reviews", 1).expect("not the old one");
+        scene.serves(at, "shop/extra", 0).expect("not what was withdrawn");
         eventually("it runs", || scene.sees(at, "reviews", "alive"));
     }
 }
@@ -156,21 +148,9 @@ fn a94_a_generation_from_the_future_harms_its_author_alone() {
     scene.unharmed();
 }
 
-/// Ends a flood.
-struct End<'e>(&'e AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a95_a_flood_of_updates_delays_nobody_elses_word() {
     let mut scene = scene();
-    let add = "[[service]]\nname = \"reviews\"\nnamespace = \"shop\"\ninstance = \"second\"\nports = [{ name = \"http\", port = 9080, protocol \
-               = \"http\", target = \"127.0.0.1:9\" }]\n";
-    let file = scene.cluster.file("second.toml", add);
     let before = scene.memory();
     // Ten thousand a second, signed beforehand.
     let flood: Vec<Message> = (0..200)
@@ -190,17 +170,10 @@ fn a95_a_flood_of_updates_delays_nobody_elses_word() {
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
-        // Also when an assertion fails.
-        let _end = End(&ended);
+        let _ending = Ending(&ended);
         for _ in 0..3 {
-            scene.cluster.on("reviews", &["service", "add", file.to_str().expect("UTF-8")]).expect_code(0);
-            for at in HONEST {
-                eventually("news arrive under the flood", || scene.serves(at, "shop/reviews", 2));
-            }
-            scene.cluster.on("reviews", &["service", "remove", "shop/reviews/second"]).expect_code(0);
-            for at in HONEST {
-                eventually("and the next ones", || scene.serves(at, "shop/reviews", 1));
-            }
+            scene.add();
+            scene.remove();
         }
     });
     scene.unharmed();
