@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read as _, Write as _},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -58,6 +58,8 @@ pub(crate) struct Liar {
     pub(crate) generation: u64,
     sequence: u64,
     sections: BTreeMap<Section, u64>,
+    /// What it said last in each section, for whom it links with anew.
+    said: BTreeMap<Section, Vec<u8>>,
     /// Where it claims to listen; nobody does.
     address: SocketAddr,
     chain: Vec<Vec<u8>>,
@@ -69,6 +71,9 @@ pub(crate) struct Liar {
 
 /// One link, dialled over TLS on TCP.
 struct Link {
+    /// The node's port, and the name that TLS asks for.
+    address: SocketAddr,
+    name: String,
     session: Session,
     /// What came and is no whole frame yet.
     rest: Vec<u8>,
@@ -110,6 +115,7 @@ impl Liar {
             generation: next_generation(0, 0, wall(), 7),
             sequence: 0,
             sections: BTreeMap::new(),
+            said: BTreeMap::new(),
             address: SocketAddr::new(cluster.node(name).ip, MESH_PORT),
             node,
             chain,
@@ -123,12 +129,7 @@ impl Liar {
     /// Opens a link with a node and introduces itself.
     pub(crate) fn link(&mut self, cluster: &Cluster, to: &str) {
         let name = SpiffeId::node(domain(), NodeId::new(to).expect("a name")).dns_name();
-        let session = member(cluster.node(to).address("mesh"), "skein-peer/1", &name, &self.leaf);
-        let (rest, piece, heard) = Default::default();
-        let mut link = Link { session, rest, piece, heard, closed: false };
-        let hello = codec::encode(&Envelope { version: WIRE_VERSION, kind: 2, body: Vec::new() });
-        link.write(HELLO, &hello);
-        link.session.sock.set_read_timeout(Some(LOOK)).expect("a timeout");
+        let link = Link::open(cluster.node(to).address("mesh"), name, &self.leaf);
         held(&self.links).insert(to.to_owned(), link);
     }
 
@@ -171,7 +172,9 @@ impl Liar {
         if section != Section::TABLE {
             self.sections.insert(section, self.sequence);
         }
-        self.signed(&self.node, self.generation, section, self.sequence, body)
+        let record = self.signed(&self.node, self.generation, section, self.sequence, body);
+        self.said.insert(section, record.clone());
+        record
     }
 
     /// The number that it used last.
@@ -199,15 +202,27 @@ impl Liar {
 
     /// Says something to all whom it has a link with.
     pub(crate) fn tell(&self, message: &Message) {
-        let bytes = message.encode();
-        held(&self.links).values_mut().for_each(|link| link.say(&bytes));
+        held(&self.links).values_mut().for_each(|link| self.say(link, message));
     }
 
     /// Says something to one.
     pub(crate) fn tell_one(&self, to: &str, message: &Message) {
         if let Some(link) = held(&self.links).get_mut(to) {
-            link.say(&message.encode());
+            self.say(link, message);
         }
+    }
+
+    /// Over the link, or a new one, should it have ended: on a machine that is short of time it may be late to answer a node.
+    fn say(&self, link: &mut Link, message: &Message) {
+        if link.closed {
+            // Some nodes are killed in tests.
+            if TcpStream::connect(link.address).is_err() {
+                return;
+            }
+            *link = Link::open(link.address, std::mem::take(&mut link.name), &self.leaf);
+            link.say(&Message::Records(self.said.values().cloned().collect()).encode());
+        }
+        link.say(&message.encode());
     }
 
     /// What one has said since it was last asked.
@@ -236,6 +251,16 @@ fn held(links: &Arc<Mutex<BTreeMap<String, Link>>>) -> MutexGuard<'_, BTreeMap<S
 }
 
 impl Link {
+    fn open(address: SocketAddr, name: String, leaf: &Arc<CertifiedKey>) -> Link {
+        let session = member(address, "skein-peer/1", &name, leaf);
+        let (rest, piece, heard) = Default::default();
+        let mut link = Link { address, name, session, rest, piece, heard, closed: false };
+        link.write(HELLO, &codec::encode(&Envelope { version: WIRE_VERSION, kind: 2, body: Vec::new() }));
+        // A write that failed has closed it.
+        let _ = link.session.sock.set_read_timeout(Some(LOOK));
+        link
+    }
+
     fn say(&mut self, message: &[u8]) {
         self.write(MESSAGE, message);
     }

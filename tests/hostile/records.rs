@@ -121,11 +121,14 @@ fn a94_a_generation_from_the_future_harms_its_author_alone() {
     // Beyond what any clock may be wrong by it is refused whole.
     let far = next_generation(0, 0, wall() + 400 * day, 0);
     let left = codec::encode(&Status::Left);
-    for generation in [far, u64::MAX] {
-        let record = scene.liar.signed(&node(LIAR), generation, Section::STATUS, 1, left.clone());
-        scene.liar.tell(&Message::Records(vec![record]));
-    }
-    scene.blamed();
+    let lie = || {
+        for generation in [far, u64::MAX] {
+            let record = scene.liar.signed(&node(LIAR), generation, Section::STATUS, 1, left.clone());
+            scene.liar.tell(&Message::Records(vec![record]));
+        }
+    };
+    lie();
+    scene.blamed(lie);
     HONEST.iter().for_each(|at| scene.sees(at, LIAR, "alive").expect("not believed"));
     // Of others it is a forgery at any height.
     for of in HONEST {
