@@ -36,8 +36,8 @@ use crate::{
         catch_up, drift,
         enrol::Enrolment,
         error::{Error, fail, internal},
-        event::Events,
         hearing::Hearing,
+        journal,
         links::Links,
         local::Local,
         members::{Input, Members, Task as MembersTask},
@@ -110,7 +110,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let mut signals = Signals::new().map_err(internal)?;
     let tasks = Tasks::new();
     let (loading, theirs) = (dir.clone(), owner.clone());
-    let known = tokio::task::spawn_blocking(move || load(&loading, &theirs)).await.map_err(internal)??;
+    let (known, journal) = tokio::task::spawn_blocking(move || load(&loading, &theirs)).await.map_err(internal)??;
     // Leafs are there before anybody is told of services; those that the grant lacks are named later.
     let lifetimes = known.world.current().load().state.lifetimes();
     known.identity.refresh(&config.accounts(), &lifetimes, Clock.now(), rand::random());
@@ -139,6 +139,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
 
     let (members, inputs) = Members::channel();
     let hearing = Hearing::default();
+    let noted = known.events.watch();
     let sync = synchroniser(&known, &mesh, &members, &tasks);
     let local = Local::new(owner.node.clone(), members.clone(), sync.events.clone(), tasks.clone());
     let bound = apply(&plane, &config).await?;
@@ -157,6 +158,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     };
     tasks.critical("outlier-sharing", sharing.run());
     tasks.critical("timeline", timeline::watch(sync.clone(), circuits.clone()));
+    tasks.critical("journal", journal::keep(sync.clone(), journal, noted));
     let agent =
         Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
     beyond::start(&config, &known.world, &plane, agent.secrets(), &tasks);
@@ -286,7 +288,7 @@ fn synchroniser(known: &Known, mesh: &Mesh, members: &Members, tasks: &Tasks) ->
         members: members.clone(),
         identity: known.identity.clone(),
         mesh: mesh.clone(),
-        events: Arc::new(Events::default()),
+        events: known.events.clone(),
         tasks: tasks.clone(),
     })
 }

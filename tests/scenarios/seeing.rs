@@ -177,6 +177,58 @@ fn prometheus_is_told_of_all_nodes_and_of_one_that_died() {
 }
 
 #[test]
+fn events_outlive_processes_and_machines() {
+    let mut cluster = cluster();
+    // Something that one node alone notes: the check of its own service.
+    let service = "[[service]]\nname = \"extra\"\nnamespace = \"shop\"\nports = [{ name = \"http\", port = 80, protocol = \"http\", \
+                   target = \"127.0.0.1:9\" }]\n";
+    cluster.on("web", &["grant", "v2", "shop/extra", "--wait", "all"]).expect_code(0);
+    let file = cluster.file("extra.toml", service);
+    cluster.on("v2", &["service", "add", &file.to_string_lossy()]).expect_code(0);
+    let noted = |cluster: &Cluster, node: &str, more: &[&str]| {
+        let events = cluster.json(node, &[&["events"], more].concat());
+        let is_it = |one: &&Value| one["subject"].as_str().is_some_and(|of| of.contains("shop/extra"));
+        events.as_array().expect("events").iter().find(is_it).cloned().ok_or_else(|| events.to_string())
+    };
+    let first = eventually("it is noted", || noted(&cluster, "v2", &["--here"]));
+    assert_eq!((&first["seen_by"], &first["kept_by"]), (&json!(["v2"]), &json!([])));
+    // What is to survive is on the disks of both keepers.
+    for keeper in ["v1", "web"] {
+        let file = cluster.node(keeper).dir.join("data/events");
+        eventually(&format!("{keeper} keeps it"), || {
+            let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+            if text.contains("shop/extra") { Ok(()) } else { Err(text) }
+        });
+    }
+    cluster.kill("v2");
+    let gone = eventually("others tell of it", || {
+        let row = noted(&cluster, "web", &[])?;
+        if row["kept_by"] == json!(["v1", "web"]) { Ok(row) } else { Err(row.to_string()) }
+    });
+    assert_eq!(
+        (&gone["time"], &gone["message"], &gone["seen_by"]),
+        (&first["time"], &first["message"], &json!(["v2"]))
+    );
+    // Nobody's memory is left but the disks'.
+    for name in ["web", "v1"] {
+        cluster.kill(name);
+    }
+    cluster.run("web");
+    eventually("it is told from the disk", || {
+        let row = noted(&cluster, "web", &[])?;
+        if row["kept_by"] == json!(["web"]) { Ok(()) } else { Err(row.to_string()) }
+    });
+    cluster.run("v2");
+    assert_eq!(noted(&cluster, "v2", &["--here"]).expect("it is on its own disk")["time"], first["time"]);
+    cluster.wait_members(PATIENCE);
+    let back = eventually("it speaks for itself again", || {
+        let row = noted(&cluster, "web", &[])?;
+        if row["kept_by"] == json!([]) { Ok(row) } else { Err(row.to_string()) }
+    });
+    assert_eq!(back["time"], first["time"]);
+}
+
+#[test]
 fn checks_have_names_before_and_after_joining() {
     let listed = crate::skein().command().args(["check", "--list", "-o", "json"]).output().expect("it runs");
     let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");

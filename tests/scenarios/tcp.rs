@@ -89,6 +89,27 @@ fn routes(tcp: &str) -> String {
     )
 }
 
+/// A node that took none of them tells of connections as of requests, on its pages too.
+fn told_of(cluster: &Cluster) {
+    let told = || {
+        let top = cluster.json("two", &["top"]);
+        let rows = top["connections"].as_array().cloned().unwrap_or_default();
+        let to_one = |row: &&Value| row["service"] == "shop/tcp-echo" && row["to"]["version"] == "v1";
+        let row = rows.iter().find(to_one).cloned().ok_or_else(|| top.to_string())?;
+        if row["open"] == 1 && row["security"] == "mutual_tls" { Ok(row) } else { Err(row.to_string()) }
+    };
+    let row = eventually("the open connection is told of", told);
+    assert_eq!((&row["from"]["service"], &row["failed"]), (&json!("web"), &json!(0)), "{row}");
+    let above = |field: &str, bound: u64| row[field].as_u64().is_some_and(|value| value > bound);
+    assert!(above("opened", 20) && above("sent", 100) && above("received", 100), "{row}");
+    assert!(row["rate"].as_f64().is_some_and(|rate| rate > 0.0), "{row}");
+    let admin = cluster.node("two").address("admin");
+    for (path, word) in [("/services/shop/tcp-echo", "Connections by caller"), ("/graph", "Connections of bytes")] {
+        let page = http::get(admin, &admin.to_string(), path).expect("a page").text();
+        assert!(page.contains(word) && page.contains("shop/web"), "{path}: {page}");
+    }
+}
+
 #[test]
 fn connections_are_shifted_judged_and_told_of() {
     let world = World::start();
@@ -118,6 +139,7 @@ fn connections_are_shifted_judged_and_told_of() {
     live.read_exact(&mut name).expect("the server speaks first");
     live.write_all(b"ping").expect("it is open");
     live.read_exact(&mut name).expect("an echo");
+    told_of(&world.cluster);
     assert_eq!(&name, b"ping");
     let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: tcp, namespace: shop}\nspec: {selector: {matchLabels: {app: tcp-echo}}, action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/default]}}]}]}\n";
     world.push(policy);

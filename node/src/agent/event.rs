@@ -1,79 +1,171 @@
-//! What happened, for people and scripts that watch.
+//! What happened, as this node notes it, and as it keeps it for the few nodes that it remembers: of one that is gone others tell.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use certs::codec::Millis;
-use serde::Serialize;
+use certs::{codec::Millis, id::NodeId};
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-/// Events that are kept for those who ask later, and that a slow watcher may lag behind.
+/// Events of one node that are kept, and that a slow watcher may lag behind.
 pub const KEPT: usize = 512;
+/// Other nodes whose events are kept.
+pub const NODES: usize = 16;
+/// Bytes of a text.
+const TEXT: usize = 1_024;
+/// Letters of a kind.
+const KIND: usize = 40;
 
-/// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Event {
-    /// When; Unix milliseconds.
+/// One thing that happened, as it is kept and as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Noted {
+    /// When, by the clock of who noted it; Unix milliseconds.
     pub at: Millis,
     /// A stable word: `member_alive`, `member_dead`, `policy_applied`, `health`, ...
-    pub kind: &'static str,
+    pub kind: String,
     /// Whom or what it concerns: a node, an endpoint, a changeset.
     pub subject: String,
     /// For people.
     pub message: String,
 }
 
-/// The node's events: a short memory and those who watch.
+impl Noted {
+    /// Whether it has the form that an honest node gives it.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        self.kind.len() <= KIND && word(&self.kind) && self.subject.len() <= TEXT && self.message.len() <= TEXT
+    }
+}
+
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(TEXT)].to_owned()
+}
+
+/// The node's events: a bounded memory and those who watch.
 #[derive(Debug)]
 pub struct Events {
-    recent: Mutex<VecDeque<Event>>,
+    recent: Mutex<VecDeque<Noted>>,
+    others: Mutex<Others>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
-    watchers: broadcast::Sender<Event>,
+    watchers: broadcast::Sender<Noted>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { recent: Mutex::default(), counts: Mutex::default(), watchers: broadcast::Sender::new(KEPT) }
+        Self::remembering(Vec::new(), Others::default())
     }
 }
 
 impl Events {
+    /// With what was noted before this process began, oldest first, by this node and by others.
+    #[must_use]
+    pub fn remembering(mut own: Vec<Noted>, others: Others) -> Self {
+        own.drain(..own.len().saturating_sub(KEPT));
+        Self {
+            recent: Mutex::new(own.into()),
+            others: Mutex::new(others),
+            counts: Mutex::default(),
+            watchers: broadcast::Sender::new(KEPT),
+        }
+    }
+
     /// Notes an event and tells those who watch.
     pub fn note(&self, at: Millis, kind: &'static str, subject: impl ToString, message: impl Into<String>) {
-        let event = Event { at, kind, subject: subject.to_string(), message: message.into() };
-        tracing::info!(kind, subject = event.subject, "{}", event.message);
-        *self.counts.lock().expect("no code panics while it holds the counts").entry(kind).or_default() += 1;
-        let mut recent = self.recent.lock().expect("no code panics while it holds the events");
+        let (subject, message) = (cut(&subject.to_string()), cut(&message.into()));
+        tracing::info!(kind, subject, "{message}");
+        *held(&self.counts).entry(kind).or_default() += 1;
+        let noted = Noted { at, kind: kind.to_owned(), subject, message };
+        let mut recent = held(&self.recent);
         if recent.len() == KEPT {
             recent.pop_front();
         }
-        recent.push_back(event.clone());
+        recent.push_back(noted.clone());
         drop(recent);
         // Nobody watching is the usual case.
-        let _ = self.watchers.send(event);
+        let _ = self.watchers.send(noted);
     }
 
     /// The latest events, oldest first.
-    pub fn recent(&self) -> Vec<Event> {
-        self.recent.lock().expect("no code panics while it holds the events").iter().cloned().collect()
+    pub fn recent(&self) -> Vec<Noted> {
+        held(&self.recent).iter().cloned().collect()
     }
 
-    /// How often each kind was noted.
+    /// What this node keeps of others.
+    pub fn others(&self) -> MutexGuard<'_, Others> {
+        held(&self.others)
+    }
+
+    /// How often each kind was noted since the process began.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        self.counts.lock().expect("no code panics while it holds the counts").clone()
+        held(&self.counts).clone()
     }
 
     /// What happens from now on.
-    pub fn watch(&self) -> broadcast::Receiver<Event> {
+    pub fn watch(&self) -> broadcast::Receiver<Noted> {
         self.watchers.subscribe()
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a node keeps of others. Pure.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Others {
+    /// With how many were heard when each was last heard.
+    nodes: BTreeMap<NodeId, (u64, VecDeque<Noted>)>,
+    heard: u64,
+}
+
+impl Others {
+    /// Takes what a node says that it noted, and gives what of it is new, oldest first. Of too many nodes, whoever was heard longest
+    /// ago is forgotten.
+    pub fn take(&mut self, node: &NodeId, mut said: Vec<Noted>) -> Vec<Noted> {
+        self.heard += 1;
+        let (heard, kept) = self.nodes.entry(node.clone()).or_default();
+        *heard = self.heard;
+        said.drain(..said.len().saturating_sub(KEPT));
+        said.retain(|noted| noted.is_sound() && !kept.contains(noted));
+        said.sort_by_key(|noted| noted.at);
+        said.dedup();
+        kept.extend(said.iter().cloned());
+        kept.make_contiguous().sort_by_key(|noted| noted.at);
+        kept.drain(..kept.len().saturating_sub(KEPT));
+        if self.nodes.len() > NODES
+            && let Some(oldest) = self.nodes.iter().min_by_key(|(_, kept)| kept.0).map(|(node, _)| node.clone())
+        {
+            self.nodes.remove(&oldest);
+        }
+        said
+    }
+
+    /// When the newest note of a node is of that is kept; 0 if none is.
+    #[must_use]
+    pub fn newest(&self, node: &NodeId) -> Millis {
+        self.nodes.get(node).and_then(|(_, kept)| kept.back()).map_or(0, |noted| noted.at)
+    }
+
+    /// Everything, oldest first of each node.
+    pub fn all(&self) -> impl Iterator<Item = (&NodeId, impl Iterator<Item = &Noted>)> {
+        self.nodes.iter().map(|(node, (_, kept))| (node, kept.iter()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn noted(at: Millis, subject: &str) -> Noted {
+        Noted { at, kind: "health".into(), subject: subject.into(), message: String::new() }
+    }
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
 
     #[test]
     fn memory_is_short_and_watchers_hear() {
@@ -86,5 +178,39 @@ mod tests {
         assert_eq!(events.recent()[0].at, 1);
         assert_eq!(events.counts(), BTreeMap::from([("health", KEPT as u64 + 1)]));
         assert!(watcher.try_recv().is_err_and(|e| matches!(e, broadcast::error::TryRecvError::Lagged(1))));
+    }
+
+    #[test]
+    fn what_was_noted_before_is_remembered_within_the_same_bound() {
+        let before = (0..KEPT as u64 + 5).map(|at| noted(at, "x")).collect();
+        let events = Events::remembering(before, Others::default());
+        events.note(9_999, "health", "y".repeat(TEXT + 9), "");
+        let recent = events.recent();
+        assert_eq!((recent.len(), recent[0].at), (KEPT, 6));
+        assert!(recent[KEPT - 1].is_sound(), "an honest node cuts its own");
+    }
+
+    #[test]
+    fn of_others_the_new_is_taken_once_and_in_order() {
+        let mut others = Others::default();
+        assert_eq!(others.take(&node("a"), vec![noted(2, "x"), noted(1, "x")]), [noted(1, "x"), noted(2, "x")]);
+        assert_eq!(others.take(&node("a"), vec![noted(1, "x"), noted(2, "x"), noted(2, "y")]), [noted(2, "y")]);
+        assert_eq!((others.newest(&node("a")), others.newest(&node("b"))), (2, 0));
+        let unsound = Noted { kind: "<b>".into(), ..noted(3, "x") };
+        assert_eq!(others.take(&node("a"), vec![unsound]), []);
+        let flood = others.take(&node("a"), (10..KEPT as u64 * 2).map(|at| noted(at, "x")).collect());
+        assert_eq!((flood.len(), others.all().next().unwrap().1.count()), (KEPT, KEPT));
+    }
+
+    #[test]
+    fn of_too_many_who_was_heard_longest_ago_is_forgotten() {
+        let mut others = Others::default();
+        for number in 0..NODES {
+            others.take(&node(&format!("n{number}")), vec![noted(1, "x")]);
+        }
+        others.take(&node("n0"), Vec::new());
+        others.take(&node("new"), vec![noted(1, "x")]);
+        let names: Vec<&str> = others.all().map(|(node, _)| node.as_str()).collect();
+        assert!(names.len() == NODES && names.contains(&"n0") && !names.contains(&"n1"), "{names:?}");
     }
 }

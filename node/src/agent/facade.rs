@@ -27,14 +27,14 @@ use policy::{
     changeset::ChangesetId,
     history::{History, State},
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 pub use enroller::EnrollerRequest;
 
 use super::{
     drift::Measured,
     error::{Error, fail, internal},
-    event::Event,
+    event::Noted,
     local::{Local, covers, not_granted},
     receipt::{Receipt, Standing},
     state_dir::StateDir,
@@ -456,13 +456,8 @@ impl Agent {
         self.inner.sync.world.changes()
     }
 
-    /// What happens from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.sync.events.watch()
-    }
-
     /// The latest events, oldest first.
-    pub fn recent_events(&self) -> Vec<Event> {
+    pub fn recent_events(&self) -> Vec<Noted> {
         self.inner.sync.events.recent()
     }
 }

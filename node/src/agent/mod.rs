@@ -16,6 +16,7 @@ pub mod hearing;
 pub mod identity;
 pub mod init;
 pub mod join;
+pub mod journal;
 pub mod jwks;
 pub mod links;
 pub mod local;

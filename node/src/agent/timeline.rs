@@ -1,5 +1,5 @@
-//! What happened to the mesh, as several nodes noted it: one row for what several saw at about the same time. A node that dies takes
-//! only its own notes along; of its death the others know. Pure but for [`watch`].
+//! What happened to the mesh, as several nodes noted it: one row for what several saw at about the same time. What a node noted that
+//! does not answer its keepers tell, and no keeper of one that does. Pure but for [`watch`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,33 +8,15 @@ use std::{
 
 use certs::{codec::Millis, id::NodeId};
 use membership::{body::Status, view::View};
-use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Event, KEPT},
+    event::{KEPT, NODES, Noted},
     sync::Sync,
 };
 use crate::snapshot::{Circuits, Standing};
 
 /// Notes of the same about the same within this time, in milliseconds, are one event.
 const TOGETHER: Millis = 10_000;
-/// Bytes of a text that another node may bring.
-const TEXT: usize = 1_024;
-/// Letters of a kind.
-const KIND: usize = 40;
-
-/// One event as it travels.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Noted {
-    /// When, by the clock of who noted it; Unix milliseconds.
-    pub at: Millis,
-    /// A stable word.
-    pub kind: String,
-    /// Whom or what it concerns.
-    pub subject: String,
-    /// For people.
-    pub message: String,
-}
 
 /// One event, and who noted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,34 +25,42 @@ pub struct Merged {
     pub noted: Noted,
     /// By name.
     pub seen_by: Vec<NodeId>,
+    /// Who tells it for those that do not answer, by name: their word, not what the others signed.
+    pub kept_by: Vec<NodeId>,
 }
 
-impl Noted {
-    /// As this node noted it.
-    #[must_use]
-    pub fn of(event: &Event) -> Self {
-        let cut = |text: &str| text[..text.floor_char_boundary(TEXT)].to_owned();
-        Self { at: event.at, kind: event.kind.to_owned(), subject: cut(&event.subject), message: cut(&event.message) }
-    }
+/// When, by whom, what; and who says so in the place of who noted it.
+type Note = (Millis, NodeId, Noted, BTreeSet<NodeId>);
 
-    /// Whether it has the form that an honest node gives it.
-    fn is_sound(&self) -> bool {
-        let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        self.kind.len() <= KIND && word(&self.kind) && self.subject.len() <= TEXT && self.message.len() <= TEXT
-    }
-}
-
-/// When, by whom, what.
-type Note = (Millis, NodeId, Noted);
-
-/// Puts together what nodes noted, oldest first; `own` is who asks.
-pub fn merge(said: impl IntoIterator<Item = (NodeId, Vec<Noted>)>, own: &NodeId) -> Vec<Merged> {
-    let mut by_subject: BTreeMap<(String, String), Vec<Note>> = BTreeMap::new();
-    for (node, notes) in said {
-        for noted in notes.into_iter().rev().take(KEPT).filter(Noted::is_sound) {
-            let key = (noted.kind.clone(), noted.subject.clone());
-            by_subject.entry(key).or_default().push((noted.at, node.clone(), noted));
+/// Puts together what nodes say, oldest first; each names itself and those that it keeps, and speaks for one that answers in vain.
+/// `own` is who asks.
+pub fn merge(said: impl IntoIterator<Item = (NodeId, Vec<(NodeId, Vec<Noted>)>)>, own: &NodeId) -> Vec<Merged> {
+    let said: Vec<_> = said.into_iter().collect();
+    let answered: BTreeSet<NodeId> = said.iter().map(|(node, _)| node.clone()).collect();
+    let mut noted: BTreeMap<(NodeId, Noted), BTreeSet<NodeId>> = BTreeMap::new();
+    let mut twice: Vec<(NodeId, Noted)> = Vec::new();
+    for (teller, all) in said {
+        for (node, notes) in all.into_iter().take(NODES + 1) {
+            if node != teller && answered.contains(&node) {
+                continue;
+            }
+            for one in notes.into_iter().rev().take(KEPT).filter(Noted::is_sound) {
+                if node == teller && noted.contains_key(&(node.clone(), one.clone())) {
+                    twice.push((node.clone(), one));
+                    continue;
+                }
+                let told = noted.entry((node.clone(), one)).or_default();
+                if node != teller {
+                    told.insert(teller.clone());
+                }
+            }
         }
+    }
+    let mut by_subject: BTreeMap<(String, String), Vec<Note>> = BTreeMap::new();
+    let twice = twice.into_iter().map(|note| (note, BTreeSet::new()));
+    for ((node, one), told) in noted.into_iter().chain(twice) {
+        let key = (one.kind.clone(), one.subject.clone());
+        by_subject.entry(key).or_default().push((one.at, node, one, told));
     }
     let mut all: Vec<Merged> = Vec::new();
     for mut notes in by_subject.into_values() {
@@ -93,8 +83,35 @@ pub fn merge(said: impl IntoIterator<Item = (NodeId, Vec<Noted>)>, own: &NodeId)
 fn one(group: Vec<Note>, own: &NodeId) -> Option<Merged> {
     let at = group.first()?.0;
     let words = group.iter().find(|note| note.1 == *own).or(group.first())?.2.clone();
+    let kept: BTreeSet<NodeId> = group.iter().flat_map(|note| note.3.iter().cloned()).collect();
     let seen: BTreeSet<NodeId> = group.into_iter().map(|note| note.1).collect();
-    Some(Merged { noted: Noted { at, ..words }, seen_by: seen.into_iter().collect() })
+    Some(Merged {
+        noted: Noted { at, ..words },
+        seen_by: seen.into_iter().collect(),
+        kept_by: kept.into_iter().collect(),
+    })
+}
+
+/// What was noted since, the newest first as far as `bytes` hold it, by node.
+pub fn newest<'n, N: Iterator<Item = &'n Noted>>(
+    all: impl Iterator<Item = (&'n NodeId, N)>,
+    since: Millis,
+    bytes: usize,
+) -> BTreeMap<NodeId, Vec<Noted>> {
+    let mut noted: Vec<(&Noted, &NodeId)> = all.flat_map(|(node, noted)| noted.map(move |one| (one, node))).collect();
+    noted.retain(|(one, _)| one.at >= since);
+    noted.sort_by_key(|(one, _)| std::cmp::Reverse(one.at));
+    let (mut size, mut kept) = (0, BTreeMap::<NodeId, Vec<Noted>>::new());
+    for (one, node) in noted {
+        // Of an entry beside its texts: lengths, time, name.
+        size += one.kind.len() + one.subject.len() + one.message.len() + 100;
+        if size > bytes {
+            break;
+        }
+        kept.entry(node.clone()).or_default().push(one.clone());
+    }
+    kept.values_mut().for_each(|noted| noted.reverse());
+    kept
 }
 
 /// Notes what is seen by comparing: ejections and returns of endpoints, steps of the root, who may sign, drains.
@@ -187,11 +204,16 @@ mod tests {
         Noted { at, kind: kind.into(), subject: subject.into(), message: message.into() }
     }
 
+    /// What a node says of itself.
+    fn own(name: &str, noted: Vec<Noted>) -> (NodeId, Vec<(NodeId, Vec<Noted>)>) {
+        (node(name), vec![(node(name), noted)])
+    }
+
     #[test]
     fn what_several_saw_is_one_event() {
         let said = [
-            (node("b"), vec![noted(1_200, "member_dead", "x", "theirs"), noted(90_000, "member_dead", "x", "again")]),
-            (node("a"), vec![noted(1_500, "member_dead", "x", "mine"), noted(1_600, "member_dead", "y", "other")]),
+            own("b", vec![noted(1_200, "member_dead", "x", "theirs"), noted(90_000, "member_dead", "x", "again")]),
+            own("a", vec![noted(1_500, "member_dead", "x", "mine"), noted(1_600, "member_dead", "y", "other")]),
         ];
         let rows: Vec<_> = merge(said, &node("a"))
             .into_iter()
@@ -203,23 +225,51 @@ mod tests {
 
     #[test]
     fn what_one_node_notes_twice_happened_twice() {
-        let said = [(node("a"), vec![noted(1, "health", "x", "down"), noted(2, "health", "x", "up")])];
+        let said = [own("a", vec![noted(1, "health", "x", "down"), noted(2, "health", "x", "up")])];
         assert_eq!(merge(said, &node("a")).len(), 2);
     }
 
     #[test]
+    fn of_who_does_not_answer_keepers_tell_and_of_who_does_nobody_else() {
+        let gone = || (node("gone"), vec![noted(1, "health", "x", "theirs")]);
+        let lie = (node("b"), vec![noted(1, "clone", "b", "a lie")]);
+        let said = [
+            (node("a"), vec![own("a", vec![noted(2, "health", "x", "mine")]).1.remove(0), gone(), lie]),
+            (node("b"), vec![(node("b"), Vec::new()), gone()]),
+        ];
+        let rows = merge(said, &node("a"));
+        assert_eq!(rows.len(), 1, "what is said of one that answers is left out: {rows:?}");
+        let names = |names: &[&str]| names.iter().map(|name| node(name)).collect::<Vec<_>>();
+        assert_eq!((&rows[0].seen_by, &rows[0].kept_by), (&names(&["a", "gone"]), &names(&["a", "b"])));
+        assert_eq!((rows[0].noted.at, &*rows[0].noted.message), (1, "mine"));
+    }
+
+    #[test]
+    fn one_reply_holds_the_newest() {
+        let (a, b) = (node("a"), node("b"));
+        let (of_a, of_b) =
+            ([noted(1, "k", "x", "m"), noted(4, "k", "x", "m")], [noted(2, "k", "x", "m"), noted(3, "k", "x", "m")]);
+        let kept = |since, bytes| newest([(&a, of_a.iter()), (&b, of_b.iter())].into_iter(), since, bytes);
+        assert_eq!(kept(0, 1_000).values().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(kept(0, 310), BTreeMap::from([(a.clone(), vec![of_a[1].clone()]), (b.clone(), of_b.to_vec())]));
+        assert_eq!(kept(4, 310), BTreeMap::from([(a.clone(), vec![of_a[1].clone()])]));
+    }
+
+    #[test]
     fn what_no_honest_node_says_is_left_out() {
-        let long = "x".repeat(TEXT + 1);
+        let long = "x".repeat(5_000);
         let said = [
             noted(1, "<b>", "x", "y"),
             noted(1, "a", &long, "y"),
             noted(1, "a", "x", &long),
             noted(u64::MAX, "a", "x", "y"),
         ];
-        let rows = merge([(node("evil"), said.to_vec())], &node("a"));
+        let rows = merge([own("evil", said.to_vec())], &node("a"));
         assert_eq!((rows.len(), rows[0].noted.at), (1, u64::MAX));
         let flood = vec![noted(1, "a", "x", "y"); KEPT + 100];
-        assert_eq!(merge([(node("evil"), flood)], &node("a")).len(), KEPT);
+        assert_eq!(merge([own("evil", flood.clone())], &node("a")).len(), KEPT);
+        let names = (0..NODES * 2).map(|number| (node(&format!("n{number}")), flood.clone()));
+        assert_eq!(merge([(node("evil"), names.collect())], &node("a")).len(), 1, "of each name once, at one time");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What nodes say of the requests that they saw, and the one picture that this makes. A node is believed only about requests that its
-//! own services sent or took. Pure.
+//! What nodes say of the requests and connections that they saw, and the one picture that this makes. A node is believed only about
+//! those that its own services sent or took. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::api;
 use crate::telemetry::{
-    BUCKETS, Exchanged, PairTraffic, Protocol, Reporter, SLOT, SLOTS, Security, Workload, quantile,
+    BUCKETS, Carried, Exchanged, Pair as Names, PairConnections, PairTraffic, Protocol, Reporter, SLOT, SLOTS,
+    Security, Workload, quantile,
 };
 
 /// Pairs of one node that are looked at.
@@ -21,6 +22,8 @@ const PAIRS: usize = 2_000;
 const NAME: usize = 253;
 /// Kinds of failure of one pair that are taken.
 const FAILURES: usize = 16;
+/// Slots that rates are of: two whole ones and the one under way.
+const RECENT: usize = 3;
 
 /// What one node saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +36,13 @@ pub struct Said {
     pub left_out: u64,
     /// In any order.
     pub pairs: Vec<Pair>,
+    /// Connections of bytes, in any order.
+    pub connections: Vec<Connections>,
 }
 
-/// What one pair of workloads exchanged.
+/// Who called whom, as one side saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pair {
+pub struct Ends {
     /// Whether the caller's proxy saw it, or the server's.
     pub by_caller: bool,
     /// The caller.
@@ -50,6 +55,24 @@ pub struct Pair {
     pub service: String,
     /// Whether it came over mutual TLS, where that is known.
     pub mutual_tls: Option<bool>,
+}
+
+/// What connections of bytes between one pair of workloads carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Between whom.
+    pub ends: Ends,
+    /// Those that go on.
+    pub open: u64,
+    /// Connections that came, those of them that led nowhere, bytes to the caller, bytes from it; the newest slot first.
+    pub slots: Vec<(u64, u64, u64, u64)>,
+}
+
+/// What one pair of workloads exchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// Between whom.
+    pub ends: Ends,
     /// Whether it was gRPC.
     pub grpc: bool,
     /// Requests and failed ones, the newest slot first.
@@ -109,14 +132,14 @@ impl Said {
     /// What this node saw.
     #[must_use]
     pub fn of(seen: Exchanged) -> Self {
-        let Exchanged { partial, span, pairs, left_out } = seen;
-        Self { partial, span, left_out, pairs: pairs.into_iter().map(Pair::of).collect() }
+        let Exchanged { partial, span, pairs, connections, left_out } = seen;
+        let (pairs, connections) = (pairs.into_iter().map(Pair::of), connections.into_iter().map(Connections::of));
+        Self { partial, span, left_out, pairs: pairs.collect(), connections: connections.collect() }
     }
 }
 
-impl Pair {
-    fn of(seen: PairTraffic) -> Self {
-        let PairTraffic { pair, protocol, slots, buckets, failures } = seen;
+impl Ends {
+    fn of(pair: &Names) -> Self {
         let is_service = &*pair.service_namespace != "unknown";
         Self {
             by_caller: pair.reporter == Reporter::Source,
@@ -129,6 +152,33 @@ impl Pair {
                 Security::MutualTls => Some(true),
                 Security::Plain => Some(false),
             },
+        }
+    }
+
+    /// Whether a node that runs these services may speak of it.
+    fn are_believed(&self, services: &[ServiceRecord]) -> bool {
+        let own = if self.by_caller { &self.from } else { &self.to };
+        let short = [&self.namespace, &self.service].into_iter().all(|name| name.len() <= NAME);
+        short && self.from.is_short() && self.to.is_short() && own.is_of(services)
+    }
+}
+
+impl Connections {
+    fn of(seen: PairConnections) -> Self {
+        let slot = |slot: Carried| (slot.opened, slot.failed, slot.sent, slot.received);
+        Self { ends: Ends::of(&seen.pair), open: seen.open, slots: seen.slots.map(slot).to_vec() }
+    }
+
+    fn is_believed(&self, services: &[ServiceRecord]) -> bool {
+        self.slots.len() <= SLOTS && self.ends.are_believed(services)
+    }
+}
+
+impl Pair {
+    fn of(seen: PairTraffic) -> Self {
+        let PairTraffic { pair, protocol, slots, buckets, failures } = seen;
+        Self {
+            ends: Ends::of(&pair),
             grpc: protocol == Protocol::Grpc,
             slots: slots.to_vec(),
             buckets: buckets.to_vec(),
@@ -138,21 +188,77 @@ impl Pair {
 
     /// Whether a node that runs these services may say it.
     fn is_believed(&self, services: &[ServiceRecord]) -> bool {
-        let own = if self.by_caller { &self.from } else { &self.to };
-        let short = [&self.namespace, &self.service].into_iter().all(|name| name.len() <= NAME);
         let failures = self.failures.len() <= FAILURES && self.failures.iter().all(|(how, _)| how.len() <= NAME);
         let sized = self.slots.len() <= SLOTS && self.buckets.len() <= BUCKETS;
-        short && failures && sized && self.from.is_short() && self.to.is_short() && own.is_of(services)
+        failures && sized && self.ends.are_believed(services)
     }
 }
 
 /// Puts together what nodes say.
 #[derive(Debug, Default)]
 pub struct Picture {
-    edges: HashMap<(Party, Party, String, String), Both>,
+    edges: HashMap<Edge, Both>,
+    connections: HashMap<Edge, Streams>,
     left_out: u64,
     span: Millis,
     heard: BTreeSet<NodeId>,
+}
+
+/// Caller, server, namespace and name of the service.
+type Edge = (Party, Party, String, String);
+
+/// Both reporters of connections between one pair.
+#[derive(Debug, Default)]
+struct Streams {
+    caller: Flow,
+    server: Flow,
+    mutual_tls: Option<bool>,
+}
+
+/// Connections as one side saw them.
+#[derive(Debug, Default, Clone, Copy)]
+struct Flow {
+    open: u64,
+    opened: u64,
+    failed: u64,
+    sent: u64,
+    received: u64,
+    /// Connections, bytes to the caller and bytes from it, a second.
+    rates: [f64; 3],
+}
+
+impl Flow {
+    fn add(&mut self, said: &Connections, seconds: f64) {
+        self.open = self.open.saturating_add(said.open);
+        for (number, slot) in said.slots.iter().enumerate() {
+            self.opened = self.opened.saturating_add(slot.0);
+            self.failed = self.failed.saturating_add(slot.1);
+            self.sent = self.sent.saturating_add(slot.2);
+            self.received = self.received.saturating_add(slot.3);
+            if number < RECENT {
+                let more = [slot.0, slot.2, slot.3].map(|count| count as f64 / seconds);
+                self.rates.iter_mut().zip(more).for_each(|(all, more)| *all += more);
+            }
+        }
+    }
+}
+
+/// One request in clear is what one has to know of.
+fn security(known: Option<bool>, new: Option<bool>) -> Option<bool> {
+    match (known, new) {
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (known, new) => known.or(new),
+    }
+}
+
+/// The word for it.
+fn security_word(mutual_tls: Option<bool>) -> String {
+    let word = match mutual_tls {
+        Some(true) => "mutual_tls",
+        Some(false) => "none",
+        None => "unknown",
+    };
+    word.to_owned()
 }
 
 /// Both reporters of one edge.
@@ -181,15 +287,19 @@ impl Picture {
         let believed = said.pairs.into_iter().take(PAIRS).filter(|pair| pair.is_believed(services));
         // The minute that rates are of: two whole slots and the one under way, or as long as the node counts.
         let seconds = (said.partial.min(SLOT) + 2 * SLOT).min(said.span).max(1_000) as f64 / 1_000.0;
+        for said in said.connections.into_iter().take(PAIRS).filter(|said| said.is_believed(services)) {
+            let Ends { by_caller, from, to, namespace, service, mutual_tls } = said.ends.clone();
+            let both = self.connections.entry((from, to, namespace, service)).or_default();
+            both.mutual_tls = security(both.mutual_tls, mutual_tls);
+            let flow = if by_caller { &mut both.caller } else { &mut both.server };
+            flow.add(&said, seconds);
+        }
         for pair in believed {
-            let both = self.edges.entry((pair.from, pair.to, pair.namespace, pair.service)).or_default();
+            let Ends { by_caller, from, to, namespace, service, mutual_tls } = pair.ends;
+            let both = self.edges.entry((from, to, namespace, service)).or_default();
             both.grpc |= pair.grpc;
-            both.mutual_tls = match (both.mutual_tls, pair.mutual_tls) {
-                // One request in clear is what one has to know of.
-                (Some(false), _) | (_, Some(false)) => Some(false),
-                (known, new) => known.or(new),
-            };
-            let seen = if pair.by_caller { &mut both.caller } else { &mut both.server };
+            both.mutual_tls = security(both.mutual_tls, mutual_tls);
+            let seen = if by_caller { &mut both.caller } else { &mut both.server };
             for (all, more) in seen.slots.iter_mut().zip(&pair.slots) {
                 *all = (all.0.saturating_add(more.0), all.1.saturating_add(more.1));
             }
@@ -198,8 +308,11 @@ impl Picture {
                 let known = seen.failures.entry(how).or_default();
                 *known = known.saturating_add(count);
             }
-            let minute =
-                pair.slots.iter().take(3).fold((0.0, 0.0), |all, slot| (all.0 + slot.0 as f64, all.1 + slot.1 as f64));
+            let minute = pair
+                .slots
+                .iter()
+                .take(RECENT)
+                .fold((0.0, 0.0), |all, slot| (all.0 + slot.0 as f64, all.1 + slot.1 as f64));
             seen.rate += minute.0 / seconds;
             seen.failing += minute.1 / seconds;
         }
@@ -211,6 +324,9 @@ impl Picture {
     pub fn traffic(self, node: NodeId, silent: Vec<NodeId>) -> api::Traffic {
         let mut edges: Vec<api::Edge> = self.edges.into_iter().map(|(names, both)| edge(names, both)).collect();
         edges.sort_by(|a, b| (&a.from, &a.service, &a.to).cmp(&(&b.from, &b.service, &b.to)));
+        let mut connections: Vec<api::Connections> =
+            self.connections.into_iter().map(|(names, both)| streams(names, &both)).collect();
+        connections.sort_by(|a, b| (&a.from, &a.service, &a.to).cmp(&(&b.from, &b.service, &b.to)));
         api::Traffic {
             node,
             window_s: self.span / 1_000,
@@ -219,12 +335,13 @@ impl Picture {
             silent,
             left_out: self.left_out,
             edges,
+            connections,
         }
     }
 }
 
 /// One edge, as the reporter saw it that saw more of it: of a node that died the other side knows.
-fn edge((from, to, namespace, service): (Party, Party, String, String), both: Both) -> api::Edge {
+fn edge((from, to, namespace, service): Edge, both: Both) -> api::Edge {
     let count = |seen: &Seen| seen.slots.iter().fold(0_u64, |all, slot| all.saturating_add(slot.0));
     let seen = if count(&both.caller) >= count(&both.server) { &both.caller } else { &both.server };
     let quantile = |q| quantile(&seen.buckets, q);
@@ -233,12 +350,7 @@ fn edge((from, to, namespace, service): (Party, Party, String, String), both: Bo
         to: to.into(),
         service: if namespace.is_empty() { service } else { format!("{namespace}/{service}") },
         protocol: if both.grpc { "grpc" } else { "http" }.to_owned(),
-        security: match both.mutual_tls {
-            Some(true) => "mutual_tls",
-            Some(false) => "none",
-            None => "unknown",
-        }
-        .to_owned(),
+        security: security_word(both.mutual_tls),
         requests: count(seen),
         failed: seen.slots.iter().fold(0_u64, |all, slot| all.saturating_add(slot.1)),
         rate: seen.rate,
@@ -252,99 +364,26 @@ fn edge((from, to, namespace, service): (Party, Party, String, String), both: Bo
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use certs::id::{ServiceAccount, ServiceName};
-
-    fn records(services: &[(&str, &str)]) -> Arc<[ServiceRecord]> {
-        let record = |(name, version): &(&str, &str)| ServiceRecord {
-            instance: None,
-            service: ServiceName::new("shop", name).unwrap(),
-            account: ServiceAccount::new("shop", name).unwrap(),
-            labels: BTreeMap::from([("version".to_owned(), (*version).to_owned())]),
-            ports: Vec::new(),
-            weight: 1,
-        };
-        services.iter().map(record).collect()
-    }
-
-    fn party(service: &str, version: &str) -> Party {
-        Party { namespace: "shop".into(), service: service.into(), version: version.into() }
-    }
-
-    fn said(by_caller: bool, requests: u64) -> Said {
-        let pair = Pair {
-            by_caller,
-            from: party("web", "v1"),
-            to: party("cart", "v2"),
-            namespace: "shop".into(),
-            service: "cart".into(),
-            mutual_tls: (!by_caller).then_some(true),
-            grpc: false,
-            slots: vec![(requests, 1)],
-            buckets: vec![0, 0, requests],
-            failures: vec![("503 UH".into(), 1)],
-        };
-        Said { partial: 0, span: 10_000, left_out: 0, pairs: vec![pair] }
-    }
-
-    fn node(name: &str) -> NodeId {
-        NodeId::new(name).unwrap()
-    }
-
-    #[test]
-    fn both_sides_make_one_edge_and_who_saw_more_counts() {
-        let mut picture = Picture::default();
-        picture.add(node("a"), &records(&[("web", "v1")]), said(true, 20));
-        picture.add(node("b"), &records(&[("cart", "v2")]), said(false, 30));
-        let traffic = picture.traffic(node("a"), vec![node("c")]);
-        assert_eq!((traffic.heard.len(), traffic.edges.len(), traffic.window_s), (2, 1, 10));
-        let edge = &traffic.edges[0];
-        assert_eq!((edge.requests, edge.failed, &*edge.security, &*edge.service), (30, 1, "mutual_tls", "shop/cart"));
-        assert_eq!((edge.rate, edge.p50_ms, edge.slots[0]), (3.0, Some(3.0), [30, 1]));
-    }
-
-    #[test]
-    fn several_nodes_of_a_service_add_up() {
-        let mut picture = Picture::default();
-        for name in ["a", "b"] {
-            picture.add(node(name), &records(&[("web", "v1")]), said(true, 20));
-        }
-        let edge = &picture.traffic(node("a"), Vec::new()).edges[0];
-        assert_eq!((edge.requests, edge.rate, edge.failures["503 UH"]), (40, 4.0, 2));
-    }
-
-    #[test]
-    fn a_node_speaks_of_its_own_services_only() {
-        let edges = |services: &[(&str, &str)], said: Said| {
-            let mut picture = Picture::default();
-            picture.add(node("a"), &records(services), said);
-            picture.traffic(node("a"), Vec::new()).edges.len()
-        };
-        assert_eq!(edges(&[("web", "v1")], said(true, 1)), 1);
-        assert_eq!(edges(&[("cart", "v2")], said(true, 1)), 0, "it does not call as web");
-        assert_eq!(edges(&[("web", "v1")], said(false, 1)), 0, "it does not serve cart");
-        assert_eq!(edges(&[("web", "v9")], said(true, 1)), 0, "it is another version");
-        let mut long = said(true, 1);
-        long.pairs[0].to.service = "x".repeat(NAME + 1);
-        assert_eq!(edges(&[("web", "v1")], long), 0);
-        let mut vast = said(true, u64::MAX);
-        vast.pairs.push(vast.pairs[0].clone());
-        assert_eq!(edges(&[("web", "v1")], vast), 1, "numbers beyond all bounds do no harm");
-        let many = Said { pairs: vec![said(true, 1).pairs[0].clone(); PAIRS + 1], ..said(true, 1) };
-        let mut picture = Picture::default();
-        picture.add(node("a"), &records(&[("web", "v1")]), many);
-        assert_eq!(picture.traffic(node("a"), Vec::new()).edges[0].requests, PAIRS as u64);
-    }
-
-    #[test]
-    fn a_party_is_named_after_its_service() {
-        let labels = BTreeMap::from([("version".to_owned(), "v1".to_owned()), ("app".to_owned(), "x".to_owned())]);
-        let domain = certs::id::TrustDomain::new("t.example").unwrap();
-        let (name, account) = (ServiceName::new("shop", "web").unwrap(), ServiceAccount::new("shop", "web").unwrap());
-        let workload = Workload::of_service(&domain, &name, &account, &labels);
-        assert_eq!(Party::of(&workload), party("web", "v1"));
-        assert_eq!(Party::of(&Workload::unknown()).service, "unknown");
+/// The connections of one pair, as the reporter saw them that saw more.
+fn streams((from, to, namespace, service): Edge, both: &Streams) -> api::Connections {
+    let amount = |flow: &Flow| (flow.opened.max(flow.open), flow.sent.saturating_add(flow.received));
+    let flow = if amount(&both.caller) >= amount(&both.server) { both.caller } else { both.server };
+    let [rate, sent_rate, received_rate] = flow.rates;
+    api::Connections {
+        from: from.into(),
+        to: to.into(),
+        service: if namespace.is_empty() { service } else { format!("{namespace}/{service}") },
+        security: security_word(both.mutual_tls),
+        open: flow.open,
+        opened: flow.opened,
+        failed: flow.failed,
+        sent: flow.sent,
+        received: flow.received,
+        rate,
+        sent_rate,
+        received_rate,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,12 +25,12 @@ pub const LOOK: u16 = 6;
 pub const PING: u16 = 7;
 /// Nothing -> [`Paths`].
 pub const PATHS: u16 = 8;
-/// Nothing -> [`super::traffic::Said`].
-pub const TRAFFIC: u16 = 9;
-/// Nothing -> a list of [`super::timeline::Noted`].
-pub const EVENTS: u16 = 10;
+/// Nothing -> [`super::traffic::Said`]. (9 was the same without connections.)
+pub const TRAFFIC: u16 = 13;
 /// Nothing -> the address for scrapers, if there is one.
 pub const SCRAPED: u16 = 11;
+/// [`Recall`] -> by node a list of [`super::event::Noted`]. (10 was such a list of the asked node alone.)
+pub const EVENTS: u16 = 12;
 
 /// Most bytes of a request's body.
 pub const REQUEST_BYTES: usize = 64 << 10;
@@ -122,6 +122,15 @@ pub struct Look {
     pub service: ServiceName,
     /// The endpoint's instance.
     pub instance: Option<String>,
+}
+
+/// Asks what a node noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recall {
+    /// Not before, Unix milliseconds by the clock of who noted it.
+    pub since: u64,
+    /// Also what it keeps of nodes that it does not see alive, as far as one reply holds it, the newest first.
+    pub others: bool,
 }
 
 /// Whom a node has links with.

@@ -9,7 +9,9 @@ use crate::{
         book::Book,
         drift,
         error::{Error, fail},
+        event::Events,
         identity::Identity,
+        journal::Journal,
         state_dir::{Owner, StateDir},
         store::Store,
         world::World,
@@ -52,9 +54,10 @@ pub(super) struct Known {
     pub(super) world: Arc<World>,
     pub(super) generation: u64,
     pub(super) members: Vec<u8>,
+    pub(super) events: Arc<Events>,
 }
 
-pub(super) fn load(dir: &StateDir, owner: &Owner) -> Result<Known, Error> {
+pub(super) fn load(dir: &StateDir, owner: &Owner) -> Result<(Known, Journal), Error> {
     drift::resume(dir)?;
     let now = Clock.now();
     let store = Arc::new(Store::open(&dir.store())?);
@@ -65,5 +68,10 @@ pub(super) fn load(dir: &StateDir, owner: &Owner) -> Result<Known, Error> {
     let generation = store.next_generation(0, now, rand::random())?;
     let members = store.members()?.unwrap_or_default();
     let (identity, book, world) = (Arc::new(identity), Arc::new(book), Arc::new(world));
-    Ok(Known { store, identity, book, world, generation, members })
+    let (journal, events) = Journal::open(dir.path(), &owner.node).map_err(|error| {
+        let message = format!("{}/events: {error}", dir.path().display());
+        fail("storage_failed", message, "check the file's permissions and the disk; without it the node begins anew")
+    })?;
+    let events = Arc::new(events);
+    Ok((Known { store, identity, book, world, generation, members, events }, journal))
 }

@@ -39,9 +39,10 @@ fn table(endpoints: &[Endpoint]) -> Table {
             cell(endpoint.port.to_string()),
             cell(labels.join(",")),
             cell(endpoint.account.as_ref().map(|account| account.account()).unwrap_or_default()),
-            cell(endpoint.weight.to_string()),
+            // What is as usual is not worth a column.
+            cell(if endpoint.weight == 1 { String::new() } else { endpoint.weight.to_string() }),
             state(&endpoint.health),
-            state(&endpoint.outlier),
+            state(if endpoint.outlier == "none" { "" } else { &endpoint.outlier }),
             cell(&endpoint.reason),
         ]);
     }

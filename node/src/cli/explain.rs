@@ -100,13 +100,15 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
 
 fn table(explained: &Explanation) -> Table {
     let mut table = Table::new(&["ENDPOINT", "ADDRESS", "CLUSTER", "STATE", "REASON"]);
+    let several = explained.destinations.len() > 1;
     for endpoint in &explained.endpoints {
         let (state, tone) = if endpoint.candidate { ("candidate", Tone::Good) } else { ("out", Tone::Doubt) };
         let cell = |text: &str| (text.to_owned(), Tone::Plain);
         table.toned([
             cell(&endpoint.id),
             cell(&endpoint.address),
-            cell(&endpoint.cluster),
+            // Of one destination it stands above.
+            cell(if several { &endpoint.cluster } else { "" }),
             (state.to_owned(), tone),
             cell(&endpoint.reason),
         ]);

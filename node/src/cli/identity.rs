@@ -86,12 +86,12 @@ fn side(word: &str) -> std::result::Result<Role, String> {
 }
 
 fn table(identities: &[Identity]) -> Table {
-    let mut table = Table::new(&["IDENTITY", "FROM", "UNTIL", "ENDS", "KEY", "ROOT"]);
+    let mut table = Table::new(&["IDENTITY", "ENDS", "KEY", "ROOT"]);
     for identity in identities {
         let ends = identity.not_after.parse::<jiff::Timestamp>().map(|at| at.as_millisecond().unsigned_abs());
         let ends = ends.map_or_else(|_| String::new(), |ends| away(ends, clock::wall()));
         let held = identity.uid.map_or_else(|| "this node".to_owned(), |uid| format!("user {uid}"));
-        table.row([&identity.id, &identity.not_before, &identity.not_after, &ends, &held, &identity.root_state]);
+        table.row([&identity.id, &ends, &held, &identity.root_state]);
     }
     table
 }

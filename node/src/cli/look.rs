@@ -85,6 +85,12 @@ pub(crate) fn ago(time: &str) -> String {
     span(u64::try_from(now - then.as_millisecond()).unwrap_or(0))
 }
 
+/// A time as tables show it: to the second, `2026-01-02 03:04:05Z`; as it came if it is no time.
+pub(crate) fn when(time: &str) -> String {
+    let Ok(at) = time.parse::<jiff::Timestamp>() else { return time.to_owned() };
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
 /// A length of time in its greatest unit.
 pub(crate) fn span(length: Millis) -> String {
     match length / 1000 {
@@ -144,6 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_no_time_stays() {
-        assert_eq!(ago("never"), "never");
+        assert_eq!((ago("never"), when("never")), ("never".to_owned(), "never".to_owned()));
+        assert_eq!(when("2026-01-02T03:04:05.678Z"), "2026-01-02 03:04:05Z");
     }
 }

@@ -32,7 +32,7 @@ pub struct Args {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     match args.of {
-        Some(node) => look::show(ctx, &format!("/v1/members/{node}"), detail).await,
+        Some(node) => look::show(ctx, &format!("/v1/members/{node}"), |found| detail(found, ctx)).await,
         None => {
             let path = format!("/v1/members?all={}&reach={}", args.all, args.reach);
             look::list(ctx, &path, if args.reach { matrix } else { table }).await
@@ -76,23 +76,26 @@ fn matrix(members: &[Member]) -> Table {
     table
 }
 
-fn detail(detail: &MemberDetail) -> String {
+fn detail(detail: &MemberDetail, ctx: &Context) -> String {
     let member = &detail.member;
-    let mut text = format!(
-        "name        {}\nstate       {} for {}\naddress     {}\nlocality    {}\nversion     {}\n",
-        member.name,
-        member.state,
-        ago(&member.since),
-        member.address,
-        plain(&member.locality),
-        plain(&member.version),
-    );
-    // Writing to a string does not fail.
-    let _ = writeln!(text, "generation  {} (epoch {})", detail.generation, detail.epoch);
-    let _ = writeln!(text, "services    {}", detail.services.join(", "));
-    for report in &detail.reports {
-        let said = plain(&report.says);
-        let _ = writeln!(text, "{} says {said}, {}, for {}", report.by, plain(&report.path), ago(&report.since));
+    let started = detail.started.as_deref().map(|started| format!("{} ago, ", ago(started))).unwrap_or_default();
+    let rows = [
+        ("name", member.name.to_string()),
+        ("state", format!("{} for {}", member.state, ago(&member.since))),
+        ("address", member.address.clone()),
+        ("locality", member.locality.clone()),
+        ("version", member.version.clone()),
+        ("started", format!("{started}generation {} of epoch {}", detail.generation, detail.epoch)),
+        ("services", detail.services.join(", ")),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:<10}{}", plain(value));
     }
-    text
+    let mut table = Table::new(&["WHO", "SAYS", "FOR", "HOW IT CAME HERE"]);
+    for report in &detail.reports {
+        table.row([report.by.to_string(), report.says.clone(), ago(&report.since), report.path.clone()]);
+    }
+    text + "\n" + &ctx.output.render(&table)
 }

@@ -29,7 +29,7 @@ fn table(outliers: &[Outlier]) -> Table {
             state(&outlier.state),
             cell(&outlier.reason),
             cell(outlier.times.to_string()),
-            cell(&outlier.until),
+            cell(look::when(&outlier.until)),
             cell(&outlier.caller),
             cell(&outlier.cluster),
         ]);

@@ -148,16 +148,24 @@ impl Table {
         self.rows.push(cells.collect());
     }
 
+    /// Without the columns in which nobody has anything to say; a table without rows says so.
     fn render(&self, color: bool) -> String {
-        let widths: Vec<usize> = (0..self.head.len())
+        let says = |column: usize| self.rows.iter().any(|row| row.get(column).is_some_and(|cell| !cell.0.is_empty()));
+        let shown: Vec<usize> = (0..self.head.len()).filter(|column| self.rows.is_empty() || says(*column)).collect();
+        let widths: Vec<usize> = shown
+            .iter()
             .map(|column| {
+                let column = *column;
                 let cells = self.rows.iter().filter_map(|row| row.get(column));
                 let longest = cells.map(|cell| cell.0.chars().count()).max().unwrap_or(0);
                 longest.max(self.head[column].chars().count())
             })
             .collect();
         let head: Vec<_> = self.head.iter().map(|name| (name.clone(), Tone::Plain)).collect();
-        std::iter::once(&head).chain(&self.rows).map(|row| line(row, &widths, color)).collect()
+        let kept = |row: &Vec<(String, Tone)>| shown.iter().filter_map(|column| row.get(*column).cloned()).collect();
+        let rows: Vec<Vec<(String, Tone)>> = std::iter::once(&head).chain(&self.rows).map(kept).collect();
+        let none = if self.rows.is_empty() { "(none)\n" } else { "" };
+        rows.iter().map(|row| line(row, &widths, color)).collect::<String>() + none
     }
 }
 
@@ -192,6 +200,15 @@ mod tests {
         table.row(["a", "alive"]);
         table.row(["a-long-name", "dead"]);
         assert_eq!(table.render(false), "NAME         STATE\na            alive\na-long-name  dead\n");
+    }
+
+    #[test]
+    fn columns_that_say_nothing_are_left_out() {
+        let mut table = Table::new(&["NAME", "REASON", "STATE"]);
+        assert_eq!(table.render(false), "NAME  REASON  STATE\n(none)\n");
+        table.row(["a", "", "alive"]);
+        table.row(["b", "", ""]);
+        assert_eq!(table.render(false), "NAME  STATE\na     alive\nb\n");
     }
 
     #[test]

@@ -120,6 +120,25 @@ mod tests {
     }
 
     #[test]
+    fn of_every_command_it_is_written_what_it_prints_as_json() {
+        let json = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md")).unwrap();
+        let made = markdown();
+        let headings = |text: &str| -> std::collections::BTreeSet<String> {
+            text.lines().filter_map(|line| line.strip_prefix("### skein ")).map(str::to_owned).collect()
+        };
+        let (commands, written) = (headings(&made), headings(&json));
+        let text = |command: &&String| {
+            json.lines().any(|line| line.contains("is text") && line.contains(&format!("`skein {command}`")))
+        };
+        // Those that only group others print nothing.
+        let groups = |command: &&String| commands.iter().any(|other| other.starts_with(&format!("{command} ")));
+        let missing: Vec<_> =
+            commands.difference(&written).filter(|command| !groups(command) && !text(command)).collect();
+        assert!(missing.is_empty(), "node/docs/json.md says nothing of {missing:?}");
+        assert_eq!(written.difference(&commands).collect::<Vec<_>>(), [""; 0]);
+    }
+
+    #[test]
     fn every_command_and_its_flags_are_there() {
         let text = markdown();
         for word in [

@@ -32,7 +32,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 fn table(services: &[Service]) -> Table {
-    let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", "", "FROM"]);
+    let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", "STATE", "FROM"]);
     for service in services {
         let word = match (service.endpoints, service.healthy) {
             (0, _) => "",

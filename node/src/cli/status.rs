@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     agent::admin::api::{Health, Status},
     cli::{context::Context, error::Result, look, output::plain},
+    clock,
 };
 
 /// Shows how the mesh is, problems first.
@@ -46,7 +47,7 @@ pub(super) fn text(status: &Status) -> String {
          state         {state}\n\
          members       {} of {} seen\n\
          policy        {} ({stale})\n\
-         certificates  node CA until {}, leaf until {}; enrollers alive: {}\n\
+         certificates  node CA ends {}, leaf {}; enrollers alive: {}\n\
          memory        {:.1} MiB\n\
          gossip        {} B/s ({})\n",
         status.node,
@@ -54,8 +55,8 @@ pub(super) fn text(status: &Status) -> String {
         status.members.seen,
         status.members.expected,
         look::short(&status.policy.digest),
-        status.certificates.node_ca_expires,
-        status.certificates.leaf_expires,
+        ends(&status.certificates.node_ca_expires),
+        ends(&status.certificates.leaf_expires),
         status.certificates.enrollers,
         status.memory_bytes as f64 / f64::from(1 << 20),
         status.gossip_bytes_per_s,
@@ -70,13 +71,35 @@ pub(super) fn text(status: &Status) -> String {
             if status.root.settled { "nothing of this node rests on the old one" } else { "this node is on the way" };
         let _ = writeln!(text, "root          {}: {settled}; `skein ca rotate status` shows all", status.root.phase);
     }
-    if let Some(drift) = status.clock.drift_ms {
+    // What a second does not show is no news.
+    if let Some(drift) = status.clock.drift_ms.filter(|drift| drift.unsigned_abs() >= 500) {
         let seconds = drift as f64 / 1_000.0;
-        let _ = writeln!(text, "clock         {seconds:+.1} s beside the median of {} peers", status.clock.peers);
+        let _ = writeln!(text, "clock         {seconds:+.1} s beside the median of its peers ({})", status.clock.peers);
     }
     if status.clock_offset_ms != 0 {
         let hours = status.clock_offset_ms as f64 / 3_600_000.0;
         let _ = writeln!(text, "clock         {hours:+.2} h beside the machine's (--clock-offset)");
     }
     text
+}
+
+/// `in 29d`, or that it has ended.
+fn ends(time: &str) -> String {
+    let Ok(then) = time.parse::<jiff::Timestamp>() else { return "at a time not known".to_owned() };
+    match u64::try_from(then.as_millisecond()).unwrap_or(0).checked_sub(clock::wall()) {
+        Some(left) => format!("in {}", look::span(left)),
+        None => format!("ended at {}", look::when(time)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_said_as_people_say_them() {
+        assert_eq!(ends("1970-01-01T00:00:00Z"), "ended at 1970-01-01 00:00:00Z");
+        assert!(ends("2400-01-01T00:00:00Z").starts_with("in 1"), "{}", ends("2400-01-01T00:00:00Z"));
+        assert_eq!(ends(""), "at a time not known");
+    }
 }

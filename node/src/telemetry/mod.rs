@@ -27,7 +27,7 @@ pub use own::{Counter, Gauge, Kind, Sample};
 pub use render::Format;
 pub use requests::{BOUNDS, BUCKETS, Measures, Recorder};
 pub use tap::{MAX_RATE, Tapped, Tapping, Taps, Wanted};
-pub use traffic::{Exchanged, PairTraffic, SLOT, SLOTS, quantile};
+pub use traffic::{Carried, Exchanged, PairConnections, PairTraffic, SLOT, SLOTS, quantile};
 
 use crate::{clock, tasks::Tasks};
 use std::{
@@ -109,13 +109,17 @@ impl Telemetry {
     /// What is told of the series themselves.
     #[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers in Prometheus")]
     fn register(&self) {
-        let one = |value: f64| vec![Sample { labels: Vec::new(), value }];
-        let requests = Arc::clone(&self.requests);
-        let length = move || one(requests.length() as f64);
-        self.collect("skein_metric_series", "Combinations of labels of the request metrics", Kind::Gauge, length);
-        let requests = Arc::clone(&self.requests);
-        let overflowed = move || one(requests.overflowed().count() as f64);
-        let help = "Requests counted together because their combination of labels found no room";
+        let both = |requests: f64, connections: f64| {
+            let of = |family: &str, value| Sample { labels: vec![("family", family.to_owned())], value };
+            vec![of("requests", requests), of("connections", connections)]
+        };
+        let (requests, connections) = (Arc::clone(&self.requests), Arc::clone(&self.connections));
+        let length = move || both(requests.length() as f64, connections.length() as f64);
+        let help = "Combinations of labels of the metrics of requests, and of connections of bytes";
+        self.collect("skein_metric_series", help, Kind::Gauge, length);
+        let (requests, connections) = (Arc::clone(&self.requests), Arc::clone(&self.connections));
+        let overflowed = move || both(requests.overflowed().count() as f64, connections.overflowed().opened as f64);
+        let help = "Requests and connections counted together because their combination of labels found no room";
         self.collect("skein_metric_series_overflowed_total", help, Kind::Counter, overflowed);
     }
 
@@ -135,8 +139,7 @@ impl Telemetry {
     pub fn exchanged(&self) -> Exchanged {
         let now = clock::uptime();
         let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
-        traffic.take(&self.requests, now);
-        self.connections.look(now, |_, _, _| {});
+        traffic.take(&self.requests, &self.connections, now);
         traffic.exchanged(now)
     }
 

@@ -2,6 +2,8 @@
 //! time. Pages and `top` read it; nothing of it is on the way of a request.
 
 use super::{
+    Flags, connections,
+    connections::Totals,
     labels::{Labels, Pair, Protocol, Summary},
     requests::{BOUNDS, BUCKETS, Counts, Family},
 };
@@ -35,6 +37,30 @@ pub struct PairTraffic {
     pub failures: BTreeMap<String, u64>,
 }
 
+/// What connections of bytes of one pair carried.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairConnections {
+    /// Who called whom, as one reporter sees it.
+    pub pair: Arc<Pair>,
+    /// Those that go on.
+    pub open: u64,
+    /// By slot, the one under way first.
+    pub slots: [Carried; SLOTS],
+}
+
+/// What connections of bytes carried in some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Carried {
+    /// Connections that came, those that led nowhere among them.
+    pub opened: u64,
+    /// Those that led nowhere.
+    pub failed: u64,
+    /// Bytes from the server to the caller.
+    pub sent: u64,
+    /// Bytes from the caller to the server.
+    pub received: u64,
+}
+
 /// What all pairs exchanged.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Exchanged {
@@ -44,7 +70,9 @@ pub struct Exchanged {
     pub span: Millis,
     /// In no particular order.
     pub pairs: Vec<PairTraffic>,
-    /// Requests of pairs that found no room.
+    /// In no particular order.
+    pub connections: Vec<PairConnections>,
+    /// Requests and connections of pairs that found no room.
     pub left_out: u64,
 }
 
@@ -53,12 +81,15 @@ pub struct Exchanged {
 pub(super) struct Traffic {
     /// The newest last.
     slots: VecDeque<Slot>,
+    /// Connections of bytes that go on, of pairs that have any.
+    open: HashMap<Arc<Pair>, i64>,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     begun: Millis,
     pairs: HashMap<Arc<Pair>, Cell>,
+    connections: HashMap<Arc<Pair>, Carried>,
     left_out: u64,
 }
 
@@ -73,7 +104,7 @@ struct Cell {
 
 impl Traffic {
     /// Takes what was counted since the last call; `now` is the process's uptime.
-    pub(super) fn take(&mut self, family: &Family, now: Millis) {
+    pub(super) fn take(&mut self, family: &Family, connections: &connections::Family, now: Millis) {
         if self.slots.back().is_none_or(|slot| now.saturating_sub(slot.begun) >= SLOT) {
             // What passed without a call was idle: slots are as long as they should be.
             let begun = self.slots.back().map_or(now, |slot| now - (now.saturating_sub(slot.begun)) % SLOT);
@@ -84,6 +115,17 @@ impl Traffic {
         }
         let Some(slot) = self.slots.back_mut() else { return };
         family.sweep(now, |labels, counts| slot.add(labels, counts));
+        let open = &mut self.open;
+        connections.look(now, |labels, before, sum| {
+            let carried = carried(labels.summary.flags, before, sum);
+            let closed = sum.closed.saturating_sub(before.closed);
+            if slot.carry(&labels.pair, carried) {
+                let now_open = open.entry(Arc::clone(&labels.pair)).or_default();
+                // The end of one may be counted in another series than its begin, and be looked at first.
+                *now_open = now_open.saturating_add_unsigned(carried.opened).saturating_sub_unsigned(closed);
+            }
+        });
+        open.retain(|_, open| *open != 0);
     }
 
     /// Everything that is kept.
@@ -114,7 +156,45 @@ impl Traffic {
             }
         }
         let left_out = self.slots.iter().map(|slot| slot.left_out).sum();
-        Exchanged { partial, span, pairs: pairs.into_values().collect(), left_out }
+        Exchanged { partial, span, pairs: pairs.into_values().collect(), connections: self.connections(last), left_out }
+    }
+
+    fn connections(&self, last: &Slot) -> Vec<PairConnections> {
+        let none =
+            |pair: &Arc<Pair>| PairConnections { pair: Arc::clone(pair), open: 0, slots: [Carried::default(); SLOTS] };
+        let mut all: HashMap<&Arc<Pair>, PairConnections> = HashMap::new();
+        for slot in &self.slots {
+            let age = age(slot, last.begun);
+            for (pair, carried) in &slot.connections {
+                if let Some(of) = all.entry(pair).or_insert_with(|| none(pair)).slots.get_mut(age) {
+                    of.add(carried);
+                }
+            }
+        }
+        for (pair, open) in &self.open {
+            all.entry(pair).or_insert_with(|| none(pair)).open = u64::try_from(*open).unwrap_or(0);
+        }
+        all.into_values().collect()
+    }
+}
+
+impl Carried {
+    fn add(&mut self, more: &Self) {
+        self.opened += more.opened;
+        self.failed += more.failed;
+        self.sent += more.sent;
+        self.received += more.received;
+    }
+}
+
+/// What is new of a series. One that led nowhere is opened under the flag that says why; else a connection is opened under none.
+fn carried(flags: Flags, before: &Totals, sum: &Totals) -> Carried {
+    let opened = sum.opened.saturating_sub(before.opened);
+    Carried {
+        opened,
+        failed: if flags == Flags::NONE { 0 } else { opened },
+        sent: sum.sent.saturating_sub(before.sent),
+        received: sum.received.saturating_sub(before.received),
     }
 }
 
@@ -145,6 +225,17 @@ fn age(slot: &Slot, now: Millis) -> usize {
 }
 
 impl Slot {
+    /// Adds what connections of a pair carried; false if there is no room for it.
+    fn carry(&mut self, pair: &Arc<Pair>, carried: Carried) -> bool {
+        let has_room = self.connections.len() < PAIRS || self.connections.contains_key(pair);
+        if has_room {
+            self.connections.entry(Arc::clone(pair)).or_default().add(&carried);
+        } else {
+            self.left_out += carried.opened;
+        }
+        has_room
+    }
+
     fn add(&mut self, labels: &Labels, counts: &Counts) {
         if self.pairs.len() >= PAIRS && !self.pairs.contains_key(&labels.pair) {
             self.left_out += counts.count();
@@ -185,6 +276,14 @@ mod tests {
     use std::time::Duration;
 
     fn recorder(family: &Arc<Family>, service: &str) -> Recorder {
+        both(family, &Arc::new(connections::Family::new(1)), service)
+    }
+
+    fn none() -> connections::Family {
+        connections::Family::new(1)
+    }
+
+    fn both(family: &Arc<Family>, connections: &Arc<connections::Family>, service: &str) -> Recorder {
         let unknown = Arc::new(Workload::unknown());
         let pair = Pair {
             reporter: Reporter::Source,
@@ -195,8 +294,7 @@ mod tests {
             service_namespace: "shop".into(),
             security: Security::Unknown,
         };
-        let connections = Arc::new(crate::telemetry::connections::Family::new(1));
-        Recorder::new(Arc::clone(family), connections, 0, Arc::new(pair))
+        Recorder::new(Arc::clone(family), Arc::clone(connections), 0, Arc::new(pair))
     }
 
     fn count(recorder: &Recorder, code: u16, flags: Flags) {
@@ -209,22 +307,49 @@ mod tests {
         let (family, mut traffic) = (Arc::new(Family::new(1)), Traffic::default());
         let cart = recorder(&family, "cart");
         count(&cart, 200, Flags::NONE);
-        traffic.take(&family, 1_000);
+        traffic.take(&family, &none(), 1_000);
         count(&cart, 503, Flags::UH);
         count(&cart, 404, Flags::NONE);
-        traffic.take(&family, 1_000 + SLOT);
+        traffic.take(&family, &none(), 1_000 + SLOT);
         let seen = traffic.exchanged(1_000 + SLOT + 500);
         assert_eq!((seen.partial, seen.span, seen.pairs.len()), (500, SLOT + 500, 1));
         let pair = &seen.pairs[0];
         assert_eq!((pair.slots[0], pair.slots[1], pair.slots[2]), ((2, 1), (1, 0), (0, 0)));
         assert_eq!((pair.buckets[2], pair.failures.get("503 UH")), (3, Some(&1)));
         // Nobody called for a while: the next slot begins where it should.
-        traffic.take(&family, 1_000 + 4 * SLOT + 7);
+        traffic.take(&family, &none(), 1_000 + 4 * SLOT + 7);
         let seen = traffic.exchanged(1_000 + 4 * SLOT + 7);
         assert_eq!((seen.partial, seen.pairs[0].slots[3], seen.pairs[0].slots[4]), (7, (2, 1), (1, 0)));
         let end = 1_000 + SLOT * (SLOTS as Millis + 2);
-        traffic.take(&family, end);
+        traffic.take(&family, &none(), end);
         assert!(traffic.exchanged(end).pairs.is_empty());
+    }
+
+    #[test]
+    fn connections_stand_in_their_slot_and_open_ones_until_they_end() {
+        let (family, connections) = (Arc::new(Family::new(1)), Arc::new(connections::Family::new(1)));
+        let (db, mut traffic) = (both(&family, &connections, "db"), Traffic::default());
+        let open = db.connection(Flags::NONE, None);
+        open.opened();
+        open.received(7);
+        let nowhere = db.connection(Flags::UF, None);
+        nowhere.opened();
+        nowhere.closed();
+        traffic.take(&family, &connections, 0);
+        open.sent(5);
+        traffic.take(&family, &connections, SLOT);
+        let of = |traffic: &Traffic, now| traffic.exchanged(now).connections;
+        let (now, before) =
+            (Carried { sent: 5, ..Carried::default() }, Carried { opened: 2, failed: 1, sent: 0, received: 7 });
+        let seen = of(&traffic, SLOT);
+        assert_eq!((seen.len(), seen[0].open, seen[0].slots[0], seen[0].slots[1]), (1, 1, now, before));
+        // Silent for longer than anything is kept: it goes on all the same.
+        let late = SLOT * (SLOTS as Millis + 2);
+        traffic.take(&family, &connections, late);
+        assert_eq!(of(&traffic, late).iter().map(|pair| pair.open).collect::<Vec<_>>(), [1]);
+        db.connection(Flags::DC, None).closed();
+        traffic.take(&family, &connections, late + 1);
+        assert_eq!(of(&traffic, late + 1)[0].open, 0, "its end is counted under another flag");
     }
 
     #[test]
@@ -233,7 +358,7 @@ mod tests {
         for service in 0..PAIRS + 3 {
             count(&recorder(&family, &service.to_string()), 200, Flags::NONE);
         }
-        traffic.take(&family, 0);
+        traffic.take(&family, &none(), 0);
         let seen = traffic.exchanged(0);
         assert_eq!((seen.pairs.len(), seen.left_out), (PAIRS, 3));
     }

@@ -10,8 +10,8 @@ pub(super) fn page(events: &[Event]) -> Markup {
     html! {
         h1 { "Events" }
         section #events data-live {
-            p { "As the nodes that answer noted it; one that dies takes only its own notes along." }
-            @if events.is_empty() { p { "Nothing has happened since they started." } }
+            p { "As the nodes that answer noted it; of one that does not, two others keep what it noted." }
+            @if events.is_empty() { p { "Nothing has happened yet." } }
             (list(events.iter().rev()))
         }
         p.hint { code { "skein events --since 1h" } " shows the same." }
@@ -28,7 +28,10 @@ pub(super) fn list<'e>(events: impl Iterator<Item = &'e Event>) -> Markup {
                     span class={ "kind " (class(&event.kind)) } { (event.kind) } " "
                     (message(event))
                     @if event.seen_by.len() > 1 {
-                        span.of title={ @for node in &event.seen_by { (node) " " } } { " seen by " (event.seen_by.len()) " nodes" }
+                        " " span.of title={ @for node in &event.seen_by { (node) " " } } { "seen by " (event.seen_by.len()) " nodes" }
+                    }
+                    @if !event.kept_by.is_empty() {
+                        " " span.of title={ @for node in &event.kept_by { (node) " " } } { "(kept by others)" }
                     }
                 }
             }

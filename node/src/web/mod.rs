@@ -4,6 +4,7 @@
 mod events;
 mod explain;
 mod figures;
+mod flow;
 mod graph;
 mod layout;
 mod nodes;
@@ -143,7 +144,7 @@ async fn node(State(admin): State<Admin>, Path(node): Path<String>) -> Response 
 }
 
 async fn events(State(admin): State<Admin>) -> Response {
-    answer(Ok(Page::new("Events", Tab::Overview, events::page(&admin.all_events().await))), &admin)
+    answer(Ok(Page::new("Events", Tab::Overview, events::page(&admin.all_events(0).await))), &admin)
 }
 
 async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {

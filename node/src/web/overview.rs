@@ -3,7 +3,7 @@
 use certs::codec::Millis;
 use maud::{Markup, html};
 
-use super::{events, figures::Golden, words};
+use super::{events, figures::Golden, flow::Flow, words};
 use crate::agent::admin::api::{Event, Health, Outlier, Problem, Service, Status, Traffic};
 
 /// Events that stand here.
@@ -60,7 +60,7 @@ fn told(problem: &Problem) -> Markup {
 }
 
 fn tiles(seen: &Seen<'_>, now: Millis) -> Markup {
-    let (status, all) = (&seen.status, Golden::of(&seen.traffic.edges));
+    let (status, all, flow) = (&seen.status, Golden::of(&seen.traffic.edges), Flow::of(&seen.traffic.connections));
     let endpoints: usize = seen.services.iter().map(|service| service.endpoints).sum();
     let healthy: usize = seen.services.iter().map(|service| service.healthy).sum();
     let lacks = status.members.seen < status.members.expected;
@@ -73,6 +73,10 @@ fn tiles(seen: &Seen<'_>, now: Millis) -> Markup {
             (tile("/graph", "Failed", &words::share(all.failed, all.requests), all.class() == "bad" || all.class() == "doubt",
                 &format!("of {} in {} min", all.requests, seen.traffic.window_s.div_ceil(60).max(1))))
             (tile("/graph", "p99", &words::millis(all.quantile(0.99)), false, &format!("p50 {}", words::millis(all.quantile(0.5)))))
+            @if !flow.is_idle() {
+                (tile("/graph", "Connections open", &flow.open.to_string(), flow.class() == "bad" || flow.class() == "doubt",
+                    &format!("{} led nowhere; {}", words::share(flow.failed, flow.opened), words::bytes_rate(flow.bytes_rate()))))
+            }
             (tile("#out", "Ejected", &seen.outliers.len().to_string(), !seen.outliers.is_empty(), "endpoints, by this node"))
             (tile("/policy", "Policy", status.policy.digest.get(..8).unwrap_or_default(), !status.policy.stale.is_empty(), &spread(status)))
             (tile("/nodes", "Node CA ends in", &words::until(&status.certificates.node_ca_expires, now), false,
@@ -188,6 +192,7 @@ mod tests {
             heard: vec![certs::id::NodeId::new("web-1").unwrap()],
             silent: Vec::new(),
             left_out: 0,
+            connections: Vec::new(),
             edges: vec![edge(("shop/web", "v1"), ("shop/cart", "v1"), 10, 5)],
         };
         let text = page(&seen(&traffic), 0).into_string();

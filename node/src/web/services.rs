@@ -7,10 +7,11 @@ use maud::{Markup, html};
 
 use super::{
     figures::Golden,
+    flow::Flow,
     overview,
     words::{self, segment},
 };
-use crate::agent::admin::api::{Edge, Endpoint, Outlier, Party, Route, Service, Traffic};
+use crate::agent::admin::api::{Connections, Edge, Endpoint, Outlier, Party, Route, Service, Traffic};
 
 /// Rows of one page.
 const ROWS: usize = 200;
@@ -19,6 +20,8 @@ const ROWS: usize = 200;
 pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize) -> Markup {
     let mut sums: BTreeMap<&str, Golden> = BTreeMap::new();
     traffic.edges.iter().for_each(|edge| sums.entry(&edge.service).or_default().add(edge));
+    let mut flows: BTreeMap<&str, Flow> = BTreeMap::new();
+    traffic.connections.iter().for_each(|some| flows.entry(&some.service).or_default().add(some));
     let named = |service: &Service| format!("{}/{}", service.namespace, service.name);
     let mut found: Vec<(String, &Service)> = all.iter().map(|service| (named(service), service)).collect();
     found.retain(|(name, _)| name.contains(search.trim()));
@@ -36,6 +39,7 @@ pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize
             table.cards {
                 thead { tr {
                     th scope="col" { "Service" } th scope="col" { "Ports" } th scope="col" { "Endpoints" } (Golden::heads())
+                    @if !flows.is_empty() { th scope="col" { "Connections" } }
                 } }
                 tbody {
                     @for (name, service) in shown {
@@ -44,6 +48,9 @@ pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize
                             td data-label="Ports" { (ports(service)) }
                             td data-label="Endpoints" { (health(service)) }
                             (sums.get(name.as_str()).unwrap_or(&none).cells())
+                            @if !flows.is_empty() {
+                                td data-label="Connections" { @if let Some(flow) = flows.get(name.as_str()) { span class=(flow.class()) { (flow.words()) } } }
+                            }
                         }
                     }
                 }
@@ -105,6 +112,11 @@ pub(super) fn one(of: &ServiceName, seen: &Seen<'_>, traffic: &Traffic) -> Marku
         traffic.edges.iter().filter(|edge| edge.from.namespace == of.namespace() && edge.from.service == of.name());
     let sent: Vec<&Edge> = sent.collect();
     let all = Golden::of(taken.iter().copied());
+    let connected: Vec<&Connections> = traffic.connections.iter().filter(|some| some.service == name).collect();
+    let connects = |some: &&Connections| some.from.namespace == of.namespace() && some.from.service == of.name();
+    let connects: Vec<&Connections> = traffic.connections.iter().filter(connects).collect();
+    // A service of bytes alone has no golden signals of requests.
+    let asked = !taken.is_empty() || connected.is_empty();
     let outliers: Vec<Outlier> = seen.outliers.iter().filter(|outlier| outlier.service == name).cloned().collect();
     let routes: Vec<&Route> = seen.routes.iter().filter(|route| names(&route.host, of)).collect();
     html! {
@@ -114,21 +126,34 @@ pub(super) fn one(of: &ServiceName, seen: &Seen<'_>, traffic: &Traffic) -> Marku
                 @for service in seen.service { (health(service)) " endpoints healthy · " (ports(service)) " · " }
                 "requests " (overview::heard(traffic)) ", last " (traffic.window_s.div_ceil(60).max(1)) " min"
             }
-            div.tiles {
+            @if !connected.is_empty() { (flow_tiles(&Flow::of(connected.iter().copied()))) }
+            @if asked { div.tiles {
                 div.tile { span.name { "Rate" } span.value { (words::rate(all.rate)) } span.more { (all.requests) " requests" } }
                 div.tile { span.name { "Failed" } span class={ "value " (all.class()) } { (words::share(all.failed, all.requests)) }
                     span.more { @for (how, count) in all.how().into_iter().take(2) { code { (how) } " ×" (count) " " } } }
                 div.tile { span.name { "p50" } span.value { (words::millis(all.quantile(0.5))) } span.more { "p90 " (words::millis(all.quantile(0.9))) } }
                 div.tile { span.name { "p99" } span.value { (words::millis(all.quantile(0.99))) } span.more { (all.spark()) } }
-            }
+            } }
         }
         section #callers data-live {
-            h2 { "By caller" }
-            (grouped(&taken, |edge| &edge.from, "Nobody called it in this time."))
+            @if asked {
+                h2 { "By caller" }
+                (grouped(&taken, |edge| &edge.from, "Nobody called it in this time."))
+            }
         }
         section #versions data-live {
-            h2 { "By version" }
-            (grouped(&taken, |edge| &edge.to, "No endpoint answered in this time."))
+            @if asked {
+                h2 { "By version" }
+                (grouped(&taken, |edge| &edge.to, "No endpoint answered in this time."))
+            }
+        }
+        section #connections data-live {
+            @if !connected.is_empty() {
+                h2 { "Connections by caller" }
+                (flows(&connected, |some| &some.from))
+                h2 { "Connections by version" }
+                (flows(&connected, |some| &some.to))
+            }
         }
         section #endpoints data-live {
             h2 { "Endpoints" }
@@ -137,7 +162,8 @@ pub(super) fn one(of: &ServiceName, seen: &Seen<'_>, traffic: &Traffic) -> Marku
         section #out data-live { (overview::out(&outliers)) }
         section #calls data-live {
             h2 { "What it calls" }
-            (called(&sent))
+            @if !sent.is_empty() || connects.is_empty() { (called(&sent)) }
+            @if !connects.is_empty() { (connected_to(&connects)) }
         }
         section #routes data-live {
             h2 { "Routes" }
@@ -179,6 +205,61 @@ fn grouped(edges: &[&Edge], by: impl Fn(&Edge) -> &Party, none: &str) -> Markup 
                             }
                         }
                     }
+                }
+            }
+        }
+    }
+}
+
+/// What connections of bytes do, in numbers.
+fn flow_tiles(all: &Flow) -> Markup {
+    html! {
+        div.tiles {
+            div.tile { span.name { "Connections open" } span.value { (all.open) } span.more { (all.opened) " came" } }
+            div.tile { span.name { "Led nowhere" } span class={ "value " (all.class()) } { (words::share(all.failed, all.opened)) }
+                span.more { (all.failed) " connections" } }
+            div.tile { span.name { "Bytes" } span.value { (words::bytes_rate(all.bytes_rate())) } span.more { "in both directions" } }
+        }
+    }
+}
+
+/// Connections of bytes by one of their ends.
+fn flows(all: &[&Connections], by: impl Fn(&Connections) -> &Party) -> Markup {
+    let mut sums: BTreeMap<&Party, (Flow, Vec<&str>)> = BTreeMap::new();
+    for some in all {
+        let sum = sums.entry(by(some)).or_default();
+        sum.0.add(some);
+        sum.1.push(&some.security);
+    }
+    html! {
+        table.cards {
+            thead { tr {
+                th scope="col" { "Workload" } th scope="col" { "Version" } th scope="col" { "TLS" } (Flow::heads())
+            } }
+            tbody {
+                @for (party, (sum, security)) in &sums {
+                    tr {
+                        th scope="row" { (party_link(party)) }
+                        td data-label="Version" { (party.version) }
+                        td data-label="TLS" { (lock(security)) }
+                        (sum.cells())
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Services that connections of bytes lead to.
+fn connected_to(all: &[&Connections]) -> Markup {
+    let mut sums: BTreeMap<&str, Flow> = BTreeMap::new();
+    all.iter().for_each(|some| sums.entry(&some.service).or_default().add(some));
+    html! {
+        table.cards {
+            thead { tr { th scope="col" { "Service" } (Flow::heads()) } }
+            tbody {
+                @for (name, sum) in &sums {
+                    tr { th scope="row" { (words::link(words::service_path(name), name)) } (sum.cells()) }
                 }
             }
         }
@@ -289,6 +370,7 @@ mod tests {
             silent: Vec::new(),
             left_out: 0,
             edges,
+            connections: Vec::new(),
         }
     }
 
@@ -331,6 +413,30 @@ mod tests {
         assert!(versions.contains(">v2<") && versions.contains("16.7 %") && versions.contains("mutual"), "{versions}");
         assert!(calls.contains("shop/db") && !calls.contains("shop/web"));
         assert!(text.contains("12.5 %") && text.contains("url=http%3A%2F%2Fcart%2Eshop%2F"));
+    }
+
+    #[test]
+    fn a_service_of_bytes_shows_its_connections_and_no_empty_signals() {
+        use crate::web::flow::connections;
+        let seen = Traffic {
+            connections: vec![connections("shop/web", "shop/db", 8, 2), connections("shop/db", "shop/disk", 2, 0)],
+            ..traffic(Vec::new())
+        };
+        let of = ServiceName::new("shop", "db").unwrap();
+        let db = [service("db", 1, 1)];
+        let about = Seen { service: &db, endpoints: Vec::new(), outliers: Vec::new(), routes: Vec::new() };
+        let text = one(&of, &about, &seen).into_string();
+        assert!(
+            text.contains("Connections by caller") && text.contains("shop/web") && text.contains("25.0 %"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("Nobody called it") && !text.contains("It called nothing") && text.contains("shop/disk")
+        );
+        let listed = list(&db, &seen, "", 0).into_string();
+        assert!(listed.contains("4 open, 2.0 KiB/s"), "{listed}");
+        let quiet = list(&db, &traffic(Vec::new()), "", 0).into_string();
+        assert!(!quiet.contains("Connections"), "no empty column");
     }
 
     #[test]

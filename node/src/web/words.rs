@@ -52,6 +52,13 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// Bytes a second.
+pub(super) fn bytes_rate(per_second: f64) -> String {
+    // Below a byte a second nothing is worth saying.
+    let whole = per_second.max(0.0).round() as u64;
+    format!("{}/s", bytes(whole))
+}
+
 /// How long until a time, RFC 3339; `ended` if it is past, empty if it is no time.
 pub(super) fn until(time: &str, now: Millis) -> String {
     let Ok(then) = time.parse::<jiff::Timestamp>() else { return String::new() };

@@ -24,7 +24,7 @@ pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
     LogEntry, Plan, Preview, Proof, Pushed, RouteChange, RuleChange, Spread,
 };
-pub use traffic::{Edge, Party, Targets, Traffic};
+pub use traffic::{Connections, Edge, Party, Targets, Traffic};
 
 /// How a node sees the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

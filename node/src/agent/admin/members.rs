@@ -118,13 +118,13 @@ impl Admin {
             Status::Draining => "draining",
             Status::Left => "left",
         };
-        let policy = member
-            .policy
-            .as_ref()
-            .map_or_else(String::new, |policy| format!(", {} changesets, digest {}", policy.count, policy.applied));
+        let policy = member.policy.as_ref().map_or_else(String::new, |policy| {
+            // As much of a digest as tells it from others.
+            format!(", {}, policy {:.12}", counted(policy.count, "changeset"), policy.applied.to_string())
+        });
         let word = api::Report {
             by: member.id.clone(),
-            says: format!("{intent}, {} services{policy}", member.services.len()),
+            says: format!("{intent}, {}{policy}", counted(member.services.len() as u64, "service")),
             path: "by records that it signed".to_owned(),
             since: rfc3339(member.started),
         };
@@ -136,6 +136,11 @@ impl Admin {
         });
         [judgement, word].into_iter().chain(accused).collect()
     }
+}
+
+/// `1 service`, `2 services`.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A state's word in the contract.
@@ -165,6 +170,11 @@ fn is_shown(state: MemberState, since: Millis, now: Millis) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_one() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "service")), ["0 services", "1 service", "2 services"]);
+    }
 
     #[test]
     fn those_long_gone_are_hidden() {

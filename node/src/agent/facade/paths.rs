@@ -23,9 +23,9 @@ impl Agent {
         self.inner.sync.traffic(own).await
     }
 
-    /// What happened, as the nodes that answer noted it, oldest first.
-    pub async fn timeline(&self) -> Vec<Merged> {
-        self.inner.sync.timeline().await
+    /// What happened since, as the nodes that answer noted it or keep it of others, oldest first.
+    pub async fn timeline(&self, since: Millis) -> Vec<Merged> {
+        self.inner.sync.timeline(since).await
     }
 
     /// Notes where scrapers find this node.

@@ -89,7 +89,7 @@ impl Requests {
             }
             wire::PING => Some(Bytes::new()),
             wire::TRAFFIC => Some(codec::encode(&Said::of(self.telemetry.exchanged())).into()),
-            wire::EVENTS => Some(codec::encode(&self.sync.noted()).into()),
+            wire::EVENTS => Some(codec::encode(&self.sync.recalled(&wire::request(&asked.body).ok()?)).into()),
             wire::SCRAPED => Some(codec::encode(&self.sync.scraped()).into()),
             wire::PATHS => Some(codec::encode(&self.sync.paths()).into()),
             _ => None,

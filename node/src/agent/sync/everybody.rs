@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use certs::id::NodeId;
+use certs::{
+    codec::{self, Millis},
+    id::NodeId,
+};
 use futures_util::{StreamExt as _, stream};
 use membership::view::{Member, MemberState};
 use serde::de::DeserializeOwned;
@@ -17,9 +20,10 @@ use super::Sync;
 use crate::{
     agent::{
         admin::api,
-        timeline::{self, Merged, Noted},
+        event::Noted,
+        timeline::{self, Merged},
         traffic::{Picture, Said},
-        wire,
+        wire::{self, Recall},
     },
     telemetry::Exchanged,
 };
@@ -28,6 +32,8 @@ use crate::{
 const ASKED: usize = 200;
 /// Of these, at a time.
 const AT_ONCE: usize = 32;
+/// Bytes of what one reply tells of nodes that are gone.
+const RECALLED: usize = 2 << 20;
 /// How long a link may take to come up, where there is none.
 const LINK: Duration = Duration::from_millis(500);
 /// How long a node may take to answer.
@@ -42,7 +48,7 @@ struct Asked<T> {
 impl Sync {
     /// What was asked of whom in the last quarter of an hour, as the nodes that answer saw it; `own` is what this one saw.
     pub async fn traffic(&self, own: Exchanged) -> api::Traffic {
-        let Asked { answers, silent } = self.ask_all::<Said>(wire::TRAFFIC).await;
+        let Asked { answers, silent } = self.ask_all::<Said>(wire::TRAFFIC, Bytes::new()).await;
         let mut picture = Picture::default();
         for (member, said) in answers {
             picture.add(member.id.clone(), &member.services, said);
@@ -53,17 +59,35 @@ impl Sync {
         picture.traffic(self.node().clone(), silent)
     }
 
-    /// What happened, as the nodes that answer noted it, oldest first.
-    pub async fn timeline(&self) -> Vec<Merged> {
-        let asked = self.ask_all::<Vec<Noted>>(wire::EVENTS).await;
-        let own = (self.node().clone(), self.noted());
-        let said = asked.answers.into_iter().map(|(member, noted)| (member.id.clone(), noted));
-        timeline::merge(said.chain([own]), self.node())
+    /// What happened since, as the nodes that answer noted it or keep it of nodes that do not, oldest first.
+    pub async fn timeline(&self, since: Millis) -> Vec<Merged> {
+        let recall = Recall { since, others: true };
+        let asked = self.ask_all::<Vec<(NodeId, Vec<Noted>)>>(wire::EVENTS, codec::encode(&recall).into()).await;
+        let said = asked.answers.into_iter().map(|(member, said)| (member.id.clone(), said));
+        timeline::merge(said.chain([(self.node().clone(), self.recalled(&recall))]), self.node())
     }
 
-    /// What this node noted.
-    pub(super) fn noted(&self) -> Vec<Noted> {
-        self.events.recent().iter().map(Noted::of).collect()
+    /// What this node noted, and what it keeps of those that are gone.
+    pub(super) fn recalled(&self, recall: &Recall) -> Vec<(NodeId, Vec<Noted>)> {
+        let mut own = self.events.recent();
+        own.retain(|noted| noted.at >= recall.since);
+        let mut all = vec![(self.node().clone(), own)];
+        if recall.others {
+            let alive = self.alive();
+            let others = self.events.others();
+            let gone = others.all().filter(|(node, _)| alive.binary_search(node).is_err());
+            all.extend(timeline::newest(gone, recall.since, RECALLED));
+        }
+        all
+    }
+
+    /// Members that are alive, this one among them, by name.
+    pub fn alive(&self) -> Vec<NodeId> {
+        let view = self.world.view();
+        let alive = view.members().values().filter(|member| member.state == MemberState::Alive);
+        let mut names: Vec<NodeId> = alive.map(|member| member.id.clone()).collect();
+        names.sort();
+        names
     }
 
     /// Where scrapers find this node, as others reach it.
@@ -85,7 +109,7 @@ impl Sync {
 
     /// Where scrapers find each node: those that answer as they say, the others as they last said while they are members.
     pub async fn scraped_addresses(&self) -> BTreeMap<NodeId, SocketAddr> {
-        let asked = self.ask_all::<Option<SocketAddr>>(wire::SCRAPED).await;
+        let asked = self.ask_all::<Option<SocketAddr>>(wire::SCRAPED, Bytes::new()).await;
         let view = self.world.view();
         let mut known = self.state.scraped.lock().unwrap_or_else(PoisonError::into_inner);
         let own = Some((self.node().clone(), self.scraped()));
@@ -100,13 +124,13 @@ impl Sync {
         known.clone()
     }
 
-    async fn ask_all<T: DeserializeOwned>(&self, what: u16) -> Asked<T> {
+    async fn ask_all<T: DeserializeOwned>(&self, what: u16, body: Bytes) -> Asked<T> {
         let view = self.world.view();
         let alive = view.members().values().filter(|member| member.state == MemberState::Alive);
         let others: Vec<_> = alive.filter(|member| member.id != *self.node()).cloned().collect();
         let asked = stream::iter(others.iter().take(ASKED).cloned()).map(async |member| {
             let link = self.links.reach(&self.members, &member.id, LINK).await?;
-            let reply = link.request(what, Bytes::new(), ANSWER).await.ok()?;
+            let reply = link.request(what, body.clone(), ANSWER).await.ok()?;
             Some((member, wire::reply::<T>(&reply).ok()?))
         });
         let answers: Vec<(Arc<Member>, T)> =

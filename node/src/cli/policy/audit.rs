@@ -122,7 +122,13 @@ fn table(rows: &[(usize, &AuditEntry)]) -> Table {
         let judgement = entry.refused.clone().unwrap_or_else(|| "accepted".to_owned());
         let subject = entry.subject.to_string();
         let at: Millis = entry.at;
-        table.row([position.to_string(), rfc3339(at), look::short(&subject).to_owned(), entry.from.clone(), judgement]);
+        table.row([
+            position.to_string(),
+            look::when(&rfc3339(at)),
+            look::short(&subject).to_owned(),
+            entry.from.clone(),
+            judgement,
+        ]);
     }
     table
 }

@@ -68,7 +68,7 @@ fn table(entries: &[LogEntry]) -> Table {
         };
         let id = look::short(&entry.changeset).to_owned();
         let trial = entry.trial.clone().unwrap_or_default();
-        table.row([id, entry.time.clone(), entry.authors.join(","), documents, trial, entry.message.clone()]);
+        table.row([id, look::when(&entry.time), entry.authors.join(","), documents, trial, entry.message.clone()]);
     }
     table
 }

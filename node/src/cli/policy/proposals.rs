@@ -24,7 +24,7 @@ fn table(proposals: &[Proposal]) -> Table {
             proposal.documents.join(", "),
             proposal.signed.join(","),
             missing,
-            proposal.until.clone(),
+            look::when(&proposal.until),
             proposal.message.clone(),
         ]);
     }

@@ -203,6 +203,8 @@ struct Sum {
     rate: f64,
     buckets: Vec<u64>,
     failures: BTreeMap<String, u64>,
+    /// Connections of bytes that go on, that came, that led nowhere; bytes a second.
+    connections: (u64, u64, u64, f64),
 }
 
 /// One row for each service that there is or that was asked for.
@@ -220,6 +222,13 @@ fn services(seen: &Seen) -> Vec<Row> {
             *known = known.saturating_add(*count);
         }
     }
+    for some in &seen.traffic.connections {
+        let (open, opened, failed, bytes) = &mut sums.entry(some.service.clone()).or_default().connections;
+        *open = open.saturating_add(some.open);
+        *opened = opened.saturating_add(some.opened);
+        *failed = failed.saturating_add(some.failed);
+        *bytes += some.sent_rate + some.received_rate;
+    }
     let named = seen.services.iter().map(|service| (format!("{}/{}", service.namespace, service.name), service));
     let known: BTreeMap<String, &Service> = named.collect();
     for name in known.keys() {
@@ -229,7 +238,10 @@ fn services(seen: &Seen) -> Vec<Row> {
 }
 
 fn service(name: &str, known: Option<&Service>, sum: &Sum) -> Row {
-    let share = if sum.requests > 0 { sum.failed as f64 * 100.0 / sum.requests as f64 } else { 0.0 };
+    let (open, opened, nowhere, bytes) = sum.connections;
+    let (all, failed) = (sum.requests.saturating_add(opened), sum.failed.saturating_add(nowhere));
+    let share = if all > 0 { failed as f64 * 100.0 / all as f64 } else { 0.0 };
+    let connections = (open > 0 || opened > 0).then(|| format!("{open} open, {:.1} KiB/s", bytes / 1024.0));
     let (p50, p99) = (quantile(&sum.buckets, 0.5), quantile(&sum.buckets, 0.99));
     let shown = |millis: Option<f64>| millis.map(|millis| format!("{millis:.1}")).unwrap_or_default();
     let how = sum.failures.iter().max_by_key(|(_, count)| **count);
@@ -243,7 +255,7 @@ fn service(name: &str, known: Option<&Service>, sum: &Sum) -> Row {
             format!("{share:.1}%"),
             shown(p50),
             shown(p99),
-            how.map(|(how, count)| format!("{} x{count}", plain(how))).unwrap_or_default(),
+            how.map(|(how, count)| format!("{} x{count}", plain(how))).or(connections).unwrap_or_default(),
         ],
         numbers: vec![None, known.map(|known| known.healthy as f64), Some(sum.rate), Some(share), p50, p99, None],
         tone: if none || share >= 10.0 { 2 } else { u8::from(lacks || share >= 1.0) },

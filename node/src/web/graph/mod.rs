@@ -9,10 +9,11 @@ use maud::{Markup, html};
 use self::layered::Layout;
 use super::{
     figures::Golden,
+    flow::Flow,
     overview,
     words::{self, segment},
 };
-use crate::agent::admin::api::{Edge, Service, Traffic};
+use crate::agent::admin::api::{Party, Service, Traffic};
 
 /// Services that are drawn: those with the most requests. Beyond that nobody can read it.
 const DRAWN: usize = 120;
@@ -30,22 +31,55 @@ const NAME: usize = 24;
 #[derive(Debug, Default)]
 struct Arrow<'t> {
     sum: Golden,
+    flow: Flow,
     security: BTreeSet<&'t str>,
+}
+
+impl Arrow<'_> {
+    /// The worse of what requests and connections are.
+    fn class(&self) -> &'static str {
+        let rank = |class: &&str| ["idle", "good", "doubt", "bad"].iter().position(|known| known == class);
+        [self.sum.class(), self.flow.class()].into_iter().max_by_key(rank).unwrap_or("idle")
+    }
+
+    /// What stands beside its line.
+    fn label(&self) -> String {
+        let requests = match self.sum.failed {
+            0 => words::rate(self.sum.rate),
+            failed => format!("{} {}", words::rate(self.sum.rate), words::share(failed, self.sum.requests)),
+        };
+        match (self.sum.requests, self.flow.is_idle()) {
+            (_, true) => requests,
+            (0, false) => self.flow.words(),
+            (_, false) => format!("{requests}; {}", self.flow.words()),
+        }
+    }
+
+    /// Of its line: by the number of requests, and of kilobytes, a second.
+    fn width(&self) -> f64 {
+        let much = self.sum.rate.max(0.0).max(self.flow.bytes_rate() / 1024.0);
+        1.2 + (much + 1.0).log10().min(3.0)
+    }
 }
 
 /// The page, of one namespace and whom it calls or is called by, or of all.
 pub(super) fn page(services: &[Service], traffic: &Traffic, namespace: &str) -> Markup {
     let namespaces: BTreeSet<&str> = services.iter().map(|service| service.namespace.as_str()).collect();
     let mut arrows: BTreeMap<(String, &str), Arrow<'_>> = BTreeMap::new();
-    let within = |edge: &&Edge| {
-        let of = |name: &str| name.split_once('/').is_some_and(|(of, _)| of == namespace);
-        namespace.is_empty() || edge.from.namespace == namespace || of(&edge.service)
+    let within = |from: &Party, service: &str| {
+        let of = service.split_once('/').is_some_and(|(of, _)| of == namespace);
+        namespace.is_empty() || from.namespace == namespace || of
     };
-    for edge in traffic.edges.iter().filter(within) {
-        let from = format!("{}/{}", edge.from.namespace, edge.from.service);
-        let arrow = arrows.entry((from, edge.service.as_str())).or_default();
+    let name = |from: &Party| format!("{}/{}", from.namespace, from.service);
+    for edge in traffic.edges.iter().filter(|edge| within(&edge.from, &edge.service)) {
+        let arrow = arrows.entry((name(&edge.from), edge.service.as_str())).or_default();
         arrow.sum.add(edge);
         arrow.security.insert(edge.security.as_str());
+    }
+    for some in traffic.connections.iter().filter(|some| within(&some.from, &some.service)) {
+        let arrow = arrows.entry((name(&some.from), some.service.as_str())).or_default();
+        arrow.flow.add(some);
+        arrow.security.insert(some.security.as_str());
     }
     let (names, left_out) = drawn(&arrows);
     html! {
@@ -60,7 +94,7 @@ pub(super) fn page(services: &[Service], traffic: &Traffic, namespace: &str) -> 
         }
         section #graph data-live {
             p {
-                "Requests of the last " (traffic.window_s.div_ceil(60).max(1)) " min, " (overview::heard(traffic)) "."
+                "Requests and connections of the last " (traffic.window_s.div_ceil(60).max(1)) " min, " (overview::heard(traffic)) "."
                 @if left_out > 0 { " The " (left_out) " services with the fewest are not drawn; choose a namespace." }
             }
             @if arrows.is_empty() { p { "Nobody called anybody in this time." } } @else {
@@ -78,7 +112,7 @@ fn drawn<'a>(arrows: &'a BTreeMap<(String, &'a str), Arrow<'_>>) -> (Vec<&'a str
     for ((from, to), arrow) in arrows {
         for name in [from.as_str(), *to] {
             let sum = requests.entry(name).or_default();
-            *sum = sum.saturating_add(arrow.sum.requests);
+            *sum = sum.saturating_add(arrow.sum.requests).saturating_add(arrow.flow.opened);
         }
     }
     let all = requests.len();
@@ -137,13 +171,9 @@ fn point((layer, height): (usize, f64)) -> (f64, f64) {
 }
 
 fn drawn_arrow(arrow: &Arrow<'_>, places: &[(usize, f64)]) -> Markup {
-    let class = arrow.sum.class();
+    let class = arrow.class();
     let locked = arrow.security.len() == 1 && arrow.security.contains("mutual_tls");
-    let weight = 1.2 + (arrow.sum.rate.max(0.0) + 1.0).log10().min(3.0);
-    let text = match arrow.sum.failed {
-        0 => words::rate(arrow.sum.rate),
-        failed => format!("{} {}", words::rate(arrow.sum.rate), words::share(failed, arrow.sum.requests)),
-    };
+    let (weight, text) = (arrow.width(), arrow.label());
     let Some((path, label)) = curve(places) else { return html! {} };
     html! {
         g class={ "arrow " (class) } {
@@ -212,7 +242,7 @@ fn drawn_box(
         Some(_) => "good",
         None => "idle",
     };
-    let to_itself = arrows.get(&(name.to_owned(), name)).map(|arrow| words::rate(arrow.sum.rate));
+    let to_itself = arrows.get(&(name.to_owned(), name)).map(Arrow::label);
     let below = match service {
         Some(service) => format!("{} of {} healthy", service.healthy, service.endpoints),
         None => "no service".to_owned(),
@@ -247,10 +277,25 @@ fn round(number: f64) -> String {
 }
 
 fn table(arrows: &BTreeMap<(String, &str), Arrow<'_>>) -> Markup {
+    let requests: Vec<_> = arrows.iter().filter(|(_, arrow)| arrow.sum.requests > 0).collect();
+    let connections: Vec<_> = arrows.iter().filter(|(_, arrow)| !arrow.flow.is_idle()).collect();
+    html! {
+        @if !requests.is_empty() {
+            h2 { "Requests" }
+            (rows(&requests, &Golden::heads(), |arrow| arrow.sum.cells()))
+        }
+        @if !connections.is_empty() {
+            h2 { "Connections of bytes" }
+            (rows(&connections, &Flow::heads(), |arrow| arrow.flow.cells()))
+        }
+    }
+}
+
+fn rows<'a>(arrows: &[(&(String, &str), &Arrow<'a>)], heads: &Markup, cells: impl Fn(&Arrow<'a>) -> Markup) -> Markup {
     html! {
         table.cards {
             thead { tr {
-                th scope="col" { "Caller" } th scope="col" { "Service" } th scope="col" { "TLS" } (Golden::heads())
+                th scope="col" { "Caller" } th scope="col" { "Service" } th scope="col" { "TLS" } (heads)
             } }
             tbody {
                 @for ((from, to), arrow) in arrows {
@@ -261,7 +306,7 @@ fn table(arrows: &BTreeMap<(String, &str), Arrow<'_>>) -> Markup {
                             @if arrow.security.contains("none") { span.bad { "in clear" } }
                             @else if arrow.security.contains("mutual_tls") { "mutual" } @else { "not told" }
                         }
-                        (arrow.sum.cells())
+                        (cells(arrow))
                     }
                 }
             }
@@ -272,7 +317,10 @@ fn table(arrows: &BTreeMap<(String, &str), Arrow<'_>>) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::web::figures::edge;
+    use crate::{
+        agent::admin::api::Edge,
+        web::{figures::edge, flow::connections},
+    };
 
     fn traffic(edges: Vec<Edge>) -> Traffic {
         let node = certs::id::NodeId::new("web-1").unwrap();
@@ -284,6 +332,7 @@ mod tests {
             silent: Vec::new(),
             left_out: 0,
             edges,
+            connections: Vec::new(),
         }
     }
 
@@ -311,6 +360,20 @@ mod tests {
         assert!(text.contains("20.0/s 10.0 %") && text.contains("over mutual TLS</title>"));
         assert_eq!(text.matches("href=\"/services/shop/cart\"").count(), 3, "in its box and in two rows");
         assert!(text.contains("no service") && text.contains("BlackHoleCluster"));
+    }
+
+    #[test]
+    fn connections_of_bytes_are_drawn_beside_requests() {
+        let mut seen = traffic(vec![edge(("shop/web", "v1"), ("shop/cart", "v1"), 100, 0)]);
+        seen.connections = vec![connections("shop/cart", "shop/db", 8, 2), connections("shop/web", "shop/cart", 2, 0)];
+        let text =
+            page(&[service("shop", "web"), service("shop", "cart"), service("shop", "db")], &seen, "").into_string();
+        assert!(text.contains("4 open, 2.0 KiB/s") && text.contains("10.0/s; 1 open, 2.0 KiB/s"), "{text}");
+        assert_eq!(text.matches("class=\"arrow bad\"").count(), 1, "one of four led nowhere");
+        let table = text.split("Connections of bytes").nth(1).expect("a table of their own");
+        assert!(table.contains("shop/db") && table.contains("25.0 %"), "{table}");
+        seen.edges.clear();
+        assert!(!page(&[], &seen, "").into_string().contains("<h2>Requests"), "no empty table");
     }
 
     #[test]

@@ -16,4 +16,7 @@ pub struct Event {
     pub message: String,
     /// Nodes that noted it within a few seconds.
     pub seen_by: Vec<NodeId>,
+    /// Who keeps the notes of those of them that do not answer; empty if all did. It is their word.
+    #[serde(default)]
+    pub kept_by: Vec<NodeId>,
 }

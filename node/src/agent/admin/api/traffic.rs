@@ -18,10 +18,42 @@ pub struct Traffic {
     pub heard: Vec<NodeId>,
     /// Nodes alive that did not answer.
     pub silent: Vec<NodeId>,
-    /// Requests of pairs that nodes had no room to keep apart.
+    /// Requests and connections of pairs that nodes had no room to keep apart.
     pub left_out: u64,
-    /// By caller, service and server.
+    /// Requests, by caller, service and server.
     pub edges: Vec<Edge>,
+    /// Connections of bytes, by caller, service and server.
+    #[serde(default)]
+    pub connections: Vec<Connections>,
+}
+
+/// Connections of bytes from one workload to another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Connections {
+    /// The caller.
+    pub from: Party,
+    /// The server; `unknown` where no endpoint took them.
+    pub to: Party,
+    /// The service that was addressed, `NAMESPACE/NAME`, or a host that is none.
+    pub service: String,
+    /// `mutual_tls`, `none`, or `unknown` where the server's node did not say.
+    pub security: String,
+    /// Those that go on.
+    pub open: u64,
+    /// Those that came in the window.
+    pub opened: u64,
+    /// Those of them that led nowhere.
+    pub failed: u64,
+    /// Bytes to the caller in the window.
+    pub sent: u64,
+    /// Bytes from the caller in the window.
+    pub received: u64,
+    /// Connections that came, a second over the last minute.
+    pub rate: f64,
+    /// Bytes to the caller, a second over the last minute.
+    pub sent_rate: f64,
+    /// Bytes from the caller, a second over the last minute.
+    pub received_rate: f64,
 }
 
 /// What one workload asked of another.
