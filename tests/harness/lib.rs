@@ -8,6 +8,7 @@ pub mod clients;
 pub mod cluster;
 pub mod collector;
 mod configuration;
+pub mod contract;
 pub mod corpus;
 pub mod dns;
 pub mod frames;

@@ -14,7 +14,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::skein;
+use super::{skein, written};
 
 /// `demo --once` promises to be over by then.
 const ONCE: Duration = Duration::from_secs(60);
@@ -57,6 +57,7 @@ fn once_shows_that_every_step_holds() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let summary: Value = serde_json::from_str(&text).expect("one JSON object");
+    written("demo --once", &summary);
     let keys = |value: &Value| -> Vec<String> { value.as_object().expect("an object").keys().cloned().collect() };
     assert_eq!(keys(&summary), ["ok", "nodes", "convergence_ms", "pushes", "steps", "failover"]);
     assert_eq!(keys(&summary["pushes"][0]), ["document", "node", "to_all_ms"]);
@@ -71,6 +72,7 @@ fn nothing_is_left_after_a_signal_or_a_kill() {
     let base = tempfile::tempdir().expect("a temporary directory");
     let dir = base.path().join("demo");
     let (mut first, handle) = start(&dir);
+    written("demo", &handle);
     let nodes = handle["nodes"].as_array().expect("nodes");
     assert!(nodes.len() >= 4, "{handle}");
     assert!(Path::new(handle["operator_dir"].as_str().expect("a path")).is_dir());

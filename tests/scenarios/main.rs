@@ -5,6 +5,7 @@ mod bad_input;
 mod balancing;
 mod breaking;
 mod closing;
+mod contract;
 mod demo;
 mod discovery;
 mod dns;
@@ -45,12 +46,20 @@ mod workload;
 
 use harness::{
     cluster::{Cluster, Plan, Service},
+    contract::Contract,
     process::Skein,
 };
+use serde_json::Value;
 
 /// The `skein` that cargo built for these tests.
 fn skein() -> Skein {
     Skein::at(env!("CARGO_BIN_EXE_skein-under-test"))
+}
+
+/// What a command printed is what `node/docs/json.md` says that it prints.
+fn written(line: &str, value: &Value) {
+    let complaints = Contract::read().complaints(line, value);
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 /// A client node `web` and one node for each given version of `shop/reviews`, all running.

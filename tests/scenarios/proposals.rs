@@ -3,7 +3,7 @@
 use harness::{PATIENCE, cluster::Cluster, eventually};
 use serde_json::{Value, json};
 
-use crate::{reviews, subsets};
+use crate::{reviews, subsets, written};
 
 /// A second operator's directory: the first one's, with a key of its own. Gives the directory and the public key.
 fn second_operator(cluster: &Cluster) -> (String, String) {
@@ -78,6 +78,7 @@ fn a_proposal_holds_with_the_last_signature_and_not_before() {
     let signed = sign("reviews-v1", &id[..12]).expect_code(0).json();
     assert_eq!((&signed["changeset"], signed["applied"].as_array().map(Vec::len)), (&json!(id), Some(2)), "{signed}");
     assert!(signed.get("proposal").is_none(), "nobody is missing: {signed}");
+    written("policy sign", &signed);
     for name in ["web", "reviews-v1"] {
         assert_eq!((versions(&cluster, name), proposals(&cluster, name).len()), (1, 0), "{name}");
     }

@@ -10,7 +10,7 @@ use harness::{
 };
 use serde_json::Value;
 
-use crate::skein;
+use crate::{skein, written};
 
 fn web() -> Plan {
     Plan::with([Service::client("shop/web")])
@@ -39,7 +39,9 @@ fn served(cluster: &Cluster, by: &str, within: Duration) {
 const STEP: [&str; 2] = ["--timeout", "40s"];
 
 fn step(cluster: &Cluster, words: &[&str]) -> Value {
-    cluster.json("first", &[&["ca", "rotate"], words, &STEP].concat())
+    let told = cluster.json("first", &[&["ca", "rotate"], words, &STEP].concat());
+    written(&format!("ca rotate {}", words.join(" ")), &told);
+    told
 }
 
 fn code(cluster: &Cluster, words: &[&str]) -> String {
@@ -299,6 +301,7 @@ fn a_change_that_has_not_begun_to_certify_is_given_up() {
     let before = bundle(&cluster, "third");
     step(&cluster, &["start"]);
     let told = cluster.json("first", &["ca", "rotate", "cancel"]);
+    written("ca rotate cancel", &told);
     assert_eq!(told["phase"], "steady");
     assert_eq!(code(&cluster, &["cancel"]), "out_of_turn");
     assert!(!cluster.operator().join("root.next.key").exists());
@@ -319,6 +322,7 @@ fn a_stolen_root_is_replaced_at_once_and_nodes_come_back_by_themselves() {
     let valid = cluster.on("first", &["ca", "rotate", "start", "--offline", "-o", "json"]);
     assert_eq!(valid.error()["error"]["code"], "refused", "{valid:?}");
     let done = cluster.json("first", &["ca", "rotate", "start", "--emergency"]);
+    written("ca rotate start", &done);
     assert_eq!((&done["phase"], texts(&done["cut"])), (&"steady".into(), vec!["second", "third"]), "{done}");
     eventually_within("all are back", Duration::from_secs(60), || match cluster.healthy("first", "shop/reviews") {
         2 => Ok(()),

@@ -9,7 +9,7 @@ use std::{
 use harness::{cluster::Cluster, eventually, http};
 use serde_json::{Value, json};
 
-use crate::reviews;
+use crate::{reviews, written};
 
 /// A tap that runs; it ends with the value.
 struct Tap {
@@ -70,6 +70,7 @@ fn both_sides_are_seen_without_secrets_and_only_what_was_asked_for() {
     let (client, server) = (of("client"), of("server"));
     assert_eq!((&client["node"], &server["node"]), (&json!("web"), &json!("reviews-v1")));
     for line in [client, server] {
+        written("tap", line);
         assert_eq!(
             (&line["status"], &line["method"], &line["headers"]["x-mine"]),
             (&json!(503), &json!("GET"), &json!("seen"))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use harness::{PATIENCE, cluster::Cluster, eventually, http, now};
 use serde_json::Value;
 
-use crate::{reviews, subsets, virtual_service};
+use crate::{reviews, subsets, virtual_service, written};
 
 fn to(version: &str) -> String {
     virtual_service(&format!("  - route:\n    - destination: {{host: reviews, subset: {version}}}\n"))
@@ -75,10 +75,12 @@ fn what_is_confirmed_in_time_stays_through_crashes_and_reaches_who_was_away() {
     let id = pushed["changeset"].as_str().expect("an id").to_owned();
     // This one has the changeset and does not hear that it was confirmed.
     cluster.kill("reviews-v1");
-    cluster.on("web", &["policy", "confirm", &id[..12], "--wait", "2"]).expect_code(0);
+    let confirmed = cluster.json("web", &["policy", "confirm", &id[..12], "--wait", "2"]);
+    written("policy confirm", &confirmed);
     assert_eq!(trial(&cluster, "web", &id), "confirmed");
     let again = cluster.on("reviews-v2", &["policy", "confirm", &id]).expect_code(0);
     assert!(again.out.contains("confirmed already"), "{again:?}");
+    written("policy confirm", &cluster.json("reviews-v2", &["policy", "confirm", &id]));
     for name in ["web", "reviews-v2"] {
         cluster.kill(name);
         cluster.run(name);

@@ -48,7 +48,7 @@ spec:
 ";
 
 /// Waits until these nodes see so many healthy endpoints of `cart`. No process is started for it: the load goes on.
-fn wait_seen<'n>(cluster: &Cluster, nodes: impl IntoIterator<Item = &'n str>, count: usize) {
+pub(crate) fn wait_seen<'n>(cluster: &Cluster, nodes: impl IntoIterator<Item = &'n str>, count: usize) {
     for name in nodes {
         let admin = cluster.node(name).address("admin");
         eventually_within(&format!("{name} sees {count}"), PATIENCE * 3, || match healthy_of(admin, "cart") {
@@ -59,7 +59,7 @@ fn wait_seen<'n>(cluster: &Cluster, nodes: impl IntoIterator<Item = &'n str>, co
 }
 
 /// How many requests the longest load sends.
-fn requests(unless_told: u64) -> u64 {
+pub(crate) fn requests(unless_told: u64) -> u64 {
     std::env::var("SKEIN_FIGURES_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(unless_told)
 }
 

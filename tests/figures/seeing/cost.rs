@@ -1,0 +1,117 @@
+//! What it costs a request to be counted and traced: CPU of both nodes, the three ways in turn.
+
+use std::time::Duration;
+
+use harness::{
+    application::Application,
+    backend::Backend,
+    clients::{Ask, Clients},
+    cluster::{Cluster, Plan, Service},
+    process::Skein,
+};
+
+use crate::{
+    Figure,
+    http::{requests, wait_seen},
+};
+
+/// Each way, in turn with the others.
+const ROUNDS: usize = 7;
+const CLIENTS: u64 = 16;
+const REQUESTS: u64 = 10_000;
+
+/// Nothing is counted and nothing traced, counted, counted and one in a hundred traced.
+const WAYS: [(&str, &str); 3] = [
+    (
+        "off",
+        "metrics: [{overrides: [{match: {metric: ALL_METRICS}, disabled: true}]}], tracing: [{disableSpanReporting: true}]",
+    ),
+    ("metrics", "tracing: [{disableSpanReporting: true}]"),
+    ("sampling", "tracing: [{providers: [{name: otel}], randomSamplingPercentage: 1}]"),
+];
+
+pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
+    let application = Application::start("cart", 0, None).expect("loopback has free ports");
+    let collector = Backend::start("127.0.0.1:0".parse().expect("an address"), "").expect("loopback has free ports");
+    let cart = Service { target: Some(application.address), ..Service::version("shop/cart", "v1") };
+    let plans = [("web", Plan::with([Service::client("shop/web")])), ("cart", Plan::with([cart]))];
+    let cluster = Cluster::start(skein.clone(), &plans);
+    wait_seen(&cluster, ["web"], 1);
+    let provider = format!(
+        "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{extensionProviders: [{{name: otel, opentelemetry: \
+         {{service: {}, port: {}, http: {{path: /v1/traces}}}}}}]}}\n",
+        collector.address.ip(),
+        collector.address.port()
+    );
+    push(&cluster, &provider);
+    let count = requests(REQUESTS);
+    // The first connections, the first of everything.
+    load(&cluster, count / 4);
+    let mut all: [Vec<f64>; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        for ((_, spec), all) in WAYS.iter().zip(&mut all) {
+            push(
+                &cluster,
+                &format!(
+                    "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: mesh, namespace: istio-system}}\nspec: {{{spec}}}\n"
+                ),
+            );
+            all.push(load(&cluster, count));
+        }
+    }
+    let [off, metrics, sampling] = all.map(least);
+    let how = |what: &str| {
+        format!(
+            "{what}, CPU a request of both nodes over that without metrics and tracing: the least of {ROUNDS} rounds of {count} GETs each, in turn"
+        )
+    };
+    vec![
+        Figure::stated("cpu_unseen", off, "us", "of that: neither counted nor traced"),
+        Figure::at_most("cpu_metrics_over_off", metrics / off, "times", 1.05, how("every metric")),
+        Figure::at_most("cpu_sampling_over_off", sampling / off, "times", 1.10, how("every metric, spans of 1 %")),
+    ]
+}
+
+fn push(cluster: &Cluster, text: &str) {
+    cluster.push("web", text, &["--wait", "all", "--timeout", "60s"]).expect_code(0);
+}
+
+/// What else the machine does only adds.
+fn least(all: Vec<f64>) -> f64 {
+    all.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+/// Microseconds of CPU a request of both nodes.
+fn load(cluster: &Cluster, count: u64) -> f64 {
+    let before = used(cluster);
+    let clients = Clients::start(&Ask {
+        via: cluster.node("web").outbound(),
+        method: "GET",
+        host: "cart".to_owned(),
+        clients: CLIENTS,
+        rate: None,
+        most: count,
+        numbered: false,
+        longest: Duration::from_secs(120),
+    });
+    while !clients.finished() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let outcome = clients.stop();
+    assert_eq!(outcome.failed, 0, "{:?}", outcome.failures);
+    (used(cluster) - before) / outcome.requests as f64
+}
+
+/// Microseconds of CPU that the nodes have used.
+fn used(cluster: &Cluster) -> f64 {
+    // Linux counts in hundredths of a second whatever the kernel's own clock does.
+    const TICK_US: f64 = 10_000.0;
+    let ticks = |name: &&str| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", cluster.node(name).pid())).expect("it runs");
+        // After the name, which may hold anything: the 12th and 13th fields are user and system time.
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let of = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).expect("a number");
+        of(11) + of(12)
+    };
+    cluster.running().iter().map(ticks).sum::<f64>() * TICK_US
+}
