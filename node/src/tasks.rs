@@ -210,11 +210,15 @@ struct Watch {
 }
 
 impl Watch {
-    async fn over(mut self, future: impl Future<Output = ()>) {
-        self.ending = match AssertUnwindSafe(future).catch_unwind().await {
-            Ok(()) => Ending::Finished,
-            Err(payload) => Ending::Panicked(message(&*payload)),
-        };
+    /// No async block: that would keep the future twice, and connections by the thousand are such futures.
+    fn over(mut self, future: impl Future<Output = ()>) -> impl Future<Output = ()> {
+        AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+            self.ending = match ended {
+                Ok(()) => Ending::Finished,
+                Err(payload) => Ending::Panicked(message(&*payload)),
+            };
+            drop(self);
+        })
     }
 }
 
@@ -253,6 +257,20 @@ mod tests {
         tasks.critical("heart", async {});
         tasks.stopping().await;
         assert_eq!(tasks.failure(), Some(&Failure { task: "heart", ending: Ending::Finished }));
+    }
+
+    #[tokio::test]
+    async fn a_task_is_hardly_larger_than_its_future() {
+        let future = async {
+            let held = [0_u8; 4096];
+            tokio::task::yield_now().await;
+            let _ = std::hint::black_box(held);
+        };
+        let alone = size_of_val(&future);
+        let end = Watch { tasks: Tasks::new(), name: "task", critical: false, told: None, ending: Ending::Dropped };
+        let watched = end.over(future);
+        assert!(alone >= 4096 && size_of_val(&watched) < alone + 512, "{alone} became {}", size_of_val(&watched));
+        watched.await;
     }
 
     #[tokio::test]

@@ -187,7 +187,8 @@ fn service<H: Handler>(
         async move {
             let (parts, body) = request.into_parts();
             let response = match Windowed::new(body, window, &budget) {
-                Ok(body) => handler.handle(Request::from_parts(parts, Incoming::Http2(body))).await,
+                // Boxed, because hyper and the task around it each move the stream's future more than once.
+                Ok(body) => Box::pin(handler.handle(Request::from_parts(parts, Incoming::Http2(body)))).await,
                 Err(_) => {
                     handler.refused(Cause::Overflow);
                     reply::failure(Cause::Overflow, is_grpc(&parts.headers))

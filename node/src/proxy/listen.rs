@@ -2,6 +2,7 @@
 
 use super::{capture, context::Context, gateway, outbound, plane::Serves};
 use crate::descriptors;
+use futures_util::FutureExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -90,28 +91,19 @@ pub(super) async fn accept(
         match &serves {
             Serves::Applications(speaker) => {
                 let connection = outbound::serve(Arc::clone(&context), Arc::clone(speaker), stream, remote, None);
-                let tracked = context.open.track_future(async move {
-                    connection.await;
-                    drop(counted);
-                });
+                let tracked = context.open.track_future(connection.map(move |()| drop(counted)));
                 context.tasks.detach("application connection", tracked);
             }
             Serves::Captured(captured) => {
                 let connection = capture::serve(Arc::clone(&context), Arc::clone(captured), stream, remote);
-                let tracked = context.open.track_future(async move {
-                    connection.await;
-                    drop(counted);
-                });
+                let tracked = context.open.track_future(connection.map(move |()| drop(counted)));
                 context.tasks.detach("captured connection", tracked);
             }
             Serves::Clients(door) => {
                 // One client alone cannot keep the others out.
                 let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
                 let connection = gateway::serve(Arc::clone(&context), Arc::clone(door), stream, remote);
-                let tracked = context.open.track_future(async move {
-                    connection.await;
-                    drop((counted, client));
-                });
+                let tracked = context.open.track_future(connection.map(move |()| drop((counted, client))));
                 context.tasks.detach("client connection", tracked);
             }
         }

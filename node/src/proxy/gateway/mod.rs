@@ -33,8 +33,9 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
     // Small answers must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
     let Ok(local) = stream.local_addr() else { return };
+    // What not every connection needs for as long as it lives is boxed.
     let begun = tokio::select! {
-        begun = begin(&context, &door, stream, remote) => begun,
+        begun = Box::pin(begin(&context, &door, stream, remote)) => begun,
         () = door.closed() => return,
         () = context.draining() => return,
     };
@@ -45,15 +46,15 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
         }
         Ok(Begun::Met(stream, met)) if !met.configured.requests => {
             let name = met.name.clone().unwrap_or_default();
-            bytes::serve(&context, &door, *stream, bytes(Some(met), Some(name))).await;
+            Box::pin(bytes::serve(&context, &door, *stream, bytes(Some(met), Some(name)))).await;
         }
         Ok(Begun::Met(stream, met)) => {
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let entrance = Entrance::secure(door, met);
-            outbound::serve_client(&context, *stream, entrance, is_http2, (remote, local)).await;
+            outbound::serve_client(&context, stream, entrance, is_http2, (remote, local)).await;
         }
         Ok(Begun::Bytes { stream, server_name }) => {
-            bytes::serve(&context, &door, stream, bytes(None, server_name)).await
+            Box::pin(bytes::serve(&context, &door, stream, bytes(None, server_name))).await;
         }
         Err(error) => tracing::debug!(%error, "a client's connection came to nothing"),
     }

@@ -65,8 +65,9 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
     let requests = || Requests { context: Arc::clone(&context), caller: Arc::clone(&caller) };
     match preface.protocol {
         mesh::Protocol::Http1 => connection::serve_http1(&context, stream, Side::Node, requests()).await,
-        mesh::Protocol::Http2 => connection::serve_http2(&context, stream, Side::Node, requests()).await,
-        mesh::Protocol::Tcp => tcp::serve(&context, &caller, stream).await,
+        // Boxed, so that the many that carry HTTP/1.1 need no room for it.
+        mesh::Protocol::Http2 => Box::pin(connection::serve_http2(&context, stream, Side::Node, requests())).await,
+        mesh::Protocol::Tcp => Box::pin(tcp::serve(&context, &caller, stream)).await,
         // Refused by closing; no caller of this version opens them.
         mesh::Protocol::Probe => {}
     }

@@ -62,8 +62,9 @@ pub(super) async fn serve(
     drop(stream.set_nodelay(true));
     let bounds = Bounds::of_applications(&context.limits());
     let declared = speaker.load().declared(&context.current.read());
+    // What not every connection needs for as long as it lives is boxed: most of them wait for their next request.
     let found = tokio::select! {
-        found = detect::detect(&stream, declared, &bounds) => found,
+        found = Box::pin(detect::detect(&stream, declared, &bounds)) => found,
         () = context.draining() => return,
     };
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
@@ -74,14 +75,14 @@ pub(super) async fn serve(
             return connection::serve_http1(&context, stream, Side::Application, requests(speaker)).await;
         }
         Ok(Spoken::Http2) => {
-            return connection::serve_http2(&context, stream, Side::Application, requests(speaker)).await;
+            return Box::pin(connection::serve_http2(&context, stream, Side::Application, requests(speaker))).await;
         }
         Ok(Spoken::Bytes) => None,
         Ok(Spoken::Tls(name)) => Some(name.unwrap_or_default()),
         Err(error) => return tracing::debug!(%error, "connection ended before a request"),
     };
     let ends = tcp::Ends { remote, local };
-    tcp::serve(&context, &speaker.load_full(), stream, ends, server_name.as_deref()).await;
+    Box::pin(tcp::serve(&context, &speaker.load_full(), stream, ends, server_name.as_deref())).await;
 }
 
 /// One connection of an application.
@@ -158,7 +159,7 @@ pub(super) async fn serve_client<I>(
     let (speaker, entrance) = (Arc::clone(entrance.speaker()), Some(Arc::new(entrance)));
     let requests = Connection { context: Arc::clone(context), speaker, entrance, remote, local };
     if is_http2 {
-        connection::serve_http2(context, io, Side::Application, requests).await;
+        Box::pin(connection::serve_http2(context, io, Side::Application, requests)).await;
     } else {
         connection::serve_http1(context, io, Side::Application, requests).await;
     }
