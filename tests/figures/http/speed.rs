@@ -164,6 +164,13 @@ impl Row {
     }
 }
 
+/// The node itself with its own allocator, not the figures' program; the best profile that was built.
+pub(crate) fn built() -> Option<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
+    let all = ["dist", "release"].map(|profile| workspace.join("target").join(profile).join("skein"));
+    all.into_iter().find(|path| path.is_file())
+}
+
 struct Kit {
     shared: PathBuf,
     extra: PathBuf,
@@ -182,10 +189,7 @@ impl Kit {
         if !lacking.is_empty() {
             return Err(format!("missing {}", lacking.join(", ")));
         }
-        // The node itself with its own allocator, not the figures' program; the best profile that was built.
-        let built = ["dist", "release"].map(|profile| workspace.join("target").join(profile).join("skein"));
-        let skein = built.into_iter().find(|path| path.is_file());
-        let skein = skein.ok_or("missing the node: cargo build --profile dist")?;
+        let skein = built().ok_or("missing the node: cargo build --profile dist")?;
         let missing = ["haproxy", "envoy", "oha"].into_iter().filter(|tool| !is_installed(tool)).collect();
         Ok(Self { shared, extra: workspace.join("tests/bench"), skein, missing })
     }

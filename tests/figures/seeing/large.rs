@@ -111,20 +111,22 @@ fn ask(admin: SocketAddr, path: &str) -> Answer {
     answer
 }
 
-/// Every node serves every fifth part of the services once, and one node calls.
+/// Every node serves its part of the services, five instances of each, and one node calls.
 fn cluster(skein: &Skein, application: &Application) -> Cluster {
     let mut cluster = Cluster::new(skein.clone(), "web", &Plan::with([Service::client("shop/web")]));
     cluster.run("web");
-    let granted = Plan::with([Service { name: "big/*".to_owned(), ..Service::default() }]);
-    let apart = NODES / ENDPOINTS;
+    let each = SERVICES / NODES;
     for node in 0..NODES {
-        let here = (0..SERVICES).filter(|service| service % apart == node % apart);
-        let one = |service: usize| Service {
+        let here = || (node * each..(node + 1) * each).map(|service| format!("big/s{service}"));
+        let granted = Plan::with(here().map(|service| Service::version(&service, "v1")));
+        let one = |service: String, instance: usize| Service {
+            instance: format!("i{instance}"),
             target: Some(application.address),
             check: "{ interval = \"60s\", rise = 1 }".to_owned(),
-            ..Service::version(&format!("big/s{service}"), "v1")
+            ..Service::version(&service, "v1")
         };
-        let (name, plan) = (format!("n{node:02}"), Plan::with(here.map(one)));
+        let all = here().flat_map(|service| (0..ENDPOINTS).map(move |instance| one(service.clone(), instance)));
+        let (name, plan) = (format!("n{node:02}"), Plan::with(all));
         let token = cluster.invite(&name, &granted, &[]);
         cluster.prepare_only(&name, &plan);
         cluster.join_with(&name, &token).expect_code(0);

@@ -36,7 +36,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
         of(
             "wrong_without_the_right",
             (guessed, wrong),
-            "commands with a letter too few, whose error does not name the right one",
+            "commands with their last letter twice, whose error does not name the right one",
         ),
     ]
 }
@@ -93,13 +93,11 @@ impl<'s> Commands<'s> {
         (self.all.iter().filter(lacks).cloned().collect(), self.all.len())
     }
 
-    /// Each without its last letter but one.
+    /// Each with its last letter typed twice.
     fn guessed(&self) -> (Vec<String>, usize) {
         let lacks = |name: &&String| {
             let (before, word) = name.rsplit_once(' ').unwrap_or(("", name));
-            let mut wrong: Vec<char> = word.chars().collect();
-            wrong.remove(wrong.len() - 2);
-            let wrong: String = wrong.into_iter().collect();
+            let wrong = format!("{word}{}", &word[word.len() - 1..]);
             !output(self.skein, format!("{before} {wrong}").trim()).contains(&format!("'{word}'"))
         };
         (self.all.iter().filter(lacks).cloned().collect(), self.all.len())
