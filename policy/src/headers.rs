@@ -38,6 +38,8 @@ enum Part {
 pub enum Format {
     /// `%REQ(NAME?OTHER):MAX%`: a header of the request, or another one, cut to a length.
     Request(Lookup),
+    /// `%REQ_WITHOUT_QUERY(NAME?OTHER):MAX%`: the same without what follows a `?`.
+    RequestWithoutQuery(Lookup),
     /// `%RESP(NAME?OTHER):MAX%`.
     Response(Lookup),
     /// One of the plain words.
@@ -58,10 +60,14 @@ pub struct Lookup {
 pub enum Word {
     DownstreamRemoteAddress,
     DownstreamRemoteAddressWithoutPort,
+    DownstreamRemotePort,
     DownstreamLocalAddress,
     DownstreamLocalAddressWithoutPort,
+    DownstreamLocalPort,
     UpstreamHost,
     UpstreamRemoteAddress,
+    UpstreamRemoteAddressWithoutPort,
+    UpstreamRemotePort,
     Protocol,
     StartTime,
     Hostname,
@@ -69,13 +75,17 @@ pub enum Word {
     RouteName,
 }
 
-const WORDS: [(&str, Word); 11] = [
+const WORDS: [(&str, Word); 15] = [
     ("DOWNSTREAM_REMOTE_ADDRESS", Word::DownstreamRemoteAddress),
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Word::DownstreamRemoteAddressWithoutPort),
+    ("DOWNSTREAM_REMOTE_PORT", Word::DownstreamRemotePort),
     ("DOWNSTREAM_LOCAL_ADDRESS", Word::DownstreamLocalAddress),
     ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", Word::DownstreamLocalAddressWithoutPort),
+    ("DOWNSTREAM_LOCAL_PORT", Word::DownstreamLocalPort),
     ("UPSTREAM_HOST", Word::UpstreamHost),
     ("UPSTREAM_REMOTE_ADDRESS", Word::UpstreamRemoteAddress),
+    ("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Word::UpstreamRemoteAddressWithoutPort),
+    ("UPSTREAM_REMOTE_PORT", Word::UpstreamRemotePort),
     ("PROTOCOL", Word::Protocol),
     ("START_TIME", Word::StartTime),
     ("HOSTNAME", Word::Hostname),
@@ -267,12 +277,18 @@ impl Format {
         if let Some(rest) = text.strip_prefix("REQ(") {
             return Lookup::parse(rest, &PSEUDO).map(Self::Request);
         }
+        if let Some(rest) = text.strip_prefix("REQ_WITHOUT_QUERY(") {
+            return Lookup::parse(rest, &PSEUDO).map(Self::RequestWithoutQuery);
+        }
         Lookup::parse(text.strip_prefix("RESP(")?, &[]).map(Self::Response)
     }
 
     fn show<'f>(&'f self, facts: &'f dyn Facts) -> Option<Cow<'f, str>> {
         match self {
             Self::Request(lookup) => lookup.find(|name| facts.request_header(name)).map(Cow::Borrowed),
+            Self::RequestWithoutQuery(lookup) => lookup
+                .find(|name| Some(facts.request_header(name)?.split('?').next().unwrap_or_default()))
+                .map(Cow::Borrowed),
             Self::Response(lookup) => lookup.find(|name| facts.response_header(name)).map(Cow::Borrowed),
             Self::Word(word) => facts.word(*word).map(Cow::Owned),
         }
@@ -315,6 +331,7 @@ impl std::fmt::Display for Template {
                     write!(f, "%{name}%")?;
                 }
                 Part::Format(Format::Request(lookup)) => write!(f, "%REQ({lookup}%")?,
+                Part::Format(Format::RequestWithoutQuery(lookup)) => write!(f, "%REQ_WITHOUT_QUERY({lookup}%")?,
                 Part::Format(Format::Response(lookup)) => write!(f, "%RESP({lookup}%")?,
             }
         }
@@ -372,6 +389,7 @@ mod tests {
         assert_eq!(show("%REQ(X-B?X-A):3%").as_deref(), Some("abc"));
         assert_eq!(show("%REQ(X-B)%").as_deref(), Some("-"));
         assert_eq!(show("%PROTOCOL%").as_deref(), Some("HTTP/1.1"));
+        assert_eq!(show("%REQ_WITHOUT_QUERY(X-B?:PATH)% %REQ_WITHOUT_QUERY(X-A):2%").as_deref(), Some("/p ab"));
         assert_eq!(show("%REQ(X-ENVOY-ORIGINAL-PATH?:PATH):2%").as_deref(), Some("/p"));
         for pseudo in ["%REQ(:AUTHORITY)%", "%REQ(:METHOD)%", "%REQ(:SCHEME)%", "%REQ(X-A?:AUTHORITY)%"] {
             assert!(show(pseudo).is_some(), "{pseudo}");

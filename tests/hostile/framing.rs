@@ -31,6 +31,8 @@ fn ambiguous_framing_is_refused() {
             b"POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
         ("A02 two lengths", b"POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
+        ("A03 one length twice", b"POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5, 5\r\n\r\nhello"),
+        ("A03 two in one", b"POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5, 6\r\n\r\nhello!"),
         ("A04 plus", b"POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: +5\r\n\r\nhello"),
         ("A04 hex", b"POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 0x5\r\n\r\nhello"),
         ("A04 empty", b"POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length:\r\n\r\n"),

@@ -1,10 +1,13 @@
 //! Named cases of hostile input against real nodes. The application behind records exactly what arrived.
 //!
-//! Cases are numbered as in the project's list of attacks: A01-A24 HTTP/1 framing, A25-A40 and A53 HTTP/2 and gRPC,
-//! A41-A54 authorization, A55 identity headers, A56-A71 identity (see `identity.rs`), A59 strangers, A65 misdirected connections, A72-A83 policy,
-//! A84-A95 gossip, A96 and A99 outliers, A107 egress, A110 and A114 logs, A113 file descriptors, A115-A118 names.
+//! Cases are numbered as in the project's list of attacks: A01-A24 HTTP/1 framing (see `framing.rs`, `applications.rs`), A25-A40 and A53 HTTP/2 and
+//! gRPC, A41-A54 authorization, A55 identity headers, A56-A71 identity (see `identity.rs`; A60 with nodes that are away: `away.rs`), A59
+//! strangers, A65 misdirected connections, A72-A83 policy, A84-A95 gossip, A96 and A99 outliers, A107 egress, A110 and A114 logs, A113 file
+//! descriptors, A115-A118 names.
 
+mod applications;
 mod authorization;
+mod away;
 mod bytes;
 mod chitchat;
 mod client;

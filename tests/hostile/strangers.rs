@@ -74,7 +74,7 @@ fn knock(
 }
 
 #[test]
-fn a_stranger_at_the_door_gets_nothing() {
+fn a59_a_stranger_at_the_door_gets_nothing() {
     let cluster = pair();
     let door = cluster.node("reviews").address("mesh");
     let tls13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -123,7 +123,7 @@ fn impostor(at: SocketAddr) -> Arc<AtomicUsize> {
 }
 
 #[test]
-fn an_impostor_behind_the_door_is_not_believed() {
+fn a59_an_impostor_behind_the_door_is_not_believed() {
     let mut cluster = pair();
     let door = cluster.node("reviews").address("mesh");
     cluster.kill("reviews");

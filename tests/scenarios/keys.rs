@@ -258,6 +258,18 @@ fn each_fault_of_the_state_directory_is_named_by_check() {
     assert_eq!(refused.error()["error"]["code"], "key_permissions", "{refused:?}");
     assert!(codes(&cluster).contains(&keys));
     mode("", 0o700);
+    // Another user's: that one could put other keys there. Only root can give a file away, and only root could read it then.
+    if nix::unistd::geteuid().is_root() {
+        for name in ["record.key", ""] {
+            let own = |user| std::os::unix::fs::chown(data.join(name), Some(user), None).expect("this is root");
+            own(12_345);
+            let refused = cluster.on("first", &["run", "-o", "json"]);
+            assert_eq!(refused.error()["error"]["code"], "key_permissions", "{refused:?}");
+            assert!(refused.err.contains("12345"), "{refused:?}");
+            assert!(codes(&cluster).iter().any(|(_, code)| code == "key_permissions"), "{name}");
+            own(0);
+        }
+    }
     cluster.run("first");
     assert_eq!(codes(&cluster), []);
 }

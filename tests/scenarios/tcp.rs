@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
 };
 
 use harness::{
@@ -179,6 +179,52 @@ fn connections_are_shifted_judged_and_told_of() {
             if opened >= 50.0 && opened == closed { Ok(()) } else { Err(format!("{node}: {opened}, {closed}")) }
         });
     }
+}
+
+/// A session with a server: what it says comes back on the same connection.
+struct Session(TcpStream);
+
+impl Session {
+    fn open(world: &World) -> Self {
+        let mut stream = connect(world.door()).expect("it listens");
+        stream.read_exact(&mut [0; 4]).expect("the server speaks first");
+        Self(stream)
+    }
+
+    fn goes_on(&mut self) -> Result<(), String> {
+        let mut back = [0; 4];
+        self.0.write_all(b"ping").and_then(|()| self.0.read_exact(&mut back)).map_err(|error| error.to_string())?;
+        if &back == b"ping" { Ok(()) } else { Err(format!("{back:?}")) }
+    }
+}
+
+#[test]
+fn a_session_outlives_the_certificates_that_opened_it() {
+    let world = World::start();
+    world.push(
+        "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {certificates: {leaf: 10s}}\n",
+    );
+    let mut session = Session::open(&world);
+    let proven = || world.cluster.log("web").matches("connections go on by the certificates of now").count();
+    // Twice: what was proven anew ends, too.
+    eventually("both ends are proven anew", || {
+        session.goes_on()?;
+        if proven() >= 2 { Ok(()) } else { Err(format!("{} times", proven())) }
+    });
+    session.goes_on().expect("it is the same connection");
+    // A root that is withdrawn takes no session with it, and no session holds its withdrawal up.
+    for step in ["start", "advance", "finish"] {
+        world.cluster.on("web", &["ca", "rotate", step, "--timeout", "60s"]).expect_code(0);
+        session.goes_on().unwrap_or_else(|error| panic!("after {step}: {error}\n{}", world.cluster.log("web")));
+    }
+    // Who may not go on does not.
+    for node in ["one", "two"] {
+        world.cluster.on("web", &["evict", node, "--wait", "local"]).expect_code(0);
+    }
+    eventually("it ends by the eviction", || match session.goes_on() {
+        Ok(()) => Err("it goes on".to_owned()),
+        Err(_) => Ok(()),
+    });
 }
 
 #[test]

@@ -39,6 +39,9 @@ const NODE: &str = "node.json";
 const LOCK: &str = "lock";
 /// The store within a data directory.
 pub const STORE: &str = "store.redb";
+/// What must be its owner's alone.
+const FILES: [&str; 9] =
+    [CA_KEY, RECORD_KEY, ENROLLER_KEY, CA_CERTIFICATES, ENROLLER_CERTIFICATE, NODE, STORE, ADDRESSES, CLOCK];
 
 /// Whose state a directory holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,11 +66,26 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Creates the directory if need be, checks its permissions and locks it.
+    /// Creates the directory if need be, checks its permissions and owner and locks it.
     ///
     /// # Errors
-    /// `key_permissions` if others may enter, `state_in_use` if another process holds it, `storage` otherwise.
+    /// `key_permissions` if others may enter, or it or a file in it is another user's; `state_in_use` if another process holds it,
+    /// `storage` otherwise.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_as(path, nix::unistd::geteuid().as_raw())
+    }
+
+    /// Whoever owns it: for one who empties it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_empty(path: &Path) -> Result<Self, Error> {
+        let about = fs::metadata(path).map_err(|e| cannot("read", path, &e))?;
+        Self::open_as(path, about.uid())
+    }
+
+    /// For this user. Whoever owns a directory can put other keys there, also where root could read them all the same.
+    fn open_as(path: &Path, user: u32) -> Result<Self, Error> {
         if !path.exists() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| cannot("create", path, &e))?;
         }
@@ -77,6 +95,11 @@ impl StateDir {
         }
         private(path, &about, "0700")?;
         let lock = path.join(LOCK);
+        let owned = owned(path, &about, user);
+        if !lock.exists() {
+            // Nothing is made in a directory of somebody else.
+            owned.clone()?;
+        }
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -86,7 +109,16 @@ impl StateDir {
             .open(&lock)
             .map_err(|e| cannot("open", &lock, &e))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: file }),
+            Ok(()) => {
+                owned?;
+                for name in FILES {
+                    let file = path.join(name);
+                    if let Ok(about) = fs::symlink_metadata(&file) {
+                        self::owned(&file, &about, user)?;
+                    }
+                }
+                Ok(Self { path: path.to_path_buf(), _lock: file })
+            }
             Err(fs::TryLockError::WouldBlock) => Err(fail(
                 "state_in_use",
                 format!("{} is in use by another process", path.display()),
@@ -163,9 +195,7 @@ impl StateDir {
 #[must_use]
 pub fn faults(path: &Path) -> Vec<Error> {
     let Ok(about) = fs::metadata(path) else { return Vec::new() };
-    let names =
-        [CA_KEY, RECORD_KEY, ENROLLER_KEY, CA_CERTIFICATES, ENROLLER_CERTIFICATE, NODE, STORE, ADDRESSES, CLOCK];
-    let mut faults = faults_of(path, &about, &names);
+    let mut faults = faults_of(path, &about, &FILES);
     let secrets = path.join(SECRETS);
     for folder in std::iter::once(secrets.clone()).chain(entries(&secrets)) {
         // Not through a link, as above.
@@ -272,6 +302,18 @@ fn private(path: &Path, about: &fs::Metadata, wanted: &str) -> Result<(), Error>
     ))
 }
 
+fn owned(path: &Path, about: &fs::Metadata, user: u32) -> Result<(), Error> {
+    let owner = about.uid();
+    if owner == user {
+        return Ok(());
+    }
+    Err(fail(
+        "key_permissions",
+        format!("{} belongs to the user with id {owner}, and skein runs as {user}", path.display()),
+        format!("run it as that user, or chown -R {user} the state directory if nobody else had it"),
+    ))
+}
+
 pub(super) fn cannot(what: &str, path: &Path, error: &io::Error) -> Error {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let (code, hint) = if full {
@@ -315,6 +357,33 @@ mod tests {
         drop(dir);
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(StateDir::open(folder.path()).unwrap_err().code, "key_permissions");
+    }
+
+    #[test]
+    fn what_is_another_users_is_refused() {
+        let folder = private_dir();
+        let path = folder.path().join("state");
+        let user = nix::unistd::geteuid().as_raw();
+        let stranger = user.wrapping_add(1);
+        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        let refused = StateDir::open_as(&path, stranger).unwrap_err();
+        assert_eq!((&*refused.code, path.join(LOCK).exists()), ("key_permissions", false));
+        assert!(refused.message.contains(&format!("{user}, and skein runs as {stranger}")), "{refused:?}");
+        let held = StateDir::open(&path).unwrap();
+        assert_eq!(
+            StateDir::open_as(&path, stranger).unwrap_err().code,
+            "state_in_use",
+            "whose it is, a node has seen"
+        );
+        held.write(CA_KEY, b"secret").unwrap();
+        drop(held);
+        assert_eq!(StateDir::open_as(&path, stranger).unwrap_err().code, "key_permissions");
+        if user == 0 {
+            // Only root can give a file away.
+            std::os::unix::fs::chown(path.join(CA_KEY), Some(stranger), None).unwrap();
+            let refused = StateDir::open(&path).unwrap_err();
+            assert!(refused.code == "key_permissions" && refused.message.contains(CA_KEY), "{refused:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use policy::kinds::LocalityLb;
+
 use super::Host;
 
 /// Region, zone and subzone, each possibly empty.
@@ -22,8 +24,8 @@ pub struct Client {
     pub locality: Locality,
     /// Its labels.
     pub labels: Arc<BTreeMap<String, String>>,
-    /// Localities count only where a rule says something of them (`MeshConfig.localityLbSetting.enabled: false`).
-    pub ignores_localities: bool,
+    /// What counts where a rule says nothing of localities: `MeshConfig.localityLbSetting`.
+    pub setting: Arc<LocalityLb>,
 }
 
 /// `localityLbSetting`, a rule's own or the mesh's. The default is the mesh's default.

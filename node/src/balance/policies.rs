@@ -18,7 +18,7 @@ impl From<&ClusterPolicy> for BalancePolicy {
         BalancePolicy {
             algorithm: algorithm(balancer),
             warmup: balancer.warmup.as_ref().map(warmup),
-            locality: balancer.locality.as_ref().map(locality).unwrap_or_default(),
+            locality: balancer.locality.as_ref().map(LocalityPolicy::from).unwrap_or_default(),
             detects_outliers: detection.is_some(),
             min_health_percent: detection.map_or(0, |detection| percent(detection.min_health_percent)),
         }
@@ -53,25 +53,27 @@ fn warmup(warmup: &kinds::Warmup) -> Warmup {
     Warmup { duration: millis(warmup.duration), minimum_percent: minimum, aggression: warmup.aggression }
 }
 
-/// Istio's `enabled: false` switches the whole setting off, `distribute` included.
-fn locality(setting: &LocalityLb) -> LocalityPolicy {
-    if setting.enabled == Some(false) {
-        return LocalityPolicy { enabled: false, ..LocalityPolicy::default() };
-    }
-    let distribute = setting.distribute.iter().map(|entry| Distribute {
-        from: entry.from.to_string(),
-        to: entry.to.iter().map(|(pattern, percent)| (pattern.to_string(), *percent)).collect(),
-    });
-    let failover = setting.failover.iter().map(|(from, to)| Failover { from: from.clone(), to: to.clone() });
-    let label = |label: &kinds::PriorityLabel| match &label.value {
-        Some(value) => format!("{}={value}", label.key),
-        None => label.key.clone(),
-    };
-    LocalityPolicy {
-        enabled: true,
-        distribute: distribute.collect(),
-        failover: failover.collect(),
-        failover_priority: setting.failover_priority.iter().map(label).collect(),
+impl From<&LocalityLb> for LocalityPolicy {
+    /// Istio's `enabled: false` switches the whole setting off, `distribute` included.
+    fn from(setting: &LocalityLb) -> LocalityPolicy {
+        if setting.enabled == Some(false) {
+            return LocalityPolicy { enabled: false, ..LocalityPolicy::default() };
+        }
+        let distribute = setting.distribute.iter().map(|entry| Distribute {
+            from: entry.from.to_string(),
+            to: entry.to.iter().map(|(pattern, percent)| (pattern.to_string(), *percent)).collect(),
+        });
+        let failover = setting.failover.iter().map(|(from, to)| Failover { from: from.clone(), to: to.clone() });
+        let label = |label: &kinds::PriorityLabel| match &label.value {
+            Some(value) => format!("{}={value}", label.key),
+            None => label.key.clone(),
+        };
+        LocalityPolicy {
+            enabled: true,
+            distribute: distribute.collect(),
+            failover: failover.collect(),
+            failover_priority: setting.failover_priority.iter().map(label).collect(),
+        }
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) async fn run(Args { force }: Args, ctx: &Context) -> Result<()> {
 async fn wipe(data_dir: &Path, patience: Duration) -> Result<()> {
     let deadline = clock::monotonic() + patience;
     let _lock = loop {
-        match StateDir::open(data_dir) {
+        match StateDir::open_to_empty(data_dir) {
             Ok(lock) => break lock,
             Err(error) if error.code == "state_in_use" && clock::monotonic() < deadline => {
                 tokio::time::sleep(PAUSE).await;

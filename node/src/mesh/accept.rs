@@ -9,15 +9,16 @@ use certs::{
 };
 use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::mpsc;
+use tokio::{io::AsyncWriteExt as _, sync::mpsc};
 
 use super::{
     Mesh, count,
     data::Incoming,
     error::Code,
     live::{Guard, Handle, Kind, Retirement},
-    preface::Preface,
+    preface::Opening,
     quic::{Gate, Verdict},
+    reauthentication,
     steer::CONTROL,
     stream::VirtualStream,
     tls_tcp::Hello,
@@ -155,8 +156,8 @@ pub(super) async fn streams(mesh: Mesh, mut accepted: Accepted, queue: mpsc::Sen
         accepted.connection.close(Code::Refused.varint(), b"");
         return;
     }
-    let _guard = accepted.enlist(&mesh);
-    let accepted = Arc::new(accepted);
+    let guard = accepted.enlist(&mesh);
+    let (accepted, by) = (Arc::new(accepted), guard.id());
     while let Ok((mut send, mut recv)) = accepted.connection.accept_bi().await {
         if mesh.is_draining() {
             count(&mesh.shared.counters.refused);
@@ -168,10 +169,22 @@ pub(super) async fn streams(mesh: Mesh, mut accepted: Accepted, queue: mpsc::Sen
         let (mesh, accepted, queue) = (mesh.clone(), accepted.clone(), queue.clone());
         let tasks = mesh.shared.tasks.clone();
         tasks.detach("preface", async move {
-            let Ok(Ok(preface)) = tokio::time::timeout(PREFACE_TIMEOUT, Preface::read(&mut recv)).await else {
-                let _ = send.reset(Code::Malformed.varint());
-                let _ = recv.stop(Code::Malformed.varint());
-                return;
+            let preface = match tokio::time::timeout(PREFACE_TIMEOUT, Opening::read(&mut recv)).await {
+                Ok(Ok(Opening::Stream(preface))) => preface,
+                Ok(Ok(Opening::Reauthentication)) => {
+                    let mut both = tokio::io::join(recv, send);
+                    let answered = reauthentication::answer(&mesh, by, &mut both);
+                    if let Ok(Ok(())) = tokio::time::timeout(PREFACE_TIMEOUT, answered).await {
+                        // Fails only if the peer has gone.
+                        let _ = both.shutdown().await;
+                    }
+                    return;
+                }
+                Ok(Err(_)) | Err(_) => {
+                    let _ = send.reset(Code::Malformed.varint());
+                    let _ = recv.stop(Code::Malformed.varint());
+                    return;
+                }
             };
             let incoming = Incoming {
                 peer: accepted.peer.clone(),

@@ -3,7 +3,6 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::{
-    codec::Millis,
     id::{NodeId, SpiffeId},
     tls::Conversation,
     verify::Peer,
@@ -23,11 +22,11 @@ use super::{
     dial::{self, CONNECT_TIMEOUT, Carrier, Dialled, Target},
     error::Error,
     lease::{Lease, Link, Pings},
-    live::{Handle, Kind, Retirement},
+    live::{Handle, OUTBOUND, proven::Shown},
     lock,
     pool::{Connection, Dialling, Group, Pool, Slot, Step},
     preface::{Preface, Protocol},
-    quic,
+    quic, reauthentication,
     secure::{Manner, OverTcp, Secure},
     steer::{CONTROL, Lane},
     stream::{Facts, VirtualStream},
@@ -125,6 +124,11 @@ impl Worker {
             incoming: Mutex::new(incoming),
         };
         let worker = Worker { shared: Arc::new(shared) };
+        if index == 0 {
+            // The table of connections is that of all workers.
+            let proving = reauthentication::run(mesh.clone(), worker.shared.endpoint.clone());
+            tasks.critical("mesh reauthentication", ending(mesh.clone(), proving));
+        }
         let sweeper = worker.clone();
         tasks.critical(
             "mesh sweep",
@@ -326,7 +330,7 @@ impl Worker {
     }
 
     async fn dial_for(&self, group: &Group, target: Target) -> Result<(), Error> {
-        let own = self.own(&target);
+        let shown = Shown::on(&self.shared.mesh, &target);
         let result = match self.admit(&target) {
             Ok(()) => dial::dial(&self.shared.mesh, quic::started(self.shared.endpoint.clone()).await, target).await,
             Err(error) => Err(error),
@@ -334,14 +338,14 @@ impl Worker {
         match result {
             Ok(Dialled { carrier: Carrier::Quic(quic), peer, chain }) => {
                 let (live, handle) = (&self.shared.mesh.shared.live, Handle::Quic(quic.clone()));
-                let retirement = retirement(&peer, own);
+                let retirement = shown.retirement(&peer);
                 let guard = live.add(OUTBOUND, peer, chain, handle, retirement.clone());
+                guard.lasts(shown.into_reach());
                 group.dialled(Some(Connection::new(quic, retirement, guard)));
                 Ok(())
             }
             Ok(Dialled { carrier: Carrier::Tcp(tls), peer, chain }) => {
-                let retirement = retirement(&peer, own);
-                group.unclaimed(Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain, retirement));
+                group.unclaimed(Secure::dialled(&self.shared.mesh, tls, peer, chain, shown));
                 group.dialled(None);
                 Ok(())
             }
@@ -356,20 +360,13 @@ impl Worker {
     async fn over_tcp(&self, group: &Arc<Group>, call: &Call<'_>) -> Result<VirtualStream, Error> {
         let target = self.target(call, 0);
         self.counted(self.admit(&target))?;
-        let own = self.own(&target);
+        let shown = Shown::on(&self.shared.mesh, &target);
         match dial::dial_tcp(&self.shared.mesh, &target).await? {
             Dialled { carrier: Carrier::Tcp(tls), peer, chain } => {
-                let retirement = retirement(&peer, own);
-                let secure = Secure::new(&self.shared.mesh, tls, OUTBOUND, peer, chain, retirement);
-                adopt(group, secure, call.preface).await
+                adopt(group, Secure::dialled(&self.shared.mesh, tls, peer, chain, shown), call.preface).await
             }
             Dialled { carrier: Carrier::Quic(_), .. } => Err(Error::NeverSent("not a TCP connection".into())),
         }
-    }
-
-    /// What the leaf rests on that a dial begun now shows; one that is swapped meanwhile lasts longer.
-    fn own(&self, target: &Target) -> Option<(Millis, Arc<[u8]>)> {
-        self.shared.mesh.shared.tls.leaf_rests(&target.own)
     }
 
     /// Room for one more connection, and an identity to show on it.
@@ -406,11 +403,6 @@ fn first(spread: u8, index: u8, ordinal: u8) -> u8 {
     u8::try_from(sum % u16::from(CONTROL)).unwrap_or_default()
 }
 
-fn retirement(peer: &Peer, own: Option<(Millis, Arc<[u8]>)>) -> Retirement {
-    let (own_ends, own) = own.map_or((Millis::MAX, None), |(ends, own)| (ends, Some(own)));
-    Retirement::before(peer.not_after.min(own_ends), own)
-}
-
 fn no_answer(call: &Call<'_>) -> Error {
     Error::Connect { node: call.node.as_str().into(), address: call.address, reason: "it takes too long".into() }
 }
@@ -430,8 +422,6 @@ async fn adopt(group: &Arc<Group>, mut secure: Secure, preface: &Preface) -> Res
     };
     Ok(VirtualStream::tcp(OverTcp::new(secure, manner, true), Facts::dialled_until(retirement)))
 }
-
-const OUTBOUND: Kind = Kind { conversation: Conversation::Data, outbound: true };
 
 /// Runs until the node stops.
 async fn ending(mesh: Mesh, work: impl Future<Output = ()>) {

@@ -28,6 +28,9 @@ use super::{
     lock,
 };
 use crate::clock;
+use proven::{Again, Session};
+
+pub(super) mod proven;
 
 /// All live connections of this node, both directions.
 #[derive(Debug, Default)]
@@ -50,6 +53,11 @@ struct Entry {
     kind: Kind,
     handle: Handle,
     retirement: Retirement,
+    /// The last minute of the peer's certificate begins, or the last third of a shorter one.
+    ends_soon: Millis,
+    session: Option<Session>,
+    /// Of a data connection that this node dialled.
+    again: Option<Again>,
 }
 
 /// From when on nothing new begins on a connection; what is under way goes on.
@@ -103,6 +111,8 @@ pub(super) struct Kind {
     pub(super) outbound: bool,
 }
 
+/// A data connection that this node dialled.
+pub(super) const OUTBOUND: Kind = Kind { conversation: Conversation::Data, outbound: true };
 /// A data connection that another node dialled.
 const INBOUND: Kind = Kind { conversation: Conversation::Data, outbound: false };
 
@@ -167,7 +177,14 @@ impl Live {
         if kind == INBOUND {
             *lock(&self.inbound).entry(peer.node.clone()).or_default() += 1;
         }
-        self.lock().insert(id, Entry { peer, chain: chain.into(), kind, handle, retirement });
+        let session = match &handle {
+            Handle::Quic(quic) => Session::of_quic(quic),
+            // Whoever has the stream knows.
+            Handle::Tcp(_) => None,
+        };
+        let (ends_soon, chain) = (retire_at(peer.not_after), chain.into());
+        let entry = Entry { peer, chain, kind, handle, retirement, ends_soon, session, again: None };
+        self.lock().insert(id, entry);
         Guard { live: self.clone(), id, counted }
     }
 
@@ -183,15 +200,13 @@ impl Live {
 
     /// Closes the data connections that this node dialled to `node`.
     pub(super) fn close_node(&self, node: &NodeId) -> usize {
-        self.close_where(Code::Gone, |entry| {
-            entry.kind == Kind { conversation: Conversation::Data, outbound: true } && &entry.peer.node == node
-        })
+        self.close_where(Code::Gone, |entry| entry.kind == OUTBOUND && &entry.peer.node == node)
     }
 
     /// Of the data connections that this node dialled to `node` closes those to identities of these accounts.
     pub(super) fn close_accounts(&self, node: &NodeId, accounts: &BTreeSet<ServiceAccount>) -> usize {
         self.close_where(Code::Unauthorized, |entry| {
-            entry.kind == Kind { conversation: Conversation::Data, outbound: true }
+            entry.kind == OUTBOUND
                 && &entry.peer.node == node
                 && entry.peer.id.account().is_some_and(|account| accounts.contains(account))
         })
@@ -200,6 +215,17 @@ impl Live {
     /// Closes what a certificate's end has reached, with the tolerance that handshakes have: what one would let in again is not closed.
     pub(super) fn expire(&self, now: Millis) -> usize {
         self.close_where(Code::Expired, |entry| entry.peer.not_after.saturating_add(CLOCK_TOLERANCE) <= now)
+    }
+
+    /// Closes one of the peer links whose certificates end soon, so that it is dialled again by those of now: nodes that began together
+    /// would otherwise lose all their links at once, a day later.
+    pub(super) fn turn_over(&self, now: Millis) {
+        let due = |entry: &&Entry| entry.kind.conversation == Conversation::Peer && entry.ends_soon <= now;
+        let first =
+            self.lock().values().filter(due).min_by_key(|entry| entry.peer.not_after).map(|entry| entry.handle.clone());
+        if let Some(link) = first {
+            link.close(Code::Expired);
+        }
     }
 
     /// Closes whatever no longer verifies. Nodes share few chains, so each is judged once, and nobody who opens or ends a connection
@@ -224,11 +250,14 @@ impl Live {
             None => *verdicts.entry(enroller.to_vec()).or_insert(leaving(enroller)),
         };
         let (mut resting, mut link) = (0, None);
-        for entry in self.lock().values() {
+        for entry in self.lock().values_mut() {
             let own = entry.retirement.own.as_ref().is_some_and(|own| judged(own));
             if own || entry.chain.last().is_some_and(|enroller| judged(enroller)) {
                 resting += 1;
                 entry.retirement.now();
+                if let Some(again) = &mut entry.again {
+                    again.due = 0;
+                }
                 if entry.kind.conversation == Conversation::Peer && (own || theirs) {
                     link.get_or_insert_with(|| entry.handle.clone());
                 }
@@ -356,6 +385,32 @@ mod tests {
         let ended = now - 1_000;
         assert!((now + 60_000..now + CLOCK_TOLERANCE).contains(&retire_at(ended)));
         assert!(retire_at(now - CLOCK_TOLERANCE - 1) <= now);
+    }
+
+    #[test]
+    fn links_whose_certificates_end_together_are_dialled_again_one_by_one() {
+        let live = Arc::<Live>::default();
+        let now = clock::wall();
+        let add = |conversation, ends| {
+            let (kill, kind) = (Arc::<Kill>::default(), Kind { conversation, outbound: false });
+            let peer = Arc::new(Peer { not_after: ends, ..Peer::clone(&peer("b")) });
+            let retirement = Retirement::before(Millis::MAX, None);
+            (live.add(kind, peer, Vec::new(), Handle::Tcp(kill.clone()), retirement), kill)
+        };
+        let day = 24 * 3_600_000;
+        let mut links: Vec<_> = (0..3).map(|_| add(Conversation::Peer, now + day)).collect();
+        let others = [add(Conversation::Peer, now + 2 * day), add(Conversation::Data, now + day)];
+        let closed = |links: &[(Guard, Arc<Kill>)]| links.iter().filter(|(_, kill)| kill.killed().is_some()).count();
+        live.turn_over(now + day - RETIRE_BEFORE - 1);
+        assert_eq!(closed(&links), 0);
+        for left in (0..3).rev() {
+            live.turn_over(now + day - RETIRE_BEFORE);
+            assert_eq!(closed(&links), 1);
+            links.retain(|(_, kill)| kill.killed().is_none());
+            assert_eq!(links.len(), left);
+        }
+        live.turn_over(now + day - RETIRE_BEFORE);
+        assert_eq!(closed(&others), 0);
     }
 
     #[test]

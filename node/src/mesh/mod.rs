@@ -24,6 +24,7 @@ pub mod peer;
 mod pool;
 pub mod preface;
 mod quic;
+mod reauthentication;
 mod secure;
 mod steer;
 pub mod stream;
@@ -130,6 +131,8 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// Calls that found a limit reached.
     pub overflows: AtomicU64,
+    /// Connections, dialled by this node, that went on by renewed certificates.
+    pub proven: AtomicU64,
     /// Connections closed because a node was gone, a peer no longer counted, or a certificate ended.
     pub revoked: AtomicU64,
 }
@@ -316,7 +319,12 @@ impl Mesh {
         let now = clock::wall();
         let late =
             lock(&self.shared.judge_again).take().map_or(0, |authority| self.shared.live.rejudge(&authority, now));
-        self.revoked(late + self.shared.live.expire(now))
+        self.shared.live.turn_over(now);
+        let ended = self.shared.live.expire(now);
+        if ended > 0 {
+            tracing::warn!("closed {ended} connections: their certificates have ended, and nobody proved them anew");
+        }
+        self.revoked(late + ended)
     }
 
     fn revoked(&self, closed: usize) -> usize {

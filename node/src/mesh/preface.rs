@@ -16,6 +16,7 @@ pub const WIRE_VERSION: u8 = 1;
 pub const MAX_PREFACE: usize = 4096;
 
 const KIND: u16 = 1;
+const REAUTHENTICATION: u16 = 2;
 
 /// What a data stream is for. Equal prefaces share virtual connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,13 +72,7 @@ impl Preface {
     /// Never: names are bounded far below [`MAX_PREFACE`], and instances and extensions are ours.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let envelope = Envelope { version: WIRE_VERSION, kind: KIND, body: codec::encode(self) };
-        let body = codec::encode(&envelope);
-        let length = u16::try_from(body.len()).expect("a preface is made of names, each at most 63 bytes");
-        let mut bytes = Vec::with_capacity(2 + body.len());
-        bytes.extend_from_slice(&length.to_be_bytes());
-        bytes.extend_from_slice(&body);
-        bytes
+        enveloped(KIND, codec::encode(self))
     }
 
     /// Reads one from the head of a stream, and not a byte more.
@@ -85,22 +80,56 @@ impl Preface {
     /// # Errors
     /// The stream failed, or its bytes are no preface that this build can read.
     pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Preface, PrefaceError> {
+        match Opening::read(stream).await? {
+            Opening::Stream(preface) => Ok(preface),
+            Opening::Reauthentication => Err(PrefaceError::Unknown(WIRE_VERSION, REAUTHENTICATION)),
+        }
+    }
+}
+
+/// What comes first on a data stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// It is an application's.
+    Stream(Preface),
+    /// It is about other connections: see [`super::reauthentication`].
+    Reauthentication,
+}
+
+impl Opening {
+    /// As it travels, length included, of a stream about other connections.
+    pub(super) fn reauthentication() -> Vec<u8> {
+        enveloped(REAUTHENTICATION, Vec::new())
+    }
+
+    /// Reads one from the head of a stream, and not a byte more.
+    pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Opening, PrefaceError> {
         let length = usize::from(stream.read_u16().await?);
         if length > MAX_PREFACE {
             return Err(PrefaceError::TooLong(length));
         }
         let mut bytes = vec![0; length];
         stream.read_exact(&mut bytes).await?;
-        Preface::decode(&bytes)
+        Opening::decode(&bytes)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Preface, PrefaceError> {
+    fn decode(bytes: &[u8]) -> Result<Opening, PrefaceError> {
         let envelope: Envelope = codec::decode::<_, MAX_PREFACE>(bytes)?;
-        if envelope.version.abs_diff(WIRE_VERSION) > 1 || envelope.kind != KIND {
-            return Err(PrefaceError::Unknown(envelope.version, envelope.kind));
+        match (envelope.version.abs_diff(WIRE_VERSION), envelope.kind) {
+            (0 | 1, KIND) => Ok(Opening::Stream(codec::decode::<_, MAX_PREFACE>(&envelope.body)?)),
+            (0 | 1, REAUTHENTICATION) => Ok(Opening::Reauthentication),
+            _ => Err(PrefaceError::Unknown(envelope.version, envelope.kind)),
         }
-        Ok(codec::decode::<_, MAX_PREFACE>(&envelope.body)?)
     }
+}
+
+fn enveloped(kind: u16, body: Vec<u8>) -> Vec<u8> {
+    let body = codec::encode(&Envelope { version: WIRE_VERSION, kind, body });
+    let length = u16::try_from(body.len()).expect("a preface is made of names, each at most 63 bytes");
+    let mut bytes = Vec::with_capacity(2 + body.len());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(&body);
+    bytes
 }
 
 #[cfg(test)]
@@ -137,14 +166,14 @@ mod tests {
     #[test]
     fn a_kind_of_the_future_is_refused_by_name() {
         let envelope = Envelope { version: WIRE_VERSION, kind: 99, body: vec![] };
-        let error = Preface::decode(&codec::encode(&envelope)).unwrap_err();
+        let error = Opening::decode(&codec::encode(&envelope)).unwrap_err();
         assert!(matches!(error, PrefaceError::Unknown(_, 99)), "{error}");
     }
 
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Preface::decode(&bytes);
+            let _ = Opening::decode(&bytes);
         }
 
         #[test]
@@ -152,7 +181,7 @@ mod tests {
             let mut bytes = preface().encode().split_off(2);
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
-            let _ = Preface::decode(&bytes);
+            let _ = Opening::decode(&bytes);
         }
     }
 }

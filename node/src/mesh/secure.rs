@@ -20,7 +20,10 @@ use super::{
     Mesh,
     chunks::Chunks,
     error::Code,
-    live::{Guard, Handle, Kill, Kind, Retirement},
+    live::{
+        Guard, Handle, Kill, Kind, OUTBOUND, Retirement,
+        proven::{Session, Shown},
+    },
     stream::{Facts, reset},
 };
 use crate::clock;
@@ -31,7 +34,7 @@ pub(super) struct Secure {
     pub(super) tls: Box<TlsStream<TcpStream>>,
     pub(super) kill: Arc<Kill>,
     pub(super) retirement: Retirement,
-    _guard: Guard,
+    pub(super) guard: Guard,
 }
 
 impl Secure {
@@ -45,7 +48,22 @@ impl Secure {
     ) -> Secure {
         let kill = Arc::<Kill>::default();
         let guard = mesh.shared.live.add(kind, peer, chain, Handle::Tcp(kill.clone()), retirement.clone());
-        Secure { tls, kill, retirement, _guard: guard }
+        guard.tells(Session::of_tls(&tls));
+        Secure { tls, kill, retirement, guard }
+    }
+
+    /// A data connection that this node has dialled.
+    pub(super) fn dialled(
+        mesh: &Mesh,
+        tls: Box<TlsStream<TcpStream>>,
+        peer: Arc<Peer>,
+        chain: Vec<CertificateDer<'static>>,
+        shown: Shown,
+    ) -> Secure {
+        let retirement = shown.retirement(&peer);
+        let secure = Secure::new(mesh, tls, OUTBOUND, peer, chain, retirement);
+        secure.guard.lasts(shown.into_reach());
+        secure
     }
 
     /// True if it was neither closed nor spoken on while nobody used it, and its certificates hold for a while.

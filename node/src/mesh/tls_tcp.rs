@@ -28,8 +28,9 @@ use super::{
     data::Incoming,
     error::Code,
     live::{Kind, Retirement},
-    preface::{Preface, PrefaceError, Protocol},
+    preface::{Opening, PrefaceError, Protocol},
     quic::DATA_IDLE,
+    reauthentication,
     secure::{Manner, OverTcp, Secure},
     stream::{Facts, VirtualStream},
 };
@@ -182,12 +183,19 @@ impl Port {
     /// Hands one stream to the worker and gives the connection back if its tunnel ended well.
     async fn serve(&self, visit: &Visit, mut secure: Secure, patience: Duration) -> io::Result<Option<Secure>> {
         let kill = secure.kill.clone();
-        let preface = tokio::select! {
-            preface = timeout(patience, Preface::read(&mut secure.tls)) => preface?,
+        let opening = tokio::select! {
+            opening = timeout(patience, Opening::read(&mut secure.tls)) => opening?,
             () = kill.awaited() => return Ok(None),
         };
-        let preface = match preface {
-            Ok(preface) => preface,
+        let preface = match opening {
+            Ok(Opening::Stream(preface)) => preface,
+            // Also while this node drains: nothing new begins.
+            Ok(Opening::Reauthentication) => {
+                secure.tls.write_all(&[0]).await?;
+                let answered = reauthentication::answer(&self.mesh, secure.guard.id(), &mut secure.tls);
+                timeout(PREFACE_TIMEOUT, answered).await??;
+                return Ok(Some(secure));
+            }
             Err(PrefaceError::Stream(_)) => return Ok(None),
             Err(error) => {
                 refuse(&mut secure.tls, Code::Malformed).await?;

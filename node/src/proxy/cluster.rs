@@ -24,7 +24,7 @@ use certs::id::SpiffeId;
 use http::{HeaderValue, Version};
 use policy::{
     hosts::Protocol,
-    kinds::{ClientTlsMode, ConsistentHash, H2Upgrade},
+    kinds::{ClientTlsMode, ConsistentHash, H2Upgrade, LocalityLb},
     route::{ClusterPolicy, Destination, Route},
 };
 use std::{
@@ -77,7 +77,8 @@ pub(super) struct Cluster {
     pub(super) pings: Option<Pings>,
     /// In which version requests travel to its nodes.
     versions: Versions,
-    ignores_localities: bool,
+    /// The mesh's, for where the policy says nothing.
+    localities: Arc<LocalityLb>,
     /// Where requests are counted that reach no endpoint.
     pub(super) nobody: Arc<Recorder>,
 }
@@ -289,8 +290,8 @@ impl Context {
         let members: Arc<[Member]> = members.collect();
         let circuit = self.circuits.of(&speaker.name, addressed.clone(), destination.cluster(port));
         let config = snapshot.compiled.config();
-        let ignores_localities = !config.locality_load_balancing;
-        let table = self.table(&circuit, &endpoints, policy, speaker, ignores_localities);
+        let localities = Arc::clone(&config.locality);
+        let table = self.table(&circuit, &endpoints, policy, speaker, &localities);
         Ok(Cluster {
             _route: Arc::clone(route),
             members,
@@ -304,7 +305,7 @@ impl Context {
             }),
             circuit,
             connect_timeout: policy.connection_pool.tcp.connect_timeout.unwrap_or(config.connect_timeout),
-            ignores_localities,
+            localities,
             terms: terms(policy),
             spans: Spans {
                 idle: policy.connection_pool.tcp.idle_timeout,
@@ -330,10 +331,10 @@ impl Context {
                 &cluster.endpoints,
                 &cluster.table.policy,
                 speaker,
-                cluster.ignores_localities,
+                &cluster.localities,
             ),
             connect_timeout: cluster.connect_timeout,
-            ignores_localities: cluster.ignores_localities,
+            localities: Arc::clone(&cluster.localities),
             terms: cluster.terms,
             spans: cluster.spans,
             pings: cluster.pings,
@@ -348,9 +349,9 @@ impl Context {
         endpoints: &[Instance],
         policy: &Arc<ClusterPolicy>,
         speaker: &Speaker,
-        ignores_localities: bool,
+        localities: &Arc<LocalityLb>,
     ) -> Arc<Table> {
-        let client = Client { ignores_localities, ..speaker.client.clone() };
+        let client = Client { setting: Arc::clone(localities), ..speaker.client.clone() };
         self.circuits.table(circuit, endpoints, policy, &client, clock::uptime(), self.random())
     }
 }

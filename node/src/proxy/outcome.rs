@@ -1,8 +1,11 @@
 //! How a destination node tells the calling node that the answer is its own and not the application's, so that the
 //! caller may retry elsewhere: header `x-skein-outcome`, set on the way between nodes only and stripped at both ends.
 
-use super::failure::Cause;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use super::{failure::Cause, http as body};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
 
 const OUTCOME: HeaderName = HeaderName::from_static("x-skein-outcome");
 
@@ -32,9 +35,39 @@ pub(super) fn get(headers: &HeaderMap) -> Option<Cause> {
     WORDS.iter().find(|(_, word)| told.as_bytes() == word.as_bytes()).map(|(cause, _)| *cause)
 }
 
+/// What the other node told beside its answer: headers that authorisers and limits there give to every response.
+pub(super) fn beside(mut headers: HeaderMap) -> Option<Box<HeaderMap>> {
+    body::strip_hop_by_hop(&mut headers);
+    body::strip_own(&mut headers);
+    for name in OF_ANSWER {
+        headers.remove(name);
+    }
+    headers.remove(OUTCOME);
+    (!headers.is_empty()).then(|| Box::new(headers))
+}
+
+/// What an answer has by itself, whichever node gives it.
+const OF_ANSWER: [HeaderName; 5] = [
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("x-envoy-overloaded"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_given_anew_and_what_stands_beside_it_is_kept() {
+        let mut headers = super::super::reply::failure(Cause::Overflow, false).headers().clone();
+        set(&mut headers, Cause::Overflow);
+        assert_eq!(beside(headers.clone()), None);
+        headers.insert("x-seen", HeaderValue::from_static("yes"));
+        let kept = beside(headers).unwrap();
+        assert_eq!((kept.len(), &kept["x-seen"]), (1, &HeaderValue::from_static("yes")));
+    }
 
     #[test]
     fn causes_travel() {

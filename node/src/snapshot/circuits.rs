@@ -23,7 +23,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Endpoint, Instance};
 use crate::balance::{
-    Algorithm, BalancePolicy, Client, Host, Key, LoadBalancer, Locality, Pool, PoolLimits,
+    Algorithm, BalancePolicy, Client, Host, Key, LoadBalancer, Locality, LocalityPolicy, Pool, PoolLimits,
     outlier::{Effect, Ejection, Event, OutlierPolicy, Outliers, Why},
 };
 
@@ -166,7 +166,7 @@ impl Circuits {
         }
         let mut balance = BalancePolicy::from(&**policy);
         if policy.load_balancer.locality.is_none() {
-            balance.locality.enabled = !client.ignores_localities;
+            balance.locality = LocalityPolicy::from(&*client.setting);
         }
         let limits = PoolLimits::from(&**policy);
         let table = Arc::new(Table {

@@ -9,7 +9,7 @@ mod topology;
 
 pub use certificates::CertificateLifetimes;
 pub use limits::Limits;
-pub use log_format::{HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
+pub use log_format::{GrpcForm, HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord, TimeFormat};
 pub use providers::{BodyInCheck, CheckProtocol, ExtensionProvider, HttpCheck};
 pub use telemetry_providers::{
     Collector, CollectorPlace, DefaultProviders, ENVOY, ExportHeader, ExportProtocol, HeaderSource, LineFormat,
@@ -45,8 +45,8 @@ pub struct MeshConfig {
     pub outlier_sharing: OutlierSharing,
     /// The form in which paths are matched by authorization. Strict.
     pub path_normalization: PathNormalization,
-    /// Locality failover and distribution, where a DestinationRule asks for them. True.
-    pub locality_load_balancing: bool,
+    /// Locality failover and distribution where no DestinationRule says anything of them. Enabled, without settings.
+    pub locality: Arc<LocalityLb>,
     /// Former or other names of this mesh's trust domain, the same as its own in principals. None.
     pub trust_domain_aliases: Vec<TrustDomain>,
     /// Where requests are logged. Off.
@@ -133,7 +133,7 @@ impl Default for MeshConfig {
             retries: Retries::default(),
             outlier_sharing: OutlierSharing::default(),
             path_normalization: PathNormalization::default(),
-            locality_load_balancing: true,
+            locality: Arc::new(LocalityLb { enabled: Some(true), ..LocalityLb::default() }),
             trust_domain_aliases: Vec::new(),
             access_log: AccessLog::default(),
             certificates: CertificateLifetimes::default(),
@@ -174,7 +174,10 @@ impl MeshConfig {
                 .get("pathNormalization")
                 .and_then(|level| decode_normalization(&level))
                 .unwrap_or_default(),
-            locality_load_balancing: fields.get("localityLbSetting").is_none_or(|setting| decode_locality(&setting)),
+            locality: fields
+                .get("localityLbSetting")
+                .and_then(|setting| decode_locality(&setting))
+                .unwrap_or(default.locality),
             trust_domain_aliases: fields
                 .get("trustDomainAliases")
                 .map(|list| decode_aliases(&list))
@@ -254,12 +257,10 @@ fn decode_normalization(at: &At<'_>) -> Option<PathNormalization> {
     level
 }
 
-fn decode_locality(at: &At<'_>) -> bool {
-    if let Some(fields) = at.fields() {
-        fields.not_supported(&["distribute", "failover", "failoverPriority"]);
-    }
-    // Without outlier detection nothing fails over; which rules have it is not known here.
-    LocalityLb::decode(at, true).and_then(|setting| setting.enabled).unwrap_or(true)
+/// Without outlier detection nothing fails over; which rules have it is not known here.
+fn decode_locality(at: &At<'_>) -> Option<Arc<LocalityLb>> {
+    let setting = LocalityLb::decode(at, true)?;
+    Some(Arc::new(LocalityLb { enabled: Some(setting.enabled.unwrap_or(true)), ..setting }))
 }
 
 fn decode_aliases(list: &At<'_>) -> Vec<TrustDomain> {

@@ -1,9 +1,15 @@
 //! A full change of the root under load, while leafs live for half a minute.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use harness::{
     PATIENCE,
+    bytes::{Echo, connect},
     cluster::{Cluster, Plan, Service},
     load::Load,
     now,
@@ -21,11 +27,18 @@ const LEAF: &str = "30s";
 /// Load for so long; the three steps are taken at a fifth, two fifths and three fifths of it.
 pub(super) fn figures(skein: &Skein, seconds: u64) -> Vec<Figure> {
     let reviews = || Plan::with([Service { account: "reviews".into(), ..Service::version("shop/reviews", "v1") }]);
-    let client = || Plan::with([Service::client("shop/web")]);
-    let plans = [("first", client()), ("second", reviews()), ("third", reviews()), ("fourth", reviews())];
+    let echo = Echo::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "echo").expect("a free port");
+    let (ports, protocol, target) = (vec![9000], "tcp".to_owned(), Some(echo.address));
+    let served = Service { ports, protocol, target, ..Service::version("shop/echo", "v1") };
+    let upstream = "[[upstream]]\nlisten = \"127.0.0.1:0\"\nservice = \"shop/echo\"\nport = 9000\nas = \"shop/web\"\n";
+    let client = Plan { extra: upstream.to_owned(), ..Plan::with([Service::client("shop/web")]) };
+    let mut second = reviews();
+    second.services.push(served);
+    let plans = [("first", client), ("second", second), ("third", reviews()), ("fourth", reviews())];
     let cluster = Cluster::start(skein.clone(), &plans);
     cluster.wait_members(PATIENCE);
     cluster.wait_endpoints("shop/reviews", 3);
+    cluster.wait_endpoints("shop/echo", 1);
     cluster.on("first", &["ca", "promote", "second"]).expect_code(0);
     let config = format!(
         "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{certificates: {{leaf: {LEAF}}}}}\n"
@@ -33,6 +46,7 @@ pub(super) fn figures(skein: &Skein, seconds: u64) -> Vec<Figure> {
     cluster.push("first", &config, &["--wait", "all"]).expect_code(0);
     let length = Duration::from_secs(seconds);
     let load = Load::start_for(cluster.node("first").outbound(), "reviews", "/", RATE, length * 2);
+    let session = session(connect(cluster.node("first").upstream("shop/echo", 9000)).expect("it listens"), length);
     let (begun, mut steps) = (now(), Vec::new());
     for (turn, step) in ["start", "advance", "finish"].into_iter().enumerate() {
         let due = length * u32::try_from(turn + 1).unwrap_or(1) / 5;
@@ -43,6 +57,7 @@ pub(super) fn figures(skein: &Skein, seconds: u64) -> Vec<Figure> {
     }
     std::thread::sleep(length.saturating_sub(begun.elapsed()));
     let tally = load.stop();
+    let (exchanges, broken) = session.join().expect("no panic");
     let told = cluster.json("first", &["ca", "rotate", "status"]);
     let over = told["phase"] == "steady" && told["roots"].as_array().is_some_and(|roots| roots.len() == 2);
     let left = steps.iter().filter(|(_, _, done)| done["left_behind"].as_array().is_some_and(|left| !left.is_empty()));
@@ -61,6 +76,13 @@ pub(super) fn figures(skein: &Skein, seconds: u64) -> Vec<Figure> {
         Figure::at_least("rotation_over", f64::from(u8::from(over)), "", 1.0, "the old root is withdrawn at the end"),
         Figure::at_most("rotation_left_behind", left.count() as f64, "steps", 0.0, "steps that left a node behind"),
     ];
+    all.push(Figure::at_most(
+        "rotation_session_breaks",
+        f64::from(u8::from(broken.is_some())),
+        "breaks",
+        0.0,
+        format!("of one connection of bytes, a word a second, {exchanges} in all: {}", broken.unwrap_or_default()),
+    ));
     for (step, took, done) in &steps {
         let phase = done["phase"].as_str().unwrap_or_default();
         let how =
@@ -69,6 +91,22 @@ pub(super) fn figures(skein: &Skein, seconds: u64) -> Vec<Figure> {
     }
     all.push(leafs(&cluster));
     all
+}
+
+/// Says a word a second for so long. Gives how many came back, and why one did not.
+fn session(mut stream: TcpStream, length: Duration) -> JoinHandle<(u64, Option<String>)> {
+    std::thread::spawn(move || {
+        let (begun, mut exchanges) = (now(), 0);
+        // Its name comes first.
+        let mut word = [0; 5];
+        let mut said = stream.read_exact(&mut word);
+        while said.is_ok() && begun.elapsed() < length {
+            std::thread::sleep(Duration::from_secs(1));
+            said = stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut word));
+            exchanges += u64::from(said.is_ok());
+        }
+        (exchanges, said.err().map(|error| error.to_string()))
+    })
 }
 
 /// Every leaf of the mesh rests on the new root at the end.

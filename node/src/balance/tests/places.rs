@@ -3,7 +3,7 @@
 use super::*;
 
 fn client(locality: &str) -> Client {
-    Client { locality: Locality::new(locality), labels: Arc::default(), ignores_localities: false }
+    Client { locality: Locality::new(locality), labels: Arc::default(), setting: Arc::default() }
 }
 
 fn detecting(locality: LocalityPolicy) -> BalancePolicy {
@@ -92,7 +92,7 @@ fn labels_rank_by_how_many_agree_from_the_first_on() {
     let failover_priority = vec!["rack".to_owned(), "version=v2".to_owned()];
     let policy = detecting(LocalityPolicy { failover_priority, ..LocalityPolicy::default() });
     let labels = BTreeMap::from([("rack".to_owned(), "1".to_owned()), ("version".to_owned(), "v9".to_owned())]);
-    let client = Client { locality: Locality::default(), labels: Arc::new(labels), ignores_localities: false };
+    let client = Client { locality: Locality::default(), labels: Arc::new(labels), setting: Arc::default() };
     let build = |hosts: &[Host]| percents(&LoadBalancer::new(hosts.to_vec(), &policy, &client, 0));
     assert_eq!(build(&hosts), shares([("both", 100)]));
     hosts[0].healthy = false;
@@ -118,7 +118,7 @@ fn topology_names_are_labels_and_another_network_comes_last() {
         on("5", "n2", "us/a"),
     ];
     let labels = BTreeMap::from([("topology.istio.io/network".to_owned(), "n1".to_owned())]);
-    let client = Client { locality: Locality::new("eu/a"), labels: Arc::new(labels), ignores_localities: false };
+    let client = Client { locality: Locality::new("eu/a"), labels: Arc::new(labels), setting: Arc::default() };
     for next in 0..5 {
         let balancer = LoadBalancer::new(hosts.clone(), &policy, &client, 0);
         assert_eq!(percents(&balancer), shares([(&(next + 1).to_string(), 100)]));

@@ -3,6 +3,7 @@
 mod data;
 mod links;
 mod paths;
+mod reauthentication;
 
 use std::{
     convert::Infallible,
@@ -18,6 +19,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use certs::{
     ca::{CaKey, Enroller, NodeCa},
+    codec::Millis,
     grant::{GrantedService, NodeGrant},
     id::{NodeId, ServiceAccount, ServiceName, SpiffeId, TrustDomain},
     root::Root,
@@ -44,6 +46,9 @@ use crate::{
 
 /// Longest time for anything in these tests.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Milliseconds.
+const HOUR: Millis = 3_600_000;
 
 /// A root with one enroller, and what all nodes under it believe.
 struct Trust {
@@ -74,21 +79,25 @@ impl Trust {
 
     /// The same, of a node that believes another authority.
     fn tls_under(&self, name: &str, accounts: &[&str], believed: &Arc<ArcSwap<Authority>>) -> Tls {
+        let leafs = Arc::<ArcSwap<Leafs>>::default();
+        self.ca(name, accounts).renew(&leafs, HOUR);
+        Tls::new(believed.clone(), leafs, self.node(name), Arc::new(Clock))
+    }
+
+    /// A node that these operators granted these accounts.
+    fn ca(&self, name: &str, accounts: &[&str]) -> Certified {
         let (node, key) = (node_id(name), CaKey::generate());
         let grant = grant(&node, accounts, false);
         let certified = grant.certified(SigningKey::generate().public());
         let chain = self.enroller.issue_node(&key.spki(), &certified, wall()).unwrap();
         let ca = NodeCa::new(&self.trust_domain, chain, key).unwrap();
-        let mut leafs = Leafs::default();
-        for id in accounts.iter().map(|account| self.service(account)).chain([self.node(name)]) {
-            leafs.insert(&ca.leaf(&id, wall()).unwrap());
-        }
         self.authority.rcu(|authority| {
             let mut authority = Authority::clone(authority);
             authority.grants.insert(node.clone(), Arc::new(grant.clone()));
             authority
         });
-        Tls::new(believed.clone(), Arc::new(ArcSwap::from_pointee(leafs)), self.node(name), Arc::new(Clock))
+        let ids = accounts.iter().map(|account| self.service(account)).chain([self.node(name)]).collect();
+        Certified { ca, ids }
     }
 
     fn service(&self, account: &str) -> SpiffeId {
@@ -97,6 +106,23 @@ impl Trust {
 
     fn node(&self, name: &str) -> SpiffeId {
         SpiffeId::node(self.trust_domain.clone(), node_id(name))
+    }
+}
+
+/// A node's CA, and whose leafs it issues.
+struct Certified {
+    ca: NodeCa,
+    ids: Vec<SpiffeId>,
+}
+
+impl Certified {
+    /// New leafs in the place of what there is.
+    fn renew(&self, leafs: &ArcSwap<Leafs>, life: Millis) {
+        let mut new = Leafs::default();
+        for id in &self.ids {
+            new.insert(&self.ca.leaf_for(id, life, wall()).unwrap());
+        }
+        leafs.store(Arc::new(new));
     }
 }
 

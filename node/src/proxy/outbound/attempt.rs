@@ -19,7 +19,7 @@ use crate::{
     snapshot::{Endpoint, Instance, Snapshot},
 };
 use futures_util::poll;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, request::Parts};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Body as _;
 use std::{
@@ -60,6 +60,8 @@ pub(super) struct Try<'t> {
     pub(super) sent: &'t Completion,
     /// Set while the endpoint has the request: what waits for room or a connection says nothing of the endpoint.
     pub(super) with_endpoint: &'t mut bool,
+    /// What the endpoint's node said beside a failure.
+    pub(super) told: &'t mut Option<Box<HeaderMap>>,
 }
 
 /// How one attempt ended.
@@ -95,7 +97,10 @@ impl Way<'_> {
             Reach::Outside(address) => Box::pin(self.outside(*address, head, body, one)).await?,
         };
         match outcome::get(response.headers()) {
-            Some(cause) => Err(cause),
+            Some(cause) => {
+                *one.told = outcome::beside(response.into_parts().0.headers);
+                Err(cause)
+            }
             None => Ok((response, Flight::new(active, room))),
         }
     }

@@ -44,9 +44,16 @@ impl Facts for RequestFacts<'_> {
         match word {
             Word::DownstreamRemoteAddress => Some(self.remote.to_string()),
             Word::DownstreamRemoteAddressWithoutPort => Some(self.remote.ip().to_string()),
+            // Behind a proxy that is believed the client has no port that anybody knows.
+            Word::DownstreamRemotePort => {
+                Some(self.remote.port()).filter(|port| *port > 0).map(|port| port.to_string())
+            }
             Word::DownstreamLocalAddress => Some(self.local.to_string()),
             Word::DownstreamLocalAddressWithoutPort => Some(self.local.ip().to_string()),
             Word::UpstreamHost | Word::UpstreamRemoteAddress => self.upstream.map(|address| address.to_string()),
+            Word::DownstreamLocalPort => Some(self.local.port().to_string()),
+            Word::UpstreamRemoteAddressWithoutPort => self.upstream.map(|address| address.ip().to_string()),
+            Word::UpstreamRemotePort => self.upstream.map(|address| address.port().to_string()),
             Word::Protocol => Some(protocol_name(self.head.version).to_owned()),
             Word::StartTime => {
                 jiff::Timestamp::from_millisecond(i64::try_from(self.came).ok()?).ok().map(|time| format!("{time:.3}"))

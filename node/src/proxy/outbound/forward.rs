@@ -21,7 +21,7 @@ use crate::{
     snapshot::Snapshot,
     telemetry::Flags,
 };
-use http::{HeaderName, HeaderValue, Method, Response, Version, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request::Parts, uri::PathAndQuery};
 use policy::{
     retry::Outcome,
     route::{Destination, Routed},
@@ -78,19 +78,31 @@ pub(super) async fn forward(
     let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed };
     let time = time.filter(|_| grpc);
     let (upload, hash) = (&upload, affinity.hash);
-    let mut attempts = Attempts { way, routed, hash, time, upload, exchange, attempt: (0, 0), with_endpoint: false };
+    let (attempt, with_endpoint, told) = ((0, 0), false, None);
+    let mut attempts = Attempts { way, routed, hash, time, upload, exchange, attempt, with_endpoint, told };
     let response = match &mut deadline {
-        None => attempts.run(head, upgrade).await?,
+        None => attempts.run(head, upgrade).await,
         Some(deadline) => tokio::select! {
             biased;
-            response = attempts.run(head, upgrade) => response?,
+            response = attempts.run(head, upgrade) => response,
             () = deadline => {
                 attempts.timed_out();
                 return Err(Cause::RouteTimeout);
             }
         },
     };
-    let Attempted { mut response, member, flight } = response;
+    let Attempted { mut response, member, flight } = match (response, attempts.told.take()) {
+        (Ok(response), _) => response,
+        (Err(cause), None) => return Err(cause),
+        // This node answers, and what the called one gives to every response stands beside it.
+        (Err(cause), Some(told)) => {
+            let mut answered = requests.failed(cause, attempts.exchange);
+            for (name, value) in told.iter() {
+                answered.headers_mut().append(name.clone(), value.clone());
+            }
+            return Ok(answered);
+        }
+    };
     if let Some((asked, host)) = asked {
         let given = response.headers().clone();
         let facts = RequestFacts {
@@ -175,6 +187,8 @@ struct Attempts<'a> {
     attempt: (usize, u64),
     /// That member has the request, and its answer is awaited.
     with_endpoint: bool,
+    /// What that member's node said beside a failure.
+    told: Option<Box<HeaderMap>>,
 }
 
 impl Attempts<'_> {
@@ -204,7 +218,9 @@ impl Attempts<'_> {
             self.exchange.reaches(cluster.members[position].address(self.routed.port));
             let sent = self.upload.completion();
             self.attempt = (position, began);
-            let one = Try { position, began, limit, sent: &sent, with_endpoint: &mut self.with_endpoint };
+            self.told = None;
+            let (with_endpoint, told) = (&mut self.with_endpoint, &mut self.told);
+            let one = Try { position, began, limit, sent: &sent, with_endpoint, told };
             let result = way.attempt(one, &head.parts, body).await;
             if !self.may_retry(&method, &result) {
                 return self.passed_on(result, began, position, upgrade.is_some());

@@ -132,7 +132,8 @@ impl Copy {
         let body = upload.attempt().ok_or(Cause::ConnectionTermination)?;
         way.prepare(&mut self.head, None, 1)?;
         let (sent, mut with_endpoint) = (upload.completion(), false);
-        let one = Try { position, began, limit: None, sent: &sent, with_endpoint: &mut with_endpoint };
+        let (with_endpoint, told) = (&mut with_endpoint, &mut None);
+        let one = Try { position, began, limit: None, sent: &sent, with_endpoint, told };
         let (response, flight) = way.attempt(one, &self.head.parts, body).await?;
         // Without `between` it is not counted.
         let exchange = Exchange::new(clock::monotonic(), grpc);

@@ -63,7 +63,8 @@ impl Speaker {
             client: Client {
                 locality: locality.clone(),
                 labels: Arc::new(source.labels.clone()),
-                ignores_localities: false,
+                // The mesh's of the moment is looked up with the endpoints.
+                setting: Arc::default(),
             },
             source,
             fixed,

@@ -114,6 +114,22 @@ fn a_refusal_is_in_the_authorisers_words() {
 }
 
 #[test]
+fn what_an_authoriser_adds_stands_beside_a_failure_too() {
+    for nodes in [2, 1] {
+        // The application hangs up, which the caller's node may meet by another attempt; at last it answers by itself.
+        let (application, authoriser) = (Backend::scripted(|_| Vec::new()), Backend::scripted(by_token));
+        let entries =
+            vec![Entry::new(nodes - 1, "reviews", "v1", &application), Entry::new(0, "ratings", "v1", &authoriser)];
+        let mut world = World::new(nodes, entries);
+        let fields = ", includeRequestHeadersInCheck: [token], headersToDownstreamOnAllow: [x-seen]";
+        world.push(&format!("{}{}", opa(fields), custom("/a*")));
+        let answer = with(world.nodes[0].outbound, "reviews", "/a", "Token: good\r\n");
+        assert_eq!((answer.status, answer.header("x-seen")), (503, Some("yes")), "{answer:?}");
+        assert_eq!((answer.header("x-other"), answer.header("x-skein-outcome")), (None, None));
+    }
+}
+
+#[test]
 fn authorisers_come_before_deny_and_what_they_say_is_judged() {
     both(by_token, |mut world, _, authoriser| {
         let deny = "{action: DENY, rules: [{when: [{key: 'request.headers[x-user]', values: [ann]}]}]}";

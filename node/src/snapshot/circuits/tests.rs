@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use certs::id::{NodeId, ServiceAccount};
-use policy::kinds::OutlierDetection;
+use policy::kinds::{LoadBalancer, LocalityLb, OutlierDetection};
 
 use super::*;
 use crate::{
-    balance::{Ask, Tried, outlier::Outcome},
+    balance::{Ask, Locality, Tried, outlier::Outcome},
     snapshot::{EndpointId, StatsTable},
 };
 
@@ -132,6 +132,37 @@ fn without_the_policy_nobody_is_out() {
     let plain = mesh.table(&Arc::new(ClusterPolicy::default()), 20);
     assert_eq!(picked(&plain, 21), [0, 1]);
     assert!(mesh.circuits.ejected().is_empty());
+}
+
+#[test]
+fn the_meshs_localities_count_where_no_rule_says_anything_of_them() {
+    let mut mesh = Mesh::new();
+    for (member, locality) in mesh.members.iter_mut().zip(["eu/a", "us/a"]) {
+        *member = Arc::new(Endpoint { locality: locality.into(), ..Endpoint::clone(member) });
+    }
+    let setting = |text: &str| {
+        let text = format!(
+            "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{localityLbSetting: {text}}}\n"
+        );
+        let mut parsed = policy::parse::yaml("f.yaml", &text, "default");
+        let policy::Spec::MeshConfig(config) = parsed.documents.remove(0).document.spec else { panic!("another kind") };
+        Arc::clone(&config.locality)
+    };
+    let members: Vec<Instance> = mesh.members.iter().map(Instance::from).collect();
+    let ruled = |text: &str, policy: &Arc<ClusterPolicy>| {
+        let client = Client { locality: Locality::new("eu/a"), setting: setting(text), ..Client::default() };
+        picked(&mesh.circuits.table(&mesh.circuit, &members, policy, &client, 1, 7), 2)
+    };
+    let plain = Arc::new(ClusterPolicy::default());
+    assert_eq!(ruled("{}", &plain), [0, 1], "nothing fails over without outlier detection");
+    assert_eq!(ruled("{}", &detecting()), [0], "near before far");
+    assert_eq!(ruled("{enabled: false}", &detecting()), [0, 1]);
+    let away = "{distribute: [{from: 'eu/*', to: {'us/*': 100}}]}";
+    assert_eq!((ruled(away, &plain), ruled(away, &detecting())), (vec![1], vec![1]));
+    // A rule that says anything of localities is asked alone.
+    let own = LoadBalancer { locality: Some(LocalityLb::default()), ..LoadBalancer::default() };
+    let own = ClusterPolicy { load_balancer: own, ..ClusterPolicy::clone(&detecting()) };
+    assert_eq!(ruled(away, &Arc::new(own)), [0]);
 }
 
 #[test]

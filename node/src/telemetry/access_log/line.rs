@@ -6,8 +6,8 @@ use crate::telemetry::{Shape, Summary, protocol_name};
 use http::{HeaderName, HeaderValue};
 use policy::compile::MetricRule;
 use policy::kinds::{
-    AccessLog, Facts, Filter, HeaderOrPseudo, LineFormat, LogFact, LogFormat, LogPart, LogWord, Message, NumberFact,
-    TextFact,
+    AccessLog, Facts, Filter, GrpcForm, HeaderOrPseudo, LineFormat, LogFact, LogFormat, LogPart, LogWord, Message,
+    NumberFact, TextFact,
 };
 use serde_json::{Map, Value};
 use std::{borrow::Cow, fmt::Write, sync::Arc, time::Duration};
@@ -112,8 +112,14 @@ impl Ended<'_> {
                 Some(value) => {
                     let text = String::from_utf8_lossy(&value[..value.len().min(VALUE_LIMIT)]).into_owned();
                     match fact {
+                        LogFact::GrpcStatus(GrpcForm::Number) => text.parse::<u64>().map_or(Value::Null, Value::from),
                         LogFact::Word(word) if is_number(*word) => text.parse::<u64>().map_or(Value::Null, Value::from),
-                        LogFact::Word(_) | LogFact::Request(_) | LogFact::Response(_) => Value::from(text),
+                        LogFact::Word(_)
+                        | LogFact::Request(_)
+                        | LogFact::Response(_)
+                        | LogFact::RequestWithoutQuery(_)
+                        | LogFact::StartTime(_)
+                        | LogFact::GrpcStatus(GrpcForm::Camel | GrpcForm::Snake) => Value::from(text),
                     }
                 }
             },
@@ -127,6 +133,22 @@ impl Ended<'_> {
         match fact {
             LogFact::Request(names) => names.iter().find_map(|name| self.request(name)),
             LogFact::Response(names) => names.iter().find_map(|name| self.response(name)),
+            LogFact::RequestWithoutQuery(names) => {
+                let mut value = names.iter().find_map(|name| self.request(name))?;
+                value.truncate(value.iter().position(|byte| *byte == b'?').unwrap_or(value.len()));
+                Some(value)
+            }
+            LogFact::StartTime(format) => {
+                Some(began(self.entry.began)?.strftime(format.as_str()).to_string().into_bytes())
+            }
+            LogFact::GrpcStatus(form) => {
+                let status = self.summary.grpc_status?;
+                Some(match (form, GRPC.get(usize::from(status))) {
+                    (GrpcForm::Camel, Some((camel, _))) => camel.as_bytes().to_vec(),
+                    (GrpcForm::Snake, Some((_, snake))) => snake.as_bytes().to_vec(),
+                    (_, _) => status.to_string().into_bytes(),
+                })
+            }
             LogFact::Word(word) => self.word(*word).map(String::into_bytes),
         }
     }
@@ -181,6 +203,18 @@ impl Ended<'_> {
             LogWord::DownstreamPeerUriSan => entry.peer.clone(),
             LogWord::RequestedServerName => entry.server_name.clone(),
             LogWord::RouteName => self.route().map(str::to_owned),
+            LogWord::ResponseDuration => self.service_time().map(|time| time.to_string()),
+            LogWord::ResponseTxDuration => {
+                let first = entry.answered_after.filter(|_| entry.upstream.is_some())?;
+                Some(millis(self.duration.saturating_sub(first)).to_string())
+            }
+            LogWord::Hostname => nix::unistd::gethostname().ok()?.into_string().ok(),
+            LogWord::StreamId => Some(entry.request.get("x-request-id")?.to_str().ok()?.to_owned()),
+            LogWord::DownstreamLocalAddressWithoutPort => Some(entry.local.ip.to_string()),
+            LogWord::DownstreamLocalPort => Some(entry.local.port?.to_string()),
+            LogWord::DownstreamRemotePort => Some(entry.remote.port?.to_string()),
+            LogWord::UpstreamRemoteAddressWithoutPort => Some(entry.upstream?.ip().to_string()),
+            LogWord::UpstreamRemotePort => Some(entry.upstream?.port().to_string()),
         }
     }
 
@@ -317,12 +351,47 @@ const WORDS: [(&str, LogWord); 17] = [
 ];
 
 const fn is_number(word: LogWord) -> bool {
-    matches!(word, LogWord::ResponseCode | LogWord::BytesReceived | LogWord::BytesSent | LogWord::Duration)
+    matches!(
+        word,
+        LogWord::ResponseCode
+            | LogWord::BytesReceived
+            | LogWord::BytesSent
+            | LogWord::Duration
+            | LogWord::ResponseDuration
+            | LogWord::ResponseTxDuration
+            | LogWord::DownstreamLocalPort
+            | LogWord::DownstreamRemotePort
+            | LogWord::UpstreamRemotePort
+    )
 }
 
-fn start(began: u64) -> Option<String> {
-    let time = jiff::Timestamp::from_microsecond(i64::try_from(began).ok()?).ok()?;
-    Some(format!("{time:.3}"))
+/// Statuses of gRPC by their number, as Envoy writes them.
+const GRPC: [(&str, &str); 17] = [
+    ("OK", "OK"),
+    ("Canceled", "CANCELLED"),
+    ("Unknown", "UNKNOWN"),
+    ("InvalidArgument", "INVALID_ARGUMENT"),
+    ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
+    ("NotFound", "NOT_FOUND"),
+    ("AlreadyExists", "ALREADY_EXISTS"),
+    ("PermissionDenied", "PERMISSION_DENIED"),
+    ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
+    ("FailedPrecondition", "FAILED_PRECONDITION"),
+    ("Aborted", "ABORTED"),
+    ("OutOfRange", "OUT_OF_RANGE"),
+    ("Unimplemented", "UNIMPLEMENTED"),
+    ("Internal", "INTERNAL"),
+    ("Unavailable", "UNAVAILABLE"),
+    ("DataLoss", "DATA_LOSS"),
+    ("Unauthenticated", "UNAUTHENTICATED"),
+];
+
+fn start(at: u64) -> Option<String> {
+    began(at).map(|time| format!("{time:.3}"))
+}
+
+fn began(at: u64) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::from_microsecond(i64::try_from(at).ok()?).ok()
 }
 
 fn millis(time: Duration) -> u64 {

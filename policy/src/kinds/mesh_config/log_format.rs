@@ -29,6 +29,12 @@ pub enum LogFact {
     Request(Vec<HeaderOrPseudo>),
     /// `RESP(NAME?OTHER)`.
     Response(Vec<HeaderOrPseudo>),
+    /// `REQ_WITHOUT_QUERY(NAME?OTHER)`: as `REQ`, without what follows a `?`.
+    RequestWithoutQuery(Vec<HeaderOrPseudo>),
+    /// `START_TIME(FORMAT)`.
+    StartTime(TimeFormat),
+    /// `GRPC_STATUS`, `GRPC_STATUS(FORM)` and `GRPC_STATUS_NUMBER`.
+    GrpcStatus(GrpcForm),
     /// Any other.
     Word(LogWord),
 }
@@ -46,6 +52,46 @@ pub enum HeaderOrPseudo {
     Scheme,
     /// A header's first line.
     Header(HeaderName),
+}
+
+/// How a gRPC status is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrpcForm {
+    /// `DeadlineExceeded`.
+    Camel,
+    /// `DEADLINE_EXCEEDED`.
+    Snake,
+    /// `4`.
+    Number,
+}
+
+/// A time as strftime writes it, in UTC; `%f` are fractions of a second, `%3f` three digits of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeFormat(String);
+
+impl TimeFormat {
+    /// The format; each of its directives is one of strftime's.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Those of Envoy that do not depend on a place or a language.
+    fn new(text: &str) -> Result<Self, Wrong> {
+        let mut letters = text.chars();
+        while let Some(letter) = letters.next() {
+            if letter != '%' {
+                continue;
+            }
+            let mut directive = letters.next();
+            if directive.is_some_and(|digit| ('1'..='9').contains(&digit)) {
+                directive = letters.next().filter(|letter| *letter == 'f');
+            }
+            if !directive.is_some_and(|directive| "%YmdHMSsfzjyeFTab".contains(directive)) {
+                return Err(Wrong::Invalid(format!("`{text}` is not a format of times that is known here")));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
 }
 
 /// Facts without arguments.
@@ -71,6 +117,15 @@ pub enum LogWord {
     DownstreamPeerUriSan,
     RequestedServerName,
     RouteName,
+    ResponseDuration,
+    ResponseTxDuration,
+    Hostname,
+    StreamId,
+    DownstreamLocalAddressWithoutPort,
+    DownstreamLocalPort,
+    DownstreamRemotePort,
+    UpstreamRemoteAddressWithoutPort,
+    UpstreamRemotePort,
 }
 
 /// Istio's default.
@@ -80,7 +135,7 @@ const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PAT
     \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER% \
     %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
 
-const WORDS: [(&str, LogWord); 20] = [
+const WORDS: [(&str, LogWord); 30] = [
     ("START_TIME", LogWord::StartTime),
     ("PROTOCOL", LogWord::Protocol),
     ("RESPONSE_CODE", LogWord::ResponseCode),
@@ -101,6 +156,16 @@ const WORDS: [(&str, LogWord); 20] = [
     ("DOWNSTREAM_PEER_URI_SAN", LogWord::DownstreamPeerUriSan),
     ("REQUESTED_SERVER_NAME", LogWord::RequestedServerName),
     ("ROUTE_NAME", LogWord::RouteName),
+    ("RESPONSE_DURATION", LogWord::ResponseDuration),
+    ("RESPONSE_TX_DURATION", LogWord::ResponseTxDuration),
+    ("HOSTNAME", LogWord::Hostname),
+    ("STREAM_ID", LogWord::StreamId),
+    ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", LogWord::DownstreamLocalAddressWithoutPort),
+    ("DOWNSTREAM_LOCAL_PORT", LogWord::DownstreamLocalPort),
+    ("DOWNSTREAM_REMOTE_PORT", LogWord::DownstreamRemotePort),
+    ("UPSTREAM_REMOTE_ADDRESS", LogWord::UpstreamHost),
+    ("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", LogWord::UpstreamRemoteAddressWithoutPort),
+    ("UPSTREAM_REMOTE_PORT", LogWord::UpstreamRemotePort),
 ];
 
 /// Why a format string is none that this build writes.
@@ -128,7 +193,7 @@ impl LogFormat {
                 rest = after;
                 continue;
             }
-            let Some((operator, after)) = after.split_once('%') else {
+            let Some((operator, after)) = split(after) else {
                 return Err(Wrong::Invalid("a `%` begins an operator and none ends it; write `%%` for one".to_owned()));
             };
             parts.push(fact(operator)?);
@@ -191,10 +256,25 @@ fn text(parts: &mut Vec<LogPart>, text: &str) {
     }
 }
 
+/// An operator and what follows its end. Its arguments may hold a `%`: those of a time do.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let arguments = text.find('(').filter(|open| !text[..*open].contains('%'));
+    let closed = arguments.and_then(|open| Some(open + text[open..].find(')')?)).unwrap_or_default();
+    let end = closed + text[closed..].find('%')?;
+    Some((&text[..end], &text[end + 1..]))
+}
+
 /// `WORD`, `REQ(NAME?OTHER):LENGTH`.
 fn fact(operator: &str) -> Result<LogPart, Wrong> {
     if let Some((_, word)) = WORDS.iter().find(|(name, _)| *name == operator) {
         return Ok(LogPart::Fact(LogFact::Word(*word), None));
+    }
+    let grpc = |form| Ok(LogPart::Fact(LogFact::GrpcStatus(form), None));
+    match operator {
+        "GRPC_STATUS" | "GRPC_STATUS(CAMEL_STRING)" => return grpc(GrpcForm::Camel),
+        "GRPC_STATUS(SNAKE_STRING)" => return grpc(GrpcForm::Snake),
+        "GRPC_STATUS(NUMBER)" | "GRPC_STATUS_NUMBER" => return grpc(GrpcForm::Number),
+        _ => {}
     }
     let unknown = || Wrong::Unknown(operator.to_owned());
     let (name, rest) = operator.split_once('(').ok_or_else(unknown)?;
@@ -208,12 +288,15 @@ fn fact(operator: &str) -> Result<LogPart, Wrong> {
         None if length.is_empty() => None,
         None => return Err(unknown()),
     };
-    let names = arguments.split('?').map(header).collect::<Result<Vec<_>, _>>()?;
-    match name {
-        "REQ" => Ok(LogPart::Fact(LogFact::Request(names), length)),
-        "RESP" => Ok(LogPart::Fact(LogFact::Response(names), length)),
-        _ => Err(unknown()),
-    }
+    let names = || arguments.split('?').map(header).collect::<Result<Vec<_>, _>>();
+    let fact = match name {
+        "REQ" => LogFact::Request(names()?),
+        "REQ_WITHOUT_QUERY" => LogFact::RequestWithoutQuery(names()?),
+        "RESP" => LogFact::Response(names()?),
+        "START_TIME" => LogFact::StartTime(TimeFormat::new(arguments)?),
+        _ => return Err(unknown()),
+    };
+    Ok(LogPart::Fact(fact, length))
 }
 
 fn header(name: &str) -> Result<HeaderOrPseudo, Wrong> {
@@ -257,11 +340,26 @@ mod tests {
     }
 
     #[test]
+    fn times_hold_signs_of_their_own() {
+        let format =
+            LogFormat::new("%START_TIME(%Y-%m-%d (UTC %s.%3f)% %GRPC_STATUS%%REQ_WITHOUT_QUERY(:PATH):9%").unwrap();
+        let parts = [
+            LogPart::Fact(LogFact::StartTime(TimeFormat("%Y-%m-%d (UTC %s.%3f".to_owned())), None),
+            LogPart::Text(" ".to_owned()),
+            LogPart::Fact(LogFact::GrpcStatus(GrpcForm::Camel), None),
+            LogPart::Fact(LogFact::RequestWithoutQuery(vec![HeaderOrPseudo::Path]), Some(9)),
+        ];
+        assert_eq!(format.parts(), parts);
+    }
+
+    #[test]
     fn what_is_wrong_and_what_is_unknown() {
-        for text in ["50%", "%REQ(X%", "%REQ(a b)%", "%REQ(a):x%"] {
+        for text in
+            ["50%", "%REQ(X%", "%REQ(a b)%", "%REQ(a):x%", "%START_TIME(%Q)%", "%START_TIME(%3Y)%", "%START_TIME(%)%"]
+        {
             assert!(matches!(LogFormat::new(text), Err(Wrong::Invalid(_))), "{text}");
         }
-        for text in ["%START_TIME(%s)%", "%DYNAMIC_METADATA(a)%", "%FOO%", "%REQ(a)x%"] {
+        for text in ["%GRPC_STATUS(a)%", "%START_TIME_(%s)%", "%DYNAMIC_METADATA(a)%", "%FOO%", "%REQ(a)x%"] {
             assert!(LogFormat::new(text).is_err(), "{text}");
         }
     }

@@ -39,7 +39,7 @@ fn every_field_is_read() {
     );
     assert_eq!(read.outbound, Some(OutboundPolicy::AllowAny));
     assert_eq!((read.connect_timeout, read.retries.attempts), (Duration::from_secs(3), 5));
-    assert!(!read.retries.idempotent_reset && !read.locality_load_balancing);
+    assert!(!read.retries.idempotent_reset && read.locality.enabled == Some(false));
     assert_eq!(read.outlier_sharing, OutlierSharing::Off);
     assert_eq!(read.path_normalization, PathNormalization::MergeSlashes);
     assert_eq!(read.trust_domain_aliases[0].as_str(), "old.example");
@@ -47,6 +47,9 @@ fn every_field_is_read() {
     assert_eq!(read.certificates.leaf, Duration::from_secs(1_800));
     assert_eq!(read.certificates.node_ca, Duration::from_secs(240 * 3_600));
     assert_eq!((read.limits.header_timeout, read.limits.connections), (Duration::from_secs(5), 100));
+    let near =
+        config("{localityLbSetting: {failover: [{from: eu, to: us}], failoverPriority: [rack]}}").locality.clone();
+    assert_eq!((near.enabled, near.failover.len(), near.failover_priority.len()), (Some(true), 1, 1));
     assert_eq!(config("{outboundTrafficPolicy: {}}").outbound, Some(OutboundPolicy::RegistryOnly));
 }
 
@@ -64,6 +67,7 @@ fn what_is_not_valid_says_so() {
         (codes::NAME, "{trustDomainAliases: [A.b]}"),
         (codes::WORD, "{accessLogFile: /etc/passwd}"),
         (codes::WORD, "{outlierSharing: gossip}"),
+        (codes::LOCALITY, "{localityLbSetting: {distribute: [{from: a, to: {b: 99}}]}}"),
         (codes::EXCLUSIVE, "{accessLogEncoding: JSON, accessLogFormat: '%START_TIME%'}"),
         (codes::LOG_FORMAT, "{accessLogFormat: '%START_TIME'}"),
         (codes::DURATION, "{connectTimeout: 0s}"),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::telemetry::{Flags, Protocol};
 use http::{HeaderMap, Method, Version};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 fn entry() -> Entry {
     let header = |name: &'static str, value: &[u8]| {
@@ -110,6 +110,32 @@ fn labels_are_an_object_in_their_order() {
         "/a\\\"b?c=d\n"
     );
     assert_eq!(plain(&entry(), &"%REQ(user-agent)%".parse().unwrap(), &summary(200), Duration::ZERO), "curl\u{fffd}");
+}
+
+#[test]
+fn operators_beside_istios_default() {
+    let text = |format: &str, summary: &Summary| {
+        let format = LineFormat { text: Some(format.parse().unwrap()), labels: Vec::new() };
+        let entry = Entry { local: SocketAddr::from(([10, 0, 0, 2], 80)).into(), ..entry() };
+        entry.line(&AccessLog::default(), &format, summary, Duration::from_millis(7))
+    };
+    assert_eq!(
+        text("%START_TIME(%Y/%m/%dT%H:%M:%S%z %s.%3f)% %REQ_WITHOUT_QUERY(:PATH)% %STREAM_ID%", &summary(200)),
+        "2023/11/14T22:13:20+0000 1700000000.123 /a\\\"b 7\n"
+    );
+    assert_eq!(
+        text(
+            "%RESPONSE_DURATION% %RESPONSE_TX_DURATION% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT% \
+             %DOWNSTREAM_REMOTE_PORT% %UPSTREAM_REMOTE_ADDRESS% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT%",
+            &summary(200)
+        ),
+        "5 2 10.0.0.2 80 - 127.0.0.1:8080 127.0.0.1 8080\n"
+    );
+    let every = "%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER%";
+    assert_eq!(text(every, &summary(200)), "- - -\n");
+    let told = |status| text(every, &Summary { grpc_status: Some(status), ..summary(200) });
+    assert_eq!((told(14), told(77)), ("Unavailable UNAVAILABLE 14\n".to_owned(), "77 77 77\n".to_owned()));
+    assert_ne!(text("%HOSTNAME%", &summary(200)), "-\n");
 }
 
 #[test]
