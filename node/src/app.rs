@@ -36,6 +36,7 @@ use crate::{
         catch_up, drift,
         enrol::Enrolment,
         error::{Error, fail, internal},
+        groups,
         hearing::Hearing,
         journal,
         links::Links,
@@ -111,8 +112,11 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let tasks = Tasks::new();
     let (loading, theirs) = (dir.clone(), owner.clone());
     let (known, journal) = tokio::task::spawn_blocking(move || load(&loading, &theirs)).await.map_err(internal)??;
+    let given = config;
+    let policy = known.world.current().load().state.clone();
+    let (config, _) = groups::all_filled(&given, &policy);
     // Leafs are there before anybody is told of services; those that the grant lacks are named later.
-    let lifetimes = known.world.current().load().state.lifetimes();
+    let lifetimes = policy.lifetimes();
     known.identity.refresh(&config.accounts(), &lifetimes, Clock.now(), rand::random());
 
     let (mesh, workers, control) = bind(&config, &known, &tasks)?;
@@ -159,8 +163,8 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.critical("outlier-sharing", sharing.run());
     tasks.critical("timeline", timeline::watch(sync.clone(), circuits.clone()));
     tasks.critical("journal", journal::keep(sync.clone(), journal, noted));
-    let agent =
-        Agent::new(sync.clone(), local.clone(), (known.store.clone(), dir.clone()), config.clone(), applier(&plane));
+    let (store, configs) = ((known.store.clone(), dir.clone()), (given, config.clone()));
+    let agent = Agent::new(sync.clone(), local.clone(), store, configs, applier(&plane));
     beyond::start(&config, &known.world, &plane, agent.secrets(), &tasks);
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
@@ -169,6 +173,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));
     let renewal = Renewal { sync: sync.clone(), local: local.clone(), dir, addresses };
     start_control(&config, &owner, &known, &mesh, &network, renewal, failures, &tasks).await;
+    tasks.spawn("groups", agent.clone().follow_groups());
 
     let captures = names::capture(&config, &plane).await?;
     let ready = ready::line(&config, &mesh, &doors, &bound, &captures);

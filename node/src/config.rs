@@ -186,6 +186,21 @@ pub struct Service {
     pub outbound: Option<SocketAddr>,
     /// Local users whose processes get its identity from the Workload API.
     pub uids: Vec<u32>,
+    /// The WorkloadGroup that says the rest.
+    pub group: Option<Group>,
+    /// Share of the traffic relative to other endpoints, at least 1; a group says it.
+    pub weight: u32,
+}
+
+/// `group`: a WorkloadGroup of the service's namespace, and what the table leaves to it beside labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// `account` is not written.
+    pub account: bool,
+    /// `check` is not written.
+    pub check: bool,
 }
 
 /// One port of a service.
@@ -233,6 +248,10 @@ pub struct Check {
     pub rise: u32,
     /// Failures in a row that make a healthy service unhealthy.
     pub fall: u32,
+    /// How long nothing is asked after the start.
+    pub delay: Duration,
+    /// How long one answer may take; none: three intervals, at most 2 s.
+    pub timeout: Option<Duration>,
 }
 
 /// What a check does.

@@ -13,7 +13,6 @@ codes! {
     SYNTAX = "SKN0001", "The text is neither YAML nor JSON, or exceeds a limit of the reader.";
     SHAPE = "SKN0002", "A document lacks apiVersion, kind, metadata or spec, or one of them has the wrong form.";
     UNKNOWN_KIND = "SKN0003", "The kind is not known.";
-    KIND_NOT_SUPPORTED = "SKN0004", "The kind is valid and not supported yet: lint warns, push refuses.";
     KIND_REFUSED = "SKN0005", "The kind has no place in this mesh; the hint names what to use instead.";
     KUBERNETES = "SKN0006", "An object of Kubernetes: facts for lint, refused by push.";
     NAME = "SKN0007", "A name or namespace is not valid.";

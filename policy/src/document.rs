@@ -79,28 +79,6 @@ impl Kind {
         KINDS.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
     }
 
-    /// True if this build applies the kind. Every kind is read and checked; one that is not applied is refused at push.
-    pub fn is_built(self) -> bool {
-        match self {
-            Kind::VirtualService
-            | Kind::DestinationRule
-            | Kind::ServiceEntry
-            | Kind::WorkloadEntry
-            | Kind::Gateway
-            | Kind::AuthorizationPolicy
-            | Kind::PeerAuthentication
-            | Kind::RequestAuthentication
-            | Kind::Telemetry
-            | Kind::RateLimit
-            | Kind::MeshConfig
-            | Kind::RoleSet
-            | Kind::NodeGrant
-            | Kind::Revocation
-            | Kind::Confirmation => true,
-            Kind::WorkloadGroup | Kind::Sidecar => false,
-        }
-    }
-
     /// True for the kinds of which all live values of a document hold together until a push names them all: what a split mesh
     /// forbade on one side stays forbidden on both.
     pub fn unites(self) -> bool {

@@ -38,7 +38,7 @@ impl Protocol {
 }
 
 /// A port of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServicePort {
     /// Its name, may be empty.
     pub name: String,

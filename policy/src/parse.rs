@@ -346,10 +346,6 @@ fn known_kind(word: &At<'_>, api: &str) -> Option<Kind> {
         );
         return None;
     }
-    if !kind.is_built() {
-        let message = format!("{kind} is not supported yet");
-        word.warn(codes::KIND_NOT_SUPPORTED, message, "nodes refuse the document until it is");
-    }
     Some(kind)
 }
 

@@ -44,7 +44,7 @@ pub struct Problem {
 impl Problem {
     /// True if it speaks of something that is valid and that this build does not apply yet.
     pub fn is_unbuilt(&self) -> bool {
-        [crate::codes::NOT_SUPPORTED, crate::codes::KIND_NOT_SUPPORTED].contains(&self.code)
+        self.code == crate::codes::NOT_SUPPORTED
     }
 
     /// True if no node takes the document: it is not valid, or this build could not apply all of it.

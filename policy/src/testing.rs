@@ -13,7 +13,6 @@ use certs::{
 use crate::{
     Problem, Registry, Spec,
     changeset::{Change, Changeset},
-    codes,
     history::{History, State, genesis, signed},
     hosts::{Inventory, Protocol, ServicePort, Workload},
     parse,
@@ -147,10 +146,9 @@ pub(crate) fn state_of(text: &str) -> Arc<State> {
     Mesh::new().push(text)
 }
 
-/// Complaints about a document of this kind, in the namespace `shop`, whose spec begins on line 4; but for what is said of its kind.
+/// Complaints about a document of this kind, in the namespace `shop`, whose spec begins on line 4.
 pub(crate) fn found(kind: &str, spec: &str) -> Vec<Problem> {
-    let problems = read(kind, spec).problems;
-    problems.into_iter().filter(|problem| problem.code != codes::KIND_NOT_SUPPORTED).collect()
+    read(kind, spec).problems
 }
 
 /// Code and field of each of them.

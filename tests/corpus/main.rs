@@ -12,6 +12,8 @@ mod rbac;
 mod schema;
 #[cfg(test)]
 mod security;
+#[cfg(test)]
+mod sidecars;
 mod tables;
 
 use std::{collections::BTreeMap, path::PathBuf};

@@ -1,8 +1,9 @@
 //! Prints the figures that an issue says must hold: what was measured, its bound, and whether it holds.
 //!
-//! `cargo run --release -p tests --bin figures -- main|policy|http|identity [rotation]|membership|membership-long|seeing [-o json]`;
+//! `cargo run --release -p tests --bin figures -- main|policy|http|identity [rotation]|membership|membership-long|edges|seeing [-o json]`;
 //! `SKEIN_FIGURES_SECONDS` says how long `identity` and `identity rotation` keep the load up while the root changes (75 and 600).
 
+mod edges;
 mod http;
 mod identity;
 mod main_job;
@@ -110,10 +111,11 @@ fn main() -> std::process::ExitCode {
         Some("http") => http::figures(&skein),
         Some("membership") => membership::figures(&skein),
         Some("membership-long") => membership::long(&skein),
+        Some("edges") => edges::figures(&skein),
         Some("seeing") => seeing::figures(&skein),
         other => {
             eprintln!(
-                "figures: which? `main`, `policy`, `http`, `identity`, `membership`, `membership-long` and `seeing` are built; {} is not",
+                "figures: which? `main`, `policy`, `http`, `identity`, `membership`, `membership-long`, `edges` and `seeing` are built; {} is not",
                 other.unwrap_or("nothing")
             );
             return std::process::ExitCode::from(2);

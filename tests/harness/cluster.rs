@@ -1,7 +1,7 @@
 //! A mesh of real `skein run` processes, made as its README makes one: init, invite, join, run.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU16, Ordering},
@@ -36,6 +36,8 @@ pub struct Service {
     pub labels: Vec<(String, String)>,
     /// Account, `default` if empty.
     pub account: String,
+    /// The WorkloadGroup that it names, if any; with one `account` is granted and not written.
+    pub group: String,
     /// A pure client: no port, no application.
     pub client: bool,
     /// A `check` table in TOML; empty means none, which is TCP.
@@ -98,6 +100,11 @@ impl Plan {
     /// A node with these services.
     pub fn with(services: impl IntoIterator<Item = Service>) -> Self {
         Self { services: services.into_iter().collect(), ..Self::default() }
+    }
+
+    /// What the node must be granted; several endpoints of a service need one grant.
+    fn granted(&self) -> BTreeSet<String> {
+        self.services.iter().map(Service::granted).collect()
     }
 }
 
@@ -211,8 +218,8 @@ impl Cluster {
         };
         cluster.prepare(first, plan);
         let mut words = vec!["init".to_owned(), TRUST_DOMAIN.to_owned(), "--name".to_owned(), first.to_owned()];
-        for service in &plan.services {
-            words.extend(["--service".to_owned(), service.granted()]);
+        for service in plan.granted() {
+            words.extend(["--service".to_owned(), service]);
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         cluster.on(first, &words).expect_code(0);
@@ -275,8 +282,8 @@ impl Cluster {
     /// When `invite` fails.
     pub fn invite(&self, name: &str, plan: &Plan, more: &[&str]) -> String {
         let mut words = vec!["invite".to_owned(), name.to_owned()];
-        for service in &plan.services {
-            words.extend(["--service".to_owned(), service.granted()]);
+        for service in plan.granted() {
+            words.extend(["--service".to_owned(), service]);
         }
         if plan.services.is_empty() {
             words.push("--no-service".to_owned());

@@ -29,7 +29,10 @@ pub(crate) fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, bac
         if !service.instance.is_empty() {
             let _ = writeln!(text, "instance = \"{}\"", service.instance);
         }
-        if !service.account.is_empty() {
+        if !service.group.is_empty() {
+            let _ = writeln!(text, "group = \"{}\"", service.group);
+        }
+        if !service.account.is_empty() && service.group.is_empty() {
             let _ = writeln!(text, "account = \"{}\"", service.account);
         }
         if !service.uids.is_empty() {

@@ -128,3 +128,41 @@ fn refusals_at_the_door_say_why() {
         if told.iter().all(|words| log.contains(words)) { Ok(()) } else { Err(log) }
     });
 }
+
+#[test]
+fn claims_of_a_verified_token_choose_the_route() {
+    let issuer = Issuer::default();
+    let keys = issuer.keys().replace('"', "\\\"");
+    let users = of_security(
+        "RequestAuthentication",
+        "users",
+        &format!("jwtRules: [{{issuer: 'https://id.example', jwks: \"{keys}\"}}]"),
+    );
+    let tea = |name: &str, condition: &str| {
+        format!("{{name: {name}, match: [{{{condition}}}], directResponse: {{status: 418, body: {{string: {name}}}}}}}")
+    };
+    let http = [
+        tea("staff", "headers: {'@request.auth.claims[groups]': {exact: staff}}"),
+        tea("nobody", "withoutHeaders: {'@request.auth.claims.sub': {}}"),
+        CART.to_owned(),
+    ];
+    let cluster = mesh();
+    let door = gateway("public", SERVER) + &routes("cart", "public", "'*'", &http.join(", "));
+    cluster.push("shop", &format!("{door}{users}"), &["--wait", "all"]).expect_code(0);
+    opened(&cluster, 8080);
+    let told = |token: Option<serde_json::Value>| {
+        let bearer = token.map(|claims| format!("Bearer {}", issuer.token(&claims)));
+        let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+        // What a client says of claims by itself is a header like any other.
+        let answer = ask(&cluster, "/", &[headers, vec![("x-request-auth-claims-groups", "staff")]].concat());
+        if answer.status == 418 { answer.text() } else { answer.status.to_string() }
+    };
+    assert_eq!(told(None), "nobody");
+    assert_eq!(told(Some(json!({"iss": "https://id.example", "sub": "alice", "groups": ["all", "staff"]}))), "staff");
+    assert_eq!(told(Some(json!({"iss": "https://id.example", "sub": "bob", "groups": ["all"]}))), "200");
+    assert_eq!(told(Some(json!({"iss": "https://other.example", "sub": "eve", "groups": ["staff"]}))), "401");
+
+    let mesh_too = routes("cart", "public, mesh", "'cart.shop.svc.cluster.local'", &http.join(", "));
+    let refused = cluster.push("shop", &mesh_too, &[]);
+    assert!(refused.code != 0 && refused.err.contains("SKN0162"), "{refused:?}");
+}

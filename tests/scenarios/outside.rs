@@ -436,7 +436,7 @@ fn what_has_no_meaning_here_is_refused_by_name() {
             ),
             "GRPC-WEB",
         ),
-        (document("WorkloadGroup", "a", "{template: {ports: {http: 80}}}"), "WorkloadGroup is not supported yet"),
+        (document("WorkloadGroup", "a", "{template: {ports: {http: 80}}}"), "`ports`"),
         (
             document("WorkloadEntry", "a", "{address: 10.0.0.1, labels: {security.istio.io/tlsMode: istio}}"),
             "mutual TLS of the mesh",

@@ -16,7 +16,7 @@ const FLAP_WINDOW_MS: Millis = 60_000;
 const FLAPS_FREE: usize = 3;
 /// Most that flapping multiplies `rise` by.
 const MOST_DAMPING: u32 = 8;
-/// A probe takes at most this long, and never longer than three intervals.
+/// A probe takes at most this long, and never longer than three intervals, unless its check says more.
 const LONGEST_PROBE: Duration = Duration::from_secs(2);
 
 /// What the checks of one endpoint make of it. Pure: one result in, a change of state out.
@@ -97,7 +97,7 @@ impl Judge {
 
 /// How long one probe of `check` may take.
 pub fn patience(check: &Check) -> Duration {
-    LONGEST_PROBE.min(check.interval * 3).max(Duration::from_millis(200))
+    check.timeout.unwrap_or_else(|| LONGEST_PROBE.min(check.interval * 3).max(Duration::from_millis(200)))
 }
 
 #[cfg(test)]
@@ -110,7 +110,8 @@ mod tests {
     fn judge(rise: u32, fall: u32) -> Judge {
         let target = ([127, 0, 0, 1], 1).into();
         let protocol = crate::config::Protocol::Http;
-        Judge::new(&Check { probe: Probe::Tcp, target, protocol, interval: Duration::from_secs(1), rise, fall })
+        let (interval, delay) = (Duration::from_secs(1), Duration::ZERO);
+        Judge::new(&Check { probe: Probe::Tcp, target, protocol, interval, rise, fall, delay, timeout: None })
     }
 
     fn bad() -> Result<(), String> {

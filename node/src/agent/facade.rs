@@ -3,6 +3,7 @@
 mod doors;
 mod enroller;
 mod paths;
+mod reload;
 mod restart;
 mod workload;
 
@@ -35,6 +36,7 @@ use super::{
     drift::Measured,
     error::{Error, fail, internal},
     event::Noted,
+    groups,
     local::{Local, covers, not_granted},
     receipt::{Receipt, Standing},
     state_dir::StateDir,
@@ -45,7 +47,7 @@ use crate::{
     clock::monotonic,
     config::{self, Config, Service, Speaker},
     secrets::Secrets,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, Trouble},
 };
 
 /// How many nodes must have a push on disk before it is answered.
@@ -127,7 +129,12 @@ struct Inner {
     store: Arc<Store>,
     dir: Arc<StateDir>,
     secrets: Secrets,
+    /// As the files say it.
+    given: ArcSwap<Config>,
+    /// The same with what WorkloadGroups say of its services.
     config: ArcSwap<Config>,
+    /// What groups lack.
+    group_troubles: ArcSwap<Vec<Trouble>>,
     apply: Apply,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -150,18 +157,19 @@ struct Rate {
 pub type Apply = Box<dyn Fn(Arc<Config>) -> BoxFuture<'static, Result<(), Error>> + Send + std::marker::Sync>;
 
 impl Agent {
-    /// Puts an agent in front of running parts; `apply` reconfigures the data plane.
+    /// Puts an agent in front of running parts; `apply` reconfigures the data plane. Of the two configurations one is as the files say
+    /// it, the other is in use.
     pub fn new(
         sync: Arc<Sync>,
         local: Arc<Local>,
         (store, dir): (Arc<Store>, Arc<StateDir>),
-        config: Config,
+        (given, config): (Config, Config),
         apply: Apply,
     ) -> Self {
         let started = sync.clock.now();
         let rate = Mutex::new(Rate { at: monotonic(), sent: Default::default(), per_second: Default::default() });
         let (listening, draining, reloading, reloads) = Default::default();
-        let config = ArcSwap::from_pointee(config);
+        let (given, config) = (ArcSwap::from_pointee(given), ArcSwap::from_pointee(config));
         let secrets = Secrets::new(dir.path());
         Self {
             inner: Arc::new(Inner {
@@ -170,7 +178,9 @@ impl Agent {
                 store,
                 dir,
                 secrets,
+                given,
                 config,
+                group_troubles: ArcSwap::default(),
                 apply,
                 reloading,
                 reloads,
@@ -279,6 +289,7 @@ impl Agent {
         }));
         troubles.extend(self.inner.sync.drift.trouble());
         troubles.extend(self.inner.local.not_granted());
+        troubles.extend(self.inner.group_troubles.load().iter().map(doors::told));
         troubles.extend(self.troubles_beyond());
         troubles.extend(refused(&self.inner.sync.links.refusers(now)));
         troubles
@@ -359,8 +370,9 @@ impl Agent {
             let hint = "write it into skein.toml or services.d by hand, then send the process SIGHUP";
             return Err(fail("bad_config", "`uids` says who gets private keys: no command sets it", hint));
         }
-        if !self.state().grants().get(self.node()).is_some_and(|grant| covers(grant, &service)) {
-            return Err(not_granted(self.node(), &service));
+        let filled = groups::filled(&service, &self.state()).0;
+        if !self.state().grants().get(self.node()).is_some_and(|grant| covers(grant, &filled)) {
+            return Err(not_granted(self.node(), &filled));
         }
         let file = config::service_file(&config, &service);
         // Nor gets another instance beside one that a file of root's names: what is called by that name is that file's to say.
@@ -406,32 +418,6 @@ impl Agent {
             let _ = config::write_atomically(&file, &text);
             return Err(error);
         }
-        Ok(())
-    }
-
-    /// Reads the configuration again and applies services, upstreams, outbounds, peers and logging.
-    ///
-    /// # Errors
-    /// `bad_config` if it is invalid or changes what needs a restart, by name: nothing has changed then.
-    pub async fn reload(&self) -> Result<(), Error> {
-        let _one = self.inner.reloading.lock().await;
-        let before = self.config();
-        let after = config::read(&before.file)?;
-        if let Some(key) = restart::needed(&before, &after) {
-            let message = format!("{key} changed: that needs a restart; nothing of the new configuration is in use");
-            return Err(fail("bad_config", message, "restart the node, or take the change back"));
-        }
-        let after = Arc::new(after);
-        (self.inner.apply)(after.clone()).await?;
-        // Leafs for accounts that are new, before others hear of them.
-        self.inner.sync.identity.refresh(&after.accounts(), &self.state().lifetimes(), self.now(), 0.5);
-        self.inner.local.set(&after.services, &self.state()).await;
-        self.inner.sync.renew.notify_one();
-        crate::logging::change(&after.log);
-        self.inner.sync.world.set_listeners(after.listeners());
-        self.inner.config.store(after);
-        self.inner.reloads.send_modify(|count| *count += 1);
-        self.inner.sync.events.note(self.now(), "reloaded", self.node(), "the configuration was applied");
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! From what members say to what requests read. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
 };
@@ -34,7 +34,7 @@ pub(super) fn services(
     });
     for (node, member) in view.members() {
         if before.members.get(node).is_none_or(|old| !Arc::ptr_eq(old, member)) {
-            changed.insert(node.clone(), endpoints(member, own, stats, now));
+            changed.insert(node.clone(), endpoints(member, own, (stats, now), &mut before.alike));
             before.members.insert(node.clone(), member.clone());
         }
     }
@@ -45,6 +45,7 @@ pub(super) fn services(
     }
     before.services = Arc::new(before.services.with(changed));
     before.gone.retain(|id| !stats.forget(id, now));
+    before.alike.forget_unused();
     before.services.clone()
 }
 
@@ -55,9 +56,44 @@ pub(super) struct Before {
     services: Arc<Services>,
     /// Endpoints that are gone, with requests under way.
     gone: BTreeSet<EndpointId>,
+    alike: Alike,
 }
 
-fn endpoints(member: &Member, own: &NodeId, stats: &StatsTable, now: Millis) -> Vec<Endpoint> {
+/// What endpoints have in common: most of a service have the same labels and ports, and hold them together. As many as differ.
+#[derive(Debug, Default)]
+struct Alike {
+    labels: HashSet<Arc<BTreeMap<String, String>>>,
+    ports: HashSet<Arc<[ServicePort]>>,
+}
+
+impl Alike {
+    fn labels(&mut self, labels: &BTreeMap<String, String>) -> Arc<BTreeMap<String, String>> {
+        if let Some(known) = self.labels.get(labels) {
+            return Arc::clone(known);
+        }
+        let labels = Arc::new(labels.clone());
+        self.labels.insert(Arc::clone(&labels));
+        labels
+    }
+
+    fn ports(&mut self, records: &[PortRecord]) -> Arc<[ServicePort]> {
+        let ports: Vec<ServicePort> = records.iter().map(port).collect();
+        if let Some(known) = self.ports.get(&ports[..]) {
+            return Arc::clone(known);
+        }
+        let ports: Arc<[ServicePort]> = ports.into();
+        self.ports.insert(Arc::clone(&ports));
+        ports
+    }
+
+    /// Lets go of what no endpoint holds any more.
+    fn forget_unused(&mut self) {
+        self.labels.retain(|labels| Arc::strong_count(labels) > 1);
+        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
+    }
+}
+
+fn endpoints(member: &Member, own: &NodeId, stats: (&StatsTable, Millis), alike: &mut Alike) -> Vec<Endpoint> {
     let local = member.id == *own;
     // Nobody dials a local endpoint, so that it needs no address.
     let nowhere = local.then(|| SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -68,16 +104,17 @@ fn endpoints(member: &Member, own: &NodeId, stats: &StatsTable, now: Millis) -> 
         return Vec::new();
     }
     let locality: Arc<str> = member.locality.as_str().into();
-    member.services.iter().map(|service| endpoint(member, service, address, local, &locality, (stats, now))).collect()
+    let one = |service| endpoint(member, service, (address, local), &locality, stats, alike);
+    member.services.iter().map(one).collect()
 }
 
 fn endpoint(
     member: &Member,
     service: &ServiceRecord,
-    address: SocketAddr,
-    local: bool,
+    (address, local): (SocketAddr, bool),
     locality: &Arc<str>,
     (stats, now): (&StatsTable, Millis),
+    alike: &mut Alike,
 ) -> Endpoint {
     let id = EndpointId {
         node: member.id.clone(),
@@ -97,10 +134,10 @@ fn endpoint(
     Endpoint {
         address,
         account: service.account.clone(),
-        labels: Arc::new(service.labels.clone()),
+        labels: alike.labels(&service.labels),
         locality: locality.clone(),
         weight: service.weight,
-        ports: service.ports.iter().map(port).collect(),
+        ports: alike.ports(&service.ports),
         healthy,
         reason,
         local,
@@ -237,6 +274,21 @@ mod tests {
         node.say(Body::Status(Status::Draining));
         let draining = node.fold(&mut before).get(&web()).unwrap().endpoints[0].clone();
         assert!(!draining.healthy && draining.reason.contains("draining"));
+    }
+
+    #[test]
+    fn endpoints_hold_together_what_they_have_in_common() {
+        let mut node = Node::new();
+        let second = ServiceRecord { instance: Some("b".into()), ..record(&web()) };
+        node.say(Body::Services(ServicesBody { services: vec![record(&web()), second] }));
+        let mut before = Before::default();
+        let folded = node.fold(&mut before);
+        let [one, other] = &folded.get(&web()).unwrap().endpoints[..] else { panic!("two") };
+        assert!(Arc::ptr_eq(&one.labels, &other.labels) && Arc::ptr_eq(&one.ports, &other.ports));
+        drop(folded);
+        node.say(Body::Services(ServicesBody { services: Vec::new() }));
+        node.fold(&mut before);
+        assert!(before.alike.labels.is_empty() && before.alike.ports.is_empty(), "nothing is kept for nobody");
     }
 
     #[test]

@@ -229,6 +229,7 @@ impl Local {
 
     async fn check(self: Arc<Self>, key: String, check: Check) {
         let mut judge = Judge::new(&check);
+        tokio::time::sleep(check.delay).await;
         let mut due = tokio::time::interval(check.interval);
         due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -281,6 +282,6 @@ fn record(service: &Service) -> ServiceRecord {
         account: service.account.clone(),
         labels: service.labels.clone(),
         ports: service.ports.iter().map(port).collect(),
-        weight: 1,
+        weight: service.weight,
     }
 }

@@ -12,6 +12,7 @@ pub mod event;
 mod exchange;
 mod facade;
 mod fold;
+pub mod groups;
 pub mod hearing;
 pub mod identity;
 pub mod init;

@@ -136,6 +136,7 @@ pub(super) struct Service {
     pub(super) namespace: Option<Text>,
     pub(super) instance: Option<Text>,
     pub(super) account: Option<Text>,
+    pub(super) group: Option<Text>,
     #[serde(default)]
     pub(super) labels: BTreeMap<String, Text>,
     #[serde(default)]

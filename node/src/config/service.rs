@@ -6,7 +6,7 @@ use certs::id::{NodeId, ServiceAccount, ServiceName};
 use toml::Spanned;
 
 use super::{
-    Check, Port, Probe, Protocol, Service,
+    Check, Group, Port, Probe, Protocol, Service,
     check::{address, duration, name, number, unsupported},
     error::{ConfigError, Source},
     raw,
@@ -42,6 +42,8 @@ pub(super) fn service(source: Source<'_>, raw: &raw::Service) -> Result<Service,
             interval: Duration::from_secs(2),
             rise: 2,
             fall: 3,
+            delay: Duration::ZERO,
+            timeout: None,
         }),
         (Some(check), Some(port)) => Some(self::check(source, check, port)?),
         (Some(check), None) => {
@@ -60,7 +62,17 @@ pub(super) fn service(source: Source<'_>, raw: &raw::Service) -> Result<Service,
         check,
         outbound: raw.outbound.as_ref().map(|text| address(source, text)).transpose()?,
         uids: uids(source, raw)?,
+        group: raw.group.as_ref().map(|text| group(source, raw, text)).transpose()?,
+        weight: 1,
     })
+}
+
+fn group(source: Source<'_>, raw: &raw::Service, text: &Spanned<String>) -> Result<Group, ConfigError> {
+    if !policy::hosts::is_document_name(text.get_ref()) {
+        let message = format!("`{}` is not the name of a document", text.get_ref());
+        return Err(source.at(text.span(), message, "name a WorkloadGroup of the service's namespace"));
+    }
+    Ok(Group { name: text.get_ref().clone(), account: raw.account.is_none(), check: raw.check.is_none() })
 }
 
 /// The users whose processes get the service's identity. They do not guard its proxy port, so both together would promise too much.
@@ -208,5 +220,7 @@ fn check(source: Source<'_>, raw: &Spanned<raw::Check>, port: &Port) -> Result<C
         interval: interval?,
         rise: raw.rise.as_ref().map_or(Ok(2), |n| number(source, n, 1..=100))?,
         fall: raw.fall.as_ref().map_or(Ok(3), |n| number(source, n, 1..=100))?,
+        delay: Duration::ZERO,
+        timeout: None,
     })
 }

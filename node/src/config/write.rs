@@ -101,6 +101,7 @@ trust_domain = "{}"
 # name = "reviews"
 # namespace = "default"
 # labels = {{ app = "reviews", version = "v1" }}
+# group = "reviews"                 # a WorkloadGroup says more labels, account, check
 # ports = [{{ name = "http", port = 9080, protocol = "http", target = "127.0.0.1:9080" }}]
 # check = {{ http = "/health", interval = "2s", rise = 2, fall = 3 }}
 # uids = [1000]                     # users whose processes get this service's identity
@@ -142,7 +143,13 @@ pub fn service_to_toml(service: &Service) -> String {
     if let Some(instance) = &service.instance {
         line(format!("instance = {}", quoted(instance)));
     }
-    line(format!("account = {}", quoted(service.account.account())));
+    let left = service.group.as_ref();
+    if let Some(group) = left {
+        line(format!("group = {}", quoted(&group.name)));
+    }
+    if left.is_none_or(|group| !group.account) {
+        line(format!("account = {}", quoted(service.account.account())));
+    }
     if !service.labels.is_empty() {
         let labels: Vec<_> = service.labels.iter().map(|(k, v)| format!("{} = {}", quoted(k), quoted(v))).collect();
         line(format!("labels = {{ {} }}", labels.join(", ")));
@@ -161,7 +168,7 @@ pub fn service_to_toml(service: &Service) -> String {
     if !ports.is_empty() {
         line(format!("ports = [{}]", ports.join(", ")));
     }
-    if let Some(check) = &service.check {
+    if let Some(check) = service.check.as_ref().filter(|_| left.is_none_or(|group| !group.check)) {
         let mut text = match &check.probe {
             Probe::Http(path) => format!("http = {}", quoted(path)),
             Probe::Grpc(name) => format!("grpc = {}", quoted(name)),

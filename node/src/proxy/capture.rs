@@ -20,14 +20,14 @@ use crate::{
     snapshot::{Captures, Names, Services, Snapshot},
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
+use certs::id::ServiceAccount;
 use policy::{
-    compile::Entries,
+    compile::{Entries, Scope},
     hosts::{self, Protocol},
-    kinds::OutboundPolicy,
-    route::{self, Called, NoRoute},
+    route::{self, Called, NoRoute, Source},
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -163,8 +163,8 @@ impl Captured {
         stream: &TcpStream,
         original: SocketAddr,
     ) -> io::Result<Destination> {
-        let namespace = self.name.service.namespace();
-        if let Some(found) = self.by_address(context, original) {
+        let source = self.source(context);
+        if let Some(found) = self.by_address(context, &source, original) {
             return Ok(found);
         }
         // Whoever speaks first is the client here, as in Istio: servers that speak first must have ports of their own.
@@ -172,14 +172,14 @@ impl Captured {
         let found = match detect::detect(stream, Protocol::Sniffed, &bounds).await? {
             Spoken::Http1 => {
                 let host = detect::host(stream, &bounds).await?;
-                host.and_then(|host| self.by_host(context, &host, original.port()))
+                host.and_then(|host| by_host(context, &source, &host, original.port()))
             }
             Spoken::Tls(Some(name)) => {
                 let snapshot = context.current.load();
                 let (port, spoken) = (original.port(), Protocol::Tls);
-                let entries = snapshot.compiled.entries();
-                service(&snapshot.services, &name, namespace, port, spoken)
-                    .or_else(|| entry(entries, &name, namespace, port, spoken))
+                let (entries, scope) = (snapshot.compiled.entries(), snapshot.compiled.scope(&source));
+                service(&snapshot.services, &name, scope, port, spoken)
+                    .or_else(|| entry(entries, &name, scope, port, spoken))
             }
             Spoken::Http2 | Spoken::Tls(None) | Spoken::Bytes => None,
         };
@@ -187,13 +187,13 @@ impl Captured {
     }
 
     /// What the destination's address tells, if nothing that a client says could tell more.
-    fn by_address(&self, context: &Context, original: SocketAddr) -> Option<Destination> {
+    fn by_address(&self, context: &Context, source: &Source, original: SocketAddr) -> Option<Destination> {
         let snapshot = context.current.load();
         let (ip, port) = (original.ip().to_canonical(), original.port());
         if let Some(found) = by_address(&snapshot.services, &context.current.names(), original) {
             return Some(found);
         }
-        if let Some(made) = snapshot.compiled.entries().at(ip, port, self.name.service.namespace()) {
+        if let Some(made) = snapshot.compiled.entries().at(ip, port, snapshot.compiled.scope(source)) {
             return Some(Destination::Mesh(Place::Known(Called::Host(Arc::clone(&made.host)), port)));
         }
         (!self.speaks_names(&snapshot, port)).then_some(Destination::Original)
@@ -219,29 +219,14 @@ impl Captured {
         speaks
     }
 
-    fn by_host(&self, context: &Context, authority: &str, port: u16) -> Option<Place> {
-        let snapshot = context.current.load();
-        let (host, _) = hosts::split_authority(authority);
-        let namespace = self.name.service.namespace();
-        if hosts::resolve(host, namespace, &*snapshot.services).is_some() {
-            return service(&snapshot.services, host, namespace, port, Protocol::Http);
-        }
-        if let Some(found) = entry(snapshot.compiled.entries(), host, namespace, port, Protocol::Http) {
-            return Some(found);
-        }
-        let source = context.local.load().source(&self.name)?;
-        let asked = route::Request {
-            method: &http::Method::GET,
-            uri: &http::Uri::from_static("/"),
-            authority,
-            scheme: "http",
-            headers: &http::HeaderMap::new(),
-            source: &source,
-            fixed: None,
-            own_port: Some(port),
+    /// Who speaks by captured connections.
+    fn source(&self, context: &Context) -> Source {
+        let nobody = || Source {
+            namespace: self.name.service.namespace().to_owned(),
+            labels: BTreeMap::new(),
+            account: ServiceAccount::default_of(&self.name.service),
         };
-        let routed = route::route(&snapshot.compiled, &*snapshot.services, &asked);
-        matches!(routed, Ok(_) | Err(NoRoute::NoMatch { .. })).then_some(Place::Name(port))
+        context.local.load().source(&self.name).unwrap_or_else(nobody)
     }
 
     /// Who speaks to a place: kept, so that what is known of its clusters is kept.
@@ -280,7 +265,7 @@ impl Captured {
         let snapshot = context.current.load();
         let ends = outbound::Ends { remote, local: original };
         let mut account = Account::new(outbound::begin_connection(context, &speaker, &snapshot, ends, None));
-        let refused = snapshot.compiled.config().outbound == Some(OutboundPolicy::RegistryOnly);
+        let refused = speaker.stays_inside(&snapshot);
         let pair = if refused { speaker.to_nothing() } else { speaker.to_outside() };
         account.between(context.recorder(pair));
         drop(snapshot);
@@ -308,6 +293,31 @@ impl Captured {
     }
 }
 
+fn by_host(context: &Context, source: &Source, authority: &str, port: u16) -> Option<Place> {
+    let snapshot = context.current.load();
+    let (host, _) = hosts::split_authority(authority);
+    let scope = snapshot.compiled.scope(source);
+    if let Some(Called::Service(_)) = route::called(&snapshot.compiled, &*snapshot.services, source, host) {
+        return service(&snapshot.services, host, scope, port, Protocol::Http);
+    }
+    if let Some(found) = entry(snapshot.compiled.entries(), host, scope, port, Protocol::Http) {
+        return Some(found);
+    }
+    let asked = route::Request {
+        method: &http::Method::GET,
+        uri: &http::Uri::from_static("/"),
+        authority,
+        scheme: "http",
+        headers: &http::HeaderMap::new(),
+        source,
+        fixed: None,
+        token: None,
+        own_port: Some(port),
+    };
+    let routed = route::route(&snapshot.compiled, &*snapshot.services, &asked);
+    matches!(routed, Ok(_) | Err(NoRoute::NoMatch { .. })).then_some(Place::Name(port))
+}
+
 /// The service at an address, or that nobody is.
 fn by_address(services: &Services, names: &Names, original: SocketAddr) -> Option<Destination> {
     // The rules leave loopback alone but for addresses of services; whoever comes for another one was not sent by them.
@@ -325,16 +335,17 @@ fn by_address(services: &Services, names: &Names, original: SocketAddr) -> Optio
 }
 
 /// The service that a name means, if it has such a port that may be called so.
-fn service(services: &Services, name: &str, namespace: &str, port: u16, spoken: Protocol) -> Option<Place> {
-    let name = hosts::named(name, namespace)?;
+fn service(services: &Services, name: &str, scope: Scope<'_>, port: u16, spoken: Protocol) -> Option<Place> {
+    let name = hosts::named(name, scope.namespace)?;
     let service = services.get(&name)?;
     let has = service.ports.iter().any(|own| own.number == port && fits(own.protocol, spoken));
+    let has = has && scope.imported_at(&name)(port);
     has.then_some(Place::Known(Called::Service(name), port))
 }
 
 /// As [`service`], of a host of a ServiceEntry.
-fn entry(entries: &Entries, name: &str, namespace: &str, port: u16, spoken: Protocol) -> Option<Place> {
-    let made = entries.named(name, namespace)?;
+fn entry(entries: &Entries, name: &str, scope: Scope<'_>, port: u16, spoken: Protocol) -> Option<Place> {
+    let made = entries.named(name, scope.at(port))?;
     let has = made.ports.iter().any(|own| own.number == port && fits(own.protocol, spoken));
     let host = || {
         let asked = || name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();

@@ -22,6 +22,8 @@ pub enum Cause {
     RequestTimeout,
     /// No service by that name and port, or no rule of its VirtualService matches.
     NoRoute,
+    /// The caller names what the mesh does not know, and nothing of its may leave the mesh.
+    NotInRegistry,
     /// The rule names a host or subset that nobody defines.
     NoCluster,
     /// The destination has no healthy endpoint.
@@ -108,6 +110,7 @@ impl Cause {
             Self::OldVersion => (StatusCode::UPGRADE_REQUIRED, Flags::NONE, Fault::Client, OLD_VERSION, true),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Flags::SI, Fault::Client, "stream timeout", true),
             Self::NoRoute => (StatusCode::NOT_FOUND, Flags::NR, Fault::Policy, "", false),
+            Self::NotInRegistry => (StatusCode::BAD_GATEWAY, Flags::NONE, Fault::Policy, "", false),
             Self::NoCluster => (StatusCode::SERVICE_UNAVAILABLE, Flags::NC, Fault::Policy, "", false),
             Self::NoHealthy => {
                 (StatusCode::SERVICE_UNAVAILABLE, Flags::UH, Fault::Upstream, "no healthy upstream", false)
@@ -150,6 +153,7 @@ impl Cause {
             Self::OldVersion => "low_version",
             Self::RequestTimeout => "request_overall_timeout",
             Self::NoRoute | Self::NotServedHere => "route_not_found",
+            Self::NotInRegistry => "direct_response",
             Self::NoCluster => "cluster_not_found",
             Self::NoHealthy => "no_healthy_upstream",
             Self::ConnectFailure | Self::NoIdentity => {
@@ -202,6 +206,7 @@ impl Cause {
             | Self::Unsupported(_)
             | Self::RequestTimeout
             | Self::NoRoute
+            | Self::NotInRegistry
             | Self::NoCluster
             | Self::NoHealthy
             | Self::Overflow
@@ -291,6 +296,7 @@ mod tests {
             (Cause::Unsupported("x"), 501, "DPE", Client, 2, None),
             (Cause::RequestTimeout, 408, "SI", Client, 2, None),
             (Cause::NoRoute, 404, "NR", Policy, 12, None),
+            (Cause::NotInRegistry, 502, "-", Policy, 14, None),
             (Cause::NoCluster, 503, "NC", Policy, 14, None),
             (Cause::NoHealthy, 503, "UH", Upstream, 14, None),
             (Cause::ConnectFailure, 503, "UF", Upstream, 14, Some(Outcome::ConnectFailure)),

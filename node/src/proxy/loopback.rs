@@ -10,7 +10,7 @@ use super::{
 use crate::{
     config,
     dns::Addresses,
-    snapshot::{Names, Snapshot, Trouble},
+    snapshot::{Names, Service, Snapshot, Trouble},
 };
 use arc_swap::ArcSwap;
 use certs::id::ServiceName;
@@ -100,8 +100,17 @@ impl Keeper {
     async fn look(&mut self) -> bool {
         let (snapshot, local) = (self.plane.shared.current.load(), self.plane.shared.local.load_full());
         let called = snapshot.services.iter().filter(|service| !service.ports.is_empty());
-        let called: BTreeMap<&ServiceName, _> = called.map(|service| (&service.name, service)).collect();
-        let present: BTreeSet<&ServiceName> = called.keys().copied().collect();
+        let present: BTreeMap<&ServiceName, &Arc<Service>> = called.map(|service| (&service.name, service)).collect();
+        let source = local.source(&self.speaker);
+        let scope = source.as_ref().map(|source| snapshot.compiled.scope(source));
+        // What the Sidecar of who speaks here does not import has neither name nor port.
+        let called = present.iter().map(|(name, service)| {
+            let imported = scope.map(|scope| scope.imported_at(name));
+            let ports = service.ports.iter().map(|port| port.number);
+            (*name, ports.filter(|port| imported.as_ref().is_none_or(|imported| imported(*port))).collect::<Vec<u16>>())
+        });
+        let called: BTreeMap<&ServiceName, Vec<u16>> = called.filter(|(_, ports)| !ports.is_empty()).collect();
+        let present: BTreeSet<&ServiceName> = present.into_keys().collect();
         let mut given = BTreeMap::new();
         let mut without = Vec::new();
         for name in called.keys().copied() {
@@ -111,8 +120,8 @@ impl Keeper {
             }
         }
         let wanted = |(name, port): &Key| {
-            let service = called.get(name).filter(|service| service.ports.iter().any(|known| known.number == *port));
-            service.and_then(|_| given.get(name).copied())
+            let ports = called.get(name).filter(|ports| ports.contains(port));
+            ports.and_then(|_| given.get(name).copied())
         };
         self.open.retain(|key, opened| {
             let stays = wanted(key) == Some(opened.address);
@@ -123,9 +132,9 @@ impl Keeper {
         });
         let awaited = awaited(&snapshot, &local);
         let (mut shut, mut complete) = (Shut::default(), true);
-        for (name, service) in &called {
+        for (name, ports) in &called {
             let Some(address) = given.get(*name).copied() else { continue };
-            for port in service.ports.iter().map(|port| port.number) {
+            for port in ports.iter().copied() {
                 match self.keep(((*name).clone(), port), address, (&snapshot, &local), &awaited).await {
                     Ok(true) => {}
                     Ok(false) => complete = false,

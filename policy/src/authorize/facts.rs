@@ -242,15 +242,22 @@ const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
 
 /// A claim that is a string, or a list that has one of the values.
 fn claim<S: AsRef<str>>(token: Option<&Token>, path: &[S], values: &[Value]) -> bool {
-    let Some((token, (first, rest))) = token.zip(path.split_first()) else { return false };
-    let first = first.as_ref();
-    let found = rest.iter().try_fold(token.claims.get(first), |at, key| at.map(|at| at.get(key.as_ref())));
-    let Some(found) = found.flatten() else { return false };
-    let split =
-        rest.is_empty() && (SPACE_DELIMITED.contains(&first) || token.space_delimited.iter().any(|name| name == first));
-    match found {
-        Json::String(text) => filled(values, text) || (split && text.split(' ').any(|item| filled(values, item))),
-        Json::Array(items) => items.iter().filter_map(Json::as_str).any(|item| filled(values, item)),
-        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Object(_) => false,
+    token.is_some_and(|token| token.any_of(path, |text| filled(values, text)))
+}
+
+impl Token {
+    /// True if a claim is a string that passes, or a list, one of whose strings does.
+    pub(crate) fn any_of<S: AsRef<str>>(&self, path: &[S], passes: impl Fn(&str) -> bool) -> bool {
+        let Some((first, rest)) = path.split_first() else { return false };
+        let first = first.as_ref();
+        let found = rest.iter().try_fold(self.claims.get(first), |at, key| at.map(|at| at.get(key.as_ref())));
+        let Some(found) = found.flatten() else { return false };
+        let split = rest.is_empty()
+            && (SPACE_DELIMITED.contains(&first) || self.space_delimited.iter().any(|name| name == first));
+        match found {
+            Json::String(text) => passes(text) || (split && text.split(' ').any(passes)),
+            Json::Array(items) => items.iter().filter_map(Json::as_str).any(passes),
+            Json::Null | Json::Bool(_) | Json::Number(_) | Json::Object(_) => false,
+        }
     }
 }

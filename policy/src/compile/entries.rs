@@ -9,7 +9,7 @@ use std::{
 
 use certs::codec::Millis;
 
-use super::seen_by;
+use super::{Scope, seen_by};
 use crate::{
     Kind,
     document::{DocumentId, Spec},
@@ -61,8 +61,9 @@ impl EntryService {
     }
 
     /// The HTTP port that a request means which names this one, or none: then the only one, or 80.
-    pub(crate) fn http_port(&self, asked: Option<u16>) -> Option<u16> {
-        let mut http = self.ports.iter().filter(|port| port.protocol.is_http()).map(|port| port.number);
+    pub(crate) fn http_port(&self, asked: Option<u16>, scope: Scope<'_>) -> Option<u16> {
+        let seen = |port: &u16| scope.at(*port).imports(&self.host, &self.namespace);
+        let mut http = self.ports.iter().filter(|port| port.protocol.is_http()).map(|port| port.number).filter(seen);
         match asked {
             Some(asked) => http.find(|port| *port == asked),
             None => {
@@ -131,9 +132,10 @@ impl Entries {
 
     /// The one that a host (lower case, without port and trailing dot) means to callers of this namespace: the host itself before
     /// wildcards; of several the one of the callers' own namespace, else the oldest.
-    pub fn find(&self, host: &str, namespace: &str) -> Option<&Arc<EntryService>> {
-        let visible = |made: &&Arc<EntryService>| made.export_to.includes(namespace);
-        let foreign = |made: &&Arc<EntryService>| made.document.namespace != namespace;
+    pub fn find<'s>(&self, host: &str, scope: impl Into<Scope<'s>>) -> Option<&Arc<EntryService>> {
+        let scope = scope.into();
+        let visible = |made: &&Arc<EntryService>| made.is_seen(scope);
+        let foreign = |made: &&Arc<EntryService>| made.document.namespace != scope.namespace;
         let exact = self.exact.get(host).into_iter().flatten().filter(visible);
         if let Some(found) = exact.min_by_key(foreign) {
             return Some(found);
@@ -145,14 +147,15 @@ impl Entries {
 
     /// The one that a connection to this address means to callers of this namespace, if it has the port: whose address it is, or in
     /// whose network it lies; else one without addresses, for which all of a TCP port is taken.
-    pub fn at(&self, address: IpAddr, port: u16, namespace: &str) -> Option<&Arc<EntryService>> {
+    pub fn at<'s>(&self, address: IpAddr, port: u16, scope: impl Into<Scope<'s>>) -> Option<&Arc<EntryService>> {
+        let scope = scope.into().at(port);
         let protocol = |made: &EntryService| made.ports.iter().find(|own| own.number == port).map(|own| own.protocol);
-        let found = self.find(&address.to_string(), namespace);
+        let found = self.find(&address.to_string(), scope);
         if let Some(found) = found.filter(|made| !made.host.starts_with('*') && protocol(made).is_some()) {
             return Some(found);
         }
-        let able = |made: &&Arc<EntryService>| made.export_to.includes(namespace) && !made.host.starts_with('*');
-        let foreign = |made: &&Arc<EntryService>| made.document.namespace != namespace;
+        let able = |made: &&Arc<EntryService>| made.is_seen(scope) && !made.host.starts_with('*');
+        let foreign = |made: &&Arc<EntryService>| made.document.namespace != scope.namespace;
         let within = |made: &&Arc<EntryService>| {
             protocol(made).is_some() && made.entry.addresses.iter().any(|network| network.contains(address))
         };
@@ -163,15 +166,16 @@ impl Entries {
     }
 
     /// As [`Entries::find`], of a host as a request names it, or of what its short form means.
-    pub fn named(&self, host: &str, namespace: &str) -> Option<&Arc<EntryService>> {
+    pub fn named<'s>(&self, host: &str, scope: impl Into<Scope<'s>>) -> Option<&Arc<EntryService>> {
+        let scope = scope.into();
         if self.all.is_empty() {
             return None;
         }
         let host = as_written(host);
         let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(&host);
-        self.find(host, namespace).or_else(|| {
-            let service = hosts::named(host, namespace)?;
-            self.find(&hosts::full_name(&service), namespace)
+        self.find(host, scope).or_else(|| {
+            let service = hosts::named(host, scope.namespace)?;
+            self.find(&hosts::full_name(&service), scope)
         })
     }
 
@@ -194,6 +198,11 @@ impl Entries {
 }
 
 impl EntryService {
+    /// True if it is exported to the caller's namespace and the caller's Sidecar imports it.
+    fn is_seen(&self, scope: Scope<'_>) -> bool {
+        self.export_to.includes(scope.namespace) && scope.sees(self)
+    }
+
     fn age(&self) -> (Millis, &str, &str) {
         (self.created, &self.document.name, &self.document.namespace)
     }

@@ -7,11 +7,13 @@ mod gateways;
 mod policies;
 mod routes;
 pub(crate) mod rules;
+mod sidecars;
 mod workloads;
 
 pub use entries::{Entries, EntryService};
 pub(crate) use find::PLAIN_HTTP;
 pub use gateways::{Behind, Bytes, Doors, Hosts, LeftOut, Listener, Serves, TlsServer, VirtualHost};
+pub use sidecars::Scope;
 pub use workloads::{
     Counted, LogOutput, LogRule, Logs, MetricRule, MetricShape, Modes, Observed, TagShape, TraceRule, Traces, Workload,
     WorkloadLimit,
@@ -54,6 +56,7 @@ pub struct Compiled {
     wild: Vec<(Arc<str>, Arc<Virtual>)>,
     by_id: HashMap<DocumentId, Arc<Virtual>>,
     gateways: gateways::Gateways,
+    sidecars: sidecars::Sidecars,
     entries: Arc<Entries>,
     rules: rules::Rules,
     /// Shared with earlier builds, so that a policy stays the same object while its content does.
@@ -152,8 +155,9 @@ impl Compiled {
         let workloads = workloads::Workloads::new(state, previous.map(|previous| &previous.workloads));
         let policies = previous.map(|previous| previous.policies.clone()).unwrap_or_default();
         let observed = workloads.observed();
-        let gateways = gateways::Gateways::new(state);
-        let mut compiled = Compiled { rules, workloads, policies, observed, gateways, entries, ..Compiled::default() };
+        let (gateways, sidecars) = (gateways::Gateways::new(state), sidecars::Sidecars::new(state));
+        let parts = Compiled { rules, workloads, policies, observed, ..Compiled::default() };
+        let mut compiled = Compiled { gateways, sidecars, entries, ..parts };
         // What the mesh says of retries is part of every route: routes made under another word are made anew.
         let previous_config = previous.map(|previous| previous.config().retries.clone());
         let reusable = previous.filter(|_| previous_config.as_ref() == Some(&compiled.config().retries));

@@ -96,6 +96,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The same, with what stands in their place.
+    pub(crate) fn not_supported_because(&self, names: &[&'static str], why: &str) {
+        for name in names {
+            if let Some(at) = self.get(name) {
+                at.unbuilt(format!("`{name}` ({why})"));
+            }
+        }
+    }
+
     /// Fields that mean nothing here.
     pub(crate) fn ignored(&self, names: &[&'static str]) {
         for name in names {

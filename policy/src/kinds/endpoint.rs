@@ -113,6 +113,10 @@ impl Endpoint {
             weight: weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or_default().max(1),
             service_account: if account.is_empty() { DEFAULT_SERVICE_ACCOUNT.to_owned() } else { account },
         };
+        if matches!(within, Within::Template) {
+            fields.not_supported_because(&["ports"], "`ports` of a `[[service]]` in skein.toml say what it serves");
+            fields.not_supported_because(&["locality"], "`[node] locality` in skein.toml says where a node is");
+        }
         fields.finish();
         Some(endpoint)
     }

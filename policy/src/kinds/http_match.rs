@@ -179,7 +179,6 @@ impl<'s> Entries<'s> {
 
     /// Tokens are verified where a request enters: a caller's own proxy knows none.
     fn check_claim(&self, name: &str, at: &At<'_>) {
-        at.unbuilt("routing by claims of tokens");
         if !self.scope.only_gateways {
             let message = format!("JWT claim based routing (key: {name}) is only supported for gateway");
             at.error_as_istio(codes::CLAIM_ROUTE, message, "name gateways without `mesh`, or match a header");

@@ -61,6 +61,8 @@ pub enum ProbeMethod {
     },
 }
 
+/// Why a probe names no host.
+const NEAR: &str = "a node asks the applications beside it alone";
 /// The names of [`ProbeMethod`]s.
 const METHODS: [&str; 4] = ["httpGet", "tcpSocket", "exec", "grpc"];
 
@@ -73,6 +75,7 @@ impl Probe {
         let success_threshold = number(&fields, "successThreshold", 1);
         let failure_threshold = number(&fields, "failureThreshold", 3);
         let method = ProbeMethod::decode(&fields);
+        fields.not_supported_because(&["exec"], "no document runs commands on machines");
         fields.finish();
         Some(Self { initial_delay, timeout, period, success_threshold, failure_threshold, method: method? })
     }
@@ -133,6 +136,13 @@ fn decode_http(at: &At<'_>) -> Option<ProbeMethod> {
     let list = fields.get("httpHeaders");
     let headers = list.as_ref().map(At::items).unwrap_or_default();
     let headers = headers.iter().filter_map(decode_header).collect();
+    fields.not_supported_because(&["host"], NEAR);
+    fields.not_supported(&["httpHeaders"]);
+    if scheme == Some(true)
+        && let Some(at) = fields.get("scheme")
+    {
+        at.unbuilt("`scheme: HTTPS`");
+    }
     fields.finish();
     Some(ProbeMethod::Http { path: path.to_owned(), port: port?, host, https: scheme.unwrap_or(false), headers })
 }
@@ -161,6 +171,7 @@ fn decode_header(at: &At<'_>) -> Option<(String, String)> {
 fn decode_tcp(at: &At<'_>) -> Option<ProbeMethod> {
     let fields = at.fields()?;
     let (host, port) = (text(&fields, "host"), port(&fields));
+    fields.not_supported_because(&["host"], NEAR);
     fields.finish();
     Some(ProbeMethod::Tcp { host, port: port? })
 }

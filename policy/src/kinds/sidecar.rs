@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 
 use super::{ConnectionPool, PortProtocol, gateway::refuse_target, label_selector};
 use crate::{
-    Document, DocumentId, Spec, codes,
+    codes,
     decode::{At, Fields},
-    document::ROOT_NAMESPACE,
     hosts,
     parse::Metadata,
 };
@@ -24,7 +23,7 @@ pub struct Sidecar {
     pub selector: Option<BTreeMap<String, String>>,
     /// How requests to the workload are taken; none means as its services are registered.
     pub ingress: Vec<IngressListener>,
-    /// Which services the workload sees; none means what it would see without the document.
+    /// Which services the workload sees, and at which ports; none means every one.
     pub egress: Vec<EgressListener>,
     /// What becomes of traffic to unknown destinations; `None` is the mesh's default.
     pub outbound: Option<OutboundTrafficPolicy>,
@@ -78,34 +77,19 @@ impl Sidecar {
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         self.selector.as_ref().is_none_or(|selector| label_selector::selects(selector, labels))
     }
-
-    /// The Sidecar of a workload: in its namespace the oldest with a selector that matches, else the oldest without one;
-    /// else the root namespace's oldest without one. `None` if the workload sees everything.
-    pub fn of_workload<'d>(
-        documents: impl IntoIterator<Item = &'d Document>,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Option<(&'d DocumentId, &'d Self)> {
-        let sidecars = documents.into_iter().filter_map(|document| {
-            if let Spec::Sidecar(sidecar) = &document.spec { Some((document, sidecar.as_ref())) } else { None }
-        });
-        let ranked = sidecars.filter_map(|(document, sidecar)| {
-            let rank = match (&document.id.namespace, &sidecar.selector) {
-                (own, Some(_)) if own == namespace && sidecar.selects(labels) => 0,
-                (own, None) if own == namespace => 1,
-                (own, None) if own == ROOT_NAMESPACE => 2,
-                (_, Some(_) | None) => return None,
-            };
-            Some(((rank, document.created.unwrap_or(u64::MAX), &document.id.name), (&document.id, sidecar)))
-        });
-        ranked.min_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, found)| found)
-    }
 }
 
 impl CaptureMode {
     fn decode(fields: &Fields<'_>) -> Self {
         let words = [("DEFAULT", Self::Default), ("IPTABLES", Self::Iptables), ("NONE", Self::None)];
         fields.get("captureMode").and_then(|word| word.word(&words)).unwrap_or_default()
+    }
+
+    /// Who captures, and whom, is not for documents to say.
+    fn refuse_unbuilt(fields: &Fields<'_>) {
+        if let Some(at) = fields.get("captureMode").filter(|at| at.node.text() != Some("DEFAULT")) {
+            at.unbuilt("another `captureMode` than DEFAULT (`skein capture` on the machine says what is captured)");
+        }
     }
 }
 

@@ -1,9 +1,10 @@
-//! `WorkloadGroup`: what endpoints of a kind have in common, and how they are asked whether they are ready.
+//! `WorkloadGroup`: what services of a kind have in common, and how they are asked whether they are ready. Nodes' services that name
+//! the group take it from there.
 
 use std::collections::BTreeMap;
 
 use super::{Endpoint, Probe, endpoint::Within};
-use crate::decode::At;
+use crate::{codes, decode::At};
 
 /// Labels and annotations of a group at most, as in Istio.
 const MAX_LABELS: usize = 256;
@@ -13,8 +14,6 @@ const MAX_LABELS: usize = 256;
 pub struct WorkloadGroup {
     /// Labels of every endpoint of the group, beside those of the template.
     pub labels: BTreeMap<String, String>,
-    /// Annotations of every endpoint of the group.
-    pub annotations: BTreeMap<String, String>,
     /// What the endpoints have in common; each brings its own address.
     pub template: Endpoint,
     /// Whether an endpoint is ready; without one it is.
@@ -24,25 +23,28 @@ pub struct WorkloadGroup {
 impl WorkloadGroup {
     pub(crate) fn decode(spec: &At<'_>) -> Option<Self> {
         let fields = spec.fields()?;
-        let (labels, annotations) = fields.get("metadata").and_then(|at| decode_metadata(&at)).unwrap_or_default();
+        let labels = fields.get("metadata").and_then(|at| decode_metadata(&at)).unwrap_or_default();
         let template = fields.required("template").and_then(|at| Endpoint::decode(&at, Within::Template));
         let probe = fields.get("probe").and_then(|at| Probe::decode(&at));
         fields.finish();
-        Some(Self { labels, annotations, template: template?, probe })
+        Some(Self { labels, template: template?, probe })
     }
 }
 
-type Texts = BTreeMap<String, String>;
-
-fn decode_metadata(at: &At<'_>) -> Option<(Texts, Texts)> {
+/// Services have no annotations: those of a group mean nothing.
+fn decode_metadata(at: &At<'_>) -> Option<BTreeMap<String, String>> {
     let fields = at.fields()?;
-    let (labels, annotations) = (fields.get("labels"), fields.get("annotations"));
-    fields.finish();
-    for map in labels.iter().chain(&annotations) {
-        map.limit(MAX_LABELS);
+    let labels = fields.get("labels");
+    if let Some(annotations) = fields.get("annotations") {
+        annotations.limit(MAX_LABELS);
+        annotations.texts();
+        annotations.warn(codes::IGNORED, "`annotations` have no meaning in this mesh", "");
     }
-    let labels = labels.map(|labels| labels.labels()).unwrap_or_default();
-    Some((labels, annotations.map(|annotations| annotations.texts()).unwrap_or_default()))
+    fields.finish();
+    if let Some(labels) = &labels {
+        labels.limit(MAX_LABELS);
+    }
+    Some(labels.map(|labels| labels.labels()).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -51,7 +53,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Spec, codes,
+        Spec,
         kinds::ProbeMethod,
         testing::{found, spec_of},
     };
@@ -69,11 +71,11 @@ mod tests {
     fn a_group_describes_its_endpoints() {
         let group = group(
             "{metadata: {labels: {app: db}, annotations: {note: 'any text'}},
-              template: {ports: {mysql: 3306}, serviceAccount: db, locality: eu}}",
+              template: {serviceAccount: db, weight: 3, labels: {version: v1}}}",
         );
-        assert_eq!((group.labels["app"].as_str(), group.annotations["note"].as_str()), ("db", "any text"));
-        assert_eq!((group.template.address.clone(), group.template.locality.region.as_str()), (None, "eu"));
-        assert_eq!(group.probe, None);
+        assert_eq!((group.labels["app"].as_str(), group.template.labels["version"].as_str()), ("db", "v1"));
+        assert_eq!((group.template.address.clone(), group.template.weight), (None, 3));
+        assert_eq!((group.template.service_account.as_str(), &group.probe), ("db", &None));
     }
 
     #[test]
@@ -117,7 +119,8 @@ mod tests {
             ("{template: {}, probe: {httpGet: {port: 80, httpHeaders: [{name: a_b}]}}}", &[codes::HEADER]),
             ("{template: {}, probe: {httpGet: {port: 80, httpHeaders: [{value: b}]}}}", &[codes::HEADER]),
         ] {
-            let found: Vec<&str> = found("WorkloadGroup", spec).iter().map(|one| one.code).collect();
+            let found = found("WorkloadGroup", spec);
+            let found: Vec<&str> = found.iter().filter(|one| !one.is_unbuilt()).map(|one| one.code).collect();
             assert_eq!(found, codes, "{spec}");
         }
         let negative =
@@ -125,5 +128,25 @@ mod tests {
         let one = &negative[0];
         assert_eq!((one.line, one.column, one.field.as_str()), (8, 21, "spec.probe.timeoutSeconds"));
         assert_eq!(one.istio_message.as_deref(), Some("timeoutSeconds must be non-negative"));
+    }
+
+    #[test]
+    fn what_a_machine_decides_by_itself_is_refused_by_name() {
+        for (spec, fields) in [
+            ("{template: {labels: {a: b}}, probe: {httpGet: {port: 80}}}", &[][..]),
+            ("{template: {ports: {http: 80}, locality: eu}}", &["spec.template.locality", "spec.template.ports"]),
+            ("{template: {}, probe: {exec: {command: [rm]}}}", &["spec.probe.exec"]),
+            (
+                "{template: {}, probe: {httpGet: {port: 80, host: a.b, scheme: HTTPS, httpHeaders: [{name: a, value: b}]}}}",
+                &["spec.probe.httpGet.host", "spec.probe.httpGet.httpHeaders", "spec.probe.httpGet.scheme"],
+            ),
+            ("{template: {}, probe: {tcpSocket: {port: 80, host: a.b}}}", &["spec.probe.tcpSocket.host"]),
+        ] {
+            let found = found("WorkloadGroup", spec);
+            let unbuilt = found.iter().filter(|one| one.is_unbuilt()).map(|one| one.field.as_str());
+            let mut unbuilt: Vec<&str> = unbuilt.collect();
+            unbuilt.sort_unstable();
+            assert_eq!(unbuilt, fields, "{spec}");
+        }
     }
 }

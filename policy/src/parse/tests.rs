@@ -107,7 +107,6 @@ fn kinds_are_refused_by_name() {
         ("networking.istio.io/v1alpha3", "EnvoyFilter", codes::KIND_REFUSED),
         ("networking.istio.io/v1beta1", "ProxyConfig", codes::KIND_REFUSED),
         ("extensions.istio.io/v1alpha1", "WasmPlugin", codes::KIND_REFUSED),
-        ("networking.istio.io/v1", "Sidecar", codes::KIND_NOT_SUPPORTED),
         ("networking.istio.io/v1", "VirtualServce", codes::UNKNOWN_KIND),
         ("networking.istio.io/v2", "VirtualService", codes::SHAPE),
         ("skein.dev/v1", "VirtualService", codes::SHAPE),

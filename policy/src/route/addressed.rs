@@ -4,7 +4,11 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use certs::id::ServiceName;
 
-use crate::{compile::EntryService, hosts};
+use super::Source;
+use crate::{
+    compile::{Compiled, EntryService},
+    hosts::{self, Registry},
+};
 
 /// What is called by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,6 +17,21 @@ pub enum Called {
     Service(ServiceName),
     /// A host that a ServiceEntry makes: lower case, no wildcard.
     Host(Arc<str>),
+}
+
+/// What a host (without port) means to a caller: a registered service, else a host that a ServiceEntry makes. `None` if it sees no
+/// such thing.
+pub fn called(compiled: &Compiled, registry: &dyn Registry, source: &Source, host: &str) -> Option<Called> {
+    let scope = compiled.scope(source);
+    let found = hosts::named(host, scope.namespace).and_then(|service| Some((registry.ports(&service)?, service)));
+    if let Some((ports, service)) = found
+        && ports.iter().map(|port| port.number).any(scope.imported_at(&service))
+    {
+        return Some(Called::Service(service));
+    }
+    let made = compiled.entries().named(host, scope)?;
+    let asked = || host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase().into();
+    Some(Called::Host(if made.host.starts_with('*') { asked() } else { Arc::clone(&made.host) }))
 }
 
 impl fmt::Display for Called {

@@ -26,7 +26,7 @@ pub struct Connection<'a> {
 pub fn route_tcp(compiled: &Compiled, connection: &Connection<'_>) -> Arc<Route> {
     let namespace = connection.source.namespace.as_str();
     let default = || default(compiled, connection.called, namespace);
-    let Some(found) = virtual_service(compiled, connection.called, namespace) else { return default() };
+    let Some(found) = virtual_service(compiled, connection) else { return default() };
     best_tcp(found.tcp(namespace), connection, &GatewayName::Mesh).cloned().unwrap_or_else(default)
 }
 
@@ -57,7 +57,7 @@ fn best_tcp<'r>(
 /// covers it, the first among equals; else that of a connection of bytes.
 pub fn route_tls(compiled: &Compiled, connection: &Connection<'_>, server_name: &str) -> Arc<Route> {
     let namespace = connection.source.namespace.as_str();
-    let found = virtual_service(compiled, connection.called, namespace);
+    let found = virtual_service(compiled, connection);
     let rules = found.into_iter().flat_map(|found| found.tls(namespace));
     let best = best_tls(rules, connection, server_name, &GatewayName::Mesh).cloned();
     best.unwrap_or_else(|| route_tcp(compiled, connection))
@@ -96,10 +96,11 @@ pub fn enter_tls(bytes: &Bytes, connection: &Connection<'_>, server_name: &str) 
     best_tls(rules, connection, server_name, bytes.gateway()).cloned()
 }
 
-fn virtual_service<'c>(compiled: &'c Compiled, called: &Called, namespace: &str) -> Option<&'c Arc<Virtual>> {
-    match called {
-        Called::Service(service) => compiled.virtual_service(service, namespace),
-        Called::Host(host) => compiled.virtual_service_of_entry(host, namespace),
+fn virtual_service<'c>(compiled: &'c Compiled, connection: &Connection<'_>) -> Option<&'c Arc<Virtual>> {
+    let scope = compiled.scope(connection.source).at(connection.port);
+    match connection.called {
+        Called::Service(service) => compiled.virtual_service(service, scope),
+        Called::Host(host) => compiled.virtual_service_of_entry(host, scope),
     }
 }
 

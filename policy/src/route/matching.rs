@@ -44,8 +44,11 @@ pub(super) fn holds(condition: &HttpMatch, request: &Request<'_>) -> Option<UriM
     let value = |wanted: &Option<StringMatch>, value: &str| {
         wanted.as_ref().is_none_or(|wanted| wanted.is_match(value.as_bytes()))
     };
-    // Tokens are verified where requests enter the mesh: here is no claim that could match.
-    let all = condition.claims.is_empty()
+    let claim = |path: &[String], wanted: &StringMatch| {
+        request.token.is_some_and(|token| token.any_of(path, |text| wanted.is_match(text.as_bytes())))
+    };
+    let all = condition.claims.iter().all(|(path, wanted)| claim(path, wanted))
+        && !condition.without_claims.iter().any(|(path, unwanted)| claim(path, unwanted))
         && value(&condition.method, request.method.as_str())
         && value(&condition.scheme, request.scheme)
         && value(&condition.authority, request.authority)

@@ -13,7 +13,8 @@ use certs::id::{ServiceAccount, ServiceName};
 use http::{HeaderMap, Method, Uri};
 
 use crate::{
-    compile::{Compiled, PLAIN_HTTP, Virtual, entries::as_written},
+    authorize::Token,
+    compile::{Compiled, PLAIN_HTTP, Scope, Virtual, entries::as_written},
     document::DocumentId,
     headers::HeaderOps,
     hosts::{self, Registry},
@@ -21,7 +22,7 @@ use crate::{
     retry::Retries,
 };
 
-pub use addressed::{Addressed, Called};
+pub use addressed::{Addressed, Called, called};
 pub use connection::{Connection, enter_tcp, enter_tls, route_tcp, route_tls};
 pub use destination::{ClusterPolicies, ClusterPolicy, Destination, Subset, Target};
 pub(crate) use gateway::entries;
@@ -43,6 +44,8 @@ pub struct Request<'a> {
     pub source: &'a Source,
     /// What is called, and its port, fixed by configuration (`[[upstream]]`): the authority does not choose them.
     pub fixed: Option<(Called, u16)>,
+    /// The token that was verified where the request came in: only at a gateway there is one.
+    pub token: Option<&'a Token>,
     /// The proxy's own port: an authority that bears it counts as without port.
     pub own_port: Option<u16>,
 }
@@ -108,6 +111,14 @@ pub enum NoRoute {
     UnknownHost {
         /// As sent, without port.
         host: String,
+    },
+    /// The caller's Sidecar does not import the service: to the caller it is an unknown host.
+    #[error("{sidecar} does not import `{host}`")]
+    NotImported {
+        /// As sent, without port.
+        host: String,
+        /// The Sidecar.
+        sidecar: DocumentId,
     },
     /// The host has no such port, or several HTTP ports and the authority names none: 404 NR.
     #[error("{}", no_port(host, *port))]
@@ -308,9 +319,12 @@ fn with_query(path: String, query: Option<&str>) -> String {
 ///
 /// # Errors
 /// The host or the port is unknown. Only HTTP ports count.
-fn address(registry: &dyn Registry, request: &Request<'_>) -> Result<(ServiceName, u16), NoRoute> {
+fn address(registry: &dyn Registry, request: &Request<'_>, scope: Scope<'_>) -> Result<(ServiceName, u16), NoRoute> {
     let (host, port) = match &request.fixed {
-        Some((Called::Service(service), port)) => return Ok((service.clone(), *port)),
+        Some((Called::Service(service), port)) => {
+            let imported = scope.imported_at(service)(*port);
+            return if imported { Ok((service.clone(), *port)) } else { Err(unknown(&service.to_string(), scope)) };
+        }
         Some((Called::Host(host), _)) => return Err(NoRoute::UnknownHost { host: host.to_string() }),
         None => request.host_and_port(),
     };
@@ -319,10 +333,30 @@ fn address(registry: &dyn Registry, request: &Request<'_>) -> Result<(ServiceNam
     let Some((ports, service)) = found else {
         return Err(NoRoute::UnknownHost { host: host.to_owned() });
     };
-    let mut http = ports.iter().filter(|own| own.protocol.is_http() && port.is_none_or(|port| port == own.number));
-    match (http.next(), http.next()) {
-        (Some(only), None) => Ok((service, only.number)),
-        (None, _) | (Some(_), Some(_)) => Err(NoRoute::UnknownPort { host: Addressed::Service(service), port }),
+    let imported = scope.imported_at(&service);
+    let mut seen = ports.iter().filter(|own| imported(own.number)).peekable();
+    if seen.peek().is_none() && !ports.is_empty() {
+        return Err(unknown(host, scope));
+    }
+    let mut http = seen.filter(|own| own.protocol.is_http() && port.is_none_or(|port| port == own.number));
+    match (http.next().map(|own| own.number), http.next()) {
+        (Some(only), None) => Ok((service.clone(), only)),
+        (None, _) | (Some(_), Some(_)) => Err(NoRoute::UnknownPort { host: Addressed::from(&service), port }),
+    }
+}
+
+/// Why the caller does not know a host that a ServiceEntry makes for its namespace.
+fn hidden(compiled: &Compiled, request: &Request<'_>, scope: Scope<'_>) -> Option<NoRoute> {
+    let (host, _) = request.host_and_port();
+    compiled.entries().named(host, scope.namespace).map(|_| unknown(host, scope))
+}
+
+/// A host that means nothing to the caller.
+fn unknown(host: &str, scope: Scope<'_>) -> NoRoute {
+    let host = host.to_owned();
+    match scope.sidecar {
+        Some((sidecar, _)) => NoRoute::NotImported { host, sidecar: sidecar.clone() },
+        None => NoRoute::UnknownHost { host },
     }
 }
 
@@ -342,17 +376,18 @@ impl Request<'_> {
 /// # Errors
 /// [`NoRoute`] says which 404 it is.
 pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>) -> Result<Routed, NoRoute> {
-    let (service, port) = match address(registry, request) {
+    let scope = compiled.scope(request.source);
+    let (service, port) = match address(registry, request, scope) {
         Ok(addressed) => addressed,
-        Err(unknown @ NoRoute::UnknownHost { .. }) => {
-            return by_entry(compiled, request)
-                .or_else(|| by_name(compiled, registry, request))
-                .unwrap_or(Err(unknown));
+        Err(unknown @ (NoRoute::UnknownHost { .. } | NoRoute::NotImported { .. })) => {
+            return by_entry(compiled, request, scope)
+                .or_else(|| by_name(compiled, registry, request, scope))
+                .unwrap_or_else(|| Err(hidden(compiled, request, scope).unwrap_or(unknown)));
         }
         Err(other @ (NoRoute::UnknownPort { .. } | NoRoute::NoMatch { .. })) => return Err(other),
     };
     let namespace = request.source.namespace.as_str();
-    let Some(found) = compiled.virtual_service(&service, namespace) else {
+    let Some(found) = compiled.virtual_service(&service, scope.at(port)) else {
         return Ok(plain(compiled, service, port, namespace));
     };
     match first(found, request, port) {
@@ -365,12 +400,12 @@ pub fn route(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>
 }
 
 /// The route of a host that a ServiceEntry makes; `None` if none does for this caller.
-fn by_entry(compiled: &Compiled, request: &Request<'_>) -> Option<Result<Routed, NoRoute>> {
+fn by_entry(compiled: &Compiled, request: &Request<'_>, scope: Scope<'_>) -> Option<Result<Routed, NoRoute>> {
     let (host, asked) = request.host_and_port();
-    let namespace = request.source.namespace.as_str();
-    let made = compiled.entries().named(host, namespace)?;
+    let namespace = scope.namespace;
+    let made = compiled.entries().named(host, scope)?;
     let addressed = Addressed::from(&**made);
-    let Some(port) = made.http_port(asked) else {
+    let Some(port) = made.http_port(asked, scope) else {
         return Some(Err(NoRoute::UnknownPort { host: addressed, port: asked }));
     };
     // Of a wildcard that makes it a VirtualService may speak of the host itself.
@@ -379,7 +414,7 @@ fn by_entry(compiled: &Compiled, request: &Request<'_>) -> Option<Result<Routed,
         let route = compiled.entry_route(&made.host, namespace);
         Routed { host: addressed.clone(), port, route, matched: UriMatched::Nothing, condition: None }
     };
-    let Some(found) = compiled.virtual_service_of_entry(&name, namespace) else { return Some(Ok(plain())) };
+    let Some(found) = compiled.virtual_service_of_entry(&name, scope.at(port)) else { return Some(Ok(plain())) };
     Some(match first(found, request, port) {
         Found::Rule(route, matched, condition) => Ok(Routed { host: addressed, port, route, matched, condition }),
         Found::NoMatch => Err(NoRoute::NoMatch { document: found.id.clone(), host: addressed, port }),
@@ -388,10 +423,15 @@ fn by_entry(compiled: &Compiled, request: &Request<'_>) -> Option<Result<Routed,
 }
 
 /// The route of a host that is no service; `None` if no VirtualService names it for this caller.
-fn by_name(compiled: &Compiled, registry: &dyn Registry, request: &Request<'_>) -> Option<Result<Routed, NoRoute>> {
+fn by_name(
+    compiled: &Compiled,
+    registry: &dyn Registry,
+    request: &Request<'_>,
+    scope: Scope<'_>,
+) -> Option<Result<Routed, NoRoute>> {
     let (host, asked) = request.host_and_port();
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let (name, found) = compiled.virtual_service_of_name(&host, &request.source.namespace, registry)?;
+    let (name, found) = compiled.virtual_service_of_name(&host, scope, registry)?;
     let host = Addressed::Name(name);
     let ports = found.ports_of_names(registry);
     let implied = || if ports.len() == 1 { ports.first().copied() } else { Some(PLAIN_HTTP) };

@@ -6,7 +6,8 @@ use certs::id::ServiceName;
 
 use super::Route;
 use crate::{
-    compile::{Compiled, Virtual},
+    compile::{Compiled, Scope, Virtual},
+    hosts,
     kinds::{HttpMatch, L4Match, TlsMatch},
 };
 
@@ -30,10 +31,15 @@ pub struct Rule<'c> {
     pub route: Arc<Route>,
 }
 
-/// The rules of a service for callers in a namespace. Where no VirtualService has rules for requests the default route is theirs.
-pub fn rules<'c>(compiled: &'c Compiled, service: &ServiceName, namespace: &str) -> Vec<Rule<'c>> {
+/// The rules of a service for callers who see this much. Where no VirtualService has rules for requests the default route is theirs.
+pub fn rules<'c, 's>(compiled: &'c Compiled, service: &ServiceName, scope: impl Into<Scope<'s>>) -> Vec<Rule<'c>> {
+    let scope = scope.into();
+    let namespace = scope.namespace;
+    if !scope.imports(&hosts::full_name(service), service.namespace()) {
+        return Vec::new();
+    }
     let mut rules: Vec<Rule<'c>> =
-        compiled.virtual_service(service, namespace).into_iter().flat_map(|found| of(found, namespace)).collect();
+        compiled.virtual_service(service, scope).into_iter().flat_map(|found| of(found, namespace)).collect();
     if !rules.iter().any(|rule| matches!(rule.conditions, Conditions::Requests(_))) {
         let route = compiled.default_route(service, namespace);
         rules.insert(0, Rule { conditions: Conditions::Requests(&[]), route });
@@ -42,8 +48,8 @@ pub fn rules<'c>(compiled: &'c Compiled, service: &ServiceName, namespace: &str)
 }
 
 /// The rules of a VirtualService's host that is no service, a wildcard perhaps; none where no document names it for these callers.
-pub fn rules_of_name<'c>(compiled: &'c Compiled, host: &str, namespace: &str) -> Vec<Rule<'c>> {
-    compiled.claiming(host, namespace).into_iter().flat_map(|found| of(found, namespace)).collect()
+pub fn rules_of_name<'c>(compiled: &'c Compiled, host: &str, scope: Scope<'_>) -> Vec<Rule<'c>> {
+    compiled.claiming(host, scope).into_iter().flat_map(|found| of(found, scope.namespace)).collect()
 }
 
 fn of<'c>(found: &'c Virtual, namespace: &str) -> Vec<Rule<'c>> {

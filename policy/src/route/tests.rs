@@ -6,6 +6,7 @@ use http::HeaderValue;
 use proptest::prelude::*;
 
 mod entries;
+mod sidecars;
 
 use super::*;
 use crate::{
@@ -105,6 +106,7 @@ impl World {
             headers: &call.headers,
             source: &call.source,
             fixed: None,
+            token: None,
             own_port: call.own_port,
         };
         then(route(&self.compiled, &self.table, &request), &request)
@@ -115,6 +117,7 @@ impl World {
         self.with(call, |routed, _| match routed {
             Ok(routed) => routed.route.name.clone(),
             Err(NoRoute::UnknownHost { .. }) => "unknown host".into(),
+            Err(NoRoute::NotImported { .. }) => "not imported".into(),
             Err(NoRoute::UnknownPort { .. }) => "unknown port".into(),
             Err(NoRoute::NoMatch { .. }) => "404".into(),
         })

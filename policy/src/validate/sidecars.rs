@@ -1,12 +1,7 @@
 //! Sidecars: what they let their workloads see.
 
 use super::{Check, Finding, MAX_RIVALS, world::World};
-use crate::{
-    DocumentId, Kind, Spec, codes,
-    document::ROOT_NAMESPACE,
-    hosts,
-    kinds::{EgressHost, Sidecar},
-};
+use crate::{DocumentId, Kind, Spec, codes, document::ROOT_NAMESPACE, hosts, kinds::Sidecar};
 
 const NO_WORKLOAD: &str = "Referenced selector not found [IST0101 ReferencedResourceNotFound]";
 
@@ -27,10 +22,8 @@ impl<'w> World<'w> {
     /// imports it.
     pub(super) fn imported(&self, namespace: &str, default: &Sidecar, host: &str) -> bool {
         let imports = |sidecar: &Sidecar| {
-            let named = |entry: &EgressHost| {
-                !entry.excluded && entry.services.is_of(namespace) && hosts::overlap(&entry.services.host, host)
-            };
-            sidecar.egress.is_empty() || sidecar.egress.iter().flat_map(|listener| &listener.hosts).any(named)
+            sidecar.egress.is_empty()
+                || sidecar.egress.iter().any(|listener| listener.heeds(host, namespace, namespace))
         };
         let selecting = self.of(Kind::Sidecar, namespace).filter_map(|entry| {
             let Spec::Sidecar(sidecar) = &entry.document.spec else { return None };
@@ -61,7 +54,10 @@ impl Check<'_> {
         }
         for (index, listener) in sidecar.egress.iter().enumerate() {
             for (part, entry) in listener.hosts.iter().enumerate() {
-                let (namespace, host) = (entry.services.namespace.as_deref(), entry.services.host.as_str());
+                let host = entry.services.host.as_str();
+                // Of the root namespace's Sidecar `.` is wherever its workloads are.
+                let anywhere = entry.is_own && self.id().namespace == ROOT_NAMESPACE;
+                let namespace = entry.services.namespace.as_deref().filter(|_| !anywhere);
                 if entry.excluded || host.starts_with('*') || self.world.has_host(namespace, host) {
                     continue;
                 }

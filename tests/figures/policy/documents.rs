@@ -168,6 +168,7 @@ pub(crate) fn nanoseconds_a_route(compiled: &Compiled, authority: &str, path: &'
         headers: &headers,
         source: &source,
         fixed: None,
+        token: None,
         own_port: None,
     };
     let started = now();

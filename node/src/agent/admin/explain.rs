@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use certs::id::ServiceAccount;
 use policy::{
-    kinds::Abort,
+    kinds::{Abort, OutboundPolicy},
     route::{self, Action, Addressed, Destination, NoRoute, Request, Source},
 };
 
@@ -107,14 +107,22 @@ fn explain_request(judge: Judge<'_>, question: &Question, explained: &mut api::E
         headers: &question.headers,
         source,
         fixed: None,
+        token: None,
         own_port: None,
     };
     match route::route(&snapshot.compiled, &*snapshot.services, &request) {
         Ok(routed) => explain_route(&Asked { judge, request: &request, routed: &routed }, explained),
         Err(no_route) => {
-            explained.answer = Some(answer(404, "NR", no_route.to_string()));
+            let outside = matches!(no_route, NoRoute::UnknownHost { .. } | NoRoute::NotImported { .. });
+            let outbound = snapshot.compiled.scope(source).outbound(snapshot.compiled.config().outbound);
+            let (status, flag) = match outbound {
+                Some(OutboundPolicy::RegistryOnly) if outside => (502, ""),
+                Some(OutboundPolicy::RegistryOnly | OutboundPolicy::AllowAny) | None => (404, "NR"),
+            };
+            explained.answer = Some(answer(status, flag, no_route.to_string()));
             match no_route {
                 NoRoute::UnknownHost { .. } => {}
+                NoRoute::NotImported { sidecar, .. } => explained.document = Some(sidecar.to_string()),
                 NoRoute::UnknownPort { host, .. } => explained.service = called(&host),
                 NoRoute::NoMatch { document, host, .. } => {
                     explained.service = called(&host);

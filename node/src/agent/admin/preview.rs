@@ -1,21 +1,27 @@
 //! What a push would change: documents, routes, and the nodes that these concern. Changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{Json, extract::State as Asked};
 use certs::id::NodeId;
 use policy::{
     Document, DocumentId, Spec,
-    compile::Compiled,
+    compile::{Compiled, Scope},
     history::State,
     hosts,
-    kinds::{HttpAction, HttpRoute},
+    kinds::{HttpAction, HttpRoute, Sidecar},
     parse::Located,
     route::survey::{self, Conditions, Rule},
 };
 
 use super::{Admin, action, api, documents, error::Error, push, routes};
 use crate::snapshot::Snapshot;
+
+/// What becomes of a host that a Sidecar does not import.
+const NOT_SEEN: &str = "not imported: an unknown host";
 
 impl Admin {
     /// `POST /v1/policy/preview`.
@@ -67,7 +73,7 @@ fn affected(
     let hosts = concerned(&changed, [&snapshot.state, &after]);
     // Both anew: the one in use keeps a cache of what is asked of it.
     let compiled = (Compiled::build(&snapshot.state, None), Compiled::build(&after, None));
-    let callers = callers(snapshot);
+    let callers = callers(snapshot, &sidecars(&changed, [&snapshot.state, &after]));
     let (mut routes, mut nodes) = (Vec::new(), BTreeMap::<NodeId, (bool, bool)>::new());
     let mut services: Vec<_> = snapshot.services.iter().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
@@ -76,8 +82,8 @@ fn affected(
         if service.ports.is_empty() || !hosts.iter().any(|host| hosts::covers(host, &name)) {
             continue;
         }
-        let rules = |compiled, from: &str| survey::rules(compiled, &service.name, from);
-        let found = of_host(&compiled, &service.name.to_string(), callers.keys().map(String::as_str), rules);
+        let rules = |compiled, scope: Scope<'_>| imported(survey::rules(compiled, &service.name, scope));
+        let found = of_host(&compiled, &service.name.to_string(), &callers, rules);
         if found.is_empty() {
             continue;
         }
@@ -87,10 +93,11 @@ fn affected(
     let is_service =
         |host: &str| hosts::service_of(host).is_some_and(|service| snapshot.services.get(&service).is_some());
     for host in hosts.iter().filter(|host| !is_service(host)) {
-        let rules = |compiled, from: &str| survey::rules_of_name(compiled, host, from);
-        routes.extend(of_host(&compiled, host, callers.keys().map(String::as_str), rules));
+        let rules = |compiled, scope: Scope<'_>| Some(survey::rules_of_name(compiled, host, scope));
+        routes.extend(of_host(&compiled, host, &callers, rules));
     }
-    for node in routes.iter().flat_map(|row| &row.from).filter_map(|from| callers.get(from)).flatten() {
+    let told = routes.iter().flat_map(|row| &row.from).filter_map(|from| callers.get(from));
+    for node in told.flat_map(|caller| &caller.nodes) {
         nodes.entry(node.clone()).or_default().0 = true;
     }
     let nodes = nodes.into_iter().map(|(node, (calls, serves))| api::AffectedNode { node, calls, serves });
@@ -128,6 +135,8 @@ fn concerned(changed: &BTreeSet<DocumentId>, states: [&State; 2]) -> BTreeSet<St
                 hosts.extend(service.hosts.iter().cloned());
             }
             hosts.extend(document.spec.destination_rule().map(|rule| rule.host.clone()));
+            // It may hide or show any.
+            hosts.extend(matches!(document.spec, Spec::Sidecar(_)).then(|| "*".to_owned()));
         }
     }
     let mut through = BTreeSet::new();
@@ -156,33 +165,78 @@ fn concerned(changed: &BTreeSet<DocumentId>, states: [&State; 2]) -> BTreeSet<St
     hosts
 }
 
-/// Namespaces that call, and the nodes that run something of them.
-fn callers(snapshot: &Snapshot) -> BTreeMap<String, BTreeSet<NodeId>> {
-    let mut callers: BTreeMap<String, BTreeSet<NodeId>> = BTreeMap::new();
+/// The Sidecars among these documents, as they were and as they become.
+fn sidecars(changed: &BTreeSet<DocumentId>, states: [&State; 2]) -> Vec<(String, Arc<Sidecar>)> {
+    let documents = states.into_iter().flat_map(|state| changed.iter().filter_map(move |id| state.document(id)));
+    let sidecar = |document: &Arc<Document>| {
+        let Spec::Sidecar(sidecar) = &document.spec else { return None };
+        Some((document.id.namespace.clone(), sidecar.clone()))
+    };
+    documents.filter_map(sidecar).collect()
+}
+
+/// The rules of a service; a service that is seen has at least its default route.
+fn imported(rules: Vec<Rule<'_>>) -> Option<Vec<Rule<'_>>> {
+    (!rules.is_empty()).then_some(rules)
+}
+
+/// Workloads that call alike, and the nodes that run some of them.
+#[derive(Default)]
+struct Caller {
+    namespace: String,
+    labels: Arc<BTreeMap<String, String>>,
+    nodes: BTreeSet<NodeId>,
+}
+
+/// Callers by what they are called: a namespace, or a service that one of these Sidecars selects.
+fn callers(snapshot: &Snapshot, sidecars: &[(String, Arc<Sidecar>)]) -> BTreeMap<String, Caller> {
+    let mut callers: BTreeMap<String, Caller> = BTreeMap::new();
     for service in snapshot.services.iter() {
-        let nodes = service.endpoints.iter().map(|endpoint| endpoint.id.node.clone());
-        callers.entry(service.name.namespace().to_owned()).or_default().extend(nodes);
+        let namespace = service.name.namespace();
+        for endpoint in service.endpoints.iter() {
+            let selects = |(own, sidecar): &(String, Arc<Sidecar>)| {
+                own == namespace && sidecar.selector.is_some() && sidecar.selects(&endpoint.labels)
+            };
+            let chosen = sidecars.iter().any(selects);
+            let (name, labels) = if chosen {
+                (service.name.to_string(), Arc::clone(&endpoint.labels))
+            } else {
+                (namespace.to_owned(), Arc::default())
+            };
+            let begin = || Caller { namespace: namespace.to_owned(), labels, nodes: BTreeSet::new() };
+            callers.entry(name).or_insert_with(begin).nodes.insert(endpoint.id.node.clone());
+        }
     }
     callers
 }
 
-/// What changes for a service or another host, callers with the same changes together. `rules` gives those of a namespace's callers.
-fn of_host<'n, 'c>(
+/// What changes for a service or another host, callers with the same changes together. `rules` gives those of a caller
+/// who sees it.
+fn of_host<'c>(
     (before, after): &'c (Compiled, Compiled),
     host: &str,
-    namespaces: impl Iterator<Item = &'n str>,
-    rules: impl Fn(&'c Compiled, &str) -> Vec<Rule<'c>>,
+    callers: &BTreeMap<String, Caller>,
+    rules: impl Fn(&'c Compiled, Scope<'_>) -> Option<Vec<Rule<'c>>>,
 ) -> Vec<api::RouteChange> {
     let mut rows: Vec<api::RouteChange> = Vec::new();
-    for namespace in namespaces {
-        let changes = compare(&rules(before, namespace), &rules(after, namespace));
+    for (name, caller) in callers {
+        let rules = |compiled: &'c Compiled| rules(compiled, compiled.scope_of(&caller.namespace, &caller.labels));
+        let changes = match (rules(before), rules(after)) {
+            (Some(before), Some(after)) => compare(&before, &after),
+            (None, None) => continue,
+            (before, after) => {
+                let seen = |seen: bool| Some(if seen { "seen" } else { NOT_SEEN }.to_owned());
+                let (before, after) = (seen(before.is_some()), seen(after.is_some()));
+                vec![api::RuleChange { when: "always".to_owned(), before, after }]
+            }
+        };
         if changes.is_empty() {
             continue;
         }
         match rows.iter_mut().find(|row| row.changes == changes) {
-            Some(row) => row.from.push(namespace.to_owned()),
+            Some(row) => row.from.push(name.clone()),
             None => {
-                let (service, from) = (host.to_owned(), vec![namespace.to_owned()]);
+                let (service, from) = (host.to_owned(), vec![name.clone()]);
                 rows.push(api::RouteChange { service, from, changes });
             }
         }
@@ -271,8 +325,9 @@ mod tests {
     fn told(before: &State, after: &State) -> Vec<(String, Option<String>, Option<String>)> {
         let compiled = (Compiled::build(before, None), Compiled::build(after, None));
         let service = ServiceName::new("shop", "a").unwrap();
-        let rules = |compiled, from: &str| survey::rules(compiled, &service, from);
-        let rows = of_host(&compiled, "shop/a", ["shop", "web"].into_iter(), rules);
+        let rules = |compiled, scope: Scope<'_>| imported(survey::rules(compiled, &service, scope));
+        let caller = |name: &str| (name.to_owned(), Caller { namespace: name.to_owned(), ..Caller::default() });
+        let rows = of_host(&compiled, "shop/a", &["shop", "web"].map(caller).into(), rules);
         assert!(rows.len() < 2, "both callers see the same: {rows:?}");
         let changes = rows.into_iter().flat_map(|row| row.changes);
         changes.map(|change| (change.when, change.before, change.after)).collect()

@@ -130,6 +130,10 @@ pub(super) fn conditions(condition: &HttpMatch) -> String {
         parts.extend(matched.as_ref().map(|matched| named(name, matched)));
     }
     parts.extend(condition.headers.iter().map(|(name, matched)| named(name, matched)));
+    let claim = |path: &[String]| format!("claim {}", path.join("."));
+    parts.extend(condition.claims.iter().map(|(path, matched)| named(&claim(path), matched)));
+    parts
+        .extend(condition.without_claims.iter().map(|(path, matched)| format!("not {}", named(&claim(path), matched))));
     parts.extend(condition.without_headers.iter().map(|(name, matched)| format!("not {}", named(name, matched))));
     parts.extend(condition.query_params.iter().map(|(name, matched)| named(&format!("?{name}"), matched)));
     parts.extend(condition.port.map(|port| format!("port={port}")));

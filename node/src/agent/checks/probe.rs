@@ -185,7 +185,8 @@ mod tests {
 
     fn check(probe: Probe, target: SocketAddr) -> Check {
         let interval = Duration::from_millis(100);
-        Check { probe, target, protocol: Protocol::Http, interval, rise: 1, fall: 1 }
+        let (delay, timeout) = (Duration::ZERO, None);
+        Check { probe, target, protocol: Protocol::Http, interval, rise: 1, fall: 1, delay, timeout }
     }
 
     #[tokio::test]

@@ -40,6 +40,6 @@ impl Agent {
     }
 }
 
-fn told(one: &Trouble) -> Error {
+pub(super) fn told(one: &Trouble) -> Error {
     fail(one.code, &one.message, one.hint)
 }

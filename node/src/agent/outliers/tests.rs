@@ -140,6 +140,8 @@ fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketAddr) -
         interval: Duration::from_secs(3_600),
         rise: 1,
         fall: 1,
+        delay: Duration::ZERO,
+        timeout: None,
     };
     local.serve_for_test(Service {
         name: service(),
@@ -150,6 +152,8 @@ fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketAddr) -
         check: Some(check),
         outbound: None,
         uids: Vec::new(),
+        group: None,
+        weight: 1,
     });
     local
 }

@@ -53,7 +53,7 @@ fn a_services_address_leads_to_its_ports_and_no_other_loopback_address_anywhere(
 #[test]
 fn a_name_leads_to_a_port_that_may_be_called_by_name() {
     let place = |port| Place::Known(Called::Service(cart()), port);
-    let to = |name: &str, port, spoken| service(&services(), name, "shop", port, spoken);
+    let to = |name: &str, port, spoken| service(&services(), name, "shop".into(), port, spoken);
     for name in ["cart", "cart.shop", "CART.shop.svc.cluster.local", "cart.shop.mesh"] {
         assert_eq!(to(name, 80, Protocol::Http), Some(place(80)), "{name}");
     }

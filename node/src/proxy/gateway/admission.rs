@@ -8,10 +8,11 @@ use crate::proxy::{
     inbound::{Arriving, Next, Refusal, Told, Who},
 };
 use http::{HeaderValue, request::Parts};
+use policy::authorize::Token;
 use std::{net::IpAddr, sync::Arc};
 
 impl Entrance {
-    /// Judges a request that was received, and gives its body back. A path at which some rule looks is forwarded in the form in
+    /// Judges a request that was received, and gives its body back, with the claims of its user if it shows a token. A path at which some rule looks is forwarded in the form in
     /// which the rules saw it; what authorisers and tokens change of the head is what is routed.
     ///
     /// # Errors
@@ -23,7 +24,7 @@ impl Entrance {
         host: &HeaderValue,
         ends: (IpAddr, IpAddr),
         told: &mut Told,
-    ) -> Result<Incoming, Refusal> {
+    ) -> Result<(Incoming, Option<Arc<Token>>), Refusal> {
         let who = self.client(ends);
         let original = self.external(&parts.headers);
         let scheme = self.scheme(&parts.headers);
@@ -36,7 +37,7 @@ impl Entrance {
                 let rules = (&*seen.workload, seen.counted.as_slice());
                 match arriving.next(context, &snapshot, rules, parts, told, false)? {
                     Next::Ask(due) => due,
-                    Next::Go(_) => return Ok(incoming),
+                    Next::Go(user) => return Ok((incoming, user.map(|verified| verified.token))),
                 }
             };
             let patience = body::patience(&context.limits(), body::is_grpc(&parts.headers));

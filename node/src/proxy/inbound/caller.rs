@@ -240,7 +240,7 @@ impl Caller {
             Some(_) | None => {
                 let workload = workload(snapshot, service);
                 let counted = limits::counted(snapshot, &self.who.service, self.who.instance.as_deref(), &workload);
-                let pool = Arc::new(Pool::of(&context.circuits, snapshot, &self.who));
+                let pool = Arc::new(Pool::of(&context.circuits, snapshot, &self.who, &service.labels));
                 let rules = Rules { barred: self.who.barred(snapshot), workload, counted, pool };
                 let answer = look(&rules);
                 let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));

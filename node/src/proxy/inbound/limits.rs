@@ -75,6 +75,7 @@ impl Arriving<'_> {
             headers: &parts.headers,
             source: &self.who.source,
             fixed: None,
+            token: None,
             own_port: None,
         };
         let mut taken: Vec<(Bucket<'_>, &Counts)> = Vec::new();

@@ -1,5 +1,5 @@
 //! What the DestinationRule that a service's own namespace has for it says of connections, in front of the application: as in
-//! Istio, `connectionPool` holds at both ends.
+//! Istio, `connectionPool` holds at both ends, and here the workload's Sidecar has the last word.
 
 use super::{
     super::{
@@ -15,7 +15,7 @@ use crate::{
 };
 use http::Version;
 use policy::route::{self, Action, ClusterPolicy};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// See the module. One for each port of a service beside this node, and each caller.
 #[derive(Debug)]
@@ -29,21 +29,20 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Of the called port, by what holds now.
-    pub(super) fn of(circuits: &Circuits, snapshot: &Snapshot, who: &Who) -> Self {
+    pub(super) fn of(circuits: &Circuits, snapshot: &Snapshot, who: &Who, labels: &BTreeMap<String, String>) -> Self {
         let config = snapshot.compiled.config();
         let routed = route::to_service(&snapshot.compiled, &who.service, who.port, who.service.namespace());
         let policy = match &routed.route.action {
             Action::Forward(destinations) => destinations.first().map(|one| one.common.policy(who.port)),
             Action::Redirect(_) | Action::Direct(_) => None,
         };
-        let Some(policy) = policy else {
-            return Self {
-                terms: Terms::of_application(&ClusterPolicy::default(), config),
-                uses_callers: false,
-                limits: None,
-            };
-        };
-        let limits = PoolLimits::from(&**policy);
+        let mut policy = policy.map_or_else(ClusterPolicy::default, |policy| ClusterPolicy::clone(policy));
+        let scope = snapshot.compiled.scope_of(who.service.namespace(), labels);
+        if let Some(pool) = scope.inbound_pool(who.port) {
+            policy.connection_pool = pool.clone();
+        }
+        let policy = &policy;
+        let limits = PoolLimits::from(policy);
         let limited = limits != PoolLimits::default();
         let circuit = || {
             let instance = who.instance.as_ref().map(|instance| format!("/{instance}")).unwrap_or_default();

@@ -384,6 +384,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::Unsupported(_)
         | Cause::RequestTimeout
         | Cause::NoRoute
+        | Cause::NotInRegistry
         | Cause::NoCluster
         | Cause::NoHealthy
         | Cause::Overflow

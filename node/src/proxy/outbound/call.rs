@@ -37,7 +37,7 @@ pub(in crate::proxy) fn call<'a>(
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(&parts.headers));
         let speaker = Arc::clone(speaker);
         let requests = Requests { context, speaker, entrance: None, remote, local: remote, came: clock::wall() };
-        let outgoing = forward::Outgoing { parts, host, upgrade: None, incoming: Incoming::Own(body) };
+        let outgoing = forward::Outgoing { parts, host, upgrade: None, incoming: Incoming::Own(body), user: None };
         match forward::forward(&requests, &snapshot, routed, outgoing, &mut exchange).await {
             Ok(answered) => {
                 let idle = context.limits().stream_idle;

@@ -20,7 +20,7 @@ use http::{Request, Response, StatusCode, Version, header::HOST};
 use hyper::body::Body as _;
 use policy::{
     hosts::{self, Protocol},
-    route::Called,
+    route::{self, Called},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -95,15 +95,8 @@ fn asked(
     let (host, Some(port)) = hosts::split_authority(authority) else {
         return Err(Cause::BadRequest("CONNECT names a port"));
     };
-    let namespace = speaker.source.namespace.as_str();
-    let service = hosts::resolve(host, namespace, &*snapshot.services).map(Called::Service);
-    let entry = || {
-        let made = snapshot.compiled.entries().named(host, namespace)?;
-        let wild = made.host.starts_with('*');
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        Some(Called::Host(if wild { host.into() } else { Arc::clone(&made.host) }))
-    };
-    let called = service.or_else(entry).ok_or(Cause::NoRoute)?;
+    let called = route::called(&snapshot.compiled, &*snapshot.services, &speaker.source, host);
+    let called = called.ok_or_else(|| speaker.unknown(snapshot))?;
     match speaker.protocol(snapshot, &called, port).ok_or(Cause::NoRoute)? {
         // What is meant as requests would pass by the rules for requests.
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => Err(Cause::NoRoute),

@@ -23,6 +23,7 @@ use crate::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request::Parts, uri::PathAndQuery};
 use policy::{
+    authorize::Token,
     retry::Outcome,
     route::{Destination, Routed},
 };
@@ -37,6 +38,8 @@ pub(super) struct Outgoing {
     pub(super) host: HeaderValue,
     pub(super) upgrade: Option<HeaderValue>,
     pub(super) incoming: Incoming,
+    /// What was verified of its user at a gateway, for its routes.
+    pub(super) user: Option<Arc<Token>>,
 }
 
 /// Forwards a request along its route.
@@ -53,7 +56,7 @@ pub(super) async fn forward(
         .cluster(snapshot, &requests.speaker, route, destination, routed.port, carries(outgoing.parts.version))
         .inspect_err(|_| requests.count_service(routed, exchange))?;
     exchange.between(Arc::clone(&cluster.nobody));
-    let Outgoing { parts, host, upgrade, incoming } = outgoing;
+    let Outgoing { parts, host, upgrade, incoming, user: _ } = outgoing;
     let came = parts.version;
     // What formatters of the response may ask about.
     let asked = !route.response_headers.is_empty() || !destination.response_headers.is_empty();

@@ -249,12 +249,13 @@ impl Requests<'_> {
         }
         let host = host?;
         let Some(entrance) = self.entrance else {
-            return self.admitted(&snapshot, forward::Outgoing { parts, host, upgrade, incoming }, exchange).await;
+            let request = forward::Outgoing { parts, host, upgrade, incoming, user: None };
+            return self.admitted(&snapshot, request, exchange).await;
         };
         let mut told = Told::default();
         let answered = match entrance.admit(context, (&mut parts, incoming), &host, ends, &mut told).await {
-            Ok(incoming) => {
-                let request = forward::Outgoing { parts, host, upgrade, incoming };
+            Ok((incoming, user)) => {
+                let request = forward::Outgoing { parts, host, upgrade, incoming, user };
                 self.admitted(&snapshot, request, exchange).await
             }
             Err(refusal) => {
@@ -275,7 +276,12 @@ impl Requests<'_> {
         request: forward::Outgoing,
         exchange: &mut Exchange,
     ) -> Result<Answered, Cause> {
-        let way = self.way(snapshot, &request).inspect_err(|_| self.unrouted(exchange))?;
+        let way = self.way(snapshot, &request).inspect_err(|cause| {
+            if *cause == Cause::NotInRegistry {
+                exchange.takes("block_all");
+            }
+            self.unrouted(exchange);
+        })?;
         let routed = match way {
             Way::Route(routed) => routed,
             Way::Answer(response) => {
@@ -330,9 +336,9 @@ impl Requests<'_> {
     }
 
     fn way(&self, snapshot: &Snapshot, request: &forward::Outgoing) -> Result<Way, Cause> {
-        let forward::Outgoing { parts, host, .. } = request;
+        let forward::Outgoing { parts, host, user, .. } = request;
         let Some(entrance) = self.entrance else { return self.route(snapshot, parts, host).map(Way::Route) };
-        entrance.enter(snapshot, &self.policy_request(parts, host)?)
+        entrance.enter(snapshot, &route::Request { token: user.as_deref(), ..self.policy_request(parts, host)? })
     }
 
     /// What the request came by, or what a proxy that is believed says of it.
@@ -345,7 +351,8 @@ impl Requests<'_> {
         route::route(&snapshot.compiled, &*snapshot.services, &request).map_err(|no_route| {
             tracing::debug!(%no_route, "no route");
             match no_route {
-                NoRoute::UnknownHost { .. } | NoRoute::UnknownPort { .. } | NoRoute::NoMatch { .. } => Cause::NoRoute,
+                NoRoute::UnknownHost { .. } | NoRoute::NotImported { .. } => self.speaker.unknown(snapshot),
+                NoRoute::UnknownPort { .. } | NoRoute::NoMatch { .. } => Cause::NoRoute,
             }
         })
     }
@@ -359,6 +366,7 @@ impl Requests<'_> {
             headers: &parts.headers,
             source: &self.speaker.source,
             fixed: self.speaker.fixed.clone(),
+            token: None,
             own_port: Some(self.speaker.port),
         })
     }

@@ -4,13 +4,15 @@ use super::observe;
 use crate::{
     balance::{Client, Locality},
     config::Speaker as SpeakerName,
-    proxy::local::Local,
+    proxy::{failure::Cause, local::Local},
     snapshot::Snapshot,
     telemetry::{Pair, Reporter, Security, Workload},
 };
 use certs::id::{ServiceName, SpiffeId};
 use policy::{
+    compile::Scope,
     hosts::{Protocol, ServicePort},
+    kinds::OutboundPolicy,
     route::{self, Addressed, Called},
 };
 use std::sync::{
@@ -83,17 +85,35 @@ impl Speaker {
     /// What is spoken at a port of what is called; `None` if this caller knows no such thing.
     pub(super) fn protocol(&self, snapshot: &Snapshot, called: &Called, port: u16) -> Option<Protocol> {
         let of = |ports: &[ServicePort]| ports.iter().find(|known| known.number == port).map(|known| known.protocol);
+        let scope = self.scope(snapshot).at(port);
         match called {
+            Called::Service(service) if !scope.imported_at(service)(port) => None,
             Called::Service(service) => of(&snapshot.services.get(service)?.ports),
-            Called::Host(host) => of(&snapshot.compiled.entries().find(host, &self.source.namespace)?.ports),
+            Called::Host(host) => of(&snapshot.compiled.entries().find(host, scope)?.ports),
         }
+    }
+
+    /// What it sees of the mesh.
+    pub(in crate::proxy) fn scope<'s>(&'s self, snapshot: &'s Snapshot) -> Scope<'s> {
+        snapshot.compiled.scope(&self.source)
+    }
+
+    /// True if nothing that it sends may leave the mesh.
+    pub(in crate::proxy) fn stays_inside(&self, snapshot: &Snapshot) -> bool {
+        let mesh = snapshot.compiled.config().outbound;
+        self.scope(snapshot).outbound(mesh) == Some(OutboundPolicy::RegistryOnly)
+    }
+
+    /// What becomes of a request for what it does not know: no node is an open proxy, but Istio's status depends on policy.
+    pub(super) fn unknown(&self, snapshot: &Snapshot) -> Cause {
+        if self.stays_inside(snapshot) { Cause::NotInRegistry } else { Cause::NoRoute }
     }
 
     /// What is called, as documents and metrics name it.
     pub(super) fn addressed(&self, snapshot: &Snapshot, called: &Called) -> Addressed {
         match called {
             Called::Service(service) => Addressed::from(service),
-            Called::Host(host) => match snapshot.compiled.entries().find(host, &self.source.namespace) {
+            Called::Host(host) => match snapshot.compiled.entries().find(host, self.scope(snapshot)) {
                 Some(made) => Addressed::from(&**made),
                 None => Addressed::Name(Arc::clone(host)),
             },

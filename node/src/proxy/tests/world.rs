@@ -232,6 +232,8 @@ impl World {
             check: None,
             outbound: None,
             uids: Vec::new(),
+            group: None,
+            weight: 1,
         };
         let own = self.entries.iter().filter(|entry| entry.node == node).map(|entry| Service {
             name: name(entry.service),
@@ -250,9 +252,13 @@ impl World {
                 interval: Duration::from_secs(2),
                 rise: 1,
                 fall: 1,
+                delay: Duration::ZERO,
+                timeout: None,
             }),
             outbound: None,
             uids: Vec::new(),
+            group: None,
+            weight: 1,
         });
         std::iter::once(web).chain(own).collect()
     }

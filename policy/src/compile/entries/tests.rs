@@ -63,7 +63,10 @@ fn ports_speak_as_declared() {
     let made = entries.find("db.example", "shop").unwrap();
     let ports: Vec<_> = made.ports.iter().map(|port| (port.number, port.protocol)).collect();
     assert_eq!(ports, [(3306, Protocol::Tcp), (80, Protocol::Http), (8080, Protocol::Http2), (443, Protocol::Tls)]);
-    assert_eq!([None, Some(8080), Some(443)].map(|asked| made.http_port(asked)), [Some(80), Some(8080), None]);
+    assert_eq!(
+        [None, Some(8080), Some(443)].map(|asked| made.http_port(asked, "shop".into())),
+        [Some(80), Some(8080), None]
+    );
 }
 
 #[test]

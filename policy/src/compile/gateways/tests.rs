@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, Method, Uri};
+use serde_json::json;
 
 use super::*;
 use crate::{
+    authorize::Token,
     route::{Action, Entered, Request, enter},
     testing::Mesh,
 };
@@ -55,6 +57,10 @@ impl Edge {
 }
 
 fn ask_of(hosts: &Hosts, port: u16, host: &str, path: &str, scheme: &str) -> String {
+    ask_as(hosts, port, (host, path, scheme), None)
+}
+
+fn ask_as(hosts: &Hosts, port: u16, (host, path, scheme): (&str, &str, &str), token: Option<&Token>) -> String {
     let (uri, headers): (Uri, _) = (path.parse().unwrap(), HeaderMap::new());
     let account = ServiceAccount::new("edge", "edge").unwrap();
     let source = Source { namespace: "edge".to_owned(), labels: labels(), account };
@@ -66,6 +72,7 @@ fn ask_of(hosts: &Hosts, port: u16, host: &str, path: &str, scheme: &str) -> Str
         headers: &headers,
         source: &source,
         fixed: None,
+        token,
         own_port: None,
     };
     match enter(hosts, &request, port) {
@@ -256,4 +263,42 @@ fn unchanged_rules_stay_the_same_objects() {
     };
     assert!(Arc::ptr_eq(&route(&before), &route(&after)));
     assert_eq!(after.gateways.known.read().unwrap().len(), 1, "it was made before anybody asked");
+}
+
+#[test]
+fn claims_choose_among_the_rules() {
+    let when = |conditions: &str| format!("match: [{{{conditions}}}], ");
+    let http = [
+        rule("staff", &when("headers: {'@request.auth.claims[realm][roles]': {exact: staff}}")),
+        rule("early", &when("headers: {'@request.auth.claims.sub': {prefix: a}, x: {exact: y}}")),
+        rule("scoped", &when("headers: {'@request.auth.claims.scope': {regex: 'b+'}}")),
+        rule("known", &when("headers: {'@request.auth.claims.sub': {}}")),
+        rule("unlisted", &when("uri: {prefix: /without}, withoutHeaders: {'@request.auth.claims.sub': {exact: bob}}")),
+    ];
+    let edge = Edge::new(
+        &[
+            gateway("default", "public", &selected(&server(80, "'*'"))),
+            routes("all", "public", "a.org", &http.join(", ")),
+        ]
+        .concat(),
+    );
+    let Serves::Plain(hosts) = &edge.0.listener(None, 80).unwrap().serves else { panic!("plain") };
+    let ask = |path: &str, claims: Option<serde_json::Value>| {
+        let token = claims.map(|claims| Token { claims: claims.as_object().unwrap().clone(), ..Token::default() });
+        ask_as(hosts, 80, ("a.org", path, "http"), token.as_ref())
+    };
+    for (claims, taken) in [
+        (json!({"sub": "bob", "realm": {"roles": ["guest", "staff"]}}), "staff"),
+        (json!({"sub": "bob", "realm": {"roles": "staff"}}), "staff"),
+        (json!({"sub": "bob", "realm": {"roles": ["guest"]}}), "known"),
+        (json!({"sub": "alice"}), "known"),
+        (json!({"scope": "a bbb"}), "scoped"),
+        (json!({"sub": 7}), "404"),
+        (json!({}), "404"),
+    ] {
+        assert_eq!(ask("/", Some(claims.clone())), taken, "{claims}");
+    }
+    assert_eq!(ask("/", None), "404", "no token, no claims");
+    assert_eq!(ask("/without", None), "unlisted", "what is not there is not what is excluded");
+    assert_eq!(ask("/without", Some(json!({"sub": ["bob"]}))), "known");
 }

@@ -7,7 +7,7 @@ use crate::{
     codes,
     decode::{At, Fields},
     hosts,
-    kinds::{Bind, NamespacedHost, namespaced_host::HostOwner},
+    kinds::{Bind, NamespacedHost, PortProtocol, namespaced_host::HostOwner},
 };
 
 /// A listener for what the workload sends, with the services that it leads to.
@@ -26,8 +26,10 @@ pub struct EgressListener {
 /// An entry of an egress listener's `hosts`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EgressHost {
-    /// Which services.
+    /// Which services; of `.` the document's own namespace.
     pub services: NamespacedHost,
+    /// `.` is written: of the root namespace's Sidecar that is the namespace of each workload to which it applies.
+    pub is_own: bool,
     /// They are taken out (`~namespace/dnsName`, `~/dnsName` for every namespace), whatever imports them.
     pub excluded: bool,
 }
@@ -93,6 +95,7 @@ impl EgressListener {
             }
         };
         let hosts = decode_hosts(&fields, namespace);
+        refuse_unbuilt(&fields, port.as_ref().and_then(Option::as_ref), bind.as_ref());
         fields.finish();
         let port = match port {
             Some(port) => Some(port?),
@@ -101,14 +104,41 @@ impl EgressListener {
         Some(Self { port, bind, capture, hosts })
     }
 
-    /// True if a service is seen here: some entry imports it and none takes it out. `host` may be a wildcard of a ServiceEntry.
-    pub fn imports(&self, host: &str, namespace: &str) -> bool {
+    /// True if workloads in the namespace `client` see a service of `namespace` here: some entry imports it and none takes it out. `host`
+    /// may be a wildcard of a ServiceEntry.
+    pub fn imports(&self, host: &str, namespace: &str, client: &str) -> bool {
         let named = |excluded| {
             let mut entries = self.hosts.iter().filter(move |entry| entry.excluded == excluded);
-            entries.any(|entry| entry.services.is_of(namespace) && hosts::covers(&entry.services.host, host))
+            entries.any(|entry| entry.is_of(namespace, client) && hosts::covers(&entry.services.host, host))
         };
         named(false) && !named(true)
     }
+
+    /// True if workloads in the namespace `client` heed the rules of a VirtualService of `namespace` for the host: some entry imports a
+    /// part of it, and none takes all of it out.
+    pub fn heeds(&self, host: &str, namespace: &str, client: &str) -> bool {
+        let mut own = self.hosts.iter().filter(|entry| entry.is_of(namespace, client));
+        let taken_out = |entry: &EgressHost| entry.excluded && hosts::covers(&entry.services.host, host);
+        let imported = |entry: &EgressHost| !entry.excluded && hosts::overlap(&entry.services.host, host);
+        own.clone().any(imported) && !own.any(taken_out)
+    }
+}
+
+/// Whatever would have a node open a place for applications: its operator says where they reach the mesh.
+fn refuse_unbuilt(fields: &Fields<'_>, port: Option<&ListenerPort>, bind: Option<&Bind>) {
+    match bind {
+        Some(Bind::Unix(_)) => {
+            fields.not_supported_because(&["bind"], "nodes listen at no Unix socket for applications")
+        }
+        Some(Bind::Ip(_)) => {
+            fields.not_supported_because(&["bind"], "`[[outbound]]` and `[[upstream]]` of skein.toml open ports");
+        }
+        None => {}
+    }
+    if port.is_some_and(|port| port.protocol == Some(PortProtocol::HttpProxy)) {
+        fields.not_supported_because(&["port"], "`[[outbound]]` of skein.toml opens a proxy port");
+    }
+    CaptureMode::refuse_unbuilt(fields);
 }
 
 /// A socket has no port and no kernel that redirects to it.
@@ -167,6 +197,10 @@ fn repeats(host: &EgressHost, other: &EgressHost) -> bool {
 }
 
 impl EgressHost {
+    fn is_of(&self, namespace: &str, client: &str) -> bool {
+        if self.is_own { namespace == client } else { self.services.is_of(namespace) }
+    }
+
     fn decode(at: &At<'_>, text: &str, own: &str) -> Option<Self> {
         let Some((namespace, name)) = text.split_once('/') else {
             let hint = format!("write */{text}, or ./{text} for the own namespace");
@@ -179,7 +213,7 @@ impl EgressHost {
             None => (namespace, false),
         };
         let services = NamespacedHost::decode(at, (namespace, name), own, HostOwner::Sidecar)?;
-        Some(Self { services, excluded })
+        Some(Self { services, is_own: namespace == ".", excluded })
     }
 }
 
@@ -203,6 +237,7 @@ impl OutboundTrafficPolicy {
             at.error_as_istio(codes::EGRESS, message, "write `mode: ALLOW_ANY`");
         }
         let proxy = proxy.and_then(|at| EgressProxy::decode(&at, namespace));
+        fields.not_supported(&["egressProxy"]);
         fields.finish();
         Some(if any { Self::AllowAny(proxy) } else { Self::RegistryOnly })
     }

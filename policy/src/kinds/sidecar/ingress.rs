@@ -93,6 +93,10 @@ impl IngressListener {
             }
             ConnectionPool::decode(&at)
         });
+        fields.not_supported_because(&["bind", "tls"], "nodes take what comes to their services by the mesh's own TLS");
+        let why = "where a service's application is, `target` of its `[[service]]` in skein.toml says";
+        fields.not_supported_because(&["defaultEndpoint"], why);
+        CaptureMode::refuse_unbuilt(&fields);
         fields.finish();
         Some(Self { port: port?, bind, capture, default_endpoint, tls, connection_pool })
     }

@@ -113,6 +113,7 @@ fn claims_are_matched_at_the_edge_only() {
         (condition.claims[0].0.as_slice(), condition.headers.len()),
         (&["realm.x".to_owned(), "roles".to_owned()][..], 0)
     );
+    assert_eq!(complaints("VirtualService", &spec("[edge]", "@request.auth.claims.sub")), [], "nothing is left out");
     let refused = |gateways: &str| {
         let found = complaints("VirtualService", &spec(gateways, "@request.auth.claims.sub"));
         found.iter().any(|(code, _)| *code == codes::CLAIM_ROUTE)

@@ -104,6 +104,7 @@ fn a_fixed_host_is_what_the_port_leads_to() {
             headers: &headers,
             source: &source,
             fixed,
+            token: None,
             own_port: None,
         };
         route(&world.compiled, &world.table, &request).map(|routed| routed.host.to_string())

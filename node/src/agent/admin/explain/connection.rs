@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use policy::{
-    compile::EntryService,
     hosts,
-    route::{Action, Called, Connection, route_tcp, route_tls},
+    route::{self, Action, Called, Connection, route_tcp, route_tls},
 };
 
 use super::{Forwarding, answer, authorization, authorization::Judge};
@@ -15,19 +14,35 @@ use crate::{agent::admin::api, balance::Carries, snapshot::Endpoint};
 pub(super) fn explain(judge: Judge<'_>, authority: &str, server_name: Option<&str>, explained: &mut api::Explanation) {
     let (snapshot, source) = (judge.snapshot, judge.source);
     let (host, port) = hosts::split_authority(authority);
-    let service = hosts::resolve(host, &source.namespace, &*snapshot.services).map(Called::Service);
-    let by_entry = || snapshot.compiled.entries().named(host, &source.namespace);
-    let Some(called) = service.or_else(|| by_entry().map(|made| Called::Host(name(made, host)))) else {
-        explained.answer = Some(answer(0, "NR", format!("no service is called `{host}`")));
+    let (compiled, services) = (&snapshot.compiled, &*snapshot.services);
+    let scope = compiled.scope(source);
+    let Some(called) = route::called(compiled, services, source, host) else {
+        let exists = hosts::resolve(host, &source.namespace, services).is_some()
+            || compiled.entries().named(host, source.namespace.as_str()).is_some();
+        let why = match scope.sidecar.filter(|_| exists) {
+            Some((sidecar, _)) => {
+                explained.document = Some(sidecar.to_string());
+                format!("{sidecar} does not import `{host}`")
+            }
+            None => format!("no service is called `{host}`"),
+        };
+        explained.answer = Some(answer(0, "NR", why));
         return;
     };
     explained.service = Some(called.to_string());
-    let ports = match &called {
-        Called::Service(service) => snapshot.services.get(service).map(|service| &*service.ports),
-        Called::Host(_) => by_entry().map(|made| &*made.ports),
+    let (ports, imported): (_, Box<dyn Fn(u16) -> bool>) = match &called {
+        Called::Service(service) => {
+            (services.get(service).map(|service| &*service.ports), Box::new(scope.imported_at(service)))
+        }
+        Called::Host(host) => {
+            let made = compiled.entries().find(host, scope);
+            let seen = move |port| made.is_some_and(|made| scope.at(port).imports(&made.host, &made.namespace));
+            (made.map(|made| &*made.ports), Box::new(seen))
+        }
     };
     let known = ports.and_then(|ports| ports.iter().find(|known| Some(known.number) == port));
-    let Some(known) = known.filter(|known| Carries::Bytes.suits(known.protocol)) else {
+    let known = known.filter(|known| Carries::Bytes.suits(known.protocol) && imported(known.number));
+    let Some(known) = known else {
         let port = port.map_or_else(|| "it names no port".to_owned(), |port| format!("port {port} carries no bytes"));
         explained.answer = Some(answer(0, "NR", format!("{called}: {port}")));
         return;
@@ -49,12 +64,4 @@ pub(super) fn explain(judge: Judge<'_>, authority: &str, server_name: Option<&st
     if explained.authorization.verdict == "deny" && explained.answer.is_none() {
         explained.answer = Some(answer(0, "", "every endpoint that may be chosen refuses the caller".to_owned()));
     }
-}
-
-/// The host that a connection is for; of a wildcard what was asked for.
-fn name(made: &EntryService, host: &str) -> Arc<str> {
-    if made.host.starts_with('*') {
-        return host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase().into();
-    }
-    made.host.clone()
 }

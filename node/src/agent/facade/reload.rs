@@ -1,0 +1,81 @@
+//! Takes a new configuration into use: of the files, or of the WorkloadGroups that services name.
+
+use std::sync::Arc;
+
+use super::{Agent, restart};
+use crate::{
+    agent::{
+        error::{Error, fail},
+        groups,
+    },
+    config::{self, Config},
+};
+
+impl Agent {
+    /// Reads the configuration again and applies services, upstreams, outbounds, peers and logging.
+    ///
+    /// # Errors
+    /// `bad_config` if it is invalid or changes what needs a restart, by name: nothing has changed then.
+    pub async fn reload(&self) -> Result<(), Error> {
+        let _one = self.inner.reloading.lock().await;
+        let before = self.config();
+        let given = config::read(&before.file)?;
+        if let Some(key) = restart::needed(&before, &given) {
+            let message = format!("{key} changed: that needs a restart; nothing of the new configuration is in use");
+            return Err(fail("bad_config", message, "restart the node, or take the change back"));
+        }
+        self.take_over(given).await?;
+        crate::logging::change(&self.config().log);
+        self.inner.sync.events.note(self.now(), "reloaded", self.node(), "the configuration was applied");
+        Ok(())
+    }
+
+    /// Follows WorkloadGroups as they change, as long as the process runs.
+    pub async fn follow_groups(self) {
+        let mut changes = self.changes();
+        loop {
+            if let Err(error) = self.regroup().await {
+                tracing::warn!(code = %error.code, "what WorkloadGroups say of services is not in use: {error}");
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn regroup(&self) -> Result<(), Error> {
+        let _one = self.inner.reloading.lock().await;
+        let given = self.inner.given.load_full();
+        if given.services.iter().all(|service| service.group.is_none()) {
+            return Ok(());
+        }
+        let (after, troubles) = groups::all_filled(&given, &self.state());
+        if after == *self.config() {
+            if troubles != **self.inner.group_troubles.load() {
+                self.inner.group_troubles.store(Arc::new(troubles));
+            }
+            return Ok(());
+        }
+        self.take_over(Config::clone(&given)).await?;
+        self.inner.sync.events.note(self.now(), "regrouped", self.node(), "services follow their WorkloadGroups");
+        Ok(())
+    }
+
+    /// # Errors
+    /// Nothing has changed.
+    async fn take_over(&self, given: Config) -> Result<(), Error> {
+        let (after, troubles) = groups::all_filled(&given, &self.state());
+        let after = Arc::new(after);
+        (self.inner.apply)(after.clone()).await?;
+        // Leafs for accounts that are new, before others hear of them.
+        self.inner.sync.identity.refresh(&after.accounts(), &self.state().lifetimes(), self.now(), 0.5);
+        self.inner.local.set(&after.services, &self.state()).await;
+        self.inner.sync.renew.notify_one();
+        self.inner.sync.world.set_listeners(after.listeners());
+        self.inner.given.store(Arc::new(given));
+        self.inner.config.store(after);
+        self.inner.group_troubles.store(Arc::new(troubles));
+        self.inner.reloads.send_modify(|count| *count += 1);
+        Ok(())
+    }
+}
