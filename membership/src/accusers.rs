@@ -1,23 +1,33 @@
-//! Who cries wolf: accusers whose suspicions were refuted too often are not listened to for a while.
+//! Who cries wolf: accusers whose suspicions were refuted too often are not listened to for a while, about whom it was and, if they
+//! were many, about anybody. One path that is broken, or one member that answers some and not others, costs an accuser its word
+//! about that member and no other.
 
 use std::collections::BTreeMap;
 
 use certs::id::NodeId;
 
-/// Refutations within [`WINDOW_MS`] that make an accuser ignored.
+/// Refutations by one member within [`WINDOW_MS`] after which its accuser is ignored about it.
 const STRIKES: u32 = 3;
+/// Refutations by any members within [`WINDOW_MS`] after which their accuser is ignored: eight must plot to silence one.
+const STRIKES_ALL: u32 = 24;
 /// In engine milliseconds.
 const WINDOW_MS: u64 = 60_000;
 /// In engine milliseconds.
 const IGNORED_MS: u64 = 600_000;
 
-/// See the module. Bounded by the number of members.
+/// See the module. Bounded by the number of members, and of each by what it may be refuted before it is ignored.
 #[derive(Debug, Default)]
 pub(crate) struct Accusers {
-    strikes: BTreeMap<NodeId, Strikes>,
+    accusers: BTreeMap<NodeId, Accuser>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
+struct Accuser {
+    all: Strikes,
+    by: BTreeMap<NodeId, Strikes>,
+}
+
+#[derive(Debug, Default)]
 struct Strikes {
     count: u32,
     since: u64,
@@ -25,28 +35,48 @@ struct Strikes {
 }
 
 impl Accusers {
-    /// Whether a member's accusations count for nothing now.
-    pub(crate) fn ignored(&self, accuser: &NodeId, now: u64) -> bool {
-        self.strikes.get(accuser).is_some_and(|strikes| now < strikes.ignored_until)
+    /// Whether what a member says of another counts for nothing now.
+    pub(crate) fn ignored(&self, accuser: &NodeId, accused: &NodeId, now: u64) -> bool {
+        let Some(accuser) = self.accusers.get(accuser) else { return false };
+        accuser.all.ignored(now) || accuser.by.get(accused).is_some_and(|strikes| strikes.ignored(now))
     }
 
-    /// Whom it accused turned out to be alive.
-    pub(crate) fn refuted(&mut self, accuser: &NodeId, now: u64) {
-        let fresh = Strikes { count: 0, since: now, ignored_until: 0 };
-        let strikes = self.strikes.entry(accuser.clone()).or_insert(fresh);
-        if now.saturating_sub(strikes.since) > WINDOW_MS {
-            (strikes.count, strikes.since) = (0, now);
-        }
-        strikes.count += 1;
-        if strikes.count >= STRIKES {
-            strikes.ignored_until = now + IGNORED_MS;
-            strikes.count = 0;
-        }
+    /// Whom it accused turned out to be alive; true if it is ignored about everybody from now on.
+    pub(crate) fn refuted(&mut self, accuser: &NodeId, accused: &NodeId, now: u64) -> bool {
+        let accuser = self.accusers.entry(accuser.clone()).or_default();
+        accuser.by.retain(|_, strikes| strikes.counts(now));
+        accuser.by.entry(accused.clone()).or_default().strike(STRIKES, now);
+        accuser.all.strike(STRIKES_ALL, now);
+        accuser.all.ignored(now)
     }
 
     /// The member is no longer one.
-    pub(crate) fn forget(&mut self, accuser: &NodeId) {
-        self.strikes.remove(accuser);
+    pub(crate) fn forget(&mut self, node: &NodeId) {
+        self.accusers.remove(node);
+        for accuser in self.accusers.values_mut() {
+            accuser.by.remove(node);
+        }
+    }
+}
+
+impl Strikes {
+    fn ignored(&self, now: u64) -> bool {
+        now < self.ignored_until
+    }
+
+    fn counts(&self, now: u64) -> bool {
+        self.ignored(now) || now.saturating_sub(self.since) <= WINDOW_MS
+    }
+
+    fn strike(&mut self, most: u32, now: u64) {
+        if self.count == 0 || now.saturating_sub(self.since) > WINDOW_MS {
+            (self.count, self.since) = (0, now);
+        }
+        self.count += 1;
+        if self.count >= most {
+            self.ignored_until = now + IGNORED_MS;
+            self.count = 0;
+        }
     }
 }
 
@@ -54,16 +84,38 @@ impl Accusers {
 mod tests {
     use super::*;
 
+    fn node(number: u32) -> NodeId {
+        NodeId::new(&format!("n{number}")).expect("valid")
+    }
+
     #[test]
-    fn three_strikes_within_a_minute() {
-        let node = NodeId::new("liar").expect("valid");
+    fn three_strikes_within_a_minute_are_about_one_member() {
+        let (liar, one, other) = (node(0), node(1), node(2));
         let mut accusers = Accusers::default();
         for now in [0, 61_000, 61_001] {
-            accusers.refuted(&node, now);
-            assert!(!accusers.ignored(&node, now));
+            accusers.refuted(&liar, &one, now);
+            assert!(!accusers.ignored(&liar, &one, now));
         }
-        accusers.refuted(&node, 61_002);
-        assert!(accusers.ignored(&node, 61_003));
-        assert!(!accusers.ignored(&node, 61_002 + IGNORED_MS));
+        accusers.refuted(&liar, &one, 61_002);
+        assert!(accusers.ignored(&liar, &one, 61_003));
+        assert!(!accusers.ignored(&liar, &other, 61_003), "of others it may know better");
+        assert!(!accusers.ignored(&liar, &one, 61_002 + IGNORED_MS));
+        accusers.forget(&one);
+        assert!(!accusers.ignored(&liar, &one, 61_003));
+    }
+
+    #[test]
+    fn who_accuses_many_is_ignored_about_all_and_little_is_kept_of_it() {
+        let mut accusers = Accusers::default();
+        for number in 1..STRIKES_ALL {
+            assert!(!accusers.refuted(&node(0), &node(number), 1_000));
+        }
+        assert!(accusers.refuted(&node(0), &node(STRIKES_ALL), 1_000));
+        assert!(accusers.ignored(&node(0), &node(999), 1_001));
+        assert!(!accusers.ignored(&node(1), &node(999), 1_001));
+        for number in 0..5_000 {
+            accusers.refuted(&node(0), &node(number), 2_000 + u64::from(number) * 10_000);
+        }
+        assert!(accusers.accusers[&node(0)].by.len() < 100);
     }
 }

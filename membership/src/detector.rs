@@ -5,6 +5,8 @@
 //! In a sparse mesh most members have no link with this node. Those that have one check; the rest wait for the accused to
 //! answer its accusers with a signature that it did not have before.
 
+mod accusations;
+mod check;
 mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use certs::id::NodeId;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
-use self::peer::{Check, Peer, Setting};
+use self::{
+    check::Check,
+    peer::{Peer, Setting},
+};
 use crate::{accusers::Accusers, limit::Bucket};
 
 /// Members that a node probes all the time: those that follow it by name. In a sparse mesh all those that it dialled, who are these
@@ -46,8 +51,8 @@ pub(crate) enum Order {
     Ping { to: NodeId, nonce: u64 },
     /// Ask a linked member to ping another.
     Ask { relay: NodeId, target: NodeId, nonce: u64 },
-    /// Answer one who asked.
-    Answer { to: NodeId, target: NodeId, nonce: u64, reached: bool },
+    /// Tell one who asked that the other answered.
+    Answer { to: NodeId, target: NodeId, nonce: u64 },
     /// Tell everyone whom this node suspects now: `more` than before, which is urgent, or fewer.
     Suspicions { more: bool },
     /// The judgement changed.
@@ -135,17 +140,19 @@ impl Detector {
             return;
         }
         let mut peer = Peer::new(now, Verdict::Suspect);
-        peer.check = Some(Check::new(now, None));
+        peer.check = Some(Check::own(now));
         self.checking.insert(node.clone());
         self.peers.insert(node.clone(), peer);
     }
 
-    /// A member left, or no longer counts.
-    pub(crate) fn forget(&mut self, node: &NodeId) {
+    /// A member left, or no longer counts: nothing is said of it any more.
+    pub(crate) fn forget(&mut self, node: &NodeId) -> Vec<Order> {
         self.peers.remove(node);
         self.checking.remove(node);
         self.askers.remove(node);
         self.accusers.forget(node);
+        let said = [self.announced.remove(node), self.questions.remove(node).is_some()];
+        said.contains(&true).then_some(Order::Suspicions { more: false }).into_iter().collect()
     }
 
     /// A link stands; `dialled` by this node, which then is the one to watch it in a sparse mesh.
@@ -170,10 +177,10 @@ impl Detector {
         }
         peer.evidence = true;
         let calm = self.sparse && now < peer.calm_until;
-        if peer.verdict != Verdict::Dead && peer.check.is_none() && !calm {
+        if peer.verdict != Verdict::Dead && !calm && !peer.is_doubted() {
             // Leaves time to reconnect, whenever it last spoke.
             peer.heard = peer.heard.max(now.saturating_sub(RECONNECT_MS));
-            peer.check = Some(Check::new(now, None));
+            peer.doubt(now);
             self.checking.insert(node.clone());
         }
     }
@@ -200,7 +207,7 @@ impl Detector {
     /// A linked member sees it alive. Where most have no link that is enough for one of which nothing else is known.
     pub(crate) fn spoken(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        let unchecked = peer.check.as_ref().is_some_and(|check| check.accuser.is_none() && check.told.is_none());
+        let unchecked = peer.check.as_ref().is_some_and(|check| check.told().is_none());
         if !self.sparse || peer.verdict != Verdict::Suspect || !unchecked || peer.evidence {
             return Vec::new();
         }
@@ -227,29 +234,11 @@ impl Detector {
         Some(look)
     }
 
-    fn absolve(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
-        let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
-        peer.failed = None;
-        self.checking.remove(node);
-        let check = peer.check.take();
-        if let Some(accuser) = check.as_ref().and_then(|check| check.accuser.as_ref()) {
-            self.accusers.refuted(accuser, now);
-        }
-        let mut orders = Vec::new();
-        if self.announced.remove(node) {
-            orders.push(Order::Suspicions { more: false });
-        }
-        if std::mem::replace(&mut peer.verdict, Verdict::Alive) != Verdict::Alive {
-            orders.push(Order::Judge(node.clone(), Verdict::Alive));
-        }
-        orders
-    }
-
     /// An answer to a ping: a round trip, or news for one who asked.
     pub(crate) fn acked(&mut self, node: &NodeId, nonce: u64, now: u64) -> Vec<Order> {
         if let Some((target, to, nonce, _)) = self.relayed.remove(&nonce) {
-            let reached = target == *node;
-            return vec![Order::Answer { to, target, nonce, reached }];
+            let answers = target == *node;
+            return answers.then_some(Order::Answer { to, target, nonce }).into_iter().collect();
         }
         if let Some(peer) = self.peers.get_mut(node) {
             peer.acked(nonce, now);
@@ -260,11 +249,8 @@ impl Detector {
     /// A linked member asks to probe another.
     pub(crate) fn asked(&mut self, from: &NodeId, target: &NodeId, nonce: u64, now: u64) -> Vec<Order> {
         let bucket = self.askers.entry(from.clone()).or_insert_with(|| Bucket::new(RELAY_RATE, RELAY_RATE, now));
-        if !bucket.take(now) || self.relayed.len() >= RELAYED {
+        if !bucket.take(now) || self.relayed.len() >= RELAYED || !self.linked.contains(target) {
             return Vec::new();
-        }
-        if !self.linked.contains(target) {
-            return vec![Order::Answer { to: from.clone(), target: target.clone(), nonce, reached: false }];
         }
         let own = self.random.random();
         self.relayed.insert(own, (target.clone(), from.clone(), nonce, now));
@@ -283,54 +269,6 @@ impl Detector {
         self.absolve(target, now)
     }
 
-    /// Somebody finds a member silent; true if that starts a check.
-    pub(crate) fn accused(&mut self, from: &NodeId, node: &NodeId, now: u64) -> bool {
-        if self.accusers.ignored(from, now) {
-            return false;
-        }
-        let Some(peer) = self.peers.get_mut(node) else { return false };
-        match &mut peer.check {
-            _ if peer.verdict == Verdict::Dead => return false,
-            Some(check) if check.accuser.is_some() => return false,
-            // Who was not told yet need not tell others any more.
-            Some(check) if check.told.is_none() => (check.accuser, check.told) = (Some(from.clone()), Some(now)),
-            Some(_) => return false,
-            None => {
-                let mut check = Check::new(now, Some(from.clone()));
-                check.told = Some(now);
-                peer.check = Some(check);
-            }
-        }
-        peer.last_ping = None;
-        self.checking.insert(node.clone());
-        true
-    }
-
-    /// Whether it was accused in public, by this node or another, and has not answered.
-    pub(crate) fn is_accused(&self, node: &NodeId) -> bool {
-        let check = self.peers.get(node).and_then(|peer| peer.check.as_ref());
-        check.is_some_and(|check| check.told.is_some())
-    }
-
-    /// Whether nobody listens to a member's accusations.
-    pub(crate) fn ignores(&self, accuser: &NodeId, now: u64) -> bool {
-        self.accusers.ignored(accuser, now)
-    }
-
-    /// Whom an accuser does not accuse any more: a check that nothing else asks for ends.
-    pub(crate) fn retracted(&mut self, from: &NodeId, accuses: &BTreeSet<NodeId>) {
-        let ends = |node: &&NodeId| {
-            let peer = self.peers.get(*node).filter(|peer| peer.verdict == Verdict::Alive);
-            let check = peer.and_then(|peer| peer.check.as_ref());
-            check.is_some_and(|check| check.accuser.as_ref() == Some(from)) && !accuses.contains(*node)
-        };
-        let ended: Vec<NodeId> = self.checking.iter().filter(ends).cloned().collect();
-        for node in ended {
-            self.checking.remove(&node);
-            self.peers.entry(node).and_modify(|peer| peer.check = None);
-        }
-    }
-
     /// A data connection failed: a reason to look at once.
     pub(crate) fn failed(&mut self, node: &NodeId, now: u64) {
         if let Some(peer) = self.peers.get_mut(node) {
@@ -347,8 +285,8 @@ impl Detector {
         }
         if self.sparse && !peer.linked && peer.verdict != Verdict::Dead {
             peer.evidence = true;
-            if peer.check.is_none() && now >= peer.calm_until {
-                peer.check = Some(Check::new(now, None));
+            if now >= peer.calm_until {
+                peer.doubt(now);
                 self.checking.insert(node.clone());
             }
         }
@@ -363,12 +301,7 @@ impl Detector {
         self.peers.get(node).map(|peer| peer.verdict)
     }
 
-    /// Whom this node accuses in public.
-    pub(crate) fn suspicions(&self) -> BTreeSet<NodeId> {
-        self.announced.iter().chain(self.questions.keys()).cloned().collect()
-    }
-
-    /// Smoothed round trip in milliseconds, and the share of probes that got no answer.
+    /// Smoothed round trip in microseconds, and the share of probes that got no answer.
     pub(crate) fn path(&self, node: &NodeId) -> Option<(u64, f64)> {
         self.peers.get(node).filter(|peer| peer.linked).and_then(Peer::path)
     }
@@ -408,8 +341,8 @@ impl Detector {
             if let Some(nonce) = peer.probe(watched, &setting, &mut self.random, now) {
                 orders.push(Order::Ping { to: name.clone(), nonce });
             }
-            if peer.suspicious(&setting, now) && peer.check.is_none() {
-                peer.check = Some(Check::new(now, None));
+            if peer.suspicious(&setting, now) {
+                peer.doubt(now);
                 self.checking.insert(name.clone());
             }
             if peer.verdict == Verdict::Dead {

@@ -2,6 +2,7 @@
 //! clock. Ages are counted in steady milliseconds, which advance with `now` but never by more than a step at once: a
 //! clock that jumps, or a process that stood still, is no peer's silence.
 
+mod accusations;
 mod event;
 mod fold;
 mod own;
@@ -12,11 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use certs::{
-    codec::Millis,
-    id::{NodeId, TrustDomain},
-    verify::Authority,
-};
+use certs::{codec::Millis, id::NodeId, verify::Authority};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 
 pub use crate::dial::FULL_MESH;
@@ -42,13 +39,16 @@ use crate::{
 pub const TICK_MS: u64 = 50;
 /// The most that one event may advance the steady time.
 const STEP_MS: u64 = 250;
-/// Changes of the last-known members are stored together after this time.
+/// New members are stored within this time, and so are the first changes after a calm minute.
 const PERSIST_MS: u64 = 2_000;
-/// The same for what the gossip carrier is told.
+/// Other changes are stored no more often than this: a node that starts with what is a minute old, and finds nobody who knows
+/// better, knows what its members said a minute ago. Proofs against members are stored at once.
+const PERSIST_EACH_MS: u64 = 60_000;
+/// What the gossip carrier is told gathers for this time.
 const FEED_MS: u64 = 200;
 /// How often round trips are copied into the View.
 const RTT_MS: u64 = 1_000;
-/// How often a node of a sparse mesh compares its judgements with those of one peer.
+/// How often a node forgets what others said lately, and in a sparse mesh compares its judgements with those of one peer.
 const COMPARE_MS: u64 = 10_000;
 /// How often all records of one member are asked for because a peer holds others under the same number.
 const DIFFERED_MS: u64 = 5_000;
@@ -66,7 +66,6 @@ const ORIGIN_RECORDS: (u64, u64) = (50, 300);
 /// See the module.
 pub struct Engine {
     own: NodeId,
-    trust_domain: TrustDomain,
     author: Author,
     ledger: Ledger,
     view: Arc<View>,
@@ -85,6 +84,8 @@ pub struct Engine {
     tick_due: u64,
     table_due: u64,
     persist_due: Option<u64>,
+    /// When it was stored last.
+    persisted: Option<u64>,
     feed_due: Option<u64>,
     /// Whom a summary is still owed.
     owed: BTreeSet<NodeId>,
@@ -100,6 +101,8 @@ pub struct Engine {
     spoken: BTreeMap<NodeId, ((u64, u64), u64)>,
     /// Whose newer signature the carrier brought while it was accused: it may be older than the accusation.
     carried: BTreeMap<NodeId, (u64, u64)>,
+    /// Who was accused, and when: its answer is as urgent as that.
+    answering: BTreeMap<NodeId, u64>,
     /// Of whom all records were asked for because a peer holds others under the same number, and when.
     differed: BTreeMap<NodeId, u64>,
     /// When the first link came up.
@@ -138,12 +141,11 @@ impl Engine {
         let detector = Detector::new(own.node.clone(), StdRng::seed_from_u64(random.random()));
         let (fetch, rumor, senders, origins, heard, view, out) = Default::default();
         let mut engine = Engine {
-            author: Author::new(trust_domain.clone(), own.node.clone(), own.record_key, own.generation),
+            author: Author::new(trust_domain, own.node.clone(), own.record_key, own.generation),
             ledger: Ledger::new(authority, notary),
             links: Links::new(own.node.clone()),
             dialer: Dialer::new(own.node.clone(), &peers),
             own: own.node,
-            trust_domain,
             view,
             detector,
             rumor,
@@ -157,6 +159,7 @@ impl Engine {
             tick_due: 1,
             table_due: 1 + table_interval(0),
             persist_due: None,
+            persisted: None,
             feed_due: Some(0),
             owed: BTreeSet::new(),
             rtt_due: 0,
@@ -166,6 +169,7 @@ impl Engine {
             suspicions_due: None,
             spoken: BTreeMap::new(),
             carried: BTreeMap::new(),
+            answering: BTreeMap::new(),
             differed: BTreeMap::new(),
             met: None,
             reran: false,
@@ -256,7 +260,9 @@ impl Engine {
             return;
         }
         if self.ledger.quarantined(node) {
-            return self.expel(node);
+            self.expel(node);
+            // Its end is no link's: whoever configured its address dials it ever more rarely.
+            return self.dialer.unlinked(node, &mut self.random, self.steady);
         }
         for link in self.links.up(node, link, dialled.is_some(), self.steady) {
             self.out.push(Effect::CloseLink { node: node.clone(), link });
@@ -303,6 +309,9 @@ impl Engine {
         }
         if self.dialer.is_sparse() {
             self.thin_out();
+        }
+        if self.steady >= self.compare_due {
+            self.compare();
         }
         if self.steady >= self.table_due {
             let pause = table_interval(self.view.members().len());
@@ -352,7 +361,7 @@ impl Engine {
         }
     }
 
-    /// In a sparse mesh: ends links that nobody here needs, and compares judgements with a peer now and then.
+    /// In a sparse mesh: ends links that nobody here needs.
     fn thin_out(&mut self) {
         let now = self.steady;
         for (node, link) in self.links.dialled(HOLD_MS, now) {
@@ -366,14 +375,20 @@ impl Engine {
         self.parting = later;
         let due: Vec<(NodeId, LinkId, u64)> = due;
         self.out.extend(due.into_iter().map(|(node, link, _)| Effect::CloseLink { node, link }));
-        if now >= self.compare_due {
-            self.compare_due = now + COMPARE_MS - self.random.random_range(0..=COMPARE_MS / 4);
-            self.spoken.retain(|_, (_, at)| now.saturating_sub(*at) < COMPARE_MS);
-            self.carried.retain(|node, _| self.detector.is_accused(node));
-            self.differed.retain(|_, at| now.saturating_sub(*at) < DIFFERED_MS);
-            if let Some(peer) = self.links.linked().iter().choose(&mut self.random).cloned() {
-                self.summarise(&peer, false);
-            }
+    }
+
+    /// Forgets what others said lately; in a sparse mesh compares judgements with a peer.
+    fn compare(&mut self) {
+        let now = self.steady;
+        self.compare_due = now + COMPARE_MS - self.random.random_range(0..=COMPARE_MS / 4);
+        self.spoken.retain(|_, (_, at)| now.saturating_sub(*at) < COMPARE_MS);
+        self.carried.retain(|node, _| self.detector.is_accused(node));
+        self.answering.retain(|_, at| now.saturating_sub(*at) < accusations::ANSWER_MS);
+        self.differed.retain(|_, at| now.saturating_sub(*at) < DIFFERED_MS);
+        if self.dialer.is_sparse()
+            && let Some(peer) = self.links.linked().iter().choose(&mut self.random).cloned()
+        {
+            self.summarise(&peer, false);
         }
     }
 
@@ -410,8 +425,8 @@ impl Engine {
                 Order::Ask { relay, target, nonce } => {
                     self.send(&relay, Lane::Liveness, &Message::Probe { nonce, target });
                 }
-                Order::Answer { to, target, nonce, reached } => {
-                    self.send(&to, Lane::Liveness, &Message::Probed { nonce, target, reached });
+                Order::Answer { to, target, nonce } => {
+                    self.send(&to, Lane::Liveness, &Message::Probed { nonce, target, reached: true });
                 }
                 Order::Suspicions { more } => {
                     let due = self.steady + if more { 0 } else { RETRACT_MS };
@@ -449,11 +464,19 @@ impl Engine {
     }
 
     fn persist_soon(&mut self) {
-        self.persist_due.get_or_insert(self.steady + PERSIST_MS);
+        let earliest = self.persisted.map_or(0, |at| at + PERSIST_EACH_MS);
+        self.persist_by((self.steady + PERSIST_MS).max(earliest));
+    }
+
+    fn persist_by(&mut self, due: u64) {
+        self.persist_due = Some(self.persist_due.map_or(due, |earlier| earlier.min(due)));
     }
 
     fn persist(&mut self) {
-        self.persist_due = None;
+        (self.persist_due, self.persisted) = (None, Some(self.steady));
         self.out.push(Effect::Persist(self.ledger.persist(&self.own)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ use check::{Given, Roster};
 const QUEUE: usize = 256;
 /// How long a silent member's state is kept in chitchat.
 const GRACE: Duration = Duration::from_secs(15 * 60);
+/// Heartbeats of a member that chitchat remembers, 8 bytes each, for a judgement that nobody asks for.
+const HEARTBEATS: usize = 8;
 /// Pause before a chitchat that failed is started anew.
 const RESTART: Duration = Duration::from_secs(1);
 /// Members of whom one payload may say that the peer holds something else.
@@ -332,11 +334,13 @@ async fn remind(handle: &ChitchatHandle, roster: &Roster, given: &mut Given) {
         .with_chitchat(|chitchat| {
             for (id, known) in roster.others() {
                 let current = known.records.values().filter(|record| record.generation() == id.generation);
-                let current: Vec<_> = current.filter(|record| given.section(&id, record.section())).collect();
-                let Some(highest) = current.iter().map(|record| record.sequence()).max() else { continue };
-                let values = current.iter().map(|record| {
-                    let (value, version) = (check::value(record), record.sequence());
-                    (check::key(record.section()), VersionedValue { value, version, status: DeletionStatus::Set })
+                let current = current.filter(|record| given.section(&id, record.section()));
+                // Two under one number are a lie that the ledger finds; chitchat would panic of it.
+                let current: BTreeMap<u64, _> = current.map(|record| (record.sequence(), record)).collect();
+                let Some(highest) = current.last_key_value().map(|(version, _)| *version) else { continue };
+                let values = current.into_iter().map(|(version, record)| {
+                    let value = VersionedValue { value: check::value(record), version, status: DeletionStatus::Set };
+                    (check::key(record.section()), value)
                 });
                 let id = ChitchatId::new(id.name, id.generation, id.address);
                 chitchat.reset_node_state_if_update(&id, values, highest, 0);
@@ -348,8 +352,11 @@ async fn remind(handle: &ChitchatHandle, roster: &Roster, given: &mut Given) {
 fn chitchat_config(config: &GossipConfig, feed: &Feed) -> Option<ChitchatConfig> {
     let own = feed.members.get(&feed.node)?;
     let address = check::address(&own.record_key);
-    let failure_detector_config =
-        FailureDetectorConfig { dead_node_grace_period: GRACE, ..FailureDetectorConfig::default() };
+    let failure_detector_config = FailureDetectorConfig {
+        dead_node_grace_period: GRACE,
+        sampling_window_size: HEARTBEATS,
+        ..FailureDetectorConfig::default()
+    };
     Some(ChitchatConfig {
         chitchat_id: ChitchatId::new(check::name(&own.record_key), own.generation, address),
         cluster_id: config.trust_domain.to_string(),

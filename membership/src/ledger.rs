@@ -104,6 +104,11 @@ impl Ledger {
         self.notary.read(bytes)
     }
 
+    /// Whether `key` signed a record for this mesh.
+    pub(crate) fn signed(&self, record: &SignedRecord, key: &PublicKey) -> bool {
+        self.notary.signed(record, &self.authority.trust_domain, key).is_ok()
+    }
+
     pub(crate) fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
@@ -203,11 +208,10 @@ impl Ledger {
     /// Judges somebody else's proof; true if it holds and is news.
     pub(crate) fn prove(&mut self, proof: &Proof) -> bool {
         let (one, other) = proof;
-        let same = one.node() == other.node() && one.section() == other.section() && one.rank() == other.rank();
+        let same = one.node() == other.node() && one.rank() == other.rank();
         let Some(node) = self.nodes.get(one.node()) else { return false };
         let key = node.facts.record_key;
-        let signed = |record: &SignedRecord| self.notary.signed(record, &self.authority.trust_domain, &key).is_ok();
-        if !same || one.payload() == other.payload() || !signed(one) || !signed(other) {
+        if !same || one.payload() == other.payload() || !self.signed(one, &key) || !self.signed(other, &key) {
             return false;
         }
         self.quarantine(one.node(), proof.clone());
@@ -273,6 +277,12 @@ impl Ledger {
     /// Its records as held.
     pub(crate) fn records(&self, node: &NodeId) -> Option<&Arc<BTreeMap<Section, Arc<SignedRecord>>>> {
         self.nodes.get(node).map(|node| &node.records)
+    }
+
+    /// Its table, if it came at this time or later.
+    pub(crate) fn table_since(&self, node: &NodeId, time: u64) -> Option<Arc<SignedRecord>> {
+        let node = self.nodes.get(node).filter(|node| node.table_came.is_some_and(|came| came >= time))?;
+        node.records.get(&Section::TABLE).cloned()
     }
 
     /// All that a node says of the moment under one heading.

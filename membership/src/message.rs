@@ -41,7 +41,7 @@ pub enum Message {
         nonce: u64,
         /// Whom.
         target: NodeId,
-        /// Whether it answered.
+        /// Whether it answered: of one that did not nothing is said, or believed.
         reached: bool,
     },
     /// The sender heard of these numbers just now and does not send the records themselves.

@@ -70,6 +70,11 @@ impl Section {
     pub fn is_of_the_moment(self) -> bool {
         matches!(self.base(), Section::OUTLIERS | Section::DEMAND | Section::SUSPICIONS)
     }
+
+    /// Whether other nodes keep it on their disks. Health is worth nothing after a restart: who is alive then says it anew.
+    pub(crate) fn is_stored(self) -> bool {
+        !self.is_of_the_moment() && self.base() != Section::HEALTH
+    }
 }
 
 impl fmt::Display for Section {

@@ -3,7 +3,8 @@
 //! and the others hear that it is there and pull it if it does not come (after Plumtree, Leitao et al. 2007).
 //!
 //! Each lane has a budget. What exceeds it is only announced; what cannot be pulled, because it is of the moment, is left
-//! out. Liveness has none: it is bounded by what its authors may sign.
+//! out. Liveness has none here, so that nobody can use up what others need: its budget is each author's own, see
+//! `ORIGIN_URGENT` of the engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,11 +44,18 @@ const BUDGET: [(Lane, u64, u64); 4] = [
 
 /// See the module.
 pub(crate) struct Rumor {
-    /// Latest record of each section, and who told it, in order of names.
-    waiting: BTreeMap<(NodeId, Section), (Arc<SignedRecord>, Option<NodeId>)>,
+    /// Latest record of each section, in order of names.
+    waiting: BTreeMap<(NodeId, Section), Waiting>,
     /// When the last ones went out.
     last: Option<u64>,
     budgets: BTreeMap<Lane, Bucket>,
+}
+
+struct Waiting {
+    record: Arc<SignedRecord>,
+    /// Who told it.
+    from: Option<NodeId>,
+    lane: Lane,
 }
 
 /// Who is there to be told.
@@ -66,11 +74,12 @@ impl Default for Rumor {
 }
 
 impl Rumor {
-    /// A record that is new to this node; `from` told it.
-    pub(crate) fn push(&mut self, record: Arc<SignedRecord>, from: Option<NodeId>) {
+    /// A record that is new to this node; `from` told it. Without a lane it takes that of its section.
+    pub(crate) fn push(&mut self, record: Arc<SignedRecord>, from: Option<NodeId>, lane: Option<Lane>) {
         let key = (record.node().clone(), record.section());
         if self.waiting.len() < WAITING || self.waiting.contains_key(&key) {
-            self.waiting.insert(key, (record, from));
+            let lane = lane.unwrap_or_else(|| self::lane(record.section()));
+            self.waiting.insert(key, Waiting { record, from, lane });
         }
     }
 
@@ -95,17 +104,18 @@ impl Rumor {
             return Vec::new();
         }
         self.last = Some(now);
-        let mut whole: BTreeMap<NodeId, Vec<Arc<SignedRecord>>> = BTreeMap::new();
+        let mut whole: BTreeMap<NodeId, (Lane, Vec<Arc<SignedRecord>>)> = BTreeMap::new();
         let mut announced: BTreeMap<NodeId, BTreeMap<NodeId, (u64, u64)>> = BTreeMap::new();
-        for (record, from) in std::mem::take(&mut self.waiting).into_values() {
+        for Waiting { record, from, lane } in std::mem::take(&mut self.waiting).into_values() {
             let (mut eager, mut lazy) = listeners(audience, &record, from.as_ref(), random);
             let size = (record.bytes().len() * eager.len()) as u64;
-            let lane = lane(record.section());
             if self.budgets.get_mut(&lane).is_some_and(|budget| !budget.take_many(size, now)) {
                 lazy.append(&mut eager);
             }
             for peer in eager {
-                whole.entry(peer).or_default().push(record.clone());
+                let (most, records) = whole.entry(peer).or_insert_with(|| (lane, Vec::new()));
+                *most = lane.min(*most);
+                records.push(record.clone());
             }
             for peer in lazy.into_iter().filter(|_| !record.section().is_of_the_moment()) {
                 let latest = announced.entry(peer).or_default().entry(record.node().clone()).or_default();
@@ -116,7 +126,7 @@ impl Rumor {
             let latest = latest.into_iter().map(|(node, (generation, sequence))| Latest { node, generation, sequence });
             (peer, Lane::Services, Message::Have(latest.collect()))
         });
-        whole.into_iter().flat_map(|(peer, records)| messages(&peer, &records)).chain(announced).collect()
+        whole.into_iter().flat_map(|(peer, (lane, records))| packed(&peer, lane, &records)).chain(announced).collect()
     }
 }
 
@@ -145,11 +155,15 @@ fn listeners(
     (others, Vec::new())
 }
 
-/// Packs records into messages, the most urgent first; identities and tables come before what needs them.
+/// Packs records into messages as urgent as the most urgent of them; identities and tables come before what needs them.
 pub(crate) fn messages(peer: &NodeId, records: &[Arc<SignedRecord>]) -> Vec<(NodeId, Lane, Message)> {
+    let lane = records.iter().map(|record| lane(record.section())).min().unwrap_or(Lane::Rest);
+    packed(peer, lane, records)
+}
+
+fn packed(peer: &NodeId, lane: Lane, records: &[Arc<SignedRecord>]) -> Vec<(NodeId, Lane, Message)> {
     let mut records: Vec<&Arc<SignedRecord>> = records.iter().collect();
     records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
-    let lane = records.iter().map(|record| lane(record.section())).min().unwrap_or(Lane::Rest);
     let mut batches: Vec<Vec<Vec<u8>>> = Vec::new();
     let mut size = BATCH_BYTES;
     for record in records {
@@ -163,7 +177,8 @@ pub(crate) fn messages(peer: &NodeId, records: &[Arc<SignedRecord>]) -> Vec<(Nod
     batches.into_iter().map(|batch| (peer.clone(), lane, Message::Records(batch))).collect()
 }
 
-fn lane(section: Section) -> Lane {
+/// How urgent a section is.
+pub(crate) fn lane(section: Section) -> Lane {
     match section.base() {
         Section::STATUS | Section::SUSPICIONS => Lane::Liveness,
         Section::POLICY => Lane::Policy,

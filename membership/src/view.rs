@@ -69,6 +69,8 @@ pub struct Member {
     pub health: Arc<BTreeMap<EndpointKey, HealthState>>,
     /// Round trip over the peer link, if there is one.
     pub rtt: Option<Duration>,
+    /// The share of probes over it that got no answer while the member lived, from 0 to 1.
+    pub loss: Option<f64>,
 }
 
 impl Member {

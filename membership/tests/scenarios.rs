@@ -67,6 +67,15 @@ fn a_path_blocked_one_way_kills_nobody() {
 }
 
 #[test]
+fn a_third_that_lies_kills_nobody_hides_no_death_and_keeps_no_news_back() {
+    let report = report(&format!(
+        "{HEAD}duration = \"20s\"\n[[event]]\nat = \"5s\"\ndo = \"lie\"\nnodes = \"28-39\"\n\
+         [[event]]\nat = \"8s\"\ndo = \"put\"\nnodes = \"0-2\"\n[[event]]\nat = \"10s\"\ndo = \"kill\"\nnodes = 10\n"
+    ));
+    assert_eq!((report.false_deaths, report.undetected, report.unspread), (0, 0, 0), "{report:?}");
+}
+
+#[test]
 fn all_restart_at_once_and_find_each_other() {
     let report =
         report(&format!("{HEAD}duration = \"20s\"\n[[event]]\nat = \"8s\"\ndo = \"restart\"\nnodes = \"0-39\"\n"));

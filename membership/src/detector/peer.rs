@@ -1,12 +1,11 @@
 //! One member under observation. Probes that got no answer count until chance does not explain them, given how many
 //! got none while it was alive.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-use certs::id::NodeId;
 use rand::{Rng, rngs::StdRng};
 
-use super::{RECONNECT_MS, Verdict};
+use super::{Check, RECONNECT_MS, Verdict};
 
 /// Time between probes of a watched member: 250 ms, which ticks every 50 ms shall not round up.
 const PROBE_MS: u64 = 230;
@@ -70,6 +69,7 @@ pub(super) struct Peer {
     pub(super) last_ping: Option<u64>,
     /// Nonces and times of probes without an answer, the oldest first.
     pub(super) pings: VecDeque<(u64, u64)>,
+    /// Smoothed, in microseconds.
     rtt: Option<u64>,
     /// The share of probes that got no answer while it was alive.
     loss: f64,
@@ -79,16 +79,6 @@ pub(super) struct Peer {
     calm: u64,
     /// When it was last asked in public because others judge otherwise.
     pub(super) questioned: u64,
-}
-
-pub(super) struct Check {
-    pub(super) since: u64,
-    pub(super) accuser: Option<NodeId>,
-    /// When it was accused in public, by this node or another: from then on it may refute.
-    pub(super) told: Option<u64>,
-    asked: u64,
-    /// Relays asked in this round that have not answered.
-    pub(super) waiting: BTreeSet<NodeId>,
 }
 
 /// What holds for all members at a tick.
@@ -155,6 +145,7 @@ impl Peer {
         self.loss
     }
 
+    /// Smoothed round trip in microseconds, and that share.
     pub(super) fn path(&self) -> Option<(u64, f64)> {
         Some((self.rtt?, self.loss))
     }
@@ -162,14 +153,20 @@ impl Peer {
     /// An answer: those before it that got none are lost.
     pub(super) fn acked(&mut self, nonce: u64, now: u64) {
         let Some(place) = self.pings.iter().position(|(known, _)| *known == nonce) else { return };
+        let (wait, mut took) = (self.wait(), 0);
         for (_, sent) in self.pings.drain(..=place) {
-            let late = now.saturating_sub(sent) >= LATE_MS;
-            self.loss += (f64::from(u8::from(late)) - self.loss) / 16.0;
-            let sample = now.saturating_sub(sent).min(LATE_MOST_MS);
-            if !late || self.rtt.is_some_and(|rtt| sample <= rtt * 2) || self.rtt.is_none() {
-                self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
-            }
+            took = now.saturating_sub(sent);
+            self.loss += (f64::from(u8::from(took >= wait)) - self.loss) / 16.0;
         }
+        // One answer that is late says little of the path; if all are, it has become longer.
+        let most = self.rtt.map_or(LATE_MOST_MS * 1_000, |rtt| (rtt * 2).max(LATE_MS * 1_000));
+        let sample = (took * 1_000).min(most);
+        self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+    }
+
+    /// How long an answer may take, in milliseconds.
+    fn wait(&self) -> u64 {
+        self.rtt.map_or(LATE_MS, |rtt| (rtt * 3 / 1_000).clamp(LATE_MS, LATE_MOST_MS))
     }
 
     pub(super) fn failed(&mut self, now: u64) {
@@ -181,11 +178,24 @@ impl Peer {
 
     /// It answered an accusation; who has no link leaves it in peace for longer each time.
     pub(super) fn refuted(&mut self, now: u64) {
-        if self.evidence && self.check.as_ref().is_some_and(|check| check.told.is_some() && check.accuser.is_none()) {
+        if self.evidence && self.check.as_ref().is_some_and(|check| check.announced.is_some()) {
             self.calm_until = now + self.calm;
             self.calm = (self.calm * 2).min(CALM_MOST_MS);
         }
         self.evidence = false;
+    }
+
+    /// This node itself has a reason to look.
+    pub(super) fn doubt(&mut self, now: u64) {
+        let check = self.check.get_or_insert_with(|| Check::own(now));
+        if !check.first_hand {
+            (check.first_hand, check.since) = (true, now);
+        }
+    }
+
+    /// Whether it has one already.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.first_hand)
     }
 
     pub(super) fn probe(&mut self, watched: bool, setting: &Setting, random: &mut StdRng, now: u64) -> Option<u64> {
@@ -211,14 +221,13 @@ impl Peer {
 
     /// Whether an answer of it is overdue, though not late.
     pub(super) fn owes(&self, now: u64) -> bool {
-        let wait = self.rtt.map_or(OWED_MS, |rtt| (rtt * 2).clamp(OWED_MS, LATE_MOST_MS));
+        let wait = self.rtt.map_or(OWED_MS, |rtt| (rtt * 2 / 1_000).clamp(OWED_MS, LATE_MOST_MS));
         self.linked && self.pings.iter().any(|(_, sent)| *sent >= self.heard && now >= sent + wait)
     }
 
     /// Probes since its last sign of life that are late.
     fn late(&self, health: u32, now: u64) -> usize {
-        let wait = self.rtt.map_or(LATE_MS, |rtt| (rtt * 3).clamp(LATE_MS, LATE_MOST_MS));
-        let wait = wait + wait * u64::from(health) / 2;
+        let wait = self.wait() + self.wait() * u64::from(health) / 2;
         self.pings
             .iter()
             .rev()
@@ -283,8 +292,8 @@ impl Peer {
         // Of whom nobody speaks as alive is asked itself.
         let strange = setting.sparse && unmet && !setting.alone && checked >= STRANGE_MS;
         let own = if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
-        if own && check.told.is_none() {
-            check.told = Some(now);
+        if own && check.first_hand && check.announced.is_none() {
+            check.announced = Some(now);
             judged.announce = true;
         }
         if own && self.verdict == Verdict::Alive {
@@ -293,7 +302,7 @@ impl Peer {
         }
         let refute =
             if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { setting.patient(setting.widened(REFUTE_MS)) };
-        let unrefuted = check.told.is_some_and(|told| now.saturating_sub(told) >= refute);
+        let unrefuted = check.told().is_some_and(|told| now.saturating_sub(told) >= refute);
         let is_dead = match (linked, setting.sparse) {
             (true, _) => unrefuted && dead,
             (false, false) => unrefuted && silence >= patience,
@@ -306,11 +315,5 @@ impl Peer {
             judged.verdict = Some(Verdict::Dead);
         }
         judged
-    }
-}
-
-impl Check {
-    pub(super) fn new(since: u64, accuser: Option<NodeId>) -> Check {
-        Check { since, accuser, told: None, asked: 0, waiting: BTreeSet::new() }
     }
 }

@@ -21,8 +21,38 @@ fn answer(detector: &mut Detector, orders: &[Order], member: &NodeId, now: u64) 
     }
 }
 
+/// A member accuses others beyond all that they have signed.
+fn accuse(detector: &mut Detector, from: &NodeId, accused: &[&NodeId], now: u64) -> BTreeSet<NodeId> {
+    let unanswered: Vec<NodeId> = accused.iter().copied().cloned().collect();
+    detector.accused(from, &unanswered.iter().cloned().collect(), &unanswered, now)
+}
+
 fn judged_dead(orders: &[Order], member: &NodeId) -> bool {
     orders.contains(&Order::Judge(member.clone(), Verdict::Dead))
+}
+
+/// What somebody does who wants a member dead: by its word, or by what befalls the paths to it.
+#[derive(Debug, Clone, Copy)]
+enum Lie {
+    Accuse,
+    AccuseAll,
+    TakeBack,
+    Deny,
+    CallDead,
+    /// A data connection fails.
+    Fail,
+    /// A dial fails, although the link stands.
+    Refuse,
+}
+
+impl Arbitrary for Lie {
+    type Parameters = ();
+    type Strategy = prop::sample::Select<Lie>;
+
+    fn arbitrary_with((): ()) -> Self::Strategy {
+        use Lie::{Accuse, AccuseAll, CallDead, Deny, Fail, Refuse, TakeBack};
+        prop::sample::select(vec![Accuse, AccuseAll, TakeBack, Deny, CallDead, Fail, Refuse])
+    }
 }
 
 proptest! {
@@ -30,22 +60,30 @@ proptest! {
     #[test]
     fn nobody_makes_a_node_dead_to_one_that_it_answers(
         sparse in any::<bool>(),
-        accusations in proptest::collection::vec((0_u64..20_000, 2_usize..40), 0..300),
-        denials in proptest::collection::vec((0_u64..20_000, 2_usize..40), 0..100),
+        lies in proptest::collection::vec((0_u64..20_000, 2_usize..40, any::<Lie>()), 0..400),
     ) {
         let (member, mut detector) = (name(1), Detector::new(name(0), StdRng::seed_from_u64(1)));
         detector.sparse(sparse);
         for number in 1..6 {
             detector.linked(&name(number), true, 1);
         }
+        (6..40).for_each(|number| detector.learned(&name(number), 1));
         let mut orders = Vec::new();
         for now in (0..20_000).step_by(25) {
-            let due = |at: &u64| (now..now + 25).contains(at);
-            for (_, accuser) in accusations.iter().filter(|(at, _)| due(at)) {
-                detector.accused(&name(*accuser), &member, now);
-            }
-            for (_, relay) in denials.iter().filter(|(at, _)| due(at)) {
-                detector.answered(&name(*relay), &member, false, now);
+            for (_, liar, lie) in lies.iter().filter(|(at, _, _)| (now..now + 25).contains(at)) {
+                let liar = name(*liar);
+                match lie {
+                    Lie::Accuse => drop(accuse(&mut detector, &liar, &[&member], now)),
+                    Lie::AccuseAll => {
+                        let all: Vec<NodeId> = (1..40).map(name).filter(|node| *node != liar).collect();
+                        accuse(&mut detector, &liar, &all.iter().collect::<Vec<_>>(), now);
+                    }
+                    Lie::TakeBack => drop(accuse(&mut detector, &liar, &[], now)),
+                    Lie::Deny => drop(detector.answered(&liar, &member, false, now)),
+                    Lie::CallDead => drop(detector.differs(&member, false, now)),
+                    Lie::Fail => detector.failed(&member, now),
+                    Lie::Refuse => detector.refused(&member, now),
+                }
             }
             for number in 1..6 {
                 answer(&mut detector, &orders, &name(number), now);
@@ -70,7 +108,7 @@ proptest! {
         for now in (0..3_000).step_by(25) {
             if now == 1_000 {
                 for accuser in &accusers {
-                    detector.accused(&name(*accuser), &member, now);
+                    accuse(&mut detector, &name(*accuser), &[&member], now);
                 }
             }
             if (now..now + 25).contains(&(1_000 + refutes_after)) {
@@ -102,4 +140,165 @@ fn who_answers_nobody_is_dead_within_a_second() {
         }
         assert!(dead.is_some_and(|took| took <= 1_000), "{dead:?}, sparse {sparse}");
     }
+}
+
+/// What a member that answers so long after does to a node's orders.
+struct Distant {
+    delay: u64,
+    sent: std::collections::VecDeque<(u64, u64)>,
+}
+
+impl Distant {
+    fn answers(&mut self, detector: &mut Detector, orders: &[Order], member: &NodeId, now: u64) {
+        let pings = orders.iter().filter_map(|order| {
+            let Order::Ping { to, nonce } = order else { return None };
+            (to == member).then_some((now + self.delay, *nonce))
+        });
+        self.sent.extend(pings);
+        while let Some((_, nonce)) = self.sent.pop_front_if(|(due, _)| *due <= now) {
+            detector.heard(member, now);
+            detector.acked(member, nonce, now);
+        }
+    }
+}
+
+#[test]
+fn a_long_path_is_no_loss_and_a_longer_one_is_learned() {
+    let (member, mut detector) = (name(1), Detector::new(name(0), StdRng::seed_from_u64(1)));
+    (1..6).for_each(|number| drop(detector.linked(&name(number), true, 1)));
+    let mut far = Distant { delay: 30, sent: [].into() };
+    let (mut orders, mut dead) = (Vec::new(), None);
+    for now in (0..30_000_u64).step_by(5) {
+        if now == 10_000 {
+            far.delay = 104;
+            let (rtt, loss) = detector.path(&member).expect("linked");
+            assert!((20..40).contains(&(rtt / 1_000)) && loss < 0.05, "{rtt} {loss}");
+        }
+        (2..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
+        if now < 25_000 {
+            far.answers(&mut detector, &orders, &member, now);
+        }
+        if now == 24_900 {
+            let (rtt, loss) = detector.path(&member).expect("linked");
+            assert!((90..120).contains(&(rtt / 1_000)) && loss < 0.05, "{rtt} {loss}");
+        }
+        orders = detector.tick(now);
+        if judged_dead(&orders, &member) {
+            dead.get_or_insert(now);
+        }
+    }
+    let took = dead.and_then(|dead| dead.checked_sub(25_000));
+    assert!(took.is_some_and(|took| took <= 1_500), "dead after {took:?}");
+}
+
+/// A sparse mesh in which this node is linked with members 2 to 5, and has heard of 1 and of more.
+fn sparse(members: usize) -> Detector {
+    let mut detector = Detector::new(name(0), StdRng::seed_from_u64(1));
+    detector.sparse(true);
+    (2..6).for_each(|number| drop(detector.linked(&name(number), true, 1)));
+    for number in std::iter::once(1).chain(6..members) {
+        detector.learned(&name(number), 1);
+        detector.spoken(&name(number), 1);
+    }
+    detector
+}
+
+/// Goes on from `from` to `to`; all linked members answer. Gives what became of `of`.
+fn runs(detector: &mut Detector, of: &NodeId, from: u64, to: u64) -> bool {
+    let mut orders = Vec::new();
+    let mut dead = false;
+    for now in (from..to).step_by(25) {
+        (2..6).for_each(|number| answer(detector, &orders, &name(number), now));
+        orders = detector.tick(now);
+        dead |= judged_dead(&orders, of);
+    }
+    dead
+}
+
+#[test]
+fn what_one_takes_back_others_still_say() {
+    let (liar, honest, victim) = (name(6), name(7), name(1));
+    let mut detector = sparse(8);
+    accuse(&mut detector, &liar, &[&victim], 1_000);
+    accuse(&mut detector, &honest, &[&victim], 1_300);
+    accuse(&mut detector, &liar, &[], 1_350);
+    assert!(!runs(&mut detector, &victim, 1_350, 1_680), "it has been told for less than it takes to answer");
+    assert!(runs(&mut detector, &victim, 1_680, 1_750));
+    // Alone it is taken back for good.
+    let mut detector = sparse(8);
+    accuse(&mut detector, &liar, &[&victim], 1_000);
+    accuse(&mut detector, &liar, &[], 1_350);
+    assert!(!runs(&mut detector, &victim, 1_350, 5_000) && !detector.is_accused(&victim));
+}
+
+#[test]
+fn who_has_a_reason_of_its_own_says_so_whoever_was_first() {
+    let (liar, victim) = (name(6), name(2));
+    let mut detector = sparse(8);
+    let (mut orders, mut said) = (Vec::new(), None);
+    for now in (0..3_000).step_by(25) {
+        if now == 1_000 {
+            accuse(&mut detector, &liar, &[&victim], now);
+        }
+        (3..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
+        if now < 1_000 {
+            answer(&mut detector, &orders, &victim, now);
+        }
+        orders = detector.tick(now);
+        if orders.contains(&Order::Suspicions { more: true }) {
+            said = said.or(Some(detector.suspicions()));
+        }
+    }
+    assert_eq!(said, Some([victim].into()));
+}
+
+#[test]
+fn who_was_refuted_about_one_is_heard_about_others() {
+    let (accuser, of, other) = (name(6), name(1), name(7));
+    let mut detector = sparse(8);
+    for now in [1_000, 11_000, 31_000] {
+        accuse(&mut detector, &accuser, &[&of], now);
+        detector.vouched(&of, true, now + 50);
+    }
+    assert!(detector.ignores(&accuser, &of, 31_100) && !detector.ignores(&accuser, &other, 31_100));
+    assert!(accuse(&mut detector, &accuser, &[&of], 32_000).is_empty());
+    assert!(!runs(&mut detector, &of, 32_000, 33_000));
+    assert_eq!(accuse(&mut detector, &accuser, &[&other], 33_000), [other.clone()].into());
+    assert!(runs(&mut detector, &other, 33_000, 34_000), "it died");
+}
+
+#[test]
+fn an_accuser_keeps_few_under_check_and_none_once_it_is_ignored() {
+    let liar = name(6);
+    let mut detector = sparse(300);
+    let others: Vec<NodeId> = (7..300).map(name).collect();
+    let begun = accuse(&mut detector, &liar, &others.iter().collect::<Vec<_>>(), 1_000);
+    assert_eq!(begun.len(), accusations::ACCUSED);
+    let again = accuse(&mut detector, &liar, &others.iter().rev().collect::<Vec<_>>(), 1_001);
+    assert!(again.is_empty(), "those that stand count");
+    // Some answer: the rest is let go before it is too late for them.
+    for node in begun.iter().take(24) {
+        assert!(detector.is_accused(begun.last().expect("many")));
+        detector.vouched(node, true, 1_100);
+    }
+    assert!(!others.iter().any(|node| detector.is_accused(node)));
+    for node in &others {
+        assert!(!runs(&mut detector, node, 1_100, 1_150) && detector.verdict(node) == Some(Verdict::Alive));
+    }
+}
+
+#[test]
+fn of_whom_nothing_is_known_any_more_nothing_is_said() {
+    let victim = name(2);
+    let mut detector = sparse(8);
+    let mut orders = Vec::new();
+    for now in (0..2_000).step_by(25) {
+        (3..6).for_each(|number| answer(&mut detector, &orders, &name(number), now));
+        orders = detector.tick(now);
+        if detector.suspicions().contains(&victim) {
+            assert_eq!(detector.forget(&victim), [Order::Suspicions { more: false }]);
+            break;
+        }
+    }
+    assert!(detector.suspicions().is_empty() && detector.forget(&victim).is_empty());
 }

@@ -33,7 +33,8 @@ impl Engine {
             Some(Verdict::Dead) => MemberState::Dead,
         };
         let since = before.as_ref().filter(|before| before.state == state).map_or(self.wall, |before| before.since);
-        let after = member(node, &said, state, since, before.as_ref().and_then(|before| before.rtt));
+        let path = before.as_ref().map_or((None, None), |before| (before.rtt, before.loss));
+        let after = member(node, &said, state, since, path);
         if before.as_deref() == Some(&after) {
             return;
         }
@@ -80,7 +81,8 @@ impl Engine {
         let gone = |state: MemberState| matches!(state, MemberState::Left | MemberState::Evicted);
         if said.status == Status::Left {
             if before.is_none_or(|before| !gone(before.state)) {
-                self.detector.forget(node);
+                let orders = self.detector.forget(node);
+                self.obey(orders);
                 self.dialer.forget(node);
                 self.feed_soon();
             }
@@ -117,7 +119,8 @@ impl Engine {
         if evicted {
             let (services, health) = (Arc::default(), Arc::default());
             let state = MemberState::Evicted;
-            let shown = Member { state, since: self.wall, services, health, rtt: None, ..(*before).clone() };
+            let shown =
+                Member { state, since: self.wall, services, health, rtt: None, loss: None, ..(*before).clone() };
             members.insert(node.clone(), Arc::new(shown));
             self.out.push(Effect::Changed(Change::Evicted(node.clone())));
             self.out.extend(stays(&before).then(|| lost(Loss::Evicted)));
@@ -134,11 +137,14 @@ impl Engine {
     /// Ends everything with a node that has no rights here.
     pub(super) fn expel(&mut self, node: &NodeId) {
         self.detector.unlinked(node, true, self.steady);
-        self.detector.forget(node);
+        let orders = self.detector.forget(node);
+        self.obey(orders);
         self.dialer.forget(node);
         self.fetch.have(node);
         self.origins.remove(node);
+        self.spoken.remove(node);
         self.carried.remove(node);
+        self.answering.remove(node);
         if self.links.drop_node(node) {
             self.feed_soon();
         }
@@ -182,29 +188,37 @@ impl Engine {
 
     /// Round trips are for people and change all the time: they are copied now and then, and no change is reported.
     pub(super) fn copy_rtts(&mut self) {
-        let moved = |old: Option<Duration>, new: Option<Duration>| match (old, new) {
-            (Some(old), Some(new)) => old.abs_diff(new) > old / 4,
-            (old, new) => old != new,
+        let moved = |member: &Member, (rtt, loss): (Option<Duration>, Option<f64>)| {
+            let other_rtt = match (member.rtt, rtt) {
+                (Some(old), Some(new)) => old.abs_diff(new) > old / 4,
+                (old, new) => old != new,
+            };
+            let other_loss = match (member.loss, loss) {
+                (Some(old), Some(new)) => (old - new).abs() > 0.01,
+                (old, new) => old.is_some() != new.is_some(),
+            };
+            other_rtt || other_loss
         };
         let view: &View = &self.view;
-        let rtts: Vec<(NodeId, Option<Duration>)> = self
+        let paths: Vec<_> = self
             .measured
             .union(self.links.linked())
             .filter_map(|node| {
-                let rtt = self.detector.path(node).map(|(rtt, _)| Duration::from_millis(rtt));
-                Some((view.member(node)?, rtt))
+                let path = self.detector.path(node);
+                let path = (path.map(|(rtt, _)| Duration::from_micros(rtt)), path.map(|(_, loss)| loss));
+                Some((view.member(node)?, path))
             })
-            .filter(|(member, rtt)| moved(member.rtt, *rtt))
-            .map(|(member, rtt)| (member.id.clone(), rtt))
+            .filter(|(member, path)| moved(member, *path))
+            .map(|(member, path)| (member.id.clone(), path))
             .collect();
         self.measured.clone_from(self.links.linked());
-        if rtts.is_empty() {
+        if paths.is_empty() {
             return;
         }
         let members = &mut Arc::make_mut(&mut self.view).members;
-        for (node, rtt) in rtts {
-            if let Some(member) = members.get_mut(&node) {
-                Arc::make_mut(member).rtt = rtt;
+        for (node, path) in paths {
+            if let Some(member) = members.get_mut(&node).map(Arc::make_mut) {
+                (member.rtt, member.loss) = path;
             }
         }
     }
@@ -222,7 +236,13 @@ fn stays(member: &Member) -> bool {
     !matches!(member.state, MemberState::Left | MemberState::Evicted)
 }
 
-fn member(node: &NodeId, said: &Said, state: MemberState, since: u64, rtt: Option<Duration>) -> Member {
+fn member(
+    node: &NodeId,
+    said: &Said,
+    state: MemberState,
+    since: u64,
+    (rtt, loss): (Option<Duration>, Option<f64>),
+) -> Member {
     let address = said.address.as_ref();
     let addresses = address.map(|address| address.addresses.clone()).unwrap_or_default();
     Member {
@@ -245,5 +265,6 @@ fn member(node: &NodeId, said: &Said, state: MemberState, since: u64, rtt: Optio
         services: said.services.clone(),
         health: said.health.clone(),
         rtt,
+        loss,
     }
 }

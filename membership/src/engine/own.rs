@@ -30,7 +30,7 @@ impl Engine {
         let certified = fresh.iter().any(|record| record.section() == Section::IDENTITY);
         for record in fresh {
             self.offer_own(&record);
-            self.rumor.push(record, None);
+            self.rumor.push(record, None, None);
         }
         if certified {
             // What was said while the old certificate had ended counted for nothing here.
@@ -90,7 +90,7 @@ impl Engine {
         self.fetch.have(&own);
         self.remember(record);
         let later = record.generation() > self.author.generation();
-        if !later || record.verify(&self.trust_domain, &self.author.key()).is_err() {
+        if !later || !self.ledger.signed(record, &self.author.key()) {
             return;
         }
         let earlier = !self.reran && self.met.is_none_or(|met| self.steady < met + EARLIER_MS);
@@ -101,16 +101,18 @@ impl Engine {
         }
     }
 
+    /// What a record says of this node's policy in another run, if that is more than is known: only then its signature is worth a
+    /// check.
+    pub(super) fn says_more(&self, record: &SignedRecord) -> Option<Policy> {
+        if record.section() != Section::POLICY || record.generation() == self.author.generation() {
+            return None;
+        }
+        Policy::read(record.body()).ok().filter(|policy| policy.audit.0 > self.remembered)
+    }
+
     /// A peer shows what this node said of its policy in another run.
     pub(super) fn remember(&mut self, record: &SignedRecord) {
-        if record.section() != Section::POLICY || record.generation() == self.author.generation() {
-            return;
-        }
-        // Whatever is replayed costs a signature's check only where it says more.
-        let Some(policy) = Policy::read(record.body()).ok().filter(|policy| policy.audit.0 > self.remembered) else {
-            return;
-        };
-        if record.verify(&self.trust_domain, &self.author.key()).is_ok() {
+        if let Some(policy) = self.says_more(record).filter(|_| self.ledger.signed(record, &self.author.key())) {
             self.remembered = policy.audit.0;
             self.out.push(Effect::Remembered(policy));
         }

@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use certs::id::NodeId;
 
-use super::{DIFFERED_MS, Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS};
+use super::{
+    DIFFERED_MS, Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS, PERSIST_MS, accusations::ORIGIN_URGENT,
+};
 use crate::{
     detector::Look,
     gossip::Outgoing,
@@ -17,19 +19,19 @@ use crate::{
 };
 
 /// Records a second from one peer that are worth a signature check, and at once: a large mesh's whole state.
-const SENDER_RECORDS: (u64, u64) = (500, 8_192);
+pub(super) const SENDER_RECORDS: (u64, u64) = (500, 8_192);
+/// An identity is so many of them: its certificates are checked, too.
+const IDENTITY_RECORDS: u64 = 4;
 /// Pulls a second that one peer is answered, and at once.
 const SENDER_PULLS: (u64, u64) = (20, 40);
+/// Summaries a second of one peer that are read, and at once: an honest one sends one.
+const SENDER_SUMMARIES: (u64, u64) = (2, 10);
 /// Payloads of the gossip carrier a second from one peer, and at once.
 const SENDER_PAYLOADS: (u64, u64) = (50, 200);
 /// Accusations a second of one peer that are told to the accused, and at once.
 const SENDER_ACCUSATIONS: (u64, u64) = (2, 8);
 /// Time between summaries to one peer, in milliseconds.
 const SUMMARY_MS: u64 = 1_000;
-/// Time between own refutations: half of what an accusation leaves.
-const REFUTE_MS: u64 = 200;
-/// Time between accusations of one member that are passed on although nobody listens to it.
-const VAIN_MS: u64 = 5_000;
 /// Time between notices about one peer.
 const NOTICE_MS: u64 = 60_000;
 /// Members that this node looks at because one summary judges otherwise of them.
@@ -43,20 +45,31 @@ const PULL_BYTES: usize = 1 << 20;
 pub(super) struct Sender {
     records: Bucket,
     pulls: Bucket,
+    summaries: Bucket,
     payloads: Bucket,
-    accusations: Bucket,
+    pub(super) accusations: Bucket,
+    /// What it signed itself, whoever brought it, that is passed on as urgent.
+    pub(super) urgent: Bucket,
     summary_due: u64,
     notice_due: u64,
     /// When accusations that nobody listens to are passed on next.
-    vain_due: u64,
+    pub(super) vain_due: u64,
 }
 
 impl Sender {
     fn new(now: u64) -> Sender {
         let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
-        let (records, pulls, payloads) = (bucket(SENDER_RECORDS), bucket(SENDER_PULLS), bucket(SENDER_PAYLOADS));
-        let accusations = bucket(SENDER_ACCUSATIONS);
-        Sender { records, pulls, payloads, accusations, summary_due: 0, notice_due: 0, vain_due: 0 }
+        Sender {
+            records: bucket(SENDER_RECORDS),
+            pulls: bucket(SENDER_PULLS),
+            summaries: bucket(SENDER_SUMMARIES),
+            payloads: bucket(SENDER_PAYLOADS),
+            accusations: bucket(SENDER_ACCUSATIONS),
+            urgent: bucket(ORIGIN_URGENT),
+            summary_due: 0,
+            notice_due: 0,
+            vain_due: 0,
+        }
     }
 }
 
@@ -121,14 +134,17 @@ impl Engine {
         let mut touched = BTreeSet::new();
         for record in records {
             let now = self.steady;
-            if self.ledger.news(&record) && self.sender(from).records.take(now) {
+            let cost = if record.section() == Section::IDENTITY { IDENTITY_RECORDS } else { 1 };
+            if self.ledger.news(&record) && self.sender(from).records.take_many(cost, now) {
                 if !record.section().is_of_the_moment() {
                     touched.insert(record.node().clone());
                 }
                 self.take_record(&record, Some(from));
             } else if *record.node() == self.own {
                 // No news of itself, but maybe of what its disk has lost.
-                self.remember(&record);
+                if self.says_more(&record).is_some() && self.sender(from).records.take(now) {
+                    self.remember(&record);
+                }
             } else {
                 self.told_again(&record);
             }
@@ -143,9 +159,10 @@ impl Engine {
         }
         let latest = self.ledger.rank(node);
         // What was not asked for is told because it is fresh.
-        if from.is_some() && !self.fetch.wants(node) {
+        if from.is_some() && !self.fetch.wants(node) && self.is_granted(node) {
             self.spoken(node, record.rank());
         }
+        let accused = self.ledger.suspicions(node).len();
         let now = self.now();
         let (rate, burst) = ORIGIN_RECORDS;
         let budget = self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now.steady));
@@ -161,12 +178,15 @@ impl Engine {
                 }
                 // What the carrier brought, the carrier spreads.
                 if from.is_some() {
-                    self.rumor.push(record.clone(), from.cloned());
+                    let lane = self.urgency(record);
+                    self.rumor.push(record.clone(), from.cloned(), Some(lane));
                 }
                 if latest < Some(record.rank()) {
                     self.signed(record, from.is_some());
                 }
-                if record.section() != Section::TABLE {
+                if latest.is_none() {
+                    self.persist_by(self.steady + PERSIST_MS);
+                } else if record.section() != Section::TABLE && record.section().is_stored() {
                     self.persist_soon();
                 }
                 self.feed_soon();
@@ -174,8 +194,9 @@ impl Engine {
             Offered::OfTheMoment => {
                 let base = record.section().base();
                 self.heard.insert((node.clone(), base));
-                if from.is_some() && (base != Section::SUSPICIONS || self.worth_telling(node)) {
-                    self.rumor.push(record.clone(), from.cloned());
+                let told = base != Section::SUSPICIONS || self.worth_telling(node, accused) && self.is_urgent(record);
+                if from.is_some() && told {
+                    self.rumor.push(record.clone(), from.cloned(), None);
                 }
             }
             Offered::NoIdentity => self.fetch.want(node, from, self.steady),
@@ -213,9 +234,16 @@ impl Engine {
         }
     }
 
+    fn is_granted(&self, node: &NodeId) -> bool {
+        self.ledger.authority().grants.contains_key(node)
+    }
+
     /// A peer speaks of a member as alive, or has news of it, up to this number.
     fn spoken(&mut self, node: &NodeId, rank: (u64, u64)) {
-        self.spoken.insert(node.clone(), (rank, self.steady));
+        // Who claims more than is held takes nothing from the word of one who does not.
+        if self.ledger.rank(node) >= Some(rank) || !self.is_spoken_of(node) {
+            self.spoken.insert(node.clone(), (rank, self.steady));
+        }
     }
 
     /// Whether a peer spoke so of a member, and what it spoke of is held: who claims more than it can show is not believed.
@@ -259,6 +287,7 @@ impl Engine {
         }
         self.refresh(node);
         self.expel(node);
+        self.persist_by(self.steady);
     }
 
     fn proved(&mut self, from: &NodeId, one: &[u8], other: &[u8]) {
@@ -277,8 +306,7 @@ impl Engine {
     fn announced(&mut self, from: &NodeId, entries: Vec<Latest>) {
         for entry in entries.into_iter().take(ENTRIES) {
             let theirs = (entry.generation, entry.sequence);
-            let granted = self.ledger.authority().grants.contains_key(&entry.node);
-            if granted && entry.node != self.own && self.ledger.rank(&entry.node) < Some(theirs) {
+            if self.is_granted(&entry.node) && entry.node != self.own && self.ledger.rank(&entry.node) < Some(theirs) {
                 self.spoken(&entry.node, theirs);
                 self.fetch.expect(&entry.node, from, self.steady);
             }
@@ -286,6 +314,10 @@ impl Engine {
     }
 
     fn summary(&mut self, from: &NodeId, entries: Vec<(Latest, bool)>) {
+        let now = self.steady;
+        if !self.sender(from).summaries.take(now) {
+            return;
+        }
         let mut told = BTreeSet::new();
         let mut looks = 0;
         for (entry, alive) in entries.into_iter().take(ENTRIES) {
@@ -298,10 +330,9 @@ impl Engine {
             if ours <= theirs {
                 told.insert(entry.node.clone());
             }
-            let granted = self.ledger.authority().grants.contains_key(&entry.node);
             let copied = entry.node == self.own && entry.generation > self.author.generation();
-            if copied || granted && entry.node != self.own && ours < theirs {
-                self.fetch.want(&entry.node, Some(from), self.steady);
+            if copied || self.is_granted(&entry.node) && entry.node != self.own && ours < theirs {
+                self.fetch.claimed(&entry.node, from, self.steady);
             }
         }
         if self.ledger.nodes().any(|node| !told.contains(node) && node != from) {
@@ -312,7 +343,7 @@ impl Engine {
     /// A peer calls a member alive: what is held of it here, too, makes that count, now or once it comes.
     fn hearsay(&mut self, theirs: &Latest, alive: bool) {
         let node = &theirs.node;
-        if alive && self.ledger.authority().grants.contains_key(node) {
+        if alive && self.is_granted(node) {
             self.spoken(node, (theirs.generation, theirs.sequence));
             if self.is_spoken_of(node) {
                 let orders = self.detector.spoken(node, self.steady);
@@ -386,69 +417,6 @@ impl Engine {
         }
     }
 
-    /// Whether a member's accusations are passed on. Of one to whom nobody listens only now and then: the accused still
-    /// answers it, for its own judgement.
-    fn worth_telling(&mut self, accuser: &NodeId) -> bool {
-        let now = self.steady;
-        if !self.detector.ignores(accuser, now) {
-            return true;
-        }
-        let sender = self.sender(accuser);
-        let due = now >= sender.vain_due;
-        if due {
-            sender.vain_due = now + VAIN_MS;
-        }
-        due
-    }
-
-    /// A member said anew whom it finds silent.
-    fn accused(&mut self, accuser: &NodeId) {
-        let now = self.steady;
-        let accused: Vec<Latest> = self.ledger.suspicions(accuser).into_iter().cloned().collect();
-        let names = accused.iter().map(|latest| latest.node.clone()).collect();
-        self.detector.retracted(accuser, &names);
-        let mut told: Vec<Arc<SignedRecord>> = Vec::new();
-        for Latest { node, generation, sequence } in accused {
-            if node == self.own {
-                // Who does not hear this node is told directly, too: a link brings all that it says.
-                if !self.links.linked().contains(accuser) && !self.detector.ignores(accuser, now) {
-                    self.dialer.demand(accuser, now);
-                }
-                // Whoever asks is answered with a signature made after the question.
-                let due = self.refuted + REFUTE_MS;
-                if now >= due {
-                    self.refute()
-                } else {
-                    self.refute_due = Some(due)
-                }
-                continue;
-            }
-            let ours = self.ledger.latest(&node);
-            if ours.is_some_and(|ours| (ours.generation, ours.sequence) > (generation, sequence)) {
-                // It has signed something since: the accuser may not know.
-                let held = self.ledger.records(&node).and_then(|held| held.get(&Section::TABLE));
-                told.extend(held.cloned());
-                continue;
-            }
-            let checked = self.detector.accused(accuser, &node, now);
-            // The accused may not hear the accuser.
-            if self.links.linked().contains(&node) && (self.sender(accuser).accusations.take(now) || checked) {
-                let said: Vec<Arc<SignedRecord>> = self
-                    .ledger
-                    .momentary(accuser)
-                    .filter(|record| record.section().base() == Section::SUSPICIONS)
-                    .cloned()
-                    .collect();
-                for (peer, lane, message) in rumor::messages(&node, &said) {
-                    self.send(&peer, lane, &message);
-                }
-            }
-        }
-        for (peer, _, message) in rumor::messages(accuser, &told) {
-            self.send(&peer, Lane::Liveness, &message);
-        }
-    }
-
     pub(super) fn gossip(&mut self, outgoing: Outgoing) {
         match outgoing {
             Outgoing::Send { to, bytes } => self.send(&to, Lane::Rest, &Message::Carrier(bytes)),
@@ -482,7 +450,7 @@ impl Engine {
         }
     }
 
-    fn sender(&mut self, node: &NodeId) -> &mut Sender {
+    pub(super) fn sender(&mut self, node: &NodeId) -> &mut Sender {
         let now = self.steady;
         self.senders.entry(node.clone()).or_insert_with(|| Sender::new(now))
     }

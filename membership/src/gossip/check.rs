@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     body::SECTIONS,
-    brief::{Compared, Index},
+    brief::{self, Compared, Index},
     record::{RECORD_BYTES, Section, SignedRecord},
 };
 
@@ -173,7 +173,7 @@ impl Roster {
         })
     }
 
-    /// Judges a payload of `from`. `beat` rises with every call.
+    /// Judges a payload of `from`: a short digest, with news where it answers one, or news alone. `beat` rises with every call.
     pub(super) fn check(
         &self,
         trust_domain: &TrustDomain,
@@ -182,38 +182,26 @@ impl Roster {
         beat: u64,
         given: &mut Given,
     ) -> Result<Passed, Malformed> {
-        let (message, Compared { unknown, differ, .. }) = self.read(&wire::unpack(payload)?)?;
+        let bytes = wire::unpack(payload)?;
+        let short = Short::read(&bytes)?;
+        let compared = short.as_ref().map(|short| self.runs.compare(&short.digest));
+        let compared = compared.unwrap_or_else(|| Some(Compared::default()));
+        let Compared { both, unknown, differ } = compared.ok_or("a digest that names a member twice")?;
         let mut sight = Sight { roster: self, trust_domain, from, beat, given, unknown, learned: Vec::new() };
-        let message = match message {
-            Message::Syn { cluster, digest } => {
-                if cluster != trust_domain.as_str() {
-                    return Err("another mesh's gossip");
+        let message = match short {
+            Some(Short { cluster: Some(cluster), .. }) if cluster != trust_domain.as_str() => {
+                return Err("another mesh's gossip");
+            }
+            Some(Short { cluster: Some(cluster), .. }) => Message::Syn { cluster, digest: sight.digest(both) },
+            Some(short) => Message::SynAck { digest: sight.digest(both), delta: sight.delta(short.news()?)? },
+            None => match wire::read(&bytes)? {
+                Message::Ack { delta } => Message::Ack { delta: sight.delta(delta)? },
+                Message::Syn { .. } | Message::SynAck { .. } | Message::BadCluster => {
+                    return Err("a message as no member writes it");
                 }
-                Message::Syn { cluster, digest: sight.digest(digest)? }
-            }
-            Message::SynAck { digest, delta } => {
-                Message::SynAck { digest: sight.digest(digest)?, delta: sight.delta(delta)? }
-            }
-            Message::Ack { delta } => Message::Ack { delta: sight.delta(delta)? },
-            Message::BadCluster => return Err("a peer of this mesh calls it another"),
+            },
         };
         Ok(Passed { message: wire::write(&message), learned: sight.learned, unknown: sight.unknown, differ })
-    }
-
-    /// Reads a message with either sort of digest.
-    fn read(&self, bytes: &[u8]) -> Result<(Message, Compared<'_>), Malformed> {
-        let Some(short) = Short::read(bytes)? else { return Ok((wire::read(bytes)?, Compared::default())) };
-        let mut compared = self.runs.compare(&short.digest).ok_or("a digest that names a member twice")?;
-        let held = std::mem::take(&mut compared.both).into_iter().filter_map(|(held, version)| {
-            let known = self.feed.members.get(&held.node)?;
-            Some(Held { id: id(known), heartbeat: 0, collected: 0, version })
-        });
-        let digest = held.collect();
-        let message = match &short.cluster {
-            Some(cluster) => Message::Syn { cluster: cluster.clone(), digest },
-            None => Message::SynAck { digest, delta: short.news()? },
-        };
-        Ok((message, compared))
     }
 
     /// A message of this node's own chitchat as a peer reads it.
@@ -281,23 +269,19 @@ struct Sight<'a> {
 }
 
 impl Sight<'_> {
-    fn digest(&mut self, digest: Vec<Held>) -> Result<Vec<Held>, Malformed> {
+    /// A peer's digest as chitchat reads it, of members whom both know in the same run.
+    fn digest(&mut self, both: Vec<(&brief::Held, u64)>) -> Vec<Held> {
         self.given.digest_came();
-        let mut kept: BTreeMap<NodeId, Held> = BTreeMap::new();
-        for held in digest {
-            let Some((node, known)) = self.roster.member(&held.id, &mut self.unknown) else { continue };
-            if held.collected != 0 {
-                return Err("a collection of deletions that nobody makes");
-            }
-            let heartbeat = if known.alive { self.beat } else { 1 };
+        let held = both.into_iter().filter_map(|(held, version)| {
+            let known = self.roster.feed.members.get(&held.node)?;
+            let id = id(known);
             // Who seems to hold everything of a member is told nothing of it.
-            let passed_over = self.given.passed_over.contains_key(&(held.id.name.clone(), held.id.generation));
-            let version = if passed_over { u64::MAX } else { held.version };
-            if kept.insert(node.clone(), Held { heartbeat, version, ..held }).is_some() {
-                return Err("a digest that names a member twice");
-            }
-        }
-        Ok(kept.into_values().collect())
+            let passed_over = self.given.passed_over.contains_key(&(id.name.clone(), id.generation));
+            let (heartbeat, version) =
+                (if known.alive { self.beat } else { 1 }, if passed_over { u64::MAX } else { version });
+            self.roster.names.contains_key(&id.name).then_some(Held { id, heartbeat, collected: 0, version })
+        });
+        held.collect()
     }
 
     fn delta(&mut self, delta: Vec<Delta>) -> Result<Vec<Delta>, Malformed> {

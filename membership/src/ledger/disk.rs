@@ -15,8 +15,10 @@ use crate::{
     record::{Section, SignedRecord},
 };
 
-/// Largest persisted state in bytes.
+/// Largest persisted state in bytes: what is more is left out, the least important first.
 const PERSISTED_BYTES: usize = 64 << 20;
+/// Bytes that a record takes beside its own.
+const RECORD_BESIDE: usize = 8;
 
 /// Records of a node whose certificates have ended by this node's clock.
 pub(super) struct Lapsed {
@@ -35,13 +37,28 @@ struct Persisted {
 impl Ledger {
     /// Everything but one node's own records, for the disk.
     pub(crate) fn persist(&self, own: &NodeId) -> Vec<u8> {
+        self.persist_within(PERSISTED_BYTES, own)
+    }
+
+    pub(super) fn persist_within(&self, most: usize, own: &NodeId) -> Vec<u8> {
         let bytes = |record: &Arc<SignedRecord>| record.bytes().to_vec();
+        let mut room = most;
+        let mut fits = |size: usize| {
+            let left = room.checked_sub(size + RECORD_BESIDE);
+            room = left.unwrap_or(room);
+            left.is_some()
+        };
+        let proofs = self.proofs().map(|found| [&found.identity, &found.proof.0, &found.proof.1].map(bytes));
+        let proofs = proofs.filter(|proof| fits(proof.iter().map(|bytes| bytes.len() + RECORD_BESIDE).sum())).collect();
         let others = self.nodes.iter().filter(|(name, _)| *name != own);
         let held = others.flat_map(|(_, node)| node.records.values());
         let lapsed = self.lapsed.values().flat_map(|lapsed| &lapsed.records);
-        let records = held.chain(lapsed).map(bytes).collect();
-        let proofs = self.proofs().map(|found| [&found.identity, &found.proof.0, &found.proof.1].map(bytes));
-        codec::encode(&Persisted { records, proofs: proofs.collect() })
+        let mut records: Vec<&Arc<SignedRecord>> =
+            held.chain(lapsed).filter(|record| record.section().is_stored()).collect();
+        // Sections are numbered by what a node needs first to find another.
+        records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section()));
+        let records = records.into_iter().filter(|record| fits(record.bytes().len())).map(bytes).collect();
+        codec::encode(&Persisted { records, proofs })
     }
 
     /// Takes in what [`persist`](Self::persist) gave; what no longer counts is left out.

@@ -40,7 +40,7 @@ pub(super) struct Node {
     pub(super) content: u128,
 }
 
-/// A record beside the one that is held of its section.
+/// A record beside the one that is held of its section, and beside all others of its number.
 pub(super) enum Compared {
     Newer,
     Same,
@@ -141,13 +141,21 @@ impl Node {
         } else {
             self.waiting.get(section).or_else(|| self.records.get(section))
         };
-        let Some(held) = held else { return Compared::Newer };
-        match record.rank().cmp(&held.rank()) {
-            std::cmp::Ordering::Greater => Compared::Newer,
-            std::cmp::Ordering::Less => Compared::Older,
-            std::cmp::Ordering::Equal if held.payload() == record.payload() => Compared::Same,
-            std::cmp::Ordering::Equal => Compared::Contradicts(held.clone()),
+        match held.map(|held| record.rank().cmp(&held.rank())) {
+            Some(std::cmp::Ordering::Less) => Compared::Older,
+            Some(std::cmp::Ordering::Equal) if held.is_some_and(|held| held.payload() == record.payload()) => {
+                Compared::Same
+            }
+            Some(std::cmp::Ordering::Equal | std::cmp::Ordering::Greater) | None => {
+                self.numbered(record.rank()).map_or(Compared::Newer, |held| Compared::Contradicts(held.clone()))
+            }
         }
+    }
+
+    /// What is held under a number, whatever its section: no node uses one twice.
+    fn numbered(&self, rank: (u64, u64)) -> Option<&Arc<SignedRecord>> {
+        let moment = self.moment.values().map(|(record, _)| record);
+        self.records.values().chain(self.waiting.values()).chain(moment).find(|held| held.rank() == rank)
     }
 
     pub(super) fn fold(&mut self, authority: &Authority) {

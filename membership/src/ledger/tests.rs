@@ -81,6 +81,65 @@ proptest! {
     }
 }
 
+/// All that a ledger holds, as a peer would tell it.
+fn told(ledger: &Ledger) -> Vec<Arc<SignedRecord>> {
+    let nodes = ledger.nodes.values();
+    nodes.flat_map(|node| node.records.values().chain(node.waiting.values()).cloned()).collect()
+}
+
+/// What two hold together.
+fn merged(world: &World, one: &Ledger, other: &Ledger) -> Ledger {
+    ledger(world, &[told(one), told(other)].concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn merging_in_any_groups_gives_the_same(parts in proptest::collection::vec(0_usize..3, 80), contradicts in any::<bool>()) {
+        let mut world = World::new();
+        let mut records = history(&mut world);
+        let identities: Vec<_> = records.iter().filter(|record| record.section() == Section::IDENTITY).cloned().collect();
+        let liar = world.citizen("liar", 1);
+        let mut author = author(&world, &liar, 1 << 24);
+        let identity = author.publish(&Body::Identity(Identity { chain: liar.chain.clone() })).expect("fits");
+        records.extend(identity.iter().cloned());
+        let sign = |section: Section, body: Vec<u8>| {
+            let (key, mesh) = (&liar.record_key, &world.trust_domain);
+            Arc::new(SignedRecord::sign(key, mesh, &liar.node, 1 << 24, section, 90, body).expect("fits"))
+        };
+        records.push(sign(Section::STATUS, certs::codec::encode(&Status::Draining)));
+        if contradicts {
+            records.push(sign(Section::POLICY, vec![0]));
+        }
+        // Each part holds who its members are: of one whose identity is missing nothing is kept.
+        let part = |number: usize| {
+            let own = records.iter().zip(parts.iter().cycle()).filter(|(_, part)| **part == number);
+            let own: Vec<_> = own.map(|(record, _)| record.clone()).collect();
+            ledger(&world, &[identities.clone(), identity.clone(), own].concat())
+        };
+        let (a, b, c) = (part(0), part(1), part(2));
+        let whole = ledger(&world, &records);
+        prop_assert_eq!(whole.quarantined(&liar.node), contradicts);
+        let left = merged(&world, &merged(&world, &a, &b), &c);
+        let right = merged(&world, &a, &merged(&world, &b, &c));
+        let turned = merged(&world, &merged(&world, &c, &a), &b);
+        for ledger in [&left, &right, &turned] {
+            // Two of one number that meet in one part convict their author there, and it tells the proof.
+            let convicted = [&a, &b, &c, ledger].iter().any(|ledger| ledger.quarantined(&liar.node));
+            prop_assert!(!contradicts || convicted || ledger.nodes.contains_key(&liar.node));
+            let others = |of: &Ledger| {
+                let (mut said, records) = holding(of);
+                said.remove(&liar.node);
+                let records: Vec<_> = records.into_iter().filter(|bytes| {
+                    SignedRecord::decode(bytes).expect("held").node() != &liar.node
+                }).collect();
+                (said, records)
+            };
+            prop_assert_eq!(others(ledger), others(&whole));
+        }
+    }
+}
+
 #[test]
 fn a_stale_table_makes_changes_wait_for_the_next() {
     let mut world = World::new();
@@ -131,6 +190,53 @@ fn the_disk_brings_back_what_still_counts() {
     narrowed.restore(&bytes, NOW);
     assert_eq!(narrowed.nodes().map(NodeId::as_str).collect::<Vec<_>>(), ["b"]);
     narrowed.restore(&[0xff; 64], NOW);
+}
+
+#[test]
+fn the_disk_takes_no_more_than_can_be_read_and_what_matters_first() {
+    let mut world = World::new();
+    let own = NodeId::new("nobody").expect("valid");
+    let mut full = empty(&world);
+    for name in ["a", "b"] {
+        let citizen = world.citizen(name, 1);
+        full.rejudge(Arc::new(world.authority.clone()), NOW);
+        let mut author = author(&world, &citizen, 1 << 24);
+        let mut say =
+            |body: &Body| author.publish(body).expect("fits").iter().for_each(|record| drop(take(&mut full, record)));
+        say(&Body::Identity(Identity { chain: citizen.chain.clone() }));
+        say(&Body::Status(Status::Draining));
+        for number in 0..20 {
+            let health = crate::body::HealthState { healthy: true, since: number, reason: "y".repeat(250) };
+            let endpoint = crate::body::HealthRecord {
+                service: format!("default/{name}").parse().expect("valid"),
+                instance: None,
+                state: health,
+            };
+            say(&Body::Health(crate::body::Health { endpoints: vec![endpoint] }));
+        }
+        for number in 0..10 {
+            let (key, mesh) = (&citizen.record_key, &world.trust_domain);
+            let record = SignedRecord::sign(
+                key,
+                mesh,
+                &citizen.node,
+                1 << 24,
+                Section(7_000 + number),
+                900 + u64::from(number),
+                vec![0; 5_000],
+            );
+            take(&mut full, &Arc::new(record.expect("fits")));
+        }
+    }
+    for most in [0, 3_000, 20_000, 1 << 20] {
+        let bytes = full.persist_within(most, &own);
+        assert!(bytes.len() <= most.max(16), "{} of {most}", bytes.len());
+        let mut again = Ledger::new(Arc::new(world.authority.clone()), Arc::new(crate::notary::Certificates));
+        again.restore(&bytes, NOW);
+        let drains = |name: &NodeId| again.said(name).is_some_and(|said| said.status == Status::Draining);
+        assert_eq!(again.nodes().filter(|name| drains(name)).count(), if most < 10_000 { 0 } else { 2 }, "{most}");
+        assert!(again.nodes.values().all(|node| node.records.keys().all(|section| section.base() != Section::HEALTH)));
+    }
 }
 
 #[test]
@@ -263,6 +369,38 @@ fn who_contradicted_itself_is_no_member_after_a_restart() {
     again.restore(&ledger.persist(&own), NOW);
     assert!(again.quarantined(&citizen.node), "its links are refused before any peer's proof comes");
     assert!(identity.iter().all(|record| !matches!(take(&mut again, record), Offered::Fresh)));
+}
+
+#[test]
+fn one_number_for_two_sections_is_a_contradiction_too() {
+    let mut world = World::new();
+    let citizen = world.citizen("a", 1);
+    let mut author = author(&world, &citizen, 1 << 24);
+    let identity = author.publish(&Body::Identity(Identity { chain: citizen.chain.clone() })).expect("fits");
+    let sign = |section: Section, body: Vec<u8>| {
+        let (key, mesh) = (&citizen.record_key, &world.trust_domain);
+        Arc::new(SignedRecord::sign(key, mesh, &citizen.node, 1 << 24, section, 90, body).expect("fits"))
+    };
+    let status = sign(Section::STATUS, certs::codec::encode(&Status::Up));
+    let others = [
+        sign(Section::SERVICES, vec![0]),
+        sign(Section::SUSPICIONS, vec![0]),
+        sign(Section::TABLE, vec![0]),
+        sign(Section::IDENTITY, identity[0].body().to_vec()),
+    ];
+    for other in &others {
+        for (first, second) in [(&status, other), (other, &status)] {
+            let mut ledger = empty(&world);
+            identity.iter().for_each(|record| drop(take(&mut ledger, record)));
+            assert!(!matches!(take(&mut ledger, first), Offered::Refused(_) | Offered::Equivocation), "{first:?}");
+            assert!(ledger.news(second), "{second:?}");
+            assert!(matches!(take(&mut ledger, second), Offered::Equivocation), "{first:?}, then {second:?}");
+            assert!(ledger.quarantined(&citizen.node));
+        }
+        let mut told = empty(&world);
+        identity.iter().for_each(|record| drop(take(&mut told, record)));
+        assert!(told.prove(&(status.clone(), other.clone())), "{other:?}");
+    }
 }
 
 #[test]

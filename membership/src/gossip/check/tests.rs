@@ -60,7 +60,7 @@ impl Scene {
     }
 
     fn check(&self, message: &Message) -> Result<Passed, Malformed> {
-        self.judge(&wire::pack(&wire::write(message)), 50, &mut Given::default())
+        self.judge(&self.roster.pack(message.clone(), 7), 50, &mut Given::default())
     }
 
     fn judge(&self, payload: &[u8], beat: u64, given: &mut Given) -> Result<Passed, Malformed> {
@@ -117,19 +117,38 @@ fn what_chitchat_would_believe_is_refused() {
 #[test]
 fn news_about_this_node_and_strangers_is_left_out() {
     let scene = scene();
-    let mut stranger = scene.id(1);
-    stranger.name = "stranger".to_owned();
-    let mut old = scene.id(2);
-    old.generation -= 1;
-    let held = |id: Id| Held { id, heartbeat: u64::MAX, collected: 0, version: u64::MAX };
-    let digest = vec![held(scene.id(1)), held(stranger), held(old), held(scene.id(0))];
+    // The sender knows a stranger, and itself in another run.
+    let mut feed = (*scene.roster.feed).clone();
+    let known = |key: &SigningKey, generation: u64| Known::new(key.public(), generation, true, Arc::default());
+    let (stranger, sender) = (NodeId::new("n9").expect("valid"), NodeId::new("n2").expect("valid"));
+    feed.members.insert(stranger, known(&SigningKey::generate(), GENERATION));
+    feed.members.insert(sender, known(&scene.keys[2], GENERATION - 1));
+    let theirs = Roster::new(Arc::new(feed));
     let own = Delta { id: scene.id(0), collected: 0, from: 0, values: vec![scene.value(0, 0, 7)], bare_version: false };
-    let passed = scene.check(&Message::SynAck { digest, delta: vec![own] }).expect("no blame");
+    let held = |known: &Known| Held { id: id(known), heartbeat: u64::MAX, collected: 0, version: u64::MAX };
+    let digest = theirs.feed.members.values().map(held).collect();
+    let told = theirs.pack(Message::SynAck { digest, delta: vec![own] }, 7);
+    let passed = scene.judge(&told, 50, &mut Given::default()).expect("no blame");
     assert!(passed.unknown && passed.learned.is_empty());
     let Ok(Message::SynAck { digest, delta }) = wire::read(&passed.message) else { panic!("a SynAck") };
     assert!(delta.is_empty());
     let heartbeats: Vec<u64> = digest.iter().map(|held| held.heartbeat).collect();
     assert_eq!(heartbeats, [50, 50], "this node's judgement instead of the sender's");
+}
+
+/// chitchat's own digests say sixty bytes of a member where nine will do, and things that nobody needs to believe.
+#[test]
+fn messages_that_no_member_writes_are_refused() {
+    let scene = scene();
+    let held = |of: usize| Held { id: scene.id(of), heartbeat: 1, collected: 0, version: 9 };
+    let refused = [
+        Message::Syn { cluster: "test.example".to_owned(), digest: vec![held(1)] },
+        Message::SynAck { digest: vec![held(1)], delta: Vec::new() },
+        Message::BadCluster,
+    ];
+    for message in refused {
+        assert!(scene.judge(&wire::pack(&wire::write(&message)), 1, &mut Given::default()).is_err(), "{message:?}");
+    }
 }
 
 #[test]
@@ -154,7 +173,7 @@ fn earlier_runs_and_former_members_are_not_sent() {
 fn a_short_digest_says_what_a_whole_one_does() {
     let scene = scene().holding(1, 9);
     let held = |of: usize, version: u64| Held { id: scene.id(of), heartbeat: 1, collected: 0, version };
-    let message = || Message::SynAck {
+    let message = Message::SynAck {
         digest: vec![held(0, 3), held(1, 9), held(2, 0)],
         delta: vec![Delta {
             id: scene.id(2),
@@ -164,20 +183,20 @@ fn a_short_digest_says_what_a_whole_one_does() {
             bare_version: false,
         }],
     };
-    let whole = scene.check(&message()).expect("honest");
-    let short = scene.judge(&scene.roster.pack(message(), 7), 50, &mut Given::default()).expect("honest");
-    assert_eq!((short.learned, short.unknown, short.differ), (whole.learned, whole.unknown, Vec::new()));
-    let digest = |passed: &[u8]| {
-        let Ok(Message::SynAck { mut digest, delta }) = wire::read(passed) else { panic!("a SynAck") };
+    let payload = scene.roster.pack(message.clone(), 7);
+    let passed = scene.judge(&payload, 1, &mut Given::default()).expect("honest");
+    assert_eq!((passed.learned.len(), passed.unknown, passed.differ), (1, false, Vec::new()));
+    let parts = |message: Message| {
+        let Message::SynAck { mut digest, delta } = message else { panic!("a SynAck") };
         digest.sort_by(|one, other| one.id.name.cmp(&other.id.name));
         (digest, delta)
     };
-    assert_eq!(digest(&short.message), digest(&whole.message));
+    let long = wire::write(&message).len();
+    assert_eq!(parts(wire::read(&passed.message).expect("own")), parts(message));
+    assert!(payload.len() < long);
     let syn = |cluster: &str| Message::Syn { cluster: cluster.to_owned(), digest: vec![held(1, 9)] };
     assert!(scene.judge(&scene.roster.pack(syn("test.example"), 7), 50, &mut Given::default()).is_ok());
     assert!(scene.judge(&scene.roster.pack(syn("two.example"), 7), 50, &mut Given::default()).is_err());
-    let long: usize = whole.message.len();
-    assert!(scene.roster.pack(message(), 7).len() < long);
 }
 
 #[test]
@@ -206,14 +225,11 @@ fn who_holds_something_else_under_the_same_number_is_told_of() {
 #[test]
 fn a_digest_of_many_fakes_costs_nothing() {
     let scene = scene();
-    let fake = |index: u16| {
-        let id = Id { name: format!("{index}"), generation: 1, address: ANY };
-        Held { id, heartbeat: 1, collected: 0, version: 1 }
-    };
-    let digest: Vec<Held> = (0..1_000).map(fake).collect();
-    let message = Message::Syn { cluster: "test.example".to_owned(), digest };
-    let passed = scene.check(&message).expect("no blame");
-    assert!(passed.message.len() < 100);
+    let fakes = (0..1_000_u64).map(|number| (brief::Run::of(&scene.keys[1].public(), number << 24), 1));
+    let digest = Index::default().brief_of(fakes, 7);
+    let payload = wire::pack(&Short::new(Some("test.example".to_owned()), digest, Vec::new()).write());
+    let passed = scene.judge(&payload, 1, &mut Given::default()).expect("no blame");
+    assert!(passed.message.len() < 100 && passed.unknown);
 }
 
 #[test]
@@ -351,7 +367,7 @@ fn who_filled_a_message_is_passed_over_for_a_while() {
     let held = |of: usize| Held { id: scene.id(of), heartbeat: 1, collected: 0, version: 5 };
     let syn = Message::Syn { cluster: "test.example".to_owned(), digest: vec![held(1), held(2)] };
     let mut seen = || {
-        let passed = scene.judge(&wire::pack(&wire::write(&syn)), 1, &mut given).expect("no blame");
+        let passed = scene.judge(&scene.roster.pack(syn.clone(), 7), 1, &mut given).expect("no blame");
         let Ok(Message::Syn { digest, .. }) = wire::read(&passed.message) else { panic!("a Syn") };
         let of = |index: usize| digest.iter().find(|held| held.id == scene.id(index)).map(|held| held.version);
         (of(1), of(2))

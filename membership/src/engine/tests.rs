@@ -1,0 +1,231 @@
+//! What one peer's messages cost this node, and what is kept of them.
+
+use certs::{
+    codec,
+    id::TrustDomain,
+    sign::{Digest, PublicKey},
+    verify::NodeCaFacts,
+};
+
+use super::*;
+use crate::{
+    body::Policy,
+    error::RecordError,
+    message::Latest,
+    notary::Certificates,
+    testing::{Citizen, START, World},
+};
+
+/// Counts the signatures and paths that are checked.
+#[derive(Debug, Default)]
+struct Counting {
+    signed: std::sync::atomic::AtomicU64,
+    certified: std::sync::atomic::AtomicU64,
+}
+
+impl Notary for Counting {
+    fn read(&self, bytes: &[u8]) -> Result<Arc<SignedRecord>, RecordError> {
+        Certificates.read(bytes)
+    }
+
+    fn signed(&self, record: &SignedRecord, mesh: &TrustDomain, key: &PublicKey) -> Result<(), RecordError> {
+        self.signed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Certificates.signed(record, mesh, key)
+    }
+
+    fn certified(
+        &self,
+        node: &NodeId,
+        chain: Vec<Vec<u8>>,
+        authority: &Authority,
+        now: Millis,
+    ) -> Result<NodeCaFacts, RecordError> {
+        self.certified.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Certificates.certified(node, chain, authority, now)
+    }
+}
+
+/// One engine, and a liar that is linked with it.
+struct Scene {
+    world: World,
+    own: Citizen,
+    liar: Citizen,
+    engine: Engine,
+    notary: Arc<Counting>,
+    now: Millis,
+}
+
+const GENERATION: u64 = (START / 1_000) << 24;
+
+impl Scene {
+    fn new() -> Scene {
+        let mut scene = Scene::seeded(Vec::new());
+        let node = scene.liar.node.clone();
+        scene.event(Event::LinkUp { node, link: LinkId(1), dialled: None });
+        scene
+    }
+
+    /// Without a link, with configured addresses.
+    fn seeded(peers: Vec<std::net::SocketAddr>) -> Scene {
+        let mut world = World::new();
+        let (own, liar) = (world.citizen("a", 1), world.citizen("b", 1));
+        let trust_domain = world.trust_domain.clone();
+        let config = Config { trust_domain, peers, last_known: Vec::new() };
+        let node = Own {
+            node: own.node.clone(),
+            record_key: own.record_key.clone(),
+            generation: GENERATION,
+            identity: own.chain.clone(),
+        };
+        let notary = Arc::new(Counting::default());
+        let authority = Arc::new(world.authority.clone());
+        let engine = Engine::with_notary(config, node, authority, notary.clone(), 1, START);
+        Scene { world, own, liar, engine, notary, now: START }
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Effect> {
+        self.engine.handle(event, self.now)
+    }
+
+    /// The liar says something.
+    fn tell(&mut self, message: &Message) -> Vec<Effect> {
+        let from = self.liar.node.clone();
+        self.event(Event::Message { from, link: LinkId(1), bytes: message.encode() })
+    }
+
+    fn pass(&mut self, milliseconds: u64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for _ in 0..milliseconds / TICK_MS {
+            self.now += TICK_MS;
+            effects.extend(self.event(Event::Tick));
+        }
+        effects
+    }
+
+    /// Signed by the liar, whomever it speaks of.
+    fn forge(&self, of: &NodeId, generation: u64, section: Section, sequence: u64, body: Vec<u8>) -> Vec<u8> {
+        let (key, mesh) = (&self.liar.record_key, &self.world.trust_domain);
+        let record = SignedRecord::sign(key, mesh, of, generation, section, sequence, body);
+        record.expect("fits").bytes().to_vec()
+    }
+
+    fn checked(&self) -> (u64, u64) {
+        let read = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        (read(&self.notary.signed), read(&self.notary.certified))
+    }
+}
+
+#[test]
+fn what_a_peer_shows_of_the_reader_itself_costs_the_peer_as_much_as_anything_else() {
+    let mut scene = Scene::new();
+    let before = scene.checked();
+    let own = scene.own.node.clone();
+    let digest = Digest::of(b"forged");
+    for round in 1..=100_u64 {
+        let forged = (1..=200).map(|number| {
+            let policy = Policy {
+                digest,
+                count: 1,
+                recent: Vec::new(),
+                applied: digest,
+                audit: (round * 1_000 + number, digest),
+            };
+            scene.forge(&own, GENERATION - (1 << 24), Section::POLICY, number, codec::encode(&policy))
+        });
+        let forged = Message::Records(forged.collect());
+        scene.tell(&forged);
+    }
+    let checks = scene.checked().0 - before.0;
+    assert!(checks <= receive::SENDER_RECORDS.1, "{checks} of 20,000");
+}
+
+#[test]
+fn certificates_cost_a_peer_more_than_signatures() {
+    let mut scene = Scene::new();
+    let liar = scene.liar.node.clone();
+    let identity = Identity { chain: scene.liar.chain.clone() };
+    let before = scene.checked();
+    for round in 0..40_u64 {
+        let told = (1..=500).map(|number| {
+            let sequence = round * 500 + number;
+            scene.forge(&liar, GENERATION, Section::IDENTITY, sequence, codec::encode(&identity))
+        });
+        let told = Message::Records(told.collect());
+        scene.tell(&told);
+    }
+    let checks = scene.checked().1 - before.1;
+    assert!(checks <= receive::SENDER_RECORDS.1 / 4, "{checks} of 20,000");
+}
+
+#[test]
+fn names_that_nobody_granted_leave_nothing_behind() {
+    let mut scene = Scene::new();
+    let name = |kind: &str, number: usize| NodeId::new(&format!("{kind}{number}")).expect("valid");
+    for number in 0..300 {
+        let latest = |kind: &str| Latest { node: name(kind, number), generation: GENERATION, sequence: 9 };
+        let record = scene.forge(&name("r", number), GENERATION, Section::STATUS, 1, codec::encode(&Status::Up));
+        scene.tell(&Message::Records(vec![record]));
+        scene.tell(&Message::Summary(vec![(latest("s"), true)]));
+        scene.tell(&Message::Have(vec![latest("h")]));
+        scene.tell(&Message::Probe { nonce: 1, target: name("p", number) });
+    }
+    let Engine { spoken, origins, carried, differed, senders, .. } = &scene.engine;
+    let kept = [spoken.len(), origins.len(), carried.len(), differed.len(), senders.len()];
+    assert!(kept.iter().all(|kept| *kept <= 2), "{kept:?}");
+    // What a member says of itself is kept for a while only, in a full mesh, too.
+    let liar = scene.liar.node.clone();
+    let record = scene.forge(&liar, GENERATION, Section::STATUS, 1, codec::encode(&Status::Up));
+    scene.tell(&Message::Records(vec![record]));
+    assert_eq!(scene.engine.spoken.len(), 1);
+    scene.pass(2 * COMPARE_MS + 1_000);
+    assert_eq!(scene.engine.spoken.len(), 0);
+}
+
+#[test]
+fn a_configured_address_of_one_that_is_quarantined_is_dialled_ever_more_rarely() {
+    let seed: std::net::SocketAddr = ([10, 0, 0, 1], 1).into();
+    let mut scene = Scene::seeded(vec![seed]);
+    let (liar, identity) = (scene.liar.node.clone(), Identity { chain: scene.liar.chain.clone() });
+    let told = [
+        (Section::IDENTITY, 1, codec::encode(&identity)),
+        (Section::STATUS, 2, codec::encode(&Status::Up)),
+        (Section::STATUS, 2, codec::encode(&Status::Draining)),
+    ];
+    let told = told.map(|(section, sequence, body)| scene.forge(&liar, GENERATION, section, sequence, body));
+    scene.event(Event::LinkUp { node: liar.clone(), link: LinkId(1), dialled: None });
+    told.into_iter().for_each(|record| drop(scene.tell(&Message::Records(vec![record]))));
+    assert!(scene.engine.ledger.quarantined(&liar));
+    let (mut dials, mut link) = (0, 1);
+    for _ in 0..2_000 {
+        let effects = scene.pass(TICK_MS);
+        for effect in effects {
+            let Effect::Dial { address, .. } = effect else { continue };
+            dials += 1;
+            link += 1;
+            scene.event(Event::LinkUp { node: liar.clone(), link: LinkId(link), dialled: Some(address) });
+            scene.event(Event::LinkDown { node: liar.clone(), link: LinkId(link) });
+        }
+    }
+    assert!((5..40).contains(&dials), "{dials} in 100 s");
+}
+
+#[test]
+fn what_changes_all_the_time_is_not_written_all_the_time() {
+    let mut scene = Scene::new();
+    let liar = scene.liar.node.clone();
+    let identity = Identity { chain: scene.liar.chain.clone() };
+    let mut author = Author::new(scene.world.trust_domain.clone(), liar, scene.liar.record_key.clone(), GENERATION);
+    let tell = |scene: &mut Scene, author: &mut Author, body: &Body| {
+        let records = author.publish(body).expect("fits");
+        scene.tell(&Message::Records(records.iter().map(|record| record.bytes().to_vec()).collect()));
+    };
+    tell(&mut scene, &mut author, &Body::Identity(identity));
+    let mut written = 0;
+    for round in 0..150_u64 {
+        let status = if round % 2 == 0 { Status::Draining } else { Status::Up };
+        tell(&mut scene, &mut author, &Body::Status(status));
+        let effects = scene.pass(2_000);
+        written += effects.iter().filter(|effect| matches!(effect, Effect::Persist(_))).count();
+    }
+    assert!((3..10).contains(&written), "{written} times in 300 s");
+}
