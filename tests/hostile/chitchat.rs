@@ -117,7 +117,19 @@ pub(crate) fn packed_bomb(blocks: usize) -> Vec<u8> {
     out
 }
 
-/// The first message of an exchange.
+/// A member's run as its short digests name it.
+pub(crate) fn run(key: &PublicKey, generation: u64) -> [u8; 6] {
+    let hash = Digest::of(&[&key.0[..], &generation.to_be_bytes()].concat()).0;
+    std::array::from_fn(|index| hash[index])
+}
+
+/// The first message of an exchange as members write it: runs, versions and marks, here in any order.
+pub(crate) fn short(mesh: &str, entries: &[([u8; 6], u64, u8)]) -> Vec<u8> {
+    let salt = 7_u128;
+    [vec![1], codec::encode(&(Some(mesh), (salt, entries), codec::Bytes(Vec::new())))].concat()
+}
+
+/// The first message of an exchange as chitchat makes it.
 pub(crate) fn syn(mesh: &str, digest: &[Held]) -> Vec<u8> {
     let mut out = begin(0);
     out.extend(u16::try_from(digest.len()).expect("few").to_le_bytes());

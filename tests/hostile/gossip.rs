@@ -27,7 +27,7 @@ use membership::{
 use serde_json::Value;
 
 use crate::{
-    chitchat::{self, Delta, Held, Id, packed_bomb, payload, syn},
+    chitchat::{self, Delta, Held, Id, packed_bomb, payload, short, syn},
     liar::{Liar, file},
     strangers::wall,
 };
@@ -172,7 +172,8 @@ impl Scene {
             let events = self.ask(at, "/v1/events?here=true");
             let harmed = |event: &&Value| {
                 let kind = event["kind"].as_str().unwrap_or_default();
-                let bad = ["member_left", "member_gone", "member_evicted", "equivocation", "clone"].contains(&kind);
+                let bad = ["member_dead", "member_left", "member_gone", "member_evicted", "equivocation", "clone"]
+                    .contains(&kind);
                 bad && HONEST.iter().any(|of| event["subject"] == *of)
             };
             let harmed: Vec<&Value> = events.as_array().expect("a list").iter().filter(harmed).collect();
@@ -305,7 +306,17 @@ fn a87_a88_a89_digests_that_reset_revive_or_invent_members_change_nothing() {
             scene.liar.signed(&name, scene.liar.generation, Section::STATUS, 1, codec::encode(&Status::Up))
         });
         scene.liar.tell(&Message::Records(records.collect()));
+        // And as members' digests name them.
+        let ghosts = (0..1_000_u64).map(|number| {
+            let [_, _, run @ ..] = (u64::from(part) * 1_000 + number).to_be_bytes();
+            (run, u64::MAX, 1)
+        });
+        scene.gossip(&short(TRUST_DOMAIN, &ghosts.collect::<Vec<_>>()));
     }
+    let run = chitchat::run(&scene.key("ratings").public(), scene.generation("ratings"));
+    scene.gossip(&short(TRUST_DOMAIN, &[(run, u64::MAX, 1)]));
+    scene.gossip(&short(TRUST_DOMAIN, &[(run, 1, 1), (run, 1, 1)]));
+    scene.gossip(&short("another.example", &[(run, 1, 1)]));
     scene.carriers_learn();
     scene.unharmed();
     for at in HONEST {

@@ -242,6 +242,11 @@ impl Agent {
         self.inner.sync.links.to(node).map(|link| (link.carrier(), link.remote()))
     }
 
+    /// Since when a node has had no peer link with this one that had one before.
+    pub fn without_link(&self, node: &NodeId) -> Option<Millis> {
+        self.inner.sync.links.without(node)
+    }
+
     /// How far this machine's clock is ahead of peers'.
     pub fn drift(&self) -> Option<Measured> {
         self.inner.sync.drift.measured()

@@ -25,6 +25,8 @@ pub struct Links(Arc<Table>);
 #[derive(Debug, Default)]
 struct Table {
     open: Mutex<HashMap<LinkId, PeerLink>>,
+    /// When the last link to a node ended; nothing of those that are linked. One per node that was a member at most.
+    ended: Mutex<HashMap<NodeId, Millis>>,
     /// When a node last refused this one.
     refusals: Mutex<HashMap<NodeId, Millis>>,
     /// Whom each node accuses in public, and since when.
@@ -42,11 +44,23 @@ impl Links {
 
     pub(super) fn insert(&self, id: LinkId, link: PeerLink) {
         self.refusals().remove(&link.peer().node);
+        self.ended().remove(&link.peer().node);
         self.table().insert(id, link);
     }
 
-    pub(super) fn remove(&self, id: LinkId) -> Option<PeerLink> {
-        self.table().remove(&id)
+    pub(super) fn remove(&self, id: LinkId, now: Millis) -> Option<PeerLink> {
+        let mut table = self.table();
+        let link = table.remove(&id)?;
+        let node = &link.peer().node;
+        if table.values().all(|other| other.peer().node != *node) {
+            self.ended().insert(node.clone(), now);
+        }
+        Some(link)
+    }
+
+    /// Since when a node has had no link with this one that had one before.
+    pub fn without(&self, node: &NodeId) -> Option<Millis> {
+        self.ended().get(node).copied()
     }
 
     /// Sends what fits; the rest is for repair.
@@ -143,6 +157,10 @@ impl Links {
 
     fn accusations(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, BTreeMap<NodeId, Millis>>> {
         self.0.accusations.lock().expect("no code panics while it holds the accusations")
+    }
+
+    fn ended(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Millis>> {
+        self.0.ended.lock().expect("no code panics while it holds the ends")
     }
 
     fn refusals(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Millis>> {

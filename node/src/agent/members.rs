@@ -175,7 +175,7 @@ impl Task {
 
     fn step(&mut self, event: Event, persist: &watch::Sender<Vec<u8>>, dials: &Arc<Semaphore>) {
         if let Event::LinkDown { link, .. } = &event {
-            self.links.remove(*link);
+            self.links.remove(*link, self.clock.now());
         }
         let effects = self.engine.handle(event, self.clock.now());
         let mut changed = Vec::new();
@@ -184,7 +184,7 @@ impl Task {
                 Effect::Send { link, lane, bytes, .. } => self.links.send(link, lane, &bytes),
                 Effect::Dial { node, address } => self.dial(node, address, dials.clone()),
                 Effect::CloseLink { link, .. } => {
-                    if let Some(link) = self.links.remove(link) {
+                    if let Some(link) = self.links.remove(link, self.clock.now()) {
                         link.close("superfluous");
                     }
                 }

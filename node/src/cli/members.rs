@@ -79,12 +79,15 @@ fn matrix(members: &[Member]) -> Table {
 fn detail(detail: &MemberDetail, ctx: &Context) -> String {
     let member = &detail.member;
     let started = detail.started.as_deref().map(|started| format!("{} ago, ", ago(started))).unwrap_or_default();
+    let lost = |loss: f64| format!(", {:.1} % of probes lost", loss * 100.0);
+    let path = member.rtt_ms.map(|rtt| format!("{rtt:.1} ms{}", member.loss.map(lost).unwrap_or_default()));
     let rows = [
         ("name", member.name.to_string()),
         ("state", format!("{} for {}", member.state, ago(&member.since))),
         ("address", member.address.clone()),
         ("locality", member.locality.clone()),
         ("version", member.version.clone()),
+        ("path", path.unwrap_or_default()),
         ("started", format!("{started}generation {} of epoch {}", detail.generation, detail.epoch)),
         ("services", detail.services.join(", ")),
     ];

@@ -150,6 +150,7 @@ mod tests {
             since: "2030-01-01T00:00:00Z".into(),
             own: name == "a",
             rtt_ms: Some(0.4),
+            loss: None,
             reaches: reaches.map(|all| all.iter().map(|(name, rtt)| (node(name), *rtt)).collect::<BTreeMap<_, _>>()),
             policy: None,
         }

@@ -192,6 +192,9 @@ pub struct Member {
     pub own: bool,
     /// Round trip to it, milliseconds, if there is a link.
     pub rtt_ms: Option<f64>,
+    /// The share of probes over that link that got no answer while it lived, from 0 to 1.
+    #[serde(default)]
+    pub loss: Option<f64>,
     /// Asked for with `reach`: whom it has links with, and the round trips in milliseconds as it measures them; absent if it
     /// was not asked or did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -98,6 +98,7 @@ impl Admin {
             since: rfc3339(member.since),
             own: member.id == *self.agent.node(),
             rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+            loss: member.loss.map(|loss| (loss * 1e3).round() / 1e3),
             reaches: None,
             policy: member.policy.as_ref().map(|policy| policy.applied.to_string()),
         }
@@ -109,7 +110,11 @@ impl Admin {
         let path = match self.agent.link(&member.id) {
             _ if member.id == own => "this node itself".to_owned(),
             Some((carrier, remote)) => format!("over its own link ({carrier} to {remote})"),
-            None => "without a link, by what others pass on".to_owned(),
+            None => {
+                let since = self.agent.without_link(&member.id).map(rfc3339);
+                let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
+                format!("without a link{since}, by what others pass on")
+            }
         };
         let judgement =
             api::Report { by: own, says: word(member.state).to_owned(), path, since: rfc3339(member.since) };

@@ -270,7 +270,7 @@ fn claims_choose_among_the_rules() {
     let when = |conditions: &str| format!("match: [{{{conditions}}}], ");
     let http = [
         rule("staff", &when("headers: {'@request.auth.claims[realm][roles]': {exact: staff}}")),
-        rule("early", &when("headers: {'@request.auth.claims.sub': {prefix: a}, x: {exact: y}}")),
+        rule("early", &when("headers: {'@request.auth.claims.sub': {prefix: a}, x: {exact: z}}")),
         rule("scoped", &when("headers: {'@request.auth.claims.scope': {regex: 'b+'}}")),
         rule("known", &when("headers: {'@request.auth.claims.sub': {}}")),
         rule("unlisted", &when("uri: {prefix: /without}, withoutHeaders: {'@request.auth.claims.sub': {exact: bob}}")),

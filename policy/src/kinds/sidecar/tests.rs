@@ -254,7 +254,10 @@ fn what_would_open_ports_is_refused_by_name() {
         ("{egress: [{port: {number: 80}, captureMode: NONE, hosts: ['*/*']}]}", &["spec.egress[0].captureMode"]),
         ("{egress: [{port: {number: 80}, bind: 127.0.0.1, hosts: ['*/*']}]}", &["spec.egress[0].bind"]),
         ("{egress: [{port: {}, bind: 'unix://@a', hosts: ['*/*']}]}", &["spec.egress[0].bind"]),
-        ("{egress: [{port: {number: 80, protocol: HTTP_PROXY}, hosts: ['*/*']}]}", &["spec.egress[0].port"]),
+        (
+            "{egress: [{port: {number: 80, protocol: HTTP_PROXY}, hosts: ['*/*']}]}",
+            &["spec.egress[0].port", "spec.egress[0].port.protocol"],
+        ),
         ("{outboundTrafficPolicy: {mode: ALLOW_ANY}}", &[]),
         (
             "{outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: a.b, port: {number: 1}}}}",
