@@ -78,12 +78,12 @@ fn serve(mut stream: TcpStream, name: &str) {
 /// A connection of a client.
 ///
 /// # Errors
-/// Nobody listens.
-pub fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+/// Nobody listens, or who does reset it at once.
+pub fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 
@@ -92,7 +92,7 @@ pub fn connect(address: SocketAddr) -> Result<TcpStream, String> {
 /// # Errors
 /// The connection broke off.
 pub fn say(address: SocketAddr, text: &str) -> Result<String, String> {
-    let mut stream = connect(address)?;
+    let mut stream = connect(address).map_err(|error| error.to_string())?;
     let mut answer = String::new();
     stream.write_all(text.as_bytes()).map_err(|error| error.to_string())?;
     stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())?;

@@ -233,7 +233,7 @@ fn a_dead_node_breaks_what_it_had_and_takes_nothing_new() {
     // One connection to each.
     let mut open = BTreeMap::new();
     eventually("a connection to each", || {
-        let mut stream = connect(world.door())?;
+        let mut stream = connect(world.door()).map_err(|error| error.to_string())?;
         let mut name = [0; 4];
         stream.read_exact(&mut name).map_err(|error| error.to_string())?;
         open.insert(name, stream);
