@@ -107,10 +107,39 @@ pub trait Facts {
 }
 
 /// Which message the operations are for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// What goes to the service.
     Request,
+    /// What comes back.
     Response,
+}
+
+/// Facts of a message without the headers that are removed from it: as in Envoy they are gone before formatters look.
+struct Without<'a> {
+    facts: &'a dyn Facts,
+    removed: &'a [HeaderName],
+    side: Side,
+}
+
+impl Without<'_> {
+    fn hides(&self, side: Side, name: &str) -> bool {
+        self.side == side && self.removed.iter().any(|removed| removed.as_str().eq_ignore_ascii_case(name))
+    }
+}
+
+impl Facts for Without<'_> {
+    fn request_header(&self, name: &str) -> Option<&str> {
+        self.facts.request_header(name).filter(|_| !self.hides(Side::Request, name))
+    }
+
+    fn response_header(&self, name: &str) -> Option<&str> {
+        self.facts.response_header(name).filter(|_| !self.hides(Side::Response, name))
+    }
+
+    fn word(&self, word: Word) -> Option<String> {
+        self.facts.word(word)
+    }
 }
 
 impl HeaderOps {
@@ -119,16 +148,22 @@ impl HeaderOps {
         self.set.is_empty() && self.add.is_empty() && self.remove.is_empty() && self.authority.is_none()
     }
 
-    /// Applies removals, `set` and `add`; the authority is the caller's to apply.
-    pub fn apply(&self, headers: &mut HeaderMap, facts: &dyn Facts) {
+    /// Applies removals, `set` and `add` to the headers of this side; the authority is the caller's to apply. A value that comes out
+    /// empty changes nothing, as in Envoy.
+    pub fn apply(&self, side: Side, headers: &mut HeaderMap, facts: &dyn Facts) {
         for name in &self.remove {
             headers.remove(name);
         }
+        let facts = &Without { facts, removed: &self.remove, side };
         for (name, template) in &self.set {
-            headers.insert(name.clone(), template.value(facts));
+            if let Some(value) = template.value(facts) {
+                headers.insert(name.clone(), value);
+            }
         }
         for (name, template) in &self.add {
-            headers.append(name.clone(), template.value(facts));
+            if let Some(value) = template.value(facts) {
+                headers.append(name.clone(), value);
+            }
         }
     }
 
@@ -178,26 +213,26 @@ fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
 }
 
 impl Template {
-    /// The value for these facts.
-    pub fn render(&self, facts: &dyn Facts) -> String {
+    /// The text for these facts. What has no value is left out (in access logs it is `-`).
+    fn render(&self, facts: &dyn Facts) -> String {
         let mut out = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.push_str(text),
-                Part::Format(format) => out.push_str(format.show(facts).as_deref().unwrap_or("-")),
+                Part::Format(format) => out.push_str(format.show(facts).as_deref().unwrap_or_default()),
             }
         }
         out
     }
 
-    /// The same as a header's value; what no header can hold is left out.
-    pub fn value(&self, facts: &dyn Facts) -> HeaderValue {
+    /// The header's value, `None` if it is empty; what no header can hold is left out.
+    pub fn value(&self, facts: &dyn Facts) -> Option<HeaderValue> {
         if let Some(fixed) = &self.fixed {
-            return fixed.clone();
+            return Some(fixed.clone()).filter(|value| !value.is_empty());
         }
         let mut text = self.render(facts);
         text.retain(|letter| !letter.is_control());
-        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+        HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
     }
 
     fn parse(text: &str, at: &At<'_>) -> Option<Self> {
@@ -383,11 +418,35 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_out_empty_changes_nothing_and_what_is_removed_is_seen_no_more() {
+        let template = |text: &str| Template { parts: split(text).ok().expect("well formed"), fixed: None };
+        let name = HeaderName::from_static;
+        let operations = HeaderOps {
+            set: vec![
+                (name("x-kept"), template("%REQ(X-B)%")),
+                (name("x-new"), template("%REQ(X-A)%")),
+                (name("x-mixed"), template("a%REQ(X-B)%")),
+            ],
+            add: vec![(name("x-added"), template("%REQ(X-B)%"))],
+            remove: vec![name("x-a")],
+            authority: None,
+        };
+        let came = || HeaderMap::from_iter([(name("x-kept"), HeaderValue::from_static("client"))]);
+        let mut headers = came();
+        operations.apply(Side::Request, &mut headers, &Fixed);
+        assert_eq!((&headers["x-kept"], &headers["x-mixed"], headers.len()), (&"client".parse().unwrap(), &"a".parse().unwrap(), 2));
+        let mut headers = came();
+        operations.apply(Side::Response, &mut headers, &Fixed);
+        assert_eq!(headers["x-new"], "abcdef", "it is removed from the response");
+    }
+
+    #[test]
     fn formatters() {
         assert_eq!(show("100%%").as_deref(), Some("100%"));
         assert_eq!(show("a%REQ(X-A)%b").as_deref(), Some("aabcdefb"));
         assert_eq!(show("%REQ(X-B?X-A):3%").as_deref(), Some("abc"));
-        assert_eq!(show("%REQ(X-B)%").as_deref(), Some("-"));
+        assert_eq!(show("%REQ(X-B)%").as_deref(), Some(""));
+        assert_eq!(show("a%REQ(X-B)%c").as_deref(), Some("ac"));
         assert_eq!(show("%PROTOCOL%").as_deref(), Some("HTTP/1.1"));
         assert_eq!(show("%REQ_WITHOUT_QUERY(X-B?:PATH)% %REQ_WITHOUT_QUERY(X-A):2%").as_deref(), Some("/p ab"));
         assert_eq!(show("%REQ(X-ENVOY-ORIGINAL-PATH?:PATH):2%").as_deref(), Some("/p"));

@@ -42,6 +42,7 @@ pub enum Refused {
 pub struct NormalPath<'a> {
     path: Cow<'a, str>,
     bare: Option<String>,
+    unescaped: Option<String>,
 }
 
 impl NormalPath<'_> {
@@ -54,6 +55,12 @@ impl NormalPath<'_> {
     pub fn without_parameters(&self) -> &str {
         self.bare.as_deref().unwrap_or(&self.path)
     }
+
+    /// The path with the escapes of `@`, `:` and their like undone, as nearly every application reads it, where it has such: what
+    /// rules that keep somebody out are matched against as well.
+    pub fn unescaped(&self) -> Option<&str> {
+        self.unescaped.as_deref()
+    }
 }
 
 /// The normal form of a path; what follows a `?` is left out.
@@ -64,7 +71,7 @@ pub fn path(raw: &str, level: PathNormalization) -> Result<NormalPath<'_>, Refus
     let raw = raw.split_once('?').map_or(raw, |(path, _)| path);
     forwardable(raw)?;
     if raw == "*" {
-        return Ok(NormalPath { path: Cow::Borrowed(raw), bare: None });
+        return Ok(NormalPath { path: Cow::Borrowed(raw), bare: None, unescaped: None });
     }
     if !raw.starts_with('/') {
         return Err(Refused::Relative);
@@ -73,7 +80,7 @@ pub fn path(raw: &str, level: PathNormalization) -> Result<NormalPath<'_>, Refus
         check_strictly(raw)?;
     }
     if is_plain(raw) {
-        return Ok(NormalPath { path: Cow::Borrowed(raw), bare: None });
+        return Ok(NormalPath { path: Cow::Borrowed(raw), bare: None, unescaped: None });
     }
     let mut path = escapes(raw);
     if level == PathNormalization::DecodeAndMergeSlashes {
@@ -92,7 +99,8 @@ pub fn path(raw: &str, level: PathNormalization) -> Result<NormalPath<'_>, Refus
             path.split('/').map(|segment| segment.split_once(';').map_or(segment, |(name, _)| name)).collect();
         segments(&kept.join("/"), level)
     });
-    Ok(NormalPath { path: Cow::Owned(path), bare })
+    let unescaped = path.contains('%').then(|| without_escapes(&path, is_in_segment)).filter(|read| *read != path);
+    Ok(NormalPath { path: Cow::Owned(path), bare, unescaped })
 }
 
 /// Refuses what no request may hold, whether or not a rule looks at paths.
@@ -109,7 +117,19 @@ pub fn forwardable(raw: &str) -> Result<(), Refused> {
 
 /// True if every level leaves the path as it is.
 fn is_plain(raw: &str) -> bool {
-    !raw.contains(['%', '\\', ';']) && !raw.contains("//") && !raw.contains("/.")
+    raw.bytes().all(|byte| byte == b'/' || byte != b';' && is_in_segment(byte))
+        && !raw.contains("//")
+        && !raw.contains("/.")
+}
+
+/// What may stand in a segment of a path as it is (`pchar` of RFC 3986, 3.3).
+fn is_in_segment(byte: u8) -> bool {
+    is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte)
+}
+
+/// What is never escaped (RFC 3986, 2.3).
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
 /// What [`PathNormalization::Strict`] refuses.
@@ -148,32 +168,41 @@ fn escaped(digits: &[u8]) -> Option<u8> {
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
-/// Escapes of unreserved characters (RFC 3986, 2.3) decoded, the digits of the others in upper case. Once: `%252e` stays.
-/// A broken escape becomes an escaped `%`.
+/// Escapes of unreserved characters decoded, the digits of the others in upper case, and what may not stand in a path as it is, such
+/// as letters beyond ASCII, escaped: a rule and a request may write `é` either way. Once: `%252e` stays. A broken escape becomes an
+/// escaped `%`. Backslashes are the levels' to judge.
 pub(crate) fn escapes(text: &str) -> String {
+    without_escapes(text, is_unreserved)
+}
+
+/// The same; what escapes are `undone` is the caller's to say.
+fn without_escapes(text: &str, undone: impl Fn(u8) -> bool) -> String {
     let mut normal = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        normal.push_str(&rest[..at]);
-        let after = &rest[at + 1..];
-        match escaped(after.as_bytes()) {
-            Some(byte) => {
-                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                    normal.push(char::from(byte));
-                } else {
-                    normal.push('%');
-                    normal.push_str(&after[..2].to_ascii_uppercase());
-                }
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        let stays = match (first, escaped(after)) {
+            (b'%', Some(byte)) => {
                 rest = &after[2..];
+                if undone(byte) {
+                    normal.push(char::from(byte));
+                    continue;
+                }
+                byte
             }
             // A `%` that begins no escape is one itself: left alone, it could begin one with what is decoded behind it.
-            None => {
-                normal.push_str("%25");
-                rest = after;
+            (b'%', None) => first,
+            _ if is_in_segment(first) || matches!(first, b'/' | b'\\') => {
+                normal.push(char::from(first));
+                continue;
             }
+            _ => first,
+        };
+        normal.push('%');
+        for digit in [stays >> 4, stays & 15] {
+            normal.push(char::from(b"0123456789ABCDEF"[usize::from(digit)]));
         }
     }
-    normal.push_str(rest);
     normal
 }
 

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, request::Parts};
 use http_body::{Frame, SizeHint};
 use std::{
+    cell::RefCell,
     future::poll_fn,
     io,
     pin::{Pin, pin},
@@ -172,6 +173,11 @@ impl<I: Io> Wire<I> {
     }
 }
 
+thread_local! {
+    /// Where short reads go first: a connection that waits keeps no room, and what came takes no more than it needs.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
 /// Reads what is there, up to about so many bytes.
 pub(super) fn poll_read<I: Io>(
     io: &mut I,
@@ -179,8 +185,16 @@ pub(super) fn poll_read<I: Io>(
     wanted: usize,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    read.reserve(wanted);
-    pin!(io.read_buf(read)).poll(cx)
+    if wanted > READ {
+        read.reserve(wanted);
+        return pin!(io.read_buf(read)).poll(cx);
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut came = ReadBuf::new(scratch);
+        ready!(Pin::new(io).poll_read(cx, &mut came))?;
+        read.extend_from_slice(came.filled());
+        Poll::Ready(Ok(came.filled().len()))
+    })
 }
 
 /// What is left to send of a request.

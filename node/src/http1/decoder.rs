@@ -2,7 +2,7 @@
 
 use super::{
     READ, READ_LONG,
-    head::{Bad, header_lines},
+    head::{Bad, header_lines, is_blank},
 };
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::HeaderMap;
@@ -162,7 +162,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, Bad> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let size = std::str::from_utf8(&line[..digits]).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
     let (Some(size), 1..=16) = (size, digits) else { return Err("not a chunk size") };
-    if !matches!(line[digits..].trim_ascii_start(), [] | [b';', ..]) {
+    let behind = line[digits..].iter().find(|byte| !is_blank(**byte));
+    if !matches!(behind, None | Some(b';')) {
         return Err("not a chunk size");
     }
     if line.contains(&b'\r') {
@@ -224,6 +225,7 @@ mod tests {
             " 5\r\n",
             "5\n",
             "5;\ra\r\n",
+            "5\x0c;a\r\n",
             "3\r\nabcd\r\n",
             "1\r\na\n",
             "0\r\nT x\r\n\r\n",

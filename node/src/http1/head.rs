@@ -100,10 +100,17 @@ fn header_line(head: &Bytes, at: usize, line: &[u8]) -> Result<(HeaderName, Head
     let colon = memchr::memchr(b':', line).ok_or("header without a colon")?;
     let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| "not a header name")?;
     let value = &line[colon + 1..];
-    let blanks = value.len() - value.trim_ascii_start().len();
-    let (start, length) = (at + colon + 1 + blanks, value.trim_ascii().len());
+    let is_text = |byte: &u8| !is_blank(*byte);
+    let first = value.iter().position(is_text).unwrap_or(value.len());
+    let length = value.iter().rposition(is_text).map_or(0, |last| last + 1 - first);
+    let start = at + colon + 1 + first;
     let value = HeaderValue::from_maybe_shared(head.slice(start..start + length)).map_err(|_| "not a header value")?;
     Ok((name, value))
+}
+
+/// What may stand around a value (RFC 9110, 5.6.3): no other kind of white space, which other readers leave where it is.
+pub(super) const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 /// What a head says of the length of its body.
@@ -245,6 +252,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nA: b\r\n c: d",
             "HTTP/1.1 200 OK\r\nA: b\0",
             "HTTP/1.1 200 OK\r\nA: b\rc",
+            "HTTP/1.1 200 OK\r\nA: b\r",
+            "HTTP/1.1 200 OK\r\nA: \x0cb",
             "HTTP/1.1 200 OK\r\n: b",
             "",
             "\r\nHTTP/1.1 200 OK",

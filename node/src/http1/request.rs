@@ -208,14 +208,14 @@ mod tests {
 
     #[test]
     fn a04_lengths_that_are_no_numbers() {
-        for length in ["+5", "0x5", "5 5", "", "-1", "36893488147419103233", "5\u{b}"] {
+        for length in ["+5", "0x5", "5 5", "", "-1", "36893488147419103233", "5\u{b}", "5\r", "\u{c}5", "5\u{c}"] {
             assert!(refused(&with_headers(&format!("Content-Length: {length}"))), "{length:?}");
         }
     }
 
     #[test]
     fn a05_codings() {
-        for coding in ["xchunked", "chunked, identity", "gzip, chunked", "\u{b}chunked", "identity", ""] {
+        for coding in ["xchunked", "chunked, identity", "gzip, chunked", "\u{b}chunked", "\u{c}chunked", "\rchunked", "chunked\r", "identity", ""] {
             assert!(refused(&with_headers(&format!("Transfer-Encoding: {coding}"))), "{coding:?}");
         }
         assert!(refused(&with_headers("Transfer-Encoding : chunked")));
@@ -236,6 +236,7 @@ mod tests {
         assert!(refused("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n"));
         assert!(refused("GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n"));
         assert!(refused("GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n"));
+        assert!(refused("GET / HTTP/1.1\r\nHost: a\r\nX: a\r\r\n\r\n"));
         assert!(refused(&"\r\n".repeat(9)));
     }
 

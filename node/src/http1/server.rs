@@ -7,7 +7,7 @@ use super::{
     head::{Framing, keeps_alive},
     reply::{self, Asked},
     request::{HeadLimits, Refused, RequestHead},
-    wire::{Shared, Source, Timers, lock, shared},
+    wire::{Shared, Source, Timers, linger, lock, shared},
 };
 use bytes::Bytes;
 use http::{
@@ -150,7 +150,11 @@ pub async fn serve<I: Io>(
             return Ok(());
         }
         if !goes_on || !poll_fn(|cx| lock(&wire).poll_body_end(&mut timers, cx)).await {
-            return end(&wire).await;
+            end(&wire).await?;
+            if !lock(&wire).is_read() {
+                linger(&wire).await;
+            }
+            return Ok(());
         }
     }
 }
@@ -209,10 +213,16 @@ where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let (parts, body) = response.into_parts();
+    // A caller that is answered before it has sent everything is told that this is the end.
+    let closes = poll_fn(|cx| {
+        let mut wire = lock(wire);
+        wire.begin_response();
+        Poll::Ready(closes || wire.is_unread(cx))
+    })
+    .await;
     let (mut encoder, goes_on) = {
         let mut wire = lock(wire);
-        let closes = closes || wire.is_broken();
-        let framed = reply::write_head(wire.begin_response(), &parts, &body, asked, closes);
+        let framed = reply::write_head(wire.out(), &parts, &body, asked, closes);
         framed.map_err(|bad| Error::Response(bad.into()))?
     };
     let mut body = encoder.is_some().then_some(body);
@@ -279,11 +289,7 @@ async fn refuse<I: Io>(wire: &Shared<I>, service: &impl Service) -> Result<(), E
     reply::write_refusal(lock(wire).out(), status);
     poll_fn(|cx| lock(wire).poll_write(cx)).await?;
     end(wire).await?;
-    poll_fn(|cx| {
-        lock(wire).discard(cx);
-        Poll::Ready(())
-    })
-    .await;
+    linger(wire).await;
     Err(Error::Refused(why))
 }
 

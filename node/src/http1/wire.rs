@@ -12,6 +12,7 @@ use crate::http1::BoxError;
 use bytes::BytesMut;
 use http::StatusCode;
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,8 +21,9 @@ use std::{
 };
 use tokio::time::{Sleep, sleep};
 
-/// Most bytes of a refused caller that are read and thrown away.
-const DISCARDED: usize = 256 * 1024;
+/// How long a caller that still sends is listened to after its answer, so that it reads that before it hears of the end: what comes to
+/// a closed connection is answered by a reset, which takes the answer with it (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(2);
 
 /// A connection; nobody else takes the lock while one uses it, but for the body of its request.
 pub(super) type Shared<I> = Arc<Mutex<Wire<I>>>;
@@ -113,18 +115,13 @@ impl<I: Io> Wire<I> {
     }
 
     /// A response begins: its caller waits for no other word.
-    pub(super) fn begin_response(&mut self) -> &mut Out {
+    pub(super) fn begin_response(&mut self) {
         self.continues = false;
-        &mut self.out
     }
 
     /// What goes to the caller.
     pub(super) fn out(&mut self) -> &mut Out {
         &mut self.out
-    }
-
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken
     }
 
     /// Why the caller was refused.
@@ -251,19 +248,28 @@ impl<I: Io> Wire<I> {
             return Poll::Ready(false);
         }
         if self.left {
-            // What is there already is read and thrown away.
-            while let Poll::Ready(decoded) = self.poll_body(cx) {
-                if decoded.is_err() || self.body.is_done() {
-                    break;
-                }
-            }
-            return Poll::Ready(self.body.is_done() && !self.broken);
+            return Poll::Ready(!self.is_unread(cx));
         }
         if self.body.is_done() {
             return Poll::Ready(true);
         }
         self.task = Some(cx.waker().clone());
         self.poll_timers(timers, cx).map(|_| false)
+    }
+
+    /// True if a body that nobody reads any more has not come to its end. What is there of it is thrown away.
+    pub(super) fn is_unread(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.left && !self.broken && !self.body.is_done() {
+            if !matches!(self.poll_body(cx), Poll::Ready(Ok(_))) {
+                return true;
+            }
+        }
+        self.broken || self.left && !self.body.is_done()
+    }
+
+    /// True if all of the request was read.
+    pub(super) fn is_read(&self) -> bool {
+        self.body.is_done() && !self.broken
     }
 
     /// Ends the connection in order. Nothing more is read: what the caller has just begun is safe to send again.
@@ -274,14 +280,13 @@ impl<I: Io> Wire<I> {
         }
     }
 
-    /// Reads what is there and throws it away, so that the caller reads its answer before it hears of the end.
-    pub(super) fn discard(&mut self, cx: &mut Context<'_>) {
-        let mut discarded = 0;
-        while discarded < DISCARDED {
+    /// Reads what comes and throws it away; ready at the end of the connection.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
             self.read.clear();
-            match self.poll_read(READ, cx) {
-                Poll::Ready(Ok(length)) if length > 0 => discarded += length,
-                Poll::Ready(_) | Poll::Pending => break,
+            match ready!(self.poll_read(READ, cx)) {
+                Ok(length) if length > 0 => {}
+                Ok(_) | Err(_) => return Poll::Ready(()),
             }
         }
     }
@@ -290,6 +295,12 @@ impl<I: Io> Wire<I> {
         timers.active |= std::mem::take(&mut self.active);
         timers.poll(cx)
     }
+}
+
+/// Listens to a caller that may still send, after its answer and the end of the connection were said.
+pub(super) async fn linger<I: Io>(wire: &Shared<I>) {
+    // Whoever goes on for longer hears the end the hard way.
+    drop(tokio::time::timeout(LINGER, poll_fn(|cx| lock(wire).poll_discard(cx))).await);
 }
 
 /// The time limits of a connection.

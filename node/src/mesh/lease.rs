@@ -204,9 +204,8 @@ impl Lease {
         facts.begin();
         let result = match &mut link.sender {
             Sender::Http1(connection) => {
-                let Some(connection) = connection.take_if(Connection::is_quiet) else {
-                    return unsent(Error::NeverSent("the connection had ended".into()), body);
-                };
+                // Whoever lent it has just looked whether it is usable.
+                let Some(connection) = connection.take() else { return unsent(Error::Stopping, body) };
                 let sent = connection.send(head, Tracked::new(body, facts.clone()), &link.tasks).await;
                 sent.map(|response| response.map(Incoming::Http1)).map_err(|error| unanswered_1(&error, &facts))
             }

@@ -280,11 +280,12 @@ impl Group {
     /// A kept virtual connection, the most recently used first.
     pub(super) fn take(&self, preface: &Preface) -> Option<Link> {
         let mut state = lock(&self.state);
-        let over_quic = state.connections.iter().any(|connection| connection.is_open());
-        let (_, links) = state.idle.iter_mut().find(|(known, _)| **known == *preface)?;
+        let State { connections, idle, .. } = &mut *state;
+        let over_quic = || connections.iter().any(|connection| connection.is_open());
+        let (_, links) = idle.iter_mut().find(|(known, _)| **known == *preface)?;
         while let Some(mut link) = links.pop() {
             // Once UDP works again, what it replaced is let go.
-            if !link.is_stale() && !link.is_retired() && (link.is_quic || !over_quic) && link.is_usable() {
+            if !link.is_stale() && !link.is_retired() && (link.is_quic || !over_quic()) && link.is_usable() {
                 return Some(link);
             }
         }

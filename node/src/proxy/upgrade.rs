@@ -10,7 +10,7 @@ use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures_util::future::BoxFuture;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
     request::Parts,
 };
@@ -105,15 +105,29 @@ impl Caller {
     }
 }
 
-/// The protocol that a request asks for. Only a GET may ask, and the caller looks whether it has a body: bytes of one would stand
-/// before those of the tunnel. `h2c` is never taken up.
+/// The protocol that a request asks for: the first that it names. Only a GET may ask, and the caller looks whether it has a body: bytes
+/// of one would stand before those of the tunnel. Another HTTP is never taken up, and whoever names it beside others gets none of them:
+/// its requests would pass by the rules.
 pub(super) fn asked(parts: &Parts) -> Option<HeaderValue> {
-    let protocol = parts.headers.get(UPGRADE)?;
-    let named = parts.headers.get_all(CONNECTION).iter().any(|value| {
-        value.to_str().is_ok_and(|value| value.split(',').any(|name| name.trim().eq_ignore_ascii_case("upgrade")))
-    });
+    parts.headers.get(UPGRADE)?;
+    let named = tokens(&parts.headers, CONNECTION).any(|name| name.eq_ignore_ascii_case(b"upgrade"));
     let may = parts.method == Method::GET && parts.version == Version::HTTP_11 && named;
-    (may && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+    if !may || tokens(&parts.headers, UPGRADE).any(is_http) {
+        return None;
+    }
+    HeaderValue::from_bytes(tokens(&parts.headers, UPGRADE).next()?).ok()
+}
+
+/// The items of a list, in however many lines.
+fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let items = headers.get_all(name).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+}
+
+/// `h2c`, `h2`, `HTTP/2.0` and their like.
+fn is_http(protocol: &[u8]) -> bool {
+    let name = protocol.split(|byte| *byte == b'/').next().unwrap_or(protocol).trim_ascii();
+    [&b"h2c"[..], b"h2", b"http"].iter().any(|http| name.eq_ignore_ascii_case(http))
 }
 
 /// Travels with a 101: what the tunnel occupies until its end.
@@ -177,13 +191,15 @@ pub(super) fn unmark(headers: &mut HeaderMap) {
 /// Checks a 101 against what was asked, before hop-by-hop headers are stripped.
 ///
 /// # Errors
-/// Nobody asked.
-pub(super) fn answered<B>(response: &Response<B>, asked: bool) -> Result<Option<HeaderValue>, Cause> {
-    match (response.status() == StatusCode::SWITCHING_PROTOCOLS, asked) {
-        (false, _) => Ok(None),
-        (true, true) => response.headers().get(UPGRADE).cloned().map(Some).ok_or(Cause::UpstreamProtocol),
-        (true, false) => Err(Cause::UpstreamProtocol),
+/// Nobody asked, or for another protocol.
+pub(super) fn answered<B>(response: &Response<B>, asked: Option<&HeaderValue>) -> Result<Option<HeaderValue>, Cause> {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(None);
     }
+    let asked = asked.ok_or(Cause::UpstreamProtocol)?;
+    let mut taken = tokens(response.headers(), UPGRADE);
+    let is_same = taken.next().is_some_and(|taken| taken.eq_ignore_ascii_case(asked.as_bytes()));
+    if is_same && taken.next().is_none() { Ok(Some(asked.clone())) } else { Err(Cause::UpstreamProtocol) }
 }
 
 /// Joins the caller's connection with that of a 101 response, as soon as both are free. Where the server is beside this node, the

@@ -90,8 +90,12 @@ impl<'a> Facts<'a> {
             Attribute::Method => present(values, head.method),
             Attribute::Path => {
                 let (path, bare) = (head.path.as_str(), head.path.without_parameters());
+                let unescaped = head.path.unescaped().filter(|_| sure == Sure::Perhaps);
                 values.iter().any(|value| match value {
-                    Value::Path(own) => both(sure, own.is_match(path), own.is_match(bare), own.has_parameters()),
+                    Value::Path(own) => {
+                        both(sure, own.is_match(path), own.is_match(bare), own.has_parameters())
+                            || unescaped.is_some_and(|path| own.is_match(path))
+                    }
                     Value::Text(_)
                     | Value::Namespace(_)
                     | Value::Account { .. }

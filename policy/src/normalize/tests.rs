@@ -34,6 +34,11 @@ fn spellings_of_one_path_are_one() {
         ("/../../admin", "/admin"),
         ("/info//../admin", "/admin"),
         ("/%c3%a9", "/%C3%A9"),
+        ("/caf\u{e9}", "/caf%C3%A9"),
+        ("/a\"{b}[0]|^`<>", "/a%22%7Bb%7D%5B0%5D%7C%5E%60%3C%3E"),
+        ("/a%7bb", "/a%7Bb"),
+        ("/%40me", "/%40me"),
+        ("/@me:x,y", "/@me:x,y"),
         ("/%252e%252e/x", "/%252e%252e/x"),
         ("/admin%23", "/admin%23"),
         ("/admin?x=/../y", "/admin"),
@@ -69,6 +74,14 @@ fn what_servers_read_in_two_ways_is_refused() {
     ] {
         assert_eq!(strict(raw), Err(why), "{raw}");
     }
+}
+
+#[test]
+fn escapes_that_need_not_be_are_undone_beside_the_path() {
+    let unescaped = |raw| path(raw, PathNormalization::Strict).unwrap().unescaped().map(str::to_owned);
+    assert_eq!(unescaped("/users/%40me%3Ax%2B").as_deref(), Some("/users/@me:x+"));
+    assert_eq!(unescaped("/caf\u{e9}%20x%3f"), None, "these escapes must be");
+    assert_eq!(unescaped("/users/@me"), None);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Frames of a request's body that were read before the request is sent.
 
-use super::ReplayBudget;
+use super::{
+    ReplayBudget,
+    budget::{MAX_PIECES, kept},
+};
 use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use std::collections::VecDeque;
@@ -24,7 +27,14 @@ impl Ahead {
             return false;
         }
         self.bytes += length;
-        self.frames.push_back(frame);
+        self.frames.push_back(match frame.data_ref() {
+            Some(data) => Frame::data(kept(data)),
+            None => frame,
+        });
+        if self.frames.len() > MAX_PIECES && self.frames.iter().all(Frame::is_data) {
+            let all = self.beginning(self.bytes);
+            self.frames = VecDeque::from([Frame::data(all)]);
+        }
         true
     }
 
@@ -84,6 +94,20 @@ mod tests {
         assert_eq!(ahead.next().and_then(|frame| frame.into_data().ok()), Some(Bytes::from_static(b"abc")));
         assert_eq!(budget.taken(), 4);
         drop(ahead);
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn many_small_pieces_become_one() {
+        let (mut ahead, budget) = (Ahead::default(), ReplayBudget::default());
+        let sent: Vec<u8> = (0..=MAX_PIECES * 2).map(|number| (number % 251) as u8).collect();
+        for byte in &sent {
+            assert!(ahead.add(Frame::data(Bytes::copy_from_slice(&[*byte])), &budget));
+            assert!(ahead.frames.len() <= MAX_PIECES);
+        }
+        assert_eq!(budget.taken(), sent.len());
+        let frames = std::iter::from_fn(|| ahead.next()?.into_data().ok());
+        assert_eq!(frames.flatten().collect::<Vec<u8>>(), sent);
         assert_eq!(budget.taken(), 0);
     }
 }

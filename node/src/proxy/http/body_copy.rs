@@ -1,6 +1,9 @@
 //! A copy of a request's body, made while the original passes by.
 
-use super::ReplayBudget;
+use super::{
+    ReplayBudget,
+    budget::{self, MAX_PIECES},
+};
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::oneshot;
@@ -24,7 +27,7 @@ pub(super) struct Kept {
 #[derive(Debug)]
 pub(in crate::proxy) struct Copying(Option<oneshot::Receiver<BodyCopy>>);
 
-/// What makes the copy: the frames themselves are shared with the original.
+/// What makes the copy: long frames are shared with the original.
 #[derive(Debug)]
 pub(super) struct Copier {
     copy: BodyCopy,
@@ -55,14 +58,15 @@ impl Copier {
         (Self { copy: BodyCopy { kept, ..BodyCopy::default() }, limit, told }, Copying(Some(copy)))
     }
 
-    /// Takes a frame; false if the body is too long, or the node keeps too much.
+    /// Takes a frame; false if the body is too long or comes in too many, or the node keeps too much.
     pub(super) fn take(&mut self, data: &Bytes) -> bool {
-        let kept = &mut self.copy.kept;
-        if kept.bytes + data.len() > self.limit || !kept.budget.take(data.len()) {
+        let BodyCopy { kept, frames, .. } = &mut self.copy;
+        let fits = kept.bytes + data.len() <= self.limit && frames.len() < MAX_PIECES;
+        if !fits || !kept.budget.take(data.len()) {
             return false;
         }
         kept.bytes += data.len();
-        self.copy.frames.push(data.clone());
+        frames.push(budget::kept(data));
         true
     }
 

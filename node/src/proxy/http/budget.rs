@@ -1,5 +1,6 @@
 //! Bytes that a node holds because they may be needed again, or because nobody reads them.
 
+use bytes::Bytes;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -37,9 +38,29 @@ impl ReplayBudget {
     }
 }
 
+/// Shorter pieces of a body, in bytes, are kept in memory of their own: each piece of what was read at once keeps all of the room that
+/// there was for it, whatever is counted.
+const SHARED: usize = 16 * 1024;
+
+/// Most pieces in which a body is kept, so that what describes them is never more than they are.
+pub(super) const MAX_PIECES: usize = 1_024;
+
+/// A piece of a body to keep.
+pub(super) fn kept(piece: &Bytes) -> Bytes {
+    if piece.len() < SHARED { Bytes::copy_from_slice(piece) } else { piece.clone() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_piece_does_not_keep_the_room_that_was_read_into() {
+        let read = Bytes::from(vec![7; 64 * 1024]);
+        let (short, long) = (read.slice(..1), read.slice(..SHARED));
+        assert!(kept(&short) == short && kept(&short).as_ptr() != short.as_ptr());
+        assert_eq!(kept(&long).as_ptr(), long.as_ptr());
+    }
 
     #[test]
     fn a_node_keeps_so_much_and_no_more() {

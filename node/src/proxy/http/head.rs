@@ -10,11 +10,13 @@ use http::{
         TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
     request::Parts,
-    uri::Authority,
+    uri::{Authority, Scheme},
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Part of an upgrade to HTTP/2, which is never taken up (RFC 7540, 3.2.1).
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Who called, as this proxy tells the application.
 pub(in crate::proxy) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The client's address, as a gateway tells it.
@@ -38,7 +40,11 @@ pub(in crate::proxy) fn authority(parts: &Parts, bounds: &Bounds) -> Result<Head
         return Err(Cause::UriTooLong);
     }
     if parts.headers.len() > bounds.lines {
-        return Err(Cause::HeadersTooLarge);
+        // HTTP/2 may cut its one line of cookies into any number (RFC 9113, 8.2.3).
+        let pieces = parts.headers.get_all(COOKIE).iter().count().saturating_sub(1);
+        if parts.version != Version::HTTP_2 || parts.headers.len() - pieces > bounds.lines {
+            return Err(Cause::HeadersTooLarge);
+        }
     }
     let path = parts.uri.path();
     if !(path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS) {
@@ -62,7 +68,8 @@ pub(in crate::proxy) fn authority(parts: &Parts, bounds: &Bounds) -> Result<Head
         (Some(host), Some(named)) => {
             check_syntax(host)?;
             let host_text = host.to_str().map_err(|_| Cause::BadRequest("not a host"))?;
-            if normal(host_text) != normal(named.as_str()) {
+            let port = if parts.uri.scheme() == Some(&Scheme::HTTPS) { ":443" } else { ":80" };
+            if normal(host_text, port) != normal(named.as_str(), port) {
                 return Err(Cause::BadRequest("Host differs from the request target"));
             }
             Ok(host.clone())
@@ -77,13 +84,16 @@ fn target_length(parts: &Parts) -> usize {
 }
 
 fn check_syntax(host: &HeaderValue) -> Result<(), Cause> {
-    let valid = !host.is_empty() && !host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok();
-    if valid { Ok(()) } else { Err(Cause::BadRequest("not a host")) }
+    let bytes = host.as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    // Nearly all are names without anything else, which need no closer look.
+    let valid = bytes.iter().all(plain) || !bytes.contains(&b'@') && Authority::try_from(bytes).is_ok();
+    if valid && !bytes.is_empty() { Ok(()) } else { Err(Cause::BadRequest("not a host")) }
 }
 
-/// Lower case, without the dot that ends a full name and without HTTP's own port.
-fn normal(authority: &str) -> String {
-    let authority = authority.strip_suffix(":80").unwrap_or(authority);
+/// Lower case, without the dot that ends a full name and without the scheme's own port.
+fn normal(authority: &str, port: &str) -> String {
+    let authority = authority.strip_suffix(port).unwrap_or(authority);
     authority.strip_suffix('.').unwrap_or(authority).to_ascii_lowercase()
 }
 
@@ -119,6 +129,7 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         PROXY_AUTHORIZATION,
         TRANSFER_ENCODING,
         UPGRADE,
+        HTTP2_SETTINGS,
         // The proxy's own server answers it when the body is first asked for.
         EXPECT,
     ] {
@@ -138,6 +149,7 @@ fn is_hop_by_hop(name: &str) -> bool {
             | "proxy-authorization"
             | "transfer-encoding"
             | "upgrade"
+            | "http2-settings"
             | "expect"
     )
 }
@@ -247,6 +259,8 @@ mod tests {
         let h2 = |uri: &str| Request::get(uri).version(Version::HTTP_2);
         assert_eq!(judged(h2("http://a/")), Ok("a".to_owned()));
         assert!(judged(h2("http://a/").header("host", "b")).is_err());
+        assert!(judged(h2("https://a:443/").header("host", "a")).is_ok(), "the scheme's own port");
+        assert!(judged(h2("https://a:80/").header("host", "a")).is_err());
     }
 
     #[test]
@@ -255,6 +269,18 @@ mod tests {
             assert!(judged(Request::get("/").header("host", host)).is_err(), "{host:?}");
         }
         assert!(judged(Request::get("/").header("host", "[::1]:80")).is_ok());
+    }
+
+    #[test]
+    fn cookies_that_http2_cuts_are_one_line() {
+        let limits = Limits::default();
+        let with = |version, name: &'static str, count: usize| {
+            let request = Request::get("http://a/").version(version).header("host", "a");
+            judged((0..count).fold(request, |request, number| request.header(name, format!("c{number}=1"))))
+        };
+        assert!(with(Version::HTTP_2, "cookie", limits.headers + 50).is_ok());
+        assert_eq!(with(Version::HTTP_2, "x", limits.headers + 50), Err(Cause::HeadersTooLarge));
+        assert_eq!(with(Version::HTTP_11, "cookie", limits.headers + 50), Err(Cause::HeadersTooLarge));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{
     ReplayBudget,
     ahead::Ahead,
+    budget::{MAX_PIECES, kept},
     body_copy::{BodyCopy, Copier, Copying},
     grpc_messages::Messages,
     head::strip_trailers,
@@ -267,10 +268,10 @@ impl Source {
     }
 
     fn store(&mut self, data: &Bytes) {
-        let fits = self.keep && self.replayable && self.stored + data.len() <= REPLAY_LIMIT;
-        if fits && self.budget.take(data.len()) {
+        let fits = self.stored + data.len() <= REPLAY_LIMIT && self.frames.len() < MAX_PIECES;
+        if self.keep && self.replayable && fits && self.budget.take(data.len()) {
             self.stored += data.len();
-            self.frames.push(data.clone());
+            self.frames.push(kept(data));
         } else {
             self.replayable = false;
             self.keep = false;

@@ -14,7 +14,8 @@ use std::{
 #[derive(Debug)]
 pub(in crate::proxy) struct Windowed<B> {
     body: B,
-    budget: ReplayBudget,
+    /// None: nothing of it waits to be read.
+    budget: Option<ReplayBudget>,
     window: usize,
     /// The window is counted.
     is_counted: bool,
@@ -34,19 +35,23 @@ impl<B: Body> Windowed<B> {
         // One whose length is known never has more on its way than that.
         let most = body.size_hint().upper().unwrap_or(u64::MAX).min(window.into());
         let window = usize::try_from(most).unwrap_or(usize::MAX);
-        let mut windowed = Self { body, budget: budget.clone(), window, is_counted: false };
-        if windowed.body.is_end_stream() {
-            return Ok(windowed);
+        if window == 0 || body.is_end_stream() {
+            return Ok(Self { body, budget: None, window, is_counted: false });
         }
-        windowed.is_counted = windowed.budget.take(window);
-        if windowed.is_counted { Ok(windowed) } else { Err(Full) }
+        if budget.take(window) {
+            Ok(Self { body, budget: Some(budget.clone()), window, is_counted: true })
+        } else {
+            Err(Full)
+        }
     }
 }
 
 impl<B> Windowed<B> {
     fn give_back(&mut self) {
-        if std::mem::take(&mut self.is_counted) {
-            self.budget.give(self.window);
+        if std::mem::take(&mut self.is_counted)
+            && let Some(budget) = &self.budget
+        {
+            budget.give(self.window);
         }
     }
 }
@@ -61,8 +66,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Windowed<B> 
             self.give_back();
         } else if !self.is_counted {
             // Whoever reads is busy with this frame, and more may come.
-            self.is_counted = self.budget.take(self.window);
-            if !self.is_counted {
+            self.is_counted = self.budget.as_ref().is_some_and(|budget| budget.take(self.window));
+            if self.budget.is_some() && !self.is_counted {
                 return Poll::Ready(Some(Err(Full.into())));
             }
         }

@@ -163,7 +163,7 @@ async fn forward(
     let version = port.pool.version(port.version, came);
     let flight = if port.pool.is_limited() { Box::pin(port.pool.room(version)).await? } else { None };
     to_http1(&mut parts, host.clone());
-    let asked = upgrade.is_some();
+    let asked = upgrade.clone();
     let mut standing = Standing::new(context, &caller.who, original, (parts, host), token, came);
     let admitted = standing.admitted();
     // What carries it on is said in a copy of its own, where it differs from what was judged.
@@ -194,7 +194,7 @@ async fn forward(
     if head.method == Method::CONNECT {
         upgrade::connected(&mut response, admitted.parts.headers.get(SEC_WEBSOCKET_KEY))?;
     }
-    let upgraded = upgrade::answered(&response, asked)?;
+    let upgraded = upgrade::answered(&response, asked.as_ref())?;
     body::strip_hop_by_hop(response.headers_mut());
     body::strip_own(response.headers_mut());
     if let Some(upgraded) = upgraded {

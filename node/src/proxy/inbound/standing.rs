@@ -9,11 +9,11 @@ use super::{
     admission::Arriving,
     caller::{self, Who},
 };
-use crate::snapshot::{Current, Snapshot};
-use arc_swap::ArcSwap;
+use crate::snapshot::Snapshot;
 use http::{Extensions, HeaderValue, Version, request::Parts};
 use policy::{compile::Compiled, token::Verified};
 use std::{
+    fmt,
     net::IpAddr,
     pin::Pin,
     sync::{Arc, Weak},
@@ -29,10 +29,8 @@ pub(in crate::proxy) struct Standing {
 }
 
 /// See [`Standing`].
-#[derive(Debug)]
 pub(super) struct Admitted {
-    current: Current,
-    local: Arc<ArcSwap<Local>>,
+    context: Arc<Context>,
     who: Arc<Who>,
     /// As HTTP/1.1 carries it on.
     pub(super) parts: Parts,
@@ -48,7 +46,7 @@ pub(super) struct Admitted {
 impl Standing {
     /// Of a request as it was admitted; it came by this version.
     pub(super) fn new(
-        context: &Context,
+        context: &Arc<Context>,
         who: &Arc<Who>,
         original: Option<IpAddr>,
         (mut parts, host): (Parts, HeaderValue),
@@ -57,10 +55,10 @@ impl Standing {
     ) -> Self {
         // They hold the connection that may become a tunnel.
         parts.extensions = Extensions::new();
-        let (current, local, who) = (context.current.clone(), Arc::clone(&context.local), Arc::clone(who));
+        let (changes, context, who) = (context.rules.subscribe(), Arc::clone(context), Arc::clone(who));
         let trailers = came == Version::HTTP_2;
-        let request = Admitted { current, local, who, parts, host, original, token, trailers };
-        Self { request: Arc::new(request), changes: context.rules.subscribe() }
+        let request = Admitted { context, who, parts, host, original, token, trailers };
+        Self { request: Arc::new(request), changes }
     }
 
     /// The request.
@@ -101,10 +99,16 @@ impl Standing {
     }
 }
 
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").field("who", &self.who).finish_non_exhaustive()
+    }
+}
+
 impl Admitted {
     /// An external authoriser that let it in is not asked again, one that a new policy names is not asked about what stands.
     fn is_allowed(&self) -> bool {
-        let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
+        let (snapshot, local, who) = (self.context.current.load(), self.context.local.load(), &*self.who);
         if who.barred(&snapshot).is_some() {
             return false;
         }

@@ -111,7 +111,8 @@ impl Way<'_> {
     /// The authority cannot stand in HTTP/2's target.
     pub(super) fn prepare(&self, head: &mut Head, upgrade: Option<&HeaderValue>, attempt: u32) -> Result<(), Cause> {
         let Head { parts, host } = head;
-        parts.headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+        let count = if attempt == 1 { HeaderValue::from_static("1") } else { HeaderValue::from(attempt) };
+        parts.headers.insert(ATTEMPT_COUNT, count);
         match self.protocol {
             mesh::Protocol::Http2 => {
                 // Another protocol than WebSocket may be left unheeded (RFC 9110, 7.8).

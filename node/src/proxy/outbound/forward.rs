@@ -24,12 +24,15 @@ use crate::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request::Parts, uri::PathAndQuery};
 use policy::{
     authorize::Token,
+    headers::Side,
     retry::Outcome,
     route::{Destination, Routed},
 };
 use std::{sync::Arc, time::Duration};
 
 pub(super) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+/// Milliseconds that most answers take, as they are written.
+const SHORT_TIMES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// A request as the application sent it, hop-by-hop headers stripped.
@@ -113,8 +116,8 @@ pub(super) async fn forward(
             upstream: Some(cluster.members[member].address(routed.port)),
             ..requests.facts(routed, &asked, &host)
         };
-        destination.response_headers.apply(response.headers_mut(), &facts);
-        route.response_headers.apply(response.headers_mut(), &facts);
+        destination.response_headers.apply(Side::Response, response.headers_mut(), &facts);
+        route.response_headers.apply(Side::Response, response.headers_mut(), &facts);
     }
     affinity.mark(response.headers_mut());
     Ok(Answered::Endpoint(response, deadline, flight))
@@ -161,10 +164,10 @@ fn head(
     if let Some((asked, sent)) = &asked {
         let facts = requests.facts(routed, asked, sent);
         for (place, operations) in operations.into_iter().enumerate() {
-            operations.apply(&mut parts.headers, &facts);
-            let counts = place > 0 || !of_route;
-            if let Some(authority) = operations.authority.as_ref().filter(|_| counts) {
-                host = HeaderValue::try_from(authority.render(&facts)).map_err(|_| Cause::BadRequest("not a host"))?;
+            operations.apply(Side::Request, &mut parts.headers, &facts);
+            let authority = operations.authority.as_ref().filter(|_| place > 0 || !of_route);
+            if let Some(authority) = authority.and_then(|authority| authority.value(&facts)) {
+                host = authority;
             }
         }
     }
@@ -226,11 +229,11 @@ impl Attempts<'_> {
             let one = Try { position, began, limit, sent: &sent, with_endpoint, told };
             let result = way.attempt(one, &head.parts, body).await;
             if !self.may_retry(&method, &result) {
-                return self.passed_on(result, began, position, upgrade.is_some());
+                return self.passed_on(result, began, position, upgrade.as_ref());
             }
             if attempt >= retries.attempts {
                 self.exchange.flag(Flags::URX);
-                return self.passed_on(result, began, position, upgrade.is_some());
+                return self.passed_on(result, began, position, upgrade.as_ref());
             }
             // The retry before has ended.
             _room = None;
@@ -244,7 +247,7 @@ impl Attempts<'_> {
                 Ok(room) => _room = room,
                 Err(_) => {
                     self.exchange.flag(Flags::UO);
-                    return self.passed_on(result, began, position, upgrade.is_some());
+                    return self.passed_on(result, began, position, upgrade.as_ref());
                 }
             }
             drop(result);
@@ -274,7 +277,13 @@ impl Attempts<'_> {
             && self.upload.is_replayable()
     }
 
-    fn passed_on(&self, result: Attempt, began: u64, member: usize, asked: bool) -> Result<Attempted, Cause> {
+    fn passed_on(
+        &self,
+        result: Attempt,
+        began: u64,
+        member: usize,
+        asked: Option<&HeaderValue>,
+    ) -> Result<Attempted, Cause> {
         let (mut response, flight) = result?;
         self.upload.commit(self.way.snapshot.compiled.config().limits.stream_idle);
         let upgraded = upgrade::answered(&response, asked)?;
@@ -285,7 +294,8 @@ impl Attempts<'_> {
             upgrade::mark(headers, upgraded);
         }
         let time = clock::uptime_micros().saturating_sub(began) / 1_000;
-        headers.insert(SERVICE_TIME, HeaderValue::from(time));
+        let short = usize::try_from(time).ok().and_then(|time| SHORT_TIMES.get(time));
+        headers.insert(SERVICE_TIME, short.map_or_else(|| HeaderValue::from(time), |text| HeaderValue::from_static(text)));
         Ok(Attempted { response, member, flight })
     }
 

@@ -35,6 +35,7 @@ use facts::RequestFacts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::LOCATION, request::Parts};
 use hyper::body::Body as _;
 use policy::{
+    headers::Side as Headers,
     kinds::{Abort, DirectResponse, Fault, Redirect},
     route::{self, Action, NoRoute, Routed},
 };
@@ -244,10 +245,8 @@ impl Requests<'_> {
         body::join_cookies(&mut parts.headers);
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
         exchange.observe(observe::begin(self, &snapshot, &mut parts));
-        if parts.version == Version::HTTP_10 {
-            return Err(Cause::OldVersion);
-        }
-        let host = host?;
+        let host = if parts.version == Version::HTTP_10 { Err(Cause::OldVersion) } else { host };
+        let host = host.inspect_err(|_| self.unrouted(exchange))?;
         let Some(entrance) = self.entrance else {
             let request = forward::Outgoing { parts, host, upgrade, incoming, user: None };
             return self.admitted(&snapshot, request, exchange).await;
@@ -419,7 +418,7 @@ impl Requests<'_> {
             let given = response.headers().clone();
             let facts = self.facts(routed, &request.parts, &request.host);
             let facts = RequestFacts { response: Some((response.status(), &given)), ..facts };
-            routed.route.response_headers.apply(response.headers_mut(), &facts);
+            routed.route.response_headers.apply(Headers::Response, response.headers_mut(), &facts);
         }
         Answered::Here(response)
     }

@@ -131,6 +131,23 @@ fn a14_an_early_answer_ends_the_connection_to_the_application() {
 }
 
 #[test]
+fn a14_whoever_is_answered_early_reads_the_answer() {
+    let world = world(&Backend::named("v1"));
+    let mut client = Client::connect(world.nodes[0].outbound);
+    client.write("POST / HTTP/1.1\r\nHost: nowhere\r\nContent-Length: 100000000\r\n\r\n");
+    // What it still sends must not be answered by a reset, which would take the answer with it.
+    for _ in 0..40 {
+        client.write([b'x'; 50_000]);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let answer = client.answer(false).expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (404, Some("close")));
+    let mut whole = Client::connect(world.nodes[0].outbound);
+    let answer = whole.ask("POST / HTTP/1.1\r\nHost: nowhere\r\nContent-Length: 3\r\n\r\nabc").expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (404, None), "all of it had come");
+}
+
+#[test]
 fn a15_expectations_end_at_the_proxy() {
     let backend = Backend::scripted(|arrived| match arrived.line() {
         "POST /no HTTP/1.1" => b"HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n".to_vec(),

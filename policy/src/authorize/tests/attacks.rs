@@ -47,6 +47,25 @@ fn a41_to_a48_no_spelling_of_a_denied_path_passes() {
 }
 
 #[test]
+fn a48_letters_beyond_ascii_are_one_however_they_are_written() {
+    for pattern in ["/caf\u{e9}", "/caf%C3%A9", "/caf%c3%a9/*", "/caf\u{e9}*"] {
+        let denied = of(&[&format!("{{action: DENY, rules: [{{to: [{{operation: {{paths: ['{pattern}']}}}}]}}]}}")]);
+        for path in ["/caf\u{e9}/", "/caf%C3%A9/", "/c%61f%c3%a9/"] {
+            let path = path.trim_end_matches(if pattern.ends_with("/*") { '|' } else { '/' });
+            assert!(!ask().path(path).passes(&denied), "{pattern} {path}");
+        }
+        assert!(ask().path("/cafe").passes(&denied), "{pattern}");
+    }
+    let allowed = of(&["{rules: [{to: [{operation: {paths: ['/caf\u{e9}']}}]}]}"]);
+    assert!(ask().path("/caf%C3%A9").passes(&allowed) && ask().path("/caf\u{e9}").passes(&allowed));
+    // What need not be escaped and is all the same: nearly every application reads it as what it stands for.
+    let denied = of(&["{action: DENY, rules: [{to: [{operation: {paths: ['/users/@me']}}]}]}"]);
+    assert!(!ask().path("/users/@me").passes(&denied) && !ask().path("/users/%40me").passes(&denied));
+    let allowed = of(&["{rules: [{to: [{operation: {paths: ['/users/@me']}}]}]}"]);
+    assert!(ask().path("/users/@me").passes(&allowed) && !ask().path("/users/%40me").passes(&allowed));
+}
+
+#[test]
 fn a45_at_istios_levels_parameters_hide_nothing_either() {
     for path in ["/admin;x=1", "/info/..;/admin", "/info/../admin;x"] {
         assert!(!ask().path(path).level(PathNormalization::Base).passes(&admin()), "{path}");

@@ -146,12 +146,11 @@ impl PathPattern {
         if !is_template {
             return Ok(Self::Text(TextPattern::new(text).map(normalize::escapes)));
         }
-        let text = normalize::escapes(text);
         let (head, tail) = match text.split_once("{**}") {
-            Some((head, tail)) => (head, Some(tail.to_owned())),
-            None => (text.as_str(), None),
+            Some((head, tail)) => (head, Some(normalize::escapes(tail))),
+            None => (text, None),
         };
-        Ok(Self::Template { pieces: head.split("{*}").map(str::to_owned).collect(), tail })
+        Ok(Self::Template { pieces: head.split("{*}").map(normalize::escapes).collect(), tail })
     }
 
     /// As [`TextPattern::has_parameters`].
