@@ -434,7 +434,10 @@ mod tests {
         let came = || HeaderMap::from_iter([(name("x-kept"), HeaderValue::from_static("client"))]);
         let mut headers = came();
         operations.apply(Side::Request, &mut headers, &Fixed);
-        assert_eq!((&headers["x-kept"], &headers["x-mixed"], headers.len()), (&"client".parse().unwrap(), &"a".parse().unwrap(), 2));
+        assert_eq!(
+            (&headers["x-kept"], &headers["x-mixed"], headers.len()),
+            (&"client".parse().unwrap(), &"a".parse().unwrap(), 2)
+        );
         let mut headers = came();
         operations.apply(Side::Response, &mut headers, &Fixed);
         assert_eq!(headers["x-new"], "abcdef", "it is removed from the response");

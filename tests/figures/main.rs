@@ -6,6 +6,7 @@
 mod edges;
 mod http;
 mod identity;
+mod kit;
 mod main_job;
 mod membership;
 mod policy;

@@ -388,7 +388,9 @@ fn a53_no_way_into_http2_leads_around_the_rules() {
     let answer = connection.answer(false).expect("an answer");
     assert_eq!(answer.status, 200, "the upgrade is not taken up");
     for listed in ["websocket, h2c", "h2c, websocket", "HTTP/2.0, websocket", "websocket\r\nUpgrade: h2c"] {
-        let list = format!("GET /list HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: {listed}\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n");
+        let list = format!(
+            "GET /list HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: {listed}\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+        );
         connection.send(list.as_bytes()).expect("it takes bytes");
         assert_eq!(connection.answer(false).expect("an answer").status, 200, "{listed}");
     }

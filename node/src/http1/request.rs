@@ -215,7 +215,17 @@ mod tests {
 
     #[test]
     fn a05_codings() {
-        for coding in ["xchunked", "chunked, identity", "gzip, chunked", "\u{b}chunked", "\u{c}chunked", "\rchunked", "chunked\r", "identity", ""] {
+        for coding in [
+            "xchunked",
+            "chunked, identity",
+            "gzip, chunked",
+            "\u{b}chunked",
+            "\u{c}chunked",
+            "\rchunked",
+            "chunked\r",
+            "identity",
+            "",
+        ] {
             assert!(refused(&with_headers(&format!("Transfer-Encoding: {coding}"))), "{coding:?}");
         }
         assert!(refused(&with_headers("Transfer-Encoding : chunked")));

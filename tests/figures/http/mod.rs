@@ -12,8 +12,6 @@ mod rolling;
 mod routes;
 mod speed;
 
-pub(crate) use speed::built;
-
 use harness::{PATIENCE, clients::Outcome, cluster::Cluster, eventually_within, process::Skein};
 
 use crate::{Figure, main_job::healthy_of};

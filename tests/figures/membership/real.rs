@@ -13,7 +13,7 @@ use harness::{
 };
 use serde_json::Value;
 
-use crate::Figure;
+use crate::{Figure, kit::cpu};
 
 /// Records published.
 const PUBLISHED: usize = 20;
@@ -165,14 +165,6 @@ fn spread(cluster: &Cluster) -> Figure {
 /// Lets a node serve what no file of its names.
 pub(super) fn grant(cluster: &Cluster, node: &str) {
     cluster.on(&cluster.first, &["grant", node, "shop/extra", "--wait", "all"]).expect_code(0);
-}
-
-/// User and system time of a process in seconds.
-fn cpu(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: f64 = fields.iter().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
-    ticks / 100.0
 }
 
 pub(super) fn thirty(skein: &Skein) -> Vec<Figure> {

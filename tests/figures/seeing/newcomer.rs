@@ -21,7 +21,7 @@ use nix::{
 use serde_json::Value;
 
 use super::machines::Machines;
-use crate::{Figure, http::built};
+use crate::{Figure, kit::built};
 
 const DEMO: &str = "newcomer_demo_page";
 const MACHINES: &str = "newcomer_three_machines";

@@ -28,10 +28,25 @@ struct Slot {
     /// The key's hash; 0 is nobody's.
     key: AtomicU64,
     full_at: AtomicU64,
+    /// How long an empty one takes until it is full.
+    depth: AtomicU64,
+}
+
+impl Slot {
+    /// How long it still takes until it is full, and an empty one.
+    fn lack(&self, now: u64) -> (u64, u64) {
+        (self.full_at.load(Relaxed).saturating_sub(now), self.depth.load(Relaxed).max(1))
+    }
+}
+
+/// Whether one lacks less of what it holds than another: keys that are invented under a slow limit must not drive out the empty buckets
+/// of a fast one.
+fn is_fuller(one: (u64, u64), other: (u64, u64)) -> bool {
+    u128::from(one.0) * u128::from(other.1) < u128::from(other.0) * u128::from(one.1)
 }
 
 impl Buckets {
-    /// Room for so many keys that are short of full at once, 16 bytes each. `seed`: a random number, so that nobody
+    /// Room for so many keys that are short of full at once, 24 bytes each. `seed`: a random number, so that nobody
     /// outside can choose keys that meet.
     #[must_use]
     pub fn new(keys: usize, seed: u64) -> Buckets {
@@ -45,7 +60,9 @@ impl Buckets {
     /// The key's bucket is empty.
     pub fn admit(&self, key: &[&[u8]], limit: &Limit, now_micros: u64) -> Result<Room, Refused> {
         let now = now_micros.saturating_mul(1_000);
-        admit(&self.slot(self.hash(key), now).full_at, limit.pace(1.0), now)
+        let pace = limit.pace(1.0);
+        let slot = self.slot(self.hash(key), pace.depth, now);
+        admit(&slot.full_at, pace, now)
     }
 
     /// Takes back that a request of this key was let in: another limit refused it.
@@ -73,18 +90,19 @@ impl Buckets {
         &self.slots[begin..begin + WAYS]
     }
 
-    fn slot(&self, key: u64, now: u64) -> &Slot {
+    fn slot(&self, key: u64, depth: u64, now: u64) -> &Slot {
         let ways = self.ways(key);
         let mut fullest = &ways[0];
         for slot in ways {
             if slot.key.load(Relaxed) == key {
                 return slot;
             }
-            if slot.full_at.load(Relaxed) < fullest.full_at.load(Relaxed) {
+            if is_fuller(slot.lack(now), fullest.lack(now)) {
                 fullest = slot;
             }
         }
         fullest.key.store(key, Relaxed);
+        fullest.depth.store(depth, Relaxed);
         // What its last key used up is not this one's. A full bucket needs no reset.
         if fullest.full_at.load(Relaxed) > now {
             fullest.full_at.store(now, Relaxed);
@@ -135,6 +153,16 @@ mod tests {
         buckets.give_back(&[&[lost]], &LIMIT);
         assert!((0..9).filter(|key| *key != lost).all(held));
         assert_eq!((0..9).filter(|key| *key != lost).map(admitted).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn keys_under_a_slow_limit_drive_out_no_empty_bucket_of_a_fast_one() {
+        let (buckets, slow) = (Buckets::new(8, 7), Limit { requests: 10, interval: 3_600_000, burst: 10 });
+        while buckets.admit(&[b"fast"], &LIMIT, SECOND).is_ok() {}
+        for key in 0..1_000u64 {
+            assert!(buckets.admit(&[b"slow", &key.to_le_bytes()], &slow, SECOND).is_ok());
+        }
+        assert!(buckets.admit(&[b"fast"], &LIMIT, SECOND).is_err(), "it is still empty");
     }
 
     #[test]

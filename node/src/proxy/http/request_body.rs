@@ -3,8 +3,8 @@
 use super::{
     ReplayBudget,
     ahead::Ahead,
-    budget::{MAX_PIECES, kept},
     body_copy::{BodyCopy, Copier, Copying},
+    budget::{MAX_PIECES, kept},
     grpc_messages::Messages,
     head::strip_trailers,
     incoming::{Incoming, broken},

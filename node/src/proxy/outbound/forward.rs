@@ -295,7 +295,8 @@ impl Attempts<'_> {
         }
         let time = clock::uptime_micros().saturating_sub(began) / 1_000;
         let short = usize::try_from(time).ok().and_then(|time| SHORT_TIMES.get(time));
-        headers.insert(SERVICE_TIME, short.map_or_else(|| HeaderValue::from(time), |text| HeaderValue::from_static(text)));
+        headers
+            .insert(SERVICE_TIME, short.map_or_else(|| HeaderValue::from(time), |text| HeaderValue::from_static(text)));
         Ok(Attempted { response, member, flight })
     }
 

@@ -118,10 +118,10 @@ fn header_operations_apply_to_requests_and_responses() {
     });
     let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
     let rules = "  - route:\n    - destination: {host: reviews}\n      headers: {request: {add: {x-way: destination}}}\n    \
-                 headers:\n      request: {set: {x-set: 'now %REQ(x-old)%'}, add: {x-way: route}, remove: [x-old]}\n      \
+                 headers:\n      request: {set: {x-set: 'now %REQ(x-other)%%REQ(x-old)%', x-old: '%REQ(x-old)%'}, add: {x-way: route}, remove: [x-old]}\n      \
                  response: {set: {x-new: '1'}, add: {x-kept: b}, remove: [x-gone]}\n";
     world.push(&reviews(rules));
-    let answer = with(world.nodes[0].outbound, "reviews", "/", "X-Old: then\r\n");
+    let answer = with(world.nodes[0].outbound, "reviews", "/", "X-Old: gone\r\nX-Other: then\r\n");
     let arrived = backend.last();
     assert_eq!((arrived.header("x-set"), arrived.header("x-old")), (Some("now then"), None));
     let ways: Vec<_> = arrived.head.lines().filter(|line| line.starts_with("x-way")).collect();
