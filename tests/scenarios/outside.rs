@@ -114,6 +114,9 @@ fn hosts_of_entries_are_routed_balanced_and_told_of() {
         !arrived.head.to_ascii_lowercase().contains("x-skein") && arrived.header("x-forwarded-client-cert").is_none()
     );
     // The other ways in: a port of the authority, the absolute form, an explicit port.
+    let admin = cluster.node("web").address("admin");
+    let page = http::get(admin, &admin.to_string(), "/services/shop/api.example.com").expect("an answer");
+    assert!(page.status == 200 && page.text().contains("/policy/documents/ServiceEntry/shop/"), "{}", page.text());
     for host in ["api.example.com:80", "API.example.com."] {
         assert_eq!(get(&cluster, host, "/").status, 200, "{host}");
     }

@@ -72,8 +72,8 @@ impl Redaction {
 
     /// Whether a value has a secret in itself, like the URL that one is sent back to.
     fn holds(&self, value: &str, nested: usize) -> bool {
-        let decoded = decoded(value);
-        nested > 0 && self.within(&decoded, nested - 1) != decoded
+        let (decoded, Some(nested)) = (decoded(value), nested.checked_sub(1)) else { return false };
+        self.within(&decoded, nested) != decoded || decoded != value && self.holds(&decoded, nested)
     }
 
     fn hides(&self, name: &str) -> bool {
