@@ -162,7 +162,9 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     };
     tasks.critical("outlier-sharing", sharing.run());
     tasks.critical("timeline", timeline::watch(sync.clone(), circuits.clone()));
-    tasks.critical("journal", journal::keep(sync.clone(), journal, noted));
+    let (pulled, told) = mpsc::channel(1);
+    tasks.critical("journal", journal::keep(sync.clone(), journal, noted, told));
+    tasks.critical("journal-pull", journal::pull(sync.clone(), pulled));
     let (store, configs) = ((known.store.clone(), dir.clone()), (given, config.clone()));
     let agent = Agent::new(sync.clone(), local.clone(), store, configs, applier(&plane));
     beyond::start(&config, &known.world, &plane, agent.secrets(), &tasks);

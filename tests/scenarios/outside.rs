@@ -60,6 +60,13 @@ fn get(cluster: &Cluster, host: &str, path: &str) -> http::Answer {
     http::get(cluster.node("web").outbound(), host, path).expect("an answer")
 }
 
+/// A host of a ServiceEntry has a page, which names the document.
+fn has_a_page(cluster: &Cluster, host: &str) {
+    let admin = cluster.node("web").address("admin");
+    let page = http::get(admin, &admin.to_string(), &format!("/services/shop/{host}")).expect("an answer");
+    assert!(page.status == 200 && page.text().contains("/policy/documents/ServiceEntry/shop/"), "{}", page.text());
+}
+
 /// Waits for this answer: names are resolved and files are read beside the requests.
 fn answers(cluster: &Cluster, host: &str, status: u16) -> String {
     eventually(&format!("{host} answers {status}"), || {
@@ -114,6 +121,7 @@ fn hosts_of_entries_are_routed_balanced_and_told_of() {
         !arrived.head.to_ascii_lowercase().contains("x-skein") && arrived.header("x-forwarded-client-cert").is_none()
     );
     // The other ways in: a port of the authority, the absolute form, an explicit port.
+    has_a_page(&cluster, "api.example.com");
     for host in ["api.example.com:80", "API.example.com."] {
         assert_eq!(get(&cluster, host, "/").status, 200, "{host}");
     }

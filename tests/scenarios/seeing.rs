@@ -105,11 +105,18 @@ fn every_node_shows_the_whole_mesh() {
     assert_eq!(page(&cluster, "v1", "/services/shop/nothing").status, 404);
     assert_eq!(page(&cluster, "v1", "/policy/changesets/%3Cscript%3E").status, 400);
 
+    // What cannot be read is answered by a page as well.
+    let unreadable = page(&cluster, "v1", "/services?page=x");
+    let says = (unreadable.status, unreadable.header("content-security-policy").is_some());
+    assert!(says == (400, true) && unreadable.text().contains("bad_request"), "{}", unreadable.text());
+
     // Nobody else's page, and nobody who changes anything.
     let at = cluster.node("v1").address("admin");
     assert_eq!(http::get(at, "evil.example", "/").expect("an answer").status, 403);
     let origin = [("origin", "http://evil.example")];
     assert_eq!(http::get_with(at, &at.to_string(), "/graph", &origin).expect("an answer").status, 403);
+    let image = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+    assert_eq!(http::get_with(at, &at.to_string(), "/events", &image).expect("an answer").status, 403);
     let posted = Connection::open(at).expect("it listens").request("POST", &at.to_string(), "/", &[], b"x=y");
     assert!(matches!(posted.expect("an answer").status, 403 | 405));
 
@@ -121,6 +128,8 @@ fn every_node_shows_the_whole_mesh() {
         ("skein_endpoints{service=\"shop/reviews\"", "health=\"healthy\"} 2"),
         ("skein_certificate_expiry_timestamp_seconds{certificate=\"node_ca\"}", " "),
         ("process_open_fds", " "),
+        ("skein_policy_apply_seconds_bucket{le=\"+Inf\"}", " "),
+        ("skein_membership_waiting", " "),
     ] {
         assert!(text.lines().any(|line| line.starts_with(name) && line.contains(holds)), "{name} in\n{text}");
     }

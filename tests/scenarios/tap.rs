@@ -47,7 +47,13 @@ impl Drop for Tap {
 }
 
 fn get(cluster: &Cluster, path: &str) -> u16 {
-    let headers = [("authorization", "Bearer t0p"), ("cookie", "a=t0p"), ("x-mine", "seen")];
+    let headers = [
+        ("authorization", "Bearer t0p"),
+        ("cookie", "a=t0p"),
+        ("x-mine", "seen"),
+        ("x-badge", "t0p"),
+        ("referer", "http://a/?token=t0p"),
+    ];
     http::get_with(cluster.node("web").outbound(), "reviews", path, &headers).expect("an answer").status
 }
 
@@ -55,10 +61,15 @@ fn get(cluster: &Cluster, path: &str) -> u16 {
 fn both_sides_are_seen_without_secrets_and_only_what_was_asked_for() {
     let cluster = reviews(&["v1"]);
     cluster.node("reviews-v1").backends[0].answer_path_with("/bad", 503);
+    // Of another namespace: it judges none of these requests, and says where tokens may be.
+    let tokens = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: badges, namespace: other}\n\
+                  spec: {jwtRules: [{issuer: a, jwksUri: 'https://a.example/keys', fromHeaders: [{name: x-badge}], \
+                  fromParams: [ticket]}]}\n";
+    cluster.push("web", tokens, &["--wait", "all"]).expect_code(0);
     let tap = Tap::start(&cluster, &["--status", "5xx", "--path", "/bad", "--service", "shop/reviews"]);
     // Requests go on until the taps of both nodes are open.
     eventually("both sides tell", || {
-        assert_eq!((get(&cluster, "/bad?token=t0p&page=2"), get(&cluster, "/good")), (503, 200));
+        assert_eq!((get(&cluster, "/bad?token=t0p&page=2&ticket=t0p"), get(&cluster, "/good")), (503, 200));
         let lines = tap.lines();
         let side = |side: &str| lines.iter().any(|line| line["side"] == side);
         if side("client") && side("server") { Ok(()) } else { Err(format!("{lines:#?}")) }
@@ -77,7 +88,7 @@ fn both_sides_are_seen_without_secrets_and_only_what_was_asked_for() {
         );
         assert_eq!((&line["source"], &line["destination"]), (&json!("shop/web"), &json!("shop/reviews-v1")));
         assert_eq!(line["headers"]["authorization"], json!("[redacted]"));
-        assert_eq!(line["path"], json!("/bad?token=[redacted]&page=2"));
+        assert_eq!(line["path"], json!("/bad?token=[redacted]&page=2&ticket=[redacted]"));
     }
     let explain = client["explain"].as_str().expect("a command");
     let words: Vec<&str> = explain.split(' ').skip(1).filter(|word| *word != "--node" && *word != "web").collect();

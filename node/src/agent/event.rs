@@ -17,6 +17,8 @@ pub const NODES: usize = 16;
 const TEXT: usize = 1_024;
 /// Letters of a kind.
 const KIND: usize = 40;
+/// How far ahead of this node's clock an event may be, in milliseconds: as far as clocks may be apart.
+pub const AHEAD: Millis = 300_000;
 
 /// One thing that happened, as it is kept and as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,11 +34,12 @@ pub struct Noted {
 }
 
 impl Noted {
-    /// Whether it has the form that an honest node gives it.
+    /// Whether it has the form that an honest node gives it, and a time that was.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub fn is_sound(&self, now: Millis) -> bool {
         let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        self.kind.len() <= KIND && word(&self.kind) && self.subject.len() <= TEXT && self.message.len() <= TEXT
+        let short = self.kind.len() <= KIND && self.subject.len() <= TEXT && self.message.len() <= TEXT;
+        short && word(&self.kind) && self.at <= now.saturating_add(AHEAD)
     }
 }
 
@@ -122,14 +125,14 @@ pub struct Others {
 }
 
 impl Others {
-    /// Takes what a node says that it noted, and gives what of it is new, oldest first. Of too many nodes, whoever was heard longest
+    /// Takes what a node says by `now` that it noted, and gives what of it is new, oldest first. Of too many nodes, whoever was heard longest
     /// ago is forgotten.
-    pub fn take(&mut self, node: &NodeId, mut said: Vec<Noted>) -> Vec<Noted> {
+    pub fn take(&mut self, node: &NodeId, mut said: Vec<Noted>, now: Millis) -> Vec<Noted> {
         self.heard += 1;
         let (heard, kept) = self.nodes.entry(node.clone()).or_default();
         *heard = self.heard;
         said.drain(..said.len().saturating_sub(KEPT));
-        said.retain(|noted| noted.is_sound() && !kept.contains(noted));
+        said.retain(|noted| noted.is_sound(now) && !kept.contains(noted));
         said.sort_by_key(|noted| noted.at);
         said.dedup();
         kept.extend(said.iter().cloned());
@@ -159,6 +162,8 @@ impl Others {
 mod tests {
     use super::*;
 
+    const NOW: Millis = 1_000_000;
+
     fn noted(at: Millis, subject: &str) -> Noted {
         Noted { at, kind: "health".into(), subject: subject.into(), message: String::new() }
     }
@@ -187,18 +192,23 @@ mod tests {
         events.note(9_999, "health", "y".repeat(TEXT + 9), "");
         let recent = events.recent();
         assert_eq!((recent.len(), recent[0].at), (KEPT, 6));
-        assert!(recent[KEPT - 1].is_sound(), "an honest node cuts its own");
+        assert!(recent[KEPT - 1].is_sound(9_999), "an honest node cuts its own");
     }
 
     #[test]
     fn of_others_the_new_is_taken_once_and_in_order() {
         let mut others = Others::default();
-        assert_eq!(others.take(&node("a"), vec![noted(2, "x"), noted(1, "x")]), [noted(1, "x"), noted(2, "x")]);
-        assert_eq!(others.take(&node("a"), vec![noted(1, "x"), noted(2, "x"), noted(2, "y")]), [noted(2, "y")]);
+        assert_eq!(others.take(&node("a"), vec![noted(2, "x"), noted(1, "x")], NOW), [noted(1, "x"), noted(2, "x")]);
+        assert_eq!(others.take(&node("a"), vec![noted(1, "x"), noted(2, "x"), noted(2, "y")], NOW), [noted(2, "y")]);
         assert_eq!((others.newest(&node("a")), others.newest(&node("b"))), (2, 0));
         let unsound = Noted { kind: "<b>".into(), ..noted(3, "x") };
-        assert_eq!(others.take(&node("a"), vec![unsound]), []);
-        let flood = others.take(&node("a"), (10..KEPT as u64 * 2).map(|at| noted(at, "x")).collect());
+        assert_eq!(others.take(&node("a"), vec![unsound], NOW), []);
+        assert_eq!(
+            others.take(&node("a"), vec![noted(NOW + AHEAD + 1, "x")], NOW),
+            [],
+            "it would be the newest for ever"
+        );
+        let flood = others.take(&node("a"), (10..KEPT as u64 * 2).map(|at| noted(at, "x")).collect(), NOW);
         assert_eq!((flood.len(), others.all().next().unwrap().1.count()), (KEPT, KEPT));
     }
 
@@ -206,10 +216,10 @@ mod tests {
     fn of_too_many_who_was_heard_longest_ago_is_forgotten() {
         let mut others = Others::default();
         for number in 0..NODES {
-            others.take(&node(&format!("n{number}")), vec![noted(1, "x")]);
+            others.take(&node(&format!("n{number}")), vec![noted(1, "x")], NOW);
         }
-        others.take(&node("n0"), Vec::new());
-        others.take(&node("new"), vec![noted(1, "x")]);
+        others.take(&node("n0"), Vec::new(), NOW);
+        others.take(&node("new"), vec![noted(1, "x")], NOW);
         let names: Vec<&str> = others.all().map(|(node, _)| node.as_str()).collect();
         assert!(names.len() == NODES && names.contains(&"n0") && !names.contains(&"n1"), "{names:?}");
     }

@@ -16,9 +16,15 @@ use certs::{
     id::NodeId,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::{
-    Receiver,
-    error::{RecvError, TryRecvError},
+use tokio::{
+    sync::{
+        broadcast::{
+            Receiver,
+            error::{RecvError, TryRecvError},
+        },
+        mpsc,
+    },
+    time::MissedTickBehavior,
 };
 
 use super::{
@@ -58,6 +64,8 @@ pub struct Journal {
     bytes: u64,
     /// Beyond this it is written anew.
     most: u64,
+    /// A write failed: half a line may stand at its end, so it is written anew before anything is added.
+    torn: bool,
 }
 
 impl Journal {
@@ -79,11 +87,12 @@ impl Journal {
             if *node == *own {
                 noted.push(one.into_owned());
             } else {
-                others.take(&node, vec![one.into_owned()]);
+                // It was judged when it came.
+                others.take(&node, vec![one.into_owned()], Millis::MAX);
             }
         }
         let events = Events::remembering(noted, others);
-        let mut journal = Self { file: appended(&path)?, path, bytes: bytes.len() as u64, most: GROWTH };
+        let mut journal = Self { file: appended(&path)?, path, bytes: bytes.len() as u64, most: GROWTH, torn: false };
         if journal.bytes > journal.most || bytes.last().is_some_and(|last| *last != b'\n') {
             journal.rewrite(own, &events)?;
         }
@@ -129,17 +138,19 @@ fn lines<'n>(node: &NodeId, noted: impl Iterator<Item = &'n Noted>) -> String {
     noted.map(line).collect()
 }
 
-/// What is to be written: who noted what, or everything anew because some of it was missed.
-type Fresh = Option<Vec<(NodeId, Vec<Noted>)>>;
+/// Who noted what.
+pub type Pulled = Vec<(NodeId, Vec<Noted>)>;
 
-/// Writes down what happens, and asks those whom this node keeps, until the node stops.
-pub async fn keep(sync: Arc<Sync>, journal: Journal, mut noted: Receiver<Noted>) {
+/// What is to be written, or that everything is, anew, because some of it was missed.
+type Fresh = Option<Pulled>;
+
+/// Writes down what happens, and what others say that `pulled` brings, until the node stops.
+pub async fn keep(sync: Arc<Sync>, journal: Journal, mut noted: Receiver<Noted>, mut pulled: mpsc::Receiver<Pulled>) {
     let mut journal = journal;
-    let mut due = tokio::time::interval(PULL);
     loop {
         let (fresh, last) = tokio::select! {
             one = noted.recv() => (own(&sync, one, &mut noted), false),
-            _ = due.tick() => (Some(pulled(&sync).await), false),
+            Some(fresh) = pulled.recv() => (Some(fresh), false),
             () = sync.tasks.stopping() => (own(&sync, noted.try_recv().map_err(missed), &mut noted), true),
         };
         let (node, events) = (sync.node().clone(), sync.events.clone());
@@ -156,6 +167,25 @@ pub async fn keep(sync: Arc<Sync>, journal: Journal, mut noted: Receiver<Noted>)
         if last {
             return;
         }
+    }
+}
+
+/// Asks those whom this node keeps, until the node stops. A task of its own: a peer that hangs must not hold up what happens here.
+pub async fn pull(sync: Arc<Sync>, into: mpsc::Sender<Pulled>) {
+    let mut due = tokio::time::interval(PULL);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let asking = async {
+        loop {
+            due.tick().await;
+            let fresh = pulled(&sync).await;
+            if !fresh.is_empty() && into.send(fresh).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = sync.tasks.stopping() => {}
+        () = asking => {}
     }
 }
 
@@ -181,7 +211,7 @@ fn own(sync: &Sync, first: Result<Noted, RecvError>, more: &mut Receiver<Noted>)
 }
 
 /// What is new of those whom this node keeps.
-async fn pulled(sync: &Sync) -> Vec<(NodeId, Vec<Noted>)> {
+async fn pulled(sync: &Sync) -> Pulled {
     let mut fresh = Vec::new();
     for node in charges(sync.node(), &sync.alive()) {
         let since = sync.events.others().newest(&node).saturating_sub(OVERLAP);
@@ -191,7 +221,7 @@ async fn pulled(sync: &Sync) -> Vec<(NodeId, Vec<Noted>)> {
         let Ok(said) = wire::reply::<Vec<(NodeId, Vec<Noted>)>>(&reply) else { continue };
         // A node speaks for itself here.
         for (_, noted) in said.into_iter().filter(|(of, _)| *of == node) {
-            let new = sync.events.others().take(&node, noted);
+            let new = sync.events.others().take(&node, noted, sync.clock.now());
             if !new.is_empty() {
                 fresh.push((node.clone(), new));
             }
@@ -209,8 +239,16 @@ fn charges(own: &NodeId, alive: &[NodeId]) -> Vec<NodeId> {
 
 impl Journal {
     fn write(&mut self, own: &NodeId, fresh: Fresh, events: &Events) -> io::Result<()> {
-        let Some(fresh) = fresh.filter(|_| self.bytes <= self.most) else { return self.rewrite(own, events) };
-        fresh.iter().filter(|(_, noted)| !noted.is_empty()).try_for_each(|(node, noted)| self.append(node, noted))
+        let whole = !self.torn && self.bytes <= self.most;
+        let written = match fresh.filter(|_| whole) {
+            Some(fresh) => {
+                let mut some = fresh.iter().filter(|(_, noted)| !noted.is_empty());
+                some.try_for_each(|(node, noted)| self.append(node, noted))
+            }
+            None => self.rewrite(own, events),
+        };
+        self.torn = written.is_err();
+        written
     }
 }
 
@@ -256,6 +294,27 @@ mod tests {
         journal.append(&node("a"), &[noted(3, "x")]).unwrap();
         let (_, events) = Journal::open(dir.path(), &node("a")).unwrap();
         assert_eq!(events.recent(), [noted(1, "x"), noted(3, "x")], "what follows is not glued to it");
+    }
+
+    #[test]
+    fn a_disk_that_was_full_costs_no_later_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, events) = Journal::open(dir.path(), &node("a")).unwrap();
+        let file = dir.path().join(FILE);
+        let note = |journal: &mut Journal, at| {
+            events.note(at, "health", "x", "");
+            let fresh = events.recent().pop().unwrap();
+            journal.write(&node("a"), Some(vec![(node("a"), vec![fresh])]), &events)
+        };
+        note(&mut journal, 1).unwrap();
+        // Half a line arrives, and the write says that it failed.
+        appended(&file).unwrap().write_all(b"{\"node\":\"a\",\"at\":2,").unwrap();
+        journal.file = File::open(&file).unwrap();
+        note(&mut journal, 2).unwrap_err();
+        note(&mut journal, 3).unwrap();
+        note(&mut journal, 4).unwrap();
+        let (_, read) = Journal::open(dir.path(), &node("a")).unwrap();
+        assert_eq!(read.recent().iter().map(|noted| noted.at).collect::<Vec<_>>(), [1, 2, 3, 4]);
     }
 
     #[test]

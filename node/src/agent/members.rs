@@ -55,6 +55,11 @@ impl Members {
         (Self { inputs, bytes: Arc::new(Semaphore::new(QUEUE_BYTES)) }, received)
     }
 
+    /// What waits for the engine.
+    pub fn waiting(&self) -> usize {
+        self.inputs.max_capacity() - self.inputs.capacity()
+    }
+
     /// Says something new of this node.
     pub async fn publish(&self, body: Body) {
         self.tell(Event::Publish(body)).await;

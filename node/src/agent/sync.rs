@@ -49,6 +49,7 @@ use crate::{
     clock::{Clock, monotonic},
     mesh::{Mesh, peer::PeerLink},
     tasks::Tasks,
+    telemetry::Histogram,
 };
 
 /// Peers are compared this often while something differs or nothing is heard.
@@ -114,14 +115,16 @@ struct Shared {
     compared: watch::Sender<bool>,
     /// The longest audit chain that each member was heard to have.
     audits: Mutex<BTreeMap<NodeId, AuditHead>>,
+    /// From the arrival of a changeset to the world that has it.
+    latency: Histogram,
 }
 
 impl Shared {
     fn new(now: Instant, alone: bool) -> Self {
         let compared = watch::Sender::new(alone);
-        let (applying, applied, busy, fetching, scraped, own_scraped, audits) = Default::default();
+        let (applying, applied, busy, fetching, scraped, own_scraped, audits, latency) = Default::default();
         let freshness = Mutex::new(Freshness::new(now));
-        Self { applying, applied, busy, fetching, freshness, scraped, own_scraped, compared, audits }
+        Self { applying, applied, busy, fetching, freshness, scraped, own_scraped, compared, audits, latency }
     }
 }
 
@@ -199,8 +202,8 @@ impl Sync {
         }
     }
 
-    /// Folds what the book holds, swaps the world, announces.
-    pub async fn apply(&self) {
+    /// Folds what the book holds, swaps the world, announces. Gives when requests began to follow it.
+    pub async fn apply(&self) -> Instant {
         let _one = self.state.applying.lock().await;
         let covered = self.book.look(|history| history.digest()).await;
         let state = self.book.state(self.clock.now()).await;
@@ -209,6 +212,7 @@ impl Sync {
             self.renew.notify_one();
         }
         let changed = self.world.state_changed(state);
+        let swapped = monotonic();
         let limits = self.world.limits();
         self.mesh.limit_handshakes(limits.tls_handshake_timeout, limits.pending_handshakes);
         if let Some(authority) = changed {
@@ -224,6 +228,18 @@ impl Sync {
         }
         self.announce().await;
         self.state.applied.send_replace(Some(covered));
+        swapped
+    }
+
+    /// Folds what came and notes how long it was on its way to where requests follow it.
+    pub(super) async fn apply_arrived(&self, arrived: Instant) {
+        let swapped = self.apply().await;
+        self.state.latency.observe(swapped.saturating_duration_since(arrived));
+    }
+
+    /// How long changesets took from their arrival to where requests follow them.
+    pub fn latency(&self) -> Histogram {
+        self.state.latency.clone()
     }
 
     /// Nothing rests on a root that retires any more: who waits for that looks again.
@@ -320,7 +336,7 @@ impl Sync {
             }
             wanted.truncate(wire::FETCH_IDS);
             let fetched: Fetched = self.ask(link, wire::FETCH, &Fetch { ids: wanted.clone() }).await?;
-            let given = asked_for(&wanted, fetched.changesets);
+            let (given, arrived) = (asked_for(&wanted, fetched.changesets), monotonic());
             if given.is_empty() {
                 return Ok(());
             }
@@ -334,7 +350,7 @@ impl Sync {
             }
             if !learned.fresh.is_empty() {
                 claimed.renew();
-                self.apply().await;
+                self.apply_arrived(arrived).await;
                 for id in &learned.fresh {
                     self.events.note(self.clock.now(), "policy_applied", id, format!("{id} came from {from}"));
                 }

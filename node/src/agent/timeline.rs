@@ -33,8 +33,12 @@ pub struct Merged {
 type Note = (Millis, NodeId, Noted, BTreeSet<NodeId>);
 
 /// Puts together what nodes say, oldest first; each names itself and those that it keeps, and speaks for one that answers in vain.
-/// `own` is who asks.
-pub fn merge(said: impl IntoIterator<Item = (NodeId, Vec<(NodeId, Vec<Noted>)>)>, own: &NodeId) -> Vec<Merged> {
+/// `own` is who asks, `now` when: what is said to happen later is left out.
+pub fn merge(
+    said: impl IntoIterator<Item = (NodeId, Vec<(NodeId, Vec<Noted>)>)>,
+    own: &NodeId,
+    now: Millis,
+) -> Vec<Merged> {
     let said: Vec<_> = said.into_iter().collect();
     let answered: BTreeSet<NodeId> = said.iter().map(|(node, _)| node.clone()).collect();
     let mut noted: BTreeMap<(NodeId, Noted), BTreeSet<NodeId>> = BTreeMap::new();
@@ -44,7 +48,7 @@ pub fn merge(said: impl IntoIterator<Item = (NodeId, Vec<(NodeId, Vec<Noted>)>)>
             if node != teller && answered.contains(&node) {
                 continue;
             }
-            for one in notes.into_iter().rev().take(KEPT).filter(Noted::is_sound) {
+            for one in notes.into_iter().rev().take(KEPT).filter(|one| one.is_sound(now)) {
                 if node == teller && noted.contains_key(&(node.clone(), one.clone())) {
                     twice.push((node.clone(), one));
                     continue;
@@ -92,26 +96,28 @@ fn one(group: Vec<Note>, own: &NodeId) -> Option<Merged> {
     })
 }
 
-/// What was noted since, the newest first as far as `bytes` hold it, by node.
+/// What was noted since, the newest first of each node as far as its share of `bytes` holds them: one that notes much takes no other's.
 pub fn newest<'n, N: Iterator<Item = &'n Noted>>(
     all: impl Iterator<Item = (&'n NodeId, N)>,
     since: Millis,
     bytes: usize,
 ) -> BTreeMap<NodeId, Vec<Noted>> {
-    let mut noted: Vec<(&Noted, &NodeId)> = all.flat_map(|(node, noted)| noted.map(move |one| (one, node))).collect();
-    noted.retain(|(one, _)| one.at >= since);
-    noted.sort_by_key(|(one, _)| std::cmp::Reverse(one.at));
-    let (mut size, mut kept) = (0, BTreeMap::<NodeId, Vec<Noted>>::new());
-    for (one, node) in noted {
-        // Of an entry beside its texts: lengths, time, name.
-        size += one.kind.len() + one.subject.len() + one.message.len() + 100;
-        if size > bytes {
-            break;
-        }
-        kept.entry(node.clone()).or_default().push(one.clone());
-    }
-    kept.values_mut().for_each(|noted| noted.reverse());
-    kept
+    let all: Vec<_> = all.collect();
+    let share = bytes / all.len().max(1);
+    let of_node = |(node, noted): (&NodeId, N)| {
+        let mut noted: Vec<&Noted> = noted.filter(|one| one.at >= since).collect();
+        noted.sort_by_key(|one| std::cmp::Reverse(one.at));
+        let mut size = 0;
+        let fits = |one: &&Noted| {
+            // Of an entry beside its texts: lengths, time, name.
+            size += one.kind.len() + one.subject.len() + one.message.len() + 100;
+            size <= share
+        };
+        let mut kept: Vec<Noted> = noted.into_iter().take_while(fits).cloned().collect();
+        kept.reverse();
+        (node.clone(), kept)
+    };
+    all.into_iter().map(of_node).filter(|(_, kept)| !kept.is_empty()).collect()
 }
 
 /// Notes what is seen by comparing: ejections and returns of endpoints, steps of the root, who may sign, drains.
@@ -195,6 +201,7 @@ fn draining(view: &View) -> BTreeSet<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::event::AHEAD;
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).unwrap()
@@ -203,6 +210,9 @@ mod tests {
     fn noted(at: Millis, kind: &str, subject: &str, message: &str) -> Noted {
         Noted { at, kind: kind.into(), subject: subject.into(), message: message.into() }
     }
+
+    /// When it is, in these tests.
+    const NOW: Millis = 1_000_000;
 
     /// What a node says of itself.
     fn own(name: &str, noted: Vec<Noted>) -> (NodeId, Vec<(NodeId, Vec<Noted>)>) {
@@ -215,7 +225,7 @@ mod tests {
             own("b", vec![noted(1_200, "member_dead", "x", "theirs"), noted(90_000, "member_dead", "x", "again")]),
             own("a", vec![noted(1_500, "member_dead", "x", "mine"), noted(1_600, "member_dead", "y", "other")]),
         ];
-        let rows: Vec<_> = merge(said, &node("a"))
+        let rows: Vec<_> = merge(said, &node("a"), NOW)
             .into_iter()
             .map(|row| (row.noted.at, row.noted.subject, row.noted.message, row.seen_by.len()))
             .collect();
@@ -226,7 +236,7 @@ mod tests {
     #[test]
     fn what_one_node_notes_twice_happened_twice() {
         let said = [own("a", vec![noted(1, "health", "x", "down"), noted(2, "health", "x", "up")])];
-        assert_eq!(merge(said, &node("a")).len(), 2);
+        assert_eq!(merge(said, &node("a"), NOW).len(), 2);
     }
 
     #[test]
@@ -237,7 +247,7 @@ mod tests {
             (node("a"), vec![own("a", vec![noted(2, "health", "x", "mine")]).1.remove(0), gone(), lie]),
             (node("b"), vec![(node("b"), Vec::new()), gone()]),
         ];
-        let rows = merge(said, &node("a"));
+        let rows = merge(said, &node("a"), NOW);
         assert_eq!(rows.len(), 1, "what is said of one that answers is left out: {rows:?}");
         let names = |names: &[&str]| names.iter().map(|name| node(name)).collect::<Vec<_>>();
         assert_eq!((&rows[0].seen_by, &rows[0].kept_by), (&names(&["a", "gone"]), &names(&["a", "b"])));
@@ -251,7 +261,8 @@ mod tests {
             ([noted(1, "k", "x", "m"), noted(4, "k", "x", "m")], [noted(2, "k", "x", "m"), noted(3, "k", "x", "m")]);
         let kept = |since, bytes| newest([(&a, of_a.iter()), (&b, of_b.iter())].into_iter(), since, bytes);
         assert_eq!(kept(0, 1_000).values().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
-        assert_eq!(kept(0, 310), BTreeMap::from([(a.clone(), vec![of_a[1].clone()]), (b.clone(), of_b.to_vec())]));
+        let newest_of_each = BTreeMap::from([(a.clone(), vec![of_a[1].clone()]), (b.clone(), vec![of_b[1].clone()])]);
+        assert_eq!(kept(0, 310), newest_of_each, "none takes another's share");
         assert_eq!(kept(4, 310), BTreeMap::from([(a.clone(), vec![of_a[1].clone()])]));
     }
 
@@ -263,13 +274,23 @@ mod tests {
             noted(1, "a", &long, "y"),
             noted(1, "a", "x", &long),
             noted(u64::MAX, "a", "x", "y"),
+            noted(NOW + AHEAD + 1, "a", "x", "y"),
+            noted(NOW + AHEAD, "a", "x", "y"),
         ];
-        let rows = merge([own("evil", said.to_vec())], &node("a"));
-        assert_eq!((rows.len(), rows[0].noted.at), (1, u64::MAX));
+        let rows = merge([own("evil", said.to_vec())], &node("a"), NOW);
+        assert_eq!(
+            rows.iter().map(|row| row.noted.at).collect::<Vec<_>>(),
+            [NOW + AHEAD],
+            "clocks may be so far apart"
+        );
         let flood = vec![noted(1, "a", "x", "y"); KEPT + 100];
-        assert_eq!(merge([own("evil", flood.clone())], &node("a")).len(), KEPT);
+        assert_eq!(merge([own("evil", flood.clone())], &node("a"), NOW).len(), KEPT);
         let names = (0..NODES * 2).map(|number| (node(&format!("n{number}")), flood.clone()));
-        assert_eq!(merge([(node("evil"), names.collect())], &node("a")).len(), 1, "of each name once, at one time");
+        assert_eq!(
+            merge([(node("evil"), names.collect())], &node("a"), NOW).len(),
+            1,
+            "of each name once, at one time"
+        );
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod operator;
 mod outliers;
 mod ping;
 mod policy;
+mod progress;
 mod proof;
 mod reference;
 mod revoke;

@@ -25,6 +25,7 @@ use crate::{
         context::Context,
         directory::{Directory, Known},
         error::{Error, Result},
+        progress,
         value::Wait,
     },
     clock,
@@ -119,7 +120,8 @@ impl Operator {
         if sending.dry_run {
             return Ok(Outcome::new(&id.to_string(), documents, None, bytes).on_trial(changeset.confirm_by));
         }
-        let pushed: Pushed = client.post(&sending.path(ctx), bytes.clone()).await?;
+        let path = sending.path(ctx);
+        let pushed: Pushed = progress::of_changeset(client.post(&path, bytes.clone()), &id, ctx).await?;
         let outcome = self.outcome(pushed, id, documents, client.reached(), sending)?.on_trial(changeset.confirm_by);
         Ok(Outcome { signed: bytes, ..outcome })
     }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt::Write as _,
     time::Duration,
 };
@@ -64,21 +64,52 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     if !args.here {
         others(&mut clients, ctx).await?;
     }
-    let left = Cell::new(args.limit.unwrap_or(u64::MAX));
-    let lost = RefCell::new(BTreeSet::new());
-    let mut watches: FuturesUnordered<_> =
-        clients.iter_mut().map(|client| watch(client, &path, ctx, &left, &lost)).collect();
-    let mut last = Ok(());
-    while let Some(ended) = watches.next().await {
-        if left.get() == 0 {
-            return Ok(());
+    let seen = Seen { left: Cell::new(args.limit.unwrap_or(u64::MAX)), lost: RefCell::default() };
+    let mut watches: FuturesUnordered<_> = clients.iter_mut().map(|client| watch(client, &path, ctx, &seen)).collect();
+    let all = async {
+        let mut last = Ok(());
+        while let Some(ended) = watches.next().await {
+            if seen.left.get() == 0 {
+                return Ok(());
+            }
+            if let Err(error) = ended {
+                remark(&format!("note: {}", error.message));
+                last = Err(error);
+            }
         }
-        if let Err(error) = ended {
-            remark(&format!("note: {}", error.message));
-            last = Err(error);
-        }
+        last
+    };
+    let ended = tokio::select! {
+        ended = all => ended,
+        // How one who looks ends it; what was lost is said nonetheless.
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    if let Some(losses) = seen.losses() {
+        remark(&losses);
     }
-    last
+    ended
+}
+
+/// What all watches of one call have in common.
+struct Seen {
+    /// Requests that are still wanted.
+    left: Cell<u64>,
+    /// How many requests each node left out so far, by how it was reached: of those alone that left some out.
+    lost: RefCell<BTreeMap<String, u64>>,
+}
+
+impl Seen {
+    /// Notes how many requests a node has left out; true if these are its first.
+    fn lose(&self, node: &str, count: u64) -> bool {
+        count > 0 && self.lost.borrow_mut().insert(node.to_owned(), count).is_none()
+    }
+
+    /// What was lost, in one line.
+    fn losses(&self) -> Option<String> {
+        let lost = self.lost.borrow();
+        let of: Vec<String> = lost.iter().map(|(node, count)| format!("{count} at {node}")).collect();
+        (!of.is_empty()).then(|| format!("note: requests were left out: {}", of.join(", ")))
+    }
 }
 
 fn query(args: &Args) -> String {
@@ -121,13 +152,8 @@ async fn others(clients: &mut Vec<Client>, ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-async fn watch(
-    client: &mut Client,
-    path: &str,
-    ctx: &Context,
-    left: &Cell<u64>,
-    lost: &RefCell<BTreeSet<(String, u64)>>,
-) -> Result<()> {
+async fn watch(client: &mut Client, path: &str, ctx: &Context, seen: &Seen) -> Result<()> {
+    let (node, left) = (client.reached().to_owned(), &seen.left);
     let watched = client.watch(path, |line| {
         if left.get() == 0 {
             return Err(Error::new("failed", "enough"));
@@ -136,11 +162,8 @@ async fn watch(
         let tapped: Tapped = serde_json::from_slice(line).map_err(|error| {
             Error::new("failed", format!("the node answers what this version does not understand: {error}"))
         })?;
-        if tapped.left_out > 0
-            && lost.borrow_mut().insert((tapped.node.clone(), tapped.left_out))
-            && lost.borrow().len() == 1
-        {
-            remark(&format!("note: {} leaves requests out: narrow them, or raise --rate", tapped.node));
+        if seen.lose(&node, tapped.left_out) {
+            remark(&format!("note: {node} leaves requests out: narrow them, or raise --rate"));
         }
         print(ctx, &tapped)?;
         if left.get() == 0 { Err(Error::new("failed", "enough")) } else { Ok(()) }
@@ -183,6 +206,17 @@ fn text(tapped: &Tapped) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_each_node_the_first_loss_is_said_and_the_last_count_kept() {
+        let seen = Seen { left: Cell::new(1), lost: RefCell::default() };
+        assert!(!seen.lose("a", 0) && seen.losses().is_none());
+        assert_eq!(
+            [("a", 1), ("a", 2), ("b", 5), ("a", 9)].map(|(node, count)| seen.lose(node, count)),
+            [true, false, true, false]
+        );
+        assert_eq!(seen.losses().as_deref(), Some("note: requests were left out: 9 at a, 5 at b"));
+    }
 
     #[test]
     fn what_is_wanted_is_asked_for() {

@@ -11,6 +11,7 @@ use crate::{
         client::{self, Client, segment},
         context::Context,
         error::{Error, Result, usage},
+        progress,
     },
     clock,
 };
@@ -68,8 +69,12 @@ async fn look(args: &Args, ctx: &Context) -> Result<Vec<String>> {
     let own = ctx.globals.node.is_none() && ctx.config_file().exists();
     let mut client = if own { client::connect_here(ctx).await? } else { client::connect(ctx).await? };
     let deadline = clock::monotonic() + ctx.globals.timeout;
+    let mut line = progress::Line::here();
     loop {
         let missing = missing(args, &mut client).await?;
+        if let Some(line) = &mut line {
+            line.show(&missing.join("; "));
+        }
         if missing.is_empty() || clock::monotonic() >= deadline {
             return Ok(missing);
         }

@@ -16,7 +16,7 @@ use std::{
 
 pub use sharing::Outlets;
 
-use certs::{codec::Millis, id::ServiceName};
+use certs::codec::Millis;
 use dashmap::DashMap;
 use policy::route::{Addressed, ClusterPolicy};
 use tokio::sync::{Notify, mpsc, watch};
@@ -247,12 +247,6 @@ impl Circuits {
             Some(Standing { caller, called: circuit.called.clone(), cluster, ejection, witnesses })
         };
         outliers.ejections().filter_map(standing).collect()
-    }
-
-    /// True if so few endpoints of a service are healthy that some caller uses all.
-    #[must_use]
-    pub fn panics(&self, service: &ServiceName) -> bool {
-        self.by_key.iter().any(|circuit| circuit.called.service() == Some(service) && circuit.panics())
     }
 
     /// The circuits whose requests go to all endpoints, healthy or not, because too few are healthy.

@@ -45,7 +45,7 @@ struct Shared {
     written: Counter,
     dropped: Counter,
     /// Bytes that wait.
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
     writer: OnceLock<Option<mpsc::Sender<Line>>>,
 }
 
@@ -56,11 +56,14 @@ impl AccessLog {
     #[must_use]
     pub fn new(telemetry: &Telemetry, tasks: &Tasks) -> Self {
         let counter = |name, help| telemetry.counter(name, help, &[]);
+        let waiting = Arc::<AtomicUsize>::default();
+        let help = "Bytes of lines of the access log that wait to be written";
+        telemetry.waiting("skein_access_log_waiting_bytes", help, Arc::clone(&waiting));
         Self(Arc::new(Shared {
             tasks: tasks.clone(),
             written: counter("skein_access_log_lines_total", "Lines of the access log that were written"),
             dropped: counter("skein_access_log_dropped_total", "Lines of the access log that were lost"),
-            waiting: AtomicUsize::new(0),
+            waiting,
             writer: OnceLock::new(),
         }))
     }

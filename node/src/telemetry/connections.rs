@@ -100,13 +100,13 @@ impl Connected {
 mod tests {
     use super::*;
     use crate::telemetry::{
-        Flags, Summary,
+        Flags, Reporter, Summary,
         series::{IDLE, overflow},
     };
 
     fn labels(flags: Flags) -> Labels {
         let summary = Summary { protocol: Protocol::Tcp, code: 0, grpc_status: None, flags };
-        Labels { summary, ..overflow(Protocol::Tcp) }
+        Labels { summary, ..overflow(Protocol::Tcp, Reporter::Source) }
     }
 
     #[test]

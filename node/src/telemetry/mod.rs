@@ -10,6 +10,7 @@ mod labels;
 mod observed;
 mod otlp;
 mod own;
+mod redact;
 mod render;
 mod requests;
 mod series;
@@ -23,7 +24,8 @@ pub use flags::Flags;
 pub use labels::{Pair, Protocol, Reporter, Security, Shape, Summary, Workload};
 pub use observed::{Finished, Observed, Own, Sinks};
 pub use otlp::{Answer, Environment, Errand, Exporter, collect};
-pub use own::{Counter, Gauge, Kind, Sample};
+pub use own::{Counter, Gauge, Histogram, Kind, Sample};
+pub use redact::Redaction;
 pub use render::Format;
 pub use requests::{BOUNDS, BUCKETS, Measures, Recorder};
 pub use tap::{MAX_RATE, Tapped, Tapping, Taps, Wanted};
@@ -161,6 +163,18 @@ impl Telemetry {
         self.own.counter(name, help, labels)
     }
 
+    /// How much of something waits.
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers in Prometheus")]
+    pub(crate) fn waiting(&self, name: &'static str, help: &'static str, of: Arc<AtomicUsize>) {
+        let sample = move || vec![Sample { labels: Vec::new(), value: of.load(Relaxed) as f64 }];
+        self.collect(name, help, Kind::Gauge, sample);
+    }
+
+    /// Durations that `of` counts, in seconds; `name` ends in `_seconds`.
+    pub fn histogram(&self, name: &'static str, help: &'static str, of: Histogram) {
+        self.own.histogram(name, help, of);
+    }
+
     /// A metric whose samples are asked for at each rendering.
     pub fn collect(
         &self,
@@ -172,9 +186,8 @@ impl Telemetry {
         self.own.collect(name, help, kind, Box::new(samples));
     }
 
-    /// The text of `/metrics`.
-    #[must_use]
-    pub fn render(&self, format: Format) -> String {
-        render::render(&self.requests, &self.connections, &self.own, format)
+    /// The text of `/metrics`, in pieces of which each is made when it is asked for.
+    pub fn render(&self, format: Format) -> impl Iterator<Item = String> + Send + use<> {
+        render::pieces(&self.requests, &self.connections, &self.own, format)
     }
 }

@@ -1,11 +1,14 @@
 //! One request, or connection of bytes, of which more is told than counts: a line of the access log, a span, what a tap shows. What is known of it is
 //! gathered once; who tells of it looks when it is over.
 
-use super::{AccessLog, Entry, Errand, Exporter, Pair, Summary, Taps, Telemetry, Workload, trace::Open};
+use super::{
+    AccessLog, Entry, Errand, Exporter, LogSide, Pair, Summary, Taps, Telemetry, Workload, otlp::LOGS_EXPORT,
+    trace::Open,
+};
 use crate::{config::Speaker, tasks::Tasks};
 use policy::{
     compile::{LogOutput, LogRule, TraceRule},
-    kinds::{MeshConfig, TelemetryProvider},
+    kinds::{CollectorPlace, MeshConfig, TelemetryProvider},
 };
 use std::{
     sync::{
@@ -108,6 +111,8 @@ impl Observed {
                         let line = self.entry.line(&self.config.access_log, format, &summary, duration);
                         self.sinks.log.write(*file, line);
                     }
+                    // What a collector is told of its own exports would be told by the next one, without an end.
+                    LogOutput::Collector(provider) if self.is_told_to(provider) => {}
                     LogOutput::Collector(provider) => lines.push(Arc::clone(provider)),
                 }
             }
@@ -116,5 +121,12 @@ impl Observed {
             let exporter = self.sinks.exporter.clone();
             exporter.take(Finished { observed: self, summary, duration, pair, lines });
         }
+    }
+
+    /// Whether it is itself an export of lines that came to the service in the mesh which is this collector.
+    fn is_told_to(&self, provider: &TelemetryProvider) -> bool {
+        let place = provider.kind.collector().map(|collector| &collector.place);
+        let is_here = matches!(place, Some(CollectorPlace::Service(service)) if *service == self.own.speaker.service);
+        is_here && self.entry.side == LogSide::Server && self.entry.path == LOGS_EXPORT
     }
 }

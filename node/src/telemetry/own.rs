@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 /// A value that rises and falls.
@@ -48,6 +49,43 @@ impl Counter {
     }
 }
 
+/// Upper bounds of a histogram's buckets, seconds: from what a laptop needs to fold a push to what somebody waits for.
+const BOUNDS: [f64; 12] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// How long something took, by how often.
+#[derive(Debug, Clone, Default)]
+pub struct Histogram(Arc<Times>);
+
+#[derive(Debug, Default)]
+struct Times {
+    /// The last is for what took longer than all bounds.
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// It took so long.
+    pub fn observe(&self, took: Duration) {
+        let bucket = BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound).unwrap_or(BOUNDS.len());
+        self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.0.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers in Prometheus")]
+    fn lines(&self) -> Vec<Line> {
+        let mut below = 0;
+        let mut lines: Vec<Line> = Vec::with_capacity(BOUNDS.len() + 3);
+        for (place, bucket) in self.0.buckets.iter().enumerate() {
+            below += bucket.load(Ordering::Relaxed);
+            let bound = BOUNDS.get(place).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
+            lines.push(("_bucket", vec![("le".to_owned(), bound)], below as f64));
+        }
+        lines.push(("_sum", Vec::new(), self.0.micros.load(Ordering::Relaxed) as f64 / 1e6));
+        lines.push(("_count", Vec::new(), below as f64));
+        lines
+    }
+}
+
 /// What a collected metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -55,6 +93,8 @@ pub enum Kind {
     Gauge,
     /// Only rises; the name ends in `_total`.
     Counter,
+    /// Durations in seconds; the name ends in `_seconds`.
+    Histogram,
 }
 
 /// One value of a collected metric.
@@ -71,6 +111,7 @@ type Collect = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 enum Source {
     Gauge(Gauge),
     Counter(Counter),
+    Histogram(Histogram),
     Collect(Collect),
 }
 
@@ -94,9 +135,11 @@ pub(super) struct Shown {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) kind: Kind,
-    /// Labels and value.
-    pub(super) values: Vec<(Vec<(String, String)>, f64)>,
+    pub(super) lines: Vec<Line>,
 }
+
+/// What follows the name, labels and value.
+pub(super) type Line = (&'static str, Vec<(String, String)>, f64);
 
 impl Registry {
     pub(super) fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Gauge {
@@ -109,6 +152,10 @@ impl Registry {
         let counter = Counter::default();
         self.add(name, help, Kind::Counter, labels, Source::Counter(counter.clone()));
         counter
+    }
+
+    pub(super) fn histogram(&self, name: &'static str, help: &'static str, of: Histogram) {
+        self.add(name, help, Kind::Histogram, &[], Source::Histogram(of));
     }
 
     pub(super) fn collect(&self, name: &'static str, help: &'static str, kind: Kind, collect: Collect) {
@@ -129,18 +176,19 @@ impl Registry {
     pub(super) fn shown(&self) -> Vec<Shown> {
         let metrics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = metrics.iter().map(|(name, metric)| {
-            let mut values = Vec::new();
+            let mut lines = Vec::new();
             for (labels, source) in &metric.sources {
                 match source {
-                    Source::Gauge(gauge) => values.push((labels.clone(), gauge.value() as f64)),
-                    Source::Counter(counter) => values.push((labels.clone(), counter.value() as f64)),
-                    Source::Collect(collect) => values.extend(collect().into_iter().map(|sample| {
+                    Source::Gauge(gauge) => lines.push(("", labels.clone(), gauge.value() as f64)),
+                    Source::Counter(counter) => lines.push(("", labels.clone(), counter.value() as f64)),
+                    Source::Histogram(histogram) => lines.extend(histogram.lines()),
+                    Source::Collect(collect) => lines.extend(collect().into_iter().map(|sample| {
                         let labels = sample.labels.into_iter().map(|(name, value)| (name.to_owned(), value));
-                        (labels.collect(), sample.value)
+                        ("", labels.collect(), sample.value)
                     })),
                 }
             }
-            Shown { name, help: metric.help, kind: metric.kind, values }
+            Shown { name, help: metric.help, kind: metric.kind, lines }
         });
         shown.collect()
     }

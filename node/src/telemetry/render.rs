@@ -1,13 +1,18 @@
 //! The text of `/metrics`: Prometheus' format 0.0.4 or OpenMetrics 1.0.
 
 use super::{
-    connections::{self, Totals},
+    connections,
     labels::{Labels, Protocol},
-    own::{Kind, Registry},
-    requests::{BOUNDS, Counts, Family, Series},
+    own::{Kind, Registry, Shown},
+    requests::{self, BOUNDS, Counts, Family, Series},
     series::{self, Cells},
 };
-use std::{collections::HashMap, fmt::Write, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt::Write,
+    iter,
+    sync::Arc,
+};
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,150 +51,171 @@ impl Format {
     }
 }
 
-pub(super) fn render(requests: &Family, connections: &connections::Family, own: &Registry, format: Format) -> String {
-    let mut text = String::new();
-    for metric in own.shown() {
-        let kind = match metric.kind {
-            Kind::Gauge => "gauge",
-            Kind::Counter => "counter",
-        };
-        head(&mut text, format.family(metric.name), metric.help, kind);
-        for (labels, value) in metric.values {
-            text.push_str(metric.name);
-            let mut separator = '{';
-            for (name, value) in &labels {
-                label(&mut text, &mut separator, name, value);
-            }
-            line(&mut text, separator, value);
+/// Bytes of a piece of the text; that which brings it there goes beyond by the lines of one series.
+const PIECE: usize = 64 * 1024;
+
+/// The text in pieces, each made when it is asked for: of 10,000 series it is hundreds of megabytes, and nobody holds all of it.
+pub(super) fn pieces(
+    requests: &Family,
+    connections: &connections::Family,
+    own: &Registry,
+    format: Format,
+) -> impl Iterator<Item = String> + Send + use<> {
+    let own = own.shown().into_iter().map(move |metric| of_own(&metric, format));
+    let (all, connected) = (shared(requests.series()), shared(connections.series()));
+    let grpc = |series: &&Arc<Series>| series.labels.summary.protocol == Protocol::Grpc;
+    let messages = shared(all.iter().filter(grpc).cloned().collect());
+    let histograms = {
+        let all = Arc::clone(&all);
+        HISTOGRAMS.into_iter().flat_map(move |about| histogram(&all, about))
+    };
+    let counted = counter(all, REQUESTS, format);
+    let messages = MESSAGES.into_iter().flat_map(move |about| counter(Arc::clone(&messages), about, format));
+    let connected = OF_CONNECTIONS.into_iter().flat_map(move |about| counter(Arc::clone(&connected), about, format));
+    let end = (format == Format::OpenMetrics).then(|| "# EOF\n".to_owned());
+    let mut texts = own.chain(counted).chain(histograms).chain(messages).chain(connected).chain(end);
+    iter::from_fn(move || {
+        let mut piece = texts.next()?;
+        while piece.len() < PIECE {
+            let Some(text) = texts.next() else { break };
+            piece.push_str(&text);
         }
-    }
-    let series = requests.series();
-    counts(&mut text, &series, format);
-    histogram(
-        &mut text,
-        &series,
-        ("istio_request_duration_milliseconds", "Time from a request's head to the end of its response"),
-        |series| (series.durations(), true),
-    );
-    histogram(&mut text, &series, ("istio_request_bytes", "Bytes of requests' bodies"), |series| {
-        (series.received(), false)
-    });
-    histogram(&mut text, &series, ("istio_response_bytes", "Bytes of responses' bodies"), |series| {
-        (series.sent(), false)
-    });
-    messages(&mut text, &series, format);
-    of_connections(&mut text, &connections.series(), format);
-    if format == Format::OpenMetrics {
-        text.push_str("# EOF\n");
+        Some(piece)
+    })
+}
+
+/// Series that several metrics tell of.
+type All<C> = Arc<[Arc<series::Series<C>>]>;
+
+fn shared<C: Cells>(all: Vec<Arc<series::Series<C>>>) -> All<C> {
+    all.into()
+}
+
+/// A metric of Skein's own.
+fn of_own(metric: &Shown, format: Format) -> String {
+    let kind = match metric.kind {
+        Kind::Gauge => "gauge",
+        Kind::Counter => "counter",
+        Kind::Histogram => "histogram",
+    };
+    let mut text = head(format.family(metric.name), metric.help, kind);
+    for (suffix, labels, value) in &metric.lines {
+        text.push_str(metric.name);
+        text.push_str(suffix);
+        let mut separator = '{';
+        for (name, value) in labels {
+            label(&mut text, &mut separator, name, value);
+        }
+        line(&mut text, separator, value);
     }
     text
 }
 
-fn counts(text: &mut String, all: &[Arc<Series>], format: Format) {
-    const NAME: &str = "istio_requests_total";
-    counter(text, all, (NAME, "Requests handled"), format, |series| series.durations().count());
-}
+/// A counter of series: its name, its help, and what it shows.
+type Count<C> = (&'static str, &'static str, fn(&series::Series<C>) -> u64);
+
+const REQUESTS: Count<requests::Cells> =
+    ("istio_requests_total", "Requests handled", |series| series.durations().count());
 
 /// gRPC messages, of the series that are of gRPC.
-fn messages(text: &mut String, all: &[Arc<Series>], format: Format) {
-    let grpc = |series: &&Arc<Series>| series.labels.summary.protocol == Protocol::Grpc;
-    let all: Vec<Arc<Series>> = all.iter().filter(grpc).cloned().collect();
-    let about = ("istio_request_messages_total", "gRPC messages sent by clients");
-    counter(text, &all, about, format, |series| series.messages().0);
-    let about = ("istio_response_messages_total", "gRPC messages sent by servers");
-    counter(text, &all, about, format, |series| series.messages().1);
-}
+const MESSAGES: [Count<requests::Cells>; 2] = [
+    ("istio_request_messages_total", "gRPC messages sent by clients", |series| series.messages().0),
+    ("istio_response_messages_total", "gRPC messages sent by servers", |series| series.messages().1),
+];
 
 /// One counter.
-fn counter<C: Cells>(
-    text: &mut String,
-    all: &[Arc<series::Series<C>>],
-    (name, help): (&str, &str),
-    format: Format,
-    of: impl Fn(&series::Series<C>) -> u64,
-) {
-    head(text, format.family(name), help, "counter");
-    for (labels, value) in gathered(all, name, of, |all, more| *all = all.wrapping_add(*more)) {
-        text.push_str(name);
-        text.push_str(&labels);
-        line(text, if labels.is_empty() { '{' } else { ',' }, value);
-    }
+fn counter<C: Cells>(all: All<C>, (name, help, of): Count<C>, format: Format) -> impl Iterator<Item = String> + Send {
+    let add = |all: &mut u64, more: &u64| *all = all.wrapping_add(*more);
+    let lines = gathered(all, name, of, add).map(move |(labels, value)| {
+        let mut text = format!("{name}{labels}");
+        line(&mut text, if labels.is_empty() { '{' } else { ',' }, value);
+        text
+    });
+    iter::once(head(format.family(name), help, "counter")).chain(lines)
 }
 
-/// One histogram; `of` gives its counts, and whether their sum is of thousandths.
+/// A histogram: its name, its help, its counts, and whether their sum is of thousandths.
+type Histogram = (&'static str, &'static str, fn(&Series) -> Counts, bool);
+
+const HISTOGRAMS: [Histogram; 3] = [
+    (
+        "istio_request_duration_milliseconds",
+        "Time from a request's head to the end of its response",
+        |series| series.durations(),
+        true,
+    ),
+    ("istio_request_bytes", "Bytes of requests' bodies", |series| series.received(), false),
+    ("istio_response_bytes", "Bytes of responses' bodies", |series| series.sent(), false),
+];
+
+/// One histogram.
 fn histogram(
-    text: &mut String,
-    all: &[Arc<Series>],
-    (name, help): (&str, &str),
-    of: impl Fn(&Series) -> (Counts, bool),
-) {
-    head(text, name, help, "histogram");
-    for (labels, (counts, thousandths)) in gathered(all, name, of, |all, more| all.0.add(&more.0)) {
+    all: &All<requests::Cells>,
+    (name, help, of, thousandths): Histogram,
+) -> impl Iterator<Item = String> + Send + use<> {
+    let lines = gathered(Arc::clone(all), name, of, Counts::add).map(move |(labels, counts)| {
+        let (mut text, mut below) = (String::new(), 0);
         let separator = if labels.is_empty() { '{' } else { ',' };
-        let mut below = 0;
         for (bucket, count) in counts.buckets.iter().enumerate() {
             below += count;
             let _ = write!(text, "{name}_bucket{labels}");
             let mut separator = separator;
             match BOUNDS.get(bucket) {
-                Some(bound) => label(text, &mut separator, "le", &bound.to_string()),
-                None => label(text, &mut separator, "le", "+Inf"),
+                Some(bound) => label(&mut text, &mut separator, "le", &bound.to_string()),
+                None => label(&mut text, &mut separator, "le", "+Inf"),
             }
-            line(text, separator, below);
+            line(&mut text, separator, below);
         }
         let _ = write!(text, "{name}_sum{labels}");
         if thousandths {
-            line(text, separator, format_args!("{}.{:03}", counts.sum / 1000, counts.sum % 1000));
+            line(&mut text, separator, format_args!("{}.{:03}", counts.sum / 1000, counts.sum % 1000));
         } else {
-            line(text, separator, counts.sum);
+            line(&mut text, separator, counts.sum);
         }
         let _ = write!(text, "{name}_count{labels}");
-        line(text, separator, below);
-    }
+        line(&mut text, separator, below);
+        text
+    });
+    iter::once(head(name, help, "histogram")).chain(lines)
 }
 
-/// What series say of a metric, by its labels as text. Series whose labels are the same, because policy takes some away, are one.
-fn gathered<C: Cells, T>(
-    all: &[Arc<series::Series<C>>],
-    metric: &str,
-    of: impl Fn(&series::Series<C>) -> T,
-    add: impl Fn(&mut T, &T),
-) -> Vec<(String, T)> {
+/// What series say of a metric, by its labels as text. Series whose labels are the same, because policy takes some away, are one: then
+/// the labels of all of them are held while the metric is told.
+fn gathered<C: Cells, T: Send + 'static>(
+    all: All<C>,
+    metric: &'static str,
+    of: fn(&series::Series<C>) -> T,
+    add: fn(&mut T, &T),
+) -> Box<dyn Iterator<Item = (String, T)> + Send> {
     let shaped = all.iter().any(|series| series.labels.shape.is_some());
-    let (mut found, mut places) = (Vec::with_capacity(all.len()), HashMap::new());
-    for series in all.iter().filter(|series| series.labels.keeps(metric)) {
-        let (labels, value) = (labels(&series.labels, metric), of(series));
-        if shaped {
-            if let Some(place) = places.get(&labels) {
-                let (_, all): &mut (String, T) = &mut found[*place];
-                add(all, &value);
-                continue;
-            }
-            places.insert(labels.clone(), found.len());
-        }
-        found.push((labels, value));
+    let each = (0..all.len()).filter_map(move |place| {
+        let series = &all[place];
+        series.labels.keeps(metric).then(|| (labels(&series.labels, metric), of(series)))
+    });
+    if !shaped {
+        return Box::new(each);
     }
-    found
+    let mut sums: BTreeMap<String, T> = BTreeMap::new();
+    for (labels, value) in each {
+        match sums.entry(labels) {
+            Entry::Occupied(mut sum) => add(sum.get_mut(), &value),
+            Entry::Vacant(free) => drop(free.insert(value)),
+        }
+    }
+    Box::new(sums.into_iter())
 }
 
-/// A metric of connections: its name, its help, and what it shows.
-type OfConnections = (&'static str, &'static str, fn(&Totals) -> u64);
-
-const OF_CONNECTIONS: [OfConnections; 4] = [
-    ("istio_tcp_connections_opened_total", "TCP connections opened", |totals| totals.opened),
-    ("istio_tcp_connections_closed_total", "TCP connections closed", |totals| totals.closed),
-    ("istio_tcp_sent_bytes_total", "Bytes sent to callers over TCP connections", |totals| totals.sent),
-    ("istio_tcp_received_bytes_total", "Bytes received from callers over TCP connections", |totals| totals.received),
+const OF_CONNECTIONS: [Count<connections::Cells>; 4] = [
+    ("istio_tcp_connections_opened_total", "TCP connections opened", |series| series.sum().opened),
+    ("istio_tcp_connections_closed_total", "TCP connections closed", |series| series.sum().closed),
+    ("istio_tcp_sent_bytes_total", "Bytes sent to callers over TCP connections", |series| series.sum().sent),
+    ("istio_tcp_received_bytes_total", "Bytes received from callers over TCP connections", |series| {
+        series.sum().received
+    }),
 ];
 
-fn of_connections(text: &mut String, all: &[Arc<connections::Series>], format: Format) {
-    for (name, help, of) in OF_CONNECTIONS {
-        counter(text, all, (name, help), format, |series| of(&series.sum()));
-    }
-}
-
-fn head(text: &mut String, name: &str, help: &str, kind: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+fn head(name: &str, help: &str, kind: &str) -> String {
+    format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")
 }
 
 /// The labels of a metric, not closed; empty if it has none.
@@ -261,9 +287,38 @@ mod tests {
         telemetry
     }
 
+    fn text(telemetry: &Telemetry, format: Format) -> String {
+        telemetry.render(format).collect()
+    }
+
+    #[test]
+    fn what_is_held_at_a_time_does_not_grow_with_the_series() {
+        let telemetry = recorded();
+        let seen = |telemetry: &Telemetry| {
+            let sizes: Vec<usize> = telemetry.render(Format::OpenMetrics).map(|piece| piece.len()).collect();
+            (sizes.iter().sum::<usize>(), sizes.into_iter().max().unwrap())
+        };
+        let summary = Summary { protocol: Protocol::Http, code: 200, grpc_status: None, flags: Flags::NONE };
+        for number in 0..200 {
+            let pair = Pair {
+                reporter: Reporter::Destination,
+                source: Arc::new(Workload::unknown()),
+                destination: Arc::new(reviews()),
+                service: format!("s{number}.default.svc.cluster.local").into(),
+                service_name: format!("s{number}").into(),
+                service_namespace: "default".into(),
+                security: Security::MutualTls,
+            };
+            telemetry.recorder(0, Arc::new(pair)).record(summary, &Measures::default(), None);
+        }
+        let (all, largest) = seen(&telemetry);
+        assert!(all > 100 * PIECE / 2 && largest < 2 * PIECE, "{all} bytes, {largest} at a time");
+        assert_eq!(text(&telemetry, Format::OpenMetrics).len(), all);
+    }
+
     #[test]
     fn every_label_of_istio_is_there() {
-        let text = recorded().render(Format::Prometheus);
+        let text = text(&recorded(), Format::Prometheus);
         let line = text.lines().find(|line| line.starts_with("istio_requests_total{") && line.contains("503")).unwrap();
         assert_eq!(
             line,
@@ -288,7 +343,7 @@ mod tests {
 
     #[test]
     fn histograms_sum_up() {
-        let text = recorded().render(Format::Prometheus);
+        let text = text(&recorded(), Format::Prometheus);
         for (name, le, below, sum) in [
             ("istio_request_duration_milliseconds", ["1", "5"], "1", "1.234"),
             ("istio_request_bytes", ["5", "10"], "1", "7"),
@@ -308,10 +363,24 @@ mod tests {
 
     #[test]
     fn messages_are_of_grpc_only() {
-        let text = recorded().render(Format::Prometheus);
+        let text = text(&recorded(), Format::Prometheus);
         assert_eq!(value(&text, "istio_request_messages_total{", &["\"grpc\""]), Some("1".into()));
         assert_eq!(value(&text, "istio_response_messages_total{", &["\"grpc\""]), Some("5".into()));
         assert_eq!(value(&text, "istio_request_messages_total{", &["\"http\""]), None);
+    }
+
+    #[test]
+    fn durations_of_our_own_are_a_histogram_in_seconds() {
+        let (telemetry, took) = (recorded(), crate::telemetry::Histogram::default());
+        telemetry.histogram("skein_policy_apply_seconds", "Time", took.clone());
+        took.observe(Duration::from_millis(30));
+        took.observe(Duration::from_secs(60));
+        let text = text(&telemetry, Format::Prometheus);
+        assert!(text.contains("# TYPE skein_policy_apply_seconds histogram\n"));
+        let of = |suffix: &str, le: &str| value(&text, &format!("skein_policy_apply_seconds{suffix}"), &[le]);
+        let buckets = ["\"0.025\"", "\"0.05\"", "\"10\"", "\"+Inf\""].map(|le| of("_bucket", le).unwrap());
+        assert_eq!(buckets, ["0", "1", "1", "2"]);
+        assert_eq!((of("_sum", ""), of("_count", "")), (Some("60.03".into()), Some("2".into())));
     }
 
     #[test]
@@ -321,7 +390,7 @@ mod tests {
         telemetry.collect("skein_members", "Members", Kind::Gauge, || {
             vec![Sample { labels: vec![("state", "a\"b".to_owned())], value: 2.0 }]
         });
-        let text = telemetry.render(Format::OpenMetrics);
+        let text = text(&telemetry, Format::OpenMetrics);
         assert!(text.contains("# TYPE istio_requests counter\n"));
         assert!(text.contains("# TYPE skein_pushes counter\nskein_pushes_total 3\n"));
         assert!(text.contains("skein_members{state=\"a\\\"b\"} 2\n"));

@@ -302,10 +302,13 @@ fn is_same(one: Option<&Arc<MetricRule>>, other: Option<&Arc<MetricRule>>) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::series::{IDLE, SERIES_LIMIT, overflow};
+    use crate::telemetry::{
+        Reporter,
+        series::{IDLE, SERIES_LIMIT, overflow},
+    };
 
     fn pair(service: &str) -> Arc<Pair> {
-        let mut labels = overflow(Protocol::Http);
+        let mut labels = overflow(Protocol::Http, Reporter::Source);
         Arc::make_mut(&mut labels.pair).service = Arc::from(service);
         labels.pair
     }
@@ -354,13 +357,20 @@ mod tests {
     fn what_exceeds_the_limit_is_counted_together() {
         let family = Arc::new(Family::new(1));
         for service in 0..SERIES_LIMIT + 5 {
-            let recorder = Recorder::new(Arc::clone(&family), no_connections(), 0, pair(&service.to_string()));
+            let mut pair = pair(&service.to_string());
+            if service >= SERIES_LIMIT + 3 {
+                Arc::make_mut(&mut pair).reporter = Reporter::Destination;
+            }
+            let recorder = Recorder::new(Arc::clone(&family), no_connections(), 0, pair);
             recorder.record(summary(200), &took(Duration::ZERO), None);
         }
-        assert_eq!((family.length(), family.series().len()), (SERIES_LIMIT, SERIES_LIMIT + 1));
-        let last = family.series().pop().expect("series");
-        assert_eq!(&*last.labels.pair.service, "overflow");
-        assert_eq!((last.durations().count(), family.overflowed().count()), (5, 5));
+        assert_eq!((family.length(), family.series().len()), (SERIES_LIMIT, SERIES_LIMIT + 2));
+        let over = &family.series()[SERIES_LIMIT..];
+        assert!(over.iter().all(|series| &*series.labels.pair.service == "overflow"));
+        let counts: Vec<_> =
+            over.iter().map(|series| (series.labels.pair.reporter, series.durations().count())).collect();
+        assert_eq!(counts, [(Reporter::Source, 3), (Reporter::Destination, 2)], "sums by reporter stay right");
+        assert_eq!(family.overflowed().count(), 5);
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub(super) const SERIES_LIMIT: usize = 10_000;
 pub(super) const IDLE: Millis = 15 * 60_000;
 
 /// One worker's share of a series, on cache lines of its own. Only that worker writes.
-pub(super) trait Cells: Debug + Default {
+pub(super) trait Cells: Debug + Default + Send + Sync + 'static {
     /// What tells that something was counted.
-    type Sum: Debug + Copy + PartialEq + Default;
+    type Sum: Debug + Copy + PartialEq + Default + Send;
 
     /// Adds what this worker counted.
     fn add_to(&self, sum: &mut Self::Sum);
@@ -95,21 +95,22 @@ pub(super) struct Family<C: Cells> {
     pub(super) workers: usize,
     known: DashMap<Labels, Arc<Series<C>>>,
     length: AtomicUsize,
-    /// Those that find no room, together.
-    overflow: Arc<Series<C>>,
+    /// Those that find no room, together: what the callers' side saw, and what the servers' did.
+    overflow: [Arc<Series<C>>; 2],
 }
 
 impl<C: Cells> Family<C> {
     /// None yet, of what this protocol's labels stand for where there is no room for more.
     pub(super) fn of(protocol: Protocol, workers: usize) -> Self {
-        let overflow = Arc::new(Series::new(overflow(protocol), workers));
+        let overflow = [Reporter::Source, Reporter::Destination]
+            .map(|reporter| Arc::new(Series::new(overflow(protocol, reporter), workers)));
         Self { workers: workers.max(1), known: DashMap::new(), length: AtomicUsize::new(0), overflow }
     }
 
-    /// Every series, the overflow last if it was used.
+    /// Every series, those of the overflow last if they were used.
     pub(super) fn series(&self) -> Vec<Arc<Series<C>>> {
         let mut all: Vec<_> = self.known.iter().map(|entry| Arc::clone(entry.value())).collect();
-        all.extend((self.overflow.sum() != C::Sum::default()).then(|| Arc::clone(&self.overflow)));
+        all.extend(self.overflow.iter().filter(|series| series.sum() != C::Sum::default()).cloned());
         all
     }
 
@@ -120,7 +121,9 @@ impl<C: Cells> Family<C> {
 
     /// What was counted of combinations of labels that found no room.
     pub(super) fn overflowed(&self) -> C::Sum {
-        self.overflow.sum()
+        let mut sum = C::Sum::default();
+        self.overflow.iter().flat_map(|series| series.cells()).for_each(|cells| cells.add_to(&mut sum));
+        sum
     }
 
     /// Gives of each series that counted since the last look what it had counted then and has now; forgets those that count no more.
@@ -160,19 +163,23 @@ impl<C: Cells> Family<C> {
             Entry::Occupied(known) => used(known.get()),
             Entry::Vacant(_) if self.length.fetch_add(1, Relaxed) >= SERIES_LIMIT => {
                 self.length.fetch_sub(1, Relaxed);
-                used(&self.overflow)
+                let [source, destination] = &self.overflow;
+                match labels.pair.reporter {
+                    Reporter::Source => used(source),
+                    Reporter::Destination => used(destination),
+                }
             }
             Entry::Vacant(free) => used(&free.insert(make())),
         }
     }
 }
 
-/// The labels of what no longer fits.
-pub(super) fn overflow(protocol: Protocol) -> Labels {
+/// The labels of what no longer fits, as this side saw it.
+pub(super) fn overflow(protocol: Protocol, reporter: Reporter) -> Labels {
     let word: Arc<str> = Arc::from("overflow");
     let unknown = Arc::new(Workload::unknown());
     let pair = Pair {
-        reporter: Reporter::Source,
+        reporter,
         source: Arc::clone(&unknown),
         destination: unknown,
         service: Arc::clone(&word),

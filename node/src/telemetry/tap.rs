@@ -1,10 +1,9 @@
 //! Taps: requests as they end, for an operator who looks. Nothing is gathered while nobody looks; a tap tells so many a second at most,
 //! no bodies, and nothing of what headers or queries hold as secrets.
 
-use super::{Entry, Pair, Protocol, Summary};
+use super::{Entry, Pair, Protocol, Redaction, Summary, redact};
 use crate::clock;
 use arc_swap::ArcSwap;
-use http::HeaderName;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -25,8 +24,6 @@ pub const MAX_RATE: u32 = 1_000;
 /// Headers that are told of one request, and bytes of one value.
 const HEADERS: usize = 64;
 const VALUE: usize = 512;
-/// What stands in the place of a secret.
-const REDACTED: &str = "[redacted]";
 
 /// The taps of a node. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,6 +34,8 @@ struct Shared {
     /// Who wants requests gathered: the taps, and whoever else is counted in.
     busy: Arc<AtomicUsize>,
     taps: ArcSwap<Vec<Arc<Tap>>>,
+    /// What they do not tell.
+    redaction: ArcSwap<Redaction>,
     /// Taken while taps come and go.
     changing: Mutex<()>,
 }
@@ -173,7 +172,12 @@ fn statuses(text: &str) -> Option<(u16, u16)> {
 impl Taps {
     /// None; `busy` is raised for each that opens.
     pub(super) fn new(busy: Arc<AtomicUsize>) -> Self {
-        Self(Arc::new(Shared { busy, taps: ArcSwap::default(), changing: Mutex::default() }))
+        Self(Arc::new(Shared {
+            busy,
+            taps: ArcSwap::default(),
+            redaction: ArcSwap::default(),
+            changing: Mutex::default(),
+        }))
     }
 
     /// Opens one.
@@ -198,6 +202,11 @@ impl Taps {
         Ok(Tapping { taps: self.clone(), tap, requests })
     }
 
+    /// Says which names hold secrets from now on.
+    pub fn redact(&self, redaction: Redaction) {
+        self.0.redaction.store(Arc::new(redaction));
+    }
+
     /// True if somebody looks.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -214,7 +223,7 @@ impl Taps {
                 tap.left_out.fetch_add(1, Relaxed);
                 continue;
             }
-            let mut tapped = Tapped::of(node, entry, summary, duration, pair);
+            let mut tapped = Tapped::of((node, &self.0.redaction.load()), entry, summary, duration, pair);
             tapped.left_out = tap.left_out.load(Relaxed);
             if tap.sender.try_send(tapped).is_err() {
                 tap.left_out.fetch_add(1, Relaxed);
@@ -253,19 +262,24 @@ impl Drop for Tapping {
 }
 
 impl Tapped {
-    fn of(node: &str, entry: &Entry, summary: &Summary, duration: Duration, pair: Option<&Pair>) -> Self {
+    fn of(
+        (node, redaction): (&str, &Redaction),
+        entry: &Entry,
+        summary: &Summary,
+        duration: Duration,
+        pair: Option<&Pair>,
+    ) -> Self {
         let method = entry.method.as_ref().map(ToString::to_string).unwrap_or_default();
         let is_client = entry.side == super::LogSide::Client;
-        let path = redacted_path(&entry.path);
+        let path = redaction.text(&entry.path);
         let name = |workload: &super::Workload| format!("{}/{}", workload.namespace, workload.workload);
         let destination = pair.map_or_else(String::new, |pair| match &*pair.destination.workload {
             "unknown" => pair.service.to_string(),
             _ => name(&pair.destination),
         });
         let headers = entry.request.iter().take(HEADERS).map(|(name, value)| {
-            let shown =
-                if is_secret(name) { REDACTED.to_owned() } else { cut(&String::from_utf8_lossy(value.as_bytes())) };
-            (name.as_str().to_owned(), shown)
+            let shown = redaction.header(name.as_str(), &String::from_utf8_lossy(value.as_bytes()));
+            (name.as_str().to_owned(), cut(&shown))
         });
         // What a command line would read in another way is not offered as one.
         let is_plain =
@@ -281,7 +295,7 @@ impl Tapped {
             source: pair.map(|pair| name(&pair.source)).unwrap_or_default(),
             destination,
             method,
-            authority: cut(&entry.authority),
+            authority: cut(&redact::authority(&entry.authority)),
             path: cut(&path),
             status: summary.code,
             grpc_status: summary.grpc_status,
@@ -302,45 +316,11 @@ fn cut(text: &str) -> String {
     text[..text.floor_char_boundary(VALUE)].to_owned()
 }
 
-/// Parts of names whose values are for nobody else.
-const SECRETS: [&str; 12] = [
-    "authorization",
-    "cookie",
-    "token",
-    "secret",
-    "passw",
-    "api-key",
-    "apikey",
-    "api_key",
-    "credential",
-    "session",
-    "signature",
-    "client-cert",
-];
-
-fn is_secret(name: &HeaderName) -> bool {
-    is_secret_name(name.as_str())
-}
-
-fn is_secret_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    SECRETS.iter().any(|part| name.contains(part)) || matches!(name.as_str(), "code" | "key" | "sig" | "auth" | "jwt")
-}
-
-/// The names of a query tell enough; values of those that may be secrets do not go out.
-fn redacted_path(path: &str) -> String {
-    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
-    let pair = |pair: &str| match pair.split_once('=') {
-        Some((name, _)) if is_secret_name(name) => format!("{name}={REDACTED}"),
-        Some(_) | None => pair.to_owned(),
-    };
-    format!("{path}?{}", query.split('&').map(pair).collect::<Vec<_>>().join("&"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::telemetry::otlp::testing::finished;
+    use http::HeaderName;
 
     fn shown(wanted: Wanted) -> Option<Tapped> {
         let told = finished();
@@ -376,20 +356,25 @@ mod tests {
     #[test]
     fn secrets_stay_here() {
         let mut told = finished();
+        let known = Redaction::of(["x-badge".to_owned()]);
+        let of = |entry: &Entry| Tapped::of(("web-1", &known), entry, &told.summary, told.duration, None);
         let entry = &mut told.observed.entry;
         entry.path = "/a?b=c&access_token=t0p&code=t0p&flag".into();
-        for name in ["authorization", "cookie", "x-api-key", "x-session-id", "x-forwarded-client-cert"] {
+        for name in ["authorization", "cookie", "x-api-key", "x-session-id", "x-forwarded-client-cert", "x-badge"] {
             entry.request.insert(HeaderName::from_static(name), "t0p".parse().unwrap());
         }
-        let tapped = Tapped::of("web-1", entry, &told.summary, told.duration, None);
+        for (name, value) in [("x-envoy-original-path", "/a?token=t0p"), ("referer", "http://a/?access_token=t0p")] {
+            entry.request.insert(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        let tapped = of(entry);
         let text = serde_json::to_string(&tapped).unwrap();
         assert!(!text.contains("t0p") && text.contains("b=c") && text.contains("flag"), "{text}");
         assert_eq!(tapped.headers["user-agent"], "curl");
         entry.side = crate::telemetry::LogSide::Client;
         entry.authority = "reviews;rm".into();
-        assert_eq!(Tapped::of("web-1", entry, &told.summary, told.duration, None).explain, None);
+        assert_eq!(of(entry).explain, None);
         entry.authority = "reviews:9080".into();
-        let explain = Tapped::of("web-1", entry, &told.summary, told.duration, None).explain;
+        let explain = of(entry).explain;
         assert_eq!(explain.as_deref(), Some("skein explain -X GET http://reviews:9080/a --node web-1"));
     }
 

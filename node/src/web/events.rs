@@ -3,16 +3,19 @@
 use maud::{Markup, html};
 
 use super::words::{self, segment, short};
-use crate::agent::admin::api::Event;
+use crate::agent::admin::{Told, api::Event};
 
-/// All that the node remembers.
-pub(super) fn page(events: &[Event]) -> Markup {
+/// All that the nodes remember.
+pub(super) fn page(told: &Told) -> Markup {
     html! {
         h1 { "Events" }
         section #events data-live {
             p { "As the nodes that answer noted it; of one that does not, two others keep what it noted." }
-            @if events.is_empty() { p { "Nothing has happened yet." } }
-            (list(events.iter().rev()))
+            @if !told.silent.is_empty() {
+                p.hint { (told.silent.len()) " nodes are silent, or are more than are asked: what they alone noted is missing." }
+            }
+            @if told.events.is_empty() { p { "Nothing has happened yet." } }
+            (list(told.events.iter().rev()))
         }
         p.hint { code { "skein events --since 1h" } " shows the same." }
     }

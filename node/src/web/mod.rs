@@ -7,24 +7,29 @@ mod figures;
 mod flow;
 mod graph;
 mod layout;
+mod named;
 mod nodes;
 mod overview;
+mod paging;
 mod policy;
 mod services;
 mod words;
 
 use axum::{
     Router,
-    extract::{Path, Query, RawQuery, State},
-    http::header,
+    extract::{FromRequestParts, Path, Query, RawQuery, State},
+    http::{header, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
 };
 use certs::id::{NodeId, ServiceName};
 use serde::Deserialize;
 
-use self::layout::{Page, Tab};
-use crate::agent::admin::{Admin, error::Error};
+use self::{
+    layout::{Page, Tab},
+    named::Of,
+};
+use crate::agent::admin::{Admin, api, error::Error};
 
 /// What is looked for on a page.
 #[derive(Debug, Default, Deserialize)]
@@ -75,15 +80,35 @@ fn answer(page: Result<Page, Error>, admin: &Admin) -> Response {
     page.unwrap_or_else(|error| Page::of_error(&error)).response(admin)
 }
 
+/// What is looked for, or a page that says why that cannot be read.
+struct Asked(Search);
+
+impl FromRequestParts<Admin> for Asked {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Response> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(search)) => Ok(Self(search)),
+            Err(rejection) => {
+                let why = format!("what is asked of this page cannot be read: {}", rejection.body_text());
+                let error =
+                    Error::new("bad_request", why).hint("`page` is a number from 0; `q` and `namespace` are names");
+                Err(answer(Err(error), admin))
+            }
+        }
+    }
+}
+
 async fn overview(State(admin): State<Admin>) -> Response {
     let traffic = admin.traffic().await;
     let services = admin.services(None).unwrap_or_default();
     let (status, outliers) = (admin.status(), admin.outliers());
-    let seen = overview::Seen { status, services, outliers, events: admin.events(), traffic: &traffic };
+    let told = admin.all_events().await;
+    let seen = overview::Seen { status, services, outliers, events: &told.events, traffic: &traffic };
     answer(Ok(Page::new("Overview", Tab::Overview, overview::page(&seen, admin.now()))), &admin)
 }
 
-async fn services(State(admin): State<Admin>, Query(search): Query<Search>) -> Response {
+async fn services(State(admin): State<Admin>, Asked(search): Asked) -> Response {
     let traffic = admin.traffic().await;
     let page = admin
         .services(None)
@@ -91,26 +116,43 @@ async fn services(State(admin): State<Admin>, Query(search): Query<Search>) -> R
     answer(page, &admin)
 }
 
-async fn service(State(admin): State<Admin>, Path((namespace, name)): Path<(String, String)>) -> Response {
+async fn service(
+    State(admin): State<Admin>,
+    Path((namespace, name)): Path<(String, String)>,
+    Asked(search): Asked,
+) -> Response {
     let traffic = admin.traffic().await;
-    let page = ServiceName::new(&namespace, &name)
-        .map_err(|error| Error::new("not_found", format!("{namespace}/{name} is no service: {error}")))
-        .and_then(|of| {
-            let service = admin.services(Some(&of))?;
-            let (endpoints, outliers) = (admin.endpoints(Some(&of)), admin.outliers());
-            let seen = services::Seen { service: &service, endpoints, outliers, routes: admin.routes() };
-            Ok(Page::new(&of.to_string(), Tab::Services, services::one(&of, &seen, &traffic)))
-        });
+    let page = about(&admin, namespace, name).map(|(of, service, endpoints)| {
+        let (outliers, routes) = (admin.outliers(), admin.routes());
+        let seen = services::Seen { service: &service, endpoints, outliers, routes, page: search.page };
+        Page::new(&of.to_string(), Tab::Services, services::one(&of, &seen, &traffic))
+    });
     answer(page, &admin)
 }
 
-async fn graph(State(admin): State<Admin>, Query(search): Query<Search>) -> Response {
-    let traffic = admin.traffic().await;
-    let services = admin.services(None).unwrap_or_default();
-    answer(Ok(Page::new("Graph", Tab::Graph, graph::page(&services, &traffic, &search.namespace))), &admin)
+/// A service and its endpoints, or a host of a ServiceEntry and its.
+fn about(admin: &Admin, namespace: String, name: String) -> Result<(Of, Vec<api::Service>, Vec<api::Endpoint>), Error> {
+    let (entry, endpoints) = admin.entry(&namespace, &name);
+    let known = ServiceName::new(&namespace, &name)
+        .map_err(|error| Error::new("not_found", format!("{namespace}/{name} is no service: {error}")))
+        .and_then(|of| Ok((admin.services(Some(&of))?, of)));
+    match known {
+        Ok((service, of)) => {
+            let endpoints = admin.endpoints(Some(&of));
+            Ok((Of::service(of), service, endpoints))
+        }
+        Err(_) if !entry.is_empty() => Ok((Of::entry(namespace, name), entry, endpoints)),
+        Err(error) => Err(error),
+    }
 }
 
-async fn policy(State(admin): State<Admin>) -> Response {
+async fn graph(State(admin): State<Admin>, Asked(search): Asked) -> Response {
+    let traffic = admin.traffic().await;
+    let services = admin.services(None).unwrap_or_default();
+    answer(Ok(Page::new("Graph", Tab::Graph, graph::page(&services, &traffic, &search.namespace, search.page))), &admin)
+}
+
+async fn policy(State(admin): State<Admin>, Asked(search): Asked) -> Response {
     let filter = crate::agent::admin::LogFilter { limit: Some(policy::SHOWN), ..Default::default() };
     let log = match admin.log(&filter).await {
         Ok(log) => log,
@@ -119,7 +161,7 @@ async fn policy(State(admin): State<Admin>) -> Response {
     let conflicts = Admin::conflicts(State(admin.clone())).await.0;
     let proposals = Admin::proposals(State(admin.clone())).await.0;
     let seen = policy::Seen { documents: admin.documents(None), log, conflicts, proposals };
-    answer(Ok(Page::new("Policy", Tab::Policy, policy::page(&seen))), &admin)
+    answer(Ok(Page::new("Policy", Tab::Policy, policy::page(&seen, search.page))), &admin)
 }
 
 async fn changeset(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
@@ -130,9 +172,9 @@ async fn document(State(admin): State<Admin>, Path(names): Path<(String, String,
     answer(policy::document(&admin, names).await, &admin)
 }
 
-async fn nodes(State(admin): State<Admin>) -> Response {
-    let members = admin.matrix(false).await;
-    answer(Ok(Page::new("Nodes", Tab::Nodes, nodes::list(&members, &admin.status()))), &admin)
+async fn nodes(State(admin): State<Admin>, Asked(search): Asked) -> Response {
+    let members = admin.reaching().await;
+    answer(Ok(Page::new("Nodes", Tab::Nodes, nodes::list(&members, &admin.status(), search.page))), &admin)
 }
 
 async fn node(State(admin): State<Admin>, Path(node): Path<String>) -> Response {
@@ -144,7 +186,8 @@ async fn node(State(admin): State<Admin>, Path(node): Path<String>) -> Response 
 }
 
 async fn events(State(admin): State<Admin>) -> Response {
-    answer(Ok(Page::new("Events", Tab::Overview, events::page(&admin.all_events(0).await))), &admin)
+    let told = admin.all_events().await;
+    answer(Ok(Page::new("Events", Tab::Overview, events::page(&told))), &admin)
 }
 
 async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {

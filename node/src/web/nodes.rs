@@ -2,14 +2,18 @@
 
 use maud::{Markup, html};
 
-use super::words::{self, segment, short};
+use super::{
+    paging,
+    words::{self, segment, short},
+};
 use crate::agent::admin::api::{Member, MemberDetail, Status};
 
 /// Nodes whose matrix still fits a screen; beyond that it says nothing.
 const MATRIX: usize = 40;
 
 /// The list and who reaches whom.
-pub(super) fn list(members: &[Member], status: &Status) -> Markup {
+pub(super) fn list(members: &[Member], status: &Status, page: usize) -> Markup {
+    let part = paging::part(members, page);
     html! {
         h1 { "Nodes" }
         section #nodes data-live {
@@ -21,7 +25,7 @@ pub(super) fn list(members: &[Member], status: &Status) -> Markup {
                     th scope="col" { "Policy" }
                 } }
                 tbody {
-                    @for member in members {
+                    @for member in part.rows {
                         tr {
                             th scope="row" {
                                 a href={ "/nodes/" (segment(member.name.as_str())) } { (member.name) }
@@ -42,6 +46,7 @@ pub(super) fn list(members: &[Member], status: &Status) -> Markup {
                 }
             }
         }
+        (part.links("/nodes?page="))
         section #reach data-live { (matrix(members)) }
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Seen<'t> {
     pub(super) status: Status,
     pub(super) services: Vec<Service>,
     pub(super) outliers: Vec<Outlier>,
-    pub(super) events: Vec<Event>,
+    pub(super) events: &'t [Event],
     pub(super) traffic: &'t Traffic,
 }
 
@@ -180,7 +180,7 @@ mod tests {
             "memory_bytes": 1048576, "gossip_bytes_per_s": 10, "gossip_lanes": {}
         });
         let status = serde_json::from_value(status).unwrap();
-        Seen { status, services: Vec::new(), outliers: Vec::new(), events: Vec::new(), traffic }
+        Seen { status, services: Vec::new(), outliers: Vec::new(), events: &[], traffic }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     layout::{Page, Tab},
+    paging,
     words::{self, segment, short},
 };
 use crate::{
@@ -32,7 +33,8 @@ pub(super) struct Seen {
     pub(super) proposals: Vec<Proposal>,
 }
 
-pub(super) fn page(seen: &Seen) -> Markup {
+pub(super) fn page(seen: &Seen, page: usize) -> Markup {
+    let part = paging::part(&seen.documents, page);
     html! {
         h1 { "Policy" }
         section #conflicts data-live { @for conflict in &seen.conflicts { (told(conflict)) } }
@@ -46,7 +48,7 @@ pub(super) fn page(seen: &Seen) -> Markup {
                     th scope="col" { "Changeset" } th scope="col" { "Authors" } th scope="col" { "When" }
                 } }
                 tbody {
-                    @for document in &seen.documents {
+                    @for document in part.rows {
                         tr {
                             th scope="row" { a href=(path(document)) { (document.namespace) "/" (document.name) } }
                             td data-label="Kind" { (document.kind) }
@@ -59,6 +61,7 @@ pub(super) fn page(seen: &Seen) -> Markup {
                 }
             }
         }
+        (part.links("/policy?page="))
         section #log data-live {
             h2 { "History" }
             (history(&seen.log))
@@ -182,20 +185,27 @@ fn trial(entry: &LogEntry) -> Markup {
 pub(super) async fn changeset(admin: &Admin, id: &str) -> Result<Page, Error> {
     let Json(detail) = Admin::changeset(State(admin.clone()), Path(id.to_owned())).await?;
     let Json(spread) = Admin::spread(State(admin.clone()), Path(detail.entry.changeset.clone())).await?;
-    let mut changes = Vec::with_capacity(detail.changes.len());
+    let mut sides = Vec::with_capacity(detail.changes.len());
     for change in &detail.changes {
-        changes.push((change, difference(admin, &detail.entry.changeset, change).await));
+        sides.push(sides_of(admin, &detail.entry.changeset, change).await);
     }
+    let differences = move || sides.into_iter().map(difference).collect::<Vec<_>>();
+    let changes: Vec<_> = detail.changes.iter().zip(admin.aside(differences).await?).collect();
     let title = format!("Changeset {}", short(&detail.entry.changeset));
     Ok(Page::new(&title, Tab::Policy, changed(&detail, &spread, &changes)))
 }
 
+/// What a document was before a change and what it made of it; either is nothing where there was no document.
+type Sides = Result<(Option<Value>, Option<Value>), Error>;
+
+async fn sides_of(admin: &Admin, changeset: &str, change: &Change) -> Sides {
+    Ok((before(admin, changeset, change).await?, change.document.clone()))
+}
+
 /// What a change made of its document, line by line; or why that is not known.
-async fn difference(admin: &Admin, changeset: &str, change: &Change) -> String {
-    let before = before(admin, changeset, change).await;
-    let text = |value: Option<&Value>| value.map_or_else(|| Ok(String::new()), yaml);
-    let told = before.and_then(|before| Ok((text(before.as_ref())?, text(change.document.as_ref())?)));
-    match told {
+fn difference(sides: Sides) -> String {
+    let text = |value: Option<Value>| value.map_or_else(|| Ok(String::new()), |value| yaml(&value));
+    match sides.and_then(|(before, after)| Ok((text(before)?, text(after)?))) {
         Ok((before, after)) => unified(("before", "after"), &before, &after),
         Err(error) => format!("{error}\n"),
     }
@@ -325,7 +335,7 @@ mod tests {
             trial: Some("open".into()),
         };
         let seen = Seen { documents: Vec::new(), log: vec![entry], conflicts: Vec::new(), proposals: Vec::new() };
-        let text = page(&seen).into_string();
+        let text = page(&seen, 0).into_string();
         assert!(text.contains("&lt;img src=x") && !text.contains("<img") && !text.contains("<i>"));
         assert!(
             text.contains("/policy/documents/VirtualService/shop/cart")

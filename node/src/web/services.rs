@@ -2,19 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use certs::id::ServiceName;
 use maud::{Markup, html};
 
 use super::{
     figures::Golden,
     flow::Flow,
-    overview,
+    named::Of,
+    overview, paging,
     words::{self, segment},
 };
-use crate::agent::admin::api::{Connections, Edge, Endpoint, Outlier, Party, Route, Service, Traffic};
-
-/// Rows of one page.
-const ROWS: usize = 200;
+use crate::agent::admin::api::{Connections, Edge, Endpoint, Outlier, Party, Port, Route, Service, Traffic};
 
 /// The list, of those whose name holds `search`.
 pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize) -> Markup {
@@ -27,9 +24,7 @@ pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize
     found.retain(|(name, _)| name.contains(search.trim()));
     // What lacks endpoints comes first.
     found.sort_by_key(|(_, service)| service.healthy == service.endpoints);
-    let pages = found.len().div_ceil(ROWS).max(1);
-    let page = page.min(pages - 1);
-    let shown = found.iter().skip(page * ROWS).take(ROWS);
+    let part = paging::part(&found, page);
     let none = Golden::default();
     html! {
         h1 { "Services" }
@@ -42,7 +37,7 @@ pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize
                     @if !flows.is_empty() { th scope="col" { "Connections" } }
                 } }
                 tbody {
-                    @for (name, service) in shown {
+                    @for (name, service) in part.rows {
                         tr {
                             th scope="row" { (words::link(words::service_path(name), name)) }
                             td data-label="Ports" { (ports(service)) }
@@ -56,15 +51,7 @@ pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize
                 }
             }
         }
-        @if pages > 1 {
-            nav.pages aria-label="Pages of the list" {
-                @for number in 0..pages {
-                    a href={ "/services?page=" (number) "&q=" (segment(search)) } aria-current=[(number == page).then_some("page")] {
-                        (number + 1)
-                    }
-                }
-            }
-        }
+        (part.links(&format!("/services?q={}&page=", segment(search))))
     }
 }
 
@@ -80,7 +67,7 @@ fn search_form(path: &str, search: &str) -> Markup {
 }
 
 fn ports(service: &Service) -> String {
-    let port = |port: &crate::agent::admin::api::Port| format!("{}/{}", port.port, port.protocol);
+    let port = |port: &Port| format!("{}/{}", port.port, port.protocol);
     service.ports.iter().map(port).collect::<Vec<_>>().join(", ")
 }
 
@@ -102,28 +89,34 @@ pub(super) struct Seen<'s> {
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) outliers: Vec<Outlier>,
     pub(super) routes: Vec<Route>,
+    /// The part of the endpoints that is shown.
+    pub(super) page: usize,
 }
 
 /// One service.
-pub(super) fn one(of: &ServiceName, seen: &Seen<'_>, traffic: &Traffic) -> Markup {
+pub(super) fn one(of: &Of, seen: &Seen<'_>, traffic: &Traffic) -> Markup {
     let name = of.to_string();
     let taken: Vec<&Edge> = traffic.edges.iter().filter(|edge| edge.service == name).collect();
-    let sent =
-        traffic.edges.iter().filter(|edge| edge.from.namespace == of.namespace() && edge.from.service == of.name());
+    let sent = traffic.edges.iter().filter(|edge| edge.from.namespace == of.namespace && edge.from.service == of.name);
     let sent: Vec<&Edge> = sent.collect();
     let all = Golden::of(taken.iter().copied());
     let connected: Vec<&Connections> = traffic.connections.iter().filter(|some| some.service == name).collect();
-    let connects = |some: &&Connections| some.from.namespace == of.namespace() && some.from.service == of.name();
+    let connects = |some: &&Connections| some.from.namespace == of.namespace && some.from.service == of.name;
     let connects: Vec<&Connections> = traffic.connections.iter().filter(connects).collect();
     // A service of bytes alone has no golden signals of requests.
     let asked = !taken.is_empty() || connected.is_empty();
     let outliers: Vec<Outlier> = seen.outliers.iter().filter(|outlier| outlier.service == name).cloned().collect();
-    let routes: Vec<&Route> = seen.routes.iter().filter(|route| names(&route.host, of)).collect();
+    let routes: Vec<&Route> = seen.routes.iter().filter(|route| of.is_named(&route.host)).collect();
+    let url = of.url(seen.service.first().map_or(&[], |service| &service.ports));
+    let part = paging::part(&seen.endpoints, seen.page);
     html! {
         h1 { (name) }
         section #summary data-live {
             p {
-                @for service in seen.service { (health(service)) " endpoints healthy · " (ports(service)) " · " }
+                @for service in seen.service {
+                    @if let Some(entry) = &service.entry { (words::link(words::document_path(entry), entry)) " · " }
+                    (health(service)) " endpoints healthy · " (ports(service)) " · "
+                }
                 "requests " (overview::heard(traffic)) ", last " (traffic.window_s.div_ceil(60).max(1)) " min"
             }
             @if !connected.is_empty() { (flow_tiles(&Flow::of(connected.iter().copied()))) }
@@ -157,26 +150,21 @@ pub(super) fn one(of: &ServiceName, seen: &Seen<'_>, traffic: &Traffic) -> Marku
         }
         section #endpoints data-live {
             h2 { "Endpoints" }
-            (endpoints(&seen.endpoints))
+            (endpoints(part.rows))
         }
+        (part.links(&format!("/services/{}/{}?page=", segment(&of.namespace), segment(&of.name))))
         section #out data-live { (overview::out(&outliers)) }
-        section #calls data-live {
+        @if of.service.is_some() { section #calls data-live {
             h2 { "What it calls" }
             @if !sent.is_empty() || connects.is_empty() { (called(&sent)) }
             @if !connects.is_empty() { (connected_to(&connects)) }
-        }
+        } }
         section #routes data-live {
             h2 { "Routes" }
             (routed(&routes))
-            p { a href={ "/explain?url=" (segment(&format!("http://{}.{}/", of.name(), of.namespace()))) } { "Explain a request to it" } }
+            @if let Some(url) = &url { p { a href={ "/explain?url=" (segment(url)) } { "Explain a request to it" } } }
         }
     }
-}
-
-/// Whether a host of a route is one of this service's names.
-fn names(host: &str, of: &ServiceName) -> bool {
-    let short = [of.name().to_owned(), format!("{}.{}", of.name(), of.namespace())];
-    short.iter().any(|name| name == host) || host == policy::hosts::full_name(of)
 }
 
 fn grouped(edges: &[&Edge], by: impl Fn(&Edge) -> &Party, none: &str) -> Markup {
@@ -358,7 +346,8 @@ fn routed(routes: &[&Route]) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::web::figures::edge;
+    use crate::web::{figures::edge, paging::ROWS};
+    use certs::id::ServiceName;
 
     pub(crate) fn traffic(edges: Vec<Edge>) -> Traffic {
         let node = certs::id::NodeId::new("web-1").unwrap();
@@ -377,6 +366,14 @@ mod tests {
     fn service(name: &str, endpoints: usize, healthy: usize) -> Service {
         let (namespace, name) = ("shop".into(), name.into());
         Service { namespace, name, ports: Vec::new(), endpoints, healthy, panic: false, entry: None }
+    }
+
+    fn of(name: &str) -> Of {
+        Of::service(ServiceName::new("shop", name).unwrap())
+    }
+
+    fn seen(service: &[Service]) -> Seen<'_> {
+        Seen { service, endpoints: Vec::new(), outliers: Vec::new(), routes: Vec::new(), page: 0 }
     }
 
     #[test]
@@ -399,10 +396,7 @@ mod tests {
             edge(("shop/app", "v1"), ("shop/cart", "v2"), 20, 0),
             edge(("shop/cart", "v2"), ("shop/db", "v1"), 7, 0),
         ];
-        let of = ServiceName::new("shop", "cart").unwrap();
-        let seen =
-            Seen { service: &[service("cart", 2, 2)], endpoints: Vec::new(), outliers: Vec::new(), routes: Vec::new() };
-        let text = one(&of, &seen, &traffic(edges)).into_string();
+        let text = one(&of("cart"), &seen(&[service("cart", 2, 2)]), &traffic(edges)).into_string();
         let part = |from: &str, to: &str| text.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
         let (callers, versions, calls) =
             (part("By caller", "By version"), part("By version", "Endpoints"), part("What it calls", "Routes"));
@@ -418,14 +412,12 @@ mod tests {
     #[test]
     fn a_service_of_bytes_shows_its_connections_and_no_empty_signals() {
         use crate::web::flow::connections;
-        let seen = Traffic {
+        let asked = Traffic {
             connections: vec![connections("shop/web", "shop/db", 8, 2), connections("shop/db", "shop/disk", 2, 0)],
             ..traffic(Vec::new())
         };
-        let of = ServiceName::new("shop", "db").unwrap();
         let db = [service("db", 1, 1)];
-        let about = Seen { service: &db, endpoints: Vec::new(), outliers: Vec::new(), routes: Vec::new() };
-        let text = one(&of, &about, &seen).into_string();
+        let text = one(&of("db"), &seen(&db), &asked).into_string();
         assert!(
             text.contains("Connections by caller") && text.contains("shop/web") && text.contains("25.0 %"),
             "{text}"
@@ -433,18 +425,19 @@ mod tests {
         assert!(
             !text.contains("Nobody called it") && !text.contains("It called nothing") && text.contains("shop/disk")
         );
-        let listed = list(&db, &seen, "", 0).into_string();
+        let listed = list(&db, &asked, "", 0).into_string();
         assert!(listed.contains("4 open, 2.0 KiB/s"), "{listed}");
         let quiet = list(&db, &traffic(Vec::new()), "", 0).into_string();
         assert!(!quiet.contains("Connections"), "no empty column");
     }
 
     #[test]
-    fn a_route_is_known_by_each_of_its_names() {
-        let of = ServiceName::new("shop", "cart").unwrap();
-        for host in ["cart", "cart.shop", "cart.shop.svc.cluster.local"] {
-            assert!(names(host, &of), "{host}");
-        }
-        assert!(!names("cart.other", &of) && !names("*.shop", &of));
+    fn the_page_of_an_entry_names_its_document() {
+        let entry = Service { entry: Some("ServiceEntry shop/api".into()), ..service("api.example.com", 1, 1) };
+        let edges = vec![edge(("shop/web", "v1"), ("shop/api.example.com", ""), 10, 0)];
+        let of = Of::entry("shop".into(), "api.example.com".into());
+        let text = one(&of, &seen(&[entry]), &traffic(edges)).into_string();
+        assert!(text.contains("/policy/documents/ServiceEntry/shop/api") && text.contains("shop/web"), "{text}");
+        assert!(!text.contains("What it calls"));
     }
 }

@@ -89,9 +89,11 @@ pub(super) fn prose(text: &str) -> Markup {
     html! { @for (part, text) in text.split('`').enumerate() { @if part % 2 == 1 { code { (text) } } @else { (text) } } }
 }
 
-/// The path of a service's page; none for what is no service.
+/// The path of the page of a service, or of a host of a ServiceEntry, by `NAMESPACE/NAME`, whatever instance follows; none for what is
+/// neither.
 pub(super) fn service_path(name: &str) -> Option<String> {
-    let (namespace, name) = name.split_once('/')?;
+    let mut parts = name.split('/');
+    let (namespace, name) = (parts.next()?, parts.next()?);
     Some(format!("/services/{}/{}", segment(namespace), segment(name)))
 }
 
@@ -144,6 +146,7 @@ mod tests {
     #[test]
     fn paths_hold_whatever_a_name_holds() {
         assert_eq!(service_path("shop/cart").as_deref(), Some("/services/shop/cart"));
+        assert_eq!(service_path("shop/cart/blue").as_deref(), Some("/services/shop/cart"));
         assert_eq!(service_path("BlackHoleCluster"), None);
         let odd = document_path("-VirtualService shop/a?b#c").unwrap();
         assert_eq!(odd, "/policy/documents/VirtualService/shop/a%3Fb%23c");

@@ -1,6 +1,8 @@
 //! What happened: as this node noted it, and as all did.
 
-use certs::codec::Millis;
+use std::sync::Arc;
+
+use certs::{codec::Millis, id::NodeId};
 use serde::Deserialize;
 
 use super::{Admin, api, error::Error, past::time, rfc3339};
@@ -16,16 +18,31 @@ pub(super) struct Filter {
     here: bool,
 }
 
+/// What all nodes say that happened.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Oldest first.
+    pub(crate) events: Vec<api::Event>,
+    /// Who lives and did not answer, or was not asked.
+    pub(crate) silent: Vec<NodeId>,
+}
+
 impl Admin {
     /// What this node noted, oldest first.
     pub(crate) fn events(&self) -> Vec<api::Event> {
         let (node, own) = (self.node().clone(), self.agent.recent_events());
-        rows(timeline::merge([(node.clone(), vec![(node.clone(), own)])], &node))
+        rows(timeline::merge([(node.clone(), vec![(node.clone(), own)])], &node, self.now()))
     }
 
-    /// What the nodes that answer noted or keep of others, oldest first.
-    pub(crate) async fn all_events(&self, since: Millis) -> Vec<api::Event> {
-        rows(self.agent.timeline(since).await)
+    /// What the nodes that answer noted or keep of others, oldest first; and who did not answer. Asked for again within a moment, the
+    /// same answer.
+    pub(crate) async fn all_events(&self) -> Arc<Told> {
+        self.timeline.get(async { Arc::new(self.ask_events(0).await) }).await
+    }
+
+    async fn ask_events(&self, since: Millis) -> Told {
+        let (merged, silent) = self.agent.timeline(since).await;
+        Told { events: rows(merged), silent }
     }
 
     /// What is asked for.
@@ -34,7 +51,11 @@ impl Admin {
     /// `bad_request` for what is no time.
     pub(super) async fn timeline(&self, filter: &Filter) -> Result<Vec<api::Event>, Error> {
         let since = filter.since.as_deref().map(time).transpose()?.unwrap_or(0);
-        let mut events = if filter.here { self.events() } else { self.all_events(since).await };
+        let mut events = match (filter.here, since) {
+            (true, _) => self.events(),
+            (false, 0) => self.all_events().await.events.clone(),
+            (false, since) => self.ask_events(since).await.events,
+        };
         let since = rfc3339(since);
         // Of one form, so that they compare as text.
         events.retain(|event| event.time >= since);

@@ -44,6 +44,12 @@ pub(super) fn headers(headers: &HeaderMap) -> Result<(), Error> {
             return Err(refused("a page of another origin may not ask"));
         }
     }
+    // Browsers that ask without an Origin, as for an image, say so here. A link that somebody follows is not a page's own question.
+    let says = |name: &str, word: &str| headers.get_all(name).iter().any(|value| value.as_bytes() == word.as_bytes());
+    let followed = says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document");
+    if (says("sec-fetch-site", "cross-site") || says("sec-fetch-site", "same-site")) && !followed {
+        return Err(refused("a page of another site may not ask"));
+    }
     Ok(())
 }
 
@@ -95,6 +101,21 @@ mod tests {
         for origin in ["http://evil.example", "null", "http://127.0.0.1:9", "https://127.0.0.1:15000"] {
             assert!(headers(&with(&[own[0].clone(), (header::ORIGIN, origin)])).is_err(), "{origin}");
         }
+    }
+
+    #[test]
+    fn pages_of_other_sites_have_nothing_asked_but_links_lead_here() {
+        let asked = |site: &str, mode: &str, dest: &str| {
+            let mut all = with(&[(header::HOST, "127.0.0.1:15000")]);
+            for (name, value) in [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)] {
+                all.insert(header::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+            headers(&all).is_ok()
+        };
+        assert!(!asked("cross-site", "no-cors", "image") && !asked("same-site", "no-cors", "image"));
+        assert!(!asked("cross-site", "navigate", "iframe"));
+        assert!(asked("cross-site", "navigate", "document") && asked("same-origin", "cors", "empty"));
+        assert!(asked("none", "navigate", "document"));
     }
 
     #[test]

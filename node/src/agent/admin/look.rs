@@ -110,13 +110,15 @@ impl Admin {
         if let (Some(of), true) = (of, services.is_empty()) {
             return Err(Error::new("not_found", format!("no node offers {of}")).hint("`skein services` lists all"));
         }
+        let circuits = self.circuits.panicking();
+        let panicking: HashSet<&ServiceName> = circuits.iter().filter_map(|circuit| circuit.called.service()).collect();
         let row = |service: &std::sync::Arc<crate::snapshot::Service>| api::Service {
             namespace: service.name.namespace().to_owned(),
             name: service.name.name().to_owned(),
             ports: ports(&service.ports),
             endpoints: service.endpoints.len(),
             healthy: service.endpoints.iter().filter(|endpoint| endpoint.healthy).count(),
-            panic: self.circuits.panics(&service.name),
+            panic: panicking.contains(&service.name),
             entry: None,
         };
         let mut rows: Vec<_> = services.iter().map(row).collect();
@@ -126,11 +128,23 @@ impl Admin {
         Ok(rows)
     }
 
+    /// What ServiceEntries of a namespace make of a host: one row for each document, and its endpoints. Nothing if none does.
+    pub(crate) fn entry(&self, namespace: &str, host: &str) -> (Vec<api::Service>, Vec<api::Endpoint>) {
+        let (snapshot, ejected) = (self.agent.snapshot(), self.ejected());
+        let mut services = foreign_services(&snapshot);
+        services.retain(|service| service.namespace == namespace && service.name == host);
+        let of =
+            |foreign: &&Arc<Foreign>| foreign.service.document.namespace == namespace && *foreign.service.host == *host;
+        let endpoints = snapshot.foreign.iter().filter(of).flat_map(|foreign| foreign_rows(foreign, &ejected));
+        (services, endpoints.collect())
+    }
+
+    fn ejected(&self) -> HashSet<Key> {
+        self.circuits.ejected().into_iter().map(|standing| standing.ejection.endpoint).collect()
+    }
+
     pub(crate) fn endpoints(&self, of: Option<&ServiceName>) -> Vec<api::Endpoint> {
-        let snapshot = self.agent.snapshot();
-        let ejected: HashSet<Key> =
-            self.circuits.ejected().into_iter().map(|standing| standing.ejection.endpoint).collect();
-        let mut endpoints = endpoints(&snapshot, of, &ejected);
+        let mut endpoints = endpoints(&self.agent.snapshot(), of, &self.ejected());
         endpoints
             .sort_by(|a, b| (&a.namespace, &a.service, &a.id, a.port).cmp(&(&b.namespace, &b.service, &b.id, b.port)));
         endpoints

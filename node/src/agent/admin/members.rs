@@ -29,8 +29,13 @@ impl Admin {
         shown.map(|member| self.row(member)).collect()
     }
 
+    /// The nodes that are shown, with whom each reaches. Asked for again within a moment, the same answer.
+    pub(crate) async fn reaching(&self) -> Vec<api::Member> {
+        self.matrix.get(self.matrix(false)).await
+    }
+
     /// The same, with whom each node reaches.
-    pub(crate) async fn matrix(&self, all: bool) -> Vec<api::Member> {
+    pub(super) async fn matrix(&self, all: bool) -> Vec<api::Member> {
         let rows = self.agent.reaches().await;
         let mut members = self.members(all);
         for member in &mut members {

@@ -22,9 +22,11 @@ mod limits;
 mod look;
 mod members;
 mod mesh;
+mod metrics;
 mod outliers;
 mod own_metrics;
 mod past;
+mod patience;
 mod preview;
 mod push;
 mod router;
@@ -46,10 +48,11 @@ use certs::{
 };
 use tokio::sync::Semaphore;
 
+pub(crate) use events::Told;
 pub(crate) use past::{LogFilter, When};
 pub use serve::SOCKET_MODE;
 
-use self::fresh::Fresh;
+use self::{error::Error, fresh::Fresh};
 use super::Agent;
 use crate::{
     config::Cidr,
@@ -58,6 +61,8 @@ use crate::{
     telemetry::{Kind, Sample, Telemetry},
 };
 
+/// Pages that take long to reckon, at a time.
+const HEAVY: usize = 2;
 /// Watches of one node at the same time.
 const WATCHES: usize = 64;
 
@@ -69,8 +74,12 @@ pub struct Admin {
     tasks: Tasks,
     circuits: Arc<Circuits>,
     watches: Arc<Semaphore>,
+    scrapes: Arc<Semaphore>,
+    heavy: Arc<Semaphore>,
     traffic: Arc<Fresh<Arc<api::Traffic>>>,
     targets: Arc<Fresh<BTreeMap<NodeId, SocketAddr>>>,
+    timeline: Arc<Fresh<Arc<Told>>>,
+    matrix: Arc<Fresh<Vec<api::Member>>>,
 }
 
 /// Where a question comes in.
@@ -98,9 +107,11 @@ impl Admin {
                 |(lane, bytes): (&str, u64)| Sample { labels: vec![("lane", lane.to_owned())], value: bytes as f64 };
             asked.gossip_bytes().into_iter().map(sample).collect()
         });
-        let watches = Arc::new(Semaphore::new(WATCHES));
-        let (traffic, targets) = Default::default();
-        let admin = Self { agent, telemetry, tasks, circuits, watches, traffic, targets };
+        let [watches, scrapes, heavy] =
+            [WATCHES, metrics::AT_ONCE, HEAVY].map(|places| Arc::new(Semaphore::new(places)));
+        let (traffic, targets, timeline, matrix) = Default::default();
+        let admin =
+            Self { agent, telemetry, tasks, circuits, watches, scrapes, heavy, traffic, targets, timeline, matrix };
         admin.register();
         admin
     }
@@ -108,6 +119,16 @@ impl Admin {
     /// The clock.
     pub(crate) fn now(&self) -> Millis {
         self.agent.now()
+    }
+
+    /// What takes long to reckon: beside everything else, and little of it at a time.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub(crate) async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let stops = || Error::new("failed", "the node stops");
+        let _turn = self.heavy.acquire().await.map_err(|_| stops())?;
+        self.tasks.blocking(work).await.map_err(|_| stops())
     }
 
     /// This node.

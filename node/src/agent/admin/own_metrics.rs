@@ -59,8 +59,13 @@ impl Registrar<'_> {
         self.collect("skein_policy_conflicts", "Conflicts that an operator should settle", Kind::Gauge, |admin| {
             one(admin.agent.state().conflicts.len() as f64)
         });
+        let help = "From the arrival of a changeset to the snapshot that requests follow";
+        self.telemetry.histogram("skein_policy_apply_seconds", help, self.told.agent.apply_latency());
         self.collect("skein_links", "Open links with other nodes", Kind::Gauge, |admin| {
             one(admin.agent.linked() as f64)
+        });
+        self.collect("skein_membership_waiting", "What waits for the membership engine", Kind::Gauge, |admin| {
+            one(admin.agent.waiting() as f64)
         });
         self.collect("skein_events_total", "Events noted by kind", Kind::Counter, |admin| {
             let row = |(kind, count): (&str, u64)| sample(vec![("kind", kind.to_owned())], count as f64);

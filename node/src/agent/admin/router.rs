@@ -11,7 +11,7 @@ use certs::{
     id::{NodeId, ServiceName},
     sign::PublicKey,
 };
-use http::{HeaderMap, StatusCode, header};
+use http::StatusCode;
 use policy::{Kind, document::ROOT_NAMESPACE, kinds::Verb};
 use serde::Deserialize;
 
@@ -20,8 +20,9 @@ use super::{
     error::{Body, Error},
     events, guard,
     look::Look,
+    metrics,
 };
-use crate::telemetry::{Format, Wanted};
+use crate::telemetry::Wanted;
 
 /// The largest request body, bytes: a changeset and its envelope, or a plan of its documents.
 const BODY_LIMIT: usize = 6 << 20;
@@ -100,7 +101,7 @@ fn health() -> Router<Admin> {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/prometheus-targets", get(|State(admin): State<Admin>| async move { Json(admin.targets().await) }))
 }
 
@@ -229,12 +230,6 @@ async fn ready(State(admin): State<Admin>) -> Response {
         return "ready\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, "not ready: identity, policy or listeners are missing\n").into_response()
-}
-
-async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let format = Format::accepted(accept);
-    ([(header::CONTENT_TYPE, format.content_type())], admin.telemetry.render(format)).into_response()
 }
 
 async fn events(

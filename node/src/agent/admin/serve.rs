@@ -15,7 +15,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::{Admin, Door, greeting, guard};
+use super::{Admin, Door, greeting, guard, patience::Patient};
 use crate::{
     config::Cidr,
     mesh::{admin::Conversed, crowd::Crowd, peer::PeerNetwork},
@@ -27,6 +27,8 @@ pub const SOCKET_MODE: u32 = 0o660;
 const CONNECTIONS: usize = 256;
 /// How long a request's head may take.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long who asked at a port may take nothing of the answer.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Strangers that may be proving a key at a time: all, and of one address.
 const GREETINGS: (usize, usize) = (256, 16);
 /// How long an operator may take to prove its key.
@@ -75,7 +77,7 @@ impl Admin {
                 () = self.tasks.stopping() => return,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, remote)) if lets_in(&door, remote) => {
-                        self.connection(stream, &router, &slots).await;
+                        self.connection(Patient::new(stream, WRITE_LIMIT), &router, &slots).await;
                     }
                     Ok((_, remote)) => tracing::debug!(%remote, "a stranger at the admin port"),
                     Err(error) => pause(&error).await,

@@ -7,10 +7,13 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
+use certs::sign::Digest;
 use http::header;
+use policy::{Kind, document::Spec, history::State};
+use tokio::sync::{OwnedSemaphorePermit, watch::Receiver};
 
 use super::{Admin, error::Error};
-use crate::telemetry::{Tapping, Wanted};
+use crate::telemetry::{Redaction, Tapping, Wanted};
 
 impl Admin {
     /// Tells of requests as they end. Only the local socket and operators are offered this: what requests say is nobody else's.
@@ -22,23 +25,67 @@ impl Admin {
         let busy = |why: String| Error::new("too_many_requests", why).hint("`skein tap` ends with Ctrl-C");
         let slot =
             self.watches.clone().try_acquire_owned().map_err(|_| busy("too many watches are open".to_owned()))?;
+        let hidden = self.hide_tokens();
         let tapping = self.telemetry.taps().open(wanted).map_err(busy)?;
-        let lines =
-            futures_util::stream::unfold((self.clone(), tapping, slot), |(admin, mut tapping, slot)| async move {
-                let line = next(&admin, &mut tapping).await?;
-                Some((Ok::<_, Infallible>(line), (admin, tapping, slot)))
-            });
+        let telling = Telling { admin: self.clone(), tapping, changes: self.agent.changes(), hidden, _slot: slot };
+        let lines = futures_util::stream::unfold(telling, |mut telling| async move {
+            let line = telling.next().await?;
+            Some((Ok::<_, Infallible>(line), telling))
+        });
         Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
     }
 }
 
-/// None once the node stops.
-async fn next(admin: &Admin, tapping: &mut Tapping) -> Option<Bytes> {
-    let tapped = tokio::select! {
-        () = admin.tasks.stopping() => return None,
-        tapped = tapping.next() => tapped?,
-    };
-    let mut line = serde_json::to_string(&tapped).ok()?;
-    line.push('\n');
-    Some(Bytes::from(line))
+impl Admin {
+    /// Has taps tell nothing of where policy says that tokens are; by which policy.
+    fn hide_tokens(&self) -> Digest {
+        let state = self.agent.state();
+        self.telemetry.taps().redact(Redaction::of(token_places(&state)));
+        state.digest
+    }
+}
+
+/// A tap under way.
+struct Telling {
+    admin: Admin,
+    tapping: Tapping,
+    changes: Receiver<u64>,
+    /// The policy whose tokens are hidden.
+    hidden: Digest,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Telling {
+    /// The next line; none once the node stops.
+    async fn next(&mut self) -> Option<Bytes> {
+        let tapped = loop {
+            if self.hidden != self.admin.agent.state().digest {
+                self.hidden = self.admin.hide_tokens();
+            }
+            tokio::select! {
+                () = self.admin.tasks.stopping() => return None,
+                changed = self.changes.changed() => changed.ok()?,
+                tapped = self.tapping.next() => break tapped?,
+            }
+        };
+        let mut line = serde_json::to_string(&tapped).ok()?;
+        line.push('\n');
+        Some(Bytes::from(line))
+    }
+}
+
+/// Names of headers and parameters that hold tokens, by all live values of all documents: which of them counts for a request is not asked.
+fn token_places(state: &State) -> Vec<String> {
+    let live = state.documents.iter().filter(|(id, _)| id.kind == Kind::RequestAuthentication);
+    let documents = live.flat_map(|(_, live)| live.in_force.iter()).filter_map(|value| value.document.as_ref().ok());
+    let mut names = Vec::new();
+    for document in documents {
+        let Spec::RequestAuthentication(value) = &document.spec else { continue };
+        for rule in &value.rules {
+            names.extend(rule.from_headers.iter().map(|(name, _)| name.to_string()));
+            names.extend(rule.from_params.iter().cloned());
+            names.extend(rule.output_payload.iter().map(ToString::to_string));
+        }
+    }
+    names
 }

@@ -9,7 +9,7 @@ use super::{Agent, Rate};
 use crate::{
     agent::{admin::api, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths},
     clock::monotonic,
-    telemetry::Exchanged,
+    telemetry::{Exchanged, Histogram},
 };
 
 impl Agent {
@@ -23,8 +23,8 @@ impl Agent {
         self.inner.sync.traffic(own).await
     }
 
-    /// What happened since, as the nodes that answer noted it or keep it of others, oldest first.
-    pub async fn timeline(&self, since: Millis) -> Vec<Merged> {
+    /// What happened since, as the nodes that answer noted it or keep it of others, oldest first; and who did not answer.
+    pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Vec<NodeId>) {
         self.inner.sync.timeline(since).await
     }
 
@@ -36,6 +36,16 @@ impl Agent {
     /// Where scrapers find each node.
     pub async fn scraped_addresses(&self) -> BTreeMap<NodeId, SocketAddr> {
         self.inner.sync.scraped_addresses().await
+    }
+
+    /// How long changesets took from their arrival here to where requests follow them.
+    pub fn apply_latency(&self) -> Histogram {
+        self.inner.sync.latency()
+    }
+
+    /// Messages and events that wait for the membership engine.
+    pub fn waiting(&self) -> usize {
+        self.inner.sync.members.waiting()
     }
 
     /// Nodes that this one has a link with.

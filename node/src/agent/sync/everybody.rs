@@ -28,7 +28,7 @@ use crate::{
     telemetry::Exchanged,
 };
 
-/// Nodes that are asked; those beyond count as silent.
+/// Nodes that are asked what takes long to tell; those beyond count as silent.
 const ASKED: usize = 200;
 /// Of these, at a time.
 const AT_ONCE: usize = 32;
@@ -59,12 +59,15 @@ impl Sync {
         picture.traffic(self.node().clone(), silent)
     }
 
-    /// What happened since, as the nodes that answer noted it or keep it of nodes that do not, oldest first.
-    pub async fn timeline(&self, since: Millis) -> Vec<Merged> {
+    /// What happened since, as the nodes that answer noted it or keep it of nodes that do not, oldest first; and those that live and
+    /// said nothing.
+    pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Vec<NodeId>) {
         let recall = Recall { since, others: true };
-        let asked = self.ask_all::<Vec<(NodeId, Vec<Noted>)>>(wire::EVENTS, codec::encode(&recall).into()).await;
-        let said = asked.answers.into_iter().map(|(member, said)| (member.id.clone(), said));
-        timeline::merge(said.chain([(self.node().clone(), self.recalled(&recall))]), self.node())
+        let Asked { answers, silent } =
+            self.ask_all::<Vec<(NodeId, Vec<Noted>)>>(wire::EVENTS, codec::encode(&recall).into()).await;
+        let said = answers.into_iter().map(|(member, said)| (member.id.clone(), said));
+        let said = said.chain([(self.node().clone(), self.recalled(&recall))]);
+        (timeline::merge(said, self.node(), self.clock.now()), silent)
     }
 
     /// What this node noted, and what it keeps of those that are gone.
@@ -93,12 +96,8 @@ impl Sync {
     /// Where scrapers find this node, as others reach it.
     pub(super) fn scraped(&self) -> Option<SocketAddr> {
         let bound = *self.state.own_scraped.get()?;
-        if !bound.ip().is_unspecified() {
-            return Some(bound);
-        }
         let view = self.world.view();
-        let advertised = view.member(self.node()).and_then(|own| own.address)?;
-        Some(SocketAddr::new(advertised.ip(), bound.port()))
+        reached_at(bound, view.member(self.node()).and_then(|own| own.address))
     }
 
     /// Notes where scrapers find this node.
@@ -112,7 +111,9 @@ impl Sync {
         let asked = self.ask_all::<Option<SocketAddr>>(wire::SCRAPED, Bytes::new()).await;
         let view = self.world.view();
         let mut known = self.state.scraped.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = Some((self.node().clone(), self.scraped()));
+        // Who asks at a port that only this machine reaches is on this machine.
+        let own = self.scraped().or(self.state.own_scraped.get().copied());
+        let own = Some((self.node().clone(), own));
         for (node, address) in asked.answers.into_iter().map(|(member, said)| (member.id.clone(), said)).chain(own) {
             if let Some(address) = address {
                 known.insert(node, address);
@@ -128,7 +129,7 @@ impl Sync {
         let view = self.world.view();
         let alive = view.members().values().filter(|member| member.state == MemberState::Alive);
         let others: Vec<_> = alive.filter(|member| member.id != *self.node()).cloned().collect();
-        let asked = stream::iter(others.iter().take(ASKED).cloned()).map(async |member| {
+        let asked = stream::iter(others.iter().take(most(what)).cloned()).map(async |member| {
             let link = self.links.reach(&self.members, &member.id, LINK).await?;
             let reply = link.request(what, body.clone(), ANSWER).await.ok()?;
             Some((member, wire::reply::<T>(&reply).ok()?))
@@ -141,10 +142,51 @@ impl Sync {
     }
 }
 
+/// How many nodes are asked this: all, where the answer is an address.
+const fn most(what: u16) -> usize {
+    if what == wire::SCRAPED { usize::MAX } else { ASKED }
+}
+
+/// Where others reach a port that is bound so on a node that they reach at the advertised address. What is bound to loopback is nothing
+/// to other machines: there the same address is another node's port.
+fn reached_at(bound: SocketAddr, advertised: Option<SocketAddr>) -> Option<SocketAddr> {
+    if bound.ip().is_unspecified() {
+        return Some(SocketAddr::new(advertised?.ip(), bound.port()));
+    }
+    let apart = bound.ip().is_loopback() && advertised.is_some_and(|advertised| !advertised.ip().is_loopback());
+    (!apart).then_some(bound)
+}
+
 /// Whether nobody expects an answer of a member any more.
 const fn is_gone(state: MemberState) -> bool {
     match state {
         MemberState::Left | MemberState::Evicted => true,
         MemberState::Alive | MemberState::Suspect | MemberState::Dead => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_of_a_large_mesh_is_asked_where_it_is_scraped() {
+        assert!(most(wire::SCRAPED) >= 1_000);
+        assert_eq!([wire::TRAFFIC, wire::EVENTS].map(most), [ASKED; 2]);
+    }
+
+    #[test]
+    fn other_machines_are_not_told_of_a_port_on_loopback() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (bound, advertised, told) in [
+            ("127.0.0.1:15020", "10.0.0.5:15008", None),
+            ("[::1]:15020", "10.0.0.5:15008", None),
+            ("127.0.0.1:15020", "127.0.0.1:15008", Some("127.0.0.1:15020")),
+            ("10.0.0.6:15020", "10.0.0.5:15008", Some("10.0.0.6:15020")),
+            ("0.0.0.0:15020", "10.0.0.5:15008", Some("10.0.0.5:15020")),
+        ] {
+            assert_eq!(reached_at(at(bound), Some(at(advertised))), told.map(at), "{bound}");
+        }
+        assert_eq!(reached_at(at("0.0.0.0:1"), None), None);
     }
 }

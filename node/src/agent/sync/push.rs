@@ -39,7 +39,7 @@ impl Sync {
         self.tasks.detach("push", async move {
             let pushed = sync.book.push(bytes, "push", sync.clock.now()).await;
             if let Ok(id) = &pushed {
-                sync.apply().await;
+                sync.apply_arrived(begun).await;
                 sync.events.note(sync.clock.now(), "policy_applied", id, format!("{id} was pushed here"));
             }
             let _ = told.send(pushed);

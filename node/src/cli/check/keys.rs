@@ -124,20 +124,50 @@ pub(super) mod tests {
         );
         let config = crate::config::read_text(&folder.path().join("skein.toml"), &text, &[]).unwrap();
         assert!(!state(&config, &mut findings));
-        findings.push(settings::owner(&Error::new("bad_config", "another's")));
-        findings.push(Finding::of(
-            "operator.directory",
-            Verdict::Error,
-            &Error::new("bad_config", "half of it is gone"),
-        ));
+        anothers(&mut findings);
+        half(&mut findings);
         findings
+    }
+
+    /// The state of a node that the configuration does not name.
+    fn anothers(findings: &mut Vec<Finding>) {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("state");
+        let text = format!("[node]\nname = \"web-1\"\ntrust_domain = \"t.example\"\ndata_dir = {place:?}\n");
+        let config = crate::config::read_text(&folder.path().join("skein.toml"), &text, &[]).unwrap();
+        let owner = state_dir::Owner {
+            node: certs::id::NodeId::new("web-2").unwrap(),
+            trust_domain: config.trust_domain.clone(),
+            address: None,
+            enroller: None,
+        };
+        StateDir::open(&place).unwrap().own(&owner).unwrap();
+        assert!(!state(&config, findings));
+    }
+
+    /// An operator's directory whose key is none.
+    fn half(findings: &mut Vec<Finding>) {
+        use clap::FromArgMatches as _;
+        let folder = tempfile::tempdir().unwrap();
+        state_dir::write_private(&folder.path().join(directory::OPERATOR), b"no key").unwrap();
+        let place = folder.path().to_str().unwrap();
+        let line = ["skein", "check", "--operator", place, "--config", &format!("{place}/skein.toml")];
+        let matches = crate::cli::grammar::command().try_get_matches_from(line).unwrap();
+        operator(&Context::new(crate::cli::grammar::Cli::from_arg_matches(&matches).unwrap().globals), findings);
     }
 
     #[test]
     fn each_fault_is_found() {
         let found = not_well(&provoked());
-        for id in ["operator.root_key", "operator.recovery_key", "operator.sealed", "keys.permissions", "state.joined"]
-        {
+        for id in [
+            "operator.root_key",
+            "operator.recovery_key",
+            "operator.sealed",
+            "operator.directory",
+            "keys.permissions",
+            "state.joined",
+            "state.owner",
+        ] {
             assert!(found.iter().any(|one| one.0 == id), "{id} in {found:?}");
         }
     }

@@ -94,7 +94,7 @@ pub(super) const CHECKS: &[Check] = &[
     before("configuration.admin", "the pages are open to named networks only", "narrow [admin] allow"),
     before(
         "configuration.socket",
-        "the local socket can be made",
+        "the path of the local socket is short enough and leads into a directory",
         "choose a shorter path, in a directory that the user who runs skein may write",
     ),
     before("configuration.peers", "names of peers resolve", "correct [mesh] peers, or the resolver"),
@@ -219,7 +219,7 @@ pub(super) const CHECKS: &[Check] = &[
     ),
     after(
         "mesh.carrier",
-        "links run over QUIC",
+        "up to eight other nodes are reached over QUIC",
         "open the mesh port for UDP: TLS over TCP works, and costs more connections",
     ),
     after("mesh.round_trips", "round trips are below 250 ms", "`skein ping NODE`: is the path loaded?"),

@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -55,7 +57,8 @@ pub(super) struct Disk {
     pub(super) free: u64,
     /// Inodes that are free and that there are; disks without such have none.
     pub(super) inodes: (u64, u64),
-    pub(super) writable: bool,
+    /// Why nothing can be written and brought to the disk.
+    pub(super) writable: Result<(), String>,
     /// What kind of disk loses the state, if it is one.
     pub(super) fleeting: Option<&'static str>,
 }
@@ -122,7 +125,8 @@ impl Disk {
             path: there.to_owned(),
             free: space.blocks_available().saturating_mul(space.fragment_size()),
             inodes: (space.files_available(), space.files()),
-            writable: access(there, AccessFlags::W_OK).is_ok(),
+            // Where the state will lie only once there is one, nothing is left behind for a look.
+            writable: if there == path { written(there) } else { may_write(there) },
             fleeting: match kind {
                 Some(TMPFS_MAGIC) => Some("memory"),
                 Some(NFS_SUPER_MAGIC) => Some("a network disk"),
@@ -142,10 +146,9 @@ impl Disk {
                 free => warn_unless(free >= SPACE.0, "disk.space", space),
             },
             warn_unless(self.inodes.1 == 0 || self.inodes.0 >= self.inodes.1 / 100, "disk.inodes", inodes),
-            if self.writable {
-                Finding::fine("disk.writable", format!("{path} can be written"))
-            } else {
-                Finding::amiss("disk.writable", Verdict::Error, format!("this user cannot write {path}"))
+            match &self.writable {
+                Ok(()) => Finding::fine("disk.writable", format!("{path} can be written")),
+                Err(why) => Finding::amiss("disk.writable", Verdict::Error, format!("{path} cannot be written: {why}")),
             },
             match self.fleeting {
                 None => Finding::fine("disk.lasting", format!("{path} is a disk of this machine")),
@@ -153,6 +156,21 @@ impl Disk {
             },
         ]
     }
+}
+
+fn may_write(folder: &Path) -> Result<(), String> {
+    access(folder, AccessFlags::W_OK).map_err(|error| error.to_string())
+}
+
+/// Writes a file into a folder, brings it to the disk and removes it.
+fn written(folder: &Path) -> Result<(), String> {
+    let file = folder.join(format!(".check-{}", std::process::id()));
+    let write = || {
+        let mut made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
+        let written = made.write_all(b"skein check").and_then(|()| made.sync_all());
+        written.and(fs::remove_file(&file))
+    };
+    write().map_err(|error: io::Error| error.to_string())
 }
 
 /// The number that a file of the kernel holds.
@@ -190,7 +208,7 @@ pub(super) mod tests {
 
     pub(in crate::cli::check) fn disk() -> Disk {
         let path = PathBuf::from("/var/lib");
-        Disk { path, free: 10 << 30, inodes: (900, 1_000), writable: true, fleeting: None }
+        Disk { path, free: 10 << 30, inodes: (900, 1_000), writable: Ok(()), fleeting: None }
     }
 
     /// Every finding of this file, provoked.
@@ -204,7 +222,13 @@ pub(super) mod tests {
             time: 0,
             steering: Err("not permitted".into()),
         };
-        let full = Disk { free: 1 << 20, inodes: (1, 1_000), writable: false, fleeting: Some("memory"), ..disk() };
+        let full = Disk {
+            free: 1 << 20,
+            inodes: (1, 1_000),
+            writable: Err("read-only".into()),
+            fleeting: Some("memory"),
+            ..disk()
+        };
         [bad.judge(), full.judge()].concat()
     }
 
@@ -236,10 +260,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_folder_is_written_to_be_sure_and_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Disk::under(folder.path()).unwrap().writable, Ok(()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        // No file can be made there, not even by root.
+        assert!(Disk::under(Path::new("/proc/self")).unwrap().writable.is_err());
+    }
+
+    #[test]
     fn this_machine_can_be_looked_at() {
         let here = Machine::here();
         assert!(here.kernel.is_some() && here.files.is_some() && here.memory.is_some(), "{here:?}");
         let disk = Disk::under(Path::new("/tmp/not/there/yet")).unwrap();
-        assert_eq!((disk.path, disk.writable), (PathBuf::from("/tmp"), true));
+        assert_eq!((disk.path, disk.writable), (PathBuf::from("/tmp"), Ok(())));
     }
 }

@@ -187,6 +187,9 @@ impl Said {
             .collect();
         let by_tcp: Vec<String> =
             self.pings.iter().filter(|ping| ping.carrier == "tcp").map(|ping| ping.node.to_string()).collect();
+        let asked = self.pings.iter().filter(|ping| ping.carrier != "tcp" && ping.lost.is_none()).count();
+        let others = alive.iter().filter(|member| !member.own).count();
+        let by_quic = format!("of {others} other nodes {asked} were asked and answered over QUIC");
         let stale: Vec<String> = status.policy.stale.iter().map(ToString::to_string).collect();
         vec![
             warn_unless(own == version, "node.version", format!("this is {version}, the node runs {own}")),
@@ -203,7 +206,7 @@ impl Said {
                 "every node is linked, or the mesh has more than 32",
             ),
             named(&slow, "mesh.round_trips", "the way is slow to", "round trips are short"),
-            named(&by_tcp, "mesh.carrier", "UDP does not get through to", "links run over QUIC"),
+            named(&by_tcp, "mesh.carrier", "UDP does not get through to", &by_quic),
         ]
     }
 

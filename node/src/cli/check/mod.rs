@@ -32,7 +32,8 @@ pub struct Args {
     /// Fail with exit code 3 if there are warnings
     #[arg(long)]
     strict: bool,
-    /// Fail if a certificate that people must renew ends within this time: the root, an enroller CA, or a node CA whose renewal is late
+    /// Fail if a certificate that people must renew ends within this time: the root, or the asked node's enroller CA, or its node CA whose
+    /// renewal is late
     #[arg(long, value_name = "DURATION", value_parser = value::span)]
     fail_if_expiring: Option<Duration>,
     /// Only list the checks: name, what is looked at, what to do

@@ -129,6 +129,10 @@ fn socket(path: &Path) -> Finding {
         let message = format!("{} is longer than the {} bytes of a socket's path", path.display(), SOCKET_PATH - 1);
         return Finding::amiss(id, Verdict::Error, message);
     }
+    if let Some(there) = path.ancestors().skip(1).find(|folder| folder.exists()).filter(|there| !there.is_dir()) {
+        let message = format!("{} cannot be made: {} is no directory", path.display(), there.display());
+        return Finding::amiss(id, Verdict::Error, message);
+    }
     Finding::fine(id, path.display().to_string())
 }
 
@@ -295,6 +299,15 @@ pub(super) mod tests {
         assert_eq!(found(&ctx), [("configuration.present", Verdict::Warning)]);
         fs::write(&file, "[nod]").unwrap();
         assert_eq!(found(&ctx), [("configuration.valid", Verdict::Error)]);
+    }
+
+    #[test]
+    fn a_socket_is_made_in_a_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(socket(&file.join("agent.sock")).verdict, Verdict::Error);
+        assert_eq!(socket(&folder.path().join("later/agent.sock")).verdict, Verdict::Ok);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(super) struct Row {
     pub(super) cells: Vec<String>,
     /// What the columns are sorted by; text where it is none.
     numbers: Vec<Option<f64>>,
+    /// What tells it from the others.
+    id: String,
     /// How bad it is: 0 well, 1 doubtful, 2 bad.
     pub(super) tone: u8,
 }
@@ -53,8 +55,11 @@ pub(super) struct Screen {
     pub(super) view: View,
     /// The service whose endpoints are shown; all if none.
     pub(super) of: Option<String>,
-    /// The row under the cursor.
+    /// What is shown, sorted and filtered.
+    rows: Vec<Row>,
+    /// The row under the cursor, and what it is once the cursor was moved: that is what it stays on.
     pub(super) selected: usize,
+    chosen: Option<String>,
     /// The column that is sorted by, and whether the greatest comes first.
     pub(super) sort: (usize, bool),
     pub(super) filter: String,
@@ -62,6 +67,8 @@ pub(super) struct Screen {
     pub(super) editing: bool,
     /// Why the last question had no answer.
     pub(super) failure: Option<String>,
+    /// It is not as it was drawn last.
+    stale: bool,
 }
 
 impl View {
@@ -78,19 +85,32 @@ impl View {
 impl Screen {
     /// Services, the busiest first.
     pub(super) fn new(seen: Seen) -> Self {
-        let (of, selected, filter, editing, failure) = Default::default();
-        Self { seen, view: View::Services, of, selected, sort: (2, true), filter, editing, failure }
+        let (of, rows, selected, chosen, filter, editing, failure) = Default::default();
+        let (view, sort, stale) = (View::Services, (2, true), true);
+        let mut screen = Self { seen, view, of, rows, selected, chosen, sort, filter, editing, failure, stale };
+        screen.update();
+        screen
     }
 
     /// Newer answers.
     pub(super) fn refresh(&mut self, seen: Seen) {
         (self.seen, self.failure) = (seen, None);
-        self.selected = self.selected.min(self.rows().len().saturating_sub(1));
+        self.update();
     }
 
     /// There was no answer.
     pub(super) fn failed(&mut self, why: &str) {
-        self.failure = Some(plain(why));
+        (self.failure, self.stale) = (Some(plain(why)), true);
+    }
+
+    /// The terminal is not as it was.
+    pub(super) fn resized(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether it is to be drawn; asked before each drawing.
+    pub(super) fn take_stale(&mut self) -> bool {
+        std::mem::take(&mut self.stale)
     }
 
     /// One line about the mesh.
@@ -113,7 +133,12 @@ impl Screen {
     }
 
     /// What is shown, sorted and filtered.
-    pub(super) fn rows(&self) -> Vec<Row> {
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Makes the rows anew. The cursor stays on what it was put on; where that is gone, at its place.
+    fn update(&mut self) {
         let mut rows = match self.view {
             View::Services => services(&self.seen),
             View::Endpoints => endpoints(&self.seen, self.of.as_deref()),
@@ -125,7 +150,16 @@ impl Screen {
             let order = compare(a, b, column);
             if greatest { order.reverse() } else { order }
         });
-        rows
+        let found = rows.iter().position(|row| self.chosen.as_ref() == Some(&row.id));
+        (self.rows, self.stale) = (rows, true);
+        self.selected = found.unwrap_or(self.selected).min(self.rows.len().saturating_sub(1));
+    }
+
+    /// Puts the cursor on a row.
+    fn put(&mut self, row: usize) {
+        self.selected = row.min(self.rows.len().saturating_sub(1));
+        self.chosen = self.rows.get(self.selected).map(|row| row.id.clone());
+        self.stale = true;
     }
 
     /// What a key does.
@@ -138,32 +172,32 @@ impl Screen {
             self.edit(code);
             return Next::Stay;
         }
-        let last = self.rows().len().saturating_sub(1);
         if let KeyCode::Char('q') = code {
             return Next::End;
         }
         match code {
-            KeyCode::Up | KeyCode::Char('k') => self.selected = self.selected.saturating_sub(1),
-            KeyCode::Down | KeyCode::Char('j') => self.selected = (self.selected + 1).min(last),
-            KeyCode::Home | KeyCode::Char('g') => self.selected = 0,
-            KeyCode::End | KeyCode::Char('G') => self.selected = last,
+            KeyCode::Up | KeyCode::Char('k') => self.put(self.selected.saturating_sub(1)),
+            KeyCode::Down | KeyCode::Char('j') => self.put(self.selected + 1),
+            KeyCode::Home | KeyCode::Char('g') => self.put(0),
+            KeyCode::End | KeyCode::Char('G') => self.put(usize::MAX),
             KeyCode::Tab => self.show(match self.view {
                 View::Services => View::Endpoints,
                 View::Endpoints => View::Nodes,
                 View::Nodes => View::Services,
             }),
             KeyCode::Enter if self.view == View::Services => {
-                let chosen = self.rows().get(self.selected).map(|row| row.cells[0].clone());
+                let of = self.rows.get(self.selected).map(|row| row.id.clone());
                 self.show(View::Endpoints);
-                self.of = chosen;
+                self.of = of;
             }
             KeyCode::Esc | KeyCode::Backspace if !self.filter.is_empty() => self.filter.clear(),
             KeyCode::Esc | KeyCode::Backspace => self.show(View::Services),
             KeyCode::Char('s') => self.sort.0 = (self.sort.0 + 1) % self.view.heads().len(),
             KeyCode::Char('r') => self.sort.1 = !self.sort.1,
             KeyCode::Char('/') => self.editing = true,
-            _ => {}
+            _ => return Next::Stay,
         }
+        self.update();
         Next::Stay
     }
 
@@ -176,13 +210,14 @@ impl Screen {
                 self.filter.pop();
             }
             KeyCode::Char(letter) => self.filter.push(letter),
-            _ => {}
+            _ => return,
         }
-        self.selected = 0;
+        (self.selected, self.chosen) = (0, None);
+        self.update();
     }
 
     fn show(&mut self, view: View) {
-        (self.view, self.of, self.selected) = (view, None, 0);
+        (self.view, self.of, self.selected, self.chosen) = (view, None, 0, None);
         self.sort = if view == View::Services { (2, true) } else { (0, false) };
     }
 }
@@ -258,6 +293,7 @@ fn service(name: &str, known: Option<&Service>, sum: &Sum) -> Row {
             how.map(|(how, count)| format!("{} x{count}", plain(how))).or(connections).unwrap_or_default(),
         ],
         numbers: vec![None, known.map(|known| known.healthy as f64), Some(sum.rate), Some(share), p50, p99, None],
+        id: name.to_owned(),
         tone: if none || share >= 10.0 { 2 } else { u8::from(lacks || share >= 1.0) },
     }
 }
@@ -282,6 +318,7 @@ fn endpoints(seen: &Seen, of: Option<&str>) -> Vec<Row> {
             .map(plain)
             .to_vec(),
             numbers: vec![None, None, None, None, Some(f64::from(endpoint.port)), None, None],
+            id: format!("{} {}", endpoint.id, endpoint.port),
             tone: if well { 0 } else { 2 },
         }
     };
@@ -304,6 +341,7 @@ fn node(member: &Member) -> Row {
         .map(plain)
         .to_vec(),
         numbers: vec![None, None, None, member.rtt_ms, None, None, None],
+        id: member.name.to_string(),
         tone: match member.state.as_str() {
             "alive" => 0,
             "dead" | "evicted" => 2,
@@ -361,7 +399,7 @@ pub(super) mod tests {
     }
 
     fn names(screen: &Screen) -> Vec<String> {
-        screen.rows().into_iter().map(|row| row.cells[0].clone()).collect()
+        screen.rows().iter().map(|row| row.cells[0].clone()).collect()
     }
 
     fn press(screen: &mut Screen, keys: &[KeyCode]) {
@@ -412,6 +450,33 @@ pub(super) mod tests {
         assert_eq!((screen.view, names(&screen)), (View::Nodes, vec!["a".into(), "b".into()]));
         assert_eq!(screen.key(KeyCode::Char('q'), KeyModifiers::NONE), Next::End);
         assert_eq!(screen.key(KeyCode::Char('c'), KeyModifiers::CONTROL), Next::End);
+    }
+
+    #[test]
+    fn the_cursor_stays_on_what_it_was_put_on() {
+        let mut screen = Screen::new(seen());
+        press(&mut screen, &[KeyCode::Down]);
+        assert_eq!((screen.selected, names(&screen)[1].as_str()), (1, "shop/cart"));
+        let mut busier = seen();
+        busier.traffic.edges[0].rate = 99.0;
+        screen.refresh(busier);
+        assert_eq!((screen.selected, names(&screen)[0].as_str()), (0, "shop/cart"), "it is the busiest now");
+        press(&mut screen, &[KeyCode::Enter]);
+        assert_eq!(screen.of.as_deref(), Some("shop/cart"));
+    }
+
+    #[test]
+    fn it_is_drawn_only_when_something_changed() {
+        let mut screen = Screen::new(seen());
+        assert!(screen.take_stale() && !screen.take_stale());
+        press(&mut screen, &[KeyCode::Char('x')]);
+        assert!(!screen.take_stale(), "a key that does nothing");
+        press(&mut screen, &[KeyCode::Down]);
+        assert!(screen.take_stale() && !screen.take_stale());
+        screen.failed("gone");
+        assert!(screen.take_stale());
+        screen.refresh(seen());
+        assert!(screen.take_stale());
     }
 
     #[test]

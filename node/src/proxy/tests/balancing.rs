@@ -180,7 +180,8 @@ fn too_few_healthy_endpoints_are_a_panic() {
     ));
     world.register(|entries| entries[1..].iter_mut().for_each(|entry| entry.healthy = false));
     assert_eq!(tally(&world, 60, PLAIN).len(), 3, "all are used, healthy or not");
-    assert!(world.circuits[0].panics(&certs::id::ServiceName::new("default", "reviews").unwrap()));
+    let reviews = certs::id::ServiceName::new("default", "reviews").unwrap();
+    assert!(world.circuits[0].panicking().iter().any(|circuit| circuit.called.service() == Some(&reviews)));
     let metrics = world.metrics(0);
     let told = metrics.lines().find(|line| line.starts_with("skein_panicking_clusters{")).expect("a row");
     assert!(told.contains("outbound|9080||reviews.default.svc.cluster.local") && told.ends_with(" 1"), "{told}");

@@ -411,7 +411,7 @@ impl World {
 
     /// The metrics of a node.
     pub(super) fn metrics(&self, node: usize) -> String {
-        self.nodes[node].telemetry.render(Format::Prometheus)
+        self.nodes[node].telemetry.render(Format::Prometheus).collect()
     }
 }
 

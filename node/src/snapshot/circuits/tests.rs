@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use certs::id::{NodeId, ServiceAccount};
+use certs::id::{NodeId, ServiceAccount, ServiceName};
 use policy::kinds::{LoadBalancer, LocalityLb, OutlierDetection};
 
 use super::*;

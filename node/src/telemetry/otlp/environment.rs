@@ -12,6 +12,9 @@ const PERCENT: f64 = 1.0;
 /// OTLP's own.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Variables of OTLP that would change what is sent and to whom, and are not obeyed here: who sets one is told, not left to believe.
+const NOT_OBEYED: [&str; 2] = ["CLIENT_CERTIFICATE", "CLIENT_KEY"];
+
 /// What the environment says. Without an endpoint there is no collector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
@@ -48,6 +51,15 @@ impl Environment {
             Some("none") => true,
             Some(other) => return Err(format!("OTEL_TRACES_EXPORTER={other}: there are otlp and none")),
         };
+        if let Some(other) = get("OTEL_LOGS_EXPORTER").filter(|other| other != "none") {
+            return Err(format!("OTEL_LOGS_EXPORTER={other}: only a Telemetry sends the access log to a collector"));
+        }
+        if let Some(all) = get("OTEL_PROPAGATORS") {
+            let known = ["tracecontext", "baggage", "b3", "b3multi"];
+            if let Some(other) = all.split(',').map(str::trim).find(|one| !known.contains(one)) {
+                return Err(format!("OTEL_PROPAGATORS={other}: there are {}, all of them always", known.join(", ")));
+            }
+        }
         Ok(Self {
             traces: if is_off { None } else { target(&get)? },
             percent: percent(&get)?,
@@ -85,6 +97,9 @@ fn target(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Target>, Strin
     if let Some((name, compression)) = either("COMPRESSION").filter(|(_, compression)| compression != "none") {
         return Err(format!("{name}={compression}: nothing is compressed here"));
     }
+    if let Some((name, _)) = NOT_OBEYED.iter().find_map(|name| either(name)) {
+        return Err(format!("{name}: this node shows a collector no certificate of its own"));
+    }
     let timeout = match either("TIMEOUT") {
         None => TIMEOUT,
         Some((name, text)) => {
@@ -109,6 +124,9 @@ fn target(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Target>, Strin
         Some("https") => true,
         _ => return Err(no_url()),
     };
+    if let Some((variable, text)) = either("INSECURE").filter(|(_, text)| text.eq_ignore_ascii_case("true") == is_tls) {
+        return Err(format!("{variable}={text}: {name}={endpoint} says otherwise"));
+    }
     let authority = uri.authority().ok_or_else(no_url)?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = authority.port_u16().unwrap_or(match (is_grpc, is_tls) {
@@ -173,6 +191,13 @@ mod tests {
         assert!(read(&[endpoint]).unwrap().takes_spans());
         assert!(!read(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).unwrap().takes_spans());
         assert!(!read(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).unwrap().takes_spans());
+        let fine = [
+            endpoint,
+            ("OTEL_LOGS_EXPORTER", "none"),
+            ("OTEL_PROPAGATORS", "tracecontext,baggage, b3"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
+        ];
+        assert!(read(&fine).unwrap().takes_spans());
     }
 
     #[test]
@@ -223,6 +248,11 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=%0asecret"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
+            ("OTEL_PROPAGATORS", "b3,xray"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "false"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/secret"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/secret"),
         ] {
             let error = read(&[(name, value), endpoint]).unwrap_err();
             assert!(error.contains(name) && !error.contains("secret"), "{error}");

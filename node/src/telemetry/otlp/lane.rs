@@ -17,7 +17,7 @@ use certs::id::ServiceName;
 use policy::kinds::{Collector, CollectorPlace, LineFormat, TelemetryKind, TelemetryProvider};
 use prost::Message as _;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     pin::Pin,
     sync::{
         Arc,
@@ -31,6 +31,10 @@ use tokio::sync::mpsc;
 const FULL: usize = 512;
 /// Items of a lane that wait while an export is under way.
 const LIMIT: usize = 2_048;
+/// Bytes of items in one message: collectors refuse messages of more than 4 MiB, gRPC's default, and all of such a one is lost.
+const MESSAGE: usize = 3 << 20;
+/// Looks in a row that find nothing to send to a provider before its connection is given up: five minutes.
+const QUIET: u32 = 300;
 /// Pauses before an export is tried again.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
@@ -48,12 +52,19 @@ struct Lane {
     /// As policy named it when the lane began.
     provider: Option<Arc<TelemetryProvider>>,
     route: Route,
-    /// By service.
+    /// What becomes one message each, the oldest first.
+    batches: VecDeque<Batch>,
+    /// `None` while an export is under way.
+    client: Option<Client>,
+    /// Looks in a row that found nothing to send.
+    quiet: u32,
+}
+
+#[derive(Debug, Default)]
+struct Batch {
     services: BTreeMap<ServiceName, Gathered>,
     count: usize,
     size: usize,
-    /// `None` while an export is under way.
-    client: Option<Client>,
 }
 
 #[derive(Debug)]
@@ -144,14 +155,15 @@ impl Lanes {
             self.renew(key.clone(), provider.cloned(), route);
         }
         let (node, environment) = (&self.node, &self.environment);
-        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.count < LIMIT) else {
+        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.count() < LIMIT) else {
             return of(&self.counters.full, signal).add(1);
         };
         let resource = || resource(own, provider, node, environment);
         let begin = || Gathered { resource: resource(), spans: Vec::new(), records: Vec::new() };
-        put(lane.services.entry(own.speaker.service.clone()).or_insert_with(begin));
-        lane.count += 1;
-        lane.size += size;
+        let batch = lane.batch(size);
+        put(batch.services.entry(own.speaker.service.clone()).or_insert_with(begin));
+        batch.count += 1;
+        batch.size += size;
         self.waiting.fetch_add(size, Relaxed);
     }
 
@@ -163,8 +175,8 @@ impl Lanes {
                 lane.client = lane.client.take().map(|_| Client::default());
             }
             None => {
-                let (services, client) = (BTreeMap::new(), Some(Client::default()));
-                self.lanes.insert(key, Lane { provider, route, services, count: 0, size: 0, client });
+                let client = Some(Client::default());
+                self.lanes.insert(key, Lane { provider, route, batches: VecDeque::new(), client, quiet: 0 });
             }
         }
     }
@@ -195,20 +207,20 @@ impl Lanes {
         self.due(FULL)
     }
 
-    /// The exports of all lanes in which something waits.
+    /// The exports of all lanes in which something waits. A provider to whom nothing went for long may be one that policy forgot.
     pub(super) fn all(&mut self) -> Vec<Sending> {
-        self.lanes.retain(|_, lane| lane.count > 0 || lane.client.is_none() || lane.provider.is_none());
+        self.lanes.retain(|_, lane| {
+            let quiet = lane.batches.is_empty() && lane.client.is_some() && lane.provider.is_some();
+            lane.quiet = if quiet { lane.quiet + 1 } else { 0 };
+            lane.quiet < QUIET
+        });
         self.due(1)
     }
 
     fn due(&mut self, least: usize) -> Vec<Sending> {
         let tasks = &self.tasks;
-        let due = self.lanes.iter_mut().filter(|(_, lane)| lane.count >= least);
-        let export = |(key, lane): (&Key, &mut Lane)| {
-            let client = lane.client.take()?;
-            Some(lane.export(key.clone(), client, tasks.clone()))
-        };
-        due.filter_map(export).collect()
+        let due = self.lanes.iter_mut().filter(|(_, lane)| lane.is_due(least));
+        due.filter_map(|(key, lane)| lane.export(key.clone(), tasks.clone())).collect()
     }
 
     /// Takes back what an export used.
@@ -237,12 +249,34 @@ impl Lanes {
 }
 
 impl Lane {
-    fn export(&mut self, key: Key, mut client: Client, tasks: Tasks) -> Sending {
-        let services = std::mem::take(&mut self.services).into_values();
-        let (count, size) = (std::mem::take(&mut self.count), std::mem::take(&mut self.size));
+    fn count(&self) -> usize {
+        self.batches.iter().map(|batch| batch.count).sum()
+    }
+
+    /// Where an item of this size goes.
+    fn batch(&mut self, size: usize) -> &mut Batch {
+        if self.batches.back().is_none_or(|last| last.size + size > MESSAGE) {
+            self.batches.push_back(Batch::default());
+        }
+        let last = self.batches.len() - 1;
+        &mut self.batches[last]
+    }
+
+    /// Whether so much waits, or as much as a message holds.
+    fn is_due(&self, least: usize) -> bool {
+        self.batches.len() > 1 || self.batches.front().is_some_and(|batch| batch.count >= least)
+    }
+
+    /// Sends the oldest batch, if none is under way.
+    fn export(&mut self, key: Key, tasks: Tasks) -> Option<Sending> {
+        let mut client = self.client.take()?;
+        let Some(Batch { services, count, size }) = self.batches.pop_front() else {
+            self.client = Some(client);
+            return None;
+        };
         let (signal, route, provider) = (key.signal, self.route.clone(), self.provider.clone());
-        let message = encode(signal, services);
-        Box::pin(async move {
+        let message = encode(signal, services.into_values());
+        Some(Box::pin(async move {
             let mut result = client.send(&route, signal, &message, &tasks).await;
             for pause in PAUSES {
                 if !result.as_ref().is_err_and(|failed| failed.again) || tasks.is_stopping() {
@@ -252,7 +286,7 @@ impl Lane {
                 result = client.send(&route, signal, &message, &tasks).await;
             }
             Sent { key, provider, client, count, size, result }
-        })
+        }))
     }
 }
 
@@ -304,4 +338,59 @@ fn resource(
         set(&mut attributes, "service.name", name);
     }
     attributes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{
+        Sinks,
+        otlp::testing::{request, sinks},
+    };
+
+    /// Of a node with a collector of its own.
+    fn lanes() -> (Lanes, Sinks) {
+        let environment =
+            Environment::read(|name| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://127.0.0.1:1".to_owned()));
+        let (sinks, telemetry, tasks) = sinks(environment.unwrap());
+        let (errands, _) = mpsc::channel(1);
+        let about = ("web-1".to_owned(), telemetry.environment());
+        (Lanes::new(about, (Counters::new(&telemetry), Arc::default()), (errands, tasks)), sinks)
+    }
+
+    #[test]
+    fn no_message_is_larger_than_collectors_take() {
+        let (mut lanes, sinks) = lanes();
+        for _ in 0..400 {
+            let mut finished = request(&sinks);
+            let entry = &mut finished.observed.entry;
+            for name in ["user-agent", "x-request-id"] {
+                entry.request.insert(http::HeaderName::from_static(name), "x".repeat(8_000).parse().unwrap());
+            }
+            entry.request.insert("tracestate", "k=v,".repeat(2_000).parse().unwrap());
+            lanes.waiting.fetch_add(1, Relaxed);
+            lanes.add(Queued { finished, size: 1 });
+        }
+        let lane = lanes.lanes.values_mut().next().unwrap();
+        assert_eq!(lane.count(), 400);
+        let sizes: Vec<usize> = lane.batches.iter().map(|batch| batch.size).collect();
+        assert!(lane.is_due(FULL) && sizes.len() > 2 && sizes.iter().all(|size| *size <= MESSAGE), "{sizes:?}");
+        let messages = lane.batches.drain(..).map(|batch| encode(Signal::Traces, batch.services.into_values()));
+        assert!(messages.map(|message| message.len()).all(|length| length < 4 << 20));
+    }
+
+    #[test]
+    fn a_provider_that_is_quiet_for_a_moment_keeps_its_connection() {
+        let (mut lanes, _sinks) = lanes();
+        let kind = TelemetryKind::Prometheus;
+        let provider = Arc::new(TelemetryProvider { name: "otel".into(), index: 0, kind });
+        let key = Key { signal: Signal::Traces, provider: Some(provider.name.clone()), speaker: None };
+        let route = lanes.environment.traces.clone().map(Arc::new).map(Route::Direct).unwrap();
+        lanes.renew(key.clone(), Some(provider), route);
+        for _ in 1..QUIET {
+            assert!(lanes.all().is_empty() && lanes.lanes.contains_key(&key));
+        }
+        lanes.all();
+        assert!(lanes.lanes.is_empty(), "policy may have forgotten it");
+    }
 }

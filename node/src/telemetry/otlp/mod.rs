@@ -9,6 +9,7 @@ mod spans;
 mod target;
 
 pub use environment::Environment;
+pub(super) use send::LOGS_EXPORT;
 pub use send::{Answer, Errand, collect};
 
 use super::{Counter, Finished, Telemetry};
@@ -102,13 +103,16 @@ impl Exporter {
     /// Sends nothing until it is given something. What goes through the mesh is put into `errands`.
     #[must_use]
     pub fn new(telemetry: &Telemetry, tasks: &Tasks, node: &str, errands: mpsc::Sender<Errand>) -> Self {
+        let waiting = Arc::<AtomicUsize>::default();
+        let help = "Bytes of spans and records that wait for collectors";
+        telemetry.waiting("skein_otlp_waiting_bytes", help, Arc::clone(&waiting));
         Self(Arc::new(Shared {
             tasks: tasks.clone(),
             node: node.to_owned(),
             environment: telemetry.environment(),
             counters: Counters::new(telemetry),
             errands,
-            waiting: Arc::default(),
+            waiting,
             hurry: Arc::default(),
             queue: OnceLock::new(),
         }))
@@ -189,7 +193,10 @@ async fn run(mut queue: mpsc::Receiver<Box<Queued>>, mut lanes: Lanes, hurry: Ar
                 sending.extend(lanes.all());
                 complaint.of(lanes.counters.lost(), lanes.trouble.take());
             }
-            Some(sent) = sending.next() => lanes.sent(sent),
+            Some(sent) = sending.next() => {
+                lanes.sent(sent);
+                sending.extend(lanes.full());
+            }
         }
     }
 }

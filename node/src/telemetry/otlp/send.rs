@@ -35,6 +35,8 @@ const ANSWER: usize = 64 * 1024;
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(5);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The method that takes lines of the access log.
+pub(in crate::telemetry) const LOGS_EXPORT: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 /// Exports are not traced: the spans of exports would be exported, without an end.
 const NOT_SAMPLED: HeaderValue = HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00");
 
@@ -57,7 +59,7 @@ impl Signal {
     const fn method(self) -> &'static str {
         match self {
             Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-            Self::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+            Self::Logs => LOGS_EXPORT,
         }
     }
 }

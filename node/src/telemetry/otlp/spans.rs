@@ -20,6 +20,8 @@ const SAMPLED: u32 = 0x101;
 const REMOTE: u32 = 0x200;
 /// Bytes of a path at most, where the provider does not say.
 const MAX_PATH: usize = 256;
+/// Bytes of `tracestate` at most: as many as W3C's Trace Context wants passed on at least.
+const MAX_STATE: usize = 512;
 /// Bytes of another value at most.
 const MAX_VALUE: usize = 8 * 1024;
 /// gRPC statuses that a server is to blame for: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
@@ -44,7 +46,7 @@ pub(super) fn span(finished: &Finished, node: &str) -> Option<Span> {
     Some(Span {
         trace_id: open.context.trace.to_be_bytes().to_vec(),
         span_id: open.context.span.to_be_bytes().to_vec(),
-        trace_state: lines(&entry.request, "tracestate"),
+        trace_state: trace_state(&entry.request),
         parent_span_id: if open.parent == 0 { Vec::new() } else { open.parent.to_be_bytes().to_vec() },
         name: name(finished),
         kind,
@@ -199,6 +201,16 @@ fn lines(headers: &HeaderMap, name: &str) -> String {
     all.fold(first.into_owned(), |text, line| format!("{text},{line}"))
 }
 
+/// The entries of `tracestate` that find room, the latest first as they stand.
+fn trace_state(headers: &HeaderMap) -> String {
+    let mut all = lines(headers, "tracestate");
+    while all.len() > MAX_STATE {
+        let end = all.rfind(',').unwrap_or(0);
+        all.truncate(end);
+    }
+    all
+}
+
 /// Nanoseconds of Unix time.
 fn times(began: u64, duration: Duration) -> (u64, u64) {
     let start = began.saturating_mul(1_000);
@@ -283,6 +295,12 @@ mod tests {
         let span = span(&told, "web-1").unwrap();
         let url = value(&span.attributes, "http.url").unwrap();
         assert!(url.len() <= "http://reviews".len() + MAX_PATH && span.name == "GET", "{url} {}", span.name);
+        let state = |text: String| {
+            trace_state(&HeaderMap::from_iter([(http::HeaderName::from_static("tracestate"), text.parse().unwrap())]))
+        };
+        assert_eq!((state("k=v".into()), state("k=".to_owned() + &"v".repeat(600))), ("k=v".into(), String::new()));
+        let long = state("k=v,".repeat(200));
+        assert!(long.len() <= MAX_STATE && long.ends_with("k=v"), "{long}");
         let root = Open { context: Context { trace: 1, span: 1, sampled: true }, parent: 0 };
         told.observed.span.as_mut().unwrap().0 = root;
         let span = super::span(&told, "web-1").unwrap();

@@ -4,6 +4,11 @@ use super::{
     testing::{request, sinks},
     *,
 };
+use certs::id::ServiceName;
+use policy::{
+    compile::{LogOutput, LogRule},
+    kinds::{Collector, CollectorPlace, ExportProtocol, LineFormat, LogCollector, TelemetryKind, TelemetryProvider},
+};
 
 fn environment(port: u16) -> Environment {
     Environment::read(|name| match name {
@@ -71,4 +76,30 @@ async fn a_lane_takes_no_more_than_its_limit_while_an_export_is_under_way() {
     }
     assert!(lanes.full().is_empty(), "one at a time");
     assert_eq!(of(&shared.counters.full, Signal::Traces).value(), 2);
+}
+
+#[test]
+fn a_collector_in_the_mesh_is_not_told_of_what_tells_it() {
+    let (sinks, _telemetry, _tasks) = sinks(Environment::default());
+    let (sender, mut queue) = mpsc::channel(8);
+    sinks.exporter.0.queue.set(Some(sender)).unwrap();
+    let mut told = |service: &str, path: &str| {
+        let to = Collector {
+            place: CollectorPlace::Service(ServiceName::new("default", service).unwrap()),
+            port: 4_317,
+            protocol: ExportProtocol::Grpc,
+            timeout: Duration::from_secs(10),
+            headers: Vec::new(),
+        };
+        let kind = TelemetryKind::LogCollector(LogCollector { to, name: String::new(), format: LineFormat::default() });
+        let provider = Arc::new(TelemetryProvider { name: "otel".into(), index: 0, kind });
+        let mut finished = request(&sinks);
+        finished.observed.log = Some(Arc::new(LogRule { outputs: vec![LogOutput::Collector(provider)], filter: None }));
+        finished.observed.span = None;
+        finished.observed.entry.path = path.to_owned();
+        finished.observed.end(finished.summary, finished.duration, finished.pair);
+        queue.try_recv().map_or(0, |queued| queued.finished.lines.len())
+    };
+    assert_eq!(told("reviews", LOGS_EXPORT), 0, "reviews is the called service");
+    assert_eq!((told("reviews", "/a"), told("other", LOGS_EXPORT)), (1, 1));
 }

@@ -43,13 +43,17 @@ pub struct Came {
     single: bool,
     /// It also brought B3 in several.
     multi: bool,
+    /// B3 in one header asks for it to be recorded whatever samplers say, and is told on so.
+    debug: bool,
 }
 
 impl Came {
     /// Reads the headers of a request.
     pub fn of(headers: &HeaderMap) -> Self {
-        let (single, multi) = (headers.get(B3), headers.contains_key(B3_TRACE) || headers.contains_key(B3_SAMPLED));
-        let told = Self { single: single.is_some(), multi, ..Self::default() };
+        let single = headers.get(B3);
+        let multi = [B3_TRACE, B3_SAMPLED, B3_FLAGS].iter().any(|name| headers.contains_key(name));
+        let debug = single.is_some_and(|value| is_debug(value.as_bytes()));
+        let told = Self { single: single.is_some(), multi, debug, ..Self::default() };
         if let Some(context) = only(headers, &TRACEPARENT).and_then(|value| traceparent(value.as_bytes())) {
             return Self { context: Some(context), sampled: Some(context.sampled), w3c: true, ..told };
         }
@@ -73,7 +77,11 @@ impl Came {
             let mut text = [b'-'; B3_LENGTH];
             write_hex(&mut text[..32], context.trace);
             write_hex(&mut text[33..49], context.span.into());
-            text[50] = if context.sampled { b'1' } else { b'0' };
+            text[50] = match (context.sampled, self.debug) {
+                (true, true) => b'd',
+                (true, false) => b'1',
+                (false, _) => b'0',
+            };
             write_hex(&mut text[52..], parent.into());
             let length = if parent == 0 { 51 } else { B3_LENGTH };
             if let Ok(value) = HeaderValue::from_bytes(&text[..length]) {
@@ -123,6 +131,11 @@ fn traceparent(value: &[u8]) -> Option<Context> {
     let (trace, span) = (number(&value[3..35])?, number(&value[36..52])?);
     let flags = number(&value[53..55])?;
     context(trace, span, flags & 1 == 1)
+}
+
+/// Whether the decision of `TRACE-SPAN[-SAMPLED[-PARENT]]`, or the decision alone, is that of somebody who looks for a fault.
+fn is_debug(value: &[u8]) -> bool {
+    value == b"d" || value.split(|byte| *byte == b'-').nth(2) == Some(b"d")
 }
 
 /// `TRACE-SPAN[-SAMPLED[-PARENT]]`, or the decision alone.

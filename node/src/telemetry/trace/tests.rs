@@ -94,6 +94,19 @@ fn b3_is_told_on_in_the_form_in_which_it_came() {
 }
 
 #[test]
+fn who_looks_for_a_fault_is_heard_and_told_on_so() {
+    let mut alone = headers(&[("x-b3-flags", "1")]);
+    assert!(begin_with(&mut alone, &rule(0.0)).is_some_and(|open| open.context.sampled));
+    assert_eq!((text(&alone, "x-b3-flags"), text(&alone, "x-b3-traceid").len()), ("1", 32));
+    let mut one = headers(&[("b3", "8448eb211c80319c8448eb211c80319c-b7ad6b7169203331-d")]);
+    assert!(begin_with(&mut one, &rule(0.0)).is_some_and(|open| open.context.sampled));
+    assert_eq!(text(&one, "b3"), "8448eb211c80319c8448eb211c80319c-0000000000000001-d-b7ad6b7169203331");
+    let mut decision = headers(&[("b3", "d")]);
+    begin_with(&mut decision, &rule(0.0));
+    assert!(text(&decision, "b3").ends_with("-d"), "{decision:?}");
+}
+
+#[test]
 fn what_is_not_valid_counts_as_absent() {
     for value in [
         "",

@@ -10,7 +10,7 @@ use self::layered::Layout;
 use super::{
     figures::Golden,
     flow::Flow,
-    overview,
+    overview, paging,
     words::{self, segment},
 };
 use crate::agent::admin::api::{Party, Service, Traffic};
@@ -63,7 +63,7 @@ impl Arrow<'_> {
 }
 
 /// The page, of one namespace and whom it calls or is called by, or of all.
-pub(super) fn page(services: &[Service], traffic: &Traffic, namespace: &str) -> Markup {
+pub(super) fn page(services: &[Service], traffic: &Traffic, namespace: &str, page: usize) -> Markup {
     let namespaces: BTreeSet<&str> = services.iter().map(|service| service.namespace.as_str()).collect();
     let mut arrows: BTreeMap<(String, &str), Arrow<'_>> = BTreeMap::new();
     let within = |from: &Party, service: &str| {
@@ -100,7 +100,7 @@ pub(super) fn page(services: &[Service], traffic: &Traffic, namespace: &str) -> 
             @if arrows.is_empty() { p { "Nobody called anybody in this time." } } @else {
                 (legend())
                 div.scroll tabindex="0" role="region" aria-label="Drawing of the calls" { (drawing(&names, &arrows, services)) }
-                (table(&arrows))
+                (table(&arrows, services, (namespace, page)))
             }
         }
     }
@@ -276,22 +276,42 @@ fn round(number: f64) -> String {
     format!("{:.1}", number)
 }
 
-fn table(arrows: &BTreeMap<(String, &str), Arrow<'_>>) -> Markup {
+fn table(
+    arrows: &BTreeMap<(String, &str), Arrow<'_>>,
+    services: &[Service],
+    (namespace, page): (&str, usize),
+) -> Markup {
     let requests: Vec<_> = arrows.iter().filter(|(_, arrow)| arrow.sum.requests > 0).collect();
     let connections: Vec<_> = arrows.iter().filter(|(_, arrow)| !arrow.flow.is_idle()).collect();
+    let (requests, connections) = (paging::part(&requests, page), paging::part(&connections, page));
+    let known: BTreeSet<(&str, &str)> =
+        services.iter().map(|service| (service.namespace.as_str(), service.name.as_str())).collect();
+    let path = format!("/graph?namespace={}&page=", segment(namespace));
     html! {
-        @if !requests.is_empty() {
+        @if !requests.rows.is_empty() {
             h2 { "Requests" }
-            (rows(&requests, &Golden::heads(), |arrow| arrow.sum.cells()))
+            (rows(requests.rows, &known, &Golden::heads(), |arrow| arrow.sum.cells()))
+            (requests.links(&path))
         }
-        @if !connections.is_empty() {
+        @if !connections.rows.is_empty() {
             h2 { "Connections of bytes" }
-            (rows(&connections, &Flow::heads(), |arrow| arrow.flow.cells()))
+            (rows(connections.rows, &known, &Flow::heads(), |arrow| arrow.flow.cells()))
+            (connections.links(&path))
         }
     }
 }
 
-fn rows<'a>(arrows: &[(&(String, &str), &Arrow<'a>)], heads: &Markup, cells: impl Fn(&Arrow<'a>) -> Markup) -> Markup {
+fn rows<'a>(
+    arrows: &[(&(String, &str), &Arrow<'a>)],
+    known: &BTreeSet<(&str, &str)>,
+    heads: &Markup,
+    cells: impl Fn(&Arrow<'a>) -> Markup,
+) -> Markup {
+    // What is gone, or never was a service, has no page.
+    let end = |name: &str| {
+        let is_known = name.split_once('/').is_some_and(|name| known.contains(&name));
+        words::link(words::service_path(name).filter(|_| is_known), name)
+    };
     html! {
         table.cards {
             thead { tr {
@@ -300,8 +320,8 @@ fn rows<'a>(arrows: &[(&(String, &str), &Arrow<'a>)], heads: &Markup, cells: imp
             tbody {
                 @for ((from, to), arrow) in arrows {
                     tr {
-                        th scope="row" { (words::link(words::service_path(from), from)) }
-                        td data-label="Service" { (words::link(words::service_path(to), to)) }
+                        th scope="row" { (end(from)) }
+                        td data-label="Service" { (end(to)) }
                         td data-label="TLS" {
                             @if arrow.security.contains("none") { span.bad { "in clear" } }
                             @else if arrow.security.contains("mutual_tls") { "mutual" } @else { "not told" }
@@ -355,11 +375,13 @@ mod tests {
             edge(("shop/web", "v1"), ("shop/cart", "v2"), 100, 0),
             edge(("shop/cart", "v2"), ("BlackHoleCluster", ""), 3, 0),
         ]);
-        let text = page(&[service("shop", "web"), service("shop", "cart")], &seen, "").into_string();
+        let text = page(&[service("shop", "web"), service("shop", "cart")], &seen, "", 0).into_string();
         assert_eq!(text.matches("class=\"arrow bad\"").count(), 1, "versions stand together: {text}");
         assert!(text.contains("20.0/s 10.0 %") && text.contains("over mutual TLS</title>"));
         assert_eq!(text.matches("href=\"/services/shop/cart\"").count(), 3, "in its box and in two rows");
         assert!(text.contains("no service") && text.contains("BlackHoleCluster"));
+        let gone = page(&[service("shop", "cart")], &seen, "", 0).into_string();
+        assert!(!gone.contains("/services/shop/web"), "one that is gone has no page: {gone}");
     }
 
     #[test]
@@ -367,13 +389,13 @@ mod tests {
         let mut seen = traffic(vec![edge(("shop/web", "v1"), ("shop/cart", "v1"), 100, 0)]);
         seen.connections = vec![connections("shop/cart", "shop/db", 8, 2), connections("shop/web", "shop/cart", 2, 0)];
         let text =
-            page(&[service("shop", "web"), service("shop", "cart"), service("shop", "db")], &seen, "").into_string();
+            page(&[service("shop", "web"), service("shop", "cart"), service("shop", "db")], &seen, "", 0).into_string();
         assert!(text.contains("4 open, 2.0 KiB/s") && text.contains("10.0/s; 1 open, 2.0 KiB/s"), "{text}");
         assert_eq!(text.matches("class=\"arrow bad\"").count(), 1, "one of four led nowhere");
         let table = text.split("Connections of bytes").nth(1).expect("a table of their own");
         assert!(table.contains("shop/db") && table.contains("25.0 %"), "{table}");
         seen.edges.clear();
-        assert!(!page(&[], &seen, "").into_string().contains("<h2>Requests"), "no empty table");
+        assert!(!page(&[], &seen, "", 0).into_string().contains("<h2>Requests"), "no empty table");
     }
 
     #[test]
@@ -384,7 +406,7 @@ mod tests {
             edge(("c/u", ""), ("c/v", ""), 1, 0),
         ]);
         let services = [service("a", "x"), service("b", "y"), service("b", "z"), service("c", "u"), service("c", "v")];
-        let text = page(&services, &seen, "b").into_string();
+        let text = page(&services, &seen, "b", 0).into_string();
         assert!(text.contains("a/x") && text.contains("b/z") && !text.contains("c/u"));
     }
 
@@ -393,7 +415,7 @@ mod tests {
         let edges =
             (0..DRAWN as u64 + 30).map(|number| edge((&format!("a/s{number:03}"), ""), ("a/hub", ""), number + 1, 0));
         let seen = traffic(edges.collect());
-        let text = page(&[], &seen, "").into_string();
+        let text = page(&[], &seen, "", 0).into_string();
         assert_eq!(text.matches("<rect").count(), DRAWN);
         assert!(text.contains("The 31 services with the fewest"), "{}", &text[..2000]);
     }
