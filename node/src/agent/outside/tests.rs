@@ -133,6 +133,21 @@ fn a107_the_nodes_own_ports_are_nobodys_endpoint() {
 }
 
 #[test]
+fn without_resolution_the_place_that_was_dialled_is_the_endpoint() {
+    let documents = entry("old", &format!("{{hosts: [old.example], addresses: [10.2.0.0/16], {PORTS}}}"));
+    let (all, _) = folded(&documents, &Services::default(), &facts(&[("old.example", &["10.9.9.9"])], &[]));
+    let found = of(&all, "old.example");
+    assert_eq!(keys(found), ["old.example/10.9.9.9:8080,443"], "of those who name it");
+    let at = |port, to: &str| match found.dialled(port, to.parse().unwrap()) {
+        Instance::Outside(outside) => (outside.at(port).unwrap().to_string(), outside.stats.key().to_string()),
+        Instance::Mesh(_) => panic!("no node serves it"),
+    };
+    let of = |address: &str| (address.to_owned(), format!("old.example/{address}"));
+    assert_eq!(at(443, "10.2.3.4:443"), of("10.2.3.4:443"));
+    assert_eq!(at(80, "[::ffff:10.2.3.4]:80"), of("10.2.3.4:8080"), "targetPort");
+}
+
+#[test]
 fn a_resolver_that_is_down_takes_nothing_away() {
     let documents = entry("a", &format!("{{hosts: [a.example], {PORTS}, resolution: DNS}}"));
     let mut known = facts(&[("a.example", &["10.0.0.1"])], &[]);

@@ -39,7 +39,7 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
         () = door.closed() => return,
         () = context.draining() => return,
     };
-    let bytes = |met, server_name| bytes::Client { ends: Ends { remote, local }, met, server_name };
+    let bytes = |met, server_name| bytes::Client { ends: Ends { remote, local, dialled: None }, met, server_name };
     match begun {
         Ok(Begun::Http { stream, is_http2 }) => {
             outbound::serve_client(&context, stream, Entrance::plain(door), is_http2, (remote, local)).await;

@@ -69,7 +69,10 @@ pub(super) async fn serve(
     };
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
     let local = original.or_else(|| stream.local_addr().ok()).unwrap_or_else(nowhere);
-    let requests = |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local };
+    // A service's own address is no place of a server's: this node listens there.
+    let dialled = original.filter(|to| !to.ip().to_canonical().is_loopback());
+    let requests =
+        |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local, dialled };
     let server_name = match found {
         Ok(Spoken::Http1) => {
             return connection::serve_http1(&context, stream, Side::Application, requests(speaker)).await;
@@ -81,7 +84,7 @@ pub(super) async fn serve(
         Ok(Spoken::Tls(name)) => Some(name.unwrap_or_default()),
         Err(error) => return tracing::debug!(%error, "connection ended before a request"),
     };
-    let ends = tcp::Ends { remote, local };
+    let ends = tcp::Ends { remote, local, dialled };
     Box::pin(tcp::serve(&context, &speaker.load_full(), stream, ends, server_name.as_deref())).await;
 }
 
@@ -95,6 +98,8 @@ struct Connection {
     entrance: Option<Arc<Entrance>>,
     remote: SocketAddr,
     local: SocketAddr,
+    /// Of a captured connection: where the application meant to go.
+    dialled: Option<SocketAddr>,
 }
 
 impl Handler for Connection {
@@ -107,9 +112,10 @@ impl Handler for Connection {
         let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
-        let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
+        let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
         let entrance = self.entrance.as_deref();
-        let mut requests = Requests { context: &self.context, speaker, entrance, remote, local, came: clock::wall() };
+        let (context, came) = (&self.context, clock::wall());
+        let mut requests = Requests { context, speaker, entrance, remote, local, dialled, came };
         let mut answered = requests.answer(request, &mut exchange).await;
         if let (Some(extended), Ok(given)) = (&extended, &answered)
             && let Err(cause) = given.judged_by(extended)
@@ -132,7 +138,7 @@ impl Handler for Connection {
         let speaker = self.speaker.load();
         let mut exchange = Exchange::new(clock::monotonic(), false);
         exchange.between(self.context.recorder(speaker.to_nothing()));
-        let ends = tcp::Ends { remote: self.remote, local: self.local };
+        let ends = tcp::Ends { remote: self.remote, local: self.local, dialled: self.dialled };
         let snapshot = self.context.current.load();
         exchange.observe(observe::begin_connection(&self.context, &speaker, &snapshot, ends, None));
         exchange.refused(cause);
@@ -157,7 +163,7 @@ pub(super) async fn serve_client<I>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (speaker, entrance) = (Arc::clone(entrance.speaker()), Some(Arc::new(entrance)));
-    let requests = Connection { context: Arc::clone(context), speaker, entrance, remote, local };
+    let requests = Connection { context: Arc::clone(context), speaker, entrance, remote, local, dialled: None };
     if is_http2 {
         Box::pin(connection::serve_http2(context, io, Side::Application, requests)).await;
     } else {
@@ -174,6 +180,8 @@ struct Requests<'a> {
     remote: SocketAddr,
     /// Where the application came in.
     local: SocketAddr,
+    /// Where it meant to go, if the kernel brought it here.
+    dialled: Option<SocketAddr>,
     /// When the request came, wall time.
     came: Millis,
 }
