@@ -146,7 +146,7 @@ impl Handler for Connection {
 
     async fn closed(&self) {
         match &self.entrance {
-            Some(entrance) => entrance.closed().await,
+            Some(entrance) => entrance.closed(&self.context).await,
             None => std::future::pending().await,
         }
     }
