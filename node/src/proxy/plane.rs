@@ -282,6 +282,7 @@ impl DataPlane {
             }
             stays
         });
+        self.shared.current.tell_local_ports(open.values().map(|open| open.bound).collect());
         let address = |key: &Key| open.get(key).map_or(key.listen, |open| open.bound);
         let mut bound = Bound::default();
         for key in &keys {
