@@ -245,7 +245,7 @@ fn slow_clients_and_crowds_are_bounded() {
 }
 
 /// Agrees to speak another protocol, and says again what it hears.
-fn echo() -> SocketAddr {
+pub(crate) fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let address = listener.local_addr().expect("bound");
     std::thread::spawn(move || {

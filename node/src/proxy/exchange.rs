@@ -79,6 +79,11 @@ impl Exchange {
         self.body = Some(body);
     }
 
+    /// Its body, while that has not come to its end.
+    pub(super) fn upload(&self) -> Option<Completion> {
+        self.body.clone()
+    }
+
     /// Notes how long the request's body was, once it has come to its end.
     fn settle(&mut self) {
         if let Some(body) = self.body.take_if(|body| body.is_complete()) {

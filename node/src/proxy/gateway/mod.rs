@@ -10,6 +10,7 @@ mod forwarded;
 mod keeper;
 mod tls;
 
+pub(super) use admission::Admitted;
 pub(super) use door::{Clients, Door, Entrance, Way};
 pub use keeper::keep_doors;
 

@@ -12,7 +12,10 @@ use super::{
 use crate::snapshot::{Current, Snapshot};
 use arc_swap::ArcSwap;
 use http::{Extensions, HeaderValue, Version, request::Parts};
-use policy::{compile::Compiled, token::Verified};
+use policy::{
+    compile::{Compiled, Workload},
+    token::Verified,
+};
 use std::{
     net::IpAddr,
     pin::Pin,
@@ -29,10 +32,9 @@ pub(in crate::proxy) struct Standing {
 }
 
 /// See [`Standing`].
-#[derive(Debug)]
 pub(super) struct Admitted {
     current: Current,
-    local: Arc<ArcSwap<Local>>,
+    place: Place,
     who: Arc<Who>,
     /// As HTTP/1.1 carries it on.
     pub(super) parts: Parts,
@@ -45,21 +47,66 @@ pub(super) struct Admitted {
     trailers: bool,
 }
 
+/// Where it was admitted.
+enum Place {
+    /// Before an application.
+    Application(Arc<ArcSwap<Local>>),
+    /// At a gateway's port.
+    Door(AtDoor),
+}
+
+/// A gateway's port.
+pub(in crate::proxy) struct AtDoor {
+    /// What holds there now.
+    pub(in crate::proxy) rules: Box<dyn Fn(&Snapshot) -> Arc<Workload> + Send + Sync>,
+    pub(in crate::proxy) port: u16,
+    /// By what the request came there.
+    pub(in crate::proxy) scheme: &'static str,
+}
+
+impl std::fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admitted").field("who", &self.who).field("parts", &self.parts).finish_non_exhaustive()
+    }
+}
+
 impl Standing {
-    /// Of a request as it was admitted; it came by this version.
+    /// Of a request as it was admitted before an application; it came by this version.
     pub(super) fn new(
         context: &Context,
         who: &Arc<Who>,
         original: Option<IpAddr>,
+        head: (Parts, HeaderValue),
+        token: Option<Verified>,
+        came: Version,
+    ) -> Self {
+        Self::of(context, Place::Application(Arc::clone(&context.local)), (who, original), head, token, came)
+    }
+
+    /// The same of a client's request at a gateway.
+    pub(in crate::proxy) fn at_door(
+        context: &Context,
+        door: AtDoor,
+        client: (&Arc<Who>, Option<IpAddr>),
+        head: (Parts, HeaderValue),
+        token: Option<Verified>,
+    ) -> Self {
+        let came = head.0.version;
+        Self::of(context, Place::Door(door), client, head, token, came)
+    }
+
+    fn of(
+        context: &Context,
+        place: Place,
+        (who, original): (&Arc<Who>, Option<IpAddr>),
         (mut parts, host): (Parts, HeaderValue),
         token: Option<Verified>,
         came: Version,
     ) -> Self {
         // They hold the connection that may become a tunnel.
         parts.extensions = Extensions::new();
-        let (current, local, who) = (context.current.clone(), Arc::clone(&context.local), Arc::clone(who));
-        let trailers = came == Version::HTTP_2;
-        let request = Admitted { current, local, who, parts, host, original, token, trailers };
+        let (current, who, trailers) = (context.current.clone(), Arc::clone(who), came == Version::HTTP_2);
+        let request = Admitted { current, place, who, parts, host, original, token, trailers };
         Self { request: Arc::new(request), changes: context.rules.subscribe() }
     }
 
@@ -104,17 +151,22 @@ impl Standing {
 impl Admitted {
     /// An external authoriser that let it in is not asked again, one that a new policy names is not asked about what stands.
     fn is_allowed(&self) -> bool {
-        let (snapshot, local, who) = (self.current.load(), self.local.load(), &*self.who);
-        if who.barred(&snapshot).is_some() {
-            return false;
-        }
-        // A service that is gone says nothing of the connections that it still has.
-        let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
-            return true;
+        let (snapshot, who) = (self.current.load(), &*self.who);
+        let (workload, port, scheme) = match &self.place {
+            Place::Door(door) => ((door.rules)(&snapshot), door.port, door.scheme),
+            Place::Application(local) => {
+                if who.barred(&snapshot).is_some() {
+                    return false;
+                }
+                let local = local.load();
+                let found = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
+                // A service that is gone says nothing of the connections that it still has.
+                let Some((service, port)) = found else { return true };
+                (caller::workload(&snapshot, service), port.target.port(), "http")
+            }
         };
-        let workload = caller::workload(&snapshot, service);
         let (host, original) = (&self.host, self.original);
-        let arriving = Arriving { who, port: port.target.port(), host, scheme: "http", original };
+        let arriving = Arriving { who, port, host, scheme, original };
         // A token of an issuer that is believed no more says nothing any more.
         let token = self.token.as_ref().filter(|verified| workload.tokens.believe(verified));
         let token = token.map(|verified| &*verified.token);
@@ -128,8 +180,8 @@ pub(in crate::proxy) struct Watch {
     state: State,
     /// The way to the caller carries trailers.
     trailers: bool,
-    /// Of the request's body.
-    sent: Completion,
+    /// Of the request's body; `None` once it has come to its end.
+    sent: Option<Completion>,
 }
 
 enum State {
@@ -138,14 +190,14 @@ enum State {
 }
 
 impl Watch {
-    pub(super) fn new(standing: Standing, sent: Completion) -> Self {
+    pub(in crate::proxy) fn new(standing: Standing, sent: Option<Completion>) -> Self {
         Self { trailers: standing.request.trailers, state: State::Idle(standing), sent }
     }
 
     /// True if the response may end with trailers. Not while the caller still sends: an orderly end of one direction leaves the
     /// other open, and what is denied would go on arriving.
     pub(in crate::proxy) fn may_end_in_order(&self) -> bool {
-        self.trailers && self.sent.is_complete()
+        self.trailers && self.sent.as_ref().is_none_or(Completion::is_complete)
     }
 
     /// True if the response must end. `waits`: there is nothing else to wake its reader.

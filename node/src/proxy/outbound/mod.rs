@@ -21,9 +21,9 @@ use super::{
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
-    gateway::{Entrance, Way},
+    gateway::{Admitted, Entrance, Way},
     http::{self as body, Bounds, Incoming, ResponseBody, Side, Ties},
-    inbound::{REQUEST_ID, Told},
+    inbound::{REQUEST_ID, Standing, Told, Watch},
     reply, upgrade,
 };
 use crate::{clock, snapshot::Snapshot, telemetry::Flags};
@@ -115,7 +115,7 @@ impl Handler for Connection {
         let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
         let entrance = self.entrance.as_deref();
         let (context, came) = (&self.context, clock::wall());
-        let mut requests = Requests { context, speaker, entrance, remote, local, dialled, came };
+        let mut requests = Requests { context, speaker, entrance, remote, local, dialled, came, standing: None };
         let mut answered = requests.answer(request, &mut exchange).await;
         if let (Some(extended), Ok(given)) = (&extended, &answered)
             && let Err(cause) = given.judged_by(extended)
@@ -124,9 +124,9 @@ impl Handler for Connection {
         }
         let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
         let idle = self.context.limits().stream_idle;
-        let (mut response, flight) = answered.finish(exchange, is_head, idle);
+        let (mut response, flight) = answered.finish(exchange, is_head, idle, requests.standing.clone());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            upgrade::join_holding(&self.context, on_upgrade, &mut response, flight);
+            upgrade::join_holding(&self.context, on_upgrade, &mut response, flight, requests.standing);
             if extended.is_some() {
                 upgrade::Extended::answer(&mut response);
             }
@@ -184,6 +184,8 @@ struct Requests<'a> {
     dialled: Option<SocketAddr>,
     /// When the request came, wall time.
     came: Millis,
+    /// What was let in at a gateway.
+    standing: Option<Standing>,
 }
 
 /// A response before its body is tied to the end of the exchange.
@@ -211,7 +213,13 @@ impl Answered {
 
     /// The response as it goes to the caller. A request is under way until the end of its body, or of the tunnel that it
     /// became: then its flight is given.
-    fn finish(self, mut exchange: Exchange, is_head: bool, idle: Duration) -> (Response<ResponseBody>, Option<Flight>) {
+    fn finish(
+        self,
+        mut exchange: Exchange,
+        is_head: bool,
+        idle: Duration,
+        standing: Option<Standing>,
+    ) -> (Response<ResponseBody>, Option<Flight>) {
         match self {
             Self::Here(response) => {
                 exchange.answered(response.status(), response.headers());
@@ -222,7 +230,8 @@ impl Answered {
                 exchange.answered(response.status(), response.headers());
                 let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let (of_body, of_tunnel) = if is_tunnel { (None, Some(flight)) } else { (Some(flight), None) };
-                let ties = Ties { exchange, deadline, flight: of_body, watch: None, idle };
+                let watch = standing.map(|standing| Watch::new(standing, exchange.upload()));
+                let ties = Ties { exchange, deadline, flight: of_body, watch, idle };
                 (response.map(|source| ResponseBody::relay(source, ties)), of_tunnel)
             }
         }
@@ -262,9 +271,14 @@ impl Requests<'_> {
         };
         let mut told = Told::default();
         let answered = match entrance.admit(context, (&mut parts, incoming), &host, ends, &mut told).await {
-            Ok((incoming, user)) => {
+            Ok(Admitted { body: incoming, user, mut standing }) => {
+                self.standing = Some(standing.clone());
                 let request = forward::Outgoing { parts, host, upgrade, incoming, user };
-                self.admitted(&snapshot, request, exchange).await
+                tokio::select! {
+                    biased;
+                    answered = self.admitted(&snapshot, request, exchange) => answered,
+                    () = standing.forbidden() => Err(Cause::Denied),
+                }
             }
             Err(refusal) => {
                 tracing::debug!(gateway = %self.speaker.service, ?refusal, "a client's request was refused");
