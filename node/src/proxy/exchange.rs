@@ -79,9 +79,9 @@ impl Exchange {
         self.body = Some(body);
     }
 
-    /// Its body, while that has not come to its end.
-    pub(super) fn upload(&self) -> Option<Completion> {
-        self.body.clone()
+    /// Its body; as one that has come to its end where nothing is sent of it any more.
+    pub(super) fn upload(&self) -> Completion {
+        self.body.clone().unwrap_or_default()
     }
 
     /// Notes how long the request's body was, once it has come to its end.

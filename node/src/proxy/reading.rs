@@ -53,7 +53,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_reads_for_long_is_waited_for_once_and_asked_again_later() {
-        let (tasks, (answer, answers)) = (Tasks::new(), mpsc::channel());
+        let (tasks, (answer, answers)) = (Tasks::new(), mpsc::sync_channel(1));
         let mut reading = Reading { patience: Duration::from_millis(20), ..Reading::default() };
         let late = reading.read(&tasks, "a", move || answers.recv().map_err(|error| error.to_string())).await;
         assert!(late.unwrap_err().contains("does not answer"));

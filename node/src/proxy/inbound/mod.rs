@@ -119,7 +119,7 @@ pub(super) async fn answer(
             exchange.answered(response.status(), response.headers());
             let idle = context.limits().stream_idle;
             sent.answered(idle);
-            let watch = Some(Watch::new(standing, Some(sent)));
+            let watch = Some(Watch::new(standing, sent));
             response.map(|source| ResponseBody::relay(source, Ties { exchange, deadline: None, flight, watch, idle }))
         }
         Err(refusal) => {

@@ -55,10 +55,13 @@ enum Place {
     Door(AtDoor),
 }
 
+/// What the documents say of a gateway's workload.
+type AtGateway = dyn Fn(&Snapshot) -> Arc<Workload> + Send + Sync;
+
 /// A gateway's port.
 pub(in crate::proxy) struct AtDoor {
     /// What holds there now.
-    pub(in crate::proxy) rules: Box<dyn Fn(&Snapshot) -> Arc<Workload> + Send + Sync>,
+    pub(in crate::proxy) rules: Box<AtGateway>,
     pub(in crate::proxy) port: u16,
     /// By what the request came there.
     pub(in crate::proxy) scheme: &'static str,
@@ -180,8 +183,8 @@ pub(in crate::proxy) struct Watch {
     state: State,
     /// The way to the caller carries trailers.
     trailers: bool,
-    /// Of the request's body; `None` once it has come to its end.
-    sent: Option<Completion>,
+    /// Of the request's body.
+    sent: Completion,
 }
 
 enum State {
@@ -190,14 +193,14 @@ enum State {
 }
 
 impl Watch {
-    pub(in crate::proxy) fn new(standing: Standing, sent: Option<Completion>) -> Self {
+    pub(in crate::proxy) fn new(standing: Standing, sent: Completion) -> Self {
         Self { trailers: standing.request.trailers, state: State::Idle(standing), sent }
     }
 
     /// True if the response may end with trailers. Not while the caller still sends: an orderly end of one direction leaves the
     /// other open, and what is denied would go on arriving.
     pub(in crate::proxy) fn may_end_in_order(&self) -> bool {
-        self.trailers && self.sent.as_ref().is_none_or(Completion::is_complete)
+        self.trailers && self.sent.is_complete()
     }
 
     /// True if the response must end. `waits`: there is nothing else to wake its reader.
