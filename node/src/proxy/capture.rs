@@ -289,7 +289,8 @@ impl Captured {
             context.cut().await;
             End::Stopped
         };
-        relay(stream, outside, &mut [account], Spans { idle: Some(IDLE), whole: None }, stopped).await;
+        relay(&context.budget, (stream, outside), &mut [account], Spans { idle: Some(IDLE), whole: None }, stopped)
+            .await;
     }
 }
 

@@ -123,7 +123,7 @@ fn register(shared: &Shared) {
     let kept = move || gauge(budget.taken());
     shared.telemetry.collect(
         "skein_replay_bytes",
-        "Bytes of bodies kept for retries, in copies, and in windows of HTTP/2 whose readers are behind",
+        "Bytes of bodies kept for retries, in copies, and of HTTP/2 and connections of bytes whose readers are behind",
         Kind::Gauge,
         kept,
     );

@@ -267,8 +267,8 @@ impl Led {
             }
         };
         match server {
-            Server::There(stream) => relay(caller, *stream, &mut [account], spans, stopped).await,
-            Server::Outside(stream) => relay(caller, stream, &mut [account], spans, stopped).await,
+            Server::There(stream) => relay(&context.budget, (caller, *stream), &mut [account], spans, stopped).await,
+            Server::Outside(stream) => relay(&context.budget, (caller, stream), &mut [account], spans, stopped).await,
             Server::Here(arrival) => {
                 let (application, inner, denied) = arrival.split();
                 let until = async {
@@ -277,7 +277,7 @@ impl Led {
                         end = stopped => end,
                     }
                 };
-                relay(caller, application, &mut [account, inner], spans, until).await;
+                relay(&context.budget, (caller, application), &mut [account, inner], spans, until).await;
             }
         }
         drop(flight);
