@@ -8,7 +8,7 @@ mod names;
 mod process;
 mod ready;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::{
     id::NodeId,
@@ -107,6 +107,16 @@ struct Doors {
     dns: Option<dns::Sockets>,
 }
 
+impl Doors {
+    /// Where this node listens that no application does, beside its data plane; ports of 0 filled in.
+    fn listeners(&self, mesh: &Mesh) -> Vec<SocketAddr> {
+        let admin = [Some(self.admin.local_addr()), self.metrics.as_ref().map(TcpListener::local_addr)];
+        let dns = self.dns.as_ref().map(dns::Sockets::local_addr);
+        let bound = admin.into_iter().chain([dns]).flatten().filter_map(Result::ok);
+        bound.chain([mesh.local_addr()]).collect()
+    }
+}
+
 async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(internal)?;
     let tasks = Tasks::new();
@@ -167,7 +177,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tasks.critical("journal-pull", journal::pull(sync.clone(), pulled));
     let (store, configs) = ((known.store.clone(), dir.clone()), (given, config.clone()));
     let agent = Agent::new(sync.clone(), local.clone(), store, configs, applier(&plane));
-    beyond::start(&config, &known.world, &plane, agent.secrets(), &tasks);
+    beyond::start(doors.listeners(&mesh), &known.world, &plane, agent.secrets(), &tasks);
     let fixed = owner.enroller.iter().map(ToString::to_string).chain(config.mesh.peers.iter().cloned()).collect();
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
     tasks.critical("clock", drift::run(sync.clone(), dir.clone()));

@@ -318,14 +318,6 @@ impl Config {
         self.services.iter().map(|service| service.account.clone()).collect()
     }
 
-    /// Where this node listens that no application does: administration, the mesh, and ports at which requests come in.
-    pub fn listeners(&self) -> Vec<SocketAddr> {
-        let outbounds = self.outbounds.iter().map(|outbound| outbound.listen);
-        let upstreams = self.upstreams.iter().map(|upstream| upstream.listen);
-        let own = [self.mesh.listen, self.admin.listen].into_iter().chain(self.metrics);
-        own.chain(outbounds).chain(upstreams).filter(|address| address.port() != 0).collect()
-    }
-
     /// The folder of further `[[service]]` tables.
     pub fn services_dir(&self) -> PathBuf {
         services_dir(&self.file)

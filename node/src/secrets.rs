@@ -335,11 +335,19 @@ pub fn read_file(path: &str) -> Result<String, String> {
         return Err(format!("`{path}` is not an absolute path"));
     }
     let failed = |error: io::Error| format!("{path}: {error}");
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_BYTES {
-        return Err(format!("{path}: {size} bytes, {MAX_BYTES} at most"));
+    // Whoever opens a pipe would wait for its writer.
+    let without_waiting = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
+    let file = fs::OpenOptions::new().read(true).custom_flags(without_waiting.bits()).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(format!("{path}: not a file, but a directory, a device or a pipe"));
     }
-    fs::read_to_string(path).map_err(failed)
+    // The size that a file tells is not what comes of it: it may grow, and some tell none.
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(format!("{path}: more than {MAX_BYTES} bytes"));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -411,5 +419,21 @@ mod tests {
     fn files_are_named_by_whole_paths() {
         assert!(read_file("relative").unwrap_err().contains("absolute"));
         assert!(read_file("/nowhere/at/all").unwrap_err().contains("/nowhere/at/all"));
+    }
+
+    #[test]
+    fn only_files_are_read_and_only_as_far_as_they_may_reach() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        nix::unistd::mkfifo(path("pipe").as_str(), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for special in ["/dev/zero", "/dev/null", &path("pipe"), &path("")] {
+            let why = read_file(special).unwrap_err();
+            assert!(why.contains(special) && why.contains("not a file"), "{why}");
+        }
+        let large = fs::File::create(path("large")).unwrap();
+        large.set_len(1 << 40).unwrap();
+        assert!(read_file(&path("large")).unwrap_err().contains("more than 1048576 bytes"));
+        fs::write(path("small"), "text").unwrap();
+        assert_eq!(read_file(&path("small")).unwrap(), "text");
     }
 }

@@ -92,6 +92,7 @@ pub struct Current {
     tls_troubles: Arc<ArcSwap<Vec<Trouble>>>,
     names: Arc<ArcSwap<Names>>,
     captures: Arc<ArcSwap<Captures>>,
+    local_ports: Arc<ArcSwap<Vec<SocketAddr>>>,
     resolvers: Arc<ArcSwap<Vec<Trouble>>>,
 }
 
@@ -106,6 +107,7 @@ impl Current {
             tls_troubles: Arc::default(),
             names: Arc::default(),
             captures: Arc::default(),
+            local_ports: Arc::default(),
             resolvers: Arc::default(),
         }
     }
@@ -170,6 +172,17 @@ impl Current {
     /// Says it. Only the data plane does.
     pub fn tell_captures(&self, captures: Captures) {
         self.captures.store(Arc::new(captures));
+    }
+
+    /// Where the data plane listens for applications: proxy ports and explicit ports.
+    #[must_use]
+    pub fn local_ports(&self) -> Arc<Vec<SocketAddr>> {
+        self.local_ports.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_local_ports(&self, ports: Vec<SocketAddr>) {
+        self.local_ports.store(Arc::new(ports));
     }
 
     /// What is amiss with the resolvers behind this node.

@@ -133,12 +133,17 @@ fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
         cluster.push("web", &entry, &["--wait", "all"]).expect_code(0);
         eventually("it is reached by its address", || curl(&["http://192.0.2.9/"]).map(drop));
         assert_eq!(curl(&["-H", "Host: shelf.example.com", &outside]).expect("it is reached"), "outside");
+        // `resolution: NONE`: where the application meant to go, whatever the host's name means, or though it means nothing.
+        let legacy = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: legacy, namespace: shop}\nspec: {hosts: [legacy.example.com], addresses: [10.9.0.0/24], ports: [{number: 7000, name: tcp, protocol: TCP}, {number: 80, name: http, protocol: HTTP}]}\n";
+        cluster.push("web", legacy, &["--wait", "all"]).expect_code(0);
         // Nothing leaves the mesh where nothing may.
         let only = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\n";
         cluster.push("web", only, &["--wait", "all"]).expect_code(0);
-        assert!(curl(&[&outside]).is_err());
+        assert!(curl(&[&format!("http://[{OUTSIDE_V6}]/")]).is_err());
         assert!(curl(&[&format!("http://{reviews}:9080/")]).is_ok());
         assert!(curl(&["http://192.0.2.9/"]).is_ok(), "it is registered");
+        assert_eq!(Lasting::to(OUTSIDE, ECHO).say("where it was dialled"), "where it was dialled");
+        assert_eq!(curl(&["-H", "Host: legacy.example.com", &outside]).expect("it is registered"), "outside");
         capture(&cluster, &["off"]).expect_code(0);
         nothing_is_left();
         assert_eq!(curl(&[&outside]).expect("it is reached"), "outside");

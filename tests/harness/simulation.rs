@@ -10,7 +10,9 @@ pub enum Because {
     Kubernetes(&'static str),
     /// It asks for nothing: Istio's test looks at what is generated.
     NoCalls,
-    /// It connects to a port at which Istio captures connections; here applications name a proxy port. The file has these words.
+    /// It connects as only captured connections do, which needs root and a network of its own (`tests/capture`): by an address, of which
+    /// `policy/src/compile/entries/tests.rs` has the case, or to the ports of Istio's own listeners, which a node has not. The file has
+    /// these words.
     Capture(&'static str),
 }
 

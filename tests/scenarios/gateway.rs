@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
+    time::Duration,
 };
 
 use harness::{
@@ -202,18 +203,28 @@ fn slow_clients_and_crowds_are_bounded() {
     let limits = "---\napiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {limits: {headerTimeout: 1s, tlsHandshakeTimeout: 1s, connectionsPerAddress: 4}}\n";
     let secure =
         "{port: {number: 8443, name: tls, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: none}}";
-    let servers = [server(8080, "'*'", "").as_str(), secure].join(", ");
+    let passing = "{port: {number: 8444, name: pass, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUGH}}";
+    let servers = [server(8080, "'*'", "").as_str(), secure, passing].join(", ");
     let documents = [gateway("public", &servers).as_str(), &routes("cart", "public", "'*'", CART), limits].concat();
     cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
-    opened(&cluster, 8080);
-    opened(&cluster, 8443);
+    for port in [8080, 8443, 8444] {
+        opened(&cluster, port);
+    }
     let open = |port| Connection::open(at(&cluster, port)).expect("it listens");
+    let began = harness::now();
     let (mut silent, mut slow, mut greeting) = (open(8080), open(8080), open(8443));
+    let mut passed = open(8444);
     slow.send(b"GET / HTTP/1.1\r\nhost: a").expect("it is open");
     assert_eq!(silent.rest(), b"", "who says nothing has no longer than for a head");
     let said = String::from_utf8_lossy(&slow.rest()).into_owned();
     assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
     assert_eq!(greeting.rest(), b"", "a handshake that does not come");
+    assert_eq!(passed.rest(), b"", "also where it would be passed on");
+    let mut partial = open(8444);
+    partial.send(b"\x16\x03\x01\x02\x00\x01").expect("it is open");
+    assert_eq!(partial.rest(), b"", "or one that begins and stops");
+    // Whoever waits for an end gives up after ten seconds.
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
 
     let mut crowd: Vec<Connection> = (0..4).map(|_| open(8080)).collect();
     for connection in &mut crowd {
@@ -234,7 +245,7 @@ fn slow_clients_and_crowds_are_bounded() {
 }
 
 /// Agrees to speak another protocol, and says again what it hears.
-fn echo() -> SocketAddr {
+pub(crate) fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let address = listener.local_addr().expect("bound");
     std::thread::spawn(move || {

@@ -1,9 +1,13 @@
 //! What documents say of a gateway's workload holds at its door, and what a gateway says of its clients holds behind it.
 
-use harness::{cluster::Cluster, http, tokens::Issuer};
+use harness::{
+    cluster::{Cluster, Service},
+    http::{self, Connection},
+    tokens::Issuer,
+};
 use serde_json::json;
 
-use crate::gateway::{CART, at, gateway, mesh, opened, routes};
+use crate::gateway::{CART, at, echo, gateway, mesh, mesh_with, opened, routes};
 
 const SERVER: &str = "{port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}";
 
@@ -165,4 +169,27 @@ fn claims_of_a_verified_token_choose_the_route() {
     let mesh_too = routes("cart", "public, mesh", "'cart.shop.svc.cluster.local'", &http.join(", "));
     let refused = cluster.push("shop", &mesh_too, &[]);
     assert!(refused.code != 0 && refused.err.contains("SKN0162"), "{refused:?}");
+}
+
+#[test]
+fn what_was_let_in_at_a_gateway_ends_when_policy_denies_it() {
+    let cluster = mesh_with([Service { target: Some(echo()), ..Service::version("shop/chat", "v1") }]);
+    cluster.wait_endpoints("shop/chat", 1);
+    let chat = "{route: [{destination: {host: chat}}]}";
+    let documents = gateway("public", SERVER) + &routes("chat", "public", "'*'", chat);
+    cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
+    opened(&cluster, 8080);
+    let headers = [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")];
+    let talk = |path: &str| {
+        let mut socket = Connection::open(at(&cluster, 8080)).expect("it listens");
+        let answer = socket.request("GET", "chat.example.com", path, &headers, b"").expect("an answer");
+        assert_eq!(answer.status, 101, "{answer:?}");
+        socket
+    };
+    let (mut denied, mut other) = (talk("/denied"), talk("/other"));
+    let deny = policy("edge", "action: DENY, rules: [{to: [{operation: {paths: [/denied]}}]}]");
+    cluster.push("shop", &deny, &["--wait", "all"]).expect_code(0);
+    assert!(denied.take(1).is_err_and(|error| !error.contains("unavailable")), "it ends, and is not only silent");
+    other.send(b"hello").expect("it is open");
+    assert_eq!(other.take(5).expect("an echo"), b"hello", "what is allowed goes on");
 }

@@ -275,3 +275,49 @@ fn clients_show_certificates_where_they_must() {
     assert_eq!(ask(8445, Some(&ann)), Ok(200));
     ask(8445, Some(&bob)).expect_err("another name");
 }
+
+/// Asks on a connection that stays open, and gives the status.
+fn ask(stream: &mut (impl std::io::Read + std::io::Write), host: &str) -> Result<u16, String> {
+    write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").map_err(|error| error.to_string())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).map_err(|error| error.to_string())?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+    stream.read_exact(&mut vec![0; length]).map_err(|error| error.to_string())?;
+    head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(head)
+}
+
+#[test]
+fn a_kept_connection_follows_its_server_and_ends_with_it() {
+    let (cluster, authority) = (mesh(), Authority::new());
+    put(&cluster, "wild", Some(&authority.issue("*.example.com", None)), None);
+    let of = |name: &str| server(8443, name, &format!("{name}.example.com"), "mode: SIMPLE, credentialName: wild");
+    let answers = |name: &str, status: u16| {
+        routes(name, "public", &format!("{name}.example.com"), &format!("{{directResponse: {{status: {status}}}}}"))
+    };
+    let push = |servers: &[&str]| {
+        let servers = servers.iter().map(|name| of(name)).collect::<Vec<_>>().join(", ");
+        let documents = gateway("public", &servers) + &answers("a", 201) + &answers("c", 202);
+        cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
+    };
+    push(&["a"]);
+    opened(&cluster, 8443);
+    let client = Client::new(at(&cluster, 8443), &authority);
+    let mut kept = eventually("the certificate is taken", || client.connect("a.example.com"));
+    assert_eq!(ask(&mut kept, "a.example.com"), Ok(201));
+    // Another one in front of it, met in the same way.
+    push(&["c", "a"]);
+    assert_eq!(ask(&mut kept, "a.example.com"), Ok(201), "the hosts of its own server");
+    let mut other = eventually("the new server is met", || client.connect("c.example.com"));
+    assert_eq!(ask(&mut other, "c.example.com"), Ok(202));
+    push(&["c"]);
+    let ended = kept.read(&mut [0]);
+    let waits =
+        |error: &std::io::Error| matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
+    assert!(!ended.as_ref().is_err_and(waits) && !matches!(ended, Ok(1..)), "{ended:?}");
+    assert_eq!(ask(&mut other, "c.example.com"), Ok(202));
+}

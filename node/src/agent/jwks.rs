@@ -10,14 +10,11 @@ use std::{
 };
 
 use certs::codec::Millis;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use policy::token::{KeySet, Source};
 
-use crate::{
-    clock,
-    snapshot::{Current, Snapshot},
-    tasks::Tasks,
-};
+use super::world::World;
+use crate::{clock, snapshot::Snapshot, tasks::Tasks};
 use fetch::Fetcher;
 
 /// Between two fetches that went well, milliseconds; Istio's.
@@ -65,20 +62,28 @@ impl Schedule {
 
     /// A token named a key that this source's set has not.
     fn missed(&mut self, source: &Source) {
-        if let Some(entry) = self.sources.get_mut(source).filter(|entry| entry.failures == 0) {
+        let entry = self.sources.get_mut(source).filter(|entry| entry.failures == 0 && entry.next < Millis::MAX);
+        if let Some(entry) = entry {
             let soonest = entry.last.unwrap_or_default() + MISSED_PAUSE;
             entry.next = entry.next.min(soonest);
         }
     }
 
-    fn due(&self, now: Millis) -> Vec<(Source, Duration)> {
-        let due = self.sources.iter().filter(|(_, entry)| entry.next <= now);
-        due.map(|(source, entry)| (source.clone(), entry.time)).collect()
+    /// What is to be fetched now, so many at most: what is due for longest. They are due again once they were [`Schedule::fetched`].
+    fn take_due(&mut self, now: Millis, most: usize) -> Vec<(Source, Duration)> {
+        let mut due: Vec<_> = self.sources.iter_mut().filter(|(_, entry)| entry.next <= now).collect();
+        due.sort_by_key(|(_, entry)| entry.next);
+        let taken = due.into_iter().take(most).map(|(source, entry)| {
+            entry.next = Millis::MAX;
+            (source.clone(), entry.time)
+        });
+        taken.collect()
     }
 
     /// Milliseconds to the next fetch; `None` if there is none.
     fn pause(&self, now: Millis) -> Option<Millis> {
-        self.sources.values().map(|entry| entry.next.saturating_sub(now)).min()
+        let waiting = self.sources.values().filter(|entry| entry.next < Millis::MAX);
+        waiting.map(|entry| entry.next.saturating_sub(now)).min()
     }
 
     /// A fetch has ended. True if that is news: it failed for the first time, or went well again.
@@ -99,35 +104,34 @@ impl Schedule {
 }
 
 /// Runs for ever.
-pub async fn run(current: Current, tasks: Tasks) {
-    let (mut changes, fetcher) = (current.subscribe(), Arc::new(Fetcher::new(tasks)));
-    let mut schedule = Schedule::default();
+pub async fn run(world: Arc<World>, tasks: Tasks) {
+    let current = world.current();
+    let (mut changes, fetcher) = (current.subscribe(), Fetcher::new(tasks));
+    let (mut schedule, mut fetches) = (Schedule::default(), FuturesUnordered::new());
     let keys = current.load().token_keys.clone();
     loop {
         schedule.follow(wanted(&current.load()), clock::uptime());
         keys.retain(|source| schedule.sources.contains_key(source));
-        let due = schedule.due(clock::uptime());
-        let mut fetches = stream::iter(due)
-            .map(|(source, time)| {
-                let fetcher = fetcher.clone();
-                async move { (fetcher.keys(&source, time.min(LONGEST_FETCH)).await, source) }
-            })
-            .buffer_unordered(AT_ONCE);
-        while let Some((result, source)) = fetches.next().await {
-            let news = schedule.fetched(&source, result.is_ok(), clock::uptime());
-            match result {
-                Ok(set) => {
-                    note(&source, &set, news);
-                    keys.put(&source, Arc::new(set));
-                }
-                Err(why) if news => {
-                    tracing::warn!(source = %name(&source), "keys of tokens cannot be fetched: {why}; tried again and again");
-                }
-                Err(why) => tracing::debug!(source = %name(&source), "keys of tokens cannot be fetched: {why}"),
-            }
+        for (source, time) in schedule.take_due(clock::uptime(), AT_ONCE - fetches.len()) {
+            let (fetcher, own) = (&fetcher, world.own_ports());
+            fetches.push(async move { (fetcher.keys(&source, time.min(LONGEST_FETCH), &own).await, source) });
         }
-        let pause = schedule.pause(clock::uptime()).map(Duration::from_millis);
+        // Where all places are taken the next fetch begins when one has ended.
+        let pause = schedule.pause(clock::uptime()).filter(|_| fetches.len() < AT_ONCE).map(Duration::from_millis);
         tokio::select! {
+            Some((result, source)) = fetches.next() => {
+                let news = schedule.fetched(&source, result.is_ok(), clock::uptime());
+                match result {
+                    Ok(set) => {
+                        note(&source, &set, news);
+                        keys.put(&source, Arc::new(set));
+                    }
+                    Err(why) if news => {
+                        tracing::warn!(source = %name(&source), "keys of tokens cannot be fetched: {why}; tried again and again");
+                    }
+                    Err(why) => tracing::debug!(source = %name(&source), "keys of tokens cannot be fetched: {why}"),
+                }
+            }
             changed = changes.changed() => {
                 if changed.is_err() {
                     return std::future::pending().await;
@@ -210,11 +214,14 @@ mod tests {
     #[test]
     fn what_is_wanted_is_fetched_at_once_and_then_now_and_then() {
         let mut schedule = schedule();
-        assert_eq!(schedule.due(0), [(source(), Duration::from_secs(5))]);
+        assert_eq!(schedule.take_due(0, 9), [(source(), Duration::from_secs(5))]);
+        assert_eq!((schedule.take_due(0, 9).len(), schedule.pause(0)), (0, None), "it is under way");
+        schedule.missed(&source());
+        assert_eq!(schedule.pause(0), None, "and brings what is missed");
         assert!(!schedule.fetched(&source(), true, 0), "no news");
-        assert!(schedule.due(REFRESH - 1).is_empty());
+        assert!(schedule.take_due(REFRESH - 1, 9).is_empty());
         assert_eq!(schedule.pause(0), Some(REFRESH));
-        assert_eq!(schedule.due(REFRESH).len(), 1);
+        assert_eq!(schedule.take_due(REFRESH, 9).len(), 1);
         schedule.follow(BTreeMap::new(), 0);
         assert_eq!(schedule.pause(0), None);
     }
@@ -239,8 +246,8 @@ mod tests {
         let mut schedule = schedule();
         schedule.fetched(&source(), true, 1_000);
         schedule.missed(&source());
-        assert!(schedule.due(1_000 + MISSED_PAUSE - 1).is_empty());
-        assert_eq!(schedule.due(1_000 + MISSED_PAUSE).len(), 1);
+        assert!(schedule.take_due(1_000 + MISSED_PAUSE - 1, 9).is_empty());
+        assert_eq!(schedule.take_due(1_000 + MISSED_PAUSE, 9).len(), 1);
         schedule.fetched(&source(), false, 40_000);
         schedule.missed(&source());
         assert_eq!(schedule.pause(40_000), Some(RETRY), "what fails is tried again anyway");

@@ -14,14 +14,16 @@ use std::{
     time::Duration,
 };
 
-use certs::codec::Millis;
+use certs::{codec::Millis, id::NodeId};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use policy::compile::Entries;
 
 use super::world::World;
-use crate::clock;
+use crate::{clock, snapshot::Services};
 
-pub(super) use fold::{Facts, foreign, names};
-pub(super) use forbidden::OwnPorts;
+use fold::names;
+pub(super) use fold::{Facts, foreign};
+pub(super) use forbidden::{OwnPorts, refused};
 
 /// Between two looks at a name that resolves, milliseconds. The machine's resolver does not say how long its answers hold.
 const REFRESH: Millis = 30_000;
@@ -29,6 +31,8 @@ const REFRESH: Millis = 30_000;
 const RETRY: Millis = 1_000;
 /// Names that are looked up at once: each keeps a thread busy of those that serve the disk, too.
 const AT_ONCE: usize = 4;
+/// Between two looks at where this node listens and at its machine's addresses, milliseconds.
+const OWN_PORTS: Millis = 5_000;
 /// Addresses of one name that are used.
 const MAX_ADDRESSES: usize = 256;
 
@@ -53,25 +57,47 @@ struct Entry {
     next: Millis,
     /// In a row.
     failures: u32,
+    /// Namespaces whose documents name it.
+    namespaces: BTreeSet<Arc<str>>,
+    /// While it is looked up: on whose account.
+    account: Option<Arc<str>>,
 }
+
+/// Names, and the namespaces whose documents name them.
+pub(super) type Names = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 impl Schedule {
     /// Follows what is wanted now.
-    fn follow(&mut self, wanted: BTreeSet<Arc<str>>, now: Millis) {
-        self.names.retain(|name, _| wanted.contains(name));
-        for name in wanted {
-            self.names.entry(name).or_insert(Entry { next: now, failures: 0 });
+    fn follow(&mut self, wanted: Names, now: Millis) {
+        self.names.retain(|name, _| wanted.contains_key(name));
+        for (name, namespaces) in wanted {
+            let entry = self.names.entry(name).or_insert_with(|| Entry { next: now, ..Entry::default() });
+            entry.namespaces = namespaces;
         }
     }
 
-    /// Names to look up now, so many at most. They are due again once they were [`Schedule::looked`] up.
+    /// Names to look up now, so many at most. They are due again once they were [`Schedule::looked`] up. Every place goes to the namespace
+    /// that has the fewest looks under way, and there to the name that is due for longest: however many names somebody has whose servers
+    /// are slow, others wait for one look at most.
     fn take_due(&mut self, now: Millis, most: usize) -> Vec<Arc<str>> {
-        let due = self.names.iter_mut().filter(|(_, entry)| entry.next <= now).take(most);
-        let taken = due.map(|(name, entry)| {
+        let mut taken = Vec::new();
+        let mut busy: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        for account in self.names.values().filter_map(|entry| entry.account.clone()) {
+            *busy.entry(account).or_default() += 1;
+        }
+        while taken.len() < most {
+            let load = |namespace: &Arc<str>| busy.get(namespace).copied().unwrap_or(0);
+            let due = self.names.iter_mut().filter(|(_, entry)| entry.next <= now);
+            let next = due.min_by_key(|(_, entry)| (entry.namespaces.iter().map(load).min(), entry.next));
+            let Some((name, entry)) = next else { break };
             entry.next = Millis::MAX;
-            name.clone()
-        });
-        taken.collect()
+            entry.account = entry.namespaces.iter().min_by_key(|namespace| load(namespace)).cloned();
+            if let Some(account) = &entry.account {
+                *busy.entry(account.clone()).or_default() += 1;
+            }
+            taken.push(name.clone());
+        }
+        taken
     }
 
     /// Milliseconds to the next look; `None` if there is nothing to look up.
@@ -84,8 +110,9 @@ impl Schedule {
     fn looked(&mut self, name: &str, well: bool, now: Millis) -> bool {
         let Some(entry) = self.names.get_mut(name) else { return false };
         let failed = entry.failures > 0;
+        entry.account = None;
         if well {
-            *entry = Entry { next: now + REFRESH, failures: 0 };
+            (entry.next, entry.failures) = (now + REFRESH, 0);
             failed
         } else {
             entry.next = now + (RETRY << entry.failures.min(20)).min(REFRESH);
@@ -113,14 +140,18 @@ where
     let mut looks = FuturesUnordered::new();
     loop {
         changes.mark_unchanged();
-        schedule.follow(names(world.current().load().compiled.entries()), clock::uptime());
+        world.look_at_own_ports();
+        let snapshot = world.current().load();
+        schedule.follow(wanted(snapshot.compiled.entries(), &snapshot.services, &snapshot.node), clock::uptime());
+        drop(snapshot);
         for name in schedule.take_due(clock::uptime(), AT_ONCE - looks.len()) {
             let look = look_up(name.clone());
             // A look is not given up: it would keep its thread all the same.
             looks.push(async move { (answered(look.await), name) });
         }
         // Where all places are taken the next look begins when one has ended.
-        let pause = schedule.pause(clock::uptime()).filter(|_| looks.len() < AT_ONCE).map(Duration::from_millis);
+        let pause = schedule.pause(clock::uptime()).filter(|_| looks.len() < AT_ONCE);
+        let pause = Duration::from_millis(pause.map_or(OWN_PORTS, |pause| pause.min(OWN_PORTS)));
         tokio::select! {
             Some((result, name)) = looks.next() => {
                 let news = schedule.looked(&name, result.is_ok(), clock::uptime());
@@ -136,16 +167,14 @@ where
                     return std::future::pending().await;
                 }
             }
-            () = rest(pause) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-async fn rest(pause: Option<Duration>) {
-    match pause {
-        Some(pause) => tokio::time::sleep(pause).await,
-        None => std::future::pending().await,
-    }
+/// The names that services beside this node may call.
+pub(super) fn wanted(entries: &Entries, services: &Services, node: &NodeId) -> Names {
+    names(entries, &services.on(node).map(|endpoint| endpoint.id.service.namespace()).collect())
 }
 
 /// Addresses without repetition, in the order in which they came.

@@ -46,6 +46,8 @@ pub struct World {
 /// What endpoints of ServiceEntries are made of, and what is not as their documents say.
 #[derive(Default)]
 struct Outside {
+    /// Where this node listens beside its data plane.
+    listeners: Vec<SocketAddr>,
     facts: outside::Facts,
     troubles: Vec<Trouble>,
 }
@@ -225,10 +227,34 @@ impl World {
         }
     }
 
-    /// Takes the listeners of this node: nobody is led to them.
+    /// Takes where this node listens beside its data plane: nobody is led there.
     pub fn set_listeners(&self, listeners: Vec<SocketAddr>) {
-        self.outside().facts.own = outside::OwnPorts::of(listeners);
-        self.refold();
+        self.outside().listeners = listeners;
+        self.look_at_own_ports();
+    }
+
+    /// Looks where this node listens now and which addresses its machine has: gateways open their ports at any time.
+    pub(super) fn look_at_own_ports(&self) {
+        let changed = {
+            let mut outside = self.outside();
+            let doors = self.current.doors();
+            let mut listeners = outside.listeners.clone();
+            listeners.extend(doors.open.iter().map(|door| door.listen));
+            listeners.extend(self.current.captures().listen.iter().chain(self.current.local_ports().iter()));
+            let services = self.current.names().iter().map(|(_, address)| address.into()).collect();
+            let own = outside::OwnPorts::of(listeners, services);
+            let changed = outside.facts.own != own;
+            outside.facts.own = own;
+            changed
+        };
+        if changed {
+            self.refold();
+        }
+    }
+
+    /// Where nobody is led.
+    pub(super) fn own_ports(&self) -> outside::OwnPorts {
+        self.outside().facts.own.clone()
     }
 
     /// What is not as ServiceEntries say.
@@ -270,8 +296,8 @@ impl World {
             return before.clone();
         }
         let mut outside = self.outside();
-        let names = outside::names(entries);
-        outside.facts.answers.retain(|name, _| names.contains(name));
+        let names = outside::wanted(entries, services, &self.node);
+        outside.facts.answers.retain(|name, _| names.contains_key(name));
         let (foreign, troubles) = outside::foreign(entries, services, &outside.facts, &self.stats, clock::uptime());
         outside.troubles = troubles;
         self.stats.keep_outside();

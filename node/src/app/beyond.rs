@@ -1,20 +1,25 @@
 //! What this node has to do with the world beyond its mesh: gateways' ports, token issuers, services that ServiceEntries name.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     agent::{jwks, outside, world::World},
-    config::Config,
     proxy::{DataPlane, keep_doors, keep_tls},
     secrets::Secrets,
     tasks::Tasks,
 };
 
 /// Starts the tasks that keep it.
-pub(super) fn start(config: &Config, world: &Arc<World>, plane: &Arc<DataPlane>, secrets: &Secrets, tasks: &Tasks) {
-    world.set_listeners(config.listeners());
+pub(super) fn start(
+    listeners: Vec<SocketAddr>,
+    world: &Arc<World>,
+    plane: &Arc<DataPlane>,
+    secrets: &Secrets,
+    tasks: &Tasks,
+) {
+    world.set_listeners(listeners);
     tasks.critical("gateways", keep_doors(plane.clone(), secrets.clone()));
-    tasks.critical("token-keys", jwks::run(world.current().clone(), tasks.clone()));
+    tasks.critical("token-keys", jwks::run(world.clone(), tasks.clone()));
     tasks.critical("names-outside", outside::run(world.clone()));
     tasks.critical("tls-outside", keep_tls(plane.clone(), secrets.clone()));
 }

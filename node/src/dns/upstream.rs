@@ -4,8 +4,12 @@
 //! is none of a forwarder's business. Nothing is kept: the machine's resolver has a cache, and applications have theirs.
 
 use super::answer::Carrier;
-use crate::snapshot::{Current, Trouble};
+use crate::{
+    clock,
+    snapshot::{Current, Trouble},
+};
 use arc_swap::ArcSwap;
+use certs::codec::Millis;
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
     rr::{Name, RecordType},
@@ -16,7 +20,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -33,6 +37,8 @@ const FILE: &str = "/etc/resolv.conf";
 const RESOLVERS: usize = 3;
 /// How long one may take, before the next is asked.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long others are asked before one that did not answer, milliseconds; then it is tried again.
+const SILENT: Millis = 10_000;
 /// How often it is looked whether there are others.
 const LOOK: Duration = Duration::from_secs(5);
 /// Looks after which resolvers are tried for circles again.
@@ -62,6 +68,8 @@ struct Resolver {
     token: String,
     /// It asks this node what this node asks it.
     circles: AtomicBool,
+    /// Uptime until which others are asked first: it did not answer.
+    silent_until: AtomicU64,
 }
 
 impl Upstreams {
@@ -71,10 +79,13 @@ impl Upstreams {
         upstreams
     }
 
-    /// Asks one after the other; `None` if none answers.
+    /// Asks one after the other, those that were silent lately last; `None` if none answers.
     pub(super) async fn ask(&self, query: &[u8], question_ends: usize, carrier: Carrier) -> Option<Vec<u8>> {
-        let resolvers = self.resolvers.load_full();
-        for resolver in resolvers.iter().filter(|resolver| !resolver.circles.load(Relaxed)) {
+        let (resolvers, now) = (self.resolvers.load_full(), clock::uptime());
+        let mut asked: Vec<_> = resolvers.iter().filter(|resolver| !resolver.circles.load(Relaxed)).collect();
+        // Stable: else the order of the machine's file is kept.
+        asked.sort_by_key(|resolver| resolver.silent_until.load(Relaxed) > now);
+        for resolver in asked {
             let asked = async {
                 match carrier {
                     Carrier::Udp => by_udp(resolver.address, query, question_ends).await,
@@ -82,10 +93,14 @@ impl Upstreams {
                 }
             };
             match timeout(PATIENCE, asked).await {
-                Ok(Ok(answer)) => return Some(answer),
+                Ok(Ok(answer)) => {
+                    resolver.silent_until.store(0, Relaxed);
+                    return Some(answer);
+                }
                 Ok(Err(error)) => tracing::debug!(resolver = %resolver.address, %error, "a resolver failed"),
                 Err(_) => tracing::debug!(resolver = %resolver.address, "a resolver does not answer"),
             }
+            resolver.silent_until.store(clock::uptime() + SILENT, Relaxed);
         }
         None
     }
@@ -152,6 +167,7 @@ impl Upstreams {
                 address,
                 token: format!("{:016x}", rand::random::<u64>()),
                 circles: AtomicBool::new(false),
+                silent_until: AtomicU64::new(0),
             })
         };
         let resolvers: Vec<_> = addresses.into_iter().filter(|one| !own(one)).take(RESOLVERS).map(resolver).collect();
@@ -281,6 +297,31 @@ mod tests {
         assert_eq!(upstreams.troubles(), []);
         assert!(upstreams.is_own_probe(&probe));
         assert_eq!(upstreams.troubles()[0].code, "dns_loop");
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_does_not_answer_is_not_waited_for_by_every_query() {
+        let [silent, answering] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let addresses = [&silent, &answering].map(|socket| socket.local_addr().unwrap()).to_vec();
+        let upstreams = Upstreams::new("127.0.0.1:1".parse().unwrap(), Some(addresses));
+        std::thread::spawn(move || {
+            let mut packet = [0; 512];
+            while let Ok((length, from)) = answering.recv_from(&mut packet) {
+                packet[2] |= 0x80;
+                answering.send_to(&packet[..length], from).unwrap();
+            }
+        });
+        let query = upstreams.resolvers.load()[0].probe().unwrap();
+        let ask = async || {
+            let began = clock::uptime();
+            assert!(upstreams.ask(&query, query.len(), Carrier::Udp).await.is_some());
+            clock::uptime() - began
+        };
+        let patience = u64::try_from(PATIENCE.as_millis()).unwrap();
+        assert!(ask().await >= patience, "the first finds it out");
+        assert!(ask().await < patience, "the next asks the other one");
+        upstreams.resolvers.load()[0].silent_until.store(0, Relaxed);
+        assert!(ask().await >= patience, "after a while it is tried again");
     }
 
     #[test]

@@ -263,7 +263,7 @@ impl Captured {
         let Some(speaker) = self.speaker(context, Place::Outside) else { return stream.reset() };
         let speaker = speaker.load_full();
         let snapshot = context.current.load();
-        let ends = outbound::Ends { remote, local: original };
+        let ends = outbound::Ends { remote, local: original, dialled: Some(original) };
         let mut account = Account::new(outbound::begin_connection(context, &speaker, &snapshot, ends, None));
         let refused = speaker.stays_inside(&snapshot);
         let pair = if refused { speaker.to_nothing() } else { speaker.to_outside() };
@@ -289,7 +289,8 @@ impl Captured {
             context.cut().await;
             End::Stopped
         };
-        relay(stream, outside, &mut [account], Spans { idle: Some(IDLE), whole: None }, stopped).await;
+        relay(&context.budget, (stream, outside), &mut [account], Spans { idle: Some(IDLE), whole: None }, stopped)
+            .await;
     }
 }
 

@@ -17,14 +17,14 @@ use crate::{
         self, Preface,
         lease::{Pings, Terms},
     },
-    snapshot::{Circuit, Endpoint, Foreign, Instance, Snapshot, Table},
+    snapshot::{Circuit, Circuits, Endpoint, Foreign, Instance, Snapshot, Table},
     telemetry::{Pair, Recorder, Workload},
 };
 use certs::id::SpiffeId;
 use http::{HeaderValue, Version};
 use policy::{
     hosts::Protocol,
-    kinds::{ClientTlsMode, ConsistentHash, H2Upgrade, LocalityLb},
+    kinds::{ClientTlsMode, ConsistentHash, H2Upgrade, LocalityLb, Resolution},
     route::{ClusterPolicy, Destination, Route},
 };
 use std::{
@@ -51,6 +51,7 @@ struct Key {
     destination: usize,
     port: u16,
     carries: Carries,
+    dialled: Option<SocketAddr>,
 }
 
 /// A destination and its endpoints.
@@ -61,6 +62,8 @@ pub(super) struct Cluster {
     /// All endpoints of the subset with the port, healthy or not; the table knows them by their position.
     pub(super) members: Arc<[Member]>,
     endpoints: Arc<[Instance]>,
+    /// Its only endpoint is where the caller had dialled.
+    is_dialled: bool,
     /// What outlives this snapshot.
     pub(super) circuit: Arc<Circuit>,
     /// The policy, and the choice that it leads to.
@@ -191,7 +194,8 @@ impl Cluster {
 }
 
 impl Context {
-    /// The cluster of a destination for what is to be carried there.
+    /// The cluster of a destination for what is to be carried there. It arrived for this port; of what the kernel brought here the caller
+    /// had `dialled` that place, which is the only endpoint of a host that goes by it (`resolution: NONE`).
     ///
     /// # Errors
     /// Nobody defines the destination.
@@ -201,12 +205,14 @@ impl Context {
         speaker: &Speaker,
         route: &Arc<Route>,
         destination: &Destination,
-        arrived: u16,
+        (arrived, dialled): (u16, Option<SocketAddr>),
         carries: Carries,
     ) -> Result<Arc<Cluster>, Cause> {
         let (entries, namespace) = (snapshot.compiled.entries(), speaker.source.namespace.as_str());
         let port = destination.port(&*snapshot.services, entries, namespace, arrived);
-        let key = Key { speaker: speaker.id, destination: std::ptr::from_ref(destination).addr(), port, carries };
+        let dialled = dialled.filter(|_| goes_where_dialled(snapshot, destination, namespace));
+        let destination_address = std::ptr::from_ref(destination).addr();
+        let key = Key { speaker: speaker.id, destination: destination_address, port, carries, dialled };
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::ptr::eq(clusters.snapshot.as_ptr(), Arc::as_ptr(snapshot)) || clusters.known.len() >= LIMIT {
             clusters.snapshot = Arc::downgrade(snapshot);
@@ -218,7 +224,7 @@ impl Context {
             }
             return Ok(Arc::clone(cluster));
         }
-        let cluster = Arc::new(self.build(snapshot, speaker, route, destination, (port, carries))?);
+        let cluster = Arc::new(self.build(snapshot, speaker, route, destination, (port, carries, dialled))?);
         clusters.known.insert(key, Arc::clone(&cluster));
         Ok(cluster)
     }
@@ -229,7 +235,7 @@ impl Context {
         speaker: &Speaker,
         route: &Arc<Route>,
         destination: &Destination,
-        (port, carries): (u16, Carries),
+        (port, carries, dialled): (u16, Carries, Option<SocketAddr>),
     ) -> Result<Cluster, Cause> {
         let target = destination.seen_by(&speaker.source.labels);
         let namespace = speaker.source.namespace.as_str();
@@ -253,7 +259,9 @@ impl Context {
         } else {
             Versions::Port(protocol)
         };
-        let endpoints: Arc<[Instance]> = candidates.members().into();
+        let own = dialled.and_then(|to| Some(candidates.entry()?.dialled(port, to)));
+        let is_dialled = own.is_some();
+        let endpoints: Arc<[Instance]> = own.map_or_else(|| candidates.members(), |own| vec![own]).into();
         let served = |endpoint: &Arc<Endpoint>, port: u16| {
             let preface = |protocol| Preface {
                 service: endpoint.id.service.clone(),
@@ -291,11 +299,12 @@ impl Context {
         let circuit = self.circuits.of(&speaker.name, addressed.clone(), destination.cluster(port));
         let config = snapshot.compiled.config();
         let localities = Arc::clone(&config.locality);
-        let table = self.table(&circuit, &endpoints, policy, speaker, &localities);
+        let table = self.table(&circuit, (&endpoints, is_dialled), policy, speaker, &localities);
         Ok(Cluster {
             _route: Arc::clone(route),
             members,
             endpoints,
+            is_dialled,
             outward: candidates.entry().map(|foreign| {
                 Arc::new(Outward {
                     terms: inbound::Terms::of(policy, config),
@@ -324,11 +333,12 @@ impl Context {
             _route: Arc::clone(&cluster._route),
             members: Arc::clone(&cluster.members),
             endpoints: Arc::clone(&cluster.endpoints),
+            is_dialled: cluster.is_dialled,
             outward: cluster.outward.clone(),
             circuit: Arc::clone(&cluster.circuit),
             table: self.table(
                 &cluster.circuit,
-                &cluster.endpoints,
+                (&cluster.endpoints, cluster.is_dialled),
                 &cluster.table.policy,
                 speaker,
                 &cluster.localities,
@@ -346,14 +356,26 @@ impl Context {
     fn table(
         &self,
         circuit: &Circuit,
-        endpoints: &[Instance],
+        (endpoints, is_dialled): (&[Instance], bool),
         policy: &Arc<ClusterPolicy>,
         speaker: &Speaker,
         localities: &Arc<LocalityLb>,
     ) -> Arc<Table> {
         let client = Client { setting: Arc::clone(localities), ..speaker.client.clone() };
-        self.circuits.table(circuit, endpoints, policy, &client, clock::uptime(), self.random())
+        let (now, random) = (clock::uptime(), self.random());
+        if is_dialled {
+            Circuits::table_apart(circuit, endpoints, policy, &client, now, random)
+        } else {
+            self.circuits.table(circuit, endpoints, policy, &client, now, random)
+        }
     }
+}
+
+/// A registered service goes before a ServiceEntry of its name.
+fn goes_where_dialled(snapshot: &Snapshot, destination: &Destination, namespace: &str) -> bool {
+    let is_service = destination.service.as_ref().is_some_and(|name| snapshot.services.get(name).is_some());
+    let made = || snapshot.compiled.entries().find(&destination.host, namespace);
+    !is_service && made().is_some_and(|made| made.entry.resolution == Resolution::None)
 }
 
 impl Context {

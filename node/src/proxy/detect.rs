@@ -54,6 +54,23 @@ pub(super) async fn host(stream: &TcpStream, bounds: &Bounds) -> io::Result<Opti
     look(stream, bounds, |bytes| http1::host_of(bytes, limits), None).await
 }
 
+/// Rests between looks at bytes that stay unread: a socket that holds some would wake its reader at once.
+#[derive(Debug)]
+pub(super) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(PAUSE)
+    }
+}
+
+impl Pauses {
+    pub(super) async fn rest(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
 /// Looks at more and more until it can be said; who sends a part and then nothing is taken for the `otherwise`.
 async fn look<T: Clone>(
     stream: &TcpStream,
@@ -61,10 +78,12 @@ async fn look<T: Clone>(
     judge: impl Fn(&[u8]) -> Option<T>,
     otherwise: T,
 ) -> io::Result<T> {
+    // Who says nothing needs no room for what it says.
+    timeout(bounds.idle, stream.readable()).await??;
     let mut bytes = vec![0; LOOK];
     let mut length = timeout(bounds.idle, stream.peek(&mut bytes)).await??;
     let looking = async {
-        let mut pause = PAUSE;
+        let mut pauses = Pauses::default();
         loop {
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -75,8 +94,7 @@ async fn look<T: Clone>(
             if length == bytes.len() {
                 return Ok(otherwise.clone());
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pauses.rest().await;
             length = stream.peek(&mut bytes).await?;
         }
     };

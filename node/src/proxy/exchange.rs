@@ -79,6 +79,11 @@ impl Exchange {
         self.body = Some(body);
     }
 
+    /// Its body; as one that has come to its end where nothing is sent of it any more.
+    pub(super) fn upload(&self) -> Completion {
+        self.body.clone().unwrap_or_default()
+    }
+
     /// Notes how long the request's body was, once it has come to its end.
     fn settle(&mut self) {
         if let Some(body) = self.body.take_if(|body| body.is_complete()) {

@@ -73,18 +73,24 @@ pub(super) async fn accept(
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections of applications");
-                tokio::time::sleep(REST).await;
-                continue;
+                if rests(&context, &close).await {
+                    continue;
+                }
+                return;
             }
         };
         // Further connections of applications wait in the backlog.
         while context.connections.load(Ordering::Relaxed) >= serves.room(&context) {
-            tokio::time::sleep(REST).await;
+            if !rests(&context, &close).await {
+                return;
+            }
         }
         if !descriptors::leaves_room(&stream) {
             tracing::warn!("file descriptors are short: connections of applications wait (raise `ulimit -n`)");
             while descriptors::are_short() {
-                tokio::time::sleep(REST).await;
+                if !rests(&context, &close).await {
+                    return;
+                }
             }
         }
         let counted = Counted::new(&context);
@@ -107,6 +113,15 @@ pub(super) async fn accept(
                 context.tasks.detach("client connection", tracked);
             }
         }
+    }
+}
+
+/// Waits for room; false if the listener is to end meanwhile.
+async fn rests(context: &Context, close: &CancellationToken) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(REST) => true,
+        () = close.cancelled() => false,
+        () = context.draining() => false,
     }
 }
 

@@ -25,6 +25,7 @@ mod outbound;
 mod outcome;
 mod outliers;
 mod plane;
+mod reading;
 mod reply;
 mod tcp;
 mod upgrade;

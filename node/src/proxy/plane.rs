@@ -123,7 +123,7 @@ fn register(shared: &Shared) {
     let kept = move || gauge(budget.taken());
     shared.telemetry.collect(
         "skein_replay_bytes",
-        "Bytes of bodies kept for retries, in copies, and in windows of HTTP/2 whose readers are behind",
+        "Bytes of bodies kept for retries, in copies, and of HTTP/2 and connections of bytes whose readers are behind",
         Kind::Gauge,
         kept,
     );
@@ -282,6 +282,7 @@ impl DataPlane {
             }
             stays
         });
+        self.shared.current.tell_local_ports(open.values().map(|open| open.bound).collect());
         let address = |key: &Key| open.get(key).map_or(key.listen, |open| open.bound);
         let mut bound = Bound::default();
         for key in &keys {

@@ -205,15 +205,16 @@ pub(super) fn answered<B>(response: &Response<B>, asked: Option<&HeaderValue>) -
 /// Joins the caller's connection with that of a 101 response, as soon as both are free. Where the server is beside this node, the
 /// tunnel ends when policy denies it.
 pub(super) fn join<B>(context: &Context, caller: Caller, response: &mut Response<B>) {
-    join_holding(context, caller, response, ());
+    join_holding(context, caller, response, (), None);
 }
 
-/// As [`join`]; `held` is dropped when the tunnel has ended.
+/// As [`join`]; `held` is dropped when the tunnel has ended, which is also when what was admitted at a gateway is denied.
 pub(super) fn join_holding<B>(
     context: &Context,
     caller: Caller,
     response: &mut Response<B>,
     held: impl Send + 'static,
+    admitted: Option<Standing>,
 ) {
     // By HTTP/2 the stream of an application becomes the tunnel.
     let by_http2 = hyper::upgrade::on(&mut *response);
@@ -250,17 +251,16 @@ pub(super) fn join_holding<B>(
                 copy(server_read, caller_write, &active, idle)
             )
         };
-        let forbidden = async {
-            match standing {
-                Some(mut standing) => standing.forbidden().await,
-                None => std::future::pending().await,
-            }
+        let forbidden = async |standing: Option<Standing>| match standing {
+            Some(mut standing) => standing.forbidden().await,
+            None => std::future::pending().await,
         };
         tokio::select! {
             ended = both => if let Err(error) = ended {
                 tracing::debug!(%error, "upgraded connection ended");
             },
-            () = forbidden => {}
+            () = forbidden(standing) => {}
+            () = forbidden(admitted) => {}
             _ = lost => {}
         }
     });

@@ -164,23 +164,25 @@ impl Circuits {
             }
             None => lock(&self.outliers).remove_cluster(&circuit.key),
         }
-        let mut balance = BalancePolicy::from(&**policy);
-        if policy.load_balancer.locality.is_none() {
-            balance.locality = LocalityPolicy::from(&*client.setting);
-        }
-        let limits = PoolLimits::from(&**policy);
-        let table = Arc::new(Table {
-            policy: Arc::clone(policy),
-            balancer: LoadBalancer::new(hosts, &balance, client, random),
-            limits: (limits != PoolLimits::default()).then_some(limits),
-            outliers,
-            times_requests: balance.algorithm == Algorithm::PeakEwma,
-            members: members.into(),
-            client: client.clone(),
-            epoch,
-        });
+        let table = Arc::new(Table::new((members, hosts), policy, (outliers, epoch), client, random));
         *newest = Some(Arc::clone(&table));
         table
+    }
+
+    /// As [`Circuits::table`], of members that one caller brought by itself: others of the cluster have other ones, so the table is kept by
+    /// who asks, and nobody is ejected. What may be under way is the whole cluster's.
+    #[must_use]
+    pub fn table_apart(
+        circuit: &Circuit,
+        members: &[Instance],
+        policy: &Arc<ClusterPolicy>,
+        client: &Client,
+        now: Millis,
+        random: u64,
+    ) -> Arc<Table> {
+        circuit.used.store(now, Relaxed);
+        let (hosts, epoch) = (members.iter().map(host).collect(), circuit.epoch.load(Relaxed));
+        Arc::new(Table::new((members, hosts), policy, (None, epoch), client, random))
     }
 
     /// An endpoint met a limit of its policy: it goes out, unless too many are.
@@ -312,6 +314,30 @@ impl Circuit {
 }
 
 impl Table {
+    fn new(
+        (members, hosts): (&[Instance], Vec<Host>),
+        policy: &Arc<ClusterPolicy>,
+        (outliers, epoch): (Option<Arc<OutlierPolicy>>, u64),
+        client: &Client,
+        random: u64,
+    ) -> Self {
+        let mut balance = BalancePolicy::from(&**policy);
+        if policy.load_balancer.locality.is_none() {
+            balance.locality = LocalityPolicy::from(&*client.setting);
+        }
+        let limits = PoolLimits::from(&**policy);
+        Self {
+            policy: Arc::clone(policy),
+            balancer: LoadBalancer::new(hosts, &balance, client, random),
+            limits: (limits != PoolLimits::default()).then_some(limits),
+            outliers,
+            times_requests: balance.algorithm == Algorithm::PeakEwma,
+            members: members.into(),
+            client: client.clone(),
+            epoch,
+        }
+    }
+
     fn is_for(&self, members: &[Instance], policy: &Arc<ClusterPolicy>, client: &Client, epoch: u64) -> bool {
         self.epoch == epoch
             && Arc::ptr_eq(&self.policy, policy)

@@ -26,6 +26,11 @@ pub struct EndpointStats {
 }
 
 impl EndpointStats {
+    /// Of an endpoint that no table lists.
+    pub(super) fn unlisted(key: &str) -> Arc<Self> {
+        Arc::new(Self { key: key.into(), ..Self::default() })
+    }
+
     /// The endpoint's id as text.
     #[must_use]
     pub fn key(&self) -> &Key {
@@ -157,7 +162,7 @@ impl StatsTable {
         if let Some(stats) = self.outside.get(key) {
             return stats.clone();
         }
-        let stats = Arc::new(EndpointStats { key: key.into(), ..EndpointStats::default() });
+        let stats = EndpointStats::unlisted(key);
         stats.load.arrived(now);
         self.outside.entry(Key::clone(&stats.key)).or_insert(stats).clone()
     }

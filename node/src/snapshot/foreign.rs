@@ -78,6 +78,22 @@ impl Foreign {
         self.instances.iter().any(|instance| matches!(instance, Instance::Outside(_)))
     }
 
+    /// The endpoint of a caller that dialled this place by itself (`resolution: NONE`), for a port of the service.
+    #[must_use]
+    pub fn dialled(&self, port: u16, to: SocketAddr) -> Instance {
+        let (address, own) = (to.ip().to_canonical(), self.service.declared(port).and_then(|declared| declared.target));
+        let own = own.unwrap_or(to.port());
+        let key = format!("{}/{}", self.service.host, SocketAddr::new(address, own));
+        Instance::Outside(Arc::new(Outside {
+            address,
+            ports: [(port, own)].into(),
+            labels: Arc::default(),
+            locality: "".into(),
+            weight: 1,
+            stats: EndpointStats::unlisted(&key),
+        }))
+    }
+
     /// The port on which an endpoint takes what is sent to this port of the service; `None` if it takes nothing there.
     #[must_use]
     pub fn port_of(&self, instance: &Instance, port: u16) -> Option<u16> {

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    cmp::Reverse,
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
@@ -146,7 +147,8 @@ impl Entries {
     }
 
     /// The one that a connection to this address means to callers of this namespace, if it has the port: whose address it is, or in
-    /// whose network it lies; else one without addresses, for which all of a TCP port is taken.
+    /// whose network it lies, of several the callers' own, then the smallest, then the oldest; else one without addresses, for which all of
+    /// a TCP port is taken.
     pub fn at<'s>(&self, address: IpAddr, port: u16, scope: impl Into<Scope<'s>>) -> Option<&Arc<EntryService>> {
         let scope = scope.into().at(port);
         let protocol = |made: &EntryService| made.ports.iter().find(|own| own.number == port).map(|own| own.protocol);
@@ -156,12 +158,16 @@ impl Entries {
         }
         let able = |made: &&Arc<EntryService>| made.is_seen(scope) && !made.host.starts_with('*');
         let foreign = |made: &&Arc<EntryService>| made.document.namespace != scope.namespace;
-        let within = |made: &&Arc<EntryService>| {
-            protocol(made).is_some() && made.entry.addresses.iter().any(|network| network.contains(address))
+        let around = |made: &Arc<EntryService>| {
+            let networks = made.entry.addresses.iter().filter(|network| network.contains(address));
+            networks.map(Subnet::length).max()
         };
+        let within = |made: &&Arc<EntryService>| protocol(made).is_some() && around(made).is_some();
         let takes_all =
             |made: &&Arc<EntryService>| protocol(made) == Some(Protocol::Tcp) && made.entry.addresses.is_empty();
-        let first = self.all.iter().filter(able).filter(within).min_by_key(foreign);
+        // `min_by_key` keeps the first of equals.
+        let nearest = |made: &&Arc<EntryService>| (foreign(made), Reverse(around(made)));
+        let first = self.all.iter().filter(able).filter(within).min_by_key(nearest);
         first.or_else(|| self.all.iter().filter(able).filter(takes_all).min_by_key(foreign))
     }
 
@@ -198,9 +204,14 @@ impl Entries {
 }
 
 impl EntryService {
+    /// True if callers of this namespace may see it.
+    pub fn is_exported_to(&self, namespace: &str) -> bool {
+        self.export_to.includes(namespace)
+    }
+
     /// True if it is exported to the caller's namespace and the caller's Sidecar imports it.
     fn is_seen(&self, scope: Scope<'_>) -> bool {
-        self.export_to.includes(scope.namespace) && scope.sees(self)
+        self.is_exported_to(scope.namespace) && scope.sees(self)
     }
 
     fn age(&self) -> (Millis, &str, &str) {

@@ -81,6 +81,8 @@ pub struct TlsServer {
     pub document: DocumentId,
     /// Its place among the document's servers.
     pub server: usize,
+    /// The name of its port, which no other of the document's servers has.
+    pub port_name: String,
     /// Server names: full ones, `*.example.com`, or `*` for every one and none.
     pub names: Vec<String>,
     /// How TLS is met.
@@ -268,7 +270,8 @@ impl Opening<'_> {
                         Behind::Bytes(bytes())
                     };
                     let (document, tls) = (document.id.clone(), tls.clone());
-                    servers.push(TlsServer { document, server: index, names, tls, behind });
+                    let port_name = server.port.name.clone();
+                    servers.push(TlsServer { document, server: index, port_name, names, tls, behind });
                     None
                 }
             }

@@ -193,11 +193,12 @@ impl MeshConfig {
             telemetry_providers,
             default_providers,
         };
-        // Captured connections pass unless it is REGISTRY_ONLY; nothing passes at an explicit port, whatever it says.
+        // Captured connections pass unless it is REGISTRY_ONLY; nothing passes at a proxy port, whatever it says.
         if let Some(at) =
             fields.get("outboundTrafficPolicy").filter(|_| config.outbound == Some(OutboundPolicy::AllowAny))
         {
-            at.unbuilt("`outboundTrafficPolicy: {mode: ALLOW_ANY}` at proxy ports");
+            let message = "ALLOW_ANY is for captured connections: proxy ports lead to nothing that no document names";
+            at.warn(codes::IGNORED, message, "name what is outside the mesh by a ServiceEntry");
         }
         fields.finish();
         refuse_dry_run(spec, metadata);

@@ -53,8 +53,9 @@ fn best_tcp<'r>(
     best.map(|(_, route)| route)
 }
 
-/// The route of a connection of TLS that asks for this server name, empty if for none: of the rule with the most specific name that
-/// covers it, the first among equals; else that of a connection of bytes.
+/// The route of a connection of TLS that asks for this server name, empty if for none: of the rules with the smallest network that the
+/// connection meant, as Envoy's filter chains have it, the one with the most specific name that covers it, the first among equals; else that
+/// of a connection of bytes.
 pub fn route_tls(compiled: &Compiled, connection: &Connection<'_>, server_name: &str) -> Arc<Route> {
     let namespace = connection.source.namespace.as_str();
     let found = virtual_service(compiled, connection);
@@ -73,7 +74,7 @@ fn best_tls<'r>(
     let specificity = |condition: &TlsMatch| {
         let length = holds(&condition.connection, connection, place)?;
         let names = condition.sni_hosts.iter().filter(|name| hosts::covers(name, &server_name));
-        names.map(|name| (!name.starts_with('*'), name.len(), length)).max()
+        names.map(|name| (length, !name.starts_with('*'), name.len())).max()
     };
     let held = rules.filter_map(|(rule, route)| Some((rule.matches.iter().filter_map(specificity).max()?, route)));
     // `min_by_key` keeps the first of equals.

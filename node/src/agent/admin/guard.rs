@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_dns_can_point_here_are_not() {
+    fn a108_names_that_dns_can_point_here_are_not() {
         for host in ["evil.example", "evil.example:15000", "localhost.evil.example", "127.0.0.1.evil.example", "", "x:"]
         {
             assert!(headers(&with(&[(header::HOST, host)])).is_err(), "{host}");
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_own_origin_may_ask() {
+    fn a108_only_the_own_origin_may_ask() {
         let own = [(header::HOST, "127.0.0.1:15000"), (header::ORIGIN, "http://127.0.0.1:15000")];
         assert!(headers(&with(&own)).is_ok());
         for origin in ["http://evil.example", "null", "http://127.0.0.1:9", "https://127.0.0.1:15000"] {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_and_allowed_networks_may_connect() {
+    fn a108_loopback_and_allowed_networks_may_connect() {
         let allowed = [Cidr::parse("10.0.0.0/8").unwrap()];
         for (address_, expected) in [
             ("127.0.0.9:1", true),

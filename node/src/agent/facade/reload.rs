@@ -71,7 +71,7 @@ impl Agent {
         self.inner.sync.identity.refresh(&after.accounts(), &self.state().lifetimes(), self.now(), 0.5);
         self.inner.local.set(&after.services, &self.state()).await;
         self.inner.sync.renew.notify_one();
-        self.inner.sync.world.set_listeners(after.listeners());
+        self.inner.sync.world.look_at_own_ports();
         self.inner.given.store(Arc::new(given));
         self.inner.config.store(after);
         self.inner.group_troubles.store(Arc::new(troubles));

@@ -1,6 +1,11 @@
-//! One fetch of a key set: HTTP or HTTPS, with the machine's own list of authorities, no redirects, bounded in size and time.
+//! One fetch of a key set: HTTP or HTTPS, with the machine's own list of authorities, no redirects, bounded in size and time. Names mean
+//! no more here than in ServiceEntries (attack case A107).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
@@ -11,6 +16,7 @@ use tokio::{net::TcpStream, sync::OnceCell, time::timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    agent::outside::{OwnPorts, refused},
     http1::client::{Connection, Io},
     tasks::Tasks,
 };
@@ -32,35 +38,41 @@ impl Fetcher {
         Self { tasks, tls: OnceCell::new() }
     }
 
-    /// The keys of a source.
+    /// The keys of a source. Nothing is asked at the node's `own` ports.
     ///
     /// # Errors
     /// Why there are none, for people.
-    pub(super) async fn keys(&self, source: &Source, time: Duration) -> Result<KeySet, String> {
+    pub(super) async fn keys(&self, source: &Source, time: Duration, own: &OwnPorts) -> Result<KeySet, String> {
+        let (Source::Url(written) | Source::Issuer(written)) = source;
+        let asking = Asking { written: host_of(written), own };
         let all = async {
             let url = match source {
                 Source::Url(url) => url.clone(),
-                Source::Issuer(issuer) => self.discover(issuer).await?,
+                Source::Issuer(issuer) => self.discover(issuer, &asking).await?,
             };
-            let text = self.get(&url).await?;
+            let text = self.get(&url, &asking).await?;
             KeySet::read(&text).map_err(|why| format!("{url}: {why}"))
         };
         timeout(time, all).await.unwrap_or_else(|_| Err(format!("no answer within {time:?}")))
     }
 
-    async fn discover(&self, issuer: &str) -> Result<String, String> {
+    async fn discover(&self, issuer: &str, asking: &Asking<'_>) -> Result<String, String> {
         let url = format!("{}{DISCOVERY}", issuer.trim_end_matches('/'));
-        let text = self.get(&url).await?;
+        let text = self.get(&url, asking).await?;
         let json: serde_json::Value = serde_json::from_str(&text).map_err(|_| format!("{url}: not JSON"))?;
         let found = json.get("jwks_uri").and_then(serde_json::Value::as_str);
-        found.map(str::to_owned).ok_or_else(|| format!("{url}: no `jwks_uri`"))
+        let found = found.ok_or_else(|| format!("{url}: no `jwks_uri`"))?;
+        if may_lead(&url, found) {
+            return Ok(found.to_owned());
+        }
+        Err(format!("{url}: its `jwks_uri` is `{found}`: keys of an issuer with https come by https"))
     }
 
-    async fn get(&self, url: &str) -> Result<String, String> {
-        self.get_from(url).await.map_err(|why| format!("{url}: {why}"))
+    async fn get(&self, url: &str, asking: &Asking<'_>) -> Result<String, String> {
+        self.get_from(url, asking).await.map_err(|why| format!("{url}: {why}"))
     }
 
-    async fn get_from(&self, url: &str) -> Result<String, String> {
+    async fn get_from(&self, url: &str, asking: &Asking<'_>) -> Result<String, String> {
         let uri: Uri = url.parse().map_err(|_| "not a URL")?;
         let authority = uri.authority().ok_or("not a URL")?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
@@ -70,7 +82,8 @@ impl Fetcher {
             _ => return Err("neither http nor https".to_owned()),
         };
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
+        let addresses = asking.addresses(host, port).await?;
+        let stream = TcpStream::connect(&*addresses).await.map_err(|error| error.to_string())?;
         if !is_tls {
             return self.ask(stream, &uri).await;
         }
@@ -99,6 +112,41 @@ impl Fetcher {
         let body = body.map_err(|error| format!("the answer broke off or is too long: {error}"))?;
         String::from_utf8(body.to_bytes().to_vec()).map_err(|_| "not text".to_owned())
     }
+}
+
+/// What holds for all requests of one fetch.
+struct Asking<'a> {
+    /// The host that the document names.
+    written: Option<String>,
+    own: &'a OwnPorts,
+}
+
+impl Asking<'_> {
+    /// Where a host is. An address that the document writes out is meant; what a name or an answer gives may not be this machine's.
+    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
+        let is_meant = host.parse::<IpAddr>().is_ok() && self.written.as_deref() == Some(host);
+        let (mut allowed, mut why) = (Vec::new(), "it has no address".to_owned());
+        for address in found {
+            let what = refused(host, address.ip()).filter(|_| !is_meant);
+            match what.or_else(|| self.own.contains(address).then_some("a port of this node itself")) {
+                None => allowed.push(address),
+                Some(what) => why = format!("`{host}` is {address}, {what}: it is not asked"),
+            }
+        }
+        if allowed.is_empty() { Err(why) } else { Ok(allowed) }
+    }
+}
+
+fn host_of(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    Some(uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+/// What https says is not left to whoever listens on the way.
+fn may_lead(from: &str, to: &str) -> bool {
+    let is_https = |url: &str| url.parse::<Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https"));
+    !is_https(from) || is_https(to)
 }
 
 async fn connector() -> Result<TlsConnector, String> {
@@ -162,8 +210,9 @@ mod tests {
         let time = Duration::from_secs(20);
         let url = |path: &str| Source::Url(format!("http://127.0.0.1:{port}{path}"));
         let issuer = |path: &str| Source::Issuer(format!("http://127.0.0.1:{port}{path}"));
-        assert_eq!(fetcher.keys(&url("/keys?a=b"), time).await.unwrap().len(), 1);
-        assert_eq!(fetcher.keys(&issuer("/i/"), time).await.unwrap().len(), 1);
+        let own = OwnPorts::default();
+        assert_eq!(fetcher.keys(&url("/keys?a=b"), time, &own).await.unwrap().len(), 1);
+        assert_eq!(fetcher.keys(&issuer("/i/"), time, &own).await.unwrap().len(), 1);
         for (source, why) in [
             (url("/x"), "not JSON"),
             (url("/moved"), "302"),
@@ -174,9 +223,45 @@ mod tests {
             (Source::Url("ftp://a/".to_owned()), "neither http nor https"),
             (Source::Url("http://127.0.0.1:1/".to_owned()), "refused"),
         ] {
-            let error = fetcher.keys(&source, time).await.unwrap_err();
+            let error = fetcher.keys(&source, time, &own).await.unwrap_err();
             assert!(error.contains(why), "{source:?}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a107_keys_are_fetched_from_nowhere_that_no_document_writes_out() {
+        let tasks = Tasks::new();
+        let port = server(&tasks, |path, port| match path {
+            "/away/.well-known/openid-configuration" => {
+                ok(&format!(r#"{{"jwks_uri": "http://127.0.0.2:{port}/keys"}}"#))
+            }
+            _ => ok(KEYS),
+        })
+        .await;
+        let (fetcher, time) = (Fetcher::new(tasks.clone()), Duration::from_secs(20));
+        let listener: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+        let (nothing, own) = (OwnPorts::default(), OwnPorts { listeners: vec![listener], ..OwnPorts::default() });
+        let url = |host: &str| Source::Url(format!("http://{host}:{port}/keys"));
+        assert!(fetcher.keys(&url("127.0.0.1"), time, &nothing).await.is_ok(), "it is written out");
+        assert!(fetcher.keys(&url("localhost"), time, &nothing).await.is_ok(), "that is what it says");
+        for (source, own, why) in [
+            (url("127.0.0.1"), &own, "a port of this node itself"),
+            (url("localhost"), &own, "a port of this node itself"),
+            (Source::Issuer(format!("http://127.0.0.1:{port}/away")), &nothing, "this machine"),
+        ] {
+            let error = fetcher.keys(&source, time, own).await.unwrap_err();
+            assert!(error.contains(why), "{source:?}: {error}");
+        }
+        let asking = Asking { written: host_of("https://issuer.example/"), own: &nothing };
+        let metadata = asking.addresses("169.254.169.254", 80).await.unwrap_err();
+        assert!(metadata.contains("link-local"), "{metadata}");
+        let ways = [
+            ("https://a", "http://a/b"),
+            ("https://a", "HTTPS://b/"),
+            ("http://a", "http://b"),
+            ("http://a", "https://b"),
+        ];
+        assert_eq!(ways.map(|(from, to)| may_lead(from, to)), [false, true, true, true]);
     }
 
     #[tokio::test]
@@ -184,7 +269,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let fetcher = Fetcher::new(Tasks::new());
-        let error = fetcher.keys(&Source::Url(url), Duration::from_millis(50)).await.unwrap_err();
+        let error = fetcher.keys(&Source::Url(url), Duration::from_millis(50), &OwnPorts::default()).await.unwrap_err();
         assert!(error.contains("no answer within"), "{error}");
     }
 }

@@ -13,7 +13,7 @@ use policy::{
 };
 
 use super::{
-    Answer, OwnPorts,
+    Answer, Names, OwnPorts,
     forbidden::{self},
 };
 use crate::{
@@ -29,13 +29,13 @@ pub(in crate::agent) struct Facts {
     pub(in crate::agent) own: OwnPorts,
 }
 
-/// Names that are to be looked up.
-pub(in crate::agent) fn names(entries: &Entries) -> BTreeSet<Arc<str>> {
-    let mut names = BTreeSet::new();
-    for made in entries.all() {
+/// Names that are to be looked up for callers of these namespaces.
+pub(in crate::agent) fn names(entries: &Entries, callers: &BTreeSet<&str>) -> Names {
+    let mut names = Names::new();
+    for made in entries.all().iter().filter(|made| callers.iter().any(|caller| made.is_exported_to(caller))) {
         for place in places(made) {
             if let At::Name(name) = place.at {
-                names.insert(name.into());
+                names.entry(name.into()).or_default().insert(made.namespace.clone());
             }
         }
     }

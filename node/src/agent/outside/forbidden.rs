@@ -10,27 +10,32 @@ const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 /// Listeners of this node that are no application's: administration, the mesh, and ports at which requests would come back to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::agent) struct OwnPorts {
-    /// As configured.
+    /// Where it listens.
     pub(in crate::agent) listeners: Vec<SocketAddr>,
+    /// Loopback addresses that mean services of the mesh to programs of this machine.
+    pub(in crate::agent) services: Vec<IpAddr>,
     /// Addresses of this machine.
     pub(in crate::agent) machine: Vec<IpAddr>,
 }
 
 impl OwnPorts {
     /// Of this machine.
-    pub(in crate::agent) fn of(listeners: Vec<SocketAddr>) -> Self {
+    pub(in crate::agent) fn of(listeners: Vec<SocketAddr>, services: Vec<IpAddr>) -> Self {
         let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
         let ip = |address: nix::ifaddrs::InterfaceAddress| {
             let address = address.address?;
             let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
             v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
         };
-        Self { listeners, machine: all.filter_map(ip).collect() }
+        Self { listeners, services, machine: all.filter_map(ip).collect() }
     }
 
     /// True if one of them is reached there.
-    pub(super) fn contains(&self, to: SocketAddr) -> bool {
+    pub(in crate::agent) fn contains(&self, to: SocketAddr) -> bool {
         let ip = to.ip().to_canonical();
+        if self.services.contains(&ip) {
+            return true;
+        }
         let of_machine = ip.is_loopback() || ip.is_unspecified() || self.machine.contains(&ip);
         self.listeners.iter().any(|own| {
             let bound = own.ip().to_canonical();
@@ -42,7 +47,7 @@ impl OwnPorts {
 }
 
 /// Why a name may not mean this address; `None` if it may.
-pub(super) fn refused(name: &str, address: IpAddr) -> Option<&'static str> {
+pub(in crate::agent) fn refused(name: &str, address: IpAddr) -> Option<&'static str> {
     let address = embedded(address).unwrap_or_else(|| address.to_canonical());
     let what = match address {
         IpAddr::V4(v4) if v4.is_loopback() => "this machine",
@@ -117,6 +122,7 @@ mod tests {
     fn own_ports_are_known_by_every_address_of_the_machine() {
         let own = OwnPorts {
             listeners: ["127.0.0.1:15000", "0.0.0.0:15008", "127.0.0.1:0"].map(|text| text.parse().unwrap()).to_vec(),
+            services: vec!["127.240.0.9".parse().unwrap()],
             machine: vec!["10.0.0.5".parse().unwrap()],
         };
         for (address, is_own) in [
@@ -129,6 +135,8 @@ mod tests {
             ("10.0.0.6:15008", false),
             ("127.0.0.1:80", false),
             ("127.0.0.1:0", false),
+            ("127.240.0.9:80", true),
+            ("127.240.0.8:80", false),
         ] {
             assert_eq!(own.contains(address.parse().unwrap()), is_own, "{address}");
         }

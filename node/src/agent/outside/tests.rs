@@ -54,7 +54,7 @@ fn facts(answers: &[(&str, &[&str])], own: &[&str]) -> Facts {
         (Arc::<str>::from(*name), Answer { addresses: addresses(list), failure: None })
     };
     let listeners: Vec<SocketAddr> = own.iter().map(|text| text.parse().unwrap()).collect();
-    let own = OwnPorts { listeners, machine: Vec::new() };
+    let own = OwnPorts { listeners, ..OwnPorts::default() };
     Facts { answers: answers.iter().map(answer).collect::<HashMap<_, _>>(), own }
 }
 
@@ -108,8 +108,10 @@ fn a107_names_give_only_addresses_that_they_may_mean() {
         ("one.example", &["10.0.0.9", "10.0.0.8"]),
         ("rebound.example", &["169.254.169.254", "127.0.0.1", "::ffff:127.0.0.1", "10.0.0.3"]),
     ];
-    let names: Vec<String> = names(compiled(&documents).entries()).iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["all.example", "later.example", "one.example", "rebound.example"]);
+    let compiled = compiled(&documents);
+    let wanted = names(compiled.entries(), &["shop"].into());
+    let all: Vec<String> = wanted.keys().map(ToString::to_string).collect();
+    assert_eq!(all, ["all.example", "later.example", "one.example", "rebound.example"]);
     let (all, troubles) = folded(&documents, &Services::default(), &facts(answers, &[]));
     assert_eq!(keys(of(&all, "all.example")), ["all.example/10.0.0.1:8080,443", "all.example/10.0.0.2:8080,443"]);
     assert_eq!(keys(of(&all, "one.example")), ["one.example/10.0.0.9:8080,443"], "the first of the answer");
@@ -130,6 +132,21 @@ fn a107_the_nodes_own_ports_are_nobodys_endpoint() {
     let (all, troubles) = folded(&documents, &Services::default(), &facts(&[], &["127.0.0.1:8080"]));
     assert_eq!(keys(of(&all, "own.example")), ["own.example/10.0.0.1:8080,443", "own.example/127.0.0.1:443"]);
     assert!(troubles.len() == 1 && troubles[0].message.contains("127.0.0.1:8080"), "{troubles:?}");
+}
+
+#[test]
+fn without_resolution_the_place_that_was_dialled_is_the_endpoint() {
+    let documents = entry("old", &format!("{{hosts: [old.example], addresses: [10.2.0.0/16], {PORTS}}}"));
+    let (all, _) = folded(&documents, &Services::default(), &facts(&[("old.example", &["10.9.9.9"])], &[]));
+    let found = of(&all, "old.example");
+    assert_eq!(keys(found), ["old.example/10.9.9.9:8080,443"], "of those who name it");
+    let at = |port, to: &str| match found.dialled(port, to.parse().unwrap()) {
+        Instance::Outside(outside) => (outside.at(port).unwrap().to_string(), outside.stats.key().to_string()),
+        Instance::Mesh(_) => panic!("no node serves it"),
+    };
+    let of = |address: &str| (address.to_owned(), format!("old.example/{address}"));
+    assert_eq!(at(443, "10.2.3.4:443"), of("10.2.3.4:443"));
+    assert_eq!(at(80, "[::ffff:10.2.3.4]:80"), of("10.2.3.4:8080"), "targetPort");
 }
 
 #[test]
@@ -178,11 +195,52 @@ fn selectors_find_workloads_with_and_without_a_node() {
     assert_eq!(ports, [Some(9080), None, Some(9080)], "who has not the port takes nothing");
 }
 
+fn wanted(names: &[&str], namespace: &str) -> Names {
+    names.iter().map(|name| (Arc::from(*name), [Arc::from(namespace)].into())).collect()
+}
+
+#[test]
+fn a_namespace_with_many_slow_names_holds_up_nobody_elses() {
+    let mut schedule = Schedule::default();
+    let many: Vec<String> = (10..90).map(|number| format!("a{number}.slow.example")).collect();
+    let many = wanted(&many.iter().map(String::as_str).collect::<Vec<_>>(), "greedy");
+    schedule.follow(many.clone(), 1);
+    let first = schedule.take_due(1, AT_ONCE);
+    assert_eq!(first.len(), AT_ONCE, "who is alone has all places");
+    let mut all = many.clone();
+    all.extend(wanted(&["x.example", "y.example"], "modest"));
+    // Also named by the greedy one.
+    all.entry("y.example".into()).or_default().insert("greedy".into());
+    schedule.follow(all, 1_000);
+    schedule.looked(&first[0], false, 20_000);
+    assert_eq!(schedule.take_due(20_000, 1), ["x.example".into()], "the next place is another's");
+    assert_eq!(schedule.take_due(20_000, 1), ["y.example".into()], "two against three");
+    schedule.looked("x.example", true, 20_000);
+    schedule.looked("y.example", true, 20_000);
+    // What is due for longest comes first, whatever its name.
+    schedule.follow(wanted(&["a", "z"], "modest"), 30_000);
+    schedule.looked("z", false, 30_000);
+    schedule.looked("a", false, 31_000);
+    assert_eq!(schedule.take_due(40_000, 1), ["z".into()]);
+}
+
+#[test]
+fn names_that_no_caller_here_may_see_are_not_looked_up() {
+    let documents = [
+        entry("all", &format!("{{hosts: [all.example], {PORTS}, resolution: DNS}}")),
+        entry("own", &format!("{{hosts: [own.example], {PORTS}, resolution: DNS, exportTo: [.]}}")),
+    ];
+    let compiled = compiled(&documents.concat());
+    let of = |callers: &[&str]| names(compiled.entries(), &callers.iter().copied().collect());
+    assert_eq!((of(&["shop"]).len(), of(&["bank", "shop"]).len(), of(&[]).len()), (2, 2, 0));
+    assert!(of(&["bank"]).contains_key("all.example") && of(&["bank"]).len() == 1);
+}
+
 #[test]
 fn names_are_looked_up_again_and_again() {
     let mut schedule = Schedule::default();
     assert_eq!(schedule.pause(5), None);
-    schedule.follow(["a".into(), "b".into()].into(), 10);
+    schedule.follow(wanted(&["a", "b"], "shop"), 10);
     assert_eq!(schedule.pause(10), Some(0));
     assert_eq!(
         (schedule.take_due(10, 1).len(), schedule.take_due(10, 9).len(), schedule.take_due(10, 9).len()),
@@ -198,7 +256,7 @@ fn names_are_looked_up_again_and_again() {
     }
     assert_eq!(schedule.pause(20), Some(REFRESH - 10), "of a, which is next");
     assert!(schedule.looked("b", true, 30));
-    schedule.follow(["b".into()].into(), 40);
+    schedule.follow(wanted(&["b"], "shop"), 40);
     assert_eq!(schedule.pause(40), Some(REFRESH - 10));
     assert!(!schedule.looked("a", true, 40), "it is not wanted any more");
 }

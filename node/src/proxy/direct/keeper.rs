@@ -1,17 +1,23 @@
 //! Reads what TLS towards endpoints outside needs, before and while it is used: files and secrets may change at any time.
 
-use super::tls::{self, Originations, Slot, Wish};
+use super::tls::{self, Material, Originations, Slot, Wish};
 use crate::{
-    proxy::{local::Local, plane::DataPlane},
+    clock,
+    proxy::{local::Local, plane::DataPlane, reading::Reading},
     secrets::Secrets,
     snapshot::{Snapshot, Trouble},
+    tasks::Tasks,
 };
+use certs::codec::Millis;
 use policy::kinds::ClientTlsMode;
 use rustls::RootCertStore;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// How often files are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
+
+/// Between two looks for the machine's list of authorities while it has none, milliseconds.
+const SYSTEM: Millis = 60_000;
 
 /// Keeps what the data plane needs for TLS outside the mesh, until the node drains.
 pub async fn keep_tls(plane: Arc<DataPlane>, secrets: Secrets) {
@@ -20,12 +26,12 @@ pub async fn keep_tls(plane: Arc<DataPlane>, secrets: Secrets) {
     let mut reloads = plane.shared.reloads.subscribe();
     let mut changes = secrets.changes();
     let mut draining = plane.shared.draining.subscribe();
-    let mut system = None;
+    let (mut system, mut reading) = (System::default(), Reading::default());
     loop {
         snapshots.mark_unchanged();
         reloads.mark_unchanged();
         changes.mark_unchanged();
-        let used = look(&plane, &secrets, &originations, &mut system).await;
+        let used = look(&plane, &secrets, &originations, &mut system, &mut reading).await;
         let again = async {
             if !used {
                 return std::future::pending().await;
@@ -53,7 +59,8 @@ async fn look(
     plane: &DataPlane,
     secrets: &Secrets,
     originations: &Originations,
-    system: &mut Option<Arc<RootCertStore>>,
+    system: &mut System,
+    reading: &mut Reading<Material>,
 ) -> bool {
     let (wanted, mut troubles) = wanted(&plane.shared.current.load(), &plane.shared.local.load(), originations);
     originations.keep(&wanted);
@@ -61,16 +68,11 @@ async fn look(
     let slots = originations.all();
     for slot in &slots {
         let (wish, store) = (slot.wish.clone(), secrets.clone());
-        let read = plane.shared.tasks.blocking(move || tls::load(&wish, &store)).await;
-        let read = read.unwrap_or_else(|error| Err(error.to_string()));
-        if slot.wants_system() && system.is_none() {
-            let loaded = plane.shared.tasks.blocking(rustls_native_certs::load_native_certs).await;
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(loaded.map(|loaded| loaded.certs).unwrap_or_default());
-            *system = Some(Arc::new(roots));
+        let read = reading.read(&plane.shared.tasks, &format!("{wish:?}"), move || tls::load(&wish, &store)).await;
+        if slot.wants_system() {
+            system.look(&plane.shared.tasks).await;
         }
-        let none = || Arc::new(RootCertStore::empty());
-        if let Err(why) = slot.take(read, &system.clone().unwrap_or_else(none)) {
+        if let Err(why) = slot.take(read, &system.roots) {
             let goes_on = if slot.is_made() { "it goes on with what it had" } else { "connections there fail (UF)" };
             troubles.insert(format!(
                 "TLS for callers of {} is not as its DestinationRule says: {why}; {goes_on}",
@@ -85,6 +87,34 @@ async fn look(
     };
     plane.shared.current.tell_tls_troubles(troubles.into_iter().map(trouble).collect());
     !slots.is_empty()
+}
+
+/// The machine's own list of authorities.
+#[derive(Debug)]
+struct System {
+    roots: Arc<RootCertStore>,
+    /// Uptime of the next look, while there is none.
+    next: Millis,
+}
+
+impl Default for System {
+    fn default() -> Self {
+        Self { roots: Arc::new(RootCertStore::empty()), next: 0 }
+    }
+}
+
+impl System {
+    /// Reads it if it is not there yet: it may be installed later.
+    async fn look(&mut self, tasks: &Tasks) {
+        if !self.roots.is_empty() || clock::uptime() < self.next {
+            return;
+        }
+        let loaded = tasks.blocking(rustls_native_certs::load_native_certs).await;
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(loaded.map(|loaded| loaded.certs).unwrap_or_default());
+        self.roots = Arc::new(roots);
+        self.next = clock::uptime() + SYSTEM;
+    }
 }
 
 /// What callers beside this node may need, and what cannot be.

@@ -2,18 +2,28 @@
 //! and limits, in this order. Istio judges at gateways as it does before applications.
 
 use super::door::Entrance;
+use crate::http1::copy_head;
 use crate::proxy::{
     context::Context,
     http::{self as body, Incoming, RequestBody},
-    inbound::{Arriving, Next, Refusal, Told, Who},
+    inbound::{Arriving, AtDoor, Next, Refusal, Standing, Told, Who},
 };
 use http::{HeaderValue, request::Parts};
 use policy::authorize::Token;
 use std::{net::IpAddr, sync::Arc};
 
+/// A request that was let in.
+pub(in crate::proxy) struct Admitted {
+    pub(in crate::proxy) body: Incoming,
+    /// The claims of its user if it shows a token.
+    pub(in crate::proxy) user: Option<Arc<Token>>,
+    /// Judged again when the rules change.
+    pub(in crate::proxy) standing: Standing,
+}
+
 impl Entrance {
-    /// Judges a request that was received, and gives its body back, with the claims of its user if it shows a token. A path at which some rule looks is forwarded in the form in
-    /// which the rules saw it; what authorisers and tokens change of the head is what is routed.
+    /// Judges a request that was received, and gives its body back. A path at which some rule looks is forwarded in the form in which the
+    /// rules saw it; what authorisers and tokens change of the head is what is routed.
     ///
     /// # Errors
     /// It is not let in.
@@ -24,7 +34,7 @@ impl Entrance {
         host: &HeaderValue,
         ends: (IpAddr, IpAddr),
         told: &mut Told,
-    ) -> Result<(Incoming, Option<Arc<Token>>), Refusal> {
+    ) -> Result<Admitted, Refusal> {
         let who = self.client(ends);
         let original = self.external(&parts.headers);
         let scheme = self.scheme(&parts.headers);
@@ -37,7 +47,15 @@ impl Entrance {
                 let rules = (&*seen.workload, seen.counted.as_slice());
                 match arriving.next(context, &snapshot, rules, parts, told, false)? {
                     Next::Ask(due) => due,
-                    Next::Go(user) => return Ok((incoming, user.map(|verified| verified.token))),
+                    Next::Go(verified) => {
+                        let door = Arc::clone(&self.door);
+                        let rules = Box::new(move |snapshot: &_| Arc::clone(&door.look(snapshot).workload));
+                        let place = AtDoor { rules, port: self.door.port, scheme };
+                        let user = verified.as_ref().map(|verified| Arc::clone(&verified.token));
+                        let head = (copy_head(parts), host.clone());
+                        let standing = Standing::at_door(context, place, (&who, original), head, verified);
+                        return Ok(Admitted { body: incoming, user, standing });
+                    }
                 }
             };
             let patience = body::patience(&context.limits(), body::is_grpc(&parts.headers));

@@ -59,7 +59,7 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
     let until = async {
         tokio::select! {
             () = denied(context, door, &who, &mut changes) => End::Denied,
-            () = replaced(client.met.as_ref()) => End::Denied,
+            () = replaced(context, door, client.met.as_ref()) => End::Denied,
             () = drained(door) => End::Stopped,
         }
     };
@@ -70,17 +70,17 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
 impl Client {
     fn route(&self, door: &Door, doors: &Doors, at: &Connection<'_>) -> Option<Arc<Route>> {
         let tcp = |bytes: &Bytes| route::enter_tcp(bytes, at);
-        match &doors.listener(door.bind.as_ref(), door.port)?.serves {
+        let listener = doors.listener(door.bind.as_ref(), door.port)?;
+        match &listener.serves {
             Serves::Plain(_) => None,
             Serves::Bytes(bytes) => tcp(bytes),
-            Serves::Tls(servers) => match &self.met {
-                Some(met) => match &met.among(servers)?.behind {
+            Serves::Tls(_) => match &self.met {
+                Some(met) => match &met.server(listener)?.behind {
                     Behind::Bytes(bytes) => tcp(bytes),
                     Behind::Requests(_) | Behind::Unopened(_) => None,
                 },
                 None => {
                     let name = self.server_name.as_deref().unwrap_or_default();
-                    let listener = doors.listener(door.bind.as_ref(), door.port)?;
                     match &listener.tls_server(Some(name).filter(|name| !name.is_empty()))?.behind {
                         Behind::Unopened(bytes) => route::enter_tls(bytes, at, name),
                         Behind::Requests(_) | Behind::Bytes(_) => None,
@@ -109,10 +109,13 @@ async fn denied(context: &Context, door: &Door, who: &Who, changes: &mut tokio::
     }
 }
 
-/// Resolves when clients must show something else than when this one was let in.
-async fn replaced(met: Option<&Met>) {
+/// Resolves when clients must show something else than when this one was let in, or the name that it asked for means another server.
+async fn replaced(context: &Context, door: &Door, met: Option<&Met>) {
     match met {
-        Some(met) => met.configured.replaced.cancelled().await,
+        Some(met) => tokio::select! {
+            () = met.configured.replaced.cancelled() => {}
+            () = door.forgotten(context, met) => {}
+        },
         None => std::future::pending().await,
     }
 }

@@ -4,6 +4,7 @@ use super::{forwarded, tls::Configured};
 use crate::{
     mesh::crowd::{Crowd, Place},
     proxy::{
+        context::Context,
         failure::Cause,
         http::ResponseBody,
         inbound::{self, Counted, Who},
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header::LOCATION};
 use policy::{
     DocumentId,
-    compile::{Behind, Compiled, Doors, Hosts, Serves, TlsServer, Workload},
+    compile::{Behind, Compiled, Doors, Hosts, Listener, Serves, TlsServer, Workload},
     kinds::{Bind, GatewayTopology, Limits},
     route::{self, Entered, Routed},
 };
@@ -65,8 +66,12 @@ pub(in crate::proxy) struct Door {
     seen: ArcSwapOption<Seen>,
 }
 
-/// A server: its Gateway, and its place there.
-pub(super) type ServerKey = (DocumentId, usize);
+/// A server: its Gateway, and the name of its port, which no other server there has.
+pub(super) type ServerKey = (DocumentId, String);
+
+pub(super) fn key_of(server: &TlsServer) -> ServerKey {
+    (server.document.clone(), server.port_name.clone())
+}
 
 /// What the documents last said of a door.
 #[derive(Debug)]
@@ -111,14 +116,12 @@ impl Door {
     }
 
     /// The server that a client means by the name that it asks for, if it can be met.
-    pub(super) fn server(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<(ServerKey, Arc<Configured>)> {
+    pub(super) fn server(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<Arc<Configured>> {
         let seen = self.look(snapshot);
         let server = seen.doors.listener(self.bind.as_ref(), self.port)?.tls_server(name)?;
-        let key = (server.document.clone(), server.server);
-        let configured = self.servers.load().get(&key).cloned();
+        let configured = self.servers.load().get(&key_of(server)).cloned();
         // What the document says now, not what is about to be replaced.
-        let configured = configured.filter(|configured| configured.is_of(server))?;
-        Some((key, configured))
+        configured.filter(|configured| configured.is_of(server))
     }
 
     /// What the documents say of it now.
@@ -148,6 +151,26 @@ impl Door {
     pub(super) async fn closed(&self) {
         self.close.cancelled().await;
     }
+
+    /// Resolves when the name that a client asked for means its server no more.
+    pub(super) async fn forgotten(&self, context: &Context, met: &Met) {
+        let mut changes = context.rules.subscribe();
+        loop {
+            // What the documents said is not kept while nothing changes.
+            let is_there = {
+                let seen = self.look(&context.current.load());
+                let listener = seen.doors.listener(self.bind.as_ref(), self.port);
+                listener.is_some_and(|listener| met.server(listener).is_some())
+            };
+            if !is_there {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                // No rules come any more.
+                return std::future::pending().await;
+            }
+        }
+    }
 }
 
 /// A connection of a client: where it came in, and what is known of who opened it.
@@ -162,7 +185,6 @@ pub(in crate::proxy) struct Entrance {
 /// How TLS was met.
 #[derive(Debug)]
 pub(super) struct Met {
-    pub(super) server: ServerKey,
     pub(super) configured: Arc<Configured>,
     /// The name that the client asked for.
     pub(super) name: Option<String>,
@@ -179,10 +201,10 @@ pub(in crate::proxy) enum Way {
 }
 
 impl Met {
-    /// The server among what the documents say now. Who was let in under other conditions finds none: its connection is about to end.
-    pub(super) fn among<'s>(&self, servers: &'s [TlsServer]) -> Option<&'s TlsServer> {
-        let (document, place) = &self.server;
-        let server = servers.iter().find(|server| server.document == *document && server.server == *place)?;
+    /// The server that the name means which the client asked for, as the documents have it now. Who was let in under other conditions than
+    /// that server's finds none: its connection ends.
+    pub(super) fn server<'l>(&self, listener: &'l Listener) -> Option<&'l TlsServer> {
+        let server = listener.tls_server(self.name.as_deref())?;
         self.configured.is_of(server).then_some(server)
     }
 }
@@ -204,12 +226,13 @@ impl Entrance {
     }
 
     /// Resolves when the connection is to end after what is under way.
-    pub(in crate::proxy) async fn closed(&self) {
+    pub(in crate::proxy) async fn closed(&self, context: &Context) {
         match &self.met {
             None => self.door.closed().await,
             Some(met) => tokio::select! {
                 () = self.door.closed() => {}
                 () = met.configured.replaced.cancelled() => {}
+                () = self.door.forgotten(context, met) => {}
             },
         }
     }
@@ -250,9 +273,10 @@ impl Entrance {
     }
 
     fn hosts<'d>(&self, doors: &'d Doors) -> Option<&'d Hosts> {
-        match (&doors.listener(self.door.bind.as_ref(), self.door.port)?.serves, &self.met) {
+        let listener = doors.listener(self.door.bind.as_ref(), self.door.port)?;
+        match (&listener.serves, &self.met) {
             (Serves::Plain(hosts), None) => Some(hosts),
-            (Serves::Tls(servers), Some(met)) => match &met.among(servers)?.behind {
+            (Serves::Tls(_), Some(met)) => match &met.server(listener)?.behind {
                 Behind::Requests(hosts) => Some(hosts),
                 Behind::Bytes(_) | Behind::Unopened(_) => None,
             },

@@ -3,7 +3,7 @@
 
 use super::{
     Door,
-    door::{ServerKey, Spoken},
+    door::{ServerKey, Spoken, key_of},
     tls::{self, Configured, Material},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         local::Local,
         outbound::Speaker,
         plane::{DataPlane, Listen, Serves},
+        reading::Reading,
     },
     secrets::Secrets,
     snapshot::{Doors, OpenDoor, Snapshot, Trouble},
@@ -69,12 +70,12 @@ pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets) {
     let mut changes = secrets.changes();
     let mut draining = plane.shared.draining.subscribe();
     let mut open: HashMap<Key, Opened> = HashMap::new();
-    let mut retry = RETRY;
+    let (mut retry, mut reading) = (RETRY, Reading::default());
     loop {
         snapshots.mark_unchanged();
         reloads.mark_unchanged();
         changes.mark_unchanged();
-        let failed = look(&plane, &secrets, &mut open).await;
+        let failed = look(&plane, (&secrets, &mut reading), &mut open).await;
         let met = open.keys().any(|key| key.spoken == Spoken::Tls);
         retry = if failed { (retry * 2).min(LONGEST_RETRY) } else { RETRY };
         let again = async {
@@ -100,7 +101,11 @@ pub async fn keep_doors(plane: Arc<DataPlane>, secrets: Secrets) {
 }
 
 /// Brings what is open in line with what is wanted; true if something is to be tried again.
-async fn look(plane: &DataPlane, secrets: &Secrets, open: &mut HashMap<Key, Opened>) -> bool {
+async fn look(
+    plane: &DataPlane,
+    (secrets, reading): (&Secrets, &mut Reading<Material>),
+    open: &mut HashMap<Key, Opened>,
+) -> bool {
     let (snapshot, local) = (plane.shared.current.load(), plane.shared.local.load_full());
     let Wanted { doors, mut troubles } = wanted(plane, &snapshot, &local);
     open.retain(|key, opened| {
@@ -140,7 +145,7 @@ async fn look(plane: &DataPlane, secrets: &Secrets, open: &mut HashMap<Key, Open
         told.push(OpenDoor { listen: bound, port, service, documents, tls, hosts });
     }
     for opened in open.values().filter(|opened| opened.door.spoken == Spoken::Tls) {
-        certify(plane, secrets, &snapshot, &opened.door, &mut troubles).await;
+        certify(plane, (secrets, reading), &snapshot, &opened.door, &mut troubles).await;
     }
     troubles.sort_by(|a, b| (a.code, &a.message).cmp(&(b.code, &b.message)));
     troubles.dedup();
@@ -167,24 +172,30 @@ async fn start(plane: &DataPlane, key: &Key, speaker: impl FnOnce(u16) -> Option
 
 /// Reads the certificates of a door's servers anew, and gives the servers those that differ. One that cannot be read any more goes on
 /// with what it had.
-async fn certify(plane: &DataPlane, secrets: &Secrets, snapshot: &Snapshot, door: &Door, troubles: &mut Vec<Trouble>) {
+async fn certify(
+    plane: &DataPlane,
+    (secrets, reading): (&Secrets, &mut Reading<Material>),
+    snapshot: &Snapshot,
+    door: &Door,
+    troubles: &mut Vec<Trouble>,
+) {
     let seen = door.look(snapshot);
     let Some(listener) = seen.doors.listener(door.bind.as_ref(), door.port) else { return };
     let compile::Serves::Tls(servers) = &listener.serves else { return };
     let before = door.servers.load_full();
     let mut after: HashMap<ServerKey, Arc<Configured>> = HashMap::new();
     for server in servers.iter().filter(|server| !server.tls.mode.is_passthrough()) {
-        let key = (server.document.clone(), server.server);
+        let key = key_of(server);
         let (settings, secrets) = (server.tls.clone(), secrets.clone());
         let namespace = door.speaker.load().service.namespace().to_owned();
-        let read = plane.shared.tasks.blocking(move || tls::load(&settings, &namespace, &secrets)).await;
-        let read = read.unwrap_or_else(|error| Err(error.to_string()));
+        let of = format!("{namespace} {settings:?}");
+        let read = reading.read(&plane.shared.tasks, &of, move || tls::load(&settings, &namespace, &secrets)).await;
         let had = before.get(&key);
         let made = read.and_then(|material| renewed(had, server, material));
         match made {
             Ok(configured) => {
                 if configured.not_after < clock::wall() {
-                    troubles.push(uncertified(&key, "its certificate has ended"));
+                    troubles.push(uncertified(server, "its certificate has ended"));
                 }
                 after.insert(key, configured);
             }
@@ -192,7 +203,7 @@ async fn certify(plane: &DataPlane, secrets: &Secrets, snapshot: &Snapshot, door
                 let usable = had.filter(|had| had.is_of(server));
                 let goes_on =
                     if usable.is_some() { "; it goes on with what it had" } else { "; its clients are refused" };
-                troubles.push(uncertified(&key, &format!("{why}{goes_on}")));
+                troubles.push(uncertified(server, &format!("{why}{goes_on}")));
                 after.extend(usable.map(|had| (key, Arc::clone(had))));
             }
         }
@@ -216,7 +227,7 @@ fn renewed(had: Option<&Arc<Configured>>, server: &TlsServer, material: Material
     Ok(Arc::new(fresh))
 }
 
-fn uncertified((document, server): &ServerKey, why: &str) -> Trouble {
+fn uncertified(TlsServer { document, server, .. }: &TlsServer, why: &str) -> Trouble {
     Trouble {
         code: "gateway_certificate",
         message: format!("servers[{server}] of {document}: {why}"),

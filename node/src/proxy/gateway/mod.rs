@@ -10,6 +10,7 @@ mod forwarded;
 mod keeper;
 mod tls;
 
+pub(super) use admission::Admitted;
 pub(super) use door::{Clients, Door, Entrance, Way};
 pub use keeper::keep_doors;
 
@@ -21,12 +22,9 @@ use super::{
 };
 use door::{Met, Spoken};
 use policy::hosts::Protocol;
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
-
-/// Between two looks at a connection that has sent too little to know its protocol.
-const DETECT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Serves one connection of a client.
 pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, remote: SocketAddr) {
@@ -39,7 +37,7 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
         () = door.closed() => return,
         () = context.draining() => return,
     };
-    let bytes = |met, server_name| bytes::Client { ends: Ends { remote, local }, met, server_name };
+    let bytes = |met, server_name| bytes::Client { ends: Ends { remote, local, dialled: None }, met, server_name };
     match begun {
         Ok(Begun::Http { stream, is_http2 }) => {
             outbound::serve_client(&context, stream, Entrance::plain(door), is_http2, (remote, local)).await;
@@ -83,47 +81,45 @@ async fn begin(context: &Context, door: &Door, stream: TcpStream, remote: Socket
             Ok(Begun::Http { stream, is_http2 })
         }
         Spoken::Tls => {
-            if door.passes_tls_on(&context.current.load()) {
-                let detect::Spoken::Tls(name) = detect::detect(&stream, Protocol::Tls, &bounds).await? else {
-                    return Err(io::Error::other("no TLS"));
-                };
-                let name = name.map(|name| name.to_ascii_lowercase());
-                if door.passes_on(&context.current.load(), name.as_deref()) {
-                    return Ok(Begun::Bytes { stream, server_name: Some(name.unwrap_or_default()) });
-                }
-            }
-            let (stream, met) = meet(context, door, stream, remote).await?;
-            Ok(Begun::Met(Box::new(stream), met))
+            let limits = context.limits();
+            let place = context.clients.greet(remote.ip(), &limits);
+            let _place = place.ok_or_else(|| io::Error::other("too many handshakes"))?;
+            timeout(limits.tls_handshake_timeout, greet(context, door, stream, &bounds)).await?
         }
     }
 }
 
+/// Looks at what a client says first where some server passes TLS on, and meets TLS elsewhere.
+async fn greet(context: &Context, door: &Door, stream: TcpStream, bounds: &Bounds) -> io::Result<Begun> {
+    if door.passes_tls_on(&context.current.load()) {
+        let detect::Spoken::Tls(name) = detect::detect(&stream, Protocol::Tls, bounds).await? else {
+            return Err(io::Error::other("no TLS"));
+        };
+        let name = name.map(|name| name.to_ascii_lowercase());
+        if door.passes_on(&context.current.load(), name.as_deref()) {
+            return Ok(Begun::Bytes { stream, server_name: Some(name.unwrap_or_default()) });
+        }
+    }
+    let (stream, met) = meet(context, door, stream).await?;
+    Ok(Begun::Met(Box::new(stream), met))
+}
+
 /// Meets TLS: the name that the client asks for chooses the server.
-async fn meet(
-    context: &Context,
-    door: &Door,
-    stream: TcpStream,
-    remote: SocketAddr,
-) -> io::Result<(TlsStream<TcpStream>, Met)> {
-    let limits = context.limits();
-    let _place = context.clients.greet(remote.ip(), &limits).ok_or_else(|| io::Error::other("too many handshakes"))?;
-    let handshake = async {
-        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-        let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
-        let found = door.server(&context.current.load(), name.as_deref());
-        let (server, configured) = found.ok_or_else(|| io::Error::other(format!("nothing is served as {name:?}")))?;
-        let stream = start.into_stream(Arc::clone(&configured.config)).await?;
-        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let client = shown.and_then(|leaf| forwarded::element(leaf));
-        Ok((stream, Met { server, configured, name, client }))
-    };
-    timeout(limits.tls_handshake_timeout, handshake).await?
+async fn meet(context: &Context, door: &Door, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Met)> {
+    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+    let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
+    let found = door.server(&context.current.load(), name.as_deref());
+    let configured = found.ok_or_else(|| io::Error::other(format!("nothing is served as {name:?}")))?;
+    let stream = start.into_stream(Arc::clone(&configured.config)).await?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let client = shown.and_then(|leaf| forwarded::element(leaf));
+    Ok((stream, Met { configured, name, client }))
 }
 
 /// HTTP/2 with prior knowledge begins with `PRI`; the bytes stay unread. Clients have no longer for the first byte than for a head.
 async fn is_http2(stream: &TcpStream, bounds: &Bounds) -> io::Result<bool> {
     let looking = async {
-        let mut first = [0; 3];
+        let (mut first, mut pauses) = ([0; 3], detect::Pauses::default());
         loop {
             let length = stream.peek(&mut first).await?;
             if length == 0 || !b"PRI".starts_with(&first[..length]) {
@@ -132,7 +128,7 @@ async fn is_http2(stream: &TcpStream, bounds: &Bounds) -> io::Result<bool> {
             if length == first.len() {
                 return Ok(true);
             }
-            tokio::time::sleep(DETECT_PAUSE).await;
+            pauses.rest().await;
         }
     };
     timeout(bounds.head_time, looking).await?

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Most bytes of bodies that a node keeps for retries, in copies and in windows of HTTP/2 whose readers are behind.
+/// Most bytes that a node keeps: of bodies for retries and in copies, in windows of HTTP/2 and of connections of bytes whose readers are behind.
 const NODE_LIMIT: usize = 256 * 1024 * 1024;
 
 /// Those bytes of one node.

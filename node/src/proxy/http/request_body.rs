@@ -147,8 +147,8 @@ impl Upload {
     }
 }
 
-/// Tells whether a request's body was sent to its end.
-#[derive(Debug, Clone)]
+/// Tells whether a request's body was sent to its end. By default it was.
+#[derive(Debug, Clone, Default)]
 pub(in crate::proxy) struct Completion(Option<Arc<Mutex<Source>>>);
 
 impl Completion {

@@ -24,7 +24,7 @@ pub(super) use caller::{Caller, Peer, Who};
 pub(super) use check::Askers;
 pub(super) use limits::{Counted, RATE_LIMITED, counted};
 pub(super) use message::{to_http1, to_http2};
-pub(super) use standing::{Standing, Watch, watch_rules};
+pub(super) use standing::{AtDoor, Standing, Watch, watch_rules};
 pub(super) use tcp::{Arrival, Refused, open};
 
 use super::{

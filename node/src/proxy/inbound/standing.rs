@@ -11,7 +11,10 @@ use super::{
 };
 use crate::snapshot::Snapshot;
 use http::{Extensions, HeaderValue, Version, request::Parts};
-use policy::{compile::Compiled, token::Verified};
+use policy::{
+    compile::{Compiled, Workload},
+    token::Verified,
+};
 use std::{
     fmt,
     net::IpAddr,
@@ -31,6 +34,7 @@ pub(in crate::proxy) struct Standing {
 /// See [`Standing`].
 pub(super) struct Admitted {
     context: Arc<Context>,
+    place: Place,
     who: Arc<Who>,
     /// As HTTP/1.1 carries it on.
     pub(super) parts: Parts,
@@ -43,12 +47,61 @@ pub(super) struct Admitted {
     trailers: bool,
 }
 
+/// Where it was admitted.
+enum Place {
+    /// Before an application.
+    Application,
+    /// At a gateway's port.
+    Door(AtDoor),
+}
+
+/// What the documents say of a gateway's workload.
+type AtGateway = dyn Fn(&Snapshot) -> Arc<Workload> + Send + Sync;
+
+/// A gateway's port.
+pub(in crate::proxy) struct AtDoor {
+    /// What holds there now.
+    pub(in crate::proxy) rules: Box<AtGateway>,
+    pub(in crate::proxy) port: u16,
+    /// By what the request came there.
+    pub(in crate::proxy) scheme: &'static str,
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").field("who", &self.who).field("parts", &self.parts).finish_non_exhaustive()
+    }
+}
+
 impl Standing {
-    /// Of a request as it was admitted; it came by this version.
+    /// Of a request as it was admitted before an application; it came by this version.
     pub(super) fn new(
         context: &Arc<Context>,
         who: &Arc<Who>,
         original: Option<IpAddr>,
+        head: (Parts, HeaderValue),
+        token: Option<Verified>,
+        came: Version,
+    ) -> Self {
+        Self::of(context, Place::Application, (who, original), head, token, came)
+    }
+
+    /// The same of a client's request at a gateway.
+    pub(in crate::proxy) fn at_door(
+        context: &Arc<Context>,
+        door: AtDoor,
+        client: (&Arc<Who>, Option<IpAddr>),
+        head: (Parts, HeaderValue),
+        token: Option<Verified>,
+    ) -> Self {
+        let came = head.0.version;
+        Self::of(context, Place::Door(door), client, head, token, came)
+    }
+
+    fn of(
+        context: &Arc<Context>,
+        place: Place,
+        (who, original): (&Arc<Who>, Option<IpAddr>),
         (mut parts, host): (Parts, HeaderValue),
         token: Option<Verified>,
         came: Version,
@@ -57,7 +110,7 @@ impl Standing {
         parts.extensions = Extensions::new();
         let (changes, context, who) = (context.rules.subscribe(), Arc::clone(context), Arc::clone(who));
         let trailers = came == Version::HTTP_2;
-        let request = Admitted { context, who, parts, host, original, token, trailers };
+        let request = Admitted { context, place, who, parts, host, original, token, trailers };
         Self { request: Arc::new(request), changes }
     }
 
@@ -99,26 +152,25 @@ impl Standing {
     }
 }
 
-impl fmt::Debug for Admitted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admitted").field("who", &self.who).finish_non_exhaustive()
-    }
-}
-
 impl Admitted {
     /// An external authoriser that let it in is not asked again, one that a new policy names is not asked about what stands.
     fn is_allowed(&self) -> bool {
-        let (snapshot, local, who) = (self.context.current.load(), self.context.local.load(), &*self.who);
-        if who.barred(&snapshot).is_some() {
-            return false;
-        }
-        // A service that is gone says nothing of the connections that it still has.
-        let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
-            return true;
+        let (snapshot, who) = (self.context.current.load(), &*self.who);
+        let (workload, port, scheme) = match &self.place {
+            Place::Door(door) => ((door.rules)(&snapshot), door.port, door.scheme),
+            Place::Application => {
+                if who.barred(&snapshot).is_some() {
+                    return false;
+                }
+                let local = self.context.local.load();
+                let found = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
+                // A service that is gone says nothing of the connections that it still has.
+                let Some((service, port)) = found else { return true };
+                (caller::workload(&snapshot, service), port.target.port(), "http")
+            }
         };
-        let workload = caller::workload(&snapshot, service);
         let (host, original) = (&self.host, self.original);
-        let arriving = Arriving { who, port: port.target.port(), host, scheme: "http", original };
+        let arriving = Arriving { who, port, host, scheme, original };
         // A token of an issuer that is believed no more says nothing any more.
         let token = self.token.as_ref().filter(|verified| workload.tokens.believe(verified));
         let token = token.map(|verified| &*verified.token);
@@ -142,7 +194,7 @@ enum State {
 }
 
 impl Watch {
-    pub(super) fn new(standing: Standing, sent: Completion) -> Self {
+    pub(in crate::proxy) fn new(standing: Standing, sent: Completion) -> Self {
         Self { trailers: standing.request.trailers, state: State::Idle(standing), sent }
     }
 

@@ -74,7 +74,7 @@ pub(super) async fn serve(context: &Context, caller: &Caller, mut stream: Virtua
         }
     };
     // How long it may go on, its caller says.
-    relay(stream, application, &mut [account], Spans::default(), until).await;
+    relay(&context.budget, (stream, application), &mut [account], Spans::default(), until).await;
 }
 
 async fn refuse(mut stream: VirtualStream, cause: Cause) {

@@ -36,12 +36,14 @@ pub(in crate::proxy) fn call<'a>(
         let is_head = parts.method == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(&parts.headers));
         let speaker = Arc::clone(speaker);
-        let requests = Requests { context, speaker, entrance: None, remote, local: remote, came: clock::wall() };
+        let (local, came) = (remote, clock::wall());
+        let requests =
+            Requests { context, speaker, entrance: None, remote, local, dialled: None, came, standing: None };
         let outgoing = forward::Outgoing { parts, host, upgrade: None, incoming: Incoming::Own(body), user: None };
         match forward::forward(&requests, &snapshot, routed, outgoing, &mut exchange).await {
             Ok(answered) => {
                 let idle = context.limits().stream_idle;
-                Ok(answered.finish(exchange, is_head, idle).0)
+                Ok(answered.finish(exchange, is_head, idle, None).0)
             }
             Err(cause) => {
                 let answer = cause.answer();

@@ -42,7 +42,8 @@ pub(super) async fn answer(connection: &Connection, mut request: Request<Incomin
             return reply::failure(cause, false);
         }
     };
-    let ends = tcp::Ends { remote: connection.remote, local: connection.local };
+    // What is called is what the request names, whatever was dialled.
+    let ends = tcp::Ends { remote: connection.remote, local: connection.local, dialled: None };
     if declared == Protocol::Tls {
         let tunnel = after_hello(Arc::clone(context), speaker, called, ends, on_upgrade);
         context.tasks.detach("tunnel", context.open.track_future(tunnel));
@@ -113,7 +114,7 @@ async fn lead(
     account: &mut Account,
 ) -> Result<tcp::Led, Cause> {
     let (route, port) = tcp::routed(context, speaker, snapshot, Some(called), (ends, server_name), account)?;
-    tcp::lead(context, speaker, snapshot, &route, (port, ends.remote), account).await
+    tcp::lead(context, speaker, snapshot, &route, (port, ends), account).await
 }
 
 async fn carry(context: Arc<Context>, led: tcp::Led, on_upgrade: OnUpgrade, mut account: Account) {

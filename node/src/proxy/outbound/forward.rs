@@ -55,8 +55,9 @@ pub(super) async fn forward(
 ) -> Result<Answered, Cause> {
     let (context, route) = (requests.context, &routed.route);
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
+    let arrived = (routed.port, requests.dialled);
     let cluster = context
-        .cluster(snapshot, &requests.speaker, route, destination, routed.port, carries(outgoing.parts.version))
+        .cluster(snapshot, &requests.speaker, route, destination, arrived, carries(outgoing.parts.version))
         .inspect_err(|_| requests.count_service(routed, exchange))?;
     exchange.between(Arc::clone(&cluster.nobody));
     let Outgoing { parts, host, upgrade, incoming, user: _ } = outgoing;

@@ -69,7 +69,8 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
         }
         let (speaker, route) = (&requests.speaker, &routed.route);
         let (to, carries) = (&mirror.destination, carries(head.parts.version));
-        let Ok(cluster) = context.cluster(snapshot, speaker, route, to, routed.port, carries) else {
+        let arrived = (routed.port, requests.dialled);
+        let Ok(cluster) = context.cluster(snapshot, speaker, route, to, arrived, carries) else {
             tracing::debug!(host = mirror.destination.host, "no such mirror");
             continue;
         };

@@ -21,9 +21,9 @@ use super::{
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
-    gateway::{Entrance, Way},
+    gateway::{Admitted, Entrance, Way},
     http::{self as body, Bounds, Incoming, ResponseBody, Side, Ties},
-    inbound::{REQUEST_ID, Told},
+    inbound::{REQUEST_ID, Standing, Told, Watch},
     reply, upgrade,
 };
 use crate::{clock, snapshot::Snapshot, telemetry::Flags};
@@ -70,7 +70,10 @@ pub(super) async fn serve(
     };
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
     let local = original.or_else(|| stream.local_addr().ok()).unwrap_or_else(nowhere);
-    let requests = |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local };
+    // A service's own address is no place of a server's: this node listens there.
+    let dialled = original.filter(|to| !to.ip().to_canonical().is_loopback());
+    let requests =
+        |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local, dialled };
     let server_name = match found {
         Ok(Spoken::Http1) => {
             return connection::serve_http1(&context, stream, Side::Application, requests(speaker)).await;
@@ -82,7 +85,7 @@ pub(super) async fn serve(
         Ok(Spoken::Tls(name)) => Some(name.unwrap_or_default()),
         Err(error) => return tracing::debug!(%error, "connection ended before a request"),
     };
-    let ends = tcp::Ends { remote, local };
+    let ends = tcp::Ends { remote, local, dialled };
     Box::pin(tcp::serve(&context, &speaker.load_full(), stream, ends, server_name.as_deref())).await;
 }
 
@@ -96,6 +99,8 @@ struct Connection {
     entrance: Option<Arc<Entrance>>,
     remote: SocketAddr,
     local: SocketAddr,
+    /// Of a captured connection: where the application meant to go.
+    dialled: Option<SocketAddr>,
 }
 
 impl Handler for Connection {
@@ -108,9 +113,10 @@ impl Handler for Connection {
         let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
         let is_head = request.method() == Method::HEAD;
         let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
-        let (speaker, remote, local) = (self.speaker.load_full(), self.remote, self.local);
+        let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
         let entrance = self.entrance.as_deref();
-        let mut requests = Requests { context: &self.context, speaker, entrance, remote, local, came: clock::wall() };
+        let (context, came) = (&self.context, clock::wall());
+        let mut requests = Requests { context, speaker, entrance, remote, local, dialled, came, standing: None };
         let mut answered = requests.answer(request, &mut exchange).await;
         if let (Some(extended), Ok(given)) = (&extended, &answered)
             && let Err(cause) = given.judged_by(extended)
@@ -119,9 +125,9 @@ impl Handler for Connection {
         }
         let answered = answered.unwrap_or_else(|cause| requests.failed(cause, &mut exchange));
         let idle = self.context.limits().stream_idle;
-        let (mut response, flight) = answered.finish(exchange, is_head, idle);
+        let (mut response, flight) = answered.finish(exchange, is_head, idle, requests.standing.clone());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            upgrade::join_holding(&self.context, on_upgrade, &mut response, flight);
+            upgrade::join_holding(&self.context, on_upgrade, &mut response, flight, requests.standing);
             if extended.is_some() {
                 upgrade::Extended::answer(&mut response);
             }
@@ -133,7 +139,7 @@ impl Handler for Connection {
         let speaker = self.speaker.load();
         let mut exchange = Exchange::new(clock::monotonic(), false);
         exchange.between(self.context.recorder(speaker.to_nothing()));
-        let ends = tcp::Ends { remote: self.remote, local: self.local };
+        let ends = tcp::Ends { remote: self.remote, local: self.local, dialled: self.dialled };
         let snapshot = self.context.current.load();
         exchange.observe(observe::begin_connection(&self.context, &speaker, &snapshot, ends, None));
         exchange.refused(cause);
@@ -141,7 +147,7 @@ impl Handler for Connection {
 
     async fn closed(&self) {
         match &self.entrance {
-            Some(entrance) => entrance.closed().await,
+            Some(entrance) => entrance.closed(&self.context).await,
             None => std::future::pending().await,
         }
     }
@@ -158,7 +164,7 @@ pub(super) async fn serve_client<I>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (speaker, entrance) = (Arc::clone(entrance.speaker()), Some(Arc::new(entrance)));
-    let requests = Connection { context: Arc::clone(context), speaker, entrance, remote, local };
+    let requests = Connection { context: Arc::clone(context), speaker, entrance, remote, local, dialled: None };
     if is_http2 {
         Box::pin(connection::serve_http2(context, io, Side::Application, requests)).await;
     } else {
@@ -175,8 +181,12 @@ struct Requests<'a> {
     remote: SocketAddr,
     /// Where the application came in.
     local: SocketAddr,
+    /// Where it meant to go, if the kernel brought it here.
+    dialled: Option<SocketAddr>,
     /// When the request came, wall time.
     came: Millis,
+    /// What was let in at a gateway.
+    standing: Option<Standing>,
 }
 
 /// A response before its body is tied to the end of the exchange.
@@ -204,7 +214,13 @@ impl Answered {
 
     /// The response as it goes to the caller. A request is under way until the end of its body, or of the tunnel that it
     /// became: then its flight is given.
-    fn finish(self, mut exchange: Exchange, is_head: bool, idle: Duration) -> (Response<ResponseBody>, Option<Flight>) {
+    fn finish(
+        self,
+        mut exchange: Exchange,
+        is_head: bool,
+        idle: Duration,
+        standing: Option<Standing>,
+    ) -> (Response<ResponseBody>, Option<Flight>) {
         match self {
             Self::Here(response) => {
                 exchange.answered(response.status(), response.headers());
@@ -215,7 +231,8 @@ impl Answered {
                 exchange.answered(response.status(), response.headers());
                 let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let (of_body, of_tunnel) = if is_tunnel { (None, Some(flight)) } else { (Some(flight), None) };
-                let ties = Ties { exchange, deadline, flight: of_body, watch: None, idle };
+                let watch = standing.map(|standing| Watch::new(standing, exchange.upload()));
+                let ties = Ties { exchange, deadline, flight: of_body, watch, idle };
                 (response.map(|source| ResponseBody::relay(source, ties)), of_tunnel)
             }
         }
@@ -253,9 +270,14 @@ impl Requests<'_> {
         };
         let mut told = Told::default();
         let answered = match entrance.admit(context, (&mut parts, incoming), &host, ends, &mut told).await {
-            Ok((incoming, user)) => {
+            Ok(Admitted { body: incoming, user, mut standing }) => {
+                self.standing = Some(standing.clone());
                 let request = forward::Outgoing { parts, host, upgrade, incoming, user };
-                self.admitted(&snapshot, request, exchange).await
+                tokio::select! {
+                    biased;
+                    answered = self.admitted(&snapshot, request, exchange) => answered,
+                    () = standing.forbidden() => Err(Cause::Denied),
+                }
             }
             Err(refusal) => {
                 tracing::debug!(gateway = %self.speaker.service, ?refusal, "a client's request was refused");

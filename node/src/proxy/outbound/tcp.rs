@@ -44,6 +44,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(in crate::proxy) struct Ends {
     pub(in crate::proxy) remote: SocketAddr,
     pub(in crate::proxy) local: SocketAddr,
+    /// Of a captured connection: where the application meant to go.
+    pub(in crate::proxy) dialled: Option<SocketAddr>,
 }
 
 /// Serves one connection of an application. `server_name` is there if it is TLS, and empty if that asks for none.
@@ -72,7 +74,7 @@ pub(in crate::proxy) async fn pass(
     let snapshot = context.current.load();
     let mut account = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
     let led = match route(&snapshot, &mut account) {
-        Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends.remote), &mut account).await,
+        Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends), &mut account).await,
         Err(cause) => Err(cause),
     };
     // What is carried may last for days.
@@ -139,7 +141,7 @@ pub(in crate::proxy) async fn lead(
     speaker: &Speaker,
     snapshot: &Arc<Snapshot>,
     route: &Arc<Route>,
-    (port, remote): (u16, SocketAddr),
+    (port, ends): (u16, Ends),
     account: &mut Account,
 ) -> Result<Led, Cause> {
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
@@ -147,11 +149,11 @@ pub(in crate::proxy) async fn lead(
     let mut attempt = 1;
     loop {
         // Looked up each time: a failure may have ejected whoever failed.
-        let cluster = context.cluster(snapshot, speaker, route, destination, port, Carries::Bytes)?;
+        let cluster = context.cluster(snapshot, speaker, route, destination, (port, ends.dialled), Carries::Bytes)?;
         account.between(Arc::clone(&cluster.nobody));
         account.takes(&route.name, &cluster.circuit.cluster);
         let key = cluster.consistent_hash();
-        let hash = key.and_then(|key| Affinity::of_connection(key, remote));
+        let hash = key.and_then(|key| Affinity::of_connection(key, ends.remote));
         let began = clock::uptime_micros();
         // Whoever took nothing is no better for being near.
         let ask = Ask { tried: &tried, leave: true, hash, random: context.random(), now: began / 1_000 };
@@ -265,8 +267,8 @@ impl Led {
             }
         };
         match server {
-            Server::There(stream) => relay(caller, *stream, &mut [account], spans, stopped).await,
-            Server::Outside(stream) => relay(caller, stream, &mut [account], spans, stopped).await,
+            Server::There(stream) => relay(&context.budget, (caller, *stream), &mut [account], spans, stopped).await,
+            Server::Outside(stream) => relay(&context.budget, (caller, stream), &mut [account], spans, stopped).await,
             Server::Here(arrival) => {
                 let (application, inner, denied) = arrival.split();
                 let until = async {
@@ -275,7 +277,7 @@ impl Led {
                         end = stopped => end,
                     }
                 };
-                relay(caller, application, &mut [account, inner], spans, until).await;
+                relay(&context.budget, (caller, application), &mut [account, inner], spans, until).await;
             }
         }
         drop(flight);

@@ -2,10 +2,11 @@
 //! one side breaks off on the other.
 //!
 //! A connection that has nothing to say holds no buffer: what arrives is read into one that all connections of a thread share, and
-//! only what the other side does not take at once gets one of its own, which goes when it is empty and nothing more has come.
+//! only what the other side does not take at once gets one of its own, which goes when it is empty and nothing more has come. These count
+//! among the bytes that a node holds; while there is no room for one, less is read at once.
 
 use super::Account;
-use crate::{clock, http1::Upgraded, mesh::stream::VirtualStream, telemetry::Flags};
+use crate::{clock, http1::Upgraded, mesh::stream::VirtualStream, proxy::http::ReplayBudget, telemetry::Flags};
 use futures_util::future::BoxFuture;
 use std::{
     cell::RefCell,
@@ -23,6 +24,8 @@ use tokio_rustls::server::TlsStream;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 64 << 10;
+/// The same while the node holds as much as it may.
+const LEAST: usize = 4 << 10;
 /// Reads of one direction after which other connections get their turn.
 const TURNS: usize = 16;
 
@@ -128,8 +131,8 @@ impl End {
 
 /// Joins them until the end, which both accounts are told. `until` ends it from outside.
 pub(in crate::proxy) async fn relay(
-    mut caller: impl Side,
-    mut server: impl Side,
+    budget: &ReplayBudget,
+    (mut caller, mut server): (impl Side, impl Side),
     accounts: &mut [Account],
     spans: Spans,
     until: impl Future<Output = End>,
@@ -137,7 +140,7 @@ pub(in crate::proxy) async fn relay(
     let active = AtomicU64::new(clock::uptime());
     let lost = || io::Error::new(io::ErrorKind::ConnectionReset, "the connection between the nodes was closed");
     let (caller_lost, server_lost) = (caller.lost(), server.lost());
-    let (mut up, mut down) = (Direction::default(), Direction::default());
+    let (mut up, mut down) = (Direction::new(budget), Direction::new(budget));
     let both = std::future::poll_fn(|cx| {
         let ended = up.poll(cx, &mut caller, &mut server, |bytes| {
             active.store(clock::uptime(), Relaxed);
@@ -211,8 +214,10 @@ impl Broken {
 }
 
 /// One of the two ways.
-#[derive(Default)]
-struct Direction {
+struct Direction<'b> {
+    budget: &'b ReplayBudget,
+    /// Of the budget, for the buffer.
+    held: usize,
     /// What was read and not taken yet: `start` to `end` of it. Empty while there is nothing.
     buffer: Vec<u8>,
     start: usize,
@@ -231,7 +236,24 @@ enum State {
     Over,
 }
 
-impl Direction {
+impl Drop for Direction<'_> {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+impl<'b> Direction<'b> {
+    fn new(budget: &'b ReplayBudget) -> Self {
+        let (held, buffer, start, end, unflushed, state) = Default::default();
+        Self { budget, held, buffer, start, end, unflushed, state }
+    }
+
+    /// Nothing is left that it would be for.
+    fn let_go(&mut self) {
+        self.buffer = Vec::new();
+        self.budget.give(std::mem::take(&mut self.held));
+    }
+
     fn is_over(&self) -> bool {
         self.state == State::Over
     }
@@ -255,7 +277,7 @@ impl Direction {
                 State::Open => match self.fill(cx, source, sink, &mut moved)? {
                     Poll::Ready(()) => {}
                     Poll::Pending => {
-                        self.buffer = Vec::new();
+                        self.let_go();
                         if self.unflushed {
                             ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Broken::Sink)?;
                             self.unflushed = false;
@@ -297,8 +319,9 @@ impl Direction {
             let read = read(cx, source, &mut self.buffer)?;
             return Ok(read.map(|length| self.filled(length)));
         }
+        let room = if self.budget.left() < BUFFER { LEAST } else { BUFFER };
         SHARED.with_borrow_mut(|shared| {
-            let Poll::Ready(length) = read(cx, source, shared)? else { return Ok(Poll::Pending) };
+            let Poll::Ready(length) = read(cx, source, &mut shared[..room])? else { return Ok(Poll::Pending) };
             let mut taken = 0;
             while taken < length {
                 let Poll::Ready(more) = write(cx, sink, &shared[taken..length], moved)? else { break };
@@ -306,7 +329,9 @@ impl Direction {
                 self.unflushed = true;
             }
             if taken < length {
-                self.buffer = vec![0; BUFFER];
+                // The little that finds no room is held all the same.
+                self.held = if self.budget.take(room) { room } else { 0 };
+                self.buffer = vec![0; room];
                 self.buffer[taken..length].copy_from_slice(&shared[taken..length]);
                 self.start = taken;
             }
@@ -350,5 +375,43 @@ fn write(
         }
         Poll::Ready(Err(error)) => Err(Broken::Sink(error)),
         Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    /// Lets a sender send more than its receiver takes: what is held meanwhile, and how long the buffer is. Then the rest is taken.
+    async fn behind(budget: &ReplayBudget) -> (usize, usize) {
+        const SENT: usize = 3 * BUFFER;
+        let before = budget.taken();
+        let (mut sender, mut source) = duplex(SENT);
+        let (mut sink, mut receiver) = duplex(10);
+        sender.write_all(&vec![7; SENT]).await.unwrap();
+        drop(sender);
+        let mut direction = Direction::new(budget);
+        let first = std::future::poll_fn(|cx| Poll::Ready(direction.poll(cx, &mut source, &mut sink, |_| {}))).await;
+        assert!(first.is_pending());
+        let held = (budget.taken() - before, direction.buffer.len());
+        let all = async {
+            let mut all = Vec::new();
+            receiver.read_to_end(&mut all).await.map(|_| all)
+        };
+        let moving = std::future::poll_fn(|cx| direction.poll(cx, &mut source, &mut sink, |_| {}));
+        let (moved, all) = tokio::join!(moving, all);
+        assert!(moved.is_ok() && all.unwrap() == vec![7; SENT]);
+        drop(direction);
+        assert_eq!(budget.taken(), before, "and all of it is given back");
+        held
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_receiver_leaves_counts_among_what_the_node_holds() {
+        let budget = ReplayBudget::default();
+        assert_eq!(behind(&budget).await, (BUFFER, BUFFER));
+        assert!(budget.take(budget.left() - 1));
+        assert_eq!(behind(&budget).await, (0, LEAST), "where there is no room it goes on in small steps");
     }
 }

@@ -219,6 +219,26 @@ fn connections_beyond_the_limit_wait_for_others_to_end() {
 }
 
 #[test]
+fn a_full_node_closes_a_port_all_the_same() {
+    let backend = Backend::scripted(|_| ok("whole"));
+    let world = limited(&backend, "connections: 16");
+    let outbound = world.nodes[0].outbound;
+    // One more is accepted and waits for its place.
+    let mut crowd: Vec<Client> = (0..17).map(|_| Client::connect(outbound)).collect();
+    for client in &mut crowd[..16] {
+        assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").expect("an answer").status, 200);
+    }
+    world.configure(0, &[]).unwrap();
+    let is_closed = || TcpStream::connect(outbound).is_err();
+    let mut looks = 0;
+    while !is_closed() {
+        looks += 1;
+        assert!(looks < 500, "it still listens");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn a_change_of_limits_ends_connections_that_were_accepted_under_others() {
     let backend = Backend::named("v1");
     let mut world = world(&backend);

@@ -172,6 +172,31 @@ fn a105_a_body_that_nobody_reads_is_not_taken() {
 }
 
 #[test]
+fn a105_an_application_that_drips_meets_its_routes_timeout() {
+    let (mut world, application) = before(|mut stream| {
+        let mut head = [0; 4096];
+        assert!(stream.read(&mut head).unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n").unwrap();
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews, namespace: default}\n\
+         spec: {hosts: [reviews], http: [{timeout: 1s, route: [{destination: {host: reviews}}]}]}\n",
+    );
+    let mut stream = TcpStream::connect(world.nodes[0].outbound).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap();
+    let (mut answer, began) = (Vec::new(), crate::clock::monotonic());
+    drop(stream.read_to_end(&mut answer));
+    let lasted = crate::clock::monotonic().duration_since(began);
+    assert!(lasted < Duration::from_secs(10), "{lasted:?}");
+    assert!(answer.starts_with(b"HTTP/1.1 200") && answer.len() < 500, "{}", String::from_utf8_lossy(&answer));
+    // The application is told, too: it does not drip for nobody.
+    application.join().unwrap();
+}
+
+#[test]
 fn a105_a_response_that_nobody_reads_is_not_taken() {
     let (world, application) = before(|mut stream| {
         let mut head = [0; 4096];

@@ -218,3 +218,14 @@ fn without_sharing_nothing_is_told_or_heard() {
     mesh.circuits.sweep(6_500, 0);
     assert!(outlets.suspects.try_recv().is_ok() && outlets.probes.try_recv().is_ok());
 }
+
+#[test]
+fn what_callers_dialled_leaves_the_clusters_own_table_alone() {
+    let mesh = Mesh::new();
+    let policy = detecting();
+    let own = mesh.table(&policy, 1);
+    let dialled: Vec<Instance> = [endpoint("x", &StatsTable::default())].iter().map(Instance::from).collect();
+    let apart = Circuits::table_apart(&mesh.circuit, &dialled, &policy, &Client::default(), 2, 7);
+    assert_eq!((picked(&apart, 2), apart.outliers.is_none()), (vec![0], true), "there is no other");
+    assert!(mesh.circuit.is_current(&apart) && Arc::ptr_eq(&own, &mesh.table(&policy, 3)));
+}

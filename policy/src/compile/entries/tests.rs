@@ -96,6 +96,8 @@ fn an_address_means_whose_it_is_then_whose_network_it_lies_in_then_who_takes_the
     let entries = entries(&[
         text("network", "shop", &format!("{{hosts: [network.example.com], addresses: [10.0.0.0/8], {ports}}}")),
         text("single", "shop", &format!("{{hosts: [single.example.com], addresses: [10.0.0.7], {ports}}}")),
+        text("wide", "shop", &format!("{{hosts: [wide.example.com], addresses: [10.0.0.0/7, 10.1.0.0/24], {ports}}}")),
+        text("near", "shop", &format!("{{hosts: [near.example.com], addresses: [10.1.0.0/16], {ports}}}")),
         text("own", "bank", &format!("{{hosts: [own.example.com], addresses: [10.0.0.0/8], exportTo: [.], {ports}}}")),
         text(
             "port",
@@ -114,8 +116,27 @@ fn an_address_means_whose_it_is_then_whose_network_it_lies_in_then_who_takes_the
     assert_eq!(at("10.0.0.7", 5432, "web").as_deref(), Some("single"));
     assert_eq!(at("10.0.0.8", 5432, "web").as_deref(), Some("network"));
     assert_eq!(at("10.0.0.8", 5432, "bank").as_deref(), Some("own"));
+    assert_eq!(at("10.1.9.9", 5432, "web").as_deref(), Some("near"), "of networks the smallest");
+    assert_eq!(at("10.1.0.9", 5432, "web").as_deref(), Some("wide"), "of all of an entry's");
+    assert_eq!(at("10.1.9.9", 5432, "bank").as_deref(), Some("own"), "the callers' own before others'");
     assert_eq!(at("10.0.0.7", 5433, "web"), None, "no such port");
     assert_eq!(at("192.0.2.1", 5432, "web"), None);
     assert_eq!(at("192.0.2.1", 25, "web").as_deref(), Some("port"), "all of a TCP port that has no addresses");
     assert_eq!(at("192.0.2.1", 80, "web"), None, "HTTP is told by its host");
+}
+
+/// Istio's simulator: serviceentry-serviceentry-01.
+#[test]
+fn of_two_with_the_same_network_the_first_counts() {
+    let one = |name: &str, address: &str| {
+        let ports = "ports: [{number: 9999, name: port-9999, protocol: TCP}]";
+        text(name, "shop", &format!("{{hosts: [{name}.example.com], addresses: ['{address}/32'], {ports}}}"))
+    };
+    let entries = entries(&[
+        one("se1", "1234:1f1:123:123:f816:3eff:feb8:2287"),
+        one("se2", "1234:1f1:123:123:f816:3eff:febf:57ce"),
+    ]);
+    let at = |address: &str| entries.at(address.parse().unwrap(), 9999, "shop").map(|made| made.document.name.clone());
+    assert_eq!(at("1234:1f1:1:1:1:1:1:1").as_deref(), Some("se1"));
+    assert_eq!(at("1235:1f1:1:1:1:1:1:1"), None);
 }

@@ -85,6 +85,10 @@ fn what_is_not_applied_may_only_say_its_default() {
                    streamIdle: 1s, tlsHandshakeTimeout: 1s, connections: 99, connectionsPerAddress: 1000, pendingHandshakes: 9}}";
     assert_eq!(unbuilt(applied), 0);
     assert_eq!(unbuilt("{limits: {connectionsPerAddress: 9}}"), 0);
+    // Istio's default, written out: pushed, with a word on what it does not open.
+    let allow_any = read("{outboundTrafficPolicy: {mode: ALLOW_ANY}}");
+    let told: Vec<_> = allow_any.problems.iter().map(|problem| (problem.code, problem.refuses())).collect();
+    assert_eq!(told, [(codes::IGNORED, false)]);
     for spec in ["{defaultConfig: {gatewayTopology: {proxyProtocol: {}}}}", "{accessLogFormat: '%FILTER_STATE(a)%'}"] {
         assert_eq!(unbuilt(spec), 1, "{spec}");
     }

@@ -93,6 +93,23 @@ fn tls_takes_the_most_specific_name() {
 }
 
 #[test]
+fn the_smallest_network_goes_before_the_most_specific_name() {
+    let rule = |name: &str, subnets: &str, host: &str| {
+        format!("{{match: [{{sniHosts: ['{name}'], destinationSubnets: [{subnets}]}}], {}}}", to(host))
+    };
+    let rules = [
+        rule("a.db.example", "10.0.0.0/8", "exact"),
+        rule("*.db.example", "10.1.0.0/16", "near"),
+        rule("*.db.example", "", "anywhere"),
+    ];
+    let world = World::new(&format!("tls: [{}]", rules.join(", ")));
+    let tls = |address: &str| {
+        world.with(443, address, "", |compiled, connection| first(&route_tls(compiled, connection, "a.db.example")))
+    };
+    assert_eq!(["10.1.2.3", "10.2.2.3", "192.0.2.1"].map(tls), ["near", "exact", "anywhere"]);
+}
+
+#[test]
 fn tls_that_no_name_takes_is_bytes() {
     let world = World::new(&format!(
         "tls: [{{match: [{{sniHosts: [a.db.example]}}], {}}}], tcp: [{{match: [{{port: 443}}], {}}}]",

@@ -1,0 +1,133 @@
+//! Clients outside the mesh at a gateway's ports: slow ones (A102), handshakes that stall (A103), a header of the PROXY protocol for which
+//! nobody asked (A112).
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use harness::{
+    PATIENCE,
+    cluster::{Cluster, Plan, Service},
+    eventually,
+    http::{self, Connection},
+    process::Skein,
+};
+
+/// Two doors before `shop/cart`, with these limits: HTTP at 8080, TLS at 8443.
+fn edge(limits: &str) -> Cluster {
+    let labels = vec![("istio".to_owned(), "ingressgateway".to_owned())];
+    let plans = [
+        ("edge", Plan::with([Service { labels, ..Service::client("istio-system/ingress") }])),
+        ("shop", Plan::with([Service::version("shop/cart", "v1")])),
+    ];
+    let cluster = Cluster::start(Skein::at(env!("CARGO_BIN_EXE_skein-under-test")), &plans);
+    cluster.wait_members(PATIENCE);
+    cluster.wait_endpoints("shop/cart", 1);
+    let documents = format!(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: public, namespace: shop}}\nspec: {{selector: {{istio: ingressgateway}}, servers: [\
+         {{port: {{number: 8080, name: http, protocol: HTTP}}, hosts: ['*']}}, \
+         {{port: {{number: 8443, name: tls, protocol: HTTPS}}, hosts: ['*'], tls: {{mode: SIMPLE, credentialName: none}}}}]}}\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: cart, namespace: shop}}\nspec: {{hosts: ['*'], gateways: [public], http: [{{route: [{{destination: {{host: cart}}}}]}}]}}\n\
+         ---\napiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{limits: {limits}}}\n"
+    );
+    cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
+    eventually("requests come through", || match http::get(at(&cluster, 8080), "a.org", "/")?.status {
+        200 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    eventually("the other door is open", || Connection::open(at(&cluster, 8443)).map(drop).map_err(|e| e.to_string()));
+    cluster
+}
+
+fn at(cluster: &Cluster, port: u16) -> SocketAddr {
+    SocketAddr::new(cluster.node("edge").ip, port)
+}
+
+fn open(cluster: &Cluster, port: u16) -> TcpStream {
+    let stream = TcpStream::connect(at(cluster, port)).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket");
+    stream
+}
+
+/// True if the node has ended it, whatever it said before.
+fn is_over(mut stream: &TcpStream) -> bool {
+    loop {
+        match stream.read(&mut [0; 4096]) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+}
+
+fn ended(what: &str, streams: &[TcpStream]) {
+    eventually(what, || match streams.iter().filter(|stream| !is_over(stream)).count() {
+        0 => Ok(()),
+        left => Err(format!("{left} of {} are open", streams.len())),
+    });
+}
+
+#[test]
+fn a102_slow_clients_end_at_their_limits_and_hold_up_nobody() {
+    let cluster = edge("{headerTimeout: 2s, requestBodyIdle: 2s, connectionsPerAddress: 1000}");
+    let begun = |text: &'static [u8]| {
+        let slow = (0..150).map(|_| open(&cluster, 8080));
+        slow.map(|mut stream| stream.write_all(text).map(|()| stream)).collect::<Result<Vec<_>, _>>().expect("open")
+    };
+    let heads = begun(b"GET / HTTP/1.1\r\nhost: a.org\r\nx-slow: ");
+    let bodies = begun(b"POST / HTTP/1.1\r\nhost: a.org\r\ncontent-length: 100\r\n\r\nx");
+    for _ in 0..20 {
+        let began = harness::now();
+        assert_eq!(http::get(at(&cluster, 8080), "a.org", "/").expect("an answer").status, 200);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    // A byte now and then does not make a head more patient.
+    let mut dripping: Vec<&TcpStream> = heads.iter().collect();
+    let began = harness::now();
+    while !dripping.is_empty() && began.elapsed() < PATIENCE {
+        dripping.retain(|stream| { *stream }.write_all(b"x").is_ok() && !is_over(stream));
+    }
+    assert_eq!(dripping.len(), 0, "heads that never end");
+    ended("bodies that do not come", &bodies);
+}
+
+#[test]
+fn a103_handshakes_that_stall_are_few_and_end() {
+    let cluster = edge("{pendingHandshakes: 8, tlsHandshakeTimeout: 4s, connectionsPerAddress: 1000}");
+    let mut crowd: Vec<TcpStream> = (0..50).map(|_| open(&cluster, 8443)).collect();
+    for stream in &mut crowd {
+        // The first half of a ClientHello; who has no place is refused before it is read.
+        drop(stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"));
+    }
+    eventually("all but half of the places are refused", || {
+        match crowd.iter().filter(|stream| !is_over(stream)).count() {
+            0..=4 => Ok(()),
+            left => Err(format!("{left} wait")),
+        }
+    });
+    assert_eq!(http::get(at(&cluster, 8080), "a.org", "/").expect("an answer").status, 200);
+    ended("the others when their time is over", &crowd);
+}
+
+#[test]
+fn a112_a_header_of_the_proxy_protocol_is_no_request() {
+    let cluster = edge("{headerTimeout: 2s}");
+    let backend = &cluster.node("shop").backends[0];
+    backend.forget();
+    let second = [
+        &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c"[..],
+        &[10, 9, 9, 9, 127, 0, 0, 1, 0x10, 0x00, 0x1f, 0x90],
+        b"GET / HTTP/1.1\r\nhost: a.org\r\n\r\n",
+    ]
+    .concat();
+    let first = b"PROXY TCP4 10.9.9.9 127.0.0.1 4096 8080\r\nGET / HTTP/1.1\r\nhost: a.org\r\n\r\n";
+    for header in [&second[..], first] {
+        let mut connection = Connection::open(at(&cluster, 8080)).expect("it listens");
+        connection.send(header).expect("it is open");
+        let answer = String::from_utf8_lossy(&connection.rest()).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+    assert!(backend.arrivals().is_empty(), "{:?}", backend.arrivals());
+}
