@@ -4,7 +4,9 @@ use certs::{
     ca::Svid,
     codec::Millis,
     id::{ServiceName, SpiffeId},
+    verify::verify,
 };
+use rustls::pki_types::CertificateDer;
 
 use super::Agent;
 use crate::agent::{
@@ -37,6 +39,11 @@ impl Agent {
     /// How long leafs of services last, by policy.
     pub fn leaf_life(&self) -> Millis {
         millis(self.state().lifetimes().leaf)
+    }
+
+    /// Whether a leaf that was handed out counts still, with its path.
+    pub fn counts(&self, chain: &[CertificateDer<'_>], now: Millis) -> bool {
+        verify(chain, &self.inner.sync.world.authority().load(), now).is_ok()
     }
 
     /// A leaf with a key of its own for an application of a local user. Who may have it is the caller's to know.
