@@ -183,7 +183,7 @@ impl Store {
             drop(tokens);
             judgement.map_or(Ok(()), |judgement| audit::link(write, &[judgement]))
         })?;
-        let changed = || fail("failed", "the token was used at this very moment", "try again with the same token");
+        let changed = || fail("failed", "the token was used at this very moment: try again with the same one", "");
         is_same.then_some(()).ok_or_else(changed)
     }
 

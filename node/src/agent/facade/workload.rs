@@ -1,12 +1,13 @@
 //! What the Workload API asks of the agent: who a local user's processes are, and certificates for them.
 
+use std::sync::Arc;
+
 use certs::{
     ca::Svid,
     codec::Millis,
     id::{ServiceName, SpiffeId},
-    verify::verify,
+    verify::Authority,
 };
-use rustls::pki_types::CertificateDer;
 
 use super::Agent;
 use crate::agent::{
@@ -41,9 +42,9 @@ impl Agent {
         millis(self.state().lifetimes().leaf)
     }
 
-    /// Whether a leaf that was handed out counts still, with its path.
-    pub fn counts(&self, chain: &[CertificateDer<'_>], now: Millis) -> bool {
-        verify(chain, &self.inner.sync.world.authority().load(), now).is_ok()
+    /// Whom this node believes now: another one after each change.
+    pub fn authority(&self) -> Arc<Authority> {
+        self.inner.sync.world.authority().load_full()
     }
 
     /// A leaf with a key of its own for an application of a local user. Who may have it is the caller's to know.

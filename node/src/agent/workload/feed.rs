@@ -1,10 +1,11 @@
 //! What one caller is told: at once, and again whenever something of it changes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use certs::{
     codec::Millis,
     id::{ServiceName, SpiffeId},
+    verify::{Authority, verify},
 };
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -41,6 +42,8 @@ pub(super) struct Feed {
     uid: u32,
     wants: Wants,
     told: Option<Told>,
+    /// By whom what was told is judged to count: members come and go more often than that changes.
+    judged_by: Option<Arc<Authority>>,
     /// No further attempt before; 0 if none failed.
     retry: Millis,
     changes: watch::Receiver<u64>,
@@ -69,6 +72,12 @@ struct Leafs {
     ends: Millis,
 }
 
+impl Leafs {
+    fn count(&self, authority: &Authority, now: Millis) -> bool {
+        self.chains.iter().all(|chain| verify(chain, authority, now).is_ok())
+    }
+}
+
 impl Told {
     /// Whether this is still what the caller should know, a life that policy shortened counting at once.
     fn holds(&self, identities: &[(SpiffeId, ServiceName)], roots: &[Vec<u8>], life: Millis, now: Millis) -> bool {
@@ -80,7 +89,7 @@ impl Told {
 impl Feed {
     pub(super) fn new(agent: Agent, tasks: Tasks, uid: u32, wants: Wants, place: Place<u32>) -> Self {
         let (changes, reloads) = (agent.changes(), agent.reloads());
-        Self { agent, tasks, uid, wants, told: None, retry: 0, changes, reloads, _place: place }
+        Self { agent, tasks, uid, wants, told: None, judged_by: None, retry: 0, changes, reloads, _place: place }
     }
 
     /// The next message, as soon as there is something new to say.
@@ -119,14 +128,20 @@ impl Feed {
         }
         let (roots, life) = (self.agent.roots(), self.agent.leaf_life());
         // What operators revoked since is taken away, or another put in its place.
-        let counts = |told: &Told| told.leafs.chains.iter().all(|chain| self.agent.counts(chain, now));
+        let authority = self.agent.authority();
+        let is_judged = self.judged_by.as_ref().is_some_and(|before| Arc::ptr_eq(before, &authority));
+        let counts = |told: &Told| is_judged || told.leafs.count(&authority, now);
         let told = self.told.as_ref();
-        if now < self.retry || told.is_some_and(|told| told.holds(&identities, &roots, life, now) && counts(told)) {
+        if now < self.retry {
+            return Ok(None);
+        }
+        if told.is_some_and(|told| told.holds(&identities, &roots, life, now) && counts(told)) {
+            self.judged_by = Some(authority);
             return Ok(None);
         }
         match self.write(&identities, &roots, now) {
             Ok((message, leafs)) => {
-                self.retry = 0;
+                (self.retry, self.judged_by) = (0, Some(authority));
                 self.told = Some(Told { identities, roots, life, leafs });
                 Ok(Some(message))
             }

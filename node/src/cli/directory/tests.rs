@@ -135,6 +135,24 @@ fn a_key_that_others_can_read_is_refused() {
     assert!(error.hint.contains("chmod 600"), "{}", error.hint);
 }
 
+/// A bundle and a `mesh.toml` without a key: what is left where keys were moved away.
+#[test]
+fn a_further_operator_that_cannot_be_written_leaves_what_is_there() {
+    let temporary = tempfile::tempdir().unwrap();
+    let directory =
+        Directory { path: temporary.path().join("mesh"), recovery: false, passphrase: Passphrase::default() };
+    directory.make().unwrap();
+    directory.write(BUNDLE, b"the old one", 0o644).unwrap();
+    // Nothing can be written under that name.
+    fs::create_dir(directory.path.join(MESH)).unwrap();
+    directory.store_operator(&SigningKey::generate(), "the new one", &known()).unwrap_err();
+    assert_eq!(directory.bundle().unwrap(), "the old one");
+    fs::remove_dir(directory.path.join(MESH)).unwrap();
+    directory.store_known(&known()).unwrap();
+    directory.store_operator(&SigningKey::generate(), "the new one", &known()).unwrap();
+    assert_eq!(directory.bundle().unwrap(), "the new one");
+}
+
 #[test]
 fn known_nodes_follow_the_mesh_those_alive_first() {
     let temporary = tempfile::tempdir().unwrap();
