@@ -408,9 +408,10 @@ fn by_roots_alone_who_is_known_to_be_out_is_refused() {
         verify_ca_by_roots(&chain[1..], &authority, now).map(drop)
     };
     assert_eq!(verdict(|_| ()), Ok(()));
-    assert_eq!(verdict(|f| drop(f.authority.ended.insert(node_id("b"), 2))), Ok(()), "the machine before this one");
-    assert_eq!(verdict(|f| drop(f.authority.ended.insert(node_id("a"), 7))), Ok(()), "its enroller was replaced");
-    assert_eq!(verdict(|f| drop(f.authority.ended.insert(node_id("b"), 3))), Err(VerifyError::Ended(node_id("b"), 3)));
+    assert_eq!(verdict(|f| f.authority.ended.extend([(node_id("b"), 2)])), Ok(()), "the machine before this one");
+    assert_eq!(verdict(|f| f.authority.ended.extend([(node_id("a"), 7)])), Ok(()), "its enroller was replaced");
+    let gone = verdict(|f| f.authority.ended.extend([(node_id("b"), 3)]));
+    assert_eq!(gone, Err(VerifyError::Ended(node_id("b"), 3)));
     for (link, revoked) in [
         (Link::NodeCa, (|f| key_digest(&f.node.key)) as fn(&Forge) -> Digest),
         (Link::Enroller, |f| key_digest(&f.enroller.key)),
