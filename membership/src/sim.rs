@@ -1,5 +1,5 @@
 //! Whole meshes of the engines that `skein run` runs, in virtual time under a seeded network: latency, loss, blocked
-//! paths, deaths, restarts, liars. The same scenario with the same seed gives the same output.
+//! paths, deaths, restarts, liars. The same scenario with the same seed gives the same output, but where chitchat itself repairs.
 
 pub mod network;
 mod observe;
@@ -9,5 +9,6 @@ mod queue;
 pub mod report;
 pub mod scenario;
 pub mod twin;
+mod virtual_time;
 mod weather;
 mod zones;

@@ -42,6 +42,29 @@ fn without_rumors_repair_brings_everything() {
 }
 
 #[test]
+fn chitchat_itself_brings_everything_in_virtual_time() {
+    let report = report(
+        "nodes = 8\nduration = \"12s\"\nrumors = false\nrepair = \"chitchat\"\n[[event]]\nat = \"6s\"\ndo = \"put\"\nnodes = 3\n",
+    );
+    assert_eq!((report.unspread, report.false_deaths), (0, 0), "{report:?}");
+    assert!(report.spread_ms.is_some_and(|spread| spread.p50 > 20), "no rumor told it: {report:?}");
+    let runs = report.runs.as_ref().expect("chance is not all the seed's");
+    assert_eq!(runs.count, 10);
+    assert!(runs.spread_p100_ms.is_some_and(|spread| spread.p100 < 6_000), "{report:?}");
+}
+
+#[test]
+fn chitchat_itself_plays_in_one_zone_of_few() {
+    let refused = |nodes: usize, more: &str| {
+        let text = format!("nodes = {nodes}\nduration = \"1s\"\nrepair = \"chitchat\"\n{more}");
+        toml::from_str::<Scenario>(&text).expect("TOML").check().expect_err("refused").to_string()
+    };
+    assert!(refused(201, "").contains("200"));
+    assert!(refused(100, "zones = 2\n").contains("one zone"));
+    assert!(toml::from_str::<Scenario>("nodes = 3\nduration = \"1s\"\nrepair = \"swim\"\n").is_err());
+}
+
+#[test]
 fn a_partition_heals_to_one_state() {
     let report = report(&format!(
         "{HEAD}duration = \"30s\"\n[[event]]\nat = \"5s\"\ndo = \"partition\"\nnodes = \"0-14\"\n\

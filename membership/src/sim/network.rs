@@ -6,19 +6,26 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
-use certs::{codec::Millis, id::NodeId, verify::Authority};
+use certs::{
+    codec::Millis,
+    id::{NodeId, TrustDomain},
+    verify::Authority,
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
     population::{Citizen, START},
     queue::{Delivery, Queue},
     twin::Twin,
+    virtual_time::{Repairer, VirtualTime},
 };
 use crate::{
     body::{Address, Body},
     engine::{Change, Config, Effect, Engine, Event, Lane, LinkId, Loss, Notice, Own},
+    gossip::GossipConfig,
     notary::{Certificates, Notary},
     record,
     statement::Statement,
@@ -33,6 +40,18 @@ const ROUND_MS: u64 = 1_000;
 
 /// Looks at what is sent, and may change or drop it.
 pub type Tap = Box<dyn FnMut(&NodeId, &NodeId, Lane, Arc<[u8]>) -> Option<Arc<[u8]>> + Send>;
+
+/// What brings the records that faster paths lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    Off,
+    /// The twin of chitchat, in which chance is the seed's.
+    #[default]
+    Twin,
+    /// chitchat itself.
+    Chitchat,
+}
 
 /// See the module.
 pub struct Network {
@@ -58,8 +77,10 @@ pub struct Network {
     pub loss: f64,
     /// Whether a dead process's links are reset at once, as by TCP.
     pub resets: bool,
-    /// Whether chitchat's twin runs.
-    pub repair: bool,
+    /// What repairs.
+    pub repair: Repair,
+    /// The clock of chitchats, where they run.
+    virtual_time: Option<VirtualTime>,
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     /// Who noticed what, and when.
     pub trace: Vec<(Millis, NodeId, Change)>,
@@ -79,7 +100,7 @@ pub struct Host {
     pub engine: Engine,
     /// Who it is.
     pub citizen: Citizen,
-    twin: Twin,
+    repairer: Repairer,
     pub(super) address: SocketAddr,
     /// What its disk holds of the others.
     pub persisted: Vec<u8>,
@@ -99,6 +120,16 @@ pub struct Host {
     /// When it must tick or start a round, and the earliest time for which it stands in `wakes`.
     wake: Millis,
     listed: Millis,
+}
+
+impl Host {
+    /// The process ends without a word.
+    pub(super) fn end(&mut self) {
+        self.up = false;
+        if matches!(self.repairer, Repairer::Chitchat(_)) {
+            self.repairer = Repairer::Off;
+        }
+    }
 }
 
 impl Network {
@@ -128,7 +159,8 @@ impl Network {
             latency: (1, 5),
             loss: 0.0,
             resets: false,
-            repair: true,
+            repair: Repair::Twin,
+            virtual_time: None,
             cut,
             trace: Vec::new(),
             notices: Vec::new(),
@@ -162,10 +194,11 @@ impl Network {
         };
         let (authority, notary) = (self.authority.clone(), self.notary.clone());
         let engine = Engine::with_notary(config, own, authority, notary, self.random.random(), self.now);
+        let repairer = self.repairer(trust_domain);
         let host = Host {
             engine,
             citizen: citizen.clone(),
-            twin: Twin::new(trust_domain, self.notary.clone(), self.random.random()),
+            repairer,
             address,
             persisted: last_known,
             generation,
@@ -188,6 +221,19 @@ impl Network {
             started: self.now,
         };
         self.event(&citizen.node, Event::Publish(Body::Address(body)));
+    }
+
+    fn repairer(&mut self, trust_domain: TrustDomain) -> Repairer {
+        let seed = self.random.random();
+        match self.repair {
+            Repair::Off => Repairer::Off,
+            Repair::Twin => Repairer::Twin(Box::new(Twin::new(trust_domain, self.notary.clone(), seed))),
+            Repair::Chitchat => {
+                let config = GossipConfig { trust_domain, interval: Duration::from_millis(ROUND_MS), seed };
+                let now = self.now;
+                Repairer::Chitchat(self.virtual_time.get_or_insert_with(|| VirtualTime::new(now)).start(config))
+            }
+        }
     }
 
     /// Where a node listens.
@@ -238,8 +284,11 @@ impl Network {
             Effect::Persist(bytes) => state.persisted = bytes,
             Effect::Generation(generation) => state.generation = generation,
             Effect::Deliver { from, bytes } => {
-                state.twin.deliver(&from, &bytes);
+                state.repairer.deliver(&from, &bytes);
                 self.drain(node);
+            }
+            Effect::Feed if matches!(state.repairer, Repairer::Chitchat(_)) => {
+                state.repairer.feed(Arc::new(state.engine.feed()));
             }
             Effect::Feed => state.feed = true,
             Effect::Remembered(_) => {}
@@ -258,7 +307,7 @@ impl Network {
     }
 
     fn drain(&mut self, node: &NodeId) {
-        let said = self.nodes.get_mut(node).map(|host| host.twin.drain()).unwrap_or_default();
+        let said = self.nodes.get_mut(node).map(|host| host.repairer.drain()).unwrap_or_default();
         for outgoing in said {
             self.event(node, Event::Gossip(outgoing));
         }
@@ -362,7 +411,19 @@ impl Network {
 
     fn due(&self) -> Option<Millis> {
         let wake = self.wakes.peek().map(|Reverse((at, _))| *at);
-        [self.queue.due(), wake].into_iter().flatten().min()
+        [self.queue.due(), wake, self.virtual_time.as_ref().map(VirtualTime::due)].into_iter().flatten().min()
+    }
+
+    /// Lets chitchats go on up to now, and says what they say.
+    fn gossip(&mut self) {
+        let Some(virtual_time) = &mut self.virtual_time else { return };
+        virtual_time.advance(self.now);
+        let running = |host: &Host| host.up && host.paused_until <= self.now;
+        let names: Vec<NodeId> =
+            self.nodes.iter().filter(|(_, host)| running(host)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.drain(&name);
+        }
     }
 
     /// Goes to the next time at which anything is due, and does all that is due then.
@@ -372,6 +433,7 @@ impl Network {
             return;
         };
         self.now = self.now.max(next);
+        self.gossip();
         // Sockets are read before timers fire, as the owner of an engine must do it.
         while let Some(delivery) = self.queue.pop(self.now) {
             self.deliver(delivery);
@@ -395,11 +457,11 @@ impl Network {
         if node.wake.max(node.paused_until) <= now {
             if node.round <= now {
                 node.round = now + ROUND_MS;
-                if self.repair {
+                if matches!(node.repairer, Repairer::Twin(_)) {
                     if std::mem::take(&mut node.feed) {
-                        node.twin.feed(Arc::new(node.engine.feed()));
+                        node.repairer.feed(Arc::new(node.engine.feed()));
                     }
-                    node.twin.round();
+                    node.repairer.round();
                     self.drain(name);
                 }
             }

@@ -200,6 +200,7 @@ impl Observer {
             cpu_us_per_node_round: spent.map(per_node_s),
             state_hashes: hashes.into_iter().collect(),
             zones: None,
+            runs: None,
         }
     }
 }

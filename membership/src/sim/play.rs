@@ -12,7 +12,7 @@ use certs::{
 };
 
 use super::{
-    network::Network,
+    network::{Network, Repair},
     observe::Observer,
     population::{Citizen, Population},
     report::Report,
@@ -30,6 +30,8 @@ use crate::{
 const LOOK_MS: u64 = 10;
 /// Time between a liar's accusations.
 const LIE_MS: u64 = 200;
+/// How often a scenario is played of which chance is not all the seed's.
+const RUNS: u64 = 10;
 /// Addresses that a starting node is configured with.
 const SEEDS: usize = 3;
 
@@ -42,7 +44,12 @@ pub fn play(scenario: &Scenario, cpu: Option<&dyn Fn() -> u64>) -> Result<Report
     if scenario.zones > 1 {
         return Ok(zones::play(scenario, cpu));
     }
-    Ok(Play::new(scenario).run(scenario, cpu, &mut |_, _| {}))
+    let once = |scenario: &Scenario| Play::new(scenario).run(scenario, cpu, &mut |_, _| {});
+    if scenario.repair != Repair::Chitchat {
+        return Ok(once(scenario));
+    }
+    let runs = (0..RUNS).map(|more| once(&Scenario { seed: scenario.seed.wrapping_add(more), ..scenario.clone() }));
+    Ok(Report::of_runs(runs.collect()).expect("there were several"))
 }
 
 /// A pool under way.

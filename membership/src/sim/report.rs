@@ -34,6 +34,66 @@ pub struct Report {
     /// What became of the first zone's news in the others; none where all nodes are one pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zones: Option<Zones>,
+    /// What several runs of one scenario differed in, where chance has a say that no seed has. All else is then the worst of them:
+    /// numbers of what should not be are added up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Runs>,
+}
+
+/// Several runs, with the seeds that follow the scenario's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Runs {
+    /// How many.
+    pub count: usize,
+    /// Of each run's longest spread.
+    pub spread_p100_ms: Option<Quantiles>,
+    /// Of each run's latest detection.
+    pub detection_p100_ms: Option<Quantiles>,
+    /// Of the times after which all saw all; none if one run never came to that.
+    pub settled_ms: Option<Quantiles>,
+}
+
+impl Report {
+    /// One of several runs; none of none.
+    #[must_use]
+    pub fn of_runs(runs: Vec<Report>) -> Option<Report> {
+        let worst = |of: fn(&Report) -> Option<Quantiles>| {
+            let all: Vec<Quantiles> = runs.iter().filter_map(of).collect();
+            let most = |rank: fn(&Quantiles) -> u64| all.iter().map(rank).max();
+            Some(Quantiles { p50: most(|of| of.p50)?, p99: most(|of| of.p99)?, p100: most(|of| of.p100)? })
+        };
+        let latest = |of: fn(&Report) -> Option<Quantiles>| {
+            Quantiles::of(runs.iter().filter_map(of).map(|quantiles| quantiles.p100).collect())
+        };
+        let settled: Option<Vec<u64>> = runs.iter().map(|run| run.settled_ms).collect();
+        let sum = |of: fn(&Report) -> usize| runs.iter().map(of).sum();
+        let lanes = runs.iter().flat_map(|run| run.bytes_per_node_s.keys().copied());
+        let bytes = |lane: &str| runs.iter().filter_map(|run| run.bytes_per_node_s.get(lane)).max().copied();
+        let mut hashes: Vec<String> = runs.iter().max_by_key(|run| run.state_hashes.len())?.state_hashes.clone();
+        hashes.sort_unstable();
+        let first = runs.first()?;
+        Some(Report {
+            seed: first.seed,
+            spread_ms: worst(|run| run.spread_ms),
+            unspread: sum(|run| run.unspread),
+            detection_ms: worst(|run| run.detection_ms),
+            undetected: sum(|run| run.undetected),
+            false_deaths: sum(|run| run.false_deaths),
+            false_suspicions: sum(|run| run.false_suspicions),
+            settled_ms: settled.as_ref().and_then(|all| all.iter().max().copied()),
+            bytes_per_node_s: lanes.filter_map(|lane| Some((lane, bytes(lane)?))).collect(),
+            links: first.links,
+            cpu_us_per_node_round: runs.iter().filter_map(|run| run.cpu_us_per_node_round).max(),
+            state_hashes: hashes,
+            zones: None,
+            runs: Some(Runs {
+                count: runs.len(),
+                spread_p100_ms: latest(|run| run.spread_ms),
+                detection_p100_ms: latest(|run| run.detection_ms),
+                settled_ms: settled.and_then(Quantiles::of),
+            }),
+        })
+    }
 }
 
 /// News between zones.

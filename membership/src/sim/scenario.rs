@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, de::Error as _};
 
+use super::network::Repair;
+
 /// Nodes of a pool at most: what one process holds.
 pub const NODES: usize = 2_000;
 /// Nodes of a zone at most, where a scenario has several.
 pub const ZONE: usize = 500;
+/// Nodes at most, where chitchat itself repairs.
+pub const CHITCHATS: usize = 200;
 /// Zones at most.
 pub const ZONES: usize = 40;
 /// The longest scenario in milliseconds.
@@ -36,9 +40,10 @@ pub struct Scenario {
     /// Every path between two nodes.
     #[serde(default)]
     pub link: Link,
-    /// Whether chitchat's twin repairs; true by default.
-    #[serde(default = "yes")]
-    pub repair: bool,
+    /// Whether chitchat's twin repairs (true, the default), nothing (false), or chitchat itself (`"chitchat"`), of which chance is its
+    /// own: such a scenario is played several times.
+    #[serde(default, deserialize_with = "repair")]
+    pub repair: Repair,
     /// Whether fresh records are told at once; true by default.
     #[serde(default = "yes")]
     pub rumors: bool,
@@ -135,6 +140,12 @@ impl Scenario {
         if self.zones == 1 && (self.nodes == 0 || self.nodes > NODES) {
             return refuse("nodes".to_owned(), format!("from 1 to {NODES}: a larger mesh is `zones`"));
         }
+        if self.repair == Repair::Chitchat && (self.zones > 1 || self.nodes > CHITCHATS) {
+            return refuse(
+                "repair".to_owned(),
+                format!("chitchat itself plays in one zone of at most {CHITCHATS} nodes"),
+            );
+        }
         if self.zones > 1
             && (!self.nodes.is_multiple_of(self.zones) || !(4..=ZONE).contains(&(self.nodes / self.zones)))
         {
@@ -224,6 +235,25 @@ impl Default for Link {
     fn default() -> Link {
         Link { delay: millisecond(), jitter: Span(0), loss: 0.0 }
     }
+}
+
+fn repair<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Repair, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "true, false or \"chitchat\"")]
+    enum Written {
+        Whether(bool),
+        Who(Who),
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Who {
+        Chitchat,
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Whether(true) => Repair::Twin,
+        Written::Whether(false) => Repair::Off,
+        Written::Who(Who::Chitchat) => Repair::Chitchat,
+    })
 }
 
 fn one() -> usize {

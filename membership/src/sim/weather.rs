@@ -19,7 +19,7 @@ impl Network {
     /// # Panics
     /// If it was never started.
     pub fn kill(&mut self, victim: &NodeId) {
-        self.nodes.get_mut(victim).expect("a node that was started").up = false;
+        self.nodes.get_mut(victim).expect("a node that was started").end();
         let wait = if self.resets { 0 } else { IDLE_MS };
         let lost: Vec<_> = self
             .links

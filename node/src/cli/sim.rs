@@ -26,6 +26,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("liars", include_str!("sim/liars.toml")),
     ("restart-storm", include_str!("sim/restart-storm.toml")),
     ("nodes-1000", include_str!("sim/nodes-1000.toml")),
+    ("repair-100", include_str!("sim/repair-100.toml")),
     ("zones-10000", include_str!("sim/zones-10000.toml")),
 ];
 
@@ -36,7 +37,7 @@ pub enum Command {
     #[command(after_help = "Example: skein sim run kill -o json")]
     Run {
         /// A file, - for standard input, or one that comes with the program: join-100, kill, loss-20, partition,
-        /// one-way, liars, restart-storm, nodes-1000, zones-10000
+        /// one-way, liars, restart-storm, nodes-1000, repair-100, zones-10000
         #[arg(value_name = "SCENARIO")]
         scenario: String,
         /// Instead of the scenario's own
@@ -147,7 +148,14 @@ fn text(report: &Report) -> String {
             ("bytes/news", format!("{bytes_per_news} of a bridge")),
         ]
     });
-    let rows: Vec<(&str, String)> = rows.into_iter().chain(zones).collect();
+    let runs = report.runs.iter().flat_map(|runs| {
+        [
+            ("runs", format!("{}: above is the worst of each", runs.count)),
+            ("spread p100", quantiles(&runs.spread_p100_ms, 0)),
+            ("settled in", quantiles(&runs.settled_ms, 0)),
+        ]
+    });
+    let rows: Vec<(&str, String)> = rows.into_iter().chain(zones).chain(runs).collect();
     rows.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
 }
 

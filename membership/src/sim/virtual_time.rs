@@ -1,0 +1,113 @@
+//! chitchat itself in virtual time: everybody's runs on one runtime whose clock is the simulation's. What chitchat leaves to chance is
+//! its own, so no two runs are alike.
+
+use std::{sync::Arc, time::Duration};
+
+use certs::{codec::Millis, id::NodeId};
+use tokio::{runtime::Runtime, sync::mpsc, task::AbortHandle};
+
+use super::twin::Twin;
+use crate::gossip::{Carrier as _, Feed, Gossip, GossipConfig, Outgoing};
+
+/// How often what chitchats say is fetched, in milliseconds.
+pub(super) const GRAIN_MS: u64 = 10;
+/// How often everybody may go on with what others just said to it, before the clock does.
+const TURNS: usize = 32;
+
+/// The clock, and whose tasks it drives.
+pub(super) struct VirtualTime {
+    runtime: Runtime,
+    now: Millis,
+}
+
+impl VirtualTime {
+    /// One whose clock stands at this time.
+    pub(super) fn new(now: Millis) -> VirtualTime {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build();
+        VirtualTime { runtime: runtime.expect("a runtime without sockets needs nothing of the system"), now }
+    }
+
+    /// When [`VirtualTime::advance`] is due, at the latest.
+    pub(super) fn due(&self) -> Millis {
+        self.now + GRAIN_MS
+    }
+
+    /// Lets everybody do what is to be done up to this time.
+    pub(super) fn advance(&mut self, now: Millis) {
+        let passed = Duration::from_millis(now.saturating_sub(self.now));
+        self.now = now;
+        self.runtime.block_on(async {
+            // A paused clock goes from timer to timer while nobody has anything else to do.
+            tokio::time::sleep(passed).await;
+            for _ in 0..TURNS {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    /// Starts a node's.
+    pub(super) fn start(&self, config: GossipConfig) -> Chitchat {
+        let (gossip, said, run) = Gossip::start(config);
+        let task = self.runtime.spawn(run).abort_handle();
+        Chitchat { gossip, said, task }
+    }
+}
+
+/// One node's chitchat. Dropped, it ends.
+pub(super) struct Chitchat {
+    gossip: Gossip,
+    said: mpsc::Receiver<Outgoing>,
+    task: AbortHandle,
+}
+
+impl Drop for Chitchat {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What repairs a node's records.
+pub(super) enum Repairer {
+    /// Chitchat's twin, whose rounds are the simulation's.
+    Twin(Box<Twin>),
+    /// Chitchat, which has rounds of its own.
+    Chitchat(Chitchat),
+    /// Nothing.
+    Off,
+}
+
+impl Repairer {
+    pub(super) fn feed(&mut self, feed: Arc<Feed>) {
+        match self {
+            Repairer::Twin(twin) => twin.feed(feed),
+            Repairer::Chitchat(chitchat) => chitchat.gossip.feed(feed),
+            Repairer::Off => {}
+        }
+    }
+
+    /// A round of the simulation.
+    pub(super) fn round(&mut self) {
+        match self {
+            Repairer::Twin(twin) => twin.round(),
+            Repairer::Chitchat(_) | Repairer::Off => {}
+        }
+    }
+
+    pub(super) fn deliver(&mut self, from: &NodeId, bytes: &[u8]) {
+        match self {
+            Repairer::Twin(twin) => twin.deliver(from, bytes),
+            Repairer::Chitchat(chitchat) => chitchat.gossip.deliver(from, bytes),
+            Repairer::Off => {}
+        }
+    }
+
+    /// What it wants said and done.
+    pub(super) fn drain(&mut self) -> Vec<Outgoing> {
+        match self {
+            Repairer::Twin(twin) => twin.drain(),
+            Repairer::Chitchat(chitchat) => std::iter::from_fn(|| chitchat.said.try_recv().ok()).collect(),
+            Repairer::Off => Vec::new(),
+        }
+    }
+}
