@@ -60,7 +60,8 @@ pub struct Network {
     pub resets: bool,
     /// Whether chitchat's twin runs.
     pub repair: bool,
-    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Whom each does not reach.
+    pub(super) cut: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// Who noticed what, and when.
     pub trace: Vec<(Millis, NodeId, Change)>,
     /// What engines wanted to be known.
