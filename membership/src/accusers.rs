@@ -41,6 +41,11 @@ impl Accusers {
         accuser.all.ignored(now) || accuser.by.get(accused).is_some_and(|strikes| strikes.ignored(now))
     }
 
+    /// Whether what a member says of anybody counts for nothing now.
+    pub(crate) fn ignored_all(&self, accuser: &NodeId, now: u64) -> bool {
+        self.accusers.get(accuser).is_some_and(|accuser| accuser.all.ignored(now))
+    }
+
     /// Whom it accused turned out to be alive; true if it is ignored about everybody from now on.
     pub(crate) fn refuted(&mut self, accuser: &NodeId, accused: &NodeId, now: u64) -> bool {
         let accuser = self.accusers.entry(accuser.clone()).or_default();

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use certs::id::NodeId;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
+pub(crate) use self::accusations::ACCUSED;
 use self::{
     check::Check,
     peer::{Peer, Setting},
@@ -37,6 +38,9 @@ const QUESTION_MS: u64 = 10_000;
 const RELAYED: usize = 1_024;
 /// Probes a second that one member may ask for.
 const RELAY_RATE: u64 = 50;
+/// How long a node of a sparse mesh that reaches few of those whom it was linked with takes that for a trouble of its own. Then it is
+/// cut off, and looks at everybody: most have no link whose end would tell.
+const CUT_OFF_MS: u64 = 2_000;
 /// The least that this process must have stood still to call itself slow.
 const SLOW_MS: u64 = 150;
 /// The most that it counts against itself.
@@ -55,6 +59,8 @@ pub(crate) enum Order {
     Answer { to: NodeId, target: NodeId, nonce: u64 },
     /// Tell everyone whom this node suspects now: `more` than before, which is urgent, or fewer.
     Suspicions { more: bool },
+    /// Dial a member: few accuse it, and it has not answered them.
+    Dial(NodeId),
     /// The judgement changed.
     Judge(NodeId, Verdict),
 }
@@ -92,6 +98,8 @@ pub(crate) struct Detector {
     askers: BTreeMap<NodeId, Bucket>,
     accusers: Accusers,
     sparse: bool,
+    /// Since when most of those whom it was linked with are out of reach.
+    cut_since: Option<u64>,
     /// Somebody owes an answer: then ticks come sooner.
     waits: bool,
     /// How slow this process lately was, and since when it counts so.
@@ -114,6 +122,7 @@ impl Detector {
             askers,
             accusers: Accusers::default(),
             sparse: false,
+            cut_since: None,
             waits: false,
             health: 0,
             health_since: 0,
@@ -128,7 +137,8 @@ impl Detector {
 
     /// This process stood still so long: it mistrusts its own timeouts for a while.
     pub(crate) fn stood_still(&mut self, milliseconds: u64, now: u64) {
-        if milliseconds >= SLOW_MS {
+        let lately = self.health > 0 && now.saturating_sub(self.health_since) < SLOW_MS;
+        if milliseconds >= SLOW_MS && !lately {
             self.health = (self.health + 1).min(HEALTH_MOST);
             self.health_since = now;
         }
@@ -158,6 +168,7 @@ impl Detector {
     /// A link stands; `dialled` by this node, which then is the one to watch it in a sparse mesh.
     pub(crate) fn linked(&mut self, node: &NodeId, dialled: bool, now: u64) -> Vec<Order> {
         self.linked.insert(node.clone());
+        self.cut_since = None;
         let peer = self.peers.entry(node.clone()).or_insert_with(|| Peer::new(now, Verdict::Suspect));
         (peer.linked, peer.met) = (true, true);
         peer.dialled |= dialled;
@@ -285,7 +296,7 @@ impl Detector {
         }
         if self.sparse && !peer.linked && peer.verdict != Verdict::Dead {
             peer.evidence = true;
-            if now >= peer.calm_until {
+            if now >= peer.calm_until && !peer.is_looked_at() {
                 peer.doubt(now);
                 self.checking.insert(node.clone());
             }
@@ -319,11 +330,14 @@ impl Detector {
             orders.push(Order::Suspicions { more: false });
         }
         let neighbours = self.neighbours();
+        // Only a check asks.
+        let (all, silent) = if self.is_busy() { self.silent(now) } else { (0, 0) };
+        let is_cut_off = self.is_cut_off(all, silent, now);
         let setting = Setting {
             sparse: self.sparse,
             alone: self.linked.is_empty(),
-            // Only a check asks.
-            doubts_itself: self.is_busy() && self.doubts_itself(now),
+            // When most members are silent at once, this node is the likelier culprit.
+            doubts_itself: silent * 2 > all && all > 1 && !is_cut_off,
             health: self.health,
             loss: self.loss(),
         };
@@ -360,6 +374,9 @@ impl Detector {
             if judged.announce && self.announced.insert(name.clone()) {
                 orders.push(Order::Suspicions { more: true });
             }
+            if judged.look {
+                orders.push(Order::Dial(name.clone()));
+            }
             if let Some(verdict) = judged.verdict {
                 if verdict == Verdict::Dead {
                     self.checking.remove(&name);
@@ -386,15 +403,33 @@ impl Detector {
         after.chain(before).take(NEIGHBOURS).cloned().collect()
     }
 
-    /// When most members are silent at once, this node is the likelier culprit.
-    fn doubts_itself(&self, now: u64) -> bool {
+    /// Whether this node of a sparse mesh has reached few for a while: then everybody is in doubt.
+    fn is_cut_off(&mut self, all: usize, silent: usize, now: u64) -> bool {
+        if !self.sparse || silent * 3 <= all * 2 {
+            self.cut_since = None;
+            return false;
+        }
+        let since = *self.cut_since.get_or_insert(now);
+        if now.saturating_sub(since) < CUT_OFF_MS {
+            return false;
+        }
+        for (node, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.verdict != Verdict::Dead && !peer.linked) {
+            peer.evidence = true;
+            peer.doubt(now);
+            self.checking.insert(node.clone());
+        }
+        true
+    }
+
+    /// How many are known by own experience, and how many of them are silent.
+    fn silent(&self, now: u64) -> (usize, usize) {
         let (mut all, mut silent) = (0_usize, 0_usize);
         let alive = self.peers.values().filter(|peer| peer.met && peer.verdict != Verdict::Dead);
         for peer in alive.filter(|peer| !self.sparse || peer.linked || peer.evidence) {
             all += 1;
             silent += usize::from(!peer.linked || peer.is_late(now));
         }
-        silent * 2 > all && all > 1
+        (all, silent)
     }
 }
 

@@ -7,6 +7,7 @@ mod event;
 mod fold;
 mod own;
 mod receive;
+mod sender;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,10 +29,11 @@ use crate::{
     ledger::{Ledger, Now, table_interval},
     limit::Bucket,
     links::Links,
-    message::Message,
+    message::{Latest, Message},
     notary::{Certificates, Notary},
     record::{Section, SignedRecord},
     rumor::{self, Audience, Rumor},
+    statement::SUSPICIONS,
     view::View,
 };
 
@@ -74,7 +76,7 @@ pub struct Engine {
     dialer: Dialer,
     rumor: Rumor,
     fetch: Fetch,
-    senders: BTreeMap<NodeId, receive::Sender>,
+    senders: BTreeMap<NodeId, sender::Sender>,
     origins: BTreeMap<NodeId, Bucket>,
     /// Who said something of the moment, to be told at the end of a message.
     heard: BTreeSet<(NodeId, Section)>,
@@ -92,17 +94,13 @@ pub struct Engine {
     rtt_due: u64,
     /// Whose round trips the View shows.
     measured: BTreeSet<NodeId>,
-    refuted: u64,
-    /// When the next refutation is due, if somebody accused this node since the last one.
-    refute_due: Option<u64>,
+    accusations: accusations::Accusations,
     /// When this node says anew whom it suspects.
     suspicions_due: Option<u64>,
     /// Of whom peers spoke as alive, by which number, and when. It counts once a record of that number is held.
     spoken: BTreeMap<NodeId, ((u64, u64), u64)>,
     /// Whose newer signature the carrier brought while it was accused: it may be older than the accusation.
     carried: BTreeMap<NodeId, (u64, u64)>,
-    /// Who was accused, and when: its answer is as urgent as that.
-    answering: BTreeMap<NodeId, u64>,
     /// Of whom all records were asked for because a peer holds others under the same number, and when.
     differed: BTreeMap<NodeId, u64>,
     /// When the first link came up.
@@ -164,12 +162,10 @@ impl Engine {
             owed: BTreeSet::new(),
             rtt_due: 0,
             measured: BTreeSet::new(),
-            refuted: 0,
-            refute_due: None,
+            accusations: accusations::Accusations::default(),
             suspicions_due: None,
             spoken: BTreeMap::new(),
             carried: BTreeMap::new(),
-            answering: BTreeMap::new(),
             differed: BTreeMap::new(),
             met: None,
             reran: false,
@@ -224,6 +220,12 @@ impl Engine {
         std::mem::take(&mut self.out)
     }
 
+    /// What is handed over next has waited so long in this process, which is too slow to be a judge of others' silence.
+    pub fn waited(&mut self, time: std::time::Duration) {
+        let milliseconds = time.as_millis().try_into().unwrap_or(u64::MAX);
+        self.detector.stood_still(milliseconds, self.steady);
+    }
+
     /// When `Tick` is due.
     #[must_use]
     pub fn wake(&self) -> Millis {
@@ -235,6 +237,12 @@ impl Engine {
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// The highest number held of a member: what an accusation of it names.
+    #[must_use]
+    pub fn latest(&self, node: &NodeId) -> Option<Latest> {
+        self.ledger.latest(node)
     }
 
     /// Members with an open link.
@@ -268,6 +276,7 @@ impl Engine {
             self.out.push(Effect::CloseLink { node: node.clone(), link });
         }
         self.met.get_or_insert(self.steady);
+        self.sender(node).summarised = false;
         let orders = self.detector.linked(node, dialled.is_some(), self.steady);
         self.obey(orders);
         self.feed_soon();
@@ -276,7 +285,8 @@ impl Engine {
             let message = Message::Records(vec![record.bytes().to_vec()]);
             self.send(node, Lane::Rest, &message);
         }
-        let own: Vec<Arc<SignedRecord>> = self.author.records().cloned().collect();
+        let own = self.author.records().filter(|record| record.section().base() != Section::SUSPICIONS);
+        let own: Vec<Arc<SignedRecord>> = own.cloned().collect();
         for (peer, lane, message) in rumor::messages(node, &own) {
             self.send(&peer, lane, &message);
         }
@@ -304,9 +314,7 @@ impl Engine {
         let orders = self.detector.tick(self.steady);
         self.obey(orders);
         self.dial_now = true;
-        if self.refute_due.is_some_and(|due| self.steady >= due) {
-            self.refute();
-        }
+        self.accusations_due();
         if self.dialer.is_sparse() {
             self.thin_out();
         }
@@ -339,7 +347,7 @@ impl Engine {
         if self.suspicions_due.is_some_and(|due| self.steady >= due) {
             self.suspicions_due = None;
             let suspected = self.detector.suspicions();
-            let latest = suspected.iter().filter_map(|node| self.ledger.latest(node)).collect();
+            let latest = suspected.iter().filter_map(|node| self.ledger.latest(node)).take(SUSPICIONS).collect();
             self.publish(&Body::Suspicions(latest));
             self.rumor.hasten();
         }
@@ -383,7 +391,7 @@ impl Engine {
         self.compare_due = now + COMPARE_MS - self.random.random_range(0..=COMPARE_MS / 4);
         self.spoken.retain(|_, (_, at)| now.saturating_sub(*at) < COMPARE_MS);
         self.carried.retain(|node, _| self.detector.is_accused(node));
-        self.answering.retain(|_, at| now.saturating_sub(*at) < accusations::ANSWER_MS);
+        self.accusations.expire(now);
         self.differed.retain(|_, at| now.saturating_sub(*at) < DIFFERED_MS);
         if self.dialer.is_sparse()
             && let Some(peer) = self.links.linked().iter().choose(&mut self.random).cloned()
@@ -431,6 +439,10 @@ impl Engine {
                 Order::Suspicions { more } => {
                     let due = self.steady + if more { 0 } else { RETRACT_MS };
                     self.suspicions_due = Some(self.suspicions_due.map_or(due, |earlier| earlier.min(due)));
+                }
+                Order::Dial(node) => {
+                    self.dialer.demand(&node, self.steady);
+                    self.dial_now = true;
                 }
                 Order::Judge(node, verdict) => {
                     self.dialer.judged(&node, verdict == Verdict::Dead, self.steady);

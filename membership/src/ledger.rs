@@ -66,6 +66,8 @@ pub(crate) type Proof = (Arc<SignedRecord>, Arc<SignedRecord>);
 pub(crate) enum Offered {
     /// New and believed.
     Fresh,
+    /// A new table that lists what the last one did: a sign of life, and no news.
+    Again,
     /// New, believed, and of the moment: nothing that lasts has changed.
     OfTheMoment,
     /// Nothing new.
@@ -291,15 +293,25 @@ impl Ledger {
         Statement::of(base, parts.map(|(_, (_, part))| part))
     }
 
-    /// Whom a node accuses.
-    pub(crate) fn suspicions(&self, node: &NodeId) -> Vec<&Latest> {
+    /// Whom a node accuses, as often as it names them.
+    pub(crate) fn suspicions(&self, node: &NodeId) -> impl Iterator<Item = &Latest> {
         let parts = self.nodes.get(node).into_iter().flat_map(|node| node.moment.range(Section::SUSPICIONS..));
         let parts = parts.take_while(|(section, _)| section.base() == Section::SUSPICIONS);
         let accused = parts.filter_map(|(_, (_, part))| match part {
             Part::Suspicions(accused) => Some(accused.iter()),
             Part::Outliers(_) | Part::Demand(_) => None,
         });
-        accused.flatten().collect()
+        accused.flatten()
+    }
+
+    /// Its records that accuse this one.
+    pub(crate) fn accusing(&self, node: &NodeId, of: &NodeId) -> impl Iterator<Item = &Arc<SignedRecord>> {
+        let parts = self.nodes.get(node).into_iter().flat_map(|node| node.moment.values());
+        let accuses = move |part: &Part| match part {
+            Part::Suspicions(accused) => accused.iter().any(|latest| latest.node == *of),
+            Part::Outliers(_) | Part::Demand(_) => false,
+        };
+        parts.filter(move |(_, part)| accuses(part)).map(|(record, _)| record)
     }
 
     /// Its records of the moment, for who asks for everything.

@@ -53,6 +53,8 @@ pub(crate) struct Rumor {
 
 struct Waiting {
     record: Arc<SignedRecord>,
+    /// Without which its readers may not know what it speaks of.
+    beside: Vec<Arc<SignedRecord>>,
     /// Who told it.
     from: Option<NodeId>,
     lane: Lane,
@@ -76,10 +78,21 @@ impl Default for Rumor {
 impl Rumor {
     /// A record that is new to this node; `from` told it. Without a lane it takes that of its section.
     pub(crate) fn push(&mut self, record: Arc<SignedRecord>, from: Option<NodeId>, lane: Option<Lane>) {
+        self.push_with(record, Vec::new(), from, lane);
+    }
+
+    /// The same, in one message with others that its readers must know.
+    pub(crate) fn push_with(
+        &mut self,
+        record: Arc<SignedRecord>,
+        beside: Vec<Arc<SignedRecord>>,
+        from: Option<NodeId>,
+        lane: Option<Lane>,
+    ) {
         let key = (record.node().clone(), record.section());
         if self.waiting.len() < WAITING || self.waiting.contains_key(&key) {
             let lane = lane.unwrap_or_else(|| self::lane(record.section()));
-            self.waiting.insert(key, Waiting { record, from, lane });
+            self.waiting.insert(key, Waiting { record, beside, from, lane });
         }
     }
 
@@ -106,15 +119,21 @@ impl Rumor {
         self.last = Some(now);
         let mut whole: BTreeMap<NodeId, (Lane, Vec<Arc<SignedRecord>>)> = BTreeMap::new();
         let mut announced: BTreeMap<NodeId, BTreeMap<NodeId, (u64, u64)>> = BTreeMap::new();
-        for Waiting { record, from, lane } in std::mem::take(&mut self.waiting).into_values() {
+        for Waiting { record, beside, from, lane } in std::mem::take(&mut self.waiting).into_values() {
             let (mut eager, mut lazy) = listeners(audience, &record, from.as_ref(), random);
-            let size = (record.bytes().len() * eager.len()) as u64;
+            let size: usize = beside.iter().chain([&record]).map(|record| record.bytes().len()).sum();
+            let size = (size * eager.len()) as u64;
             if self.budgets.get_mut(&lane).is_some_and(|budget| !budget.take_many(size, now)) {
                 lazy.append(&mut eager);
             }
             for peer in eager {
                 let (most, records) = whole.entry(peer).or_insert_with(|| (lane, Vec::new()));
                 *most = lane.min(*most);
+                for other in &beside {
+                    if !records.iter().any(|record| Arc::ptr_eq(record, other)) {
+                        records.push(other.clone());
+                    }
+                }
                 records.push(record.clone());
             }
             for peer in lazy.into_iter().filter(|_| !record.section().is_of_the_moment()) {

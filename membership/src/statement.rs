@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use certs::id::{NodeId, ServiceName};
+use certs::{
+    id::{NodeId, ServiceName},
+    verify::Authority,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -19,7 +22,7 @@ use crate::{
 pub const OUTLIERS: usize = 128;
 /// Limits that one part of [`Section::DEMAND`] names.
 pub const DEMANDS: usize = 128;
-/// Members that one part of [`Section::SUSPICIONS`] names.
+/// Members that [`Section::SUSPICIONS`] names: it has one part.
 pub const SUSPICIONS: usize = 128;
 /// Nodes to which one [`DemandRecord`] has given.
 pub const GIVEN: usize = 256;
@@ -62,7 +65,7 @@ pub enum Statement {
     Outliers(Vec<Arc<[OutlierRecord]>>),
     /// [`Section::DEMAND`], by parts.
     Demand(Vec<Arc<[DemandRecord]>>),
-    /// [`Section::SUSPICIONS`], by parts. The engine has acted on it: this is for people.
+    /// [`Section::SUSPICIONS`]: members only. The engine has acted on it: this is for people.
     Suspicions(Vec<Arc<[Latest]>>),
 }
 
@@ -75,6 +78,17 @@ pub(crate) enum Part {
 }
 
 impl Part {
+    /// Without whom it accuses that nobody granted: they are none of anybody's business, and would be kept.
+    pub(crate) fn of_members(self, authority: &Authority) -> Part {
+        match self {
+            Part::Suspicions(accused) if accused.iter().any(|latest| !authority.grants.contains_key(&latest.node)) => {
+                let granted = accused.iter().filter(|latest| authority.grants.contains_key(&latest.node));
+                Part::Suspicions(granted.cloned().collect())
+            }
+            Part::Outliers(_) | Part::Demand(_) | Part::Suspicions(_) => self,
+        }
+    }
+
     /// Reads what a record of one of these sections holds.
     pub(crate) fn read(section: Section, body: &[u8]) -> Result<Part, RecordError> {
         match section.base() {

@@ -27,6 +27,8 @@ const VICTIM: usize = 20;
 struct Scene {
     network: Network,
     citizens: Vec<Citizen>,
+    /// By how much accusations name more than the accused has signed.
+    beyond: u64,
 }
 
 impl Scene {
@@ -38,7 +40,7 @@ impl Scene {
         let first = [network.address(&citizens[0].node)];
         citizens[1..].iter().for_each(|citizen| network.start(citizen, &first, Vec::new()));
         network.run(15_000);
-        let scene = Scene { network, citizens };
+        let scene = Scene { network, citizens, beyond: 0 };
         assert!((0..NODES).all(|at| (0..NODES).all(|of| scene.state(at, of) == Some(MemberState::Alive))));
         scene
     }
@@ -51,17 +53,45 @@ impl Scene {
         self.network.state(&self.node(at), &self.node(of))
     }
 
-    /// The liar says whom it accuses, each beyond all that it has signed.
+    /// The liar says whom it accuses, each by what it signed last.
     fn accuse(&mut self, accused: &[NodeId]) {
-        let liar = self.node(LIAR);
-        let generation = |node: &NodeId| self.network.nodes.get(node).map_or(9, |host| host.generation);
-        let accused = accused.iter().map(|node| Latest {
-            node: node.clone(),
-            generation: generation(node),
-            sequence: (1 << 40) + self.network.now,
+        self.accuse_as(LIAR, accused);
+    }
+
+    fn accuse_as(&mut self, liar: usize, accused: &[NodeId]) {
+        let signed = |node: &NodeId| self.network.nodes.get(node)?.engine.latest(node);
+        let accused = accused.iter().map(|node| {
+            let signed =
+                signed(node).unwrap_or(Latest { node: node.clone(), generation: 9, sequence: self.network.now });
+            Latest { sequence: signed.sequence + self.beyond, ..signed }
         });
         let body = Body::Suspicions(accused.collect());
-        self.network.event(&liar, Event::Publish(body));
+        self.network.event(&self.node(liar), Event::Publish(body));
+    }
+
+    /// Liars accuse all others, five times a second.
+    fn lie(&mut self, liars: &[usize], milliseconds: u64) {
+        let all: Vec<NodeId> = (0..NODES).map(|number| self.node(number)).collect();
+        for _ in 0..milliseconds / 200 {
+            for liar in liars {
+                let others: Vec<NodeId> = all.iter().filter(|node| **node != self.node(*liar)).cloned().collect();
+                self.accuse_as(*liar, &others);
+            }
+            self.network.run(200);
+        }
+    }
+
+    /// Counts what all but the liar send, most urgent or not.
+    fn count(&mut self, most: Lane) -> Arc<AtomicU64> {
+        let (counted, liar) = (Arc::new(AtomicU64::new(0)), self.node(LIAR));
+        let count = counted.clone();
+        self.network.tap = Some(Box::new(move |from, _, lane, bytes| {
+            if *from != liar && lane <= most {
+                count.fetch_add(bytes.len() as u64, Relaxed);
+            }
+            Some(bytes)
+        }));
+        counted
     }
 
     /// Everybody but the liar and the victim.
@@ -123,14 +153,7 @@ fn accusing_those_who_cannot_answer_costs_the_accuser_alone() {
     let victim = scene.node(VICTIM);
     scene.network.kill(&victim);
     scene.network.run(10_000);
-    let (passed_on, liar) = (Arc::new(AtomicU64::new(0)), scene.node(LIAR));
-    let counted = passed_on.clone();
-    scene.network.tap = Some(Box::new(move |from, _, lane, bytes| {
-        if *from != liar && lane == Lane::Liveness {
-            counted.fetch_add(bytes.len() as u64, Relaxed);
-        }
-        Some(bytes)
-    }));
+    let passed_on = scene.count(Lane::Liveness);
     scene.network.run(4_000);
     let quiet = passed_on.swap(0, Relaxed);
     let mut named: Vec<NodeId> =
@@ -142,4 +165,76 @@ fn accusing_those_who_cannot_answer_costs_the_accuser_alone() {
     }
     let noisy = passed_on.load(Relaxed);
     assert!(noisy < quiet * 2, "{noisy} bytes against {quiet}");
+}
+
+#[test]
+fn one_that_accuses_all_all_the_time_costs_all_others_less_than_rest_does() {
+    for beyond in [0, 1 << 40] {
+        let mut scene = Scene::new(4);
+        scene.beyond = beyond;
+        let liar = scene.node(LIAR);
+        for other in scene.honest() {
+            let other = scene.node(other);
+            scene.network.event(&liar, Event::Want(other));
+        }
+        scene.network.run(5_000);
+        let sent = scene.count(Lane::Rest);
+        scene.network.run(15_000);
+        let (quiet, since) = (sent.swap(0, Relaxed), scene.network.now);
+        // All answer it at first, and once they have nobody listens to it.
+        scene.lie(&[LIAR], 5_000);
+        let first = sent.swap(0, Relaxed);
+        scene.lie(&[LIAR], 15_000);
+        let noisy = sent.load(Relaxed);
+        assert!(first < quiet * 3 && noisy < quiet * 2, "{first}, then {noisy} bytes against {quiet}, {beyond} beyond");
+        assert_eq!(scene.deaths(since), []);
+    }
+}
+
+#[test]
+fn what_was_said_before_a_node_started_makes_nobody_dead_there() {
+    let mut scene = Scene::new(5);
+    let (since, node) = (scene.network.now, scene.node(5));
+    let others: Vec<NodeId> = (0..NODES).filter(|number| *number != LIAR).map(|number| scene.node(number)).collect();
+    scene.accuse(&others);
+    scene.network.run(3_000);
+    restart(&mut scene, 5);
+    scene.network.run(10_000);
+    let deaths: Vec<(NodeId, NodeId)> = scene.deaths(since).into_iter().filter(|(_, of)| *of != node).collect();
+    assert_eq!(deaths, []);
+}
+
+#[test]
+fn some_who_lie_make_nobody_dead_to_one_that_starts_meanwhile() {
+    let mut scene = Scene::new(6);
+    let liars: Vec<usize> = [LIAR].into_iter().chain(36..NODES).collect();
+    let (since, node) = (scene.network.now, scene.node(5));
+    scene.lie(&liars, 4_000);
+    restart(&mut scene, 5);
+    scene.lie(&liars, 5_000);
+    let liars: Vec<NodeId> = liars.iter().map(|number| scene.node(*number)).collect();
+    let deaths = scene.deaths(since).into_iter().filter(|(by, of)| *of != node && !liars.contains(by));
+    assert_eq!(deaths.collect::<Vec<_>>(), []);
+}
+
+fn restart(scene: &mut Scene, number: usize) {
+    let (citizen, first) = (scene.citizens[number].clone(), scene.network.address(&scene.node(0)));
+    scene.network.kill(&citizen.node);
+    let disk = scene.network.nodes[&citizen.node].persisted.clone();
+    scene.network.start(&citizen, &[first], disk);
+}
+
+#[test]
+fn one_that_stands_still_again_and_again_is_left_more_time() {
+    let mut scene = Scene::new(7);
+    let victim = scene.node(VICTIM);
+    let mut deaths = Vec::new();
+    for _ in 0..12 {
+        let since = scene.network.now;
+        scene.network.pause(&victim, 1_000);
+        scene.network.run(5_000);
+        deaths.push(scene.deaths(since).len());
+    }
+    assert!(deaths[0] > 0, "{deaths:?}");
+    assert_eq!(deaths[5..], [0; 7], "{deaths:?}");
 }

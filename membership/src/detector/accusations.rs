@@ -8,7 +8,7 @@ use certs::id::NodeId;
 use super::{Check, Detector, Order, Verdict};
 
 /// Members that one accuser may keep under check here: far more than a node watches.
-pub(super) const ACCUSED: usize = 64;
+pub(crate) const ACCUSED: usize = 64;
 
 impl Detector {
     /// A member says anew whom it finds silent: all of them, and of these who has signed nothing since. Gives those whose check
@@ -59,7 +59,7 @@ impl Detector {
         standing
     }
 
-    /// A member showed that it lives: its check ends, and who accused it without any reason that this node sees was wrong.
+    /// A member showed that it lives: its check ends, and all who accused it without any reason that this node sees were wrong.
     pub(super) fn absolve(&mut self, node: &NodeId, now: u64) -> Vec<Order> {
         let Some(peer) = self.peers.get_mut(node) else { return Vec::new() };
         peer.failed = None;
@@ -68,16 +68,26 @@ impl Detector {
         if self.announced.remove(node) {
             orders.push(Order::Suspicions { more: false });
         }
-        if std::mem::replace(&mut peer.verdict, Verdict::Alive) != Verdict::Alive {
+        let before = std::mem::replace(&mut peer.verdict, Verdict::Alive);
+        if before == Verdict::Dead {
+            peer.revived(now);
+        }
+        if before != Verdict::Alive {
             orders.push(Order::Judge(node.clone(), Verdict::Alive));
         }
         let check = peer.check.take().filter(|check| !check.first_hand);
-        if let Some(accuser) = check.as_ref().and_then(Check::accuser)
-            && self.accusers.refuted(accuser, node, now)
-        {
-            self.retracted(accuser, &BTreeSet::new());
+        for accuser in check.iter().flat_map(Check::accusers) {
+            if self.accusers.refuted(accuser, node, now) {
+                self.retracted(accuser, &BTreeSet::new());
+            }
         }
         orders
+    }
+
+    /// Whether a member, which accuses those `named` now, takes anything back that stands by its word here.
+    pub(crate) fn frees(&self, accuser: &NodeId, named: impl Fn(&NodeId) -> bool) -> bool {
+        let check = |node: &NodeId| self.peers.get(node).and_then(|peer| peer.check.as_ref());
+        self.checking.iter().any(|node| !named(node) && check(node).is_some_and(|check| check.is_accused_by(accuser)))
     }
 
     /// Whether it was accused in public, by this node or another, and has not answered.
@@ -89,6 +99,11 @@ impl Detector {
     /// Whether nobody listens to what a member says of another.
     pub(crate) fn ignores(&self, accuser: &NodeId, accused: &NodeId, now: u64) -> bool {
         self.accusers.ignored(accuser, accused, now)
+    }
+
+    /// Whether nobody listens to what a member says of anybody.
+    pub(crate) fn ignores_all(&self, accuser: &NodeId, now: u64) -> bool {
+        self.accusers.ignored_all(accuser, now)
     }
 
     /// Whom this node accuses in public.

@@ -11,6 +11,8 @@ pub(super) struct Check {
     pub(super) first_hand: bool,
     /// When this node accused it in public.
     pub(super) announced: Option<u64>,
+    /// When this node began to look for itself, because few accuse it.
+    pub(super) looked: Option<u64>,
     /// Who else does, and since when. Each stands in [`super::accusations::ACCUSED`] checks at most.
     accusers: BTreeMap<NodeId, u64>,
     /// When relays were asked last; 0 is never.
@@ -28,7 +30,7 @@ impl Check {
     /// One that another's word begins.
     pub(super) fn of_another(since: u64) -> Check {
         let (accusers, waiting) = Default::default();
-        Check { since, first_hand: false, announced: None, accusers, asked: 0, waiting }
+        Check { since, first_hand: false, announced: None, looked: None, accusers, asked: 0, waiting }
     }
 
     /// Since when it stands accused in public, by whoever did so first of those that still do: so long it might have answered.
@@ -36,9 +38,14 @@ impl Check {
         self.accusers.values().copied().chain(self.announced).min()
     }
 
-    /// Who else accused it first.
-    pub(super) fn accuser(&self) -> Option<&NodeId> {
-        self.accusers.iter().min_by_key(|(_, since)| **since).map(|(node, _)| node)
+    /// Who else accuses it.
+    pub(super) fn accusers(&self) -> impl Iterator<Item = &NodeId> {
+        self.accusers.keys()
+    }
+
+    /// Whether this node accuses it, or so many others do.
+    pub(super) fn is_weighty(&self, others: usize) -> bool {
+        self.announced.is_some() || self.accusers.len() >= others
     }
 
     pub(super) fn is_accused_by(&self, node: &NodeId) -> bool {

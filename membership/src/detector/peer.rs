@@ -25,6 +25,14 @@ const OWED_MS: u64 = 40;
 const FAILURE_MS: u64 = 3_000;
 /// What an accusation leaves a member to refute it.
 const REFUTE_MS: u64 = 400;
+/// Accusers whose word is enough about a member that this node does not watch: many watch each, and few accuse one that lives.
+const ACCUSERS: usize = 3;
+/// How long this node looks for itself where fewer accuse, if its dial does not fail before.
+const LOOK_MS: u64 = 2_400;
+/// How long a member's return from the dead makes this node more patient with it.
+const FLAP_MS: u64 = 60_000;
+/// Returns within that time that count: each makes it half as patient again, four times at most.
+const FLAPS: usize = 4;
 /// A silence without a link that means death, if the check found nothing.
 const DEAD_UNLINKED_MS: u64 = 800;
 /// The same when this node rather doubts itself.
@@ -79,6 +87,8 @@ pub(super) struct Peer {
     calm: u64,
     /// When it was last asked in public because others judge otherwise.
     pub(super) questioned: u64,
+    /// When it came back from the dead, [`FLAPS`] times at most.
+    revived: VecDeque<u64>,
 }
 
 /// What holds for all members at a tick.
@@ -111,13 +121,15 @@ impl Setting {
 pub(super) struct Judged {
     /// Tell everyone.
     pub(super) announce: bool,
+    /// Dial it, to see for oneself.
+    pub(super) look: bool,
     pub(super) verdict: Option<Verdict>,
 }
 
 impl Peer {
     pub(super) fn new(now: u64, verdict: Verdict) -> Peer {
         let (linked, dialled, met, vouched, hearsay, evidence, failed, last_ping) = Default::default();
-        let (pings, rtt, check) = (VecDeque::new(), None, None);
+        let (pings, rtt, check, revived) = (VecDeque::new(), None, None, VecDeque::new());
         let (loss, calm_until, calm) = (0.0, 0, CALM_MS);
         Peer {
             linked,
@@ -137,6 +149,7 @@ impl Peer {
             calm_until,
             calm,
             questioned: 0,
+            revived,
         }
     }
 
@@ -185,6 +198,20 @@ impl Peer {
         self.evidence = false;
     }
 
+    /// It was dead and is not: one that does so all the time is given more time.
+    pub(super) fn revived(&mut self, now: u64) {
+        if self.revived.len() >= FLAPS {
+            self.revived.pop_front();
+        }
+        self.revived.push_back(now);
+    }
+
+    /// A time, or a number of probes, that this node leaves the member, longer if it came back from the dead lately.
+    fn damped(&self, measure: u64, now: u64) -> u64 {
+        let lately = self.revived.iter().filter(|at| now.saturating_sub(**at) < FLAP_MS);
+        lately.fold(measure, |measure, _| measure + measure / 2).min(measure * 4)
+    }
+
     /// This node itself has a reason to look.
     pub(super) fn doubt(&mut self, now: u64) {
         let check = self.check.get_or_insert_with(|| Check::own(now));
@@ -196,6 +223,11 @@ impl Peer {
     /// Whether it has one already.
     pub(super) fn is_doubted(&self) -> bool {
         self.check.as_ref().is_some_and(|check| check.first_hand)
+    }
+
+    /// Whether this node looks for itself because others accuse it: what it finds is an answer to them, and needs no question.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.looked.is_some())
     }
 
     pub(super) fn probe(&mut self, watched: bool, setting: &Setting, random: &mut StdRng, now: u64) -> Option<u64> {
@@ -237,13 +269,19 @@ impl Peer {
     }
 
     /// Late probes that chance explains no better than this.
-    fn needed(&self, chance_ln: f64) -> usize {
+    fn needed(&self, chance_ln: f64, now: u64) -> usize {
         let count = (chance_ln / self.loss.clamp(LOSS.0, LOSS.1).ln()).ceil();
-        (1..PINGS).find(|number| *number as f64 >= count).unwrap_or(PINGS)
+        let count = (1..PINGS).find(|number| *number as f64 >= count).unwrap_or(PINGS);
+        usize::try_from(self.damped(count as u64, now)).map_or(PINGS, |count| count.min(PINGS))
     }
 
     pub(super) fn is_late(&self, now: u64) -> bool {
-        self.late(0, now) >= self.needed(SUSPECT_LN)
+        self.unexplained(self.late(0, now), SUSPECT_LN, now)
+    }
+
+    /// Whether so many late probes are more than chance explains.
+    fn unexplained(&self, late: usize, chance_ln: f64, now: u64) -> bool {
+        late > 0 && late >= self.needed(chance_ln, now)
     }
 
     fn silence(&self, now: u64) -> u64 {
@@ -257,7 +295,7 @@ impl Peer {
     pub(super) fn suspicious(&self, setting: &Setting, now: u64) -> bool {
         let over_relays = !setting.sparse && !self.linked && self.silence(now) >= KEEP_ALIVE_MS;
         self.verdict != Verdict::Dead
-            && (over_relays || self.linked && self.late(setting.health, now) >= self.needed(SUSPECT_LN))
+            && (over_relays || self.linked && self.unexplained(self.late(setting.health, now), SUSPECT_LN, now))
     }
 
     /// Whether relays are to be asked now; forgets those asked before.
@@ -282,10 +320,15 @@ impl Peer {
 
     pub(super) fn judge(&mut self, setting: &Setting, now: u64) -> Judged {
         let mut judged = Judged::default();
+        if self.check.is_none() {
+            return judged;
+        }
         let (silence, patience) = (self.silence(now), setting.widened(self.patience(setting, now)));
         let late = self.late(setting.health, now);
         let (linked, evidence) = (self.linked, self.evidence || !setting.sparse);
-        let (suspect, dead) = (late >= self.needed(SUSPECT_LN), late >= self.needed(DEAD_LN));
+        let (suspect, dead) = (self.unexplained(late, SUSPECT_LN, now), self.unexplained(late, DEAD_LN, now));
+        let refute = setting.patient(setting.widened(self.damped(REFUTE_MS, now)));
+        let refute = if setting.doubts_itself { DEAD_SELF_DOUBT_MS.max(refute) } else { refute };
         let unmet = !self.met && self.vouched == 0 && !self.evidence;
         let Some(check) = &mut self.check else { return judged };
         let checked = now.saturating_sub(check.since);
@@ -300,14 +343,18 @@ impl Peer {
             self.verdict = Verdict::Suspect;
             judged.verdict = Some(Verdict::Suspect);
         }
-        let refute =
-            if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { setting.patient(setting.widened(REFUTE_MS)) };
         let unrefuted = check.told().is_some_and(|told| now.saturating_sub(told) >= refute);
         let is_dead = match (linked, setting.sparse) {
             (true, _) => unrefuted && dead,
             (false, false) => unrefuted && silence >= patience,
             (false, true) if setting.alone => silence >= patience,
-            (false, true) => unrefuted,
+            (false, true) if self.evidence || check.is_weighty(ACCUSERS) => unrefuted,
+            // Few say so, and it may not have heard them.
+            (false, true) if unrefuted => {
+                judged.look = check.looked.is_none();
+                now.saturating_sub(*check.looked.get_or_insert(now)) >= LOOK_MS
+            }
+            (false, true) => false,
         };
         if is_dead {
             self.verdict = Verdict::Dead;

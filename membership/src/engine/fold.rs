@@ -90,6 +90,7 @@ impl Engine {
         }
         let anew = before.is_none_or(|before| before.generation < said.generation || gone(before.state));
         if anew {
+            self.accusations.appeared(self.steady);
             self.detector.learned(node, self.steady);
             self.dialer.judged(node, false, self.steady);
             if self.links.linked().contains(node) {
@@ -142,9 +143,10 @@ impl Engine {
         self.dialer.forget(node);
         self.fetch.have(node);
         self.origins.remove(node);
+        self.senders.remove(node);
         self.spoken.remove(node);
         self.carried.remove(node);
-        self.answering.remove(node);
+        self.accusations.forget(node);
         if self.links.drop_node(node) {
             self.feed_soon();
         }

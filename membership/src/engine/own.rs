@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use rand::Rng;
 
-use super::{Effect, Engine, Lane, Notice};
+use super::{Effect, Engine, Notice};
 use crate::{
     body::{Body, Checked as _, Policy, Status},
     ledger::Offered,
     limit::Bucket,
-    message::Message,
     record::{Section, SignedRecord, next_generation, plausible_generation},
 };
 
@@ -30,7 +29,8 @@ impl Engine {
         let certified = fresh.iter().any(|record| record.section() == Section::IDENTITY);
         for record in fresh {
             self.offer_own(&record);
-            self.rumor.push(record, None, None);
+            let beside = self.beside(&record);
+            self.rumor.push_with(record, beside, None, None);
         }
         if certified {
             // What was said while the old certificate had ended counted for nothing here.
@@ -71,9 +71,19 @@ impl Engine {
     pub(super) fn offer_own(&mut self, record: &Arc<SignedRecord>) {
         let now = self.now();
         let mut unlimited = Bucket::new(1, 1, self.steady);
-        let offered = self.ledger.offer(record, &mut unlimited, now);
-        if let Offered::Refused(error) = offered {
-            self.out.push(Effect::Notice(Notice::Refused(error)));
+        match self.ledger.offer(record, &mut unlimited, now) {
+            Offered::Refused(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
+            Offered::Fresh | Offered::Again => {
+                let own = self.own.clone();
+                self.claim_met(&own);
+            }
+            Offered::OfTheMoment
+            | Offered::Known
+            | Offered::Waiting
+            | Offered::Unknown
+            | Offered::NoIdentity
+            | Offered::Equivocation
+            | Offered::Limited => {}
         }
     }
 
@@ -115,18 +125,6 @@ impl Engine {
         if let Some(policy) = self.says_more(record).filter(|_| self.ledger.signed(record, &self.author.key())) {
             self.remembered = policy.audit.0;
             self.out.push(Effect::Remembered(policy));
-        }
-    }
-
-    pub(super) fn refute(&mut self) {
-        (self.refuted, self.refute_due) = (self.steady, None);
-        match self.author.table() {
-            Ok(table) => {
-                self.offer_own(&table);
-                self.broadcast(Lane::Liveness, &Message::Records(vec![table.bytes().to_vec()]));
-                self.feed_soon();
-            }
-            Err(error) => self.out.push(Effect::Notice(Notice::Refused(error))),
         }
     }
 }

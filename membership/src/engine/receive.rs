@@ -4,10 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use certs::id::NodeId;
 
-use super::{
-    DIFFERED_MS, Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS, PERSIST_MS, accusations::ORIGIN_URGENT,
-};
+use super::{DIFFERED_MS, Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS, PERSIST_MS, sender::Sender};
 use crate::{
+    body::Checked as _,
     detector::Look,
     gossip::Outgoing,
     ledger::{Offered, Quarantine},
@@ -15,69 +14,40 @@ use crate::{
     message::{Latest, Message},
     record::{Section, SignedRecord},
     rumor,
+    statement::SUSPICIONS,
     view::MemberState,
 };
 
-/// Records a second from one peer that are worth a signature check, and at once: a large mesh's whole state.
-pub(super) const SENDER_RECORDS: (u64, u64) = (500, 8_192);
 /// An identity is so many of them: its certificates are checked, too.
 const IDENTITY_RECORDS: u64 = 4;
-/// Pulls a second that one peer is answered, and at once.
-const SENDER_PULLS: (u64, u64) = (20, 40);
-/// Summaries a second of one peer that are read, and at once: an honest one sends one.
-const SENDER_SUMMARIES: (u64, u64) = (2, 10);
-/// Payloads of the gossip carrier a second from one peer, and at once.
-const SENDER_PAYLOADS: (u64, u64) = (50, 200);
-/// Accusations a second of one peer that are told to the accused, and at once.
-const SENDER_ACCUSATIONS: (u64, u64) = (2, 8);
 /// Time between summaries to one peer, in milliseconds.
 const SUMMARY_MS: u64 = 1_000;
 /// Time between notices about one peer.
 const NOTICE_MS: u64 = 60_000;
 /// Members that this node looks at because one summary judges otherwise of them.
 const LOOKS: usize = 16;
+/// Members that it asks in public because the first summary over a link calls them alive: it may have been cut off from all.
+const FIRST_LOOKS: usize = SUSPICIONS;
 /// Entries of a summary or a pull that are read.
 const ENTRIES: usize = 2_048;
 /// Bytes of records that one pull is answered.
 const PULL_BYTES: usize = 1 << 20;
-
-/// What is remembered of a peer as a sender. Bounded by the number of members.
-pub(super) struct Sender {
-    records: Bucket,
-    pulls: Bucket,
-    summaries: Bucket,
-    payloads: Bucket,
-    pub(super) accusations: Bucket,
-    /// What it signed itself, whoever brought it, that is passed on as urgent.
-    pub(super) urgent: Bucket,
-    summary_due: u64,
-    notice_due: u64,
-    /// When accusations that nobody listens to are passed on next.
-    pub(super) vain_due: u64,
-}
-
-impl Sender {
-    fn new(now: u64) -> Sender {
-        let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
-        Sender {
-            records: bucket(SENDER_RECORDS),
-            pulls: bucket(SENDER_PULLS),
-            summaries: bucket(SENDER_SUMMARIES),
-            payloads: bucket(SENDER_PAYLOADS),
-            accusations: bucket(SENDER_ACCUSATIONS),
-            urgent: bucket(ORIGIN_URGENT),
-            summary_due: 0,
-            notice_due: 0,
-            vain_due: 0,
-        }
-    }
-}
 
 /// A quarantine as it travels: the accused's identity, for who does not know it, and the proof.
 pub(super) fn proof(quarantine: &Quarantine) -> [Message; 2] {
     let Quarantine { identity, proof: (one, other), .. } = quarantine;
     let identity = Message::Records(vec![identity.bytes().to_vec()]);
     [identity, Message::Proof(one.bytes().to_vec(), other.bytes().to_vec())]
+}
+
+/// Numbers that accusations name which came in the same message: a table of such a number is what the accuser knew.
+fn claimed(records: &[Arc<SignedRecord>]) -> BTreeSet<(NodeId, (u64, u64))> {
+    if !records.iter().any(|record| record.section() == Section::TABLE) {
+        return BTreeSet::new();
+    }
+    let statements = records.iter().filter(|record| record.section().base() == Section::SUSPICIONS);
+    let read = statements.filter_map(|record| Vec::<Latest>::read(record.body()).ok());
+    read.flatten().map(|latest| (latest.node, (latest.generation, latest.sequence))).collect()
 }
 
 impl Engine {
@@ -131,6 +101,7 @@ impl Engine {
             return self.misbehaved(from, "sent what is no record");
         };
         records.sort_by_key(|record| (record.section() != Section::IDENTITY, record.section() != Section::TABLE));
+        let claimed = claimed(&records);
         let mut touched = BTreeSet::new();
         for record in records {
             let now = self.steady;
@@ -139,30 +110,30 @@ impl Engine {
                 if !record.section().is_of_the_moment() {
                     touched.insert(record.node().clone());
                 }
-                self.take_record(&record, Some(from));
+                self.take_record(&record, Some(from), !claimed.contains(&(record.node().clone(), record.rank())));
             } else if *record.node() == self.own {
                 // No news of itself, but maybe of what its disk has lost.
                 if self.says_more(&record).is_some() && self.sender(from).records.take(now) {
                     self.remember(&record);
                 }
-            } else {
+            } else if !claimed.contains(&(record.node().clone(), record.rank())) {
                 self.told_again(&record);
             }
         }
         self.after_records(&touched, Some(from));
     }
 
-    fn take_record(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>) {
+    /// What `from` brought, or the carrier; `told` as something fresh, not to show what somebody knew when it accused its author.
+    fn take_record(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>, told: bool) {
         let node = record.node();
         if *node == self.own {
             return self.own_record(record);
         }
         let latest = self.ledger.rank(node);
         // What was not asked for is told because it is fresh.
-        if from.is_some() && !self.fetch.wants(node) && self.is_granted(node) {
+        if told && !self.fetch.wants(node) && self.is_granted(node) {
             self.spoken(node, record.rank());
         }
-        let accused = self.ledger.suspicions(node).len();
         let now = self.now();
         let (rate, burst) = ORIGIN_RECORDS;
         let budget = self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now.steady));
@@ -182,7 +153,7 @@ impl Engine {
                     self.rumor.push(record.clone(), from.cloned(), Some(lane));
                 }
                 if latest < Some(record.rank()) {
-                    self.signed(record, from.is_some());
+                    self.signed(record, told);
                 }
                 if latest.is_none() {
                     self.persist_by(self.steady + PERSIST_MS);
@@ -191,12 +162,20 @@ impl Engine {
                 }
                 self.feed_soon();
             }
+            Offered::Again => {
+                if let Some(from) = from {
+                    self.sign_of_life(record, from);
+                }
+                self.signed(record, told);
+                self.feed_soon();
+            }
             Offered::OfTheMoment => {
                 let base = record.section().base();
                 self.heard.insert((node.clone(), base));
-                let told = base != Section::SUSPICIONS || self.worth_telling(node, accused) && self.is_urgent(record);
-                if from.is_some() && told {
-                    self.rumor.push(record.clone(), from.cloned(), None);
+                let worth = base != Section::SUSPICIONS || self.worth_telling(record) && self.is_urgent(record);
+                if from.is_some() && worth {
+                    let beside = self.beside(record);
+                    self.rumor.push_with(record.clone(), beside, from.cloned(), None);
                 }
             }
             Offered::NoIdentity => self.fetch.want(node, from, self.steady),
@@ -257,6 +236,7 @@ impl Engine {
                 continue;
             }
             self.refresh(node);
+            self.claim_met(node);
             if self.ledger.key(node).is_none() {
                 continue;
             }
@@ -272,7 +252,7 @@ impl Engine {
         }
         while let Some((node, base)) = self.heard.pop_first() {
             if base == Section::SUSPICIONS {
-                self.accused(&node);
+                self.accuses(&node);
             }
             self.tell_statement(&node, base);
         }
@@ -318,14 +298,15 @@ impl Engine {
         if !self.sender(from).summaries.take(now) {
             return;
         }
-        let mut told = BTreeSet::new();
-        let mut looks = 0;
+        let most = if std::mem::replace(&mut self.sender(from).summarised, true) { LOOKS } else { FIRST_LOOKS };
+        let (mut told, mut looks) = (BTreeSet::new(), 0);
         for (entry, alive) in entries.into_iter().take(ENTRIES) {
             let theirs = Some((entry.generation, entry.sequence));
             let ours = self.ledger.rank(&entry.node);
             if self.dialer.is_sparse() && entry.node != self.own {
                 self.hearsay(&entry, alive);
-                looks += usize::from(looks < LOOKS && self.looks(&entry, alive));
+                let most = if alive { most } else { LOOKS };
+                looks += usize::from(looks < most && self.looks(&entry, alive));
             }
             if ours <= theirs {
                 told.insert(entry.node.clone());
@@ -397,20 +378,26 @@ impl Engine {
         if !self.sender(from).pulls.take(now) {
             return;
         }
-        let (mut records, mut size) = (Vec::new(), 0);
-        for (node, sections) in wants.iter().take(ENTRIES) {
+        let (mut records, mut size, mut named) = (Vec::new(), 0, BTreeSet::new());
+        for (node, sections) in wants.iter().take(ENTRIES).filter(|(node, _)| named.insert(node)) {
             // A table without what it lists, or the reverse, would be asked for again.
             let asked =
                 |section: Section| sections.is_empty() || section == Section::TABLE || sections.contains(&section);
             let held = self.ledger.records(node).into_iter().flat_map(|held| held.iter());
             let lasting = held.filter(|(section, _)| asked(**section)).map(|(_, record)| record);
+            // An accusation of which the accused has long known asks for nothing.
             let momentary = self.ledger.momentary(node).filter(|_| sections.is_empty());
+            let momentary = momentary.filter(|record| record.section().base() != Section::SUSPICIONS);
             for record in lasting.chain(momentary) {
                 size += record.bytes().len();
                 if size <= PULL_BYTES {
                     records.push(record.clone());
                 }
             }
+        }
+        let size: usize = records.iter().map(|record| record.bytes().len()).sum();
+        if !self.sender(from).pulled.take_many(size as u64, now) {
+            return;
         }
         for (peer, lane, message) in rumor::messages(from, &records) {
             self.send(&peer, lane.max(Lane::Services), &message);
@@ -424,7 +411,7 @@ impl Engine {
                 let news: Vec<_> = records.iter().filter(|record| self.ledger.news(record)).collect();
                 let touched = news.iter().map(|record| record.node().clone()).collect();
                 for record in news {
-                    self.take_record(record, None);
+                    self.take_record(record, None, false);
                 }
                 self.after_records(&touched, None);
             }

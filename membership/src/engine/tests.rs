@@ -7,6 +7,8 @@ use certs::{
     verify::NodeCaFacts,
 };
 
+mod accusations;
+
 use super::*;
 use crate::{
     body::Policy,
@@ -50,6 +52,7 @@ struct Scene {
     world: World,
     own: Citizen,
     liar: Citizen,
+    other: Citizen,
     engine: Engine,
     notary: Arc<Counting>,
     now: Millis,
@@ -68,7 +71,7 @@ impl Scene {
     /// Without a link, with configured addresses.
     fn seeded(peers: Vec<std::net::SocketAddr>) -> Scene {
         let mut world = World::new();
-        let (own, liar) = (world.citizen("a", 1), world.citizen("b", 1));
+        let (own, liar, other) = (world.citizen("a", 1), world.citizen("b", 1), world.citizen("c", 1));
         let trust_domain = world.trust_domain.clone();
         let config = Config { trust_domain, peers, last_known: Vec::new() };
         let node = Own {
@@ -80,7 +83,7 @@ impl Scene {
         let notary = Arc::new(Counting::default());
         let authority = Arc::new(world.authority.clone());
         let engine = Engine::with_notary(config, node, authority, notary.clone(), 1, START);
-        Scene { world, own, liar, engine, notary, now: START }
+        Scene { world, own, liar, other, engine, notary, now: START }
     }
 
     fn event(&mut self, event: Event) -> Vec<Effect> {
@@ -100,6 +103,18 @@ impl Scene {
             effects.extend(self.event(Event::Tick));
         }
         effects
+    }
+
+    /// What signs for a member.
+    fn author(&self, of: &Citizen) -> Author {
+        Author::new(self.world.trust_domain.clone(), of.node.clone(), of.record_key.clone(), GENERATION)
+    }
+
+    /// The liar brings what somebody says; gives the bytes that it takes, too.
+    fn bring(&mut self, author: &mut Author, body: &Body) -> (Vec<Effect>, usize) {
+        let records = author.publish(body).expect("fits");
+        let message = Message::Records(records.iter().map(|record| record.bytes().to_vec()).collect());
+        (self.tell(&message), message.encode().len())
     }
 
     /// Signed by the liar, whomever it speaks of.
@@ -136,7 +151,7 @@ fn what_a_peer_shows_of_the_reader_itself_costs_the_peer_as_much_as_anything_els
         scene.tell(&forged);
     }
     let checks = scene.checked().0 - before.0;
-    assert!(checks <= receive::SENDER_RECORDS.1, "{checks} of 20,000");
+    assert!(checks <= sender::SENDER_RECORDS.1, "{checks} of 20,000");
 }
 
 #[test]
@@ -154,7 +169,7 @@ fn certificates_cost_a_peer_more_than_signatures() {
         scene.tell(&told);
     }
     let checks = scene.checked().1 - before.1;
-    assert!(checks <= receive::SENDER_RECORDS.1 / 4, "{checks} of 20,000");
+    assert!(checks <= sender::SENDER_RECORDS.1 / 4, "{checks} of 20,000");
 }
 
 #[test]
@@ -212,18 +227,13 @@ fn a_configured_address_of_one_that_is_quarantined_is_dialled_ever_more_rarely()
 #[test]
 fn what_changes_all_the_time_is_not_written_all_the_time() {
     let mut scene = Scene::new();
-    let liar = scene.liar.node.clone();
     let identity = Identity { chain: scene.liar.chain.clone() };
-    let mut author = Author::new(scene.world.trust_domain.clone(), liar, scene.liar.record_key.clone(), GENERATION);
-    let tell = |scene: &mut Scene, author: &mut Author, body: &Body| {
-        let records = author.publish(body).expect("fits");
-        scene.tell(&Message::Records(records.iter().map(|record| record.bytes().to_vec()).collect()));
-    };
-    tell(&mut scene, &mut author, &Body::Identity(identity));
+    let mut author = scene.author(&scene.liar);
+    scene.bring(&mut author, &Body::Identity(identity));
     let mut written = 0;
     for round in 0..150_u64 {
         let status = if round % 2 == 0 { Status::Draining } else { Status::Up };
-        tell(&mut scene, &mut author, &Body::Status(status));
+        scene.bring(&mut author, &Body::Status(status));
         let effects = scene.pass(2_000);
         written += effects.iter().filter(|effect| matches!(effect, Effect::Persist(_))).count();
     }

@@ -82,7 +82,10 @@ impl Node {
         let section = record.section();
         if section.is_of_the_moment() {
             return Ok(match Part::read(section, record.body()) {
+                // One part names more than a node watches.
+                Ok(Part::Suspicions(_)) if section != Section::SUSPICIONS => Offered::Known,
                 Ok(part) => {
+                    let part = part.of_members(authority);
                     self.moment.insert(section, (record.clone(), part));
                     Offered::OfTheMoment
                 }
@@ -108,7 +111,7 @@ impl Node {
                 // A sign of life and nothing more.
                 Arc::make_mut(&mut self.records).insert(section, record.clone());
                 self.summarise();
-                return Ok(Offered::Fresh);
+                return Ok(Offered::Again);
             }
         } else if section != Section::STATUS && !self.table_fresh(authority, now) {
             self.waiting.insert(section, record.clone());

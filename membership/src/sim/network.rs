@@ -81,7 +81,8 @@ pub struct Network {
     pub repair: Repair,
     /// The clock of chitchats, where they run.
     virtual_time: Option<VirtualTime>,
-    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Whom each does not reach.
+    pub(super) cut: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// Who noticed what, and when.
     pub trace: Vec<(Millis, NodeId, Change)>,
     /// What engines wanted to be known.

@@ -32,7 +32,7 @@ pub(super) struct Observer {
     false_suspicions: usize,
     last_event: Millis,
     settled: Option<u64>,
-    /// The pair that differed last: it is looked at first.
+    /// The pair that differed last: it is looked at first, and then whoever comes after it.
     differs: Option<(NodeId, NodeId)>,
     bytes: BTreeMap<Lane, u64>,
     node_ms: u64,
@@ -157,20 +157,22 @@ impl Observer {
 
     /// Whether all see what is.
     fn agree(&mut self, network: &Network) -> bool {
-        if let Some((by, of)) = &self.differs
-            && !sees(network, &network.nodes[by], of)
-        {
+        // Begins where it ended last: those before agreed then, and mostly still do.
+        let last = self.differs.take();
+        let counts = |by: &NodeId| network.nodes[by].up && !self.liars.contains(by);
+        if let Some((by, of)) = last.as_ref().filter(|(by, of)| counts(by) && !sees(network, &network.nodes[by], of)) {
+            self.differs = Some((by.clone(), of.clone()));
             return false;
         }
-        for (by, host) in network.nodes.iter().filter(|(by, host)| host.up && !self.liars.contains(*by)) {
-            for of in network.nodes.keys() {
-                if !sees(network, host, of) {
-                    self.differs = Some((by.clone(), of.clone()));
-                    return false;
-                }
+        let first = last.map(|(by, _)| by);
+        let is_before = |by: &NodeId| first.as_ref().is_some_and(|first| by < first);
+        let (before, after): (Vec<_>, Vec<_>) = network.nodes.iter().partition(|(by, _)| is_before(by));
+        for (by, host) in after.into_iter().chain(before).filter(|(by, _)| counts(by)) {
+            if let Some(of) = network.nodes.keys().find(|of| !sees(network, host, of)) {
+                self.differs = Some((by.clone(), of.clone()));
+                return false;
             }
         }
-        self.differs = None;
         true
     }
 

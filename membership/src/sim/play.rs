@@ -22,7 +22,7 @@ use super::{
 use crate::{
     body::{Body, Policy, PortRecord, ServiceRecord, Services},
     engine::Event,
-    message::{Latest, Message},
+    message::Message,
     record::{Section, SignedRecord},
 };
 
@@ -198,7 +198,7 @@ impl Play {
         self.network.event(node, Event::Publish(Body::Policy(body)));
     }
 
-    /// A liar accuses all that it knows.
+    /// A liar accuses all that it knows, each by what it signed last, as if it had heard nothing since.
     fn lie(&mut self, now: Millis) {
         if !now.is_multiple_of(LIE_MS) {
             return;
@@ -206,13 +206,8 @@ impl Play {
         for liar in self.liars.clone() {
             let Some(host) = self.network.nodes.get(&liar).filter(|host| host.up) else { continue };
             let others = host.engine.view().members().values().filter(|member| member.id != liar);
-            let accused = others.map(|member| Latest {
-                node: member.id.clone(),
-                generation: member.generation,
-                // Beyond all that these have signed, so that nobody takes it for answered.
-                sequence: (1 << 40) + now,
-            });
-            let body = Body::Suspicions(accused.collect());
+            let signed = |node: &NodeId| self.network.nodes.get(node)?.engine.latest(node);
+            let body = Body::Suspicions(others.filter_map(|member| signed(&member.id)).collect());
             self.network.event(&liar, Event::Publish(body));
         }
     }
@@ -226,16 +221,22 @@ impl Play {
         // Who asked whom, and how often without an answer so far: an answer is no rumor, and what follows it is one again.
         let mut asked: BTreeMap<(NodeId, NodeId), u32> = BTreeMap::new();
         self.network.tap = Some(Box::new(move |from, to, _, bytes| {
+            let lies = liars.contains(from);
+            if rumors && !lies {
+                return Some(bytes);
+            }
             let decoded = Message::decode(&bytes);
             if let Ok(Some(Message::Records(records))) = &decoded {
+                let of = |bytes: &[u8]| SignedRecord::decode(bytes).ok();
+                if lies {
+                    let own = |bytes: &&Vec<u8>| of(bytes).is_some_and(|record| record.node() == from);
+                    let own: Vec<Vec<u8>> = records.iter().filter(own).cloned().collect();
+                    return (!own.is_empty()).then(|| Message::Records(own).encode().into());
+                }
                 let open = asked.get_mut(&(to.clone(), from.clone())).filter(|open| **open > 0);
                 let answers = open.map(|open| *open -= 1).is_some();
-                let mut read = records.iter().filter_map(|bytes| SignedRecord::decode(bytes).ok());
-                let told = if liars.contains(from) {
-                    read.all(|record| record.node() == from)
-                } else {
-                    rumors || answers || read.all(|record| record.section() != Section::POLICY)
-                };
+                let mut read = records.iter().filter_map(|bytes| of(bytes));
+                let told = answers || read.all(|record| record.section() != Section::POLICY);
                 return told.then_some(bytes);
             }
             if !rumors {
@@ -246,7 +247,7 @@ impl Play {
                 }
             }
             match decoded {
-                Ok(Some(Message::Probed { nonce, target, .. })) if liars.contains(from) => {
+                Ok(Some(Message::Probed { nonce, target, .. })) if lies => {
                     Some(Message::Probed { nonce, target, reached: false }.encode().into())
                 }
                 Ok(_) | Err(_) => Some(bytes),

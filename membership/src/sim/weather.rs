@@ -11,7 +11,7 @@ impl Network {
     /// Whether nothing gets from one to the other.
     #[must_use]
     pub fn is_cut(&self, from: &NodeId, to: &NodeId) -> bool {
-        !self.cut.is_empty() && self.cut.contains(&(from.clone(), to.clone()))
+        self.cut.get(from).is_some_and(|unreached| unreached.contains(to))
     }
 
     /// Stops a process without a word.
@@ -36,7 +36,7 @@ impl Network {
     pub fn block(&mut self, from: &[NodeId], to: &[NodeId]) {
         for one in from {
             for other in to.iter().filter(|other| *other != one) {
-                self.cut.insert((one.clone(), other.clone()));
+                self.cut.entry(one.clone()).or_default().insert(other.clone());
                 for link in self.between(one, other) {
                     let (one, other) = (one.clone(), other.clone());
                     self.queue.push(self.now + IDLE_MS, Delivery::Silence { link, one, other });

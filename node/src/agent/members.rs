@@ -1,6 +1,11 @@
 //! The one task that owns the membership engine: links in and out, records told and heard, judgements acted on.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use certs::id::NodeId;
 use membership::{
@@ -13,7 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{event::Events, hearing::Hearing, links::Links, store::Store, sync::Requests, world::World};
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     mesh::{
         Error, Mesh,
         peer::{PeerLink, PeerNetwork},
@@ -35,8 +40,8 @@ const DIALS: usize = 64;
 pub enum Input {
     /// Straight to the engine.
     Event(Event),
-    /// What a peer says, with its share of [`QUEUE_BYTES`].
-    Said(Event, OwnedSemaphorePermit),
+    /// What a peer says, with its share of [`QUEUE_BYTES`], and when it came.
+    Said(Event, OwnedSemaphorePermit, Instant),
     /// A link stands.
     Linked(PeerLink, Option<SocketAddr>),
 }
@@ -78,10 +83,11 @@ impl Members {
 
     /// Brings a peer's message, in its turn: whoever says much waits like everybody else.
     async fn said(&self, from: NodeId, link: LinkId, bytes: Vec<u8>) {
+        let came = clock::monotonic();
         let share = u32::try_from(bytes.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX);
         // Nobody closes it.
         let Ok(share) = self.bytes.clone().acquire_many_owned(share).await else { return };
-        let _ = self.inputs.send(Input::Said(Event::Message { from, link, bytes }, share)).await;
+        let _ = self.inputs.send(Input::Said(Event::Message { from, link, bytes }, share, came)).await;
     }
 
     /// Asks for a link with a node for the next minute: in a large mesh most nodes have none.
@@ -141,7 +147,9 @@ impl Task {
             tokio::select! {
                 input = self.inputs.recv() => match input {
                     Some(Input::Event(event)) => self.step(event, &persist, &dials),
-                    Some(Input::Said(event, share)) => {
+                    Some(Input::Said(event, share, came)) => {
+                        // What waited here may be somebody's sign of life: its silence was this node's.
+                        self.engine.waited(clock::monotonic().duration_since(came));
                         self.step(event, &persist, &dials);
                         drop(share);
                     }

@@ -1,0 +1,66 @@
+//! What one peer, or one author, may cost this node.
+
+use super::accusations::{Asked, ORIGIN_URGENT};
+use crate::limit::Bucket;
+
+/// Records a second from one peer that are worth a signature check, and at once: a large mesh's whole state.
+pub(super) const SENDER_RECORDS: (u64, u64) = (500, 8_192);
+/// Pulls a second that one peer is answered, and at once.
+const SENDER_PULLS: (u64, u64) = (20, 40);
+/// Summaries a second of one peer that are read, and at once: an honest one sends one.
+const SENDER_SUMMARIES: (u64, u64) = (2, 10);
+/// Payloads of the gossip carrier a second from one peer, and at once.
+const SENDER_PAYLOADS: (u64, u64) = (50, 200);
+/// Accusations a second of one peer that are told to the accused, and at once.
+const SENDER_ACCUSATIONS: (u64, u64) = (2, 8);
+/// Statements a second of one member on whom it accuses that are judged, and at once.
+const SENDER_STATEMENTS: (u64, u64) = (10, 20);
+/// Tables a second that an accuser is told in answer, and at once.
+const SENDER_TOLD: (u64, u64) = (20, 64);
+/// Bytes of records a second that one peer's pulls are answered, and at once.
+const SENDER_PULLED: (u64, u64) = (2 << 20, 16 << 20);
+
+/// What is remembered of a peer as a sender. Bounded by the number of members.
+pub(super) struct Sender {
+    pub(super) records: Bucket,
+    pub(super) pulls: Bucket,
+    pub(super) pulled: Bucket,
+    pub(super) summaries: Bucket,
+    pub(super) payloads: Bucket,
+    pub(super) accusations: Bucket,
+    /// Whom it accuses, said anew.
+    pub(super) statements: Bucket,
+    /// Tables of those whom it accused after they had signed more.
+    pub(super) told: Bucket,
+    pub(super) asked: Asked,
+    /// What it signed itself, whoever brought it, that is passed on as urgent.
+    pub(super) urgent: Bucket,
+    pub(super) summary_due: u64,
+    /// Whether it has said over its link what it holds.
+    pub(super) summarised: bool,
+    pub(super) notice_due: u64,
+    /// When accusations that nobody listens to are passed on next.
+    pub(super) vain_due: u64,
+}
+
+impl Sender {
+    pub(super) fn new(now: u64) -> Sender {
+        let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
+        Sender {
+            records: bucket(SENDER_RECORDS),
+            pulls: bucket(SENDER_PULLS),
+            pulled: bucket(SENDER_PULLED),
+            summaries: bucket(SENDER_SUMMARIES),
+            payloads: bucket(SENDER_PAYLOADS),
+            accusations: bucket(SENDER_ACCUSATIONS),
+            statements: bucket(SENDER_STATEMENTS),
+            told: bucket(SENDER_TOLD),
+            asked: Asked::default(),
+            urgent: bucket(ORIGIN_URGENT),
+            summary_due: 0,
+            summarised: false,
+            notice_due: 0,
+            vain_due: 0,
+        }
+    }
+}
