@@ -182,9 +182,9 @@ pub enum VerifyError {
     /// No trusted root signed the enroller CA.
     #[error("no root of this mesh signed the enroller CA")]
     UntrustedRoot,
-    /// The CA has ended or its root was withdrawn, and its key was not seen here before.
+    /// The CA has ended or its root was withdrawn, and its keys were not seen here before.
     #[error(
-        "the CA of {0} has ended or its root was withdrawn, and its key was not seen here before; ask another enroller, or let \
+        "the CA of {0} has ended or its root was withdrawn, and its keys were not seen here before; ask another enroller, or let \
          the machine in again with `skein invite {0} --replace`"
     )]
     UnseenKey(NodeId),
@@ -271,8 +271,11 @@ pub enum VerifyError {
         /// Where.
         link: Link,
     },
-    /// A second key for a name that is taken.
-    #[error("{0} is known with another CA key in this epoch")]
+    /// Of an epoch whose name was given to another machine, or that left.
+    #[error("{0} of epoch {1} was replaced, or has left the mesh")]
+    Ended(NodeId, u64),
+    /// A second CA key or record key for a name that is taken.
+    #[error("{0} is known with another CA key or record key in this epoch")]
     OtherKey(NodeId),
     /// Another enroller than the one that the grant names certified the node, and no word of that one on these keys is there.
     #[error(

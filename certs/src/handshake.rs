@@ -45,7 +45,7 @@ pub enum Role {
     Server,
 }
 
-/// The verdict of a handshake on a chain, by the roots alone: what a node adds to it are NodeGrants and revocations. Services stand
+/// The verdict of a handshake on a chain, by the roots and who is known to be out: what a node adds to it are NodeGrants. Services stand
 /// in data conversations, nodes in peer conversations; a server must be whom `expect` names, if it names somebody.
 pub fn judge(
     chain: &[CertificateDer<'_>],

@@ -12,17 +12,19 @@ use aws_lc_rs::{
     rand::{SecureRandom, SystemRandom},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rcgen::SigningKey as _;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    ca::requested_key,
+    ca::{CaKey, requested_key},
+    certificate::{Certificate, signature_holds},
     codec::{self, CodecError, Envelope, Millis, length_prefixed},
     grant::NodeGrant,
     id::{NodeId, SpiffeId, TrustDomain},
     sign::{Digest, PublicKey, Signature, SigningKey},
-    verify::{Authority, Peer, VerifyError, verify, verify_lapsed_ca},
+    verify::{Authority, Link, Peer, VerifyError, verify, verify_lapsed_ca},
 };
 
 /// Version of the exchange.
@@ -191,8 +193,10 @@ pub struct RenewRequest {
     pub chain: Vec<Vec<u8>>,
     /// PKCS#10 request of the same CA key.
     pub request: Vec<u8>,
-    /// By the record key of the old certificate, over exporter and request.
+    /// By the record key of the old certificate, over exporter, request and that key.
     pub signature: Signature,
+    /// By the CA key, over the same: ECDSA P-256 with SHA-256, DER. The request alone is public and shows nothing of who sends it.
+    pub ca_signature: Vec<u8>,
 }
 
 /// What a renewal certifies.
@@ -267,6 +271,11 @@ pub fn proof(secret: &Secret, exporter: &[u8], request: &[u8], record_key: &Publ
     tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
 }
 
+/// What both keys of a renewing node sign; no certificate and no request begins so.
+fn renewal(exporter: &[u8], request: &[u8], record_key: &PublicKey) -> Vec<u8> {
+    length_prefixed(&[RENEWAL.as_bytes(), exporter, request, &record_key.0])
+}
+
 fn proof_key(secret: &Secret) -> hmac::Key {
     hmac::Key::new(HMAC_SHA256, &secret.0)
 }
@@ -291,17 +300,12 @@ impl JoinRequest {
         verify_slices_are_equal(&self.secret.hash().0, &token_hash.0).is_ok()
     }
 
-    /// The enroller's check, all but "spent", which its store knows. Returns the CA key's SubjectPublicKeyInfo to certify,
-    /// by [`NodeGrant::certified`] of the request's record key.
+    /// The enroller's check, all but whether the token is spent, which its store knows, or too old ([`Self::is_in_time`]): what was
+    /// redeemed in time may be asked for again later. Returns the CA key's SubjectPublicKeyInfo to certify, by
+    /// [`NodeGrant::certified`] of the request's record key.
     ///
-    /// Codes: `bad_request`, `not_granted`, `wrong_enroller`, `token_invalid`, `token_expired`, `bad_proof`.
-    pub fn check(
-        &self,
-        grant: &NodeGrant,
-        enroller: &NodeId,
-        exporter: &[u8],
-        now: Millis,
-    ) -> Result<Vec<u8>, JoinRefusal> {
+    /// Codes: `bad_request`, `not_granted`, `wrong_enroller`, `token_invalid`, `bad_proof`.
+    pub fn check(&self, grant: &NodeGrant, enroller: &NodeId, exporter: &[u8]) -> Result<Vec<u8>, JoinRefusal> {
         let refuse = |code, message: String| Err(JoinRefusal::new(code, message));
         if self.node != grant.node {
             return refuse("bad_request", format!("the grant is of {}, not of {}", grant.node, self.node));
@@ -318,22 +322,39 @@ impl JoinRequest {
         if !self.holds(token_hash) {
             return refuse("token_invalid", format!("not the latest token of {}", self.node));
         }
-        if grant.token_expires.is_none_or(|end| now >= end) {
-            return refuse("token_expired", format!("the token of {} has expired", self.node));
-        }
         let proven = length_prefixed(&[b"skein-join/1", exporter, &self.request, &self.record_key.0]);
         if hmac::verify(&proof_key(&self.secret), &proven, &self.proof).is_err() {
             return refuse("bad_proof", "the proof belongs to another connection or another key".into());
         }
         requested_key(&self.request, &self.node).map_err(|e| JoinRefusal::new("bad_request", e.to_string()))
     }
+
+    /// Whether the invite may be redeemed at `now` still. Code: `token_expired`.
+    pub fn is_in_time(&self, grant: &NodeGrant, now: Millis) -> Result<(), JoinRefusal> {
+        let is_open = grant.token_expires.is_some_and(|end| now < end);
+        let expired = || JoinRefusal::new("token_expired", format!("the token of {} has expired", self.node));
+        is_open.then_some(()).ok_or_else(expired)
+    }
 }
 
 impl RenewRequest {
-    /// The request of a node whose CA has ended. `request` is of the same CA key.
-    pub fn new(chain: Vec<Vec<u8>>, request: Vec<u8>, record_key: &SigningKey, exporter: &[u8]) -> RenewRequest {
-        let signature = record_key.sign(RENEWAL, &length_prefixed(&[exporter, &request]));
-        RenewRequest { chain, request, signature }
+    /// The request of a node whose CA has ended, by the keys that the old chain certifies.
+    pub fn new(
+        node: &NodeId,
+        chain: Vec<Vec<u8>>,
+        (ca_key, record_key): (&CaKey, &SigningKey),
+        exporter: &[u8],
+    ) -> RenewRequest {
+        let request = ca_key.request(node);
+        let proven = renewal(exporter, &request, &record_key.public());
+        let ca_signature = ca_key.sign(&proven).expect("a key that exists signs");
+        RenewRequest { chain, request, signature: record_key.sign(RENEWAL, &proven), ca_signature }
+    }
+
+    /// The node that the chain names, whether it holds or not.
+    pub fn claims(&self) -> Option<NodeId> {
+        let node = Certificate::parse(self.chain.first()?, Link::NodeCa).ok()?;
+        Some(node.grant().node.clone())
     }
 
     /// The enroller's check under its authority. Returns what to certify.
@@ -343,13 +364,19 @@ impl RenewRequest {
         let chain: Vec<CertificateDer<'_>> = self.chain.iter().map(|der| der.as_slice().into()).collect();
         let facts =
             verify_lapsed_ca(&chain, authority, now).map_err(|e| JoinRefusal::new("not_granted", e.to_string()))?;
-        if !facts.record_key.verify(RENEWAL, &length_prefixed(&[exporter, &self.request]), &self.signature) {
-            return Err(JoinRefusal::new("bad_proof", "not signed by the node's record key on this connection"));
+        let proven = renewal(exporter, &self.request, &facts.record_key);
+        let unproven =
+            |key| JoinRefusal::new("bad_proof", format!("not signed by the node's {key} key on this connection"));
+        if !facts.record_key.verify(RENEWAL, &proven, &self.signature) {
+            return Err(unproven("record"));
         }
         let bad = |message: String| JoinRefusal::new("bad_request", message);
         let spki = requested_key(&self.request, &facts.node).map_err(|e| bad(e.to_string()))?;
         if Digest::of(&spki) != facts.ca_key {
             return Err(bad(format!("{} is known with another CA key", facts.node)));
+        }
+        if !signature_holds(&spki, &proven, &self.ca_signature) {
+            return Err(unproven("CA"));
         }
         let no_grant = || JoinRefusal::new("not_granted", format!("no NodeGrant for {}", facts.node));
         let signed = authority.grants.get(&facts.node).cloned().ok_or_else(no_grant)?;

@@ -196,7 +196,7 @@ pub fn joiner(clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
 }
 
 /// An operator's admin client: the server must show a node identity (this node's, if `expect` names one) under the roots of
-/// `authority`, and not be evicted by it. NodeGrants are not consulted: the operator's machine need not know them, and its signature is
+/// `authority`, and not be known by it to be out. NodeGrants are not consulted: the operator's machine need not know them, and its signature is
 /// bound to this connection.
 pub fn operator(authority: Authority, expect: Option<&NodeId>, clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
     let expect = expect.map(|node| SpiffeId::node(authority.trust_domain.clone(), node.clone()));

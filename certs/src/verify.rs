@@ -7,6 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     certificate::Certificate,
@@ -43,18 +44,24 @@ pub struct Authority {
     pub grants: HashMap<NodeId, Arc<NodeGrant>>,
     /// Evictions, accounts, keys.
     pub revocations: Revocations,
-    /// First CA key seen of each node in its epoch: another key of the same epoch is refused, so that a stolen enroller cannot
-    /// re-issue a name that is taken. May be empty.
+    /// For who knows no NodeGrants (an operator's machine): up to which epoch a node's name was given to another machine, or left. What
+    /// it certified as an enroller outlives that, see [`enroller_counts`].
+    pub ended: HashMap<NodeId, u64>,
+    /// First keys seen of each node in its epoch: others of the same epoch are refused, so that a stolen enroller cannot re-issue a
+    /// name that is taken. May be empty.
     pub known_keys: HashMap<NodeId, KnownKey>,
 }
 
-/// The CA key that a node was first seen with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The keys that a node was first seen with. They belong together: whoever may certify a CA key, which is public, could put a record
+/// key of his own beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownKey {
     /// The epoch of the sighting; a higher one takes the name over.
     pub epoch: u64,
     /// SHA-256 of the node CA's SubjectPublicKeyInfo.
     pub ca_key: Digest,
+    /// The key that signs the node's records.
+    pub record_key: PublicKey,
 }
 
 /// A peer whose whole path holds.
@@ -106,8 +113,8 @@ pub struct NodeCaFacts {
 impl Authority {
     /// An authority that knows roots and nothing else: no node counts yet.
     pub fn new(trust_domain: TrustDomain, roots: Vec<Vec<u8>>) -> Authority {
-        let (former, grants, revocations, known_keys) = Default::default();
-        Authority { trust_domain, roots, former, grants, revocations, known_keys }
+        let (former, grants, revocations, ended, known_keys) = Default::default();
+        Authority { trust_domain, roots, former, grants, revocations, ended, known_keys }
     }
 }
 
@@ -122,8 +129,8 @@ pub fn verify_ca(chain: &[CertificateDer<'_>], authority: &Authority, now: Milli
     Ok(verify_path([node, enroller], None, authority, now, Scope::Policy)?.1)
 }
 
-/// As [`verify_ca`], by roots and evictions alone: for an operator's machine, which need not know NodeGrants and asks only whose key
-/// signed something.
+/// As [`verify_ca`], by roots and who is known to be out: for an operator's machine, which need not know NodeGrants and asks only whose
+/// key signed something.
 pub fn verify_ca_by_roots(
     chain: &[CertificateDer<'_>],
     authority: &Authority,
@@ -134,7 +141,7 @@ pub fn verify_ca_by_roots(
 }
 
 /// As [`verify_ca`], for renewal: a node CA that has ended is judged at its end, however long ago, by the policy of today.
-/// One that has ended, or is under a root that was withdrawn, will do only if this verifier has seen its key before: whoever holds
+/// One that has ended, or is under a root that was withdrawn, will do only if this verifier has seen its keys before: whoever holds
 /// the key of a root or an enroller whose time is over can still certify any other, dated back.
 pub fn verify_lapsed_ca(
     chain: &[CertificateDer<'_>],
@@ -150,8 +157,8 @@ pub fn verify_lapsed_ca(
         }
         verdict => (verdict?.1, false),
     };
-    let seen = authority.known_keys.get(&facts.node);
-    let is_seen = seen.is_some_and(|seen| seen.epoch == facts.epoch && seen.ca_key == facts.ca_key);
+    let NodeCaFacts { epoch, ca_key, record_key, .. } = facts;
+    let is_seen = authority.known_keys.get(&facts.node) == Some(&KnownKey { epoch, ca_key, record_key });
     if (is_withdrawn || end <= now) && !is_seen {
         return Err(VerifyError::UnseenKey(facts.node));
     }
@@ -165,7 +172,7 @@ pub fn verify_enroller(
     now: Millis,
 ) -> Result<(NodeId, u64, Millis), VerifyError> {
     let enroller = Certificate::parse(certificate, Link::Enroller)?;
-    joins_root(&enroller, None, authority, now, Scope::Policy)?;
+    joins_root(&enroller, None, authority, now)?;
     let grant = enroller.grant();
     if !grant.enroller || grant.record_key.is_some() {
         return Err(VerifyError::GrantSort { link: Link::Enroller });
@@ -186,7 +193,8 @@ pub fn anchor<'r>(enroller: &[u8], roots: &'r [Vec<u8>]) -> Option<&'r Vec<u8>> 
 pub(crate) enum Scope {
     /// NodeGrants, revocations and known keys count.
     Policy,
-    /// Roots, and the evictions that are known: for one who cannot know policy yet and believes nothing else by it.
+    /// Roots, and who is known to be out (evictions, keys, [`Authority::ended`]): for one who cannot know policy yet and believes nothing
+    /// else by it.
     Roots,
 }
 
@@ -215,12 +223,10 @@ pub(crate) fn verify_leaf(
             return Err(VerifyError::OutsideGrant(id, facts.node));
         }
     }
-    if scope == Scope::Policy {
-        if let Some(account) = id.account().filter(|a| authority.revocations.account_revoked(a)) {
-            return Err(VerifyError::RevokedAccount(account.clone()));
-        }
-        not_revoked(&leaf, authority)?;
+    if let Some(account) = id.account().filter(|a| authority.revocations.account_revoked(a)) {
+        return Err(VerifyError::RevokedAccount(account.clone()));
     }
+    not_revoked(&leaf, authority)?;
     let NodeCaFacts { node, epoch, grant, record_key, ca_key, .. } = facts;
     // Validity is nested, so the leaf's is the path's.
     let (not_before, not_after) = (leaf.not_before, leaf.not_after);
@@ -246,7 +252,7 @@ fn verify_path<'c>(
 ) -> Result<(Certificate<'c>, NodeCaFacts), VerifyError> {
     let node = Certificate::parse(node, Link::NodeCa)?;
     let enroller = Certificate::parse(enroller, Link::Enroller)?;
-    let root = joins_root(&enroller, below, authority, now, scope)?;
+    let root = joins_root(&enroller, below, authority, now)?;
     joins(&node, &enroller, now)?;
     permitted(below, &[&node, &enroller])?;
     let (own, parent) = (node.grant(), enroller.grant());
@@ -262,16 +268,18 @@ fn verify_path<'c>(
         Scope::Roots => {
             not_evicted(parent, authority)?;
             not_evicted(own, authority)?;
+            if authority.ended.get(&own.node).is_some_and(|epoch| own.epoch <= *epoch) {
+                return Err(VerifyError::Ended(own.node.clone(), own.epoch));
+            }
             own.clone()
         }
         Scope::Policy => {
             enroller_counts(parent, authority)?;
-            let grant = node_counts(&node, parent, authority)?;
-            not_revoked(&enroller, authority)?;
-            not_revoked(&node, authority)?;
-            grant
+            node_counts(&node, parent, authority)?
         }
     };
+    not_revoked(&enroller, authority)?;
+    not_revoked(&node, authority)?;
     let facts = NodeCaFacts {
         node: own.node.clone(),
         epoch: own.epoch,
@@ -292,7 +300,6 @@ fn joins_root(
     below: Option<&str>,
     authority: &Authority,
     now: Millis,
-    scope: Scope,
 ) -> Result<Digest, VerifyError> {
     let mut refusal = VerifyError::UntrustedRoot;
     for der in &authority.roots {
@@ -302,11 +309,8 @@ fn joins_root(
             continue;
         }
         let joined = valid(&root, now).and_then(|()| joins(enroller, &root, now));
-        let holds = joined.and_then(|()| permitted(below, &[&root])).and_then(|()| match scope {
-            Scope::Policy => not_revoked(&root, authority),
-            Scope::Roots => Ok(()),
-        });
-        match holds {
+        let holds = joined.and_then(|()| permitted(below, &[&root]));
+        match holds.and_then(|()| not_revoked(&root, authority)) {
             Ok(()) => return Ok(Digest::of(der)),
             Err(error) => refusal = error,
         }
@@ -380,7 +384,8 @@ fn node_counts(certificate: &Certificate<'_>, issuer: &Grant, authority: &Author
     if signed.retired {
         return Err(VerifyError::Retired(node.clone()));
     }
-    if authority.known_keys.get(node).is_some_and(|known| known.epoch == grant.epoch && known.ca_key != ca_key) {
+    let is_other = |known: &KnownKey| known.ca_key != ca_key || Some(known.record_key) != grant.record_key;
+    if authority.known_keys.get(node).is_some_and(|known| known.epoch == grant.epoch && is_other(known)) {
         return Err(VerifyError::OtherKey(node.clone()));
     }
     if !vouches(issuer, signed) && !is_redeemed(certificate, signed, authority) {

@@ -357,7 +357,8 @@ enum Concerned {
 
 impl Concerned {
     fn by(before: &Authority, after: &Authority) -> Concerned {
-        let Authority { trust_domain, roots, former, grants, revocations, known_keys } = after;
+        // Who has the grants needs nobody to tell what they ended.
+        let Authority { trust_domain, roots, former, grants, revocations, ended: _, known_keys } = after;
         let same = (trust_domain, roots, former) == (&before.trust_domain, &before.roots, &before.former);
         if !same || *revocations != before.revocations {
             return Concerned::All;

@@ -70,7 +70,8 @@ fn an_invited_node_is_certified() {
     let (token, key, record_key) = (token(), CaKey::generate(), SigningKey::generate());
     let grant = invited(&token);
     let request = JoinRequest::new(&token, EXPORTER, key.request(&node_id("c")), record_key.public());
-    let spki = request.check(&grant, &node_id("a"), EXPORTER, NOW).unwrap();
+    let spki = request.check(&grant, &node_id("a"), EXPORTER).unwrap();
+    assert!(request.is_in_time(&grant, NOW).is_ok());
     assert_eq!(spki, key.spki());
     let chain = world.enroller.issue_node(&spki, &grant.certified(record_key.public()), NOW).unwrap();
     world.edit_authority(|authority| drop(authority.grants.insert(node_id("c"), Arc::new(grant))));
@@ -85,32 +86,32 @@ fn what_an_enroller_refuses() {
     let (token, key) = (token(), CaKey::generate());
     let good = invited(&token);
     let asked = request(&token, &key);
-    let code = |request: &JoinRequest, grant: &NodeGrant, enroller: &str, exporter: &[u8], now| {
-        request.check(grant, &node_id(enroller), exporter, now).unwrap_err().code
+    let code = |request: &JoinRequest, grant: &NodeGrant, enroller: &str, exporter: &[u8]| {
+        request.check(grant, &node_id(enroller), exporter).unwrap_err().code
     };
-    assert!(asked.check(&good, &node_id("a"), EXPORTER, NOW).is_ok());
-    assert_eq!(code(&asked, &good, "b", EXPORTER, NOW), "wrong_enroller");
-    assert_eq!(code(&asked, &good, "a", EXPORTER, NOW + HOUR), "token_expired");
+    assert!(asked.check(&good, &node_id("a"), EXPORTER).is_ok());
+    assert_eq!(code(&asked, &good, "b", EXPORTER), "wrong_enroller");
+    assert_eq!(asked.is_in_time(&good, NOW + HOUR).unwrap_err().code, "token_expired");
     // Relayed to another TLS session.
-    assert_eq!(code(&asked, &good, "a", &[8; 32], NOW), "bad_proof");
+    assert_eq!(code(&asked, &good, "a", &[8; 32]), "bad_proof");
     // A later invite of the name.
     let later = NodeGrant { token_hash: Some(Secret::generate().hash()), ..good.clone() };
-    assert_eq!(code(&asked, &later, "a", EXPORTER, NOW), "token_invalid");
+    assert_eq!(code(&asked, &later, "a", EXPORTER), "token_invalid");
     let retired = NodeGrant { retired: true, ..good.clone() };
-    assert_eq!(code(&asked, &retired, "a", EXPORTER, NOW), "not_granted");
+    assert_eq!(code(&asked, &retired, "a", EXPORTER), "not_granted");
     let first = node_grant("c", 1, &[], true);
-    assert_eq!(code(&asked, &first, "a", EXPORTER, NOW), "not_granted");
+    assert_eq!(code(&asked, &first, "a", EXPORTER), "not_granted");
     let other = NodeGrant { node: node_id("d"), ..good.clone() };
-    assert_eq!(code(&asked, &other, "a", EXPORTER, NOW), "bad_request");
+    assert_eq!(code(&asked, &other, "a", EXPORTER), "bad_request");
     let guessed = JoinRequest { secret: Secret::generate(), ..asked.clone() };
-    assert_eq!(code(&guessed, &good, "a", EXPORTER, NOW), "token_invalid");
+    assert_eq!(code(&guessed, &good, "a", EXPORTER), "token_invalid");
     // Another key in the place of the proven one.
     let swapped = JoinRequest { request: CaKey::generate().request(&node_id("c")), ..asked.clone() };
-    assert_eq!(code(&swapped, &good, "a", EXPORTER, NOW), "bad_proof");
+    assert_eq!(code(&swapped, &good, "a", EXPORTER), "bad_proof");
     let swapped = JoinRequest { record_key: SigningKey::generate().public(), ..asked };
-    assert_eq!(code(&swapped, &good, "a", EXPORTER, NOW), "bad_proof");
+    assert_eq!(code(&swapped, &good, "a", EXPORTER), "bad_proof");
     let unreadable = JoinRequest::new(&token, EXPORTER, vec![1, 2, 3], SigningKey::generate().public());
-    assert_eq!(code(&unreadable, &good, "a", EXPORTER, NOW), "bad_request");
+    assert_eq!(code(&unreadable, &good, "a", EXPORTER), "bad_request");
 }
 
 #[test]
@@ -199,12 +200,11 @@ fn a_mesh_that_was_off_for_a_month_renews() {
     let (key, record_key) = (CaKey::generate(), SigningKey::generate());
     let grant = world.authority.load().grants[&node_id("b")].certified(record_key.public());
     let chain = world.enroller.issue_node(&key.spki(), &grant, NOW).unwrap();
-    let renew =
-        |key: &CaKey, by: &SigningKey| RenewRequest::new(chain.clone(), key.request(&node_id("b")), by, EXPORTER);
+    let renew = |key: &CaKey, by: &SigningKey| RenewRequest::new(&node_id("b"), chain.clone(), (key, by), EXPORTER);
     let later = NOW + 40 * DAY;
     world.edit_authority(|authority| {
-        let ca_key = certs::sign::Digest::of(&key.spki());
-        authority.known_keys.insert(node_id("b"), certs::verify::KnownKey { epoch: grant.epoch, ca_key });
+        let (ca_key, record_key) = (Digest::of(&key.spki()), record_key.public());
+        authority.known_keys.insert(node_id("b"), KnownKey { epoch: grant.epoch, ca_key, record_key });
     });
     let authority = world.authority.load_full();
     let renewal = renew(&key, &record_key).check(&authority, EXPORTER, later).unwrap();
@@ -217,6 +217,14 @@ fn a_mesh_that_was_off_for_a_month_renews() {
     assert_eq!(code(renew(&key, &record_key), &[8; 32]), "bad_proof");
     assert_eq!(code(renew(&key, &SigningKey::generate()), EXPORTER), "bad_proof");
     assert_eq!(code(renew(&CaKey::generate(), &record_key), EXPORTER), "bad_request");
+    // The request is public; its key must have signed on this connection.
+    let other =
+        RenewRequest { ca_signature: renew(&CaKey::generate(), &record_key).ca_signature, ..renew(&key, &record_key) };
+    assert_eq!(code(other, EXPORTER), "bad_proof");
+    let proven = renew(&key, &record_key);
+    let elsewhere = RenewRequest::new(&node_id("b"), proven.chain.clone(), (&key, &record_key), &[8; 32]);
+    let replayed = RenewRequest { ca_signature: elsewhere.ca_signature, ..proven };
+    assert_eq!(code(replayed, EXPORTER), "bad_proof");
     world.edit_authority(|authority| authority.revocations.evict(node_id("b"), 1));
     let evicted = renew(&key, &record_key).check(&world.authority.load(), EXPORTER, later);
     assert_eq!(evicted.unwrap_err().code, "not_granted");
@@ -228,7 +236,7 @@ fn under_a_withdrawn_root_only_a_key_that_was_seen_renews() {
     let (key, record_key) = (CaKey::generate(), SigningKey::generate());
     let grant = world.authority.load().grants[&node_id("b")].certified(record_key.public());
     let chain = world.enroller.issue_node(&key.spki(), &grant, NOW).unwrap();
-    let renew = RenewRequest::new(chain, key.request(&node_id("b")), &record_key, EXPORTER);
+    let renew = RenewRequest::new(&node_id("b"), chain, (&key, &record_key), EXPORTER);
     let judge = |edit: fn(&mut Authority), seen: Option<KnownKey>, now: Millis| {
         let mut authority = Authority::clone(&world.authority.load());
         authority.former = std::mem::replace(&mut authority.roots, vec![World::new().root.certificate()]);
@@ -236,7 +244,8 @@ fn under_a_withdrawn_root_only_a_key_that_was_seen_renews() {
         edit(&mut authority);
         renew.check(&authority, EXPORTER, now).map(|renewal| renewal.spki).map_err(|refusal| refusal.message)
     };
-    let seen = |key: &CaKey, epoch| Some(KnownKey { epoch, ca_key: Digest::of(&key.spki()) });
+    let seen =
+        |key: &CaKey, epoch| Some(KnownKey { epoch, ca_key: Digest::of(&key.spki()), record_key: record_key.public() });
     for now in [NOW, NOW + 40 * DAY, NOW + 20 * 365 * DAY] {
         assert_eq!(judge(|_| (), seen(&key, 1), now), Ok(key.spki()), "also once node, enroller and root have ended");
     }
@@ -256,6 +265,29 @@ fn under_a_withdrawn_root_only_a_key_that_was_seen_renews() {
     assert_eq!(verify_ca(&chain, &authority, NOW), Err(VerifyError::UntrustedRoot));
 }
 
+/// Who has the key of a root that was withdrawn certifies the owner's CA key with a record key of his own, and shows a request that the
+/// owner once made.
+#[test]
+fn a_withdrawn_root_gives_a_node_no_other_record_key() {
+    let world = World::new();
+    let (key, owner, thief) = (CaKey::generate(), SigningKey::generate(), SigningKey::generate());
+    let grant = |record_key: &SigningKey| world.authority.load().grants[&node_id("b")].certified(record_key.public());
+    let known = KnownKey { epoch: 1, ca_key: Digest::of(&key.spki()), record_key: owner.public() };
+    let mut authority = Authority::clone(&world.authority.load());
+    authority.former = std::mem::replace(&mut authority.roots, vec![World::new().root.certificate()]);
+    authority.known_keys.insert(node_id("b"), known);
+    let renewed = |record_key: &SigningKey, now| {
+        let chain = world.enroller.issue_node(&key.spki(), &grant(record_key), NOW).unwrap();
+        // As if he held the CA key, too: what was seen speaks against him nevertheless.
+        let renew = RenewRequest::new(&node_id("b"), chain, (&key, record_key), EXPORTER);
+        renew.check(&authority, EXPORTER, now).map(|renewal| renewal.record_key).map_err(|refusal| refusal.code)
+    };
+    for now in [NOW, NOW + 40 * DAY] {
+        assert_eq!(renewed(&owner, now), Ok(owner.public()));
+        assert_eq!(renewed(&thief, now), Err("not_granted".into()));
+    }
+}
+
 #[test]
 fn messages_go_there_and_back() {
     let (token, key) = (token(), CaKey::generate());
@@ -263,7 +295,7 @@ fn messages_go_there_and_back() {
         Message::Hello(Hello { version: 1 }),
         Message::Chain(Chain { role_sets: vec![vec![1; 3]], grants: vec![vec![2; 300_000]] }),
         Message::Prove(request(&token, &key)),
-        Message::Renew(RenewRequest::new(vec![vec![1]], vec![2], &SigningKey::generate(), EXPORTER)),
+        Message::Renew(RenewRequest::new(&node_id("b"), vec![vec![1]], (&key, &SigningKey::generate()), EXPORTER)),
         Message::Reply(JoinReply { chain: vec![vec![3; 900]; 2], changesets: vec![] }),
         Message::Refusal(JoinRefusal::new("token_spent", "used before")),
     ];

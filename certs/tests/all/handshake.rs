@@ -300,7 +300,11 @@ fn an_operator_needs_only_the_bundle() {
     let other = Root::generate(&trust_domain(), NOW).certificate();
     let outcome = shake(&operator(under(other), Some("b")), &server, name("b"));
     assert_eq!(reason(outcome), ("client", VerifyError::UntrustedRoot));
-    // And who it knows to be evicted is nobody.
+    // And who it knows to be evicted, or replaced, is nobody.
+    let mut replaced = bundle.clone();
+    replaced.ended.insert(identity_node("b"), 1);
+    let outcome = shake(&operator(replaced, Some("b")), &server, name("b"));
+    assert_eq!(reason(outcome), ("client", VerifyError::Ended(identity_node("b"), 1)));
     let mut evicting = bundle;
     evicting.revocations.evict(identity_node("b"), 1);
     let outcome = shake(&operator(evicting, Some("b")), &server, name("b"));

@@ -7,8 +7,8 @@ use certs::{
     error::Error,
     grant::{Grant, Pattern},
     id::ServiceAccount,
-    sign::Digest,
-    verify::{CLOCK_TOLERANCE, KnownKey, Link, VerifyError, verify, verify_ca, verify_lapsed_ca},
+    sign::{Digest, PublicKey},
+    verify::{CLOCK_TOLERANCE, KnownKey, Link, VerifyError, verify, verify_ca, verify_ca_by_roots, verify_lapsed_ca},
 };
 use proptest::prelude::*;
 use rcgen::{
@@ -50,6 +50,11 @@ fn dns(text: &str) -> SanType {
 
 fn key_digest(key: &KeyPair) -> Digest {
     Digest::of(&key.subject_public_key_info())
+}
+
+/// These are the keys that `b` was first seen with.
+fn knows(forge: &mut Forge, epoch: u64, ca_key: Digest, record_key: PublicKey) {
+    forge.authority.known_keys.insert(node_id("b"), KnownKey { epoch, ca_key, record_key });
 }
 
 #[test]
@@ -213,7 +218,11 @@ refused! {
     a_revoked_root_key: |f| { f.authority.revocations.keys.insert(key_digest(&f.root.key)); }
         => VerifyError::RevokedKey { link: Link::Root },
     a_second_key_for_a_taken_name: |f| {
-        f.authority.known_keys.insert(node_id("b"), KnownKey { epoch: 3, ca_key: key_digest(&key()) });
+        knows(f, 3, key_digest(&key()), record_key());
+    } => VerifyError::OtherKey(_),
+    a_second_record_key_for_a_taken_name: |f| {
+        let own = key_digest(&f.node.key);
+        knows(f, 3, own, record_key());
     } => VerifyError::OtherKey(_),
 }
 
@@ -223,10 +232,12 @@ fn policy_that_does_not_concern_this_chain() {
     passes(|f| f.authority.revocations.evict(node_id("b"), 2));
     passes(|f| {
         // The name was taken over since.
-        f.authority.known_keys.insert(node_id("b"), KnownKey { epoch: 2, ca_key: key_digest(&key()) });
+        knows(f, 2, key_digest(&key()), record_key());
     });
     passes(|f| {
-        f.authority.known_keys.insert(node_id("b"), KnownKey { epoch: 3, ca_key: key_digest(&f.node.key) });
+        let (grant, own) = (node_ca_grant(), key_digest(&f.node.key));
+        f.node.params.grant(&grant);
+        knows(f, 3, own, grant.record_key.unwrap());
     });
     // What an enroller certified outlives its retirement and its machine's replacement.
     passes(|f| {
@@ -370,19 +381,48 @@ fn a_node_ca_without_leaf() {
     // Whoever has the key of an enroller that ended can date back a CA for any key: only a key seen before is renewed.
     assert!(verify_lapsed_ca(&chain, &authority, NOW).is_ok());
     assert!(matches!(verify_lapsed_ca(&chain, &authority, later), Err(VerifyError::UnseenKey(_))));
-    let sees = |epoch, ca_key| {
+    let sees = |epoch, ca_key, record_key| {
         world.edit_authority(|authority| {
-            authority.known_keys.insert(node_id("b"), KnownKey { epoch, ca_key });
+            authority.known_keys.insert(node_id("b"), KnownKey { epoch, ca_key, record_key });
         });
         world.authority.load()
     };
-    assert!(verify_lapsed_ca(&chain, &sees(0, facts.ca_key), later).is_err());
-    assert!(verify_lapsed_ca(&chain, &sees(1, Digest::of(b"other")), later).is_err());
-    let authority = sees(1, facts.ca_key);
+    assert!(verify_lapsed_ca(&chain, &sees(0, facts.ca_key, facts.record_key), later).is_err());
+    assert!(verify_lapsed_ca(&chain, &sees(1, Digest::of(b"other"), facts.record_key), later).is_err());
+    assert!(verify_lapsed_ca(&chain, &sees(1, facts.ca_key, record_key()), later).is_err());
+    let authority = sees(1, facts.ca_key, facts.record_key);
     assert!(verify_lapsed_ca(&chain, &authority, later).is_ok());
     assert!(verify_lapsed_ca(&chain, &authority, NOW + 20 * 365 * DAY).is_ok(), "however long ago");
     world.edit_authority(|authority| authority.revocations.evict(node_id("b"), 1));
     assert!(matches!(verify_lapsed_ca(&chain, &world.authority.load(), later), Err(VerifyError::Evicted(..))));
+}
+
+/// An operator's machine, which has no NodeGrants.
+#[test]
+fn by_roots_alone_who_is_known_to_be_out_is_refused() {
+    let verdict = |edit: fn(&mut Forge)| {
+        let mut forge = Forge::new();
+        forge.authority.grants.clear();
+        edit(&mut forge);
+        let (chain, authority, now) = forge.build();
+        verify_ca_by_roots(&chain[1..], &authority, now).map(drop)
+    };
+    assert_eq!(verdict(|_| ()), Ok(()));
+    assert_eq!(verdict(|f| f.authority.ended.extend([(node_id("b"), 2)])), Ok(()), "the machine before this one");
+    assert_eq!(verdict(|f| f.authority.ended.extend([(node_id("a"), 7)])), Ok(()), "its enroller was replaced");
+    let gone = verdict(|f| f.authority.ended.extend([(node_id("b"), 3)]));
+    assert_eq!(gone, Err(VerifyError::Ended(node_id("b"), 3)));
+    for (link, revoked) in [
+        (Link::NodeCa, (|f| key_digest(&f.node.key)) as fn(&Forge) -> Digest),
+        (Link::Enroller, |f| key_digest(&f.enroller.key)),
+        (Link::Root, |f| key_digest(&f.root.key)),
+    ] {
+        let mut forge = Forge::new();
+        let key = revoked(&forge);
+        forge.authority.revocations.keys.insert(key);
+        let (chain, authority, now) = forge.build();
+        assert_eq!(verify_ca_by_roots(&chain[1..], &authority, now), Err(VerifyError::RevokedKey { link }));
+    }
 }
 
 #[test]

@@ -323,11 +323,12 @@ fn only_whom_a_change_concerns_is_judged_anew() {
     assert_eq!(judged(&mut ledger, &world, NOW), (0, 0), "nothing changed");
     // The key of one is seen for the first time: it is its own; then another's is believed to be.
     let seen = |world: &mut World, node: &NodeId, key: &[u8]| {
-        let known = certs::verify::KnownKey { epoch: 1, ca_key: certs::sign::Digest::of(key) };
+        let record_key = certs::sign::SigningKey::generate().public();
+        let known = certs::verify::KnownKey { epoch: 1, ca_key: certs::sign::Digest::of(key), record_key };
         world.authority.known_keys.insert(node.clone(), known);
     };
-    let own = ledger.nodes[&citizens[0].node].facts.ca_key;
-    let known = certs::verify::KnownKey { epoch: 1, ca_key: own };
+    let NodeCaFacts { epoch, ca_key, record_key, .. } = ledger.nodes[&citizens[0].node].facts;
+    let known = certs::verify::KnownKey { epoch, ca_key, record_key };
     world.authority.known_keys.insert(citizens[0].node.clone(), known);
     assert_eq!(judged(&mut ledger, &world, NOW), (1, 0));
     seen(&mut world, &citizens[1].node, b"another");

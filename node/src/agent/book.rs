@@ -9,6 +9,7 @@ use certs::{
     codec::Millis,
     id::{NodeId, TrustDomain},
     sign::Digest,
+    verify::KnownKey,
 };
 use policy::{
     DocumentId,
@@ -208,10 +209,10 @@ impl Book {
         self.undisturbed(|book| book.store.audit_head()).await.unwrap_or(AuditHead::NONE)
     }
 
-    /// Keeps the first CA keys of nodes beside the changesets.
-    pub async fn keep_ca_keys(self: &Arc<Self>, keys: Vec<(NodeId, u64, Digest)>) {
-        if let Err(error) = self.undisturbed(move |book| book.store.set_ca_keys(&keys)).await {
-            tracing::warn!(code = %error.code, "CA keys are not on disk: {error}");
+    /// Keeps the first keys of nodes beside the changesets.
+    pub async fn keep_known_keys(self: &Arc<Self>, keys: HashMap<NodeId, KnownKey>) {
+        if let Err(error) = self.undisturbed(move |book| book.store.set_known_keys(&keys)).await {
+            tracing::warn!(code = %error.code, "keys of nodes are not on disk: {error}");
         }
     }
 

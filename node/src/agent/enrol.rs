@@ -15,11 +15,16 @@ use certs::{
     grant::NodeGrant,
     id::NodeId,
     join::{Chain, JoinRefusal, JoinReply, JoinRequest, MAX_REQUEST_MESSAGE, Message, RenewRequest, Renewal},
-    sign::Digest,
-    verify::Authority,
+    sign::{Digest, PublicKey},
+    verify::{Authority, KnownKey, VerifyError, verify_ca},
 };
 use membership::gossip::POOL;
-use policy::{DocumentId, Kind, changeset::Change, history::PUSH_CLOCK};
+use policy::{
+    DocumentId, Kind,
+    changeset::Change,
+    history::{PUSH_CLOCK, State},
+};
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::bounds::Bounds;
@@ -109,9 +114,23 @@ impl Enrolment {
         let answer = match receive(stream, MAX_REQUEST_MESSAGE).await? {
             Message::Prove(request) => {
                 let redeemed = self.redeem(&request, exporter, remote).await;
-                redeemed.inspect_err(|refused| self.note(&request.node, remote.ip(), refused))
+                redeemed.inspect_err(|refused| {
+                    let kind = if refused.code == "token_spent" { "token_reused" } else { "token_refused" };
+                    self.note(
+                        kind,
+                        &request.node,
+                        &format!("{} asks to join as {}", remote.ip(), request.node),
+                        refused,
+                    );
+                })
             }
-            Message::Renew(request) => self.renew(&request, exporter).await,
+            Message::Renew(request) => {
+                let renewed = self.renew(&request, exporter).await;
+                renewed.inspect_err(|refused| {
+                    let node = request.claims().map_or_else(|| "nobody".to_owned(), |node| node.to_string());
+                    self.note("renewal_refused", &node, &format!("{} asks to renew {node}", remote.ip()), refused);
+                })
+            }
             Message::Hello(_) | Message::Chain(_) | Message::Reply(_) | Message::Refusal(_) => {
                 Err(JoinRefusal::new("bad_request", "not a step of an enrolment"))
             }
@@ -143,20 +162,11 @@ impl Enrolment {
     }
 
     /// Says for people that somebody was refused. Whoever reaches the port can have this said, so it is not said for each try.
-    fn note(&self, node: &NodeId, from: IpAddr, refused: &JoinRefusal) {
-        let kind = match refused.code.as_str() {
-            "token_spent" => "token_reused",
-            _ => "token_refused",
-        };
+    fn note(&self, kind: &'static str, node: impl ToString, who: &str, refused: &JoinRefusal) {
         let now = self.clock.now();
         if let Some(more) = self.bounds.tells(kind, now) {
             let more = if more == 0 { String::new() } else { format!(" ({more} more since the last one)") };
-            self.rollback.events.note(
-                now,
-                kind,
-                node,
-                format!("{from} asks to join as {node}: {}{more}", refused.message),
-            );
+            self.rollback.events.note(now, kind, node, format!("{who}: {}{more}", refused.message));
         }
     }
 
@@ -182,14 +192,14 @@ impl Enrolment {
             Some(Spent::WrongProofs(wrong)) => *wrong,
             Some(Spent::Redeemed { .. }) | None => 0,
         };
-        let spki = match request.check(&grant, self.identity.node(), exporter, now) {
+        let spki = match request.check(&grant, self.identity.node(), exporter) {
             Ok(spki) => spki,
             // Who shows it holds the secret.
             Err(refused) if refused.code == "bad_proof" && !matches!(spent, Some(Spent::Redeemed { .. })) => {
                 let next = if wrong + 1 >= WRONG_PROOFS { Spent::Burnt } else { Spent::WrongProofs(wrong + 1) };
                 tracing::warn!(node = %grant.node, %remote, "a wrong proof for an invite: {refused}");
                 let is_burnt = next == Spent::Burnt;
-                self.set_token(hash, next, None).await?;
+                self.set_token(hash, spent, next, None).await?;
                 if is_burnt {
                     let what = format!(
                         "{WRONG_PROOFS} wrong proofs by its secret, the last from {}: the token of {} is burnt",
@@ -203,6 +213,7 @@ impl Enrolment {
             Err(refused) => return Err(refused),
         };
         let keys = Digest::of(&[spki.as_slice(), &request.record_key.0].concat());
+        let state = self.book.state(now).await;
         if let Some(Spent::Redeemed { keys: first, reply }) = &spent {
             if *first != keys {
                 tracing::warn!(node = %grant.node, %remote, "a spent token was shown with another key");
@@ -211,35 +222,73 @@ impl Enrolment {
                     format!("the token of {} was redeemed already", grant.node),
                 ));
             }
-            let chain = codec::decode::<_, { 1 << 20 }>(reply).map_err(failed)?;
-            return Ok(self.reply(chain, &grant.node).await);
+            let chain: Vec<Vec<u8>> = codec::decode::<_, { 1 << 20 }>(reply).map_err(failed)?;
+            // Else its root was withdrawn since, or it ended: the same keys get one that counts now.
+            if self.judge(&chain, &state, now).is_ok() {
+                return Ok(self.reply(chain, &grant.node).await);
+            }
+        } else {
+            request.is_in_time(&grant, now)?;
+            // A store from a backup knows less than this node did, and than what was seen since on the wire.
+            self.rollback.settled().await;
+            self.refuse_older(&grant, &hash, &spent).await?;
+            let seen = self.authority.load().known_keys.get(&grant.node).copied();
+            let shown = KnownKey { epoch: grant.epoch, ca_key: Digest::of(&spki), record_key: request.record_key };
+            if seen.is_some_and(|seen| seen.epoch == shown.epoch && seen != shown) {
+                tracing::warn!(node = %grant.node, %remote, "a token was shown of which another key came");
+                let message = format!("the token of {} was redeemed already: it runs with another key", grant.node);
+                return Err(JoinRefusal::new("token_spent", message));
+            }
         }
-        // A store from a backup knows less than this node did, and than what was seen since on the wire.
-        self.rollback.settled().await;
-        self.refuse_older(&grant, &hash).await?;
-        let seen = self.authority.load().known_keys.get(&grant.node).copied();
-        if seen.is_some_and(|seen| seen.epoch == grant.epoch && seen.ca_key != Digest::of(&spki)) {
-            tracing::warn!(node = %grant.node, %remote, "a token was shown of which another key came");
-            let message = format!("the token of {} was redeemed already: it runs with another key", grant.node);
-            return Err(JoinRefusal::new("token_spent", message));
-        }
-        let Some(enroller) = self.identity.enroller() else {
-            return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
-        };
-        let life = millis(self.book.state(now).await.lifetimes().node_ca);
-        let chain = enroller.certify(&grant, (&spki, request.record_key), None, life, now).map_err(failed)?;
         // Signing has no effect outside before the reply is sent, and that waits for the disk.
+        let chain = self.certify(&grant, (&spki, request.record_key), &state, now)?;
         let judgement =
             Judgement { at: now, subject: hash, from: format!("redeemed by {}", grant.node), refused: None };
-        self.set_token(hash, Spent::Redeemed { keys, reply: codec::encode(&chain) }, Some(judgement)).await?;
+        let redeemed = Spent::Redeemed { keys, reply: codec::encode(&chain) };
+        self.set_token(hash, spent, redeemed, Some(judgement)).await?;
         // Peers know before the joiner does.
         self.rollback.grown.notify_one();
         tracing::info!(node = %grant.node, %remote, "enrolled");
         Ok(self.reply(chain, &grant.node).await)
     }
 
+    /// A node CA for keys that an invite is redeemed with, judged as its node and all others will: no token is spent on one that would not
+    /// count.
+    fn certify(
+        &self,
+        grant: &NodeGrant,
+        keys: (&[u8], PublicKey),
+        state: &State,
+        now: Millis,
+    ) -> Result<Vec<Vec<u8>>, JoinRefusal> {
+        let node = self.identity.node();
+        let Some(enroller) = self.identity.enroller() else {
+            return Err(JoinRefusal::new("not_an_enroller", "this node is no enroller"));
+        };
+        let unfit = |error: &dyn std::fmt::Display| {
+            let message =
+                format!("{node} certifies nothing that counts: {error}; with the root's key: skein ca renew {node}");
+            JoinRefusal::new("not_an_enroller", message)
+        };
+        let life = millis(state.lifetimes().node_ca);
+        let chain = enroller.certify(grant, keys, None, life, now).map_err(|error| unfit(&error))?;
+        self.judge(&chain, state, now).map_err(|error| unfit(&error))?;
+        Ok(chain)
+    }
+
+    /// Whether a node CA counts by what policy says this very moment, and by the keys that were seen.
+    fn judge(&self, chain: &[Vec<u8>], state: &State, now: Millis) -> Result<(), VerifyError> {
+        let chain: Vec<CertificateDer<'_>> = chain.iter().map(|der| der.as_slice().into()).collect();
+        verify_ca(&chain, &self.authority_by(state), now).map(drop)
+    }
+
+    fn authority_by(&self, state: &State) -> Authority {
+        let known_keys = self.authority.load().known_keys.clone();
+        Authority { known_keys, ..state.authority(self.identity.trust_domain()) }
+    }
+
     /// Refuses a token from before this node's disk was found to be one from a backup: it may have been redeemed, by whom nobody knows.
-    async fn refuse_older(&self, grant: &NodeGrant, hash: &Digest) -> Result<(), JoinRefusal> {
+    async fn refuse_older(&self, grant: &NodeGrant, hash: &Digest, spent: &Option<Spent>) -> Result<(), JoinRefusal> {
         let rollback = self.rollback.clone();
         let found = tokio::task::spawn_blocking(move || rollback.found()).await;
         let Some(found) = found.map_err(internal).and_then(|found| found).map_err(failed)? else { return Ok(()) };
@@ -249,7 +298,7 @@ impl Enrolment {
         if invited.is_some_and(|at| at > found.saturating_add(PUSH_CLOCK)) {
             return Ok(());
         }
-        self.set_token(*hash, Spent::Burnt, None).await?;
+        self.set_token(*hash, spent.clone(), Spent::Burnt, None).await?;
         let what = format!("the token of {} is older than a backup of this enroller's disk: it is burnt", grant.node);
         self.rollback.events.note(self.clock.now(), "token_burnt", &grant.node, what);
         Err(JoinRefusal::new(
@@ -342,9 +391,7 @@ impl Enrolment {
         let now = self.clock.now();
         // What policy says this very moment; and a key that another enroller put beside the first one is not renewed.
         let state = self.book.state(now).await;
-        let known_keys = self.authority.load().known_keys.clone();
-        let authority = Authority { known_keys, ..state.authority(self.identity.trust_domain()) };
-        let Renewal { spki, record_key, signed } = request.check(&authority, exporter, now)?;
+        let Renewal { spki, record_key, signed } = request.check(&self.authority_by(&state), exporter, now)?;
         let life = millis(state.lifetimes().node_ca);
         let chain = enroller.certify(&signed, (&spki, record_key), Some(&request.chain), life, now).map_err(failed)?;
         Ok(self.reply(chain, &signed.node).await)
@@ -356,9 +403,18 @@ impl Enrolment {
         read.map_err(internal).and_then(|r| r).map_err(failed)
     }
 
-    async fn set_token(&self, hash: Digest, spent: Spent, judgement: Option<Judgement>) -> Result<(), JoinRefusal> {
+    /// Writes what becomes of a token of which `before` was read. A joiner that goes away takes the lock with it, and what is being
+    /// written then still is; so the store looks once more whether it stands as it was read.
+    async fn set_token(
+        &self,
+        hash: Digest,
+        before: Option<Spent>,
+        spent: Spent,
+        judgement: Option<Judgement>,
+    ) -> Result<(), JoinRefusal> {
         let store = self.rollback.store.clone();
-        let written = tokio::task::spawn_blocking(move || store.set_token(&hash, &spent, judgement)).await;
+        let written =
+            tokio::task::spawn_blocking(move || store.set_token(&hash, before.as_ref(), &spent, judgement)).await;
         written.map_err(internal).and_then(|r| r).map_err(|e| JoinRefusal::new(&e.code, e.message))
     }
 }

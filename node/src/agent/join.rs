@@ -111,10 +111,7 @@ pub fn ask(dir: &StateDir, node: &NodeId) -> Result<Asked, Error> {
 /// # Errors
 /// `unreachable`, `unverified_node`, `token_spent`, `token_expired`, `token_invalid`.
 pub async fn redeem(token: &Token, asked: &Asked) -> Result<Redeemed, Error> {
-    if Clock.now() >= token.expires {
-        let hint = format!("invite it again: skein invite {}", token.node);
-        return Err(fail("token_expired", format!("the token of {} has expired", token.node), hint));
-    }
+    // One that has expired is shown, too: it may have been redeemed in time, and the reply was lost.
     let (mut stream, enroller) = reach(token).await?;
     let hello = Message::Hello(Hello { version: VERSION });
     let answer = step(&mut stream, &hello, token).await?;
@@ -173,8 +170,8 @@ pub async fn renew_lapsed(
         }
         let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| failed(&e))?;
         let ca = identity.ca();
-        let request = ca.key().request(identity.node());
-        let renew = RenewRequest::new(ca.chain().to_vec(), request, identity.record_key(), &exporter);
+        let keys = (ca.key(), &**identity.record_key());
+        let renew = RenewRequest::new(identity.node(), ca.chain().to_vec(), keys, &exporter);
         send(&mut stream, &Message::Renew(renew)).await.map_err(|e| failed(&e))?;
         match receive(&mut stream, MAX_MESSAGE).await.map_err(|e| failed(&e))? {
             Message::Reply(reply) => Ok(reply.chain),
@@ -255,12 +252,8 @@ fn believe(chain: &Chain, token: &Token, stream: &Conversed, now: Millis) -> Res
         fail("unverified_node", message, "someone else may answer there; nothing was sent to it. Ask for a new token")
     };
     let authority = authority(chain, token, now).map_err(refused)?;
-    let peer = verify(stream.certificates(), &authority, now)
-        .map_err(|e| refused(format!("{} shows no valid identity: {e}", stream.remote())))?;
-    if peer.id != SpiffeId::node(token.trust_domain.clone(), token.enroller.clone()) {
-        return Err(refused(format!("{} is {}, not {}", stream.remote(), peer.id, token.enroller)));
-    }
-    Ok(())
+    let peer = token.verify_enroller(stream.certificates(), &authority, now);
+    peer.map(drop).map_err(|e| refused(format!("{} does not prove to be {}: {e}", stream.remote(), token.enroller)))
 }
 
 fn authority(chain: &Chain, token: &Token, now: Millis) -> Result<Authority, String> {
@@ -337,7 +330,12 @@ pub fn towards(remote: SocketAddr, listen: SocketAddr) -> SocketAddr {
 
 fn unreachable(token: &Token, error: &dyn std::fmt::Display) -> Error {
     let message = format!("the enroller {} cannot be reached: {error}", token.enroller);
-    fail("unreachable", message, "see that it runs and that its mesh port is open; then try again with the same token")
+    let next = if Clock.now() < token.expires {
+        "then try again with the same token".to_owned()
+    } else {
+        format!("and ask for a new token, this one has expired: skein invite {}", token.node)
+    };
+    fail("unreachable", message, format!("see that it runs and that its mesh port is open; {next}"))
 }
 
 fn unexpected(message: &Message, token: &Token) -> Error {
@@ -352,6 +350,7 @@ fn unexpected(message: &Message, token: &Token) -> Error {
     let hint = match refusal.code.as_str() {
         "too_many_requests" => "the token is good still".to_owned(),
         "mesh_full" => "make room, then try again with the same token".to_owned(),
+        "not_an_enroller" => format!("the token is good still, once {} enrols again", token.enroller),
         _ => format!("ask for a new token: skein invite {}", token.node),
     };
     fail(code, refusal.message.clone(), hint)

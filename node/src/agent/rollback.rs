@@ -96,7 +96,7 @@ mod tests {
         let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
         let spend = |store: &Store, word: &[u8]| {
             let judgement = Judgement { at: 1, subject: Digest::of(word), from: "redeemed by b".into(), refused: None };
-            store.set_token(&Digest::of(word), &Spent::Burnt, Some(judgement)).unwrap();
+            store.set_token(&Digest::of(word), None, &Spent::Burnt, Some(judgement)).unwrap();
             store.audit_head().unwrap()
         };
         let store = Store::open(&path).unwrap();

@@ -7,7 +7,7 @@ mod audit;
 mod disk;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -20,6 +20,7 @@ use certs::{
     codec::{self, Millis},
     id::NodeId,
     sign::Digest,
+    verify::KnownKey,
 };
 use membership::record::next_generation;
 use policy::changeset;
@@ -42,7 +43,7 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 const GENERATION: &str = "generation";
 const MEMBERS: &str = "members";
-const CA_KEYS: &str = "ca_keys";
+const KNOWN_KEYS: &str = "known_keys";
 const ROLLED_BACK: &str = "rolled_back";
 
 /// Bytes of redb's page cache: everything that is read often lives in memory already.
@@ -158,16 +159,32 @@ impl Store {
         found.map(|bytes| entry(&bytes)).transpose()
     }
 
-    /// Notes what became of a token, before anything is signed for it; in the audit chain as well with a judgement.
+    /// Notes what became of a token of which `before` was known, before anything is signed for it; in the audit chain as well with a
+    /// judgement.
     ///
     /// # Errors
-    /// As [`Self::append`].
-    pub fn set_token(&self, hash: &Digest, spent: &Spent, judgement: Option<Judgement>) -> Result<(), Error> {
-        let bytes = codec::encode(spent);
+    /// `failed` if something else became of it meanwhile; else as [`Self::append`].
+    pub fn set_token(
+        &self,
+        hash: &Digest,
+        before: Option<&Spent>,
+        spent: &Spent,
+        judgement: Option<Judgement>,
+    ) -> Result<(), Error> {
+        let (before, bytes) = (before.map(codec::encode), codec::encode(spent));
+        let mut is_same = false;
         self.write(bytes.len(), |write| {
-            write.open_table(TOKENS)?.insert(hash.0.as_slice(), bytes.as_slice())?;
+            let mut tokens = write.open_table(TOKENS)?;
+            is_same = tokens.get(hash.0.as_slice())?.map(|value| value.value().to_vec()) == before;
+            if !is_same {
+                return Ok(());
+            }
+            tokens.insert(hash.0.as_slice(), bytes.as_slice())?;
+            drop(tokens);
             judgement.map_or(Ok(()), |judgement| audit::link(write, &[judgement]))
-        })
+        })?;
+        let changed = || fail("failed", "the token was used at this very moment: try again with the same one", "");
+        is_same.then_some(()).ok_or_else(changed)
     }
 
     /// When it was last found that this store was older than what its node had done; Unix milliseconds.
@@ -222,20 +239,21 @@ impl Store {
         self.set_meta(MEMBERS, bytes)
     }
 
-    /// First CA keys of nodes: name, epoch, digest of the key.
+    /// First keys of nodes.
     ///
     /// # Errors
     /// `storage_failed`.
-    pub fn ca_keys(&self) -> Result<Vec<(NodeId, u64, Digest)>, Error> {
-        self.meta(CA_KEYS)?.map_or(Ok(Vec::new()), |bytes| codec::decode::<_, { 16 << 20 }>(&bytes).map_err(internal))
+    pub fn known_keys(&self) -> Result<HashMap<NodeId, KnownKey>, Error> {
+        let decode = |bytes: Vec<u8>| codec::decode::<_, { 16 << 20 }>(&bytes).map_err(internal);
+        self.meta(KNOWN_KEYS)?.map_or(Ok(HashMap::new()), decode)
     }
 
-    /// Keeps the first CA keys of nodes.
+    /// Keeps the first keys of nodes.
     ///
     /// # Errors
     /// As [`Self::append`].
-    pub fn set_ca_keys(&self, keys: &[(NodeId, u64, Digest)]) -> Result<(), Error> {
-        self.set_meta(CA_KEYS, &codec::encode(&keys))
+    pub fn set_known_keys(&self, keys: &HashMap<NodeId, KnownKey>) -> Result<(), Error> {
+        self.set_meta(KNOWN_KEYS, &codec::encode(keys))
     }
 
     /// Why nothing can be written, if so.
@@ -376,9 +394,18 @@ mod tests {
         let hash = Digest::of(b"secret");
         let first = store(&folder);
         assert_eq!(first.token(&hash).unwrap(), None);
-        first.set_token(&hash, &Spent::WrongProofs(1), None).unwrap();
-        let redeemed = Spent::Redeemed { keys: Digest::of(b"key"), reply: b"chain".to_vec() };
-        first.set_token(&hash, &redeemed, None).unwrap();
+        let wrong = Spent::WrongProofs(1);
+        first.set_token(&hash, None, &wrong, None).unwrap();
+        let redeemed = |key: &[u8]| Spent::Redeemed { keys: Digest::of(key), reply: b"chain".to_vec() };
+        let by_another = redeemed(b"other key");
+        let redeemed = redeemed(b"key");
+        first.set_token(&hash, Some(&wrong), &redeemed, None).unwrap();
+        // By one who read it before that: nothing is written, and the store goes on.
+        for stale in [None, Some(&wrong)] {
+            let refused = first.set_token(&hash, stale, &by_another, Some(judgement(b"secret", None)));
+            assert_eq!(refused.unwrap_err().code, "failed");
+        }
+        assert_eq!(first.audit_head().unwrap(), AuditHead::NONE);
         drop(first);
         assert_eq!(store(&folder).token(&hash).unwrap(), Some(redeemed));
     }
@@ -395,6 +422,18 @@ mod tests {
         assert!(first >> 24 > now / 1000);
         store.set_generation(third + (9 << 24)).unwrap();
         assert!(store.next_generation(0, 0, 0).unwrap() > third + (9 << 24));
+    }
+
+    #[test]
+    fn known_keys_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder);
+        assert!(store.known_keys().unwrap().is_empty());
+        let record_key = certs::sign::SigningKey::generate().public();
+        let known = KnownKey { epoch: 2, ca_key: Digest::of(b"key"), record_key };
+        let known = HashMap::from([(NodeId::new("a").unwrap(), known)]);
+        store.set_known_keys(&known).unwrap();
+        assert_eq!(store.known_keys().unwrap(), known);
     }
 
     #[test]

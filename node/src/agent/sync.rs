@@ -190,8 +190,7 @@ impl Sync {
                 self.apply().await;
             }
             if let Some(keys) = fresh_keys {
-                let rows: Vec<_> = keys.into_iter().map(|(node, key)| (node, key.epoch, key.ca_key)).collect();
-                self.book.keep_ca_keys(rows).await;
+                self.book.keep_known_keys(keys).await;
             }
             self.compare_first();
             self.compare_all().await;

@@ -11,7 +11,10 @@ use certs::{
     id::{NodeId, TrustDomain},
     verify::{Authority, KnownKey, Peer},
 };
-use membership::{engine::Change, view::View};
+use membership::{
+    engine::Change,
+    view::{Member, View},
+};
 use policy::{compile::Compiled, history::State};
 use tokio::sync::watch;
 
@@ -50,7 +53,7 @@ struct Outside {
     troubles: Vec<Trouble>,
 }
 
-/// CA keys by node, as first seen in each epoch.
+/// Keys by node, as first seen in each epoch.
 #[derive(Default)]
 struct Keys {
     known: HashMap<NodeId, KnownKey>,
@@ -58,7 +61,7 @@ struct Keys {
 }
 
 impl World {
-    /// Begins with the policy and the CA keys that the store holds.
+    /// Begins with the policy and the keys of nodes that the store holds.
     pub fn new(trust_domain: &TrustDomain, node: &NodeId, state: Arc<State>, known: HashMap<NodeId, KnownKey>) -> Self {
         let authority = Arc::new(Authority { known_keys: known.clone(), ..state.authority(trust_domain) });
         let first = Snapshot {
@@ -89,14 +92,15 @@ impl World {
         world
     }
 
-    /// Notes the CA key of a peer whose path holds: within an epoch the first one stays, and another is believed no more,
+    /// Notes the keys of a peer whose path holds: within an epoch the first ones stay, and others are believed no more,
     /// so that a stolen enroller cannot take a name that is in use.
     pub fn saw(&self, peer: &Peer) {
         clock::observe(peer.not_before);
-        self.heard(&peer.node, KnownKey { epoch: peer.epoch, ca_key: peer.ca_key });
+        let Peer { epoch, ca_key, record_key, .. } = *peer;
+        self.heard(&peer.node, KnownKey { epoch, ca_key, record_key });
     }
 
-    /// Notes the CA key of a node whose path holds, who it was that showed it.
+    /// Notes the keys of a node whose path holds, whoever it was that showed it.
     fn heard(&self, node: &NodeId, key: KnownKey) {
         let mut keys = self.keys();
         if keys.known.get(node).is_none_or(|known| known.epoch < key.epoch) {
@@ -105,7 +109,7 @@ impl World {
         }
     }
 
-    /// The CA keys seen, if there are new ones since the last call.
+    /// The keys seen, if there are new ones since the last call.
     pub fn new_keys(&self) -> Option<HashMap<NodeId, KnownKey>> {
         let mut keys = self.keys();
         std::mem::take(&mut keys.news).then(|| keys.known.clone())
@@ -148,7 +152,8 @@ impl World {
             if let Change::Alive(node) | Change::Member(node) = change
                 && let Some(member) = view.member(node)
             {
-                self.heard(node, KnownKey { epoch: member.epoch, ca_key: member.ca_key });
+                let Member { epoch, ca_key, record_key, .. } = **member;
+                self.heard(node, KnownKey { epoch, ca_key, record_key });
             }
         }
         if changes.iter().any(concerns_requests) {
@@ -353,9 +358,12 @@ mod tests {
         assert!(world.new_keys().is_none() && world.state_changed(state.clone()).is_none());
         world.saw(&peer(1, b"first"));
         world.saw(&peer(1, b"second"));
+        let other_record_key = Peer { record_key: SigningKey::generate().public(), ..peer(1, b"first") };
+        world.saw(&other_record_key);
         let known = |keys: &HashMap<NodeId, KnownKey>| keys[&NodeId::new("b").unwrap()];
         let first = known(&world.new_keys().unwrap());
         assert_eq!((first.epoch, first.ca_key), (1, certs::sign::Digest::of(b"first")));
+        assert_ne!(first.record_key, other_record_key.record_key);
         let authority = world.state_changed(state.clone()).unwrap();
         assert_eq!(known(&authority.known_keys).ca_key, first.ca_key);
         assert!(world.new_keys().is_none() && world.state_changed(state).is_none());

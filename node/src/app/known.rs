@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use certs::verify::KnownKey;
-
 use crate::{
     agent::{
         book::Book,
@@ -63,8 +61,7 @@ pub(super) fn load(dir: &StateDir, owner: &Owner) -> Result<(Known, Journal), Er
     let store = Arc::new(Store::open(&dir.store())?);
     let identity = Identity::load(dir, owner)?;
     let mut book = Book::load(store.clone(), &owner.trust_domain, now)?;
-    let keys = store.ca_keys()?.into_iter().map(|(node, epoch, ca_key)| (node, KnownKey { epoch, ca_key }));
-    let world = World::new(&owner.trust_domain, &owner.node, book.first_state(now), keys.collect());
+    let world = World::new(&owner.trust_domain, &owner.node, book.first_state(now), store.known_keys()?);
     let generation = store.next_generation(0, now, rand::random())?;
     let members = store.members()?.unwrap_or_default();
     let (identity, book, world) = (Arc::new(identity), Arc::new(book), Arc::new(world));

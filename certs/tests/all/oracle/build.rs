@@ -151,7 +151,8 @@ impl Keys {
         authority.revocations.accounts.extend(policy.accounts.iter().map(|pair| account(*pair)));
         authority.revocations.keys.extend(policy.keys.iter().map(|key| self.digest(*key)));
         for (known, epoch, key) in &policy.known {
-            authority.known_keys.insert(node(*known), KnownKey { epoch: *epoch, ca_key: self.digest(*key) });
+            let (ca_key, record_key) = (self.digest(*key), self.record.public());
+            authority.known_keys.insert(node(*known), KnownKey { epoch: *epoch, ca_key, record_key });
         }
         (chain, authority)
     }

@@ -7,7 +7,6 @@ use certs::{
     join::{Hello, MAX_MESSAGE, Secret, Token},
     root::{Root, bundle_to_pem},
     sign::SigningKey,
-    verify::KnownKey,
 };
 use policy::changeset::Changeset;
 
@@ -97,12 +96,17 @@ impl Mesh {
 
     /// The same, asked from this address.
     async fn answer_from(&self, from: IpAddr, request: JoinRequest) -> Message {
+        self.answer_to(from, Message::Prove(request)).await
+    }
+
+    /// What an enroller answers to whoever says this after its chain.
+    async fn answer_to(&self, from: IpAddr, said: Message) -> Message {
         let (mut joiner, enroller) = tokio::io::duplex(1 << 20);
         let served = self.enrolment.serve(enroller, EXPORTER, SocketAddr::new(from, 1));
         let asked = async {
             send(&mut joiner, &Message::Hello(Hello { version: 1 })).await.unwrap();
             assert!(matches!(receive(&mut joiner, MAX_MESSAGE).await.unwrap(), Message::Chain(_)));
-            send(&mut joiner, &Message::Prove(request)).await.unwrap();
+            send(&mut joiner, &said).await.unwrap();
             receive(&mut joiner, MAX_MESSAGE).await.unwrap()
         };
         tokio::join!(served, asked).1
@@ -117,6 +121,11 @@ struct Joiner {
 impl Joiner {
     fn new() -> Self {
         Self { ca: CaKey::generate(), record: SigningKey::generate() }
+    }
+
+    /// As a node knows the one that was invited first.
+    fn known(&self) -> KnownKey {
+        KnownKey { epoch: 1, ca_key: Digest::of(&self.ca.spki()), record_key: self.record.public() }
     }
 
     fn request(&self, token: &Token) -> JoinRequest {
@@ -156,6 +165,58 @@ async fn an_expired_token_is_refused_and_nothing_is_spent() {
     let token = mesh.invite(Clock.now() + 1).await;
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_expired");
+    assert_eq!(mesh.enrolment.rollback.store.token(&token.secret.hash()).unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_repeated_after_the_tokens_end_too() {
+    let mesh = Mesh::new().await;
+    let expires = Clock.now() + 2_000;
+    let token = mesh.invite(expires).await;
+    let joiner = Joiner::new();
+    let first = chain(&mesh.answer(joiner.request(&token)).await);
+    tokio::time::sleep(Duration::from_millis(expires.saturating_sub(Clock.now()) + 10)).await;
+    assert_eq!(chain(&mesh.answer(joiner.request(&token)).await), first);
+    assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_spent");
+}
+
+/// The reply was lost, and then its root was withdrawn.
+#[tokio::test]
+async fn a_lost_reply_that_counts_no_more_is_made_anew_for_the_same_keys() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    let (joiner, enroller_key, now) = (Joiner::new(), CaKey::generate(), Clock.now());
+    let certificate = Root::generate(&mesh.trust_domain, now);
+    let certificate = certificate.issue_enroller(&token.enroller, 1, &enroller_key.spki(), now).unwrap();
+    let former = certs::ca::Enroller::new(&mesh.trust_domain, vec![certificate], enroller_key).unwrap();
+    let grant = mesh.enrolment.book.state(now).await.grants()[&token.node].clone();
+    let keys = (&joiner.ca.spki()[..], joiner.record.public());
+    let old = former.certify(&grant, keys, None, 60_000, now).unwrap();
+    let keys = Digest::of(&[keys.0, &keys.1.0].concat());
+    let redeemed = Spent::Redeemed { keys, reply: codec::encode(&old) };
+    mesh.enrolment.rollback.store.set_token(&token.secret.hash(), None, &redeemed, None).unwrap();
+    assert_eq!(code(&mesh.answer(Joiner::new().request(&token)).await), "token_spent");
+    let anew = chain(&mesh.answer(joiner.request(&token)).await);
+    let path: Vec<_> = anew.iter().map(|der| der.as_slice().into()).collect();
+    let authority = mesh.enrolment.book.state(now).await.authority(&mesh.trust_domain);
+    assert_eq!(verify_ca(&path, &authority, Clock.now()).unwrap().record_key, joiner.record.public());
+    assert_eq!(chain(&mesh.answer(joiner.request(&token)).await), anew, "and that is kept");
+}
+
+#[tokio::test]
+async fn an_enroller_whose_word_counts_no_more_spends_no_token() {
+    let mesh = Mesh::new().await;
+    let token = mesh.invite(Clock.now() + 60_000).await;
+    // As after a root that was withdrawn in a hurry, where nobody has renewed this enroller's CA yet.
+    let identity = &mesh.enrolment.identity;
+    let leaf = identity.ca().leaf_for(&identity.own(), 60_000, Clock.now()).unwrap();
+    let path: Vec<_> = leaf.chain.iter().map(|der| der.to_vec()).collect();
+    let enroller = certs::verify::describe(&path).unwrap().pop().unwrap();
+    let revocation = policy::kinds::Revocation { keys: [enroller.key].into(), ..Default::default() };
+    mesh.push(revocation.body("keys")).await;
+    let answer = mesh.answer(Joiner::new().request(&token)).await;
+    let Message::Refusal(refusal) = answer else { panic!("{answer:?}") };
+    assert!(refusal.code == "not_an_enroller" && refusal.message.contains("skein ca renew first"), "{refusal}");
     assert_eq!(mesh.enrolment.rollback.store.token(&token.secret.hash()).unwrap(), None);
 }
 
@@ -269,12 +330,13 @@ async fn a_key_beside_the_one_that_was_seen_first_is_not_renewed() {
     let grant = mesh.enrolment.book.state(Clock.now()).await.grants()[&token.node].clone();
     let enroller = mesh.enrolment.identity.enroller().unwrap();
     let stolen = enroller.issue_node(&thief.ca.spki(), &grant.certified(thief.record.public()), Clock.now()).unwrap();
-    let seen = KnownKey { epoch: 1, ca_key: Digest::of(&guest.ca.spki()) };
     let mut authority = Authority::clone(&mesh.enrolment.authority.load());
-    authority.known_keys.insert(token.node.clone(), seen);
+    authority.known_keys.insert(token.node.clone(), guest.known());
     mesh.enrolment.authority.store(Arc::new(authority));
-    let request = RenewRequest::new(stolen, thief.ca.request(&token.node), &thief.record, EXPORTER);
-    assert_eq!(mesh.enrolment.renew(&request, EXPORTER).await.unwrap_err().code, "not_granted");
+    let request = RenewRequest::new(&token.node, stolen, (&thief.ca, &thief.record), EXPORTER);
+    assert_eq!(code(&mesh.answer_to([127, 0, 0, 1].into(), Message::Renew(request)).await), "not_granted");
+    let told = mesh.enrolment.rollback.events.recent().pop().unwrap();
+    assert!(told.kind == "renewal_refused" && told.subject == "second", "{told:?}");
 }
 
 #[tokio::test]
@@ -283,13 +345,13 @@ async fn a_store_from_a_backup_redeems_no_token_whose_node_was_seen_with_another
     let token = mesh.invite(Clock.now() + 60_000).await;
     let (first, second) = (Joiner::new(), Joiner::new());
     let mut authority = Authority::clone(&mesh.enrolment.authority.load());
-    let seen = KnownKey { epoch: 1, ca_key: Digest::of(&first.ca.spki()) };
-    authority.known_keys.insert(token.node.clone(), seen);
+    authority.known_keys.insert(token.node.clone(), first.known());
     mesh.enrolment.authority.store(Arc::new(authority));
     let answer = mesh.answer(second.request(&token)).await;
     let Message::Refusal(refusal) = answer else { panic!("{answer:?}") };
     assert_eq!(refusal.code, "token_spent");
-    chain(&mesh.answer(first.request(&token)).await);
+    let first = Joiner { record: SigningKey::generate(), ..first };
+    assert_eq!(code(&mesh.answer(first.request(&token)).await), "token_spent", "the record key, too");
 }
 
 #[tokio::test]
