@@ -261,11 +261,11 @@ fn a_chain_is_judged_as_a_handshake_does_and_as_openssl_does() {
         assert_eq!(verdict["valid"], false);
         assert!(verdict["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{bad:?}: {verdict}");
     }
-    openssl(&cluster, &file, &bundle);
+    openssl(&file, &bundle);
 }
 
 /// Where openssl is installed, it agrees: on the service's own DNS name and on no other.
-fn openssl(cluster: &Cluster, chain: &str, bundle: &str) {
+fn openssl(chain: &str, bundle: &str) {
     let verify = |name: &str| {
         let mut command = std::process::Command::new("openssl");
         command.args([
@@ -282,7 +282,8 @@ fn openssl(cluster: &Cluster, chain: &str, bundle: &str) {
         command.output().ok()
     };
     let Some(own) = verify("reviews.shop.test.example") else {
-        assert!(cluster.path().exists());
+        assert!(std::env::var_os("CI").is_none(), "openssl is missing in CI");
+        eprintln!("skipped: needs openssl");
         return;
     };
     assert!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
@@ -303,6 +304,32 @@ fn a_grant_that_no_certificate_holds_is_refused() {
     words.extend(services.iter().flat_map(|service| ["--service", service.as_str()]));
     assert_eq!(cluster.on("first", &words).code, 2);
     served(&cluster, "first");
+}
+
+/// Whoever has the machine that a rebuilt one replaced, or its disk, is no node to operators either.
+#[test]
+fn an_operator_believes_no_machine_whose_name_another_one_has() {
+    let cluster = pair();
+    let door = cluster.node("second").address("mesh").to_string();
+    cluster.on("first", &["members", "--node", &door]).expect_code(0);
+    cluster.invite("second", &reviews(), &["--replace"]);
+    let known = std::fs::read_to_string(cluster.operator().join("mesh.toml")).expect("init made it");
+    assert!(known.contains("[out.ended]\nsecond = 1\n"), "{known}");
+    let refused = cluster.on("first", &["members", "--node", &door, "-o", "json"]);
+    assert_eq!(refused.error()["error"]["code"], "unverified_node", "{refused:?}");
+    assert!(refused.err.contains("Ended"), "{refused:?}");
+    // Another operator's machine learns it of the mesh.
+    let copy = cluster.path().join("elsewhere");
+    let copied = std::process::Command::new("cp").arg("-rp").arg(cluster.operator()).arg(&copy).status();
+    assert!(copied.expect("cp runs").success());
+    let before =
+        known.split_once("[out.ended]").map(|(before, _)| before.to_owned()).expect("it is the last but the nodes");
+    let nodes = known.find("[[node]]").map(|at| known[at..].to_owned()).unwrap_or_default();
+    std::fs::write(copy.join("mesh.toml"), before + &nodes).expect("it is ours");
+    let copy = copy.to_string_lossy();
+    cluster.on("first", &["members", "--operator", &copy]).expect_code(0);
+    let refused = cluster.on("first", &["members", "--operator", &copy, "--node", &door, "-o", "json"]);
+    assert_eq!(refused.error()["error"]["code"], "unverified_node", "{refused:?}");
 }
 
 #[test]

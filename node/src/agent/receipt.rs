@@ -65,8 +65,8 @@ impl Receipt {
         codec::encode(&Wire { payload, key: key.public(), signature, chain: chain.to_vec() })
     }
 
-    /// Reads a receipt and believes it if a CA under one of these roots says that the key is the node's, and it is not evicted: what an
-    /// operator's machine can know.
+    /// Reads a receipt and believes it if a CA under one of these roots says that the key is the node's, and it is not known to be out:
+    /// what an operator's machine can know.
     pub fn prove(bytes: &[u8], authority: &Authority, now: Millis) -> Option<Self> {
         let wire: Wire = codec::decode::<Wire, RECEIPT_BYTES>(bytes).ok()?;
         let chain: Vec<CertificateDer<'_>> = wire.chain.iter().map(|der| der.as_slice().into()).collect();
@@ -147,6 +147,11 @@ mod tests {
         let mut evicting = under(&root);
         evicting.revocations.evict(node.clone(), 1);
         assert_eq!(Receipt::prove(&bytes, &evicting, NOW), None);
+        let (mut replaced, mut revoking) = (under(&root), under(&root));
+        replaced.ended.insert(node.clone(), 1);
+        assert_eq!(Receipt::prove(&bytes, &replaced, NOW), None);
+        revoking.revocations.keys.insert(Digest::of(&ca_key.spki()));
+        assert_eq!(Receipt::prove(&bytes, &revoking, NOW), None);
         let lie = Receipt { node: NodeId::new("b").unwrap(), ..receipt };
         assert_eq!(Receipt::prove(&lie.sign(&record, &chain), &under(&root), NOW), None);
         assert_eq!(Receipt::prove(&lie.sign(&SigningKey::generate(), &chain), &under(&root), NOW), None);

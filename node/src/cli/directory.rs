@@ -5,7 +5,6 @@ mod links;
 mod roots;
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::Write,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -17,6 +16,7 @@ use certs::{
     root::Root,
     sealed,
     sign::{Digest, SigningKey},
+    verify::Authority,
 };
 use nix::{
     fcntl::{self, OFlag},
@@ -28,7 +28,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     accounts,
-    agent::{admin::api, state_dir},
+    agent::{
+        admin::api::{self, Out},
+        state_dir,
+    },
     cli::{
         error::{Error, Result, io},
         passphrase::{Passphrase, Word},
@@ -63,12 +66,21 @@ pub struct Known {
     /// Number of the latest RoleSet whose roots are in `bundle.pem`.
     #[serde(default)]
     pub role_set: u64,
-    /// Nodes that operators evicted, up to which epoch, as far as that was proven here: none of them is believed any more.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub evicted: BTreeMap<NodeId, u64>,
+    /// Who counts no more, as far as that was proven here: none of them is believed.
+    #[serde(default, skip_serializing_if = "Out::is_empty")]
+    pub out: Out,
     /// Nodes, those seen alive last first.
     #[serde(default, rename = "node")]
     pub nodes: Vec<KnownNode>,
+}
+
+impl Known {
+    /// Whom to believe under these roots.
+    pub fn authority(&self, roots: Vec<Vec<u8>>) -> Authority {
+        let mut authority = Authority::new(self.trust_domain.clone(), roots);
+        self.out.instruct(&mut authority);
+        authority
+    }
 }
 
 /// A node of `mesh.toml`.
@@ -248,6 +260,8 @@ impl Directory {
         // A passphrase that cannot be read is found before anything is written.
         let sealed = seal(&key.to_pem(), self.passphrase.of_new_keys()?.as_ref())?;
         let made = !self.path.exists();
+        // A bundle and a `mesh.toml` may lie here without a key: they stay what they are where this does not come about.
+        let held = [BUNDLE, MESH].map(|name| (name, fs::read(self.path.join(name)).ok()));
         let written = (|| {
             self.make()?;
             // The key last: without it there is no directory that looks complete.
@@ -256,9 +270,12 @@ impl Directory {
             self.write(OPERATOR, sealed.as_bytes(), 0o600)
         })();
         if written.is_err() {
-            for name in [OPERATOR, BUNDLE, MESH] {
+            for (name, before) in held {
                 // The error that led here is the one to report.
-                let _ = fs::remove_file(self.path.join(name));
+                let _ = match before {
+                    Some(content) => self.write(name, &content, 0o644),
+                    None => fs::remove_file(self.path.join(name)).map_err(|error| io("remove", &self.path, &error)),
+                };
             }
             if made {
                 let _ = fs::remove_dir(&self.path);
@@ -318,11 +335,12 @@ impl Directory {
         }
     }
 
-    /// Keeps that a node is evicted; a directory that cannot be written stays as it is.
-    pub fn evict(&self, node: &NodeId, epoch: u64) {
+    /// Keeps who counts no more; a directory that cannot be written stays as it is.
+    pub fn note_out(&self, edit: impl FnOnce(&mut Out)) {
         let Ok(mut known) = self.known() else { return };
-        let highest = known.evicted.get(node).copied().unwrap_or_default();
-        if known.evicted.insert(node.clone(), epoch.max(highest)) != Some(epoch.max(highest)) {
+        let before = known.out.clone();
+        edit(&mut known.out);
+        if known.out != before {
             // A read-only copy of the directory is a way to use it.
             let _ = self.store_known(&known);
         }

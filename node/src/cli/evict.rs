@@ -70,8 +70,8 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         sending.message = format!("evict {}", args.out);
     }
     let outcome = operator.send(&mut client, ctx, intents, &plan, &sending).await?;
-    if outcome.pushed.is_some() && outcome.missing().is_none() {
-        operator.directory.evict(&args.out, epoch);
+    if outcome.is_in_force() {
+        operator.directory.note_out(|out| out.evict(args.out.clone(), epoch));
     }
     // The evicted node is the one that need not agree.
     let outcome = if epoch == current { outcome.without(&args.out) } else { outcome };

@@ -83,7 +83,11 @@ pub(super) async fn put(
     let mut plan = operator.plan(client, &intents).await?;
     // What the new grant was made of is what it replaces: a change in between makes it stale.
     plan.live = vec![held.map(|held| held.live.clone()).unwrap_or_default()];
-    operator.send(client, ctx, intents, &plan, sending).await
+    let outcome = operator.send(client, ctx, intents, &plan, sending).await?;
+    if outcome.is_in_force() {
+        operator.directory.note_out(|out| out.grant(grant));
+    }
+    Ok(outcome)
 }
 
 /// Keeps an enroller whose loss would be everybody's: certificates hold only under an enroller that counts.

@@ -1,6 +1,6 @@
 //! `skein init`.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 
 use certs::{
     grant::GrantedService,
@@ -11,7 +11,7 @@ use certs::{
 use serde_json::json;
 
 use crate::{
-    agent::{init, state_dir::StateDir},
+    agent::{admin::api::Out, init, state_dir::StateDir},
     cli::{
         context::Context,
         directory::{Directory, Keys, Known, KnownNode},
@@ -71,7 +71,7 @@ pub(super) fn run(args: Args, ctx: &Context) -> Result<()> {
         trust_domain: args.trust_domain.clone(),
         genesis: made.genesis.0,
         role_set: made.role_set,
-        evicted: BTreeMap::new(),
+        out: Out::default(),
         nodes,
     })?;
 

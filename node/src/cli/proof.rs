@@ -136,8 +136,6 @@ fn believed(known: &Known, proof: &Proof, reached: &str) -> Result<History> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use certs::{
         id::{NodeId, TrustDomain},
         root::Root,
@@ -146,6 +144,7 @@ mod tests {
     use policy::history;
 
     use super::*;
+    use crate::agent::admin::api::Out;
 
     #[test]
     fn only_what_begins_with_the_meshs_own_genesis_is_believed() {
@@ -160,13 +159,8 @@ mod tests {
             )
         };
         let ((id, own), (_, foreign)) = (genesis(&key), genesis(&SigningKey::generate()));
-        let known = Known {
-            trust_domain: mesh.clone(),
-            genesis: id.0,
-            role_set: 0,
-            evicted: BTreeMap::new(),
-            nodes: Vec::new(),
-        };
+        let known =
+            Known { trust_domain: mesh.clone(), genesis: id.0, role_set: 0, out: Out::default(), nodes: Vec::new() };
         assert!(believed(&known, &own, "x").unwrap().contains(&id));
         let stale = believed(&Known { role_set: 2, ..known.clone() }, &own, "x").err().unwrap();
         assert!(stale.code == "unverified_node" && stale.message.contains("RoleSets up to 1"), "{stale:?}");
@@ -190,14 +184,14 @@ mod tests {
             keys: Vec::new(),
             bundle: String::new(),
             nodes: vec![named("a", true), named("accomplice", true), named("b", false)],
-            evicted: BTreeMap::new(),
+            out: Out::default(),
         };
         let nodes = ["a", "b", "c"].map(|name| directory::KnownNode { name: node(name), addresses: Vec::new() });
         let known = Known {
             trust_domain: mesh,
             genesis: Digest([0; 32]),
             role_set: 1,
-            evicted: BTreeMap::new(),
+            out: Out::default(),
             nodes: nodes.to_vec(),
         };
         let asked = witnesses(&said, &known).into_iter().map(|node| (node.name.to_string(), node.alive));

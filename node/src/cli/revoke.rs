@@ -1,7 +1,10 @@
 //! `skein revoke`.
 
 use certs::{id::ServiceAccount, root::root_key, sign::Digest};
-use policy::{DocumentId, Kind, kinds::Revocation};
+use policy::{
+    DocumentId, Kind,
+    kinds::{Revocation, key_document},
+};
 
 use crate::{
     cli::{
@@ -55,19 +58,18 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
             (None, key) => format!("revoke key {}", key.as_ref().map(ToString::to_string).unwrap_or_default()),
         };
     }
-    operator.send(&mut client, ctx, intents, &plan, &sending).await?.show(ctx)
+    let outcome = operator.send(&mut client, ctx, intents, &plan, &sending).await?;
+    if outcome.is_in_force() {
+        operator.directory.note_out(|out| out.keys.extend(args.key));
+    }
+    outcome.show(ctx)
 }
 
 /// The document's name: a node's, by which it is evicted, has no dot, and an account's has one.
 fn name(args: &Args) -> String {
     match (&args.account, &args.key) {
         (Some(account), _) => format!("{}.{}", account.namespace(), account.account()),
-        (None, key) => {
-            let key = key.as_ref().map(ToString::to_string).unwrap_or_default();
-            let (first, second) = key.split_at(key.len() / 2);
-            // A label has at most 63 characters.
-            format!("key.{first}.{second}")
-        }
+        (None, key) => key.as_ref().map(key_document).unwrap_or_default(),
     }
 }
 

@@ -168,17 +168,14 @@ impl Operator {
         Ok(Pushed { changeset: id.to_string(), durable, applied, pending, complete, ..said })
     }
 
-    /// Whom the operator believes: who is certified under the roots that it knows now, and not evicted as far as it knows.
+    /// Whom the operator believes: who is certified under the roots that it knows now, and not out as far as it knows.
     ///
     /// # Errors
     /// As [`Self::roots`].
     pub fn authority(&self) -> Result<Authority> {
-        let mut authority = Authority::new(self.known.trust_domain.clone(), self.roots()?);
         // What this very command has learned is on disk.
         let known = self.directory.known();
-        let evicted = known.as_ref().map_or(&self.known.evicted, |known| &known.evicted);
-        evicted.iter().for_each(|(node, epoch)| authority.revocations.evict(node.clone(), *epoch));
-        Ok(authority)
+        Ok(known.as_ref().unwrap_or(&self.known).authority(self.roots()?))
     }
 
     /// The roots that the operator believes.

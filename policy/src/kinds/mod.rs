@@ -88,7 +88,7 @@ pub use probe::{Probe, ProbeMethod};
 pub use protocol::PortProtocol;
 pub use rate_limit::{LimitKey, LimitMode, LimitRule, LimitScope, RateLimit};
 pub use request_authentication::{RequestAuthentication, TokenKeys, TokenRule};
-pub use revocation::Revocation;
+pub use revocation::{Revocation, key_document};
 pub use role_set::{Role, RoleKey, RoleSet, Verb};
 pub use server_certificates::{CertificateFiles, ServerCertificates};
 pub use server_tls::{SPOKEN_SUITES, ServerTls, ServerTlsMode, TlsVersion};

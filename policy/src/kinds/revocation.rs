@@ -24,6 +24,14 @@ pub struct Revocation {
     pub keys: BTreeSet<Digest>,
 }
 
+/// The name of the document by which one key is revoked.
+pub fn key_document(key: &Digest) -> String {
+    let key = key.to_string();
+    let (first, second) = key.split_at(key.len() / 2);
+    // A label has at most 63 characters.
+    format!("key.{first}.{second}")
+}
+
 impl Revocation {
     /// The document of this name that holds the revocation, and its body.
     pub fn body(&self, name: &str) -> (DocumentId, String) {

@@ -4,6 +4,7 @@ mod captures;
 mod events;
 mod explain;
 mod history;
+mod out;
 mod policy;
 mod traffic;
 
@@ -20,6 +21,7 @@ pub use captures::Capture;
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
+pub use out::Out;
 pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
     LogEntry, Plan, Preview, Proof, Pushed, RouteChange, RuleChange, Spread,
@@ -399,9 +401,9 @@ pub struct Mesh {
     pub bundle: String,
     /// Nodes that live or lived.
     pub nodes: Vec<KnownNode>,
-    /// Nodes that are evicted, up to which epoch.
+    /// Who counts no more.
     #[serde(default)]
-    pub evicted: BTreeMap<NodeId, u64>,
+    pub out: Out,
 }
 
 /// A key of the RoleSet.

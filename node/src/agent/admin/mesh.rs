@@ -36,7 +36,7 @@ impl Admin {
             role_set: state.role_set.number,
             keys: set.keys.iter().map(key).collect(),
             bundle: bundle_to_pem(&state.trust().roots),
-            evicted: state.revocations().nodes.iter().map(|(node, epoch)| (node.clone(), *epoch)).collect(),
+            out: api::Out::by(&state),
             nodes: view.members().values().filter(|member| member.state != MemberState::Evicted).map(node).collect(),
         }
     }

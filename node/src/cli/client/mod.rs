@@ -12,7 +12,7 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use policy::{DocumentId, Kind};
+use policy::DocumentId;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -33,8 +33,8 @@ const ANSWER_LIMIT: usize = 256 << 20;
 /// How long one node may take to be reached, before the next one is tried.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Evictions that one call asks to have proven.
-const EVICTIONS: usize = 16;
+/// Documents that one call asks to have proven, to learn who counts no more.
+const PROVEN: usize = 16;
 
 /// Content types of requests.
 const JSON: &str = "application/json";
@@ -272,15 +272,12 @@ impl Client {
         collected.map(http_body_util::Collected::to_bytes).map_err(|error| lost(&self.reached, &*error))
     }
 
-    /// Takes in which nodes are evicted, where operators' signatures say so: one that nobody lets in could still pass for a node here.
-    async fn learn_evictions(&mut self, directory: &Directory, known: &Known, mesh: &api::Mesh) {
-        let is_news = |(node, epoch): &(&NodeId, &u64)| known.evicted.get(*node).is_none_or(|highest| highest < *epoch);
-        for (node, epoch) in mesh.evicted.iter().filter(is_news).take(EVICTIONS) {
-            let document = DocumentId::mesh_wide(Kind::Revocation, node.as_str());
+    /// Takes in who counts no more, where operators' signatures say so: one that nobody lets in could still pass for a node here.
+    async fn learn_who_is_out(&mut self, directory: &Directory, known: &Known, mesh: &api::Mesh) {
+        for document in known.out.doubtful(&mesh.out).take(PROVEN) {
             let Ok(history) = proof::of_document(self, known, &document).await else { return };
-            if history.state(clock::wall()).revocations().evicted(node, *epoch) {
-                directory.evict(node, *epoch);
-            }
+            let state = history.state(clock::wall());
+            directory.note_out(|out| out.learn(&state, &document));
         }
     }
 
@@ -293,7 +290,7 @@ impl Client {
             return Ok(());
         }
         directory.refresh(&known, &mesh);
-        self.learn_evictions(&directory, &known, &mesh).await;
+        self.learn_who_is_out(&directory, &known, &mesh).await;
         if mesh.role_set > known.role_set
             && let Ok(history) = proof::of_document(self, &known, &DocumentId::role_set()).await
         {

@@ -9,7 +9,7 @@ pub(super) fn known() -> Known {
         trust_domain: TrustDomain::new("test.example").unwrap(),
         genesis: Digest([7; 32]),
         role_set: 0,
-        evicted: BTreeMap::new(),
+        out: Out::default(),
         nodes: vec![KnownNode { name: NodeId::new("a").unwrap(), addresses: vec!["127.0.0.1:15008".into()] }],
     }
 }
@@ -33,8 +33,11 @@ fn keys_are_private_and_come_back() {
     assert_eq!(directory.known().unwrap(), known());
     // The highest eviction stays.
     let evicted = NodeId::new("web-1").unwrap();
-    [2, 3, 1].iter().for_each(|epoch| directory.evict(&evicted, *epoch));
-    assert_eq!(directory.known().unwrap(), Known { evicted: BTreeMap::from([(evicted, 3)]), ..known() });
+    [2, 3, 1].iter().for_each(|epoch| directory.note_out(|out| out.evict(evicted.clone(), *epoch)));
+    assert_eq!(
+        directory.known().unwrap(),
+        Known { out: Out { evicted: [(evicted, 3)].into(), ..Out::default() }, ..known() }
+    );
     let mode = |name: &str| fs::metadata(directory.path.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!([mode(OPERATOR), mode(RECOVERY), mode(ROOT)], [0o600; 3]);
     assert_eq!(fs::metadata(&directory.path).unwrap().permissions().mode() & 0o777, 0o700);
@@ -132,6 +135,24 @@ fn a_key_that_others_can_read_is_refused() {
     assert!(error.hint.contains("chmod 600"), "{}", error.hint);
 }
 
+/// A bundle and a `mesh.toml` without a key: what is left where keys were moved away.
+#[test]
+fn a_further_operator_that_cannot_be_written_leaves_what_is_there() {
+    let temporary = tempfile::tempdir().unwrap();
+    let directory =
+        Directory { path: temporary.path().join("mesh"), recovery: false, passphrase: Passphrase::default() };
+    directory.make().unwrap();
+    directory.write(BUNDLE, b"the old one", 0o644).unwrap();
+    // Nothing can be written under that name.
+    fs::create_dir(directory.path.join(MESH)).unwrap();
+    directory.store_operator(&SigningKey::generate(), "the new one", &known()).unwrap_err();
+    assert_eq!(directory.bundle().unwrap(), "the old one");
+    fs::remove_dir(directory.path.join(MESH)).unwrap();
+    directory.store_known(&known()).unwrap();
+    directory.store_operator(&SigningKey::generate(), "the new one", &known()).unwrap();
+    assert_eq!(directory.bundle().unwrap(), "the new one");
+}
+
 #[test]
 fn known_nodes_follow_the_mesh_those_alive_first() {
     let temporary = tempfile::tempdir().unwrap();
@@ -145,7 +166,7 @@ fn known_nodes_follow_the_mesh_those_alive_first() {
         alive,
     };
     let mesh = api::Mesh {
-        evicted: BTreeMap::new(),
+        out: Out::default(),
         trust_domain: known().trust_domain,
         node: NodeId::new("a").unwrap(),
         genesis: known().genesis,

@@ -53,6 +53,11 @@ impl Outcome {
         Some(proposals::missing(&proposal.missing))
     }
 
+    /// Whether it was sent and counts.
+    pub fn is_in_force(&self) -> bool {
+        self.pushed.is_some() && self.missing().is_none()
+    }
+
     /// The same without waiting for a node.
     #[must_use]
     pub fn without(mut self, node: &NodeId) -> Self {

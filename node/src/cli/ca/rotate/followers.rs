@@ -3,11 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use certs::{
-    codec::Millis,
-    id::{NodeId, TrustDomain},
-    verify::Authority,
-};
+use certs::{codec::Millis, id::NodeId};
 use serde::Serialize;
 
 use super::Change;
@@ -18,6 +14,7 @@ use crate::{
     },
     cli::{
         context::Context,
+        directory::Known,
         error::{Error, Result},
     },
     clock,
@@ -90,8 +87,7 @@ impl Change {
             Under::AnyRoot => trust.roots.clone(),
             Under::StayingRoots => trust.staying(),
         };
-        let judge =
-            Judge { role_set, roots, every: trust.roots.clone(), mesh: self.operator.known.trust_domain.clone() };
+        let judge = Judge { role_set, roots, every: trust.roots.clone(), known: self.operator.directory.known()? };
         Ok(judge.followers(&said, &mesh, clock::wall()))
     }
 }
@@ -103,7 +99,7 @@ struct Judge {
     roots: Vec<Vec<u8>>,
     /// All that are trusted.
     every: Vec<Vec<u8>>,
-    mesh: TrustDomain,
+    known: Known,
 }
 
 impl Judge {
@@ -117,8 +113,7 @@ impl Judge {
         for node in said.pending.iter().chain(&said.durable) {
             all.insert(node.clone(), Follower::Waiting("nothing was heard from it".to_owned()));
         }
-        let [any_root, staying] =
-            [&self.every, &self.roots].map(|roots| Authority::new(self.mesh.clone(), roots.clone()));
+        let [any_root, staying] = [&self.every, &self.roots].map(|roots| self.known.authority(roots.clone()));
         for bytes in said.receipts.iter().filter_map(|text| STANDARD.decode(text).ok()) {
             let Some(any) = Receipt::prove(&bytes, &any_root, now) else { continue };
             if any.changeset().to_string() != self.role_set {
@@ -202,11 +197,13 @@ mod tests {
     use certs::{
         ca::{CaKey, Enroller},
         grant::NodeGrant,
+        id::TrustDomain,
         root::Root,
         sign::{Digest, SigningKey},
     };
 
     use super::*;
+    use crate::agent::admin::api::Out;
 
     const NOW: Millis = 1_800_000_000_000;
 
@@ -241,7 +238,7 @@ mod tests {
         let [old, new, foreign] = [0, 1, 2].map(|_| Root::generate(&mesh, NOW));
         let said = Pushed {
             changeset: String::new(),
-            durable: ["moved", "old", "busy", "liar"].map(node).to_vec(),
+            durable: ["moved", "old", "busy", "liar", "replaced"].map(node).to_vec(),
             applied: Vec::new(),
             pending: vec![node("silent")],
             unreachable: vec![node("off"), node("apart")],
@@ -252,6 +249,7 @@ mod tests {
                 receipt(&old, &mesh, "old", Standing::Settled),
                 receipt(&new, &mesh, "busy", Standing::Applied),
                 receipt(&foreign, &mesh, "liar", Standing::Settled),
+                receipt(&new, &mesh, "replaced", Standing::Settled),
             ],
             proposal: None,
         };
@@ -262,7 +260,7 @@ mod tests {
             alive,
         };
         let seen = Mesh {
-            evicted: BTreeMap::new(),
+            out: Out::default(),
             trust_domain: mesh.clone(),
             node: node("moved"),
             genesis: Digest([7; 32]),
@@ -272,15 +270,27 @@ mod tests {
             nodes: vec![known("off", false), known("apart", true)],
         };
         let (role_set, roots) = (Digest([7; 32]).to_string(), vec![new.certificate()]);
-        let judge = Judge { role_set, roots, every: vec![old.certificate(), new.certificate()], mesh };
+        // The name of one has another machine since.
+        let ended = BTreeMap::from([(node("replaced"), 1)]);
+        let known = Known {
+            trust_domain: mesh,
+            genesis: Digest([7; 32]),
+            role_set: 3,
+            out: Out { ended, ..Out::default() },
+            nodes: Vec::new(),
+        };
+        let judge = Judge { role_set, roots, every: vec![old.certificate(), new.certificate()], known };
         let followers = judge.followers(&said, &seen, NOW);
         assert_eq!((followers.followed(), followers.away()), (vec![node("moved")], vec![node("off")]));
         let waiting: Vec<_> = followers.waiting().into_iter().map(|waiting| waiting.node.to_string()).collect();
-        assert_eq!(waiting, ["apart", "busy", "liar", "old", "silent"]);
+        assert_eq!(waiting, ["apart", "busy", "liar", "old", "replaced", "silent"]);
         let refused = followers.left_behind(false, "lag").unwrap_err();
         assert_eq!((&*refused.code, refused.class().exit_code()), ("not_acknowledged", 4));
         assert!(refused.message.contains("busy: connections"), "{}", refused.message);
-        assert_eq!(followers.left_behind(true, "lag").unwrap(), ["apart", "liar", "old", "silent"].map(node));
+        assert_eq!(
+            followers.left_behind(true, "lag").unwrap(),
+            ["apart", "liar", "old", "replaced", "silent"].map(node)
+        );
         assert_eq!(followers.busy(), [node("busy")]);
         // A word about another RoleSet is none.
         let other = Judge { role_set: String::new(), ..judge };
