@@ -173,27 +173,42 @@ fn a_machine_that_reaches_no_enroller_joins_by_files() {
     let other = path(cluster.file("third.token", &cluster.invite("third", &reviews(), &[])));
     let refused = cluster.on("first", &["ca", "sign", &request, "--token-file", &other, "-o", "json"]);
     assert_eq!(refused.error()["error"]["code"], "token_invalid", "{refused:?}");
-    let signed = cluster.on("first", &["ca", "sign", &request, "--token-file", &token]).expect_code(0).out;
+    let signed = cluster.on("first", &["ca", "sign", &request, "--token-file", &token]).expect_code(0);
+    let genesis = signed.err.split_once("--genesis ").expect("it says which mesh it is").1.trim().to_owned();
+    let known = std::fs::read_to_string(cluster.operator().join("mesh.toml")).expect("init made it");
+    assert!(known.contains(&genesis), "an operator can look it up: {known}");
+    let signed = signed.out;
     let enrolment = path(cluster.file("second.enrolment", &signed));
+    // Whoever had the file in hand could have put another mesh into it.
+    let untold = cluster.on("second", &["join", "--enrolment", &enrolment, "-o", "json"]);
+    assert!(untold.error()["error"]["code"] == "usage" && untold.err.contains("--genesis"), "{untold:?}");
+    let own = "0".repeat(64);
+    let changed = path(cluster.file("changed.enrolment", &signed.replacen(&genesis, &own, 1)));
+    for (file, wanted) in [(&enrolment, &own), (&changed, &genesis)] {
+        let refused = cluster.on("second", &["join", "--enrolment", file, "--genesis", wanted, "-o", "json"]);
+        assert_eq!(refused.error()["error"]["code"], "wrong_trust_domain", "{refused:?}");
+    }
+    let refused = cluster.on("second", &["join", "--enrolment", &changed, "--genesis", &own, "-o", "json"]);
+    assert!(refused.code != 0 && refused.err.contains("another mesh"), "nor does its policy begin so: {refused:?}");
     // Another machine, or other keys, get nothing by it.
     cluster.prepare_only("thief", &reviews());
-    let refused = cluster.on("thief", &["join", "--enrolment", &enrolment, "-o", "json"]);
+    let refused = cluster.on("thief", &["join", "--enrolment", &enrolment, "--genesis", &genesis, "-o", "json"]);
     assert_eq!(refused.error()["error"]["code"], "token_invalid", "{refused:?}");
     let file = cluster.path().join("thief/skein.toml");
     let text = std::fs::read_to_string(&file).expect("written").replace("name = \"thief\"", "name = \"second\"");
     std::fs::write(&file, text).expect("writable");
-    let refused = cluster.on("thief", &["join", "--enrolment", &enrolment, "-o", "json"]);
+    let refused = cluster.on("thief", &["join", "--enrolment", &enrolment, "--genesis", &genesis, "-o", "json"]);
     assert!(refused.code != 0 && refused.err.contains("the key is another one's"), "{refused:?}");
     // Nor do damaged ones.
     for (damage, text) in
         [("cut", signed[..signed.len() / 2].to_owned()), ("other", signed.replacen("\"node\"", "\"nobody\"", 1))]
     {
         let damaged = path(cluster.file("damaged.enrolment", &text));
-        let refused = cluster.on("second", &["join", "--enrolment", &damaged, "-o", "json"]);
+        let refused = cluster.on("second", &["join", "--enrolment", &damaged, "--genesis", &genesis, "-o", "json"]);
         assert_eq!(refused.error()["error"]["code"], "bad_request", "{damage}: {refused:?}");
     }
-    cluster.on("second", &["join", "--enrolment", &enrolment]).expect_code(0);
-    let twice = cluster.on("second", &["join", "--enrolment", &enrolment, "-o", "json"]);
+    cluster.on("second", &["join", "--enrolment", &enrolment, "--genesis", &genesis]).expect_code(0);
+    let twice = cluster.on("second", &["join", "--enrolment", &enrolment, "--genesis", &genesis, "-o", "json"]);
     assert_eq!(twice.error()["error"]["code"], "already_exists", "{twice:?}");
     // The token is spent; the node needs none.
     cluster.run("second");

@@ -5,6 +5,7 @@ use std::{io::Read, path::PathBuf};
 use certs::{
     id::{NodeId, TrustDomain},
     join::Token,
+    sign::Digest,
 };
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -29,7 +30,7 @@ const TOKEN_LIMIT: u64 = 64 << 10;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   ssh operator-host skein invite web-1 --service shop/cart | sudo skein join -
-  skein join --enrolment web-9.enrolment    (where no enroller is reached; see `skein ca csr`)")]
+  skein join --enrolment web-9.enrolment --genesis HASH    (where no enroller is reached; see `skein ca csr`)")]
 pub struct Args {
     /// - reads the token from standard input
     #[arg(value_name = "-", required_unless_present_any = ["token_file", "enrolment"])]
@@ -40,12 +41,16 @@ pub struct Args {
     /// Take what `skein ca sign` printed for this machine's `skein ca csr`; no connection is made
     #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "token_file"])]
     enrolment: Option<PathBuf>,
+    /// The mesh's first RoleSet, as `skein ca sign` said it and `mesh.toml` in the operator directory holds it. Carry it by another way
+    /// than the file: who can change that could else make this machine a node of his own mesh
+    #[arg(long, value_name = "HASH", requires = "enrolment")]
+    genesis: Option<Digest>,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let (joined, config) = match (&args.token, &args.token_file, &args.enrolment) {
-        (_, _, Some(file)) => offline::take(file, ctx)?,
+        (_, _, Some(file)) => offline::take(file, args.genesis, ctx)?,
         (_, Some(file), None) => redeem(&read(file)?, ctx).await?,
         (Some(dash), None, None) if dash == "-" => redeem(&stdin()?, ctx).await?,
         (_, None, None) => {

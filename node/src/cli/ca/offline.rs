@@ -121,17 +121,26 @@ pub(super) async fn sign(
     }
     let Redeemed { node, trust_domain, genesis, reply, enroller } = join::redeem(&token, &asked).await?;
     remark(&format!("note: this makes whoever holds the keys of the request the node {node}"));
+    // Said here and not by the file alone: who changes that on its way cannot change what the operator reads.
+    remark(&format!("note: on that machine: skein join --enrolment FILE --genesis {genesis}"));
     let certificates = bundle_to_pem(&reply.chain);
     let changesets = reply.changesets.iter().map(|bytes| STANDARD.encode(bytes)).collect();
     let enrolment = Enrolment { node, trust_domain, genesis, enroller, certificates, changesets };
     ctx.output.show(&enrolment, || json!(enrolment).to_string() + "\n")
 }
 
-/// Makes this machine the node of an enrolment that was signed for its request.
+/// Makes this machine the node of an enrolment that was signed for its request. Nothing of the file says which mesh is meant: whoever
+/// had it in hand could have put a mesh of his own into it. `wanted` does, which came another way.
 ///
 /// # Errors
-/// No enrolment, one for another node or other keys; a configuration that disagrees; storage.
-pub(in crate::cli) fn take(path: &Path, ctx: &Context) -> Result<(Joined, Config)> {
+/// No enrolment, one for another mesh, another node or other keys; a configuration that disagrees; storage.
+pub(in crate::cli) fn take(path: &Path, wanted: Option<Digest>, ctx: &Context) -> Result<(Joined, Config)> {
+    let wanted = wanted.ok_or_else(|| {
+        usage(
+            "--enrolment needs --genesis HASH: who changed the file on its way could make this machine a node of his own mesh",
+            "`skein ca sign` said it where the file was made; `mesh.toml` in the operator directory holds it, too",
+        )
+    })?;
     let bad = |what: String| {
         let message = format!("{} is no enrolment: {what}", path.display());
         Error::new("bad_request", message).hint("give the file that `skein ca sign` printed, all of it")
@@ -139,6 +148,12 @@ pub(in crate::cli) fn take(path: &Path, ctx: &Context) -> Result<(Joined, Config
     let text = crate::cli::join::read_within(path, FILE_LIMIT)?;
     let Enrolment { node, trust_domain, genesis, enroller, certificates, changesets } =
         serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    if genesis != wanted {
+        let message = format!("{} is an enrolment into the mesh {genesis}, not into {wanted}", path.display());
+        return Err(Error::new("wrong_trust_domain", message).hint(
+            "compare with `mesh.toml` in the operator directory; if that is right, the file was changed on its way",
+        ));
+    }
     let chain = bundle_from_pem(&certificates).map_err(|error| bad(error.to_string()))?;
     let changesets: std::result::Result<Vec<_>, _> = changesets.iter().map(|text| STANDARD.decode(text)).collect();
     let changesets = changesets.map_err(|error| bad(error.to_string()))?;
