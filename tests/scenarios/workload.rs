@@ -196,6 +196,31 @@ fn a_stream_follows_rotation_configuration_and_grant() {
 }
 
 #[test]
+fn what_operators_revoke_is_replaced_or_taken_away_at_once() {
+    let (cluster, dir) = node(&[own()]);
+    application(async {
+        let client = connect(&socket(&dir)).await;
+        let mut stream = client.stream_x509_contexts().await.expect("an identity");
+        let mut bundles = client.stream_x509_bundles().await.expect("the bundle");
+        next(&mut bundles).await.expect("one");
+        let first = next(&mut stream).await.expect("a context").default_svid().expect("one").clone();
+        // One key leaked: another comes in its place.
+        let path: Vec<_> = first.cert_chain().iter().map(|certificate| certificate.as_bytes().to_vec()).collect();
+        let key = certs::verify::describe(&path).expect("a chain of the mesh")[0].key.to_string();
+        cluster.on("first", &["revoke", "--key", &key]).expect_code(0);
+        let second = next(&mut stream).await.expect("a context").default_svid().expect("one").clone();
+        assert_eq!(second.spiffe_id(), first.spiffe_id());
+        assert_ne!(second.private_key().as_bytes(), first.private_key().as_bytes());
+        // The account is out.
+        cluster.on("first", &["revoke", "shop/web"]).expect_code(0);
+        let ended = next(&mut stream).await.expect_err("it is revoked");
+        assert!(matches!(ended, WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_)), "{ended}");
+        let again = client.fetch_x509_svid().await.expect_err("it is revoked");
+        assert!(matches!(again, WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_)), "{again}");
+    });
+}
+
+#[test]
 fn a_further_root_reaches_applications_at_once() {
     let (cluster, dir) = node(&[own()]);
     let mut set = cluster.json("first", &["policy", "get", "RoleSet", "default"]);

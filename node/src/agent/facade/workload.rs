@@ -1,9 +1,12 @@
 //! What the Workload API asks of the agent: who a local user's processes are, and certificates for them.
 
+use std::sync::Arc;
+
 use certs::{
     ca::Svid,
     codec::Millis,
     id::{ServiceName, SpiffeId},
+    verify::Authority,
 };
 
 use super::Agent;
@@ -37,6 +40,11 @@ impl Agent {
     /// How long leafs of services last, by policy.
     pub fn leaf_life(&self) -> Millis {
         millis(self.state().lifetimes().leaf)
+    }
+
+    /// Whom this node believes now: another one after each change.
+    pub fn authority(&self) -> Arc<Authority> {
+        self.inner.sync.world.authority().load_full()
     }
 
     /// A leaf with a key of its own for an application of a local user. Who may have it is the caller's to know.

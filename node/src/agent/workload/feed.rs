@@ -1,11 +1,13 @@
 //! What one caller is told: at once, and again whenever something of it changes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use certs::{
     codec::Millis,
     id::{ServiceName, SpiffeId},
+    verify::{Authority, verify},
 };
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -40,6 +42,8 @@ pub(super) struct Feed {
     uid: u32,
     wants: Wants,
     told: Option<Told>,
+    /// By whom what was told is judged to count: members come and go more often than that changes.
+    judged_by: Option<Arc<Authority>>,
     /// No further attempt before; 0 if none failed.
     retry: Millis,
     changes: watch::Receiver<u64>,
@@ -54,24 +58,38 @@ struct Told {
     roots: Vec<Vec<u8>>,
     /// The life that policy gives leafs.
     life: Millis,
-    /// When the leafs are due; never without any.
+    leafs: Leafs,
+}
+
+/// Leafs of one message; bundles come without any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Leafs {
+    /// Each with its path.
+    chains: Vec<Vec<CertificateDer<'static>>>,
+    /// When they are due; never without any.
     renew_at: Millis,
     /// When the first of them ends.
     ends: Millis,
 }
 
+impl Leafs {
+    fn count(&self, authority: &Authority, now: Millis) -> bool {
+        self.chains.iter().all(|chain| verify(chain, authority, now).is_ok())
+    }
+}
+
 impl Told {
     /// Whether this is still what the caller should know, a life that policy shortened counting at once.
     fn holds(&self, identities: &[(SpiffeId, ServiceName)], roots: &[Vec<u8>], life: Millis, now: Millis) -> bool {
-        let same = self.identities == identities && self.roots == roots;
-        same && now < self.renew_at && (self.life <= life || self.renew_at == Millis::MAX)
+        let (same, due) = (self.identities == identities && self.roots == roots, self.leafs.renew_at);
+        same && now < due && (self.life <= life || due == Millis::MAX)
     }
 }
 
 impl Feed {
     pub(super) fn new(agent: Agent, tasks: Tasks, uid: u32, wants: Wants, place: Place<u32>) -> Self {
         let (changes, reloads) = (agent.changes(), agent.reloads());
-        Self { agent, tasks, uid, wants, told: None, retry: 0, changes, reloads, _place: place }
+        Self { agent, tasks, uid, wants, told: None, judged_by: None, retry: 0, changes, reloads, _place: place }
     }
 
     /// The next message, as soon as there is something new to say.
@@ -86,7 +104,7 @@ impl Feed {
             if let Some(message) = self.look()? {
                 return Ok(message);
             }
-            let told = self.told.as_ref().map_or(0, |told| told.renew_at);
+            let told = self.told.as_ref().map_or(0, |told| told.leafs.renew_at);
             let pause = Duration::from_millis(told.max(self.retry).saturating_sub(self.agent.now()));
             let gone = tokio::select! {
                 changed = self.changes.changed() => changed.is_err(),
@@ -109,17 +127,26 @@ impl Feed {
             return Err(Status::new(Code::PermissionDenied, message));
         }
         let (roots, life) = (self.agent.roots(), self.agent.leaf_life());
-        if now < self.retry || self.told.as_ref().is_some_and(|told| told.holds(&identities, &roots, life, now)) {
+        // What operators revoked since is taken away, or another put in its place.
+        let authority = self.agent.authority();
+        let is_judged = self.judged_by.as_ref().is_some_and(|before| Arc::ptr_eq(before, &authority));
+        let counts = |told: &Told| is_judged || told.leafs.count(&authority, now);
+        let told = self.told.as_ref();
+        if now < self.retry {
+            return Ok(None);
+        }
+        if told.is_some_and(|told| told.holds(&identities, &roots, life, now) && counts(told)) {
+            self.judged_by = Some(authority);
             return Ok(None);
         }
         match self.write(&identities, &roots, now) {
-            Ok((message, renew_at, ends)) => {
-                self.retry = 0;
-                self.told = Some(Told { identities, roots, life, renew_at, ends });
+            Ok((message, leafs)) => {
+                (self.retry, self.judged_by) = (0, Some(authority));
+                self.told = Some(Told { identities, roots, life, leafs });
                 Ok(Some(message))
             }
             // What it has serves it for a while yet.
-            Err(status) if status.code == Code::Unavailable && self.told.as_ref().is_some_and(|t| t.ends > now) => {
+            Err(status) if status.code == Code::Unavailable && told.is_some_and(|told| told.leafs.ends > now) => {
                 tracing::warn!(uid, "no new leaf for an application yet: {}", status.message);
                 self.retry = now + RETRY;
                 Ok(None)
@@ -128,16 +155,17 @@ impl Feed {
         }
     }
 
-    /// The message, when it is due to be replaced, and when it ends.
+    /// The message, and the leafs in it.
     fn write(
         &self,
         identities: &[(SpiffeId, ServiceName)],
         roots: &[Vec<u8>],
         now: Millis,
-    ) -> Result<(Zeroizing<Vec<u8>>, Millis, Millis), Status> {
+    ) -> Result<(Zeroizing<Vec<u8>>, Leafs), Status> {
         if self.wants == Wants::Bundles {
             let trust_domain = format!("spiffe://{}", self.agent.trust_domain());
-            return Ok((message::bundles(&trust_domain, roots), Millis::MAX, Millis::MAX));
+            let none = Leafs { chains: Vec::new(), renew_at: Millis::MAX, ends: Millis::MAX };
+            return Ok((message::bundles(&trust_domain, roots), none));
         }
         let mut svids = Vec::with_capacity(identities.len());
         for (id, service) in identities {
@@ -148,7 +176,8 @@ impl Feed {
         let ends = svids.iter().map(|(svid, _)| svid.not_after).min().unwrap_or(now);
         // Half of the life, spread over the streams.
         let half = ends.saturating_sub(now) as f64 * (0.45 + 0.1 * rand::random::<f64>());
-        Ok((message::svids(&svids, roots), now + half as Millis, ends))
+        let chains = svids.iter().map(|(svid, _)| svid.chain.clone()).collect();
+        Ok((message::svids(&svids, roots), Leafs { chains, renew_at: now + half as Millis, ends }))
     }
 }
 
@@ -175,7 +204,8 @@ mod tests {
             (id, format!("shop/{account}").parse().unwrap())
         };
         let (web, other, roots) = (vec![identity("web")], vec![identity("other")], vec![vec![1, 2], vec![3]]);
-        let told = Told { identities: web.clone(), roots: roots.clone(), life: 1_000, renew_at: 500, ends: 1_000 };
+        let leafs = Leafs { chains: Vec::new(), renew_at: 500, ends: 1_000 };
+        let told = Told { identities: web.clone(), roots: roots.clone(), life: 1_000, leafs };
         assert!(told.holds(&web, &roots, 1_000, 499));
         assert!(told.holds(&web, &roots, 9_000, 499), "a longer life counts from the next renewal on");
         assert!(!told.holds(&web, &roots, 1_000, 500), "half of its life is over");
@@ -184,7 +214,7 @@ mod tests {
         assert!(!told.holds(&other, &roots, 1_000, 0));
         assert!(!told.holds(&[web.clone(), other].concat(), &roots, 1_000, 0));
         // Bundles know no life.
-        let bundles = Told { renew_at: Millis::MAX, ends: Millis::MAX, ..told };
+        let bundles = Told { leafs: Leafs { renew_at: Millis::MAX, ends: Millis::MAX, ..told.leafs }, ..told };
         assert!(bundles.holds(&web, &roots, 1, 1 << 40));
         assert!(!bundles.holds(&web, &[], 1, 0));
     }
