@@ -70,6 +70,9 @@ const HANDOVERS: usize = 256;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often ends of certificates are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(5);
+/// So many looks after a change judge all connections anew: the first may come before one is in the table whose handshake was judged
+/// just before the change.
+const LATE_LOOKS: u8 = 2;
 
 /// Which carrier to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -165,8 +168,8 @@ struct Shared {
     handshakes: Handshakes,
     farewell: Arc<farewell::Farewell>,
     closed: AtomicBool,
-    /// What changed since ends of certificates were looked for.
-    judge_again: Mutex<Option<Arc<Authority>>>,
+    /// Whom to believe since the last change, and at how many looks more what came into the table is judged by it.
+    judge_again: Mutex<(u8, Option<Arc<Authority>>)>,
     /// Addresses where UDP did not answer, until when TCP goes first there.
     blocked: Mutex<HashMap<SocketAddr, Instant>>,
     /// All endpoints that were started, to close them.
@@ -301,9 +304,9 @@ impl Mesh {
 
     /// Judges every live connection anew, both directions and all conversations, and closes those whose peer no longer counts.
     /// Call after the shared `Authority` was swapped. Gives the number of connections closed. Handshakes that were judged
-    /// before and come into the table after are judged again at the next look for ends of certificates.
+    /// before and come into the table after are judged again at the next looks for ends of certificates.
     pub fn rejudge(&self, authority: &Arc<Authority>) -> usize {
-        *lock(&self.shared.judge_again) = Some(authority.clone());
+        *lock(&self.shared.judge_again) = (LATE_LOOKS, Some(authority.clone()));
         self.revoked(self.shared.live.rejudge(authority, clock::wall()))
     }
 
@@ -317,14 +320,21 @@ impl Mesh {
     /// Closes what a certificate's end has reached, and what slipped into the table while it was judged anew.
     fn look_again(&self) -> usize {
         let now = clock::wall();
-        let late =
-            lock(&self.shared.judge_again).take().map_or(0, |authority| self.shared.live.rejudge(&authority, now));
+        let late = self.changed().map_or(0, |authority| self.shared.live.rejudge(&authority, now));
         self.shared.live.turn_over(now);
         let ended = self.shared.live.expire(now);
         if ended > 0 {
             tracing::warn!("closed {ended} connections: their certificates have ended, and nobody proved them anew");
         }
         self.revoked(late + ended)
+    }
+
+    /// Whom to believe now, if that changed so short a time ago that a handshake may have been judged before.
+    fn changed(&self) -> Option<Arc<Authority>> {
+        let mut again = lock(&self.shared.judge_again);
+        let (looks, authority) = &mut *again;
+        *looks = looks.saturating_sub(1);
+        if *looks == 0 { authority.take() } else { authority.clone() }
     }
 
     fn revoked(&self, closed: usize) -> usize {

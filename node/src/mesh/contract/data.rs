@@ -22,10 +22,11 @@ use super::{
     super::{
         Protocol, Transport,
         data::Call,
-        error::{Error, Retry},
+        error::{Code, Error, Retry},
         lease::{Body, BodyError, Pings},
+        live::{Handle, Kill, OUTBOUND, Retirement},
     },
-    Caller, Node, PATIENCE, Trust, full, node_id, over_both, until,
+    Caller, HOUR, Node, PATIENCE, Trust, full, node_id, over_both, until, wall,
 };
 
 over_both! {
@@ -336,6 +337,24 @@ async fn an_evicted_node_loses_its_connections(transport: Transport) {
     let error = caller.request(client.worker(), "/echo", full("x")).await.unwrap_err().error;
     assert_eq!(error.retry(), Retry::Safe, "{error}");
     assert_eq!(server.accepted.load(Relaxed), 1);
+}
+
+/// A change, a look right after it, and only then the connection in the table whose peer was judged before.
+#[tokio::test]
+async fn who_was_judged_just_before_an_eviction_is_judged_again() {
+    let trust = Trust::new();
+    let node = Node::start(&trust, "a", &["web"], Transport::Tcp);
+    let leaf = trust.ca("b", &["api"]).ca.leaf_for(&trust.node("b"), HOUR, wall()).unwrap();
+    let mut authority = certs::verify::Authority::clone(&trust.authority.load());
+    let peer = Arc::new(certs::verify::verify(&leaf.chain, &authority, wall()).unwrap());
+    authority.revocations.evict(node_id("b"), 1);
+    node.mesh.rejudge(&Arc::new(authority));
+    node.mesh.look_again();
+    let (kill, retirement) = (Arc::<Kill>::default(), Retirement::before(peer.not_after, None));
+    let _guard = node.mesh.shared.live.add(OUTBOUND, peer, leaf.chain.clone(), Handle::Tcp(kill.clone()), retirement);
+    assert_eq!(kill.killed(), None);
+    node.mesh.look_again();
+    assert_eq!(kill.killed(), Some(Code::Unauthorized));
 }
 
 async fn http2_carries_streams(transport: Transport) {
