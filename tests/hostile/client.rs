@@ -9,7 +9,7 @@ use std::{
 
 use node::mesh::Preface;
 use rustls::{
-    ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     pki_types::{CertificateDer, ServerName, UnixTime},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -76,17 +76,31 @@ pub(crate) fn session_from(
     name: &str,
     shown: Option<Arc<CertifiedKey>>,
 ) -> Session {
+    session_by(Arc::new(configuration(alpn, versions, shown)), from, to, name)
+}
+
+/// What a session is made by. One that is used again remembers what the node gave it, and asks for early data by it.
+pub(crate) fn configuration(
+    alpn: &str,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    shown: Option<Arc<CertifiedKey>>,
+) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(TakesAll));
     let mut config = match shown {
         Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    config.enable_early_data = true;
+    config
+}
+
+/// A session by a ready configuration.
+pub(crate) fn session_by(config: Arc<ClientConfig>, from: Option<IpAddr>, to: SocketAddr, name: &str) -> Session {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
-    let session = ClientConnection::new(Arc::new(config), name).expect("a session");
+    let session = ClientConnection::new(config, name).expect("a session");
     let socket = match from {
         Some(from) => connect_from(from, to),
         None => TcpStream::connect(to),

@@ -24,6 +24,7 @@ mod logs;
 mod misdirected;
 mod names;
 mod outliers;
+mod quic;
 mod records;
 mod stolen;
 mod strangers;

@@ -24,7 +24,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use crate::{client::session, pair};
+use crate::{client::session, pair, quic::Quic};
 
 #[expect(clippy::disallowed_methods, reason = "the stranger has a clock of its own")]
 pub(crate) fn wall() -> Millis {
@@ -33,7 +33,7 @@ pub(crate) fn wall() -> Millis {
 }
 
 /// A leaf of a mesh of the same name that somebody else made: everything about it is right but the root.
-fn forged(subject: &str) -> (SpiffeId, Arc<CertifiedKey>) {
+pub(crate) fn forged(subject: &str) -> (SpiffeId, Arc<CertifiedKey>) {
     let domain = TrustDomain::new(TRUST_DOMAIN).expect("a name");
     let node = NodeId::new(if subject.contains('/') { "reviews" } else { subject }).expect("a name");
     let root = Root::generate(&domain, wall());
@@ -87,6 +87,16 @@ fn a59_a_stranger_at_the_door_gets_nothing() {
         );
         assert!(knock(door, alpn, tls13, Some(forged("reviews").1)).is_empty(), "{alpn} with a node's forged leaf");
         assert!(knock(door, alpn, tls12, Some(forged("shop/default").1)).is_empty(), "{alpn} by TLS 1.2");
+    }
+    // Nor over QUIC, at either of its endpoints.
+    for alpn in ["skein-data/1", "skein-peer/1", "http/1.1"] {
+        for shown in [None, Some(forged("shop/default").1), Some(forged("reviews").1)] {
+            let what = format!("{alpn} over QUIC with {:?}", shown.as_ref().map(|key| key.cert.len()));
+            let names = [format!("default.shop.{TRUST_DOMAIN}"), format!("reviews._node.{TRUST_DOMAIN}")];
+            for name in names {
+                assert!(!Quic::showing(alpn, shown.clone()).refused(door, &name).is_empty(), "{what}");
+            }
+        }
     }
     let mut plain = http::Connection::open(door).expect("the mesh port listens");
     plain.send(b"GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").expect("it takes bytes");
