@@ -53,6 +53,9 @@ const LOSS: (f64, f64) = (0.02, 0.6);
 /// suspect, one in a thousand million to call dead.
 const SUSPECT_LN: f64 = -11.5;
 const DEAD_LN: f64 = -20.7;
+/// How long one that answered this node in public is not accused again although its link is silent: where a path is broken and the link
+/// has not ended yet, it would be asked all the time.
+const HEEDED_MS: u64 = 1_000;
 /// How long a member that refuted this node is not accused for a mere missing link, doubled each time.
 const CALM_MS: u64 = 10_000;
 /// The longest such time.
@@ -82,6 +85,8 @@ pub(super) struct Peer {
     /// The share of probes that got no answer while it was alive.
     loss: f64,
     pub(super) check: Option<Check>,
+    /// Until then its probes are not missed: it has just answered in public.
+    heeded_until: u64,
     /// Until then it is not accused for want of a link.
     pub(super) calm_until: u64,
     calm: u64,
@@ -146,6 +151,7 @@ impl Peer {
             rtt,
             loss,
             check,
+            heeded_until: 0,
             calm_until,
             calm,
             questioned: 0,
@@ -191,7 +197,11 @@ impl Peer {
 
     /// It answered an accusation; who has no link leaves it in peace for longer each time.
     pub(super) fn refuted(&mut self, now: u64) {
-        if self.evidence && self.check.as_ref().is_some_and(|check| check.announced.is_some()) {
+        let asked = self.check.as_ref().is_some_and(|check| check.announced.is_some());
+        if asked {
+            self.heeded_until = now + HEEDED_MS;
+        }
+        if self.evidence && asked {
             self.calm_until = now + self.calm;
             self.calm = (self.calm * 2).min(CALM_MOST_MS);
         }
@@ -293,6 +303,9 @@ impl Peer {
     }
 
     pub(super) fn suspicious(&self, setting: &Setting, now: u64) -> bool {
+        if now < self.heeded_until {
+            return false;
+        }
         let over_relays = !setting.sparse && !self.linked && self.silence(now) >= KEEP_ALIVE_MS;
         self.verdict != Verdict::Dead
             && (over_relays || self.linked && self.unexplained(self.late(setting.health, now), SUSPECT_LN, now))

@@ -24,14 +24,16 @@ use crate::{
 
 /// Time between own refutations: half of what an accusation leaves.
 const REFUTE_MS: u64 = 200;
-/// Answers within [`ANSWERS_MS`] that one accuser gets as soon as it asks.
-const ANSWERS: u32 = 4;
+/// Answers within [`ANSWERS_MS`] that one accuser gets as soon as it asks: one whose path to this node broke asks three times before
+/// its link ends, and three times after, ever more rarely.
+const ANSWERS: u32 = 7;
 /// See [`ANSWERS`].
 const ANSWERS_MS: u64 = 60_000;
-/// Time between answers to all who ask for more.
+/// Time between answers to all who ask for more, and between accusations of one member that are passed on although nobody listens
+/// to it about those whom it names.
 const VAIN_MS: u64 = 5_000;
-/// Time between accusations of one member that are passed on although nobody listens to it.
-const VAIN_TELL_MS: u64 = 20_000;
+/// The same of one that is ignored about everybody.
+const UNHEARD_MS: u64 = 20_000;
 /// Bytes a second of such accusations that are passed on, and at once: one of the largest.
 const VAIN_BYTES: (u64, u64) = (128, 8 << 10);
 /// How long after its death an accusation of a member is passed on: others may not have heard of any.
@@ -57,6 +59,8 @@ type Rank = (u64, u64);
 pub(super) struct Accusations {
     /// When this node answered last.
     answered: u64,
+    /// The last number of its own that it told everybody; tables that it signs between are left to repair.
+    public: Rank,
     /// When its next answer is due, if somebody accused this node since the last one.
     answer_due: Option<u64>,
     /// Who was accused, and when: its answer is as urgent as that.
@@ -84,7 +88,17 @@ impl Default for Accusations {
     fn default() -> Accusations {
         let (answering, unspread, awaited, late) = Default::default();
         let vain = Bucket::new(VAIN_BYTES.0, VAIN_BYTES.1, 0);
-        Accusations { answered: 0, answer_due: None, answering, unspread, awaited, late, appeared: 0, vain }
+        Accusations {
+            answered: 0,
+            public: (0, 0),
+            answer_due: None,
+            answering,
+            unspread,
+            awaited,
+            late,
+            appeared: 0,
+            vain,
+        }
     }
 }
 
@@ -202,18 +216,21 @@ impl Engine {
         self.is_vain_due(record)
     }
 
-    /// Whether what nobody listens to is passed on once more.
+    /// Whether what nobody listens to is passed on once more: more rarely, and all of it in little room, if the accuser is ignored about
+    /// everybody.
     fn is_vain_due(&mut self, record: &SignedRecord) -> bool {
         let (now, accuser) = (self.steady, record.node());
-        if now < self.sender(accuser).vain_due && !self.has_newcomers() {
+        let newcomers = self.has_newcomers();
+        if now < self.sender(accuser).vain_due && !newcomers {
             return false;
         }
         let answers = |latest: &Latest| self.may_answer(&latest.node, (latest.generation, latest.sequence));
         let answerable = self.ledger.suspicions(accuser).any(answers);
-        let due =
-            answerable && (self.has_newcomers() || self.accusations.vain.take_many(record.bytes().len() as u64, now));
+        let unheard = self.detector.ignores_all(accuser, now);
+        let size = record.bytes().len() as u64;
+        let due = answerable && (newcomers || !unheard || self.accusations.vain.take_many(size, now));
         if due {
-            self.sender(accuser).vain_due = now + VAIN_TELL_MS;
+            self.sender(accuser).vain_due = now + if unheard { UNHEARD_MS } else { VAIN_MS };
         }
         due
     }
@@ -284,7 +301,8 @@ impl Engine {
             let Some(ours) = self.ledger.rank(node) else { continue };
             let ignored = unheard || self.detector.ignores(accuser, node, now);
             match claim.cmp(&ours) {
-                Ordering::Equal if !ignored || self.has_newcomers() => {
+                // Also where nobody listens to it: for its own judgement.
+                Ordering::Equal => {
                     self.accusations.answering.insert(node.clone(), now);
                     unanswered.push(node.clone());
                 }
@@ -297,7 +315,7 @@ impl Engine {
                     }
                 }
                 Ordering::Greater if !ignored => self.awaits(accuser, node, *claim),
-                Ordering::Equal | Ordering::Greater => {}
+                Ordering::Greater => {}
             }
         }
         let begun = self.detector.accused(accuser, &named.into_keys().collect(), &unanswered, now);
@@ -347,7 +365,7 @@ impl Engine {
         if !linked && !self.detector.ignores(accuser, &own, now) {
             self.dialer.demand(accuser, now);
         }
-        if claim < ours {
+        if claim < self.accusations.public {
             let table = self.ledger.records(&own).and_then(|held| held.get(&Section::TABLE)).cloned();
             if let Some(table) = table.filter(|_| linked && self.sender(accuser).told.take(now)) {
                 self.send(accuser, Lane::Liveness, &Message::Records(vec![table.bytes().to_vec()]));
@@ -356,7 +374,9 @@ impl Engine {
         }
         // Whoever asks is answered with a signature made after the question.
         let appeared = self.accusations.appeared;
-        let soon = self.sender(accuser).asked.asks(claim, appeared, now);
+        let counted = self.sender(accuser).asked.asks(claim, appeared, now);
+        // Where all are linked with all, one that has no link lacks a path, and asks as long as it does.
+        let soon = counted || !linked && !self.dialer.is_sparse();
         let due = self.accusations.answered + if soon { REFUTE_MS } else { VAIN_MS };
         if now >= due {
             self.answer();
@@ -366,12 +386,18 @@ impl Engine {
         }
     }
 
+    /// What this node has signed so far goes to everybody.
+    pub(super) fn told_all(&mut self) {
+        self.accusations.public = self.ledger.rank(&self.own).unwrap_or_default();
+    }
+
     /// Signs that this node lives, for all.
     fn answer(&mut self) {
         (self.accusations.answered, self.accusations.answer_due) = (self.steady, None);
         match self.author.table() {
             Ok(table) => {
                 self.offer_own(&table);
+                self.told_all();
                 self.broadcast(Lane::Liveness, &Message::Records(vec![table.bytes().to_vec()]));
                 self.feed_soon();
             }

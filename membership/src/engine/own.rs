@@ -39,6 +39,7 @@ impl Engine {
             }
         }
         if lasts {
+            self.told_all();
             let own = self.own.clone();
             self.refresh(&own);
             self.feed_soon();

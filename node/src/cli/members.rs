@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use certs::id::NodeId;
+use membership::gossip::POOL;
 
 use crate::{
     agent::admin::api::{Member, MemberDetail},
@@ -35,7 +36,9 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         Some(node) => look::show(ctx, &format!("/v1/members/{node}"), |found| detail(found, ctx)).await,
         None => {
             let path = format!("/v1/members?all={}&reach={}", args.all, args.reach);
-            look::list(ctx, &path, if args.reach { matrix } else { table }).await
+            let rows = if args.reach { matrix } else { table };
+            let text = |members: &Vec<Member>| ctx.output.render(&rows(members)) + &crowded(members.len());
+            look::show(ctx, &path, text).await
         }
     }
 }
@@ -56,6 +59,16 @@ fn table(members: &[Member]) -> Table {
         ]);
     }
     table
+}
+
+/// A word under the list of a mesh that has not much room left; see `mesh_nearly_full`.
+fn crowded(members: usize) -> String {
+    if members * 5 < POOL * 4 {
+        return String::new();
+    }
+    format!(
+        "\n{members} nodes are listed, and one mesh takes {POOL}: retire or evict nodes that are gone, or part it\n"
+    )
 }
 
 /// Rows reach columns.
@@ -101,4 +114,15 @@ fn detail(detail: &MemberDetail, ctx: &Context) -> String {
         table.row([report.by.to_string(), report.says.clone(), ago(&report.since), report.path.clone()]);
     }
     text + "\n" + &ctx.output.render(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_warns_from_four_fifths_of_what_one_mesh_takes() {
+        assert_eq!(crowded(POOL / 5 * 4 - 1), "");
+        assert!(crowded(POOL / 5 * 4).contains("800 nodes"), "{}", crowded(POOL));
+    }
 }

@@ -129,6 +129,23 @@ fn this_node_goes_beyond_a_number_that_was_named_before_it_signed_it() {
 }
 
 #[test]
+fn what_this_node_signed_and_told_nobody_answers_nobody() {
+    let (mut scene, mut liar, _) = scene();
+    let own = scene.own.node.clone();
+    let said = accusation(&scene, &own, 0);
+    scene.pass(12_000);
+    let signed = scene.rank(&own);
+    assert!(signed > (said.generation, said.sequence), "a table, for repair");
+    scene.bring(&mut liar, &Body::Suspicions(vec![said.clone()]));
+    assert!(scene.rank(&own) > signed);
+    // What it told everybody does.
+    let answered = scene.rank(&own);
+    scene.bring(&mut liar, &Body::Suspicions(vec![said, restless(1)]));
+    scene.pass(1_000);
+    assert_eq!(scene.rank(&own), answered);
+}
+
+#[test]
 fn what_the_accuser_knew_is_no_sign_of_life() {
     let (mut scene, mut liar, mut other) = scene();
     let of = scene.other.clone();

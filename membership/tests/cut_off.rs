@@ -1,0 +1,56 @@
+//! A node, or a few, that a sparse mesh is out of reach for: they see that soon, and find back.
+
+use certs::id::NodeId;
+use membership::{
+    sim::{network::Network, population::Population},
+    view::MemberState,
+};
+
+const NODES: usize = 40;
+
+/// A mesh in which all see all.
+fn mesh(seed: u64) -> (Network, Vec<NodeId>) {
+    let Population { citizens, authority, notary } = Population::new(NODES, seed);
+    let mut network = Network::with_notary(authority, notary, seed);
+    network.latency = (1, 2);
+    network.start(&citizens[0], &[], Vec::new());
+    let first = [network.address(&citizens[0].node)];
+    citizens[1..].iter().for_each(|citizen| network.start(citizen, &first, Vec::new()));
+    network.run(15_000);
+    let nodes: Vec<NodeId> = citizens.into_iter().map(|citizen| citizen.node).collect();
+    assert_eq!(wrong(&network, &nodes, &nodes, &[], &[]), []);
+    (network, nodes)
+}
+
+/// Who sees whom otherwise than alive, or dead across the cut.
+fn wrong(
+    network: &Network,
+    by: &[NodeId],
+    nodes: &[NodeId],
+    one: &[NodeId],
+    other: &[NodeId],
+) -> Vec<(NodeId, NodeId)> {
+    let across = |a: &NodeId, b: &NodeId| one.contains(a) && other.contains(b) || one.contains(b) && other.contains(a);
+    let pairs = by.iter().flat_map(|by| nodes.iter().map(move |of| (by, of)));
+    let as_is = |by: &NodeId, of: &NodeId| {
+        let expected = if across(by, of) { MemberState::Dead } else { MemberState::Alive };
+        network.state(by, of) == Some(expected)
+    };
+    pairs.filter(|(by, of)| !as_is(by, of)).map(|(by, of)| (by.clone(), of.clone())).collect()
+}
+
+#[test]
+fn a_small_side_sees_within_seconds_that_it_is_alone_and_finds_back() {
+    let (mut network, nodes) = mesh(1);
+    for size in [1, 3] {
+        let (few, rest) = nodes.split_at(size);
+        network.part(few, rest);
+        network.run(5_000);
+        let left = wrong(&network, few, &nodes, few, rest);
+        assert!(left.is_empty(), "{size}: {} are seen as they were: {left:?}", left.len());
+        assert_eq!(wrong(&network, rest, &nodes, few, rest), [], "{size}");
+        network.heal();
+        network.run(6_000);
+        assert_eq!(wrong(&network, &nodes, &nodes, &[], &[]), [], "{size}");
+    }
+}
