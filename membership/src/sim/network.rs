@@ -32,6 +32,8 @@ use crate::{
     view::MemberState,
 };
 
+pub use super::virtual_time::Repair;
+
 /// A link whose peer is silent ends after this.
 pub const IDLE_MS: u64 = 2_500;
 /// A dial into the void ends after this.
@@ -40,18 +42,6 @@ const ROUND_MS: u64 = 1_000;
 
 /// Looks at what is sent, and may change or drop it.
 pub type Tap = Box<dyn FnMut(&NodeId, &NodeId, Lane, Arc<[u8]>) -> Option<Arc<[u8]>> + Send>;
-
-/// What brings the records that faster paths lost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Repair {
-    /// Nothing.
-    Off,
-    /// The twin of chitchat, in which chance is the seed's.
-    #[default]
-    Twin,
-    /// chitchat itself.
-    Chitchat,
-}
 
 /// See the module.
 pub struct Network {
@@ -101,7 +91,7 @@ pub struct Host {
     pub engine: Engine,
     /// Who it is.
     pub citizen: Citizen,
-    repairer: Repairer,
+    pub(super) repairer: Repairer,
     pub(super) address: SocketAddr,
     /// What its disk holds of the others.
     pub persisted: Vec<u8>,
@@ -121,16 +111,6 @@ pub struct Host {
     /// When it must tick or start a round, and the earliest time for which it stands in `wakes`.
     wake: Millis,
     listed: Millis,
-}
-
-impl Host {
-    /// The process ends without a word.
-    pub(super) fn end(&mut self) {
-        self.up = false;
-        if matches!(self.repairer, Repairer::Chitchat(_)) {
-            self.repairer = Repairer::Off;
-        }
-    }
 }
 
 impl Network {

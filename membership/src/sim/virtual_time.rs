@@ -14,6 +14,18 @@ pub(super) const GRAIN_MS: u64 = 10;
 /// How often everybody may go on with what others just said to it, before the clock does.
 const TURNS: usize = 32;
 
+/// What brings the records that faster paths lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    Off,
+    /// The twin of chitchat, in which chance is the seed's.
+    #[default]
+    Twin,
+    /// chitchat itself.
+    Chitchat,
+}
+
 /// The clock, and whose tasks it drives.
 pub(super) struct VirtualTime {
     runtime: Runtime,

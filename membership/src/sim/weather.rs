@@ -3,9 +3,20 @@
 use certs::id::NodeId;
 
 use super::{
-    network::{IDLE_MS, Network},
+    network::{Host, IDLE_MS, Network},
     queue::Delivery,
+    virtual_time::Repairer,
 };
+
+impl Host {
+    /// The process ends without a word.
+    fn end(&mut self) {
+        self.up = false;
+        if matches!(self.repairer, Repairer::Chitchat(_)) {
+            self.repairer = Repairer::Off;
+        }
+    }
+}
 
 impl Network {
     /// Whether nothing gets from one to the other.
