@@ -301,9 +301,9 @@ fn one_cut_off_from_all_doubts_all_and_one_that_lost_half_does_not() {
                 lost.clone().for_each(|number| detector.unlinked(&name(number), false, now));
             }
             orders = detector.tick(now);
-            dead.extend(orders.iter().filter_map(|order| match order {
-                Order::Judge(node, Verdict::Dead) => Some(node.clone()),
-                _ => None,
+            dead.extend(orders.iter().filter_map(|order| {
+                let Order::Judge(node, Verdict::Dead) = order else { return None };
+                Some(node.clone())
             }));
         }
         let strangers = (6..30).filter(|number| dead.contains(&name(*number))).count();

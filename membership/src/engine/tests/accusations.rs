@@ -37,13 +37,10 @@ fn restless(number: u64) -> Latest {
 
 /// Messages of records in which one of a member's is, to whomever.
 fn told(effects: &[Effect], of: &NodeId, section: Section) -> Vec<(u64, NodeId)> {
-    let sent = effects.iter().filter_map(|effect| match effect {
-        Effect::Send { to, bytes, .. } => Some((to, Message::decode(bytes).ok().flatten()?)),
-        _ => None,
-    });
-    let records = sent.filter_map(|(to, message)| match message {
-        Message::Records(records) => Some((to, records)),
-        _ => None,
+    let records = effects.iter().filter_map(|effect| {
+        let Effect::Send { to, bytes, .. } = effect else { return None };
+        let Ok(Some(Message::Records(records))) = Message::decode(bytes) else { return None };
+        Some((to, records))
     });
     let read = records.flat_map(|(to, records)| records.into_iter().map(move |bytes| (to, bytes)));
     let read = read.filter_map(|(to, bytes)| Some((to, SignedRecord::decode(&bytes).ok()?)));
