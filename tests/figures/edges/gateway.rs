@@ -369,7 +369,7 @@ impl Drop for Peer {
 fn haproxy(world: &World, backend: SocketAddr) -> Result<Peer, String> {
     let (at, both) = (free()?, world.files[2].display());
     let config = format!(
-        "global\n  maxconn 20000\n  nbthread 2\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
+        "global\n  maxconn 4000\n  nbthread 2\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
          listen a\n  bind {at} ssl crt {both}\n  server s {backend}\n"
     );
     let file = world.cluster.file("haproxy.cfg", &config);
