@@ -2,13 +2,12 @@
 //!
 //! Cases are numbered as in the project's list of attacks: A01-A24 HTTP/1 framing (see `framing.rs`, `applications.rs`), A25-A40 and A53 HTTP/2 and
 //! gRPC, A41-A54 authorization, A55 identity headers, A56-A71 identity (see `identity.rs`; A60 with nodes that are away: `away.rs`), A59
-//! strangers, A65 misdirected connections, A72-A83 policy, A84-A95 gossip, A96 and A99 outliers, A102, A103 and A112 a gateway's doors, A107
-//! egress, A110 and A114 logs, A113 file descriptors, A115-A118 names.
+//! strangers, A65 misdirected connections, A72-A83 policy, A84-A95 gossip, A96 and A99 outliers, A100 and A101 datagrams, A102, A103 and A112 a
+//! gateway's doors, A107 egress, A109 what nobody is told, A110 and A114 logs, A111 WebSockets, A113 file descriptors, A115-A118 names.
 //!
 //! Elsewhere: A105 what drips or is not read, A106 and A107 beside what is here (`node/src/proxy/tests`), A108 who may ask the administration
-//! (`node/src/agent/admin/guard.rs`). Without a test of their name: A100 and A101 are quinn's to keep, whose Retry and limits the mesh uses as
-//! they are, and want a stack of QUIC that lies; A104 is a figure (`tests/figures`), not a case; A109: keys and tokens are types without a
-//! Debug or JSON form; A111 wants a WebSocket test suite, and what is inside a WebSocket nobody here reads.
+//! (`node/src/agent/admin/guard.rs`), A104 memory of ten thousand idle connections (`figures -- edges gateway`). Of A101 what needs a stack of
+//! QUIC that lies within its own handshake (acknowledgements of what was not sent, gaps in streams) is quinn's to keep.
 
 mod applications;
 mod authorization;
@@ -20,6 +19,7 @@ mod descriptors;
 mod documents;
 mod doors;
 mod egress;
+mod flood;
 mod framing;
 mod gossip;
 mod headers;
@@ -32,9 +32,11 @@ mod names;
 mod outliers;
 mod quic;
 mod records;
+mod secrets;
 mod stolen;
 mod strangers;
 mod tokens;
+mod websocket;
 
 use harness::{
     PATIENCE,

@@ -50,6 +50,32 @@ impl Quic {
         })
     }
 
+    /// Opens streams, says this on each second of them, and resets all, until so many were opened, the time is over, or the node ends the
+    /// connection; how many there were.
+    pub(crate) fn open_and_reset(
+        &self,
+        connection: &quinn::Connection,
+        count: usize,
+        words: &[u8],
+        patience: Duration,
+    ) -> usize {
+        let mut opened = 0;
+        let flood = async {
+            while opened < count {
+                let Ok((mut send, mut recv)) = connection.open_bi().await else { return };
+                opened += 1;
+                if opened % 2 == 0 && send.write_all(words).await.is_err() {
+                    return;
+                }
+                // The node may have ended it already.
+                let _ = send.reset(0u32.into());
+                let _ = recv.stop(0u32.into());
+            }
+        };
+        let _ = self.runtime.block_on(async { tokio::time::timeout(patience, flood).await });
+        opened
+    }
+
     /// How the node ends a connection within this time; none if it does not.
     pub(crate) fn end(&self, connection: &quinn::Connection, patience: Duration) -> Option<ConnectionError> {
         self.runtime.block_on(async { tokio::time::timeout(patience, connection.closed()).await.ok() })

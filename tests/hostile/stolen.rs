@@ -219,6 +219,25 @@ fn a61_nothing_is_resumed_and_nothing_comes_early() {
     }
 }
 
+/// A101: streams are few at a time, and whoever opens and resets them without end keeps no other caller waiting.
+#[test]
+fn a101_a_member_that_resets_streams_without_end_harms_nobody() {
+    let cluster = mesh();
+    let own = mint(&cluster, "ratings", &service("ratings"));
+    let before = cluster.node("reviews").resident();
+    let client = Quic::showing(DATA, Some(own.clone()));
+    let (connection, _) =
+        client.dial(cluster.node("reviews").address("mesh"), &service("reviews").dns_name()).expect("it is a member");
+    let opened = client.open_and_reset(&connection, 20_000, &preface().encode(), Duration::from_secs(20));
+    assert!(opened > 0);
+    let answer = ask(&cluster, &own).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let grown = cluster.node("reviews").resident().saturating_sub(before);
+    assert!(grown < 64 << 20, "{opened} streams were opened, and the node grew by {} MiB", grown >> 20);
+    let log = cluster.log("reviews");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
 /// That a leaf opens neither a data nor a peer conversation with `reviews`.
 fn is_nobody(cluster: &Cluster, shown: &Arc<CertifiedKey>, what: &str) {
     let door = cluster.node("reviews").address("mesh");

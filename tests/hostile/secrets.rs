@@ -1,0 +1,117 @@
+//! What nobody who asks is told (A109): keys, tokens, what the node's secret store holds.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    path::Path,
+};
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use harness::{
+    cluster::{Plan, Service},
+    http,
+};
+
+use crate::pair;
+
+/// Answers of the administration that pages do not link to.
+const PATHS: [&str; 21] = [
+    "/metrics",
+    "/healthz",
+    "/readyz",
+    "/v1/status",
+    "/v1/mesh",
+    "/v1/members",
+    "/v1/members/web",
+    "/v1/ping/reviews",
+    "/v1/services",
+    "/v1/endpoints",
+    "/v1/routes",
+    "/v1/outliers",
+    "/v1/limits",
+    "/v1/traffic",
+    "/v1/events",
+    "/v1/identities",
+    "/v1/policy",
+    "/v1/policy/log",
+    "/v1/policy/history",
+    "/v1/policy/export",
+    "/v1/policy/audit",
+];
+/// Pages that are looked at.
+const PAGES: usize = 200;
+
+/// Every way in which the bytes could be written.
+fn spellings(secret: &[u8]) -> Vec<String> {
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    vec![STANDARD.encode(secret), URL_SAFE_NO_PAD.encode(secret), hex.to_uppercase(), hex]
+}
+
+/// The keys of a directory: the inner bytes of each PEM, in pieces, so that a part of one is found too.
+fn keys(dir: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a directory").map_while(Result::ok) {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "key") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a key");
+        // The root's certificate may stand beside its key.
+        let (_, key) = text.split_once("PRIVATE KEY-----").unwrap_or_else(|| panic!("{}: {text}", path.display()));
+        let body: String = key.lines().take_while(|line| !line.starts_with("-----")).collect();
+        let bytes = STANDARD.decode(&body).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        // The end of the DER of a key without its public half is the secret itself; one with it has the secret within.
+        let (from, to) = if bytes.len() > 64 { (36, 68) } else { (bytes.len() - 32, bytes.len()) };
+        all.extend(spellings(&bytes[from..to]));
+        all.push(body);
+    }
+    all
+}
+
+#[test]
+fn a109_no_answer_holds_a_key_or_a_token() {
+    let cluster = pair();
+    let web = cluster.node("web");
+    let mut secrets = keys(&web.dir.join("data"));
+    assert!(secrets.len() >= 10, "the keys of a node: {}", secrets.len());
+    secrets.extend(keys(&cluster.operator()));
+    // An invite that is open, and what the node's own store holds.
+    let token = cluster.invite("later", &Plan::with([Service::client("shop/later")]), &[]);
+    secrets.push(token.trim().to_owned());
+    let made = rcgen::generate_simple_self_signed(vec!["shop.example.com".to_owned()]).expect("a certificate");
+    let (cert, key) =
+        (cluster.file("cert.pem", &made.cert.pem()), cluster.file("door.pem", &made.signing_key.serialize_pem()));
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    cluster.on("web", &["secret", "put", "door", "-n", "shop", "--cert", &cert, "--key", &key]).expect_code(0);
+    secrets.push(STANDARD.encode(made.signing_key.serialized_der()));
+    let headers = [("authorization", "Bearer seldom-seen-word")];
+    http::get_with(web.outbound(), "reviews", "/?access_token=seldom-seen-word", &headers).expect("an answer");
+    secrets.push("seldom-seen-word".to_owned());
+
+    let admin = web.address("admin");
+    let mut due: VecDeque<String> = PATHS.iter().map(|path| (*path).to_owned()).collect();
+    due.push_back("/".to_owned());
+    let (mut seen, mut answered) = (BTreeSet::new(), 0);
+    while let Some(path) = due.pop_front().filter(|_| seen.len() < PAGES) {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        let answer = http::get(admin, &admin.to_string(), &path).expect("an answer");
+        answered += usize::from(answer.status == 200);
+        let text = answer.text();
+        let found = secrets.iter().find(|secret| text.contains(secret.as_str()));
+        assert!(found.is_none() && !text.contains("PRIVATE KEY"), "{path} tells {found:?}");
+        let links = text.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        due.extend(links.filter(|link| link.starts_with('/')).map(|link| link.replace("&amp;", "&")));
+    }
+    assert!(answered > PATHS.len(), "{answered} of {seen:?}");
+    for words in [&["status"][..], &["members"], &["events"], &["ca", "show"], &["identity", "show"], &["check"]] {
+        let said = cluster.on("web", &[words, &["-o", "json"]].concat());
+        let text = format!("{}{}", said.out, said.err);
+        assert!(!secrets.iter().any(|secret| text.contains(secret.as_str())), "{words:?}: {text}");
+    }
+    let log = cluster.log("web");
+    assert!(!secrets.iter().any(|secret| log.contains(secret.as_str())), "{log}");
+}
