@@ -98,6 +98,14 @@ const NEVER: [&str; 2] = ["verifier_mismatches", "rotation_failed_requests"];
 /// The exit status where one of these did; 1 where anything else misses its bound.
 const HAPPENED: u8 = 3;
 
+/// The figures of an issue's rooms. Words after the name some of them, for whoever works on those.
+fn rooms(rooms: &[(&str, &dyn Fn() -> Vec<Figure>)]) -> Vec<Figure> {
+    let words: Vec<String> = std::env::args().skip(2).collect();
+    let named = |name: &str| words.iter().any(|word| word == name);
+    let all = !rooms.iter().any(|(name, _)| named(name));
+    rooms.iter().filter(|(name, _)| all || named(name)).flat_map(|(_, figures)| figures()).collect()
+}
+
 /// The word before which everything is `skein`'s own command line: the figures bring their own node.
 const AS_SKEIN: &str = "as-skein";
 

@@ -6,11 +6,14 @@ mod tunnel;
 
 use harness::process::Skein;
 
-use crate::Figure;
+use crate::{Figure, rooms};
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
-    let mut all = tunnel::figures();
-    all.extend(gateway::figures());
-    all.extend(scoping::figures(skein));
-    all
+    rooms(&[
+        ("tunnel", &tunnel::figures),
+        ("gateway", &gateway::figures),
+        ("slow", &gateway::slow),
+        ("scan", &gateway::scan),
+        ("scoping", &|| scoping::figures(skein)),
+    ])
 }

@@ -14,10 +14,10 @@ mod speed;
 
 use harness::{PATIENCE, clients::Outcome, cluster::Cluster, eventually_within, process::Skein};
 
-use crate::{Figure, main_job::healthy_of};
+use crate::{Figure, main_job::healthy_of, rooms};
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
-    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 8] = [
+    rooms(&[
         ("istio", &istio::figures),
         ("routes", &routes::figures),
         ("endpoints", &|| endpoints::figures(skein)),
@@ -26,12 +26,7 @@ pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
         ("rolling", &|| rolling::figures(skein)),
         ("outliers", &|| outliers::figures(skein)),
         ("speed", &speed::figures),
-    ];
-    // A word after `http` names one room, for whoever works on it.
-    let only: Vec<String> =
-        std::env::args().skip(2).filter(|word| rooms.iter().any(|(name, _)| name == word)).collect();
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|word| word == name);
-    rooms.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, figures)| figures()).collect()
+    ])
 }
 
 /// GETs are retried, whatever else has no rule of its own but the mesh's.

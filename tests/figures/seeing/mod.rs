@@ -9,18 +9,13 @@ mod newcomer;
 
 use harness::process::Skein;
 
-use crate::Figure;
+use crate::{Figure, rooms};
 
 pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
-    let rooms: [(&str, &dyn Fn() -> Vec<Figure>); 4] = [
+    rooms(&[
         ("newcomer", &|| newcomer::figures(skein)),
         ("listings", &|| listings::figures(skein)),
         ("cost", &|| cost::figures(skein)),
         ("large", &|| large::figures(skein)),
-    ];
-    // A word after `seeing` names one room, for whoever works on it.
-    let only: Vec<String> =
-        std::env::args().skip(2).filter(|word| rooms.iter().any(|(name, _)| name == word)).collect();
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|word| word == name);
-    rooms.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, figures)| figures()).collect()
+    ])
 }
