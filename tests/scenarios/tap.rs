@@ -112,3 +112,47 @@ fn the_loopback_port_tells_nothing_and_what_cannot_be_is_refused() {
     let refused = cluster.on("web", &["tap", "--status", "6xx", "--here"]);
     assert!(refused.code == 2 && refused.err.contains("6xx"), "{refused:?}");
 }
+
+#[test]
+fn a_browser_sees_requests_and_why_at_a_path_that_only_the_command_names() {
+    let cluster = reviews(&["v1"]);
+    cluster.node("reviews-v1").backends[0].answer_path_with("/bad", 503);
+    let tap = Tap::start(&cluster, &["--page"]);
+    let url = eventually("the page has an address", || {
+        let lines = tap.lines();
+        let url = lines.first().and_then(|line| line["url"].as_str()).map(str::to_owned);
+        url.ok_or_else(|| format!("{lines:?}"))
+    });
+    let rest = url.strip_prefix("http://").expect("a page of plain HTTP");
+    let (address, path) = rest.split_at(rest.find('/').expect("a path"));
+    let address: std::net::SocketAddr = address.parse().expect("an address");
+    assert!(address.ip().is_loopback() && path.len() > 30, "{url}");
+    let host = address.to_string();
+    let page = |path: &str| http::get(address, &host, path).expect("an answer");
+    // Requests go on until the taps of both nodes are open.
+    eventually("both sides are shown", || {
+        assert_eq!(get(&cluster, "/bad?token=t0p"), 503);
+        let list = page(path).text();
+        let both = list.contains("web as client") && list.contains("reviews-v1 as server");
+        if both { Ok(()) } else { Err(list) }
+    });
+    let list = page(&format!("{path}?status=5xx&q=%2Fbad")).text();
+    assert!(list.contains("/bad?token=[redacted]") && !list.contains("t0p"), "{list}");
+    assert!(page(&format!("{path}?q=nobody")).text().contains("Nothing was seen yet"));
+    let row = list.split("<tr>").find(|row| row.contains("as client")).expect("seen above");
+    let (_, link) = row.split_once("href=\"").expect("a link");
+    let one = page(link.split('"').next().expect("its end")).text();
+    for word in ["What becomes of it", "shop/reviews", "x-mine", "The other side", "reviews-v1 as server", "shop/web"] {
+        assert!(one.contains(word), "{word}: {one}");
+    }
+    assert!(!one.contains("Bearer") && !one.contains("=t0p"), "{one}");
+    assert_eq!(page(&format!("{path}assets/skein.css")).status, 200);
+    assert_eq!(page(&format!("{path}requests/999999")).status, 404);
+    for elsewhere in ["/", "/requests/1", "/v1/tap", &format!("/{}/", "0".repeat(32))] {
+        assert_eq!(page(elsewhere).status, 404, "{elsewhere}");
+    }
+    let rebound = http::get(address, "evil.example", path).expect("an answer");
+    assert_eq!(rebound.status, 403, "{}", rebound.text());
+    let taken = cluster.on("web", &["tap", "--page", &address.port().to_string()]);
+    assert!(taken.code == 1 && taken.err.contains(&host), "{taken:?}");
+}

@@ -47,7 +47,7 @@ impl Flags {
     pub const DT: Self = Self(1 << 17);
 
     /// In the order in which Envoy prints them.
-    const NAMES: [&str; 18] = [
+    pub(crate) const NAMES: [&str; 18] = [
         "UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "DC", "URX", "SI", "DPE", "UPE", "NC", "DT",
     ];
 

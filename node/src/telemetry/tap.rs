@@ -4,6 +4,7 @@
 use super::{Entry, Pair, Protocol, Redaction, Summary, redact};
 use crate::clock;
 use arc_swap::ArcSwap;
+use certs::id::SpiffeId;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -77,6 +78,9 @@ pub struct Tapped {
     pub side: String,
     /// The caller's workload.
     pub source: String,
+    /// The service account by which it calls, `NAMESPACE/NAME`; absent of clients outside the mesh.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub account: Option<String>,
     /// The called one's; the service where none is known.
     pub destination: String,
     /// What was asked.
@@ -161,7 +165,8 @@ fn is_workload_of(workload: &str, version: &str, name: &str) -> bool {
     workload == name || workload.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')) == Some(version)
 }
 
-fn statuses(text: &str) -> Option<(u16, u16)> {
+/// The statuses that are meant by one, or by a class.
+pub(crate) fn statuses(text: &str) -> Option<(u16, u16)> {
     if let Some(class) = text.strip_suffix("xx") {
         let class = class.parse::<u16>().ok().filter(|class| (1..=5).contains(class))?;
         return Some((class * 100, class * 100 + 99));
@@ -285,14 +290,18 @@ impl Tapped {
         let is_plain =
             |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-._~:/".contains(letter));
         let plain_path = path.split('?').next().unwrap_or_default();
+        let account = pair.and_then(|pair| pair.source.principal.parse::<SpiffeId>().ok()?.account().cloned());
+        let account = account.map(|account| account.to_string());
+        let from = account.as_ref().map(|account| format!("--from {account} ")).unwrap_or_default();
         let explain = (is_client && is_plain(&entry.authority) && is_plain(plain_path) && is_plain(&method))
-            .then(|| format!("skein explain -X {method} http://{}{plain_path} --node {node}", entry.authority));
+            .then(|| format!("skein explain {from}-X {method} http://{}{plain_path} --node {node}", entry.authority));
         Self {
             observed_at: jiff::Timestamp::from_microsecond(i64::try_from(clock::wall_micros()).unwrap_or(0))
                 .map_or_else(|_| String::new(), |time| format!("{time:.3}")),
             node: node.to_owned(),
             side: if is_client { "client" } else { "server" }.to_owned(),
             source: pair.map(|pair| name(&pair.source)).unwrap_or_default(),
+            account,
             destination,
             method,
             authority: cut(&redact::authority(&entry.authority)),

@@ -84,12 +84,14 @@ pub(super) fn page(asked: &Asked, explained: Option<&Result<Explanation, Error>>
                     @if !error.hint.is_empty() { p.hint { (words::prose(&error.hint)) } }
                 }
             }
-            Some(Ok(explained)) => { (answer(explained)) }
+            Some(Ok(explained)) => { (answer(explained, true)) }
         }
     }
 }
 
-fn answer(explained: &Explanation) -> Markup {
+/// What becomes of a request; `linked`: with links to the pages of what it meets.
+pub(super) fn answer(explained: &Explanation, linked: bool) -> Markup {
+    let link = |path: Option<String>, text: &str| words::link(path.filter(|_| linked), text);
     html! {
         section aria-label="What becomes of it" {
             h2 { "What becomes of it" }
@@ -100,13 +102,13 @@ fn answer(explained: &Explanation) -> Markup {
                 dt { "Caller" } dd { (explained.from.account) }
                 dt { "Service" } dd {
                     @match &explained.service {
-                        Some(service) => { (words::link(words::service_path(service), service)) }
+                        Some(service) => { (link(words::service_path(service), service)) }
                         None => { (explained.virtual_host.as_deref().unwrap_or("none")) }
                     }
                 }
                 dt { "Document" } dd {
                     @match &explained.document {
-                        Some(document) => { (words::link(words::document_path(document), document)) }
+                        Some(document) => { (link(words::document_path(document), document)) }
                         None => { "none: the default route" }
                     }
                     @if let Some(line) = explained.line { ", line " (line) " of its file" }
@@ -124,29 +126,30 @@ fn answer(explained: &Explanation) -> Markup {
                         @if let Some(abort) = &fault.abort { "abort with " (abort) " for " (fault.abort_percent) " %" }
                     }
                 }
-                dt { "Authorization" } dd { (verdict(&explained.authorization)) }
+                dt { "Authorization" } dd { (verdict(&explained.authorization, linked)) }
             }
-            @if !explained.endpoints.is_empty() { (candidates(&explained.endpoints)) }
+            @if !explained.endpoints.is_empty() { (candidates(&explained.endpoints, linked)) }
         }
     }
 }
 
-fn verdict(authorization: &Authorization) -> Markup {
+fn verdict(authorization: &Authorization, linked: bool) -> Markup {
+    let of = |document: &str| words::link(words::document_path(document).filter(|_| linked), document);
     html! {
         (words::state(&authorization.verdict))
         @if let Some(document) = &authorization.document {
-            " by " (words::link(words::document_path(document), document))
+            " by " (of(document))
             @if let Some(rule) = &authorization.rule { " " (rule) }
         }
         @for ask in &authorization.asks {
             ", if the authoriser " code { (ask.provider) } " lets it in, too, by "
-            (words::link(words::document_path(&ask.document), &ask.document)) " " (ask.rule)
+            (of(&ask.document)) " " (ask.rule)
         }
         @if let Some(note) = &authorization.note { " (" (note) ")" }
     }
 }
 
-fn candidates(all: &[Candidate]) -> Markup {
+fn candidates(all: &[Candidate], linked: bool) -> Markup {
     html! {
         table.cards {
             thead { tr {
@@ -159,7 +162,7 @@ fn candidates(all: &[Candidate]) -> Markup {
                         th scope="row" { (endpoint.id) }
                         td data-label="May be chosen" { (words::state(if endpoint.candidate { "candidate" } else { "out" })) }
                         td data-label="Why not" { (endpoint.reason) }
-                        td data-label="Lets it in" { (verdict(&endpoint.authorization)) }
+                        td data-label="Lets it in" { (verdict(&endpoint.authorization, linked)) }
                         td data-label="Cluster" { code { (endpoint.cluster) } }
                     }
                 }

@@ -61,14 +61,34 @@ impl Page {
 
     /// The whole document, as this node answers it.
     pub(super) fn response(self, admin: &Admin) -> Response {
-        let now = rfc3339(admin.now());
-        let document = document(&self, &admin.trust_domain().to_string(), admin.node().as_str(), &now);
+        let document = self.of_node(&admin.trust_domain().to_string(), admin.node().as_str(), &rfc3339(admin.now()));
         let html = (self.status, [(header::CACHE_CONTROL, "no-store")], Html(document.into_string()));
         guarded(html.into_response())
     }
+
+    fn of_node(&self, mesh: &str, node: &str, now: &str) -> Markup {
+        let tabs = TABS.map(|(tab, path, name)| (path, name, tab == self.tab));
+        let foot = html! {
+            "As " a href={ "/nodes/" (words::segment(node)) } { (node) } " sees it at " time datetime=(now) { (now) } "."
+        };
+        document(&Frame { title: &self.title, mesh, base: "", tabs: &tabs, foot }, &self.body)
+    }
 }
 
-fn document(page: &Page, mesh: &str, node: &str, now: &str) -> Markup {
+/// What surrounds a page.
+pub(super) struct Frame<'a> {
+    pub(super) title: &'a str,
+    pub(super) mesh: &'a str,
+    /// What paths of all that the page loads begin with; empty at a node.
+    pub(super) base: &'a str,
+    /// Path, name, and whether the page is there.
+    pub(super) tabs: &'a [(&'a str, &'a str, bool)],
+    pub(super) foot: Markup,
+}
+
+/// The whole document.
+pub(super) fn document(frame: &Frame<'_>, body: &Markup) -> Markup {
+    let Frame { title, mesh, base, tabs, foot } = frame;
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -76,30 +96,27 @@ fn document(page: &Page, mesh: &str, node: &str, now: &str) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (page.title) " · " (mesh) }
-                link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/assets/skein.css";
-                script src="/assets/skein.js" defer {}
+                title { (title) " · " (mesh) }
+                link rel="icon" href={ (base) "/assets/icon.svg" } type="image/svg+xml";
+                link rel="stylesheet" href={ (base) "/assets/skein.css" };
+                script src={ (base) "/assets/skein.js" } defer {}
             }
             body {
                 a.skip href="#main" { "Skip to the content" }
                 header {
-                    a.brand href="/" { "Skein" }
+                    a.brand href={ (base) "/" } { "Skein" }
                     span.mesh { (mesh) }
                     nav aria-label="Pages" {
                         ul {
-                            @for (tab, path, name) in TABS {
-                                li { a href=(path) aria-current=[(tab == page.tab).then_some("page")] { (name) } }
+                            @for (path, name, is_here) in *tabs {
+                                li { a href={ (base) (path) } aria-current=[is_here.then_some("page")] { (name) } }
                             }
                         }
                     }
                 }
-                main id="main" { (page.body) }
+                main id="main" { (body) }
                 footer {
-                    p #observed data-live {
-                        "As " a href={ "/nodes/" (words::segment(node)) } { (node) } " sees it at "
-                        time datetime=(now) { (now) } "."
-                    }
+                    p #observed data-live { (foot) }
                     button #live type="button" hidden aria-pressed="true" { "Live" }
                 }
             }
@@ -108,7 +125,7 @@ fn document(page: &Page, mesh: &str, node: &str, now: &str) -> Markup {
 }
 
 /// Adds the headers that every answer of this room bears.
-pub(super) fn guarded(mut response: Response) -> Response {
+pub(crate) fn guarded<B>(mut response: Response<B>) -> Response<B> {
     let headers: [(HeaderName, &str); 4] = [
         (header::CONTENT_SECURITY_POLICY, SECURITY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -131,14 +148,14 @@ mod tests {
         let error = Error::new("not_found", evil).hint(evil);
         let mut page = Page::of_error(&error);
         page.title = evil.to_owned();
-        let text = document(&page, evil, evil, evil).into_string();
+        let text = page.of_node(evil, evil, evil).into_string();
         assert_eq!(text.matches("<script").count(), 1, "only our own: {text}");
         assert!(!text.contains("alert(1)<") && text.contains("&lt;script&gt;alert(1)&lt;/script&gt;&quot;"));
     }
 
     #[test]
     fn nothing_comes_from_elsewhere_and_nothing_is_inline() {
-        let text = document(&Page::of_error(&Error::new("x", "y")), "m", "n", "t").into_string();
+        let text = Page::of_error(&Error::new("x", "y")).of_node("m", "n", "t").into_string();
         for word in ["http:", "https:", "style=", "onclick", "<style"] {
             assert!(!text.contains(word), "{word}");
         }

@@ -13,6 +13,7 @@ mod overview;
 mod paging;
 mod policy;
 mod services;
+pub mod tap;
 mod words;
 
 use axum::{
@@ -30,6 +31,13 @@ use self::{
     named::Of,
 };
 use crate::agent::admin::{Admin, api, error::Error};
+
+pub(crate) use layout::guarded;
+
+/// What all pages load.
+pub(crate) const CSS: &str = include_str!("assets/skein.css");
+pub(crate) const SCRIPT: &str = include_str!("assets/skein.js");
+pub(crate) const ICON: &str = include_str!("assets/icon.svg");
 
 /// What is looked for on a page.
 #[derive(Debug, Default, Deserialize)]
@@ -59,15 +67,9 @@ pub fn pages() -> Router<Admin> {
         .route("/nodes/{node}", get(node))
         .route("/events", get(events))
         .route("/explain", get(explain))
-        .route(
-            "/assets/skein.css",
-            get(|| async { asset("text/css; charset=utf-8", include_str!("assets/skein.css")) }),
-        )
-        .route(
-            "/assets/skein.js",
-            get(|| async { asset("text/javascript; charset=utf-8", include_str!("assets/skein.js")) }),
-        )
-        .route("/assets/icon.svg", get(|| async { asset("image/svg+xml", include_str!("assets/icon.svg")) }))
+        .route("/assets/skein.css", get(|| async { asset("text/css; charset=utf-8", CSS) }))
+        .route("/assets/skein.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
+        .route("/assets/icon.svg", get(|| async { asset("image/svg+xml", ICON) }))
 }
 
 /// Part of the program; a new version of it brings new ones, so they are asked for again.

@@ -18,7 +18,7 @@ pub(super) fn address(remote: SocketAddr, allowed: &[Cidr]) -> bool {
 ///
 /// # Errors
 /// `forbidden`.
-pub(super) fn method(method: &Method) -> Result<(), Error> {
+pub(crate) fn method(method: &Method) -> Result<(), Error> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
@@ -29,7 +29,7 @@ pub(super) fn method(method: &Method) -> Result<(), Error> {
 ///
 /// # Errors
 /// `forbidden`.
-pub(super) fn headers(headers: &HeaderMap) -> Result<(), Error> {
+pub(crate) fn headers(headers: &HeaderMap) -> Result<(), Error> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host.to_str().unwrap_or_default(),

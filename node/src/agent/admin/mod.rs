@@ -16,7 +16,7 @@ mod documents;
 mod events;
 mod explain;
 mod fresh;
-mod guard;
+pub(crate) mod guard;
 mod history;
 mod limits;
 mod look;

@@ -1,5 +1,7 @@
 //! `skein tap`.
 
+mod page;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -21,6 +23,7 @@ use crate::{
     },
     telemetry::{MAX_RATE, Tapped},
 };
+use page::Page;
 
 /// Nodes that one call looks at.
 const NODES: usize = 64;
@@ -31,7 +34,8 @@ const NODES: usize = 64;
 #[command(after_help = "Examples:
   skein tap --status 5xx
   skein tap --service shop/cart --slower-than 250ms
-  skein tap --path /orders --limit 20 -o json")]
+  skein tap --path /orders --limit 20 -o json
+  skein tap --page")]
 pub struct Args {
     /// Only requests that this service sends or gets
     #[arg(long, value_name = "NS/NAME")]
@@ -49,8 +53,11 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
     rate: u32,
     /// End after so many requests
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", conflicts_with = "page")]
     limit: Option<u64>,
+    /// Show them in a browser, at this port of loopback [default: a free one], each with what explains it
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0")]
+    page: Option<u16>,
     /// Only the asked node
     #[arg(long)]
     here: bool,
@@ -59,12 +66,29 @@ pub struct Args {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let path = query(&args);
-    let first = client::connect_here(ctx).await?;
-    let mut clients = vec![first];
+    let mut first = client::connect_here(ctx).await?;
+    let status: api::Status = first.get("/v1/status").await?;
+    let mut tellers = Tellers { clients: vec![first], nodes: BTreeMap::from([(status.node.to_string(), None)]) };
+    let mut silent = Vec::new();
     if !args.here {
-        others(&mut clients, ctx).await?;
+        silent = tellers.others(&status, ctx).await?;
     }
-    let seen = Seen { left: Cell::new(args.limit.unwrap_or(u64::MAX)), lost: RefCell::default() };
+    let Tellers { mut clients, nodes } = tellers;
+    let page = match args.page {
+        Some(port) => Some(Page::open(port, status.trust_domain.to_string(), nodes).await?),
+        None => None,
+    };
+    match &page {
+        Some(page) => match ctx.output.format {
+            Format::Json => ctx.output.json_line(&serde_json::json!({ "url": page.url() }))?,
+            Format::Table | Format::Yaml => ctx.output.text(&page.url())?,
+        },
+        None => silent.iter().for_each(|why| remark(&format!("note: {why}"))),
+    }
+    if let Some(page) = &page {
+        silent.into_iter().for_each(|why| page.silent(why));
+    }
+    let seen = Seen { left: Cell::new(args.limit.unwrap_or(u64::MAX)), lost: RefCell::default(), page: page.as_ref() };
     let mut watches: FuturesUnordered<_> = clients.iter_mut().map(|client| watch(client, &path, ctx, &seen)).collect();
     let all = async {
         let mut last = Ok(());
@@ -73,14 +97,21 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
                 return Ok(());
             }
             if let Err(error) = ended {
-                remark(&format!("note: {}", error.message));
+                seen.say(&error.message);
                 last = Err(error);
             }
         }
         last
     };
+    let served = async {
+        match &page {
+            Some(page) => page.serve(ctx).await,
+            None => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
         ended = all => ended,
+        never = served => match never {},
         // How one who looks ends it; what was lost is said nonetheless.
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
@@ -91,14 +122,24 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 /// What all watches of one call have in common.
-struct Seen {
+struct Seen<'p> {
     /// Requests that are still wanted.
     left: Cell<u64>,
     /// How many requests each node left out so far, by how it was reached: of those alone that left some out.
     lost: RefCell<BTreeMap<String, u64>>,
+    /// Where they are shown, if not on the terminal.
+    page: Option<&'p Page>,
 }
 
-impl Seen {
+impl Seen<'_> {
+    /// Tells why something is not seen.
+    fn say(&self, why: &str) {
+        match self.page {
+            Some(page) => page.silent(why.to_owned()),
+            None => remark(&format!("note: {why}")),
+        }
+    }
+
     /// Notes how many requests a node has left out; true if these are its first.
     fn lose(&self, node: &str, count: u64) -> bool {
         count > 0 && self.lost.borrow_mut().insert(node.to_owned(), count).is_none()
@@ -126,33 +167,48 @@ fn query(args: &Args) -> String {
     path
 }
 
-/// Every other node that lives, with the operator's key: nodes tell one another nothing of requests.
-async fn others(clients: &mut Vec<Client>, ctx: &Context) -> Result<()> {
-    let Some(first) = clients.first_mut() else { return Ok(()) };
-    let status: api::Status = first.get("/v1/status").await?;
-    let mesh: api::Mesh = first.get("/v1/mesh").await?;
-    let alive: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != status.node).collect();
-    if alive.is_empty() {
-        return Ok(());
-    }
-    if ctx.operator().and_then(|directory| directory.known()).is_err() {
-        remark("note: only this node tells of its requests; with an operator's key (--operator DIR) all do");
-        return Ok(());
-    }
-    if alive.len() > NODES {
-        remark(&format!("note: {NODES} of {} other nodes tell of their requests", alive.len()));
-    }
-    for node in alive.into_iter().take(NODES) {
-        let name = node.name.clone();
-        match client::connect_to(&[node], ctx).await {
-            Ok(client) => clients.push(client),
-            Err(error) => remark(&format!("note: {name} does not tell: {}", error.message)),
-        }
-    }
-    Ok(())
+/// Who tells.
+struct Tellers {
+    clients: Vec<Client>,
+    /// By name, and how they are asked; `None`: the node that was asked first.
+    nodes: BTreeMap<String, Option<api::KnownNode>>,
 }
 
-async fn watch(client: &mut Client, path: &str, ctx: &Context, seen: &Seen) -> Result<()> {
+impl Tellers {
+    /// Adds every other node that lives, with the operator's key: nodes tell one another nothing of requests. Gives why some tell
+    /// nothing.
+    async fn others(&mut self, status: &api::Status, ctx: &Context) -> Result<Vec<String>> {
+        let Some(first) = self.clients.first_mut() else { return Ok(Vec::new()) };
+        let mesh: api::Mesh = first.get("/v1/mesh").await?;
+        let alive: Vec<_> = mesh.nodes.into_iter().filter(|node| node.alive && node.name != status.node).collect();
+        let mut silent = Vec::new();
+        if alive.is_empty() {
+            return Ok(silent);
+        }
+        if ctx.operator().and_then(|directory| directory.known()).is_err() {
+            silent.push(
+                "only this node tells of its requests; with an operator's key (--operator DIR) all do".to_owned(),
+            );
+            return Ok(silent);
+        }
+        if alive.len() > NODES {
+            silent.push(format!("{NODES} of {} other nodes tell of their requests", alive.len()));
+        }
+        for node in alive.into_iter().take(NODES) {
+            let name = node.name.clone();
+            match client::connect_to(std::slice::from_ref(&node), ctx).await {
+                Ok(client) => {
+                    self.clients.push(client);
+                    self.nodes.insert(name.to_string(), Some(node));
+                }
+                Err(error) => silent.push(format!("{name} does not tell: {}", error.message)),
+            }
+        }
+        Ok(silent)
+    }
+}
+
+async fn watch(client: &mut Client, path: &str, ctx: &Context, seen: &Seen<'_>) -> Result<()> {
     let (node, left) = (client.reached().to_owned(), &seen.left);
     let watched = client.watch(path, |line| {
         if left.get() == 0 {
@@ -162,6 +218,10 @@ async fn watch(client: &mut Client, path: &str, ctx: &Context, seen: &Seen) -> R
         let tapped: Tapped = serde_json::from_slice(line).map_err(|error| {
             Error::new("failed", format!("the node answers what this version does not understand: {error}"))
         })?;
+        if let Some(page) = seen.page {
+            page.note(tapped);
+            return Ok(());
+        }
         if seen.lose(&node, tapped.left_out) {
             remark(&format!("note: {node} leaves requests out: narrow them, or raise --rate"));
         }
@@ -209,7 +269,7 @@ mod tests {
 
     #[test]
     fn of_each_node_the_first_loss_is_said_and_the_last_count_kept() {
-        let seen = Seen { left: Cell::new(1), lost: RefCell::default() };
+        let seen = Seen { left: Cell::new(1), lost: RefCell::default(), page: None };
         assert!(!seen.lose("a", 0) && seen.losses().is_none());
         assert_eq!(
             [("a", 1), ("a", 2), ("b", 5), ("a", 9)].map(|(node, count)| seen.lose(node, count)),
@@ -227,6 +287,7 @@ mod tests {
             path: Some("/a b".into()),
             rate: 10,
             limit: None,
+            page: None,
             here: false,
         };
         assert_eq!(query(&args), "/v1/tap?rate=10&service=shop%2Fcart&status=5xx&path=%2Fa%20b&slower_ms=250");
