@@ -1,12 +1,16 @@
+//! What operators see, in what they see it with: metrics in a real Prometheus, pages in a real Chromium.
+//!
 //! Metrics as those read them who come from Istio: Prometheus of Debian scrapes a mesh under way by the configuration that is shipped,
 //! and what Istio's dashboards, Kiali and our own dashboards ask for is there.
 //!
-//! `apt-get install prometheus`, then `cargo test -p tests --test observability -- --ignored`. With `SKEIN_ISTIO_DASHBOARDS=DIR`, a
+//! `apt-get install prometheus chromium`, then `cargo test -p tests --test observability -- --ignored` (a name more: only those tests). With `SKEIN_ISTIO_DASHBOARDS=DIR`, a
 //! directory with Istio's own `istio-{mesh,service,workload}-dashboard*.json`, every expression of those files is asked for, too.
 
+mod browser;
 mod dashboards;
 mod grpc;
 mod istio;
+mod pages;
 mod prometheus;
 mod rules;
 mod world;

@@ -2,7 +2,9 @@
 //! protects services at work.
 
 use std::{
+    io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr},
+    process::{Child, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +20,8 @@ use harness::{
     http::{self, Connection},
     process::Skein,
 };
+
+use serde_json::Value;
 
 use crate::grpc;
 
@@ -126,10 +130,40 @@ impl World {
         ["web", "one"].map(|node| self.cluster.node(node).address("metrics"))
     }
 
+    /// Where a node serves its pages.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.cluster.node("web").address("admin")
+    }
+
+    /// `skein tap --page` of an operator.
+    pub(crate) fn tap_page(&self) -> TapPage {
+        let mut command = self.cluster.command("web");
+        command.args(["tap", "--page", "-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("skein can be started");
+        let mut line = String::new();
+        let read = BufReader::new(child.stdout.take().expect("piped above")).read_line(&mut line);
+        let said: Value = read.ok().and_then(|_| serde_json::from_str(&line).ok()).unwrap_or_default();
+        let url = said["url"].as_str().unwrap_or_else(|| panic!("an address: {line:?}")).to_owned();
+        TapPage { child, url }
+    }
+
     /// One node dies.
     pub(crate) fn without(mut self, node: &str) -> Self {
         self.cluster.kill(node);
         self
+    }
+}
+
+/// A command that serves a page until it is dropped.
+pub(crate) struct TapPage {
+    child: Child,
+    pub(crate) url: String,
+}
+
+impl Drop for TapPage {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

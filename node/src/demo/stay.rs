@@ -44,6 +44,7 @@ pub(super) fn hints(cluster: &Cluster, screen: &Screen) {
     let policy = cluster.policy("virtual-service-reviews-v3.yaml");
     hint("red stars for everybody", format!("{skein} policy push {}", policy.display()));
     hint("who pushed what", format!("{skein} policy log"));
+    hint("requests as they end, in a browser, each with what explains it", format!("{skein} tap --page"));
     if let Some(pid) = cluster.pid("reviews-v3") {
         hint("a node dies", format!("kill -9 {pid}"));
     }

@@ -150,7 +150,7 @@ pub fn one(
         h2 { "Headers" }
         dl { @for (name, value) in &tapped.headers { dt { code { (name) } } dd { code { (value) } } } }
         @match explained {
-            None => { p.hint { "Why it went where it went, the calling node can say: open the client's side of it." } }
+            None => { p.hint { "Why it went where it went, the calling node can say; its side of it was not seen here." } }
             Some(Err(error)) => {
                 section.problem.degraded {
                     p { "It cannot be explained: " (error.message) " " code { (error.code) } }

@@ -1,0 +1,158 @@
+//! The pages in a real Chromium: nothing from elsewhere, no complaint, no width that does not fit, nothing that jumps, all of it by keyboard,
+//! in the light and in the dark, fresh with a script and whole without.
+
+use std::{path::PathBuf, time::Duration};
+
+use harness::{eventually_within, now};
+use serde_json::json;
+
+use crate::{PATIENCE, browser::Browser, world::World};
+
+/// Pages, and a word that each of them shows of this mesh.
+const PAGES: [(&str, &str); 10] = [
+    ("/", "Nodes"),
+    ("/services", "shop/reviews"),
+    ("/services/shop/reviews", "By caller"),
+    ("/services/shop/flaky", "ejected"),
+    ("/graph", "shop/reviews"),
+    ("/policy", "DestinationRule"),
+    ("/policy/documents/DestinationRule/shop/flaky", "outlierDetection"),
+    ("/nodes", "two"),
+    ("/nodes/two", "two"),
+    ("/events", "policy_applied"),
+];
+const DESK: (u32, u32) = (1280, 900);
+const PHONE: (u32, u32) = (390, 844);
+/// Layout that shifts by more is seen (Core Web Vitals call 0.1 good).
+const SHIFT: f64 = 0.02;
+/// Stops of the tabulator that are tried.
+const STOPS: usize = 400;
+
+/// Where pictures go, if somebody wants to look: `SKEIN_SCREENSHOTS`.
+fn keep(browser: &mut Browser, name: &str) {
+    let Some(dir) = std::env::var_os("SKEIN_SCREENSHOTS") else { return };
+    let name = name.trim_matches('/').replace('/', "-");
+    let file = PathBuf::from(dir).join(format!("{name}.png"));
+    std::fs::write(&file, browser.picture()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
+
+fn name(path: &str) -> &str {
+    if path == "/" { "overview" } else { path }
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn pages_are_whole_in_a_browser() {
+    let world = World::start();
+    let origin = format!("http://{}", world.admin());
+    let mut browser = Browser::start();
+    eventually_within("the pages know what happened", PATIENCE, || {
+        browser.open(&format!("{origin}/services/shop/flaky"));
+        let text = browser.value("document.body.innerText").as_str().unwrap_or_default().to_owned();
+        if text.contains("ejected") { Ok(()) } else { Err(text) }
+    });
+    for (path, word) in PAGES {
+        for (shape, scheme) in [(DESK, "light"), (DESK, "dark"), (PHONE, "light")] {
+            let what = format!("{path} at {} in the {scheme}", shape.0);
+            browser.shape(shape, scheme);
+            browser.open(&format!("{origin}{path}"));
+            let text = browser.value("document.body.innerText").as_str().unwrap_or_default().to_owned();
+            assert!(text.contains(word), "{what} says {word}: {text}");
+            let wide = browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+            assert!(wide.as_i64().is_some_and(|wide| wide <= 0), "{what} is {wide} too wide");
+            let elsewhere: Vec<_> = browser.asked().into_iter().filter(|url| !url.starts_with(&origin)).collect();
+            assert!(elsewhere.is_empty(), "{what} asks {elsewhere:?}");
+            assert_eq!(browser.complaints(), Vec::<String>::new(), "{what}");
+            let ground = browser.value("getComputedStyle(document.body).backgroundColor");
+            assert_eq!(ground == json!("rgb(255, 255, 255)"), scheme == "light", "{what}: {ground}");
+            let side = if shape == PHONE { "phone" } else { scheme };
+            keep(&mut browser, &format!("{}-{side}", name(path)));
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn pages_stay_fresh_do_not_jump_and_need_no_mouse_and_no_script() {
+    let world = World::start();
+    let origin = format!("http://{}", world.admin());
+    let mut browser = Browser::start();
+    browser.shape(DESK, "light");
+    for path in ["/", "/services/shop/reviews", "/graph", "/nodes"] {
+        browser.open(&format!("{origin}{path}"));
+        let shifts = "window.shifted = 0; new PerformanceObserver(list => list.getEntries().forEach(one => { if (!one.hadRecentInput) \
+                      window.shifted += one.value; })).observe({type: 'layout-shift', buffered: true})";
+        browser.value(shifts);
+        let time = "document.querySelector('#observed time').dateTime";
+        let (first, began) = (browser.value(time), now());
+        eventually_within(&format!("{path} is fresh"), Duration::from_secs(30), || {
+            let now = browser.value(time);
+            if now == first { Err(now.to_string()) } else { Ok(()) }
+        });
+        assert!(began.elapsed() > Duration::from_secs(1), "{path} does not hurry");
+        let shifted = browser.value("window.shifted").as_f64().expect("a number");
+        assert!(shifted <= SHIFT, "{path} jumps by {shifted}");
+        assert_eq!(browser.complaints(), Vec::<String>::new(), "{path}");
+    }
+    // Every link and field is reached by the tabulator, in order, and the way past the navigation is the first.
+    browser.open(&format!("{origin}/"));
+    browser.press("Tab");
+    assert_eq!(browser.value("document.activeElement.className"), json!("skip"));
+    let all = browser
+        .value("[...document.querySelectorAll('a[href],button:not([hidden]),input,textarea')].filter(e => e.checkVisibility()).length");
+    let all = usize::try_from(all.as_u64().expect("a number")).expect("it fits");
+    let mut reached = 1;
+    while reached < STOPS {
+        browser.press("Tab");
+        if browser.value("document.activeElement === document.body || document.activeElement.className === 'skip'")
+            == json!(true)
+        {
+            break;
+        }
+        let ringed = browser.value("getComputedStyle(document.activeElement).outlineStyle !== 'none'");
+        assert_eq!(ringed, json!(true), "what has the focus shows it");
+        reached += 1;
+    }
+    assert!(reached >= all, "{reached} of {all} stops");
+    browser.open(&format!("{origin}/"));
+    browser.value("document.querySelector('nav a[href=\"/services\"]').focus()");
+    browser.press("Enter");
+    eventually_within("a key follows the link", Duration::from_secs(30), || {
+        let place = browser.value("location.pathname");
+        if place == json!("/services") { Ok(()) } else { Err(place.to_string()) }
+    });
+    // Without a script it is the same page.
+    browser.call("Emulation.setScriptExecutionDisabled", json!({"value": true}));
+    browser.open(&format!("{origin}/services?q=review"));
+    let text = browser.value("document.body.innerText").as_str().unwrap_or_default().to_owned();
+    assert!(text.contains("shop/reviews") && !text.contains("shop/slow"), "{text}");
+    let button = browser.value("document.getElementById('live').checkVisibility()");
+    assert_eq!(button, json!(false), "what does nothing without a script is not shown");
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn requests_are_shown_as_they_end() {
+    let world = World::start();
+    let tap = world.tap_page();
+    let mut browser = Browser::start();
+    for (shape, scheme) in [(DESK, "light"), (PHONE, "dark")] {
+        browser.shape(shape, scheme);
+        browser.open(&tap.url);
+        eventually_within("requests come by themselves", PATIENCE, || {
+            let rows = browser.value("document.querySelectorAll('#requests tbody tr').length").as_u64().unwrap_or(0);
+            if rows > 20 { Ok(()) } else { Err(format!("{rows} rows")) }
+        });
+        let wide = browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+        assert!(wide.as_i64().is_some_and(|wide| wide <= 0), "{wide} too wide");
+        keep(&mut browser, &format!("tap-{scheme}"));
+    }
+    browser.shape(DESK, "light");
+    browser.open(&format!("{}?status=5xx&q=flaky", tap.url));
+    let link = browser.value("[...document.querySelectorAll('#requests tbody tr')].find(row => row.innerText.includes('as client'))?.querySelector('a').href");
+    browser.open(link.as_str().expect("a request that failed"));
+    let text = browser.value("document.body.innerText").as_str().unwrap_or_default().to_owned();
+    assert!(text.contains("What becomes of it") && text.contains("shop/flaky"), "{text}");
+    keep(&mut browser, "tap-one");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
