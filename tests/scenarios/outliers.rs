@@ -60,6 +60,36 @@ fn who_fails_is_left_out_shown_and_taken_back() {
     });
 }
 
+/// Where too few are healthy all are used, and `explain` says what requests meet.
+#[test]
+fn what_is_explained_in_a_panic_is_what_happens() {
+    let cluster = reviews(&["v1", "v2"]);
+    let rule = traffic_policy(
+        "{outlierDetection: {consecutive5xxErrors: 1, interval: 200ms, baseEjectionTime: 600s, maxEjectionPercent: 100, \
+         minHealthPercent: 60}}",
+    );
+    cluster.push("web", &rule, &["--wait", "all"]).expect_code(0);
+    for node in ["reviews-v1", "reviews-v2"] {
+        cluster.node(node).backends[0].answer_with(500);
+    }
+    let outbound = cluster.node("web").outbound();
+    eventually("both are ejected", || {
+        http::get(outbound, "reviews", "/")?;
+        let rows = cluster.json("web", &["outliers"]);
+        if rows.as_array().is_some_and(|rows| rows.len() == 2) { Ok(()) } else { Err(rows.to_string()) }
+    });
+    assert_eq!(http::get(outbound, "reviews", "/").map(|answer| answer.status), Ok(500), "an endpoint's, not ours");
+    let explained = cluster.json("web", &["explain", "http://reviews/"]);
+    assert!(explained["answer"].is_null(), "{explained}");
+    for endpoint in explained["endpoints"].as_array().expect("endpoints") {
+        let reason = endpoint["reason"].as_str().unwrap_or_default();
+        assert!(
+            endpoint["candidate"] == true && reason.starts_with("ejected: ") && reason.contains("panic"),
+            "{endpoint}"
+        );
+    }
+}
+
 #[test]
 fn who_asks_for_less_is_no_outlier() {
     let cluster = reviews(&["v1", "v2"]);

@@ -24,21 +24,31 @@ impl Admin {
         rows
     }
 
-    /// Takes endpoints that are ejected from those that an explained request may reach.
+    /// Takes endpoints that are ejected from those that an explained request may reach, unless so few are left that all are used.
     pub(super) fn leave_out(&self, explained: &mut api::Explanation) {
-        let outliers = self.outliers();
-        for endpoint in explained.endpoints.iter_mut().filter(|endpoint| endpoint.candidate) {
+        let (outliers, panicking) = (self.outliers(), self.circuits.panicking());
+        for endpoint in &mut explained.endpoints {
             let same = |outlier: &&api::Outlier| outlier.endpoint == endpoint.id && outlier.cluster == endpoint.cluster;
-            if let Some(outlier) = outliers.iter().find(same) {
+            if let Some(outlier) = outliers.iter().filter(|_| endpoint.candidate).find(same) {
                 endpoint.candidate = false;
                 endpoint.reason = format!("ejected: {}, until {}", outlier.reason, outlier.until);
             }
+            if !endpoint.candidate && panicking.iter().any(|circuit| circuit.cluster == endpoint.cluster) {
+                endpoint.candidate = true;
+                endpoint.reason.push_str("; used all the same, because too few are healthy (panic)");
+            }
         }
         let Some(cluster) = &explained.cluster else { return };
-        let mut members = explained.endpoints.iter().filter(|endpoint| endpoint.cluster == *cluster).peekable();
-        if explained.answer.is_none() && members.peek().is_some() && members.all(|endpoint| !endpoint.candidate) {
-            let reason = "every endpoint is ejected".to_owned();
-            explained.answer = Some(api::Answer { status: 503, flag: "UH".to_owned(), reason });
+        let members = || explained.endpoints.iter().filter(|endpoint| endpoint.cluster == *cluster);
+        let is_any = members().any(|endpoint| endpoint.candidate);
+        match &explained.answer {
+            None if !is_any && members().next().is_some() => {
+                let reason = "every endpoint is ejected".to_owned();
+                explained.answer = Some(api::Answer { status: 503, flag: "UH".to_owned(), reason });
+            }
+            // It was given before anybody knew that all are used.
+            Some(answer) if is_any && answer.flag == "UH" => explained.answer = None,
+            Some(_) | None => {}
         }
     }
 }
