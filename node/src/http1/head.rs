@@ -16,6 +16,9 @@ pub fn copy(head: &Parts) -> Parts {
     parts
 }
 
+/// Headers that a node adds to most messages: room for them from the start, because a map that grows is made anew.
+const ADDED: usize = 5;
+
 /// What a head cannot be.
 pub(super) type Bad = &'static str;
 
@@ -80,7 +83,7 @@ fn status_line(line: &[u8]) -> Result<(Version, StatusCode), Bad> {
 
 /// Reads header lines from `at` to the empty line.
 pub(super) fn header_lines(head: &Bytes, mut at: usize, lines: usize) -> Result<HeaderMap, Bad> {
-    let mut headers = HeaderMap::with_capacity(lines);
+    let mut headers = HeaderMap::with_capacity(lines + ADDED);
     while let Some(length) = memchr::memchr(b'\n', &head[at..]) {
         let line = &head[at..at + length];
         let line = line.strip_suffix(b"\r").unwrap_or(line);

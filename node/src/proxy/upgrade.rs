@@ -53,8 +53,11 @@ pub(super) struct Extended {
 impl Extended {
     /// Makes of an extended CONNECT for a WebSocket the request that HTTP/1.1 has for it; any other request stays what it is.
     pub(super) fn of<B>(request: &mut Request<B>, random: impl FnOnce() -> u128) -> Option<Self> {
+        if *request.method() != Method::CONNECT {
+            return None;
+        }
         let protocol = request.extensions().get::<hyper::ext::Protocol>()?;
-        if *request.method() != Method::CONNECT || !protocol.as_str().eq_ignore_ascii_case(WEBSOCKET) {
+        if !protocol.as_str().eq_ignore_ascii_case(WEBSOCKET) {
             return None;
         }
         let host = HeaderValue::from_str(request.uri().authority()?.as_str()).ok()?;

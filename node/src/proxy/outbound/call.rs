@@ -34,9 +34,9 @@ pub(in crate::proxy) fn call<'a>(
         let snapshot = context.current.load();
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
-        let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(&parts.headers));
+        let (local, came) = (remote, clock::monotonic());
+        let mut exchange = Exchange::new(came, body::is_grpc(&parts.headers));
         let speaker = Arc::clone(speaker);
-        let (local, came) = (remote, clock::wall());
         let requests =
             Requests { context, speaker, entrance: None, remote, local, dialled: None, came, standing: None };
         let outgoing = forward::Outgoing { parts, host, upgrade: None, incoming: Incoming::Own(body), user: None };

@@ -207,8 +207,8 @@ impl Attempts<'_> {
         let avoid_tried = retries.ignore_previous && cluster.consistent_hash().is_none();
         let (mut tried, mut attempt, mut _room) = (Tried::default(), 0, None);
         let first = clock::uptime_micros();
+        let mut began = first;
         loop {
-            let began = clock::uptime_micros();
             let (random, now) = (context.random(), began / 1_000);
             let ask = Ask { tried: &tried, leave: retries.remote_localities, hash: self.hash, random, now };
             let position = cluster.pick(&ask)?;
@@ -254,6 +254,7 @@ impl Attempts<'_> {
             drop(result);
             attempt += 1;
             tokio::time::sleep(retries.backoff(attempt, context.random())).await;
+            began = clock::uptime_micros();
         }
     }
 

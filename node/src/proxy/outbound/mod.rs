@@ -39,7 +39,11 @@ use policy::{
     kinds::{Abort, DirectResponse, Fault, Redirect},
     route::{self, Action, NoRoute, Routed},
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -112,10 +116,11 @@ impl Handler for Connection {
         }
         let on_upgrade = upgrade::Caller::of(&mut request, extended.is_some());
         let is_head = request.method() == Method::HEAD;
-        let mut exchange = Exchange::new(clock::monotonic(), body::is_grpc(request.headers()));
+        let came = clock::monotonic();
+        let mut exchange = Exchange::new(came, body::is_grpc(request.headers()));
         let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
         let entrance = self.entrance.as_deref();
-        let (context, came) = (&self.context, clock::wall());
+        let context = &self.context;
         let mut requests = Requests { context, speaker, entrance, remote, local, dialled, came, standing: None };
         let mut answered = requests.answer(request, &mut exchange).await;
         if let (Some(extended), Ok(given)) = (&extended, &answered)
@@ -183,8 +188,8 @@ struct Requests<'a> {
     local: SocketAddr,
     /// Where it meant to go, if the kernel brought it here.
     dialled: Option<SocketAddr>,
-    /// When the request came, wall time.
-    came: Millis,
+    /// When the request came.
+    came: Instant,
     /// What was let in at a gateway.
     standing: Option<Standing>,
 }
@@ -451,12 +456,13 @@ impl Requests<'_> {
     }
 
     fn facts<'r>(&self, routed: &'r Routed, head: &'r Parts, host: &'r HeaderValue) -> RequestFacts<'r> {
+        let since = Millis::try_from(clock::monotonic().duration_since(self.came).as_millis()).unwrap_or(0);
         RequestFacts {
             head,
             host,
             remote: self.remote,
             local: self.local,
-            came: self.came,
+            came: clock::wall().saturating_sub(since),
             upstream: None,
             route: routed.name(),
             scheme: self.scheme(head),
