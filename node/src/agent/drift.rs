@@ -40,6 +40,8 @@ pub struct Measured {
     pub ahead: i64,
     /// Peers that the median is of.
     pub peers: usize,
+    /// This machine's clock minus the median of all, its own among them: where two differ, both mean the same one by it.
+    pub ahead_of_all: i64,
 }
 
 /// The drift, as last known.
@@ -98,6 +100,9 @@ pub async fn run(sync: Arc<Sync>, dir: Arc<StateDir>) {
         if measured.is_some() {
             sync.drift.behind.store(None);
         }
+        if let Some(measured) = measured {
+            sync.events.set_ahead(measured.ahead_of_all);
+        }
         sync.drift.measured.store(measured.map(Arc::new));
         let mark = clock::mark();
         if mark > written + MARK_STEP || (written == 0 && mark > 0) {
@@ -133,8 +138,7 @@ async fn measure(sync: &Sync) -> Option<Measured> {
     links.truncate(ASKED);
     let ask = codec::encode(&Ask { changeset, standing: Standing::Durable, patience_ms: 0 });
     let answers = join_all(links.iter().map(|link| ahead_of(link, ask.clone()))).await;
-    let mut ahead: Vec<i64> = answers.into_iter().flatten().collect();
-    Some(Measured { ahead: median(&mut ahead)?, peers: ahead.len() })
+    Measured::of(answers.into_iter().flatten().collect())
 }
 
 /// How far this machine is ahead of a peer, half of the way there and back taken off.
@@ -146,6 +150,14 @@ async fn ahead_of(link: &PeerLink, ask: Vec<u8>) -> Option<i64> {
     let receipt = Receipt::verify(&signed, Some(&link.peer().record_key))?;
     let own = sent.midpoint(got);
     Some(own.cast_signed().saturating_sub(receipt.at.cast_signed()))
+}
+
+impl Measured {
+    fn of(mut ahead: Vec<i64>) -> Option<Self> {
+        let (peers, of_peers) = (ahead.len(), median(&mut ahead)?);
+        ahead.push(0);
+        Some(Self { ahead: of_peers, peers, ahead_of_all: median(&mut ahead)? })
+    }
 }
 
 /// The lower of the two middle ones: fewer than half of all cannot move it beyond what the others say.
@@ -181,10 +193,24 @@ mod tests {
     }
 
     #[test]
+    fn all_nodes_mean_the_same_clock() {
+        let clocks = |all: &[i64]| -> Vec<i64> {
+            let of = |own: usize| {
+                let others = all.iter().enumerate().filter(|(at, _)| *at != own).map(|(_, clock)| all[own] - clock);
+                all[own] - Measured::of(others.collect()).unwrap().ahead_of_all
+            };
+            (0..all.len()).map(of).collect()
+        };
+        assert_eq!(clocks(&[40_000, 0]), [40_000, 40_000]);
+        assert_eq!(clocks(&[40_000, 0, 7]), [7, 7, 7]);
+        assert_eq!(clocks(&[1, 2, 3, 90_000]), [3; 4]);
+    }
+
+    #[test]
     fn small_drift_is_nobodys_trouble() {
         let drift = Drift::default();
         let told = |ahead| {
-            drift.measured.store(Some(Arc::new(Measured { ahead, peers: 3 })));
+            drift.measured.store(Some(Arc::new(Measured { ahead, peers: 3, ahead_of_all: ahead })));
             drift.trouble().map(|error| error.message)
         };
         assert_eq!((told(59_999), told(-60_000)), (None, None));

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
 };
 
 use certs::{codec::Millis, id::NodeId};
@@ -15,6 +18,10 @@ pub const KEPT: usize = 512;
 pub const NODES: usize = 16;
 /// Bytes of a text.
 const TEXT: usize = 1_024;
+/// Clocks that differ by no more are taken for the same, in milliseconds: on a busy machine the way there and back is measured no better.
+const DOUBT: u64 = 250;
+/// Notes of one node within this time stay in their order, in milliseconds: as many as may be made at once, and a small step of the clock.
+const TOGETHER: Millis = 1_000;
 /// Letters of a kind.
 const KIND: usize = 40;
 /// How far ahead of this node's clock an event may be, in milliseconds: as far as clocks may be apart.
@@ -23,7 +30,7 @@ pub const AHEAD: Millis = 300_000;
 /// One thing that happened, as it is kept and as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Noted {
-    /// When, by the clock of who noted it; Unix milliseconds.
+    /// When, as the mesh tells the time: see [`Events::note`]; Unix milliseconds.
     pub at: Millis,
     /// A stable word: `member_alive`, `member_dead`, `policy_applied`, `health`, ...
     pub kind: String,
@@ -54,6 +61,8 @@ pub struct Events {
     others: Mutex<Others>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     watchers: broadcast::Sender<Noted>,
+    /// By how many milliseconds this machine's clock is ahead of the mesh's.
+    ahead: AtomicI64,
 }
 
 impl Default for Events {
@@ -72,16 +81,28 @@ impl Events {
             others: Mutex::new(others),
             counts: Mutex::default(),
             watchers: broadcast::Sender::new(KEPT),
+            ahead: AtomicI64::new(0),
         }
     }
 
-    /// Notes an event and tells those who watch.
+    /// By how many milliseconds this machine's clock is ahead of the mesh's, as measured last.
+    pub fn set_ahead(&self, ahead: i64) {
+        let known = if ahead.unsigned_abs() > DOUBT { ahead } else { 0 };
+        self.ahead.store(known, Relaxed);
+    }
+
+    /// Notes an event and tells those who watch. `at` is this machine's time; what is kept is the mesh's, so that what nodes whose clocks
+    /// differ noted stands in the order in which it happened, and what this node noted one after the other in that order, too.
     pub fn note(&self, at: Millis, kind: &'static str, subject: impl ToString, message: impl Into<String>) {
         let (subject, message) = (cut(&subject.to_string()), cut(&message.into()));
         tracing::info!(kind, subject, "{message}");
         *held(&self.counts).entry(kind).or_default() += 1;
-        let noted = Noted { at, kind: kind.to_owned(), subject, message };
         let mut recent = held(&self.recent);
+        let at = at.saturating_add_signed(self.ahead.load(Relaxed).saturating_neg());
+        // Not after what a clock that was set back since had said.
+        let before = recent.back().map(|noted| noted.at).filter(|before| *before < at.saturating_add(TOGETHER));
+        let at = before.map_or(at, |before| at.max(before + 1));
+        let noted = Noted { at, kind: kind.to_owned(), subject, message };
         if recent.len() == KEPT {
             recent.pop_front();
         }
@@ -170,6 +191,23 @@ mod tests {
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).unwrap()
+    }
+
+    #[test]
+    fn times_are_the_meshs_and_keep_their_order() {
+        let events = Events::default();
+        let times = |events: &Events| events.recent().iter().map(|noted| noted.at).collect::<Vec<_>>();
+        for at in [NOW, NOW, NOW - 5] {
+            events.note(at, "health", "x", "");
+        }
+        assert_eq!(times(&events), [NOW, NOW + 1, NOW + 2], "one after the other");
+        events.set_ahead(-200);
+        events.note(NOW + 10, "health", "x", "");
+        events.set_ahead(-40_000);
+        events.note(NOW + 20, "health", "x", "");
+        events.set_ahead(40_000);
+        events.note(NOW + 40_030, "health", "x", "");
+        assert_eq!(times(&events)[3..], [NOW + 10, NOW + 40_020, NOW + 30], "what was measured counts from then on");
     }
 
     #[test]
