@@ -8,7 +8,7 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use crate::skein;
+use crate::{reviews, skein, traffic_policy};
 
 const PAGES: [&str; 9] = [
     "/",
@@ -235,6 +235,29 @@ fn events_outlive_processes_and_machines() {
         if row["kept_by"] == json!([]) { Ok(row) } else { Err(row.to_string()) }
     });
     assert_eq!(back["time"], first["time"]);
+}
+
+/// What nodes note of one thing is one event, also where their clocks are far apart, once a node knows how far its own is.
+#[test]
+fn what_nodes_note_by_clocks_that_differ_is_one_event() {
+    let mut cluster = reviews(&["v1", "v2"]);
+    assert!(cluster.terminate("reviews-v2").is_some_and(|status| status.success()));
+    cluster.clock_offset = "100s".to_owned();
+    cluster.run("reviews-v2");
+    cluster.clock_offset = String::new();
+    cluster.wait_endpoints("shop/reviews", 2);
+    let mut turn = 0;
+    eventually("all note a push at the same time", || {
+        turn += 1;
+        let rule = traffic_policy(&format!("{{outlierDetection: {{consecutive5xxErrors: {turn}}}}}"));
+        let pushed = cluster.push("web", &rule, &["--wait", "all"]).expect_code(0).json();
+        let id = pushed["changeset"].as_str().expect("an id").to_owned();
+        let events = cluster.json("web", &["events"]);
+        let events = events.as_array().expect("events");
+        let of_it: Vec<_> = events.iter().filter(|event| event["subject"] == id.as_str()).collect();
+        let seen = of_it.first().and_then(|event| event["seen_by"].as_array()).map_or(0, Vec::len);
+        if of_it.len() == 1 && seen == 3 { Ok(()) } else { Err(format!("{of_it:?}")) }
+    });
 }
 
 #[test]

@@ -3,6 +3,10 @@
 use super::{capture, context::Context, gateway, outbound, plane::Serves};
 use crate::descriptors;
 use futures_util::FutureExt as _;
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt::SetStruct},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -16,6 +20,23 @@ use tokio_util::sync::CancellationToken;
 const BACKLOG: i32 = 1024;
 /// How long accepting rests when there are too many connections or no file descriptors.
 const REST: Duration = Duration::from_millis(100);
+
+/// Bytes that the kernel keeps for a client and has not sent yet. What one does not read stays where it comes from: else thousands who ask for
+/// much and read nothing take gigabytes, and the time to copy them.
+const UNSENT: u32 = 128 * 1024;
+
+/// Writes are taken while less than this waits to be sent.
+#[derive(Clone, Copy)]
+struct NotSentLowAt;
+
+nix::setsockopt_impl!(NotSentLowAt, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, u32, SetStruct<'_, u32>);
+
+/// Sets what the connections of applications and clients have in common. A socket that refuses it still works.
+pub(super) fn tune(stream: &tokio::net::TcpStream) {
+    // Small answers must not wait for acknowledgements.
+    drop(stream.set_nodelay(true));
+    let _ = setsockopt(stream, NotSentLowAt, &UNSENT);
+}
 
 /// One socket per worker on the same address; a port of 0 becomes one that is free.
 ///
@@ -167,5 +188,32 @@ mod tests {
     fn an_address_in_use_is_told() {
         let (bound, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         assert_eq!(bind(bound, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn who_reads_nothing_is_kept_little_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let taken = |tuned: bool| {
+            let listener = &listener;
+            async move {
+                let _silent = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
+                if tuned {
+                    tune(&stream);
+                }
+                let (mut sum, piece) = (0, vec![0; 64 * 1024]);
+                // What the other end's kernel takes comes a moment later.
+                for _ in 0..50 {
+                    while let Ok(length) = stream.try_write(&piece) {
+                        sum += length;
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    drop(tokio::time::timeout(Duration::from_millis(1), stream.writable()).await);
+                }
+                sum
+            }
+        };
+        let (tuned, plain) = (taken(true).await, taken(false).await);
+        assert!(tuned < plain && tuned <= 1 << 20, "{tuned} bytes, {plain} without it");
     }
 }

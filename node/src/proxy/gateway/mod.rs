@@ -18,6 +18,7 @@ use super::{
     context::Context,
     detect,
     http::Bounds,
+    listen,
     outbound::{self, Ends},
 };
 use door::{Met, Spoken};
@@ -28,8 +29,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 /// Serves one connection of a client.
 pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, remote: SocketAddr) {
-    // Small answers must not wait for acknowledgements; a socket that refuses this still works.
-    drop(stream.set_nodelay(true));
+    listen::tune(&stream);
     let Ok(local) = stream.local_addr() else { return };
     // What not every connection needs for as long as it lives is boxed.
     let begun = tokio::select! {

@@ -24,7 +24,7 @@ use super::{
     gateway::{Admitted, Entrance, Way},
     http::{self as body, Bounds, Incoming, ResponseBody, Side, Ties},
     inbound::{REQUEST_ID, Standing, Told, Watch},
-    reply, upgrade,
+    listen, reply, upgrade,
 };
 use crate::{clock, snapshot::Snapshot, telemetry::Flags};
 use arc_swap::ArcSwap;
@@ -63,8 +63,7 @@ pub(super) async fn serve(
     remote: SocketAddr,
     original: Option<SocketAddr>,
 ) {
-    // Small answers must not wait for acknowledgements; a socket that refuses this still works.
-    drop(stream.set_nodelay(true));
+    listen::tune(&stream);
     let bounds = Bounds::of_applications(&context.limits());
     let declared = speaker.load().declared(&context.current.read());
     // What not every connection needs for as long as it lives is boxed: most of them wait for their next request.
