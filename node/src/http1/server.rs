@@ -242,6 +242,10 @@ where
                 let ended = take(&mut encoder, lock(wire).out(), frame, is_last);
                 // Nor here: what is dropped may hold the request's body.
                 if ended.map_err(|bad| Error::Response(bad.into()))? {
+                    // Of HTTP/2 the end may stand right behind the last byte: who takes it leaves an orderly stream.
+                    if !source.is_end_stream() {
+                        let _ = Pin::new(source).poll_frame(cx);
+                    }
                     body = None;
                 }
             }

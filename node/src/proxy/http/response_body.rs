@@ -60,6 +60,11 @@ impl Source {
             Self::Here(body) => body.size_hint(),
         }
     }
+
+    /// True if no byte is missing. By HTTP/2 the end may still be to come, for which whoever writes HTTP/1.1 does not wait.
+    fn is_complete(&self) -> bool {
+        self.is_end_stream() || self.size_hint().exact() == Some(0)
+    }
 }
 
 /// What the caller's connection writes.
@@ -113,7 +118,7 @@ impl ResponseBody {
 
     /// From an endpoint.
     pub(in crate::proxy) fn relay(source: Source, mut ties: Ties) -> Self {
-        if source.is_end_stream() {
+        if source.is_complete() {
             ties.exchange.ended();
         }
         Self::Relay(Relay { source: Some(source), ties, silence: None, active: true })
@@ -209,7 +214,7 @@ impl Relay {
                 frame
             }
         };
-        if self.source.as_ref().is_none_or(Source::is_end_stream) {
+        if self.source.as_ref().is_none_or(Source::is_complete) {
             exchange.ended();
         }
         frame

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Frame, client::conn::http2::SendRequest};
@@ -168,6 +169,57 @@ fn an_http1_caller_reaches_an_http2_application() {
     let mut client = super::client::Client::connect(world.nodes[0].outbound);
     let answer = client.ask("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     assert_eq!((answer.status, answer.body.as_str(), answer.header("x-authority")), (200, "hello", Some("reviews")));
+}
+
+/// As Go's servers do: the length is told, and the stream ends in a frame of its own after the last byte.
+async fn ends_late(tasks: Tasks) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let spawner = tasks.clone();
+    tasks.detach("application", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                let bytes = if request.uri().path() == "/none" { Bytes::new() } else { Bytes::from("hello") };
+                let length = bytes.len();
+                let data = (length > 0).then(|| Ok::<_, Infallible>(Frame::data(bytes)));
+                let late = futures_util::stream::once(async {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                });
+                let late = late.filter_map(|()| std::future::ready(None));
+                let mut response = Response::new(StreamBody::new(futures_util::stream::iter(data).chain(late)));
+                response.headers_mut().insert("content-length", length.into());
+                Ok::<_, Infallible>(response)
+            });
+            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+                .serve_connection(TokioIo::new(stream), service);
+            spawner.detach("application", async move { drop(served.await) });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_response_whose_end_comes_after_its_last_byte_has_ended() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let unused = Backend::named("");
+    let mut entries = vec![Entry::new(1, "reviews", "v1", &unused), Entry::new(0, "ratings", "v1", &unused)];
+    for entry in &mut entries {
+        (entry.target, entry.protocol) = (runtime.block_on(ends_late(tasks.clone())), Protocol::Http2);
+    }
+    let world = World::new(2, entries);
+    let mut client = super::client::Client::connect(world.nodes[0].outbound);
+    for (path, body) in [("/none", ""), ("/some", "hello")] {
+        for host in ["reviews", "ratings"] {
+            for _ in 0..3 {
+                let answer = client.ask(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
+                assert_eq!((answer.status, answer.body.as_str()), (200, body), "{host}{path}");
+            }
+        }
+    }
+    for node in [0, 1] {
+        let metrics = world.metrics(node);
+        assert!(metrics.contains("response_code=\"200\"") && !metrics.contains("response_flags=\"DC\""), "{metrics}");
+    }
 }
 
 #[test]
