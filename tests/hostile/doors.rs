@@ -1,5 +1,5 @@
 //! Clients outside the mesh at a gateway's ports: slow ones (A102), handshakes that stall (A103), a header of the PROXY protocol for which
-//! nobody asked (A112).
+//! nobody asked, and one that a balancer is declared to send (A112).
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -130,4 +130,56 @@ fn a112_a_header_of_the_proxy_protocol_is_no_request() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
     }
     assert!(backend.arrivals().is_empty(), "{:?}", backend.arrivals());
+}
+
+/// A112: where a balancer is declared, it is believed in what it says of its client, and nothing comes in without its word.
+#[test]
+fn a112_a_balancer_that_is_declared_names_its_clients() {
+    let cluster = edge("{headerTimeout: 2s}");
+    let declared = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {limits: {headerTimeout: 2s, connectionsPerAddress: 3}, \
+                    defaultConfig: {gatewayTopology: {proxyProtocol: {}}}}\n---\n\
+                    apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: closed, namespace: istio-system}\n\
+                    spec: {action: DENY, rules: [{from: [{source: {remoteIpBlocks: [10.9.8.0/24]}}]}, {from: [{source: {ipBlocks: [10.9.9.0/24]}}]}]}\n";
+    cluster.push("shop", declared, &["--wait", "all"]).expect_code(0);
+    let backend = &cluster.node("shop").backends[0];
+    let ask = |header: &[u8]| {
+        let mut connection = Connection::open(at(&cluster, 8080)).expect("it listens");
+        connection.send(&[header, b"GET / HTTP/1.1\r\nhost: a.org\r\n\r\n"].concat()).expect("it is open");
+        connection.answer(false).map(|answer| answer.status)
+    };
+    let first = |client: &str| format!("PROXY TCP4 {client} 127.0.0.1 4096 8080\r\n").into_bytes();
+    let second = |client: [u8; 4]| {
+        let ends = [127, 0, 0, 1, 0x10, 0x00, 0x1f, 0x90];
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c"[..], &client, &ends].concat()
+    };
+    eventually("the header is read", || match ask(&first("10.9.9.9"))? {
+        200 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    assert_eq!(ask(&second([10, 9, 9, 7])), Ok(200));
+    let told: Vec<_> =
+        backend.arrivals().iter().filter_map(|one| one.header("x-forwarded-for").map(str::to_owned)).collect();
+    assert!(
+        told.iter().any(|told| told == "10.9.9.9") && told.last().is_some_and(|told| told == "10.9.9.7"),
+        "{told:?}"
+    );
+    assert_eq!(ask(&second([10, 9, 8, 1])), Ok(403), "policies see the client");
+    let balancer = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+    assert_eq!(ask(balancer), Ok(200), "its own question, as for its health");
+    backend.forget();
+    for none in [&b""[..], b"PROXY TCP4 10.9.9.9\r\n", b"PROXY"] {
+        assert!(ask(none).is_err(), "{none:?}");
+    }
+    assert!(backend.arrivals().is_empty(), "{:?}", backend.arrivals());
+    // Each client has its own share of connections, not the balancer's.
+    let open = |client: &str| {
+        let mut connection = Connection::open(at(&cluster, 8080)).expect("it listens");
+        connection.send(&[&first(client)[..], b"GET / HTTP/1.1\r\nhost: a.org\r\n\r\n"].concat()).expect("it is open");
+        let status = connection.answer(false).map(|answer| answer.status);
+        (connection, status)
+    };
+    let kept: Vec<_> = (0..3).map(|_| open("10.9.7.1")).collect();
+    assert!(kept.iter().all(|(_, status)| *status == Ok(200)), "{kept:?}");
+    assert!(open("10.9.7.1").1.is_err(), "a fourth of one client");
+    assert_eq!(open("10.9.7.2").1, Ok(200), "another client");
 }

@@ -127,10 +127,8 @@ pub(super) async fn accept(
                 context.tasks.detach("captured connection", tracked);
             }
             Serves::Clients(door) => {
-                // One client alone cannot keep the others out.
-                let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
                 let connection = gateway::serve(Arc::clone(&context), Arc::clone(door), stream, remote);
-                let tracked = context.open.track_future(connection.map(move |()| drop((counted, client))));
+                let tracked = context.open.track_future(connection.map(move |()| drop(counted)));
                 context.tasks.detach("client connection", tracked);
             }
         }

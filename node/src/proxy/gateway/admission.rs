@@ -32,10 +32,10 @@ impl Entrance {
         context: &Arc<Context>,
         (parts, mut incoming): (&mut Parts, Incoming),
         host: &HeaderValue,
-        ends: (IpAddr, IpAddr),
+        local: IpAddr,
         told: &mut Told,
     ) -> Result<Admitted, Refusal> {
-        let who = self.client(ends);
+        let who = self.client(local);
         let original = self.external(&parts.headers);
         let scheme = self.scheme(&parts.headers);
         let arriving = Arriving { who: &who, port: self.door.port, host, scheme, original };
@@ -67,14 +67,14 @@ impl Entrance {
     }
 
     /// Who opened the connection. The gateway's service changes with the configuration.
-    fn client(&self, ends: (IpAddr, IpAddr)) -> Arc<Who> {
+    fn client(&self, local: IpAddr) -> Arc<Who> {
         let speaker = self.speaker().load();
         if let Some(known) = &*self.client.load()
             && known.0 == speaker.id
         {
             return Arc::clone(&known.1);
         }
-        let who = Arc::new(Who::client(&speaker, self.door.port, self.server_name(), ends));
+        let who = Arc::new(Who::client(&speaker, self.door.port, self.server_name(), (self.peer, local)));
         self.client.store(Some(Arc::new((speaker.id, Arc::clone(&who)))));
         who
     }

@@ -17,7 +17,7 @@ use policy::{
     compile::{Behind, Bytes, Doors, Serves},
     route::{self, Called, Connection, Route},
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 /// How long connections go on whose port the documents want no more: Istio's `drainDuration`.
 const DRAIN: Duration = Duration::from_secs(45);
@@ -25,6 +25,8 @@ const DRAIN: Duration = Duration::from_secs(45);
 /// A connection of a client.
 pub(super) struct Client {
     pub(super) ends: Ends,
+    /// Whence the connection itself comes.
+    pub(super) peer: IpAddr,
     /// Where TLS ended here.
     pub(super) met: Option<Met>,
     /// The name that it asks TLS for; empty for none, absent where it speaks no TLS.
@@ -37,10 +39,11 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
     // From here on no change of the rules is missed.
     let mut changes = context.rules.subscribe();
     let name = client.server_name.as_deref().filter(|name| !name.is_empty());
-    let who = Who::client(&speaker, door.port, name, (client.ends.remote.ip(), client.ends.local.ip()));
+    let who = Who::client(&speaker, door.port, name, (client.peer, client.ends.local.ip()));
+    let original = Some(client.ends.remote.ip());
     let route = |snapshot: &Snapshot, account: &mut Account| {
         account.between(context.recorder(speaker.to_nothing()));
-        let decision = judged(&who, door, snapshot);
+        let decision = judged((&who, original), door, snapshot);
         report(context, &who, || format!("a connection to port {}", door.port), &decision);
         if !decision.allowed() {
             return Err(Cause::Denied);
@@ -58,7 +61,7 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
     };
     let until = async {
         tokio::select! {
-            () = denied(context, door, &who, &mut changes) => End::Denied,
+            () = denied(context, door, (&who, original), &mut changes) => End::Denied,
             () = replaced(context, door, client.met.as_ref()) => End::Denied,
             () = drained(door) => End::Stopped,
         }
@@ -91,18 +94,23 @@ impl Client {
     }
 }
 
-fn judged(who: &Who, door: &Door, snapshot: &Snapshot) -> Decision {
-    door.look(snapshot).workload.authorizer.decide_connection(&who.peer(door.port, None))
+fn judged((who, original): (&Who, Option<IpAddr>), door: &Door, snapshot: &Snapshot) -> Decision {
+    door.look(snapshot).workload.authorizer.decide_connection(&who.peer(door.port, original))
 }
 
 /// Resolves when the rules forbid what they allowed.
-async fn denied(context: &Context, door: &Door, who: &Who, changes: &mut tokio::sync::watch::Receiver<u64>) {
+async fn denied(
+    context: &Context,
+    door: &Door,
+    (who, original): (&Who, Option<IpAddr>),
+    changes: &mut tokio::sync::watch::Receiver<u64>,
+) {
     loop {
         if changes.changed().await.is_err() {
             // No rules come any more.
             return std::future::pending().await;
         }
-        if !judged(who, door, &context.current.load()).allowed() {
+        if !judged((who, original), door, &context.current.load()).allowed() {
             tracing::info!(client = %who.address, gateway = %who.service, "ended a connection that policy denies now");
             return;
         }

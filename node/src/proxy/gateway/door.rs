@@ -178,6 +178,8 @@ impl Door {
 pub(in crate::proxy) struct Entrance {
     pub(super) door: Arc<Door>,
     pub(super) met: Option<Met>,
+    /// Whence the connection itself comes: a balancer, where that says who its client is.
+    pub(super) peer: IpAddr,
     /// Who opened it, in the eyes of the gateway's speaker with this number.
     pub(super) client: ArcSwapOption<(u64, Arc<Who>)>,
 }
@@ -211,13 +213,13 @@ impl Met {
 
 impl Entrance {
     /// Of a connection without TLS.
-    pub(super) fn plain(door: Arc<Door>) -> Self {
-        Self { door, met: None, client: ArcSwapOption::empty() }
+    pub(super) fn plain(door: Arc<Door>, peer: IpAddr) -> Self {
+        Self { door, met: None, peer, client: ArcSwapOption::empty() }
     }
 
     /// Of a connection with TLS.
-    pub(super) fn secure(door: Arc<Door>, met: Met) -> Self {
-        Self { met: Some(met), ..Self::plain(door) }
+    pub(super) fn secure(door: Arc<Door>, met: Met, peer: IpAddr) -> Self {
+        Self { met: Some(met), ..Self::plain(door, peer) }
     }
 
     /// In whose name its requests go on.

@@ -8,8 +8,10 @@ mod bytes;
 mod door;
 mod forwarded;
 mod keeper;
+mod proxied;
 mod tls;
 
+use crate::mesh::crowd::Place;
 pub(super) use admission::Admitted;
 pub(super) use door::{Clients, Door, Entrance, Way};
 pub use keeper::keep_doors;
@@ -28,34 +30,54 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 /// Serves one connection of a client.
-pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, remote: SocketAddr) {
+pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, peer: SocketAddr) {
     listen::tune(&stream);
     let Ok(local) = stream.local_addr() else { return };
     // What not every connection needs for as long as it lives is boxed.
-    let begun = tokio::select! {
-        begun = Box::pin(begin(&context, &door, stream, remote)) => begun,
+    let met = tokio::select! {
+        met = Box::pin(meet_client(&context, &door, stream, peer)) => met,
         () = door.closed() => return,
         () = context.draining() => return,
     };
-    let bytes = |met, server_name| bytes::Client { ends: Ends { remote, local, dialled: None }, met, server_name };
+    let (begun, remote, _place) = match met {
+        Ok(met) => met,
+        Err(error) => return tracing::debug!(%error, "a client's connection came to nothing"),
+    };
+    let (ends, peer) = (Ends { remote, local, dialled: None }, peer.ip());
+    let bytes = |met, server_name| bytes::Client { ends, peer, met, server_name };
     match begun {
-        Ok(Begun::Http { stream, is_http2 }) => {
-            outbound::serve_client(&context, stream, Entrance::plain(door), is_http2, (remote, local)).await;
+        Begun::Http { stream, is_http2 } => {
+            outbound::serve_client(&context, stream, Entrance::plain(door, peer), is_http2, (remote, local)).await;
         }
-        Ok(Begun::Met(stream, met)) if !met.configured.requests => {
+        Begun::Met(stream, met) if !met.configured.requests => {
             let name = met.name.clone().unwrap_or_default();
             Box::pin(bytes::serve(&context, &door, *stream, bytes(Some(met), Some(name)))).await;
         }
-        Ok(Begun::Met(stream, met)) => {
+        Begun::Met(stream, met) => {
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let entrance = Entrance::secure(door, met);
+            let entrance = Entrance::secure(door, met, peer);
             outbound::serve_client(&context, stream, entrance, is_http2, (remote, local)).await;
         }
-        Ok(Begun::Bytes { stream, server_name }) => {
+        Begun::Bytes { stream, server_name } => {
             Box::pin(bytes::serve(&context, &door, stream, bytes(None, server_name))).await;
         }
-        Err(error) => tracing::debug!(%error, "a client's connection came to nothing"),
     }
+}
+
+/// Learns who the client is, and what the connection carries. One client alone cannot keep the others out: its place is held with it.
+async fn meet_client(
+    context: &Context,
+    door: &Door,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+) -> io::Result<(Begun, SocketAddr, Place)> {
+    let bounds = Bounds::of_applications(&context.limits());
+    let proxied = context.current.read().compiled.config().gateways.proxy_protocol;
+    let told = if proxied { proxied::read(&mut stream, &bounds).await? } else { None };
+    let remote = told.unwrap_or(peer);
+    let place = context.clients.admit(remote.ip(), &context.limits());
+    let place = place.ok_or_else(|| io::Error::other("too many connections of one address"))?;
+    Ok((begin(context, door, stream, remote).await?, remote, place))
 }
 
 /// A connection of which is known what it carries.

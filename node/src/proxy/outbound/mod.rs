@@ -245,7 +245,7 @@ impl Answered {
 
 impl Requests<'_> {
     async fn answer(&mut self, request: Request<Incoming>, exchange: &mut Exchange) -> Result<Answered, Cause> {
-        let (context, ends) = (self.context, (self.remote.ip(), self.local.ip()));
+        let context = self.context;
         let (mut parts, incoming) = request.into_parts();
         let snapshot = context.current.load();
         let limits = &snapshot.compiled.config().limits;
@@ -273,7 +273,7 @@ impl Requests<'_> {
             return self.admitted(&snapshot, request, exchange).await;
         };
         let mut told = Told::default();
-        let answered = match entrance.admit(context, (&mut parts, incoming), &host, ends, &mut told).await {
+        let answered = match entrance.admit(context, (&mut parts, incoming), &host, self.local.ip(), &mut told).await {
             Ok(Admitted { body: incoming, user, mut standing }) => {
                 self.standing = Some(standing.clone());
                 let request = forward::Outgoing { parts, host, upgrade, incoming, user };

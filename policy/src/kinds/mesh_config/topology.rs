@@ -10,6 +10,8 @@ pub struct GatewayTopology {
     pub trusted_proxies: usize,
     /// What becomes of `x-forwarded-client-cert`.
     pub client_cert: ForwardClientCert,
+    /// Every connection to a gateway begins with a header of the PROXY protocol, which names the client.
+    pub proxy_protocol: bool,
 }
 
 /// `ForwardClientCertDetails`.
@@ -54,14 +56,17 @@ impl GatewayTopology {
         let fields = at.fields()?;
         let proxies = fields.get("numTrustedProxies").and_then(|number| number.integer(0..=MAX_PROXIES));
         let client_cert = fields.get("forwardClientCertDetails").and_then(|word| word.word(&CLIENT_CERT));
-        if let Some(at) = fields.get("proxyProtocol") {
-            at.anything();
-            at.unbuilt("`proxyProtocol`");
+        let mut proxy_protocol = false;
+        if let Some(proxied) = fields.get("proxyProtocol").as_ref().and_then(At::fields) {
+            // Istio's has no fields.
+            proxied.finish();
+            proxy_protocol = true;
         }
         fields.finish();
         Some(Self {
             trusted_proxies: proxies.and_then(|number| usize::try_from(number).ok()).unwrap_or_default(),
             client_cert: client_cert.unwrap_or_default(),
+            proxy_protocol,
         })
     }
 }
