@@ -17,6 +17,10 @@ pub(crate) const USER: u32 = 65_534;
 pub(crate) const OUTSIDE: &str = "10.9.0.2";
 /// The same by IPv6.
 pub(crate) const OUTSIDE_V6: &str = "fd00:9::2";
+/// The machine of the test, as that one sees it.
+pub(crate) const HERE: &str = "10.9.0.1";
+/// The same by IPv6.
+pub(crate) const HERE_V6: &str = "fd00:9::1";
 /// Where it sends back lines.
 pub(crate) const ECHO: u16 = 7000;
 
@@ -87,6 +91,20 @@ impl Place {
         let mut line = String::new();
         BufReader::new(server.stdout.take().expect("piped")).read_line(&mut line).expect("it says that it is ready");
         Self { outside, server }
+    }
+}
+
+impl Place {
+    /// A program of the machine outside, to be given words.
+    pub(crate) fn outside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.outside.id().to_string(), "-n", program]);
+        command
+    }
+
+    /// curl of the machine outside.
+    pub(crate) fn curl(&self, words: &[&str]) -> Result<String, String> {
+        said(self.outside("curl").args(["-sS", "--fail", "--max-time", "20"]).args(words))
     }
 }
 

@@ -29,6 +29,7 @@ mod mirroring;
 mod outliers;
 mod outside;
 mod plan;
+mod plaintext;
 mod policy;
 mod proposals;
 mod push;

@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// With prior knowledge HTTP/2 begins so.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A record of TLS's handshake begins so.
+const HANDSHAKE: u8 = 22;
 /// Longest method that is taken for one of HTTP's.
 const METHOD: usize = 24;
 
@@ -52,6 +54,15 @@ pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Boun
 pub(super) async fn host(stream: &TcpStream, bounds: &Bounds) -> io::Result<Option<String>> {
     let limits = HeadLimits { bytes: LOOK, lines: LINES };
     look(stream, bounds, |bytes| http1::host_of(bytes, limits), None).await
+}
+
+/// True if the first byte of a connection, which has come, is one of TLS.
+///
+/// # Errors
+/// The connection broke off.
+pub(super) async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    Ok(stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE)
 }
 
 /// Rests between looks at bytes that stay unread: a socket that holds some would wake its reader at once.
@@ -168,7 +179,6 @@ fn of_tls(bytes: &[u8]) -> Option<Spoken> {
 }
 
 fn of_any(bytes: &[u8]) -> Option<Spoken> {
-    const HANDSHAKE: u8 = 22;
     match bytes {
         [HANDSHAKE, 3, 0..=4, ..] => return of_tls(bytes),
         [HANDSHAKE] | [HANDSHAKE, 3] => return None,

@@ -17,7 +17,7 @@ use certs::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use captures::Capture;
+pub use captures::{Capture, Inbound};
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
@@ -69,6 +69,9 @@ pub struct Status {
     /// Ports that Gateways have open at this node.
     #[serde(default)]
     pub gateways: Vec<OpenGateway>,
+    /// Ports at which this node's services take callers outside the mesh, if PeerAuthentication lets them.
+    #[serde(default)]
+    pub plaintext: Vec<Plaintext>,
     /// Resident memory of the process, bytes.
     pub memory_bytes: u64,
     /// Bytes a second sent to other nodes for membership, over the last seconds.
@@ -92,6 +95,19 @@ pub struct OpenGateway {
     pub documents: Vec<String>,
     /// What is served, the most specific first.
     pub hosts: Vec<String>,
+}
+
+/// A port of a service that takes callers outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plaintext {
+    /// `ADDRESS:PORT`.
+    pub listen: String,
+    /// `NAMESPACE/NAME[/INSTANCE]`.
+    pub service: String,
+    /// The service's port.
+    pub port: u16,
+    /// What PeerAuthentication says of it now: `STRICT` refuses them.
+    pub mode: String,
 }
 
 /// Something to look at.

@@ -9,6 +9,7 @@ use axum::{
 use serde::Deserialize;
 
 use super::{Admin, api, error::Error};
+use crate::capture;
 
 /// How long a guard waits for news before it asks again: so it sees that the node still answers.
 const NEWS: Duration = Duration::from_secs(2);
@@ -53,6 +54,10 @@ impl Admin {
             listen: captures.listen.clone(),
             services: config.dns.as_ref().map(|dns| dns.addresses.to_string()),
             spared,
+            inbound: (!captures.incoming.is_empty()).then(|| api::Inbound {
+                listen: captures.incoming.clone(),
+                targets: capture::targets(&config.services, &capture::listening(), &self.agent.listeners()),
+            }),
             uid: nix::unistd::geteuid().as_raw(),
             leaving: !self.agent.is_listening(),
         })
