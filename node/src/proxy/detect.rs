@@ -39,12 +39,30 @@ pub(super) enum Spoken {
 /// # Errors
 /// The connection ended or stayed silent for too long.
 pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Bounds) -> io::Result<Spoken> {
-    match declared {
-        Protocol::Tcp => Ok(Spoken::Bytes),
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => look(stream, bounds, of_http, Spoken::Http1).await,
-        Protocol::Tls => look(stream, bounds, of_tls, Spoken::Tls(None)).await,
-        Protocol::Sniffed => look(stream, bounds, of_any, Spoken::Bytes).await,
-    }
+    by(stream, declared, bounds, Some).await
+}
+
+/// As [`detect`], for callers outside the mesh: nothing is guessed of one that sends a part and then nothing.
+///
+/// # Errors
+/// As [`detect`], or a part came and then nothing for as long as a head may take.
+pub(super) async fn detect_whole(stream: &TcpStream, declared: Protocol, bounds: &Bounds) -> io::Result<Spoken> {
+    by(stream, declared, bounds, |_| None).await
+}
+
+async fn by(
+    stream: &TcpStream,
+    declared: Protocol,
+    bounds: &Bounds,
+    guess: impl Fn(Spoken) -> Option<Spoken>,
+) -> io::Result<Spoken> {
+    let found = match declared {
+        Protocol::Tcp => return Ok(Spoken::Bytes),
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => look(stream, bounds, of_http, guess(Spoken::Http1)).await?,
+        Protocol::Tls => look(stream, bounds, of_tls, guess(Spoken::Tls(None))).await?,
+        Protocol::Sniffed => look(stream, bounds, of_any, guess(Spoken::Bytes)).await?,
+    };
+    found.ok_or_else(|| io::ErrorKind::TimedOut.into())
 }
 
 /// The host that the first request of a connection names; `None` if it names none, or cannot be read.
@@ -53,7 +71,7 @@ pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Boun
 /// As [`detect`].
 pub(super) async fn host(stream: &TcpStream, bounds: &Bounds) -> io::Result<Option<String>> {
     let limits = HeadLimits { bytes: LOOK, lines: LINES };
-    look(stream, bounds, |bytes| http1::host_of(bytes, limits), None).await
+    look(stream, bounds, |bytes| http1::host_of(bytes, limits), None).await.map(Option::flatten)
 }
 
 /// True if the first byte of a connection, which has come, is one of TLS.
@@ -82,13 +100,13 @@ impl Pauses {
     }
 }
 
-/// Looks at more and more until it can be said; who sends a part and then nothing is taken for the `otherwise`.
+/// Looks at more and more until it can be said; who sends a part and then nothing is taken for the `otherwise`, if there is one.
 async fn look<T: Clone>(
     stream: &TcpStream,
     bounds: &Bounds,
     judge: impl Fn(&[u8]) -> Option<T>,
-    otherwise: T,
-) -> io::Result<T> {
+    otherwise: Option<T>,
+) -> io::Result<Option<T>> {
     // Who says nothing needs no room for what it says.
     timeout(bounds.idle, stream.readable()).await??;
     let mut bytes = vec![0; LOOK];
@@ -100,7 +118,7 @@ async fn look<T: Clone>(
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if let Some(found) = judge(&bytes[..length]) {
-                return Ok(found);
+                return Ok(Some(found));
             }
             if length == bytes.len() {
                 return Ok(otherwise.clone());

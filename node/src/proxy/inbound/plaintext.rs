@@ -87,7 +87,7 @@ async fn spoken(context: &Context, declared: config::Protocol, stream: &TcpStrea
         config::Protocol::Tcp => return Ok(Spoken::Bytes),
     };
     let looked = async {
-        let spoken = detect::detect(stream, by, &bounds).await?;
+        let spoken = detect::detect_whole(stream, by, &bounds).await?;
         let is_tls = spoken == Spoken::Http1 && detect::begins_tls(stream).await?;
         Ok(if is_tls { Spoken::Tls(None) } else { spoken })
     };
