@@ -58,8 +58,7 @@ struct Applications(Child);
 impl Applications {
     fn start(words: &[String]) -> Self {
         let mut command = Command::new("/usr/bin/python3");
-        let mut child =
-            command.args(["-c", APPLICATIONS]).args(words).stdout(Stdio::piped()).spawn().expect("python3");
+        let mut child = command.args(["-c", APPLICATIONS]).args(words).stdout(Stdio::piped()).spawn().expect("python3");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says that it is ready");
         Self(child)
@@ -84,10 +83,15 @@ fn service(name: &str, port: u16, protocol: &str) -> Service {
 
 /// The applications, and a node beside them.
 fn mesh(more: Vec<Service>) -> (Applications, Cluster) {
-    let places =
-        [format!("http/::/{WEB}"), format!("http/::ffff:127.0.0.1/{HIDDEN}"), "line/::/22".to_owned(), format!("line/::/{OTHER}")];
+    let places = [
+        format!("http/::/{WEB}"),
+        format!("http/::ffff:127.0.0.1/{HIDDEN}"),
+        "line/::/22".to_owned(),
+        format!("line/::/{OTHER}"),
+    ];
     let applications = Applications::start(&places);
-    let own = [service("shop/web", WEB, "http"), service("shop/hidden", HIDDEN, "http"), service("shop/late", LATE, "http")];
+    let own =
+        [service("shop/web", WEB, "http"), service("shop/hidden", HIDDEN, "http"), service("shop/late", LATE, "http")];
     let extra = "[capture]\nport = 0\ninbound_port = 0\nas = \"shop/web\"\n".to_owned();
     let plan = Plan { extra, ..Plan::with(own.into_iter().chain(more)) };
     let cluster = Cluster::start(Skein::at(env!("CARGO_BIN_EXE_skein-under-test")), &[("here", plan)]);
@@ -154,7 +158,10 @@ fn callers_of_other_machines_come_in_as_policy_allows() {
         assert_eq!(tables(), "", "only looked at");
         on(&cluster, &["--inbound-only"]);
         let told = status(&cluster);
-        assert_eq!((&told["state"], &told["outbound"], &told["inbound"]["captured"]), (&json!("on"), &json!(false), &json!(true)));
+        assert_eq!(
+            (&told["state"], &told["outbound"], &told["inbound"]["captured"]),
+            (&json!("on"), &json!(false), &json!(true))
+        );
         let mut targets = vec![format!("*:{WEB}"), format!("*:{db_port}")];
         let mut known: Vec<String> = serde_json::from_value(told["inbound"]["targets"].clone()).expect("a list");
         targets.sort();
@@ -167,7 +174,10 @@ fn callers_of_other_machines_come_in_as_policy_allows() {
         let v6 = place.curl(&[&format!("http://[{HERE_V6}]:{WEB}/")]).expect("an answer");
         assert!(v6.contains("x-forwarded-for: fd00:9::2\n"), "{v6}");
         let http2 = place.curl(&["--http2-prior-knowledge", "-H", "x-forwarded-client-cert: me", &web()]);
-        assert!(http2.as_ref().is_ok_and(|body| body.contains("10.9.0.2") && !body.contains("client-cert")), "{http2:?}");
+        assert!(
+            http2.as_ref().is_ok_and(|body| body.contains("10.9.0.2") && !body.contains("client-cert")),
+            "{http2:?}"
+        );
         let python = format!("import urllib.request; print(urllib.request.urlopen('{}').read().decode())", web());
         let python = said(place.outside("/usr/bin/python3").args(["-c", &python])).expect("an answer");
         assert!(python.contains("x-forwarded-for: 10.9.0.2\n"), "{python}");
@@ -179,7 +189,11 @@ fn callers_of_other_machines_come_in_as_policy_allows() {
         assert_eq!(psql().expect("an answer").trim(), "42");
 
         // Where it meant to go is what policy sees; who it is nobody knows.
-        push(&cluster, "AuthorizationPolicy", "{rules: [{from: [{source: {ipBlocks: [10.9.0.2], notPrincipals: ['*']}}], when: [{key: destination.ip, values: [10.9.0.1]}, {key: destination.port, values: ['8080']}]}]}");
+        push(
+            &cluster,
+            "AuthorizationPolicy",
+            "{rules: [{from: [{source: {ipBlocks: [10.9.0.2], notPrincipals: ['*']}}], when: [{key: destination.ip, values: [10.9.0.1]}, {key: destination.port, values: ['8080']}]}]}",
+        );
         assert_eq!(comes_by_node(place), Ok(true));
         assert!(place.curl(&[&format!("http://[{HERE_V6}]:{WEB}/")]).is_err_and(|error| error.contains("403")));
         assert!(psql().is_err(), "another port");

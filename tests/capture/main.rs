@@ -253,7 +253,10 @@ fn what_cannot_be_done_is_said() {
         refused(&["confirm"], "nothing is captured");
         refused(&["on", "--inbound"], "inbound_port = 15006");
         let both = capture(&cluster, &["on", "--inbound-only", "--uid", "65534"]).expect_code(2);
-        assert!(both.err.contains("--inbound-only"), "whose processes it is, nobody knows of another machine: {both:?}");
+        assert!(
+            both.err.contains("--inbound-only"),
+            "whose processes it is, nobody knows of another machine: {both:?}"
+        );
         // Without the program, and without the privilege.
         let mut without = cluster.command("web");
         let without =

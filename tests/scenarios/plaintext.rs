@@ -74,7 +74,9 @@ fn tokens_open_what_identities_cannot() {
     let (cluster, port) = mesh();
     let (issuer, stranger) = (Issuer::default(), Issuer::default());
     let keys = issuer.keys().replace('"', "\\\"");
-    let rule = format!("{{selector: {{matchLabels: {{app: reviews}}}}, jwtRules: [{{issuer: 'https://id.example', jwks: \"{keys}\"}}]}}");
+    let rule = format!(
+        "{{selector: {{matchLabels: {{app: reviews}}}}, jwtRules: [{{issuer: 'https://id.example', jwks: \"{keys}\"}}]}}"
+    );
     push(&cluster, "RequestAuthentication", "users", &rule);
     let alice = json!({"iss": "https://id.example", "sub": "alice"});
     let bearer = |issuer: &Issuer| format!("Bearer {}", issuer.token(&alice));
@@ -104,7 +106,8 @@ fn what_is_told_of_requests_tells_of_these() {
         let line = lines.iter().find(|line| line.contains("\"/seen\"")).ok_or(format!("{lines:#?}"))?;
         let line: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
         assert_eq!((&line["response_code"], &line["upstream_cluster"]), (&json!(200), &json!("inbound|9080||")));
-        assert_eq!(line["downstream_local_address"], json!(port.to_string()), "{line}");
+        assert_eq!(line["downstream_local_address"], json!(port.ip().to_string()), "{line}");
+        assert!(line["request_id"].is_string(), "{line}");
         assert_eq!(line["requested_server_name"], Value::Null, "{line}");
         Ok(())
     });

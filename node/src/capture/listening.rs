@@ -26,7 +26,8 @@ pub fn targets(services: &[Service], listening: &[SocketAddr], own: &[SocketAddr
     let is_own = |port: u16| own.iter().any(|own| own.port() == port && !own.ip().to_canonical().is_loopback());
     let reached = |target: SocketAddr| {
         let is_here = |at: &SocketAddr| {
-            at.port() == target.port() && (at.ip().is_unspecified() || at.ip().to_canonical() == target.ip().to_canonical())
+            at.port() == target.port()
+                && (at.ip().is_unspecified() || at.ip().to_canonical() == target.ip().to_canonical())
         };
         listening.iter().any(is_here)
     };

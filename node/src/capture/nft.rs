@@ -193,9 +193,7 @@ mod tests {
     #[test]
     fn the_kernels_state_is_read() {
         let set = |name: &str, elements: Value| json!({"set": {"family": "inet", "name": name, "elem": elements}});
-        let rule = |chain: &str, packets: u64| {
-            json!({"rule": {"chain": chain, "expr": [{"match": {}}, {"counter": {"packets": packets, "bytes": 60}}]}})
-        };
+        let rule = |chain: &str, packets: u64| json!({"rule": {"chain": chain, "expr": [{"match": {}}, {"counter": {"packets": packets, "bytes": 60}}]}});
         let table = json!({"nftables": [
             {"metainfo": {}}, {"table": {"family": "inet", "name": "skein"}},
             set("armed", json!([{"elem": {"val": "tcp", "timeout": 15, "expires": 14}}])),

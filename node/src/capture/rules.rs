@@ -147,11 +147,7 @@ impl Rules {
             rule(NO_IPV6.to_owned());
         }
         let redirect = format!("counter redirect to :{}", incoming.port);
-        for (set, met) in [
-            (ANYWHERE, "tcp dport"),
-            (AT_V4, "ip daddr . tcp dport"),
-            (AT_V6, "ip6 daddr . tcp dport"),
-        ] {
+        for (set, met) in [(ANYWHERE, "tcp dport"), (AT_V4, "ip daddr . tcp dport"), (AT_V6, "ip6 daddr . tcp dport")] {
             rule(format!("{met} @{set} {redirect}"));
         }
     }
@@ -327,12 +323,14 @@ mod tests {
                 "ip6 daddr . tcp dport @ports_v6 counter redirect to :15006"
             ]
         );
-        let elements: Vec<&str> = script.lines().filter_map(|line| line.strip_prefix("add element inet skein ")).collect();
+        let elements: Vec<&str> =
+            script.lines().filter_map(|line| line.strip_prefix("add element inet skein ")).collect();
         let aimed = ["ports { 9080 }", "ports_v4 { 10.0.0.5 . 5432 }", "ports_v6 { fd00::5 . 5432 }"];
         assert_eq!(elements[..3], aimed);
         // Where they change, a guard says so, in the same transaction.
         let later = renewal(7, Duration::from_secs(15), Some(&incoming().targets[1..]));
-        let [before, after] = ["flush set inet skein ports\n", "add element inet skein ports_v4"].map(|text| later.find(text));
+        let [before, after] =
+            ["flush set inet skein ports\n", "add element inet skein ports_v4"].map(|text| later.find(text));
         assert!(before.is_some() && before < after && !later.contains("9080"), "{later}");
         let without = Rules { incoming: Some(Incoming { ipv6: false, ..incoming() }), ..rules };
         assert!(chain(&without.script(7, Duration::ZERO), "incoming").contains(&"meta nfproto ipv6 return".to_owned()));

@@ -155,7 +155,8 @@ async fn switch_on(on: On, ctx: &Context) -> Result<()> {
     if on.dry_run {
         return ctx.output.show(&serde_json::json!({"rules": script}), || script.clone());
     }
-    let everybodys = rules.outgoing.as_ref().is_some_and(|outgoing| outgoing.uids.is_empty() && outgoing.gids.is_empty());
+    let everybodys =
+        rules.outgoing.as_ref().is_some_and(|outgoing| outgoing.uids.is_empty() && outgoing.gids.is_empty());
     if node.uid == 0 && everybodys {
         eprintln!(
             "note: the node runs as root, so that no process of root is captured: give the node a user of its own"
@@ -174,7 +175,10 @@ async fn switch_on(on: On, ctx: &Context) -> Result<()> {
             Some(_) if status.inbound.targets.is_empty() => {
                 "no application of a service can be reached by other machines yet; its connections will be".to_owned()
             }
-            Some(_) => format!("new connections, those of other machines to {} among them, are", status.inbound.targets.join(", ")),
+            Some(_) => format!(
+                "new connections, those of other machines to {} among them, are",
+                status.inbound.targets.join(", ")
+            ),
         };
         format!("{which} brought to this node; taken back in {seconds} s unless you say `skein capture confirm`")
     })

@@ -67,7 +67,8 @@ pub(super) fn text(status: &Status) -> String {
         let _ = writeln!(text, "gateway       {} {} as {}: {hosts}", door.listen, door.protocol, door.service);
     }
     for port in &status.plaintext {
-        let takes = if port.mode == "STRICT" { "refuses all: mutual TLS is required" } else { "callers outside the mesh" };
+        let takes =
+            if port.mode == "STRICT" { "refuses all: mutual TLS is required" } else { "callers outside the mesh" };
         let _ = writeln!(text, "plaintext     {} {} port {}: {takes}", port.listen, port.service, port.port);
     }
     if status.root.phase != "steady" && !status.root.phase.is_empty() {

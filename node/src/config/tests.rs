@@ -231,7 +231,10 @@ fn plaintext_is_taken_where_nothing_else_listens() {
     assert_eq!(read.services[0].ports[0].plaintext, "10.0.0.5:8080".parse().ok());
     assert_eq!(parse(&port("name = \"x\"")).unwrap().services[0].ports[0].plaintext, None);
     let (line, column, message) = refused(&port("plaintext = \"0.0.0.0:8080\""));
-    assert!((line, column) == (6, 62) && message.contains("where the application listens"), "{line}:{column} {message}");
+    assert!(
+        (line, column) == (6, 62) && message.contains("where the application listens"),
+        "{line}:{column} {message}"
+    );
     assert!(refused(&port("plaintext = \"127.0.0.1:8080\"")).2.contains("where the application listens"));
     assert!(refused(&port("plaintext = \"web:8080\"")).2.contains("no ADDRESS:PORT"));
     assert!(refused(&port("plaintext = true")).2.contains("invalid type"));

@@ -58,7 +58,9 @@ async fn by(
 ) -> io::Result<Spoken> {
     let found = match declared {
         Protocol::Tcp => return Ok(Spoken::Bytes),
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => look(stream, bounds, of_http, guess(Spoken::Http1)).await?,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+            look(stream, bounds, of_http, guess(Spoken::Http1)).await?
+        }
         Protocol::Tls => look(stream, bounds, of_tls, guess(Spoken::Tls(None))).await?,
         Protocol::Sniffed => look(stream, bounds, of_any, guess(Spoken::Bytes)).await?,
     };

@@ -67,7 +67,9 @@ impl Local {
     pub(super) fn at(&self, address: SocketAddr) -> Option<LocalPort> {
         let ports = || {
             let of = |service: &&Service| Speaker::of(service);
-            self.services().into_iter().flat_map(move |service| service.ports.iter().map(move |port| (of(&service), port)))
+            self.services()
+                .into_iter()
+                .flat_map(move |service| service.ports.iter().map(move |port| (of(&service), port)))
         };
         let named = |target: SocketAddr| target.ip().to_canonical() == address.ip().to_canonical();
         let unnamed = |target: SocketAddr| target.ip().is_loopback() || target.ip().is_unspecified();

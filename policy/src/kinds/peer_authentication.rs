@@ -68,7 +68,8 @@ fn decode_mode(at: &At<'_>) -> Option<MutualTls> {
     let at = fields.get("mode");
     let mode = at.as_ref().and_then(|mode| mode.word(&MODES)).flatten();
     if let (Some(at), Some(MutualTls::Disable)) = (&at, mode) {
-        let message = "DISABLE lets callers outside the mesh in, as PERMISSIVE does: traffic between nodes is always mutual TLS";
+        let message =
+            "DISABLE lets callers outside the mesh in, as PERMISSIVE does: traffic between nodes is always mutual TLS";
         at.warn(codes::WITHOUT_EFFECT, message, "write PERMISSIVE, unless the document must stay as Istio has it");
     }
     fields.finish();

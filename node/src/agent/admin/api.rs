@@ -4,6 +4,7 @@ mod captures;
 mod events;
 mod explain;
 mod history;
+mod listeners;
 mod out;
 mod policy;
 mod traffic;
@@ -21,6 +22,7 @@ pub use captures::{Capture, Inbound};
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
+pub use listeners::{OpenGateway, Plaintext};
 pub use out::Out;
 pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
@@ -78,36 +80,6 @@ pub struct Status {
     pub gossip_bytes_per_s: u64,
     /// The same by lane: `liveness`, `policy`, `health`, `services`, `rest`.
     pub gossip_lanes: BTreeMap<String, u64>,
-}
-
-/// A port that Gateways have open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenGateway {
-    /// `ADDRESS:PORT`.
-    pub listen: String,
-    /// The port as documents name it.
-    pub port: u16,
-    /// `http` or `https`.
-    pub protocol: String,
-    /// `NAMESPACE/NAME[/INSTANCE]` of the service in whose name requests go on.
-    pub service: String,
-    /// `Gateway NAMESPACE/NAME`, the oldest first.
-    pub documents: Vec<String>,
-    /// What is served, the most specific first.
-    pub hosts: Vec<String>,
-}
-
-/// A port of a service that takes callers outside the mesh.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plaintext {
-    /// `ADDRESS:PORT`.
-    pub listen: String,
-    /// `NAMESPACE/NAME[/INSTANCE]`.
-    pub service: String,
-    /// The service's port.
-    pub port: u16,
-    /// What PeerAuthentication says of it now: `STRICT` refuses them.
-    pub mode: String,
 }
 
 /// Something to look at.

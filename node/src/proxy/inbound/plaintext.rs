@@ -5,6 +5,7 @@
 //! No TLS ends here: who begins it gets the application's own, byte for byte, and none at a port of requests.
 
 use super::{
+    REQUEST_ID,
     caller::{self, Caller, Plain},
     observe, tcp,
 };
@@ -184,6 +185,7 @@ impl Handler for Requests {
         let (is_head, grpc) = (request.method() == Method::HEAD, body::is_grpc(request.headers()));
         let (mut parts, incoming) = request.into_parts();
         body::strip_claims(&mut parts.headers);
+        parts.headers.insert(REQUEST_ID, self.context.request_id());
         let patience = body::patience(&self.context.limits(), grpc);
         let request = Request::from_parts(parts, RequestBody::once(incoming, &self.context.budget, patience));
         let mut response = super::answer(&self.context, &self.caller, request).await;

@@ -109,7 +109,10 @@ fn nothing_that_a_caller_says_of_itself_is_told_the_application() {
         arrived.head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0.to_ascii_lowercase())).collect();
     names.sort();
     assert_eq!(names, ["host", "x-forwarded-for", "x-forwarded-proto", "x-own", "x-request-id"]);
-    assert_eq!((arrived.header("x-forwarded-for"), arrived.header("x-forwarded-proto")), (Some("127.0.0.1"), Some("http")));
+    assert_eq!(
+        (arrived.header("x-forwarded-for"), arrived.header("x-forwarded-proto")),
+        (Some("127.0.0.1"), Some("http"))
+    );
     assert_ne!(arrived.header("x-request-id"), Some("mine"));
     // A peer's identity is told as ever.
     assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
@@ -120,7 +123,10 @@ fn nothing_that_a_caller_says_of_itself_is_told_the_application() {
         is("istio_requests_total{") && is("connection_security_policy=\"none\"") && is("source_principal=\"unknown\"")
     });
     let counted = counted.expect("it is counted");
-    assert!(counted.contains("reporter=\"destination\"") && counted.contains("destination_service_name=\"reviews\""), "{counted}");
+    assert!(
+        counted.contains("reporter=\"destination\"") && counted.contains("destination_service_name=\"reviews\""),
+        "{counted}"
+    );
     assert!(counted.contains("source_workload=\"unknown\"") && counted.ends_with(" 1"), "{counted}");
 }
 
@@ -147,7 +153,9 @@ fn peer_authentication_says_who_comes_in() {
     assert_eq!((peer(&world), backend.arrived().len()), (200, before + 1), "peers are let in");
     let refused_count = || {
         let metrics = world.metrics(1);
-        metrics.lines().any(|line| line.starts_with("istio_tcp_connections_closed_total{") && line.contains("response_flags=\"NR\""))
+        metrics.lines().any(|line| {
+            line.starts_with("istio_tcp_connections_closed_total{") && line.contains("response_flags=\"NR\"")
+        })
     };
     assert!(refused_count(), "{}", world.metrics(1));
     // The port of the application, not of the service.
@@ -382,7 +390,10 @@ fn what_is_no_request_of_http_1_1_is_refused_here() {
     assert_eq!(status("GET / HTTP/1.0\r\nHost: reviews\r\n\r\n"), Some(426));
     assert_eq!(status("CONNECT reviews:9080 HTTP/1.1\r\nHost: reviews:9080\r\n\r\n"), Some(404));
     assert_eq!(status("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), Some(400));
-    assert_eq!(status("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), Some(400));
+    assert_eq!(
+        status("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        Some(400)
+    );
     // What a node may add to a head is not room for those outside.
     let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9 << 10));
     assert_eq!(status(&long), Some(414));

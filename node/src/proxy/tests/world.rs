@@ -249,7 +249,13 @@ impl World {
                 labels.insert("tier".to_owned(), self.tier.to_owned());
                 labels
             },
-            ports: vec![Port { name: "http".to_owned(), number: PORT, protocol: entry.protocol, target: entry.target, plaintext: entry.plaintext }],
+            ports: vec![Port {
+                name: "http".to_owned(),
+                number: PORT,
+                protocol: entry.protocol,
+                target: entry.target,
+                plaintext: entry.plaintext,
+            }],
             check: Some(Check {
                 probe: Probe::Tcp,
                 target: entry.target,
