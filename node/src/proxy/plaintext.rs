@@ -32,7 +32,10 @@ struct Open {
 
 /// What is to be open; sockets are there for what is not open yet.
 #[derive(Debug)]
-pub(super) struct Wanted(Vec<(Key, Option<(SocketAddr, Vec<TcpListener>)>)>);
+pub(super) struct Wanted(Vec<(Key, Option<Bound>)>);
+
+/// Where it is, and the sockets of all workers.
+type Bound = (SocketAddr, Vec<TcpListener>);
 
 /// Serves one connection that came in at such a port.
 pub(super) async fn serve(context: Arc<Context>, port: Arc<LocalPort>, stream: TcpStream, remote: SocketAddr) {
