@@ -2,13 +2,14 @@
 
 use super::{
     nothing_is_left,
-    place::{HERE, HERE_V6, OUTSIDE, Place, as_user, curl, said, within},
+    place::{HERE, HERE_V6, Lasting, OUTSIDE, Place, as_user, curl, said, within},
     server::{self, Server},
     tables,
 };
 use harness::{
     PATIENCE,
     cluster::{Cluster, Plan, Service},
+    contract::Contract,
     eventually,
     process::{Output, Skein},
 };
@@ -24,6 +25,8 @@ const HIDDEN: u16 = 8082;
 const LATE: u16 = 8083;
 /// Lines, of no service.
 const OTHER: u16 = 7001;
+/// Lines, of a service.
+const LINES: u16 = 7002;
 
 /// Says what headers came; lines go back as they came.
 const APPLICATIONS: &str = r#"
@@ -88,6 +91,7 @@ fn mesh(more: Vec<Service>) -> (Applications, Cluster) {
         format!("http/::ffff:127.0.0.1/{HIDDEN}"),
         "line/::/22".to_owned(),
         format!("line/::/{OTHER}"),
+        format!("line/::/{LINES}"),
     ];
     let applications = Applications::start(&places);
     let own =
@@ -110,7 +114,10 @@ fn on(cluster: &Cluster, words: &[&str]) {
 }
 
 fn status(cluster: &Cluster) -> Value {
-    capture(cluster, &["status"]).expect_code(0).json()
+    let status = capture(cluster, &["status"]).expect_code(0).json();
+    let complaints = Contract::read().complaints("capture status", &status);
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    status
 }
 
 fn redirected(cluster: &Cluster) -> u64 {
@@ -286,6 +293,36 @@ fn an_inbound_capture_ends_whoever_dies() {
             other => Err(format!("{other:?}")),
         });
         goes_past(place);
+        capture(&cluster, &["off"]).expect_code(0);
+        nothing_is_left();
+    });
+}
+
+#[test]
+#[ignore = "needs root and nftables"]
+fn switched_on_and_off_no_connection_of_another_machine_breaks() {
+    within("inbound::switched_on_and_off_no_connection_of_another_machine_breaks", |place| {
+        let (_applications, cluster) = mesh(vec![service("shop/lines", LINES, "tcp")]);
+        cluster.wait_endpoints("shop/lines", 1);
+        let mut before = Lasting::from_outside(place, HERE, LINES);
+        assert_eq!(before.say("before"), "before");
+        on(&cluster, &["--inbound-only"]);
+        let mut captured = Lasting::from_outside(place, HERE, LINES);
+        assert_eq!((captured.say("captured"), redirected(&cluster)), ("captured".to_owned(), 1));
+        for round in 0..20 {
+            let line = format!("round {round}");
+            let said = capture(&cluster, &["off"]).expect_code(0).json();
+            assert_eq!((&said["state"], &said["connections"]), (&json!("ending"), &json!(1)));
+            assert_eq!((before.say(&line), captured.say(&line)), (line.clone(), line.clone()));
+            assert_eq!(comes_by_node(place), Ok(false));
+            on(&cluster, &["--inbound-only"]);
+            assert_eq!((before.say(&line), captured.say(&line)), (line.clone(), line));
+            assert_eq!(comes_by_node(place), Ok(true));
+        }
+        // Policy reaches what the kernel brought, and not what it never saw.
+        push(&cluster, "PeerAuthentication", "{mtls: {mode: STRICT}}");
+        assert_ne!(captured.say("still there?"), "still there?");
+        assert_eq!(before.say("still there?"), "still there?");
         capture(&cluster, &["off"]).expect_code(0);
         nothing_is_left();
     });

@@ -148,15 +148,19 @@ pub(crate) struct Lasting {
 
 impl Lasting {
     pub(crate) fn to(host: &str, port: u16) -> Self {
-        let mut child = Command::new("/usr/bin/python3")
-            .args(["-u", "-c", CLIENT, host, &port.to_string()])
-            .uid(USER)
-            .gid(USER)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3");
+        let mut program = Command::new("/usr/bin/python3");
+        program.uid(USER).gid(USER).current_dir("/");
+        Self::of(program, host, port)
+    }
+
+    /// One that the machine outside keeps open.
+    pub(crate) fn from_outside(place: &Place, host: &str, port: u16) -> Self {
+        Self::of(place.outside("/usr/bin/python3"), host, port)
+    }
+
+    fn of(mut program: Command, host: &str, port: u16) -> Self {
+        program.args(["-u", "-c", CLIENT, host, &port.to_string()]);
+        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
         let input = child.stdin.take().expect("piped");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         Self { child, input, output }
