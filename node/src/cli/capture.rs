@@ -332,7 +332,7 @@ fn told(status: &Status) -> String {
     let ways = match (status.outbound, status.inbound.captured) {
         (true, true) => format!("both ways, from other machines to {}", told_targets(status)),
         (false, true) => format!("only from other machines, to {}", told_targets(status)),
-        (_, false) => "of this machine".to_owned(),
+        (_, false) => "from this machine".to_owned(),
     };
     match *state {
         "off" => "nothing is captured".to_owned(),
