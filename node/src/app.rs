@@ -58,7 +58,7 @@ use crate::{
     config::Config,
     dns,
     mesh::{self, Mesh, WorkerSockets, peer::PeerNetwork},
-    proxy::{ApplyError, Bound, DataPlane, Seat, run_worker, sweep_outliers},
+    proxy::{Bound, DataPlane, Seat, run_worker, sweep_outliers},
     snapshot::Circuits,
     tasks::Tasks,
     telemetry::Telemetry,
@@ -401,11 +401,7 @@ async fn start_control(
 async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
     plane.set_gateway(&config.gateway);
     let applied = plane.apply(&config.services, &config.outbounds, &config.upstreams).await;
-    applied.map_err(|error| match error {
-        ApplyError::Listen { address, source } => listen::refused(&source, address, "[[outbound]] or [[upstream]]"),
-        ApplyError::UnknownSpeaker { .. } => fail("bad_config", error.to_string(), "`as` names a [[service]]"),
-        ApplyError::Stopped => internal(error),
-    })
+    applied.map_err(|error| listen::unopened(error, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]"))
 }
 
 fn applier(plane: &Arc<DataPlane>) -> Apply {

@@ -138,7 +138,10 @@ pub struct Dns {
 pub struct Capture {
     /// The port on loopback to which the kernel brings connections; 0 picks a free one.
     pub port: u16,
-    /// Who calls by them.
+    /// The port on all addresses to which the kernel brings connections of other machines; 0 picks a free one, none means that
+    /// none are taken.
+    pub inbound_port: Option<u16>,
+    /// Who calls by captured connections of this machine.
     pub speaker: Speaker,
 }
 
@@ -214,6 +217,8 @@ pub struct Port {
     pub protocol: Protocol,
     /// The local application.
     pub target: SocketAddr,
+    /// Where callers outside the mesh reach it in plaintext, as PeerAuthentication allows; none means nowhere.
+    pub plaintext: Option<SocketAddr>,
 }
 
 /// What a port speaks.

@@ -32,7 +32,7 @@ pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
-pub use names::{Captures, Names};
+pub use names::{Captures, Names, PlaintextPort};
 pub use token_keys::TokenKeys;
 
 use crate::balance::rate::Limits;
@@ -93,6 +93,7 @@ pub struct Current {
     names: Arc<ArcSwap<Names>>,
     captures: Arc<ArcSwap<Captures>>,
     local_ports: Arc<ArcSwap<Vec<SocketAddr>>>,
+    plaintext: Arc<ArcSwap<Vec<PlaintextPort>>>,
     resolvers: Arc<ArcSwap<Vec<Trouble>>>,
 }
 
@@ -108,6 +109,7 @@ impl Current {
             names: Arc::default(),
             captures: Arc::default(),
             local_ports: Arc::default(),
+            plaintext: Arc::default(),
             resolvers: Arc::default(),
         }
     }
@@ -174,7 +176,18 @@ impl Current {
         self.captures.store(Arc::new(captures));
     }
 
-    /// Where the data plane listens for applications: proxy ports and explicit ports.
+    /// Where services beside this node take callers outside the mesh.
+    #[must_use]
+    pub fn plaintext(&self) -> Arc<Vec<PlaintextPort>> {
+        self.plaintext.load_full()
+    }
+
+    /// Says it. Only the data plane does.
+    pub fn tell_plaintext(&self, ports: Vec<PlaintextPort>) {
+        self.plaintext.store(Arc::new(ports));
+    }
+
+    /// Where the data plane listens beside its gateways: proxy ports, explicit ports, ports of services in plaintext.
     #[must_use]
     pub fn local_ports(&self) -> Arc<Vec<SocketAddr>> {
         self.local_ports.load_full()

@@ -1,9 +1,10 @@
 //! Transparent capture with the kernel's own nftables, in network namespaces that each test makes for itself: clients that know
-//! nothing of the mesh, what is spared, how a capture ends, whoever dies.
+//! nothing of the mesh, in it and outside, what is spared, how a capture ends, whoever dies.
 //!
 //! Needs root, nftables, iproute2, curl, python3 and PostgreSQL:
 //! `cargo test -p tests --test capture -- --ignored --test-threads=1`.
 
+mod inbound;
 mod place;
 #[expect(dead_code, reason = "of these servers only PostgreSQL is needed here")]
 #[path = "../databases/server.rs"]
@@ -250,6 +251,12 @@ fn what_cannot_be_done_is_said() {
         refused(&["on", "--uid", "0"], "the node's own");
         refused(&["on", "--confirm-within", "0s"], "--confirm-within");
         refused(&["confirm"], "nothing is captured");
+        refused(&["on", "--inbound"], "inbound_port = 15006");
+        let both = capture(&cluster, &["on", "--inbound-only", "--uid", "65534"]).expect_code(2);
+        assert!(
+            both.err.contains("--inbound-only"),
+            "whose processes it is, nobody knows of another machine: {both:?}"
+        );
         // Without the program, and without the privilege.
         let mut without = cluster.command("web");
         let without =

@@ -17,6 +17,10 @@ pub(crate) const USER: u32 = 65_534;
 pub(crate) const OUTSIDE: &str = "10.9.0.2";
 /// The same by IPv6.
 pub(crate) const OUTSIDE_V6: &str = "fd00:9::2";
+/// The machine of the test, as that one sees it.
+pub(crate) const HERE: &str = "10.9.0.1";
+/// The same by IPv6.
+pub(crate) const HERE_V6: &str = "fd00:9::1";
 /// Where it sends back lines.
 pub(crate) const ECHO: u16 = 7000;
 
@@ -90,6 +94,20 @@ impl Place {
     }
 }
 
+impl Place {
+    /// A program of the machine outside, to be given words.
+    pub(crate) fn outside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.outside.id().to_string(), "-n", program]);
+        command
+    }
+
+    /// curl of the machine outside.
+    pub(crate) fn curl(&self, words: &[&str]) -> Result<String, String> {
+        said(self.outside("curl").args(["-sS", "--fail", "--max-time", "20"]).args(words))
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         for child in [&mut self.server, &mut self.outside] {
@@ -130,15 +148,19 @@ pub(crate) struct Lasting {
 
 impl Lasting {
     pub(crate) fn to(host: &str, port: u16) -> Self {
-        let mut child = Command::new("/usr/bin/python3")
-            .args(["-u", "-c", CLIENT, host, &port.to_string()])
-            .uid(USER)
-            .gid(USER)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3");
+        let mut program = Command::new("/usr/bin/python3");
+        program.uid(USER).gid(USER).current_dir("/");
+        Self::of(program, host, port)
+    }
+
+    /// One that the machine outside keeps open.
+    pub(crate) fn from_outside(place: &Place, host: &str, port: u16) -> Self {
+        Self::of(place.outside("/usr/bin/python3"), host, port)
+    }
+
+    fn of(mut program: Command, host: &str, port: u16) -> Self {
+        program.args(["-u", "-c", CLIENT, host, &port.to_string()]);
+        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
         let input = child.stdin.take().expect("piped");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         Self { child, input, output }

@@ -55,6 +55,11 @@ fn unprivileged(name: &str) -> Option<User> {
 
 impl Server {
     pub(crate) fn postgresql() -> Self {
+        Self::postgresql_at("127.0.0.1")
+    }
+
+    /// One that listens at these addresses, and believes who comes by loopback only.
+    pub(crate) fn postgresql_at(addresses: &str) -> Self {
         let dir = directory("postgres");
         let data = dir.path().join("data");
         let mut init = command("initdb", "postgres");
@@ -62,7 +67,7 @@ impl Server {
         finish(&mut init);
         let (address, port) = free();
         let mut server = command("postgres", "postgres");
-        server.arg("-D").arg(&data).args(["-p", &port, "-h", "127.0.0.1", "-F", "-k"]).arg(dir.path());
+        server.arg("-D").arg(&data).args(["-p", &port, "-h", addresses, "-F", "-k"]).arg(dir.path());
         Self::start(server, address, dir)
     }
 

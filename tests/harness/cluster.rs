@@ -56,6 +56,8 @@ pub struct Service {
     pub target_port: Option<u16>,
     /// Local users whose processes get its identity from the Workload API.
     pub uids: Vec<u32>,
+    /// Callers outside the mesh come in, too: each port has one for them that is free.
+    pub plaintext: bool,
 }
 
 impl Service {
@@ -153,6 +155,18 @@ impl Node {
         let found = all.iter().find(leads);
         let listen = found.and_then(|row| row["listen"].as_str()?.parse().ok());
         listen.unwrap_or_else(|| panic!("no upstream to {service} {port} in {ready}"))
+    }
+
+    /// Where callers outside the mesh reach a port of one service, as its ready line says.
+    ///
+    /// # Panics
+    /// When the node does not run or has none.
+    pub fn plaintext(&self, service: &str, port: u16) -> SocketAddr {
+        let ready = &self.running().ready;
+        let all = ready["plaintext"].as_array().cloned().unwrap_or_default();
+        let found = all.iter().find(|row| row["service"] == service && row["port"] == port);
+        let listen = found.and_then(|row| row["listen"].as_str()?.parse().ok());
+        listen.unwrap_or_else(|| panic!("no plaintext of {service} {port} in {ready}"))
     }
 
     /// Any address of the ready line: `mesh`, `admin`.

@@ -53,7 +53,8 @@ pub(crate) fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, bac
             let protocol = if service.protocol.is_empty() { "http" } else { &service.protocol };
             let port = |port: &u16| {
                 let target = if service.own_ports { SocketAddr::new(ip, *port) } else { target };
-                format!("{{ name = \"{protocol}-{port}\", port = {port}, target = \"{target}\" }}")
+                let plaintext = if service.plaintext { format!(", plaintext = \"{ip}:0\"") } else { String::new() };
+                format!("{{ name = \"{protocol}-{port}\", port = {port}, target = \"{target}\"{plaintext} }}")
             };
             let _ = writeln!(text, "ports = [{}]", ports.iter().map(port).collect::<Vec<_>>().join(", "));
             if !service.check.is_empty() {

@@ -1,12 +1,14 @@
 //! Requests that two parsers could read in two ways: refused, and the application sees nothing of them.
 
+use std::net::SocketAddr;
+
 use harness::{cluster::Cluster, http::Connection};
 
-use crate::pair;
+use crate::{doors, pair};
 
 /// What came back on a connection of its own: the first status, and everything until the close.
-fn send(cluster: &Cluster, bytes: &[u8]) -> (Option<u16>, String) {
-    let mut connection = Connection::open(cluster.node("web").outbound()).expect("the proxy listens");
+fn send(door: SocketAddr, bytes: &[u8]) -> (Option<u16>, String) {
+    let mut connection = Connection::open(door).expect("the proxy listens");
     let _ = connection.send(bytes);
     let text = String::from_utf8_lossy(&connection.rest()).into_owned();
     (text.split(' ').nth(1).and_then(|code| code.parse().ok()), text)
@@ -14,12 +16,14 @@ fn send(cluster: &Cluster, bytes: &[u8]) -> (Option<u16>, String) {
 
 fn refused(cluster: &Cluster, case: &str, bytes: &[u8]) {
     let backend = &cluster.node("reviews").backends[0];
-    backend.forget();
-    let (status, text) = send(cluster, bytes);
-    let status = status.unwrap_or(400);
-    assert!((400..=505).contains(&status) && status != 404, "{case}: {text}");
-    let health_checks = backend.raw().is_empty();
-    assert!(health_checks, "{case}: the application saw {:?}", String::from_utf8_lossy(&backend.raw()));
+    for door in doors(cluster) {
+        backend.forget();
+        let (status, text) = send(door, bytes);
+        let status = status.unwrap_or(400);
+        assert!((400..=505).contains(&status) && status != 404, "{case} at {door}: {text}");
+        let health_checks = backend.raw().is_empty();
+        assert!(health_checks, "{case} at {door}: the application saw {:?}", String::from_utf8_lossy(&backend.raw()));
+    }
 }
 
 #[test]
@@ -73,12 +77,14 @@ fn ambiguous_framing_is_refused() {
 fn a07_chunk_sizes_that_lie_are_refused() {
     let cluster = pair();
     let backend = &cluster.node("reviews").backends[0];
-    for size in ["-1", "0x10", "11111111111111111"] {
+    for (size, door) in
+        ["-1", "0x10", "11111111111111111"].into_iter().flat_map(|size| doors(&cluster).map(|door| (size, door)))
+    {
         backend.forget();
         let bytes = format!(
             "POST / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nGET /poison HTTP/1.1\r\nHost: reviews\r\n\r\n"
         );
-        let (status, text) = send(&cluster, bytes.as_bytes());
+        let (status, text) = send(door, bytes.as_bytes());
         assert!(status.is_none_or(|status| status >= 400), "{size}: {text}");
         assert!(!String::from_utf8_lossy(&backend.raw()).contains("poison"), "{size}");
     }
@@ -92,8 +98,10 @@ fn a106_heads_that_are_too_large_are_refused() {
     let many = format!("GET / HTTP/1.1\r\nHost: reviews\r\n{many}\r\n");
     let long = format!("GET /{} HTTP/1.1\r\nHost: reviews\r\n\r\n", "a".repeat(20_000));
     for (case, bytes, wanted) in [("big", big, [431, 400]), ("many", many, [431, 400]), ("long", long, [414, 431])] {
-        let (status, text) = send(&cluster, bytes.as_bytes());
-        assert!(status.is_some_and(|status| wanted.contains(&status)), "{case}: {text}");
+        for door in doors(&cluster) {
+            let (status, text) = send(door, bytes.as_bytes());
+            assert!(status.is_some_and(|status| wanted.contains(&status)), "{case} at {door}: {text}");
+        }
     }
     assert!(cluster.node("reviews").backends[0].arrivals().is_empty());
 }

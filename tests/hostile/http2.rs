@@ -9,7 +9,7 @@ use harness::{
     http, now,
 };
 
-use crate::pair;
+use crate::{doors, pair};
 
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
@@ -108,10 +108,12 @@ fn a26_to_a30_heads_that_http1_would_read_otherwise() {
         ("A30 te other than trailers", get(b"/bad", &[(b"te", b"chunked")])),
     ];
     for (case, block) in cases {
-        let mut frames = open(&cluster);
-        frames.headers(1, &block, flag::END_STREAM);
-        let outcome = frames.outcome(1);
-        assert!(is_refusal(outcome), "{case}: {outcome:?}");
+        for door in doors(&cluster) {
+            let mut frames = Frames::open(door).expect("the proxy listens");
+            frames.headers(1, &block, flag::END_STREAM);
+            let outcome = frames.outcome(1);
+            assert!(is_refusal(outcome), "{case} at {door}: {outcome:?}");
+        }
     }
     serves(&cluster);
     let raw = String::from_utf8_lossy(&cluster.node("reviews").backends[0].raw()).into_owned();

@@ -38,23 +38,30 @@ mod strangers;
 mod tokens;
 mod websocket;
 
+use std::net::SocketAddr;
+
 use harness::{
     PATIENCE,
-    cluster::{Cluster, Plan, Service},
+    cluster::{Cluster, Plan, SERVICE_PORT, Service},
     process::Skein,
 };
 
-/// Two nodes: a client and `shop/reviews`.
+/// Two nodes: a client and `shop/reviews`, which callers outside the mesh reach, too.
 fn pair() -> Cluster {
     let skein = Skein::at(env!("CARGO_BIN_EXE_skein-under-test"));
     let cluster = Cluster::start(
         skein,
         &[
             ("web", Plan::with([Service::client("shop/web")])),
-            ("reviews", Plan::with([Service::version("shop/reviews", "v1")])),
+            ("reviews", Plan::with([Service { plaintext: true, ..Service::version("shop/reviews", "v1") }])),
         ],
     );
     cluster.wait_members(PATIENCE);
     cluster.wait_endpoints("shop/reviews", 1);
     cluster
+}
+
+/// Where requests come in there: an application's, and those of callers outside the mesh.
+fn doors(cluster: &Cluster) -> [SocketAddr; 2] {
+    [cluster.node("web").outbound(), cluster.node("reviews").plaintext("shop/reviews", SERVICE_PORT)]
 }

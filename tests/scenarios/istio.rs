@@ -20,7 +20,7 @@ use harness::{
 };
 
 use self::{
-    applicability::{BESIDE, CALLED, LOGGED, NOT_HERE, is_outside},
+    applicability::{BESIDE, CALLED, LOGGED, OWN_PORTS, is_outside},
     edge::AT_GATEWAYS,
     egress::THROUGH_EGRESS,
     mesh::{APPLICATIONS, CALLER, SERVERS, application},
@@ -49,7 +49,7 @@ fn text(file: &Path) -> String {
 fn what_istio_promises_to_callers_holds() {
     let Some(mut files) = files("scenarios") else { return };
     let elsewhere = |name: &str| AT_GATEWAYS.contains(&name) || THROUGH_EGRESS.contains(&name);
-    files.retain(|name, _| !NOT_HERE.iter().any(|(listed, _)| listed == name) && !elsewhere(name));
+    files.retain(|name, _| !elsewhere(name));
     let issuer = Issuer::default();
     let read = |(name, file): (&String, &PathBuf)| {
         Scenario::read(&signed(&text(file), &issuer)).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -67,19 +67,6 @@ fn what_istio_promises_to_callers_holds() {
     let (mut cluster, _echoes) = mesh::start();
     let left_out: usize = scenarios.iter().map(|scenario| run(&mut cluster, scenario)).sum();
     println!("{} of Istio's scenarios ran, without {left_out} of their calls, which leave the mesh", scenarios.len());
-}
-
-#[test]
-fn what_does_not_run_is_refused_by_name() {
-    let Some(files) = files("scenarios") else { return };
-    let cluster = Cluster::start(skein(), &[(CALLER, Plan::with([Service::client("default/a")]))]);
-    for (name, words) in NOT_HERE {
-        let file = files.get(*name).unwrap_or_else(|| panic!("no such scenario: {name}"));
-        let documents: Documents = serde_saphyr::from_str(&text(file)).expect(name);
-        let refused = cluster.push(CALLER, &documents.config, &[]);
-        assert!(refused.code == 2 && refused.err.contains(words), "{name}: {refused:?}");
-        println!("{name}: refused, {words}");
-    }
 }
 
 /// Istio's simulator is asked about gateways, foreign services and captured ports: each case with the reason why it is not of a node.
@@ -122,7 +109,12 @@ fn signed(text: &str, issuer: &Issuer) -> String {
 fn run(cluster: &mut Cluster, scenario: &Scenario) -> usize {
     let name = scenario.name.as_str();
     let beside = BESIDE.iter().filter(|(of, _)| *of == name).map(|(_, document)| *document);
-    let documents = std::iter::once(scenario.config.as_str()).chain(beside).collect::<Vec<_>>().join("\n---\n");
+    let mut documents = std::iter::once(scenario.config.as_str()).chain(beside).collect::<Vec<_>>().join("\n---\n");
+    for (_, written, of) in OWN_PORTS.iter().filter(|(of, _, _)| *of == name) {
+        let port = application(cluster, of).expect("it runs").address.port();
+        assert!(documents.contains(written), "{name}");
+        documents = documents.replace(written, &written.replace("80", &port.to_string()));
+    }
     // One begins without a document.
     let pushed = match documents.contains("kind:") {
         true => cluster.push(CALLER, &documents, &["--wait", "all"]).expect_code(0).json(),

@@ -28,6 +28,7 @@ mod mesh_config;
 mod mirroring;
 mod outliers;
 mod outside;
+mod plaintext;
 mod plan;
 mod policy;
 mod proposals;

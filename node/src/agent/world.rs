@@ -245,7 +245,8 @@ impl World {
             let doors = self.current.doors();
             let mut listeners = outside.listeners.clone();
             listeners.extend(doors.open.iter().map(|door| door.listen));
-            listeners.extend(self.current.captures().listen.iter().chain(self.current.local_ports().iter()));
+            let captures = self.current.captures();
+            listeners.extend(captures.listen.iter().chain(&captures.incoming).chain(self.current.local_ports().iter()));
             let services = self.current.names().iter().map(|(_, address)| address.into()).collect();
             let own = outside::OwnPorts::of(listeners, services);
             let changed = outside.facts.own != own;

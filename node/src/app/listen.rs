@@ -6,11 +6,12 @@ use tokio::net::TcpListener;
 
 use crate::{
     agent::{
-        error::{Error, fail},
+        error::{Error, fail, internal},
         join::towards,
         state_dir::Owner,
     },
     config::Config,
+    proxy::ApplyError,
 };
 
 /// Listens on TCP; `key` is the configuration's name of the address.
@@ -35,6 +36,15 @@ pub(super) fn refused(error: &io::Error, address: SocketAddr, key: &str) -> Erro
         return fail("failed", message, "choose one that is");
     }
     fail("failed", format!("{key}: cannot listen on {address}: {error}"), "check the address and permissions")
+}
+
+/// What keeps the data plane from what `keys` of the configuration want of it.
+pub(super) fn unopened(error: ApplyError, keys: &str) -> Error {
+    match error {
+        ApplyError::Listen { address, source } => refused(&source, address, keys),
+        ApplyError::UnknownSpeaker { .. } => fail("bad_config", error.to_string(), "`as` names a [[service]]"),
+        ApplyError::Stopped => internal(error),
+    }
 }
 
 /// What others are told: as configured; else as it was found towards the enroller; else as a packet would leave.

@@ -1,10 +1,7 @@
 //! How applications reach the mesh without being told: the DNS server, the ports at the addresses that it tells of, the port for
 //! captured connections.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use super::listen;
 use crate::{
@@ -12,7 +9,7 @@ use crate::{
     config::Config,
     dns::{Server, Sockets},
     proxy::{DataPlane, keep_names, open_capture},
-    snapshot::Current,
+    snapshot::{Captures, Current},
     tasks::Tasks,
     telemetry::Telemetry,
 };
@@ -31,10 +28,9 @@ pub(super) async fn bind(config: &Config) -> Result<Option<Sockets>, Error> {
 ///
 /// # Errors
 /// `address_in_use`, or what else keeps it.
-pub(super) async fn capture(config: &Config, plane: &DataPlane) -> Result<Vec<SocketAddr>, Error> {
-    let Some(capture) = &config.capture else { return Ok(Vec::new()) };
-    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, capture.port));
-    open_capture(plane, capture).await.map_err(|error| listen::refused(&error, at, "[capture] port"))
+pub(super) async fn capture(config: &Config, plane: &DataPlane) -> Result<Captures, Error> {
+    let Some(capture) = &config.capture else { return Ok(Captures::default()) };
+    open_capture(plane, capture).await.map_err(|error| listen::unopened(error, "[capture] port or inbound_port"))
 }
 
 /// Answers, and listens where the answers lead.

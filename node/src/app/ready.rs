@@ -6,10 +6,10 @@ use policy::route::Called;
 use serde_json::{Value, json};
 
 use super::Doors;
-use crate::{config::Config, mesh::Mesh, proxy::Bound};
+use crate::{config::Config, mesh::Mesh, proxy::Bound, snapshot::Captures};
 
 /// The ready line's object.
-pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound, captures: &[SocketAddr]) -> Value {
+pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound, captures: &Captures) -> Value {
     let address = |bound: std::io::Result<SocketAddr>| bound.ok().map(|address| address.to_string());
     let outbound: Vec<_> = bound
         .outbounds
@@ -24,6 +24,11 @@ pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound, c
             json!({"listen": listen.to_string(), kind: called.to_string(), "port": port})
         })
         .collect();
+    let plaintext: Vec<_> = bound
+        .plaintext
+        .iter()
+        .map(|one| json!({"listen": one.listen.to_string(), "service": one.service.to_string(), "port": one.port}))
+        .collect();
     json!({
         "event": "ready",
         "node": config.node,
@@ -33,9 +38,11 @@ pub(super) fn line(config: &Config, mesh: &Mesh, doors: &Doors, bound: &Bound, c
         "metrics": doors.metrics.as_ref().and_then(|metrics| address(metrics.local_addr())),
         "workload": config.workload,
         "dns": doors.dns.as_ref().and_then(|dns| address(dns.local_addr())),
-        "capture": captures.first().map(ToString::to_string),
+        "capture": captures.listen.first().map(ToString::to_string),
+        "capture_inbound": captures.incoming.first().map(ToString::to_string),
         "outbound": outbound,
         "upstream": upstream,
+        "plaintext": plaintext,
     })
 }
 

@@ -25,6 +25,17 @@ pub struct Guard {
     pub confirm_within: Duration,
     /// Where the node takes connections.
     pub listen: Vec<SocketAddr>,
+    /// Connections of other machines are captured, too.
+    pub inbound: bool,
+}
+
+/// What the node tells a guard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// It stops.
+    pub leaving: bool,
+    /// The ports of applications whose connections from other machines are meant.
+    pub targets: Vec<SocketAddr>,
 }
 
 /// Why a capture ends.
@@ -40,10 +51,10 @@ enum End {
     Lost,
 }
 
-/// Runs until the capture has ended and its table is gone. `ask` waits for news of the node: whether it leaves, or an error.
+/// Runs until the capture has ended and its table is gone. `ask` waits for news of the node, or an error.
 pub async fn guard<F, E>(guard: Guard, mut ask: impl FnMut() -> F)
 where
-    F: Future<Output = Result<bool, E>>,
+    F: Future<Output = Result<News, E>>,
 {
     let end = watch(&guard, &mut ask).await;
     if end != End::Lost {
@@ -64,35 +75,41 @@ where
 
 async fn watch<F, E>(guard: &Guard, ask: &mut impl FnMut() -> F) -> End
 where
-    F: Future<Output = Result<bool, E>>,
+    F: Future<Output = Result<News, E>>,
 {
     let begun = clock::monotonic();
     let mut renewed = begun;
     let mut confirmed = false;
+    let mut known: Option<Vec<SocketAddr>> = None;
     loop {
         let unconfirmed = guard.confirm_within.saturating_sub(clock::monotonic().duration_since(begun));
         let news = async {
             match tokio::time::timeout(ANSWER, ask()).await {
-                Ok(Ok(false)) => None,
-                Ok(Ok(true)) => Some(End::Leaving),
-                Ok(Err(_)) | Err(_) => Some(End::Lost),
+                Ok(Ok(News { leaving: false, targets })) => Ok(targets),
+                Ok(Ok(News { leaving: true, .. })) => Err(End::Leaving),
+                Ok(Err(_)) | Err(_) => Err(End::Lost),
             }
         };
-        let end = tokio::select! {
-            end = news => end,
+        let news = tokio::select! {
+            news = news => Some(news),
             () = tokio::time::sleep(unconfirmed), if !confirmed => None,
         };
-        if let Some(end) = end {
-            return end;
-        }
+        let moved = match news {
+            Some(Err(end)) => return end,
+            Some(Ok(targets)) if guard.inbound && known.as_ref() != Some(&targets) => {
+                known = Some(targets);
+                true
+            }
+            Some(Ok(_)) | None => false,
+        };
         if !confirmed && clock::monotonic().duration_since(begun) >= guard.confirm_within {
             match nft::state() {
                 Ok(state) if state.confirmed => confirmed = true,
                 Ok(_) | Err(_) => return End::Unconfirmed,
             }
         }
-        if clock::monotonic().duration_since(renewed) >= RENEWAL {
-            if nft::apply(&rules::renewal(guard.token, LIFE)).is_err() {
+        if moved || clock::monotonic().duration_since(renewed) >= RENEWAL {
+            if nft::apply(&rules::renewal(guard.token, LIFE, known.as_deref())).is_err() {
                 return End::Released;
             }
             renewed = clock::monotonic();
@@ -103,7 +120,7 @@ where
 /// Whether there is still a node that has connections.
 async fn alive<F, E>(ask: &mut impl FnMut() -> F) -> bool
 where
-    F: Future<Output = Result<bool, E>>,
+    F: Future<Output = Result<News, E>>,
 {
     matches!(tokio::time::timeout(ANSWER, ask()).await, Ok(Ok(_)))
 }

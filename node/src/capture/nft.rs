@@ -1,8 +1,7 @@
 //! The `nft` program, and what of the kernel's state is read beside it.
 
-use super::rules::{self, TABLE};
+use super::rules::{self, ANYWHERE, AT_V4, AT_V6, INCOMING, TABLE};
 use crate::agent::error::{Error, fail};
-use serde::Serialize;
 use serde_json::Value;
 use std::{
     fs,
@@ -17,7 +16,7 @@ const PROGRAM: &str = "nft";
 const SAID: usize = 600;
 
 /// What the kernel has of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
     /// There is a table.
     pub present: bool,
@@ -25,6 +24,19 @@ pub struct State {
     pub armed: bool,
     /// It lasts until it is switched off.
     pub confirmed: bool,
+    /// Of connections of this machine.
+    pub outgoing: Way,
+    /// Of connections of other machines.
+    pub incoming: Way,
+    /// The ports of applications to which those go, `ADDRESS:PORT`; `*` for each address of the machine.
+    pub targets: Vec<String>,
+}
+
+/// What the table has for one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Way {
+    /// There are rules.
+    pub ruled: bool,
     /// Connections that were redirected since it was switched on.
     pub redirected: u64,
 }
@@ -145,13 +157,32 @@ fn objects(listed: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn read(table: &Value) -> State {
-    let filled = |name: &str| {
-        let mut sets = objects(table).map(|one| &one["set"]).filter(|set| set["name"] == name);
-        sets.any(|set| set["elem"].as_array().is_some_and(|elements| !elements.is_empty()))
+    let elements = |name: &str| -> Vec<&Value> {
+        let sets = objects(table).map(|one| &one["set"]).filter(|set| set["name"] == name);
+        sets.filter_map(|set| set["elem"].as_array()).flatten().collect()
     };
-    let expressions = objects(table).filter_map(|one| one["rule"]["expr"].as_array()).flatten();
-    let redirected = expressions.filter_map(|one| one["counter"]["packets"].as_u64()).sum();
-    State { present: true, armed: filled("armed"), confirmed: filled("confirmed"), redirected }
+    let way = |is_meant: fn(&str) -> bool| {
+        let rules = || {
+            let rules = objects(table).map(|one| &one["rule"]);
+            rules.filter(move |rule| rule["chain"].as_str().is_some_and(is_meant))
+        };
+        let expressions = rules().filter_map(|rule| rule["expr"].as_array()).flatten();
+        let redirected = expressions.filter_map(|one| one["counter"]["packets"].as_u64()).sum();
+        Way { ruled: rules().next().is_some(), redirected }
+    };
+    let anywhere = elements(ANYWHERE).into_iter().filter_map(Value::as_u64).map(|port| format!("*:{port}"));
+    let at = [AT_V4, AT_V6].into_iter().flat_map(elements).filter_map(|one| {
+        let (ip, port) = (one["concat"][0].as_str()?.parse().ok()?, one["concat"][1].as_u64()?);
+        Some(SocketAddr::new(ip, u16::try_from(port).ok()?).to_string())
+    });
+    State {
+        present: true,
+        armed: !elements("armed").is_empty(),
+        confirmed: !elements("confirmed").is_empty(),
+        outgoing: way(|chain| chain != INCOMING),
+        incoming: way(|chain| chain == INCOMING),
+        targets: anywhere.chain(at).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -162,17 +193,28 @@ mod tests {
     #[test]
     fn the_kernels_state_is_read() {
         let set = |name: &str, elements: Value| json!({"set": {"family": "inet", "name": name, "elem": elements}});
-        let rule =
-            |packets: u64| json!({"rule": {"expr": [{"match": {}}, {"counter": {"packets": packets, "bytes": 60}}]}});
+        let rule = |chain: &str, packets: u64| json!({"rule": {"chain": chain, "expr": [{"match": {}}, {"counter": {"packets": packets, "bytes": 60}}]}});
         let table = json!({"nftables": [
             {"metainfo": {}}, {"table": {"family": "inet", "name": "skein"}},
             set("armed", json!([{"elem": {"val": "tcp", "timeout": 15, "expires": 14}}])),
             set("owner", json!([7])),
             {"set": {"family": "inet", "name": "confirmed"}},
-            rule(2), rule(3),
+            set("ports", json!([80])),
+            set("ports_v4", json!([{"concat": ["10.0.0.5", 5432]}])),
+            set("ports_v6", json!([{"concat": ["fd00::5", 5432]}])),
+            rule("captured", 2), rule("output", 3), rule("incoming", 4),
         ]});
-        assert_eq!(read(&table), State { present: true, armed: true, confirmed: false, redirected: 5 });
-        assert!(!read(&json!({"nftables": []})).armed);
+        let expected = State {
+            present: true,
+            armed: true,
+            confirmed: false,
+            outgoing: Way { ruled: true, redirected: 5 },
+            incoming: Way { ruled: true, redirected: 4 },
+            targets: vec!["*:80".to_owned(), "10.0.0.5:5432".to_owned(), "[fd00::5]:5432".to_owned()],
+        };
+        assert_eq!(read(&table), expected);
+        let nothing = read(&json!({"nftables": []}));
+        assert!(!nothing.armed && nothing.outgoing == Way::default() && nothing.targets.is_empty());
     }
 
     #[test]

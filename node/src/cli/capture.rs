@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     accounts,
     agent::admin::api,
-    capture::{self, Guard, LIFE, Rules, nft},
+    capture::{self, Guard, Incoming, LIFE, News, Outgoing, Rules, nft},
     cli::{
         client,
         context::Context,
@@ -27,13 +27,15 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// The shortest.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Lets the kernel bring outgoing TCP connections of local processes to this node (nftables; needs root).
+/// Lets the kernel bring TCP connections to this node: outgoing ones of local processes, and those of other machines to its services
+/// (nftables; needs root).
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Redirect new connections; taken back by itself unless it is confirmed
     #[command(after_help = "Examples:
   skein capture on --uid 1000 --dry-run
-  skein capture on --uid 1000 && curl http://cart.shop.mesh/ && skein capture confirm")]
+  skein capture on --uid 1000 && curl http://cart.shop.mesh/ && skein capture confirm
+  skein capture on --inbound-only && skein capture status")]
     On(On),
     /// Redirect no new connection; those that are redirected go on until they end
     #[command(after_help = "Example: skein capture off")]
@@ -57,22 +59,30 @@ pub enum Command {
         confirm_within: Duration,
         #[arg(long)]
         listen: Vec<SocketAddr>,
+        #[arg(long)]
+        inbound: bool,
     },
 }
 
 /// `skein capture on`.
 #[derive(Debug, clap::Args)]
 pub struct On {
-    /// Only processes of this user, by name or number [default: everybody but the node's own user]
+    /// Also connections of other machines to the ports of this node's services: in plaintext, as PeerAuthentication allows
+    #[arg(long)]
+    inbound: bool,
+    /// Only those; nothing of local processes
+    #[arg(long, conflicts_with_all = ["inbound", "uid", "gid"])]
+    inbound_only: bool,
+    /// Only processes of this user, by name or number [default: everybody but the node's own user]; says nothing of other machines
     #[arg(long, value_name = "USER")]
     uid: Vec<String>,
-    /// Only processes of this group, by name or number
+    /// Only processes of this group, by name or number; says nothing of other machines
     #[arg(long, value_name = "GROUP")]
     gid: Vec<String>,
-    /// Leave this port alone, wherever to (22 and the mesh's own always are)
+    /// Leave this port alone, both ways (22 and the mesh's own always are)
     #[arg(long, value_name = "PORT")]
     exclude_port: Vec<u16>,
-    /// Leave this network alone
+    /// Leave this network alone: what goes there, and what comes from there
     #[arg(long, value_name = "CIDR", value_parser = Cidr::parse)]
     exclude: Vec<Cidr>,
     /// Take it back after this time unless it was confirmed
@@ -92,7 +102,24 @@ struct Status {
     connections: usize,
     /// Connections that were redirected since it was switched on.
     redirected: u64,
-    /// Where the node takes them; empty if it does not answer.
+    /// Where the node takes those of this machine; empty if it does not answer.
+    listen: Vec<SocketAddr>,
+    /// Connections of this machine are redirected.
+    outbound: bool,
+    /// Of connections of other machines.
+    inbound: Inbound,
+}
+
+/// How it is with connections of other machines.
+#[derive(Debug, Serialize)]
+struct Inbound {
+    /// They are redirected.
+    captured: bool,
+    /// Those that were since it was switched on; among the others.
+    redirected: u64,
+    /// The ports of applications that they called, `ADDRESS:PORT`; `*` for each address of the machine.
+    targets: Vec<String>,
+    /// Where the node takes them.
     listen: Vec<SocketAddr>,
 }
 
@@ -106,8 +133,8 @@ pub(super) async fn run(command: Command, ctx: &Context) -> Result<()> {
             ctx.output.show(&status, || told(&status))
         }
         Command::Confirm => confirm(ctx).await,
-        Command::Guard { token, confirm_within, listen } => {
-            guard(Guard { token, confirm_within, listen }, ctx).await;
+        Command::Guard { token, confirm_within, listen, inbound } => {
+            guard(Guard { token, confirm_within, listen, inbound }, ctx).await;
             Ok(())
         }
     }
@@ -128,26 +155,45 @@ async fn switch_on(on: On, ctx: &Context) -> Result<()> {
     if on.dry_run {
         return ctx.output.show(&serde_json::json!({"rules": script}), || script.clone());
     }
-    if node.uid == 0 && rules.uids.is_empty() && rules.gids.is_empty() {
+    let everybodys =
+        rules.outgoing.as_ref().is_some_and(|outgoing| outgoing.uids.is_empty() && outgoing.gids.is_empty());
+    if node.uid == 0 && everybodys {
         eprintln!(
             "note: the node runs as root, so that no process of root is captured: give the node a user of its own"
         );
     }
     nft::apply(&script)?;
-    if let Err(error) = start_guard(token, &on, &node.listen, ctx) {
+    if let Err(error) = start_guard(token, &on, &node, ctx) {
         drop(nft::remove());
         return Err(Error::new("failed", format!("no guard could be started: {error}")).hint("nothing is captured"));
     }
     let seconds = on.confirm_within.as_secs();
     let status = status(ctx).await?;
     ctx.output.show(&status, || {
-        format!(
-            "new connections are brought to this node; taken back in {seconds} s unless you say `skein capture confirm`"
-        )
+        let which = match &rules.incoming {
+            None => "new connections are".to_owned(),
+            Some(_) if status.inbound.targets.is_empty() => {
+                "no application of a service can be reached by other machines yet; its connections will be".to_owned()
+            }
+            Some(_) => format!(
+                "new connections, those of other machines to {} among them, are",
+                status.inbound.targets.join(", ")
+            ),
+        };
+        format!("{which} brought to this node; taken back in {seconds} s unless you say `skein capture confirm`")
     })
 }
 
 fn rules(on: &On, node: &api::Capture) -> Result<Rules> {
+    Ok(Rules {
+        outgoing: if on.inbound_only { None } else { Some(outgoing(on, node)?) },
+        incoming: if on.inbound || on.inbound_only { Some(incoming(node)?) } else { None },
+        spared: node.spared.iter().chain(&on.exclude_port).copied().collect(),
+        networks: on.exclude.clone(),
+    })
+}
+
+fn outgoing(on: &On, node: &api::Capture) -> Result<Outgoing> {
     let port = node.listen.first().map(SocketAddr::port).unwrap_or_default();
     let unknown = |kind: &str, name: &str| {
         Error::new("usage", format!("there is no {kind} `{name}` on this machine"))
@@ -163,31 +209,49 @@ fn rules(on: &On, node: &api::Capture) -> Result<Rules> {
         let message = format!("user {} is the node's own: its connections would come back to it", node.uid);
         return Err(Error::new("usage", message).hint("run the node as a user of its own"));
     }
-    Ok(Rules {
+    Ok(Outgoing {
         port,
         ipv6: node.listen.iter().any(SocketAddr::is_ipv6),
         node: node.uid,
         services: node.services.as_deref().and_then(|text| Cidr::parse(text).ok()),
         uids,
         gids: gids.collect::<Result<_>>()?,
-        spared: node.spared.iter().chain(&on.exclude_port).copied().collect(),
-        networks: on.exclude.clone(),
+    })
+}
+
+fn incoming(node: &api::Capture) -> Result<Incoming> {
+    let Some(inbound) = &node.inbound else {
+        let hint = "write `inbound_port = 15006` into its [capture] and restart it";
+        return Err(Error::new("bad_config", "this node takes no connections of other machines").hint(hint));
+    };
+    Ok(Incoming {
+        port: inbound.listen.first().map(SocketAddr::port).unwrap_or_default(),
+        ipv6: inbound.listen.iter().any(SocketAddr::is_ipv6),
+        targets: inbound.targets.clone(),
     })
 }
 
 /// A process of its own, in a group of its own: neither the end of this command nor of its terminal ends it.
-fn start_guard(token: u32, on: &On, listen: &[SocketAddr], ctx: &Context) -> std::io::Result<()> {
+fn start_guard(token: u32, on: &On, node: &api::Capture, ctx: &Context) -> std::io::Result<()> {
     let mut guard = Process::new(std::env::current_exe()?);
     if let Some(file) = &ctx.globals.config {
         guard.arg("--config").arg(file);
     }
     guard.args(["capture", "guard", "--token", &token.to_string()]);
     guard.arg("--confirm-within").arg(format!("{}ms", on.confirm_within.as_millis()));
-    for address in listen {
+    for address in listens(node) {
         guard.arg("--listen").arg(address.to_string());
+    }
+    if on.inbound || on.inbound_only {
+        guard.arg("--inbound");
     }
     guard.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     guard.spawn().map(drop)
+}
+
+/// Where the node takes connections, both ways.
+fn listens(node: &api::Capture) -> Vec<SocketAddr> {
+    node.listen.iter().chain(node.inbound.iter().flat_map(|inbound| &inbound.listen)).copied().collect()
 }
 
 /// Guards until the end. Each question is asked anew where the last connection broke, which tells that the node is gone.
@@ -200,9 +264,11 @@ async fn guard(guard: Guard, ctx: &Context) {
         if kept.is_none() {
             *kept = Some(client::connect_here(ctx).await?);
         }
-        let Some(client) = kept.as_mut() else { return Ok::<_, Error>(true) };
+        let Some(client) = kept.as_mut() else {
+            return Ok::<_, Error>(News { leaving: true, targets: Vec::new() });
+        };
         let node: api::Capture = client.get("/v1/local/capture?news=true").await?;
-        Ok(node.leaving)
+        Ok(News { leaving: node.leaving, targets: node.inbound.map(|inbound| inbound.targets).unwrap_or_default() })
     })
     .await;
 }
@@ -236,25 +302,51 @@ async fn status(ctx: &Context) -> Result<Status> {
         Ok(mut client) => client.get("/v1/local/capture").await.ok(),
         Err(_) => None,
     };
-    let listen = node.map(|node| node.listen).unwrap_or_default();
-    let connections = nft::connections(&listen);
+    let connections = node.as_ref().map_or(0, |node| nft::connections(&listens(node)));
     let state_word = match (state.present, state.armed, state.confirmed) {
         (false, _, _) => "off",
         (true, true, true) => "on",
         (true, true, false) => "unconfirmed",
         (true, false, _) => "ending",
     };
-    Ok(Status { state: state_word, connections, redirected: state.redirected, listen })
+    let (listen, incoming) = node.map_or_else(Default::default, |node| {
+        (node.listen, node.inbound.map(|inbound| inbound.listen).unwrap_or_default())
+    });
+    Ok(Status {
+        state: state_word,
+        connections,
+        redirected: state.outgoing.redirected + state.incoming.redirected,
+        listen,
+        outbound: state.armed && state.outgoing.ruled,
+        inbound: Inbound {
+            captured: state.armed && state.incoming.ruled,
+            redirected: state.incoming.redirected,
+            targets: state.targets,
+            listen: incoming,
+        },
+    })
 }
 
 fn told(status: &Status) -> String {
     let Status { state, connections, redirected, .. } = status;
+    let ways = match (status.outbound, status.inbound.captured) {
+        (true, true) => format!("both ways, from other machines to {}", told_targets(status)),
+        (false, true) => format!("only from other machines, to {}", told_targets(status)),
+        (_, false) => "from this machine".to_owned(),
+    };
     match *state {
         "off" => "nothing is captured".to_owned(),
-        "on" => format!("captured: {redirected} connections so far, {connections} go on"),
+        "on" => format!("captured {ways}: {redirected} connections so far, {connections} go on"),
         "unconfirmed" => format!(
-            "captured, not confirmed: {redirected} connections so far, {connections} go on; `skein capture confirm`"
+            "captured {ways}, not confirmed: {redirected} connections so far, {connections} go on; `skein capture confirm`"
         ),
         _ => format!("no new connection is captured; {connections} go on"),
+    }
+}
+
+fn told_targets(status: &Status) -> String {
+    match status.inbound.targets.as_slice() {
+        [] => "no port: no application of a service listens where they reach it".to_owned(),
+        targets => targets.join(", "),
     }
 }

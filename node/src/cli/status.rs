@@ -66,6 +66,11 @@ pub(super) fn text(status: &Status) -> String {
         let hosts = door.hosts.iter().map(|host| plain(host)).collect::<Vec<_>>().join(", ");
         let _ = writeln!(text, "gateway       {} {} as {}: {hosts}", door.listen, door.protocol, door.service);
     }
+    for port in &status.plaintext {
+        let takes =
+            if port.mode == "STRICT" { "refuses all: mutual TLS is required" } else { "callers outside the mesh" };
+        let _ = writeln!(text, "plaintext     {} {} port {}: {takes}", port.listen, port.service, port.port);
+    }
     if status.root.phase != "steady" && !status.root.phase.is_empty() {
         let settled =
             if status.root.settled { "nothing of this node rests on the old one" } else { "this node is on the way" };

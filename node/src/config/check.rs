@@ -281,12 +281,25 @@ impl Listeners {
             let made = names::capture(main, capture.get_ref(), capture.span(), &config.services)?;
             let at = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, made.port));
             self.take_at(main, capture.span(), at, "[capture] port")?;
+            if let Some(port) = made.inbound_port {
+                if port == made.port && port > 0 {
+                    let message = format!("port {port} is taken by [capture] port");
+                    return Err(main.at(capture.span(), message, "every listener needs an address of its own"));
+                }
+                let at = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port));
+                self.take_at(main, capture.span(), at, "[capture] inbound_port")?;
+            }
             config.capture = Some(made);
         }
         Ok(())
     }
 
     fn ports(&mut self, config: &mut Config, source: Source<'_>, part: &raw::Fragment) -> Result<(), ConfigError> {
+        for raw in part.service.iter().flat_map(|service| &service.ports) {
+            let Some(text) = &raw.plaintext else { continue };
+            let what = format!("plaintext of port {}", raw.port.get_ref());
+            self.take(source, text, address(source, text)?, &what)?;
+        }
         for raw in &part.service {
             let Some(text) = &raw.outbound else { continue };
             let one = service(source, raw)?;

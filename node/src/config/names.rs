@@ -65,6 +65,7 @@ pub(super) fn capture(
 ) -> Result<Capture, ConfigError> {
     Ok(Capture {
         port: raw.port.as_ref().map_or(Ok(CAPTURE), |port| number(source, port, 0..=65535))?,
+        inbound_port: raw.inbound_port.as_ref().map(|port| number(source, port, 0..=65535)).transpose()?,
         speaker: speaker(source, raw.speaker.as_ref(), place, services)?,
     })
 }
@@ -126,10 +127,16 @@ mod tests {
         let capture = read("[capture]\n").unwrap().capture.unwrap();
         assert_eq!((capture.port, capture.speaker.to_string()), (CAPTURE, "default/a".to_owned()));
         assert_eq!(read("[capture]\nport = 0\nas = \"default/a\"\n").unwrap().capture.unwrap().port, 0);
+        assert_eq!(capture.inbound_port, None, "nobody of another machine comes in unless the file says so");
+        let inbound = read("[capture]\ninbound_port = 15006\n").unwrap().capture.unwrap();
+        assert_eq!((inbound.port, inbound.inbound_port), (CAPTURE, Some(15006)));
         assert_eq!(read("").unwrap().capture, None);
+        let both = "[capture]\nport = 15006\ninbound_port = 15006\n";
         let taken = "[[outbound]]\nhttp = \"127.0.0.1:15002\"\n[capture]\n";
         for (bad, why) in [
             ("[capture]\nport = 70000\n", "not within"),
+            ("[capture]\ninbound_port = 70000\n", "not within"),
+            (both, "is taken by"),
             ("[capture]\nas = \"default/b\"\n", "no service of this node"),
             ("[capture]\nuids = [1]\n", "unknown field"),
             (taken, "is taken by"),

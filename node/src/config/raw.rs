@@ -55,6 +55,7 @@ pub(super) struct Dns {
 #[serde(deny_unknown_fields)]
 pub(super) struct Capture {
     pub(super) port: Option<Spanned<i64>>,
+    pub(super) inbound_port: Option<Spanned<i64>>,
     #[serde(rename = "as")]
     pub(super) speaker: Option<Text>,
 }
@@ -153,7 +154,7 @@ pub(super) struct Port {
     pub(super) port: Spanned<i64>,
     pub(super) protocol: Option<Text>,
     pub(super) target: Option<Text>,
-    pub(super) plaintext: Option<Spanned<toml::Value>>,
+    pub(super) plaintext: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

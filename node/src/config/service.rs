@@ -112,9 +112,6 @@ fn labels(source: Source<'_>, raw: &raw::Service) -> Result<BTreeMap<String, Str
 fn ports(source: Source<'_>, raw: &raw::Service) -> Result<Vec<Port>, ConfigError> {
     let mut ports: Vec<Port> = Vec::new();
     for raw in &raw.ports {
-        if let Some(plaintext) = &raw.plaintext {
-            return Err(unsupported(source, plaintext.span(), "`plaintext`"));
-        }
         let one = port(source, raw)?;
         if ports.iter().any(|p| p.number == one.number || p.name == one.name) {
             let message = format!("port {} `{}` is there twice", one.number, one.name);
@@ -143,7 +140,20 @@ fn port(source: Source<'_>, raw: &raw::Port) -> Result<Port, ConfigError> {
         "" => number.to_string(),
         word => word.to_owned(),
     });
-    Ok(Port { name, number, protocol, target })
+    let plaintext = raw.plaintext.as_ref().map(|text| plaintext(source, text, target)).transpose()?;
+    Ok(Port { name, number, protocol, target, plaintext })
+}
+
+/// Where callers outside the mesh come in: not where the application itself listens.
+fn plaintext(source: Source<'_>, text: &Spanned<String>, target: SocketAddr) -> Result<SocketAddr, ConfigError> {
+    let at = address(source, text)?;
+    let is_anywhere = at.ip().is_unspecified() || target.ip().is_unspecified();
+    if at.port() == target.port() && (at.ip() == target.ip() || is_anywhere) {
+        let message = format!("{at} is where the application listens ({target})");
+        let hint = "let the application listen at 127.0.0.1 and write an address of this machine here, or another port";
+        return Err(source.at(text.span(), message, hint));
+    }
+    Ok(at)
 }
 
 /// What may be declared. Istio's words, and PostgreSQL's, which Istio leaves to be found out.

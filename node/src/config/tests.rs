@@ -82,10 +82,6 @@ fn unknown_keys_and_parts_not_built_are_refused_where_they_stand() {
         ("[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"UDP\" }]\n", "`udp` is not supported yet"),
         ("[[service]]\nname = \"a\"\nports = [{ port = 1, name = \"grpc-web-x\" }]\n", "`grpc-web` is not supported"),
         (
-            "[[service]]\nname = \"a\"\nports = [{ port = 1, protocol = \"http\", plaintext = \"10.0.0.1:1\" }]\n",
-            "`plaintext` is not supported yet",
-        ),
-        (
             "[workload]\n[[service]]\nname = \"a\"\noutbound = \"127.0.0.1:0\"\nuids = [1]\n",
             "`uids` beside `outbound` is not supported yet",
         ),
@@ -214,7 +210,7 @@ fn users_get_a_services_identity_where_the_workload_api_is_on() {
 #[test]
 fn a_service_survives_being_written() {
     let text = "[[service]]\nname = \"a\"\ninstance = \"i\"\nlabels = { \"a.b/c\" = \"x \\\" y\" }\n\
-                ports = [{ name = \"http\", port = 80, protocol = \"http2\", target = \"127.0.0.1:81\" }]\n\
+                ports = [{ name = \"http\", port = 80, protocol = \"http2\", target = \"127.0.0.1:81\", plaintext = \"10.0.0.5:80\" }]\n\
                 check = { grpc = \"x.Y\", interval = \"1500ms\" }\noutbound = \"127.0.0.1:0\"\n";
     let service = parse(text).unwrap().services.remove(0);
     let written = service_to_toml(&service);
@@ -224,6 +220,26 @@ fn a_service_survives_being_written() {
     assert_eq!(service.ports[0].protocol, Protocol::Sniffed);
     let written = service_to_toml(&service);
     assert_eq!(service_from_toml(Path::new("a.toml"), &written).unwrap(), service, "{written}");
+}
+
+#[test]
+fn plaintext_is_taken_where_nothing_else_listens() {
+    let port = |rest: &str| {
+        format!("[[service]]\nname = \"a\"\nports = [{{ port = 80, target = \"127.0.0.1:8080\", {rest} }}]\n")
+    };
+    let read = parse(&port("plaintext = \"10.0.0.5:8080\"")).unwrap();
+    assert_eq!(read.services[0].ports[0].plaintext, "10.0.0.5:8080".parse().ok());
+    assert_eq!(parse(&port("name = \"x\"")).unwrap().services[0].ports[0].plaintext, None);
+    let (line, column, message) = refused(&port("plaintext = \"0.0.0.0:8080\""));
+    assert!(
+        (line, column) == (6, 62) && message.contains("where the application listens"),
+        "{line}:{column} {message}"
+    );
+    assert!(refused(&port("plaintext = \"127.0.0.1:8080\"")).2.contains("where the application listens"));
+    assert!(refused(&port("plaintext = \"web:8080\"")).2.contains("no ADDRESS:PORT"));
+    assert!(refused(&port("plaintext = true")).2.contains("invalid type"));
+    let twice = format!("{}[[outbound]]\nhttp = \"10.0.0.5:80\"\n", port("plaintext = \"10.0.0.5:80\""));
+    assert!(refused(&twice).2.contains("taken by plaintext of port 80"), "{:?}", refused(&twice));
 }
 
 #[test]

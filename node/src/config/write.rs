@@ -94,6 +94,7 @@ trust_domain = "{}"
 
 # [capture]                         # takes what `skein capture on` redirects; default: off
 # port = 15002
+# inbound_port = 15006              # takes what comes from other machines to services' own ports; default: off
 # as = "default/reviews"            # who calls by captured connections
 
 # Services of this machine follow here or in services.d/*.toml:
@@ -103,6 +104,7 @@ trust_domain = "{}"
 # labels = {{ app = "reviews", version = "v1" }}
 # group = "reviews"                 # a WorkloadGroup says more labels, account, check
 # ports = [{{ name = "http", port = 9080, protocol = "http", target = "127.0.0.1:9080" }}]
+#                                   # plaintext = "10.0.0.5:9080" lets callers outside the mesh in, as PeerAuthentication allows
 # check = {{ http = "/health", interval = "2s", rise = 2, fall = 3 }}
 # uids = [1000]                     # users whose processes get this service's identity
 #
@@ -162,7 +164,9 @@ pub fn service_to_toml(service: &Service) -> String {
                 "" => String::new(),
                 word => format!("protocol = \"{word}\", "),
             };
-            format!("{{ name = {}, port = {}, {protocol}target = \"{}\" }}", quoted(&p.name), p.number, p.target)
+            let plaintext = p.plaintext.map(|at| format!(", plaintext = \"{at}\"")).unwrap_or_default();
+            let (name, number, target) = (quoted(&p.name), p.number, p.target);
+            format!("{{ name = {name}, port = {number}, {protocol}target = \"{target}\"{plaintext} }}")
         })
         .collect();
     if !ports.is_empty() {

@@ -4,15 +4,17 @@
 //! By address: a service's loopback address. By what the client says first, at ports at which the mesh has services: the Host of its
 //! first request, or the server name of its ClientHello. One connection is one decision: a client that asks one connection for several
 //! hosts gets all of them from where the first one is.
+//!
+//! Connections of other machines to the ports of applications come here, too: to the service whose port that is.
 
 use super::{
     context::Context,
     detect::{self, Spoken},
     failure::Cause,
     http::Bounds,
-    listen,
+    inbound, listen,
     outbound::{self, Speaker},
-    plane::{DataPlane, Listen, Serves},
+    plane::{ApplyError, DataPlane, Listen, Serves},
     tcp::{Account, End, Side, Spans, relay},
 };
 use crate::{
@@ -86,35 +88,63 @@ enum Destination {
     Nowhere,
 }
 
-/// Listens for what the kernel brings, on IPv4 and, where the machine has it, on IPv6.
+/// Listens for what the kernel brings: connections of this machine on loopback, and where the configuration says so those of other
+/// machines on all addresses.
 ///
 /// # Errors
-/// The port is in use.
-pub async fn open_capture(plane: &DataPlane, settings: &config::Capture) -> io::Result<Vec<SocketAddr>> {
-    let workers = plane.workers.len();
-    let (bound, sockets) = listen::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, settings.port)), workers)?;
-    let mut all = vec![(bound, sockets)];
-    match listen::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, bound.port())), workers) {
-        Ok(opened) => all.push(opened),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-        Err(error) => tracing::info!(%error, "no IPv6 on loopback: only IPv4 can be captured"),
-    }
+/// A port is in use.
+pub async fn open_capture(plane: &DataPlane, settings: &config::Capture) -> Result<Captures, ApplyError> {
     let captured = Arc::new(Captured {
         name: settings.speaker.clone(),
         speakers: Mutex::default(),
         ports: ArcSwapOption::empty(),
     });
+    let loopback = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+    let listen = listen_at(plane, loopback, settings.port, &Serves::Captured(captured)).await?;
+    let all = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    let incoming = match settings.inbound_port {
+        Some(port) => listen_at(plane, all, port, &Serves::Incoming).await?,
+        None => Vec::new(),
+    };
+    let captures = Captures { listen, incoming };
+    plane.shared.current.tell_captures(captures.clone());
+    Ok(captures)
+}
+
+async fn listen_at(
+    plane: &DataPlane,
+    at: (Ipv4Addr, Ipv6Addr),
+    port: u16,
+    serves: &Serves,
+) -> Result<Vec<SocketAddr>, ApplyError> {
+    let bound = listen::bind_both(at, port, plane.workers.len());
+    let bound = bound.map_err(|source| ApplyError::Listen { address: (at.0, port).into(), source })?;
     let mut addresses = Vec::new();
-    for (address, sockets) in all {
+    for (address, sockets) in bound {
         addresses.push(address);
         for (worker, socket) in plane.workers.iter().zip(sockets) {
-            let serves = Serves::Captured(Arc::clone(&captured));
-            let listen = Listen { socket, serves, close: CancellationToken::new() };
-            worker.send(listen).await.map_err(|_| io::Error::other("the workers are gone"))?;
+            let listen = Listen { socket, serves: serves.clone(), close: CancellationToken::new() };
+            worker.send(listen).await.map_err(|_| ApplyError::Stopped)?;
         }
     }
-    plane.shared.current.tell_captures(Captures { listen: addresses.clone() });
     Ok(addresses)
+}
+
+/// Serves one connection of another machine, which called a port of an application here.
+pub(super) async fn serve_incoming(context: Arc<Context>, stream: TcpStream, remote: SocketAddr) {
+    let original = match original(&stream) {
+        Ok(original) => original,
+        Err(error) => {
+            tracing::debug!(%error, %remote, "a connection to the inbound capture port that was not captured");
+            return stream.reset();
+        }
+    };
+    // The rules follow the configuration a moment later: what belongs to no service any more is nobody's.
+    let Some(called) = context.local.load().at(original) else {
+        tracing::debug!(%remote, %original, "a captured connection to no service's port");
+        return stream.reset();
+    };
+    inbound::serve_plaintext(context, &called, stream, (remote, original)).await;
 }
 
 /// Serves one captured connection.

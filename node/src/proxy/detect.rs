@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// With prior knowledge HTTP/2 begins so.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A record of TLS's handshake begins so.
+const HANDSHAKE: u8 = 22;
 /// Longest method that is taken for one of HTTP's.
 const METHOD: usize = 24;
 
@@ -37,12 +39,32 @@ pub(super) enum Spoken {
 /// # Errors
 /// The connection ended or stayed silent for too long.
 pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Bounds) -> io::Result<Spoken> {
-    match declared {
-        Protocol::Tcp => Ok(Spoken::Bytes),
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => look(stream, bounds, of_http, Spoken::Http1).await,
-        Protocol::Tls => look(stream, bounds, of_tls, Spoken::Tls(None)).await,
-        Protocol::Sniffed => look(stream, bounds, of_any, Spoken::Bytes).await,
-    }
+    by(stream, declared, bounds, Some).await
+}
+
+/// As [`detect`], for callers outside the mesh: nothing is guessed of one that sends a part and then nothing.
+///
+/// # Errors
+/// As [`detect`], or a part came and then nothing for as long as a head may take.
+pub(super) async fn detect_whole(stream: &TcpStream, declared: Protocol, bounds: &Bounds) -> io::Result<Spoken> {
+    by(stream, declared, bounds, |_| None).await
+}
+
+async fn by(
+    stream: &TcpStream,
+    declared: Protocol,
+    bounds: &Bounds,
+    guess: impl Fn(Spoken) -> Option<Spoken>,
+) -> io::Result<Spoken> {
+    let found = match declared {
+        Protocol::Tcp => return Ok(Spoken::Bytes),
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+            look(stream, bounds, of_http, guess(Spoken::Http1)).await?
+        }
+        Protocol::Tls => look(stream, bounds, of_tls, guess(Spoken::Tls(None))).await?,
+        Protocol::Sniffed => look(stream, bounds, of_any, guess(Spoken::Bytes)).await?,
+    };
+    found.ok_or_else(|| io::ErrorKind::TimedOut.into())
 }
 
 /// The host that the first request of a connection names; `None` if it names none, or cannot be read.
@@ -51,7 +73,16 @@ pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Boun
 /// As [`detect`].
 pub(super) async fn host(stream: &TcpStream, bounds: &Bounds) -> io::Result<Option<String>> {
     let limits = HeadLimits { bytes: LOOK, lines: LINES };
-    look(stream, bounds, |bytes| http1::host_of(bytes, limits), None).await
+    look(stream, bounds, |bytes| http1::host_of(bytes, limits), None).await.map(Option::flatten)
+}
+
+/// True if the first byte of a connection, which has come, is one of TLS.
+///
+/// # Errors
+/// The connection broke off.
+pub(super) async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    Ok(stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE)
 }
 
 /// Rests between looks at bytes that stay unread: a socket that holds some would wake its reader at once.
@@ -71,13 +102,13 @@ impl Pauses {
     }
 }
 
-/// Looks at more and more until it can be said; who sends a part and then nothing is taken for the `otherwise`.
+/// Looks at more and more until it can be said; who sends a part and then nothing is taken for the `otherwise`, if there is one.
 async fn look<T: Clone>(
     stream: &TcpStream,
     bounds: &Bounds,
     judge: impl Fn(&[u8]) -> Option<T>,
-    otherwise: T,
-) -> io::Result<T> {
+    otherwise: Option<T>,
+) -> io::Result<Option<T>> {
     // Who says nothing needs no room for what it says.
     timeout(bounds.idle, stream.readable()).await??;
     let mut bytes = vec![0; LOOK];
@@ -89,7 +120,7 @@ async fn look<T: Clone>(
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if let Some(found) = judge(&bytes[..length]) {
-                return Ok(found);
+                return Ok(Some(found));
             }
             if length == bytes.len() {
                 return Ok(otherwise.clone());
@@ -168,7 +199,6 @@ fn of_tls(bytes: &[u8]) -> Option<Spoken> {
 }
 
 fn of_any(bytes: &[u8]) -> Option<Spoken> {
-    const HANDSHAKE: u8 = 22;
     match bytes {
         [HANDSHAKE, 3, 0..=4, ..] => return of_tls(bytes),
         [HANDSHAKE] | [HANDSHAKE, 3] => return None,

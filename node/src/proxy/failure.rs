@@ -56,6 +56,8 @@ pub enum Cause {
     Draining,
     /// A peer asked for a service that is not served here.
     NotServedHere,
+    /// A PeerAuthentication takes mutual TLS only, and the caller is outside the mesh.
+    PlaintextRefused,
     /// An AuthorizationPolicy refuses the request.
     Denied,
     /// A RateLimit has no room for the request.
@@ -131,6 +133,7 @@ impl Cause {
             Self::NoIdentity => (StatusCode::SERVICE_UNAVAILABLE, Flags::UF, Fault::Node, CONNECT, false),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, Flags::NONE, Fault::Node, "draining", true),
             Self::NotServedHere => (StatusCode::NOT_FOUND, Flags::NR, Fault::Upstream, "", false),
+            Self::PlaintextRefused => (StatusCode::FORBIDDEN, Flags::NR, Fault::Client, PLAINTEXT, true),
             Self::Denied => (StatusCode::FORBIDDEN, Flags::NONE, Fault::Client, DENIED, false),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, Flags::RL, Fault::Client, "local_rate_limited", false),
             Self::DeniedOutside => (StatusCode::FORBIDDEN, Flags::UAEX, Fault::Client, "", false),
@@ -169,6 +172,7 @@ impl Cause {
             Self::PerTryTimeout => "upstream_per_try_timeout",
             Self::Abort(_) | Self::AbortGrpc(_) => "fault_filter_abort",
             Self::Draining => "overload",
+            Self::PlaintextRefused => "filter_chain_not_found",
             Self::Denied => "rbac_access_denied_matched_policy[none]",
             Self::RateLimited => "local_rate_limited",
             Self::DeniedOutside => "ext_authz_denied",
@@ -217,6 +221,7 @@ impl Cause {
             | Self::NoIdentity
             | Self::Draining
             | Self::NotServedHere
+            | Self::PlaintextRefused
             | Self::Denied
             | Self::RateLimited
             | Self::DeniedOutside
@@ -229,6 +234,7 @@ impl Cause {
 
 const OLD_VERSION: &str = "HTTP/1.0 is not served; use HTTP/1.1";
 const ABORT: &str = "fault filter abort";
+const PLAINTEXT: &str = "mutual TLS is required";
 const DENIED: &str = "RBAC: access denied";
 const CONNECT: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
@@ -313,6 +319,7 @@ mod tests {
             (Cause::NoIdentity, 503, "UF", Node, 14, None),
             (Cause::Draining, 503, "-", Node, 14, None),
             (Cause::NotServedHere, 404, "NR", Upstream, 12, None),
+            (Cause::PlaintextRefused, 403, "NR", Client, 7, None),
             (Cause::Denied, 403, "-", Client, 7, None),
             (Cause::RateLimited, 429, "RL", Client, 14, None),
             (Cause::DeniedOutside, 403, "UAEX", Client, 7, None),

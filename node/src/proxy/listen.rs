@@ -1,6 +1,6 @@
 //! Local listening sockets: one per worker on each address, and the loop that accepts from them.
 
-use super::{capture, context::Context, gateway, outbound, plane::Serves};
+use super::{capture, context::Context, gateway, outbound, plaintext, plane::Serves};
 use crate::descriptors;
 use futures_util::FutureExt as _;
 use nix::{
@@ -10,7 +10,7 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -43,21 +43,49 @@ pub(super) fn tune(stream: &tokio::net::TcpStream) {
 /// # Errors
 /// The address is in use or not this machine's.
 pub(super) fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    let first = open(address, address.port() != 0)?;
+    bind_as(address, workers, false)
+}
+
+/// As [`bind`] for each family, at the same port; of IPv6 only where the machine has it. The addresses are of loopback, or none.
+///
+/// # Errors
+/// As [`bind`].
+pub(super) fn bind_both(
+    (v4, v6): (Ipv4Addr, Ipv6Addr),
+    port: u16,
+    workers: usize,
+) -> io::Result<Vec<(SocketAddr, Vec<TcpListener>)>> {
+    let first = bind((v4, port).into(), workers)?;
+    let second = bind_as((v6, first.0.port()).into(), workers, true);
+    Ok(match second {
+        Ok(second) => vec![first, second],
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        Err(error) => {
+            tracing::info!(%error, "no IPv6 on this machine: only IPv4 can be captured");
+            vec![first]
+        }
+    })
+}
+
+fn bind_as(address: SocketAddr, workers: usize, only_v6: bool) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let first = open(address, address.port() != 0, only_v6)?;
     let bound = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(open(bound, false)?);
+        sockets.push(open(bound, false, only_v6)?);
     }
     Ok((bound, sockets))
 }
 
 /// With SO_REUSEPORT a second process could quietly share the port, so the first socket makes sure to be alone.
-fn open(address: SocketAddr, alone: bool) -> io::Result<TcpListener> {
+fn open(address: SocketAddr, alone: bool, only_v6: bool) -> io::Result<TcpListener> {
     let socket = |reuse_port: bool| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(reuse_port)?;
+        if only_v6 {
+            socket.set_only_v6(true)?;
+        }
         socket.bind(&address.into())?;
         Ok(socket)
     };
@@ -131,6 +159,18 @@ pub(super) async fn accept(
                 let tracked = context.open.track_future(connection.map(move |()| drop(counted)));
                 context.tasks.detach("client connection", tracked);
             }
+            Serves::Plaintext(port) => {
+                let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
+                let connection = plaintext::serve(Arc::clone(&context), Arc::clone(port), stream, remote);
+                let tracked = context.open.track_future(connection.map(move |()| drop((counted, client))));
+                context.tasks.detach("connection in plaintext", tracked);
+            }
+            Serves::Incoming => {
+                let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
+                let connection = capture::serve_incoming(Arc::clone(&context), stream, remote);
+                let tracked = context.open.track_future(connection.map(move |()| drop((counted, client))));
+                context.tasks.detach("captured connection of another machine", tracked);
+            }
         }
     }
 }
@@ -150,7 +190,7 @@ impl Serves {
         let all = context.current.read().compiled.config().limits.connections;
         match self {
             Self::Applications(_) | Self::Captured(_) => all,
-            Self::Clients(_) => all - all / 10,
+            Self::Clients(_) | Self::Plaintext(_) | Self::Incoming => all - all / 10,
         }
     }
 }

@@ -3,7 +3,16 @@
 use crate::config::{Port, Service, Speaker};
 use certs::id::{ServiceAccount, ServiceName};
 use policy::route::Source;
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr};
+
+/// A port of a service beside this node, as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct LocalPort {
+    /// Whose.
+    pub(super) service: Speaker,
+    /// The service's port.
+    pub(super) number: u16,
+}
 
 /// The services beside this node. Replaced as a whole when the configuration changes.
 #[derive(Debug, Default)]
@@ -47,6 +56,29 @@ impl Local {
         service.ports.iter().find(|known| known.number == port).map(|port| (service, port))
     }
 
+    /// A port and its service, if they are there.
+    pub(super) fn find(&self, port: &LocalPort) -> Option<(&Service, &Port)> {
+        let service = self.service(&port.service.service, port.service.instance.as_deref())?;
+        service.ports.iter().find(|known| known.number == port.number).map(|port| (service, port))
+    }
+
+    /// The port whose application listens at this address of the machine. One that names the address comes before those that name
+    /// loopback or none.
+    pub(super) fn at(&self, address: SocketAddr) -> Option<LocalPort> {
+        let ports = || {
+            let of = |service: &&Service| Speaker::of(service);
+            self.services()
+                .into_iter()
+                .flat_map(move |service| service.ports.iter().map(move |port| (of(&service), port)))
+        };
+        let named = |target: SocketAddr| target.ip().to_canonical() == address.ip().to_canonical();
+        let unnamed = |target: SocketAddr| target.ip().is_loopback() || target.ip().is_unspecified();
+        let here = |port: &Port| port.target.port() == address.port();
+        let found = ports().find(|(_, port)| here(port) && named(port.target));
+        let (service, port) = found.or_else(|| ports().find(|(_, port)| here(port) && unnamed(port.target)))?;
+        Some(LocalPort { service, number: port.number })
+    }
+
     /// Who speaks through a port: what its requests are routed as.
     #[must_use]
     pub(super) fn source(&self, speaker: &Speaker) -> Option<Source> {
@@ -56,5 +88,33 @@ impl Local {
             labels: service.labels.clone(),
             account: service.account.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn an_address_of_the_machine_belongs_to_the_port_whose_application_is_there() {
+        let service = |name: &str, ports: &str| {
+            let text = format!("[[service]]\nname = \"{name}\"\nports = [{ports}]\n");
+            crate::config::service_from_toml(Path::new("a.toml"), &text).unwrap()
+        };
+        let local = Local::new([
+            service("web", "{ port = 80, target = \"127.0.0.1:8080\" }, { port = 81, target = \"0.0.0.0:8081\" }"),
+            service("db", "{ port = 5432, target = \"10.0.0.5:5432\" }"),
+            service("two", "{ port = 1, target = \"127.0.0.1:5432\" }, { port = 2, target = \"[fd00::5]:9\" }"),
+        ]);
+        let at = |address: &str| local.at(address.parse().unwrap()).map(|port| (port.service.to_string(), port.number));
+        let port = |service: &str, number| Some((format!("default/{service}"), number));
+        assert_eq!(at("10.0.0.5:8080"), port("web", 80));
+        assert_eq!(at("[fd00::5]:8081"), port("web", 81));
+        assert_eq!(at("10.0.0.5:5432"), port("db", 5432), "the one that names the address");
+        assert_eq!(at("[::ffff:10.0.0.5]:5432"), port("db", 5432));
+        assert_eq!(at("10.0.0.6:5432"), port("two", 1));
+        assert_eq!((at("[fd00::5]:9"), at("[fd00::6]:9")), (port("two", 2), None), "another address");
+        assert_eq!(at("10.0.0.5:80"), None, "the service's number is not where the application listens");
     }
 }

@@ -24,6 +24,7 @@ mod loopback;
 mod outbound;
 mod outcome;
 mod outliers;
+mod plaintext;
 mod plane;
 mod reading;
 mod reply;

@@ -1,10 +1,19 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
-use super::{capture, context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound};
+use super::{
+    capture,
+    context::Shared,
+    gateway,
+    http::ReplayBudget,
+    inbound::Verdicts,
+    listen,
+    local::{Local, LocalPort},
+    outbound, plaintext,
+};
 use crate::{
     balance::{Locality, Resource},
     config::{Gateway, Outbound, Service, Speaker, Upstream},
-    snapshot::{Circuit, Circuits, Current},
+    snapshot::{Circuit, Circuits, Current, PlaintextPort},
     tasks::Tasks,
     telemetry::{Errand, Kind, Sample, Sinks, Telemetry},
 };
@@ -32,6 +41,7 @@ pub struct DataPlane {
     pub(super) shared: Shared,
     pub(super) workers: Vec<mpsc::Sender<Listen>>,
     open: Mutex<HashMap<Key, Open>>,
+    plaintext: Mutex<plaintext::Ports>,
 }
 
 /// What one worker needs; give it to [`super::run_worker`].
@@ -61,6 +71,10 @@ pub(super) enum Serves {
     Captured(Arc<capture::Captured>),
     /// Clients outside the mesh.
     Clients(Arc<gateway::Door>),
+    /// Callers outside the mesh, of this port in plaintext.
+    Plaintext(Arc<LocalPort>),
+    /// The same, whose connections the kernel brings here from the ports of applications.
+    Incoming,
 }
 
 /// Addresses that the data plane listens on, ports filled in.
@@ -70,6 +84,8 @@ pub struct Bound {
     pub outbounds: Vec<(SocketAddr, Speaker)>,
     /// Explicit ports.
     pub upstreams: Vec<(SocketAddr, Called, u16)>,
+    /// Ports that take callers outside the mesh.
+    pub plaintext: Vec<PlaintextPort>,
 }
 
 /// Why a configuration was not taken over; nothing has changed then.
@@ -232,7 +248,7 @@ impl DataPlane {
                 (sender, Seat { index, shared: shared.clone(), commands, errands: errands.take() })
             })
             .unzip();
-        (Self { shared, workers: senders, open: Mutex::default() }, seats)
+        (Self { shared, workers: senders, open: Mutex::default(), plaintext: Mutex::default() }, seats)
     }
 
     /// Takes over what the configuration says: new listeners open, those that are gone close (their connections go on
@@ -254,7 +270,8 @@ impl DataPlane {
                 Key::new(upstream.listen, &upstream.speaker, Some((upstream.called.clone(), upstream.port)))
             }))
             .collect();
-        let mut open = self.open.lock().await;
+        let (mut open, mut plaintext) = (self.open.lock().await, self.plaintext.lock().await);
+        let ports = plaintext.bind(services, self.workers.len())?;
         let mut fresh = Vec::new();
         for key in &keys {
             let port = open.get(key).map_or(key.listen.port(), |open| open.bound.port());
@@ -282,9 +299,12 @@ impl DataPlane {
             }
             stays
         });
-        self.shared.current.tell_local_ports(open.values().map(|open| open.bound).collect());
+        let plaintext = plaintext.take_over(ports, &self.workers).await?;
+        let of_plaintext = plaintext.iter().map(|port| port.listen);
+        self.shared.current.tell_local_ports(open.values().map(|open| open.bound).chain(of_plaintext).collect());
+        self.shared.current.tell_plaintext(plaintext.clone());
         let address = |key: &Key| open.get(key).map_or(key.listen, |open| open.bound);
-        let mut bound = Bound::default();
+        let mut bound = Bound { plaintext, ..Bound::default() };
         for key in &keys {
             match &key.fixed {
                 None => bound.outbounds.push((address(key), key.speaker())),

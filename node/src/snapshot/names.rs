@@ -2,6 +2,7 @@
 //! open, where the kernel may bring connections.
 
 use super::Trouble;
+use crate::config::Speaker;
 use certs::id::ServiceName;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,6 +23,19 @@ pub struct Names {
 pub struct Captures {
     /// On loopback: of IPv4, and of IPv6 where the machine has it.
     pub listen: Vec<SocketAddr>,
+    /// The same for connections of other machines, on all addresses. Empty where none are taken.
+    pub incoming: Vec<SocketAddr>,
+}
+
+/// A port of a service beside this node that takes callers outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaintextPort {
+    /// Where.
+    pub listen: SocketAddr,
+    /// Whose.
+    pub service: Speaker,
+    /// The service's port.
+    pub port: u16,
 }
 
 impl Names {

@@ -19,7 +19,7 @@ pub struct PeerAuthentication {
 /// What a workload takes on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MutualTls {
-    /// Plaintext only.
+    /// Plaintext only in Istio; here peers show who they are all the same.
     Disable,
     /// Plaintext and mutual TLS.
     Permissive,
@@ -68,9 +68,9 @@ fn decode_mode(at: &At<'_>) -> Option<MutualTls> {
     let at = fields.get("mode");
     let mode = at.as_ref().and_then(|mode| mode.word(&MODES)).flatten();
     if let (Some(at), Some(MutualTls::Disable)) = (&at, mode) {
-        at.unbuilt(
-            "DISABLE (traffic between nodes is always mutual TLS, so that plaintext alone would shut the mesh out)",
-        );
+        let message =
+            "DISABLE lets callers outside the mesh in, as PERMISSIVE does: traffic between nodes is always mutual TLS";
+        at.warn(codes::WITHOUT_EFFECT, message, "write PERMISSIVE, unless the document must stay as Istio has it");
     }
     fields.finish();
     mode
@@ -116,7 +116,7 @@ mod tests {
             "shop",
             "{selector: {matchLabels: {app: a}}, mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}, 81: {mode: UNSET}}}",
         );
-        assert_eq!(codes_of(&parsed), [codes::NOT_SUPPORTED], "DISABLE is refused at push");
+        assert_eq!(codes_of(&parsed), [codes::WITHOUT_EFFECT], "DISABLE is told what it means here");
         let Spec::PeerAuthentication(peer) = &parsed.documents[0].document.spec else { panic!() };
         assert_eq!(peer.mode, Some(super::MutualTls::Strict));
         assert_eq!(Vec::from_iter(&peer.ports), [(&80, &Some(super::MutualTls::Disable)), (&81, &None)]);

@@ -1,13 +1,10 @@
-//! Which scenarios do not run here, and what some need beside their own documents.
+//! Which calls do not run here, and what some scenarios need beside their own documents.
 
-/// Scenarios that do not run, because a push of their documents is refused: with these words. The others run.
-pub(super) const NOT_HERE: &[(&str, &str)] = &[
-    // A node takes nothing but mutual TLS from other machines, so that no port of it can be opened to plaintext.
-    ("mtls-port-disable", "traffic between nodes is always mutual TLS"),
-];
+/// Ports of workloads that documents name: the scenario, what it writes, whose it is. Here an application listens where there is room.
+pub(super) const OWN_PORTS: &[(&str, &str, &str)] = &[("mtls-port-disable", "      80:\n", "httpbin.bar")];
 
-/// `httpbin.legacy`, `sleep.legacy`: of the namespace that is outside the mesh. Calls from there into the mesh run. Calls to it
-/// do not: Istio passes on what it captures, and a proxy port refuses hosts that the mesh does not know, which is checked.
+/// `httpbin.legacy`, `sleep.legacy`: of the namespace that is outside the mesh. Calls from there into the mesh run, in plaintext. Calls
+/// to it do not: Istio passes on what it captures, and a proxy port refuses hosts that the mesh does not know, which is checked.
 pub(super) fn is_outside(name: &str) -> bool {
     name.ends_with(".legacy")
 }

@@ -53,6 +53,7 @@ const ECHO_PORTS: [u16; 3] = [9000, 9001, 9002];
 pub(super) fn start() -> (Cluster, Vec<Echo>) {
     let on = |ports: &[u16], service: Service| Service { ports: ports.to_vec(), ..service };
     let instance = |name: &str| Service { instance: name.to_owned(), ..Service::version("default/httpbin", name) };
+    let open = |name: &str| Service { plaintext: true, ..Service::version(name, "v1") };
     let hello = || on(&[5000], Service::version("sample/helloworld", "v1"));
     let bookinfo = |name: &str, version: &str| Service {
         account: format!("bookinfo-{name}"),
@@ -66,8 +67,8 @@ pub(super) fn start() -> (Cluster, Vec<Echo>) {
         on(&[80], Service::version("default/d", "v1")),
         on(&[8000], instance("v1")),
         on(&[8000], instance("v2")),
-        on(&[8000], Service::version("foo/httpbin", "v1")),
-        on(&[8000], Service::version("bar/httpbin", "v1")),
+        on(&[8000], open("foo/httpbin")),
+        on(&[8000], open("bar/httpbin")),
         hello(),
         Service {
             protocol: "tcp".to_owned(),
@@ -134,8 +135,8 @@ pub(super) fn ask(cluster: &Cluster, asked: &Asked) -> Result<http::Answer, Stri
     let is_b = host == "b" || host.starts_with("b:");
     let from = asked.from.as_deref().unwrap_or("a");
     let via = if is_outside(from) {
-        // An application is reached from outside its machine by its node's one port, or not at all.
-        cluster.node(SERVERS).address("mesh")
+        let (name, namespace) = asked.to.as_deref().and_then(|to| to.split_once('.')).expect("NAME.NAMESPACE");
+        cluster.node(SERVERS).plaintext(&format!("{namespace}/{name}"), 8000)
     } else if is_b {
         cluster.node(CALLER).upstream("default/b", asked.port.unwrap_or(80))
     } else {

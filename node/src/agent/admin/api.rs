@@ -4,6 +4,7 @@ mod captures;
 mod events;
 mod explain;
 mod history;
+mod listeners;
 mod out;
 mod policy;
 mod traffic;
@@ -17,10 +18,11 @@ use certs::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use captures::Capture;
+pub use captures::{Capture, Inbound};
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
+pub use listeners::{OpenGateway, Plaintext};
 pub use out::Out;
 pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
@@ -69,29 +71,15 @@ pub struct Status {
     /// Ports that Gateways have open at this node.
     #[serde(default)]
     pub gateways: Vec<OpenGateway>,
+    /// Ports at which this node's services take callers outside the mesh, if PeerAuthentication lets them.
+    #[serde(default)]
+    pub plaintext: Vec<Plaintext>,
     /// Resident memory of the process, bytes.
     pub memory_bytes: u64,
     /// Bytes a second sent to other nodes for membership, over the last seconds.
     pub gossip_bytes_per_s: u64,
     /// The same by lane: `liveness`, `policy`, `health`, `services`, `rest`.
     pub gossip_lanes: BTreeMap<String, u64>,
-}
-
-/// A port that Gateways have open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenGateway {
-    /// `ADDRESS:PORT`.
-    pub listen: String,
-    /// The port as documents name it.
-    pub port: u16,
-    /// `http` or `https`.
-    pub protocol: String,
-    /// `NAMESPACE/NAME[/INSTANCE]` of the service in whose name requests go on.
-    pub service: String,
-    /// `Gateway NAMESPACE/NAME`, the oldest first.
-    pub documents: Vec<String>,
-    /// What is served, the most specific first.
-    pub hosts: Vec<String>,
 }
 
 /// Something to look at.

@@ -9,6 +9,7 @@ use axum::{
 use serde::Deserialize;
 
 use super::{Admin, api, error::Error};
+use crate::capture;
 
 /// How long a guard waits for news before it asks again: so it sees that the node still answers.
 const NEWS: Duration = Duration::from_secs(2);
@@ -36,10 +37,10 @@ impl Admin {
             };
             drop(tokio::time::timeout(NEWS, leaves).await);
         }
-        admin.captured().map(Json)
+        admin.captured().await.map(Json)
     }
 
-    fn captured(&self) -> Result<api::Capture, Error> {
+    async fn captured(&self) -> Result<api::Capture, Error> {
         let (config, captures) = (self.agent.config(), self.agent.captures());
         if captures.listen.is_empty() {
             let hint = "write [capture] into its configuration and restart it; the keys have defaults";
@@ -49,10 +50,20 @@ impl Admin {
         let mut spared: Vec<u16> = ports.into_iter().flatten().map(|at| at.port()).filter(|port| *port > 0).collect();
         spared.sort_unstable();
         spared.dedup();
+        let inbound = match captures.incoming.as_slice() {
+            [] => None,
+            listen => {
+                // The kernel's list may be long.
+                let listening = self.tasks.blocking(capture::listening).await.unwrap_or_default();
+                let targets = capture::targets(&config.services, &listening, &self.agent.listeners());
+                Some(api::Inbound { listen: listen.to_vec(), targets })
+            }
+        };
         Ok(api::Capture {
             listen: captures.listen.clone(),
             services: config.dns.as_ref().map(|dns| dns.addresses.to_string()),
             spared,
+            inbound,
             uid: nix::unistd::geteuid().as_raw(),
             leaving: !self.agent.is_listening(),
         })

@@ -19,7 +19,8 @@ use super::{
 use crate::{
     agent::{drift, jwks},
     clock,
-    snapshot::{Doors, OpenDoor, Snapshot},
+    config::Speaker,
+    snapshot::{Doors, OpenDoor, PlaintextPort, Snapshot},
 };
 
 /// How many names a sentence names.
@@ -71,10 +72,28 @@ impl Admin {
             clock: self.clock(),
             clock_offset_ms: clock::offset(),
             gateways: gateways(&self.agent.doors()),
+            plaintext: self.plaintext(&snapshot),
             memory_bytes: resident(),
             gossip_bytes_per_s: lanes.values().sum(),
             gossip_lanes: lanes.into_iter().map(|(lane, bytes)| (lane.to_owned(), bytes)).collect(),
         }
+    }
+
+    fn plaintext(&self, snapshot: &Snapshot) -> Vec<api::Plaintext> {
+        let config = self.agent.config();
+        let row = |open: &PlaintextPort| {
+            let service = config.services.iter().find(|service| Speaker::of(service) == open.service)?;
+            let port = service.ports.iter().find(|port| port.number == open.port)?;
+            let namespace = service.name.namespace();
+            let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &service.labels);
+            Some(api::Plaintext {
+                listen: open.listen.to_string(),
+                service: open.service.to_string(),
+                port: open.port,
+                mode: workload.mutual_tls.on(port.target.port()).as_str().to_owned(),
+            })
+        };
+        self.agent.plaintext().iter().filter_map(row).collect()
     }
 
     fn root_change(&self, state: &State) -> api::RootChange {

@@ -1,12 +1,15 @@
 //! What the data plane has open: this node's gateways and names, what keeps others shut, the credentials that they use.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use super::Agent;
 use crate::{
     agent::error::{Error, fail},
     secrets::Secrets,
-    snapshot::{Captures, Doors, Trouble},
+    snapshot::{Captures, Doors, PlaintextPort, Trouble},
 };
 
 impl Agent {
@@ -18,6 +21,18 @@ impl Agent {
     /// Where captured connections are taken.
     pub fn captures(&self) -> Arc<Captures> {
         self.inner.sync.world.current().captures()
+    }
+
+    /// Where services beside this node take callers outside the mesh.
+    pub fn plaintext(&self) -> Arc<Vec<PlaintextPort>> {
+        self.inner.sync.world.current().plaintext()
+    }
+
+    /// Where this node listens, and no application.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let world = &self.inner.sync.world;
+        world.look_at_own_ports();
+        world.own_ports().listeners
     }
 
     /// True from when the node serves until it begins to stop.

@@ -132,7 +132,7 @@ fn snapshot(stats: &StatsTable, rule: &str) -> Snapshot {
 fn own_service(tasks: &Tasks, members: &Members, target: std::net::SocketAddr) -> Arc<Local> {
     let node = NodeId::new("n0").unwrap();
     let local = Local::new(node, members.clone(), Arc::new(Events::default()), tasks.clone());
-    let port = Port { name: "http".into(), number: 80, protocol: Protocol::Http, target };
+    let port = Port { name: "http".into(), number: 80, protocol: Protocol::Http, target, plaintext: None };
     let check = Check {
         probe: Probe::Http("/health".into()),
         target,

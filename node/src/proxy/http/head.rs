@@ -169,6 +169,13 @@ pub(in crate::proxy) fn strip_identity(headers: &mut HeaderMap) {
     remove_if(headers, is_of_identity);
 }
 
+/// Removes what a caller outside the mesh says of itself, of its way, and of what proxies should do for it: nobody believes it.
+pub(in crate::proxy) fn strip_claims(headers: &mut HeaderMap) {
+    let of_way =
+        |name: &str| name.starts_with("x-forwarded-") || name.starts_with("x-envoy-") || name == "x-request-id";
+    remove_if(headers, |name| of_way(name) || is_of_identity(name));
+}
+
 fn is_of_identity(name: &str) -> bool {
     let named = ["x-forwarded-client-cert", "x-forwarded-for", "x-envoy-external-address", "forwarded", "x-real-ip"];
     named.contains(&name) || is_own(name)

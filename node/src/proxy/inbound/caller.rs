@@ -1,7 +1,7 @@
 //! Who calls which service here, and what that means for every request: looked up once per stream instead of once per request.
 
 use super::{
-    super::{context::Context, local::Local, outbound::Speaker},
+    super::{context::Context, http::Bounds, local::Local, outbound::Speaker},
     limits,
     pool::Pool,
     told::IsGateway,
@@ -21,6 +21,7 @@ use http::HeaderValue;
 use policy::{
     authorize,
     compile::{self, Compiled},
+    kinds::MutualTls,
     route,
 };
 use std::{
@@ -42,7 +43,8 @@ pub(in crate::proxy) struct Peer<'a> {
 #[derive(Debug)]
 pub(in crate::proxy) struct Caller {
     pub(super) who: Arc<Who>,
-    pub(super) client_cert: HeaderValue,
+    /// Of a caller that showed none there is nothing to tell.
+    pub(super) client_cert: Option<HeaderValue>,
     pub(super) address: HeaderValue,
     pub(super) recorder: Arc<Recorder>,
     /// Only its worker's requests take the locks, so they are always free.
@@ -62,8 +64,7 @@ pub(in crate::proxy) struct Who {
     pub(super) account: ServiceAccount,
     /// What TLS proves of the caller; nothing of a client outside the mesh, who calls a gateway.
     pub(super) identity: Option<SpiffeId>,
-    /// It is on this node: no handshake judges its identity.
-    is_local: bool,
+    came: Came,
     pub(in crate::proxy) address: IpAddr,
     /// Where it came in.
     pub(super) destination: IpAddr,
@@ -74,6 +75,32 @@ pub(in crate::proxy) struct Who {
     /// Labels of the workloads that it may be, for limits. What it says that it is, another node may claim of any workload there
     /// with its account. None: nothing is known of it.
     pub(super) labels: Vec<Arc<BTreeMap<String, String>>>,
+}
+
+/// By which way a caller came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// From another node: a handshake has judged its identity.
+    Node,
+    /// From this node: no handshake judges its identity.
+    Here,
+    /// In at a gateway, from outside the mesh.
+    Gateway,
+    /// Straight to the service in plaintext, from outside the mesh.
+    Plaintext,
+}
+
+/// What a caller outside the mesh calls in plaintext, and how.
+#[derive(Debug)]
+pub(super) struct Plain<'a> {
+    pub(super) service: &'a Service,
+    /// The service's port.
+    pub(super) port: u16,
+    /// From where and to where its connection goes.
+    pub(super) ends: (IpAddr, IpAddr),
+    pub(super) carries: mesh::Protocol,
+    /// The name that it asks the application's own TLS for.
+    pub(super) server_name: Option<String>,
 }
 
 /// What the documents said of the service when they were last looked at.
@@ -110,7 +137,7 @@ impl Who {
             carries: mesh::Protocol::Http1,
             account: speaker.source.account.clone(),
             identity: None,
-            is_local: false,
+            came: Came::Gateway,
             address: remote.to_canonical(),
             destination: local.to_canonical(),
             server_name: server_name.map(str::to_owned),
@@ -138,7 +165,7 @@ impl Who {
 
     /// The service that it calls, and the port. What comes in at a gateway has yet to find one.
     pub(super) fn called(&self) -> Option<(&ServiceName, u16)> {
-        self.identity.as_ref().map(|_| (&self.service, self.port))
+        (self.came != Came::Gateway).then_some((&self.service, self.port))
     }
 
     /// Its identity as logs name it.
@@ -151,11 +178,28 @@ impl Who {
     /// Why operators do not let this node serve it, or its caller beside this node speak, as things are. What holds of callers on
     /// other nodes, handshakes judge, and again when it changes.
     pub(super) fn barred(&self, snapshot: &Snapshot) -> Option<Cause> {
-        let speaks = |account| !self.is_local || snapshot.speaks_as(account);
-        if !self.identity.as_ref().and_then(SpiffeId::account).is_some_and(speaks) {
+        let account = || self.identity.as_ref().and_then(SpiffeId::account);
+        let speaks = match self.came {
+            Came::Node | Came::Gateway => account().is_some(),
+            Came::Here => account().is_some_and(|account| snapshot.speaks_as(account)),
+            // It speaks as nobody.
+            Came::Plaintext => true,
+        };
+        if !speaks {
             return Some(Cause::NoIdentity);
         }
         (!snapshot.serves(&self.service, &self.account)).then_some(Cause::NotServedHere)
+    }
+
+    /// Why PeerAuthentication keeps it from this port of the application, if it does.
+    pub(super) fn kept_out(&self, workload: &compile::Workload, port: u16) -> Option<Cause> {
+        let strict = || workload.mutual_tls.on(port) == MutualTls::Strict;
+        (self.came == Came::Plaintext && strict()).then_some(Cause::PlaintextRefused)
+    }
+
+    /// True if it is outside the mesh and came straight to the service.
+    pub(super) fn is_plaintext(&self) -> bool {
+        self.came == Came::Plaintext
     }
 }
 
@@ -204,21 +248,62 @@ impl Caller {
             carries: preface.protocol,
             account: account.clone(),
             identity: Some(peer.identity.clone()),
-            is_local: peer.certificate.is_none(),
+            came: if peer.certificate.is_some() { Came::Node } else { Came::Here },
             address: peer.address,
             destination,
             server_name: Some(by.dns_name()),
             source: source(peer, account, known),
             labels: labels(snapshot, peer, known),
         };
+        Self::of(context, who, Some(client_cert(&by, peer)), pair)
+    }
+
+    /// A caller outside the mesh, of whom nothing is proven.
+    pub(super) fn plaintext(context: &Context, snapshot: &Snapshot, plain: Plain<'_>) -> Self {
+        let Plain { service, port, ends: (remote, local), carries, server_name } = plain;
+        let (name, account) = (&service.name, &service.account);
+        let called = Workload::of_service(&snapshot.trust_domain, name, account, &service.labels);
+        let pair = Pair {
+            reporter: Reporter::Destination,
+            source: Arc::new(Workload::unknown()),
+            destination: Arc::new(called),
+            service: policy::hosts::full_name(name).into(),
+            service_name: name.name().into(),
+            service_namespace: name.namespace().into(),
+            security: Security::Plain,
+        };
+        let who = Who {
+            service: name.clone(),
+            instance: service.instance.clone(),
+            port,
+            carries,
+            account: account.clone(),
+            identity: None,
+            came: Came::Plaintext,
+            address: remote.to_canonical(),
+            destination: local.to_canonical(),
+            server_name,
+            // It has no namespace and no labels, which is known.
+            source: route::Source { namespace: String::new(), labels: BTreeMap::new(), account: account.clone() },
+            labels: vec![Arc::default()],
+        };
+        Self::of(context, who, None, pair)
+    }
+
+    fn of(context: &Context, who: Who, client_cert: Option<HeaderValue>, pair: Pair) -> Self {
         Self {
+            client_cert,
+            address: header(&who.address.to_string()),
             who: Arc::new(who),
-            client_cert: client_cert(&by, peer),
-            address: header(&peer.address.to_string()),
             recorder: Arc::new(context.telemetry.recorder(context.worker, Arc::new(pair))),
             seen: Mutex::default(),
             gateway: Mutex::default(),
         }
+    }
+
+    /// The bounds of its requests, by what holds now.
+    pub(super) fn bounds(&self, context: &Context) -> Bounds {
+        if self.who.is_plaintext() { Bounds::of_applications(&context.limits()) } else { context.bounds_of_nodes() }
     }
 
     /// Looks at what the documents say of the called service now; `local` and `service` are of the same configuration.
@@ -241,7 +326,10 @@ impl Caller {
                 let workload = workload(snapshot, service);
                 let counted = limits::counted(snapshot, &self.who.service, self.who.instance.as_deref(), &workload);
                 let pool = Arc::new(Pool::of(&context.circuits, snapshot, &self.who, &service.labels));
-                let rules = Rules { barred: self.who.barred(snapshot), workload, counted, pool };
+                let called = service.ports.iter().find(|port| port.number == self.who.port);
+                let kept_out = || self.who.kept_out(&workload, called?.target.port());
+                let barred = self.who.barred(snapshot).or_else(kept_out);
+                let rules = Rules { barred, workload, counted, pool };
                 let answer = look(&rules);
                 let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));
                 *seen = Some(Seen { compiled, local, rules });

@@ -1,7 +1,7 @@
-//! Requests that reach applications beside this node: from other nodes, and from this one.
+//! Requests that reach applications beside this node: from other nodes, from this one, and in plaintext from outside the mesh.
 //!
 //! Who calls is what TLS proves, never what a header says. The caller's service is believed only if the registry knows
-//! it on that node under that account; it serves metrics, not authority.
+//! it on that node under that account; it serves metrics, not authority. Of a caller in plaintext nothing is proven.
 
 mod admission;
 mod app;
@@ -11,6 +11,7 @@ mod limits;
 mod message;
 mod multiplexed;
 mod observe;
+mod plaintext;
 mod pool;
 mod standing;
 mod tcp;
@@ -24,6 +25,7 @@ pub(super) use caller::{Caller, Peer, Who};
 pub(super) use check::Askers;
 pub(super) use limits::{Counted, RATE_LIMITED, counted};
 pub(super) use message::{to_http1, to_http2};
+pub(super) use plaintext::serve as serve_plaintext;
 pub(super) use standing::{AtDoor, Standing, Watch, watch_rules};
 pub(super) use tcp::{Arrival, Refused, open};
 
@@ -143,7 +145,10 @@ async fn forward(
 ) -> Result<(Response<body::Source>, Standing, Option<Flight>), Refusal> {
     let (mut parts, mut request_body) = request.into_parts();
     let (came, nested) = (parts.version, parts.headers.contains_key(CHECK));
-    let host = body::authority(&parts, &context.bounds_of_nodes())?;
+    if came == http::Version::HTTP_10 {
+        return Err(Cause::OldVersion.into());
+    }
+    let host = body::authority(&parts, &caller.bounds(context))?;
     let upgrade = upgrade::asked(&parts).filter(|_| request_body.is_end_stream());
     body::strip_hop_by_hop(&mut parts.headers);
     let original = caller.tell(&context.current.read(), &mut parts.headers);

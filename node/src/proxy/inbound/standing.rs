@@ -166,7 +166,11 @@ impl Admitted {
                 let found = local.port(&who.service, who.instance.as_deref(), &who.account, who.port);
                 // A service that is gone says nothing of the connections that it still has.
                 let Some((service, port)) = found else { return true };
-                (caller::workload(&snapshot, service), port.target.port(), "http")
+                let (workload, port) = (caller::workload(&snapshot, service), port.target.port());
+                if who.kept_out(&workload, port).is_some() {
+                    return false;
+                }
+                (workload, port, "http")
             }
         };
         let (host, original) = (&self.host, self.original);

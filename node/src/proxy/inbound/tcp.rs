@@ -210,7 +210,11 @@ impl Standing {
         let Some((service, port)) = local.port(&who.service, who.instance.as_deref(), &who.account, who.port) else {
             return true;
         };
-        let authorizer = &caller::workload(&snapshot, service).authorizer;
+        let workload = caller::workload(&snapshot, service);
+        if who.kept_out(&workload, port.target.port()).is_some() {
+            return false;
+        }
+        let authorizer = &workload.authorizer;
         authorizer.is_open() || authorizer.decide_connection(&who.peer(port.target.port(), None)).allowed()
     }
 }

@@ -32,7 +32,7 @@ impl Caller {
             headers.insert(body::EXTERNAL_ADDRESS, external);
         }
         headers.insert(body::FORWARDED_FOR, address.unwrap_or_else(|| self.address.clone()));
-        let own = &self.client_cert;
+        let Some(own) = &self.client_cert else { return original };
         // One element for each hop, the client's first.
         let certs = client.map(|client| [client.as_bytes(), b",", own.as_bytes()].concat());
         let certs = certs.and_then(|certs| HeaderValue::from_maybe_shared(Bytes::from(certs)).ok());
@@ -42,6 +42,10 @@ impl Caller {
 
     /// True if the caller speaks for clients outside the mesh.
     fn is_gateway(&self, snapshot: &Snapshot) -> bool {
+        if self.who.identity.is_none() {
+            // A Gateway that selects every workload does not mean those outside the mesh.
+            return false;
+        }
         let mut known = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::ptr::eq(known.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled)) {
             let source = &self.who.source;

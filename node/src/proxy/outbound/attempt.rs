@@ -395,6 +395,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::NoIdentity
         | Cause::Draining
         | Cause::NotServedHere
+        | Cause::PlaintextRefused
         | Cause::Denied
         | Cause::RateLimited
         | Cause::DeniedOutside

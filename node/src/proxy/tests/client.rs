@@ -95,3 +95,14 @@ pub(super) fn with(address: SocketAddr, host: &str, path: &str, headers: &str) -
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
     Client::connect(address).ask(request).expect("an answer")
 }
+
+/// Waits until something holds.
+pub(super) fn eventually(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..2_000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    panic!("not in time: {what}");
+}

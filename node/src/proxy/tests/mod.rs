@@ -18,6 +18,7 @@ mod limits;
 mod mirroring;
 mod outliers;
 mod patience;
+mod plaintext;
 mod protocols;
 mod routing;
 mod standing;

@@ -2,6 +2,7 @@
 
 use super::{
     backend::{Backend, ok},
+    client::eventually,
     world::{Entry, World, traffic_policy},
 };
 use crate::{config::Protocol, mesh::Transport};
@@ -82,17 +83,6 @@ fn count(world: &World, node: usize, name: &str, with: &[&str]) -> u64 {
     let lines = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
     let lines = lines.filter(|line| with.iter().all(|part| line.contains(part)));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
-}
-
-/// What is counted at the end is counted a moment after it.
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..2_000 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("not in time: {what}");
 }
 
 fn l4_policy(spec: &str) -> String {

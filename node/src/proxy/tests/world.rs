@@ -47,6 +47,8 @@ pub(super) struct Entry {
     pub(super) weight: u32,
     /// Where the registry says that its node is, if not where it is.
     pub(super) address: Option<SocketAddr>,
+    /// Where callers outside the mesh come in.
+    pub(super) plaintext: Option<SocketAddr>,
 }
 
 impl Entry {
@@ -63,7 +65,7 @@ impl Entry {
         target: SocketAddr,
         protocol: Protocol,
     ) -> Self {
-        Self { node, service, version, target, protocol, healthy: true, weight: 1, address: None }
+        Self { node, service, version, target, protocol, healthy: true, weight: 1, address: None, plaintext: None }
     }
 }
 
@@ -75,6 +77,8 @@ pub(super) struct Node {
     pub(super) telemetry: Telemetry,
     pub(super) outbound: SocketAddr,
     pub(super) upstream: SocketAddr,
+    /// Where its services take callers outside the mesh.
+    pub(super) plaintext: Vec<SocketAddr>,
     pub(super) failures: mpsc::Receiver<NodeId>,
     current: Current,
     tasks: Tasks,
@@ -218,7 +222,8 @@ impl World {
         let bound = self.runtime.block_on(plane.apply(&self.services(index), &outbounds, &upstreams)).unwrap();
         plane.serve();
         let (outbound, upstream) = (bound.outbounds[0].0, bound.upstreams[0].0);
-        Node { id, mesh, plane, telemetry, outbound, upstream, failures, current, tasks, _network: network }
+        let plaintext = bound.plaintext.iter().map(|port| port.listen).collect();
+        Node { id, mesh, plane, telemetry, outbound, upstream, plaintext, failures, current, tasks, _network: network }
     }
 
     /// What the node's configuration lists.
@@ -244,7 +249,13 @@ impl World {
                 labels.insert("tier".to_owned(), self.tier.to_owned());
                 labels
             },
-            ports: vec![Port { name: "http".to_owned(), number: PORT, protocol: entry.protocol, target: entry.target }],
+            ports: vec![Port {
+                name: "http".to_owned(),
+                number: PORT,
+                protocol: entry.protocol,
+                target: entry.target,
+                plaintext: entry.plaintext,
+            }],
             check: Some(Check {
                 probe: Probe::Tcp,
                 target: entry.target,

@@ -192,6 +192,15 @@ mod tests {
     }
 
     #[test]
+    fn disable_is_no_stricter_than_permissive() {
+        let spec = "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}}}";
+        let found = modes(&[document("shop", "a", 1, &[spec])]);
+        assert_eq!([found.on(80), found.on(81)], [MutualTls::Disable, MutualTls::Strict]);
+        let both = modes(&[document("shop", "a", 1, &["{mtls: {mode: DISABLE}}", PERMISSIVE])]);
+        assert_eq!(both.on(80), MutualTls::Permissive);
+    }
+
+    #[test]
     fn of_several_live_values_the_strictest_counts() {
         assert_eq!(modes(&[document("shop", "a", 1, &[PERMISSIVE, STRICT])]).on(80), MutualTls::Strict);
         assert_eq!(modes(&[document("shop", "a", 1, &[UNSET, PERMISSIVE])]).on(80), MutualTls::Permissive);

@@ -13,8 +13,20 @@ pub struct Capture {
     pub services: Option<String>,
     /// Ports that must be left alone.
     pub spared: Vec<u16>,
+    /// The same of connections of other machines; none where they are not taken.
+    #[serde(default)]
+    pub inbound: Option<Inbound>,
     /// Whose connections are the node's own.
     pub uid: u32,
     /// True if the node stops, or does not serve yet.
     pub leaving: bool,
+}
+
+/// What is said of captured connections of other machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inbound {
+    /// Where the node takes them; on IPv6 only if the machine has it.
+    pub listen: Vec<SocketAddr>,
+    /// Ports of applications that other machines reach now; without an address (`0.0.0.0`) at each address of the machine.
+    pub targets: Vec<SocketAddr>,
 }

@@ -1,0 +1,103 @@
+//! The ports at which services beside this node take callers outside the mesh: they come and go with the configuration.
+
+use super::{
+    context::Context,
+    inbound, listen,
+    local::LocalPort,
+    plane::{ApplyError, Listen, Serves},
+};
+use crate::{
+    config::{Service, Speaker},
+    snapshot::PlaintextPort,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// What is open, by where the configuration wants it and for what.
+#[derive(Debug, Default)]
+pub(super) struct Ports(HashMap<Key, Open>);
+
+type Key = (SocketAddr, LocalPort);
+
+#[derive(Debug)]
+struct Open {
+    bound: SocketAddr,
+    close: CancellationToken,
+}
+
+/// What is to be open; sockets are there for what is not open yet.
+#[derive(Debug)]
+pub(super) struct Wanted(Vec<(Key, Option<Bound>)>);
+
+/// Where it is, and the sockets of all workers.
+type Bound = (SocketAddr, Vec<TcpListener>);
+
+/// Serves one connection that came in at such a port.
+pub(super) async fn serve(context: Arc<Context>, port: Arc<LocalPort>, stream: TcpStream, remote: SocketAddr) {
+    let Ok(local) = stream.local_addr() else { return };
+    inbound::serve_plaintext(context, &port, stream, (remote, local)).await;
+}
+
+impl Ports {
+    /// Binds what the services' ports want and is not open, for so many workers.
+    ///
+    /// # Errors
+    /// An address cannot be had; nothing has changed then.
+    pub(super) fn bind(&self, services: &[Service], workers: usize) -> Result<Wanted, ApplyError> {
+        let mut wanted = Vec::new();
+        for service in services {
+            for port in &service.ports {
+                let Some(address) = port.plaintext else { continue };
+                let key = (address, LocalPort { service: Speaker::of(service), number: port.number });
+                let bound = match self.0.contains_key(&key) {
+                    true => None,
+                    false => {
+                        let bound = listen::bind(address, workers);
+                        Some(bound.map_err(|source| ApplyError::Listen { address, source })?)
+                    }
+                };
+                wanted.push((key, bound));
+            }
+        }
+        Ok(Wanted(wanted))
+    }
+
+    /// Opens what is wanted, and closes all else; connections go on until they end.
+    ///
+    /// # Errors
+    /// The workers are gone.
+    pub(super) async fn take_over(
+        &mut self,
+        wanted: Wanted,
+        workers: &[mpsc::Sender<Listen>],
+    ) -> Result<Vec<PlaintextPort>, ApplyError> {
+        let keys: HashSet<Key> = wanted.0.iter().map(|(key, _)| key.clone()).collect();
+        self.0.retain(|key, open| {
+            let stays = keys.contains(key);
+            if !stays {
+                open.close.cancel();
+            }
+            stays
+        });
+        let mut all = Vec::new();
+        for (key, fresh) in wanted.0 {
+            if let Some((bound, sockets)) = fresh {
+                let (close, port) = (CancellationToken::new(), Arc::new(key.1.clone()));
+                for (worker, socket) in workers.iter().zip(sockets) {
+                    let serves = Serves::Plaintext(Arc::clone(&port));
+                    let listen = Listen { socket, serves, close: close.clone() };
+                    worker.send(listen).await.map_err(|_| ApplyError::Stopped)?;
+                }
+                self.0.insert(key.clone(), Open { bound, close });
+            }
+            let listen = self.0.get(&key).map_or(key.0, |open| open.bound);
+            all.push(PlaintextPort { listen, service: key.1.service, port: key.1.number });
+        }
+        Ok(all)
+    }
+}
