@@ -3,12 +3,14 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
+/// Messages that wait to be read; the browser waits for room.
+const EVENTS: usize = 10_000;
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,7 +42,7 @@ impl Browser {
             .spawn()
             .expect("bash");
         let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-        let (told, messages) = channel();
+        let (told, messages) = sync_channel(EVENTS);
         std::thread::spawn(move || {
             for message in BufReader::new(output).split(0).map_while(Result::ok) {
                 let message = serde_json::from_slice(&message).unwrap_or(Value::Null);
