@@ -1,6 +1,6 @@
 //! The small mesh in which the scenarios take place, and the clients in it and outside.
 
-use std::net::SocketAddr;
+use std::{io::ErrorKind, net::SocketAddr};
 
 use harness::{
     backend::Backend,
@@ -145,7 +145,11 @@ pub(super) fn ask(cluster: &Cluster, asked: &Asked) -> Result<http::Answer, Stri
     let headers: Vec<(&str, &str)> =
         asked.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let send = |host: &str, path: &str| {
-        let mut connection = http::Connection::open(via).expect("it listens");
+        let mut connection = match http::Connection::open(via) {
+            // Refused by what policy says, before this end knew that it was connected.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(error.to_string()),
+            connected => connected.expect("it listens"),
+        };
         connection.request(&asked.method, host, path, &headers, b"")
     };
     let mut answer = send(&host, &asked.path)?;
