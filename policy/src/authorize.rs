@@ -161,6 +161,8 @@ pub struct Authorizer {
     audit: Vec<Policy>,
     /// This mesh's trust domain, `cluster.local` and the aliases: one and the same in a principal.
     trust_domains: Vec<String>,
+    /// Some rule looks at paths.
+    paths: bool,
 }
 
 /// What together says yes or no.
@@ -236,6 +238,11 @@ impl Authorizer {
                 list.push(Policy { id: live.id.clone(), values, whole });
             }
         }
+        let is_path = |attribute: &Attribute| {
+            matches!(attribute, Attribute::Path) || matches!(attribute, Attribute::Header(name) if name == ":path")
+        };
+        let paths = authorizer.attributes().any(is_path);
+        authorizer.paths = paths;
         authorizer
     }
 
@@ -250,30 +257,28 @@ impl Authorizer {
 
     /// True if some rule looks at paths: then a path without a normal form is refused with 400 instead of forwarded. Otherwise the
     /// path goes on as it came, and [`PathNormalization::None`](crate::kinds::PathNormalization::None) gives the head its form.
-    pub fn looks_at_paths(&self) -> bool {
+    pub const fn looks_at_paths(&self) -> bool {
+        self.paths
+    }
+
+    /// True if some rule looks at the caller's address, or at the application's port.
+    pub fn looks_at_addresses(&self) -> bool {
+        let is_it = |attribute: &Attribute| {
+            [Attribute::SourceIp, Attribute::RemoteIp, Attribute::DestinationPort].contains(attribute)
+        };
+        self.attributes().any(is_it)
+    }
+
+    /// The ALLOW policies: if there are some, what none of them lets in is denied.
+    pub fn allowing(&self) -> impl Iterator<Item = &DocumentId> {
+        self.enforced.allowing.iter().map(|policy| &*policy.id)
+    }
+
+    fn attributes(&self) -> impl Iterator<Item = &Attribute> {
         let lists =
             [&self.enforced, &self.tried].into_iter().flat_map(|policies| [&policies.refusing, &policies.allowing]);
         let values = lists.flatten().chain(&self.asking).chain(&self.audit).flat_map(|policy| &policy.values);
-        values.flat_map(|value| &value.rules).flat_map(Rule::conditions).any(|condition| match &condition.attribute {
-            Attribute::Path => true,
-            Attribute::Header(name) => name == ":path",
-            Attribute::Principal
-            | Attribute::Namespace
-            | Attribute::ServiceAccount
-            | Attribute::TrustDomain
-            | Attribute::SourceIp
-            | Attribute::RemoteIp
-            | Attribute::DestinationIp
-            | Attribute::DestinationPort
-            | Attribute::ServerName
-            | Attribute::Host
-            | Attribute::Method
-            | Attribute::RequestPrincipal
-            | Attribute::Audience
-            | Attribute::Presenter
-            | Attribute::Claim(_)
-            | Attribute::EnvoyFilter(_) => false,
-        })
+        values.flat_map(|value| &value.rules).flat_map(Rule::conditions).map(|condition| &condition.attribute)
     }
 
     /// True if some request must be asked about ([`Authorizer::ask`]).

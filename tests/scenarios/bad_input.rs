@@ -146,4 +146,35 @@ fn before_joining_and_beyond_reach() {
     says(&output, 1, "unreachable", &["127.0.0.1:1"]);
     let output = cluster.on("first", &["no-such-command"]);
     assert_eq!(output.code, 2, "{output:?}");
+    // Nobody runs here, nobody ever joined: that is said, and not that something does not answer.
+    let mut fresh = cluster.command("second");
+    let elsewhere = cluster.path().join("nobody");
+    let output = fresh.args(["status", "-o", "json", "--operator"]).arg(elsewhere).output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && text.contains("not_joined") && text.contains("skein join"), "{text}");
+}
+
+#[test]
+fn commands_say_what_they_cannot_mean() {
+    let cluster = mesh_of_one();
+    let output = cluster.on("first", &["ping", "first", "-o", "json"]);
+    says(&output, 2, "usage", &["first is the node that is asked"]);
+    let output = cluster.on("first", &["tap", "--status", "9xx", "-o", "json"]);
+    says(&output, 2, "usage", &["9xx", "5xx"]);
+    assert_eq!(cluster.on("first", &["tap", "--limit", "0"]).code, 2);
+    // What is taken back is said to go.
+    let text = format!("{HEAD}  http:\n  - route:\n    - destination: {{host: reviews}}\n");
+    let pushed = cluster.push("first", &text, &[]).expect_code(0).json();
+    let id = pushed["changeset"].as_str().expect("an id");
+    let shown = cluster.on("first", &["policy", "revert", id, "--dry-run"]).expect_code(0).out;
+    assert!(shown.contains("deleted VirtualService shop/reviews"), "{shown}");
+    // Why nobody is let in is said, and nothing of addresses at which no rule looks.
+    let only = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: get-only, namespace: shop}\n\
+                spec: {action: ALLOW, rules: [{to: [{operation: {methods: [GET]}}]}]}\n";
+    cluster.push("first", only, &["--wait", "all"]).expect_code(0);
+    let denied = cluster.json("first", &["explain", "-X", "POST", "http://reviews:9080/"]);
+    let note = denied["authorization"]["note"].as_str().unwrap_or_default();
+    assert!(denied["authorization"]["verdict"] == "deny" && note.contains("shop/get-only"), "{denied}");
+    let allowed = cluster.json("first", &["explain", "http://reviews:9080/"]);
+    assert!(allowed["authorization"]["note"].is_null(), "{allowed}");
 }

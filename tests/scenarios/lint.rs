@@ -15,6 +15,23 @@ fn lint(folder: &Path, more: &[&str]) -> Output {
 }
 
 #[test]
+fn what_push_refuses_lint_names_and_one_file_hides_no_other() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, text: &[u8]| std::fs::write(folder.path().join(name), text).expect("a file");
+    write("a.yaml", b"# nothing yet\n");
+    let empty = lint(folder.path(), &["-o", "json"]).expect_code(2);
+    assert_eq!(empty.error()["error"]["code"], "usage", "{empty:?}");
+    write("b.yaml", b"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}\n");
+    let pod = lint(folder.path(), &[]).expect_code(0).out;
+    assert!(pod.contains("b.yaml:1: Pod is Kubernetes' kind") && pod.contains("refused by push"), "{pod}");
+    write("c.yaml", b"\xff\xfe\x00");
+    write("d.yaml", b"apiVersion: networking.istio.io/v1\nkind: VirtualServise\nmetadata: {name: x}\nspec: {}\n");
+    let both = lint(folder.path(), &[]).expect_code(2);
+    let said = format!("{}{}", both.out, both.err);
+    assert!(said.contains("c.yaml is not UTF-8 text") && said.contains("VirtualServise"), "{said}");
+}
+
+#[test]
 fn warnings_are_shown_counted_and_silenced() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");

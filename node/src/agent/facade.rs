@@ -459,7 +459,8 @@ fn refused(by: &[NodeId]) -> Option<Error> {
     let more = if by.len() > names.len() { ", ..." } else { "" };
     (!by.is_empty()).then(|| {
         let message = format!("refused by {}{more}: this node's certificate does not count there", names.join(", "));
-        let hint = "was it evicted, or its name given to another machine? then join anew with a new token; is its clock right?";
+        let hint = "is its clock right? was it evicted, or its name given to another machine? then stop it, move its data directory away, and \
+                    `skein join` with a token of `skein invite NODE --replace`";
         fail("refused", message, hint)
     })
 }

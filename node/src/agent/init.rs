@@ -62,7 +62,7 @@ pub fn check_free(dir: &StateDir) -> Result<(), Error> {
         Some(owner) => Err(fail(
             "already_exists",
             format!("{} is the state of {} in {}", dir.path().display(), owner.node, owner.trust_domain),
-            "name another data_dir, or run this node: `skein run`",
+            "run this node: `skein run`; to make it anew (after an eviction, too) move that directory away; or name another data_dir",
         )),
     }
 }

@@ -150,6 +150,12 @@ impl StateDir {
         })
     }
 
+    /// False if the directory is certainly nobody's state: who may not look into it does not know.
+    #[must_use]
+    pub fn has_owner(path: &Path) -> bool {
+        path.join(NODE).try_exists().unwrap_or(true)
+    }
+
     /// Marks the directory as this node's: the last step of init and join.
     ///
     /// # Errors

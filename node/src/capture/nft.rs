@@ -132,7 +132,7 @@ fn run(words: &[&str], input: &str) -> Result<String, Error> {
     }
     let text: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(SAID).collect();
     Err(if text.contains("Operation not permitted") || !nix::unistd::geteuid().is_root() && text.is_empty() {
-        fail("failed", "only root may change what is captured", "run it by sudo, or with CAP_NET_ADMIN")
+        fail("failed", "only root may look at what is captured, or change it", "run it by sudo, or with CAP_NET_ADMIN")
     } else {
         fail(
             "failed",

@@ -16,6 +16,7 @@ pub struct Args {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let answer: Value = client::connect_here(ctx).await?.post_json("/v1/drain", &json!({"drain": !args.undo})).await?;
-    let text = if args.undo { "this node takes requests again" } else { "this node takes no new requests" };
-    ctx.output.show(&answer, || text.to_owned())
+    let who = ctx.globals.node.as_deref().unwrap_or("this node");
+    let what = if args.undo { "takes requests again" } else { "takes no new requests" };
+    ctx.output.show(&answer, || format!("{who} {what}"))
 }

@@ -89,7 +89,8 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
     }
     if let Some(answer) = &explained.answer {
         let status = if answer.status == 0 { "reset".to_owned() } else { answer.status.to_string() };
-        row("answer", &format!("{status} {}: {}", answer.flag, answer.reason));
+        let flag = if answer.flag.is_empty() { String::new() } else { format!(" {}", answer.flag) };
+        row("answer", &format!("{status}{flag}: {}", answer.reason));
     }
     if !explained.endpoints.is_empty() {
         text.push('\n');

@@ -20,9 +20,10 @@ use crate::{
 /// Time between two looks whether the node has ended.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Retires this node for good: nobody expects it any more, its process ends, its state is wiped.
+/// Retires this node for good: nobody expects it any more, its process ends, its state is wiped. It takes an operator's key; where that
+/// shall not come to this machine, `skein evict NODE` from the operator's does the same but for the state.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: skein leave")]
+#[command(after_help = "Example: skein leave --operator /media/operator/prod.example")]
 pub struct Args {
     /// Also if other nodes were certified here: they are out with it
     #[arg(long)]
@@ -38,7 +39,11 @@ pub(super) async fn run(Args { force }: Args, ctx: &Context) -> Result<()> {
         ));
     }
     let config = ctx.config()?;
-    let operator = Operator::load(ctx)?;
+    let operator = Operator::load(ctx).map_err(|error| {
+        let evict =
+            format!("sign with --operator DIR, or run `skein evict {}` where the operator's keys are", config.node);
+        if error.code == "no_operator" { error.hint(evict) } else { error }
+    })?;
     let mut client = client::connect_here(ctx).await?;
     let status: Status = client.get("/v1/status").await?;
     if status.node != config.node {

@@ -6,11 +6,11 @@ use certs::id::NodeId;
 use serde::Serialize;
 
 use crate::{
-    agent::admin::api::Ping,
+    agent::admin::api::{Ping, Status},
     cli::{
         client,
         context::Context,
-        error::{Error, Result},
+        error::{Error, Result, usage},
     },
 };
 
@@ -48,6 +48,13 @@ struct Times {
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut client = client::connect(ctx).await?;
+    let status: Status = client.get("/v1/status").await?;
+    if status.node.as_str() == args.of.to_string() {
+        return Err(usage(
+            format!("{} is the node that is asked: it has no way to itself", args.of),
+            "name another one; `skein members` lists them",
+        ));
+    }
     let mut pings: Vec<Ping> = Vec::new();
     for number in 0..args.count {
         if number > 0 {

@@ -44,7 +44,7 @@ pub struct Operator {
 /// How a push is sent.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Sending {
-    /// Who must have it on disk before this returns: local, a number of nodes, or all (and in effect there)
+    /// Who must have it on disk before this returns: local, a number of nodes, or all that are alive (and in effect there); others are named as unreachable
     /// [default: 2, or 1 when alone]
     #[arg(long, value_name = "local|N|all")]
     pub wait: Option<Wait>,
@@ -110,7 +110,12 @@ impl Operator {
             .iter()
             .zip(&plan.versions)
             .map(|(intent, version)| {
-                json!({"kind": intent.kind, "namespace": intent.namespace, "name": intent.name, "version": version})
+                let mut row =
+                    json!({"kind": intent.kind, "namespace": intent.namespace, "name": intent.name, "version": version});
+                if intent.content.is_none() {
+                    row["deleted"] = json!(true);
+                }
+                row
             })
             .collect();
         let changeset = changeset(intents, plan, sending)?;

@@ -96,7 +96,7 @@ pub(super) fn answer(explained: &Explanation, linked: bool) -> Markup {
         section aria-label="What becomes of it" {
             h2 { "What becomes of it" }
             @if let Some(answer) = &explained.answer {
-                div.problem.degraded { p { strong { "Answer " (answer.status) " " (answer.flag) ": " } (answer.reason) } }
+                div.problem.degraded { p { strong { "Answer " (answer.status) @if !answer.flag.is_empty() { " " (answer.flag) } ": " } (answer.reason) } }
             }
             dl {
                 dt { "Caller" } dd { (explained.from.account) }

@@ -17,7 +17,10 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    agent::admin::{api, error::Body},
+    agent::{
+        admin::{api, error::Body},
+        state_dir::StateDir,
+    },
     cli::{
         context::Context,
         directory::{Directory, Known},
@@ -133,7 +136,23 @@ async fn first(targets: &[target::Target], ctx: &Context) -> Result<Client> {
             Err(error) => return Err(error),
         }
     }
+    let is_local = targets.iter().all(|target| matches!(target, target::Target::Socket(_)));
+    if let Some(error) = not_joined(ctx).filter(|_| is_local && ctx.globals.node.is_none()) {
+        return Err(error);
+    }
     Err(unreachable(failures.iter().map(|(target, error)| (target.to_string(), error))))
+}
+
+/// What keeps a node from running here at all: this machine is part of no mesh.
+fn not_joined(ctx: &Context) -> Option<Error> {
+    let why = match ctx.config() {
+        Ok(config) if StateDir::has_owner(&config.data_dir) => return None,
+        Ok(config) => format!("{} holds no identity", config.data_dir.display()),
+        Err(_) if ctx.config_file().exists() => return None,
+        Err(_) => format!("there is no {}", ctx.config_file().display()),
+    };
+    let hint = "`skein init` founds a mesh, `skein join` joins one by a token of `skein invite`; or say whom to ask with --node HOST:PORT";
+    Some(Error::new("not_joined", format!("this machine is not part of a mesh yet: {why}")).hint(hint))
 }
 
 fn unreachable<'a>(failures: impl Iterator<Item = (String, &'a Error)>) -> Error {

@@ -9,7 +9,11 @@ use super::{
     facts,
     source::{self, Source},
 };
-use crate::cli::{context::Context, error::Result, output::Format};
+use crate::cli::{
+    context::Context,
+    error::{Result, usage},
+    output::Format,
+};
 
 /// Checks documents without any node: each by itself, and all together. The annotation skein.dev/lint-ignore, e.g.
 /// "SKN0203,SKN0305", leaves these warnings out for a document; errors stay, and push refuses what it refuses.
@@ -35,6 +39,10 @@ struct Entry<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     let mut sources = source::read(&args.paths, &ctx.globals.namespace)?;
+    let parsed = || sources.iter().map(|source| &source.parsed);
+    if parsed().all(|one| one.documents.is_empty() && one.kubernetes.is_empty() && one.problems.is_empty()) {
+        return Err(usage("there is no document in what was named", "name a file that holds policy documents"));
+    }
     facts::judge(&mut sources);
     let entries: Vec<_> = sources.iter().map(entry).collect();
     match ctx.output.format {
@@ -65,6 +73,12 @@ fn text(sources: &[Source]) -> String {
             text.push_str(&source::snippet(problem, Some(&source.text)));
             text.push('\n');
         }
+    }
+    for object in sources.iter().flat_map(|source| &source.parsed.kubernetes) {
+        let (file, line, kind) = (&object.file, object.line, &object.kind);
+        text.push_str(&format!(
+            "note: {file}:{line}: {kind} is Kubernetes' kind: read as a fact, and refused by push\n"
+        ));
     }
     let valid = sources.iter().filter(|source| source.parsed.is_valid()).count();
     text.push_str(&format!("{valid} of {} files are valid\n", sources.len()));

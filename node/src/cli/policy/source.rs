@@ -7,7 +7,7 @@ use std::{
 };
 
 use policy::{
-    Problem, Severity,
+    Problem, Severity, codes,
     parse::{self, Parsed},
 };
 
@@ -51,9 +51,33 @@ pub(super) fn read(paths: &[PathBuf], namespace: &str) -> Result<Vec<Source>> {
 
 fn source(path: &Path, namespace: &str) -> Result<Source> {
     let file = path.display().to_string();
-    let text = if file == "-" { stdin()? } else { text(path)? };
-    let parsed = parse::yaml(&file, &text, namespace);
+    let read = if file == "-" { stdin() } else { text(path) };
+    let (text, parsed) = match read {
+        Ok(text) => {
+            let parsed = parse::yaml(&file, &text, namespace);
+            (text, parsed)
+        }
+        // One file that is no text takes no other's complaints.
+        Err(error) if error.code == "invalid_document" => (String::new(), unreadable(&file, error)),
+        Err(error) => return Err(error),
+    };
     Ok(Source { file, text, parsed })
+}
+
+fn unreadable(file: &str, error: Error) -> Parsed {
+    let problem = Problem {
+        code: codes::SYNTAX,
+        severity: Severity::Error,
+        file: file.to_owned(),
+        line: 0,
+        column: 0,
+        document: None,
+        field: String::new(),
+        message: error.message,
+        hint: error.hint,
+        istio_message: None,
+    };
+    Parsed { problems: vec![problem], ..Parsed::default() }
 }
 
 fn stdin() -> Result<String> {

@@ -103,7 +103,8 @@ impl Outcome {
             let word = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
             let (kind, namespace, name) = (word("kind"), word("namespace"), word("name"));
             let version = document["version"].as_u64().map(|version| format!(" version {version}")).unwrap_or_default();
-            text.push_str(&format!("{kind} {namespace}/{name}{version}\n"));
+            let (begin, end) = if document["deleted"] == true { ("deleted ", "") } else { ("", version.as_str()) };
+            text.push_str(&format!("{begin}{kind} {namespace}/{name}{end}\n"));
         }
         let Some(pushed) = &self.pushed else {
             text.push_str(&format!("would be changeset {changeset}; nothing was sent (--dry-run)\n"));

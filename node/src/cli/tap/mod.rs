@@ -17,11 +17,11 @@ use crate::{
     cli::{
         client::{self, Client, segment},
         context::Context,
-        error::{Error, Result},
+        error::{Error, Result, usage},
         output::{Format, plain, remark},
         value,
     },
-    telemetry::{MAX_RATE, Tapped},
+    telemetry::{MAX_RATE, Tapped, statuses},
 };
 use page::Page;
 
@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
     rate: u32,
     /// End after so many requests
-    #[arg(long, value_name = "COUNT", conflicts_with = "page")]
+    #[arg(long, value_name = "COUNT", conflicts_with = "page", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Show them in a browser, at this port of loopback [default: a free one], each with what explains it
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0")]
@@ -65,6 +65,9 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
+    if let Some(status) = args.status.as_deref().filter(|status| statuses(status).is_none()) {
+        return Err(usage(format!("`{status}` is no status"), "write it like 503, or 5xx for a class"));
+    }
     let path = query(&args);
     let mut first = client::connect_here(ctx).await?;
     let status: api::Status = first.get("/v1/status").await?;

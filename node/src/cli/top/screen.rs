@@ -116,7 +116,8 @@ impl Screen {
     /// One line about the mesh.
     pub(super) fn summary(&self) -> String {
         let (status, traffic) = (&self.seen.status, &self.seen.traffic);
-        let rate: f64 = traffic.edges.iter().map(|edge| edge.rate).sum();
+        // The sum of nothing is -0.0.
+        let rate = traffic.edges.iter().map(|edge| edge.rate).sum::<f64>() + 0.0;
         let problems = match status.problems.as_slice() {
             [] => "nothing needs attention".to_owned(),
             [only] => plain(&only.message),

@@ -101,7 +101,14 @@ impl Judge<'_> {
         };
         let verdict = decision.verdict;
         let unreadable = verdict.cause.as_ref().is_some_and(|cause| cause.unreadable);
+        let authorizer = &self.workload(endpoint).authorizer;
+        let allowing: Vec<String> = authorizer.allowing().map(ToString::to_string).collect();
+        let none = (!verdict.allowed && verdict.cause.is_none())
+            .then(|| format!("no rule lets it in of {}", allowing.join(", ")));
         let unknown = if own_port.is_some() { UNKNOWN_ADDRESS } else { UNKNOWN_PORT };
+        let unknown = authorizer.looks_at_addresses().then(|| unknown.to_owned());
+        let notes: Vec<String> =
+            if unreadable { vec![UNREADABLE.to_owned()] } else { none.into_iter().chain(unknown).collect() };
         api::Authorization {
             verdict: if verdict.allowed { "allow" } else { "deny" }.to_owned(),
             document: verdict.cause.as_ref().map(|cause| cause.document.to_string()),
@@ -110,7 +117,7 @@ impl Judge<'_> {
                 .as_ref()
                 .filter(|cause| !cause.unreadable)
                 .map(|cause| format!("rules[{}]", cause.rule)),
-            note: Some(if unreadable { UNREADABLE } else { unknown }.to_owned()),
+            note: (!notes.is_empty()).then(|| notes.join("; ")),
             asks,
         }
     }
