@@ -75,7 +75,12 @@ impl Detector {
         if before != Verdict::Alive {
             orders.push(Order::Judge(node.clone(), Verdict::Alive));
         }
-        let check = peer.check.take().filter(|check| !check.first_hand);
+        let check = peer.check.take();
+        // Others count this node's errors as it counts theirs: here it reckons when they do not listen any more.
+        if check.as_ref().is_some_and(|check| check.announced.is_some()) {
+            self.accusers.refuted(&self.own, node, now);
+        }
+        let check = check.filter(|check| !check.first_hand);
         for accuser in check.iter().flat_map(Check::accusers) {
             if self.accusers.refuted(accuser, node, now) {
                 self.retracted(accuser, &BTreeSet::new());

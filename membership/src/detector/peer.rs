@@ -29,6 +29,9 @@ const REFUTE_MS: u64 = 400;
 const ACCUSERS: usize = 3;
 /// How long this node looks for itself where fewer accuse, if its dial does not fail before.
 const LOOK_MS: u64 = 2_400;
+/// How long nothing may come of a member, to whom nobody listens who finds it out of reach: two signatures of it are due meanwhile even
+/// in a large mesh, and repair brings them.
+const UNHEARD_MS: u64 = 150_000;
 /// How long a member's return from the dead makes this node more patient with it.
 const FLAP_MS: u64 = 60_000;
 /// Returns within that time that count: each makes it half as patient again, four times at most.
@@ -331,7 +334,8 @@ impl Peer {
         if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { DEAD_UNLINKED_MS }
     }
 
-    pub(super) fn judge(&mut self, setting: &Setting, now: u64) -> Judged {
+    /// With `unheard` nobody passes on what this node says of the member: that it does not answer tells nothing.
+    pub(super) fn judge(&mut self, setting: &Setting, unheard: bool, now: u64) -> Judged {
         let mut judged = Judged::default();
         if self.check.is_none() {
             return judged;
@@ -347,7 +351,7 @@ impl Peer {
         let checked = now.saturating_sub(check.since);
         // Of whom nobody speaks as alive is asked itself.
         let strange = setting.sparse && unmet && !setting.alone && checked >= STRANGE_MS;
-        let own = if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
+        let own = !unheard && if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
         if own && check.first_hand && check.announced.is_none() {
             check.announced = Some(now);
             judged.announce = true;
@@ -358,6 +362,7 @@ impl Peer {
         }
         let unrefuted = check.told().is_some_and(|told| now.saturating_sub(told) >= refute);
         let is_dead = match (linked, setting.sparse) {
+            _ if unheard && !setting.alone => unrefuted && check.others() >= ACCUSERS || silence >= UNHEARD_MS,
             (true, _) => unrefuted && dead,
             (false, false) => unrefuted && silence >= patience,
             (false, true) if setting.alone => silence >= patience,

@@ -172,12 +172,13 @@ async fn a85_a86_chitchat_lets_others_rewrite_what_a_node_says_of_itself() {
         }
     };
     tokio::time::timeout(DEADLINE, rewritten).await.expect("chitchat believes it");
-    // Above the highest number there is none: the next word of its own panics where overflows are checked.
+    // Above the highest number there is none: the next word of its own panics, by the overflow where these are checked, else by the
+    // assertion that versions rise, which the version that wrapped to 0 meets.
     let again = handle.with_chitchat(|chitchat| {
         let set = std::panic::AssertUnwindSafe(|| chitchat.self_node_state().set("s4", "its own word again"));
         std::panic::catch_unwind(set).is_err()
     });
-    assert_eq!(again.await, cfg!(debug_assertions));
+    assert!(again.await);
     let heard = scene.guarded(&message).await;
     assert!(blamed(&heard), "{heard:?}");
 }
