@@ -287,8 +287,8 @@ impl Engine {
         }
         let own = self.author.records().filter(|record| record.section().base() != Section::SUSPICIONS);
         let own: Vec<Arc<SignedRecord>> = own.cloned().collect();
-        for (peer, lane, message) in rumor::messages(node, &own) {
-            self.send(&peer, lane, &message);
+        for (peer, lane, bytes) in rumor::messages(node, &own) {
+            self.send_bytes(&peer, lane, bytes);
         }
         self.summarise(node, true);
         let proofs: Vec<Message> = self.ledger.proofs().flat_map(receive::proof).collect();
@@ -353,8 +353,8 @@ impl Engine {
         }
         let (own, linked, sparse) = (&self.own, self.links.linked(), self.dialer.is_sparse());
         let told = self.rumor.take(&Audience { own, linked, sparse }, &mut self.random, self.steady);
-        for (peer, lane, message) in told {
-            self.send(&peer, lane, &message);
+        for (peer, lane, bytes) in told {
+            self.send_bytes(&peer, lane, bytes);
         }
         for (peer, nodes) in self.fetch.take(self.links.linked(), &mut self.random, self.steady) {
             for nodes in nodes.chunks(NODES_PER_PULL) {
@@ -455,6 +455,12 @@ impl Engine {
     fn send(&mut self, to: &NodeId, lane: Lane, message: &Message) {
         if let Some(link) = self.links.to(to) {
             self.send_over(to, link, lane, message);
+        }
+    }
+
+    fn send_bytes(&mut self, to: &NodeId, lane: Lane, bytes: Arc<[u8]>) {
+        if let Some(link) = self.links.to(to) {
+            self.out.push(Effect::Send { to: to.clone(), link, lane, bytes });
         }
     }
 

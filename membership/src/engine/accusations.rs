@@ -323,13 +323,13 @@ impl Engine {
         for node in unanswered.iter().filter(|node| self.links.linked().contains(*node)).cloned().collect::<Vec<_>>() {
             if begun.contains(&node) || self.sender(accuser).accusations.take(now) {
                 let said: Vec<Arc<SignedRecord>> = self.ledger.accusing(accuser, &node).cloned().collect();
-                for (peer, lane, message) in rumor::messages(&node, &said) {
-                    self.send(&peer, lane, &message);
+                for (peer, lane, bytes) in rumor::messages(&node, &said) {
+                    self.send_bytes(&peer, lane, bytes);
                 }
             }
         }
-        for (peer, _, message) in rumor::messages(accuser, &told) {
-            self.send(&peer, Lane::Rest, &message);
+        for (peer, _, bytes) in rumor::messages(accuser, &told) {
+            self.send_bytes(&peer, Lane::Rest, bytes);
         }
     }
 

@@ -399,8 +399,8 @@ impl Engine {
         if !self.sender(from).pulled.take_many(size as u64, now) {
             return;
         }
-        for (peer, lane, message) in rumor::messages(from, &records) {
-            self.send(&peer, lane.max(Lane::Services), &message);
+        for (peer, lane, bytes) in rumor::messages(from, &records) {
+            self.send_bytes(&peer, lane.max(Lane::Services), bytes);
         }
     }
 

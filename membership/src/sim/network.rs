@@ -4,7 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -52,7 +52,8 @@ pub struct Network {
     /// What all believe in.
     pub authority: Arc<Authority>,
     notary: Arc<dyn Notary>,
-    addresses: BTreeMap<SocketAddr, NodeId>,
+    /// Whose they are, or were.
+    pub(super) addresses: BTreeMap<SocketAddr, NodeId>,
     pub(super) queue: Queue,
     wakes: BinaryHeap<Reverse<(Millis, NodeId)>>,
     count: u64,
@@ -67,6 +68,8 @@ pub struct Network {
     pub loss: f64,
     /// Whether a dead process's links are reset at once, as by TCP.
     pub resets: bool,
+    /// Whether disks keep what engines know of others: for who starts again, and a thousand of them take gigabytes.
+    pub disks: bool,
     /// What repairs.
     pub repair: Repair,
     /// The clock of chitchats, where they run.
@@ -140,6 +143,7 @@ impl Network {
             latency: (1, 5),
             loss: 0.0,
             resets: false,
+            disks: true,
             repair: Repair::Twin,
             virtual_time: None,
             cut,
@@ -157,11 +161,7 @@ impl Network {
     /// If the mesh has more nodes than an IPv4 network has addresses.
     pub fn start(&mut self, citizen: &Citizen, peers: &[SocketAddr], last_known: Vec<u8>) {
         let known = self.nodes.get(&citizen.node).map(|host| host.address);
-        let address = known.unwrap_or_else(|| {
-            let host = u32::try_from(self.addresses.len()).expect("fewer nodes than addresses");
-            SocketAddr::new(Ipv4Addr::from(0x0a00_0001 + host).into(), 15008)
-        });
-        self.addresses.insert(address, citizen.node.clone());
+        let address = known.unwrap_or_else(|| self.new_address(&citizen.node));
         let trust_domain = self.authority.trust_domain.clone();
         let config =
             Config { trust_domain: trust_domain.clone(), peers: peers.to_vec(), last_known: last_known.clone() };
@@ -262,7 +262,8 @@ impl Network {
                 }
             }
             Effect::Changed(change) => self.trace.push((self.now, node.clone(), change)),
-            Effect::Persist(bytes) => state.persisted = bytes,
+            Effect::Persist(bytes) if self.disks => state.persisted = bytes,
+            Effect::Persist(_) => {}
             Effect::Generation(generation) => state.generation = generation,
             Effect::Deliver { from, bytes } => {
                 state.repairer.deliver(&from, &bytes);
@@ -358,7 +359,8 @@ impl Network {
 
     fn dial(&mut self, from: &NodeId, node: Option<NodeId>, address: SocketAddr) {
         let fail = |wait: u64| (wait, Event::DialFailed { node: node.clone(), address });
-        let target = self.addresses.get(&address).map(|name| (name.clone(), self.nodes[name].up));
+        let listens = |host: &Host| host.up && host.address == address;
+        let target = self.addresses.get(&address).map(|name| (name.clone(), listens(&self.nodes[name])));
         let cut = |name: &NodeId| self.is_cut(from, name) || self.is_cut(name, from);
         let (wait, event) = match target {
             Some((name, true)) if !cut(&name) && node.as_ref().is_none_or(|node| *node == name) => {

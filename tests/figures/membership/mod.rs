@@ -72,14 +72,20 @@ fn simulated(skein: &Skein, size: usize, nodes: usize, bounds: [f64; 5]) -> Vec<
     let [spread, repair, kill, rest, heal] = bounds;
     // A thousand need longer to find each other at once, which nobody asks of them.
     let (begin, later) = if nodes > 100 { (40, 10) } else { (20, 5) };
-    let head = format!("nodes = {nodes}\nmeasure_from = \"{}s\"\n{LINK}\n", begin + later);
+    // Bytes are those of rest: after the news, and before somebody dies.
+    let rest_window = format!("measure_from = \"{}s\"\nmeasure_to = \"{}s\"\n", begin + later, begin + 20);
+    let head = format!("nodes = {nodes}\n{LINK}\n");
     let mut puts = String::new();
     for number in 0..20 {
         puts.push_str(&event(&format!("{}ms", begin * 1_000 + number * 100), "put", &(number * 3).to_string()));
     }
     let died = play(
         skein,
-        &format!("{head}duration = \"{}s\"\n{puts}{}", begin + 25, event(&format!("{}s", begin + 20), "kill", "50")),
+        &format!(
+            "{head}{rest_window}duration = \"{}s\"\n{puts}{}",
+            begin + 25,
+            event(&format!("{}s", begin + 20), "kill", "50")
+        ),
     );
     let silent = play(
         skein,
