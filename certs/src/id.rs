@@ -3,16 +3,13 @@
 //! Every name follows `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`; a trust domain is such labels joined by dots.
 //! All types are cheap to clone and travel as the text that they display, checked when read.
 
-use std::{
-    cmp::Ordering,
-    fmt,
-    hash::{Hash, Hasher},
-    marker::PhantomData,
-    str::FromStr,
-    sync::Arc,
-};
+mod node;
+
+use std::{fmt, marker::PhantomData, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use node::NodeId;
 
 /// Most characters of a name.
 pub const MAX_NAME: usize = 63;
@@ -20,21 +17,9 @@ pub const MAX_NAME: usize = 63;
 /// Most characters of a trust domain: `<63>.<63>.<trust domain>` must fit into a DNS name of 253.
 pub const MAX_TRUST_DOMAIN: usize = 125;
 
-/// Bytes of a node's name that are kept beside it.
-const PREFIX: usize = 8;
-
 /// The mesh's name, e.g. `prod.example`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrustDomain(Arc<str>);
-
-/// One machine's Skein process, as its operator named it.
-#[derive(Clone)]
-pub struct NodeId {
-    /// The first eight bytes, the first one highest: most names differ there, so that tables of members are searched without a look at
-    /// the texts, which lie elsewhere in memory.
-    prefix: u64,
-    text: Arc<str>,
-}
 
 /// `NAMESPACE/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,25 +85,6 @@ impl TrustDomain {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl NodeId {
-    /// Checks and takes a node's name.
-    pub fn new(text: &str) -> Result<NodeId, NameError> {
-        let text = name("node name", text, text)?;
-        let prefix = text.bytes().chain(std::iter::repeat(0)).take(PREFIX);
-        Ok(NodeId { prefix: prefix.fold(0, |prefix, byte| prefix << 8 | u64::from(byte)), text })
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether the prefix is all of it.
-    fn is_short(&self) -> bool {
-        self.text.len() <= PREFIX
     }
 }
 
@@ -263,51 +229,6 @@ impl fmt::Display for TrustDomain {
     }
 }
 
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.text)
-    }
-}
-
-impl fmt::Debug for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("NodeId").field(&self.text).finish()
-    }
-}
-
-impl PartialEq for NodeId {
-    fn eq(&self, other: &NodeId) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for NodeId {}
-
-impl PartialOrd for NodeId {
-    fn partial_cmp(&self, other: &NodeId) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// As their texts: no name has a zero byte, so a prefix that a name does not fill is below all that begin with it.
-impl Ord for NodeId {
-    fn cmp(&self, other: &NodeId) -> Ordering {
-        self.prefix.cmp(&other.prefix).then_with(|| {
-            if self.is_short() && other.is_short() || Arc::ptr_eq(&self.text, &other.text) {
-                Ordering::Equal
-            } else {
-                self.text.cmp(&other.text)
-            }
-        })
-    }
-}
-
-impl Hash for NodeId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
-    }
-}
-
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
@@ -333,13 +254,6 @@ impl FromStr for TrustDomain {
     type Err = NameError;
     fn from_str(text: &str) -> Result<TrustDomain, NameError> {
         TrustDomain::new(text)
-    }
-}
-
-impl FromStr for NodeId {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<NodeId, NameError> {
-        NodeId::new(text)
     }
 }
 
@@ -422,15 +336,6 @@ mod tests {
             .prop_map(|(td, ns, sa)| SpiffeId::service(td, ServiceAccount::new(&ns, &sa).unwrap()));
         let node = (trust_domain(), name()).prop_map(|(td, node)| SpiffeId::node(td, NodeId::new(&node).unwrap()));
         prop_oneof![service, node]
-    }
-
-    proptest! {
-        #[test]
-        fn nodes_are_ordered_as_their_names(names in proptest::collection::vec("(node-)?[ab]([ab-]{0,9}[ab])?", 2)) {
-            let [one, other] = [0, 1].map(|index| NodeId::new(&names[index]).unwrap());
-            prop_assert_eq!(one.cmp(&other), names[0].cmp(&names[1]));
-            prop_assert_eq!(one == other, names[0] == names[1]);
-        }
     }
 
     #[test]
