@@ -47,11 +47,11 @@ const RESTART: Duration = Duration::from_secs(1);
 /// Members of whom one payload may say that the peer holds something else.
 pub(crate) const DIFFERING: usize = 4;
 /// How soon after news a round of its own begins: what it brought is chitchat's own by then.
-const NEWS: Duration = Duration::from_millis(5);
+pub(crate) const NEWS: Duration = Duration::from_millis(5);
 /// The least time between two such rounds.
-const NEWS_EACH: Duration = Duration::from_millis(250);
+pub(crate) const NEWS_EACH: Duration = Duration::from_millis(250);
 /// Peers of such a round.
-const NEWS_PEERS: usize = 2;
+pub(crate) const NEWS_PEERS: usize = 2;
 /// How often peers' signatures are worth checking again.
 const REFRESH: Duration = Duration::from_secs(1);
 
