@@ -248,7 +248,8 @@ impl Run {
         given.meet(&roster);
         remind(&handle.0, &roster, &mut given).await;
         say(&handle.0, &roster).await;
-        let (mut last_news, mut news_due) = (tokio::time::Instant::now(), None);
+        let (mut news, mut each) = (false, tokio::time::interval(NEWS_EACH));
+        each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut refresh = tokio::time::interval(REFRESH);
         let ended = handle.0.termination_watcher();
         tokio::pin!(ended);
@@ -270,18 +271,15 @@ impl Run {
                             return Ended::Full;
                         }
                     }
-                    if say(&handle.0, &roster).await {
-                        news_due.get_or_insert(last_news + NEWS_EACH);
-                    }
+                    news |= say(&handle.0, &roster).await;
                 }
                 payload = self.payloads.recv() => {
                     let Some((from, bytes)) = payload else { return Ended::Closed };
-                    if self.receive(&roster, &mut given, &from, &bytes, &to_chitchat) {
-                        news_due.get_or_insert((tokio::time::Instant::now() + NEWS).max(last_news + NEWS_EACH));
-                    }
+                    news |= self.receive(&roster, &mut given, &from, &bytes, &to_chitchat);
                 }
-                () = tokio::time::sleep_until(news_due.unwrap_or(last_news)), if news_due.is_some() => {
-                    (last_news, news_due) = (tokio::time::Instant::now(), None);
+                // Begins anew with whatever else happens: who is told more than that has no need of haste.
+                () = async { tokio::time::sleep(NEWS).await; each.tick().await; }, if news => {
+                    news = false;
                     // Whoever ended chitchat is noticed above.
                     (0..NEWS_PEERS).for_each(|_| drop(handle.0.gossip(check::ANY)));
                 }

@@ -53,6 +53,12 @@ pub(crate) type Packet = (NodeId, Lane, Arc<[u8]>);
 /// A number of a member's records.
 type Rank = (u64, u64);
 
+/// What is announced to one peer.
+type Ranks = BTreeMap<NodeId, Rank>;
+
+/// Records and the messages that they make.
+type Written = (Vec<Arc<SignedRecord>>, Vec<Arc<[u8]>>);
+
 /// What one peer is sent whole, as urgent as the most urgent of it.
 type Whole = (Lane, Vec<Arc<SignedRecord>>);
 
@@ -146,7 +152,7 @@ impl Rumor {
         let waiting = self.ripe(now);
         self.last = Some(now);
         let mut whole: BTreeMap<NodeId, Whole> = BTreeMap::new();
-        let mut announced: BTreeMap<NodeId, BTreeMap<NodeId, Rank>> = BTreeMap::new();
+        let mut announced: BTreeMap<NodeId, Ranks> = BTreeMap::new();
         let crowded = waiting.len() > CROWD;
         for Waiting { record, beside, from, lane } in waiting.into_values() {
             let crowded = crowded && lane > Lane::Health;
@@ -187,9 +193,9 @@ impl Rumor {
 }
 
 /// What peers are sent whole, and what is announced to them, as messages.
-fn packets(whole: BTreeMap<NodeId, Whole>, announced: BTreeMap<NodeId, BTreeMap<NodeId, Rank>>) -> Vec<Packet> {
+fn packets(whole: BTreeMap<NodeId, Whole>, announced: BTreeMap<NodeId, Ranks>) -> Vec<Packet> {
     let mut packets: Vec<Packet> = Vec::new();
-    let mut same: Vec<(Vec<Arc<SignedRecord>>, Vec<Arc<[u8]>>)> = Vec::new();
+    let mut same: Vec<Written> = Vec::new();
     for (peer, (lane, records)) in whole {
         // Most are told the same, which is written once.
         let equal = |known: &Vec<Arc<SignedRecord>>| {
@@ -202,7 +208,7 @@ fn packets(whole: BTreeMap<NodeId, Whole>, announced: BTreeMap<NodeId, BTreeMap<
         });
         packets.extend(same[place].1.iter().map(|bytes| (peer.clone(), lane, bytes.clone())));
     }
-    let mut last: Option<(BTreeMap<NodeId, Rank>, Arc<[u8]>)> = None;
+    let mut last: Option<(Ranks, Arc<[u8]>)> = None;
     for (peer, latest) in announced {
         let bytes = match &last {
             Some((known, bytes)) if *known == latest => bytes.clone(),

@@ -319,7 +319,11 @@ fn cut_off(lost: std::ops::Range<usize>, reached: usize) -> BTreeSet<NodeId> {
                     dialled.insert((number, now + if number < reached { 25 } else { 3_000 }));
                 }
                 Order::Judge(node, Verdict::Dead) => drop(dead.insert(node.clone())),
-                _ => {}
+                Order::Ping { .. }
+                | Order::Ask { .. }
+                | Order::Answer { .. }
+                | Order::Suspicions { .. }
+                | Order::Judge(..) => {}
             }
         }
     }
