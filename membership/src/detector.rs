@@ -155,7 +155,7 @@ impl Detector {
             return;
         }
         let mut peer = Peer::new(now, Verdict::Suspect);
-        peer.check = Some(Check::own(now));
+        peer.check = Some(Box::new(Check::own(now)));
         self.checking.insert(node.clone());
         self.peers.insert(node.clone(), peer);
     }

@@ -27,7 +27,6 @@ use crate::{
     dial::Dialer,
     fetch::{Fetch, NODES_PER_PULL},
     ledger::{Ledger, Now, table_interval},
-    limit::Bucket,
     links::Links,
     message::{Latest, Message},
     notary::{Certificates, Notary},
@@ -77,7 +76,7 @@ pub struct Engine {
     rumor: Rumor,
     fetch: Fetch,
     senders: BTreeMap<NodeId, sender::Sender>,
-    origins: BTreeMap<NodeId, Bucket>,
+    origins: BTreeMap<NodeId, sender::Origin>,
     /// Who said something of the moment, to be told at the end of a message.
     heard: BTreeSet<(NodeId, Section)>,
     random: StdRng,

@@ -87,7 +87,8 @@ pub(super) struct Peer {
     rtt: Option<u64>,
     /// The share of probes that got no answer while it was alive.
     loss: f64,
-    pub(super) check: Option<Check>,
+    /// Few are in doubt at a time.
+    pub(super) check: Option<Box<Check>>,
     /// Until then its probes are not missed: it has just answered in public.
     heeded_until: u64,
     /// Until then it is not accused for want of a link.
@@ -227,7 +228,7 @@ impl Peer {
 
     /// This node itself has a reason to look.
     pub(super) fn doubt(&mut self, now: u64) {
-        let check = self.check.get_or_insert_with(|| Check::own(now));
+        let check = self.check.get_or_insert_with(|| Box::new(Check::own(now)));
         if !check.first_hand {
             (check.first_hand, check.since) = (true, now);
         }

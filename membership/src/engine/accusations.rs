@@ -12,7 +12,7 @@ use std::{
 
 use certs::id::NodeId;
 
-use super::{Effect, Engine, Lane, Notice};
+use super::{Effect, Engine, Lane, Notice, sender::Origin};
 use crate::{
     detector::ACCUSED,
     limit::Bucket,
@@ -152,7 +152,8 @@ impl Engine {
     /// Whether its author may still have so much passed on at once.
     pub(super) fn is_urgent(&mut self, record: &SignedRecord) -> bool {
         let now = self.steady;
-        self.sender(record.node()).urgent.take_many(record.bytes().len() as u64, now)
+        let origin = self.origins.entry(record.node().clone()).or_insert_with(|| Origin::new(now));
+        origin.urgent.take_many(record.bytes().len() as u64, now)
     }
 
     /// A table that says nothing but that its author lives: passed on if somebody asked for that, or if it has been dead until now.
