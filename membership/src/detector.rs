@@ -334,9 +334,10 @@ impl Detector {
         if self.questions.len() < asked {
             orders.push(Order::Suspicions { more: false });
         }
-        let neighbours = self.neighbours();
-        // Only a check asks.
+        let neighbours = if self.sparse { BTreeSet::new() } else { self.neighbours() };
+        // Only checks ask.
         let (all, silent) = if self.is_busy() { self.silent(now) } else { (0, 0) };
+        let loss = if self.checking.is_empty() { 0.0 } else { self.loss() };
         let is_cut_off = self.is_cut_off(all, silent, now);
         if is_cut_off {
             orders.extend(self.unlinked_looks(now));
@@ -347,7 +348,7 @@ impl Detector {
             // When most members are silent at once, this node is the likelier culprit.
             doubts_itself: silent * 2 > all && all > 1 && !is_cut_off,
             health: self.health,
-            loss: self.loss(),
+            loss,
         };
         self.waits = false;
         // Whoever is neither linked nor checked only waits, unless everybody ought to be linked.
