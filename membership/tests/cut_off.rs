@@ -3,7 +3,7 @@
 mod support;
 
 use certs::id::NodeId;
-use membership::{sim::network::Network, view::MemberState};
+use membership::{engine::Change, sim::network::Network, view::MemberState};
 use support::crowd::crowd;
 
 const NODES: usize = 40;
@@ -39,5 +39,23 @@ fn a_small_side_sees_within_seconds_that_it_is_alone_and_finds_back() {
         network.heal();
         network.run(6_000);
         assert_eq!(wrong(&network, &nodes, &nodes, &[], &[]), [], "{size}");
+    }
+}
+
+/// Most of a mesh does not hear one node, which hears all: it accuses many, and soon nobody passes on what it says.
+#[test]
+fn one_that_most_do_not_hear_takes_nobody_for_dead() {
+    for seed in [0, 2, 4] {
+        let (mut network, citizens) = crowd(60, 60, seed);
+        let nodes: Vec<NodeId> = citizens.into_iter().map(|citizen| citizen.node).collect();
+        let since = network.now;
+        network.block(&nodes[..1], &nodes[1..10]);
+        network.run(6_000);
+        network.block(&nodes[..1], &nodes[10..40]);
+        network.run(54_000);
+        let later = network.trace.iter().filter(|(at, by, _)| *at >= since && *by == nodes[0]);
+        let dead: Vec<&Change> =
+            later.map(|(_, _, change)| change).filter(|change| matches!(change, Change::Dead(_))).collect();
+        assert!(dead.is_empty(), "seed {seed}: {dead:?}");
     }
 }
