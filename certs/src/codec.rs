@@ -98,6 +98,19 @@ pub fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T
     Ok(value)
 }
 
+/// The same of a value that keeps parts of `bytes`, such as `&[u8]`, and allocates nothing: only the length of `bytes` is limited.
+pub fn decode_borrowed<'a, T: Deserialize<'a>, const LIMIT: usize>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    if bytes.len() > LIMIT {
+        return Err(CodecError(format!("{} bytes, limit {LIMIT}", bytes.len())));
+    }
+    let decoded = bincode::serde::borrow_decode_from_slice(bytes, bincode::config::standard());
+    let (value, used) = decoded.map_err(|error| CodecError(error.to_string()))?;
+    if used != bytes.len() {
+        return Err(CodecError(format!("{} bytes too many", bytes.len() - used)));
+    }
+    Ok(value)
+}
+
 /// Parts of something to be signed, each under its length, so that no byte can move from one to the next.
 pub(crate) fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -134,6 +147,11 @@ mod tests {
         let envelope = Envelope { version: 1, kind: 300, body: vec![1, 2, 3] };
         assert_eq!(encode(&envelope), [1, 0xfb, 0x2c, 0x01, 3, 1, 2, 3]);
         assert_eq!(encode(&("ab", Some(7u64), 251u64)), [2, b'a', b'b', 1, 7, 0xfb, 251, 0]);
+        let bytes = encode(&envelope);
+        assert_eq!(decode_borrowed::<(u8, u16, &[u8]), 8>(&bytes), Ok((1, 300, &[1, 2, 3][..])));
+        assert!(decode_borrowed::<(u8, u16, &[u8]), 7>(&bytes).is_err());
+        assert!(decode_borrowed::<(u8, u16, &[u8]), 9>(&[&bytes[..], &[0]].concat()).is_err());
+        assert!(decode_borrowed::<(u8, u16, &[u8]), 8>(&bytes[..7]).is_err());
         assert_eq!(encode(&(u64::from(u32::MAX) + 1)), [0xfd, 0, 0, 0, 0, 1, 0, 0, 0]);
     }
 

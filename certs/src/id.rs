@@ -3,9 +3,13 @@
 //! Every name follows `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`; a trust domain is such labels joined by dots.
 //! All types are cheap to clone and travel as the text that they display, checked when read.
 
-use std::{fmt, str::FromStr, sync::Arc};
+mod node;
+
+use std::{fmt, marker::PhantomData, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use node::NodeId;
 
 /// Most characters of a name.
 pub const MAX_NAME: usize = 63;
@@ -16,10 +20,6 @@ pub const MAX_TRUST_DOMAIN: usize = 125;
 /// The mesh's name, e.g. `prod.example`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrustDomain(Arc<str>);
-
-/// One machine's Skein process, as its operator named it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(Arc<str>);
 
 /// `NAMESPACE/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,18 +80,6 @@ impl TrustDomain {
             return bad("the last label must not be a number");
         }
         Ok(TrustDomain(text.into()))
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl NodeId {
-    /// Checks and takes a node's name.
-    pub fn new(text: &str) -> Result<NodeId, NameError> {
-        Ok(NodeId(name("node name", text, text)?))
     }
 
     /// The text.
@@ -241,12 +229,6 @@ impl fmt::Display for TrustDomain {
     }
 }
 
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
@@ -272,13 +254,6 @@ impl FromStr for TrustDomain {
     type Err = NameError;
     fn from_str(text: &str) -> Result<TrustDomain, NameError> {
         TrustDomain::new(text)
-    }
-}
-
-impl FromStr for NodeId {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<NodeId, NameError> {
-        NodeId::new(text)
     }
 }
 
@@ -316,13 +291,27 @@ macro_rules! as_text {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
+                deserializer.deserialize_str($crate::id::Text(std::marker::PhantomData))
             }
         }
     )+};
 }
 pub(crate) use as_text;
+
+/// Reads a text where it stands, without a copy, into what it is the name of.
+pub(crate) struct Text<T>(pub(crate) PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> de::Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
 
 as_text!(TrustDomain, NodeId, ServiceName, ServiceAccount, SpiffeId);
 

@@ -99,7 +99,7 @@ impl Index {
         let held = feed.members.iter().map(|(node, known)| Held {
             run: known.run,
             node: node.clone(),
-            version: known.version(),
+            version: known.version,
             content: known.content,
         });
         let mut held: Vec<Held> = held.collect();

@@ -38,9 +38,11 @@ const QUESTION_MS: u64 = 10_000;
 const RELAYED: usize = 1_024;
 /// Probes a second that one member may ask for.
 const RELAY_RATE: u64 = 50;
-/// How long a node of a sparse mesh that reaches few of those whom it was linked with takes that for a trouble of its own. Then it is
-/// cut off, and looks at everybody: most have no link whose end would tell.
-const CUT_OFF_MS: u64 = 2_000;
+/// How long a node of a sparse mesh that reaches few of those whom it was linked with takes that for a trouble of its own. Then it may
+/// be cut off, and looks at everybody by a dial: most have no link whose end would tell.
+const CUT_OFF_MS: u64 = 1_000;
+/// Such looks a second, and at once: as many as are dialled at a time.
+const LOOKS: (u64, u64) = (20, 64);
 /// The least that this process must have stood still to call itself slow.
 const SLOW_MS: u64 = 150;
 /// The most that it counts against itself.
@@ -100,6 +102,8 @@ pub(crate) struct Detector {
     sparse: bool,
     /// Since when most of those whom it was linked with are out of reach.
     cut_since: Option<u64>,
+    /// At how many it may look because of that.
+    looks: Bucket,
     /// Somebody owes an answer: then ticks come sooner.
     waits: bool,
     /// How slow this process lately was, and since when it counts so.
@@ -123,6 +127,7 @@ impl Detector {
             accusers: Accusers::default(),
             sparse: false,
             cut_since: None,
+            looks: Bucket::new(LOOKS.0, LOOKS.1, 0),
             waits: false,
             health: 0,
             health_since: 0,
@@ -150,7 +155,7 @@ impl Detector {
             return;
         }
         let mut peer = Peer::new(now, Verdict::Suspect);
-        peer.check = Some(Check::own(now));
+        peer.check = Some(Box::new(Check::own(now)));
         self.checking.insert(node.clone());
         self.peers.insert(node.clone(), peer);
     }
@@ -329,17 +334,21 @@ impl Detector {
         if self.questions.len() < asked {
             orders.push(Order::Suspicions { more: false });
         }
-        let neighbours = self.neighbours();
-        // Only a check asks.
+        let neighbours = if self.sparse { BTreeSet::new() } else { self.neighbours() };
+        // Only checks ask.
         let (all, silent) = if self.is_busy() { self.silent(now) } else { (0, 0) };
+        let loss = if self.checking.is_empty() { 0.0 } else { self.loss() };
         let is_cut_off = self.is_cut_off(all, silent, now);
+        if is_cut_off {
+            orders.extend(self.unlinked_looks(now));
+        }
         let setting = Setting {
             sparse: self.sparse,
             alone: self.linked.is_empty(),
             // When most members are silent at once, this node is the likelier culprit.
             doubts_itself: silent * 2 > all && all > 1 && !is_cut_off,
             health: self.health,
-            loss: self.loss(),
+            loss,
         };
         self.waits = false;
         // Whoever is neither linked nor checked only waits, unless everybody ought to be linked.
@@ -370,7 +379,9 @@ impl Detector {
                     orders.push(Order::Ask { relay, target: name.clone(), nonce });
                 }
             }
-            let judged = peer.judge(&setting, now);
+            // Nobody passes on what a node says that was wrong too often, so that no answer comes of it.
+            let unheard = self.sparse && self.accusers.ignored(&self.own, &name, now);
+            let judged = peer.judge(&setting, unheard, now);
             if judged.announce && self.announced.insert(name.clone()) {
                 orders.push(Order::Suspicions { more: true });
             }
@@ -403,22 +414,29 @@ impl Detector {
         after.chain(before).take(NEIGHBOURS).cloned().collect()
     }
 
-    /// Whether this node of a sparse mesh has reached few for a while: then everybody is in doubt.
+    /// Whether this node of a sparse mesh has reached few for a while.
     fn is_cut_off(&mut self, all: usize, silent: usize, now: u64) -> bool {
         if !self.sparse || silent * 3 <= all * 2 {
             self.cut_since = None;
             return false;
         }
-        let since = *self.cut_since.get_or_insert(now);
-        if now.saturating_sub(since) < CUT_OFF_MS {
-            return false;
-        }
-        for (node, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.verdict != Verdict::Dead && !peer.linked) {
-            peer.evidence = true;
-            peer.doubt(now);
-            self.checking.insert(node.clone());
-        }
-        true
+        now.saturating_sub(*self.cut_since.get_or_insert(now)) >= CUT_OFF_MS
+    }
+
+    /// Dials of members without a link, of whom nothing would tell that they are out of reach, too: a dial that fails does.
+    fn unlinked_looks(&mut self, now: u64) -> Vec<Order> {
+        let unlinked = self.peers.iter_mut().filter(|(_, peer)| {
+            let asked = peer.questioned != 0 && now < peer.questioned + QUESTION_MS;
+            peer.verdict != Verdict::Dead && !peer.linked && !peer.is_doubted() && now >= peer.calm_until && !asked
+        });
+        let looks = unlinked.map_while(|(node, peer)| {
+            let looks = self.looks.take(now);
+            looks.then(|| {
+                peer.questioned = now;
+                Order::Dial(node.clone())
+            })
+        });
+        looks.collect()
     }
 
     /// How many are known by own experience, and how many of them are silent.

@@ -27,7 +27,6 @@ use crate::{
     dial::Dialer,
     fetch::{Fetch, NODES_PER_PULL},
     ledger::{Ledger, Now, table_interval},
-    limit::Bucket,
     links::Links,
     message::{Latest, Message},
     notary::{Certificates, Notary},
@@ -77,7 +76,7 @@ pub struct Engine {
     rumor: Rumor,
     fetch: Fetch,
     senders: BTreeMap<NodeId, sender::Sender>,
-    origins: BTreeMap<NodeId, Bucket>,
+    origins: BTreeMap<NodeId, sender::Origin>,
     /// Who said something of the moment, to be told at the end of a message.
     heard: BTreeSet<(NodeId, Section)>,
     random: StdRng,
@@ -287,8 +286,8 @@ impl Engine {
         }
         let own = self.author.records().filter(|record| record.section().base() != Section::SUSPICIONS);
         let own: Vec<Arc<SignedRecord>> = own.cloned().collect();
-        for (peer, lane, message) in rumor::messages(node, &own) {
-            self.send(&peer, lane, &message);
+        for (peer, lane, bytes) in rumor::messages(node, &own) {
+            self.send_bytes(&peer, lane, bytes);
         }
         self.summarise(node, true);
         let proofs: Vec<Message> = self.ledger.proofs().flat_map(receive::proof).collect();
@@ -353,8 +352,8 @@ impl Engine {
         }
         let (own, linked, sparse) = (&self.own, self.links.linked(), self.dialer.is_sparse());
         let told = self.rumor.take(&Audience { own, linked, sparse }, &mut self.random, self.steady);
-        for (peer, lane, message) in told {
-            self.send(&peer, lane, &message);
+        for (peer, lane, bytes) in told {
+            self.send_bytes(&peer, lane, bytes);
         }
         for (peer, nodes) in self.fetch.take(self.links.linked(), &mut self.random, self.steady) {
             for nodes in nodes.chunks(NODES_PER_PULL) {
@@ -455,6 +454,12 @@ impl Engine {
     fn send(&mut self, to: &NodeId, lane: Lane, message: &Message) {
         if let Some(link) = self.links.to(to) {
             self.send_over(to, link, lane, message);
+        }
+    }
+
+    fn send_bytes(&mut self, to: &NodeId, lane: Lane, bytes: Arc<[u8]>) {
+        if let Some(link) = self.links.to(to) {
+            self.out.push(Effect::Send { to: to.clone(), link, lane, bytes });
         }
     }
 

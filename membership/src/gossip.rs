@@ -46,6 +46,12 @@ const HEARTBEATS: usize = 8;
 const RESTART: Duration = Duration::from_secs(1);
 /// Members of whom one payload may say that the peer holds something else.
 pub(crate) const DIFFERING: usize = 4;
+/// How soon after news a round of its own begins: what it brought is chitchat's own by then.
+pub(crate) const NEWS: Duration = Duration::from_millis(5);
+/// The least time between two such rounds.
+pub(crate) const NEWS_EACH: Duration = Duration::from_millis(250);
+/// Peers of such a round.
+pub(crate) const NEWS_PEERS: usize = 2;
 /// How often peers' signatures are worth checking again.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -82,6 +88,8 @@ pub struct Known {
     pub(crate) run: brief::Run,
     /// A hash of what the records of this run say.
     pub(crate) content: u128,
+    /// The highest sequence of its run.
+    pub(crate) version: u64,
 }
 
 impl Known {
@@ -94,13 +102,9 @@ impl Known {
         records: Arc<BTreeMap<Section, Arc<SignedRecord>>>,
     ) -> Known {
         let (run, content) = (brief::Run::of(&record_key, generation), brief::content(&records, generation));
-        Known { record_key, generation, alive, records, run, content }
-    }
-
-    /// The highest sequence of its run.
-    pub(crate) fn version(&self) -> u64 {
-        let current = self.records.values().filter(|record| record.generation() == self.generation);
-        current.map(|record| record.sequence()).max().unwrap_or_default()
+        let current = records.values().filter(|record| record.generation() == generation);
+        let version = current.map(|record| record.sequence()).max().unwrap_or_default();
+        Known { record_key, generation, alive, records, run, content, version }
     }
 }
 
@@ -244,6 +248,8 @@ impl Run {
         given.meet(&roster);
         remind(&handle.0, &roster, &mut given).await;
         say(&handle.0, &roster).await;
+        let (mut news, mut each) = (false, tokio::time::interval(NEWS_EACH));
+        each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut refresh = tokio::time::interval(REFRESH);
         let ended = handle.0.termination_watcher();
         tokio::pin!(ended);
@@ -265,11 +271,17 @@ impl Run {
                             return Ended::Full;
                         }
                     }
-                    say(&handle.0, &roster).await;
+                    news |= say(&handle.0, &roster).await;
                 }
                 payload = self.payloads.recv() => {
                     let Some((from, bytes)) = payload else { return Ended::Closed };
-                    self.receive(&roster, &mut given, &from, &bytes, &to_chitchat);
+                    news |= self.receive(&roster, &mut given, &from, &bytes, &to_chitchat);
+                }
+                // Begins anew with whatever else happens: who is told more than that has no need of haste.
+                () = async { tokio::time::sleep(NEWS).await; each.tick().await; }, if news => {
+                    news = false;
+                    // Whoever ended chitchat is noticed above.
+                    (0..NEWS_PEERS).for_each(|_| drop(handle.0.gossip(check::ANY)));
                 }
                 Some((to, bytes)) = from_chitchat.recv() => self.send(&roster, &mut given, to, &bytes),
                 _ = refresh.tick() => given.refresh(),
@@ -277,6 +289,7 @@ impl Run {
         }
     }
 
+    /// True if it brought news beyond signs of life: others shall have them before the next round.
     fn receive(
         &mut self,
         roster: &Roster,
@@ -284,15 +297,20 @@ impl Run {
         from: &NodeId,
         bytes: &[u8],
         chitchat: &mpsc::Sender<(SocketAddr, ChitchatMessage)>,
-    ) {
+    ) -> bool {
         let Some(address) = roster.address_of(from) else {
-            return self.tell(Outgoing::Unknown { from: from.clone() });
+            self.tell(Outgoing::Unknown { from: from.clone() });
+            return false;
         };
         self.beat += 1;
         let passed = match roster.check(&self.config.trust_domain, from, bytes, self.beat, given) {
             Ok(passed) => passed,
-            Err(what) => return self.tell(Outgoing::Hostile { from: from.clone(), what }),
+            Err(what) => {
+                self.tell(Outgoing::Hostile { from: from.clone(), what });
+                return false;
+            }
         };
+        let news = passed.learned.iter().any(|record| record.section() != Section::TABLE);
         if !passed.learned.is_empty() {
             self.tell(Outgoing::Learned(passed.learned));
         }
@@ -307,6 +325,7 @@ impl Run {
             Ok(message) => drop(chitchat.try_send((address, message))),
             Err(error) => tracing::warn!(%error, "a checked gossip message was not readable"),
         }
+        news
     }
 
     fn send(&mut self, roster: &Roster, given: &mut Given, to: SocketAddr, message: &[u8]) {
@@ -370,22 +389,26 @@ fn chitchat_config(config: &GossipConfig, feed: &Feed) -> Option<ChitchatConfig>
     })
 }
 
-/// Says what the feed holds of this node, in the order of its sequences, each under its own as version.
-async fn say(handle: &ChitchatHandle, roster: &Roster) {
-    let Some(own) = roster.feed.members.get(&roster.feed.node) else { return };
+/// Says what the feed holds of this node, in the order of its sequences, each under its own as version. True if that is more than a sign
+/// of life.
+async fn say(handle: &ChitchatHandle, roster: &Roster) -> bool {
+    let Some(own) = roster.feed.members.get(&roster.feed.node) else { return false };
     let mut records: Vec<&Arc<SignedRecord>> = own.records.values().collect();
     records.sort_by_key(|record| record.sequence());
     handle
         .with_chitchat(|chitchat| {
             let state = chitchat.self_node_state();
+            let mut news = false;
             for record in &records {
                 if record.generation() == own.generation && record.sequence() > state.max_version() {
+                    news |= record.section() != Section::TABLE;
                     state.set_max_version(record.sequence() - 1);
                     state.set(check::key(record.section()), check::value(record));
                 }
             }
+            news
         })
-        .await;
+        .await
 }
 
 /// Ends a chitchat together with the one who runs it.

@@ -182,8 +182,7 @@ impl Ledger {
         match node.compare(record) {
             Compared::Newer => {
                 node.facts = facts;
-                Arc::make_mut(&mut node.records).insert(Section::IDENTITY, record.clone());
-                node.fold(&self.authority);
+                node.renew(record, &self.authority);
                 Offered::Fresh
             }
             Compared::Older | Compared::Same => Offered::Known,
@@ -351,8 +350,8 @@ impl Ledger {
     pub(crate) fn known(&self, alive: impl Fn(&NodeId) -> bool) -> BTreeMap<NodeId, Known> {
         let known = self.nodes.iter().map(|(name, node)| {
             let Said { record_key, generation, .. } = *node.said;
-            let (records, run, content) = (node.records.clone(), node.run, node.content);
-            (name.clone(), Known { record_key, generation, alive: alive(name), records, run, content })
+            let (records, run, content, version) = (node.records.clone(), node.run, node.content, node.latest.1);
+            (name.clone(), Known { record_key, generation, alive: alive(name), records, run, content, version })
         });
         known.collect()
     }
@@ -401,7 +400,7 @@ fn certified(
     notary: &dyn Notary,
     authority: &Authority,
     now: Millis,
-) -> Result<NodeCaFacts, RecordError> {
+) -> Result<Arc<NodeCaFacts>, RecordError> {
     let identity = Identity::read(record.body())?;
     notary.certified(record.node(), identity.chain, authority, now)
 }

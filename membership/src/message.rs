@@ -70,19 +70,19 @@ impl Message {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (kind, body) = match self {
-            Message::Records(records) => (1, codec::encode(&records.iter().cloned().map(Bytes).collect::<Vec<_>>())),
+            Message::Records(records) => return encode_records(records.iter().map(Vec::as_slice)),
             Message::Summary(entries) => (2, codec::encode(entries)),
             Message::Pull(wants) => (3, codec::encode(wants)),
             Message::Ping(nonce) => (4, codec::encode(nonce)),
             Message::Ack(nonce) => (5, codec::encode(nonce)),
             Message::Probe { nonce, target } => (6, codec::encode(&(nonce, target))),
             Message::Probed { nonce, target, reached } => (7, codec::encode(&(nonce, target, reached))),
-            Message::Carrier(bytes) => (9, codec::encode(&Bytes(bytes.clone()))),
+            Message::Carrier(bytes) => (9, codec::encode(&Part(bytes))),
             Message::Proof(one, other) => (10, codec::encode(&(one, other))),
             Message::Have(entries) => (11, codec::encode(entries)),
             Message::Parting => (12, Vec::new()),
         };
-        codec::encode(&Envelope { version: WIRE_VERSION, kind, body })
+        envelope(kind, body)
     }
 
     /// Reads a message; `None` is a kind that this build does not know.
@@ -90,12 +90,13 @@ impl Message {
     /// # Errors
     /// Bytes that are no message of a known version.
     pub fn decode(bytes: &[u8]) -> Result<Option<Message>, RecordError> {
-        let envelope: Envelope = read(bytes)?;
-        if envelope.version == 0 {
+        // An envelope, whose body is not copied.
+        let envelope = codec::decode_borrowed::<(u8, u16, &[u8]), MESSAGE_BYTES>(bytes);
+        let (version, kind, body) = envelope.map_err(|error| RecordError::Malformed(error.to_string()))?;
+        if version == 0 {
             return Err(RecordError::Malformed("wire version 0".to_owned()));
         }
-        let body = envelope.body.as_slice();
-        Ok(Some(match envelope.kind {
+        Ok(Some(match kind {
             1 => Message::Records(read::<Vec<Bytes>>(body)?.into_iter().map(|record| record.0).collect()),
             2 => Message::Summary(read(body)?),
             3 => Message::Pull(read(body)?),
@@ -120,6 +121,19 @@ impl Message {
         }))
     }
 }
+
+/// A `Message::Records`, as it travels.
+pub(crate) fn encode_records<'a>(records: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    envelope(1, codec::encode(&records.map(Part).collect::<Vec<_>>()))
+}
+
+fn envelope(kind: u16, body: Vec<u8>) -> Vec<u8> {
+    codec::encode(&Envelope { version: WIRE_VERSION, kind, body })
+}
+
+/// Written as [`Bytes`] are.
+#[derive(Serialize)]
+struct Part<'a>(#[serde(with = "codec::bytes")] &'a [u8]);
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
     codec::decode::<T, MESSAGE_BYTES>(bytes).map_err(|error| RecordError::Malformed(error.to_string()))

@@ -36,7 +36,7 @@ pub trait Notary: fmt::Debug + Send + Sync {
         chain: Vec<Vec<u8>>,
         authority: &Authority,
         now: Millis,
-    ) -> Result<NodeCaFacts, RecordError>;
+    ) -> Result<Arc<NodeCaFacts>, RecordError>;
 }
 
 /// Real certificates and signatures, checked each time.
@@ -58,13 +58,13 @@ impl Notary for Certificates {
         chain: Vec<Vec<u8>>,
         authority: &Authority,
         now: Millis,
-    ) -> Result<NodeCaFacts, RecordError> {
+    ) -> Result<Arc<NodeCaFacts>, RecordError> {
         let refused = |why: String| RecordError::Identity { node: node.clone(), why };
         let chain: Vec<_> = chain.into_iter().map(Into::into).collect();
         let facts = verify::verify_ca(&chain, authority, now).map_err(|error| refused(error.to_string()))?;
         if facts.node != *node {
             return Err(refused(format!("the certificate names {}", facts.node)));
         }
-        Ok(facts)
+        Ok(Arc::new(facts))
     }
 }

@@ -1,6 +1,9 @@
 //! Signed records: a fact that one node states about itself. Whoever carries one, only its signature counts.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use certs::{
     codec::{self, Millis},
@@ -9,7 +12,7 @@ use certs::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{brief, error::RecordError};
+use crate::{brief, error::RecordError, said::Part};
 
 /// Largest record, encoded, in bytes: its base64 form stays below the 8 KiB that chitchat carries well.
 pub const RECORD_BYTES: usize = 6_000;
@@ -84,19 +87,22 @@ impl fmt::Display for Section {
 }
 
 /// A record as it came: the bytes are kept and relayed, never encoded again. Believed only after [`verify`](Self::verify).
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct SignedRecord {
     node: NodeId,
     generation: u64,
     section: Section,
     sequence: u64,
     trust_domain: TrustDomain,
-    body: Vec<u8>,
-    payload: Vec<u8>,
+    /// Where in the bytes the signed part begins and ends; the body ends it.
+    payload: (u16, u16),
+    body: u16,
     signature: Signature,
     /// Half of the hash of the payload.
     mark: u128,
     bytes: Arc<[u8]>,
+    /// What the body says, once somebody has asked.
+    said: OnceLock<Part>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,21 +143,12 @@ impl SignedRecord {
             let what = format!("section {section} of {node}");
             return Err(RecordError::TooLarge { what, size: body.len(), limit: BODY_BYTES });
         }
-        let fact = Payload {
-            trust_domain: trust_domain.clone(),
-            node: node.clone(),
-            generation,
-            section,
-            sequence,
-            body: body.clone(),
-        };
+        let fact =
+            Payload { trust_domain: trust_domain.clone(), node: node.clone(), generation, section, sequence, body };
         let payload = codec::encode(&fact);
         let signature = key.sign(KIND, &payload);
-        let bytes =
-            codec::encode(&Wire { version: VERSION, payload: payload.clone(), signature: signature.0.to_vec() });
-        let Payload { trust_domain, node, .. } = fact;
-        let (mark, bytes) = (brief::first(&Digest::of(&payload)), bytes.into());
-        Ok(SignedRecord { node, generation, section, sequence, trust_domain, body, payload, signature, mark, bytes })
+        let wire = Wire { version: VERSION, payload, signature: signature.0.to_vec() };
+        SignedRecord::of(fact, wire.payload.len(), wire.signature.len(), signature, &codec::encode(&wire))
     }
 
     /// Reads a record without believing it.
@@ -171,17 +168,42 @@ impl SignedRecord {
         let signature: [u8; 64] =
             wire.signature.try_into().map_err(|_| RecordError::Malformed("signature length".to_owned()))?;
         let fact: Payload = codec::decode::<Payload, RECORD_BYTES>(&wire.payload).map_err(malformed)?;
+        let record = SignedRecord::of(fact, wire.payload.len(), signature.len(), Signature(signature), bytes)?;
+        if *record.payload() != wire.payload {
+            return Err(RecordError::Malformed("a length that takes more bytes than it needs".to_owned()));
+        }
+        Ok(record)
+    }
+
+    /// One whose bytes end with a signature under its length of one byte, the signed part before it, at whose end the body is.
+    fn of(
+        fact: Payload,
+        payload: usize,
+        signed: usize,
+        signature: Signature,
+        bytes: &[u8],
+    ) -> Result<SignedRecord, RecordError> {
+        let end = bytes.len().checked_sub(signed + 1);
+        let begin = end.and_then(|end| end.checked_sub(payload));
+        let body = end.and_then(|end| end.checked_sub(fact.body.len()));
+        let [Some(begin), Some(end), Some(body)] = [begin, end, body].map(|place| place?.try_into().ok()) else {
+            return Err(RecordError::Malformed("lengths".to_owned()));
+        };
+        let mark = brief::first(&Digest::of(&bytes[usize::from(begin)..usize::from(end)]));
+        let Payload { trust_domain, node, generation, section, sequence, body: _ } = fact;
+        let (payload, bytes, said) = ((begin, end), bytes.into(), OnceLock::new());
         Ok(SignedRecord {
-            node: fact.node,
-            generation: fact.generation,
-            section: fact.section,
-            sequence: fact.sequence,
-            trust_domain: fact.trust_domain,
-            body: fact.body,
-            mark: brief::first(&Digest::of(&wire.payload)),
-            payload: wire.payload,
-            signature: Signature(signature),
-            bytes: bytes.into(),
+            node,
+            generation,
+            section,
+            sequence,
+            trust_domain,
+            payload,
+            body,
+            signature,
+            mark,
+            bytes,
+            said,
         })
     }
 
@@ -193,7 +215,7 @@ impl SignedRecord {
         if self.trust_domain != *trust_domain {
             return Err(RecordError::TrustDomain);
         }
-        if key.verify(KIND, &self.payload, &self.signature) {
+        if key.verify(KIND, self.payload(), &self.signature) {
             Ok(())
         } else {
             Err(RecordError::Signature { node: self.node.clone(), section: self.section })
@@ -227,7 +249,12 @@ impl SignedRecord {
     /// The encoded body.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        &self.body
+        &self.bytes[usize::from(self.body)..usize::from(self.payload.1)]
+    }
+
+    /// What the body says, read once however often it is asked for.
+    pub(crate) fn said(&self) -> &Part {
+        self.said.get_or_init(|| Part::read(self.section, self.body()))
     }
 
     /// The signature.
@@ -244,7 +271,7 @@ impl SignedRecord {
 
     /// The signed part: two records of one (generation, sequence) with different ones prove equivocation.
     pub(crate) fn payload(&self) -> &[u8] {
-        &self.payload
+        &self.bytes[usize::from(self.payload.0)..usize::from(self.payload.1)]
     }
 
     /// Half of the hash of what was signed.
@@ -257,6 +284,14 @@ impl SignedRecord {
         (self.generation, self.sequence)
     }
 }
+
+impl PartialEq for SignedRecord {
+    fn eq(&self, other: &SignedRecord) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for SignedRecord {}
 
 impl fmt::Debug for SignedRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

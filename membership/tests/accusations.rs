@@ -13,12 +13,10 @@ use membership::{
     engine::{Change, Event, Lane},
     message::{Latest, Message},
     record::SignedRecord,
-    sim::{
-        network::Network,
-        population::{Citizen, Population},
-    },
+    sim::{network::Network, population::Citizen},
     view::MemberState,
 };
+use support::crowd::crowd;
 
 const NODES: usize = 40;
 const LIAR: usize = 7;
@@ -33,16 +31,8 @@ struct Scene {
 
 impl Scene {
     fn new(seed: u64) -> Scene {
-        let Population { citizens, authority, notary } = Population::new(NODES, seed);
-        let mut network = Network::with_notary(authority, notary, seed);
-        network.latency = (1, 2);
-        network.start(&citizens[0], &[], Vec::new());
-        let first = [network.address(&citizens[0].node)];
-        citizens[1..].iter().for_each(|citizen| network.start(citizen, &first, Vec::new()));
-        network.run(15_000);
-        let scene = Scene { network, citizens, beyond: 0 };
-        assert!((0..NODES).all(|at| (0..NODES).all(|of| scene.state(at, of) == Some(MemberState::Alive))));
-        scene
+        let (network, citizens) = crowd(NODES, NODES, seed);
+        Scene { network, citizens, beyond: 0 }
     }
 
     fn node(&self, number: usize) -> NodeId {
@@ -215,6 +205,18 @@ fn some_who_lie_make_nobody_dead_to_one_that_starts_meanwhile() {
     let liars: Vec<NodeId> = liars.iter().map(|number| scene.node(*number)).collect();
     let deaths = scene.deaths(since).into_iter().filter(|(by, of)| *of != node && !liars.contains(by));
     assert_eq!(deaths.collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn no_number_of_accusers_makes_those_dead_who_answer() {
+    for liars in [13, 26] {
+        let mut scene = Scene::new(8);
+        let (since, liars) = (scene.network.now, (NODES - liars..NODES).collect::<Vec<usize>>());
+        scene.lie(&liars, 8_000);
+        let liars: Vec<NodeId> = liars.iter().map(|number| scene.node(*number)).collect();
+        let deaths = scene.deaths(since).into_iter().filter(|(by, _)| !liars.contains(by));
+        assert_eq!(deaths.collect::<Vec<_>>(), []);
+    }
 }
 
 fn restart(scene: &mut Scene, number: usize) {

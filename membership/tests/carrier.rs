@@ -48,7 +48,9 @@ impl Subject {
     fn deliver(&mut self, from: &NodeId, bytes: &[u8]) {
         match self {
             Subject::Chitchat(gossip, _) => gossip.deliver(from, bytes),
-            Subject::Twin(twin) => twin.deliver(from, bytes),
+            Subject::Twin(twin) => {
+                twin.deliver(from, bytes);
+            }
         }
     }
 

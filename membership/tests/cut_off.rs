@@ -1,26 +1,12 @@
 //! A node, or a few, that a sparse mesh is out of reach for: they see that soon, and find back.
 
+mod support;
+
 use certs::id::NodeId;
-use membership::{
-    sim::{network::Network, population::Population},
-    view::MemberState,
-};
+use membership::{engine::Change, sim::network::Network, view::MemberState};
+use support::crowd::crowd;
 
 const NODES: usize = 40;
-
-/// A mesh in which all see all.
-fn mesh(seed: u64) -> (Network, Vec<NodeId>) {
-    let Population { citizens, authority, notary } = Population::new(NODES, seed);
-    let mut network = Network::with_notary(authority, notary, seed);
-    network.latency = (1, 2);
-    network.start(&citizens[0], &[], Vec::new());
-    let first = [network.address(&citizens[0].node)];
-    citizens[1..].iter().for_each(|citizen| network.start(citizen, &first, Vec::new()));
-    network.run(15_000);
-    let nodes: Vec<NodeId> = citizens.into_iter().map(|citizen| citizen.node).collect();
-    assert_eq!(wrong(&network, &nodes, &nodes, &[], &[]), []);
-    (network, nodes)
-}
 
 /// Who sees whom otherwise than alive, or dead across the cut.
 fn wrong(
@@ -41,7 +27,8 @@ fn wrong(
 
 #[test]
 fn a_small_side_sees_within_seconds_that_it_is_alone_and_finds_back() {
-    let (mut network, nodes) = mesh(1);
+    let (mut network, citizens) = crowd(NODES, NODES, 1);
+    let nodes: Vec<NodeId> = citizens.into_iter().map(|citizen| citizen.node).collect();
     for size in [1, 3] {
         let (few, rest) = nodes.split_at(size);
         network.part(few, rest);
@@ -52,5 +39,23 @@ fn a_small_side_sees_within_seconds_that_it_is_alone_and_finds_back() {
         network.heal();
         network.run(6_000);
         assert_eq!(wrong(&network, &nodes, &nodes, &[], &[]), [], "{size}");
+    }
+}
+
+/// Most of a mesh does not hear one node, which hears all: it accuses many, and soon nobody passes on what it says.
+#[test]
+fn one_that_most_do_not_hear_takes_nobody_for_dead() {
+    for seed in [0, 2, 4] {
+        let (mut network, citizens) = crowd(60, 60, seed);
+        let nodes: Vec<NodeId> = citizens.into_iter().map(|citizen| citizen.node).collect();
+        let since = network.now;
+        network.block(&nodes[..1], &nodes[1..10]);
+        network.run(6_000);
+        network.block(&nodes[..1], &nodes[10..40]);
+        network.run(54_000);
+        let later = network.trace.iter().filter(|(at, by, _)| *at >= since && *by == nodes[0]);
+        let dead: Vec<&Change> =
+            later.map(|(_, _, change)| change).filter(|change| matches!(change, Change::Dead(_))).collect();
+        assert!(dead.is_empty(), "seed {seed}: {dead:?}");
     }
 }

@@ -8,12 +8,10 @@ use certs::id::NodeId;
 use membership::{
     engine::Change,
     message::Message,
-    sim::{
-        network::Network,
-        population::{Citizen, Population},
-    },
+    sim::{network::Network, population::Citizen},
     view::MemberState,
 };
+use support::crowd::crowd;
 
 const NODES: usize = 40;
 
@@ -25,17 +23,8 @@ struct Scene {
 impl Scene {
     /// All but the last run, and know each other.
     fn new(seed: u64) -> Scene {
-        let Population { citizens, authority, notary } = Population::new(NODES, seed);
-        let mut scene = Scene { network: Network::with_notary(authority, notary, seed), citizens };
-        scene.network.latency = (1, 2);
-        (0..NODES - 1).for_each(|number| scene.start(number));
-        scene.network.run(15_000);
-        for at in 0..NODES - 1 {
-            for of in 0..NODES - 1 {
-                assert_eq!(scene.state(at, of), Some(MemberState::Alive), "{of} at {at}");
-            }
-        }
-        scene
+        let (network, citizens) = crowd(NODES, NODES - 1, seed);
+        Scene { network, citizens }
     }
 
     fn start(&mut self, number: usize) {

@@ -39,6 +39,8 @@ fn without_rumors_repair_brings_everything() {
         report(&format!("{HEAD}rumors = false\nduration = \"14s\"\n[[event]]\nat = \"5s\"\ndo = \"put\"\nnodes = 3\n"));
     assert_eq!(report.unspread, 0, "{report:?}");
     assert!(report.spread_ms.is_some_and(|spread| spread.p50 > 100), "no rumor told it: {report:?}");
+    // News begin rounds of their own; by those of each second it took twice as long.
+    assert!(report.spread_ms.is_some_and(|spread| spread.p100 < 2_000), "{report:?}");
 }
 
 #[test]
@@ -50,7 +52,7 @@ fn chitchat_itself_brings_everything_in_virtual_time() {
     assert!(report.spread_ms.is_some_and(|spread| spread.p50 > 20), "no rumor told it: {report:?}");
     let runs = report.runs.as_ref().expect("chance is not all the seed's");
     assert_eq!(runs.count, 10);
-    assert!(runs.spread_p100_ms.is_some_and(|spread| spread.p100 < 6_000), "{report:?}");
+    assert!(runs.spread_p100_ms.is_some_and(|spread| spread.p100 < 2_000), "{report:?}");
 }
 
 #[test]
@@ -62,6 +64,20 @@ fn chitchat_itself_plays_in_one_zone_of_few() {
     assert!(refused(201, "").contains("200"));
     assert!(refused(100, "zones = 2\n").contains("one zone"));
     assert!(toml::from_str::<Scenario>("nodes = 3\nduration = \"1s\"\nrepair = \"swim\"\n").is_err());
+}
+
+#[test]
+fn bytes_are_counted_within_the_window_alone() {
+    let bytes = |window: &str| {
+        let dies = "[[event]]\nat = \"10s\"\ndo = \"kill\"\nnodes = \"7-12\"\n";
+        let report = report(&format!("{HEAD}duration = \"14s\"\nmeasure_from = \"5s\"\n{window}{dies}"));
+        report.bytes_per_node_s["liveness"]
+    };
+    let (rest, all) = (bytes("measure_to = \"10s\"\n"), bytes(""));
+    assert!(rest > 0 && all > rest * 3 / 2, "{rest} at rest, {all} with deaths");
+    let text = format!("{HEAD}duration = \"9s\"\nmeasure_from = \"5s\"\nmeasure_to = \"5s\"\n");
+    let refused = toml::from_str::<Scenario>(&text).expect("TOML").check().expect_err("refused").to_string();
+    assert!(refused.contains("measure_to"), "{refused}");
 }
 
 #[test]

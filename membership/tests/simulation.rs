@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::net::SocketAddr;
+
 use certs::id::NodeId;
 use membership::{
-    body::{Body, Status},
+    body::{Address, Body, Status},
     engine::{Change, Event},
     view::MemberState,
 };
@@ -124,6 +126,87 @@ fn a_restarted_node_is_back_with_its_new_word() {
         assert!(took.is_some_and(|took| took < 1_000), "{took:?}");
         sim.serve(&node, &[node.as_str()]);
         sim.run(500);
+    }
+}
+
+/// Where a node says that another listens.
+fn listens(sim: &Sim, at: &NodeId, of: &NodeId) -> Vec<SocketAddr> {
+    sim.nodes[at].engine.view().member(of).map(|member| member.addresses.clone()).unwrap_or_default()
+}
+
+#[test]
+fn the_same_key_at_a_new_address_is_the_same_node_there() {
+    let (mut sim, citizens) = mesh(6, 14);
+    sim.run(3_000);
+    let node = citizens[2].node.clone();
+    let generation = sim.nodes[&node].generation;
+    // Its machine is replaced: same disk, another address.
+    let disk = sim.nodes[&node].persisted.clone();
+    sim.kill(&node);
+    sim.run(6_000);
+    assert!(sim.all_see(&node, MemberState::Dead));
+    let second = sim.moves(&node);
+    sim.start(&citizens[2], &[], disk);
+    let everywhere = |sim: &Sim, address: SocketAddr| {
+        sim.whole() && citizens.iter().all(|at| listens(sim, &at.node, &node) == [address])
+    };
+    let took = sim.run_until(5_000, |sim| everywhere(sim, second));
+    assert!(took.is_some_and(|took| took < 1_500), "{took:?}");
+    assert!(sim.nodes[&node].generation > generation && sim.nodes[&node].engine.linked() == 5);
+    // It moves while it runs, and its links end: they are dialled where it says that it is.
+    let third = sim.moves(&node);
+    let body = Address {
+        addresses: vec![third],
+        locality: String::new(),
+        version: "moved".to_owned(),
+        wire: (1, 1),
+        started: sim.now,
+    };
+    sim.event(&node, Event::Publish(Body::Address(body)));
+    sim.run(100);
+    assert!(everywhere(&sim, third));
+    let others: Vec<NodeId> = names(&citizens).into_iter().filter(|other| *other != node).collect();
+    sim.part(std::slice::from_ref(&node), &others);
+    sim.run(6_000);
+    assert!(sim.all_see(&node, MemberState::Dead));
+    sim.heal();
+    let took = sim.run_until(30_000, |sim| everywhere(sim, third) && sim.nodes[&node].engine.linked() == 5);
+    assert!(took.is_some(), "{took:?}");
+}
+
+#[test]
+fn one_that_slept_catches_up_with_all_that_happened() {
+    for (count, sleeps) in [(6, 700_000), (34, 160_000)] {
+        let (mut sim, citizens) = mesh(count, 16);
+        sim.run(5_000);
+        let (sleeper, awake) = (citizens[1].node.clone(), citizens[0].node.clone());
+        sim.pause(&sleeper, sleeps);
+        sim.run(60_000);
+        // Others change, leave, die, and run anew; nobody waits for the sleeper.
+        let [changed, left, dead, anew] = [2, 3, 4, 5].map(|index: usize| citizens[index].node.clone());
+        sim.serve(&changed, &[changed.as_str(), "shared"]);
+        sim.event(&left, Event::Leaving);
+        sim.run(100);
+        [&left, &dead, &anew].into_iter().for_each(|node| sim.kill(node));
+        sim.run(30_000);
+        let disk = sim.nodes[&anew].persisted.clone();
+        sim.start(&citizens[5], &[], disk);
+        sim.serve(&anew, &["shared"]);
+        sim.run(sleeps - 140_000);
+        assert_eq!(sim.state(&awake, &sleeper), Some(MemberState::Dead));
+        let seen = |sim: &Sim, at: &NodeId| -> Vec<(NodeId, u64, MemberState, usize)> {
+            let members = sim.nodes[at].engine.view().members().values();
+            let seen =
+                members.map(|member| (member.id.clone(), member.generation, member.state, member.services.len()));
+            seen.collect()
+        };
+        let same = |sim: &Sim| seen(sim, &sleeper) == seen(sim, &awake);
+        let took = sim.run_until(90_000, |sim| sim.state(&awake, &sleeper) == Some(MemberState::Alive) && same(sim));
+        assert!(took.is_some(), "{:?}\n{:?}", seen(&sim, &sleeper), seen(&sim, &awake));
+        let states = [&changed, &left, &dead, &anew].map(|of| sim.state(&sleeper, of));
+        let expected = [MemberState::Alive, MemberState::Left, MemberState::Dead, MemberState::Alive].map(Some);
+        assert_eq!(states, expected);
+        assert_eq!((sim.served(&sleeper, &changed), sim.served(&sleeper, &anew)), (2, 1));
     }
 }
 

@@ -28,7 +28,7 @@ impl Detector {
             }
             let peer = self.peers.get_mut(node).filter(|peer| peer.verdict != Verdict::Dead);
             let Some(peer) = peer.filter(|_| !self.accusers.ignored(from, node, now)) else { continue };
-            let check = peer.check.get_or_insert_with(|| Check::of_another(now));
+            let check = peer.check.get_or_insert_with(|| Box::new(Check::of_another(now)));
             if check.told().is_none() {
                 begun.insert(node.clone());
                 peer.last_ping = None;
@@ -75,8 +75,13 @@ impl Detector {
         if before != Verdict::Alive {
             orders.push(Order::Judge(node.clone(), Verdict::Alive));
         }
-        let check = peer.check.take().filter(|check| !check.first_hand);
-        for accuser in check.iter().flat_map(Check::accusers) {
+        let check = peer.check.take();
+        // Others count this node's errors as it counts theirs: here it reckons when they do not listen any more.
+        if check.as_ref().is_some_and(|check| check.announced.is_some()) {
+            self.accusers.refuted(&self.own, node, now);
+        }
+        let check = check.filter(|check| !check.first_hand);
+        for accuser in check.iter().flat_map(|check| check.accusers()) {
             if self.accusers.refuted(accuser, node, now) {
                 self.retracted(accuser, &BTreeSet::new());
             }

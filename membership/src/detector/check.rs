@@ -43,9 +43,14 @@ impl Check {
         self.accusers.keys()
     }
 
+    /// How many others do.
+    pub(super) fn others(&self) -> usize {
+        self.accusers.len()
+    }
+
     /// Whether this node accuses it, or so many others do.
     pub(super) fn is_weighty(&self, others: usize) -> bool {
-        self.announced.is_some() || self.accusers.len() >= others
+        self.announced.is_some() || self.others() >= others
     }
 
     pub(super) fn is_accused_by(&self, node: &NodeId) -> bool {

@@ -29,6 +29,9 @@ const REFUTE_MS: u64 = 400;
 const ACCUSERS: usize = 3;
 /// How long this node looks for itself where fewer accuse, if its dial does not fail before.
 const LOOK_MS: u64 = 2_400;
+/// How long nothing may come of a member, to whom nobody listens who finds it out of reach: two signatures of it are due meanwhile even
+/// in a large mesh, and repair brings them.
+const UNHEARD_MS: u64 = 150_000;
 /// How long a member's return from the dead makes this node more patient with it.
 const FLAP_MS: u64 = 60_000;
 /// Returns within that time that count: each makes it half as patient again, four times at most.
@@ -84,7 +87,8 @@ pub(super) struct Peer {
     rtt: Option<u64>,
     /// The share of probes that got no answer while it was alive.
     loss: f64,
-    pub(super) check: Option<Check>,
+    /// Few are in doubt at a time.
+    pub(super) check: Option<Box<Check>>,
     /// Until then its probes are not missed: it has just answered in public.
     heeded_until: u64,
     /// Until then it is not accused for want of a link.
@@ -224,7 +228,7 @@ impl Peer {
 
     /// This node itself has a reason to look.
     pub(super) fn doubt(&mut self, now: u64) {
-        let check = self.check.get_or_insert_with(|| Check::own(now));
+        let check = self.check.get_or_insert_with(|| Box::new(Check::own(now)));
         if !check.first_hand {
             (check.first_hand, check.since) = (true, now);
         }
@@ -331,7 +335,8 @@ impl Peer {
         if setting.doubts_itself { DEAD_SELF_DOUBT_MS } else { DEAD_UNLINKED_MS }
     }
 
-    pub(super) fn judge(&mut self, setting: &Setting, now: u64) -> Judged {
+    /// With `unheard` nobody passes on what this node says of the member: that it does not answer tells nothing.
+    pub(super) fn judge(&mut self, setting: &Setting, unheard: bool, now: u64) -> Judged {
         let mut judged = Judged::default();
         if self.check.is_none() {
             return judged;
@@ -347,7 +352,7 @@ impl Peer {
         let checked = now.saturating_sub(check.since);
         // Of whom nobody speaks as alive is asked itself.
         let strange = setting.sparse && unmet && !setting.alone && checked >= STRANGE_MS;
-        let own = if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
+        let own = !unheard && if linked { suspect } else { strange || evidence && checked >= RECONNECT_MS };
         if own && check.first_hand && check.announced.is_none() {
             check.announced = Some(now);
             judged.announce = true;
@@ -358,6 +363,7 @@ impl Peer {
         }
         let unrefuted = check.told().is_some_and(|told| now.saturating_sub(told) >= refute);
         let is_dead = match (linked, setting.sparse) {
+            _ if unheard && !setting.alone => unrefuted && check.others() >= ACCUSERS || silence >= UNHEARD_MS,
             (true, _) => unrefuted && dead,
             (false, false) => unrefuted && silence >= patience,
             (false, true) if setting.alone => silence >= patience,

@@ -288,27 +288,76 @@ fn one_that_comes_back_again_and_again_is_left_more_time() {
     );
 }
 
-#[test]
-fn one_cut_off_from_all_doubts_all_and_one_that_lost_half_does_not() {
-    for (lost, all_dead) in [(2..6, true), (2..4, false)] {
-        let mut detector = sparse(30);
-        let (mut orders, mut dead) = (Vec::new(), BTreeSet::new());
-        for now in (0..9_000).step_by(25) {
-            for number in (2..6).filter(|number| now < 1_000 || !lost.contains(number)) {
-                answer(&mut detector, &orders, &name(number), now);
-            }
-            if now == 3_500 {
-                lost.clone().for_each(|number| detector.unlinked(&name(number), false, now));
-            }
-            orders = detector.tick(now);
-            dead.extend(orders.iter().filter_map(|order| {
-                let Order::Judge(node, Verdict::Dead) = order else { return None };
-                Some(node.clone())
-            }));
+/// Whom one judges dead that lost its links to some; of members without a link, those below `reached` answer its dials.
+fn cut_off(lost: std::ops::Range<usize>, reached: usize) -> BTreeSet<NodeId> {
+    let mut detector = sparse(30);
+    let (mut orders, mut dead, mut dialled) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let mut answers: BTreeSet<usize> = (2..6).collect();
+    for now in (0..12_000).step_by(25) {
+        if now == 1_000 {
+            answers.retain(|number| !lost.contains(number));
         }
-        let strangers = (6..30).filter(|number| dead.contains(&name(*number))).count();
-        assert_eq!(strangers, if all_dead { 24 } else { 0 }, "{lost:?}: {dead:?}");
+        answers.iter().for_each(|number| answer(&mut detector, &orders, &name(*number), now));
+        if now == 3_500 {
+            lost.clone().for_each(|number| detector.unlinked(&name(number), false, now));
+        }
+        for (number, at) in std::mem::take(&mut dialled) {
+            match (at <= now, number < reached) {
+                (false, _) => drop(dialled.insert((number, at))),
+                (true, true) => {
+                    answers.insert(number);
+                    detector.linked(&name(number), true, now);
+                }
+                (true, false) => detector.refused(&name(number), now),
+            }
+        }
+        orders = detector.tick(now);
+        for order in &orders {
+            match order {
+                Order::Dial(node) => {
+                    let number = (0..30).find(|number| name(*number) == *node).expect("a member");
+                    dialled.insert((number, now + if number < reached { 25 } else { 3_000 }));
+                }
+                Order::Judge(node, Verdict::Dead) => drop(dead.insert(node.clone())),
+                Order::Ping { .. }
+                | Order::Ask { .. }
+                | Order::Answer { .. }
+                | Order::Suspicions { .. }
+                | Order::Judge(..) => {}
+            }
+        }
     }
+    dead
+}
+
+#[test]
+fn one_cut_off_from_all_looks_at_all_and_one_that_lost_half_at_nobody() {
+    let strangers = |dead: &BTreeSet<NodeId>| (6..30).filter(|number| dead.contains(&name(*number))).count();
+    assert_eq!(strangers(&cut_off(2..6, 0)), 24);
+    assert_eq!(strangers(&cut_off(2..4, 0)), 0);
+    // Only its links were lost: whoever can be dialled lives.
+    let dead = cut_off(2..6, 30);
+    assert_eq!(strangers(&dead), 0, "{dead:?}");
+}
+
+#[test]
+fn one_to_whom_nobody_listens_any_more_takes_no_silence_for_an_answer() {
+    let mut detector = sparse(60);
+    // It was wrong about many: their links failed, and they answered in public.
+    for number in 10..40 {
+        detector.refused(&name(number), 1_000);
+    }
+    assert!(!runs(&mut detector, &name(10), 1_000, 1_300), "asked");
+    assert!(detector.suspicions().contains(&name(39)));
+    (10..40).for_each(|number| drop(detector.vouched(&name(number), true, 1_350)));
+    // Now it is wrong about another, and its question goes nowhere.
+    let victim = name(50);
+    detector.refused(&victim, 20_000);
+    assert!(!runs(&mut detector, &victim, 20_000, 60_000) && !detector.suspicions().contains(&victim));
+    assert_eq!(detector.verdict(&victim), Some(Verdict::Alive));
+    // If others say so, too, it is dead.
+    (6..9).for_each(|accuser| drop(accuse(&mut detector, &name(accuser), &[&victim], 60_000)));
+    assert!(runs(&mut detector, &victim, 60_000, 61_000));
 }
 
 #[test]

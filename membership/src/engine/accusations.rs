@@ -12,7 +12,7 @@ use std::{
 
 use certs::id::NodeId;
 
-use super::{Effect, Engine, Lane, Notice};
+use super::{Effect, Engine, Lane, Notice, sender::Origin};
 use crate::{
     detector::ACCUSED,
     limit::Bucket,
@@ -152,7 +152,8 @@ impl Engine {
     /// Whether its author may still have so much passed on at once.
     pub(super) fn is_urgent(&mut self, record: &SignedRecord) -> bool {
         let now = self.steady;
-        self.sender(record.node()).urgent.take_many(record.bytes().len() as u64, now)
+        let origin = self.origins.entry(record.node().clone()).or_insert_with(|| Origin::new(now));
+        origin.urgent.take_many(record.bytes().len() as u64, now)
     }
 
     /// A table that says nothing but that its author lives: passed on if somebody asked for that, or if it has been dead until now.
@@ -323,13 +324,13 @@ impl Engine {
         for node in unanswered.iter().filter(|node| self.links.linked().contains(*node)).cloned().collect::<Vec<_>>() {
             if begun.contains(&node) || self.sender(accuser).accusations.take(now) {
                 let said: Vec<Arc<SignedRecord>> = self.ledger.accusing(accuser, &node).cloned().collect();
-                for (peer, lane, message) in rumor::messages(&node, &said) {
-                    self.send(&peer, lane, &message);
+                for (peer, lane, bytes) in rumor::messages(&node, &said) {
+                    self.send_bytes(&peer, lane, bytes);
                 }
             }
         }
-        for (peer, _, message) in rumor::messages(accuser, &told) {
-            self.send(&peer, Lane::Rest, &message);
+        for (peer, _, bytes) in rumor::messages(accuser, &told) {
+            self.send_bytes(&peer, Lane::Rest, bytes);
         }
     }
 

@@ -4,13 +4,15 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use certs::id::NodeId;
 
-use super::{DIFFERED_MS, Effect, Engine, Lane, LinkId, Notice, ORIGIN_RECORDS, PERSIST_MS, sender::Sender};
+use super::{
+    DIFFERED_MS, Effect, Engine, Lane, LinkId, Notice, PERSIST_MS,
+    sender::{Origin, Sender},
+};
 use crate::{
     body::Checked as _,
     detector::Look,
     gossip::Outgoing,
     ledger::{Offered, Quarantine},
-    limit::Bucket,
     message::{Latest, Message},
     record::{Section, SignedRecord},
     rumor,
@@ -135,9 +137,8 @@ impl Engine {
             self.spoken(node, record.rank());
         }
         let now = self.now();
-        let (rate, burst) = ORIGIN_RECORDS;
-        let budget = self.origins.entry(node.clone()).or_insert_with(|| Bucket::new(rate, burst, now.steady));
-        match self.ledger.offer(record, budget, now) {
+        let origin = self.origins.entry(node.clone()).or_insert_with(|| Origin::new(now.steady));
+        match self.ledger.offer(record, &mut origin.records, now) {
             Offered::Fresh => {
                 // Where two machines run as one node, each over links of its own, the earlier one hears of the later one.
                 if latest.is_some_and(|(generation, _)| generation < record.generation()) {
@@ -399,8 +400,8 @@ impl Engine {
         if !self.sender(from).pulled.take_many(size as u64, now) {
             return;
         }
-        for (peer, lane, message) in rumor::messages(from, &records) {
-            self.send(&peer, lane.max(Lane::Services), &message);
+        for (peer, lane, bytes) in rumor::messages(from, &records) {
+            self.send_bytes(&peer, lane.max(Lane::Services), bytes);
         }
     }
 

@@ -1,6 +1,9 @@
 //! What one peer, or one author, may cost this node.
 
-use super::accusations::{Asked, ORIGIN_URGENT};
+use super::{
+    ORIGIN_RECORDS,
+    accusations::{Asked, ORIGIN_URGENT},
+};
 use crate::limit::Bucket;
 
 /// Records a second from one peer that are worth a signature check, and at once: a large mesh's whole state.
@@ -33,14 +36,27 @@ pub(super) struct Sender {
     /// Tables of those whom it accused after they had signed more.
     pub(super) told: Bucket,
     pub(super) asked: Asked,
-    /// What it signed itself, whoever brought it, that is passed on as urgent.
-    pub(super) urgent: Bucket,
     pub(super) summary_due: u64,
     /// Whether it has said over its link what it holds.
     pub(super) summarised: bool,
     pub(super) notice_due: u64,
     /// When accusations that nobody listens to are passed on next.
     pub(super) vain_due: u64,
+}
+
+/// What is remembered of an author, whoever brings what it signed: there is one for each member.
+pub(super) struct Origin {
+    /// Its records that are new.
+    pub(super) records: Bucket,
+    /// Their bytes that are passed on as urgent.
+    pub(super) urgent: Bucket,
+}
+
+impl Origin {
+    pub(super) fn new(now: u64) -> Origin {
+        let bucket = |(rate, burst)| Bucket::new(rate, burst, now);
+        Origin { records: bucket(ORIGIN_RECORDS), urgent: bucket(ORIGIN_URGENT) }
+    }
 }
 
 impl Sender {
@@ -56,7 +72,6 @@ impl Sender {
             statements: bucket(SENDER_STATEMENTS),
             told: bucket(SENDER_TOLD),
             asked: Asked::default(),
-            urgent: bucket(ORIGIN_URGENT),
             summary_due: 0,
             summarised: false,
             notice_due: 0,

@@ -8,6 +8,7 @@ use certs::{
 };
 
 mod accusations;
+mod order;
 
 use super::*;
 use crate::{
@@ -41,7 +42,7 @@ impl Notary for Counting {
         chain: Vec<Vec<u8>>,
         authority: &Authority,
         now: Millis,
-    ) -> Result<NodeCaFacts, RecordError> {
+    ) -> Result<Arc<NodeCaFacts>, RecordError> {
         self.certified.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Certificates.certified(node, chain, authority, now)
     }
@@ -53,6 +54,8 @@ struct Scene {
     own: Citizen,
     liar: Citizen,
     other: Citizen,
+    /// More members, of whom only what is brought is known.
+    crowd: Vec<Citizen>,
     engine: Engine,
     notary: Arc<Counting>,
     now: Millis,
@@ -60,32 +63,56 @@ struct Scene {
 
 const GENERATION: u64 = (START / 1_000) << 24;
 
+fn engine(world: &World, own: &Citizen, notary: Arc<Counting>, peers: Vec<std::net::SocketAddr>) -> Engine {
+    let config = Config { trust_domain: world.trust_domain.clone(), peers, last_known: Vec::new() };
+    let own = Own {
+        node: own.node.clone(),
+        record_key: own.record_key.clone(),
+        generation: GENERATION,
+        identity: own.chain.clone(),
+    };
+    Engine::with_notary(config, own, Arc::new(world.authority.clone()), notary, 1, START)
+}
+
 impl Scene {
     fn new() -> Scene {
-        let mut scene = Scene::seeded(Vec::new());
-        let node = scene.liar.node.clone();
-        scene.event(Event::LinkUp { node, link: LinkId(1), dialled: None });
+        Scene::with(0)
+    }
+
+    /// A mesh of so many more.
+    fn with(crowd: usize) -> Scene {
+        let mut scene = Scene::made(Vec::new(), crowd);
+        scene.link();
+        scene
+    }
+
+    fn link(&mut self) {
+        let node = self.liar.node.clone();
+        self.event(Event::LinkUp { node, link: LinkId(1), dialled: None });
+    }
+
+    /// The same members beside an engine that knows none of them.
+    fn again(&self) -> Scene {
+        let mut scene = Scene::new();
+        (scene.own, scene.liar, scene.other) = (self.own.clone(), self.liar.clone(), self.other.clone());
+        scene.engine = engine(&self.world, &scene.own, scene.notary.clone(), Vec::new());
+        scene.link();
         scene
     }
 
     /// Without a link, with configured addresses.
     fn seeded(peers: Vec<std::net::SocketAddr>) -> Scene {
-        let mut world = World::new();
-        let (own, liar, other) = (world.citizen("a", 1), world.citizen("b", 1), world.citizen("c", 1));
-        let trust_domain = world.trust_domain.clone();
-        let config = Config { trust_domain, peers, last_known: Vec::new() };
-        let node = Own {
-            node: own.node.clone(),
-            record_key: own.record_key.clone(),
-            generation: GENERATION,
-            identity: own.chain.clone(),
-        };
-        let notary = Arc::new(Counting::default());
-        let authority = Arc::new(world.authority.clone());
-        let engine = Engine::with_notary(config, node, authority, notary.clone(), 1, START);
-        Scene { world, own, liar, other, engine, notary, now: START }
+        Scene::made(peers, 0)
     }
 
+    fn made(peers: Vec<std::net::SocketAddr>, crowd: usize) -> Scene {
+        let mut world = World::new();
+        let (own, liar, other) = (world.citizen("a", 1), world.citizen("b", 1), world.citizen("c", 1));
+        let crowd = (0..crowd).map(|number| world.citizen(&format!("x{number}"), 1)).collect();
+        let notary = Arc::new(Counting::default());
+        let engine = engine(&world, &own, notary.clone(), peers);
+        Scene { world, own, liar, other, crowd, engine, notary, now: START }
+    }
     fn event(&mut self, event: Event) -> Vec<Effect> {
         self.engine.handle(event, self.now)
     }

@@ -9,13 +9,13 @@ use certs::verify::{Authority, NodeCaFacts};
 
 use super::{Now, Offered, Proof, table_interval};
 use crate::{
-    body::{Checked, SECTIONS, Table},
+    body::{SECTIONS, Table},
     brief::{self, Run},
     error::RecordError,
     limit::Bucket,
     notary::Notary,
     record::{Section, SignedRecord},
-    said::Said,
+    said::{self, Said},
     statement::Part,
 };
 
@@ -23,18 +23,20 @@ use crate::{
 const TABLE_INTERVALS: u64 = 3;
 
 pub(super) struct Node {
-    pub(super) facts: NodeCaFacts,
+    pub(super) facts: Arc<NodeCaFacts>,
     pub(super) records: Arc<BTreeMap<Section, Arc<SignedRecord>>>,
     /// Came while the table was stale; at most one a section.
     pub(super) waiting: BTreeMap<Section, Arc<SignedRecord>>,
     /// Of the moment, with what they say: no table lists them, and nothing but [`Ledger::statement`] reads them.
     pub(super) moment: BTreeMap<Section, (Arc<SignedRecord>, Part)>,
-    pub(super) table: Table,
+    pub(super) table: Arc<Table>,
     /// When the table came, by the engine's milliseconds; `None` if only the disk brought it.
     pub(super) table_came: Option<u64>,
     pub(super) said: Arc<Said>,
     /// The highest (generation, sequence) held.
     pub(super) latest: (u64, u64),
+    /// No record is held above this number, of whatever section.
+    highest: (u64, u64),
     /// Its run and what it says there, in short.
     pub(super) run: Run,
     pub(super) content: u128,
@@ -49,13 +51,14 @@ pub(super) enum Compared {
 }
 
 impl Node {
-    pub(super) fn new(facts: NodeCaFacts, identity: &Arc<SignedRecord>) -> Node {
+    pub(super) fn new(facts: Arc<NodeCaFacts>, identity: &Arc<SignedRecord>) -> Node {
         let said = Arc::new(Said::nothing(identity.generation(), &facts));
         let records = Arc::new(BTreeMap::from([(Section::IDENTITY, identity.clone())]));
         let (waiting, moment, table) = Default::default();
         let run = Run::of(&facts.record_key, identity.generation());
         let (latest, content) = (identity.rank(), brief::content(&records, identity.generation()));
-        Node { facts, records, waiting, moment, table, table_came: None, said, latest, run, content }
+        let highest = latest;
+        Node { facts, records, waiting, moment, table, table_came: None, said, latest, highest, run, content }
     }
 
     pub(super) fn offer(
@@ -80,6 +83,7 @@ impl Node {
             return Ok(Offered::Limited);
         }
         let section = record.section();
+        self.highest = self.highest.max(record.rank());
         if section.is_of_the_moment() {
             return Ok(match Part::read(section, record.body()) {
                 // One part names more than a node watches.
@@ -97,10 +101,11 @@ impl Node {
             return Ok(Offered::Refused(error));
         }
         if section == Section::TABLE {
-            let table = match Table::read(record.body()) {
-                Ok(table) => table,
-                Err(error) => return Ok(Offered::Refused(error)),
+            let said::Part::Table(table) = record.said() else {
+                let error = RecordError::Malformed(format!("table of {}", record.node()));
+                return Ok(Offered::Refused(error));
             };
+            let table = table.clone();
             self.table_came = Some(now.steady);
             let waiting = std::mem::take(&mut self.waiting);
             let held = self.records.get(&section).map(|held| held.generation());
@@ -120,6 +125,13 @@ impl Node {
         Arc::make_mut(&mut self.records).insert(section, record.clone());
         self.fold(authority);
         Ok(Offered::Fresh)
+    }
+
+    /// A later identity, checked.
+    pub(super) fn renew(&mut self, identity: &Arc<SignedRecord>, authority: &Authority) {
+        self.highest = self.highest.max(identity.rank());
+        Arc::make_mut(&mut self.records).insert(Section::IDENTITY, identity.clone());
+        self.fold(authority);
     }
 
     /// What waits becomes records all at once, so it counts already.
@@ -157,6 +169,9 @@ impl Node {
 
     /// What is held under a number, whatever its section: no node uses one twice.
     fn numbered(&self, rank: (u64, u64)) -> Option<&Arc<SignedRecord>> {
+        if rank > self.highest {
+            return None;
+        }
         let moment = self.moment.values().map(|(record, _)| record);
         self.records.values().chain(self.waiting.values()).chain(moment).find(|held| held.rank() == rank)
     }

@@ -298,7 +298,7 @@ impl Notary for Counting {
         chain: Vec<Vec<u8>>,
         authority: &Authority,
         now: Millis,
-    ) -> Result<NodeCaFacts, RecordError> {
+    ) -> Result<Arc<NodeCaFacts>, RecordError> {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         crate::notary::Certificates.certified(node, chain, authority, now)
     }
@@ -327,7 +327,7 @@ fn only_whom_a_change_concerns_is_judged_anew() {
         let known = certs::verify::KnownKey { epoch: 1, ca_key: certs::sign::Digest::of(key), record_key };
         world.authority.known_keys.insert(node.clone(), known);
     };
-    let NodeCaFacts { epoch, ca_key, record_key, .. } = ledger.nodes[&citizens[0].node].facts;
+    let NodeCaFacts { epoch, ca_key, record_key, .. } = *ledger.nodes[&citizens[0].node].facts;
     let known = certs::verify::KnownKey { epoch, ca_key, record_key };
     world.authority.known_keys.insert(citizens[0].node.clone(), known);
     assert_eq!(judged(&mut ledger, &world, NOW), (1, 0));

@@ -4,28 +4,22 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
-    time::Duration,
 };
 
-use certs::{
-    codec::Millis,
-    id::{NodeId, TrustDomain},
-    verify::Authority,
-};
+use certs::{codec::Millis, id::NodeId, verify::Authority};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
     population::{Citizen, START},
     queue::{Delivery, Queue},
-    twin::Twin,
+    twin::{NEWS_PEERS, News, PEERS},
     virtual_time::{Repairer, VirtualTime},
 };
 use crate::{
     body::{Address, Body},
     engine::{Change, Config, Effect, Engine, Event, Lane, LinkId, Loss, Notice, Own},
-    gossip::GossipConfig,
     notary::{Certificates, Notary},
     record,
     statement::Statement,
@@ -38,7 +32,7 @@ pub use super::virtual_time::Repair;
 pub const IDLE_MS: u64 = 2_500;
 /// A dial into the void ends after this.
 const DIAL_MS: u64 = 3_000;
-const ROUND_MS: u64 = 1_000;
+pub(super) const ROUND_MS: u64 = 1_000;
 
 /// Looks at what is sent, and may change or drop it.
 pub type Tap = Box<dyn FnMut(&NodeId, &NodeId, Lane, Arc<[u8]>) -> Option<Arc<[u8]>> + Send>;
@@ -51,8 +45,9 @@ pub struct Network {
     pub nodes: BTreeMap<NodeId, Host>,
     /// What all believe in.
     pub authority: Arc<Authority>,
-    notary: Arc<dyn Notary>,
-    addresses: BTreeMap<SocketAddr, NodeId>,
+    pub(super) notary: Arc<dyn Notary>,
+    /// Whose they are, or were.
+    pub(super) addresses: BTreeMap<SocketAddr, NodeId>,
     pub(super) queue: Queue,
     wakes: BinaryHeap<Reverse<(Millis, NodeId)>>,
     count: u64,
@@ -60,17 +55,19 @@ pub struct Network {
     between: BTreeMap<(NodeId, NodeId), BTreeSet<LinkId>>,
     /// When the last message over a link arrives, towards who accepted it or who dialled it: links keep order.
     arrivals: BTreeMap<(LinkId, bool), Millis>,
-    random: StdRng,
+    pub(super) random: StdRng,
     /// The least and the most that a message takes, in milliseconds.
     pub latency: (u64, u64),
     /// The share of messages that get lost.
     pub loss: f64,
     /// Whether a dead process's links are reset at once, as by TCP.
     pub resets: bool,
+    /// Whether disks keep what engines know of others: for who starts again, and a thousand of them take gigabytes.
+    pub disks: bool,
     /// What repairs.
     pub repair: Repair,
     /// The clock of chitchats, where they run.
-    virtual_time: Option<VirtualTime>,
+    pub(super) virtual_time: Option<VirtualTime>,
     /// Whom each does not reach.
     pub(super) cut: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// Who noticed what, and when.
@@ -108,6 +105,7 @@ pub struct Host {
     pub(super) paused_until: Millis,
     round: Millis,
     feed: bool,
+    news: News,
     /// When it must tick or start a round, and the earliest time for which it stands in `wakes`.
     wake: Millis,
     listed: Millis,
@@ -140,6 +138,7 @@ impl Network {
             latency: (1, 5),
             loss: 0.0,
             resets: false,
+            disks: true,
             repair: Repair::Twin,
             virtual_time: None,
             cut,
@@ -157,11 +156,7 @@ impl Network {
     /// If the mesh has more nodes than an IPv4 network has addresses.
     pub fn start(&mut self, citizen: &Citizen, peers: &[SocketAddr], last_known: Vec<u8>) {
         let known = self.nodes.get(&citizen.node).map(|host| host.address);
-        let address = known.unwrap_or_else(|| {
-            let host = u32::try_from(self.addresses.len()).expect("fewer nodes than addresses");
-            SocketAddr::new(Ipv4Addr::from(0x0a00_0001 + host).into(), 15008)
-        });
-        self.addresses.insert(address, citizen.node.clone());
+        let address = known.unwrap_or_else(|| self.new_address(&citizen.node));
         let trust_domain = self.authority.trust_domain.clone();
         let config =
             Config { trust_domain: trust_domain.clone(), peers: peers.to_vec(), last_known: last_known.clone() };
@@ -190,6 +185,7 @@ impl Network {
             paused_until: 0,
             round: self.now + self.random.random_range(0..ROUND_MS),
             feed: true,
+            news: News::default(),
             wake: self.now,
             listed: Millis::MAX,
         };
@@ -202,19 +198,6 @@ impl Network {
             started: self.now,
         };
         self.event(&citizen.node, Event::Publish(Body::Address(body)));
-    }
-
-    fn repairer(&mut self, trust_domain: TrustDomain) -> Repairer {
-        let seed = self.random.random();
-        match self.repair {
-            Repair::Off => Repairer::Off,
-            Repair::Twin => Repairer::Twin(Box::new(Twin::new(trust_domain, self.notary.clone(), seed))),
-            Repair::Chitchat => {
-                let config = GossipConfig { trust_domain, interval: Duration::from_millis(ROUND_MS), seed };
-                let now = self.now;
-                Repairer::Chitchat(self.virtual_time.get_or_insert_with(|| VirtualTime::new(now)).start(config))
-            }
-        }
     }
 
     /// Where a node listens.
@@ -230,6 +213,7 @@ impl Network {
     pub fn event(&mut self, to: &NodeId, event: Event) {
         let now = self.now;
         let Some(node) = self.nodes.get_mut(to).filter(|node| node.up) else { return };
+        node.news.published(&event);
         let effects = node.engine.handle(event, now);
         for effect in effects {
             self.effect(to, effect);
@@ -240,7 +224,7 @@ impl Network {
     /// Notes when a node is due next.
     fn list(&mut self, name: &NodeId) {
         let Some(node) = self.nodes.get_mut(name) else { return };
-        node.wake = node.engine.wake().min(node.round).max(node.paused_until);
+        node.wake = node.engine.wake().min(node.round).min(node.news.due()).max(node.paused_until);
         if node.wake < node.listed {
             node.listed = node.wake;
             self.wakes.push(Reverse((node.wake, name.clone())));
@@ -262,16 +246,22 @@ impl Network {
                 }
             }
             Effect::Changed(change) => self.trace.push((self.now, node.clone(), change)),
-            Effect::Persist(bytes) => state.persisted = bytes,
+            Effect::Persist(bytes) if self.disks => state.persisted = bytes,
+            Effect::Persist(_) => {}
             Effect::Generation(generation) => state.generation = generation,
             Effect::Deliver { from, bytes } => {
-                state.repairer.deliver(&from, &bytes);
+                if state.repairer.deliver(&from, &bytes) {
+                    state.news.learned(self.now);
+                }
                 self.drain(node);
             }
             Effect::Feed if matches!(state.repairer, Repairer::Chitchat(_)) => {
                 state.repairer.feed(Arc::new(state.engine.feed()));
             }
-            Effect::Feed => state.feed = true,
+            Effect::Feed => {
+                state.feed = true;
+                state.news.fed(self.now);
+            }
             Effect::Remembered(_) => {}
             Effect::Heard { statement: Statement::Suspicions(_), .. } => {}
             Effect::Heard { node: author, statement } => {
@@ -358,7 +348,8 @@ impl Network {
 
     fn dial(&mut self, from: &NodeId, node: Option<NodeId>, address: SocketAddr) {
         let fail = |wait: u64| (wait, Event::DialFailed { node: node.clone(), address });
-        let target = self.addresses.get(&address).map(|name| (name.clone(), self.nodes[name].up));
+        let listens = |host: &Host| host.up && host.address == address;
+        let target = self.addresses.get(&address).map(|name| (name.clone(), listens(&self.nodes[name])));
         let cut = |name: &NodeId| self.is_cut(from, name) || self.is_cut(name, from);
         let (wait, event) = match target {
             Some((name, true)) if !cut(&name) && node.as_ref().is_none_or(|node| *node == name) => {
@@ -436,13 +427,14 @@ impl Network {
             return;
         }
         if node.wake.max(node.paused_until) <= now {
-            if node.round <= now {
-                node.round = now + ROUND_MS;
+            let (round, news) = (node.round <= now, node.news.take(now));
+            if round || news {
+                node.round = if round { now + ROUND_MS } else { node.round };
                 if matches!(node.repairer, Repairer::Twin(_)) {
                     if std::mem::take(&mut node.feed) {
                         node.repairer.feed(Arc::new(node.engine.feed()));
                     }
-                    node.repairer.round();
+                    node.repairer.round(if round { PEERS } else { NEWS_PEERS });
                     self.drain(name);
                 }
             }

@@ -34,7 +34,9 @@ pub(super) struct Observer {
     settled: Option<u64>,
     /// The pair that differed last: it is looked at first, and then whoever comes after it.
     differs: Option<(NodeId, NodeId)>,
-    bytes: BTreeMap<Lane, u64>,
+    /// Bytes sent before those that count, and those that do once no more are counted.
+    before: BTreeMap<Lane, u64>,
+    counted: Option<BTreeMap<Lane, u64>>,
     node_ms: u64,
 }
 
@@ -102,8 +104,16 @@ impl Observer {
 
     /// Bytes count from here on.
     pub(super) fn measure(&mut self, network: &Network) {
-        self.bytes.clone_from(&network.bytes);
+        self.before.clone_from(&network.bytes);
         self.node_ms = 0;
+    }
+
+    /// Bytes count up to here.
+    pub(super) fn measured(&mut self, network: &Network) {
+        self.counted.get_or_insert_with(|| {
+            let before = |lane: &Lane| self.before.get(lane).copied().unwrap_or(0);
+            network.bytes.iter().map(|(lane, bytes)| (*lane, bytes - before(lane))).collect()
+        });
     }
 
     /// Reads what happened in the last `span` milliseconds; `last`: no event is to come.
@@ -112,7 +122,9 @@ impl Observer {
             self.noticed(network, at, &by, &change);
         }
         let running = network.nodes.values().filter(|host| host.up).count();
-        self.node_ms += span * running as u64;
+        if self.counted.is_none() {
+            self.node_ms += span * running as u64;
+        }
         if last && self.settled.is_none() && self.agree(network) {
             self.settled = Some(network.now - self.last_event);
         }
@@ -176,17 +188,16 @@ impl Observer {
         true
     }
 
-    pub(super) fn report(self, network: &Network, seed: u64, spent: Option<u64>) -> Report {
+    pub(super) fn report(mut self, network: &Network, seed: u64, spent: Option<u64>) -> Report {
+        self.measured(network);
         let running = network.nodes.iter().filter(|(by, host)| host.up && !self.liars.contains(*by));
         let hashes: BTreeSet<String> = running.clone().map(|(_, host)| state(host)).collect();
         let mut degrees: Vec<usize> = running.map(|(_, host)| host.engine.linked()).collect();
         degrees.sort_unstable();
         let rank = |numerator: usize| degrees.get((degrees.len().max(1) - 1) * numerator / 2).copied().unwrap_or(0);
         let per_node_s = |bytes: u64| (bytes * 1_000).checked_div(self.node_ms).unwrap_or(0);
-        let bytes = network
-            .bytes
-            .iter()
-            .map(|(lane, bytes)| (lane.word(), per_node_s(bytes - self.bytes.get(lane).copied().unwrap_or(0))));
+        let bytes = self.counted.iter().flatten().map(|(lane, bytes)| (lane.word(), per_node_s(*bytes)));
+        let bytes = bytes.collect();
         let left = |all: &[Awaited]| all.iter().map(|awaited| awaited.by.len()).sum();
         Report {
             seed,
@@ -197,7 +208,7 @@ impl Observer {
             false_deaths: self.false_deaths,
             false_suspicions: self.false_suspicions,
             settled_ms: self.settled,
-            bytes_per_node_s: bytes.collect(),
+            bytes_per_node_s: bytes,
             links: [rank(0), rank(1), rank(2)],
             cpu_us_per_node_round: spent.map(per_node_s),
             state_hashes: hashes.into_iter().collect(),

@@ -69,6 +69,7 @@ impl Play {
         let mut network = Network::with_notary(authority, notary, scenario.seed);
         network.latency = (scenario.link.delay.0, scenario.link.delay.0 + scenario.link.jitter.0);
         (network.loss, network.repair) = (scenario.link.loss, scenario.repair);
+        network.disks = scenario.events.iter().any(|event| matches!(event.what, What::Restart | What::Join));
         let starters = scenario.starters();
         let first = if starters.is_empty() { (0..scenario.nodes).collect() } else { starters };
         let mut play = Play {
@@ -96,7 +97,9 @@ impl Play {
         events.sort_by_key(|event| event.at);
         let begin = self.network.now;
         let at = |offset: u64| begin + offset;
-        let mut spent = 0;
+        // Until something happens, that all start is the last event.
+        self.observer.happened(begin);
+        let (mut spent, mut until) = (0, None);
         for number in scenario.starters() {
             self.start(number);
         }
@@ -112,13 +115,17 @@ impl Play {
                 self.observer.measure(&self.network);
                 spent = cpu.map_or(0, |cpu| cpu());
             }
+            if scenario.measure_to.is_some_and(|to| now == to.0 / LOOK_MS * LOOK_MS) {
+                self.observer.measured(&self.network);
+                until = cpu.map(|cpu| cpu());
+            }
             now += LOOK_MS;
             self.lie(now);
             self.network.run_to(at(now));
             each(&mut self.network, now);
             self.observer.look(&mut self.network, LOOK_MS, events.peek().is_none());
         }
-        let spent = cpu.map(|cpu| cpu().saturating_sub(spent));
+        let spent = cpu.map(|cpu| until.unwrap_or_else(cpu).saturating_sub(spent));
         self.observer.report(&self.network, scenario.seed, spent)
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use certs::{
     codec::Millis,
-    grant::{Grant, GrantedService, NodeGrant},
+    grant::{GrantedService, NodeGrant},
     id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
     sign::{Digest, PublicKey, SigningKey},
     verify::{Authority, NodeCaFacts},
@@ -21,6 +21,8 @@ use crate::{error::RecordError, notary::Notary, record::SignedRecord};
 pub const START: Millis = 1_800_000_000_000;
 /// Bytes of a node's certificates, as real ones have.
 const CHAIN_BYTES: usize = 1_100;
+/// How long certificates hold: longer than any simulation.
+const LIFE_MS: u64 = 365 * 86_400_000;
 /// Records that are remembered as read: what comes later is read again.
 const READ: usize = 200_000;
 
@@ -46,13 +48,13 @@ pub struct Population {
     pub notary: Arc<dyn Notary>,
 }
 
-/// Records by their bytes, and whether they were found signed.
-type Read = HashMap<Arc<[u8]>, (Arc<SignedRecord>, bool)>;
+/// Records by the end of their signatures, and whether they were found signed.
+type Read = HashMap<u64, (Arc<SignedRecord>, bool)>;
 
 /// What certificates would say, and what was read and found signed.
 #[derive(Debug)]
 struct Registry {
-    grants: BTreeMap<NodeId, (PublicKey, Grant)>,
+    facts: BTreeMap<NodeId, Arc<NodeCaFacts>>,
     read: Mutex<Read>,
 }
 
@@ -62,13 +64,13 @@ impl Population {
     pub fn new(count: usize, seed: u64) -> Population {
         let trust_domain = TrustDomain::new("sim.example").expect("a valid name");
         let mut authority = Authority::new(trust_domain, Vec::new());
-        let (mut citizens, mut grants) = (Vec::new(), BTreeMap::new());
+        let (mut citizens, mut facts) = (Vec::new(), BTreeMap::new());
         for number in 0..count {
             let name = name(number);
             let node = NodeId::new(&name).expect("a valid name");
             let record_key = Arc::new(key(seed, number));
             let grant = grant(&node);
-            grants.insert(node.clone(), (record_key.public(), grant.certified(record_key.public())));
+            facts.insert(node.clone(), Arc::new(certified(&grant, record_key.public())));
             authority.grants.insert(node.clone(), Arc::new(grant));
             let mut certificate = name.into_bytes();
             // As little of it can be packed as of a real one.
@@ -78,7 +80,7 @@ impl Population {
             certificate.truncate(CHAIN_BYTES);
             citizens.push(Citizen { node, record_key, chain: vec![certificate] });
         }
-        let notary = Arc::new(Registry { grants, read: Mutex::default() });
+        let notary = Arc::new(Registry { facts, read: Mutex::default() });
         Population { citizens, authority: Arc::new(authority), notary }
     }
 
@@ -128,7 +130,8 @@ impl Registry {
 
 impl Notary for Registry {
     fn read(&self, bytes: &[u8]) -> Result<Arc<SignedRecord>, RecordError> {
-        if let Some((record, _)) = self.read().get(bytes) {
+        let place = place(bytes);
+        if let Some((record, _)) = self.read().get(&place).filter(|(record, _)| **record.bytes() == *bytes) {
             return Ok(record.clone());
         }
         let record = Arc::new(SignedRecord::decode(bytes)?);
@@ -136,18 +139,22 @@ impl Notary for Registry {
         if read.len() >= READ {
             read.clear();
         }
-        read.insert(record.bytes().clone(), (record.clone(), false));
+        read.insert(place, (record.clone(), false));
         Ok(record)
     }
 
     fn signed(&self, record: &SignedRecord, mesh: &TrustDomain, key: &PublicKey) -> Result<(), RecordError> {
+        let place = place(record.bytes());
         // Each node has one key, so whether a record holds depends on its bytes alone.
-        if self.read().get(record.bytes()).is_some_and(|(_, holds)| *holds) {
+        if self.read().get(&place).is_some_and(|(known, holds)| *holds && known.bytes() == record.bytes()) {
             return Ok(());
         }
         record.verify(mesh, key)?;
-        let known = (Arc::new(record.clone()), true);
-        self.read().entry(record.bytes().clone()).or_insert(known).1 = true;
+        let mut read = self.read();
+        match read.get_mut(&place).filter(|(known, _)| known.bytes() == record.bytes()) {
+            Some((_, holds)) => *holds = true,
+            None => drop(read.insert(place, (Arc::new(record.clone()), true))),
+        }
         Ok(())
     }
 
@@ -156,20 +163,28 @@ impl Notary for Registry {
         node: &NodeId,
         _chain: Vec<Vec<u8>>,
         _authority: &Authority,
-        now: Millis,
-    ) -> Result<NodeCaFacts, RecordError> {
+        _now: Millis,
+    ) -> Result<Arc<NodeCaFacts>, RecordError> {
         let unknown = || RecordError::Identity { node: node.clone(), why: "nobody of this simulation".to_owned() };
-        let (record_key, grant) = self.grants.get(node).ok_or_else(unknown)?;
-        Ok(NodeCaFacts {
-            node: node.clone(),
-            epoch: grant.epoch,
-            enroller: node.clone(),
-            grant: grant.clone(),
-            record_key: *record_key,
-            ca_key: Digest::of(&record_key.0),
-            root: Digest::of(b"root"),
-            not_before: START,
-            not_after: now + 86_400_000,
-        })
+        self.facts.get(node).cloned().ok_or_else(unknown)
+    }
+}
+
+/// The last eight bytes: they are of the signature.
+fn place(bytes: &[u8]) -> u64 {
+    bytes.last_chunk().map_or(0, |last| u64::from_be_bytes(*last))
+}
+
+fn certified(grant: &NodeGrant, record_key: PublicKey) -> NodeCaFacts {
+    NodeCaFacts {
+        node: grant.node.clone(),
+        epoch: grant.epoch,
+        enroller: grant.node.clone(),
+        grant: grant.certified(record_key),
+        record_key,
+        ca_key: Digest::of(&record_key.0),
+        root: Digest::of(b"root"),
+        not_before: START,
+        not_after: START + LIFE_MS,
     }
 }

@@ -37,6 +37,9 @@ pub struct Scenario {
     /// Bytes and CPU time are counted from here on; 0 by default.
     #[serde(default)]
     pub measure_from: Span,
+    /// Bytes and CPU time are counted up to here; up to the end by default.
+    #[serde(default)]
+    pub measure_to: Option<Span>,
     /// Every path between two nodes.
     #[serde(default)]
     pub link: Link,
@@ -159,6 +162,9 @@ impl Scenario {
         }
         if self.measure_from >= self.duration {
             return refuse("measure_from".to_owned(), "before the end".to_owned());
+        }
+        if self.measure_to.is_some_and(|to| to <= self.measure_from || to > self.duration) {
+            return refuse("measure_to".to_owned(), "after measure_from, at the end at the latest".to_owned());
         }
         if !(0.0..1.0).contains(&self.link.loss) {
             return refuse("link.loss".to_owned(), "from 0 to below 1".to_owned());

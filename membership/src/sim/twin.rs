@@ -4,23 +4,28 @@
 use std::sync::Arc;
 
 use certs::{
-    codec::{self, Bytes},
+    codec::{self, Bytes, Millis},
     id::{NodeId, TrustDomain},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    body::Body,
     brief::{Brief, Compared, Index},
-    gossip::{DIFFERING, Feed, Outgoing},
+    engine::Event,
+    gossip::{DIFFERING, Feed, NEWS, NEWS_EACH, Outgoing},
     notary::Notary,
+    record::Section,
 };
 
 /// Peers that a round compares with, as chitchat does.
-const PEERS: usize = 3;
+pub(super) const PEERS: usize = 3;
 /// Bytes of records in one message, chitchat's own limit.
 const DELTA_BYTES: usize = 64_000;
 const MESSAGE_BYTES: usize = 1 << 20;
+
+pub(super) use crate::gossip::NEWS_PEERS;
 
 /// See the module.
 #[derive(Debug)]
@@ -57,8 +62,13 @@ impl Twin {
 
     /// One round; due every second.
     pub fn round(&mut self) {
+        self.round_with(PEERS);
+    }
+
+    /// The same with so many peers.
+    pub(super) fn round_with(&mut self, peers: usize) {
         let Some(feed) = self.feed.clone() else { return };
-        let peers: Vec<NodeId> = feed.linked.choose_multiple(&mut self.random, PEERS).cloned().collect();
+        let peers: Vec<NodeId> = feed.linked.choose_multiple(&mut self.random, peers).cloned().collect();
         let digest = Some(self.index.brief(self.random.random()));
         let bytes = codec::encode(&Payload { digest, records: Vec::new(), answer: true });
         self.out.extend(peers.into_iter().map(|to| Outgoing::Send { to, bytes: bytes.clone() }));
@@ -69,9 +79,9 @@ impl Twin {
         std::mem::take(&mut self.out)
     }
 
-    /// A payload came from a peer over its link.
-    pub fn deliver(&mut self, from: &NodeId, bytes: &[u8]) {
-        let Some(feed) = self.feed.clone() else { return };
+    /// A payload came from a peer over its link. True if it brought news beyond signs of life.
+    pub fn deliver(&mut self, from: &NodeId, bytes: &[u8]) -> bool {
+        let Some(feed) = self.feed.clone() else { return false };
         let decoded = codec::decode::<Payload, MESSAGE_BYTES>(bytes).ok();
         let compared = decoded.as_ref().map(|payload| match &payload.digest {
             Some(digest) => self.index.compare(digest),
@@ -79,7 +89,8 @@ impl Twin {
         });
         let (Some(payload), Some(compared)) = (&decoded, compared.flatten()) else {
             let what = "sent what is no payload";
-            return self.out.push(Outgoing::Hostile { from: from.clone(), what });
+            self.out.push(Outgoing::Hostile { from: from.clone(), what });
+            return false;
         };
         let mut unknown = compared.unknown;
         let mut learned = Vec::new();
@@ -94,6 +105,7 @@ impl Twin {
                 learned.push(record);
             }
         }
+        let is_news = learned.iter().any(|record| record.section() != Section::TABLE);
         if !learned.is_empty() {
             self.out.push(Outgoing::Learned(learned));
         }
@@ -110,7 +122,56 @@ impl Twin {
                 self.out.push(Outgoing::Send { to: from.clone(), bytes });
             }
         }
+        is_news
     }
+}
+
+/// When what is new begins a round of its own, as with chitchat.
+#[derive(Default)]
+pub(super) struct News {
+    /// The node has something to say that the twin does not know yet.
+    own: bool,
+    due: Option<Millis>,
+    last: Millis,
+}
+
+impl News {
+    pub(super) fn published(&mut self, event: &Event) {
+        let momentary = |body: &Body| matches!(body, Body::Outliers(_) | Body::Demand(_) | Body::Suspicions(_));
+        self.own |= matches!(event, Event::Publish(body) if !momentary(body));
+    }
+
+    /// The engine has told of its news.
+    pub(super) fn fed(&mut self, now: Millis) {
+        if std::mem::take(&mut self.own) {
+            self.due_after(0, now);
+        }
+    }
+
+    pub(super) fn learned(&mut self, now: Millis) {
+        self.due_after(milliseconds(NEWS), now);
+    }
+
+    fn due_after(&mut self, wait: Millis, now: Millis) {
+        self.due.get_or_insert((now + wait).max(self.last + milliseconds(NEWS_EACH)));
+    }
+
+    /// When such a round is due; never if nothing is new.
+    pub(super) fn due(&self) -> Millis {
+        self.due.unwrap_or(Millis::MAX)
+    }
+
+    pub(super) fn take(&mut self, now: Millis) -> bool {
+        let due = self.due() <= now;
+        if due {
+            (self.due, self.last) = (None, now);
+        }
+        due
+    }
+}
+
+fn milliseconds(time: std::time::Duration) -> Millis {
+    time.as_millis().try_into().unwrap_or(Millis::MAX)
 }
 
 /// What a peer lacks of the members that it knows in their present run.

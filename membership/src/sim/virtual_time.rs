@@ -3,10 +3,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use certs::{codec::Millis, id::NodeId};
+use certs::{
+    codec::Millis,
+    id::{NodeId, TrustDomain},
+};
+use rand::Rng;
 use tokio::{runtime::Runtime, sync::mpsc, task::AbortHandle};
 
-use super::twin::Twin;
+use super::{
+    network::{Network, ROUND_MS},
+    twin::Twin,
+};
 use crate::gossip::{Carrier as _, Feed, Gossip, GossipConfig, Outgoing};
 
 /// How often what chitchats say is fetched, in milliseconds.
@@ -66,6 +73,22 @@ impl VirtualTime {
     }
 }
 
+impl Network {
+    /// What repairs at a node that starts.
+    pub(super) fn repairer(&mut self, trust_domain: TrustDomain) -> Repairer {
+        let seed = self.random.random();
+        match self.repair {
+            Repair::Off => Repairer::Off,
+            Repair::Twin => Repairer::Twin(Box::new(Twin::new(trust_domain, self.notary.clone(), seed))),
+            Repair::Chitchat => {
+                let config = GossipConfig { trust_domain, interval: Duration::from_millis(ROUND_MS), seed };
+                let now = self.now;
+                Repairer::Chitchat(self.virtual_time.get_or_insert_with(|| VirtualTime::new(now)).start(config))
+            }
+        }
+    }
+}
+
 /// One node's chitchat. Dropped, it ends.
 pub(super) struct Chitchat {
     gossip: Gossip,
@@ -98,19 +121,23 @@ impl Repairer {
         }
     }
 
-    /// A round of the simulation.
-    pub(super) fn round(&mut self) {
+    /// A round of the simulation, with so many peers.
+    pub(super) fn round(&mut self, peers: usize) {
         match self {
-            Repairer::Twin(twin) => twin.round(),
+            Repairer::Twin(twin) => twin.round_with(peers),
             Repairer::Chitchat(_) | Repairer::Off => {}
         }
     }
 
-    pub(super) fn deliver(&mut self, from: &NodeId, bytes: &[u8]) {
+    /// True if it brought the twin news beyond signs of life: chitchat sees to its own.
+    pub(super) fn deliver(&mut self, from: &NodeId, bytes: &[u8]) -> bool {
         match self {
             Repairer::Twin(twin) => twin.deliver(from, bytes),
-            Repairer::Chitchat(chitchat) => chitchat.gossip.deliver(from, bytes),
-            Repairer::Off => {}
+            Repairer::Chitchat(chitchat) => {
+                chitchat.gossip.deliver(from, bytes);
+                false
+            }
+            Repairer::Off => false,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What happens to a network: deaths, pauses, blocked paths.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use certs::id::NodeId;
 
 use super::{
@@ -65,6 +67,23 @@ impl Network {
     /// Everything passes again.
     pub fn heal(&mut self) {
         self.cut.clear();
+    }
+
+    /// A node listens elsewhere from now on, and says so if it runs on or once it starts again: at its old address nobody answers.
+    ///
+    /// # Panics
+    /// If it was never started, or the mesh has more nodes than an IPv4 network has addresses.
+    pub fn moves(&mut self, node: &NodeId) -> SocketAddr {
+        let address = self.new_address(node);
+        self.nodes.get_mut(node).expect("a node that was started").address = address;
+        address
+    }
+
+    pub(super) fn new_address(&mut self, node: &NodeId) -> SocketAddr {
+        let host = u32::try_from(self.addresses.len()).expect("fewer nodes than addresses");
+        let address = SocketAddr::new(Ipv4Addr::from(0x0a00_0001 + host).into(), 15008);
+        self.addresses.insert(address, node.clone());
+        address
     }
 
     /// A process that does not run for a while: what comes waits in its sockets.

@@ -2,5 +2,6 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod crowd;
 pub(crate) mod sim;
 pub(crate) mod world;

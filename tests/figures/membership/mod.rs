@@ -25,6 +25,7 @@ pub(crate) fn figures(skein: &Skein) -> Vec<Figure> {
     all.push(joins(skein));
     all.extend(simulated(skein, 1, 1_000, [50.0, 4_000.0, 1_500.0, 100_000.0, 3_000.0]));
     all.extend([0.05, 0.2].map(|loss| lossy(skein, 100, loss, "5m")));
+    all.push(repaired(skein, 3, 2_000.0));
     all
 }
 
@@ -35,6 +36,7 @@ pub(crate) fn long(skein: &Skein) -> Vec<Figure> {
         all.extend([0.05, 0.2].map(|loss| lossy(skein, nodes, loss, "1h")));
     }
     all.extend([0.05, 0.2].map(|loss| lossy(skein, 1_000, loss, "10m")));
+    all.push(repaired(skein, 100, 3_000.0));
     all.extend(real::thirty(skein));
     all.extend(parted::figures(skein));
     all
@@ -72,14 +74,20 @@ fn simulated(skein: &Skein, size: usize, nodes: usize, bounds: [f64; 5]) -> Vec<
     let [spread, repair, kill, rest, heal] = bounds;
     // A thousand need longer to find each other at once, which nobody asks of them.
     let (begin, later) = if nodes > 100 { (40, 10) } else { (20, 5) };
-    let head = format!("nodes = {nodes}\nmeasure_from = \"{}s\"\n{LINK}\n", begin + later);
+    // Bytes are those of rest: after the news, and before somebody dies.
+    let rest_window = format!("measure_from = \"{}s\"\nmeasure_to = \"{}s\"\n", begin + later, begin + 20);
+    let head = format!("nodes = {nodes}\n{LINK}\n");
     let mut puts = String::new();
     for number in 0..20 {
         puts.push_str(&event(&format!("{}ms", begin * 1_000 + number * 100), "put", &(number * 3).to_string()));
     }
     let died = play(
         skein,
-        &format!("{head}duration = \"{}s\"\n{puts}{}", begin + 25, event(&format!("{}s", begin + 20), "kill", "50")),
+        &format!(
+            "{head}{rest_window}duration = \"{}s\"\n{puts}{}",
+            begin + 25,
+            event(&format!("{}s", begin + 20), "kill", "50")
+        ),
     );
     let silent = play(
         skein,
@@ -143,6 +151,20 @@ fn joins(skein: &Skein) -> Figure {
     let report = play(skein, &format!("nodes = 100\nduration = \"10s\"\n{LINK}\n{}", event("0s", "join", "\"0-99\"")));
     let settled = report["settled_ms"].as_f64().unwrap_or(f64::INFINITY);
     Figure::at_most("join_100", settled, "ms", 1_000.0, "100 nodes start at once, until all see all")
+}
+
+/// What is fresh reaches all by chitchat itself, the very carrier of real nodes: the worst of ten runs.
+fn repaired(skein: &Skein, nodes: usize, bound: f64) -> Figure {
+    let head = format!("nodes = {nodes}\nduration = \"30s\"\nrumors = false\nrepair = \"chitchat\"\n{LINK}\n");
+    let report = play(skein, &format!("{head}{}", event("15s", "put", "1")));
+    let took = quantile(&report, "spread_ms", "unspread", "p100");
+    Figure::at_most(
+        format!("repair_p100_{nodes}_chitchat"),
+        took,
+        "ms",
+        bound,
+        "all rumors lost, chitchat itself in virtual time",
+    )
 }
 
 fn lossy(skein: &Skein, nodes: usize, loss: f64, duration: &str) -> Figure {
