@@ -65,12 +65,12 @@ mod tests {
         let event = Event {
             time: "2026-01-02T03:04:05.678Z".into(),
             kind: "policy_applied".into(),
-            message: format!("{id} was pushed here"),
+            message: format!("{id} was pushed at web-1"),
             subject: id,
             seen_by: vec![node("a"), node("b")],
             kept_by: vec![node("c")],
         };
-        assert_eq!(what(&event), "0123456789ab was pushed here");
+        assert_eq!(what(&event), "0123456789ab was pushed at web-1");
         assert_eq!(what(&Event { subject: "shop/cart".into(), ..event.clone() }), event.message);
         let text = format!("{:?}", table(&[event]));
         assert!(text.contains("2 nodes (kept)") && text.contains("2026-01-02 03:04:05Z"), "{text}");

@@ -40,7 +40,7 @@ impl Sync {
             let pushed = sync.book.push(bytes, "push", sync.clock.now()).await;
             if let Ok(id) = &pushed {
                 sync.apply_arrived(begun).await;
-                sync.events.note(sync.clock.now(), "policy_applied", id, format!("{id} was pushed here"));
+                sync.events.note(sync.clock.now(), "policy_applied", id, format!("{id} was pushed at {}", sync.node()));
             }
             let _ = told.send(pushed);
         });
