@@ -165,9 +165,9 @@ pub(super) async fn accept(
                 let tracked = context.open.track_future(connection.map(move |()| drop((counted, client))));
                 context.tasks.detach("connection in plaintext", tracked);
             }
-            Serves::Incoming => {
+            Serves::Incoming(listeners) => {
                 let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
-                let connection = capture::serve_incoming(Arc::clone(&context), stream, remote);
+                let connection = capture::serve_incoming(Arc::clone(&context), Arc::clone(listeners), stream, remote);
                 let tracked = context.open.track_future(connection.map(move |()| drop((counted, client))));
                 context.tasks.detach("captured connection of another machine", tracked);
             }
@@ -190,7 +190,7 @@ impl Serves {
         let all = context.current.read().compiled.config().limits.connections;
         match self {
             Self::Applications(_) | Self::Captured(_) => all,
-            Self::Clients(_) | Self::Plaintext(_) | Self::Incoming => all - all / 10,
+            Self::Clients(_) | Self::Plaintext(_) | Self::Incoming(_) => all - all / 10,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     balance::{Locality, Resource},
+    capture::Listeners,
     config::{Gateway, Outbound, Service, Speaker, Upstream},
     snapshot::{Circuit, Circuits, Current, PlaintextPort},
     tasks::Tasks,
@@ -74,7 +75,7 @@ pub(super) enum Serves {
     /// Callers outside the mesh, of this port in plaintext.
     Plaintext(Arc<LocalPort>),
     /// The same, whose connections the kernel brings here from the ports of applications.
-    Incoming,
+    Incoming(Arc<Listeners>),
 }
 
 /// Addresses that the data plane listens on, ports filled in.
