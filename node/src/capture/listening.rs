@@ -3,7 +3,9 @@
 use crate::{clock, config::Service, tasks::Tasks};
 use std::{
     fs,
+    io::{self, BufRead},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,13 +17,36 @@ const LISTENS: &str = "0A";
 const LATELY: Duration = Duration::from_millis(100);
 
 /// Where programs of this machine listen.
-#[must_use]
-pub fn listening() -> Vec<SocketAddr> {
-    let of = |file: &str| -> Vec<SocketAddr> {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        text.lines().skip(1).filter_map(listener).collect()
-    };
-    [of("/proc/net/tcp"), of("/proc/net/tcp6")].concat()
+///
+/// # Errors
+/// The kernel's list cannot be read; the error names it.
+pub fn listening() -> io::Result<Vec<SocketAddr>> {
+    let mut all = of_file(Path::new("/proc/net/tcp"))?;
+    match of_file(Path::new("/proc/net/tcp6")) {
+        Ok(v6) => all.extend(v6),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {} // a kernel without IPv6
+        Err(error) => return Err(error),
+    }
+    Ok(all)
+}
+
+fn of_file(path: &Path) -> io::Result<Vec<SocketAddr>> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let file = io::BufReader::new(fs::File::open(path).map_err(named)?);
+    listeners(file).map_err(named)
+}
+
+/// The kernel lists listeners first: where they end the rest, which may be long, is not even made.
+fn listeners(list: impl BufRead) -> io::Result<Vec<SocketAddr>> {
+    let mut all = Vec::new();
+    for line in list.lines().skip(1) {
+        let line = line?;
+        if line.split_whitespace().nth(3) != Some(LISTENS) {
+            break;
+        }
+        all.extend(listener(&line));
+    }
+    Ok(all)
 }
 
 /// The services' ports at which connections of other machines are meant, of each family: at every address (`0.0.0.0`, `[::]`) or at one.
@@ -87,17 +112,20 @@ pub struct Listeners(Mutex<Option<(Instant, Arc<[SocketAddr]>)>>);
 
 impl Listeners {
     /// As [`listening`], from a moment ago at most.
-    pub async fn lately(&self, tasks: &Tasks) -> Arc<[SocketAddr]> {
+    ///
+    /// # Errors
+    /// As [`listening`].
+    pub async fn lately(&self, tasks: &Tasks) -> io::Result<Arc<[SocketAddr]>> {
         let mut kept = self.0.lock().await;
         if let Some((looked, known)) = &*kept
             && clock::monotonic().duration_since(*looked) < LATELY
         {
-            return Arc::clone(known);
+            return Ok(Arc::clone(known));
         }
         let looked = clock::monotonic();
-        let known: Arc<[SocketAddr]> = tasks.blocking(listening).await.unwrap_or_default().into();
+        let known: Arc<[SocketAddr]> = tasks.blocking(listening).await.map_err(io::Error::other)??.into();
         *kept = Some((looked, Arc::clone(&known)));
-        known
+        Ok(known)
     }
 }
 
@@ -156,7 +184,27 @@ mod tests {
             assert_eq!(listener(bad), None, "{bad}");
         }
         let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(listening().contains(&here.local_addr().unwrap()));
+        assert!(listening().unwrap().contains(&here.local_addr().unwrap()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_what_comes_after_the_listeners_is_left() {
+        let error = of_file(Path::new("/nowhere/tcp")).unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere/tcp: "), "{error}");
+        struct Once<'a>(&'a [u8]);
+        impl io::Read for Once<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if self.0.is_empty() {
+                    return Err(io::Error::other("too far"));
+                }
+                self.0.read(buffer)
+            }
+        }
+        let line = |state: &str| format!(" 0: 00000000:0050 00000000:0000 {state} 0\n");
+        let text = |lines: &[&str]| format!("sl\n{}", lines.iter().map(|state| line(state)).collect::<String>());
+        let read = |text: &str| listeners(io::BufReader::new(Once(text.as_bytes())));
+        assert_eq!(read(&text(&["0A", "0A", "01"])).unwrap().len(), 2, "not read to its end");
+        assert!(read(&text(&["0A"])).is_err(), "a list that breaks off is none");
     }
 
     fn of(services: &[Service], listening: &[&str]) -> Vec<String> {

@@ -151,7 +151,13 @@ pub(super) async fn serve_incoming(
         return stream.reset();
     };
     // The kernel sends here what comes while nobody listens, too: an application that opens its port to this machine only stays shut.
-    let listening = listeners.lately(&context.tasks).await;
+    let listening = match listeners.lately(&context.tasks).await {
+        Ok(listening) => listening,
+        Err(error) => {
+            tracing::warn!(%error, %remote, "refused a captured connection: who listens cannot be read");
+            return stream.reset();
+        }
+    };
     let target = context.local.load().find(&called).map(|(_, port)| port.target);
     if !target.is_some_and(|target| is_open(target, original, &listening)) {
         tracing::debug!(%remote, %original, "a captured connection to a port that other machines do not reach");

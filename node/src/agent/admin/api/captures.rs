@@ -30,4 +30,7 @@ pub struct Inbound {
     /// Ports of applications that other machines reach, or at which nobody listens; without an address (`0.0.0.0`, `[::]`) at each
     /// address of that family.
     pub targets: Vec<SocketAddr>,
+    /// Why `targets` cannot be told, if they cannot: what they were before still holds.
+    #[serde(default)]
+    pub unknown: Option<String>,
 }
