@@ -282,14 +282,19 @@ fn http2_comes_by_prior_knowledge() {
     });
 }
 
-#[test]
-fn a_tunnel_that_policy_denies_now_is_closed() {
-    let backend = Backend::scripted(|arrived| match arrived.header("upgrade") {
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+fn chat() -> Backend {
+    Backend::scripted(|arrived| match arrived.header("upgrade") {
         Some(_) => b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
         None => ok("v1"),
-    });
+    })
+}
+
+#[test]
+fn a_tunnel_that_policy_denies_now_is_closed() {
+    let backend = chat();
     let (mut world, port) = world(backend.address, Protocol::Http);
-    const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     for document in [deny("{to: [{operation: {paths: [/chat]}}]}"), mode("STRICT")] {
         let mut tunnel = Client::connect(port);
         assert_eq!(tunnel.ask(UPGRADE).expect("an answer").status, 101);
@@ -299,6 +304,20 @@ fn a_tunnel_that_policy_denies_now_is_closed() {
         assert!(tunnel.ended());
         world.push(&deny("{to: [{operation: {paths: [/other]}}]}"));
     }
+}
+
+#[test]
+fn a_tunnel_holds_its_place() {
+    let (mut world, port) = world(chat().address, Protocol::Http);
+    world.push(&mesh_config("{limits: {connectionsPerAddress: 3}}"));
+    let mut tunnels: Vec<Client> = (0..3).map(|_| Client::connect(port)).collect();
+    for tunnel in &mut tunnels {
+        assert_eq!(tunnel.ask(UPGRADE).expect("an answer").status, 101);
+        assert_eq!(tunnel.ask("GET / HTTP/1.1\r\n\r\n").expect("the tunnel is open").body, "v1");
+    }
+    assert!(refused(port, GET), "a fourth of this address");
+    drop(tunnels);
+    super::client::eventually("there is room again", || !refused(port, GET));
 }
 
 #[test]
