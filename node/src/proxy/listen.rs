@@ -160,8 +160,9 @@ pub(super) async fn accept(
                 context.tasks.detach("client connection", tracked);
             }
             Serves::Plaintext(port) => {
+                let port = port.load_full();
                 let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
-                let connection = plaintext::serve(Arc::clone(&context), Arc::clone(port), stream, remote);
+                let connection = plaintext::serve(Arc::clone(&context), port, stream, remote);
                 let tracked = context.open.track_future(holding((counted, client), connection));
                 context.tasks.detach("connection in plaintext", tracked);
             }

@@ -73,7 +73,7 @@ pub(super) enum Serves {
     /// Clients outside the mesh.
     Clients(Arc<gateway::Door>),
     /// Callers outside the mesh, of this port in plaintext.
-    Plaintext(Arc<LocalPort>),
+    Plaintext(Arc<ArcSwap<LocalPort>>),
     /// The same, whose connections the kernel brings here from the ports of applications.
     Incoming(Arc<Listeners>),
 }

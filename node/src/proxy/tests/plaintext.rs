@@ -431,11 +431,20 @@ fn ports_come_and_go_with_the_configuration() {
     let shut = || TcpStream::connect(port).map_err(drop).and_then(|stream| stream.peer_addr().map_err(drop)).is_err();
     super::client::eventually("the port is shut", shut);
     assert_eq!(kept.ask(GET).expect("what goes on goes on").status, 200);
+    // An address goes on to another port.
+    world.register(|entries| entries[0].plaintext = Some(port));
+    assert_eq!(world.configure(1, &[]).unwrap().plaintext[0].listen, port);
+    world.register(|entries| entries[0].service = "other");
+    let moved = world.configure(1, &[]).expect("it is its own address");
+    assert_eq!((moved.plaintext[0].listen, moved.plaintext[0].service.to_string()), (port, "default/other/v1".to_owned()));
+    assert_eq!(get(port, "other", "/").status, 200);
+    world.register(|entries| entries[0].service = "reviews");
+    world.configure(1, &[]).unwrap();
     // One that is taken is told, and nothing has changed then.
     let taken = TcpListener::bind(ANY).unwrap();
     world.register(|entries| entries[0].plaintext = taken.local_addr().ok());
     let error = world.configure(1, &[]).unwrap_err().to_string();
     assert!(error.contains("cannot listen on 127.0.0.1:"), "{error}");
     assert_eq!(kept.ask(GET).expect("what goes on goes on").status, 200);
-    assert_eq!(backend.arrived().len(), 4);
+    assert_eq!(backend.arrived().len(), 5);
 }
