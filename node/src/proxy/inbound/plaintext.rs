@@ -29,6 +29,9 @@ use policy::{hosts::Protocol, kinds::MutualTls};
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 
+/// Whoever waits for the server's first word, or begins with half a line, is none that can be told.
+const UNTOLD: &str = "what a caller outside speaks stayed unknown: declare `tcp` where it is no HTTP and no TLS";
+
 /// From where and to where a connection goes.
 type Ends = (SocketAddr, SocketAddr);
 
@@ -56,6 +59,10 @@ pub(in crate::proxy) async fn serve(context: Arc<Context>, called: &LocalPort, s
         }
         Ok(Spoken::Tls(name)) => (mesh::Protocol::Tcp, name),
         Ok(Spoken::Bytes) => (mesh::Protocol::Tcp, None),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let cause = Cause::BadRequest(UNTOLD);
+            return refuse(&context, called, stream, ends, cause);
+        }
         Err(error) => return tracing::debug!(%error, "a connection in plaintext ended before it said anything"),
     };
     let Some(caller) = caller(carries, server_name) else { return stream.reset() };

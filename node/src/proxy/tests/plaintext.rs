@@ -373,6 +373,9 @@ fn what_is_not_declared_is_found_out_and_half_a_request_is_nothing() {
         slow.stream.write_all(begun.as_bytes()).unwrap();
         assert!(slow.ended(), "{begun:?}");
     }
+    let metrics = world.metrics(1);
+    let counted = metrics.lines().any(|line| line.starts_with("istio_tcp") && line.contains("DPE"));
+    assert!(counted, "who is cut off is told of: {metrics}");
     // Once more: nobody's claim reaches the application by being slow.
     let mut slow = Client::connect(port);
     slow.write("GE");
