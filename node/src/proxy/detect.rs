@@ -122,14 +122,17 @@ async fn look<T: Clone>(
     let mut bytes = vec![0; LOOK];
     let mut length = timeout(bounds.idle, stream.peek(&mut bytes)).await??;
     let looking = async {
-        let mut pauses = Pauses::default();
+        let (mut pauses, mut judged) = (Pauses::default(), 0);
         loop {
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if let Some(found) = judge(&bytes[..length]) {
+            if length > judged
+                && let Some(found) = judge(&bytes[..length])
+            {
                 return Ok(Some(found));
             }
+            judged = length;
             if length == bytes.len() {
                 return Ok(otherwise.clone());
             }
@@ -354,6 +357,23 @@ mod tests {
         assert_eq!(of_http(b"PRI"), Some(Spoken::Http2));
         assert_eq!(of_http(b"PUT"), Some(Spoken::Http1));
         assert_eq!(of_http(b"\0"), Some(Spoken::Http1), "and is refused there");
+    }
+
+    #[tokio::test]
+    async fn bytes_are_judged_again_only_when_more_have_come() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert_eq!(client.try_write(b"GE").unwrap(), 2);
+        let mut bounds = Bounds::of_applications(&policy::kinds::Limits::default());
+        bounds.head_time = Duration::from_millis(300);
+        let judged = std::cell::Cell::new(0);
+        let judge = |_: &[u8]| {
+            judged.set(judged.get() + 1);
+            None::<()>
+        };
+        assert_eq!(look(&stream, &bounds, judge, None).await.unwrap(), None);
+        assert_eq!(judged.get(), 1);
     }
 
     proptest! {
