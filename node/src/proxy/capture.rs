@@ -163,7 +163,7 @@ pub(super) async fn serve_incoming(
         tracing::debug!(%remote, %original, "a captured connection to a port that other machines do not reach");
         return stream.reset();
     }
-    inbound::serve_plaintext(context, &called, stream, (remote, original)).await;
+    inbound::serve_plaintext(context, &called, stream, (remote, original), &CancellationToken::new()).await;
 }
 
 /// Serves one captured connection.

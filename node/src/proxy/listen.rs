@@ -159,10 +159,10 @@ pub(super) async fn accept(
                 let tracked = context.open.track_future(holding(counted, connection));
                 context.tasks.detach("client connection", tracked);
             }
-            Serves::Plaintext(port) => {
-                let port = port.load_full();
+            Serves::Plaintext(door) => {
+                let door = door.load_full();
                 let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
-                let connection = plaintext::serve(Arc::clone(&context), port, stream, remote);
+                let connection = plaintext::serve(Arc::clone(&context), door, stream, remote);
                 let tracked = context.open.track_future(holding((counted, client), connection));
                 context.tasks.detach("connection in plaintext", tracked);
             }

@@ -30,8 +30,16 @@ type Key = (SocketAddr, Option<LocalPort>);
 struct Open {
     bound: SocketAddr,
     /// Whose it is changes with the configuration.
-    port: Arc<ArcSwap<LocalPort>>,
+    door: Arc<ArcSwap<Door>>,
     close: CancellationToken,
+}
+
+/// What an open port is for.
+#[derive(Debug)]
+pub(super) struct Door {
+    port: LocalPort,
+    /// It is open no more, or for another port: who is there may end the request under way.
+    shut: CancellationToken,
 }
 
 /// What is to be open; sockets are there for what is not open yet.
@@ -42,9 +50,9 @@ pub(super) struct Wanted(Vec<(Key, LocalPort, Option<Bound>)>);
 type Bound = (SocketAddr, Vec<TcpListener>);
 
 /// Serves one connection that came in at such a port.
-pub(super) async fn serve(context: Arc<Context>, port: Arc<LocalPort>, stream: TcpStream, remote: SocketAddr) {
+pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, remote: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
-    inbound::serve_plaintext(context, &port, stream, (remote, local)).await;
+    inbound::serve_plaintext(context, &door.port, stream, (remote, local), &door.shut).await;
 }
 
 impl Ports {
@@ -72,7 +80,7 @@ impl Ports {
         Ok(Wanted(wanted))
     }
 
-    /// Opens what is wanted, and closes all else; connections go on until they end.
+    /// Opens what is wanted, and closes all else: connections of requests after the one under way, those of bytes when they end.
     ///
     /// # Errors
     /// The workers are gone.
@@ -86,21 +94,26 @@ impl Ports {
             let stays = keys.contains(key);
             if !stays {
                 open.close.cancel();
+                open.door.load().shut.cancel();
             }
             stays
         });
         let mut all = Vec::new();
         for (key, port, fresh) in wanted.0 {
             if let Some((bound, sockets)) = fresh {
-                let (close, port) = (CancellationToken::new(), Arc::new(ArcSwap::from_pointee(port.clone())));
+                let door = Door { port: port.clone(), shut: CancellationToken::new() };
+                let (close, door) = (CancellationToken::new(), Arc::new(ArcSwap::from_pointee(door)));
                 for (worker, socket) in workers.iter().zip(sockets) {
-                    let serves = Serves::Plaintext(Arc::clone(&port));
+                    let serves = Serves::Plaintext(Arc::clone(&door));
                     let listen = Listen { socket, serves, close: close.clone() };
                     worker.send(listen).await.map_err(|_| ApplyError::Stopped)?;
                 }
-                self.0.insert(key.clone(), Open { bound, port, close });
-            } else if let Some(open) = self.0.get(&key) {
-                open.port.store(Arc::new(port.clone()));
+                self.0.insert(key.clone(), Open { bound, door, close });
+            } else if let Some(open) = self.0.get(&key)
+                && open.door.load().port != port
+            {
+                let door = Door { port: port.clone(), shut: CancellationToken::new() };
+                open.door.swap(Arc::new(door)).shut.cancel();
             }
             let listen = self.0.get(&key).map_or(key.0, |open| open.bound);
             all.push(PlaintextPort { listen, service: port.service, port: port.number });

@@ -1,14 +1,7 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
 use super::{
-    capture,
-    context::Shared,
-    gateway,
-    http::ReplayBudget,
-    inbound::Verdicts,
-    listen,
-    local::{Local, LocalPort},
-    outbound, plaintext,
+    capture, context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound, plaintext,
 };
 use crate::{
     balance::{Locality, Resource},
@@ -73,7 +66,7 @@ pub(super) enum Serves {
     /// Clients outside the mesh.
     Clients(Arc<gateway::Door>),
     /// Callers outside the mesh, of this port in plaintext.
-    Plaintext(Arc<ArcSwap<LocalPort>>),
+    Plaintext(Arc<ArcSwap<plaintext::Door>>),
     /// The same, whose connections the kernel brings here from the ports of applications.
     Incoming(Arc<Listeners>),
 }

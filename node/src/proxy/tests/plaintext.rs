@@ -433,16 +433,24 @@ fn ports_come_and_go_with_the_configuration() {
     assert!(world.configure(1, &[]).unwrap().plaintext.is_empty());
     let shut = || TcpStream::connect(port).map_err(drop).and_then(|stream| stream.peer_addr().map_err(drop)).is_err();
     super::client::eventually("the port is shut", shut);
-    assert_eq!(kept.ask(GET).expect("what goes on goes on").status, 200);
-    // An address goes on to another port.
+    assert!(kept.ended(), "nobody is served at a port that is shut");
+    // An address goes on to another port, and who is there does not.
     world.register(|entries| entries[0].plaintext = Some(port));
     assert_eq!(world.configure(1, &[]).unwrap().plaintext[0].listen, port);
+    let mut kept = Client::connect(port);
+    assert_eq!(kept.ask(GET).expect("an answer").status, 200);
     world.register(|entries| entries[0].service = "other");
     let moved = world.configure(1, &[]).expect("it is its own address");
-    assert_eq!((moved.plaintext[0].listen, moved.plaintext[0].service.to_string()), (port, "default/other/v1".to_owned()));
-    assert_eq!(get(port, "other", "/").status, 200);
+    assert_eq!(
+        (moved.plaintext[0].listen, moved.plaintext[0].service.to_string()),
+        (port, "default/other/v1".to_owned())
+    );
+    assert!(kept.ended());
+    assert_eq!(get(port, "other", "/").status, 404, "this node's identity has no such service");
     world.register(|entries| entries[0].service = "reviews");
-    world.configure(1, &[]).unwrap();
+    assert_eq!(world.configure(1, &[]).unwrap().plaintext[0].service.to_string(), "default/reviews/v1");
+    let mut kept = Client::connect(port);
+    assert_eq!(kept.ask(GET).expect("an answer").status, 200);
     // One that is taken is told, and nothing has changed then.
     let taken = TcpListener::bind(ANY).unwrap();
     world.register(|entries| entries[0].plaintext = taken.local_addr().ok());
