@@ -131,6 +131,31 @@ fn nothing_that_a_caller_says_of_itself_is_told_the_application() {
 }
 
 #[test]
+fn nothing_that_a_caller_says_of_its_way_comes_behind_the_body() {
+    let listener = TcpListener::bind(ANY).unwrap();
+    let (_world, port) = world(listener.local_addr().unwrap(), Protocol::Http);
+    let application = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+        let is_whole = |all: &[u8]| all.ends_with(b"\r\n\r\n") && all.windows(3).any(|part| part == b"0\r\n");
+        while !is_whole(&all) {
+            match stream.read(&mut buffer).unwrap() {
+                0 => break,
+                length => all.extend(&buffer[..length]),
+            }
+        }
+        stream.write_all(&ok("v1")).unwrap();
+        String::from_utf8(all).unwrap().to_ascii_lowercase()
+    });
+    let request = "POST / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n2\r\nab\r\n0\r\n\
+                   X-Sum: 1\r\nX-Forwarded-Proto: https\r\nX-Envoy-Retry-On: 5xx\r\nX-Request-Id: mine\r\n\r\n";
+    assert_eq!(Client::connect(port).ask(request).expect("an answer").status, 200);
+    let arrived = application.join().unwrap();
+    let (_, trailers) = arrived.split_once("\r\n0\r\n").expect("an end");
+    assert_eq!(trailers, "x-sum: 1\r\n\r\n", "{arrived}");
+}
+
+#[test]
 fn what_nodes_tell_each_other_is_not_told_outside() {
     let silent = Backend::scripted(|_| Vec::new());
     let (_world, port) = world(silent.address, Protocol::Http);
