@@ -88,7 +88,7 @@ fn reached(target: SocketAddr, listening: &[SocketAddr]) -> Option<Vec<SocketAdd
     let called = match target.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
     };
     let itself = || if called.is_loopback() { Vec::new() } else { vec![target] };
     if heard.contains(&called) {

@@ -54,7 +54,9 @@ pub(super) async fn detect_whole(stream: &TcpStream, declared: Protocol, bounds:
             let found = look(stream, bounds, of_any_outside, None).await?;
             found.ok_or_else(|| io::ErrorKind::TimedOut.into())
         }
-        _ => by(stream, declared, bounds, |_| None).await,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tcp | Protocol::Tls => {
+            by(stream, declared, bounds, |_| None).await
+        }
     }
 }
 
