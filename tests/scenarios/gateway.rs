@@ -275,7 +275,8 @@ fn a_websocket_goes_through() {
     let cluster = mesh_with([Service { target: Some(echo()), ..Service::version("shop/chat", "v1") }]);
     cluster.wait_endpoints("shop/chat", 1);
     let chat = "{route: [{destination: {host: chat}}]}";
-    let documents = gateway("public", &server(8080, "'*'", "")) + &routes("chat", "public", "'*'", chat);
+    let limits = "---\napiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {limits: {connectionsPerAddress: 1}}\n";
+    let documents = gateway("public", &server(8080, "'*'", "")) + &routes("chat", "public", "'*'", chat) + limits;
     cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
     opened(&cluster, 8080);
     let mut socket = Connection::open(at(&cluster, 8080)).expect("it listens");
@@ -284,4 +285,8 @@ fn a_websocket_goes_through() {
     assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")), "{answer:?}");
     socket.send(b"\x81\x85\0\0\0\0hello").expect("it is open");
     assert_eq!(socket.take(11).expect("an echo"), b"\x81\x85\0\0\0\0hello");
+    let open = || Connection::open(at(&cluster, 8080)).expect("it listens");
+    assert_eq!(open().rest(), b"", "it holds the place of its address");
+    drop(socket);
+    eventually("there is room again", || open().request("GET", "chat.example.com", "/talk", &headers, b"").map(drop));
 }

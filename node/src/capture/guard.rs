@@ -34,8 +34,8 @@ pub struct Guard {
 pub struct News {
     /// It stops.
     pub leaving: bool,
-    /// The ports of applications whose connections from other machines are meant.
-    pub targets: Vec<SocketAddr>,
+    /// The ports of applications whose connections from other machines are meant; nothing, where that is not known at the moment.
+    pub targets: Option<Vec<SocketAddr>>,
 }
 
 /// Why a capture ends.
@@ -96,10 +96,7 @@ where
         };
         let moved = match news {
             Some(Err(end)) => return end,
-            Some(Ok(targets)) if guard.inbound && known.as_ref() != Some(&targets) => {
-                known = Some(targets);
-                true
-            }
+            Some(Ok(targets)) if guard.inbound => learn(&mut known, targets),
             Some(Ok(_)) | None => false,
         };
         if !confirmed && clock::monotonic().duration_since(begun) >= guard.confirm_within {
@@ -117,10 +114,34 @@ where
     }
 }
 
+/// Takes news, if there are some: what is not known leaves what was.
+fn learn(known: &mut Option<Vec<SocketAddr>>, news: Option<Vec<SocketAddr>>) -> bool {
+    let is_new = news.is_some() && *known != news;
+    if is_new {
+        *known = news;
+    }
+    is_new
+}
+
 /// Whether there is still a node that has connections.
 async fn alive<F, E>(ask: &mut impl FnMut() -> F) -> bool
 where
     F: Future<Output = Result<News, E>>,
 {
     matches!(tokio::time::timeout(ANSWER, ask()).await, Ok(Ok(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_that_cannot_learn_who_listens_keeps_what_it_knew() {
+        let targets: Vec<SocketAddr> = vec!["0.0.0.0:80".parse().unwrap()];
+        let mut known = None;
+        assert!(!learn(&mut known, None) && learn(&mut known, Some(targets.clone())));
+        assert!(!learn(&mut known, None) && !learn(&mut known, Some(targets.clone())));
+        assert_eq!(known, Some(targets));
+        assert!(learn(&mut known, Some(Vec::new())), "nothing is news, too");
+    }
 }

@@ -11,5 +11,5 @@ pub mod nft;
 mod rules;
 
 pub use guard::{Guard, LIFE, News, guard};
-pub use listening::{listening, targets};
+pub use listening::{Listeners, is_open, listening, targets};
 pub use rules::{Incoming, Outgoing, Rules};

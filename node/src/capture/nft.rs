@@ -1,6 +1,6 @@
 //! The `nft` program, and what of the kernel's state is read beside it.
 
-use super::rules::{self, ANYWHERE, AT_V4, AT_V6, INCOMING, TABLE};
+use super::rules::{self, ANYWHERE, ANYWHERE_V6, AT_V4, AT_V6, INCOMING, TABLE};
 use crate::agent::error::{Error, fail};
 use serde_json::Value;
 use std::{
@@ -28,7 +28,8 @@ pub struct State {
     pub outgoing: Way,
     /// Of connections of other machines.
     pub incoming: Way,
-    /// The ports of applications to which those go, `ADDRESS:PORT`; `*` for each address of the machine.
+    /// The ports of applications to which those go, `ADDRESS:PORT`; `*` for each address of the machine, `0.0.0.0` and
+    /// `[::]` for each of one family.
     pub targets: Vec<String>,
 }
 
@@ -170,7 +171,10 @@ fn read(table: &Value) -> State {
         let redirected = expressions.filter_map(|one| one["counter"]["packets"].as_u64()).sum();
         Way { ruled: rules().next().is_some(), redirected }
     };
-    let anywhere = elements(ANYWHERE).into_iter().filter_map(Value::as_u64).map(|port| format!("*:{port}"));
+    let ports = |set| elements(set).into_iter().filter_map(Value::as_u64).collect::<Vec<u64>>();
+    let (v4, v6) = (ports(ANYWHERE), ports(ANYWHERE_V6));
+    let of_v4 = v4.iter().map(|port| if v6.contains(port) { format!("*:{port}") } else { format!("0.0.0.0:{port}") });
+    let of_v6 = v6.iter().filter(|port| !v4.contains(port)).map(|port| format!("[::]:{port}"));
     let at = [AT_V4, AT_V6].into_iter().flat_map(elements).filter_map(|one| {
         let (ip, port) = (one["concat"][0].as_str()?.parse().ok()?, one["concat"][1].as_u64()?);
         Some(SocketAddr::new(ip, u16::try_from(port).ok()?).to_string())
@@ -181,7 +185,7 @@ fn read(table: &Value) -> State {
         confirmed: !elements("confirmed").is_empty(),
         outgoing: way(|chain| chain != INCOMING),
         incoming: way(|chain| chain == INCOMING),
-        targets: anywhere.chain(at).collect(),
+        targets: of_v4.chain(of_v6).chain(at).collect(),
     }
 }
 
@@ -199,7 +203,8 @@ mod tests {
             set("armed", json!([{"elem": {"val": "tcp", "timeout": 15, "expires": 14}}])),
             set("owner", json!([7])),
             {"set": {"family": "inet", "name": "confirmed"}},
-            set("ports", json!([80])),
+            set("ports", json!([80, 81])),
+            set("ports6", json!([80, 82])),
             set("ports_v4", json!([{"concat": ["10.0.0.5", 5432]}])),
             set("ports_v6", json!([{"concat": ["fd00::5", 5432]}])),
             rule("captured", 2), rule("output", 3), rule("incoming", 4),
@@ -210,7 +215,7 @@ mod tests {
             confirmed: false,
             outgoing: Way { ruled: true, redirected: 5 },
             incoming: Way { ruled: true, redirected: 4 },
-            targets: vec!["*:80".to_owned(), "10.0.0.5:5432".to_owned(), "[fd00::5]:5432".to_owned()],
+            targets: ["*:80", "0.0.0.0:81", "[::]:82", "10.0.0.5:5432", "[fd00::5]:5432"].map(str::to_owned).into(),
         };
         assert_eq!(read(&table), expected);
         let nothing = read(&json!({"nftables": []}));

@@ -14,13 +14,19 @@ pub(super) const TABLE: &str = "inet skein";
 pub(super) const INCOMING: &str = "incoming";
 /// Ports of applications at each address of the machine.
 pub(super) const ANYWHERE: &str = "ports";
+/// Those at each address of IPv6.
+pub(super) const ANYWHERE_V6: &str = "ports6";
 /// Those at one address.
 pub(super) const AT_V4: &str = "ports_v4";
 /// Those at one address of IPv6.
 pub(super) const AT_V6: &str = "ports_v6";
 /// Sets of the ports of applications, and what they hold.
-const TARGETS: [(&str, &str); 3] =
-    [(ANYWHERE, "inet_service"), (AT_V4, "ipv4_addr . inet_service"), (AT_V6, "ipv6_addr . inet_service")];
+const TARGETS: [(&str, &str); 4] = [
+    (ANYWHERE, "inet_service"),
+    (ANYWHERE_V6, "inet_service"),
+    (AT_V4, "ipv4_addr . inet_service"),
+    (AT_V6, "ipv6_addr . inet_service"),
+];
 /// Ports that are never redirected: SSH, wherever to.
 const SSH: u16 = 22;
 /// Nobody listens there.
@@ -67,7 +73,7 @@ pub struct Incoming {
     pub port: u16,
     /// True if it listens there on IPv6, too: else IPv6 is left alone.
     pub ipv6: bool,
-    /// The ports of applications; without an address (`0.0.0.0`) at each address of the machine.
+    /// The ports of applications; without an address (`0.0.0.0`, `[::]`) at each address of that family.
     pub targets: Vec<SocketAddr>,
 }
 
@@ -147,7 +153,13 @@ impl Rules {
             rule(NO_IPV6.to_owned());
         }
         let redirect = format!("counter redirect to :{}", incoming.port);
-        for (set, met) in [(ANYWHERE, "tcp dport"), (AT_V4, "ip daddr . tcp dport"), (AT_V6, "ip6 daddr . tcp dport")] {
+        let met = [
+            (ANYWHERE, "meta nfproto ipv4 tcp dport"),
+            (ANYWHERE_V6, "meta nfproto ipv6 tcp dport"),
+            (AT_V4, "ip daddr . tcp dport"),
+            (AT_V6, "ip6 daddr . tcp dport"),
+        ];
+        for (set, met) in met {
             rule(format!("{met} @{set} {redirect}"));
         }
     }
@@ -169,7 +181,8 @@ fn aim(targets: &[SocketAddr]) -> Vec<String> {
     let element = |target: &SocketAddr| {
         let (ip, port) = (target.ip().to_canonical(), target.port());
         match ip {
-            ip if ip.is_unspecified() => format!("{ANYWHERE} {{ {port} }}"),
+            IpAddr::V4(ip) if ip.is_unspecified() => format!("{ANYWHERE} {{ {port} }}"),
+            IpAddr::V6(ip) if ip.is_unspecified() => format!("{ANYWHERE_V6} {{ {port} }}"),
             IpAddr::V4(ip) => format!("{AT_V4} {{ {ip} . {port} }}"),
             IpAddr::V6(ip) => format!("{AT_V6} {{ {ip} . {port} }}"),
         }
@@ -249,7 +262,8 @@ mod tests {
     }
 
     fn incoming() -> Incoming {
-        let targets = ["0.0.0.0:9080", "10.0.0.5:5432", "[fd00::5]:5432"].map(|target| target.parse().unwrap());
+        let targets =
+            ["0.0.0.0:9080", "[::]:9081", "10.0.0.5:5432", "[fd00::5]:5432"].map(|target| target.parse().unwrap());
         Incoming { port: 15006, ipv6: true, targets: targets.into() }
     }
 
@@ -318,15 +332,17 @@ mod tests {
                 "ip saddr 10.1.0.0/16 return",
                 "ip6 saddr fd00::/8 return",
                 "tcp dport { 22, 15000, 15008 } return",
-                "tcp dport @ports counter redirect to :15006",
+                "meta nfproto ipv4 tcp dport @ports counter redirect to :15006",
+                "meta nfproto ipv6 tcp dport @ports6 counter redirect to :15006",
                 "ip daddr . tcp dport @ports_v4 counter redirect to :15006",
                 "ip6 daddr . tcp dport @ports_v6 counter redirect to :15006"
             ]
         );
         let elements: Vec<&str> =
             script.lines().filter_map(|line| line.strip_prefix("add element inet skein ")).collect();
-        let aimed = ["ports { 9080 }", "ports_v4 { 10.0.0.5 . 5432 }", "ports_v6 { fd00::5 . 5432 }"];
-        assert_eq!(elements[..3], aimed);
+        let aimed =
+            ["ports { 9080 }", "ports6 { 9081 }", "ports_v4 { 10.0.0.5 . 5432 }", "ports_v6 { fd00::5 . 5432 }"];
+        assert_eq!(elements[..4], aimed);
         // Where they change, a guard says so, in the same transaction.
         let later = renewal(7, Duration::from_secs(15), Some(&incoming().targets[1..]));
         let [before, after] =

@@ -224,6 +224,12 @@ fn incoming(node: &api::Capture) -> Result<Incoming> {
         let hint = "write `inbound_port = 15006` into its [capture] and restart it";
         return Err(Error::new("bad_config", "this node takes no connections of other machines").hint(hint));
     };
+    if let Some(why) = &inbound.unknown {
+        let message = format!("the node cannot tell where applications listen: {why}");
+        return Err(
+            Error::new("failed", message).hint("let the user that it runs as read it (is /proc mounted there?)")
+        );
+    }
     Ok(Incoming {
         port: inbound.listen.first().map(SocketAddr::port).unwrap_or_default(),
         ipv6: inbound.listen.iter().any(SocketAddr::is_ipv6),
@@ -265,10 +271,11 @@ async fn guard(guard: Guard, ctx: &Context) {
             *kept = Some(client::connect_here(ctx).await?);
         }
         let Some(client) = kept.as_mut() else {
-            return Ok::<_, Error>(News { leaving: true, targets: Vec::new() });
+            return Ok::<_, Error>(News { leaving: true, targets: None });
         };
         let node: api::Capture = client.get("/v1/local/capture?news=true").await?;
-        Ok(News { leaving: node.leaving, targets: node.inbound.map(|inbound| inbound.targets).unwrap_or_default() })
+        let known = node.inbound.filter(|inbound| inbound.unknown.is_none());
+        Ok(News { leaving: node.leaving, targets: known.map(|inbound| inbound.targets) })
     })
     .await;
 }

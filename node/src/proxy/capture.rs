@@ -18,6 +18,7 @@ use super::{
     tcp::{Account, End, Side, Spans, relay},
 };
 use crate::{
+    capture::{Listeners, is_open},
     config,
     snapshot::{Captures, Names, Services, Snapshot},
 };
@@ -103,7 +104,7 @@ pub async fn open_capture(plane: &DataPlane, settings: &config::Capture) -> Resu
     let listen = listen_at(plane, loopback, settings.port, &Serves::Captured(captured)).await?;
     let all = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
     let incoming = match settings.inbound_port {
-        Some(port) => listen_at(plane, all, port, &Serves::Incoming).await?,
+        Some(port) => listen_at(plane, all, port, &Serves::Incoming(Arc::default())).await?,
         None => Vec::new(),
     };
     let captures = Captures { listen, incoming };
@@ -131,7 +132,12 @@ async fn listen_at(
 }
 
 /// Serves one connection of another machine, which called a port of an application here.
-pub(super) async fn serve_incoming(context: Arc<Context>, stream: TcpStream, remote: SocketAddr) {
+pub(super) async fn serve_incoming(
+    context: Arc<Context>,
+    listeners: Arc<Listeners>,
+    stream: TcpStream,
+    remote: SocketAddr,
+) {
     let original = match original(&stream) {
         Ok(original) => original,
         Err(error) => {
@@ -144,7 +150,20 @@ pub(super) async fn serve_incoming(context: Arc<Context>, stream: TcpStream, rem
         tracing::debug!(%remote, %original, "a captured connection to no service's port");
         return stream.reset();
     };
-    inbound::serve_plaintext(context, &called, stream, (remote, original)).await;
+    // The kernel sends here what comes while nobody listens, too: an application that opens its port to this machine only stays shut.
+    let listening = match listeners.lately(&context.tasks).await {
+        Ok(listening) => listening,
+        Err(error) => {
+            tracing::warn!(%error, %remote, "refused a captured connection: who listens cannot be read");
+            return stream.reset();
+        }
+    };
+    let target = context.local.load().find(&called).map(|(_, port)| port.target);
+    if !target.is_some_and(|target| is_open(target, original, &listening)) {
+        tracing::debug!(%remote, %original, "a captured connection to a port that other machines do not reach");
+        return stream.reset();
+    }
+    inbound::serve_plaintext(context, &called, stream, (remote, original), &CancellationToken::new()).await;
 }
 
 /// Serves one captured connection.

@@ -19,6 +19,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A record of TLS's handshake begins so.
 const HANDSHAKE: u8 = 22;
+/// What a request line has before its version.
+const NAMED: &[u8] = b"HTTP/";
 /// Longest method that is taken for one of HTTP's.
 const METHOD: usize = 24;
 
@@ -47,7 +49,15 @@ pub(super) async fn detect(stream: &TcpStream, declared: Protocol, bounds: &Boun
 /// # Errors
 /// As [`detect`], or a part came and then nothing for as long as a head may take.
 pub(super) async fn detect_whole(stream: &TcpStream, declared: Protocol, bounds: &Bounds) -> io::Result<Spoken> {
-    by(stream, declared, bounds, |_| None).await
+    match declared {
+        Protocol::Sniffed => {
+            let found = look(stream, bounds, of_any_outside, None).await?;
+            found.ok_or_else(|| io::ErrorKind::TimedOut.into())
+        }
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tcp | Protocol::Tls => {
+            by(stream, declared, bounds, |_| None).await
+        }
+    }
 }
 
 async fn by(
@@ -114,14 +124,17 @@ async fn look<T: Clone>(
     let mut bytes = vec![0; LOOK];
     let mut length = timeout(bounds.idle, stream.peek(&mut bytes)).await??;
     let looking = async {
-        let mut pauses = Pauses::default();
+        let (mut pauses, mut judged) = (Pauses::default(), 0);
         loop {
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if let Some(found) = judge(&bytes[..length]) {
+            if length > judged
+                && let Some(found) = judge(&bytes[..length])
+            {
                 return Ok(Some(found));
             }
+            judged = length;
             if length == bytes.len() {
                 return Ok(otherwise.clone());
             }
@@ -211,6 +224,37 @@ fn of_any(bytes: &[u8]) -> Option<Spoken> {
     Some(if is_http1(bytes)? { Spoken::Http1 } else { Spoken::Bytes })
 }
 
+/// As [`of_any`], of callers outside the mesh: what some server takes for a request must not pass for bytes, with headers of the caller's
+/// own. A first line that names HTTP is one of a request, however it is written; whoever reads requests refuses what is none.
+fn of_any_outside(bytes: &[u8]) -> Option<Spoken> {
+    if bytes.first() == Some(&HANDSHAKE) || HTTP2.starts_with(&bytes[..bytes.len().min(HTTP2.len())]) {
+        return of_any(bytes);
+    }
+    let line = &bytes[bytes.iter().position(|byte| !is_blank(*byte))?..];
+    let end = line.iter().position(|byte| *byte == b'\n');
+    let whole = &line[..end.unwrap_or(line.len())];
+    let method = whole.iter().position(|byte| is_blank(*byte));
+    if !whole[..method.unwrap_or(whole.len())].iter().all(u8::is_ascii_graphic) {
+        return Some(Spoken::Bytes);
+    }
+    let names_http = whole.windows(NAMED.len() + 1).any(|at| is_blank(at[0]) && at[1..].eq_ignore_ascii_case(NAMED));
+    // Some servers read headers without a version, too.
+    let names_path = whole.strip_prefix(b"GET").is_some_and(|rest| {
+        let blanks = rest.iter().take_while(|byte| is_blank(**byte)).count();
+        blanks > 0 && rest.get(blanks) == Some(&b'/')
+    });
+    match end {
+        _ if names_http => Some(Spoken::Http1),
+        None => None,
+        Some(_) => Some(if names_path { Spoken::Http1 } else { Spoken::Bytes }),
+    }
+}
+
+/// What some server takes for white space.
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | 0x1C..=b' ' | 0x85 | 0xA0)
+}
+
 /// A whole request line tells, not the method: other protocols have words, too.
 fn is_http1(bytes: &[u8]) -> Option<bool> {
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-').count();
@@ -265,6 +309,42 @@ mod tests {
     }
 
     #[test]
+    fn of_callers_outside_nothing_passes_for_bytes_that_some_server_takes_for_a_request() {
+        let long = format!("{} / HTTP/1.1\n", "A".repeat(METHOD + 1));
+        for text in [
+            "\r\nGET / HTTP/1.1\r\n",
+            "\n\n \tGET / HTTP/1.1\r\n",
+            "GET / HTTP/1.2\r\n",
+            "GET / HTTP/1.1 \r\n",
+            "GET / HTTP/2.0\r\n",
+            "GET\t/ HTTP/1.1\r\n",
+            "GET\u{b}/\tHTTP/1.1\r\n",
+            "GET /\0 HTTP/1.1\r\n",
+            "get / http/1.1\r\n",
+            "GET / HTTP/1.1\rx",
+            "GET /admin\r\n",
+            "POST / HTTP/1.1\r\n",
+            &long,
+        ] {
+            assert_eq!(of_any_outside(text.as_bytes()), Some(Spoken::Http1), "{text:?}");
+            let early = (1..text.len()).find_map(|length| of_any_outside(&text.as_bytes()[..length]));
+            assert!(early.is_none() || early == Some(Spoken::Http1), "{text:?}");
+        }
+        for bytes in [
+            &b"GET key\r\n"[..],
+            b"*1\r\n$4\r\nPING\r\n",
+            b"\0\0\0\x08\x04\xd2\x16\x2f",
+            b"AMQP\0\0\x09\x01",
+            b"SSH-2.0-OpenSSH\r\n",
+        ] {
+            assert_eq!(of_any_outside(bytes), Some(Spoken::Bytes), "{bytes:?}");
+        }
+        assert_eq!((of_any_outside(b"\r\n"), of_any_outside(b"GET /")), (None, None));
+        assert_eq!(of_any_outside(HTTP2), Some(Spoken::Http2));
+        assert_eq!(of_any_outside(&hello("db.example")), Some(Spoken::Tls(Some("db.example".to_owned()))));
+    }
+
+    #[test]
     fn tls_is_told_by_its_first_message_with_its_server_name() {
         let bytes = hello("db.example");
         assert_eq!(found(&bytes), Some(Spoken::Tls(Some("db.example".to_owned()))));
@@ -281,10 +361,27 @@ mod tests {
         assert_eq!(of_http(b"\0"), Some(Spoken::Http1), "and is refused there");
     }
 
+    #[tokio::test]
+    async fn bytes_are_judged_again_only_when_more_have_come() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert_eq!(client.try_write(b"GE").unwrap(), 2);
+        let mut bounds = Bounds::of_applications(&policy::kinds::Limits::default());
+        bounds.head_time = Duration::from_millis(300);
+        let judged = std::cell::Cell::new(0);
+        let judge = |_: &[u8]| {
+            judged.set(judged.get() + 1);
+            None::<()>
+        };
+        assert_eq!(look(&stream, &bounds, judge, None).await.unwrap(), None);
+        assert_eq!(judged.get(), 1);
+    }
+
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 1..300)) {
-            let _ = (of_any(&bytes), of_tls(&bytes), of_http(&bytes));
+            let _ = (of_any(&bytes), of_any_outside(&bytes), of_tls(&bytes), of_http(&bytes));
         }
 
         #[test]

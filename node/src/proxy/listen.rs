@@ -2,13 +2,13 @@
 
 use super::{capture, context::Context, gateway, outbound, plaintext, plane::Serves};
 use crate::descriptors;
-use futures_util::FutureExt as _;
 use nix::{
     libc,
     sys::socket::{setsockopt, sockopt::SetStruct},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
+    any::Any,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering},
@@ -146,33 +146,52 @@ pub(super) async fn accept(
         match &serves {
             Serves::Applications(speaker) => {
                 let connection = outbound::serve(Arc::clone(&context), Arc::clone(speaker), stream, remote, None);
-                let tracked = context.open.track_future(connection.map(move |()| drop(counted)));
+                let tracked = context.open.track_future(holding(counted, connection));
                 context.tasks.detach("application connection", tracked);
             }
             Serves::Captured(captured) => {
                 let connection = capture::serve(Arc::clone(&context), Arc::clone(captured), stream, remote);
-                let tracked = context.open.track_future(connection.map(move |()| drop(counted)));
+                let tracked = context.open.track_future(holding(counted, connection));
                 context.tasks.detach("captured connection", tracked);
             }
             Serves::Clients(door) => {
                 let connection = gateway::serve(Arc::clone(&context), Arc::clone(door), stream, remote);
-                let tracked = context.open.track_future(connection.map(move |()| drop(counted)));
+                let tracked = context.open.track_future(holding(counted, connection));
                 context.tasks.detach("client connection", tracked);
             }
-            Serves::Plaintext(port) => {
+            Serves::Plaintext(door) => {
+                let door = door.load_full();
                 let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
-                let connection = plaintext::serve(Arc::clone(&context), Arc::clone(port), stream, remote);
-                let tracked = context.open.track_future(connection.map(move |()| drop((counted, client))));
+                let connection = plaintext::serve(Arc::clone(&context), door, stream, remote);
+                let tracked = context.open.track_future(holding((counted, client), connection));
                 context.tasks.detach("connection in plaintext", tracked);
             }
-            Serves::Incoming => {
+            Serves::Incoming(listeners) => {
                 let Some(client) = context.clients.admit(remote.ip(), &context.limits()) else { continue };
-                let connection = capture::serve_incoming(Arc::clone(&context), stream, remote);
-                let tracked = context.open.track_future(connection.map(move |()| drop((counted, client))));
+                let connection = capture::serve_incoming(Arc::clone(&context), Arc::clone(listeners), stream, remote);
+                let tracked = context.open.track_future(holding((counted, client), connection));
                 context.tasks.detach("captured connection of another machine", tracked);
             }
         }
     }
+}
+
+tokio::task_local! {
+    /// What the connection that a task serves occupies.
+    static PLACE: Held;
+}
+
+type Held = Arc<dyn Any + Send + Sync>;
+
+/// Serves a connection that occupies this, beside what it occupies already.
+pub(super) fn holding<F: Future>(held: impl Send + Sync + 'static, serving: F) -> impl Future<Output = F::Output> {
+    PLACE.scope(Arc::new((held, place())), serving)
+}
+
+/// What the connection occupies whose task this is: a tunnel that becomes of it holds that until it ends. By HTTP/2 a request has a task of
+/// its own, and nothing to hold: the connection lasts as long as its tunnels.
+pub(super) fn place() -> Option<impl Send + Sync + 'static> {
+    PLACE.try_with(Arc::clone).ok()
 }
 
 /// Waits for room; false if the listener is to end meanwhile.
@@ -190,7 +209,7 @@ impl Serves {
         let all = context.current.read().compiled.config().limits.connections;
         match self {
             Self::Applications(_) | Self::Captured(_) => all,
-            Self::Clients(_) | Self::Plaintext(_) | Self::Incoming => all - all / 10,
+            Self::Clients(_) | Self::Plaintext(_) | Self::Incoming(_) => all - all / 10,
         }
     }
 }

@@ -63,7 +63,7 @@ impl Local {
     }
 
     /// The port whose application listens at this address of the machine. One that names the address comes before those that name
-    /// loopback or none.
+    /// loopback or none, and last comes one that names another address and shares its port with nobody.
     pub(super) fn at(&self, address: SocketAddr) -> Option<LocalPort> {
         let ports = || {
             let of = |service: &&Service| Speaker::of(service);
@@ -75,7 +75,12 @@ impl Local {
         let unnamed = |target: SocketAddr| target.ip().is_loopback() || target.ip().is_unspecified();
         let here = |port: &Port| port.target.port() == address.port();
         let found = ports().find(|(_, port)| here(port) && named(port.target));
-        let (service, port) = found.or_else(|| ports().find(|(_, port)| here(port) && unnamed(port.target)))?;
+        let found = found.or_else(|| ports().find(|(_, port)| here(port) && unnamed(port.target)));
+        let alone = || {
+            let (service, port) = ports().find(|(_, port)| here(port))?;
+            ports().all(|(_, other)| !here(other) || other.target == port.target).then_some((service, port))
+        };
+        let (service, port) = found.or_else(alone)?;
         Some(LocalPort { service, number: port.number })
     }
 
@@ -107,6 +112,11 @@ mod tests {
             service("db", "{ port = 5432, target = \"10.0.0.5:5432\" }"),
             service("two", "{ port = 1, target = \"127.0.0.1:5432\" }, { port = 2, target = \"[fd00::5]:9\" }"),
         ]);
+        let shared = [
+            service("a", "{ port = 1, target = \"10.0.0.5:7\" }"),
+            service("b", "{ port = 1, target = \"10.0.0.6:7\" }"),
+        ];
+        assert_eq!(Local::new(shared).at("10.0.0.7:7".parse().unwrap()), None, "it may be either");
         let at = |address: &str| local.at(address.parse().unwrap()).map(|port| (port.service.to_string(), port.number));
         let port = |service: &str, number| Some((format!("default/{service}"), number));
         assert_eq!(at("10.0.0.5:8080"), port("web", 80));
@@ -114,7 +124,7 @@ mod tests {
         assert_eq!(at("10.0.0.5:5432"), port("db", 5432), "the one that names the address");
         assert_eq!(at("[::ffff:10.0.0.5]:5432"), port("db", 5432));
         assert_eq!(at("10.0.0.6:5432"), port("two", 1));
-        assert_eq!((at("[fd00::5]:9"), at("[fd00::6]:9")), (port("two", 2), None), "another address");
+        assert_eq!((at("[fd00::5]:9"), at("[fd00::6]:9")), (port("two", 2), port("two", 2)), "it can be no other");
         assert_eq!(at("10.0.0.5:80"), None, "the service's number is not where the application listens");
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     config::{Service, Speaker},
     snapshot::PlaintextPort,
 };
+use arc_swap::ArcSwap;
 use std::{
     collections::{HashMap, HashSet},
     net::{SocketAddr, TcpListener},
@@ -22,25 +23,36 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default)]
 pub(super) struct Ports(HashMap<Key, Open>);
 
-type Key = (SocketAddr, LocalPort);
+/// An address; where its port is whichever is free, several may have it, and it is one port's.
+type Key = (SocketAddr, Option<LocalPort>);
 
 #[derive(Debug)]
 struct Open {
     bound: SocketAddr,
+    /// Whose it is changes with the configuration.
+    door: Arc<ArcSwap<Door>>,
     close: CancellationToken,
+}
+
+/// What an open port is for.
+#[derive(Debug)]
+pub(super) struct Door {
+    port: LocalPort,
+    /// It is open no more, or for another port: who is there may end the request under way.
+    shut: CancellationToken,
 }
 
 /// What is to be open; sockets are there for what is not open yet.
 #[derive(Debug)]
-pub(super) struct Wanted(Vec<(Key, Option<Bound>)>);
+pub(super) struct Wanted(Vec<(Key, LocalPort, Option<Bound>)>);
 
 /// Where it is, and the sockets of all workers.
 type Bound = (SocketAddr, Vec<TcpListener>);
 
 /// Serves one connection that came in at such a port.
-pub(super) async fn serve(context: Arc<Context>, port: Arc<LocalPort>, stream: TcpStream, remote: SocketAddr) {
+pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, remote: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
-    inbound::serve_plaintext(context, &port, stream, (remote, local)).await;
+    inbound::serve_plaintext(context, &door.port, stream, (remote, local), &door.shut).await;
 }
 
 impl Ports {
@@ -53,7 +65,8 @@ impl Ports {
         for service in services {
             for port in &service.ports {
                 let Some(address) = port.plaintext else { continue };
-                let key = (address, LocalPort { service: Speaker::of(service), number: port.number });
+                let port = LocalPort { service: Speaker::of(service), number: port.number };
+                let key = (address, (address.port() == 0).then(|| port.clone()));
                 let bound = match self.0.contains_key(&key) {
                     true => None,
                     false => {
@@ -61,13 +74,13 @@ impl Ports {
                         Some(bound.map_err(|source| ApplyError::Listen { address, source })?)
                     }
                 };
-                wanted.push((key, bound));
+                wanted.push((key, port, bound));
             }
         }
         Ok(Wanted(wanted))
     }
 
-    /// Opens what is wanted, and closes all else; connections go on until they end.
+    /// Opens what is wanted, and closes all else: connections of requests after the one under way, those of bytes when they end.
     ///
     /// # Errors
     /// The workers are gone.
@@ -76,27 +89,34 @@ impl Ports {
         wanted: Wanted,
         workers: &[mpsc::Sender<Listen>],
     ) -> Result<Vec<PlaintextPort>, ApplyError> {
-        let keys: HashSet<Key> = wanted.0.iter().map(|(key, _)| key.clone()).collect();
+        let keys: HashSet<Key> = wanted.0.iter().map(|(key, ..)| key.clone()).collect();
         self.0.retain(|key, open| {
             let stays = keys.contains(key);
             if !stays {
                 open.close.cancel();
+                open.door.load().shut.cancel();
             }
             stays
         });
         let mut all = Vec::new();
-        for (key, fresh) in wanted.0 {
+        for (key, port, fresh) in wanted.0 {
             if let Some((bound, sockets)) = fresh {
-                let (close, port) = (CancellationToken::new(), Arc::new(key.1.clone()));
+                let door = Door { port: port.clone(), shut: CancellationToken::new() };
+                let (close, door) = (CancellationToken::new(), Arc::new(ArcSwap::from_pointee(door)));
                 for (worker, socket) in workers.iter().zip(sockets) {
-                    let serves = Serves::Plaintext(Arc::clone(&port));
+                    let serves = Serves::Plaintext(Arc::clone(&door));
                     let listen = Listen { socket, serves, close: close.clone() };
                     worker.send(listen).await.map_err(|_| ApplyError::Stopped)?;
                 }
-                self.0.insert(key.clone(), Open { bound, close });
+                self.0.insert(key.clone(), Open { bound, door, close });
+            } else if let Some(open) = self.0.get(&key)
+                && open.door.load().port != port
+            {
+                let door = Door { port: port.clone(), shut: CancellationToken::new() };
+                open.door.swap(Arc::new(door)).shut.cancel();
             }
             let listen = self.0.get(&key).map_or(key.0, |open| open.bound);
-            all.push(PlaintextPort { listen, service: key.1.service, port: key.1.number });
+            all.push(PlaintextPort { listen, service: port.service, port: port.number });
         }
         Ok(all)
     }

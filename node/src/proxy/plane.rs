@@ -1,17 +1,11 @@
 //! The data plane as its owner sees it: listeners come and go with the configuration, workers drain at the end.
 
 use super::{
-    capture,
-    context::Shared,
-    gateway,
-    http::ReplayBudget,
-    inbound::Verdicts,
-    listen,
-    local::{Local, LocalPort},
-    outbound, plaintext,
+    capture, context::Shared, gateway, http::ReplayBudget, inbound::Verdicts, listen, local::Local, outbound, plaintext,
 };
 use crate::{
     balance::{Locality, Resource},
+    capture::Listeners,
     config::{Gateway, Outbound, Service, Speaker, Upstream},
     snapshot::{Circuit, Circuits, Current, PlaintextPort},
     tasks::Tasks,
@@ -72,9 +66,9 @@ pub(super) enum Serves {
     /// Clients outside the mesh.
     Clients(Arc<gateway::Door>),
     /// Callers outside the mesh, of this port in plaintext.
-    Plaintext(Arc<LocalPort>),
+    Plaintext(Arc<ArcSwap<plaintext::Door>>),
     /// The same, whose connections the kernel brings here from the ports of applications.
-    Incoming,
+    Incoming(Arc<Listeners>),
 }
 
 /// Addresses that the data plane listens on, ports filled in.

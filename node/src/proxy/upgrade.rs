@@ -1,7 +1,7 @@
 //! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees. By HTTP/2 a caller asks with
 //! an extended CONNECT (RFC 8441), which becomes what HTTP/1.1 asks before anything looks at it.
 
-use super::{context::Context, failure::Cause, inbound::Standing};
+use super::{context::Context, failure::Cause, inbound::Standing, listen};
 use crate::{
     http1::{Upgraded, server::OnUpgrade},
     mesh::stream::VirtualStream,
@@ -226,8 +226,9 @@ pub(super) fn join_holding<B>(
     let flight = response.extensions_mut().remove::<Held>();
     // Shortest silence, in both directions, after which the tunnel ends (it may last twice as long).
     let idle = context.limits().stream_idle;
+    let place = listen::place();
     context.tasks.detach("upgraded connection", async move {
-        let _held = (held, flight);
+        let _held = (held, flight, place);
         let server = match server {
             Some(server) => Some(Either::Left(server)),
             None => by_http2.await.ok().map(TokioIo::new).map(Either::Right),

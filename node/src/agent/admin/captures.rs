@@ -1,6 +1,6 @@
 //! What `skein capture` and its guard must know of the node, for those who may open its socket.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use axum::{
     Json,
@@ -54,9 +54,12 @@ impl Admin {
             [] => None,
             listen => {
                 // The kernel's list may be long.
-                let listening = self.tasks.blocking(capture::listening).await.unwrap_or_default();
-                let targets = capture::targets(&config.services, &listening, &self.agent.listeners());
-                Some(api::Inbound { listen: listen.to_vec(), targets })
+                let listening = self.tasks.blocking(capture::listening).await.map_err(io::Error::other).flatten();
+                let (targets, unknown) = match listening {
+                    Ok(all) => (capture::targets(&config.services, &all, &self.agent.listeners()), None),
+                    Err(error) => (Vec::new(), Some(error.to_string())),
+                };
+                Some(api::Inbound { listen: listen.to_vec(), targets, unknown })
             }
         };
         Ok(api::Capture {

@@ -39,29 +39,32 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
         () = door.closed() => return,
         () = context.draining() => return,
     };
-    let (begun, remote, _place) = match met {
+    let (begun, remote, place) = match met {
         Ok(met) => met,
         Err(error) => return tracing::debug!(%error, "a client's connection came to nothing"),
     };
     let (ends, peer) = (Ends { remote, local, dialled: None }, peer.ip());
     let bytes = |met, server_name| bytes::Client { ends, peer, met, server_name };
-    match begun {
-        Begun::Http { stream, is_http2 } => {
-            outbound::serve_client(&context, stream, Entrance::plain(door, peer), is_http2, (remote, local)).await;
+    let serving = async {
+        match begun {
+            Begun::Http { stream, is_http2 } => {
+                outbound::serve_client(&context, stream, Entrance::plain(door, peer), is_http2, (remote, local)).await;
+            }
+            Begun::Met(stream, met) if !met.configured.requests => {
+                let name = met.name.clone().unwrap_or_default();
+                Box::pin(bytes::serve(&context, &door, *stream, bytes(Some(met), Some(name)))).await;
+            }
+            Begun::Met(stream, met) => {
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let entrance = Entrance::secure(door, met, peer);
+                outbound::serve_client(&context, stream, entrance, is_http2, (remote, local)).await;
+            }
+            Begun::Bytes { stream, server_name } => {
+                Box::pin(bytes::serve(&context, &door, stream, bytes(None, server_name))).await;
+            }
         }
-        Begun::Met(stream, met) if !met.configured.requests => {
-            let name = met.name.clone().unwrap_or_default();
-            Box::pin(bytes::serve(&context, &door, *stream, bytes(Some(met), Some(name)))).await;
-        }
-        Begun::Met(stream, met) => {
-            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let entrance = Entrance::secure(door, met, peer);
-            outbound::serve_client(&context, stream, entrance, is_http2, (remote, local)).await;
-        }
-        Begun::Bytes { stream, server_name } => {
-            Box::pin(bytes::serve(&context, &door, stream, bytes(None, server_name))).await;
-        }
-    }
+    };
+    listen::holding(place, serving).await;
 }
 
 /// Learns who the client is, and what the connection carries. One client alone cannot keep the others out: its place is held with it.

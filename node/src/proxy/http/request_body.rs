@@ -6,7 +6,7 @@ use super::{
     body_copy::{BodyCopy, Copier, Copying},
     budget::{MAX_PIECES, kept},
     grpc_messages::Messages,
-    head::strip_trailers,
+    head::{strip_claims, strip_trailers},
     incoming::{Incoming, broken},
 };
 use crate::proxy::failure::Cause;
@@ -256,6 +256,8 @@ impl Source {
             Err(frame) => {
                 let mut trailers = frame.into_trailers().unwrap_or_default();
                 strip_trailers(&mut trailers);
+                // What is said of a way belongs into heads.
+                strip_claims(&mut trailers);
                 self.copiers.iter_mut().for_each(|copier| copier.take_trailers(&trailers));
                 self.trailers = Some(trailers.clone());
                 Frame::trailers(trailers)

@@ -28,12 +28,23 @@ use http::{Method, Request, Response, StatusCode};
 use policy::{hosts::Protocol, kinds::MutualTls};
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Whoever waits for the server's first word, or begins with half a line, is none that can be told.
+const UNTOLD: &str = "what a caller outside speaks stayed unknown: declare `tcp` where it is no HTTP and no TLS";
 
 /// From where and to where a connection goes.
 type Ends = (SocketAddr, SocketAddr);
 
-/// Serves one connection of a caller outside the mesh, which called this port at the second of its ends.
-pub(in crate::proxy) async fn serve(context: Arc<Context>, called: &LocalPort, stream: TcpStream, ends: Ends) {
+/// Serves one connection of a caller outside the mesh, which called this port at the second of its ends; once `closing`, until the
+/// request under way has ended.
+pub(in crate::proxy) async fn serve(
+    context: Arc<Context>,
+    called: &LocalPort,
+    stream: TcpStream,
+    ends: Ends,
+    closing: &CancellationToken,
+) {
     // Small answers must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
     // From here on no change of the rules is missed.
@@ -45,6 +56,7 @@ pub(in crate::proxy) async fn serve(context: Arc<Context>, called: &LocalPort, s
         () = shut(&context, called, &mut changes) => return refuse(&context, called, stream, ends, Cause::PlaintextRefused),
         spoken = Box::pin(spoken(&context, declared, &stream)) => spoken,
         () = context.draining() => return,
+        () = closing.cancelled() => return stream.reset(),
     };
     let caller = |carries, server_name| caller(&context, called, ends, carries, server_name);
     let (carries, server_name) = match spoken {
@@ -56,10 +68,15 @@ pub(in crate::proxy) async fn serve(context: Arc<Context>, called: &LocalPort, s
         }
         Ok(Spoken::Tls(name)) => (mesh::Protocol::Tcp, name),
         Ok(Spoken::Bytes) => (mesh::Protocol::Tcp, None),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let cause = Cause::BadRequest(UNTOLD);
+            return refuse(&context, called, stream, ends, cause);
+        }
         Err(error) => return tracing::debug!(%error, "a connection in plaintext ended before it said anything"),
     };
     let Some(caller) = caller(carries, server_name) else { return stream.reset() };
-    let requests = |caller| Requests { context: Arc::clone(&context), caller: Arc::new(caller) };
+    let requests =
+        |caller| Requests { context: Arc::clone(&context), caller: Arc::new(caller), closing: closing.clone() };
     let side = Side::Application;
     match carries {
         mesh::Protocol::Tcp | mesh::Protocol::Probe => Box::pin(pass(&context, &caller, stream)).await,
@@ -176,6 +193,7 @@ async fn pass(context: &Context, caller: &Caller, stream: TcpStream) {
 struct Requests {
     context: Arc<Context>,
     caller: Arc<Caller>,
+    closing: CancellationToken,
 }
 
 impl Handler for Requests {
@@ -210,5 +228,9 @@ impl Handler for Requests {
         exchange.between(Arc::clone(&self.caller.recorder));
         exchange.observe(observe::begin_connection(&self.context, &self.caller));
         exchange.refused(cause);
+    }
+
+    async fn closed(&self) {
+        self.closing.cancelled().await;
     }
 }

@@ -10,7 +10,7 @@ use crate::{
         detect,
         failure::Cause,
         http::{Bounds, Incoming, ResponseBody},
-        reply,
+        listen, reply,
         tcp::Account,
     },
     snapshot::Snapshot,
@@ -46,14 +46,14 @@ pub(super) async fn answer(connection: &Connection, mut request: Request<Incomin
     let ends = tcp::Ends { remote: connection.remote, local: connection.local, dialled: None };
     if declared == Protocol::Tls {
         let tunnel = after_hello(Arc::clone(context), speaker, called, ends, on_upgrade);
-        context.tasks.detach("tunnel", context.open.track_future(tunnel));
+        detach(context, tunnel);
         return opened();
     }
     let mut account = Account::new(observe::begin_connection(context, &speaker, &snapshot, ends, None));
     match lead(context, &speaker, &snapshot, &called, (ends, None), &mut account).await {
         Ok(led) => {
             let tunnel = carry(Arc::clone(context), led, on_upgrade, account);
-            context.tasks.detach("tunnel", context.open.track_future(tunnel));
+            detach(context, tunnel);
             opened()
         }
         Err(cause) => {
@@ -61,6 +61,16 @@ pub(super) async fn answer(connection: &Connection, mut request: Request<Incomin
             reply::failure(cause, false)
         }
     }
+}
+
+/// The tunnel goes on without the connection's task, and holds what that occupies.
+fn detach(context: &Context, tunnel: impl Future<Output = ()> + Send + 'static) {
+    let place = listen::place();
+    let tunnel = async move {
+        let _place = place;
+        tunnel.await;
+    };
+    context.tasks.detach("tunnel", context.open.track_future(tunnel));
 }
 
 fn opened() -> Response<ResponseBody> {

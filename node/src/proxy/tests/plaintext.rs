@@ -131,6 +131,31 @@ fn nothing_that_a_caller_says_of_itself_is_told_the_application() {
 }
 
 #[test]
+fn nothing_that_a_caller_says_of_its_way_comes_behind_the_body() {
+    let listener = TcpListener::bind(ANY).unwrap();
+    let (_world, port) = world(listener.local_addr().unwrap(), Protocol::Http);
+    let application = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+        let is_whole = |all: &[u8]| all.ends_with(b"\r\n\r\n") && all.windows(3).any(|part| part == b"0\r\n");
+        while !is_whole(&all) {
+            match stream.read(&mut buffer).unwrap() {
+                0 => break,
+                length => all.extend(&buffer[..length]),
+            }
+        }
+        stream.write_all(&ok("v1")).unwrap();
+        String::from_utf8(all).unwrap().to_ascii_lowercase()
+    });
+    let request = "POST / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n2\r\nab\r\n0\r\n\
+                   X-Sum: 1\r\nX-Forwarded-Proto: https\r\nX-Envoy-Retry-On: 5xx\r\nX-Request-Id: mine\r\n\r\n";
+    assert_eq!(Client::connect(port).ask(request).expect("an answer").status, 200);
+    let arrived = application.join().unwrap();
+    let (_, trailers) = arrived.split_once("\r\n0\r\n").expect("an end");
+    assert_eq!(trailers, "x-sum: 1\r\n\r\n", "{arrived}");
+}
+
+#[test]
 fn what_nodes_tell_each_other_is_not_told_outside() {
     let silent = Backend::scripted(|_| Vec::new());
     let (_world, port) = world(silent.address, Protocol::Http);
@@ -282,14 +307,19 @@ fn http2_comes_by_prior_knowledge() {
     });
 }
 
-#[test]
-fn a_tunnel_that_policy_denies_now_is_closed() {
-    let backend = Backend::scripted(|arrived| match arrived.header("upgrade") {
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+fn chat() -> Backend {
+    Backend::scripted(|arrived| match arrived.header("upgrade") {
         Some(_) => b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
         None => ok("v1"),
-    });
+    })
+}
+
+#[test]
+fn a_tunnel_that_policy_denies_now_is_closed() {
+    let backend = chat();
     let (mut world, port) = world(backend.address, Protocol::Http);
-    const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     for document in [deny("{to: [{operation: {paths: [/chat]}}]}"), mode("STRICT")] {
         let mut tunnel = Client::connect(port);
         assert_eq!(tunnel.ask(UPGRADE).expect("an answer").status, 101);
@@ -299,6 +329,20 @@ fn a_tunnel_that_policy_denies_now_is_closed() {
         assert!(tunnel.ended());
         world.push(&deny("{to: [{operation: {paths: [/other]}}]}"));
     }
+}
+
+#[test]
+fn a_tunnel_holds_its_place() {
+    let (mut world, port) = world(chat().address, Protocol::Http);
+    world.push(&mesh_config("{limits: {connectionsPerAddress: 3}}"));
+    let mut tunnels: Vec<Client> = (0..3).map(|_| Client::connect(port)).collect();
+    for tunnel in &mut tunnels {
+        assert_eq!(tunnel.ask(UPGRADE).expect("an answer").status, 101);
+        assert_eq!(tunnel.ask("GET / HTTP/1.1\r\n\r\n").expect("the tunnel is open").body, "v1");
+    }
+    assert!(refused(port, GET), "a fourth of this address");
+    drop(tunnels);
+    super::client::eventually("there is room again", || !refused(port, GET));
 }
 
 #[test]
@@ -354,6 +398,9 @@ fn what_is_not_declared_is_found_out_and_half_a_request_is_nothing() {
         slow.stream.write_all(begun.as_bytes()).unwrap();
         assert!(slow.ended(), "{begun:?}");
     }
+    let metrics = world.metrics(1);
+    let counted = metrics.lines().any(|line| line.starts_with("istio_tcp") && line.contains("DPE"));
+    assert!(counted, "who is cut off is told of: {metrics}");
     // Once more: nobody's claim reaches the application by being slow.
     let mut slow = Client::connect(port);
     slow.write("GE");
@@ -411,12 +458,29 @@ fn ports_come_and_go_with_the_configuration() {
     assert!(world.configure(1, &[]).unwrap().plaintext.is_empty());
     let shut = || TcpStream::connect(port).map_err(drop).and_then(|stream| stream.peer_addr().map_err(drop)).is_err();
     super::client::eventually("the port is shut", shut);
-    assert_eq!(kept.ask(GET).expect("what goes on goes on").status, 200);
+    assert!(kept.ended(), "nobody is served at a port that is shut");
+    // An address goes on to another port, and who is there does not.
+    world.register(|entries| entries[0].plaintext = Some(port));
+    assert_eq!(world.configure(1, &[]).unwrap().plaintext[0].listen, port);
+    let mut kept = Client::connect(port);
+    assert_eq!(kept.ask(GET).expect("an answer").status, 200);
+    world.register(|entries| entries[0].service = "other");
+    let moved = world.configure(1, &[]).expect("it is its own address");
+    assert_eq!(
+        (moved.plaintext[0].listen, moved.plaintext[0].service.to_string()),
+        (port, "default/other/v1".to_owned())
+    );
+    assert!(kept.ended());
+    assert_eq!(get(port, "other", "/").status, 404, "this node's identity has no such service");
+    world.register(|entries| entries[0].service = "reviews");
+    assert_eq!(world.configure(1, &[]).unwrap().plaintext[0].service.to_string(), "default/reviews/v1");
+    let mut kept = Client::connect(port);
+    assert_eq!(kept.ask(GET).expect("an answer").status, 200);
     // One that is taken is told, and nothing has changed then.
     let taken = TcpListener::bind(ANY).unwrap();
     world.register(|entries| entries[0].plaintext = taken.local_addr().ok());
     let error = world.configure(1, &[]).unwrap_err().to_string();
     assert!(error.contains("cannot listen on 127.0.0.1:"), "{error}");
     assert_eq!(kept.ask(GET).expect("what goes on goes on").status, 200);
-    assert_eq!(backend.arrived().len(), 4);
+    assert_eq!(backend.arrived().len(), 5);
 }

@@ -27,6 +27,10 @@ pub struct Capture {
 pub struct Inbound {
     /// Where the node takes them; on IPv6 only if the machine has it.
     pub listen: Vec<SocketAddr>,
-    /// Ports of applications that other machines reach now; without an address (`0.0.0.0`) at each address of the machine.
+    /// Ports of applications that other machines reach, or at which nobody listens; without an address (`0.0.0.0`, `[::]`) at each
+    /// address of that family.
     pub targets: Vec<SocketAddr>,
+    /// Why `targets` cannot be told, if they cannot: what they were before still holds.
+    #[serde(default)]
+    pub unknown: Option<String>,
 }
