@@ -14,7 +14,11 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use policy::route::Routed;
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 /// A call that is under way. Its type has a name, because the way leads back to the inbound side, which makes calls.
 pub(in crate::proxy) type Calling<'a> =
@@ -37,8 +41,17 @@ pub(in crate::proxy) fn call<'a>(
         let (local, came) = (remote, clock::monotonic());
         let mut exchange = Exchange::new(came, body::is_grpc(&parts.headers));
         let speaker = Arc::clone(speaker);
-        let requests =
-            Requests { context, speaker, entrance: None, remote, local, dialled: None, came, standing: None };
+        let requests = Requests {
+            context,
+            speaker,
+            entrance: None,
+            remote,
+            local,
+            dialled: None,
+            came,
+            came_at: OnceLock::new(),
+            standing: None,
+        };
         let outgoing = forward::Outgoing { parts, host, upgrade: None, incoming: Incoming::Own(body), user: None };
         match forward::forward(&requests, &snapshot, routed, outgoing, &mut exchange).await {
             Ok(answered) => {

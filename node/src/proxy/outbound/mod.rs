@@ -41,7 +41,7 @@ use policy::{
 };
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -120,7 +120,17 @@ impl Handler for Connection {
         let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
         let entrance = self.entrance.as_deref();
         let context = &self.context;
-        let mut requests = Requests { context, speaker, entrance, remote, local, dialled, came, standing: None };
+        let mut requests = Requests {
+            context,
+            speaker,
+            entrance,
+            remote,
+            local,
+            dialled,
+            came,
+            came_at: OnceLock::new(),
+            standing: None,
+        };
         let mut answered = requests.answer(request, &mut exchange).await;
         if let (Some(extended), Ok(given)) = (&extended, &answered)
             && let Err(cause) = given.judged_by(extended)
@@ -187,8 +197,9 @@ struct Requests<'a> {
     local: SocketAddr,
     /// Where it meant to go, if the kernel brought it here.
     dialled: Option<SocketAddr>,
-    /// When the request came.
+    /// When the request came; in wall time once somebody asks.
     came: Instant,
+    came_at: OnceLock<Millis>,
     /// What was let in at a gateway.
     standing: Option<Standing>,
 }
@@ -455,13 +466,16 @@ impl Requests<'_> {
     }
 
     fn facts<'r>(&self, routed: &'r Routed, head: &'r Parts, host: &'r HeaderValue) -> RequestFacts<'r> {
-        let since = Millis::try_from(clock::monotonic().duration_since(self.came).as_millis()).unwrap_or(0);
+        let came = || {
+            let since = clock::monotonic().duration_since(self.came).as_millis();
+            clock::wall().saturating_sub(Millis::try_from(since).unwrap_or(0))
+        };
         RequestFacts {
             head,
             host,
             remote: self.remote,
             local: self.local,
-            came: clock::wall().saturating_sub(since),
+            came: *self.came_at.get_or_init(came),
             upstream: None,
             route: routed.name(),
             scheme: self.scheme(head),
