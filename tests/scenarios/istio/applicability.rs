@@ -1,7 +1,7 @@
 //! Which calls do not run here, and what some scenarios need beside their own documents.
 
 /// Ports of workloads that documents name: the scenario, what it writes, whose it is. Here an application listens where there is room.
-pub(super) const OWN_PORTS: &[(&str, &str, &str)] = &[("mtls-port-disable", "      80:\n", "httpbin.bar")];
+pub(super) const OWN_PORTS: &[(&str, &str, &str)] = &[("mtls-port-disable", "    80:\n", "httpbin.bar")];
 
 /// `httpbin.legacy`, `sleep.legacy`: of the namespace that is outside the mesh. Calls from there into the mesh run, in plaintext. Calls
 /// to it do not: Istio passes on what it captures, and a proxy port refuses hosts that the mesh does not know, which is checked.
