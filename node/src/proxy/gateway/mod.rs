@@ -45,7 +45,8 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
     };
     let (ends, peer) = (Ends { remote, local, dialled: None }, peer.ip());
     let bytes = |met, server_name| bytes::Client { ends, peer, met, server_name };
-    let serving = async {
+    // Boxed, so that what it captures is kept once and not again by each future around it.
+    let serving = Box::pin(async {
         match begun {
             Begun::Http { stream, is_http2 } => {
                 outbound::serve_client(&context, stream, Entrance::plain(door, peer), is_http2, (remote, local)).await;
@@ -63,7 +64,7 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
                 Box::pin(bytes::serve(&context, &door, stream, bytes(None, server_name))).await;
             }
         }
-    };
+    });
     listen::holding(place, serving).await;
 }
 
