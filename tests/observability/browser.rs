@@ -31,7 +31,7 @@ impl Browser {
     /// Starts one.
     pub(crate) fn start() -> Self {
         // The protocol is spoken over the descriptors 3 and 4.
-        let line = "exec chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --remote-debugging-pipe \
+        let line = "exec chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe \
                     --user-data-dir=\"$1\" about:blank 3<&0 4>&1 </dev/null >/dev/null 2>/dev/null";
         let profile = tempfile::tempdir().expect("a directory").keep();
         let mut child = Command::new("bash")
