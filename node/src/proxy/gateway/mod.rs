@@ -11,7 +11,6 @@ mod keeper;
 mod proxied;
 mod tls;
 
-use crate::mesh::crowd::Place;
 pub(super) use admission::Admitted;
 pub(super) use door::{Clients, Door, Entrance, Way};
 pub use keeper::keep_doors;
@@ -23,6 +22,7 @@ use super::{
     listen,
     outbound::{self, Ends},
 };
+use crate::mesh::crowd::Place;
 use door::{Met, Spoken};
 use policy::hosts::Protocol;
 use std::{io, net::SocketAddr, sync::Arc};
@@ -45,8 +45,7 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
     };
     let (ends, peer) = (Ends { remote, local, dialled: None }, peer.ip());
     let bytes = |met, server_name| bytes::Client { ends, peer, met, server_name };
-    // Boxed, so that what it captures is kept once and not again by each future around it.
-    let serving = Box::pin(async {
+    let serving = async {
         match begun {
             Begun::Http { stream, is_http2 } => {
                 outbound::serve_client(&context, stream, Entrance::plain(door, peer), is_http2, (remote, local)).await;
@@ -64,7 +63,7 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
                 Box::pin(bytes::serve(&context, &door, stream, bytes(None, server_name))).await;
             }
         }
-    });
+    };
     listen::holding(place, serving).await;
 }
 
