@@ -271,11 +271,11 @@ fn an_application_that_takes_no_connection_is_stood_in_for() {
         world.push(&traffic_policy(
             "{outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 100, baseEjectionTime: 1h}}",
         ));
-        for _ in 0..8 {
+        // Which of two idle ones is asked first is chance each time.
+        eventually("the one that takes nothing was asked, and is out", || {
             assert_eq!(say(&world, b"y").unwrap(), "two: y");
-        }
-        let out = world.circuits[0].ejected();
-        assert_eq!(out.len(), 1, "{out:?}");
+            world.circuits[0].ejected().len() == 1
+        });
         world.register(|entries| entries.truncate(1));
         assert!(is_cut(&mut connect(&world)));
         let of = |flag: &str| {
