@@ -143,6 +143,11 @@ pub fn compact(json: &str) -> Option<String> {
     Some(tree::write(&node, false))
 }
 
+/// True if two signed bodies mean the same, wherever in their files they stood.
+pub fn same(one: &str, other: &str) -> bool {
+    one == other || compact(one).is_some_and(|compacted| compact(other) == Some(compacted))
+}
+
 /// What is asked of the metadata and the spec of a kind's documents, and the versions under which the kind is read.
 pub(crate) fn asked_of(kind: Kind) -> (Record, Option<Record>, Vec<String>) {
     let record = |decode: &dyn Fn(&At<'_>)| {

@@ -49,7 +49,7 @@ fn a_document_that_another_one_overrules_is_refused_unless_allowed() {
 
     cluster.push("reviews-v1", &second, &["--allow", "SKN0305", "--wait", "all"]).expect_code(0);
     // The older one may go on changing: it is in effect.
-    cluster.push("web", &virtual_service(TO_V1), &[]).expect_code(0);
+    cluster.push("web", &virtual_service(TO_V1), &["--again"]).expect_code(0);
 }
 
 #[test]
@@ -71,6 +71,68 @@ fn a_folder_counts_as_a_whole_or_not_at_all() {
         found.unwrap_or_else(|| panic!("no {kind} in {listed}"))
     };
     assert_eq!(of("VirtualService")["changeset"], of("DestinationRule")["changeset"], "{listed}");
+}
+
+#[test]
+fn what_stands_as_it_is_written_is_not_pushed_again() {
+    let cluster = reviews(&["v1", "v2"]);
+    let both = |subset: &[&str]| format!("{}---\n{}", subsets(subset), virtual_service(TO_V1));
+    let log = || cluster.json("web", &["policy", "log"]).as_array().map_or(0, Vec::len);
+    let rows = |output: &Value| -> Vec<(String, u64, bool)> {
+        let row = |row: &Value| {
+            (
+                row["kind"].as_str().unwrap_or_default().to_owned(),
+                row["version"].as_u64().unwrap_or(0),
+                row["unchanged"] == true,
+            )
+        };
+        output["documents"].as_array().into_iter().flatten().map(row).collect()
+    };
+    let row = |kind: &str, version, unchanged| (kind.to_owned(), version, unchanged);
+    let (rules, routes) = ("DestinationRule", "VirtualService");
+    let first = cluster.push("web", &both(&["v1"]), &["--wait", "all"]).expect_code(0).json();
+    let before = log();
+
+    // At another node, spelled another way: nothing is signed, and those who have it are named as after a push.
+    let other = format!("# a comment\n{}", both(&["v1"]));
+    let again = cluster.push("reviews-v1", &other, &["--wait", "all"]).expect_code(0).json();
+    assert_eq!((&again["unchanged"], &again["changeset"]), (&Value::Bool(true), &first["changeset"]), "{again}");
+    assert_eq!(rows(&again), [row(rules, 1, true), row(routes, 1, true)]);
+    let names = |output: &Value, field: &str| {
+        let mut names: Vec<_> = output[field].as_array().into_iter().flatten().map(Value::to_string).collect();
+        names.sort();
+        names
+    };
+    for field in ["durable", "applied"] {
+        assert_eq!(names(&again, field).len(), 3, "{again}");
+        assert_eq!(names(&again, field), names(&first, field));
+    }
+    let dry = cluster.push("web", &both(&["v1"]), &["--dry-run"]).expect_code(0).json();
+    assert_eq!((&dry["unchanged"], &dry["dry_run"]), (&Value::Bool(true), &Value::Bool(true)), "{dry}");
+    assert_eq!(log(), before);
+
+    // What changed is one changeset of its own, and may be reverted without the rest.
+    let part = cluster.push("web", &both(&["v1", "v2"]), &["--wait", "all"]).expect_code(0).json();
+    assert_eq!(rows(&part), [row(rules, 2, false), row(routes, 1, true)], "{part}");
+    assert_eq!((log(), &part["unchanged"]), (before + 1, &Value::Null));
+    let id = part["changeset"].as_str().expect("an id");
+    let shown = cluster.json("web", &["policy", "show", id]);
+    assert_eq!(shown["changes"].as_array().map(Vec::len), Some(1), "{shown}");
+    // Both stand now by two changesets.
+    let again = cluster.push("web", &both(&["v1", "v2"]), &["--wait", "all"]).expect_code(0).json();
+    assert_eq!((&again["changeset"], names(&again, "applied").len()), (&part["changeset"], 3), "{again}");
+    assert_eq!(log(), before + 1);
+
+    // Whoever wants it signed again says so; and what may end by itself does not stand.
+    let signed = cluster.push("web", &both(&["v1", "v2"]), &["--again", "--wait", "all"]).expect_code(0).json();
+    assert_eq!(rows(&signed), [row(rules, 3, false), row(routes, 2, false)]);
+    let trial = subsets(&["v2"]);
+    cluster.push("web", &trial, &["--confirm-within", "1h", "--allow", "SKN0302", "--wait", "all"]).expect_code(0);
+    let kept = cluster.push("web", &trial, &["--allow", "SKN0302", "--wait", "all"]).expect_code(0).json();
+    assert_eq!(rows(&kept), [row(rules, 5, false)], "{kept}");
+    let file = cluster.file("table.yaml", &trial).to_string_lossy().into_owned();
+    let table = cluster.on("web", &["policy", "push", &file, "--allow", "SKN0302"]).expect_code(0).out.clone();
+    assert!(table.contains("version 5, unchanged\nnothing was pushed: "), "{table}");
 }
 
 #[test]

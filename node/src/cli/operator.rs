@@ -206,6 +206,7 @@ pub(super) async fn put(
         live: vec![state.heads(&document).iter().map(ToString::to_string).collect()],
         versions: vec![state.role_set.number + 1],
         problems: Vec::new(),
+        standing: Vec::new(),
     };
     operator.send(client, ctx, vec![intent((document, body))], &plan, sending).await
 }

@@ -200,8 +200,13 @@ impl Operator {
 impl Sending {
     /// Where it is posted to.
     pub(super) fn path(&self, ctx: &Context) -> String {
+        format!("/v1/policy?{}", self.query(ctx))
+    }
+
+    /// For whom the node waits, and how long.
+    pub(super) fn query(&self, ctx: &Context) -> String {
         let wait = self.wait.map_or_else(|| "default".to_owned(), |wait| wait.to_string());
-        format!("/v1/policy?wait={wait}&timeout_ms={}", ctx.globals.timeout.as_millis())
+        format!("wait={wait}&timeout_ms={}", ctx.globals.timeout.as_millis())
     }
 }
 
@@ -346,6 +351,7 @@ mod tests {
             live: vec![vec!["ab".repeat(32)]],
             versions: vec![2],
             problems: Vec::new(),
+            standing: Vec::new(),
         };
         let intent = Intent {
             kind: "VirtualService".into(),

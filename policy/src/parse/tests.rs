@@ -85,6 +85,8 @@ fn a_good_document_is_read_and_signed() {
     let other = yaml("f.yaml", GOOD, "shop").documents.remove(0);
     assert_ne!(other.json, located.json);
     assert_eq!(compact(&other.json), compact(&located.json));
+    assert!(same(&other.json, &located.json) && !same(&other.json, &located.json.replace("reviews", "ratings")));
+    assert!(!same("no JSON", "neither"));
     assert!(json(&DocumentId::new(Kind::VirtualService, "shop", "other"), &located.json).is_err());
     assert!(json(&DocumentId::new(Kind::VirtualService, "other", "reviews"), &located.json).is_err());
 }

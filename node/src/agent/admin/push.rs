@@ -1,25 +1,34 @@
 //! Pushing: what a push must know, and the push itself.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Query, State},
+    extract::{Path, Query, State as Shared},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use certs::sign::PublicKey;
-use policy::{DocumentId, Kind, Problem, Registry, parse, parse::Located, validate};
+use policy::{
+    DocumentId, Kind, Problem, Registry,
+    changeset::{ChangesetId, MAX_CHANGESET},
+    history::{History, State, Trial},
+    parse,
+    parse::Located,
+    validate,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Admin, api, error::Error, look::value};
+use super::{Admin, api, documents::find, error::Error, look::value};
 use crate::agent::{Pushed, Wait, receipt::Standing};
 
 /// The longest that a push waits for other nodes.
 const PATIENCE_LIMIT: Duration = Duration::from_secs(600);
 /// The wait of a push that names none.
 const PATIENCE: u64 = 10_000;
+/// So many changesets are looked at in the place of one that says again what they say.
+const MAX_STANDING: usize = 16;
 
 /// What a push waits for.
 #[derive(Debug, Deserialize)]
@@ -28,6 +37,16 @@ pub(super) struct Waiting {
     wait: Option<String>,
     /// Milliseconds.
     timeout_ms: Option<u64>,
+}
+
+impl Waiting {
+    fn read(&self) -> Result<(Wait, Duration), Error> {
+        Ok((wait(self.wait.as_deref().unwrap_or("default"))?, self.patience()))
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.unwrap_or(PATIENCE)).min(PATIENCE_LIMIT)
+    }
 }
 
 /// Who will sign what is planned.
@@ -50,17 +69,26 @@ impl Signing {
 impl Admin {
     /// `POST /v1/policy/plan`: what a push of these documents needs to know. Changes nothing.
     pub(super) async fn plan(
-        State(admin): State<Self>,
+        Shared(admin): Shared<Self>,
         Query(signing): Query<Signing>,
         Json(intents): Json<Vec<api::Intent>>,
     ) -> Result<Json<api::Plan>, Error> {
         let signer = signing.key()?;
         // Lint looks at every document of the mesh; other questions go on meanwhile.
-        let plan = tokio::task::spawn_blocking(move || admin.planned(&intents, signer));
-        plan.await.map_err(|error| Error::new("failed", format!("the plan broke off: {error}")))?.map(Json)
+        let planning = admin.clone();
+        let plan = tokio::task::spawn_blocking(move || planning.planned(&intents, signer));
+        let (mut plan, setters) =
+            plan.await.map_err(|error| Error::new("failed", format!("the plan broke off: {error}")))??;
+        plan.standing = admin.standing(&setters).await;
+        Ok(Json(plan))
     }
 
-    fn planned(&self, intents: &[api::Intent], signer: Option<PublicKey>) -> Result<api::Plan, Error> {
+    /// The plan, and which changesets set documents to what is asked for.
+    fn planned(
+        &self,
+        intents: &[api::Intent],
+        signer: Option<PublicKey>,
+    ) -> Result<(api::Plan, BTreeSet<ChangesetId>), Error> {
         within_quota(intents)?;
         let snapshot = self.agent.snapshot();
         let state = &snapshot.state;
@@ -71,23 +99,54 @@ impl Admin {
             values.iter().map(|value| value.version).max().unwrap_or(0) + 1
         };
         let problems = complaints(&located, state, &*snapshot.services, signers);
-        Ok(api::Plan {
+        let setters = intents.iter().zip(&documents).filter_map(|(intent, id)| setter(state, intent, id)).collect();
+        let plan = api::Plan {
             trust_domain: self.agent.trust_domain().clone(),
             role_set: state.role_set.number,
             live: documents.iter().map(|id| state.heads(id).iter().map(ToString::to_string).collect()).collect(),
             versions: documents.iter().map(version).collect(),
             problems: problems.iter().map(problem).collect::<Result<_, _>>()?,
-        })
+            standing: Vec::new(),
+        };
+        Ok((plan, setters))
+    }
+
+    /// These changesets as they were signed, but for those whose time may end; none if they are so many that one more is cheaper.
+    async fn standing(&self, setters: &BTreeSet<ChangesetId>) -> Vec<String> {
+        if setters.len() > MAX_STANDING {
+            return Vec::new();
+        }
+        let now = self.agent.now();
+        let signed = |history: &History| -> Vec<Arc<[u8]>> {
+            let lasting = |id: &&ChangesetId| matches!(history.trial(id, now), None | Some(Trial::Confirmed));
+            let entries = setters.iter().filter(lasting).filter_map(|id| history.get(id));
+            entries.filter(|entry| entry.whole).map(|entry| entry.bytes.clone()).collect()
+        };
+        let signed = self.agent.history(signed).await;
+        if signed.iter().map(|bytes| bytes.len()).sum::<usize>() > MAX_CHANGESET {
+            return Vec::new();
+        }
+        signed.iter().map(|bytes| STANDARD.encode(bytes)).collect()
+    }
+
+    /// `GET /v1/policy/changesets/{id}/receipts`: who has a changeset that this node holds, as after its push.
+    pub(super) async fn receipts(
+        Shared(admin): Shared<Self>,
+        Path(prefix): Path<String>,
+        Query(waiting): Query<Waiting>,
+    ) -> Result<Json<api::Pushed>, Error> {
+        let id = admin.agent.history(|history| find(history, &prefix)).await?;
+        let (wait, patience) = waiting.read()?;
+        Ok(Json(answer(admin.agent.receipts(id, wait, patience).await?)))
     }
 
     /// `POST /v1/policy`: a signed changeset. Answers once those that were asked for have it, or the time is over.
     pub(super) async fn push(
-        State(admin): State<Self>,
+        Shared(admin): Shared<Self>,
         Query(waiting): Query<Waiting>,
         body: Bytes,
     ) -> Result<Json<api::Pushed>, Error> {
-        let patience = Duration::from_millis(waiting.timeout_ms.unwrap_or(PATIENCE)).min(PATIENCE_LIMIT);
-        let wait = wait(waiting.wait.as_deref().unwrap_or("default"))?;
+        let (wait, patience) = waiting.read()?;
         let pushed = admin.agent.push(body.to_vec(), wait, patience).await?;
         let proposal = match &pushed.changeset {
             Some(id) => admin.proposed(id).await,
@@ -100,12 +159,18 @@ impl Admin {
 impl Admin {
     /// `GET /v1/ca/settled`: who follows the RoleSet in force and rests on no root that it retires, as each node signs.
     pub(super) async fn settled(
-        State(admin): State<Self>,
+        Shared(admin): Shared<Self>,
         Query(waiting): Query<Waiting>,
     ) -> Result<Json<api::Pushed>, Error> {
-        let patience = Duration::from_millis(waiting.timeout_ms.unwrap_or(PATIENCE)).min(PATIENCE_LIMIT);
-        Ok(Json(answer(admin.agent.settled(patience).await?)))
+        Ok(Json(answer(admin.agent.settled(waiting.patience()).await?)))
     }
+}
+
+/// The changeset that alone set this document, if to what it shall be.
+fn setter(state: &State, intent: &api::Intent, id: &DocumentId) -> Option<ChangesetId> {
+    let [only] = state.documents.get(id)?.values.as_slice() else { return None };
+    let content = intent.content.as_deref()?;
+    (only.document.is_ok() && parse::same(content, &only.json)).then_some(only.changeset)
 }
 
 /// As many documents as one changeset holds.
@@ -129,7 +194,7 @@ pub(super) fn located_all(intents: &[api::Intent]) -> Result<(Vec<DocumentId>, V
 /// Complaints between documents; what authors silenced is left out, unless a push is refused for it.
 pub(super) fn complaints(
     located: &[Located],
-    state: &policy::history::State,
+    state: &State,
     registry: &dyn Registry,
     signers: Option<&[PublicKey]>,
 ) -> Vec<Problem> {

@@ -157,6 +157,7 @@ fn pushing() -> Router<Admin> {
         .route("/v1/policy", post(Admin::push))
         .route("/v1/policy/plan", post(Admin::plan))
         .route("/v1/policy/preview", post(Admin::preview))
+        .route("/v1/policy/changesets/{id}/receipts", get(Admin::receipts))
 }
 
 /// What one needs to sign a RoleSet that brings its key in: the changeset, proven, and a place to put the signature.

@@ -19,6 +19,7 @@ mod schema;
 mod show;
 mod sign;
 mod source;
+mod standing;
 
 use crate::cli::{context::Context, error::Result};
 

@@ -9,7 +9,10 @@ use policy::{
 };
 use serde_json::Value;
 
-use super::source::{self, Source};
+use super::{
+    source::{self, Source},
+    standing::Standing,
+};
 use crate::{
     agent::admin::api::{Intent, Mesh, Plan},
     cli::{
@@ -26,7 +29,8 @@ use crate::{
 const SHOWN: usize = 12;
 
 /// Signs documents with the operator's key and pushes them to one node, whichever is near; every node ends up with
-/// them. All files of one command are one changeset: it counts as a whole or not at all.
+/// them. All files of one command are one changeset: it counts as a whole or not at all. Documents that stand as they are written are
+/// not pushed again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   skein policy push reviews.yaml --node web-1 --wait all --message 'all to v2'
@@ -47,6 +51,9 @@ pub struct Args {
     /// Put it on trial: unless `policy confirm` follows in this time, every node takes it back by itself
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     confirm_within: Option<Duration>,
+    /// Sign and push what stands as it is written, too: it becomes a new version, by this operator; --confirm-within does so by itself
+    #[arg(long)]
+    again: bool,
     #[command(flatten)]
     sending: Sending,
 }
@@ -55,18 +62,24 @@ pub struct Args {
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let paths: Vec<_> = args.paths.iter().chain(&args.filename).cloned().collect();
     let sources = source::read(&paths, &ctx.globals.namespace)?;
-    let intents = intents(&sources, ctx)?;
+    let mut intents = intents(&sources, ctx)?;
     let operator = Operator::load(ctx)?;
     let mut client = client::connect(ctx).await?;
-    let plan = operator.plan(&mut client, &intents).await?;
+    let mut plan = operator.plan(&mut client, &intents).await?;
     let author = if plan.problems.is_empty() { String::new() } else { own_name(&operator, &mut client).await? };
     refuse(&plan, &args.allow, &author, ctx)?;
     if let Some(parent) = &args.expect_parent {
         expect(&plan, &intents, parent)?;
     }
     let sending = Sending { confirm_within: args.confirm_within, ..args.sending };
-    let outcome = operator.send(&mut client, ctx, intents, &plan, &sending).await?;
-    outcome.show(ctx)
+    // A trial is confirmed by its id: there is one whatever it holds.
+    let again = args.again || args.confirm_within.is_some();
+    let standing = if again { Standing::default() } else { Standing::take(&mut intents, &mut plan) };
+    let pushed = match intents.is_empty() {
+        true => None,
+        false => Some(operator.send(&mut client, ctx, intents, &plan, &sending).await?),
+    };
+    standing.add_to(pushed, &operator, &mut client, ctx, &sending).await?.show(ctx)
 }
 
 /// What the files want, if nothing within them is wrong.
@@ -206,6 +219,7 @@ mod tests {
             live: vec![live.iter().map(|id| (*id).to_owned()).collect()],
             versions: vec![1],
             problems: Vec::new(),
+            standing: Vec::new(),
         }
     }
 

@@ -27,7 +27,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// What a push of these documents gave; `pushed` is absent after a dry run.
-    pub(super) fn new(changeset: &str, documents: Vec<Value>, pushed: Option<Pushed>, signed: Vec<u8>) -> Self {
+    pub fn new(changeset: &str, documents: Vec<Value>, pushed: Option<Pushed>, signed: Vec<u8>) -> Self {
         Self { result: result(changeset, documents, pushed.as_ref()), pushed, signed }
     }
 
@@ -35,6 +35,36 @@ impl Outcome {
     pub(super) fn on_trial(mut self, confirm_by: Option<Millis>) -> Self {
         if let Some(until) = confirm_by {
             self.result["confirm_by"] = Value::String(rfc3339(until));
+        }
+        self
+    }
+
+    /// The same, counting those only that have the other, too.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        let (Some(pushed), Some(other)) = (&mut self.pushed, &other.pushed) else { return self };
+        pushed.durable.retain(|node| other.durable.contains(node));
+        pushed.applied.retain(|node| other.applied.contains(node));
+        for (nodes, more) in [(&mut pushed.pending, &other.pending), (&mut pushed.unreachable, &other.unreachable)] {
+            let more: Vec<_> = more.iter().filter(|node| !nodes.contains(node)).cloned().collect();
+            nodes.extend(more);
+        }
+        pushed.complete &= other.complete;
+        pushed.elapsed_ms += other.elapsed_ms;
+        if let (Value::Object(result), Value::Object(spread)) = (&mut self.result, spread(Some(pushed))) {
+            result.extend(spread);
+        }
+        self
+    }
+
+    /// The same with documents that stand as they were written; `fresh` if there was anything else to push.
+    #[must_use]
+    pub fn with_standing(mut self, documents: Vec<Value>, fresh: bool) -> Self {
+        if let Value::Array(all) = &mut self.result["documents"] {
+            all.extend(documents);
+        }
+        if !fresh {
+            self.result["unchanged"] = Value::Bool(true);
         }
         self
     }
@@ -104,9 +134,17 @@ impl Outcome {
             let (kind, namespace, name) = (word("kind"), word("namespace"), word("name"));
             let version = document["version"].as_u64().map(|version| format!(" version {version}")).unwrap_or_default();
             let (begin, end) = if document["deleted"] == true { ("deleted ", "") } else { ("", version.as_str()) };
-            text.push_str(&format!("{begin}{kind} {namespace}/{name}{end}\n"));
+            let stands = if document["unchanged"] == true { ", unchanged" } else { "" };
+            text.push_str(&format!("{begin}{kind} {namespace}/{name}{end}{stands}\n"));
+        }
+        let unchanged = self.result["unchanged"] == true;
+        if unchanged {
+            text.push_str("nothing was pushed: all of it stands as it is written\n");
         }
         let Some(pushed) = &self.pushed else {
+            if unchanged {
+                return text;
+            }
             text.push_str(&format!("would be changeset {changeset}; nothing was sent (--dry-run)\n"));
             return text;
         };
@@ -137,16 +175,10 @@ impl Outcome {
 }
 
 fn result(changeset: &str, documents: Vec<Value>, pushed: Option<&Pushed>) -> Value {
-    let none = Vec::new();
-    let mut result = json!({
-        "changeset": changeset,
-        "documents": documents,
-        "durable": pushed.map_or(&none, |pushed| &pushed.durable),
-        "applied": pushed.map_or(&none, |pushed| &pushed.applied),
-        "pending": pushed.map_or(&none, |pushed| &pushed.pending),
-        "unreachable": pushed.map_or(&none, |pushed| &pushed.unreachable),
-        "elapsed_ms": pushed.map_or(0, |pushed| pushed.elapsed_ms),
-    });
+    let mut result = json!({"changeset": changeset, "documents": documents});
+    if let (Value::Object(result), Value::Object(spread)) = (&mut result, spread(pushed)) {
+        result.extend(spread);
+    }
     if let Some(proposal) = pushed.and_then(|pushed| pushed.proposal.as_ref()) {
         result["proposal"] = Value::Bool(true);
         result["signed"] = json!(proposal.signed);
@@ -156,6 +188,18 @@ fn result(changeset: &str, documents: Vec<Value>, pushed: Option<&Pushed>) -> Va
         result["dry_run"] = Value::Bool(true);
     }
     result
+}
+
+/// Where it is, as far as was heard.
+fn spread(pushed: Option<&Pushed>) -> Value {
+    let none = Vec::new();
+    json!({
+        "durable": pushed.map_or(&none, |pushed| &pushed.durable),
+        "applied": pushed.map_or(&none, |pushed| &pushed.applied),
+        "pending": pushed.map_or(&none, |pushed| &pushed.pending),
+        "unreachable": pushed.map_or(&none, |pushed| &pushed.unreachable),
+        "elapsed_ms": pushed.map_or(0, |pushed| pushed.elapsed_ms),
+    })
 }
 
 #[cfg(test)]

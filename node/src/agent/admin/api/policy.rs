@@ -131,6 +131,9 @@ pub struct Plan {
     pub versions: Vec<u64>,
     /// Complaints across documents, as `policy lint` writes them.
     pub problems: Vec<serde_json::Value>,
+    /// Signed changesets that set documents to what is asked for, base64: these stand so already. None of them if they are many.
+    #[serde(default)]
+    pub standing: Vec<String>,
 }
 
 /// `POST /v1/policy/preview`: what a push of these documents would change.
