@@ -42,6 +42,11 @@ fn an_expired_or_mangled_token_is_refused() {
     let expired = cluster.join_with("second", &token);
     assert_eq!(expired.code, 5, "{expired:?}");
     assert!(expired.err.contains("expired"), "{expired:?}");
+    // Nobody is told to start what never was.
+    let problems = cluster.json("first", &["status"])["problems"].clone();
+    let missing = problems.as_array().and_then(|all| all.iter().find(|problem| problem["code"] == "members_missing"));
+    let hint = missing.and_then(|missing| missing["hint"].as_str()).unwrap_or_default();
+    assert!(hint.starts_with("second was invited and did not join in time"), "{problems}");
     let mangled = cluster.join_with("second", "skein1.AAAA");
     assert!(mangled.code == 2 || mangled.code == 5, "{mangled:?}");
     assert!(mangled.err.contains("token"), "{mangled:?}");

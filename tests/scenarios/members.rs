@@ -72,7 +72,7 @@ fn a_matrix_shows_whom_each_node_reaches() {
         if parted { Ok(()) } else { Err(format!("{rows:?}")) }
     });
     let text = cluster.on("web", &["members", "--reach"]).expect_code(0).out;
-    assert!(text.lines().count() == 4 && text.contains('?'), "{text}");
+    assert!(text.lines().count() == 6 && text.contains('?') && text.contains("A row reaches"), "{text}");
 }
 
 #[test]

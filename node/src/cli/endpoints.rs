@@ -1,12 +1,13 @@
 //! `skein endpoints`.
 
 use crate::{
-    agent::admin::api::Endpoint,
+    agent::admin::api::{Endpoint, Service},
     cli::{
+        client,
         context::Context,
         error::Result,
         look::{self, cell, state},
-        output::Table,
+        output::{Format, Table, remark},
     },
 };
 use certs::id::ServiceName;
@@ -22,8 +23,23 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let path = args.of.map_or_else(|| "/v1/endpoints".to_owned(), |of| format!("/v1/endpoints?service={of}"));
-    look::list(ctx, &path, table).await
+    let Some(of) = args.of else { return look::list(ctx, "/v1/endpoints", table).await };
+    if !ctx.globals.watch && ctx.output.format == Format::Table {
+        warn_of_unknown(&of, ctx).await?;
+    }
+    look::list(ctx, &format!("/v1/endpoints?service={of}"), table).await
+}
+
+/// A name that nobody has is told from a service that has no endpoint just now.
+async fn warn_of_unknown(of: &ServiceName, ctx: &Context) -> Result<()> {
+    let found: Result<Vec<Service>> = client::connect(ctx).await?.get(&format!("/v1/services?service={of}")).await;
+    match found {
+        Err(error) if error.code == "not_found" => {
+            remark(&format!("note: no node offers {of}; `skein services` lists all"));
+            Ok(())
+        }
+        found => found.map(|_| ()),
+    }
 }
 
 fn table(endpoints: &[Endpoint]) -> Table {

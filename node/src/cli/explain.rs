@@ -58,7 +58,8 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name:<14} {}", plain(value).replace('\n', " "));
     };
-    row("from", &explained.from.account);
+    let unknown = if explained.from.known { "" } else { " (no endpoint known here runs under it)" };
+    row("from", &format!("{}{unknown}", explained.from.account));
     let called = explained.service.as_deref().or(explained.virtual_host.as_deref());
     row("service", called.unwrap_or("-"));
     let line = explained.line.map(|line| format!(", line {line} of its file")).unwrap_or_default();

@@ -28,9 +28,12 @@ const TOKEN_LIMIT: u64 = 64 << 10;
 
 /// Makes this machine a node of a mesh, by a token from `skein invite`. Starts nothing.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    override_usage = "skein join - | --token-file FILE | --enrolment FILE --genesis HASH",
+    after_help = "Examples:
   ssh operator-host skein invite web-1 --service shop/cart | sudo skein join -
-  skein join --enrolment web-9.enrolment --genesis HASH    (where no enroller is reached; see `skein ca csr`)")]
+  skein join --enrolment web-9.enrolment --genesis HASH    (where no enroller is reached; see `skein ca csr`)"
+)]
 pub struct Args {
     /// - reads the token from standard input
     #[arg(value_name = "-", required_unless_present_any = ["token_file", "enrolment"])]

@@ -30,14 +30,17 @@ pub struct Args {
     reach: bool,
 }
 
+/// How the matrix is read.
+const LEGEND: &str = "\nA row reaches a column in that time (round trip); empty: not linked; ?: it did not answer\n";
+
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     match args.of {
         Some(node) => look::show(ctx, &format!("/v1/members/{node}"), |found| detail(found, ctx)).await,
         None => {
             let path = format!("/v1/members?all={}&reach={}", args.all, args.reach);
-            let rows = if args.reach { matrix } else { table };
-            let text = |members: &Vec<Member>| ctx.output.render(&rows(members)) + &crowded(members.len());
+            let (rows, legend): (fn(&[Member]) -> Table, _) = if args.reach { (matrix, LEGEND) } else { (table, "") };
+            let text = |members: &Vec<Member>| ctx.output.render(&rows(members)) + legend + &crowded(members.len());
             look::show(ctx, &path, text).await
         }
     }

@@ -101,16 +101,31 @@ fn parse(line: impl IntoIterator<Item = std::ffi::OsString>) -> std::result::Res
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
+        let examples = examples(&line);
         if asks_for_json(&line) {
             let text = error.render().to_string();
             let (message, hint) = text.split_once("\n\n").unwrap_or((&text, ""));
             let message = message.trim_start_matches("error: ").trim();
-            error::report(&error::usage(message, hint.trim()), Format::Json);
+            error::report(&error::usage(message, format!("{}\n{examples}", hint.trim()).trim()), Format::Json);
         } else {
             let _ = error.print();
+            if !examples.is_empty() {
+                output::remark(&format!("\n{examples}"));
+            }
         }
         ExitCode::from(error::Class::Usage.exit_code())
     })
+}
+
+/// How the command that the line begins with is used; empty if it begins with none.
+fn examples(line: &[std::ffi::OsString]) -> String {
+    let grammar = grammar::command();
+    let mut command = &grammar;
+    for word in line.iter().skip(1) {
+        command = command.find_subcommand(word).unwrap_or(command);
+    }
+    let named = command.get_name() != grammar.get_name();
+    command.get_after_help().filter(|_| named).map(ToString::to_string).unwrap_or_default()
 }
 
 /// Whether a line that could not be read wants its error as JSON.

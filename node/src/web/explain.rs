@@ -99,7 +99,7 @@ pub(super) fn answer(explained: &Explanation, linked: bool) -> Markup {
                 div.problem.degraded { p { strong { "Answer " (answer.status) @if !answer.flag.is_empty() { " " (answer.flag) } ": " } (answer.reason) } }
             }
             dl {
-                dt { "Caller" } dd { (explained.from.account) }
+                dt { "Caller" } dd { (explained.from.account) @if !explained.from.known { " (no endpoint known here runs under it)" } }
                 dt { "Service" } dd {
                     @match &explained.service {
                         Some(service) => { (link(words::service_path(service), service)) }

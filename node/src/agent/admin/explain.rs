@@ -28,11 +28,12 @@ impl Admin {
     pub(crate) fn explain(&self, query: &str) -> Result<api::Explanation, Error> {
         let question = Question::read(query)?;
         let snapshot = self.agent.snapshot();
-        let source = match &question.from {
+        let (source, known) = match &question.from {
             Some(account) => source(&snapshot, account),
-            None => self.own_source()?,
+            None => (self.own_source()?, true),
         };
         let mut explained = explanation(&snapshot, &self.agent.config(), &question, &source);
+        explained.from.known = known;
         self.leave_out(&mut explained);
         Ok(explained)
     }
@@ -56,16 +57,17 @@ impl Admin {
     }
 }
 
-/// The workload that has this identity, one on this node first; without labels where none is known.
-fn source(snapshot: &Snapshot, account: &ServiceAccount) -> Source {
+/// The workload that has this identity, one on this node first; without labels where none is known, and whether one is.
+fn source(snapshot: &Snapshot, account: &ServiceAccount) -> (Source, bool) {
     let endpoints = snapshot.services.iter().flat_map(|service| service.endpoints.iter());
     let of_account = endpoints.filter(|endpoint| endpoint.account == *account);
     let found = of_account.min_by_key(|endpoint| (!endpoint.local, &endpoint.id));
-    Source {
+    let source = Source {
         namespace: account.namespace().to_owned(),
         labels: found.map(|endpoint| (*endpoint.labels).clone()).unwrap_or_default(),
         account: account.clone(),
-    }
+    };
+    (source, found.is_some())
 }
 
 fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source: &Source) -> api::Explanation {
@@ -85,7 +87,7 @@ fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source
         destinations: Vec::new(),
         answer: None,
         path: None,
-        from: api::Caller { account: source.account.to_string(), labels: source.labels.clone() },
+        from: api::Caller { account: source.account.to_string(), labels: source.labels.clone(), known: false },
         node: snapshot.node.clone(),
     };
     let judge = Judge { snapshot, config, source };

@@ -35,7 +35,7 @@ impl Admin {
         let open = |node: &&NodeId| !is_open_invite(state, &view, node, self.agent.now());
         let awaited: Vec<_> = expected.iter().filter(open).cloned().collect();
         let mut problems: Vec<_> = self.agent.troubles().into_iter().map(own).collect();
-        problems.extend(missing(&view, &awaited));
+        problems.extend(missing(state, &view, &awaited));
         problems.extend(crowded(expected.len()));
         problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
         problems.extend(self.unhealthy());
@@ -147,7 +147,7 @@ fn enrollers(state: &State, view: &View) -> usize {
 }
 
 /// Nodes that should be seen and are not; one that announced its stop is no problem.
-fn missing(view: &View, expected: &[NodeId]) -> Option<Problem> {
+fn missing(state: &State, view: &View, expected: &[NodeId]) -> Option<Problem> {
     let gone: Vec<_> = expected
         .iter()
         .filter(|node| !view.member(node).is_some_and(|member| member.usable() || member.state == MemberState::Left))
@@ -163,8 +163,21 @@ fn missing(view: &View, expected: &[NodeId]) -> Option<Problem> {
         expected.len(),
         names.join(", ")
     );
-    let hint = "start them; `skein evict NODE` takes one out for good";
-    Some(problem(Health::Degraded, "members_missing", message, hint))
+    // Nobody starts what never was: its token has ended, or it would not be awaited.
+    let never = |node: &NodeId| {
+        let invited = state.grants().get(node).is_some_and(|grant| grant.token_hash.is_some());
+        invited && view.member(node).is_none()
+    };
+    let (never, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|node| never(node));
+    let start = "start them; `skein evict NODE` takes one out for good";
+    let hint = match never.first() {
+        None => start.to_owned(),
+        Some(first) => {
+            let start = if gone.is_empty() { String::new() } else { format!("{start}. ") };
+            format!("{start}{first} was invited and did not join in time: invite it again, or `skein evict {first}`")
+        }
+    };
+    Some(problem(Health::Degraded, "members_missing", message, &hint))
 }
 
 /// Tokens of which nobody can tell whether they hold.
@@ -361,8 +374,8 @@ mod tests {
     #[test]
     fn those_never_seen_are_missing() {
         let nodes = [NodeId::new("a").unwrap(), NodeId::new("b").unwrap()];
-        let problem = missing(&View::default(), &nodes).unwrap();
+        let problem = missing(&State::nothing(), &View::default(), &nodes).unwrap();
         assert_eq!(problem.message, "you see 0 of 2 nodes; missing: a, b");
-        assert_eq!(missing(&View::default(), &[]), None);
+        assert_eq!(missing(&State::nothing(), &View::default(), &[]), None);
     }
 }

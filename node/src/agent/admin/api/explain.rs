@@ -157,4 +157,7 @@ pub struct Caller {
     pub account: String,
     /// Labels of the workload that this node took it for.
     pub labels: BTreeMap<String, String>,
+    /// False if no endpoint that this node knows runs under that account: rules by labels are not asked then.
+    #[serde(default)]
+    pub known: bool,
 }

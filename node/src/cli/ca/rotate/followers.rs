@@ -16,6 +16,7 @@ use crate::{
         context::Context,
         directory::Known,
         error::{Error, Result},
+        progress::Line,
     },
     clock,
 };
@@ -61,10 +62,14 @@ impl Change {
     /// Asks until every live node has followed, at most --timeout.
     pub(super) async fn followers(&mut self, ctx: &Context, under: Under) -> Result<Followers> {
         let deadline = clock::monotonic() + ctx.globals.timeout;
+        let mut line = Line::here();
         loop {
             let followers = self.followers_now(under).await?;
             if followers.waiting().is_empty() || clock::monotonic() >= deadline {
                 return Ok(followers);
+            }
+            if let Some(line) = &mut line {
+                line.show(&followers.words());
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -175,6 +180,21 @@ impl Followers {
         let message = format!("{} live nodes {what}: {}", waiting.len(), each.join("; "));
         Err(Error::new("not_acknowledged", message)
             .hint("give the command again, with a longer --timeout; --force leaves them behind"))
+    }
+
+    /// How far it is, for one who waits.
+    fn words(&self) -> String {
+        let (waiting, away) = (self.waiting(), self.away().len());
+        let followed = self.followed().len();
+        let mut text = format!("{followed} of {} nodes have followed", followed + waiting.len());
+        if let Some(first) = waiting.first() {
+            let more = if waiting.len() > 1 { format!(" ({} more wait)", waiting.len() - 1) } else { String::new() };
+            text += &format!("; {}: {}{more}", first.node, first.why);
+        }
+        if away > 0 {
+            text += &format!("; {away} away");
+        }
+        text
     }
 
     /// One line each.
@@ -292,6 +312,9 @@ mod tests {
             ["apart", "liar", "old", "replaced", "silent"].map(node)
         );
         assert_eq!(followers.busy(), [node("busy")]);
+        let words = followers.words();
+        assert!(words.starts_with("1 of 7 nodes have followed; apart: it lives"), "{words}");
+        assert!(words.ends_with(" (5 more wait); 1 away"), "{words}");
         // A word about another RoleSet is none.
         let other = Judge { role_set: String::new(), ..judge };
         assert!(other.followers(&said, &seen, NOW).followed().is_empty());
