@@ -66,6 +66,12 @@ fn a_proposal_holds_with_the_last_signature_and_not_before() {
         "{waiting:?}"
     );
     assert_eq!(versions(&cluster, "web"), 0, "it is not in effect");
+    let noted = |kind: &str, subject: &str| {
+        let events = cluster.json("web", &["events"]);
+        let all = events.as_array().into_iter().flatten();
+        all.filter(|event| event["kind"] == kind && event["subject"] == subject).count()
+    };
+    assert_eq!((noted("policy_proposed", &id), noted("policy_applied", &id)), (1, 0), "nor is it said to be");
     // It outlives a crash, and its author cannot sign twice.
     cluster.kill("web");
     cluster.run("web");

@@ -55,6 +55,18 @@ fn a_policy_that_locks_everybody_out_takes_itself_back_on_every_node() {
     for name in cluster.running() {
         assert_eq!(trial(&cluster, name, &id), "over");
     }
+    // Whoever looks later learns what was pushed, by whom, and that it went by itself.
+    eventually("it is among the events", || {
+        let events = cluster.json("reviews-v1", &["events"]);
+        let of = |kind: &str| {
+            let all = events.as_array().into_iter().flatten();
+            all.filter(|event| event["kind"] == kind && event["subject"] == *id).collect::<Vec<_>>()
+        };
+        let (applied, reverted) = (of("policy_applied"), of("policy_reverted"));
+        let told = applied.iter().any(|event| event["message"].to_string().contains("VirtualService shop/reviews"));
+        let by = reverted.first().and_then(|event| event["seen_by"].as_array()).map(Vec::len);
+        if told && reverted.len() == 1 && by == Some(3) { Ok(()) } else { Err(format!("{applied:?} {reverted:?}")) }
+    });
     let late = cluster.on("reviews-v2", &["policy", "confirm", &id, "-o", "json"]);
     assert_eq!(late.code, 5, "{late:?}");
     assert_eq!(late.error()["error"]["code"], "confirm_too_late", "{late:?}");

@@ -7,6 +7,7 @@ mod claims;
 mod everybody;
 mod first;
 mod freshness;
+mod noted;
 pub mod paths;
 mod push;
 
@@ -189,8 +190,13 @@ impl Sync {
                 () = self.tasks.stopping() => return,
             }
             let fresh_keys = self.world.new_keys();
-            if fresh_keys.is_some() || next.is_some_and(|at| at <= self.clock.now()) {
+            let later = self.clock.now();
+            let is_due = next.is_some_and(|at| at <= later);
+            if fresh_keys.is_some() || is_due {
                 self.apply().await;
+            }
+            if is_due {
+                self.note_reverted(now, later).await;
             }
             if let Some(keys) = fresh_keys {
                 self.book.keep_known_keys(keys).await;
@@ -351,7 +357,7 @@ impl Sync {
                 claimed.renew();
                 self.apply_arrived(arrived).await;
                 for id in &learned.fresh {
-                    self.events.note(self.clock.now(), "policy_applied", id, format!("{id} came from {from}"));
+                    self.note_arrived(id, format!("came from {from}")).await;
                 }
             }
             if learned.fresh.is_empty() && learned.missing.is_empty() {

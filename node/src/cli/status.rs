@@ -8,6 +8,11 @@ use crate::{
     clock,
 };
 
+/// Most problems that are shown: they and the rest fit a screen. The worst come first.
+const SHOWN: usize = 6;
+/// How many nodes a line names.
+const NAMED: usize = 5;
+
 /// Shows how the mesh is, problems first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: skein status --node web-1 -o json")]
@@ -21,7 +26,7 @@ pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
 /// A status for people.
 pub(super) fn text(status: &Status) -> String {
     let mut text = String::new();
-    for problem in &status.problems {
+    for problem in status.problems.iter().take(SHOWN) {
         let word = match problem.severity {
             Health::Critical => "critical",
             Health::Degraded | Health::Ok => "warning",
@@ -32,15 +37,20 @@ pub(super) fn text(status: &Status) -> String {
             let _ = writeln!(text, "   hint: {}", plain(&problem.hint));
         }
     }
+    if status.problems.len() > SHOWN {
+        let _ = writeln!(text, "and {} more problems: `skein status -o json`\n", status.problems.len() - SHOWN);
+    }
     let state = match status.state {
         Health::Ok => "ok",
         Health::Degraded => "degraded",
         Health::Critical => "critical",
     };
     let lanes: Vec<_> = status.gossip_lanes.iter().map(|(lane, bytes)| format!("{lane} {bytes}")).collect();
-    let stale: Vec<_> = status.policy.stale.iter().map(ToString::to_string).collect();
+    let stale: Vec<_> = status.policy.stale.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = status.policy.stale.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let stale =
-        if stale.is_empty() { "the same everywhere".to_owned() } else { format!("not at {}", stale.join(", ")) };
+        if stale.is_empty() { "the same everywhere".to_owned() } else { format!("not at {}{more}", stale.join(", ")) };
     let _ = write!(
         text,
         "node          {} of {}\n\

@@ -63,7 +63,10 @@ pub(super) fn pieces(
 ) -> impl Iterator<Item = String> + Send + use<> {
     let own = own.shown().into_iter().map(move |metric| of_own(&metric, format));
     let (all, connected) = (shared(requests.series()), shared(connections.series()));
-    let grpc = |series: &&Arc<Series>| series.labels.summary.protocol == Protocol::Grpc;
+    // The overflow holds what is of any protocol.
+    let grpc = |series: &&Arc<Series>| {
+        series.labels.summary.protocol == Protocol::Grpc || series.messages() != Default::default()
+    };
     let messages = shared(all.iter().filter(grpc).cloned().collect());
     let histograms = {
         let all = Arc::clone(&all);

@@ -28,7 +28,7 @@ pub(super) fn list<'e>(events: impl Iterator<Item = &'e Event>) -> Markup {
             @for event in events {
                 li {
                     (words::past(&event.time)) " "
-                    span class={ "kind " (class(&event.kind)) } { (event.kind) } " "
+                    span class={ "kind " (class(event)) } { (event.kind) } " "
                     (message(event))
                     @if event.seen_by.len() > 1 {
                         " " span.of title={ @for node in &event.seen_by { (node) " " } } { "seen by " (event.seen_by.len()) " nodes" }
@@ -44,7 +44,8 @@ pub(super) fn list<'e>(events: impl Iterator<Item = &'e Event>) -> Markup {
 
 /// What is said of it. A changeset's name is long and of interest for what lies behind it: a short one that leads there.
 fn message(event: &Event) -> Markup {
-    let changeset = matches!(event.kind.as_str(), "policy_applied" | "policy_refused");
+    let changeset =
+        matches!(event.kind.as_str(), "policy_applied" | "policy_proposed" | "policy_refused" | "policy_reverted");
     match event.message.split_once(event.subject.as_str()) {
         Some((before, after)) if changeset && !event.subject.is_empty() => html! {
             (before) a href={ "/policy/changesets/" (segment(&event.subject)) } { code { (short(&event.subject)) } } (after)
@@ -53,11 +54,12 @@ fn message(event: &Event) -> Markup {
     }
 }
 
-/// How bad a kind of event is.
-fn class(kind: &str) -> &'static str {
-    match kind {
+/// How bad it is.
+fn class(event: &Event) -> &'static str {
+    match event.kind.as_str() {
+        "health" if event.message.contains(" is unhealthy") => "doubt",
         "member_dead" | "member_evicted" | "clone" | "equivocation" | "policy_refused" | "endpoint_ejected" => "bad",
-        "member_suspect" | "member_left" | "member_gone" | "unhealthy" | "policy_reverted" => "doubt",
+        "member_suspect" | "member_left" | "member_gone" | "policy_reverted" => "doubt",
         _ => "plain",
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use certs::{codec, id::NodeId, sign::Digest};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use membership::{engine::FULL_MESH, view::MemberState};
-use policy::changeset::ChangesetId;
+use policy::changeset::{self, ChangesetId};
 
 use super::Sync;
 use crate::{
@@ -37,10 +37,14 @@ impl Sync {
         let sync = self.clone();
         let (told, taken) = tokio::sync::oneshot::channel();
         self.tasks.detach("push", async move {
+            let named = changeset::decode(&bytes).map(|packed| ChangesetId(packed.id()));
+            let known = sync.book.look(|history| named.is_ok_and(|id| history.contains(&id))).await;
             let pushed = sync.book.push(bytes, "push", sync.clock.now()).await;
             if let Ok(id) = &pushed {
                 sync.apply_arrived(begun).await;
-                sync.events.note(sync.clock.now(), "policy_applied", id, format!("{id} was pushed at {}", sync.node()));
+                if !known {
+                    sync.note_arrived(id, format!("was pushed at {}", sync.node())).await;
+                }
             }
             let _ = told.send(pushed);
         });

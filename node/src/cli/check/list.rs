@@ -120,6 +120,16 @@ pub(super) const CHECKS: &[Check] = &[
         "stop the process that has them, or choose others",
     ),
     before(
+        "ports.captured",
+        "the ports to which the kernel brings connections are free",
+        "stop the process that has them, or choose others in [capture]",
+    ),
+    before(
+        "ports.plaintext",
+        "the ports for callers outside the mesh are free",
+        "stop the process that has them, or choose another plaintext of the [[service]] port",
+    ),
+    before(
         "ports.dns",
         "the port for names is free, on UDP and TCP",
         "stop the process that has it, or choose another [dns] listen",

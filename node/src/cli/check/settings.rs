@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cli::{context::Context, error::Error},
-    config::{Cidr, Config},
+    config::{self, Cidr, Config},
 };
 
 /// How long an application, or the resolver, may take.
@@ -48,10 +48,16 @@ pub(super) fn read(ctx: &Context, findings: &mut Vec<Finding>) -> Option<Config>
     }
 }
 
+/// The file, the folder of services and what lies in it: each adds to what this node runs.
 fn private(file: &Path) -> Finding {
-    let open = fs::metadata(file).is_ok_and(|about| about.mode() & 0o022 != 0);
-    if open {
-        let message = format!("others may write {}", file.display());
+    let open = |path: &Path| fs::metadata(path).is_ok_and(|about| about.mode() & 0o022 != 0);
+    let folder = config::services_dir(file);
+    let within = fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let mut fragments: Vec<_> = within.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    fragments.sort();
+    let mut files = [file.to_owned(), folder].into_iter().chain(fragments);
+    if let Some(first) = files.find(|path| open(path)) {
+        let message = format!("others may write {}", first.display());
         return Finding::amiss("configuration.private", Verdict::Error, message).coded("key_permissions");
     }
     Finding::fine("configuration.private", "only its owner may write it")
@@ -92,6 +98,7 @@ fn ephemeral(config: &Config, range: Option<(u16, u16)>) -> Finding {
     let within: Vec<String> = listeners(config)
         .map(|(address, _)| address.port())
         .chain([config.mesh.listen.port()])
+        .chain(config.dns.as_ref().map(|dns| dns.listen.port()))
         .filter(|port| (first..=last).contains(port))
         .map(|port| port.to_string())
         .collect();
@@ -142,7 +149,14 @@ fn listeners(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static str)
     let metrics = config.metrics.map(|address| (address, "ports.metrics"));
     let outbounds = config.outbounds.iter().map(|outbound| (outbound.listen, "ports.applications"));
     let upstreams = config.upstreams.iter().map(|upstream| (upstream.listen, "ports.applications"));
-    [admin].into_iter().chain(metrics).chain(outbounds).chain(upstreams)
+    let captured = config.capture.iter().flat_map(|capture| {
+        let here = SocketAddr::from(([127, 0, 0, 1], capture.port));
+        let everywhere = capture.inbound_port.map(|port| SocketAddr::from(([0, 0, 0, 0], port)));
+        [Some(here), everywhere].into_iter().flatten().map(|address| (address, "ports.captured"))
+    });
+    let ports = config.services.iter().flat_map(|service| &service.ports);
+    let plaintext = ports.filter_map(|port| port.plaintext).map(|address| (address, "ports.plaintext"));
+    [admin].into_iter().chain(metrics).chain(outbounds).chain(upstreams).chain(captured).chain(plaintext)
 }
 
 /// Whether what a node will listen on is free; for a node that does not run.
@@ -237,17 +251,18 @@ pub(super) mod tests {
 
     /// Every finding of this file, provoked; some by sockets of this process.
     pub(in crate::cli::check) async fn provoked() -> Vec<Finding> {
-        let taken: [TcpListener; 5] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [mesh, admin, metrics, outbound, dns] = taken.each_ref().map(|taken| taken.local_addr().unwrap().port());
+        let taken: [TcpListener; 7] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [mesh, admin, metrics, outbound, dns, captured, plaintext] =
+            taken.each_ref().map(|taken| taken.local_addr().unwrap().port());
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let long = "x".repeat(SOCKET_PATH);
         let bad = config(&format!(
             "[mesh]\nlisten = \"0.0.0.0:{mesh}\"\nadvertise = \"127.0.0.1:{mesh}\"\npeers = [\"no.such.host.invalid:15008\"]\n\
              [admin]\nlisten = \"127.0.0.1:{admin}\"\nsocket = \"/{long}\"\nallow = [\"0.0.0.0/0\"]\n\
-             [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n[dns]\nlisten = \"127.0.0.1:{dns}\"\n\
+             [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n[capture]\nport = {captured}\n[dns]\nlisten = \"127.0.0.1:{dns}\"\n\
              [[outbound]]\nhttp = \"0.0.0.0:{outbound}\"\nas = \"shop/web\"\n\
              [[service]]\nname = \"web\"\nnamespace = \"shop\"\n\
-             ports = [{{ name = \"http\", port = 80, protocol = \"http\", target = \"{closed}\" }}]\n"
+             ports = [{{ name = \"http\", port = 80, protocol = \"http\", target = \"{closed}\", plaintext = \"127.0.0.1:{plaintext}\" }}]\n"
         ));
         let mut findings = judge(&bad, 1, Some((1_024, u16::MAX)));
         findings.extend(ports(&bad));
@@ -276,6 +291,8 @@ pub(super) mod tests {
             ("ports.admin", Error),
             ("ports.metrics", Error),
             ("ports.applications", Error),
+            ("ports.captured", Error),
+            ("ports.plaintext", Error),
             ("applications.answer", Warning),
             ("configuration.peers", Warning),
             ("names.machine", Warning),
@@ -320,5 +337,17 @@ pub(super) mod tests {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(private(&file).verdict, verdict, "{mode:o}");
         }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        // What is beside it counts the same, if it is read.
+        let more = folder.path().join("services.d");
+        fs::create_dir(&more).unwrap();
+        for (name, verdict) in [("notes.txt", Verdict::Ok), ("cart.toml", Verdict::Error)] {
+            fs::write(more.join(name), "").unwrap();
+            fs::set_permissions(more.join(name), fs::Permissions::from_mode(0o666)).unwrap();
+            assert_eq!(private(&file).verdict, verdict, "{name}");
+        }
+        fs::remove_file(more.join("cart.toml")).unwrap();
+        fs::set_permissions(&more, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(private(&file).message.contains("services.d"), "{:?}", private(&file));
     }
 }

@@ -1,7 +1,7 @@
 //! A line of the access log, as Envoy's format string or Istio's JSON has it. Values come from outside: nothing in them can begin a
 //! line or reach a terminal.
 
-use super::entry::{Entry, LogSide};
+use super::entry::Entry;
 use crate::telemetry::{Shape, Summary, protocol_name};
 use http::{HeaderName, HeaderValue};
 use policy::compile::MetricRule;
@@ -218,6 +218,12 @@ impl Ended<'_> {
         }
     }
 
+    /// The port that the caller meant: of the cluster (`outbound|9080|v1|...`), for all callers share a proxy's own.
+    fn called_port(&self) -> Option<u16> {
+        let of_cluster = self.entry.cluster.as_deref().and_then(|name| name.split('|').nth(1)?.parse().ok());
+        of_cluster.or(self.entry.local.port)
+    }
+
     /// A connection of bytes; what could not be read as a request has an answer.
     fn is_of_connection(&self) -> bool {
         self.entry.method.is_none() && self.summary.code == 0
@@ -302,6 +308,8 @@ impl Facts for Ended<'_> {
             NumberFact::RequestSize => whole(self.entry.received),
             NumberFact::ResponseSize => whole(self.entry.sent),
             NumberFact::UpstreamPort => self.entry.upstream.map(|upstream| upstream.port().into()),
+            NumberFact::DestinationPort => self.called_port().map(i64::from),
+            NumberFact::SourcePort => self.entry.remote.port.map(i64::from),
             NumberFact::Duration => i64::try_from(self.duration.as_nanos()).ok(),
         }
     }
@@ -317,7 +325,7 @@ impl Facts for Ended<'_> {
     }
 
     fn is_mutual_tls(&self) -> bool {
-        self.entry.side == LogSide::Server
+        self.entry.peer.is_some()
     }
 }
 

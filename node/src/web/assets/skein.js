@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const PAUSE = 3000;
+  const PATIENCE = 10000;
   const button = document.getElementById("live");
   let live = sessionStorage.getItem("live") !== "no";
   let timer = 0;
@@ -28,7 +29,12 @@
   };
 
   const refresh = async () => {
-    const answer = await fetch(location.href, { cache: "no-store", headers: { accept: "text/html" } });
+    const answer = await fetch(location.href, {
+      cache: "no-store",
+      headers: { accept: "text/html" },
+      // A node that stands still is not live.
+      signal: AbortSignal.timeout(PATIENCE),
+    });
     if (!answer.ok) throw new Error(String(answer.status));
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const part of document.querySelectorAll("[data-live]")) {

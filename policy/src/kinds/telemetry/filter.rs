@@ -73,6 +73,10 @@ pub enum NumberFact {
     ResponseSize,
     /// `upstream.port`.
     UpstreamPort,
+    /// `destination.port`: the port that was called.
+    DestinationPort,
+    /// `source.port`: the caller's.
+    SourcePort,
     /// `request.duration`, nanoseconds.
     Duration,
 }

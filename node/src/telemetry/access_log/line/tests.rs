@@ -1,7 +1,7 @@
 //! Lines as Istio writes them, in text and as JSON.
 
 use super::*;
-use crate::telemetry::{Flags, Protocol};
+use crate::telemetry::{Flags, Protocol, access_log::entry::LogSide};
 use http::{HeaderMap, Method, Version};
 use std::net::{IpAddr, SocketAddr};
 
@@ -146,4 +146,21 @@ fn a110_nothing_in_a_value_begins_a_line_or_reaches_a_terminal() {
     let json = ascii(&Value::from("\u{9b}31m \u{1f600}\u{7f}").to_string());
     assert_eq!(json, "\"\\u009b31m \\ud83d\\ude00\\u007f\"");
     assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "\u{9b}31m \u{1f600}\u{7f}");
+}
+
+#[test]
+fn mutual_tls_is_who_proved_who_it_is_and_ports_are_those_that_were_meant() {
+    let summary = summary(200);
+    let of = |entry: &Entry| {
+        let ended = Ended { entry, summary: &summary, duration: Duration::from_millis(7) };
+        let port = |fact| ended.number(fact);
+        (ended.is_mutual_tls(), port(NumberFact::DestinationPort), port(NumberFact::SourcePort))
+    };
+    assert_eq!(of(&entry()), (true, Some(9080), None));
+    // Whoever comes in clear to a port that permits it, at the same node.
+    let remote = SocketAddr::from(([10, 0, 0, 1], 4_711)).into();
+    let local = SocketAddr::from(([127, 0, 0, 1], 15_001)).into();
+    let in_clear = Entry { peer: None, local, remote, ..entry() };
+    assert_eq!(of(&in_clear), (false, Some(9080), Some(4_711)));
+    assert_eq!(of(&Entry { cluster: None, ..in_clear }), (false, Some(15_001), Some(4_711)));
 }

@@ -43,12 +43,14 @@ const TEXTS: [(&str, TextFact); 15] = [
     ("xds.route_name", TextFact::Route),
 ];
 
-const NUMBERS: [(&str, NumberFact); 5] = [
+const NUMBERS: [(&str, NumberFact); 7] = [
     ("response.code", NumberFact::Code),
     ("response.grpc_status", NumberFact::GrpcStatus),
     ("request.size", NumberFact::RequestSize),
     ("response.size", NumberFact::ResponseSize),
     ("upstream.port", NumberFact::UpstreamPort),
+    ("destination.port", NumberFact::DestinationPort),
+    ("source.port", NumberFact::SourcePort),
 ];
 
 /// Attributes that are a request's header.
@@ -371,7 +373,7 @@ impl<'t> Builder<'t> {
             "response.headers" => Ok(Operand::Headers(Message::Response)),
             "request.duration" => of(Node::NumberFact(NumberFact::Duration), Type::Duration),
             "connection.mtls" => of(Node::MutualTls, Type::Truth),
-            _ => Err(format!("`{name}` in a filter")),
+            _ => Err(format!("`{name}` in an expression")),
         }
     }
 
@@ -389,7 +391,7 @@ impl<'t> Builder<'t> {
 
     fn function(&mut self, name: &str) -> Result<Operand, String> {
         if !matches!(name, "has" | "size" | "duration" | "string") {
-            return Err(format!("the function `{name}` in a filter"));
+            return Err(format!("the function `{name}` in an expression"));
         }
         let mut arguments = self.arguments()?;
         let (Some(only), true) = (arguments.pop(), arguments.is_empty()) else {
@@ -417,7 +419,7 @@ impl<'t> Builder<'t> {
     fn method(&mut self, operand: Operand, name: &str) -> Result<Operand, String> {
         let search = SEARCHES.iter().find(|(own, _)| *own == name).map(|(_, search)| *search);
         if search.is_none() && !matches!(name, "matches" | "size") {
-            return Err(format!("the function `{name}` in a filter"));
+            return Err(format!("the function `{name}` in an expression"));
         }
         let text = operand.of(Type::Text)?;
         let mut arguments = self.arguments()?;
@@ -452,7 +454,7 @@ fn field(operand: Operand, name: &str) -> Result<Operand, String> {
         Operand::Headers(message) => {
             Ok(Operand::Value(Node::Header(message, Box::new(Node::Text(name.to_owned()))), Type::Text))
         }
-        Operand::Value(..) | Operand::List(_) => Err(format!("the field `{name}` in a filter")),
+        Operand::Value(..) | Operand::List(_) => Err(format!("the field `{name}` in an expression")),
     }
 }
 

@@ -38,7 +38,8 @@ impl Facts for Request {
             NumberFact::RequestSize => Some(0),
             NumberFact::ResponseSize => Some(19),
             NumberFact::Duration => Some(250_000_000),
-            NumberFact::GrpcStatus | NumberFact::UpstreamPort => None,
+            NumberFact::DestinationPort => Some(9080),
+            NumberFact::GrpcStatus | NumberFact::UpstreamPort | NumberFact::SourcePort => None,
         }
     }
 
