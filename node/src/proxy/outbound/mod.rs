@@ -13,6 +13,7 @@ mod observe;
 mod outside;
 mod speaker;
 mod tcp;
+mod way;
 
 use super::{
     connection::{self, Handler},
@@ -37,7 +38,7 @@ use hyper::body::Body as _;
 use policy::{
     headers::Side as Headers,
     kinds::{Abort, DirectResponse, Fault, Redirect},
-    route::{self, Action, NoRoute, Routed},
+    route::{self, Action, Routed},
 };
 use std::{
     net::SocketAddr,
@@ -312,11 +313,15 @@ impl Requests<'_> {
         request: forward::Outgoing,
         exchange: &mut Exchange,
     ) -> Result<Answered, Cause> {
-        let way = self.way(snapshot, &request).inspect_err(|cause| {
-            if *cause == Cause::NotInRegistry {
+        let way = self.way(snapshot, &request).map_err(|missed| {
+            if missed.cause == Cause::NotInRegistry {
                 exchange.takes("block_all");
             }
-            self.unrouted(exchange);
+            match &missed.host {
+                Some(host) => exchange.between(self.context.recorder(self.speaker.to_service(host))),
+                None => self.unrouted(exchange),
+            }
+            missed.cause
         })?;
         let routed = match way {
             Way::Route(routed) => routed,
@@ -371,26 +376,9 @@ impl Requests<'_> {
         Answered::Here(reply::failure(cause, exchange.is_grpc()))
     }
 
-    fn way(&self, snapshot: &Snapshot, request: &forward::Outgoing) -> Result<Way, Cause> {
-        let forward::Outgoing { parts, host, user, .. } = request;
-        let Some(entrance) = self.entrance else { return self.route(snapshot, parts, host).map(Way::Route) };
-        entrance.enter(snapshot, &route::Request { token: user.as_deref(), ..self.policy_request(parts, host)? })
-    }
-
     /// What the request came by, or what a proxy that is believed says of it.
     fn scheme(&self, parts: &Parts) -> &'static str {
         self.entrance.map_or("http", |entrance| entrance.scheme(&parts.headers))
-    }
-
-    fn route(&self, snapshot: &Snapshot, parts: &Parts, host: &HeaderValue) -> Result<Routed, Cause> {
-        let request = self.policy_request(parts, host)?;
-        route::route(&snapshot.compiled, &*snapshot.services, &request).map_err(|no_route| {
-            tracing::debug!(%no_route, "no route");
-            match no_route {
-                NoRoute::UnknownHost { .. } | NoRoute::NotImported { .. } => self.speaker.unknown(snapshot),
-                NoRoute::UnknownPort { .. } | NoRoute::NoMatch { .. } => Cause::NoRoute,
-            }
-        })
     }
 
     fn policy_request<'r>(&'r self, parts: &'r Parts, host: &'r HeaderValue) -> Result<route::Request<'r>, Cause> {

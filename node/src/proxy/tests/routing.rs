@@ -108,6 +108,14 @@ fn what_nobody_defines_is_503_and_what_no_rule_matches_is_404() {
     for flag in ["NC", "UH", "NR"] {
         assert!(metrics.contains(&format!("response_flags=\"{flag}\"")), "{flag}");
     }
+    // Whoever looks at the service sees that its callers have no route.
+    let counted = |metrics: &str, service: &str| {
+        let of = |line: &&str| line.contains("response_flags=\"NR\"") && line.contains(service);
+        metrics.lines().filter(|line| line.starts_with("istio_requests_total")).filter(of).count()
+    };
+    assert_eq!(counted(&metrics, "destination_service_name=\"reviews\""), 1, "{metrics}");
+    assert_eq!(get(world.nodes[0].outbound, "nobody", "/").status, 404);
+    assert_eq!(counted(&world.metrics(0), "destination_service_name=\"BlackHoleCluster\""), 1);
 }
 
 #[test]
