@@ -190,7 +190,9 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let captures = names::capture(&config, &plane).await?;
     let ready = ready::line(&config, &mesh, &doors, &bound, &captures);
     names::start(&config, doors.dns.take(), &plane, known.world.current(), &telemetry, &tasks)?;
-    serve(&config, doors, (&agent, Admin::new(agent.clone(), telemetry, tasks.clone(), circuits)), network, &tasks);
+    let admin = Admin::new(agent.clone(), telemetry, tasks.clone(), circuits);
+    admin.tell_concerns();
+    serve(&config, doors, (&agent, admin), network, &tasks);
     agent.set_listening(true);
     tokio::join!(settled(&known.world, &owner.node, &local), sync.compared());
     plane.serve();

@@ -7,6 +7,7 @@ use serde_json::Value;
 /// What commands look at, to be run at a node `web` beside `shop/reviews` of a mesh that has had requests and a push.
 pub const LISTINGS: &[&str] = &[
     "status",
+    "status --mesh",
     "members",
     "members --reach",
     "members web",

@@ -1,6 +1,9 @@
 //! Getting in: once, with what was granted, and with nothing kept.
 
-use harness::cluster::{Cluster, Plan, Service, TRUST_DOMAIN};
+use harness::{
+    cluster::{Cluster, Plan, Service, TRUST_DOMAIN},
+    eventually,
+};
 
 use crate::skein;
 
@@ -65,6 +68,23 @@ fn what_is_not_granted_cannot_be_registered() {
     let log = cluster.log("second");
     assert!(log.contains("skein grant second bank/vault=default"), "{log}");
     assert_eq!(cluster.healthy("first", "bank/vault"), 0);
+    // Whichever node is asked knows what is amiss at another.
+    eventually("it is known elsewhere", || {
+        let said = cluster.json("first", &["status", "--mesh"]);
+        let mut problems = said["problems"].as_array().into_iter().flatten();
+        let found = problems.any(|one| one["code"] == "not_granted" && one["nodes"] == serde_json::json!(["second"]));
+        if found && said["certificates"].as_array().is_some_and(|all| all.len() == 2) {
+            Ok(())
+        } else {
+            Err(said.to_string())
+        }
+    });
+    let text = cluster.on("first", &["status", "--mesh"]).expect_code(0).out;
+    assert!(text.contains("at second: ") && text.contains("heard         2 nodes"), "{text}");
+    let checked = cluster.on("first", &["check", "-o", "json"]).json();
+    let mut found = checked.as_array().into_iter().flatten();
+    let verdict = found.find(|one| one["id"] == "mesh.problems").map(|one| one["verdict"].clone());
+    assert_eq!(verdict, Some("warning".into()), "{checked}");
     cluster.on("first", &["grant", "second", "bank/vault"]).expect_code(0);
     cluster.wait_endpoints("bank/vault", 1);
 }

@@ -43,6 +43,8 @@ pub enum Looked {
 }
 /// The reason of an endpoint that nobody has looked at.
 const UNCHECKED: &str = "not checked yet";
+/// The reason of a service that no operator lets this node run.
+pub const NOT_GRANTED: &str = "not granted";
 
 /// The local services; shared by all who add, remove and list them.
 pub struct Local {
@@ -146,7 +148,7 @@ impl Local {
     /// Services with their health: healthy or why not.
     pub fn list(&self) -> Vec<(Service, bool, String)> {
         let row = |running: &Running| match &running.health {
-            _ if running.granted != Some(true) => (running.service.clone(), false, "not granted".to_string()),
+            _ if running.granted != Some(true) => (running.service.clone(), false, NOT_GRANTED.to_owned()),
             Some(health) => (running.service.clone(), health.healthy, health.reason.clone()),
             None => (running.service.clone(), true, String::new()),
         };

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod book;
 pub mod catch_up;
 pub mod checks;
+pub mod concerns;
 pub mod drift;
 pub mod enrol;
 pub mod error;

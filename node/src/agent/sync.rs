@@ -47,6 +47,7 @@ use super::{
     world::World,
 };
 use crate::{
+    agent::concerns::Concerns,
     clock::{Clock, monotonic},
     mesh::{Mesh, peer::PeerLink},
     tasks::Tasks,
@@ -112,6 +113,8 @@ struct Shared {
     scraped: Mutex<BTreeMap<NodeId, SocketAddr>>,
     /// Where they find this one.
     own_scraped: OnceLock<SocketAddr>,
+    /// Who says what of this node needs attention.
+    concerns: OnceLock<Box<dyn Fn() -> Concerns + Send + std::marker::Sync>>,
     /// Whether some peer's policy was looked at since the start, or there is no other node.
     compared: watch::Sender<bool>,
     /// The longest audit chain that each member was heard to have.
@@ -124,8 +127,9 @@ impl Shared {
     fn new(now: Instant, alone: bool) -> Self {
         let compared = watch::Sender::new(alone);
         let (applying, applied, busy, fetching, scraped, own_scraped, audits, latency) = Default::default();
+        let concerns = OnceLock::new();
         let freshness = Mutex::new(Freshness::new(now));
-        Self { applying, applied, busy, fetching, freshness, scraped, own_scraped, compared, audits, latency }
+        Self { applying, applied, busy, fetching, freshness, scraped, own_scraped, concerns, compared, audits, latency }
     }
 }
 

@@ -31,6 +31,8 @@ pub const TRAFFIC: u16 = 13;
 pub const SCRAPED: u16 = 11;
 /// [`Recall`] -> by node a list of [`super::event::Noted`]. (10 was such a list of the asked node alone.)
 pub const EVENTS: u16 = 12;
+/// Nothing -> [`super::concerns::Concerns`].
+pub const CONCERNS: u16 = 14;
 
 /// Most bytes of a request's body.
 pub const REQUEST_BYTES: usize = 64 << 10;

@@ -3,10 +3,16 @@
 use std::fmt::Write as _;
 
 use crate::{
-    agent::admin::api::{Health, Status},
-    cli::{context::Context, error::Result, look, output::plain},
+    agent::admin::api::{Concerns, Health, Status},
+    cli::{
+        context::Context,
+        error::Result,
+        look,
+        output::{Table, plain},
+    },
     clock,
 };
+use certs::id::NodeId;
 
 /// Most problems that are shown: they and the rest fit a screen. The worst come first.
 const SHOWN: usize = 6;
@@ -15,22 +21,78 @@ const NAMED: usize = 5;
 
 /// Shows how the mesh is, problems first.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: skein status --node web-1 -o json")]
-pub struct Args {}
+#[command(after_help = "Examples:
+  skein status --node web-1 -o json
+  skein status --mesh")]
+pub struct Args {
+    /// What needs attention at every node that answers, not at one
+    #[arg(long)]
+    mesh: bool,
+}
 
 /// Runs the command.
-pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
+pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
+    if args.mesh {
+        return look::show(ctx, "/v1/concerns", |said| concerns(said, ctx)).await;
+    }
     look::show(ctx, "/v1/status", text).await
+}
+
+/// What needs attention anywhere, for people.
+fn concerns(said: &Concerns, ctx: &Context) -> String {
+    let mut text = String::new();
+    let names = |nodes: &[NodeId]| {
+        let named: Vec<_> = nodes.iter().take(NAMED).map(ToString::to_string).collect();
+        let more = nodes.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}{more}", named.join(", "))
+    };
+    for problem in &said.problems {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{}: at {}: {} [{}]",
+            word(problem.severity),
+            names(&problem.nodes),
+            plain(&problem.message),
+            plain(&problem.code)
+        );
+        if !problem.hint.is_empty() {
+            let _ = writeln!(text, "   hint: {}", plain(&problem.hint));
+        }
+    }
+    if said.problems.is_empty() {
+        text.push_str("nothing needs attention\n");
+    }
+    let silent = if said.silent.is_empty() { String::new() } else { format!("; silent: {}", names(&said.silent)) };
+    let _ = writeln!(text, "\nheard         {} nodes{silent}", said.heard.len());
+    if let Some(first) = said.certificates.first() {
+        let enroller = first.enroller_ca_expires.as_deref().filter(|ends| *ends < first.node_ca_expires.as_str());
+        let (what, when) = enroller.map_or(("node CA", first.node_ca_expires.as_str()), |ends| ("enroller CA", ends));
+        let _ = writeln!(text, "certificates  the first to end is the {what} of {}: {}", first.node, ends(when));
+    }
+    if !said.ejected.is_empty() {
+        let mut table = Table::new(&["EJECTED", "AT", "CALLER", "WHY", "UNTIL"]);
+        for row in &said.ejected {
+            table.row([&row.endpoint, row.node.as_str(), &row.caller, &row.reason, &row.until]);
+        }
+        let _ = write!(text, "\n{}", ctx.output.render(&table));
+    }
+    text
+}
+
+fn word(severity: Health) -> &'static str {
+    match severity {
+        Health::Critical => "critical",
+        Health::Degraded | Health::Ok => "warning",
+    }
 }
 
 /// A status for people.
 pub(super) fn text(status: &Status) -> String {
     let mut text = String::new();
     for problem in status.problems.iter().take(SHOWN) {
-        let word = match problem.severity {
-            Health::Critical => "critical",
-            Health::Degraded | Health::Ok => "warning",
-        };
+        let word = word(problem.severity);
         // Writing to a string does not fail.
         let _ = writeln!(text, "{word}: {} [{}]", plain(&problem.message), problem.code);
         if !problem.hint.is_empty() {

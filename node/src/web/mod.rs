@@ -106,7 +106,9 @@ async fn overview(State(admin): State<Admin>) -> Response {
     let services = admin.services(None).unwrap_or_default();
     let (status, outliers) = (admin.status(), admin.outliers());
     let told = admin.all_events().await;
-    let seen = overview::Seen { status, services, outliers, events: &told.events, traffic: &traffic };
+    let concerns = admin.concerns().await;
+    let seen =
+        overview::Seen { status, services, outliers, events: &told.events, traffic: &traffic, concerns: &concerns };
     answer(Ok(Page::new("Overview", Tab::Overview, overview::page(&seen, admin.now()))), &admin)
 }
 

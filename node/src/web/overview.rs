@@ -4,12 +4,16 @@ use certs::codec::Millis;
 use maud::{Markup, html};
 
 use super::{events, figures::Golden, flow::Flow, words};
-use crate::agent::admin::api::{Event, Health, Outlier, Problem, Service, Status, Traffic};
+use crate::agent::admin::api::{Concerns, Event, Health, Outlier, Problem, Service, Status, Traffic};
 
 /// Events that stand here.
 const EVENTS: usize = 12;
 /// Services that stand here because they fail.
 const FAILING: usize = 8;
+/// Problems and ejections of other nodes that stand here.
+const ELSEWHERE: usize = 12;
+/// Nodes that a sentence names.
+const NAMED: usize = 5;
 
 /// What the page shows.
 pub(super) struct Seen<'t> {
@@ -18,12 +22,14 @@ pub(super) struct Seen<'t> {
     pub(super) outliers: Vec<Outlier>,
     pub(super) events: &'t [Event],
     pub(super) traffic: &'t Traffic,
+    pub(super) concerns: &'t Concerns,
 }
 
 pub(super) fn page(seen: &Seen<'_>, now: Millis) -> Markup {
     html! {
         h1 { "Overview" }
         section #attention data-live { (attention(&seen.status)) }
+        section #elsewhere data-live { (elsewhere(seen.concerns, seen.status.node.as_str())) }
         section #tiles data-live aria-label="The mesh in numbers" { (tiles(seen, now)) }
         section #failing data-live { (failing(seen)) }
         section #out data-live { (out(&seen.outliers)) }
@@ -46,6 +52,47 @@ fn attention(status: &Status) -> Markup {
         h2 { "Attention " (words::state(word)) }
         @if status.problems.is_empty() { p { "Nothing needs it." } }
         @for problem in &status.problems { (told(problem)) }
+    }
+}
+
+/// What is wrong at other nodes and not here, and what they do without.
+fn elsewhere(concerns: &Concerns, own: &str) -> Markup {
+    let is_own = |nodes: &[certs::id::NodeId]| nodes.iter().any(|node| node.as_str() == own);
+    let problems: Vec<_> = concerns.problems.iter().filter(|problem| !is_own(&problem.nodes)).collect();
+    let ejected: Vec<_> = concerns.ejected.iter().filter(|ejected| ejected.node.as_str() != own).collect();
+    html! {
+        @if !problems.is_empty() || !ejected.is_empty() { h2 { "At other nodes" } }
+        @for problem in problems.iter().take(ELSEWHERE) {
+            @let nodes = problem.nodes.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            @let more = if problem.nodes.len() > NAMED { format!(" and {} more", problem.nodes.len() - NAMED) } else { String::new() };
+            (told(&Problem {
+                code: problem.code.clone(),
+                message: format!("at {nodes}{more}: {}", problem.message),
+                hint: problem.hint.clone(),
+                severity: problem.severity,
+            }))
+        }
+        @if problems.len() > ELSEWHERE { p { "And " (problems.len() - ELSEWHERE) " more: " code { "skein status --mesh" } } }
+        @if !ejected.is_empty() {
+            table.cards {
+                thead { tr {
+                    th scope="col" { "Ejected" } th scope="col" { "At" } th scope="col" { "Caller" }
+                    th scope="col" { "Why" } th scope="col" { "Back at" }
+                } }
+                tbody {
+                    @for row in ejected.iter().take(ELSEWHERE) {
+                        tr {
+                            th scope="row" { (row.endpoint) }
+                            td data-label="At" { (row.node) }
+                            td data-label="Caller" { (row.caller) }
+                            td data-label="Why" { code { (row.reason) } }
+                            td data-label="Back at" { time datetime=(row.until) { (row.until) } }
+                        }
+                    }
+                }
+            }
+            @if ejected.len() > ELSEWHERE { p { "And " (ejected.len() - ELSEWHERE) " more." } }
+        }
     }
 }
 
@@ -77,7 +124,8 @@ fn tiles(seen: &Seen<'_>, now: Millis) -> Markup {
                 (tile("/graph", "Connections open", &flow.open.to_string(), flow.class() == "bad" || flow.class() == "doubt",
                     &format!("{} led nowhere; {}", words::share(flow.failed, flow.opened), words::bytes_rate(flow.bytes_rate()))))
             }
-            (tile("#out", "Ejected", &seen.outliers.len().to_string(), !seen.outliers.is_empty(), "endpoints, by this node"))
+            (tile("#out", "Ejected", &seen.concerns.ejected.len().to_string(), !seen.concerns.ejected.is_empty(),
+                &format!("endpoints, by {} of this node", seen.outliers.len())))
             (tile("/policy", "Policy", status.policy.digest.get(..8).unwrap_or_default(), !status.policy.stale.is_empty(), &spread(status)))
             (tile("/nodes", "Node CA ends in", &words::until(&status.certificates.node_ca_expires, now), false,
                 &format!("leaf in {}; enrollers alive: {}", words::until(&status.certificates.leaf_expires, now), status.certificates.enrollers)))
@@ -171,7 +219,7 @@ mod tests {
     use crate::web::figures::edge;
     use serde_json::json;
 
-    fn seen(traffic: &Traffic) -> Seen<'_> {
+    fn seen<'t>(traffic: &'t Traffic, concerns: &'t Concerns) -> Seen<'t> {
         let status = json!({
             "node": "web-1", "trust_domain": "t.example", "state": "degraded",
             "problems": [{"code": "members_missing", "message": "you see 1 of 2 nodes; missing: <b>", "hint": "start it", "severity": "degraded"}],
@@ -180,7 +228,7 @@ mod tests {
             "memory_bytes": 1048576, "gossip_bytes_per_s": 10, "gossip_lanes": {}
         });
         let status = serde_json::from_value(status).unwrap();
-        Seen { status, services: Vec::new(), outliers: Vec::new(), events: &[], traffic }
+        Seen { status, services: Vec::new(), outliers: Vec::new(), events: &[], traffic, concerns }
     }
 
     #[test]
@@ -195,12 +243,25 @@ mod tests {
             connections: Vec::new(),
             edges: vec![edge(("shop/web", "v1"), ("shop/cart", "v1"), 10, 5)],
         };
-        let text = page(&seen(&traffic), 0).into_string();
+        let problem = |node: &str, code: &str| json!({"severity": "critical", "code": code, "message": "<i>", "hint": "", "nodes": [node]});
+        let ejected = |node: &str, endpoint: &str| json!({"node": node, "service": "shop/cart", "endpoint": endpoint, "caller": "shop/web", "reason": "5xx", "until": ""});
+        let concerns = json!({
+            "heard": ["web-1", "cart-1"], "silent": [], "certificates": [],
+            "problems": [problem("cart-1", "storage_full"), problem("web-1", "said_above")],
+            "ejected": [ejected("cart-1", "theirs"), ejected("web-1", "ours")],
+        });
+        let concerns = serde_json::from_value(concerns).unwrap();
+        let text = page(&seen(&traffic, &concerns), 0).into_string();
         let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word} is missing in {text}"));
         assert!(at("members_missing") < at("Nodes seen") && at("Nodes seen") < at("503 UH"));
         assert!(
             text.contains("missing: &lt;b&gt;") && text.contains("not at cart-1") && text.contains("seen by 1 node<")
         );
+        assert!(
+            text.contains("at cart-1: &lt;i&gt;") && text.contains("theirs") && !text.contains("said_above"),
+            "{text}"
+        );
+        assert!(at("storage_full") < at("Nodes seen") && !text.contains(">ours<"));
         assert!(text.contains("href=\"/services/shop/cart\"") && text.contains("50.0 %"));
     }
 }

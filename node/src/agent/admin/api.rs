@@ -1,6 +1,7 @@
 //! What the admin interface answers: the fields of the JSON contract. Further fields may come, none goes.
 
 mod captures;
+mod concerns;
 mod events;
 mod explain;
 mod history;
@@ -19,6 +20,7 @@ use certs::{
 use serde::{Deserialize, Serialize};
 
 pub use captures::{Capture, Inbound};
+pub use concerns::{CertificatesOf, Concerns, EjectedBy, ProblemAt};
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};

@@ -12,6 +12,7 @@ mod act;
 mod action;
 mod authority;
 mod captures;
+mod concerns;
 mod documents;
 mod events;
 mod explain;
@@ -80,6 +81,7 @@ pub struct Admin {
     targets: Arc<Fresh<BTreeMap<NodeId, SocketAddr>>>,
     timeline: Arc<Fresh<Arc<Told>>>,
     matrix: Arc<Fresh<Vec<api::Member>>>,
+    concerns: Arc<Fresh<Arc<api::Concerns>>>,
 }
 
 /// Where a question comes in.
@@ -109,9 +111,21 @@ impl Admin {
         });
         let [watches, scrapes, heavy] =
             [WATCHES, metrics::AT_ONCE, HEAVY].map(|places| Arc::new(Semaphore::new(places)));
-        let (traffic, targets, timeline, matrix) = Default::default();
-        let admin =
-            Self { agent, telemetry, tasks, circuits, watches, scrapes, heavy, traffic, targets, timeline, matrix };
+        let (traffic, targets, timeline, matrix, concerns) = Default::default();
+        let admin = Self {
+            agent,
+            telemetry,
+            tasks,
+            circuits,
+            watches,
+            scrapes,
+            heavy,
+            traffic,
+            targets,
+            timeline,
+            matrix,
+            concerns,
+        };
         admin.register();
         admin
     }

@@ -17,7 +17,7 @@ use super::{
     rfc3339,
 };
 use crate::{
-    agent::{drift, jwks},
+    agent::{drift, jwks, local::NOT_GRANTED},
     clock,
     config::Speaker,
     snapshot::{Doors, OpenDoor, PlaintextPort, Snapshot},
@@ -117,7 +117,9 @@ impl Admin {
     }
 
     fn unhealthy(&self) -> Vec<Problem> {
-        let services = self.agent.local_services().into_iter().filter(|(_, healthy, _)| !healthy);
+        // What is not granted is a problem of its own, with the command that mends it.
+        let is_sick = |(_, healthy, reason): &(_, bool, String)| !healthy && reason != NOT_GRANTED;
+        let services = self.agent.local_services().into_iter().filter(is_sick);
         let tell = |(service, _, reason): (crate::config::Service, bool, String)| {
             let message = format!("{} on this node is unhealthy: {reason}", service.name);
             problem(Health::Degraded, "unhealthy_service", message, "is the application running, and its check right?")

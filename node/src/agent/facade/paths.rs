@@ -7,7 +7,7 @@ use membership::engine::Lane;
 
 use super::{Agent, Rate};
 use crate::{
-    agent::{admin::api, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths},
+    agent::{admin::api, concerns::Concerns, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths},
     clock::monotonic,
     telemetry::{Exchanged, Histogram},
 };
@@ -26,6 +26,16 @@ impl Agent {
     /// What happened since, as the nodes that answer noted it or keep it of others, oldest first; and who did not answer.
     pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Vec<NodeId>) {
         self.inner.sync.timeline(since).await
+    }
+
+    /// What needs attention at the other nodes that answer; and those alive that said nothing.
+    pub async fn concerns(&self) -> (Vec<(NodeId, Concerns)>, Vec<NodeId>) {
+        self.inner.sync.concerns().await
+    }
+
+    /// Who says what of this node needs attention, to those who ask.
+    pub fn set_concerns(&self, concerns: impl Fn() -> Concerns + Send + Sync + 'static) {
+        self.inner.sync.set_concerns(concerns);
     }
 
     /// Notes where scrapers find this node.

@@ -91,6 +91,7 @@ impl Requests {
             wire::TRAFFIC => Some(codec::encode(&Said::of(self.telemetry.exchanged())).into()),
             wire::EVENTS => Some(codec::encode(&self.sync.recalled(&wire::request(&asked.body).ok()?)).into()),
             wire::SCRAPED => Some(codec::encode(&self.sync.scraped()).into()),
+            wire::CONCERNS => Some(codec::encode(&self.sync.own_concerns()?).into()),
             wire::PATHS => Some(codec::encode(&self.sync.paths()).into()),
             _ => None,
         }

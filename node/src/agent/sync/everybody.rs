@@ -20,6 +20,7 @@ use super::Sync;
 use crate::{
     agent::{
         admin::api,
+        concerns::Concerns,
         event::Noted,
         timeline::{self, Merged},
         traffic::{Picture, Said},
@@ -123,6 +124,23 @@ impl Sync {
         }
         known.retain(|node, _| view.member(node).is_some_and(|member| !is_gone(member.state)));
         known.clone()
+    }
+
+    /// What needs attention at the nodes that answer, but for this one; and those alive that said nothing.
+    pub async fn concerns(&self) -> (Vec<(NodeId, Concerns)>, Vec<NodeId>) {
+        let Asked { answers, silent } = self.ask_all::<Concerns>(wire::CONCERNS, Bytes::new()).await;
+        (answers.into_iter().map(|(member, said)| (member.id.clone(), said.bounded())).collect(), silent)
+    }
+
+    /// What of this node needs attention; nothing before anybody is there to say it.
+    pub(super) fn own_concerns(&self) -> Option<Concerns> {
+        self.state.concerns.get().map(|concerns| concerns())
+    }
+
+    /// Who says it from now on.
+    pub fn set_concerns(&self, concerns: impl Fn() -> Concerns + Send + std::marker::Sync + 'static) {
+        // There is one that does; a second call changes nothing.
+        let _ = self.state.concerns.set(Box::new(concerns));
     }
 
     async fn ask_all<T: DeserializeOwned>(&self, what: u16, body: Bytes) -> Asked<T> {

@@ -208,6 +208,11 @@ pub(super) const CHECKS: &[Check] = &[
     after("mesh.members", "every granted node is seen", "start them; `skein evict NODE` takes one out for good"),
     after("mesh.size", "the mesh has room", "retire or evict nodes that are gone, or part the mesh in two"),
     after(
+        "mesh.problems",
+        "other nodes say that nothing is amiss with them",
+        "`skein status --mesh` shows each with a hint",
+    ),
+    after(
         "mesh.versions",
         "all nodes run one version",
         "upgrade the others: neighbouring versions work together, for a while",

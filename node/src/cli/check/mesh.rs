@@ -6,7 +6,7 @@ use certs::codec::Millis;
 
 use super::finding::{Finding, Verdict, warn_unless};
 use crate::{
-    agent::admin::api::{Health, Member, Mesh, Outlier, Ping, Problem, Service, Status, Traffic},
+    agent::admin::api::{Concerns, Health, Member, Mesh, Outlier, Ping, Problem, Service, Status, Traffic},
     cli::{
         client::{self, Client},
         context::Context,
@@ -59,6 +59,7 @@ pub(super) struct Said {
     pub(super) outliers: Vec<Outlier>,
     pub(super) traffic: Traffic,
     pub(super) pings: Vec<Ping>,
+    pub(super) concerns: Concerns,
 }
 
 /// Asks a node, if one answers.
@@ -81,6 +82,7 @@ async fn said(ctx: &Context) -> Result<Said> {
         services: client.get("/v1/services").await?,
         outliers: client.get("/v1/outliers").await?,
         traffic: client.get("/v1/traffic").await?,
+        concerns: client.get("/v1/concerns").await?,
         pings: pings(&mut client, &members).await?,
         members,
     })
@@ -102,6 +104,7 @@ impl Said {
         findings.extend(expiring.map(|within| self.expiring(now, within)));
         findings.extend(self.nodes(version));
         findings.extend(self.served());
+        findings.push(self.elsewhere());
         findings.push(warn_operators(self.mesh.keys.iter().filter(|key| !key.recovery).count()));
         // What nobody complains of is well.
         for id in PROBLEMS.iter().map(|(_, id)| *id).chain(["node.problems"]) {
@@ -146,6 +149,24 @@ impl Said {
         findings
     }
 
+    /// What other nodes say of themselves and this one does not.
+    fn elsewhere(&self) -> Finding {
+        let (id, own) = ("mesh.problems", &self.status.node);
+        let others: Vec<_> = self.concerns.problems.iter().filter(|problem| !problem.nodes.contains(own)).collect();
+        if others.is_empty() {
+            return Finding::fine(id, format!("{} nodes say that nothing is amiss", self.concerns.heard.len()));
+        }
+        let told = others.iter().take(NAMED).map(|problem| {
+            let nodes = problem.nodes.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!("{nodes}: {} [{}]", problem.message, problem.code)
+        });
+        let more = others.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let message = format!("{}{more}", told.collect::<Vec<_>>().join("; "));
+        let is_critical = others.iter().any(|problem| problem.severity == Health::Critical);
+        Finding::amiss(id, if is_critical { Verdict::Error } else { Verdict::Warning }, message)
+    }
+
     /// What people must renew, and a node CA that is not renewed though it should be.
     fn expiring(&self, now: Millis, within: Duration) -> Finding {
         let certificates = &self.status.certificates;
@@ -157,8 +178,14 @@ impl Said {
             ("the root", at(&self.status.root.root_expires)),
             ("the node CA", ends.filter(|_| late)),
         ];
+        // Each renews its own CA; an enroller's is for people to renew, whichever node is asked.
+        let others = self.concerns.certificates.iter().filter(|of| of.node != self.status.node);
+        let others = others.filter_map(|of| Some((&of.node, of.enroller_ca_expires.as_deref().and_then(at)?)));
+        let others = others.map(|(node, ends)| (format!("the enroller CA of {node}"), Some(ends)));
         let soon: Vec<String> = ends
+            .map(|(name, ends)| (name.to_owned(), ends))
             .into_iter()
+            .chain(others)
             .filter_map(|(name, ends)| ends.filter(|ends| *ends < limit).map(|ends| (name, ends)))
             .map(|(name, ends)| format!("{name} ends in {}", span(ends.saturating_sub(now))))
             .collect();
@@ -309,6 +336,7 @@ pub(super) mod tests {
             outliers: Vec::new(),
             traffic: serde_json::from_value(traffic).unwrap(),
             pings: Vec::new(),
+            concerns: Concerns::default(),
         }
     }
 
@@ -365,6 +393,15 @@ pub(super) mod tests {
         said.pings =
             serde_json::from_value(json!([{"node": "b", "carrier": "tcp", "remote": "", "rtt_ms": 1.0, "lost": null}]))
                 .unwrap();
+        said.concerns = serde_json::from_value(json!({
+            "heard": ["a", "b"], "silent": [], "ejected": [],
+            "problems": [
+                {"severity": "critical", "code": "storage_full", "message": "m", "hint": "h", "nodes": ["b"]},
+                {"severity": "degraded", "code": "said_here", "message": "m", "hint": "h", "nodes": ["a", "b"]},
+            ],
+            "certificates": [{"node": "b", "node_ca_expires": time(30), "enroller_ca_expires": time(13)}],
+        }))
+        .unwrap();
         said
     }
 
@@ -398,5 +435,13 @@ pub(super) mod tests {
         assert_eq!((of("something_new").id, of("something_new").verdict), ("node.problems", Verdict::Error));
         assert_eq!((of("members_missing").id, &*of("members_missing").hint), ("mesh.members", "h"));
         assert_eq!(of("few_enrollers").verdict, Verdict::Warning);
+        let by_id = |id: &str| findings.iter().find(|one| one.id == id).unwrap();
+        assert_eq!(by_id("mesh.problems").message, "b: m [storage_full]");
+        assert_eq!(by_id("mesh.problems").verdict, Verdict::Error);
+        let expiring = &by_id("trust.expiring").message;
+        assert!(
+            expiring.contains("the enroller CA ends in") && expiring.contains("the enroller CA of b ends in"),
+            "{expiring}"
+        );
     }
 }
