@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
@@ -41,6 +41,8 @@ struct Shared {
     raw: Mutex<Vec<u8>>,
     status: AtomicU16,
     delay_ms: AtomicU64,
+    /// Whether answers wait, and the word that they do no more.
+    held: (Mutex<bool>, Condvar),
     calls: Mutex<Option<(SocketAddr, String)>>,
     headers: Mutex<String>,
     odd: Mutex<Option<(String, u16)>>,
@@ -95,6 +97,17 @@ impl Backend {
         self.shared.delay_ms.store(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// From now on answers wait until [`Backend::release`].
+    pub fn hold(&self) {
+        *self.shared.held.0.lock().expect("no panic holds it") = true;
+    }
+
+    /// Lets go the answers that wait, and those that come.
+    pub fn release(&self) {
+        *self.shared.held.0.lock().expect("no panic holds it") = false;
+        self.shared.held.1.notify_all();
+    }
+
     /// From now on every answer has these header lines, too, each ended by CR LF.
     pub fn answer_with_headers(&self, lines: &str) {
         lines.clone_into(&mut self.shared.headers.lock().expect("no panic holds it"));
@@ -125,6 +138,7 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+        self.release();
         let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(200));
     }
 }
@@ -145,6 +159,8 @@ fn serve(mut stream: TcpStream, body: &str, shared: &Shared) {
             return;
         }
         std::thread::sleep(Duration::from_millis(shared.delay_ms.load(Ordering::Relaxed)));
+        let held = shared.held.0.lock().expect("no panic holds it");
+        drop(shared.held.1.wait_while(held, |held| *held).expect("no panic holds it"));
         let calls = shared.calls.lock().expect("no panic holds it").clone();
         if let Some((via, host)) = calls {
             // The answer is of no interest, only that it took its time.

@@ -219,7 +219,7 @@ impl Cluster {
     /// When `init` fails.
     pub fn new(skein: Skein, first: &str, plan: &Plan) -> Self {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
-        let unique = u16::try_from(std::process::id() & 0x3ff).expect("masked") * 32 + number % 32;
+        let unique = u16::try_from(std::process::id() & 0xff).expect("masked") * 128 + number % 128;
         let [high, low] = unique.to_be_bytes();
         let dir = tempfile::Builder::new().prefix("skein-").tempdir().expect("a temporary directory");
         let mut cluster = Self {

@@ -1,10 +1,11 @@
 //! A DNS client that sends what it is told, and a resolver that answers everybody the same.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -16,7 +17,7 @@ use hickory_proto::{
 };
 
 /// How long a client waits for one answer.
-const WAIT: Duration = Duration::from_secs(3);
+const WAIT: Duration = Duration::from_secs(15);
 
 /// A question.
 ///
@@ -112,6 +113,8 @@ pub struct Resolver {
 #[derive(Debug, Default)]
 struct Shared {
     queries: AtomicUsize,
+    /// How often each name was asked for.
+    names: Mutex<BTreeMap<String, usize>>,
     stop: AtomicBool,
 }
 
@@ -169,6 +172,12 @@ impl Resolver {
             while !kept.stop.load(SeqCst) {
                 if let Ok((length, from)) = socket.recv_from(&mut packet) {
                     kept.queries.fetch_add(1, SeqCst);
+                    if let Some(query) =
+                        Message::from_vec(&packet[..length]).ok().and_then(|said| said.queries.into_iter().next())
+                    {
+                        let mut names = kept.names.lock().expect("no panic holds it");
+                        *names.entry(query.name().to_ascii()).or_default() += 1;
+                    }
                     answer(&socket, &packet[..length], from);
                 }
             }
@@ -179,6 +188,14 @@ impl Resolver {
     /// Packets so far; a node's own probes are among them.
     pub fn queries(&self) -> usize {
         self.shared.queries.load(SeqCst)
+    }
+
+    /// Questions for this name so far.
+    ///
+    /// # Panics
+    /// When a thread of the resolver panicked.
+    pub fn asked_for(&self, name: &str) -> usize {
+        self.shared.names.lock().expect("no panic holds it").get(name).copied().unwrap_or_default()
     }
 }
 

@@ -42,8 +42,16 @@ impl Connection {
     /// # Errors
     /// The address refuses.
     pub fn open(to: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Self::open_patient(to, Duration::from_secs(10))
+    }
+
+    /// Connects; reads end after so much silence.
+    ///
+    /// # Errors
+    /// The address refuses.
+    pub fn open_patient(to: SocketAddr, silence: Duration) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(20))?;
+        stream.set_read_timeout(Some(silence))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::new() })
     }

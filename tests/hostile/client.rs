@@ -106,7 +106,7 @@ pub(crate) fn session_by(config: Arc<ClientConfig>, from: Option<IpAddr>, to: So
         None => TcpStream::connect(to),
     };
     let socket = socket.expect("the mesh port listens");
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     StreamOwned::new(session, socket)
 }
 

@@ -245,8 +245,10 @@ fn a79_the_fifty_thousand_and_first_document_is_refused_until_one_goes() {
     };
     let there = mesh.history.state(NOW).documents.len();
     let names: Vec<usize> = (0..MAX_DOCUMENTS - there).collect();
-    for part in names.chunks(1_000) {
-        let bytes = mesh.signed(part.iter().map(|n| set(*n)).collect(), &["eve"]);
+    let first = mesh.changeset(Vec::new());
+    for (part, nonce) in names.chunks(1_000).zip(100..) {
+        let changes = part.iter().map(|n| set(*n)).collect();
+        let bytes = signed(&Changeset { changes, nonce: [nonce; 16], ..first.clone() }, &[&mesh.eve]);
         mesh.keep(&bytes);
     }
     let more = mesh.change("shop", "one-more", "a");

@@ -94,6 +94,13 @@ pub(crate) fn node(name: &str) -> NodeId {
     NodeId::new(name).expect("a name")
 }
 
+/// Whether who died by one of these events is alive by a later one.
+fn is_alive_again(death: &Value, events: &Value) -> bool {
+    let later = |event: &&Value| event["at"].as_str() >= death["at"].as_str();
+    let is_rebirth = |event: &Value| event["kind"] == "member_alive" && event["subject"] == death["subject"];
+    events.as_array().is_some_and(|events| events.iter().filter(later).any(is_rebirth))
+}
+
 impl Scene {
     pub(crate) fn ask(&self, at: &str, path: &str) -> Value {
         let answer = http::get(self.cluster.node(at).address("admin"), "localhost", path).expect("an answer");
@@ -172,9 +179,10 @@ impl Scene {
             let events = self.ask(at, "/v1/events?here=true");
             let harmed = |event: &&Value| {
                 let kind = event["kind"].as_str().unwrap_or_default();
-                let bad = ["member_dead", "member_left", "member_gone", "member_evicted", "equivocation", "clone"]
-                    .contains(&kind);
-                bad && HONEST.iter().any(|of| event["subject"] == *of)
+                let bad = ["member_left", "member_gone", "member_evicted", "equivocation", "clone"].contains(&kind);
+                // A machine that is short of time may take somebody for dead for a moment.
+                let dead = kind == "member_dead" && !is_alive_again(event, &events);
+                (bad || dead) && HONEST.iter().any(|of| event["subject"] == *of)
             };
             let harmed: Vec<&Value> = events.as_array().expect("a list").iter().filter(harmed).collect();
             assert!(harmed.is_empty(), "at {at}: {harmed:?}");
@@ -274,7 +282,9 @@ fn a85_a86_nobody_rewrites_what_a_node_says_of_itself_nor_lifts_its_numbers() {
     let later = scene.liar.publish(&Body::Status(Status::Left));
     scene.liar.tell(&Message::Records(later));
     scene.remove();
-    HONEST.iter().for_each(|at| scene.sees(at, LIAR, "alive").expect("its later word is below"));
+    for at in HONEST {
+        eventually("its later word is below", || scene.sees(at, LIAR, "alive"));
+    }
     scene.unharmed();
 }
 

@@ -16,7 +16,6 @@ use harness::{
     cluster::{Cluster, Plan, Service, TRUST_DOMAIN},
     eventually, eventually_within, http,
     load::Load,
-    now,
     process::Skein,
 };
 
@@ -31,6 +30,12 @@ fn status(cluster: &Cluster) -> Result<u16, String> {
     http::get(cluster.node("web").outbound(), "reviews", "/").map(|answer| answer.status).map_err(|e| e.to_string())
 }
 
+/// Cases that mostly wait, each with a mesh of its own.
+fn all_at_once<T: Send, const N: usize>(cases: [T; N], run: impl Fn(T) + Sync) {
+    let run = &run;
+    std::thread::scope(|scope| cases.map(|case| scope.spawn(move || run(case))).map(drop));
+}
+
 /// A60: a stolen node is itself until it is evicted, and nothing afterwards, on live connections too.
 #[test]
 fn a60_a_stolen_node_is_nothing_after_its_eviction() {
@@ -41,12 +46,10 @@ fn a60_a_stolen_node_is_nothing_after_its_eviction() {
     let copied = std::process::Command::new("cp").args(["-rp"]).arg(&cluster.node("reviews").dir).arg(&stolen).status();
     assert!(copied.expect("cp runs").success());
     cluster.on("web", &["evict", "reviews"]).expect_code(0);
-    let evicted = now();
-    eventually_within("live connections are closed", Duration::from_secs(5), || match status(&cluster) {
+    eventually("live connections are closed", || match status(&cluster) {
         Ok(200) => Err("still served".into()),
         Ok(_) | Err(_) => Ok(()),
     });
-    assert!(evicted.elapsed() < PATIENCE);
     // The thief starts it again, in the place of the first.
     cluster.kill("reviews");
     std::fs::remove_dir_all(&cluster.node("reviews").dir).expect("it is ours");
@@ -73,7 +76,7 @@ fn a60_a_stolen_node_is_nothing_after_its_eviction() {
 /// being right again heals it.
 #[test]
 fn a63_a_clock_that_is_wrong_is_refused_and_heals() {
-    for (offset, said) in [("12m", "refused by web"), ("-12m", "no leaf")] {
+    all_at_once([("12m", "refused by web"), ("-12m", "no leaf")], |(offset, said)| {
         let mut cluster = alone();
         let plan = Plan::with([Service::version("shop/reviews", "v1")]);
         cluster.join("reviews", &plan);
@@ -89,14 +92,14 @@ fn a63_a_clock_that_is_wrong_is_refused_and_heals() {
         cluster.kill("reviews");
         cluster.run("reviews");
         cluster.wait_endpoints("shop/reviews", 1);
-    }
+    });
 }
 
 /// A63: ten minutes are just what certificates are backdated by and what is tolerated, together: whether its peers let it in or not, the
 /// node's clock is named, and being right again heals it.
 #[test]
 fn a63_a_clock_ten_minutes_off_is_named_and_heals() {
-    for offset in ["10m", "-10m"] {
+    all_at_once(["10m", "-10m"], |offset| {
         let mut cluster = alone();
         cluster.join("reviews", &Plan::with([Service::version("shop/reviews", "v1")]));
         cluster.clock_offset = offset.to_owned();
@@ -116,13 +119,13 @@ fn a63_a_clock_ten_minutes_off_is_named_and_heals() {
             let told = cluster.json("reviews", &["status"])["problems"].to_string();
             if told.contains("clock_") { Err(told) } else { Ok(()) }
         });
-    }
+    });
 }
 
 /// A clock that is off by less than what is refused is named, and a node that is cut off for it says so.
 #[test]
 fn a63_a_clock_that_drifts_is_reported_against_its_peers() {
-    for (offset, wanted) in [("-3m", "clock_drift"), ("3m", "clock_drift"), ("-15m", "clock_behind")] {
+    all_at_once([("-3m", "clock_drift"), ("3m", "clock_drift"), ("-15m", "clock_behind")], |(offset, wanted)| {
         let mut cluster = alone();
         cluster.join("reviews", &Plan::with([Service::version("shop/reviews", "v1")]));
         cluster.clock_offset = offset.to_owned();
@@ -144,7 +147,7 @@ fn a63_a_clock_that_drifts_is_reported_against_its_peers() {
             assert!(checked.out.contains("clock_drift"), "{checked:?}");
         }
         assert!(cluster.json("web", &["status"])["problems"].to_string().find(wanted).is_none_or(|_| offset != "-15m"));
-    }
+    });
 }
 
 /// A64: the root changes under load and nothing fails; who holds the withdrawn root's key is nobody then.

@@ -1,6 +1,13 @@
 //! The client of `client.rs` over QUIC.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use quinn::{ClientConfig, ConnectionError, ConnectionId, crypto::rustls::QuicClientConfig};
 use rustls::sign::CertifiedKey;
@@ -13,7 +20,9 @@ const CONTROL: u8 = 0xF0;
 const WORKER: u8 = 0;
 
 /// Longest time for a handshake.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// That it is over.
+const SILENCE: &str = "no answer in time";
 
 /// A client that may call several times and remembers what it was given.
 pub(crate) struct Quic {
@@ -29,7 +38,12 @@ impl Quic {
         let crypto = QuicClientConfig::try_from(Arc::new(tls)).expect("it has QUIC's first cipher suite");
         let mut config = ClientConfig::new(Arc::new(crypto));
         let first = if alpn == "skein-peer/1" { CONTROL } else { WORKER };
-        config.initial_dst_cid_provider(Arc::new(move || ConnectionId::new(&[first, 1, 2, 3, 4, 5, 6, 7])));
+        // A node takes packets with an id that it knows for those of the connection that had it, also when that is over.
+        config.initial_dst_cid_provider(Arc::new(move || {
+            static IDS: AtomicU32 = AtomicU32::new(0);
+            let [a, b, c, d] = IDS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+            ConnectionId::new(&[first, 1, 2, 3, a, b, c, d])
+        }));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let endpoint = runtime.block_on(async { quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))) });
@@ -43,7 +57,7 @@ impl Quic {
             match connecting.into_0rtt() {
                 Ok((connection, _)) => Ok((connection, true)),
                 Err(connecting) => {
-                    let connected = tokio::time::timeout(PATIENCE, connecting).await.map_err(|e| e.to_string())?;
+                    let connected = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| SILENCE)?;
                     Ok((connected.map_err(|e| e.to_string())?, false))
                 }
             }
@@ -84,10 +98,13 @@ impl Quic {
     /// How the node refuses a peer that says nothing.
     ///
     /// # Panics
-    /// When it lets the peer in, and waits.
+    /// When it lets the peer in, and waits, and when it does not answer.
     pub(crate) fn refused(&self, to: SocketAddr, name: &str) -> String {
         match self.dial(to, name) {
-            Err(error) => error,
+            Err(error) => {
+                assert_ne!(error, SILENCE, "it is no refusal");
+                error
+            }
             Ok((connection, _)) => self.end(&connection, PATIENCE).expect("it is let in over QUIC").to_string(),
         }
     }

@@ -15,6 +15,7 @@ use membership::{
     message::Message,
     record::{Section, SignedRecord, next_generation},
 };
+use serde_json::Value;
 
 use crate::{
     gossip::{Ending, HONEST, LIAR, MEMORY, Scene, node, scene, served},
@@ -39,13 +40,12 @@ fn a92_who_signs_two_truths_under_one_number_is_quarantined_on_all_nodes_also_on
             if scene.liar.is_linked(at) { Err(at) } else { Ok(()) }.map_err(str::to_owned)
         });
         scene.serves(at, "shop/liar", 0).expect("nothing is served there");
-        let events = scene.ask(at, "/v1/events?here=true");
-        let told = events
-            .as_array()
-            .expect("a list")
-            .iter()
-            .any(|event| event["kind"] == "equivocation" && event["subject"] == LIAR);
-        assert!(told, "{events}");
+        eventually("it is told of", || {
+            let events = scene.ask(at, "/v1/events?here=true");
+            let told = |event: &Value| event["kind"] == "equivocation" && event["subject"] == LIAR;
+            let found = events.as_array().expect("a list").iter().any(told);
+            if found { Ok(()) } else { Err(events.to_string()) }
+        });
     }
     scene.unharmed();
     // It may say what it likes, to whomever: nobody takes it back, and who joins later learns of it.
@@ -129,7 +129,9 @@ fn a94_a_generation_from_the_future_harms_its_author_alone() {
     };
     lie();
     scene.blamed(lie);
-    HONEST.iter().for_each(|at| scene.sees(at, LIAR, "alive").expect("not believed"));
+    for at in HONEST {
+        eventually("it is not believed", || scene.sees(at, LIAR, "alive"));
+    }
     // Of others it is a forgery at any height.
     for of in HONEST {
         let ahead = next_generation(0, 0, wall() + 30 * day, 0);

@@ -1,7 +1,5 @@
 //! The limits of a connection pool, as in Istio's task on circuit breaking.
 
-use std::time::Duration;
-
 use harness::{eventually, http};
 
 use crate::{reviews, traffic_policy};
@@ -16,16 +14,22 @@ fn what_is_too_much_is_refused_at_once() {
     cluster.push("web", &rule, &["--wait", "all"]).expect_code(0);
     let outbound = cluster.node("web").outbound();
     assert_eq!(http::get(outbound, "reviews", "/").expect("an answer").status, 200);
-    cluster.node("reviews-v1").backends[0].delay(Duration::from_secs(1));
-    cluster.node("reviews-v1").backends[0].forget();
+    let backend = &cluster.node("reviews-v1").backends[0];
+    backend.hold();
+    backend.forget();
     let ask = || std::thread::spawn(move || http::get(outbound, "reviews", "/"));
     let mut many = vec![ask()];
     // While its connection is made it is the one that may wait, as in Envoy.
     eventually("the first has its connection", || {
-        let arrived = cluster.node("reviews-v1").backends[0].arrivals().len();
+        let arrived = backend.arrivals().len();
         if arrived == 1 { Ok(()) } else { Err(format!("{arrived} arrived")) }
     });
     many.extend((0..5).map(|_| ask()));
+    eventually("all but two are refused", || match many.iter().filter(|one| one.is_finished()).count() {
+        4 => Ok(()),
+        count => Err(format!("{count} are over")),
+    });
+    backend.release();
     let answers: Vec<_> = many.into_iter().map(|one| one.join().expect("no panic").expect("an answer")).collect();
     let served = answers.iter().filter(|answer| answer.status == 200).count();
     let refused = answers.iter().filter(|answer| {
@@ -37,6 +41,5 @@ fn what_is_too_much_is_refused_at_once() {
     let metrics = http::get(cluster.node("web").address("admin"), "localhost", "/metrics").expect("metrics").text();
     assert!(metrics.contains("response_flags=\"UO\"") && metrics.contains("skein_pool_overflows_total"), "{metrics}");
     assert!(cluster.json("web", &["outliers"]).as_array().is_some_and(Vec::is_empty), "a limit is nobody's failure");
-    cluster.node("reviews-v1").backends[0].delay(Duration::ZERO);
     assert_eq!(http::get(outbound, "reviews", "/").expect("an answer").status, 200);
 }

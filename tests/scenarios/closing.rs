@@ -155,11 +155,13 @@ fn ends(what: &str, mut stream: TcpStream) {
     }
 }
 
-/// All are over soon after the change has arrived: 5 s are promised, and a busy machine may take as much again.
+/// All are over soon after the change has arrived: 5 s are promised, and a busy machine may take several times as much, but less than
+/// what is silent may last.
 fn all_end(streams: Vec<(&'static str, TcpStream)>) {
-    let arrived = harness::now();
-    streams.into_iter().for_each(|(what, stream)| ends(what, stream));
-    assert!(arrived.elapsed() < Duration::from_secs(10), "{:?}", arrived.elapsed());
+    for (what, stream) in streams {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        ends(what, stream);
+    }
 }
 
 #[test]
@@ -279,14 +281,14 @@ fn a_tunnel_that_stands_still_ends_too() {
     cluster.wait_members(harness::PATIENCE);
     cluster.wait_endpoints("shop/deaf", 1);
     let mut tunnel = connect(cluster.node("edge").upstream("shop/deaf", BYTES)).expect("it listens");
-    tunnel.set_write_timeout(Some(std::time::Duration::from_secs(1))).expect("a socket");
+    tunnel.set_write_timeout(Some(Duration::from_secs(3))).expect("a socket");
     while tunnel.write_all(&[7; 64 << 10]).is_ok() {}
     // Those of checks have sent nothing.
-    let application = {
+    let application = eventually("the tunnel reaches it", || {
         let mut taken = taken.lock().expect("nobody panics with it");
         let place = taken.iter().position(|stream| matches!(stream.peek(&mut [0]), Ok(1)));
-        taken.swap_remove(place.expect("the tunnel reached it"))
-    };
+        place.map(|place| taken.swap_remove(place)).ok_or_else(|| format!("{} connections", taken.len()))
+    });
     cluster.on("first", &["evict", "edge"]).expect_code(0);
     // What it has not read it could read still; the reset is told beside that.
     eventually("the application's connection is reset", || match application.take_error() {

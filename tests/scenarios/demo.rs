@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{skein, written};
 
 /// `demo --once` promises to be over by then.
-const ONCE: Duration = Duration::from_secs(60);
+const ONCE: Duration = Duration::from_secs(300);
 
 /// A demonstration that stays up, in a directory of its own; its handle is the first line that it prints.
 fn start(dir: &Path) -> (Child, Value) {

@@ -10,11 +10,16 @@ use crate::{reviews, skein, traffic_policy};
 #[test]
 fn who_fails_is_left_out_shown_and_taken_back() {
     let cluster = reviews(&["v1", "v2"]);
-    let rule = traffic_policy(
-        "{outlierDetection: {consecutive5xxErrors: 2, interval: 200ms, baseEjectionTime: 3s, maxEjectionPercent: 100},
-          loadBalancer: {simple: ROUND_ROBIN}}",
-    );
-    cluster.push("web", &rule, &["--wait", "all"]).expect_code(0);
+    let push = |detection: &str| {
+        let rule = traffic_policy(&format!("{{{detection}loadBalancer: {{simple: ROUND_ROBIN}}}}"));
+        cluster.push("web", &rule, &["--wait", "all"]).expect_code(0);
+    };
+    let out_for = |time: &str| {
+        push(&format!(
+            "outlierDetection: {{consecutive5xxErrors: 2, interval: 200ms, baseEjectionTime: {time}, maxEjectionPercent: 100}}, "
+        ));
+    };
+    out_for("600s");
     let bad = &cluster.node("reviews-v2").backends[0];
     bad.answer_with(500);
     let outbound = cluster.node("web").outbound();
@@ -48,12 +53,20 @@ fn who_fails_is_left_out_shown_and_taken_back() {
         (&explained["endpoints"][1]["candidate"], &explained["endpoints"][0]["candidate"]),
         (&false.into(), &true.into())
     );
+    // With its rule its time ends; by another one it is out for so long that one can wait for it.
+    let is_out = |wanted: bool| {
+        http::get(outbound, "reviews", "/")?;
+        let rows = cluster.json("web", &["outliers"]);
+        let is = rows.as_array().is_some_and(|rows| !rows.is_empty());
+        if is == wanted { Ok(()) } else { Err(rows.to_string()) }
+    };
+    push("");
+    eventually("nobody is out", || is_out(false));
+    out_for("1s");
+    eventually("it is out again", || is_out(true));
     bad.answer_with(200);
     bad.forget();
-    eventually("it is taken back", || {
-        let rows = cluster.json("web", &["outliers"]);
-        if rows.as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(rows.to_string()) }
-    });
+    eventually("it is taken back", || is_out(false));
     eventually("it serves again", || {
         http::get(outbound, "reviews", "/")?;
         if bad.arrivals().is_empty() { Err("not yet".to_owned()) } else { Ok(()) }
@@ -118,7 +131,11 @@ fn failures(cluster: &Cluster, caller: &str, count: usize) -> usize {
 #[test]
 fn one_callers_failure_warns_the_others_unless_sharing_is_off() {
     let callers = ["web", "job", "ads", "news"];
-    let client = |name: &&'static str| (*name, Plan::with([Service::client(&format!("shop/{name}"))]));
+    let client = |name: &&'static str| {
+        // It logs what owners say that it has asked.
+        let environment = vec![("RUST_LOG", "info,node::agent::outliers=debug".to_owned())];
+        (*name, Plan { environment, ..Plan::with([Service::client(&format!("shop/{name}"))]) })
+    };
     let mut plans: Vec<(&str, Plan)> = callers.iter().map(client).collect();
     for (node, version) in [("reviews-v1", "v1"), ("reviews-v2", "v2")] {
         // Its own checks are too rare to be what takes it out.
@@ -155,8 +172,11 @@ fn one_callers_failure_warns_the_others_unless_sharing_is_off() {
         let asked = bad.arrivals().iter().any(|arrival| arrival.line().contains("/health"));
         if asked { Ok(()) } else { Err("nobody asked".to_owned()) }
     });
-    // What it says is on its way back.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    eventually("its word is back", || {
+        let log = cluster.log("news");
+        let told = log.lines().any(|line| line.contains("was probed") && line.contains("Failing"));
+        if told { Ok(()) } else { Err(log) }
+    });
     let lost = failures(&cluster, "news", 20);
     assert_eq!(lost, 1, "its first one, after which it knows");
     let rows = cluster.json("news", &["outliers"]);

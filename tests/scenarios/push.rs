@@ -169,7 +169,7 @@ fn a_push_waits_for_those_it_was_told_to() {
     assert_eq!((names(&all, "durable"), names(&all, "applied")), (Some(2), Some(2)), "{all}");
     cluster.kill("second");
     // Two nodes cannot have it: it is printed, kept, and the exit code says that it is not where it shall be.
-    let two = cluster.push("first", &subsets(&["v2"]), &["--wait", "2", "--timeout", "1s"]);
+    let two = cluster.push("first", &subsets(&["v2"]), &["--wait", "2", "--timeout", "3s"]);
     refused(&two, 4, "not_converged", &["skein wait --changeset"]);
     assert_eq!(names(&two.json(), "durable"), Some(1), "{two:?}");
     let short = two.json()["changeset"].as_str().expect("an id").get(..12).expect("long").to_owned();

@@ -66,9 +66,10 @@ fn every_node_shows_the_whole_mesh() {
     let sum = |edges: &[Value], of: &str| -> u64 {
         edges.iter().filter(|edge| edge["service"] == of).map(|edge| edge["requests"].as_u64().unwrap_or(0)).sum()
     };
-    let answer = told(&cluster, "v1", |_, edges| {
-        let served = edges.iter().filter(|edge| edge["service"] == "shop/reviews");
-        sum(edges, "shop/reviews") == 40 && served.into_iter().all(|edge| edge["security"] == "mutual_tls")
+    let answer = told(&cluster, "v1", |heard, edges| {
+        let mut served = edges.iter().filter(|edge| edge["service"] == "shop/reviews");
+        let all = sum(edges, "shop/reviews") == 40 && sum(edges, "BlackHoleCluster") == 3;
+        all && served.all(|edge| edge["security"] == "mutual_tls") && heard.as_array().map(Vec::len) == Some(3)
     });
     assert_eq!((answer["heard"].as_array().map(Vec::len), &answer["silent"]), (Some(3), &json!([])));
     assert_eq!(sum(answer["edges"].as_array().expect("edges"), "BlackHoleCluster"), 3, "{answer}");
@@ -173,7 +174,10 @@ fn prometheus_is_told_of_all_nodes_and_of_one_that_died() {
     };
     let pair = |node: &str, state: &str| (node.to_owned(), state.to_owned());
     let alive = [pair("v1", "alive"), pair("v2", "alive"), pair("web", "alive")];
-    assert_eq!(of(&cluster_targets(&cluster, "v1")), alive);
+    eventually("all are told", || {
+        let told = of(&cluster_targets(&cluster, "v1"));
+        if told == alive { Ok(()) } else { Err(format!("{told:?}")) }
+    });
     let targets = cluster_targets(&cluster, "web");
     let web = targets.iter().find(|target| target["labels"]["node"] == "web").expect("web");
     assert_eq!(web["targets"], json!([cluster.node("web").address("metrics").to_string()]));

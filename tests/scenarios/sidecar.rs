@@ -1,6 +1,6 @@
 //! What a caller's Sidecar does not import does not exist for it: requests, connections, names, and what is told of it beforehand.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use harness::{
     PATIENCE,
@@ -168,13 +168,13 @@ fn what_comes_in_is_limited_and_what_opens_ports_is_refused() {
     let outbound = world.cluster.node("web").outbound();
     let backend = &world.cluster.node("apps").backends[1];
     backend.forget();
-    backend.delay(Duration::from_secs(2));
+    backend.hold();
     let slow = std::thread::spawn(move || http::get(outbound, "pay.bank", "/").expect("an answer").status);
     eventually("the first is with the application", || {
         if backend.arrivals().len() == 1 { Ok(()) } else { Err("not yet".to_owned()) }
     });
     let refused = http::get(outbound, "pay.bank", "/").expect("an answer");
     assert_eq!((refused.status, refused.header("x-envoy-overloaded")), (503, Some("true")), "{refused:?}");
+    backend.release();
     assert_eq!(slow.join().expect("no panic"), 200);
-    backend.delay(Duration::ZERO);
 }

@@ -2,7 +2,7 @@
 
 use harness::{
     cluster::{Cluster, Plan, Service},
-    http,
+    eventually, http,
     load::Load,
 };
 
@@ -27,9 +27,12 @@ fn mesh(transports: [&str; 2]) -> Cluster {
 
 fn works(cluster: &Cluster) {
     let load = Load::start(cluster.node("web").outbound(), "reviews", "/", 200);
-    std::thread::sleep(std::time::Duration::from_millis(800));
+    eventually("many are answered", || match load.tally().requests {
+        many if many > 50 => Ok(()),
+        few => Err(few.to_string()),
+    });
     let tally = load.stop();
-    assert!(tally.failed == 0 && tally.requests > 50, "{tally:?}");
+    assert_eq!(tally.failed, 0, "{tally:?}");
     let body = vec![7_u8; 2_000_000];
     let mut connection = http::Connection::open(cluster.node("web").outbound()).expect("the proxy listens");
     assert_eq!(connection.request("POST", "reviews", "/", &[], &body).expect("an answer").status, 200);

@@ -46,7 +46,7 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Wrong proofs that burn a token, by whoever holds its secret.
 const WRONG_PROOFS: u32 = 5;
-/// How long an invite that was pushed elsewhere may take to arrive.
+/// What [`Enrolment::invite_patience`] is.
 const INVITE_PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes of policy that a reply carries; the rest comes over peer links.
 const REPLY_BYTES: usize = 4 << 20;
@@ -57,6 +57,8 @@ pub struct Enrolment {
     identity: Arc<Identity>,
     clock: Clock,
     bounds: Bounds,
+    /// How long an invite that was pushed elsewhere may take to arrive.
+    invite_patience: Duration,
     /// Who is to be believed in a renewal: what policy says, and whose keys this node has seen.
     authority: Arc<ArcSwap<Authority>>,
     /// The disk, and whether it is one from a backup; what people may watch.
@@ -75,7 +77,7 @@ impl Enrolment {
         clock: Clock,
     ) -> Self {
         let (bounds, redeeming) = (Bounds::new(), tokio::sync::Mutex::default());
-        Self { book, identity, clock, bounds, authority, rollback, redeeming }
+        Self { book, identity, clock, bounds, invite_patience: INVITE_PATIENCE, authority, rollback, redeeming }
     }
 
     /// Serves one joiner. `exporter` is this session's.
@@ -332,7 +334,7 @@ impl Enrolment {
     async fn invite(&self, request: &JoinRequest) -> Result<Arc<NodeGrant>, JoinRefusal> {
         let hash = request.secret.hash();
         let (mut found, mut live, mut is_out) = (None, 0, false);
-        for _ in 0..INVITE_PATIENCE.as_millis() / 100 {
+        for _ in 0..self.invite_patience.as_millis() / 100 {
             let state = self.book.state(self.clock.now()).await;
             let counts =
                 |grant: &&Arc<NodeGrant>| !grant.retired && !state.revocations().evicted(&grant.node, grant.epoch);

@@ -127,8 +127,8 @@ impl Sharing {
         self.tasks.detach("outlier-probe", async move {
             let looked =
                 if own { local.look(&id.service, id.instance.as_deref()).await } else { ask(&links, &id).await };
+            circuits.probed(Key::clone(&endpoint), looked != Looked::Failing, clock::uptime(), rand::random());
             tracing::debug!(%endpoint, ?looked, "an endpoint that others report was probed");
-            circuits.probed(endpoint, looked != Looked::Failing, clock::uptime(), rand::random());
         });
     }
 

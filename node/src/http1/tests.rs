@@ -113,7 +113,7 @@ async fn raw(bytes: impl AsRef<[u8]>) -> String {
     near.write_all(bytes.as_ref()).await.unwrap();
     let mut read = vec![0; 1 << 16];
     let mut length = 0;
-    while let Ok(Ok(more)) = timeout(Duration::from_millis(300), near.read(&mut read[length..])).await
+    while let Ok(Ok(more)) = timeout(Duration::from_secs(1), near.read(&mut read[length..])).await
         && more > 0
     {
         length += more;
@@ -254,7 +254,7 @@ async fn who_waits_for_a_word_gets_it_once_and_before_the_answer() {
     timeout(PATIENCE, near.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
     // Who does not wait needs no word.
-    assert!(!raw(format!("{head}ab")).await.contains("100 Continue"));
+    assert!(raw(format!("{head}ab")).await.starts_with("HTTP/1.1 200 OK"));
 }
 
 #[tokio::test]

@@ -100,6 +100,8 @@ fn spans_and_lines_go_by_grpc_and_lines_name_their_trace() {
     assert_eq!((record.body.as_str(), record.attributes["code"].as_str()), ("GET /told", "200"));
     assert_eq!((&record.trace, record.resource["service.name"].as_str()), (&server.trace, "reviews.shop"));
     assert_eq!(grpc.records().len(), 1, "one side, and what the filter wants");
-    let lines = cluster.node("reviews-v1").output();
-    assert!(lines.iter().any(|line| line.contains("GET /told")), "beside it the stream: {lines:#?}");
+    eventually("beside it the stream", || {
+        let lines = cluster.node("reviews-v1").output();
+        if lines.iter().any(|line| line.contains("GET /told")) { Ok(()) } else { Err(format!("{lines:#?}")) }
+    });
 }

@@ -1,7 +1,7 @@
 //! Programs that know nothing of Skein: openssl serves TLS with an SVID, curl and openssl believe the mesh's bundle.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -30,9 +30,10 @@ struct Server {
 }
 
 impl Server {
-    fn start(cluster: &Cluster, name: &str, chain: &str, key: &str) -> Self {
+    /// `port` is one that nobody else has at the node's address.
+    fn start(cluster: &Cluster, port: u16, (name, chain, key): (&str, &str, &str)) -> Self {
         let (chain, key) = (cluster.file(&format!("{name}.pem"), chain), cluster.file(&format!("{name}.key"), key));
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let free = SocketAddr::new(cluster.node("first").ip, port);
         let child = Command::new("openssl")
             .args(["s_server", "-www", "-accept", &free.to_string()])
             .args([Path::new("-cert"), &chain, Path::new("-cert_chain"), &chain, Path::new("-key"), &key])
@@ -46,10 +47,10 @@ impl Server {
     }
 
     fn get(&self, name: &str, bundle: &Path) -> Output {
-        let port = self.address.port();
+        let (ip, port) = (self.address.ip(), self.address.port());
         Command::new("curl")
             .args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*"])
-            .args(["--resolve", &format!("{name}:{port}:127.0.0.1"), "--cacert"])
+            .args(["--resolve", &format!("{name}:{port}:{ip}"), "--cacert"])
             .arg(bundle)
             .arg(format!("https://{name}:{port}/"))
             .output()
@@ -96,7 +97,7 @@ fn curl_and_openssl_believe_a_service_by_its_name_and_no_other() {
     let bundle: PathBuf = cluster.file("bundle.pem", &cluster.on("first", &["ca", "bundle"]).expect_code(0).out);
     let svid = application(async { connect(&socket(&dir)).await.fetch_x509_svid().await.expect("an identity") });
     let (path, key) = (chain(&svid), pem("PRIVATE KEY", svid.private_key().as_bytes()));
-    let server = Server::start(&cluster, "svid", &path, &key);
+    let server = Server::start(&cluster, 15443, ("svid", &path, &key));
     let own = server.get("web.shop.test.example", &bundle);
     assert!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
     let judged = verify(&cluster.path().join("svid.pem"), "web.shop.test.example", &bundle);
@@ -107,7 +108,7 @@ fn curl_and_openssl_believe_a_service_by_its_name_and_no_other() {
     // A name outside the node's name constraints, certified by the node's own CA key.
     let name = "payments.bank.test.example";
     let (path, key) = outside(&cluster, name);
-    let server = Server::start(&cluster, "outside", &path, &key);
+    let server = Server::start(&cluster, 15444, ("outside", &path, &key));
     let refused = server.get(name, &bundle);
     assert_eq!(refused.status.code(), Some(60), "{}", String::from_utf8_lossy(&refused.stderr));
     let judged = verify(&cluster.path().join("outside.pem"), name, &bundle);
@@ -116,7 +117,7 @@ fn curl_and_openssl_believe_a_service_by_its_name_and_no_other() {
     // The same certificate for a name within them holds: it was refused for the name and nothing else.
     let name = "web.shop.test.example";
     let (path, key) = outside(&cluster, name);
-    let server = Server::start(&cluster, "inside", &path, &key);
+    let server = Server::start(&cluster, 15445, ("inside", &path, &key));
     let taken = server.get(name, &bundle);
     assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
 }

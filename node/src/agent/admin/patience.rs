@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_does_not_read_is_left_and_who_is_slow_is_not() {
         let (near, mut far) = tokio::io::duplex(4);
         let mut near = Patient::new(near, Duration::from_millis(400));

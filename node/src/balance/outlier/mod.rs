@@ -217,6 +217,12 @@ impl Outliers {
         self.alarm.witnesses(endpoint)
     }
 
+    /// True if it is reported, and the owner that was asked last found it failing.
+    #[cfg(test)]
+    pub(crate) fn found_failing(&self, endpoint: &Key) -> bool {
+        self.alarm.found_failing(endpoint)
+    }
+
     fn suspect(&mut self, endpoint: &Key, reporter: Key, now: Millis, random: u64) {
         let holders = self.holders.get(endpoint);
         let Some(until) = self.alarm.report(endpoint, reporter, holders.is_some(), now, random) else { return };

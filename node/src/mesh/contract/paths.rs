@@ -31,7 +31,8 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) async fn start(to: SocketAddr, swallows_udp: bool) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Of an address where nobody else looks for a port: the number is to be free for both.
+        let listener = TcpListener::bind("127.20.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let frozen = Arc::new(AtomicBool::new(false));
         if swallows_udp {
@@ -94,9 +95,8 @@ async fn where_udp_is_blocked_tcp_is_raced_and_remembered() {
     assert_eq!(client.mesh.counters().dialled_quic.load(Relaxed), 0);
     // Another identity pair needs a connection of its own, which does not wait for UDP again.
     let lease = client.worker().open(&caller.call()).await.unwrap();
-    let begun = monotonic();
     assert_eq!(caller.text(client.worker(), "/echo", "y").await, "y");
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert_eq!(client.mesh.counters().udp_blocked.load(Relaxed), 1, "UDP was not tried again");
     assert_eq!(lease.carrier(), "tcp");
     let (link, accepted) = tokio::join!(client.peers.dial(Some(&server.id), relay.address), server.peers.accept());
     assert_eq!((link.unwrap().carrier(), accepted.unwrap().carrier()), ("tcp", "tcp"));
@@ -127,11 +127,10 @@ async fn where_nobody_listens_the_call_fails_soon() {
     let client = Node::start(&trust, "a", &["web"], Transport::Auto);
     let server = Node::start(&trust, "b", &["api"], Transport::Auto);
     let mut caller = Caller::new(&trust, &server, Protocol::Http1);
-    caller.address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let begun = monotonic();
+    caller.address = "127.0.0.1:1".parse().unwrap();
     let error = caller.request(client.worker(), "/", full("x")).await.unwrap_err().error;
-    assert!(matches!(error, Error::Connect { .. }), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // Whoever waited for QUIC, too, would have waited for as long as the caller's patience lasts.
+    assert!(matches!(&error, Error::Connect { reason, .. } if reason.contains("refused")), "{error}");
 }
 
 /// All pairs of workers: every connection stays with the worker that accepted it, though all share one 4-tuple.
@@ -216,10 +215,9 @@ async fn a_restarted_node_tells_at_once_that_connections_are_gone() {
     let address = server.address();
     drop(server);
     let (server, runtime) = life(address);
-    let begun = monotonic();
     let error = caller.request(client.worker(), "/echo", full("y")).await.unwrap_err().error;
-    assert!(matches!(error, Error::ResetBefore(_)), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // It is told, and does not find out by silence.
+    assert!(matches!(&error, Error::ResetBefore(how) if how.contains("reset by peer")), "{error}");
     assert_eq!(caller.text(client.worker(), "/echo", "z").await, "z");
     drop(server);
     tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();

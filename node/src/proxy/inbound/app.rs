@@ -440,7 +440,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_application_that_restarts_is_waited_for() {
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Of an address where nobody else looks for a port.
+        let address = std::net::TcpListener::bind("127.20.0.3:0").unwrap().local_addr().unwrap();
         let (target, patience) = (Target::plain(address), Duration::from_secs(30));
         assert!(matches!(connect(&target, patience, &CONNECT_PAUSES).await, Err(Failed::Connect)));
         let pauses = [Duration::from_millis(50); 400];

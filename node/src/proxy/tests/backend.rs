@@ -7,6 +7,9 @@ use std::{
     time::Duration,
 };
 
+/// How long a connection may be silent before nothing more is expected of it.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub(super) struct Arrived {
@@ -104,7 +107,7 @@ pub(super) struct Buffered {
 
 impl Buffered {
     pub(super) fn new(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(SILENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, bytes: Vec::new() }
     }
@@ -123,7 +126,6 @@ impl Buffered {
 
     /// True at the end of the stream, false if nothing comes for ten seconds.
     pub(super) fn ended(&mut self) -> bool {
-        self.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         loop {
             match self.stream.read(&mut [0; 1024]) {
                 Ok(0) => return true,
@@ -200,6 +202,7 @@ impl Buffered {
     pub(super) fn rest(&mut self) -> Vec<u8> {
         self.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         while self.fill() {}
+        self.stream.set_read_timeout(Some(SILENCE)).unwrap();
         std::mem::take(&mut self.bytes)
     }
 }

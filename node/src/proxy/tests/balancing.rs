@@ -70,7 +70,7 @@ fn a_new_endpoint_warms_up() {
 #[test]
 fn peak_ewma_spares_who_is_slow() {
     let slow = Backend::scripted(|_: &super::backend::Arrived| {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(std::time::Duration::from_millis(150));
         super::backend::ok("slow")
     });
     let fast = Backend::named("fast");
@@ -78,7 +78,7 @@ fn peak_ewma_spares_who_is_slow() {
     let mut world = World::new(2, entries);
     world.push(&traffic_policy("{loadBalancer: {simple: PEAK_EWMA}}"));
     let seen = tally(&world, 100, PLAIN);
-    assert!(seen.get("slow").copied().unwrap_or(0) < 25, "{seen:?}");
+    assert!(seen.get("slow").copied().unwrap_or(0) < 40, "{seen:?}");
 }
 
 #[test]

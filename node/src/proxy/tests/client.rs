@@ -98,7 +98,7 @@ pub(super) fn with(address: SocketAddr, host: &str, path: &str, headers: &str) -
 
 /// Waits until something holds.
 pub(super) fn eventually(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..2_000 {
+    for _ in 0..12_000 {
         if holds() {
             return;
         }

@@ -188,6 +188,7 @@ fn a17_an_upgrade_joins_both_ends_and_early_bytes_are_no_request() {
         let head = stream.head().unwrap();
         let answer = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
         std::io::Write::write_all(&mut stream.stream, answer).unwrap();
+        assert!(stream.wait_for(b"and more"));
         (head, String::from_utf8(stream.rest()).unwrap())
     });
     let world = World::new(2, vec![entry]);
@@ -197,6 +198,7 @@ fn a17_an_upgrade_joins_both_ends_and_early_bytes_are_no_request() {
     let answer = client.answer(false).unwrap();
     assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
     client.write("and more");
+    assert!(client.wait_for("hello"));
     assert_eq!(client.rest(), b"hello");
     let (head, bytes) = application.join().unwrap();
     assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");

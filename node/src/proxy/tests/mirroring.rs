@@ -2,7 +2,7 @@
 
 use super::{
     backend::{Arrived, Backend, ok},
-    client::{Client, get, with},
+    client::{Client, eventually, get, with},
     world::{Entry, World},
 };
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn mirrored(mirror: &str, more: &str, shadow: Backend) -> (World, Backend, Backe
 }
 
 fn wait_for(backend: &Backend, count: usize) -> Vec<Arrived> {
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         if backend.arrived().len() >= count {
             break;
         }
@@ -132,12 +132,7 @@ fn copies_of_one_key_go_to_one_endpoint() {
         assert_eq!(with(world.nodes[0].outbound, "reviews", "/", "x-user: ann\r\n").body, "v1");
     }
     let copies = || shadows.iter().map(|shadow| shadow.arrived().len()).collect::<Vec<_>>();
-    for _ in 0..500 {
-        if copies().iter().sum::<usize>() == 12 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    eventually("all are copied", || copies().iter().sum::<usize>() == 12);
     assert!(copies().contains(&12), "{:?}", copies());
 }
 
@@ -156,12 +151,7 @@ fn requests_that_do_not_end_keep_no_copies_of_others_back() {
         let service = snapshot.services.get(&"default/reviews".parse().unwrap()).unwrap();
         service.endpoints.iter().map(|endpoint| endpoint.stats.active()).sum::<u32>() as usize
     };
-    for _ in 0..3_000 {
-        if under_way() == unfinished.len() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    eventually("all are under way", || under_way() == unfinished.len());
     assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
     assert_eq!(wait_for(&shadow, 1).len(), 1);
     assert_eq!(called.arrived().len(), 1);

@@ -94,13 +94,13 @@ fn an_attempts_time_begins_when_the_caller_has_sent_all() {
         let backend = Backend::named("v1");
         let mut world = World::new(nodes, vec![Entry::new(nodes - 1, "reviews", "v1", &backend)]);
         world.push(&routes(
-            "{retries: {attempts: 1, perTryTimeout: 300ms, retryOn: 5xx}, route: [{destination: {host: reviews}}]}",
+            "{retries: {attempts: 1, perTryTimeout: 1s, retryOn: 5xx}, route: [{destination: {host: reviews}}]}",
         ));
         let mut slow = Client::connect(world.nodes[0].outbound);
         slow.write("POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 9\r\n\r\n");
         for _ in 0..8 {
             slow.write("a");
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(slow.ask("a").expect("an answer").status, 200);
     }
@@ -112,10 +112,12 @@ fn an_attempt_that_gets_no_answer_in_its_time_is_tried_again() {
         let (backend, open) = held();
         let mut world = World::new(nodes, vec![Entry::new(nodes - 1, "reviews", "v1", &backend)]);
         world.push(&routes(
-            "{retries: {attempts: 1, perTryTimeout: 300ms, retryOn: 5xx}, route: [{destination: {host: reviews}}]}",
+            "{retries: {attempts: 1, perTryTimeout: 1s, retryOn: 5xx}, route: [{destination: {host: reviews}}]}",
         ));
+        // Dialling shall be no part of an attempt's time.
+        assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
         assert_eq!(get(world.nodes[0].outbound, "reviews", "/long").status, 504);
-        assert_eq!(backend.arrived().len(), 2);
+        assert_eq!(backend.arrived().len(), 3);
         drop(open);
     }
 }

@@ -406,8 +406,7 @@ impl World {
     }
 
     /// Ends a node as TERM does; gives how long it took.
-    pub(super) fn stop(&self, node: usize) -> Duration {
-        let began = crate::clock::monotonic();
+    pub(super) fn stop(&self, node: usize) {
         let node = &self.nodes[node];
         node.tasks.stop();
         node.mesh.drain();
@@ -417,7 +416,6 @@ impl World {
             node.mesh.close().await;
         });
         node.plane.end();
-        crate::clock::monotonic().duration_since(began)
     }
 
     /// The metrics of a node.

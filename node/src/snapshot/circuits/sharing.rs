@@ -74,6 +74,12 @@ impl Circuits {
         self.news.notify_one();
     }
 
+    /// True if the owner that was asked last found it failing.
+    #[cfg(test)]
+    pub(crate) fn found_failing(&self, endpoint: &Key) -> bool {
+        lock(&self.outliers).found_failing(endpoint)
+    }
+
     /// Whether this node reports and listens to reports, and how many nodes may hear of one together.
     pub fn share(&self, shares: bool, members: usize) {
         let before = self.shares.swap(shares, Relaxed);
