@@ -1,23 +1,34 @@
 //! `skein events`.
 
+use std::{collections::HashMap, time::Duration};
+
 use certs::codec::Millis;
 
 use crate::{
     agent::admin::{api::Event, rfc3339},
     cli::{
-        client::segment,
+        client::{self, segment},
         context::Context,
         error::Result,
         look::{self, cell},
-        output::Table,
+        output::{self, Format, Table},
         value,
     },
+    clock,
 };
+
+/// How often a watch asks.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How late a node may tell of what it noted, milliseconds.
+const LATE: Millis = 120_000;
+/// Notes of the same within this time are one event.
+const TOGETHER: Millis = 10_000;
 
 /// Lists what happened: joins, deaths, ejections, pushes, evictions, renewals, as the nodes that answer noted it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   skein events --since 1h
+  skein events --watch
   skein events --here -o json")]
 pub struct Args {
     /// Not before: a time (RFC 3339), or a duration ago
@@ -30,8 +41,77 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
-    let since = args.since.map(|since| format!("&since={}", segment(&rfc3339(since)))).unwrap_or_default();
-    look::list(ctx, &format!("/v1/events?here={}{since}", args.here), table).await
+    let path = |since: Option<Millis>| {
+        let since = since.map(|since| format!("&since={}", segment(&rfc3339(since)))).unwrap_or_default();
+        format!("/v1/events?here={}{since}", args.here)
+    };
+    if !ctx.globals.watch {
+        return look::list(ctx, &path(args.since), table).await;
+    }
+    let mut client = client::connect(ctx).await?;
+    let mut told = Told::default();
+    loop {
+        let now = clock::wall();
+        // What other nodes tell late bears the time at which it happened.
+        let since = if told.begun { Some(now.saturating_sub(LATE)) } else { args.since };
+        let events: Vec<Event> = client.get(&path(since)).await?;
+        let news = told.news(events, now);
+        if !news.is_empty() {
+            match ctx.output.format {
+                Format::Table => ctx.output.text(&news.iter().map(line).collect::<String>())?,
+                Format::Json => ctx.output.json_line(&observed(&news, now))?,
+                Format::Yaml => ctx.output.text(&format!("---\n{}", output::yaml(&observed(&news, now))?))?,
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What was shown, by kind and subject.
+#[derive(Debug, Default)]
+struct Told {
+    events: HashMap<(String, String), Vec<(Millis, Event)>>,
+    begun: bool,
+}
+
+impl Told {
+    /// Those that were not shown. One that further nodes tell of, perhaps of a little earlier and in other words, was.
+    fn news(&mut self, events: Vec<Event>, now: Millis) -> Vec<Event> {
+        self.begun = true;
+        let mut news = Vec::new();
+        for event in events {
+            let at = value::time(&event.time).unwrap_or(now);
+            let shown = self.events.entry((event.kind.clone(), event.subject.clone())).or_default();
+            let is_same = |(time, known): &mut (Millis, Event)| {
+                let more = event.seen_by.len() > known.seen_by.len();
+                time.abs_diff(at) <= TOGETHER && (known.message == event.message || more)
+            };
+            match shown.iter_mut().find(|known| is_same(known)) {
+                Some(known) => *known = (at, event),
+                None => {
+                    shown.push((at, event.clone()));
+                    news.push(event);
+                }
+            }
+        }
+        self.events.retain(|_, shown| {
+            shown.retain(|(time, _)| time.saturating_add(2 * LATE) > now);
+            !shown.is_empty()
+        });
+        news
+    }
+}
+
+fn observed(events: &[Event], now: Millis) -> serde_json::Value {
+    serde_json::json!({"observed_at": rfc3339(now), "events": events})
+}
+
+/// As in the table, without columns: what comes later may be wider.
+fn line(event: &Event) -> String {
+    let seen =
+        if event.seen_by.len() == 1 { event.seen_by[0].to_string() } else { format!("{} nodes", event.seen_by.len()) };
+    output::plain(&format!("{}  {}  {}  ({seen})", look::when(&event.time), event.kind, what(event))).replace('\n', " ")
+        + "\n"
 }
 
 fn table(events: &[Event]) -> Table {
@@ -74,5 +154,30 @@ mod tests {
         assert_eq!(what(&Event { subject: "shop/cart".into(), ..event.clone() }), event.message);
         let text = format!("{:?}", table(&[event]));
         assert!(text.contains("2 nodes (kept)") && text.contains("2026-01-02 03:04:05Z"), "{text}");
+    }
+
+    #[test]
+    fn a_watch_shows_each_event_once() {
+        const NOW: Millis = 1_800_000_000_000;
+        let event = |at: Millis, kind: &str, message: &str, seen: usize| Event {
+            time: rfc3339(at),
+            kind: kind.into(),
+            subject: "x".into(),
+            message: message.into(),
+            seen_by: (0..seen).map(|number| certs::id::NodeId::new(&format!("n{number}")).unwrap()).collect(),
+            kept_by: Vec::new(),
+        };
+        let mut told = Told::default();
+        let mut shown =
+            |events: Vec<Event>, now| told.news(events, now).into_iter().map(|event| event.message).collect::<Vec<_>>();
+        assert_eq!(shown(vec![event(NOW, "health", "down", 1)], NOW), ["down"]);
+        let both = || vec![event(NOW, "health", "down", 1), event(NOW + 2, "health", "up", 1)];
+        assert_eq!(shown(both(), NOW + 3), ["up"], "one node that notes twice means two events");
+        assert_eq!(shown(vec![event(NOW, "member_dead", "theirs", 1)], NOW + 4), ["theirs"]);
+        assert_eq!(shown(vec![event(NOW - 5, "member_dead", "ours", 2)], NOW + 5), [""; 0], "further nodes tell of it");
+        assert_eq!(shown(vec![event(NOW + 60_000, "member_dead", "ours", 1)], NOW + 60_000), ["ours"]);
+        // What cannot be asked for any more is forgotten.
+        assert_eq!(shown(Vec::new(), NOW + 2 * LATE + 60_001), [""; 0]);
+        assert!(told.events.is_empty());
     }
 }

@@ -165,6 +165,7 @@ const WATCHED: &[&str] = &[
     "services",
     "endpoints",
     "outliers",
+    "events",
     "routes",
     "policy list",
     "policy log",

@@ -54,6 +54,11 @@ impl Environment {
         if let Some(other) = get("OTEL_LOGS_EXPORTER").filter(|other| other != "none") {
             return Err(format!("OTEL_LOGS_EXPORTER={other}: only a Telemetry sends the access log to a collector"));
         }
+        if let Some(other) =
+            get("OTEL_METRICS_EXPORTER").filter(|other| !matches!(other.as_str(), "none" | "prometheus"))
+        {
+            return Err(format!("OTEL_METRICS_EXPORTER={other}: metrics are for Prometheus to scrape, at /metrics"));
+        }
         if let Some(all) = get("OTEL_PROPAGATORS") {
             let known = ["tracecontext", "baggage", "b3", "b3multi"];
             if let Some(other) = all.split(',').map(str::trim).find(|one| !known.contains(one)) {
@@ -249,6 +254,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=%0asecret"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_LOGS_EXPORTER", "otlp"),
+            ("OTEL_METRICS_EXPORTER", "otlp"),
             ("OTEL_PROPAGATORS", "b3,xray"),
             ("OTEL_EXPORTER_OTLP_INSECURE", "false"),
             ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/secret"),
