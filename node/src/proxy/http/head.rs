@@ -12,6 +12,7 @@ use http::{
     request::Parts,
     uri::{Authority, Scheme},
 };
+use policy::{kinds::PathNormalization, normalize};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -76,6 +77,18 @@ pub(in crate::proxy) fn authority(parts: &Parts, bounds: &Bounds) -> Result<Head
         }
         (None, _) => Err(Cause::BadRequest("no Host header")),
     }
+}
+
+/// Gives a request the path by which it is judged, routed and forwarded (R1, R2).
+///
+/// # Errors
+/// It has none.
+pub(in crate::proxy) fn normalize_path(parts: &mut Parts, level: PathNormalization) -> Result<(), Cause> {
+    let normal = normalize::target(&parts.uri, level).map_err(|_| Cause::BadRequest("the path has no normal form"))?;
+    if let Some(uri) = normal {
+        parts.uri = uri;
+    }
+    Ok(())
 }
 
 fn target_length(parts: &Parts) -> usize {
