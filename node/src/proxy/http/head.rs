@@ -22,6 +22,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(in crate::proxy) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The client's address, as a gateway tells it.
 pub(in crate::proxy) const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+/// The client's address, as other proxies tell it; this one leaves it to routes.
+pub(in crate::proxy) const REAL_ADDRESS: HeaderName = HeaderName::from_static("x-real-ip");
 /// The calling node's address.
 pub(in crate::proxy) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
