@@ -10,7 +10,7 @@ use http::{
         TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
     request::Parts,
-    uri::{Authority, Scheme},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 use policy::{kinds::PathNormalization, normalize};
 
@@ -49,7 +49,8 @@ pub(in crate::proxy) fn authority(parts: &Parts, bounds: &Bounds) -> Result<Head
             return Err(Cause::HeadersTooLarge);
         }
     }
-    let path = parts.uri.path();
+    // Not the path alone: that of `?x` counts as `/`.
+    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if !(path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS) {
         return Err(Cause::BadRequest("not a path"));
     }
