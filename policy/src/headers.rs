@@ -167,6 +167,12 @@ impl HeaderOps {
         }
     }
 
+    /// Headers among these that a called node takes from gateways only: who calls and for whom.
+    pub(crate) fn of_way(&self) -> impl Iterator<Item = &str> {
+        let written = self.set.iter().chain(&self.add).map(|(name, _)| name.as_str());
+        written.filter(|name| OF_WAY.contains(name))
+    }
+
     pub(crate) fn decode(at: &At<'_>, side: Side) -> Self {
         let mut operations = Self::default();
         let Some(fields) = at.fields() else { return operations };
@@ -178,7 +184,7 @@ impl HeaderOps {
                     if operations.authority.replace(template).is_some() {
                         value.error(codes::EXCLUSIVE, "the authority is set twice");
                     }
-                } else if let Some(name) = header_name(name, &value) {
+                } else if let Some(name) = header_name(name, &value).filter(|name| may_be_written(name, &value)) {
                     let list = if into_set { &mut operations.set } else { &mut operations.add };
                     list.push((name, template));
                 }
@@ -210,6 +216,28 @@ fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
         at.error(codes::HEADER, format!("`{name}` is not a header name"));
     }
     parsed.ok()
+}
+
+/// What a called node says itself, unless a gateway calls: else any caller could say it.
+const OF_WAY: [&str; 5] =
+    ["forwarded", "x-envoy-external-address", "x-forwarded-client-cert", "x-forwarded-for", "x-real-ip"];
+
+/// What frames a message or concerns one connection: the proxy says it, by what it sends.
+const FRAMING: [&str; 8] =
+    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// A name whose value an operation may give; to remove is harmless.
+fn may_be_written(name: &HeaderName, at: &At<'_>) -> bool {
+    let name = name.as_str();
+    let hint = if FRAMING.contains(&name) {
+        "leave it out: the proxy frames what it sends, and passes upgrades on by itself"
+    } else if name.starts_with("x-skein-") {
+        "take another name: these are what nodes tell each other"
+    } else {
+        return true;
+    };
+    at.error_hint(codes::HEADER, format!("`{name}` cannot be written here"), hint);
+    false
 }
 
 impl Template {

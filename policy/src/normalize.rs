@@ -5,6 +5,7 @@
 use std::{borrow::Cow, fmt, net::Ipv6Addr};
 
 use certs::id::ServiceName;
+use http::Uri;
 
 use crate::{hosts, kinds::PathNormalization};
 
@@ -101,6 +102,83 @@ pub fn path(raw: &str, level: PathNormalization) -> Result<NormalPath<'_>, Refus
     });
     let unescaped = path.contains('%').then(|| without_escapes(&path, is_in_segment)).filter(|read| *read != path);
     Ok(NormalPath { path: Cow::Owned(path), bare, unescaped })
+}
+
+/// The target of a request in the form in which it is routed and forwarded, whether or not a rule looks at paths; `None` if that is the
+/// one that it has. Two spellings are one where every server reads them so (RFC 3986, 6.2.2): dot segments and escapes of unreserved
+/// characters. Where the level is Istio's, more is as Istio has it; [`PathNormalization::Strict`] leaves the rest as it came, and refuses
+/// only what no reading is safe of.
+///
+/// # Errors
+/// [`Refused::DotParameters`] if a dot segment stands beside one with parameters and the level is [`PathNormalization::Strict`].
+pub fn target(uri: &Uri, level: PathNormalization) -> Result<Option<Uri>, Refused> {
+    let raw = uri.path();
+    if level == PathNormalization::None || is_routable(raw.as_bytes()) || !raw.starts_with('/') {
+        return Ok(None);
+    }
+    let mut path = unreserved_undone(raw);
+    if level == PathNormalization::DecodeAndMergeSlashes {
+        path = path.replace("%2F", "/").replace("%2f", "/").replace("%5C", "\\").replace("%5c", "\\");
+    }
+    let strict = level == PathNormalization::Strict;
+    if !strict {
+        path = path.replace('\\', "/");
+    }
+    // To merge slashes makes another resource of some (`/fetch/https://a.example`), so that is for rules to ask for.
+    let resolved = segments(&path, if strict { PathNormalization::Base } else { level });
+    if strict && resolved != path && path.split('/').any(is_dot_with_parameters) {
+        return Err(Refused::DotParameters);
+    }
+    if resolved == raw {
+        return Ok(None);
+    }
+    let target = match uri.query() {
+        Some(query) => format!("{resolved}?{query}"),
+        None => resolved,
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target.try_into().map_err(|_| Refused::Control)?);
+    Uri::from_parts(parts).map(Some).map_err(|_| Refused::Relative)
+}
+
+/// True if every level leaves the path as it is for routes: what nearly all paths are.
+fn is_routable(raw: &[u8]) -> bool {
+    let mut before = 0;
+    raw.iter().all(|byte| {
+        let plain = !matches!(byte, b'%' | b'\\') && !(before == b'/' && matches!(byte, b'/' | b'.'));
+        before = *byte;
+        plain
+    })
+}
+
+/// Escapes of unreserved characters decoded, once; all else as it came. What follows a `%` that begins no escape stays: decoded, it could
+/// make one of it.
+fn unreserved_undone(raw: &str) -> String {
+    let mut undone = String::with_capacity(raw.len());
+    let mut stray = None;
+    let mut rest = raw;
+    while let Some((before, after)) = rest.split_once('%') {
+        undone.push_str(before);
+        rest = after;
+        let broken_before = stray.is_some_and(|stray| undone.len() - stray <= 2);
+        match escaped(after.as_bytes()) {
+            Some(byte) if is_unreserved(byte) && !broken_before => {
+                undone.push(char::from(byte));
+                rest = &after[2..];
+            }
+            Some(_) => {
+                undone.push('%');
+                undone.push_str(&after[..2]);
+                rest = &after[2..];
+            }
+            None => {
+                stray = Some(undone.len());
+                undone.push('%');
+            }
+        }
+    }
+    undone.push_str(rest);
+    undone
 }
 
 /// Refuses what no request may hold, whether or not a rule looks at paths.

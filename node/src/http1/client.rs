@@ -4,7 +4,7 @@
 //! ended, a task sends the rest, so that neither direction waits for the other; with the response ends the rest, too.
 
 use super::{
-    BoxError, READ, Upgraded,
+    BoxError, HeadLimits, READ, Upgraded,
     decoder::{Decoded, Decoder},
     encoder::{Encoder, Out, write_length},
     head::{self, Framing, HeadEnd, ResponseHead, announced, framing, keeps_alive},
@@ -23,10 +23,10 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-/// Longest head of a response, bytes.
-const MAX_HEAD: usize = 64 * 1024;
-/// Most header lines of a response: what an application may say, and what a node adds.
-const MAX_LINES: usize = 132;
+/// How large the head of an application's response may be.
+const OF_SERVER: HeadLimits = HeadLimits { bytes: 64 * 1024, lines: 132 };
+/// The same of what another node passes on: what its application may say, and what it adds by policy.
+const OF_NODE: HeadLimits = HeadLimits { bytes: 96 * 1024, lines: 232 };
 /// Writes of one request's body before others have their turn.
 const TURN: u32 = 32;
 /// Most interim responses (1xx) before the final one.
@@ -38,7 +38,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for I {}
 
 /// A connection on which no request is under way. Dropped, it ends in order.
 #[derive(Debug)]
-pub struct Connection<I: Io>(Option<I>);
+pub struct Connection<I: Io> {
+    io: Option<I>,
+    limits: HeadLimits,
+}
 
 /// Why there is no response, or no end of one.
 #[derive(Debug, thiserror::Error)]
@@ -58,14 +61,19 @@ pub enum Error {
 }
 
 impl<I: Io> Connection<I> {
-    /// A fresh connection.
+    /// A fresh connection to a server.
     pub const fn new(io: I) -> Self {
-        Self(Some(io))
+        Self { io: Some(io), limits: OF_SERVER }
+    }
+
+    /// The same to another node: with room in heads for what that adds to its application's.
+    pub const fn to_node(io: I) -> Self {
+        Self { io: Some(io), limits: OF_NODE }
     }
 
     /// True if the server has neither ended the connection nor said anything unasked: the next request may go out on it.
     pub fn is_quiet(&mut self) -> bool {
-        let Some(io) = &mut self.0 else { return false };
+        let Some(io) = &mut self.io else { return false };
         let mut byte = [0];
         Pin::new(io).poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte)).is_pending()
     }
@@ -80,10 +88,12 @@ impl<I: Io> Connection<I> {
         B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Some(io) = self.0.take() else { return Err(Error::Ended) };
+        let (io, limits) = (self.io.take(), self.limits);
+        let Some(io) = io else { return Err(Error::Ended) };
         let (out, upload) = begin(head, body)?;
         let method = &head.method;
-        let mut exchange = Exchange { io, read: BytesMut::new(), end: HeadEnd::default(), interim: 0, out, upload };
+        let (read, end) = (BytesMut::new(), HeadEnd::default());
+        let mut exchange = Exchange { io, limits, read, end, interim: 0, out, upload };
         let head = poll_fn(|cx| exchange.poll_head(cx)).await?;
         let Exchange { io, read, out, upload, .. } = exchange;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -93,7 +103,7 @@ impl<I: Io> Connection<I> {
             return Ok(response);
         }
         let (decoder, reusable) = body_of(method, &head).map_err(Error::Parse)?;
-        let wire = Wire { io, read };
+        let wire = Wire { io, limits, read };
         let state = match upload {
             Upload::Sent => State::Own { wire, reusable },
             Upload::Failed(_) => State::Own { wire, reusable: false },
@@ -108,7 +118,7 @@ impl<I: Io> Connection<I> {
 
 impl<I: Io> Drop for Connection<I> {
     fn drop(&mut self) {
-        if let Some(io) = &mut self.0 {
+        if let Some(io) = &mut self.io {
             // What cannot be said at once is left to the end of the socket.
             let _ = Pin::new(io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
@@ -164,6 +174,8 @@ fn body_of(method: &Method, head: &ResponseHead) -> Result<(Decoder, bool), head
 #[derive(Debug)]
 struct Wire<I> {
     io: I,
+    /// Of the connection.
+    limits: HeadLimits,
     read: BytesMut,
 }
 
@@ -275,6 +287,7 @@ where
 /// A request on its way, until the head of its response.
 struct Exchange<I, B> {
     io: I,
+    limits: HeadLimits,
     read: BytesMut,
     end: HeadEnd,
     interim: u32,
@@ -298,7 +311,7 @@ where
         }
         loop {
             while let Some((length, lines)) = self.end.find(&self.read) {
-                if lines > MAX_LINES || length > MAX_HEAD {
+                if lines > self.limits.lines || length > self.limits.bytes {
                     return Poll::Ready(Err(Error::Parse("the head is too large")));
                 }
                 self.end = HeadEnd::default();
@@ -311,7 +324,7 @@ where
                     return Poll::Ready(Err(Error::Parse("too many interim responses")));
                 }
             }
-            if self.read.len() > MAX_HEAD {
+            if self.read.len() > self.limits.bytes {
                 return Poll::Ready(Err(Error::Parse("the head is too large")));
             }
             let length = match ready!(poll_read(&mut self.io, &mut self.read, READ, cx)) {
@@ -405,7 +418,7 @@ impl<I: Io> Incoming<I> {
         }
         match std::mem::replace(&mut self.state, State::Gone) {
             State::Own { wire, reusable } => {
-                let connection = Connection::new(wire.io);
+                let connection = Connection { io: Some(wire.io), limits: wire.limits };
                 reusable.then_some(connection)
             }
             State::Shared(_) | State::Gone => None,

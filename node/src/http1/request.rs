@@ -5,7 +5,11 @@
 
 use super::head::{Bad, Framing, first_line, framing, header_lines};
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode, Uri, Version, uri::InvalidUri};
+use http::{
+    HeaderMap, Method, StatusCode, Uri, Version,
+    uri::{InvalidUri, PathAndQuery},
+};
+use std::io::Write as _;
 
 /// Empty lines before a request line, which RFC 9112 2.2 tells a server to skip.
 const MAX_EMPTY_LINES: u32 = 4;
@@ -134,8 +138,7 @@ fn read(head: &Bytes, lines: usize) -> Result<RequestHead, Refused> {
     if target.len() > MAX_TARGET {
         return Err(Refused(StatusCode::URI_TOO_LONG, "the target is too long"));
     }
-    let uri = Uri::from_maybe_shared(head.slice(begin..begin + target.len()));
-    let uri = uri.map_err(|_: InvalidUri| "not a request target")?;
+    let uri = uri(head.slice(begin..begin + target.len())).map_err(|_| "not a request target")?;
     let method = Method::from_bytes(method).map_err(|_| "not a method")?;
     let headers = header_lines(head, rest, lines)?;
     let framing = framing(&headers)?;
@@ -143,6 +146,47 @@ fn read(head: &Bytes, lines: usize) -> Result<RequestHead, Refused> {
         return Err("Transfer-Encoding in HTTP/1.0".into());
     }
     Ok(RequestHead { method, uri, version, headers, framing })
+}
+
+/// The target as it came where [`Uri`] takes it. What it does not take although clients send it is escaped: raw quotes, angle brackets
+/// and backticks, bytes that are not UTF-8. A path that an absolute form leaves empty is `/` (RFC 9112, 3.2.1).
+fn uri(target: Bytes) -> Result<Uri, InvalidUri> {
+    let uri = match Uri::from_maybe_shared(target.clone()) {
+        Ok(uri) => uri,
+        Err(refused) => match escaped(&target) {
+            Some(escaped) => Uri::from_maybe_shared(escaped)?,
+            None => return Err(refused),
+        },
+    };
+    let Some(query) = uri.path_and_query().map(PathAndQuery::as_str).filter(|path| path.starts_with('?')) else {
+        return Ok(uri);
+    };
+    let whole = PathAndQuery::try_from(format!("/{query}"))?;
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(whole);
+    // The parts were a URI before.
+    Ok(Uri::from_parts(parts).unwrap_or_default())
+}
+
+/// The target with what may not stand in a path or query escaped; `None` without either.
+fn escaped(target: &[u8]) -> Option<Bytes> {
+    let begin = if target.first() == Some(&b'/') {
+        0
+    } else {
+        let authority = target.windows(3).position(|three| three == b"://")? + 3;
+        authority + target[authority..].iter().position(|byte| matches!(byte, b'/' | b'?'))?
+    };
+    let mut escaped = target[..begin].to_vec();
+    for byte in &target[begin..] {
+        match byte {
+            b'"' | b'<' | b'>' | b'`' | 0x80.. => {
+                // Writing to memory does not fail.
+                let _ = write!(escaped, "%{byte:02X}");
+            }
+            _ => escaped.push(*byte),
+        }
+    }
+    Some(escaped.into())
 }
 
 #[cfg(test)]
@@ -231,6 +275,29 @@ mod tests {
         assert!(refused(&with_headers("Transfer-Encoding : chunked")));
         assert!(refused(&with_headers("Transfer-Encoding\t: chunked")));
         assert!(refused(&with_headers("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked")));
+    }
+
+    #[test]
+    fn targets_that_clients_send_are_escaped_where_they_must_be() {
+        for (sent, read) in [
+            ("/a\"b?c=\"d\"&e=<f>", "/a%22b?c=%22d%22&e=%3Cf%3E"),
+            ("/<a>/`b`", "/%3Ca%3E/%60b%60"),
+            ("/a\"b{c}", "/a\"b{c}"),
+            ("/caf\u{e9}?q=\u{e9}", "/caf\u{e9}?q=\u{e9}"),
+            ("http://reviews/x?q=<y>", "http://reviews/x?q=%3Cy%3E"),
+            ("http://reviews?q=1", "http://reviews/?q=1"),
+            ("http://reviews?q=\"", "http://reviews/?q=%22"),
+            ("http://reviews", "http://reviews/"),
+        ] {
+            let head = take(&format!("GET {sent} HTTP/1.1\r\nHost: reviews\r\n\r\n")).unwrap().unwrap();
+            assert_eq!(head.uri.to_string(), read, "{sent}");
+        }
+        let mut bytes = BytesMut::from(&b"GET /caf\xe9?q=\xff< HTTP/1.1\r\nHost: a\r\n\r\n"[..]);
+        let head = Heads::default().take(&mut bytes, LIMITS).unwrap().unwrap();
+        assert_eq!(head.uri, "/caf%E9?q=%FF%3C");
+        for target in ["http://re<views/", "re\"views", "?q=1", "<a>"] {
+            assert!(refused(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")), "{target}");
+        }
     }
 
     #[test]

@@ -40,8 +40,8 @@ use crate::{
 const MAX_BUFFER: usize = 64 << 10;
 /// Bytes of a response by HTTP/2 that wait to be read; the connection carries one at a time.
 pub const RESPONSE_WINDOW: u32 = 1 << 20;
-/// Longest block of response headers, bytes.
-const MAX_HEADERS: u32 = 64 << 10;
+/// Longest block of response headers, bytes: an application's, and what its node adds by policy.
+const MAX_HEADERS: u32 = 96 << 10;
 
 /// Why a request's body failed on our side.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -118,7 +118,7 @@ impl Link {
             tasks.detach("virtual connection", async move { drop(connection.await) });
             Sender::Http2(sender)
         } else {
-            Sender::Http1(Some(Connection::new(Box::new(stream))))
+            Sender::Http1(Some(Connection::to_node(Box::new(stream))))
         };
         let (now, preface, tasks) = (clock::uptime(), Arc::new(preface.clone()), tasks.clone());
         Ok(Link { sender, tasks, facts, preface, is_quic, since: now, born: now, carried: 0, idle: Millis::MAX })

@@ -1,8 +1,9 @@
 //! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees. By HTTP/2 a caller asks with
 //! an extended CONNECT (RFC 8441), which becomes what HTTP/1.1 asks before anything looks at it.
 
-use super::{context::Context, failure::Cause, inbound::Standing, listen};
+use super::{context::Context, failure::Cause, inbound::Standing, listen, tcp::silence};
 use crate::{
+    clock,
     http1::{Upgraded, server::OnUpgrade},
     mesh::stream::VirtualStream,
 };
@@ -20,14 +21,10 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::either::Either;
 
 /// Buffer per direction, bytes.
@@ -224,7 +221,7 @@ pub(super) fn join_holding<B>(
     let server = Upgraded::take(response);
     let standing = response.extensions_mut().remove::<Standing>();
     let flight = response.extensions_mut().remove::<Held>();
-    // Shortest silence, in both directions, after which the tunnel ends (it may last twice as long).
+    // Silence in both directions after which the tunnel ends.
     let idle = context.limits().stream_idle;
     let place = listen::place();
     context.tasks.detach("upgraded connection", async move {
@@ -248,12 +245,9 @@ pub(super) fn join_holding<B>(
         let lost = futures_util::future::select(by_caller, by_server);
         let (caller_read, caller_write) = tokio::io::split(caller);
         let (server_read, server_write) = tokio::io::split(server);
-        let active = AtomicBool::new(true);
+        let active = AtomicU64::new(clock::uptime());
         let both = async {
-            tokio::try_join!(
-                copy(caller_read, server_write, &active, idle),
-                copy(server_read, caller_write, &active, idle)
-            )
+            tokio::try_join!(copy(caller_read, server_write, &active), copy(server_read, caller_write, &active))
         };
         let forbidden = async |standing: Option<Standing>| match standing {
             Some(mut standing) => standing.forbidden().await,
@@ -266,6 +260,7 @@ pub(super) fn join_holding<B>(
             () = forbidden(standing) => {}
             () = forbidden(admitted) => {}
             _ = lost => {}
+            () = silence(&active, Some(idle)) => tracing::debug!("nothing went over an upgraded connection for too long"),
         }
     });
 }
@@ -285,21 +280,23 @@ fn never() -> BoxFuture<'static, ()> {
 async fn copy(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
-    active: &AtomicBool,
-    idle: Duration,
+    active: &AtomicU64,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = match timeout(idle, from.read(&mut buffer)).await {
-            Ok(length) => length?,
-            Err(_) if active.swap(false, Ordering::Relaxed) => continue,
-            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-        };
-        active.store(true, Ordering::Relaxed);
+        let length = from.read(&mut buffer).await?;
+        active.store(clock::uptime(), Relaxed);
         if length == 0 {
             return to.shutdown().await;
         }
-        to.write_all(&buffer[..length]).await?;
+        let mut rest = &buffer[..length];
+        while !rest.is_empty() {
+            match to.write(rest).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                taken => rest = &rest[taken..],
+            }
+            active.store(clock::uptime(), Relaxed);
+        }
         to.flush().await?;
     }
 }

@@ -133,10 +133,11 @@ impl<'a> Facts<'a> {
             }
             ":path" => {
                 let [path, bare] = [head.path.as_str(), head.path.without_parameters()].map(with_query);
-                values
-                    .iter()
-                    .filter_map(text)
-                    .any(|own| both(sure, own.is_match(&path), own.is_match(&bare), own.has_parameters()))
+                let unescaped = head.path.unescaped().filter(|_| sure == Sure::Perhaps).map(with_query);
+                values.iter().filter_map(text).any(|own| {
+                    both(sure, own.is_match(&path), own.is_match(&bare), own.has_parameters())
+                        || unescaped.as_deref().is_some_and(|path| own.is_match(path))
+                })
             }
             _ => lines_meet(head.headers.get_all(name).iter(), values, sure),
         }

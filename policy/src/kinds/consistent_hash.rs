@@ -70,7 +70,7 @@ impl ConsistentHash {
         if KEYS.iter().filter(|name| fields.has(name)).count() > 1 {
             at.error(codes::EXCLUSIVE, format!("only one of {} may be set", KEYS.join(", ")));
         }
-        let header = fields.get("httpHeaderName").and_then(|at| at.filled_text());
+        let header = fields.get("httpHeaderName").and_then(|at| at.filled_text().filter(|name| is_hashed(name, &at)));
         let parameter = fields.get("httpQueryParameterName").and_then(|at| at.filled_text());
         let cookie = fields.get("httpCookie").and_then(|at| HashCookie::decode(&at));
         let source = fields.get("useSourceIp").and_then(|at| at.boolean()).unwrap_or(false);
@@ -83,6 +83,16 @@ impl ConsistentHash {
             .or(parameter.map(|name| HashKey::QueryParameter(name.to_owned())));
         Some(Self { key, algorithm: algorithm? })
     }
+}
+
+/// True for what a request has one of: of the pseudo headers those whose values differ.
+fn is_hashed(name: &str, at: &At<'_>) -> bool {
+    let known = !name.starts_with(':') || [":authority", ":method", ":path"].contains(&name);
+    if !known {
+        let message = format!("`{name}` tells requests from each other nowhere");
+        at.error_hint(codes::HEADER, message, "name a header, `:path`, `:authority` or `:method`");
+    }
+    known
 }
 
 fn decode_algorithm(fields: &Fields<'_>) -> Option<HashAlgorithm> {
@@ -211,6 +221,7 @@ mod tests {
         for (text, code) in [
             ("{useSourceIp: true, httpHeaderName: x}", codes::EXCLUSIVE),
             ("{httpHeaderName: ''}", codes::EMPTY),
+            ("{httpHeaderName: ':scheme'}", codes::HEADER),
             ("{httpCookie: {}}", codes::MISSING),
             ("{httpCookie: {name: c, attributes: [{name: a}, {name: a}]}}", codes::DUPLICATE),
             ("{maglev: {}}", codes::MAGLEV),

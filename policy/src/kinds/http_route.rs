@@ -93,11 +93,13 @@ impl HttpRoute {
             at.error(codes::EXCLUSIVE, "the authority is set twice: by rewrite and by headers");
         }
         fields.finish();
+        let action = action?;
+        warn_of_way(at, &action, headers.as_ref(), scope);
         Some(Self {
             line: at.line(),
             name,
             matches,
-            action: action?,
+            action,
             rewrite,
             timeout,
             retries,
@@ -106,6 +108,23 @@ impl HttpRoute {
             cors,
             headers,
         })
+    }
+}
+
+/// A called node says itself who calls, unless a gateway does: what a rule for the mesh writes there, services outside alone get.
+fn warn_of_way(at: &At<'_>, action: &HttpAction, headers: Option<&RouteHeaders>, scope: &Scope<'_>) {
+    if scope.delegate || scope.only_gateways {
+        return;
+    }
+    let destinations = match action {
+        HttpAction::Route(destinations) => destinations.as_slice(),
+        HttpAction::Redirect(_) | HttpAction::Direct(_) | HttpAction::Delegate { .. } => &[],
+    };
+    let all = headers.into_iter().chain(destinations.iter().map(|one| &one.headers));
+    if let Some(name) = all.flat_map(|headers| headers.request.of_way()).next() {
+        let message =
+            format!("services of the mesh are told `{name}` by their own nodes, whatever a caller's rule writes");
+        at.warn(codes::WITHOUT_EFFECT, message, "write it where clients come in, by `gateways`, or take another name");
     }
 }
 

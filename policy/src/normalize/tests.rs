@@ -103,6 +103,47 @@ fn levels_are_istios() {
     assert_eq!(at(PathNormalization::DecodeAndMergeSlashes, "/a%2f..%5cb//c"), "/b/c");
 }
 
+/// A target's form for routes; the target itself where that is the form.
+fn routed(raw: &str, level: PathNormalization) -> Result<String, Refused> {
+    let uri: Uri = raw.parse().unwrap();
+    Ok(target(&uri, level)?.unwrap_or(uri).to_string())
+}
+
+#[test]
+fn routes_see_one_form_of_a_path() {
+    for (raw, form) in [
+        ("/x/../admin", "/admin"),
+        ("/%61dmin?a=/../%61", "/admin?a=/../%61"),
+        ("/x/%2e%2E/admin", "/admin"),
+        ("/x/.%2e/admin/.", "/admin/"),
+        ("http://reviews:80/x/../admin?q", "http://reviews:80/admin?q"),
+        ("/x%2f/../admin", "/admin"),
+        // Other resources, by the standard and to applications.
+        ("//admin", "//admin"),
+        ("/fetch/https://a.example/%7e", "/fetch/https://a.example/~"),
+        ("/a%2fb", "/a%2fb"),
+        ("/a\\..\\b", "/a\\..\\b"),
+        ("/a[0]{b}|c%20%7b%zz", "/a[0]{b}|c%20%7b%zz"),
+        ("/..;/admin", "/..;/admin"),
+        // Once, and nothing that is decoded ends an escape that was begun before.
+        ("/%2561dmin", "/%2561dmin"),
+        ("/%%61%61/%6%31/../b", "/%%61a/b"),
+        ("/...", "/..."),
+        ("*", "*"),
+    ] {
+        assert_eq!(routed(raw, PathNormalization::Strict).as_deref(), Ok(form), "{raw}");
+        assert_eq!(routed(raw, PathNormalization::None).as_deref(), Ok(raw));
+    }
+    for raw in ["/.;/../admin", "/x/..;y/./admin"] {
+        assert_eq!(routed(raw, PathNormalization::Strict), Err(Refused::DotParameters), "{raw}");
+    }
+    let raw = "/a/../b//c\\d%2fe";
+    assert_eq!(routed(raw, PathNormalization::Base).as_deref(), Ok("/b//c/d%2fe"));
+    assert_eq!(routed(raw, PathNormalization::MergeSlashes).as_deref(), Ok("/b/c/d%2fe"));
+    assert_eq!(routed(raw, PathNormalization::DecodeAndMergeSlashes).as_deref(), Ok("/b/c/d/e"));
+    assert_eq!(routed("/.;/../b", PathNormalization::Base).as_deref(), Ok("/b"), "as in Istio");
+}
+
 #[test]
 fn hosts_have_one_form() {
     for spelling in ["Bank.TD", "bank.td.", "bank.td:80", "BANK.td.:80", "bank.td"] {
@@ -164,6 +205,17 @@ proptest! {
             let twice = path(once.as_str(), level);
             prop_assert_eq!(twice.as_ref().map(NormalPath::as_str), Ok(once.as_str()));
             prop_assert_eq!(twice.as_ref().map(NormalPath::without_parameters), Ok(once.without_parameters()));
+        }
+    }
+
+    #[test]
+    fn the_form_for_routes_is_its_own_and_has_no_dot_segments(
+        raw in raw_path(),
+        level in prop::sample::select(&LEVELS[..4]),
+    ) {
+        if let Ok(once) = routed(&raw, level) {
+            prop_assert!(once.split('/').all(|segment| segment != "." && segment != ".."), "{}", once);
+            prop_assert_eq!(routed(&once, level), Ok(once));
         }
     }
 

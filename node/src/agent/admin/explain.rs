@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use certs::id::ServiceAccount;
 use policy::{
     kinds::{Abort, OutboundPolicy},
+    normalize,
     route::{self, Action, Addressed, Destination, NoRoute, Request, Source},
 };
 
@@ -101,9 +102,16 @@ fn explanation(snapshot: &Snapshot, config: &Config, question: &Question, source
 
 fn explain_request(judge: Judge<'_>, question: &Question, explained: &mut api::Explanation) {
     let (snapshot, source) = (judge.snapshot, judge.source);
+    let normal = match normalize::target(&question.uri, snapshot.compiled.config().path_normalization) {
+        Ok(normal) => normal,
+        Err(refused) => {
+            explained.answer = Some(answer(400, "DPE", refused.to_string()));
+            return;
+        }
+    };
     let request = Request {
         method: &question.method,
-        uri: &question.uri,
+        uri: normal.as_ref().unwrap_or(&question.uri),
         authority: &question.authority,
         scheme: "http",
         headers: &question.headers,

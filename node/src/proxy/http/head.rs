@@ -10,8 +10,9 @@ use http::{
         TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
     request::Parts,
-    uri::{Authority, Scheme},
+    uri::{Authority, PathAndQuery, Scheme},
 };
+use policy::{kinds::PathNormalization, normalize};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -21,6 +22,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(in crate::proxy) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The client's address, as a gateway tells it.
 pub(in crate::proxy) const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+/// The client's address, as other proxies tell it; this one leaves it to routes.
+pub(in crate::proxy) const REAL_ADDRESS: HeaderName = HeaderName::from_static("x-real-ip");
 /// The calling node's address.
 pub(in crate::proxy) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -46,7 +49,8 @@ pub(in crate::proxy) fn authority(parts: &Parts, bounds: &Bounds) -> Result<Head
             return Err(Cause::HeadersTooLarge);
         }
     }
-    let path = parts.uri.path();
+    // Not the path alone: that of `?x` counts as `/`.
+    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if !(path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS) {
         return Err(Cause::BadRequest("not a path"));
     }
@@ -76,6 +80,18 @@ pub(in crate::proxy) fn authority(parts: &Parts, bounds: &Bounds) -> Result<Head
         }
         (None, _) => Err(Cause::BadRequest("no Host header")),
     }
+}
+
+/// Gives a request the path by which it is judged, routed and forwarded (R1, R2).
+///
+/// # Errors
+/// It has none.
+pub(in crate::proxy) fn normalize_path(parts: &mut Parts, level: PathNormalization) -> Result<(), Cause> {
+    let normal = normalize::target(&parts.uri, level).map_err(|_| Cause::BadRequest("the path has no normal form"))?;
+    if let Some(uri) = normal {
+        parts.uri = uri;
+    }
+    Ok(())
 }
 
 fn target_length(parts: &Parts) -> usize {

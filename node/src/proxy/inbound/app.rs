@@ -37,7 +37,7 @@ use std::{
 /// Idle connections kept for one application by one worker.
 const IDLE_LIMIT: usize = 256;
 /// How long an idle connection is kept.
-const IDLE_TIME: Duration = Duration::from_secs(60);
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// Pauses before an application is tried again that takes no connection: what Envoy's backoff is on average.
 const CONNECT_PAUSES: [Duration; 2] = [Duration::from_millis(12), Duration::from_millis(37)];

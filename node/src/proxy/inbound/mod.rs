@@ -156,6 +156,8 @@ async fn forward(
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
     let arriving = Arriving { who: &caller.who, port: 0, host: &host, scheme: "http", original };
+    // From here on no change of the rules is missed.
+    let changes = context.rules.subscribe();
     let (port, token) = loop {
         match admitted(context, caller, &arriving, &mut parts, told, nested)? {
             Step::Forward(port, token) => break (port, token),
@@ -169,7 +171,10 @@ async fn forward(
     let flight = if port.pool.is_limited() { Box::pin(port.pool.room(version)).await? } else { None };
     to_http1(&mut parts, host.clone());
     let asked = upgrade.clone();
-    let mut standing = Standing::new(context, &caller.who, original, (parts, host), token, came);
+    let mut standing = Standing::new((context, changes), (&caller.who, original), (parts, host), token, came);
+    if port.pool.is_limited() && standing.is_forbidden() {
+        return Err(Cause::Denied.into());
+    }
     let admitted = standing.admitted();
     // What carries it on is said in a copy of its own, where it differs from what was judged.
     let own = match (version, upgrade) {

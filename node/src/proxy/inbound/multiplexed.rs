@@ -1,6 +1,6 @@
 //! HTTP/2 connections to the applications beside this node: as many as the applications' limits on streams ask for.
 
-use super::app::{Failed, Spawn, Terms, connect};
+use super::app::{Failed, IDLE_TIME, Spawn, Terms, connect};
 use crate::{
     clock,
     proxy::{
@@ -16,7 +16,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -56,17 +56,27 @@ struct Link {
     sender: SendRequest<RequestBody>,
     /// Polled by its own task, which drops it at its end; here it tells the application's limit.
     connection: Arc<Mutex<Option<Connection>>>,
-    open: Arc<AtomicUsize>,
+    streams: Arc<Streams>,
     /// Requests so far.
     requests: AtomicU32,
     opened: Instant,
+    /// What was last asked of it.
+    terms: Terms,
 }
 
 type Connection = http2::Connection<TokioIo<direct::Stream>, RequestBody, Spawn>;
 
+/// The streams of a connection.
+#[derive(Debug)]
+struct Streams {
+    open: AtomicUsize,
+    /// When the last one ended, by the node's uptime in milliseconds.
+    idle_since: AtomicU64,
+}
+
 /// One stream of a connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Stream(Arc<AtomicUsize>);
+pub(super) struct Stream(Arc<Streams>);
 
 /// Room for a request: the connection, its place there, and what the application says of itself on it.
 type Room = (SendRequest<RequestBody>, Stream, Settings);
@@ -94,7 +104,9 @@ impl Settings {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        if self.0.open.fetch_sub(1, Relaxed) == 1 {
+            self.0.idle_since.store(clock::uptime(), Relaxed);
+        }
     }
 }
 
@@ -151,19 +163,20 @@ impl Multiplexed {
                 tracing::debug!(%error, "connection to the application ended");
             }
         });
-        let open = Arc::new(AtomicUsize::new(1));
-        let stream = Stream(Arc::clone(&open));
+        let streams = Arc::new(Streams { open: AtomicUsize::new(1), idle_since: AtomicU64::default() });
+        let stream = Stream(Arc::clone(&streams));
         let (requests, opened) = (AtomicU32::new(1), clock::monotonic());
         let settings = Settings { connection: Arc::clone(&connection), opened };
-        lock(&target.links).push(Link { sender: sender.clone(), connection, open, requests, opened });
+        lock(&target.links).push(Link { sender: sender.clone(), connection, streams, requests, opened, terms: *terms });
         Ok((sender, stream, settings))
     }
 
-    /// Forgets what has ended.
+    /// Forgets what has ended, and ends what has been idle for too long, or is used up.
     pub(super) fn sweep(&self) {
+        let now = clock::monotonic();
         lock(&self.targets).retain(|_, target| {
             let mut links = lock(&target.links);
-            links.retain(|link| !link.sender.is_closed());
+            links.retain(|link| link.is_usable(&link.terms, now));
             // Who holds the target is about to use it.
             !links.is_empty() || Arc::strong_count(target) > 1
         });
@@ -185,20 +198,33 @@ impl Target {
         let now = clock::monotonic();
         let mut links = lock(&self.links);
         // What is used up ends with its last stream.
-        links.retain(|link| !link.sender.is_closed() && !link.is_used_up(terms, now));
+        links.retain(|link| link.is_usable(terms, now));
         let streams = usize::try_from(terms.streams).unwrap_or(usize::MAX);
-        let free = links.iter().filter(|link| link.open.load(Relaxed) < link.limit().min(streams));
-        let best = free.min_by_key(|link| link.open.load(Relaxed))?;
-        best.open.fetch_add(1, Relaxed);
+        let free = links.iter_mut().filter(|link| link.open() < link.limit().min(streams));
+        let best = free.min_by_key(|link| link.open())?;
+        best.terms = *terms;
+        best.streams.open.fetch_add(1, Relaxed);
         best.requests.fetch_add(1, Relaxed);
         let settings = Settings { connection: Arc::clone(&best.connection), opened: best.opened };
-        Some((best.sender.clone(), Stream(Arc::clone(&best.open)), settings))
+        Some((best.sender.clone(), Stream(Arc::clone(&best.streams)), settings))
     }
 }
 
 impl Link {
-    fn is_used_up(&self, terms: &Terms, now: Instant) -> bool {
-        self.requests.load(Relaxed) >= terms.requests || now.duration_since(self.opened) >= terms.age
+    fn is_usable(&self, terms: &Terms, now: Instant) -> bool {
+        let is_used_up = self.requests.load(Relaxed) >= terms.requests || now.duration_since(self.opened) >= terms.age;
+        !self.sender.is_closed() && !is_used_up && !self.is_idle(terms)
+    }
+
+    /// True if it has carried nothing for as long as one may be kept so.
+    fn is_idle(&self, terms: &Terms) -> bool {
+        let silent = || Duration::from_millis(clock::uptime().saturating_sub(self.streams.idle_since.load(Relaxed)));
+        self.open() == 0 && silent() >= terms.idle.min(IDLE_TIME)
+    }
+
+    /// Streams on it.
+    fn open(&self) -> usize {
+        self.streams.open.load(Relaxed)
     }
 
     /// Streams that the application takes on it.
@@ -209,7 +235,7 @@ impl Link {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("Link").field("streams", &self.streams).finish_non_exhaustive()
     }
 }
 

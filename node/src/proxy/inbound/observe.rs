@@ -5,7 +5,7 @@ use super::{
         context::Context,
         http::{self as body, RequestBody},
     },
-    REQUEST_ID,
+    FORWARDED_PROTO, REQUEST_ID,
     caller::Caller,
 };
 use crate::{
@@ -69,6 +69,7 @@ fn entry(caller: &Caller, snapshot: &Snapshot, request: &Request<RequestBody>) -
         method: Some(request.method().clone()),
         path: request.uri().path_and_query().map_or("", |path| path.as_str()).to_owned(),
         version: request.version(),
+        scheme: if headers.get(FORWARDED_PROTO).is_some_and(|proto| proto == "https") { "https" } else { "http" },
         authority,
         request: headers,
         response: HeaderMap::new(),

@@ -74,16 +74,16 @@ impl fmt::Debug for Admitted {
 }
 
 impl Standing {
-    /// Of a request as it was admitted before an application; it came by this version.
+    /// Of a request as it was admitted before an application; it came by this version. `changes` of the rules were looked for since
+    /// before it was admitted: none is missed while it waits.
     pub(super) fn new(
-        context: &Arc<Context>,
-        who: &Arc<Who>,
-        original: Option<IpAddr>,
+        (context, changes): (&Arc<Context>, watch::Receiver<u64>),
+        (who, original): (&Arc<Who>, Option<IpAddr>),
         head: (Parts, HeaderValue),
         token: Option<Verified>,
         came: Version,
     ) -> Self {
-        Self::of(context, Place::Application, (who, original), head, token, came)
+        Self::of((context, changes), Place::Application, (who, original), head, token, came)
     }
 
     /// The same of a client's request at a gateway.
@@ -94,12 +94,12 @@ impl Standing {
         head: (Parts, HeaderValue),
         token: Option<Verified>,
     ) -> Self {
-        let came = head.0.version;
-        Self::of(context, Place::Door(door), client, head, token, came)
+        let (came, changes) = (head.0.version, context.rules.subscribe());
+        Self::of((context, changes), Place::Door(door), client, head, token, came)
     }
 
     fn of(
-        context: &Arc<Context>,
+        (context, changes): (&Arc<Context>, watch::Receiver<u64>),
         place: Place,
         (who, original): (&Arc<Who>, Option<IpAddr>),
         (mut parts, host): (Parts, HeaderValue),
@@ -108,7 +108,7 @@ impl Standing {
     ) -> Self {
         // They hold the connection that may become a tunnel.
         parts.extensions = Extensions::new();
-        let (changes, context, who) = (context.rules.subscribe(), Arc::clone(context), Arc::clone(who));
+        let (context, who) = (Arc::clone(context), Arc::clone(who));
         let trailers = came == Version::HTTP_2;
         let request = Admitted { context, place, who, parts, host, original, token, trailers };
         Self { request: Arc::new(request), changes }
@@ -133,7 +133,7 @@ impl Standing {
     }
 
     /// True if the rules have changed since they were last looked at, and forbid it now.
-    fn is_forbidden(&mut self) -> bool {
+    pub(super) fn is_forbidden(&mut self) -> bool {
         // An error means that no rules come any more.
         if !self.changes.has_changed().unwrap_or(false) {
             return false;

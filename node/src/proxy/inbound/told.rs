@@ -4,7 +4,7 @@
 use super::caller::Caller;
 use crate::{proxy::http as body, snapshot::Snapshot};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 use policy::compile::Compiled;
 use std::{
     net::IpAddr,
@@ -23,11 +23,14 @@ impl Caller {
     /// gateway speaks.
     pub(super) fn tell(&self, snapshot: &Snapshot, headers: &mut HeaderMap) -> Option<IpAddr> {
         let gateway = self.is_gateway(snapshot);
-        let told = |name| headers.get(name).filter(|_| gateway).cloned();
-        let (address, client) = (told(body::FORWARDED_FOR), told(body::FORWARDED_CLIENT_CERT));
-        let external = told(body::EXTERNAL_ADDRESS);
+        let told = |name: &HeaderName| if gateway { headers.get(name).cloned() } else { None };
+        let (address, client) = (told(&body::FORWARDED_FOR), told(&body::FORWARDED_CLIENT_CERT));
+        let external = told(&body::EXTERNAL_ADDRESS);
+        // Those of clients a gateway has removed: these are its routes' words.
+        let written = [body::REAL_ADDRESS, FORWARDED].map(|name| told(&name).map(|value| (name, value)));
         let original = external.as_ref().and_then(read).or_else(|| address.as_ref().and_then(read));
         body::strip_identity(headers);
+        headers.extend(written.into_iter().flatten());
         if let Some(external) = external {
             headers.insert(body::EXTERNAL_ADDRESS, external);
         }

@@ -23,12 +23,22 @@ pub(super) struct Affinity {
 }
 
 impl Affinity {
-    /// By the policy's key; `random` makes a cookie's value.
-    pub(super) fn of(hash: &ConsistentHash, parts: &Parts, remote: SocketAddr, random: u64) -> Self {
+    /// By the policy's key, of a request to this authority; `random` makes a cookie's value.
+    pub(super) fn of(
+        hash: &ConsistentHash,
+        (parts, host): (&Parts, &HeaderValue),
+        remote: SocketAddr,
+        random: u64,
+    ) -> Self {
         let plain = |hash: Option<u64>| Self { hash, cookie: None };
         match &hash.key {
             None => plain(None),
-            Some(HashKey::Header(name)) => plain(header(&parts.headers, name)),
+            Some(HashKey::Header(name)) => plain(match name.as_str() {
+                ":authority" | "host" => Some(balance::hash(host.as_bytes())),
+                ":method" => Some(balance::hash(parts.method.as_str().as_bytes())),
+                ":path" => parts.uri.path_and_query().map(|path| balance::hash(path.as_str().as_bytes())),
+                name => header(&parts.headers, name),
+            }),
             Some(HashKey::SourceIp) => plain(Some(of_address(remote))),
             Some(HashKey::QueryParameter(name)) => plain(
                 parameter(parts.uri.query().unwrap_or_default(), name).map(|value| balance::hash(value.as_bytes())),
@@ -116,7 +126,7 @@ mod tests {
 
     fn of(key: HashKey, request: http::request::Builder) -> Affinity {
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        Affinity::of(&by(key), &parts, "10.0.0.1:5000".parse().unwrap(), 0xab)
+        Affinity::of(&by(key), (&parts, &HeaderValue::from_static("reviews")), "10.0.0.1:5000".parse().unwrap(), 0xab)
     }
 
     fn get(uri: &str) -> http::request::Builder {
@@ -131,6 +141,9 @@ mod tests {
         assert_eq!(of(user(), get("/")).hash, None, "without the header by chance");
         let both = of(user(), get("/").header("x-user", "b").header("x-user", "a"));
         assert_eq!(both, of(user(), get("/").header("x-user", "a").header("x-user", "b")));
+        let pseudo = |name: &str| of(HashKey::Header(name.to_owned()), get("/a?b")).hash;
+        let [path, method, host] = [":path", ":method", ":authority"].map(pseudo);
+        assert_eq!((path, method, host, host), (hash("/a?b"), hash("GET"), hash("reviews"), pseudo("host")));
         let id = || HashKey::QueryParameter("id".to_owned());
         assert_eq!(of(id(), get("/?a=1&id=7&id=8")).hash, hash("7"));
         assert_eq!(of(id(), get("/?Id=7")).hash, None);
@@ -140,7 +153,9 @@ mod tests {
     fn a_source_is_its_address_without_the_port() {
         let hash = by(HashKey::SourceIp);
         let (parts, ()) = get("/").body(()).unwrap().into_parts();
-        let at = |address: &str| Affinity::of(&hash, &parts, address.parse().unwrap(), 0).hash;
+        let at = |address: &str| {
+            Affinity::of(&hash, (&parts, &HeaderValue::from_static("reviews")), address.parse().unwrap(), 0).hash
+        };
         assert_eq!(at("10.0.0.1:1"), at("10.0.0.1:2"));
         assert_eq!(at("10.0.0.1:1"), at("[::ffff:10.0.0.1]:1"));
         assert_ne!(at("10.0.0.1:1"), at("10.0.0.2:1"));

@@ -67,8 +67,9 @@ pub(super) async fn forward(
     let asked = asked.then(|| (parts.clone(), host.clone()));
     let head = head(requests, routed, destination, parts, host)?;
     let hash = cluster.consistent_hash();
-    let affinity =
-        hash.map(|hash| Affinity::of(hash, &head.parts, requests.remote, context.random())).unwrap_or_default();
+    let affinity = hash
+        .map(|hash| Affinity::of(hash, (&head.parts, &head.host), requests.remote, context.random()))
+        .unwrap_or_default();
     let config = snapshot.compiled.config();
     let grpc = exchange.is_grpc();
     let patience = body::patience(&config.limits, grpc);

@@ -127,7 +127,7 @@ impl Copy {
         let now = began / 1_000;
         // A cookie that would be made has no caller to keep it.
         let key = self.cluster.consistent_hash();
-        let hash = key.and_then(|key| Affinity::of(key, &self.head.parts, self.remote, random).hash);
+        let hash = key.and_then(|key| Affinity::of(key, (&self.head.parts, &self.head.host), self.remote, random).hash);
         let position = self.cluster.pick(&Ask { tried: &tried, leave: false, hash, random, now })?;
         let upload = Upload::again(body, &self.context.budget);
         let body = upload.attempt().ok_or(Cause::ConnectionTermination)?;

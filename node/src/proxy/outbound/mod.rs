@@ -260,14 +260,14 @@ impl Requests<'_> {
         let context = self.context;
         let (mut parts, incoming) = request.into_parts();
         let snapshot = context.current.load();
-        let limits = &snapshot.compiled.config().limits;
-        let host = body::authority(&parts, &Bounds::of_applications(limits));
+        let config = snapshot.compiled.config();
+        let host = body::authority(&parts, &Bounds::of_applications(&config.limits));
         let upgrade = upgrade::asked(&parts).filter(|_| incoming.is_end_stream());
         body::strip_hop_by_hop(&mut parts.headers);
         match self.entrance {
             None => body::strip_identity(&mut parts.headers),
             Some(entrance) => {
-                entrance.receive(&mut parts.headers, self.remote.ip(), &snapshot.compiled.config().gateways);
+                entrance.receive(&mut parts.headers, self.remote.ip(), &config.gateways);
                 // Behind a proxy that is believed the client has no port that anybody knows.
                 if let Some(client) = entrance.external(&parts.headers).filter(|client| *client != self.remote.ip()) {
                     self.remote = SocketAddr::new(client, 0);
@@ -279,6 +279,7 @@ impl Requests<'_> {
         parts.headers.entry(REQUEST_ID).or_insert_with(|| context.request_id());
         exchange.observe(observe::begin(self, &snapshot, &mut parts));
         let host = if parts.version == Version::HTTP_10 { Err(Cause::OldVersion) } else { host };
+        let host = host.and_then(|host| body::normalize_path(&mut parts, config.path_normalization).map(|()| host));
         let host = host.inspect_err(|_| self.unrouted(exchange))?;
         let Some(entrance) = self.entrance else {
             let request = forward::Outgoing { parts, host, upgrade, incoming, user: None };

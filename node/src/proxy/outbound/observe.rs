@@ -116,6 +116,7 @@ fn gather(
         method: Some(parts.method.clone()),
         path: parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned(),
         version: parts.version,
+        scheme: requests.scheme(parts),
         authority,
         request: headers,
         response: HeaderMap::new(),

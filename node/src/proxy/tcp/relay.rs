@@ -181,8 +181,8 @@ pub(in crate::proxy) async fn relay(
     server.reset();
 }
 
-/// Waits until nothing has gone for so long.
-async fn silence(active: &AtomicU64, idle: Option<Duration>) {
+/// Waits until nothing has gone for so long; `active` is the uptime when something last did, in milliseconds.
+pub(in crate::proxy) async fn silence(active: &AtomicU64, idle: Option<Duration>) {
     let Some(idle) = idle else { return std::future::pending().await };
     loop {
         let silent = Duration::from_millis(clock::uptime().saturating_sub(active.load(Relaxed)));

@@ -1,14 +1,15 @@
 //! Applications that speak HTTP/2: their limits on streams, and what they refuse unread.
 
 use super::{
-    client::Client,
+    client::{Client, get},
     grpc::{application_with, call, end, streaming},
-    http2::{connect, runtime},
-    world::{Entry, World},
+    http2::{connect, full, runtime},
+    world::{Entry, World, traffic_policy},
 };
-use crate::{config::Protocol, tasks::Tasks};
+use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
 use http::HeaderMap;
 use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -101,4 +102,52 @@ fn what_an_application_refuses_unread_is_tried_again() {
         assert_eq!(client.ask(post).expect("an answer").status, 200);
         assert_eq!(requests.load(Ordering::SeqCst), 2);
     }
+}
+
+/// An application that speaks HTTP/2, and counts its connections: open ones, and all.
+async fn counting(tasks: &Tasks) -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, counts) = (listener.local_addr().unwrap(), Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]));
+    let (spawner, counted) = (tasks.clone(), Arc::clone(&counts));
+    tasks.detach("application", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            for count in &*counted {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            let service = hyper::service::service_fn(|_| async {
+                Ok::<_, std::convert::Infallible>(http::Response::new(full("answer")))
+            });
+            let served = hyper::server::conn::http2::Builder::new(Spawn(spawner.clone()))
+                .serve_connection(TokioIo::new(stream), service);
+            let counted = Arc::clone(&counted);
+            spawner.detach("application", async move {
+                drop(served.await);
+                counted[0].fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    });
+    (address, counts)
+}
+
+#[test]
+fn connections_of_http2_end_when_they_are_idle() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let (target, counts) = runtime.block_on(counting(&tasks));
+    let open = || counts[0].load(Ordering::Relaxed);
+    let mut world = World::new(2, vec![Entry::at(1, "reviews", "v1", target, Protocol::Http2)]);
+    world.push(&traffic_policy("{connectionPool: {http: {idleTimeout: 100ms}}}"));
+    let ask = || assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
+    ask();
+    assert_eq!(open(), 1);
+    for _ in 0..3_000 {
+        if open() == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(open(), 0, "nobody asks for anything, and it ends");
+    ask();
+    std::thread::sleep(Duration::from_millis(150));
+    ask();
+    assert_eq!(counts[1].load(Ordering::Relaxed), 3, "nor is it used when it should have ended");
 }

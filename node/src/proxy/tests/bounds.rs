@@ -153,6 +153,26 @@ fn a_connection_that_does_not_come_is_given_up_in_time() {
 }
 
 #[test]
+fn what_a_node_adds_to_a_response_has_room_beside_what_its_application_says() {
+    let backend = Backend::scripted(|arrived| {
+        let lines: usize = arrived.line().trim_start_matches("GET /").split(' ').next().unwrap().parse().unwrap();
+        let more: String = (1..lines).map(|line| format!("X-{line}: {}\r\n", "v".repeat(400))).collect();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{more}\r\n").into_bytes()
+    });
+    let mut world = world(&backend);
+    let limit = "{limit: {requests: 1000, interval: 1h}, scope: node}";
+    world.push(&format!(
+        "apiVersion: skein.dev/v1\nkind: RateLimit\nmetadata: {{name: r}}\nspec: {{selector: {{matchLabels: {{app: reviews}}}}, rules: [{limit}]}}\n"
+    ));
+    let most = get(world.nodes[0].outbound, "reviews", "/132");
+    assert_eq!((most.status, most.header("x-131").map(str::len)), (200, Some(400)));
+    assert!(most.header("ratelimit-limit").is_some(), "{}", most.head);
+    let beyond = get(world.nodes[0].outbound, "reviews", "/133");
+    assert_eq!(beyond.status, 502);
+    assert!(world.metrics(1).contains("response_flags=\"UPE\""), "its own node says whose fault it is");
+}
+
+#[test]
 fn who_waits_for_a_connection_does_not_wait_for_ever() {
     let (hold, held) = mpsc::sync_channel::<()>(1);
     let held = std::sync::Mutex::new(held);

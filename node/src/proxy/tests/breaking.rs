@@ -108,6 +108,29 @@ fn a_request_waits_for_a_connection_as_long_as_few_do() {
 }
 
 #[test]
+fn what_waits_for_room_is_denied_by_rules_that_come_meanwhile() {
+    let (backend, gate) = gated();
+    let mut world = World::new(3, vec![Entry::new(2, "reviews", "v1", &backend)]);
+    world.push(&traffic_policy("{connectionPool: {tcp: {maxConnections: 1}}}"));
+    let circuits = Arc::clone(&world.circuits[2]);
+    let waiting = || circuits.all().iter().map(|circuit| circuit.pool.count(Resource::Pending)).sum::<u32>();
+    // Each of its own node: where they are called they wait for one connection.
+    let outbounds = [0, 1, 2].map(|node: usize| world.nodes[node].outbound);
+    let ask = |node: usize, path: &'static str| std::thread::spawn(move || get(outbounds[node], "reviews", path));
+    let first = ask(0, "/first");
+    until(|| backend.arrived().len() == 1);
+    let second = ask(1, "/second");
+    until(|| waiting() == 1);
+    world.push(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny}\nspec: {action: DENY, rules: [{to: [{operation: {paths: [/second]}}]}]}\n",
+    );
+    assert_eq!(ask(2, "/second").join().unwrap().status, 403, "it comes to know of the rule");
+    gate.open();
+    assert_eq!((first.join().unwrap().status, second.join().unwrap().status), (200, 403));
+    assert_eq!(backend.arrived().len(), 1, "it never reaches the application");
+}
+
+#[test]
 fn connections_of_http2_carry_so_many_streams() {
     let (runtime, tasks) = (http2::runtime(), Tasks::new());
     let (release, released) = tokio::sync::watch::channel(false);

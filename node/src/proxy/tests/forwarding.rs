@@ -395,3 +395,24 @@ fn a_request_with_a_body_becomes_no_tunnel() {
         }
     }
 }
+
+#[test]
+fn what_routes_write_of_clients_is_believed_of_gateways_only() {
+    let backend = Backend::named("v1");
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: [reviews], http: [{headers: {request: {set: {x-real-ip: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%', forwarded: for=a, x-forwarded-for: 10.9.9.9}}}, route: [{destination: {host: reviews}}]}]}\n",
+    );
+    let told = |world: &World| {
+        let forged = "x-real-ip: 10.1.1.1\r\nforwarded: for=b\r\n";
+        assert_eq!(with(world.nodes[0].outbound, "reviews", "/", forged).status, 200);
+        let arrived = backend.last();
+        ["x-real-ip", "forwarded", "x-forwarded-for"].map(|name| arrived.header(name).map(str::to_owned))
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(told(&world), [None, None, some("127.0.0.1")], "any caller could write it");
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {selector: {app: web}, servers: [{port: {number: 9999, name: http, protocol: HTTP}, hosts: ['a.example']}]}\n",
+    );
+    assert_eq!(told(&world), [some("127.0.0.1"), some("for=a"), some("10.9.9.9")]);
+}

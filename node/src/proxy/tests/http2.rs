@@ -298,3 +298,20 @@ fn an_http2_caller_gets_a_websocket_of_an_http1_application() {
         });
     }
 }
+
+#[test]
+fn a_target_without_a_path_is_refused() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let backend = Backend::named("v1");
+    let world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    runtime.block_on(async {
+        let mut sender = connect(world.nodes[0].outbound, &tasks).await;
+        // On the wire this is `:path: ?x=1`.
+        let asked = Request::get("http://reviews?x=1").body(full("")).unwrap();
+        assert_eq!(sender.send_request(asked).await.unwrap().status(), StatusCode::BAD_REQUEST);
+    });
+    let by_http1 = super::client::Client::connect(world.nodes[0].outbound)
+        .ask("GET http://reviews?x=1 HTTP/1.1\r\nHost: reviews\r\n\r\n")
+        .unwrap();
+    assert_eq!((by_http1.status, backend.last().line()), (200, "GET /?x=1 HTTP/1.1"));
+}

@@ -295,3 +295,23 @@ fn header_operations_see_the_request_as_it_came() {
     assert_eq!((answer.header("x-p"), answer.header("x-a")), (Some("/old?q"), Some("reviews:9080")));
     assert_eq!(answer.header("x-time"), Some(header("x-time").as_str()), "the time at which the request came");
 }
+
+#[test]
+fn a_path_in_whatever_spelling_is_routed_as_it_is_forwarded() {
+    let backend = Backend::named("v1");
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    world.push(&reviews(
+        "  - {match: [{uri: {prefix: /admin}}], directResponse: {status: 418}}\n  - {route: [{destination: {host: reviews}}]}",
+    ));
+    let status = |path: &str| get(world.nodes[0].outbound, "reviews", path).status;
+    for path in ["/admin", "/x/../admin", "/%61dmin", "/x/%2e%2E/admin", "/./admin/./x", "/x%2fy/../admin"] {
+        assert_eq!(status(path), 418, "{path}");
+    }
+    assert_eq!(status("/.;/../admin"), 400, "what servers read in two ways");
+    assert!(backend.arrived().is_empty());
+    for (path, forwarded) in
+        [("/a/./b/../c%2fd?x=/../y", "/a/c%2fd?x=/../y"), ("/fetch/https://a.example", "/fetch/https://a.example")]
+    {
+        assert_eq!((status(path), backend.last().line()), (200, &*format!("GET {forwarded} HTTP/1.1")));
+    }
+}

@@ -1,15 +1,19 @@
 //! WebSockets towards applications that speak HTTP/2, and those that do by their callers' version.
 
 use super::{
-    backend::{Backend, ok},
+    backend::{Backend, Buffered, ok},
     client::Client,
     http2::{Body, connect, full, runtime},
-    world::{Entry, World, traffic_policy},
+    world::{Entry, World, mesh_config, traffic_policy},
 };
 use crate::{config::Protocol, proxy::inbound::Spawn, tasks::Tasks};
 use http::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use std::{convert::Infallible, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    io::{ErrorKind, Write as _},
+    net::{Shutdown, SocketAddr},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -102,5 +106,44 @@ fn by_its_callers_version_an_application_is_asked_as_http1_has_it() {
         world.push(&traffic_policy("{connectionPool: {http: {useClientProtocol: true}}}"));
         let answer = Client::connect(world.nodes[0].outbound).ask(format!("GET /chat HTTP/1.1\r\n{ASK}")).unwrap();
         assert_eq!((answer.status, answer.header("x-tunnel")), (101, Some("yes")), "{answer:?}");
+    }
+}
+
+/// An application that agrees to a tunnel, has nothing to say, and takes nothing.
+fn deaf() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = Buffered::new(stream.unwrap());
+            if stream.head().is_some() {
+                let agreed = b"HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+                stream.stream.write_all(agreed).unwrap();
+                stream.stream.shutdown(Shutdown::Write).unwrap();
+            }
+            kept.push(stream);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_tunnel_whose_one_end_takes_nothing_ends() {
+    for nodes in [2, 1] {
+        let target = deaf();
+        let mut world = World::new(nodes, vec![Entry::at(nodes - 1, "reviews", "v1", target, Protocol::Http)]);
+        world.push(&mesh_config("{limits: {streamIdle: 300ms}}"));
+        let mut stream = std::net::TcpStream::connect(world.nodes[0].outbound).unwrap();
+        stream.set_write_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        stream.write_all(format!("GET /chat HTTP/1.1\r\n{ASK}").as_bytes()).unwrap();
+        let mut answered = Buffered::new(stream.try_clone().unwrap());
+        assert!(answered.head().unwrap().starts_with("HTTP/1.1 101 "));
+        let error = loop {
+            if let Err(error) = stream.write_all(&[7; 64 * 1024]) {
+                break error;
+            }
+        };
+        assert!(!matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
     }
 }

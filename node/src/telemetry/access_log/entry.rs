@@ -60,6 +60,8 @@ pub struct Entry {
     pub path: String,
     /// The protocol's version.
     pub version: Version,
+    /// By what the request came, as far as whoever brought it is believed: `http` or `https`.
+    pub scheme: &'static str,
     /// The authority, as sent.
     pub authority: String,
     /// The headers: of a server's line as the application is given them.
@@ -101,6 +103,7 @@ impl Entry {
             method: None,
             path: String::new(),
             version: Version::default(),
+            scheme: "http",
             authority: String::new(),
             request: HeaderMap::new(),
             response: HeaderMap::new(),

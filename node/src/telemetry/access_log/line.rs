@@ -159,7 +159,7 @@ impl Ended<'_> {
             HeaderOrPseudo::Method => Some(method.as_str().as_bytes().to_vec()),
             HeaderOrPseudo::Path => Some(self.entry.path.as_bytes().to_vec()),
             HeaderOrPseudo::Authority => Some(self.entry.authority.as_bytes().to_vec()),
-            HeaderOrPseudo::Scheme => Some(b"http".to_vec()),
+            HeaderOrPseudo::Scheme => Some(self.entry.scheme.as_bytes().to_vec()),
             HeaderOrPseudo::Header(name) => self.entry.request.get(name).map(|value| value.as_bytes().to_vec()),
         }
     }
@@ -284,7 +284,7 @@ impl Facts for Ended<'_> {
             TextFact::UrlPath => path.into(),
             TextFact::Query => query.unwrap_or_default().into(),
             TextFact::Host => Cow::Borrowed(&*entry.authority),
-            TextFact::Scheme => "http".into(),
+            TextFact::Scheme => entry.scheme.into(),
             TextFact::Method => entry.method.as_ref()?.as_str().into(),
             TextFact::Protocol => self.word(LogWord::Protocol)?.into(),
             TextFact::CodeDetails => self.details()?.into(),

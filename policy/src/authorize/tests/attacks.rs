@@ -61,6 +61,8 @@ fn a48_letters_beyond_ascii_are_one_however_they_are_written() {
     // What need not be escaped and is all the same: nearly every application reads it as what it stands for.
     let denied = of(&["{action: DENY, rules: [{to: [{operation: {paths: ['/users/@me']}}]}]}"]);
     assert!(!ask().path("/users/@me").passes(&denied) && !ask().path("/users/%40me").passes(&denied));
+    let by_header = "{action: DENY, rules: [{when: [{key: 'request.headers[:path]', values: ['/users/@me?a=1']}]}]}";
+    assert!(!ask().path("/users/%40me?a=1").passes(&of(&[by_header])));
     let allowed = of(&["{rules: [{to: [{operation: {paths: ['/users/@me']}}]}]}"]);
     assert!(ask().path("/users/@me").passes(&allowed) && !ask().path("/users/%40me").passes(&allowed));
 }

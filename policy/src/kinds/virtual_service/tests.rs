@@ -101,6 +101,26 @@ fn one_action() {
 }
 
 #[test]
+fn headers_that_frame_messages_or_tell_who_calls() {
+    let found = |gateways: &str, headers: &str| {
+        let rule = format!("{{headers: {headers}, route: [{{destination: {{host: a}}}}]}}");
+        let found = complaints("VirtualService", &format!("{{hosts: [a.example], {gateways}http: [{rule}]}}"));
+        found.into_iter().map(|(code, _)| code).collect::<Vec<_>>()
+    };
+    for name in ["content-length", "Transfer-Encoding", "connection", "te", "upgrade", "keep-alive", "trailer"] {
+        for headers in [format!("{{request: {{set: {{{name}: x}}}}}}"), format!("{{response: {{add: {{{name}: x}}}}}}")]
+        {
+            assert_eq!(found("", &headers), [codes::HEADER], "{headers}");
+        }
+        assert!(found("", &format!("{{response: {{remove: [{name}]}}}}")).is_empty(), "that is harmless");
+    }
+    assert_eq!(found("", "{request: {add: {x-skein-check: a}}}"), [codes::HEADER]);
+    let address = "{request: {set: {X-Real-Ip: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%'}}}";
+    assert_eq!(found("", address), [codes::WITHOUT_EFFECT]);
+    assert!(found("gateways: [edge], ", address).is_empty());
+}
+
+#[test]
 fn claims_are_matched_at_the_edge_only() {
     let spec = |gateways: &str, claim: &str| {
         format!(

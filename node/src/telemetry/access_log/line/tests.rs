@@ -14,6 +14,7 @@ fn entry() -> Entry {
         method: Some(Method::GET),
         path: "/a\"b?c=d".to_owned(),
         version: Version::HTTP_11,
+        scheme: "https",
         authority: "reviews".to_owned(),
         request: HeaderMap::from_iter([
             header("user-agent", b"curl\xff\x1b[31m"[..5].as_ref()),
@@ -120,8 +121,11 @@ fn operators_beside_istios_default() {
         entry.line(&AccessLog::default(), &format, summary, Duration::from_millis(7))
     };
     assert_eq!(
-        text("%START_TIME(%Y/%m/%dT%H:%M:%S%z %s.%3f)% %REQ_WITHOUT_QUERY(:PATH)% %STREAM_ID%", &summary(200)),
-        "2023/11/14T22:13:20+0000 1700000000.123 /a\\\"b 7\n"
+        text(
+            "%START_TIME(%Y/%m/%dT%H:%M:%S%z %s.%3f)% %REQ_WITHOUT_QUERY(:PATH)% %STREAM_ID% %REQ(:SCHEME)%",
+            &summary(200)
+        ),
+        "2023/11/14T22:13:20+0000 1700000000.123 /a\\\"b 7 https\n"
     );
     assert_eq!(
         text(
