@@ -321,3 +321,49 @@ fn a_kept_connection_follows_its_server_and_ends_with_it() {
     assert!(!ended.as_ref().is_err_and(waits) && !matches!(ended, Ok(1..)), "{ended:?}");
     assert_eq!(ask(&mut other, "c.example.com"), Ok(202));
 }
+
+#[test]
+fn a_certificate_of_another_name_ends_no_connection_and_one_that_is_not_there_no_service() {
+    let (cluster, authority) = (mesh(), Authority::new());
+    let pair = |uri: &str| authority.issue("shop.example.com", Some(uri));
+    put(&cluster, "one", Some(&pair("https://one.example.com")), None);
+    put(&cluster, "three", Some(&pair("https://three.example.com")), None);
+    let push = |tls: &str| {
+        let servers = server(8443, "shop", "shop.example.com", tls);
+        let routes = routes("shop", "public", "shop.example.com", "{directResponse: {status: 201}}");
+        cluster.push("shop", &(gateway("public", &servers) + &routes), &["--wait", "all"]).expect_code(0);
+    };
+    push("mode: SIMPLE, credentialName: one");
+    opened(&cluster, 8443);
+    let client = Client::new(at(&cluster, 8443), &authority);
+    let mut kept = eventually("the certificate is taken", || client.connect("shop.example.com"));
+    assert_eq!(ask(&mut kept, "shop.example.com"), Ok(201));
+    push("mode: SIMPLE, credentialName: three, minProtocolVersion: TLSV1_3");
+    assert_eq!(ask(&mut kept, "shop.example.com"), Ok(201), "before the other is read");
+    let shown = |client: &Client<'_>| {
+        let stream = client.connect("shop.example.com")?;
+        let shown = stream.conn.peer_certificates().expect("a chain")[0].to_vec();
+        Ok::<_, String>(certs::foreign::Foreign::parse(&shown).expect("a certificate").uris)
+    };
+    eventually("the other certificate is shown", || {
+        let uris = shown(&client).expect("some certificate is always shown");
+        if uris == ["https://three.example.com"] { Ok(()) } else { Err(format!("{uris:?}")) }
+    });
+    assert_eq!(ask(&mut kept, "shop.example.com"), Ok(201), "and after");
+
+    push("mode: SIMPLE, credentialName: two");
+    eventually("the missing secret is told", || {
+        let told = troubles(&cluster, "gateway_certificate");
+        let is_told =
+            |message: &String| message.contains("skein secret put two") && message.contains("goes on with what it had");
+        if told.iter().any(is_told) { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    assert_eq!(shown(&client).expect("a handshake"), ["https://three.example.com"]);
+    assert_eq!(ask(&mut kept, "shop.example.com"), Ok(201));
+
+    // Who may come in is what the document says, even while that cannot be read.
+    push("mode: MUTUAL, credentialName: two");
+    let ended = kept.read(&mut [0]);
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    client.get("shop.example.com", "shop.example.com", "/").expect_err("without a certificate");
+}

@@ -120,8 +120,8 @@ impl Door {
         let seen = self.look(snapshot);
         let server = seen.doors.listener(self.bind.as_ref(), self.port)?.tls_server(name)?;
         let configured = self.servers.load().get(&key_of(server)).cloned();
-        // What the document says now, not what is about to be replaced.
-        configured.filter(|configured| configured.is_of(server))
+        // Who is let in is what the document says now, not what is about to be replaced.
+        configured.filter(|configured| configured.admits_for(server))
     }
 
     /// What the documents say of it now.
@@ -207,7 +207,7 @@ impl Met {
     /// that server's finds none: its connection ends.
     pub(super) fn server<'l>(&self, listener: &'l Listener) -> Option<&'l TlsServer> {
         let server = listener.tls_server(self.name.as_deref())?;
-        self.configured.is_of(server).then_some(server)
+        self.configured.admits_for(server).then_some(server)
     }
 }
 
@@ -263,10 +263,10 @@ impl Entrance {
     /// The way of a request that was received and admitted.
     ///
     /// # Errors
-    /// Nothing is there.
+    /// Nothing is there, or not on this connection any more.
     pub(in crate::proxy) fn enter(&self, snapshot: &Snapshot, request: &route::Request<'_>) -> Result<Way, Cause> {
         let seen = self.door.look(snapshot);
-        let hosts = self.hosts(&seen.doors).ok_or(Cause::NoRoute)?;
+        let hosts = self.hosts(&seen.doors).ok_or(Cause::Misdirected)?;
         match route::enter(hosts, request, self.door.port) {
             Entered::Route(routed) => Ok(Way::Route(routed)),
             Entered::ToHttps => Ok(Way::Answer(Box::new(to_https(request)))),

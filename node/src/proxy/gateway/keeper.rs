@@ -200,7 +200,7 @@ async fn certify(
                 after.insert(key, configured);
             }
             Err(why) => {
-                let usable = had.filter(|had| had.is_of(server));
+                let usable = had.filter(|had| had.admits_for(server));
                 let goes_on =
                     if usable.is_some() { "; it goes on with what it had" } else { "; its clients are refused" };
                 troubles.push(uncertified(server, &format!("{why}{goes_on}")));
