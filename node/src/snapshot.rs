@@ -138,6 +138,14 @@ impl Current {
         self.doors.load_full()
     }
 
+    /// True if a gateway of this node listens where a connection to this address of the machine goes.
+    #[must_use]
+    pub fn is_door(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let leads = |listen: SocketAddr| listen.ip().is_unspecified() || listen.ip().to_canonical() == ip;
+        self.doors.load().open.iter().any(|door| door.listen.port() == address.port() && leads(door.listen))
+    }
+
     /// Says it. Only the data plane does.
     pub fn tell_doors(&self, doors: Doors) {
         self.doors.store(Arc::new(doors));

@@ -263,9 +263,11 @@ impl Requests<'_> {
         let host = body::authority(&parts, &Bounds::of_applications(limits));
         let upgrade = upgrade::asked(&parts).filter(|_| incoming.is_end_stream());
         body::strip_hop_by_hop(&mut parts.headers);
-        match self.entrance {
-            None => body::strip_identity(&mut parts.headers),
-            Some(entrance) => {
+        let let_in = self.entrance.and_then(|_| context.clients.let_in(&mut parts.headers, self.local));
+        match (self.entrance, &let_in) {
+            (None, _) => body::strip_identity(&mut parts.headers),
+            (Some(_), Some(let_in)) => self.remote = SocketAddr::new(let_in.address, 0),
+            (Some(entrance), None) => {
                 entrance.receive(&mut parts.headers, self.remote.ip(), &snapshot.compiled.config().gateways);
                 // Behind a proxy that is believed the client has no port that anybody knows.
                 if let Some(client) = entrance.external(&parts.headers).filter(|client| *client != self.remote.ip()) {
@@ -284,7 +286,11 @@ impl Requests<'_> {
             return self.admitted(&snapshot, request, exchange).await;
         };
         let mut told = Told::default();
-        let answered = match entrance.admit(context, (&mut parts, incoming), &host, self.local.ip(), &mut told).await {
+        let admitted = match let_in {
+            Some(let_in) => Ok(let_in.admitted(incoming)),
+            None => entrance.admit(context, (&mut parts, incoming), &host, self.local.ip(), &mut told).await,
+        };
+        let answered = match admitted {
             Ok(Admitted { body: incoming, user, mut standing }) => {
                 self.standing = Some(standing.clone());
                 let request = forward::Outgoing { parts, host, upgrade, incoming, user };
