@@ -134,6 +134,19 @@ fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
         cluster.push("web", &entry, &["--wait", "all"]).expect_code(0);
         eventually("it is reached by its address", || curl(&["http://192.0.2.9/"]).map(drop));
         assert_eq!(curl(&["-H", "Host: shelf.example.com", &outside]).expect("it is reached"), "outside");
+        // Of two that may take all of a port the one whose endpoint was dialled is meant.
+        let of = |name: &str, address: &str| {
+            format!(
+                "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{hosts: [{name}.example.com], ports: [{{number: {ECHO}, name: tcp, protocol: TCP}}], resolution: STATIC, endpoints: [{{address: {address}}}]}}\n"
+            )
+        };
+        cluster.push("web", &of("first", "192.0.2.8"), &["--wait", "all"]).expect_code(0);
+        cluster.push("web", &of("second", OUTSIDE), &["--wait", "all"]).expect_code(0);
+        assert_eq!(Lasting::to(OUTSIDE, ECHO).say("the second"), "the second");
+        cluster.on("web", &["policy", "delete", "ServiceEntry", "first", "-n", "shop", "--wait", "all"]).expect_code(0);
+        cluster
+            .on("web", &["policy", "delete", "ServiceEntry", "second", "-n", "shop", "--wait", "all"])
+            .expect_code(0);
         // `resolution: NONE`: where the application meant to go, whatever the host's name means, or though it means nothing.
         let legacy = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: legacy, namespace: shop}\nspec: {hosts: [legacy.example.com], addresses: [10.9.0.0/24], ports: [{number: 7000, name: tcp, protocol: TCP}, {number: 80, name: http, protocol: HTTP}]}\n";
         cluster.push("web", legacy, &["--wait", "all"]).expect_code(0);

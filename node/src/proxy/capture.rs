@@ -25,7 +25,7 @@ use crate::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use certs::id::ServiceAccount;
 use policy::{
-    compile::{Entries, Scope},
+    compile::{Entries, EntryService, Scope},
     hosts::{self, Protocol},
     route::{self, Called, NoRoute, Source},
 };
@@ -242,7 +242,8 @@ impl Captured {
         if let Some(found) = by_address(&snapshot.services, &context.current.names(), original) {
             return Some(found);
         }
-        if let Some(made) = snapshot.compiled.entries().at(ip, port, snapshot.compiled.scope(source)) {
+        let is_at = |made: &EntryService| snapshot.foreign.get(made).is_some_and(|foreign| foreign.is_at(ip));
+        if let Some(made) = snapshot.compiled.entries().at(ip, port, snapshot.compiled.scope(source), is_at) {
             return Some(Destination::Mesh(Place::Known(Called::Host(Arc::clone(&made.host)), port)));
         }
         (!self.speaks_names(&snapshot, port)).then_some(Destination::Original)
