@@ -25,6 +25,8 @@ use policy::{
     compile::Compiled,
     history::State,
     hosts::{Inventory, Registry, ServicePort, Workload},
+    kinds::OutboundPolicy,
+    route::Source,
 };
 use tokio::sync::watch;
 
@@ -95,6 +97,15 @@ pub struct Current {
     local_ports: Arc<ArcSwap<Vec<SocketAddr>>>,
     plaintext: Arc<ArcSwap<Vec<PlaintextPort>>>,
     resolvers: Arc<ArcSwap<Vec<Trouble>>>,
+}
+
+impl Snapshot {
+    /// True if nothing that this caller sends may leave the mesh.
+    #[must_use]
+    pub fn stays_inside(&self, source: &Source) -> bool {
+        let mesh = self.compiled.config().outbound;
+        self.compiled.scope(source).outbound(mesh) == Some(OutboundPolicy::RegistryOnly)
+    }
 }
 
 impl Current {

@@ -15,6 +15,7 @@ mod speaker;
 mod tcp;
 
 use super::{
+    capture::Meant,
     connection::{self, Handler},
     context::Context,
     detect::{self, Spoken},
@@ -55,13 +56,14 @@ pub(super) use observe::begin_connection;
 pub(super) use speaker::Speaker;
 pub(super) use tcp::{Ends, pass};
 
-/// Serves one connection of an application. A captured one meant to go to the `original` place.
+/// Serves one connection of an application. A captured one meant to go to a place of its own, and one of several services there, if
+/// its first request said which.
 pub(super) async fn serve(
     context: Arc<Context>,
     speaker: Arc<ArcSwap<Speaker>>,
     stream: TcpStream,
     remote: SocketAddr,
-    original: Option<SocketAddr>,
+    captured: Option<(SocketAddr, Option<Arc<Meant>>)>,
 ) {
     listen::tune(&stream);
     let bounds = Bounds::of_applications(&context.limits());
@@ -71,12 +73,13 @@ pub(super) async fn serve(
         found = Box::pin(detect::detect(&stream, declared, &bounds)) => found,
         () = context.draining() => return,
     };
+    let (original, meant) = captured.map_or((None, None), |(original, meant)| (Some(original), meant));
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
     let local = original.or_else(|| stream.local_addr().ok()).unwrap_or_else(nowhere);
     // A service's own address is no place of a server's: this node listens there.
     let dialled = original.filter(|to| !to.ip().to_canonical().is_loopback());
     let requests =
-        |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local, dialled };
+        |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local, dialled, meant };
     let server_name = match found {
         Ok(Spoken::Http1) => {
             return connection::serve_http1(&context, stream, Side::Application, requests(speaker)).await;
@@ -104,6 +107,8 @@ struct Connection {
     local: SocketAddr,
     /// Of a captured connection: where the application meant to go.
     dialled: Option<SocketAddr>,
+    /// What its first request meant, if that decided where it leads.
+    meant: Option<Arc<Meant>>,
 }
 
 impl Handler for Connection {
@@ -118,7 +123,7 @@ impl Handler for Connection {
         let came = clock::monotonic();
         let mut exchange = Exchange::new(came, body::is_grpc(request.headers()));
         let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
-        let entrance = self.entrance.as_deref();
+        let (entrance, meant) = (self.entrance.as_deref(), self.meant.as_deref());
         let context = &self.context;
         let mut requests = Requests {
             context,
@@ -127,6 +132,7 @@ impl Handler for Connection {
             remote,
             local,
             dialled,
+            meant,
             came,
             came_at: OnceLock::new(),
             standing: None,
@@ -178,7 +184,8 @@ pub(super) async fn serve_client<I>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (speaker, entrance) = (Arc::clone(entrance.speaker()), Some(Arc::new(entrance)));
-    let requests = Connection { context: Arc::clone(context), speaker, entrance, remote, local, dialled: None };
+    let requests =
+        Connection { context: Arc::clone(context), speaker, entrance, remote, local, dialled: None, meant: None };
     if is_http2 {
         Box::pin(connection::serve_http2(context, io, Side::Application, requests)).await;
     } else {
@@ -197,6 +204,8 @@ struct Requests<'a> {
     local: SocketAddr,
     /// Where it meant to go, if the kernel brought it here.
     dialled: Option<SocketAddr>,
+    /// What the first request of its connection meant, if that decided where they lead.
+    meant: Option<&'a Meant>,
     /// When the request came; in wall time once somebody asks.
     came: Instant,
     came_at: OnceLock<Millis>,
@@ -390,6 +399,9 @@ impl Requests<'_> {
 
     fn route(&self, snapshot: &Snapshot, parts: &Parts, host: &HeaderValue) -> Result<Routed, Cause> {
         let request = self.policy_request(parts, host)?;
+        if self.meant.is_some_and(|meant| !meant.is(snapshot, &self.speaker.source, request.authority)) {
+            return Err(Cause::Misdirected);
+        }
         route::route(&snapshot.compiled, &*snapshot.services, &request).map_err(|no_route| {
             tracing::debug!(%no_route, "no route");
             match no_route {
