@@ -241,6 +241,9 @@ fn clients_show_certificates_where_they_must() {
     put(&cluster, "shop", Some(&pair), Some(&authority.pem()));
     put(&cluster, "bare", Some(&pair), None);
     put(&cluster, "bare-cacert", None, Some(&authority.pem()));
+    // Authorities of their own go before those beside the certificate.
+    put(&cluster, "both", Some(&pair), Some(&others.pem()));
+    put(&cluster, "both-cacert", None, Some(&authority.pem()));
     let servers = [
         server(8443, "must", "shop.example.com", "mode: MUTUAL, credentialName: shop"),
         server(8444, "may", "shop.example.com", "mode: OPTIONAL_MUTUAL, credentialName: bare"),
@@ -250,10 +253,11 @@ fn clients_show_certificates_where_they_must() {
             "shop.example.com",
             "mode: MUTUAL, credentialName: shop, subjectAltNames: ['spiffe://partner/ann']",
         ),
+        server(8446, "both", "shop.example.com", "mode: MUTUAL, credentialName: both"),
     ];
     let documents = gateway("public", &servers.join(", ")) + &routes("cart", "public", "shop.example.com", CART);
     cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
-    for port in [8443, 8444, 8445] {
+    for port in [8443, 8444, 8445, 8446] {
         opened(&cluster, port);
     }
     let (bob, ann) = (authority.issue("bob", None), authority.issue("ann", Some("spiffe://partner/ann")));
@@ -274,6 +278,8 @@ fn clients_show_certificates_where_they_must() {
     ask(8444, Some(&stranger)).expect_err("who shows one shows a good one");
     assert_eq!(ask(8445, Some(&ann)), Ok(200));
     ask(8445, Some(&bob)).expect_err("another name");
+    assert_eq!(eventually("the last one's, too", || ask(8446, Some(&bob))), 200);
+    ask(8446, Some(&stranger)).expect_err("its authority is not asked");
 }
 
 /// Asks on a connection that stays open, and gives the status.

@@ -170,7 +170,7 @@ fn load_secrets(
     wants_ca: bool,
 ) -> Result<Material, String> {
     let get = |name: &str| {
-        let plain = name.strip_prefix("kubernetes://").unwrap_or(name);
+        let plain = plain(name);
         secrets.get(namespace, plain).map_err(|error| match error {
             SecretError::NotFound(_) => {
                 format!("no secret `{plain}` in {namespace} at this node: `skein secret put {plain} -n {namespace}`")
@@ -191,16 +191,19 @@ fn load_secrets(
         }
     }
     if wants_ca {
-        // As in Istio: a secret of their own goes before those beside the certificate.
-        let beside = names.first().map(|name| format!("{name}-cacert"));
-        match (&tls.ca_credential, authorities.is_some(), beside) {
-            (Some(name), _, _) => authorities = Some(get(name)?),
-            (None, false, Some(name)) => authorities = get(&name).ok(),
-            (None, _, _) => {}
-        }
+        let own = match (&tls.ca_credential, names.first()) {
+            (Some(name), _) => Some(get(name)?),
+            (None, Some(name)) => secrets.authorities_of(namespace, plain(name)).map_err(|error| error.to_string())?,
+            (None, None) => None,
+        };
+        authorities = own.or(authorities);
     }
     let authorities = authorities.filter(|_| wants_ca).unwrap_or_default();
     Ok(Material { pairs, ca: authorities.ca.clone(), crl: authorities.crl.clone() })
+}
+
+fn plain(name: &str) -> &str {
+    name.strip_prefix("kubernetes://").unwrap_or(name)
 }
 
 fn configure(tls: &ServerTls, material: &Material) -> Result<(ServerConfig, u64), String> {
