@@ -84,7 +84,7 @@ impl ServiceEntry {
         let export_to = decode_export(&fields, &metadata.id.namespace);
         let names = fields.get("subjectAltNames");
         let names = names.as_ref().map(At::text_list).unwrap_or_default();
-        names.iter().for_each(|(name, at)| client_tls::refuse_uri(name, at));
+        names.iter().for_each(|(name, at)| client_tls::refuse_unbuilt_name(name, at));
         let subject_alt_names = names.into_iter().map(|(name, _)| name.to_owned()).collect();
         let entry =
             Self { hosts, addresses, ports, location, resolution, endpoints, selector, export_to, subject_alt_names };

@@ -239,6 +239,10 @@ fn what_no_node_does_is_refused_at_push() {
             Some("spec.subjectAltNames[0]"),
         ),
         (
+            format!("{{hosts: [a.b], {ports}, resolution: DNS, subjectAltNames: [c.d, '*.c.d']}}"),
+            Some("spec.subjectAltNames[1]"),
+        ),
+        (
             format!(
                 "{{hosts: [a.b], resolution: STATIC, {ports}, endpoints: [{{address: 10.0.0.1, labels: {{security.istio.io/tlsMode: istio}}}}]}}"
             ),
