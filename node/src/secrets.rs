@@ -167,6 +167,18 @@ impl Secrets {
         secret.map_err(|_| SecretError::Invalid(format!("{} is damaged: put the secret again", file.display())))
     }
 
+    /// The secret `NAME-cacert`, whose authorities go before those beside the certificate of that name, as in Istio.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn authorities_of(&self, namespace: &str, name: &str) -> Result<Option<Secret>, SecretError> {
+        match self.get(namespace, &format!("{name}-cacert")) {
+            Ok(secret) => Ok(Some(secret)),
+            Err(SecretError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// All, in the order of their names.
     ///
     /// # Errors

@@ -25,6 +25,8 @@ use policy::{
     compile::Compiled,
     history::State,
     hosts::{Inventory, Registry, ServicePort, Workload},
+    kinds::OutboundPolicy,
+    route::Source,
 };
 use tokio::sync::watch;
 
@@ -97,6 +99,15 @@ pub struct Current {
     resolvers: Arc<ArcSwap<Vec<Trouble>>>,
 }
 
+impl Snapshot {
+    /// True if nothing that this caller sends may leave the mesh.
+    #[must_use]
+    pub fn stays_inside(&self, source: &Source) -> bool {
+        let mesh = self.compiled.config().outbound;
+        self.compiled.scope(source).outbound(mesh) == Some(OutboundPolicy::RegistryOnly)
+    }
+}
+
 impl Current {
     /// Begins with a first snapshot.
     #[must_use]
@@ -136,6 +147,14 @@ impl Current {
     #[must_use]
     pub fn doors(&self) -> Arc<Doors> {
         self.doors.load_full()
+    }
+
+    /// True if a gateway of this node listens where a connection to this address of the machine goes.
+    #[must_use]
+    pub fn is_door(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let leads = |listen: SocketAddr| listen.ip().is_unspecified() || listen.ip().to_canonical() == ip;
+        self.doors.load().open.iter().any(|door| door.listen.port() == address.port() && leads(door.listen))
     }
 
     /// Says it. Only the data plane does.

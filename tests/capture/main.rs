@@ -41,6 +41,18 @@ fn mesh(more: Vec<Service>) -> Cluster {
     cluster
 }
 
+/// The statuses that curl of the captured user gets.
+fn status_of(words: &[&str]) -> String {
+    let mut all = vec!["-sS", "--max-time", "20"];
+    let told = ["-o", "/dev/null", "-w", "%{http_code}"];
+    // They hold for one request each.
+    for (index, part) in words.split(|word| *word == "--next").enumerate() {
+        all.extend((index > 0).then_some("--next"));
+        all.extend(told.iter().chain(part));
+    }
+    as_user("curl", &all).expect("an answer")
+}
+
 fn address(cluster: &Cluster, name: &str) -> Ipv4Addr {
     eventually("it has an address", || dns::address(cluster.node("web").address("dns"), name))
 }
@@ -84,8 +96,9 @@ fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
             target: Some(server.address),
             ..Service::version("shop/db", "v1")
         };
-        let cluster = mesh(vec![db]);
+        let cluster = mesh(vec![db, Service::version("shop/ratings", "v1")]);
         cluster.wait_endpoints("shop/db", 1);
+        cluster.wait_endpoints("shop/ratings", 1);
         let (reviews, db) = (address(&cluster, "reviews.").to_string(), address(&cluster, "db.").to_string());
         let outside = format!("http://{OUTSIDE}/");
         assert_eq!(curl(&[&outside]).expect("it is reached"), "outside");
@@ -107,6 +120,14 @@ fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
                 assert!(curl(&["-H", &header, &to]).is_ok_and(|body| body.contains("reviews")), "{host} {to}");
             }
         }
+        // One connection leads to one of them: what means another is asked again elsewhere.
+        let (first, same) = ("Host: reviews.shop", "Host: REVIEWS.shop.svc.cluster.local:9080");
+        let to = &format!("http://{OUTSIDE}:9080/");
+        assert_eq!(status_of(&["-H", first, to, "--next", "-H", same, to]), "200200");
+        for other in ["Host: ratings.shop", "Host: www.example.com"] {
+            assert_eq!(status_of(&["-H", first, to, "--next", "-H", other, to]), "200421", "{other}");
+        }
+        assert!(curl(&["-H", "Host: ratings.shop", to]).is_ok_and(|body| body.contains("ratings")));
         // What is no service goes where it meant to.
         assert_eq!(curl(&[&outside]).expect("it passes"), "outside");
         assert_eq!(curl(&[&format!("http://[{OUTSIDE_V6}]/")]).expect("it passes"), "outside");
@@ -134,13 +155,28 @@ fn clients_that_know_nothing_reach_the_mesh_and_all_else() {
         cluster.push("web", &entry, &["--wait", "all"]).expect_code(0);
         eventually("it is reached by its address", || curl(&["http://192.0.2.9/"]).map(drop));
         assert_eq!(curl(&["-H", "Host: shelf.example.com", &outside]).expect("it is reached"), "outside");
+        // Of two that may take all of a port the one whose endpoint was dialled is meant.
+        let of = |name: &str, address: &str| {
+            format!(
+                "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{hosts: [{name}.example.com], ports: [{{number: {ECHO}, name: tcp, protocol: TCP}}], resolution: STATIC, endpoints: [{{address: {address}}}]}}\n"
+            )
+        };
+        cluster.push("web", &of("first", "192.0.2.8"), &["--wait", "all"]).expect_code(0);
+        cluster.push("web", &of("second", OUTSIDE), &["--wait", "all"]).expect_code(0);
+        assert_eq!(Lasting::to(OUTSIDE, ECHO).say("the second"), "the second");
+        cluster.on("web", &["policy", "delete", "ServiceEntry", "first", "-n", "shop", "--wait", "all"]).expect_code(0);
+        cluster
+            .on("web", &["policy", "delete", "ServiceEntry", "second", "-n", "shop", "--wait", "all"])
+            .expect_code(0);
         // `resolution: NONE`: where the application meant to go, whatever the host's name means, or though it means nothing.
         let legacy = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: legacy, namespace: shop}\nspec: {hosts: [legacy.example.com], addresses: [10.9.0.0/24], ports: [{number: 7000, name: tcp, protocol: TCP}, {number: 80, name: http, protocol: HTTP}]}\n";
         cluster.push("web", legacy, &["--wait", "all"]).expect_code(0);
         // Nothing leaves the mesh where nothing may.
         let only = "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\n";
         cluster.push("web", only, &["--wait", "all"]).expect_code(0);
-        assert!(curl(&[&format!("http://[{OUTSIDE_V6}]/")]).is_err());
+        // To what speaks HTTP it is said, and nothing else gets an answer.
+        assert_eq!(status_of(&[&format!("http://[{OUTSIDE_V6}]/")]), "502");
+        assert!(curl(&[&format!("http://{OUTSIDE}:9/")]).is_err());
         assert!(curl(&[&format!("http://{reviews}:9080/")]).is_ok());
         assert!(curl(&["http://192.0.2.9/"]).is_ok(), "it is registered");
         assert_eq!(Lasting::to(OUTSIDE, ECHO).say("where it was dialled"), "where it was dialled");

@@ -149,19 +149,23 @@ impl Resolver {
         Self::run(|_, _, _| {})
     }
 
-    /// One that sends every question to `to`, as a machine's resolver does whose only server is the node.
+    /// One that sends every question to `to`, as a machine's resolver does whose only server is the node; without, it answers that there
+    /// is no such name.
     ///
     /// # Panics
     /// As [`Resolver::start`].
     pub fn that_asks(to: impl Fn() -> Option<SocketAddr> + Send + 'static) -> Self {
-        Self::run(move |socket, packet, _| {
+        Self::run(move |socket, packet, from| {
             if let Some(to) = to() {
                 let _ = socket.send_to(packet, to);
+            } else if let [_, _, flags, code, ..] = &mut packet[..] {
+                (*flags, *code) = (*flags | 0x80, 3);
+                let _ = socket.send_to(packet, from);
             }
         })
     }
 
-    fn run(answer: impl Fn(&UdpSocket, &[u8], SocketAddr) + Send + 'static) -> Self {
+    fn run(answer: impl Fn(&UdpSocket, &mut [u8], SocketAddr) + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket has timeouts");
         let address = socket.local_addr().expect("it is bound");
@@ -178,7 +182,7 @@ impl Resolver {
                         let mut names = kept.names.lock().expect("no panic holds it");
                         *names.entry(query.name().to_ascii()).or_default() += 1;
                     }
-                    answer(&socket, &packet[..length], from);
+                    answer(&socket, &mut packet[..length], from);
                 }
             }
         });

@@ -241,6 +241,9 @@ fn clients_show_certificates_where_they_must() {
     put(&cluster, "shop", Some(&pair), Some(&authority.pem()));
     put(&cluster, "bare", Some(&pair), None);
     put(&cluster, "bare-cacert", None, Some(&authority.pem()));
+    // Authorities of their own go before those beside the certificate.
+    put(&cluster, "both", Some(&pair), Some(&others.pem()));
+    put(&cluster, "both-cacert", None, Some(&authority.pem()));
     let servers = [
         server(8443, "must", "shop.example.com", "mode: MUTUAL, credentialName: shop"),
         server(8444, "may", "shop.example.com", "mode: OPTIONAL_MUTUAL, credentialName: bare"),
@@ -250,10 +253,11 @@ fn clients_show_certificates_where_they_must() {
             "shop.example.com",
             "mode: MUTUAL, credentialName: shop, subjectAltNames: ['spiffe://partner/ann']",
         ),
+        server(8446, "both", "shop.example.com", "mode: MUTUAL, credentialName: both"),
     ];
     let documents = gateway("public", &servers.join(", ")) + &routes("cart", "public", "shop.example.com", CART);
     cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
-    for port in [8443, 8444, 8445] {
+    for port in [8443, 8444, 8445, 8446] {
         opened(&cluster, port);
     }
     let (bob, ann) = (authority.issue("bob", None), authority.issue("ann", Some("spiffe://partner/ann")));
@@ -274,6 +278,8 @@ fn clients_show_certificates_where_they_must() {
     ask(8444, Some(&stranger)).expect_err("who shows one shows a good one");
     assert_eq!(ask(8445, Some(&ann)), Ok(200));
     ask(8445, Some(&bob)).expect_err("another name");
+    assert_eq!(eventually("the last one's, too", || ask(8446, Some(&bob))), 200);
+    ask(8446, Some(&stranger)).expect_err("its authority is not asked");
 }
 
 /// Asks on a connection that stays open, and gives the status.
@@ -320,4 +326,50 @@ fn a_kept_connection_follows_its_server_and_ends_with_it() {
         |error: &std::io::Error| matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
     assert!(!ended.as_ref().is_err_and(waits) && !matches!(ended, Ok(1..)), "{ended:?}");
     assert_eq!(ask(&mut other, "c.example.com"), Ok(202));
+}
+
+#[test]
+fn a_certificate_of_another_name_ends_no_connection_and_one_that_is_not_there_no_service() {
+    let (cluster, authority) = (mesh(), Authority::new());
+    let pair = |uri: &str| authority.issue("shop.example.com", Some(uri));
+    put(&cluster, "one", Some(&pair("https://one.example.com")), None);
+    put(&cluster, "three", Some(&pair("https://three.example.com")), None);
+    let push = |tls: &str| {
+        let servers = server(8443, "shop", "shop.example.com", tls);
+        let routes = routes("shop", "public", "shop.example.com", "{directResponse: {status: 201}}");
+        cluster.push("shop", &(gateway("public", &servers) + &routes), &["--wait", "all"]).expect_code(0);
+    };
+    push("mode: SIMPLE, credentialName: one");
+    opened(&cluster, 8443);
+    let client = Client::new(at(&cluster, 8443), &authority);
+    let mut kept = eventually("the certificate is taken", || client.connect("shop.example.com"));
+    assert_eq!(ask(&mut kept, "shop.example.com"), Ok(201));
+    push("mode: SIMPLE, credentialName: three, minProtocolVersion: TLSV1_3");
+    assert_eq!(ask(&mut kept, "shop.example.com"), Ok(201), "before the other is read");
+    let shown = |client: &Client<'_>| {
+        let stream = client.connect("shop.example.com")?;
+        let shown = stream.conn.peer_certificates().expect("a chain")[0].to_vec();
+        Ok::<_, String>(certs::foreign::Foreign::parse(&shown).expect("a certificate").uris)
+    };
+    eventually("the other certificate is shown", || {
+        let uris = shown(&client).expect("some certificate is always shown");
+        if uris == ["https://three.example.com"] { Ok(()) } else { Err(format!("{uris:?}")) }
+    });
+    assert_eq!(ask(&mut kept, "shop.example.com"), Ok(201), "and after");
+
+    push("mode: SIMPLE, credentialName: two");
+    eventually("the missing secret is told", || {
+        let told = troubles(&cluster, "gateway_certificate");
+        let is_told =
+            |message: &String| message.contains("skein secret put two") && message.contains("goes on with what it had");
+        if told.iter().any(is_told) { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    assert_eq!(shown(&client).expect("a handshake"), ["https://three.example.com"]);
+    assert_eq!(ask(&mut kept, "shop.example.com"), Ok(201));
+
+    // Who may come in is what the document says, even while that cannot be read.
+    push("mode: MUTUAL, credentialName: two");
+    let ended = kept.read(&mut [0]);
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    client.get("shop.example.com", "shop.example.com", "/").expect_err("without a certificate");
 }

@@ -82,11 +82,12 @@ impl Told {
         for event in events {
             let at = value::time(&event.time).unwrap_or(now);
             let shown = self.events.entry((event.kind.clone(), event.subject.clone())).or_default();
-            let is_same = |(time, known): &mut (Millis, Event)| {
+            let is_same = |shown: &&mut (Millis, Event)| {
+                let (time, known) = &**shown;
                 let more = event.seen_by.len() > known.seen_by.len();
                 time.abs_diff(at) <= TOGETHER && (known.message == event.message || more)
             };
-            match shown.iter_mut().find(|known| is_same(known)) {
+            match shown.iter_mut().find(is_same) {
                 Some(known) => *known = (at, event),
                 None => {
                     shown.push((at, event.clone()));

@@ -47,6 +47,8 @@ const PROBED: u32 = 12;
 const ANSWER: usize = 64 << 10;
 /// Bytes of the file that are read.
 const FILE_BYTES: usize = 64 << 10;
+/// Letters of a probe's label that no other probe has.
+const NONCE: usize = 16;
 /// The zone of names that only circles bring back (RFC 6761: nobody has it).
 const PROBES: &str = "skein-loop.test.";
 
@@ -64,8 +66,10 @@ pub(super) struct Upstreams {
 #[derive(Debug)]
 struct Resolver {
     address: SocketAddr,
-    /// The label by which a probe is known.
+    /// How the label begins by which a probe is known.
     token: String,
+    /// Probes that came back.
+    returned: AtomicU64,
     /// It asks this node what this node asks it.
     circles: AtomicBool,
     /// Uptime until which others are asked first: it did not answer.
@@ -111,13 +115,14 @@ impl Upstreams {
         let probed = resolvers.iter().find(|resolver| {
             let token = resolver.token.as_bytes();
             let at = packet.get(13..13 + token.len());
-            packet.get(12).is_some_and(|length| usize::from(*length) == token.len())
+            packet.get(12).is_some_and(|length| usize::from(*length) == token.len() + NONCE)
                 && at.is_some_and(|label| label.eq_ignore_ascii_case(token))
         });
-        if let Some(resolver) = probed
-            && !resolver.circles.swap(true, Relaxed)
-        {
-            tracing::warn!(resolver = %resolver.address, "this resolver asks this node back: it is left out");
+        if let Some(resolver) = probed {
+            resolver.returned.fetch_add(1, Relaxed);
+            if !resolver.circles.swap(true, Relaxed) {
+                tracing::warn!(resolver = %resolver.address, "this resolver asks this node back: it is left out");
+            }
         }
         probed.is_some()
     }
@@ -144,12 +149,7 @@ impl Upstreams {
             if is_new || asked || round.is_multiple_of(PROBED) {
                 for resolver in self.resolvers.load().iter() {
                     let resolver = Arc::clone(resolver);
-                    tasks.detach("dns probe", async move {
-                        if let Some(probe) = resolver.probe() {
-                            // What it says of the name is nothing; that it asks here would be.
-                            drop(timeout(PATIENCE, by_udp(resolver.address, &probe, probe.len())).await);
-                        }
-                    });
+                    tasks.detach("dns probe", async move { resolver.look_for_circle().await });
                 }
             }
             current.tell_resolvers(self.troubles());
@@ -166,6 +166,7 @@ impl Upstreams {
             Arc::new(Resolver {
                 address,
                 token: format!("{:016x}", rand::random::<u64>()),
+                returned: AtomicU64::new(0),
                 circles: AtomicBool::new(false),
                 silent_until: AtomicU64::new(0),
             })
@@ -195,9 +196,20 @@ impl Upstreams {
 }
 
 impl Resolver {
-    /// A question for a name that nobody else asks for.
+    /// Asks it what it would ask back. What it says of the name is nothing; that it says so by itself ends a circle.
+    async fn look_for_circle(&self) {
+        let Some(probe) = self.probe() else { return };
+        let before = self.returned.load(Relaxed);
+        let answered = timeout(PATIENCE, by_udp(self.address, &probe, probe.len())).await;
+        let by_itself = matches!(answered, Ok(Ok(_))) && self.returned.load(Relaxed) == before;
+        if by_itself && self.circles.swap(false, Relaxed) {
+            tracing::info!(resolver = %self.address, "this resolver asks this node back no more: it is asked again");
+        }
+    }
+
+    /// A question for a name that nobody else asks for, and that was not asked for before: what it was told then, it may still know.
     fn probe(&self) -> Option<Vec<u8>> {
-        let name = Name::from_ascii(format!("{}.{PROBES}", self.token)).ok()?;
+        let name = Name::from_ascii(format!("{}{:016x}.{PROBES}", self.token, rand::random::<u64>())).ok()?;
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
         message.add_query(Query::query(name, RecordType::TXT));
@@ -297,6 +309,27 @@ mod tests {
         assert_eq!(upstreams.troubles(), []);
         assert!(upstreams.is_own_probe(&probe));
         assert_eq!(upstreams.troubles()[0].code, "dns_loop");
+    }
+
+    #[tokio::test]
+    async fn a_circle_ends_when_a_probe_is_answered_that_did_not_come_back() {
+        let resolver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addresses = vec![resolver.local_addr().unwrap()];
+        let upstreams = Upstreams::new("127.0.0.1:1".parse().unwrap(), Some(addresses));
+        std::thread::spawn(move || {
+            let mut packet = [0; 512];
+            while let Ok((length, from)) = resolver.recv_from(&mut packet) {
+                packet[2] |= 0x80;
+                resolver.send_to(&packet[..length], from).unwrap();
+            }
+        });
+        let resolver = Arc::clone(&upstreams.resolvers.load()[0]);
+        let probe = resolver.probe().unwrap();
+        assert_ne!(probe, resolver.probe().unwrap(), "what it was told it may keep");
+        assert!(upstreams.is_own_probe(&probe));
+        assert_eq!(upstreams.troubles()[0].code, "dns_loop");
+        resolver.look_for_circle().await;
+        assert_eq!(upstreams.troubles(), []);
     }
 
     #[tokio::test]

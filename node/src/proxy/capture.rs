@@ -2,8 +2,8 @@
 //! if the destination is one, and else on to where they meant to go.
 //!
 //! By address: a service's loopback address. By what the client says first, at ports at which the mesh has services: the Host of its
-//! first request, or the server name of its ClientHello. One connection is one decision: a client that asks one connection for several
-//! hosts gets all of them from where the first one is.
+//! first request, or the server name of its ClientHello. One connection is one decision: what later requests on it mean elsewhere is
+//! answered 421, and asked again on a connection of its own.
 //!
 //! Connections of other machines to the ports of applications come here, too: to the service whose port that is.
 
@@ -25,7 +25,7 @@ use crate::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use certs::id::ServiceAccount;
 use policy::{
-    compile::{Entries, Scope},
+    compile::{Entries, EntryService, Scope},
     hosts::{self, Protocol},
     route::{self, Called, NoRoute, Source},
 };
@@ -83,10 +83,28 @@ struct Ports {
 #[derive(Debug, PartialEq, Eq)]
 enum Destination {
     Mesh(Place),
+    /// Found by the Host of the first request.
+    Named(Meant),
     /// Where the application meant to go.
     Original,
     /// Nobody has that address.
     Nowhere,
+}
+
+/// What the first request of a connection meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Meant {
+    authority: String,
+    port: u16,
+    place: Place,
+}
+
+impl Meant {
+    /// True if a later request of this caller means the same place by this authority.
+    pub(super) fn is(&self, snapshot: &Snapshot, source: &Source, authority: &str) -> bool {
+        let same = self.authority.eq_ignore_ascii_case(authority);
+        same || by_host(snapshot, source, authority, self.port).as_ref() == Some(&self.place)
+    }
 }
 
 /// Listens for what the kernel brings: connections of this machine on loopback, and where the configuration says so those of other
@@ -179,14 +197,18 @@ pub(super) async fn serve(context: Arc<Context>, captured: Arc<Captured>, stream
         destination = captured.destination(&context, &stream, original) => destination,
         () = context.draining() => return,
     };
-    match destination {
-        Ok(Destination::Mesh(place)) => match captured.speaker(&context, place) {
-            Some(speaker) => outbound::serve(context, speaker, stream, remote, Some(original)).await,
-            None => stream.reset(),
-        },
-        Ok(Destination::Original) => captured.pass(&context, stream, (remote, original)).await,
-        Ok(Destination::Nowhere) => stream.reset(),
-        Err(error) => tracing::debug!(%error, "a captured connection ended before it was known where it goes"),
+    let (place, meant) = match destination {
+        Ok(Destination::Mesh(place)) => (place, None),
+        Ok(Destination::Named(meant)) => (meant.place.clone(), Some(Arc::new(meant))),
+        Ok(Destination::Original) => return captured.pass(&context, stream, (remote, original)).await,
+        Ok(Destination::Nowhere) => return stream.reset(),
+        Err(error) => {
+            return tracing::debug!(%error, "a captured connection ended before it was known where it goes");
+        }
+    };
+    match captured.speaker(&context, place) {
+        Some(speaker) => outbound::serve(context, speaker, stream, remote, Some((original, meant))).await,
+        None => stream.reset(),
     }
 }
 
@@ -220,8 +242,14 @@ impl Captured {
         let bounds = Bounds::of_applications(&context.limits());
         let found = match detect::detect(stream, Protocol::Sniffed, &bounds).await? {
             Spoken::Http1 => {
-                let host = detect::host(stream, &bounds).await?;
-                host.and_then(|host| by_host(context, &source, &host, original.port()))
+                let (host, port) = (detect::host(stream, &bounds).await?, original.port());
+                let snapshot = context.current.load();
+                let found = host.and_then(|host| Some((by_host(&snapshot, &source, &host, port)?, host)));
+                if let Some((place, authority)) = found {
+                    return Ok(Destination::Named(Meant { authority, port, place }));
+                }
+                // As Istio's ports of requests do, it answers what may not leave the mesh.
+                snapshot.stays_inside(&source).then_some(Place::Name(port))
             }
             Spoken::Tls(Some(name)) => {
                 let snapshot = context.current.load();
@@ -242,7 +270,8 @@ impl Captured {
         if let Some(found) = by_address(&snapshot.services, &context.current.names(), original) {
             return Some(found);
         }
-        if let Some(made) = snapshot.compiled.entries().at(ip, port, snapshot.compiled.scope(source)) {
+        let is_at = |made: &EntryService| snapshot.foreign.get(made).is_some_and(|foreign| foreign.is_at(ip));
+        if let Some(made) = snapshot.compiled.entries().at(ip, port, snapshot.compiled.scope(source), is_at) {
             return Some(Destination::Mesh(Place::Known(Called::Host(Arc::clone(&made.host)), port)));
         }
         (!self.speaks_names(&snapshot, port)).then_some(Destination::Original)
@@ -343,8 +372,7 @@ impl Captured {
     }
 }
 
-fn by_host(context: &Context, source: &Source, authority: &str, port: u16) -> Option<Place> {
-    let snapshot = context.current.load();
+fn by_host(snapshot: &Snapshot, source: &Source, authority: &str, port: u16) -> Option<Place> {
     let (host, _) = hosts::split_authority(authority);
     let scope = snapshot.compiled.scope(source);
     if let Some(Called::Service(_)) = route::called(&snapshot.compiled, &*snapshot.services, source, host) {

@@ -22,6 +22,8 @@ pub enum Cause {
     RequestTimeout,
     /// No service by that name and port, or no rule of its VirtualService matches.
     NoRoute,
+    /// What the request means is not served on its connection (RFC 9110 15.5.20): on another one it may be.
+    Misdirected,
     /// The caller names what the mesh does not know, and nothing of its may leave the mesh.
     NotInRegistry,
     /// The rule names a host or subset that nobody defines.
@@ -112,6 +114,7 @@ impl Cause {
             Self::OldVersion => (StatusCode::UPGRADE_REQUIRED, Flags::NONE, Fault::Client, OLD_VERSION, true),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Flags::SI, Fault::Client, "stream timeout", true),
             Self::NoRoute => (StatusCode::NOT_FOUND, Flags::NR, Fault::Policy, "", false),
+            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, Flags::NR, Fault::Client, "", true),
             Self::NotInRegistry => (StatusCode::BAD_GATEWAY, Flags::NONE, Fault::Policy, "", false),
             Self::NoCluster => (StatusCode::SERVICE_UNAVAILABLE, Flags::NC, Fault::Policy, "", false),
             Self::NoHealthy => {
@@ -155,7 +158,7 @@ impl Cause {
             }
             Self::OldVersion => "low_version",
             Self::RequestTimeout => "request_overall_timeout",
-            Self::NoRoute | Self::NotServedHere => "route_not_found",
+            Self::NoRoute | Self::Misdirected | Self::NotServedHere => "route_not_found",
             Self::NotInRegistry => "direct_response",
             Self::NoCluster => "cluster_not_found",
             Self::NoHealthy => "no_healthy_upstream",
@@ -210,6 +213,7 @@ impl Cause {
             | Self::Unsupported(_)
             | Self::RequestTimeout
             | Self::NoRoute
+            | Self::Misdirected
             | Self::NotInRegistry
             | Self::NoCluster
             | Self::NoHealthy
@@ -302,6 +306,7 @@ mod tests {
             (Cause::Unsupported("x"), 501, "DPE", Client, 2, None),
             (Cause::RequestTimeout, 408, "SI", Client, 2, None),
             (Cause::NoRoute, 404, "NR", Policy, 12, None),
+            (Cause::Misdirected, 421, "NR", Client, 2, None),
             (Cause::NotInRegistry, 502, "-", Policy, 14, None),
             (Cause::NoCluster, 503, "NC", Policy, 14, None),
             (Cause::NoHealthy, 503, "UH", Upstream, 14, None),

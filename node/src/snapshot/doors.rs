@@ -24,8 +24,8 @@ pub struct OpenDoor {
     pub service: String,
     /// The Gateways.
     pub documents: Vec<DocumentId>,
-    /// True if it speaks TLS.
-    pub tls: bool,
+    /// What is spoken: `http`, `https`, `tls` where no requests come out of it here, or `tcp`.
+    pub protocol: &'static str,
     /// What is served, the most specific first.
     pub hosts: Vec<String>,
 }

@@ -78,6 +78,13 @@ impl Foreign {
         self.instances.iter().any(|instance| matches!(instance, Instance::Outside(_)))
     }
 
+    /// True if one of its endpoints that no node serves has this address.
+    #[must_use]
+    pub fn is_at(&self, address: IpAddr) -> bool {
+        let here = |instance: &Instance| matches!(instance, Instance::Outside(outside) if outside.address.to_canonical() == address);
+        self.instances.iter().any(here)
+    }
+
     /// The endpoint of a caller that dialled this place by itself (`resolution: NONE`), for a port of the service.
     #[must_use]
     pub fn dialled(&self, port: u16, to: SocketAddr) -> Instance {

@@ -148,8 +148,14 @@ impl Entries {
 
     /// The one that a connection to this address means to callers of this namespace, if it has the port: whose address it is, or in
     /// whose network it lies, of several the callers' own, then the smallest, then the oldest; else one without addresses, for which all of
-    /// a TCP port is taken.
-    pub fn at<'s>(&self, address: IpAddr, port: u16, scope: impl Into<Scope<'s>>) -> Option<&Arc<EntryService>> {
+    /// a TCP port is taken: of several the one that `is_at` the address with an endpoint, or none, because each may be meant.
+    pub fn at<'s>(
+        &self,
+        address: IpAddr,
+        port: u16,
+        scope: impl Into<Scope<'s>>,
+        is_at: impl Fn(&EntryService) -> bool,
+    ) -> Option<&Arc<EntryService>> {
         let scope = scope.into().at(port);
         let protocol = |made: &EntryService| made.ports.iter().find(|own| own.number == port).map(|own| own.protocol);
         let found = self.find(&address.to_string(), scope);
@@ -168,7 +174,16 @@ impl Entries {
         // `min_by_key` keeps the first of equals.
         let nearest = |made: &&Arc<EntryService>| (foreign(made), Reverse(around(made)));
         let first = self.all.iter().filter(able).filter(within).min_by_key(nearest);
-        first.or_else(|| self.all.iter().filter(able).filter(takes_all).min_by_key(foreign))
+        first.or_else(|| {
+            let mut all = self.all.iter().filter(able).filter(takes_all);
+            match (all.next()?, all.next()) {
+                (only, None) => Some(only),
+                (_, Some(_)) => {
+                    let rivals = self.all.iter().filter(able).filter(takes_all);
+                    rivals.filter(|made| is_at(made)).min_by_key(foreign)
+                }
+            }
+        })
     }
 
     /// As [`Entries::find`], of a host as a request names it, or of what its short form means.

@@ -1,8 +1,11 @@
 //! `ClientTLSSettings`: TLS of a caller's proxy towards a destination.
 
+use std::net::IpAddr;
+
 use crate::{
     codes,
     decode::{At, Fields},
+    hosts,
 };
 
 /// `ClientTLSSettings`. Its presence switches automatic mutual TLS off.
@@ -56,7 +59,7 @@ impl ClientTls {
         });
         let names = fields.get("subjectAltNames").map(|list| {
             let names = list.text_list();
-            names.iter().for_each(|(name, at)| refuse_uri(name, at));
+            names.iter().for_each(|(name, at)| refuse_unbuilt_name(name, at));
             names.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
         });
         let decoded = Self {
@@ -126,9 +129,15 @@ pub(super) fn refuse_for_mesh(policy: &At<'_>) {
 }
 
 /// Certificates of servers are compared by DNS names and addresses.
-pub(super) fn refuse_uri(name: &str, at: &At<'_>) {
+pub(super) fn refuse_unbuilt_name(name: &str, at: &At<'_>) {
+    // TLS knows names with underscores.
+    let is_name = || hosts::is_dns_name(&name.replace('_', "a")) || name.parse::<IpAddr>().is_ok();
     if name.contains("://") {
         at.unbuilt("a URI among the names of a server's certificate");
+    } else if name.contains('*') {
+        at.unbuilt("a wildcard among the names of a server's certificate");
+    } else if !is_name() {
+        at.error_hint(codes::ADDRESS, format!("`{name}` is no name of a server"), "a DNS name or an IP address");
     }
 }
 

@@ -74,8 +74,7 @@ impl ServiceEntry {
         let resolution = Resolution::decode(&fields);
         let hosts = decode_hosts(&fields, resolution);
         let addresses = decode_addresses(&fields, resolution);
-        let by_address = !addresses.is_empty() || resolution::allots_address(resolution, metadata);
-        let ports = decode_ports(&fields, by_address);
+        let ports = decode_ports(&fields, !addresses.is_empty(), resolution);
         let endpoints = decode_endpoints(&fields, resolution, &ports);
         let selector = label_selector::decode(&fields);
         if selector.is_some() && !endpoints.is_empty() {
@@ -85,7 +84,7 @@ impl ServiceEntry {
         let export_to = decode_export(&fields, &metadata.id.namespace);
         let names = fields.get("subjectAltNames");
         let names = names.as_ref().map(At::text_list).unwrap_or_default();
-        names.iter().for_each(|(name, at)| client_tls::refuse_uri(name, at));
+        names.iter().for_each(|(name, at)| client_tls::refuse_unbuilt_name(name, at));
         let subject_alt_names = names.into_iter().map(|(name, _)| name.to_owned()).collect();
         let entry =
             Self { hosts, addresses, ports, location, resolution, endpoints, selector, export_to, subject_alt_names };
@@ -164,8 +163,8 @@ fn is_block(address: &Node) -> bool {
     address.text().is_some_and(|text| text.contains('/'))
 }
 
-/// `by_address` says that connections to the service are recognised by their address.
-fn decode_ports(fields: &Fields<'_>, by_address: bool) -> Vec<ServiceEntryPort> {
+/// `by_address` says that connections to the service are recognised by their address. No address is allotted, as Istio's DNS may do.
+fn decode_ports(fields: &Fields<'_>, by_address: bool, resolution: Resolution) -> Vec<ServiceEntryPort> {
     let Some(list) = fields.get("ports") else { return Vec::new() };
     list.limit(MAX_ENTRIES);
     let mut ports: Vec<ServiceEntryPort> = Vec::new();
@@ -178,7 +177,12 @@ fn decode_ports(fields: &Fields<'_>, by_address: bool) -> Vec<ServiceEntryPort> 
         if ports.iter().any(|other| other.number == port.number) {
             at.error_as_istio(codes::DUPLICATE, format!("service entry port {} already defined", port.number), "");
         }
-        if !by_address && port.protocol.is_none_or(|protocol| protocol == PortProtocol::Tcp) {
+        let by_port = match port.protocol {
+            Some(protocol) => protocol == PortProtocol::Tcp,
+            // What tells its host by itself is found out where endpoints are known.
+            None => resolution == Resolution::None,
+        };
+        if by_port && !by_address {
             let message = format!("without `addresses` all traffic to port {} is taken for this service", port.number);
             at.warn(codes::PORT_WITHOUT_ADDRESS, message, "give `addresses`");
         }

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Check, Entry, Finding, MAX_RIVALS, Overlap};
+use super::{Check, Entry, Finding, MAX_NAMED, MAX_RIVALS, Overlap};
 use crate::{
-    Kind, Spec, codes, hosts,
+    Kind, Spec, codes,
+    compile::entries::SERVER_FIRST,
+    hosts,
     kinds::{Endpoint, EndpointAddress, PortProtocol, Resolution, ServiceEntry},
 };
 
@@ -14,6 +16,7 @@ impl<'w> Check<'w> {
             self.claimed_host(host, index);
         }
         self.addresses(content);
+        self.whole_ports(content);
         let mut seen: BTreeSet<String> = BTreeSet::new();
         for (index, endpoint) in content.endpoints.iter().enumerate() {
             let field = format!("spec.endpoints[{index}]");
@@ -77,6 +80,27 @@ impl<'w> Check<'w> {
         }
     }
 
+    /// Ports whose connections are told apart by nothing but the endpoints' addresses.
+    fn whole_ports(&mut self, content: &'w ServiceEntry) {
+        let (world, own) = (self.world, self.entry);
+        for (index, port) in content.ports.iter().enumerate() {
+            if !whole_ports(content).any(|whole| whole == port.number) {
+                continue;
+            }
+            let rivals = world.taking(port.number).filter(|other| other.id() != own.id() && other.meets(own));
+            for rival in rivals.take(MAX_NAMED) {
+                let (name, number) = (rival.name(), port.number);
+                let message = format!(
+                    "{name} takes connections to port {number}, too, and neither has `addresses`: only those to an endpoint's own address \
+                     are told apart"
+                );
+                let field = format!("spec.ports[{index}]");
+                let finding = Finding::warning(codes::ADDRESS_CLAIMED_TWICE, field, message);
+                self.say(finding.hint("give both `addresses`, or ports of their own"));
+            }
+        }
+    }
+
     /// Addresses that mean another machine to everybody, or none.
     pub(super) fn endpoint(&mut self, endpoint: &Endpoint, field: &str) {
         let Some(EndpointAddress::Ip(address)) = endpoint.address else { return };
@@ -106,6 +130,13 @@ impl<'w> Check<'w> {
         }
         self.selector(labels, "spec.workloadSelector", None);
     }
+}
+
+/// Ports of which all connections are taken for the entry's, whatever their address.
+pub(super) fn whole_ports(entry: &ServiceEntry) -> impl Iterator<Item = u16> {
+    let declared = |number: u16| entry.ports.iter().any(|port| port.number == number && port.protocol.is_some());
+    let is_whole = move |port: &u16| entry.addresses.is_empty() && (declared(*port) || SERVER_FIRST.contains(port));
+    byte_ports(entry).filter(is_whole)
 }
 
 /// Ports whose connections say nothing of a host.

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
 };
 
-use super::{entry::Entry, names::Names, workloads::Workloads};
+use super::{entries, entry::Entry, names::Names, workloads::Workloads};
 use crate::{
     Document, DocumentId, Kind, Spec,
     compile::{
@@ -45,6 +45,8 @@ pub(super) struct World<'w> {
     speaking: HashMap<(u16, Speech), Vec<Part>>,
     /// ServiceEntries by address.
     addresses: HashMap<Subnet, Vec<usize>>,
+    /// Those without addresses, by the ports of which they take all.
+    unaddressed: HashMap<u16, Vec<usize>>,
     /// VirtualServices by Gateway and host.
     attached: HashMap<DocumentId, HashMap<&'w str, Vec<usize>>>,
     /// Registered services.
@@ -86,6 +88,7 @@ impl<'w> World<'w> {
             servers: HashMap::new(),
             speaking: HashMap::new(),
             addresses: HashMap::new(),
+            unaddressed: HashMap::new(),
             attached: HashMap::new(),
             services,
             rules: Rules::new(rules, Default::default()),
@@ -106,6 +109,9 @@ impl<'w> World<'w> {
             if let Spec::ServiceEntry(content) = &entry.document.spec {
                 for address in content.addresses.iter().collect::<HashSet<_>>() {
                     self.addresses.entry(*address).or_default().push(index);
+                }
+                for port in entries::whole_ports(content) {
+                    self.unaddressed.entry(port).or_default().push(index);
                 }
             }
             if let Spec::Gateway(gateway) = &entry.document.spec {
@@ -175,6 +181,11 @@ impl<'w> World<'w> {
     /// ServiceEntries with this very address or block, oldest first.
     pub(super) fn at_address(&self, address: &Subnet) -> impl Iterator<Item = &Entry<'w>> {
         self.addresses.get(address).into_iter().flatten().map(|index| &self.entries[*index])
+    }
+
+    /// ServiceEntries that take all connections to this port, oldest first.
+    pub(super) fn taking(&self, port: u16) -> impl Iterator<Item = &Entry<'w>> {
+        self.unaddressed.get(&port).into_iter().flatten().map(|index| &self.entries[*index])
     }
 
     /// VirtualServices that name this Gateway and host, oldest first.

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use harness::{
     backend::Backend,
+    bytes::{Echo, say},
     cluster::{Cluster, Plan, Service},
     eventually, http,
 };
@@ -82,4 +83,97 @@ fn what_istio_promises_of_egress_gateways_holds() {
         );
     }
     println!("{} scenarios of egress gateways ran", THROUGH_EGRESS.len());
+}
+
+/// A policy is asked who called the gateway's service, not who brought it to the gateway's port.
+#[test]
+fn a_gateway_inside_the_mesh_knows_who_calls_it() {
+    const SERVED: &str = "istio-system/istio-egressgateway";
+    let echo = Echo::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "echo").expect("a free port");
+    let gateway = |name: &str, port, protocol: &str, door| Service {
+        labels: vec![("istio".to_owned(), "egressgateway".to_owned()), ("serves".to_owned(), protocol.to_owned())],
+        ports: vec![port],
+        protocol: protocol.to_owned(),
+        target_port: Some(door),
+        ..Service::version(name, "v1")
+    };
+    let gateways = [gateway(SERVED, 80, "http", DOOR), gateway("istio-system/bytes", 9000, "tcp", 9100)];
+    let egress = Plan { gateway: format!("ports = {{ 80 = {DOOR}, 9000 = 9100 }}"), ..Plan::with(gateways) };
+    let caller = |name: &str| {
+        let upstream = format!(
+            "[[upstream]]\nlisten = \"127.0.0.1:0\"\nservice = \"istio-system/bytes\"\nport = 9000\nas = \"{name}\"\n"
+        );
+        Plan { extra: upstream, ..Plan::with([Service::client(name)]) }
+    };
+    let web = Service::version("shop/web", "v1");
+    let application = Service {
+        ports: vec![9000],
+        protocol: "tcp".to_owned(),
+        target: Some(echo.address),
+        ..Service::version("shop/echo", "v1")
+    };
+    let plans = [
+        ("friend", caller("default/a")),
+        ("stranger", caller("other/b")),
+        ("egress", egress),
+        ("shop", Plan::with([web, application])),
+    ];
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(harness::PATIENCE);
+    let documents = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: out, namespace: istio-system}
+spec: {selector: {serves: http}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: bytes, namespace: istio-system}
+spec: {selector: {serves: tcp}, servers: [{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: out, namespace: istio-system}
+spec: {hosts: ['*'], gateways: [out], http: [{route: [{destination: {host: web.shop.svc.cluster.local}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: bytes, namespace: istio-system}
+spec: {hosts: ['*'], gateways: [bytes], tcp: [{route: [{destination: {host: echo.shop.svc.cluster.local, port: {number: 9000}}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: friends, namespace: istio-system}
+spec:
+  selector: {matchLabels: {istio: egressgateway}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/default]}}]}]
+";
+    cluster.push("friend", documents, &["--wait", "all"]).expect_code(0);
+    let ask = |node: &str| {
+        let answer = http::get(cluster.node(node).outbound(), "istio-egressgateway.istio-system", "/");
+        answer.map(|answer| answer.status)
+    };
+    eventually("the friend is let through", || match ask("friend") {
+        Ok(200) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let arrived = cluster.node("shop").backends[0].arrivals().pop().expect("it arrived");
+    let told = arrived.header("x-forwarded-client-cert").expect("who calls");
+    assert!(told.contains("URI=spiffe://test.example/ns/default/sa/default"), "{told}");
+    assert!(!format!("{arrived:?}").contains("x-skein"), "{arrived:?}");
+    eventually("the stranger reaches the gateway", || match ask("stranger") {
+        Ok(403) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let to = |node: &str| say(cluster.node(node).upstream("istio-system/bytes", 9000), "hello");
+    eventually("the friend's bytes are let through", || match to("friend") {
+        Ok(said) if said == "echo\nhello" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert!(!to("stranger").is_ok_and(|said| said.contains("echo")));
+    // Who comes to the port by itself is nobody, whatever it says.
+    let door = SocketAddr::new(cluster.node("egress").ip, DOOR);
+    let claimed = [("x-skein-within", "00000000000000000000000000000000"), ("x-forwarded-client-cert", told)];
+    let answer = http::get_with(door, "istio-egressgateway.istio-system", "/", &claimed).expect("an answer");
+    assert_eq!(answer.status, 403);
 }

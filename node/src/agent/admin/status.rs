@@ -299,7 +299,7 @@ fn gateways(doors: &Doors) -> Vec<api::OpenGateway> {
     let one = |door: &OpenDoor| api::OpenGateway {
         listen: door.listen.to_string(),
         port: door.port,
-        protocol: if door.tls { "https" } else { "http" }.to_owned(),
+        protocol: door.protocol.to_owned(),
         service: door.service.clone(),
         documents: door.documents.iter().map(ToString::to_string).collect(),
         hosts: door.hosts.clone(),

@@ -199,10 +199,9 @@ fn load_secret(tls: &ClientTls, name: &str, namespace: &str, secrets: &Secrets) 
         })
     };
     let secret = get(plain)?;
-    // As in Istio: authorities may stand in a secret of their own, or beside the certificate.
-    let beside = get(&format!("{plain}-cacert")).ok();
-    let (authorities, crl) = match beside {
-        Some(beside) => (beside.ca, beside.crl),
+    let own = secrets.authorities_of(namespace, plain).map_err(|error| error.to_string())?;
+    let (authorities, crl) = match own {
+        Some(own) => (own.ca, own.crl),
         None => (secret.ca.clone(), secret.crl.clone()),
     };
     let pair = secret.cert.clone().zip(secret.key.clone());

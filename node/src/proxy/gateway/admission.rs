@@ -68,6 +68,9 @@ impl Entrance {
 
     /// Who opened the connection. The gateway's service changes with the configuration.
     fn client(&self, local: IpAddr) -> Arc<Who> {
+        if let Some(sender) = &self.sender {
+            return Arc::clone(sender);
+        }
         let speaker = self.speaker().load();
         if let Some(known) = &*self.client.load()
             && known.0 == speaker.id

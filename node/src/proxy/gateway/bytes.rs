@@ -27,6 +27,8 @@ pub(super) struct Client {
     pub(super) ends: Ends,
     /// Whence the connection itself comes.
     pub(super) peer: IpAddr,
+    /// The peer who called the gateway's service on this node, where that led here.
+    pub(super) sender: Option<Arc<Who>>,
     /// Where TLS ended here.
     pub(super) met: Option<Met>,
     /// The name that it asks TLS for; empty for none, absent where it speaks no TLS.
@@ -39,8 +41,9 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
     // From here on no change of the rules is missed.
     let mut changes = context.rules.subscribe();
     let name = client.server_name.as_deref().filter(|name| !name.is_empty());
-    let who = Who::client(&speaker, door.port, name, (client.peer, client.ends.local.ip()));
-    let original = Some(client.ends.remote.ip());
+    let outsider = || Arc::new(Who::client(&speaker, door.port, name, (client.peer, client.ends.local.ip())));
+    let original = client.sender.is_none().then_some(client.ends.remote.ip());
+    let who = client.sender.clone().unwrap_or_else(outsider);
     let route = |snapshot: &Snapshot, account: &mut Account| {
         account.between(context.recorder(speaker.to_nothing()));
         let decision = judged((&who, original), door, snapshot);

@@ -1,6 +1,6 @@
 //! An open port of a gateway, and a connection that came in there.
 
-use super::{forwarded, tls::Configured};
+use super::{forwarded, tls::Configured, within::Within};
 use crate::{
     mesh::crowd::{Crowd, Place},
     proxy::{
@@ -120,8 +120,8 @@ impl Door {
         let seen = self.look(snapshot);
         let server = seen.doors.listener(self.bind.as_ref(), self.port)?.tls_server(name)?;
         let configured = self.servers.load().get(&key_of(server)).cloned();
-        // What the document says now, not what is about to be replaced.
-        configured.filter(|configured| configured.is_of(server))
+        // Who is let in is what the document says now, not what is about to be replaced.
+        configured.filter(|configured| configured.admits_for(server))
     }
 
     /// What the documents say of it now.
@@ -180,6 +180,8 @@ pub(in crate::proxy) struct Entrance {
     pub(super) met: Option<Met>,
     /// Whence the connection itself comes: a balancer, where that says who its client is.
     pub(super) peer: IpAddr,
+    /// The peer who called the gateway's service on this node, where that led here.
+    pub(super) sender: Option<Arc<Who>>,
     /// Who opened it, in the eyes of the gateway's speaker with this number.
     pub(super) client: ArcSwapOption<(u64, Arc<Who>)>,
 }
@@ -207,19 +209,14 @@ impl Met {
     /// that server's finds none: its connection ends.
     pub(super) fn server<'l>(&self, listener: &'l Listener) -> Option<&'l TlsServer> {
         let server = listener.tls_server(self.name.as_deref())?;
-        self.configured.is_of(server).then_some(server)
+        self.configured.admits_for(server).then_some(server)
     }
 }
 
 impl Entrance {
-    /// Of a connection without TLS.
-    pub(super) fn plain(door: Arc<Door>, peer: IpAddr) -> Self {
-        Self { door, met: None, peer, client: ArcSwapOption::empty() }
-    }
-
-    /// Of a connection with TLS.
-    pub(super) fn secure(door: Arc<Door>, met: Met, peer: IpAddr) -> Self {
-        Self { met: Some(met), ..Self::plain(door, peer) }
+    /// Of a connection, with TLS or without.
+    pub(super) fn new(door: Arc<Door>, met: Option<Met>, peer: IpAddr, sender: Option<Arc<Who>>) -> Self {
+        Self { door, met, peer, sender, client: ArcSwapOption::empty() }
     }
 
     /// In whose name its requests go on.
@@ -263,10 +260,10 @@ impl Entrance {
     /// The way of a request that was received and admitted.
     ///
     /// # Errors
-    /// Nothing is there.
+    /// Nothing is there, or not on this connection any more.
     pub(in crate::proxy) fn enter(&self, snapshot: &Snapshot, request: &route::Request<'_>) -> Result<Way, Cause> {
         let seen = self.door.look(snapshot);
-        let hosts = self.hosts(&seen.doors).ok_or(Cause::NoRoute)?;
+        let hosts = self.hosts(&seen.doors).ok_or(Cause::Misdirected)?;
         match route::enter(hosts, request, self.door.port) {
             Entered::Route(routed) => Ok(Way::Route(routed)),
             Entered::ToHttps => Ok(Way::Answer(Box::new(to_https(request)))),
@@ -301,6 +298,8 @@ fn to_https(request: &route::Request<'_>) -> Response<ResponseBody> {
 /// The connections of clients, by where they come from.
 #[derive(Debug)]
 pub(in crate::proxy) struct Clients {
+    /// What comes from this node itself.
+    pub(super) within: Within,
     connected: Arc<Crowd>,
     /// Those of them that have not finished their handshake.
     greeting: Arc<Crowd>,
@@ -309,7 +308,7 @@ pub(in crate::proxy) struct Clients {
 impl Default for Clients {
     fn default() -> Self {
         let crowd = || Crowd::new(usize::MAX, usize::MAX);
-        Self { connected: crowd(), greeting: crowd() }
+        Self { within: Within::default(), connected: crowd(), greeting: crowd() }
     }
 }
 

@@ -56,10 +56,18 @@ struct Opened {
     bound: SocketAddr,
 }
 
+/// A port as it is told.
+#[derive(Debug)]
+struct Described {
+    documents: Vec<DocumentId>,
+    protocol: &'static str,
+    hosts: Vec<String>,
+}
+
 /// What the documents want, and what of it cannot be.
 #[derive(Debug, Default)]
 struct Wanted {
-    doors: BTreeMap<Key, (Vec<DocumentId>, Vec<String>)>,
+    doors: BTreeMap<Key, Described>,
     troubles: Vec<Trouble>,
 }
 
@@ -118,7 +126,7 @@ async fn look(
     });
     let mut told = Vec::new();
     let mut failed = false;
-    for (key, (documents, hosts)) in doors {
+    for (key, Described { documents, protocol, hosts }) in doors {
         let speaker = |port| Speaker::new(&local, &snapshot, &plane.shared.locality, &key.service, None, port);
         let bound = match open.get(&key) {
             Some(opened) => {
@@ -141,8 +149,14 @@ async fn look(
                 }
             },
         };
-        let (port, service, tls) = (key.port, key.service.to_string(), key.spoken == Spoken::Tls);
-        told.push(OpenDoor { listen: bound, port, service, documents, tls, hosts });
+        told.push(OpenDoor {
+            listen: bound,
+            port: key.port,
+            service: key.service.to_string(),
+            documents,
+            protocol,
+            hosts,
+        });
     }
     for opened in open.values().filter(|opened| opened.door.spoken == Spoken::Tls) {
         certify(plane, (secrets, reading), &snapshot, &opened.door, &mut troubles).await;
@@ -200,7 +214,7 @@ async fn certify(
                 after.insert(key, configured);
             }
             Err(why) => {
-                let usable = had.filter(|had| had.is_of(server));
+                let usable = had.filter(|had| had.admits_for(server));
                 let goes_on =
                     if usable.is_some() { "; it goes on with what it had" } else { "; its clients are refused" };
                 troubles.push(uncertified(server, &format!("{why}{goes_on}")));
@@ -249,7 +263,8 @@ fn wanted(plane: &DataPlane, snapshot: &Snapshot, local: &Local) -> Wanted {
                 Some(Bind::Unix(_)) => continue,
             };
             let port = settings.ports.get(&listener.port).copied().unwrap_or(listener.port);
-            let hosts = hosts(&listener.serves);
+            let (documents, hosts) = (listener.documents.clone(), hosts(&listener.serves));
+            let described = Described { documents, protocol: protocol(&listener.serves), hosts };
             let key = Key {
                 listen: SocketAddr::new(address, port),
                 service: Name::of(service),
@@ -261,7 +276,7 @@ fn wanted(plane: &DataPlane, snapshot: &Snapshot, local: &Local) -> Wanted {
             if let Some(other) = other {
                 wanted.troubles.push(claimed(&key, &listener.documents, other));
             } else {
-                wanted.doors.insert(key, (listener.documents.clone(), hosts));
+                wanted.doors.insert(key, described);
             }
         }
     }
@@ -274,6 +289,15 @@ fn hosts(serves: &compile::Serves) -> Vec<String> {
         compile::Serves::Plain(hosts) => of(hosts),
         compile::Serves::Tls(servers) => servers.iter().flat_map(|server| server.names.iter().cloned()).collect(),
         compile::Serves::Bytes(_) => Vec::new(),
+    }
+}
+
+fn protocol(serves: &compile::Serves) -> &'static str {
+    match serves {
+        compile::Serves::Plain(_) => "http",
+        compile::Serves::Tls(servers) if servers.iter().any(tls::has_requests) => "https",
+        compile::Serves::Tls(_) => "tls",
+        compile::Serves::Bytes(_) => "tcp",
     }
 }
 

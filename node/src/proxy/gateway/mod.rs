@@ -10,10 +10,12 @@ mod forwarded;
 mod keeper;
 mod proxied;
 mod tls;
+mod within;
 
 pub(super) use admission::Admitted;
 pub(super) use door::{Clients, Door, Entrance, Way};
 pub use keeper::keep_doors;
+pub(super) use within::{Known, LetIn};
 
 use super::{
     context::Context,
@@ -33,9 +35,10 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStream, peer: SocketAddr) {
     listen::tune(&stream);
     let Ok(local) = stream.local_addr() else { return };
+    let sender = context.clients.sender(peer);
     // What not every connection needs for as long as it lives is boxed.
     let met = tokio::select! {
-        met = Box::pin(meet_client(&context, &door, stream, peer)) => met,
+        met = Box::pin(meet_client(&context, &door, stream, (peer, sender.is_some()))) => met,
         () = door.closed() => return,
         () = context.draining() => return,
     };
@@ -44,11 +47,12 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
         Err(error) => return tracing::debug!(%error, "a client's connection came to nothing"),
     };
     let (ends, peer) = (Ends { remote, local, dialled: None }, peer.ip());
-    let bytes = |met, server_name| bytes::Client { ends, peer, met, server_name };
+    let bytes = |met, server_name| bytes::Client { ends, peer, sender: sender.clone(), met, server_name };
+    let entrance = |met| Entrance::new(Arc::clone(&door), met, peer, sender.clone());
     let serving = async {
         match begun {
             Begun::Http { stream, is_http2 } => {
-                outbound::serve_client(&context, stream, Entrance::plain(door, peer), is_http2, (remote, local)).await;
+                outbound::serve_client(&context, stream, entrance(None), is_http2, (remote, local)).await;
             }
             Begun::Met(stream, met) if !met.configured.requests => {
                 let name = met.name.clone().unwrap_or_default();
@@ -56,8 +60,7 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
             }
             Begun::Met(stream, met) => {
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let entrance = Entrance::secure(door, met, peer);
-                outbound::serve_client(&context, stream, entrance, is_http2, (remote, local)).await;
+                outbound::serve_client(&context, stream, entrance(Some(met)), is_http2, (remote, local)).await;
             }
             Begun::Bytes { stream, server_name } => {
                 Box::pin(bytes::serve(&context, &door, stream, bytes(None, server_name))).await;
@@ -72,11 +75,11 @@ async fn meet_client(
     context: &Context,
     door: &Door,
     mut stream: TcpStream,
-    peer: SocketAddr,
+    (peer, is_within): (SocketAddr, bool),
 ) -> io::Result<(Begun, SocketAddr, Place)> {
     let bounds = Bounds::of_applications(&context.limits());
     let proxied = context.current.read().compiled.config().gateways.proxy_protocol;
-    let told = if proxied { proxied::read(&mut stream, &bounds).await? } else { None };
+    let told = if proxied && !is_within { proxied::read(&mut stream, &bounds).await? } else { None };
     let remote = told.unwrap_or(peer);
     let place = context.clients.admit(remote.ip(), &context.limits());
     let place = place.ok_or_else(|| io::Error::other("too many connections of one address"))?;

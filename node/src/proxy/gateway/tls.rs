@@ -72,14 +72,50 @@ impl Configured {
         self.settings == server.tls && self.requests == has_requests(server)
     }
 
+    /// True if whoever it let in is let in by the server that the documents want, which may show another certificate.
+    pub(super) fn admits_for(&self, server: &TlsServer) -> bool {
+        self.requests == has_requests(server) && asked(&self.settings) == asked(&server.tls)
+    }
+
     /// True if whoever this one let in would be let in by the other.
     pub(super) fn admits_as(&self, other: &Self) -> bool {
-        (&self.settings, self.requests) == (&other.settings, other.requests)
+        (asked(&self.settings), self.requests) == (asked(&other.settings), other.requests)
             && (&self.material.ca, &self.material.crl) == (&other.material.ca, &other.material.crl)
     }
 }
 
-fn has_requests(server: &TlsServer) -> bool {
+/// What a server asks of its clients' certificates.
+#[derive(PartialEq, Eq)]
+struct Asked<'a> {
+    is_optional: bool,
+    /// Where the authorities are.
+    ca: (Option<&'a str>, Option<&'a str>),
+    crl: Option<&'a str>,
+    /// Where its own certificate is, if the authorities are beside that.
+    beside: Option<&'a ServerCertificates>,
+    names: &'a [String],
+    public_keys: &'a [[u8; 32]],
+    certificates: &'a [[u8; 32]],
+    unverified: bool,
+}
+
+/// `None`: they show none.
+fn asked(tls: &ServerTls) -> Option<Asked<'_>> {
+    let ca = (tls.ca_certificates.as_deref(), tls.ca_credential.as_deref());
+    (tls.mode != ServerTlsMode::Simple).then(|| Asked {
+        is_optional: tls.mode == ServerTlsMode::OptionalMutual,
+        ca,
+        crl: tls.ca_crl.as_deref(),
+        beside: (ca == (None, None)).then_some(&tls.certificates),
+        names: &tls.subject_alt_names,
+        public_keys: &tls.certificate_spki,
+        certificates: &tls.certificate_hashes,
+        unverified: tls.insecure_skip_verify,
+    })
+}
+
+/// True if requests come out of its TLS here.
+pub(super) fn has_requests(server: &TlsServer) -> bool {
     matches!(server.behind, Behind::Requests(_))
 }
 
@@ -134,7 +170,7 @@ fn load_secrets(
     wants_ca: bool,
 ) -> Result<Material, String> {
     let get = |name: &str| {
-        let plain = name.strip_prefix("kubernetes://").unwrap_or(name);
+        let plain = plain(name);
         secrets.get(namespace, plain).map_err(|error| match error {
             SecretError::NotFound(_) => {
                 format!("no secret `{plain}` in {namespace} at this node: `skein secret put {plain} -n {namespace}`")
@@ -155,16 +191,19 @@ fn load_secrets(
         }
     }
     if wants_ca {
-        // As in Istio: a secret of their own goes before those beside the certificate.
-        let beside = names.first().map(|name| format!("{name}-cacert"));
-        match (&tls.ca_credential, authorities.is_some(), beside) {
-            (Some(name), _, _) => authorities = Some(get(name)?),
-            (None, false, Some(name)) => authorities = get(&name).ok(),
-            (None, _, _) => {}
-        }
+        let own = match (&tls.ca_credential, names.first()) {
+            (Some(name), _) => Some(get(name)?),
+            (None, Some(name)) => secrets.authorities_of(namespace, plain(name)).map_err(|error| error.to_string())?,
+            (None, None) => None,
+        };
+        authorities = own.or(authorities);
     }
     let authorities = authorities.filter(|_| wants_ca).unwrap_or_default();
     Ok(Material { pairs, ca: authorities.ca.clone(), crl: authorities.crl.clone() })
+}
+
+fn plain(name: &str) -> &str {
+    name.strip_prefix("kubernetes://").unwrap_or(name)
 }
 
 fn configure(tls: &ServerTls, material: &Material) -> Result<(ServerConfig, u64), String> {

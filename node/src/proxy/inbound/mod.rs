@@ -36,6 +36,7 @@ use super::{
     exchange::Exchange,
     failure::Cause,
     flight::Flight,
+    gateway::LetIn,
     http::{self as body, Incoming, RequestBody, ResponseBody, Side, Ties},
     outcome, upgrade,
 };
@@ -171,6 +172,7 @@ async fn forward(
     let flight = if port.pool.is_limited() { Box::pin(port.pool.room(version)).await? } else { None };
     to_http1(&mut parts, host.clone());
     let asked = upgrade.clone();
+    let user = token.as_ref().map(|verified| Arc::clone(&verified.token));
     let mut standing = Standing::new((context, changes), (&caller.who, original), (parts, host), token, came);
     if port.pool.is_limited() && standing.is_forbidden() {
         return Err(Cause::Denied.into());
@@ -190,6 +192,20 @@ async fn forward(
                 upgrade::to_connect(&mut parts);
             }
             to_http2(&mut parts, &admitted.host, "http")?;
+            Some(parts)
+        }
+    };
+    // It is judged once, where that is known who sent it.
+    let word = context.current.is_door(port.target).then(|| {
+        let (door, address, standing) = (port.target, caller.who.address, standing.clone());
+        context.clients.word(LetIn { door, address, user, standing })
+    });
+    let word = word.flatten();
+    let own = match &word {
+        None => own,
+        Some(word) => {
+            let mut parts = own.unwrap_or_else(|| copy_head(&admitted.parts));
+            word.mark(&mut parts.headers);
             Some(parts)
         }
     };

@@ -14,13 +14,14 @@ use crate::{
         context::Context,
         failure::Cause,
         flight::Flight,
+        gateway::Known,
         local::Local,
         tcp::{Account, Answer, End, Spans, relay},
     },
     snapshot::Current,
 };
 use arc_swap::ArcSwap;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -35,8 +36,15 @@ pub(in crate::proxy) struct Arrival {
     pub(in crate::proxy) stream: TcpStream,
     pub(in crate::proxy) account: Account,
     standing: Standing,
+    held: Held,
+}
+
+/// What it has until it ends.
+struct Held {
     /// Its room in front of the application, where that is limited.
-    flight: Option<Flight>,
+    _flight: Option<Flight>,
+    /// Who sent it is known at this node's gateway, where it leads to that.
+    _known: Option<Known>,
 }
 
 /// One that was not.
@@ -46,10 +54,10 @@ pub(in crate::proxy) struct Refused(pub(in crate::proxy) Cause);
 impl Arrival {
     /// Ends it from this side: when the rules deny it, or this node has drained.
     pub(in crate::proxy) fn split(self) -> (TcpStream, Account, impl Future<Output = End>) {
-        let Self { stream, account, mut standing, flight } = self;
+        let Self { stream, account, mut standing, held } = self;
         let denied = async move {
             // Held until the connection ends, whatever ends it.
-            let _flight = flight;
+            let _held = held;
             standing.forbidden().await;
             End::Denied
         };
@@ -99,9 +107,9 @@ pub(in crate::proxy) async fn open(context: &Context, caller: &Caller) -> Result
     let mut account = Account::new(observe::begin_connection(context, caller));
     account.between(Arc::clone(&caller.recorder));
     match connected(context, caller, &mut account).await {
-        Ok((stream, flight)) => {
+        Ok((stream, held)) => {
             account.opened();
-            Ok(Arrival { stream, account, standing, flight })
+            Ok(Arrival { stream, account, standing, held })
         }
         Err((cause, details)) => {
             tracing::debug!(service = %caller.who.service, ?cause, details, "a connection was refused");
@@ -113,17 +121,20 @@ pub(in crate::proxy) async fn open(context: &Context, caller: &Caller) -> Result
 
 type Refusal = (Cause, Option<String>);
 
-/// The connection to the application, and its room where that is limited.
-async fn connected(
-    context: &Context,
-    caller: &Caller,
-    account: &mut Account,
-) -> Result<(TcpStream, Option<Flight>), Refusal> {
+/// The connection to the application, and what it has.
+async fn connected(context: &Context, caller: &Caller, account: &mut Account) -> Result<(TcpStream, Held), Refusal> {
     let (target, pool) = admitted(context, caller)?;
     let flight = pool.connection().map_err(|cause| (cause, None))?;
     account.reaches(target);
-    let stream = match timeout(pool.terms.connect, TcpStream::connect(target)).await {
-        Ok(Ok(stream)) => stream,
+    let connecting = async {
+        if context.current.is_door(target) {
+            let (stream, known) = context.clients.connect(&caller.who, target).await?;
+            return Ok((stream, Some(known)));
+        }
+        Ok::<_, io::Error>((TcpStream::connect(target).await?, None))
+    };
+    let (stream, known) = match timeout(pool.terms.connect, connecting).await {
+        Ok(Ok(connected)) => connected,
         Ok(Err(error)) => {
             tracing::debug!(%target, %error, "the application does not answer");
             return Err((Cause::ConnectFailure, None));
@@ -135,7 +146,7 @@ async fn connected(
     }
     // Small pieces must not wait for acknowledgements; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
-    Ok((stream, flight))
+    Ok((stream, Held { _flight: flight, _known: known }))
 }
 
 /// Where it goes, if it is let in by what holds now.

@@ -385,6 +385,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::Unsupported(_)
         | Cause::RequestTimeout
         | Cause::NoRoute
+        | Cause::Misdirected
         | Cause::NotInRegistry
         | Cause::NoCluster
         | Cause::NoHealthy

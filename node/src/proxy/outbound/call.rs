@@ -48,6 +48,7 @@ pub(in crate::proxy) fn call<'a>(
             remote,
             local,
             dialled: None,
+            meant: None,
             came,
             came_at: OnceLock::new(),
             standing: None,

@@ -16,6 +16,7 @@ mod tcp;
 mod way;
 
 use super::{
+    capture::Meant,
     connection::{self, Handler},
     context::Context,
     detect::{self, Spoken},
@@ -56,13 +57,14 @@ pub(super) use observe::begin_connection;
 pub(super) use speaker::Speaker;
 pub(super) use tcp::{Ends, pass};
 
-/// Serves one connection of an application. A captured one meant to go to the `original` place.
+/// Serves one connection of an application. A captured one meant to go to a place of its own, and one of several services there, if
+/// its first request said which.
 pub(super) async fn serve(
     context: Arc<Context>,
     speaker: Arc<ArcSwap<Speaker>>,
     stream: TcpStream,
     remote: SocketAddr,
-    original: Option<SocketAddr>,
+    captured: Option<(SocketAddr, Option<Arc<Meant>>)>,
 ) {
     listen::tune(&stream);
     let bounds = Bounds::of_applications(&context.limits());
@@ -72,12 +74,13 @@ pub(super) async fn serve(
         found = Box::pin(detect::detect(&stream, declared, &bounds)) => found,
         () = context.draining() => return,
     };
+    let (original, meant) = captured.map_or((None, None), |(original, meant)| (Some(original), meant));
     let nowhere = || SocketAddr::from(([0, 0, 0, 0], speaker.load().port));
     let local = original.or_else(|| stream.local_addr().ok()).unwrap_or_else(nowhere);
     // A service's own address is no place of a server's: this node listens there.
     let dialled = original.filter(|to| !to.ip().to_canonical().is_loopback());
     let requests =
-        |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local, dialled };
+        |speaker| Connection { context: Arc::clone(&context), speaker, entrance: None, remote, local, dialled, meant };
     let server_name = match found {
         Ok(Spoken::Http1) => {
             return connection::serve_http1(&context, stream, Side::Application, requests(speaker)).await;
@@ -105,6 +108,8 @@ struct Connection {
     local: SocketAddr,
     /// Of a captured connection: where the application meant to go.
     dialled: Option<SocketAddr>,
+    /// What its first request meant, if that decided where it leads.
+    meant: Option<Arc<Meant>>,
 }
 
 impl Handler for Connection {
@@ -119,7 +124,7 @@ impl Handler for Connection {
         let came = clock::monotonic();
         let mut exchange = Exchange::new(came, body::is_grpc(request.headers()));
         let (speaker, remote, local, dialled) = (self.speaker.load_full(), self.remote, self.local, self.dialled);
-        let entrance = self.entrance.as_deref();
+        let (entrance, meant) = (self.entrance.as_deref(), self.meant.as_deref());
         let context = &self.context;
         let mut requests = Requests {
             context,
@@ -128,6 +133,7 @@ impl Handler for Connection {
             remote,
             local,
             dialled,
+            meant,
             came,
             came_at: OnceLock::new(),
             standing: None,
@@ -179,7 +185,8 @@ pub(super) async fn serve_client<I>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (speaker, entrance) = (Arc::clone(entrance.speaker()), Some(Arc::new(entrance)));
-    let requests = Connection { context: Arc::clone(context), speaker, entrance, remote, local, dialled: None };
+    let requests =
+        Connection { context: Arc::clone(context), speaker, entrance, remote, local, dialled: None, meant: None };
     if is_http2 {
         Box::pin(connection::serve_http2(context, io, Side::Application, requests)).await;
     } else {
@@ -198,6 +205,8 @@ struct Requests<'a> {
     local: SocketAddr,
     /// Where it meant to go, if the kernel brought it here.
     dialled: Option<SocketAddr>,
+    /// What the first request of its connection meant, if that decided where they lead.
+    meant: Option<&'a Meant>,
     /// When the request came; in wall time once somebody asks.
     came: Instant,
     came_at: OnceLock<Millis>,
@@ -264,9 +273,11 @@ impl Requests<'_> {
         let host = body::authority(&parts, &Bounds::of_applications(&config.limits));
         let upgrade = upgrade::asked(&parts).filter(|_| incoming.is_end_stream());
         body::strip_hop_by_hop(&mut parts.headers);
-        match self.entrance {
-            None => body::strip_identity(&mut parts.headers),
-            Some(entrance) => {
+        let let_in = self.entrance.and_then(|_| context.clients.let_in(&mut parts.headers, self.local));
+        match (self.entrance, &let_in) {
+            (None, _) => body::strip_identity(&mut parts.headers),
+            (Some(_), Some(let_in)) => self.remote = SocketAddr::new(let_in.address, 0),
+            (Some(entrance), None) => {
                 entrance.receive(&mut parts.headers, self.remote.ip(), &config.gateways);
                 // Behind a proxy that is believed the client has no port that anybody knows.
                 if let Some(client) = entrance.external(&parts.headers).filter(|client| *client != self.remote.ip()) {
@@ -286,7 +297,11 @@ impl Requests<'_> {
             return self.admitted(&snapshot, request, exchange).await;
         };
         let mut told = Told::default();
-        let answered = match entrance.admit(context, (&mut parts, incoming), &host, self.local.ip(), &mut told).await {
+        let admitted = match let_in {
+            Some(let_in) => Ok(let_in.admitted(incoming)),
+            None => entrance.admit(context, (&mut parts, incoming), &host, self.local.ip(), &mut told).await,
+        };
+        let answered = match admitted {
             Ok(Admitted { body: incoming, user, mut standing }) => {
                 self.standing = Some(standing.clone());
                 let request = forward::Outgoing { parts, host, upgrade, incoming, user };

@@ -12,7 +12,6 @@ use certs::id::{ServiceName, SpiffeId};
 use policy::{
     compile::Scope,
     hosts::{Protocol, ServicePort},
-    kinds::OutboundPolicy,
     route::{self, Addressed, Called},
 };
 use std::sync::{
@@ -100,8 +99,7 @@ impl Speaker {
 
     /// True if nothing that it sends may leave the mesh.
     pub(in crate::proxy) fn stays_inside(&self, snapshot: &Snapshot) -> bool {
-        let mesh = snapshot.compiled.config().outbound;
-        self.scope(snapshot).outbound(mesh) == Some(OutboundPolicy::RegistryOnly)
+        snapshot.stays_inside(&self.source)
     }
 
     /// What becomes of a request for what it does not know: no node is an open proxy, but Istio's status depends on policy.

@@ -111,7 +111,7 @@ fn an_address_means_whose_it_is_then_whose_network_it_lies_in_then_who_takes_the
         ),
     ]);
     let at = |address: &str, port: u16, namespace: &str| {
-        entries.at(address.parse().unwrap(), port, namespace).map(|made| made.document.name.clone())
+        entries.at(address.parse().unwrap(), port, namespace, |_| false).map(|made| made.document.name.clone())
     };
     assert_eq!(at("10.0.0.7", 5432, "web").as_deref(), Some("single"));
     assert_eq!(at("10.0.0.8", 5432, "web").as_deref(), Some("network"));
@@ -125,6 +125,21 @@ fn an_address_means_whose_it_is_then_whose_network_it_lies_in_then_who_takes_the
     assert_eq!(at("192.0.2.1", 80, "web"), None, "HTTP is told by its host");
 }
 
+#[test]
+fn of_two_that_take_all_of_a_port_the_one_with_the_endpoint_is_meant() {
+    let one = |name: &str| {
+        let ports = "ports: [{number: 5432, name: tcp, protocol: TCP}], resolution: STATIC";
+        text(name, "shop", &format!("{{hosts: [{name}.example.com], {ports}}}"))
+    };
+    let address = "192.0.2.1".parse().unwrap();
+    let name = |made: &Arc<EntryService>| made.document.name.clone();
+    let both = entries(&[one("a"), one("b")]);
+    let at = |has: &str| both.at(address, 5432, "shop", |made| made.document.name == has).map(name);
+    assert_eq!((at("a").as_deref(), at("b").as_deref()), (Some("a"), Some("b")));
+    assert_eq!(at("none"), None, "nobody guesses which database is meant");
+    assert_eq!(entries(&[one("a")]).at(address, 5432, "shop", |_| false).map(name).as_deref(), Some("a"));
+}
+
 /// Istio's simulator: serviceentry-serviceentry-01.
 #[test]
 fn of_two_with_the_same_network_the_first_counts() {
@@ -136,7 +151,9 @@ fn of_two_with_the_same_network_the_first_counts() {
         one("se1", "1234:1f1:123:123:f816:3eff:feb8:2287"),
         one("se2", "1234:1f1:123:123:f816:3eff:febf:57ce"),
     ]);
-    let at = |address: &str| entries.at(address.parse().unwrap(), 9999, "shop").map(|made| made.document.name.clone());
+    let at = |address: &str| {
+        entries.at(address.parse().unwrap(), 9999, "shop", |_| false).map(|made| made.document.name.clone())
+    };
     assert_eq!(at("1234:1f1:1:1:1:1:1:1").as_deref(), Some("se1"));
     assert_eq!(at("1235:1f1:1:1:1:1:1:1"), None);
 }

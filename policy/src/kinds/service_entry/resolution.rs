@@ -9,8 +9,6 @@ use crate::{
 
 /// Istio's label that binds a service to a waypoint of ambient mode.
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
-/// Istio's label that says whether a service without addresses is allotted one.
-const ALLOT_ADDRESS: &str = "networking.istio.io/enable-autoallocate-ip";
 
 /// `resolution`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -155,10 +153,4 @@ fn check_hosts_and_ports(fields: &Fields<'_>, entry: &ServiceEntry) {
         let message = "multiple hosts provided with non-HTTP, non-TLS ports";
         at.error_as_istio(codes::RESOLUTION, message, "write one ServiceEntry for each host");
     }
-}
-
-/// True if the mesh allots an address to a service that has none: what is sent to any address cannot have one.
-pub(super) fn allots_address(resolution: Resolution, metadata: &Metadata) -> bool {
-    let declined = metadata.labels.get(ALLOT_ADDRESS).is_some_and(|word| word.eq_ignore_ascii_case("false"));
-    resolution != Resolution::None && !declined
 }

@@ -137,6 +137,22 @@ fn addresses_lead_to_one_service() {
 }
 
 #[test]
+fn of_a_port_without_addresses_one_service_takes_all() {
+    let with = |name: &str, more: &str| {
+        let spec = format!("hosts: [{name}.example], {more} resolution: DNS");
+        entry(&format!("name: {name}"), &spec)
+    };
+    let tcp = "ports: [{number: 80, name: web, protocol: HTTP}, {number: 5432, name: db, protocol: TCP}],";
+    let shared = |other: &str| {
+        fields(&format!("{}{}", with("a", tcp), with("b", other)), &table(), codes::ADDRESS_CLAIMED_TWICE)
+    };
+    assert_eq!(shared(tcp), ["spec.ports[1]"; 2]);
+    assert!(shared(&format!("addresses: [10.0.0.1], {tcp}")).is_empty());
+    assert!(shared("ports: [{number: 5432, name: db, protocol: HTTP}],").is_empty());
+    assert_eq!(shared("ports: [{number: 5432, name: db, protocol: MONGO}],"), ["spec.ports[1]", "spec.ports[0]"]);
+}
+
+#[test]
 fn endpoints_can_be_reached() {
     let with = |endpoints: &str| {
         entry(
