@@ -274,14 +274,27 @@ async fn what_is_refused_is_answered_and_ends_the_connection() {
 
 #[tokio::test]
 async fn a_response_that_is_none_is_an_error_and_one_cut_off_is_no_end() {
-    async fn answered(bytes: &'static str) -> Result<Bytes, Error> {
+    async fn answered(bytes: impl Into<String>) -> Result<Bytes, Error> {
+        let bytes = bytes.into();
         let (near, mut far) = duplex(4_096);
         Tasks::new().detach("server", async move {
             far.read_exact(&mut [0; 16]).await.unwrap();
-            far.write_all(bytes.as_bytes()).await.unwrap();
+            // Nobody reads on what is refused.
+            drop(far.write_all(bytes.as_bytes()).await);
         });
         let response = Connection::new(near).send(&get("/"), none(), &Tasks::new()).await?;
         Ok(response.into_body().collect().await?.to_bytes())
+    }
+    let interim = |count| "HTTP/1.1 103 x\r\n\r\n".repeat(count) + "HTTP/1.1 204 x\r\n\r\n";
+    assert!(answered(interim(16)).await.is_ok());
+    let long = |length: usize| {
+        let rest = "HTTP/1.1 204 x\r\nX: \r\n\r\n".len();
+        format!("HTTP/1.1 204 x\r\nX: {}\r\n\r\n", "y".repeat(length - rest))
+    };
+    let lines = |lines| format!("HTTP/1.1 204 x\r\n{}\r\n", "X: y\r\n".repeat(lines));
+    assert!(answered(long(65_536)).await.is_ok() && answered(lines(132)).await.is_ok());
+    for beyond in [interim(17), long(65_537), lines(133)] {
+        assert!(matches!(answered(beyond).await, Err(Error::Parse(_))));
     }
     for bad in ["hello\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx"] {
         assert!(matches!(answered(bad).await, Err(Error::Parse(_))), "{bad:?}");

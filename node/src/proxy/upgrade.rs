@@ -243,26 +243,43 @@ pub(super) fn join_holding<B>(
             Either::Right(_) => never(),
         };
         let lost = futures_util::future::select(by_caller, by_server);
-        let (caller_read, caller_write) = tokio::io::split(caller);
-        let (server_read, server_write) = tokio::io::split(server);
+        let (mut caller_read, mut caller_write) = tokio::io::split(caller);
+        let (mut server_read, mut server_write) = tokio::io::split(server);
         let active = AtomicU64::new(clock::uptime());
         let both = async {
-            tokio::try_join!(copy(caller_read, server_write, &active), copy(server_read, caller_write, &active))
+            tokio::try_join!(
+                copy(&mut caller_read, &mut server_write, &active),
+                copy(&mut server_read, &mut caller_write, &active)
+            )
         };
         let forbidden = async |standing: Option<Standing>| match standing {
             Some(mut standing) => standing.forbidden().await,
             None => std::future::pending().await,
         };
         tokio::select! {
-            ended = both => if let Err(error) = ended {
-                tracing::debug!(%error, "upgraded connection ended");
+            ended = both => match ended {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "upgraded connection ended"),
             },
             () = forbidden(standing) => {}
             () = forbidden(admitted) => {}
             _ = lost => {}
             () = silence(&active, Some(idle)) => tracing::debug!("nothing went over an upgraded connection for too long"),
         }
+        give_up(caller_read.unsplit(caller_write));
+        give_up(server_read.unsplit(server_write));
     });
+}
+
+/// Ends one side in the middle. Another node must not take it for the end of a direction: then it would go on taking what is sent in the
+/// other one.
+fn give_up<H>(side: Either<Upgraded, H>) {
+    let Either::Left(upgraded) = side else { return };
+    let is_boxed = upgraded.carrier::<Box<VirtualStream>>().is_some();
+    let stream = if is_boxed { upgraded.into_carrier().map(|stream: Box<_>| *stream) } else { upgraded.into_carrier() };
+    if let Some(stream) = stream {
+        VirtualStream::reset(stream);
+    }
 }
 
 /// Resolves when the connection between nodes under it is closed, where there is one: while what came of it finds no taker, nobody
@@ -278,8 +295,8 @@ fn never() -> BoxFuture<'static, ()> {
 
 /// Copies until the end, which is passed on.
 async fn copy(
-    mut from: impl AsyncReadExt + Unpin,
-    mut to: impl AsyncWriteExt + Unpin,
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
     active: &AtomicU64,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];

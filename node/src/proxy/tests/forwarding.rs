@@ -416,3 +416,25 @@ fn what_routes_write_of_clients_is_believed_of_gateways_only() {
     );
     assert_eq!(told(&world), [some("127.0.0.1"), some("for=a"), some("10.9.9.9")]);
 }
+
+#[test]
+fn a_body_in_too_many_pieces_is_not_tried_again() {
+    let backend = Backend::scripted(|arrived: &Arrived| {
+        if arrived.header("x-envoy-attempt-count") == Some("1") {
+            return Vec::new();
+        }
+        ok(&arrived.body.len().to_string())
+    });
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\nspec: {hosts: [reviews], http: [{retries: {attempts: 1, retryOn: reset}, route: [{destination: {host: reviews}}]}]}\n",
+    );
+    let post = |pieces: usize| {
+        let chunks = "1\r\nx\r\n".repeat(pieces);
+        let head = "POST / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = Client::connect(world.nodes[0].outbound).ask(format!("{head}{chunks}0\r\n\r\n")).unwrap();
+        (answer.status, answer.body)
+    };
+    assert_eq!(post(1_024), (200, "1024".to_owned()));
+    assert_eq!(post(1_025).0, 503);
+}

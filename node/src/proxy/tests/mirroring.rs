@@ -1,11 +1,14 @@
 //! Copies of requests to mirrors.
 
 use super::{
-    backend::{Arrived, Backend, ok},
+    backend::{Arrived, Backend, Buffered, ok},
     client::{Client, eventually, get, with},
     world::{Entry, World},
 };
-use std::time::Duration;
+use std::{
+    io::{ErrorKind, Write as _},
+    time::Duration,
+};
 
 /// How long a mirror waits at most; then the caller has waited for it, and has given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -155,4 +158,59 @@ fn requests_that_do_not_end_keep_no_copies_of_others_back() {
     assert_eq!(get(world.nodes[0].outbound, "reviews", "/").status, 200);
     assert_eq!(wait_for(&shadow, 1).len(), 1);
     assert_eq!(called.arrived().len(), 1);
+}
+
+#[test]
+fn copies_without_a_place_are_left_out_and_counted() {
+    let (answered, wait) = std::sync::mpsc::sync_channel::<()>(0);
+    let wait = std::sync::Mutex::new(wait);
+    let shadow = Backend::scripted(move |_: &Arrived| {
+        let _answered_last = wait.lock().unwrap().recv_timeout(PATIENCE);
+        ok("v2")
+    });
+    // A copy waits for as long as the route does.
+    let (world, called, shadow) = mirrored("mirror: {host: reviews, subset: v2}\n    timeout: 10m", "", shadow);
+    let places = crate::proxy::outbound::Mirrors::COPIES;
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let mut ask = || client.ask("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().body;
+    (0..places).for_each(|_| assert_eq!(ask(), "v1"));
+    eventually("all places are taken", || shadow.arrived().len() == places);
+    assert_eq!(ask(), "v1");
+    let skipped = "skein_mirrored_requests_skipped_total{reason=\"full\"} 1";
+    eventually("the next one is left out", || world.metrics(0).contains(skipped));
+    assert_eq!((called.arrived().len(), shadow.arrived().len()), (places + 1, places));
+    drop(answered);
+}
+
+#[test]
+fn of_a_mirrors_answer_only_the_beginning_is_read() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    let shadow = std::thread::spawn(move || {
+        let mut stream = Buffered::new(listener.accept().unwrap().0);
+        stream.head().unwrap();
+        stream.stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x1_0000));
+        stream.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        loop {
+            if let Err(error) = stream.stream.write_all(chunk.as_bytes()) {
+                return error.kind();
+            }
+        }
+    });
+    let called = Backend::named("v1");
+    let mut world = World::new(
+        2,
+        vec![
+            Entry::new(1, "reviews", "v1", &called),
+            Entry::at(1, "ratings", "v1", target, crate::config::Protocol::Http),
+        ],
+    );
+    world.push(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \
+         http: [{route: [{destination: {host: reviews}}], mirror: {host: ratings}, timeout: 10m}]\n",
+    );
+    assert_eq!(get(world.nodes[0].outbound, "reviews", "/").body, "v1");
+    let kind = shadow.join().unwrap();
+    assert!(!matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{kind:?}");
 }
