@@ -57,13 +57,13 @@ pub(crate) fn at(cluster: &Cluster, port: u16) -> SocketAddr {
     SocketAddr::new(cluster.node("edge").ip, port)
 }
 
-/// Waits until a port is open as `status` says.
-pub(crate) fn opened(cluster: &Cluster, port: u16) {
+/// Waits until a port is open as `status` says, and gives what it says of its protocol.
+pub(crate) fn opened(cluster: &Cluster, port: u16) -> String {
     eventually(&format!("port {port} is open"), || {
         let status = cluster.json("edge", &["status"]);
-        let open = status["gateways"].as_array().into_iter().flatten().any(|door| door["port"] == port);
-        if open { Ok(()) } else { Err(status.to_string()) }
-    });
+        let open = status["gateways"].as_array().into_iter().flatten().find(|door| door["port"] == port);
+        open.and_then(|door| Some(door["protocol"].as_str()?.to_owned())).ok_or_else(|| status.to_string())
+    })
 }
 
 pub(crate) fn troubles(cluster: &Cluster, code: &str) -> Vec<String> {

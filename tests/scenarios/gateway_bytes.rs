@@ -109,8 +109,7 @@ fn bytes_find_their_application_behind_every_kind_of_door() {
         ),
     ];
     cluster.push("shop", &documents.concat(), &["--wait", "all"]).expect_code(0);
-    opened(&cluster, 9100);
-    opened(&cluster, 9443);
+    assert_eq!([opened(&cluster, 9100), opened(&cluster, 9443)], ["tcp", "tls"]);
 
     assert_eq!(say(at(&cluster, 9100), "hello").as_deref(), Ok("echo\nhello"));
     let client = Client::new(at(&cluster, 9443), &authority);

@@ -2,12 +2,13 @@
 
 use harness::{
     cluster::{Cluster, Service},
+    eventually,
     http::{self, Connection},
     tokens::Issuer,
 };
 use serde_json::json;
 
-use crate::gateway::{CART, at, echo, gateway, mesh, mesh_with, opened, routes};
+use crate::gateway::{CART, at, echo, gateway, mesh, mesh_with, opened, routes, troubles};
 
 const SERVER: &str = "{port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}";
 
@@ -192,4 +193,28 @@ fn what_was_let_in_at_a_gateway_ends_when_policy_denies_it() {
     assert!(denied.take(1).is_err_and(|error| !error.contains("unavailable")), "it ends, and is not only silent");
     other.send(b"hello").expect("it is open");
     assert_eq!(other.take(5).expect("an echo"), b"hello", "what is allowed goes on");
+}
+
+#[test]
+fn keys_of_an_issuer_in_the_mesh_are_asked_through_the_mesh() {
+    let (issuer, stranger) = (Issuer::default(), Issuer::default());
+    let address = issuer.serve((std::net::Ipv4Addr::LOCALHOST, 0).into());
+    let service = Service { target: Some(address), ..Service::version("shop/issuer", "v1") };
+    let cluster = mesh_with([service]);
+    cluster.wait_endpoints("shop/issuer", 1);
+    // Whoever else may be called: the gateway's service has no port, and is nobody's endpoint.
+    let only = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: keys, namespace: shop}\nspec: {selector: {matchLabels: {app: issuer}}, rules: [{from: [{source: {principals: [cluster.local/ns/istio-system/sa/default]}}]}]}\n";
+    let rule = "jwtRules: [{issuer: 'https://id.example', jwksUri: 'http://issuer.shop.svc.cluster.local:9080/keys'}]";
+    let door = gateway("public", SERVER) + &routes("cart", "public", "'*'", CART);
+    let documents = format!("{door}{only}{}", of_security("RequestAuthentication", "users", rule));
+    cluster.push("shop", &documents, &["--wait", "all"]).expect_code(0);
+    opened(&cluster, 8080);
+    let claims = json!({"iss": "https://id.example", "sub": "alice"});
+    let bearer = |issuer: &Issuer| format!("Bearer {}", issuer.token(&claims));
+    eventually("the keys are there", || match ask(&cluster, "/", &[("authorization", &bearer(&issuer))]) {
+        answer if answer.status == 200 => Ok(()),
+        other => Err(format!("{other:?} {:?}", troubles(&cluster, "token_keys_missing"))),
+    });
+    assert_eq!(ask(&cluster, "/", &[("authorization", &bearer(&stranger))]).status, 401);
+    assert_eq!(troubles(&cluster, "token_keys_missing"), [] as [String; 0]);
 }

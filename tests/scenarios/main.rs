@@ -14,6 +14,8 @@ mod explain;
 mod failover;
 mod gateway;
 mod gateway_bytes;
+mod gateway_conflicts;
+mod gateway_grpc;
 mod gateway_policy;
 mod gateway_tls;
 mod groups;

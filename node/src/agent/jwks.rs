@@ -3,18 +3,21 @@
 
 mod fetch;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use certs::codec::Millis;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use policy::token::{KeySet, Source};
+use tokio::sync::{mpsc, watch};
 
 use super::world::World;
-use crate::{clock, snapshot::Snapshot, tasks::Tasks};
+use crate::{
+    clock,
+    config::{Service, Speaker},
+    snapshot::Snapshot,
+    tasks::Tasks,
+    telemetry::Errand,
+};
 use fetch::Fetcher;
 
 /// Between two fetches that went well, milliseconds; Istio's.
@@ -40,8 +43,8 @@ struct Schedule {
 
 #[derive(Debug)]
 struct Entry {
-    /// A fetch may take so long.
-    time: Duration,
+    /// How long a fetch may take, and in whose name it is made.
+    how: (Duration, Speaker),
     /// Uptime of the next fetch.
     next: Millis,
     /// Uptime of the last one.
@@ -52,11 +55,13 @@ struct Entry {
 
 impl Schedule {
     /// Follows what is wanted now.
-    fn follow(&mut self, wanted: BTreeMap<Source, Duration>, now: Millis) {
+    fn follow(&mut self, wanted: BTreeMap<Source, (Duration, Speaker)>, now: Millis) {
         self.sources.retain(|source, _| wanted.contains_key(source));
-        for (source, time) in wanted {
-            let entry = self.sources.entry(source).or_insert(Entry { time, next: now, last: None, failures: 0 });
-            entry.time = time;
+        for (source, how) in wanted {
+            match self.sources.get_mut(&source) {
+                Some(entry) => entry.how = how,
+                None => drop(self.sources.insert(source, Entry { how, next: now, last: None, failures: 0 })),
+            }
         }
     }
 
@@ -70,12 +75,12 @@ impl Schedule {
     }
 
     /// What is to be fetched now, so many at most: what is due for longest. They are due again once they were [`Schedule::fetched`].
-    fn take_due(&mut self, now: Millis, most: usize) -> Vec<(Source, Duration)> {
+    fn take_due(&mut self, now: Millis, most: usize) -> Vec<(Source, (Duration, Speaker))> {
         let mut due: Vec<_> = self.sources.iter_mut().filter(|(_, entry)| entry.next <= now).collect();
         due.sort_by_key(|(_, entry)| entry.next);
         let taken = due.into_iter().take(most).map(|(source, entry)| {
             entry.next = Millis::MAX;
-            (source.clone(), entry.time)
+            (source.clone(), entry.how.clone())
         });
         taken.collect()
     }
@@ -103,18 +108,27 @@ impl Schedule {
     }
 }
 
-/// Runs for ever.
-pub async fn run(world: Arc<World>, tasks: Tasks) {
+/// Runs for ever. `services` are those beside this node, `reloads` count their changes; issuers in the mesh are asked by `errands`.
+pub async fn run(
+    world: Arc<World>,
+    (mut reloads, services): (watch::Receiver<u64>, impl Fn() -> Vec<Service>),
+    errands: mpsc::Sender<Errand>,
+    tasks: Tasks,
+) {
     let current = world.current();
-    let (mut changes, fetcher) = (current.subscribe(), Fetcher::new(tasks));
+    let (mut changes, fetcher) = (current.subscribe(), Fetcher::new(tasks, errands));
     let (mut schedule, mut fetches) = (Schedule::default(), FuturesUnordered::new());
     let keys = current.load().token_keys.clone();
     loop {
-        schedule.follow(wanted(&current.load()), clock::uptime());
+        let snapshot = current.load();
+        schedule.follow(wanted(&snapshot, &services()), clock::uptime());
         keys.retain(|source| schedule.sources.contains_key(source));
-        for (source, time) in schedule.take_due(clock::uptime(), AT_ONCE - fetches.len()) {
-            let (fetcher, own) = (&fetcher, world.own_ports());
-            fetches.push(async move { (fetcher.keys(&source, time.min(LONGEST_FETCH), &own).await, source) });
+        for (source, (time, speaker)) in schedule.take_due(clock::uptime(), AT_ONCE - fetches.len()) {
+            let (fetcher, own, snapshot) = (&fetcher, world.own_ports(), Arc::clone(&snapshot));
+            fetches.push(async move {
+                let mesh = Some((&*snapshot, speaker));
+                (fetcher.keys(&source, time.min(LONGEST_FETCH), &own, mesh).await, source)
+            });
         }
         // Where all places are taken the next fetch begins when one has ended.
         let pause = schedule.pause(clock::uptime()).filter(|_| fetches.len() < AT_ONCE).map(Duration::from_millis);
@@ -137,6 +151,11 @@ pub async fn run(world: Arc<World>, tasks: Tasks) {
                     return std::future::pending().await;
                 }
                 tokio::time::sleep(SETTLE).await;
+            }
+            changed = reloads.changed() => {
+                if changed.is_err() {
+                    return std::future::pending().await;
+                }
             }
             () = keys.missed_one() => {
                 for source in keys.take_missed() {
@@ -170,14 +189,14 @@ fn name(source: &Source) -> &str {
     }
 }
 
-/// What the services beside this node need, and how long a fetch may take.
-fn wanted(snapshot: &Snapshot) -> BTreeMap<Source, Duration> {
-    let mut wanted: BTreeMap<Source, Duration> = BTreeMap::new();
-    for endpoint in snapshot.services.on(&snapshot.node) {
-        let namespace = endpoint.id.service.namespace();
-        let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &endpoint.labels);
+/// What the services beside this node need, how long a fetch may take, and in whose name an issuer in the mesh is asked.
+fn wanted(snapshot: &Snapshot, services: &[Service]) -> BTreeMap<Source, (Duration, Speaker)> {
+    let mut wanted: BTreeMap<Source, (Duration, Speaker)> = BTreeMap::new();
+    for service in services {
+        let namespace = service.name.namespace();
+        let workload = snapshot.compiled.workload(&snapshot.trust_domain, namespace, &service.labels);
         for (source, time) in workload.tokens.sources() {
-            let longest = wanted.entry(source.clone()).or_insert(time);
+            let (longest, _) = wanted.entry(source.clone()).or_insert_with(|| (time, Speaker::of(service)));
             *longest = (*longest).max(time);
         }
     }
@@ -185,14 +204,10 @@ fn wanted(snapshot: &Snapshot) -> BTreeMap<Source, Duration> {
 }
 
 /// Issuers whose keys are missing: what tokens of theirs meet is a refusal.
-pub fn without_keys(snapshot: &Snapshot) -> Vec<String> {
+pub fn without_keys(snapshot: &Snapshot, services: &[Service]) -> Vec<String> {
     use policy::token::Keys as _;
-    let wanted: HashMap<Source, Duration> = wanted(snapshot).into_iter().collect();
-    let mut missing: Vec<String> = wanted
-        .keys()
-        .filter(|source| snapshot.token_keys.of(source).is_none())
-        .map(|source| name(source).to_owned())
-        .collect();
+    let missing = wanted(snapshot, services).into_keys().filter(|source| snapshot.token_keys.of(source).is_none());
+    let mut missing: Vec<String> = missing.map(|source| name(&source).to_owned()).collect();
     missing.sort();
     missing
 }
@@ -205,16 +220,21 @@ mod tests {
         Source::Url("http://a".to_owned())
     }
 
+    fn how() -> (Duration, Speaker) {
+        let service = certs::id::ServiceName::new("shop", "web").unwrap();
+        (Duration::from_secs(5), Speaker { service, instance: None })
+    }
+
     fn schedule() -> Schedule {
         let mut schedule = Schedule::default();
-        schedule.follow(BTreeMap::from([(source(), Duration::from_secs(5))]), 0);
+        schedule.follow(BTreeMap::from([(source(), how())]), 0);
         schedule
     }
 
     #[test]
     fn what_is_wanted_is_fetched_at_once_and_then_now_and_then() {
         let mut schedule = schedule();
-        assert_eq!(schedule.take_due(0, 9), [(source(), Duration::from_secs(5))]);
+        assert_eq!(schedule.take_due(0, 9), [(source(), how())]);
         assert_eq!((schedule.take_due(0, 9).len(), schedule.pause(0)), (0, None), "it is under way");
         schedule.missed(&source());
         assert_eq!(schedule.pause(0), None, "and brings what is missed");

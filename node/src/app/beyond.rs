@@ -19,7 +19,7 @@ pub(super) fn start(
 ) {
     world.set_listeners(listeners);
     tasks.critical("gateways", keep_doors(plane.clone(), secrets.clone()));
-    tasks.critical("token-keys", jwks::run(world.clone(), tasks.clone()));
+    tasks.critical("token-keys", jwks::run(world.clone(), plane.services(), plane.errands(), tasks.clone()));
     tasks.critical("names-outside", outside::run(world.clone()));
     tasks.critical("tls-outside", keep_tls(plane.clone(), secrets.clone()));
 }

@@ -34,6 +34,7 @@ const ERRANDS: usize = 64;
 pub struct DataPlane {
     pub(super) shared: Shared,
     pub(super) workers: Vec<mpsc::Sender<Listen>>,
+    errands: mpsc::Sender<Errand>,
     open: Mutex<HashMap<Key, Open>>,
     plaintext: Mutex<plaintext::Ports>,
 }
@@ -211,7 +212,7 @@ impl DataPlane {
         circuits: Arc<Circuits>,
     ) -> (Self, Vec<Seat>) {
         let (errand, errands) = mpsc::channel(ERRANDS);
-        let sinks = Sinks::new(&telemetry, &tasks, current.load().node.as_str(), errand);
+        let sinks = Sinks::new(&telemetry, &tasks, current.load().node.as_str(), errand.clone());
         let shared = Shared {
             verdicts: Verdicts::new(&telemetry),
             mirrors: outbound::Mirrors::new(&telemetry),
@@ -242,7 +243,20 @@ impl DataPlane {
                 (sender, Seat { index, shared: shared.clone(), commands, errands: errands.take() })
             })
             .unzip();
-        (Self { shared, workers: senders, open: Mutex::default(), plaintext: Mutex::default() }, seats)
+        (Self { shared, workers: senders, errands: errand, open: Mutex::default(), plaintext: Mutex::default() }, seats)
+    }
+
+    /// A count of the changes of the services beside this node, and those services, with or without ports.
+    #[must_use]
+    pub fn services(&self) -> (watch::Receiver<u64>, impl Fn() -> Vec<Service> + Send + 'static) {
+        let local = Arc::clone(&self.shared.local);
+        (self.shared.reloads.subscribe(), move || local.load().services().into_iter().cloned().collect())
+    }
+
+    /// Where requests are put that the node itself sends through the mesh.
+    #[must_use]
+    pub fn errands(&self) -> mpsc::Sender<Errand> {
+        self.errands.clone()
     }
 
     /// Takes over what the configuration says: new listeners open, those that are gone close (their connections go on

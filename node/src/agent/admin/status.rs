@@ -39,7 +39,7 @@ impl Admin {
         problems.extend(crowded(expected.len()));
         problems.extend(state.conflicts.iter().map(|one| conflict(state, one)));
         problems.extend(self.unhealthy());
-        problems.extend(without_keys(&snapshot));
+        problems.extend(self.without_keys(&snapshot));
         problems.extend(self.agent.draining().then(drained));
         let enrollers = enrollers(state, &view);
         if enrollers == 0 {
@@ -94,6 +94,17 @@ impl Admin {
             })
         };
         self.agent.plaintext().iter().filter_map(row).collect()
+    }
+
+    /// Tokens of which nobody can tell whether they hold.
+    fn without_keys(&self, snapshot: &Snapshot) -> Option<Problem> {
+        let missing = jwks::without_keys(snapshot, &self.agent.config().services);
+        let first = missing.first()?;
+        let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
+        let message =
+            format!("keys of tokens by {first}{more} could not be fetched: requests with such tokens get 401");
+        let hint = "this node must reach the URL; its log says what went wrong";
+        Some(problem(Health::Degraded, "token_keys_missing", message, hint))
     }
 
     fn root_change(&self, state: &State) -> api::RootChange {
@@ -180,16 +191,6 @@ fn missing(state: &State, view: &View, expected: &[NodeId]) -> Option<Problem> {
         }
     };
     Some(problem(Health::Degraded, "members_missing", message, &hint))
-}
-
-/// Tokens of which nobody can tell whether they hold.
-fn without_keys(snapshot: &Snapshot) -> Option<Problem> {
-    let missing = jwks::without_keys(snapshot);
-    let first = missing.first()?;
-    let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
-    let message = format!("keys of tokens by {first}{more} could not be fetched: requests with such tokens get 401");
-    let hint = "this node must reach the URL; its log says what went wrong";
-    Some(problem(Health::Degraded, "token_keys_missing", message, hint))
 }
 
 /// Gossip carries one pool of nodes; who comes beyond it is refused.

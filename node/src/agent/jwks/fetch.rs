@@ -1,5 +1,5 @@
 //! One fetch of a key set: HTTP or HTTPS, with the machine's own list of authorities, no redirects, bounded in size and time. Names mean
-//! no more here than in ServiceEntries (attack case A107).
+//! no more here than in ServiceEntries (attack case A107), but for those of the mesh's services, which are asked through the mesh.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,17 +8,28 @@ use std::{
 };
 
 use bytes::Bytes;
+use certs::id::ServiceName;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use policy::token::{KeySet, Source};
+use policy::{
+    hosts,
+    token::{KeySet, Source},
+};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use tokio::{net::TcpStream, sync::OnceCell, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{OnceCell, mpsc, oneshot},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
 use crate::{
     agent::outside::{OwnPorts, refused},
+    config::Speaker,
     http1::client::{Connection, Io},
+    snapshot::Snapshot,
     tasks::Tasks,
+    telemetry::Errand,
 };
 
 /// Bytes of an answer at most.
@@ -29,22 +40,29 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 /// See the module.
 pub(super) struct Fetcher {
     tasks: Tasks,
+    errands: mpsc::Sender<Errand>,
     /// Read from the machine once, when first needed.
     tls: OnceCell<TlsConnector>,
 }
 
 impl Fetcher {
-    pub(super) fn new(tasks: Tasks) -> Self {
-        Self { tasks, tls: OnceCell::new() }
+    pub(super) fn new(tasks: Tasks, errands: mpsc::Sender<Errand>) -> Self {
+        Self { tasks, errands, tls: OnceCell::new() }
     }
 
-    /// The keys of a source. Nothing is asked at the node's `own` ports.
+    /// The keys of a source. Nothing is asked at the node's `own` ports. The mesh is asked as it is now, in the name of a service.
     ///
     /// # Errors
     /// Why there are none, for people.
-    pub(super) async fn keys(&self, source: &Source, time: Duration, own: &OwnPorts) -> Result<KeySet, String> {
+    pub(super) async fn keys(
+        &self,
+        source: &Source,
+        time: Duration,
+        own: &OwnPorts,
+        mesh: Option<(&Snapshot, Speaker)>,
+    ) -> Result<KeySet, String> {
         let (Source::Url(written) | Source::Issuer(written)) = source;
-        let asking = Asking { written: host_of(written), own };
+        let asking = Asking { written: host_of(written), own, mesh, time };
         let all = async {
             let url = match source {
                 Source::Url(url) => url.clone(),
@@ -82,6 +100,14 @@ impl Fetcher {
             _ => return Err("neither http nor https".to_owned()),
         };
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        if let Some((speaker, service)) = asking.service(host, port)? {
+            if is_tls {
+                return Err(format!(
+                    "`{host}` is a service of the mesh: ask it by http, which goes there by mutual TLS"
+                ));
+            }
+            return self.ask_mesh(asking, speaker, service, (port, &uri)).await;
+        }
         let addresses = asking.addresses(host, port).await?;
         let stream = TcpStream::connect(&*addresses).await.map_err(|error| error.to_string())?;
         if !is_tls {
@@ -93,16 +119,31 @@ impl Fetcher {
         self.ask(stream, &uri).await
     }
 
+    async fn ask_mesh(
+        &self,
+        asking: &Asking<'_>,
+        speaker: &Speaker,
+        service: ServiceName,
+        (port, uri): (u16, &Uri),
+    ) -> Result<String, String> {
+        let request = request(uri).body(Bytes::new()).map_err(|error| error.to_string())?;
+        let (answer, answered) = oneshot::channel();
+        let (speaker, timeout) = (speaker.clone(), asking.time);
+        let errand = Errand { speaker, service, port, timeout, request, answer };
+        self.errands.send(errand).await.map_err(|_| "the node ends")?;
+        let answer = answered.await.unwrap_or_else(|_| Err("the node ends".to_owned()))?;
+        if answer.status != StatusCode::OK {
+            return Err(format!("answers {}", answer.status));
+        }
+        String::from_utf8(answer.body.to_vec()).map_err(|_| "not text".to_owned())
+    }
+
     async fn ask<I: Io>(&self, io: I, uri: &Uri) -> Result<String, String> {
         let host = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
         // Credentials in a URL are nobody's host.
         let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let request = Request::get(target)
-            .header(header::HOST, host)
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("skein/", env!("CARGO_PKG_VERSION")));
-        let (parts, ()) = request.body(()).map_err(|error| error.to_string())?.into_parts();
+        let (parts, ()) =
+            request(uri).header(header::HOST, host).body(()).map_err(|error| error.to_string())?.into_parts();
         let response = Connection::new(io).send(&parts, Empty::<Bytes>::new(), &self.tasks).await;
         let response = response.map_err(|error| error.to_string())?;
         if response.status() != StatusCode::OK {
@@ -114,14 +155,35 @@ impl Fetcher {
     }
 }
 
+fn request(uri: &Uri) -> http::request::Builder {
+    Request::get(uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
+        .header(header::ACCEPT, "application/json")
+        .header(header::USER_AGENT, concat!("skein/", env!("CARGO_PKG_VERSION")))
+}
+
 /// What holds for all requests of one fetch.
 struct Asking<'a> {
+    /// Its services, and who asks them.
+    mesh: Option<(&'a Snapshot, Speaker)>,
+    /// For all of it.
+    time: Duration,
     /// The host that the document names.
     written: Option<String>,
     own: &'a OwnPorts,
 }
 
 impl Asking<'_> {
+    /// The service of the mesh that a host means, and who asks it; `None` if it means none.
+    fn service(&self, host: &str, port: u16) -> Result<Option<(&Speaker, ServiceName)>, String> {
+        let Some((snapshot, speaker)) = &self.mesh else { return Ok(None) };
+        let Some(name) = hosts::named(host, speaker.service.namespace()) else { return Ok(None) };
+        let Some(service) = snapshot.services.get(&name) else { return Ok(None) };
+        if !service.ports.iter().any(|known| known.number == port) {
+            return Err(format!("the service {name} of the mesh has no port {port}"));
+        }
+        Ok(Some((speaker, name)))
+    }
+
     /// Where a host is. An address that the document writes out is meant; what a name or an answer gives may not be this machine's.
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
@@ -192,6 +254,10 @@ mod tests {
         format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     }
 
+    fn fetcher(tasks: Tasks) -> Fetcher {
+        Fetcher::new(tasks, mpsc::channel(1).0)
+    }
+
     const KEYS: &str = r#"{"keys": [{"kty": "oct", "k": "AQ"}]}"#;
 
     #[tokio::test]
@@ -206,13 +272,13 @@ mod tests {
             _ => ok("nonsense"),
         })
         .await;
-        let fetcher = Fetcher::new(tasks.clone());
+        let fetcher = fetcher(tasks.clone());
         let time = Duration::from_secs(20);
         let url = |path: &str| Source::Url(format!("http://127.0.0.1:{port}{path}"));
         let issuer = |path: &str| Source::Issuer(format!("http://127.0.0.1:{port}{path}"));
         let own = OwnPorts::default();
-        assert_eq!(fetcher.keys(&url("/keys?a=b"), time, &own).await.unwrap().len(), 1);
-        assert_eq!(fetcher.keys(&issuer("/i/"), time, &own).await.unwrap().len(), 1);
+        assert_eq!(fetcher.keys(&url("/keys?a=b"), time, &own, None).await.unwrap().len(), 1);
+        assert_eq!(fetcher.keys(&issuer("/i/"), time, &own, None).await.unwrap().len(), 1);
         for (source, why) in [
             (url("/x"), "not JSON"),
             (url("/moved"), "302"),
@@ -223,7 +289,7 @@ mod tests {
             (Source::Url("ftp://a/".to_owned()), "neither http nor https"),
             (Source::Url("http://127.0.0.1:1/".to_owned()), "refused"),
         ] {
-            let error = fetcher.keys(&source, time, &own).await.unwrap_err();
+            let error = fetcher.keys(&source, time, &own, None).await.unwrap_err();
             assert!(error.contains(why), "{source:?}: {error}");
         }
     }
@@ -238,21 +304,21 @@ mod tests {
             _ => ok(KEYS),
         })
         .await;
-        let (fetcher, time) = (Fetcher::new(tasks.clone()), Duration::from_secs(20));
+        let (fetcher, time) = (fetcher(tasks.clone()), Duration::from_secs(20));
         let listener: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
         let (nothing, own) = (OwnPorts::default(), OwnPorts { listeners: vec![listener], ..OwnPorts::default() });
         let url = |host: &str| Source::Url(format!("http://{host}:{port}/keys"));
-        assert!(fetcher.keys(&url("127.0.0.1"), time, &nothing).await.is_ok(), "it is written out");
-        assert!(fetcher.keys(&url("localhost"), time, &nothing).await.is_ok(), "that is what it says");
+        assert!(fetcher.keys(&url("127.0.0.1"), time, &nothing, None).await.is_ok(), "it is written out");
+        assert!(fetcher.keys(&url("localhost"), time, &nothing, None).await.is_ok(), "that is what it says");
         for (source, own, why) in [
             (url("127.0.0.1"), &own, "a port of this node itself"),
             (url("localhost"), &own, "a port of this node itself"),
             (Source::Issuer(format!("http://127.0.0.1:{port}/away")), &nothing, "this machine"),
         ] {
-            let error = fetcher.keys(&source, time, own).await.unwrap_err();
+            let error = fetcher.keys(&source, time, own, None).await.unwrap_err();
             assert!(error.contains(why), "{source:?}: {error}");
         }
-        let asking = Asking { written: host_of("https://issuer.example/"), own: &nothing };
+        let asking = Asking { written: host_of("https://issuer.example/"), own: &nothing, mesh: None, time };
         let metadata = asking.addresses("169.254.169.254", 80).await.unwrap_err();
         assert!(metadata.contains("link-local"), "{metadata}");
         let ways = [
@@ -268,8 +334,9 @@ mod tests {
     async fn a_server_that_is_silent_is_given_up() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let fetcher = Fetcher::new(Tasks::new());
-        let error = fetcher.keys(&Source::Url(url), Duration::from_millis(50), &OwnPorts::default()).await.unwrap_err();
+        let fetcher = fetcher(Tasks::new());
+        let error =
+            fetcher.keys(&Source::Url(url), Duration::from_millis(50), &OwnPorts::default(), None).await.unwrap_err();
         assert!(error.contains("no answer within"), "{error}");
     }
 }

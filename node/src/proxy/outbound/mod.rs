@@ -8,6 +8,7 @@ mod cors;
 mod facts;
 mod forward;
 mod grpc_timeout;
+mod local;
 mod mirror;
 mod observe;
 mod outside;
@@ -34,11 +35,10 @@ use bytes::Bytes;
 use certs::codec::Millis;
 use cors::Verdict;
 use facts::RequestFacts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::LOCATION, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
 use hyper::body::Body as _;
 use policy::{
-    headers::Side as Headers,
-    kinds::{Abort, DirectResponse, Fault, Redirect},
+    kinds::{Abort, Fault},
     route::{self, Action, Routed},
 };
 use std::{
@@ -380,7 +380,7 @@ impl Requests<'_> {
                 let response = self.redirect(routed, redirect, &request.parts, &request.host);
                 Ok(self.local(routed, &request, response, exchange))
             }
-            Action::Direct(direct) => Ok(self.local(routed, &request, respond(direct), exchange)),
+            Action::Direct(direct) => Ok(self.local(routed, &request, local::respond(direct), exchange)),
         }
     }
 
@@ -429,41 +429,6 @@ impl Requests<'_> {
         }
     }
 
-    fn redirect(
-        &self,
-        routed: &Routed,
-        redirect: &Redirect,
-        parts: &Parts,
-        host: &HeaderValue,
-    ) -> Response<ResponseBody> {
-        let mut response = Response::new(ResponseBody::full(Bytes::new()));
-        *response.status_mut() = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-        let location = self.policy_request(parts, host).ok().map(|request| routed.location(redirect, &request));
-        if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
-            response.headers_mut().insert(LOCATION, location);
-        }
-        response
-    }
-
-    /// An answer by the route itself; the route's response operations apply to it.
-    fn local(
-        &self,
-        routed: &Routed,
-        request: &forward::Outgoing,
-        mut response: Response<ResponseBody>,
-        exchange: &mut Exchange,
-    ) -> Answered {
-        self.count_service(routed, exchange);
-        exchange.details("direct_response");
-        if !routed.route.response_headers.is_empty() {
-            let given = response.headers().clone();
-            let facts = self.facts(routed, &request.parts, &request.host);
-            let facts = RequestFacts { response: Some((response.status(), &given)), ..facts };
-            routed.route.response_headers.apply(Headers::Response, response.headers_mut(), &facts);
-        }
-        Answered::Here(response)
-    }
-
     /// Counts a request that was answered without an endpoint.
     fn count_service(&self, routed: &Routed, exchange: &mut Exchange) {
         exchange.between(self.context.recorder(self.speaker.to_service(&routed.host)));
@@ -486,14 +451,4 @@ impl Requests<'_> {
             response: None,
         }
     }
-}
-
-fn respond(direct: &DirectResponse) -> Response<ResponseBody> {
-    let status = StatusCode::from_u16(direct.status).unwrap_or(StatusCode::OK);
-    let body = Bytes::copy_from_slice(&direct.body);
-    let mut response = reply::text(status, body);
-    if !direct.text {
-        response.headers_mut().remove(http::header::CONTENT_TYPE);
-    }
-    response
 }
