@@ -96,9 +96,9 @@ pub(crate) fn node(name: &str) -> NodeId {
 
 /// Whether who died by one of these events is alive by a later one.
 fn is_alive_again(death: &Value, events: &Value) -> bool {
-    let later = |event: &&Value| event["at"].as_str() >= death["at"].as_str();
+    let time = |event: &Value| event["time"].as_str().expect("a time").to_owned();
     let is_rebirth = |event: &Value| event["kind"] == "member_alive" && event["subject"] == death["subject"];
-    events.as_array().is_some_and(|events| events.iter().filter(later).any(is_rebirth))
+    events.as_array().is_some_and(|all| all.iter().any(|event| is_rebirth(event) && time(event) >= time(death)))
 }
 
 impl Scene {

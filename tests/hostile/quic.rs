@@ -21,7 +21,7 @@ const WORKER: u8 = 0;
 
 /// Longest time for a handshake.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// That it is over.
+/// What a dial gives when that time is over.
 const SILENCE: &str = "no answer in time";
 
 /// A client that may call several times and remembers what it was given.

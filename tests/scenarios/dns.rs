@@ -89,8 +89,9 @@ fn names_lead_to_services_as_the_one_that_asks() {
     let none = dns::ask(server, "nobody.shop.mesh.", RecordType::A).expect("an answer");
     assert_eq!((none.metadata.response_code, none.authorities.len()), (ResponseCode::NXDomain, 1));
     assert_eq!(dns::address(server, "www.example.com."), Ok(Resolver::ADDRESS));
-    let asked = ["www.example.com.", "reviews.shop.mesh.", "nobody.shop.mesh."].map(|name| resolver.asked_for(name));
-    assert_eq!(asked, [1, 0, 0], "only other names reach the resolver");
+    let reaches =
+        ["www.example.com.", "reviews.shop.mesh.", "nobody.shop.mesh."].map(|name| resolver.asked_for(name) > 0);
+    assert_eq!(reaches, [true, false, false], "only other names reach the resolver");
 
     // Whoever calls by a name is the service that [dns] says.
     let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: reviews, namespace: shop}\nspec: {selector: {matchLabels: {app: reviews}}, action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/default]}}]}]}\n";

@@ -2,7 +2,7 @@
 
 use super::backend::{Buffered, header};
 use std::{
-    io::Write,
+    io::{ErrorKind, Write},
     net::{SocketAddr, TcpStream},
 };
 
@@ -79,8 +79,8 @@ impl Client {
     /// True if the other end closes the connection without a further byte.
     pub(super) fn is_closed(&mut self) -> bool {
         self.rest().is_empty() && {
-            self.0.stream.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
-            matches!(std::io::Read::read(&mut self.0.stream, &mut [0; 1]), Ok(0) | Err(_))
+            let end = std::io::Read::read(&mut self.0.stream, &mut [0; 1]);
+            end.map_or_else(|error| !matches!(error.kind(), ErrorKind::WouldBlock), |length| length == 0)
         }
     }
 }

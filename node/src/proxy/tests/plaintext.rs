@@ -397,9 +397,12 @@ fn what_is_not_declared_is_found_out_and_half_a_request_is_nothing() {
     assert_eq!(get(port, "reviews", "/").status, 200);
     assert!(backend.last().header("x-forwarded-for").is_some());
     let before = backend.arrived().len();
-    for begun in ["", "GE", "GET / HTTP/1.1"] {
+    let slow = ["", "GE", "GET / HTTP/1.1"].map(|begun| {
         let mut slow = open(port);
         slow.stream.write_all(begun.as_bytes()).unwrap();
+        (begun, slow)
+    });
+    for (begun, mut slow) in slow {
         assert!(slow.ended(), "{begun:?}");
     }
     eventually("who is cut off is told of", || {
