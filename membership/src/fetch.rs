@@ -6,10 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use certs::id::NodeId;
 use rand::{rngs::StdRng, seq::IteratorRandom};
 
+use crate::message::Latest;
+
 /// Time after which somebody else is asked, in milliseconds.
 const RETRY_MS: u64 = 500;
 /// Time within which a record that was announced should come by itself.
 const EXPECTED_MS: u64 = 20;
+/// The same for what an accused member may have answered, [`URGENT`] times: whoever is asked may not hear this node, and the answer
+/// counts for a few hundred milliseconds.
+const URGENT_MS: u64 = 80;
+/// See [`URGENT_MS`].
+const URGENT: u32 = 4;
 /// Questions before a want rests until it is heard of again.
 const ATTEMPTS: u32 = 6;
 /// Members asked for in one message.
@@ -41,6 +48,10 @@ struct Want {
     /// Who claimed to hold it.
     claimants: Vec<NodeId>,
     attempts: u32,
+    /// Somebody waits for it.
+    urgent: bool,
+    /// The highest number that was announced.
+    announced: (u64, u64),
     due: u64,
 }
 
@@ -90,15 +101,18 @@ impl Fetch {
         }
     }
 
-    /// The same, and the records are on their way: `source` is asked if they do not come soon.
-    pub(crate) fn expect(&mut self, node: &NodeId, source: &NodeId, now: u64) {
+    /// The same, and the records are on their way: `source` is asked if they do not come soon, and others soon after if it is `urgent`.
+    pub(crate) fn expect(&mut self, latest: &Latest, source: &NodeId, urgent: bool, now: u64) {
+        let Latest { node, generation, sequence } = latest;
         let due = now + EXPECTED_MS;
         if self.is_vain(source, node, now) {
             return;
         }
         let want = self.wanted(node, due);
+        want.announced = want.announced.max((*generation, *sequence));
         if want.offered(source, true) {
             (want.due, want.attempts) = (want.due.min(due), want.attempts.min(ATTEMPTS - 1));
+            want.urgent |= urgent;
         }
     }
 
@@ -115,6 +129,11 @@ impl Fetch {
     /// Whether records of it were asked for.
     pub(crate) fn wants(&self, node: &NodeId) -> bool {
         self.wants.contains_key(node)
+    }
+
+    /// Whether a peer announced as fresh what a member signed under this number, and it has not come since.
+    pub(crate) fn expects(&self, node: &NodeId, rank: (u64, u64)) -> bool {
+        self.wants.get(node).is_some_and(|want| want.announced >= rank)
     }
 
     /// Nothing of it is lacking any more.
@@ -147,7 +166,8 @@ impl Fetch {
                 return false;
             }
             want.attempts += 1;
-            want.due = now + RETRY_MS * u64::from(want.attempts);
+            let urgent = want.urgent && want.attempts <= URGENT;
+            want.due = now + if urgent { URGENT_MS } else { RETRY_MS * u64::from(want.attempts) };
             if let Some(peer) = want.next(linked, random) {
                 asks.entry(peer).or_default().push(node.clone());
             }
@@ -179,18 +199,32 @@ mod tests {
     }
 
     #[test]
+    fn what_an_accused_may_have_answered_is_asked_of_many_while_it_counts() {
+        let linked: BTreeSet<NodeId> = (0..6).map(|index| node(&format!("p{index}"))).collect();
+        let latest = Latest { node: node("m"), generation: 1, sequence: 1 };
+        for (urgent, asked) in [(true, 4..=5), (false, 1..=1)] {
+            let mut fetch = Fetch::default();
+            linked.iter().for_each(|peer| fetch.expect(&latest, peer, urgent, 1_000));
+            let mut peers = BTreeSet::new();
+            (1_000..1_400).step_by(20).for_each(|now| peers.extend(pulls(&mut fetch, &linked, &latest.node, now)));
+            assert!(asked.contains(&peers.len()), "{peers:?} within what an answer may take, urgent: {urgent}");
+        }
+    }
+
+    #[test]
     fn claims_of_what_does_not_come_keep_nobody_from_those_who_have_it() {
         let (liar, honest, of) = (node("liar"), node("honest"), node("m"));
         let linked: BTreeSet<NodeId> = (0..20).map(|index| node(&format!("p{index}"))).collect();
         let linked: BTreeSet<NodeId> = linked.into_iter().chain([liar.clone(), honest.clone()]).collect();
         let mut fetch = Fetch::default();
+        let latest = Latest { node: of.clone(), generation: 1, sequence: 1 };
         let (mut told, mut asked) = (Vec::new(), 0);
         for now in (0..60_000).step_by(20) {
             if now % 1_000 == 0 {
                 fetch.claimed(&of, &liar, now);
             }
             if now == 10_100 {
-                fetch.expect(&of, &honest, now);
+                fetch.expect(&latest, &honest, false, now);
             }
             let peers = pulls(&mut fetch, &linked, &of, now);
             asked += peers.iter().filter(|peer| **peer == liar).count();

@@ -105,6 +105,19 @@ fn a_path_blocked_one_way_kills_nobody() {
     assert_eq!(report.false_deaths, 0, "{report:?}");
 }
 
+/// Of these seeds some had an answer that the carrier brought before it was told, or that was asked of one who could not hear the question.
+#[test]
+fn a_path_blocked_to_ever_more_kills_nobody() {
+    for (nodes, last, seed, duration) in [(48, 31, 18, 22), (60, 39, 2, 62), (60, 39, 81, 22)] {
+        let report = report(&format!(
+            "nodes = {nodes}\nseed = {seed}\nduration = \"{duration}s\"\nlink = {{ jitter = \"1ms\" }}\n\
+             [[event]]\nat = \"10s\"\ndo = \"block\"\nfrom = 0\nto = \"1-9\"\n\
+             [[event]]\nat = \"16s\"\ndo = \"block\"\nfrom = 0\nto = \"10-{last}\"\n"
+        ));
+        assert_eq!(report.false_deaths, 0, "{nodes} nodes, seed {seed}: {report:?}");
+    }
+}
+
 #[test]
 fn a_third_that_lies_kills_nobody_hides_no_death_and_keeps_no_news_back() {
     let report = report(&format!(

@@ -8,6 +8,7 @@ use certs::{
 };
 
 mod accusations;
+mod carried;
 mod order;
 
 use super::*;
