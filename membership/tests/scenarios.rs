@@ -134,6 +134,13 @@ fn all_restart_at_once_and_find_each_other() {
     assert!(report.settled_ms.is_some() && report.state_hashes.len() == 1, "{report:?}");
 }
 
+#[test]
+fn what_one_that_starts_knows_from_its_disk_is_no_false_suspicion() {
+    let report =
+        report(&format!("{HEAD}duration = \"12s\"\n[[event]]\nat = \"8s\"\ndo = \"restart\"\nnodes = \"0-3\"\n"));
+    assert_eq!((report.false_suspicions, report.false_deaths), (0, 0), "{report:?}");
+}
+
 const ZONES: &str = "nodes = 24\nzones = 3\nduration = \"16s\"\nlink = { delay = \"1ms\", jitter = \"1ms\" }\nbetween = { delay = \"20ms\" }\n";
 
 fn happens(at: &str, what: &str, nodes: &str) -> String {

@@ -149,7 +149,11 @@ impl Observer {
                 }
                 self.false_deaths += usize::from(self.wrong(network, at, by, of));
             }
-            Change::Suspect(of) => self.false_suspicions += usize::from(self.wrong(network, at, by, of)),
+            Change::Suspect(of) => {
+                // Who has just started knows of the others from its disk only.
+                let wrong = self.has_run(by, at) && self.wrong(network, at, by, of);
+                self.false_suspicions += usize::from(wrong);
+            }
             Change::Alive(_)
             | Change::Left(_)
             | Change::Evicted(_)
@@ -162,9 +166,12 @@ impl Observer {
     }
 
     fn wrong(&self, network: &Network, at: Millis, by: &NodeId, of: &NodeId) -> bool {
-        let ran = self.started.get(of).is_some_and(|started| at >= started + MET_MS);
         let runs = network.nodes.get(of).is_some_and(|host| host.up);
-        ran && runs && !self.liars.contains(by) && self.parts.get(by) == self.parts.get(of)
+        runs && self.has_run(of, at) && !self.liars.contains(by) && self.parts.get(by) == self.parts.get(of)
+    }
+
+    fn has_run(&self, node: &NodeId, at: Millis) -> bool {
+        self.started.get(node).is_some_and(|started| at >= started + MET_MS)
     }
 
     /// Whether all see what is.

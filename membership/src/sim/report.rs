@@ -19,7 +19,7 @@ pub struct Report {
     pub undetected: usize,
     /// How often a running node judged another dead that ran and could be reached, directly or over others.
     pub false_deaths: usize,
-    /// How often a running node suspected such a node.
+    /// How often a node that has run for three seconds suspected such a node: before, it suspects all that it knows from its disk.
     pub false_suspicions: usize,
     /// From the last event until all saw all that run as they are, and nobody else; none if never.
     pub settled_ms: Option<u64>,
