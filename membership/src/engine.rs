@@ -300,6 +300,7 @@ impl Engine {
         let parted = self.links.is_parting(node, link);
         if self.links.down(node, link) {
             self.detector.unlinked(node, parted, self.steady);
+            self.fetch.unlinked(node);
             self.dialer.unlinked(node, &mut self.random, self.steady);
             self.dial_now = true;
             self.feed_soon();

@@ -24,6 +24,8 @@ pub(crate) const NODES_PER_PULL: usize = 64;
 
 /// How long what a member claims to hold of another counts for nothing after it did not come.
 const VAIN_MS: u64 = 60_000;
+/// How long one that was asked and brought nothing in time is asked after others.
+const SILENT_MS: u64 = 60_000;
 /// Members that are known to have something, of one want.
 const SOURCES: usize = 8;
 /// Such claims that are remembered.
@@ -35,6 +37,8 @@ pub(crate) struct Fetch {
     wants: BTreeMap<NodeId, Want>,
     /// Who claimed to hold something of whom that nobody had, and until when that is remembered.
     vain: BTreeMap<(NodeId, NodeId), u64>,
+    /// Who brought nothing in time when it was asked, and until when that is remembered.
+    silent: BTreeMap<NodeId, u64>,
     /// No want is due before.
     earliest: u64,
 }
@@ -70,16 +74,25 @@ impl Want {
         self.asked.iter().filter(|asked| *asked == peer).count()
     }
 
-    /// Whom to ask now.
-    fn next(&mut self, linked: &BTreeSet<NodeId>, random: &mut StdRng) -> Option<NodeId> {
+    /// Whom to ask now: who is known to have it before others, and in turn with them if it was silent lately.
+    fn next(
+        &mut self,
+        linked: &BTreeSet<NodeId>,
+        silent: &BTreeMap<NodeId, u64>,
+        random: &mut StdRng,
+    ) -> Option<NodeId> {
         self.sources.retain(|source| linked.contains(source));
-        let first = self.sources.iter().min_by_key(|source| self.times_asked(source)).cloned();
-        self.sources.retain(|source| Some(source) != first.as_ref());
+        let order = |source: &&NodeId| (silent.contains_key(*source), self.times_asked(source));
+        let first = self.sources.iter().min_by_key(order).cloned();
         let others = linked.iter().filter(|peer| !self.asked.contains(*peer));
-        let peer = match first {
-            Some(first) => first,
-            None => others.choose(random).or_else(|| linked.iter().choose(random))?.clone(),
+        let lively = others.clone().filter(|peer| !silent.contains_key(*peer)).choose(random);
+        let peer = match (first, lively) {
+            (Some(first), Some(other)) if silent.contains_key(&first) && self.asked.len() % 2 == 1 => other.clone(),
+            (Some(first), _) => first,
+            (None, Some(other)) => other.clone(),
+            (None, None) => others.choose(random).or_else(|| linked.iter().choose(random))?.clone(),
         };
+        self.sources.retain(|source| *source != peer);
         self.asked.push(peer.clone());
         Some(peer)
     }
@@ -136,9 +149,17 @@ impl Fetch {
         self.wants.get(node).is_some_and(|want| want.announced >= rank)
     }
 
-    /// Nothing of it is lacking any more.
-    pub(crate) fn have(&mut self, node: &NodeId) {
-        self.wants.remove(node);
+    /// Nothing of it is lacking any more; `from` brought the last of it.
+    pub(crate) fn have(&mut self, node: &NodeId, from: Option<&NodeId>) {
+        let want = self.wants.remove(node);
+        if let Some(from) = from.filter(|from| want.is_some_and(|want| want.asked.contains(from))) {
+            self.silent.remove(from);
+        }
+    }
+
+    /// A link is none any more.
+    pub(crate) fn unlinked(&mut self, node: &NodeId) {
+        self.silent.remove(node);
     }
 
     pub(crate) fn due(&self) -> Option<u64> {
@@ -157,10 +178,13 @@ impl Fetch {
             return asks;
         }
         let mut vain = Vec::new();
+        self.silent.retain(|_, until| now < *until);
+        let silent = &mut self.silent;
         self.wants.retain(|node, want| {
             if now < want.due {
                 return true;
             }
+            silent.extend(want.asked.last().map(|peer| (peer.clone(), now + SILENT_MS)));
             if want.attempts >= ATTEMPTS {
                 vain.extend(std::mem::take(&mut want.claimants).into_iter().map(|source| (source, node.clone())));
                 return false;
@@ -168,7 +192,7 @@ impl Fetch {
             want.attempts += 1;
             let urgent = want.urgent && want.attempts <= URGENT;
             want.due = now + if urgent { URGENT_MS } else { RETRY_MS * u64::from(want.attempts) };
-            if let Some(peer) = want.next(linked, random) {
+            if let Some(peer) = want.next(linked, silent, random) {
                 asks.entry(peer).or_default().push(node.clone());
             }
             true
@@ -196,6 +220,28 @@ mod tests {
         let mut random = StdRng::seed_from_u64(now);
         let asks = fetch.take(linked, &mut random, now);
         asks.into_iter().filter(|(_, nodes)| nodes.contains(of)).map(|(peer, _)| peer).collect()
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_after_those_who_do() {
+        let linked: BTreeSet<NodeId> = (0..40).map(|index| node(&format!("p{index:02}"))).collect();
+        let answers = |peer: &NodeId| peer.as_str() >= "p30";
+        let mut fetch = Fetch::default();
+        let mut took = Vec::new();
+        for round in 0..60 {
+            let (of, begin) = (node(&format!("m{round}")), 1_000 + round * 1_000);
+            fetch.want(&of, linked.iter().nth(round as usize % 40), begin);
+            let answered = (begin..begin + 20_000).step_by(20).find(|now| {
+                let peers = pulls(&mut fetch, &linked, &of, *now);
+                peers.iter().find(|peer| answers(peer)).is_some_and(|peer| {
+                    fetch.have(&of, Some(peer));
+                    true
+                })
+            });
+            took.extend(answered.map(|now| now - begin));
+        }
+        assert!(took.len() == 60 && took[30..].iter().all(|took| *took <= 520), "{took:?}");
+        assert!(fetch.silent.keys().all(|peer| !answers(peer)));
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Engine {
                 self.obey(orders);
             }
             if self.ledger.lacking(node).is_empty() {
-                self.fetch.have(node);
+                self.fetch.have(node, from);
             } else {
                 self.fetch.want(node, from, self.steady);
             }
@@ -302,12 +302,16 @@ impl Engine {
             if !self.is_granted(&entry.node) || entry.node == self.own {
                 continue;
             }
-            if self.ledger.rank(&entry.node) < Some(theirs) {
+            let is_later = self.ledger.rank(&entry.node) < Some(theirs);
+            if is_later {
                 self.spoken(&entry.node, theirs);
-                let urgent = self.detector.is_accused(&entry.node);
-                self.fetch.expect(&entry, from, urgent, self.steady);
             } else {
                 self.told_again(&entry.node, theirs, from);
+            }
+            // A later table may have come without what it lists.
+            if is_later || self.fetch.wants(&entry.node) {
+                let urgent = self.detector.is_accused(&entry.node);
+                self.fetch.expect(&entry, from, urgent, self.steady);
             }
         }
     }

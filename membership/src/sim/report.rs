@@ -23,7 +23,7 @@ pub struct Report {
     pub false_suspicions: usize,
     /// From the last event until all saw all that run as they are, and nobody else; none if never.
     pub settled_ms: Option<u64>,
-    /// Bytes that a running node sent a second, by lane, without what the transport adds.
+    /// Bytes that a running node which does not lie sent a second, by lane, without what the transport adds.
     pub bytes_per_node_s: BTreeMap<&'static str, u64>,
     /// Links of a node at the end: least, median, most.
     pub links: [usize; 3],

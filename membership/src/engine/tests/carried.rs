@@ -115,3 +115,28 @@ fn an_answer_that_the_carrier_brought_first_goes_on_to_those_who_wait_for_it() {
         assert!(is_told(&effects), "asked first: {asked_first}");
     }
 }
+
+/// A table came from one that gives nothing more, and the news that it lists are announced by another.
+#[test]
+fn what_is_announced_and_lies_beneath_a_later_table_is_asked_of_who_announced_it() {
+    let (mut scene, _, mut other) = scene();
+    let third = scene.world.citizen("d", 1);
+    scene.event(Event::Authority(Arc::new(scene.world.authority.clone())));
+    scene.event(Event::LinkUp { node: third.node.clone(), link: LinkId(2), dialled: None });
+    let records = other.publish(&Body::Status(Status::Draining)).expect("fits");
+    let news = records.iter().find(|record| record.section() == Section::STATUS).expect("a status").clone();
+    let table = other.table().expect("fits");
+    let asked = |effects: &[Effect]| -> Vec<NodeId> {
+        let pulls = effects.iter().filter_map(|effect| {
+            let Effect::Send { to, bytes, .. } = effect else { return None };
+            matches!(Message::decode(bytes), Ok(Some(Message::Pull(_)))).then(|| to.clone())
+        });
+        pulls.collect()
+    };
+    let effects = scene.tell(&Message::Records(vec![table.bytes().to_vec()]));
+    assert_eq!(asked(&effects), [scene.liar.node.clone()]);
+    let bytes = have(&news).encode();
+    let mut effects = scene.event(Event::Message { from: third.node.clone(), link: LinkId(2), bytes });
+    effects.extend(scene.pass(2 * TICK_MS));
+    assert_eq!(asked(&effects), [third.node]);
+}
