@@ -9,6 +9,7 @@ use certs::{
 
 mod accusations;
 mod carried;
+mod changes;
 mod order;
 
 use super::*;
