@@ -98,8 +98,8 @@ pub struct Engine {
     suspicions_due: Option<u64>,
     /// Of whom peers spoke as alive, by which number, and when. It counts once a record of that number is held.
     spoken: BTreeMap<NodeId, ((u64, u64), u64)>,
-    /// Whose newer signature the carrier brought while it was accused: it may be older than the accusation.
-    carried: BTreeMap<NodeId, (u64, u64)>,
+    /// Whose newer signature the carrier brought, and when: it may be older than an accusation, or the answer to it.
+    carried: BTreeMap<NodeId, ((u64, u64), u64)>,
     /// Of whom all records were asked for because a peer holds others under the same number, and when.
     differed: BTreeMap<NodeId, u64>,
     /// When the first link came up.
@@ -300,6 +300,7 @@ impl Engine {
         let parted = self.links.is_parting(node, link);
         if self.links.down(node, link) {
             self.detector.unlinked(node, parted, self.steady);
+            self.fetch.unlinked(node);
             self.dialer.unlinked(node, &mut self.random, self.steady);
             self.dial_now = true;
             self.feed_soon();
@@ -389,7 +390,7 @@ impl Engine {
         let now = self.steady;
         self.compare_due = now + COMPARE_MS - self.random.random_range(0..=COMPARE_MS / 4);
         self.spoken.retain(|_, (_, at)| now.saturating_sub(*at) < COMPARE_MS);
-        self.carried.retain(|node, _| self.detector.is_accused(node));
+        self.carried.retain(|_, (_, at)| now.saturating_sub(*at) < COMPARE_MS);
         self.accusations.expire(now);
         self.differed.retain(|_, at| now.saturating_sub(*at) < DIFFERED_MS);
         if self.dialer.is_sparse()

@@ -105,6 +105,19 @@ fn a_path_blocked_one_way_kills_nobody() {
     assert_eq!(report.false_deaths, 0, "{report:?}");
 }
 
+/// Of these seeds some had an answer that the carrier brought before it was told, or that was asked of one who could not hear the question.
+#[test]
+fn a_path_blocked_to_ever_more_kills_nobody() {
+    for (nodes, last, seed, duration) in [(48, 31, 18, 22), (60, 39, 2, 62), (60, 39, 81, 22)] {
+        let report = report(&format!(
+            "nodes = {nodes}\nseed = {seed}\nduration = \"{duration}s\"\nlink = {{ jitter = \"1ms\" }}\n\
+             [[event]]\nat = \"10s\"\ndo = \"block\"\nfrom = 0\nto = \"1-9\"\n\
+             [[event]]\nat = \"16s\"\ndo = \"block\"\nfrom = 0\nto = \"10-{last}\"\n"
+        ));
+        assert_eq!(report.false_deaths, 0, "{nodes} nodes, seed {seed}: {report:?}");
+    }
+}
+
 #[test]
 fn a_third_that_lies_kills_nobody_hides_no_death_and_keeps_no_news_back() {
     let report = report(&format!(
@@ -119,6 +132,13 @@ fn all_restart_at_once_and_find_each_other() {
     let report =
         report(&format!("{HEAD}duration = \"20s\"\n[[event]]\nat = \"8s\"\ndo = \"restart\"\nnodes = \"0-39\"\n"));
     assert!(report.settled_ms.is_some() && report.state_hashes.len() == 1, "{report:?}");
+}
+
+#[test]
+fn what_one_that_starts_knows_from_its_disk_is_no_false_suspicion() {
+    let report =
+        report(&format!("{HEAD}duration = \"12s\"\n[[event]]\nat = \"8s\"\ndo = \"restart\"\nnodes = \"0-3\"\n"));
+    assert_eq!((report.false_suspicions, report.false_deaths), (0, 0), "{report:?}");
 }
 
 const ZONES: &str = "nodes = 24\nzones = 3\nduration = \"16s\"\nlink = { delay = \"1ms\", jitter = \"1ms\" }\nbetween = { delay = \"20ms\" }\n";

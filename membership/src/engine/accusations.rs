@@ -157,7 +157,7 @@ impl Engine {
     }
 
     /// A table that says nothing but that its author lives: passed on if somebody asked for that, or if it has been dead until now.
-    pub(super) fn sign_of_life(&mut self, record: &Arc<SignedRecord>, from: &NodeId) {
+    pub(super) fn sign_of_life(&mut self, record: &Arc<SignedRecord>, from: Option<&NodeId>) {
         let lives = |member: &Arc<Member>| {
             member.state == MemberState::Alive && self.wall.saturating_sub(member.since) >= ANSWER_MS
         };
@@ -166,7 +166,7 @@ impl Engine {
             let lane = self.urgency(record);
             // One answer is enough for all who asked before it.
             self.accusations.answering.remove(record.node());
-            self.rumor.push(record.clone(), Some(from.clone()), Some(lane));
+            self.rumor.push(record.clone(), from.cloned(), Some(lane));
         } else {
             self.accusations.unspread.insert(record.node().clone(), self.steady);
         }
@@ -344,7 +344,12 @@ impl Engine {
     /// The answer of an accused came before the question, and was not passed on.
     fn spread_answer(&mut self, node: &NodeId) {
         let now = self.steady;
-        let came = self.accusations.unspread.remove(node).is_some_and(|at| now.saturating_sub(at) < ANSWER_MS);
+        let lately = |at: u64| now.saturating_sub(at) < ANSWER_MS;
+        let came = self.accusations.unspread.remove(node).is_some_and(lately);
+        if self.carried.get(node).is_some_and(|(_, at)| lately(*at)) {
+            // The carrier was faster than both. Once it is told it is passed on.
+            self.accusations.answering.insert(node.clone(), now);
+        }
         let held = self.ledger.records(node).and_then(|held| held.get(&Section::TABLE));
         if let Some(table) = held.filter(|_| came).cloned() {
             self.accusations.answering.insert(node.clone(), now);

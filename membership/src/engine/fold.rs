@@ -141,7 +141,8 @@ impl Engine {
         let orders = self.detector.forget(node);
         self.obey(orders);
         self.dialer.forget(node);
-        self.fetch.have(node);
+        self.fetch.have(node, None);
+        self.fetch.unlinked(node);
         self.origins.remove(node);
         self.senders.remove(node);
         self.spoken.remove(node);

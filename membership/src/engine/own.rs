@@ -98,7 +98,7 @@ impl Engine {
     /// Somebody holds a record of this very node: no news, unless an earlier run or a copy of this node signed it.
     pub(super) fn own_record(&mut self, record: &Arc<SignedRecord>) {
         let own = self.own.clone();
-        self.fetch.have(&own);
+        self.fetch.have(&own, None);
         self.remember(record);
         let later = record.generation() > self.author.generation();
         if !later || !self.ledger.signed(record, &self.author.key()) {

@@ -32,6 +32,9 @@ const LOOKS: usize = 16;
 const FIRST_LOOKS: usize = SUSPICIONS;
 /// Entries of a summary or a pull that are read.
 const ENTRIES: usize = 2_048;
+/// A number of a member's records.
+type Rank = (u64, u64);
+
 /// Bytes of records that one pull is answered.
 const PULL_BYTES: usize = 1 << 20;
 
@@ -119,7 +122,7 @@ impl Engine {
                     self.remember(&record);
                 }
             } else if !claimed.contains(&(record.node().clone(), record.rank())) {
-                self.told_again(&record);
+                self.told_again(record.node(), record.rank(), from);
             }
         }
         self.after_records(&touched, Some(from));
@@ -132,6 +135,8 @@ impl Engine {
             return self.own_record(record);
         }
         let latest = self.ledger.rank(node);
+        // Announced as fresh before, whoever was faster than those who did.
+        let told = told || self.fetch.expects(node, record.rank());
         // What was not asked for is told because it is fresh.
         if told && !self.fetch.wants(node) && self.is_granted(node) {
             self.spoken(node, record.rank());
@@ -154,7 +159,7 @@ impl Engine {
                     self.rumor.push(record.clone(), from.cloned(), Some(lane));
                 }
                 if latest < Some(record.rank()) {
-                    self.signed(record, told);
+                    self.signed(node, record.rank(), told);
                 }
                 if latest.is_none() {
                     self.persist_by(self.steady + PERSIST_MS);
@@ -164,10 +169,10 @@ impl Engine {
                 self.feed_soon();
             }
             Offered::Again => {
-                if let Some(from) = from {
+                if from.is_some() || told {
                     self.sign_of_life(record, from);
                 }
-                self.signed(record, told);
+                self.signed(node, record.rank(), told);
                 self.feed_soon();
             }
             Offered::OfTheMoment => {
@@ -193,25 +198,32 @@ impl Engine {
         }
     }
 
-    /// A member signed something newer; `told` by a peer, who tells what is fresh, or brought by the carrier. Where an accusation goes
-    /// round, only what is told answers it: what the carrier brings may have been signed before.
-    fn signed(&mut self, record: &SignedRecord, told: bool) {
-        let node = record.node();
-        if !told && self.dialer.is_sparse() && self.detector.is_accused(node) {
-            self.carried.insert(node.clone(), record.rank());
-            return;
+    /// A member signed something newer; `told` by a peer, who tells or announces what is fresh, or brought by the carrier. Where an
+    /// accusation goes round, only what is told answers it: what the carrier brings may have been signed before.
+    fn signed(&mut self, node: &NodeId, rank: Rank, told: bool) {
+        if told {
+            self.carried.remove(node);
+        } else {
+            self.carried.insert(node.clone(), (rank, self.steady));
+            if self.dialer.is_sparse() && self.detector.is_accused(node) {
+                return;
+            }
         }
-        self.carried.remove(node);
         let orders = self.detector.vouched(node, told, self.steady);
         self.obey(orders);
     }
 
-    /// A peer tells what is held already: of an accused member that is its answer, if the carrier was faster.
-    fn told_again(&mut self, record: &SignedRecord) {
-        let node = record.node();
-        if self.carried.get(node) == Some(&record.rank()) && self.detector.is_accused(node) {
-            self.signed(record, true);
+    /// A peer tells or announces what is held already. If the carrier was faster it is news nevertheless: of an accused member it is the
+    /// answer, for others who wait for it, too.
+    fn told_again(&mut self, node: &NodeId, rank: Rank, from: &NodeId) {
+        if self.carried.get(node).is_none_or(|(carried, _)| *carried != rank) {
+            return;
         }
+        let held = self.ledger.records(node).and_then(|held| held.get(&Section::TABLE));
+        if let Some(table) = held.filter(|table| table.rank() == rank).cloned() {
+            self.sign_of_life(&table, Some(from));
+        }
+        self.signed(node, rank, true);
     }
 
     fn is_granted(&self, node: &NodeId) -> bool {
@@ -246,7 +258,7 @@ impl Engine {
                 self.obey(orders);
             }
             if self.ledger.lacking(node).is_empty() {
-                self.fetch.have(node);
+                self.fetch.have(node, from);
             } else {
                 self.fetch.want(node, from, self.steady);
             }
@@ -287,9 +299,19 @@ impl Engine {
     fn announced(&mut self, from: &NodeId, entries: Vec<Latest>) {
         for entry in entries.into_iter().take(ENTRIES) {
             let theirs = (entry.generation, entry.sequence);
-            if self.is_granted(&entry.node) && entry.node != self.own && self.ledger.rank(&entry.node) < Some(theirs) {
+            if !self.is_granted(&entry.node) || entry.node == self.own {
+                continue;
+            }
+            let is_later = self.ledger.rank(&entry.node) < Some(theirs);
+            if is_later {
                 self.spoken(&entry.node, theirs);
-                self.fetch.expect(&entry.node, from, self.steady);
+            } else {
+                self.told_again(&entry.node, theirs, from);
+            }
+            // A later table may have come without what it lists.
+            if is_later || self.fetch.wants(&entry.node) {
+                let urgent = self.detector.is_accused(&entry.node);
+                self.fetch.expect(&entry, from, urgent, self.steady);
             }
         }
     }

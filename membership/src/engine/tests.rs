@@ -8,6 +8,8 @@ use certs::{
 };
 
 mod accusations;
+mod carried;
+mod changes;
 mod order;
 
 use super::*;

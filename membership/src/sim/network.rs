@@ -76,8 +76,10 @@ pub struct Network {
     pub notices: Vec<(NodeId, Notice)>,
     /// Messages sent.
     pub sent: u64,
-    /// Their bytes by lane, without what the transport adds.
+    /// Their bytes by lane, without what the transport adds and without what those sent who do not count.
     pub bytes: BTreeMap<Lane, u64>,
+    /// Whose bytes do not count.
+    pub(super) uncounted: BTreeSet<NodeId>,
     /// Between engines and the wire.
     pub tap: Option<Tap>,
 }
@@ -121,7 +123,7 @@ impl Network {
     /// An empty network whose nodes believe a notary.
     #[must_use]
     pub fn with_notary(authority: Arc<Authority>, notary: Arc<dyn Notary>, seed: u64) -> Network {
-        let (nodes, addresses, links, between, arrivals, cut, bytes) = Default::default();
+        let (nodes, addresses, links, between, arrivals, cut) = Default::default();
         Network {
             now: START + 1_000,
             nodes,
@@ -145,7 +147,8 @@ impl Network {
             trace: Vec::new(),
             notices: Vec::new(),
             sent: 0,
-            bytes,
+            bytes: BTreeMap::new(),
+            uncounted: BTreeSet::new(),
             tap: None,
         }
     }
@@ -319,7 +322,9 @@ impl Network {
         };
         if let Some(bytes) = bytes {
             self.sent += 1;
-            *self.bytes.entry(lane).or_default() += bytes.len() as u64;
+            if !self.uncounted.contains(from) {
+                *self.bytes.entry(lane).or_default() += bytes.len() as u64;
+            }
             self.send(from, to, link, bytes);
         }
     }

@@ -37,7 +37,9 @@ pub(super) struct Observer {
     /// Bytes sent before those that count, and those that do once no more are counted.
     before: BTreeMap<Lane, u64>,
     counted: Option<BTreeMap<Lane, u64>>,
+    /// How long nodes ran meanwhile: those whose bytes count, and all.
     node_ms: u64,
+    all_ms: u64,
 }
 
 /// What everybody should notice.
@@ -105,7 +107,7 @@ impl Observer {
     /// Bytes count from here on.
     pub(super) fn measure(&mut self, network: &Network) {
         self.before.clone_from(&network.bytes);
-        self.node_ms = 0;
+        (self.node_ms, self.all_ms) = (0, 0);
     }
 
     /// Bytes count up to here.
@@ -121,9 +123,11 @@ impl Observer {
         for (at, by, change) in std::mem::take(&mut network.trace) {
             self.noticed(network, at, &by, &change);
         }
-        let running = network.nodes.values().filter(|host| host.up).count();
         if self.counted.is_none() {
-            self.node_ms += span * running as u64;
+            let running = || network.nodes.iter().filter(|(_, host)| host.up);
+            let honest = running().filter(|(node, _)| !self.liars.contains(*node)).count();
+            self.node_ms += span * honest as u64;
+            self.all_ms += span * running().count() as u64;
         }
         if last && self.settled.is_none() && self.agree(network) {
             self.settled = Some(network.now - self.last_event);
@@ -149,7 +153,11 @@ impl Observer {
                 }
                 self.false_deaths += usize::from(self.wrong(network, at, by, of));
             }
-            Change::Suspect(of) => self.false_suspicions += usize::from(self.wrong(network, at, by, of)),
+            Change::Suspect(of) => {
+                // Who has just started knows of the others from its disk only.
+                let wrong = self.has_run(by, at) && self.wrong(network, at, by, of);
+                self.false_suspicions += usize::from(wrong);
+            }
             Change::Alive(_)
             | Change::Left(_)
             | Change::Evicted(_)
@@ -162,9 +170,12 @@ impl Observer {
     }
 
     fn wrong(&self, network: &Network, at: Millis, by: &NodeId, of: &NodeId) -> bool {
-        let ran = self.started.get(of).is_some_and(|started| at >= started + MET_MS);
         let runs = network.nodes.get(of).is_some_and(|host| host.up);
-        ran && runs && !self.liars.contains(by) && self.parts.get(by) == self.parts.get(of)
+        runs && self.has_run(of, at) && !self.liars.contains(by) && self.parts.get(by) == self.parts.get(of)
+    }
+
+    fn has_run(&self, node: &NodeId, at: Millis) -> bool {
+        self.started.get(node).is_some_and(|started| at >= started + MET_MS)
     }
 
     /// Whether all see what is.
@@ -195,8 +206,8 @@ impl Observer {
         let mut degrees: Vec<usize> = running.map(|(_, host)| host.engine.linked()).collect();
         degrees.sort_unstable();
         let rank = |numerator: usize| degrees.get((degrees.len().max(1) - 1) * numerator / 2).copied().unwrap_or(0);
-        let per_node_s = |bytes: u64| (bytes * 1_000).checked_div(self.node_ms).unwrap_or(0);
-        let bytes = self.counted.iter().flatten().map(|(lane, bytes)| (lane.word(), per_node_s(*bytes)));
+        let per_s = |of: u64, node_ms: u64| (of * 1_000).checked_div(node_ms).unwrap_or(0);
+        let bytes = self.counted.iter().flatten().map(|(lane, bytes)| (lane.word(), per_s(*bytes, self.node_ms)));
         let bytes = bytes.collect();
         let left = |all: &[Awaited]| all.iter().map(|awaited| awaited.by.len()).sum();
         Report {
@@ -210,7 +221,7 @@ impl Observer {
             settled_ms: self.settled,
             bytes_per_node_s: bytes,
             links: [rank(0), rank(1), rank(2)],
-            cpu_us_per_node_round: spent.map(per_node_s),
+            cpu_us_per_node_round: spent.map(|spent| per_s(spent, self.all_ms)),
             state_hashes: hashes.into_iter().collect(),
             zones: None,
             runs: None,

@@ -165,6 +165,7 @@ impl Play {
             What::Put => nodes.iter().for_each(|node| self.put(node)),
             What::Lie => {
                 self.observer.liars.extend(nodes.iter().cloned());
+                self.network.uncounted.extend(nodes.iter().cloned());
                 self.liars.extend(nodes);
                 self.tap();
             }

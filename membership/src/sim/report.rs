@@ -19,11 +19,11 @@ pub struct Report {
     pub undetected: usize,
     /// How often a running node judged another dead that ran and could be reached, directly or over others.
     pub false_deaths: usize,
-    /// How often a running node suspected such a node.
+    /// How often a node that has run for three seconds suspected such a node: before, it suspects all that it knows from its disk.
     pub false_suspicions: usize,
     /// From the last event until all saw all that run as they are, and nobody else; none if never.
     pub settled_ms: Option<u64>,
-    /// Bytes that a running node sent a second, by lane, without what the transport adds.
+    /// Bytes that a running node which does not lie sent a second, by lane, without what the transport adds.
     pub bytes_per_node_s: BTreeMap<&'static str, u64>,
     /// Links of a node at the end: least, median, most.
     pub links: [usize; 3],

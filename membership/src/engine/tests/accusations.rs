@@ -3,7 +3,7 @@
 use super::*;
 
 /// A liar that everybody knows, and somebody else of whom it brought what it says.
-fn scene() -> (Scene, Author, Author) {
+pub(super) fn scene() -> (Scene, Author, Author) {
     let mut scene = Scene::new();
     let (mut liar, mut other) = (scene.author(&scene.liar), scene.author(&scene.other));
     for (author, citizen) in [(&mut liar, scene.liar.clone()), (&mut other, scene.other.clone())] {
@@ -19,13 +19,13 @@ impl Scene {
     }
 
     /// Whether somebody's word put a member under check here.
-    fn checks(&self, of: &Citizen) -> bool {
+    pub(super) fn checks(&self, of: &Citizen) -> bool {
         self.engine.detector.is_accused(&of.node)
     }
 }
 
 /// An accusation of a member, `beyond` what it signed last.
-fn accusation(scene: &Scene, of: &NodeId, beyond: u64) -> Latest {
+pub(super) fn accusation(scene: &Scene, of: &NodeId, beyond: u64) -> Latest {
     let (generation, sequence) = scene.rank(of);
     Latest { node: of.clone(), generation, sequence: sequence + beyond }
 }
@@ -36,7 +36,7 @@ fn restless(number: u64) -> Latest {
 }
 
 /// Messages of records in which one of a member's is, to whomever.
-fn told(effects: &[Effect], of: &NodeId, section: Section) -> Vec<(u64, NodeId)> {
+pub(super) fn told(effects: &[Effect], of: &NodeId, section: Section) -> Vec<(u64, NodeId)> {
     let records = effects.iter().filter_map(|effect| {
         let Effect::Send { to, bytes, .. } = effect else { return None };
         let Ok(Some(Message::Records(records))) = Message::decode(bytes) else { return None };
