@@ -131,8 +131,8 @@ pub async fn serve<I: Io>(
         count += 1;
         let (request, asked, upgrades) = begin(&wire, head, count);
         let response = {
-            // Boxed, so that a connection that waits for its next request keeps no room for it.
-            let mut answering = Box::pin(service.answer(request));
+            // Boxed, so that a connection that waits for its next request keeps no room for it; made in its place, not moved there.
+            let mut answering = Box::into_pin(Box::write(Box::new_uninit(), service.answer(request)));
             poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Ok(response)),
                 Poll::Pending => lock(&wire).poll_gone(&mut timers, cx).map(Err),

@@ -90,7 +90,7 @@ impl Way<'_> {
             Reach::Mesh(served) if served.endpoint.local => {
                 *one.with_endpoint = true;
                 // Boxed, so that the many requests to other nodes need no room for it.
-                let here = Box::pin(self.here(served, head, body));
+                let here = Box::into_pin(Box::write(Box::new_uninit(), self.here(served, head, body)));
                 within(one.limit, one.sent, here).await.ok_or(Cause::PerTryTimeout)?
             }
             Reach::Mesh(served) => self.there(served, head, body, one).await?,
