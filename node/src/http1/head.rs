@@ -130,18 +130,22 @@ pub(super) enum Framing {
 /// # Errors
 /// It is ambiguous (A01-A05, A22), or of a coding that nobody asked for.
 pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, Bad> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let (length, more) = (lengths.next(), lengths.next());
-    if more.is_some() {
-        return Err("two Content-Length");
+    let (mut length, mut coding, mut codings) = (None, None, 0);
+    // One look at each name costs less than two searches.
+    for (name, value) in headers {
+        if *name == CONTENT_LENGTH {
+            if length.replace(value).is_some() {
+                return Err("two Content-Length");
+            }
+        } else if *name == TRANSFER_ENCODING {
+            (coding, codings) = (Some(value), codings + 1);
+        }
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let (coding, more) = (codings.next(), codings.next());
     match (length, coding) {
         (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
         (None, None) => Ok(Framing::Open),
         (Some(length), None) => decimal(length.as_bytes()).map(Framing::Length).ok_or("not a Content-Length"),
-        (None, Some(coding)) if more.is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+        (None, Some(coding)) if codings == 1 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::Chunked)
         }
         (None, Some(_)) => Err("unknown Transfer-Encoding"),
