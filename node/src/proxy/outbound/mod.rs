@@ -280,17 +280,18 @@ impl Requests<'_> {
         let host = if parts.version == Version::HTTP_10 { Err(Cause::OldVersion) } else { host };
         let host = host.inspect_err(|_| self.unrouted(exchange))?;
         let Some(entrance) = self.entrance else {
-            let request = forward::Outgoing { parts, host, upgrade, incoming, user: None };
-            return self.admitted(&snapshot, request, exchange).await;
+            let head = forward::Head { parts, host };
+            let mut request = forward::Outgoing { head, upgrade, incoming, user: None };
+            return self.admitted(&snapshot, &mut request, exchange).await;
         };
         let mut told = Told::default();
         let answered = match entrance.admit(context, (&mut parts, incoming), &host, self.local.ip(), &mut told).await {
             Ok(Admitted { body: incoming, user, mut standing }) => {
                 self.standing = Some(standing.clone());
-                let request = forward::Outgoing { parts, host, upgrade, incoming, user };
+                let mut request = forward::Outgoing { head: forward::Head { parts, host }, upgrade, incoming, user };
                 tokio::select! {
                     biased;
-                    answered = self.admitted(&snapshot, request, exchange) => answered,
+                    answered = self.admitted(&snapshot, &mut request, exchange) => answered,
                     () = standing.forbidden() => Err(Cause::Denied),
                 }
             }
@@ -309,10 +310,10 @@ impl Requests<'_> {
     async fn admitted(
         &self,
         snapshot: &Arc<Snapshot>,
-        request: forward::Outgoing,
+        request: &mut forward::Outgoing,
         exchange: &mut Exchange,
     ) -> Result<Answered, Cause> {
-        let way = self.way(snapshot, &request).inspect_err(|cause| {
+        let way = self.way(snapshot, request).inspect_err(|cause| {
             if *cause == Cause::NotInRegistry {
                 exchange.takes("block_all");
             }
@@ -330,7 +331,7 @@ impl Requests<'_> {
             self.count_service(&routed, exchange);
             self.inject(fault, exchange).await?;
         }
-        let verdict = cors::judge(&routed.route, &request.parts);
+        let verdict = cors::judge(&routed.route, &request.head.parts);
         if let Verdict::Preflight(response) = verdict {
             self.count_service(&routed, exchange);
             return Ok(Answered::Here(*response));
@@ -350,16 +351,16 @@ impl Requests<'_> {
         &self,
         snapshot: &Arc<Snapshot>,
         routed: &Routed,
-        request: forward::Outgoing,
+        request: &mut forward::Outgoing,
         exchange: &mut Exchange,
     ) -> Result<Answered, Cause> {
         match &routed.route.action {
             Action::Forward(_) => forward::forward(self, snapshot, routed, request, exchange).await,
             Action::Redirect(redirect) => {
-                let response = self.redirect(routed, redirect, &request.parts, &request.host);
-                Ok(self.local(routed, &request, response, exchange))
+                let response = self.redirect(routed, redirect, &request.head);
+                Ok(self.local(routed, request, response, exchange))
             }
-            Action::Direct(direct) => Ok(self.local(routed, &request, respond(direct), exchange)),
+            Action::Direct(direct) => Ok(self.local(routed, request, respond(direct), exchange)),
         }
     }
 
@@ -372,7 +373,7 @@ impl Requests<'_> {
     }
 
     fn way(&self, snapshot: &Snapshot, request: &forward::Outgoing) -> Result<Way, Cause> {
-        let forward::Outgoing { parts, host, user, .. } = request;
+        let forward::Outgoing { head: forward::Head { parts, host }, user, .. } = request;
         let Some(entrance) = self.entrance else { return self.route(snapshot, parts, host).map(Way::Route) };
         entrance.enter(snapshot, &route::Request { token: user.as_deref(), ..self.policy_request(parts, host)? })
     }
@@ -425,16 +426,11 @@ impl Requests<'_> {
         }
     }
 
-    fn redirect(
-        &self,
-        routed: &Routed,
-        redirect: &Redirect,
-        parts: &Parts,
-        host: &HeaderValue,
-    ) -> Response<ResponseBody> {
+    fn redirect(&self, routed: &Routed, redirect: &Redirect, head: &forward::Head) -> Response<ResponseBody> {
         let mut response = Response::new(ResponseBody::full(Bytes::new()));
         *response.status_mut() = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-        let location = self.policy_request(parts, host).ok().map(|request| routed.location(redirect, &request));
+        let location =
+            self.policy_request(&head.parts, &head.host).ok().map(|request| routed.location(redirect, &request));
         if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
             response.headers_mut().insert(LOCATION, location);
         }
@@ -453,7 +449,7 @@ impl Requests<'_> {
         exchange.details("direct_response");
         if !routed.route.response_headers.is_empty() {
             let given = response.headers().clone();
-            let facts = self.facts(routed, &request.parts, &request.host);
+            let facts = self.facts(routed, &request.head.parts, &request.head.host);
             let facts = RequestFacts { response: Some((response.status(), &given)), ..facts };
             routed.route.response_headers.apply(Headers::Response, response.headers_mut(), &facts);
         }
