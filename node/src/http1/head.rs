@@ -16,8 +16,9 @@ pub fn copy(head: &Parts) -> Parts {
     parts
 }
 
-/// Headers that a node adds to most messages: room for them from the start, because a map that grows is made anew.
-const ADDED: usize = 5;
+/// Headers that a node adds to most messages, and one more: room for them from the start, because a map that is full is made anew, even
+/// if what is set is there already.
+const ADDED: usize = 6;
 
 /// What a head cannot be.
 pub(super) type Bad = &'static str;

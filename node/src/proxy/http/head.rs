@@ -79,9 +79,14 @@ fn target_length(parts: &Parts) -> usize {
 fn check_syntax(host: &HeaderValue) -> Result<(), Cause> {
     let bytes = host.as_bytes();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    // Nearly all are names without anything else, which need no closer look.
-    let valid = bytes.iter().all(plain) || !bytes.contains(&b'@') && Authority::try_from(bytes).is_ok();
-    if valid && !bytes.is_empty() { Ok(()) } else { Err(Cause::BadRequest("not a host")) }
+    // Nearly all are names, with a port perhaps, which need no closer look.
+    let name = bytes.iter().position(|byte| !plain(byte)).map_or(bytes, |end| &bytes[..end]);
+    let is_port =
+        |rest: &[u8]| matches!(rest, [b':', port @ ..] if !port.is_empty() && port.iter().all(u8::is_ascii_digit));
+    let rest = &bytes[name.len()..];
+    let plain = !name.is_empty() && (rest.is_empty() || is_port(rest));
+    let valid = plain || !bytes.is_empty() && !bytes.contains(&b'@') && Authority::try_from(bytes).is_ok();
+    if valid { Ok(()) } else { Err(Cause::BadRequest("not a host")) }
 }
 
 /// Lower case, without the dot that ends a full name and without the scheme's own port.
@@ -255,7 +260,7 @@ mod tests {
 
     #[test]
     fn a49_hosts_that_are_none() {
-        for host in ["a@b", "a b", "a/b", "[::1", "a:b:c"] {
+        for host in ["a@b", "a b", "a/b", "[::1", "a:b:c", "a:8 0", ":80:", "a:80@b"] {
             assert!(judged(Request::get("/").header("host", host)).is_err(), "{host:?}");
         }
         assert!(judged(Request::get("/").header("host", "[::1]:80")).is_ok());

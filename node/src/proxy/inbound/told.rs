@@ -23,7 +23,7 @@ impl Caller {
     /// gateway speaks.
     pub(super) fn tell(&self, snapshot: &Snapshot, headers: &mut HeaderMap) -> Option<IpAddr> {
         let gateway = self.is_gateway(snapshot);
-        let told = |name| headers.get(name).filter(|_| gateway).cloned();
+        let told = |name| if gateway { headers.get(name).cloned() } else { None };
         let (address, client) = (told(body::FORWARDED_FOR), told(body::FORWARDED_CLIENT_CERT));
         let external = told(body::EXTERNAL_ADDRESS);
         let original = external.as_ref().and_then(read).or_else(|| address.as_ref().and_then(read));

@@ -16,6 +16,7 @@ use crate::{
         flight::Flight,
         http::{self as body, Incoming, Upload},
         inbound::RATE_LIMITED,
+        reply::{GRPC_STATUS, OVERLOADED},
         upgrade,
     },
     snapshot::Snapshot,
@@ -309,8 +310,8 @@ fn answer(response: &Response<body::Source>) -> Outcome {
     let headers = response.headers();
     Outcome::Answer {
         status: response.status().as_u16(),
-        grpc: headers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok()),
+        grpc: headers.get(GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok()),
         rate_limited: headers.contains_key(RATE_LIMITED),
-        overloaded: headers.contains_key("x-envoy-overloaded"),
+        overloaded: headers.contains_key(OVERLOADED),
     }
 }
