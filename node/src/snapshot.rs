@@ -21,6 +21,7 @@ use certs::{
     id::{NodeId, ServiceAccount, ServiceName, TrustDomain},
     verify::Authority,
 };
+use foldhash::fast::RandomState;
 use policy::{
     compile::Compiled,
     history::State,
@@ -238,7 +239,7 @@ impl Current {
 /// All services of the mesh.
 #[derive(Debug, Default)]
 pub struct Services {
-    by_name: HashMap<ServiceName, Arc<Service>>,
+    by_name: HashMap<ServiceName, Arc<Service>, RandomState>,
     by_account: HashMap<NodeId, Arc<ByAccount>>,
 }
 

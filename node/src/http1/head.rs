@@ -16,8 +16,9 @@ pub fn copy(head: &Parts) -> Parts {
     parts
 }
 
-/// Headers that a node adds to most messages: room for them from the start, because a map that grows is made anew.
-const ADDED: usize = 5;
+/// Headers that a node adds to most messages, and one more: room for them from the start, because a map that is full is made anew, even
+/// if what is set is there already.
+const ADDED: usize = 6;
 
 /// What a head cannot be.
 pub(super) type Bad = &'static str;
@@ -130,18 +131,22 @@ pub(super) enum Framing {
 /// # Errors
 /// It is ambiguous (A01-A05, A22), or of a coding that nobody asked for.
 pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, Bad> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let (length, more) = (lengths.next(), lengths.next());
-    if more.is_some() {
-        return Err("two Content-Length");
+    let (mut length, mut coding, mut codings) = (None, None, 0);
+    // One look at each name costs less than two searches.
+    for (name, value) in headers {
+        if *name == CONTENT_LENGTH {
+            if length.replace(value).is_some() {
+                return Err("two Content-Length");
+            }
+        } else if *name == TRANSFER_ENCODING {
+            (coding, codings) = (Some(value), codings + 1);
+        }
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let (coding, more) = (codings.next(), codings.next());
     match (length, coding) {
         (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
         (None, None) => Ok(Framing::Open),
         (Some(length), None) => decimal(length.as_bytes()).map(Framing::Length).ok_or("not a Content-Length"),
-        (None, Some(coding)) if more.is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+        (None, Some(coding)) if codings == 1 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::Chunked)
         }
         (None, Some(_)) => Err("unknown Transfer-Encoding"),

@@ -10,6 +10,7 @@ use super::{
     wire::{Shared, Source, Timers, linger, lock, shared},
 };
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::{
     Request, Response, StatusCode, Version,
     header::{EXPECT, UPGRADE},
@@ -18,8 +19,14 @@ use http_body::{Body as _, Frame, SizeHint};
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, ready},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -111,7 +118,8 @@ pub async fn serve<I: Io>(
 ) -> Result<(), Error> {
     let wire = shared(io);
     let mut timers = Timers::new(limits.head_time, limits.idle);
-    let mut closing = Closing { signal: pin!(closing), is_ready: false };
+    let closing = pin!(closing);
+    let mut closing = Closing::new(closing);
     let mut count = 0;
     loop {
         let head = poll_fn(|cx| {
@@ -131,8 +139,8 @@ pub async fn serve<I: Io>(
         count += 1;
         let (request, asked, upgrades) = begin(&wire, head, count);
         let response = {
-            // Boxed, so that a connection that waits for its next request keeps no room for it.
-            let mut answering = Box::pin(service.answer(request));
+            // Boxed, so that a connection that waits for its next request keeps no room for it; made in its place, not moved there.
+            let mut answering = Box::into_pin(Box::write(Box::new_uninit(), service.answer(request)));
             poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Ok(response)),
                 Poll::Pending => lock(&wire).poll_gone(&mut timers, cx).map(Err),
@@ -159,15 +167,39 @@ pub async fn serve<I: Io>(
     }
 }
 
-/// A signal that is looked at again and again.
+/// A signal that is looked at again and again, and polled only when it has asked for that: every request looks twice, and it comes once.
 struct Closing<F> {
     signal: F,
     is_ready: bool,
+    told: Arc<Told>,
+}
+
+/// Whether a signal has to be polled, and who looks at it.
+struct Told {
+    is_due: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Told {
+    fn wake(self: Arc<Self>) {
+        self.is_due.store(true, Release);
+        self.task.wake();
+    }
 }
 
 impl<F: Future<Output = ()> + ?Sized> Closing<Pin<&mut F>> {
+    fn new(signal: Pin<&mut F>) -> Closing<Pin<&mut F>> {
+        let told = Told { is_due: AtomicBool::new(true), task: AtomicWaker::new() };
+        Closing { signal, is_ready: false, told: Arc::new(told) }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        self.is_ready = self.is_ready || self.signal.as_mut().poll(cx).is_ready();
+        // First: what is told after the look wakes this task.
+        self.told.task.register(cx.waker());
+        if !self.is_ready && self.told.is_due.swap(false, Acquire) {
+            let waker = Waker::from(Arc::clone(&self.told));
+            self.is_ready = self.signal.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        }
         self.is_ready
     }
 }
@@ -350,5 +382,37 @@ impl Drop for Body {
         if let Some((source, count)) = &self.source {
             source.leave(*count);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn a_signal_is_polled_when_it_has_asked_for_that() {
+        let (send, signal) = oneshot::channel::<()>();
+        let (mut signal, mut polls) = (pin!(signal), 0);
+        let signal = pin!(poll_fn(|cx| {
+            polls += 1;
+            signal.as_mut().poll(cx).map(drop)
+        }));
+        let mut closing = Closing::new(signal);
+        for _ in 0..3 {
+            assert!(!poll_fn(|cx| Poll::Ready(closing.poll(cx))).await);
+        }
+        let mut send = Some(send);
+        // Who looks is woken by it.
+        poll_fn(|cx| {
+            let is_ready = closing.poll(cx);
+            if let Some(send) = send.take() {
+                let _ = send.send(());
+            }
+            if is_ready { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert!(poll_fn(|cx| Poll::Ready(closing.poll(cx))).await, "it stays");
+        assert_eq!(polls, 2);
     }
 }

@@ -17,6 +17,7 @@ use certs::{
     codec::Millis,
     id::{NodeId, SpiffeId},
 };
+use foldhash::fast::RandomState;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
@@ -53,7 +54,7 @@ const MAX_UNCLAIMED: usize = 64;
 /// All groups of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    groups: Mutex<HashMap<Key, Arc<Group>>>,
+    groups: Mutex<HashMap<Key, Arc<Group>, RandomState>>,
 }
 
 /// Which group.

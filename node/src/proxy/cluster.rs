@@ -21,6 +21,7 @@ use crate::{
     telemetry::{Pair, Recorder, Workload},
 };
 use certs::id::SpiffeId;
+use foldhash::fast::RandomState;
 use http::{HeaderValue, Version};
 use policy::{
     hosts::Protocol,
@@ -41,7 +42,7 @@ const LIMIT: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Clusters {
     snapshot: Weak<Snapshot>,
-    known: HashMap<Key, Arc<Cluster>>,
+    known: HashMap<Key, Arc<Cluster>, RandomState>,
 }
 
 /// Which destination of which route, for whom. The cluster holds the route, so the address stays taken.

@@ -52,6 +52,7 @@ where
     let watched = handler.clone();
     let closing = async {
         tokio::select! {
+            biased;
             () = closing(context, &mut rules, side, bounds) => {}
             () = watched.closed() => {}
         }

@@ -143,15 +143,14 @@ impl Context {
     /// A fresh `x-request-id`: a UUID of version 4, whose `4` also says "not sampled" to Envoy's readers.
     pub(super) fn request_id(&self) -> HeaderValue {
         const HEX: &[u8; 16] = b"0123456789abcdef";
+        /// Where the digits of each byte begin.
+        const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
         let bits = self.random_bits();
         let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
         let mut text = [b'-'; 36];
-        let mut shift = 128;
-        for (position, byte) in text.iter_mut().enumerate() {
-            if !matches!(position, 8 | 13 | 18 | 23) {
-                shift -= 4;
-                *byte = HEX[usize::try_from((bits >> shift) & 0xf).unwrap_or(0)];
-            }
+        for (byte, place) in bits.to_be_bytes().into_iter().zip(PLACES) {
+            text[place] = HEX[usize::from(byte >> 4)];
+            text[place + 1] = HEX[usize::from(byte & 0xf)];
         }
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
     }

@@ -3,6 +3,7 @@
 use super::{
     failure::Cause,
     http::{Completion, Messages},
+    reply::GRPC_STATUS,
 };
 use crate::{
     clock,
@@ -134,7 +135,7 @@ impl Exchange {
     /// Headers or trailers that may bear a gRPC status.
     pub(super) fn trailers(&mut self, headers: &HeaderMap) {
         if self.is_grpc()
-            && let Some(status) = headers.get("grpc-status")
+            && let Some(status) = headers.get(GRPC_STATUS)
         {
             self.summary.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
         }

@@ -2,6 +2,7 @@
 
 use crate::config::{Port, Service, Speaker};
 use certs::id::{ServiceAccount, ServiceName};
+use foldhash::fast::RandomState;
 use policy::route::Source;
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -17,7 +18,7 @@ pub(super) struct LocalPort {
 /// The services beside this node. Replaced as a whole when the configuration changes.
 #[derive(Debug, Default)]
 pub(super) struct Local {
-    services: HashMap<ServiceName, Vec<Service>>,
+    services: HashMap<ServiceName, Vec<Service>, RandomState>,
 }
 
 impl Local {

@@ -1,7 +1,11 @@
 //! How a destination node tells the calling node that the answer is its own and not the application's, so that the
 //! caller may retry elsewhere: header `x-skein-outcome`, set on the way between nodes only and stripped at both ends.
 
-use super::{failure::Cause, http as body};
+use super::{
+    failure::Cause,
+    http as body,
+    reply::{GRPC_STATUS, OVERLOADED},
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -47,13 +51,8 @@ pub(super) fn beside(mut headers: HeaderMap) -> Option<Box<HeaderMap>> {
 }
 
 /// What an answer has by itself, whichever node gives it.
-const OF_ANSWER: [HeaderName; 5] = [
-    CONTENT_LENGTH,
-    CONTENT_TYPE,
-    HeaderName::from_static("grpc-status"),
-    HeaderName::from_static("grpc-message"),
-    HeaderName::from_static("x-envoy-overloaded"),
-];
+const OF_ANSWER: [HeaderName; 5] =
+    [CONTENT_LENGTH, CONTENT_TYPE, GRPC_STATUS, HeaderName::from_static("grpc-message"), OVERLOADED];
 
 #[cfg(test)]
 mod tests {

@@ -247,7 +247,6 @@ impl DataPlane {
     }
 
     /// A count of the changes of the services beside this node, and those services, with or without ports.
-    #[must_use]
     pub fn services(&self) -> (watch::Receiver<u64>, impl Fn() -> Vec<Service> + Send + 'static) {
         let local = Arc::clone(&self.shared.local);
         (self.shared.reloads.subscribe(), move || local.load().services().into_iter().cloned().collect())

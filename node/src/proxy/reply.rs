@@ -6,9 +6,14 @@ use super::{
 };
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONNECTION, CONTENT_TYPE, UPGRADE},
 };
+
+/// How a gRPC call ended.
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// A limit of connections or requests was met, as Envoy says it.
+pub(super) const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// The answer to a request that failed for this cause, in the form that the caller reads.
 pub(super) fn failure(cause: Cause, grpc: bool) -> Response<ResponseBody> {
@@ -16,7 +21,7 @@ pub(super) fn failure(cause: Cause, grpc: bool) -> Response<ResponseBody> {
     let mut response =
         if grpc { grpc_error(cause.grpc_status(), body) } else { text(status, Bytes::from_static(body.as_bytes())) };
     if cause == Cause::Overflow {
-        response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+        response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
     }
     if cause == Cause::OldVersion {
         response.headers_mut().insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
@@ -50,7 +55,7 @@ pub(super) fn grpc_error(status: u8, message: &str) -> Response<ResponseBody> {
 /// What ends a gRPC answer.
 pub(super) fn grpc_trailers(status: u8, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+    trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status)));
     if let Ok(message) = HeaderValue::from_str(&percent_encoded(message))
         && !message.is_empty()
     {

@@ -28,6 +28,7 @@ use certs::{
     codec::Millis,
     id::{ServiceName, TrustDomain},
 };
+use foldhash::fast::RandomState;
 
 use crate::{
     changeset::ChangesetId,
@@ -63,7 +64,7 @@ pub struct Compiled {
     policies: Arc<policies::Table>,
     /// Routes of services without a VirtualService, by the caller's namespace. Filled when first needed; as large as the services
     /// that are called times the namespaces that call from here.
-    defaults: RwLock<HashMap<ServiceName, ByNamespace>>,
+    defaults: RwLock<HashMap<ServiceName, ByNamespace, RandomState>>,
     /// The same of hosts that ServiceEntries make.
     entry_defaults: RwLock<HashMap<Arc<str>, ByNamespace>>,
     workloads: workloads::Workloads,
@@ -320,7 +321,7 @@ impl Compiled {
     /// Makes the default routes that were in use before; those that come out the same stay the same objects.
     fn keep_defaults(&mut self, previous: &Arc<Compiled>) {
         let before = previous.defaults.read().unwrap_or_else(PoisonError::into_inner);
-        let mut kept: HashMap<ServiceName, ByNamespace> = HashMap::new();
+        let mut kept: HashMap<ServiceName, ByNamespace, RandomState> = HashMap::default();
         for (service, routes) in before.iter() {
             let again = routes.iter().map(|(namespace, route)| {
                 let made = self.maker(namespace).default_route(service);

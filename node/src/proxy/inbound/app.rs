@@ -16,6 +16,7 @@ use crate::{
     tasks::Tasks,
 };
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, request::Parts};
 use hyper::{
     body::{Body, Frame, SizeHint},
@@ -99,7 +100,7 @@ pub(in crate::proxy) struct Apps(Arc<Shared>);
 struct Shared {
     tasks: Tasks,
     budget: ReplayBudget,
-    idle: Mutex<HashMap<Target, Vec<Idle>>>,
+    idle: Mutex<HashMap<Target, Vec<Idle>, RandomState>>,
     multiplexed: Multiplexed,
 }
 
@@ -276,7 +277,7 @@ impl Apps {
         self.0.multiplexed.sweep();
     }
 
-    fn idle(&self) -> MutexGuard<'_, HashMap<Target, Vec<Idle>>> {
+    fn idle(&self) -> MutexGuard<'_, HashMap<Target, Vec<Idle>, RandomState>> {
         lock(&self.0.idle)
     }
 }

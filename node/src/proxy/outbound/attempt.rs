@@ -14,7 +14,9 @@ use crate::{
         flight::{self, Flight, Room},
         http::{self as body, Completion, RequestBody, Windowed},
         inbound::{self, Caller, Peer, RATE_LIMITED},
-        outcome, upgrade,
+        outcome,
+        reply::GRPC_STATUS,
+        upgrade,
     },
     snapshot::{Endpoint, Instance, Snapshot},
 };
@@ -90,7 +92,7 @@ impl Way<'_> {
             Reach::Mesh(served) if served.endpoint.local => {
                 *one.with_endpoint = true;
                 // Boxed, so that the many requests to other nodes need no room for it.
-                let here = Box::pin(self.here(served, head, body));
+                let here = Box::into_pin(Box::write(Box::new_uninit(), self.here(served, head, body)));
                 within(one.limit, one.sent, here).await.ok_or(Cause::PerTryTimeout)?
             }
             Reach::Mesh(served) => self.there(served, head, body, one).await?,
@@ -173,7 +175,7 @@ impl Way<'_> {
 
     /// The status as outlier detection counts it: of gRPC what its status maps to, where it stands in the headers.
     fn status<B>(&self, response: &Response<B>) -> u16 {
-        let grpc = response.headers().get("grpc-status").filter(|_| self.grpc);
+        let grpc = self.grpc.then(|| response.headers().get(GRPC_STATUS)).flatten();
         let grpc = grpc.and_then(|status| status.to_str().ok()?.parse().ok());
         grpc.map_or(response.status().as_u16(), failure::grpc_to_http)
     }
@@ -410,8 +412,8 @@ fn told(cause: Cause) -> Option<Outcome> {
 /// callers refuses says nothing of how much the endpoint can take.
 fn slowed<B>(status: u16, response: &Response<B>) -> Option<Option<Millis>> {
     let unavailable = status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
-    let limited = response.headers().contains_key(RATE_LIMITED);
-    if limited || status != StatusCode::TOO_MANY_REQUESTS.as_u16() && !unavailable {
+    if status != StatusCode::TOO_MANY_REQUESTS.as_u16() && !unavailable || response.headers().contains_key(RATE_LIMITED)
+    {
         return None;
     }
     let wish = response.headers().get(RETRY_AFTER);

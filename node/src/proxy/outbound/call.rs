@@ -53,8 +53,9 @@ pub(in crate::proxy) fn call<'a>(
             came_at: OnceLock::new(),
             standing: None,
         };
-        let outgoing = forward::Outgoing { parts, host, upgrade: None, incoming: Incoming::Own(body), user: None };
-        match forward::forward(&requests, &snapshot, routed, outgoing, &mut exchange).await {
+        let (head, incoming) = (forward::Head { parts, host }, Incoming::Own(body));
+        let mut outgoing = forward::Outgoing { head, upgrade: None, incoming, user: None };
+        match forward::forward(&requests, &snapshot, routed, &mut outgoing, &mut exchange).await {
             Ok(answered) => {
                 let idle = context.limits().stream_idle;
                 Ok(answered.finish(exchange, is_head, idle, None).0)

@@ -16,6 +16,7 @@ use crate::{
         flight::Flight,
         http::{self as body, Incoming, Upload},
         inbound::RATE_LIMITED,
+        reply::{GRPC_STATUS, OVERLOADED},
         upgrade,
     },
     snapshot::Snapshot,
@@ -35,11 +36,11 @@ pub(super) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-or
 const SHORT_TIMES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
-/// A request as the application sent it, hop-by-hop headers stripped.
+/// A request as the application sent it, hop-by-hop headers stripped. Its head becomes in its place what each attempt sends.
 pub(super) struct Outgoing {
-    pub(super) parts: Parts,
-    pub(super) host: HeaderValue,
+    pub(super) head: Head,
     pub(super) upgrade: Option<HeaderValue>,
+    /// Nothing once it is being sent.
     pub(super) incoming: Incoming,
     /// What was verified of its user at a gateway, for its routes.
     pub(super) user: Option<Arc<Token>>,
@@ -50,22 +51,22 @@ pub(super) async fn forward(
     requests: &Requests<'_>,
     snapshot: &Arc<Snapshot>,
     routed: &Routed,
-    outgoing: Outgoing,
+    outgoing: &mut Outgoing,
     exchange: &mut Exchange,
 ) -> Result<Answered, Cause> {
     let (context, route) = (requests.context, &routed.route);
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
     let arrived = (routed.port, requests.dialled);
     let cluster = context
-        .cluster(snapshot, &requests.speaker, route, destination, arrived, carries(outgoing.parts.version))
+        .cluster(snapshot, &requests.speaker, route, destination, arrived, carries(outgoing.head.parts.version))
         .inspect_err(|_| requests.count_service(routed, exchange))?;
     exchange.between(Arc::clone(&cluster.nobody));
-    let Outgoing { parts, host, upgrade, incoming, user: _ } = outgoing;
-    let came = parts.version;
+    let Outgoing { head, upgrade, incoming, user: _ } = outgoing;
+    let (incoming, came) = (std::mem::replace(incoming, Incoming::Own(None)), head.parts.version);
     // What formatters of the response may ask about.
     let asked = !route.response_headers.is_empty() || !destination.response_headers.is_empty();
-    let asked = asked.then(|| (parts.clone(), host.clone()));
-    let head = head(requests, routed, destination, parts, host)?;
+    let asked = asked.then(|| (head.parts.clone(), head.host.clone()));
+    rewrite(requests, routed, destination, head)?;
     let hash = cluster.consistent_hash();
     let affinity = hash
         .map(|hash| Affinity::of(hash, (&head.parts, &head.host), requests.remote, context.random()))
@@ -75,7 +76,7 @@ pub(super) async fn forward(
     let patience = body::patience(&config.limits, grpc);
     let upload = Upload::new(incoming, route.retries.attempts > 0, &context.budget, patience);
     if !route.mirrors.is_empty() && upgrade.is_none() {
-        mirror::copy(requests, snapshot, routed, &head, &upload);
+        mirror::copy(requests, snapshot, routed, head, &upload);
     }
     exchange.goes_to(&cluster.circuit.cluster);
     exchange.uploads(upload.completion());
@@ -88,6 +89,7 @@ pub(super) async fn forward(
     let (upload, hash) = (&upload, affinity.hash);
     let (attempt, with_endpoint, told) = ((0, 0), false, None);
     let mut attempts = Attempts { way, routed, hash, time, upload, exchange, attempt, with_endpoint, told };
+    let upgrade = upgrade.as_ref();
     let response = match &mut deadline {
         None => attempts.run(head, upgrade).await,
         Some(deadline) => tokio::select! {
@@ -130,20 +132,15 @@ pub(super) fn carries(version: Version) -> Carries {
     if version == Version::HTTP_2 { Carries::Http2 } else { Carries::Http1 }
 }
 
-/// The request after rewrite and header operations, with its authority.
+/// A request's head and authority.
 pub(super) struct Head {
     pub(super) parts: Parts,
     pub(super) host: HeaderValue,
 }
 
-fn head(
-    requests: &Requests<'_>,
-    routed: &Routed,
-    destination: &Destination,
-    mut parts: Parts,
-    mut host: HeaderValue,
-) -> Result<Head, Cause> {
-    let route = &routed.route;
+/// Applies rewrite and header operations.
+fn rewrite(requests: &Requests<'_>, routed: &Routed, destination: &Destination, head: &mut Head) -> Result<(), Cause> {
+    let (Head { parts, host }, route) = (head, &routed.route);
     let operations = [&destination.request_headers, &route.request_headers];
     // As in Istio the route's own authority goes before the destination's.
     let of_route = routed.authority().is_some() || route.request_headers.authority.is_some();
@@ -161,7 +158,7 @@ fn head(
         parts.uri = path.into();
     }
     if let Some(authority) = routed.authority() {
-        host = HeaderValue::from_str(authority).map_err(|_| Cause::BadRequest("not a host"))?;
+        *host = HeaderValue::from_str(authority).map_err(|_| Cause::BadRequest("not a host"))?;
     }
     if let Some((asked, sent)) = &asked {
         let facts = requests.facts(routed, asked, sent);
@@ -169,11 +166,11 @@ fn head(
             operations.apply(Side::Request, &mut parts.headers, &facts);
             let authority = operations.authority.as_ref().filter(|_| place > 0 || !of_route);
             if let Some(authority) = authority.and_then(|authority| authority.value(&facts)) {
-                host = authority;
+                *host = authority;
             }
         }
     }
-    Ok(Head { parts, host })
+    Ok(())
 }
 
 /// An answer that is passed on, and by whom.
@@ -200,7 +197,7 @@ struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    async fn run(&mut self, mut head: Head, upgrade: Option<HeaderValue>) -> Result<Attempted, Cause> {
+    async fn run(&mut self, head: &mut Head, upgrade: Option<&HeaderValue>) -> Result<Attempted, Cause> {
         let (way, retries) = (self.way, &self.routed.route.retries);
         let (context, cluster) = (way.context, way.cluster);
         let method = head.parts.method.clone();
@@ -217,7 +214,7 @@ impl Attempts<'_> {
                 tried.add(position);
             }
             let body = self.upload.attempt().ok_or_else(|| self.body_failure())?;
-            way.prepare(&mut head, upgrade.as_ref(), attempt + 1)?;
+            way.prepare(head, upgrade, attempt + 1)?;
             let limit = retries.per_try_timeout;
             if let Some(time) = self.time {
                 grpc_timeout::set(&mut head.parts.headers, time, began.saturating_sub(first), limit);
@@ -231,11 +228,11 @@ impl Attempts<'_> {
             let one = Try { position, began, limit, sent: &sent, with_endpoint, told };
             let result = way.attempt(one, &head.parts, body).await;
             if !self.may_retry(&method, &result) {
-                return self.passed_on(result, began, position, upgrade.as_ref());
+                return self.passed_on(result, began, position, upgrade);
             }
             if attempt >= retries.attempts {
                 self.exchange.flag(Flags::URX);
-                return self.passed_on(result, began, position, upgrade.as_ref());
+                return self.passed_on(result, began, position, upgrade);
             }
             // The retry before has ended.
             _room = None;
@@ -249,7 +246,7 @@ impl Attempts<'_> {
                 Ok(room) => _room = room,
                 Err(_) => {
                     self.exchange.flag(Flags::UO);
-                    return self.passed_on(result, began, position, upgrade.as_ref());
+                    return self.passed_on(result, began, position, upgrade);
                 }
             }
             drop(result);
@@ -314,8 +311,8 @@ fn answer(response: &Response<body::Source>) -> Outcome {
     let headers = response.headers();
     Outcome::Answer {
         status: response.status().as_u16(),
-        grpc: headers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok()),
+        grpc: headers.get(GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok()),
         rate_limited: headers.contains_key(RATE_LIMITED),
-        overloaded: headers.contains_key("x-envoy-overloaded"),
+        overloaded: headers.contains_key(OVERLOADED),
     }
 }

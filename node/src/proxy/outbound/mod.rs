@@ -293,8 +293,9 @@ impl Requests<'_> {
         let host = host.and_then(|host| body::normalize_path(&mut parts, config.path_normalization).map(|()| host));
         let host = host.inspect_err(|_| self.unrouted(exchange))?;
         let Some(entrance) = self.entrance else {
-            let request = forward::Outgoing { parts, host, upgrade, incoming, user: None };
-            return self.admitted(&snapshot, request, exchange).await;
+            let head = forward::Head { parts, host };
+            let mut request = forward::Outgoing { head, upgrade, incoming, user: None };
+            return self.admitted(&snapshot, &mut request, exchange).await;
         };
         let mut told = Told::default();
         let admitted = match let_in {
@@ -304,10 +305,10 @@ impl Requests<'_> {
         let answered = match admitted {
             Ok(Admitted { body: incoming, user, mut standing }) => {
                 self.standing = Some(standing.clone());
-                let request = forward::Outgoing { parts, host, upgrade, incoming, user };
+                let mut request = forward::Outgoing { head: forward::Head { parts, host }, upgrade, incoming, user };
                 tokio::select! {
                     biased;
-                    answered = self.admitted(&snapshot, request, exchange) => answered,
+                    answered = self.admitted(&snapshot, &mut request, exchange) => answered,
                     () = standing.forbidden() => Err(Cause::Denied),
                 }
             }
@@ -326,10 +327,10 @@ impl Requests<'_> {
     async fn admitted(
         &self,
         snapshot: &Arc<Snapshot>,
-        request: forward::Outgoing,
+        request: &mut forward::Outgoing,
         exchange: &mut Exchange,
     ) -> Result<Answered, Cause> {
-        let way = self.way(snapshot, &request).map_err(|missed| {
+        let way = self.way(snapshot, request).map_err(|missed| {
             if missed.cause == Cause::NotInRegistry {
                 exchange.takes("block_all");
             }
@@ -351,7 +352,7 @@ impl Requests<'_> {
             self.count_service(&routed, exchange);
             self.inject(fault, exchange).await?;
         }
-        let verdict = cors::judge(&routed.route, &request.parts);
+        let verdict = cors::judge(&routed.route, &request.head.parts);
         if let Verdict::Preflight(response) = verdict {
             self.count_service(&routed, exchange);
             return Ok(Answered::Here(*response));
@@ -371,16 +372,16 @@ impl Requests<'_> {
         &self,
         snapshot: &Arc<Snapshot>,
         routed: &Routed,
-        request: forward::Outgoing,
+        request: &mut forward::Outgoing,
         exchange: &mut Exchange,
     ) -> Result<Answered, Cause> {
         match &routed.route.action {
             Action::Forward(_) => forward::forward(self, snapshot, routed, request, exchange).await,
             Action::Redirect(redirect) => {
-                let response = self.redirect(routed, redirect, &request.parts, &request.host);
-                Ok(self.local(routed, &request, response, exchange))
+                let response = self.redirect(routed, redirect, &request.head);
+                Ok(self.local(routed, request, response, exchange))
             }
-            Action::Direct(direct) => Ok(self.local(routed, &request, local::respond(direct), exchange)),
+            Action::Direct(direct) => Ok(self.local(routed, request, local::respond(direct), exchange)),
         }
     }
 

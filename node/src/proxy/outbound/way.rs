@@ -21,7 +21,7 @@ impl From<Cause> for Missed {
 
 impl Requests<'_> {
     pub(super) fn way(&self, snapshot: &Snapshot, request: &forward::Outgoing) -> Result<Way, Missed> {
-        let forward::Outgoing { parts, host, user, .. } = request;
+        let forward::Outgoing { head: forward::Head { parts, host }, user, .. } = request;
         let Some(entrance) = self.entrance else { return self.route(snapshot, parts, host).map(Way::Route) };
         let request = route::Request { token: user.as_deref(), ..self.policy_request(parts, host)? };
         Ok(entrance.enter(snapshot, &request)?)

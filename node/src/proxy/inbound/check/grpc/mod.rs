@@ -3,7 +3,10 @@
 mod messages;
 
 use super::{ANSWER_BYTES, Change, Changes, Denial, PARTIAL, Question, Verdict, Way, change};
-use crate::{clock, proxy::http::ResponseBody};
+use crate::{
+    clock,
+    proxy::{http::ResponseBody, reply::GRPC_STATUS},
+};
 use ::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONTENT_TYPE, TE},
@@ -52,8 +55,8 @@ async fn read(response: Response<ResponseBody>) -> Result<CheckResponse, String>
         return Err(format!("it answered {}", head.status));
     }
     let collected = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| format!("its answer: {error}"))?;
-    let in_trailers = collected.trailers().and_then(|trailers| trailers.get("grpc-status"));
-    let status = in_trailers.or_else(|| head.headers.get("grpc-status"));
+    let in_trailers = collected.trailers().and_then(|trailers| trailers.get(GRPC_STATUS));
+    let status = in_trailers.or_else(|| head.headers.get(GRPC_STATUS));
     match status.map(HeaderValue::as_bytes) {
         Some(b"0") => message(collected.to_bytes()),
         Some(status) => Err(format!("it ended with gRPC status {}", String::from_utf8_lossy(status))),
