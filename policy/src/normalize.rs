@@ -145,9 +145,9 @@ pub fn target(uri: &Uri, level: PathNormalization) -> Result<Option<Uri>, Refuse
 fn is_routable(raw: &[u8]) -> bool {
     let mut before = 0;
     raw.iter().all(|byte| {
-        let plain = !matches!(byte, b'%' | b'\\') && !(before == b'/' && matches!(byte, b'/' | b'.'));
+        let special = matches!(byte, b'%' | b'\\') || before == b'/' && matches!(byte, b'/' | b'.');
         before = *byte;
-        plain
+        !special
     })
 }
 

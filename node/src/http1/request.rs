@@ -5,10 +5,7 @@
 
 use super::head::{Bad, Framing, first_line, framing, header_lines};
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{
-    HeaderMap, Method, StatusCode, Uri, Version,
-    uri::{InvalidUri, PathAndQuery},
-};
+use http::{HeaderMap, Method, StatusCode, Uri, Version, uri::PathAndQuery};
 use std::io::Write as _;
 
 /// Empty lines before a request line, which RFC 9112 2.2 tells a server to skip.
@@ -138,7 +135,7 @@ fn read(head: &Bytes, lines: usize) -> Result<RequestHead, Refused> {
     if target.len() > MAX_TARGET {
         return Err(Refused(StatusCode::URI_TOO_LONG, "the target is too long"));
     }
-    let uri = uri(head.slice(begin..begin + target.len())).map_err(|_| "not a request target")?;
+    let uri = uri(head.slice(begin..begin + target.len()), target).map_err(|_| "not a request target")?;
     let method = Method::from_bytes(method).map_err(|_| "not a method")?;
     let headers = header_lines(head, rest, lines)?;
     let framing = framing(&headers)?;
@@ -150,13 +147,10 @@ fn read(head: &Bytes, lines: usize) -> Result<RequestHead, Refused> {
 
 /// The target as it came where [`Uri`] takes it. What it does not take although clients send it is escaped: raw quotes, angle brackets
 /// and backticks, bytes that are not UTF-8. A path that an absolute form leaves empty is `/` (RFC 9112, 3.2.1).
-fn uri(target: Bytes) -> Result<Uri, InvalidUri> {
-    let uri = match Uri::from_maybe_shared(target.clone()) {
+fn uri(shared: Bytes, target: &[u8]) -> Result<Uri, http::Error> {
+    let uri = match Uri::from_maybe_shared(shared) {
         Ok(uri) => uri,
-        Err(refused) => match escaped(&target) {
-            Some(escaped) => Uri::from_maybe_shared(escaped)?,
-            None => return Err(refused),
-        },
+        Err(refused) => Uri::from_maybe_shared(escaped(target).ok_or(refused)?)?,
     };
     let Some(query) = uri.path_and_query().map(PathAndQuery::as_str).filter(|path| path.starts_with('?')) else {
         return Ok(uri);
@@ -164,8 +158,7 @@ fn uri(target: Bytes) -> Result<Uri, InvalidUri> {
     let whole = PathAndQuery::try_from(format!("/{query}"))?;
     let mut parts = uri.into_parts();
     parts.path_and_query = Some(whole);
-    // The parts were a URI before.
-    Ok(Uri::from_parts(parts).unwrap_or_default())
+    Ok(Uri::from_parts(parts)?)
 }
 
 /// The target with what may not stand in a path or query escaped; `None` without either.
