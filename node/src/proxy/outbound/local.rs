@@ -19,7 +19,8 @@ impl Requests<'_> {
     ) -> Response<ResponseBody> {
         let mut response = Response::new(ResponseBody::full(Bytes::new()));
         *response.status_mut() = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-        let location = self.policy_request(&head.parts, &head.host).ok().map(|request| routed.location(redirect, &request));
+        let location =
+            self.policy_request(&head.parts, &head.host).ok().map(|request| routed.location(redirect, &request));
         if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
             response.headers_mut().insert(LOCATION, location);
         }
