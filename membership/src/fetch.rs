@@ -12,8 +12,8 @@ use crate::message::Latest;
 const RETRY_MS: u64 = 500;
 /// Time within which a record that was announced should come by itself.
 const EXPECTED_MS: u64 = 20;
-/// The same for what an accused member may have answered, [`URGENT`] times: whoever is asked may not hear this node, and the answer
-/// counts for a few hundred milliseconds.
+/// Time after which somebody else is asked for what an accused member may have answered, [`URGENT`] times: whoever is asked may not hear
+/// this node, and an answer is waited for a few hundred milliseconds.
 const URGENT_MS: u64 = 80;
 /// See [`URGENT_MS`].
 const URGENT: u32 = 4;
