@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
@@ -16,6 +16,7 @@ use crate::{
     backend::Backend,
     configuration::configuration,
     eventually_within,
+    net::Net,
     process::{Output, Running, Skein},
 };
 
@@ -24,8 +25,6 @@ pub const TRUST_DOMAIN: &str = "test.example";
 
 /// The port of every test service.
 pub const SERVICE_PORT: u16 = 9080;
-
-static CLUSTERS: AtomicU16 = AtomicU16::new(0);
 
 /// One service of a node, with the application behind it.
 #[derive(Debug, Clone, Default)]
@@ -203,7 +202,7 @@ impl Node {
 pub struct Cluster {
     skein: Skein,
     dir: TempDir,
-    net: [u8; 2],
+    net: Net,
     /// Its nodes by name.
     pub nodes: BTreeMap<String, Node>,
     /// The name of the first node, which is the enroller.
@@ -218,14 +217,11 @@ impl Cluster {
     /// # Panics
     /// When `init` fails.
     pub fn new(skein: Skein, first: &str, plan: &Plan) -> Self {
-        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
-        let unique = u16::try_from(std::process::id() & 0xff).expect("masked") * 128 + number % 128;
-        let [high, low] = unique.to_be_bytes();
         let dir = tempfile::Builder::new().prefix("skein-").tempdir().expect("a temporary directory");
         let mut cluster = Self {
             skein,
             dir,
-            net: [64 + (high & 0x7f), low],
+            net: Net::reserve(),
             nodes: BTreeMap::new(),
             first: first.to_owned(),
             clock_offset: String::new(),
@@ -277,7 +273,7 @@ impl Cluster {
 
     fn prepare(&mut self, name: &str, plan: &Plan) {
         let octet = u8::try_from(self.nodes.len() + 1).expect("a small cluster");
-        let ip = IpAddr::V4(Ipv4Addr::new(127, self.net[0], self.net[1], octet));
+        let ip = IpAddr::V4(self.net.address(octet));
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(dir.join("data")).expect("the temporary directory is writable");
         std::fs::set_permissions(dir.join("data"), std::os::unix::fs::PermissionsExt::from_mode(0o700))

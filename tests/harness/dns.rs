@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex,
@@ -16,8 +16,12 @@ use hickory_proto::{
     rr::{Name, RData, Record, RecordType, rdata::A},
 };
 
+use crate::now;
+
 /// How long a client waits for one answer.
 const WAIT: Duration = Duration::from_secs(15);
+/// A packet that is not answered for so long is taken for lost.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A question.
 ///
@@ -31,19 +35,27 @@ pub fn query(name: &str, of: RecordType) -> Message {
     message
 }
 
-/// Sends a packet by UDP and gives what comes back.
+/// Sends a packet by UDP, again where nothing comes, and gives what comes back.
 ///
 /// # Errors
 /// Nothing comes.
 pub fn datagram(server: SocketAddr, packet: &[u8]) -> Result<Vec<u8>, String> {
     let sent = || -> std::io::Result<Vec<u8>> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.set_read_timeout(Some(WAIT))?;
-        socket.send_to(packet, server)?;
+        socket.set_read_timeout(Some(AGAIN))?;
         let mut answer = vec![0; 65_535];
-        let (length, _) = socket.recv_from(&mut answer)?;
-        answer.truncate(length);
-        Ok(answer)
+        let begun = now();
+        loop {
+            socket.send_to(packet, server)?;
+            match socket.recv_from(&mut answer) {
+                Ok((length, _)) => {
+                    answer.truncate(length);
+                    return Ok(answer);
+                }
+                Err(error) if error.kind() != ErrorKind::WouldBlock || begun.elapsed() > WAIT => return Err(error),
+                Err(_) => {}
+            }
+        }
     };
     sent().map_err(|error| error.to_string())
 }

@@ -14,6 +14,7 @@ pub mod dns;
 pub mod frames;
 pub mod http;
 pub mod load;
+mod net;
 pub mod process;
 pub mod simulation;
 pub mod tls_backend;

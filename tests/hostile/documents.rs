@@ -325,9 +325,11 @@ fn skein() -> Skein {
 fn a82_an_edited_audit_chain_is_found_and_the_first_bad_entry_named() {
     let plan = Plan::with([Service::version("shop/reviews", "v1")]);
     let mut cluster = Cluster::start(skein(), &[("first", plan)]);
-    let text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews, namespace: shop}\nspec: {host: reviews}\n";
-    for _ in 0..3 {
-        cluster.push("first", text, &[]).expect_code(0);
+    let text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews, namespace: shop}\nspec: {host: reviews, \
+                trafficPolicy: {connectionPool: {http: {http2MaxRequests: 7}}}}\n";
+    // What stands already would not be pushed.
+    for limit in ["7", "8", "9"] {
+        cluster.push("first", &text.replace('7', limit), &[]).expect_code(0);
     }
     let running = cluster.json("first", &["policy", "audit", "verify"]);
     assert_eq!(running["valid"], true, "{running}");
