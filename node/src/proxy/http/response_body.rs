@@ -26,12 +26,13 @@ use tokio::time::{Sleep, sleep};
 /// Any error of a body's source.
 pub(in crate::proxy) use crate::http1::BoxError;
 
-/// Where a relayed body comes from. Dropping it gives its connection back, or ends it.
+/// Where a relayed body comes from. Dropping it gives its connection back, or ends it. Boxed, because it is handed from one to the next on
+/// its way to the caller.
 pub(in crate::proxy) enum Source {
     /// Another node.
-    Mesh(Windowed<LeasedBody>),
+    Mesh(Box<Windowed<LeasedBody>>),
     /// An application beside this node.
-    App(AppBody),
+    App(Box<AppBody>),
     /// This node's own inbound side.
     Here(Box<ResponseBody>),
 }
@@ -39,8 +40,8 @@ pub(in crate::proxy) enum Source {
 impl Source {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Self::Mesh(body) => Pin::new(body).poll_frame(context),
-            Self::App(body) => Pin::new(body).poll_frame(context),
+            Self::Mesh(body) => Pin::new(&mut **body).poll_frame(context),
+            Self::App(body) => Pin::new(&mut **body).poll_frame(context),
             Self::Here(body) => Pin::new(&mut **body).poll_frame(context),
         }
     }
@@ -68,7 +69,6 @@ impl Source {
 }
 
 /// What the caller's connection writes.
-#[expect(clippy::large_enum_variant, reason = "nearly every one is a relay, so little room is wasted")]
 pub(in crate::proxy) enum ResponseBody {
     /// At hand.
     Full(Option<Bytes>, Option<Exchange>),

@@ -172,7 +172,7 @@ impl Apps {
         head: &Parts,
         body: RequestBody,
         terms: &Terms,
-    ) -> Result<Response<AppBody>, Cause> {
+    ) -> Result<Response<Box<AppBody>>, Cause> {
         let completion = body.completion();
         let again = if is_grpc(&head.headers) { &[] } else { terms.again };
         let response = match version {
@@ -196,7 +196,7 @@ impl Apps {
         head: &Parts,
         body: RequestBody,
         (terms, again): (&Terms, &[Duration]),
-    ) -> Result<Response<AppBody>, Failed> {
+    ) -> Result<Response<Box<AppBody>>, Failed> {
         let (connection, mut past) = match self.checkout(target, terms) {
             Some(kept) => kept,
             None => (Connection::new(Box::pin(connect(target, terms.connect, again)).await?), Past::begin()),
@@ -204,7 +204,7 @@ impl Apps {
         past.requests = past.requests.saturating_add(1);
         let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
         let home = Home { apps: self.clone(), target: target.clone(), past, terms: *terms };
-        Ok(response.map(|incoming| AppBody { incoming: Incoming::Http1(incoming), home: Some(home) }))
+        Ok(response.map(|incoming| AppBody::new(Incoming::Http1(incoming), Some(home))))
     }
 
     /// An idle connection that the application has not ended, the latest used first.
@@ -225,7 +225,7 @@ impl Apps {
         head: &Parts,
         body: RequestBody,
         (terms, pauses): (&Terms, &[Duration]),
-    ) -> Result<Response<AppBody>, Failed> {
+    ) -> Result<Response<Box<AppBody>>, Failed> {
         let mut request = Request::from_parts(copy_head(head), body);
         // A WebSocket.
         let protocol = head.extensions.get::<hyper::ext::Protocol>();
@@ -242,13 +242,13 @@ impl Apps {
                 Ok(mut response) if response.status() == StatusCode::OK && protocol.is_some() => {
                     // Its stream is the tunnel's.
                     upgrade::Held::attach(stream, &mut response);
-                    return Ok(response.map(|body| AppBody { incoming: Incoming::Tunnel(body), home: None }));
+                    return Ok(response.map(|body| AppBody::new(Incoming::Tunnel(body), None)));
                 }
                 Ok(response) => {
                     let (parts, body) = response.into_parts();
                     let body = Windowed::new(body, STREAM_WINDOW, &self.0.budget).map_err(|_| Failed::Short)?;
                     let incoming = Incoming::Http2 { body, _stream: stream };
-                    return Ok(Response::from_parts(parts, AppBody { incoming, home: None }));
+                    return Ok(Response::from_parts(parts, AppBody::new(incoming, None)));
                 }
                 Err(mut error) => match error.take_message().filter(|_| !again) {
                     // The connection had ended before the request began on it.
@@ -380,6 +380,11 @@ enum Incoming {
 }
 
 impl AppBody {
+    /// Boxed, because it is handed from one to the next on its way to the caller.
+    fn new(incoming: Incoming, home: Option<Home>) -> Box<Self> {
+        Box::new(Self { incoming, home })
+    }
+
     fn end_if_ended(&mut self) {
         if self.is_end_stream() {
             self.give_back();

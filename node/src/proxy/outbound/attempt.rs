@@ -254,7 +254,7 @@ impl Way<'_> {
                     let window = if self.protocol == mesh::Protocol::Http2 { mesh::lease::RESPONSE_WINDOW } else { 0 };
                     let (parts, body) = response.into_parts();
                     let body = Windowed::new(body, window, &self.context.budget).map_err(|_| Cause::Overflow)?;
-                    return Ok(Response::from_parts(parts, body::Source::Mesh(body)));
+                    return Ok(Response::from_parts(parts, body::Source::Mesh(Box::new(body))));
                 }
                 Err(mesh::lease::SendError { error, body: Some(unsent) }) if stale < STALE_LIMIT => {
                     tracing::debug!(%error, "a kept connection had ended");
