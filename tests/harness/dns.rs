@@ -21,7 +21,7 @@ use crate::now;
 /// How long a client waits for one answer.
 const WAIT: Duration = Duration::from_secs(15);
 /// A packet that is not answered for so long is taken for lost.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// A question.
 ///
