@@ -116,6 +116,20 @@ impl Exchange {
         }
     }
 
+    /// So many bytes went from the caller and to it after the protocol changed.
+    pub(super) fn tunnelled(&mut self, received: u64, sent: u64) {
+        self.settle();
+        self.received.0 += received;
+        self.sent += sent;
+    }
+
+    /// What is over when something else is than the response: a copy that counts nothing stays in its place.
+    pub(super) fn take(&mut self) -> Self {
+        let mut uncounted = Self::new(self.started, false);
+        uncounted.ended();
+        std::mem::replace(self, uncounted)
+    }
+
     /// The proxy had to do with the result.
     pub(super) fn flag(&mut self, flags: Flags) {
         self.summary.flags = self.summary.flags.with(flags);

@@ -1,7 +1,9 @@
 //! Requests that turn their connection into a tunnel (WebSocket): passed on when the application agrees. By HTTP/2 a caller asks with
 //! an extended CONNECT (RFC 8441), which becomes what HTTP/1.1 asks before anything looks at it.
 
-use super::{context::Context, failure::Cause, inbound::Standing, listen, tcp::silence};
+use super::{
+    context::Context, exchange::Exchange, failure::Cause, http::ResponseBody, inbound::Standing, listen, tcp::silence,
+};
 use crate::{
     clock,
     http1::{Upgraded, server::OnUpgrade},
@@ -204,15 +206,16 @@ pub(super) fn answered<B>(response: &Response<B>, asked: Option<&HeaderValue>) -
 
 /// Joins the caller's connection with that of a 101 response, as soon as both are free. Where the server is beside this node, the
 /// tunnel ends when policy denies it.
-pub(super) fn join<B>(context: &Context, caller: Caller, response: &mut Response<B>) {
+pub(super) fn join(context: &Context, caller: Caller, response: &mut Response<ResponseBody>) {
     join_holding(context, caller, response, (), None);
 }
 
-/// As [`join`]; `held` is dropped when the tunnel has ended, which is also when what was admitted at a gateway is denied.
-pub(super) fn join_holding<B>(
+/// As [`join`]; `held` is dropped when the tunnel has ended, which is also when what was admitted at a gateway is denied. Until then the
+/// request lasts, and what goes through the tunnel are its bytes.
+pub(super) fn join_holding(
     context: &Context,
     caller: Caller,
-    response: &mut Response<B>,
+    response: &mut Response<ResponseBody>,
     held: impl Send + 'static,
     admitted: Option<Standing>,
 ) {
@@ -224,6 +227,7 @@ pub(super) fn join_holding<B>(
     // Silence in both directions after which the tunnel ends.
     let idle = context.limits().stream_idle;
     let place = listen::place();
+    let mut lasting = Lasting { exchanges: response.body_mut().take_exchanges(), received: 0, sent: 0 };
     context.tasks.detach("upgraded connection", async move {
         let _held = (held, flight, place);
         let server = match server {
@@ -246,10 +250,11 @@ pub(super) fn join_holding<B>(
         let (mut caller_read, mut caller_write) = tokio::io::split(caller);
         let (mut server_read, mut server_write) = tokio::io::split(server);
         let active = AtomicU64::new(clock::uptime());
+        let Lasting { received, sent, .. } = &mut lasting;
         let both = async {
             tokio::try_join!(
-                copy(&mut caller_read, &mut server_write, &active),
-                copy(&mut server_read, &mut caller_write, &active)
+                copy(&mut caller_read, &mut server_write, &active, received),
+                copy(&mut server_read, &mut caller_write, &active, sent)
             )
         };
         let forbidden = async |standing: Option<Standing>| match standing {
@@ -269,6 +274,21 @@ pub(super) fn join_holding<B>(
         give_up(caller_read.unsplit(caller_write));
         give_up(server_read.unsplit(server_write));
     });
+}
+
+/// Requests that last as long as the tunnel, and the bytes that went through it from the caller and to it.
+struct Lasting {
+    exchanges: [Option<Exchange>; 2],
+    received: u64,
+    sent: u64,
+}
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        for exchange in self.exchanges.iter_mut().flatten() {
+            exchange.tunnelled(self.received, self.sent);
+        }
+    }
 }
 
 /// Ends one side in the middle. Another node must not take it for the end of a direction: then it would go on taking what is sent in the
@@ -298,6 +318,7 @@ async fn copy(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     active: &AtomicU64,
+    count: &mut u64,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -310,7 +331,10 @@ async fn copy(
         while !rest.is_empty() {
             match to.write(rest).await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
-                taken => rest = &rest[taken..],
+                taken => {
+                    rest = &rest[taken..];
+                    *count += taken as u64;
+                }
             }
             active.store(clock::uptime(), Relaxed);
         }

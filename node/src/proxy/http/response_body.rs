@@ -124,6 +124,22 @@ impl ResponseBody {
         Self::Relay(Relay { source: Some(source), ties, silence: None, active: true })
     }
 
+    /// Takes what would be over with the body of a response that changes the protocol: the caller's part, and on the same node the
+    /// server's.
+    pub(in crate::proxy) fn take_exchanges(&mut self) -> [Option<Exchange>; 2] {
+        match self {
+            Self::Full(_, exchange) => [exchange.take(), None],
+            Self::Relay(relay) => {
+                let own = relay.ties.exchange.take();
+                let inner = match &mut relay.source {
+                    Some(Source::Here(body)) => body.take_exchanges(),
+                    Some(Source::Mesh(_) | Source::App(_)) | None => [None, None],
+                };
+                [Some(own), inner.into_iter().flatten().next()]
+            }
+        }
+    }
+
     /// As the answer to HEAD has it.
     pub(in crate::proxy) fn without_bytes(self) -> Self {
         match self {

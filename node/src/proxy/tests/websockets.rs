@@ -2,7 +2,7 @@
 
 use super::{
     backend::{Backend, Buffered, ok},
-    client::Client,
+    client::{Client, eventually},
     http2::{Body, connect, full, runtime},
     world::{Entry, World, mesh_config, traffic_policy},
 };
@@ -89,6 +89,36 @@ fn an_application_of_http2_has_websockets_by_extended_connect() {
             tunnel.read_exact(&mut heard).await.unwrap();
             assert_eq!(&heard, b"over");
         });
+    }
+}
+
+#[test]
+fn a_websocket_lasts_and_counts_until_it_ends() {
+    let (runtime, tasks) = (runtime(), Tasks::new());
+    let target = runtime.block_on(application(tasks.clone()));
+    for nodes in [2, 1] {
+        let world = World::new(nodes, vec![Entry::at(nodes - 1, "reviews", "v1", target, Protocol::Http2)]);
+        let counted = |reporter: &str, name: &str| -> Vec<u64> {
+            let metrics = world.metrics(if reporter == "source" { 0 } else { nodes - 1 });
+            let of = |line: &&str| line.starts_with(name) && line.contains(&format!("reporter=\"{reporter}\""));
+            metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+        };
+        let mut client = Client::connect(world.nodes[0].outbound);
+        assert_eq!(client.ask(format!("GET /chat HTTP/1.1\r\n{ASK}")).unwrap().status, 101);
+        for text in ["hello", "world", "again"] {
+            client.write(text);
+            assert!(client.wait_for(text));
+        }
+        for reporter in ["source", "destination"] {
+            assert_eq!(counted(reporter, "istio_requests_total{"), [0_u64; 0], "{nodes} {reporter}: it goes on");
+        }
+        drop(client);
+        for reporter in ["source", "destination"] {
+            eventually("it is over", || counted(reporter, "istio_requests_total{") == [1]);
+            for bytes in ["istio_request_bytes_sum{", "istio_response_bytes_sum{"] {
+                assert_eq!(counted(reporter, bytes), [15], "{nodes} {reporter} {bytes}");
+            }
+        }
     }
 }
 
