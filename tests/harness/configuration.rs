@@ -21,7 +21,8 @@ pub(crate) fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, bac
     );
     let _ = write!(text, "\n[gateway]\nlisten = \"{ip}\"\n{}\n", plan.gateway);
     if let Some(first) = plan.services.first() {
-        let _ = write!(text, "\n[[outbound]]\nhttp = \"{ip}:15001\"\nas = \"{}\"\n", first.name);
+        let instance = if first.instance.is_empty() { String::new() } else { format!("/{}", first.instance) };
+        let _ = write!(text, "\n[[outbound]]\nhttp = \"{ip}:15001\"\nas = \"{}{instance}\"\n", first.name);
     }
     for service in &plan.services {
         let (namespace, short) = service.name.split_once('/').expect("NAMESPACE/NAME");

@@ -81,7 +81,7 @@ pub(super) fn figures(skein: &Skein) -> Vec<Figure> {
             opened,
             "ms",
             300.0,
-            "the same: from a key to the frame of all 5,000 endpoints; keys are looked for every 100 ms",
+            "the same: from a key to the frame of all 5,000 endpoints; keys are looked for every 30 ms",
         ),
         Figure::at_most(
             "metrics_idle",
@@ -136,7 +136,9 @@ fn cluster(skein: &Skein, application: &Application) -> Cluster {
     eventually_within("all endpoints are healthy", PATIENCE * 15, || {
         let services: Value = serde_json::from_slice(&ask(admin, "/v1/services").body).unwrap_or_default();
         let healthy = |service: &Value| service["healthy"].as_u64().unwrap_or(0);
-        let all: u64 = services.as_array().into_iter().flatten().map(healthy).sum();
+        // The caller is a service, too.
+        let served = services.as_array().into_iter().flatten().filter(|service| service["namespace"] == "big");
+        let all: u64 = served.map(healthy).sum();
         if all == (SERVICES * ENDPOINTS) as u64 { Ok(()) } else { Err(format!("{all} are")) }
     });
     cluster
