@@ -28,6 +28,7 @@ mod peer_authentication;
 mod probe;
 mod protocol;
 mod rate_limit;
+mod re2;
 mod request_authentication;
 mod revocation;
 mod role_set;

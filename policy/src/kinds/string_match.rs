@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::re2;
 use crate::{codes, decode::At};
 
 /// Characters of a regular expression at most, as in Istio.
@@ -9,7 +10,7 @@ const MAX_REGEX: usize = 1_024;
 /// Bytes of a compiled regular expression at most.
 const MAX_COMPILED: usize = 1 << 20;
 
-/// A regular expression that must match the whole value. Compiled once, size-capped.
+/// A regular expression in RE2's syntax. Compiled once, size-capped.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     source: Arc<str>,
@@ -38,24 +39,25 @@ pub enum StringMatch {
 impl Pattern {
     /// Compiles a pattern that must match the whole value; `fold` ignores case.
     fn whole(source: &str, fold: bool) -> Result<Self, String> {
-        Self::compile(source, &format!("^(?s:{source})$"), fold)
+        Self::compile(source, fold, |text| format!("^(?s:{text})$"))
     }
 
     /// Compiles a pattern that may match anywhere.
     pub(super) fn anywhere(source: &str) -> Result<Self, String> {
-        Self::compile(source, source, false)
+        Self::compile(source, false, |text| text)
     }
 
-    fn compile(source: &str, text: &str, fold: bool) -> Result<Self, String> {
+    fn compile(source: &str, fold: bool, around: impl FnOnce(String) -> String) -> Result<Self, String> {
         if source.is_empty() {
             return Err("a regular expression must not be empty".into());
         }
         if source.len() > MAX_REGEX {
             return Err(format!("a regular expression has at most {MAX_REGEX} characters"));
         }
+        let text = re2::translate(source);
         // Alone first, so that nothing escapes the group around it.
-        build(source, fold)?;
-        Ok(Self { source: source.into(), regex: build(text, fold)? })
+        build(&text, fold)?;
+        Ok(Self { source: source.into(), regex: build(&around(text), fold)? })
     }
 
     /// True if the pattern matches.
@@ -150,5 +152,24 @@ impl StringMatch {
             Self::Regex(pattern) => pattern.is_match(value),
             Self::Present => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_patterns_fit_the_limit() {
+        for source in [r"/users/\w{1,253}", r"[\w.-]{1,253}", r"^/(\w{1,100})/", r"(?i)[a-z\d]{1,63}(\.[a-z\d]{1,63}){0,8}"] {
+            assert!(Pattern::whole(source, false).is_ok(), "{source}");
+        }
+        assert!(Pattern::whole(r"(\pL{1,500}){1,500}", false).is_err());
+    }
+
+    #[test]
+    fn replacements_name_their_groups() {
+        let pattern = Pattern::anywhere(r"/(\d+)/\Qa.b\E").unwrap();
+        assert_eq!(pattern.replace_all("/7/a.b/8/axb", "/${1}"), "/7/8/axb");
     }
 }
