@@ -66,6 +66,7 @@ codes! {
     LOCALITY = "SKN0165", "A locality, its weight or a failover between regions is not valid.";
     MAGLEV = "SKN0166", "The size of a Maglev table is not valid.";
     CLIENT_TLS = "SKN0167", "The certificates of a client's TLS settings do not fit its mode.";
+    TARGET = "SKN0168", "The path or authority of a rewrite or redirect is none that a request can have.";
 
     UNREACHABLE_RULE = "SKN0201", "No request reaches the rule.";
     DUPLICATE_MATCH = "SKN0202", "A condition stands twice; the later one has no effect.";
@@ -82,6 +83,7 @@ codes! {
     COVERED_HOST = "SKN0214", "Another entry of the list covers the host already.";
     UNMATCHED_LABEL = "SKN0215", "No workload can have such a label: the selector selects nothing.";
     AMBIGUOUS_HOST = "SKN0216", "Several hosts share an address and a port that does not tell them apart.";
+    PATH_WITHOUT_SLASH = "SKN0217", "The path of a rewrite or redirect does not begin with `/`; it is read as if it did.";
     EMPTY_SELECTOR = "SKN0220", "The selector has no labels: it selects every workload that the namespace allows.";
     DENIES_ALL_TCP = "SKN0221", "The DENY rule has HTTP attributes only: it denies every TCP connection.";
     WITHOUT_EFFECT = "SKN0222", "Istio's rules give the document or the value no effect.";

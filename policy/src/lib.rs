@@ -15,6 +15,7 @@ pub mod history;
 pub mod hosts;
 pub mod kinds;
 pub mod normalize;
+pub mod operator;
 pub mod parse;
 pub mod problem;
 pub mod retry;

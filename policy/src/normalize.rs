@@ -153,7 +153,7 @@ fn is_routable(raw: &[u8]) -> bool {
 
 /// Escapes of unreserved characters decoded, once; all else as it came. What follows a `%` that begins no escape stays: decoded, it could
 /// make one of it.
-fn unreserved_undone(raw: &str) -> String {
+pub(crate) fn unreserved_undone(raw: &str) -> String {
     let mut undone = String::with_capacity(raw.len());
     let mut stray = None;
     let mut rest = raw;

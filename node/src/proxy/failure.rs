@@ -28,6 +28,8 @@ pub enum Cause {
     NotInRegistry,
     /// The rule names a host or subset that nobody defines.
     NoCluster,
+    /// What the rule's rewrite makes of the request is none.
+    NoRewrite,
     /// The destination has no healthy endpoint.
     NoHealthy,
     /// No connection to the endpoint.
@@ -117,6 +119,7 @@ impl Cause {
             Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, Flags::NR, Fault::Client, "", true),
             Self::NotInRegistry => (StatusCode::BAD_GATEWAY, Flags::NONE, Fault::Policy, "", false),
             Self::NoCluster => (StatusCode::SERVICE_UNAVAILABLE, Flags::NC, Fault::Policy, "", false),
+            Self::NoRewrite => (StatusCode::INTERNAL_SERVER_ERROR, Flags::NONE, Fault::Policy, REWRITE, false),
             Self::NoHealthy => {
                 (StatusCode::SERVICE_UNAVAILABLE, Flags::UH, Fault::Upstream, "no healthy upstream", false)
             }
@@ -161,6 +164,7 @@ impl Cause {
             Self::NoRoute | Self::Misdirected | Self::NotServedHere => "route_not_found",
             Self::NotInRegistry => "direct_response",
             Self::NoCluster => "cluster_not_found",
+            Self::NoRewrite => "rewrite_error",
             Self::NoHealthy => "no_healthy_upstream",
             Self::ConnectFailure | Self::NoIdentity => {
                 "upstream_reset_before_response_started{remote_connection_failure}"
@@ -216,6 +220,7 @@ impl Cause {
             | Self::Misdirected
             | Self::NotInRegistry
             | Self::NoCluster
+            | Self::NoRewrite
             | Self::NoHealthy
             | Self::Overflow
             | Self::NoWebSocket
@@ -237,6 +242,7 @@ impl Cause {
 }
 
 const OLD_VERSION: &str = "HTTP/1.0 is not served; use HTTP/1.1";
+const REWRITE: &str = "the rewrite makes no path";
 const ABORT: &str = "fault filter abort";
 const PLAINTEXT: &str = "mutual TLS is required";
 const DENIED: &str = "RBAC: access denied";
@@ -309,6 +315,7 @@ mod tests {
             (Cause::Misdirected, 421, "NR", Client, 2, None),
             (Cause::NotInRegistry, 502, "-", Policy, 14, None),
             (Cause::NoCluster, 503, "NC", Policy, 14, None),
+            (Cause::NoRewrite, 500, "-", Policy, 2, None),
             (Cause::NoHealthy, 503, "UH", Upstream, 14, None),
             (Cause::ConnectFailure, 503, "UF", Upstream, 14, Some(Outcome::ConnectFailure)),
             (Cause::Overflow, 503, "UO", Node, 14, None),

@@ -30,9 +30,16 @@ impl Maker<'_> {
     /// The route of a rule. `None` for a delegation, which has no route of its own.
     pub(super) fn route(&self, rule: &Rule) -> Option<Route> {
         let http = &rule.http;
+        let mut headers = http.headers.clone().unwrap_or_default();
         let action = match &http.action {
             HttpAction::Route(destinations) => {
-                Action::Forward(destinations.iter().map(|one| self.weighted(one)).collect())
+                let mut destinations: Vec<_> = destinations.iter().map(|one| self.weighted(one)).collect();
+                if let [only] = &mut *destinations {
+                    // As in Istio: what the only destination says of headers follows what the route says, as if the route said both.
+                    headers.request = headers.request.followed_by(std::mem::take(&mut only.request_headers));
+                    headers.response = headers.response.followed_by(std::mem::take(&mut only.response_headers));
+                }
+                Action::Forward(destinations)
             }
             HttpAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
             HttpAction::Direct(direct) => Action::Direct(direct.clone()),
@@ -42,7 +49,6 @@ impl Maker<'_> {
             destination: self.destination(&mirror.destination, 0, &RouteHeaders::default()),
             per_million: mirror.per_million,
         });
-        let headers = http.headers.clone().unwrap_or_default();
         Some(Route {
             document: Some(rule.document.clone()),
             rule: rule.index,

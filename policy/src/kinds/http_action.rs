@@ -9,6 +9,7 @@ use crate::{
     codes,
     decode::{At, Fields},
     headers::{HeaderOps, Side},
+    normalize,
 };
 
 /// `HTTPRouteDestination`.
@@ -117,11 +118,42 @@ impl RouteHeaders {
     }
 }
 
+/// A path that replaces one, perhaps with a query; an empty one is none.
+fn target(fields: &Fields<'_>, name: &'static str) -> Option<String> {
+    let at = fields.get(name)?;
+    let text = at.text().filter(|text| !text.is_empty())?;
+    if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        at.error_hint(
+            codes::TARGET,
+            format!("`{}` is not a path", text.escape_debug()),
+            "write blanks, `#` and letters beyond ASCII as `%20`, `%23` and so on",
+        );
+    } else if !text.starts_with('/') {
+        let message = format!("the path `{text}` does not begin with `/`");
+        at.warn(codes::PATH_WITHOUT_SLASH, message, format!("write /{text}"));
+        return Some(format!("/{text}"));
+    }
+    Some(text.to_owned())
+}
+
+/// An authority that replaces one; an empty one is none.
+fn authority(fields: &Fields<'_>) -> Option<String> {
+    let at = fields.get("authority")?;
+    let text = at.text().filter(|text| !text.is_empty())?;
+    if normalize::host(text, 80).is_err() {
+        at.error_hint(
+            codes::TARGET,
+            format!("`{}` is not an authority", text.escape_debug()),
+            "write HOST or HOST:PORT",
+        );
+    }
+    Some(text.to_owned())
+}
+
 impl Rewrite {
     pub(super) fn decode(at: &At<'_>) -> Option<Self> {
         let fields = at.fields()?;
-        let filled = |name| fields.get(name).and_then(|at| Some(at.text()?.to_owned())).filter(|text| !text.is_empty());
-        let (uri, authority) = (filled("uri"), filled("authority"));
+        let (uri, authority) = (target(&fields, "uri"), authority(&fields));
         let regex = fields.get("uriRegexRewrite").map(|at| decode_regex_rewrite(&at));
         fields.finish();
         if uri.is_some() && regex.is_some() {
@@ -181,8 +213,8 @@ fn groups_to_braces(text: &str, groups: usize) -> Option<String> {
 impl Redirect {
     pub(super) fn decode(at: &At<'_>, matches: &[HttpMatch]) -> Option<Self> {
         let fields = at.fields()?;
-        let filled = |name| fields.get(name).and_then(|at| Some(at.text()?.to_owned())).filter(|text| !text.is_empty());
-        let (uri, prefix_rewrite, authority) = (filled("uri"), filled("prefixRewrite"), filled("authority"));
+        let (uri, prefix_rewrite) = (target(&fields, "uri"), target(&fields, "prefixRewrite"));
+        let authority = authority(&fields);
         let scheme = fields.get("scheme").and_then(|at| at.word(&[("http", "http"), ("https", "https"), ("", "")]));
         let scheme = scheme.filter(|scheme| !scheme.is_empty()).map(str::to_owned);
         let port = decode_redirect_port(&fields);

@@ -8,7 +8,7 @@ use super::{GatewayName, StringMatch, http_route::Scope, string_match::In};
 use crate::{
     codes,
     decode::{At, Fields},
-    hosts,
+    hosts, normalize,
     tree::Value,
 };
 
@@ -78,9 +78,44 @@ impl HttpMatch {
             source_namespace: source_namespace(&fields),
             gateways: match_gateways(&fields, scope.namespace),
         };
+        decoded.warn_of_vain(&fields);
         fields.ignored(&["statPrefix"]);
         fields.finish();
         Some(decoded)
+    }
+
+    /// Conditions that no request meets, unless MeshConfig says otherwise of paths.
+    fn warn_of_vain(&self, fields: &Fields<'_>) {
+        if let (Some(at), Some(StringMatch::Exact(path) | StringMatch::Prefix(path))) = (fields.get("uri"), &self.uri) {
+            let whole = matches!(self.uri, Some(StringMatch::Exact(_)));
+            // The last segment of a prefix may go on.
+            let segments = if whole { path } else { path.rsplit_once('/').map_or("", |(before, _)| before) };
+            let not_normal = segments.split('/').any(|segment| matches!(segment, "." | ".."))
+                || normalize::unreserved_undone(path) != *path;
+            let (message, hint) = if path.contains('?') {
+                ("the query is no part of the path: nothing matches", "match queryParams")
+            } else if path.contains('#') {
+                ("no request has `#` in its path: nothing matches", "leave it out")
+            } else if !path.starts_with('/') && !path.is_empty() && path != "*" {
+                ("each path begins with `/`: nothing matches", "write it with the `/`")
+            } else if not_normal {
+                (
+                    "paths are matched in normal form: nothing matches unless MeshConfig says so",
+                    "write it without `.` and `..`, and letters, digits, `-`, `.`, `_` and `~` without escapes",
+                )
+            } else {
+                ("", "")
+            };
+            if !message.is_empty() {
+                at.warn(codes::WITHOUT_EFFECT, message, hint);
+            }
+        }
+        if let (Some(at), Some(StringMatch::Exact(method))) = (fields.get("method"), &self.method)
+            && method.bytes().any(|byte| byte.is_ascii_lowercase())
+        {
+            let hint = format!("write {}", method.to_ascii_uppercase());
+            at.warn(codes::WITHOUT_EFFECT, format!("no request has the method `{method}`"), hint);
+        }
     }
 
     /// True if the condition holds for every request, as Istio sees it: it ends the list.

@@ -9,7 +9,7 @@ mod topology;
 
 pub use certificates::CertificateLifetimes;
 pub use limits::Limits;
-pub use log_format::{GrpcForm, HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord, TimeFormat};
+pub use log_format::{GrpcForm, HeaderOrPseudo, LogFact, LogFormat, LogPart, LogWord};
 pub use providers::{BodyInCheck, CheckProtocol, ExtensionProvider, HttpCheck};
 pub use telemetry_providers::{
     Collector, CollectorPlace, DefaultProviders, ENVOY, ExportHeader, ExportProtocol, HeaderSource, LineFormat,

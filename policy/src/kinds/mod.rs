@@ -77,7 +77,7 @@ pub use mesh_config::{
     ExportHeader, ExportProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology, GrpcForm, HeaderOrPseudo,
     HeaderSource, HttpCheck, Limits, LineFormat, LogCollector, LogFact, LogFile, LogFormat, LogPart, LogWord,
     MeshConfig, OutboundPolicy, OutlierSharing, PROMETHEUS, PathNormalization, SpanCollector, TelemetryKind,
-    TelemetryProvider, TimeFormat,
+    TelemetryProvider,
 };
 pub use mirror::{Mirror, Mirroring};
 pub use namespaced_host::NamespacedHost;

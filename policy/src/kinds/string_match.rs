@@ -161,7 +161,9 @@ mod tests {
 
     #[test]
     fn common_patterns_fit_the_limit() {
-        for source in [r"/users/\w{1,253}", r"[\w.-]{1,253}", r"^/(\w{1,100})/", r"(?i)[a-z\d]{1,63}(\.[a-z\d]{1,63}){0,8}"] {
+        for source in
+            [r"/users/\w{1,253}", r"[\w.-]{1,253}", r"^/(\w{1,100})/", r"(?i)[a-z\d]{1,63}(\.[a-z\d]{1,63}){0,8}"]
+        {
             assert!(Pattern::whole(source, false).is_ok(), "{source}");
         }
         assert!(Pattern::whole(r"(\pL{1,500}){1,500}", false).is_err());

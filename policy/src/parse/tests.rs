@@ -299,3 +299,58 @@ fn a_role_set_may_name_what_stays_of_a_long_history() {
     let (id, body) = set(16_000);
     assert!(json(&id, &body).is_err(), "{}", body.len());
 }
+
+/// Codes of what is said of a VirtualService with this one rule.
+fn of_rule(rule: &str) -> Vec<&'static str> {
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r}}\nspec:\n  hosts: [r]\n  http:\n  - {rule}\n"
+    );
+    problems(&text).into_iter().map(|(code, ..)| code).collect()
+}
+
+#[test]
+fn targets_that_no_request_can_have_are_told() {
+    let to = "route: [{destination: {host: r}}]";
+    for (action, code) in [
+        (format!("{{rewrite: {{uri: '/a b'}}, {to}}}"), Some(codes::TARGET)),
+        (format!("{{rewrite: {{uri: '/a#b'}}, {to}}}"), Some(codes::TARGET)),
+        (format!("{{rewrite: {{uri: '/\u{e9}'}}, {to}}}"), Some(codes::TARGET)),
+        (format!("{{rewrite: {{authority: 'a b'}}, {to}}}"), Some(codes::TARGET)),
+        (format!("{{rewrite: {{authority: 'a:0'}}, {to}}}"), Some(codes::TARGET)),
+        (format!("{{rewrite: {{uri: v1}}, {to}}}"), Some(codes::PATH_WITHOUT_SLASH)),
+        (format!("{{rewrite: {{uri: '/v1?a=b', authority: 'a.b:80'}}, {to}}}"), None),
+        (format!("{{rewrite: {{uri: '/v%201', authority: '[::1]:80'}}, {to}}}"), None),
+        ("{redirect: {uri: 'x y'}}".to_owned(), Some(codes::TARGET)),
+        ("{redirect: {authority: 'x/y'}}".to_owned(), Some(codes::TARGET)),
+        ("{redirect: {uri: x}}".to_owned(), Some(codes::PATH_WITHOUT_SLASH)),
+        ("{redirect: {uri: /x, authority: z}}".to_owned(), None),
+    ] {
+        assert_eq!(of_rule(&action), Vec::from_iter(code), "{action}");
+    }
+}
+
+#[test]
+fn conditions_that_nothing_meets_are_told() {
+    for (condition, vain) in [
+        ("uri: {exact: '/a?b=c'}", true),
+        ("uri: {prefix: '/a#'}", true),
+        ("uri: {exact: a}", true),
+        ("uri: {exact: /a/../b}", true),
+        ("uri: {exact: /a/.}", true),
+        ("uri: {prefix: '/%7euser'}", true),
+        ("uri: {prefix: /./a}", true),
+        ("uri: {prefix: /.}", false),
+        ("uri: {prefix: /a/..}", false),
+        ("uri: {prefix: ''}", false),
+        ("uri: {exact: '/a//b%2Fc'}", false),
+        ("uri: {exact: /.well-known/x.y}", false),
+        ("uri: {regex: 'a.*'}", false),
+        ("method: {exact: get}", true),
+        ("method: {exact: GET}", false),
+        ("method: {regex: '(?i)get'}", false),
+    ] {
+        let rule = format!("{{match: [{{{condition}}}], directResponse: {{status: 200}}}}");
+        let expected = if vain { vec![codes::WITHOUT_EFFECT] } else { Vec::new() };
+        assert_eq!(of_rule(&rule), expected, "{condition}");
+    }
+}

@@ -24,9 +24,9 @@ pub struct Destination {
     pub subset_name: String,
     /// Share among the route's destinations.
     pub weight: u32,
-    /// Destination level; applied before the route's.
+    /// Destination level, of one among several (an only one's are the route's); applied before the route's.
     pub request_headers: Arc<HeaderOps>,
-    /// Destination level; applied before the route's.
+    /// The same for responses.
     pub response_headers: Arc<HeaderOps>,
     /// For callers whom no `workloadSelector` selects; see [`Destination::seen_by`].
     pub common: Target,

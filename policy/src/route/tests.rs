@@ -395,7 +395,8 @@ fn what_is_done_on_the_way() {
         assert_eq!((fault.delay(499_999), fault.delay(500_000)), (Some(Duration::from_secs(7)), None));
         assert_eq!((fault.abort(4_999), fault.abort(5_000)), (Some(crate::kinds::Abort::Http(555)), None));
         assert_eq!(routed.route.request_headers.remove, ["x-c"]);
-        assert_eq!(routed.route.choose(0).unwrap().request_headers.add[0].0, "x-f");
+        assert_eq!(routed.route.request_headers.add[0].0, "x-f", "what an only destination says is the route's");
+        assert!(routed.route.choose(0).unwrap().request_headers.is_empty());
     });
 }
 

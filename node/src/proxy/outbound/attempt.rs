@@ -390,6 +390,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::Misdirected
         | Cause::NotInRegistry
         | Cause::NoCluster
+        | Cause::NoRewrite
         | Cause::NoHealthy
         | Cause::Overflow
         | Cause::NoWebSocket

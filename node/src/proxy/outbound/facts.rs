@@ -3,7 +3,10 @@
 use crate::telemetry::protocol_name;
 use certs::codec::Millis;
 use http::{HeaderMap, HeaderValue, StatusCode, request::Parts, uri::PathAndQuery};
-use policy::headers::{Facts, Word};
+use policy::{
+    headers::{Facts, Word},
+    operator::TimeFormat,
+};
 use std::{borrow::Cow, net::SocketAddr};
 
 /// One request and, once there is one, its response.
@@ -25,6 +28,12 @@ pub(super) struct RequestFacts<'a> {
     pub(super) response: Option<(StatusCode, &'a HeaderMap)>,
 }
 
+impl RequestFacts<'_> {
+    fn began(&self) -> Option<jiff::Timestamp> {
+        jiff::Timestamp::from_millisecond(i64::try_from(self.came).ok()?).ok()
+    }
+}
+
 impl Facts for RequestFacts<'_> {
     fn request_header(&self, name: &str) -> Option<&str> {
         match name {
@@ -38,6 +47,10 @@ impl Facts for RequestFacts<'_> {
 
     fn response_header(&self, name: &str) -> Option<&str> {
         self.response?.1.get(name)?.to_str().ok()
+    }
+
+    fn start_time(&self, format: &TimeFormat) -> Option<String> {
+        Some(self.began()?.strftime(format.as_str()).to_string())
     }
 
     fn word(&self, word: Word) -> Option<String> {
@@ -55,9 +68,7 @@ impl Facts for RequestFacts<'_> {
             Word::UpstreamRemoteAddressWithoutPort => self.upstream.map(|address| address.ip().to_string()),
             Word::UpstreamRemotePort => self.upstream.map(|address| address.port().to_string()),
             Word::Protocol => Some(protocol_name(self.head.version).to_owned()),
-            Word::StartTime => {
-                jiff::Timestamp::from_millisecond(i64::try_from(self.came).ok()?).ok().map(|time| format!("{time:.3}"))
-            }
+            Word::StartTime => self.began().map(|time| format!("{time:.3}")),
             Word::Hostname => nix::unistd::gethostname().ok()?.into_string().ok(),
             Word::ResponseCode => self.response.map(|(status, _)| status.as_u16().to_string()),
             Word::RouteName => Some(self.route.clone().into_owned()),

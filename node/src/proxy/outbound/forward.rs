@@ -149,7 +149,7 @@ fn rewrite(requests: &Requests<'_>, routed: &Routed, destination: &Destination, 
     let path = routed.path(&parts.uri);
     let rewritten = match parts.uri.path_and_query() {
         Some(known) if known.as_str() == path => None,
-        Some(_) | None => Some(PathAndQuery::try_from(&*path).map_err(|_| Cause::BadRequest("not a path"))?),
+        Some(_) | None => Some(PathAndQuery::try_from(&*path).map_err(|_| Cause::NoRewrite)?),
     };
     if let Some(path) = rewritten {
         if let Some(original) = parts.uri.path_and_query().and_then(|path| HeaderValue::from_str(path.as_str()).ok()) {
@@ -158,7 +158,7 @@ fn rewrite(requests: &Requests<'_>, routed: &Routed, destination: &Destination, 
         parts.uri = path.into();
     }
     if let Some(authority) = routed.authority() {
-        *host = HeaderValue::from_str(authority).map_err(|_| Cause::BadRequest("not a host"))?;
+        *host = HeaderValue::from_str(authority).map_err(|_| Cause::NoRewrite)?;
     }
     if let Some((asked, sent)) = &asked {
         let facts = requests.facts(routed, asked, sent);

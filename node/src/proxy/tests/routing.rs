@@ -125,18 +125,48 @@ fn header_operations_apply_to_requests_and_responses() {
             .to_vec()
     });
     let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
-    let rules = "  - route:\n    - destination: {host: reviews}\n      headers: {request: {add: {x-way: destination}}}\n    \
-                 headers:\n      request: {set: {x-set: 'now %REQ(x-other)%%REQ(x-old)%', x-old: '%REQ(x-old)%'}, add: {x-way: route}, remove: [x-old]}\n      \
+    let rules = "  - route:\n    - destination: {host: reviews}\n      headers: {request: {add: {x-way: destination}, set: {x-env: canary}, remove: [x-gone]}, \
+                 response: {set: {x-new: '2'}}}\n    \
+                 headers:\n      request: {set: {x-env: default, x-gone: '1', x-set: 'now %REQ(x-other)%%REQ(x-old)%', x-old: '%REQ(x-old)%'}, add: {x-way: route}, remove: [x-old]}\n      \
                  response: {set: {x-new: '1'}, add: {x-kept: b}, remove: [x-gone]}\n";
     world.push(&reviews(rules));
     let answer = with(world.nodes[0].outbound, "reviews", "/", "X-Old: gone\r\nX-Other: then\r\n");
     let arrived = backend.last();
     assert_eq!((arrived.header("x-set"), arrived.header("x-old")), (Some("now then"), None));
     let ways: Vec<_> = arrived.head.lines().filter(|line| line.starts_with("x-way")).collect();
-    assert_eq!(ways, ["x-way: destination", "x-way: route"]);
-    assert_eq!((answer.header("x-new"), answer.header("x-gone"), answer.header("x-hop")), (Some("1"), None, None));
+    assert_eq!(ways, ["x-way: route", "x-way: destination"], "an only destination comes after its route");
+    assert_eq!((arrived.header("x-env"), arrived.header("x-gone")), (Some("canary"), Some("1")));
+    assert_eq!((answer.header("x-new"), answer.header("x-gone"), answer.header("x-hop")), (Some("2"), None, None));
     assert!(answer.head.contains("x-kept: a\r\n") && answer.head.contains("x-kept: b\r\n"), "{}", answer.head);
     assert!(answer.header("x-envoy-upstream-service-time").is_some());
+}
+
+#[test]
+fn one_of_several_destinations_comes_before_its_route() {
+    let backend = Backend::named("v1");
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    let one = "- {destination: {host: reviews}, weight: 50, headers: {request: {set: {x-env: canary}, add: {x-way: destination}}}}";
+    world.push(&reviews(&format!(
+        "  - headers: {{request: {{set: {{x-env: default}}, add: {{x-way: route}}}}}}\n    route:\n    {one}\n    {one}\n"
+    )));
+    get(world.nodes[0].outbound, "reviews", "/");
+    let arrived = backend.last();
+    assert_eq!(arrived.header("x-env"), Some("default"));
+    let ways: Vec<_> = arrived.head.lines().filter(|line| line.starts_with("x-way")).collect();
+    assert_eq!(ways, ["x-way: destination", "x-way: route"]);
+}
+
+#[test]
+fn a_rewrite_that_makes_no_path_is_the_policys_fault() {
+    let backend = Backend::named("v1");
+    let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
+    world.push(&reviews(
+        "  - rewrite: {uriRegexRewrite: {match: '^/old/', rewrite: 'new '}}\n    route: [{destination: {host: reviews}}]\n",
+    ));
+    let mut client = Client::connect(world.nodes[0].outbound);
+    let answer = client.ask("GET /old/x HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (500, None), "{}", answer.head);
+    assert_eq!(client.ask("GET /x HTTP/1.1\r\nHost: reviews\r\n\r\n").unwrap().status, 200);
 }
 
 #[test]
@@ -278,7 +308,7 @@ fn header_operations_see_the_request_as_it_came() {
     let mut world = World::new(2, vec![Entry::new(1, "reviews", "v1", &backend)]);
     world.push(&reviews(
         "  - rewrite: {uri: /new, authority: other}\n    headers:\n      request: {set: {x-m: '%REQ(:METHOD)%', x-p: '%REQ(:PATH)%', \
-         x-a: '%REQ(:AUTHORITY)%', x-h: '%REQ(HOST)%', x-o: '%REQ(X-NONE?:PATH):4%', x-s: '%REQ(:SCHEME)%', x-time: '%START_TIME%', \
+         x-a: '%REQ(:AUTHORITY)%', x-h: '%REQ(HOST)%', x-o: '%REQ(X-NONE?:PATH):4%', x-s: '%REQ(:SCHEME)%', x-time: '%START_TIME%', x-t: 't=%START_TIME(%Y)%', \
          x-l: '%DOWNSTREAM_LOCAL_ADDRESS%', x-i: '%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%'}}\n      \
          response: {set: {x-p: '%REQ(:PATH)%', x-a: '%REQ(:AUTHORITY)%', x-time: '%START_TIME%'}}\n    \
          route: [{destination: {host: reviews}}]\n",
@@ -292,6 +322,7 @@ fn header_operations_see_the_request_as_it_came() {
     assert_eq!([header("x-m"), header("x-p"), header("x-o"), header("x-s")], ["GET", "/old?q", "/old", "http"]);
     assert_eq!([header("x-a"), header("x-h"), header("host")], ["reviews:9080", "reviews:9080", "other"]);
     assert_eq!([header("x-l"), header("x-i")], [outbound.to_string(), outbound.ip().to_string()]);
+    assert_eq!(header("x-t"), format!("t={}", &header("x-time")[..4]));
     assert_eq!((answer.header("x-p"), answer.header("x-a")), (Some("/old?q"), Some("reviews:9080")));
     assert_eq!(answer.header("x-time"), Some(header("x-time").as_str()), "the time at which the request came");
 }

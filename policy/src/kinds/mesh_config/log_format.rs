@@ -4,7 +4,11 @@ use std::{fmt, str::FromStr};
 
 use http::HeaderName;
 
-use crate::{codes, decode::At};
+use crate::{
+    codes,
+    decode::At,
+    operator::{self, TimeFormat},
+};
 
 /// A format string, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,35 +67,6 @@ pub enum GrpcForm {
     Snake,
     /// `4`.
     Number,
-}
-
-/// A time as strftime writes it, in UTC; `%f` are fractions of a second, `%3f` three digits of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TimeFormat(String);
-
-impl TimeFormat {
-    /// The format; each of its directives is one of strftime's.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Those of Envoy that do not depend on a place or a language.
-    fn new(text: &str) -> Result<Self, Wrong> {
-        let mut letters = text.chars();
-        while let Some(letter) = letters.next() {
-            if letter != '%' {
-                continue;
-            }
-            let mut directive = letters.next();
-            if directive.is_some_and(|digit| ('1'..='9').contains(&digit)) {
-                directive = letters.next().filter(|letter| *letter == 'f');
-            }
-            if !directive.is_some_and(|directive| "%YmdHMSsfzjyeFTab".contains(directive)) {
-                return Err(Wrong::Invalid(format!("`{text}` is not a format of times that is known here")));
-            }
-        }
-        Ok(Self(text.to_owned()))
-    }
 }
 
 /// Facts without arguments.
@@ -193,7 +168,7 @@ impl LogFormat {
                 rest = after;
                 continue;
             }
-            let Some((operator, after)) = split(after) else {
+            let Some((operator, after)) = operator::split(after) else {
                 return Err(Wrong::Invalid("a `%` begins an operator and none ends it; write `%%` for one".to_owned()));
             };
             parts.push(fact(operator)?);
@@ -256,14 +231,6 @@ fn text(parts: &mut Vec<LogPart>, text: &str) {
     }
 }
 
-/// An operator and what follows its end. Its arguments may hold a `%`: those of a time do.
-fn split(text: &str) -> Option<(&str, &str)> {
-    let arguments = text.find('(').filter(|open| !text[..*open].contains('%'));
-    let closed = arguments.and_then(|open| Some(open + text[open..].find(')')?)).unwrap_or_default();
-    let end = closed + text[closed..].find('%')?;
-    Some((&text[..end], &text[end + 1..]))
-}
-
 /// `WORD`, `REQ(NAME?OTHER):LENGTH`.
 fn fact(operator: &str) -> Result<LogPart, Wrong> {
     if let Some((_, word)) = WORDS.iter().find(|(name, _)| *name == operator) {
@@ -293,7 +260,7 @@ fn fact(operator: &str) -> Result<LogPart, Wrong> {
         "REQ" => LogFact::Request(names()?),
         "REQ_WITHOUT_QUERY" => LogFact::RequestWithoutQuery(names()?),
         "RESP" => LogFact::Response(names()?),
-        "START_TIME" => LogFact::StartTime(TimeFormat::new(arguments)?),
+        "START_TIME" => LogFact::StartTime(TimeFormat::new(arguments).map_err(Wrong::Invalid)?),
         _ => return Err(unknown()),
     };
     Ok(LogPart::Fact(fact, length))
@@ -344,7 +311,7 @@ mod tests {
         let format =
             LogFormat::new("%START_TIME(%Y-%m-%d (UTC %s.%3f)% %GRPC_STATUS%%REQ_WITHOUT_QUERY(:PATH):9%").unwrap();
         let parts = [
-            LogPart::Fact(LogFact::StartTime(TimeFormat("%Y-%m-%d (UTC %s.%3f".to_owned())), None),
+            LogPart::Fact(LogFact::StartTime(TimeFormat::new("%Y-%m-%d (UTC %s.%3f").unwrap()), None),
             LogPart::Text(" ".to_owned()),
             LogPart::Fact(LogFact::GrpcStatus(GrpcForm::Camel), None),
             LogPart::Fact(LogFact::RequestWithoutQuery(vec![HeaderOrPseudo::Path]), Some(9)),
