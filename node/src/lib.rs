@@ -12,6 +12,7 @@ pub mod demo;
 pub mod descriptors;
 pub mod dns;
 pub mod http1;
+mod lock;
 pub mod logging;
 pub mod mesh;
 pub mod proxy;

@@ -41,7 +41,7 @@ pub use token_keys::TokenKeys;
 use crate::balance::rate::Limits;
 
 /// One state of the world.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The mesh.
     pub trust_domain: TrustDomain,

@@ -2,11 +2,12 @@
 //! panics before the node stops, stops the node; any other death is logged and told to whoever holds the task's handle.
 #![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
 
+use crate::lock::lock;
 use std::{
     collections::BTreeMap,
     fmt, io,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use futures_util::FutureExt as _;
@@ -183,7 +184,7 @@ impl Tasks {
     /// How often tasks of each name panicked since the start.
     #[must_use]
     pub fn panics(&self) -> BTreeMap<&'static str, u64> {
-        self.shared.panics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.panics).clone()
     }
 
     /// Waits until all tasks have ended, except detached ones. Call after [`Tasks::stop`].
@@ -226,7 +227,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         if let Ending::Panicked(message) = &self.ending {
             tracing::error!(task = self.name, message, "a task panicked");
-            let mut panics = self.tasks.shared.panics.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut panics = lock(&self.tasks.shared.panics);
             *panics.entry(self.name).or_default() += 1;
         }
         if self.critical && !self.tasks.is_stopping() {

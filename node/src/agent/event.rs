@@ -1,9 +1,10 @@
 //! What happened, as this node notes it, and as it keeps it for the few nodes that it remembers: of one that is gone others tell.
 
+use crate::lock::lock;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
 };
@@ -96,8 +97,8 @@ impl Events {
     pub fn note(&self, at: Millis, kind: &'static str, subject: impl ToString, message: impl Into<String>) {
         let (subject, message) = (cut(&subject.to_string()), cut(&message.into()));
         tracing::info!(kind, subject, "{message}");
-        *held(&self.counts).entry(kind).or_default() += 1;
-        let mut recent = held(&self.recent);
+        *lock(&self.counts).entry(kind).or_default() += 1;
+        let mut recent = lock(&self.recent);
         let at = at.saturating_add_signed(self.ahead.load(Relaxed).saturating_neg());
         // Not after what a clock that was set back since had said.
         let before = recent.back().map(|noted| noted.at).filter(|before| *before < at.saturating_add(TOGETHER));
@@ -114,27 +115,23 @@ impl Events {
 
     /// The latest events, oldest first.
     pub fn recent(&self) -> Vec<Noted> {
-        held(&self.recent).iter().cloned().collect()
+        lock(&self.recent).iter().cloned().collect()
     }
 
     /// What this node keeps of others.
     pub fn others(&self) -> MutexGuard<'_, Others> {
-        held(&self.others)
+        lock(&self.others)
     }
 
     /// How often each kind was noted since the process began.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        held(&self.counts).clone()
+        lock(&self.counts).clone()
     }
 
     /// What happens from now on.
     pub fn watch(&self) -> broadcast::Receiver<Noted> {
         self.watchers.subscribe()
     }
-}
-
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a node keeps of others. Pure.

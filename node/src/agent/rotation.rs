@@ -1,8 +1,9 @@
 //! A change of the root as this node goes through it: what still rests on a root that retires, and the way to be rid of it without
 //! cutting anything.
 
+use crate::lock::lock;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -30,12 +31,12 @@ pub struct Resting {
 
 impl Resting {
     fn set(&self, counted: Option<(ChangesetId, usize)>) {
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+        *lock(&self.counted) = counted;
     }
 
     /// Connections that rest on a root which this RoleSet retires; none if they were not counted under it yet.
     pub fn connections(&self, role_set: ChangesetId) -> Option<usize> {
-        let counted = *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = *lock(&self.counted);
         counted.filter(|(under, _)| *under == role_set).map(|(_, connections)| connections)
     }
 }

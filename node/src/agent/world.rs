@@ -163,17 +163,8 @@ impl World {
             let now = clock::uptime();
             let services = fold::services(&view, &self.node, &self.stats, now, &mut before);
             let last = self.current.load();
-            self.current.store(Arc::new(Snapshot {
-                trust_domain: last.trust_domain.clone(),
-                node: last.node.clone(),
-                compiled: last.compiled.clone(),
-                foreign: self.foreign(&last.compiled, &services, Some(&last.foreign)),
-                services,
-                state: last.state.clone(),
-                authority: last.authority.clone(),
-                limits: last.limits.clone(),
-                token_keys: last.token_keys.clone(),
-            }));
+            let foreign = self.foreign(&last.compiled, &services, Some(&last.foreign));
+            self.current.store(Arc::new(Snapshot { services, foreign, ..Snapshot::clone(&last) }));
         }
         self.changes.send_modify(|count| *count += 1);
     }
@@ -200,17 +191,9 @@ impl World {
             self.authority.store(authority.clone());
         }
         let compiled = Arc::new(Compiled::build(&state, Some(&last.compiled)));
-        self.current.store(Arc::new(Snapshot {
-            trust_domain: last.trust_domain.clone(),
-            node: last.node.clone(),
-            foreign: self.foreign(&compiled, &last.services, None),
-            compiled,
-            services: last.services.clone(),
-            state,
-            authority: authority.clone(),
-            limits: last.limits.clone(),
-            token_keys: last.token_keys.clone(),
-        }));
+        let foreign = self.foreign(&compiled, &last.services, None);
+        let next = Snapshot { compiled, foreign, state, authority: authority.clone(), ..Snapshot::clone(&last) };
+        self.current.store(Arc::new(next));
         self.changes.send_modify(|count| *count += 1);
         changed.then_some(authority)
     }
@@ -275,17 +258,8 @@ impl World {
         if last.compiled.entries().all().is_empty() {
             return;
         }
-        self.current.store(Arc::new(Snapshot {
-            trust_domain: last.trust_domain.clone(),
-            node: last.node.clone(),
-            compiled: last.compiled.clone(),
-            services: last.services.clone(),
-            foreign: self.foreign(&last.compiled, &last.services, None),
-            state: last.state.clone(),
-            authority: last.authority.clone(),
-            limits: last.limits.clone(),
-            token_keys: last.token_keys.clone(),
-        }));
+        let foreign = self.foreign(&last.compiled, &last.services, None);
+        self.current.store(Arc::new(Snapshot { foreign, ..Snapshot::clone(&last) }));
         self.changes.send_modify(|count| *count += 1);
     }
 

@@ -307,11 +307,6 @@ impl Directory {
         })
     }
 
-    /// Whether the root's key lies here.
-    pub fn holds_root(&self) -> bool {
-        self.path.join(ROOT).exists()
-    }
-
     /// Which keys lie here.
     pub fn lying(&self) -> Lying {
         let is_sealed = |name: &str| {

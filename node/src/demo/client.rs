@@ -1,9 +1,10 @@
 //! An HTTP client that keeps a few connections to one proxy port. Nothing here runs on its own: a connection is driven
 //! by the request that uses it, so no task outlives its caller.
 
+use crate::lock::lock;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -110,7 +111,7 @@ impl Client {
     /// An idle connection that the other side has not closed meanwhile.
     fn take_idle(&self) -> Option<Connection> {
         loop {
-            let mut connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let mut connection = lock(&self.idle).pop()?;
             if connection.driver.as_mut().now_or_never().is_none() {
                 return Some(connection);
             }
@@ -118,7 +119,7 @@ impl Client {
     }
 
     fn keep(&self, connection: Connection, answer: Response<Bytes>) -> Response<Bytes> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         if idle.len() < MAX_IDLE && !connection.sender.is_closed() {
             idle.push(connection);
         }

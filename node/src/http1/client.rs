@@ -9,6 +9,7 @@ use super::{
     encoder::{Encoder, Out, write_length},
     head::{self, Framing, HeadEnd, ResponseHead, announced, framing, keeps_alive},
 };
+use crate::lock::lock;
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, request::Parts};
@@ -18,7 +19,7 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker, ready},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
@@ -353,10 +354,6 @@ struct Shared<I> {
     /// Nobody reads the response any more: the rest of the request is of no use.
     abandoned: bool,
     sender: Option<Waker>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends the rest of a request in a task of its own.

@@ -7,8 +7,9 @@ use super::{
     head::{Framing, keeps_alive},
     reply::{self, Asked},
     request::{HeadLimits, Refused, RequestHead},
-    wire::{Shared, Source, Timers, linger, lock, shared},
+    wire::{Shared, Source, Timers, linger, shared},
 };
+use crate::lock::lock;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::{

@@ -1,11 +1,12 @@
 //! A connection that speaks HTTP no more.
 
+use crate::lock::lock;
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::{
     any::Any,
     fmt, io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -62,7 +63,7 @@ impl Upgraded {
     /// The connection of a 101 response that this room read; once.
     pub fn take<B>(response: &mut http::Response<B>) -> Option<Self> {
         let Ticket(ticket) = response.extensions_mut().remove()?;
-        ticket.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&ticket).take()
     }
 }
 

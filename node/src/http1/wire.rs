@@ -9,13 +9,14 @@ use super::{
     server::Error,
 };
 use crate::http1::BoxError;
+use crate::lock::lock;
 use bytes::BytesMut;
 use http::StatusCode;
 use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -44,10 +45,6 @@ pub(super) fn shared<I: Io>(io: I) -> Shared<I> {
         refused: None,
         task: None,
     }))
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See the module.

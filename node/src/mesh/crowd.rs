@@ -1,13 +1,12 @@
 //! How many are let in at a time, all together and of one kind: strangers by their address, local users by their id.
 
+use crate::lock::lock;
 use std::{
     collections::HashMap,
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex},
 };
-
-use super::lock;
 
 /// Counts who is inside.
 #[derive(Debug)]

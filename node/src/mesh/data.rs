@@ -1,5 +1,6 @@
 //! One data worker's side of the mesh: requests and tunnels to other nodes, and from them.
 
+use crate::lock::lock;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use certs::{
@@ -23,7 +24,6 @@ use super::{
     error::Error,
     lease::{Lease, Link, Pings},
     live::{Handle, OUTBOUND, proven::Shown},
-    lock,
     pool::{Connection, Dialling, Group, Pool, Slot, Step},
     preface::{Preface, Protocol},
     quic, reauthentication,
@@ -202,7 +202,7 @@ impl Worker {
         Ok(link)
     }
 
-    /// A stream of its own for bytes (`Tcp`, `Probe`), which is not kept. Tunnels prefer TCP, which costs half per byte.
+    /// A stream of its own for bytes, which is not kept. Tunnels prefer TCP, which costs half per byte.
     ///
     /// # Errors
     /// None could be had; nothing was sent.
@@ -418,7 +418,7 @@ async fn adopt(group: &Arc<Group>, mut secure: Secure, preface: &Preface) -> Res
             let group = group.clone();
             Manner::Tunnel(Box::new(move |secure| group.unclaimed(secure)))
         }
-        Protocol::Http1 | Protocol::Http2 | Protocol::Probe => Manner::Whole,
+        Protocol::Http1 | Protocol::Http2 => Manner::Whole,
     };
     Ok(VirtualStream::tcp(OverTcp::new(secure, manner, true), Facts::dialled_until(retirement)))
 }

@@ -4,6 +4,7 @@
 //! nobody read. So a draining node waits until the peers have all that it answered, and only then says [`Code::Drained`]: a caller
 //! that got nothing may be sure that nobody read its request, and may try elsewhere whatever the method.
 
+use crate::lock::lock;
 use std::{
     sync::{
         Arc, Mutex,
@@ -17,7 +18,7 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{error::Code, lock};
+use super::error::Code;
 use crate::clock::monotonic;
 
 /// How long peers have to take the last answers.

@@ -1,11 +1,10 @@
 //! A queue of what came and waits to be taken, bounded in things and bytes.
 
+use crate::lock::lock;
 use std::{collections::VecDeque, sync::Mutex};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-
-use super::lock;
 
 /// A queue bounded in things and bytes.
 #[derive(Debug)]

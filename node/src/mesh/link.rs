@@ -1,5 +1,6 @@
 //! One peer link: what its two ends say to each other, whatever carries it.
 
+use crate::lock::lock;
 use std::{
     collections::HashMap,
     io,
@@ -29,7 +30,6 @@ use super::{
     frames::{self, Assembly, Kind, Outbox, Thing},
     inbox::Inbox,
     live::Handle,
-    lock,
     preface::WIRE_VERSION,
     quic::{PEER_IDLE, PEER_KEEP_ALIVE},
     stream::VirtualStream,

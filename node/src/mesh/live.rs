@@ -1,12 +1,13 @@
 //! The table of live connections to and from other nodes: what is closed when a node is gone, a peer no longer counts,
 //! or a certificate ends.
 
+use crate::lock::lock;
 use std::{
     collections::{BTreeSet, HashMap},
     future::poll_fn,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -25,7 +26,6 @@ use tokio::sync::Notify;
 use super::{
     MAX_DATA_CONNECTIONS, Mesh,
     error::{Code, Reset},
-    lock,
 };
 use crate::clock;
 use proven::{Again, Session};
@@ -285,7 +285,7 @@ impl Live {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
         // The table is whole after every statement, so a panic elsewhere does not spoil it.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 }
 

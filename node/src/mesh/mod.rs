@@ -31,12 +31,13 @@ pub mod stream;
 mod tls_tcp;
 mod udp;
 
+use crate::lock::lock;
 use std::{
     collections::{BTreeSet, HashMap},
     io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -402,9 +403,4 @@ impl Mesh {
             blocked.remove(&address);
         }
     }
-}
-
-/// Locks what is whole after every statement, so that a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

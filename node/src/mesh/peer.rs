@@ -1,5 +1,6 @@
 //! Links between nodes as nodes: the control runtime's side of the mesh, over QUIC or TLS/TCP.
 
+use crate::lock::lock;
 use std::{io, net::SocketAddr, sync::Arc};
 
 use certs::{
@@ -23,7 +24,7 @@ use super::{
     error::Error,
     link::Introduction,
     live::{Handle, Kind, Retirement},
-    lock, quic,
+    quic,
     secure::{Manner, OverTcp, Secure},
     steer::{CONTROL, Lane},
     stream::{Facts, VirtualStream},

@@ -3,6 +3,7 @@
 //! A group is what one source identity has open to one destination identity on one node. Everything is made when it is
 //! first needed, bounded, and let go when idle.
 
+use crate::lock::lock;
 use std::{
     borrow::Borrow,
     collections::HashMap,
@@ -26,7 +27,6 @@ use super::{
     error::{Code, Error},
     lease::Link,
     live::{Guard, Retirement},
-    lock,
     preface::Preface,
     quic::{DATA_IDLE, MAX_STREAMS},
     secure::Secure,

@@ -44,8 +44,6 @@ pub enum Protocol {
     Http2,
     /// Bytes, both ways until both ends.
     Tcp,
-    /// A question about the endpoint's health: the owner runs its check and answers.
-    Probe,
 }
 
 /// A preface that cannot be read.

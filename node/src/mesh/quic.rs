@@ -1,8 +1,9 @@
 //! QUIC endpoints: settings, admission of handshakes, and the loop that accepts them.
 
+use crate::lock::lock;
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -161,7 +162,7 @@ impl Gate {
         if proved {
             return Verdict::Accept;
         }
-        let mut unproved = self.unproved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unproved = lock(&self.unproved);
         if now.duration_since(unproved.0) >= Duration::from_secs(1) {
             *unproved = (now, 0);
         }

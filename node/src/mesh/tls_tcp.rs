@@ -213,7 +213,7 @@ impl Port {
         let manner = match preface.protocol {
             // The sending fails only if this task is gone, and the connection goes with it.
             Protocol::Tcp => Manner::Tunnel(Box::new(|secure| drop(told.send(secure)))),
-            Protocol::Http1 | Protocol::Http2 | Protocol::Probe => Manner::Whole,
+            Protocol::Http1 | Protocol::Http2 => Manner::Whole,
         };
         let incoming = Incoming {
             peer: visit.peer.clone(),

@@ -17,6 +17,7 @@ use super::{
     plane::{ApplyError, DataPlane, Listen, Serves},
     tcp::{Account, End, Side, Spans, relay},
 };
+use crate::lock::lock;
 use crate::{
     capture::{Listeners, is_open},
     config,
@@ -33,7 +34,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 use tokio::{net::TcpStream, time::timeout};
@@ -310,7 +311,7 @@ impl Captured {
     /// Who speaks to a place: kept, so that what is known of its clusters is kept.
     fn speaker(&self, context: &Context, place: Place) -> Option<Arc<ArcSwap<Speaker>>> {
         let local = context.local.load_full();
-        let mut speakers = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut speakers = lock(&self.speakers);
         let kept = speakers.get(&place);
         if let Some(kept) = kept.filter(|kept| std::ptr::eq(kept.local.as_ptr(), Arc::as_ptr(&local))) {
             return Some(Arc::clone(&kept.speaker));

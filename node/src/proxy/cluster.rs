@@ -2,7 +2,7 @@
 //! once per request. Kept per worker until the next snapshot.
 
 use super::{
-    context::Context,
+    context::{Context, is},
     direct::{Slot, Wish},
     failure::Cause,
     inbound::{self, Caller},
@@ -10,6 +10,7 @@ use super::{
     tcp::Spans,
     upgrade,
 };
+use crate::lock::lock;
 use crate::{
     balance::{Ask, Candidates, Carries, Client},
     clock,
@@ -31,7 +32,7 @@ use policy::{
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -56,7 +57,7 @@ struct Key {
 }
 
 /// A destination and its endpoints.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Cluster {
     /// Keeps the key's address.
     _route: Arc<Route>,
@@ -214,8 +215,8 @@ impl Context {
         let dialled = dialled.filter(|_| goes_where_dialled(snapshot, destination, namespace));
         let destination_address = std::ptr::from_ref(destination).addr();
         let key = Key { speaker: speaker.id, destination: destination_address, port, carries, dialled };
-        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::ptr::eq(clusters.snapshot.as_ptr(), Arc::as_ptr(snapshot)) || clusters.known.len() >= LIMIT {
+        let mut clusters = lock(&self.clusters);
+        if !is(&clusters.snapshot, snapshot) || clusters.known.len() >= LIMIT {
             clusters.snapshot = Arc::downgrade(snapshot);
             clusters.known.clear();
         }
@@ -330,28 +331,14 @@ impl Context {
 
     /// The same cluster after an ejection or a return.
     fn renewed(&self, cluster: &Cluster, speaker: &Speaker) -> Cluster {
-        Cluster {
-            _route: Arc::clone(&cluster._route),
-            members: Arc::clone(&cluster.members),
-            endpoints: Arc::clone(&cluster.endpoints),
-            is_dialled: cluster.is_dialled,
-            outward: cluster.outward.clone(),
-            circuit: Arc::clone(&cluster.circuit),
-            table: self.table(
-                &cluster.circuit,
-                (&cluster.endpoints, cluster.is_dialled),
-                &cluster.table.policy,
-                speaker,
-                &cluster.localities,
-            ),
-            connect_timeout: cluster.connect_timeout,
-            localities: Arc::clone(&cluster.localities),
-            terms: cluster.terms,
-            spans: cluster.spans,
-            pings: cluster.pings,
-            versions: cluster.versions,
-            nobody: Arc::clone(&cluster.nobody),
-        }
+        let table = self.table(
+            &cluster.circuit,
+            (&cluster.endpoints, cluster.is_dialled),
+            &cluster.table.policy,
+            speaker,
+            &cluster.localities,
+        );
+        Cluster { table, ..cluster.clone() }
     }
 
     fn table(

@@ -9,18 +9,23 @@ use super::{
     local::Local,
     outbound::Mirrors,
 };
+use crate::lock::lock;
 use crate::{
     balance::Locality,
     clock, mesh,
-    snapshot::{Circuits, Current},
+    snapshot::{Circuits, Current, Snapshot},
     tasks::Tasks,
     telemetry::{Pair, Recorder, Sinks, Telemetry},
 };
 use arc_swap::ArcSwap;
 use certs::id::NodeId;
 use http::HeaderValue;
+use policy::compile::Compiled;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize};
+use std::{
+    ops::Deref,
+    sync::{Arc, Mutex, Weak, atomic::AtomicUsize},
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -66,73 +71,84 @@ pub(super) struct Shared {
 /// One worker's.
 pub(super) struct Context {
     pub(super) worker: usize,
-    pub(super) current: Current,
-    pub(super) local: Arc<ArcSwap<Local>>,
-    pub(super) telemetry: Telemetry,
-    pub(super) tasks: Tasks,
-    pub(super) failures: mpsc::Sender<NodeId>,
-    pub(super) budget: ReplayBudget,
-    pub(super) circuits: Arc<Circuits>,
-    pub(super) mirrors: Mirrors,
-    pub(super) originations: Originations,
-    pub(super) connections: Arc<AtomicUsize>,
-    pub(super) clients: Arc<Clients>,
-    pub(super) verdicts: Verdicts,
-    pub(super) sinks: Sinks,
+    shared: Shared,
     pub(super) mesh: mesh::data::Worker,
     pub(super) apps: Apps,
     pub(super) clusters: Mutex<Clusters>,
     /// How external authorisers are asked.
     pub(super) askers: Askers,
-    pub(super) locality: Locality,
     /// Connections that are served.
     pub(super) open: TaskTracker,
     /// Counts the changes of what requests are admitted by.
     pub(super) rules: watch::Sender<u64>,
-    pub(super) reloads: watch::Receiver<u64>,
     /// Cancelled when the time to drain is over.
     pub(super) cutting: CancellationToken,
-    serving: watch::Receiver<bool>,
-    draining: watch::Receiver<bool>,
     /// Only this worker's requests take the lock, so it is always free.
     random: Mutex<SmallRng>,
+}
+
+/// Of which documents, and of which services beside this node, something was made. What is known so keeps its address taken: another of
+/// the same address is the same.
+#[derive(Debug, Default)]
+pub(super) struct Basis {
+    compiled: Weak<Compiled>,
+    local: Weak<Local>,
+}
+
+impl Basis {
+    pub(super) fn of(snapshot: &Snapshot, local: &Arc<Local>) -> Self {
+        Self { compiled: Arc::downgrade(&snapshot.compiled), local: Arc::downgrade(local) }
+    }
+
+    /// The same as to compare with [`Basis::of`] these, without its counting.
+    pub(super) fn is_of(&self, snapshot: &Snapshot, local: &Arc<Local>) -> bool {
+        is(&self.compiled, &snapshot.compiled) && is(&self.local, local)
+    }
+}
+
+impl PartialEq for Basis {
+    fn eq(&self, other: &Self) -> bool {
+        self.compiled.ptr_eq(&other.compiled) && self.local.ptr_eq(&other.local)
+    }
+}
+
+/// True if what was known so is this.
+pub(super) fn is<T>(known: &Weak<T>, now: &Arc<T>) -> bool {
+    std::ptr::eq(known.as_ptr(), Arc::as_ptr(now))
+}
+
+impl Deref for Context {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 impl Context {
     pub(super) fn new(worker: usize, shared: &Shared, mesh: mesh::data::Worker) -> Self {
         Self {
             worker,
-            current: shared.current.clone(),
-            local: Arc::clone(&shared.local),
-            telemetry: shared.telemetry.clone(),
-            tasks: shared.tasks.clone(),
-            failures: shared.failures.clone(),
-            budget: shared.budget.clone(),
-            circuits: Arc::clone(&shared.circuits),
-            mirrors: shared.mirrors.clone(),
-            originations: shared.originations.clone(),
-            connections: Arc::clone(&shared.connections),
-            clients: Arc::clone(&shared.clients),
-            verdicts: shared.verdicts.clone(),
-            sinks: shared.sinks.clone(),
             mesh,
             apps: Apps::new(shared.tasks.clone(), shared.budget.clone()),
             clusters: Mutex::default(),
             askers: Askers::default(),
-            locality: shared.locality.clone(),
             open: TaskTracker::new(),
             rules: watch::Sender::new(0),
-            reloads: shared.reloads.subscribe(),
             cutting: CancellationToken::new(),
-            serving: shared.serving.subscribe(),
-            draining: shared.draining.subscribe(),
             random: Mutex::new(SmallRng::seed_from_u64(seed(worker))),
+            shared: shared.clone(),
         }
+    }
+
+    /// What holds now.
+    pub(super) fn basis(&self) -> Basis {
+        Basis::of(&self.current.read(), &self.local.load())
     }
 
     /// A random number; not for secrets.
     pub(super) fn random(&self) -> u64 {
-        self.random.lock().unwrap_or_else(PoisonError::into_inner).random()
+        lock(&self.random).random()
     }
 
     /// Twice as many random bits; not for secrets.
@@ -172,17 +188,15 @@ impl Context {
 
     /// Resolves when the node begins to serve its applications.
     pub(super) async fn serving(&self) {
-        let mut serving = self.serving.clone();
-        // An error means that the control side is gone: nothing is served any more.
-        if serving.wait_for(|serving| *serving).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        let mut serving = self.serving.subscribe();
+        // No error: this worker holds a sender.
+        drop(serving.wait_for(|serving| *serving).await);
     }
 
     /// Resolves when the node drains.
     pub(super) async fn draining(&self) {
-        let mut draining = self.draining.clone();
-        // An error means that the control side is gone: so is the node.
+        let mut draining = self.draining.subscribe();
+        // No error: this worker holds a sender.
         drop(draining.wait_for(|draining| *draining).await);
     }
 

@@ -6,9 +6,10 @@
 
 mod sharing;
 
+use crate::lock::lock;
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -366,10 +367,6 @@ fn host(instance: &Instance) -> Host {
         load: Arc::clone(instance.stats().load()),
         tally: None,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

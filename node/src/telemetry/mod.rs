@@ -32,10 +32,11 @@ pub(crate) use tap::statuses;
 pub use tap::{MAX_RATE, Tapped, Tapping, Taps, Wanted};
 pub use traffic::{Carried, Exchanged, PairConnections, PairTraffic, SLOT, SLOTS, quantile};
 
+use crate::lock::lock;
 use crate::{clock, tasks::Tasks};
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -141,7 +142,7 @@ impl Telemetry {
     #[must_use]
     pub fn exchanged(&self) -> Exchanged {
         let now = clock::uptime();
-        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut traffic = lock(&self.traffic);
         traffic.take(&self.requests, &self.connections, now);
         traffic.exchanged(now)
     }

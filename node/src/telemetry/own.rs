@@ -1,10 +1,11 @@
 //! Skein's own gauges and counters, registered by whoever owns what they count.
 
+use crate::lock::lock;
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -164,7 +165,7 @@ impl Registry {
 
     fn add(&self, name: &'static str, help: &'static str, kind: Kind, labels: &[(&str, &str)], source: Source) {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut metrics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut metrics = lock(&self.0);
         let metric = metrics.entry(name).or_insert_with(|| Metric { help, kind, sources: Vec::new() });
         // Registered again (a listener came back): the newer one counts.
         metric.sources.retain(|(known, _)| *known != labels);
@@ -174,7 +175,7 @@ impl Registry {
     /// All metrics by name.
     #[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers in Prometheus")]
     pub(super) fn shown(&self) -> Vec<Shown> {
-        let metrics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = lock(&self.0);
         let shown = metrics.iter().map(|(name, metric)| {
             let mut lines = Vec::new();
             for (labels, source) in &metric.sources {

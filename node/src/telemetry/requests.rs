@@ -6,11 +6,12 @@ use super::{
     labels::{Labels, Pair, Protocol, Shape, Summary},
     series::{self, add},
 };
+use crate::lock::lock;
 use certs::codec::Millis;
 use policy::compile::MetricRule;
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -246,7 +247,7 @@ impl Recorder {
         if shape.as_ref().is_some_and(|shape| !shape.values.is_empty()) {
             return self.family.find(&labels(shape)).cell(self.worker).observe(measures);
         }
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         let rule = shape.as_ref().map(|shape| &shape.rule);
         let position = match known.iter().position(|(seen, of, _)| *seen == summary && is_same(of.as_ref(), rule)) {
             Some(position) => {
@@ -277,7 +278,7 @@ impl Recorder {
             return connected();
         }
         let rule = shape.map(|shape| &shape.rule);
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = lock(&self.opened);
         let found = opened.iter().find(|(seen, of, _)| *seen == flags && is_same(of.as_ref(), rule));
         if let Some((_, _, connected)) = found {
             return connected.clone();

@@ -5,12 +5,13 @@ use super::{
     Flags,
     labels::{Labels, Pair, Protocol, Reporter, Security, Summary, UNKNOWN, Workload},
 };
+use crate::lock::lock;
 use certs::codec::Millis;
 use dashmap::{DashMap, Entry};
 use std::{
     fmt::Debug,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -76,7 +77,7 @@ impl<C: Cells> Series<C> {
     /// What was counted at the last look and now, and whether the series is to be forgotten. It is retired first and forgotten by
     /// a later look, so that no worker still counts in it.
     fn look(&self, now: Millis) -> (C::Sum, C::Sum, bool) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked = lock(&self.looked);
         let sum = self.sum();
         let (before, active) = looked.unwrap_or((C::Sum::default(), now));
         if sum != before || looked.is_none() {

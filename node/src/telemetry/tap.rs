@@ -3,13 +3,14 @@
 
 use super::{Entry, Pair, Protocol, Redaction, Summary, redact};
 use crate::clock;
+use crate::lock::lock;
 use arc_swap::ArcSwap;
 use certs::id::SpiffeId;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -196,7 +197,7 @@ impl Taps {
         let counters = [(); 3].map(|()| AtomicU64::new(0));
         let [second, told, left_out] = counters;
         let tap = Arc::new(Tap { wanted, rate, sender, second, told, left_out });
-        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = lock(&self.0.changing);
         let mut taps = Vec::clone(&self.0.taps.load());
         if taps.len() >= TAPS {
             return Err(format!("{TAPS} taps are open at this node: end one of them"));
@@ -258,7 +259,7 @@ impl Tapping {
 impl Drop for Tapping {
     fn drop(&mut self) {
         let shared = &self.taps.0;
-        let _changing = shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = lock(&shared.changing);
         let taps: Vec<Arc<Tap>> =
             shared.taps.load().iter().filter(|tap| !Arc::ptr_eq(tap, &self.tap)).cloned().collect();
         shared.taps.store(Arc::new(taps));

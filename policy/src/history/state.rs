@@ -218,15 +218,6 @@ impl State {
         }
     }
 
-    /// Every document of a kind that unites, with all the values that are to be obeyed together, deletions included: of
-    /// AuthorizationPolicy ALLOW matches only if every value does, where a deletion matches nothing, and DENY if any does; of the
-    /// others the strictest holds. What is deleted or expired in all values is left out.
-    pub fn united(&self) -> impl Iterator<Item = (&DocumentId, &[LiveValue])> {
-        let kinds = self.documents.iter().filter(|(id, _)| id.kind.unites());
-        let values = kinds.map(|(id, live)| (id, live.in_force.as_slice()));
-        values.filter(|(_, values)| values.iter().any(|value| value.document.is_ok()))
-    }
-
     /// Every document in effect, with its value.
     pub fn effective(&self) -> impl Iterator<Item = (&DocumentId, &LiveValue)> {
         self.documents.iter().filter_map(|(id, live)| Some((id, live.effective.as_ref()?)))
@@ -255,10 +246,5 @@ impl State {
             return matches!(verb, Verb::View | Verb::Roles);
         }
         set.roles.iter().any(|role| role.keys.contains(&own.name) && role.verbs.contains(&verb))
-    }
-
-    /// The key's name in the RoleSet in force.
-    pub fn key_name(&self, key: &PublicKey) -> Option<&str> {
-        self.role_set.set.keys.iter().find(|own| own.key == *key).map(|own| own.name.as_str())
     }
 }

@@ -1,9 +1,10 @@
 //! How much of an enroller strangers get: the port is open to everybody who reaches it, and nobody takes from it what a guest needs.
 
+use crate::lock::lock;
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use certs::{codec::Millis, sign::Digest};
@@ -107,11 +108,6 @@ impl Bounds {
         let (wrong, last) = guesses.entry((*invite, crowd::host(from))).or_default();
         (*wrong, *last) = (*wrong + 1, now);
     }
-}
-
-/// Both are whole after every statement, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,11 +1,7 @@
 //! Asks all nodes the same: what requests they saw, what they noted.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use crate::lock::lock;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use certs::{
@@ -111,7 +107,7 @@ impl Sync {
     pub async fn scraped_addresses(&self) -> BTreeMap<NodeId, SocketAddr> {
         let asked = self.ask_all::<Option<SocketAddr>>(wire::SCRAPED, Bytes::new()).await;
         let view = self.world.view();
-        let mut known = self.state.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.state.scraped);
         // Who asks at a port that only this machine reaches is on this machine.
         let own = self.scraped().or(self.state.own_scraped.get().copied());
         let own = Some((self.node().clone(), own));

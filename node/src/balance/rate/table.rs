@@ -1,10 +1,11 @@
 //! The buckets and counts of this node's limits. They live beside the snapshot, so that a change of policy that leaves a rule alone
 //! leaves its buckets alone.
 
+use crate::lock::lock;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -83,7 +84,7 @@ impl Limits {
     }
 
     fn mesh_rule(&self, number: u64, limit: Limit, mode: Mode, keyed: bool, nodes: usize) -> Arc<MeshRule> {
-        let mut mesh = self.mesh.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mesh = lock(&self.mesh);
         if let Some(known) = mesh.get(&number) {
             return known.clone();
         }
@@ -96,14 +97,14 @@ impl Limits {
 
     /// Forgets the rules of the mesh that nobody uses.
     pub fn tidy_mesh(&self) {
-        let mut mesh = self.mesh.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mesh = lock(&self.mesh);
         mesh.retain(|_, known| Arc::strong_count(known) > 1);
     }
 
     /// The counts of a rule, begun at zero.
     #[must_use]
     pub fn counts(&self, rule: &[u8]) -> Arc<Counts> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.counts);
         if let Some(known) = counts.get(rule) {
             return known.clone();
         }

@@ -5,6 +5,7 @@ use super::{
     Session,
     verifier::{Named, Unverified},
 };
+use crate::lock::lock;
 use crate::{
     clock,
     secrets::{self, Key, SecretError, Secrets},
@@ -22,7 +23,7 @@ use rustls::{
 use std::{
     os::unix::fs::PermissionsExt as _,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -142,7 +143,7 @@ impl Slot {
     /// What is wrong with it; what was made before goes on.
     pub(super) fn take(&self, read: Result<Material, String>, system: &Arc<RootCertStore>) -> Result<(), String> {
         let result = read.and_then(|material| {
-            let mut had = self.material.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut had = lock(&self.material);
             if had.as_ref() != Some(&material) {
                 self.made.store(Some(Arc::new(configure(&self.wish, &material, system)?)));
                 *had = Some(material);

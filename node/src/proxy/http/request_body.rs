@@ -9,6 +9,7 @@ use super::{
     head::{strip_claims, strip_trailers},
     incoming::{Incoming, broken},
 };
+use crate::lock::lock;
 use crate::proxy::failure::Cause;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -16,7 +17,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -195,10 +196,6 @@ impl Completion {
     pub(in crate::proxy) fn failure(&self) -> Option<Cause> {
         self.0.as_ref().and_then(|source| lock(source).failed)
     }
-}
-
-fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
-    source.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Connections to the applications beside this node and to endpoints that no node serves, kept alive between requests.
 
 use super::multiplexed::{Multiplexed, STREAM_WINDOW, Stream};
+use crate::lock::lock;
 use crate::{
     clock, descriptors,
     http1::{
@@ -30,7 +31,7 @@ use std::{
     collections::HashMap,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -280,10 +281,6 @@ impl Apps {
     fn idle(&self) -> MutexGuard<'_, HashMap<Target, Vec<Idle>, RandomState>> {
         lock(&self.0.idle)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection; one that is refused is tried again after each of these pauses.

@@ -1,11 +1,17 @@
 //! Who calls which service here, and what that means for every request: looked up once per stream instead of once per request.
 
 use super::{
-    super::{context::Context, http::Bounds, local::Local, outbound::Speaker},
+    super::{
+        context::{Basis, Context},
+        http::Bounds,
+        local::Local,
+        outbound::Speaker,
+    },
     limits,
     pool::Pool,
     told::IsGateway,
 };
+use crate::lock::lock;
 use crate::{
     config::Service,
     mesh::{self, Preface},
@@ -18,16 +24,11 @@ use certs::{
     sign::Digest,
 };
 use http::HeaderValue;
-use policy::{
-    authorize,
-    compile::{self, Compiled},
-    kinds::MutualTls,
-    route,
-};
+use policy::{authorize, compile, kinds::MutualTls, route};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex},
 };
 
 /// Who calls, as far as it is proven.
@@ -106,8 +107,7 @@ pub(super) struct Plain<'a> {
 /// What the documents said of the service when they were last looked at.
 #[derive(Debug)]
 struct Seen {
-    compiled: Weak<Compiled>,
-    local: Weak<Local>,
+    basis: Basis,
     rules: Rules,
 }
 
@@ -315,13 +315,9 @@ impl Caller {
         service: &Service,
         look: impl FnOnce(&Rules) -> T,
     ) -> T {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_current = |seen: &Seen| {
-            std::ptr::eq(seen.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled))
-                && std::ptr::eq(seen.local.as_ptr(), Arc::as_ptr(local))
-        };
+        let mut seen = lock(&self.seen);
         match &*seen {
-            Some(known) if is_current(known) => look(&known.rules),
+            Some(known) if known.basis.is_of(snapshot, local) => look(&known.rules),
             Some(_) | None => {
                 let workload = workload(snapshot, service);
                 let counted = limits::counted(snapshot, &self.who.service, self.who.instance.as_deref(), &workload);
@@ -331,8 +327,7 @@ impl Caller {
                 let barred = self.who.barred(snapshot).or_else(kept_out);
                 let rules = Rules { barred, workload, counted, pool };
                 let answer = look(&rules);
-                let (compiled, local) = (Arc::downgrade(&snapshot.compiled), Arc::downgrade(local));
-                *seen = Some(Seen { compiled, local, rules });
+                *seen = Some(Seen { basis: Basis::of(snapshot, local), rules });
                 answer
             }
         }

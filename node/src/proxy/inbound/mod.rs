@@ -71,8 +71,6 @@ pub(super) async fn serve(context: Arc<Context>, incoming: mesh::data::Incoming)
         // Boxed, so that the many that carry HTTP/1.1 need no room for it.
         mesh::Protocol::Http2 => Box::pin(connection::serve_http2(&context, stream, Side::Node, requests())).await,
         mesh::Protocol::Tcp => Box::pin(tcp::serve(&context, &caller, stream)).await,
-        // Refused by closing; no caller of this version opens them.
-        mesh::Protocol::Probe => {}
     }
 }
 

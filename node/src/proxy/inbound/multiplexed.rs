@@ -1,6 +1,7 @@
 //! HTTP/2 connections to the applications beside this node: as many as the applications' limits on streams ask for.
 
 use super::app::{Failed, IDLE_TIME, Spawn, Terms, connect};
+use crate::lock::lock;
 use crate::{
     clock,
     proxy::{
@@ -15,7 +16,7 @@ use std::{
     collections::HashMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -237,8 +238,4 @@ impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link").field("streams", &self.streams).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

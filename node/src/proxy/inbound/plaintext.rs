@@ -79,7 +79,7 @@ pub(in crate::proxy) async fn serve(
         |caller| Requests { context: Arc::clone(&context), caller: Arc::new(caller), closing: closing.clone() };
     let side = Side::Application;
     match carries {
-        mesh::Protocol::Tcp | mesh::Protocol::Probe => Box::pin(pass(&context, &caller, stream)).await,
+        mesh::Protocol::Tcp => Box::pin(pass(&context, &caller, stream)).await,
         mesh::Protocol::Http1 => tokio::select! {
             () = connection::serve_http1(&context, stream, side, requests(caller)) => {}
             () = shut(&context, called, &mut changes) => tell_shut(called, ends),

@@ -5,23 +5,14 @@
 //! the rules costs nothing.
 
 use super::{
-    super::{context::Context, http::Completion, local::Local},
+    super::{context::Context, http::Completion},
     admission::Arriving,
     caller::{self, Who},
 };
 use crate::snapshot::Snapshot;
 use http::{Extensions, HeaderValue, Version, request::Parts};
-use policy::{
-    compile::{Compiled, Workload},
-    token::Verified,
-};
-use std::{
-    fmt,
-    net::IpAddr,
-    pin::Pin,
-    sync::{Arc, Weak},
-    task,
-};
+use policy::{compile::Workload, token::Verified};
+use std::{fmt, net::IpAddr, pin::Pin, sync::Arc, task};
 use tokio::sync::watch;
 
 /// What is kept of a request that was admitted.
@@ -229,8 +220,8 @@ impl Watch {
 
 /// Tells one worker's requests of every change of what they are admitted by: policy, and the services beside this node.
 pub(in crate::proxy) async fn watch_rules(context: Arc<Context>) {
-    let (mut worlds, mut reloads) = (context.current.subscribe(), context.reloads.clone());
-    let mut seen = Rules::of(&context.current.load(), &context.local.load());
+    let (mut worlds, mut reloads) = (context.current.subscribe(), context.reloads.subscribe());
+    let mut seen = context.basis();
     loop {
         let changed = tokio::select! {
             changed = worlds.changed() => changed,
@@ -239,26 +230,10 @@ pub(in crate::proxy) async fn watch_rules(context: Arc<Context>) {
         if changed.is_err() {
             return std::future::pending().await;
         }
-        let now = Rules::of(&context.current.load(), &context.local.load());
-        if !now.is(&seen) {
+        let now = context.basis();
+        if now != seen {
             seen = now;
             context.rules.send_modify(|count| *count += 1);
         }
-    }
-}
-
-/// What requests are admitted by. What is held so keeps its address.
-struct Rules {
-    compiled: Weak<Compiled>,
-    local: Weak<Local>,
-}
-
-impl Rules {
-    fn of(snapshot: &Snapshot, local: &Arc<Local>) -> Self {
-        Self { compiled: Arc::downgrade(&snapshot.compiled), local: Arc::downgrade(local) }
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        self.compiled.ptr_eq(&other.compiled) && self.local.ptr_eq(&other.local)
     }
 }

@@ -2,13 +2,17 @@
 //! what it says of its clients: policy made it one, and TLS proves who it is.
 
 use super::caller::Caller;
-use crate::{proxy::http as body, snapshot::Snapshot};
+use crate::lock::lock;
+use crate::{
+    proxy::{context::is, http as body},
+    snapshot::Snapshot,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 use policy::compile::Compiled;
 use std::{
     net::IpAddr,
-    sync::{Arc, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 /// Whether documents make a caller a gateway, as they last said.
@@ -49,11 +53,11 @@ impl Caller {
             // A Gateway that selects every workload does not mean those outside the mesh.
             return false;
         }
-        let mut known = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::ptr::eq(known.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled)) {
+        let mut known = lock(&self.gateway);
+        if !is(&known.compiled, &snapshot.compiled) {
             let source = &self.who.source;
-            let is = snapshot.compiled.is_gateway(&source.namespace, &source.labels);
-            *known = IsGateway { compiled: Arc::downgrade(&snapshot.compiled), is };
+            let is_gateway = snapshot.compiled.is_gateway(&source.namespace, &source.labels);
+            *known = IsGateway { compiled: Arc::downgrade(&snapshot.compiled), is: is_gateway };
         }
         known.is
     }

@@ -121,7 +121,7 @@ impl Way<'_> {
                 upgrade::unmark(&mut parts.headers);
                 inbound::to_http2(parts, host, if self.speaks_tls() { "https" } else { "http" })
             }
-            mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
+            mesh::Protocol::Http1 | mesh::Protocol::Tcp => {
                 inbound::to_http1(parts, host.clone());
                 if let Some(upgrade) = upgrade {
                     upgrade::mark(&mut parts.headers, upgrade.clone());
@@ -192,7 +192,7 @@ impl Way<'_> {
                 }
                 None => None,
             },
-            mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => {
+            mesh::Protocol::Http1 | mesh::Protocol::Tcp => {
                 Some(Box::pin(self.connection(limits, member, others == 0, timed)).await?)
             }
         };

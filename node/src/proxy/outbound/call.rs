@@ -3,7 +3,7 @@
 
 use super::{Requests, Speaker, forward};
 use crate::{
-    clock,
+    clock, config,
     proxy::{
         context::Context,
         exchange::Exchange,
@@ -12,61 +12,92 @@ use crate::{
     },
 };
 use bytes::Bytes;
+use certs::id::ServiceName;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use policy::route::Routed;
+use policy::route::{self, Route, Routed};
 use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 /// A call that is under way. Its type has a name, because the way leads back to the inbound side, which makes calls.
 pub(in crate::proxy) type Calling<'a> =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Cause>> + Send + 'a>>;
 
-/// Sends a request for `host` along this route; `remote` is the caller on whose account it is made. The route's timeout goes on until
-/// the end of the response.
-pub(in crate::proxy) fn call<'a>(
-    context: &'a Arc<Context>,
-    speaker: &'a Arc<Speaker>,
-    routed: &'a Routed,
+/// How a service beside this node is spoken for by the node itself, towards one port of another.
+#[derive(Debug)]
+pub(in crate::proxy) struct OwnWay {
+    speaker: Arc<Speaker>,
+    routed: Routed,
+}
+
+impl OwnWay {
+    /// Requests go by the rules of `from` and have so much time, until the end of their responses. `None` if that service is no longer
+    /// beside this node.
+    pub(in crate::proxy) fn new(
+        context: &Context,
+        from: &config::Speaker,
+        (to, port): (&ServiceName, u16),
+        timeout: Duration,
+    ) -> Option<Self> {
+        let (snapshot, local) = (context.current.read(), context.local.load());
+        let speaker = Speaker::new(&local, &snapshot, &context.locality, from, None, 0)?;
+        let plain = route::to_service(&snapshot.compiled, to, port, from.service.namespace());
+        let timed = Route { timeout: Some(timeout), ..Route::clone(&plain.route) };
+        Some(Self { speaker: Arc::new(speaker), routed: Routed { route: Arc::new(timed), ..plain } })
+    }
+
+    /// Sends a request for `host`; `remote` is the caller on whose account it is made.
+    pub(in crate::proxy) fn call<'a>(
+        &'a self,
+        context: &'a Arc<Context>,
+        remote: SocketAddr,
+        host: HeaderValue,
+        request: Request<Option<Bytes>>,
+    ) -> Calling<'a> {
+        Box::pin(call(context, self, remote, host, request))
+    }
+}
+
+async fn call(
+    context: &Arc<Context>,
+    own: &OwnWay,
     remote: SocketAddr,
     host: HeaderValue,
     request: Request<Option<Bytes>>,
-) -> Calling<'a> {
-    Box::pin(async move {
-        let snapshot = context.current.load();
-        let (parts, body) = request.into_parts();
-        let is_head = parts.method == Method::HEAD;
-        let (local, came) = (remote, clock::monotonic());
-        let mut exchange = Exchange::new(came, body::is_grpc(&parts.headers));
-        let speaker = Arc::clone(speaker);
-        let requests = Requests {
-            context,
-            speaker,
-            entrance: None,
-            remote,
-            local,
-            dialled: None,
-            meant: None,
-            came,
-            came_at: OnceLock::new(),
-            standing: None,
-        };
-        let (head, incoming) = (forward::Head { parts, host }, Incoming::Own(body));
-        let mut outgoing = forward::Outgoing { head, upgrade: None, incoming, user: None };
-        match forward::forward(&requests, &snapshot, routed, &mut outgoing, &mut exchange).await {
-            Ok(answered) => {
-                let idle = context.limits().stream_idle;
-                Ok(answered.finish(exchange, is_head, idle, None).0)
-            }
-            Err(cause) => {
-                let answer = cause.answer();
-                exchange.flag(answer.flags);
-                exchange.answered(answer.status, &HeaderMap::new());
-                exchange.ended();
-                Err(cause)
-            }
+) -> Result<Response<ResponseBody>, Cause> {
+    let snapshot = context.current.load();
+    let (parts, body) = request.into_parts();
+    let is_head = parts.method == Method::HEAD;
+    let (local, came) = (remote, clock::monotonic());
+    let mut exchange = Exchange::new(came, body::is_grpc(&parts.headers));
+    let requests = Requests {
+        context,
+        speaker: Arc::clone(&own.speaker),
+        entrance: None,
+        remote,
+        local,
+        dialled: None,
+        meant: None,
+        came,
+        came_at: OnceLock::new(),
+        standing: None,
+    };
+    let (head, incoming) = (forward::Head { parts, host }, Incoming::Own(body));
+    let mut outgoing = forward::Outgoing { head, upgrade: None, incoming, user: None };
+    match forward::forward(&requests, &snapshot, &own.routed, &mut outgoing, &mut exchange).await {
+        Ok(answered) => {
+            let idle = context.limits().stream_idle;
+            Ok(answered.finish(exchange, is_head, idle, None).0)
         }
-    })
+        Err(cause) => {
+            let answer = cause.answer();
+            exchange.flag(answer.flags);
+            exchange.answered(answer.status, &HeaderMap::new());
+            exchange.ended();
+            Err(cause)
+        }
+    }
 }

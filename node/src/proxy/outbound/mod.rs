@@ -51,7 +51,7 @@ use tokio::{
     net::TcpStream,
 };
 
-pub(super) use call::call;
+pub(super) use call::OwnWay;
 pub(super) use mirror::Mirrors;
 pub(super) use observe::begin_connection;
 pub(super) use speaker::Speaker;

@@ -3,7 +3,10 @@
 use super::{Requests, Speaker, tcp};
 use crate::{
     clock, config,
-    proxy::{context::Context, gateway::Entrance},
+    proxy::{
+        context::{Context, is},
+        gateway::Entrance,
+    },
     snapshot::Snapshot,
     telemetry::{Entry, LogSide, Observed, Own, trace},
 };
@@ -28,7 +31,7 @@ impl Speaker {
     fn policy(&self, snapshot: &Snapshot) -> Arc<compile::Workload> {
         let seen = self.seen.0.load();
         if let Some(known) = &*seen
-            && std::ptr::eq(known.compiled.as_ptr(), Arc::as_ptr(&snapshot.compiled))
+            && is(&known.compiled, &snapshot.compiled)
         {
             return known.workload.clone();
         }

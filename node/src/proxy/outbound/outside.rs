@@ -32,7 +32,7 @@ impl Way<'_> {
         let outward = self.outward()?;
         let version = match self.protocol {
             mesh::Protocol::Http2 => Version::Http2,
-            mesh::Protocol::Http1 | mesh::Protocol::Tcp | mesh::Protocol::Probe => Version::Http1,
+            mesh::Protocol::Http1 | mesh::Protocol::Tcp => Version::Http1,
         };
         let host = head.uri.authority().map(http::uri::Authority::as_str);
         let host = host.or_else(|| head.headers.get(HOST)?.to_str().ok()).unwrap_or_default();

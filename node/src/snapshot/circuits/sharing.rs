@@ -1,13 +1,14 @@
 //! What goes between the circuits and other nodes: endpoints that begin to fail and probes to make go out, reports and
 //! answers come in.
 
+use crate::lock::lock;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use certs::codec::Millis;
 use dashmap::DashMap;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{AtomicBool, AtomicU64, Circuits, Endpoint, Event, Instance, Key, Mutex, lock};
+use super::{AtomicBool, AtomicU64, Circuits, Endpoint, Event, Instance, Key, Mutex};
 use crate::balance::outlier::MAX_PROBES;
 
 /// Endpoints that began to fail and are not watched yet; the next error of one that found no room tells of it again.
