@@ -157,6 +157,15 @@ mod tests {
         assert_eq!(stream, b"GET /");
     }
 
+    /// A change here is a change of the wire: other fields go into `extensions`, another form takes a kind or version of its own.
+    #[tokio::test]
+    async fn its_bytes_stay_as_they_are() {
+        const KEPT: &str = "PLACEHOLDER";
+        let bytes = preface().encode();
+        let made: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(made, KEPT);
+    }
+
     #[tokio::test]
     async fn a_length_beyond_the_limit_is_refused_before_it_is_read() {
         let error = Preface::read(&mut &[0xff, 0xff, 0][..]).await.unwrap_err();
