@@ -46,6 +46,7 @@ fn table(outliers: &[Outlier]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::Output;
 
     #[test]
     fn those_who_report_it_too_are_named() {
@@ -60,7 +61,7 @@ mod tests {
             cluster: "outbound|80||cart.shop.svc.cluster.local".into(),
             times: 2,
         };
-        let text = table(&[outlier]).render(false);
+        let text = Output::new(Format::Table).render(&table(&[outlier]));
         assert!(text.contains("WITNESSES") && text.contains("b,c"), "{text}");
     }
 }
