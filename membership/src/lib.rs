@@ -10,6 +10,8 @@ mod dial;
 pub mod engine;
 pub mod error;
 mod fetch;
+#[cfg(test)]
+mod golden;
 pub mod gossip;
 mod ledger;
 mod limit;

@@ -7,6 +7,7 @@ mod listen;
 mod names;
 mod process;
 mod ready;
+mod supervisor;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use tokio::{
 use self::{
     known::{Known, load, state},
     process::Signals,
+    supervisor::Supervisor,
 };
 use crate::{
     agent::{
@@ -182,10 +184,13 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     let addresses = Arc::new(Addresses::load(dir.clone(), fixed));
     tasks.critical("clock", drift::run(sync.clone(), dir.clone()));
     tasks.critical("catch-up", catch_up::run(sync.clone(), addresses.clone()));
-    tasks.spawn("peers", peers::follow(agent.clone(), members.clone(), owner.enroller, addresses.clone()));
+    let (told, whom, at) = (agent.clone(), members.clone(), addresses.clone());
+    let enroller = owner.enroller;
+    tasks.kept("peers", move || peers::follow(told.clone(), whom.clone(), enroller, at.clone()));
     let renewal = Renewal { sync: sync.clone(), local: local.clone(), dir, addresses };
     start_control(&config, &owner, &known, &mesh, &network, renewal, failures, &tasks).await;
-    tasks.spawn("groups", agent.clone().follow_groups());
+    let following = agent.clone();
+    tasks.kept("groups", move || following.clone().follow_groups());
 
     let captures = names::capture(&config, &plane).await?;
     let ready = ready::line(&config, &mesh, &doors, &bound, &captures);
@@ -197,8 +202,12 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
     tokio::join!(settled(&known.world, &owner.node, &local), sync.compared());
     plane.serve();
     ready::print(&ready);
+    let supervisor = Supervisor::of_environment();
+    supervisor.ready();
+    supervisor.keep_told(&tasks);
 
     end::until_told(&agent, &mut signals, &tasks).await;
+    supervisor.stopping();
     agent.set_listening(false);
     let failure = tasks.failure().map(|failure| fail("failed", failure.to_string(), "see the log before this"));
     tokio::select! {
@@ -365,7 +374,7 @@ async fn start_control(
     mesh: &Mesh,
     network: &PeerNetwork,
     renewal: Renewal,
-    mut failures: mpsc::Receiver<NodeId>,
+    failures: mpsc::Receiver<NodeId>,
     tasks: &Tasks,
 ) {
     let sync = renewal.sync.clone();
@@ -383,19 +392,26 @@ async fn start_control(
     tasks.critical("rotation", rotation::run(sync.clone()));
     tasks.critical("renewal", renewal.run());
     let members = sync.members.clone();
-    tasks.spawn("data-failures", async move {
-        while let Some(node) = failures.recv().await {
-            members.data_failure(node);
+    let failures = Arc::new(tokio::sync::Mutex::new(failures));
+    tasks.kept("data-failures", move || {
+        let (members, failures) = (members.clone(), failures.clone());
+        async move {
+            while let Some(node) = failures.lock().await.recv().await {
+                members.data_failure(node);
+            }
         }
     });
     let (book, identity, rollback) = (known.book.clone(), known.identity.clone(), sync.rollback.clone());
     let enrolment = Arc::new(Enrolment::new(book, identity, known.world.authority().clone(), rollback, Clock));
     let (network, spawner) = (network.clone(), tasks.clone());
-    tasks.spawn("enrolment", async move {
-        while let Some(stream) = network.accept_join().await {
-            let (enrolment, remote) = (enrolment.clone(), stream.remote());
-            let Ok(exporter) = stream.exporter(EXPORTER_JOIN) else { continue };
-            spawner.detach("joiner", async move { enrolment.serve(stream, &exporter, remote).await });
+    tasks.kept("enrolment", move || {
+        let (network, spawner, enrolment) = (network.clone(), spawner.clone(), enrolment.clone());
+        async move {
+            while let Some(stream) = network.accept_join().await {
+                let (enrolment, remote) = (enrolment.clone(), stream.remote());
+                let Ok(exporter) = stream.exporter(EXPORTER_JOIN) else { continue };
+                spawner.detach("joiner", async move { enrolment.serve(stream, &exporter, remote).await });
+            }
         }
     });
 }

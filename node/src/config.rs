@@ -43,8 +43,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Data runtimes, one thread each.
     pub workers: usize,
-    /// How long requests may go on after TERM.
+    /// How long requests may go on after TERM, once new ones are refused.
     pub drain: Duration,
+    /// How long everything is answered after TERM: others hear in this time that the node leaves.
+    pub farewell: Duration,
     /// Level and form of logs.
     pub log: Log,
     /// The one port between nodes.
@@ -243,7 +245,7 @@ pub enum Protocol {
 pub struct Check {
     /// What is done.
     pub probe: Probe,
-    /// Whom it asks: the first port's target.
+    /// Whom it asks: the target of one port; where each port is asked, the first one's.
     pub target: SocketAddr,
     /// What that port speaks: an HTTP check speaks the same.
     pub protocol: Protocol,
@@ -268,6 +270,8 @@ pub enum Probe {
     Grpc(String),
     /// A connection is accepted.
     Tcp,
+    /// A connection is accepted on each port of the service: its number and its target.
+    Ports(Vec<(u16, SocketAddr)>),
 }
 
 /// `[[upstream]]`: a local port that leads to one service port.

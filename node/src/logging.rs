@@ -1,6 +1,6 @@
 //! Logs on standard error, as text or JSON; the panic hook that writes to them.
 
-use std::sync::OnceLock;
+use std::{ffi::OsString, sync::OnceLock};
 
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
@@ -30,6 +30,9 @@ pub fn start(log: &Log) {
         LogFormat::Json => tracing_subscriber::registry().with(layer).with(lines.json().flatten_event(true)).try_init(),
     };
     catch_panics();
+    if let Some(Err(error)) = chosen() {
+        tracing::warn!("RUST_LOG is no log filter, so `{}` counts: {error}", log.filter);
+    }
 }
 
 /// Applies a changed level; the form of lines stays until the next start.
@@ -40,8 +43,20 @@ pub fn change(log: &Log) {
 }
 
 fn wanted(log: &Log) -> EnvFilter {
-    let chosen = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    chosen.and_then(|text| filter(&text).ok()).or_else(|| filter(&log.filter).ok()).unwrap_or_default()
+    chosen().and_then(Result::ok).or_else(|| filter(&log.filter).ok()).unwrap_or_default()
+}
+
+/// What the environment asks for.
+fn chosen() -> Option<Result<EnvFilter, String>> {
+    read(std::env::var_os("RUST_LOG")?)
+}
+
+fn read(text: OsString) -> Option<Result<EnvFilter, String>> {
+    match text.into_string() {
+        Ok(text) if text.is_empty() => None,
+        Ok(text) => Some(filter(&text)),
+        Err(_) => Some(Err("it is not UTF-8".to_owned())),
+    }
 }
 
 /// A panic is one log line with its place; whoever supervises the task decides what ends.
@@ -54,4 +69,19 @@ fn catch_panics() {
         let thread = std::thread::current();
         tracing::error!(place, thread = thread.name().unwrap_or("unnamed"), "panic: {text}");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_the_environment_says_is_read_or_complained_of() {
+        assert!(read("".into()).is_none());
+        assert!(read("info,node::mesh=debug".into()).is_some_and(|filter| filter.is_ok()));
+        assert!(read("node=loud".into()).is_some_and(|filter| filter.is_err()));
+        assert!(read(OsString::from_vec(vec![0xff])).is_some_and(|filter| filter.is_err()));
+    }
 }

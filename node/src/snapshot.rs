@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use arc_swap::ArcSwap;
@@ -98,6 +98,7 @@ pub struct Current {
     local_ports: Arc<ArcSwap<Vec<SocketAddr>>>,
     plaintext: Arc<ArcSwap<Vec<PlaintextPort>>>,
     resolvers: Arc<ArcSwap<Vec<Trouble>>>,
+    leaving: Arc<AtomicBool>,
 }
 
 impl Snapshot {
@@ -123,6 +124,7 @@ impl Current {
             local_ports: Arc::default(),
             plaintext: Arc::default(),
             resolvers: Arc::default(),
+            leaving: Arc::default(),
         }
     }
 

@@ -1,5 +1,5 @@
 //! The only place that spawns. Every task has a name and an owner that notices its death: a critical task that ends or
-//! panics before the node stops, stops the node; any other death is logged and told to whoever holds the task's handle.
+//! panics before the node stops, stops the node; one that is kept begins again after a panic; the death of any other is logged.
 #![expect(clippy::disallowed_methods, reason = "this is the place that spawns for everybody else")]
 
 use crate::lock::lock;
@@ -8,11 +8,17 @@ use std::{
     fmt, io,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, OnceLock},
+    time::Duration,
 };
 
 use futures_util::FutureExt as _;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Before a kept task begins again for the first time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The pause doubles until it is so long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The tasks of one node, on whatever runtimes they run. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -108,15 +114,28 @@ impl Tasks {
         Tasks { shared: Arc::new(shared) }
     }
 
-    /// Spawns on the current runtime a task whose death the node survives; it is logged if it is a panic.
-    pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task {
+    /// Spawns on the current runtime a task that the node can do without for a while: after a panic it is made anew, with a pause
+    /// before. It ends when it returns.
+    pub fn kept<F>(&self, name: &'static str, make: impl Fn() -> F + Send + 'static) -> Task
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let (told, ending) = watch::channel(None);
         let end = Watch { tasks: self.clone(), name, critical: false, told: Some(told), ending: Ending::Dropped };
-        let task = tokio::spawn(self.shared.tracker.track_future(end.over(future)));
+        let tasks = self.clone();
+        let task = tokio::spawn(self.shared.tracker.track_future(end.over(async move {
+            let mut pause = FIRST_PAUSE;
+            while let Err(payload) = AssertUnwindSafe(make()).catch_unwind().await {
+                tasks.panicked(name, &message(&*payload));
+                tracing::warn!(task = name, "begins again in {pause:?}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        })));
         Task { ending, abort: task.abort_handle() }
     }
 
-    /// As [`Tasks::spawn`], without a handle: for the many short tasks of the data path.
+    /// A task whose death the node survives, without a handle: for the many short tasks of the data path. What it served ends with it.
     pub fn detach(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let end = Watch { tasks: self.clone(), name, critical: false, told: None, ending: Ending::Dropped };
         drop(tokio::spawn(end.over(future)));
@@ -187,6 +206,12 @@ impl Tasks {
         lock(&self.shared.panics).clone()
     }
 
+    fn panicked(&self, name: &'static str, message: &str) {
+        tracing::error!(task = name, message, "a task panicked");
+        let mut panics = lock(&self.shared.panics);
+        *panics.entry(name).or_default() += 1;
+    }
+
     /// Waits until all tasks have ended, except detached ones. Call after [`Tasks::stop`].
     pub async fn ended(&self) {
         self.shared.tracker.close();
@@ -226,9 +251,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if let Ending::Panicked(message) = &self.ending {
-            tracing::error!(task = self.name, message, "a task panicked");
-            let mut panics = lock(&self.tasks.shared.panics);
-            *panics.entry(self.name).or_default() += 1;
+            self.tasks.panicked(self.name, message);
         }
         if self.critical && !self.tasks.is_stopping() {
             let failure = Failure { task: self.name, ending: self.ending.clone() };
@@ -283,13 +306,19 @@ mod tests {
         assert_eq!(tasks.failure(), Some(&Failure { task: "heart", ending }));
     }
 
-    #[tokio::test]
-    async fn other_deaths_are_told_to_the_handle_only() {
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_task_begins_again_until_it_returns() {
         let tasks = Tasks::new();
-        let mut task = tasks.spawn("hair", async { panic!("lost") });
-        assert_eq!(task.ended().await, Ending::Panicked("lost".to_owned()));
-        assert_eq!(tasks.panics(), BTreeMap::from([("hair", 1)]));
-        let mut task = tasks.spawn("nail", std::future::pending());
+        let begun = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counted = begun.clone();
+        let mut task = tasks.kept("hair", move || {
+            let before = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            async move { assert!(before == 2, "lost") }
+        });
+        assert_eq!(task.ended().await, Ending::Finished);
+        assert_eq!(begun.load(std::sync::atomic::Ordering::Relaxed), 3);
+        assert_eq!(tasks.panics(), BTreeMap::from([("hair", 2)]));
+        let mut task = tasks.kept("nail", std::future::pending);
         task.abort();
         assert_eq!(task.ended().await, Ending::Dropped);
         assert!(!tasks.is_stopping());

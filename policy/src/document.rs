@@ -14,7 +14,7 @@ use crate::kinds::{
 pub const ROOT_NAMESPACE: &str = "istio-system";
 /// The namespace of a document that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
-/// Annotation with an RFC 3339 time at which the document ends.
+/// Annotation with an RFC 3339 time at which this value of the document ends and yields to what it replaced.
 pub const EXPIRES: &str = "skein.dev/expires";
 /// Annotation with codes, parted by commas, whose warnings lint leaves out for the document. What is an error, what is not
 /// supported yet and what push refuses stays.

@@ -277,7 +277,7 @@ fn warn_of_fault(at: &At<'_>, metadata: &Metadata, spec: Option<&Spec>) {
         && metadata.expires.is_none()
         && service.http.iter().any(|route| route.fault.is_some())
     {
-        let hint = format!("annotate {EXPIRES}: \"2030-01-31T12:00:00Z\"");
+        let hint = format!("annotate {EXPIRES}: \"2030-01-31T12:00:00Z\"; then what it replaced holds again");
         at.warn(codes::FAULT_WITHOUT_EXPIRY, "the document injects a fault for ever", hint);
     }
 }

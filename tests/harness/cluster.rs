@@ -87,6 +87,8 @@ pub struct Plan {
     pub services: Vec<Service>,
     /// Further TOML at the end of skein.toml.
     pub extra: String,
+    /// Further lines of `[runtime]`.
+    pub runtime: String,
     /// Further lines of `[mesh]`.
     pub mesh: String,
     /// Further lines of `[gateway]`.

@@ -16,8 +16,8 @@ pub(crate) fn configuration(name: &str, ip: IpAddr, dir: &Path, plan: &Plan, bac
     let dir = dir.display();
     let locality = if plan.locality.is_empty() { String::new() } else { format!("locality = \"{}\"\n", plan.locality) };
     let mut text = format!(
-        "[node]\nname = \"{name}\"\ntrust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = \"{dir}/data\"\n{locality}\n[runtime]\nworkers = 2\n\n[mesh]\nlisten = \"{ip}:15008\"\n{}\n\n[admin]\nlisten = \"{ip}:15000\"\nsocket = \"{dir}/agent.sock\"\n",
-        plan.mesh
+        "[node]\nname = \"{name}\"\ntrust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = \"{dir}/data\"\n{locality}\n[runtime]\nworkers = 2\n{}\n\n[mesh]\nlisten = \"{ip}:15008\"\n{}\n\n[admin]\nlisten = \"{ip}:15000\"\nsocket = \"{dir}/agent.sock\"\n",
+        plan.runtime, plan.mesh
     );
     let _ = write!(text, "\n[gateway]\nlisten = \"{ip}\"\n{}\n", plan.gateway);
     if let Some(first) = plan.services.first() {

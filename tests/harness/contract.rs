@@ -25,6 +25,7 @@ pub const LISTINGS: &[&str] = &[
     "wait --nodes 3",
     "check",
     "check --list",
+    "policy lint --list",
     "policy list",
     "policy get VirtualService reviews -n shop",
     "policy log",

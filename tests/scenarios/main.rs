@@ -23,6 +23,7 @@ mod history;
 mod identity;
 mod istio;
 mod keys;
+mod leaving;
 mod limits;
 mod lint;
 mod members;

@@ -3,7 +3,7 @@
 use harness::cluster::{Cluster, Plan, Service};
 use serde_json::Value;
 
-use crate::{reviews, skein, subsets, virtual_service};
+use crate::{reviews, skein, subsets, virtual_service, written};
 
 fn plan(cluster: &Cluster, node: &str, text: &str, more: &[&str]) -> Value {
     let file = cluster.file("plan.yaml", text);
@@ -70,4 +70,64 @@ fn a_document_that_is_not_valid_has_no_plan() {
     let output = cluster.on("first", &["policy", "plan", &file.to_string_lossy(), "-o", "json"]);
     assert_eq!(output.code, 2, "{output:?}");
     assert!(output.err.contains("plan.yaml:10") && output.err.contains("rout"), "{output:?}");
+}
+
+#[test]
+fn what_concerns_those_who_are_called_and_what_nobody_can_tell() {
+    let cluster = reviews(&["v1", "v2"]);
+    let document = |api: &str, kind: &str, name: &str, spec: &str| {
+        format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n")
+    };
+    let said = |text: &str| {
+        let said = plan(&cluster, "web", text, &[]);
+        written("policy plan", &said);
+        said
+    };
+    let names = |said: &Value, of: &str| -> Vec<String> {
+        let nodes = said["nodes"].as_array().expect("a list").iter().filter(|node| node[of] == true);
+        nodes.filter_map(|node| node["node"].as_str().map(str::to_owned)).collect()
+    };
+    let (security, networking) = ("security.istio.io/v1", "networking.istio.io/v1");
+
+    let deny = said(&document(security, "AuthorizationPolicy", "nobody", "{selector: {matchLabels: {version: v1}}}"));
+    assert_eq!(deny["services"], serde_json::json!(["shop/reviews"]), "{deny}");
+    assert_eq!(deny["workloads"][0]["changes"], serde_json::json!(["authorization"]), "{deny}");
+    assert_eq!(names(&deny, "serves"), ["reviews-v1"], "{deny}");
+
+    let strict = said(&document(security, "PeerAuthentication", "default", "{mtls: {mode: STRICT}}"));
+    let closed = |row: &Value| row["changes"] == serde_json::json!(["mutual TLS"]) && row["refuses_plaintext"] == true;
+    assert!(strict["workloads"].as_array().is_some_and(|rows| rows.iter().all(closed) && rows.len() == 2), "{strict}");
+    assert_eq!(names(&strict, "serves"), ["reviews-v1", "reviews-v2", "web"], "{strict}");
+
+    let limit = said(&document("skein.dev/v1", "RateLimit", "few", "{rules: [{limit: {requests: 1, interval: 1s}}]}"));
+    assert_eq!(limit["workloads"][0]["changes"], serde_json::json!(["rate limits"]), "{limit}");
+
+    let server = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
+    let gateway =
+        document(networking, "Gateway", "public", &format!("{{selector: {{version: v2}}, servers: [{server}]}}"));
+    let opened = said(&gateway);
+    assert_eq!(
+        (names(&opened, "opens"), names(&opened, "serves").len()),
+        (vec!["reviews-v2".to_owned()], 0),
+        "{opened}"
+    );
+    cluster.push("web", &gateway, &["--wait", "all"]).expect_code(0);
+    let spec = "{hosts: ['*'], gateways: [public], http: [{route: [{destination: {host: reviews}}]}]}";
+    let behind = said(&document(networking, "VirtualService", "edge", spec));
+    assert_eq!(names(&behind, "opens"), ["reviews-v2"], "{behind}");
+
+    let ports = "[{name: https, number: 443, protocol: TLS}]";
+    let spec = format!("{{hosts: [bank.example], ports: {ports}, resolution: DNS}}");
+    let outside = said(&document(networking, "ServiceEntry", "bank", &spec));
+    assert_eq!(outside["routes"][0]["service"], "bank.example", "{outside}");
+    assert_eq!(names(&outside, "calls"), ["reviews-v1", "reviews-v2", "web"], "{outside}");
+
+    let group = said(&document(networking, "WorkloadGroup", "all", "{template: {}}"));
+    assert!(group["not_reckoned"][0].as_str().is_some_and(|why| why.contains("WorkloadGroup shop/all")), "{group}");
+    let file = cluster.file(
+        "nobody.yaml",
+        &document(security, "AuthorizationPolicy", "none", "{selector: {matchLabels: {app: none}}}"),
+    );
+    let text = cluster.on("web", &["policy", "plan", &file.to_string_lossy()]).expect_code(0);
+    assert!(text.out.contains("nodes concerned: none of those that are known here"), "{}", text.out);
 }

@@ -4,9 +4,9 @@ use harness::{
     cluster::{Cluster, Plan, Service},
     process::Output,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{reviews, skein, subsets, virtual_service};
+use crate::{reviews, skein, subsets, virtual_service, written};
 
 const TO_V1: &str = "  - route:\n    - destination: {host: reviews, subset: v1}\n";
 
@@ -176,4 +176,45 @@ fn a_push_waits_for_those_it_was_told_to() {
     cluster.push("first", &subsets(&["v1"]), &["--wait", "1", "--expect-parent", &short]).expect_code(0);
     let stale = cluster.push("first", &subsets(&["v1"]), &["--wait", "1", "--expect-parent", &short]);
     refused(&stale, 5, "stale_parent", &["was set by"]);
+}
+
+#[test]
+fn programs_are_told_what_people_are_told() {
+    let cluster = reviews(&["v1"]);
+    // The operator may push to `shop` alone.
+    let mut set = cluster.json("web", &["policy", "get", "RoleSet", "default", "-n", "istio-system"]);
+    let own = set["spec"]["roles"][0]["keys"][0].clone();
+    set["spec"].as_object_mut().expect("a spec").remove("bundle");
+    set["spec"]["roles"] = json!([
+        {"name": "admin", "keys": [own], "threshold": 1, "namespaces": ["*"], "kinds": ["*"],
+         "verbs": ["view", "invite", "evict", "roles"]},
+        {"name": "shop", "keys": [own], "threshold": 1, "namespaces": ["shop"], "kinds": ["*"], "verbs": ["view", "push"]},
+    ]);
+    set["spec"]["keeps"] = json!([]);
+    cluster.push("web", &set.to_string(), &["--wait", "all"]).expect_code(0);
+
+    let elsewhere = |timeout: &str| {
+        virtual_service(&format!("  - route:\n    - destination: {{host: reviews}}\n    timeout: {timeout}\n"))
+            .replace("  - reviews\n", "  - ledger.bank.svc.cluster.local\n")
+    };
+    let codes = |said: &Value| -> Vec<String> {
+        written("policy push", said);
+        let problems = said["problems"].as_array().unwrap_or_else(|| panic!("no problems in {said}"));
+        problems.iter().filter_map(|problem| problem["code"].as_str().map(str::to_owned)).collect()
+    };
+    let has = |said: &Value| codes(said).iter().any(|code| code == "SKN0333");
+    let dry = cluster.push("web", &elsewhere("1s"), &["--dry-run"]).expect_code(0).json();
+    assert!(has(&dry), "{dry}");
+    let first = cluster.push("web", &elsewhere("1s"), &[]).expect_code(0).json();
+    assert!(has(&first), "{first}");
+    let again = cluster.push("web", &elsewhere("1s"), &[]).expect_code(0).json();
+    assert!(again["unchanged"] == true && has(&again), "{again}");
+    let second = cluster.push("web", &elsewhere("2s"), &[]).expect_code(0).json();
+    let id = second["changeset"].as_str().expect("an id");
+    let reverted = cluster.json("web", &["policy", "revert", id]);
+    assert!(has(&reverted), "{reverted}");
+    let told = cluster.on("web", &["policy", "revert", reverted["changeset"].as_str().expect("an id")]);
+    assert!(told.expect_code(0).err.contains("SKN0333"), "people are told, too");
+    let deleted = cluster.json("web", &["policy", "delete", "vs", "reviews", "-n", "shop"]);
+    assert_eq!(codes(&deleted), Vec::<String>::new(), "{deleted}");
 }

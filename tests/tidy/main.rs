@@ -87,3 +87,9 @@ fn manifests_keep_the_direction_of_dependencies() {
     }
     report(&broken);
 }
+
+#[test]
+fn every_key_of_the_configuration_stands_in_its_page() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).expect("it is there");
+    report(&rules::configuration(&read("node/src/config/raw.rs"), &read("node/docs/configuration.md")));
+}

@@ -142,3 +142,36 @@ pub(crate) fn rooms(sources: &[Source], architecture: &str) -> Vec<String> {
     }
     missing
 }
+
+/// Structs of `config/raw.rs` whose fields are sections, and stand as headings.
+const OF_SECTIONS: [&str; 2] = ["File", "Fragment"];
+
+/// Keys of the configuration of which its page has no row in the section of their table.
+pub(crate) fn configuration(raw: &str, page: &str) -> Vec<String> {
+    let sections: Vec<(&str, &str)> = page.split("\n## ").skip(1).filter_map(|part| part.split_once('\n')).collect();
+    let (mut table, mut renamed, mut broken) = ("", None, Vec::new());
+    for line in raw.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("pub(super) struct ") {
+            table = name.split(' ').next().unwrap_or_default();
+        } else if let Some(rest) = line.strip_prefix("#[serde(rename = \"") {
+            renamed = rest.split('"').next();
+        } else if let Some((key, _)) = line.strip_prefix("pub(super) ").and_then(|field| field.split_once(": "))
+            && !key.contains(' ')
+        {
+            let key = renamed.take().unwrap_or(key);
+            let section = if OF_SECTIONS.contains(&table) { key.to_owned() } else { table.to_lowercase() };
+            let heading = match section.as_str() {
+                "port" => "`ports` of a `[[service]]`".to_owned(),
+                "check" => "`check` of a `[[service]]`".to_owned(),
+                "outbound" | "service" | "upstream" => format!("`[[{section}]]`"),
+                other => format!("`[{other}]`"),
+            };
+            let found = sections.iter().find(|(title, _)| *title == heading);
+            let is_row = |text: &str| OF_SECTIONS.contains(&table) || text.contains(&format!("\n| `{key}` |"));
+            if !found.is_some_and(|(_, text)| is_row(text)) {
+                broken.push(format!("node/docs/configuration.md: `{key}` has no row under {heading}"));
+            }
+        }
+    }
+    broken
+}

@@ -303,7 +303,7 @@ impl Agent {
     /// Whether identity, policy and listeners are there.
     pub fn ready(&self) -> bool {
         let own_leaf = self.identity().leafs.iter().any(|leaf| leaf.not_after > self.now());
-        self.inner.listening.load(Relaxed) && own_leaf && self.inner.sync.world.fatal().is_none()
+        self.inner.listening.load(Relaxed) && !self.draining() && own_leaf && self.inner.sync.world.fatal().is_none()
     }
 
     /// Says that all listeners are open, or about to close.
@@ -431,9 +431,10 @@ impl Agent {
         self.inner.reloads.subscribe()
     }
 
-    /// Says that this node wants no new requests, or wants them again.
+    /// Says that this node wants no new requests, or wants them again. It lasts as long as the process.
     pub async fn drain(&self, on: bool) {
         self.inner.draining.store(on, Relaxed);
+        self.inner.sync.world.current().tell_leaving(on);
         self.inner.sync.members.status(if on { Status::Draining } else { Status::Up }).await;
     }
 

@@ -146,7 +146,7 @@ impl Identity {
             fail("bad_request", format!("not a certificate of this node's enroller CA: {error}"), hint)
         })?;
         if *enroller.node() != self.node {
-            return Err(fail("bad_request", format!("it certifies {}, this is {}", enroller.node(), self.node), ""));
+            return Err(fail("bad_request", format!("it certifies {}", enroller.node()), "install it at that node"));
         }
         dir.write(ENROLLER_CERTIFICATE, pem.as_bytes())?;
         self.enroller.store(Some(Arc::new(enroller)));
@@ -176,14 +176,16 @@ impl Identity {
         now: Millis,
     ) -> Result<(), Error> {
         let der: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let unfit =
+            |what: &str| fail("failed", what, "is this clock right? another enroller is asked next; its log says more");
         verify_ca(&der, authority, now)
-            .map_err(|e| fail("failed", format!("the renewed certificate does not hold here: {e}"), ""))?;
+            .map_err(|e| unfit(&format!("the renewed certificate does not hold here: {e}")))?;
         let key = CaKey::from_pem(&self.ca.load().key().to_pem()).map_err(internal)?;
         let pem = bundle_to_pem(&chain);
         let ca = NodeCa::new(&self.trust_domain, chain, key)
-            .map_err(|e| fail("failed", format!("the enroller sent no usable certificate: {e}"), ""))?;
+            .map_err(|e| unfit(&format!("the enroller sent no usable certificate: {e}")))?;
         if ca.grant().node != self.node || ca.grant().record_key != Some(self.record_key.public()) {
-            return Err(fail("failed", "the enroller certified somebody else", ""));
+            return Err(unfit("the enroller certified somebody else"));
         }
         dir.write(CA_CERTIFICATES, pem.as_bytes())?;
         self.ca.store(Arc::new(ca));

@@ -131,7 +131,7 @@ pub async fn redeem(token: &Token, asked: &Asked) -> Result<Redeemed, Error> {
 /// # Errors
 /// `unreachable`.
 pub async fn shown_policy(trust_domain: &TrustDomain, address: SocketAddr) -> Result<(Conversed, Chain), Error> {
-    let failed = |e: &dyn std::fmt::Display| fail("unreachable", format!("{address}: {e}"), "");
+    let failed = |e: &dyn std::fmt::Display| fail("unreachable", format!("{address}: {e}"), NO_ENROLLER_THERE);
     let exchanged = async {
         let name = tls::server_name(None, trust_domain);
         let mut stream = connect(address, tls::joiner(Arc::new(Clock)), name).await.map_err(|e| failed(&e))?;
@@ -158,15 +158,21 @@ pub async fn renew_lapsed(
     address: SocketAddr,
     learn: impl AsyncFnOnce(Chain) -> Arc<Authority>,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let failed = |e: &dyn std::fmt::Display| fail("unreachable", format!("{address}: {e}"), "");
+    let failed = |e: &dyn std::fmt::Display| fail("unreachable", format!("{address}: {e}"), NO_ENROLLER_THERE);
     let (mut stream, chain) = shown_policy(identity.trust_domain(), address).await?;
     let authority = learn(chain).await;
     let exchanged = async {
         let peer = verify(stream.certificates(), &authority, Clock.now());
-        let peer = peer.map_err(|e| fail("unverified_node", format!("{address} shows no valid identity: {e}"), ""))?;
+        let peer =
+            peer.map_err(|e| fail("unverified_node", format!("{address} shows no valid identity: {e}"), OTHER_MESH))?;
         let enrols = authority.grants.get(&peer.node).is_some_and(|grant| grant.enroller && !grant.retired);
         if !enrols || peer.id != SpiffeId::node(identity.trust_domain().clone(), peer.node.clone()) {
-            return Err(fail("not_an_enroller", format!("{address} is {}, which enrols nobody", peer.id), ""));
+            let message = format!("{address} is {}, which enrols nobody", peer.id);
+            return Err(fail(
+                "not_an_enroller",
+                message,
+                "name an enroller in [mesh] peers: `skein members` shows them",
+            ));
         }
         let exporter = stream.exporter(EXPORTER_JOIN).map_err(|e| failed(&e))?;
         let ca = identity.ca();
@@ -175,14 +181,25 @@ pub async fn renew_lapsed(
         send(&mut stream, &Message::Renew(renew)).await.map_err(|e| failed(&e))?;
         match receive(&mut stream, MAX_MESSAGE).await.map_err(|e| failed(&e))? {
             Message::Reply(reply) => Ok(reply.chain),
-            Message::Refusal(refusal) => Err(fail("refused", format!("{}: {refusal}", peer.node), "")),
+            Message::Refusal(refusal) => {
+                let hint = format!("invite it anew from another node: skein invite {} --replace", identity.node());
+                Err(fail("refused", format!("{}: {refusal}", peer.node), hint))
+            }
             Message::Hello(_) | Message::Chain(_) | Message::Prove(_) | Message::Renew(_) => {
-                Err(fail("failed", format!("{} answered out of turn", peer.node), ""))
+                Err(fail("failed", format!("{} answered out of turn", peer.node), OTHER_VERSION))
             }
         }
     };
     tokio::time::timeout(PATIENCE, exchanged).await.unwrap_or_else(|_| Err(failed(&"no answer")))
 }
+
+/// What to do where no enroller answers.
+const NO_ENROLLER_THERE: &str =
+    "does an enroller run there, and is its mesh port open for TCP? another one may answer: [mesh] peers";
+/// What to do about one that this mesh does not know.
+const OTHER_MESH: &str = "is it a node of this mesh, and is this machine's clock right?";
+/// What to do where the other side speaks otherwise.
+const OTHER_VERSION: &str = "do both run neighbouring versions? `skein members` shows them";
 
 /// The keys of this and every earlier attempt.
 struct Keys {

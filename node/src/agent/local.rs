@@ -218,7 +218,7 @@ impl Local {
         let pending = |_: &Check| HealthState { healthy: false, since: self.clock.now(), reason: UNCHECKED.into() };
         let run = |check: &Check| {
             let (local, key, check) = (self.clone(), key.to_string(), check.clone());
-            self.tasks.spawn("check", async move { local.check(key, check).await })
+            self.tasks.kept("check", move || local.clone().check(key.clone(), check.clone()))
         };
         Running {
             granted: None,

@@ -293,7 +293,11 @@ impl Task {
         tracing::warn!(generation, "{what}: was its data directory restored, or its clock set back?");
         let stored = self.store.set_generation(generation);
         if let Err(error) = &stored {
-            self.world.fail("storage", &format!("the generation is not on disk: {error}"), "the disk must take it");
+            self.world.fail(
+                "storage_failed",
+                &format!("the generation is not on disk: {error}"),
+                "the disk must take it",
+            );
             self.tasks.stop();
         }
         stored.is_ok()

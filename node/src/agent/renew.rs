@@ -214,7 +214,7 @@ impl Renewal {
             let reply = match link.request(wire::RENEW, request.clone().into(), PATIENCE).await {
                 Ok(reply) => reply,
                 Err(error) => {
-                    last = fail("unreachable", format!("{node}: {error}"), "");
+                    last = fail("unreachable", format!("{node}: {error}"), format!("is it well? `skein ping {node}`"));
                     continue;
                 }
             };
@@ -224,8 +224,14 @@ impl Renewal {
                     let message = format!("the enroller CA of {node} is under a root that retires, too");
                     last = fail("refused", message, format!("with the new root's key: skein ca renew {node}"));
                 }
-                Ok(Renewed::Refused(code, message)) => last = fail("refused", format!("{node}: {code}: {message}"), ""),
-                Err(error) => last = fail("failed", format!("{node}: {error}"), ""),
+                Ok(Renewed::Refused(code, message)) => {
+                    let hint = "is this node's grant as it should be? `skein status` at the enroller; `skein invite NODE --replace` begins anew";
+                    last = fail("refused", format!("{node}: {code}: {message}"), hint);
+                }
+                Err(error) => {
+                    let hint = "do both run neighbouring versions? `skein members` shows them";
+                    last = fail("failed", format!("{node}: {error}"), hint);
+                }
             }
         }
         Err(last)

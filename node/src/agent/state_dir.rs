@@ -70,7 +70,7 @@ impl StateDir {
     ///
     /// # Errors
     /// `key_permissions` if others may enter, or it or a file in it is another user's; `state_in_use` if another process holds it,
-    /// `storage` otherwise.
+    /// `storage_failed` otherwise.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::open_as(path, nix::unistd::geteuid().as_raw())
     }
@@ -141,7 +141,7 @@ impl StateDir {
     /// Whose state this is; none before init or join.
     ///
     /// # Errors
-    /// `storage` if the file is there and cannot be read.
+    /// `storage_failed` if the file is there and cannot be read.
     pub fn owner(&self) -> Result<Option<Owner>, Error> {
         let Some(text) = self.read(NODE)? else { return Ok(None) };
         serde_json::from_str(&text).map(Some).map_err(|e| {
@@ -159,7 +159,7 @@ impl StateDir {
     /// Marks the directory as this node's: the last step of init and join.
     ///
     /// # Errors
-    /// `storage`, `storage_full`.
+    /// `storage_failed`, `storage_full`.
     pub fn own(&self, owner: &Owner) -> Result<(), Error> {
         let text = serde_json::to_string_pretty(owner).map_err(internal)?;
         self.write(NODE, text.as_bytes())
@@ -168,7 +168,7 @@ impl StateDir {
     /// Reads a private file; none if it is not there.
     ///
     /// # Errors
-    /// `key_permissions` if group or others may read it, `storage` otherwise.
+    /// `key_permissions` if group or others may read it, `storage_failed` otherwise.
     pub fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>, Error> {
         read_private(&self.path.join(name))
     }
@@ -176,7 +176,7 @@ impl StateDir {
     /// Reads a private file that must be there.
     ///
     /// # Errors
-    /// As [`Self::read`]; `storage` if it is missing.
+    /// As [`Self::read`]; `storage_failed` if it is missing.
     pub fn must_read(&self, name: &str) -> Result<Zeroizing<String>, Error> {
         self.read(name)?.ok_or_else(|| {
             let path = self.path.join(name);
@@ -191,7 +191,7 @@ impl StateDir {
     /// Writes a private file: whole or not at all, durable on return.
     ///
     /// # Errors
-    /// `storage`, `storage_full`.
+    /// `storage_failed`, `storage_full`.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         write_private(&self.path.join(name), bytes)
     }
@@ -259,7 +259,7 @@ fn faults_of(path: &Path, about: &fs::Metadata, names: &[&str]) -> Vec<Error> {
 /// Reads a file that only its owner may read, without following links; none if it is not there.
 ///
 /// # Errors
-/// `key_permissions` if group or others may read it, `storage` otherwise.
+/// `key_permissions` if group or others may read it, `storage_failed` otherwise.
 pub fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, Error> {
     let opened = OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path);
     let file = match opened {
@@ -281,7 +281,7 @@ pub fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, Error> {
 /// Writes a file that only its owner may read: whole or not at all, durable on return.
 ///
 /// # Errors
-/// `storage`, `storage_full`.
+/// `storage_failed`, `storage_full`.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let written = || -> io::Result<()> {
         let mut temporary = path.as_os_str().to_owned();

@@ -41,6 +41,10 @@ const TOKENS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tokens")
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
+/// How the tables are laid out; a store without it is of the first kind.
+const FORMAT: &str = "format";
+/// The layout that this build writes, and the newest that it reads.
+const NEWEST_FORMAT: u32 = 1;
 const GENERATION: &str = "generation";
 const MEMBERS: &str = "members";
 const KNOWN_KEYS: &str = "known_keys";
@@ -91,7 +95,7 @@ impl Store {
     /// Opens or creates the store.
     ///
     /// # Errors
-    /// `storage`, `storage_full`.
+    /// `storage_failed`, `storage_full`; `not_supported` if a newer build laid it out otherwise.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let sync_failed = Arc::default();
         let database = open(path, &sync_failed)?;
@@ -101,7 +105,7 @@ impl Store {
     /// All changesets in order of arrival.
     ///
     /// # Errors
-    /// `storage`.
+    /// `storage_failed`.
     pub fn changesets(&self) -> Result<Vec<Vec<u8>>, Error> {
         self.read(|database| {
             let table = database.begin_read()?.open_table(CHANGESETS)?;
@@ -150,7 +154,7 @@ impl Store {
     /// What became of the token with this hash.
     ///
     /// # Errors
-    /// `storage`.
+    /// `storage_failed`.
     pub fn token(&self, hash: &Digest) -> Result<Option<Spent>, Error> {
         let found = self.read(|database| {
             let table = database.begin_read()?.open_table(TOKENS)?;
@@ -183,7 +187,7 @@ impl Store {
             drop(tokens);
             judgement.map_or(Ok(()), |judgement| audit::link(write, &[judgement]))
         })?;
-        let changed = || fail("failed", "the token was used at this very moment: try again with the same one", "");
+        let changed = || fail("failed", "the token was used at this very moment", "try again with the same one");
         is_same.then_some(()).ok_or_else(changed)
     }
 
@@ -226,7 +230,7 @@ impl Store {
     /// Members as last known, in membership's own encoding.
     ///
     /// # Errors
-    /// `storage`.
+    /// `storage_failed`.
     pub fn members(&self) -> Result<Option<Vec<u8>>, Error> {
         self.meta(MEMBERS)
     }
@@ -326,17 +330,39 @@ impl Store {
 fn open(path: &Path, sync_failed: &Arc<AtomicBool>) -> Result<Database, Error> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    let opened = || -> Result<Database, redb::Error> {
+    let opened = || -> Result<(Database, u32), redb::Error> {
         let database = builder.create_with_backend(Disk::open(path, sync_failed)?)?;
         let write = database.begin_write()?;
-        write.open_table(CHANGESETS)?;
-        write.open_table(TOKENS)?;
-        write.open_table(AUDIT)?;
-        write.open_table(META)?;
-        write.commit()?;
-        Ok(database)
+        let format = format_of(&write)?;
+        if format <= NEWEST_FORMAT {
+            write.open_table(CHANGESETS)?;
+            write.open_table(TOKENS)?;
+            write.open_table(AUDIT)?;
+            write.open_table(META)?.insert(FORMAT, NEWEST_FORMAT.to_be_bytes().as_slice())?;
+            write.commit()?;
+        } else {
+            // Nothing of it is touched.
+            write.abort()?;
+        }
+        Ok((database, format))
     };
-    opened().map_err(|e| if is_full(&e) { full(path) } else { failed(path, &e) })
+    let (database, format) = opened().map_err(|e| if is_full(&e) { full(path) } else { failed(path, &e) })?;
+    if format > NEWEST_FORMAT {
+        let message = format!(
+            "{} has format {format}, written by a newer skein; this one reads up to {NEWEST_FORMAT}",
+            path.display()
+        );
+        let hint = "run the version that wrote it, or a newer one; a backup of data_dir of before the upgrade is the other way back";
+        return Err(fail("not_supported", message, hint));
+    }
+    Ok(database)
+}
+
+/// How the tables are laid out. What is no number is of a build to come.
+fn format_of(write: &WriteTransaction) -> Result<u32, redb::Error> {
+    let meta = write.open_table(META)?;
+    let noted = meta.get(FORMAT)?;
+    Ok(noted.map_or(1, |bytes| bytes.value().try_into().map_or(u32::MAX, u32::from_be_bytes)))
 }
 
 fn entry<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
@@ -367,82 +393,4 @@ fn failed(path: &Path, error: &redb::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store(folder: &tempfile::TempDir) -> Store {
-        Store::open(&folder.path().join("store.redb")).unwrap()
-    }
-
-    fn judgement(subject: &[u8], refused: Option<&str>) -> Judgement {
-        Judgement { at: 7, subject: Digest::of(subject), from: "push".into(), refused: refused.map(Into::into) }
-    }
-
-    #[test]
-    fn changesets_come_back_in_order_after_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = store(&folder);
-        first.append(&[b"one", b"two"], &[judgement(b"one", None), judgement(b"two", None)]).unwrap();
-        first.append(&[b"three"], &[judgement(b"three", None)]).unwrap();
-        drop(first);
-        assert_eq!(store(&folder).changesets().unwrap(), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
-    }
-
-    #[test]
-    fn a_token_stays_spent() {
-        let folder = tempfile::tempdir().unwrap();
-        let hash = Digest::of(b"secret");
-        let first = store(&folder);
-        assert_eq!(first.token(&hash).unwrap(), None);
-        let wrong = Spent::WrongProofs(1);
-        first.set_token(&hash, None, &wrong, None).unwrap();
-        let redeemed = |key: &[u8]| Spent::Redeemed { keys: Digest::of(key), reply: b"chain".to_vec() };
-        let by_another = redeemed(b"other key");
-        let redeemed = redeemed(b"key");
-        first.set_token(&hash, Some(&wrong), &redeemed, None).unwrap();
-        // By one who read it before that: nothing is written, and the store goes on.
-        for stale in [None, Some(&wrong)] {
-            let refused = first.set_token(&hash, stale, &by_another, Some(judgement(b"secret", None)));
-            assert_eq!(refused.unwrap_err().code, "failed");
-        }
-        assert_eq!(first.audit_head().unwrap(), AuditHead::NONE);
-        drop(first);
-        assert_eq!(store(&folder).token(&hash).unwrap(), Some(redeemed));
-    }
-
-    #[test]
-    fn generations_only_grow_even_if_the_clock_does_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(&folder);
-        let now = 1_700_000_000_000;
-        let first = store.next_generation(0, now, 0xffff_ffff).unwrap();
-        let second = store.next_generation(0, now - 5_000_000, 0).unwrap();
-        let third = store.next_generation(second + (9 << 24), 0, 0).unwrap();
-        assert!(first < second && second < third, "{first} {second} {third}");
-        assert!(first >> 24 > now / 1000);
-        store.set_generation(third + (9 << 24)).unwrap();
-        assert!(store.next_generation(0, 0, 0).unwrap() > third + (9 << 24));
-    }
-
-    #[test]
-    fn known_keys_are_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(&folder);
-        assert!(store.known_keys().unwrap().is_empty());
-        let record_key = certs::sign::SigningKey::generate().public();
-        let known = KnownKey { epoch: 2, ca_key: Digest::of(b"key"), record_key };
-        let known = HashMap::from([(NodeId::new("a").unwrap(), known)]);
-        store.set_known_keys(&known).unwrap();
-        assert_eq!(store.known_keys().unwrap(), known);
-    }
-
-    #[test]
-    fn members_are_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(&folder);
-        assert_eq!(store.members().unwrap(), None);
-        store.set_members(b"known").unwrap();
-        assert_eq!(store.members().unwrap().unwrap(), b"known");
-        assert_eq!(store.trouble(), None);
-    }
-}
+mod tests;

@@ -12,8 +12,6 @@ use crate::{
 use membership::engine::Event;
 use std::time::Duration;
 
-/// How long others have to hear that this node leaves, before it refuses anything.
-const FAREWELL: Duration = Duration::from_millis(300);
 /// How long the last spans have to get to their collectors.
 const LAST_EXPORTS: Duration = Duration::from_secs(1);
 /// How long the access log has to write its last lines.
@@ -50,9 +48,15 @@ pub(super) async fn farewell(
     threads: Vec<std::thread::JoinHandle<()>>,
     tasks: &Tasks,
 ) {
-    tracing::info!("leaving: finishing requests for at most {:?}", config.drain);
+    tracing::info!(
+        "leaving: answering for {:?}, then finishing requests for at most {:?}",
+        config.farewell,
+        config.drain
+    );
+    plane.leave();
     members.tell(Event::Leaving).await;
-    tokio::time::sleep(FAREWELL).await;
+    // Others have this time to hear that this node leaves, before it refuses anything.
+    tokio::time::sleep(config.farewell).await;
     tasks.stop();
     mesh.drain();
     plane.drain();

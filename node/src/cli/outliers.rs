@@ -6,7 +6,7 @@ use crate::{
         context::Context,
         error::Result,
         look::{self, cell, state},
-        output::Table,
+        output::{Format, Table, remark},
     },
 };
 
@@ -17,11 +17,16 @@ pub struct Args {}
 
 /// Runs the command.
 pub(super) async fn run(Args {}: Args, ctx: &Context) -> Result<()> {
-    look::list_here(ctx, "/v1/outliers", table).await
+    look::list_here(ctx, "/v1/outliers", table).await?;
+    if ctx.output.format == Format::Table && !ctx.globals.watch {
+        remark("This is what one node does without; `skein status --mesh` names what any node does without.");
+    }
+    Ok(())
 }
 
 fn table(outliers: &[Outlier]) -> Table {
-    let mut table = Table::new(&["SERVICE", "ENDPOINT", "STATE", "REASON", "TIMES", "UNTIL", "CALLER", "CLUSTER"]);
+    let mut table =
+        Table::new(&["SERVICE", "ENDPOINT", "STATE", "REASON", "TIMES", "WITNESSES", "UNTIL", "CALLER", "CLUSTER"]);
     for outlier in outliers {
         table.toned([
             cell(&outlier.service),
@@ -29,10 +34,34 @@ fn table(outliers: &[Outlier]) -> Table {
             state(&outlier.state),
             cell(&outlier.reason),
             cell(outlier.times.to_string()),
+            cell(outlier.witnesses.join(",")),
             cell(look::when(&outlier.until)),
             cell(&outlier.caller),
             cell(&outlier.cluster),
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::Output;
+
+    #[test]
+    fn those_who_report_it_too_are_named() {
+        let outlier = Outlier {
+            service: "shop/cart".into(),
+            endpoint: "a/shop/cart".into(),
+            state: "ejected".into(),
+            reason: "consecutive5xxErrors".into(),
+            witnesses: vec!["b".into(), "c".into()],
+            until: "2030-01-01T00:00:00.000Z".into(),
+            caller: "shop/web".into(),
+            cluster: "outbound|80||cart.shop.svc.cluster.local".into(),
+            times: 2,
+        };
+        let text = Output::new(Format::Table).render(&table(&[outlier]));
+        assert!(text.contains("WITNESSES") && text.contains("b,c"), "{text}");
+    }
 }

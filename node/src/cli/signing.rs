@@ -118,17 +118,19 @@ impl Operator {
                 row
             })
             .collect();
+        let problems = plan.problems.iter().cloned();
         let changeset = changeset(intents, plan, sending)?;
         let signed = changeset.sign(&[&self.key]);
         let id = ChangesetId(signed.id());
         let bytes = policy::changeset::encode(&signed);
         if sending.dry_run {
-            return Ok(Outcome::new(&id.to_string(), documents, None, bytes).on_trial(changeset.confirm_by));
+            let outcome = Outcome::new(&id.to_string(), documents, None, bytes).on_trial(changeset.confirm_by);
+            return Ok(outcome.with_problems(problems));
         }
         let path = sending.path(ctx);
         let pushed: Pushed = progress::of_changeset(client.post(&path, bytes.clone()), &id, ctx).await?;
         let outcome = self.outcome(pushed, id, documents, client.reached(), sending)?.on_trial(changeset.confirm_by);
-        Ok(Outcome { signed: bytes, ..outcome })
+        Ok(Outcome { signed: bytes, ..outcome.with_problems(problems) })
     }
 
     /// What became of something signed, by the receipts of nodes.

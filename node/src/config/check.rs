@@ -138,6 +138,11 @@ fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError>
             .drain
             .as_ref()
             .map_or(Ok(Duration::from_secs(8)), |d| duration(source, d, Duration::ZERO))?,
+        farewell: raw
+            .runtime
+            .farewell
+            .as_ref()
+            .map_or(Ok(Duration::from_millis(300)), |d| duration(source, d, Duration::ZERO))?,
         log: log(source, &raw.runtime)?,
         mesh: mesh(source, &raw.mesh)?,
         admin: Admin {

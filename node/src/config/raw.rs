@@ -86,6 +86,7 @@ pub(super) struct Node {
 pub(super) struct Runtime {
     pub(super) workers: Option<Spanned<i64>>,
     pub(super) drain: Option<Text>,
+    pub(super) farewell: Option<Text>,
     pub(super) log: Option<Text>,
     pub(super) format: Option<Text>,
 }
@@ -163,6 +164,8 @@ pub(super) struct Check {
     pub(super) http: Option<Text>,
     pub(super) grpc: Option<Text>,
     pub(super) tcp: Option<Spanned<bool>>,
+    pub(super) port: Option<Spanned<i64>>,
+    pub(super) timeout: Option<Text>,
     pub(super) interval: Option<Text>,
     pub(super) rise: Option<Spanned<i64>>,
     pub(super) fall: Option<Spanned<i64>>,

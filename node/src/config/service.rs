@@ -36,7 +36,7 @@ pub(super) fn service(source: Source<'_>, raw: &raw::Service) -> Result<Service,
     let check = match (&raw.check, ports.first()) {
         (None, None) => None,
         (None, Some(port)) => Some(Check {
-            probe: Probe::Tcp,
+            probe: every(&ports),
             target: port.target,
             protocol: port.protocol,
             interval: Duration::from_secs(2),
@@ -45,7 +45,7 @@ pub(super) fn service(source: Source<'_>, raw: &raw::Service) -> Result<Service,
             delay: Duration::ZERO,
             timeout: None,
         }),
-        (Some(check), Some(port)) => Some(self::check(source, check, port)?),
+        (Some(check), Some(first)) => Some(self::check(source, check, &ports, first)?),
         (Some(check), None) => {
             return Err(source.at(check.span(), "a service without ports has nothing to check", "remove `check`"));
         }
@@ -202,8 +202,15 @@ fn selected(source: Source<'_>, number: u16, name: Option<&Spanned<String>>) -> 
     Ok(if SERVER_FIRST.contains(&number) { Protocol::Tcp } else { Protocol::Sniffed })
 }
 
-fn check(source: Source<'_>, raw: &Spanned<raw::Check>, port: &Port) -> Result<Check, ConfigError> {
+/// Whether all of a service is there, as far as a connection tells.
+fn every(ports: &[Port]) -> Probe {
+    Probe::Ports(ports.iter().map(|port| (port.number, port.target)).collect())
+}
+
+fn check(source: Source<'_>, raw: &Spanned<raw::Check>, ports: &[Port], first: &Port) -> Result<Check, ConfigError> {
     let (span, raw) = (raw.span(), raw.get_ref());
+    let chosen = raw.port.as_ref().map(|number| checked(source, number, ports)).transpose()?;
+    let port = chosen.unwrap_or(first);
     let probe = match (&raw.http, &raw.grpc, &raw.tcp) {
         (Some(path), None, None) => {
             if !path.get_ref().starts_with('/') || path.get_ref().contains(|c: char| c.is_control() || c == ' ') {
@@ -215,12 +222,13 @@ fn check(source: Source<'_>, raw: &Spanned<raw::Check>, port: &Port) -> Result<C
         (None, None, Some(tcp)) if !tcp.get_ref() => {
             return Err(source.at(tcp.span(), "a check cannot be switched off", "remove it; none means tcp"));
         }
+        (None, None, _) if chosen.is_none() => every(ports),
         (None, None, _) => Probe::Tcp,
         (_, _, _) => return Err(source.at(span, "a check is one of http, grpc and tcp", "keep one of them")),
     };
-    if port.protocol == Protocol::Tls && probe != Probe::Tcp {
-        let message = "the first port speaks TLS, which a check of http or grpc does not";
-        return Err(source.at(span, message, "leave `check` out, or make a port without TLS the first"));
+    if port.protocol == Protocol::Tls && matches!(probe, Probe::Http(_) | Probe::Grpc(_)) {
+        let message = format!("port {} speaks TLS, which a check of http or grpc does not", port.number);
+        return Err(source.at(span, message, "leave `check` out, or name a port without TLS: port = 9090"));
     }
     let interval = raw.interval.as_ref().map_or(Ok(Duration::from_secs(2)), |i| duration(source, i, SHORTEST_INTERVAL));
     Ok(Check {
@@ -231,6 +239,16 @@ fn check(source: Source<'_>, raw: &Spanned<raw::Check>, port: &Port) -> Result<C
         rise: raw.rise.as_ref().map_or(Ok(2), |n| number(source, n, 1..=100))?,
         fall: raw.fall.as_ref().map_or(Ok(3), |n| number(source, n, 1..=100))?,
         delay: Duration::ZERO,
-        timeout: None,
+        timeout: raw.timeout.as_ref().map(|text| duration(source, text, SHORTEST_INTERVAL)).transpose()?,
+    })
+}
+
+/// The port that a check names: one of the service's.
+fn checked<'p>(source: Source<'_>, asked: &Spanned<i64>, ports: &'p [Port]) -> Result<&'p Port, ConfigError> {
+    let found = ports.iter().find(|port| i64::from(port.number) == *asked.get_ref());
+    found.ok_or_else(|| {
+        let numbers: Vec<_> = ports.iter().map(|port| port.number.to_string()).collect();
+        let message = format!("the service has no port {}", asked.get_ref());
+        source.at(asked.span(), message, format!("name one of `ports`: {}", numbers.join(", ")))
     })
 }

@@ -148,7 +148,8 @@ fn services_d_adds_to_the_file() {
     let config = read_text(Path::new("skein.toml"), &text, &[(Path::new("services.d/b.toml"), more)]).unwrap();
     assert_eq!(config.services.len(), 2);
     assert_eq!(config.services[1].ports[0].protocol, Protocol::Grpc);
-    assert_eq!(config.services[1].check.as_ref().unwrap().probe, Probe::Tcp);
+    let asked = vec![(7, "127.0.0.1:7".parse().unwrap())];
+    assert_eq!(config.services[1].check.as_ref().unwrap().probe, Probe::Ports(asked));
     let bad = read_text(Path::new("skein.toml"), &text, &[(Path::new("b.toml"), "[node]\n")]).unwrap_err();
     assert_eq!(bad.file, Path::new("b.toml"));
 }
@@ -205,6 +206,60 @@ fn users_get_a_services_identity_where_the_workload_api_is_on() {
     }
     let many: Vec<u32> = (0..33).collect();
     assert!(refused(&on(&format!("{many:?}"))).2.contains("more than 32"));
+}
+
+#[test]
+fn a_check_asks_each_port_or_the_one_that_it_names() {
+    let ports = "ports = [{ port = 80, target = \"127.0.0.1:8080\" }, { port = 9090, protocol = \"http\" }]\n";
+    let text = |check: &str| format!("[[service]]\nname = \"a\"\n{ports}{check}");
+    let check = |check: &str| parse(&text(check)).unwrap().services.remove(0).check.unwrap();
+    let [first, second]: [SocketAddr; 2] = ["127.0.0.1:8080", "127.0.0.1:9090"].map(|at| at.parse().unwrap());
+    let all = Probe::Ports(vec![(80, first), (9090, second)]);
+    assert_eq!((check("").probe, check("check = { tcp = true }\n").probe), (all.clone(), all));
+    let named = check("check = { http = \"/ready\", port = 9090, timeout = \"500ms\" }\n");
+    assert_eq!(
+        (named.target, named.protocol, named.timeout),
+        (second, Protocol::Http, Some(Duration::from_millis(500)))
+    );
+    assert_eq!(check("check = { http = \"/ready\" }\n").target, first);
+    let one = check("check = { port = 80 }\n");
+    assert_eq!((one.probe, one.target), (Probe::Tcp, first));
+    let (line, _, message) = refused(&text("check = { port = 81 }\n"));
+    assert!(line == 7 && message.contains("no port 81"), "{line}: {message}");
+    assert!(refused(&text("check = { port = 80, timeout = \"1ms\" }\n")).2.contains("out of range"));
+    for given in ["", "check = { port = 9090, timeout = \"1s\" }\n", "check = { http = \"/x\", port = 9090 }\n"] {
+        let service = parse(&text(given)).unwrap().services.remove(0);
+        let written = service_to_toml(&service);
+        assert_eq!(service_from_toml(Path::new("a.toml"), &written).unwrap(), service, "{written}");
+    }
+}
+
+#[test]
+fn what_is_written_says_where_things_lie_and_names_every_section() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("skein.toml");
+    let minimal = Minimal {
+        node: NodeId::new("a").unwrap(),
+        trust_domain: TrustDomain::new("t.example").unwrap(),
+        advertise: None,
+    };
+    let config = ensure(&file, &minimal).unwrap();
+    assert_eq!(config.farewell, Duration::from_millis(300));
+    let text = std::fs::read_to_string(&file).unwrap();
+    // Another user reads it, too, and has other places of its own.
+    for line in [
+        format!("data_dir = \"{}\"", config.data_dir.display()),
+        format!("socket = \"{}\"", config.admin.socket.display()),
+    ] {
+        assert!(text.lines().any(|written| written == line), "{line} is not in\n{text}");
+    }
+    // All that it shows as a comment can be read.
+    let shown: String = text.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
+    let from = shown.find("[node]").unwrap();
+    let config =
+        read_text(Path::new("skein.toml"), &shown[from..].replace("Services of this machine", "# Services"), &[])
+            .unwrap();
+    assert_eq!((config.services.len(), config.gateway.ports.get(&80)), (1, Some(&8080)));
 }
 
 #[test]

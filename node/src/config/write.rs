@@ -12,7 +12,7 @@ use certs::id::{NodeId, TrustDomain};
 
 use super::{Config, ConfigError, Probe, Service, error::whole, read};
 
-/// What a new `skein.toml` says beside its defaults.
+/// What a new `skein.toml` says beside its defaults, and beside the places of this user, which are not those of another one.
 #[derive(Debug, Clone)]
 pub struct Minimal {
     /// `[node] name`.
@@ -65,11 +65,12 @@ fn text(minimal: &Minimal) -> String {
 name = "{}"
 trust_domain = "{}"
 # locality = "eu/eu-1a"
-# data_dir = "{}"
+data_dir = {}
 
 [runtime]
 # workers = 4                       # default: the cgroup's CPUs
-# drain = "8s"
+# farewell = "300ms"                # after TERM everything is answered for so long; behind a balancer its probes' time
+# drain = "8s"                      # then what is under way may go on for so long
 # log = "info"
 # format = "text"                   # or "json"
 
@@ -80,8 +81,15 @@ trust_domain = "{}"
 
 [admin]
 # listen = "127.0.0.1:15000"
-# socket = "{}"
+socket = {}
 # allow = []                        # default: loopback only
+
+# [metrics]                         # a port for scrapers and balancers: /metrics, /healthz, /readyz; default: off
+# listen = "0.0.0.0:15020"
+
+# [gateway]                         # where Gateways that select a service of this node open their ports
+# listen = "0.0.0.0"
+# ports = {{ 80 = 8080 }}             # a port that documents name, and the one to open for it; default: the same
 
 # [workload]                        # SPIFFE Workload API for the `uids` of services; default: off
 # socket = "{}"
@@ -99,14 +107,17 @@ trust_domain = "{}"
 
 # Services of this machine follow here or in services.d/*.toml:
 # [[service]]
-# name = "reviews"
+# name = "reviews"                  # instance = "two" tells two of one service on one node apart
 # namespace = "default"
+# account = "reviews"               # whose identity it has; default: "default"
 # labels = {{ app = "reviews", version = "v1" }}
 # group = "reviews"                 # a WorkloadGroup says more labels, account, check
 # ports = [{{ name = "http", port = 9080, protocol = "http", target = "127.0.0.1:9080" }}]
 #                                   # plaintext = "10.0.0.5:9080" lets callers outside the mesh in, as PeerAuthentication allows
-# check = {{ http = "/health", interval = "2s", rise = 2, fall = 3 }}
+# check = {{ http = "/health", port = 9080, interval = "2s", timeout = "2s", rise = 2, fall = 3 }}
+#                                   # default: a connection to each port; port = one of `ports`, default the first
 # uids = [1000]                     # users whose processes get this service's identity
+#                                   # outbound = "127.0.0.1:15004", in place of uids, is an HTTP proxy port of its own
 #
 # [[outbound]]
 # http = "127.0.0.1:15001"          # HTTP proxy port for applications
@@ -120,10 +131,15 @@ trust_domain = "{}"
 "#,
         minimal.node,
         minimal.trust_domain,
-        paths.data_dir.display(),
-        paths.socket.display(),
+        quoted(&paths.data_dir.to_string_lossy()),
+        quoted(&paths.socket.to_string_lossy()),
         paths.workload.display(),
     )
+}
+
+/// A string as TOML writes it.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
 }
 
 /// The file in `services.d` that holds a service added at run time.
@@ -134,7 +150,6 @@ pub fn service_file(config: &Config, service: &Service) -> PathBuf {
 
 /// One service as the text of a `services.d` file.
 pub fn service_to_toml(service: &Service) -> String {
-    let quoted = |text: &str| toml::Value::String(text.to_string()).to_string();
     let mut out = String::from("[[service]]\n");
     let mut line = |text: String| {
         out.push_str(&text);
@@ -176,8 +191,15 @@ pub fn service_to_toml(service: &Service) -> String {
         let mut text = match &check.probe {
             Probe::Http(path) => format!("http = {}", quoted(path)),
             Probe::Grpc(name) => format!("grpc = {}", quoted(name)),
-            Probe::Tcp => "tcp = true".to_string(),
+            Probe::Tcp | Probe::Ports(_) => "tcp = true".to_string(),
         };
+        let asked = service.ports.iter().find(|port| port.target == check.target);
+        if let (Some(port), false) = (asked, matches!(check.probe, Probe::Ports(_))) {
+            let _ = write!(text, ", port = {}", port.number);
+        }
+        if let Some(timeout) = check.timeout {
+            let _ = write!(text, ", timeout = \"{}ms\"", timeout.as_millis());
+        }
         let _ = write!(
             text,
             ", interval = \"{}ms\", rise = {}, fall = {}",

@@ -155,6 +155,16 @@ mod tests {
         assert_eq!(stream, b"GET /");
     }
 
+    /// A change here is a change of the wire: other fields go into `extensions`, another form takes a kind or version of its own.
+    #[tokio::test]
+    async fn its_bytes_stay_as_they_are() {
+        const KEPT: &str =
+            "002f01012c0f64656661756c742f72657669657773010162fb7823010b64656661756c742f776562000107056c61746572";
+        let bytes = preface().encode();
+        let made: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(made, KEPT);
+    }
+
     #[tokio::test]
     async fn a_length_beyond_the_limit_is_refused_before_it_is_read() {
         let error = Preface::read(&mut &[0xff, 0xff, 0][..]).await.unwrap_err();

@@ -362,6 +362,11 @@ impl DataPlane {
         self.shared.serving.send_replace(true);
     }
 
+    /// Lets clients of gateways hear that the node leaves. Everything is answered.
+    pub fn leave(&self) {
+        self.shared.current.tell_leaving(true);
+    }
+
     /// From now on no connection is accepted, and requests under way have the workers' time to end. Then close the mesh
     /// ([`DataPlane::drained`] tells when), then [`DataPlane::end`] the workers.
     pub fn drain(&self) {

@@ -1,8 +1,24 @@
-//! What the data plane says of this node's gateways: which ports are open, and what keeps others shut.
+//! What the data plane says of this node's gateways: which ports are open, and what keeps others shut. And what it is told: that
+//! clients shall go elsewhere.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
 use policy::DocumentId;
+
+use super::Current;
+
+impl Current {
+    /// True if this node is drained or stops soon: its gateways answer, and let each connection end with that.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    /// Says it.
+    pub fn tell_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
+    }
+}
 
 /// All of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -371,6 +371,12 @@ impl Compiled {
         self.gateways.doors(namespace, labels)
     }
 
+    /// The Gateways that select a workload with these labels in `namespace`.
+    pub fn gateways_of(&self, namespace: &str, labels: &BTreeMap<String, String>) -> impl Iterator<Item = GatewayName> {
+        let selecting = self.gateways.documents.iter().filter(|document| document.selects(namespace, labels));
+        selecting.map(Document::name)
+    }
+
     /// True if some Gateway selects a workload with these labels in `namespace`: it speaks for clients outside the mesh.
     pub fn is_gateway(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
         self.gateways.documents.iter().any(|document| document.selects(namespace, labels))

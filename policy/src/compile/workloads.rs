@@ -96,6 +96,23 @@ struct Key {
     labels: BTreeMap<String, String>,
 }
 
+impl Workload {
+    /// What of it is other than in `before`, in words; nothing if documents say the same of it.
+    pub fn differences(&self, before: &Workload) -> Vec<&'static str> {
+        let parts = [
+            (!same_policies(&before.authorization, &self.authorization), "authorization"),
+            (before.mutual_tls != self.mutual_tls, "mutual TLS"),
+            (before.tokens != self.tokens, "tokens"),
+            (before.limits != self.limits, "rate limits"),
+            (before.logs != self.logs, "access log"),
+            (before.traces != self.traces, "traces"),
+            (before.counted != self.counted, "metrics"),
+            (before.config != self.config, "settings of the mesh"),
+        ];
+        parts.into_iter().filter_map(|(differs, word)| differs.then_some(word)).collect()
+    }
+}
+
 impl Workloads {
     /// The documents of a state. Workloads that `previous` knew are made at once, so that no request waits for it.
     pub(super) fn new(state: &State, previous: Option<&Workloads>) -> Self {
@@ -206,19 +223,7 @@ impl Workloads {
 
     /// True if the authorizer of a workload that was made before would come out the same.
     fn decides_alike(&self, before: &Workload, authorization: &[authorize::Live]) -> bool {
-        let same = |(old, new): (&authorize::Live, &authorize::Live)| {
-            let same_values = |(old, new): (&Value, &Value)| match (old, new) {
-                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                (old, new) => old.is_none() && new.is_none(),
-            };
-            old.id == new.id
-                && old.unreadable == new.unreadable
-                && old.values.len() == new.values.len()
-                && old.values.iter().zip(&new.values).all(same_values)
-        };
-        *before.config == *self.config
-            && before.authorization.len() == authorization.len()
-            && before.authorization.iter().zip(authorization).all(same)
+        *before.config == *self.config && same_policies(&before.authorization, authorization)
     }
 
     /// What stands where it may select the workload: in its own namespace and in the root namespace.
@@ -229,6 +234,21 @@ impl Workloads {
 }
 
 type Value = Option<Arc<AuthorizationPolicy>>;
+
+/// True if these are the very same policies.
+fn same_policies(before: &[authorize::Live], after: &[authorize::Live]) -> bool {
+    let same_values = |(old, new): (&Value, &Value)| match (old, new) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        (old, new) => old.is_none() && new.is_none(),
+    };
+    let same = |(old, new): (&authorize::Live, &authorize::Live)| {
+        old.id == new.id
+            && old.unreadable == new.unreadable
+            && old.values.len() == new.values.len()
+            && old.values.iter().zip(&new.values).all(same_values)
+    };
+    before.len() == after.len() && before.iter().zip(after).all(same)
+}
 
 /// The one MeshConfig; its defaults where there is none.
 fn config(state: &State) -> Arc<MeshConfig> {

@@ -6,9 +6,11 @@
 //!   its trial, never from what is live;
 //! - a value is replaced by what counts, also through values that do not: taking a right away never brings back what was
 //!   replaced by somebody who still has it;
+//! - a value that has expired yields to what it replaced, like a trial that is over, if anything else stands;
 //! - where bodies are missing or this build cannot read them, ids decide what is live, and the nearest readable ancestors stand in.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
@@ -71,8 +73,7 @@ impl<'k> Folder<'k> {
         }
         let counting: BTreeSet<ChangesetId> =
             all.iter().copied().filter(|change| self.counts(change, &mut folded)).collect();
-        let replaced = self.kept.ancestors(id, counting.iter());
-        let heads: Vec<ChangesetId> = counting.iter().copied().filter(|change| !replaced.contains(change)).collect();
+        let heads = self.heads(id, &counting, &mut folded);
         if heads.is_empty() {
             return folded;
         }
@@ -105,6 +106,40 @@ impl<'k> Folder<'k> {
         }
         folded.live = Some(live);
         folded
+    }
+
+    /// The values that nothing replaces. One that has expired yields to what it replaced, as a trial that is over does, if there is
+    /// anything; what it only put an end to, saying the same, ends with it. Grants and revocations end for good: no old right comes back.
+    fn heads(&self, id: &DocumentId, counting: &BTreeSet<ChangesetId>, folded: &mut Folded) -> Vec<ChangesetId> {
+        let of = |counting: &BTreeSet<ChangesetId>| {
+            let replaced = self.kept.ancestors(id, counting.iter());
+            counting.iter().copied().filter(|change| !replaced.contains(change)).collect::<Vec<_>>()
+        };
+        let all = of(counting);
+        if ends_for_good(id) {
+            return all;
+        }
+        let mut left = Cow::Borrowed(counting);
+        let mut heads = all.clone();
+        loop {
+            let is_over = |head: &&ChangesetId| {
+                self.value(id, head, folded).is_some_and(|value| value.document == Err(Absent::Expired))
+            };
+            let mut over: Vec<ChangesetId> = heads.iter().filter(is_over).copied().collect();
+            if over.is_empty() {
+                return if heads.is_empty() { all } else { heads };
+            }
+            while let Some(next) = over.pop() {
+                left.to_mut().remove(&next);
+                let Some((_, change, _)) = self.kept.value(&next, id) else { continue };
+                let same = |parent: &&ChangesetId| {
+                    let before = self.kept.value(parent, id).filter(|_| left.contains(parent));
+                    before.is_some_and(|(_, before, _)| says_the_same(before, change))
+                };
+                over.extend(change.replaces.iter().filter(same));
+            }
+            heads = of(&left);
+        }
     }
 
     /// The RoleSet's live values are the last that counts, or its rival children.
@@ -142,10 +177,14 @@ impl<'k> Folder<'k> {
         !on_trial && self.counts_by_roles(id)
     }
 
-    /// True if this build can tell what the changeset makes of the document.
-    pub(super) fn reads(&self, document: &DocumentId, id: &ChangesetId) -> bool {
+    /// True if this build can tell what the changeset makes of the document, and that does not end by itself.
+    pub(super) fn lasts(&self, document: &DocumentId, id: &ChangesetId) -> bool {
         let mut untold = Folded::default();
-        self.value(document, id, &mut untold).is_some_and(|value| value.is_readable())
+        self.value(document, id, &mut untold).is_some_and(|value| match value.document {
+            Ok(document) => document.expires.is_none(),
+            Err(Absent::Deleted) => true,
+            Err(Absent::Expired | Absent::Unreadable(_) | Absent::Forgotten) => false,
+        })
     }
 
     /// True if a confirmation counts that is dated before the end of the trial.
@@ -175,7 +214,7 @@ impl<'k> Folder<'k> {
         })
     }
 
-    /// The nearest ancestors of an unreadable value that count and are readable.
+    /// The nearest ancestors of an unreadable value that count, are readable and have not expired.
     fn readable_ancestors(
         &self,
         id: &DocumentId,
@@ -190,8 +229,11 @@ impl<'k> Folder<'k> {
             let Some((_, change, _)) = self.kept.value(&next, id) else { continue };
             for parent in change.replaces.iter().filter(|parent| seen.insert(**parent)) {
                 let value = self.value(id, parent, folded).filter(|_| counting.contains(parent));
+                let stands = |value: &LiveValue| {
+                    value.is_readable() && (ends_for_good(id) || value.document != Err(Absent::Expired))
+                };
                 match value {
-                    Some(value) if value.is_readable() => found.push(value),
+                    Some(value) if stands(&value) => found.push(value),
                     Some(_) | None => open.push(*parent),
                 }
             }
@@ -302,6 +344,20 @@ fn note_conflicts(conflicts: &mut Vec<Conflict>, id: &DocumentId, live: &Live) {
     }
     let unreadable = live.values.iter().filter(|value| !value.is_readable());
     conflicts.extend(unreadable.map(|value| Conflict::Unreadable(id.clone(), value.changeset)));
+}
+
+/// True for what gives or takes rights of nodes: what has expired is as if it were deleted.
+fn ends_for_good(id: &DocumentId) -> bool {
+    matches!(id.kind, Kind::NodeGrant | Kind::Revocation)
+}
+
+/// True if two values of a document differ in nothing but what stands beside the `spec`, such as when they end.
+fn says_the_same(one: &Change, other: &Change) -> bool {
+    let spec = |change: &Change| {
+        let mut content: serde_json::Value = serde_json::from_str(change.content.as_deref()?).ok()?;
+        content.get_mut("spec").map(serde_json::Value::take)
+    };
+    spec(one).is_some_and(|spec_of_one| spec(other) == Some(spec_of_one))
 }
 
 /// Greatest depth first, then the lowest id.

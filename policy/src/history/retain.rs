@@ -60,16 +60,16 @@ impl History {
         self.kept.swap(entry);
     }
 
-    /// Whether a changeset's bodies are due to go: every document that it sets was replaced long ago by something readable that counts
+    /// Whether a changeset's bodies are due to go: every document that it sets was replaced long ago by something readable that does not expire and counts
     /// for ever, or it is a proposal or a trial that came to nothing. What concerns the whole mesh stays.
     fn due<'h>(&'h self, now: Millis, long_ago: impl Fn(&Entry) -> bool) -> impl Fn(&Entry) -> bool + 'h {
         let folder = Folder::new(&self.kept, &self.chain, now);
         let mut replaced: BTreeMap<_, BTreeSet<ChangesetId>> = BTreeMap::new();
         for (document, changes) in self.kept.by_document.iter().filter(|(id, _)| !id.kind.is_mesh_wide()) {
-            // What this build cannot read yields to what it replaced.
-            let reads = |id: &ChangesetId| folder.reads(document, id);
+            // What this build cannot read yields to what it replaced, and so does what expires.
+            let lasts = |id: &ChangesetId| folder.lasts(document, id);
             let old =
-                |id: &&ChangesetId| self.get(id).is_some_and(&long_ago) && folder.counts_for_ever(id) && reads(id);
+                |id: &&ChangesetId| self.get(id).is_some_and(&long_ago) && folder.counts_for_ever(id) && lasts(id);
             let old: Vec<&ChangesetId> = changes.iter().filter(old).collect();
             replaced.insert(document, self.kept.ancestors(document, old.into_iter()));
         }

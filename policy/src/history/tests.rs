@@ -6,6 +6,7 @@ use certs::{grant::NodeGrant, sign::SigningKey};
 
 mod arrival;
 mod branches;
+mod expiry;
 mod grants;
 mod proposals;
 mod removals;
@@ -296,23 +297,6 @@ fn a_trial_ends_unless_it_is_confirmed() {
     mesh.history.check_push(&confirm, NOW).unwrap();
     mesh.history.insert(&confirm, NOW).unwrap();
     assert_eq!(mesh.history.state(until + 1).heads(&id), [trial]);
-}
-
-#[test]
-fn expiry_ends_a_document() {
-    let mut mesh = Mesh::new();
-    let mut change = mesh.change("default", "a", "x");
-    let content = change.content.take().unwrap();
-    change.content =
-        Some(content.replace(
-            "\"metadata\":{",
-            "\"metadata\":{\"annotations\":{\"skein.dev/expires\":\"2023-11-14T23:13:20Z\"},",
-        ));
-    let id = change.document.clone();
-    mesh.push(vec![change]);
-    assert!(mesh.history.state(NOW).document(&id).is_some());
-    let end = mesh.history.next_change(NOW).unwrap();
-    assert!(mesh.history.state(end).document(&id).is_none());
 }
 
 #[test]

@@ -57,6 +57,7 @@ impl Class {
 pub const CODES: &[(&str, Class, u16)] = &[
     ("address_in_use", Class::Failed, 500),
     ("audit_broken", Class::Failed, 500),
+    ("clone", Class::Failed, 500),
     ("failed", Class::Failed, 500),
     ("key_permissions", Class::Failed, 500),
     ("missing_reference", Class::Failed, 424),

@@ -92,7 +92,7 @@ impl Registrar<'_> {
     }
 
     fn node(&self) {
-        let help = "Whether identity, policy and listeners are there";
+        let help = "Whether identity, policy and listeners are there, and the node is not drained";
         self.collect("skein_ready", help, Kind::Gauge, |admin| one(f64::from(u8::from(admin.agent.ready()))));
         self.collect("skein_draining", "Whether this node takes no new requests", Kind::Gauge, |admin| {
             one(f64::from(u8::from(admin.agent.draining())))

@@ -1,5 +1,7 @@
 //! What a push would change: documents, routes, and the nodes that these concern. Changes nothing.
 
+mod beyond;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -12,7 +14,7 @@ use policy::{
     compile::{Compiled, Scope},
     history::State,
     hosts,
-    kinds::{HttpAction, HttpRoute, Sidecar},
+    kinds::{GatewayName, HttpAction, HttpRoute, Sidecar},
     parse::Located,
     route::survey::{self, Conditions, Rule},
 };
@@ -45,21 +47,43 @@ impl Admin {
         let now = admin.agent.now();
         // Compiling a large mesh takes a while; other questions go on meanwhile.
         let work = move || affected(&snapshot, changes, &located, now);
-        let (routes, nodes, problems) = tokio::task::spawn_blocking(work)
+        let mut found = tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| Error::new("failed", format!("the preview broke off: {error}")))?;
-        let services: BTreeSet<String> = routes.iter().map(|row| row.service.clone()).collect();
+        if found.workloads.iter().any(|change| change.refuses_plaintext) {
+            let traffic = admin.traffic().await;
+            found.not_reckoned.extend(beyond::add_plaintext(&mut found.workloads, &traffic));
+        }
+        let routed = found.routes.iter().map(|row| row.service.clone());
+        let services: BTreeSet<String> = routed.chain(found.workloads.iter().map(|row| row.service.clone())).collect();
         Ok(Json(api::Preview {
             documents: rows,
             services: services.into_iter().collect(),
-            nodes,
-            routes,
-            problems: problems.iter().map(push::problem).collect::<Result<_, _>>()?,
+            nodes: found.nodes,
+            routes: found.routes,
+            workloads: found.workloads,
+            not_reckoned: found.not_reckoned,
+            problems: found.problems.iter().map(push::problem).collect::<Result<_, _>>()?,
         }))
     }
 }
 
-type Affected = (Vec<api::RouteChange>, Vec<api::AffectedNode>, Vec<policy::Problem>);
+/// Whom changes concern, and how.
+struct Affected {
+    routes: Vec<api::RouteChange>,
+    workloads: Vec<api::WorkloadChange>,
+    nodes: Vec<api::AffectedNode>,
+    not_reckoned: Vec<String>,
+    problems: Vec<policy::Problem>,
+}
+
+/// What a node has to do with them.
+#[derive(Default)]
+struct Part {
+    calls: bool,
+    serves: bool,
+    opens: bool,
+}
 
 fn affected(
     snapshot: &Snapshot,
@@ -70,11 +94,13 @@ fn affected(
     let problems = push::complaints(located, &snapshot.state, &*snapshot.services, None);
     let changed: BTreeSet<DocumentId> = changes.iter().map(|(id, _)| id.clone()).collect();
     let after = snapshot.state.with(changes, now);
-    let hosts = concerned(&changed, [&snapshot.state, &after]);
+    let states = [&*snapshot.state, &after];
     // Both anew: the one in use keeps a cache of what is asked of it.
     let compiled = (Compiled::build(&snapshot.state, None), Compiled::build(&after, None));
-    let callers = callers(snapshot, &sidecars(&changed, [&snapshot.state, &after]));
-    let (mut routes, mut nodes) = (Vec::new(), BTreeMap::<NodeId, (bool, bool)>::new());
+    let everywhere = compiled.0.config().retries != compiled.1.config().retries;
+    let (hosts, gateways) = concerned(&changed, states, everywhere);
+    let callers = callers(snapshot, &sidecars(&changed, states));
+    let (mut routes, mut nodes) = (Vec::new(), BTreeMap::<NodeId, Part>::new());
     let mut services: Vec<_> = snapshot.services.iter().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
     for service in services {
@@ -87,7 +113,7 @@ fn affected(
         if found.is_empty() {
             continue;
         }
-        service.endpoints.iter().for_each(|endpoint| nodes.entry(endpoint.id.node.clone()).or_default().1 = true);
+        service.endpoints.iter().for_each(|endpoint| nodes.entry(endpoint.id.node.clone()).or_default().serves = true);
         routes.extend(found);
     }
     let is_service =
@@ -96,12 +122,22 @@ fn affected(
         let rules = |compiled, scope: Scope<'_>| Some(survey::rules_of_name(compiled, host, scope));
         routes.extend(of_host(&compiled, host, &callers, rules));
     }
+    routes.extend(beyond::names(&changed, states, &callers));
     let told = routes.iter().flat_map(|row| &row.from).filter_map(|from| callers.get(from));
     for node in told.flat_map(|caller| &caller.nodes) {
-        nodes.entry(node.clone()).or_default().0 = true;
+        nodes.entry(node.clone()).or_default().calls = true;
     }
-    let nodes = nodes.into_iter().map(|(node, (calls, serves))| api::AffectedNode { node, calls, serves });
-    (routes, nodes.collect(), problems)
+    let workloads = beyond::workloads(snapshot, &compiled, &changed, &gateways);
+    for change in &workloads {
+        for node in &change.nodes {
+            let part = nodes.entry(node.clone()).or_default();
+            part.opens |= beyond::opens(change);
+            part.serves |= beyond::serves(change);
+        }
+    }
+    let node = |(node, Part { calls, serves, opens })| api::AffectedNode { node, calls, serves, opens };
+    let nodes = nodes.into_iter().map(node).collect();
+    Affected { routes, workloads, nodes, not_reckoned: beyond::not_reckoned(&changed), problems }
 }
 
 fn document(state: &State, intent: &api::Intent, id: &DocumentId) -> Result<api::DocumentChange, Error> {
@@ -126,23 +162,38 @@ fn document(state: &State, intent: &api::Intent, id: &DocumentId) -> Result<api:
     })
 }
 
-/// Hosts whose routes these documents may change: their own, and those of VirtualServices that route to a host of theirs.
-fn concerned(changed: &BTreeSet<DocumentId>, states: [&State; 2]) -> BTreeSet<String> {
-    let mut hosts = BTreeSet::new();
+/// Hosts whose routes these documents may change: their own, and those of VirtualServices that route to a host of theirs; and the
+/// Gateways of such VirtualServices. All of them if every route changes `everywhere`.
+fn concerned(
+    changed: &BTreeSet<DocumentId>,
+    states: [&State; 2],
+    everywhere: bool,
+) -> (BTreeSet<String>, BTreeSet<GatewayName>) {
+    let (mut hosts, mut gateways) = (BTreeSet::new(), BTreeSet::new());
+    hosts.extend(everywhere.then(|| "*".to_owned()));
+    let mut hides = false;
     for state in states {
         for document in changed.iter().filter_map(|id| state.document(id)) {
             if let Some(service) = document.spec.virtual_service() {
                 hosts.extend(service.hosts.iter().cloned());
             }
             hosts.extend(document.spec.destination_rule().map(|rule| rule.host.clone()));
+            if let Spec::ServiceEntry(entry) = &document.spec {
+                hosts.extend(entry.hosts.iter().cloned());
+            }
             // It may hide or show any.
-            hosts.extend(matches!(document.spec, Spec::Sidecar(_)).then(|| "*".to_owned()));
+            hides |= matches!(document.spec, Spec::Sidecar(_));
+            if document.id.kind == policy::Kind::Gateway {
+                let DocumentId { namespace, name, .. } = document.id.clone();
+                gateways.insert(GatewayName::Gateway { namespace, name });
+            }
         }
     }
     let mut through = BTreeSet::new();
     for state in states {
         let documents = state.effective().filter_map(|(_, value)| value.document.as_ref().ok());
-        for service in documents.filter_map(|document| Spec::virtual_service(&document.spec)) {
+        let services = documents.filter_map(|document| Some((&document.id, document.spec.virtual_service()?)));
+        for (id, service) in services {
             let destinations = service.http.iter().filter_map(|route| match &route.action {
                 HttpAction::Route(destinations) => Some(destinations),
                 HttpAction::Redirect(_) | HttpAction::Direct(_) | HttpAction::Delegate { .. } => None,
@@ -154,15 +205,20 @@ fn concerned(changed: &BTreeSet<DocumentId>, states: [&State; 2]) -> BTreeSet<St
                 HttpAction::Delegate { to, .. } => changed.contains(&to.id()),
                 HttpAction::Route(_) | HttpAction::Redirect(_) | HttpAction::Direct(_) => false,
             };
-            if names.any(|name| hosts.iter().any(|host| hosts::covers(host, name)))
+            if changed.contains(id)
+                || names.any(|name| hosts.iter().any(|host| hosts::covers(host, name)))
                 || service.http.iter().any(delegates)
             {
+                through.extend(service.hosts.iter().cloned());
+                gateways.extend(service.gateways.iter().filter(|place| **place != GatewayName::Mesh).cloned());
+            } else if hides {
                 through.extend(service.hosts.iter().cloned());
             }
         }
     }
     hosts.extend(through);
-    hosts
+    hosts.extend(hides.then(|| "*".to_owned()));
+    (hosts, gateways)
 }
 
 /// The Sidecars among these documents, as they were and as they become.
@@ -307,7 +363,7 @@ mod tests {
     const RULE: &str = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: b, namespace: shop}\nspec: {host: b, subsets: [{name: v1, labels: {version: v1}}]}\n";
     const ROUTES: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: shop}\nspec:\n  hosts: [a]\n  http:\n  - match: [{uri: {prefix: /x}}]\n    route: [{destination: {host: a}}]\n  - route: [{destination: {host: b, subset: v1}}]\n";
 
-    fn nothing() -> Arc<State> {
+    pub(super) fn nothing() -> Arc<State> {
         let (mesh, key) = (TrustDomain::new("t.example").unwrap(), SigningKey::generate());
         let root = Root::generate(&mesh, 1).certificate();
         let first = genesis(&mesh, &[root], &[("ann".into(), key.public(), false)], 1);
@@ -358,7 +414,7 @@ mod tests {
     fn a_rule_concerns_the_hosts_that_route_to_its_host() {
         let both = nothing().with(changes(&format!("{RULE}---\n{ROUTES}")), 2);
         let rule = BTreeSet::from([DocumentId::new(policy::Kind::DestinationRule, "shop", "b")]);
-        let hosts = concerned(&rule, [&both, &both]);
+        let (hosts, _) = concerned(&rule, [&both, &both], false);
         assert_eq!(Vec::from_iter(hosts), ["a.shop.svc.cluster.local", "b.shop.svc.cluster.local"]);
     }
 }

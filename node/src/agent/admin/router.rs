@@ -231,7 +231,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if admin.agent.ready() {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, "not ready: identity, policy or listeners are missing\n").into_response()
+    let why = match admin.agent.draining() {
+        true => "not ready: drained\n",
+        false => "not ready: identity, policy or listeners are missing\n",
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
 async fn events(

@@ -41,6 +41,7 @@ impl Admin {
         problems.extend(self.unhealthy());
         problems.extend(self.without_keys(&snapshot));
         problems.extend(self.agent.draining().then(drained));
+        problems.extend(self.tasks.panics().into_iter().map(panicked));
         let enrollers = enrollers(state, &view);
         if enrollers == 0 {
             problems.push(problem(
@@ -207,6 +208,16 @@ fn drained() -> Problem {
         "draining",
         "this node is drained: its services get no new requests".to_owned(),
         "`skein drain --undo` takes requests again",
+    )
+}
+
+/// What keeps running was begun again; a request or connection was lost. Either way somebody should hear of it.
+fn panicked((task, count): (&'static str, u64)) -> Problem {
+    problem(
+        Health::Degraded,
+        "task_panicked",
+        format!("the task `{task}` panicked {count} times since the node started"),
+        "it is a defect: the log has its place, report it; this stands until the node starts again",
     )
 }
 

@@ -26,11 +26,21 @@ pub async fn probe(check: &Check) -> Result<(), String> {
     let asked = async {
         match &check.probe {
             Probe::Tcp => connect(check.target).await.map(drop),
+            Probe::Ports(ports) => every(ports).await,
             Probe::Http(path) => http(check, path).await,
             Probe::Grpc(service) => grpc(check.target, service).await,
         }
     };
     tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))
+}
+
+/// All at once, so that the time that one may take is what all may take. The first by number that fails is named.
+async fn every(ports: &[(u16, SocketAddr)]) -> Result<(), String> {
+    let one = |(number, target): &(u16, SocketAddr)| {
+        let (number, target) = (*number, *target);
+        async move { connect(target).await.map(drop).map_err(|why| format!("port {number}: {why}")) }
+    };
+    futures_util::future::join_all(ports.iter().map(one)).await.into_iter().collect()
 }
 
 async fn connect(target: SocketAddr) -> Result<TcpStream, String> {
@@ -221,6 +231,21 @@ mod tests {
         drop(listener);
         assert!(probe(&check(Probe::Tcp, target)).await.is_err());
         assert!(probe(&check(Probe::Grpc(String::new()), target)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn every_port_must_be_there_and_the_missing_one_is_named() {
+        let listeners = [
+            tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let targets = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        let check = check(Probe::Ports(vec![(80, targets[0]), (9090, targets[1])]), targets[0]);
+        assert_eq!(probe(&check).await, Ok(()));
+        let [_first, second] = listeners;
+        drop(second);
+        let why = probe(&check).await.unwrap_err();
+        assert!(why.starts_with(&format!("port 9090: {}", targets[1])), "{why}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(super) fn needed(before: &Config, after: &Config) -> Option<&'static str> {
         ("[node] locality", before.locality == after.locality),
         ("[runtime] workers", before.workers == after.workers),
         ("[runtime] drain", before.drain == after.drain),
+        ("[runtime] farewell", before.farewell == after.farewell),
         ("[runtime] format", before.log.format == after.log.format),
         ("[mesh] listen", before.mesh.listen == after.mesh.listen),
         ("[mesh] advertise", before.mesh.advertise == after.mesh.advertise),

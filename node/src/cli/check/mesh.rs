@@ -45,6 +45,7 @@ const PROBLEMS: &[(&str, &str)] = &[
     ("role_set_conflict", "mesh.conflicts"),
     ("root_", "trust.root"),
     ("storage_", "disk.space"),
+    ("task_panicked", "node.tasks"),
     ("unhealthy_service", "services.local"),
     ("unreadable", "mesh.conflicts"),
 ];
@@ -356,6 +357,7 @@ pub(super) mod tests {
             ("refused", "critical"),
             ("root_old", "degraded"),
             ("storage_full", "critical"),
+            ("task_panicked", "degraded"),
             ("unhealthy_service", "degraded"),
             ("something_new", "critical"),
         ];

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use policy::{Problem, Severity};
+use policy::{Problem, Severity, codes, validate};
 use serde::Serialize;
 
 use super::{
@@ -12,20 +12,34 @@ use super::{
 use crate::cli::{
     context::Context,
     error::{Result, usage},
-    output::Format,
+    output::{Format, Table},
 };
 
 /// Checks documents without any node: each by itself, and all together. The annotation skein.dev/lint-ignore, e.g.
 /// "SKN0203,SKN0305", leaves these warnings out for a document; errors stay, and push refuses what it refuses.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: skein policy lint policies/ --strict")]
+#[command(after_help = "Examples:
+  skein policy lint policies/ --strict
+  skein policy lint --list -o json")]
 pub struct Args {
     /// Files, folders (recursively *.yaml, *.yml, *.json) or - for standard input
-    #[arg(value_name = "FILE|DIR|-", required = true)]
+    #[arg(value_name = "FILE|DIR|-", required_unless_present = "list")]
     paths: Vec<PathBuf>,
     /// Fail with exit code 3 if there are warnings
     #[arg(long)]
     strict: bool,
+    /// Only list the codes: what each means, and which a push refuses unless they are allowed
+    #[arg(long, conflicts_with_all = ["paths", "strict"])]
+    list: bool,
+}
+
+/// A code of `--list`.
+#[derive(Debug, Serialize)]
+struct Code {
+    code: &'static str,
+    about: &'static str,
+    /// As a warning it is refused by push, unless `--allow` names it.
+    refused: bool,
 }
 
 /// One file of the result.
@@ -38,6 +52,9 @@ struct Entry<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
+    if args.list {
+        return ctx.output.table(&all_codes(), code_table);
+    }
     let mut sources = source::read(&args.paths, &ctx.globals.namespace)?;
     let parsed = || sources.iter().map(|source| &source.parsed);
     if parsed().all(|one| one.documents.is_empty() && one.kubernetes.is_empty() && one.problems.is_empty()) {
@@ -62,6 +79,22 @@ pub(super) fn run(args: &Args, ctx: &Context) -> Result<()> {
     Ok(())
 }
 
+fn all_codes() -> Vec<Code> {
+    let code = |(code, about): &(&'static str, &'static str)| {
+        let refused = validate::refuses_push(code, Severity::Warning);
+        Code { code, about, refused }
+    };
+    codes::TABLE.iter().map(code).collect()
+}
+
+fn code_table() -> Table {
+    let mut table = Table::new(&["CODE", "MEANS", "PUSH"]);
+    for one in all_codes() {
+        table.row([one.code, one.about, if one.refused { "refuses, unless allowed" } else { "" }]);
+    }
+    table
+}
+
 fn entry(source: &Source) -> Entry<'_> {
     Entry { file: &source.file, valid: source.parsed.is_valid(), problems: source.parsed.problems.iter().collect() }
 }
@@ -83,4 +116,31 @@ fn text(sources: &[Source]) -> String {
     let valid = sources.iter().filter(|source| source.parsed.is_valid()).count();
     text.push_str(&format!("{valid} of {} files are valid\n", sources.len()));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "# Codes of complaints about documents
+
+`skein policy lint`, `plan` and `push` name each complaint by a code that never changes its meaning; `skein policy lint --list` prints this
+table, and a test compares them. An error makes a document invalid, whatever its code. A warning does not keep it from being pushed, but
+for the codes marked here: these `push` refuses unless `--allow CODE` stands. The annotation `skein.dev/lint-ignore` silences warnings
+([KINDS.md](../../policy/KINDS.md#annotations)).
+
+| code | means | push |
+|---|---|---|
+";
+
+    #[test]
+    fn the_page_of_codes_is_the_table() {
+        let row = |one: &Code| {
+            let refused = if one.refused { "refuses the warning, unless allowed" } else { "" };
+            format!("| `{}` | {} | {refused} |\n", one.code, one.about.replace('|', "\\|"))
+        };
+        let made = format!("{HEAD}{}", all_codes().iter().map(row).collect::<String>());
+        let kept = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/codes.md")).unwrap_or_default();
+        assert!(kept == made, "write this as node/docs/codes.md:\n{made}");
+    }
 }

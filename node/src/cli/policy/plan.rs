@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::{diff::Difference, push, source};
 use crate::{
-    agent::admin::api::{AffectedNode, DocumentChange, Intent, Preview, RouteChange, RuleChange},
+    agent::admin::api::{
+        AffectedNode, DocumentChange, Intent, PlaintextCaller, Preview, RouteChange, RuleChange, WorkloadChange,
+    },
     cli::{
         client,
         context::Context,
@@ -42,6 +44,8 @@ struct Plan<'p> {
     services: &'p [String],
     nodes: &'p [AffectedNode],
     routes: &'p [RouteChange],
+    workloads: &'p [WorkloadChange],
+    not_reckoned: &'p [String],
     problems: &'p [Value],
 }
 
@@ -62,6 +66,8 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
         services: &preview.services,
         nodes: &preview.nodes,
         routes: &preview.routes,
+        workloads: &preview.workloads,
+        not_reckoned: &preview.not_reckoned,
         problems: &preview.problems,
     };
     ctx.output.show(&plan, || text(&plan))
@@ -93,14 +99,25 @@ fn text(plan: &Plan<'_>) -> String {
         let _ = writeln!(text, "\nroutes of {}, for callers in {}", route.service, route.from.join(", "));
         route.changes.iter().for_each(|change| text.push_str(&line(change)));
     }
+    for change in plan.workloads {
+        let nodes: Vec<_> = change.nodes.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "\n{} on {}: other {}", change.service, nodes.join(", "), change.changes.join(", "));
+        text.push_str(&plaintext(change));
+    }
+    let nothing = plan.nodes.is_empty() && plan.not_reckoned.is_empty();
+    if nothing && plan.documents.iter().any(|one| one.change != "unchanged") {
+        let _ = writeln!(text, "\nnodes concerned: none of those that are known here");
+    }
     if !plan.nodes.is_empty() {
-        let role = |node: &AffectedNode| match (node.calls, node.serves) {
-            (true, true) => "calls and serves",
-            (false, true) => "serves",
-            (true, false) | (false, false) => "calls",
+        let role = |node: &AffectedNode| {
+            let parts = [(node.calls, "calls"), (node.serves, "serves"), (node.opens, "opens a gateway")];
+            parts.into_iter().filter_map(|(holds, word)| holds.then_some(word)).collect::<Vec<_>>().join(" and ")
         };
         let nodes: Vec<_> = plan.nodes.iter().map(|node| format!("{} ({})", node.node, role(node))).collect();
         let _ = writeln!(text, "\nnodes concerned: {}", nodes.join(", "));
+    }
+    for unknown in plan.not_reckoned {
+        let _ = writeln!(text, "\nnot reckoned: {}", plain(unknown));
     }
     for problem in plan.problems {
         let word = |field: &str| problem[field].as_str().unwrap_or_default();
@@ -112,6 +129,20 @@ fn text(plan: &Plan<'_>) -> String {
     let counts = ["set", "changed", "deleted", "unchanged"].map(|change| format!("{} {change}", count(change)));
     let _ = writeln!(text, "\n{}; nothing was pushed", counts.join(", "));
     text
+}
+
+/// Who will be refused because it comes in plaintext.
+fn plaintext(change: &WorkloadChange) -> String {
+    if !change.refuses_plaintext {
+        return String::new();
+    }
+    let caller = |caller: &PlaintextCaller| {
+        let (from, asked) = (&caller.from, caller.requests);
+        format!("{}/{} ({asked} requests, {} connections)", from.namespace, from.service, caller.connections)
+    };
+    let callers: Vec<_> = change.plaintext.iter().map(caller).collect();
+    let callers = if callers.is_empty() { "none seen".to_owned() } else { callers.join(", ") };
+    format!("  plaintext is refused; callers in plaintext in the last 15 minutes: {}\n", plain(&callers))
 }
 
 fn line(change: &RuleChange) -> String {
@@ -129,6 +160,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::agent::admin::api::Party;
 
     #[test]
     fn a_plan_reads_from_documents_to_nodes() {
@@ -146,16 +178,27 @@ mod tests {
             from: vec!["shop".into(), "web".into()],
             changes: vec![RuleChange { when: "always".into(), before: Some("a".into()), after: Some("b".into()) }],
         }];
-        let nodes = [AffectedNode { node: certs::id::NodeId::new("web-1").unwrap(), calls: true, serves: false }];
+        let node = |name: &str| certs::id::NodeId::new(name).unwrap();
+        let nodes = [AffectedNode { node: node("web-1"), calls: true, serves: false, opens: true }];
+        let from = Party { namespace: "shop".into(), service: "cron".into(), version: "v1".into() };
+        let workloads = [WorkloadChange {
+            service: "shop/a".into(),
+            nodes: vec![node("web-1")],
+            changes: vec!["mutual TLS".into()],
+            refuses_plaintext: true,
+            plaintext: vec![PlaintextCaller { from, requests: 7, connections: 0 }],
+        }];
         let problems = [json!({"refuses": true, "code": "SKN0302", "file": "f", "line": 3, "message": "m"})];
         let plan = Plan {
             documents: vec![difference(&change).unwrap()],
             services: &["shop/a".to_owned()],
             nodes: &nodes,
             routes: &routes,
+            workloads: &workloads,
+            not_reckoned: &["WorkloadGroup shop/g: only its nodes know".to_owned()],
             problems: &problems,
         };
-        let wanted = "set VirtualService shop/a\n--- /dev/null\n+++ VirtualService shop/a planned\n@@ -0,0 +1,1 @@\n+spec: {}\n\nroutes of shop/a, for callers in shop, web\n  ~ always: a\n      -> b\n\nnodes concerned: web-1 (calls)\n\npush refuses this: f:3: SKN0302 m\n\n1 set, 0 changed, 0 deleted, 0 unchanged; nothing was pushed\n";
+        let wanted = "set VirtualService shop/a\n--- /dev/null\n+++ VirtualService shop/a planned\n@@ -0,0 +1,1 @@\n+spec: {}\n\nroutes of shop/a, for callers in shop, web\n  ~ always: a\n      -> b\n\nshop/a on web-1: other mutual TLS\n  plaintext is refused; callers in plaintext in the last 15 minutes: shop/cron (7 requests, 0 connections)\n\nnodes concerned: web-1 (calls and opens a gateway)\n\nnot reckoned: WorkloadGroup shop/g: only its nodes know\n\npush refuses this: f:3: SKN0302 m\n\n1 set, 0 changed, 0 deleted, 0 unchanged; nothing was pushed\n";
         assert_eq!(text(&plan), wanted);
     }
 

@@ -75,11 +75,15 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     // A trial is confirmed by its id: there is one whatever it holds.
     let again = args.again || args.confirm_within.is_some();
     let standing = if again { Standing::default() } else { Standing::take(&mut intents, &mut plan) };
+    let mut said = notes(&sources)?;
     let pushed = match intents.is_empty() {
-        true => None,
+        true => {
+            said.extend(plan.problems);
+            None
+        }
         false => Some(operator.send(&mut client, ctx, intents, &plan, &sending).await?),
     };
-    standing.add_to(pushed, &operator, &mut client, ctx, &sending).await?.show(ctx)
+    standing.add_to(pushed, &operator, &mut client, ctx, &sending).await?.with_problems(said).show(ctx)
 }
 
 /// What the files want, if nothing within them is wrong.
@@ -133,6 +137,25 @@ pub(super) fn intents(sources: &[Source], ctx: &Context) -> Result<Vec<Intent>> 
         line: located.line,
     };
     Ok(documents.iter().map(intent).collect())
+}
+
+/// What stands within the files and refuses nothing, as the node writes what is between documents.
+fn notes(sources: &[Source]) -> Result<Vec<Value>> {
+    let note = |problem: &Problem| {
+        let mut written = serde_json::to_value(problem)
+            .map_err(|error| Error::new("failed", format!("the result cannot be printed: {error}")))?;
+        written["file"] = Value::String(problem.file.clone());
+        written["refuses"] = Value::Bool(false);
+        Ok(written)
+    };
+    sources.iter().flat_map(|source| &source.parsed.problems).map(note).collect()
+}
+
+/// Says to people what lint finds in documents that are sent whatever it finds.
+pub(super) fn tell(plan: &Plan, ctx: &Context) {
+    if ctx.output.format == Format::Table {
+        plan.problems.iter().map(Complaint::read).for_each(|complaint| remark(&format!("note: {}", complaint.line)));
+    }
 }
 
 /// A complaint of the node between documents.

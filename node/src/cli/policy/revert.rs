@@ -50,6 +50,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let replaces = changes.iter().map(|change| change.replaces.iter().map(ToString::to_string).collect()).collect();
     let documents: Vec<Intent> = changes.into_iter().map(intent).collect();
     let mut plan = operator.plan(&mut client, &documents).await?;
+    super::push::tell(&plan, ctx);
     // What the old values were computed against is what shall be replaced.
     plan.live = replaces;
     let mut sending = Sending { confirm_within: args.confirm_within, ..args.sending };

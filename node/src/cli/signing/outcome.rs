@@ -57,6 +57,15 @@ impl Outcome {
         self
     }
 
+    /// The same with what lint says of the documents, which did not keep them from being sent.
+    #[must_use]
+    pub fn with_problems(mut self, problems: impl IntoIterator<Item = Value>) -> Self {
+        if let Value::Array(all) = &mut self.result["problems"] {
+            all.extend(problems);
+        }
+        self
+    }
+
     /// The same with documents that stand as they were written; `fresh` if there was anything else to push.
     #[must_use]
     pub fn with_standing(mut self, documents: Vec<Value>, fresh: bool) -> Self {
@@ -175,7 +184,7 @@ impl Outcome {
 }
 
 fn result(changeset: &str, documents: Vec<Value>, pushed: Option<&Pushed>) -> Value {
-    let mut result = json!({"changeset": changeset, "documents": documents});
+    let mut result = json!({"changeset": changeset, "documents": documents, "problems": []});
     if let (Value::Object(result), Value::Object(spread)) = (&mut result, spread(pushed)) {
         result.extend(spread);
     }
@@ -229,7 +238,8 @@ mod tests {
     fn a_result_has_the_fields_of_the_contract() {
         let result = result("ab", Vec::new(), Some(&pushed(&[], true)));
         let fields: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = ["changeset", "documents", "durable", "applied", "pending", "unreachable", "elapsed_ms"];
+        let wanted =
+            ["changeset", "documents", "problems", "durable", "applied", "pending", "unreachable", "elapsed_ms"];
         assert_eq!(fields, wanted);
     }
 

@@ -26,6 +26,7 @@ use std::{
     net::IpAddr,
     sync::{Arc, Weak},
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What is spoken at a port.
@@ -184,6 +185,8 @@ pub(in crate::proxy) struct Entrance {
     pub(super) sender: Option<Arc<Who>>,
     /// Who opened it, in the eyes of the gateway's speaker with this number.
     pub(super) client: ArcSwapOption<(u64, Arc<Who>)>,
+    /// The answer that is being made is the last.
+    last: Notify,
 }
 
 /// How TLS was met.
@@ -216,7 +219,7 @@ impl Met {
 impl Entrance {
     /// Of a connection, with TLS or without.
     pub(super) fn new(door: Arc<Door>, met: Option<Met>, peer: IpAddr, sender: Option<Arc<Who>>) -> Self {
-        Self { door, met, peer, sender, client: ArcSwapOption::empty() }
+        Self { door, met, peer, sender, client: ArcSwapOption::empty(), last: Notify::new() }
     }
 
     /// In whose name its requests go on.
@@ -224,12 +227,23 @@ impl Entrance {
         &self.door.speaker
     }
 
+    /// Ends the connection after this answer if the node is leaving: a client hears that in answers, and none is refused.
+    pub(in crate::proxy) fn answered(&self, context: &Context) {
+        if context.current.is_leaving() {
+            self.last.notify_one();
+        }
+    }
+
     /// Resolves when the connection is to end after what is under way.
     pub(in crate::proxy) async fn closed(&self, context: &Context) {
         match &self.met {
-            None => self.door.closed().await,
+            None => tokio::select! {
+                () = self.door.closed() => {}
+                () = self.last.notified() => {}
+            },
             Some(met) => tokio::select! {
                 () = self.door.closed() => {}
+                () = self.last.notified() => {}
                 () = met.configured.replaced.cancelled() => {}
                 () = self.door.forgotten(context, met) => {}
             },

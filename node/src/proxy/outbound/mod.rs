@@ -152,6 +152,8 @@ impl Handler for Connection {
             if extended.is_some() {
                 upgrade::Extended::answer(&mut response);
             }
+        } else if let Some(entrance) = &self.entrance {
+            entrance.answered(&self.context);
         }
         response
     }

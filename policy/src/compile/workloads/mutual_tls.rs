@@ -27,6 +27,13 @@ impl Modes {
         self.ports.get(&port).copied().unwrap_or(self.mode)
     }
 
+    /// True if plaintext that is taken `before` is refused on some port.
+    pub fn refuse_more_than(&self, before: &Self) -> bool {
+        let refuses = |before: MutualTls, now: MutualTls| before != MutualTls::Strict && now == MutualTls::Strict;
+        let mut ports = self.ports.keys().chain(before.ports.keys());
+        refuses(before.mode, self.mode) || ports.any(|port| refuses(before.on(*port), self.on(*port)))
+    }
+
     /// From the documents of the workload's namespace and of the root namespace. On each level the oldest counts; what it does not
     /// set comes from the level above: port, workload, namespace, mesh, PERMISSIVE. One that cannot be read keeps plaintext out.
     pub(super) fn of<'d>(

@@ -7,7 +7,7 @@ use certs::{
 
 use super::*;
 
-fn grant(services: &[&str]) -> NodeGrant {
+pub(super) fn grant(services: &[&str]) -> NodeGrant {
     NodeGrant {
         node: NodeId::new("web-1").unwrap(),
         epoch: 1,

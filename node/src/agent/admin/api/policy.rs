@@ -3,6 +3,8 @@
 use certs::id::{NodeId, TrustDomain};
 use serde::{Deserialize, Serialize};
 
+use super::Party;
+
 /// One of `GET /v1/policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
@@ -141,12 +143,18 @@ pub struct Plan {
 pub struct Preview {
     /// Each document, in the order asked.
     pub documents: Vec<DocumentChange>,
-    /// Services some of whose routes change: `NAMESPACE/NAME`.
+    /// Services some of whose routes or workloads change: `NAMESPACE/NAME`; other hosts, too.
     pub services: Vec<String>,
-    /// Nodes that run callers or endpoints of these services.
+    /// Nodes that run callers or endpoints of these services, or open a gateway that changes.
     pub nodes: Vec<AffectedNode>,
     /// What changes for which callers.
     pub routes: Vec<RouteChange>,
+    /// What changes for those who are called.
+    #[serde(default)]
+    pub workloads: Vec<WorkloadChange>,
+    /// What this node cannot tell, a sentence for each document; whom that concerns is not among the others.
+    #[serde(default)]
+    pub not_reckoned: Vec<String>,
     /// Complaints across documents, as `policy lint` writes them; `refuses` where a push is refused.
     pub problems: Vec<serde_json::Value>,
 }
@@ -179,6 +187,36 @@ pub struct AffectedNode {
     pub calls: bool,
     /// Whether endpoints run there.
     pub serves: bool,
+    /// Whether it opens a gateway that changes.
+    #[serde(default)]
+    pub opens: bool,
+}
+
+/// What changes for workloads of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadChange {
+    /// `NAMESPACE/NAME`.
+    pub service: String,
+    /// Nodes that run them.
+    pub nodes: Vec<NodeId>,
+    /// What is other, in words: `authorization`, `mutual TLS`, `tokens`, `rate limits`, `access log`, `traces`, `metrics`,
+    /// `settings of the mesh`, `gateway`.
+    pub changes: Vec<String>,
+    /// Whether plaintext that they take now is refused then.
+    pub refuses_plaintext: bool,
+    /// Who came in plaintext in the last quarter of an hour, where it is refused then.
+    pub plaintext: Vec<PlaintextCaller>,
+}
+
+/// A caller in plaintext.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaintextCaller {
+    /// Who; `unknown` outside the mesh.
+    pub from: Party,
+    /// Its requests.
+    pub requests: u64,
+    /// Its connections of bytes.
+    pub connections: u64,
 }
 
 /// What changes for requests to a service, or to a host that is none and that documents route.

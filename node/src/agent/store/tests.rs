@@ -1,0 +1,134 @@
+//! What a store keeps over restarts, and what it says of disks and formats that do not fit.
+
+use super::*;
+
+fn store(folder: &tempfile::TempDir) -> Store {
+    Store::open(&folder.path().join("store.redb")).unwrap()
+}
+
+fn judgement(subject: &[u8], refused: Option<&str>) -> Judgement {
+    Judgement { at: 7, subject: Digest::of(subject), from: "push".into(), refused: refused.map(Into::into) }
+}
+
+#[test]
+fn changesets_come_back_in_order_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    first.append(&[b"one", b"two"], &[judgement(b"one", None), judgement(b"two", None)]).unwrap();
+    first.append(&[b"three"], &[judgement(b"three", None)]).unwrap();
+    drop(first);
+    assert_eq!(store(&folder).changesets().unwrap(), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
+}
+
+#[test]
+fn a_store_of_a_newer_build_is_left_alone_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    first.append(&[b"one"], &[judgement(b"one", None)]).unwrap();
+    assert_eq!(first.meta(FORMAT).unwrap(), Some(1_u32.to_be_bytes().to_vec()));
+    first.set_meta(FORMAT, &2_u32.to_be_bytes()).unwrap();
+    drop(first);
+    let path = folder.path().join("store.redb");
+    for _ in 0..2 {
+        let refused = Store::open(&path).unwrap_err();
+        assert_eq!(refused.code, "not_supported");
+        assert!(refused.message.contains("format 2") && refused.hint.contains("newer"), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_store_without_a_format_is_of_the_first_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    first.append(&[b"one"], &[judgement(b"one", None)]).unwrap();
+    first
+        .write(0, |write| {
+            write.open_table(META)?.remove(FORMAT)?;
+            Ok(())
+        })
+        .unwrap();
+    drop(first);
+    assert_eq!(store(&folder).changesets().unwrap(), [b"one".to_vec()]);
+}
+
+/// What lies on disks: a change here needs another [`NEWEST_FORMAT`] and a reader of this one.
+#[test]
+fn entries_stay_as_they_are() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let redeemed = Spent::Redeemed { keys: Digest([1; 32]), reply: vec![7, 8] };
+    let ones = "01".repeat(32);
+    let entry = AuditEntry {
+        previous: Digest([1; 32]),
+        at: 1_700_000_000_000,
+        subject: Digest([1; 32]),
+        from: "push".into(),
+        refused: Some("role_missing".into()),
+    };
+    for (made, kept) in [
+        (codec::encode(&Spent::WrongProofs(3)), "0003".to_owned()),
+        (codec::encode(&redeemed), format!("01{ones}020708")),
+        (codec::encode(&Spent::Burnt), "02".to_owned()),
+        (codec::encode(&AuditHead { count: 300, digest: Digest([1; 32]) }), format!("fb2c01{ones}")),
+        (codec::encode(&entry), format!("{ones}fd0068e5cf8b010000{ones}0470757368010c726f6c655f6d697373696e67")),
+    ] {
+        assert_eq!(hex(&made), kept);
+    }
+}
+
+#[test]
+fn a_token_stays_spent() {
+    let folder = tempfile::tempdir().unwrap();
+    let hash = Digest::of(b"secret");
+    let first = store(&folder);
+    assert_eq!(first.token(&hash).unwrap(), None);
+    let wrong = Spent::WrongProofs(1);
+    first.set_token(&hash, None, &wrong, None).unwrap();
+    let redeemed = |key: &[u8]| Spent::Redeemed { keys: Digest::of(key), reply: b"chain".to_vec() };
+    let by_another = redeemed(b"other key");
+    let redeemed = redeemed(b"key");
+    first.set_token(&hash, Some(&wrong), &redeemed, None).unwrap();
+    // By one who read it before that: nothing is written, and the store goes on.
+    for stale in [None, Some(&wrong)] {
+        let refused = first.set_token(&hash, stale, &by_another, Some(judgement(b"secret", None)));
+        assert_eq!(refused.unwrap_err().code, "failed");
+    }
+    assert_eq!(first.audit_head().unwrap(), AuditHead::NONE);
+    drop(first);
+    assert_eq!(store(&folder).token(&hash).unwrap(), Some(redeemed));
+}
+
+#[test]
+fn generations_only_grow_even_if_the_clock_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let now = 1_700_000_000_000;
+    let first = store.next_generation(0, now, 0xffff_ffff).unwrap();
+    let second = store.next_generation(0, now - 5_000_000, 0).unwrap();
+    let third = store.next_generation(second + (9 << 24), 0, 0).unwrap();
+    assert!(first < second && second < third, "{first} {second} {third}");
+    assert!(first >> 24 > now / 1000);
+    store.set_generation(third + (9 << 24)).unwrap();
+    assert!(store.next_generation(0, 0, 0).unwrap() > third + (9 << 24));
+}
+
+#[test]
+fn known_keys_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    assert!(store.known_keys().unwrap().is_empty());
+    let record_key = certs::sign::SigningKey::generate().public();
+    let known = KnownKey { epoch: 2, ca_key: Digest::of(b"key"), record_key };
+    let known = HashMap::from([(NodeId::new("a").unwrap(), known)]);
+    store.set_known_keys(&known).unwrap();
+    assert_eq!(store.known_keys().unwrap(), known);
+}
+
+#[test]
+fn members_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    assert_eq!(store.members().unwrap(), None);
+    store.set_members(b"known").unwrap();
+    assert_eq!(store.members().unwrap().unwrap(), b"known");
+    assert_eq!(store.trouble(), None);
+}
