@@ -8,7 +8,6 @@
 
 mod browser;
 mod dashboards;
-mod grpc;
 mod istio;
 mod pages;
 mod prometheus;
