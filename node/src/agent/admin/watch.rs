@@ -16,7 +16,8 @@ use super::{Admin, error::Error, look::Look, rfc3339};
 /// Changes within this time are told together.
 const PACE: Duration = Duration::from_millis(5);
 /// Fields that change all the time and are no news by themselves.
-const RESTLESS: &[&str] = &["rtt_ms", "loss", "reaches", "memory_bytes", "gossip_bytes_per_s", "gossip_lanes"];
+const RESTLESS: &[&str] =
+    &["rtt_ms", "loss", "reaches", "connections", "memory_bytes", "gossip_bytes_per_s", "gossip_lanes"];
 
 /// A watch under way.
 struct Watching {

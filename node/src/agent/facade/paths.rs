@@ -7,8 +7,11 @@ use membership::engine::Lane;
 
 use super::{Agent, Rate};
 use crate::{
-    agent::{admin::api, concerns::Concerns, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths},
+    agent::{
+        admin::api, concerns::Concerns, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths,
+    },
     clock::monotonic,
+    mesh::occupancy::{Connected, Occupancy},
     telemetry::{Exchanged, Histogram},
 };
 
@@ -61,6 +64,16 @@ impl Agent {
     /// Nodes that this one has a link with.
     pub fn linked(&self) -> usize {
         self.inner.sync.links.all().len()
+    }
+
+    /// How many connections there are with each node.
+    pub fn connected(&self) -> BTreeMap<Connected, usize> {
+        self.inner.sync.mesh.connected()
+    }
+
+    /// What this node has under way to each node that it keeps connections for.
+    pub fn occupancy(&self) -> BTreeMap<NodeId, Occupancy> {
+        self.inner.sync.mesh.occupancy()
     }
 
     /// How often each kind of event was noted since the start.
