@@ -165,6 +165,7 @@ const WATCHED: &[&str] = &[
     "services",
     "endpoints",
     "outliers",
+    "limits",
     "events",
     "routes",
     "policy list",
