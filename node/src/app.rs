@@ -41,7 +41,7 @@ use crate::{
         journal,
         links::Links,
         local::Local,
-        members::{Input, Members, Task as MembersTask},
+        members::{Input, Members, Met, Task as MembersTask},
         outliers::Sharing,
         peers,
         renew::Renewal,
@@ -351,6 +351,7 @@ fn start_membership(
         policy: sync.wake.clone(),
         hearing: hearing.clone(),
         events: sync.events.clone(),
+        met: Met::default(),
         tasks: tasks.clone(),
         clock: Clock,
     };

@@ -8,6 +8,8 @@ use crate::agent::admin::api::{Concerns, Event, Health, Outlier, Problem, Servic
 
 /// Events that stand here.
 const EVENTS: usize = 12;
+/// Of these, of one kind, where there is more to tell.
+const OF_A_KIND: usize = 4;
 /// Services that stand here because they fail.
 const FAILING: usize = 8;
 /// Problems and ejections of other nodes that stand here.
@@ -35,10 +37,27 @@ pub(super) fn page(seen: &Seen<'_>, now: Millis) -> Markup {
         section #out data-live { (out(&seen.outliers)) }
         section #events data-live {
             h2 { "What happened" }
-            (events::list(seen.events.iter().rev().take(EVENTS)))
+            (events::list(latest(seen.events).into_iter()))
             p { a href="/events" { "All events" } }
         }
     }
+}
+
+/// The newest first; of one kind that there is much of, not only that.
+fn latest(events: &[Event]) -> Vec<&Event> {
+    let mut counts: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    let newest: Vec<&Event> = events.iter().rev().collect();
+    let mut rank = |event: &&Event| {
+        let count = counts.entry(event.kind.clone()).or_default();
+        *count += 1;
+        *count > OF_A_KIND
+    };
+    let (more, mut shown): (Vec<_>, Vec<_>) = newest.iter().enumerate().partition(|(_, event)| rank(event));
+    shown.truncate(EVENTS);
+    let room = EVENTS - shown.len();
+    shown.extend(more.into_iter().take(room));
+    shown.sort_by_key(|(place, _)| *place);
+    shown.into_iter().map(|(_, event)| *event).collect()
 }
 
 /// What is wrong, worst first.
@@ -229,6 +248,25 @@ mod tests {
         });
         let status = serde_json::from_value(status).unwrap();
         Seen { status, services: Vec::new(), outliers: Vec::new(), events: &[], traffic, concerns }
+    }
+
+    #[test]
+    fn a_flood_of_events_leaves_room_for_the_rest() {
+        let event = |kind: &str, number: usize| Event {
+            time: String::new(),
+            kind: kind.into(),
+            subject: number.to_string(),
+            message: String::new(),
+            seen_by: Vec::new(),
+            kept_by: Vec::new(),
+        };
+        let mut events: Vec<Event> = (0..6).map(|number| event("policy_applied", number)).collect();
+        events.extend((6..40).map(|number| event("health", number)));
+        events.push(event("member_dead", 40));
+        let shown: Vec<&str> = latest(&events).iter().map(|event| event.subject.as_str()).collect();
+        assert_eq!(shown, ["40", "39", "38", "37", "36", "35", "34", "33", "5", "4", "3", "2"]);
+        let few: Vec<&str> = latest(&events[..3]).iter().map(|event| event.subject.as_str()).collect();
+        assert_eq!(few, ["2", "1", "0"]);
     }
 
     #[test]
