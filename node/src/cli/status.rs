@@ -65,7 +65,11 @@ fn concerns(said: &Concerns, ctx: &Context) -> String {
         text.push_str("nothing needs attention\n");
     }
     let silent = if said.silent.is_empty() { String::new() } else { format!("; silent: {}", names(&said.silent)) };
-    let _ = writeln!(text, "\nheard         {} nodes{silent}", said.heard.len());
+    let unasked = match said.unasked {
+        0 => String::new(),
+        unasked => format!("; not asked, of a mesh this large: {unasked}"),
+    };
+    let _ = writeln!(text, "\nheard         {} nodes{silent}{unasked}", said.heard.len());
     if let Some(first) = said.certificates.first() {
         let enroller = first.enroller_ca_expires.as_deref().filter(|ends| *ends < first.node_ca_expires.as_str());
         let (what, when) = enroller.map_or(("node CA", first.node_ca_expires.as_str()), |ends| ("enroller CA", ends));

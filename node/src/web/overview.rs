@@ -30,6 +30,7 @@ pub(super) struct Seen<'t> {
 pub(super) fn page(seen: &Seen<'_>, now: Millis) -> Markup {
     html! {
         h1 { "Overview" }
+        section #sample data-live { (sample(seen.traffic)) }
         section #attention data-live { (attention(&seen.status)) }
         section #elsewhere data-live { (elsewhere(seen.concerns, seen.status.node.as_str())) }
         section #tiles data-live aria-label="The mesh in numbers" { (tiles(seen, now)) }
@@ -174,9 +175,17 @@ fn spread(status: &Status) -> String {
 
 /// Whose counts these are.
 pub(super) fn heard(traffic: &Traffic) -> String {
-    let nodes = |count: usize| format!("{count} {}", if count == 1 { "node" } else { "nodes" });
     let silent = if traffic.silent.is_empty() { String::new() } else { format!(", {} silent", traffic.silent.len()) };
-    format!("seen by {}{silent}", nodes(traffic.heard.len()))
+    let sample = match traffic.unasked {
+        0 => String::new(),
+        unasked => format!(", a sample of {}", traffic.heard.len() + traffic.silent.len() + unasked),
+    };
+    format!("seen by {}{silent}{sample}", words::count(traffic.heard.len(), "node"))
+}
+
+/// That these are not the counts of all nodes, where they are not.
+pub(super) fn sample(traffic: &Traffic) -> Markup {
+    words::sample(traffic.heard.len() + traffic.silent.len(), traffic.unasked)
 }
 
 /// Services with failed requests, the worst first.
@@ -270,6 +279,29 @@ mod tests {
     }
 
     #[test]
+    fn a_sample_is_called_one_before_anything_else() {
+        let node = |number: usize| certs::id::NodeId::new(&format!("n{number}")).unwrap();
+        let traffic = Traffic {
+            node: node(0),
+            window_s: 900,
+            slot_s: 30,
+            heard: (0..200).map(node).collect(),
+            silent: vec![node(200)],
+            unasked: 799,
+            left_out: 0,
+            connections: Vec::new(),
+            edges: Vec::new(),
+        };
+        let concerns = Concerns::default();
+        let text = page(&seen(&traffic, &concerns), 0).into_string();
+        let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word} is missing in {text}"));
+        assert!(at("201 of 1000 nodes were asked") < at("Attention"));
+        assert!(text.contains("seen by 200 nodes, 1 silent, a sample of 1000"), "{text}");
+        let whole = Traffic { unasked: 0, ..traffic };
+        assert!(!page(&seen(&whole, &concerns), 0).into_string().contains("A sample"));
+    }
+
+    #[test]
     fn what_is_wrong_comes_first() {
         let traffic = Traffic {
             node: certs::id::NodeId::new("web-1").unwrap(),
@@ -277,6 +309,7 @@ mod tests {
             slot_s: 30,
             heard: vec![certs::id::NodeId::new("web-1").unwrap()],
             silent: Vec::new(),
+            unasked: 0,
             left_out: 0,
             connections: Vec::new(),
             edges: vec![edge(("shop/web", "v1"), ("shop/cart", "v1"), 10, 5)],

@@ -8,7 +8,7 @@ use membership::engine::Lane;
 use super::{Agent, Rate};
 use crate::{
     agent::{
-        admin::api, concerns::Concerns, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths,
+        Unheard, admin::api, concerns::Concerns, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths,
     },
     clock::monotonic,
     mesh::occupancy::{Connected, Occupancy},
@@ -27,12 +27,12 @@ impl Agent {
     }
 
     /// What happened since, as the nodes that answer noted it or keep it of others, oldest first; and who did not answer.
-    pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Vec<NodeId>) {
+    pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Unheard) {
         self.inner.sync.timeline(since).await
     }
 
     /// What needs attention at the other nodes that answer; and those alive that said nothing.
-    pub async fn concerns(&self) -> (Vec<(NodeId, Concerns)>, Vec<NodeId>) {
+    pub async fn concerns(&self) -> (Vec<(NodeId, Concerns)>, Unheard) {
         self.inner.sync.concerns().await
     }
 

@@ -172,7 +172,11 @@ impl Said {
             told.push(format!("alive and silent when asked: {}", listed(&concerns.silent)));
         }
         if told.is_empty() {
-            return Finding::fine(id, format!("{} nodes say that nothing is amiss", concerns.heard.len()));
+            let unasked = match concerns.unasked {
+                0 => String::new(),
+                unasked => format!("; {unasked} more were not asked, of a mesh this large"),
+            };
+            return Finding::fine(id, format!("{} nodes say that nothing is amiss{unasked}", concerns.heard.len()));
         }
         let is_critical = others.iter().any(|problem| problem.severity == Health::Critical);
         Finding::amiss(id, if is_critical { Verdict::Error } else { Verdict::Warning }, told.join("; "))
