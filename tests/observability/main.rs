@@ -7,6 +7,7 @@
 //! directory with Istio's own `istio-{mesh,service,workload}-dashboard*.json`, every expression of those files is asked for, too.
 
 mod browser;
+mod crowd;
 mod dashboards;
 mod istio;
 mod pages;
