@@ -43,7 +43,7 @@ use crate::{
         journal,
         links::Links,
         local::Local,
-        members::{Input, Members, Task as MembersTask},
+        members::{Input, Members, Met, Task as MembersTask},
         outliers::Sharing,
         peers,
         renew::Renewal,
@@ -258,15 +258,15 @@ fn bind(
         reset_secret: identity.secret("quic stateless reset"),
     };
     Mesh::bind(&settings, identity.own(), tls, tasks.clone())
-        .map_err(|e| listen::refused(&e, config.mesh.listen, "[mesh] listen"))
+        .map_err(|e| listen::refused(&e, config, config.mesh.listen, "[mesh] listen"))
 }
 
 async fn open_doors(config: &Config) -> Result<Doors, Error> {
     let metrics = match config.metrics {
-        Some(address) => Some(listen::tcp(address, "[metrics] listen").await?),
+        Some(address) => Some(listen::tcp(config, address, "[metrics] listen").await?),
         None => None,
     };
-    let admin = listen::tcp(config.admin.listen, "[admin] listen").await?;
+    let admin = listen::tcp(config, config.admin.listen, "[admin] listen").await?;
     let workload = config.workload.as_deref().map(|path| socket::bind(path, workload::MODE, "[workload] socket"));
     let local = socket::bind(&config.admin.socket, admin::SOCKET_MODE, "[admin] socket")?;
     let dns = names::bind(config).await?;
@@ -360,6 +360,7 @@ fn start_membership(
         policy: sync.wake.clone(),
         hearing: hearing.clone(),
         events: sync.events.clone(),
+        met: Met::default(),
         tasks: tasks.clone(),
         clock: Clock,
     };
@@ -419,7 +420,8 @@ async fn start_control(
 async fn apply(plane: &DataPlane, config: &Config) -> Result<Bound, Error> {
     plane.set_gateway(&config.gateway);
     let applied = plane.apply(&config.services, &config.outbounds, &config.upstreams).await;
-    applied.map_err(|error| listen::unopened(error, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]"))
+    applied
+        .map_err(|error| listen::unopened(error, config, "[[outbound]], [[upstream]] or `plaintext` of a [[service]]"))
 }
 
 fn applier(plane: &Arc<DataPlane>) -> Apply {

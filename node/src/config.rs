@@ -5,6 +5,7 @@
 
 mod check;
 mod error;
+mod listeners;
 mod names;
 pub mod paths;
 mod raw;
@@ -25,6 +26,7 @@ pub use crate::mesh::Transport;
 pub use self::{
     check::{read, read_text, service_from_toml},
     error::ConfigError,
+    listeners::{Listeners, Place},
     write::{Minimal, ensure, service_file, service_to_toml, write_atomically},
 };
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Explicit ports, one per service used.
     pub upstreams: Vec<Upstream>,
+    /// Where the files say that something listens.
+    pub listeners: Listeners,
 }
 
 /// `[runtime] log` and `format`.
@@ -120,6 +124,8 @@ pub struct Gateway {
     pub listen: std::net::IpAddr,
     /// Ports that are opened in place of those that documents name; 0 picks a free one.
     pub ports: std::collections::BTreeMap<u16, u16>,
+    /// Where the file says so, if it does.
+    pub place: Option<Place>,
 }
 
 /// `[dns]`.
@@ -289,7 +295,8 @@ pub struct Upstream {
 
 impl Default for Gateway {
     fn default() -> Self {
-        Self { listen: std::net::Ipv4Addr::UNSPECIFIED.into(), ports: std::collections::BTreeMap::new() }
+        let (ports, place) = Default::default();
+        Self { listen: std::net::Ipv4Addr::UNSPECIFIED.into(), ports, place }
     }
 }
 

@@ -381,7 +381,11 @@ impl Cluster {
         &self.nodes[name]
     }
 
-    fn node_mut(&mut self, name: &str) -> &mut Node {
+    /// The same, e.g. to end its applications.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
         self.nodes.get_mut(name).expect("the node was prepared")
     }
 

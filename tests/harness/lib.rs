@@ -12,11 +12,13 @@ pub mod contract;
 pub mod corpus;
 pub mod dns;
 pub mod frames;
+pub mod grpc;
 pub mod http;
 pub mod load;
 mod net;
 pub mod process;
 pub mod simulation;
+pub mod telling;
 pub mod tls_backend;
 pub mod tokens;
 

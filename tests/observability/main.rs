@@ -7,8 +7,8 @@
 //! directory with Istio's own `istio-{mesh,service,workload}-dashboard*.json`, every expression of those files is asked for, too.
 
 mod browser;
+mod crowd;
 mod dashboards;
-mod grpc;
 mod istio;
 mod pages;
 mod prometheus;

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use harness::{eventually_within, now};
 use serde_json::json;
 
-use crate::{PATIENCE, browser::Browser, world::World};
+use crate::{PATIENCE, browser::Browser, crowd::Crowd, world::World};
 
 /// Pages, and a word that each of them shows of this mesh.
 const PAGES: [(&str, &str); 10] = [
@@ -160,5 +160,58 @@ fn requests_are_shown_as_they_end() {
     let text = browser.value("document.body.innerText").as_str().unwrap_or_default().to_owned();
     assert!(text.contains("What becomes of it") && text.contains("shop/flaky"), "{text}");
     keep(&mut browser, "tap-one");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+/// What of the drawing covers what: pairs of boxes, labels that lie on boxes or on other labels, and what is left of the smallest letters.
+const COVERED: &str = "(() => {
+  const of = selector => [...document.querySelectorAll(selector)].map(one => one.getBoundingClientRect());
+  const meet = (a, b) => a.left < b.right - 2 && b.left < a.right - 2 && a.top < b.bottom - 2 && b.top < a.bottom - 2;
+  const pairs = all => all.flatMap((a, at) => all.slice(at + 1).filter(b => meet(a, b))).length;
+  const boxes = of('.graph .box rect'), labels = of('.graph .arrow text');
+  const letters = [...document.querySelectorAll('.graph text')].map(one => one.getBoundingClientRect().height);
+  return {boxes: boxes.length, labels: labels.length, overlapping: pairs(boxes), colliding: pairs(labels),
+    hidden: labels.filter(label => boxes.some(box => meet(label, box))).length, smallest: Math.min(...letters)};
+})()";
+
+#[test]
+#[ignore = "needs Chromium"]
+fn the_graph_of_fifty_services_can_be_read() {
+    let crowd = Crowd::start();
+    let origin = format!("http://{}", crowd.admin());
+    let mut browser = Browser::start();
+    browser.shape(DESK, "light");
+    eventually_within("all calls are drawn", PATIENCE, || {
+        browser.open(&format!("{origin}/graph"));
+        let drawn = browser.value("document.querySelectorAll('.graph .arrow').length").as_u64().unwrap_or(0);
+        if drawn >= 85 { Ok(()) } else { Err(format!("{drawn} calls")) }
+    });
+    for (shape, scheme, name) in [
+        (DESK, "light", "graph-50-light"),
+        (DESK, "dark", "graph-50-dark"),
+        ((2400, 1600), "light", "graph-50-wall"),
+        (PHONE, "light", "graph-50-phone"),
+    ] {
+        browser.shape(shape, scheme);
+        browser.open(&format!("{origin}/graph"));
+        let seen = browser.value(COVERED);
+        let count = |name: &str| seen[name].as_u64().unwrap_or_else(|| panic!("{seen}"));
+        assert!(count("boxes") >= 50 && count("labels") >= 85, "{seen}");
+        assert_eq!((count("overlapping"), count("hidden")), (0, 0), "boxes, and labels behind boxes: {seen}");
+        assert!(count("colliding") * 20 <= count("labels"), "labels on labels: {seen}");
+        assert!(
+            seen["smallest"].as_f64().is_some_and(|height| height >= 12.0),
+            "letters as high as on the page: {seen}"
+        );
+        let wide = browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+        assert!(wide.as_i64().is_some_and(|wide| wide <= 0), "{name} is {wide} too wide: only the drawing scrolls");
+        keep(&mut browser, name);
+    }
+    // One namespace is a drawing of its own.
+    browser.shape(DESK, "light");
+    browser.open(&format!("{origin}/graph?namespace=pay"));
+    let seen = browser.value(COVERED);
+    assert!(seen["boxes"].as_u64().is_some_and(|boxes| (8..30).contains(&boxes)), "{seen}");
+    keep(&mut browser, "graph-50-pay");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }

@@ -17,13 +17,12 @@ use harness::{
     PATIENCE,
     bytes::{Echo, say},
     cluster::{Cluster, Plan, Service},
+    grpc,
     http::{self, Connection},
     process::Skein,
 };
 
 use serde_json::Value;
-
-use crate::grpc;
 
 /// The nodes.
 pub(crate) const NODES: [&str; 3] = ["web", "one", "two"];
@@ -97,7 +96,7 @@ impl World {
         let one = vec![
             Service::version("shop/reviews", "v1"),
             Service::version("shop/flaky", "v1"),
-            target("shop/greeter", 50051, "grpc", grpc::application()),
+            target("shop/greeter", 50051, "grpc", grpc::application().expect("loopback has free ports")),
         ];
         let two = vec![
             Service::version("shop/reviews", "v2"),
@@ -204,10 +203,10 @@ fn callers(cluster: &Cluster, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
     for _ in 0..4 {
         callers.push(again(Box::new(move || drop(http::get(via, "slow", "/")))));
     }
-    let mut client = grpc::Client::open(via, "greeter.shop:50051");
+    let mut client = grpc::Client::open(via).expect("the proxy listens");
     callers.push(again(Box::new(move || {
         for path in ["/good", "/sad"] {
-            let _ = client.call(path);
+            let _ = client.call("greeter.shop:50051", path);
         }
     })));
     callers

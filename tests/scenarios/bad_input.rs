@@ -126,7 +126,8 @@ fn configuration() {
     let ip = cluster.node("first").ip;
     let taken = std::net::TcpListener::bind((ip, 15001)).expect("free now");
     let output = cluster.on("first", &["run", "-o", "json"]);
-    says(&output, 1, "address_in_use", &["15001"]);
+    let line = text.lines().position(|line| line.contains("15001")).expect("it is there") + 1;
+    says(&output, 1, "address_in_use", &["15001", &format!("skein.toml:{line}:"), "[[outbound]] http"]);
     drop(taken);
 
     let key = cluster.node("first").dir.join("data/ca.key");

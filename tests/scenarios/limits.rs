@@ -5,6 +5,7 @@ use harness::{
     cluster::{Cluster, Plan, Service},
     eventually, http,
     load::Load,
+    telling::Telling,
 };
 use serde_json::{Value, json};
 
@@ -120,6 +121,21 @@ fn what_is_used_up_outlives_pushes_and_is_shown() {
     let row = &cluster.json("reviews", &["limits"])[0];
     let fields = fields(row, &["scope", "limit", "share", "nodes"]);
     assert_eq!(fields, [json!("mesh"), json!(1), json!(1.0), json!(1)], "alone it has the whole limit");
+}
+
+#[test]
+fn a_watch_tells_what_is_counted() {
+    let cluster = mesh();
+    cluster.push("web", &limit(FEW), &["--wait", "all"]).expect_code(0);
+    let watch = Telling::start(&cluster, "reviews", &["limits", "--watch", "-o", "json"]);
+    let counted = |lines: &[String]| {
+        let last = lines.last().and_then(|line| serde_json::from_str::<Value>(line).ok()).unwrap_or_default();
+        let of = |name: &str| last["limits"][0][name].as_u64();
+        (of("admitted"), of("refused"))
+    };
+    watch.until("it begins", |lines| counted(lines) == (Some(0), Some(0)));
+    assert_eq!(admitted(&cluster, "web", "/few", 5), 3);
+    watch.until("what was counted since", |lines| counted(lines) == (Some(3), Some(2)));
 }
 
 /// Three nodes that keep a limit together, and a caller that chooses among them by a header.

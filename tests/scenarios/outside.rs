@@ -276,17 +276,28 @@ fn tls_towards_the_outside_follows_destination_rules_files_and_secrets() {
         answers(&cluster, "secure.example.com", 200),
         "sni=secure.example.com client=no host=secure.example.com"
     );
-    let refused = |rule: &str, why: &str| {
+    push(&cluster, "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {accessLogFile: /dev/stdout, accessLogEncoding: JSON}\n");
+    // The log says what the server showed that it should not have.
+    let refused = |rule: &str, why: &str, reason: &str| {
         push(&cluster, &tls("secure", "secure.example.com", rule));
+        let path = format!("/{}", why.replace(' ', "-"));
         eventually(why, || {
-            let answer = get(&cluster, "secure.example.com", "/");
-            if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+            let answer = get(&cluster, "secure.example.com", &path);
+            let lines = cluster.node("web").output();
+            let of = lines.iter().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            let mut said = of.filter(|line| line["path"] == path).filter_map(|line| {
+                line["upstream_transport_failure_reason"].as_str().map(str::to_owned)
+            });
+            let said = said.next().unwrap_or_default();
+            if answer.status == 503 && said.contains(reason) { Ok(()) } else { Err(format!("{answer:?} {said}")) }
         });
     };
-    refused(&format!("{{mode: SIMPLE, caCertificates: {wrong}}}"), "another authority");
-    refused(&format!("{{mode: SIMPLE, caCertificates: {ca}, subjectAltNames: [other.example.com]}}"), "another name");
-    refused("{mode: SIMPLE}", "the system's authorities");
-    refused(&format!("{{mode: SIMPLE, caCertificates: {}}}", missing.display()), "a file that is not there");
+    refused(&format!("{{mode: SIMPLE, caCertificates: {wrong}}}"), "another authority", "invalid peer certificate");
+    let named = format!("{{mode: SIMPLE, caCertificates: {ca}, subjectAltNames: [other.example.com]}}");
+    refused(&named, "another name", "not valid for");
+    refused("{mode: SIMPLE}", "the authorities of the system", "");
+    let absent = format!("{{mode: SIMPLE, caCertificates: {}}}", missing.display());
+    refused(&absent, "a file that is not there", "TLS error");
     has_problem(&cluster, "client_tls", "later.pem");
     std::fs::write(&missing, authority.pem()).expect("writable");
     answers(&cluster, "secure.example.com", 200);

@@ -1,5 +1,7 @@
 //! What an operator sees: pages, requests of the whole mesh, events, whom Prometheus should scrape, checks.
 
+use std::io::Read as _;
+
 use harness::{
     PATIENCE,
     cluster::{Cluster, Plan, Service},
@@ -131,9 +133,21 @@ fn every_node_shows_the_whole_mesh() {
         ("process_open_fds", " "),
         ("skein_policy_apply_seconds_bucket{le=\"+Inf\"}", " "),
         ("skein_membership_waiting", " "),
+        ("skein_mesh_connections{peer=\"v1\",conversation=\"data\",direction=\"outbound\"", " "),
+        ("skein_mesh_connections{peer=\"v2\",conversation=\"peer\"", "transport=\"quic\"} 1"),
+        ("skein_mesh_requests{peer=\"v1\"}", " 0"),
+        ("skein_mesh_streams{peer=\"v1\"}", " "),
     ] {
         assert!(text.lines().any(|line| line.starts_with(name) && line.contains(holds)), "{name} in\n{text}");
     }
+
+    // Prometheus asks for it in a twentieth of the bytes.
+    let at = cluster.node("web").address("admin");
+    let zipped = http::get_with(at, &at.to_string(), "/metrics", &[("accept-encoding", "gzip")]).expect("an answer");
+    let (mut whole, coded) = (String::new(), zipped.header("content-encoding").map(str::to_owned));
+    flate2::read::GzDecoder::new(&zipped.body[..]).read_to_string(&mut whole).expect("it is whole");
+    assert_eq!((coded.as_deref(), zipped.header("vary")), (Some("gzip"), Some("accept, accept-encoding")));
+    assert!(whole.contains("skein_members{state=\"alive\"} 3") && whole.len() > 5 * zipped.body.len());
 
     // A node dies: everybody who is left tells of it, and what it served is still seen.
     cluster.kill("v2");

@@ -1,48 +1,21 @@
 //! `skein tap`: requests as they end, at all nodes, for those who may look.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Stdio},
-    sync::{Arc, Mutex},
-};
-
-use harness::{cluster::Cluster, eventually, http};
+use harness::{cluster::Cluster, eventually, http, telling::Telling};
 use serde_json::{Value, json};
 
 use crate::{reviews, written};
 
 /// A tap that runs; it ends with the value.
-struct Tap {
-    child: Child,
-    lines: Arc<Mutex<Vec<Value>>>,
-}
+struct Tap(Telling);
 
 impl Tap {
     fn start(cluster: &Cluster, words: &[&str]) -> Self {
-        let mut command = cluster.command("web");
-        command.arg("tap").args(words).args(["-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("skein can be started");
-        let out = BufReader::new(child.stdout.take().expect("piped above"));
-        let lines = Arc::<Mutex<Vec<Value>>>::default();
-        let kept = lines.clone();
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                let value = serde_json::from_str::<Value>(&line).unwrap_or(Value::String(line));
-                kept.lock().expect("no panic holds it").push(value);
-            }
-        });
-        Self { child, lines }
+        let words: Vec<&str> = ["tap", "-o", "json"].into_iter().chain(words.iter().copied()).collect();
+        Self(Telling::start(cluster, "web", &words))
     }
 
     fn lines(&self) -> Vec<Value> {
-        self.lines.lock().expect("no panic holds it").clone()
-    }
-}
-
-impl Drop for Tap {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.0.out().iter().map(|line| serde_json::from_str(line).unwrap_or(Value::String(line.clone()))).collect()
     }
 }
 
@@ -98,12 +71,35 @@ fn both_sides_are_seen_without_secrets_and_only_what_was_asked_for() {
     let mut limited = Tap::start(&cluster, &["--limit", "1", "--here"]);
     eventually("a tap with a limit ends", || {
         get(&cluster, "/one");
-        limited.child.try_wait().map_err(|error| error.to_string())?.map(drop).ok_or_else(|| "it runs".to_owned())
+        if limited.0.has_ended() { Ok(()) } else { Err("it runs".to_owned()) }
     });
     eventually("its line is read", || match limited.lines().len() {
         1 => Ok(()),
         count => Err(format!("{count} lines")),
     });
+}
+
+#[test]
+fn what_was_left_out_is_told_although_no_request_follows() {
+    let cluster = reviews(&["v1"]);
+    let words = ["tap", "--here", "--rate", "1", "-o", "json"];
+    let tap = Telling::start(&cluster, "web", &words);
+    eventually("it looks", || {
+        get(&cluster, "/first");
+        if tap.out().is_empty() { Err("nothing yet".to_owned()) } else { Ok(()) }
+    });
+    for _ in 0..50 {
+        get(&cluster, "/many");
+    }
+    // Nobody asks for anything any more.
+    tap.until_err("it says what it left out", |said| said.iter().any(|line| line.contains("has left out")));
+    tap.interrupt();
+    tap.until_err("it says so at its end", |said| {
+        let last = said.iter().find_map(|line| line.strip_prefix("note: requests were left out: "));
+        let count = last.and_then(|last| last.split(' ').next()).and_then(|count| count.parse::<u32>().ok());
+        count.is_some_and(|count| count >= 40)
+    });
+    assert!(tap.out().iter().all(|line| line.contains("\"method\"")), "only requests are results: {:?}", tap.out());
 }
 
 #[test]

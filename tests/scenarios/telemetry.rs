@@ -37,6 +37,29 @@ fn is_silent(cluster: &Cluster, node: &str, path: &str) {
 }
 
 #[test]
+fn lines_tell_why_a_connection_failed_and_whose_labels_the_endpoint_has() {
+    let mut cluster = reviews(&["v1"]);
+    let config =
+        "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {accessLogEncoding: JSON}\n---\n";
+    let labelled = "{accessLogging: [{providers: [{name: envoy}], filter: {expression: \"filter_state.upstream_peer.labels['version'] == 'v1'\"}}]}";
+    push(&cluster, &(config.to_owned() + &telemetry("istio-system", "mesh", labelled)));
+    assert_eq!(status(&cluster, "reviews", "/labelled"), 200);
+    let answered = line(&cluster, "web", "/labelled");
+    assert_eq!(answered["upstream_transport_failure_reason"], Value::Null, "{answered}");
+    is_silent(&cluster, "reviews-v1", "/labelled");
+
+    let failed = "{accessLogging: [{providers: [{name: envoy}], filter: {expression: 'has(upstream.transport_failure_reason)'}}]}";
+    push(&cluster, &telemetry("istio-system", "mesh", failed));
+    // The application goes; its node has not yet looked.
+    cluster.node_mut("reviews-v1").backends.clear();
+    assert_eq!(status(&cluster, "reviews", "/gone"), 503);
+    let refused = line(&cluster, "reviews-v1", "/gone");
+    let reason = refused["upstream_transport_failure_reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("refused"), "{refused}");
+    assert_eq!(refused["response_flags"], json!("UF"), "{refused}");
+}
+
+#[test]
 fn lines_of_both_sides_are_filtered() {
     let cluster = reviews(&["v1"]);
     assert_eq!(status(&cluster, "reviews", "/before"), 200);

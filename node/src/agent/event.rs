@@ -13,7 +13,8 @@ use certs::{codec::Millis, id::NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-/// Events of one node that are kept, and that a slow watcher may lag behind.
+/// Events of one node that are kept, and that a slow watcher may lag behind. Beyond that goes the oldest of the kind of which there is
+/// most: a flood of one kind pushes out no other.
 pub const KEPT: usize = 512;
 /// Other nodes whose events are kept.
 pub const NODES: usize = 16;
@@ -76,9 +77,10 @@ impl Events {
     /// With what was noted before this process began, oldest first, by this node and by others.
     #[must_use]
     pub fn remembering(mut own: Vec<Noted>, others: Others) -> Self {
-        own.drain(..own.len().saturating_sub(KEPT));
+        let mut own: VecDeque<Noted> = std::mem::take(&mut own).into();
+        share(&mut own);
         Self {
-            recent: Mutex::new(own.into()),
+            recent: Mutex::new(own),
             others: Mutex::new(others),
             counts: Mutex::default(),
             watchers: broadcast::Sender::new(KEPT),
@@ -104,10 +106,8 @@ impl Events {
         let before = recent.back().map(|noted| noted.at).filter(|before| *before < at.saturating_add(TOGETHER));
         let at = before.map_or(at, |before| at.max(before + 1));
         let noted = Noted { at, kind: kind.to_owned(), subject, message };
-        if recent.len() == KEPT {
-            recent.pop_front();
-        }
         recent.push_back(noted.clone());
+        share(&mut recent);
         drop(recent);
         // Nobody watching is the usual case.
         let _ = self.watchers.send(noted);
@@ -134,6 +134,34 @@ impl Events {
     }
 }
 
+/// Lets go what is more than is kept: of each kind that has more than its share the oldest.
+fn share(kept: &mut VecDeque<Noted>) {
+    let excess = kept.len().saturating_sub(KEPT);
+    if excess == 0 {
+        return;
+    }
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for noted in &*kept {
+        match counts.get_mut(&noted.kind) {
+            Some(count) => *count += 1,
+            None => drop(counts.insert(noted.kind.clone(), 1)),
+        }
+    }
+    let mut gone: BTreeMap<String, usize> = BTreeMap::new();
+    for _ in 0..excess {
+        let Some((kind, count)) = counts.iter_mut().max_by_key(|(_, count)| **count) else { break };
+        *count -= 1;
+        *gone.entry(kind.clone()).or_default() += 1;
+    }
+    kept.retain(|noted| match gone.get_mut(&noted.kind) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            false
+        }
+        Some(_) | None => true,
+    });
+}
+
 /// What a node keeps of others. Pure.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Others {
@@ -155,7 +183,9 @@ impl Others {
         said.dedup();
         kept.extend(said.iter().cloned());
         kept.make_contiguous().sort_by_key(|noted| noted.at);
-        kept.drain(..kept.len().saturating_sub(KEPT));
+        share(kept);
+        // What found no room is not new the next time either.
+        said.retain(|noted| kept.contains(noted));
         if self.nodes.len() > NODES
             && let Some(oldest) = self.nodes.iter().min_by_key(|(_, kept)| kept.0).map(|(node, _)| node.clone())
         {
@@ -218,6 +248,39 @@ mod tests {
         assert_eq!(events.recent()[0].at, 1);
         assert_eq!(events.counts(), BTreeMap::from([("health", KEPT as u64 + 1)]));
         assert!(watcher.try_recv().is_err_and(|e| matches!(e, broadcast::error::TryRecvError::Lagged(1))));
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_pushes_out_no_other() {
+        let events = Events::default();
+        events.note(1, "policy_applied", "first", "");
+        for at in 0..KEPT as u64 {
+            let kind = if at % 3 == 0 { "ejected" } else { "member_suspect" };
+            events.note(10 + at, kind, at, "");
+        }
+        events.note(NOW, "member_dead", "x", "");
+        let of = |noted: &[Noted], kind: &str| noted.iter().filter(|one| one.kind == kind).count();
+        let check = |noted: &[Noted]| {
+            let counts = ["policy_applied", "member_dead", "ejected"].map(|kind| of(noted, kind));
+            assert_eq!((noted.len(), counts), (KEPT, [1, 1, KEPT.div_ceil(3)]), "the greatest share alone shrinks");
+            assert!(noted.iter().any(|one| one.subject == "first") && noted.is_sorted_by_key(|one| one.at));
+            let oldest = noted.iter().find(|one| one.kind == "member_suspect").unwrap();
+            assert_eq!(oldest.subject, "4", "of which the oldest go");
+        };
+        check(&events.recent());
+        let remembered = Events::remembering(events.recent(), Others::default());
+        check(&remembered.recent());
+        // Whoever keeps them for this node keeps the same, and hears of nothing twice.
+        let mut others = Others::default();
+        let first = |others: &mut Others, said| others.take(&node("a"), said, NOW).len();
+        assert_eq!(
+            first(&mut others, vec![noted(1, "old"), Noted { kind: "policy_applied".into(), ..noted(2, "x") }]),
+            2
+        );
+        assert_eq!(first(&mut others, (10..KEPT as u64 + 9).map(|at| noted(at, "x")).collect()), KEPT - 1);
+        assert_eq!(first(&mut others, vec![noted(1, "old")]), 0, "it has no room");
+        let kept: Vec<Noted> = others.all().next().unwrap().1.cloned().collect();
+        assert_eq!((kept.len(), of(&kept, "policy_applied")), (KEPT, 1));
     }
 
     #[test]

@@ -129,10 +129,30 @@ pub struct Task {
     pub hearing: Hearing,
     /// What people may watch.
     pub events: Arc<Events>,
+    /// Whom this process has seen alive.
+    pub met: Met,
     /// Owner of the tasks of links.
     pub tasks: Tasks,
     /// The clock.
     pub clock: Clock,
+}
+
+/// Whom this process has seen alive, and nothing worse since than doubt.
+#[derive(Debug, Default)]
+pub struct Met(BTreeSet<NodeId>);
+
+impl Met {
+    /// Takes in a change; true if its node had been seen alive before it.
+    fn follow(&mut self, change: &Change) -> bool {
+        match change {
+            Change::Alive(node) => !self.0.insert(node.clone()),
+            Change::Dead(node) | Change::Left(node) | Change::Evicted(node) | Change::Gone(node) => self.0.remove(node),
+            Change::Suspect(node) => self.0.contains(node),
+            Change::Policy(_) | Change::Member(_) | Change::Status(_) | Change::Services(_) | Change::Health(_) => {
+                false
+            }
+        }
+    }
 }
 
 impl Task {
@@ -236,13 +256,16 @@ impl Task {
     }
 
     /// What a change of the View asks for beyond the snapshot, which has it already.
-    fn act(&self, change: Change) {
+    fn act(&mut self, change: Change) {
+        let was_met = self.met.follow(&change);
         let now = self.clock.now();
         let note = |kind, node: &NodeId, what: &str| self.events.note(now, kind, node, format!("{node} {what}"));
         match change {
             Change::Alive(node) if node == *self.requests.sync.node() => {}
             Change::Alive(node) => note("member_alive", &node, "is alive"),
-            Change::Suspect(node) => note("member_suspect", &node, "is being checked"),
+            Change::Suspect(node) if was_met => note("member_suspect", &node, "is being checked"),
+            // Remembered or heard of, and not checked yet: nothing is amiss.
+            Change::Suspect(_) => {}
             Change::Dead(node) => {
                 self.mesh.close_node(&node);
                 note("member_dead", &node, "is dead");
@@ -361,6 +384,18 @@ async fn keep_members(store: Arc<Store>, mut bytes: watch::Receiver<Vec<u8>>, ta
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_never_seen_alive_is_not_suspected() {
+        let node = |name: &str| NodeId::new(name).unwrap();
+        let mut met = Met::default();
+        assert!(!met.follow(&Change::Suspect(node("a"))), "as remembered from an earlier run");
+        assert!(!met.follow(&Change::Alive(node("a"))));
+        assert!(met.follow(&Change::Suspect(node("a"))), "it was silent");
+        assert!(!met.follow(&Change::Suspect(node("b"))), "of whom others tell");
+        met.follow(&Change::Left(node("a")));
+        assert!(!met.follow(&Change::Suspect(node("a"))), "it comes back");
+    }
 
     #[tokio::test]
     async fn what_waits_for_the_engine_is_bounded_in_bytes() {

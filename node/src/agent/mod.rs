@@ -42,3 +42,4 @@ pub mod workload;
 pub mod world;
 
 pub use facade::{Agent, Apply, EnrollerRequest, IdentityFacts, LeafFacts, Pushed, Wait};
+pub use sync::everybody::Unheard;

@@ -4,7 +4,7 @@
 mod answer;
 mod bodies;
 mod claims;
-mod everybody;
+pub mod everybody;
 mod first;
 mod freshness;
 mod noted;

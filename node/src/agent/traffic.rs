@@ -10,7 +10,7 @@ use certs::{codec::Millis, id::NodeId};
 use membership::body::ServiceRecord;
 use serde::{Deserialize, Serialize};
 
-use super::admin::api;
+use super::{Unheard, admin::api};
 use crate::telemetry::{
     BUCKETS, Carried, Exchanged, Pair as Names, PairConnections, PairTraffic, Protocol, Reporter, SLOT, SLOTS,
     Security, Workload, quantile,
@@ -319,9 +319,9 @@ impl Picture {
         self.left_out = self.left_out.saturating_add(said.left_out);
     }
 
-    /// The whole, for `node`; `silent` are those alive that did not answer.
+    /// The whole, for `node`.
     #[must_use]
-    pub fn traffic(self, node: NodeId, silent: Vec<NodeId>) -> api::Traffic {
+    pub fn traffic(self, node: NodeId, unheard: Unheard) -> api::Traffic {
         let mut edges: Vec<api::Edge> = self.edges.into_iter().map(|(names, both)| edge(names, both)).collect();
         edges.sort_by(|a, b| (&a.from, &a.service, &a.to).cmp(&(&b.from, &b.service, &b.to)));
         let mut connections: Vec<api::Connections> =
@@ -332,7 +332,8 @@ impl Picture {
             window_s: self.span / 1_000,
             slot_s: SLOT / 1_000,
             heard: self.heard.into_iter().collect(),
-            silent,
+            silent: unheard.silent,
+            unasked: unheard.unasked,
             left_out: self.left_out,
             edges,
             connections,

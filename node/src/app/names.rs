@@ -21,7 +21,7 @@ use crate::{
 pub(super) async fn bind(config: &Config) -> Result<Option<Sockets>, Error> {
     let Some(dns) = &config.dns else { return Ok(None) };
     let sockets = Sockets::bind(dns.listen).await;
-    sockets.map(Some).map_err(|error| listen::refused(&error, dns.listen, "[dns] listen"))
+    sockets.map(Some).map_err(|error| listen::refused(&error, config, dns.listen, "[dns] listen"))
 }
 
 /// Listens for captured connections, where `[capture]` is on.
@@ -30,7 +30,9 @@ pub(super) async fn bind(config: &Config) -> Result<Option<Sockets>, Error> {
 /// `address_in_use`, or what else keeps it.
 pub(super) async fn capture(config: &Config, plane: &DataPlane) -> Result<Captures, Error> {
     let Some(capture) = &config.capture else { return Ok(Captures::default()) };
-    open_capture(plane, capture).await.map_err(|error| listen::unopened(error, "[capture] port or inbound_port"))
+    open_capture(plane, capture)
+        .await
+        .map_err(|error| listen::unopened(error, config, "[capture] port or inbound_port"))
 }
 
 /// Answers, and listens where the answers lead.

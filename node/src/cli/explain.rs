@@ -52,8 +52,17 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
 }
 
 fn text(explained: &Explanation, ctx: &Context) -> String {
+    let mut text = lines(explained);
+    if !explained.endpoints.is_empty() {
+        text.push('\n');
+        text.push_str(&ctx.output.render(&table(explained)));
+    }
+    text
+}
+
+/// All but the endpoints.
+fn lines(explained: &Explanation) -> String {
     let mut text = String::new();
-    let none = || "-".to_owned();
     let mut row = |name: &str, value: &str| {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name:<14} {}", plain(value).replace('\n', " "));
@@ -63,9 +72,15 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
     let called = explained.service.as_deref().or(explained.virtual_host.as_deref());
     row("service", called.unwrap_or("-"));
     let line = explained.line.map(|line| format!(", line {line} of its file")).unwrap_or_default();
-    let document = explained.document.as_deref().unwrap_or("default route");
-    row("document", &format!("{document}{line}"));
-    row("rule", &explained.rule.clone().unwrap_or_else(none));
+    match (&explained.document, &explained.rule) {
+        (Some(document), _) => row("document", &format!("{document}{line}")),
+        (None, Some(_)) => row("document", "none: the default route"),
+        // It came to no route.
+        (None, None) => {}
+    }
+    if let Some(rule) = explained.rule.as_deref().filter(|_| explained.document.is_some()) {
+        row("rule", rule);
+    }
     for target in &explained.destinations {
         row("destination", &format!("{}% to {}", target.percent, target.cluster));
     }
@@ -79,9 +94,13 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
         row("fault", &delay.into_iter().chain(abort).collect::<Vec<_>>().join(", "));
     }
     let verdict = &explained.authorization;
+    // Whom no endpoint may answer, none judges.
+    let judged = !explained.endpoints.is_empty() || verdict.verdict != "allow";
     let rule = verdict.rule.as_ref().map(|rule| format!(" {rule}")).unwrap_or_default();
     let by = verdict.document.as_ref().map(|document| format!(" by {document}{rule}")).unwrap_or_default();
-    row("authorization", &format!("{}{by}", verdict.verdict));
+    if judged {
+        row("authorization", &format!("{}{by}", verdict.verdict));
+    }
     for ask in &verdict.asks {
         row("", &format!("if the authoriser `{}` lets it in, too: {} {}", ask.provider, ask.document, ask.rule));
     }
@@ -92,10 +111,6 @@ fn text(explained: &Explanation, ctx: &Context) -> String {
         let status = if answer.status == 0 { "reset".to_owned() } else { answer.status.to_string() };
         let flag = if answer.flag.is_empty() { String::new() } else { format!(" {}", answer.flag) };
         row("answer", &format!("{status}{flag}: {}", answer.reason));
-    }
-    if !explained.endpoints.is_empty() {
-        text.push('\n');
-        text.push_str(&ctx.output.render(&table(explained)));
     }
     text
 }
@@ -116,4 +131,69 @@ fn table(explained: &Explanation) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::admin::api::Explanation;
+    use serde_json::{Value, json};
+
+    fn told(more: Value) -> String {
+        let mut explained = json!({
+            "service": "shop/cart", "document": null, "rule": null, "line": null, "destination": null, "cluster": null,
+            "virtual_host": null, "retries": null, "timeout_ms": null, "fault": null, "endpoints": [], "destinations": [],
+            "authorization": {"verdict": "allow", "document": null, "rule": null, "note": null}, "answer": null, "path": null,
+            "from": {"account": "shop/web", "labels": {}, "known": true}, "node": "web-1",
+        });
+        for (name, value) in more.as_object().unwrap() {
+            explained[name] = value.clone();
+        }
+        let explained: Explanation = serde_json::from_value(explained).unwrap();
+        lines(&explained)
+    }
+
+    #[test]
+    fn what_comes_to_no_route_tells_of_none() {
+        let text = told(json!({"answer": {"status": 404, "flag": "NR", "reason": "shop/cart has no HTTP port 99"}}));
+        assert_eq!(
+            text,
+            "from           shop/web\nservice        shop/cart\nanswer         404 NR: shop/cart has no HTTP port 99\n"
+        );
+    }
+
+    #[test]
+    fn words_stand_apart() {
+        let verdict = json!({
+            "verdict": "deny", "document": "AuthorizationPolicy shop/cart", "rule": "rules[1]",
+            "note": "the caller's address is not known here",
+            "asks": [{"provider": "opa", "document": "AuthorizationPolicy shop/ask", "rule": "rules[0]"}],
+        });
+        let target = json!({"host": "cart", "port": 80, "subset": null, "percent": 90, "cluster": "outbound|80||cart"});
+        let text = told(json!({
+            "document": "VirtualService shop/cart", "rule": "http[0]", "line": 7, "destinations": [target],
+            "authorization": verdict, "retries": {"attempts": 2, "on": "5xx", "per_try_timeout_ms": null},
+            "fault": {"delay_ms": 5, "delay_percent": 10.0, "abort": "HTTP 503", "abort_percent": 2.5},
+            "answer": {"status": 0, "flag": "", "reason": "nobody"},
+        }));
+        let wanted = "from           shop/web
+service        shop/cart
+document       VirtualService shop/cart, line 7 of its file
+rule           http[0]
+destination    90% to outbound|80||cart
+retries        2 on 5xx
+timeout        none
+fault          delay 5 ms for 10%, abort HTTP 503 for 2.5%
+authorization  deny by AuthorizationPolicy shop/cart rules[1]
+               if the authoriser `opa` lets it in, too: AuthorizationPolicy shop/ask rules[0]
+               the caller's address is not known here
+answer         reset: nobody
+";
+        assert_eq!(text, wanted);
+        let default = told(json!({"rule": "default", "destinations": [target]}));
+        assert!(
+            default.contains("document       none: the default route\n") && !default.contains("rule "),
+            "{default}"
+        );
+    }
 }

@@ -166,6 +166,7 @@ const WATCHED: &[&str] = &[
     "services",
     "endpoints",
     "outliers",
+    "limits",
     "events",
     "routes",
     "policy list",

@@ -7,7 +7,9 @@ use crate::{
 
 /// Lists the rate limits of this node's services, and how they decided since it started.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: skein limits")]
+#[command(after_help = "Examples:
+  skein limits
+  skein limits --watch")]
 pub struct Args {}
 
 /// Runs the command.

@@ -65,7 +65,11 @@ fn concerns(said: &Concerns, ctx: &Context) -> String {
         text.push_str("nothing needs attention\n");
     }
     let silent = if said.silent.is_empty() { String::new() } else { format!("; silent: {}", names(&said.silent)) };
-    let _ = writeln!(text, "\nheard         {} nodes{silent}", said.heard.len());
+    let unasked = match said.unasked {
+        0 => String::new(),
+        unasked => format!("; not asked, of a mesh this large: {unasked}"),
+    };
+    let _ = writeln!(text, "\nheard         {} nodes{silent}{unasked}", said.heard.len());
     if let Some(first) = said.certificates.first() {
         let enroller = first.enroller_ca_expires.as_deref().filter(|ends| *ends < first.node_ca_expires.as_str());
         let (what, when) = enroller.map_or(("node CA", first.node_ca_expires.as_str()), |ends| ("enroller CA", ends));
@@ -113,6 +117,10 @@ pub(super) fn text(status: &Status) -> String {
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let stale =
         if stale.is_empty() { "the same everywhere".to_owned() } else { format!("not at {}{more}", stale.join(", ")) };
+    let waiting = match status.connections.waiting {
+        0 => String::new(),
+        waiting => format!(", {waiting} wait for room"),
+    };
     let _ = write!(
         text,
         "node          {} of {}\n\
@@ -120,6 +128,7 @@ pub(super) fn text(status: &Status) -> String {
          members       {} of {} seen\n\
          policy        {} ({stale})\n\
          certificates  node CA ends {}, leaf {}; enrollers alive: {}\n\
+         connections   {} over QUIC, {} over TCP; requests under way: {}{waiting}\n\
          memory        {:.1} MiB\n\
          gossip        {} B/s ({})\n",
         status.node,
@@ -130,6 +139,9 @@ pub(super) fn text(status: &Status) -> String {
         ends(&status.certificates.node_ca_expires),
         ends(&status.certificates.leaf_expires),
         status.certificates.enrollers,
+        status.connections.quic,
+        status.connections.tcp,
+        status.connections.requests,
         status.memory_bytes as f64 / f64::from(1 << 20),
         status.gossip_bytes_per_s,
         lanes.join(", "),

@@ -1,20 +1,15 @@
 //! From the text's shape to a [`Config`]: names, addresses, references, defaults.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::SocketAddr,
-    ops::Range,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::SocketAddr, ops::Range, path::Path, time::Duration};
 
 use certs::id::{NodeId, TrustDomain};
 use policy::route::Called;
 use toml::Spanned;
 
 use super::{
-    Admin, Cidr, Config, Gateway, Log, LogFormat, Mesh, Outbound, Service, Speaker, Transport, Upstream,
+    Admin, Cidr, Config, Gateway, Listeners, Log, LogFormat, Mesh, Outbound, Service, Speaker, Transport, Upstream,
     error::{ConfigError, Source, whole},
+    listeners::Place,
     names, paths, raw,
     service::service,
 };
@@ -87,7 +82,7 @@ pub fn read_text(file: &Path, text: &str, fragments: &[(&Path, &str)]) -> Result
         parts.push((source, parse(source)?));
     }
     let mut config = top_level(source, &main)?;
-    Listeners::default().fill(&mut config, source, &main, &parts)?;
+    fill(&mut config, source, &main, &parts)?;
     Ok(config)
 }
 
@@ -158,6 +153,7 @@ fn top_level(source: Source<'_>, raw: &raw::File) -> Result<Config, ConfigError>
         outbounds: Vec::new(),
         services: Vec::new(),
         upstreams: Vec::new(),
+        listeners: Listeners::default(),
     })
 }
 
@@ -228,143 +224,112 @@ fn gateway(source: Source<'_>, raw: &raw::Gateway) -> Result<Gateway, ConfigErro
         };
         ports.insert(asked, number(source, own, 0..=65535)?);
     }
-    Ok(Gateway { listen: listen.unwrap_or(default.listen), ports })
+    let named = raw.listen.as_ref().map(|text| (text.span(), "[gateway] listen"));
+    let named = named.or_else(|| raw.ports.values().next().map(|own| (own.span(), "[gateway] ports")));
+    let place = named.map(|(span, key)| Place::of(source, span, key));
+    Ok(Gateway { listen: listen.unwrap_or(default.listen), ports, place })
 }
 
 /// Collects services, ports and who speaks there, and sees that no two share an address.
-#[derive(Default)]
-struct Listeners {
-    taken: HashMap<SocketAddr, String>,
+fn fill(
+    config: &mut Config,
+    main: Source<'_>,
+    raw: &raw::File,
+    parts: &[(Source<'_>, raw::Fragment)],
+) -> Result<(), ConfigError> {
+    if let Some(text) = &raw.mesh.listen {
+        config.listeners.take(main, text.span(), config.mesh.listen, "[mesh] listen")?;
+    }
+    if let Some(text) = &raw.admin.listen {
+        config.listeners.take(main, text.span(), config.admin.listen, "[admin] listen")?;
+    }
+    if let (Some(text), Some(at)) = (&raw.metrics.listen, config.metrics) {
+        config.listeners.take(main, text.span(), at, "[metrics] listen")?;
+    }
+    let mut seen = BTreeSet::new();
+    for (source, part) in parts {
+        for raw in &part.service {
+            let one = service(*source, raw)?;
+            if let (Some(uids), None) = (&raw.uids, &config.workload) {
+                let hint = "write [workload] into skein.toml; its `socket` has a default";
+                return Err(source.at(uids.span(), "`uids` is for the Workload API, which is off", hint));
+            }
+            let who = Speaker::of(&one).to_string();
+            if !seen.insert(who.clone()) {
+                let message = format!("the service {who} is there twice");
+                return Err(source.at(raw.name.span(), message, "`instance` tells two of one service apart"));
+            }
+            if config.services.len() == SERVICES {
+                return Err(source.at(raw.name.span(), format!("more than {SERVICES} services"), "use more nodes"));
+            }
+            config.services.push(one);
+        }
+    }
+    for (source, part) in parts {
+        ports(config, *source, part)?;
+    }
+    if let Some(dns) = &raw.dns {
+        let place = dns.span();
+        let dns = dns.get_ref();
+        let made = names::dns(main, dns, place, &config.services)?;
+        if let Some(text) = &dns.listen {
+            config.listeners.take(main, text.span(), made.listen, "[dns] listen")?;
+        }
+        config.dns = Some(made);
+    }
+    if let Some(capture) = &raw.capture {
+        let made = names::capture(main, capture.get_ref(), capture.span(), &config.services)?;
+        let at = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, made.port));
+        config.listeners.take(main, capture.span(), at, "[capture] port")?;
+        if let Some(port) = made.inbound_port {
+            if port == made.port && port > 0 {
+                let message = format!("port {port} is taken by [capture] port");
+                return Err(main.at(capture.span(), message, "every listener needs an address of its own"));
+            }
+            let at = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port));
+            config.listeners.take(main, capture.span(), at, "[capture] inbound_port")?;
+        }
+        config.capture = Some(made);
+    }
+    Ok(())
 }
 
-impl Listeners {
-    fn fill(
-        &mut self,
-        config: &mut Config,
-        main: Source<'_>,
-        raw: &raw::File,
-        parts: &[(Source<'_>, raw::Fragment)],
-    ) -> Result<(), ConfigError> {
-        if let Some(text) = &raw.admin.listen {
-            self.take(main, text, config.admin.listen, "[admin] listen")?;
-        }
-        if let (Some(text), Some(at)) = (&raw.metrics.listen, config.metrics) {
-            self.take(main, text, at, "[metrics] listen")?;
-        }
-        let mut seen = BTreeSet::new();
-        for (source, part) in parts {
-            for raw in &part.service {
-                let one = service(*source, raw)?;
-                if let (Some(uids), None) = (&raw.uids, &config.workload) {
-                    let hint = "write [workload] into skein.toml; its `socket` has a default";
-                    return Err(source.at(uids.span(), "`uids` is for the Workload API, which is off", hint));
-                }
-                let who = Speaker::of(&one).to_string();
-                if !seen.insert(who.clone()) {
-                    let message = format!("the service {who} is there twice");
-                    return Err(source.at(raw.name.span(), message, "`instance` tells two of one service apart"));
-                }
-                if config.services.len() == SERVICES {
-                    return Err(source.at(raw.name.span(), format!("more than {SERVICES} services"), "use more nodes"));
-                }
-                config.services.push(one);
-            }
-        }
-        for (source, part) in parts {
-            self.ports(config, *source, part)?;
-        }
-        if let Some(dns) = &raw.dns {
-            let place = dns.span();
-            let dns = dns.get_ref();
-            let made = names::dns(main, dns, place, &config.services)?;
-            if let Some(text) = &dns.listen {
-                self.take(main, text, made.listen, "[dns] listen")?;
-            }
-            config.dns = Some(made);
-        }
-        if let Some(capture) = &raw.capture {
-            let made = names::capture(main, capture.get_ref(), capture.span(), &config.services)?;
-            let at = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, made.port));
-            self.take_at(main, capture.span(), at, "[capture] port")?;
-            if let Some(port) = made.inbound_port {
-                if port == made.port && port > 0 {
-                    let message = format!("port {port} is taken by [capture] port");
-                    return Err(main.at(capture.span(), message, "every listener needs an address of its own"));
-                }
-                let at = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port));
-                self.take_at(main, capture.span(), at, "[capture] inbound_port")?;
-            }
-            config.capture = Some(made);
-        }
-        Ok(())
+fn ports(config: &mut Config, source: Source<'_>, part: &raw::Fragment) -> Result<(), ConfigError> {
+    for raw in part.service.iter().flat_map(|service| &service.ports) {
+        let Some(text) = &raw.plaintext else { continue };
+        let what = format!("[[service]] plaintext of port {}", raw.port.get_ref());
+        config.listeners.take(source, text.span(), address(source, text)?, &what)?;
     }
-
-    fn ports(&mut self, config: &mut Config, source: Source<'_>, part: &raw::Fragment) -> Result<(), ConfigError> {
-        for raw in part.service.iter().flat_map(|service| &service.ports) {
-            let Some(text) = &raw.plaintext else { continue };
-            let what = format!("plaintext of port {}", raw.port.get_ref());
-            self.take(source, text, address(source, text)?, &what)?;
-        }
-        for raw in &part.service {
-            let Some(text) = &raw.outbound else { continue };
-            let one = service(source, raw)?;
-            let listen = address(source, text)?;
-            self.take(source, text, listen, &format!("outbound of {}", one.name))?;
-            config.outbounds.push(Outbound { listen, speaker: Speaker::of(&one) });
-        }
-        for raw in &part.outbound {
-            if let Some(uids) = &raw.uids {
-                return Err(unsupported(source, uids.span(), "`uids`"));
-            }
-            let listen = address(source, &raw.http)?;
-            self.take(source, &raw.http, listen, "[[outbound]] http")?;
-            let speaker = speaker(source, raw.speaker.as_ref(), raw.http.span(), &config.services)?;
-            config.outbounds.push(Outbound { listen, speaker });
-        }
-        for raw in &part.upstream {
-            if let Some(uids) = &raw.uids {
-                return Err(unsupported(source, uids.span(), "`uids`"));
-            }
-            let listen = address(source, &raw.listen)?;
-            self.take(source, &raw.listen, listen, "[[upstream]] listen")?;
-            config.upstreams.push(Upstream {
-                listen,
-                called: called(source, raw)?,
-                port: number(source, &raw.port, 1..=65535)?,
-                speaker: speaker(source, raw.speaker.as_ref(), raw.listen.span(), &config.services)?,
-            });
-        }
-        Ok(())
+    for raw in &part.service {
+        let Some(text) = &raw.outbound else { continue };
+        let one = service(source, raw)?;
+        let listen = address(source, text)?;
+        config.listeners.take(source, text.span(), listen, &format!("[[service]] outbound of {}", one.name))?;
+        config.outbounds.push(Outbound { listen, speaker: Speaker::of(&one) });
     }
-
-    fn take(
-        &mut self,
-        source: Source<'_>,
-        text: &Spanned<String>,
-        at: SocketAddr,
-        what: &str,
-    ) -> Result<(), ConfigError> {
-        self.take_at(source, text.span(), at, what)
-    }
-
-    fn take_at(
-        &mut self,
-        source: Source<'_>,
-        span: Range<usize>,
-        at: SocketAddr,
-        what: &str,
-    ) -> Result<(), ConfigError> {
-        if at.port() == 0 {
-            return Ok(());
+    for raw in &part.outbound {
+        if let Some(uids) = &raw.uids {
+            return Err(unsupported(source, uids.span(), "`uids`"));
         }
-        match self.taken.insert(at, what.to_string()) {
-            None => Ok(()),
-            Some(first) => {
-                let message = format!("{at} is taken by {first}");
-                Err(source.at(span, message, "every listener needs an address of its own"))
-            }
-        }
+        let listen = address(source, &raw.http)?;
+        config.listeners.take(source, raw.http.span(), listen, "[[outbound]] http")?;
+        let speaker = speaker(source, raw.speaker.as_ref(), raw.http.span(), &config.services)?;
+        config.outbounds.push(Outbound { listen, speaker });
     }
+    for raw in &part.upstream {
+        if let Some(uids) = &raw.uids {
+            return Err(unsupported(source, uids.span(), "`uids`"));
+        }
+        let listen = address(source, &raw.listen)?;
+        config.listeners.take(source, raw.listen.span(), listen, "[[upstream]] listen")?;
+        config.upstreams.push(Upstream {
+            listen,
+            called: called(source, raw)?,
+            port: number(source, &raw.port, 1..=65535)?,
+            speaker: speaker(source, raw.speaker.as_ref(), raw.listen.span(), &config.services)?,
+        });
+    }
+    Ok(())
 }
 
 /// What an explicit port leads to.

@@ -42,15 +42,15 @@ impl Source<'_> {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> ConfigError {
-        let before = &self.text[..self.text.floor_char_boundary(span.start)];
+        let (line, column) = self.position(span.start);
+        ConfigError { file: self.file.to_path_buf(), line, column, message: message.into(), hint: hint.into() }
+    }
+
+    /// Line and column of a byte, from 1.
+    pub(super) fn position(self, byte: usize) -> (usize, usize) {
+        let before = &self.text[..self.text.floor_char_boundary(byte)];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        ConfigError {
-            file: self.file.to_path_buf(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            message: message.into(),
-            hint: hint.into(),
-        }
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
     /// A complaint about the file as such.

@@ -198,6 +198,12 @@ impl Live {
         self.outbound.load(Relaxed)
     }
 
+    /// All that are open, whoever they are with.
+    pub(super) fn open(&self) -> Vec<(Arc<Peer>, Kind, Handle)> {
+        // Counted by whoever asks: nobody who opens or ends a connection waits for that.
+        self.lock().values().map(|entry| (entry.peer.clone(), entry.kind, entry.handle.clone())).collect()
+    }
+
     /// Closes the data connections that this node dialled to `node`.
     pub(super) fn close_node(&self, node: &NodeId) -> usize {
         self.close_where(Code::Gone, |entry| entry.kind == OUTBOUND && &entry.peer.node == node)

@@ -20,6 +20,7 @@ mod inbox;
 pub mod lease;
 mod link;
 mod live;
+pub mod occupancy;
 pub mod peer;
 mod pool;
 pub mod preface;

@@ -27,6 +27,7 @@ use super::{
     error::{Code, Error},
     lease::Link,
     live::{Guard, Retirement},
+    occupancy::Occupancy,
     preface::Preface,
     quic::{DATA_IDLE, MAX_STREAMS},
     secure::Secure,
@@ -164,6 +165,17 @@ impl Pools {
         let oldest = pools.iter().filter_map(|pool| Some((pool.oldest()?, pool))).min_by_key(|(used, _)| *used);
         oldest.is_some_and(|(used, pool)| pool.drop_used_at(used))
     }
+
+    /// What each group has under way, by its node.
+    pub(super) fn occupancy(&self) -> Vec<(NodeId, Occupancy)> {
+        let pools: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
+        let mut all = Vec::new();
+        for pool in pools {
+            let groups = lock(&pool.groups);
+            all.extend(groups.iter().map(|(key, group)| (key.node.clone(), group.occupancy())));
+        }
+        all
+    }
 }
 
 /// What one source identity has open to one destination identity on one node.
@@ -266,6 +278,12 @@ impl Group {
         }
         let _waiting = Waiting::enter(&self.waiting).ok_or(Error::Overflow("waiting requests"))?;
         self.dials.acquire().await.map_err(|_| Error::Stopping)
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let streams = lock(&self.state).connections.iter().map(|connection| connection.streams.load(Relaxed)).sum();
+        let requests = MAX_UNDER_WAY - self.permits.available_permits();
+        Occupancy { requests, waiting: self.waiting.load(Relaxed), streams }
     }
 
     /// A kept virtual connection that takes a request now.

@@ -358,9 +358,13 @@ impl Captured {
             reached = timeout(CONNECT, TcpStream::connect(original)) => reached,
             () = context.cut() => return,
         };
-        let Ok(Ok(outside)) = reached else {
-            account.failed(Cause::ConnectFailure, None);
-            return stream.reset();
+        let outside = match reached.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(outside) => outside,
+            Err(error) => {
+                account.transport(Some(error.to_string().into()));
+                account.failed(Cause::ConnectFailure, None);
+                return stream.reset();
+            }
         };
         drop((stream.set_nodelay(true), outside.set_nodelay(true)));
         account.opened();

@@ -1,7 +1,7 @@
 //! One request from its head to the end of its response: what is counted when it is over, however it ends.
 
 use super::{
-    failure::Cause,
+    failure::{Cause, Failure, TransportReason},
     http::{Completion, Messages},
     reply::GRPC_STATUS,
 };
@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use policy::compile::MetricRule;
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
+use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one request when it is dropped. Until [`Exchange::ended`] says otherwise, the caller went away.
 #[derive(Debug)]
@@ -104,6 +104,26 @@ impl Exchange {
         if let Some(observed) = &mut self.observed {
             observed.entry.details = Some(details.into());
         }
+    }
+
+    /// The labels of the endpoint that it is sent to.
+    pub(super) fn reaches_labelled(&mut self, labels: &Arc<BTreeMap<String, String>>) {
+        if let Some(observed) = &mut self.observed {
+            observed.entry.upstream_labels = Some(Arc::clone(labels));
+        }
+    }
+
+    /// What the transport said where the last attempt failed; nothing if it did not.
+    pub(super) fn transport(&mut self, reason: Option<TransportReason>) {
+        if let Some(observed) = &mut self.observed {
+            observed.entry.transport_failure = reason;
+        }
+    }
+
+    /// Takes what the transport said of a failure, and gives its cause.
+    pub(super) fn failed_below(&mut self, failure: Failure) -> Cause {
+        self.transport(failure.transport);
+        failure.cause
     }
 
     /// Part of the response's body goes out.

@@ -76,6 +76,39 @@ pub enum Cause {
     Unauthenticated(token::Refusal),
 }
 
+/// What the transport said where a connection failed, e.g. that a certificate has ended: Envoy's
+/// `UPSTREAM_TRANSPORT_FAILURE_REASON`.
+pub type TransportReason = Box<str>;
+
+/// A cause, and what the transport said where it said something.
+#[derive(Debug)]
+pub struct Failure {
+    /// The row of the table.
+    pub cause: Cause,
+    /// For people.
+    pub transport: Option<TransportReason>,
+}
+
+impl From<Cause> for Failure {
+    fn from(cause: Cause) -> Self {
+        Self { cause, transport: None }
+    }
+}
+
+impl Failure {
+    /// No connection came about, and why.
+    #[must_use]
+    pub fn unconnected(error: &std::io::Error) -> Self {
+        Self { cause: Cause::ConnectFailure, transport: Some(error.to_string().into()) }
+    }
+
+    /// The cause; the reason goes where `transport` is.
+    pub fn told(self, transport: &mut Option<TransportReason>) -> Cause {
+        *transport = self.transport;
+        self.cause
+    }
+}
+
 /// On whose account a failure goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {

@@ -55,6 +55,9 @@ pub struct Wanted {
     pub path: Option<String>,
     /// Requests a second at most.
     pub rate: Option<u32>,
+    /// Also how many were left out, where no request follows that tells it.
+    #[serde(default)]
+    pub losses: bool,
 }
 
 #[derive(Debug)]
@@ -115,6 +118,17 @@ pub struct Tapped {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub explain: Option<String>,
     /// Requests that this tap left out before this one, for want of room or by its rate.
+    pub left_out: u64,
+}
+
+/// How many requests a tap left out, where no request follows that tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// When that was so, RFC 3339 with milliseconds.
+    pub observed_at: String,
+    /// Whose tap.
+    pub node: String,
+    /// Since it was opened.
     pub left_out: u64,
 }
 
@@ -253,6 +267,18 @@ impl Tapping {
     /// The next request.
     pub async fn next(&mut self) -> Option<Tapped> {
         self.requests.recv().await
+    }
+
+    /// How many were left out so far; none waits to be taken after which they were.
+    #[must_use]
+    pub fn left_out(&self) -> Option<u64> {
+        self.requests.is_empty().then(|| self.tap.left_out.load(Relaxed))
+    }
+
+    /// Whether losses are wanted by themselves.
+    #[must_use]
+    pub fn tells_losses(&self) -> bool {
+        self.tap.wanted.losses
     }
 }
 

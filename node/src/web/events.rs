@@ -11,8 +11,9 @@ pub(super) fn page(told: &Told) -> Markup {
         h1 { "Events" }
         section #events data-live {
             p { "As the nodes that answer noted it; of one that does not, two others keep what it noted." }
-            @if !told.silent.is_empty() {
-                p.hint { (told.silent.len()) " nodes are silent, or are more than are asked: what they alone noted is missing." }
+            (words::sample(told.heard, told.unheard.unasked))
+            @if !told.unheard.silent.is_empty() {
+                p.hint { (words::count(told.unheard.silent.len(), "node")) " did not answer: what nobody else noted or keeps is missing." }
             }
             @if told.events.is_empty() { p { "Nothing has happened yet." } }
             (list(told.events.iter().rev()))

@@ -106,14 +106,18 @@ pub(super) fn answer(explained: &Explanation, linked: bool) -> Markup {
                         None => { (explained.virtual_host.as_deref().unwrap_or("none")) }
                     }
                 }
-                dt { "Document" } dd {
-                    @match &explained.document {
-                        Some(document) => { (link(words::document_path(document), document)) }
-                        None => { "none: the default route" }
+                @match (&explained.document, &explained.rule) {
+                    (Some(document), rule) => {
+                        dt { "Document" } dd {
+                            (link(words::document_path(document), document))
+                            @if let Some(line) = explained.line { ", line " (line) " of its file" }
+                        }
+                        @if let Some(rule) = rule { dt { "Rule" } dd { (rule) } }
                     }
-                    @if let Some(line) = explained.line { ", line " (line) " of its file" }
+                    (None, Some(_)) => { dt { "Document" } dd { "none: the default route" } }
+                    // It came to no route.
+                    (None, None) => {}
                 }
-                @if let Some(rule) = &explained.rule { dt { "Rule" } dd { (rule) } }
                 @for target in &explained.destinations { dt { "Goes to" } dd { (target.percent) " % " code { (target.cluster) } } }
                 @if let Some(path) = &explained.path { dt { "Path" } dd { code { (path) } } }
                 @if let Some(retries) = &explained.retries {
@@ -126,7 +130,9 @@ pub(super) fn answer(explained: &Explanation, linked: bool) -> Markup {
                         @if let Some(abort) = &fault.abort { "abort with " (abort) " for " (fault.abort_percent) " %" }
                     }
                 }
-                dt { "Authorization" } dd { (verdict(&explained.authorization, linked)) }
+                @if !explained.endpoints.is_empty() || explained.authorization.verdict != "allow" {
+                    dt { "Authorization" } dd { (verdict(&explained.authorization, linked)) }
+                }
             }
             @if !explained.endpoints.is_empty() { (candidates(&explained.endpoints, linked)) }
         }

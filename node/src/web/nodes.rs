@@ -6,7 +6,7 @@ use super::{
     paging,
     words::{self, segment, short},
 };
-use crate::agent::admin::api::{Member, MemberDetail, Status};
+use crate::agent::admin::api::{Member, MemberDetail, NodeConnections, Status};
 
 /// Nodes whose matrix still fits a screen; beyond that it says nothing.
 const MATRIX: usize = 40;
@@ -22,7 +22,7 @@ pub(super) fn list(members: &[Member], status: &Status, page: usize) -> Markup {
                 thead { tr {
                     th scope="col" { "Node" } th scope="col" { "State" } th scope="col" { "Since" } th scope="col" { "Address" }
                     th.number scope="col" { "Round trip" } th scope="col" { "Locality" } th scope="col" { "Version" }
-                    th scope="col" { "Policy" }
+                    th.number scope="col" { "Connections" } th scope="col" { "Policy" }
                 } }
                 tbody {
                     @for member in part.rows {
@@ -37,6 +37,7 @@ pub(super) fn list(members: &[Member], status: &Status, page: usize) -> Markup {
                             td.number data-label="Round trip" { (words::millis(member.rtt_ms)) }
                             td data-label="Locality" { (member.locality) }
                             td data-label="Version" { (member.version) }
+                            td.number data-label="Connections" { @if !member.own { (connections(&member.connections)) } }
                             td data-label="Policy" {
                                 @if let Some(policy) = &member.policy { code { (short(policy)) } }
                                 @if status.policy.stale.contains(&member.name) { " " (words::state("degraded")) " another set" }
@@ -48,6 +49,17 @@ pub(super) fn list(members: &[Member], status: &Status, page: usize) -> Markup {
         }
         (part.links("/nodes?page="))
         section #reach data-live { (matrix(members)) }
+    }
+}
+
+/// How many there are with a node, and what is under way on them.
+fn connections(of: &NodeConnections) -> Markup {
+    let by = [(of.quic, "QUIC"), (of.tcp, "TCP")];
+    let by: Vec<_> = by.iter().filter(|(count, _)| *count > 0).map(|(count, over)| format!("{count} {over}")).collect();
+    html! {
+        @if by.is_empty() { "–" } @else { (by.join(", ")) }
+        @if of.requests > 0 { " · " (of.requests) " under way" }
+        @if of.waiting > 0 { " · " span.doubt { (of.waiting) " wait for room" } }
     }
 }
 
@@ -103,6 +115,7 @@ pub(super) fn one(detail: &MemberDetail) -> Markup {
                 dt { "Since" } dd { (words::past(&member.since)) }
                 dt { "Address" } dd { (member.address) }
                 dt { "Round trip" } dd { (words::millis(member.rtt_ms)) }
+                @if !member.own { dt { "Connections" } dd { (connections(&member.connections)) } }
                 @if !member.locality.is_empty() { dt { "Locality" } dd { (member.locality) } }
                 dt { "Version" } dd { (member.version) }
                 @if let Some(started) = &detail.started { dt { "Started" } dd { (words::past(started)) } }
@@ -158,7 +171,17 @@ mod tests {
             loss: None,
             reaches: reaches.map(|all| all.iter().map(|(name, rtt)| (node(name), *rtt)).collect::<BTreeMap<_, _>>()),
             policy: None,
+            connections: NodeConnections { quic: 2, requests: 7, ..NodeConnections::default() },
         }
+    }
+
+    #[test]
+    fn connections_are_said_by_transport() {
+        let text = connections(&member("b", None).connections).into_string();
+        assert_eq!(text, "2 QUIC · 7 under way");
+        let both = NodeConnections { quic: 1, tcp: 3, waiting: 2, ..NodeConnections::default() };
+        assert!(connections(&both).into_string().starts_with("1 QUIC, 3 TCP · <span"));
+        assert_eq!(connections(&NodeConnections::default()).into_string(), "–");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::agent::admin::api::{Concerns, Event, Health, Outlier, Problem, Servic
 
 /// Events that stand here.
 const EVENTS: usize = 12;
+/// Of these, of one kind, where there is more to tell.
+const OF_A_KIND: usize = 4;
 /// Services that stand here because they fail.
 const FAILING: usize = 8;
 /// Problems and ejections of other nodes that stand here.
@@ -28,6 +30,7 @@ pub(super) struct Seen<'t> {
 pub(super) fn page(seen: &Seen<'_>, now: Millis) -> Markup {
     html! {
         h1 { "Overview" }
+        section #sample data-live { (sample(seen.traffic)) }
         section #attention data-live { (attention(&seen.status)) }
         section #elsewhere data-live { (elsewhere(seen.concerns, seen.status.node.as_str())) }
         section #tiles data-live aria-label="The mesh in numbers" { (tiles(seen, now)) }
@@ -35,10 +38,27 @@ pub(super) fn page(seen: &Seen<'_>, now: Millis) -> Markup {
         section #out data-live { (out(&seen.outliers)) }
         section #events data-live {
             h2 { "What happened" }
-            (events::list(seen.events.iter().rev().take(EVENTS)))
+            (events::list(latest(seen.events).into_iter()))
             p { a href="/events" { "All events" } }
         }
     }
+}
+
+/// The newest first; of one kind that there is much of, not only that.
+fn latest(events: &[Event]) -> Vec<&Event> {
+    let mut counts: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    let newest: Vec<&Event> = events.iter().rev().collect();
+    let mut rank = |event: &&Event| {
+        let count = counts.entry(event.kind.clone()).or_default();
+        *count += 1;
+        *count > OF_A_KIND
+    };
+    let (more, mut shown): (Vec<_>, Vec<_>) = newest.iter().enumerate().partition(|(_, event)| rank(event));
+    shown.truncate(EVENTS);
+    let room = EVENTS - shown.len();
+    shown.extend(more.into_iter().take(room));
+    shown.sort_by_key(|(place, _)| *place);
+    shown.into_iter().map(|(_, event)| *event).collect()
 }
 
 /// What is wrong, worst first.
@@ -155,9 +175,17 @@ fn spread(status: &Status) -> String {
 
 /// Whose counts these are.
 pub(super) fn heard(traffic: &Traffic) -> String {
-    let nodes = |count: usize| format!("{count} {}", if count == 1 { "node" } else { "nodes" });
     let silent = if traffic.silent.is_empty() { String::new() } else { format!(", {} silent", traffic.silent.len()) };
-    format!("seen by {}{silent}", nodes(traffic.heard.len()))
+    let sample = match traffic.unasked {
+        0 => String::new(),
+        unasked => format!(", a sample of {}", traffic.heard.len() + traffic.silent.len() + unasked),
+    };
+    format!("seen by {}{silent}{sample}", words::count(traffic.heard.len(), "node"))
+}
+
+/// That these are not the counts of all nodes, where they are not.
+pub(super) fn sample(traffic: &Traffic) -> Markup {
+    words::sample(traffic.heard.len() + traffic.silent.len(), traffic.unasked)
 }
 
 /// Services with failed requests, the worst first.
@@ -232,6 +260,48 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_events_leaves_room_for_the_rest() {
+        let event = |kind: &str, number: usize| Event {
+            time: String::new(),
+            kind: kind.into(),
+            subject: number.to_string(),
+            message: String::new(),
+            seen_by: Vec::new(),
+            kept_by: Vec::new(),
+        };
+        let mut events: Vec<Event> = (0..6).map(|number| event("policy_applied", number)).collect();
+        events.extend((6..40).map(|number| event("health", number)));
+        events.push(event("member_dead", 40));
+        let shown: Vec<&str> = latest(&events).iter().map(|event| event.subject.as_str()).collect();
+        assert_eq!(shown, ["40", "39", "38", "37", "36", "35", "34", "33", "5", "4", "3", "2"]);
+        let few: Vec<&str> = latest(&events[..3]).iter().map(|event| event.subject.as_str()).collect();
+        assert_eq!(few, ["2", "1", "0"]);
+    }
+
+    #[test]
+    fn a_sample_is_called_one_before_anything_else() {
+        let node = |number: usize| certs::id::NodeId::new(&format!("n{number}")).unwrap();
+        let traffic = Traffic {
+            node: node(0),
+            window_s: 900,
+            slot_s: 30,
+            heard: (0..200).map(node).collect(),
+            silent: vec![node(200)],
+            unasked: 799,
+            left_out: 0,
+            connections: Vec::new(),
+            edges: Vec::new(),
+        };
+        let concerns = Concerns::default();
+        let text = page(&seen(&traffic, &concerns), 0).into_string();
+        let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word} is missing in {text}"));
+        assert!(at("201 of 1000 nodes were asked") < at("Attention"));
+        assert!(text.contains("seen by 200 nodes, 1 silent, a sample of 1000"), "{text}");
+        let whole = Traffic { unasked: 0, ..traffic };
+        assert!(!page(&seen(&whole, &concerns), 0).into_string().contains("A sample"));
+    }
+
+    #[test]
     fn what_is_wrong_comes_first() {
         let traffic = Traffic {
             node: certs::id::NodeId::new("web-1").unwrap(),
@@ -239,6 +309,7 @@ mod tests {
             slot_s: 30,
             heard: vec![certs::id::NodeId::new("web-1").unwrap()],
             silent: Vec::new(),
+            unasked: 0,
             left_out: 0,
             connections: Vec::new(),
             edges: vec![edge(("shop/web", "v1"), ("shop/cart", "v1"), 10, 5)],

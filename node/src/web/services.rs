@@ -30,6 +30,7 @@ pub(super) fn list(all: &[Service], traffic: &Traffic, search: &str, page: usize
         h1 { "Services" }
         (search_form("/services", search))
         section #services data-live {
+            (overview::sample(traffic))
             p { (found.len()) " of " (all.len()) " services; requests " (overview::heard(traffic)) "." }
             table.cards {
                 thead { tr {
@@ -112,6 +113,7 @@ pub(super) fn one(of: &Of, seen: &Seen<'_>, traffic: &Traffic) -> Markup {
     html! {
         h1 { (name) }
         section #summary data-live {
+            (overview::sample(traffic))
             p {
                 @for service in seen.service {
                     @if let Some(entry) = &service.entry { (words::link(words::document_path(entry), entry)) " · " }
@@ -357,6 +359,7 @@ mod tests {
             slot_s: 30,
             heard: vec![node],
             silent: Vec::new(),
+            unasked: 0,
             left_out: 0,
             edges,
             connections: Vec::new(),

@@ -109,6 +109,26 @@ pub(super) fn link(path: Option<String>, text: &str) -> Markup {
     html! { @if let Some(path) = path { a href=(path) { (text) } } @else { (text) } }
 }
 
+/// `1 node`, `2 nodes`.
+pub(super) fn count(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Says where a page shows what some of the nodes tell, and not all.
+pub(super) fn sample(asked: usize, unasked: usize) -> Markup {
+    html! {
+        @if unasked > 0 {
+            div.problem.note {
+                p {
+                    strong { "A sample: " } (asked) " of " (asked + unasked) " nodes were asked what they saw. In a mesh this large this page's counts are theirs, and "
+                    "those of who called them; other nodes draw other samples."
+                }
+                p.hint { "Prometheus has all nodes: " code { "/v1/prometheus-targets" } " names them. Services, endpoints, members and policy are not sampled." }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

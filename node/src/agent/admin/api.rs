@@ -2,6 +2,7 @@
 
 mod captures;
 mod concerns;
+mod connections;
 mod events;
 mod explain;
 mod history;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use captures::{Capture, Inbound};
 pub use concerns::{CertificatesOf, Concerns, EjectedBy, ProblemAt};
+pub use connections::NodeConnections;
 pub use events::Event;
 pub use explain::{Answer, Ask, Authorization, Caller, Candidate, Explanation, Fault, Retries, Target};
 pub use history::{Audit, HeardHead, Missing, Proposal};
@@ -76,6 +78,9 @@ pub struct Status {
     /// Ports at which this node's services take callers outside the mesh, if PeerAuthentication lets them.
     #[serde(default)]
     pub plaintext: Vec<Plaintext>,
+    /// Connections with other nodes, and what is under way on them.
+    #[serde(default)]
+    pub connections: NodeConnections,
     /// Resident memory of the process, bytes.
     pub memory_bytes: u64,
     /// Bytes a second sent to other nodes for membership, over the last seconds.
@@ -193,6 +198,9 @@ pub struct Member {
     pub reaches: Option<BTreeMap<NodeId, f64>>,
     /// The set of changesets it says it holds, hexadecimal.
     pub policy: Option<String>,
+    /// Connections of the answering node with it.
+    #[serde(default)]
+    pub connections: NodeConnections,
 }
 
 /// `GET /v1/members/{node}`: who says what of a node.

@@ -13,7 +13,10 @@ use super::{
     rfc3339,
 };
 use crate::{
-    agent::concerns::{Concern, Concerns, Ejected},
+    agent::{
+        Unheard,
+        concerns::{Concern, Concerns, Ejected},
+    },
     clock,
 };
 
@@ -30,9 +33,9 @@ impl Admin {
     }
 
     async fn asked_concerns(&self) -> api::Concerns {
-        let (mut said, silent) = self.agent.concerns().await;
+        let (mut said, unheard) = self.agent.concerns().await;
         said.push((self.agent.node().clone(), self.own_concerns()));
-        merged(said, silent)
+        merged(said, unheard)
     }
 
     /// What this node says to others who ask.
@@ -70,7 +73,7 @@ impl Admin {
 }
 
 /// One row for what several nodes say in the same words, the worst first; of certificates the first to end first.
-fn merged(said: Vec<(NodeId, Concerns)>, mut silent: Vec<NodeId>) -> api::Concerns {
+fn merged(said: Vec<(NodeId, Concerns)>, unheard: Unheard) -> api::Concerns {
     let mut problems: BTreeMap<Concern, BTreeSet<NodeId>> = BTreeMap::new();
     let (mut ejected, mut certificates) = (Vec::new(), Vec::new());
     let mut heard: Vec<NodeId> = said.iter().map(|(node, _)| node.clone()).collect();
@@ -107,9 +110,8 @@ fn merged(said: Vec<(NodeId, Concerns)>, mut silent: Vec<NodeId>) -> api::Concer
     ejected.sort_by(|a, b| (&a.service, &a.endpoint, &a.node).cmp(&(&b.service, &b.endpoint, &b.node)));
     certificates.sort_by_key(|(ends, _)| *ends);
     heard.sort();
-    silent.sort();
     let certificates = certificates.into_iter().map(|(_, row)| row).collect();
-    api::Concerns { heard, silent, problems, ejected, certificates }
+    api::Concerns { heard, silent: unheard.silent, unasked: unheard.unasked, problems, ejected, certificates }
 }
 
 #[cfg(test)]
@@ -131,12 +133,12 @@ mod tests {
             (node("a"), concerns(vec![concern(true, "disk"), concern(false, "slow")], 5)),
             (node("c"), Concerns { enroller_ca_ends: Some(3), ..concerns(Vec::new(), 7) }),
         ];
-        let merged = merged(said, vec![node("z"), node("y")]);
+        let merged = merged(said, Unheard { silent: vec![node("y"), node("z")], unasked: 7 });
         let rows: Vec<_> = merged.problems.iter().map(|row| (&*row.code, row.nodes.len())).collect();
         assert_eq!(rows, [("disk", 1), ("slow", 2), ("alone", 1)]);
         assert_eq!(merged.problems[1].nodes, [node("a"), node("b")]);
         let ends: Vec<_> = merged.certificates.iter().map(|row| row.node.as_str()).collect();
         assert_eq!(ends, ["c", "a", "b"]);
-        assert_eq!((merged.heard.len(), merged.silent), (3, vec![node("y"), node("z")]));
+        assert_eq!((merged.heard.len(), merged.silent, merged.unasked), (3, vec![node("y"), node("z")], 7));
     }
 }

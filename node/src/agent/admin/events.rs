@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use certs::{codec::Millis, id::NodeId};
+use certs::codec::Millis;
+use membership::view::MemberState;
 use serde::Deserialize;
 
 use super::{Admin, api, error::Error, past::time, rfc3339};
-use crate::agent::timeline;
+use crate::agent::{Unheard, timeline};
 
 /// `GET /v1/events`: which ones.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -23,8 +24,10 @@ pub(super) struct Filter {
 pub(crate) struct Told {
     /// Oldest first.
     pub(crate) events: Vec<api::Event>,
+    /// How many of them told, this one among them.
+    pub(crate) heard: usize,
     /// Who lives and did not answer, or was not asked.
-    pub(crate) silent: Vec<NodeId>,
+    pub(crate) unheard: Unheard,
 }
 
 impl Admin {
@@ -41,8 +44,10 @@ impl Admin {
     }
 
     async fn ask_events(&self, since: Millis) -> Told {
-        let (merged, silent) = self.agent.timeline(since).await;
-        Told { events: rows(merged), silent }
+        let alive = self.agent.view().members().values().filter(|member| member.state == MemberState::Alive).count();
+        let (merged, unheard) = self.agent.timeline(since).await;
+        let heard = alive.saturating_sub(unheard.silent.len() + unheard.unasked).max(1);
+        Told { events: rows(merged), heard, unheard }
     }
 
     /// What is asked for.

@@ -78,6 +78,27 @@ impl Look {
     }
 }
 
+impl Look {
+    /// Whether the answer counts what happens all the time.
+    pub(super) fn is_counted(&self) -> bool {
+        match self {
+            Self::Limits => true,
+            Self::Status
+            | Self::Members { .. }
+            | Self::Member(_)
+            | Self::Services(_)
+            | Self::Endpoints(_)
+            | Self::Outliers
+            | Self::Routes
+            | Self::LocalServices
+            | Self::Identities
+            | Self::Mesh
+            | Self::Documents(_)
+            | Self::Log(_) => false,
+        }
+    }
+}
+
 impl Admin {
     /// Answers a question.
     ///

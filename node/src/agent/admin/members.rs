@@ -1,6 +1,6 @@
 //! Nodes as this node sees them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -26,7 +26,9 @@ impl Admin {
     pub(super) fn members(&self, all: bool) -> Vec<api::Member> {
         let (view, now) = (self.agent.view(), self.agent.now());
         let shown = view.members().values().filter(|member| all || is_shown(member.state, member.since, now));
-        shown.map(|member| self.row(member)).collect()
+        let connections = self.connections();
+        let row = |member: &Arc<Member>| self.row(member, connections.get(&member.id).copied().unwrap_or_default());
+        shown.map(row).collect()
     }
 
     /// The nodes that are shown, with whom each reaches. Asked for again within a moment, the same answer.
@@ -89,11 +91,11 @@ impl Admin {
             reports: self.reports(member),
             services: services.collect(),
             grant,
-            member: self.row(member),
+            member: self.row(member, self.connections().get(node).copied().unwrap_or_default()),
         })
     }
 
-    fn row(&self, member: &Member) -> api::Member {
+    fn row(&self, member: &Member, connections: api::NodeConnections) -> api::Member {
         api::Member {
             name: member.id.clone(),
             state: word(member.state).to_owned(),
@@ -106,6 +108,7 @@ impl Admin {
             loss: member.loss.map(|loss| (loss * 1e3).round() / 1e3),
             reaches: None,
             policy: member.policy.as_ref().map(|policy| policy.applied.to_string()),
+            connections,
         }
     }
 

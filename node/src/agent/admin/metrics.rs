@@ -1,5 +1,7 @@
 //! `/metrics`: a few answers at a time, each sent as it is made, so that neither many series nor slow readers take this node's memory.
 
+mod gzip;
+
 use std::{io, time::Duration};
 
 use axum::{
@@ -7,8 +9,9 @@ use axum::{
     extract::State,
     response::{IntoResponse as _, Response},
 };
-use futures_util::stream;
-use http::{HeaderMap, header};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, future, stream};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::{Admin, error::Error};
 use crate::{clock::monotonic, telemetry::Format};
@@ -37,5 +40,22 @@ pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> R
         let _turn = &turn;
         if monotonic() < until { Ok(piece) } else { Err(io::Error::from(io::ErrorKind::TimedOut)) }
     });
-    Ok(([(header::CONTENT_TYPE, format.content_type())], Body::from_stream(stream::iter(pieces))).into_response())
+    let zipped = gzip::is_accepted(headers.get_all(header::ACCEPT_ENCODING));
+    let body = if zipped { sent(gzip::Pieces::new(pieces)) } else { sent(pieces.map(|piece| piece.map(Bytes::from))) };
+    let kind = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept, accept-encoding")];
+    let mut response = (kind, body).into_response();
+    if zipped {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
+}
+
+/// Between two pieces whatever else waits gets its turn: a reader that is always ready must not hold the runtime.
+fn sent(pieces: impl Iterator<Item = io::Result<Bytes>> + Send + 'static) -> Body {
+    let in_turn = stream::iter(pieces).then(|piece| async {
+        tokio::task::yield_now().await;
+        piece
+    });
+    // What a piece is in is sometimes told by a later one.
+    Body::from_stream(in_turn.filter(|piece| future::ready(!piece.as_ref().is_ok_and(Bytes::is_empty))))
 }

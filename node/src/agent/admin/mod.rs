@@ -13,6 +13,7 @@ mod action;
 mod authority;
 mod captures;
 mod concerns;
+mod connections;
 mod documents;
 mod events;
 mod explain;

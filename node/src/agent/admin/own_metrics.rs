@@ -2,12 +2,18 @@
 
 use std::fs;
 
-use certs::codec::Millis;
+use certs::{codec::Millis, id::NodeId};
 use membership::view::MemberState;
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::{Admin, api, members::word};
-use crate::telemetry::{Kind, Sample, Telemetry};
+use crate::{
+    mesh::{
+        MAX_DATA_CONNECTIONS,
+        occupancy::{Connected, Occupancy},
+    },
+    telemetry::{Kind, Sample, Telemetry},
+};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -21,6 +27,7 @@ impl Admin {
         let told = Self { telemetry: Telemetry::new(1), ..self.clone() };
         let into = Registrar { telemetry: &self.telemetry, told: &told };
         into.mesh();
+        into.connections();
         into.trust();
         into.node();
         into.process();
@@ -71,6 +78,19 @@ impl Registrar<'_> {
             let row = |(kind, count): (&str, u64)| sample(vec![("kind", kind.to_owned())], count as f64);
             admin.agent.event_counts().into_iter().map(row).collect()
         });
+    }
+
+    fn connections(&self) {
+        let help = "Connections with other nodes by conversation, direction and transport";
+        self.collect("skein_mesh_connections", help, Kind::Gauge, connected);
+        let help = "Data connections that this node dials at most";
+        self.collect("skein_mesh_connections_limit", help, Kind::Gauge, |_| one(MAX_DATA_CONNECTIONS as f64));
+        let help = "Requests under way on connections to other nodes";
+        self.collect("skein_mesh_requests", help, Kind::Gauge, |admin| occupied(admin, |of| of.requests));
+        let help = "Requests and connections of applications that wait for room on connections to other nodes";
+        self.collect("skein_mesh_requests_waiting", help, Kind::Gauge, |admin| occupied(admin, |of| of.waiting));
+        let help = "Streams open on QUIC connections to other nodes; a TCP connection carries one";
+        self.collect("skein_mesh_streams", help, Kind::Gauge, |admin| occupied(admin, |of| of.streams));
     }
 
     fn trust(&self) {
@@ -158,6 +178,21 @@ fn problems(admin: &Admin) -> Vec<Sample> {
         sample(vec![("code", code), ("severity", severity.to_owned())], f64::from(count))
     };
     counts.into_iter().map(row).collect()
+}
+
+fn connected(admin: &Admin) -> Vec<Sample> {
+    let row = |(of, count): (Connected, usize)| {
+        let words = [("conversation", of.conversation), ("direction", of.direction), ("transport", of.transport)];
+        let labels =
+            [("peer", of.peer.to_string())].into_iter().chain(words.map(|(name, word)| (name, word.to_owned())));
+        sample(labels.collect(), count as f64)
+    };
+    admin.agent.connected().into_iter().map(row).collect()
+}
+
+fn occupied(admin: &Admin, of: fn(&Occupancy) -> usize) -> Vec<Sample> {
+    let row = |(peer, occupancy): (NodeId, Occupancy)| sample(vec![("peer", peer.to_string())], of(&occupancy) as f64);
+    admin.agent.occupancy().into_iter().map(row).collect()
 }
 
 fn endpoints(admin: &Admin) -> Vec<Sample> {

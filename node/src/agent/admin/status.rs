@@ -13,6 +13,7 @@ use policy::{
 use super::{
     Admin,
     api::{self, Health, Problem},
+    connections,
     error::Error,
     rfc3339,
 };
@@ -74,6 +75,7 @@ impl Admin {
             clock_offset_ms: clock::offset(),
             gateways: gateways(&self.agent.doors()),
             plaintext: self.plaintext(&snapshot),
+            connections: self.connections().into_values().fold(api::NodeConnections::default(), connections::sum),
             memory_bytes: resident(),
             gossip_bytes_per_s: lanes.values().sum(),
             gossip_lanes: lanes.into_iter().map(|(lane, bytes)| (lane.to_owned(), bytes)).collect(),

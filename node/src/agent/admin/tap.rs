@@ -1,6 +1,6 @@
 //! Taps: one JSON object a line for each request that ends, until the asker goes away or the node stops.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     body::Body,
@@ -10,10 +10,17 @@ use bytes::Bytes;
 use certs::sign::Digest;
 use http::header;
 use policy::{Kind, document::Spec, history::State};
-use tokio::sync::{OwnedSemaphorePermit, watch::Receiver};
+use serde::Serialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch::Receiver},
+    time::{Interval, MissedTickBehavior},
+};
 
-use super::{Admin, error::Error};
-use crate::telemetry::{Redaction, Tapping, Wanted};
+use super::{Admin, error::Error, rfc3339};
+use crate::telemetry::{Losses, Redaction, Tapped, Tapping, Wanted};
+
+/// How often it is told how many requests were left out, where no request follows that tells it.
+const LOSSES: Duration = Duration::from_secs(1);
 
 impl Admin {
     /// Tells of requests as they end. Only the local socket and operators are offered this: what requests say is nobody else's.
@@ -27,7 +34,10 @@ impl Admin {
             self.watches.clone().try_acquire_owned().map_err(|_| busy("too many watches are open".to_owned()))?;
         let hidden = self.hide_tokens();
         let tapping = self.telemetry.taps().open(wanted).map_err(busy)?;
-        let telling = Telling { admin: self.clone(), tapping, changes: self.agent.changes(), hidden, _slot: slot };
+        let mut due = tokio::time::interval(LOSSES);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let changes = self.agent.changes();
+        let telling = Telling { admin: self.clone(), tapping, changes, hidden, due, lost: 0, _slot: slot };
         let lines = futures_util::stream::unfold(telling, |mut telling| async move {
             let line = telling.next().await?;
             Some((Ok::<_, Infallible>(line), telling))
@@ -52,26 +62,46 @@ struct Telling {
     changes: Receiver<u64>,
     /// The policy whose tokens are hidden.
     hidden: Digest,
+    due: Interval,
+    /// What was told of requests that were left out.
+    lost: u64,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Telling {
     /// The next line; none once the node stops.
     async fn next(&mut self) -> Option<Bytes> {
-        let tapped = loop {
+        loop {
             if self.hidden != self.admin.agent.state().digest {
                 self.hidden = self.admin.hide_tokens();
             }
             tokio::select! {
-                () = self.admin.tasks.stopping() => return None,
+                // What was left out last is told all the same.
+                () = self.admin.tasks.stopping() => return self.losses(),
                 changed = self.changes.changed() => changed.ok()?,
-                tapped = self.tapping.next() => break tapped?,
+                tapped = self.tapping.next() => {
+                    let tapped: Tapped = tapped?;
+                    self.lost = tapped.left_out;
+                    return line(&tapped);
+                }
+                _ = self.due.tick() => if let Some(losses) = self.losses() { return Some(losses) },
             }
-        };
-        let mut line = serde_json::to_string(&tapped).ok()?;
-        line.push('\n');
-        Some(Bytes::from(line))
+        }
     }
+
+    /// What no request has told of requests that were left out; none if there is nothing to say, or nobody asked.
+    fn losses(&mut self) -> Option<Bytes> {
+        let left_out = self.tapping.left_out().filter(|count| self.tapping.tells_losses() && *count > self.lost)?;
+        self.lost = left_out;
+        let (observed_at, node) = (rfc3339(self.admin.agent.now()), self.admin.node().to_string());
+        line(&Losses { observed_at, node, left_out })
+    }
+}
+
+fn line(of: &impl Serialize) -> Option<Bytes> {
+    let mut line = serde_json::to_string(of).ok()?;
+    line.push('\n');
+    Some(Bytes::from(line))
 }
 
 /// Names of headers and parameters that hold tokens, by all live values of all documents: which of them counts for a request is not asked.

@@ -9,14 +9,20 @@ use axum::{
 use bytes::Bytes;
 use http::header;
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, watch::Receiver};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch::Receiver},
+    time::{Interval, MissedTickBehavior},
+};
 
 use super::{Admin, error::Error, look::Look, rfc3339};
 
 /// Changes within this time are told together.
 const PACE: Duration = Duration::from_millis(5);
+/// How often what is counted is looked at: no change of the world tells of it.
+const COUNTED: Duration = Duration::from_secs(1);
 /// Fields that change all the time and are no news by themselves.
-const RESTLESS: &[&str] = &["rtt_ms", "loss", "reaches", "memory_bytes", "gossip_bytes_per_s", "gossip_lanes"];
+const RESTLESS: &[&str] =
+    &["rtt_ms", "loss", "reaches", "connections", "memory_bytes", "gossip_bytes_per_s", "gossip_lanes"];
 
 /// A watch under way.
 struct Watching {
@@ -25,6 +31,7 @@ struct Watching {
     changes: Receiver<u64>,
     /// Ejections and returns, which are no change of the world.
     outliers: Receiver<u64>,
+    due: Interval,
     told: Option<Value>,
     _slot: OwnedSemaphorePermit,
 }
@@ -43,7 +50,9 @@ impl Admin {
         let mut changes = self.agent.changes();
         changes.mark_changed();
         let outliers = self.circuits.changes();
-        let watching = Watching { admin: self.clone(), look, changes, outliers, told: None, _slot: slot };
+        let mut due = tokio::time::interval(COUNTED);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watching = Watching { admin: self.clone(), look, changes, outliers, due, told: None, _slot: slot };
         let lines = futures_util::stream::unfold(watching, |mut watching| async move {
             let line = watching.next().await?;
             Some((Ok::<_, Infallible>(line), watching))
@@ -60,6 +69,7 @@ impl Watching {
                 () = self.admin.tasks.stopping() => return None,
                 changed = self.changes.changed() => changed.ok()?,
                 changed = self.outliers.changed() => changed.ok()?,
+                _ = self.due.tick(), if self.look.is_counted() => {}
             }
             let value = self.admin.look(&self.look).await.unwrap_or(Value::Null);
             let calm = calmed(value.clone());

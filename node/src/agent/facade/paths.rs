@@ -7,8 +7,11 @@ use membership::engine::Lane;
 
 use super::{Agent, Rate};
 use crate::{
-    agent::{admin::api, concerns::Concerns, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths},
+    agent::{
+        Unheard, admin::api, concerns::Concerns, error::Error, sync::paths::Pinged, timeline::Merged, wire::Paths,
+    },
     clock::monotonic,
+    mesh::occupancy::{Connected, Occupancy},
     telemetry::{Exchanged, Histogram},
 };
 
@@ -24,12 +27,12 @@ impl Agent {
     }
 
     /// What happened since, as the nodes that answer noted it or keep it of others, oldest first; and who did not answer.
-    pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Vec<NodeId>) {
+    pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Unheard) {
         self.inner.sync.timeline(since).await
     }
 
     /// What needs attention at the other nodes that answer; and those alive that said nothing.
-    pub async fn concerns(&self) -> (Vec<(NodeId, Concerns)>, Vec<NodeId>) {
+    pub async fn concerns(&self) -> (Vec<(NodeId, Concerns)>, Unheard) {
         self.inner.sync.concerns().await
     }
 
@@ -61,6 +64,16 @@ impl Agent {
     /// Nodes that this one has a link with.
     pub fn linked(&self) -> usize {
         self.inner.sync.links.all().len()
+    }
+
+    /// How many connections there are with each node.
+    pub fn connected(&self) -> BTreeMap<Connected, usize> {
+        self.inner.sync.mesh.connected()
+    }
+
+    /// What this node has under way to each node that it keeps connections for.
+    pub fn occupancy(&self) -> BTreeMap<NodeId, Occupancy> {
+        self.inner.sync.mesh.occupancy()
     }
 
     /// How often each kind of event was noted since the start.

@@ -25,7 +25,7 @@ use crate::{
     telemetry::Exchanged,
 };
 
-/// Nodes that are asked what takes long to tell; those beyond count as silent.
+/// Nodes that are asked what takes long to tell; of a larger mesh a sample.
 const ASKED: usize = 200;
 /// Of these, at a time.
 const AT_ONCE: usize = 32;
@@ -36,16 +36,25 @@ const LINK: Duration = Duration::from_millis(500);
 /// How long a node may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// What the others say, and those alive that said nothing.
+/// What the others say.
 struct Asked<T> {
     answers: Vec<(Arc<Member>, T)>,
-    silent: Vec<NodeId>,
+    unheard: Unheard,
+}
+
+/// Who lives and is not among the answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unheard {
+    /// Those who were asked and said nothing, by name.
+    pub silent: Vec<NodeId>,
+    /// How many were not asked: pages of a large mesh show a sample.
+    pub unasked: usize,
 }
 
 impl Sync {
     /// What was asked of whom in the last quarter of an hour, as the nodes that answer saw it; `own` is what this one saw.
     pub async fn traffic(&self, own: Exchanged) -> api::Traffic {
-        let Asked { answers, silent } = self.ask_all::<Said>(wire::TRAFFIC, Bytes::new()).await;
+        let Asked { answers, unheard } = self.ask_all::<Said>(wire::TRAFFIC, Bytes::new()).await;
         let mut picture = Picture::default();
         for (member, said) in answers {
             picture.add(member.id.clone(), &member.services, said);
@@ -53,18 +62,18 @@ impl Sync {
         if let Some(member) = self.world.view().member(self.node()) {
             picture.add(member.id.clone(), &member.services, Said::of(own));
         }
-        picture.traffic(self.node().clone(), silent)
+        picture.traffic(self.node().clone(), unheard)
     }
 
     /// What happened since, as the nodes that answer noted it or keep it of nodes that do not, oldest first; and those that live and
     /// said nothing.
-    pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Vec<NodeId>) {
+    pub async fn timeline(&self, since: Millis) -> (Vec<Merged>, Unheard) {
         let recall = Recall { since, others: true };
-        let Asked { answers, silent } =
+        let Asked { answers, unheard } =
             self.ask_all::<Vec<(NodeId, Vec<Noted>)>>(wire::EVENTS, codec::encode(&recall).into()).await;
         let said = answers.into_iter().map(|(member, said)| (member.id.clone(), said));
         let said = said.chain([(self.node().clone(), self.recalled(&recall))]);
-        (timeline::merge(said, self.node(), self.clock.now()), silent)
+        (timeline::merge(said, self.node(), self.clock.now()), unheard)
     }
 
     /// What this node noted, and what it keeps of those that are gone.
@@ -123,9 +132,9 @@ impl Sync {
     }
 
     /// What needs attention at the nodes that answer, but for this one; and those alive that said nothing.
-    pub async fn concerns(&self) -> (Vec<(NodeId, Concerns)>, Vec<NodeId>) {
-        let Asked { answers, silent } = self.ask_all::<Concerns>(wire::CONCERNS, Bytes::new()).await;
-        (answers.into_iter().map(|(member, said)| (member.id.clone(), said.bounded())).collect(), silent)
+    pub async fn concerns(&self) -> (Vec<(NodeId, Concerns)>, Unheard) {
+        let Asked { answers, unheard } = self.ask_all::<Concerns>(wire::CONCERNS, Bytes::new()).await;
+        (answers.into_iter().map(|(member, said)| (member.id.clone(), said.bounded())).collect(), unheard)
     }
 
     /// What of this node needs attention; nothing before anybody is there to say it.
@@ -142,23 +151,37 @@ impl Sync {
     async fn ask_all<T: DeserializeOwned>(&self, what: u16, body: Bytes) -> Asked<T> {
         let view = self.world.view();
         let alive = view.members().values().filter(|member| member.state == MemberState::Alive);
-        let others: Vec<_> = alive.filter(|member| member.id != *self.node()).cloned().collect();
-        let asked = stream::iter(others.iter().take(most(what)).cloned()).map(async |member| {
+        let mut others: Vec<NodeId> = alive.map(|member| member.id.clone()).filter(|id| id != self.node()).collect();
+        let unasked = others.len().saturating_sub(most(what));
+        sample(self.node(), &mut others, most(what));
+        let members: Vec<Arc<Member>> = others.iter().filter_map(|node| view.members().get(node).cloned()).collect();
+        let asked = stream::iter(members).map(async |member| {
             let link = self.links.reach(&self.members, &member.id, LINK).await?;
             let reply = link.request(what, body.clone(), ANSWER).await.ok()?;
             Some((member, wire::reply::<T>(&reply).ok()?))
         });
         let answers: Vec<(Arc<Member>, T)> =
             asked.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
-        let mut silent: Vec<NodeId> = others.iter().map(|member| member.id.clone()).collect();
+        let mut silent = others;
         silent.retain(|node| !answers.iter().any(|(member, _)| member.id == *node));
-        Asked { answers, silent }
+        silent.sort();
+        Asked { answers, unheard: Unheard { silent, unasked } }
     }
 }
 
 /// How many nodes are asked this: all, where the answer is an address.
 const fn most(what: u16) -> usize {
     if what == wire::SCRAPED { usize::MAX } else { ASKED }
+}
+
+/// Leaves so many of them, drawn by lot: at each node others, so that all are seen somewhere, and at one node the same each time, so that
+/// what its pages count does not jump.
+fn sample(own: &NodeId, others: &mut Vec<NodeId>, most: usize) {
+    if others.len() <= most {
+        return;
+    }
+    others.sort_by_cached_key(|other| twox_hash::XxHash64::oneshot(0, format!("{own} {other}").as_bytes()));
+    others.truncate(most);
 }
 
 /// Where others reach a port that is bound so on a node that they reach at the advertised address. What is bound to loopback is nothing
@@ -187,6 +210,23 @@ mod tests {
     fn every_node_of_a_large_mesh_is_asked_where_it_is_scraped() {
         assert!(most(wire::SCRAPED) >= 1_000);
         assert_eq!([wire::TRAFFIC, wire::EVENTS].map(most), [ASKED; 2]);
+    }
+
+    #[test]
+    fn of_a_large_mesh_each_node_asks_others_and_all_are_asked_by_somebody() {
+        let node = |name: &str| NodeId::new(name).unwrap();
+        let all: Vec<NodeId> = (0..1_000).map(|number| node(&format!("n{number:04}"))).collect();
+        let drawn = |own: &str, most: usize| {
+            let mut others = all.clone();
+            sample(&node(own), &mut others, most);
+            others
+        };
+        assert_eq!(drawn("a", 2_000), all, "all, in their order, where they are few");
+        assert_eq!((drawn("a", ASKED).len(), drawn("a", ASKED)), (ASKED, drawn("a", ASKED)));
+        assert_ne!(drawn("a", ASKED), drawn("b", ASKED));
+        let seen: std::collections::BTreeSet<NodeId> =
+            (0..40).flat_map(|number| drawn(&format!("own{number}"), ASKED)).collect();
+        assert!(seen.len() > 990, "{} of 1,000 are seen by some of 40 nodes", seen.len());
     }
 
     #[test]

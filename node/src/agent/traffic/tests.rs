@@ -48,7 +48,7 @@ fn both_sides_make_one_edge_and_who_saw_more_counts() {
     let mut picture = Picture::default();
     picture.add(node("a"), &records(&[("web", "v1")]), said(true, 20));
     picture.add(node("b"), &records(&[("cart", "v2")]), said(false, 30));
-    let traffic = picture.traffic(node("a"), vec![node("c")]);
+    let traffic = picture.traffic(node("a"), Unheard { silent: vec![node("c")], unasked: 3 });
     assert_eq!((traffic.heard.len(), traffic.edges.len(), traffic.window_s), (2, 1, 10));
     let edge = &traffic.edges[0];
     assert_eq!((edge.requests, edge.failed, &*edge.security, &*edge.service), (30, 1, "mutual_tls", "shop/cart"));
@@ -65,7 +65,7 @@ fn several_nodes_of_a_service_add_up() {
     for name in ["a", "b"] {
         picture.add(node(name), &records(&[("web", "v1")]), said(true, 20));
     }
-    let edge = &picture.traffic(node("a"), Vec::new()).edges[0];
+    let edge = &picture.traffic(node("a"), Unheard::default()).edges[0];
     assert_eq!((edge.requests, edge.rate, edge.failures["503 UH"]), (40, 4.0, 2));
 }
 
@@ -74,7 +74,7 @@ fn a_node_speaks_of_its_own_services_only() {
     let edges = |services: &[(&str, &str)], said: Said| {
         let mut picture = Picture::default();
         picture.add(node("a"), &records(services), said);
-        let traffic = picture.traffic(node("a"), Vec::new());
+        let traffic = picture.traffic(node("a"), Unheard::default());
         assert_eq!(traffic.edges.len(), traffic.connections.len(), "both are believed alike");
         traffic.edges.len()
     };
@@ -94,7 +94,7 @@ fn a_node_speaks_of_its_own_services_only() {
     let many = Said { pairs: vec![said(true, 1).pairs[0].clone(); PAIRS + 1], ..said(true, 1) };
     let mut picture = Picture::default();
     picture.add(node("a"), &records(&[("web", "v1")]), many);
-    assert_eq!(picture.traffic(node("a"), Vec::new()).edges[0].requests, PAIRS as u64);
+    assert_eq!(picture.traffic(node("a"), Unheard::default()).edges[0].requests, PAIRS as u64);
 }
 
 #[test]

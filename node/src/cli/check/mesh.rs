@@ -60,7 +60,8 @@ pub(super) struct Said {
     pub(super) outliers: Vec<Outlier>,
     pub(super) traffic: Traffic,
     pub(super) pings: Vec<Ping>,
-    pub(super) concerns: Concerns,
+    /// What other nodes say, or why the asked one does not tell.
+    pub(super) concerns: Result<Concerns>,
 }
 
 /// Asks a node, if one answers.
@@ -83,7 +84,8 @@ async fn said(ctx: &Context) -> Result<Said> {
         services: client.get("/v1/services").await?,
         outliers: client.get("/v1/outliers").await?,
         traffic: client.get("/v1/traffic").await?,
-        concerns: client.get("/v1/concerns").await?,
+        // A node of an earlier version is not asked for it.
+        concerns: client.get("/v1/concerns").await,
         pings: pings(&mut client, &members).await?,
         members,
     })
@@ -153,19 +155,42 @@ impl Said {
     /// What other nodes say of themselves and this one does not.
     fn elsewhere(&self) -> Finding {
         let (id, own) = ("mesh.problems", &self.status.node);
-        let others: Vec<_> = self.concerns.problems.iter().filter(|problem| !problem.nodes.contains(own)).collect();
-        if others.is_empty() {
-            return Finding::fine(id, format!("{} nodes say that nothing is amiss", self.concerns.heard.len()));
-        }
-        let told = others.iter().take(NAMED).map(|problem| {
-            let nodes = problem.nodes.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            format!("{nodes}: {} [{}]", problem.message, problem.code)
-        });
+        let concerns = match &self.concerns {
+            Ok(concerns) => concerns,
+            Err(error) => return self.not_told(error),
+        };
+        let others: Vec<_> = concerns.problems.iter().filter(|problem| !problem.nodes.contains(own)).collect();
+        let mut told: Vec<String> = others
+            .iter()
+            .take(NAMED)
+            .map(|problem| format!("{}: {} [{}]", listed(&problem.nodes), problem.message, problem.code))
+            .collect();
         let more = others.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        let message = format!("{}{more}", told.collect::<Vec<_>>().join("; "));
+        if more > 0 {
+            told.push(format!("and {more} more"));
+        }
+        if !concerns.silent.is_empty() {
+            told.push(format!("alive and silent when asked: {}", listed(&concerns.silent)));
+        }
+        if told.is_empty() {
+            let unasked = match concerns.unasked {
+                0 => String::new(),
+                unasked => format!("; {unasked} more were not asked, of a mesh this large"),
+            };
+            return Finding::fine(id, format!("{} nodes say that nothing is amiss{unasked}", concerns.heard.len()));
+        }
         let is_critical = others.iter().any(|problem| problem.severity == Health::Critical);
-        Finding::amiss(id, if is_critical { Verdict::Error } else { Verdict::Warning }, message)
+        Finding::amiss(id, if is_critical { Verdict::Error } else { Verdict::Warning }, told.join("; "))
+    }
+
+    /// Why the asked node does not tell of the others: one of an earlier version knows no such question.
+    fn not_told(&self, error: &Error) -> Finding {
+        let own = &self.status.node;
+        let version = self.members.iter().find(|member| member.own).map_or("", |member| member.version.as_str());
+        let version = if version.is_empty() { String::new() } else { format!(" (version {version})") };
+        let message = format!("{own}{version} does not tell what others say of themselves: {}", error.message);
+        let finding = Finding::amiss("mesh.problems", Verdict::Warning, message).coded("mesh_problems_unknown");
+        Finding { hint: "ask a node of this program's version: --node NODE".to_owned(), ..finding }
     }
 
     /// What people must renew, and a node CA that is not renewed though it should be.
@@ -180,7 +205,8 @@ impl Said {
             ("the node CA", ends.filter(|_| late)),
         ];
         // Each renews its own CA; an enroller's is for people to renew, whichever node is asked.
-        let others = self.concerns.certificates.iter().filter(|of| of.node != self.status.node);
+        let told = self.concerns.as_ref().map_or(&[][..], |concerns| &concerns.certificates);
+        let others = told.iter().filter(|of| of.node != self.status.node);
         let others = others.filter_map(|of| Some((&of.node, of.enroller_ca_expires.as_deref().and_then(at)?)));
         let others = others.map(|(node, ends)| (format!("the enroller CA of {node}"), Some(ends)));
         let soon: Vec<String> = ends
@@ -269,9 +295,13 @@ fn named(names: &[String], id: &'static str, amiss: &str, fine: &str) -> Finding
     if names.is_empty() {
         return Finding::fine(id, fine);
     }
-    let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
-    let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    Finding::amiss(id, Verdict::Warning, format!("{amiss} {shown}{more}"))
+    Finding::amiss(id, Verdict::Warning, format!("{amiss} {}", listed(names)))
+}
+
+/// The first of them, and how many more there are.
+fn listed(names: &[impl ToString]) -> String {
+    let shown = names.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if names.len() > NAMED { format!("{shown} and {} more", names.len() - NAMED) } else { shown }
 }
 
 fn warn_operators(count: usize) -> Finding {
@@ -337,7 +367,7 @@ pub(super) mod tests {
             outliers: Vec::new(),
             traffic: serde_json::from_value(traffic).unwrap(),
             pings: Vec::new(),
-            concerns: Concerns::default(),
+            concerns: Ok(Concerns::default()),
         }
     }
 
@@ -395,15 +425,15 @@ pub(super) mod tests {
         said.pings =
             serde_json::from_value(json!([{"node": "b", "carrier": "tcp", "remote": "", "rtt_ms": 1.0, "lost": null}]))
                 .unwrap();
-        said.concerns = serde_json::from_value(json!({
-            "heard": ["a", "b"], "silent": [], "ejected": [],
+        said.concerns = Ok(serde_json::from_value(json!({
+            "heard": ["a", "b"], "silent": ["c"], "ejected": [],
             "problems": [
                 {"severity": "critical", "code": "storage_full", "message": "m", "hint": "h", "nodes": ["b"]},
                 {"severity": "degraded", "code": "said_here", "message": "m", "hint": "h", "nodes": ["a", "b"]},
             ],
             "certificates": [{"node": "b", "node_ca_expires": time(30), "enroller_ca_expires": time(13)}],
         }))
-        .unwrap();
+        .unwrap());
         said
     }
 
@@ -418,6 +448,27 @@ pub(super) mod tests {
     fn a_mesh_that_is_well_has_nothing_to_mend() {
         let month = Duration::from_secs(30 * 86_400);
         assert_eq!(not_well(&well().judge("1.0.0", 10 * DAY, Some(month))), []);
+    }
+
+    #[test]
+    fn who_is_silent_is_named_and_an_earlier_node_costs_one_check() {
+        let found = |concerns: Result<Concerns>| {
+            let findings = Said { concerns, ..well() }.judge("1.0.0", 10 * DAY, None);
+            assert!(findings.len() > 20, "the others are judged all the same");
+            let bad: Vec<_> = findings.into_iter().filter(|one| one.verdict != Verdict::Ok).collect();
+            assert_eq!(bad.len(), 1, "{bad:?}");
+            (bad[0].verdict, bad[0].code.clone(), bad[0].message.clone())
+        };
+        let silent = ["n1", "n2", "n3", "n4", "n5", "n6"].map(|name| certs::id::NodeId::new(name).unwrap());
+        let (verdict, code, message) = found(Ok(Concerns { silent: silent.into(), ..Concerns::default() }));
+        assert_eq!((verdict, code.as_str()), (Verdict::Warning, "mesh_problems"));
+        assert_eq!(message, "alive and silent when asked: n1, n2, n3, n4, n5 and 1 more");
+        let (verdict, code, message) = found(Err(Error::new("not_found", "nothing is at /v1/concerns")));
+        assert_eq!((verdict, code.as_str()), (Verdict::Warning, "mesh_problems_unknown"));
+        assert_eq!(
+            message,
+            "a (version 1.0.0) does not tell what others say of themselves: nothing is at /v1/concerns"
+        );
     }
 
     #[test]
@@ -438,7 +489,7 @@ pub(super) mod tests {
         assert_eq!((of("members_missing").id, &*of("members_missing").hint), ("mesh.members", "h"));
         assert_eq!(of("few_enrollers").verdict, Verdict::Warning);
         let by_id = |id: &str| findings.iter().find(|one| one.id == id).unwrap();
-        assert_eq!(by_id("mesh.problems").message, "b: m [storage_full]");
+        assert_eq!(by_id("mesh.problems").message, "b: m [storage_full]; alive and silent when asked: c");
         assert_eq!(by_id("mesh.problems").verdict, Verdict::Error);
         let expiring = &by_id("trust.expiring").message;
         assert!(

@@ -163,6 +163,7 @@ fn listeners(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static str)
 pub(super) fn ports(config: &Config) -> Vec<Finding> {
     let mesh = config.mesh.listen;
     let free = UdpSocket::bind(mesh).and(TcpListener::bind(mesh).map(drop));
+    let port = |id, address, free| port(config, id, address, free);
     let mut findings = vec![port("ports.mesh", mesh, free)];
     if let Some(at) = config.dns.as_ref().map(|dns| dns.listen) {
         findings.push(port("ports.dns", at, UdpSocket::bind(at).and(TcpListener::bind(at).map(drop))));
@@ -172,11 +173,13 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn port(id: &'static str, address: SocketAddr, free: std::io::Result<()>) -> Finding {
+fn port(config: &Config, id: &'static str, address: SocketAddr, free: std::io::Result<()>) -> Finding {
     match free {
         Ok(()) => Finding::fine(id, format!("{address} is free")),
         Err(error) => {
-            Finding::amiss(id, Verdict::Error, format!("{address} cannot be used: {error}")).coded("address_in_use")
+            let place = config.listeners.place(address).map(|place| format!("{place}: ")).unwrap_or_default();
+            let message = format!("{place}{address} cannot be used: {error}");
+            Finding::amiss(id, Verdict::Error, message).coded("address_in_use")
         }
     }
 }
@@ -269,6 +272,19 @@ pub(super) mod tests {
         findings.extend(ask(&bad).await);
         drop(taken);
         findings
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named_by_its_line() {
+        let findings = provoked().await;
+        let of = |id: &str| findings.iter().find(|one| one.id == id).unwrap().message.clone();
+        for (id, begins) in [
+            ("ports.mesh", "/etc/skein/skein.toml:7:10: [mesh] listen: 0.0.0.0:"),
+            ("ports.applications", "/etc/skein/skein.toml:21:8: [[outbound]] http: 0.0.0.0:"),
+            ("ports.plaintext", "/etc/skein/skein.toml:26:"),
+        ] {
+            assert!(of(id).starts_with(begins), "{id}: {}", of(id));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     fmt::Write as _,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use certs::id::ServiceName;
@@ -21,12 +21,16 @@ use crate::{
         output::{Format, plain, remark},
         value,
     },
-    telemetry::{MAX_RATE, Tapped, statuses},
+    clock,
+    telemetry::{Losses, MAX_RATE, Tapped, statuses},
 };
 use page::Page;
+use serde::Deserialize;
 
 /// Nodes that one call looks at.
 const NODES: usize = 64;
+/// How often it is said that a node leaves requests out, while it does.
+const REMINDER: Duration = Duration::from_secs(10);
 
 /// Shows requests as they end, at all nodes that the operator reaches: both sides of a call tell of it. No bodies; headers that hold
 /// secrets are redacted. Without an operator's key only the node of this machine tells, over its own socket.
@@ -124,12 +128,20 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     ended
 }
 
+/// A line that a node tells.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Request(Box<Tapped>),
+    Losses(Losses),
+}
+
 /// What all watches of one call have in common.
 struct Seen<'p> {
     /// Requests that are still wanted.
     left: Cell<u64>,
-    /// How many requests each node left out so far, by how it was reached: of those alone that left some out.
-    lost: RefCell<BTreeMap<String, u64>>,
+    /// How many requests each node left out so far, and when that was said last; of those alone that left some out.
+    lost: RefCell<BTreeMap<String, (u64, Instant)>>,
     /// Where they are shown, if not on the terminal.
     page: Option<&'p Page>,
 }
@@ -143,21 +155,31 @@ impl Seen<'_> {
         }
     }
 
-    /// Notes how many requests a node has left out; true if these are its first.
-    fn lose(&self, node: &str, count: u64) -> bool {
-        count > 0 && self.lost.borrow_mut().insert(node.to_owned(), count).is_none()
+    /// Notes how many requests a node has left out; true if it is time to say so.
+    fn lose(&self, node: &str, count: u64, now: Instant) -> bool {
+        if count == 0 {
+            return false;
+        }
+        let mut lost = self.lost.borrow_mut();
+        let (known, said) = lost.entry(node.to_owned()).or_insert((0, now));
+        let due = *known == 0 || count > *known && now.duration_since(*said) >= REMINDER;
+        *known = count.max(*known);
+        if due {
+            *said = now;
+        }
+        due
     }
 
     /// What was lost, in one line.
     fn losses(&self) -> Option<String> {
         let lost = self.lost.borrow();
-        let of: Vec<String> = lost.iter().map(|(node, count)| format!("{count} at {node}")).collect();
+        let of: Vec<String> = lost.iter().map(|(node, (count, _))| format!("{count} at {node}")).collect();
         (!of.is_empty()).then(|| format!("note: requests were left out: {}", of.join(", ")))
     }
 }
 
 fn query(args: &Args) -> String {
-    let mut path = format!("/v1/tap?rate={}", args.rate);
+    let mut path = format!("/v1/tap?losses=true&rate={}", args.rate);
     let service = args.service.as_ref().map(ToString::to_string);
     let more = [("service", &service), ("status", &args.status), ("path", &args.path)];
     for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
@@ -217,17 +239,25 @@ async fn watch(client: &mut Client, path: &str, ctx: &Context, seen: &Seen<'_>) 
         if left.get() == 0 {
             return Err(Error::new("failed", "enough"));
         }
-        left.set(left.get() - 1);
-        let tapped: Tapped = serde_json::from_slice(line).map_err(|error| {
+        let said = serde_json::from_slice::<Said>(line).map_err(|error| {
             Error::new("failed", format!("the node answers what this version does not understand: {error}"))
         })?;
-        if let Some(page) = seen.page {
-            page.note(tapped);
-            return Ok(());
+        let left_out = match &said {
+            Said::Request(tapped) => tapped.left_out,
+            Said::Losses(losses) => losses.left_out,
+        };
+        if seen.page.is_none() && seen.lose(&node, left_out, clock::monotonic()) {
+            remark(&format!("note: {node} has left out {left_out} requests: narrow them, or raise --rate"));
         }
-        if seen.lose(&node, tapped.left_out) {
-            remark(&format!("note: {node} leaves requests out: narrow them, or raise --rate"));
-        }
+        let tapped = match (said, seen.page) {
+            (Said::Request(tapped), None) => tapped,
+            (Said::Losses(_), None) => return Ok(()),
+            (said, Some(page)) => {
+                page.note(said);
+                return Ok(());
+            }
+        };
+        left.set(left.get() - 1);
         print(ctx, &tapped)?;
         if left.get() == 0 { Err(Error::new("failed", "enough")) } else { Ok(()) }
     });
@@ -271,14 +301,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_each_node_the_first_loss_is_said_and_the_last_count_kept() {
+    fn losses_are_said_at_once_then_now_and_then_and_all_together_at_the_end() {
         let seen = Seen { left: Cell::new(1), lost: RefCell::default(), page: None };
-        assert!(!seen.lose("a", 0) && seen.losses().is_none());
+        let start = clock::monotonic();
+        assert!(!seen.lose("a", 0, start) && seen.losses().is_none());
+        let said = [("a", 1, 0), ("a", 2, 1), ("b", 5, 1), ("a", 9, 10), ("a", 9, 30), ("a", 10, 30), ("a", 12, 31)];
         assert_eq!(
-            [("a", 1), ("a", 2), ("b", 5), ("a", 9)].map(|(node, count)| seen.lose(node, count)),
-            [true, false, true, false]
+            said.map(|(node, count, seconds)| seen.lose(node, count, start + Duration::from_secs(seconds))),
+            [true, false, true, true, false, true, false]
         );
-        assert_eq!(seen.losses().as_deref(), Some("note: requests were left out: 9 at a, 5 at b"));
+        assert_eq!(seen.losses().as_deref(), Some("note: requests were left out: 12 at a, 5 at b"));
+    }
+
+    #[test]
+    fn a_line_is_a_request_or_what_was_left_out() {
+        let request = serde_json::to_string(&crate::web::tap::testing::seen("/a", 200)).unwrap();
+        assert!(matches!(serde_json::from_str(&request).unwrap(), Said::Request(tapped) if tapped.path == "/a"));
+        let losses = r#"{"observed_at":"2026-01-01T10:00:00.123Z","node":"web-1","left_out":7}"#;
+        assert!(matches!(serde_json::from_str(losses).unwrap(), Said::Losses(losses) if losses.left_out == 7));
     }
 
     #[test]
@@ -293,6 +333,9 @@ mod tests {
             page: None,
             here: false,
         };
-        assert_eq!(query(&args), "/v1/tap?rate=10&service=shop%2Fcart&status=5xx&path=%2Fa%20b&slower_ms=250");
+        assert_eq!(
+            query(&args),
+            "/v1/tap?losses=true&rate=10&service=shop%2Fcart&status=5xx&path=%2Fa%20b&slower_ms=250"
+        );
     }
 }

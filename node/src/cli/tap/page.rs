@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::Said;
 use crate::{
     agent::admin::{
         api::{self, Explanation},
@@ -71,10 +72,14 @@ struct Seen {
 }
 
 impl Seen {
-    fn note(&mut self, tapped: Tapped) {
-        if tapped.left_out > 0 {
-            self.left_out.insert(tapped.node.clone(), tapped.left_out);
+    fn lose(&mut self, node: &str, left_out: u64) {
+        if left_out > 0 {
+            self.left_out.insert(node.to_owned(), left_out);
         }
+    }
+
+    fn note(&mut self, tapped: Tapped) {
+        self.lose(&tapped.node, tapped.left_out);
         if self.requests.len() >= KEPT {
             self.requests.pop_front();
         }
@@ -116,9 +121,13 @@ impl Page {
         format!("http://{}{}/", self.address, self.base)
     }
 
-    /// A request was seen.
-    pub(super) fn note(&self, tapped: Tapped) {
-        self.seen.borrow_mut().note(tapped);
+    /// A request was seen, or left out.
+    pub(super) fn note(&self, said: Said) {
+        let mut seen = self.seen.borrow_mut();
+        match said {
+            Said::Request(tapped) => seen.note(*tapped),
+            Said::Losses(losses) => seen.lose(&losses.node, losses.left_out),
+        }
     }
 
     /// A node tells nothing, or no more.

@@ -31,6 +31,7 @@ use super::{
 
 over_both! {
     requests_are_answered_over_kept_connections
+    connections_and_what_they_carry_are_counted
     many_requests_at_once
     tunnels_end_one_side_at_a_time
     tunnels_over_tcp_use_one_connection_after_the_other
@@ -110,6 +111,27 @@ async fn requests_are_answered_over_kept_connections(transport: Transport) {
     }
     assert_eq!(server.accepted.load(Relaxed), 1, "one virtual connection serves one request after the other");
     assert_eq!(client.mesh.data_connections(), 1);
+}
+
+async fn connections_and_what_they_carry_are_counted(transport: Transport) {
+    let Pair { trust, client, server } = pair(transport);
+    let caller = Caller::new(&trust, &server, Protocol::Http1);
+    assert!(client.mesh.connected().is_empty() && client.mesh.occupancy().is_empty());
+    let carrier = if transport == Transport::Quic { "quic" } else { "tcp" };
+    let count = |of: &Node, peer: &str, direction: &str| {
+        let connected = of.mesh.connected().into_iter().find(|(one, _)| {
+            (one.peer.as_str(), one.conversation, one.direction, one.transport) == (peer, "data", direction, carrier)
+        });
+        connected.map_or(0, |(_, count)| count)
+    };
+    let lease = timeout(PATIENCE, client.worker().open(&caller.call())).await.unwrap().unwrap();
+    assert_eq!((count(&client, "b", "outbound"), client.mesh.connected().len()), (1, 1));
+    until("the other end counts it, too", || count(&server, "a", "inbound") == 1).await;
+    let of_server = || client.mesh.occupancy().get(&node_id("b")).copied().unwrap_or_default();
+    assert_eq!((of_server().requests, of_server().waiting), (1, 0));
+    assert_eq!(of_server().streams, usize::from(transport == Transport::Quic));
+    drop(lease);
+    until("the request is over", || of_server().requests == 0).await;
 }
 
 async fn many_requests_at_once(transport: Transport) {

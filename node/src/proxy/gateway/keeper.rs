@@ -144,7 +144,7 @@ async fn look(
                 }
                 Err(error) => {
                     failed = true;
-                    troubles.push(not_opened(&key, &documents, &error));
+                    troubles.push(not_opened(&key, &documents, &error, plane));
                     continue;
                 }
             },
@@ -328,19 +328,21 @@ fn claimed(key: &Key, documents: &[DocumentId], other: &Key) -> Trouble {
     }
 }
 
-fn not_opened(key: &Key, documents: &[DocumentId], error: &io::Error) -> Trouble {
+fn not_opened(key: &Key, documents: &[DocumentId], error: &io::Error, plane: &DataPlane) -> Trouble {
     let (at, by) = (key.listen, names(documents));
+    // The file that moves the port, or says where Gateways listen.
+    let from = plane.shared.gateway.load().place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
     let kind = error.kind();
     let (message, hint) = if kind == io::ErrorKind::AddrInUse {
-        let message = format!("{by}: {at} is in use by another process or listener");
+        let message = format!("{by}: {at} is in use by another process or listener{from}");
         (message, "stop what listens there, or map the port to another one in [gateway] ports")
     } else if kind == io::ErrorKind::PermissionDenied {
         let message = format!("{by}: this process may not listen at {at}");
         (message, "give it CAP_NET_BIND_SERVICE, or map the port to one above 1023 in [gateway] ports")
     } else if kind == io::ErrorKind::AddrNotAvailable {
-        (format!("{by}: {at} is no address of this machine"), "correct `bind`, or [gateway] listen")
+        (format!("{by}: {at} is no address of this machine{from}"), "correct `bind`, or [gateway] listen")
     } else {
-        (format!("{by}: cannot listen at {at}: {error}"), "see the log of this node")
+        (format!("{by}: cannot listen at {at}: {error}{from}"), "see the log of this node")
     };
     Trouble { code: "gateway_not_open", message, hint }
 }

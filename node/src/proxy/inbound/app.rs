@@ -10,7 +10,7 @@ use crate::{
     },
     proxy::{
         direct::{Stream as Direct, Target},
-        failure::Cause,
+        failure::{Cause, Failure},
         http::{BoxError, Completion, ReplayBudget, RequestBody, Windowed, is_grpc},
         upgrade,
     },
@@ -173,7 +173,7 @@ impl Apps {
         head: &Parts,
         body: RequestBody,
         terms: &Terms,
-    ) -> Result<Response<Box<AppBody>>, Cause> {
+    ) -> Result<Response<Box<AppBody>>, Failure> {
         let completion = body.completion();
         let again = if is_grpc(&head.headers) { &[] } else { terms.again };
         let response = match version {
@@ -181,9 +181,9 @@ impl Apps {
             // Boxed, so that HTTP/1.1 needs no room for it.
             Version::Http2 => Box::pin(self.send_http2(target, head, body, (terms, again))).await,
         };
-        let response = response.map_err(|failed| failed.cause(&completion))?;
+        let response = response.map_err(|failed| failed.told(&completion))?;
         if is_ambiguous(&response) {
-            return Err(Cause::UpstreamProtocol);
+            return Err(Cause::UpstreamProtocol.into());
         }
         Ok(response.map(|mut body| {
             body.end_if_ended();
@@ -293,7 +293,7 @@ pub(super) async fn connect(target: &Target, patience: Duration, again: &[Durati
             Err(error) => {
                 tracing::debug!(target = %target.address, %error, "it does not answer");
                 let is_late = error.kind() == io::ErrorKind::TimedOut;
-                let pause = again.next().filter(|_| !is_late).ok_or(Failed::Connect)?;
+                let Some(pause) = again.next().filter(|_| !is_late) else { return Err(Failed::Connect(error)) };
                 tokio::time::sleep(*pause).await;
             }
         }
@@ -308,7 +308,7 @@ fn is_ambiguous<B>(response: &Response<B>) -> bool {
 
 #[derive(Debug)]
 pub(super) enum Failed {
-    Connect,
+    Connect(io::Error),
     /// This node has no descriptor for one, or no room for what it sends.
     Short,
     /// Of HTTP/2: every connection that there may be has all its streams.
@@ -320,9 +320,18 @@ pub(super) enum Failed {
 }
 
 impl Failed {
+    fn told(self, request: &Completion) -> Failure {
+        let cause = self.cause(request);
+        match self {
+            Self::Connect(error) => Failure::unconnected(&error),
+            Self::Http1(http1::Error::Io(error)) => Failure { cause, transport: Some(error.to_string().into()) },
+            Self::Short | Self::Full | Self::NoWebSocket | Self::Http1(_) | Self::Http2(_) => cause.into(),
+        }
+    }
+
     fn cause(&self, request: &Completion) -> Cause {
         match self {
-            Self::Connect => Cause::ConnectFailure,
+            Self::Connect(_) => Cause::ConnectFailure,
             Self::Full | Self::Short => Cause::Overflow,
             Self::NoWebSocket => Cause::NoWebSocket,
             Self::Http1(error) => request.failure().unwrap_or(match error {
@@ -446,7 +455,7 @@ mod tests {
         // Of an address where nobody else looks for a port.
         let address = std::net::TcpListener::bind("127.20.0.3:0").unwrap().local_addr().unwrap();
         let (target, patience) = (Target::plain(address), Duration::from_secs(30));
-        assert!(matches!(connect(&target, patience, &CONNECT_PAUSES).await, Err(Failed::Connect)));
+        assert!(matches!(connect(&target, patience, &CONNECT_PAUSES).await, Err(Failed::Connect(_))));
         let pauses = [Duration::from_millis(50); 400];
         let back = async {
             tokio::time::sleep(Duration::from_millis(10)).await;

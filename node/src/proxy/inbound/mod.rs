@@ -212,7 +212,9 @@ async fn forward(
     let target = Target::plain(port.target);
     let mut response = tokio::select! {
         biased;
-        response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => response?,
+        response = context.apps.send(&target, version, head, request_body, &port.pool.terms) => {
+            response.map_err(|failure| exchange.failed_below(failure))?
+        }
         () = standing.forbidden() => return Err(Cause::Denied.into()),
     };
     if head.method == Method::CONNECT {

@@ -14,6 +14,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     collections::HashMap,
+    io,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -125,7 +126,8 @@ impl Multiplexed {
         if let Some(found) = target.room(terms) {
             return Ok(found);
         }
-        timeout(terms.connect, self.dial(&target, address, (terms, again))).await.unwrap_or(Err(Failed::Connect))
+        let dialled = timeout(terms.connect, self.dial(&target, address, (terms, again))).await;
+        dialled.unwrap_or_else(|_| Err(Failed::Connect(io::ErrorKind::TimedOut.into())))
     }
 
     async fn dial(

@@ -82,6 +82,8 @@ fn entry(caller: &Caller, snapshot: &Snapshot, request: &Request<RequestBody>) -
         peer: who.identity.as_ref().map(SpiffeId::uri),
         server_name: who.server_name.clone(),
         details: None,
+        transport_failure: None,
+        upstream_labels: None,
         received: 0,
         sent: 0,
         answered_after: None,

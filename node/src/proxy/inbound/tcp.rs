@@ -137,9 +137,13 @@ async fn connected(context: &Context, caller: &Caller, account: &mut Account) ->
         Ok(Ok(connected)) => connected,
         Ok(Err(error)) => {
             tracing::debug!(%target, %error, "the application does not answer");
+            account.transport(Some(error.to_string().into()));
             return Err((Cause::ConnectFailure, None));
         }
-        Err(_) => return Err((Cause::ConnectFailure, None)),
+        Err(_) => {
+            account.transport(Some("no connection within the connect timeout".into()));
+            return Err((Cause::ConnectFailure, None));
+        }
     };
     if !descriptors::leaves_room(&stream) {
         return Err((Cause::Overflow, None));

@@ -1,6 +1,10 @@
 //! One attempt: room within the cluster's limits, a connection, the endpoint's answer, and what that says of the endpoint.
 
-use super::{Speaker, forward::Head};
+use super::{
+    Speaker,
+    forward::Head,
+    transport::{GONE, LATE, transport},
+};
 use crate::{
     balance::{Held, Millis, PoolLimits, outlier::Outcome},
     clock,
@@ -10,7 +14,7 @@ use crate::{
         cluster::{Cluster, Member, Reach, Served},
         context::Context,
         deadline::Deadline,
-        failure::{self, Cause},
+        failure::{self, Cause, TransportReason},
         flight::{self, Flight, Room},
         http::{self as body, Completion, RequestBody, Windowed},
         inbound::{self, Caller, Peer, RATE_LIMITED},
@@ -64,6 +68,8 @@ pub(super) struct Try<'t> {
     pub(super) with_endpoint: &'t mut bool,
     /// What the endpoint's node said beside a failure.
     pub(super) told: &'t mut Option<Box<HeaderMap>>,
+    /// What the transport said where the attempt failed.
+    pub(super) transport: &'t mut Option<TransportReason>,
 }
 
 /// How one attempt ended.
@@ -247,7 +253,7 @@ impl Way<'_> {
         let mut body = boxed(body);
         let mut stale = 0;
         loop {
-            let lease = self.lease(member, sent).await?;
+            let lease = self.lease(member, sent, one.transport).await?;
             *one.with_endpoint = true;
             match within(one.limit, sent, lease.send(head, body)).await.ok_or(Cause::PerTryTimeout)? {
                 Ok(response) => {
@@ -262,13 +268,21 @@ impl Way<'_> {
                     body = unsent;
                     *one.with_endpoint = false;
                 }
-                Err(mesh::lease::SendError { error, body: _ }) => return Err(self.cause(member, &error, sent)),
+                Err(mesh::lease::SendError { error, body: _ }) => {
+                    *one.transport = transport(&error);
+                    return Err(self.cause(member, &error, sent));
+                }
             }
         }
     }
 
     /// A virtual connection. Who waits for one to be made counts as pending, as in Envoy.
-    async fn lease(&self, member: &Served, sent: &Completion) -> Result<mesh::lease::Lease, Cause> {
+    async fn lease(
+        &self,
+        member: &Served,
+        sent: &Completion,
+        said: &mut Option<TransportReason>,
+    ) -> Result<mesh::lease::Lease, Cause> {
         let (endpoint, call) = (&member.endpoint, self.call(member));
         if let Some(lease) = self.context.mesh.kept(&call) {
             return Ok(lease.under(self.cluster.terms));
@@ -284,12 +298,21 @@ impl Way<'_> {
                     biased;
                     lease = open => lease,
                     // Nobody waits out the dialling of a node that is known to be dead by now.
-                    () = gone(endpoint) => return Err(Cause::ConnectFailure),
-                    () = tokio::time::sleep(self.cluster.connect_timeout) => return Err(Cause::ConnectFailure),
+                    () = gone(endpoint) => {
+                        *said = Some(GONE.into());
+                        return Err(Cause::ConnectFailure);
+                    }
+                    () = tokio::time::sleep(self.cluster.connect_timeout) => {
+                        *said = Some(LATE.into());
+                        return Err(Cause::ConnectFailure);
+                    }
                 }
             }
         };
-        let lease = lease.map_err(|error| self.cause(member, &error, sent))?;
+        let lease = lease.map_err(|error| {
+            *said = transport(&error);
+            self.cause(member, &error, sent)
+        })?;
         Ok(lease.under(self.cluster.terms))
     }
 

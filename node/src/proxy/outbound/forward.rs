@@ -221,12 +221,14 @@ impl Attempts<'_> {
             }
             self.exchange.between(Arc::clone(&cluster.members[position].recorder));
             self.exchange.reaches(cluster.members[position].address(self.routed.port));
+            self.exchange.reaches_labelled(cluster.members[position].instance.labels());
             let sent = self.upload.completion();
             self.attempt = (position, began);
             self.told = None;
-            let (with_endpoint, told) = (&mut self.with_endpoint, &mut self.told);
-            let one = Try { position, began, limit, sent: &sent, with_endpoint, told };
+            let (with_endpoint, told, mut said) = (&mut self.with_endpoint, &mut self.told, None);
+            let one = Try { position, began, limit, sent: &sent, with_endpoint, told, transport: &mut said };
             let result = way.attempt(one, &head.parts, body).await;
+            self.exchange.transport(said);
             if !self.may_retry(&method, &result) {
                 return self.passed_on(result, began, position, upgrade);
             }

@@ -134,7 +134,7 @@ impl Copy {
         way.prepare(&mut self.head, None, 1)?;
         let (sent, mut with_endpoint) = (upload.completion(), false);
         let (with_endpoint, told) = (&mut with_endpoint, &mut None);
-        let one = Try { position, began, limit: None, sent: &sent, with_endpoint, told };
+        let one = Try { position, began, limit: None, sent: &sent, with_endpoint, told, transport: &mut None };
         let (response, flight) = way.attempt(one, &self.head.parts, body).await?;
         // Without `between` it is not counted.
         let exchange = Exchange::new(clock::monotonic(), grpc);

@@ -14,6 +14,7 @@ mod observe;
 mod outside;
 mod speaker;
 mod tcp;
+mod transport;
 mod way;
 
 use super::{

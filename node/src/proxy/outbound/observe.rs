@@ -132,6 +132,8 @@ fn gather(
         peer: None,
         server_name: requests.entrance.and_then(Entrance::server_name).map(str::to_owned),
         details: None,
+        transport_failure: None,
+        upstream_labels: None,
         received: 0,
         sent: 0,
         answered_after: None,

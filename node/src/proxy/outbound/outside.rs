@@ -6,7 +6,7 @@ use crate::{
     proxy::{
         cluster::{Outward, Security},
         direct::{Stream, Target},
-        failure::Cause,
+        failure::{Cause, Failure},
         http::{self as body, RequestBody},
         inbound::Version,
     },
@@ -14,6 +14,9 @@ use crate::{
 use http::{Response, header::HOST, request::Parts};
 use policy::hosts::split_authority;
 use std::net::SocketAddr;
+
+/// The documents' TLS cannot be begun; why not is among the node's problems.
+const UNREADY: &str = "TLS error: what the DestinationRule asks for is not there; `skein status` says what";
 
 impl Way<'_> {
     /// True if endpoints outside are met by TLS.
@@ -36,37 +39,40 @@ impl Way<'_> {
         };
         let host = head.uri.authority().map(http::uri::Authority::as_str);
         let host = host.or_else(|| head.headers.get(HOST)?.to_str().ok()).unwrap_or_default();
-        let target = self.target(outward, address, split_authority(host).0).await?;
+        let target = self.target(outward, address, split_authority(host).0).await;
+        let target = target.map_err(|failure| failure.told(one.transport))?;
         *one.with_endpoint = true;
         let answer = self.context.apps.send(&target, version, head, request, &outward.terms);
-        let mut response = within(one.limit, one.sent, answer).await.ok_or(Cause::PerTryTimeout)??;
+        let answer = within(one.limit, one.sent, answer).await.ok_or(Cause::PerTryTimeout)?;
+        let mut response = answer.map_err(|failure| failure.told(one.transport))?;
         body::strip_own(response.headers_mut());
         Ok(response.map(body::Source::App))
     }
 
     /// A connection of bytes to there.
-    pub(super) async fn open_outside(&self, address: SocketAddr) -> Result<Stream, Cause> {
+    pub(super) async fn open_outside(&self, address: SocketAddr) -> Result<Stream, Failure> {
         let outward = self.outward()?;
         let target = self.target(outward, address, &outward.host).await?;
         let stream = target.connect(outward.terms.connect).await.map_err(|error| {
             tracing::debug!(%address, %error, "an endpoint outside does not answer");
-            Cause::ConnectFailure
+            Failure::unconnected(&error)
         })?;
-        if descriptors::leaves_room(&stream) { Ok(stream) } else { Err(Cause::Overflow) }
+        if descriptors::leaves_room(&stream) { Ok(stream) } else { Err(Cause::Overflow.into()) }
     }
 
     fn outward(&self) -> Result<&Outward, Cause> {
         self.cluster.outward.as_deref().ok_or(Cause::ConnectFailure)
     }
 
-    async fn target(&self, outward: &Outward, address: SocketAddr, host: &str) -> Result<Target, Cause> {
+    async fn target(&self, outward: &Outward, address: SocketAddr, host: &str) -> Result<Target, Failure> {
+        let unready = |cause| Failure { cause, transport: Some(UNREADY.into()) };
         let session = match &outward.tls {
             Security::Clear => None,
             Security::Tls(slot) => {
                 let http2 = self.protocol == mesh::Protocol::Http2;
-                Some(slot.session(host, http2, outward.terms.connect).await?)
+                Some(slot.session(host, http2, outward.terms.connect).await.map_err(unready)?)
             }
-            Security::Impossible => return Err(Cause::ConnectFailure),
+            Security::Impossible => return Err(unready(Cause::ConnectFailure)),
         };
         Ok(Target::new(address, session))
     }

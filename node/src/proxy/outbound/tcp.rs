@@ -6,6 +6,7 @@ use super::{
     affinity::Affinity,
     attempt::{Way, lost},
     observe,
+    transport::{GONE, LATE, transport},
 };
 use crate::{
     balance::{Ask, Carries, Tried, outlier::Outcome},
@@ -19,7 +20,7 @@ use crate::{
         cluster::{Member, Reach, Served},
         context::Context,
         direct,
-        failure::Cause,
+        failure::{Cause, Failure},
         flight::{Flight, Room},
         inbound::{self, Arrival, Refused},
         tcp::{Account, Answer, End, Side, Spans, relay},
@@ -165,14 +166,17 @@ pub(in crate::proxy) async fn lead(
         let member = &cluster.members[position];
         account.between(Arc::clone(&member.recorder));
         account.reaches(member.address(port));
+        account.reaches_labelled(member.instance.labels());
         let way =
             Way { context, speaker, snapshot, cluster: &cluster, grpc: false, protocol: Protocol::Tcp, timed: false };
         match take(&way, member).await {
             Ok((server, flight)) => {
+                account.transport(None);
                 way.note(position, Outcome::Connected, began);
                 return Ok(Led { server, spans: cluster.spans, flight });
             }
-            Err(cause) => {
+            Err(Failure { cause, transport }) => {
+                account.transport(transport);
                 way.failed(position, cause, began);
                 if attempt == ATTEMPTS || !may_try_elsewhere(cause) {
                     return Err(cause);
@@ -188,7 +192,7 @@ fn may_try_elsewhere(cause: Cause) -> bool {
 }
 
 /// Offers a connection to a member.
-async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Cause> {
+async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Failure> {
     let (cluster, instance) = (way.cluster, &member.instance);
     let active = instance.stats().begin();
     let room = match &cluster.table.limits {
@@ -200,17 +204,18 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Cause>
     };
     let taken = async {
         match &member.reach {
-            Reach::Mesh(served) if served.endpoint.local => here(way, served).await,
+            Reach::Mesh(served) if served.endpoint.local => here(way, served).await.map_err(Failure::from),
             Reach::Mesh(served) => there(way, served).await,
             Reach::Outside(address) => way.open_outside(*address).await.map(Server::Outside),
         }
     };
+    let given_up = |why: &str| Failure { cause: Cause::ConnectFailure, transport: Some(why.into()) };
     let server = tokio::select! {
         biased;
         server = taken => server?,
         // Nobody waits out the dialling of a node that is known to be dead by now.
-        () = lost(instance) => return Err(Cause::ConnectFailure),
-        () = tokio::time::sleep(cluster.connect_timeout) => return Err(Cause::ConnectFailure),
+        () = lost(instance) => return Err(given_up(GONE)),
+        () = tokio::time::sleep(cluster.connect_timeout) => return Err(given_up(LATE)),
     };
     Ok((server, Flight::new(active, room)))
 }
@@ -220,10 +225,13 @@ async fn here(way: &Way<'_>, member: &Served) -> Result<Server, Cause> {
     opened.map(|arrival| Server::Here(Box::new(arrival))).map_err(|Refused(cause)| cause)
 }
 
-async fn there(way: &Way<'_>, member: &Served) -> Result<Server, Cause> {
+async fn there(way: &Way<'_>, member: &Served) -> Result<Server, Failure> {
     let opened = way.context.mesh.tunnel(&way.call(member)).await;
-    // Nothing was sent, so that no failure is the caller's own.
-    let mut stream = opened.map_err(|error| way.unreached(member, &error).unwrap_or(Cause::ConnectFailure))?;
+    let mut stream = opened.map_err(|error| Failure {
+        // Nothing was sent, so that no failure is the caller's own.
+        cause: way.unreached(member, &error).unwrap_or(Cause::ConnectFailure),
+        transport: transport(&error),
+    })?;
     match Answer::read(&mut stream).await {
         Ok(Answer::Open) => Ok(Server::There(Box::new(stream))),
         Ok(Answer::Refused(cause)) => {
@@ -233,13 +241,13 @@ async fn there(way: &Way<'_>, member: &Served) -> Result<Server, Cause> {
             };
             // One that does not end is dropped, and its connection with it.
             drop(timeout(FAREWELL, left).await);
-            Err(cause)
+            Err(cause.into())
         }
-        Err(error) if is_refusal(&error) => Err(Cause::RefusedStream),
+        Err(error) if is_refusal(&error) => Err(Cause::RefusedStream.into()),
         Err(error) => {
             tracing::debug!(endpoint = %member.endpoint.id, %error, "a stream ended before its answer");
             way.context.report_failure(&member.endpoint.id.node);
-            Err(Cause::ResetBeforeRequest)
+            Err(Failure { cause: Cause::ResetBeforeRequest, transport: Some(error.to_string().into()) })
         }
     }
 }

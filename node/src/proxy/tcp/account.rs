@@ -3,11 +3,11 @@
 use super::End;
 use crate::{
     clock,
-    proxy::failure::Cause,
+    proxy::failure::{Cause, TransportReason},
     telemetry::{Connected, Flags, Observed, Protocol, Recorder, Shape, Summary},
 };
 use policy::compile::MetricRule;
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
+use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
 
 /// Counts one connection when it is dropped; its bytes at once.
 #[derive(Debug)]
@@ -74,6 +74,20 @@ impl Account {
     pub(in crate::proxy) fn failed(&mut self, cause: Cause, details: Option<String>) {
         self.flags = self.flags.with(cause.answer().flags);
         self.details(details.map_or(Cow::Borrowed(cause.details()), Cow::Owned));
+    }
+
+    /// The labels of the endpoint that it is sent to.
+    pub(in crate::proxy) fn reaches_labelled(&mut self, labels: &Arc<BTreeMap<String, String>>) {
+        if let Some(observed) = &mut self.observed {
+            observed.entry.upstream_labels = Some(Arc::clone(labels));
+        }
+    }
+
+    /// What the transport said where the last attempt failed; nothing if it did not.
+    pub(in crate::proxy) fn transport(&mut self, reason: Option<TransportReason>) {
+        if let Some(observed) = &mut self.observed {
+            observed.entry.transport_failure = reason;
+        }
     }
 
     /// It is over.

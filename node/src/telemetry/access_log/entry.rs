@@ -3,8 +3,10 @@
 use http::{HeaderMap, Method, Version};
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -74,6 +76,8 @@ pub struct Entry {
     pub route: String,
     /// The application or endpoint, if the request was sent there.
     pub upstream: Option<SocketAddr>,
+    /// The labels of the endpoint, on its caller's side.
+    pub upstream_labels: Option<Arc<BTreeMap<String, String>>>,
     /// Where the caller came in.
     pub local: Place,
     /// The calling node, or the application that calls.
@@ -84,6 +88,8 @@ pub struct Entry {
     pub server_name: Option<String>,
     /// Envoy's details of an answer that the proxy gave; of a connection of bytes those of its end.
     pub details: Option<Cow<'static, str>>,
+    /// What the transport said where no connection to the application or endpoint came about, or where one broke.
+    pub transport_failure: Option<Box<str>>,
     /// Bytes of the request's body, or from the caller.
     pub received: u64,
     /// Bytes of the response's body, or to the caller.
@@ -110,11 +116,13 @@ impl Entry {
             cluster: None,
             route: String::new(),
             upstream: None,
+            upstream_labels: None,
             local: nowhere,
             remote: nowhere,
             peer: None,
             server_name: None,
             details: None,
+            transport_failure: None,
             received: 0,
             sent: 0,
             answered_after: None,

@@ -190,8 +190,9 @@ impl Ended<'_> {
             LogWord::ConnectionTerminationDetails => {
                 entry.details.clone().filter(|_| self.is_of_connection()).map(Cow::into_owned)
             }
+            LogWord::UpstreamTransportFailureReason => entry.transport_failure.as_deref().map(str::to_owned),
             // Not told apart here.
-            LogWord::UpstreamTransportFailureReason | LogWord::UpstreamLocalAddress => None,
+            LogWord::UpstreamLocalAddress => None,
             LogWord::BytesReceived => Some(entry.received.to_string()),
             LogWord::BytesSent => Some(entry.sent.to_string()),
             LogWord::Duration => Some(millis(self.duration).to_string()),
@@ -293,6 +294,7 @@ impl Facts for Ended<'_> {
             TextFact::SourceAddress => entry.remote.to_string().into(),
             TextFact::DestinationAddress => entry.local.to_string().into(),
             TextFact::UpstreamAddress => entry.upstream?.to_string().into(),
+            TextFact::TransportFailure => Cow::Borrowed(entry.transport_failure.as_deref()?),
             TextFact::Cluster => Cow::Borrowed(entry.cluster.as_deref()?),
             TextFact::Route => self.route()?.into(),
         })
@@ -322,6 +324,10 @@ impl Facts for Ended<'_> {
         let mut lines = headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
         let first = lines.next()?;
         Some(lines.fold(first, |all, line| format!("{all},{line}").into()))
+    }
+
+    fn upstream_label(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.entry.upstream_labels.as_ref()?.get(name).map(|value| Cow::Borrowed(value.as_str()))
     }
 
     fn is_mutual_tls(&self) -> bool {

@@ -1,12 +1,16 @@
 //! Who calls whom, as a drawing and as a table that says the same.
 
+mod labels;
 mod layered;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use maud::{Markup, html};
 
-use self::layered::Layout;
+use self::{
+    labels::{Area, Curve, Labels},
+    layered::Layout,
+};
 use super::{
     figures::Golden,
     flow::Flow,
@@ -22,10 +26,14 @@ const BOX: (f64, f64) = (176.0, 46.0);
 const GAP: f64 = 130.0;
 const ROW: f64 = 66.0;
 const MARGIN: f64 = 14.0;
+/// A wider drawing has the whole window, beyond the width that is read.
+const READ: f64 = 1_380.0;
 /// Width of a letter of a label, about.
 const LETTER: f64 = 6.2;
+/// Width of a lock before a label.
+const LOCK: f64 = 18.0;
 /// Characters of a name that fit into a box.
-const NAME: usize = 24;
+const NAME: usize = 21;
 
 /// An edge between two services, versions together.
 #[derive(Debug, Default)]
@@ -40,6 +48,11 @@ impl Arrow<'_> {
     fn class(&self) -> &'static str {
         let rank = |class: &&str| ["idle", "good", "doubt", "bad"].iter().position(|known| known == class);
         [self.sum.class(), self.flow.class()].into_iter().max_by_key(rank).unwrap_or("idle")
+    }
+
+    /// Whether all of it is known to go over mutual TLS.
+    fn is_locked(&self) -> bool {
+        self.security.len() == 1 && self.security.contains("mutual_tls")
     }
 
     /// What stands beside its line.
@@ -93,13 +106,14 @@ pub(super) fn page(services: &[Service], traffic: &Traffic, namespace: &str, pag
             }
         }
         section #graph data-live {
+            (overview::sample(traffic))
             p {
                 "Requests and connections of the last " (traffic.window_s.div_ceil(60).max(1)) " min, " (overview::heard(traffic)) "."
                 @if left_out > 0 { " The " (left_out) " services with the fewest are not drawn; choose a namespace." }
             }
             @if arrows.is_empty() { p { "Nobody called anybody in this time." } } @else {
                 (legend())
-                div.scroll tabindex="0" role="region" aria-label="Drawing of the calls" { (drawing(&names, &arrows, services)) }
+                (drawing(&names, &arrows, services))
                 (table(&arrows, services, (namespace, page)))
             }
         }
@@ -149,18 +163,22 @@ fn drawing(names: &[&str], arrows: &BTreeMap<(String, &str), Arrow<'_>>, service
     let health: BTreeMap<String, &Service> =
         services.iter().map(|service| (format!("{}/{}", service.namespace, service.name), service)).collect();
     html! {
-        svg.graph viewBox={ "0 0 " (round(width)) " " (round(height)) } width=(round(width)) height=(round(height))
-            role="group" aria-label="Services and their calls; the table below says the same" {
-            defs {
-                @for class in ["idle", "good", "doubt", "bad"] {
-                    marker id={ "arrow-" (class) } class={ "head " (class) } viewBox="0 0 8 8" refX="7" refY="4"
-                        markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto" {
-                        path d="M0 0L8 4L0 8z" {}
+        div.scroll.drawing[width > READ] tabindex="0" role="region" aria-label="Drawing of the calls" {
+            svg.graph viewBox={ "0 0 " (round(width)) " " (round(height)) } width=(round(width)) height=(round(height))
+                role="group" aria-label="Services and their calls; the table below says the same" {
+                defs {
+                    @for class in ["idle", "good", "doubt", "bad"] {
+                        marker id={ "arrow-" (class) } class={ "head " (class) } viewBox="0 0 8 8" refX="7" refY="4"
+                            markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto" {
+                            path d="M0 0L8 4L0 8z" {}
+                        }
                     }
                 }
+                @for (((from, to, arrow), places), label) in shown.iter().zip(&layout.edges).zip(labels(&shown, &layout)) {
+                    (drawn_arrow(arrow, (names[*from], names[*to]), places, label))
+                }
+                @for (number, name) in names.iter().enumerate() { (drawn_box(name, &layout, number, &health, arrows)) }
             }
-            @for ((_, _, arrow), places) in shown.iter().zip(&layout.edges) { (drawn_arrow(arrow, places)) }
-            @for (number, name) in names.iter().enumerate() { (drawn_box(name, &layout, number, &health, arrows)) }
         }
     }
 }
@@ -170,18 +188,42 @@ fn point((layer, height): (usize, f64)) -> (f64, f64) {
     (MARGIN + layer as f64 * (BOX.0 + GAP), MARGIN + BOX.1 / 2.0 + height * ROW)
 }
 
-fn drawn_arrow(arrow: &Arrow<'_>, places: &[(usize, f64)]) -> Markup {
+/// Where the label of each line stands. What fails has the first choice, then what is busy: what finds no room covers little.
+fn labels(shown: &[(usize, usize, &Arrow<'_>)], layout: &Layout) -> Vec<(f64, f64)> {
+    let boxes = layout.vertices.iter().map(|vertex| {
+        let (x, y) = point(*vertex);
+        Area(x, y - BOX.1 / 2.0, x + BOX.0, y + BOX.1 / 2.0)
+    });
+    let mut taken = Labels::among(boxes);
+    let mut order: Vec<usize> = (0..shown.len()).collect();
+    let rank =
+        |at: &usize| (shown[*at].2.sum.failed, shown[*at].2.sum.requests.saturating_add(shown[*at].2.flow.opened));
+    order.sort_by_key(|at| std::cmp::Reverse(rank(at)));
+    let mut places = vec![(0.0, 0.0); shown.len()];
+    for at in order {
+        let half = shown[at].2.label().chars().count() as f64 * LETTER / 2.0;
+        let lock = if shown[at].2.is_locked() { LOCK } else { 0.0 };
+        let (_, line) = curve(&layout.edges[at]);
+        if !line.is_empty() {
+            places[at] = taken.place(&line, (half + lock, half));
+        }
+    }
+    places
+}
+
+fn drawn_arrow(arrow: &Arrow<'_>, (from, to): (&str, &str), places: &[(usize, f64)], label: (f64, f64)) -> Markup {
     let class = arrow.class();
-    let locked = arrow.security.len() == 1 && arrow.security.contains("mutual_tls");
-    let (weight, text) = (arrow.width(), arrow.label());
-    let Some((path, label)) = curve(places) else { return html! {} };
+    let (locked, weight, text) = (arrow.is_locked(), arrow.width(), arrow.label());
+    let (path, line) = curve(places);
+    if line.is_empty() {
+        return html! {};
+    }
     html! {
         g class={ "arrow " (class) } {
+            title { (from) " calls " (to) ": " (text) @if locked { ", over mutual TLS" } }
             path d=(path) stroke-width=(round(weight)) marker-end={ "url(#arrow-" (class) ")" } {}
-            text x=(round(label.0)) y=(round(label.1 - 5.0)) text-anchor="middle" {
-                (text) @if locked { title { "over mutual TLS" } }
-            }
-            @if locked { (lock((label.0 - text.chars().count() as f64 * LETTER / 2.0 - 9.0, label.1 - 8.0))) }
+            text x=(round(label.0)) y=(round(label.1)) text-anchor="middle" { (text) }
+            @if locked { (lock((label.0 - text.chars().count() as f64 * LETTER / 2.0 - LOCK / 2.0, label.1 - 3.0))) }
         }
     }
 }
@@ -193,37 +235,31 @@ fn lock((x, y): (f64, f64)) -> Markup {
     }
 }
 
-/// A smooth line through these places, and where its label goes: before its end, where lines have parted.
-fn curve(places: &[(usize, f64)]) -> Option<(String, (f64, f64))> {
+/// A smooth line through these places, and its curves: none for a loop.
+fn curve(places: &[(usize, f64)]) -> (String, Vec<Curve>) {
     let points: Vec<(f64, f64)> = places.iter().map(|place| point(*place)).collect();
-    let (first, last) = (*points.first()?, *points.last()?);
+    let (Some(first), Some(last)) = (points.first(), points.last()) else { return Default::default() };
     let back = last.0 < first.0;
     // Lines leave a box at the side of the next layer, and cross the layers between straight.
     let (leave, arrive) = if back { (0.0, BOX.0) } else { (BOX.0, 0.0) };
     let mut at = (first.0 + leave, first.1);
     let mut path = format!("M{} {}", round(at.0), round(at.1));
-    let mut label = at;
+    let mut curves = Vec::new();
     for (number, next) in points.iter().enumerate().skip(1) {
         let to = (next.0 + arrive, next.1);
         let bend = (to.0 - at.0) / 2.0;
-        path.push_str(&format!(
-            "C{} {} {} {} {} {}",
-            round(at.0 + bend),
-            round(at.1),
-            round(to.0 - bend),
-            round(to.1),
-            round(to.0),
-            round(to.1)
-        ));
-        // The cubic at t = 0.62.
-        label = (at.0 + (to.0 - at.0) * 0.61, at.1 + (to.1 - at.1) * 0.68);
+        let curve = [at, (at.0 + bend, at.1), (to.0 - bend, to.1), to];
+        let [_, one, other, _] = curve;
+        let numbers = [one, other, to].map(|(x, y)| format!("{} {}", round(x), round(y)));
+        path.push_str(&format!("C{}", numbers.join(" ")));
+        curves.push(curve);
         at = to;
         if number + 1 < points.len() {
             at = (next.0 + leave, next.1);
             path.push_str(&format!("L{} {}", round(at.0), round(at.1)));
         }
     }
-    Some((path, label))
+    (path, curves)
 }
 
 fn drawn_box(
@@ -350,6 +386,7 @@ mod tests {
             slot_s: 30,
             heard: vec![node],
             silent: Vec::new(),
+            unasked: 0,
             left_out: 0,
             edges,
             connections: Vec::new(),

@@ -5,6 +5,7 @@
 //! attributes and functions that are not known here. Reading and asking take steps in proportion to the text, which is short.
 
 mod build;
+mod operand;
 
 use std::borrow::Cow;
 
@@ -54,6 +55,8 @@ pub enum TextFact {
     DestinationAddress,
     /// `upstream.address`: where the request went.
     UpstreamAddress,
+    /// `upstream.transport_failure_reason`: what the transport said where no connection came about.
+    TransportFailure,
     /// `xds.cluster_name`.
     Cluster,
     /// `xds.route_name`.
@@ -96,6 +99,8 @@ pub trait Facts {
     fn text(&self, fact: TextFact) -> Option<Cow<'_, str>>;
     /// A number.
     fn number(&self, fact: NumberFact) -> Option<i64>;
+    /// A label of the endpoint that was called, `filter_state.upstream_peer.labels['NAME']`: of what a caller's node tells.
+    fn upstream_label(&self, name: &str) -> Option<Cow<'_, str>>;
     /// A header, by its name in lower case; several lines are joined by commas.
     fn header(&self, message: Message, name: &str) -> Option<Cow<'_, str>>;
     /// `connection.mtls`: true if the caller came by mutual TLS.
@@ -120,6 +125,8 @@ enum Node {
     TextFact(TextFact),
     NumberFact(NumberFact),
     Header(Message, Box<Node>),
+    /// A label of the endpoint that was called.
+    UpstreamLabel(Box<Node>),
     /// True if there is a value.
     Has(Box<Node>),
     In(Box<Node>, Vec<Node>),
@@ -264,6 +271,7 @@ impl Node {
                 let name = name.text(facts)?.to_ascii_lowercase();
                 Value::Text(facts.header(*message, &name)?.into_owned().into())
             }
+            Self::UpstreamLabel(name) => Value::Text(facts.upstream_label(&name.text(facts)?)?.into_owned().into()),
             Self::Has(part) => Value::Truth(part.value(facts).is_some()),
             Self::In(part, list) => {
                 let (value, mut unknown) = (part.value(facts)?, false);

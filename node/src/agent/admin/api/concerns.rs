@@ -12,6 +12,9 @@ pub struct Concerns {
     pub heard: Vec<NodeId>,
     /// Nodes that live and did not.
     pub silent: Vec<NodeId>,
+    /// Nodes that live and were not asked: of a large mesh a sample is.
+    #[serde(default)]
+    pub unasked: usize,
     /// The worst first.
     pub problems: Vec<ProblemAt>,
     /// Endpoints that some node does without.

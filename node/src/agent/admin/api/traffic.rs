@@ -18,6 +18,9 @@ pub struct Traffic {
     pub heard: Vec<NodeId>,
     /// Nodes alive that did not answer.
     pub silent: Vec<NodeId>,
+    /// Nodes alive that were not asked: of a large mesh a sample is.
+    #[serde(default)]
+    pub unasked: usize,
     /// Requests and connections of pairs that nodes had no room to keep apart.
     pub left_out: u64,
     /// Requests, by caller, service and server.

@@ -43,8 +43,11 @@ pub(super) fn explain(judge: Judge<'_>, authority: &str, server_name: Option<&st
     let known = ports.and_then(|ports| ports.iter().find(|known| Some(known.number) == port));
     let known = known.filter(|known| Carries::Bytes.suits(known.protocol) && imported(known.number));
     let Some(known) = known else {
-        let port = port.map_or_else(|| "it names no port".to_owned(), |port| format!("port {port} carries no bytes"));
-        explained.answer = Some(answer(0, "NR", format!("{called}: {port}")));
+        let why = match port {
+            Some(port) => format!("port {port} of {called} carries no bytes"),
+            None => format!("the URL names no port of {called}"),
+        };
+        explained.answer = Some(answer(0, "NR", why));
         return;
     };
     // At which address of its machine a caller connects is not asked for: rules about it are taken not to match.

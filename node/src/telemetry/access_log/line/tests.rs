@@ -31,6 +31,8 @@ fn entry() -> Entry {
         peer: Some("spiffe://t.example/ns/shop/sa/web".to_owned()),
         server_name: Some("reviews.shop.t.example".to_owned()),
         details: None,
+        transport_failure: None,
+        upstream_labels: None,
         received: 3,
         sent: 42,
         answered_after: Some(Duration::from_millis(5)),
@@ -49,6 +51,19 @@ fn istios_text() {
         "[2023-11-14T22:13:20.123Z] \"GET /a\\\"b?c=d HTTP/1.1\" 200 - via_upstream - \"-\" 3 42 7 5 \"10.0.0.1\" \
          \"curl\\xff\" \"7\" \"reviews\" \"127.0.0.1:8080\" inbound|9080|| - 10.0.0.2 10.0.0.1 reviews.shop.t.example default\n"
     );
+}
+
+#[test]
+fn what_the_transport_said_is_told_in_one_line() {
+    let said = "invalid peer certificate: \"Expired\"\nGET /forged";
+    let failed = Entry { transport_failure: Some(said.into()), ..entry() };
+    let line = failed.line(&AccessLog::default(), &LineFormat::default(), &summary(503), Duration::ZERO);
+    assert!(line.contains("\"invalid peer certificate: \\\"Expired\\\"\\nGET /forged\" 3 42"), "{line}");
+    assert_eq!(line.matches('\n').count(), 1, "{line}");
+    let json = AccessLog { json: true, ..AccessLog::default() };
+    let json = failed.line(&json, &LineFormat::default(), &summary(503), Duration::ZERO);
+    let value: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["upstream_transport_failure_reason"], Value::from(said));
 }
 
 #[test]

@@ -1,31 +1,16 @@
 //! Tokens whose grammar has been checked -> a filter's parts, with the type of each.
 
 use super::{
-    super::expression::{Token, unquoted},
+    super::expression::Token,
     Comparison, Message, Node, NumberFact, Operation, Search, TextFact,
+    operand::{Operand, Type, field, has, is_in, literal},
 };
 use crate::{decode::duration, kinds::string_match::Pattern};
 
 /// Operators of one strength in a row at most, e.g. `a + b + c`; `&&` and `||` have no limit but the text's.
 const MAX_CHAIN: usize = 32;
 
-/// The types of values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Type {
-    Truth,
-    Number,
-    Duration,
-    Text,
-}
-
-/// What an operand is before it is used.
-enum Operand {
-    Value(Node, Type),
-    Headers(Message),
-    List(Vec<(Node, Type)>),
-}
-
-const TEXTS: [(&str, TextFact); 15] = [
+const TEXTS: [(&str, TextFact); 16] = [
     ("request.path", TextFact::Path),
     ("request.url_path", TextFact::UrlPath),
     ("request.query", TextFact::Query),
@@ -39,6 +24,7 @@ const TEXTS: [(&str, TextFact); 15] = [
     ("source.address", TextFact::SourceAddress),
     ("destination.address", TextFact::DestinationAddress),
     ("upstream.address", TextFact::UpstreamAddress),
+    ("upstream.transport_failure_reason", TextFact::TransportFailure),
     ("xds.cluster_name", TextFact::Cluster),
     ("xds.route_name", TextFact::Route),
 ];
@@ -104,32 +90,6 @@ pub(super) fn scalar(tokens: &[(usize, Token<'_>)]) -> Result<Node, String> {
 struct Builder<'t> {
     tokens: &'t [(usize, Token<'t>)],
     next: usize,
-}
-
-impl Operand {
-    fn value(self) -> Result<(Node, Type), String> {
-        match self {
-            Self::Value(node, found) => Ok((node, found)),
-            Self::Headers(_) => Err("a map of headers as a value (write headers['name'])".to_owned()),
-            Self::List(_) => Err("a list other than after `in`".to_owned()),
-        }
-    }
-
-    fn of(self, wanted: Type) -> Result<Node, String> {
-        let (node, found) = self.value()?;
-        if found == wanted { Ok(node) } else { Err(format!("{} where {} is needed", found.name(), wanted.name())) }
-    }
-}
-
-impl Type {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Truth => "a truth value",
-            Self::Number => "a number",
-            Self::Duration => "a duration",
-            Self::Text => "a text",
-        }
-    }
 }
 
 impl<'t> Builder<'t> {
@@ -296,12 +256,20 @@ impl<'t> Builder<'t> {
         let mut operand = self.primary()?;
         for _ in 0..MAX_CHAIN {
             if self.takes("[") {
-                let Operand::Headers(message) = operand else {
-                    return Err(self.here("an index other than into headers"));
+                let message = match operand {
+                    Operand::Headers(message) => Some(message),
+                    Operand::UpstreamLabels => None,
+                    Operand::Value(..) | Operand::List(_) => {
+                        return Err(self.here("an index other than into headers or labels"));
+                    }
                 };
-                let name = self.expression()?.of(Type::Text)?;
+                let name = Box::new(self.expression()?.of(Type::Text)?);
                 self.expects("]")?;
-                operand = Operand::Value(Node::Header(message, Box::new(name)), Type::Text);
+                let node = match message {
+                    Some(message) => Node::Header(message, name),
+                    None => Node::UpstreamLabel(name),
+                };
+                operand = Operand::Value(node, Type::Text);
             } else if self.takes(".") {
                 let Some(Token::Name(name)) = self.peek() else { return Err(self.here("what follows `.`")) };
                 self.next += 1;
@@ -345,7 +313,7 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// `true`, `false`, or an attribute of two names.
+    /// `true`, `false`, or an attribute: of two names, but for what is known of peers.
     fn attribute(&mut self, first: &str) -> Result<Operand, String> {
         match first {
             "true" => return Ok(Operand::Value(Node::Truth(true), Type::Truth)),
@@ -357,6 +325,11 @@ impl<'t> Builder<'t> {
             let Some(Token::Name(second)) = self.peek() else { return Err(self.here("what follows `.`")) };
             self.next += 1;
             name = format!("{first}.{second}");
+        }
+        if name == "filter_state.upstream_peer" && self.takes(".") {
+            let Some(Token::Name(third)) = self.peek() else { return Err(self.here("what follows `.`")) };
+            self.next += 1;
+            name = format!("{name}.{third}");
         }
         let of = |node, found| Ok(Operand::Value(node, found));
         if let Some((_, fact)) = TEXTS.iter().find(|(own, _)| *own == name) {
@@ -371,6 +344,7 @@ impl<'t> Builder<'t> {
         match name.as_str() {
             "request.headers" => Ok(Operand::Headers(Message::Request)),
             "response.headers" => Ok(Operand::Headers(Message::Response)),
+            "filter_state.upstream_peer.labels" | "upstream_peer.labels" => Ok(Operand::UpstreamLabels),
             "request.duration" => of(Node::NumberFact(NumberFact::Duration), Type::Duration),
             "connection.mtls" => of(Node::MutualTls, Type::Truth),
             _ => Err(format!("`{name}` in an expression")),
@@ -436,51 +410,4 @@ impl<'t> Builder<'t> {
             (_, None) => Ok(Operand::Value(Node::Size(Box::new(text)), Type::Number)),
         }
     }
-}
-
-/// `has`: of an attribute or a header. Whatever else there is, there always is.
-fn has(operand: Operand) -> Result<Operand, String> {
-    match operand.value()? {
-        (node @ (Node::TextFact(_) | Node::NumberFact(_) | Node::Header(..) | Node::MutualTls), _) => {
-            Ok(Operand::Value(Node::Has(Box::new(node)), Type::Truth))
-        }
-        _ => Err("`has` of anything but an attribute or a header".to_owned()),
-    }
-}
-
-/// A header by its name after a dot.
-fn field(operand: Operand, name: &str) -> Result<Operand, String> {
-    match operand {
-        Operand::Headers(message) => {
-            Ok(Operand::Value(Node::Header(message, Box::new(Node::Text(name.to_owned()))), Type::Text))
-        }
-        Operand::Value(..) | Operand::List(_) => Err(format!("the field `{name}` in an expression")),
-    }
-}
-
-fn is_in(left: Operand, right: Operand) -> Result<Node, String> {
-    match right {
-        Operand::Headers(message) => Ok(Node::Has(Box::new(Node::Header(message, Box::new(left.of(Type::Text)?))))),
-        Operand::List(items) => {
-            let (node, found) = left.value()?;
-            if items.iter().any(|(_, own)| *own != found) {
-                return Err(format!("`in` with another type than {}", found.name()));
-            }
-            Ok(Node::In(Box::new(node), items.into_iter().map(|(item, _)| item).collect()))
-        }
-        Operand::Value(..) => Err("`in` with anything but headers or a list".to_owned()),
-    }
-}
-
-fn literal(text: &str) -> Result<Operand, String> {
-    if text.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
-        let number = match text.strip_prefix("0x") {
-            Some(digits) => i64::from_str_radix(digits, 16).ok(),
-            None => text.parse::<i64>().ok(),
-        };
-        let number = number.ok_or_else(|| format!("the number `{text}` (only whole ones of 64 bits)"))?;
-        return Ok(Operand::Value(Node::Number(number), Type::Number));
-    }
-    let text = unquoted(text).ok_or_else(|| format!("the literal {text}"))?;
-    Ok(Operand::Value(Node::Text(text), Type::Text))
 }

@@ -22,6 +22,7 @@ impl Facts for Request {
             TextFact::Method => "GET".into(),
             TextFact::Protocol => "HTTP/1.1".into(),
             TextFact::Cluster => "inbound|80||".into(),
+            TextFact::TransportFailure => "invalid peer certificate: Expired".into(),
             TextFact::CodeDetails
             | TextFact::ServerName
             | TextFact::PeerUri
@@ -49,6 +50,10 @@ impl Facts for Request {
             (Message::Response, "x-a") => Some("b,c".into()),
             _ => None,
         }
+    }
+
+    fn upstream_label(&self, name: &str) -> Option<Cow<'_, str>> {
+        (name == "App" && !self.bare).then(|| "cart".into())
     }
 
     fn is_mutual_tls(&self) -> bool {
@@ -89,6 +94,11 @@ fn what_is_true_is_logged() {
         ("1 < 2 == true", true),
         ("!!true && !!!false && --1 == 1", true),
         ("xds.cluster_name.startsWith('inbound|')", true),
+        ("upstream.transport_failure_reason.contains('Expired')", true),
+        ("filter_state.upstream_peer.labels['App'] == 'cart'", true),
+        ("upstream_peer.labels['App'].value == 'cart' && upstream_peer.labels.App == 'cart'", true),
+        ("'App' in upstream_peer.labels && !('app' in filter_state.upstream_peer.labels)", true),
+        ("has(filter_state.upstream_peer.labels['other'])", false),
         ("'''a''' == \"\"\"a\"\"\" && '\\u00e9' == 'é'", true),
     ] {
         assert_eq!(asked(text, &Request::default()), expected, "{text}");
@@ -108,6 +118,7 @@ fn what_cannot_be_told_is_not_logged_unless_the_rest_decides() {
         ("has(response.code)", false),
         ("!has(response.code) && !has(request.headers['user-agent'])", true),
         ("request.useragent == ''", false),
+        ("filter_state.upstream_peer.labels['App'] != 'x'", false),
         ("200 in [response.code, 200]", true),
         ("201 in [response.code, 200]", false),
         ("response.size / request.size == 0", false),
@@ -123,7 +134,9 @@ fn what_is_not_known_here_is_refused_by_name_and_place() {
     for (expression, named) in [
         ("request.time > 5", "`request.time`"),
         ("metadata.filter_metadata['a'] == 'b'", "`metadata.filter_metadata`"),
-        ("filter_state.upstream_peer.labels['a'] == 'b'", "`filter_state.upstream_peer`"),
+        ("filter_state.upstream_peer.namespace == 'b'", "`filter_state.upstream_peer.namespace`"),
+        ("filter_state.downstream_peer.labels['a'] == 'b'", "`filter_state.downstream_peer`"),
+        ("upstream_peer.labels == 'b'", "a map of labels"),
         ("wasm", "`wasm`"),
         ("response.flags != 0", "`response.flags`"),
         ("response.code >= '400'", "a text where a number is needed"),
