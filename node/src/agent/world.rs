@@ -254,6 +254,7 @@ impl World {
             changed
         };
         if changed {
+            self.current.lookups().forget();
             self.refold();
         }
     }

@@ -196,7 +196,8 @@ impl Cluster {
 
 impl Context {
     /// The cluster of a destination for what is to be carried there. It arrived for this port; of what the kernel brought here the caller
-    /// had `dialled` that place, which is the only endpoint of a host that goes by it (`resolution: NONE`).
+    /// had `dialled` that place, which is the only endpoint of a host that goes by it (`resolution: NONE`); what a name means that the
+    /// request brought stands in its place.
     ///
     /// # Errors
     /// Nobody defines the destination.
@@ -376,7 +377,7 @@ impl Context {
 fn goes_where_dialled(snapshot: &Snapshot, destination: &Destination, namespace: &str) -> bool {
     let is_service = destination.service.as_ref().is_some_and(|name| snapshot.services.get(name).is_some());
     let made = || snapshot.compiled.entries().find(&destination.host, namespace);
-    !is_service && made().is_some_and(|made| made.entry.resolution == Resolution::None)
+    !is_service && made().is_some_and(|made| made.entry.resolution == Resolution::None || made.is_by_name())
 }
 
 impl Context {

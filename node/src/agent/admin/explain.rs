@@ -231,14 +231,16 @@ impl Forwarding<'_> {
             let found = Candidates::of(snapshot, namespace, (one, subset), port, self.carries);
             let out = found.as_ref().err().map(NoCluster::to_string);
             let endpoints = found.map(|candidates| self.endpoints(&candidates, &target)).unwrap_or_default();
+            let by_name = found.as_ref().ok().and_then(Candidates::entry).is_some_and(|made| made.service.is_by_name());
             let nobody =
                 (!endpoints.iter().any(|endpoint| endpoint.candidate)).then(|| "no endpoint is healthy".to_owned());
             let greatest = explained.destination.as_ref().is_none_or(|known| target.percent > known.percent);
             if greatest {
                 explained.answer = match (out, nobody) {
                     (Some(why), _) => Some(answer(self.refused, "NC", why)),
-                    (None, Some(why)) => Some(answer(self.refused, "UH", why)),
-                    (None, None) => None,
+                    // Its endpoint is what the name means when a request brings it.
+                    (None, Some(why)) if !by_name => Some(answer(self.refused, "UH", why)),
+                    (None, Some(_) | None) => None,
                 };
                 explained.cluster = Some(target.cluster.clone());
                 explained.destination = Some(target.clone());

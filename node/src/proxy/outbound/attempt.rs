@@ -394,6 +394,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::Overflow
         | Cause::NoWebSocket
         | Cause::Abort(_)
+        | Cause::Unresolved
         | Cause::AbortGrpc(_)
         | Cause::NoIdentity
         | Cause::Draining

@@ -4,6 +4,7 @@ use super::{
     Requests,
     affinity::Affinity,
     attempt::{Try, Way},
+    by_name::Brought,
     forward::{Head, carries},
 };
 use crate::{
@@ -69,8 +70,12 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
         }
         let (speaker, route) = (&requests.speaker, &routed.route);
         let (to, carries) = (&mirror.destination, carries(head.parts.version));
-        let arrived = (routed.port, requests.dialled);
-        let Ok(cluster) = context.cluster(snapshot, speaker, route, to, arrived, carries) else {
+        let names = [speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
+        let brought = Brought { port: routed.port, dialled: requests.dialled, names };
+        let place = context.place_now(snapshot, speaker, to, brought);
+        let Ok(cluster) = place
+            .and_then(|dialled| context.cluster(snapshot, speaker, route, to, (routed.port, dialled), carries))
+        else {
             tracing::debug!(host = mirror.destination.host, "no such mirror");
             continue;
         };

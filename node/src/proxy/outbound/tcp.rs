@@ -5,6 +5,7 @@ use super::{
     Speaker,
     affinity::Affinity,
     attempt::{Way, lost},
+    by_name::Brought,
     observe,
 };
 use crate::{
@@ -74,7 +75,10 @@ pub(in crate::proxy) async fn pass(
     let snapshot = context.current.load();
     let mut account = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
     let led = match route(&snapshot, &mut account) {
-        Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends), &mut account).await,
+        Ok((route, port)) => {
+            let brought = Brought { port, dialled: ends.dialled, names: [speaker.fixed_host(), server_name] };
+            lead(context, speaker, &snapshot, &route, (brought, ends), &mut account).await
+        }
         Err(cause) => Err(cause),
     };
     // What is carried may last for days.
@@ -132,7 +136,7 @@ enum Server {
     Outside(direct::Stream),
 }
 
-/// Leads a connection along its route: it arrived for this port, from there.
+/// Leads a connection along its route, which comes from there.
 ///
 /// # Errors
 /// Nobody takes it.
@@ -141,15 +145,16 @@ pub(in crate::proxy) async fn lead(
     speaker: &Speaker,
     snapshot: &Arc<Snapshot>,
     route: &Arc<Route>,
-    (port, ends): (u16, Ends),
+    (brought, ends): (Brought<'_>, Ends),
     account: &mut Account,
 ) -> Result<Led, Cause> {
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
     let mut tried = Tried::default();
     let mut attempt = 1;
     loop {
+    let (port, dialled) = (brought.port, context.place(snapshot, speaker, destination, brought).await?);
         // Looked up each time: a failure may have ejected whoever failed.
-        let cluster = context.cluster(snapshot, speaker, route, destination, (port, ends.dialled), Carries::Bytes)?;
+        let cluster = context.cluster(snapshot, speaker, route, destination, (port, dialled), Carries::Bytes)?;
         account.between(Arc::clone(&cluster.nobody));
         account.takes(&route.name, &cluster.circuit.cluster);
         let key = cluster.consistent_hash();
@@ -199,11 +204,16 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Cause>
         None => None,
     };
     let taken = async {
-        match &member.reach {
-            Reach::Mesh(served) if served.endpoint.local => here(way, served).await,
-            Reach::Mesh(served) => there(way, served).await,
-            Reach::Outside(address) => way.open_outside(*address).await.map(Server::Outside),
-        }
+        let mut server = match &member.reach {
+            Reach::Mesh(served) if served.endpoint.local => here(way, served).await?,
+            Reach::Mesh(served) => there(way, served).await?,
+            Reach::Outside(address) => Server::Outside(way.open_outside(*address).await?),
+        };
+        server.prepare(way).await.map_err(|error| {
+            tracing::debug!(%error, "a connection was opened and cannot be used");
+            Cause::ConnectFailure
+        })?;
+        Ok(server)
     };
     let server = tokio::select! {
         biased;
