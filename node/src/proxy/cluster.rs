@@ -241,7 +241,8 @@ impl Context {
     ) -> Result<Cluster, Cause> {
         let target = destination.seen_by(&speaker.source.labels);
         let namespace = speaker.source.namespace.as_str();
-        let candidates = Candidates::of(snapshot, namespace, (destination, &target.subset), port, carries);
+        let policy = target.policy(port);
+        let candidates = Candidates::of(snapshot, namespace, (destination, &target.subset), port, carries, policy);
         let candidates = candidates.map_err(|why| {
             tracing::debug!(%why, "no such destination");
             Cause::NoCluster
@@ -254,7 +255,8 @@ impl Context {
         };
         let pair =
             |destination: Workload| Pair { destination: Arc::new(destination), ..speaker.to_service(&addressed) };
-        let policy = target.policy(port);
+            // Of requests to a port of TLS, which this node speaks for them, nothing is known but that.
+            (Protocol::Tls, Carries::Http1 | Carries::Http2) => mesh::Protocol::Http1,
         // Where nothing is declared, the application is spoken to as its caller was.
         let versions = if matches!(candidates.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc) {
             versions(policy, protocol)

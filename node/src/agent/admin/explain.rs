@@ -227,8 +227,9 @@ impl Forwarding<'_> {
                 percent: if destinations.len() == 1 { 100 } else { percent(index, one) },
                 cluster: one.cluster(port),
             };
-            let subset = &one.seen_by(labels).subset;
-            let found = Candidates::of(snapshot, namespace, (one, subset), port, self.carries);
+            let seen = one.seen_by(labels);
+            let found =
+                Candidates::of(snapshot, namespace, (one, &seen.subset), port, self.carries, seen.policy(port));
             let out = found.as_ref().err().map(NoCluster::to_string);
             let endpoints = found.map(|candidates| self.endpoints(&candidates, &target)).unwrap_or_default();
             let by_name = found.as_ref().ok().and_then(Candidates::entry).is_some_and(|made| made.service.is_by_name());
