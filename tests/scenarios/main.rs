@@ -30,6 +30,8 @@ mod mesh_config;
 mod mirroring;
 mod outliers;
 mod outside;
+mod outside_bytes;
+mod outside_names;
 mod plaintext;
 mod plan;
 mod policy;

@@ -3,7 +3,7 @@
 
 use super::{
     context::Context,
-    direct::{Slot, Wish},
+    direct::{Proxied, Slot, Wish},
     failure::Cause,
     inbound::{self, Caller},
     outbound::Speaker,
@@ -186,6 +186,11 @@ impl Cluster {
     /// There is none.
     pub(super) fn pick(&self, ask: &Ask<'_>) -> Result<usize, Cause> {
         self.table.balancer.pick(ask).ok_or(Cause::NoHealthy)
+    }
+
+    /// What goes ahead of a connection of this caller, who came to `to`.
+    pub(super) fn proxied(&self, from: SocketAddr, to: SocketAddr) -> Option<Proxied> {
+        self.table.policy.proxy_protocol.map(|version| Proxied { version, from, to })
     }
 
     /// The key that a request is balanced by, where the policy names one.

@@ -10,6 +10,7 @@ use crate::{
         cluster::{Cluster, Member, Reach, Served},
         context::Context,
         deadline::Deadline,
+        direct::Proxied,
         failure::{self, Cause},
         flight::{self, Flight, Room},
         http::{self as body, Completion, RequestBody, Windowed},
@@ -48,6 +49,8 @@ pub(super) struct Way<'a> {
     pub(super) protocol: mesh::Protocol,
     /// The request has a time limit of its own.
     pub(super) timed: bool,
+    /// What goes ahead of its connection to an endpoint outside, which is then nobody else's.
+    pub(super) proxied: Option<Proxied>,
 }
 
 /// An attempt as its route sees it.

@@ -89,7 +89,8 @@ pub(super) async fn forward(
     let mut deadline = time.map(|timeout| Deadline::new(timeout, upload.completion()));
     let protocol = cluster.protocol(came, upgrade.as_ref());
     let (speaker, timed) = (&requests.speaker, time.is_some());
-    let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed };
+    let proxied = cluster.proxied(requests.remote, requests.dialled.unwrap_or(requests.local));
+    let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed, proxied };
     let time = time.filter(|_| grpc);
     let (upload, hash) = (&upload, affinity.hash);
     let (attempt, with_endpoint, told) = ((0, 0), false, None);

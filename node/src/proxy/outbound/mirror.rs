@@ -86,6 +86,7 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
             cluster,
             head: Head { parts: head.parts.clone(), host: shadow(&head.host) },
             remote: requests.remote,
+            local: requests.dialled.unwrap_or(requests.local),
         };
         let (body, timeout) = (upload.copy(BODY_LIMIT), routed.route.timeout.unwrap_or(TIMEOUT));
         context.tasks.detach("copy of a request", async move {
@@ -108,6 +109,8 @@ struct Copy {
     head: Head,
     /// The application that sent the original.
     remote: SocketAddr,
+    /// Where it sent that.
+    local: SocketAddr,
 }
 
 impl Copy {
@@ -127,6 +130,7 @@ impl Copy {
             grpc,
             protocol: self.cluster.protocol(self.head.parts.version, None),
             timed: false,
+            proxied: self.cluster.proxied(self.remote, self.local),
         };
         let (tried, random, began) = (Tried::default(), self.context.random(), clock::uptime_micros());
         let now = began / 1_000;

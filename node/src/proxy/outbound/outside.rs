@@ -68,6 +68,6 @@ impl Way<'_> {
             }
             Security::Impossible => return Err(Cause::ConnectFailure),
         };
-        Ok(Target::new(address, session))
+        Ok(Target::new(address, session, self.proxied))
     }
 }

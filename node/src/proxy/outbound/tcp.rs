@@ -19,7 +19,7 @@ use crate::{
     proxy::{
         cluster::{Member, Reach, Served},
         context::Context,
-        direct,
+        direct::{self, Proxied},
         failure::Cause,
         flight::{Flight, Room},
         inbound::{self, Arrival, Refused},
@@ -27,10 +27,13 @@ use crate::{
     },
     snapshot::Snapshot,
 };
-use policy::route::{self, Called, Route};
+use policy::{
+    kinds::Tunnel,
+    route::{self, Called, Route},
+};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -170,8 +173,9 @@ pub(in crate::proxy) async fn lead(
         let member = &cluster.members[position];
         account.between(Arc::clone(&member.recorder));
         account.reaches(member.address(port));
-        let way =
-            Way { context, speaker, snapshot, cluster: &cluster, grpc: false, protocol: Protocol::Tcp, timed: false };
+        let proxied = cluster.proxied(ends.remote, ends.dialled.unwrap_or(ends.local));
+        let (grpc, protocol, timed) = (false, Protocol::Tcp, false);
+        let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed, proxied };
         match take(&way, member).await {
             Ok((server, flight)) => {
                 way.note(position, Outcome::Connected, began);
@@ -223,6 +227,36 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Cause>
         () = tokio::time::sleep(cluster.connect_timeout) => return Err(Cause::ConnectFailure),
     };
     Ok((server, Flight::new(active, room)))
+}
+
+impl Server {
+    /// Sends ahead what the policy wants there: to an endpoint outside the PROXY protocol's header has gone before its TLS.
+    async fn prepare(&mut self, way: &Way<'_>) -> io::Result<()> {
+        let proxied = way.proxied.filter(|_| !matches!(self, Self::Outside(_)));
+        let tunnel = way.cluster.table.policy.tunnel.as_ref();
+        if proxied.is_none() && tunnel.is_none() {
+            return Ok(());
+        }
+        match self {
+            Self::There(stream) => ahead(&mut **stream, proxied, tunnel).await,
+            Self::Here(arrival) => ahead(&mut arrival.stream, proxied, tunnel).await,
+            Self::Outside(stream) => ahead(stream, proxied, tunnel).await,
+        }
+    }
+}
+
+async fn ahead(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    proxied: Option<Proxied>,
+    tunnel: Option<&Tunnel>,
+) -> io::Result<()> {
+    if let Some(proxied) = proxied {
+        proxied.write(stream).await?;
+    }
+    match tunnel {
+        Some(tunnel) => direct::ask(stream, tunnel).await,
+        None => Ok(()),
+    }
 }
 
 async fn here(way: &Way<'_>, member: &Served) -> Result<Server, Cause> {
