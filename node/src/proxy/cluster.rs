@@ -256,12 +256,12 @@ impl Context {
         let protocol = match (candidates.protocol, carries) {
             (Protocol::Http, _) | (Protocol::Sniffed, Carries::Http1) => mesh::Protocol::Http1,
             (Protocol::Http2 | Protocol::Grpc, _) | (Protocol::Sniffed, Carries::Http2) => mesh::Protocol::Http2,
+            // Of requests to a port of TLS, which this node speaks for them, nothing is known but that.
+            (Protocol::Tls, Carries::Http1 | Carries::Http2) => mesh::Protocol::Http1,
             (Protocol::Tcp | Protocol::Tls, _) | (Protocol::Sniffed, Carries::Bytes) => mesh::Protocol::Tcp,
         };
         let pair =
             |destination: Workload| Pair { destination: Arc::new(destination), ..speaker.to_service(&addressed) };
-            // Of requests to a port of TLS, which this node speaks for them, nothing is known but that.
-            (Protocol::Tls, Carries::Http1 | Carries::Http2) => mesh::Protocol::Http1,
         // Where nothing is declared, the application is spoken to as its caller was.
         let versions = if matches!(candidates.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc) {
             versions(policy, protocol)

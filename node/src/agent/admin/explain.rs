@@ -231,8 +231,8 @@ impl Forwarding<'_> {
             let found =
                 Candidates::of(snapshot, namespace, (one, &seen.subset), port, self.carries, seen.policy(port));
             let out = found.as_ref().err().map(NoCluster::to_string);
-            let endpoints = found.map(|candidates| self.endpoints(&candidates, &target)).unwrap_or_default();
             let by_name = found.as_ref().ok().and_then(Candidates::entry).is_some_and(|made| made.service.is_by_name());
+            let endpoints = found.map(|candidates| self.endpoints(&candidates, &target)).unwrap_or_default();
             let nobody =
                 (!endpoints.iter().any(|endpoint| endpoint.candidate)).then(|| "no endpoint is healthy".to_owned());
             let greatest = explained.destination.as_ref().is_none_or(|known| target.percent > known.percent);

@@ -394,10 +394,10 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::NotInRegistry
         | Cause::NoCluster
         | Cause::NoHealthy
+        | Cause::Unresolved
         | Cause::Overflow
         | Cause::NoWebSocket
         | Cause::Abort(_)
-        | Cause::Unresolved
         | Cause::AbortGrpc(_)
         | Cause::NoIdentity
         | Cause::Draining

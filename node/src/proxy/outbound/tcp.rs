@@ -152,10 +152,10 @@ pub(in crate::proxy) async fn lead(
     account: &mut Account,
 ) -> Result<Led, Cause> {
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
+    let (port, dialled) = (brought.port, context.place(snapshot, speaker, destination, brought).await?);
     let mut tried = Tried::default();
     let mut attempt = 1;
     loop {
-    let (port, dialled) = (brought.port, context.place(snapshot, speaker, destination, brought).await?);
         // Looked up each time: a failure may have ejected whoever failed.
         let cluster = context.cluster(snapshot, speaker, route, destination, (port, dialled), Carries::Bytes)?;
         account.between(Arc::clone(&cluster.nobody));
