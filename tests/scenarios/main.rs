@@ -9,6 +9,7 @@ mod contract;
 mod demo;
 mod discovery;
 mod dns;
+mod dns_hosts;
 mod enrolment;
 mod explain;
 mod failover;
