@@ -144,7 +144,8 @@ fn servers_are_told_who_calls_by_the_proxy_protocol() {
         outside.port(),
         web.port()
     );
-    let at = format!("{{hosts: [db.example.com], ports: {ports}, resolution: STATIC, endpoints: [{{address: 127.0.0.1}}]}}");
+    let at =
+        format!("{{hosts: [db.example.com], ports: {ports}, resolution: STATIC, endpoints: [{{address: 127.0.0.1}}]}}");
     let rule = |name: &str, host: &str, version: &str| {
         let spec = format!("{{host: {host}, trafficPolicy: {{proxyProtocol: {{version: {version}}}}}}}");
         document("DestinationRule", name, &spec)

@@ -272,7 +272,9 @@ mod tests {
         let snapshot = snapshot(Services::new(all));
         let labels = Arc::new(BTreeMap::from([("version".to_owned(), "v1".to_owned())]));
         let (wanted, subset) = (destination(), Subset::Labels(labels));
-        let candidates = Candidates::of(&snapshot, "shop", (&wanted, &subset), 80, Carries::Http1, &ClusterPolicy::default()).unwrap();
+        let candidates =
+            Candidates::of(&snapshot, "shop", (&wanted, &subset), 80, Carries::Http1, &ClusterPolicy::default())
+                .unwrap();
         let why: Vec<_> = candidates.instances().iter().map(|endpoint| candidates.why_out(endpoint)).collect();
         let out = [None, Some(Out::Unhealthy), Some(Out::Weightless), Some(Out::OtherSubset), Some(Out::OtherPort)];
         assert_eq!(why, out);

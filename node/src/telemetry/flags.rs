@@ -50,8 +50,8 @@ impl Flags {
 
     /// In the order in which Envoy prints them.
     pub(crate) const NAMES: [&str; 19] = [
-        "UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "DC", "URX", "SI", "DPE", "UPE", "NC", "DT",
-        "DF",
+        "UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "DC", "URX", "SI", "DPE", "UPE", "NC",
+        "DT", "DF",
     ];
 
     /// Both.

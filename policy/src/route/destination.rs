@@ -8,7 +8,9 @@ use crate::{
     compile::Entries,
     headers::HeaderOps,
     hosts::Registry,
-    kinds::{ClientTls, ClientTlsMode, ConnectionPool, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, Tunnel},
+    kinds::{
+        ClientTls, ClientTlsMode, ConnectionPool, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, Tunnel,
+    },
 };
 
 /// One of the places that a route forwards to.

@@ -339,12 +339,8 @@ fn a_gateway_in_mode_istio_mutual_serves_the_mesh_and_nobody_else() {
     assert!(!say(SocketAddr::new(door.ip(), 9100), "hello").is_ok_and(|said| said.contains("db")));
     assert_eq!(echo.connections(), connections);
     let status = cluster.json("egress", &["status"]);
-    let mut spoken: Vec<&str> = status["gateways"]
-        .as_array()
-        .expect("gateways")
-        .iter()
-        .filter_map(|door| door["protocol"].as_str())
-        .collect();
+    let mut spoken: Vec<&str> =
+        status["gateways"].as_array().expect("gateways").iter().filter_map(|door| door["protocol"].as_str()).collect();
     spoken.sort_unstable();
     assert_eq!(spoken, ["https", "tls"], "{status:#}");
 }

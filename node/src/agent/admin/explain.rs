@@ -228,8 +228,7 @@ impl Forwarding<'_> {
                 cluster: one.cluster(port),
             };
             let seen = one.seen_by(labels);
-            let found =
-                Candidates::of(snapshot, namespace, (one, &seen.subset), port, self.carries, seen.policy(port));
+            let found = Candidates::of(snapshot, namespace, (one, &seen.subset), port, self.carries, seen.policy(port));
             let out = found.as_ref().err().map(NoCluster::to_string);
             let by_name = found.as_ref().ok().and_then(Candidates::entry).is_some_and(|made| made.service.is_by_name());
             let endpoints = found.map(|candidates| self.endpoints(&candidates, &target)).unwrap_or_default();

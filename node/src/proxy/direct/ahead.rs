@@ -73,7 +73,10 @@ impl Proxied {
 ///
 /// # Errors
 /// It does not, or its answer is none.
-pub(in crate::proxy) async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), tunnel: &Tunnel) -> io::Result<()> {
+pub(in crate::proxy) async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    tunnel: &Tunnel,
+) -> io::Result<()> {
     let (host, port) = (&tunnel.target_host, tunnel.target_port);
     let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
@@ -124,11 +127,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_forward_proxy_is_asked_and_its_answer_is_heard() {
-        let tunnel = |host: &str| Tunnel {
-            protocol: TunnelProtocol::Connect,
-            target_host: host.to_owned(),
-            target_port: 443,
-        };
+        let tunnel =
+            |host: &str| Tunnel { protocol: TunnelProtocol::Connect, target_host: host.to_owned(), target_port: 443 };
         for (host, answer, is_open) in [
             ("a.example", "HTTP/1.1 200 OK\r\nvia: x\r\n\r\nhello", true),
             ("a.example", "HTTP/1.0 200\r\n\r\nhello", true),
@@ -140,7 +140,8 @@ mod tests {
         ] {
             let (mut near, mut far) = tokio::io::duplex(1_024);
             far.write_all(answer.as_bytes()).await.unwrap();
-            let (asked, mut head) = (ask(&mut near, &tunnel(host)), vec![0; 512]);
+            let tunnel = tunnel(host);
+            let (asked, mut head) = (ask(&mut near, &tunnel), vec![0; 512]);
             let far = async {
                 let length = far.read(&mut head).await.unwrap();
                 drop(far);

@@ -73,8 +73,8 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
         let names = [speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
         let brought = Brought { port: routed.port, dialled: requests.dialled, names };
         let place = context.place_now(snapshot, speaker, to, brought);
-        let Ok(cluster) = place
-            .and_then(|dialled| context.cluster(snapshot, speaker, route, to, (routed.port, dialled), carries))
+        let Ok(cluster) =
+            place.and_then(|dialled| context.cluster(snapshot, speaker, route, to, (routed.port, dialled), carries))
         else {
             tracing::debug!(host = mirror.destination.host, "no such mirror");
             continue;
