@@ -5,6 +5,7 @@ mod circuits;
 mod counters;
 mod doors;
 mod foreign;
+mod lookups;
 mod names;
 mod token_keys;
 
@@ -35,6 +36,7 @@ pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
+pub use lookups::{Asked, Lookups, Wanted};
 pub use names::{Captures, Names, PlaintextPort};
 pub use token_keys::TokenKeys;
 
@@ -99,6 +101,7 @@ pub struct Current {
     plaintext: Arc<ArcSwap<Vec<PlaintextPort>>>,
     resolvers: Arc<ArcSwap<Vec<Trouble>>>,
     leaving: Arc<AtomicBool>,
+    lookups: Arc<Lookups>,
 }
 
 impl Snapshot {
@@ -125,6 +128,7 @@ impl Current {
             plaintext: Arc::default(),
             resolvers: Arc::default(),
             leaving: Arc::default(),
+            lookups: Arc::default(),
         }
     }
 
@@ -229,6 +233,12 @@ impl Current {
     /// Says it. Only the DNS server does.
     pub fn tell_resolvers(&self, troubles: Vec<Trouble>) {
         self.resolvers.store(Arc::new(troubles));
+    }
+
+    /// Names that requests bring: the data plane asks, the agent answers.
+    #[must_use]
+    pub fn lookups(&self) -> &Arc<Lookups> {
+        &self.lookups
     }
 
     /// Tells of every change after this call, several together as one.

@@ -132,6 +132,57 @@ fn a112_a_header_of_the_proxy_protocol_is_no_request() {
     assert!(backend.arrivals().is_empty(), "{:?}", backend.arrivals());
 }
 
+/// A112: whoever is none of the balancers that are trusted is not heard, with a header or without.
+#[test]
+fn a112_only_balancers_that_are_trusted_are_heard() {
+    let cluster = edge("{headerTimeout: 2s}");
+    let declared = |trusted: &str| {
+        let text = format!(
+            "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{defaultConfig: {{gatewayTopology: {{proxyProtocol: {{trustedIpBlocks: [{trusted}]}}}}}}}}\n"
+        );
+        cluster.push("shop", &text, &["--wait", "all"]).expect_code(0);
+    };
+    let ask = |header: &[u8]| {
+        let mut connection = Connection::open(at(&cluster, 8080)).expect("it listens");
+        connection.send(&[header, b"GET / HTTP/1.1\r\nhost: a.org\r\n\r\n"].concat()).expect("it is open");
+        connection.answer(false).map(|answer| answer.status)
+    };
+    let header = b"PROXY TCP4 10.9.9.9 127.0.0.1 4096 8080\r\n";
+    declared("10.0.0.0/8");
+    eventually("nobody here is trusted", || if ask(b"").is_err() { Ok(()) } else { Err("it came in".to_owned()) });
+    let backend = &cluster.node("shop").backends[0];
+    backend.forget();
+    ask(header).unwrap_err();
+    assert!(backend.arrivals().is_empty(), "{:?}", backend.arrivals());
+    declared("10.0.0.0/8, 127.0.0.0/8");
+    eventually("the balancer is trusted", || match ask(header)? {
+        200 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    assert!(ask(b"").is_err(), "and says who calls");
+}
+
+/// A104: whoever keeps connections open takes no more of the node than it was measured with (`figures -- edges gateway`, ten thousand).
+#[test]
+fn a104_idle_connections_take_little_each() {
+    const CONNECTIONS: usize = 500;
+    // 1 GiB for ten thousand.
+    const MOST: u64 = 107 * 1024;
+    let cluster = edge("{connectionsPerAddress: 1000}");
+    let memory = || cluster.json("edge", &["status"])["memory_bytes"].as_u64().expect("a number");
+    let before = memory();
+    let mut kept: Vec<Connection> =
+        (0..CONNECTIONS).map(|_| Connection::open(at(&cluster, 8080)).expect("open")).collect();
+    for connection in &mut kept {
+        let answer = connection.request("GET", "a.org", "/", &[], b"").expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    let each = memory().saturating_sub(before) / CONNECTIONS as u64;
+    assert!(each <= MOST, "{each} bytes each");
+    let again = kept[0].request("GET", "a.org", "/", &[], b"").expect("an answer");
+    assert_eq!(again.status, 200, "they are kept");
+}
+
 /// A112: where a balancer is declared, it is believed in what it says of its client, and nothing comes in without its word.
 #[test]
 fn a112_a_balancer_that_is_declared_names_its_clients() {

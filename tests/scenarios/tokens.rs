@@ -1,11 +1,13 @@
 //! Tokens of end users: whom RequestAuthentication believes, and what AuthorizationPolicy makes of it.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use harness::{
     PATIENCE,
     cluster::{Cluster, Plan, Service},
     eventually,
     http::{self, Answer},
-    tokens::Issuer,
+    tokens::{Issuer, KeyServer},
 };
 use serde_json::json;
 
@@ -122,4 +124,36 @@ fn keys_are_fetched_and_what_keeps_them_away_is_told() {
     assert_eq!(arrived.last().and_then(|last| last.header("authorization")), Some(&*format!("Bearer {token}")));
     let status = cluster.on("reviews", &["status", "-o", "json"]).json();
     assert!(!status["problems"].to_string().contains("token_keys_missing"), "{status}");
+}
+
+/// An issuer changes its key: nobody restarts anything, and what it withdrew counts no more.
+#[test]
+fn keys_follow_their_issuer_and_outlive_its_absence() {
+    let (cluster, old, new, never) = (mesh(), Issuer::named("old"), Issuer::named("new"), Issuer::named("never"));
+    let server = KeyServer::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &old);
+    let rule = format!("{{issuer: 'https://id.example', jwksUri: 'http://{}/keys'}}", server.address);
+    cluster.push("web", &(authentication(&rule) + REQUIRE), &["--wait", "all"]).expect_code(0);
+    let alice = json!({"iss": "https://id.example", "sub": "alice", "groups": ["staff"]});
+    let status = |issuer: &Issuer| with_token(&cluster, &issuer.token(&alice)).status;
+    let becomes = |what: &str, issuer: &Issuer, wanted: u16| {
+        eventually(what, || match status(issuer) {
+            status if status == wanted => Ok(()),
+            status => Err(status.to_string()),
+        });
+    };
+    becomes("the keys are fetched", &old, 200);
+    // A token that names a key which nobody has seen has the keys fetched again, half a minute after the last time at the soonest.
+    server.serves(Some(&new));
+    becomes("a new key counts", &new, 200);
+    assert_eq!(status(&old), 401, "the old one is not among them any more");
+    // While the issuer is away the keys of before count.
+    server.serves(None);
+    let before = server.asked();
+    eventually("it is asked in vain", || {
+        let refused = status(&never);
+        if server.asked() > before { Ok(()) } else { Err(refused.to_string()) }
+    });
+    assert_eq!((status(&new), status(&never)), (200, 401));
+    server.serves(Some(&never));
+    becomes("it is back", &never, 200);
 }

@@ -1,6 +1,7 @@
 //! Endpoints of ServiceEntries: names are resolved here, by the machine's own resolver, long before a request asks for them, and again
 //! and again. What a name meant last counts until it means something else: a resolver that is down takes nobody's endpoints away.
 
+mod asked;
 mod fold;
 mod forbidden;
 #[cfg(test)]
@@ -124,11 +125,13 @@ impl Schedule {
 
 /// Runs for ever.
 pub async fn run(world: Arc<World>) {
-    resolve(world, |name| async move {
-        let found = tokio::net::lookup_host((&*name, 0)).await?;
-        Ok(found.map(|address| address.ip()).collect())
-    })
-    .await;
+    let asked = asked::answer(Arc::clone(&world), look_up);
+    tokio::join!(resolve(world, look_up), asked);
+}
+
+async fn look_up(name: Arc<str>) -> io::Result<Vec<IpAddr>> {
+    let found = tokio::net::lookup_host((&*name, 0)).await?;
+    Ok(found.map(|address| address.ip()).collect())
 }
 
 async fn resolve<F>(world: Arc<World>, look_up: impl Fn(Arc<str>) -> F)

@@ -237,6 +237,7 @@ impl World {
             changed
         };
         if changed {
+            self.current.lookups().forget();
             self.refold();
         }
     }

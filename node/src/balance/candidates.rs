@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use policy::{
     hosts::{Protocol, ServicePort},
-    route::{Addressed, Destination, Subset},
+    route::{Addressed, ClusterPolicy, Destination, Subset},
 };
 
 use crate::snapshot::{Foreign, Instance, Service, Snapshot};
@@ -123,7 +123,7 @@ impl<'s> Called<'s> {
 
 impl<'s> Candidates<'s> {
     /// The endpoints that a destination may choose from, at this port, for callers in this namespace; `subset` is what the caller sees
-    /// of it.
+    /// of it, and `policy` what holds for it at the port.
     ///
     /// # Errors
     /// Nobody defines the destination.
@@ -133,12 +133,15 @@ impl<'s> Candidates<'s> {
         (destination, subset): (&'s Destination, &'s Subset),
         port: u16,
         carries: Carries,
+        policy: &ClusterPolicy,
     ) -> Result<Self, NoCluster> {
         let host = || destination.host.clone();
         let called = Called::of(snapshot, destination, namespace).ok_or_else(|| NoCluster::Service(host()))?;
         let known = called.ports().iter().find(|known| known.number == port);
         let protocol = known.ok_or_else(|| NoCluster::Port(host(), port))?.protocol;
-        if !carries.suits(protocol) {
+        // Requests that came in clear go to a port of TLS where this node speaks TLS for them.
+        let originates = || matches!(called, Called::Entry(_)) && protocol == Protocol::Tls && policy.originates_tls();
+        if !carries.suits(protocol) && !originates() {
             return Err(NoCluster::Protocol(host(), port, carries));
         }
         let labels = match subset {
@@ -269,7 +272,9 @@ mod tests {
         let snapshot = snapshot(Services::new(all));
         let labels = Arc::new(BTreeMap::from([("version".to_owned(), "v1".to_owned())]));
         let (wanted, subset) = (destination(), Subset::Labels(labels));
-        let candidates = Candidates::of(&snapshot, "shop", (&wanted, &subset), 80, Carries::Http1).unwrap();
+        let candidates =
+            Candidates::of(&snapshot, "shop", (&wanted, &subset), 80, Carries::Http1, &ClusterPolicy::default())
+                .unwrap();
         let why: Vec<_> = candidates.instances().iter().map(|endpoint| candidates.why_out(endpoint)).collect();
         let out = [None, Some(Out::Unhealthy), Some(Out::Weightless), Some(Out::OtherSubset), Some(Out::OtherPort)];
         assert_eq!(why, out);
@@ -282,7 +287,8 @@ mod tests {
         let services = snapshot(Services::new([endpoint("a", "v1", 80)]));
         let host = "cart.shop.svc.cluster.local".to_owned();
         let why = |destination: &Destination, subset: &Subset, port| {
-            Candidates::of(&services, "shop", (destination, subset), port, Carries::Http1).err()
+            let policy = ClusterPolicy::default();
+            Candidates::of(&services, "shop", (destination, subset), port, Carries::Http1, &policy).err()
         };
         assert_eq!(why(&destination(), &Subset::All, 80), None);
         assert_eq!(why(&destination(), &Subset::All, 81), Some(NoCluster::Port(host.clone(), 81)));
@@ -297,7 +303,8 @@ mod tests {
             other.ports = Arc::new([ServicePort { name: "raw".into(), number: 80, protocol }]);
             let services = snapshot(Services::new([other]));
             let wanted = destination();
-            let why = |carries| Candidates::of(&services, "shop", (&wanted, &Subset::All), 80, carries).err();
+            let policy = ClusterPolicy::default();
+            let why = |carries| Candidates::of(&services, "shop", (&wanted, &Subset::All), 80, carries, &policy).err();
             assert_eq!(why(refused), Some(NoCluster::Protocol(host.clone(), 80, refused)));
         }
     }

@@ -35,6 +35,7 @@ fn table(services: &[Service]) -> Table {
     let mut table = Table::new(&["SERVICE", "PORTS", "ENDPOINTS", "HEALTHY", "STATE", "FROM"]);
     for service in services {
         let word = match (service.endpoints, service.healthy) {
+            (0, _) if service.by_name => "by name",
             (0, _) => "",
             (_, 0) => "unhealthy",
             (all, healthy) if healthy < all => "degraded",

@@ -7,11 +7,16 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{
         DNSClass, Name, RData, Record, RecordType,
-        rdata::{A, PTR, SOA, SRV},
+        rdata::{A, AAAA, PTR, SOA, SRV},
     },
 };
-use policy::hosts::{self, REGISTRY_SUFFIX, ServicePort};
-use std::net::Ipv4Addr;
+use policy::{
+    compile::Entries,
+    hosts::{self, REGISTRY_SUFFIX, ServicePort},
+    kinds::Subnet,
+    route::Called,
+};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// How long an answer may be kept, seconds. The address of a service does not change while the node runs.
 const TTL: u32 = 30;
@@ -66,6 +71,8 @@ pub(super) struct Zone<'a> {
     pub(super) namespace: &'a str,
     pub(super) names: &'a Names,
     pub(super) services: &'a Services,
+    /// Hosts of ServiceEntries, as callers of the namespace see them.
+    pub(super) entries: &'a Entries,
 }
 
 /// What a name means.
@@ -75,8 +82,10 @@ enum Meaning {
     Service(ServiceName, Ipv4Addr),
     /// `_PORT._tcp.SERVICE`.
     Port(ServiceName, Ipv4Addr, ServicePort),
+    /// A host that a ServiceEntry makes.
+    Host(Vec<IpAddr>),
     /// The reverse of an address.
-    Address(ServiceName),
+    Address(Called),
     /// In a zone of the mesh, with names below it but no records of its own.
     Between,
     /// In a zone of the mesh, where it does not exist.
@@ -120,7 +129,10 @@ pub(super) fn answer(zone: &Zone<'_>, packet: &[u8], carrier: Carrier) -> Verdic
         return refuse(response, ResponseCode::Refused);
     }
     let meaning = zone.meaning(&asked.name().to_ascii().to_ascii_lowercase());
-    if meaning == Meaning::Foreign {
+    // Of a host outside the mesh tells where it is reached, and its own servers all else.
+    let places = [RecordType::A, RecordType::AAAA, RecordType::ANY, RecordType::HTTPS, RecordType::SVCB];
+    let is_others = matches!(meaning, Meaning::Host(_)) && !places.contains(&asked.query_type());
+    if meaning == Meaning::Foreign || is_others {
         return Verdict::Forward { question_ends };
     }
     response.metadata.authoritative = true;
@@ -148,8 +160,11 @@ impl Zone<'_> {
             return Meaning::Service(service, address);
         }
         if let Some(reversed) = name.strip_suffix(".in-addr.arpa") {
-            let service = address_of(reversed).and_then(|address| self.names.service(address));
-            return service.map_or(Meaning::Foreign, |service| Meaning::Address(service.clone()));
+            let called = address_of(reversed).and_then(|address| self.names.called(address));
+            return called.map_or(Meaning::Foreign, |called| Meaning::Address(called.clone()));
+        }
+        if let Some(addresses) = self.host(name) {
+            return Meaning::Host(addresses);
         }
         let below = name.split_once("._tcp.").or_else(|| name.strip_prefix("_tcp.").map(|rest| ("", rest)));
         if let Some((port, rest)) = below
@@ -179,7 +194,21 @@ impl Zone<'_> {
     /// The service of that name, if it is one that applications can call.
     fn service(&self, name: &str) -> Option<(ServiceName, Ipv4Addr)> {
         let service = hosts::named(name, self.namespace)?;
-        self.names.address(&service).map(|address| (service, address))
+        let service = Called::Service(service);
+        let address = self.names.address(&service)?;
+        if let Called::Service(service) = service { Some((service, address)) } else { None }
+    }
+
+    /// The addresses of a host of a ServiceEntry: those that it gives, else the one at which this node listens for it.
+    fn host(&self, name: &str) -> Option<Vec<IpAddr>> {
+        if let Some(address) = self.names.address(&Called::Host(name.into())) {
+            return Some(vec![address.into()]);
+        }
+        let made = self.entries.find(name, self.namespace)?;
+        let addresses: Vec<IpAddr> = made.entry.addresses.iter().filter_map(Subnet::only).collect();
+        // An address means the first host of an entry: the others would lead to it.
+        let is_first = made.entry.hosts.first().is_some_and(|first| **first == *made.host);
+        (is_first && !addresses.is_empty()).then_some(addresses)
     }
 
     fn port(&self, service: &ServiceName, asked: &str) -> Option<ServicePort> {
@@ -197,13 +226,32 @@ impl Zone<'_> {
             Meaning::Service(_, address) if any || of == RecordType::A => {
                 response.add_answer(record(RData::A(A(*address))));
             }
+            Meaning::Host(addresses) => {
+                let fits = |address: &&IpAddr| any || address.is_ipv4() == (of == RecordType::A);
+                let asked = any || matches!(of, RecordType::A | RecordType::AAAA);
+                let mut found = addresses.iter().filter(|_| asked).filter(fits).peekable();
+                if found.peek().is_none() {
+                    return self.nothing(response, &name);
+                }
+                for address in found {
+                    let data = match address {
+                        IpAddr::V4(address) => RData::A(A(*address)),
+                        IpAddr::V6(address) => RData::AAAA(AAAA(*address)),
+                    };
+                    response.add_answer(record(data));
+                }
+            }
             Meaning::Port(service, address, port) if any || of == RecordType::SRV => {
                 let Some(target) = full_name(service) else { return self.nothing(response, &name) };
                 response.add_answer(record(RData::SRV(SRV::new(0, 0, port.number, target.clone()))));
                 response.add_additional(Record::from_rdata(target, TTL, RData::A(A(*address))));
             }
-            Meaning::Address(service) if any || of == RecordType::PTR => {
-                let Some(target) = full_name(service) else { return self.nothing(response, &name) };
+            Meaning::Address(called) if any || of == RecordType::PTR => {
+                let target = match called {
+                    Called::Service(service) => full_name(service),
+                    Called::Host(host) => Name::from_ascii(format!("{host}.")).ok(),
+                };
+                let Some(target) = target else { return self.nothing(response, &name) };
                 response.add_answer(record(RData::PTR(PTR(target))));
             }
             Meaning::Nothing => {

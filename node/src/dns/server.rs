@@ -229,8 +229,13 @@ impl Shared {
             return Verdict::Drop;
         }
         let (snapshot, names) = (self.current.read(), self.current.names());
-        let zone =
-            Zone { node: &snapshot.node, namespace: &self.namespace, names: &names, services: &snapshot.services };
+        let zone = Zone {
+            node: &snapshot.node,
+            namespace: &self.namespace,
+            names: &names,
+            services: &snapshot.services,
+            entries: snapshot.compiled.entries(),
+        };
         answer::answer(&zone, query, carrier)
     }
 

@@ -409,10 +409,13 @@ fn by_address(services: &Services, names: &Names, original: SocketAddr) -> Optio
         IpAddr::V6(address) if address.is_loopback() => return Some(Destination::Nowhere),
         IpAddr::V4(_) | IpAddr::V6(_) => return None,
     };
-    let place = names.service(address).and_then(|name| {
-        let service = services.get(name)?;
-        let has = service.ports.iter().any(|port| port.number == original.port());
-        has.then(|| Place::Known(Called::Service(name.clone()), original.port()))
+    let place = names.called(address).and_then(|called| {
+        let has = match called {
+            Called::Service(name) => services.get(name)?.ports.iter().any(|port| port.number == original.port()),
+            // What it does not serve there leads nowhere.
+            Called::Host(_) => true,
+        };
+        has.then(|| Place::Known(called.clone(), original.port()))
     });
     Some(place.map_or(Destination::Nowhere, Destination::Mesh))
 }

@@ -3,7 +3,7 @@
 
 use super::{
     context::{Context, is},
-    direct::{Slot, Wish},
+    direct::{Proxied, Slot, Wish},
     failure::Cause,
     inbound::{self, Caller},
     outbound::Speaker,
@@ -189,6 +189,11 @@ impl Cluster {
         self.table.balancer.pick(ask).ok_or(Cause::NoHealthy)
     }
 
+    /// What goes ahead of a connection of this caller, who came to `to`.
+    pub(super) fn proxied(&self, from: SocketAddr, to: SocketAddr) -> Option<Proxied> {
+        self.table.policy.proxy_protocol.map(|version| Proxied { version, from, to })
+    }
+
     /// The key that a request is balanced by, where the policy names one.
     pub(super) fn consistent_hash(&self) -> Option<&ConsistentHash> {
         self.table.policy.load_balancer.consistent_hash()
@@ -197,7 +202,8 @@ impl Cluster {
 
 impl Context {
     /// The cluster of a destination for what is to be carried there. It arrived for this port; of what the kernel brought here the caller
-    /// had `dialled` that place, which is the only endpoint of a host that goes by it (`resolution: NONE`).
+    /// had `dialled` that place, which is the only endpoint of a host that goes by it (`resolution: NONE`); what a name means that the
+    /// request brought stands in its place.
     ///
     /// # Errors
     /// Nobody defines the destination.
@@ -241,7 +247,8 @@ impl Context {
     ) -> Result<Cluster, Cause> {
         let target = destination.seen_by(&speaker.source.labels);
         let namespace = speaker.source.namespace.as_str();
-        let candidates = Candidates::of(snapshot, namespace, (destination, &target.subset), port, carries);
+        let policy = target.policy(port);
+        let candidates = Candidates::of(snapshot, namespace, (destination, &target.subset), port, carries, policy);
         let candidates = candidates.map_err(|why| {
             tracing::debug!(%why, "no such destination");
             Cause::NoCluster
@@ -250,11 +257,12 @@ impl Context {
         let protocol = match (candidates.protocol, carries) {
             (Protocol::Http, _) | (Protocol::Sniffed, Carries::Http1) => mesh::Protocol::Http1,
             (Protocol::Http2 | Protocol::Grpc, _) | (Protocol::Sniffed, Carries::Http2) => mesh::Protocol::Http2,
+            // Of requests to a port of TLS, which this node speaks for them, nothing is known but that.
+            (Protocol::Tls, Carries::Http1 | Carries::Http2) => mesh::Protocol::Http1,
             (Protocol::Tcp | Protocol::Tls, _) | (Protocol::Sniffed, Carries::Bytes) => mesh::Protocol::Tcp,
         };
         let pair =
             |destination: Workload| Pair { destination: Arc::new(destination), ..speaker.to_service(&addressed) };
-        let policy = target.policy(port);
         // Where nothing is declared, the application is spoken to as its caller was.
         let versions = if matches!(candidates.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc) {
             versions(policy, protocol)
@@ -363,7 +371,7 @@ impl Context {
 fn goes_where_dialled(snapshot: &Snapshot, destination: &Destination, namespace: &str) -> bool {
     let is_service = destination.service.as_ref().is_some_and(|name| snapshot.services.get(name).is_some());
     let made = || snapshot.compiled.entries().find(&destination.host, namespace);
-    !is_service && made().is_some_and(|made| made.entry.resolution == Resolution::None)
+    !is_service && made().is_some_and(|made| made.entry.resolution == Resolution::None || made.is_by_name())
 }
 
 impl Context {

@@ -32,6 +32,8 @@ pub enum Cause {
     NoRewrite,
     /// The destination has no healthy endpoint.
     NoHealthy,
+    /// The name that the request brings has no address that may be used.
+    Unresolved,
     /// No connection to the endpoint.
     ConnectFailure,
     /// A limit on connections or requests, here or at the peer.
@@ -156,6 +158,7 @@ impl Cause {
             Self::NoHealthy => {
                 (StatusCode::SERVICE_UNAVAILABLE, Flags::UH, Fault::Upstream, "no healthy upstream", false)
             }
+            Self::Unresolved => (StatusCode::SERVICE_UNAVAILABLE, Flags::DF, Fault::Upstream, UNRESOLVED, false),
             Self::ConnectFailure => (StatusCode::SERVICE_UNAVAILABLE, Flags::UF, Fault::Upstream, CONNECT, false),
             Self::Overflow => (StatusCode::SERVICE_UNAVAILABLE, Flags::UO, Fault::Node, OVERFLOW, false),
             Self::ConnectionTermination | Self::ResetBeforeRequest => {
@@ -199,6 +202,7 @@ impl Cause {
             Self::NoCluster => "cluster_not_found",
             Self::NoRewrite => "rewrite_error",
             Self::NoHealthy => "no_healthy_upstream",
+            Self::Unresolved => "dns_resolution_failure",
             Self::ConnectFailure | Self::NoIdentity => {
                 "upstream_reset_before_response_started{remote_connection_failure}"
             }
@@ -255,6 +259,7 @@ impl Cause {
             | Self::NoCluster
             | Self::NoRewrite
             | Self::NoHealthy
+            | Self::Unresolved
             | Self::Overflow
             | Self::NoWebSocket
             | Self::RouteTimeout
@@ -281,6 +286,7 @@ const PLAINTEXT: &str = "mutual TLS is required";
 const DENIED: &str = "RBAC: access denied";
 const CONNECT: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
+const UNRESOLVED: &str = "DNS resolution failure";
 const OVERFLOW: &str = "upstream connect error or disconnect/reset before headers. reset reason: overflow";
 const TERMINATION: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
@@ -350,6 +356,7 @@ mod tests {
             (Cause::NoCluster, 503, "NC", Policy, 14, None),
             (Cause::NoRewrite, 500, "-", Policy, 2, None),
             (Cause::NoHealthy, 503, "UH", Upstream, 14, None),
+            (Cause::Unresolved, 503, "DF", Upstream, 14, None),
             (Cause::ConnectFailure, 503, "UF", Upstream, 14, Some(Outcome::ConnectFailure)),
             (Cause::Overflow, 503, "UO", Node, 14, None),
             (Cause::ResetBeforeRequest, 503, "UC", Upstream, 14, Some(Outcome::ResetBeforeRequest)),

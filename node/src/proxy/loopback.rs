@@ -1,4 +1,4 @@
-//! Listens at the loopback addresses of services, at each service's own ports: an application that resolves a name gets there, and
+//! Listens at the loopback addresses of services and hosts, at their own ports: an application that resolves a name gets there, and
 //! what it says goes as by an `[[upstream]]`. What cannot be opened is told and tried again; the rest does not feel it.
 
 use super::{
@@ -10,11 +10,15 @@ use super::{
 use crate::{
     config,
     dns::Addresses,
-    snapshot::{Names, Service, Snapshot, Trouble},
+    snapshot::{Names, Snapshot, Trouble},
 };
 use arc_swap::ArcSwap;
-use certs::id::ServiceName;
-use policy::route::Called;
+use policy::{
+    compile::{EntryService, Scope},
+    hosts,
+    kinds::Resolution,
+    route::Called,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
@@ -33,8 +37,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// How many services a sentence names.
 const NAMED: usize = 3;
 
-/// A service and one of its ports.
-type Key = (ServiceName, u16);
+/// A service or host, and one of its ports.
+type Key = (Called, u16);
 
 /// What is open.
 #[derive(Debug)]
@@ -85,7 +89,7 @@ struct Keeper {
 
 /// What could not be opened, by port and reason.
 #[derive(Default)]
-struct Shut(BTreeMap<(u16, Why), Vec<ServiceName>>);
+struct Shut(BTreeMap<(u16, Why), Vec<Called>>);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
@@ -99,21 +103,12 @@ impl Keeper {
     /// Brings what is open in line with the services that there are; false if something is to be tried again.
     async fn look(&mut self) -> bool {
         let (snapshot, local) = (self.plane.shared.current.load(), self.plane.shared.local.load_full());
-        let called = snapshot.services.iter().filter(|service| !service.ports.is_empty());
-        let present: BTreeMap<&ServiceName, &Arc<Service>> = called.map(|service| (&service.name, service)).collect();
         let source = local.source(&self.speaker);
-        let scope = source.as_ref().map(|source| snapshot.compiled.scope(source));
-        // What the Sidecar of who speaks here does not import has neither name nor port.
-        let called = present.iter().map(|(name, service)| {
-            let imported = scope.map(|scope| scope.imported_at(name));
-            let ports = service.ports.iter().map(|port| port.number);
-            (*name, ports.filter(|port| imported.as_ref().is_none_or(|imported| imported(*port))).collect::<Vec<u16>>())
-        });
-        let called: BTreeMap<&ServiceName, Vec<u16>> = called.filter(|(_, ports)| !ports.is_empty()).collect();
-        let present: BTreeSet<&ServiceName> = present.into_keys().collect();
+        let called = called(&snapshot, source.as_ref().map(|source| snapshot.compiled.scope(source)));
+        let present: BTreeSet<&Called> = called.keys().collect();
         let mut given = BTreeMap::new();
         let mut without = Vec::new();
-        for name in called.keys().copied() {
+        for name in called.keys() {
             match self.addresses.assign(name, &present) {
                 Some(address) => drop(given.insert(name.clone(), address)),
                 None => without.push(name),
@@ -133,14 +128,14 @@ impl Keeper {
         let awaited = awaited(&snapshot, &local);
         let (mut shut, mut complete) = (Shut::default(), true);
         for (name, ports) in &called {
-            let Some(address) = given.get(*name).copied() else { continue };
+            let Some(address) = given.get(name).copied() else { continue };
             for port in ports.iter().copied() {
-                match self.keep(((*name).clone(), port), address, (&snapshot, &local), &awaited).await {
+                match self.keep((name.clone(), port), address, (&snapshot, &local), &awaited).await {
                     Ok(true) => {}
                     Ok(false) => complete = false,
                     Err(why) => {
                         complete = false;
-                        shut.0.entry((port, why)).or_default().push((*name).clone());
+                        shut.0.entry((port, why)).or_default().push(name.clone());
                     }
                 }
             }
@@ -165,7 +160,7 @@ impl Keeper {
         let port = key.1;
         let locality = &self.plane.shared.locality;
         let speaker = || {
-            Speaker::new(local, snapshot, locality, &self.speaker, Some((Called::Service(key.0.clone()), port)), port)
+            Speaker::new(local, snapshot, locality, &self.speaker, Some(key.clone()), port)
                 .ok_or_else(|| Why::Other(format!("{} is no service of this node any more", self.speaker)))
         };
         if let Some(opened) = self.open.get(&key) {
@@ -192,6 +187,45 @@ impl Keeper {
         self.open.insert(key, Opened { address, speaker, close });
         Ok(true)
     }
+}
+
+/// What has a name and ports for whoever speaks here: services, and hosts of ServiceEntries that have no address of their own. What the
+/// Sidecar of who speaks does not import has neither name nor port.
+fn called(snapshot: &Snapshot, scope: Option<Scope<'_>>) -> BTreeMap<Called, Vec<u16>> {
+    let services = snapshot.services.iter().map(|service| {
+        let imported = scope.map(|scope| scope.imported_at(&service.name));
+        let ports = service.ports.iter().map(|port| port.number);
+        let ports = ports.filter(|port| imported.as_ref().is_none_or(|imported| imported(*port)));
+        (Called::Service(service.name.clone()), ports.collect::<Vec<u16>>())
+    });
+    let entries = snapshot.compiled.entries();
+    let hosts = entries.all().iter().filter(|made| needs_address(snapshot, made)).map(|made| {
+        let seen = |port: &u16| {
+            let found = scope.and_then(|scope| entries.find(&made.host, scope.at(*port)));
+            found.is_some_and(|found| Arc::ptr_eq(found, made))
+        };
+        let ports = made.ports.iter().map(|port| port.number).filter(seen);
+        (Called::Host(Arc::clone(&made.host)), ports.collect())
+    });
+    // Of several entries for a host one is seen at a port.
+    let mut called: BTreeMap<Called, Vec<u16>> = BTreeMap::new();
+    for (name, ports) in services.chain(hosts).filter(|(_, ports)| !ports.is_empty()) {
+        called.entry(name).or_default().extend(ports);
+    }
+    called
+}
+
+/// True of a host whose own document gives it no address, and which this node never has looked up: where it asks for the host itself
+/// (`resolution: DNS` without endpoints), the machine's resolver, which may be this node, must tell where that is.
+fn needs_address(snapshot: &Snapshot, made: &EntryService) -> bool {
+    let (entry, host) = (&made.entry, &made.host);
+    let known_by = match entry.resolution {
+        Resolution::Static => true,
+        Resolution::Dns | Resolution::DnsRoundRobin => !entry.endpoints.is_empty() || entry.selector.is_some(),
+        Resolution::None | Resolution::DynamicDns => false,
+    };
+    let is_service = || hosts::named(host, &made.namespace).is_some_and(|name| snapshot.services.get(&name).is_some());
+    known_by && entry.addresses.is_empty() && !host.starts_with('*') && !is_service()
 }
 
 /// Ports at which applications of this machine will listen and do not yet. They may do so at all addresses: who were there before them
@@ -223,7 +257,7 @@ impl Shut {
     }
 }
 
-fn shut(port: u16, why: &Why, services: &[ServiceName]) -> Trouble {
+fn shut(port: u16, why: &Why, services: &[Called]) -> Trouble {
     let at = format!("port {port} is not open at the addresses of {}", named(services.iter()));
     let (message, hint) = match why {
         Why::Taken => (
@@ -243,7 +277,7 @@ fn shut(port: u16, why: &Why, services: &[ServiceName]) -> Trouble {
     Trouble { code: "names_not_open", message, hint }
 }
 
-fn no_room(without: &[&ServiceName]) -> Option<Trouble> {
+fn no_room(without: &[&Called]) -> Option<Trouble> {
     (!without.is_empty()).then(|| Trouble {
         code: "names_not_open",
         message: format!("there is no address left for {}", named(without.iter().copied())),
@@ -251,7 +285,7 @@ fn no_room(without: &[&ServiceName]) -> Option<Trouble> {
     })
 }
 
-fn named<'a>(services: impl ExactSizeIterator<Item = &'a ServiceName>) -> String {
+fn named<'a>(services: impl ExactSizeIterator<Item = &'a Called>) -> String {
     let count = services.len();
     let first: Vec<String> = services.take(NAMED).map(ToString::to_string).collect();
     let more = count - first.len();

@@ -2,7 +2,13 @@
 //! an extended CONNECT (RFC 8441), which becomes what HTTP/1.1 asks before anything looks at it.
 
 use super::{
-    context::Context, exchange::Exchange, failure::Cause, http::ResponseBody, inbound::Standing, listen, tcp::silence,
+    context::Context,
+    exchange::Exchange,
+    failure::Cause,
+    http::ResponseBody,
+    inbound::Standing,
+    listen,
+    tcp::{self, silence},
 };
 use crate::{
     clock,
@@ -20,17 +26,9 @@ use http::{
 use hyper_util::rt::TokioIo;
 use std::{
     any::Any,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::either::Either;
-
-/// Buffer per direction, bytes.
-const BUFFER: usize = 16 * 1024;
 
 /// The one protocol that an extended CONNECT may ask for.
 const WEBSOCKET: &str = "websocket";
@@ -226,7 +224,7 @@ pub(super) fn join_holding(
     let flight = response.extensions_mut().remove::<Held>();
     // Silence in both directions after which the tunnel ends.
     let idle = context.limits().stream_idle;
-    let place = listen::place();
+    let (place, budget) = (listen::place(), context.budget.clone());
     let mut lasting = Lasting { exchanges: response.body_mut().take_exchanges(), received: 0, sent: 0 };
     context.tasks.detach("upgraded connection", async move {
         let _held = (held, flight, place);
@@ -247,23 +245,17 @@ pub(super) fn join_holding(
             Either::Right(_) => never(),
         };
         let lost = futures_util::future::select(by_caller, by_server);
-        let (mut caller_read, mut caller_write) = tokio::io::split(caller);
-        let (mut server_read, mut server_write) = tokio::io::split(server);
+        let (mut caller, mut server) = (caller, server);
         let active = AtomicU64::new(clock::uptime());
         let Lasting { received, sent, .. } = &mut lasting;
-        let both = async {
-            tokio::try_join!(
-                copy(&mut caller_read, &mut server_write, &active, received),
-                copy(&mut server_read, &mut caller_write, &active, sent)
-            )
-        };
+        let both = tcp::join(&budget, &mut caller, &mut server, &active, (received, sent));
         let forbidden = async |standing: Option<Standing>| match standing {
             Some(mut standing) => standing.forbidden().await,
             None => std::future::pending().await,
         };
         tokio::select! {
             ended = both => match ended {
-                Ok(_) => return,
+                Ok(()) => return,
                 Err(error) => tracing::debug!(%error, "upgraded connection ended"),
             },
             () = forbidden(standing) => {}
@@ -271,8 +263,8 @@ pub(super) fn join_holding(
             _ = lost => {}
             () = silence(&active, Some(idle)) => tracing::debug!("nothing went over an upgraded connection for too long"),
         }
-        give_up(caller_read.unsplit(caller_write));
-        give_up(server_read.unsplit(server_write));
+        give_up(caller);
+        give_up(server);
     });
 }
 
@@ -311,35 +303,6 @@ fn lost(upgraded: &Upgraded) -> BoxFuture<'static, ()> {
 
 fn never() -> BoxFuture<'static, ()> {
     Box::pin(std::future::pending())
-}
-
-/// Copies until the end, which is passed on.
-async fn copy(
-    from: &mut (impl AsyncReadExt + Unpin),
-    to: &mut (impl AsyncWriteExt + Unpin),
-    active: &AtomicU64,
-    count: &mut u64,
-) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let length = from.read(&mut buffer).await?;
-        active.store(clock::uptime(), Relaxed);
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        let mut rest = &buffer[..length];
-        while !rest.is_empty() {
-            match to.write(rest).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                taken => {
-                    rest = &rest[taken..];
-                    *count += taken as u64;
-                }
-            }
-            active.store(clock::uptime(), Relaxed);
-        }
-        to.flush().await?;
-    }
 }
 
 #[cfg(test)]

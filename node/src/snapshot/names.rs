@@ -1,9 +1,9 @@
-//! What the data plane says of names and captured connections: the loopback address of each service, what keeps its ports from being
+//! What the data plane says of names and captured connections: the loopback address of each service and host, what keeps its ports from being
 //! open, where the kernel may bring connections.
 
 use super::Trouble;
 use crate::config::Speaker;
-use certs::id::ServiceName;
+use policy::route::Called;
 use std::{
     collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
@@ -12,8 +12,8 @@ use std::{
 /// All of a node. Empty where `[dns]` is off.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Names {
-    addresses: BTreeMap<ServiceName, Ipv4Addr>,
-    services: HashMap<Ipv4Addr, ServiceName>,
+    addresses: BTreeMap<Called, Ipv4Addr>,
+    called: HashMap<Ipv4Addr, Called>,
     /// What is not as it should be.
     pub troubles: Vec<Trouble>,
 }
@@ -39,33 +39,36 @@ pub struct PlaintextPort {
 }
 
 impl Names {
-    /// Each service has an address of its own.
+    /// Each service and each host has an address of its own.
     #[must_use]
-    pub fn new(addresses: BTreeMap<ServiceName, Ipv4Addr>, troubles: Vec<Trouble>) -> Names {
-        let services = addresses.iter().map(|(service, address)| (*address, service.clone())).collect();
-        Names { addresses, services, troubles }
+    pub fn new(addresses: BTreeMap<Called, Ipv4Addr>, troubles: Vec<Trouble>) -> Names {
+        let called = addresses.iter().map(|(called, address)| (*address, called.clone())).collect();
+        Names { addresses, called, troubles }
     }
 
-    /// The address of a service.
+    /// The address of a service, or of a host that a ServiceEntry makes.
     #[must_use]
-    pub fn address(&self, service: &ServiceName) -> Option<Ipv4Addr> {
-        self.addresses.get(service).copied()
+    pub fn address(&self, called: &Called) -> Option<Ipv4Addr> {
+        self.addresses.get(called).copied()
     }
 
-    /// The service of an address.
+    /// What an address means.
     #[must_use]
-    pub fn service(&self, address: Ipv4Addr) -> Option<&ServiceName> {
-        self.services.get(&address)
+    pub fn called(&self, address: Ipv4Addr) -> Option<&Called> {
+        self.called.get(&address)
     }
 
     /// True if some service is of this namespace.
     #[must_use]
     pub fn has_namespace(&self, namespace: &str) -> bool {
-        self.addresses.keys().any(|service| service.namespace() == namespace)
+        self.addresses.keys().any(|called| match called {
+            Called::Service(service) => service.namespace() == namespace,
+            Called::Host(_) => false,
+        })
     }
 
-    /// All addresses, by service.
-    pub fn iter(&self) -> impl Iterator<Item = (&ServiceName, Ipv4Addr)> {
-        self.addresses.iter().map(|(service, address)| (service, *address))
+    /// All addresses, by what they mean.
+    pub fn iter(&self) -> impl Iterator<Item = (&Called, Ipv4Addr)> {
+        self.addresses.iter().map(|(called, address)| (called, *address))
     }
 }

@@ -45,10 +45,13 @@ impl Flags {
     pub const NC: Self = Self(1 << 16);
     /// A connection lasted longer than it may.
     pub const DT: Self = Self(1 << 17);
+    /// A name that the request brought has no address.
+    pub const DF: Self = Self(1 << 18);
 
     /// In the order in which Envoy prints them.
-    pub(crate) const NAMES: [&str; 18] = [
-        "UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "DC", "URX", "SI", "DPE", "UPE", "NC", "DT",
+    pub(crate) const NAMES: [&str; 19] = [
+        "UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "DC", "URX", "SI", "DPE", "UPE", "NC",
+        "DT", "DF",
     ];
 
     /// Both.

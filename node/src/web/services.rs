@@ -74,6 +74,9 @@ fn ports(service: &Service) -> String {
 
 /// How many endpoints are healthy, in a word and in numbers.
 pub(super) fn health(service: &Service) -> Markup {
+    if service.by_name {
+        return html! { span.of { "looked up by name" } };
+    }
     let word = match (service.endpoints, service.healthy) {
         _ if service.panic => "panic",
         (0, _) => "none",
@@ -368,7 +371,7 @@ mod tests {
 
     fn service(name: &str, endpoints: usize, healthy: usize) -> Service {
         let (namespace, name) = ("shop".into(), name.into());
-        Service { namespace, name, ports: Vec::new(), endpoints, healthy, panic: false, entry: None }
+        Service { namespace, name, ports: Vec::new(), endpoints, healthy, panic: false, entry: None, by_name: false }
     }
 
     fn of(name: &str) -> Of {

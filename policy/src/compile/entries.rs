@@ -16,7 +16,7 @@ use crate::{
     document::{DocumentId, Spec},
     history::State,
     hosts::{self, Protocol, ServicePort},
-    kinds::{ExportTo, PortProtocol, ServiceEntry, ServiceEntryPort, Subnet, WorkloadEntry},
+    kinds::{ExportTo, PortProtocol, Resolution, ServiceEntry, ServiceEntryPort, Subnet, WorkloadEntry},
 };
 
 /// Ports of servers that speak first; Istio takes them for TCP unless they declare something.
@@ -50,6 +50,8 @@ pub struct Entries {
     exact: HashMap<Arc<str>, Vec<Arc<EntryService>>>,
     /// Wildcards, the most specific first, then the oldest.
     wild: Vec<Arc<EntryService>>,
+    /// Some host is one of [`EntryService::is_by_name`].
+    by_name: bool,
 }
 
 /// Which ServiceEntries make a host: whose namespace counts as the host's own depends on who asks.
@@ -59,6 +61,22 @@ impl EntryService {
     /// The entry's word of a port.
     pub fn declared(&self, port: u16) -> Option<&ServiceEntryPort> {
         self.entry.ports.iter().find(|declared| declared.number == port)
+    }
+
+    /// True if what a request or a connection names is looked up when it comes: nobody knows beforehand which host that is.
+    pub fn is_by_name(&self) -> bool {
+        match self.entry.resolution {
+            Resolution::DynamicDns => true,
+            Resolution::None => self.host.starts_with('*'),
+            Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => false,
+        }
+    }
+
+    /// The name to look up for one that is [`EntryService::is_by_name`], of a host as a request or connection has it; `None` if its
+    /// document does not speak of that host.
+    pub fn name<'h>(&self, host: &'h str) -> Option<Cow<'h, str>> {
+        let host = as_written(host);
+        (hosts::is_dns_name(&host) && hosts::covers(&self.host, &host)).then_some(host)
     }
 
     /// The HTTP port that a request means which names this one, or none: then the only one, or 80.
@@ -122,6 +140,7 @@ impl Entries {
         }
         // Stable: the oldest stays first among equals.
         entries.wild.sort_by(|a, b| hosts::by_specificity(&a.host, &b.host));
+        entries.by_name = all.iter().any(|made| made.is_by_name());
         entries.all = all;
         entries
     }
@@ -129,6 +148,11 @@ impl Entries {
     /// Every one, oldest first.
     pub fn all(&self) -> &[Arc<EntryService>] {
         &self.all
+    }
+
+    /// True if some host is one of [`EntryService::is_by_name`].
+    pub fn any_by_name(&self) -> bool {
+        self.by_name
     }
 
     /// The one that a host (lower case, without port and trailing dot) means to callers of this namespace: the host itself before
@@ -159,10 +183,12 @@ impl Entries {
         let scope = scope.into().at(port);
         let protocol = |made: &EntryService| made.ports.iter().find(|own| own.number == port).map(|own| own.protocol);
         let found = self.find(&address.to_string(), scope);
-        if let Some(found) = found.filter(|made| !made.host.starts_with('*') && protocol(made).is_some()) {
+        // What goes where its caller dialled needs no name.
+        let goes = |made: &EntryService| !made.host.starts_with('*') || made.entry.resolution == Resolution::None;
+        if let Some(found) = found.filter(|made| goes(made) && protocol(made).is_some()) {
             return Some(found);
         }
-        let able = |made: &&Arc<EntryService>| made.is_seen(scope) && !made.host.starts_with('*');
+        let able = |made: &&Arc<EntryService>| made.is_seen(scope) && goes(made);
         let foreign = |made: &&Arc<EntryService>| made.document.namespace != scope.namespace;
         let around = |made: &Arc<EntryService>| {
             let networks = made.entry.addresses.iter().filter(|network| network.contains(address));

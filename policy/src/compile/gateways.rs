@@ -20,7 +20,7 @@ use crate::{
     document::{DocumentId, Spec},
     history::{LiveValue, State},
     hosts as names,
-    kinds::{Bind, ExportTo, Gateway, GatewayName, PortProtocol, Server, ServerTls},
+    kinds::{Bind, ExportTo, Gateway, GatewayName, PortProtocol, Server, ServerTls, ServerTlsMode},
     route::{Rule, Source, entries},
 };
 
@@ -48,6 +48,9 @@ pub struct Listener {
     pub port: u16,
     /// What is spoken.
     pub serves: Serves,
+    /// Only callers with an identity of the mesh are served (`ISTIO_MUTUAL`): they come over the mesh, where their TLS ends before it gets
+    /// here. The server is chosen by what is asked for, because no server name comes with it.
+    pub of_mesh: bool,
     /// The Gateways that have a server here, oldest first, each once.
     pub documents: Vec<DocumentId>,
 }
@@ -231,26 +234,30 @@ impl Opening<'_> {
     fn add(&mut self, document: &Document, index: usize, server: &Server) {
         let at = (server.port.number, server.bind.clone());
         let protocol = server.port.protocol;
-        let is_tls = protocol.is_tls();
+        let of_mesh = server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::IstioMutual);
+        let is_tls = protocol.is_tls() && !of_mesh;
+        let is_http = protocol.is_http() || of_mesh && protocol == PortProtocol::Https;
         let bytes = || Bytes::new(document.name(), attached_to(self.gateways, self.key, document, server));
         let listener = self.listeners.entry(at).or_insert_with(|| Listener {
             bind: server.bind.clone(),
             port: server.port.number,
-            serves: match (is_tls, protocol.is_http()) {
+            serves: match (is_tls, is_http) {
                 (true, _) => Serves::Tls(Vec::new()),
                 (false, true) => Serves::Plain(Hosts::default()),
                 (false, false) => Serves::Bytes(bytes()),
             },
+            of_mesh,
             documents: Vec::new(),
         });
         let hosts = |hosts: &mut Hosts| attach(self.gateways, self.key, document, server, hosts);
+        let is_alike = listener.of_mesh == of_mesh;
         let refused = match (&mut listener.serves, &server.tls) {
-            (Serves::Plain(all), _) if !is_tls && protocol.is_http() => {
+            (Serves::Plain(all), _) if is_alike && is_http => {
                 hosts(all);
                 None
             }
             // Made of this very server.
-            (Serves::Bytes(_), _) if !is_tls && !protocol.is_http() && listener.documents.is_empty() => None,
+            (Serves::Bytes(_), _) if !is_tls && !is_http && listener.documents.is_empty() => None,
             (Serves::Tls(servers), Some(tls)) if is_tls => {
                 let mut names: Vec<String> = server.hosts.iter().map(|host| host.host.clone()).collect();
                 names.sort();
@@ -277,6 +284,7 @@ impl Opening<'_> {
             }
             (serves @ (Serves::Plain(_) | Serves::Tls(_) | Serves::Bytes(_)), _) => {
                 let spoken = match serves {
+                    _ if listener.of_mesh => "mutual TLS of the mesh",
                     Serves::Plain(_) => "HTTP",
                     Serves::Tls(_) => "TLS",
                     Serves::Bytes(_) => "TCP",

@@ -75,7 +75,15 @@ impl ClientTls {
         };
         decoded.check(&fields);
         if decoded.mode == ClientTlsMode::IstioMutual {
-            fields.not_supported(&["sni", "subjectAltNames", "insecureSkipVerify", "caCrl", "credentialName"]);
+            fields.not_supported(&["subjectAltNames", "insecureSkipVerify", "caCrl", "credentialName"]);
+            if let Some(sni) = fields.get("sni") {
+                let message = "between nodes the server's identity takes the place of its name: `sni` chooses nothing";
+                sni.warn(
+                    codes::IGNORED,
+                    message,
+                    "a gateway chooses the server by the request's host; leave `sni` out",
+                );
+            }
         }
         fields.finish();
         Some(decoded)

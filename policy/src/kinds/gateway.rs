@@ -150,10 +150,14 @@ fn refuse_unbuilt(fields: &Fields<'_>, protocol: Option<PortProtocol>, bind: Opt
     let mode = tls.map(|tls| tls.mode).filter(|_| protocol.is_some_and(PortProtocol::is_tls));
     match mode {
         Some(
-            ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual | ServerTlsMode::Passthrough,
+            ServerTlsMode::Simple
+            | ServerTlsMode::Mutual
+            | ServerTlsMode::OptionalMutual
+            | ServerTlsMode::Passthrough
+            | ServerTlsMode::IstioMutual,
         )
         | None => {}
-        Some(mode @ (ServerTlsMode::AutoPassthrough | ServerTlsMode::IstioMutual)) => {
+        Some(mode @ ServerTlsMode::AutoPassthrough) => {
             place("tls").unbuilt(format!("a server in TLS mode {mode}"));
         }
     }

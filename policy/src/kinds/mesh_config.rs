@@ -15,7 +15,7 @@ pub use telemetry_providers::{
     Collector, CollectorPlace, DefaultProviders, ENVOY, ExportHeader, ExportProtocol, HeaderSource, LineFormat,
     LogCollector, PROMETHEUS, SpanCollector, TelemetryKind, TelemetryProvider,
 };
-pub use topology::{ForwardClientCert, GatewayTopology};
+pub use topology::{Balancers, ForwardClientCert, GatewayTopology};
 
 use std::{sync::Arc, time::Duration};
 

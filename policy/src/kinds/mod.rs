@@ -73,11 +73,11 @@ pub use kubernetes::{KubernetesObject, KubernetesPort, KubernetesService};
 pub use load_balancer::{Algorithm, Balance, LoadBalancer, Warmup};
 pub use locality::{Distribute, LocalityLb, LocalityPattern, PriorityLabel, ZoneAwareLb};
 pub use mesh_config::{
-    AccessLog, BodyInCheck, CertificateLifetimes, CheckProtocol, Collector, CollectorPlace, DefaultProviders, ENVOY,
-    ExportHeader, ExportProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology, GrpcForm, HeaderOrPseudo,
-    HeaderSource, HttpCheck, Limits, LineFormat, LogCollector, LogFact, LogFile, LogFormat, LogPart, LogWord,
-    MeshConfig, OutboundPolicy, OutlierSharing, PROMETHEUS, PathNormalization, SpanCollector, TelemetryKind,
-    TelemetryProvider,
+    AccessLog, Balancers, BodyInCheck, CertificateLifetimes, CheckProtocol, Collector, CollectorPlace,
+    DefaultProviders, ENVOY, ExportHeader, ExportProtocol, ExtensionProvider, ForwardClientCert, GatewayTopology,
+    GrpcForm, HeaderOrPseudo, HeaderSource, HttpCheck, Limits, LineFormat, LogCollector, LogFact, LogFile, LogFormat,
+    LogPart, LogWord, MeshConfig, OutboundPolicy, OutlierSharing, PROMETHEUS, PathNormalization, SpanCollector,
+    TelemetryKind, TelemetryProvider,
 };
 pub use mirror::{Mirror, Mirroring};
 pub use namespaced_host::NamespacedHost;

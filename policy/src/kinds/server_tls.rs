@@ -169,6 +169,14 @@ pub const SPOKEN_SUITES: [&str; 6] = [
 /// What TLS this build does not speak. The suites of TLS 1.3 are not for documents to choose, as in Istio.
 fn refuse_unbuilt(fields: &Fields<'_>, tls: &ServerTls) {
     let place = |name| fields.get(name).unwrap_or(*fields.at);
+    if tls.mode == ServerTlsMode::IstioMutual {
+        let names = ["subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash", "insecureSkipVerify"];
+        let why = "callers show identities of the mesh: an AuthorizationPolicy says which are let in";
+        fields.not_supported_because(&names, why);
+        if tls.max_version < TlsVersion::V1_3 {
+            place("maxProtocolVersion").unbuilt("TLS older than 1.3 between nodes");
+        }
+    }
     if tls.min_version < TlsVersion::V1_2 {
         place("minProtocolVersion").unbuilt("TLS older than 1.2");
     }

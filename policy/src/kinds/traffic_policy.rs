@@ -59,7 +59,7 @@ pub enum TunnelProtocol {
 }
 
 /// `ProxyProtocol`: the client's address goes ahead of the bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ProxyProtocol {
     /// As a line of text.
     #[default]
@@ -87,8 +87,6 @@ impl RetryBudget {
     }
 }
 
-/// Fields that this build does not apply.
-const NOT_BUILT: [&str; 2] = ["tunnel", "proxyProtocol"];
 /// One of them must be there; the first four are what a port may have.
 const FIELDS: [&str; 8] = [
     "loadBalancer",
@@ -117,7 +115,6 @@ impl TrafficPolicy {
             at.error_as_istio(codes::EXCLUSIVE, "tunnel and proxyProtocol must not be set together", "");
         }
         let retry_budget = fields.get("retryBudget").map(|at| RetryBudget::decode(&at));
-        fields.not_supported(&NOT_BUILT);
         fields.finish();
         Some(Self {
             blocks,
@@ -166,7 +163,10 @@ impl Tunnel {
         let fields = at.fields()?;
         let protocol = fields.get("protocol").and_then(|at| match at.text()? {
             "" | "CONNECT" => Some(TunnelProtocol::Connect),
-            "POST" => Some(TunnelProtocol::Post),
+            "POST" => {
+                at.unbuilt("a tunnel by POST, which few forward proxies know (CONNECT is what they all do),");
+                Some(TunnelProtocol::Post)
+            }
             _ => {
                 at.error_as_istio(codes::WORD, "tunnel protocol must be \"CONNECT\" or \"POST\"", "");
                 None
@@ -278,11 +278,11 @@ mod tests {
 
     #[test]
     fn what_is_not_applied_is_named() {
-        let text = "{connectionPool: {tcp: {}}, outlierDetection: {}, tls: {}, proxyProtocol: {},
+        let text = "{connectionPool: {tcp: {}}, outlierDetection: {}, tls: {}, tunnel: {protocol: POST, targetHost: a, targetPort: 1},
             portLevelSettings: [{port: {number: 1}, tls: {mode: SIMPLE}}, {port: {number: 2}, tls: {mode: ISTIO_MUTUAL}}]}";
         let found = complaints("DestinationRule", &rule(text));
         let named = |field: &str| found.contains(&(codes::NOT_SUPPORTED, format!("spec.trafficPolicy.{field}")));
-        let fields = ["tls", "proxyProtocol", "portLevelSettings[0].tls"];
+        let fields = ["tls", "tunnel.protocol", "portLevelSettings[0].tls"];
         assert!(fields.into_iter().all(named), "{found:?}");
         assert_eq!(found.len(), 3, "{found:?}");
     }

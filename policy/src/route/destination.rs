@@ -8,7 +8,9 @@ use crate::{
     compile::Entries,
     headers::HeaderOps,
     hosts::Registry,
-    kinds::{ClientTls, ConnectionPool, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, Tunnel},
+    kinds::{
+        ClientTls, ClientTlsMode, ConnectionPool, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, Tunnel,
+    },
 };
 
 /// One of the places that a route forwards to.
@@ -81,6 +83,13 @@ pub struct ClusterPolicy {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Stands in place of the connection pool's `max_retries`.
     pub retry_budget: Option<RetryBudget>,
+}
+
+impl ClusterPolicy {
+    /// True if the caller's node speaks TLS with endpoints outside the mesh.
+    pub fn originates_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual))
+    }
 }
 
 impl Destination {

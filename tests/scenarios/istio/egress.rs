@@ -7,11 +7,12 @@ use harness::{
     bytes::{Echo, say},
     cluster::{Cluster, Plan, Service},
     eventually, http,
+    tls_backend::TlsBackend,
 };
 use serde::Deserialize;
 
 use super::{files, text};
-use crate::skein;
+use crate::{gateway_tls::Authority, skein};
 
 /// Scenarios that run here.
 pub(super) const THROUGH_EGRESS: &[&str] = &["egress-gateway-http"];
@@ -176,4 +177,170 @@ spec:
     let claimed = [("x-skein-within", "00000000000000000000000000000000"), ("x-forwarded-client-cert", told)];
     let answer = http::get_with(door, "istio-egressgateway.istio-system", "/", &claimed).expect("an answer");
     assert_eq!(answer.status, 403);
+}
+
+/// The documents of Istio's page "Egress Gateways with TLS Origination", and a database in the same way.
+const SAMPLE: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: cnn}
+spec:
+  hosts: [edition.cnn.com]
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}]
+  resolution: STATIC
+  endpoints: [{address: 127.0.0.1, ports: {https: SECURE}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: istio-egressgateway}
+spec:
+  selector: {istio: egressgateway}
+  servers:
+  - port: {number: 443, name: https-port-for-tls-origination, protocol: HTTPS}
+    hosts: [edition.cnn.com]
+    tls: {mode: ISTIO_MUTUAL}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: egressgateway-for-cnn}
+spec:
+  host: istio-egressgateway.istio-system.svc.cluster.local
+  subsets:
+  - name: cnn
+    trafficPolicy:
+      loadBalancer: {simple: ROUND_ROBIN}
+      portLevelSettings:
+      - port: {number: 443}
+        tls: {mode: ISTIO_MUTUAL, sni: edition.cnn.com}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: direct-cnn-through-egress-gateway}
+spec:
+  hosts: [edition.cnn.com]
+  gateways: [istio-egressgateway, mesh]
+  http:
+  - match: [{gateways: [mesh], port: 80}]
+    route:
+    - destination: {host: istio-egressgateway.istio-system.svc.cluster.local, subset: cnn, port: {number: 443}}
+      weight: 100
+  - match: [{gateways: [istio-egressgateway], port: 443}]
+    route:
+    - destination: {host: edition.cnn.com, port: {number: 443}}
+      weight: 100
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: originate-tls-for-edition-cnn-com}
+spec:
+  host: edition.cnn.com
+  trafficPolicy:
+    loadBalancer: {simple: ROUND_ROBIN}
+    portLevelSettings:
+    - port: {number: 443}
+      tls: {mode: SIMPLE, caCertificates: AUTHORITY}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec:
+  hosts: [db.example.com]
+  ports: [{number: 5432, name: tcp, protocol: TCP, targetPort: DATABASE}]
+  resolution: STATIC
+  endpoints: [{address: 127.0.0.1}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: bytes}
+spec:
+  selector: {serves: bytes}
+  servers: [{port: {number: 9000, name: tls, protocol: TLS}, hosts: [db.example.com], tls: {mode: ISTIO_MUTUAL}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db}
+spec:
+  hosts: [db.example.com]
+  gateways: [bytes, mesh]
+  tcp:
+  - match: [{gateways: [mesh], port: 5432}]
+    route: [{destination: {host: bytes.istio-system.svc.cluster.local, port: {number: 9000}}}]
+  - match: [{gateways: [bytes], port: 9000}]
+    route: [{destination: {host: db.example.com, port: {number: 5432}}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: friends, namespace: istio-system}
+spec:
+  selector: {matchLabels: {istio: egressgateway}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/default]}}]}]
+";
+
+#[test]
+fn a_gateway_in_mode_istio_mutual_serves_the_mesh_and_nobody_else() {
+    let loopback = || SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let authority = Authority::new();
+    let issued = authority.issue("edition.cnn.com", None);
+    let secure = TlsBackend::start(loopback(), &issued.cert, &issued.key, None).expect("a free port");
+    let echo = Echo::start(loopback(), "db").expect("a free port");
+    let gateway = |name: &str, port, protocol: &str, serves: &str, door| Service {
+        labels: vec![("istio".to_owned(), serves.to_owned()), ("serves".to_owned(), name.to_owned())],
+        ports: vec![port],
+        protocol: protocol.to_owned(),
+        target_port: Some(door),
+        ..Service::version(&format!("istio-system/{name}"), "v1")
+    };
+    let gateways = [
+        gateway("istio-egressgateway", 443, "http", "egressgateway", DOOR),
+        gateway("bytes", 9000, "tcp", "bytes", 9100),
+    ];
+    let egress = Plan { gateway: format!("ports = {{ 443 = {DOOR}, 9000 = 9100 }}"), ..Plan::with(gateways) };
+    let caller = |name: &str| {
+        let upstream = "[[upstream]]\nlisten = \"127.0.0.1:0\"\nhost = \"db.example.com\"\nport = 5432\n";
+        Plan { extra: format!("{upstream}as = \"{name}\"\n"), ..Plan::with([Service::client(name)]) }
+    };
+    let plans = [("friend", caller("default/a")), ("stranger", caller("other/b")), ("egress", egress)];
+    let cluster = Cluster::start(skein(), &plans);
+    cluster.wait_members(harness::PATIENCE);
+    let ca = cluster.file("ca.pem", &authority.pem());
+    let documents = SAMPLE
+        .replace("SECURE", &secure.address.port().to_string())
+        .replace("DATABASE", &echo.address.port().to_string())
+        .replace("AUTHORITY", &ca.to_string_lossy());
+    let pushed = cluster.push("friend", &documents, &["--wait", "all"]);
+    assert!(pushed.code == 0 && pushed.err.contains("`sni` chooses nothing"), "{pushed:?}");
+    let ask = |node: &str| http::get(cluster.node(node).outbound(), "edition.cnn.com", "/politics");
+    let answer = eventually("the friend leaves the mesh", || match ask("friend") {
+        Ok(answer) if answer.status == 200 => Ok(answer.text()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(answer, "sni=edition.cnn.com client=no host=edition.cnn.com");
+    eventually("the stranger is refused", || match ask("stranger") {
+        Ok(answer) if answer.status == 403 && answer.text().contains("RBAC") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let to = |node: &str| say(cluster.node(node).upstream("db.example.com", 5432), "hello");
+    eventually("bytes take the same way", || match to("friend") {
+        Ok(said) if said == "db\nhello" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    // Who is not of the mesh is not served, whatever the policies say.
+    let words = ["policy", "delete", "AuthorizationPolicy", "friends", "-n", "istio-system", "--wait", "all"];
+    cluster.on("friend", &words).expect_code(0);
+    eventually("the stranger is let in", || match ask("stranger") {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let door = SocketAddr::new(cluster.node("egress").ip, DOOR);
+    let claimed = [("x-skein-within", "00000000000000000000000000000000")];
+    let answer = http::get_with(door, "edition.cnn.com", "/", &claimed).expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (403, "mutual TLS is required"));
+    let connections = echo.connections();
+    assert!(!say(SocketAddr::new(door.ip(), 9100), "hello").is_ok_and(|said| said.contains("db")));
+    assert_eq!(echo.connections(), connections);
+    let status = cluster.json("egress", &["status"]);
+    let mut spoken: Vec<&str> =
+        status["gateways"].as_array().expect("gateways").iter().filter_map(|door| door["protocol"].as_str()).collect();
+    spoken.sort_unstable();
+    assert_eq!(spoken, ["https", "tls"], "{status:#}");
 }

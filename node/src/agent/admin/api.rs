@@ -269,6 +269,9 @@ pub struct Service {
     /// The document that makes it, if a ServiceEntry does: `name` is a host then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
+    /// It has no endpoints of its own: what each request names is looked up when it comes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_name: bool,
 }
 
 /// A service port.

@@ -227,9 +227,10 @@ impl Forwarding<'_> {
                 percent: if destinations.len() == 1 { 100 } else { percent(index, one) },
                 cluster: one.cluster(port),
             };
-            let subset = &one.seen_by(labels).subset;
-            let found = Candidates::of(snapshot, namespace, (one, subset), port, self.carries);
+            let seen = one.seen_by(labels);
+            let found = Candidates::of(snapshot, namespace, (one, &seen.subset), port, self.carries, seen.policy(port));
             let out = found.as_ref().err().map(NoCluster::to_string);
+            let by_name = found.as_ref().ok().and_then(Candidates::entry).is_some_and(|made| made.service.is_by_name());
             let endpoints = found.map(|candidates| self.endpoints(&candidates, &target)).unwrap_or_default();
             let nobody =
                 (!endpoints.iter().any(|endpoint| endpoint.candidate)).then(|| "no endpoint is healthy".to_owned());
@@ -237,8 +238,9 @@ impl Forwarding<'_> {
             if greatest {
                 explained.answer = match (out, nobody) {
                     (Some(why), _) => Some(answer(self.refused, "NC", why)),
-                    (None, Some(why)) => Some(answer(self.refused, "UH", why)),
-                    (None, None) => None,
+                    // Its endpoint is what the name means when a request brings it.
+                    (None, Some(why)) if !by_name => Some(answer(self.refused, "UH", why)),
+                    (None, Some(_) | None) => None,
                 };
                 explained.cluster = Some(target.cluster.clone());
                 explained.destination = Some(target.clone());

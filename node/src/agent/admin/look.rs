@@ -141,6 +141,7 @@ impl Admin {
             healthy: service.endpoints.iter().filter(|endpoint| endpoint.healthy).count(),
             panic: panicking.contains(&service.name),
             entry: None,
+            by_name: false,
         };
         let mut rows: Vec<_> = services.iter().map(row).collect();
         if of.is_none() {
@@ -241,6 +242,7 @@ fn foreign_services(snapshot: &Snapshot) -> Vec<api::Service> {
         healthy: foreign.instances.iter().filter(|instance| instance.is_healthy()).count(),
         panic: false,
         entry: Some(foreign.service.document.to_string()),
+        by_name: foreign.service.is_by_name(),
     };
     let mut rows: Vec<_> = snapshot.foreign.iter().map(row).collect();
     rows.sort_by(|a, b| (&a.namespace, &a.name, &a.entry).cmp(&(&b.namespace, &b.name, &b.entry)));

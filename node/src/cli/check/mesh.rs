@@ -267,7 +267,7 @@ impl Said {
     fn served(&self) -> Vec<Finding> {
         let name = |service: &Service| format!("{}/{}", service.namespace, service.name);
         let called = self.services.iter().filter(|service| !service.ports.is_empty());
-        let dead: Vec<String> = called.filter(|service| service.healthy == 0).map(name).collect();
+        let dead: Vec<String> = called.filter(|service| service.healthy == 0 && !service.by_name).map(name).collect();
         let panic: Vec<String> = self.services.iter().filter(|service| service.panic).map(name).collect();
         let mut ejected: Vec<String> = self.outliers.iter().map(|outlier| outlier.endpoint.clone()).collect();
         ejected.dedup();

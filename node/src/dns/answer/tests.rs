@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use std::{collections::BTreeMap, sync::Arc};
 
 const CART: Ipv4Addr = Ipv4Addr::new(127, 240, 1, 2);
+/// Of a host of a ServiceEntry.
+const DB: Ipv4Addr = Ipv4Addr::new(127, 240, 1, 3);
 
 struct World {
     node: NodeId,
@@ -40,11 +42,24 @@ impl World {
         let services =
             Services::new([endpoint("cart", vec![port("http", 80), port("grpc-x", 81)]), endpoint("caller", vec![])]);
         let cart = ServiceName::new("shop", "cart").unwrap();
-        Self { names: Names::new(BTreeMap::from([(cart, CART)]), Vec::new()), node, services }
+        Self {
+            names: Names::new(
+                BTreeMap::from([(Called::Service(cart), CART), (Called::Host("db.example".into()), DB)]),
+                Vec::new(),
+            ),
+            node,
+            services,
+        }
     }
 
     fn judge(&self, packet: &[u8], carrier: Carrier) -> Verdict {
-        let zone = Zone { node: &self.node, namespace: "shop", names: &self.names, services: &self.services };
+        let zone = Zone {
+            node: &self.node,
+            namespace: "shop",
+            names: &self.names,
+            services: &self.services,
+            entries: &Entries::default(),
+        };
         answer(&zone, packet, carrier)
     }
 
@@ -85,6 +100,22 @@ fn every_form_of_a_name_leads_to_the_address() {
     }
     let reverse = world.ask("2.1.240.127.in-addr.arpa.", RecordType::PTR).unwrap();
     assert_eq!(reverse.answers[0].data.to_string(), "cart.shop.svc.cluster.local.");
+}
+
+#[test]
+fn a_host_outside_is_where_this_node_listens_for_it_and_the_rest_is_its_own_servers_to_say() {
+    let world = World::new();
+    let answer = world.ask("DB.example.", RecordType::A).unwrap();
+    assert_eq!((answer.answers.len(), &answer.answers[0].data), (1, &RData::A(A(DB))));
+    for of in [RecordType::AAAA, RecordType::HTTPS] {
+        let none = world.ask("db.example.", of).unwrap();
+        assert_eq!((none.metadata.response_code, none.answers.len()), (ResponseCode::NoError, 0), "{of}");
+    }
+    for (name, of) in [("db.example.", RecordType::MX), ("x.db.example.", RecordType::A), ("example.", RecordType::A)] {
+        assert_eq!(world.ask(name, of), None, "{name} {of}");
+    }
+    let reverse = world.ask("3.1.240.127.in-addr.arpa.", RecordType::PTR).unwrap();
+    assert_eq!(reverse.answers[0].data.to_string(), "db.example.");
 }
 
 #[test]

@@ -130,7 +130,8 @@ fn wanted(snapshot: &Snapshot, local: &Local, originations: &Originations) -> (V
                     slots.push(originations.slot(Wish { tls, names, namespace: namespace.to_owned() }));
                 }
                 ClientTlsMode::IstioMutual => {
-                    let outside = snapshot.foreign.get(made).is_some_and(|foreign| foreign.has_outside());
+                    let outside =
+                        snapshot.foreign.get(made).is_some_and(|foreign| foreign.has_outside() || made.is_by_name());
                     if outside {
                         troubles.insert(format!(
                             "a DestinationRule wants ISTIO_MUTUAL for `{}` of {}, whose endpoints have no identity of the mesh: \

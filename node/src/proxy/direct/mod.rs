@@ -1,9 +1,11 @@
 //! Connections that this node makes by itself: to applications beside it, and to endpoints that no node serves.
 
+mod ahead;
 mod keeper;
 mod tls;
 mod verifier;
 
+pub(in crate::proxy) use ahead::{Proxied, ask};
 pub use keeper::keep_tls;
 pub(in crate::proxy) use tls::{Originations, Slot, Wish};
 
@@ -31,6 +33,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 pub(in crate::proxy) struct Target {
     pub(in crate::proxy) address: SocketAddr,
     tls: Option<Session>,
+    /// What goes ahead of all else.
+    proxied: Option<Proxied>,
 }
 
 /// TLS as one server is met with it.
@@ -66,12 +70,12 @@ impl Hash for Session {
 impl Target {
     /// In clear.
     pub(in crate::proxy) const fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None }
+        Self { address, tls: None, proxied: None }
     }
 
-    /// In clear, or by TLS.
-    pub(in crate::proxy) const fn new(address: SocketAddr, tls: Option<Session>) -> Self {
-        Self { address, tls }
+    /// In clear, or by TLS; whoever `proxied` the connection says so ahead of it.
+    pub(in crate::proxy) const fn new(address: SocketAddr, tls: Option<Session>, proxied: Option<Proxied>) -> Self {
+        Self { address, tls, proxied }
     }
 
     /// Connects.
@@ -80,9 +84,12 @@ impl Target {
     /// Nobody answers in time, or the server is not who it should be.
     pub(in crate::proxy) async fn connect(&self, patience: Duration) -> io::Result<Stream> {
         let whole = async {
-            let stream = TcpStream::connect(self.address).await?;
+            let mut stream = TcpStream::connect(self.address).await?;
             // Small messages must not wait for acknowledgements; a socket that refuses this still works.
             drop(stream.set_nodelay(true));
+            if let Some(proxied) = &self.proxied {
+                proxied.write(&mut stream).await?;
+            }
             let Some(Session { config, name }) = &self.tls else { return Ok(Stream::Plain(stream)) };
             let stream = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await?;
             let wanted = config.alpn_protocols.first().map(Vec::as_slice);

@@ -5,6 +5,7 @@ use super::door::Entrance;
 use crate::http1::copy_head;
 use crate::proxy::{
     context::Context,
+    failure::Cause,
     http::{self as body, Incoming, RequestBody},
     inbound::{Arriving, AtDoor, Next, Refusal, Standing, Told, Who},
 };
@@ -35,6 +36,9 @@ impl Entrance {
         local: IpAddr,
         told: &mut Told,
     ) -> Result<Admitted, Refusal> {
+        if self.sender.is_none() && self.door.is_of_mesh(&context.current.read()) {
+            return Err(Cause::PlaintextRefused.into());
+        }
         let who = self.client(local);
         let original = self.external(&parts.headers);
         let scheme = self.scheme(&parts.headers);

@@ -116,6 +116,12 @@ impl Door {
         server.is_some_and(|server| matches!(server.behind, Behind::Unopened(_)))
     }
 
+    /// True if only callers with an identity of the mesh are served here.
+    pub(super) fn is_of_mesh(&self, snapshot: &Snapshot) -> bool {
+        let seen = self.look(snapshot);
+        seen.doors.listener(self.bind.as_ref(), self.port).is_some_and(|listener| listener.of_mesh)
+    }
+
     /// The server that a client means by the name that it asks for, if it can be met.
     pub(super) fn server(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<Arc<Configured>> {
         let seen = self.look(snapshot);

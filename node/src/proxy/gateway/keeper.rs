@@ -264,7 +264,7 @@ fn wanted(plane: &DataPlane, snapshot: &Snapshot, local: &Local) -> Wanted {
             };
             let port = settings.ports.get(&listener.port).copied().unwrap_or(listener.port);
             let (documents, hosts) = (listener.documents.clone(), hosts(&listener.serves));
-            let described = Described { documents, protocol: protocol(&listener.serves), hosts };
+            let described = Described { documents, protocol: protocol(listener), hosts };
             let key = Key {
                 listen: SocketAddr::new(address, port),
                 service: Name::of(service),
@@ -292,8 +292,10 @@ fn hosts(serves: &compile::Serves) -> Vec<String> {
     }
 }
 
-fn protocol(serves: &compile::Serves) -> &'static str {
-    match serves {
+fn protocol(listener: &compile::Listener) -> &'static str {
+    match &listener.serves {
+        compile::Serves::Plain(_) if listener.of_mesh => "https",
+        compile::Serves::Bytes(_) if listener.of_mesh => "tls",
         compile::Serves::Plain(_) => "http",
         compile::Serves::Tls(servers) if servers.iter().any(tls::has_requests) => "https",
         compile::Serves::Tls(_) => "tls",

@@ -78,8 +78,16 @@ async fn meet_client(
     (peer, is_within): (SocketAddr, bool),
 ) -> io::Result<(Begun, SocketAddr, Place)> {
     let bounds = Bounds::of_applications(&context.limits());
-    let proxied = context.current.read().compiled.config().gateways.proxy_protocol;
-    let told = if proxied && !is_within { proxied::read(&mut stream, &bounds).await? } else { None };
+    let is_believed = {
+        let current = context.current.read();
+        let balancers = current.compiled.config().gateways.proxy_protocol.as_ref().filter(|_| !is_within);
+        balancers.map(|balancers| balancers.trusts(peer.ip()))
+    };
+    let told = match is_believed {
+        Some(true) => proxied::read(&mut stream, &bounds).await?,
+        Some(false) => return Err(io::Error::other("no balancer that is trusted")),
+        None => None,
+    };
     let remote = told.unwrap_or(peer);
     let place = context.clients.admit(remote.ip(), &context.limits());
     let place = place.ok_or_else(|| io::Error::other("too many connections of one address"))?;

@@ -14,6 +14,7 @@ use crate::{
         cluster::{Cluster, Member, Reach, Served},
         context::Context,
         deadline::Deadline,
+        direct::Proxied,
         failure::{self, Cause, TransportReason},
         flight::{self, Flight, Room},
         http::{self as body, Completion, RequestBody, Windowed},
@@ -52,6 +53,8 @@ pub(super) struct Way<'a> {
     pub(super) protocol: mesh::Protocol,
     /// The request has a time limit of its own.
     pub(super) timed: bool,
+    /// What goes ahead of its connection to an endpoint outside, which is then nobody else's.
+    pub(super) proxied: Option<Proxied>,
 }
 
 /// An attempt as its route sees it.
@@ -415,6 +418,7 @@ fn told(cause: Cause) -> Option<Outcome> {
         | Cause::NoCluster
         | Cause::NoRewrite
         | Cause::NoHealthy
+        | Cause::Unresolved
         | Cause::Overflow
         | Cause::NoWebSocket
         | Cause::Abort(_)

@@ -1,7 +1,11 @@
 //! CONNECT at a proxy port: a tunnel to a port of bytes, of a service or of a host that a ServiceEntry makes. Nothing else is led
 //! anywhere, so that no node is an open proxy.
 
-use super::{Connection, Speaker, observe, tcp};
+use super::{
+    Connection, Speaker,
+    by_name::{Brought, host},
+    observe, tcp,
+};
 use crate::{
     clock,
     http1::server::OnUpgrade,
@@ -124,7 +128,8 @@ async fn lead(
     account: &mut Account,
 ) -> Result<tcp::Led, Cause> {
     let (route, port) = tcp::routed(context, speaker, snapshot, Some(called), (ends, server_name), account)?;
-    tcp::lead(context, speaker, snapshot, &route, (port, ends), account).await
+    let brought = Brought { port, dialled: ends.dialled, names: [host(&called.0), server_name] };
+    tcp::lead(context, speaker, snapshot, &route, (brought, ends), account).await
 }
 
 async fn carry(context: Arc<Context>, led: tcp::Led, on_upgrade: OnUpgrade, mut account: Account) {

@@ -4,6 +4,7 @@ use super::{
     Answered, RequestFacts, Requests,
     affinity::Affinity,
     attempt::{Attempt, Try, Way},
+    by_name::Brought,
     grpc_timeout, mirror,
 };
 use crate::{
@@ -26,6 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, reques
 use policy::{
     authorize::Token,
     headers::Side,
+    hosts::split_authority,
     retry::Outcome,
     route::{Destination, Routed},
 };
@@ -56,17 +58,20 @@ pub(super) async fn forward(
 ) -> Result<Answered, Cause> {
     let (context, route) = (requests.context, &routed.route);
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
-    let arrived = (routed.port, requests.dialled);
-    let cluster = context
-        .cluster(snapshot, &requests.speaker, route, destination, arrived, carries(outgoing.head.parts.version))
-        .inspect_err(|_| requests.count_service(routed, exchange))?;
-    exchange.between(Arc::clone(&cluster.nobody));
     let Outgoing { head, upgrade, incoming, user: _ } = outgoing;
     let (incoming, came) = (std::mem::replace(incoming, Incoming::Own(None)), head.parts.version);
     // What formatters of the response may ask about.
     let asked = !route.response_headers.is_empty() || !destination.response_headers.is_empty();
     let asked = asked.then(|| (head.parts.clone(), head.host.clone()));
-    rewrite(requests, routed, destination, head)?;
+    rewrite(requests, routed, destination, head).inspect_err(|_| requests.count_service(routed, exchange))?;
+    let names = [requests.speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
+    let brought = Brought { port: routed.port, dialled: requests.dialled, names };
+    let dialled = context.place(snapshot, &requests.speaker, destination, brought).await;
+    let dialled = dialled.inspect_err(|_| requests.count_service(routed, exchange))?;
+    let cluster = context
+        .cluster(snapshot, &requests.speaker, route, destination, (routed.port, dialled), carries(came))
+        .inspect_err(|_| requests.count_service(routed, exchange))?;
+    exchange.between(Arc::clone(&cluster.nobody));
     let hash = cluster.consistent_hash();
     let affinity = hash
         .map(|hash| Affinity::of(hash, (&head.parts, &head.host), requests.remote, context.random()))
@@ -84,7 +89,8 @@ pub(super) async fn forward(
     let mut deadline = time.map(|timeout| Deadline::new(timeout, upload.completion()));
     let protocol = cluster.protocol(came, upgrade.as_ref());
     let (speaker, timed) = (&requests.speaker, time.is_some());
-    let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed };
+    let proxied = cluster.proxied(requests.remote, requests.dialled.unwrap_or(requests.local));
+    let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed, proxied };
     let time = time.filter(|_| grpc);
     let (upload, hash) = (&upload, affinity.hash);
     let (attempt, with_endpoint, told) = ((0, 0), false, None);

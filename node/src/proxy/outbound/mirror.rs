@@ -4,6 +4,7 @@ use super::{
     Requests,
     affinity::Affinity,
     attempt::{Try, Way},
+    by_name::Brought,
     forward::{Head, carries},
 };
 use crate::{
@@ -69,8 +70,12 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
         }
         let (speaker, route) = (&requests.speaker, &routed.route);
         let (to, carries) = (&mirror.destination, carries(head.parts.version));
-        let arrived = (routed.port, requests.dialled);
-        let Ok(cluster) = context.cluster(snapshot, speaker, route, to, arrived, carries) else {
+        let names = [speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
+        let brought = Brought { port: routed.port, dialled: requests.dialled, names };
+        let place = context.place_now(snapshot, speaker, to, brought);
+        let Ok(cluster) =
+            place.and_then(|dialled| context.cluster(snapshot, speaker, route, to, (routed.port, dialled), carries))
+        else {
             tracing::debug!(host = mirror.destination.host, "no such mirror");
             continue;
         };
@@ -81,6 +86,7 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
             cluster,
             head: Head { parts: head.parts.clone(), host: shadow(&head.host) },
             remote: requests.remote,
+            local: requests.dialled.unwrap_or(requests.local),
         };
         let (body, timeout) = (upload.copy(BODY_LIMIT), routed.route.timeout.unwrap_or(TIMEOUT));
         context.tasks.detach("copy of a request", async move {
@@ -103,6 +109,8 @@ struct Copy {
     head: Head,
     /// The application that sent the original.
     remote: SocketAddr,
+    /// Where it sent that.
+    local: SocketAddr,
 }
 
 impl Copy {
@@ -122,6 +130,7 @@ impl Copy {
             grpc,
             protocol: self.cluster.protocol(self.head.parts.version, None),
             timed: false,
+            proxied: self.cluster.proxied(self.remote, self.local),
         };
         let (tried, random, began) = (Tried::default(), self.context.random(), clock::uptime_micros());
         let now = began / 1_000;

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod attempt;
+mod by_name;
 mod call;
 mod connect;
 mod cors;

@@ -74,6 +74,6 @@ impl Way<'_> {
             }
             Security::Impossible => return Err(unready(Cause::ConnectFailure)),
         };
-        Ok(Target::new(address, session))
+        Ok(Target::new(address, session, self.proxied))
     }
 }

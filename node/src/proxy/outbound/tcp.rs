@@ -5,6 +5,7 @@ use super::{
     Speaker,
     affinity::Affinity,
     attempt::{Way, lost},
+    by_name::Brought,
     observe,
     transport::{GONE, LATE, transport},
 };
@@ -19,7 +20,7 @@ use crate::{
     proxy::{
         cluster::{Member, Reach, Served},
         context::Context,
-        direct,
+        direct::{self, Proxied},
         failure::{Cause, Failure},
         flight::{Flight, Room},
         inbound::{self, Arrival, Refused},
@@ -27,10 +28,13 @@ use crate::{
     },
     snapshot::Snapshot,
 };
-use policy::route::{self, Called, Route};
+use policy::{
+    kinds::Tunnel,
+    route::{self, Called, Route},
+};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -75,7 +79,10 @@ pub(in crate::proxy) async fn pass(
     let snapshot = context.current.load();
     let mut account = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
     let led = match route(&snapshot, &mut account) {
-        Ok((route, port)) => lead(context, speaker, &snapshot, &route, (port, ends), &mut account).await,
+        Ok((route, port)) => {
+            let brought = Brought { port, dialled: ends.dialled, names: [speaker.fixed_host(), server_name] };
+            lead(context, speaker, &snapshot, &route, (brought, ends), &mut account).await
+        }
         Err(cause) => Err(cause),
     };
     // What is carried may last for days.
@@ -133,7 +140,7 @@ enum Server {
     Outside(direct::Stream),
 }
 
-/// Leads a connection along its route: it arrived for this port, from there.
+/// Leads a connection along its route, which comes from there.
 ///
 /// # Errors
 /// Nobody takes it.
@@ -142,15 +149,16 @@ pub(in crate::proxy) async fn lead(
     speaker: &Speaker,
     snapshot: &Arc<Snapshot>,
     route: &Arc<Route>,
-    (port, ends): (u16, Ends),
+    (brought, ends): (Brought<'_>, Ends),
     account: &mut Account,
 ) -> Result<Led, Cause> {
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
+    let (port, dialled) = (brought.port, context.place(snapshot, speaker, destination, brought).await?);
     let mut tried = Tried::default();
     let mut attempt = 1;
     loop {
         // Looked up each time: a failure may have ejected whoever failed.
-        let cluster = context.cluster(snapshot, speaker, route, destination, (port, ends.dialled), Carries::Bytes)?;
+        let cluster = context.cluster(snapshot, speaker, route, destination, (port, dialled), Carries::Bytes)?;
         account.between(Arc::clone(&cluster.nobody));
         account.takes(&route.name, &cluster.circuit.cluster);
         let key = cluster.consistent_hash();
@@ -167,8 +175,9 @@ pub(in crate::proxy) async fn lead(
         account.between(Arc::clone(&member.recorder));
         account.reaches(member.address(port));
         account.reaches_labelled(member.instance.labels());
-        let way =
-            Way { context, speaker, snapshot, cluster: &cluster, grpc: false, protocol: Protocol::Tcp, timed: false };
+        let proxied = cluster.proxied(ends.remote, ends.dialled.unwrap_or(ends.local));
+        let (grpc, protocol, timed) = (false, Protocol::Tcp, false);
+        let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed, proxied };
         match take(&way, member).await {
             Ok((server, flight)) => {
                 account.transport(None);
@@ -203,11 +212,16 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Failur
         None => None,
     };
     let taken = async {
-        match &member.reach {
-            Reach::Mesh(served) if served.endpoint.local => here(way, served).await.map_err(Failure::from),
-            Reach::Mesh(served) => there(way, served).await,
-            Reach::Outside(address) => way.open_outside(*address).await.map(Server::Outside),
-        }
+        let mut server = match &member.reach {
+            Reach::Mesh(served) if served.endpoint.local => here(way, served).await?,
+            Reach::Mesh(served) => there(way, served).await?,
+            Reach::Outside(address) => Server::Outside(way.open_outside(*address).await?),
+        };
+        server.prepare(way).await.map_err(|error| {
+            tracing::debug!(%error, "a connection was opened and cannot be used");
+            Failure { cause: Cause::ConnectFailure, transport: Some(error.to_string().into()) }
+        })?;
+        Ok(server)
     };
     let given_up = |why: &str| Failure { cause: Cause::ConnectFailure, transport: Some(why.into()) };
     let server = tokio::select! {
@@ -218,6 +232,36 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Failur
         () = tokio::time::sleep(cluster.connect_timeout) => return Err(given_up(LATE)),
     };
     Ok((server, Flight::new(active, room)))
+}
+
+impl Server {
+    /// Sends ahead what the policy wants there: to an endpoint outside the PROXY protocol's header has gone before its TLS.
+    async fn prepare(&mut self, way: &Way<'_>) -> io::Result<()> {
+        let proxied = way.proxied.filter(|_| !matches!(self, Self::Outside(_)));
+        let tunnel = way.cluster.table.policy.tunnel.as_ref();
+        if proxied.is_none() && tunnel.is_none() {
+            return Ok(());
+        }
+        match self {
+            Self::There(stream) => ahead(&mut **stream, proxied, tunnel).await,
+            Self::Here(arrival) => ahead(&mut arrival.stream, proxied, tunnel).await,
+            Self::Outside(stream) => ahead(stream, proxied, tunnel).await,
+        }
+    }
+}
+
+async fn ahead(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    proxied: Option<Proxied>,
+    tunnel: Option<&Tunnel>,
+) -> io::Result<()> {
+    if let Some(proxied) = proxied {
+        proxied.write(stream).await?;
+    }
+    match tunnel {
+        Some(tunnel) => direct::ask(stream, tunnel).await,
+        None => Ok(()),
+    }
 }
 
 async fn here(way: &Way<'_>, member: &Served) -> Result<Server, Cause> {

@@ -7,4 +7,4 @@ mod relay;
 
 pub(super) use account::Account;
 pub(super) use answer::Answer;
-pub(super) use relay::{End, Side, Spans, relay, silence};
+pub(super) use relay::{End, Side, Spans, join, relay, silence};

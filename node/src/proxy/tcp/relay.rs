@@ -181,6 +181,40 @@ pub(in crate::proxy) async fn relay(
     server.reset();
 }
 
+/// Joins two connections that changed their protocol, until both directions have ended in order. What went is counted as received from the
+/// caller and sent to it.
+///
+/// # Errors
+/// One of them broke off.
+pub(in crate::proxy) async fn join(
+    budget: &ReplayBudget,
+    caller: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    server: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    active: &AtomicU64,
+    (received, sent): (&mut u64, &mut u64),
+) -> io::Result<()> {
+    let (mut up, mut down) = (Direction::new(budget), Direction::new(budget));
+    std::future::poll_fn(|cx| {
+        let ended = up.poll(cx, caller, server, |bytes| {
+            active.store(clock::uptime(), Relaxed);
+            *received += bytes;
+        });
+        if let Poll::Ready(Err(broken)) = ended {
+            return Poll::Ready(Err(broken.error()));
+        }
+        let ended = down.poll(cx, server, caller, |bytes| {
+            active.store(clock::uptime(), Relaxed);
+            *sent += bytes;
+        });
+        match ended {
+            Poll::Ready(Err(broken)) => Poll::Ready(Err(broken.error())),
+            Poll::Ready(Ok(())) if up.is_over() => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
 /// Waits until nothing has gone for so long; `active` is the uptime when something last did, in milliseconds.
 pub(in crate::proxy) async fn silence(active: &AtomicU64, idle: Option<Duration>) {
     let Some(idle) = idle else { return std::future::pending().await };
@@ -205,6 +239,12 @@ enum Broken {
 }
 
 impl Broken {
+    fn error(self) -> io::Error {
+        match self {
+            Self::Source(error) | Self::Sink(error) => error,
+        }
+    }
+
     fn end(self, source: fn(io::Error) -> End, sink: fn(io::Error) -> End) -> End {
         match self {
             Self::Source(error) => source(error),
@@ -382,6 +422,45 @@ fn write(
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    #[tokio::test]
+    async fn an_upgraded_connection_holds_memory_only_while_one_side_is_behind() {
+        let budget = ReplayBudget::default();
+        let (mut client, mut caller) = duplex(16);
+        let (mut application, mut server) = duplex(16);
+        let (active, mut received, mut sent) = (AtomicU64::new(0), 0, 0);
+        let ends = async {
+            client.write_all(b"ask").await.unwrap();
+            let mut heard = [0; 3];
+            application.read_exact(&mut heard).await.unwrap();
+            assert_eq!((&heard, budget.taken()), (b"ask", 0), "what is silent holds nothing");
+            // Neither the application nor the pipe to it takes so much.
+            let sending = client.write_all(&[7; 200]);
+            let reading = async {
+                while budget.taken() == 0 {
+                    tokio::task::yield_now().await;
+                }
+                application.read_exact(&mut [0; 200]).await.unwrap();
+            };
+            let (written, ()) = tokio::join!(sending, reading);
+            written.unwrap();
+            application.write_all(b"answer").await.unwrap();
+            let mut heard = [0; 6];
+            client.read_exact(&mut heard).await.unwrap();
+            assert_eq!((&heard, budget.taken()), (b"answer", 0));
+            client.shutdown().await.unwrap();
+            assert_eq!(application.read(&mut [0; 1]).await.unwrap(), 0, "each direction ends by itself");
+            application.write_all(b"last").await.unwrap();
+            application.shutdown().await.unwrap();
+            let mut rest = String::new();
+            client.read_to_string(&mut rest).await.unwrap();
+            assert_eq!(rest, "last");
+        };
+        let joined = join(&budget, &mut caller, &mut server, &active, (&mut received, &mut sent));
+        let (joined, ()) = tokio::join!(joined, ends);
+        joined.unwrap();
+        assert_eq!((received, sent, budget.taken()), (203, 10, 0));
+    }
 
     /// Lets a sender send more than its receiver takes: what is held meanwhile, and how long the buffer is. Then the rest is taken.
     async fn behind(budget: &ReplayBudget) -> (usize, usize) {

@@ -402,6 +402,7 @@ mod tests {
             healthy: 1,
             panic: false,
             entry: None,
+            by_name: false,
         }
     }
 

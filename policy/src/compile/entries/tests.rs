@@ -157,3 +157,26 @@ fn of_two_with_the_same_network_the_first_counts() {
     assert_eq!(at("1234:1f1:1:1:1:1:1:1").as_deref(), Some("se1"));
     assert_eq!(at("1235:1f1:1:1:1:1:1:1"), None);
 }
+
+#[test]
+fn names_are_looked_up_where_no_host_is_known_beforehand() {
+    let ports = "ports: [{number: 443, name: tls, protocol: TLS}]";
+    let entries = entries(&[
+        text("dynamic", "shop", &format!("{{hosts: ['*.a.example'], {ports}, resolution: DYNAMIC_DNS}}")),
+        text("dialled", "shop", &format!("{{hosts: ['*.b.example'], addresses: [10.0.0.0/8], {ports}}}")),
+        text("static", "shop", &format!("{{hosts: ['*.c.example'], {ports}, resolution: STATIC}}")),
+        text("one", "shop", &format!("{{hosts: [d.example], {ports}}}")),
+    ]);
+    let by_name: Vec<&str> =
+        entries.all().iter().filter(|made| made.is_by_name()).map(|made| made.document.name.as_str()).collect();
+    assert!(entries.any_by_name() && by_name == ["dialled", "dynamic"], "{by_name:?}");
+    let made = entries.find("x.a.example", "shop").expect("the wildcard");
+    let name = |host: &str| made.name(host).map(std::borrow::Cow::into_owned);
+    assert_eq!(name("X.A.example."), Some("x.a.example".to_owned()));
+    for host in ["a.example", "x.b.example", "*.a.example", "a b.a.example", "x.a.example:443", ".a.example", ""] {
+        assert_eq!(name(host), None, "{host}");
+    }
+    // Where a connection goes whose caller dialled needs no name.
+    let at = |address: &str| entries.at(address.parse().unwrap(), 443, "shop", |_| false).map(|made| &*made.host);
+    assert_eq!((at("10.1.2.3"), at("11.1.2.3")), (Some("*.b.example"), None));
+}

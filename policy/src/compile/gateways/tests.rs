@@ -302,3 +302,35 @@ fn claims_choose_among_the_rules() {
     assert_eq!(ask("/without", None), "unlisted", "what is not there is not what is excluded");
     assert_eq!(ask("/without", Some(json!({"sub": ["bob"]}))), "known");
 }
+
+#[test]
+fn what_only_the_mesh_may_call_shares_no_port_with_others() {
+    let mutual = |number: u16, name: &str, protocol: &str, host: &str| {
+        format!(
+            "{{port: {{number: {number}, name: {name}, protocol: {protocol}}}, hosts: [{host}], tls: {{mode: ISTIO_MUTUAL}}}}"
+        )
+    };
+    let simple = "{port: {number: 443, name: simple, protocol: HTTPS}, hosts: [c.example], tls: {mode: SIMPLE, credentialName: c}}";
+    let servers = [
+        mutual(443, "a", "HTTPS", "a.example"),
+        mutual(443, "b", "HTTPS", "b.example"),
+        simple.to_owned(),
+        mutual(9000, "bytes", "TLS", "db.example"),
+        mutual(9000, "others", "TLS", "other.example"),
+    ];
+    let edge = Edge::new(
+        &[
+            gateway("istio-system", "out", &selected(&servers.join(", "))),
+            routes("a", "istio-system/out", "a.example", &rule("a", "")),
+            routes("b", "istio-system/out", "b.example", &rule("b", "match: [{port: 443}], ")),
+            routes("c", "istio-system/out", "c.example", &rule("c", "")),
+        ]
+        .concat(),
+    );
+    assert_eq!(["a.example", "b.example", "c.example"].map(|host| edge.ask(443, host, "/")), ["a", "b", "404"]);
+    let bytes = edge.0.listener(None, 9000).expect("it is open");
+    assert!(matches!(bytes.serves, Serves::Bytes(_)) && bytes.of_mesh);
+    let why: Vec<(usize, &str)> = edge.0.left_out.iter().map(|one| (one.server, one.why.as_str())).collect();
+    let of_mesh = |port| format!("port {port} speaks mutual TLS of the mesh by Gateway istio-system/out");
+    assert_eq!(why, [(2, of_mesh(443).as_str()), (4, of_mesh(9000).as_str())]);
+}

@@ -264,7 +264,10 @@ fn what_is_not_built_is_refused_by_name() {
     let of_mode = |tls: &str, what: &[&str]| told(&format!("{HTTPS}, hosts: ['*'], tls: {{{tls}}}"), what);
     of_mode("mode: PASSTHROUGH", &[]);
     of_mode("mode: AUTO_PASSTHROUGH", &["a server in TLS mode AUTO_PASSTHROUGH"]);
-    of_mode("mode: ISTIO_MUTUAL", &["a server in TLS mode ISTIO_MUTUAL"]);
+    of_mode("mode: ISTIO_MUTUAL", &[]);
+    of_mode("mode: ISTIO_MUTUAL, maxProtocolVersion: TLSV1_2", &["TLS older than 1.3 between nodes"]);
+    let why = "`subjectAltNames` (callers show identities of the mesh: an AuthorizationPolicy says which are let in)";
+    of_mode("mode: ISTIO_MUTUAL, subjectAltNames: [a]", &[why]);
     let simple = |more: &str, what: &[&str]| of_mode(&format!("mode: SIMPLE, credentialName: a{more}"), what);
     simple("", &[]);
     simple(", cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256, AES128-SHA]", &[]);

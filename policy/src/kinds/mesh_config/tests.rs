@@ -79,8 +79,27 @@ fn what_is_not_valid_says_so() {
 
 #[test]
 fn a_balancer_before_gateways_may_speak_the_proxy_protocol() {
-    assert!(!config("{}").gateways.proxy_protocol);
-    assert!(config("{defaultConfig: {gatewayTopology: {proxyProtocol: {}}}}").gateways.proxy_protocol);
+    assert!(config("{}").gateways.proxy_protocol.is_none());
+    let of = |proxied: &str| format!("{{defaultConfig: {{gatewayTopology: {{proxyProtocol: {proxied}}}}}}}");
+    let trusts = |proxied: &str, from: &str| {
+        config(&of(proxied))
+            .gateways
+            .proxy_protocol
+            .as_ref()
+            .is_some_and(|balancers| balancers.trusts(from.parse().unwrap()))
+    };
+    assert!(trusts("{}", "10.0.0.1") && trusts("{}", "::1"));
+    let some = "{trustedIpBlocks: [10.0.0.0/8, 2001:db8::1]}";
+    for (from, is_trusted) in [
+        ("10.9.9.9", true),
+        ("::ffff:10.9.9.9", true),
+        ("2001:db8::1", true),
+        ("2001:db8::2", false),
+        ("11.0.0.1", false),
+    ] {
+        assert_eq!(trusts(some, from), is_trusted, "{from}");
+    }
+    assert_eq!(errors(&of("{trustedIpBlocks: []}")), [codes::EMPTY]);
     let unknown = "{defaultConfig: {gatewayTopology: {proxyProtocol: {version: 2}}}}";
     assert_eq!(errors(unknown), [codes::UNKNOWN_FIELD]);
 }
@@ -176,11 +195,11 @@ fn what_stands_before_gateways_is_said_as_in_istio() {
         let mut parsed = read(spec);
         assert!(parsed.is_valid(), "{spec}: {:?}", parsed.problems);
         let crate::Spec::MeshConfig(config) = parsed.documents.remove(0).document.spec else { panic!("a MeshConfig") };
-        config.gateways
+        config.gateways.clone()
     };
     let text = "{defaultConfig: {gatewayTopology: {numTrustedProxies: 2, forwardClientCertDetails: APPEND_FORWARD}}}";
     let said =
-        GatewayTopology { trusted_proxies: 2, client_cert: ForwardClientCert::AppendForward, proxy_protocol: false };
+        GatewayTopology { trusted_proxies: 2, client_cert: ForwardClientCert::AppendForward, proxy_protocol: None };
     assert_eq!(topology(text), said);
     assert_eq!(topology("{}").client_cert, ForwardClientCert::SanitizeSet);
     let codes = |spec: &str| read(spec).problems.into_iter().map(|problem| problem.code).collect::<Vec<_>>();

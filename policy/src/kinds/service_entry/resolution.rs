@@ -23,7 +23,7 @@ pub enum Resolution {
     Dns,
     /// As `Dns`, each connection going to the first address of the last answer.
     DnsRoundRobin,
-    /// The address of the name that the request itself gives, in its host or SNI.
+    /// The address of the name that the request itself gives, in its host or SNI: looked up when it comes.
     DynamicDns,
 }
 
@@ -68,7 +68,6 @@ pub(super) fn check(fields: &Fields<'_>, entry: &ServiceEntry, metadata: &Metada
         Resolution::Dns | Resolution::DnsRoundRobin => check_dns(fields, entry),
         Resolution::DynamicDns => check_dynamic(fields, entry, metadata),
     }
-    refuse_unbuilt(fields, entry);
     check_hosts_and_ports(fields, entry);
 }
 
@@ -123,21 +122,6 @@ fn check_dynamic(fields: &Fields<'_>, entry: &ServiceEntry, metadata: &Metadata)
     if entry.location == ServiceLocation::Internal && waypoint {
         let message = "location MESH_INTERNAL with resolution type DYNAMIC_DNS is not supported when using waypoints";
         fields.at.error_as_istio(codes::RESOLUTION, message, &format!("remove the label {USE_WAYPOINT}"));
-    }
-}
-
-/// A node finds endpoints before they are asked for: it resolves no name that a request brings.
-fn refuse_unbuilt(fields: &Fields<'_>, entry: &ServiceEntry) {
-    if entry.resolution == Resolution::DynamicDns
-        && let Some(at) = fields.get("resolution")
-    {
-        at.unbuilt("`resolution: DYNAMIC_DNS`, which resolves the name of each request,");
-    }
-    if entry.resolution == Resolution::None
-        && entry.hosts.iter().any(|host| host.starts_with('*'))
-        && let Some(at) = fields.get("hosts")
-    {
-        at.unbuilt("a wildcard host with `resolution: NONE`, where any address may be meant,");
     }
 }
 

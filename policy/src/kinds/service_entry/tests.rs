@@ -165,8 +165,8 @@ spec: {hosts: ['*.y'], location: MESH_INTERNAL, resolution: DYNAMIC_DNS}\n";
         let problems = crate::parse::yaml("f", text, "default").problems;
         problems.iter().map(|one| one.code).collect::<Vec<_>>()
     };
-    assert_eq!(codes_in(text), [codes::RESOLUTION, codes::NOT_SUPPORTED]);
-    assert_eq!(codes_in(&text.replace("waypoint: w", "waypoint: None")), [codes::NOT_SUPPORTED]);
+    assert_eq!(codes_in(text), [codes::RESOLUTION]);
+    assert_eq!(codes_in(&text.replace("waypoint: w", "waypoint: None")), [""; 0]);
 }
 
 #[test]
@@ -224,8 +224,6 @@ fn complaints_have_their_place() {
 fn what_no_node_does_is_refused_at_push() {
     let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";
     for (spec, place) in [
-        (format!("{{hosts: ['*.y'], resolution: DYNAMIC_DNS, {ports}}}"), Some("spec.resolution")),
-        (format!("{{hosts: ['*.y'], {ports}}}"), Some("spec.hosts")),
         (
             format!("{{hosts: [a.b], resolution: STATIC, {ports}, endpoints: [{{address: 'unix:///run/a'}}]}}"),
             Some("spec.endpoints[0].address"),
