@@ -221,7 +221,7 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Failur
             tracing::debug!(%error, "a connection was opened and cannot be used");
             Failure { cause: Cause::ConnectFailure, transport: Some(error.to_string().into()) }
         })?;
-        Ok(server)
+        Ok::<_, Failure>(server)
     };
     let given_up = |why: &str| Failure { cause: Cause::ConnectFailure, transport: Some(why.into()) };
     let server = tokio::select! {
