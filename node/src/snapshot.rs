@@ -85,6 +85,13 @@ impl Snapshot {
         let grant = self.authority.grants.get(&self.node).filter(|grant| !grant.retired)?;
         (!self.authority.revocations.evicted(&self.node, grant.epoch)).then_some(grant)
     }
+
+    /// True if nothing that this caller sends may leave the mesh.
+    #[must_use]
+    pub fn stays_inside(&self, source: &Source) -> bool {
+        let mesh = self.compiled.config().outbound;
+        self.compiled.scope(source).outbound(mesh) == Some(OutboundPolicy::RegistryOnly)
+    }
 }
 
 /// The one place that holds the newest [`Snapshot`]. Cheap to clone.
@@ -102,15 +109,6 @@ pub struct Current {
     resolvers: Arc<ArcSwap<Vec<Trouble>>>,
     leaving: Arc<AtomicBool>,
     lookups: Arc<Lookups>,
-}
-
-impl Snapshot {
-    /// True if nothing that this caller sends may leave the mesh.
-    #[must_use]
-    pub fn stays_inside(&self, source: &Source) -> bool {
-        let mesh = self.compiled.config().outbound;
-        self.compiled.scope(source).outbound(mesh) == Some(OutboundPolicy::RegistryOnly)
-    }
 }
 
 impl Current {
