@@ -276,7 +276,10 @@ fn tls_towards_the_outside_follows_destination_rules_files_and_secrets() {
         answers(&cluster, "secure.example.com", 200),
         "sni=secure.example.com client=no host=secure.example.com"
     );
-    push(&cluster, "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {accessLogFile: /dev/stdout, accessLogEncoding: JSON}\n");
+    push(
+        &cluster,
+        "apiVersion: skein.dev/v1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {accessLogFile: /dev/stdout, accessLogEncoding: JSON}\n",
+    );
     // The log says what the server showed that it should not have.
     let refused = |rule: &str, why: &str, reason: &str| {
         push(&cluster, &tls("secure", "secure.example.com", rule));
@@ -285,9 +288,9 @@ fn tls_towards_the_outside_follows_destination_rules_files_and_secrets() {
             let answer = get(&cluster, "secure.example.com", &path);
             let lines = cluster.node("web").output();
             let of = lines.iter().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-            let mut said = of.filter(|line| line["path"] == path).filter_map(|line| {
-                line["upstream_transport_failure_reason"].as_str().map(str::to_owned)
-            });
+            let mut said = of
+                .filter(|line| line["path"] == path)
+                .filter_map(|line| line["upstream_transport_failure_reason"].as_str().map(str::to_owned));
             let said = said.next().unwrap_or_default();
             if answer.status == 503 && said.contains(reason) { Ok(()) } else { Err(format!("{answer:?} {said}")) }
         });
