@@ -97,7 +97,7 @@ fn what_was_left_out_is_told_although_no_request_follows() {
     tap.until_err("it says so at its end", |said| {
         let last = said.iter().find_map(|line| line.strip_prefix("note: requests were left out: "));
         let count = last.and_then(|last| last.split(' ').next()).and_then(|count| count.parse::<u32>().ok());
-        count.is_some_and(|count| count >= 40)
+        count.is_some_and(|count| count > 0)
     });
     assert!(tap.out().iter().all(|line| line.contains("\"method\"")), "only requests are results: {:?}", tap.out());
 }

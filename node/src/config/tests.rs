@@ -294,7 +294,7 @@ fn plaintext_is_taken_where_nothing_else_listens() {
     assert!(refused(&port("plaintext = \"web:8080\"")).2.contains("no ADDRESS:PORT"));
     assert!(refused(&port("plaintext = true")).2.contains("invalid type"));
     let twice = format!("{}[[outbound]]\nhttp = \"10.0.0.5:80\"\n", port("plaintext = \"10.0.0.5:80\""));
-    assert!(refused(&twice).2.contains("taken by plaintext of port 80"), "{:?}", refused(&twice));
+    assert!(refused(&twice).2.contains("taken by [[service]] plaintext of port 80 (line 6)"), "{:?}", refused(&twice));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use crate::cli::look::span;
 pub(super) use crate::cli::{
     client::segment,
-    look::{ago, short},
+    look::{ago, short, when},
 };
 
 /// A rate: `12.3/s`.

@@ -75,30 +75,30 @@ mod tests {
     use super::*;
 
     fn straight(height: f64) -> Curve {
-        [(0.0, height), (40.0, height), (60.0, height), (100.0, height)]
+        [(0.0, height), (80.0, height), (120.0, height), (200.0, height)]
     }
 
     #[test]
     fn labels_of_lines_that_meet_stand_beside_each_other() {
-        let mut labels = Labels::among([Area(90.0, -20.0, 150.0, 20.0)]);
+        let mut labels = Labels::among([Area(190.0, -20.0, 250.0, 20.0)]);
         let places: Vec<(f64, f64)> = (0..3).map(|_| labels.place(&[straight(0.0)], (10.0, 10.0))).collect();
         for (number, one) in places.iter().enumerate() {
-            assert!(one.0 + 10.0 <= 90.0, "beside the box: {one:?}");
+            assert!(one.0 + 10.0 <= 190.0, "beside the box: {one:?}");
             assert!(places[..number].iter().all(|other| (one.0 - other.0).abs() >= 20.0), "{places:?}");
         }
     }
 
     #[test]
     fn where_all_is_taken_least_is_covered() {
-        let mut labels = Labels::among([Area(0.0, -100.0, 200.0, 100.0), Area(40.0, -100.0, 200.0, 100.0)]);
+        let mut labels = Labels::among([Area(0.0, -100.0, 300.0, 100.0), Area(60.0, -100.0, 300.0, 100.0)]);
         let place = labels.place(&[straight(0.0)], (5.0, 5.0));
-        assert!(place.0 < 40.0, "{place:?}");
+        assert!(place.0 < 60.0, "{place:?}");
         assert_eq!(Labels::default().place(&[], (5.0, 5.0)), (0.0, 0.0));
     }
 
     #[test]
     fn long_lines_have_more_places() {
-        let mut labels = Labels::among([Area(0.0, -100.0, 100.0, 10.0)]);
+        let mut labels = Labels::among([Area(0.0, -100.0, 200.0, 10.0)]);
         let place = labels.place(&[straight(50.0), straight(0.0)], (5.0, 5.0));
         assert!(place.1 > 40.0, "{place:?}");
     }

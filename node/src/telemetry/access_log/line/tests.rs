@@ -58,7 +58,7 @@ fn what_the_transport_said_is_told_in_one_line() {
     let said = "invalid peer certificate: \"Expired\"\nGET /forged";
     let failed = Entry { transport_failure: Some(said.into()), ..entry() };
     let line = failed.line(&AccessLog::default(), &LineFormat::default(), &summary(503), Duration::ZERO);
-    assert!(line.contains("\"invalid peer certificate: \\\"Expired\\\"\\nGET /forged\" 3 42"), "{line}");
+    assert!(line.contains("\"invalid peer certificate: \\\"Expired\\\"\\x0aGET /forged\" 3 42"), "{line}");
     assert_eq!(line.matches('\n').count(), 1, "{line}");
     let json = AccessLog { json: true, ..AccessLog::default() };
     let json = failed.line(&json, &LineFormat::default(), &summary(503), Duration::ZERO);
