@@ -264,13 +264,18 @@ mod tests {
                 assert_eq!(found, wanted, "--{long} of {}", command.get_name());
             }
         }
-        fn rest(command: &clap::Command) {
-            check(command, MIRRORED.contains(&command.get_name()));
-            command.get_subcommands().for_each(rest);
+        fn below(command: &clap::Command) {
+            for sub in command.get_subcommands() {
+                check(sub, false);
+                below(sub);
+            }
         }
         let command = command();
         check(&command, true);
-        command.get_subcommands().for_each(rest);
+        for sub in command.get_subcommands() {
+            check(sub, MIRRORED.contains(&sub.get_name()));
+            below(sub);
+        }
     }
 
     #[test]

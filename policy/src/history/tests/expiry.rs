@@ -51,7 +51,7 @@ fn what_it_replaced_holds_again() {
     assert_eq!((mesh.heads(END), mesh.in_effect(END)), (vec![canary], Some(canary)));
     assert_eq!(mesh.history.state(END).conflicts, []);
     // One after the other, and what was deleted in between stays deleted.
-    let longer = mesh.push(vec![mesh.until("other fault", LATER_AS_WRITTEN)]);
+    let longer = mesh.push(vec![mesh.until("other", LATER_AS_WRITTEN)]);
     let later = mesh.history.next_change(END).unwrap();
     assert_eq!((mesh.in_effect(later - 1), mesh.in_effect(later)), (Some(longer), Some(canary)));
     let heads = mesh.heads(NOW);
