@@ -301,6 +301,7 @@ mod tests {
             slot_s: 15,
             heard: vec![node("a")],
             silent: vec![node("b")],
+            unasked: 0,
             left_out: 0,
             edges: vec![edge("cron", "none"), edge("web", "mutual_tls")],
             connections: Vec::new(),
