@@ -197,6 +197,11 @@ impl Who {
         (self.came == Came::Plaintext && strict()).then_some(Cause::PlaintextRefused)
     }
 
+    /// True if it has an identity of the mesh. Whoever this node led to a gateway's port need not have one.
+    pub(in crate::proxy) const fn is_of_mesh(&self) -> bool {
+        self.identity.is_some()
+    }
+
     /// True if it is outside the mesh and came straight to the service.
     pub(super) fn is_plaintext(&self) -> bool {
         self.came == Came::Plaintext

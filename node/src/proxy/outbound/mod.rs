@@ -300,7 +300,7 @@ impl Requests<'_> {
         };
         let mut told = Told::default();
         let admitted = match let_in {
-            Some(let_in) => Ok(let_in.admitted(incoming)),
+            Some(let_in) => entrance.take(let_in, incoming),
             None => entrance.admit(context, (&mut parts, incoming), &host, self.local.ip(), &mut told).await,
         };
         let answered = match admitted {
