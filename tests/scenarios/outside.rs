@@ -422,6 +422,32 @@ fn workloads_with_and_without_a_node_serve_one_host() {
 }
 
 #[test]
+fn requests_for_which_tls_is_spoken_go_where_it_is_taken() {
+    let cluster = mesh(&[]);
+    let authority = Authority::new();
+    let issued = authority.issue("legacy.example.com", None);
+    let secure = TlsBackend::start(loopback(), &issued.cert, &issued.key, None).expect("a free port");
+    let ca = cluster.file("ca.pem", &authority.pem()).to_string_lossy().into_owned();
+    let legacy = "{hosts: [legacy.example.com], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 443, name: tls, protocol: TLS, targetPort: 9080}], workloadSelector: {labels: {app: cart}}}";
+    let machine = format!("{{address: 127.0.0.1, ports: {{tls: {}}}, labels: {{app: cart}}}}", secure.address.port());
+    let rule = |more: &str| {
+        let policy = format!("tls: {{mode: SIMPLE, caCertificates: {ca}}}{more}");
+        document("DestinationRule", "legacy", &format!("{{host: legacy.example.com, trafficPolicy: {{{policy}}}}}"))
+    };
+    push(&cluster, &(entry("legacy", legacy) + &document("WorkloadEntry", "old", &machine) + &rule("")));
+    // The node's application takes TLS there, and requests would come to it in clear.
+    for _ in 0..10 {
+        let answer = get(&cluster, "legacy.example.com:443", "/");
+        assert_eq!(answer.text(), "sni=legacy.example.com client=no host=legacy.example.com:443", "{answer:?}");
+    }
+    push(&cluster, &rule(", connectionPool: {http: {h2UpgradePolicy: UPGRADE}}"));
+    eventually("HTTP/2 is asked for, which the machine does not speak", || {
+        let answer = get(&cluster, "legacy.example.com:443", "/");
+        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+}
+
+#[test]
 fn what_has_no_meaning_here_is_refused_by_name() {
     let cluster = mesh(&[]);
     let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";
