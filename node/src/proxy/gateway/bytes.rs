@@ -72,7 +72,7 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
             () = drained(door) => End::Stopped,
         }
     };
-    let how = (client.ends, client.server_name.as_deref());
+    let how = (client.ends, client.server_name.as_deref(), who.namespace());
     outbound::pass(context, &speaker, stream, how, route, until).await;
 }
 

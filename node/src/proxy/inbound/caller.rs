@@ -202,6 +202,11 @@ impl Who {
         self.identity.is_some()
     }
 
+    /// The namespace that is proven of it.
+    pub(in crate::proxy) fn namespace(&self) -> Option<&str> {
+        Some(self.identity.as_ref()?.account()?.namespace())
+    }
+
     /// True if it is outside the mesh and came straight to the service.
     pub(super) fn is_plaintext(&self) -> bool {
         self.came == Came::Plaintext

@@ -125,6 +125,11 @@ impl Standing {
         if self.is_barred() { Err(Cause::PlaintextRefused) } else { Ok(self) }
     }
 
+    /// Who sent it.
+    pub(in crate::proxy) fn who(&self) -> &Who {
+        &self.request.who
+    }
+
     /// True if the gateway's port at which it is serves callers of the mesh alone, and its caller is none.
     fn is_barred(&self) -> bool {
         let door = self.door.as_ref().filter(|_| !self.request.who.is_of_mesh());

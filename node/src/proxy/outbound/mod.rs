@@ -386,6 +386,11 @@ impl Requests<'_> {
         }
     }
 
+    /// The namespace of the caller for whom a gateway speaks.
+    fn account(&self) -> Option<&str> {
+        self.standing.as_ref()?.who().namespace()
+    }
+
     /// The answer to a request that failed.
     fn failed(&self, cause: Cause, exchange: &mut Exchange) -> Answered {
         tracing::debug!(service = %self.speaker.service, ?cause, "request failed");
