@@ -211,10 +211,11 @@ impl Lookups {
 }
 
 impl Entry {
-    /// True if whoever waited for its first answer is gone.
+    /// True if whoever waited for an answer is gone, and there is none that could be used meanwhile.
     fn is_abandoned(&self, now: Millis) -> bool {
         let is_late = matches!(self.state, State::Waiting(since) if now.saturating_sub(since) >= ABANDONED);
-        is_late && self.answer.is_none() && self.ended.receiver_count() == 0
+        let is_of_use = self.answer.as_ref().is_some_and(|(_, at)| now.saturating_sub(*at) < STALE);
+        is_late && !is_of_use && self.ended.receiver_count() == 0
     }
 }
 
