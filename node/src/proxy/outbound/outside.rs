@@ -62,7 +62,6 @@ impl Way<'_> {
         let target = self.target(outward, address, own.as_deref().unwrap_or(host)).await?;
         let stream = target.connect(outward.terms.connect).await.map_err(|error| {
             tracing::debug!(%address, %error, "an endpoint outside does not answer");
-            self.avoid(address, Cause::ConnectFailure);
             Cause::ConnectFailure
         })?;
         if descriptors::leaves_room(&stream) { Ok(stream) } else { Err(Cause::Overflow) }
@@ -75,7 +74,7 @@ impl Way<'_> {
     }
 
     /// Nobody answers there: what was looked up has other addresses, perhaps.
-    fn avoid(&self, address: SocketAddr, cause: Cause) {
+    pub(super) fn avoid(&self, address: SocketAddr, cause: Cause) {
         if let Some(by) = self.by.filter(|_| cause == Cause::ConnectFailure) {
             self.context.current.lookups().unreached(by, address.ip());
         }

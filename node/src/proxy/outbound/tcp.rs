@@ -176,7 +176,8 @@ pub(in crate::proxy) async fn lead(
         let proxied = cluster.proxied(ends.remote, ends.dialled.unwrap_or(ends.local));
         let (grpc, protocol, timed, by) = (false, Protocol::Tcp, false, placed.by.as_ref());
         let way = Way { context, speaker, snapshot, cluster: &cluster, by, grpc, protocol, timed, proxied };
-        account.reaches(way.address(member, port));
+        let address = way.address(member, port);
+        account.reaches(address);
         match take(&way, member).await {
             Ok((server, flight)) => {
                 way.note(position, Outcome::Connected, began);
@@ -184,6 +185,7 @@ pub(in crate::proxy) async fn lead(
             }
             Err(cause) => {
                 way.failed(position, cause, began);
+                way.avoid(address, cause);
                 if attempt == ATTEMPTS || !may_try_elsewhere(cause) {
                     return Err(cause);
                 }
