@@ -70,7 +70,7 @@ fn tls_asks_for_the_name_that_was_looked_up() {
         format!("{{number: {number}, name: p{number}, protocol: {protocol}, targetPort: {target}}}")
     };
     let ports = [port(5432, "TCP"), port(80, "HTTP")].join(", ");
-    let wide = entry("wide", &format!("{{hosts: ['*localhost'], ports: [{ports}], resolution: DYNAMIC_DNS}}"));
+    let wide = entry("wide", &format!("{{hosts: ['*localhost'], ports: [{ports}]}}"));
     let tls = format!("{{host: '*localhost', trafficPolicy: {{tls: {{mode: SIMPLE, caCertificates: {ca}}}}}}}");
     push(&cluster, &(wide + &document("DestinationRule", "wide", &tls)));
     // The application believes that it speaks to a port of its own machine.
