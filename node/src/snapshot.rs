@@ -36,7 +36,7 @@ pub use circuits::{Circuit, Circuits, Outlets, Standing, Table};
 pub use counters::{EndpointStats, InFlight, StatsTable};
 pub use doors::{Doors, OpenDoor, Trouble};
 pub use foreign::{Foreign, ForeignServices, Instance, Outside};
-pub use lookups::{Asked, Lookups, Wanted};
+pub use lookups::{ADDRESSES, Asked, Lookups, Wanted};
 pub use names::{Captures, Names, PlaintextPort};
 pub use token_keys::TokenKeys;
 

@@ -84,6 +84,7 @@ codes! {
     UNMATCHED_LABEL = "SKN0215", "No workload can have such a label: the selector selects nothing.";
     AMBIGUOUS_HOST = "SKN0216", "Several hosts share an address and a port that does not tell them apart.";
     PATH_WITHOUT_SLASH = "SKN0217", "The path of a rewrite or redirect does not begin with `/`; it is read as if it did.";
+    BYTES_ONLY = "SKN0218", "Ports of the host carry requests, for which what the DestinationRule says of connections does not count.";
     EMPTY_SELECTOR = "SKN0220", "The selector has no labels: it selects every workload that the namespace allows.";
     DENIES_ALL_TCP = "SKN0221", "The DENY rule has HTTP attributes only: it denies every TCP connection.";
     WITHOUT_EFFECT = "SKN0222", "Istio's rules give the document or the value no effect.";

@@ -436,6 +436,35 @@ fn workloads_with_and_without_a_node_serve_one_host() {
 }
 
 #[test]
+fn requests_for_which_tls_is_spoken_go_where_it_is_taken() {
+    let cluster = mesh(&[]);
+    let authority = Authority::new();
+    let issued = authority.issue("legacy.example.com", None);
+    let secure = TlsBackend::start(loopback(), &issued.cert, &issued.key, None).expect("a free port");
+    let ca = cluster.file("ca.pem", &authority.pem()).to_string_lossy().into_owned();
+    let legacy = "{hosts: [legacy.example.com], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP, targetPort: 9080}, {number: 443, name: tls, protocol: TLS, targetPort: 9080}], workloadSelector: {labels: {app: cart}}}";
+    let machine = format!("{{address: 127.0.0.1, ports: {{tls: {}}}, labels: {{app: cart}}}}", secure.address.port());
+    let rule = |more: &str| {
+        let policy = format!("tls: {{mode: SIMPLE, caCertificates: {ca}}}{more}");
+        document("DestinationRule", "legacy", &format!("{{host: legacy.example.com, trafficPolicy: {{{policy}}}}}"))
+    };
+    let to_tls = "{hosts: [legacy.example.com], http: [{route: [{destination: {host: legacy.example.com, port: {number: 443}}}]}]}";
+    let documents =
+        [document("WorkloadEntry", "old", &machine), document("VirtualService", "legacy", to_tls), rule("")];
+    push(&cluster, &(entry("legacy", legacy) + &documents.concat()));
+    // The node's application takes TLS there, and requests would come to it in clear.
+    for _ in 0..10 {
+        let answer = get(&cluster, "legacy.example.com", "/");
+        assert_eq!(answer.text(), "sni=legacy.example.com client=no host=legacy.example.com", "{answer:?}");
+    }
+    push(&cluster, &rule(", connectionPool: {http: {h2UpgradePolicy: UPGRADE}}"));
+    eventually("HTTP/2 is asked for, which the machine does not speak", || {
+        let answer = get(&cluster, "legacy.example.com", "/");
+        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+}
+
+#[test]
 fn what_has_no_meaning_here_is_refused_by_name() {
     let cluster = mesh(&[]);
     let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";

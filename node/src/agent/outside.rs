@@ -125,7 +125,7 @@ impl Schedule {
 
 /// Runs for ever.
 pub async fn run(world: Arc<World>) {
-    let asked = asked::answer(Arc::clone(&world), look_up);
+    let asked = asked::answer(Arc::clone(&world), asked::look_up);
     tokio::join!(resolve(world, look_up), asked);
 }
 

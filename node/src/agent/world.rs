@@ -237,7 +237,8 @@ impl World {
             changed
         };
         if changed {
-            self.current.lookups().forget();
+            let own = self.own_ports();
+            self.current.lookups().judge(|wanted, address| !own.contains((address, wanted.port).into()));
             self.refold();
         }
     }

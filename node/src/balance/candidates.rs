@@ -70,6 +70,8 @@ pub enum Out {
     OtherSubset,
     /// It does not serve the port.
     OtherPort,
+    /// Requests would come to it in clear, by the mesh, where it takes TLS.
+    TakesTls,
 }
 
 impl fmt::Display for Out {
@@ -79,6 +81,7 @@ impl fmt::Display for Out {
             Self::Weightless => "its weight is 0",
             Self::OtherSubset => "its labels are not those of the subset",
             Self::OtherPort => "it does not serve the port",
+            Self::TakesTls => "its port takes TLS, which nobody speaks within the mesh's own",
         })
     }
 }
@@ -92,6 +95,8 @@ pub struct Candidates<'s> {
     pub protocol: Protocol,
     port: u16,
     labels: Option<&'s BTreeMap<String, String>>,
+    /// Requests go to a port of TLS, which this node speaks for them.
+    originates: bool,
 }
 
 /// What a destination's host means.
@@ -140,8 +145,10 @@ impl<'s> Candidates<'s> {
         let known = called.ports().iter().find(|known| known.number == port);
         let protocol = known.ok_or_else(|| NoCluster::Port(host(), port))?.protocol;
         // Requests that came in clear go to a port of TLS where this node speaks TLS for them.
-        let originates = || matches!(called, Called::Entry(_)) && protocol == Protocol::Tls && policy.originates_tls();
-        if !carries.suits(protocol) && !originates() {
+        let is_tls = matches!(called, Called::Entry(_)) && protocol == Protocol::Tls;
+        let suits = carries.suits(protocol);
+        let originates = !suits && is_tls && policy.originates_tls();
+        if !suits && !originates {
             return Err(NoCluster::Protocol(host(), port, carries));
         }
         let labels = match subset {
@@ -149,7 +156,7 @@ impl<'s> Candidates<'s> {
             Subset::Labels(labels) => Some(&**labels),
             Subset::Missing(name) => return Err(NoCluster::Subset(host(), name.clone())),
         };
-        Ok(Self { called, protocol, port, labels })
+        Ok(Self { called, protocol, port, labels, originates })
     }
 
     /// What is called.
@@ -205,6 +212,8 @@ impl<'s> Candidates<'s> {
             Some(Out::OtherSubset)
         } else if self.port_of(endpoint).is_none() {
             Some(Out::OtherPort)
+        } else if self.originates && matches!(endpoint, Instance::Mesh(_)) {
+            Some(Out::TakesTls)
         } else if endpoint.weight() == 0 {
             Some(Out::Weightless)
         } else {

@@ -264,10 +264,10 @@ impl Context {
         let pair =
             |destination: Workload| Pair { destination: Arc::new(destination), ..speaker.to_service(&addressed) };
         // Where nothing is declared, the application is spoken to as its caller was.
-        let versions = if matches!(candidates.protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc) {
-            versions(policy, protocol)
-        } else {
-            Versions::Port(protocol)
+        let versions = match (candidates.protocol, carries) {
+            (Protocol::Http | Protocol::Http2 | Protocol::Grpc, _)
+            | (Protocol::Tls, Carries::Http1 | Carries::Http2) => versions(policy, protocol),
+            (Protocol::Tcp | Protocol::Tls | Protocol::Sniffed, _) => Versions::Port(protocol),
         };
         let own = dialled.and_then(|to| Some(candidates.entry()?.dialled(port, to)));
         let is_dialled = own.is_some();

@@ -47,6 +47,11 @@ const WORDS: [(&str, PortProtocol); 12] = [
 ];
 
 impl PortProtocol {
+    /// True for HTTP that no TLS hides.
+    pub const fn carries_requests(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::HttpProxy | Self::Grpc | Self::GrpcWeb)
+    }
+
     fn parse(word: &str) -> Option<Self> {
         WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map(|(_, protocol)| *protocol)
     }

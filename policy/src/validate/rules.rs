@@ -5,8 +5,12 @@ use crate::{
     Kind, Spec, codes,
     document::ROOT_NAMESPACE,
     hosts,
-    kinds::{ClientTls, ClientTlsMode, DestinationRule, MutualTls, ServiceLocation, TrafficPolicy},
+    kinds::{
+        ClientTls, ClientTlsMode, DestinationRule, MutualTls, PortProtocol, ServiceEntry, ServiceEntryPort,
+        ServiceLocation, TrafficPolicy,
+    },
 };
+use std::collections::BTreeSet;
 
 const NO_HOST: &str = "Unknown destination rule host [IST0174 UnknownDestinationRuleHost]";
 const NO_PODS: &str =
@@ -38,6 +42,7 @@ impl Check<'_> {
         let top = rule.policy.as_ref().map(|policy| ("spec".to_owned(), policy));
         for (field, policy) in top.into_iter().chain(subsets) {
             self.tls_of_policy(rule, policy, &format!("{field}.trafficPolicy"));
+            self.ahead_of_requests(rule, policy, &format!("{field}.trafficPolicy"));
         }
     }
 
@@ -103,6 +108,50 @@ impl Check<'_> {
                 self.tls(rule, tls, &format!("{field}.portLevelSettings[{index}].tls"), NO_AUTHORITIES_OF_PORT);
             }
         }
+    }
+
+    /// What goes ahead of a connection's bytes goes ahead of no requests: these share their connections.
+    fn ahead_of_requests(&mut self, rule: &DestinationRule, policy: &TrafficPolicy, field: &str) {
+        let host = &rule.host;
+        if policy.tunnel.is_some() {
+            let ports = self.ports_of_requests(host, |_| true);
+            self.bytes_only(ports, format!("{field}.tunnel"), "a `tunnel`", host);
+        }
+        if policy.proxy_protocol.is_some() {
+            // To endpoints outside it goes ahead of requests, too.
+            let ports = self.ports_of_requests(host, |entry| entry.selector.is_some());
+            self.bytes_only(ports, format!("{field}.proxyProtocol"), "`proxyProtocol`", host);
+        }
+    }
+
+    fn bytes_only(&mut self, ports: BTreeSet<u16>, field: String, what: &str, host: &str) {
+        if ports.is_empty() {
+            return;
+        }
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let message = format!(
+            "{what} is for connections of bytes: requests to `{host}` go without it (port {})",
+            ports.join(", ")
+        );
+        let finding = Finding::warning(codes::BYTES_ONLY, field, message);
+        self.say(finding.hint("declare the port `tcp` if its requests are to be carried as bytes"));
+    }
+
+    /// Ports of the host that carry requests: of a registered service, and of ServiceEntries of this kind.
+    fn ports_of_requests(&self, host: &str, is_meant: impl Fn(&ServiceEntry) -> bool) -> BTreeSet<u16> {
+        let registered = hosts::service_of(host).and_then(|service| self.world.registry.ports(&service));
+        let registered = registered.iter().flat_map(|ports| ports.iter());
+        let mut found: BTreeSet<u16> =
+            registered.filter(|port| port.protocol.is_http()).map(|port| port.number).collect();
+        for entry in self.world.claiming(Kind::ServiceEntry, host) {
+            if let Spec::ServiceEntry(content) = &entry.document.spec
+                && is_meant(content)
+            {
+                let http = |port: &&ServiceEntryPort| port.protocol.is_some_and(PortProtocol::carries_requests);
+                found.extend(content.ports.iter().filter(http).map(|port| port.number));
+            }
+        }
+        found
     }
 
     fn tls(&mut self, rule: &DestinationRule, tls: &ClientTls, field: &str, istio: &'static str) {

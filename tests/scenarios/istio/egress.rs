@@ -6,7 +6,8 @@ use harness::{
     backend::Backend,
     bytes::{Echo, say},
     cluster::{Cluster, Plan, Service},
-    eventually, http,
+    eventually,
+    http::{self, Connection},
     tls_backend::TlsBackend,
 };
 use serde::Deserialize;
@@ -172,6 +173,19 @@ spec:
         other => Err(format!("{other:?}")),
     });
     assert!(!to("stranger").is_ok_and(|said| said.contains("echo")));
+    // Whom the PROXY protocol names is the caller, not this node, which brought its bytes to the gateway's port.
+    let told_of = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo, namespace: istio-system}
+spec: {host: echo.shop.svc.cluster.local, trafficPolicy: {proxyProtocol: {version: V1}}}
+";
+    cluster.push("friend", told_of, &["--wait", "all"]).expect_code(0);
+    let begins = format!("echo\nPROXY TCP4 {} ", cluster.node("friend").ip);
+    eventually("the friend is named", || match to("friend") {
+        Ok(said) if said.starts_with(&begins) && said.ends_with("hello") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     // Who comes to the port by itself is nobody, whatever it says.
     let door = SocketAddr::new(cluster.node("egress").ip, DOOR);
     let claimed = [("x-skein-within", "00000000000000000000000000000000"), ("x-forwarded-client-cert", told)];
@@ -224,6 +238,9 @@ spec:
     route:
     - destination: {host: istio-egressgateway.istio-system.svc.cluster.local, subset: cnn, port: {number: 443}}
       weight: 100
+  - match: [{gateways: [istio-egressgateway], port: 443, uri: {prefix: /slow}}]
+    fault: {delay: {fixedDelay: 60s, percentage: {value: 100}}}
+    route: [{destination: {host: edition.cnn.com, port: {number: 443}}}]
   - match: [{gateways: [istio-egressgateway], port: 443}]
     route:
     - destination: {host: edition.cnn.com, port: {number: 443}}
@@ -283,7 +300,9 @@ fn a_gateway_in_mode_istio_mutual_serves_the_mesh_and_nobody_else() {
     let issued = authority.issue("edition.cnn.com", None);
     let secure = TlsBackend::start(loopback(), &issued.cert, &issued.key, None).expect("a free port");
     let echo = Echo::start(loopback(), "db").expect("a free port");
+    // Its ports take callers outside, too, as they do by default where the kernel brings those.
     let gateway = |name: &str, port, protocol: &str, serves: &str, door| Service {
+        plaintext: true,
         labels: vec![("istio".to_owned(), serves.to_owned()), ("serves".to_owned(), name.to_owned())],
         ports: vec![port],
         protocol: protocol.to_owned(),
@@ -339,9 +358,40 @@ fn a_gateway_in_mode_istio_mutual_serves_the_mesh_and_nobody_else() {
     let connections = echo.connections();
     assert!(!say(SocketAddr::new(door.ip(), 9100), "hello").is_ok_and(|said| said.contains("db")));
     assert_eq!(echo.connections(), connections);
+    // Nor who comes by the service's own port, which leads to the gateway's.
+    let plaintext = |name: &str, port| cluster.node("egress").plaintext(&format!("istio-system/{name}"), port);
+    let outside = plaintext("istio-egressgateway", 443);
+    let answer = http::get(outside, "edition.cnn.com", "/").expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (403, "mutual TLS is required"));
+    assert!(!say(plaintext("bytes", 9000), "hello").is_ok_and(|said| said.contains("db")));
+    assert_eq!(echo.connections(), connections);
     let status = cluster.json("egress", &["status"]);
     let mut spoken: Vec<&str> =
         status["gateways"].as_array().expect("gateways").iter().filter_map(|door| door["protocol"].as_str()).collect();
     spoken.sort_unstable();
     assert_eq!(spoken, ["https", "tls"], "{status:#}");
+    // What outsiders have under way ends when the port is the mesh's alone.
+    let server = |spec: &str| {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: istio-egressgateway}}\nspec: {{selector: {{istio: egressgateway}}, servers: [{{hosts: [edition.cnn.com], {spec}}}]}}\n"
+        );
+        cluster.push("friend", &text, &["--wait", "all"]).expect_code(0);
+    };
+    server("port: {number: 443, name: http, protocol: HTTP}");
+    let mut under_way = Vec::new();
+    for port in [door, outside] {
+        eventually("outsiders are let in", || match http::get(port, "edition.cnn.com", "/") {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let mut connection = Connection::open(port).expect("it listens");
+        connection.send(b"GET / HTTP/1.1\r\nHost: edition.cnn.com\r\n\r\n").expect("it is open");
+        assert_eq!(connection.answer(false).expect("an answer").status, 200);
+        connection.send(b"GET /slow HTTP/1.1\r\nHost: edition.cnn.com\r\n\r\n").expect("it is open");
+        under_way.push(connection);
+    }
+    server("port: {number: 443, name: https, protocol: HTTPS}, tls: {mode: ISTIO_MUTUAL}");
+    for mut connection in under_way {
+        assert_eq!(connection.answer(false).expect("an answer").status, 403);
+    }
 }

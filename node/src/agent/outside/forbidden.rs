@@ -2,10 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The metadata service of a cloud, by IPv6.
-const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// Metadata services of clouds that are not at link-local addresses: Amazon's by IPv6, Alibaba's, Azure's and Oracle's.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+];
 /// IPv4 inside IPv6 by NAT64 (RFC 6052).
 const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
+/// The same by 6to4 (RFC 3056), where the IPv4 address follows.
+const SIX_TO_FOUR: u16 = 0x2002;
 
 /// Listeners of this node that are no application's: administration, the mesh, and ports at which requests would come back to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,10 +53,21 @@ impl OwnPorts {
     }
 }
 
-/// Why a name may not mean this address; `None` if it may.
+/// Why a name may not mean this address; `None` if it may. Whoever writes `localhost` has written this machine.
 pub(in crate::agent) fn refused(name: &str, address: IpAddr) -> Option<&'static str> {
+    refused_of(address, is_localhost(name))
+}
+
+/// True if a name means this machine to everybody (RFC 6761, 6.3).
+pub(in crate::agent) fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// The same of a name that some document names, or does not, as one of this machine.
+pub(in crate::agent) fn refused_of(address: IpAddr, may_be_here: bool) -> Option<&'static str> {
     let address = embedded(address).unwrap_or_else(|| address.to_canonical());
     let what = match address {
+        address if METADATA.contains(&address) => "a cloud's metadata service",
         IpAddr::V4(v4) if v4.is_loopback() => "this machine",
         IpAddr::V4(v4) if v4.octets()[0] == 0 => "no machine, or this one",
         IpAddr::V4(v4) if v4.is_link_local() => "a link-local address",
@@ -58,12 +76,9 @@ pub(in crate::agent) fn refused(name: &str, address: IpAddr) -> Option<&'static 
         IpAddr::V6(v6) if v6.is_unspecified() => "no machine, or this one",
         IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80 => "a link-local address",
         IpAddr::V6(v6) if v6.is_multicast() => "no single machine",
-        IpAddr::V6(METADATA) => "a cloud's metadata service",
         IpAddr::V4(_) | IpAddr::V6(_) => return None,
     };
-    // Whoever writes this name has written this machine.
-    let is_localhost = name == "localhost" || name.ends_with(".localhost");
-    (!is_localhost || !address.is_loopback()).then_some(what)
+    (!may_be_here || !address.is_loopback()).then_some(what)
 }
 
 fn embedded(address: IpAddr) -> Option<IpAddr> {
@@ -72,6 +87,10 @@ fn embedded(address: IpAddr) -> Option<IpAddr> {
     // `::a.b.c.d` is not used any more, and some stacks still take it; `::` and `::1` are no such address.
     let compatible = segments[..6] == [0; 6] && segments[6] != 0;
     let octets = v6.octets();
+    if segments[0] == SIX_TO_FOUR {
+        let [_, _, a, b, c, d, ..] = octets;
+        return Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)));
+    }
     let [.., a, b, c, d] = octets;
     (segments[..6] == NAT64 || compatible).then(|| IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
 }
@@ -101,10 +120,24 @@ mod tests {
             "224.0.0.1",
             "255.255.255.255",
             "ff02::1",
+            "100.100.100.200",
+            "::ffff:100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "2002:7f00:1::1",
+            "2002:a9fe:a9fe::",
         ] {
             assert!(refused("rebind.example", address.parse().unwrap()).is_some(), "{address}");
         }
-        for address in ["93.184.216.34", "10.0.0.1", "192.168.1.1", "2001:db8::1", "fd00::1", "64:ff9b::102:304"] {
+        for address in [
+            "93.184.216.34",
+            "10.0.0.1",
+            "192.168.1.1",
+            "2001:db8::1",
+            "fd00::1",
+            "64:ff9b::102:304",
+            "2002:102:304::1",
+        ] {
             assert_eq!(refused("api.example", address.parse().unwrap()), None, "{address}");
         }
         for (name, address, fine) in [

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 const LONGEST_ANSWER: usize = 8 * 1_024;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A header of the PROXY protocol: who called, and whom. Connections are used for others only whose header is the same.
+/// A header of the PROXY protocol: who called, and whom. Each request has a connection of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::proxy) struct Proxied {
     pub(in crate::proxy) version: ProxyProtocol,
@@ -81,25 +81,33 @@ pub(in crate::proxy) async fn ask(
     let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
     stream.flush().await?;
-    let mut head = Vec::new();
-    // One by one, because what comes after the head belongs to the connection.
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() >= LONGEST_ANSWER {
-            return Err(io::Error::other("the forward proxy's answer is too long"));
+    let (mut head, mut length) = (Vec::new(), 0);
+    loop {
+        // One by one, because what comes after the head belongs to the connection.
+        while !head.ends_with(b"\r\n\r\n") {
+            if length >= LONGEST_ANSWER {
+                return Err(io::Error::other("the forward proxy's answer is too long"));
+            }
+            head.push(stream.read_u8().await?);
+            length += 1;
         }
-        head.push(stream.read_u8().await?);
-    }
-    if is_success(&head) {
-        return Ok(());
+        match status(&head) {
+            // An answer that is to come is announced (RFC 9110, 15.2); 101 would be the last.
+            Some(100 | 102..=199) => head.clear(),
+            Some(200..=299) => return Ok(()),
+            Some(_) | None => break,
+        }
     }
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     Err(io::Error::other(format!("the forward proxy answers {:?}", String::from_utf8_lossy(line))))
 }
 
-/// True if the head's status is of those that mean success (RFC 9110, 9.3.6).
-fn is_success(head: &[u8]) -> bool {
-    let status = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 "));
-    matches!(status, Some([b'2', b'0'..=b'9', b'0'..=b'9', b' ' | b'\r', ..]))
+/// The status of a head.
+fn status(head: &[u8]) -> Option<u16> {
+    let rest = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 "))?;
+    let (digits, after) = rest.split_at_checked(3)?;
+    matches!(after, [b' ' | b'\r', ..]).then_some(())?;
+    digits.iter().try_fold(0, |status, digit| digit.is_ascii_digit().then(|| status * 10 + u16::from(digit - b'0')))
 }
 
 #[cfg(test)]
@@ -133,6 +141,13 @@ mod tests {
             ("a.example", "HTTP/1.1 200 OK\r\nvia: x\r\n\r\nhello", true),
             ("a.example", "HTTP/1.0 200\r\n\r\nhello", true),
             ("2001:db8::1", "HTTP/1.1 204 Yes\r\n\r\nhello", true),
+            (
+                "a.example",
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nx: y\r\n\r\nHTTP/1.1 200 OK\r\n\r\nhello",
+                true,
+            ),
+            ("a.example", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 502 Bad\r\n\r\nhello", false),
+            ("a.example", "HTTP/1.1 101 Switching\r\n\r\nHTTP/1.1 200 OK\r\n\r\nhello", false),
             ("a.example", "HTTP/1.1 403 Forbidden\r\n\r\nhello", false),
             ("a.example", "HTTP/1.1 2000 OK\r\n\r\nhello", false),
             ("a.example", "SSH-2.0-OpenSSH\r\n\r\nhello", false),
@@ -162,7 +177,9 @@ mod tests {
     #[tokio::test]
     async fn a_forward_proxy_that_never_ends_its_answer_is_given_up() {
         let (mut near, mut far) = tokio::io::duplex(2 * LONGEST_ANSWER);
-        far.write_all(&vec![b'a'; LONGEST_ANSWER + 1]).await.unwrap();
+        // However many pieces it has.
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(LONGEST_ANSWER / 20);
+        far.write_all(&interim).await.unwrap();
         let tunnel =
             Tunnel { protocol: TunnelProtocol::Connect, target_host: "a.example".to_owned(), target_port: 443 };
         assert!(ask(&mut near, &tunnel).await.unwrap_err().to_string().contains("too long"));

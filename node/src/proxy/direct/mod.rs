@@ -78,6 +78,12 @@ impl Target {
         Self { address, tls, proxied }
     }
 
+    /// True if connections there carry requests of whoever comes next. Those of one client do not: they would be kept for as many clients
+    /// as there were.
+    pub(in crate::proxy) const fn is_shared(&self) -> bool {
+        self.proxied.is_none()
+    }
+
     /// Connects.
     ///
     /// # Errors

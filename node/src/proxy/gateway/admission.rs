@@ -1,7 +1,7 @@
 //! Whether a client's request is let in: by what holds for the gateway's workload, external authorisers, users' tokens, policies
 //! and limits, in this order. Istio judges at gateways as it does before applications.
 
-use super::door::Entrance;
+use super::{LetIn, door::Entrance};
 use crate::http1::copy_head;
 use crate::proxy::{
     context::Context,
@@ -23,6 +23,15 @@ pub(in crate::proxy) struct Admitted {
 }
 
 impl Entrance {
+    /// Takes a request that was judged before this node brought it here, but for what only the gateway's port asks.
+    ///
+    /// # Errors
+    /// The port is for callers of the mesh alone.
+    pub(in crate::proxy) fn take(&self, let_in: LetIn, body: Incoming) -> Result<Admitted, Refusal> {
+        let LetIn { user, standing, .. } = let_in;
+        Ok(Admitted { body, user, standing: standing.at(&self.door)? })
+    }
+
     /// Judges a request that was received, and gives its body back. A path at which some rule looks is forwarded in the form in which the
     /// rules saw it; what authorisers and tokens change of the head is what is routed.
     ///
@@ -36,10 +45,10 @@ impl Entrance {
         local: IpAddr,
         told: &mut Told,
     ) -> Result<Admitted, Refusal> {
-        if self.sender.is_none() && self.door.is_of_mesh(&context.current.read()) {
+        let who = self.client(local);
+        if !who.is_of_mesh() && self.door.is_of_mesh(&context.current.read()) {
             return Err(Cause::PlaintextRefused.into());
         }
-        let who = self.client(local);
         let original = self.external(&parts.headers);
         let scheme = self.scheme(&parts.headers);
         let arriving = Arriving { who: &who, port: self.door.port, host, scheme, original };
@@ -58,6 +67,7 @@ impl Entrance {
                         let user = verified.as_ref().map(|verified| Arc::clone(&verified.token));
                         let head = (copy_head(parts), host.clone());
                         let standing = Standing::at_door(context, place, (&who, original), head, verified);
+                        let standing = standing.at(&self.door)?;
                         return Ok(Admitted { body: incoming, user, standing });
                     }
                 }

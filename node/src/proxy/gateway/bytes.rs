@@ -46,7 +46,7 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
     let who = client.sender.clone().unwrap_or_else(outsider);
     let route = |snapshot: &Snapshot, account: &mut Account| {
         account.between(context.recorder(speaker.to_nothing()));
-        if client.sender.is_none() && door.is_of_mesh(snapshot) {
+        if !who.is_of_mesh() && door.is_of_mesh(snapshot) {
             return Err(Cause::PlaintextRefused);
         }
         let decision = judged((&who, original), door, snapshot);
@@ -67,12 +67,12 @@ pub(super) async fn serve(context: &Arc<Context>, door: &Door, stream: impl Side
     };
     let until = async {
         tokio::select! {
-            () = denied(context, door, (&who, original), client.sender.is_some(), &mut changes) => End::Denied,
+            () = denied(context, door, (&who, original), &mut changes) => End::Denied,
             () = replaced(context, door, client.met.as_ref()) => End::Denied,
             () = drained(door) => End::Stopped,
         }
     };
-    let how = (client.ends, client.server_name.as_deref());
+    let how = (client.ends, client.server_name.as_deref(), who.namespace());
     outbound::pass(context, &speaker, stream, how, route, until).await;
 }
 
@@ -109,7 +109,6 @@ async fn denied(
     context: &Context,
     door: &Door,
     (who, original): (&Who, Option<IpAddr>),
-    is_of_mesh: bool,
     changes: &mut tokio::sync::watch::Receiver<u64>,
 ) {
     loop {
@@ -118,7 +117,7 @@ async fn denied(
             return std::future::pending().await;
         }
         let snapshot = context.current.load();
-        let is_barred = !is_of_mesh && door.is_of_mesh(&snapshot);
+        let is_barred = !who.is_of_mesh() && door.is_of_mesh(&snapshot);
         if is_barred || !judged((who, original), door, &snapshot).allowed() {
             tracing::info!(client = %who.address, gateway = %who.service, "ended a connection that policy denies now");
             return;

@@ -117,7 +117,7 @@ impl Door {
     }
 
     /// True if only callers with an identity of the mesh are served here.
-    pub(super) fn is_of_mesh(&self, snapshot: &Snapshot) -> bool {
+    pub(in crate::proxy) fn is_of_mesh(&self, snapshot: &Snapshot) -> bool {
         let seen = self.look(snapshot);
         seen.doors.listener(self.bind.as_ref(), self.port).is_some_and(|listener| listener.of_mesh)
     }

@@ -46,6 +46,8 @@ pub(super) async fn serve(context: Arc<Context>, door: Arc<Door>, stream: TcpStr
         Ok(met) => met,
         Err(error) => return tracing::debug!(%error, "a client's connection came to nothing"),
     };
+    // What this node made itself comes from whoever it was made for, whose port nobody knows.
+    let remote = sender.as_ref().map_or(remote, |sender| SocketAddr::new(sender.address, 0));
     let (ends, peer) = (Ends { remote, local, dialled: None }, peer.ip());
     let bytes = |met, server_name| bytes::Client { ends, peer, sender: sender.clone(), met, server_name };
     let entrance = |met| Entrance::new(Arc::clone(&door), met, peer, sender.clone());

@@ -2,11 +2,8 @@
 //! proven and judged there, and is not lost on the way: requests carry a word that counts once, connections of bytes are known by
 //! whence they come. Neither can be said by another process of the machine.
 
-use super::{Admitted, Clients};
-use crate::proxy::{
-    http::Incoming,
-    inbound::{Standing, Who},
-};
+use super::Clients;
+use crate::proxy::inbound::{Standing, Who};
 use aws_lc_rs::rand;
 use dashmap::DashMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -37,13 +34,6 @@ pub(in crate::proxy) struct LetIn {
     pub(in crate::proxy) address: IpAddr,
     pub(in crate::proxy) user: Option<Arc<Token>>,
     pub(in crate::proxy) standing: Standing,
-}
-
-impl LetIn {
-    /// As the gateway has it.
-    pub(in crate::proxy) fn admitted(self, body: Incoming) -> Admitted {
-        Admitted { body, user: self.user, standing: self.standing }
-    }
 }
 
 /// A request's word, which counts for as long as this is held.

@@ -204,8 +204,9 @@ impl Apps {
         };
         past.requests = past.requests.saturating_add(1);
         let response = connection.send(head, body, &self.0.tasks).await.map_err(Failed::Http1)?;
-        let home = Home { apps: self.clone(), target: target.clone(), past, terms: *terms };
-        Ok(response.map(|incoming| AppBody::new(Incoming::Http1(incoming), Some(home))))
+        let home = || Home { apps: self.clone(), target: target.clone(), past, terms: *terms };
+        let home = target.is_shared().then(home);
+        Ok(response.map(|incoming| AppBody::new(Incoming::Http1(incoming), home)))
     }
 
     /// An idle connection that the application has not ended, the latest used first.
@@ -447,21 +448,4 @@ impl Body for AppBody {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_application_that_restarts_is_waited_for() {
-        // Of an address where nobody else looks for a port.
-        let address = std::net::TcpListener::bind("127.20.0.3:0").unwrap().local_addr().unwrap();
-        let (target, patience) = (Target::plain(address), Duration::from_secs(30));
-        assert!(matches!(connect(&target, patience, &CONNECT_PAUSES).await, Err(Failed::Connect(_))));
-        let pauses = [Duration::from_millis(50); 400];
-        let back = async {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            tokio::net::TcpListener::bind(address).await.unwrap()
-        };
-        let (connected, _listener) = tokio::join!(connect(&target, patience, &pauses), back);
-        assert!(connected.is_ok());
-    }
-}
+mod tests;

@@ -197,6 +197,16 @@ impl Who {
         (self.came == Came::Plaintext && strict()).then_some(Cause::PlaintextRefused)
     }
 
+    /// True if it has an identity of the mesh. Whoever this node led to a gateway's port need not have one.
+    pub(in crate::proxy) const fn is_of_mesh(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// The namespace that is proven of it.
+    pub(in crate::proxy) fn namespace(&self) -> Option<&str> {
+        Some(self.identity.as_ref()?.account()?.namespace())
+    }
+
     /// True if it is outside the mesh and came straight to the service.
     pub(super) fn is_plaintext(&self) -> bool {
         self.came == Came::Plaintext

@@ -122,7 +122,13 @@ impl Multiplexed {
     /// # Errors
     /// The application takes no connection, or all are full.
     pub(super) async fn stream(&self, address: &Address, terms: &Terms, again: &[Duration]) -> Result<Room, Failed> {
-        let target = Arc::clone(lock(&self.targets).entry(address.clone()).or_default());
+        // What is nobody else's is not kept.
+        let is_shared = address.is_shared();
+        let target = if is_shared {
+            Arc::clone(lock(&self.targets).entry(address.clone()).or_default())
+        } else {
+            Arc::default()
+        };
         if let Some(found) = target.room(terms) {
             return Ok(found);
         }
@@ -170,6 +176,9 @@ impl Multiplexed {
         let stream = Stream(Arc::clone(&streams));
         let (requests, opened) = (AtomicU32::new(1), clock::monotonic());
         let settings = Settings { connection: Arc::clone(&connection), opened };
+        if !address.is_shared() {
+            return Ok((sender, stream, settings));
+        }
         lock(&target.links).push(Link { sender: sender.clone(), connection, streams, requests, opened, terms: *terms });
         Ok((sender, stream, settings))
     }

@@ -5,7 +5,7 @@
 //! the rules costs nothing.
 
 use super::{
-    super::{context::Context, http::Completion},
+    super::{context::Context, failure::Cause, gateway::Door, http::Completion},
     admission::Arriving,
     caller::{self, Who},
 };
@@ -19,6 +19,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Standing {
     request: Arc<Admitted>,
+    /// The gateway's port at which it is.
+    door: Option<Arc<Door>>,
     changes: watch::Receiver<u64>,
 }
 
@@ -102,7 +104,27 @@ impl Standing {
         let (context, who) = (Arc::clone(context), Arc::clone(who));
         let trailers = came == Version::HTTP_2;
         let request = Admitted { context, place, who, parts, host, original, token, trailers };
-        Self { request: Arc::new(request), changes }
+        Self { request: Arc::new(request), door: None, changes }
+    }
+
+    /// The same at a gateway's port, to which it has come.
+    ///
+    /// # Errors
+    /// That is for callers of the mesh alone, and its caller is none.
+    pub(in crate::proxy) fn at(mut self, door: &Arc<Door>) -> Result<Self, Cause> {
+        self.door = Some(Arc::clone(door));
+        if self.is_barred() { Err(Cause::PlaintextRefused) } else { Ok(self) }
+    }
+
+    /// Who sent it.
+    pub(in crate::proxy) fn who(&self) -> &Who {
+        &self.request.who
+    }
+
+    /// True if the gateway's port at which it is serves callers of the mesh alone, and its caller is none.
+    fn is_barred(&self) -> bool {
+        let door = self.door.as_ref().filter(|_| !self.request.who.is_of_mesh());
+        door.is_some_and(|door| door.is_of_mesh(&self.request.context.current.load()))
     }
 
     /// The request.
@@ -117,7 +139,7 @@ impl Standing {
                 // No rules come any more.
                 return std::future::pending().await;
             }
-            if !self.request.is_allowed() {
+            if self.is_barred() || !self.request.is_allowed() {
                 return self.report();
             }
         }
@@ -130,7 +152,7 @@ impl Standing {
             return false;
         }
         self.changes.mark_unchanged();
-        let forbidden = !self.request.is_allowed();
+        let forbidden = self.is_barred() || !self.request.is_allowed();
         if forbidden {
             self.report();
         }

@@ -23,7 +23,7 @@ use crate::{
         reply::GRPC_STATUS,
         upgrade,
     },
-    snapshot::{Endpoint, Instance, Snapshot},
+    snapshot::{Endpoint, Instance, Snapshot, Wanted},
 };
 use futures_util::poll;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER, request::Parts};
@@ -48,6 +48,8 @@ pub(super) struct Way<'a> {
     pub(super) speaker: &'a Speaker,
     pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) cluster: &'a Cluster,
+    /// What was looked up to know where it goes.
+    pub(super) by: Option<&'a Wanted>,
     pub(super) grpc: bool,
     /// How it travels between nodes.
     pub(super) protocol: mesh::Protocol,
@@ -105,7 +107,7 @@ impl Way<'_> {
                 within(one.limit, one.sent, here).await.ok_or(Cause::PerTryTimeout)?
             }
             Reach::Mesh(served) => self.there(served, head, body, one).await?,
-            Reach::Outside(address) => Box::pin(self.outside(*address, head, body, one)).await?,
+            Reach::Outside(_) => Box::pin(self.outside(self.address(member, 0), head, body, one)).await?,
         };
         match outcome::get(response.headers()) {
             Some(cause) => {

@@ -4,7 +4,7 @@ use super::Speaker;
 use crate::{
     clock,
     proxy::{context::Context, failure::Cause},
-    snapshot::{Asked, Snapshot},
+    snapshot::{Asked, Snapshot, Wanted},
 };
 use policy::{
     compile::EntryService,
@@ -26,12 +26,23 @@ pub(in crate::proxy) struct Brought<'a> {
     pub(in crate::proxy) dialled: Option<SocketAddr>,
     /// Hosts that it names; the first of which the destination's document speaks counts.
     pub(in crate::proxy) names: [Option<&'a str>; 2],
+    /// The namespace on whose account names are looked up, where that is not the speaker's: of the caller for whom a gateway speaks.
+    pub(in crate::proxy) account: Option<&'a str>,
+}
+
+/// Where something goes that is bound for a destination.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Placed {
+    /// If that is one place: there.
+    pub(in crate::proxy) at: Option<SocketAddr>,
+    /// What was looked up to know it.
+    pub(in crate::proxy) by: Option<Wanted>,
 }
 
 /// Where something goes, or what is still asked for.
 enum Place {
     Found(Option<SocketAddr>),
-    Asked(Asked, u16),
+    Asked(Asked, Wanted),
 }
 
 impl Context {
@@ -46,20 +57,20 @@ impl Context {
         speaker: &Speaker,
         destination: &Destination,
         brought: Brought<'_>,
-    ) -> Result<Option<SocketAddr>, Cause> {
+    ) -> Result<Placed, Cause> {
         if !snapshot.compiled.entries().any_by_name() {
-            return Ok(brought.dialled);
+            return Ok(Placed { at: brought.dialled, by: None });
         }
         // Boxed, so that the many requests to other places need no room for it.
         Box::pin(async {
             let found = async {
                 loop {
                     match self.look(snapshot, speaker, destination, brought)? {
-                        Place::Found(place) => return Ok(place),
+                        Place::Found(at) => return Ok(Placed { at, by: None }),
                         Place::Asked(Asked::Wait(mut ended), _) => {
                             ended.changed().await.map_err(|_| Cause::Unresolved)?;
                         }
-                        Place::Asked(asked, port) => return known(asked, port).map(Some),
+                        Place::Asked(asked, wanted) => return known(asked, wanted),
                     }
                 }
             };
@@ -75,10 +86,10 @@ impl Context {
         speaker: &Speaker,
         destination: &Destination,
         brought: Brought<'_>,
-    ) -> Result<Option<SocketAddr>, Cause> {
+    ) -> Result<Placed, Cause> {
         match self.look(snapshot, speaker, destination, brought)? {
-            Place::Found(place) => Ok(place),
-            Place::Asked(asked, port) => known(asked, port).map(Some),
+            Place::Found(at) => Ok(Placed { at, by: None }),
+            Place::Asked(asked, wanted) => known(asked, wanted),
         }
     }
 
@@ -100,7 +111,9 @@ impl Context {
         let written = Some(&*destination.host).filter(|host| !host.starts_with('*'));
         let mut names = written.into_iter().chain(brought.names.into_iter().flatten());
         let name = names.find_map(|name| made.name(name)).ok_or(Cause::NoCluster)?;
-        Ok(Place::Asked(self.current.lookups().ask(&name, own, namespace, clock::uptime()), own))
+        let wanted = Wanted { name: name.into(), port: own, may_be_here: made.host.ends_with("localhost") };
+        let account = brought.account.unwrap_or(namespace);
+        Ok(Place::Asked(self.current.lookups().ask(&wanted, account, clock::uptime()), wanted))
     }
 }
 
@@ -111,9 +124,9 @@ fn by_name<'s>(snapshot: &'s Snapshot, destination: &Destination, namespace: &st
     if is_service { None } else { made().map(|made| &**made) }
 }
 
-fn known(asked: Asked, port: u16) -> Result<SocketAddr, Cause> {
+fn known(asked: Asked, wanted: Wanted) -> Result<Placed, Cause> {
     match asked {
-        Asked::Known(address) => Ok((address, port).into()),
+        Asked::Known(address) => Ok(Placed { at: Some((address, wanted.port).into()), by: Some(wanted) }),
         Asked::Nothing | Asked::Wait(_) => Err(Cause::Unresolved),
         Asked::Full => Err(Cause::Overflow),
     }

@@ -128,7 +128,7 @@ async fn lead(
     account: &mut Account,
 ) -> Result<tcp::Led, Cause> {
     let (route, port) = tcp::routed(context, speaker, snapshot, Some(called), (ends, server_name), account)?;
-    let brought = Brought { port, dialled: ends.dialled, names: [host(&called.0), server_name] };
+    let brought = Brought { port, dialled: ends.dialled, names: [host(&called.0), server_name], account: None };
     tcp::lead(context, speaker, snapshot, &route, (brought, ends), account).await
 }
 

@@ -65,11 +65,11 @@ pub(super) async fn forward(
     let asked = asked.then(|| (head.parts.clone(), head.host.clone()));
     rewrite(requests, routed, destination, head).inspect_err(|_| requests.count_service(routed, exchange))?;
     let names = [requests.speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
-    let brought = Brought { port: routed.port, dialled: requests.dialled, names };
-    let dialled = context.place(snapshot, &requests.speaker, destination, brought).await;
-    let dialled = dialled.inspect_err(|_| requests.count_service(routed, exchange))?;
+    let brought = Brought { port: routed.port, dialled: requests.dialled, names, account: requests.account() };
+    let placed = context.place(snapshot, &requests.speaker, destination, brought).await;
+    let placed = placed.inspect_err(|_| requests.count_service(routed, exchange))?;
     let cluster = context
-        .cluster(snapshot, &requests.speaker, route, destination, (routed.port, dialled), carries(came))
+        .cluster(snapshot, &requests.speaker, route, destination, (routed.port, placed.at), carries(came))
         .inspect_err(|_| requests.count_service(routed, exchange))?;
     exchange.between(Arc::clone(&cluster.nobody));
     let hash = cluster.consistent_hash();
@@ -90,7 +90,8 @@ pub(super) async fn forward(
     let protocol = cluster.protocol(came, upgrade.as_ref());
     let (speaker, timed) = (&requests.speaker, time.is_some());
     let proxied = cluster.proxied(requests.remote, requests.dialled.unwrap_or(requests.local));
-    let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed, proxied };
+    let by = placed.by.as_ref();
+    let way = Way { context, speaker, snapshot, cluster: &cluster, by, grpc, protocol, timed, proxied };
     let time = time.filter(|_| grpc);
     let (upload, hash) = (&upload, affinity.hash);
     let (attempt, with_endpoint, told) = ((0, 0), false, None);
@@ -123,7 +124,7 @@ pub(super) async fn forward(
         let given = response.headers().clone();
         let facts = RequestFacts {
             response: Some((response.status(), &given)),
-            upstream: Some(cluster.members[member].address(routed.port)),
+            upstream: Some(attempts.way.address(&cluster.members[member], routed.port)),
             ..requests.facts(routed, &asked, &host)
         };
         destination.response_headers.apply(Side::Response, response.headers_mut(), &facts);
@@ -226,7 +227,7 @@ impl Attempts<'_> {
                 grpc_timeout::set(&mut head.parts.headers, time, began.saturating_sub(first), limit);
             }
             self.exchange.between(Arc::clone(&cluster.members[position].recorder));
-            self.exchange.reaches(cluster.members[position].address(self.routed.port));
+            self.exchange.reaches(way.address(&cluster.members[position], self.routed.port));
             self.exchange.reaches_labelled(cluster.members[position].instance.labels());
             let sent = self.upload.completion();
             self.attempt = (position, began);

@@ -17,7 +17,7 @@ use crate::{
         failure::Cause,
         http::{BodyCopy, ResponseBody, Ties, Upload, is_grpc},
     },
-    snapshot::Snapshot,
+    snapshot::{Snapshot, Wanted},
     telemetry::{Counter, Telemetry},
 };
 use http::HeaderValue;
@@ -71,11 +71,12 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
         let (speaker, route) = (&requests.speaker, &routed.route);
         let (to, carries) = (&mirror.destination, carries(head.parts.version));
         let names = [speaker.fixed_host(), head.host.to_str().ok().map(|host| split_authority(host).0)];
-        let brought = Brought { port: routed.port, dialled: requests.dialled, names };
-        let place = context.place_now(snapshot, speaker, to, brought);
-        let Ok(cluster) =
-            place.and_then(|dialled| context.cluster(snapshot, speaker, route, to, (routed.port, dialled), carries))
-        else {
+        let brought = Brought { port: routed.port, dialled: requests.dialled, names, account: requests.account() };
+        let placed = context.place_now(snapshot, speaker, to, brought);
+        let Ok((cluster, by)) = placed.and_then(|placed| {
+            let at = (routed.port, placed.at);
+            Ok((context.cluster(snapshot, speaker, route, to, at, carries)?, placed.by))
+        }) else {
             tracing::debug!(host = mirror.destination.host, "no such mirror");
             continue;
         };
@@ -84,6 +85,7 @@ pub(super) fn copy(requests: &Requests<'_>, snapshot: &Arc<Snapshot>, routed: &R
             speaker: Arc::clone(speaker),
             snapshot: Arc::clone(snapshot),
             cluster,
+            by,
             head: Head { parts: head.parts.clone(), host: shadow(&head.host) },
             remote: requests.remote,
             local: requests.dialled.unwrap_or(requests.local),
@@ -106,6 +108,8 @@ struct Copy {
     speaker: Arc<super::Speaker>,
     snapshot: Arc<Snapshot>,
     cluster: Arc<Cluster>,
+    /// What was looked up to know where it goes.
+    by: Option<Wanted>,
     head: Head,
     /// The application that sent the original.
     remote: SocketAddr,
@@ -127,6 +131,7 @@ impl Copy {
             speaker: &self.speaker,
             snapshot: &self.snapshot,
             cluster: &self.cluster,
+            by: self.by.as_ref(),
             grpc,
             protocol: self.cluster.protocol(self.head.parts.version, None),
             timed: false,

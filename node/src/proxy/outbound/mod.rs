@@ -303,7 +303,7 @@ impl Requests<'_> {
         };
         let mut told = Told::default();
         let admitted = match let_in {
-            Some(let_in) => Ok(let_in.admitted(incoming)),
+            Some(let_in) => entrance.take(let_in, incoming),
             None => entrance.admit(context, (&mut parts, incoming), &host, self.local.ip(), &mut told).await,
         };
         let answered = match admitted {
@@ -387,6 +387,11 @@ impl Requests<'_> {
             }
             Action::Direct(direct) => Ok(self.local(routed, request, local::respond(direct), exchange)),
         }
+    }
+
+    /// The namespace of the caller for whom a gateway speaks.
+    fn account(&self) -> Option<&str> {
+        self.standing.as_ref()?.who().namespace()
     }
 
     /// The answer to a request that failed.

@@ -64,24 +64,25 @@ pub(super) async fn serve(
     let route = |snapshot: &Snapshot, account: &mut Account| {
         routed(context, speaker, snapshot, speaker.fixed.as_ref(), (ends, server_name), account)
     };
-    pass(context, speaker, stream, (ends, server_name), route, std::future::pending()).await;
+    pass(context, speaker, stream, (ends, server_name, None), route, std::future::pending()).await;
 }
 
-/// Passes a connection on along its route, to its end or until somebody ends it.
+/// Passes a connection on along its route, to its end or until somebody ends it. `account` is the namespace of the caller for whom a
+/// gateway speaks.
 pub(in crate::proxy) async fn pass(
     context: &Arc<Context>,
     speaker: &Speaker,
     stream: impl Side,
-    (ends, server_name): (Ends, Option<&str>),
+    (ends, server_name, account): (Ends, Option<&str>, Option<&str>),
     route: impl FnOnce(&Snapshot, &mut Account) -> Result<(Arc<Route>, u16), Cause>,
     until: impl Future<Output = End>,
 ) {
     let snapshot = context.current.load();
-    let mut account = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
-    let led = match route(&snapshot, &mut account) {
+    let mut counted = Account::new(observe::begin_connection(context, speaker, &snapshot, ends, server_name));
+    let led = match route(&snapshot, &mut counted) {
         Ok((route, port)) => {
-            let brought = Brought { port, dialled: ends.dialled, names: [speaker.fixed_host(), server_name] };
-            lead(context, speaker, &snapshot, &route, (brought, ends), &mut account).await
+            let brought = Brought { port, dialled: ends.dialled, names: [speaker.fixed_host(), server_name], account };
+            lead(context, speaker, &snapshot, &route, (brought, ends), &mut counted).await
         }
         Err(cause) => Err(cause),
     };
@@ -89,12 +90,12 @@ pub(in crate::proxy) async fn pass(
     drop(snapshot);
     match led {
         Ok(led) => {
-            account.opened();
-            led.carry(context, stream, account, until).await;
+            counted.opened();
+            led.carry(context, stream, counted, until).await;
         }
         Err(cause) => {
             tracing::debug!(service = %speaker.service, ?cause, "a connection led nowhere");
-            account.failed(cause, None);
+            counted.failed(cause, None);
             stream.reset();
         }
     }
@@ -153,12 +154,12 @@ pub(in crate::proxy) async fn lead(
     account: &mut Account,
 ) -> Result<Led, Cause> {
     let destination = route.choose(context.random()).ok_or(Cause::NoRoute)?;
-    let (port, dialled) = (brought.port, context.place(snapshot, speaker, destination, brought).await?);
+    let (port, placed) = (brought.port, context.place(snapshot, speaker, destination, brought).await?);
     let mut tried = Tried::default();
     let mut attempt = 1;
     loop {
         // Looked up each time: a failure may have ejected whoever failed.
-        let cluster = context.cluster(snapshot, speaker, route, destination, (port, dialled), Carries::Bytes)?;
+        let cluster = context.cluster(snapshot, speaker, route, destination, (port, placed.at), Carries::Bytes)?;
         account.between(Arc::clone(&cluster.nobody));
         account.takes(&route.name, &cluster.circuit.cluster);
         let key = cluster.consistent_hash();
@@ -173,11 +174,12 @@ pub(in crate::proxy) async fn lead(
         }
         let member = &cluster.members[position];
         account.between(Arc::clone(&member.recorder));
-        account.reaches(member.address(port));
         account.reaches_labelled(member.instance.labels());
         let proxied = cluster.proxied(ends.remote, ends.dialled.unwrap_or(ends.local));
-        let (grpc, protocol, timed) = (false, Protocol::Tcp, false);
-        let way = Way { context, speaker, snapshot, cluster: &cluster, grpc, protocol, timed, proxied };
+        let (grpc, protocol, timed, by) = (false, Protocol::Tcp, false, placed.by.as_ref());
+        let way = Way { context, speaker, snapshot, cluster: &cluster, by, grpc, protocol, timed, proxied };
+        let address = way.address(member, port);
+        account.reaches(address);
         match take(&way, member).await {
             Ok((server, flight)) => {
                 account.transport(None);
@@ -187,6 +189,7 @@ pub(in crate::proxy) async fn lead(
             Err(Failure { cause, transport }) => {
                 account.transport(transport);
                 way.failed(position, cause, began);
+                way.avoid(address, cause);
                 if attempt == ATTEMPTS || !may_try_elsewhere(cause) {
                     return Err(cause);
                 }
@@ -215,7 +218,7 @@ async fn take(way: &Way<'_>, member: &Member) -> Result<(Server, Flight), Failur
         let mut server = match &member.reach {
             Reach::Mesh(served) if served.endpoint.local => here(way, served).await?,
             Reach::Mesh(served) => there(way, served).await?,
-            Reach::Outside(address) => Server::Outside(way.open_outside(*address).await?),
+            Reach::Outside(_) => Server::Outside(way.open_outside(way.address(member, 0)).await?),
         };
         server.prepare(way).await.map_err(|error| {
             tracing::debug!(%error, "a connection was opened and cannot be used");

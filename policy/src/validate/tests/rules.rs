@@ -46,6 +46,31 @@ fn tls_of_ones_own_in_place_of_the_meshs() {
 }
 
 #[test]
+fn what_goes_ahead_of_bytes_goes_ahead_of_no_requests() {
+    let entry = |port: &str, rest: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: out}}\nspec: {{hosts: [db.example.com], resolution: STATIC, ports: [{{number: 80, name: one, protocol: {port}}}], {rest}}}\n"
+        )
+    };
+    let (listed, selected) = ("endpoints: [{address: 192.0.2.1}]", "workloadSelector: {labels: {app: db}}");
+    let (tunnel, proxied) =
+        ("tunnel: {protocol: CONNECT, targetHost: a.example, targetPort: 443}", "proxyProtocol: {version: V2}");
+    let of = |host: &str, policy: &str| rule("name: a", host, policy);
+    for (text, wanted) in [
+        (of(REVIEWS, proxied), Some("spec.trafficPolicy.proxyProtocol")),
+        (of(REVIEWS, tunnel), Some("spec.trafficPolicy.tunnel")),
+        (of("db.example.com", tunnel) + &entry("HTTP", listed), Some("spec.trafficPolicy.tunnel")),
+        (of("db.example.com", proxied) + &entry("HTTP", listed), None),
+        (of("db.example.com", proxied) + &entry("HTTP2", selected), Some("spec.trafficPolicy.proxyProtocol")),
+        (of("db.example.com", proxied) + &entry("TCP", selected), None),
+        (of("db.example.com", tunnel) + &entry("TLS", listed), None),
+    ] {
+        let found = fields(&text, &table(), codes::BYTES_ONLY);
+        assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), Vec::from_iter(wanted), "{text}");
+    }
+}
+
+#[test]
 fn the_systems_roots_are_a_note() {
     let simple = rule("name: a", "db.example.com", "tls: {mode: SIMPLE}");
     assert_eq!(fields(&simple, &Table::default(), codes::SYSTEM_ROOTS), ["spec.trafficPolicy.tls"]);

@@ -1,0 +1,65 @@
+//! Connections to applications.
+
+use super::*;
+use crate::proxy::direct::Proxied;
+use policy::kinds::ProxyProtocol;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
+
+#[tokio::test]
+async fn an_application_that_restarts_is_waited_for() {
+    // Of an address where nobody else looks for a port.
+    let address = std::net::TcpListener::bind("127.20.0.3:0").unwrap().local_addr().unwrap();
+    let (target, patience) = (Target::plain(address), Duration::from_secs(30));
+    assert!(matches!(connect(&target, patience, &CONNECT_PAUSES).await, Err(Failed::Connect(_))));
+    let pauses = [Duration::from_millis(50); 400];
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::net::TcpListener::bind(address).await.unwrap()
+    };
+    let (connected, _listener) = tokio::join!(connect(&target, patience, &pauses), back);
+    assert!(connected.is_ok());
+}
+
+#[tokio::test]
+async fn a_connection_that_says_whose_it_is_ends_with_its_request() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = async {
+        let mut ended = Vec::new();
+        for _ in 0..3 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut came = Vec::new();
+            while !came.ends_with(b"\r\n\r\n") {
+                came.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            ended.push(stream);
+        }
+        // The end comes on those that are not kept.
+        let mut last = ended.pop().unwrap();
+        for mut stream in ended {
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        }
+        let kept = timeout(Duration::ZERO, last.read(&mut [0])).await;
+        assert!(kept.is_err(), "what is everybody's is kept");
+    };
+    let apps = Apps::new(Tasks::default(), ReplayBudget::default());
+    let terms = Terms::of(&ClusterPolicy::default(), &MeshConfig::default());
+    let client = async {
+        for proxied in [Some(1), Some(1), None] {
+            let to = address;
+            let said = |port| Proxied { version: ProxyProtocol::V1, from: ([192, 0, 2, 1], port).into(), to };
+            let target = Target::new(address, None, proxied.map(said));
+            let (head, ()) = Request::get("/").header("host", "a").body(()).unwrap().into_parts();
+            let nothing = crate::proxy::http::Incoming::Own(None);
+            let body = RequestBody::once(nothing, &ReplayBudget::default(), Duration::from_secs(30));
+            let answer = apps.send(&target, Version::Http1, &head, body, &terms).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            assert_eq!(apps.idle().values().map(Vec::len).sum::<usize>(), usize::from(proxied.is_none()));
+        }
+    };
+    tokio::join!(server, client);
+}
