@@ -91,7 +91,7 @@ fn affected(
     located: &[Located],
     now: certs::codec::Millis,
 ) -> Affected {
-    let problems = push::complaints(located, &snapshot.state, &*snapshot.services, None);
+    let problems = push::complaints(located, &snapshot.state, &*snapshot.services, None, now);
     let changed: BTreeSet<DocumentId> = changes.iter().map(|(id, _)| id.clone()).collect();
     let after = snapshot.state.with(changes, now);
     let states = [&*snapshot.state, &after];

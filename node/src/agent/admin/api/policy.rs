@@ -129,6 +129,9 @@ pub struct Plan {
     pub role_set: u64,
     /// Live values of each document, in the order asked: changesets, hexadecimal.
     pub live: Vec<Vec<String>>,
+    /// Those that the same push must replace, too, although they have expired and yielded to what is live.
+    #[serde(default)]
+    pub yielded: Vec<Vec<String>>,
     /// Depth that each document will have.
     pub versions: Vec<u64>,
     /// Complaints across documents, as `policy lint` writes them.
