@@ -67,8 +67,7 @@ fn a_gateway_that_stops_answers_until_its_farewell_is_over() {
     told(&cluster, 503);
     assert!(ends(&http::get(door, HOST, "/").expect("it is answered")));
     // Nobody takes back that it leaves.
-    let refused = cluster.on("edge", &["drain", "--undo"]);
-    refused.expect_code(5);
+    let refused = cluster.on("edge", &["drain", "--undo"]).expect_code(5);
     assert!(refused.err.contains("is leaving"), "{}", refused.err);
     told(&cluster, 503);
     // The second signal ends it at once.
