@@ -10,8 +10,8 @@ use certs::{
 
 use crate::{
     body::{
-        Address, Body, Checked, Health, HealthRecord, HealthState, Identity, Policy, PortRecord, ServiceRecord, Services,
-        Status, Table,
+        Address, Body, Checked, Health, HealthRecord, HealthState, Identity, Policy, PortRecord, ServiceRecord,
+        Services, Status, Table,
     },
     message::{Latest, Message},
     record::{Section, SignedRecord},

@@ -148,7 +148,8 @@ fn check_end(change: &Change, now: Millis) -> Result<(), Refused> {
     if !has_ended(change, now) {
         return Ok(());
     }
-    let message = format!("{}: {EXPIRES} is in the past by this node's clock: it would take no effect", change.document);
+    let message =
+        format!("{}: {EXPIRES} is in the past by this node's clock: it would take no effect", change.document);
     Err(Refused::because(Code::InvalidDocument, message, "give it a later end or none"))
 }
 

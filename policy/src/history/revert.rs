@@ -67,8 +67,7 @@ impl History {
             let Some(id) = open.pop() else { return Ok(None) };
             let Some((_, value, _)) = self.kept.value(&id, document) else { continue };
             if value.is_gone() {
-                let message =
-                    format!("what {document} was before is here no more: {id} was replaced over 90 days ago");
+                let message = format!("what {document} was before is here no more: {id} was replaced over 90 days ago");
                 return Err(Refused::because(Code::NotFound, message, "push the document that should hold"));
             }
             if ends_for_good(document) || !(has_ended(value, now) || ended.contains(&id)) {

@@ -59,7 +59,10 @@ mod tests {
         let ends = RULE.replace("name: a", "name: a, annotations: {skein.dev/expires: '2023-01-01T00:00:00Z'}");
         let ends = parse::yaml("f", &ends, "default").documents.remove(0).document;
         let end = ends.expires.unwrap();
-        let (sooner, later) = (state.with(vec![(id.clone(), Some(ends.clone()))], end - 1), state.with(vec![(id.clone(), Some(ends))], end));
+        let (sooner, later) = (
+            state.with(vec![(id.clone(), Some(ends.clone()))], end - 1),
+            state.with(vec![(id.clone(), Some(ends))], end),
+        );
         assert!(sooner.document(id).unwrap().expires.is_some() && later.document(id).unwrap().expires.is_none());
         assert!(state.with(vec![(id.clone(), None)], 7).document(id).is_none());
         assert!(state.document(id).is_some() && state.document(&other.id).is_none());

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::{diff::Difference, push, source};
 use crate::{
     agent::admin::api::{
-        AffectedNode, DocumentChange, Intent, PlaintextCaller, PlaintextSeen, Preview, RouteChange, RuleChange, WorkloadChange,
+        AffectedNode, DocumentChange, Intent, PlaintextCaller, PlaintextSeen, Preview, RouteChange, RuleChange,
+        WorkloadChange,
     },
     cli::{
         client,

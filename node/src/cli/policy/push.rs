@@ -203,7 +203,8 @@ fn refuse(plan: &Plan, allowed: &[String], author: &str, ctx: &Context) -> Resul
         }
         _ => &first.hint,
     };
-    let hint = if first.is_error { hint.to_owned() } else { format!("{hint}, or allow it with --allow {}", first.code) };
+    let hint =
+        if first.is_error { hint.to_owned() } else { format!("{hint}, or allow it with --allow {}", first.code) };
     let mut lines: Vec<_> = refused.iter().map(|complaint| complaint.line.as_str()).collect();
     let signed = format!("nothing was pushed for {author}");
     lines.push(&signed);

@@ -165,7 +165,10 @@ fn what_has_ended_is_not_pushed() {
     let located = crate::parse::yaml("f.yaml", &text, "default").documents;
     assert_eq!(crate::validate::ended(&located, END - 1), []);
     let said = crate::validate::ended(&located, END);
-    assert!(matches!(&said[..], [one] if one.line == 6 && one.code == crate::codes::ENDED && one.refuses()), "{said:?}");
+    assert!(
+        matches!(&said[..], [one] if one.line == 6 && one.code == crate::codes::ENDED && one.refuses()),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -139,7 +139,8 @@ pub(super) fn names(
     for id in all {
         let [before, after] = [&entries[0], &entries[1]].map(|entries| entries.get(id));
         let versions = || [before, after].into_iter().flatten();
-        let spoken_of = || speakers.iter().any(|document| versions().any(|seen| says_something(document, id, seen.entry)));
+        let spoken_of =
+            || speakers.iter().any(|document| versions().any(|seen| says_something(document, id, seen.entry)));
         if !changed.contains(id) && !spoken_of() {
             continue;
         }
@@ -270,7 +271,10 @@ mod tests {
         );
         assert_eq!(rows[0].changes[0].before, None);
         let after = rows[0].changes[0].after.as_deref();
-        assert_eq!(after, Some("outside the mesh by ServiceEntry shop/bank, ports 443/TLS, resolution DNS, 0 endpoints listed"));
+        assert_eq!(
+            after,
+            Some("outside the mesh by ServiceEntry shop/bank, ports 443/TLS, resolution DNS, 0 endpoints listed")
+        );
         let rule = document(RULE);
         let changed = BTreeSet::from([rule.0.clone()]);
         let ruled = with.with(vec![rule], 3);
