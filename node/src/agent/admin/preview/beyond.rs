@@ -9,7 +9,7 @@ use policy::{
     compile::Compiled,
     history::State,
     hosts,
-    kinds::{GatewayName, PortProtocol, ServiceEntry, ServiceLocation},
+    kinds::{GatewayName, ServiceEntry, ServiceLocation},
 };
 
 use super::{Caller, api};
@@ -208,11 +208,11 @@ fn described(id: &DocumentId, entry: &ServiceEntry) -> String {
         ServiceLocation::External => "outside the mesh",
         ServiceLocation::Internal => "a part of the mesh",
     };
-    let port = |(number, protocol): (u16, Option<PortProtocol>)| match protocol {
-        Some(protocol) => format!("{number}/{}", protocol.as_str()),
-        None => number.to_string(),
-    };
-    let ports: Vec<_> = entry.ports.iter().map(|own| port((own.number, own.protocol))).collect();
+    let ports = entry.ports.iter().map(|port| match port.protocol {
+        Some(protocol) => format!("{}/{}", port.number, protocol.as_str()),
+        None => port.number.to_string(),
+    });
+    let ports: Vec<_> = ports.collect();
     let (ports, resolution, listed) = (ports.join(", "), entry.resolution.as_str(), entry.endpoints.len());
     format!("{place} by {id}, ports {ports}, resolution {resolution}, {listed} endpoints listed")
 }
