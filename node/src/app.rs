@@ -208,7 +208,7 @@ async fn node(config: Config, dir: Arc<StateDir>, owner: Owner) -> Result<(), Er
 
     end::until_told(&agent, &mut signals, &tasks).await;
     supervisor.stopping();
-    agent.set_listening(false);
+    agent.leave().await;
     let failure = tasks.failure().map(|failure| fail("failed", failure.to_string(), "see the log before this"));
     tokio::select! {
         () = end::farewell(&config, &members, &mesh, &plane, threads, &tasks) => {}

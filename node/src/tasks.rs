@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Before a kept task begins again for the first time.
@@ -124,11 +124,19 @@ impl Tasks {
         let end = Watch { tasks: self.clone(), name, critical: false, told: Some(told), ending: Ending::Dropped };
         let tasks = self.clone();
         let task = tokio::spawn(self.shared.tracker.track_future(end.over(async move {
-            let mut pause = FIRST_PAUSE;
+            let (mut pause, mut begun) = (FIRST_PAUSE, Instant::now());
             while let Err(payload) = AssertUnwindSafe(make()).catch_unwind().await {
                 tasks.panicked(name, &message(&*payload));
+                // One that went well for long is not the one that cannot begin.
+                if begun.elapsed() > LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
+                }
                 tracing::warn!(task = name, "begins again in {pause:?}");
-                tokio::time::sleep(pause).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = tasks.stopping() => return,
+                }
+                begun = Instant::now();
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         })));
@@ -322,6 +330,40 @@ mod tests {
         task.abort();
         assert_eq!(task.ended().await, Ending::Dropped);
         assert!(!tasks.is_stopping());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_task_that_went_well_for_long_begins_again_soon() {
+        let tasks = Tasks::new();
+        let (begun, origin) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
+        let noted = begun.clone();
+        let mut task = tasks.kept("hair", move || {
+            let times = {
+                let mut times = lock(&noted);
+                times.push(origin.elapsed().as_secs());
+                times.len()
+            };
+            async move {
+                if times == 4 {
+                    tokio::time::sleep(LONGEST_PAUSE * 2).await;
+                }
+                assert!(times == 6, "lost");
+            }
+        });
+        assert_eq!(task.ended().await, Ending::Finished);
+        assert_eq!(*lock(&begun), [0, 1, 3, 7, 128, 130]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_task_does_not_begin_again_once_the_node_ends() {
+        let tasks = Tasks::new();
+        let inner = tasks.clone();
+        let mut task = tasks.kept("hair", move || {
+            inner.stop();
+            async { panic!("lost") }
+        });
+        assert_eq!(task.ended().await, Ending::Finished);
+        assert_eq!(tasks.panics(), BTreeMap::from([("hair", 1)]));
     }
 
     #[tokio::test]

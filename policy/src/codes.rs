@@ -67,6 +67,7 @@ codes! {
     MAGLEV = "SKN0166", "The size of a Maglev table is not valid.";
     CLIENT_TLS = "SKN0167", "The certificates of a client's TLS settings do not fit its mode.";
     TARGET = "SKN0168", "The path or authority of a rewrite or redirect is none that a request can have.";
+    ENDED = "SKN0169", "The end of the document has passed: it would take no effect.";
 
     UNREACHABLE_RULE = "SKN0201", "No request reaches the rule.";
     DUPLICATE_MATCH = "SKN0202", "A condition stands twice; the later one has no effect.";

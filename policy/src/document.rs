@@ -187,6 +187,11 @@ pub struct Document {
 }
 
 impl Document {
+    /// True if its end has passed at this time.
+    pub fn has_ended(&self, now: Millis) -> bool {
+        self.expires.is_some_and(|end| end <= now)
+    }
+
     /// True if its author wants to hear nothing of this code, by [`LINT_IGNORE`].
     pub fn ignores(&self, code: &str) -> bool {
         ignored_codes(&self.annotations).any(|ignored| ignored == code)

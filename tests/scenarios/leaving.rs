@@ -66,6 +66,10 @@ fn a_gateway_that_stops_answers_until_its_farewell_is_over() {
     cluster.node("edge").running.as_ref().expect("it runs").signal(Signal::SIGTERM);
     told(&cluster, 503);
     assert!(ends(&http::get(door, HOST, "/").expect("it is answered")));
+    // Nobody takes back that it leaves.
+    let refused = cluster.on("edge", &["drain", "--undo"]).expect_code(5);
+    assert!(refused.err.contains("is leaving"), "{}", refused.err);
+    told(&cluster, 503);
     // The second signal ends it at once.
     assert!(cluster.terminate("edge").is_some_and(|status| status.success()), "{}", cluster.log("edge"));
 }

@@ -49,6 +49,16 @@ fn documents_routes_and_nodes() {
         (&refused["problems"][0]["code"], &refused["problems"][0]["refuses"]),
         (&"SKN0302".into(), &true.into())
     );
+    // What has ended already changes nothing, and is refused.
+    let end = "  namespace: shop\n  annotations:\n    skein.dev/expires: \"2020-01-01T00:00:00Z\"\n";
+    let ended = to("v2").replace("  namespace: shop\n", end);
+    let refused = plan(&cluster, "web", &ended, &[]);
+    let problem = &refused["problems"][0];
+    assert_eq!((&problem["code"], &problem["refuses"], &problem["line"]), (&"SKN0169".into(), &true.into(), &7.into()));
+    assert_eq!(refused["routes"], serde_json::json!([]), "{refused}");
+    let pushed = cluster.push("web", &ended, &["--allow", "SKN0169"]).expect_code(2);
+    assert!(pushed.err.contains(":7:") && pushed.err.contains("has passed by this node's clock"), "{}", pushed.err);
+    plan(&cluster, "web", &to("v9"), &[]);
     let text =
         cluster.on("web", &["policy", "plan", &cluster.path().join("plan.yaml").to_string_lossy()]).expect_code(0);
     for word in [

@@ -140,3 +140,18 @@ impl Ledger {
 fn unlimited(now: Now) -> Bucket {
     Bucket::new(0, 1, now.steady)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What lies on disks: a change here needs a reader of this.
+    #[test]
+    fn what_the_disk_holds_of_members_stays_as_it_is() {
+        let kept = [1, 2, 8, 9, 1, 1, 3, 1, 4, 2, 5, 6];
+        let persisted = || Persisted { records: vec![vec![8, 9]], proofs: vec![[vec![3], vec![4], vec![5, 6]]] };
+        assert_eq!(codec::encode(&persisted()), kept);
+        let read: Persisted = codec::decode::<_, PERSISTED_BYTES>(&kept).unwrap();
+        assert_eq!((read.records, read.proofs), (persisted().records, persisted().proofs));
+    }
+}

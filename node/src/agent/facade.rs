@@ -142,6 +142,8 @@ struct Inner {
     started: Millis,
     listening: AtomicBool,
     draining: AtomicBool,
+    /// True once the process ends; held while somebody drains.
+    leaving: tokio::sync::Mutex<bool>,
     rate: Mutex<Rate>,
 }
 
@@ -168,7 +170,7 @@ impl Agent {
     ) -> Self {
         let started = sync.clock.now();
         let rate = Mutex::new(Rate { at: monotonic(), sent: Default::default(), per_second: Default::default() });
-        let (listening, draining, reloading, reloads) = Default::default();
+        let (listening, draining, leaving, reloading, reloads) = Default::default();
         let (given, config) = (ArcSwap::from_pointee(given), ArcSwap::from_pointee(config));
         let secrets = Secrets::new(dir.path());
         Self {
@@ -187,6 +189,7 @@ impl Agent {
                 started,
                 listening,
                 draining,
+                leaving,
                 rate,
             }),
         }
@@ -432,10 +435,25 @@ impl Agent {
     }
 
     /// Says that this node wants no new requests, or wants them again. It lasts as long as the process.
-    pub async fn drain(&self, on: bool) {
+    ///
+    /// # Errors
+    /// `out_of_turn` once the process ends: what it has said of that stands.
+    pub async fn drain(&self, on: bool) -> Result<(), Error> {
+        let leaving = self.inner.leaving.lock().await;
+        if *leaving {
+            let message = format!("{} is leaving: its process ends, and takes nothing new", self.node());
+            return Err(fail("out_of_turn", message, "drain it when it runs again"));
+        }
         self.inner.draining.store(on, Relaxed);
         self.inner.sync.world.current().tell_leaving(on);
         self.inner.sync.members.status(if on { Status::Draining } else { Status::Up }).await;
+        Ok(())
+    }
+
+    /// From now on this node ends: it is not ready, and nobody drains it or takes that back.
+    pub async fn leave(&self) {
+        self.set_listening(false);
+        *self.inner.leaving.lock().await = true;
     }
 
     /// Whether `drain` is on.

@@ -146,8 +146,9 @@ Examples:
 
 Exit codes: 0 ok, 1 failed, 2 usage, configuration, document or not joined, 3 warnings under --strict,
   4 not converged in time, 5 refused.
-Global options, and those of init, join and run, may be given as SKEIN_SOME_FLAG for --some-flag; a flag counts before the
-environment, and that before the file. Other commands' options have no such mirror: two commands may mean two things by one word.";
+An option may be given as SKEIN_SOME_FLAG for --some-flag; a flag counts before the environment, and that before the file. Those by
+which two commands mean two things have no such mirror, except of init, join and run: --confirm-within, --dir, --force, --key, --limit,
+--list, --role, --service.";
 
 /// The whole grammar, with what derive cannot say.
 pub fn command() -> clap::Command {
@@ -193,19 +194,51 @@ pub fn refuse_vain_watch(matches: &ArgMatches) -> Result<(), clap::Error> {
     Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message))
 }
 
-/// The commands whose own flags have mirrors, beside the global ones: those that a container or unit runs. Of others one word would
-/// mean several things: `--dir` of `demo` and of `policy export`, `--key` of two commands.
-const MIRRORED: &[&str] = &["init", "join", "run"];
+/// Flags by whose name one command means something other than another: a mirror would mean both. [`OF_MACHINES`] have mirrors of theirs.
+const OF_ONE_COMMAND: &[&str] = &["confirm-within", "dir", "force", "key", "limit", "list", "role", "service"];
+
+/// The commands that a container or a unit runs: all that they are told may stand in its environment.
+const OF_MACHINES: &[&str] = &["init", "join", "run"];
 
 /// Gives flags their `SKEIN_*` mirrors.
 fn mirrored(command: clap::Command) -> clap::Command {
-    let own = |command: clap::Command| {
-        command.mut_args(|arg| match mirror(&arg) {
-            Some(name) => arg.env(name).hide_env(true),
-            None => arg,
-        })
+    let first = |command: clap::Command| {
+        let all = OF_MACHINES.contains(&command.get_name());
+        deeply(command, all)
     };
-    MIRRORED.iter().fold(own(command), |command, name| command.mut_subcommand(*name, own))
+    own(command, false).mut_subcommands(first)
+}
+
+fn deeply(command: clap::Command, all: bool) -> clap::Command {
+    own(command, all).mut_subcommands(|sub| deeply(sub, all))
+}
+
+fn own(command: clap::Command, all: bool) -> clap::Command {
+    command.mut_args(|arg| match mirror(&arg) {
+        Some(name) if all || !is_of_one_command(&arg) => arg.env(name).hide_env(true),
+        Some(_) | None => arg,
+    })
+}
+
+fn is_of_one_command(arg: &Arg) -> bool {
+    arg.get_long().is_some_and(|long| OF_ONE_COMMAND.contains(&long))
+}
+
+/// What to say of variables that name a flag of the command and are not read: it is not in the line, and has no mirror there.
+pub fn unread(matches: &ArgMatches, is_set: impl Fn(&str) -> bool) -> Vec<String> {
+    let grammar = command();
+    let (mut command, mut deepest) = (&grammar, matches);
+    while let Some((word, inner)) = deepest.subcommand() {
+        let Some(sub) = command.find_subcommand(word) else { break };
+        (command, deepest) = (sub, inner);
+    }
+    let in_line = |arg: &Arg| deepest.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let unread = command.get_arguments().filter(|arg| arg.get_env().is_none() && !in_line(arg));
+    let variable = |arg: &Arg| Some((mirror(arg).filter(|name| is_set(name))?, arg.get_long()?.to_owned()));
+    let named = unread.filter_map(variable);
+    named
+        .map(|(name, flag)| format!("note: {name} is not read: --{flag} means several things; give the flag"))
+        .collect()
 }
 
 fn mirror(arg: &Arg) -> Option<String> {
@@ -255,27 +288,38 @@ mod tests {
 
     #[test]
     fn flags_have_mirrors_where_a_word_means_one_thing() {
-        fn check(command: &clap::Command, has_mirrors: bool) {
+        fn check(command: &clap::Command, all: bool) {
             for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
                 let long = arg.get_long().unwrap();
-                let wanted = has_mirrors && !matches!(long, "help" | "version");
+                let wanted = !matches!(long, "help" | "version") && (all || !OF_ONE_COMMAND.contains(&long));
                 let wanted = wanted.then(|| format!("SKEIN_{}", long.to_uppercase().replace('-', "_")));
                 let found = arg.get_env().map(|name| name.to_str().unwrap().to_owned());
                 assert_eq!(found, wanted, "--{long} of {}", command.get_name());
             }
+            command.get_subcommands().for_each(|sub| check(sub, all));
         }
-        fn below(command: &clap::Command) {
-            for sub in command.get_subcommands() {
-                check(sub, false);
-                below(sub);
-            }
-        }
-        let command = command();
-        check(&command, true);
+        let mut command = command();
+        command.build();
         for sub in command.get_subcommands() {
-            check(sub, MIRRORED.contains(&sub.get_name()));
-            below(sub);
+            check(sub, OF_MACHINES.contains(&sub.get_name()));
         }
+        for long in OF_ONE_COMMAND {
+            assert!(EXAMPLES.contains(&format!("--{long}")), "--help names --{long}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_not_read_is_named() {
+        let said = |line: &str, set: &str| {
+            let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+            unread(&matches, |name| name == set)
+        };
+        let note = "note: SKEIN_DIR is not read: --dir means several things; give the flag";
+        assert_eq!(said("skein policy export", "SKEIN_DIR"), [note]);
+        assert!(said("skein policy export --dir x", "SKEIN_DIR").is_empty(), "the flag counts");
+        assert!(said("skein policy list", "SKEIN_DIR").is_empty(), "it has no such flag");
+        assert!(said("skein policy lint a.yaml", "SKEIN_STRICT").is_empty(), "it is read");
+        assert!(said("skein init t.example", "SKEIN_SERVICE").is_empty(), "it is read there");
     }
 
     #[test]

@@ -93,6 +93,7 @@ fn parse(line: impl IntoIterator<Item = std::ffi::OsString>) -> std::result::Res
     let matches = grammar::command().try_get_matches_from(&line);
     let read = matches.and_then(|matches| {
         grammar::refuse_vain_watch(&matches)?;
+        grammar::unread(&matches, |name| std::env::var_os(name).is_some()).iter().for_each(|note| output::remark(note));
         Cli::from_arg_matches(&matches)
     });
     read.map_err(|error| {

@@ -204,6 +204,7 @@ pub(super) async fn put(
         trust_domain: operator.known.trust_domain.clone(),
         role_set: state.role_set.number,
         live: vec![state.heads(&document).iter().map(ToString::to_string).collect()],
+        yielded: Vec::new(),
         versions: vec![state.role_set.number + 1],
         problems: Vec::new(),
         standing: Vec::new(),

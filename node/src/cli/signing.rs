@@ -247,8 +247,9 @@ fn changeset(intents: Vec<Intent>, plan: &Plan, sending: &Sending) -> Result<Cha
         return Err(Error::new("usage", format!("--message is longer than {limit} bytes")).hint("say it shorter"));
     }
     let mut changes = Vec::with_capacity(intents.len());
-    for (intent, live) in intents.into_iter().zip(&plan.live) {
-        let replaces = live.iter().map(|id| changeset_id(id)).collect::<Result<Vec<_>>>()?;
+    for (index, (intent, live)) in intents.into_iter().zip(&plan.live).enumerate() {
+        let yielded = plan.yielded.get(index).into_iter().flatten();
+        let replaces = live.iter().chain(yielded).map(|id| changeset_id(id)).collect::<Result<Vec<_>>>()?;
         changes.push(Change { document: document_id(&intent)?, content: intent.content, replaces });
     }
     let mut nonce = [0; 16];
@@ -351,6 +352,7 @@ mod tests {
             trust_domain: certs::id::TrustDomain::new("test.example").unwrap(),
             role_set: 3,
             live: vec![vec!["ab".repeat(32)]],
+            yielded: Vec::new(),
             versions: vec![2],
             problems: Vec::new(),
             standing: Vec::new(),

@@ -227,9 +227,19 @@ fn a_check_asks_each_port_or_the_one_that_it_names() {
     let (line, _, message) = refused(&text("check = { port = 81 }\n"));
     assert!(line == 7 && message.contains("no port 81"), "{line}: {message}");
     assert!(refused(&text("check = { port = 80, timeout = \"1ms\" }\n")).2.contains("out of range"));
-    for given in ["", "check = { port = 9090, timeout = \"1s\" }\n", "check = { http = \"/x\", port = 9090 }\n"] {
+    for (given, port) in [
+        ("", None),
+        ("check = { http = \"/x\" }\n", None),
+        ("check = { http = \"/x\", port = 80 }\n", None),
+        ("check = { tcp = true, port = 80 }\n", Some(80)),
+        ("check = { port = 9090, timeout = \"1s\" }\n", Some(9090)),
+        ("check = { http = \"/x\", port = 9090 }\n", Some(9090)),
+    ] {
         let service = parse(&text(given)).unwrap().services.remove(0);
         let written = service_to_toml(&service);
+        let line = written.lines().find(|line| line.starts_with("check = ")).unwrap();
+        let said = line.split_once("port = ").map(|(_, rest)| rest.split(',').next().unwrap().parse::<u16>().unwrap());
+        assert_eq!(said, port, "an older build does not know the key: {line}");
         assert_eq!(service_from_toml(Path::new("a.toml"), &written).unwrap(), service, "{written}");
     }
 }

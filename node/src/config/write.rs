@@ -10,7 +10,7 @@ use std::{
 
 use certs::id::{NodeId, TrustDomain};
 
-use super::{Config, ConfigError, Probe, Service, error::whole, read};
+use super::{Config, ConfigError, Port, Probe, Service, error::whole, read};
 
 /// What a new `skein.toml` says beside its defaults, and beside the places of this user, which are not those of another one.
 #[derive(Debug, Clone)]
@@ -193,8 +193,14 @@ pub fn service_to_toml(service: &Service) -> String {
             Probe::Grpc(name) => format!("grpc = {}", quoted(name)),
             Probe::Tcp | Probe::Ports(_) => "tcp = true".to_string(),
         };
-        let asked = service.ports.iter().find(|port| port.target == check.target);
-        if let (Some(port), false) = (asked, matches!(check.probe, Probe::Ports(_))) {
+        // Only where it is not the one that is asked without: builds that know of no such key can go on reading the file.
+        let is_asked = |port: &&Port| (port.target, port.protocol) == (check.target, check.protocol);
+        let unsaid = match check.probe {
+            Probe::Http(_) | Probe::Grpc(_) => service.ports.first().is_some_and(|first| is_asked(&first)),
+            Probe::Ports(_) => true,
+            Probe::Tcp => false,
+        };
+        if let (Some(port), false) = (service.ports.iter().find(is_asked), unsaid) {
             let _ = write!(text, ", port = {}", port.number);
         }
         if let Some(timeout) = check.timeout {

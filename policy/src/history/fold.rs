@@ -73,7 +73,7 @@ impl<'k> Folder<'k> {
         }
         let counting: BTreeSet<ChangesetId> =
             all.iter().copied().filter(|change| self.counts(change, &mut folded)).collect();
-        let heads = self.heads(id, &counting, &mut folded);
+        let (heads, yielded) = self.heads(id, &counting, &mut folded);
         if heads.is_empty() {
             return folded;
         }
@@ -100,6 +100,7 @@ impl<'k> Folder<'k> {
         let blind = unreadable.iter().filter(|(_, ancestors)| !ancestors.iter().any(stands));
         let blind: Vec<LiveValue> = blind.map(|(value, _)| (*value).clone()).collect();
         let mut live = Live::new(values, in_force, blind);
+        live.yielded = yielded;
         if matches!(id.kind, Kind::NodeGrant | Kind::Revocation) {
             let counted = counting.iter().filter_map(|change| self.value(id, change, &mut folded)?.document.ok());
             live.counted = counted.collect();
@@ -110,14 +111,20 @@ impl<'k> Folder<'k> {
 
     /// The values that nothing replaces. One that has expired yields to what it replaced, as a trial that is over does, if there is
     /// anything; what it only put an end to, saying the same, ends with it. Grants and revocations end for good: no old right comes back.
-    fn heads(&self, id: &DocumentId, counting: &BTreeSet<ChangesetId>, folded: &mut Folded) -> Vec<ChangesetId> {
+    /// Beside them those that nothing replaces and that yielded.
+    fn heads(
+        &self,
+        id: &DocumentId,
+        counting: &BTreeSet<ChangesetId>,
+        folded: &mut Folded,
+    ) -> (Vec<ChangesetId>, Vec<ChangesetId>) {
         let of = |counting: &BTreeSet<ChangesetId>| {
             let replaced = self.kept.ancestors(id, counting.iter());
             counting.iter().copied().filter(|change| !replaced.contains(change)).collect::<Vec<_>>()
         };
         let all = of(counting);
         if ends_for_good(id) {
-            return all;
+            return (all, Vec::new());
         }
         let mut left = Cow::Borrowed(counting);
         let mut heads = all.clone();
@@ -127,7 +134,11 @@ impl<'k> Folder<'k> {
             };
             let mut over: Vec<ChangesetId> = heads.iter().filter(is_over).copied().collect();
             if over.is_empty() {
-                return if heads.is_empty() { all } else { heads };
+                if heads.is_empty() {
+                    return (all, Vec::new());
+                }
+                let yielded = all.into_iter().filter(|head| !heads.contains(head)).collect();
+                return (heads, yielded);
             }
             while let Some(next) = over.pop() {
                 left.to_mut().remove(&next);
@@ -347,12 +358,12 @@ fn note_conflicts(conflicts: &mut Vec<Conflict>, id: &DocumentId, live: &Live) {
 }
 
 /// True for what gives or takes rights of nodes: what has expired is as if it were deleted.
-fn ends_for_good(id: &DocumentId) -> bool {
+pub(super) fn ends_for_good(id: &DocumentId) -> bool {
     matches!(id.kind, Kind::NodeGrant | Kind::Revocation)
 }
 
 /// True if two values of a document differ in nothing but what stands beside the `spec`, such as when they end.
-fn says_the_same(one: &Change, other: &Change) -> bool {
+pub(super) fn says_the_same(one: &Change, other: &Change) -> bool {
     let spec = |change: &Change| {
         let mut content: serde_json::Value = serde_json::from_str(change.content.as_deref()?).ok()?;
         content.get_mut("spec").map(serde_json::Value::take)

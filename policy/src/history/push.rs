@@ -5,7 +5,7 @@ use certs::codec::Millis;
 use super::{Absent, Code, History, Live, Refused, State, admit};
 use crate::{
     changeset::{self, Change, Changeset, ChangesetId, MAX_DOCUMENTS, MAX_PROPOSALS, confirmed},
-    document::{Document, Kind},
+    document::{Document, EXPIRES, Kind},
     kinds::Revocation,
     parse,
 };
@@ -38,6 +38,7 @@ impl History {
         for change in &changeset.changes {
             self.check_parent(&state, change, now)?;
             self.check_content(change)?;
+            check_end(change, now)?;
             check_authority(&state, change)?;
         }
         check_quota(&state, changeset)?;
@@ -75,7 +76,10 @@ impl History {
             return Err(Refused::because(Code::ConfirmTooLate, "its trial is over already", "push it again"));
         }
         let state = self.state(now);
-        entry.changeset.changes.iter().try_for_each(|change| self.check_parent(&state, change, now))
+        entry.changeset.changes.iter().try_for_each(|change| {
+            self.check_parent(&state, change, now)?;
+            check_end(change, now)
+        })
     }
 
     fn check_room(&self, entry: &super::Entry, now: Millis) -> Result<(), Refused> {
@@ -90,9 +94,10 @@ impl History {
     }
 
     fn check_parent(&self, state: &State, change: &Change, now: Millis) -> Result<(), Refused> {
-        let unseen: Vec<_> =
-            state.heads(&change.document).into_iter().filter(|head| !change.replaces.contains(head)).collect();
-        if let [head, ..] = unseen.as_slice() {
+        // That it names those that yielded, too, is good, and not what an older command line does.
+        let values = state.documents.get(&change.document).map(|live| live.values.as_slice()).unwrap_or_default();
+        let unseen = values.iter().map(|value| value.changeset).find(|head| !change.replaces.contains(head));
+        if let Some(head) = unseen {
             let message = format!("{} was changed by {head} since", change.document);
             let hint = "look at it with `skein policy diff`, then push again";
             return Err(Refused::because(Code::StaleParent, message, hint));
@@ -136,6 +141,22 @@ impl History {
             Refused::because(Code::InvalidDocument, message, "let several services share an account")
         })
     }
+}
+
+/// What has ended already would yield at once to what it replaces, and its push would say that all is well.
+fn check_end(change: &Change, now: Millis) -> Result<(), Refused> {
+    if !has_ended(change, now) {
+        return Ok(());
+    }
+    let message =
+        format!("{}: {EXPIRES} is in the past by this node's clock: it would take no effect", change.document);
+    Err(Refused::because(Code::InvalidDocument, message, "give it a later end or none"))
+}
+
+/// True if the end that a value bears has passed.
+pub(super) fn has_ended(change: &Change, now: Millis) -> bool {
+    let document = change.content.as_ref().and_then(|content| parse::json(&change.document, content).ok());
+    document.is_some_and(|document| document.has_ended(now))
 }
 
 /// Epochs and revocations only rise: what lowers one would let in again whoever was shut out.

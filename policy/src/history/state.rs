@@ -55,6 +55,8 @@ pub struct Live {
     /// The value that is in effect; `None` if the document is deleted, expired, or readable in no value. Where a kind unites, this
     /// is but the one that is shown first.
     pub effective: Option<LiveValue>,
+    /// Values that nothing replaces and that yielded, for they have expired: what comes next replaces them, too, or they stay beside it.
+    pub yielded: Vec<ChangesetId>,
     /// Of NodeGrants and Revocations: the documents of all values that count, replaced ones too. Epochs and evictions only rise.
     pub counted: Vec<Arc<Document>>,
 }
@@ -62,7 +64,7 @@ pub struct Live {
 impl Live {
     pub(super) fn new(values: Vec<LiveValue>, in_force: Vec<LiveValue>, blind: Vec<LiveValue>) -> Self {
         let effective = in_force.first().filter(|value| value.document.is_ok()).cloned();
-        Self { values, in_force, blind, effective, counted: Vec::new() }
+        Self { values, in_force, blind, effective, yielded: Vec::new(), counted: Vec::new() }
     }
 
     /// True if this value of a document of the kind is obeyed: the winner alone, or each where the kind heeds all.
@@ -225,7 +227,8 @@ impl State {
 
     /// What a change of this document must replace.
     pub fn heads(&self, id: &DocumentId) -> Vec<ChangesetId> {
-        self.documents.get(id).map(|live| live.values.iter().map(|value| value.changeset).collect()).unwrap_or_default()
+        let Some(live) = self.documents.get(id) else { return Vec::new() };
+        live.values.iter().map(|value| value.changeset).chain(live.yielded.iter().copied()).collect()
     }
 
     /// True if this key alone may do this now.

@@ -9,10 +9,14 @@ use crate::{Document, DocumentId, changeset::ChangesetId};
 
 impl State {
     /// The documents as a push of these at this time would leave them; `None` deletes one. Authority (roles, grants,
-    /// revocations) and digest stay as they are: this is for looking at routes, never for deciding.
+    /// revocations) and digest stay as they are: this is for looking at routes, never for deciding. What has ended already is refused,
+    /// and changes nothing.
     pub fn with(&self, changes: Vec<(DocumentId, Option<Document>)>, now: Millis) -> State {
         let mut state = self.clone();
         for (id, document) in changes {
+            if document.as_ref().is_some_and(|document| document.has_ended(now)) {
+                continue;
+            }
             let before = state.documents.remove(&id);
             state.conflicts.retain(|conflict| !matches!(conflict, Conflict::Values(own, _) if *own == id));
             let Some(mut document) = document else { continue };
@@ -52,6 +56,14 @@ mod tests {
         let after = state.with(vec![(id.clone(), Some(same)), (other.id.clone(), Some(other.clone()))], 7);
         assert_eq!(after.document(id).unwrap().created, created, "the age stays");
         assert_eq!(after.document(&other.id).unwrap().created, Some(7));
+        let ends = RULE.replace("name: a", "name: a, annotations: {skein.dev/expires: '2023-01-01T00:00:00Z'}");
+        let ends = parse::yaml("f", &ends, "default").documents.remove(0).document;
+        let end = ends.expires.unwrap();
+        let (sooner, later) = (
+            state.with(vec![(id.clone(), Some(ends.clone()))], end - 1),
+            state.with(vec![(id.clone(), Some(ends))], end),
+        );
+        assert!(sooner.document(id).unwrap().expires.is_some() && later.document(id).unwrap().expires.is_none());
         assert!(state.with(vec![(id.clone(), None)], 7).document(id).is_none());
         assert!(state.document(id).is_some() && state.document(&other.id).is_none());
     }

@@ -82,6 +82,11 @@ impl PortProtocol {
         protocol
     }
 
+    /// The word of Istio's API.
+    pub fn as_str(self) -> &'static str {
+        WORDS.iter().find(|(_, known)| *known == self).map_or("", |(word, _)| word)
+    }
+
     /// True if requests on the port are routed as HTTP without looking inside TLS.
     pub fn is_http(self) -> bool {
         match self {

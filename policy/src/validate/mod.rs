@@ -18,11 +18,11 @@ mod world;
 
 use std::cell::OnceCell;
 
-use certs::sign::PublicKey;
+use certs::{codec::Millis, sign::PublicKey};
 
 use crate::{
     Kind, Problem, Severity, Spec, codes,
-    document::DocumentId,
+    document::{DocumentId, EXPIRES},
     history::State,
     hosts::Registry,
     parse::{Located, Places},
@@ -38,7 +38,7 @@ const MAX_RIVALS: usize = 64;
 /// Other documents of one subject that are named.
 const MAX_NAMED: usize = 3;
 
-/// True if a push with this complaint is refused unless the code is allowed: requests would be refused for want of what is named, or
+/// True if a push with this complaint is refused, whatever is allowed if it is an error, else unless the code is allowed: requests would be refused for want of what is named, or
 /// a part of the document has no effect because another document wins.
 pub fn refuses_push(code: &str, severity: Severity) -> bool {
     const CODES: [&str; 7] = [
@@ -50,7 +50,29 @@ pub fn refuses_push(code: &str, severity: Severity) -> bool {
         codes::UNKNOWN_PROVIDER,
         codes::MESH_TLS_OUTSIDE,
     ];
-    severity == Severity::Warning && CODES.contains(&code)
+    severity == Severity::Error || severity == Severity::Warning && CODES.contains(&code)
+}
+
+/// Errors about documents whose end has passed at this time: they would take no effect.
+pub fn ended(documents: &[Located], now: Millis) -> Vec<Problem> {
+    let over = documents.iter().filter(|located| located.document.has_ended(now));
+    let problem = |located: &Located| {
+        let field = format!("metadata.annotations[{EXPIRES}]");
+        let (line, column) = located.places().of(&field);
+        Problem {
+            code: codes::ENDED,
+            severity: Severity::Error,
+            document: Some(located.document.id.to_string()),
+            file: located.file.clone(),
+            line,
+            column,
+            field,
+            message: "the end has passed by this node's clock: the document would take no effect".to_owned(),
+            hint: "give it a later end or none".to_owned(),
+            istio_message: None,
+        }
+    };
+    over.map(problem).collect()
 }
 
 /// Complaints about these documents together with those that live in the mesh: warnings, and notes about other documents. Where

@@ -22,9 +22,9 @@ pub(super) struct Remove {
 
 impl Admin {
     /// `POST /v1/drain`.
-    pub(super) async fn drain(State(admin): State<Self>, Json(wish): Json<Drain>) -> Json<Value> {
-        admin.agent.drain(wish.drain).await;
-        Json(json!({"node": admin.agent.node(), "draining": wish.drain}))
+    pub(super) async fn drain(State(admin): State<Self>, Json(wish): Json<Drain>) -> Result<Json<Value>, Error> {
+        admin.agent.drain(wish.drain).await?;
+        Ok(Json(json!({"node": admin.agent.node(), "draining": wish.drain})))
     }
 
     /// `POST /v1/local/services`: one `[[service]]` table in TOML.

@@ -30,7 +30,8 @@ pub use listeners::{OpenGateway, Plaintext};
 pub use out::Out;
 pub use policy::{
     AffectedNode, Change, ChangesetDetail, Conflict, ConflictValue, Content, Document, DocumentChange, Intent,
-    LogEntry, PlaintextCaller, Plan, Preview, Proof, Pushed, RouteChange, RuleChange, Spread, WorkloadChange,
+    LogEntry, PlaintextCaller, PlaintextSeen, Plan, Preview, Proof, Pushed, RouteChange, RuleChange, Spread,
+    WorkloadChange,
 };
 pub use traffic::{Connections, Edge, Party, Targets, Traffic};
 

@@ -50,9 +50,12 @@ impl Admin {
         let mut found = tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| Error::new("failed", format!("the preview broke off: {error}")))?;
+        let mut plaintext_seen = None;
         if found.workloads.iter().any(|change| change.refuses_plaintext) {
             let traffic = admin.traffic().await;
-            found.not_reckoned.extend(beyond::add_plaintext(&mut found.workloads, &traffic));
+            let unknown;
+            (plaintext_seen, unknown) = beyond::add_plaintext(&mut found.workloads, &traffic);
+            found.not_reckoned.extend(unknown);
         }
         let routed = found.routes.iter().map(|row| row.service.clone());
         let services: BTreeSet<String> = routed.chain(found.workloads.iter().map(|row| row.service.clone())).collect();
@@ -61,8 +64,9 @@ impl Admin {
             services: services.into_iter().collect(),
             nodes: found.nodes,
             routes: found.routes,
-            workloads: found.workloads,
-            not_reckoned: found.not_reckoned,
+            workloads: Some(found.workloads),
+            plaintext_seen,
+            not_reckoned: Some(found.not_reckoned),
             problems: found.problems.iter().map(push::problem).collect::<Result<_, _>>()?,
         }))
     }
@@ -91,7 +95,7 @@ fn affected(
     located: &[Located],
     now: certs::codec::Millis,
 ) -> Affected {
-    let problems = push::complaints(located, &snapshot.state, &*snapshot.services, None);
+    let problems = push::complaints(located, &snapshot.state, &*snapshot.services, None, now);
     let changed: BTreeSet<DocumentId> = changes.iter().map(|(id, _)| id.clone()).collect();
     let after = snapshot.state.with(changes, now);
     let states = [&*snapshot.state, &after];

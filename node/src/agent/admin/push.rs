@@ -8,7 +8,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use certs::sign::PublicKey;
+use certs::{codec::Millis, sign::PublicKey};
 use policy::{
     DocumentId, Kind, Problem, Registry,
     changeset::{ChangesetId, MAX_CHANGESET},
@@ -98,12 +98,21 @@ impl Admin {
             let values = state.documents.get(id).map(|live| live.values.as_slice()).unwrap_or_default();
             values.iter().map(|value| value.version).max().unwrap_or(0) + 1
         };
-        let problems = complaints(&located, state, &*snapshot.services, signers);
+        let problems = complaints(&located, state, &*snapshot.services, signers, self.agent.now());
+        let yielded = |id: &DocumentId| {
+            let live = state.documents.get(id);
+            live.map(|live| live.yielded.iter().map(ToString::to_string).collect()).unwrap_or_default()
+        };
+        let live = |id: &DocumentId| {
+            let values = state.documents.get(id).map(|live| live.values.as_slice()).unwrap_or_default();
+            values.iter().map(|value| value.changeset.to_string()).collect()
+        };
         let setters = intents.iter().zip(&documents).filter_map(|(intent, id)| setter(state, intent, id)).collect();
         let plan = api::Plan {
             trust_domain: self.agent.trust_domain().clone(),
             role_set: state.role_set.number,
-            live: documents.iter().map(|id| state.heads(id).iter().map(ToString::to_string).collect()).collect(),
+            live: documents.iter().map(live).collect(),
+            yielded: documents.iter().map(yielded).collect(),
             versions: documents.iter().map(version).collect(),
             problems: problems.iter().map(problem).collect::<Result<_, _>>()?,
             standing: Vec::new(),
@@ -191,14 +200,16 @@ pub(super) fn located_all(intents: &[api::Intent]) -> Result<(Vec<DocumentId>, V
     Ok((documents, located))
 }
 
-/// Complaints between documents; what authors silenced is left out, unless a push is refused for it.
+/// Complaints between documents, and about those that have ended; what authors silenced is left out, unless a push is refused for it.
 pub(super) fn complaints(
     located: &[Located],
     state: &State,
     registry: &dyn Registry,
     signers: Option<&[PublicKey]>,
+    now: Millis,
 ) -> Vec<Problem> {
-    let mut problems = validate::between_as(located, state, registry, signers);
+    let mut problems = validate::ended(located, now);
+    problems.extend(validate::between_as(located, state, registry, signers));
     let refuses = |problem: &Problem| validate::refuses_push(problem.code, problem.severity);
     problems.retain(|problem| refuses(problem) || !validate::is_silenced(problem, located));
     problems

@@ -73,6 +73,26 @@ fn entries_stay_as_they_are() {
     ] {
         assert_eq!(hex(&made), kept);
     }
+    let bytes = |kept: &str| {
+        let digits = |at: usize| u8::from_str_radix(&kept[at..at + 2], 16).unwrap();
+        (0..kept.len()).step_by(2).map(digits).collect::<Vec<u8>>()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let known = KnownKey { epoch: 2, ca_key: Digest([1; 32]), record_key: certs::sign::PublicKey([2; 32]) };
+    let known = HashMap::from([(NodeId::new("a").unwrap(), known)]);
+    let kept = format!("01016102{ones}{}", "02".repeat(32));
+    store.set_meta(KNOWN_KEYS, &bytes(&kept)).unwrap();
+    assert_eq!(store.known_keys().unwrap(), known);
+    store.set_known_keys(&known).unwrap();
+    assert_eq!(hex(&store.meta(KNOWN_KEYS).unwrap().unwrap()), kept);
+    store.set_generation(0x0102_0304_0506_0708).unwrap();
+    assert_eq!(hex(&store.meta(GENERATION).unwrap().unwrap()), "0102030405060708");
+    // Above what it holds, which is far in the future.
+    assert!(store.next_generation(0, 0, 0).unwrap() > 0x0102_0304_0506_0708);
+    // Membership says what its bytes mean.
+    store.set_members(&[7, 8]).unwrap();
+    assert_eq!(hex(&store.meta(MEMBERS).unwrap().unwrap()), "0708");
 }
 
 #[test]

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::{diff::Difference, push, source};
 use crate::{
     agent::admin::api::{
-        AffectedNode, DocumentChange, Intent, PlaintextCaller, Preview, RouteChange, RuleChange, WorkloadChange,
+        AffectedNode, DocumentChange, Intent, PlaintextCaller, PlaintextSeen, Preview, RouteChange, RuleChange,
+        WorkloadChange,
     },
     cli::{
         client,
@@ -37,6 +38,10 @@ pub struct Args {
     delete: Vec<String>,
 }
 
+/// What a node of a version before these were told leaves open.
+const OLDER: &str =
+    "what changes for those who are called, at gateways and for names outside: this node is older and does not tell";
+
 /// The result for programs.
 #[derive(Debug, Serialize)]
 struct Plan<'p> {
@@ -45,6 +50,7 @@ struct Plan<'p> {
     nodes: &'p [AffectedNode],
     routes: &'p [RouteChange],
     workloads: &'p [WorkloadChange],
+    plaintext_seen: Option<PlaintextSeen>,
     not_reckoned: &'p [String],
     problems: &'p [Value],
 }
@@ -61,16 +67,27 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     }
     let preview: Preview = client::connect(ctx).await?.post_json("/v1/policy/preview", &intents).await?;
     let documents = preview.documents.iter().map(difference).collect::<Result<Vec<_>>>()?;
+    let (workloads, not_reckoned) = told(&preview);
     let plan = Plan {
         documents,
         services: &preview.services,
         nodes: &preview.nodes,
         routes: &preview.routes,
-        workloads: &preview.workloads,
-        not_reckoned: &preview.not_reckoned,
+        workloads,
+        plaintext_seen: preview.plaintext_seen,
+        not_reckoned: &not_reckoned,
         problems: &preview.problems,
     };
     ctx.output.show(&plan, || text(&plan))
+}
+
+/// What the node says of workloads, and what it does not tell.
+fn told(preview: &Preview) -> (&[WorkloadChange], Vec<String>) {
+    let mut not_reckoned = preview.not_reckoned.clone().unwrap_or_default();
+    if preview.workloads.is_none() {
+        not_reckoned.push(OLDER.to_owned());
+    }
+    (preview.workloads.as_deref().unwrap_or_default(), not_reckoned)
 }
 
 fn deletion(word: &str, namespace: &str) -> Result<Intent> {
@@ -102,7 +119,7 @@ fn text(plan: &Plan<'_>) -> String {
     for change in plan.workloads {
         let nodes: Vec<_> = change.nodes.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "\n{} on {}: other {}", change.service, nodes.join(", "), change.changes.join(", "));
-        text.push_str(&plaintext(change));
+        text.push_str(&plaintext(change, plan.plaintext_seen));
     }
     let nothing = plan.nodes.is_empty() && plan.not_reckoned.is_empty();
     if nothing && plan.documents.iter().any(|one| one.change != "unchanged") {
@@ -132,7 +149,7 @@ fn text(plan: &Plan<'_>) -> String {
 }
 
 /// Who will be refused because it comes in plaintext.
-fn plaintext(change: &WorkloadChange) -> String {
+fn plaintext(change: &WorkloadChange, seen: Option<PlaintextSeen>) -> String {
     if !change.refuses_plaintext {
         return String::new();
     }
@@ -142,7 +159,17 @@ fn plaintext(change: &WorkloadChange) -> String {
     };
     let callers: Vec<_> = change.plaintext.iter().map(caller).collect();
     let callers = if callers.is_empty() { "none seen".to_owned() } else { callers.join(", ") };
-    format!("  plaintext is refused; callers in plaintext in the last 15 minutes: {}\n", plain(&callers))
+    let window = match seen {
+        Some(PlaintextSeen { window_s: 900.., .. }) | None => "15 minutes".to_owned(),
+        Some(PlaintextSeen { window_s, .. }) => format!("{window_s} s"),
+    };
+    let more = match seen {
+        Some(PlaintextSeen { left_out: more @ 1.., .. }) => {
+            format!("; of {more} more requests and connections the nodes could not keep apart who made them")
+        }
+        Some(_) | None => String::new(),
+    };
+    format!("  the mode refuses plaintext; callers in plaintext in the last {window}: {}{more}\n", plain(&callers))
 }
 
 fn line(change: &RuleChange) -> String {
@@ -195,11 +222,21 @@ mod tests {
             nodes: &nodes,
             routes: &routes,
             workloads: &workloads,
+            plaintext_seen: Some(PlaintextSeen { window_s: 60, left_out: 2 }),
             not_reckoned: &["WorkloadGroup shop/g: only its nodes know".to_owned()],
             problems: &problems,
         };
-        let wanted = "set VirtualService shop/a\n--- /dev/null\n+++ VirtualService shop/a planned\n@@ -0,0 +1,1 @@\n+spec: {}\n\nroutes of shop/a, for callers in shop, web\n  ~ always: a\n      -> b\n\nshop/a on web-1: other mutual TLS\n  plaintext is refused; callers in plaintext in the last 15 minutes: shop/cron (7 requests, 0 connections)\n\nnodes concerned: web-1 (calls and opens a gateway)\n\nnot reckoned: WorkloadGroup shop/g: only its nodes know\n\npush refuses this: f:3: SKN0302 m\n\n1 set, 0 changed, 0 deleted, 0 unchanged; nothing was pushed\n";
+        let wanted = "set VirtualService shop/a\n--- /dev/null\n+++ VirtualService shop/a planned\n@@ -0,0 +1,1 @@\n+spec: {}\n\nroutes of shop/a, for callers in shop, web\n  ~ always: a\n      -> b\n\nshop/a on web-1: other mutual TLS\n  the mode refuses plaintext; callers in plaintext in the last 60 s: shop/cron (7 requests, 0 connections); of 2 more requests and connections the nodes could not keep apart who made them\n\nnodes concerned: web-1 (calls and opens a gateway)\n\nnot reckoned: WorkloadGroup shop/g: only its nodes know\n\npush refuses this: f:3: SKN0302 m\n\n1 set, 0 changed, 0 deleted, 0 unchanged; nothing was pushed\n";
         assert_eq!(text(&plan), wanted);
+    }
+
+    #[test]
+    fn what_an_older_node_does_not_tell_is_said() {
+        let older = json!({"documents": [], "services": [], "nodes": [], "routes": [], "problems": []});
+        let preview: Preview = serde_json::from_value(older).unwrap();
+        assert_eq!(told(&preview), (&[][..], vec![OLDER.to_owned()]));
+        let told_all = Preview { workloads: Some(Vec::new()), not_reckoned: Some(Vec::new()), ..preview };
+        assert_eq!(told(&told_all).1, Vec::<String>::new());
     }
 
     #[test]

@@ -161,6 +161,8 @@ pub(super) fn tell(plan: &Plan, ctx: &Context) {
 /// A complaint of the node between documents.
 struct Complaint {
     code: String,
+    /// Then no `--allow` helps.
+    is_error: bool,
     refuses: bool,
     line: String,
     hint: String,
@@ -169,11 +171,16 @@ struct Complaint {
 impl Complaint {
     fn read(problem: &Value) -> Self {
         let word = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
-        let severity = if word("severity") == "info" { Severity::Info } else { Severity::Warning };
+        let severity = match word("severity").as_str() {
+            "error" => Severity::Error,
+            "info" => Severity::Info,
+            _ => Severity::Warning,
+        };
         let (code, file, document) = (word("code"), word("file"), word("document"));
         let place = format!("{file}:{}:{}", problem["line"], problem["column"]);
         let line = format!("{place}: {code} {document} {}: {}", word("field"), word("message"));
-        Self { refuses: validate::refuses_push(&code, severity), code, line, hint: word("hint") }
+        let is_error = severity == Severity::Error;
+        Self { is_error, refuses: validate::refuses_push(&code, severity), code, line, hint: word("hint") }
     }
 }
 
@@ -181,7 +188,8 @@ impl Complaint {
 fn refuse(plan: &Plan, allowed: &[String], author: &str, ctx: &Context) -> Result<()> {
     let mut refused = Vec::new();
     for complaint in plan.problems.iter().map(Complaint::read) {
-        if complaint.refuses && !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(&complaint.code)) {
+        let is_allowed = allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(&complaint.code));
+        if complaint.is_error || complaint.refuses && !is_allowed {
             refused.push(complaint);
         } else if ctx.output.format == Format::Table {
             let word = if complaint.refuses { "allowed" } else { "note" };
@@ -195,7 +203,8 @@ fn refuse(plan: &Plan, allowed: &[String], author: &str, ctx: &Context) -> Resul
         }
         _ => &first.hint,
     };
-    let hint = format!("{hint}, or allow it with --allow {}", first.code);
+    let hint =
+        if first.is_error { hint.to_owned() } else { format!("{hint}, or allow it with --allow {}", first.code) };
     let mut lines: Vec<_> = refused.iter().map(|complaint| complaint.line.as_str()).collect();
     let signed = format!("nothing was pushed for {author}");
     lines.push(&signed);
@@ -240,6 +249,7 @@ mod tests {
             trust_domain: TrustDomain::new("test.example").unwrap(),
             role_set: 1,
             live: vec![live.iter().map(|id| (*id).to_owned()).collect()],
+            yielded: Vec::new(),
             versions: vec![1],
             problems: Vec::new(),
             standing: Vec::new(),

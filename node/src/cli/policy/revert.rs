@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use policy::changeset::Change;
+use policy::changeset::{Change, ChangesetId};
 
 use crate::{
     agent::{admin::api::Intent, book::refusal},
@@ -41,7 +41,10 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let id = proof::only(&history, &args.changeset)?;
     let changes = history.revert(&id, clock::wall()).map_err(|refused| refusal(&refused))?;
     for change in &changes {
-        for later in change.replaces.iter().filter(|live| **live != id) {
+        let own = history.get(&id).and_then(|entry| entry.changeset.change(&change.document));
+        // What it replaced may live again, once it has expired.
+        let is_later = |live: &&ChangesetId| **live != id && own.is_none_or(|own| !own.replaces.contains(live));
+        for later in change.replaces.iter().filter(is_later) {
             let document = &change.document;
             let (kind, namespace, name) = (document.kind, &document.namespace, &document.name);
             remark(&format!("note: {kind} {namespace}/{name} was changed since by {later}: that is taken back too"));
@@ -52,7 +55,7 @@ pub(super) async fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut plan = operator.plan(&mut client, &documents).await?;
     super::push::tell(&plan, ctx);
     // What the old values were computed against is what shall be replaced.
-    plan.live = replaces;
+    (plan.live, plan.yielded) = (replaces, Vec::new());
     let mut sending = Sending { confirm_within: args.confirm_within, ..args.sending };
     if sending.message.is_empty() {
         sending.message = format!("revert {id}");

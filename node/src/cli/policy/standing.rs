@@ -50,6 +50,7 @@ impl Standing {
         }
         keep(intents, &stays);
         keep(&mut plan.live, &stays);
+        keep(&mut plan.yielded, &stays);
         keep(&mut plan.versions, &stays);
         standing
     }
@@ -150,6 +151,7 @@ mod tests {
             trust_domain: changeset.trust_domain.clone(),
             role_set: 1,
             live: vec![ours.clone(), ours, other.clone(), [vec![id.clone()], other].concat(), Vec::new()],
+            yielded: Vec::new(),
             versions: vec![4, 5, 6, 7, 8],
             problems: Vec::new(),
             standing: vec!["no base64".to_owned(), STANDARD.encode(policy::changeset::encode(&signed))],

@@ -48,7 +48,7 @@ fn what_it_replaced_holds_again() {
     let fault = mesh.push(vec![mesh.until("fault", END_AS_WRITTEN)]);
     assert_eq!(mesh.heads(END - 1), [fault]);
     assert_eq!(mesh.history.next_change(NOW), Some(END));
-    assert_eq!((mesh.heads(END), mesh.in_effect(END)), (vec![canary], Some(canary)));
+    assert_eq!((mesh.heads(END), mesh.in_effect(END)), (vec![canary, fault], Some(canary)));
     assert_eq!(mesh.history.state(END).conflicts, []);
     // One after the other, and what was deleted in between stays deleted.
     let longer = mesh.push(vec![mesh.until("other", LATER_AS_WRITTEN)]);
@@ -56,8 +56,8 @@ fn what_it_replaced_holds_again() {
     assert_eq!((mesh.in_effect(later - 1), mesh.in_effect(later)), (Some(longer), Some(canary)));
     let heads = mesh.heads(NOW);
     let gone = mesh.push(vec![Change { document: id(), content: None, replaces: heads }]);
-    mesh.push(vec![mesh.until("fault", END_AS_WRITTEN)]);
-    assert_eq!((mesh.heads(END), mesh.in_effect(END)), (vec![gone], None));
+    let fault = mesh.push(vec![mesh.until("fault", END_AS_WRITTEN)]);
+    assert_eq!((mesh.heads(END), mesh.in_effect(END)), (vec![gone, fault], None));
 }
 
 #[test]
@@ -67,8 +67,8 @@ fn a_value_that_only_got_an_end_ends_with_it() {
     mesh.push(vec![mesh.change("default", "a", "fault")]);
     mesh.push(vec![mesh.until("fault", LATER_AS_WRITTEN)]);
     // Sooner than was said before.
-    mesh.push(vec![mesh.until("fault", END_AS_WRITTEN)]);
-    assert_eq!((mesh.heads(END), mesh.in_effect(END)), (vec![canary], Some(canary)));
+    let sooner = mesh.push(vec![mesh.until("fault", END_AS_WRITTEN)]);
+    assert_eq!((mesh.heads(END), mesh.in_effect(END)), (vec![canary, sooner], Some(canary)));
     // What replaced it before its end is replaced by nothing.
     let next = mesh.push(vec![mesh.change("default", "a", "next")]);
     assert_eq!(mesh.heads(END), [next]);
@@ -109,6 +109,66 @@ fn an_expired_grant_brings_no_older_one_back() {
     grant(&["shop/b"], true);
     assert!(mesh.history.state(END - 1).grants().contains_key(&node));
     assert!(!mesh.history.state(END).grants().contains_key(&node));
+}
+
+/// Canary, fault with an end, and what was pushed when that had passed.
+fn after_the_hour() -> (Mesh, [ChangesetId; 3]) {
+    let mut mesh = Mesh::new();
+    let canary = mesh.push(vec![mesh.change("default", "a", "canary")]);
+    let fault = mesh.push(vec![mesh.until("fault", END_AS_WRITTEN)]);
+    let change = Change { replaces: mesh.heads(END), ..mesh.change("default", "a", "next") };
+    let changeset = Changeset { issued_at: END, ..mesh.changeset(vec![change]) };
+    let bytes = signed(&changeset, &[&mesh.operator]);
+    mesh.history.check_push(&bytes, END).unwrap();
+    let next = mesh.history.insert(&bytes, END).unwrap().id;
+    (mesh, [canary, fault, next])
+}
+
+#[test]
+fn what_comes_after_the_end_replaces_it_on_slow_clocks_too() {
+    let (mesh, [canary, fault, next]) = after_the_hour();
+    assert_eq!((mesh.heads(END), mesh.in_effect(END)), (vec![next], Some(next)));
+    assert_eq!((mesh.heads(END - 1), mesh.history.state(END - 1).conflicts.len()), (vec![next], 0));
+    let forgettable: BTreeSet<_> = mesh.history.forgettable(END + RETENTION).into_iter().collect();
+    assert_eq!(forgettable, BTreeSet::from([canary, fault]));
+}
+
+#[test]
+fn a_change_is_taken_back_to_what_has_not_ended() {
+    let (mesh, [canary, fault, next]) = after_the_hour();
+    let host = |restored: &Change| restored.content.as_ref().map(|content| content.contains("canary"));
+    for taken_back in [next, fault] {
+        let restored = mesh.history.revert(&taken_back, END).unwrap();
+        assert_eq!((host(&restored[0]), &restored[0].replaces), (Some(true), &vec![next]));
+    }
+    assert_eq!(mesh.history.revert(&canary, END).unwrap()[0].content, None);
+    // Before its hour the fault still is what was there; and one that only got an end ends with it.
+    let mut mesh = Mesh::new();
+    mesh.push(vec![mesh.change("default", "a", "canary")]);
+    mesh.push(vec![mesh.change("default", "a", "fault")]);
+    mesh.push(vec![mesh.until("fault", END_AS_WRITTEN)]);
+    let next = mesh.push(vec![mesh.change("default", "a", "next")]);
+    assert_eq!(host(&mesh.history.revert(&next, END - 1).unwrap()[0]), Some(false));
+    assert_eq!(host(&mesh.history.revert(&next, END).unwrap()[0]), Some(true));
+}
+
+#[test]
+fn what_has_ended_is_not_pushed() {
+    let mut mesh = Mesh::new();
+    let change = mesh.until("fault", END_AS_WRITTEN);
+    let changeset = Changeset { issued_at: END, ..mesh.changeset(vec![change]) };
+    let refused = mesh.history.check_push(&signed(&changeset, &[&mesh.operator]), END);
+    assert_eq!(code(refused), Code::InvalidDocument);
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: a\n  annotations:\n    skein.dev/expires: {END_AS_WRITTEN}\nspec: {{host: a}}\n"
+    );
+    let located = crate::parse::yaml("f.yaml", &text, "default").documents;
+    assert_eq!(crate::validate::ended(&located, END - 1), []);
+    let said = crate::validate::ended(&located, END);
+    assert!(
+        matches!(&said[..], [one] if one.line == 6 && one.code == crate::codes::ENDED && one.refuses()),
+        "{said:?}"
+    );
 }
 
 #[test]

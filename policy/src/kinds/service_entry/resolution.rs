@@ -36,6 +36,11 @@ const WORDS: [(&str, Resolution); 5] = [
 ];
 
 impl Resolution {
+    /// The word of Istio's API.
+    pub fn as_str(self) -> &'static str {
+        WORDS.iter().find(|(_, known)| *known == self).map_or("", |(word, _)| word)
+    }
+
     pub(super) fn decode(fields: &Fields<'_>) -> Self {
         fields.get("resolution").and_then(|word| word.word(&WORDS)).unwrap_or_default()
     }

@@ -129,6 +129,9 @@ pub struct Plan {
     pub role_set: u64,
     /// Live values of each document, in the order asked: changesets, hexadecimal.
     pub live: Vec<Vec<String>>,
+    /// Those that the same push must replace, too, although they have expired and yielded to what is live.
+    #[serde(default)]
+    pub yielded: Vec<Vec<String>>,
     /// Depth that each document will have.
     pub versions: Vec<u64>,
     /// Complaints across documents, as `policy lint` writes them.
@@ -149,12 +152,14 @@ pub struct Preview {
     pub nodes: Vec<AffectedNode>,
     /// What changes for which callers.
     pub routes: Vec<RouteChange>,
-    /// What changes for those who are called.
+    /// What changes for those who are called; an older node does not tell.
+    pub workloads: Option<Vec<WorkloadChange>>,
+    /// How far was looked for callers in plaintext, if some will be refused.
     #[serde(default)]
-    pub workloads: Vec<WorkloadChange>,
-    /// What this node cannot tell, a sentence for each document; whom that concerns is not among the others.
-    #[serde(default)]
-    pub not_reckoned: Vec<String>,
+    pub plaintext_seen: Option<PlaintextSeen>,
+    /// What this node cannot tell, a sentence for each document; whom that concerns is not among the others. An older node knows of
+    /// nothing else.
+    pub not_reckoned: Option<Vec<String>>,
     /// Complaints across documents, as `policy lint` writes them; `refuses` where a push is refused.
     pub problems: Vec<serde_json::Value>,
 }
@@ -202,10 +207,19 @@ pub struct WorkloadChange {
     /// What is other, in words: `authorization`, `mutual TLS`, `tokens`, `rate limits`, `access log`, `traces`, `metrics`,
     /// `settings of the mesh`, `gateway`.
     pub changes: Vec<String>,
-    /// Whether plaintext that they take now is refused then.
+    /// Whether the mode of mutual TLS refuses plaintext then that it takes now; whether they have a port for it is not looked at.
     pub refuses_plaintext: bool,
-    /// Who came in plaintext in the last quarter of an hour, where it is refused then.
+    /// Who came in plaintext in the time of [`PlaintextSeen`], where it is refused then.
     pub plaintext: Vec<PlaintextCaller>,
+}
+
+/// How far was looked for callers in plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaintextSeen {
+    /// How far back, seconds; 900 at most.
+    pub window_s: u64,
+    /// Requests and connections of pairs that nodes had no room to keep apart: any of them may have come in plaintext.
+    pub left_out: u64,
 }
 
 /// A caller in plaintext.

@@ -9,7 +9,7 @@ use policy::{
     compile::Compiled,
     history::State,
     hosts,
-    kinds::{ExportTo, GatewayName, ServiceEntry, ServiceLocation},
+    kinds::{GatewayName, ServiceEntry, ServiceLocation},
 };
 
 use super::{Caller, api};
@@ -88,12 +88,16 @@ fn speaks_of_workloads(id: &DocumentId) -> bool {
     )
 }
 
-/// Who came in plaintext where it will be refused; tells which nodes did not say.
-pub(super) fn add_plaintext(workloads: &mut [api::WorkloadChange], traffic: &api::Traffic) -> Option<String> {
+/// Who came in plaintext where it will be refused, and how far that was looked at; tells which nodes did not say.
+pub(super) fn add_plaintext(
+    workloads: &mut [api::WorkloadChange],
+    traffic: &api::Traffic,
+) -> (Option<api::PlaintextSeen>, Option<String>) {
     let closing: Vec<&mut api::WorkloadChange> = workloads.iter_mut().filter(|one| one.refuses_plaintext).collect();
     if closing.is_empty() {
-        return None;
+        return (None, None);
     }
+    let mut silent: BTreeSet<NodeId> = BTreeSet::new();
     for change in closing {
         let mut callers: BTreeMap<api::Party, (u64, u64)> = BTreeMap::new();
         for edge in traffic.edges.iter().filter(|edge| edge.security == "none" && edge.service == change.service) {
@@ -104,9 +108,12 @@ pub(super) fn add_plaintext(workloads: &mut [api::WorkloadChange], traffic: &api
         }
         let caller = |(from, (requests, connections))| api::PlaintextCaller { from, requests, connections };
         change.plaintext = callers.into_iter().map(caller).collect();
+        silent.extend(change.nodes.iter().filter(|node| !traffic.heard.contains(node)).cloned());
     }
-    let names: Vec<_> = traffic.silent.iter().map(ToString::to_string).collect();
-    (!names.is_empty()).then(|| format!("who calls {} in plaintext: no answer from there", names.join(", ")))
+    let names: Vec<_> = silent.iter().map(ToString::to_string).collect();
+    let unknown = format!("who calls {} in plaintext: no answer from there", names.join(", "));
+    let seen = api::PlaintextSeen { window_s: traffic.window_s, left_out: traffic.left_out };
+    (Some(seen), (!names.is_empty()).then_some(unknown))
 }
 
 /// What becomes of names that ServiceEntries make, for callers who see them.
@@ -120,30 +127,42 @@ pub(super) fn names(
     if !changed.iter().any(makes_names) {
         return Vec::new();
     }
-    let all = states.into_iter().flat_map(entries).map(|(id, _, _)| id);
-    let touched: BTreeSet<&DocumentId> = all.filter(|id| touches(changed, states, id)).collect();
+    let entries = states.map(entries);
+    let speakers: Vec<&policy::Document> = states
+        .into_iter()
+        .flat_map(|state| changed.iter().filter_map(|id| state.document(id)))
+        .map(|document| &**document)
+        .filter(|document| matches!(document.spec, Spec::DestinationRule(_) | Spec::WorkloadEntry(_)))
+        .collect();
+    let all: BTreeSet<&DocumentId> = entries.iter().flat_map(BTreeMap::keys).copied().collect();
     let mut rows: Vec<api::RouteChange> = Vec::new();
-    for id in touched {
-        let [before, after] = states.map(|state| entries(state).find(|(other, _, _)| *other == id));
-        let hosts: BTreeSet<&String> =
-            [&before, &after].into_iter().flatten().flat_map(|(_, entry, _)| &entry.hosts).collect();
+    for id in all {
+        let [before, after] = [&entries[0], &entries[1]].map(|entries| entries.get(id));
+        let versions = || [before, after].into_iter().flatten();
+        let spoken_of =
+            || speakers.iter().any(|document| versions().any(|seen| says_something(document, id, seen.entry)));
+        if !changed.contains(id) && !spoken_of() {
+            continue;
+        }
+        let hosts: BTreeSet<&String> = versions().flat_map(|seen| &seen.entry.hosts).collect();
         for host in hosts {
+            let first = rows.len();
             for (name, caller) in callers {
-                let seen = |found: &Option<(&DocumentId, &ServiceEntry, ExportTo)>| {
-                    let (id, entry, export_to) = found.as_ref()?;
-                    (entry.hosts.contains(host) && export_to.includes(&caller.namespace)).then(|| described(id, entry))
+                let told = |seen: Option<&Seen<'_>>| {
+                    let seen = seen.filter(|seen| seen.entry.hosts.contains(host) && seen.by(id, &caller.namespace));
+                    seen.map(|seen| described(id, seen.entry))
                 };
-                let (was, mut becomes) = (seen(&before), seen(&after));
+                let (was, mut becomes) = (told(before), told(after));
                 if was.is_none() && becomes.is_none() {
                     continue;
                 }
                 if was == becomes
                     && let Some(becomes) = &mut becomes
                 {
-                    becomes.push_str(" (other endpoints or traffic policy)");
+                    becomes.push_str(" (other details)");
                 }
                 let changes = vec![api::RuleChange { when: "always".to_owned(), before: was, after: becomes }];
-                match rows.iter_mut().find(|row| row.service == *host && row.changes == changes) {
+                match rows[first..].iter_mut().find(|row| row.changes == changes) {
                     Some(row) => row.from.push(name.clone()),
                     None => rows.push(api::RouteChange { service: host.clone(), from: vec![name.clone()], changes }),
                 }
@@ -153,49 +172,35 @@ pub(super) fn names(
     rows
 }
 
-/// The ServiceEntries in effect, and who sees each.
-fn entries(state: &State) -> impl Iterator<Item = (&DocumentId, &ServiceEntry, ExportTo)> {
-    state.effective().filter_map(|(id, value)| {
-        let Spec::ServiceEntry(entry) = &value.document.as_ref().ok()?.spec else { return None };
-        let own = || ExportTo::Namespaces([id.namespace.clone()].into());
-        Some((id, &**entry, if value.confined { own() } else { entry.export_to.clone() }))
-    })
+/// A ServiceEntry in effect.
+struct Seen<'s> {
+    entry: &'s ServiceEntry,
+    /// Its signers have no role where its hosts live.
+    confined: bool,
 }
 
-/// True if one of the documents is this ServiceEntry, an endpoint that it selects, or says how its hosts are called.
-fn touches(changed: &BTreeSet<DocumentId>, states: [&State; 2], id: &DocumentId) -> bool {
-    let about = |state: &State, entry: &ServiceEntry| {
-        changed.iter().filter_map(|one| state.document(one)).any(|document| match &document.spec {
-            Spec::DestinationRule(rule) => entry.hosts.iter().any(|host| hosts::covers(&rule.host, host)),
-            Spec::WorkloadEntry(workload) => {
-                let labels = &workload.endpoint.labels;
-                let selects = |wanted: &BTreeMap<String, String>| {
-                    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
-                };
-                document.id.namespace == id.namespace && entry.selector.as_ref().is_some_and(selects)
-            }
-            Spec::VirtualService(_)
-            | Spec::ServiceEntry(_)
-            | Spec::WorkloadGroup(_)
-            | Spec::Gateway(_)
-            | Spec::Sidecar(_)
-            | Spec::AuthorizationPolicy(_)
-            | Spec::PeerAuthentication(_)
-            | Spec::RequestAuthentication(_)
-            | Spec::Telemetry(_)
-            | Spec::RateLimit(_)
-            | Spec::MeshConfig(_)
-            | Spec::RoleSet(_)
-            | Spec::NodeGrant(_)
-            | Spec::Revocation(_)
-            | Spec::Confirmation => false,
-        })
-    };
-    changed.contains(id)
-        || states.into_iter().any(|state| {
-            let entry = entries(state).find(|(other, _, _)| *other == id);
-            entry.is_some_and(|(_, entry, _)| states.into_iter().any(|state| about(state, entry)))
-        })
+impl Seen<'_> {
+    /// True if callers in the namespace see it.
+    fn by(&self, id: &DocumentId, namespace: &str) -> bool {
+        if self.confined { id.namespace == namespace } else { self.entry.export_to.includes(namespace) }
+    }
+}
+
+fn entries(state: &State) -> BTreeMap<&DocumentId, Seen<'_>> {
+    let entries = state.effective().filter_map(|(id, value)| {
+        let Spec::ServiceEntry(entry) = &value.document.as_ref().ok()?.spec else { return None };
+        Some((id, Seen { entry, confined: value.confined }))
+    });
+    entries.collect()
+}
+
+/// True if the document is an endpoint that this ServiceEntry selects, or says how its hosts are called.
+fn says_something(document: &policy::Document, id: &DocumentId, entry: &ServiceEntry) -> bool {
+    if let Spec::DestinationRule(rule) = &document.spec {
+        return entry.hosts.iter().any(|host| hosts::covers(&rule.host, host));
+    }
+    let Spec::WorkloadEntry(workload) = &document.spec else { return false };
+    document.id.namespace == id.namespace && entry.selects(&workload.endpoint.labels)
 }
 
 fn described(id: &DocumentId, entry: &ServiceEntry) -> String {
@@ -203,8 +208,13 @@ fn described(id: &DocumentId, entry: &ServiceEntry) -> String {
         ServiceLocation::External => "outside the mesh",
         ServiceLocation::Internal => "a part of the mesh",
     };
-    let ports: Vec<_> = entry.ports.iter().map(|port| port.number.to_string()).collect();
-    format!("{place} by {id}, ports {}, {} endpoints listed", ports.join(", "), entry.endpoints.len())
+    let ports = entry.ports.iter().map(|port| match port.protocol {
+        Some(protocol) => format!("{}/{}", port.number, protocol.as_str()),
+        None => port.number.to_string(),
+    });
+    let ports: Vec<_> = ports.collect();
+    let (ports, resolution, listed) = (ports.join(", "), entry.resolution.as_str(), entry.endpoints.len());
+    format!("{place} by {id}, ports {ports}, resolution {resolution}, {listed} endpoints listed")
 }
 
 /// Documents of which this node cannot tell whom they concern, and why.
@@ -261,13 +271,16 @@ mod tests {
         );
         assert_eq!(rows[0].changes[0].before, None);
         let after = rows[0].changes[0].after.as_deref();
-        assert_eq!(after, Some("outside the mesh by ServiceEntry shop/bank, ports 443, 0 endpoints listed"));
+        assert_eq!(
+            after,
+            Some("outside the mesh by ServiceEntry shop/bank, ports 443/TLS, resolution DNS, 0 endpoints listed")
+        );
         let rule = document(RULE);
         let changed = BTreeSet::from([rule.0.clone()]);
         let ruled = with.with(vec![rule], 3);
         let rows = names(&changed, [&with, &ruled], &callers);
         assert!(
-            rows[0].changes[0].after.as_deref().is_some_and(|after| after.ends_with("traffic policy)")),
+            rows[0].changes[0].after.as_deref().is_some_and(|after| after.ends_with("(other details)")),
             "{rows:?}"
         );
         assert!(names(&BTreeSet::new(), [&with, &ruled], &callers).is_empty());
@@ -300,24 +313,27 @@ mod tests {
             window_s: 900,
             slot_s: 15,
             heard: vec![node("a")],
-            silent: vec![node("b")],
-            unasked: 0,
-            left_out: 0,
+            silent: vec![node("b"), node("elsewhere")],
+            unasked: 1,
+            left_out: 3,
             edges: vec![edge("cron", "none"), edge("web", "mutual_tls")],
             connections: Vec::new(),
         };
         let change = |refuses_plaintext| api::WorkloadChange {
             service: "shop/cart".into(),
-            nodes: vec![node("a")],
+            nodes: ["a", "b", "c"].map(node).into(),
             changes: vec!["mutual TLS".into()],
             refuses_plaintext,
             plaintext: Vec::new(),
         };
         let mut rows = [change(true)];
-        let unknown = add_plaintext(&mut rows, &traffic);
+        let (seen, unknown) = add_plaintext(&mut rows, &traffic);
+        assert_eq!(seen, Some(api::PlaintextSeen { window_s: 900, left_out: 3 }));
         assert_eq!(rows[0].plaintext, [api::PlaintextCaller { from: party("cron"), requests: 7, connections: 0 }]);
-        assert!(unknown.is_some_and(|unknown| unknown.contains('b')));
+        let unknown = unknown.unwrap();
+        assert!(unknown.contains("calls b, c in"), "those of the workloads that did not answer: {unknown}");
         let mut rows = [change(false)];
-        assert_eq!((add_plaintext(&mut rows, &traffic), rows[0].plaintext.len()), (None, 0));
+        assert_eq!(add_plaintext(&mut rows, &traffic), (None, None));
+        assert_eq!(rows[0].plaintext, []);
     }
 }
