@@ -60,7 +60,7 @@ pub(super) struct Said {
     pub(super) outliers: Vec<Outlier>,
     pub(super) traffic: Traffic,
     pub(super) pings: Vec<Ping>,
-    /// What other nodes say, or why the asked one does not tell.
+    /// What other nodes say; not if the asked one is of a version that does not tell.
     pub(super) concerns: Result<Concerns>,
 }
 
@@ -84,8 +84,11 @@ async fn said(ctx: &Context) -> Result<Said> {
         services: client.get("/v1/services").await?,
         outliers: client.get("/v1/outliers").await?,
         traffic: client.get("/v1/traffic").await?,
-        // A node of an earlier version is not asked for it.
-        concerns: client.get("/v1/concerns").await,
+        // A node of an earlier version knows no such question.
+        concerns: match client.get("/v1/concerns").await {
+            Err(error) if error.code != "not_found" => return Err(error),
+            told => told,
+        },
         pings: pings(&mut client, &members).await?,
         members,
     })
@@ -172,15 +175,16 @@ impl Said {
         if !concerns.silent.is_empty() {
             told.push(format!("alive and silent when asked: {}", listed(&concerns.silent)));
         }
+        let unasked = match concerns.unasked {
+            0 => String::new(),
+            unasked => format!("; {unasked} more were not asked, of a mesh this large"),
+        };
         if told.is_empty() {
-            let unasked = match concerns.unasked {
-                0 => String::new(),
-                unasked => format!("; {unasked} more were not asked, of a mesh this large"),
-            };
             return Finding::fine(id, format!("{} nodes say that nothing is amiss{unasked}", concerns.heard.len()));
         }
         let is_critical = others.iter().any(|problem| problem.severity == Health::Critical);
-        Finding::amiss(id, if is_critical { Verdict::Error } else { Verdict::Warning }, told.join("; "))
+        let verdict = if is_critical { Verdict::Error } else { Verdict::Warning };
+        Finding::amiss(id, verdict, told.join("; ") + &unasked)
     }
 
     /// Why the asked node does not tell of the others: one of an earlier version knows no such question.
@@ -216,10 +220,33 @@ impl Said {
             .filter_map(|(name, ends)| ends.filter(|ends| *ends < limit).map(|ends| (name, ends)))
             .map(|(name, ends)| format!("{name} ends in {}", span(ends.saturating_sub(now))))
             .collect();
-        if soon.is_empty() {
-            return Finding::fine("trust.expiring", format!("nothing ends within {}", span(limit - now)));
+        let id = "trust.expiring";
+        let (unseen, is_sample) = self.unseen();
+        if !soon.is_empty() {
+            return Finding::amiss(id, Verdict::Error, soon.join(", ") + &unseen).coded("certificate_expiring");
         }
-        Finding::amiss("trust.expiring", Verdict::Error, soon.join(", ")).coded("certificate_expiring")
+        let message = format!("nothing ends within {}{unseen}", span(limit - now));
+        if unseen.is_empty() || is_sample {
+            return Finding::fine(id, message);
+        }
+        let hint = "ask again, or with --node NODE a node that all others answer";
+        Finding { hint: hint.to_owned(), ..Finding::amiss(id, Verdict::Warning, message).coded("certificates_unseen") }
+    }
+
+    /// Whose certificates were not seen; and whether that is only because a large mesh is sampled.
+    fn unseen(&self) -> (String, bool) {
+        let Ok(concerns) = &self.concerns else {
+            let own = &self.status.node;
+            return (format!("; {own} does not tell of the certificates of other nodes"), false);
+        };
+        let mut text = String::new();
+        if !concerns.silent.is_empty() {
+            text = format!("; the certificates of {} were not seen", listed(&concerns.silent));
+        }
+        if concerns.unasked > 0 {
+            text += &format!("; nor were {} more nodes asked, of a mesh this large", concerns.unasked);
+        }
+        (text, concerns.silent.is_empty())
     }
 
     fn nodes(&self, version: &str) -> Vec<Finding> {
@@ -463,12 +490,34 @@ pub(super) mod tests {
         let (verdict, code, message) = found(Ok(Concerns { silent: silent.into(), ..Concerns::default() }));
         assert_eq!((verdict, code.as_str()), (Verdict::Warning, "mesh_problems"));
         assert_eq!(message, "alive and silent when asked: n1, n2, n3, n4, n5 and 1 more");
+        let few = Concerns { silent: silent[..1].into(), unasked: 9, ..Concerns::default() };
+        assert!(found(Ok(few)).2.ends_with("n1; 9 more were not asked, of a mesh this large"));
         let (verdict, code, message) = found(Err(Error::new("not_found", "nothing is at /v1/concerns")));
         assert_eq!((verdict, code.as_str()), (Verdict::Warning, "mesh_problems_unknown"));
         assert_eq!(
             message,
             "a (version 1.0.0) does not tell what others say of themselves: nothing is at /v1/concerns"
         );
+    }
+
+    #[test]
+    fn expiry_says_whose_certificates_it_did_not_see() {
+        let month = Some(Duration::from_secs(30 * 86_400));
+        let found = |concerns: Result<Concerns>| {
+            let findings = Said { concerns, ..well() }.judge("1.0.0", 10 * DAY, month);
+            let one = findings.into_iter().find(|one| one.id == "trust.expiring").unwrap();
+            (one.verdict, one.message)
+        };
+        let (verdict, message) = found(Err(Error::new("not_found", "nothing is here")));
+        assert_eq!(verdict, Verdict::Warning);
+        assert!(message.ends_with("a does not tell of the certificates of other nodes"), "{message}");
+        let silent = vec![certs::id::NodeId::new("b").unwrap()];
+        let (verdict, message) = found(Ok(Concerns { silent, ..Concerns::default() }));
+        assert_eq!(verdict, Verdict::Warning);
+        assert!(message.ends_with("; the certificates of b were not seen"), "{message}");
+        let (verdict, message) = found(Ok(Concerns { unasked: 9, ..Concerns::default() }));
+        assert_eq!(verdict, Verdict::Ok, "a large mesh is always a sample");
+        assert!(message.contains("9 more nodes"), "{message}");
     }
 
     #[test]

@@ -376,7 +376,7 @@ mod tests {
                 service: Name { service: ServiceName::new("shop", "edge").unwrap(), instance: None },
                 bind: bind.map(|at| Bind::Ip(at.parse().unwrap())),
                 port,
-                spoken: Spoken::Plain,
+                spoken: Spoken::Http,
             };
             not_opened(&key, &[], &error.into(), &settings).message
         };
