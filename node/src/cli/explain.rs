@@ -164,8 +164,8 @@ mod tests {
     fn where_no_endpoint_may_be_chosen_nobody_has_judged() {
         let verdict = json!({"verdict": "allow", "document": null, "rule": null, "note": null});
         let endpoint = |candidate: bool| {
-            json!({"id": "a/shop/cart", "address": "10.0.0.5:80", "cluster": "c", "candidate": candidate,
-                   "reason": "", "authorization": verdict})
+            json!({"id": "a/shop/cart", "address": "10.0.0.5:80", "port": 80, "labels": {}, "weight": 1, "cluster": "c",
+                   "candidate": candidate, "reason": "", "authorization": verdict, "mutual_tls": "STRICT"})
         };
         let judged = |endpoints: Value| told(json!({"endpoints": endpoints})).contains("authorization");
         assert!(!judged(json!([endpoint(false)])) && judged(json!([endpoint(false), endpoint(true)])));

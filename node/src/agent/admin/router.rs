@@ -11,7 +11,7 @@ use certs::{
     id::{NodeId, ServiceName},
     sign::PublicKey,
 };
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use policy::{Kind, document::ROOT_NAMESPACE, kinds::Verb};
 use serde::Deserialize;
 
