@@ -292,7 +292,11 @@ fn tls_towards_the_outside_follows_destination_rules_files_and_secrets() {
                 .filter(|line| line["path"] == path)
                 .filter_map(|line| line["upstream_transport_failure_reason"].as_str().map(str::to_owned));
             let said = said.next().unwrap_or_default();
-            if answer.status == 503 && reasons.iter().any(|reason| said.contains(reason)) { Ok(()) } else { Err(format!("{answer:?} {said}")) }
+            if answer.status == 503 && reasons.iter().any(|reason| said.contains(reason)) {
+                Ok(())
+            } else {
+                Err(format!("{answer:?} {said}"))
+            }
         });
     };
     refused(&format!("{{mode: SIMPLE, caCertificates: {wrong}}}"), "another authority", &["invalid peer certificate"]);

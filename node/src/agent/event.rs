@@ -164,6 +164,9 @@ impl Kept {
 
     fn share(&mut self) {
         let mut excess = self.noted.len().saturating_sub(KEPT);
+        if excess == 0 {
+            return;
+        }
         let mut gone: BTreeMap<String, usize> = BTreeMap::new();
         for _ in 0..excess {
             let Some((kind, count)) = self.kinds.iter_mut().max_by_key(|(_, count)| **count) else { break };
@@ -173,17 +176,14 @@ impl Kept {
                 None => drop(gone.insert(kind.clone(), 1)),
             }
         }
-        if excess > 0 {
-            self.noted.retain(|noted| match gone.get_mut(&noted.kind).filter(|left| excess > 0 && **left > 0) {
-                Some(left) => {
-                    *left -= 1;
-                    excess -= 1;
-                    false
-                }
-                None => true,
-            });
-            self.kinds.retain(|_, count| *count > 0);
-        }
+        self.noted.retain(|noted| {
+            let left = if excess > 0 { gone.get_mut(&noted.kind).filter(|left| **left > 0) } else { None };
+            let Some(left) = left else { return true };
+            *left -= 1;
+            excess -= 1;
+            false
+        });
+        self.kinds.retain(|_, count| *count > 0);
     }
 }
 
@@ -334,10 +334,12 @@ mod tests {
 
     #[test]
     fn counts_of_kinds_follow_what_is_kept() {
-        let others = |kind: &str, count: u64| (0..count).map(|at| Noted { kind: kind.into(), ..noted(at, "x") }).collect();
+        let others = |kind: &str, count: u64| -> Vec<Noted> {
+            (0..count).map(|at| Noted { kind: kind.into(), ..noted(at, "x") }).collect()
+        };
         let mut kept = Kept::of(others("a", 700));
         for more in [others("b", 3), others("c", 600), others("d", 1), others("a", 2)] {
-            kept.add::<Vec<Noted>>(more);
+            kept.add(more);
             let mut counts: BTreeMap<String, usize> = BTreeMap::new();
             kept.noted.iter().for_each(|noted| *counts.entry(noted.kind.clone()).or_default() += 1);
             assert_eq!((kept.noted.len(), &kept.kinds), (KEPT, &counts));

@@ -192,7 +192,9 @@ mod tests {
         assert_eq!(note("a,b", "").as_deref(), Some("note: a, b did not tell of their events"));
         assert_eq!(
             note("a,b,c,d,e,f", "9").as_deref(),
-            Some("note: a, b, c, d, e and 1 more did not tell of their events; 9 nodes were not asked, of a mesh this large")
+            Some(
+                "note: a, b, c, d, e and 1 more did not tell of their events; 9 nodes were not asked, of a mesh this large"
+            )
         );
     }
 

@@ -1,6 +1,12 @@
 //! From the text's shape to a [`Config`]: names, addresses, references, defaults.
 
-use std::{collections::{BTreeMap, BTreeSet}, net::SocketAddr, ops::Range, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    ops::Range,
+    path::Path,
+    time::Duration,
+};
 
 use certs::id::{NodeId, TrustDomain};
 use policy::route::Called;

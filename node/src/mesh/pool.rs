@@ -253,8 +253,9 @@ pub(super) enum Step {
 
 impl Default for Group {
     fn default() -> Group {
-        let permits = Arc::new(Semaphore::new(MAX_UNDER_WAY));
-        Group { state: Mutex::default(), permits, dials: Semaphore::new(MAX_TCP_DIALS), waiting: 0.into(), leased: 0.into() }
+        let (permits, dials) = (Arc::new(Semaphore::new(MAX_UNDER_WAY)), Semaphore::new(MAX_TCP_DIALS));
+        let (state, waiting, leased) = Default::default();
+        Group { state, permits, dials, waiting, leased }
     }
 }
 

@@ -83,16 +83,15 @@ impl Admin {
 /// Headers beside a list of events: who did not tell, and how many were not asked.
 pub(super) fn headers(unheard: &Unheard) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let silent = unheard.silent.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let unasked = unheard.unasked.to_string();
-    for (name, value) in [(SILENT, silent), (UNASKED, unasked)] {
-        // Names of nodes can be values of headers.
-        if let Ok(value) = HeaderValue::from_str(&value)
-            && !value.is_empty()
-            && value != "0"
-        {
-            headers.insert(name, value);
-        }
+    let names = unheard.silent.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    // What names of nodes are made of may stand in a header.
+    if let Ok(names) = HeaderValue::from_str(&names)
+        && !names.is_empty()
+    {
+        headers.insert(SILENT, names);
+    }
+    if unheard.unasked > 0 {
+        headers.insert(UNASKED, unheard.unasked.into());
     }
     headers
 }
@@ -118,7 +117,10 @@ mod tests {
     fn beside_events_stands_who_did_not_tell() {
         let silent = ["n1", "n2"].map(|name| NodeId::new(name).unwrap()).into();
         let told = headers(&Unheard { silent, unasked: 7 });
-        assert_eq!((&told[SILENT], &told[UNASKED]), (&HeaderValue::from_static("n1,n2"), &HeaderValue::from_static("7")));
+        assert_eq!(
+            (&told[SILENT], &told[UNASKED]),
+            (&HeaderValue::from_static("n1,n2"), &HeaderValue::from_static("7"))
+        );
         assert!(headers(&Unheard::default()).is_empty());
     }
 }

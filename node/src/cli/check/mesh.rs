@@ -244,7 +244,7 @@ impl Said {
             text = format!("; the certificates of {} were not seen", listed(&concerns.silent));
         }
         if concerns.unasked > 0 {
-            text += &format!("; nor were {} more nodes asked, of a mesh this large", concerns.unasked);
+            text += &format!("; {} more nodes were not asked, of a mesh this large", concerns.unasked);
         }
         (text, concerns.silent.is_empty())
     }

@@ -215,7 +215,12 @@ fn labels(shown: &[(usize, usize, &Arrow<'_>)], layout: &Layout) -> Vec<Option<(
     places
 }
 
-fn drawn_arrow(arrow: &Arrow<'_>, (from, to): (&str, &str), places: &[(usize, f64)], label: Option<(f64, f64)>) -> Markup {
+fn drawn_arrow(
+    arrow: &Arrow<'_>,
+    (from, to): (&str, &str),
+    places: &[(usize, f64)],
+    label: Option<(f64, f64)>,
+) -> Markup {
     let class = arrow.class();
     let (locked, weight, text) = (arrow.is_locked(), arrow.width(), arrow.label());
     let (path, line) = curve(places);

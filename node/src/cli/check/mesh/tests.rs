@@ -133,17 +133,14 @@ fn who_is_silent_is_named_and_an_earlier_node_costs_one_check() {
         (bad[0].verdict, bad[0].code.clone(), bad[0].message.clone())
     };
     let silent = ["n1", "n2", "n3", "n4", "n5", "n6"].map(|name| certs::id::NodeId::new(name).unwrap());
-    let (verdict, code, message) = found(Ok(Concerns { silent: silent.into(), ..Concerns::default() }));
+    let (verdict, code, message) = found(Ok(Concerns { silent: silent.to_vec(), ..Concerns::default() }));
     assert_eq!((verdict, code.as_str()), (Verdict::Warning, "mesh_problems"));
     assert_eq!(message, "alive and silent when asked: n1, n2, n3, n4, n5 and 1 more");
-    let few = Concerns { silent: silent[..1].into(), unasked: 9, ..Concerns::default() };
+    let few = Concerns { silent: silent[..1].to_vec(), unasked: 9, ..Concerns::default() };
     assert!(found(Ok(few)).2.ends_with("n1; 9 more were not asked, of a mesh this large"));
     let (verdict, code, message) = found(Err(Error::new("not_found", "nothing is at /v1/concerns")));
     assert_eq!((verdict, code.as_str()), (Verdict::Warning, "mesh_problems_unknown"));
-    assert_eq!(
-        message,
-        "a (version 1.0.0) does not tell what others say of themselves: nothing is at /v1/concerns"
-    );
+    assert_eq!(message, "a (version 1.0.0) does not tell what others say of themselves: nothing is at /v1/concerns");
 }
 
 #[test]
